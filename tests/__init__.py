@@ -1,0 +1,1 @@
+"""Tests: the directories mirror the code; frontend/ is the guest's and the VMM's side."""

@@ -1,0 +1,220 @@
+"""A vhost9p daemon as a child process: started, watched from outside, stopped.
+
+What is counted (descriptors, threads, anonymous memory) is read from /proc, so that the daemon
+needs no help for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class DaemonError(Exception):
+    """The daemon did not do what a healthy one does."""
+
+
+class Daemon:
+    """`python -m vhost9p ARGS…` with a socket of its own in a short temporary path.
+
+    `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
+    added to the environment. As a context manager it is running inside, and at the end it is
+    stopped and has to exit with 0.
+    """
+
+    def __init__(
+        self,
+        *args: str,
+        socket: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        # A unix socket's path holds 107 bytes: pytest's own directories are too deep.
+        self.directory = Path(tempfile.mkdtemp(prefix="v9-"))
+        self.socket = str(self.directory / "9p.sock")
+        self.args = [*(["--socket", self.socket] if socket else []), *args]
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XDG_STATE_HOME": str(self.directory / "state"),
+            "XDG_CONFIG_HOME": str(self.directory / "config"),
+            "XDG_RUNTIME_DIR": str(self.directory),
+            **(env or {}),
+        }
+        self.cwd = cwd
+        self.pass_fds = pass_fds
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader: threading.Thread | None = None
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "the daemon has not been started"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def __enter__(self) -> Daemon:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.stop()
+        finally:
+            self.kill()
+
+    def start(self, wait: bool = True) -> Daemon:
+        """Starts it and waits until its socket is there."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vhost9p", *self.args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="backslashreplace",
+            env=self.env,
+            cwd=self.cwd,
+            pass_fds=self.pass_fds,
+        )
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+        if wait:
+            self.wait_until(lambda: os.path.exists(self.socket), "the socket was not made")
+        return self
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        self.process.stdout.close()
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 20) -> None:
+        """Waits for a condition outside this process; fails at once if the daemon has ended."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if not self.alive:
+                raise DaemonError(f"{what}: exit {self.process.returncode}\n{self.output}")
+            if time.monotonic() > deadline:
+                raise DaemonError(f"{what} within {timeout} s\n{self.output}")
+            time.sleep(0.005)
+
+    def wait_line(self, pattern: str, timeout: float = 20) -> str:
+        """Waits for a line of output that matches, and returns the first one."""
+        search = re.compile(pattern).search
+        with self._news:
+            if not self._news.wait_for(lambda: any(map(search, self.lines)), timeout):
+                raise DaemonError(f"no line matches {pattern!r} in:\n{self.output}")
+            return next(line for line in self.lines if search(line))
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
+        """Stops it; it must exit with 0, leave no socket and have shown no traceback."""
+        if self.alive:
+            self.process.send_signal(sign)
+        code = self.wait(timeout)
+        if code != 0:
+            raise DaemonError(f"exit status {code}\n{self.output}")
+        if os.path.lexists(self.socket):
+            raise DaemonError("the socket was left behind")
+        self.check_output()
+
+    def check_output(self) -> None:
+        """No traceback and no sanitizer report may have been printed."""
+        for word in ("Traceback", "ERROR: AddressSanitizer", "runtime error:", "never awaited"):
+            if word in self.output:
+                raise DaemonError(f"the daemon printed a {word}:\n{self.output}")
+
+    def wait(self, timeout: float = 10) -> int:
+        """Waits for the exit status."""
+        code = self.process.wait(timeout)
+        if self._reader:
+            self._reader.join(timeout)
+        return code
+
+    def kill(self) -> None:
+        """Ends it whatever its state, and removes its directory."""
+        if self.alive:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # ---- counting
+
+    def fds(self) -> dict[int, str]:
+        """Open descriptors with what they point to."""
+        found = {}
+        folder = f"/proc/{self.pid}/fd"
+        for name in os.listdir(folder):
+            try:
+                found[int(name)] = os.readlink(f"{folder}/{name}")
+            except FileNotFoundError:
+                continue
+        return found
+
+    def fd_count(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def map_count(self, containing: str = "") -> int:
+        """Mappings whose line in /proc/PID/maps holds a text."""
+        with open(f"/proc/{self.pid}/maps", encoding="utf-8", errors="replace") as maps:
+            return sum(containing in line for line in maps)
+
+    def _status(self, key: str) -> int:
+        with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith(key + ":"):
+                    return int(line.split()[1])
+        raise KeyError(key)
+
+    def threads(self) -> int:
+        return self._status("Threads")
+
+    def anonymous_kib(self) -> int:
+        """Resident memory that is its own: guest memory does not count."""
+        return self._status("RssAnon")
+
+
+def run_cli(
+    *args: str, env: Mapping[str, str] | None = None, cwd: str | Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command that ends by itself (--version, a refused configuration)."""
+    return subprocess.run(
+        [sys.executable, "-m", "vhost9p", *args],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+    )

@@ -1,0 +1,232 @@
+"""The driver's side of a split virtqueue in guest memory (virtio 1.3, section 2.7).
+
+The descriptor table and the avail ring belong to the driver, the used ring to the device. A
+request is a chain: readable segments, then writable ones, either as an indirect table (one ring
+slot, any length) or as ring descriptors. Indices run freely modulo 65536.
+
+Order of memory accesses: this code relies on x86's and on CPython: stores are not reordered with
+stores, and `_fence` (a lock's atomic instruction) is the full barrier that must stand between
+publishing avail.idx and reading whether the device wants a kick, and between writing used_event
+and looking at used.idx.
+
+Low-level methods (`write_descriptor`, `publish`) make malformed chains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.frontend.memory import GuestMemory
+
+NEXT = 1
+WRITE = 2
+INDIRECT = 4
+
+NO_NOTIFY = 1  # used.flags
+NO_INTERRUPT = 1  # avail.flags
+
+_DESCRIPTOR = struct.Struct("<QIHH")
+_USED = struct.Struct("<II")
+
+Segment = tuple[int, int]  # gpa, length in bytes
+
+
+class RingError(Exception):
+    """The device broke the rules of the virtqueue."""
+
+
+class Completion(NamedTuple):
+    head: int
+    length: int  # bytes written, as the device says
+
+
+class _Chain(NamedTuple):
+    slots: list[int]
+    table: int | None  # gpa of the indirect table
+
+
+class SplitRing:
+    """A virtqueue with its three descriptors: kick, call and err.
+
+    `size` is the number of slots; `event_idx` says whether the feature was negotiated.
+    """
+
+    def __init__(self, memory: GuestMemory, size: int = 128, *, event_idx: bool = True) -> None:
+        self.memory = memory
+        self.size = size
+        self.event_idx = event_idx
+        # One more byte range than needed between the parts, so that an overrun is seen.
+        self.desc = memory.alloc(16 * size, align=4096)
+        self.avail = memory.alloc(6 + 2 * size, align=2)
+        self.used = memory.alloc(6 + 8 * size, align=4)
+        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.err_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Clears the ring as a driver does before it starts the device anew."""
+        self.memory.fill(self.desc, 16 * self.size)
+        self.memory.fill(self.avail, 6 + 2 * self.size)
+        self.memory.fill(self.used, 6 + 8 * self.size)
+        self.avail_idx = 0
+        self.last_used = 0
+        self._kicked_idx = 0
+        self.free = list(range(self.size))
+        self.in_flight: dict[int, _Chain] = {}
+        self.kicks = 0
+        self.signals = 0  # sum of what the call descriptor counted
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            self._drain(fd)
+
+    def close(self) -> None:
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            os.close(fd)
+
+    def _fence(self) -> None:
+        with self._lock:
+            pass
+
+    @staticmethod
+    def _drain(fd: int) -> int:
+        with contextlib.suppress(BlockingIOError):
+            return os.eventfd_read(fd)
+        return 0
+
+    # ---- the driver
+
+    def add(
+        self,
+        readable: Sequence[Segment],
+        writable: Sequence[Segment],
+        *,
+        indirect: bool = True,
+        table: int | None = None,
+    ) -> int:
+        """Makes a chain available; returns its head. The device is not kicked.
+
+        `table` is memory for the indirect table, else it is allocated; the ring frees neither
+        the caller's table nor the segments.
+        """
+        entries = [(gpa, size, 0) for gpa, size in readable]
+        entries += [(gpa, size, WRITE) for gpa, size in writable]
+        if not indirect:
+            return self._add_direct(entries)
+        data = b"".join(
+            _DESCRIPTOR.pack(gpa, size, flags | (NEXT if i + 1 < len(entries) else 0), i + 1)
+            for i, (gpa, size, flags) in enumerate(entries)
+        )
+        own = self.memory.alloc(len(data)) if table is None else None
+        where = own if own is not None else table
+        assert where is not None
+        self.memory.write(where, data)
+        head = self.take_slots(1)[0]
+        self.write_descriptor(head, where, len(data), INDIRECT, 0)
+        self.in_flight[head] = _Chain([head], own)
+        self.publish(head)
+        return head
+
+    def _add_direct(self, entries: Sequence[tuple[int, int, int]]) -> int:
+        slots = self.take_slots(len(entries))
+        for i, (gpa, size, flags) in enumerate(entries):
+            last = i + 1 == len(entries)
+            following = 0 if last else slots[i + 1]
+            self.write_descriptor(slots[i], gpa, size, flags | (0 if last else NEXT), following)
+        self.in_flight[slots[0]] = _Chain(slots, None)
+        self.publish(slots[0])
+        return slots[0]
+
+    def take_slots(self, count: int) -> list[int]:
+        """Reserves ring descriptors."""
+        if count > len(self.free):
+            raise RingError(f"{count} descriptors wanted, {len(self.free)} are free")
+        taken, self.free = self.free[:count], self.free[count:]
+        return taken
+
+    def write_descriptor(self, slot: int, gpa: int, size: int, flags: int, following: int) -> None:
+        """Writes one descriptor of the ring's table, whatever it says."""
+        self.memory.write(self.desc + 16 * slot, _DESCRIPTOR.pack(gpa, size, flags, following))
+
+    def publish(self, head: int) -> None:
+        """Puts a head (any number) into the avail ring and advances avail.idx."""
+        self.memory.store16(self.avail + 4 + 2 * (self.avail_idx % self.size), head)
+        self.avail_idx = (self.avail_idx + 1) & 0xFFFF
+        self.memory.store16(self.avail + 2, self.avail_idx)
+
+    def kick(self, *, force: bool = False) -> bool:
+        """Notifies the device if it wants that, or always; says whether it did."""
+        self._fence()
+        new, old = self.avail_idx, self._kicked_idx
+        self._kicked_idx = new
+        if self.event_idx:
+            event = self.memory.load16(self.used + 4 + 8 * self.size)
+            wanted = (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        else:
+            wanted = not self.memory.load16(self.used) & NO_NOTIFY
+        if wanted or force:
+            os.eventfd_write(self.kick_fd, 1)
+            self.kicks += 1
+        return wanted or force
+
+    def poll(self) -> list[Completion]:
+        """Takes what the device has returned."""
+        done = []
+        used_idx = self.memory.load16(self.used + 2)
+        if (used_idx - self.last_used) & 0xFFFF > self.size:
+            raise RingError(f"used.idx went from {self.last_used} to {used_idx}")
+        while self.last_used != used_idx:
+            at = self.used + 4 + 8 * (self.last_used % self.size)
+            head, length = _USED.unpack(self.memory.read(at, 8))
+            chain = self.in_flight.pop(head, None)
+            if chain is None:
+                raise RingError(f"the device returned {head}, which is not in flight")
+            self.free += chain.slots
+            if chain.table is not None:
+                self.memory.free(chain.table)
+            self.last_used = (self.last_used + 1) & 0xFFFF
+            done.append(Completion(head, length))
+        return done
+
+    def wait(self, timeout: float = 10) -> list[Completion]:
+        """Waits for the call descriptor until at least one chain is back.
+
+        Raises TimeoutError, or RingError where chains are back but nobody called.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            done = self.poll()
+            if done:
+                return done
+            self.memory.store16(self.avail + 4 + 2 * self.size, self.last_used)  # used_event
+            self._fence()
+            done = self.poll()
+            if done:
+                return done
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.call_fd], [], [], left)[0]:
+                if self.poll():
+                    raise RingError("chains came back without a call")
+                raise TimeoutError(f"no chain came back within {timeout} s")
+            self.signals += self._drain(self.call_fd)
+
+    def silence(self, *, silent: bool = True) -> None:
+        """Sets avail.flags' wish not to be interrupted (used without EVENT_IDX)."""
+        self.memory.store16(self.avail, NO_INTERRUPT if silent else 0)
+
+    def called(self) -> int:
+        """What the call descriptor has counted since the last look."""
+        return self._drain(self.call_fd)
+
+    def wait_broken(self, timeout: float = 10) -> None:
+        """Waits until the device signals the err descriptor."""
+        if not select.select([self.err_fd], [], [], timeout)[0]:
+            raise TimeoutError(f"the err descriptor was not signalled within {timeout} s")
+        self._drain(self.err_fd)

@@ -1,0 +1,1 @@
+"""The whole daemon, driven over its socket by the test frontend, without a virtual machine."""
