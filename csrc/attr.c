@@ -1,0 +1,302 @@
+#define _GNU_SOURCE
+#include "attr.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#ifndef STATX_MNT_ID
+#define STATX_MNT_ID 0x1000U
+#endif
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U /* Linux 6.8; older kernels ignore it and give the reused id   \
+                                     */
+#endif
+
+enum { QTDIR = 0x80, QTSYMLINK = 0x02 };
+
+v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err)
+{
+    struct v9_export *ex = calloc(1, sizeof(*ex));
+    struct stat st;
+
+    *err = -ENOMEM;
+    if (!ex)
+        return NULL;
+    ex->conf = *conf;
+    ex->proc_fd = -1;
+    ex->conf.root_fd = fcntl(conf->root_fd, F_DUPFD_CLOEXEC, 3);
+    if (ex->conf.root_fd < 0 || fstat(ex->conf.root_fd, &st) < 0) {
+        *err = -errno;
+        goto fail;
+    }
+    ex->root_dev = st.st_dev;
+    ex->root_ino = st.st_ino;
+    ex->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (ex->proc_fd < 0) {
+        *err = -errno;
+        goto fail;
+    }
+    ex->qidmap = v9_qidmap_new();
+    if (!ex->qidmap)
+        goto fail;
+    pthread_mutex_init(&ex->disguise_lock, NULL);
+    *err = 0;
+    return ex;
+fail:
+    if (ex->conf.root_fd >= 0)
+        close(ex->conf.root_fd);
+    if (ex->proc_fd >= 0)
+        close(ex->proc_fd);
+    free(ex);
+    return NULL;
+}
+
+void v9_export_free(v9_export *ex)
+{
+    v9_qidmap_free(ex->qidmap);
+    close(ex->conf.root_fd);
+    close(ex->proc_fd);
+    pthread_mutex_destroy(&ex->disguise_lock);
+    free(ex->disguises);
+    free(ex);
+}
+
+v9_qidmap *v9_export_qidmap(v9_export *ex)
+{
+    return ex->qidmap;
+}
+
+/* ---- disguises ---------------------------------------------------------------------------------
+ */
+
+static struct v9_disguise *find_disguise(const struct v9_export *ex, uint64_t host_ino)
+{
+    uint32_t at = (uint32_t)(host_ino * 0x9E3779B97F4A7C15ull >> 32) & ex->disguise_mask;
+    while (ex->disguises[at].host_ino && ex->disguises[at].host_ino != host_ino)
+        at = (at + 1) & ex->disguise_mask;
+    return &ex->disguises[at];
+}
+
+static int grow_disguises(struct v9_export *ex)
+{
+    struct v9_disguise *old = ex->disguises;
+    uint32_t old_size = old ? ex->disguise_mask + 1 : 0;
+    uint32_t size = old ? old_size * 2 : 64;
+    struct v9_disguise *table = calloc(size, sizeof(*table));
+
+    if (!table)
+        return -ENOMEM;
+    ex->disguises = table;
+    ex->disguise_mask = size - 1;
+    for (uint32_t i = 0; i < old_size; i++)
+        if (old[i].host_ino)
+            *find_disguise(ex, old[i].host_ino) = old[i];
+    free(old);
+    return 0;
+}
+
+int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino)
+{
+    struct v9_disguise *entry;
+    int err = 0;
+
+    if (!host_ino)
+        return -EINVAL;
+    pthread_mutex_lock(&ex->disguise_lock);
+    if (!ex->disguises || ex->disguise_count * 2 > ex->disguise_mask)
+        err = grow_disguises(ex);
+    if (!err) {
+        entry = find_disguise(ex, host_ino);
+        ex->disguise_count += !entry->host_ino;
+        *entry = (struct v9_disguise){host_ino, st_dev, st_ino};
+    }
+    pthread_mutex_unlock(&ex->disguise_lock);
+    return err;
+}
+
+static void put_on_disguise(v9_export *ex, struct v9_attr *attr)
+{
+    const struct v9_disguise *entry;
+
+    pthread_mutex_lock(&ex->disguise_lock);
+    if (ex->disguises && (entry = find_disguise(ex, attr->st_ino))->host_ino) {
+        attr->st_dev = entry->st_dev;
+        attr->st_ino = entry->st_ino;
+        attr->mnt_id = 0;
+    }
+    pthread_mutex_unlock(&ex->disguise_lock);
+}
+
+/* ---- attributes --------------------------------------------------------------------------------
+ */
+
+/* Folds the times and the size: a rewrite within one second at the same size shows. Never 0, which
+ * would tell the client not to cache. */
+static uint32_t qid_version(const struct v9_attr *attr)
+{
+    uint64_t mix = attr->mtime_sec * 1000000000u + attr->mtime_nsec;
+    mix = (mix ^ attr->size << 8) * 0x9E3779B97F4A7C15ull;
+    return (uint32_t)(mix >> 32) ? (uint32_t)(mix >> 32) : 1;
+}
+
+/* Tells files apart that had one inode number after the other. The birth time is the one thing that
+ * an O_PATH descriptor tells at no cost and that is the same however the file was reached. */
+static uint64_t generation(const struct v9_attr *attr)
+{
+    uint64_t mix = (attr->btime_sec * 1000000000u + attr->btime_nsec) * 0x9E3779B97F4A7C15ull;
+    return attr->has_btime ? mix >> 32 : 0;
+}
+
+/* The kernel's own 32-bit encoding, as its 9p client expects it (new_encode_dev). */
+static uint64_t encode_rdev(uint32_t major, uint32_t minor)
+{
+    return (minor & 0xff) | ((uint64_t)major << 8) | ((uint64_t)(minor & ~0xffu) << 12);
+}
+
+static void from_statx(struct v9_attr *attr, const struct statx *st)
+{
+    *attr = (struct v9_attr){
+        .st_dev = makedev(st->stx_dev_major, st->stx_dev_minor),
+        .st_ino = st->stx_ino,
+        .mnt_id = st->stx_mnt_id,
+        .mode = st->stx_mode,
+        .uid = st->stx_uid,
+        .gid = st->stx_gid,
+        .nlink = st->stx_nlink,
+        .rdev = encode_rdev(st->stx_rdev_major, st->stx_rdev_minor),
+        .size = st->stx_size,
+        .blksize = st->stx_blksize,
+        .blocks = st->stx_blocks,
+        .atime_sec = (uint64_t)st->stx_atime.tv_sec,
+        .atime_nsec = st->stx_atime.tv_nsec,
+        .mtime_sec = (uint64_t)st->stx_mtime.tv_sec,
+        .mtime_nsec = st->stx_mtime.tv_nsec,
+        .ctime_sec = (uint64_t)st->stx_ctime.tv_sec,
+        .ctime_nsec = st->stx_ctime.tv_nsec,
+        .has_btime = (st->stx_mask & STATX_BTIME) != 0,
+    };
+    if (attr->has_btime) {
+        attr->btime_sec = (uint64_t)st->stx_btime.tv_sec;
+        attr->btime_nsec = st->stx_btime.tv_nsec;
+    }
+    attr->gen = generation(attr);
+}
+
+int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
+{
+    const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+    const unsigned mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
+    struct statx st;
+
+    if (statx(fd, name, flags, mask, &st) < 0)
+        return -errno;
+    from_statx(attr, &st);
+    if (ex->disguises)
+        put_on_disguise(ex, attr);
+    attr->qid.type = S_ISDIR(attr->mode) ? QTDIR : S_ISLNK(attr->mode) ? QTSYMLINK : 0;
+    attr->qid.version = qid_version(attr);
+    return v9_qidmap_lookup(ex->qidmap, attr->st_dev, attr->mnt_id, attr->st_ino, &attr->device,
+                            &attr->qid.path);
+}
+
+/* ---- paths -------------------------------------------------------------------------------------
+ */
+
+static bool is_root(const struct v9_export *ex, const struct stat *st)
+{
+    return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;
+}
+
+/* Climbs from a directory to the export's root: 0 when it gets there, -ESTALE when it ends at the
+ * root of the name space instead, where ".." is itself. */
+static int prove_inside(const struct v9_export *ex, int fd)
+{
+    struct stat st, above;
+    int at = fcntl(fd, F_DUPFD_CLOEXEC, 3), next, err;
+
+    if (at < 0 || fstat(at, &st) < 0)
+        goto fail;
+    while (!is_root(ex, &st)) {
+        next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (next < 0 || fstat(next, &above) < 0) {
+            if (next >= 0)
+                close(next);
+            goto fail;
+        }
+        close(at);
+        at = next;
+        if (above.st_dev == st.st_dev && above.st_ino == st.st_ino) {
+            close(at);
+            return -ESTALE;
+        }
+        st = above;
+    }
+    close(at);
+    return 0;
+fail:
+    err = -errno;
+    if (at >= 0)
+        close(at);
+    return err;
+}
+
+static int step_up(const struct v9_export *ex, int fd)
+{
+    struct stat st;
+    int up, err;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    if (is_root(ex, &st)) {
+        up = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        return up < 0 ? -errno : up;
+    }
+    err = prove_inside(ex, fd);
+    if (err)
+        return err;
+    up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (up < 0)
+        return -errno;
+    /* Between the proof and the step the directory may have been moved. */
+    err = prove_inside(ex, up);
+    if (err) {
+        close(up);
+        return err;
+    }
+    return up;
+}
+
+int v9_export_step(const struct v9_export *ex, int fd, const char *name)
+{
+    struct open_how how = {
+        .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    int next;
+
+    if (!strcmp(name, ".."))
+        return step_up(ex, fd);
+    next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
+    return next < 0 ? -errno : next;
+}
+
+int v9_export_reopen(const struct v9_export *ex, int fd, int flags)
+{
+    char number[16];
+    int opened;
+
+    snprintf(number, sizeof(number), "%d", fd);
+    opened = openat(ex->proc_fd, number, flags | O_CLOEXEC);
+    return opened < 0 ? -errno : opened;
+}

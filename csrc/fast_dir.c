@@ -1,0 +1,343 @@
+/*
+ * fast_dir: Twalk, Treaddir, Treadlink: what reads the name space.
+ */
+#define _GNU_SOURCE
+#include "serve.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct walk {
+    uint32_t fid, newfid;
+    uint16_t count;
+    char names[P9_WALK_MAX][P9_NAME_MAX + 1];
+};
+
+/* Decodes a Twalk; its names are copied out to be NUL-terminated. -errno where one cannot be. */
+static int decode_walk(struct v9_in *in, struct walk *walk)
+{
+    walk->fid = v9_in_u32(in);
+    walk->newfid = v9_in_u32(in);
+    walk->count = v9_in_u16(in);
+    if (in->bad || walk->count > P9_WALK_MAX)
+        return -EINVAL;
+    for (uint16_t i = 0; i < walk->count; i++) {
+        uint16_t size;
+        const char *name = v9_in_string(in, &size);
+        if (in->bad)
+            return -EINVAL;
+        if (size > P9_NAME_MAX)
+            return -ENAMETOOLONG;
+        if (size == 0 || memchr(name, '/', size) || memchr(name, 0, size))
+            return -ENOENT; /* no such file can exist */
+        memcpy(walk->names[i], name, size);
+        walk->names[i][size] = 0;
+    }
+    return in->at == in->end ? 0 : -EINVAL;
+}
+
+/*
+ * Walks from an O_PATH descriptor, component by component. Returns how many were walked, 0 with the
+ * errno in *err; *end is a new descriptor and *attr what it is when all were.
+ */
+static uint16_t walk_names(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
+                           int start, struct v9_qid *qids, struct v9_attr *attr, int *end, int *err)
+{
+    int at = start, next;
+    uint16_t done = 0;
+
+    *err = 0;
+    while (done < walk->count) {
+        next = v9_export_step(dev->export, at, walk->names[done]);
+        if (at != start)
+            close(at);
+        at = next;
+        if (next < 0) {
+            *err = next;
+            break;
+        }
+        *err = v9_fast_attr(dev, r, at, "", attr);
+        if (*err)
+            break;
+        qids[done++] = attr->qid;
+    }
+    if (*err && at >= 0 && at != start)
+        close(at);
+    *end = *err ? -1 : at;
+    return done;
+}
+
+static int enter_clone(struct v9_device *dev, const struct walk *walk, struct v9_fid *fid)
+{
+    struct v9_fid clone = {
+        .number = walk->newfid,
+        .uid = fid->uid,
+        .mode = fid->mode,
+        .io_fd = -1,
+        .qid = fid->qid,
+        .st_dev = fid->st_dev,
+        .st_ino = fid->st_ino,
+    };
+    int err;
+
+    if (walk->newfid == walk->fid)
+        return 0;
+    clone.path_fd = fcntl(fid->path_fd, F_DUPFD_CLOEXEC, 3);
+    if (clone.path_fd < 0)
+        return -errno;
+    err = v9_fids_enter(&dev->fids, &clone, NULL);
+    if (err)
+        close(clone.path_fd);
+    return err;
+}
+
+static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
+                    struct v9_fid *fid, struct v9_qid *qids, uint16_t *done)
+{
+    struct v9_attr attr;
+    struct v9_fid entry;
+    int end, err;
+
+    *done = 0;
+    if (fid->path_fd < 0)
+        return -EBADF;
+    if (walk->count == 0)
+        return enter_clone(dev, walk, fid);
+    *done = walk_names(dev, r, walk, fid->path_fd, qids, &attr, &end, &err);
+    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+        return err;
+    if (err)
+        return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
+    entry = v9_fid_of(walk->newfid, end, fid->uid, &attr);
+    err = v9_fids_enter(&dev->fids, &entry, walk->newfid == walk->fid ? fid : NULL);
+    if (err)
+        close(end);
+    return err;
+}
+
+int v9_fast_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                 struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE + 2 + P9_WALK_MAX * P9_QID_SIZE], *at;
+    struct v9_qid qids[P9_WALK_MAX];
+    struct v9_fid *fid;
+    struct walk walk;
+    uint16_t done;
+    uint32_t size;
+    int err = decode_walk(in, &walk);
+
+    if (err)
+        return err;
+    fid = v9_fids_pin(&dev->fids, walk.fid);
+    if (!fid)
+        return -EBADF;
+    err = walk_fid(dev, r, &walk, fid, qids, &done);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    size = P9_HEADER_SIZE + 2 + done * (uint32_t)P9_QID_SIZE;
+    at = v9_put(v9_put_header(reply, size, P9_TWALK + 1, r->tag), done, 2);
+    for (uint16_t i = 0; i < done; i++)
+        at = v9_put_qid(at, &qids[i]);
+    return v9_request_reply(r, reply, size);
+}
+
+int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                     struct v9_scratch *scratch)
+{
+    struct v9_fid *fid = v9_fids_pin(&dev->fids, v9_in_u32(in));
+    char reply[P9_HEADER_SIZE + 2 + PATH_MAX];
+    ssize_t length;
+    uint32_t size;
+    int err;
+
+    if (!fid)
+        return -EBADF;
+    if (fid->path_fd < 0 || !S_ISLNK(fid->mode)) {
+        v9_fids_unpin(&dev->fids, fid);
+        return -EINVAL;
+    }
+    length = readlinkat(fid->path_fd, "", reply + P9_HEADER_SIZE + 2, PATH_MAX);
+    err = -errno;
+    v9_fids_unpin(&dev->fids, fid);
+    if (length < 0)
+        return err;
+    size = P9_HEADER_SIZE + 2 + (uint32_t)length;
+    v9_put(v9_put_header((uint8_t *)reply, size, P9_TREADLINK + 1, r->tag), (uint64_t)length, 2);
+    return v9_request_reply(r, reply, size);
+}
+
+/* ---- Treaddir ----------------------------------------------------------------------------------
+ */
+
+struct dirent64_head { /* getdents64(2) */
+    uint64_t d_ino;
+    int64_t d_off;
+    uint16_t d_reclen;
+    uint8_t d_type;
+    char d_name[];
+};
+
+enum { ENTRY_SIZE = P9_QID_SIZE + 8 + 1 + 2 }; /* qid offset[8] type[1] name[s] */
+
+/* The qid of an entry. Where all files have the export's own device, the inode number that the
+ * directory tells is enough (as QEMU answers); else its attributes are read. -ENOENT: leave out. */
+static int entry_qid(struct v9_device *dev, struct v9_request *r, int dir_fd,
+                     const struct dirent64_head *entry, struct v9_qid *qid)
+{
+    struct v9_attr attr;
+    int err;
+
+    if (!dev->export->conf.stat_entries) {
+        *qid = (struct v9_qid){
+            .type = entry->d_type == DT_DIR   ? 0x80
+                    : entry->d_type == DT_LNK ? 0x02
+                                              : 0,
+            .path = entry->d_ino,
+        };
+        return 0;
+    }
+    err = v9_fast_attr(dev, r, dir_fd, entry->d_name, &attr);
+    *qid = attr.qid;
+    return err;
+}
+
+/* "..", seen from the export's root, is the root: what is above it is not the guest's to see. */
+static int dotdot_qid(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                      struct v9_qid *qid)
+{
+    struct v9_attr attr = {0};
+    int up = v9_export_step(dev->export, fid->path_fd, ".."), err;
+
+    if (up == -ESTALE || up == -ENOENT) { /* moved out of the export: itself */
+        *qid = fid->qid;
+        return 0;
+    }
+    if (up < 0)
+        return up;
+    err = v9_fast_attr(dev, r, up, "", &attr);
+    close(up);
+    *qid = attr.qid;
+    return err;
+}
+
+struct listing {
+    uint8_t *at, *end;
+    uint64_t offset; /* d_off of the last packed entry */
+    bool full;
+};
+
+static int pack_entry(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                      const struct dirent64_head *entry, struct listing *list)
+{
+    const size_t length = strlen(entry->d_name);
+    struct v9_qid qid;
+    int err;
+
+    if ((size_t)(list->end - list->at) < ENTRY_SIZE + length) {
+        list->full = true;
+        return 0;
+    }
+    if (!strcmp(entry->d_name, ".."))
+        err = dotdot_qid(dev, r, fid, &qid);
+    else
+        err = entry_qid(dev, r, fid->io_fd, entry, &qid);
+    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+        return err;
+    list->offset = (uint64_t)entry->d_off;
+    if (err == -ENODEV) /* multidevs=forbid: visible, by the number that the directory tells */
+        qid = (struct v9_qid){.type = entry->d_type == DT_DIR ? 0x80 : 0, .path = entry->d_ino};
+    else if (err)
+        return 0; /* it vanished, or cannot be looked at: left out */
+    list->at = v9_put_qid(list->at, &qid);
+    list->at = v9_put(v9_put(list->at, (uint64_t)entry->d_off, 8), entry->d_type, 1);
+    list->at = v9_put(list->at, length, 2);
+    memcpy(list->at, entry->d_name, length);
+    list->at += length;
+    return 0;
+}
+
+static int pack_dents(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                      const uint8_t *dents, long size, struct listing *list)
+{
+    for (long at = 0; at < size && !list->full;) {
+        const struct dirent64_head *entry = (const void *)(dents + at);
+        int err = pack_entry(dev, r, fid, entry, list);
+        if (err)
+            return err;
+        at += entry->d_reclen;
+    }
+    return 0;
+}
+
+/* Fills the listing from `offset` on. The directory's mutex is held: seek and read are one. */
+static int list_from(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                     uint64_t offset, struct v9_scratch *scratch, struct listing *list)
+{
+    uint8_t *const start = list->at;
+    long size;
+    int err;
+
+    /* Offset 0 is always sought: rewinddir(3) wants to see new entries. */
+    if ((offset == 0 || fid->dir_offset != offset) &&
+        lseek(fid->io_fd, (off_t)offset, SEEK_SET) < 0)
+        return -errno;
+    list->offset = offset;
+    fid->dir_offset = UINT64_MAX;
+    while (!list->full) {
+        size = syscall(SYS_getdents64, fid->io_fd, scratch->dents, sizeof(scratch->dents));
+        if (size < 0)
+            return -errno;
+        if (size == 0)
+            break;
+        err = pack_dents(dev, r, fid, scratch->dents, size, list);
+        if (err)
+            return err;
+    }
+    if (!list->full)
+        fid->dir_offset = list->offset;
+    return list->full && list->at == start ? -EINVAL
+                                           : 0; /* as getdents64 with too small a buffer */
+}
+
+int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                    struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), count, size;
+    uint64_t offset = v9_in_u64(in);
+    uint8_t *const entries = scratch->reply + P9_IO_SIZE;
+    struct listing list = {.at = entries};
+    struct v9_fid *fid;
+    int err;
+
+    count = v9_in_u32(in);
+    if (in->bad)
+        return -EINVAL;
+    if (count > dev->msize - P9_IO_SIZE)
+        count = dev->msize - P9_IO_SIZE;
+    if (count > r->chain.writable_size - P9_IO_SIZE)
+        count = (uint32_t)(r->chain.writable_size - P9_IO_SIZE);
+    list.end = entries + count;
+    fid = v9_fids_pin(&dev->fids, number);
+    if (!fid)
+        return -EBADF;
+    err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(fid->mode) ? -ENOTDIR : 0;
+    if (!err) {
+        pthread_mutex_lock(&fid->dir_lock);
+        err = list_from(dev, r, fid, offset, scratch, &list);
+        pthread_mutex_unlock(&fid->dir_lock);
+    }
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    size = P9_IO_SIZE + (uint32_t)(list.at - entries);
+    v9_put_header(scratch->reply, size, P9_TREADDIR + 1, r->tag);
+    v9_put(scratch->reply + P9_HEADER_SIZE, size - P9_IO_SIZE, 4);
+    return v9_request_reply(r, scratch->reply, size);
+}

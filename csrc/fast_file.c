@@ -1,0 +1,273 @@
+/*
+ * fast_file: Tread, Twrite, Tlopen, Tgetattr, Tstatfs, Tclunk.
+ *
+ * File data moves between the file and guest memory by preadv and pwritev on the chain's own
+ * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
+ * V9_PASS where the request is Python's (xattr fids). Message layouts: intro(5) of Plan 9 and the
+ * 9P2000.L notes of diod (protocol.md).
+ */
+#define _GNU_SOURCE
+#include "serve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "iov.h"
+
+/* Open flags as 9P2000.L has them: Linux's generic numbers, whatever this host's are. */
+enum {
+    P9_ACCMODE = 03,
+    P9_TRUNC = 01000,
+    P9_APPEND = 02000,
+    P9_DSYNC = 010000,
+    P9_DIRECTORY = 0200000,
+    P9_NOATIME = 01000000,
+    P9_SYNC = 04000000,
+};
+
+int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char *name,
+                 struct v9_attr *attr)
+{
+    int err = v9_attr_read(dev->export, fd, name, attr);
+
+    if (err == -V9_NO_DEVICE) {
+        r->question.a = attr->st_dev;
+        r->question.b = attr->mnt_id;
+        r->question.fd = openat(fd, *name ? name : ".", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        if (!*name)
+            r->question.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (r->question.fd < 0)
+            return -errno;
+    } else if (err == -V9_NO_GROUP) {
+        r->question.a = attr->device;
+        r->question.b = attr->st_ino;
+    }
+    return err;
+}
+
+int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                   struct v9_scratch *scratch)
+{
+    struct v9_fid *fid = v9_fids_pin(&dev->fids, v9_in_u32(in));
+    uint8_t reply[P9_HEADER_SIZE + 60], *at = reply;
+    struct statfs st;
+    uint64_t fsid;
+    int err;
+
+    if (!fid)
+        return -EBADF;
+    err = fid->path_fd < 0 ? -EBADF : fstatfs(fid->path_fd, &st) < 0 ? -errno : 0;
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    memcpy(&fsid, &st.f_fsid, sizeof(fsid));
+    at = v9_put_header(at, sizeof(reply), P9_TSTATFS + 1, r->tag);
+    at = v9_put(at, (uint64_t)st.f_type, 4);
+    /* The counts are in units of f_frsize, and the client knows one block size only. */
+    at = v9_put(at, (uint64_t)(st.f_frsize ? st.f_frsize : st.f_bsize), 4);
+    at = v9_put(v9_put(v9_put(at, st.f_blocks, 8), st.f_bfree, 8), st.f_bavail, 8);
+    at = v9_put(v9_put(v9_put(at, st.f_files, 8), st.f_ffree, 8), fsid, 8);
+    v9_put(at, (uint64_t)st.f_namelen, 4);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/*
+ * O_APPEND is kept on write-only opens and dropped on read-write ones: with cache=mmap or loose the
+ * client opens write-only files as O_RDWR|O_APPEND and writes pages back by offset, and pwrite on
+ * an O_APPEND descriptor would append them. O_DIRECT is dropped: the client's buffers need not be
+ * aligned.
+ */
+static int host_flags(uint32_t flags)
+{
+    int host = O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+
+    host |= (flags & P9_ACCMODE) == P9_ACCMODE ? O_RDWR : (int)(flags & P9_ACCMODE);
+    host |= flags & P9_TRUNC ? O_TRUNC : 0;
+    host |= (flags & P9_APPEND) && (flags & P9_ACCMODE) == O_WRONLY ? O_APPEND : 0;
+    host |= flags & P9_DIRECTORY ? O_DIRECTORY : 0;
+    host |= flags & P9_NOATIME ? O_NOATIME : 0;
+    host |= (flags & P9_SYNC) == P9_SYNC ? O_SYNC : flags & (P9_SYNC | P9_DSYNC) ? O_DSYNC : 0;
+    return host;
+}
+
+static int open_fid(struct v9_device *dev, struct v9_fid *fid, uint32_t flags)
+{
+    int host = host_flags(flags), fd, err;
+
+    if (fid->path_fd < 0 || fid->io_fd >= 0)
+        return -EBADF;
+    if (dev->export->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
+        return -EROFS;
+    if (S_ISLNK(fid->mode))
+        return -ELOOP;
+    if (!S_ISREG(fid->mode) && !S_ISDIR(fid->mode))
+        return -ENXIO; /* opening a device, FIFO or socket of the host is never the guest's */
+    fd = v9_export_reopen(dev->export, fid->path_fd, host);
+    if (fd == -EPERM && host & O_NOATIME)
+        fd = v9_export_reopen(dev->export, fid->path_fd, host &= ~O_NOATIME);
+    if (fd < 0)
+        return fd;
+    err = v9_fids_open(&dev->fids, fid, fd, host);
+    if (err)
+        close(fd);
+    return err;
+}
+
+int v9_fast_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
+    uint32_t number = v9_in_u32(in), flags = v9_in_u32(in);
+    struct v9_fid *fid;
+    int err;
+
+    if (in->bad)
+        return -EINVAL;
+    fid = v9_fids_pin(&dev->fids, number);
+    if (!fid)
+        return -EBADF;
+    err = open_fid(dev, fid, flags);
+    if (!err) {
+        uint8_t *at = v9_put_header(reply, sizeof(reply), P9_TLOPEN + 1, r->tag);
+        v9_put(v9_put_qid(at, &fid->qid), 0, 4); /* iounit 0: as much as msize allows */
+        err = v9_request_reply(r, reply, sizeof(reply));
+    }
+    v9_fids_unpin(&dev->fids, fid);
+    return err;
+}
+
+int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                    struct v9_scratch *scratch)
+{
+    const uint64_t basic = 0x7ff, btime = 0x800, gen = 0x1000;
+    uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
+    struct v9_fid *fid = v9_fids_pin(&dev->fids, v9_in_u32(in));
+    struct v9_attr a;
+    int err;
+
+    if (!fid)
+        return -EBADF;
+    err = fid->path_fd < 0 ? -EBADF : v9_fast_attr(dev, r, fid->path_fd, "", &a);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    at = v9_put_header(at, sizeof(reply), P9_TGETATTR + 1, r->tag);
+    at = v9_put(at, basic | (a.has_btime ? btime | gen : 0), 8);
+    at = v9_put_qid(at, &a.qid);
+    at = v9_put(v9_put(v9_put(at, a.mode, 4), a.uid, 4), a.gid, 4);
+    at = v9_put(v9_put(v9_put(at, a.nlink, 8), a.rdev, 8), a.size, 8);
+    at = v9_put(v9_put(at, a.blksize, 8), a.blocks, 8);
+    at = v9_put(v9_put(at, a.atime_sec, 8), a.atime_nsec, 8);
+    at = v9_put(v9_put(at, a.mtime_sec, 8), a.mtime_nsec, 8);
+    at = v9_put(v9_put(at, a.ctime_sec, 8), a.ctime_nsec, 8);
+    at = v9_put(v9_put(at, a.btime_sec, 8), a.btime_nsec, 8);
+    v9_put(v9_put(at, a.gen, 8), 0, 8); /* data_version: the host has none */
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* The fid of a Tread or Twrite, pinned, or an error; V9_PASS for Python's. */
+static int io_fid(struct v9_device *dev, uint32_t number, struct v9_fid **out)
+{
+    struct v9_fid *fid = v9_fids_pin(&dev->fids, number);
+    int err = !fid ? -EBADF : fid->flags & V9_FID_UPCALL ? V9_PASS : fid->io_fd < 0 ? -EBADF : 0;
+
+    if (err && fid)
+        v9_fids_unpin(&dev->fids, fid);
+    *out = fid;
+    return err;
+}
+
+int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                 struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), count;
+    uint64_t offset = v9_in_u64(in);
+    uint8_t header[P9_IO_SIZE];
+    struct v9_fid *fid;
+    uint32_t pieces;
+    ssize_t got;
+    int err;
+
+    count = v9_in_u32(in);
+    if (in->bad || offset > INT64_MAX)
+        return -EINVAL;
+    err = io_fid(dev, number, &fid);
+    if (err)
+        return err;
+    if (count > dev->msize - P9_IO_SIZE)
+        count = dev->msize - P9_IO_SIZE;
+    pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
+                          P9_IO_SIZE, count, scratch->slice);
+    do
+        got = preadv(fid->io_fd, scratch->slice, (int)pieces, (off_t)offset);
+    while (got < 0 && errno == EINTR);
+    err = got < 0 ? -errno : 0;
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    v9_put_header(header, P9_IO_SIZE + (uint32_t)got, P9_TREAD + 1, r->tag);
+    v9_put(header + P9_HEADER_SIZE, (uint64_t)got, 4);
+    v9_request_reply(r, header, sizeof(header));
+    return P9_IO_SIZE + (int)got;
+}
+
+int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), count;
+    uint64_t offset = v9_in_u64(in);
+    uint8_t reply[P9_IO_SIZE];
+    struct v9_fid *fid;
+    uint32_t pieces;
+    ssize_t put;
+    int err;
+
+    count = v9_in_u32(in);
+    if (in->bad || offset > INT64_MAX || count > r->size - P9_TWRITE_SIZE)
+        return -EINVAL;
+    if (dev->export->conf.readonly)
+        return -EROFS;
+    err = io_fid(dev, number, &fid);
+    if (err)
+        return err;
+    pieces =
+        v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, count, scratch->slice);
+    do
+        put = pwritev(fid->io_fd, scratch->slice, (int)pieces, (off_t)offset);
+    while (put < 0 && errno == EINTR);
+    err = put < 0 ? -errno : 0;
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TWRITE + 1, r->tag);
+    v9_put(reply + P9_HEADER_SIZE, (uint64_t)put, 4);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+int v9_fast_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in);
+    uint8_t reply[P9_HEADER_SIZE];
+    struct v9_fid *fid;
+    uint32_t flags;
+    int err;
+
+    if (in->bad)
+        return -EINVAL;
+    fid = v9_fids_pin(&dev->fids, number);
+    if (!fid)
+        return -EBADF;
+    flags = fid->flags;
+    v9_fids_unpin(&dev->fids, fid);
+    if (flags & (V9_FID_UPCALL | V9_FID_LOCKS))
+        return V9_PASS;
+    err = v9_fids_remove(&dev->fids, number);
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}

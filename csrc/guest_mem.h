@@ -1,0 +1,70 @@
+/*
+ * guest_mem: the guest's memory as the frontend shares it.
+ *
+ * A table of regions, each a range of guest-physical addresses (gpa) that is mapped from a
+ * descriptor; the frontend knows the same bytes under its own user addresses (uva), we know them
+ * under ours (hva). Rings are given by uva, buffers by gpa. Guests and frontends are not trusted:
+ * every range is checked as a whole, and memory that the frontend truncates (SIGBUS) is replaced
+ * by zero pages and reported, never fatal.
+ *
+ * Not thread-safe but for the SIGBUS handler: the owner of a v9_mem serialises.
+ */
+#ifndef V9_GUEST_MEM_H
+#define V9_GUEST_MEM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define V9_MEM_REGIONS 509 /* what GET_MAX_MEM_SLOTS answers */
+
+struct v9_region {
+    uint64_t gpa, size, uva, mmap_offset;
+    uint8_t *hva; /* where gpa is mapped */
+    void *map;    /* the mapping: from file offset 0, page-rounded */
+    size_t map_len, page;
+    int fd;
+};
+
+struct v9_mem {
+    struct v9_region regions[V9_MEM_REGIONS];
+    uint32_t count;
+    uint32_t recent;    /* index of the region that was hit last */
+    atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
+};
+
+/* Installs the process's SIGBUS handler, once. A fault outside guest memory keeps its default
+ * effect. */
+int v9_mem_init(void);
+/* Maps a region; duplicates fd. -EINVAL (size 0, overflow, file too short), -EEXIST (overlap in gpa
+ * or uva), -ENOSPC, or mmap's error. */
+int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t mmap_offset,
+               int fd);
+/* -ENOENT unless a region has exactly these three values. */
+int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
+void v9_mem_clear(struct v9_mem *mem);
+/* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
+void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
+void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len);
+/* Appends [gpa, gpa+len) to iov[*count], which has room for max; may span adjacent regions; merges
+ * with the previous element where they touch, unless *count == fresh (so that readable and writable
+ * parts stay apart). -EFAULT outside memory, -E2BIG beyond max. Nothing is appended on failure. */
+int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov, uint32_t *count,
+               uint32_t max, uint32_t fresh);
+/*
+ * Cuts late writers off: puts anonymous memory over every mapping (its addresses stay valid, what
+ * is written there goes nowhere) and maps the regions again elsewhere. The old ranges are remembered
+ * by the caller through *graveyard (a malloc'ed list) and released by v9_mem_bury once nobody can
+ * touch them. Removing a region under a straggler: the same, then v9_mem_remove.
+ */
+struct v9_grave {
+    struct v9_grave *next;
+    void *map;
+    size_t len;
+};
+int v9_mem_cut_off(struct v9_mem *mem, struct v9_grave **graveyard);
+void v9_mem_bury(struct v9_grave **graveyard);
+
+#endif

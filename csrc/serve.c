@@ -1,0 +1,480 @@
+#define _GNU_SOURCE
+#include "serve.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "iov.h"
+
+/* ---- replies -----------------------------------------------------------------------------------
+ */
+
+int v9_request_reply(struct v9_request *r, const void *data, uint32_t size)
+{
+    if (size > r->chain.writable_size)
+        return v9_request_error(r, EMSGSIZE);
+    v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count, 0, data, size);
+    return (int)size;
+}
+
+int v9_request_error(struct v9_request *r, int error)
+{
+    uint8_t reply[P9_RLERROR_SIZE];
+    v9_put(v9_put_header(reply, sizeof(reply), P9_RLERROR, r->tag), (uint32_t)error, 4);
+    return (int)v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count, 0,
+                               reply, sizeof(reply));
+}
+
+void v9_device_signal(struct v9_device *dev)
+{
+    const uint64_t one = 1;
+
+    if (!dev->unsignalled)
+        return;
+    dev->unsignalled = 0;
+    if (!dev->ring.desc || !v9_vring_should_signal(&dev->ring) || dev->call_fd < 0)
+        return;
+    dev->signals++;
+    /* An eventfd; a pipe with User Mode Linux. A full one has woken the guest already. */
+    while (write(dev->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+static void break_ring(struct v9_device *dev, const char *reason)
+{
+    const uint64_t one = 1;
+
+    if (!dev->ring.broken)
+        dev->ring.broken = reason;
+    dev->broken_note.up = (struct v9_upcall){
+        .device = dev->conf.id,
+        .kind = V9_UP_BROKEN,
+        .fd = -1,
+        .data = (const uint8_t *)dev->ring.broken,
+        .size = (uint32_t)strlen(dev->ring.broken),
+    };
+    if (dev->err_fd >= 0)
+        while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+            ;
+    v9_hub_post(dev->hub, &dev->broken_note);
+}
+
+/* ---- from the ring -----------------------------------------------------------------------------
+ */
+
+bool v9_device_can_run(struct v9_device *dev)
+{
+    return dev->started && dev->enabled && !dev->paused && dev->ring.desc && !dev->ring.broken &&
+           dev->export;
+}
+
+static struct v9_request *take_slot(struct v9_device *dev)
+{
+    struct v9_request *r = dev->free_slots;
+
+    if (r)
+        dev->free_slots = r->next;
+    else if (dev->slots_used < V9_SLOTS)
+        r = &dev->slots[dev->slots_used++];
+    else
+        return NULL;
+    r->slot = (uint32_t)(r - dev->slots);
+    r->seq++;
+    r->state = V9_RUNNING;
+    r->dead = false;
+    r->error = 0;
+    r->next = NULL;
+    r->question.fd = -1;
+    dev->inflight++;
+    return r;
+}
+
+static void free_slot(struct v9_device *dev, struct v9_request *r)
+{
+    if (r->dead)
+        dev->dead--;
+    else
+        dev->inflight--;
+    r->state = V9_FREE;
+    r->next = dev->free_slots;
+    dev->free_slots = r;
+    if (!dev->dead)
+        v9_mem_bury(&dev->graveyard);
+    if (dev->starved) {
+        dev->starved = false;
+        v9_threads_nudge(dev);
+    }
+}
+
+/* Copies the message (of a Twrite only its header) and checks what all messages have in common.
+ * What is wrong goes to r->error: the guest gets it as Rlerror. */
+static void parse(struct v9_device *dev, struct v9_request *r)
+{
+    const struct v9_chain *chain = &r->chain;
+    struct v9_in in = {r->data, r->data, false};
+
+    r->tag = 0xffff;
+    r->type = 0;
+    r->data_size =
+        (uint32_t)v9_iov_gather(chain->iov, chain->readable_count, 0, r->data, P9_HEADER_SIZE);
+    in.end += r->data_size;
+    r->size = v9_in_u32(&in);
+    r->type = (uint8_t)v9_in_number(&in, 1);
+    r->tag = v9_in_u16(&in);
+    if (in.bad)
+        r->tag = 0xffff;
+    if (chain->error)
+        r->error = chain->error;
+    else if (in.bad || r->size < P9_HEADER_SIZE || r->size > chain->readable_size)
+        r->error = -EINVAL;
+    else if (r->size > dev->msize)
+        r->error = -EMSGSIZE;
+    else if (r->type != P9_TWRITE && r->size > V9_REQUEST_DATA)
+        r->error = -ENAMETOOLONG; /* nothing but names can make it so long */
+    if (r->error)
+        return;
+    r->data_size = r->type == P9_TWRITE && r->size > P9_TWRITE_SIZE ? P9_TWRITE_SIZE : r->size;
+    v9_iov_gather(chain->iov, chain->readable_count, 0, r->data, r->data_size);
+    /* The copy is what counts from here on: the guest may have written between the two. */
+    v9_put_header(r->data, r->size, r->type, r->tag);
+}
+
+static void post(struct v9_device *dev, struct v9_request *r, uint32_t kind)
+{
+    r->state = V9_UPCALL;
+    r->note.up = r->question;
+    r->note.up.device = dev->conf.id;
+    r->note.up.kind = kind;
+    r->note.up.slot = r->slot;
+    r->note.up.seq = r->seq;
+    r->note.up.size = r->data_size;
+    r->note.up.data = r->data;
+    r->question.fd = -1;
+    dev->upcalls++;
+    v9_hub_post(dev->hub, &r->note);
+}
+
+/* Tells Python that nobody waits for this request any more. */
+static void post_flush(struct v9_device *dev, struct v9_request *r)
+{
+    if (r->state != V9_UPCALL)
+        return;
+    r->flush_note.up = (struct v9_upcall){
+        .device = dev->conf.id, .kind = V9_UP_FLUSH, .fd = -1, .a = r->slot, .b = r->seq};
+    v9_hub_post(dev->hub, &r->flush_note);
+}
+
+static struct v9_request *find_tag(struct v9_device *dev, const struct v9_request *flush,
+                                   uint16_t tag)
+{
+    for (uint32_t i = 0; i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r != flush && r->tag == tag && !r->dead &&
+            (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_RESUMED))
+            return r;
+    }
+    return NULL;
+}
+
+static void finish_flush(struct v9_device *dev, struct v9_request *r)
+{
+    uint8_t reply[P9_HEADER_SIZE];
+    v9_put_header(reply, sizeof(reply), P9_TFLUSH + 1, r->tag);
+    v9_request_finish(dev, r, v9_request_reply(r, reply, sizeof(reply)));
+}
+
+/* Rflush follows the reply to the request that it names, or comes at once where that is over. */
+static void start_flush(struct v9_device *dev, struct v9_request *r)
+{
+    struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
+    uint16_t tag = v9_in_u16(&in);
+    struct v9_request *target = in.bad ? NULL : find_tag(dev, r, tag);
+
+    if (!target) {
+        finish_flush(dev, r);
+        return;
+    }
+    r->state = V9_FLUSHING;
+    r->target = target->slot;
+    r->target_seq = target->seq;
+    dev->flushing++;
+    post_flush(dev, target);
+}
+
+static void start_version(struct v9_device *dev, struct v9_request *r)
+{
+    if (dev->inflight == 1) {
+        post(dev, r, V9_UP_REQUEST);
+        return;
+    }
+    r->state = V9_BARRIER;
+    dev->barrier = r;
+    for (uint32_t i = 0; i < dev->slots_used; i++)
+        if (!dev->slots[i].dead)
+            post_flush(dev, &dev->slots[i]);
+}
+
+static struct v9_request *pop(struct v9_device *dev)
+{
+    struct v9_request *r;
+    uint16_t head;
+    int available = v9_vring_peek(&dev->ring, &head);
+
+    if (available < 0)
+        break_ring(dev, dev->ring.broken);
+    if (available <= 0)
+        return NULL;
+    r = take_slot(dev);
+    if (!r) {
+        dev->starved = true;
+        return NULL;
+    }
+    if (v9_vring_take(&dev->ring, &dev->mem, head, &r->chain) == 0 &&
+        r->chain.writable_size >= P9_RLERROR_SIZE) {
+        parse(dev, r);
+        dev->requests++;
+        return r;
+    }
+    break_ring(dev, dev->ring.broken ? dev->ring.broken : "no room for a reply of 11 bytes");
+    free_slot(dev, r);
+    return NULL;
+}
+
+/*
+ * The next request for a serving thread, or NULL. Tflush and Tversion are dealt with here, under
+ * the lock: they concern the others in flight and never wait for a thread.
+ */
+struct v9_request *v9_request_next(struct v9_device *dev)
+{
+    struct v9_request *r;
+
+    if (dev->resumed) {
+        r = dev->resumed;
+        dev->resumed = r->next;
+        r->state = V9_RUNNING;
+        dev->busy++;
+        return r;
+    }
+    while (v9_device_can_run(dev) && !dev->barrier && (r = pop(dev))) {
+        if (r->error) {
+            v9_request_finish(dev, r, v9_request_error(r, -r->error));
+        } else if (r->type == P9_TFLUSH) {
+            start_flush(dev, r);
+        } else if (r->type == P9_TVERSION) {
+            start_version(dev, r);
+        } else {
+            dev->busy++;
+            return r;
+        }
+    }
+    return NULL;
+}
+
+/* ---- running -----------------------------------------------------------------------------------
+ */
+
+static v9_handler *const handlers[256] = {
+    [P9_TSTATFS] = v9_fast_statfs,     [P9_TLOPEN] = v9_fast_lopen,
+    [P9_TREADLINK] = v9_fast_readlink, [P9_TGETATTR] = v9_fast_getattr,
+    [P9_TREADDIR] = v9_fast_readdir,   [P9_TWALK] = v9_fast_walk,
+    [P9_TREAD] = v9_fast_read,         [P9_TWRITE] = v9_fast_write,
+    [P9_TCLUNK] = v9_fast_clunk,
+};
+
+/* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
+ * -V9_NO_DEVICE or -V9_NO_GROUP. */
+int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+{
+    v9_handler *handler = handlers[r->type];
+    struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
+    int result;
+
+    if (!handler)
+        return V9_PASS;
+    result = handler(dev, r, &in, scratch);
+    if (result >= 0 || result == V9_PASS || result == -V9_NO_DEVICE || result == -V9_NO_GROUP)
+        return result;
+    return v9_request_error(r, -result);
+}
+
+static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq)
+{
+    for (uint32_t i = 0; dev->flushing && i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->state == V9_FLUSHING && r->target == slot && r->target_seq == seq) {
+            dev->flushing--;
+            finish_flush(dev, r);
+        }
+    }
+}
+
+/* Ends a request in the way that `result` (of v9_request_run) says: published, or up to Python. */
+void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
+{
+    const uint32_t slot = r->slot, seq = r->seq;
+    const bool dead = r->dead;
+
+    if (!dead && result < 0) {
+        post(dev, r,
+             result == -V9_NO_DEVICE  ? V9_UP_DEVICE
+             : result == -V9_NO_GROUP ? V9_UP_GROUP
+                                      : V9_UP_REQUEST);
+        pthread_cond_broadcast(&dev->idle);
+        return;
+    }
+    if (r->question.fd >= 0)
+        close(r->question.fd);
+    if (!dead && dev->ring.desc) {
+        v9_vring_push(&dev->ring, r->chain.head, (uint32_t)result);
+        if (++dev->unsignalled >= V9_SIGNAL_BATCH)
+            v9_device_signal(dev);
+    }
+    if (dev->mem.faulted && !dev->ring.broken) {
+        dev->mem.faulted = false;
+        break_ring(dev, "the frontend took memory away (SIGBUS)");
+    }
+    free_slot(dev, r);
+    if (!dead && dev->flushing)
+        finish_flushers(dev, slot, seq);
+    if (dev->barrier && dev->inflight == 1) {
+        r = dev->barrier;
+        dev->barrier = NULL;
+        post(dev, r, V9_UP_REQUEST);
+    }
+    pthread_cond_broadcast(&dev->idle);
+}
+
+/* ---- Python's side -----------------------------------------------------------------------------
+ */
+
+static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint32_t seq)
+{
+    struct v9_request *r = slot < dev->slots_used ? &dev->slots[slot] : NULL;
+    return r && r->seq == seq && r->state == V9_UPCALL ? r : NULL;
+}
+
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
+{
+    struct v9_request *r;
+    int err = -ESTALE;
+
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (r) {
+        err = r->dead ? -ESTALE : 0;
+        v9_request_finish(dev, r, r->dead ? 0 : v9_request_reply(r, data, size));
+        v9_device_signal(dev);
+        v9_threads_nudge(dev); /* a barrier or a full table may have ended */
+    }
+    pthread_mutex_unlock(&dev->lock);
+    return err;
+}
+
+int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq)
+{
+    struct v9_request *r;
+    int err = -ESTALE;
+
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (r && r->dead) {
+        v9_request_finish(dev, r, 0);
+    } else if (r) {
+        r->state = V9_RESUMED;
+        r->next = dev->resumed;
+        dev->resumed = r;
+        v9_threads_nudge(dev);
+        err = 0;
+    }
+    pthread_mutex_unlock(&dev->lock);
+    return err;
+}
+
+int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
+              uint32_t size)
+{
+    struct v9_request *r;
+    int got = -ESTALE;
+
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (r && !r->dead) {
+        uint32_t rest = offset < r->size ? r->size - offset : 0;
+        got = (int)v9_iov_gather(r->chain.iov, r->chain.readable_count, offset, out,
+                                 size < rest ? size : rest);
+    }
+    pthread_mutex_unlock(&dev->lock);
+    return got;
+}
+
+/* ---- stragglers --------------------------------------------------------------------------------
+ */
+
+static void kill_request(struct v9_device *dev, struct v9_request *r)
+{
+    if (dev->ring.desc) {
+        v9_vring_push(&dev->ring, r->chain.head, (uint32_t)v9_request_error(r, EIO));
+        dev->unsignalled++;
+    }
+    dev->inflight--;
+    dev->dead++;
+    r->dead = true;
+    if (r->state == V9_RUNNING) {
+        dev->busy--;
+    } else if (r->state == V9_FLUSHING) {
+        dev->flushing--;
+        free_slot(dev, r);
+    } else if (r->state == V9_BARRIER) {
+        dev->barrier = NULL;
+        free_slot(dev, r);
+    }
+}
+
+/*
+ * Answers EIO for what is still in flight (all of it, or only what a thread may be writing into
+ * guest memory for) and takes the guest's memory from under it. A read that goes on does not touch
+ * the first 11 bytes of its buffer, so the error and the data do not mix.
+ */
+void v9_device_kill(struct v9_device *dev, bool all)
+{
+    if (all)
+        while (dev->resumed) {
+            dev->resumed->state = V9_UPCALL; /* with a thread no more, nor with Python: free it */
+            struct v9_request *r = dev->resumed;
+            dev->resumed = r->next;
+            kill_request(dev, r);
+            free_slot(dev, r);
+        }
+    for (uint32_t i = 0; i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->state != V9_FREE && !r->dead && (all || r->state == V9_RUNNING))
+            kill_request(dev, r);
+    }
+    v9_device_signal(dev);
+    v9_vring_unmap(&dev->ring);
+    if (v9_mem_cut_off(&dev->mem, &dev->graveyard) < 0)
+        v9_mem_clear(&dev->mem);
+    if (!dev->dead)
+        v9_mem_bury(&dev->graveyard);
+    pthread_cond_broadcast(&dev->idle);
+}
+
+/* After the memory table changed: the ring's and the waiting requests' addresses are stale. A
+ * request whose buffers are gone dies; nothing can reach the guest any more for it. */
+void v9_device_refresh(struct v9_device *dev)
+{
+    const uint16_t last_avail = dev->ring.last_avail;
+
+    v9_vring_unmap(&dev->ring);
+    if (!dev->ring.num || !dev->ring.desc_uva || v9_vring_map(&dev->ring, &dev->mem) < 0)
+        return;
+    for (uint32_t i = 0; i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->state == V9_FREE || r->state == V9_RUNNING || r->dead)
+            continue;
+        if (v9_vring_take(&dev->ring, &dev->mem, r->chain.head, &r->chain) < 0)
+            r->chain.writable_size = r->chain.writable_count = r->chain.readable_count = 0;
+    }
+    dev->ring.last_avail = last_avail;
+}

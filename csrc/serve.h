@@ -1,0 +1,166 @@
+/*
+ * serve: a device from the inside: its requests in flight, its threads, its locks.
+ *
+ * hub.c     the queue of upcalls to Python, one for the process
+ * serve.c   the life of a request: popped, run, answered, flushed, cut off
+ * threads.c the serving threads
+ * device.c  what the frontend sets up: memory, ring, life cycle
+ * fast_*.c  the requests that C answers
+ *
+ * One mutex per device guards everything here; no file system call is made under it. A request is
+ * entered in the in-flight table under the lock that popped it, so a Tflush that was sent after it
+ * finds it.
+ *
+ * Where a host file hangs, its request is a straggler: the frontend waits for GET_VRING_BASE in its
+ * main loop, so after two seconds stragglers are answered with EIO, declared dead, and the guest's
+ * memory under their feet is exchanged for anonymous memory. What they complete later is lost.
+ */
+#ifndef V9_SERVE_H
+#define V9_SERVE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "attr.h"
+#include "fid.h"
+#include "guest_mem.h"
+#include "vhost9p.h"
+#include "vring.h"
+#include "wire.h"
+
+#define V9_SLOTS 1024        /* requests in flight of one device */
+#define V9_REQUEST_DATA 8192 /* every valid message but Twrite fits: 16 names of a Twalk, a path   \
+                              */
+#define V9_THREADS_MAX 64    /* of one device, stuck ones included */
+#define V9_SIGNAL_BATCH 8    /* completions that one notification may cover */
+#define V9_FEATURE_INDIRECT 28
+#define V9_FEATURE_EVENT_IDX 29
+
+/* What a handler may return besides a reply's size or -errno. */
+enum { V9_PASS = -8192 }; /* not mine: up to Python */
+
+enum v9_state {
+    V9_FREE,
+    V9_RUNNING,  /* a serving thread has it */
+    V9_UPCALL,   /* Python has it */
+    V9_RESUMED,  /* to be run again */
+    V9_FLUSHING, /* a Tflush that waits for its target */
+    V9_BARRIER,  /* a Tversion that waits for all others */
+};
+
+/* An upcall in the hub's queue; embedded in what it is about, so that posting cannot fail. */
+struct v9_note {
+    struct v9_note *next;
+    bool queued;
+    struct v9_upcall up;
+};
+
+struct v9_request {
+    enum v9_state state;
+    uint32_t slot, seq;
+    bool dead; /* cut off: whoever has it publishes nothing */
+    uint8_t type;
+    uint16_t tag;
+    int error;                   /* found while parsing the header, -errno */
+    uint32_t size;               /* size[4] of the message */
+    uint32_t data_size;          /* bytes of it in data */
+    uint32_t target, target_seq; /* V9_FLUSHING: the request that was flushed */
+    struct v9_request *next;     /* in the device's free or resumed list */
+    struct v9_note note;         /* its upcall */
+    struct v9_note flush_note;   /* V9_UP_FLUSH about it */
+    struct v9_upcall question;   /* V9_UP_DEVICE, V9_UP_GROUP: what its handler needs to know */
+    struct v9_chain chain;
+    uint8_t data[V9_REQUEST_DATA];
+};
+
+/* What a serving thread needs to work without allocating. */
+struct v9_scratch {
+    struct iovec slice[V9_CHAIN_MAX];
+    uint8_t dents[32768];
+    uint8_t *reply; /* msize_max bytes */
+};
+
+struct v9_hub {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct v9_note *first, **last;
+    bool closed;
+};
+
+struct v9_device {
+    struct v9_device_conf conf;
+    v9_hub *hub;
+    v9_export *export;
+    struct v9_fids fids;
+    pthread_mutex_t lock;
+
+    struct v9_mem mem;
+    struct v9_grave *graveyard;
+    struct v9_vring ring;
+    bool started, enabled, paused; /* served iff started && enabled && !paused && mapped && whole */
+    uint16_t base;
+    int kick_fd, call_fd, err_fd;
+    bool poll_ring; /* the frontend gave no kick descriptor */
+    uint32_t unsignalled;
+    struct v9_note broken_note;
+
+    struct v9_request *slots;
+    uint32_t slots_used; /* slots ever handed out */
+    struct v9_request *free_slots, *resumed;
+    uint32_t inflight, dead; /* live requests; cut-off ones */
+    uint32_t busy;           /* RUNNING requests that are alive */
+    uint32_t flushing;       /* FLUSHING requests */
+    struct v9_request *barrier;
+    bool starved;        /* a chain waits for a free slot */
+    pthread_cond_t idle; /* inflight or busy fell */
+    uint32_t msize;
+
+    /* threads.c */
+    int epoll_fd, nudge_fd, quit_fd;
+    bool quit;
+    uint32_t thread_count, runners, spares;
+    uint32_t executing, sleeping; /* runners inside a request; runners inside epoll_wait */
+    uint64_t progress;            /* changes whenever a request starts or ends */
+    uint64_t epoch;               /* changes when the runners are declared stuck */
+    bool watch_taken, watch_asleep;
+    pthread_cond_t watch, spare, gone;
+
+    uint64_t requests, upcalls, signals;
+};
+
+/* hub.c */
+void v9_hub_post(v9_hub *hub, struct v9_note *note);
+void v9_hub_forget(v9_hub *hub, uint32_t device);
+
+/* serve.c; those marked [locked] are called with the device's lock held */
+struct v9_request *v9_request_next(struct v9_device *dev);                       /* [locked] */
+void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
+int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch);
+void v9_device_signal(struct v9_device *dev);         /* [locked] */
+bool v9_device_can_run(struct v9_device *dev);        /* [locked] */
+void v9_device_kill(struct v9_device *dev, bool all); /* [locked] */
+void v9_device_refresh(struct v9_device *dev);        /* [locked] */
+/* Writes a whole reply, or Rlerror, into the guest's buffers; returns its size. */
+int v9_request_reply(struct v9_request *r, const void *data, uint32_t size);
+int v9_request_error(struct v9_request *r, int error);
+
+/* threads.c */
+int v9_threads_start(struct v9_device *dev);
+bool v9_threads_stop(struct v9_device *dev); /* false: some hang in a system call */
+void v9_threads_nudge(struct v9_device *dev);
+void v9_threads_watch(struct v9_device *dev); /* [locked] a request starts: somebody keeps watch */
+void v9_cond_init(pthread_cond_t *cond);      /* on CLOCK_MONOTONIC */
+struct timespec v9_from_now(int64_t ns);
+
+/* fast_file.c, fast_dir.c */
+typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                       struct v9_scratch *scratch);
+v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
+v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
+/* Reads attributes for a request; on -V9_NO_DEVICE and -V9_NO_GROUP notes the question. */
+int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char *name,
+                 struct v9_attr *attr);
+
+#endif

@@ -1,0 +1,285 @@
+/*
+ * threads: who serves a device's ring.
+ *
+ * A thread is a runner (it takes requests and runs them to their end, inline), a spare (it sleeps)
+ * or keeps watch. conf.threads runners are enough while none is stuck: one thread without contended
+ * locks is faster than two. The watch looks once per millisecond while requests are running. When
+ * every runner is inside a request and none has started or ended one since the last look, they hang
+ * in system calls (a cold disk, an NFS server that is gone): the watch declares them stuck, which
+ * begins a new epoch, and turns runner itself; a spare, made if there is none, takes over the
+ * watch. A stuck thread that comes back into a later epoch turns spare. Without traffic the watch
+ * sleeps for good and costs nothing.
+ *
+ * Runners sleep in epoll on the kick descriptor, edge-triggered, so that it need not be read.
+ */
+#define _GNU_SOURCE
+#include "serve.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    WATCH_INTERVAL_NS = 1000000,
+    WATCH_IDLE_LOOKS = 50, /* looks without progress or work before the watch goes to sleep */
+    RING_POLL_MS = 1,      /* where the frontend gave no kick descriptor */
+    STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
+};
+
+struct timespec v9_from_now(int64_t ns)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    ns += at.tv_nsec;
+    at.tv_sec += ns / 1000000000;
+    at.tv_nsec = ns % 1000000000;
+    return at;
+}
+
+void v9_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+void v9_threads_nudge(struct v9_device *dev)
+{
+    const uint64_t one = 1;
+    while (write(dev->nudge_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+void v9_threads_watch(struct v9_device *dev)
+{
+    if (dev->watch_asleep) {
+        dev->watch_asleep = false;
+        pthread_cond_signal(&dev->watch);
+    }
+}
+
+/* ---- roles; all with the lock held -------------------------------------------------------------
+ */
+
+static void wait_for_kick(struct v9_device *dev)
+{
+    struct epoll_event event;
+    int timeout = dev->poll_ring && v9_device_can_run(dev) ? RING_POLL_MS : -1;
+
+    dev->sleeping++;
+    pthread_mutex_unlock(&dev->lock);
+    epoll_wait(dev->epoll_fd, &event, 1, timeout);
+    pthread_mutex_lock(&dev->lock);
+    dev->sleeping--;
+    if (v9_device_can_run(dev))
+        v9_vring_disarm(&dev->ring);
+}
+
+/* Runs one request; false where the thread was declared stuck meanwhile and is a runner no more. */
+static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+{
+    const uint64_t epoch = dev->epoch;
+    int result;
+
+    dev->progress++;
+    dev->executing++;
+    v9_threads_watch(dev);
+    /* A fellow runner sleeps: it must hear of the next chain, whether it is there already or the
+     * driver, who was told to kick for this one only, is yet to add it. */
+    if (dev->sleeping && v9_device_can_run(dev) && v9_vring_arm(&dev->ring))
+        v9_threads_nudge(dev);
+    pthread_mutex_unlock(&dev->lock);
+    result = v9_request_run(dev, r, scratch);
+    pthread_mutex_lock(&dev->lock);
+    dev->progress++;
+    if (!r->dead)
+        dev->busy--;
+    v9_request_finish(dev, r, result);
+    if (epoch != dev->epoch) {
+        v9_device_signal(dev); /* nobody else may come by */
+        return false;
+    }
+    dev->executing--;
+    return true;
+}
+
+static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
+{
+    struct v9_request *r;
+
+    while (!dev->quit) {
+        r = v9_request_next(dev);
+        if (r) {
+            if (!execute(dev, r, scratch))
+                return;
+            continue;
+        }
+        v9_device_signal(dev);
+        if (!v9_device_can_run(dev) || dev->barrier || dev->starved || !v9_vring_arm(&dev->ring))
+            wait_for_kick(dev);
+    }
+    dev->runners--;
+}
+
+static int spawn(struct v9_device *dev);
+
+/* Every runner is stuck: from here on this thread is the one runner, and another keeps watch. */
+static void take_over(struct v9_device *dev)
+{
+    dev->epoch++;
+    dev->executing = 0;
+    dev->runners = 1;
+    dev->watch_taken = false;
+    if (!dev->spares && dev->thread_count < V9_THREADS_MAX)
+        spawn(dev); /* if it fails, the thread that comes back first takes the watch */
+    pthread_cond_broadcast(&dev->spare);
+}
+
+/* Looks after the runners; returns as a runner, or when the device goes. */
+static void keep_watch(struct v9_device *dev)
+{
+    uint64_t seen = dev->progress;
+    uint32_t idle = 0;
+
+    while (!dev->quit) {
+        struct timespec at = v9_from_now(WATCH_INTERVAL_NS);
+        if (idle < WATCH_IDLE_LOOKS) {
+            pthread_cond_timedwait(&dev->watch, &dev->lock, &at);
+        } else {
+            dev->watch_asleep = true;
+            while (dev->watch_asleep && !dev->quit)
+                pthread_cond_wait(&dev->watch, &dev->lock);
+            idle = 0;
+        }
+        if (dev->executing >= dev->runners && dev->executing && dev->progress == seen) {
+            take_over(dev);
+            return;
+        }
+        idle = dev->progress == seen && !dev->executing ? idle + 1 : 0;
+        seen = dev->progress;
+    }
+}
+
+static void take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
+{
+    if (dev->runners < dev->conf.threads) {
+        dev->runners++;
+        be_runner(dev, scratch);
+    } else if (!dev->watch_taken) {
+        dev->watch_taken = true;
+        keep_watch(dev);
+        if (!dev->quit)
+            be_runner(dev, scratch);
+    } else {
+        dev->spares++;
+        pthread_cond_wait(&dev->spare, &dev->lock);
+        dev->spares--;
+    }
+}
+
+static void *serve(void *argument)
+{
+    struct v9_device *dev = argument;
+    struct v9_scratch *scratch = malloc(sizeof(*scratch));
+
+    if (scratch)
+        scratch->reply = malloc(dev->conf.msize_max);
+    pthread_mutex_lock(&dev->lock);
+    while (!dev->quit && scratch && scratch->reply)
+        take_a_role(dev, scratch);
+    dev->thread_count--;
+    pthread_cond_broadcast(&dev->gone);
+    pthread_mutex_unlock(&dev->lock);
+    if (scratch)
+        free(scratch->reply);
+    free(scratch);
+    return NULL;
+}
+
+/* Signals are Python's main thread's; only what a thread does itself (SIGBUS) reaches it here. */
+static int spawn(struct v9_device *dev)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    sigset_t all, old;
+    int err;
+
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSEGV);
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    dev->thread_count++;
+    err = pthread_create(&thread, &attr, serve, dev);
+    if (err)
+        dev->thread_count--;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return -err;
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+static int watch_fd(int epoll_fd, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.fd = fd};
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+int v9_threads_start(struct v9_device *dev)
+{
+    int err = 0;
+
+    v9_cond_init(&dev->watch);
+    v9_cond_init(&dev->spare);
+    v9_cond_init(&dev->gone);
+    dev->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    dev->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    dev->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (dev->epoll_fd < 0 || dev->nudge_fd < 0 || dev->quit_fd < 0)
+        return -errno;
+    err = watch_fd(dev->epoll_fd, dev->nudge_fd, EPOLLIN | EPOLLET);
+    if (!err)
+        err = watch_fd(dev->epoll_fd, dev->quit_fd, EPOLLIN); /* level: it wakes every runner */
+    pthread_mutex_lock(&dev->lock);
+    for (uint32_t i = 0; !err && i < dev->conf.threads + 1; i++)
+        err = spawn(dev);
+    pthread_mutex_unlock(&dev->lock);
+    return err;
+}
+
+bool v9_threads_stop(struct v9_device *dev)
+{
+    const uint64_t one = 1;
+    struct timespec deadline = v9_from_now(STOP_PATIENCE_NS);
+    bool all;
+
+    pthread_mutex_lock(&dev->lock);
+    dev->quit = true;
+    while (write(dev->quit_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+    pthread_cond_broadcast(&dev->watch);
+    pthread_cond_broadcast(&dev->spare);
+    while (dev->thread_count &&
+           pthread_cond_timedwait(&dev->gone, &dev->lock, &deadline) != ETIMEDOUT)
+        ;
+    all = dev->thread_count == 0;
+    pthread_mutex_unlock(&dev->lock);
+    if (!all)
+        return false;
+    close(dev->epoll_fd);
+    close(dev->nudge_fd);
+    close(dev->quit_fd);
+    pthread_cond_destroy(&dev->watch);
+    pthread_cond_destroy(&dev->spare);
+    pthread_cond_destroy(&dev->gone);
+    return true;
+}

@@ -1,0 +1,209 @@
+/*
+ * vhost9p.h: the only surface between C and Python.
+ *
+ * The cffi build runs this file through the preprocessor with V9_CDEF defined and hands the result
+ * to cdef(), so nothing is declared twice. Only plain declarations live here. Every function
+ * returns 0 or a positive value on success and -errno on failure unless it says otherwise; none
+ * keeps a pointer to the caller's memory. All are thread-safe.
+ *
+ * Division of labour: C moves bytes between the ring, guest memory and host files and answers the
+ * requests that only read or move data. Whatever needs a decision comes to Python as an upcall;
+ * Python installs its decision (a root fid, a qid group, a device's verdict) and C uses it from
+ * then on, as a software switch uses its flow cache.
+ */
+#ifndef V9_VHOST9P_H
+#define V9_VHOST9P_H
+
+#ifndef V9_CDEF
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#endif
+
+typedef struct v9_hub v9_hub;
+typedef struct v9_device v9_device;
+typedef struct v9_export v9_export;
+typedef struct v9_qidmap v9_qidmap;
+
+/* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
+int v9_init(void);
+
+/* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
+
+enum {
+    V9_DEV_IDENTITY = 1, /* qid.path = st_ino (multidevs warn, and forbid's own device) */
+    V9_DEV_DENY = 2,     /* every file of this device: ENODEV (multidevs forbid) */
+};
+
+/* Not errno values: the qid map lacks an entry, Python has to decide and install one. */
+enum {
+    V9_NO_DEVICE = 4097, /* (st_dev, mount id) is unknown */
+    V9_NO_GROUP = 4098,  /* the device has no group for this inode's high bits */
+};
+
+v9_qidmap *v9_qidmap_new(void);
+void v9_qidmap_free(v9_qidmap *map);
+/* Installs what (st_dev, mnt_id) stands for: a device index of Python's choice and V9_DEV_* flags.
+ * Several mounts of one file system share an index. */
+int v9_qidmap_set_device(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint32_t device,
+                         uint32_t flags);
+/* Installs a group: inodes of `device` whose top `bits` bits equal `top` get (ino << bits)|suffix. */
+int v9_qidmap_add_group(v9_qidmap *map, uint32_t device, uint32_t bits, uint64_t top,
+                        uint64_t suffix);
+/* Installs one file of the fallback, when groups have run out. */
+int v9_qidmap_add_file(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t path);
+/* Looks up; fills *device when known. 0, -ENODEV (denied), -V9_NO_DEVICE or -V9_NO_GROUP. */
+int v9_qidmap_lookup(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino,
+                     uint32_t *device, uint64_t *path);
+
+/* ---- attr.c: host stat -> guest attributes --------------------------------------------------- */
+
+struct v9_qid {
+    uint8_t type;
+    uint32_t version;
+    uint64_t path;
+};
+
+struct v9_attr {
+    struct v9_qid qid;
+    uint64_t st_dev, st_ino, mnt_id; /* the host's, for the policy and the lock table */
+    uint32_t mode, uid, gid;
+    uint64_t nlink, rdev, size, blksize, blocks;
+    uint64_t atime_sec, atime_nsec, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec;
+    uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none; has_btime tells */
+    uint32_t has_btime;
+    uint32_t device; /* the qid map's device index */
+};
+
+struct v9_export_conf {
+    int32_t root_fd;   /* O_PATH descriptor of the export's root; duplicated */
+    uint32_t readonly; /* opens for writing fail with EROFS */
+    uint32_t stat_entries; /* Treaddir reads the attributes of every entry (multidevs remap) */
+};
+
+v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err);
+void v9_export_free(v9_export *ex);
+v9_qidmap *v9_export_qidmap(v9_export *ex);
+/* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
+int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
+/*
+ * Attributes of `name` in directory descriptor `fd`, or of `fd` itself (O_PATH will do) when name
+ * is "". A final symlink is not followed. -V9_NO_DEVICE and -V9_NO_GROUP leave everything but the
+ * qid filled in.
+ */
+int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *out);
+
+/* ---- serve.c: upcalls ------------------------------------------------------------------------- */
+
+enum {
+    V9_UP_REQUEST = 0, /* data[size] is a whole T-message; answer with v9_reply */
+    V9_UP_DEVICE = 1,  /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file (close it) */
+    V9_UP_GROUP = 2,   /* a = device index, b = st_ino */
+    V9_UP_FLUSH = 3,   /* a = slot, b = seq of a request in Python's hands: end it early if it waits */
+    V9_UP_BROKEN = 4,  /* the ring is broken; data = reason (NUL-terminated) */
+};
+
+struct v9_upcall {
+    uint32_t device; /* the id given to v9_device_new */
+    uint32_t kind;
+    uint32_t slot, seq; /* names the request in v9_reply and v9_resume (REQUEST, DEVICE, GROUP) */
+    uint32_t size;
+    int32_t fd;
+    const uint8_t *data; /* valid until the reply */
+    uint64_t a, b;
+};
+
+v9_hub *v9_hub_new(void);
+void v9_hub_free(v9_hub *hub);
+/* Waits for upcalls, takes up to `max`. 0 after v9_hub_close. */
+int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max);
+void v9_hub_close(v9_hub *hub);
+
+/* Answers with a whole R-message; one that does not fit the guest's buffer becomes Rlerror.
+ * -ESTALE where the ring was stopped meanwhile (nothing is published, nothing is wrong). */
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
+/* Runs a request again after its V9_UP_DEVICE or V9_UP_GROUP was decided. */
+int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq);
+/* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
+int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
+              uint32_t size);
+
+/* ---- device.c: one vhost-user device with its ring, memory and fids -------------------------- */
+
+struct v9_device_conf {
+    uint32_t id;
+    uint32_t threads;   /* running serving threads, 1..64 */
+    uint32_t msize_max; /* cap of msize, bytes */
+    uint32_t max_fids;
+};
+
+v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err);
+/* Stops the threads, closes every descriptor, frees. The export stays. */
+void v9_device_free(v9_device *dev);
+void v9_device_set_export(v9_device *dev, v9_export *ex);
+/* Back to the state after v9_device_new: ring stopped, memory gone, fids gone. */
+int v9_device_reset(v9_device *dev);
+void v9_device_set_features(v9_device *dev, uint64_t features);
+void v9_device_set_msize(v9_device *dev, uint32_t msize);
+/* Live counts, for metrics and leak tests. */
+struct v9_device_stats {
+    uint64_t fids, inflight, requests, upcalls, signals;
+    uint32_t threads, broken;
+};
+void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
+
+/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (509 regions). */
+int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
+                      uint64_t mmap_offset, int32_t fd);
+int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
+void v9_device_mem_clear(v9_device *dev);
+
+/* Ring set-up. Descriptors are duplicated; -1 for "none: poll" (kick) or "do not signal" (call). */
+int v9_ring_set_num(v9_device *dev, uint32_t num);
+int v9_ring_set_base(v9_device *dev, uint32_t base);
+int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail);
+int v9_ring_set_kick(v9_device *dev, int32_t fd);
+int v9_ring_set_call(v9_device *dev, int32_t fd);
+int v9_ring_set_err(v9_device *dev, int32_t fd);
+int v9_ring_enable(v9_device *dev, uint32_t enable);
+/* Stops taking requests (they stay in the ring). Returns at once. */
+void v9_ring_pause(v9_device *dev);
+/* After v9_ring_pause: waits up to timeout_ms for what is in flight, answers EIO for what is left
+ * and cuts it off from guest memory; returns last_avail, for GET_VRING_BASE. */
+int v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
+
+/* ---- fid.c ------------------------------------------------------------------------------------ */
+
+enum {
+    V9_FID_UPCALL = 1, /* Tread, Twrite and Tclunk of this fid go to Python (xattr fids) */
+    V9_FID_LOCKS = 2,  /* Tclunk goes to Python (the fid has placed locks) */
+};
+
+struct v9_fid_info {
+    uint32_t handle;   /* names the pinned entry in v9_fid_put and the setters */
+    int32_t path_fd;   /* O_PATH */
+    int32_t io_fd;     /* -1 unless opened */
+    int32_t io_flags;  /* open(2) flags of io_fd */
+    uint32_t uid;      /* n_uname of the attach that it descends from */
+    uint32_t flags;    /* V9_FID_* */
+    struct v9_qid qid; /* as last seen */
+    uint64_t st_dev, st_ino;
+};
+
+/* Pins the entry: its descriptors stay open until v9_fid_put, whatever the guest does. -EBADF. */
+int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
+void v9_fid_put(v9_device *dev, uint32_t handle);
+/* Enters a fid; takes path_fd over on success. path_fd may be -1 (an xattr fid).
+ * -EBADF where the number is in use (as the kernel's client never does), -EMFILE at the cap. */
+int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t uid, uint32_t flags,
+               const struct v9_attr *attr);
+/* Tlcreate: the fid now stands for the created, open file. Takes both descriptors over. */
+int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd,
+                  int32_t io_flags, const struct v9_attr *attr);
+int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
+/* Removes the number; descriptors close when the last pin goes. -EBADF. */
+int v9_fid_clunk(v9_device *dev, uint32_t fid);
+void v9_fid_clear(v9_device *dev);
+
+/* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user ----------- */
+

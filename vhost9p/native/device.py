@@ -1,0 +1,256 @@
+"""A device and the hub that brings its upcalls to Python.
+
+One thread per process waits in `Hub.run`; every other method may be called from any thread. A
+device that was closed answers ESTALE to late replies instead of touching freed memory.
+"""
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vhost9p.native.export import Export
+from vhost9p.native.fids import FidTable
+from vhost9p.native.library import check, ffi, lib
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+
+
+def initialise() -> None:
+    """Once per process, before the first device: the SIGBUS handler for guest memory."""
+    check(lib.v9_init())
+
+
+@dataclass(frozen=True, slots=True)
+class Upcall:
+    """A question or a request of a serving thread; csrc/vhost9p.h tells the kinds apart."""
+
+    REQUEST = lib.V9_UP_REQUEST
+    DEVICE = lib.V9_UP_DEVICE
+    GROUP = lib.V9_UP_GROUP
+    FLUSH = lib.V9_UP_FLUSH
+    BROKEN = lib.V9_UP_BROKEN
+
+    kind: int
+    slot: int
+    seq: int
+    data: bytes
+    fd: int
+    a: int
+    b: int
+
+
+Handler = Callable[[Upcall], None]
+
+
+class Hub:
+    """Hands upcalls to the devices' handlers, in order, on the thread that calls `run`."""
+
+    def __init__(self) -> None:
+        self._native = lib.v9_hub_new()
+        if not self._native:
+            raise MemoryError("no memory for the hub")
+        self._lock = threading.Lock()
+        self._handlers: dict[int, Handler] = {}
+        self._next_id = 1
+
+    def run(self) -> None:
+        """Serves until `close`."""
+        batch = ffi.new(f"struct v9_upcall[{BATCH}]")
+        while count := lib.v9_hub_wait(self._native, batch, BATCH):
+            for i in range(count):
+                self._deliver(batch[i])
+
+    def close(self) -> None:
+        """Makes `run` return."""
+        lib.v9_hub_close(self._native)
+
+    def _deliver(self, native: Any) -> None:
+        # The lock keeps the device, whose memory `data` points into, from being freed meanwhile.
+        with self._lock:
+            handler = self._handlers.get(native.device)
+            if handler is None:
+                if native.fd >= 0:
+                    os.close(native.fd)
+                return
+            data = bytes(ffi.buffer(native.data, native.size)) if native.size else b""
+        upcall = Upcall(native.kind, native.slot, native.seq, data, native.fd, native.a, native.b)
+        try:
+            handler(upcall)
+        except Exception:
+            log.exception("an upcall of kind %d failed", upcall.kind)
+
+    def register(self, handler: Handler) -> tuple[int, Any]:
+        """Gives a new device its number; returns it and the native hub."""
+        with self._lock:
+            number = self._next_id
+            self._next_id += 1
+            self._handlers[number] = handler
+        return number, self._native
+
+    def forget(self, number: int, free: Callable[[], None]) -> None:
+        """Runs `free` while no upcall of this device is being looked at, and never again."""
+        with self._lock:
+            del self._handlers[number]
+            free()
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Live counts of a device."""
+
+    fids: int
+    inflight: int
+    requests: int
+    upcalls: int
+    signals: int
+    threads: int
+    broken: bool
+
+
+class Device:
+    """One virtio-9p device: memory, ring, fids, serving threads.
+
+    `threads` is how many serve at once while none is stuck, `msize_max` in bytes.
+    """
+
+    def __init__(
+        self, hub: Hub, handler: Handler, *, threads: int, msize_max: int, max_fids: int
+    ) -> None:
+        self._hub = hub
+        self._number, native_hub = hub.register(handler)
+        conf = ffi.new(
+            "struct v9_device_conf *",
+            {
+                "id": self._number,
+                "threads": threads,
+                "msize_max": msize_max,
+                "max_fids": max_fids,
+            },
+        )
+        err = ffi.new("int32_t *")
+        self._native = lib.v9_device_new(native_hub, conf, err)
+        if not self._native:
+            hub.forget(self._number, lambda: None)
+            raise OSError(-err[0], os.strerror(-err[0]))
+        self._replying = threading.Lock()
+        self.fids = FidTable(self._native)
+
+    def close(self) -> None:
+        """Stops the threads and frees everything; late replies find nothing."""
+
+        def free() -> None:
+            with self._replying:
+                native, self._native = self._native, None
+            lib.v9_device_free(native)
+
+        if self._native:
+            self._hub.forget(self._number, free)
+
+    # ---- requests ---------------------------------------------------------------------------
+
+    def reply(self, slot: int, seq: int, data: bytes) -> None:
+        """Answers a request. A request that was cut off meanwhile is no error."""
+        with self._replying:
+            if self._native:
+                lib.v9_reply(self._native, slot, seq, data, len(data))
+
+    def resume(self, slot: int, seq: int) -> None:
+        """Runs a request again whose question was answered."""
+        with self._replying:
+            if self._native:
+                lib.v9_resume(self._native, slot, seq)
+
+    def gather(self, slot: int, seq: int, offset: int, size: int) -> bytes:
+        """Request bytes that the upcall did not carry; OSError ESTALE if it was cut off."""
+        out = ffi.new("uint8_t[]", size)
+        with self._replying:
+            if not self._native:
+                raise OSError(errno.ESTALE, "the device is closed")
+            got = check(lib.v9_gather(self._native, slot, seq, offset, out, size))
+        return bytes(ffi.buffer(out, got))
+
+    # ---- set-up -----------------------------------------------------------------------------
+
+    def set_export(self, export: Export) -> None:
+        """What the device serves from now on."""
+        lib.v9_device_set_export(self._native, export.native)
+
+    def set_features(self, features: int) -> None:
+        """The negotiated virtio features."""
+        lib.v9_device_set_features(self._native, features)
+
+    def set_msize(self, msize: int) -> None:
+        """The negotiated message size, bytes."""
+        lib.v9_device_set_msize(self._native, msize)
+
+    def stats(self) -> Stats:
+        """Live counts."""
+        out = ffi.new("struct v9_device_stats *")
+        lib.v9_device_stats(self._native, out)
+        return Stats(
+            out.fids,
+            out.inflight,
+            out.requests,
+            out.upcalls,
+            out.signals,
+            out.threads,
+            bool(out.broken),
+        )
+
+    def reset(self) -> None:
+        """Ring stopped (waits up to 2 s for requests), memory and fids gone."""
+        check(lib.v9_device_reset(self._native))
+
+    def mem_add(self, gpa: int, size: int, uva: int, mmap_offset: int, fd: int) -> None:
+        """Adds a region of guest memory; the descriptor is duplicated."""
+        check(lib.v9_device_mem_add(self._native, gpa, size, uva, mmap_offset, fd))
+
+    def mem_remove(self, gpa: int, size: int, uva: int) -> None:
+        """Removes a region (waits up to 2 s for requests)."""
+        check(lib.v9_device_mem_remove(self._native, gpa, size, uva))
+
+    def mem_clear(self) -> None:
+        """Removes all regions (waits up to 2 s for requests)."""
+        lib.v9_device_mem_clear(self._native)
+
+    def ring_set_num(self, num: int) -> None:
+        """Entries of the ring: a power of two."""
+        check(lib.v9_ring_set_num(self._native, num))
+
+    def ring_set_base(self, base: int) -> None:
+        """The next avail index."""
+        check(lib.v9_ring_set_base(self._native, base))
+
+    def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
+        """Where the ring lies, as frontend addresses."""
+        check(lib.v9_ring_set_addr(self._native, desc, used, avail))
+
+    def ring_set_kick(self, fd: int | None) -> None:
+        """Starts the ring; without a descriptor it is polled."""
+        check(lib.v9_ring_set_kick(self._native, -1 if fd is None else fd))
+
+    def ring_set_call(self, fd: int | None) -> None:
+        """What signals completions; without a descriptor nothing does."""
+        check(lib.v9_ring_set_call(self._native, -1 if fd is None else fd))
+
+    def ring_set_err(self, fd: int | None) -> None:
+        """What signals a broken ring."""
+        check(lib.v9_ring_set_err(self._native, -1 if fd is None else fd))
+
+    def ring_enable(self, enable: bool) -> None:
+        """Enables or disables the ring."""
+        check(lib.v9_ring_enable(self._native, enable))
+
+    def ring_pause(self) -> None:
+        """Takes no more requests; returns at once."""
+        lib.v9_ring_pause(self._native)
+
+    def ring_drain(self, timeout_ms: int) -> int:
+        """After `ring_pause`: waits for what is in flight; returns the next avail index."""
+        return check(lib.v9_ring_drain(self._native, timeout_ms))

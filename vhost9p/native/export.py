@@ -1,0 +1,112 @@
+"""An export as C sees it: its root, its qid map, the attribute reader.
+
+Reading attributes may find a host device or an inode range that the qid map does not know. Then the
+policy decides, installs its decision, and the attributes are read again: the same conversation that
+the serving threads have with Python through upcalls.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vhost9p.native.library import check, ffi, lib
+from vhost9p.native.qidmap import QidMap
+
+
+class QidPolicy(Protocol):
+    """Decides what the qid map lacks. Both methods may be called from several threads."""
+
+    def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
+        """Installs what (st_dev, mnt_id), seen on the open file `fd`, stands for."""
+
+    def group(self, device: int, ino: int) -> None:
+        """Installs the group, or the single file, of an inode; raises OSError (ENFILE, ENOSPC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """Attributes of a host file as the guest sees them. Times are (seconds, nanoseconds)."""
+
+    qid_type: int
+    qid_version: int
+    qid_path: int
+    st_dev: int
+    st_ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    native: Any
+    """The C struct, for the fid table."""
+
+
+class Export:
+    """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated."""
+
+    def __init__(self, root_fd: int, *, readonly: bool, stat_entries: bool) -> None:
+        conf = ffi.new(
+            "struct v9_export_conf *",
+            {"root_fd": root_fd, "readonly": readonly, "stat_entries": stat_entries},
+        )
+        err = ffi.new("int32_t *")
+        self.native = lib.v9_export_new(conf, err)
+        if not self.native:
+            raise OSError(-err[0], os.strerror(-err[0]))
+        self.qidmap = QidMap(lib.v9_export_qidmap(self.native))
+        self.policy: QidPolicy | None = None
+
+    def close(self) -> None:
+        """Frees it. No device may be using it."""
+        if self.native:
+            lib.v9_export_free(self.native)
+            self.native = ffi.NULL
+
+    def disguise(self, host_ino: int, st_dev: int, st_ino: int) -> None:
+        """Makes the file with this host inode appear with other numbers (the synth driver)."""
+        check(lib.v9_export_disguise(self.native, host_ino, st_dev, st_ino))
+
+    def attr(self, fd: int, name: bytes = b"") -> Attr:
+        """Attributes of `name` in directory `fd`, or of `fd` itself.
+
+        Raises OSError: statx's, or ENODEV (multidevs=forbid), ENFILE (no qid.path left).
+        """
+        out = ffi.new("struct v9_attr *")
+        for _ in range(8):
+            result = lib.v9_attr_read(self.native, fd, name, out)
+            if result == -lib.V9_NO_DEVICE:
+                self._decide_device(fd, name, out)
+            elif result == -lib.V9_NO_GROUP:
+                self._require_policy().group(out.device, out.st_ino)
+            else:
+                check(result)
+                return Attr(
+                    out.qid.type,
+                    out.qid.version,
+                    out.qid.path,
+                    out.st_dev,
+                    out.st_ino,
+                    out.mode,
+                    out.uid,
+                    out.gid,
+                    out.nlink,
+                    out.size,
+                    out,
+                )
+        # Mounts came and went under every one of the tries.
+        raise BlockingIOError(11, "the file's mount keeps changing")
+
+    def _require_policy(self) -> QidPolicy:
+        if self.policy is None:
+            raise OSError(19, "the export has no multidevs policy yet")
+        return self.policy
+
+    def _decide_device(self, fd: int, name: bytes, seen: Any) -> None:
+        if not name:
+            self._require_policy().device(seen.st_dev, seen.mnt_id, fd)
+            return
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            self._require_policy().device(seen.st_dev, seen.mnt_id, found)
+        finally:
+            os.close(found)
