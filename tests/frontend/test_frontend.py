@@ -175,6 +175,7 @@ def test_wrong_head_is_found(loop: Loop) -> None:
 def test_wrong_used_length_is_found(loop: Loop) -> None:
     client = loop.client()
     ticket = client.submit(T.CLUNK, 1)
+    loop.reply = lambda request: wire.message(121, request[5], b"")
     loop.device.run(extra=4)
     with pytest.raises(wire.WireError, match="size"):
         client.wait(ticket)
