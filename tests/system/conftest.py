@@ -1,0 +1,108 @@
+"""Fixtures: one daemon for the whole run, a directory and a new connection for each test.
+
+After each test the guest disconnects, and the daemon has to be back at the descriptors that an
+idle one has: every test is a test for leaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.frontend.vhost_user import Frontend
+from tests.system.share import SECURITY, Share, mounted
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A directory on a real file system, readable by all, away from pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="v9-exports-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def probed(daemon: Daemon) -> Iterator[None]:
+    """A connection that has been answered: the daemon is done with the one before."""
+    frontend = Frontend(daemon.socket)
+    frontend.get_features()
+    yield
+    frontend.close()
+
+
+class Common:
+    """A daemon that tests share; started again when one of them has killed it."""
+
+    def __init__(self, export: Path, *args: str) -> None:
+        self.export = export
+        self.export.mkdir(exist_ok=True)
+        self.args = ["--path", str(export), *args]
+        self.daemon: Daemon | None = None
+        self.idle_fds = 0
+
+    def running(self) -> Daemon:
+        if self.daemon is None or not self.daemon.alive:
+            self.daemon = Daemon(*self.args).start()
+            with mounted(self.daemon, self.export):
+                pass  # what the daemon keeps open after its first guest is no leak
+            with probed(self.daemon):
+                self.idle_fds = self.daemon.fd_count()
+        return self.daemon
+
+    def check(self) -> None:
+        """Alive, nothing printed that should not be, no descriptor left open."""
+        daemon = self.daemon
+        assert daemon is not None and daemon.alive, f"the daemon died:\n{daemon and daemon.output}"
+        daemon.check_output()
+        with probed(daemon):
+            daemon.wait_until(
+                lambda: daemon.fd_count() <= self.idle_fds,
+                f"descriptors did not go back to {self.idle_fds}: {daemon.fds()}",
+            )
+
+    def stop(self) -> None:
+        if self.daemon is not None and self.daemon.alive:
+            try:
+                self.daemon.stop()
+            finally:
+                self.daemon.kill()
+
+
+@pytest.fixture(scope="session")
+def common(scratch: Path) -> Iterator[Common]:
+    """The daemon of the tests that need no options of their own."""
+    common = Common(scratch / "common", *SECURITY, "--multidevs", "remap")
+    yield common
+    common.stop()
+
+
+@pytest.fixture
+def folder(common: Common, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A new directory in the common export; its name."""
+    path = Path(tempfile.mkdtemp(prefix="t", dir=common.export))
+    yield path.name
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def share(common: Common, folder: str) -> Iterator[Share]:
+    """A mounted guest in a new directory of the common export."""
+    daemon = common.running()
+    with mounted(daemon, common.export, folder) as share:
+        yield share
+    common.check()
+
+
+@pytest.fixture
+def second(common: Common, scratch: Path, share: Share) -> Iterator[Share]:
+    """A second guest on the same directory: another daemon that is told to share the export."""
+    args = ["--path", str(common.export), *SECURITY, "--multidevs", "remap", "--force"]
+    with Daemon(*args) as daemon, mounted(daemon, common.export, share.host.name) as other:
+        yield other

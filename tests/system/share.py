@@ -1,0 +1,112 @@
+"""What the system tests share: a client on a directory of its own in an export.
+
+A Share is one guest with one mount. `host` is the directory's path on the host, `top` the fid of
+the same directory in the guest, `root` the fid of the export's root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.client import Client, P9Errno
+from tests.frontend.daemon import Daemon
+from tests.frontend.layout import Layout
+from tests.frontend.machine import QEMU_PROTOCOL, Machine
+
+IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
+
+# What a test gets that cares for neither: a model that works for whoever runs it.
+SECURITY = ("--security-model", "passthrough" if IS_ROOT else "none")
+
+ROOT_FID = 1
+TOP_FID = 2
+
+
+@dataclass
+class Share:
+    """A mounted export: `client` has attached, `root` and `top` are fids."""
+
+    daemon: Daemon
+    machine: Machine
+    client: Client
+    export: Path
+    host: Path
+    root: int = ROOT_FID
+    top: int = TOP_FID
+    name: bytes = field(default=b"")
+
+    def path(self, name: bytes | str) -> bytes:
+        """The host's path of a name below `top`."""
+        return os.path.join(os.fsencode(self.host), os.fsencode(name))
+
+    def put(self, name: bytes | str, data: bytes = b"") -> bytes:
+        """Makes a file from the host's side; returns its path."""
+        path = self.path(name)
+        with open(path, "wb") as file:
+            file.write(data)
+        return path
+
+    def get(self, name: bytes | str) -> bytes:
+        """A file's contents, read from the host's side."""
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
+
+@contextlib.contextmanager
+def mounted(
+    daemon: Daemon,
+    export: Path,
+    directory: str = "",
+    *,
+    layout: Layout | None = None,
+    protocol: int = QEMU_PROTOCOL,
+    ring_size: int = 128,
+    event_idx: bool = True,
+    indirect: bool = True,
+    n_uname: int = 0xFFFFFFFF,
+) -> Iterator[Share]:
+    """A new machine that has booted and attached; it disconnects at the end."""
+    machine = Machine(
+        daemon.socket,
+        ring_size=ring_size,
+        event_idx=event_idx,
+        indirect=indirect,
+        protocol=protocol,
+    )
+    with machine:
+        machine.boot()
+        client = Client(machine, layout)
+        share = Share(daemon, machine, client, export, export / directory)
+        share.name = os.fsencode(directory)
+        remount(share, n_uname=n_uname)
+        yield share
+
+
+def remount(share: Share, msize: int = 512000, n_uname: int = 0xFFFFFFFF) -> None:
+    """Tversion, Tattach, and a walk to the test's directory."""
+    share.client.version(msize)
+    share.client.attach(share.root, n_uname)
+    names = [share.name] if share.name else []
+    assert len(share.client.walk(share.root, share.top, *names)) == len(names)
+
+
+@contextlib.contextmanager
+def fails(*codes: int) -> Iterator[None]:
+    """The request inside has to be answered by Rlerror with one of these errno values."""
+    try:
+        yield
+    except P9Errno as error:
+        assert error.errno in codes, (
+            f"{errno.errorcode.get(error.errno or 0, error.errno)}, "
+            f"expected {' or '.join(errno.errorcode[code] for code in codes)}"
+        )
+    else:
+        pytest.fail(f"no error, expected {' or '.join(errno.errorcode[code] for code in codes)}")
