@@ -7,6 +7,7 @@ idle one has: every test is a test for leaks.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from tests.frontend.daemon import Daemon
 from tests.frontend.vhost_user import Frontend
+from tests.system.host_locks import HostProcess
 from tests.system.share import SECURITY, Share, mounted
 
 
@@ -106,3 +108,17 @@ def second(common: Common, scratch: Path, share: Share) -> Iterator[Share]:
     args = ["--path", str(common.export), *SECURITY, "--multidevs", "remap", "--force"]
     with Daemon(*args) as daemon, mounted(daemon, common.export, share.host.name) as other:
         yield other
+
+
+@pytest.fixture
+def fid(share: Share) -> int:
+    """A fid of a file that is open for reading and writing."""
+    share.put("file", bytes(1000))
+    return share.client.open(share.top, b"file", os.O_RDWR)
+
+
+@pytest.fixture
+def host(share: Share, fid: int) -> Iterator[HostProcess]:
+    """A process of the host with the same file."""
+    with HostProcess(share.path("file")) as process:
+        yield process
