@@ -5,12 +5,13 @@ policy decides, installs its decision, and the attributes are read again: the sa
 the serving threads have with Python through upcalls.
 """
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vhost9p.native.library import check, ffi, lib
-from vhost9p.native.qidmap import QidMap
+from vhost9p.native.qidmap import FileKey, QidMap
 
 
 class QidPolicy(Protocol):
@@ -66,6 +67,14 @@ class Export:
         """Makes the file with this host inode appear with other numbers (the synth driver)."""
         check(lib.v9_export_disguise(self.native, host_ino, st_dev, st_ino))
 
+    def step(self, fd: int, name: bytes) -> int:
+        """Opens one component of directory `fd` with O_PATH, never following a symlink."""
+        return check(lib.v9_export_step(self.native, fd, name))
+
+    def reopen(self, fd: int, flags: int) -> int:
+        """Opens for I/O what an O_PATH descriptor names."""
+        return check(lib.v9_export_reopen(self.native, fd, flags))
+
     def attr(self, fd: int, name: bytes = b"") -> Attr:
         """Attributes of `name` in directory `fd`, or of `fd` itself.
 
@@ -95,6 +104,15 @@ class Export:
                 )
         # Mounts came and went under every one of the tries.
         raise BlockingIOError(11, "the file's mount keeps changing")
+
+    def probe(self, fd: int) -> FileKey:
+        """Where the open file `fd` (O_PATH will do) lives; needs no policy. Raises OSError."""
+        out = ffi.new("struct v9_attr *")
+        result = lib.v9_attr_read(self.native, fd, b"", out)
+        if result not in (-lib.V9_NO_DEVICE, -lib.V9_NO_GROUP, -errno.ENODEV):
+            check(result)
+        born = out.btime_sec * 1_000_000_000 + out.btime_nsec if out.has_btime else 0
+        return FileKey(out.mnt_id, out.st_ino, born & (1 << 64) - 1)
 
     def _require_policy(self) -> QidPolicy:
         if self.policy is None:

@@ -1,0 +1,100 @@
+"""The qid map of the C layer (csrc/qidmap.c): lookups of qid.path, and what policies install in it.
+
+A lookup that finds nothing raises `Unknown`; then a policy has to install an entry. Device numbers
+are `st_dev` as os.stat has it, inodes and paths unsigned 64-bit numbers.
+"""
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any
+
+from vhost9p.native.library import check, ffi, lib
+
+
+class DeviceFlag(IntFlag):
+    """How the files of a device get their qid.path; 0: through groups."""
+
+    IDENTITY = lib.V9_DEV_IDENTITY
+    """qid.path = st_ino."""
+    DENY = lib.V9_DEV_DENY
+    """No path: ENODEV."""
+
+
+class Unknown(LookupError):
+    """The map lacks an entry."""
+
+
+class UnknownDevice(Unknown):
+    """(st_dev, mount id) has not been installed."""
+
+
+class UnknownGroup(Unknown):
+    """No group and no single entry of device index `device` fits the inode."""
+
+    def __init__(self, device: int, ino: int) -> None:
+        super().__init__(f"inode {ino:#x} of device {device}")
+        self.device = device
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """Where an open file lives and what tells it from its inode number's next owner.
+
+    `mnt_id` is unique for the host's uptime since Linux 6.8, before it is reused; `born` is the
+    birth time in nanoseconds, 0 where the file system keeps none.
+    """
+
+    mnt_id: int
+    ino: int
+    born: int
+
+
+class QidMap:
+    """A map of its own, or, with `native`, one that belongs to an export and lives as long."""
+
+    def __init__(self, native: Any = None) -> None:
+        if native is None:
+            native = lib.v9_qidmap_new()
+            if not native:
+                raise MemoryError("no memory for a qid map")
+            native = ffi.gc(native, lib.v9_qidmap_free)
+        self._native = native
+
+    def set_device(self, st_dev: int, mnt_id: int, device: int, flags: DeviceFlag) -> None:
+        """Installs what (st_dev, mount id) stands for. Raises OSError (ENOMEM)."""
+        check(lib.v9_qidmap_set_device(self._native, st_dev, mnt_id, device, flags))
+
+    def forget_devices(self) -> None:
+        """Takes back every `set_device`; groups and files stay. Raises OSError (ENOMEM)."""
+        check(lib.v9_qidmap_forget_devices(self._native))
+
+    def add_group(self, device: int, bits: int, top: int, suffix: int) -> None:
+        """Files of `device` whose inode's top `bits` bits are `top` get (ino << bits) | suffix.
+
+        Raises OSError: EINVAL where `top` or `suffix` does not fit `bits` (1 to 63), ENOMEM.
+        """
+        check(lib.v9_qidmap_add_group(self._native, device, bits, top, suffix))
+
+    def add_file(self, device: int, ino: int, path: int) -> None:
+        """Gives one file of `device`, which no group fits, its path. Raises OSError (ENOMEM)."""
+        check(lib.v9_qidmap_add_file(self._native, device, ino, path))
+
+    def lookup(self, st_dev: int, mnt_id: int, ino: int) -> tuple[int, int]:
+        """(device index, qid.path) of a file.
+
+        Raises UnknownDevice, UnknownGroup, or OSError (ENODEV) where the device is denied.
+        """
+        device = ffi.new("uint32_t *")
+        path = ffi.new("uint64_t *")
+        result = lib.v9_qidmap_lookup(self._native, st_dev, mnt_id, ino, device, path)
+        if result == -lib.V9_NO_DEVICE:
+            raise UnknownDevice(f"device {st_dev:#x} on mount {mnt_id}")
+        if result == -lib.V9_NO_GROUP:
+            raise UnknownGroup(device[0], ino)
+        check(result)
+        return device[0], path[0]
+
+    def has(self, device: int, ino: int) -> bool:
+        """Whether a group or a single entry fits this inode of a device index."""
+        path = ffi.new("uint64_t *")
+        return bool(lib.v9_qidmap_find(self._native, device, ino, path) == 0)

@@ -1,0 +1,194 @@
+"""The host's mounts: /proc/self/mountinfo (proc_pid_mountinfo(5)), and what tells a mount apart
+from the next one that the kernel gives the same numbers.
+
+A mount has a *number*, which mountinfo and fdinfo show and the kernel reuses at once, and since
+Linux 6.8 an id that it never reuses, which only statx shows. Where there is none, or where a mount
+is not the same but its namespace's copy (a service manager makes new copies of all mounts whenever
+it restarts a confined daemon), the mount's root tells: the inode and its birth time to the
+nanosecond.
+
+Everything is opened when a MountTable is made, so it works on after the daemon has been confined.
+"""
+
+import os
+import re
+import select
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vhost9p.native.qidmap import FileKey
+
+Probe = Callable[[int], FileKey]
+"""Reads the key of an open file (O_PATH will do); raises OSError."""
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountLine:
+    """A line of mountinfo. `st_dev` is the superblock's; its files may show others (btrfs)."""
+
+    number: int
+    parent: int
+    st_dev: int
+    root: bytes
+    point: bytes
+    fs_type: bytes
+
+
+def parse_mountinfo(text: bytes) -> dict[int, MountLine]:
+    """The lines of mountinfo by mount number; paths decoded (octal escapes)."""
+    lines = {}
+    for line in text.splitlines():
+        fields = line.split(b" ")
+        # Optional fields end at the "-"; the file system's type follows.
+        dash = fields.index(b"-", 6)
+        major, minor = fields[2].split(b":")
+        number = int(fields[0])
+        lines[number] = MountLine(
+            number,
+            int(fields[1]),
+            os.makedev(int(major), int(minor)),
+            _unescape(fields[3]),
+            _unescape(fields[4]),
+            _unescape(fields[dash + 1]),
+        )
+    return lines
+
+
+def _unescape(field: bytes) -> bytes:
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
+
+
+class Mount(NamedTuple):
+    """A mount as a file on it shows it. `root_ino` is 0 where the root cannot be reached (it is
+    covered by another mount), `root_born` also where the file system keeps no birth times."""
+
+    mnt_id: int
+    number: int
+    root_ino: int
+    root_born: int
+
+    def has_unique_id(self) -> bool:
+        """Whether the kernel never gives `mnt_id` to another mount."""
+        return self.mnt_id != self.number
+
+    def is_same(self, other: "Mount") -> bool:
+        """Whether both are one mount, now and at the other time."""
+        if self.mnt_id != other.mnt_id:
+            return False
+        return self.has_unique_id() or self[2:] == other[2:]
+
+    def has_same_root(self, other: "Mount") -> bool:
+        """Whether both provably show one directory (or file) as their root."""
+        return self.root_born != 0 and self[2:] == other[2:]
+
+
+class MountTable:
+    """Looks at the mounts of the namespace, and below the root directory, that it was made in."""
+
+    def __init__(self) -> None:
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        self._fds: list[int] = []
+        try:
+            self._mountinfo = self._keep(os.open("/proc/self/mountinfo", flags))
+            self._watched = self._keep(os.open("/proc/self/mountinfo", flags))
+            self._fdinfo = self._keep(os.open("/proc/self/fdinfo", flags | os.O_DIRECTORY))
+            self._root = self._keep(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError:
+            self.close()
+            raise
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        """Closes its descriptors. A watch must have been stopped."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def read(self) -> dict[int, MountLine]:
+        """All mounts now, by number."""
+        chunks: list[bytes] = []
+        offset = 0
+        while chunk := os.pread(self._mountinfo, 1 << 16, offset):
+            chunks.append(chunk)
+            offset += len(chunk)
+        return parse_mountinfo(b"".join(chunks))
+
+    def number_of(self, fd: int) -> int:
+        """The mount number of an open file (proc_pid_fdinfo(5))."""
+        info = os.open(str(fd), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fdinfo)
+        try:
+            text = os.read(info, 4096)
+        finally:
+            os.close(info)
+        found = re.search(rb"^mnt_id:\s*(\d+)$", text, re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    def identify(self, mnt_id: int, fd: int, probe: Probe) -> Mount:
+        """The mount that the open file `fd` is on; `mnt_id` is what `probe` shows of it."""
+        number = self.number_of(fd)
+        seen = self._look(number, probe)
+        if seen is None or seen.mnt_id != mnt_id:
+            return Mount(mnt_id, number, 0, 0)
+        return seen
+
+    def is_mounted(self, mount: Mount, probe: Probe) -> bool:
+        """Whether the mount provably still exists: False also where another covers it."""
+        seen = self._look(mount.number, probe)
+        return seen is not None and mount.is_same(seen)
+
+    def _look(self, number: int, probe: Probe) -> Mount | None:
+        """The mount with this number, seen at its mount point."""
+        line = self.read().get(number)
+        if line is None:
+            return None
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            root = os.open(line.point.lstrip(b"/") or b".", flags, dir_fd=self._root)
+        except OSError:
+            return None
+        try:
+            if self.number_of(root) != number:
+                return None
+            key = probe(root)
+        except OSError:
+            return None
+        finally:
+            os.close(root)
+        return Mount(key.mnt_id, number, key.ino, key.born)
+
+    def watch(self, changed: Callable[[], None]) -> "MountWatch":
+        """Calls `changed` on a thread of its own whenever a mount has come or gone."""
+        return MountWatch(self._watched, changed)
+
+
+class MountWatch:
+    """A thread that polls mountinfo, which is in an exceptional state after each change."""
+
+    def __init__(self, mountinfo: int, changed: Callable[[], None]) -> None:
+        self._mountinfo = mountinfo
+        self._changed = changed
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="mounts", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._mountinfo, select.POLLPRI)
+        poll.register(self._stop, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._stop in ready:
+                return
+            self._changed()

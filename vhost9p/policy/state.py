@@ -1,0 +1,267 @@
+"""The state file: what a policy has told a guest and must still hold after the daemon's restart.
+
+An append-only journal of fixed-size records of numbers; what they mean is the policy's business.
+One file belongs to one key (an export as one guest sees it); its name is the key's hash, and its
+header repeats the key, so that two keys can never share a file.
+
+    header:  magic[8] version[4] key_length[4] boot_id[16] key[key_length] checksum[8]
+    record:  kind[1] zero[3] device[4] a[8] b[8] c[8] d[8] checksum[8]
+
+All little endian. A checksum is XXH3-64 of what precedes it; a record's is seeded with its
+position, so that a record is only valid in its own place. The numbers mean nothing after a reboot
+(device numbers and mount ids start again), so a file of another boot is emptied. For the same
+reason nothing is ever flushed to the disk: the page cache outlives the daemon, and the numbers do
+not outlive the host's kernel.
+
+The file is opened, checked and, where that pays, rewritten before the daemon is confined; from then
+on it is only appended to, through the open descriptor.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import stat
+import struct
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"9pstate\0"
+VERSION = 1
+HEADER = struct.Struct("<8sII16s")
+BODY = struct.Struct("<B3xI4Q")
+CHECKSUM = struct.Struct("<Q")
+BATCH = 1024
+RECORD_SIZE = BODY.size + CHECKSUM.size
+
+
+class StateError(Exception):
+    """The state file cannot be used; the message names it and says what to do."""
+
+
+class Record(NamedTuple):
+    """One fact. `kind` is below 256, `device` below 2**32, the others below 2**64."""
+
+    kind: int
+    device: int = 0
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    d: int = 0
+
+
+def boot_id() -> bytes:
+    """The host's boot id (random(4)), 16 bytes."""
+    return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+
+
+def _encode_header(key: bytes, boot: bytes) -> bytes:
+    head = HEADER.pack(MAGIC, VERSION, len(key), boot) + key
+    return head + CHECKSUM.pack(xxh3_64_intdigest(head))
+
+
+def _decode_header(data: bytes) -> tuple[bytes, bytes] | None:
+    """(key, boot id), or None where there is no intact header of this version."""
+    if len(data) < HEADER.size:
+        return None
+    magic, version, length, boot = HEADER.unpack_from(data)
+    key = data[HEADER.size : HEADER.size + length]
+    if (magic, version) == (MAGIC, VERSION) and data.startswith(_encode_header(key, boot)):
+        return key, boot
+    return None
+
+
+def _encode(record: Record, position: int) -> bytes:
+    body = BODY.pack(*record)
+    return body + CHECKSUM.pack(xxh3_64_intdigest(body, seed=position))
+
+
+def _decode(data: bytes, position: int) -> Record | None:
+    body, checksum = data[: BODY.size], data[BODY.size :]
+    if CHECKSUM.unpack(checksum)[0] != xxh3_64_intdigest(body, seed=position):
+        return None
+    return Record(*BODY.unpack(body))
+
+
+class StateFile:
+    """An open, locked state file. Not thread-safe: the policy's lock covers it."""
+
+    def __init__(self, dir_fd: int, key: str, *, boot: bytes | None = None) -> None:
+        """Opens, or creates, the state of `key` in directory `dir_fd`, which is duplicated.
+
+        Raises StateError (in use, not safe to use) or OSError. `boot` stands in for the boot id.
+        """
+        self._key = key.encode(errors="surrogateescape")
+        self._boot = boot_id() if boot is None else boot
+        self.name = xxh3_128_hexdigest(self._key) + ".state"
+        self.damaged = 0
+        self._count = 0
+        self._fd = -1
+        self._dir_fd = fcntl.fcntl(dir_fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            self._open()
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes and unlocks."""
+        for fd in (self._fd, self._dir_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._dir_fd = -1
+
+    # ---- opening ----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        while True:
+            try:
+                self._fd = os.open(self.name, flags, 0o600, dir_fd=self._dir_fd)
+            except OSError as err:
+                if err.errno == errno.ELOOP:
+                    raise StateError(f"the state file {self.name} is a symbolic link") from err
+                raise
+            self._refuse_unsafe(os.fstat(self._fd))
+            self._lock(self._fd)
+            # A holder of the lock may have replaced the file before it ended.
+            if self._is_current():
+                return
+            os.close(self._fd)
+
+    def _refuse_unsafe(self, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise StateError(f"the state file {self.name} is not a regular file")
+        if found.st_uid != os.geteuid():
+            raise StateError(
+                f"the state file {self.name} belongs to uid {found.st_uid}, not to {os.geteuid()}"
+            )
+        if found.st_mode & 0o077 or found.st_nlink != 1:
+            raise StateError(
+                f"the state file {self.name} has mode {stat.S_IMODE(found.st_mode):#o} and "
+                f"{found.st_nlink} link(s): it must be 0600 with one"
+            )
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(
+                f"the state file {self.name} is in use: another daemon serves "
+                f"{self._key.decode(errors='replace')!r}"
+            ) from None
+
+    def _is_current(self) -> bool:
+        try:
+            named = os.stat(self.name, dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self._fd))
+
+    # ---- loading ----------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        size = os.fstat(self._fd).st_size
+        if self._start_anew(os.pread(self._fd, self._start(), 0)):
+            os.ftruncate(self._fd, 0)
+            self._write(_encode_header(self._key, self._boot), 0)
+            return
+        whole, rest = divmod(size - self._start(), RECORD_SIZE)
+        if rest:
+            log.info("the state file %s ends within a record, which was never used", self.name)
+            os.ftruncate(self._fd, size - rest)
+        self._count = whole
+
+    def records(self) -> Iterator[Record]:
+        """The records now in the file, in order; then `damaged` tells how many cannot be read."""
+        self.damaged = 0
+        return self._read(self._fd, self._count)
+
+    def _read(self, fd: int, count: int) -> Iterator[Record]:
+        for first in range(0, count, BATCH):
+            size = min(BATCH, count - first) * RECORD_SIZE
+            data = os.pread(fd, size, self._start() + first * RECORD_SIZE)
+            for at in range(0, size, RECORD_SIZE):
+                record = _decode(data[at : at + RECORD_SIZE], first + at // RECORD_SIZE)
+                if record is None:
+                    self.damaged += 1
+                else:
+                    yield record
+
+    def _start(self) -> int:
+        """Where the first record lies."""
+        return HEADER.size + len(self._key) + CHECKSUM.size
+
+    def _start_anew(self, data: bytes) -> bool:
+        """Whether the file holds nothing that this daemon may use."""
+        found = _decode_header(data)
+        if found == (self._key, self._boot):
+            return False
+        if found and found[0] != self._key:
+            raise StateError(
+                f"the state file {self.name} belongs to {found[0].decode(errors='replace')!r}: "
+                "remove it, or move one of the two exports"
+            )
+        if found:
+            log.info("the state file %s is of an earlier boot: starting anew", self.name)
+        elif data:
+            log.warning(
+                "the state file %s is damaged or of another version: starting anew; a guest that "
+                "was connected before may take files for others until it mounts again",
+                self.name,
+            )
+        return True
+
+    # ---- writing ----------------------------------------------------------------------------
+
+    def append(self, *records: Record) -> None:
+        """Adds records, all or none. Raises OSError (ENOSPC, EDQUOT, EIO)."""
+        data = b"".join(_encode(record, self._count + i) for i, record in enumerate(records))
+        self._write(data, self._start() + self._count * RECORD_SIZE)
+        self._count += len(records)
+
+    def _write(self, data: bytes, start: int) -> None:
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], start + done)
+        except OSError:
+            # Whatever is left, the next append overwrites.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, start)
+            raise
+
+    def rewrite(self, records: Iterable[Record]) -> None:
+        """Replaces the whole content at once. Raises OSError, and then nothing has changed.
+
+        `records` may come from `records()`, read while the new file is written.
+        """
+        temporary = self.name + ".new"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(FileNotFoundError):  # of a daemon that was killed amid this
+            os.unlink(temporary, dir_fd=self._dir_fd)
+        old, old_count = self._fd, self._count
+        self._fd = os.open(temporary, flags, 0o600, dir_fd=self._dir_fd)
+        self._count = 0
+        try:
+            self._lock(self._fd)
+            self._write(_encode_header(self._key, self._boot), 0)
+            pending = iter(records)
+            while batch := list(islice(pending, BATCH)):
+                self.append(*batch)
+            os.rename(temporary, self.name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+        except BaseException:
+            os.close(self._fd)
+            self._fd, self._count = old, old_count
+            os.unlink(temporary, dir_fd=self._dir_fd)
+            raise
+        os.close(old)
