@@ -185,12 +185,12 @@ class Machine:
         self.running = False
         return self.base
 
-    def reboot(self) -> None:
-        """The guest resets the device and its driver starts from an empty ring."""
+    def reboot(self, start: int = 0) -> None:
+        """The guest resets the device and its driver starts from an empty ring, at `start`."""
         if self.running:
             self.stop()
-        self.ring.reset()
-        self.base = 0
+        self.ring.reset(start)
+        self.base = start
         self.probe()
         self.start()
 

@@ -72,14 +72,17 @@ class SplitRing:
         self._lock = threading.Lock()
         self.reset()
 
-    def reset(self) -> None:
-        """Clears the ring as a driver does before it starts the device anew."""
+    def reset(self, start: int = 0) -> None:
+        """Clears the ring as a driver does before it starts the device anew.
+
+        `start` is where the running indices begin: 0 for a driver, else near their wrap.
+        """
         self.memory.fill(self.desc, 16 * self.size)
         self.memory.fill(self.avail, 6 + 2 * self.size)
         self.memory.fill(self.used, 6 + 8 * self.size)
-        self.avail_idx = 0
-        self.last_used = 0
-        self._kicked_idx = 0
+        self.avail_idx = self.last_used = self._kicked_idx = start
+        self.memory.store16(self.avail + 2, start)
+        self.memory.store16(self.used + 2, start)
         self.free = list(range(self.size))
         self.in_flight: dict[int, _Chain] = {}
         self.kicks = 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.daemon import Daemon
+from tests.frontend.machine import Machine
 from tests.frontend.vhost_user import Frontend
 from tests.system.host_locks import HostProcess
 from tests.system.share import SECURITY, Share, mounted
@@ -99,6 +100,14 @@ def share(common: Common, folder: str) -> Iterator[Share]:
     daemon = common.running()
     with mounted(daemon, common.export, folder) as share:
         yield share
+    common.check()
+
+
+@pytest.fixture
+def bare(common: Common) -> Iterator[Machine]:
+    """A machine that is connected to the common daemon and has said nothing yet."""
+    with Machine(common.running().socket) as machine:
+        yield machine
     common.check()
 
 
