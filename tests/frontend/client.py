@@ -155,9 +155,10 @@ class Client:
 
     def reap(self, timeout: float = 10) -> list[Ticket]:
         """Waits until at least one request is back, and returns those that are."""
-        return [self._finish(done.head, done.length) for done in self.ring.wait(timeout)]
+        return [self.finish(done.head, done.length) for done in self.ring.wait(timeout)]
 
-    def _finish(self, head: int, length: int) -> Ticket:
+    def finish(self, head: int, length: int) -> Ticket:
+        """Takes a chain that is back: checks and collects its reply."""
         ticket = self.in_flight.pop(head)
         buffers = ticket.buffers
         if length > sum(size for _, size in buffers.writable):

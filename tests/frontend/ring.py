@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.frontend.memory import GuestMemory
+from tests.frontend.memory import GuestMemory, Region
 
 NEXT = 1
 WRITE = 2
@@ -55,17 +55,24 @@ class _Chain(NamedTuple):
 class SplitRing:
     """A virtqueue with its three descriptors: kick, call and err.
 
-    `size` is the number of slots; `event_idx` says whether the feature was negotiated.
+    `size` is the number of slots; `event_idx` says whether the feature was negotiated. The
+    rings lie in `region`, or anywhere.
     """
 
-    def __init__(self, memory: GuestMemory, size: int = 128, *, event_idx: bool = True) -> None:
+    def __init__(
+        self,
+        memory: GuestMemory,
+        size: int = 128,
+        *,
+        event_idx: bool = True,
+        region: Region | None = None,
+    ) -> None:
         self.memory = memory
         self.size = size
         self.event_idx = event_idx
-        # One more byte range than needed between the parts, so that an overrun is seen.
-        self.desc = memory.alloc(16 * size, align=4096)
-        self.avail = memory.alloc(6 + 2 * size, align=2)
-        self.used = memory.alloc(6 + 8 * size, align=4)
+        self.desc = memory.alloc(16 * size, 4096, region)
+        self.avail = memory.alloc(6 + 2 * size, 2, region)
+        self.used = memory.alloc(6 + 8 * size, 4, region)
         self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.err_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -178,6 +185,10 @@ class SplitRing:
             os.eventfd_write(self.kick_fd, 1)
             self.kicks += 1
         return wanted or force
+
+    def kick_only(self) -> None:
+        """Notifies the device without a look at the ring, which may be out of reach."""
+        os.eventfd_write(self.kick_fd, 1)
 
     def poll(self) -> list[Completion]:
         """Takes what the device has returned."""

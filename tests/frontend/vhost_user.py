@@ -101,10 +101,8 @@ class Frontend:
     """One connection to a backend. `protocol` holds the negotiated protocol feature bits."""
 
     def __init__(self, path: str | None = None, sock: socket.socket | None = None) -> None:
-        if sock is None:
-            assert path is not None
-            sock = _connect(path)
-        self.socket = sock
+        self.path = path or ""
+        self.socket = sock or _connect(self.path)
         self.socket.settimeout(10)
         self.protocol = 0
 

@@ -112,6 +112,13 @@ def bare(common: Common) -> Iterator[Machine]:
 
 
 @pytest.fixture
+def frontend(bare: Machine) -> Frontend:
+    """A connection whose handshake is done."""
+    bare.realize()
+    return bare.frontend
+
+
+@pytest.fixture
 def second(common: Common, scratch: Path, share: Share) -> Iterator[Share]:
     """A second guest on the same directory: another daemon that is told to share the export."""
     args = ["--path", str(common.export), *SECURITY, "--multidevs", "remap", "--force"]

@@ -407,7 +407,7 @@ def poll(client: Client, kind: int) -> None:
     """Takes all that is in flight without a call."""
     while client.in_flight:
         for done in client.ring.poll():
-            ticket = client._finish(done.head, done.length)
+            ticket = client.finish(done.head, done.length)
             assert ticket.reply is not None
             assert ticket.reply[4] == kind + 1
 
