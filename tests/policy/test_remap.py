@@ -16,6 +16,7 @@ from tests.policy.guest import Remap, no_probe, remap
 from vhost9p.native.qidmap import QidMap
 from vhost9p.policy.mounts import MountTable
 from vhost9p.policy.remap import MAX_FILES_LIMIT, MAX_GROUPS, RemapPolicy
+from vhost9p.policy.state import RECORD_SIZE
 from vhost9p.policy.suffix import suffix
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "multidevs.json").read_text())
@@ -72,6 +73,48 @@ def test_injective_stable_and_reloadable(
             assert {file: made.path(*file) for file in order} == {
                 file: paths[file] for file in order
             }
+
+
+@given(files=FILES, more=FILES, damage=st.lists(st.integers(0, 10**6), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_damage_never_gives_a_path_to_another_file(
+    files: list[tuple[int, int]], more: list[tuple[int, int]], damage: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with remap(directory) as made:
+            before = {file: made.path(*file) for file in files}
+        (state,) = directory.iterdir()
+        data = bytearray(state.read_bytes())
+        head = len(data) % RECORD_SIZE
+        for at in damage if len(data) > head else []:
+            data[head + at % (len(data) - head)] ^= 0xFF
+        state.write_bytes(data)
+        owners = {path: file for file, path in before.items()}
+        for part in (more + files, files + more):
+            with remap(directory) as made:
+                for file in part:
+                    assert owners.setdefault(made.path(*file), file) == file
+
+
+def test_damage_costs_only_what_was_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with remap(tmp_path) as made:
+        before = [made.path(dev, 1) for dev in range(10)]
+    (state,) = tmp_path.iterdir()
+    data = bytearray(state.read_bytes())
+    data[-3 * RECORD_SIZE - 1] ^= 1  # the last but one device's only group
+    state.write_bytes(data)
+    with remap(tmp_path) as made:
+        after = [made.path(dev, 1) for dev in range(10)]
+    assert [dev for dev in range(10) if before[dev] != after[dev]] == [8]
+    assert after[8] not in before
+    assert "1 damaged records" in caplog.text
+    caplog.clear()
+    with remap(tmp_path) as made:
+        assert [made.path(dev, 1) for dev in range(10)] == after
+    assert not caplog.records
 
 
 def test_more_than_256_devices() -> None:

@@ -16,13 +16,13 @@ never both have the same number. So a file seen with (st_dev, file system id) on
 before belongs to a known device with the same pair if
 
   * a mount on which that device has been met still exists: both exist now, so they are one; or
-  * a mount on which it has been met had the same root, by inode and birth time to the nanosecond:
-    the same file system was mounted again, or the daemon was restarted in a new copy of the mount
-    namespace, which gives all mounts new ids.
+  * it is the same file system mounted again, or seen from a new copy of the mount namespace, which
+    gives all mounts new ids (as when a service manager restarts the daemon): the pair names a block
+    device and a UUID, or a mount on which the device has been met had the same root, by inode and
+    birth time to the nanosecond.
 
-Otherwise it is a new device. The file system id tells btrfs subvolumes and instances of tmpfs
-apart. Where neither ids that are never reused (Linux 6.8) nor birth times exist, a reused device
-number on a reused mount number passes for the old device.
+Otherwise it is a new device. Where neither ids that are never reused (Linux 6.8) nor birth times
+exist, a reused device number on a reused mount number passes for the old device.
 
 Everything is in the state file before it is installed, and so before a guest sees it. All that is
 not damaged there is valid again after a restart; the numbers that damaged records may have given
@@ -80,6 +80,19 @@ class Device:
     st_dev: int
     fs_id: int
     mounts: list[Mount] = field(default_factory=list)
+
+    def is_named_for_good(self) -> bool:
+        """Whether st_dev and file system id alone tell this file system from any other.
+
+        Anonymous numbers (major 0) are anyone's. The id is a hash of the UUID (statfs(2)), or else
+        the device number once more, or 0, which leaves its upper half empty; only file systems that
+        lie on others (overlayfs) pass on one that is not their own, and those have major 0.
+        """
+        return os.major(self.st_dev) != 0 and self.fs_id >> 32 != 0
+
+    def is_seen_again_on(self, mount: Mount) -> bool:
+        """Whether what is on `mount` is this device mounted again, given the same pair."""
+        return self.is_named_for_good() or any(mount.has_same_root(known) for known in self.mounts)
 
     def add_mount(self, mount: Mount) -> None:
         """Remembers that the device is seen on this mount."""
@@ -169,7 +182,7 @@ class RemapPolicy:
             if any(mount.is_same(known) for known in device.mounts):
                 return device
         for device in candidates:
-            if any(mount.has_same_root(known) for known in device.mounts):
+            if device.is_seen_again_on(mount):
                 return device
             if any(self._mounts.is_mounted(known, self._probe) for known in device.mounts):
                 return device

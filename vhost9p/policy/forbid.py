@@ -1,0 +1,73 @@
+"""Where multidevs=forbid cannot work: a file system that shows several st_dev by itself.
+
+forbid denies what has another st_dev than the export's root. On overlayfs without xino every
+non-directory has one, on btrfs every subvolume: the guest would be denied files for no reason that
+anyone can see. So such an export is refused before it is served.
+"""
+
+import os
+from collections import deque
+
+from vhost9p.policy.mounts import MountTable
+
+LIMIT = 20_000
+"""Entries looked at. overlayfs shows itself at the first file; a btrfs subvolume that lies deeper
+is met when the guest gets there, and then denied and logged."""
+
+ONE_DEVICE = frozenset(
+    b"ext2 ext3 ext4 xfs f2fs jfs reiserfs tmpfs ramfs vfat exfat ntfs3 squashfs erofs zfs".split()
+)
+"""File system types whose files all show the superblock's number."""
+
+
+def why_not_forbid(root: bytes, mounts: MountTable) -> str | None:
+    """Why forbid cannot be used for the export at this path; None where nothing speaks against it.
+
+    Raises OSError where `root` cannot be opened.
+    """
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        number = mounts.number_of(root_fd)
+        line = mounts.read().get(number)
+        fs_type = line.fs_type if line else b"unknown"
+        if fs_type in ONE_DEVICE:
+            return None
+        found = _find_other(root, os.fstat(root_fd).st_dev, number, mounts)
+    finally:
+        os.close(root_fd)
+    if found is None:
+        return None
+    return (
+        f"multidevs: forbid cannot be used for {os.fsdecode(root)!r}: one {fs_type.decode()} file "
+        f"system shows several device numbers there ({os.fsdecode(found)!r} has another), so "
+        "forbid would deny its own files. Use remap"
+    )
+
+
+def _find_other(root: bytes, root_dev: int, number: int, mounts: MountTable) -> bytes | None:
+    """A path below `root` on its very mount with another st_dev; nearest first."""
+    left = LIMIT
+    directories = deque([root])
+    while directories and left > 0:
+        try:
+            with os.scandir(directories.popleft()) as entries:
+                for entry in entries:
+                    left -= 1
+                    if left < 0:
+                        break
+                    if entry.stat(follow_symlinks=False).st_dev == root_dev:
+                        if entry.is_dir(follow_symlinks=False):
+                            directories.append(entry.path)
+                    elif _mount_number(entry.path, mounts) == number:
+                        return entry.path
+        except OSError:
+            continue  # unreadable for the daemon, or gone
+    return None
+
+
+def _mount_number(path: bytes, mounts: MountTable) -> int:
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return mounts.number_of(fd)
+    finally:
+        os.close(fd)
