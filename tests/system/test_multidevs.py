@@ -1,0 +1,235 @@
+"""Several file systems in one export, by all three policies, with real mounts.
+
+The daemon runs in a mount namespace of its own, made with root's rights or in a user namespace,
+so that the host sees nothing of the mounts. Two new tmpfs give out the same inode numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.frontend.wire import DirEntry, Qid
+from tests.system.share import IS_ROOT, SECURITY, Share, fails, mounted
+
+# Runs with the export as $1 and the daemon's command behind it.
+MOUNTS = """
+set -e
+cd "$1"; shift
+mount -t tmpfs one one
+mount -t tmpfs two two
+for d in one two; do
+    mkdir $d/sub; for i in 1 2 3; do echo $d$i > $d/file$i; done; ln $d/file1 $d/hard
+done
+mount --bind one/sub bound
+mount --bind one/file2 bound-file
+mkdir one/deep; mount -t tmpfs deep one/deep; echo deep > one/deep/file
+exec "$@"
+"""
+UNSHARE = ["unshare", "--mount"] if IS_ROOT else ["unshare", "--map-root-user", "--mount"]
+TREE = [
+    (), (b"one",), (b"two",), (b"plain",), (b"here",), (b"bound",), (b"bound-file",),
+    *[(d, f) for d in (b"one", b"two") for f in (b"sub", b"file1", b"file2", b"file3", b"hard")],
+    (b"one", b"deep"), (b"one", b"deep", b"file"),
+]  # fmt: skip
+SAME = [
+    {(b"one", b"file1"), (b"one", b"hard")},
+    {(b"two", b"file1"), (b"two", b"hard")},
+    {(b"bound",), (b"one", b"sub")},
+    {(b"bound-file",), (b"one", b"file2")},
+]
+
+
+@pytest.fixture(scope="module")
+def export(scratch: Path) -> Path:
+    export = scratch / "multidevs"
+    for name in ("one", "two", "bound", "plain"):
+        (export / name).mkdir(parents=True)
+    (export / "bound-file").touch()
+    (export / "here").write_text("here")
+    probe = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no mount namespace: {probe.stderr.decode()}")
+    return export
+
+
+@contextlib.contextmanager
+def serving(export: Path, multidevs: str, state: Path | None = None) -> Iterator[Share]:
+    daemon = Daemon(
+        "--path", str(export), *SECURITY, *(["--multidevs", multidevs] if multidevs else []),
+        wrapper=[*UNSHARE, "sh", "-c", MOUNTS, "sh", str(export)],
+        env={"XDG_STATE_HOME": str(state)} if state else None,
+    )  # fmt: skip
+    with daemon, mounted(daemon, export) as share:
+        yield share
+
+
+def walked(share: Share) -> dict[tuple[bytes, ...], Qid]:
+    """The qid of everything in the tree, by walking to it."""
+    return {path: share.client.getattr(share.client.walk_to(share.top, *path)).qid for path in TREE}
+
+
+def listed(share: Share) -> dict[tuple[bytes, ...], DirEntry]:
+    """The same from the listings of its directories."""
+    found = {}
+    for directory in ((), (b"one",), (b"two",), (b"one", b"deep")):
+        for name, entry in share.client.listing(share.top, *directory).items():
+            found[(*directory, name)] = entry
+    return found
+
+
+def test_remap_gives_every_file_its_own_identity(export: Path) -> None:
+    with serving(export, "remap") as share:
+        qids = walked(share)
+        groups: dict[int, set[tuple[bytes, ...]]] = {}
+        for path, qid in qids.items():
+            groups.setdefault(qid.path, set()).add(path)
+        assert sorted(map(sorted, groups.values())) == sorted(
+            map(sorted, [*SAME, *({path} for path in TREE if not any(path in s for s in SAME))])
+        )
+
+
+def test_remapped_listings_agree_with_walks(export: Path) -> None:
+    """Mount points too: their entry is the mounted root, not the directory it covers."""
+    with serving(export, "remap") as share:
+        entries, qids = listed(share), walked(share)
+        for path in TREE[1:]:
+            assert entries[path].qid.path == qids[path].path, path
+            assert entries[path].qid.type == qids[path].type, path
+
+
+def test_remapped_dotdot_of_a_mount(export: Path) -> None:
+    with serving(export, "remap") as share:
+        client = share.client
+        root = client.getattr(share.top).qid.path
+        fid = client.open(share.top, b"one", os.O_RDONLY | os.O_DIRECTORY)
+        found = {entry.name: entry.qid.path for entry in client.entries(fid)}
+        assert found[b".."] == root
+        assert found[b"."] == client.getattr(fid).qid.path
+        assert client.walk(fid, client.new_fid(), b"..")[0].path == root
+
+
+def test_remap_order_does_not_matter(export: Path) -> None:
+    """Whether a file is first seen by a listing or by a walk, it is the same file."""
+    with serving(export, "remap") as share:
+        entries = listed(share)
+        for path, qid in walked(share).items():
+            if path:
+                assert entries[path].qid.path == qid.path
+
+
+def test_remap_survives_a_restart(export: Path, tmp_path: Path) -> None:
+    """The state file: a guest that keeps its mount keeps its identities, whatever the order.
+
+    The mounts here are new with every start; the export's own device is the same.
+    """
+    own = [(), (b"plain",), (b"here",)]
+    with serving(export, "remap", tmp_path) as share:
+        before = {path: qid.path for path, qid in walked(share).items() if path in own}
+    with serving(export, "remap", tmp_path) as share:
+        listed(share)
+        after = {path: qid.path for path, qid in walked(share).items() if path in own}
+    assert before == after
+
+
+def test_state_file_is_private(export: Path, tmp_path: Path) -> None:
+    with serving(export, "remap", tmp_path) as share:
+        walked(share)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_damaged_state_file_is_not_fatal(export: Path, tmp_path: Path) -> None:
+    with serving(export, "remap", tmp_path) as share:
+        before = walked(share)[(b"here",)]
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-3] + b"\xff\xff")
+    with serving(export, "remap", tmp_path) as share:
+        assert len({qid.path for qid in walked(share).values()}) == len(TREE) - len(SAME)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            path.write_bytes(os.urandom(500))
+    with serving(export, "remap", tmp_path) as share:
+        assert walked(share)[(b"here",)].type == before.type
+
+
+def warnings(share: Share, *words: str) -> list[str]:
+    return [line for line in share.daemon.lines if all(word in line for word in words)]
+
+
+@pytest.mark.parametrize("multidevs", ["warn", ""], ids=["warn", "default"])
+def test_warn_serves_inode_numbers_and_says_so_once(export: Path, multidevs: str) -> None:
+    with serving(export, multidevs) as share:
+        client = share.client
+        for name in ("plain", "here"):
+            fid = client.walk_to(share.top, name.encode())
+            assert client.getattr(fid).qid.path == os.stat(export / name).st_ino
+        assert warnings(share, "remap") == []
+        qids = walked(share)
+        assert qids[(b"one", b"file1")].path == qids[(b"two", b"file1")].path
+        listed(share)
+    assert len(warnings(share, "remap", "export")) == 1
+
+
+def test_forbid_denies_other_devices(export: Path) -> None:
+    with serving(export, "forbid") as share:
+        client = share.client
+        for name in (b"one", b"two", b"bound", b"bound-file"):
+            with fails(errno.ENODEV):
+                client.walk_to(share.top, name)
+        assert len(client.walk(share.top, 90, b"plain", b"..", b"one")) == 2
+        # Hidden entries would make rm -rf fail without a reason.
+        assert set(client.listing(share.top)) == {path[0] for path in TREE if len(path) == 1}
+        fid = client.open(share.top, b"here")
+        assert client.read(fid, 0, 100) == b"here"
+        assert client.getattr(fid).qid.path == os.stat(export / "here").st_ino
+        for name in (b"one", b"bound-file"):
+            for _ in range(2):
+                with fails(errno.ENODEV):
+                    client.walk_to(share.top, name)
+    assert len(warnings(share, "forbid")) == 1
+
+
+def test_changes_across_devices(export: Path) -> None:
+    """rename(2) and link(2) know no way from one file system to another."""
+    with serving(export, "remap") as share:
+        client = share.client
+        one, two = client.walk_to(share.top, b"one"), client.walk_to(share.top, b"two")
+        with fails(errno.EXDEV):
+            client.renameat(one, b"file3", two, b"moved")
+        with fails(errno.EXDEV):
+            client.link(two, client.walk_to(one, b"file3"), b"linked")
+        with fails(errno.EBUSY):
+            client.unlinkat(share.top, b"one", 0x200)
+        created = client.create(two, b"new")
+        client.write(created, 0, b"data")
+        again = client.walk_to(two, b"new")
+        assert client.getattr(again).qid.path == client.getattr(created).qid.path
+
+
+def test_mount_that_appears_while_a_guest_runs(export: Path) -> None:
+    """A mount made later is a device like the others."""
+    with serving(export, "remap") as share:
+        client = share.client
+        before = client.listing(share.top)[b"plain"].qid.path
+        subprocess.run(
+            ["nsenter", "--target", str(share.daemon.pid), "--mount",
+             *([] if IS_ROOT else ["--user", "--preserve-credentials"]),
+             "mount", "-t", "tmpfs", "late", str(export / "plain")],
+            check=True,
+        )  # fmt: skip
+        after = client.listing(share.top)[b"plain"].qid.path
+        (qid,) = client.walk(share.top, client.new_fid(), b"plain")
+        assert after == qid.path != before
+        qids = {path: qid.path for path, qid in walked(share).items()}
+        assert list(qids.values()).count(qid.path) == 1
