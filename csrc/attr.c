@@ -17,8 +17,9 @@
 #define STATX_MNT_ID 0x1000U
 #endif
 #ifndef STATX_MNT_ID_UNIQUE
-#define STATX_MNT_ID_UNIQUE 0x4000U /* Linux 6.8; older kernels ignore it and give the reused id   \
-                                     */
+#define STATX_MNT_ID_UNIQUE                                                                        \
+    0x4000U /* Linux 6.8; older kernels ignore it and give the reused id                           \
+             */
 #endif
 
 enum { QTDIR = 0x80, QTSYMLINK = 0x02 };
@@ -277,7 +278,7 @@ static int step_up(const struct v9_export *ex, int fd)
     return up;
 }
 
-int v9_export_step(const struct v9_export *ex, int fd, const char *name)
+int v9_export_step(v9_export *ex, int32_t fd, const char *name)
 {
     struct open_how how = {
         .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
@@ -291,7 +292,7 @@ int v9_export_step(const struct v9_export *ex, int fd, const char *name)
     return next < 0 ? -errno : next;
 }
 
-int v9_export_reopen(const struct v9_export *ex, int fd, int flags)
+int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags)
 {
     char number[16];
     int opened;

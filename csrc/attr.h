@@ -23,11 +23,4 @@ struct v9_export {
     uint32_t disguise_count, disguise_mask;
 };
 
-/* Opens `name` (one validated component) of directory `fd` as an O_PATH descriptor; a symlink is
- * opened, never followed. ".." is clamped at the export's root, and where it would leave the export
- * (the directory was moved out of it) -ESTALE. */
-int v9_export_step(const struct v9_export *ex, int fd, const char *name);
-/* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
-int v9_export_reopen(const struct v9_export *ex, int fd, int flags);
-
 #endif

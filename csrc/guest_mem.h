@@ -31,7 +31,7 @@ struct v9_region {
 struct v9_mem {
     struct v9_region regions[V9_MEM_REGIONS];
     uint32_t count;
-    uint32_t recent;    /* index of the region that was hit last */
+    uint32_t recent;     /* index of the region that was hit last */
     atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
 };
 
@@ -55,9 +55,9 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
                uint32_t max, uint32_t fresh);
 /*
  * Cuts late writers off: puts anonymous memory over every mapping (its addresses stay valid, what
- * is written there goes nowhere) and maps the regions again elsewhere. The old ranges are remembered
- * by the caller through *graveyard (a malloc'ed list) and released by v9_mem_bury once nobody can
- * touch them. Removing a region under a straggler: the same, then v9_mem_remove.
+ * is written there goes nowhere) and maps the regions again elsewhere. The old ranges are
+ * remembered by the caller through *graveyard (a malloc'ed list) and released by v9_mem_bury once
+ * nobody can touch them. Removing a region under a straggler: the same, then v9_mem_remove.
  */
 struct v9_grave {
     struct v9_grave *next;

@@ -30,11 +30,12 @@
 #include "vring.h"
 #include "wire.h"
 
-#define V9_SLOTS 1024        /* requests in flight of one device */
-#define V9_REQUEST_DATA 8192 /* every valid message but Twrite fits: 16 names of a Twalk, a path   \
-                              */
-#define V9_THREADS_MAX 64    /* of one device, stuck ones included */
-#define V9_SIGNAL_BATCH 8    /* completions that one notification may cover */
+#define V9_SLOTS 1024 /* requests in flight of one device */
+#define V9_REQUEST_DATA                                                                            \
+    8192                  /* every valid message but Twrite fits: 16 names of a Twalk, a path      \
+                           */
+#define V9_THREADS_MAX 64 /* of one device, stuck ones included */
+#define V9_SIGNAL_BATCH 8 /* completions that one notification may cover */
 #define V9_FEATURE_INDIRECT 28
 #define V9_FEATURE_EVENT_IDX 29
 

@@ -47,7 +47,8 @@ void v9_qidmap_free(v9_qidmap *map);
  * Several mounts of one file system share an index. */
 int v9_qidmap_set_device(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint32_t device,
                          uint32_t flags);
-/* Installs a group: inodes of `device` whose top `bits` bits equal `top` get (ino << bits)|suffix. */
+/* Installs a group: inodes of `device` whose top `bits` bits equal `top` get (ino << bits)|suffix.
+ */
 int v9_qidmap_add_group(v9_qidmap *map, uint32_t device, uint32_t bits, uint64_t top,
                         uint64_t suffix);
 /* Installs one file of the fallback, when groups have run out. */
@@ -55,6 +56,10 @@ int v9_qidmap_add_file(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t p
 /* Looks up; fills *device when known. 0, -ENODEV (denied), -V9_NO_DEVICE or -V9_NO_GROUP. */
 int v9_qidmap_lookup(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino,
                      uint32_t *device, uint64_t *path);
+/* The same for a device index, whatever its flags: 0 or -V9_NO_GROUP. */
+int v9_qidmap_find(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path);
+/* Forgets what v9_qidmap_set_device has installed; groups and files stay. */
+int v9_qidmap_forget_devices(v9_qidmap *map);
 
 /* ---- attr.c: host stat -> guest attributes --------------------------------------------------- */
 
@@ -76,14 +81,20 @@ struct v9_attr {
 };
 
 struct v9_export_conf {
-    int32_t root_fd;   /* O_PATH descriptor of the export's root; duplicated */
-    uint32_t readonly; /* opens for writing fail with EROFS */
+    int32_t root_fd;       /* O_PATH descriptor of the export's root; duplicated */
+    uint32_t readonly;     /* opens for writing fail with EROFS */
     uint32_t stat_entries; /* Treaddir reads the attributes of every entry (multidevs remap) */
 };
 
 v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err);
 void v9_export_free(v9_export *ex);
 v9_qidmap *v9_export_qidmap(v9_export *ex);
+/* Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
+ * a symlink is opened, never followed. ".." is clamped at the export's root; where it would leave
+ * the export, because the directory was moved out of it, -ESTALE. */
+int v9_export_step(v9_export *ex, int32_t fd, const char *name);
+/* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
+int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
 /* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
 int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
 /*
@@ -93,14 +104,16 @@ int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64
  */
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *out);
 
-/* ---- serve.c: upcalls ------------------------------------------------------------------------- */
+/* ---- serve.c: upcalls -------------------------------------------------------------------------
+ */
 
 enum {
     V9_UP_REQUEST = 0, /* data[size] is a whole T-message; answer with v9_reply */
     V9_UP_DEVICE = 1,  /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file (close it) */
     V9_UP_GROUP = 2,   /* a = device index, b = st_ino */
-    V9_UP_FLUSH = 3,   /* a = slot, b = seq of a request in Python's hands: end it early if it waits */
-    V9_UP_BROKEN = 4,  /* the ring is broken; data = reason (NUL-terminated) */
+    V9_UP_FLUSH =
+        3, /* a = slot, b = seq of a request in Python's hands: end it early if it waits */
+    V9_UP_BROKEN = 4, /* the ring is broken; data = reason (NUL-terminated) */
 };
 
 struct v9_upcall {
@@ -172,7 +185,8 @@ void v9_ring_pause(v9_device *dev);
  * and cuts it off from guest memory; returns last_avail, for GET_VRING_BASE. */
 int v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
 
-/* ---- fid.c ------------------------------------------------------------------------------------ */
+/* ---- fid.c ------------------------------------------------------------------------------------
+ */
 
 enum {
     V9_FID_UPCALL = 1, /* Tread, Twrite and Tclunk of this fid go to Python (xattr fids) */
@@ -198,12 +212,53 @@ void v9_fid_put(v9_device *dev, uint32_t handle);
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t uid, uint32_t flags,
                const struct v9_attr *attr);
 /* Tlcreate: the fid now stands for the created, open file. Takes both descriptors over. */
-int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd,
-                  int32_t io_flags, const struct v9_attr *attr);
+int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+                  const struct v9_attr *attr);
 int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
 /* Removes the number; descriptors close when the last pin goes. -EBADF. */
 int v9_fid_clunk(v9_device *dev, uint32_t fid);
 void v9_fid_clear(v9_device *dev);
 
-/* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user ----------- */
+/* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user -----------
+ */
 
+/* Who a created file belongs to. */
+struct v9_cred {
+    uint32_t uid, gid;
+    uint32_t switch_ids; /* 0: as the daemon is (it lacks the privilege, or need not) */
+};
+
+/* openat with O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC added; a descriptor. */
+int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, int32_t flags,
+                  uint32_t mode);
+int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode);
+int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode,
+                 uint32_t major, uint32_t minor);
+int v9_sys_symlink(const struct v9_cred *cred, const char *target, int32_t dir_fd,
+                   const char *name);
+/* utimensat on a descriptor (O_PATH will do); nsec may be V9_TIME_NOW or V9_TIME_OMIT. */
+int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mtime_sec,
+                   int64_t mtime_nsec);
+enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
+
+/*
+ * Open-file-description locks (fcntl(2)) and flock(2). `cancel` NULL: -EAGAIN where another holds
+ * the lock. Else the call waits, and ends with -EINTR once *cancel is set and the thread is sent
+ * v9_sys_wake_signal's signal (again and again, until the call has ended: one that arrives just
+ * before the wait begins is lost).
+ */
+int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
+                    const volatile int32_t *cancel);
+int v9_sys_flock(int32_t fd, int32_t type, const volatile int32_t *cancel);
+struct v9_lock {
+    int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nobody is in the way */
+    int32_t pid;  /* -1: an open-file-description lock */
+    uint64_t start, length;
+};
+enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
+/* Who is in the way of such a lock: fills *lock. */
+int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
+/* The signal that ends a wait; installs its empty handler. */
+int v9_sys_wake_signal(void);
+
+#endif

@@ -66,9 +66,7 @@ class FidTable:
 
     def become(self, fid: Fid, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
         """Makes the number stand for a created, open file; takes both descriptors over."""
-        check(
-            lib.v9_fid_become(self._device, fid.handle, path_fd, io_fd, io_flags, attr.native)
-        )
+        check(lib.v9_fid_become(self._device, fid.handle, path_fd, io_fd, io_flags, attr.native))
 
     def set_flags(self, fid: Fid, flags: int) -> None:
         """Replaces the FID_* flags."""

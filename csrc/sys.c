@@ -1,0 +1,210 @@
+/*
+ * sys: system calls that Python's os module lacks, or that must run with a guest user's identity.
+ *
+ * The server creates files as the guest user that the fid's attach named. For the one call the
+ * thread's fsuid and fsgid are switched (setfsuid(2) is per thread), which also drops the file
+ * capabilities from the thread's effective set. CAP_DAC_OVERRIDE is raised again: the guest's
+ * kernel has checked access already, with supplementary groups that the wire does not carry.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/file.h>
+#include <sys/fsuid.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "vhost9p.h"
+
+/* ---- identity ----------------------------------------------------------------------------------
+ */
+
+struct identity {
+    bool switched;
+    int uid, gid;
+};
+
+static int raise_capabilities(uint32_t which)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+
+    if (syscall(SYS_capget, &header, data) < 0)
+        return -errno;
+    data[0].effective |= data[0].permitted & which;
+    return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+}
+
+static void leave(const struct identity *own)
+{
+    if (!own->switched)
+        return;
+    setfsgid((gid_t)own->gid);
+    setfsuid((uid_t)own->uid); /* back to 0 raises the file capabilities again */
+}
+
+static int enter(const struct v9_cred *cred, struct identity *own)
+{
+    int err;
+
+    own->switched = cred->switch_ids;
+    if (!own->switched)
+        return 0;
+    own->gid = setfsgid(cred->gid);
+    own->uid = setfsuid(cred->uid);
+    /* setfsuid tells no errors: asked with an invalid id, it tells the current one. */
+    if (setfsuid((uid_t)-1) != (int)cred->uid || setfsgid((gid_t)-1) != (int)cred->gid)
+        err = -EPERM;
+    else
+        err = cred->uid ? raise_capabilities(1u << CAP_DAC_OVERRIDE | 1u << CAP_MKNOD) : 0;
+    if (err)
+        leave(own);
+    return err;
+}
+
+/* ---- creating ----------------------------------------------------------------------------------
+ */
+
+int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, int32_t flags,
+                  uint32_t mode)
+{
+    struct identity own;
+    int result = enter(cred, &own);
+
+    if (result)
+        return result;
+    result = openat(dir_fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (result < 0)
+        result = -errno;
+    leave(&own);
+    return result;
+}
+
+int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode)
+{
+    struct identity own;
+    int result = enter(cred, &own);
+
+    if (result)
+        return result;
+    result = mkdirat(dir_fd, name, mode) < 0 ? -errno : 0;
+    leave(&own);
+    return result;
+}
+
+int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode,
+                 uint32_t major, uint32_t minor)
+{
+    struct identity own;
+    int result = enter(cred, &own);
+
+    if (result)
+        return result;
+    result = mknodat(dir_fd, name, mode, makedev(major, minor)) < 0 ? -errno : 0;
+    leave(&own);
+    return result;
+}
+
+int v9_sys_symlink(const struct v9_cred *cred, const char *target, int32_t dir_fd, const char *name)
+{
+    struct identity own;
+    int result = enter(cred, &own);
+
+    if (result)
+        return result;
+    result = symlinkat(target, dir_fd, name) < 0 ? -errno : 0;
+    leave(&own);
+    return result;
+}
+
+int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mtime_sec,
+                   int64_t mtime_nsec)
+{
+    const struct timespec times[2] = {{atime_sec, atime_nsec}, {mtime_sec, mtime_nsec}};
+    _Static_assert(V9_TIME_NOW == UTIME_NOW && V9_TIME_OMIT == UTIME_OMIT, "utimensat(2)");
+
+    return utimensat(fd, "", times, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+/* ---- locks -------------------------------------------------------------------------------------
+ */
+
+static const short ofd_types[] = {F_RDLCK, F_WRLCK, F_UNLCK};
+static const int flock_types[] = {LOCK_SH, LOCK_EX, LOCK_UN};
+
+static int describe(struct flock *lock, int32_t type, uint64_t start, uint64_t length)
+{
+    if (type < V9_LOCK_RDLCK || type > V9_LOCK_UNLCK || start > INT64_MAX || length > INT64_MAX)
+        return -EINVAL;
+    *lock = (struct flock){
+        .l_type = ofd_types[type],
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)start,
+        .l_len = (off_t)length,
+    };
+    return 0;
+}
+
+int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
+                    const volatile int32_t *cancel)
+{
+    struct flock lock;
+    int err = describe(&lock, type, start, length);
+
+    while (!err) {
+        if (fcntl(fd, cancel ? F_OFD_SETLKW : F_OFD_SETLK, &lock) == 0)
+            return 0;
+        err = errno == EINTR && !(cancel && *cancel) ? 0 : errno == EACCES ? -EAGAIN : -errno;
+    }
+    return err;
+}
+
+int v9_sys_flock(int32_t fd, int32_t type, const volatile int32_t *cancel)
+{
+    int err = type < V9_LOCK_RDLCK || type > V9_LOCK_UNLCK ? -EINVAL : 0;
+
+    while (!err) {
+        if (flock(fd, flock_types[type] | (cancel ? 0 : LOCK_NB)) == 0)
+            return 0;
+        err = errno == EINTR && !(cancel && *cancel) ? 0 : -errno;
+    }
+    return err;
+}
+
+int v9_sys_ofd_test(int32_t fd, struct v9_lock *out)
+{
+    struct flock lock;
+    int err = describe(&lock, out->type, out->start, out->length);
+
+    if (err)
+        return err;
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+        return -errno;
+    out->type = lock.l_type == F_UNLCK   ? V9_LOCK_UNLCK
+                : lock.l_type == F_RDLCK ? V9_LOCK_RDLCK
+                                         : V9_LOCK_WRLCK;
+    out->pid = lock.l_pid;
+    out->start = (uint64_t)lock.l_start;
+    out->length = (uint64_t)lock.l_len;
+    return 0;
+}
+
+static void on_wake(int number)
+{
+    (void)number;
+}
+
+int v9_sys_wake_signal(void)
+{
+    struct sigaction action = {.sa_handler = on_wake}; /* no SA_RESTART: the wait ends */
+    int number = SIGRTMIN + 1;
+
+    sigemptyset(&action.sa_mask);
+    return sigaction(number, &action, NULL) < 0 ? -errno : number;
+}

@@ -1,0 +1,109 @@
+"""What the 9P server asks of a file system.
+
+Files are named by O_PATH descriptors, or by an O_PATH descriptor of their directory and one
+component, which the server has validated; never by a path. Every method raises OSError with the
+errno that the guest is to see, changes nothing in that case, and may be called from several threads
+at once; the file system itself orders concurrent changes.
+"""
+
+from typing import NamedTuple, Protocol
+
+from vhost9p.native.export import Attr
+from vhost9p.native.sys import TIME_NOW, TIME_OMIT
+
+__all__ = ["TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "Owner", "Times"]
+
+
+class Owner(NamedTuple):
+    """Whose a created file is to be: uid 0xFFFFFFFF stands for the daemon's own."""
+
+    uid: int
+    gid: int
+
+
+class Created(NamedTuple):
+    """A file that was created and opened. The caller owns both descriptors."""
+
+    path_fd: int
+    io_fd: int
+    io_flags: int
+    attr: Attr
+
+
+class Times(NamedTuple):
+    """(seconds, nanoseconds) each; nanoseconds may be TIME_NOW or TIME_OMIT."""
+
+    atime: tuple[int, int]
+    mtime: tuple[int, int]
+
+
+class Driver(Protocol):
+    """One exported tree."""
+
+    readonly: bool
+
+    def attach(self, path: bytes) -> tuple[int, Attr]:
+        """An O_PATH descriptor of the root, or of a directory below it."""
+
+    def attr(self, fd: int, name: bytes = b"") -> Attr:
+        """Attributes of a file, or of an entry of a directory."""
+
+    def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
+        """Creates a regular file and opens it with 9P2000.L `flags`; opens an existing one unless
+        they contain O_EXCL."""
+
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
+        """Creates a directory."""
+
+    def mknod(
+        self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
+    ) -> Attr:
+        """Creates a FIFO, socket, device node or regular file."""
+
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
+        """Creates a symlink."""
+
+    def link(self, fd: int, dir_fd: int, name: bytes) -> None:
+        """Gives a file one more name."""
+
+    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
+        """Removes an entry."""
+
+    def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
+        """Renames an entry, over an existing one where rename(2) does."""
+
+    def remove(self, fd: int) -> None:
+        """Removes the name by which an open file was reached."""
+
+    def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
+        """Renames the name by which an open file was reached."""
+
+    def chmod(self, fd: int, mode: int) -> None:
+        """Changes permission bits."""
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        """Changes owner and group; -1 leaves one alone."""
+
+    def truncate(self, fd: int, io_fd: int, size: int) -> None:
+        """Changes the size, through `io_fd` where that is a descriptor open for writing."""
+
+    def utimens(self, fd: int, times: Times) -> None:
+        """Changes the times."""
+
+    def fsync(self, io_fd: int, *, data_only: bool) -> None:
+        """Makes an open file durable. May take long."""
+
+    def list_xattrs(self, fd: int) -> list[bytes]:
+        """Names of extended attributes."""
+
+    def get_xattr(self, fd: int, name: bytes) -> bytes:
+        """An extended attribute's value."""
+
+    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
+        """Sets one; flags as of setxattr(2)."""
+
+    def remove_xattr(self, fd: int, name: bytes) -> None:
+        """Removes one."""
+
+    def open_for_locks(self, fd: int) -> tuple[int, bool]:
+        """A descriptor of its own for holding locks, and whether it is writable."""

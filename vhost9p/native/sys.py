@@ -1,0 +1,90 @@
+"""System calls that Python's os module lacks, or that run as a guest user (csrc/sys.c)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vhost9p.native.library import check, ffi, lib
+
+TIME_NOW: int = lib.V9_TIME_NOW
+TIME_OMIT: int = lib.V9_TIME_OMIT
+RDLCK: int = lib.V9_LOCK_RDLCK
+WRLCK: int = lib.V9_LOCK_WRLCK
+UNLCK: int = lib.V9_LOCK_UNLCK
+
+
+@dataclass(frozen=True, slots=True)
+class Cred:
+    """Who a created file belongs to; `switch` False: the daemon itself, whatever the ids say."""
+
+    uid: int
+    gid: int
+    switch: bool
+
+    def native(self) -> Any:
+        """The C struct."""
+        return ffi.new("struct v9_cred *", (self.uid, self.gid, self.switch))
+
+
+def create(cred: Cred, dir_fd: int, name: bytes, flags: int, mode: int) -> int:
+    """Creates and opens a regular file (O_EXCL); returns its descriptor."""
+    return check(lib.v9_sys_create(cred.native(), dir_fd, name, flags, mode))
+
+
+def mkdir(cred: Cred, dir_fd: int, name: bytes, mode: int) -> None:
+    """mkdirat(2)."""
+    check(lib.v9_sys_mkdir(cred.native(), dir_fd, name, mode))
+
+
+def mknod(cred: Cred, dir_fd: int, name: bytes, mode: int, major: int, minor: int) -> None:
+    """mknodat(2)."""
+    check(lib.v9_sys_mknod(cred.native(), dir_fd, name, mode, major, minor))
+
+
+def symlink(cred: Cred, target: bytes, dir_fd: int, name: bytes) -> None:
+    """symlinkat(2)."""
+    check(lib.v9_sys_symlink(cred.native(), target, dir_fd, name))
+
+
+def utimens(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """Sets times, each (seconds, nanoseconds or TIME_NOW or TIME_OMIT), of an O_PATH descriptor."""
+    check(lib.v9_sys_utimens(fd, *atime, *mtime))
+
+
+class Cancel:
+    """Ends a wait for a lock, together with the signal `wake_signal`."""
+
+    def __init__(self) -> None:
+        self.native = ffi.new("int32_t *")
+
+    def set(self) -> None:
+        """From now on a signal ends the wait."""
+        self.native[0] = 1
+
+    def is_set(self) -> bool:
+        """Whether the wait was called off."""
+        return bool(self.native[0])
+
+
+def wake_signal() -> int:
+    """The signal that ends a wait for a lock; installs its handler."""
+    return check(lib.v9_sys_wake_signal())
+
+
+def ofd_lock(fd: int, kind: int, start: int, length: int, cancel: Cancel | None = None) -> None:
+    """Takes or gives up a byte range; BlockingIOError where it is held and `cancel` is None,
+    InterruptedError where the wait was cancelled."""
+    native = cancel.native if cancel else ffi.NULL
+    check(lib.v9_sys_ofd_lock(fd, kind, start, length, native))
+
+
+def flock(fd: int, kind: int, cancel: Cancel | None = None) -> None:
+    """flock(2); fails as `ofd_lock`."""
+    check(lib.v9_sys_flock(fd, kind, cancel.native if cancel else ffi.NULL))
+
+
+def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int, int] | None:
+    """Who is in the way of such a lock: (kind, start, length, pid), pid -1 for a lock of an open
+    file description; None where nobody is."""
+    lock = ffi.new("struct v9_lock *", {"type": kind, "start": start, "length": length})
+    check(lib.v9_sys_ofd_test(fd, lock))
+    return None if lock.type == UNLCK else (lock.type, lock.start, lock.length, lock.pid)

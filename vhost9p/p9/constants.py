@@ -1,0 +1,52 @@
+"""Numbers of 9P2000.L as they stand on the wire (Linux: include/net/9p/9p.h)."""
+
+NOTAG = 0xFFFF
+NOFID = 0xFFFFFFFF
+NONUNAME = 0xFFFFFFFF
+
+HEADER_SIZE = 7
+MSIZE_MIN = 4096
+"""Below this Linux's client refuses an Rversion."""
+NAME_MAX = 255
+
+# Tunlinkat
+AT_REMOVEDIR = 0x200
+
+# Tsetattr: valid
+SETATTR_MODE = 0x001
+SETATTR_UID = 0x002
+SETATTR_GID = 0x004
+SETATTR_SIZE = 0x008
+SETATTR_ATIME = 0x010
+SETATTR_MTIME = 0x020
+SETATTR_CTIME = 0x040
+SETATTR_ATIME_SET = 0x080
+SETATTR_MTIME_SET = 0x100
+
+# Tlock: type, flags, status
+LOCK_TYPE_RDLCK = 0
+LOCK_TYPE_WRLCK = 1
+LOCK_TYPE_UNLCK = 2
+LOCK_FLAGS_BLOCK = 1
+LOCK_FLAGS_RECLAIM = 2
+LOCK_SUCCESS = 0
+LOCK_BLOCKED = 1
+LOCK_ERROR = 2
+LOCK_GRACE = 3
+
+# Tlcreate, Tlopen: flags, the generic octal numbers of Linux whatever the host's are
+OPEN_ACCMODE = 0o3
+OPEN_CREAT = 0o100
+OPEN_EXCL = 0o200
+OPEN_TRUNC = 0o1000
+OPEN_APPEND = 0o2000
+OPEN_DSYNC = 0o10000
+OPEN_DIRECTORY = 0o200000
+OPEN_NOATIME = 0o1000000
+OPEN_SYNC = 0o4000000
+
+# Txattrcreate: flags
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+XATTR_SIZE_MAX = 65536
+"""The kernel's own bound of a value and of a list (include/uapi/linux/limits.h)."""

@@ -1,0 +1,70 @@
+"""What all request families share: the request, the tables, and the checks of names."""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vhost9p.fs.driver import Attr, Driver
+from vhost9p.p9.codec import Message, P9Error, Qid
+from vhost9p.p9.constants import NAME_MAX
+from vhost9p.p9.fids import FidTable
+
+
+class Request(Protocol):
+    """A request of the guest, answered once."""
+
+    tag: int
+    key: tuple[int, int]
+    """Names the request while it is in flight."""
+
+    def reply(self, data: bytes) -> None:
+        """Sends a whole R-message; from any thread."""
+
+    def payload(self, offset: int, size: int) -> bytes:
+        """Bytes of the message that `Server.handle` was not given: a Twrite's data."""
+
+
+@dataclass
+class Context:
+    """One device's 9P state."""
+
+    fids: FidTable
+    driver: Driver
+    msize_max: int
+    set_msize: Callable[[int], None]
+    msize: int = 0
+
+    def require_writable(self) -> None:
+        """EROFS on a read-only export, before anything happens."""
+        if self.driver.readonly:
+            raise P9Error(errno.EROFS)
+
+
+LATER = None
+"""What a handler returns that answers through its request, from another thread."""
+
+Handler = Callable[[Request, Any], Message | None]
+
+
+def qid_of(attr: Attr) -> Qid:
+    """The qid of a file."""
+    return Qid(attr.qid_type, attr.qid_version, attr.qid_path)
+
+
+def check_name(name: bytes) -> bytes:
+    """Lets one directory entry's name pass; P9Error for what can be none."""
+    if not name or b"/" in name or b"\0" in name:
+        raise P9Error(errno.EINVAL, f"{name!r} is no file name")
+    if name in (b".", b".."):
+        raise P9Error(errno.EEXIST, f"{name!r} always exists and stays")
+    if len(name) > NAME_MAX:
+        raise P9Error(errno.ENAMETOOLONG)
+    return name
+
+
+def file_fd(path_fd: int) -> int:
+    """Lets the descriptor of a file's fid pass; EBADF for an extended attribute's."""
+    if path_fd < 0:
+        raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
+    return path_fd

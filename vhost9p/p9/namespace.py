@@ -1,0 +1,124 @@
+"""Requests that make, name and remove files.
+
+The owner of what a fid creates is the uid that the attach named which the fid descends from; the
+group is in the request. Names are validated before anything happens.
+"""
+
+import errno
+import os
+
+from vhost9p.fs.driver import Owner
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import P9Error
+from vhost9p.p9.context import Context, Handler, Request, check_name, file_fd, qid_of
+
+
+class NamespaceFamily:
+    """Tlcreate, Tmkdir, Tmknod, Tsymlink, Tlink, Tunlinkat, Tremove, Trename, Trenameat."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._fids = context.fids
+        self._driver = context.driver
+
+    def handlers(self) -> dict[type[m.Message], Handler]:
+        """The requests of this family."""
+        return {
+            m.Tlcreate: self.lcreate,
+            m.Tmkdir: self.mkdir,
+            m.Tmknod: self.mknod,
+            m.Tsymlink: self.symlink,
+            m.Tlink: self.link,
+            m.Tunlinkat: self.unlinkat,
+            m.Tremove: self.remove,
+            m.Trename: self.rename,
+            m.Trenameat: self.renameat,
+        }
+
+    def lcreate(self, request: Request, t: m.Tlcreate) -> m.Rlcreate:
+        """Creates and opens; the directory's fid then stands for the file."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        with self._fids.get(t.fid) as fid:
+            owner = Owner(fid.uid, t.gid)
+            made = self._driver.create(file_fd(fid.path_fd), name, t.flags, t.mode, owner)
+            try:
+                self._fids.become(fid, made.path_fd, made.io_fd, made.io_flags, made.attr)
+            except OSError:
+                os.close(made.path_fd)
+                os.close(made.io_fd)
+                raise
+        return m.Rlcreate(qid_of(made.attr), 0)
+
+    def mkdir(self, request: Request, t: m.Tmkdir) -> m.Rmkdir:
+        """mkdir(2)."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        with self._fids.get(t.dfid) as fid:
+            owner = Owner(fid.uid, t.gid)
+            return m.Rmkdir(qid_of(self._driver.mkdir(file_fd(fid.path_fd), name, t.mode, owner)))
+
+    def mknod(self, request: Request, t: m.Tmknod) -> m.Rmknod:
+        """mknod(2)."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        with self._fids.get(t.dfid) as fid:
+            owner = Owner(fid.uid, t.gid)
+            device = (t.major, t.minor)
+            attr = self._driver.mknod(file_fd(fid.path_fd), name, t.mode, device, owner)
+        return m.Rmknod(qid_of(attr))
+
+    def symlink(self, request: Request, t: m.Tsymlink) -> m.Rsymlink:
+        """symlink(2); the target may be anything but contain NUL."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        if b"\0" in t.target:
+            raise P9Error(errno.EINVAL, "a symlink's target with a NUL")
+        with self._fids.get(t.dfid) as fid:
+            owner = Owner(fid.uid, t.gid)
+            attr = self._driver.symlink(file_fd(fid.path_fd), name, t.target, owner)
+        return m.Rsymlink(qid_of(attr))
+
+    def link(self, request: Request, t: m.Tlink) -> m.Rlink:
+        """link(2)."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        with self._fids.get(t.dfid) as directory, self._fids.get(t.fid) as fid:
+            self._driver.link(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
+        return m.Rlink()
+
+    def unlinkat(self, request: Request, t: m.Tunlinkat) -> m.Runlinkat:
+        """unlinkat(2), whether the directory's fid is open or not."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        with self._fids.get(t.dirfd) as fid:
+            directory = bool(t.flags & c.AT_REMOVEDIR)
+            self._driver.unlink(file_fd(fid.path_fd), name, directory=directory)
+        return m.Runlinkat()
+
+    def remove(self, request: Request, t: m.Tremove) -> m.Rremove:
+        """Removes the file and clunks the fid, the latter even where the former fails."""
+        try:
+            self._context.require_writable()
+            with self._fids.get(t.fid) as fid:
+                self._driver.remove(file_fd(fid.path_fd))
+        finally:
+            self._fids.clunk(t.fid)
+        return m.Rremove()
+
+    def rename(self, request: Request, t: m.Trename) -> m.Rrename:
+        """Moves the file of a fid."""
+        self._context.require_writable()
+        name = check_name(t.name)
+        with self._fids.get(t.fid) as fid, self._fids.get(t.dfid) as directory:
+            self._driver.rename_file(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
+        return m.Rrename()
+
+    def renameat(self, request: Request, t: m.Trenameat) -> m.Rrenameat:
+        """renameat(2)."""
+        self._context.require_writable()
+        old, new = check_name(t.oldname), check_name(t.newname)
+        with self._fids.get(t.olddirfid) as olddir, self._fids.get(t.newdirfid) as newdir:
+            self._driver.rename(file_fd(olddir.path_fd), old, file_fd(newdir.path_fd), new)
+        return m.Rrenameat()

@@ -1,0 +1,131 @@
+"""The 9P server: from a request's bytes to a reply's.
+
+C answers the requests that only read or move data; what comes here changes something, or needs a
+decision. `Server.handle` decodes, looks the handler up in one table, and makes an Rlerror of any
+OSError: the one errno funnel. A handler that has to wait returns `LATER` and answers through its
+request from another thread.
+
+The handlers are in one module per family: session, namespace, metadata, xattr, locks.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from vhost9p.fs.driver import Driver
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message, P9Error, decode, header
+from vhost9p.p9.context import Context, Handler, Request
+from vhost9p.p9.fids import FidTable
+from vhost9p.p9.locks import LockFamily
+from vhost9p.p9.metadata import MetadataFamily
+from vhost9p.p9.namespace import NamespaceFamily
+from vhost9p.p9.session import SessionFamily
+from vhost9p.p9.xattr import XattrFamily
+
+__all__ = ["Request", "Server"]
+
+log = logging.getLogger(__name__)
+
+SYNC_THREADS = 8
+
+
+class Server:
+    """Answers one device's requests. `handle` is called from one thread at a time."""
+
+    def __init__(
+        self,
+        fids: FidTable,
+        driver: Driver,
+        *,
+        msize_max: int,
+        set_msize: Callable[[int], None],
+        wake_signal: int,
+    ) -> None:
+        self._fids = fids
+        context = Context(fids, driver, msize_max, set_msize, msize_max)
+        self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fsync")
+        self._locks = LockFamily(context, wake_signal)
+        self._xattrs = XattrFamily(context)
+        self._handlers: dict[type[Message], Handler] = {
+            **SessionFamily(context, self._forget).handlers(),
+            **NamespaceFamily(context).handlers(),
+            **MetadataFamily(context, self._off_thread).handlers(),
+            **self._xattrs.handlers(),
+            **self._locks.handlers(),
+            m.Tclunk: self._clunk,
+        }
+
+    def handle(self, data: bytes, request: Request) -> None:
+        """Answers a request, now or later. `data` may lack the payload of a Twrite."""
+        tag = request.tag
+        try:
+            size = header(data)[0]
+            if size > len(data):
+                data += request.payload(len(data), size - len(data))
+            _, message = decode(data)
+            handler = self._handlers.get(type(message))
+            if handler is None:
+                raise P9Error(errno.EOPNOTSUPP, f"{type(message).__name__} is no request")
+            reply = handler(request, message)
+        except OSError as error:
+            log.debug("tag %d: %s", tag, error)
+            reply = m.Rlerror(error.errno or errno.EIO)
+        except Exception:
+            log.exception("a request failed that should not have; its bytes: %r", data[:64])
+            reply = m.Rlerror(errno.EIO)
+        if reply is not None:
+            request.reply(reply.encode(tag))
+
+    def _off_thread(self, request: Request, work: Callable[[], Message]) -> None:
+        def run() -> None:
+            reply: Message
+            try:
+                reply = work()
+            except OSError as error:
+                reply = m.Rlerror(error.errno or errno.EIO)
+            request.reply(reply.encode(request.tag))
+
+        self._pool.submit(run)
+
+    def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
+        """Of a fid that Python keeps something for: the others are C's."""
+        try:
+            self._xattrs.clunk(t.fid)
+        finally:
+            self._locks.clunk(t.fid)
+            self._fids.clunk(t.fid)
+        return m.Rclunk()
+
+    def _forget(self) -> None:
+        self._xattrs.forget()
+        self._locks.forget()
+
+    # ---- the device's life ------------------------------------------------------------------
+
+    def set_ring_size(self, size: int) -> None:
+        """A quarter of the ring may wait for locks."""
+        self._locks.waits_max = size // 4
+
+    def flush(self, key: tuple[int, int]) -> None:
+        """The guest has flushed a request: if it waits, it ends with EINTR."""
+        self._locks.flush(key)
+
+    def cancel_waits(self) -> None:
+        """Before the ring stops: whatever waits is answered, and nothing waits from here on."""
+        self._locks.stop_waiting()
+
+    def resume_waits(self) -> None:
+        """The ring runs again."""
+        self._locks.resume_waiting()
+
+    def reset(self) -> None:
+        """The guest is gone, with its fids, locks and attribute values."""
+        self._locks.stop_waiting()
+        self._forget()
+
+    def close(self) -> None:
+        """For good."""
+        self.reset()
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,54 @@
+"""Tversion, Tauth, Tattach: how a guest's mount begins."""
+
+import errno
+import os
+from collections.abc import Callable
+
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import P9Error
+from vhost9p.p9.context import Context, Handler, Request, qid_of
+
+VERSION = b"9P2000.L"
+
+
+class SessionFamily:
+    """`forget` drops what the other families keep for fids; Tversion ends all of them."""
+
+    def __init__(self, context: Context, forget: Callable[[], None]) -> None:
+        self._context = context
+        self._forget = forget
+
+    def handlers(self) -> dict[type[m.Message], Handler]:
+        """The requests of this family."""
+        return {m.Tversion: self.version, m.Tauth: self.auth, m.Tattach: self.attach}
+
+    def version(self, request: Request, t: m.Tversion) -> m.Rversion:
+        """A new session: nothing else is in flight, and no fid of the old one survives."""
+        if t.msize < c.MSIZE_MIN:
+            raise P9Error(errno.EMSGSIZE, f"msize {t.msize} is below {c.MSIZE_MIN}")
+        self._context.fids.clear()
+        self._forget()
+        msize = min(t.msize, self._context.msize_max)
+        if t.version != VERSION:
+            return m.Rversion(msize, b"unknown")
+        self._context.msize = msize
+        self._context.set_msize(msize)
+        return m.Rversion(msize, VERSION)
+
+    def auth(self, request: Request, t: m.Tauth) -> m.Rauth:
+        """There is nothing to prove: who may talk to the socket is the host's decision."""
+        raise P9Error(errno.EOPNOTSUPP, "no authentication is required")
+
+    def attach(self, request: Request, t: m.Tattach) -> m.Rattach:
+        """A root fid, or one of the directory that aname names. uname is ignored: the kernel's
+        client sends "nobody", and n_uname is what counts."""
+        if t.afid != c.NOFID:
+            raise P9Error(errno.EINVAL, "no authentication is required, so there is no afid")
+        fd, attr = self._context.driver.attach(t.aname)
+        try:
+            self._context.fids.add(t.fid, fd, t.n_uname, 0, attr)
+        except OSError:
+            os.close(fd)
+            raise
+        return m.Rattach(qid_of(attr))

@@ -1,0 +1,109 @@
+"""Where connections come from: a unix socket with a path, or a descriptor that was inherited.
+
+A listener serves one frontend at a time, as one device has one guest. While a frontend is
+connected a second one is hung up on at once, with a line in the log: a VMM that was pointed at the
+wrong socket then ends with an error instead of waiting for ever. Where the first one has hung up
+already and its device is just being reset, the second waits its turn: a VM may be started again
+the moment it has ended.
+
+A socket appears under its path when it is ready for connections, with its mode set: it is made
+under another name and renamed. A path that is taken is tried: if nobody listens there, it is
+replaced.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import stat
+from typing import Self
+
+from vhost9p.vhost_user.channel import Channel
+from vhost9p.vhost_user.session import Backend
+
+log = logging.getLogger(__name__)
+
+MAX_PATH = 107  # bytes, what sun_path holds with its final NUL (unix(7))
+BACKLOG = 16
+
+
+class ListenError(Exception):
+    """A socket that cannot be used; the text names it and says why."""
+
+
+class Listener:
+    """A source of connections. Made by `bind` or `inherit`; `name` is for the log."""
+
+    def __init__(self, sock: socket.socket, name: str, path: str | None = None) -> None:
+        self.name = name
+        self.channel: Channel | None = None
+        self._socket = sock
+        self._socket.setblocking(False)
+        self._path = path
+        self._identity = _identity(path) if path else None
+
+    @classmethod
+    def bind(cls, path: str, mode: int = 0o600) -> Self:
+        """Listens at `path`, where `close` removes it. Raises ListenError."""
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise ListenError(f"{path}: a socket's path has at most {MAX_PATH} bytes")
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _refuse_if_taken(path)
+            _bind_and_rename(sock, path, mode)
+            return cls(sock, path, path)
+        except OSError as error:
+            sock.close()
+            raise ListenError(f"{path}: cannot listen: {error.strerror or error}") from error
+        except BaseException:
+            sock.close()
+            raise
+
+    @classmethod
+    def inherit(cls, fd: int) -> Self:
+        """Takes over a listening or a connected unix stream socket. Raises ListenError."""
+        name = f"descriptor {fd}"
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                raise ListenError(f"{name} is not a socket")
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            raise ListenError(f"{name}: {error.strerror}") from error
+        try:
+            if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+                raise ListenError(f"{name} is not a unix stream socket")
+            if not _is_listening(sock):
+                sock.getpeername()
+            sock.set_inheritable(False)
+            return cls(sock, name)
+        except OSError as error:
+            sock.detach()
+            raise ListenError(f"{name} neither listens nor is connected") from error
+        except ListenError:
+            sock.detach()
+            raise
+
+    def close(self) -> None:
+        """Listens no more, and removes the path if it is still this socket's."""
+        self._socket.close()
+        if self._path and _identity(self._path) == self._identity:
+            os.unlink(self._path)
+        self._path = None
+
+    async def serve(self, backend: Backend, *, once: bool = False) -> None:
+        """Serves one frontend after the other, with `once` only one: a connection that ends
+        without a message does not count. Runs until it is cancelled; a connected socket that
+        was inherited is served once. Raises OSError where no connection can be accepted."""
+        if not _is_listening(self._socket):
+            await self._serve_one(self._socket, backend)
+            return
+        while True:
+            sock = await self._accept()
+            asyncio.get_running_loop().add_reader(self._socket, self._turn_away)
+            try:
+                channel = await self._serve_one(sock, backend)
+            finally:
+                asyncio.get_running_loop().remove_reader(self._socket)
+            if once and channel.messages:
+                return
