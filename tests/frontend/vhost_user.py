@@ -117,9 +117,11 @@ class Frontend:
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Sends bytes as they are: for malformed messages."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sent = self.socket.sendmsg([data], ancillary)
-        if sent < len(data):
+        try:
+            sent = self.socket.sendmsg([data], ancillary)
             self.socket.sendall(data[sent:])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise BackendError("the backend has closed the connection") from error
 
     def send(
         self,
