@@ -219,6 +219,17 @@ static void count(v9_qidmap *map)
     }
 }
 
+static void init_lock(pthread_rwlock_t *lock)
+{
+    pthread_rwlockattr_t attr;
+
+    pthread_rwlockattr_init(&attr);
+    /* Lookups never end under load; a decision must get in between. */
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(lock, &attr);
+    pthread_rwlockattr_destroy(&attr);
+}
+
 v9_qidmap *v9_qidmap_attach(int fd, int *err)
 {
     v9_qidmap *map = calloc(1, sizeof(*map));
@@ -242,7 +253,7 @@ v9_qidmap *v9_qidmap_attach(int fd, int *err)
         goto fail;
     }
     count(map);
-    pthread_rwlock_init(&map->lock, NULL);
+    init_lock(&map->lock);
     *err = 0;
     return map;
 fail_errno:

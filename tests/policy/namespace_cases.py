@@ -245,7 +245,6 @@ def odd_names_and_covered_mounts(base: Path) -> None:
 
 def forbid_is_refused_on_overlayfs(base: Path) -> None:
     """One overlay of two file systems shows several numbers; a bind mount below it is no reason."""
-    table = MountTable()
     layers = [base / name for name in ("lower", "upper")]
     for layer in layers:
         mount("tmpfs", layer)
@@ -258,14 +257,13 @@ def forbid_is_refused_on_overlayfs(base: Path) -> None:
     mount("overlay", export, options)
     (export / "mnt").mkdir()
     mount("tmpfs", export / "mnt")
-    assert why_not_forbid(os.fsencode(export), table) is None, "there are only directories yet"
+    assert why_not_forbid(os.fsencode(export)) is None, "there are only directories yet"
     (export / "dir" / "file").touch()
-    why = why_not_forbid(os.fsencode(export), table)
+    why = why_not_forbid(os.fsencode(export))
     assert why is not None
     for said in ("overlay", repr(str(export / "dir" / "file")), "Use remap"):
         assert said in why, why
-    assert why_not_forbid(os.fsencode(upper), table) is None
-    table.close()
+    assert why_not_forbid(os.fsencode(upper)) is None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ anyone can see. So such an export is refused before it is served.
 
 import os
 from collections import deque
+from contextlib import closing
 
 from vhost9p.policy.mounts import MountTable
 
@@ -15,24 +16,26 @@ LIMIT = 20_000
 is met when the guest gets there, and then denied and logged."""
 
 ONE_DEVICE = frozenset(
-    b"ext2 ext3 ext4 xfs f2fs jfs reiserfs tmpfs ramfs vfat exfat ntfs3 squashfs erofs zfs".split()
+    b"ext2 ext3 ext4 xfs f2fs jfs reiserfs tmpfs ramfs vfat exfat ntfs3 squashfs erofs zfs "
+    b"fuse fuseblk virtiofs nfs nfs4 cifs".split()
 )
-"""File system types whose files all show the superblock's number."""
+"""File system types all of whose files show the superblock's number."""
 
 
-def why_not_forbid(root: bytes, mounts: MountTable) -> str | None:
+def why_not_forbid(root: bytes) -> str | None:
     """Why forbid cannot be used for the export at this path; None where nothing speaks against it.
 
     Raises OSError where `root` cannot be opened.
     """
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        number = mounts.number_of(root_fd)
-        line = mounts.read().get(number)
-        fs_type = line.fs_type if line else b"unknown"
-        if fs_type in ONE_DEVICE:
-            return None
-        found = _find_other(root, os.fstat(root_fd).st_dev, number, mounts)
+        with closing(MountTable()) as mounts:
+            number = mounts.number_of(root_fd)
+            line = mounts.read().get(number)
+            fs_type = line.fs_type if line else b"unknown"
+            if fs_type.split(b".")[0] in ONE_DEVICE:
+                return None
+            found = _find_other(root, os.fstat(root_fd).st_dev, number, mounts)
     finally:
         os.close(root_fd)
     if found is None:

@@ -10,6 +10,7 @@ nanosecond.
 Everything is opened when a MountTable is made, so it works on after the daemon has been confined.
 """
 
+import errno
 import os
 import re
 import select
@@ -130,7 +131,10 @@ class MountTable:
         return int(found[1]) if found else 0
 
     def identify(self, mnt_id: int, fd: int, probe: Probe) -> Mount:
-        """The mount that the open file `fd` is on; `mnt_id` is what `probe` shows of it."""
+        """The mount that the open file `fd` is on; `mnt_id` is what `probe` shows of it.
+
+        Raises OSError where descriptors or memory have run out.
+        """
         number = self.number_of(fd)
         seen = self._look(number, probe)
         if seen is None or seen.mnt_id != mnt_id:
@@ -138,7 +142,10 @@ class MountTable:
         return seen
 
     def is_mounted(self, mount: Mount, probe: Probe) -> bool:
-        """Whether the mount provably still exists: False also where another covers it."""
+        """Whether the mount provably still exists: False also where another covers it.
+
+        Raises OSError where descriptors or memory have run out.
+        """
         seen = self._look(mount.number, probe)
         return seen is not None and mount.is_same(seen)
 
@@ -150,16 +157,16 @@ class MountTable:
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             root = os.open(line.point.lstrip(b"/") or b".", flags, dir_fd=self._root)
-        except OSError:
+            try:
+                if self.number_of(root) != number:
+                    return None
+                key = probe(root)
+            finally:
+                os.close(root)
+        except OSError as err:
+            if err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # says nothing about the mount
             return None
-        try:
-            if self.number_of(root) != number:
-                return None
-            key = probe(root)
-        except OSError:
-            return None
-        finally:
-            os.close(root)
         return Mount(key.mnt_id, number, key.ino, key.born)
 
     def watch(self, changed: Callable[[], None]) -> "MountWatch":
