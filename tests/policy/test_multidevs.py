@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.policy.guest import no_probe, path_of
+from tests.policy.guest import no_probe, open_state, path_of
 from vhost9p.native.qidmap import QidMap
 from vhost9p.policy.multidevs import MODES, MultidevsPolicy, make_policy
 
@@ -64,6 +64,15 @@ def test_remap_tells_devices_apart(caplog: pytest.LogCaptureFixture) -> None:
     assert len({path_of(qidmap, policy, st_dev, 5) for st_dev in (ROOT, OTHER, OTHER + 1)}) == 3
     assert not caplog.records
     policy.close()
+
+
+def test_what_was_handed_over_is_closed_on_failure(tmp_path: Path) -> None:
+    qidmap = QidMap()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):  # the second finds the file unlocked
+        with pytest.raises(ValueError, match="max_files is -1"):
+            make_policy("remap", qidmap, ROOT, no_probe, open_state(tmp_path), max_files=-1)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_any_other_value_is_refused_with_the_valid_ones_named() -> None:

@@ -14,6 +14,7 @@ for each inode that no group fits, and installs its answer in the qid map.
 import logging
 import os
 import threading
+from contextlib import ExitStack
 from typing import Protocol
 
 from vhost9p.native.qidmap import DeviceFlag, QidMap
@@ -130,7 +131,14 @@ def make_policy(
     the daemon is confined. Raises ValueError for another mode or limit, OSError.
     """
     if mode == "remap":
-        return RemapPolicy(qidmap, MountTable(), probe, state, max_files=max_files)
+        with ExitStack() as undo:
+            if state:
+                undo.callback(state.close)
+            mounts = MountTable()
+            undo.callback(mounts.close)
+            policy = RemapPolicy(qidmap, mounts, probe, state, max_files=max_files)
+            undo.pop_all()
+        return policy
     if mode in MODES:
         return PlainPolicy(qidmap, root_dev, deny=mode == "forbid")
     raise ValueError(f"multidevs: {mode!r} is not one of {', '.join(MODES)}")
