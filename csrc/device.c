@@ -163,7 +163,7 @@ int v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     return base;
 }
 
-int v9_device_reset(v9_device *dev)
+void v9_device_reset(v9_device *dev, uint32_t keep_memory)
 {
     v9_ring_drain(dev, QUIESCE_MS);
     pthread_mutex_lock(&dev->lock);
@@ -175,12 +175,12 @@ int v9_device_reset(v9_device *dev)
     dev->enabled = dev->poll_ring = false;
     dev->ring = (struct v9_vring){0};
     dev->unsignalled = 0;
-    v9_mem_clear(&dev->mem);
+    if (!keep_memory)
+        v9_mem_clear(&dev->mem);
     dev->mem.faulted = false;
     dev->msize = dev->conf.msize_max;
     pthread_mutex_unlock(&dev->lock);
     v9_fids_clear(&dev->fids);
-    return 0;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------

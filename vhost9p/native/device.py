@@ -203,9 +203,9 @@ class Device:
             bool(out.broken),
         )
 
-    def reset(self) -> None:
-        """Ring stopped (waits up to 2 s for requests), memory and fids gone."""
-        check(lib.v9_device_reset(self._native))
+    def reset(self, *, keep_memory: bool) -> None:
+        """Ring stopped (waits up to 2 s for requests), fids gone, and so is memory if not kept."""
+        lib.v9_device_reset(self._native, keep_memory)
 
     def mem_add(self, gpa: int, size: int, uva: int, mmap_offset: int, fd: int) -> None:
         """Adds a region of guest memory; the descriptor is duplicated."""
