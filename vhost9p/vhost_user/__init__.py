@@ -1,5 +1,7 @@
-"""The vhost-user protocol, the backend's end.
+"""The vhost-user protocol, backend's end.
 
-`messages` knows the layout, `session` the rules, and neither does I/O; `channel` moves bytes and
-descriptors between the socket and a session.
+messages.py declares what may be said, framing.py cuts the byte stream into messages, session.py
+decides what each message means and answers it, channel.py moves bytes and descriptors between one
+socket and a session, listener.py gets connections. What is to be done to the device goes through
+the `Backend` Protocol of session.py. Only channel.py and listener.py touch sockets.
 """

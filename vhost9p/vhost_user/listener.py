@@ -6,13 +6,10 @@ wrong socket then ends with an error instead of waiting for ever. Where the firs
 already and its device is just being reset, the second waits its turn: a VM may be started again
 the moment it has ended.
 
-A socket appears under its path when it is ready for connections, with its mode set: it is made
-under another name and renamed. A path that is taken is tried: if nobody listens there, it is
-replaced.
+A path that is taken is tried: if nobody listens there, it was left behind and is replaced.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import socket
@@ -26,6 +23,7 @@ log = logging.getLogger(__name__)
 
 MAX_PATH = 107  # bytes, what sun_path holds with its final NUL (unix(7))
 BACKLOG = 16
+RETRY_S = 1
 
 
 class ListenError(Exception):
@@ -40,7 +38,7 @@ class Listener:
         self.channel: Channel | None = None
         self._socket = sock
         self._socket.setblocking(False)
-        self._path = path
+        self._path = os.path.abspath(path) if path else None
         self._identity = _identity(path) if path else None
 
     @classmethod
@@ -50,8 +48,11 @@ class Listener:
             raise ListenError(f"{path}: a socket's path has at most {MAX_PATH} bytes")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _refuse_if_taken(path)
-            _bind_and_rename(sock, path, mode)
+            _clear(path)
+            os.fchmod(sock.fileno(), mode)  # of the file that bind makes, less the umask
+            sock.bind(path)
+            os.chmod(path, mode)
+            sock.listen(BACKLOG)
             return cls(sock, path, path)
         except OSError as error:
             sock.close()
@@ -107,3 +108,66 @@ class Listener:
                 asyncio.get_running_loop().remove_reader(self._socket)
             if once and channel.messages:
                 return
+
+    async def _serve_one(self, sock: socket.socket, backend: Backend) -> Channel:
+        self.channel = Channel(sock, backend, self.name)
+        try:
+            await self.channel.run()
+            return self.channel
+        finally:
+            self.channel = None
+
+    async def _accept(self) -> socket.socket:
+        """The next connection, however long it takes."""
+        while True:
+            try:
+                sock, _ = await asyncio.get_running_loop().sock_accept(self._socket)
+                return sock
+            except OSError as error:  # too many open files, most likely
+                log.warning("%s: cannot accept a connection: %s", self.name, error.strerror)
+                await asyncio.sleep(RETRY_S)
+
+    def _turn_away(self) -> None:
+        """A second frontend has connected."""
+        if self.channel and not self.channel.abandoned:
+            try:
+                self._socket.accept()[0].close()
+                log.warning("%s: a second frontend was hung up on: one is connected", self.name)
+                return
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("%s: cannot accept a connection: %s", self.name, error.strerror)
+        asyncio.get_running_loop().remove_reader(self._socket)  # it waits for its turn
+
+
+def _clear(path: str) -> None:
+    """Removes a socket that was left behind. Raises ListenError where something else is there."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ListenError(f"{path} exists and is not a socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        log.info("%s: replacing a socket that nobody listens on", path)
+        os.unlink(path)
+        return
+    except BlockingIOError:
+        pass  # so many wait to be accepted that no more can
+    raise ListenError(f"{path} is in use: another process listens there")
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells the file at `path` from another; None if there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,38 +1,46 @@
-"""Messages of vhost-user: numbers, layouts, limits; syntax only.
+"""The messages: numbers, layouts, and the checks that need nothing but the message itself.
 
-Source: QEMU's docs/interop/vhost-user.rst. A message is a header (u32 request, u32 flags, u32 size,
-the host's byte order) and `size` bytes of payload, with up to 8 descriptors beside it. Each request
-is one row of REQUESTS. What the values mean, and whether they are in order, is the session's.
+Every message is a header {u32 request, u32 flags, u32 size} in native byte order, `size` bytes of
+payload, and up to eight descriptors beside them. Flags hold the version (1) in bits 0-1, "this is
+a reply" in bit 2 and "a reply is wanted" in bit 3. `Request` has one row for each request of the
+frontend that is understood here: its number, its payload's layout, how many descriptors come with
+it and whether it has a reply of its own; name, decoding and checks follow from the row.
+
+A request without a reply of its own is acknowledged by a u64 that is 0 on success, where
+REPLY_ACK was negotiated and bit 3 asks for it.
+
+Source: QEMU's docs/interop/vhost-user.rst, and for the virtio features the virtio specification,
+section 6. No input or output happens here.
 """
 
+import errno
+import os
 import struct
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple
+from dataclasses import astuple, dataclass, fields
+from enum import Enum
+from typing import ClassVar, Self
 
 HEADER = struct.Struct("=III")
-VERSION_MASK, VERSION = 0x3, 0x1
-REPLY_FLAG, NEED_REPLY_FLAG = 0x4, 0x8
 
-FDS_MAX = 8
-PAYLOAD_MAX = 4096
-"""Far above any request here; a frontend that says more has lost the framing."""
-CONFIG_MAX = 256
-REGIONS_MAX = 8
-"""Of one SET_MEM_TABLE."""
+VERSION = 1
+VERSION_MASK = 0x3
+REPLY_FLAG = 1 << 2
+NEED_REPLY_FLAG = 1 << 3
 
-RING_INDEX_MASK = 0xFF
-NO_FD_FLAG = 0x100
+MAX_FDS = 8
+MAX_PAYLOAD = 4096  # bytes: the longest request that exists has 268
+MAX_CONFIG = 256  # bytes
+MAX_MEM_SLOTS = 509
 
-# Virtio features (virtio 1.3, section 6; 9P's own: section 5.14.3)
+# Virtio features.
 MOUNT_TAG_BIT = 0
-INDIRECT_DESC_BIT = 28
+INDIRECT_BIT = 28
 EVENT_IDX_BIT = 29
 PROTOCOL_FEATURES_BIT = 30
 VERSION_1_BIT = 32
 
-# Protocol features
+# vhost-user protocol features.
 MQ_BIT = 0
 REPLY_ACK_BIT = 3
 BACKEND_REQ_BIT = 5
@@ -40,150 +48,324 @@ CONFIG_BIT = 9
 RESET_DEVICE_BIT = 13
 CONFIGURE_MEM_SLOTS_BIT = 15
 
+# A request of the backend, on the socket that SET_BACKEND_REQ_FD brings.
+BACKEND_CONFIG_CHANGE = 2
 
-class Request(IntEnum):
-    """What a frontend may ask of this backend."""
-
-    GET_FEATURES = 1
-    SET_FEATURES = 2
-    SET_OWNER = 3
-    RESET_OWNER = 4
-    SET_MEM_TABLE = 5
-    SET_VRING_NUM = 8
-    SET_VRING_ADDR = 9
-    SET_VRING_BASE = 10
-    GET_VRING_BASE = 11
-    SET_VRING_KICK = 12
-    SET_VRING_CALL = 13
-    SET_VRING_ERR = 14
-    GET_PROTOCOL_FEATURES = 15
-    SET_PROTOCOL_FEATURES = 16
-    GET_QUEUE_NUM = 17
-    SET_VRING_ENABLE = 18
-    SET_BACKEND_REQ_FD = 21
-    GET_CONFIG = 24
-    SET_CONFIG = 25
-    RESET_DEVICE = 34
-    GET_MAX_MEM_SLOTS = 36
-    ADD_MEM_REG = 37
-    REM_MEM_REG = 38
-
-
-EMPTY = struct.Struct("")
-U64 = struct.Struct("=Q")
-RING_STATE = struct.Struct("=II")
-RING_ADDRESS = struct.Struct("=IIQQQQ")
-REGION = struct.Struct("=QQQQ")
-SINGLE_REGION = struct.Struct("=QQQQQ")
-TABLE_HEAD = struct.Struct("=II")
-CONFIG_HEAD = struct.Struct("=III")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A request's syntax."""
-
-    payload: struct.Struct
-    """The whole payload, or its head where `open_ended`."""
-    fds: int = 0
-    """Descriptors that may come with it, at most."""
-    answer: bytes | None = None
-    """For a request with a reply of its own: what the reply holds where the request fails."""
-    open_ended: bool = False
-
-
-ZERO_U64, ZERO_STATE, NO_CONFIG = U64.pack(0), RING_STATE.pack(0, 0), CONFIG_HEAD.pack(0, 0, 0)
-
-REQUESTS: dict[Request, Row] = {
-    Request.GET_FEATURES: Row(EMPTY, answer=ZERO_U64),
-    Request.SET_FEATURES: Row(U64),
-    Request.SET_OWNER: Row(EMPTY),
-    Request.RESET_OWNER: Row(EMPTY),
-    Request.SET_MEM_TABLE: Row(TABLE_HEAD, fds=REGIONS_MAX, open_ended=True),
-    Request.SET_VRING_NUM: Row(RING_STATE),
-    Request.SET_VRING_ADDR: Row(RING_ADDRESS),
-    Request.SET_VRING_BASE: Row(RING_STATE),
-    Request.GET_VRING_BASE: Row(RING_STATE, answer=ZERO_STATE),
-    Request.SET_VRING_KICK: Row(U64, fds=1),
-    Request.SET_VRING_CALL: Row(U64, fds=1),
-    Request.SET_VRING_ERR: Row(U64, fds=1),
-    Request.GET_PROTOCOL_FEATURES: Row(EMPTY, answer=ZERO_U64),
-    Request.SET_PROTOCOL_FEATURES: Row(U64),
-    Request.GET_QUEUE_NUM: Row(EMPTY, answer=ZERO_U64),
-    Request.SET_VRING_ENABLE: Row(RING_STATE),
-    Request.SET_BACKEND_REQ_FD: Row(EMPTY, fds=1),
-    Request.GET_CONFIG: Row(CONFIG_HEAD, answer=NO_CONFIG, open_ended=True),
-    Request.SET_CONFIG: Row(CONFIG_HEAD, open_ended=True),
-    Request.RESET_DEVICE: Row(EMPTY),
-    Request.GET_MAX_MEM_SLOTS: Row(EMPTY, answer=ZERO_U64),
-    Request.ADD_MEM_REG: Row(SINGLE_REGION, fds=1),
-    Request.REM_MEM_REG: Row(SINGLE_REGION, fds=1),
-}
+# In the u64 of SET_VRING_KICK, CALL and ERR.
+NO_FD_FLAG = 1 << 8
+INDEX_MASK = 0xFF
 
 
 class VhostUserError(Exception):
-    """A request that is refused; the text names it and its value."""
+    """A message that cannot be carried out: what is wrong with which value, and the errno that
+    stands for it in the acknowledgement."""
+
+    def __init__(self, text: str, code: int = errno.EINVAL) -> None:
+        super().__init__(text)
+        self.code = code
 
 
-class FramingError(Exception):
-    """Bytes that are no vhost-user message: the stream cannot be followed any further."""
+@dataclass(frozen=True, slots=True)
+class Payload(ABC):
+    """What every payload can do."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, data: bytes) -> Self:
+        """Decodes and checks. Raises VhostUserError."""
+
+    def __str__(self) -> str:
+        """The fields for people, addresses in hexadecimal: "(index=0, num=128)"."""
+        shown = (_show(each.name, getattr(self, each.name)) for each in fields(self))
+        return f"({', '.join(shown)})"
 
 
-class Region(NamedTuple):
-    """Guest memory: [gpa, gpa+size) lies at `uva` in the frontend and at `mmap_offset` in the
-    descriptor that comes with it."""
+def _show(name: str, value: object) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, tuple):
+        return f"{name}=[{', '.join(map(str, value))}]"
+    if isinstance(value, int) and value > 0xFFFF:
+        return f"{name}={value:#x}"
+    return f"{name}={value}"
+
+
+def _check_size(data: bytes, size: int) -> None:
+    if len(data) != size:
+        raise VhostUserError(f"its payload has {len(data)} bytes instead of {size}")
+
+
+def _parse_head(data: bytes, head: struct.Struct) -> tuple[int, ...]:
+    """The integers that a payload of variable size begins with."""
+    if len(data) < head.size:
+        raise VhostUserError(f"its payload has {len(data)} bytes, fewer than {head.size}")
+    return head.unpack_from(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed(Payload):
+    """A payload that is a plain struct of integers, in the order of the dataclass's fields."""
+
+    LAYOUT: ClassVar[struct.Struct]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Decodes. Raises VhostUserError for a wrong size."""
+        _check_size(data, cls.LAYOUT.size)
+        return cls(*cls.LAYOUT.unpack(data))
+
+    def pack(self) -> bytes:
+        """Encodes."""
+        return self.LAYOUT.pack(*astuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Empty(Fixed):
+    """No payload."""
+
+    LAYOUT = struct.Struct("=")
+
+
+@dataclass(frozen=True, slots=True)
+class U64(Fixed):
+    """A number or a set of bits."""
+
+    LAYOUT = struct.Struct("=Q")
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingState(Fixed):
+    """A ring's index and a number whose meaning the request gives."""
+
+    LAYOUT = struct.Struct("=II")
+
+    index: int
+    num: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingAddresses(Fixed):
+    """Where the parts of a ring lie, as frontend addresses (uva); `log` is a guest address."""
+
+    LAYOUT = struct.Struct("=IIQQQQ")
+
+    index: int
+    flags: int
+    desc: int
+    used: int
+    avail: int
+    log: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingFd(Payload):
+    """A ring's index, and whether a descriptor comes with it."""
+
+    index: int
+    has_fd: bool
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Decodes. Raises VhostUserError for a wrong size and for bits without a meaning."""
+        value = U64.parse(data).value
+        if value & ~(NO_FD_FLAG | INDEX_MASK):
+            raise VhostUserError(f"{value:#x} has bits that mean nothing: only 0 to 8 do")
+        return cls(value & INDEX_MASK, not value & NO_FD_FLAG)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion(Fixed):
+    """Guest memory: `size` bytes at guest address `gpa`, at `uva` in the frontend, and from byte
+    `mmap_offset` on in the descriptor that comes with it."""
+
+    LAYOUT = struct.Struct("=QQQQ")
 
     gpa: int
     size: int
     uva: int
     mmap_offset: int
 
+    def __post_init__(self) -> None:
+        if not self.size:
+            raise VhostUserError(f"region {self} is empty")
+        if max(self.gpa, self.uva, self.mmap_offset) + self.size > 1 << 64:
+            raise VhostUserError(f"region {self} reaches beyond 64 bits")
 
-class Header(NamedTuple):
-    """A message's header."""
 
-    request: int
+@dataclass(frozen=True, slots=True)
+class MemoryTable(Payload):
+    """The whole of guest memory, a descriptor for each region."""
+
+    HEAD = struct.Struct("=II")
+
+    regions: tuple[MemoryRegion, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Decodes {u32 count, u32 padding, regions}. Raises VhostUserError."""
+        count, _ = _parse_head(data, cls.HEAD)
+        if count > MAX_FDS:
+            raise VhostUserError(f"it has {count} memory regions; at most {MAX_FDS} fit")
+        each = MemoryRegion.LAYOUT.size
+        _check_size(data, cls.HEAD.size + count * each)
+        starts = range(cls.HEAD.size, len(data), each)
+        return cls(tuple(MemoryRegion.parse(data[at : at + each]) for at in starts))
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySlot(Payload):
+    """One region of guest memory."""
+
+    HEAD = struct.Struct("=Q")
+
+    region: MemoryRegion
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Decodes {u64 padding, region}. Raises VhostUserError."""
+        _check_size(data, cls.HEAD.size + MemoryRegion.LAYOUT.size)
+        return cls(MemoryRegion.parse(data[cls.HEAD.size :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Config(Payload):
+    """A piece of the device's configuration space, `offset` bytes from its start."""
+
+    HEAD = struct.Struct("=III")
+
+    offset: int
     flags: int
-    size: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The offset behind the piece."""
+        return self.offset + len(self.data)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Decodes {u32 offset, u32 size, u32 flags, bytes}. Raises VhostUserError."""
+        offset, size, flags = _parse_head(data, cls.HEAD)
+        if not 0 < size <= MAX_CONFIG:
+            raise VhostUserError(f"it is about {size} bytes; 1 to {MAX_CONFIG} would be valid")
+        _check_size(data, cls.HEAD.size + size)
+        return cls(offset, flags, data[cls.HEAD.size :])
+
+    def pack(self) -> bytes:
+        """Encodes."""
+        return self.HEAD.pack(self.offset, len(self.data), self.flags) + self.data
+
+
+NO_FDS = range(1)
+ONE_FD = range(1, 2)
+MAYBE_FD = range(2)
+FD_PER_REGION = range(MAX_FDS + 1)
+
+
+class Request(Enum):
+    """The frontend's requests: (number, payload, count of descriptors, has a reply of its own)."""
+
+    GET_FEATURES = 1, Empty, NO_FDS, True
+    SET_FEATURES = 2, U64, NO_FDS, False
+    SET_OWNER = 3, Empty, NO_FDS, False
+    RESET_OWNER = 4, Empty, NO_FDS, False
+    SET_MEM_TABLE = 5, MemoryTable, FD_PER_REGION, False
+    SET_VRING_NUM = 8, RingState, NO_FDS, False
+    SET_VRING_ADDR = 9, RingAddresses, NO_FDS, False
+    SET_VRING_BASE = 10, RingState, NO_FDS, False
+    GET_VRING_BASE = 11, RingState, NO_FDS, True
+    SET_VRING_KICK = 12, RingFd, MAYBE_FD, False
+    SET_VRING_CALL = 13, RingFd, MAYBE_FD, False
+    SET_VRING_ERR = 14, RingFd, MAYBE_FD, False
+    GET_PROTOCOL_FEATURES = 15, Empty, NO_FDS, True
+    SET_PROTOCOL_FEATURES = 16, U64, NO_FDS, False
+    GET_QUEUE_NUM = 17, Empty, NO_FDS, True
+    SET_VRING_ENABLE = 18, RingState, NO_FDS, False
+    SET_BACKEND_REQ_FD = 21, Empty, ONE_FD, False
+    GET_CONFIG = 24, Config, NO_FDS, True
+    SET_CONFIG = 25, Config, NO_FDS, False
+    RESET_DEVICE = 34, Empty, NO_FDS, False
+    GET_MAX_MEM_SLOTS = 36, Empty, NO_FDS, True
+    ADD_MEM_REG = 37, MemorySlot, ONE_FD, False
+    REM_MEM_REG = 38, MemorySlot, MAYBE_FD, False
+
+    def __init__(self, number: int, payload: type[Payload], fds: range, has_reply: bool) -> None:
+        self.number = number
+        self.payload = payload
+        self.fds = fds
+        self.has_reply = has_reply
+
+    @staticmethod
+    def find(number: int) -> "Request | None":
+        """The request with this number, or None if it is not understood here."""
+        return _BY_NUMBER.get(number)
+
+
+_BY_NUMBER = {request.number: request for request in Request}
+
+
+@dataclass(slots=True)
+class Message:
+    """One whole message as it came. Its descriptors belong to it until `close_fds`.
+
+    `fds_lost` says that more came than a message may have, or than this process could open.
+    """
+
+    number: int
+    flags: int
+    payload: bytes
+    fds: list[int]
+    fds_lost: bool = False
+
+    @property
+    def name(self) -> str:
+        """The request's name, for people."""
+        request = Request.find(self.number)
+        return request.name if request else f"request {self.number}"
 
     @property
     def needs_reply(self) -> bool:
-        """REPLY_ACK is asked for."""
+        """Whether an acknowledgement is asked for."""
         return bool(self.flags & NEED_REPLY_FLAG)
 
+    def parse(self, request: Request) -> Payload:
+        """Decodes the payload and counts the descriptors. Raises VhostUserError."""
+        if self.flags & VERSION_MASK != VERSION:
+            raise VhostUserError(f"version {self.flags & VERSION_MASK} instead of {VERSION}")
+        if self.flags & REPLY_FLAG:
+            raise VhostUserError("it is marked as a reply")
+        if self.fds_lost:
+            raise VhostUserError(
+                f"descriptors were lost: more than {MAX_FDS} came, or too many files are open",
+                errno.EMFILE,
+            )
+        payload = request.payload.parse(self.payload)
+        allowed = request.fds
+        if isinstance(payload, MemoryTable):
+            allowed = range(len(payload.regions), len(payload.regions) + 1)
+        if len(self.fds) not in allowed:
+            valid = " or ".join(map(str, allowed))
+            raise VhostUserError(f"it came with {len(self.fds)} descriptors instead of {valid}")
+        return payload
 
-def parse_header(data: bytes) -> Header:
-    """Raises FramingError for what cannot be one."""
-    header = Header(*HEADER.unpack(data))
-    if header.flags & VERSION_MASK != VERSION:
-        raise FramingError(f"request {header.request} has version {header.flags & VERSION_MASK}")
-    if header.size > PAYLOAD_MAX:
-        raise FramingError(f"request {header.request} announces {header.size} bytes")
-    return header
+    def close_fds(self) -> None:
+        """Closes the descriptors; a second call does nothing."""
+        while self.fds:
+            os.close(self.fds.pop())
 
 
-def build_reply(request: int, payload: bytes) -> bytes:
-    """A reply; it echoes the request."""
-    return HEADER.pack(request, VERSION | REPLY_FLAG, len(payload)) + payload
+def encode(number: int, flags: int, payload: bytes = b"") -> bytes:
+    """A whole message."""
+    return HEADER.pack(number, VERSION | flags, len(payload)) + payload
 
 
-def check_payload(request: Request, payload: bytes, fds: int) -> None:
-    """Size and number of descriptors; raises VhostUserError."""
-    row = REQUESTS[request]
-    if len(payload) < row.payload.size or (len(payload) > row.payload.size and not row.open_ended):
-        raise VhostUserError(
-            f"{request.name}: {len(payload)} bytes of payload instead of {row.payload.size}"
-        )
-    if fds > row.fds:
-        raise VhostUserError(f"{request.name}: {fds} descriptors, at most {row.fds} belong to it")
+def encode_reply(number: int, payload: bytes) -> bytes:
+    """A whole reply to the request with this number."""
+    return encode(number, REPLY_FLAG, payload)
 
 
-def parse_table(payload: bytes) -> list[Region]:
-    """The regions of a SET_MEM_TABLE."""
-    count, _ = TABLE_HEAD.unpack_from(payload)
-    if count > REGIONS_MAX or len(payload) < TABLE_HEAD.size + count * REGION.size:
-        raise VhostUserError(f"SET_MEM_TABLE: {count} regions in {len(payload)} bytes")
-    return [
-        Region(*REGION.unpack_from(payload, TABLE_HEAD.size + i * REGION.size))
-        for i in range(count)
-    ]
+def show_bits(value: int) -> str:
+    """The numbers of the bits that are set, for people: "3, 9"."""
+    return ", ".join(str(bit) for bit in range(value.bit_length()) if value >> bit & 1)

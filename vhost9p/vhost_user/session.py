@@ -1,311 +1,331 @@
-"""A vhost-user session: which answer each request gets, and what it makes the backend do.
+"""What the frontend's messages mean: the state of one connection, and an answer to each message.
 
-Sans-IO: `feed` takes the bytes and descriptors that arrived and says when a message is complete;
-`handle` carries a message out on the `Backend` and returns the bytes of the answer.
+Every message gets exactly one answer or, where the protocol wants none, no answer: a request with
+a reply of its own gets that reply, an empty one if it failed; any other, known or not, gets an
+acknowledgement if it asks for one and REPLY_ACK is negotiated. A message that is refused is
+logged, and the connection goes on: the frontend's VM would die with it.
 
-Rules that are easily got wrong: every request that has a reply gets exactly that one, and every
-other gets an acknowledgement if it asked for it, unknown requests included; a refused request does
-not end the session, since QEMU aborts when its socket goes away; SET_OWNER begins a session (a device
-that was unplugged and plugged in again says it on the same connection) and comes after
-SET_PROTOCOL_FEATURES; a ring starts with its kick descriptor and stops with GET_VRING_BASE, which
-is independent of its being enabled.
+A session of the device begins at SET_OWNER, not at the connection: when a device is unplugged and
+another plugged in, a frontend makes the whole handshake again on the same connection and adds all
+memory again without having removed it. So SET_OWNER brings the device back to its first state.
+The protocol features and SET_BACKEND_REQ_FD come before it and stay. RESET_DEVICE keeps guest
+memory: the frontend goes on to send only what changes in it.
+
+Which protocol features were negotiated matters for acknowledgements alone; requests that belong to
+a feature that is offered work with or without it.
+
+No input or output happens here, but descriptors are closed: the session owns those of the message
+that it handles, and the backend duplicates what it wants to keep.
 """
 
+import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
-from vhost9p.vhost_user import messages as m
-from vhost9p.vhost_user.messages import Region, Request, VhostUserError
+from vhost9p.vhost_user.messages import (
+    BACKEND_REQ_BIT,
+    CONFIG_BIT,
+    CONFIGURE_MEM_SLOTS_BIT,
+    EVENT_IDX_BIT,
+    INDIRECT_BIT,
+    MAX_MEM_SLOTS,
+    MOUNT_TAG_BIT,
+    MQ_BIT,
+    PROTOCOL_FEATURES_BIT,
+    REPLY_ACK_BIT,
+    RESET_DEVICE_BIT,
+    U64,
+    VERSION_1_BIT,
+    Config,
+    Empty,
+    MemoryRegion,
+    MemorySlot,
+    MemoryTable,
+    Message,
+    Request,
+    RingAddresses,
+    RingFd,
+    RingState,
+    VhostUserError,
+    encode_reply,
+    show_bits,
+)
+
+__all__ = ["Backend", "MemoryRegion", "Session", "VhostUserError"]
 
 log = logging.getLogger(__name__)
 
 FEATURES = (
-    1 << m.MOUNT_TAG_BIT
-    | 1 << m.INDIRECT_DESC_BIT
-    | 1 << m.EVENT_IDX_BIT
-    | 1 << m.PROTOCOL_FEATURES_BIT
-    | 1 << m.VERSION_1_BIT
+    1 << MOUNT_TAG_BIT
+    | 1 << INDIRECT_BIT
+    | 1 << EVENT_IDX_BIT
+    | 1 << PROTOCOL_FEATURES_BIT
+    | 1 << VERSION_1_BIT
 )
 PROTOCOL_FEATURES = (
-    1 << m.MQ_BIT
-    | 1 << m.REPLY_ACK_BIT
-    | 1 << m.BACKEND_REQ_BIT
-    | 1 << m.CONFIG_BIT
-    | 1 << m.RESET_DEVICE_BIT
-    | 1 << m.CONFIGURE_MEM_SLOTS_BIT
+    1 << MQ_BIT
+    | 1 << REPLY_ACK_BIT
+    | 1 << BACKEND_REQ_BIT
+    | 1 << CONFIG_BIT
+    | 1 << RESET_DEVICE_BIT
+    | 1 << CONFIGURE_MEM_SLOTS_BIT
 )
-MEM_SLOTS = 509
 QUEUES = 1
+
+# A guest can make its frontend send requests that are refused: it must not fill the log.
+MAX_WARNINGS = 100
 
 
 class Backend(Protocol):
-    """The device. Descriptors are the session's to close: whoever keeps one duplicates it.
+    """The device, as the frontend may set it up.
 
-    Methods raise OSError or VhostUserError, which refuses the request. Those that are asynchronous
-    may wait for requests in flight; the session does nothing else meanwhile.
+    Calls come one after the other, in the frontend's order, and are not cancelled. Those that may
+    wait for requests in flight are asynchronous and must leave the event loop free meanwhile; the
+    others return at once. All may raise OSError or VhostUserError: the request then fails with
+    that text and number, and what was set before still holds unless said otherwise.
+
+    Descriptors are closed by the caller after the call: whatever is kept has to be a duplicate.
     """
 
-    def config(self) -> bytes:
-        """The configuration space, CONFIG_MAX bytes."""
+    def config_read(self) -> bytes:
+        """The whole configuration space, at most 256 bytes."""
 
     async def reset(self) -> None:
-        """To the state of a new device: ring stopped, memory and fids gone."""
+        """Back to the first state: ring stopped and disabled, no memory, no descriptors, no
+        features, no fids. At the start of a session and at the end of a connection."""
+
+    async def reset_device(self) -> None:
+        """As `reset`, but guest memory stays."""
 
     def set_features(self, features: int) -> None:
-        """The virtio features that the driver accepted."""
+        """The negotiated virtio features, PROTOCOL_FEATURES_BIT among them or not."""
 
-    async def mem_set(self, regions: list[tuple[Region, int]]) -> None:
-        """Replaces the whole memory table; each region with its descriptor."""
+    async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
+        """Replaces guest memory by these regions, each with its descriptor. On an error there is
+        no guest memory."""
 
-    async def mem_add(self, region: Region, fd: int) -> None:
-        """Adds a region."""
+    async def mem_add(self, region: MemoryRegion, fd: int) -> None:
+        """Adds a region of guest memory."""
 
-    async def mem_remove(self, region: Region) -> None:
-        """Removes a region."""
+    async def mem_remove(self, region: MemoryRegion) -> None:
+        """Removes a region of guest memory: the one with this gpa, size and uva."""
 
     def ring_set_num(self, num: int) -> None:
-        """Entries of the ring."""
+        """The number of the ring's entries."""
 
     def ring_set_base(self, base: int) -> None:
-        """The next available index."""
+        """The next avail index."""
 
     def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
-        """Where the ring lies, in the frontend's addresses."""
+        """Where the ring's parts lie, as frontend addresses (uva)."""
 
     def ring_set_kick(self, fd: int | None) -> None:
-        """Starts the ring; without a descriptor it is polled."""
+        """Starts the ring. None: it is to be polled."""
 
     def ring_set_call(self, fd: int | None) -> None:
-        """What notifies the driver; None: nothing does."""
+        """What signals completions. None: nothing does."""
 
     def ring_set_err(self, fd: int | None) -> None:
-        """What tells the frontend that the ring is broken."""
+        """What signals that the ring is broken. None: nothing does."""
 
     def ring_enable(self, enable: bool) -> None:
-        """Enables or disables the ring."""
+        """A disabled ring takes no requests, whether it is started or not."""
 
     async def ring_stop(self) -> int:
-        """Stops the ring and waits for what is in flight; returns the next available index."""
-
-
-@dataclass(slots=True)
-class Message:
-    """A complete message. Whoever has it closes its descriptors."""
-
-    header: m.Header
-    payload: bytes
-    fds: list[int]
-
-    def close(self) -> None:
-        """Closes the descriptors."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
-
-
-Handler = Callable[[bytes, list[int]], Awaitable[bytes | None]]
+        """Stops the ring: waits at most 2 s for what is in flight, touches no guest memory and
+        signals nothing afterwards. Returns the next avail index."""
 
 
 class Session:
-    """One connection's protocol state."""
+    """One connection's state. `name` stands before each line of the log."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, name: str) -> None:
+        self.protocol_features = 0
+        self.backend_req_fd: int | None = None
         self._backend = backend
-        self._data = bytearray()
-        self._fds: list[int] = []
-        self._header: m.Header | None = None
-        self._backend_request_fd = -1
-        self._handlers: dict[Request, Handler] = {
-            request: getattr(self, "_" + request.name.lower()) for request in Request
-        }
-
-    # ---- bytes in ---------------------------------------------------------------------------
-
-    def wanted(self) -> int:
-        """Bytes that the message under way still lacks. Whoever reads must not read more: a
-        descriptor comes with the bytes of its own message, as long as no others are read along."""
-        size = self._header.size if self._header else m.HEADER.size
-        return size - len(self._data)
-
-    def feed(self, data: bytes, fds: list[int]) -> Message | None:
-        """Takes what was read, at most `wanted` bytes; returns a message once it is complete.
-
-        Raises FramingError, after which the stream is of no use. The descriptors are the session's
-        from here on.
-        """
-        self._data += data
-        self._fds += fds
-        while self.wanted() == 0:
-            if self._header is None:
-                self._header = m.parse_header(bytes(self._data))
-                self._data.clear()
-                continue
-            message = Message(self._header, bytes(self._data), self._fds)
-            self._header, self._data, self._fds = None, bytearray(), []
-            return message
-        return None
-
-    def close(self) -> None:
-        """Closes every descriptor that the session holds."""
-        Message(m.Header(0, 0, 0), b"", self._fds).close()
-        self._fds = []
-        self._keep_backend_request_fd(-1)
-
-    # ---- answers ----------------------------------------------------------------------------
+        self._name = name
+        self._warnings = 0
 
     async def handle(self, message: Message) -> bytes:
-        """Carries a message out; returns the answer, which may be empty."""
-        number = message.header.request
-        row = None
-        answer: bytes | None = None
-        status = 1
+        """Carries a message out and closes its descriptors. Returns the bytes to send back, b""
+        for none. Raises nothing."""
+        acknowledges = self._acknowledges
         try:
-            request = Request(number)
-            row = m.REQUESTS[request]
-            m.check_payload(request, message.payload, len(message.fds))
-            answer = await self._handlers[request](message.payload, message.fds)
-            status = 0
-        except ValueError:
-            log.warning("request %d is unknown and was ignored", number)
+            reply, code = await self._carry_out(message), 0
         except VhostUserError as error:
-            log.warning("refused: %s", error)
-        except OSError as error:
-            log.warning("%s failed: %s", Request(number).name, error.strerror or error)
+            reply, code = b"", error.code
+            self._warn(f"{message.name} refused: {error}")
+        except Exception:  # a mistake of ours: the VM had better live on
+            reply, code = b"", errno.EIO
+            log.exception("%s: %s failed", self._name, message.name)
         finally:
-            message.close()
-        if row is not None and row.answer is not None:
-            return m.build_reply(number, row.answer if answer is None else answer)
-        if message.header.needs_reply:
-            return m.build_reply(number, m.U64.pack(status))
+            message.close_fds()
+        request = Request.find(message.number)
+        if request and request.has_reply:
+            return encode_reply(message.number, reply)
+        # Its own acknowledgement is among what SET_PROTOCOL_FEATURES negotiates.
+        if message.needs_reply and (acknowledges or self._acknowledges):
+            return encode_reply(message.number, U64(code).pack())
         return b""
 
-    # ---- requests ---------------------------------------------------------------------------
+    async def close(self) -> None:
+        """The connection is gone: so is all that it had set up. Raises nothing."""
+        self._keep_backend_req_fd(None)
+        try:
+            await self._backend.reset()
+        except Exception:
+            log.exception("%s: the device could not be reset", self._name)
 
-    async def _get_features(self, payload: bytes, fds: list[int]) -> bytes:
-        return m.U64.pack(FEATURES)
+    @property
+    def _acknowledges(self) -> bool:
+        return bool(self.protocol_features >> REPLY_ACK_BIT & 1)
 
-    async def _set_features(self, payload: bytes, fds: list[int]) -> None:
-        (features,) = m.U64.unpack(payload)
-        if features & ~FEATURES:
+    async def _carry_out(self, message: Message) -> bytes:
+        request = Request.find(message.number)
+        if request is None:
+            raise VhostUserError("it is not known here", errno.EOPNOTSUPP)
+        payload = message.parse(request)
+        log.debug("%s: %s %s", self._name, message.name, payload)
+        try:
+            return await HANDLERS[request](self, payload, message.fds) or b""
+        except OSError as error:
+            text = f"{error.strerror or error} for {payload}"
+            raise VhostUserError(text, error.errno or errno.EIO) from error
+
+    def _warn(self, text: str) -> None:
+        self._warnings += 1
+        level = logging.WARNING if self._warnings <= MAX_WARNINGS else logging.DEBUG
+        log.log(level, "%s: %s", self._name, text)
+        if self._warnings == MAX_WARNINGS:
+            log.warning("%s: further refusals are logged at level debug", self._name)
+
+    # ---- the session
+
+    async def _get_features(self, _: Empty, fds: list[int]) -> bytes:
+        return U64(FEATURES).pack()
+
+    async def _set_features(self, new: U64, fds: list[int]) -> None:
+        if unknown := new.value & ~FEATURES:
             raise VhostUserError(
-                f"SET_FEATURES: {features:#x} has bits that were not offered ({FEATURES:#x})"
+                f"features {show_bits(unknown)} were not offered; {show_bits(FEATURES)} were"
             )
-        self._backend.set_features(features)
-        if not features >> m.PROTOCOL_FEATURES_BIT & 1:
-            self._backend.ring_enable(True)
+        self._backend.set_features(new.value)
+        if not new.value >> PROTOCOL_FEATURES_BIT & 1:
+            self._backend.ring_enable(True)  # such a frontend knows nothing of enabling
 
-    async def _get_protocol_features(self, payload: bytes, fds: list[int]) -> bytes:
-        return m.U64.pack(PROTOCOL_FEATURES)
+    async def _get_protocol_features(self, _: Empty, fds: list[int]) -> bytes:
+        return U64(PROTOCOL_FEATURES).pack()
 
-    async def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
-        (features,) = m.U64.unpack(payload)
-        if features & ~PROTOCOL_FEATURES:
+    async def _set_protocol_features(self, new: U64, fds: list[int]) -> None:
+        # What is known of them is taken even where the rest is refused: this request is rarely
+        # acknowledged, and a frontend that believes in REPLY_ACK would wait for ever.
+        self.protocol_features = new.value & PROTOCOL_FEATURES
+        if unknown := new.value & ~PROTOCOL_FEATURES:
             raise VhostUserError(
-                f"SET_PROTOCOL_FEATURES: {features:#x} has bits that were not offered "
-                f"({PROTOCOL_FEATURES:#x})"
+                f"protocol features {show_bits(unknown)} were not offered; "
+                f"{show_bits(PROTOCOL_FEATURES)} were"
             )
 
-    async def _set_owner(self, payload: bytes, fds: list[int]) -> None:
+    async def _set_owner(self, _: Empty, fds: list[int]) -> None:
         await self._backend.reset()
 
-    async def _reset_owner(self, payload: bytes, fds: list[int]) -> None:
+    async def _reset_owner(self, _: Empty, fds: list[int]) -> None:
         self._backend.ring_enable(False)
 
-    async def _reset_device(self, payload: bytes, fds: list[int]) -> None:
-        await self._backend.reset()
+    async def _reset_device(self, _: Empty, fds: list[int]) -> None:
+        await self._backend.reset_device()
 
-    async def _get_queue_num(self, payload: bytes, fds: list[int]) -> bytes:
-        return m.U64.pack(QUEUES)
+    async def _get_queue_num(self, _: Empty, fds: list[int]) -> bytes:
+        return U64(QUEUES).pack()
 
-    async def _get_max_mem_slots(self, payload: bytes, fds: list[int]) -> bytes:
-        return m.U64.pack(MEM_SLOTS)
+    async def _set_backend_req_fd(self, _: Empty, fds: list[int]) -> None:
+        self._keep_backend_req_fd(fds.pop())
 
-    async def _set_mem_table(self, payload: bytes, fds: list[int]) -> None:
-        regions = m.parse_table(payload)
-        if len(regions) != len(fds):
-            raise VhostUserError(f"SET_MEM_TABLE: {len(regions)} regions, {len(fds)} descriptors")
-        await self._backend.mem_set(list(zip(regions, fds, strict=True)))
+    def _keep_backend_req_fd(self, fd: int | None) -> None:
+        if self.backend_req_fd is not None:
+            os.close(self.backend_req_fd)
+        self.backend_req_fd = fd
 
-    async def _add_mem_reg(self, payload: bytes, fds: list[int]) -> None:
-        if len(fds) != 1:
-            raise VhostUserError("ADD_MEM_REG: without a descriptor")
-        await self._backend.mem_add(Region(*m.SINGLE_REGION.unpack(payload)[1:]), fds[0])
+    # ---- configuration space
 
-    async def _rem_mem_reg(self, payload: bytes, fds: list[int]) -> None:
-        await self._backend.mem_remove(Region(*m.SINGLE_REGION.unpack(payload)[1:]))
+    async def _get_config(self, piece: Config, fds: list[int]) -> bytes:
+        config = self._backend.config_read()
+        if piece.end > len(config):
+            raise VhostUserError(f"{piece} reaches beyond the {len(config)} bytes of config space")
+        return Config(piece.offset, piece.flags, config[piece.offset : piece.end]).pack()
 
-    async def _get_config(self, payload: bytes, fds: list[int]) -> bytes:
-        offset, size, _ = m.CONFIG_HEAD.unpack_from(payload)
-        if offset + size > m.CONFIG_MAX:
-            raise VhostUserError(
-                f"GET_CONFIG: {size} bytes from {offset}, there are {m.CONFIG_MAX}"
-            )
-        return payload[: m.CONFIG_HEAD.size] + self._backend.config()[offset : offset + size]
+    async def _set_config(self, piece: Config, fds: list[int]) -> None:
+        raise VhostUserError(f"{piece}: config space is read-only", errno.EROFS)
 
-    async def _set_config(self, payload: bytes, fds: list[int]) -> None:
-        raise VhostUserError("SET_CONFIG: the configuration space of a 9p device is read-only")
+    # ---- guest memory
 
-    async def _set_backend_req_fd(self, payload: bytes, fds: list[int]) -> None:
-        if len(fds) != 1:
-            raise VhostUserError("SET_BACKEND_REQ_FD: without a descriptor")
-        self._keep_backend_request_fd(os.dup(fds[0]))
+    async def _set_mem_table(self, table: MemoryTable, fds: list[int]) -> None:
+        await self._backend.mem_set_table(list(zip(table.regions, fds, strict=True)))
 
-    def _keep_backend_request_fd(self, fd: int) -> None:
-        """Held open: the frontend takes its closing for the backend's end. Nothing is asked of the
-        frontend, since a 9p device's configuration never changes."""
-        if self._backend_request_fd >= 0:
-            os.close(self._backend_request_fd)
-        self._backend_request_fd = fd
+    async def _get_max_mem_slots(self, _: Empty, fds: list[int]) -> bytes:
+        return U64(MAX_MEM_SLOTS).pack()
 
-    # ---- the ring ---------------------------------------------------------------------------
+    async def _add_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
+        await self._backend.mem_add(slot.region, fds[0])
 
-    async def _set_vring_num(self, payload: bytes, fds: list[int]) -> None:
-        self._backend.ring_set_num(_ring_state("SET_VRING_NUM", payload))
+    async def _rem_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
+        await self._backend.mem_remove(slot.region)
 
-    async def _set_vring_base(self, payload: bytes, fds: list[int]) -> None:
-        self._backend.ring_set_base(_ring_state("SET_VRING_BASE", payload))
+    # ---- the ring
 
-    async def _set_vring_enable(self, payload: bytes, fds: list[int]) -> None:
-        self._backend.ring_enable(_ring_state("SET_VRING_ENABLE", payload) != 0)
+    async def _set_vring_num(self, state: RingState, fds: list[int]) -> None:
+        _check_index(state.index)
+        self._backend.ring_set_num(state.num)
 
-    async def _set_vring_addr(self, payload: bytes, fds: list[int]) -> None:
-        index, _, desc, used, avail, _ = m.RING_ADDRESS.unpack(payload)
-        _check_index("SET_VRING_ADDR", index)
-        self._backend.ring_set_addr(desc, used, avail)
+    async def _set_vring_base(self, state: RingState, fds: list[int]) -> None:
+        _check_index(state.index)
+        self._backend.ring_set_base(state.num)
 
-    async def _get_vring_base(self, payload: bytes, fds: list[int]) -> bytes:
-        _ring_state("GET_VRING_BASE", payload)
-        return m.RING_STATE.pack(0, await self._backend.ring_stop())
+    async def _set_vring_addr(self, ring: RingAddresses, fds: list[int]) -> None:
+        _check_index(ring.index)
+        if ring.flags:
+            raise VhostUserError(f"flags {ring.flags:#x}: logging was not offered, 0 is valid")
+        self._backend.ring_set_addr(ring.desc, ring.used, ring.avail)
 
-    async def _set_vring_kick(self, payload: bytes, fds: list[int]) -> None:
-        self._backend.ring_set_kick(_ring_fd("SET_VRING_KICK", payload, fds))
+    async def _set_vring_kick(self, ring: RingFd, fds: list[int]) -> None:
+        self._backend.ring_set_kick(_ring_fd(ring, fds))
 
-    async def _set_vring_call(self, payload: bytes, fds: list[int]) -> None:
-        self._backend.ring_set_call(_ring_fd("SET_VRING_CALL", payload, fds))
+    async def _set_vring_call(self, ring: RingFd, fds: list[int]) -> None:
+        self._backend.ring_set_call(_ring_fd(ring, fds))
 
-    async def _set_vring_err(self, payload: bytes, fds: list[int]) -> None:
-        self._backend.ring_set_err(_ring_fd("SET_VRING_ERR", payload, fds))
+    async def _set_vring_err(self, ring: RingFd, fds: list[int]) -> None:
+        self._backend.ring_set_err(_ring_fd(ring, fds))
+
+    async def _set_vring_enable(self, state: RingState, fds: list[int]) -> None:
+        _check_index(state.index)
+        if state.num > 1:
+            raise VhostUserError(f"{state.num} is neither 0 (disable) nor 1 (enable)")
+        self._backend.ring_enable(bool(state.num))
+
+    async def _get_vring_base(self, state: RingState, fds: list[int]) -> bytes:
+        _check_index(state.index)
+        return RingState(state.index, await self._backend.ring_stop()).pack()
 
 
-def _check_index(request: str, index: int) -> None:
+def _check_index(index: int) -> None:
     if index >= QUEUES:
-        raise VhostUserError(f"{request}: ring {index}, there is ring 0 only")
+        raise VhostUserError(f"ring {index} does not exist; the only one is 0")
 
 
-def _ring_state(request: str, payload: bytes) -> int:
-    index, value = m.RING_STATE.unpack(payload)
-    _check_index(request, index)
-    return int(value)
+def _ring_fd(ring: RingFd, fds: list[int]) -> int | None:
+    """The descriptor that comes with the message, which has to say so. Raises VhostUserError."""
+    _check_index(ring.index)
+    if ring.has_fd and not fds:
+        raise VhostUserError("it came without a descriptor, and bit 8 does not say so")
+    if fds and not ring.has_fd:
+        raise VhostUserError("it came with a descriptor, yet bit 8 says that there is none")
+    return fds[0] if fds else None
 
 
-def _ring_fd(request: str, payload: bytes, fds: list[int]) -> int | None:
-    (value,) = m.U64.unpack(payload)
-    _check_index(request, value & m.RING_INDEX_MASK)
-    if value & m.NO_FD_FLAG:
-        return None
-    if len(fds) != 1:
-        raise VhostUserError(f"{request}: without a descriptor")
-    return fds[0]
+# The payload of each is of the class that the request's row names.
+Handler = Callable[[Session, Any, list[int]], Awaitable[bytes | None]]
+HANDLERS: dict[Request, Handler] = {
+    request: getattr(Session, f"_{request.name.lower()}") for request in Request
+}
