@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from typing import Any
 
 import uvloop
 
@@ -20,7 +21,7 @@ from vhost9p.config import Config, DeviceConfig
 from vhost9p.device import Device
 from vhost9p.native.device import Hub, initialise
 from vhost9p.policy.state import StateError
-from vhost9p.vhost_user.listener import ListenError, Listener
+from vhost9p.vhost_user.listener import Listener, ListenError
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +88,13 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         threading.Thread(target=self._hub.run, name="upcalls", daemon=True).start()
         serving = asyncio.gather(
-            *(
-                listener.serve(device, once=config.once)
-                for device, listener, config in self._served
-            )
+            *(listener.serve(device, once=config.once) for device, listener, config in self._served)
         )
         for _, listener, config in self._served:
             print(f"vhost9p: {describe(config, listener.name)}", file=sys.stderr, flush=True)
         stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [serving, stopping]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if serving.done():
             serving.result()
