@@ -147,7 +147,7 @@ def find_config(socket: str) -> str | None:
 
 
 def _from_file(file: str, options: argparse.Namespace) -> c.Config:
-    config = c.load(file)
+    config = c.load(file, socket_needed=options.socket is None and options.fd is None)
     if options.socket is not None or options.fd is not None:
         if len(config.devices) != 1:
             raise UserError(f"{file}: has several devices, so --socket or --fd cannot name theirs")

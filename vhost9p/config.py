@@ -179,8 +179,9 @@ TOP_OPTIONS: dict[str, Parser] = {
 class _Reader:
     """Reads one file and collects what is wrong with it."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, *, socket_needed: bool) -> None:
         self.file = file
+        self.needed = ("socket", "path") if socket_needed else ("path",)
         self.problems: list[tuple[int, str]] = []
 
     def complain(self, mark: Any, text: str) -> None:
@@ -256,7 +257,7 @@ class _Reader:
         for key, value_node in self.pairs(node, (*OPTIONS, *top)):
             if key in OPTIONS:
                 found[key] = self.value(key, value_node, OPTIONS[key])
-        for key in ("socket", "path"):
+        for key in self.needed:
             if key not in found:
                 self.complain(node.start_mark, f"the device has no {key!r}")
         return found if len(self.problems) == before else None
@@ -280,7 +281,9 @@ def _check_distinct(reader: _Reader, devices: list[dict[str, Any]]) -> None:
     for key in ("socket", "tag"):
         seen: dict[str, int] = {}
         for device in devices:
-            value = device.get(key, "host0")
+            value = device.get(key, "host0" if key == "tag" else None)
+            if value is None:
+                continue
             line = device["_mark"].line + 1
             if value in seen:
                 reader.complain(
@@ -291,9 +294,10 @@ def _check_distinct(reader: _Reader, devices: list[dict[str, Any]]) -> None:
             seen.setdefault(value, line)
 
 
-def load(file: str) -> Config:
-    """Reads a configuration; raises UserError with every mistake of it."""
-    reader = _Reader(os.path.abspath(file))
+def load(file: str, *, socket_needed: bool = True) -> Config:
+    """Reads a configuration; raises UserError with every mistake of it. Devices may lack a socket
+    where the caller has one for them."""
+    reader = _Reader(os.path.abspath(file), socket_needed=socket_needed)
     root = reader.compose()
     devices: list[dict[str, Any]] = []
     top: dict[str, Any] = {}

@@ -199,9 +199,7 @@ class Device:
 
     async def mem_remove(self, region: MemoryRegion) -> None:
         """See Backend."""
-        await self._in_thread(
-            lambda: self._native.mem_remove(region.gpa, region.size, region.uva)
-        )
+        await self._in_thread(lambda: self._native.mem_remove(region.gpa, region.size, region.uva))
 
     def ring_set_num(self, num: int) -> None:
         """See Backend."""

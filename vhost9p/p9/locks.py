@@ -1,10 +1,11 @@
 """Tlock and Tgetlock, and requests that wait for a lock.
 
 The locks themselves are the lock table's (vhost9p.fs.locks). A lock that is held by somebody else
-and asked for with the BLOCK flag is waited for on a thread of its own, so that the guest gets it the
-moment it is free, instead of asking again every 30 seconds as its client does when told BLOCKED. A
-wait ends early when the guest flushes it (EINTR), and before the ring stops (BLOCKED: the client
-asks again). At most `waits_max` requests wait at a time, so that waiting never fills the ring.
+and asked for with the BLOCK flag is waited for on a thread of its own, so that the guest gets it
+the moment it is free, instead of asking again every 30 seconds as its client does when told
+BLOCKED. A wait ends early when the guest flushes it (EINTR), and before the ring stops (BLOCKED:
+the client asks again). At most `waits_max` requests wait at a time, so that waiting never fills
+the ring.
 """
 
 import errno

@@ -9,14 +9,13 @@ import array
 import asyncio
 import contextlib
 import logging
-import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from vhost9p.vhost_user.framing import Framer
-from vhost9p.vhost_user.messages import BACKEND_CONFIG_CHANGE, MAX_FDS, Message, encode
+from vhost9p.vhost_user.messages import MAX_FDS, Message
 from vhost9p.vhost_user.session import Backend, Session
 
 log = logging.getLogger(__name__)
@@ -68,18 +67,6 @@ class Channel:
         poller = select.poll()
         poller.register(self._socket, 0)
         return any(events & select.POLLHUP for _, events in poller.poll(0))
-
-    def config_changed(self) -> None:
-        """Tells the frontend that config space has changed, if it has given us a way to."""
-        fd = self._session.backend_req_fd
-        if fd is None:
-            return
-        with socket.socket(fileno=os.dup(fd)) as backend_requests:
-            message = encode(BACKEND_CONFIG_CHANGE, 0)
-            try:
-                backend_requests.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except OSError as error:
-                log.warning("%s: the frontend cannot be told of a change: %s", self._name, error)
 
     async def _receive(self) -> Message | None:
         """The next message; None when no more will come."""

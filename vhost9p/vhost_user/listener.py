@@ -64,7 +64,7 @@ class Listener:
     @classmethod
     def inherit(cls, fd: int) -> Self:
         """Takes over a listening or a connected unix stream socket. Raises ListenError."""
-        name = f"descriptor {fd}"
+        name = f"--fd {fd}"
         try:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                 raise ListenError(f"{name} is not a socket")
@@ -86,7 +86,8 @@ class Listener:
             raise
 
     def close(self) -> None:
-        """Listens no more, and removes the path if it is still this socket's."""
+        """Listens no more, and removes the path if it is still this socket's. Call it when `serve`
+        has ended, or its loop."""
         self._socket.close()
         if self._path and _identity(self._path) == self._identity:
             os.unlink(self._path)

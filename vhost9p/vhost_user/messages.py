@@ -48,9 +48,6 @@ CONFIG_BIT = 9
 RESET_DEVICE_BIT = 13
 CONFIGURE_MEM_SLOTS_BIT = 15
 
-# A request of the backend, on the socket that SET_BACKEND_REQ_FD brings.
-BACKEND_CONFIG_CHANGE = 2
-
 # In the u64 of SET_VRING_KICK, CALL and ERR.
 NO_FD_FLAG = 1 << 8
 INDEX_MASK = 0xFF
@@ -356,14 +353,9 @@ class Message:
             os.close(self.fds.pop())
 
 
-def encode(number: int, flags: int, payload: bytes = b"") -> bytes:
-    """A whole message."""
-    return HEADER.pack(number, VERSION | flags, len(payload)) + payload
-
-
 def encode_reply(number: int, payload: bytes) -> bytes:
     """A whole reply to the request with this number."""
-    return encode(number, REPLY_FLAG, payload)
+    return HEADER.pack(number, VERSION | REPLY_FLAG, len(payload)) + payload
 
 
 def show_bits(value: int) -> str:

@@ -143,9 +143,9 @@ class Session:
 
     def __init__(self, backend: Backend, name: str) -> None:
         self.protocol_features = 0
-        self.backend_req_fd: int | None = None
         self._backend = backend
         self._name = name
+        self._backend_req_fd: int | None = None
         self._warnings = 0
 
     async def handle(self, message: Message) -> bytes:
@@ -244,9 +244,11 @@ class Session:
         self._keep_backend_req_fd(fds.pop())
 
     def _keep_backend_req_fd(self, fd: int | None) -> None:
-        if self.backend_req_fd is not None:
-            os.close(self.backend_req_fd)
-        self.backend_req_fd = fd
+        # Kept open, though a 9P device has nothing to ask for: a frontend watches the other end
+        # and takes its closing for a failure.
+        if self._backend_req_fd is not None:
+            os.close(self._backend_req_fd)
+        self._backend_req_fd = fd
 
     # ---- configuration space
 
