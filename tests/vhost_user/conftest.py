@@ -29,8 +29,14 @@ def kept_fds() -> set[str]:
     return {line for line in open_fds() if not line.endswith(" listing")}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm_up() -> None:
+    """The first loop of a process opens a pipe for its signals and keeps it."""
+    uvloop.run(asyncio.sleep(0))
+
+
 @pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
+def no_leaks(warm_up: None) -> Iterator[None]:
     before = kept_fds()
     yield
     gc.collect()

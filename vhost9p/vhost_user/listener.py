@@ -44,6 +44,8 @@ class Listener:
     @classmethod
     def bind(cls, path: str, mode: int = 0o600) -> Self:
         """Listens at `path`, where `close` removes it. Raises ListenError."""
+        if not path or "\0" in path:
+            raise ListenError(f"{path!r} is no path: it is empty or contains a NUL")
         if len(os.fsencode(path)) > MAX_PATH:
             raise ListenError(f"{path}: a socket's path has at most {MAX_PATH} bytes")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

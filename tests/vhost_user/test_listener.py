@@ -1,0 +1,368 @@
+"""Paths, inherited descriptors, and frontends that come at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frontend.vhost_user import HEADER, STATE, BackendError, Frontend
+from tests.frontend.vhost_user import Request as R
+from tests.vhost_user.conftest import Run
+from tests.vhost_user.examples import FEATURES
+from tests.vhost_user.fake_backend import FakeBackend
+from vhost9p.vhost_user.listener import Listener, ListenError
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """In a short directory: a socket's path holds 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="v9-") as directory:
+        yield f"{directory}/s"
+
+
+def unix_socket(kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    return socket.socket(socket.AF_UNIX, kind)
+
+
+# ---- paths
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_mode_of_the_socket(path: str, mode: int, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        listener = Listener.bind(path, mode)
+    finally:
+        os.umask(old)
+    status = os.lstat(path)
+    assert stat.S_ISSOCK(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == mode
+    listener.close()
+
+
+def test_only_the_owner_may_connect_unless_told(path: str) -> None:
+    listener = Listener.bind(path)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+    listener.close()
+    assert not os.path.lexists(path)
+    listener.close()
+
+
+def test_stale_socket_is_replaced(path: str) -> None:
+    with unix_socket() as stale:
+        stale.bind(path)
+        stale.listen()
+    listener = Listener.bind(path)
+    with unix_socket() as client:
+        client.connect(path)
+    listener.close()
+    assert not os.path.lexists(path)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_live_socket_is_refused(path: str, full: bool) -> None:
+    with unix_socket() as live, unix_socket() as waiting:
+        live.bind(path)
+        live.listen(0)
+        if full:
+            waiting.connect(path)
+        before = os.lstat(path).st_ino
+        with pytest.raises(ListenError, match=f"{path} is in use"):
+            Listener.bind(path)
+        assert os.lstat(path).st_ino == before
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "fifo"])
+def test_what_is_no_socket_is_left_alone(path: str, kind: str) -> None:
+    makers: dict[str, Callable[[], object]] = {
+        "file": lambda: Path(path).write_text("data"),
+        "directory": lambda: os.mkdir(path),
+        "link": lambda: os.symlink("/nowhere", path),
+        "fifo": lambda: os.mkfifo(path),
+    }
+    makers[kind]()
+    before = os.lstat(path)
+    with pytest.raises(ListenError, match=f"{path} exists and is not a socket"):
+        Listener.bind(path)
+    after = os.lstat(path)
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_socket_of_another_kind_is_left_alone(path: str) -> None:
+    with unix_socket(socket.SOCK_DGRAM) as other:
+        other.bind(path)
+        with pytest.raises(ListenError, match=path):
+            Listener.bind(path)
+    assert os.path.lexists(path)
+
+
+def test_impossible_paths(path: str) -> None:
+    for bad, text in (
+        (path + "x" * 120, "107 bytes"),
+        (os.path.dirname(path) + "/none/s", "none/s: cannot listen"),
+        ("", "no path"),
+        ("/tmp/a\0b", "NUL"),
+    ):
+        with pytest.raises(ListenError, match=text):
+            Listener.bind(bad)
+
+
+def test_longest_path(path: str) -> None:
+    longest = path + "x" * (107 - len(path))
+    listener = Listener.bind(longest)
+    with unix_socket() as client:
+        client.connect(longest)
+    listener.close()
+
+
+def test_close_removes_its_own_socket_only(path: str) -> None:
+    listener = Listener.bind(path)
+    os.unlink(path)
+    with unix_socket() as other:
+        other.bind(path)
+        listener.close()
+        assert os.path.lexists(path)
+
+
+def test_close_when_the_socket_is_gone_already(path: str) -> None:
+    listener = Listener.bind(path)
+    os.unlink(path)
+    listener.close()
+
+
+def test_close_after_a_change_of_directory(path: str) -> None:
+    before = os.getcwd()
+    os.chdir(os.path.dirname(path))
+    try:
+        listener = Listener.bind("s")
+        os.chdir("/")
+        listener.close()
+    finally:
+        os.chdir(before)
+    assert not os.path.lexists(path)
+
+
+# ---- inherited descriptors
+
+
+def refused(fd: int, text: str) -> None:
+    """The descriptor stays its owner's."""
+    with pytest.raises(ListenError, match=text):
+        Listener.inherit(fd)
+
+
+def test_descriptors_that_cannot_be_served() -> None:
+    with open(os.devnull, "rb") as file:
+        refused(file.fileno(), f"--fd {file.fileno()} is not a socket")
+        file.read(1)
+    for fd in (12345, -1):
+        refused(fd, str(fd))
+    with unix_socket() as fresh:
+        refused(fresh.fileno(), "neither listens nor is connected")
+        fresh.getsockname()
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        refused(one.fileno(), "unix stream")
+        one.getsockname()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as network:
+        refused(network.fileno(), "unix stream")
+        network.getsockname()
+
+
+def test_inherited_descriptor_is_not_passed_on(path: str) -> None:
+    with unix_socket() as sock:
+        sock.bind(path)
+        sock.listen()
+        fd = os.dup(sock.fileno())
+        os.set_inheritable(fd, True)
+        listener = Listener.inherit(fd)
+        inheritable, name = os.get_inheritable(fd), listener.name
+        listener.close()
+        assert not inheritable
+        assert name == f"--fd {fd}"
+    assert os.path.lexists(path)
+
+
+def test_inherited_connection_is_served_once(run: Run) -> None:
+    ours, theirs = socket.socketpair()
+    backend = FakeBackend()
+
+    async def main() -> None:
+        listener = Listener.inherit(theirs.detach())
+        serving = asyncio.create_task(listener.serve(backend))
+        assert await asyncio.to_thread(Frontend(sock=ours).get_features) == FEATURES
+        ours.close()
+        await serving
+        listener.close()
+
+    run(main())
+    assert backend.names() == ["reset"]
+
+
+# ---- connections
+
+
+def serving(
+    run: Run,
+    path: str,
+    script: Callable[[FakeBackend, asyncio.Task[None]], Coroutine[Any, Any, None]],
+    *,
+    once: bool = False,
+    inherit: bool = False,
+) -> FakeBackend:
+    """Serves `path` while the script runs, then stops."""
+    backend = FakeBackend()
+
+    async def main() -> None:
+        backend.arrived = asyncio.Event()
+        listener = Listener.bind(path)
+        if inherit:
+            listener = Listener.inherit(listener._socket.detach())
+        task = asyncio.create_task(listener.serve(backend, once=once))
+        try:
+            async with asyncio.timeout(20):
+                await script(backend, task)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            listener.close()
+
+    run(main())
+    return backend
+
+
+async def features(frontend: Frontend) -> int:
+    return await asyncio.to_thread(frontend.get_features)
+
+
+async def connect(path: str) -> Frontend:
+    return await asyncio.to_thread(Frontend, path)
+
+
+@pytest.mark.parametrize("inherit", [False, True])
+def test_one_frontend_after_the_other(run: Run, path: str, inherit: bool) -> None:
+    async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
+        for _ in range(3):
+            frontend = await connect(path)
+            assert await features(frontend) == FEATURES
+            frontend.close()
+
+    backend = serving(run, path, script, inherit=inherit)
+    assert backend.names() == ["reset"] * 3
+
+
+def test_second_frontend_is_hung_up_on(
+    run: Run, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
+        first = await connect(path)
+        assert await features(first) == FEATURES
+        for _ in range(2):
+            second = await connect(path)
+            with pytest.raises((BackendError, OSError)):
+                await features(second)
+            second.close()
+            assert await features(first) == FEATURES
+        first.close()
+
+    backend = serving(run, path, script)
+    assert caplog.text.count("second frontend") == 2
+    assert backend.names() == ["reset"]
+
+
+def test_next_frontend_waits_while_the_device_is_being_reset(run: Run, path: str) -> None:
+    async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
+        backend.gate = asyncio.Event()
+        first = await connect(path)
+        base = HEADER.pack(R.GET_VRING_BASE, 1, 8) + STATE.pack(0, 0)
+        first.send_raw(base + HEADER.pack(R.GET_FEATURES, 1, 0))
+        await backend.arrived.wait()
+        first.close()  # killed while its ring was being stopped
+        second = await connect(path)
+        asked = asyncio.create_task(features(second))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not asked.done()
+        backend.gate.set()
+        assert await asked == FEATURES
+        second.close()
+
+    backend = serving(run, path, script)
+    assert backend.names() == ["ring_stop", "reset", "reset"]
+
+
+def test_once(run: Run, path: str) -> None:
+    """A connection without a message, as of one who tries whether somebody listens, counts not."""
+
+    async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
+        (await connect(path)).close()
+        with pytest.raises(ListenError):
+            Listener.bind(path)
+        while True:  # the probes above may still be connected
+            frontend = await connect(path)
+            try:
+                assert await features(frontend) == FEATURES
+                break
+            except (BackendError, OSError):
+                frontend.close()
+        frontend.close()
+        await task
+
+    serving(run, path, script, once=True)
+
+
+def test_stopping_while_a_frontend_is_connected(run: Run, path: str) -> None:
+    frontends = []
+
+    async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
+        frontends.append(await connect(path))
+        await features(frontends[0])
+
+    assert serving(run, path, script).names() == ["reset"]
+    assert not os.path.lexists(path)
+    with pytest.raises(BackendError):
+        frontends[0].receive()
+    frontends[0].close()
+
+
+def test_out_of_descriptors(run: Run, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that cannot be accepted is tried again."""
+    import resource
+
+    async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
+        frontend = await connect(path)
+        assert await features(frontend) == FEATURES
+        frontend.close()
+        while backend.names() != ["reset"]:
+            await asyncio.sleep(0.001)
+        late = unix_socket()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        fillers = []
+        try:
+            while True:
+                try:
+                    fillers.append(os.dup(0))
+                except OSError:
+                    break
+            late.connect(path)
+            while "cannot accept" not in caplog.text:
+                await asyncio.sleep(0.001)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in fillers:
+                os.close(fd)
+        assert await features(Frontend(sock=late)) == FEATURES
+        late.close()
+
+    serving(run, path, script)
