@@ -1,0 +1,354 @@
+"""A guest: QEMU with an image, its console, its monitor and its agent.
+
+Belongs here: QEMU's command line and life. Which image runs is image.py's business, how commands
+reach the guest is channel.py's.
+
+    with VM(Image.build(fetch.kernel("6.12")), sockets=[path]) as vm:
+        vm.mount("host0", "/mnt")
+        print(vm.run("ls -la /mnt", uid=1000).text)
+
+The guest's memory is a shared memfd, as vhost-user needs. Emulation (TCG) is the rule, because
+/dev/kvm may exist and still hang; VHOST9P_KVM=1 in the environment asks for KVM. QEMU ends with
+the thread that started it (PR_SET_PDEATHSIG), so a killed test run leaves no guest behind: start a
+VM from a thread that lives as long as it. Every call that waits for the guest fails at once, with
+the end of the console, when QEMU exits or the guest's kernel panics or oopses.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from tests.guest import cache, fetch
+from tests.guest.channel import Channel, GuestLost, Process, Result
+from tests.guest.image import Image
+from tests.guest.qmp import Qmp, QmpError
+
+BOOT_SECONDS = 180.0
+"""How long a boot may take on a busy machine under emulation."""
+
+_FATAL = re.compile(
+    rb"Kernel panic|Oops: |kernel BUG at|general protection fault|"
+    rb"BUG: (?!soft lockup|workqueue lockup)[^\n]*"
+)
+# noreplace-smp and mitigations=off save work that is slow under emulation.
+_KERNEL_ARGUMENTS = (
+    "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off noreplace-smp no_timer_check"
+)
+
+
+@dataclass(frozen=True)
+class Virtfs:
+    """A folder exported by QEMU's own 9p server, to compare with."""
+
+    path: Path
+    tag: str
+    security_model: str = "none"
+    multidevs: str = "remap"
+    readonly: bool = False
+
+
+class VM:
+    """One guest, as a context manager: entered when it has booted, gone when it is left."""
+
+    def __init__(
+        self,
+        image: Image,
+        sockets: Sequence[Path] = (),
+        virtfs: Sequence[Virtfs] = (),
+        *,
+        memory: str = "1G",
+        cpus: int = 1,
+        hotplug: bool = False,
+        args: Sequence[str] = (),
+        append: str = "",
+        log: Path | None = None,
+    ) -> None:
+        """A guest with one vhost-user 9p device for each of `sockets` (v9p0, v9p1, …).
+
+        `memory` in QEMU's notation; `hotplug` puts each device behind a port of its own, so that
+        device_del works; `args` and `append` are added to QEMU's and the kernel's arguments;
+        `log` is the folder in which console.log and qemu.log stay (else they go with the guest).
+        """
+        self.image = image
+        self._folder = Path(tempfile.mkdtemp(prefix="vm-"))
+        log = log or self._folder
+        log.mkdir(parents=True, exist_ok=True)
+        self.console_log = log / "console.log"
+        self._qemu_log = log / "qemu.log"
+        self._devices = [_device(i, hotplug) for i in range(len(sockets))]
+        self.command: tuple[str, ...] = (
+            *fetch.qemu().command,
+            *_machine(memory, cpus, self._folder, self.console_log),
+            *(word for i in range(len(sockets)) if hotplug for word in _port(i)),
+            *(word for i, path in enumerate(sockets) for word in _chardev(i, path)),
+            *(word for device in self._devices for word in ("-device", _property_list(device))),
+            *(word for i, export in enumerate(virtfs) for word in _virtfs(i, export)),
+            *("-kernel", str(image.kernel.image), "-initrd", str(image.initrd)),
+            *("-append", f"{_KERNEL_ARGUMENTS} {append}".rstrip()),
+            *args,
+        )
+        self._console_read = 0
+        self._console_tail = b""
+        self._fatal = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._qmp: Qmp | None = None
+
+    def __enter__(self) -> VM:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start QEMU and wait for the guest. Raises GuestLost; nothing is left running then."""
+        self.console_log.write_bytes(b"")
+        try:
+            with self._qemu_log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            self._wait_sockets()
+            self._qmp = Qmp(self._folder / "qmp")
+            self._channel = Channel(self._folder / "agent", self.check)
+            self.wait_boot()
+        except BaseException as error:
+            try:
+                if isinstance(error, QmpError | OSError) and self._process:
+                    self._process.wait(5)
+                    self.check()
+            finally:
+                self.close()
+            raise
+
+    def close(self) -> None:
+        """End QEMU, by its own command or by force, and remove its sockets. Idempotent."""
+        if self._process and self._process.poll() is None:
+            try:
+                self.qmp.execute("quit")
+                self._process.wait(5)
+            except (QmpError, GuestLost, subprocess.TimeoutExpired):
+                self.kill()
+        if self._channel:
+            self._channel.close()
+        if self._qmp:
+            self._qmp.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Kill QEMU at once, as a crash of it would."""
+        self.process.kill()
+        self.process.wait()
+
+    def run(
+        self,
+        command: str | Sequence[str | bytes],
+        *,
+        timeout: float = 120.0,
+        check: bool = True,
+        uid: int = 0,
+        gid: int | None = None,
+        groups: Sequence[int] = (),
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+    ) -> Result:
+        """Run a command in the guest to its end; see Channel.spawn and Process.wait."""
+        process = self.channel.spawn(
+            command, uid=uid, gid=gid, groups=groups, cwd=cwd, env=env, stdin=stdin
+        )
+        return process.wait(timeout, check)
+
+    def popen(
+        self,
+        command: str | Sequence[str | bytes],
+        *,
+        uid: int = 0,
+        gid: int | None = None,
+        groups: Sequence[int] = (),
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = b"",
+    ) -> Process:
+        """Start a command in the guest and return at once; see Channel.spawn."""
+        return self.channel.spawn(
+            command, uid=uid, gid=gid, groups=groups, cwd=cwd, env=env, stdin=stdin
+        )
+
+    def mount(
+        self,
+        tag: str,
+        where: str,
+        *,
+        cache: str = "none",
+        msize: int = 512000,
+        version: str = "9p2000.L",
+        options: str = "",
+    ) -> None:
+        """Mount the 9p device `tag` at the folder `where`, which is made when it is absent."""
+        words = ["trans=virtio", f"version={version}", f"msize={msize}", f"cache={cache}"]
+        if options:
+            words.append(options)
+        self.run(("mkdir", "-p", where))
+        self.run(("mount", "-t", "9p", "-o", ",".join(words), tag, where))
+
+    def umount(self, where: str) -> None:
+        """Unmount what is mounted at `where`."""
+        self.run(("umount", where))
+
+    def reboot(self, timeout: float = BOOT_SECONDS) -> None:
+        """Reset the machine as its reset button would, and wait until it has booted again."""
+        boots = self.channel.boots
+        self.qmp.execute("system_reset")
+        self.wait_boot(boots, timeout)
+
+    def wait_boot(self, after: int = 0, timeout: float = BOOT_SECONDS) -> None:
+        """Wait until the guest has booted more than `after` times (Channel.boots counts)."""
+        channel = self.channel
+        with cache.Progress(f"booting Linux {self.image.kernel.release}"):
+            if not channel.wait_for(lambda: channel.boots > after, timeout):
+                raise GuestLost(f"the guest has not booted in {timeout:g} s\n{self.console()}")
+
+    def pause(self) -> None:
+        """Stop the guest's processors; QEMU also stops its devices."""
+        self.qmp.execute("stop")
+
+    def resume(self) -> None:
+        """Let a paused guest go on."""
+        self.qmp.execute("cont")
+
+    def unplug(self, index: int, timeout: float = 60.0) -> None:
+        """Take 9p device number `index` out, with the guest's consent (needs `hotplug`)."""
+        name = self._devices[index]["id"]
+        self.qmp.execute("device_del", id=name)
+        self.qmp.wait_event("DEVICE_DELETED", timeout, device=name)
+
+    def plug(self, index: int) -> None:
+        """Put 9p device number `index` back, on the same connection."""
+        self.qmp.execute("device_add", **self._devices[index])
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """QEMU. Raises GuestLost when the VM has not been started."""
+        if not self._process:
+            raise GuestLost("the VM has not been started")
+        return self._process
+
+    @property
+    def qmp(self) -> Qmp:
+        """QEMU's monitor. Raises GuestLost when the VM has not been started."""
+        if not self._qmp:
+            raise GuestLost("the VM has not been started")
+        return self._qmp
+
+    @property
+    def channel(self) -> Channel:
+        """The channel to the guest's agent. Raises GuestLost when the VM has not been started."""
+        if not self._channel:
+            raise GuestLost("the VM has not been started")
+        return self._channel
+
+    def console(self, size: int = 4000) -> str:
+        """The end of the guest's console."""
+        return self.console_log.read_bytes()[-size:].decode(errors="replace")
+
+    def check(self) -> None:
+        """Raise GuestLost when QEMU has exited or the guest's kernel has panicked or oopsed."""
+        with self.console_log.open("rb") as file:
+            file.seek(self._console_read)
+            new = file.read()
+        self._console_read += len(new)
+        found = _FATAL.search(self._console_tail + new)
+        self._console_tail = (self._console_tail + new)[-200:]
+        if found:
+            self._fatal = found[0]
+        code = self.process.poll()
+        if self._fatal:
+            time.sleep(0.5)  # for the rest of the message
+            raise GuestLost(f"the guest's kernel failed: {self._fatal!r}\n{self.console()}")
+        if code is not None:
+            said = self._qemu_log.read_text(errors="replace")[-2000:]
+            raise GuestLost(
+                f"QEMU has ended with {code}\n{said}\n{shlex.join(self.command)}\n{self.console()}"
+            )
+
+    def _wait_sockets(self) -> None:
+        end = time.monotonic() + 60
+        while not all((self._folder / name).exists() for name in ("qmp", "agent")):
+            self.check()
+            if time.monotonic() > end:
+                raise GuestLost("QEMU has not opened its sockets in 60 s")
+            time.sleep(0.02)
+
+
+def _machine(memory: str, cpus: int, folder: Path, console: Path) -> tuple[str, ...]:
+    kvm = os.environ.get("VHOST9P_KVM") == "1"
+    return (
+        *("-accel", "kvm" if kvm else "tcg", "-cpu", "host" if kvm else "max"),
+        *("-machine", "q35,memory-backend=mem", "-m", memory, "-smp", str(cpus)),
+        *("-object", f"memory-backend-memfd,id=mem,size={memory},share=on"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-run-with", "exit-with-parent=on"),
+        *("-serial", f"file:{_escaped(console)}"),
+        *("-qmp", f"unix:{_escaped(folder / 'qmp')},server=on,wait=off"),
+        *("-chardev", f"socket,id=agent,path={_escaped(folder / 'agent')},server=on,wait=off"),
+        *("-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,chardev=agent,name=org.vhost9p.agent"),
+    )
+
+
+def _port(index: int) -> tuple[str, str]:
+    return "-device", f"pcie-root-port,id=port{index},chassis={index + 1},slot={index + 1}"
+
+
+def _chardev(index: int, path: Path) -> tuple[str, str]:
+    return "-chardev", f"socket,id=c{index},path={_escaped(path)}"
+
+
+def _device(index: int, hotplug: bool) -> dict[str, str | int]:
+    device: dict[str, str | int] = {
+        "driver": fetch.FRONTEND_DEVICE,
+        "id": f"v9p{index}",
+        "chardev": f"c{index}",
+        "virtio-id": 9,
+        "num_vqs": 1,
+        "vq_size": 128,
+        "config_size": 256,
+    }
+    return device | ({"bus": f"port{index}"} if hotplug else {})
+
+
+def _virtfs(index: int, export: Virtfs) -> tuple[str, ...]:
+    share = (
+        f"local,id=virtfs{index},path={_escaped(export.path)},"
+        f"security_model={export.security_model},multidevs={export.multidevs},"
+        f"readonly={'on' if export.readonly else 'off'}"
+    )
+    device = f"virtio-9p-pci,fsdev=virtfs{index},mount_tag={export.tag}"
+    return "-fsdev", share, "-device", device
+
+
+def _property_list(device: Mapping[str, str | int]) -> str:
+    named = [f"{key}={value}" for key, value in device.items() if key != "driver"]
+    return ",".join((str(device["driver"]), *named))
+
+
+def _escaped(path: Path) -> str:
+    """A path inside one of QEMU's comma-separated options."""
+    return str(path).replace(",", ",,")
