@@ -366,7 +366,7 @@ class Client:
         return value
 
     def setxattr(self, fid: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Sets an xattr, or removes it (empty value), as Linux's client does."""
+        """Sets an xattr as Linux's client does."""
         newfid = self.walk_to(fid)
         try:
             self.xattrcreate(newfid, name, len(value), flags)
@@ -377,6 +377,10 @@ class Client:
             self.clunk(newfid)
             raise
         self.clunk(newfid)
+
+    def removexattr(self, fid: int, name: bytes) -> None:
+        """Removes an xattr as Linux's client does: replaces it by nothing."""
+        self.setxattr(fid, name, b"", os.XATTR_REPLACE)
 
     # ---- names
 

@@ -30,9 +30,9 @@ class Daemon:
     """`python -m vhost9p ARGS…` with a socket of its own in a short temporary path.
 
     `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
-    added to the environment; `user` is the uid and gid that it runs as; `wrapper` is a command
-    that ends in executing the words behind it (a namespace to run in). As a context manager it
-    is running inside, and at the end it is stopped and has to exit with 0.
+    added to the environment; `wrapper` is a command that ends in executing the words behind it
+    (as another user, in a namespace). As a context manager it is running inside, and at the end
+    it is stopped and has to exit with 0.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class Daemon:
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         pass_fds: Sequence[int] = (),
-        user: int | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
         # A unix socket's path holds 107 bytes: pytest's own directories are too deep.
@@ -59,10 +58,7 @@ class Daemon:
         }
         self.cwd = cwd
         self.pass_fds = pass_fds
-        self.user = user
         self.wrapper = list(wrapper)
-        if user is not None:
-            os.chown(self.directory, user, user)
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._reader: threading.Thread | None = None
@@ -108,9 +104,6 @@ class Daemon:
             env=self.env,
             cwd=self.cwd,
             pass_fds=self.pass_fds,
-            user=self.user,
-            group=self.user,
-            extra_groups=None if self.user is None else [],
         )
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()

@@ -119,7 +119,8 @@ class Frontend:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             sent = self.socket.sendmsg([data], ancillary)
-            self.socket.sendall(data[sent:])
+            if sent < len(data):
+                self.socket.sendall(data[sent:])
         except (BrokenPipeError, ConnectionResetError) as error:
             raise BackendError("the backend has closed the connection") from error
 

@@ -238,4 +238,4 @@ def reply_capacity(kind: int, fields: Sequence[Any]) -> int:
         return 11 + int(fields[2])
     if kind == T.WALK:
         return max(9 + 13 * len(fields[2]), 11)
-    return 4096
+    return 8192 if kind == T.READLINK else 4096

@@ -283,7 +283,7 @@ def test_xattr_round_trip(share: Share) -> None:
         client.setxattr(fid, b"user.name", value)
         assert os.getxattr(share.path("file"), "user.name") == value
         assert client.getxattr(fid, b"user.name") == value
-    client.setxattr(fid, b"user.name", b"")
+    client.removexattr(fid, b"user.name")
     assert "user.name" not in os.listxattr(share.path("file"))
 
 
@@ -313,6 +313,9 @@ def test_xattr_without_a_value(share: Share) -> None:
     fid = xattrs(share)
     os.setxattr(share.path("file"), "user.empty", b"")
     assert share.client.getxattr(fid, b"user.empty") == b""
+    for flags in (0, os.XATTR_CREATE):
+        share.client.setxattr(fid, b"user.set%d" % flags, b"", flags)
+        assert os.getxattr(share.path("file"), f"user.set{flags}") == b""
 
 
 def test_missing_xattr(share: Share) -> None:
@@ -323,7 +326,7 @@ def test_missing_xattr(share: Share) -> None:
     with fails(errno.EBADF):
         client.clunk(client.new_fid() - 1)
     with fails(errno.ENODATA):
-        client.setxattr(fid, b"user.none", b"")
+        client.removexattr(fid, b"user.none")
 
 
 def test_xattr_create_and_replace(share: Share) -> None:

@@ -20,6 +20,11 @@ ANN, BOB = 1000, 2000
 TEAM = 3000
 NOBODY = 12345
 
+# Another user's process that may still read Python itself, wherever root has installed it.
+CAPABILITY = "-all,+dac_read_search"
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+AS_NOBODY += [f"--inh-caps={CAPABILITY}", f"--ambient-caps={CAPABILITY}"]
+
 
 def attach(share: Share, uid: int) -> int:
     """A fid of the test's directory for one user of the guest."""
@@ -142,12 +147,15 @@ def test_credentials_do_not_leak_into_other_requests(share: Share) -> None:
 @pytest.fixture
 def unprivileged() -> Iterator[Share]:
     """An ordinary user's daemon, that may give files to nobody."""
-    user = NOBODY if IS_ROOT else None
     export = Path(tempfile.mkdtemp(prefix="v9-none-"))
-    if user is not None:
-        os.chown(export, user, user)
     try:
-        daemon = Daemon("--path", str(export), "--security-model", "none", user=user)
+        daemon = Daemon(
+            "--path", str(export), "--security-model", "none",
+            wrapper=AS_NOBODY if IS_ROOT else (),
+        )  # fmt: skip
+        if IS_ROOT:
+            os.chown(export, NOBODY, NOBODY)
+            os.chown(daemon.directory, NOBODY, NOBODY)
         with daemon, mounted(daemon, export) as share:
             yield share
     finally:

@@ -75,7 +75,7 @@ CHANGES: dict[str, Callable[[Share, int], object]] = {
     "truncate": lambda s, f: s.client.setattr(f, SET_SIZE, size=0),
     "utimes": lambda s, f: s.client.setattr(f, SET_ATIME | SET_MTIME),
     "setxattr": lambda s, f: s.client.setxattr(f, b"user.new", b"value"),
-    "removexattr": lambda s, f: s.client.setxattr(f, b"user.new", b""),
+    "removexattr": lambda s, f: s.client.removexattr(f, b"user.new"),
 }
 
 

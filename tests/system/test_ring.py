@@ -457,7 +457,7 @@ def test_direct_chains_fill_the_ring(common: Common, folder: str) -> None:
     with mounted(common.running(), common.export, folder, indirect=False, layout=layout) as share:
         client = share.client
         fid = client.create(share.top, b"file")
-        data = os.urandom(125 * PAGE)
+        data = os.urandom(124 * PAGE)
         assert client.write(fid, 0, data, layout=Layout(readable=(23,), indirect=False)) == len(
             data
         )
@@ -472,10 +472,8 @@ def test_ring_in_high_memory(common: Common) -> None:
     """The ring above 4 GiB, the buffers below, and at other distances than in this process."""
     with Machine(common.running().socket) as machine:
         machine.ring.close()
-        low = machine.memory.region_of(0xC0000)
-        machine.memory.alloc(low.free[0][1] - 2 * PAGE, PAGE, low)
-        machine.ring = SplitRing(machine.memory, 1024)
-        assert machine.ring.desc >= 4 * GIB
+        high = machine.memory.region_of(4 * GIB)
+        machine.ring = SplitRing(machine.memory, 1024, region=high)
         machine.boot()
         client = Client(machine)
         client.version()
