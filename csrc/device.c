@@ -175,6 +175,7 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
     dev->enabled = dev->poll_ring = false;
     dev->ring = (struct v9_vring){0};
     dev->unsignalled = 0;
+    dev->unheard = false;
     if (!keep_memory)
         v9_mem_clear(&dev->mem);
     dev->mem.faulted = false;
@@ -326,9 +327,11 @@ int v9_ring_set_call(v9_device *dev, int32_t fd)
 {
     int err = set_signal_fd(dev, &dev->call_fd, fd);
 
-    /* What was completed while there was no call descriptor is signalled once more. */
+    /* What was completed while there was no call descriptor is signalled now. */
     pthread_mutex_lock(&dev->lock);
     dev->ring.must_signal = true;
+    dev->unsignalled += dev->unheard;
+    v9_device_signal(dev);
     pthread_mutex_unlock(&dev->lock);
     return err;
 }

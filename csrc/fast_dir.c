@@ -16,10 +16,14 @@
 struct walk {
     uint32_t fid, newfid;
     uint16_t count;
-    char names[P9_WALK_MAX][P9_NAME_MAX + 1];
+    struct {
+        int error; /* why there can be no such file */
+        char bytes[P9_NAME_MAX + 1];
+    } names[P9_WALK_MAX];
 };
 
-/* Decodes a Twalk; its names are copied out to be NUL-terminated. -errno where one cannot be. */
+/* Decodes a Twalk; its names are copied out to be NUL-terminated. One that no file can have ends
+ * the walk where it comes to it. */
 static int decode_walk(struct v9_in *in, struct walk *walk)
 {
     walk->fid = v9_in_u32(in);
@@ -32,14 +36,16 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
         const char *name = v9_in_string(in, &size);
         if (in->bad)
             return -EINVAL;
-        if (size > P9_NAME_MAX)
-            return -ENAMETOOLONG;
-        if (size == 0 || memchr(name, '/', size) || memchr(name, 0, size))
-            return -ENOENT; /* no such file can exist */
-        memcpy(walk->names[i], name, size);
-        walk->names[i][size] = 0;
+        walk->names[i].error = size > P9_NAME_MAX ? -ENAMETOOLONG
+                               : size == 0 || memchr(name, '/', size) || memchr(name, 0, size)
+                                   ? -ENOENT
+                                   : 0;
+        if (walk->names[i].error)
+            size = 0;
+        memcpy(walk->names[i].bytes, name, size);
+        walk->names[i].bytes[size] = 0;
     }
-    return in->at == in->end ? 0 : -EINVAL;
+    return v9_in_is_done(in) ? 0 : -EINVAL;
 }
 
 /*
@@ -54,7 +60,9 @@ static uint16_t walk_names(struct v9_device *dev, struct v9_request *r, const st
 
     *err = 0;
     while (done < walk->count) {
-        next = v9_export_step(dev->export, at, walk->names[done]);
+        next = walk->names[done].error;
+        if (!next)
+            next = v9_export_step(dev->export, at, walk->names[done].bytes);
         if (at != start)
             close(at);
         at = next;
@@ -151,14 +159,14 @@ int v9_fast_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                      struct v9_scratch *scratch)
 {
-    struct v9_fid *fid = v9_fids_pin(&dev->fids, v9_in_u32(in));
     char reply[P9_HEADER_SIZE + 2 + PATH_MAX];
+    struct v9_fid *fid;
     ssize_t length;
     uint32_t size;
-    int err;
+    int err = v9_fast_fid(dev, in, &fid);
 
-    if (!fid)
-        return -EBADF;
+    if (err)
+        return err;
     if (fid->path_fd < 0 || !S_ISLNK(fid->mode)) {
         v9_fids_unpin(&dev->fids, fid);
         return -EINVAL;
@@ -317,7 +325,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     int err;
 
     count = v9_in_u32(in);
-    if (in->bad)
+    if (!v9_in_is_done(in))
         return -EINVAL;
     if (count > dev->msize - P9_IO_SIZE)
         count = dev->msize - P9_IO_SIZE;

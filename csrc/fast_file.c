@@ -48,17 +48,27 @@ int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char
     return err;
 }
 
+int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid)
+{
+    uint32_t number = v9_in_u32(in);
+
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    *fid = v9_fids_pin(&dev->fids, number);
+    return *fid ? 0 : -EBADF;
+}
+
 int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                    struct v9_scratch *scratch)
 {
-    struct v9_fid *fid = v9_fids_pin(&dev->fids, v9_in_u32(in));
     uint8_t reply[P9_HEADER_SIZE + 60], *at = reply;
+    struct v9_fid *fid;
     struct statfs st;
     uint64_t fsid;
-    int err;
+    int err = v9_fast_fid(dev, in, &fid);
 
-    if (!fid)
-        return -EBADF;
+    if (err)
+        return err;
     err = fid->path_fd < 0 ? -EBADF : fstatfs(fid->path_fd, &st) < 0 ? -errno : 0;
     v9_fids_unpin(&dev->fids, fid);
     if (err)
@@ -124,7 +134,7 @@ int v9_fast_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_fid *fid;
     int err;
 
-    if (in->bad)
+    if (!v9_in_is_done(in))
         return -EINVAL;
     fid = v9_fids_pin(&dev->fids, number);
     if (!fid)
@@ -144,10 +154,15 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
 {
     const uint64_t basic = 0x7ff, btime = 0x800, gen = 0x1000;
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
-    struct v9_fid *fid = v9_fids_pin(&dev->fids, v9_in_u32(in));
+    uint32_t number = v9_in_u32(in);
+    struct v9_fid *fid;
     struct v9_attr a;
     int err;
 
+    v9_in_u64(in); /* request_mask: all that one statx tells is answered */
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    fid = v9_fids_pin(&dev->fids, number);
     if (!fid)
         return -EBADF;
     err = fid->path_fd < 0 ? -EBADF : v9_fast_attr(dev, r, fid->path_fd, "", &a);
@@ -192,7 +207,7 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     int err;
 
     count = v9_in_u32(in);
-    if (in->bad || offset > INT64_MAX)
+    if (!v9_in_is_done(in) || offset > INT64_MAX)
         return -EINVAL;
     err = io_fid(dev, number, &fid);
     if (err)
@@ -226,7 +241,7 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     int err;
 
     count = v9_in_u32(in);
-    if (in->bad || offset > INT64_MAX || count > r->size - P9_TWRITE_SIZE)
+    if (!v9_in_is_done(in) || offset > INT64_MAX || count > r->size - P9_TWRITE_SIZE)
         return -EINVAL;
     if (dev->export->conf.readonly)
         return -EROFS;
@@ -250,18 +265,15 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 int v9_fast_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
-    uint32_t number = v9_in_u32(in);
     uint8_t reply[P9_HEADER_SIZE];
     struct v9_fid *fid;
-    uint32_t flags;
-    int err;
+    uint32_t flags, number;
+    int err = v9_fast_fid(dev, in, &fid);
 
-    if (in->bad)
-        return -EINVAL;
-    fid = v9_fids_pin(&dev->fids, number);
-    if (!fid)
-        return -EBADF;
+    if (err)
+        return err;
     flags = fid->flags;
+    number = fid->number;
     v9_fids_unpin(&dev->fids, fid);
     if (flags & (V9_FID_UPCALL | V9_FID_LOCKS))
         return V9_PASS;

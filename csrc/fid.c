@@ -123,6 +123,8 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid *from, struct v9_fid
     uint32_t *link;
     int err = 0;
 
+    if (from->number == UINT32_MAX) /* NOFID */
+        return -EBADF;
     pthread_mutex_lock(&fids->lock);
     link = find_link(fids, from->number);
     if (instead ? !*link || &fids->entries[*link - 1] != instead : *link != 0) {

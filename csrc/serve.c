@@ -33,7 +33,10 @@ void v9_device_signal(struct v9_device *dev)
     if (!dev->unsignalled)
         return;
     dev->unsignalled = 0;
-    if (!dev->ring.desc || !v9_vring_should_signal(&dev->ring) || dev->call_fd < 0)
+    if (!dev->ring.desc || !v9_vring_should_signal(&dev->ring))
+        return;
+    dev->unheard = dev->call_fd < 0;
+    if (dev->unheard)
         return;
     dev->signals++;
     /* An eventfd; a pipe with User Mode Linux. A full one has woken the guest already. */
@@ -189,8 +192,12 @@ static void start_flush(struct v9_device *dev, struct v9_request *r)
 {
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
     uint16_t tag = v9_in_u16(&in);
-    struct v9_request *target = in.bad ? NULL : find_tag(dev, r, tag);
+    struct v9_request *target = find_tag(dev, r, tag);
 
+    if (!v9_in_is_done(&in)) {
+        v9_request_finish(dev, r, v9_request_error(r, EINVAL));
+        return;
+    }
     if (!target) {
         finish_flush(dev, r);
         return;

@@ -103,6 +103,7 @@ struct v9_device {
     bool started, enabled, paused; /* served iff started && enabled && !paused && mapped && whole */
     uint16_t base;
     int kick_fd, call_fd, err_fd;
+    bool unheard;   /* completions that there was no call descriptor for */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
     struct v9_note broken_note;
@@ -160,6 +161,8 @@ typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in
                        struct v9_scratch *scratch);
 v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
+/* Pins the fid that is a message's one field. */
+int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid);
 /* Reads attributes for a request; on -V9_NO_DEVICE and -V9_NO_GROUP notes the question. */
 int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char *name,
                  struct v9_attr *attr);

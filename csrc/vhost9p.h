@@ -154,8 +154,8 @@ v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t
 /* Stops the threads, closes every descriptor, frees. The export stays. */
 void v9_device_free(v9_device *dev);
 void v9_device_set_export(v9_device *dev, v9_export *ex);
-/* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to be
- * kept. */
+/* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to
+ * be kept. */
 void v9_device_reset(v9_device *dev, uint32_t keep_memory);
 void v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);

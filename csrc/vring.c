@@ -172,12 +172,13 @@ static int add_buffer(struct v9_vring *vr, struct v9_mem *mem, const struct v9_d
         return broken(vr, "a readable descriptor after a writable one");
     if (__builtin_add_overflow(desc->addr, desc->len, &end))
         return broken(vr, "a buffer that wraps around the address space");
-    if (!desc->len || chain->error)
+    if (!desc->len || (writable ? chain->cut : chain->error != 0))
         return 0;
     err = v9_mem_iov(mem, desc->addr, desc->len, chain->iov, &count, V9_CHAIN_MAX,
                      writable ? chain->readable_count : 0);
     if (err) {
         chain->error = err;
+        chain->cut = writable;
     } else if (writable) {
         chain->writable_count = count - chain->readable_count;
         chain->writable_size += desc->len;
@@ -197,6 +198,7 @@ int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, uint16_t head, struct
     vr->last_avail++;
     chain->head = head;
     chain->error = 0;
+    chain->cut = false;
     chain->readable_count = chain->writable_count = 0;
     chain->readable_size = chain->writable_size = 0;
     for (;;) {

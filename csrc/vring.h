@@ -24,8 +24,8 @@
 /* A descriptor chain: readable segments first, then writable ones. */
 struct v9_chain {
     uint16_t head;
-    int error; /* -EFAULT or -E2BIG: a buffer that cannot be used; the writable part ends before it
-                */
+    int error; /* -EFAULT or -E2BIG: a buffer that cannot be used */
+    bool cut;  /* it is a writable one: the writable part ends before it */
     uint32_t readable_count, writable_count; /* elements of iov: [0, r) and [r, r+w) */
     uint64_t readable_size, writable_size;   /* bytes */
     struct iovec iov[V9_CHAIN_MAX];

@@ -41,8 +41,9 @@ enum {
     P9_QID_SIZE = 13,
     P9_NAME_MAX = 255,
     P9_WALK_MAX = 16,
-    P9_NOFID = -1,
 };
+
+#define P9_NOFID UINT32_MAX
 
 struct v9_in {
     const uint8_t *at, *end;
@@ -89,6 +90,12 @@ static inline const char *v9_in_string(struct v9_in *in, uint16_t *size)
     at = in->at;
     in->at += *size;
     return (const char *)at;
+}
+
+/* Whether the message was all there, and nothing behind it. */
+static inline bool v9_in_is_done(const struct v9_in *in)
+{
+    return !in->bad && in->at == in->end;
 }
 
 static inline uint8_t *v9_put(uint8_t *at, uint64_t value, uint32_t bytes)

@@ -10,9 +10,11 @@ files of its own user only, and says EPERM for others. `none`: as passthrough, b
 owner cannot be set is the daemon's and the guest is not told.
 """
 
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from vhost9p.fs.driver import Created, Owner, Times
@@ -22,6 +24,10 @@ from vhost9p.native.export import Attr, Export
 T = TypeVar("T")
 
 OWN_UID = 0xFFFFFFFF
+PERMISSIONS = 0o7777
+SET_IDS = stat.S_ISUID | stat.S_ISGID
+RACES = 8
+"""How often a create tries again when the file appears, and vanishes when it is opened."""
 
 # 9P2000.L's open flags: Linux's generic numbers.
 P9_ACCMODE = 0o3
@@ -47,6 +53,24 @@ def create_flags(flags: int) -> int:
     elif flags & (P9_SYNC | P9_DSYNC):
         host |= os.O_DSYNC
     return host | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def require_regular(mode: int, otherwise: int) -> None:
+    """Lets regular files pass; EISDIR for a directory, `otherwise` for what is never opened."""
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "a directory")
+    if not stat.S_ISREG(mode):
+        raise OSError(otherwise, "neither a regular file nor a directory")
+
+
+@contextmanager
+def closed_on_error(fd: int) -> Iterator[None]:
+    """Closes a descriptor unless the block succeeds."""
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class LocalDriver:
@@ -83,7 +107,7 @@ class LocalDriver:
         try:
             attr = self.attr(fd)
             if not stat.S_ISDIR(attr.mode):
-                raise NotADirectoryError(20, "the attach name is no directory")
+                raise OSError(errno.ENOTDIR, "the attach name is no directory")
         except OSError:
             os.close(fd)
             raise
@@ -99,13 +123,13 @@ class LocalDriver:
         path = os.readlink(os.fsencode(proc_path(fd)))
         inside = path.removeprefix(root.rstrip(b"/") + b"/")
         if inside == path or not inside:
-            raise OSError(22, "the export's root has no name to remove or rename")
+            raise OSError(errno.EBUSY, "the export's root has no name to remove or rename")
         *parents, name = inside.split(b"/")
         parent = self._descend(parents)
         try:
             there, mine = os.stat(name, dir_fd=parent, follow_symlinks=False), os.stat(fd)
             if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
-                raise FileNotFoundError(2, "the file's name stands for another file now")
+                raise OSError(errno.ENOENT, "the file's name stands for another file now")
         except OSError:
             os.close(parent)
             raise
@@ -120,79 +144,87 @@ class LocalDriver:
         if self._privileged:
             return sys.Cred(uid, owner.gid, True)
         if self._ownership_matters and uid != own:
-            raise PermissionError(1, "only root can create files of other users")
+            raise OSError(errno.EPERM, "only root can create files of other users")
         return sys.Cred(own, owner.gid, False)
 
-    def _as(self, owner: Owner, dir_fd: int, name: bytes, make: Callable[[sys.Cred], T]) -> T:
-        """Creates an entry; without privilege its group is set afterwards, where that is allowed
-        and passthrough asks for it."""
+    def _as(
+        self, owner: Owner, dir_fd: int, name: bytes, mode: int, make: Callable[[sys.Cred], T]
+    ) -> T:
+        """Creates an entry. What the creating call cannot do is done afterwards: without privilege
+        the group (where passthrough asks for it), and set-id bits that got lost."""
         cred = self._cred(owner)
-        if cred.switch or not self._ownership_matters:
-            return make(cred)
-        if owner.gid not in self._own_groups:
-            raise PermissionError(1, "only root can create files of groups that it is not in")
+        if not cred.switch and self._ownership_matters and owner.gid not in self._own_groups:
+            raise OSError(errno.EPERM, "only root can create files of groups that it is not in")
         made = make(cred)
-        os.chown(name, -1, owner.gid, dir_fd=dir_fd, follow_symlinks=False)
+        chgrp = not cred.switch and self._ownership_matters
+        if chgrp or mode & SET_IDS:
+            fd = self.export.step(dir_fd, name)
+            try:
+                self._complete(fd, mode, owner.gid if chgrp else -1)
+            finally:
+                os.close(fd)
         return made
+
+    def _complete(self, fd: int, mode: int, gid: int) -> None:
+        status = os.stat(fd)
+        if gid not in (-1, status.st_gid):
+            os.chown(proc_path(fd), -1, gid)
+            status = os.stat(fd)
+        if mode & SET_IDS & ~status.st_mode and not stat.S_ISLNK(status.st_mode):
+            os.chmod(proc_path(fd), stat.S_IMODE(status.st_mode) | mode & SET_IDS)
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver. An existing file is opened by its descriptor and only if it is regular."""
-        host = create_flags(flags)
-        try:
-            io_fd = self._as(
-                owner,
-                dir_fd,
-                name,
-                lambda cred: sys.create(cred, dir_fd, name, host, mode & 0o7777),
-            )
-        except FileExistsError:
+        host, mode = create_flags(flags), mode & PERMISSIONS
+        for _ in range(RACES):
+            with suppress(FileExistsError):
+                io_fd = self._as(
+                    owner,
+                    dir_fd,
+                    name,
+                    mode,
+                    lambda cred: sys.create(cred, dir_fd, name, host, mode),
+                )
+                with closed_on_error(io_fd):
+                    return self._created(self.export.reopen(io_fd, os.O_PATH), io_fd, host)
             if flags & P9_EXCL:
-                raise
-            return self._open_existing(dir_fd, name, host | (os.O_TRUNC if flags & P9_TRUNC else 0))
-        try:
-            path_fd = self.export.reopen(io_fd, os.O_PATH)
-        except OSError:
-            os.close(io_fd)
-            raise
-        return self._created(path_fd, io_fd, host)
+                raise OSError(errno.EEXIST, "the file exists")
+            with suppress(FileNotFoundError):
+                trunc = os.O_TRUNC if flags & P9_TRUNC else 0
+                return self._open_existing(dir_fd, name, host | trunc)
+        raise OSError(errno.EAGAIN, "the file comes and goes")
 
     def _open_existing(self, dir_fd: int, name: bytes, host: int) -> Created:
         path_fd = self.export.step(dir_fd, name)
-        try:
+        with closed_on_error(path_fd):
             mode = os.stat(path_fd).st_mode
             if stat.S_ISLNK(mode):
-                raise OSError(40, "a symlink is not opened")
-            if not stat.S_ISREG(mode):
-                raise OSError(21 if stat.S_ISDIR(mode) else 6, "not a regular file")
+                raise OSError(errno.ELOOP, "a symlink is not opened")
+            require_regular(mode, errno.ENXIO)
             io_fd = self.export.reopen(path_fd, host)
-        except OSError:
-            os.close(path_fd)
-            raise
-        return self._created(path_fd, io_fd, host)
+        with closed_on_error(io_fd):
+            return self._created(path_fd, io_fd, host)
 
     def _created(self, path_fd: int, io_fd: int, host: int) -> Created:
-        try:
+        with closed_on_error(path_fd):
             return Created(path_fd, io_fd, host, self.attr(path_fd))
-        except OSError:
-            os.close(path_fd)
-            os.close(io_fd)
-            raise
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
         """See Driver."""
-        self._as(owner, dir_fd, name, lambda c: sys.mkdir(c, dir_fd, name, mode & 0o7777))
+        mode &= PERMISSIONS
+        self._as(owner, dir_fd, name, mode, lambda c: sys.mkdir(c, dir_fd, name, mode))
         return self.attr(dir_fd, name)
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
     ) -> Attr:
         """See Driver."""
-        self._as(owner, dir_fd, name, lambda c: sys.mknod(c, dir_fd, name, mode, *device))
+        self._as(owner, dir_fd, name, mode, lambda c: sys.mknod(c, dir_fd, name, mode, *device))
         return self.attr(dir_fd, name)
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
         """See Driver."""
-        self._as(owner, dir_fd, name, lambda c: sys.symlink(c, target, dir_fd, name))
+        self._as(owner, dir_fd, name, 0, lambda c: sys.symlink(c, target, dir_fd, name))
         return self.attr(dir_fd, name)
 
     # ---- names ------------------------------------------------------------------------------
@@ -232,7 +264,7 @@ class LocalDriver:
 
     def chmod(self, fd: int, mode: int) -> None:
         """See Driver."""
-        os.chmod(proc_path(fd), mode & 0o7777)
+        os.chmod(proc_path(fd), mode & PERMISSIONS)
 
     def chown(self, fd: int, uid: int, gid: int) -> None:
         """See Driver."""
@@ -243,15 +275,29 @@ class LocalDriver:
                 raise
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        """See Driver."""
+        """See Driver. Not truncate(2), which leaves the times alone where the size is the same."""
         if io_fd >= 0:
             os.ftruncate(io_fd, size)
-        else:
-            os.truncate(proc_path(fd), size)
+            return
+        require_regular(os.stat(fd).st_mode, errno.EINVAL)
+        opened = self.export.reopen(fd, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            os.ftruncate(opened, size)
+        finally:
+            os.close(opened)
 
     def utimens(self, fd: int, times: Times) -> None:
         """See Driver."""
         sys.utimens(fd, times.atime, times.mtime)
+
+    def touch(self, fd: int) -> None:
+        """See Driver. A chown to nobody does it, but would clear a program's set-id bits; a chmod
+        would not, but cannot be had of symlinks."""
+        mode = os.stat(fd).st_mode
+        if mode & SET_IDS:
+            os.chmod(proc_path(fd), stat.S_IMODE(mode))
+        else:
+            os.chown(proc_path(fd), -1, -1)
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """See Driver."""
@@ -280,11 +326,17 @@ class LocalDriver:
 
     # ---- locks ------------------------------------------------------------------------------
 
-    def open_for_locks(self, fd: int) -> tuple[int, bool]:
-        """See Driver. Writable wherever the host allows it, to be able to hold any lock."""
-        if not self.readonly:
+    def open_for_locks(self, fd: int) -> tuple[int, int]:
+        """See Driver. For writing too wherever the host allows it, to be able to hold any lock."""
+        mode = os.stat(fd).st_mode
+        if not stat.S_ISDIR(mode):
+            require_regular(mode, errno.EBADF)
+        refused = OSError(errno.EBADF, "no way to open the file for locks")
+        for access in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY):
+            if self.readonly and access != os.O_RDONLY:
+                continue
             try:
-                return self.export.reopen(fd, os.O_RDWR | os.O_NONBLOCK), True
-            except OSError:
-                pass  # read-only file system, permission, a program that runs
-        return self.export.reopen(fd, os.O_RDONLY | os.O_NONBLOCK), False
+                return self.export.reopen(fd, access | os.O_NONBLOCK | os.O_NOCTTY), access
+            except OSError as error:  # permission, a read-only file system, a program that runs
+                refused = error
+        raise refused
