@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 
@@ -51,7 +52,7 @@ def test_descriptors_belong_to_the_message_they_came_with(
 ) -> None:
     """As the channel reads: never beyond `wanted`; descriptors may come with any piece."""
     framer = Framer()
-    steps = iter(script * 100)
+    steps = itertools.cycle(script)
     before = kept_fds()
     for message in messages:
         data = raw(*message)
