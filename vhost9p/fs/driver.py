@@ -85,10 +85,14 @@ class Driver(Protocol):
         """Changes owner and group; -1 leaves one alone."""
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        """Changes the size, through `io_fd` where that is a descriptor open for writing."""
+        """Changes the size, through `io_fd` where that is a descriptor open for writing. Sets the
+        time of modification, whether the size was another or not."""
 
     def utimens(self, fd: int, times: Times) -> None:
         """Changes the times."""
+
+    def touch(self, fd: int) -> None:
+        """Sets the time of change (ctime) and changes nothing else."""
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """Makes an open file durable. May take long."""
@@ -105,5 +109,6 @@ class Driver(Protocol):
     def remove_xattr(self, fd: int, name: bytes) -> None:
         """Removes one."""
 
-    def open_for_locks(self, fd: int) -> tuple[int, bool]:
-        """A descriptor of its own for holding locks, and whether it is writable."""
+    def open_for_locks(self, fd: int) -> tuple[int, int]:
+        """A descriptor of its own for holding locks on a regular file or directory, and its access
+        mode (os.O_ACCMODE)."""

@@ -147,52 +147,52 @@ class LocalDriver:
             raise OSError(errno.EPERM, "only root can create files of other users")
         return sys.Cred(own, owner.gid, False)
 
-    def _as(
-        self, owner: Owner, dir_fd: int, name: bytes, mode: int, make: Callable[[sys.Cred], T]
-    ) -> T:
-        """Creates an entry. What the creating call cannot do is done afterwards: without privilege
-        the group (where passthrough asks for it), and set-id bits that got lost."""
+    def _make(self, owner: Owner, make: Callable[[sys.Cred], T]) -> T:
+        """Runs a creating call as the owner."""
         cred = self._cred(owner)
         if not cred.switch and self._ownership_matters and owner.gid not in self._own_groups:
             raise OSError(errno.EPERM, "only root can create files of groups that it is not in")
-        made = make(cred)
-        chgrp = not cred.switch and self._ownership_matters
-        if chgrp or mode & SET_IDS:
-            fd = self.export.step(dir_fd, name)
-            try:
-                self._complete(fd, mode, owner.gid if chgrp else -1)
-            finally:
-                os.close(fd)
-        return made
+        return make(cred)
 
-    def _complete(self, fd: int, mode: int, gid: int) -> None:
+    def _complete(self, fd: int, mode: int, owner: Owner) -> None:
+        """Does what the creating call could not: without privilege set the group (where passthrough
+        asks for it), and the set-id bits that got lost."""
         status = os.stat(fd)
-        if gid not in (-1, status.st_gid):
-            os.chown(proc_path(fd), -1, gid)
+        if not self._privileged and self._ownership_matters and status.st_gid != owner.gid:
+            os.chown(proc_path(fd), -1, owner.gid)
             status = os.stat(fd)
-        if mode & SET_IDS & ~status.st_mode and not stat.S_ISLNK(status.st_mode):
+        if mode & SET_IDS & ~status.st_mode:
             os.chmod(proc_path(fd), stat.S_IMODE(status.st_mode) | mode & SET_IDS)
+
+    def _complete_entry(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
+        if self._privileged and not mode & SET_IDS:
+            return self.attr(dir_fd, name)
+        fd = self.export.step(dir_fd, name)
+        try:
+            self._complete(fd, mode, owner)
+            return self.attr(fd)
+        finally:
+            os.close(fd)
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver. An existing file is opened by its descriptor and only if it is regular."""
         host, mode = create_flags(flags), mode & PERMISSIONS
         for _ in range(RACES):
             with suppress(FileExistsError):
-                io_fd = self._as(
-                    owner,
-                    dir_fd,
-                    name,
-                    mode,
-                    lambda cred: sys.create(cred, dir_fd, name, host, mode),
-                )
-                with closed_on_error(io_fd):
-                    return self._created(self.export.reopen(io_fd, os.O_PATH), io_fd, host)
+                return self._create(dir_fd, name, host, mode, owner)
             if flags & P9_EXCL:
                 raise OSError(errno.EEXIST, "the file exists")
             with suppress(FileNotFoundError):
                 trunc = os.O_TRUNC if flags & P9_TRUNC else 0
                 return self._open_existing(dir_fd, name, host | trunc)
         raise OSError(errno.EAGAIN, "the file comes and goes")
+
+    def _create(self, dir_fd: int, name: bytes, host: int, mode: int, owner: Owner) -> Created:
+        io_fd = self._make(owner, lambda cred: sys.create(cred, dir_fd, name, host, mode))
+        with closed_on_error(io_fd):
+            if not self._privileged or mode & SET_IDS:
+                self._complete(io_fd, mode, owner)
+            return self._created(self.export.reopen(io_fd, os.O_PATH), io_fd, host)
 
     def _open_existing(self, dir_fd: int, name: bytes, host: int) -> Created:
         path_fd = self.export.step(dir_fd, name)
@@ -212,20 +212,20 @@ class LocalDriver:
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
         """See Driver."""
         mode &= PERMISSIONS
-        self._as(owner, dir_fd, name, mode, lambda c: sys.mkdir(c, dir_fd, name, mode))
-        return self.attr(dir_fd, name)
+        self._make(owner, lambda cred: sys.mkdir(cred, dir_fd, name, mode))
+        return self._complete_entry(dir_fd, name, mode, owner)
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
     ) -> Attr:
         """See Driver."""
-        self._as(owner, dir_fd, name, mode, lambda c: sys.mknod(c, dir_fd, name, mode, *device))
-        return self.attr(dir_fd, name)
+        self._make(owner, lambda cred: sys.mknod(cred, dir_fd, name, mode, *device))
+        return self._complete_entry(dir_fd, name, mode, owner)
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
         """See Driver."""
-        self._as(owner, dir_fd, name, 0, lambda c: sys.symlink(c, target, dir_fd, name))
-        return self.attr(dir_fd, name)
+        self._make(owner, lambda cred: sys.symlink(cred, target, dir_fd, name))
+        return self._complete_entry(dir_fd, name, 0, owner)
 
     # ---- names ------------------------------------------------------------------------------
 

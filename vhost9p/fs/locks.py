@@ -8,11 +8,16 @@ and of the host. Closing the descriptor gives all of its locks up.
 
 A lock on the whole file may have been asked for with flock or with fcntl, so it is held as both:
 flock(2) and an open-file-description lock (fcntl(2)); host processes of either kind see it. A write
-lock through a descriptor that cannot write exists as flock only. Two locks are taken in any order
-without deadlock: one is waited for, the other is tried, and if it is held the first is given up and
-the other waited for.
+lock through a descriptor that cannot write exists as flock only. Two locks are taken without
+deadlock: both are tried, the one that is in the way is waited for, and if then the other is held,
+the first is given up and the other waited for.
+
+A lock that cannot be had leaves the process with what it had before. fcntl does that by itself;
+flock gives the old lock up before it looks for the new one, so the old one is taken again: the one
+gap that is left, since another process may have been waiting for it.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -20,10 +25,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
 from vhost9p.native import sys
-from vhost9p.native.sys import RDLCK, UNLCK, WRLCK, Cancel
+from vhost9p.native.sys import Cancel
 
-__all__ = ["RDLCK", "UNLCK", "WRLCK", "Cancel", "Holder", "LockFile", "LockTable", "Range"]
+__all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "Holder", "LockFile", "LockTable"]
+
+FILES_MAX = 4096
+"""Descriptors that one guest's locks may cost; ENOLCK beyond."""
+PIECES_MAX = 65536
+"""Ranges that one guest may have locked; ENOLCK beyond."""
 
 
 class Holder(NamedTuple):
@@ -35,69 +46,40 @@ class Holder(NamedTuple):
     proc_id: int
 
 
-class Range(NamedTuple):
-    """Bytes of a file; length 0 reaches to its end, wherever that will be."""
+class Blocker(NamedTuple):
+    """A lock that is in the way. Of the host's processes only some are known; then proc_id is 0."""
 
-    start: int
-    length: int
-
-    def is_whole(self) -> bool:
-        """Whether flock can express it."""
-        return self.start == 0 and self.length == 0
+    kind: int
+    span: Range
+    proc_id: int
+    client_id: bytes
 
 
-@dataclass
+OpenFile = Callable[[], tuple[int, int]]
+"""Opens a file for locks: a descriptor, and its access mode (os.O_ACCMODE)."""
+
+
+@dataclass(eq=False)
 class LockFile:
     """One process's locks on one file."""
 
     holder: Holder
     fd: int
-    writable: bool
+    access: int
     fids: set[int] = field(default_factory=set)
-    """The fids that locks were placed through and that are not clunked."""
-    waits: int = 0
-    """Threads that wait for a lock on `fd`; it stays open for them."""
+    """The fids that locks were asked for through and that are not clunked."""
+    ranges: RangeMap = field(default_factory=RangeMap)
+    flock: int = UNLCK
+    uses: int = 0
+    """Requests at work on `fd`, waiting ones among them; it stays open for them."""
     abandoned: bool = False
+    """Its fids are gone: what a request still gets is worth nothing."""
 
-
-Taker = Callable[[Cancel | None], None]
-
-
-def _takers(file: LockFile, kind: int, span: Range, *, fid_writable: bool) -> list[Taker]:
-    """The host locks that make up one guest lock."""
-
-    def take_range(cancel: Cancel | None) -> None:
-        sys.ofd_lock(file.fd, kind, span.start, span.length, cancel)
-
-    def take_flock(cancel: Cancel | None) -> None:
-        sys.flock(file.fd, kind, cancel)
-
-    if not span.is_whole():
-        return [take_range]
-    if kind == WRLCK and not (file.writable and fid_writable):
-        return [take_flock]
-    return [take_flock, take_range]
-
-
-def _give_up(file: LockFile, span: Range) -> None:
-    sys.ofd_lock(file.fd, UNLCK, span.start, span.length)
-    if span.is_whole():
-        sys.flock(file.fd, UNLCK)
-
-
-def _take_all(takers: list[Taker], back_off: Callable[[], None], cancel: Cancel | None) -> None:
-    """Takes one or two locks or none; waits where `cancel` is given."""
-    while True:
-        takers[0](cancel)
-        try:
-            for take in takers[1:]:
-                take(None)
-            return
-        except BlockingIOError:
-            back_off()
-            if cancel is None:
-                raise
-            takers = takers[::-1]  # wait for the one that was in the way
+    def allows_range(self, kind: int, *, fid_writable: bool) -> bool:
+        """Whether a whole-file lock is held as a range lock too (fcntl(2), EBADF)."""
+        if kind == WRLCK:
+            return fid_writable and self.access != os.O_RDONLY
+        return self.access != os.O_WRONLY
 
 
 class LockTable:
@@ -106,40 +88,166 @@ class LockTable:
     def __init__(self) -> None:
         self._files: dict[Holder, LockFile] = {}
         self._lock = threading.Lock()
+        self._pieces = 0
+        self.epoch = 0
+        """Counts `clear`: a request that began before must not lock after."""
 
-    def open(self, holder: Holder, fid: int, open_file: Callable[[], tuple[int, bool]]) -> LockFile:
-        """The process's lock file, opened if need be, used by one more thread until `done`."""
+    # ---- lock files -------------------------------------------------------------------------
+
+    def open(self, holder: Holder, fid: int, open_file: OpenFile, epoch: int) -> LockFile:
+        """The process's lock file, opened if need be, used by one more request until `done`.
+
+        Raises OSError: what `open_file` raises, ENOLCK (too many), EBADF (`epoch` is over).
+        """
         with self._lock:
+            if epoch != self.epoch:
+                raise OSError(errno.EBADF, "the session of this fid has ended")
             file = self._files.get(holder)
             if file is None:
+                if len(self._files) >= FILES_MAX:
+                    raise OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
                 file = self._files[holder] = LockFile(holder, *open_file())
             file.fids.add(fid)
-            file.waits += 1
+            file.uses += 1
             return file
 
     def done(self, file: LockFile) -> None:
         """Ends a use that `open` began."""
         with self._lock:
-            file.waits -= 1
-            self._close_if_unused(file)
+            file.uses -= 1
+            self._close_if_idle(file)
+
+    def _close_if_idle(self, file: LockFile) -> None:
+        if file.uses or not (file.abandoned or (file.flock == UNLCK and not file.ranges)):
+            return
+        if not file.abandoned:
+            del self._files[file.holder]
+        os.close(file.fd)
+
+    def _abandon(self, file: LockFile) -> None:
+        del self._files[file.holder]
+        file.abandoned = True
+        with suppress(OSError):
+            self._unlock(file, WHOLE)
+        self._close_if_idle(file)
+
+    def _record(self, file: LockFile, span: Range, kind: int) -> None:
+        self._pieces -= len(file.ranges)
+        file.ranges.set(span, kind)
+        self._pieces += len(file.ranges)
+
+    # ---- taking -----------------------------------------------------------------------------
 
     def take(
         self, file: LockFile, kind: int, span: Range, *, fid_writable: bool, cancel: Cancel | None
     ) -> None:
-        """Takes a lock; BlockingIOError or InterruptedError as `sys.ofd_lock`, and then nothing
-        has changed but for a lock of the same range that a failed conversion gave up."""
-        takers = _takers(file, kind, span, fid_writable=fid_writable)
-        _take_all(takers, lambda: _give_up(file, span), cancel)
+        """Takes a lock; waits for it where `cancel` is given.
+
+        Raises BlockingIOError (held by another), InterruptedError (the wait was cancelled), OSError
+        ENOLCK (too many), EBADF (the fids are gone); then the process has what it had before.
+        """
+        if self._pieces > PIECES_MAX:
+            raise OSError(errno.ENOLCK, f"{PIECES_MAX} ranges are locked")
+        if not span.is_whole():
+            self._take_range(file, kind, span, cancel)
+        elif file.allows_range(kind, fid_writable=fid_writable):
+            self._take_both(file, kind, cancel)
+        else:
+            self._take_flock(file, kind, cancel)
+
+    def _granted(self, file: LockFile) -> None:
+        if file.abandoned:
+            raise OSError(errno.EBADF, "the fid is gone")
+
+    def _take_range(self, file: LockFile, kind: int, span: Range, cancel: Cancel | None) -> None:
+        sys.ofd_lock(file.fd, kind, span.start, span.length, cancel)
+        with self._lock:
+            self._granted(file)
+            self._record(file, span, kind)
+
+    def _take_flock(self, file: LockFile, kind: int, cancel: Cancel | None) -> None:
+        try:
+            sys.flock(file.fd, kind, cancel)
+        except OSError:
+            self._restore_flock(file)
+            raise
+        with self._lock:
+            self._granted(file)
+            file.flock = kind
+
+    def _take_both(self, file: LockFile, kind: int, cancel: Cancel | None) -> None:
+        wait = self._try_both(file, kind)
+        while wait:
+            if cancel is None:
+                raise BlockingIOError(errno.EAGAIN, "the file is locked")
+            try:
+                wait(cancel)
+                wait = self._try_both(file, kind)
+            except OSError:
+                self._put_back(file)
+                raise
+            if wait:
+                self._put_back(file)
+
+    def _try_both(self, file: LockFile, kind: int) -> Callable[[Cancel], None] | None:
+        """Takes flock and the range lock, or neither; then, how to wait for the one that is held.
+
+        flock comes first: it can be put back without knowing more than its kind.
+        """
+        try:
+            sys.flock(file.fd, kind)
+        except BlockingIOError:
+            self._restore_flock(file)
+            return lambda cancel: sys.flock(file.fd, kind, cancel)
+        try:
+            sys.ofd_lock(file.fd, kind, *WHOLE)
+        except OSError as error:
+            self._restore_flock(file)
+            if not isinstance(error, BlockingIOError):
+                raise
+            return lambda cancel: sys.ofd_lock(file.fd, kind, *WHOLE, cancel)
+        with self._lock:
+            self._granted(file)
+            file.flock = kind
+            self._record(file, WHOLE, kind)
+        return None
+
+    def _restore_flock(self, file: LockFile) -> None:
+        """Back to what the process had: another may have been faster."""
+        with self._lock:
+            try:
+                sys.flock(file.fd, file.flock)
+            except BlockingIOError:
+                file.flock = UNLCK
+
+    def _put_back(self, file: LockFile) -> None:
+        """After one of two locks was waited for: both back to what the process had."""
+        self._restore_flock(file)
+        with self._lock:
+            for span, kind in file.ranges.within(WHOLE):
+                with suppress(BlockingIOError):
+                    sys.ofd_lock(file.fd, kind, *span)
+
+    # ---- giving up --------------------------------------------------------------------------
+
+    def _unlock(self, file: LockFile, span: Range) -> None:
+        sys.ofd_lock(file.fd, UNLCK, *span)
+        self._record(file, span, UNLCK)
+        if span.is_whole():
+            sys.flock(file.fd, UNLCK)
+            file.flock = UNLCK
 
     def release(self, holder: Holder, span: Range) -> None:
-        """Unlocks a range, through whichever of the process's fids it was locked."""
+        """Unlocks a range, through whichever of the process's fids it was locked. OSError ENOLCK
+        where that would make too many ranges of one."""
         with self._lock:
             file = self._files.get(holder)
             if file is None:
                 return
-            _give_up(file, span)
-            if span.is_whole():
-                self._abandon(file)
+            if self._pieces > PIECES_MAX and not span.is_whole():
+                raise OSError(errno.ENOLCK, f"{PIECES_MAX} ranges are locked")
+            self._unlock(file, span)
+            self._close_if_idle(file)
 
     def clunk(self, fid: int) -> None:
         """A fid goes; with its last fid a process's locks on a file go."""
@@ -150,45 +258,32 @@ class LockTable:
                     self._abandon(file)
 
     def clear(self) -> None:
-        """Gives every lock up."""
+        """Gives every lock up, after the fids are gone."""
         with self._lock:
+            self.epoch += 1
             for file in list(self._files.values()):
                 self._abandon(file)
 
+    # ---- asking -----------------------------------------------------------------------------
+
     def blocker(
-        self, holder: Holder, kind: int, span: Range, open_file: Callable[[], tuple[int, bool]]
-    ) -> tuple[int, Range, int] | None:
-        """Who is in the way of a lock: (kind, range, process id, 0 if unknown), or None."""
+        self, holder: Holder, kind: int, span: Range, open_file: OpenFile
+    ) -> Blocker | None:
+        """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK."""
         with self._lock:
-            file = self._files.get(holder)
-            fd = file.fd if file else open_file()[0]
+            for other, file in self._files.items():
+                if other[:2] == holder[:2] and other != holder:
+                    found = file.ranges.conflict(span, kind)
+                    if found:
+                        return Blocker(*found, other.proc_id, other.client_id)
+            file_or_none = self._files.get(holder)
+            fd = file_or_none.fd if file_or_none else open_file()[0]
             try:
-                found = sys.ofd_test(fd, kind, span.start, span.length)
+                elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
             finally:
-                if file is None:
+                if file_or_none is None:
                     os.close(fd)
-            if found is None:
-                return None
-            in_the_way, start, length, pid = found
-            return in_the_way, Range(start, length), self._process(holder, pid)
-
-    def _process(self, holder: Holder, pid: int) -> int:
-        """A process id for the guest: the one other guest process that locks the file, if the lock
-        is no host process's and there is just one."""
-        others = {
-            other.proc_id
-            for other in self._files
-            if other[:2] == holder[:2] and other[2:] != holder[2:]
-        }
-        return others.pop() if pid <= 0 and len(others) == 1 else 0
-
-    def _abandon(self, file: LockFile) -> None:
-        del self._files[file.holder]
-        file.abandoned = True
-        with suppress(OSError):
-            _give_up(file, Range(0, 0))
-        self._close_if_unused(file)
-
-    def _close_if_unused(self, file: LockFile) -> None:
-        if file.abandoned and not file.waits:
-            os.close(file.fd)
+        if elsewhere is None:
+            return None
+        held, start, length, pid = elsewhere
+        return Blocker(held, Range(start, length), max(pid, 0), b"")

@@ -8,6 +8,7 @@ HEADER_SIZE = 7
 MSIZE_MIN = 4096
 """Below this Linux's client refuses an Rversion."""
 NAME_MAX = 255
+PATH_MAX = 4096
 
 # Tunlinkat
 AT_REMOVEDIR = 0x200

@@ -52,14 +52,17 @@ def qid_of(attr: Attr) -> Qid:
     return Qid(attr.qid_type, attr.qid_version, attr.qid_path)
 
 
-def check_name(name: bytes) -> bytes:
-    """Lets one directory entry's name pass; P9Error for what can be none."""
-    if not name or b"/" in name or b"\0" in name:
+def check_name(name: bytes, dots: int) -> bytes:
+    """Lets one directory entry's name pass; P9Error for what can be none, and with the errno `dots`
+    for "." and "..", which every directory has and keeps."""
+    if not name:
+        raise P9Error(errno.ENOENT, "an empty file name")
+    if b"/" in name or b"\0" in name:
         raise P9Error(errno.EINVAL, f"{name!r} is no file name")
     if name in (b".", b".."):
-        raise P9Error(errno.EEXIST, f"{name!r} always exists and stays")
+        raise P9Error(dots, f"{name!r} always exists and stays")
     if len(name) > NAME_MAX:
-        raise P9Error(errno.ENAMETOOLONG)
+        raise P9Error(errno.ENAMETOOLONG, f"a file name of {len(name)} bytes")
     return name
 
 

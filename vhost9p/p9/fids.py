@@ -14,25 +14,43 @@ FID_LOCKS = 2
 class Fid(Protocol):
     """A pinned fid: its descriptors stay open while it is held. -1 stands for no descriptor."""
 
-    number: int
-    path_fd: int
-    """O_PATH; -1 for a fid of an extended attribute."""
-    io_fd: int
-    """What Tlopen or Tlcreate opened."""
-    io_flags: int
-    """open(2) flags of io_fd."""
-    uid: int
-    """n_uname of the attach that it descends from."""
-    flags: int
-    st_dev: int
-    st_ino: int
+    @property
+    def path_fd(self) -> int:
+        """O_PATH; -1 for a fid of an extended attribute."""
+
+    @property
+    def io_fd(self) -> int:
+        """What Tlopen or Tlcreate opened."""
+
+    @property
+    def io_flags(self) -> int:
+        """open(2) flags of io_fd."""
+
+    @property
+    def uid(self) -> int:
+        """n_uname of the attach that it descends from."""
+
+    @property
+    def flags(self) -> int:
+        """FID_* flags."""
+
+    @property
+    def st_dev(self) -> int:
+        """The file's device on the host."""
+
+    @property
+    def st_ino(self) -> int:
+        """The file's inode on the host."""
 
 
 class FidTable(Protocol):
-    """What the guest's fids stand for. Every method raises OSError and is thread-safe."""
+    """What the guest's fids stand for. Every method raises OSError and is thread-safe.
 
-    def get(self, number: int) -> AbstractContextManager[Any]:
-        """Pins a fid (a `Fid`) for the length of a `with` block; EBADF if there is none."""
+    `become` and `set_flags` take what `get` gave.
+    """
+
+    def get(self, number: int) -> AbstractContextManager[Fid]:
+        """Pins a fid for the length of a `with` block; EBADF if there is none."""
 
     def add(self, number: int, path_fd: int, uid: int, flags: int, attr: Attr | None) -> None:
         """Enters a fid; takes `path_fd` over unless it raises."""

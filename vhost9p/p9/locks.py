@@ -12,43 +12,71 @@ import errno
 import os
 import signal
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Cancel, Holder, LockFile, LockTable, Range
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Cancel, Holder, LockFile, LockTable
+from vhost9p.fs.ranges import OFFSET_END, Range
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
-from vhost9p.p9.codec import P9Error
+from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
-from vhost9p.p9.fids import FID_LOCKS
+from vhost9p.p9.fids import FID_LOCKS, Fid
 
 SIGNAL_INTERVAL = 0.001
 """Seconds between signals to a thread whose wait was cancelled."""
-OFF_MAX = 2**63 - 1
+CLIENT_ID_MAX = 1024
+"""Bytes; Linux sends the host name, of at most 64."""
 
 
-@dataclass
 class _Wait:
-    """A thread that waits for a lock."""
+    """A request that waits for a lock on a thread of its own.
 
-    request: Request
-    cancel: Cancel
-    flushed: bool = False
-    ended: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
+    `guard` keeps the thread from ending between the question whether it still waits and the signal:
+    pthread_kill(3) of a thread that has ended is undefined.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.cancel = Cancel()
+        self.flushed = False
+        self.guard = threading.Lock()
+        self.ended = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def end(self, wake_signal: int) -> None:
+        """Calls the wait off and sees it end: a signal that comes before the system call is lost,
+        so it is sent again."""
+        self.cancel.set()
+        while True:
+            with self.guard:
+                if self.ended.is_set():
+                    return
+                assert self.thread and self.thread.ident
+                signal.pthread_kill(self.thread.ident, wake_signal)
+            self.ended.wait(SIGNAL_INTERVAL)
 
 
 def _span(start: int, length: int) -> Range:
-    if start > OFF_MAX or length > OFF_MAX or (length and start > OFF_MAX - length + 1):
+    if start >= OFFSET_END or length >= OFFSET_END or start + length > OFFSET_END:
         raise P9Error(errno.EOVERFLOW, f"a lock of {length} bytes from {start}")
     return Range(start, length)
+
+
+def _holder(fid: Fid, t: m.Tlock | m.Tgetlock) -> Holder:
+    """The process that asks, about the file of an open fid: what cannot be opened, a FIFO or a
+    device, is not opened for locks either."""
+    if fid.io_fd < 0:
+        raise P9Error(errno.EBADF, "the fid is not open")
+    if len(t.client_id) > CLIENT_ID_MAX:
+        raise P9Error(errno.EINVAL, f"a client id of {len(t.client_id)} bytes")
+    return Holder(fid.st_dev, fid.st_ino, t.client_id, t.proc_id)
 
 
 class LockFamily:
     """See the module. `wake_signal` ends a system call that waits."""
 
     def __init__(self, context: Context, wake_signal: int) -> None:
-        self._context = context
         self._fids = context.fids
         self._driver = context.driver
         self._wake_signal = wake_signal
@@ -58,7 +86,7 @@ class LockFamily:
         self._draining = False
         self.waits_max = 0
 
-    def handlers(self) -> dict[type[m.Message], Handler]:
+    def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
         return {m.Tlock: self.lock, m.Tgetlock: self.getlock}
 
@@ -66,53 +94,52 @@ class LockFamily:
 
     def lock(self, request: Request, t: m.Tlock) -> m.Rlock | None:
         """Takes or gives up a lock."""
-        if t.type not in (RDLCK, WRLCK, UNLCK):
-            raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
-        span = _span(t.start, t.length)
+        epoch = self._table.epoch
         with self._fids.get(t.fid) as fid:
-            holder = Holder(fid.st_dev, fid.st_ino, t.client_id, t.proc_id)
+            holder = _holder(fid, t)
+            if t.type not in (RDLCK, WRLCK, UNLCK):
+                raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
+            if t.flags & ~(c.LOCK_FLAGS_BLOCK | c.LOCK_FLAGS_RECLAIM):
+                raise P9Error(errno.EINVAL, f"lock flags {t.flags:#x}")
+            span = _span(t.start, t.length)
             if t.type == UNLCK:
                 self._table.release(holder, span)
                 return m.Rlock(c.LOCK_SUCCESS)
-            if fid.io_fd < 0:
-                raise P9Error(errno.EBADF, "the fid is not open")
             writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
             self._fids.set_flags(fid, fid.flags | FID_LOCKS)
-            path_fd = file_fd(fid.path_fd)
-            file = self._table.open(holder, t.fid, partial(self._driver.open_for_locks, path_fd))
-        return self._take(request, t, file, span, writable)
+            open_file = partial(self._driver.open_for_locks, fid.path_fd)
+            file = self._table.open(holder, t.fid, open_file, epoch)
+        take = partial(self._table.take, file, t.type, span, fid_writable=writable)
+        return self._take(request, t, file, take)
 
     def _take(
-        self, request: Request, t: m.Tlock, file: LockFile, span: Range, writable: bool
+        self, request: Request, t: m.Tlock, file: LockFile, take: Callable[..., None]
     ) -> m.Rlock | None:
         """Takes the lock, starts to wait for it, or says BLOCKED."""
-        take = partial(self._table.take, file, t.type, span, fid_writable=writable)
+        waits = False
         try:
             take(cancel=None)
         except BlockingIOError:
-            if t.flags & c.LOCK_FLAGS_BLOCK and self._start_wait(request, file, take):
-                return LATER
-            self._table.done(file)
-            return m.Rlock(c.LOCK_BLOCKED)
-        except OSError:
-            self._table.done(file)
-            raise
-        self._table.done(file)
+            if t.flags & c.LOCK_FLAGS_BLOCK:
+                waits = self._start_wait(request, file, take)
+            return LATER if waits else m.Rlock(c.LOCK_BLOCKED)
+        finally:
+            if not waits:
+                self._table.done(file)
         return m.Rlock(c.LOCK_SUCCESS)
 
     def getlock(self, request: Request, t: m.Tgetlock) -> m.Rgetlock:
-        """Who is in the way of a lock. A process is never in its own way."""
-        if t.type not in (RDLCK, WRLCK):
-            raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
-        span = _span(t.start, t.length)
+        """What is in the way of a lock. A process is never in its own way."""
         with self._fids.get(t.fid) as fid:
-            holder = Holder(fid.st_dev, fid.st_ino, t.client_id, t.proc_id)
-            opened = partial(self._driver.open_for_locks, file_fd(fid.path_fd))
-            found = self._table.blocker(holder, t.type, span, opened)
+            holder = _holder(fid, t)
+            if t.type not in (RDLCK, WRLCK):
+                raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
+            span = _span(t.start, t.length)
+            open_file = partial(self._driver.open_for_locks, file_fd(fid.path_fd))
+            found = self._table.blocker(holder, t.type, span, open_file)
         if found is None:
             return m.Rgetlock(UNLCK, t.start, t.length, t.proc_id, t.client_id)
-        kind, where, process = found
-        return m.Rgetlock(kind, where.start, where.length, process, t.client_id)
+        return m.Rgetlock(found.kind, *found.span, found.proc_id, found.client_id)
 
     def clunk(self, number: int) -> None:
         """A fid goes."""
@@ -120,40 +147,40 @@ class LockFamily:
 
     # ---- waiting ----------------------------------------------------------------------------
 
-    def _start_wait(self, request: Request, file: LockFile, take: "partial[None]") -> bool:
-        wait = _Wait(request, Cancel())
+    def _start_wait(self, request: Request, file: LockFile, take: Callable[..., None]) -> bool:
+        wait = _Wait(request)
         with self._lock:
             if self._draining or len(self._waits) >= self.waits_max:
                 return False
-            self._waits[request.key] = wait
-            wait.thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._wait, args=(wait, file, take), name="lock-wait", daemon=True
             )
-            wait.thread.start()
+            wait.thread = thread
+            try:
+                thread.start()
+            except RuntimeError:  # the host's limit of threads
+                return False
+            self._waits[request.key] = wait
         return True
 
-    def _wait(self, wait: _Wait, file: LockFile, take: "partial[None]") -> None:
-        reply: m.Message
+    def _wait(self, wait: _Wait, file: LockFile, take: Callable[..., None]) -> None:
+        reply: Message
         try:
-            take(cancel=wait.cancel)
-            reply = m.Rlock(c.LOCK_SUCCESS)
-        except InterruptedError:
-            reply = m.Rlerror(errno.EINTR) if wait.flushed else m.Rlock(c.LOCK_BLOCKED)
-        except OSError as error:
-            reply = m.Rlerror(error.errno or errno.EIO)
-        finally:
-            wait.ended.set()
+            try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._wake_signal})
+                take(cancel=wait.cancel)
+                reply = m.Rlock(c.LOCK_SUCCESS)
+            except InterruptedError:
+                reply = m.Rlerror(errno.EINTR) if wait.flushed else m.Rlock(c.LOCK_BLOCKED)
+            except OSError as error:
+                reply = m.Rlerror(error.errno or errno.EIO)
             self._table.done(file)
             with self._lock:
-                self._waits.pop(wait.request.key, None)
-        wait.request.reply(reply.encode(wait.request.tag))
-
-    def _end(self, wait: _Wait) -> None:
-        """Calls a wait off and sees it end: a signal that comes before the system call is lost."""
-        wait.cancel.set()
-        assert wait.thread and wait.thread.ident
-        while not wait.ended.wait(SIGNAL_INTERVAL) and wait.thread.is_alive():
-            signal.pthread_kill(wait.thread.ident, self._wake_signal)
+                del self._waits[wait.request.key]
+            wait.request.reply(reply.encode(wait.request.tag))
+        finally:
+            with wait.guard:
+                wait.ended.set()
 
     def flush(self, key: tuple[int, int]) -> None:
         """Nobody waits for this request any more."""
@@ -162,15 +189,15 @@ class LockFamily:
             if wait:
                 wait.flushed = True
         if wait:
-            self._end(wait)
+            wait.end(self._wake_signal)
 
     def stop_waiting(self) -> None:
-        """Ends every wait; until `resume_waiting` nothing waits."""
+        """Ends every wait, and sees them answered; until `resume_waiting` nothing waits."""
         with self._lock:
             self._draining = True
             waits = list(self._waits.values())
         for wait in waits:
-            self._end(wait)
+            wait.end(self._wake_signal)
 
     def resume_waiting(self) -> None:
         """The ring runs again."""

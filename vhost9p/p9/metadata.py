@@ -3,17 +3,23 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
 
 from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Times
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
+from vhost9p.p9.fids import Fid
 
 RunOffThread = Callable[[Request, Callable[[], Message]], None]
 NO_ID = 0xFFFFFFFF
 OFF_MAX = 2**63 - 1
+
+
+KNOWN = 0x1FF
+"""All SETATTR_* bits."""
+CHANGES = c.SETATTR_MODE | c.SETATTR_SIZE | c.SETATTR_ATIME | c.SETATTR_MTIME
+"""What sets the time of change by itself."""
 
 
 def _time(valid: int, change: int, explicit: int, sec: int, nsec: int) -> tuple[int, int]:
@@ -27,6 +33,37 @@ def _time(valid: int, change: int, explicit: int, sec: int, nsec: int) -> tuple[
     return (sec if sec <= OFF_MAX else sec - 2**64), nsec
 
 
+def _times(t: m.Tsetattr) -> Times | None:
+    """The times to set, if any.
+
+    A change of size sets mtime already. To set it once more would fail where the daemon may write
+    the file and does not own it.
+    """
+    times = Times(
+        _time(t.valid, c.SETATTR_ATIME, c.SETATTR_ATIME_SET, t.atime_sec, t.atime_nsec),
+        _time(t.valid, c.SETATTR_MTIME, c.SETATTR_MTIME_SET, t.mtime_sec, t.mtime_nsec),
+    )
+    if times == ((0, TIME_OMIT), (0, TIME_OMIT)):
+        return None
+    if t.valid & c.SETATTR_SIZE and times == ((0, TIME_OMIT), (0, TIME_NOW)):
+        return None
+    return times
+
+
+def _check(t: m.Tsetattr) -> None:
+    if t.valid & ~KNOWN:
+        raise P9Error(errno.EINVAL, f"setattr valid {t.valid:#x}")
+    if t.valid & c.SETATTR_SIZE and t.size > OFF_MAX:
+        raise P9Error(errno.EINVAL, f"a size of {t.size} bytes")
+
+
+def _ids(t: m.Tsetattr) -> tuple[int, int]:
+    """Owner and group as chown(2) wants them: -1 leaves one alone."""
+    uid = t.uid if t.valid & c.SETATTR_UID and t.uid != NO_ID else -1
+    gid = t.gid if t.valid & c.SETATTR_GID and t.gid != NO_ID else -1
+    return uid, gid
+
+
 class MetadataFamily:
     """`off_thread` runs what may block, and answers the request with its result."""
 
@@ -36,7 +73,7 @@ class MetadataFamily:
         self._driver = context.driver
         self._off_thread = off_thread
 
-    def handlers(self) -> dict[type[m.Message], Handler]:
+    def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
         return {m.Tsetattr: self.setattr, m.Tfsync: self.fsync}
 
@@ -46,47 +83,39 @@ class MetadataFamily:
         self._context.require_writable()
         with self._fids.get(t.fid) as fid:
             fd = file_fd(fid.path_fd)
-            if t.valid & (c.SETATTR_UID | c.SETATTR_GID):
-                uid = t.uid if t.valid & c.SETATTR_UID and t.uid != NO_ID else -1
-                gid = t.gid if t.valid & c.SETATTR_GID and t.gid != NO_ID else -1
-                self._driver.chown(fd, uid, gid)
+            _check(t)
+            ids, times = _ids(t), _times(t)
+            if ids != (-1, -1):
+                self._driver.chown(fd, *ids)
             if t.valid & c.SETATTR_MODE:
                 self._driver.chmod(fd, t.mode)
             if t.valid & c.SETATTR_SIZE:
                 self._truncate(fid, t.size)
-            self._set_times(fd, t)
+            if times:
+                self._driver.utimens(fd, times)
+            if t.valid & c.SETATTR_CTIME and not t.valid & CHANGES and ids == (-1, -1):
+                self._driver.touch(fd)
         return m.Rsetattr()
 
-    def _truncate(self, fid: Any, size: int) -> None:
-        if size > OFF_MAX:
-            raise P9Error(errno.EINVAL, f"a size of {size} bytes")
+    def _truncate(self, fid: Fid, size: int) -> None:
+        """Through the fid's own descriptor if it can write: its permission was checked when it was
+        opened, and may be gone."""
         writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
         self._driver.truncate(fid.path_fd, fid.io_fd if writable else -1, size)
 
-    def _set_times(self, fd: int, t: m.Tsetattr) -> None:
-        valid = t.valid
-        if not valid & (c.SETATTR_ATIME | c.SETATTR_MTIME):
-            # What is left may be ctime alone: any change of an inode sets it. So does this.
-            if valid & c.SETATTR_CTIME and not valid & ~c.SETATTR_CTIME:
-                self._driver.chown(fd, -1, -1)
-            return
-        self._driver.utimens(
-            fd,
-            Times(
-                _time(valid, c.SETATTR_ATIME, c.SETATTR_ATIME_SET, t.atime_sec, t.atime_nsec),
-                _time(valid, c.SETATTR_MTIME, c.SETATTR_MTIME_SET, t.mtime_sec, t.mtime_nsec),
-            ),
-        )
-
-    def fsync(self, request: Request, t: m.Tfsync) -> m.Rfsync | None:
-        """fsync(2) or fdatasync(2), off the thread: a disk may take its time."""
+    def fsync(self, request: Request, t: m.Tfsync) -> None:
+        """fsync(2) or fdatasync(2), off the thread: a disk may take its time. The copy of the
+        descriptor outlives the fid, whatever the guest does meanwhile."""
         with self._fids.get(t.fid) as fid:
             if fid.io_fd < 0:
                 raise P9Error(errno.EBADF, "the fid is not open")
+            io_fd = os.dup(fid.io_fd)
 
         def sync() -> m.Rfsync:
-            with self._fids.get(t.fid) as fid:
-                self._driver.fsync(fid.io_fd, data_only=bool(t.datasync))
+            try:
+                self._driver.fsync(io_fd, data_only=bool(t.datasync))
+            finally:
+                os.close(io_fd)
             return m.Rfsync()
 
         self._off_thread(request, sync)

@@ -6,23 +6,29 @@ group is in the request. Names are validated before anything happens.
 
 import errno
 import os
+from collections.abc import Callable
 
 from vhost9p.fs.driver import Owner
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
-from vhost9p.p9.codec import P9Error
+from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import Context, Handler, Request, check_name, file_fd, qid_of
+from vhost9p.p9.fids import FID_UPCALL
 
 
 class NamespaceFamily:
-    """Tlcreate, Tmkdir, Tmknod, Tsymlink, Tlink, Tunlinkat, Tremove, Trename, Trenameat."""
+    """Tlcreate, Tmkdir, Tmknod, Tsymlink, Tlink, Tunlinkat, Tremove, Trename, Trenameat.
 
-    def __init__(self, context: Context) -> None:
+    `drop` frees a fid and all that is kept for it.
+    """
+
+    def __init__(self, context: Context, drop: Callable[[int], None]) -> None:
         self._context = context
+        self._drop = drop
         self._fids = context.fids
         self._driver = context.driver
 
-    def handlers(self) -> dict[type[m.Message], Handler]:
+    def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
         return {
             m.Tlcreate: self.lcreate,
@@ -39,8 +45,10 @@ class NamespaceFamily:
     def lcreate(self, request: Request, t: m.Tlcreate) -> m.Rlcreate:
         """Creates and opens; the directory's fid then stands for the file."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.fid) as fid:
+            if fid.io_fd >= 0 or fid.flags:
+                raise P9Error(errno.EBADF, "the fid is in use for something else")
             owner = Owner(fid.uid, t.gid)
             made = self._driver.create(file_fd(fid.path_fd), name, t.flags, t.mode, owner)
             try:
@@ -54,7 +62,7 @@ class NamespaceFamily:
     def mkdir(self, request: Request, t: m.Tmkdir) -> m.Rmkdir:
         """mkdir(2)."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as fid:
             owner = Owner(fid.uid, t.gid)
             return m.Rmkdir(qid_of(self._driver.mkdir(file_fd(fid.path_fd), name, t.mode, owner)))
@@ -62,7 +70,7 @@ class NamespaceFamily:
     def mknod(self, request: Request, t: m.Tmknod) -> m.Rmknod:
         """mknod(2)."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as fid:
             owner = Owner(fid.uid, t.gid)
             device = (t.major, t.minor)
@@ -72,7 +80,7 @@ class NamespaceFamily:
     def symlink(self, request: Request, t: m.Tsymlink) -> m.Rsymlink:
         """symlink(2); the target may be anything but contain NUL."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EEXIST)
         if b"\0" in t.target:
             raise P9Error(errno.EINVAL, "a symlink's target with a NUL")
         with self._fids.get(t.dfid) as fid:
@@ -83,7 +91,7 @@ class NamespaceFamily:
     def link(self, request: Request, t: m.Tlink) -> m.Rlink:
         """link(2)."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as directory, self._fids.get(t.fid) as fid:
             self._driver.link(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
         return m.Rlink()
@@ -91,9 +99,11 @@ class NamespaceFamily:
     def unlinkat(self, request: Request, t: m.Tunlinkat) -> m.Runlinkat:
         """unlinkat(2), whether the directory's fid is open or not."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EINVAL)
         with self._fids.get(t.dirfd) as fid:
-            directory = bool(t.flags & c.AT_REMOVEDIR)
+            if t.flags not in (0, c.AT_REMOVEDIR):
+                raise P9Error(errno.EINVAL, f"unlinkat flags {t.flags:#x}")
+            directory = t.flags == c.AT_REMOVEDIR
             self._driver.unlink(file_fd(fid.path_fd), name, directory=directory)
         return m.Runlinkat()
 
@@ -102,15 +112,17 @@ class NamespaceFamily:
         try:
             self._context.require_writable()
             with self._fids.get(t.fid) as fid:
-                self._driver.remove(file_fd(fid.path_fd))
+                if fid.flags & FID_UPCALL:
+                    raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
+                self._driver.remove(fid.path_fd)
         finally:
-            self._fids.clunk(t.fid)
+            self._drop(t.fid)
         return m.Rremove()
 
     def rename(self, request: Request, t: m.Trename) -> m.Rrename:
         """Moves the file of a fid."""
         self._context.require_writable()
-        name = check_name(t.name)
+        name = check_name(t.name, errno.EBUSY)
         with self._fids.get(t.fid) as fid, self._fids.get(t.dfid) as directory:
             self._driver.rename_file(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
         return m.Rrename()
@@ -118,7 +130,7 @@ class NamespaceFamily:
     def renameat(self, request: Request, t: m.Trenameat) -> m.Rrenameat:
         """renameat(2)."""
         self._context.require_writable()
-        old, new = check_name(t.oldname), check_name(t.newname)
+        old, new = check_name(t.oldname, errno.EBUSY), check_name(t.newname, errno.EBUSY)
         with self._fids.get(t.olddirfid) as olddir, self._fids.get(t.newdirfid) as newdir:
             self._driver.rename(file_fd(olddir.path_fd), old, file_fd(newdir.path_fd), new)
         return m.Rrenameat()

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vhost9p.fs.driver import Driver
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error, decode, header
-from vhost9p.p9.context import Context, Handler, Request
+from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.fids import FidTable
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.metadata import MetadataFamily
@@ -32,7 +32,8 @@ SYNC_THREADS = 8
 
 
 class Server:
-    """Answers one device's requests. `handle` is called from one thread at a time."""
+    """Answers one device's requests. `handle` and `flush` are called by one thread, the others by
+    any."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Server:
         self._xattrs = XattrFamily(context)
         self._handlers: dict[type[Message], Handler] = {
             **SessionFamily(context, self._forget).handlers(),
-            **NamespaceFamily(context).handlers(),
+            **NamespaceFamily(context, self._drop).handlers(),
             **MetadataFamily(context, self._off_thread).handlers(),
             **self._xattrs.handlers(),
             **self._locks.handlers(),
@@ -59,46 +60,50 @@ class Server:
 
     def handle(self, data: bytes, request: Request) -> None:
         """Answers a request, now or later. `data` may lack the payload of a Twrite."""
-        tag = request.tag
+        self._answer(request, lambda: self._dispatch(data, request))
+
+    def _dispatch(self, data: bytes, request: Request) -> Message | None:
+        size = header(data)[0]
+        if size > len(data):
+            data += request.payload(len(data), size - len(data))
+        _, message = decode(data)
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise P9Error(errno.EOPNOTSUPP, f"{type(message).__name__} is no request for Python")
+        return handler(request, message)
+
+    def _answer(self, request: Request, work: Callable[[], Message | None]) -> None:
+        """The errno funnel."""
         try:
-            size = header(data)[0]
-            if size > len(data):
-                data += request.payload(len(data), size - len(data))
-            _, message = decode(data)
-            handler = self._handlers.get(type(message))
-            if handler is None:
-                raise P9Error(errno.EOPNOTSUPP, f"{type(message).__name__} is no request")
-            reply = handler(request, message)
+            reply = work()
         except OSError as error:
-            log.debug("tag %d: %s", tag, error)
+            log.debug("tag %d: %s", request.tag, error)
             reply = m.Rlerror(error.errno or errno.EIO)
         except Exception:
-            log.exception("a request failed that should not have; its bytes: %r", data[:64])
+            log.exception("the request with tag %d failed as no request should", request.tag)
             reply = m.Rlerror(errno.EIO)
-        if reply is not None:
-            request.reply(reply.encode(tag))
-
-    def _off_thread(self, request: Request, work: Callable[[], Message]) -> None:
-        def run() -> None:
-            reply: Message
-            try:
-                reply = work()
-            except OSError as error:
-                reply = m.Rlerror(error.errno or errno.EIO)
+        if reply is not LATER:
             request.reply(reply.encode(request.tag))
 
-        self._pool.submit(run)
+    def _off_thread(self, request: Request, work: Callable[[], Message]) -> None:
+        self._pool.submit(self._answer, request, work)
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Of a fid that Python keeps something for: the others are C's."""
         try:
             self._xattrs.clunk(t.fid)
         finally:
-            self._locks.clunk(t.fid)
-            self._fids.clunk(t.fid)
+            self._drop(t.fid)
         return m.Rclunk()
 
+    def _drop(self, number: int) -> None:
+        """Frees a fid and what is kept for it."""
+        self._xattrs.drop(number)
+        self._locks.clunk(number)
+        self._fids.clunk(number)
+
     def _forget(self) -> None:
+        """After the fids are gone."""
         self._xattrs.forget()
         self._locks.forget()
 
@@ -121,8 +126,10 @@ class Server:
         self._locks.resume_waiting()
 
     def reset(self) -> None:
-        """The guest is gone, with its fids, locks and attribute values."""
+        """The guest is gone, with its fids, locks and attribute values. Until `resume_waits`
+        nothing waits."""
         self._locks.stop_waiting()
+        self._fids.clear()
         self._forget()
 
     def close(self) -> None:

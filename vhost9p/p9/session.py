@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
-from vhost9p.p9.codec import P9Error
+from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import Context, Handler, Request, qid_of
 
 VERSION = b"9P2000.L"
@@ -19,7 +19,7 @@ class SessionFamily:
         self._context = context
         self._forget = forget
 
-    def handlers(self) -> dict[type[m.Message], Handler]:
+    def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
         return {m.Tversion: self.version, m.Tauth: self.auth, m.Tattach: self.attach}
 
@@ -45,6 +45,10 @@ class SessionFamily:
         client sends "nobody", and n_uname is what counts."""
         if t.afid != c.NOFID:
             raise P9Error(errno.EINVAL, "no authentication is required, so there is no afid")
+        if b"\0" in t.aname:
+            raise P9Error(errno.EINVAL, f"the attach name {t.aname!r} with a NUL")
+        if len(t.aname) > c.PATH_MAX:
+            raise P9Error(errno.ENAMETOOLONG, f"an attach name of {len(t.aname)} bytes")
         fd, attr = self._context.driver.attach(t.aname)
         try:
             self._context.fids.add(t.fid, fd, t.n_uname, 0, attr)

@@ -10,11 +10,11 @@ how it would replace a value by an empty one. An empty value with other flags is
 
 import errno
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
-from vhost9p.p9.codec import P9Error
+from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import Context, Handler, Request, file_fd
 from vhost9p.p9.fids import FID_UPCALL
 
@@ -23,13 +23,14 @@ BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass
-class _Write:
-    """A value on its way in."""
+class _Value:
+    """What a fid of this family stands for: a value that is read, or one on its way in."""
 
-    name: bytes
+    data: bytes | bytearray
     size: int
-    flags: int
-    data: bytearray = field(default_factory=bytearray)
+    """Bytes that it counts for, and that it has or has to get."""
+    target: tuple[bytes, int] | None = None
+    """Attribute name and flags of a value on its way in."""
 
 
 def _check_xattr_name(name: bytes) -> bytes:
@@ -47,12 +48,11 @@ class XattrFamily:
         self._context = context
         self._fids = context.fids
         self._driver = context.driver
-        self._reads: dict[int, bytes] = {}
-        self._writes: dict[int, _Write] = {}
+        self._values: dict[int, _Value] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def handlers(self) -> dict[type[m.Message], Handler]:
+    def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
         return {
             m.Txattrwalk: self.walk,
@@ -61,86 +61,98 @@ class XattrFamily:
             m.Twrite: self.write,
         }
 
+    # ---- values -----------------------------------------------------------------------------
+
+    def _keep(self, number: int, value: _Value) -> None:
+        self.drop(number)
+        with self._lock:
+            if self._bytes + value.size > BYTES_MAX:
+                raise P9Error(errno.ENOSPC, "too many attribute values are held open")
+            self._bytes += value.size
+            self._values[number] = value
+
+    def _value(self, number: int, *, incoming: bool) -> _Value:
+        with self._lock:
+            value = self._values.get(number)
+        if value is None or (value.target is not None) != incoming:
+            raise P9Error(errno.EBADF, "the fid is not open for this")
+        return value
+
+    def drop(self, number: int) -> _Value | None:
+        """Forgets what is kept for a fid; a value on its way in is not set."""
+        with self._lock:
+            value = self._values.pop(number, None)
+            if value:
+                self._bytes -= value.size
+        return value
+
     def forget(self) -> None:
         """All fids are gone."""
         with self._lock:
-            self._reads.clear()
-            self._writes.clear()
+            self._values.clear()
             self._bytes = 0
 
-    def _reserve(self, size: int) -> None:
-        with self._lock:
-            if self._bytes + size > BYTES_MAX:
-                raise P9Error(errno.ENOSPC, "too many attribute values are held open")
-            self._bytes += size
+    # ---- requests ---------------------------------------------------------------------------
 
     def walk(self, request: Request, t: m.Txattrwalk) -> m.Rxattrwalk:
         """Makes newfid stand for a value, or for the list of names if the name is empty."""
         with self._fids.get(t.fid) as fid:
             fd = file_fd(fid.path_fd)
             if t.name:
-                value = self._driver.get_xattr(fd, _check_xattr_name(t.name))
+                data = self._driver.get_xattr(fd, _check_xattr_name(t.name))
             else:
-                value = b"".join(name + b"\0" for name in self._driver.list_xattrs(fd))
-            uid = fid.uid
-        self._reserve(len(value))
+                data = b"".join(name + b"\0" for name in self._driver.list_xattrs(fd))
+            self._fids.add(t.newfid, -1, fid.uid, FID_UPCALL, None)
         try:
-            self._fids.add(t.newfid, -1, uid, FID_UPCALL, None)
+            self._keep(t.newfid, _Value(data, len(data)))
         except OSError:
-            self._reserve(-len(value))
+            self._fids.clunk(t.newfid)
             raise
-        self._reads[t.newfid] = value
-        return m.Rxattrwalk(len(value))
+        return m.Rxattrwalk(len(data))
 
     def create(self, request: Request, t: m.Txattrcreate) -> m.Rxattrcreate:
         """Makes the fid stand for a value to be written."""
         self._context.require_writable()
-        name = _check_xattr_name(t.name)
-        if t.attr_size > c.XATTR_SIZE_MAX:
-            raise P9Error(errno.E2BIG, f"a value of {t.attr_size} bytes")
-        if t.flags & ~(c.XATTR_CREATE | c.XATTR_REPLACE):
-            raise P9Error(errno.EINVAL, f"flags {t.flags:#x}")
         with self._fids.get(t.fid) as fid:
             file_fd(fid.path_fd)
-            if fid.io_fd >= 0 or fid.flags & FID_UPCALL:
-                raise P9Error(errno.EINVAL, "the fid is in use for something else")
-            self._reserve(t.attr_size)
-            self._writes[t.fid] = _Write(name, t.attr_size, t.flags)
-            self._fids.set_flags(fid, fid.flags | FID_UPCALL)
+            if fid.io_fd >= 0 or fid.flags:
+                raise P9Error(errno.EBADF, "the fid is in use for something else")
+            name = _check_xattr_name(t.name)
+            if t.attr_size > c.XATTR_SIZE_MAX:
+                raise P9Error(errno.E2BIG, f"a value of {t.attr_size} bytes")
+            if t.flags & ~(c.XATTR_CREATE | c.XATTR_REPLACE):
+                raise P9Error(errno.EINVAL, f"flags {t.flags:#x}")
+            self._keep(t.fid, _Value(bytearray(), t.attr_size, (name, t.flags)))
+            self._fids.set_flags(fid, FID_UPCALL)
         return m.Rxattrcreate()
 
     def read(self, request: Request, t: m.Tread) -> m.Rread:
         """A piece of a value."""
-        value = self._reads.get(t.fid)
-        if value is None:
-            raise P9Error(errno.EBADF, "the fid is not open for reading")
+        value = self._value(t.fid, incoming=False)
         count = min(t.count, self._context.msize - c.HEADER_SIZE - 4)
-        return m.Rread(value[t.offset : t.offset + count])
+        return m.Rread(bytes(value.data[t.offset : t.offset + count]))
 
     def write(self, request: Request, t: m.Twrite) -> m.Rwrite:
         """The next piece of a value."""
-        pending = self._writes.get(t.fid)
-        if pending is None:
-            raise P9Error(errno.EBADF, "the fid is not open for writing")
-        if t.offset != len(pending.data):
+        value = self._value(t.fid, incoming=True)
+        assert isinstance(value.data, bytearray)
+        if t.offset != len(value.data):
             raise P9Error(errno.EINVAL, "attribute values are written from front to back")
-        if t.offset + len(t.data) > pending.size:
-            raise P9Error(errno.ENOSPC, f"the value was announced with {pending.size} bytes")
-        pending.data += t.data
+        if t.offset + len(t.data) > value.size:
+            raise P9Error(errno.ENOSPC, f"the value was announced with {value.size} bytes")
+        value.data += t.data
         return m.Rwrite(len(t.data))
 
     def clunk(self, number: int) -> None:
         """Ends a fid of this family; sets the value that was written. The fid goes either way."""
-        read = self._reads.pop(number, None)
-        pending = self._writes.pop(number, None)
-        self._reserve(-(len(read) if read is not None else 0) - (pending.size if pending else 0))
-        if pending is None:
+        value = self.drop(number)
+        if value is None or value.target is None:
             return
-        if len(pending.data) != pending.size:
-            raise P9Error(errno.EINVAL, f"{len(pending.data)} of {pending.size} bytes were written")
+        if len(value.data) != value.size:
+            raise P9Error(errno.EINVAL, f"{len(value.data)} of {value.size} bytes were written")
+        name, flags = value.target
         with self._fids.get(number) as fid:
-            if not pending.size and pending.flags == c.XATTR_REPLACE:
-                self._driver.remove_xattr(fid.path_fd, pending.name)
+            if not value.size and flags == c.XATTR_REPLACE:
+                self._driver.remove_xattr(fid.path_fd, name)
             else:
-                value = bytes(pending.data)
-                self._driver.set_xattr(fid.path_fd, pending.name, value, pending.flags)
+                self._driver.set_xattr(fid.path_fd, name, bytes(value.data), flags)

@@ -1,0 +1,90 @@
+"""Byte ranges of a file, and which of them are locked how.
+
+The kernel keeps the locks of an open file description but does not tell them to their owner. A
+`RangeMap` keeps the same account beside it: a later lock replaces what it overlaps, neighbours of
+one kind merge (fcntl(2)). It is needed to put things back as they were when a lock that consists
+of two cannot be had, to close a descriptor with its last lock, and to name the holder of a lock.
+"""
+
+from typing import NamedTuple
+
+from vhost9p.native.sys import RDLCK, UNLCK, WRLCK
+
+__all__ = ["OFFSET_END", "RDLCK", "UNLCK", "WHOLE", "WRLCK", "Range", "RangeMap"]
+
+OFFSET_END = 2**63
+"""One more than the largest offset (off_t)."""
+
+
+class Range(NamedTuple):
+    """Bytes of a file; length 0 reaches to its end, wherever that will be."""
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte."""
+        return self.start + self.length if self.length else OFFSET_END
+
+    def is_whole(self) -> bool:
+        """Whether flock(2) can express it."""
+        return self == WHOLE
+
+
+WHOLE = Range(0, 0)
+
+
+def _between(start: int, end: int) -> Range:
+    return Range(start, 0 if end == OFFSET_END else end - start)
+
+
+class RangeMap:
+    """Disjoint locked ranges in ascending order. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, int, int]] = []  # start, end, RDLCK or WRLCK
+
+    def __len__(self) -> int:
+        """How many pieces there are; 0: nothing is locked."""
+        return len(self._pieces)
+
+    def set(self, span: Range, kind: int) -> None:
+        """Locks a range, or unlocks it (UNLCK)."""
+        start, end = span.start, span.end
+        pieces = []
+        for piece in self._pieces:
+            if piece[0] < start:
+                pieces.append((piece[0], min(piece[1], start), piece[2]))
+            if piece[1] > end:
+                pieces.append((max(piece[0], end), piece[1], piece[2]))
+        if kind != UNLCK:
+            pieces.append((start, end, kind))
+        self._pieces = []
+        for piece in sorted(pieces):
+            if self._pieces and self._pieces[-1][1:] == (piece[0], piece[2]):
+                self._pieces[-1] = (self._pieces[-1][0], piece[1], piece[2])
+            else:
+                self._pieces.append(piece)
+
+    def within(self, span: Range) -> list[tuple[Range, int]]:
+        """The range in pieces, each with its kind, UNLCK for what is not locked."""
+        found, at = [], span.start
+        for first, last, kind in self._pieces:
+            start, end = max(first, span.start), min(last, span.end)
+            if start >= end:
+                continue
+            if at < start:
+                found.append((_between(at, start), UNLCK))
+            found.append((_between(start, end), kind))
+            at = end
+        if at < span.end:
+            found.append((_between(at, span.end), UNLCK))
+        return found
+
+    def conflict(self, span: Range, kind: int) -> tuple[int, Range] | None:
+        """The first lock that is in the way of another owner's: (kind, range)."""
+        for start, end, held in self._pieces:
+            if start < span.end and span.start < end and WRLCK in (kind, held):
+                return held, _between(start, end)
+        return None
