@@ -98,7 +98,7 @@ class Listener:
     async def serve(self, backend: Backend, *, once: bool = False) -> None:
         """Serves one frontend after the other, with `once` only one: a connection that ends
         without a message does not count. Runs until it is cancelled; a connected socket that
-        was inherited is served once. Raises OSError where no connection can be accepted."""
+        was inherited is served once."""
         if not _is_listening(self._socket):
             await self._serve_one(self._socket, backend)
             return
@@ -126,7 +126,8 @@ class Listener:
             try:
                 sock, _ = await asyncio.get_running_loop().sock_accept(self._socket)
                 return sock
-            except OSError as error:  # too many open files, most likely
+            except OSError as error:
+                # Too many open files, most likely: that passes.
                 log.warning("%s: cannot accept a connection: %s", self.name, error.strerror)
                 await asyncio.sleep(RETRY_S)
 
