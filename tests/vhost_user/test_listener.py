@@ -116,6 +116,20 @@ def test_impossible_paths(path: str) -> None:
             Listener.bind(bad)
 
 
+@pytest.mark.parametrize("error", [OSError(1, "not allowed"), KeyboardInterrupt()], ids=repr)
+def test_bind_that_fails_leaves_nothing(
+    path: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        assert os.path.lexists(path)
+        raise error
+
+    monkeypatch.setattr(os, "chmod", fail)
+    with pytest.raises((ListenError, KeyboardInterrupt)):
+        Listener.bind(path)
+    assert not os.path.lexists(path)
+
+
 def test_longest_path(path: str) -> None:
     longest = path + "x" * (107 - len(path))
     listener = Listener.bind(longest)

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import stat
+from contextlib import ExitStack
 from typing import Self
 
 from vhost9p.vhost_user.channel import Channel
@@ -48,20 +49,20 @@ class Listener:
             raise ListenError(f"{path!r} is no path: it is empty or contains a NUL")
         if len(os.fsencode(path)) > MAX_PATH:
             raise ListenError(f"{path}: a socket's path has at most {MAX_PATH} bytes")
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            _clear(path)
-            os.fchmod(sock.fileno(), mode)  # of the file that bind makes, less the umask
-            sock.bind(path)
-            os.chmod(path, mode)
-            sock.listen(BACKLOG)
-            return cls(sock, path, path)
-        except OSError as error:
-            sock.close()
-            raise ListenError(f"{path}: cannot listen: {error.strerror or error}") from error
-        except BaseException:
-            sock.close()
-            raise
+        with ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            try:
+                _clear(path)
+                os.fchmod(sock.fileno(), mode)  # of the file that bind makes, less the umask
+                sock.bind(path)
+                undo.callback(os.unlink, path)
+                os.chmod(path, mode)
+                sock.listen(BACKLOG)
+                listener = cls(sock, path, path)
+            except OSError as error:
+                raise ListenError(f"{path}: cannot listen: {error.strerror or error}") from error
+            undo.pop_all()
+            return listener
 
     @classmethod
     def inherit(cls, fd: int) -> Self:
