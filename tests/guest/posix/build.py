@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_FLAGS = ["-static", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+_FLAGS = ["-static", "-O1", "-std=c11", "-Wall", "-Wextra", "-Werror"]
 
 
 def build_posix(outdir: Path) -> Path:

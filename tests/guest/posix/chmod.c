@@ -1,4 +1,5 @@
-/* chmod: every bit on every type, who may, and when set-user-id and set-group-id go by themselves. */
+/* chmod: every bit on every type, who may, and when set-user-id and set-group-id go by themselves.
+ */
 #include "posix.h"
 
 #include <sys/uio.h>
@@ -149,6 +150,7 @@ static const struct change changes[] = {
 CASE(cleared_by_change)
 {
     const struct change *change = a->table;
+    need_privileges();
     put("f", "contents");
     if (a->number)
         give("f", ALICE, ALICES);
@@ -206,17 +208,16 @@ static void change_cases(void)
         for (size_t w = 0; w < COUNT(writers); w++)
             for (size_t m = 0; m < COUNT(modes); m++)
                 run(cleared_by_change,
-                    (struct arg){.table = &changes[c],
-                                 .number = (long)writers[w].uid,
-                                 .mode = modes[m]},
+                    (struct arg){
+                        .table = &changes[c], .number = (long)writers[w].uid, .mode = modes[m]},
                     "chmod/by-%s/%s/%04o", changes[c].name, writers[w].name, modes[m]);
 }
 
 void suite_chmod(void)
 {
-    static const mode_t modes[] = {0,     01,    02,    04,    010,   020,   040,   0100,
-                                   0200,  0400,  01000, 02000, 04000, 0111,  0222,  0444,
-                                   0644,  0755,  0777,  0751,  01777, 02755, 04755, 07777};
+    static const mode_t modes[] = {0,    01,   02,    04,    010,   020,   040,   0100,
+                                   0200, 0400, 01000, 02000, 04000, 0111,  0222,  0444,
+                                   0644, 0755, 0777,  0751,  01777, 02755, 04755, 07777};
     static const mode_t owner_modes[] = {0, 0600, 0755, 01777, 04711, 0444};
     static const struct plain_case plain[] = {
         {"descriptor-of-others", through_descriptor_others},

@@ -170,7 +170,7 @@ CASE(link_counts)
 
 void suite_directory(void)
 {
-    static const mode_t modes[] = {0,    0700, 0070, 0007, 0500,  0755,  0750,
+    static const mode_t modes[] = {0,    0700, 0070, 0007,  0500,  0755,  0750,
                                    0777, 0711, 0444, 01777, 02755, 04711, 07777};
     static const mode_t masks[] = {0, 022, 027, 077, 0111, 0777};
     static const struct plain_case plain[] = {

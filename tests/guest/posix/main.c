@@ -21,11 +21,11 @@ static const char usage[] =
 static const struct {
     void (*run)(void);
 } suites[] = {
-    {suite_path},    {suite_permission}, {suite_open},     {suite_directory}, {suite_node},
-    {suite_symlink}, {suite_link},       {suite_unlink},   {suite_sticky},    {suite_rename},
+    {suite_path},         {suite_permission}, {suite_open},     {suite_directory}, {suite_node},
+    {suite_symlink},      {suite_link},       {suite_unlink},   {suite_sticky},    {suite_rename},
     {suite_rename_rules}, {suite_chmod},      {suite_chown},    {suite_truncate},  {suite_utimens},
-    {suite_touch},   {suite_stat},       {suite_unlinked}, {suite_io},        {suite_names},
-    {suite_readdir}, {suite_inherit},    {suite_xattr},    {suite_lock},
+    {suite_touch},        {suite_stat},       {suite_unlinked}, {suite_io},        {suite_names},
+    {suite_readdir},      {suite_inherit},    {suite_xattr},    {suite_lock},
 };
 
 static int bad_usage(void)
@@ -37,9 +37,9 @@ static int bad_usage(void)
 static int parse(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"only", required_argument, NULL, 'o'},      {"list", no_argument, NULL, 'l'},
-        {"quiet", no_argument, NULL, 'q'},           {"mmap", no_argument, NULL, 'm'},
-        {"client-limits", no_argument, NULL, 'c'},   {NULL, 0, NULL, 0},
+        {"only", required_argument, NULL, 'o'},    {"list", no_argument, NULL, 'l'},
+        {"quiet", no_argument, NULL, 'q'},         {"mmap", no_argument, NULL, 'm'},
+        {"client-limits", no_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
     };
     options.only = "";
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {

@@ -274,18 +274,15 @@ static void flags_cases(void)
     static const struct {
         int flags;
         const char *name;
-    } directory[] = {{O_WRONLY, "wronly"},
-                     {O_RDWR, "rdwr"},
-                     {O_RDONLY | O_TRUNC, "trunc"},
-                     {O_WRONLY | O_APPEND, "append"},
-                     {O_RDONLY | O_CREAT, "creat"},
-                     {O_WRONLY | O_CREAT | O_TRUNC, "creat-trunc"}},
-      harmless[] = {{O_SYNC, "sync"},         {O_DSYNC, "dsync"},     {O_NONBLOCK, "nonblock"},
-                    {O_NOCTTY, "noctty"},     {O_CLOEXEC, "cloexec"}, {O_EXCL, "excl-without-creat"},
-                    {O_CREAT, "creat"},       {O_LARGEFILE, "largefile"}};
+    } directory[] = {{O_WRONLY, "wronly"},          {O_RDWR, "rdwr"},
+                     {O_RDONLY | O_TRUNC, "trunc"}, {O_WRONLY | O_APPEND, "append"},
+                     {O_RDONLY | O_CREAT, "creat"}, {O_WRONLY | O_CREAT | O_TRUNC, "creat-trunc"}},
+      harmless[] = {{O_SYNC, "sync"},     {O_DSYNC, "dsync"},        {O_NONBLOCK, "nonblock"},
+                    {O_NOCTTY, "noctty"}, {O_CLOEXEC, "cloexec"},    {O_EXCL, "excl-without-creat"},
+                    {O_CREAT, "creat"},   {O_LARGEFILE, "largefile"}};
     for (size_t i = 0; i < COUNT(directory); i++)
-        run(directory_writing, (struct arg){.flags = directory[i].flags}, "open/directory/%s-EISDIR",
-            directory[i].name);
+        run(directory_writing, (struct arg){.flags = directory[i].flags},
+            "open/directory/%s-EISDIR", directory[i].name);
     for (size_t i = 0; i < COUNT(harmless); i++)
         run(harmless_flag, (struct arg){.flags = harmless[i].flags}, "open/flag/%s",
             harmless[i].name);
@@ -298,7 +295,7 @@ static void flags_cases(void)
 
 void suite_open(void)
 {
-    static const mode_t modes[] = {0,    0400, 0200, 0600, 0444, 0644,  0666,
+    static const mode_t modes[] = {0,    0400, 0200,  0600,  0444,  0644,  0666,
                                    0755, 0777, 01644, 02755, 04755, 06777, 07777};
     static const mode_t masks[] = {0, 022, 027, 077, 0111, 0777};
     static const mode_t denying[] = {0, 0400, 0200, 0444};

@@ -144,8 +144,8 @@ static void each_op(const struct op *op)
     run(bad_path, (struct arg){.table = op, .text = "none/x", .error = ENOENT},
         "path/component-missing/%s", name);
     if (!(op->flags & MAKES))
-        run(bad_path, (struct arg){.table = op, .text = "none", .error = ENOENT},
-            "path/missing/%s", name);
+        run(bad_path, (struct arg){.table = op, .text = "none", .error = ENOENT}, "path/missing/%s",
+            name);
     for (size_t i = 0; i < COUNT(no_directories); i++)
         run(component_not_directory,
             (struct arg){.table = op, .type = no_directories[i], .error = ENOTDIR},

@@ -22,7 +22,9 @@ static mode_t mode_for(enum class class, mode_t bits, mode_t rest)
 static void own_for(enum class class, const char *path)
 {
     give(path, class == OWNER ? BOB : ALICE,
-         class == GROUP ? BOBS : class == MEMBER ? TEAM : FOREIGN);
+         class == GROUP    ? BOBS
+         : class == MEMBER ? TEAM
+                           : FOREIGN);
 }
 
 static void be_bob(enum class class)
@@ -240,7 +242,7 @@ void suite_permission(void)
         {"open-as-root", open_as_root},
     };
     for (size_t i = 0; i < ops_count; i++) {
-        for (int class = 0; class < CLASSES; class++)
+        for (int class = 0; class < CLASSES; class ++)
             for (size_t b = 0; b < COUNT(directory_bits); b++)
                 run(in_directory,
                     (struct arg){.table = &ops[i], .number = class, .mode = directory_bits[b]},
@@ -250,7 +252,7 @@ void suite_permission(void)
             ops[i].name);
         run(as_root, (struct arg){.table = &ops[i]}, "permission/root/%s", ops[i].name);
     }
-    for (int class = 0; class < CLASSES; class++)
+    for (int class = 0; class < CLASSES; class ++)
         for (mode_t bits = 0; bits < 8; bits++) {
             struct arg a = {.number = class, .mode = bits};
             run(of_file, a, "permission/file/%s/%o", class_names[class], bits);

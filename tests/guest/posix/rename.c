@@ -272,12 +272,18 @@ CASE(replacing)
 void suite_rename(void)
 {
     static const struct plain_case plain[] = {
-        {"full-directory", full_directory}, {"link-counts", link_counts},
-        {"into-itself", into_itself},       {"dots", dots},
-        {"slashes", slashes},               {"same-file", same_file},
-        {"over-linked", over_linked},       {"symlinks", symlinks},
-        {"over-open", over_open},           {"open-file", open_file},
-        {"open-directory", open_directory}, {"ancestor", ancestor},
+        {"full-directory", full_directory},
+        {"link-counts", link_counts},
+        {"into-itself", into_itself},
+        {"dots", dots},
+        {"slashes", slashes},
+        {"same-file", same_file},
+        {"over-linked", over_linked},
+        {"symlinks", symlinks},
+        {"over-open", over_open},
+        {"open-file", open_file},
+        {"open-directory", open_directory},
+        {"ancestor", ancestor},
         {"replacing", replacing},
     };
     for (enum type type = 0; type < TYPES; type++) {

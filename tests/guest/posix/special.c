@@ -114,8 +114,8 @@ void suite_node(void)
     static const enum type types[] = {FILE_, FIFO, SOCK, CHAR, BLOCK};
     static const mode_t modes[] = {0, 0644, 0755, 0600, 0777, 04755, 02711, 01666};
     static const mode_t masks[] = {0, 022, 077, 0777};
-    static const unsigned numbers[][2] = {{1, 3},     {0, 0},      {255, 255},  {259, 7},
-                                          {4, 65535}, {511, 4097}, {4095, 1},   {12, 1048575}};
+    static const unsigned numbers[][2] = {{1, 3},     {0, 0},      {255, 255}, {259, 7},
+                                          {4, 65535}, {511, 4097}, {4095, 1},  {12, 1048575}};
     static const struct plain_case plain[] = {
         {"wrong-type", wrong_type},
         {"bound-socket", bound_socket},
@@ -130,8 +130,8 @@ void suite_node(void)
         for (enum type other = 0; other < TYPES; other++)
             run(existing, (struct arg){.type = type, .other = other}, "node/%s/%s-EEXIST",
                 type_names[type], type_names[other]);
-        run(owner, (struct arg){.type = type, .mode = 0644}, "node/%s/%s", type_names[type],
-            type == CHAR || type == BLOCK ? "user-EPERM" : "owner");
+        run(owner, (struct arg){.type = type, .mode = 0644, .number = makedev(1, 7)}, "node/%s/%s",
+            type_names[type], type == CHAR || type == BLOCK ? "user-EPERM" : "owner");
         run(handling, (struct arg){.type = type}, "node/%s/handling", type_names[type]);
     }
     for (size_t n = 0; n < COUNT(numbers); n++)

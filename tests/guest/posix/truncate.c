@@ -185,9 +185,8 @@ void suite_truncate(void)
         for (size_t to = 0; to < COUNT(sizes); to++)
             for (int descriptor = 0; descriptor < 2; descriptor++)
                 run(resizes,
-                    (struct arg){.number = sizes[from],
-                                 .mode = (mode_t)sizes[to],
-                                 .flags = descriptor},
+                    (struct arg){
+                        .number = sizes[from], .mode = (mode_t)sizes[to], .flags = descriptor},
                     "truncate/%s/%ld-to-%ld", descriptor ? "descriptor" : "path", sizes[from],
                     sizes[to]);
     for (size_t i = 0; i < COUNT(types); i++)

@@ -105,8 +105,9 @@ CASE(sticky)
     give("d/n", a->flags & 2 ? BOB : CAROL, a->flags & 2 ? BOBS : CAROLS);
     give("d", a->flags & 1 ? BOB : ALICE, a->flags & 1 ? BOBS : ALICES);
     OK(chmod("d", a->flags & 4 ? 01777 : 0777));
-    as(BOB, BOBS);
     node(a->type, "source");
+    give("source", BOB, BOBS);
+    as(BOB, BOBS);
     struct stat old = look("d/n");
     /* A directory's ".." changes when it moves, which needs the right to write in it. */
     int error = a->error;

@@ -13,7 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-#define KEEP ((uid_t)-1)
+#define KEEP ((uid_t) - 1)
 
 static bool switched;
 

@@ -4,14 +4,8 @@
 #include <sys/time.h>
 #include <time.h>
 
-#define NOW                                                                                        \
-    {                                                                                              \
-        0, UTIME_NOW                                                                               \
-    }
-#define OMIT                                                                                       \
-    {                                                                                              \
-        0, UTIME_OMIT                                                                              \
-    }
+#define NOW {0, UTIME_NOW}
+#define OMIT {0, UTIME_OMIT}
 
 static const struct timespec long_ago[2] = {{1000000, 0}, {2000000, 0}};
 
@@ -187,7 +181,8 @@ CASE(times_stay)
 
 void suite_utimens(void)
 {
-    static const long seconds[] = {0, 1, 1000000000, 0x7ffffff0, 0x7fffffff, 0x80000000, 0xfffffff0};
+    static const long seconds[] = {0,          1,          1000000000, 0x7ffffff0,
+                                   0x7fffffff, 0x80000000, 0xfffffff0};
     static const char *const users[] = {"owner", "writer", "reader"};
     static const struct plain_case plain[] = {
         {"bad-nanoseconds-EINVAL", bad_nanoseconds}, {"descriptor", descriptor},

@@ -1,0 +1,115 @@
+/*
+ * What Linux's 9p client does not pass to any server: these cases pass on native file systems and
+ * not through 9p. They run on request only, and show when a client has learned one of them.
+ */
+#include "posix.h"
+
+#include <sys/file.h>
+#include <sys/mman.h>
+
+CASE(rename_noreplace)
+{
+    put("f", "");
+    put("g", "");
+    EXPECT(EEXIST, renameat2(AT_FDCWD, "f", AT_FDCWD, "g", RENAME_NOREPLACE));
+    OK(renameat2(AT_FDCWD, "f", AT_FDCWD, "h", RENAME_NOREPLACE));
+}
+
+CASE(rename_exchange)
+{
+    put("f", "one");
+    put("g", "two");
+    OK(renameat2(AT_FDCWD, "f", AT_FDCWD, "g", RENAME_EXCHANGE));
+    holds("f", "two");
+    holds("g", "one");
+}
+
+CASE(unnamed_file)
+{
+    char path[64];
+    int fd = (int)OK(open(".", O_TMPFILE | O_RDWR, 0600));
+    SAME(0, entries("."));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    OK(linkat(AT_FDCWD, path, AT_FDCWD, "f", AT_SYMLINK_FOLLOW));
+    holds("f", "");
+}
+
+CASE(allocation)
+{
+    put("f", "data");
+    int fd = (int)OK(open("f", O_RDWR));
+    OK(fallocate(fd, 0, 0, 100000));
+    SAME(100000, look("f").st_size);
+    OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096));
+    char byte;
+    SAME(1, pread(fd, &byte, 1, 0));
+    SAME(0, byte);
+}
+
+CASE(seeking_data)
+{
+    put("f", "data");
+    int fd = (int)OK(open("f", O_RDWR));
+    SAME(1, pwrite(fd, "x", 1, 1 << 20));
+    CHECK(lseek(fd, 0, SEEK_HOLE) < 1 << 20);
+    CHECK(lseek(fd, 65536, SEEK_DATA) >= 1 << 19);
+}
+
+CASE(nanoseconds)
+{
+    put("f", "");
+    OK(utimensat(AT_FDCWD, "f", (struct timespec[2]){{1000, 123456789}, {2000, 987654321}}, 0));
+    SAME(123456789, look("f").st_atim.tv_nsec);
+    SAME(987654321, look("f").st_mtim.tv_nsec);
+}
+
+CASE(birth_time)
+{
+    struct statx sx;
+    put("f", "");
+    OK(statx(AT_FDCWD, "f", 0, STATX_BTIME, &sx));
+    CHECK(sx.stx_mask & STATX_BTIME && sx.stx_btime.tv_sec > 0);
+}
+
+CASE(lease)
+{
+    put("f", "");
+    OK(fcntl((int)OK(open("f", O_RDONLY)), F_SETLEASE, F_RDLCK));
+}
+
+CASE(file_handle)
+{
+    struct {
+        struct file_handle handle;
+        unsigned char bytes[MAX_HANDLE_SZ];
+    } buffer = {.handle.handle_bytes = MAX_HANDLE_SZ};
+    int mount;
+    put("f", "");
+    OK(name_to_handle_at(AT_FDCWD, "f", &buffer.handle, &mount, 0));
+}
+
+/* flock and fcntl locks look alike to a 9p server; natively they do not meet. */
+CASE(independent_locks)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    put("f", "");
+    OK(flock((int)OK(open("f", O_RDWR)), LOCK_EX));
+    OK(fcntl((int)OK(open("f", O_RDWR)), F_SETLK, &lock));
+}
+
+void suite_client_limits(void)
+{
+    static const struct plain_case plain[] = {
+        {"rename-noreplace", rename_noreplace},
+        {"rename-exchange", rename_exchange},
+        {"unnamed-file", unnamed_file},
+        {"allocation", allocation},
+        {"seeking-data", seeking_data},
+        {"nanoseconds", nanoseconds},
+        {"birth-time", birth_time},
+        {"lease", lease},
+        {"file-handle", file_handle},
+        {"independent-locks", independent_locks},
+    };
+    run_plain("client-limits", plain, COUNT(plain));
+}
