@@ -61,6 +61,7 @@ class Daemon:
         self.wrapper = list(wrapper)
         self.lines: list[str] = []
         self._news = threading.Condition()
+        self._silent = False  # its output has ended
         self._reader: threading.Thread | None = None
         self._process: subprocess.Popen[str] | None = None
 
@@ -93,7 +94,7 @@ class Daemon:
             self.kill()
 
     def start(self, wait: bool = True) -> Daemon:
-        """Starts it and waits until its socket is there."""
+        """Starts it and waits until it says what it serves."""
         self._process = subprocess.Popen(
             [*self.wrapper, sys.executable, "-m", "vhost9p", *self.args],
             stdin=subprocess.DEVNULL,
@@ -108,7 +109,7 @@ class Daemon:
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
         if wait:
-            self.wait_until(lambda: os.path.exists(self.socket), "the socket was not made")
+            self.wait_line("vhost9p: serving ")
         return self
 
     def _read_lines(self) -> None:
@@ -118,6 +119,9 @@ class Daemon:
                 self.lines.append(line.rstrip("\n"))
                 self._news.notify_all()
         self.process.stdout.close()
+        with self._news:
+            self._silent = True
+            self._news.notify_all()
 
     def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 20) -> None:
         """Waits for a condition outside this process; fails at once if the daemon has ended."""
@@ -133,9 +137,11 @@ class Daemon:
         """Waits for a line of output that matches, and returns the first one."""
         search = re.compile(pattern).search
         with self._news:
-            if not self._news.wait_for(lambda: any(map(search, self.lines)), timeout):
-                raise DaemonError(f"no line matches {pattern!r} in:\n{self.output}")
-            return next(line for line in self.lines if search(line))
+            self._news.wait_for(lambda: any(map(search, self.lines)) or self._silent, timeout)
+            for line in self.lines:
+                if search(line):
+                    return line
+        raise DaemonError(f"no line matches {pattern!r} in:\n{self.output}")
 
     @property
     def output(self) -> str:

@@ -8,6 +8,7 @@ where the memory table lives on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from types import TracebackType
@@ -162,6 +163,9 @@ class Machine:
         if self.features >> PROTOCOL_FEATURES_BIT & 1:
             frontend.set_vring_enable(True)
         frontend.set_vring_fd(Request.SET_VRING_CALL, ring.call_fd)
+        frontend.get_features()  # without acknowledgements: all of that has been done now
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(ring.call_fd, os.eventfd_read(self.masked_call))  # came while masked
 
     def send_memory(self) -> None:
         """The memory table: the whole of it, or with slots only what has changed."""

@@ -209,6 +209,12 @@ class SplitRing:
             done.append(Completion(head, length))
         return done
 
+    def _arm(self) -> bool:
+        """Asks for a call by the next chain that comes back; says whether one is back already."""
+        self.memory.store16(self.avail + 4 + 2 * self.size, self.last_used)  # used_event
+        self._fence()
+        return self.memory.load16(self.used + 2) != self.last_used
+
     def wait(self, timeout: float = 10) -> list[Completion]:
         """Waits for the call descriptor until at least one chain is back.
 
@@ -219,11 +225,8 @@ class SplitRing:
             done = self.poll()
             if done:
                 return done
-            self.memory.store16(self.avail + 4 + 2 * self.size, self.last_used)  # used_event
-            self._fence()
-            done = self.poll()
-            if done:
-                return done
+            if self._arm():
+                continue
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.call_fd], [], [], left)[0]:
                 if self.poll():
@@ -238,6 +241,15 @@ class SplitRing:
     def called(self) -> int:
         """What the call descriptor has counted since the last look."""
         return self._drain(self.call_fd)
+
+    def wait_broken_or_used(self, timeout: float = 10) -> bool:
+        """Waits until the device has signalled either; says whether the ring is broken."""
+        if self._arm():
+            return False
+        ready = select.select([self.err_fd, self.call_fd], [], [], timeout)[0]
+        if not ready:
+            raise TimeoutError(f"neither err nor call was signalled within {timeout} s")
+        return self.err_fd in ready
 
     def wait_broken(self, timeout: float = 10) -> None:
         """Waits until the device signals the err descriptor."""

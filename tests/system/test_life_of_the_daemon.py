@@ -60,6 +60,17 @@ def test_signal_stops_an_idle_daemon(daemon: Daemon, sign: signal.Signals) -> No
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_a_starting_daemon(export: Path, sign: signal.Signals) -> None:
+    """From the moment on that its socket can be seen."""
+    daemon = Daemon("--path", str(export), *SECURITY).start(wait=False)
+    try:
+        daemon.wait_until(lambda: os.path.exists(daemon.socket), "the socket was not made")
+        daemon.stop(sign)
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_a_daemon_under_load(
     daemon: Daemon, export: Path, sign: signal.Signals
 ) -> None:
@@ -267,16 +278,14 @@ def test_two_devices_in_one_daemon(scratch: Path) -> None:
         f"- socket: {other}\n  tag: second\n  path: {second}\n  security_model: {SECURITY[1]}\n"
     )
     daemon.args = ["--config", str(config)]
-    with daemon:
-        daemon.wait_until(lambda: os.path.exists(other), "the second socket was not made")
-        with mounted(daemon, first) as one:
-            path, daemon.socket = daemon.socket, other
-            with mounted(daemon, second) as two:
-                assert one.machine.probe() == "first"
-                assert two.machine.probe() == "second"
-                assert set(one.client.listing(one.top)) == {b"a"}
-                assert set(two.client.listing(two.top)) == {b"b"}
-                load_free = two.client.open(two.top, b"b")
-                assert two.client.read(load_free, 0, 10) == b"second"
-            daemon.socket = path
+    with daemon, mounted(daemon, first) as one:
+        path, daemon.socket = daemon.socket, other
+        with mounted(daemon, second) as two:
+            assert one.machine.probe() == "first"
+            assert two.machine.probe() == "second"
+            assert set(one.client.listing(one.top)) == {b"a"}
+            assert set(two.client.listing(two.top)) == {b"b"}
+            load_free = two.client.open(two.top, b"b")
+            assert two.client.read(load_free, 0, 10) == b"second"
+        daemon.socket = path
     assert not os.path.exists(other)

@@ -268,15 +268,15 @@ def test_long_chains_are_served_or_refused(bench: Bench, count: int) -> None:
     layout = Layout(readable=(1,) * (count - 2))
     fid = client.create(bench.share.top, b"file")
     ticket = client.submit(T.WRITE, fid, 0, body, layout=layout)
+    if bench.ring.wait_broken_or_used():
+        assert count > 1000
+        recovers(bench.share)
+        return
     try:
-        assert client.wait(ticket, timeout=2 if count > 1024 else 10).fields == (count,)
+        assert client.wait(ticket).fields == (count,)
     except P9Errno as error:
         assert count > 1000
         assert error.errno in (errno.E2BIG, errno.EINVAL)
-    except TimeoutError:
-        assert count > 1000
-        bench.ring.wait_broken()
-        recovers(bench.share)
 
 
 def test_same_head_twice(bench: Bench) -> None:
@@ -444,7 +444,7 @@ def test_ring_sizes(common: Common, folder: str, size: int) -> None:
         fid = client.create(share.top, b"file")
         client.write(fid, 0, data)
         assert client.read(fid, 0, len(data)) == data
-        tickets = [client.submit(T.GETATTR, fid, 0x7FF, kick=False) for _ in range(min(size, 2000))]
+        tickets = [client.submit(T.GETATTR, fid, 0x7FF, kick=False) for _ in range(min(size, 500))]
         client.ring.kick()
         for ticket in tickets:
             client.wait(ticket)

@@ -120,6 +120,8 @@ def test_every_request_refuses_an_unknown_fid(share: Share, kind: T) -> None:
         fields[0] = share.top  # the only fid that attach looks up is the new one
     if kind == T.XATTRWALK:
         fields[1] = NO_FID + 1
+    elif kind == T.XATTRCREATE:
+        fields[3] = 0
     with fails(errno.EBADF, *([errno.EINVAL] if kind == T.ATTACH else [])):
         share.client.call(kind, *fields)
     assert share.client.getattr(share.top).qid.type == DIRECTORY
