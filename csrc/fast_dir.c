@@ -117,6 +117,8 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
         return -EBADF;
     if (walk->count == 0)
         return enter_clone(dev, walk, fid);
+    if (walk->newfid == walk->fid && (fid->io_fd >= 0 || fid->flags))
+        return -EBADF; /* an open fid stays where it is: locks and more hang on it */
     *done = walk_names(dev, r, walk, fid->path_fd, qids, &attr, &end, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;

@@ -17,17 +17,6 @@
 
 #include "iov.h"
 
-/* Open flags as 9P2000.L has them: Linux's generic numbers, whatever this host's are. */
-enum {
-    P9_ACCMODE = 03,
-    P9_TRUNC = 01000,
-    P9_APPEND = 02000,
-    P9_DSYNC = 010000,
-    P9_DIRECTORY = 0200000,
-    P9_NOATIME = 01000000,
-    P9_SYNC = 04000000,
-};
-
 int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char *name,
                  struct v9_attr *attr)
 {
@@ -84,28 +73,9 @@ int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/*
- * O_APPEND is kept on write-only opens and dropped on read-write ones: with cache=mmap or loose the
- * client opens write-only files as O_RDWR|O_APPEND and writes pages back by offset, and pwrite on
- * an O_APPEND descriptor would append them. O_DIRECT is dropped: the client's buffers need not be
- * aligned.
- */
-static int host_flags(uint32_t flags)
-{
-    int host = O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-
-    host |= (flags & P9_ACCMODE) == P9_ACCMODE ? O_RDWR : (int)(flags & P9_ACCMODE);
-    host |= flags & P9_TRUNC ? O_TRUNC : 0;
-    host |= (flags & P9_APPEND) && (flags & P9_ACCMODE) == O_WRONLY ? O_APPEND : 0;
-    host |= flags & P9_DIRECTORY ? O_DIRECTORY : 0;
-    host |= flags & P9_NOATIME ? O_NOATIME : 0;
-    host |= (flags & P9_SYNC) == P9_SYNC ? O_SYNC : flags & (P9_SYNC | P9_DSYNC) ? O_DSYNC : 0;
-    return host;
-}
-
 static int open_fid(struct v9_device *dev, struct v9_fid *fid, uint32_t flags)
 {
-    int host = host_flags(flags), fd, err;
+    int host = v9_sys_open_flags(flags), fd, err;
 
     if (fid->path_fd < 0 || fid->io_fd >= 0)
         return -EBADF;

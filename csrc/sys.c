@@ -4,7 +4,8 @@
  * The server creates files as the guest user that the fid's attach named. For the one call the
  * thread's fsuid and fsgid are switched (setfsuid(2) is per thread), which also drops the file
  * capabilities from the thread's effective set. CAP_DAC_OVERRIDE is raised again: the guest's
- * kernel has checked access already, with supplementary groups that the wire does not carry.
+ * kernel has checked access already, with supplementary groups that the wire does not carry. So is
+ * CAP_MKNOD for mknod alone, which the guest's kernel has checked too.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,7 +50,8 @@ static void leave(const struct identity *own)
     setfsuid((uid_t)own->uid); /* back to 0 raises the file capabilities again */
 }
 
-static int enter(const struct v9_cred *cred, struct identity *own)
+/* `needed`: capabilities that the call itself takes, over that of naming files everywhere. */
+static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *own)
 {
     int err;
 
@@ -62,10 +64,36 @@ static int enter(const struct v9_cred *cred, struct identity *own)
     if (setfsuid((uid_t)-1) != (int)cred->uid || setfsgid((gid_t)-1) != (int)cred->gid)
         err = -EPERM;
     else
-        err = cred->uid ? raise_capabilities(1u << CAP_DAC_OVERRIDE | 1u << CAP_MKNOD) : 0;
+        err = cred->uid ? raise_capabilities(1u << CAP_DAC_OVERRIDE | needed) : 0;
     if (err)
         leave(own);
     return err;
+}
+
+/* ---- opening -----------------------------------------------------------------------------------
+ */
+
+enum {
+    P9_ACCMODE = 03,
+    P9_TRUNC = 01000,
+    P9_APPEND = 02000,
+    P9_DSYNC = 010000,
+    P9_DIRECTORY = 0200000,
+    P9_NOATIME = 01000000,
+    P9_SYNC = 04000000,
+};
+
+int v9_sys_open_flags(uint32_t flags)
+{
+    int host = O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+
+    host |= (flags & P9_ACCMODE) == P9_ACCMODE ? O_RDWR : (int)(flags & P9_ACCMODE);
+    host |= flags & P9_TRUNC ? O_TRUNC : 0;
+    host |= (flags & P9_APPEND) && (flags & P9_ACCMODE) == O_WRONLY ? O_APPEND : 0;
+    host |= flags & P9_DIRECTORY ? O_DIRECTORY : 0;
+    host |= flags & P9_NOATIME ? O_NOATIME : 0;
+    host |= (flags & P9_SYNC) == P9_SYNC ? O_SYNC : flags & (P9_SYNC | P9_DSYNC) ? O_DSYNC : 0;
+    return host;
 }
 
 /* ---- creating ----------------------------------------------------------------------------------
@@ -75,7 +103,7 @@ int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, 
                   uint32_t mode)
 {
     struct identity own;
-    int result = enter(cred, &own);
+    int result = enter(cred, 0, &own);
 
     if (result)
         return result;
@@ -89,7 +117,7 @@ int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, 
 int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode)
 {
     struct identity own;
-    int result = enter(cred, &own);
+    int result = enter(cred, 0, &own);
 
     if (result)
         return result;
@@ -102,7 +130,7 @@ int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, u
                  uint32_t major, uint32_t minor)
 {
     struct identity own;
-    int result = enter(cred, &own);
+    int result = enter(cred, 1u << CAP_MKNOD, &own);
 
     if (result)
         return result;
@@ -114,7 +142,7 @@ int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, u
 int v9_sys_symlink(const struct v9_cred *cred, const char *target, int32_t dir_fd, const char *name)
 {
     struct identity own;
-    int result = enter(cred, &own);
+    int result = enter(cred, 0, &own);
 
     if (result)
         return result;
@@ -158,9 +186,11 @@ int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
     int err = describe(&lock, type, start, length);
 
     while (!err) {
+        if (cancel && *cancel)
+            return -EINTR;
         if (fcntl(fd, cancel ? F_OFD_SETLKW : F_OFD_SETLK, &lock) == 0)
             return 0;
-        err = errno == EINTR && !(cancel && *cancel) ? 0 : errno == EACCES ? -EAGAIN : -errno;
+        err = errno == EINTR ? 0 : errno == EACCES ? -EAGAIN : -errno;
     }
     return err;
 }
@@ -170,9 +200,11 @@ int v9_sys_flock(int32_t fd, int32_t type, const volatile int32_t *cancel)
     int err = type < V9_LOCK_RDLCK || type > V9_LOCK_UNLCK ? -EINVAL : 0;
 
     while (!err) {
+        if (cancel && *cancel)
+            return -EINTR;
         if (flock(fd, flock_types[type] | (cancel ? 0 : LOCK_NB)) == 0)
             return 0;
-        err = errno == EINTR && !(cancel && *cancel) ? 0 : -errno;
+        err = errno == EINTR ? 0 : -errno;
     }
     return err;
 }

@@ -223,6 +223,16 @@ void v9_fid_clear(v9_device *dev);
 /* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user -----------
  */
 
+/*
+ * open(2) flags for 9P2000.L's, which are Linux's generic numbers, whatever this host's are. Always
+ * with O_NONBLOCK, O_NOCTTY and O_CLOEXEC. O_APPEND is kept on write-only opens and dropped on
+ * read-write ones: with cache=mmap or loose the client opens write-only files as O_RDWR|O_APPEND
+ * and writes pages back by offset, and pwrite on an O_APPEND descriptor would append them. O_DIRECT
+ * is dropped, since the client's buffers need not be aligned; so is what only the caller can tell
+ * to be right, O_CREAT and O_EXCL.
+ */
+int v9_sys_open_flags(uint32_t flags);
+
 /* Who a created file belongs to. */
 struct v9_cred {
     uint32_t uid, gid;

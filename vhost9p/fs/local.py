@@ -29,30 +29,15 @@ SET_IDS = stat.S_ISUID | stat.S_ISGID
 RACES = 8
 """How often a create tries again when the file appears, and vanishes when it is opened."""
 
-# 9P2000.L's open flags: Linux's generic numbers.
-P9_ACCMODE = 0o3
+# Flags of Tlcreate that the driver looks at itself.
 P9_EXCL = 0o200
-P9_TRUNC = 0o1000
-P9_APPEND = 0o2000
-P9_DSYNC = 0o10000
-P9_SYNC = 0o4000000
+NOT_FOR_NEW = os.O_TRUNC | os.O_DIRECTORY
+"""Host flags that mean nothing for a file that is just created."""
 
 
 def proc_path(fd: int) -> str:
     """A path that names what a descriptor of this process names."""
     return f"/proc/self/fd/{fd}"
-
-
-def create_flags(flags: int) -> int:
-    """Host flags for opening a created file; what is dropped and why: csrc/fast_file.c."""
-    host = os.O_RDWR if flags & P9_ACCMODE == P9_ACCMODE else flags & P9_ACCMODE
-    if flags & P9_APPEND and flags & P9_ACCMODE == os.O_WRONLY:
-        host |= os.O_APPEND
-    if flags & P9_SYNC == P9_SYNC:
-        host |= os.O_SYNC
-    elif flags & (P9_SYNC | P9_DSYNC):
-        host |= os.O_DSYNC
-    return host | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def require_regular(mode: int, otherwise: int) -> None:
@@ -176,15 +161,14 @@ class LocalDriver:
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver. An existing file is opened by its descriptor and only if it is regular."""
-        host, mode = create_flags(flags), mode & PERMISSIONS
+        host, mode = sys.open_flags(flags), mode & PERMISSIONS
         for _ in range(RACES):
             with suppress(FileExistsError):
-                return self._create(dir_fd, name, host, mode, owner)
+                return self._create(dir_fd, name, host & ~NOT_FOR_NEW, mode, owner)
             if flags & P9_EXCL:
                 raise OSError(errno.EEXIST, "the file exists")
             with suppress(FileNotFoundError):
-                trunc = os.O_TRUNC if flags & P9_TRUNC else 0
-                return self._open_existing(dir_fd, name, host | trunc)
+                return self._open_existing(dir_fd, name, host & ~os.O_NOATIME)
         raise OSError(errno.EAGAIN, "the file comes and goes")
 
     def _create(self, dir_fd: int, name: bytes, host: int, mode: int, owner: Owner) -> Created:

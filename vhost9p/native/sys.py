@@ -50,6 +50,11 @@ def utimens(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
     check(lib.v9_sys_utimens(fd, *atime, *mtime))
 
 
+def open_flags(flags: int) -> int:
+    """open(2) flags for the flags of Tlopen and Tlcreate."""
+    return int(lib.v9_sys_open_flags(flags))
+
+
 class Cancel:
     """Ends a wait for a lock, together with the signal `wake_signal`."""
 

@@ -35,16 +35,6 @@ LOCK_BLOCKED = 1
 LOCK_ERROR = 2
 LOCK_GRACE = 3
 
-# Tlcreate, Tlopen: flags, the generic octal numbers of Linux whatever the host's are
-OPEN_ACCMODE = 0o3
-OPEN_CREAT = 0o100
-OPEN_EXCL = 0o200
-OPEN_TRUNC = 0o1000
-OPEN_APPEND = 0o2000
-OPEN_DSYNC = 0o10000
-OPEN_DIRECTORY = 0o200000
-OPEN_NOATIME = 0o1000000
-OPEN_SYNC = 0o4000000
 
 # Txattrcreate: flags
 XATTR_CREATE = 1
