@@ -26,11 +26,14 @@ from vhost9p.vhost_user.listener import Listener, ListenError
 log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def prepare_process() -> None:
     """What holds for the whole process: no umask (the guest sends modes), no supplementary groups
-    (they would be lent to guest users), as many descriptors as allowed."""
+    (they would be lent to guest users), as many descriptors as allowed. A signal to stop is held
+    back until the event loop takes it: it must not leave a socket behind."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     os.umask(0)
     if os.geteuid() == 0:
         os.setgroups([])
@@ -84,8 +87,9 @@ class Daemon:
         """Serves until a signal comes, or until there is nothing left to serve."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, stop.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         threading.Thread(target=self._hub.run, name="upcalls", daemon=True).start()
         serving = asyncio.gather(
             *(listener.serve(device, once=config.once) for device, listener, config in self._served)
