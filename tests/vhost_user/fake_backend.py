@@ -23,11 +23,12 @@ def memfds(count: int) -> list[int]:
 
 class FakeBackend:
     """`calls` holds (method, arguments); a descriptor stands there as `file_of` it. `errors`
-    maps methods to what they raise. `ring_stop` and `reset` wait for `gate` if there is one;
-    overlapping calls are an error."""
+    maps methods to what they raise. `ring_stop` and `reset` wait for `gate` if there is one, and
+    are `finished` afterwards unless they were cancelled; overlapping calls are an error."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
+        self.finished = 0
         self.errors: dict[str, Exception] = {}
         self.gate: asyncio.Event | None = None
         self.arrived = asyncio.Event()
@@ -48,6 +49,7 @@ class FakeBackend:
         try:
             if self.gate:
                 await self.gate.wait()
+            self.finished += 1
         finally:
             self._busy = False
 

@@ -331,6 +331,24 @@ def test_cancellation_waits_for_the_device(run: Run, ends: Ends) -> None:
 
     slowly(run, ends, script)
     assert ends.backend.names() == ["ring_stop", "reset"]
+    assert ends.backend.finished == 2
+
+
+def test_cancellation_waits_for_the_reset(run: Run, ends: Ends) -> None:
+    async def script(task: asyncio.Task[None], gate: asyncio.Event) -> None:
+        ends.ours.close()
+        await ends.backend.arrived.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    slowly(run, ends, script)
+    assert ends.backend.names() == ["reset"]
+    assert ends.backend.finished == 1
 
 
 @pytest.mark.parametrize("length", [0, 5])
