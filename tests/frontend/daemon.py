@@ -29,6 +29,17 @@ class DaemonError(Exception):
     """The daemon did not do what a healthy one does."""
 
 
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment as a daemon needs it, and `env`."""
+    preload = os.environ.get("VHOST9P_TEST_PRELOAD")
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        **({"LD_PRELOAD": preload} if preload else {}),
+        **env,
+    }
+
+
 class Daemon:
     """`python -m vhost9p ARGS…` with a socket of its own in a short temporary path.
 
@@ -51,16 +62,14 @@ class Daemon:
         self.directory = Path(tempfile.mkdtemp(prefix="v9-"))
         self.socket = str(self.directory / "9p.sock")
         self.args = [*(["--socket", self.socket] if socket else []), *args]
-        self.env = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XDG_STATE_HOME": str(self.directory / "state"),
-            "XDG_CONFIG_HOME": str(self.directory / "config"),
-            "XDG_RUNTIME_DIR": str(self.directory),
-            **(env or {}),
-        }
-        if preload := os.environ.get("VHOST9P_TEST_PRELOAD"):
-            self.env["LD_PRELOAD"] = preload
+        self.env = environment(
+            {
+                "XDG_STATE_HOME": str(self.directory / "state"),
+                "XDG_CONFIG_HOME": str(self.directory / "config"),
+                "XDG_RUNTIME_DIR": str(self.directory),
+                **(env or {}),
+            }
+        )
         self.cwd = cwd
         self.pass_fds = pass_fds
         self.wrapper = list(wrapper)
@@ -230,5 +239,5 @@ def run_cli(
         timeout=30,
         check=False,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env=environment(env or {}),
     )
