@@ -1,23 +1,26 @@
 """The command line: from arguments to a Config, and the process's exit code.
 
 Exit codes: 0 after SIGTERM, SIGINT or --once; 1 when something fails while serving begins; 2 for a
-mistake in the options, the configuration or the paths.
+mistake in the options, the configuration or the paths. What goes wrong is told in a line each.
 """
 
 import argparse
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from vhost9p import __version__
+from vhost9p import __version__, config_file
 from vhost9p import config as c
 from vhost9p.errors import UserError
 
+EXIT_FAILURE = 1
 EXIT_USAGE = 2
+FD_MAX = 2**31 - 1
 CAPABILITIES = {"type": "9p", "features": []}
 
 
@@ -33,14 +36,14 @@ def _typed(parser: c.Parser) -> Callable[[str], Any]:
         try:
             return parser(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
     return parse
 
 
 def _descriptor(text: str) -> int:
-    if not text.isdigit() or int(text) < 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is no inherited descriptor (3 or above)")
+    if not re.fullmatch("[0-9]{1,10}", text) or not 3 <= int(text) <= FD_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no inherited descriptor: a number from 3")
     return int(text)
 
 
@@ -64,9 +67,19 @@ def _build_parser() -> _Parser:
     where.add_argument(
         "--fd", metavar="N", type=_descriptor, help="take this inherited unix socket instead"
     )
-    where.add_argument("--config", metavar="FILE", help="serve what this YAML file says")
+    where.add_argument(
+        "--config",
+        metavar="FILE",
+        type=_typed(c.parse_path),
+        help="serve what this YAML file says",
+    )
     what = parser.add_argument_group("what (instead of --config)")
-    what.add_argument("--path", metavar="DIR", help="the directory to export")
+    what.add_argument(
+        "--path",
+        metavar="DIR",
+        type=_typed(c.parse_path),
+        help="the directory to export (default: the current one)",
+    )
     what.add_argument("--tag", type=_typed(c.parse_tag), help="the mount tag (default: host0)")
     what.add_argument(
         "--security-model",
@@ -137,51 +150,57 @@ WHAT = (
 
 def find_config(socket: str) -> str | None:
     """The configuration named after a socket: the user's, then the system's."""
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     name = os.path.splitext(os.path.basename(socket))[0] + ".yaml"
-    for folder in (home, "/etc"):
-        file = os.path.join(folder, "vhost9p", name)
-        if os.path.isfile(file):
+    for folder in (c.xdg_folder("XDG_CONFIG_HOME", "~/.config"), "/etc"):
+        if folder and os.path.isfile(file := os.path.join(folder, "vhost9p", name)):
             return file
     return None
 
 
-def _from_file(file: str, options: argparse.Namespace) -> c.Config:
-    config = c.load(file, socket_needed=options.socket is None and options.fd is None)
-    if options.socket is not None or options.fd is not None:
-        if len(config.devices) != 1:
-            raise UserError(f"{file}: has several devices, so --socket or --fd cannot name theirs")
-        device = replace(config.devices[0], socket=_absolute(options.socket), fd=options.fd)
-        config = replace(config, devices=(device,))
-    changes: dict[str, Any] = {
-        **({"once": True} if options.once else {}),
-        **({"force": True} if options.force else {}),
-        **({"state_dir": _absolute(options.state_dir)} if options.state_dir else {}),
-    }
+def _say(text: str) -> None:
+    """One line on standard error, whatever is in a path."""
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    print(f"vhost9p: {line}", file=sys.stderr, flush=True)
+
+
+def _from_file(file: str, options: argparse.Namespace, place: dict[str, Any]) -> c.Config:
+    config = config_file.load(file, socket_needed=not place)
+    if place and len(config.devices) != 1:
+        raise UserError(f"{file}: has several devices, so --socket or --fd cannot name theirs")
+    changes: dict[str, Any] = {"socket": None, "fd": None, **place} if place else {}
+    for key in ("once", "force"):
+        if getattr(options, key):
+            changes[key] = True
+    if options.state_dir:
+        changes["state_dir"] = options.state_dir
     return replace(config, devices=tuple(replace(each, **changes) for each in config.devices))
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
-
-
-def _from_options(options: argparse.Namespace) -> c.Config:
+def _from_options(options: argparse.Namespace, place: dict[str, Any]) -> c.Config:
     given = {key: value for key in WHAT if (value := getattr(options, key)) is not None}
-    path = given.pop("path", None)
-    if path is None:
-        path = os.getcwd()
-        print(f"vhost9p: no --path: exporting the current directory, {path}", file=sys.stderr)
     if options.state_dir:
-        given["state_dir"] = _absolute(options.state_dir)
-    device = c.DeviceConfig(
-        path=os.path.abspath(path),
-        socket=_absolute(options.socket),
-        fd=options.fd,
-        once=options.once,
-        force=options.force,
-        **given,
-    )
-    return c.Config((device,))
+        given["state_dir"] = options.state_dir
+    if "path" not in given:
+        given["path"] = _current_directory()
+        _say(f"no --path: exporting the current directory, {given['path']}")
+    return c.Config((c.DeviceConfig(**given, **place, once=options.once, force=options.force),))
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UserError(f"the current directory cannot be used: {error.strerror}") from None
+
+
+def _make_absolute(options: argparse.Namespace) -> None:
+    for key in c.PATHS:
+        path = getattr(options, key)
+        if path is not None:
+            base = "/" if os.path.isabs(path) else _current_directory()
+            setattr(options, key, c.absolute(path, base))
+    if options.socket is not None and (problem := c.socket_problem(options.socket)):
+        raise UserError(f"--socket: {problem}")
 
 
 def build_config(options: argparse.Namespace) -> c.Config:
@@ -191,37 +210,51 @@ def build_config(options: argparse.Namespace) -> c.Config:
         raise UserError("--fd and --socket exclude each other: name one")
     if options.config is not None and given:
         names = ", ".join("--" + key.replace("_", "-") for key in given)
-        raise UserError(f"{names}: belongs into the configuration that --config names")
-    if options.config is None and options.socket is None and options.fd is None:
-        raise UserError("name a --socket to listen on, or a --config (vhost9p --help)")
+        raise UserError(
+            f"--config excludes {names}: say it in the file. With --config go --socket, --fd, "
+            "--once, --force, --state-dir and --log-level"
+        )
+    _make_absolute(options)
+    place = {key: value for key in ("socket", "fd") if (value := getattr(options, key)) is not None}
+    if options.config is None and not place:
+        raise UserError("name a --socket to listen on, an --fd, or a --config (vhost9p --help)")
     file = options.config
     if file is None and options.socket is not None and not given:
         file = find_config(options.socket)
         if file:
-            print(f"vhost9p: using {file}", file=sys.stderr)
-    config = _from_file(file, options) if file is not None else _from_options(options)
+            _say(f"using {file}")
+    config = _from_file(file, options, place) if file else _from_options(options, place)
     return c.with_overrides(config, log_level=options.log_level)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the daemon; returns the process's exit code."""
-    try:
-        options = _build_parser().parse_args(argv)
-        if options.print_capabilities:
-            print(json.dumps(CAPABILITIES))
-            return 0
-        config = build_config(options)
-        # Late, so that --help and mistakes do not wait for the C layer to load.
-        from vhost9p import daemon, preflight
+def _serve(argv: list[str] | None) -> int:
+    options = _build_parser().parse_args(argv)
+    if options.print_capabilities:
+        print(json.dumps(CAPABILITIES))
+        return 0
+    config = build_config(options)
+    # Late, so that --help and mistakes do not wait for the C layer to load.
+    from vhost9p import daemon, preflight
 
-        preflight.check(config)
-    except UserError as error:
-        for problem in error.problems:
-            print(f"vhost9p: {problem}", file=sys.stderr)
-        return EXIT_USAGE
+    preflight.check(config)
     logging.basicConfig(
         level=config.log_level.upper(),
         format="vhost9p: %(levelname)s: %(message)s",
         stream=sys.stderr,
     )
     return daemon.run(config)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the daemon; returns the process's exit code."""
+    try:
+        return _serve(argv)
+    except UserError as error:
+        for problem in error.problems:
+            _say(problem)
+        return EXIT_USAGE
+    except OSError as error:
+        _say(f"{error.filename or 'error'}: {error.strerror or error}")
+        return EXIT_FAILURE
+    except KeyboardInterrupt:  # before the daemon takes signals itself
+        return 0
