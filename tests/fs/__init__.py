@@ -1,0 +1,1 @@
+"""Tests of vhost9p.fs."""

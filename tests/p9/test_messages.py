@@ -1,0 +1,179 @@
+"""Messages on the wire, against bytes made by hand, and against bytes that mean nothing."""
+
+import errno
+import inspect
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vhost9p.p9 import codec
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message, P9Error, Qid, decode
+
+ALL = sorted(
+    (
+        cls
+        for cls in vars(m).values()
+        if inspect.isclass(cls) and issubclass(cls, Message) and cls is not Message
+    ),
+    key=lambda cls: cls.TYPE,
+)
+
+
+def wire_of(hint: Any) -> codec.Wire:
+    """The wire type that an annotation carries."""
+    wire = get_args(hint)[1]
+    assert isinstance(wire, codec.Wire)
+    return wire
+
+
+LONG = st.binary(max_size=300)
+QIDS = st.builds(
+    Qid, st.integers(0, 2**8 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+)
+VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    wire_of(codec.U8): st.integers(0, 2**8 - 1),
+    wire_of(codec.U16): st.integers(0, 2**16 - 1),
+    wire_of(codec.U32): st.integers(0, 2**32 - 1),
+    wire_of(codec.U64): st.integers(0, 2**64 - 1),
+    wire_of(codec.String): LONG,
+    wire_of(codec.Data): LONG,
+    wire_of(codec.QidField): QIDS,
+    wire_of(codec.Strings): st.lists(LONG, max_size=20).map(tuple),
+    wire_of(codec.Qids): st.lists(QIDS, max_size=20).map(tuple),
+}
+
+
+def some(cls: type[Message]) -> st.SearchStrategy[Message]:
+    """Any message of a class."""
+    return st.builds(cls, **{name: VALUES[wire] for name, wire in cls._wires})
+
+
+# From the 9P2000.L notes of diod and intro(5): sizes of the fixed part behind the header.
+FIXED: dict[type[Message], int] = {
+    m.Rlerror: 4, m.Tstatfs: 4, m.Rstatfs: 60, m.Tlopen: 8, m.Rlopen: 17, m.Tlcreate: 18,
+    m.Rlcreate: 17, m.Tsymlink: 12, m.Rsymlink: 13, m.Tmknod: 22, m.Rmknod: 13, m.Trename: 10,
+    m.Rrename: 0, m.Treadlink: 4, m.Rreadlink: 2, m.Tgetattr: 12, m.Rgetattr: 153,
+    m.Tsetattr: 60, m.Rsetattr: 0, m.Txattrwalk: 10, m.Rxattrwalk: 8, m.Txattrcreate: 18,
+    m.Rxattrcreate: 0, m.Treaddir: 16, m.Rreaddir: 4, m.Tfsync: 8, m.Rfsync: 0, m.Tlock: 31,
+    m.Rlock: 1, m.Tgetlock: 27, m.Rgetlock: 23, m.Tlink: 10, m.Rlink: 0, m.Tmkdir: 14,
+    m.Rmkdir: 13, m.Trenameat: 12, m.Rrenameat: 0, m.Tunlinkat: 10, m.Runlinkat: 0,
+    m.Tversion: 6, m.Rversion: 6, m.Tauth: 12, m.Rauth: 13, m.Tattach: 16, m.Rattach: 13,
+    m.Tflush: 2, m.Rflush: 0, m.Twalk: 10, m.Rwalk: 2, m.Tread: 16, m.Rread: 4, m.Twrite: 16,
+    m.Rwrite: 4, m.Tclunk: 4, m.Rclunk: 0, m.Tremove: 4, m.Rremove: 0,
+}  # fmt: skip
+
+# Message, tag and the whole message in hexadecimal, made by hand from the layouts.
+GOLDEN = [
+    (m.Tversion(8192, b"9P2000.L"), 0xFFFF,
+     "15000000 64 ffff 00200000 0800 3950323030302e4c"),
+    (m.Tattach(1, 0xFFFFFFFF, b"u", b"/a", 1000), 2,
+     "1a000000 68 0200 01000000 ffffffff 0100 75 0200 2f61 e8030000"),
+    (m.Rattach(Qid(0x80, 7, 0x1122334455667788)), 2,
+     "14000000 69 0200 80 07000000 8877665544332211"),
+    (m.Twalk(1, 2, (b"ab", b"\xff")), 3,
+     "18000000 6e 0300 01000000 02000000 0200 0200 6162 0100 ff"),
+    (m.Rwalk((Qid(0, 1, 2), Qid(2, 3, 4))), 3,
+     "23000000 6f 0300 0200 00 01000000 0200000000000000 02 03000000 0400000000000000"),
+    (m.Twrite(5, 1 << 40, b"xyz"), 4,
+     "1a000000 76 0400 05000000 0000000000010000 03000000 78797a"),
+    (m.Tlock(6, 1, 1, 2, 3, 4, b"host"), 5,
+     "2a000000 34 0500 06000000 01 01000000 0200000000000000 0300000000000000 04000000 "
+     "0400 686f7374"),
+    (m.Txattrcreate(7, b"user.a", 9, 1), 6,
+     "1f000000 20 0600 07000000 0600 757365722e61 0900000000000000 01000000"),
+    (m.Rlerror(2), 0, "0b000000 07 0000 02000000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "tag", "wire"), GOLDEN, ids=lambda v: type(v).__name__)
+def test_bytes_made_by_hand(message: Message, tag: int, wire: str) -> None:
+    assert message.encode(tag).hex() == wire.replace(" ", "")
+    assert decode(bytes.fromhex(wire)) == (tag, message)
+
+
+def empty(cls: type[Message]) -> Message:
+    """With zeros and nothing of variable length."""
+    zero: dict[codec.Wire, Any] = {
+        wire_of(codec.String): b"",
+        wire_of(codec.Data): b"",
+        wire_of(codec.QidField): Qid(0, 0, 0),
+        wire_of(codec.Strings): (),
+        wire_of(codec.Qids): (),
+    }
+    return cls(*(zero.get(wire, 0) for _, wire in cls._wires))
+
+
+def test_sizes_are_those_of_the_specification() -> None:
+    assert {cls: len(empty(cls).encode(0)) - 7 for cls in ALL} == FIXED
+
+
+def test_type_numbers_come_in_pairs() -> None:
+    for cls in ALL:
+        if cls is m.Rlerror:
+            continue
+        pair = {other.TYPE: other.__name__ for other in ALL if other.TYPE | 1 == cls.TYPE | 1}
+        assert pair == {cls.TYPE & ~1: f"T{cls.__name__[1:]}", cls.TYPE | 1: f"R{cls.__name__[1:]}"}
+
+
+@given(st.data(), st.integers(0, 0xFFFF))
+def test_round_trip(data: st.DataObject, tag: int) -> None:
+    message = data.draw(st.sampled_from(ALL).flatmap(some))
+    encoded = message.encode(tag)
+    assert decode(encoded) == (tag, message)
+    assert int.from_bytes(encoded[:4], "little") == len(encoded)
+
+
+@given(st.data())
+def test_a_cut_or_lengthened_message_is_refused(data: st.DataObject) -> None:
+    encoded = data.draw(st.sampled_from(ALL).flatmap(some)).encode(1)
+    size = data.draw(st.integers(0, len(encoded) + 5).filter(lambda n: n != len(encoded)))
+    changed = encoded[:size].ljust(size, b"\0")
+    with pytest.raises(P9Error) as caught:
+        decode(changed)
+    assert caught.value.errno == errno.EINVAL
+    if size >= 7:
+        with pytest.raises(P9Error) as caught:  # also where size[4] lies
+            decode(size.to_bytes(4, "little") + changed[4:])
+        assert caught.value.errno == errno.EINVAL
+
+
+@given(st.sampled_from(ALL), st.binary(max_size=80))
+def test_any_bytes_are_a_message_or_an_error(cls: type[Message], body: bytes) -> None:
+    data = (len(body) + 7).to_bytes(4, "little") + bytes([cls.TYPE, 0, 0]) + body
+    try:
+        tag, message = decode(data)
+    except P9Error as error:
+        assert error.errno == errno.EINVAL
+    else:
+        assert message.encode(tag) == data
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_at_all(data: bytes) -> None:
+    try:
+        decode(data)
+    except P9Error as error:
+        assert error.errno in (errno.EINVAL, errno.EOPNOTSUPP)
+
+
+@pytest.mark.parametrize("count", [1, 0xFFFF])
+def test_a_count_beyond_the_message_is_refused(count: int) -> None:
+    for cls, fixed in ((m.Twalk, 8), (m.Rwalk, 0), (m.Treadlink, 0), (m.Rreadlink, 0)):
+        body = bytes(fixed) + count.to_bytes(2, "little")
+        data = (len(body) + 7).to_bytes(4, "little") + bytes([cls.TYPE, 0, 0]) + body
+        with pytest.raises(P9Error):
+            decode(data)
+
+
+@pytest.mark.parametrize("number", [0, 1, 6, 60, 106, 124, 255])
+def test_types_that_are_none(number: int) -> None:
+    with pytest.raises(P9Error) as caught:
+        decode(b"\7\0\0\0" + bytes([number]) + b"\0\0")
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_message_names_its_fields() -> None:
+    assert repr(m.Tmkdir(1, b"\xff", 0o755, 5)) == "Tmkdir(dfid=1, name=b'\\xff', mode=493, gid=5)"

@@ -1,0 +1,47 @@
+"""A driver for tests of what files of several devices look like to a guest.
+
+The files are real ones, in a scratch directory; their device and inode numbers are whatever a table
+says. The table is installed in the one attribute reader, so walking, listing and reading attributes
+run the same code as for `local`. No option of the daemon selects it.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from vhost9p.fs.local import LocalDriver
+from vhost9p.native.export import Export
+
+
+class Numbers(NamedTuple):
+    """What the guest's side gets to see of a file in place of the host's numbers."""
+
+    st_dev: int
+    st_ino: int
+
+
+class SynthDriver(LocalDriver):
+    """Serves a scratch directory on one file system.
+
+    `numbers`: by path below the export (b"" the export itself), what existing files appear as. The
+    others keep their own numbers.
+    """
+
+    def __init__(
+        self,
+        export: Export,
+        root_fd: int,
+        *,
+        readonly: bool,
+        ownership_matters: bool,
+        numbers: Mapping[bytes, Numbers],
+    ) -> None:
+        """Raises OSError where a path does not exist."""
+        super().__init__(export, root_fd, readonly=readonly, ownership_matters=ownership_matters)
+        for path, appearance in numbers.items():
+            self.disguise(path, appearance)
+
+    def disguise(self, path: bytes, numbers: Numbers) -> None:
+        """Makes one existing file appear with other numbers from now on. Raises OSError."""
+        status = os.stat(path or b".", dir_fd=self._root_fd, follow_symlinks=False)
+        self.export.disguise(status.st_ino, numbers.st_dev, numbers.st_ino)
