@@ -1,0 +1,225 @@
+"""A guest without a ring: a fid table in memory, and a server over real files in a directory.
+
+C answers Twalk, Tlopen and what only moves data; here `Guest.walk` and `Guest.open` put fids into
+the table in its stead.
+"""
+
+import errno
+import itertools
+import os
+import queue
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vhost9p.fs.driver import Attr
+from vhost9p.fs.local import LocalDriver
+from vhost9p.native import sys
+from vhost9p.native.export import Export
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message, decode
+from vhost9p.p9.server import Server
+from vhost9p.policy.multidevs import make_policy
+
+OWN = 0xFFFFFFFF
+ROOT = 1
+TIMEOUT = 20
+R = TypeVar("R", bound=Message)
+
+
+class Refused(OSError):
+    """Rlerror."""
+
+
+@dataclass(eq=False)
+class FakeFid:
+    """An entry of the table (vhost9p.p9.fids.Fid)."""
+
+    number: int
+    path_fd: int
+    uid: int
+    flags: int
+    st_dev: int
+    st_ino: int
+    io_fd: int = -1
+    io_flags: int = 0
+
+    def close(self) -> None:
+        for fd in (self.path_fd, self.io_fd):
+            if fd >= 0:
+                os.close(fd)
+
+
+class FakeFids:
+    """vhost9p.p9.fids.FidTable; `pinned` counts `with` blocks that are open."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, FakeFid] = {}
+        self.pinned = 0
+        self.full = False
+
+    @contextmanager
+    def get(self, number: int) -> Iterator[FakeFid]:
+        if number not in self.entries:
+            raise OSError(errno.EBADF, "no such fid")
+        self.pinned += 1
+        try:
+            yield self.entries[number]
+        finally:
+            self.pinned -= 1
+
+    def add(self, number: int, path_fd: int, uid: int, flags: int, attr: Attr | None) -> None:
+        if number in self.entries:
+            raise OSError(errno.EBADF, "the fid is in use")
+        if self.full:
+            raise OSError(errno.EMFILE, "the table is full")
+        dev, ino = (attr.st_dev, attr.st_ino) if attr else (0, 0)
+        self.entries[number] = FakeFid(number, path_fd, uid, flags, dev, ino)
+
+    def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
+        if self.full:
+            raise OSError(errno.EMFILE, "the table is full")
+        old = self.entries[fid.number]
+        self.entries[fid.number] = replace(
+            old,
+            path_fd=path_fd,
+            io_fd=io_fd,
+            io_flags=io_flags,
+            st_dev=attr.st_dev,
+            st_ino=attr.st_ino,
+        )
+        old.close()
+
+    def set_flags(self, fid: Any, flags: int) -> None:
+        self.entries[fid.number].flags = flags
+
+    def clunk(self, number: int) -> None:
+        if number not in self.entries:
+            raise OSError(errno.EBADF, "no such fid")
+        self.entries.pop(number).close()
+
+    def clear(self) -> None:
+        for number in list(self.entries):
+            self.clunk(number)
+
+
+class FakeRequest:
+    """A request in flight. `data` is what the ring holds of it, `given` what the server got."""
+
+    counter = itertools.count()
+
+    def __init__(self, data: bytes, tag: int) -> None:
+        self.data = data
+        self.tag = tag
+        self.key = (next(self.counter), 0)
+        self.replies: queue.Queue[bytes] = queue.Queue()
+
+    def reply(self, data: bytes) -> None:
+        self.replies.put(data)
+
+    def payload(self, offset: int, size: int) -> bytes:
+        return self.data[offset : offset + size]
+
+    @property
+    def waits(self) -> bool:
+        return self.replies.empty()
+
+    def result(self, expected: type[R]) -> R:
+        """The one reply, of this class; raises Refused for Rlerror."""
+        tag, reply = decode(self.replies.get(timeout=TIMEOUT))
+        assert tag == self.tag
+        assert self.replies.empty()
+        if isinstance(reply, m.Rlerror):
+            raise Refused(reply.ecode, os.strerror(reply.ecode))
+        assert isinstance(reply, expected)
+        return reply
+
+
+class Guest:
+    """Sends requests to a server and keeps its fids."""
+
+    def __init__(self, server: Server, fids: FakeFids, driver: LocalDriver) -> None:
+        self.server = server
+        self.fids = fids
+        self.driver = driver
+        self.msizes: list[int] = []
+        self._numbers = itertools.count(100)
+        self._tags = itertools.cycle(range(0xFFFF))
+
+    def send(self, message: Message, *, held_back: int = 0) -> FakeRequest:
+        """Starts a request; the server is not given the last `held_back` bytes at once."""
+        tag = next(self._tags)
+        data = message.encode(tag)
+        request = FakeRequest(data, tag)
+        self.server.handle(data[: len(data) - held_back], request)
+        return request
+
+    def call(self, message: Message, expected: type[R]) -> R:
+        """A request and its reply."""
+        return self.send(message).result(expected)
+
+    def do(self, message: Message) -> Message:
+        """A request whose reply has no class worth naming."""
+        return self.call(message, Message)
+
+    def attach(self, uid: int = OWN) -> int:
+        """A fid of the export's root."""
+        number = next(self._numbers)
+        self.call(m.Tattach(number, OWN, b"nobody", b"", uid), m.Rattach)
+        return number
+
+    def walk(self, path: str = "", uid: int = OWN) -> int:
+        """A new fid, as Twalk would make it."""
+        number = next(self._numbers)
+        fd = self.driver._descend([os.fsencode(name) for name in path.split("/") if name])
+        self.fids.add(number, fd, uid, 0, self.driver.attr(fd))
+        return number
+
+    def open(self, path: str, flags: int = os.O_RDWR) -> int:
+        """A new fid that is open, as Tlopen would make it."""
+        number = self.walk(path)
+        fid = self.fids.entries[number]
+        fid.io_fd = self.driver.export.reopen(fid.path_fd, flags)
+        fid.io_flags = flags
+        return number
+
+
+@contextmanager
+def serving(
+    root: Path, *, readonly: bool = False, security_model: str = "passthrough", ring: int = 128
+) -> Iterator[Guest]:
+    """A server over a directory, and a guest that has not said Tversion yet. No descriptor may be
+    left at the end."""
+    before = len(os.listdir("/proc/self/fd"))
+    with ExitStack() as stack:
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+        stack.callback(os.close, root_fd)
+        export = Export(root_fd, readonly=readonly, stat_entries=False)
+        stack.callback(export.close)
+        policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
+        export.policy = policy
+        driver = LocalDriver(
+            export,
+            root_fd,
+            readonly=readonly,
+            ownership_matters=security_model == "passthrough",
+        )
+        fids = FakeFids()
+        msizes: list[int] = []
+        server = Server(
+            fids,
+            driver,
+            msize_max=65536,
+            set_msize=msizes.append,
+            wake_signal=sys.wake_signal(),
+        )
+        stack.callback(server.close)
+        server.set_ring_size(ring)
+        guest = Guest(server, fids, driver)
+        guest.msizes = msizes
+        yield guest
+        assert fids.pinned == 0
+    assert not fids.entries
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,210 @@
+"""The table of handlers, the errno funnel, and what a server keeps no longer than it has to."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.p9.guest import OWN, FakeRequest, Guest, Refused, serving
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message, Qid
+
+QID = Qid(0, 0, 0)
+MISPLACED = [  # C's own requests, and what no request is
+    m.Twalk(1, 2, ()), m.Tlopen(1, 0), m.Tgetattr(1, 0), m.Treaddir(1, 0, 0), m.Treadlink(1),
+    m.Tstatfs(1), m.Tflush(0), m.Rread(b""), m.Rlerror(5), m.Rattach(QID), m.Rclunk(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MISPLACED, ids=lambda message: type(message).__name__)
+def test_no_request_for_python(guest: Guest, message: Message) -> None:
+    with pytest.raises(Refused) as refused:
+        guest.do(message)
+    assert refused.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("data", [b"", b"\7\0\0\0", b"\x07\0\0\0\x78\1\0", b"\x0b\0\0\0\x78\1\0ab"])
+def test_what_cannot_be_decoded(guest: Guest, data: bytes) -> None:
+    request = FakeRequest(data, 5)
+    guest.server.handle(data, request)
+    with pytest.raises(Refused) as refused:
+        request.result(Message)
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_a_bug_is_the_guests_eio_and_the_logs_traceback(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(guest.driver, "attach", fail)
+    with pytest.raises(Refused) as refused:
+        guest.attach()
+    assert refused.value.errno == errno.EIO
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_requests_errno_reaches_the_guest_and_no_log(
+    guest: Guest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tclunk(77))
+    assert refused.value.errno == errno.EBADF
+    assert not caplog.records
+
+
+def test_reset_forgets_everything(guest: Guest, root: Path) -> None:
+    (root / "file").touch()
+    fid = guest.open("file")
+    guest.call(m.Tlock(fid, 1, 0, 0, 0, 1, b"guest"), m.Rlock)
+    writing = guest.walk("file")
+    guest.do(m.Txattrcreate(writing, b"user.a", 3, 0))
+    guest.server.reset()
+    assert not guest.fids.entries
+    with pytest.raises(Refused):
+        guest.do(m.Twrite(writing, 0, b"abc"))
+    guest.server.resume_waits()
+    again = guest.open("file")
+    reply = guest.call(m.Tlock(again, 1, 0, 0, 0, 2, b"other"), m.Rlock)
+    assert reply.status == 0
+
+
+@pytest.mark.parametrize("datasync", [0, 1])
+def test_fsync_is_answered_by_another_thread(guest: Guest, root: Path, datasync: int) -> None:
+    (root / "file").touch()
+    fid = guest.open("file")
+    requests = [guest.send(m.Tfsync(fid, datasync)) for _ in range(20)]
+    guest.do(m.Tversion(8192, b"9P2000.L"))  # the copies of the descriptor outlive the fid
+    for request in requests:
+        request.result(m.Rfsync)
+
+
+def test_fsync_that_fails(guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").touch()
+
+    def fail(io_fd: int, *, data_only: bool) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(guest.driver, "fsync", fail)
+    with pytest.raises(Refused) as refused:
+        guest.call(m.Tfsync(guest.open("file"), 0), m.Rfsync)
+    assert refused.value.errno == errno.ENOSPC
+
+
+def test_fsync_wants_an_open_fid(guest: Guest) -> None:
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tfsync(guest.walk(), 0))
+    assert refused.value.errno == errno.EBADF
+
+
+NO_CHANGE = 1 << 7  # a fid that is not there: EROFS comes before it is looked for
+CHANGES = [
+    m.Tlcreate(NO_CHANGE, b"n", os.O_RDWR, 0o644, 0), m.Tmkdir(NO_CHANGE, b"n", 0o755, 0),
+    m.Tmknod(NO_CHANGE, b"n", 0o644, 0, 0, 0), m.Tsymlink(NO_CHANGE, b"n", b"t", 0),
+    m.Tlink(NO_CHANGE, NO_CHANGE, b"n"), m.Tunlinkat(NO_CHANGE, b"file", 0),
+    m.Trename(NO_CHANGE, NO_CHANGE, b"n"), m.Trenameat(NO_CHANGE, b"file", NO_CHANGE, b"n"),
+    m.Tsetattr(NO_CHANGE, 1, 0, 0, 0, 0, 0, 0, 0, 0), m.Txattrcreate(NO_CHANGE, b"user.a", 1, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", CHANGES, ids=lambda message: type(message).__name__)
+def test_readonly_comes_first(root: Path, message: Message) -> None:
+    with serving(root, readonly=True) as guest:
+        with pytest.raises(Refused) as refused:
+            guest.do(message)
+        assert refused.value.errno == errno.EROFS
+
+
+def test_readonly_remove_frees_the_fid(root: Path) -> None:
+    (root / "file").touch()
+    with serving(root, readonly=True) as guest:
+        fid = guest.walk("file")
+        with pytest.raises(Refused) as refused:
+            guest.do(m.Tremove(fid))
+        assert refused.value.errno == errno.EROFS
+        assert fid not in guest.fids.entries
+    assert (root / "file").exists()
+
+
+# ---- session
+
+
+def test_version(guest: Guest) -> None:
+    assert guest.call(m.Tversion(8192, b"9P2000.L"), m.Rversion) == m.Rversion(8192, b"9P2000.L")
+    capped = guest.call(m.Tversion(1 << 31, b"9P2000.L"), m.Rversion)
+    assert capped.msize == 65536
+    assert guest.msizes == [8192, 65536]
+
+
+@pytest.mark.parametrize("version", [b"9P2000", b"9P2000.u", b"", b"9p2000.l", b"9P2000.L.x"])
+def test_other_dialects_are_unknown(guest: Guest, version: bytes) -> None:
+    guest.attach()
+    reply = guest.call(m.Tversion(8192, version), m.Rversion)
+    assert reply.version == b"unknown"
+    assert guest.msizes == []
+    assert not guest.fids.entries  # whatever was before, is over
+
+
+def test_small_msize_ends_nothing(guest: Guest) -> None:
+    fid = guest.attach()
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tversion(4095, b"9P2000.L"))
+    assert refused.value.errno == errno.EMSGSIZE
+    assert fid in guest.fids.entries
+    assert guest.call(m.Tversion(4096, b"9P2000.L"), m.Rversion).msize == 4096
+
+
+def test_auth_is_not_required(guest: Guest) -> None:
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tauth(5, b"u", b"", 0))
+    assert refused.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("aname", [b"", b"/", b"//", b"/./", b"/..", b"../..", b"a/.."])
+def test_attach_names_of_the_root(guest: Guest, root: Path, aname: bytes) -> None:
+    (root / "a").mkdir()
+    guest.call(m.Tattach(3, OWN, b"", aname, 7), m.Rattach)
+    entry = guest.fids.entries[3]
+    assert os.path.samestat(os.fstat(entry.path_fd), os.stat(root))
+    assert (entry.uid, entry.flags, entry.io_fd) == (7, 0, -1)
+
+
+def test_attach_below(guest: Guest, root: Path) -> None:
+    (root / "a/b").mkdir(parents=True)
+    reply = guest.call(m.Tattach(3, OWN, b"", b"/a/../a//b/", 7), m.Rattach)
+    assert reply.qid == Qid(0x80, reply.qid.version, (root / "a/b").stat().st_ino)
+
+
+@pytest.mark.parametrize(
+    ("aname", "code"),
+    [
+        (b"none", errno.ENOENT),
+        (b"file", errno.ENOTDIR),
+        (b"file/x", errno.ENOTDIR),
+        (b"link", errno.ENOTDIR),
+        (b"link/a", errno.ENOTDIR),
+        (b"a\0b", errno.EINVAL),
+        (b"n" * 256, errno.ENAMETOOLONG),
+        (b"/" * 4097, errno.ENAMETOOLONG),
+    ],
+)
+def test_attach_names_that_lead_nowhere(guest: Guest, root: Path, aname: bytes, code: int) -> None:
+    (root / "a").mkdir()
+    (root / "file").touch()
+    (root / "link").symlink_to("/tmp")
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tattach(3, OWN, b"", aname, 0))
+    assert refused.value.errno == code
+    assert not guest.fids.entries
+
+
+def test_attach_with_an_afid_or_a_used_fid(guest: Guest) -> None:
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tattach(3, 4, b"", b"", 0))
+    assert refused.value.errno == errno.EINVAL
+    used = guest.attach()
+    with pytest.raises(Refused) as refused:
+        guest.do(m.Tattach(used, OWN, b"", b"", 0))
+    assert refused.value.errno == errno.EBADF
