@@ -124,7 +124,9 @@ class _Reader:
         """Notes a mistake at a place in the file."""
         self.problems.append((mark.line, mark.column, self.place(mark) + text))
         if len(self.problems) == PROBLEMS_MAX:
-            self.give_up("there may be more mistakes: the file was not looked at any further")
+            self.give_up(
+                f"{self.file}: there may be more mistakes: the file was not looked at any further"
+            )
 
     def give_up(self, *last: str) -> NoReturn:
         """Tells what has been found, in the file's order."""
@@ -145,7 +147,7 @@ class _Reader:
         except yaml.reader.ReaderError as error:
             line = self.text.count("\n", 0, error.position) + 1
             raise UserError(f"{self.file}:{line}: no YAML: a character not allowed") from None
-        except ValueError:  # PyYAML lets it out for "\UFFFFFFFF", say
+        except (ValueError, OverflowError):  # PyYAML lets it out for "\UFFFFFFFF", say
             get_mark: Any = loader and loader.get_mark
             where = self.place(get_mark()) if get_mark else f"{self.file}: "
             raise UserError(f"{where}no YAML: a number out of its range") from None
