@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -17,10 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.frontend.machine import Machine
-from tests.frontend.vhost_user import CONFIG, HEADER, NO_FD, STATE, U64, BackendError, Frontend
+from tests.frontend.vhost_user import (
+    CONFIG,
+    HEADER,
+    NO_FD,
+    REGION,
+    STATE,
+    U64,
+    BackendError,
+    Frontend,
+)
 from tests.frontend.vhost_user import Request as R
 from tests.vhost_user.conftest import Run, kept_fds
-from tests.vhost_user.examples import COMMANDS, FEATURES, PROTOCOL, QUERIES
+from tests.vhost_user.examples import COMMANDS, FEATURES, FIRST, PROTOCOL, QUERIES
 from tests.vhost_user.fake_backend import BASE, FakeBackend, memfds
 from vhost9p.vhost_user.channel import Channel
 
@@ -194,6 +205,20 @@ def test_too_many_descriptors(run: Run, ends: Ends, count: int) -> None:
 
     ends.serve(run, talk)
     assert ends.backend.names() == ["reset"]
+
+
+def test_descriptors_that_were_cut_off_are_missed(run: Run, ends: Ends) -> None:
+    """Eight are what the message needs and all that is received of more: yet it is refused."""
+    table = struct.pack("=II", 8, 0) + REGION.pack(*FIRST) * 8
+
+    def talk() -> None:
+        ends.frontend.ack(R.SET_PROTOCOL_FEATURES, U64.pack(PROTOCOL))
+        for count, code in ((8, 0), (9, errno.EMFILE), (8, 0)):
+            send_with_fds(ends.ours, message(R.SET_MEM_TABLE, table, 9), count)
+            assert ends.frontend.receive().payload == U64.pack(code)
+
+    ends.serve(run, talk)
+    assert ends.backend.names() == ["mem_set_table", "mem_set_table", "reset"]
 
 
 @pytest.mark.parametrize("length", [0, 1, 11, 12, 19])
