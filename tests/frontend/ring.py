@@ -243,13 +243,17 @@ class SplitRing:
         return self._drain(self.call_fd)
 
     def wait_broken_or_used(self, timeout: float = 10) -> bool:
-        """Waits until the device has signalled either; says whether the ring is broken."""
-        if self._arm():
-            return False
-        ready = select.select([self.err_fd, self.call_fd], [], [], timeout)[0]
-        if not ready:
-            raise TimeoutError(f"neither err nor call was signalled within {timeout} s")
-        return self.err_fd in ready
+        """Waits until the ring is broken (true) or a chain is back (false)."""
+        deadline = time.monotonic() + timeout
+        while not self._arm():
+            left = max(deadline - time.monotonic(), 0)
+            ready = select.select([self.err_fd, self.call_fd], [], [], left)[0]
+            if not ready:
+                raise TimeoutError(f"neither err nor call was signalled within {timeout} s")
+            if self.err_fd in ready:
+                return True
+            self.signals += self._drain(self.call_fd)  # it may be late, of a chain before
+        return False
 
     def wait_broken(self, timeout: float = 10) -> None:
         """Waits until the device signals the err descriptor."""
