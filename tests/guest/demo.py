@@ -1,0 +1,189 @@
+"""`make demo`: a daemon, a guest, a mount, and what a person would want to see.
+
+A sample tree holds two file systems whose files have equal inode numbers (where this user may
+mount: root in a mount namespace of its own, others in a user namespace). One daemon exports it
+twice, with multidevs remap and with warn; one guest mounts both.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.guest import fetch
+from tests.guest.apt import FetchError
+from tests.guest.image import Image
+from tests.guest.vm import VM
+
+ROOT = Path(__file__).resolve().parents[2]
+INSIDE = "VHOST9P_DEMO_NAMESPACE"
+"""Set in the process that has a mount namespace of its own."""
+KERNEL = "6.12"
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Says what is being done and how long it took."""
+    print(f"==> {what}", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"    ({time.monotonic() - start:.1f} s)\n", flush=True)
+
+
+def enter_namespace() -> None:
+    """Runs this program again in a mount namespace of its own; returns where that is refused."""
+    if INSIDE in os.environ:
+        return
+    command = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        print("    (no mount namespace here: the tree will hold one file system)")
+        return
+    os.environ[INSIDE] = "1"
+    os.execvp(command[0], [*command, sys.executable, "-m", "tests.guest.demo"])
+
+
+def make_tree(folder: Path) -> Path:
+    """The sample tree: notes, and two projects, each a file system of its own if possible."""
+    tree = folder / "tree"
+    for name in ("apples", "pears"):
+        project = tree / name
+        project.mkdir(parents=True)
+        if INSIDE in os.environ:
+            subprocess.run(["mount", "-t", "tmpfs", name, project], check=True)
+        (project / "data.txt").write_text(f"All about {name}.\n")
+        os.link(project / "data.txt", project / "same.txt")
+    (tree / "from-the-host.txt").write_text("Hello, guest!\n")
+    return tree
+
+
+def write_config(folder: Path, tree: Path) -> Path:
+    """One VM with two devices: the tree under remap, and under warn."""
+    model = "passthrough" if os.geteuid() == 0 and not in_user_namespace() else "none"
+    config = folder / "demo.yaml"
+    config.write_text(
+        "# Two exports of one tree overlap: a guest's caches of them disagree. Here that is\n"
+        "# wanted, to compare the policies.\n"
+        f"state_dir: {folder}/state\n"
+        "devices:\n"
+        + "".join(
+            f"  - socket: {folder}/{policy}.sock\n"
+            f"    tag: {policy}\n"
+            f"    path: {tree}\n"
+            f"    security_model: {model}\n"
+            f"    multidevs: {policy}\n"
+            "    force: true\n"
+            for policy in ("remap", "warn")
+        )
+    )
+    return config
+
+
+def in_user_namespace() -> bool:
+    """Whether root here is an ordinary user outside."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
+@contextmanager
+def daemon(config: Path, sockets: list[Path]) -> Iterator[None]:
+    """`vhost9p --config`, until the block ends."""
+    command = [sys.executable, "-m", "vhost9p", "--config", str(config), "--log-level", "warning"]
+    print("    $ vhost9p --config demo.yaml")
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        while not all(path.exists() for path in sockets):
+            if process.poll() is not None:
+                raise SystemExit("the daemon has ended")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def on_host(command: str, cwd: Path) -> None:
+    """Runs a command on the host and shows it."""
+    print(f"    host$ {command}", flush=True)
+    result = subprocess.run(
+        command, shell=True, cwd=cwd, capture_output=True, text=True, check=False
+    )
+    show(result.stdout + result.stderr)
+
+
+def in_guest(vm: VM, command: str) -> None:
+    """Runs a command in the guest and shows it."""
+    print(f"    guest# {command}", flush=True)
+    result = vm.run(command, check=False)
+    show(result.text)
+
+
+def show(text: str) -> None:
+    """A command's output, indented."""
+    for line in text.splitlines():
+        print(f"      {line}")
+
+
+def look_around(vm: VM, tree: Path) -> None:
+    """What the demo is about."""
+    with step("One tree, seen from both sides: names and inode numbers"):
+        names = "*.txt apples/* pears/*"
+        on_host(f"ls -i1 {names}", tree)
+        in_guest(vm, f"cd /remap && ls -i1 {names}")
+    with step("A file written in the guest, read on the host"):
+        in_guest(vm, "echo 'Hello, host!' > /remap/from-the-guest.txt")
+        on_host("cat from-the-guest.txt", tree)
+        in_guest(vm, "cat /remap/from-the-host.txt")
+    with step("Hard links of apples/data.txt, as the guest finds them: multidevs warn, then remap"):
+        for policy in ("warn", "remap"):
+            in_guest(vm, f"cd /{policy} && find . -samefile apples/data.txt")
+        if INSIDE in os.environ:
+            print("    Under warn the pears' files look like the apples': tar and cp would mix")
+            print("    them up. remap gives every file an identity of its own.")
+
+
+def run(folder: Path) -> None:
+    """The demo, with its files in `folder`."""
+    start = time.monotonic()
+    with step("QEMU, a Debian kernel and an initramfs, from the cache if they are there"):
+        print(f"    QEMU {fetch.qemu().version}, Linux {fetch.kernel(KERNEL).release}")
+        image = Image.build(fetch.kernel(KERNEL), "mini")
+    sockets = [folder / "remap.sock", folder / "warn.sock"]
+    with ExitStack() as running:
+        with step("The daemon"):
+            tree = make_tree(folder)
+            config = write_config(folder, tree)
+            show(config.read_text())
+            running.enter_context(daemon(config, sockets))
+        with step("A guest boots (emulated: it needs no KVM)"):
+            vm = running.enter_context(VM(image, sockets))
+        with step("It mounts both"):
+            for policy in ("remap", "warn"):
+                print(f"    guest# mount -t 9p -o trans=virtio,version=9p2000.L {policy} /{policy}")
+                vm.mount(policy, f"/{policy}")
+        look_around(vm, tree)
+    print(f"Done in {time.monotonic() - start:.0f} s.")
+
+
+def main() -> int:
+    """Exit code 0 when everything worked."""
+    enter_namespace()
+    folder = Path(tempfile.mkdtemp(prefix="vhost9p-demo-"))
+    try:
+        run(folder)
+    except FetchError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if INSIDE in os.environ:
+            for name in ("apples", "pears"):
+                subprocess.run(["umount", folder / "tree" / name], capture_output=True, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
