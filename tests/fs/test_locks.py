@@ -1,0 +1,417 @@
+"""The lock table: two guest processes, and the host beside them, on real files."""
+
+import errno
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from vhost9p.fs import locks
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, Cancel, Holder, LockTable
+from vhost9p.fs.ranges import WHOLE, Range
+from vhost9p.native import sys
+
+FID = 7
+TIMEOUT = 20
+
+
+class Host:
+    """A process of the host, as far as the kernel can tell: descriptors of their own."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR)
+        self.path = path
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def fcntl(self, kind: int, span: Range = WHOLE) -> bool:
+        """Takes or gives up a range; whether that was possible."""
+        with suppress(BlockingIOError):
+            sys.ofd_lock(self._fd, kind, *span)
+            return True
+        return False
+
+    def flock(self, kind: int) -> bool:
+        """The same with flock(2)."""
+        with suppress(BlockingIOError):
+            sys.flock(self._fd, kind)
+            return True
+        return False
+
+    def finds(self, kind: int, span: Range = WHOLE) -> int:
+        """The kind of lock that is in the way of a range lock; UNLCK: none."""
+        found = sys.ofd_test(self._fd, kind, *span)
+        return found[0] if found else UNLCK
+
+    def finds_flock(self) -> int:
+        """How the file is locked with flock(2)."""
+        probe = os.open(self.path, os.O_RDWR)
+        try:
+            for kind, held in ((fcntl.LOCK_EX, UNLCK), (fcntl.LOCK_SH, RDLCK)):
+                with suppress(BlockingIOError):
+                    fcntl.flock(probe, kind | fcntl.LOCK_NB)
+                    return held
+            return WRLCK
+        finally:
+            os.close(probe)
+
+
+class Process:
+    """A process of a guest: locks through one fid."""
+
+    def __init__(self, table: LockTable, path: Path, pid: int, access: int = os.O_RDWR) -> None:
+        status = os.stat(path)
+        self.table = table
+        self.holder = Holder(status.st_dev, status.st_ino, b"guest", pid)
+        self.fid = FID + pid
+        self._path = path
+        self._access = access
+
+    def _open(self) -> tuple[int, int]:
+        return os.open(self._path, self._access), self._access
+
+    def lock(
+        self, kind: int, span: Range = WHOLE, *, writable: bool = True, cancel: Cancel | None = None
+    ) -> bool:
+        """Takes a lock; False where it is held."""
+        file = self.table.open(self.holder, self.fid, self._open, self.table.epoch)
+        try:
+            self.table.take(file, kind, span, fid_writable=writable, cancel=cancel)
+        except BlockingIOError:
+            return False
+        finally:
+            self.table.done(file)
+        return True
+
+    def unlock(self, span: Range = WHOLE) -> None:
+        self.table.release(self.holder, span)
+
+    def blocker(self, kind: int, span: Range = WHOLE) -> Blocker | None:
+        return self.table.blocker(self.holder, kind, span, self._open)
+
+
+class Waiter:
+    """A thread that waits for a lock: calls `work` with `cancel`."""
+
+    def __init__(self, work: Callable[..., object]) -> None:
+        self.cancel = Cancel()
+        self.error: OSError | None = None
+        self.done = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(work,))
+        self._thread.start()
+
+    def _run(self, work: Callable[..., object]) -> None:
+        try:
+            work(cancel=self.cancel)
+        except OSError as error:
+            self.error = error
+        self.done.set()
+
+    def join(self) -> None:
+        assert self.done.wait(TIMEOUT)
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Cancels the wait."""
+        self.cancel.set()
+        while not self.done.wait(0.001):
+            assert self._thread.ident
+            signal.pthread_kill(self._thread.ident, sys.wake_signal())
+        self._thread.join()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    return path
+
+
+@pytest.fixture
+def table() -> Iterator[LockTable]:
+    """A table that has to leave no descriptor open."""
+    sys.wake_signal()
+    before = len(os.listdir("/proc/self/fd"))
+    table = LockTable()
+    yield table
+    table.clear()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def one(table: LockTable, path: Path) -> Process:
+    """A guest process."""
+    return Process(table, path, 1)
+
+
+@pytest.fixture
+def two(table: LockTable, path: Path) -> Process:
+    """Another one."""
+    return Process(table, path, 2)
+
+
+@pytest.fixture
+def host(path: Path, table: LockTable) -> Iterator[Host]:
+    """A host process."""
+    host = Host(path)
+    yield host
+    host.close()
+
+
+def test_whole_file_locks_are_of_both_kinds(one: Process, host: Host) -> None:
+    for kind in (RDLCK, WRLCK, RDLCK):
+        assert one.lock(kind)
+        assert host.finds(WRLCK) == kind
+        assert host.finds_flock() == kind
+    one.unlock()
+    assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+@pytest.mark.parametrize("held", [UNLCK, RDLCK])
+@pytest.mark.parametrize("how", ["fcntl", "flock"])
+def test_a_refused_lock_leaves_what_was_held(one: Process, host: Host, held: int, how: str) -> None:
+    """Also a lock that was held as two: neither the one that was free is taken nor the old lost."""
+    take = host.fcntl if how == "fcntl" else host.flock
+    if held != UNLCK:
+        one.lock(held)
+    assert take(RDLCK)
+    assert not one.lock(WRLCK)
+    assert take(UNLCK)
+    assert host.finds(WRLCK) == held
+    assert host.finds_flock() == held
+    assert one.lock(WRLCK)
+
+
+def test_a_refused_lock_leaves_ranges(one: Process, host: Host) -> None:
+    one.lock(RDLCK, Range(10, 10))
+    one.lock(WRLCK, Range(30, 10))
+    assert host.fcntl(WRLCK, Range(50, 1))
+    for kind in (RDLCK, WRLCK):
+        assert not one.lock(kind)
+    assert [host.finds(WRLCK, Range(at, 1)) for at in (9, 10, 19, 20, 30, 39, 40)] == [
+        UNLCK, RDLCK, RDLCK, UNLCK, WRLCK, WRLCK, UNLCK,
+    ]  # fmt: skip
+    assert host.finds_flock() == UNLCK
+
+
+@pytest.mark.parametrize("first", ["fcntl", "flock"])
+def test_waiting_for_two_locks_in_turn(one: Process, host: Host, first: str) -> None:
+    """While the second is waited for, the first is free again and what was held is back."""
+    one.lock(RDLCK, Range(10, 10))
+    other = Host(host.path)
+    fcntl_holder, flock_holder = (host, other) if first == "fcntl" else (other, host)
+    assert fcntl_holder.fcntl(WRLCK, Range(50, 1))
+    assert flock_holder.flock(WRLCK)
+    waiter = Waiter(partial(one.lock, WRLCK))
+    if first == "fcntl":
+        fcntl_holder.fcntl(UNLCK)
+        third = Host(host.path)
+        while not third.fcntl(RDLCK, Range(10, 20)):  # the waiter has it for a moment
+            pass
+        assert not third.fcntl(WRLCK, Range(10, 1))
+        third.close()
+        flock_holder.flock(UNLCK)
+    else:
+        flock_holder.flock(UNLCK)
+        while not flock_holder.flock(WRLCK):
+            pass
+        flock_holder.flock(UNLCK)
+        fcntl_holder.fcntl(UNLCK)
+    waiter.join()
+    assert waiter.error is None
+    assert host.finds(RDLCK) == host.finds_flock() == WRLCK
+    other.close()
+
+
+@pytest.mark.parametrize("how", ["fcntl", "flock", "range"])
+@pytest.mark.parametrize("held", [UNLCK, RDLCK])
+def test_a_cancelled_wait_leaves_what_was_held(
+    one: Process, host: Host, how: str, held: int
+) -> None:
+    span = Range(0, 10) if how == "range" else WHOLE
+    if held != UNLCK:
+        one.lock(held, span)
+    take = host.flock if how == "flock" else host.fcntl
+    assert take(RDLCK)
+    waiter = Waiter(partial(one.lock, WRLCK, span))
+    waiter.stop()
+    assert isinstance(waiter.error, InterruptedError)
+    assert take(UNLCK)
+    assert host.finds(WRLCK) == held
+    assert host.finds_flock() == (held if span.is_whole() else UNLCK)
+
+
+def test_an_unlock_does_not_end_another_threads_wait(
+    table: LockTable, one: Process, host: Host
+) -> None:
+    """POSIX gives up what is held, not what a thread of the process is about to get."""
+    assert host.fcntl(WRLCK, Range(0, 1))
+    one.lock(WRLCK, Range(50, 1))
+    waiter = Waiter(partial(one.lock, WRLCK, Range(0, 10)))
+    while not table._files[one.holder].uses:
+        pass
+    one.unlock()
+    assert host.finds(WRLCK, Range(50, 1)) == UNLCK
+    host.fcntl(UNLCK)
+    waiter.join()
+    assert waiter.error is None
+    assert host.finds(RDLCK) == WRLCK
+
+
+def test_a_wait_whose_fid_is_clunked_gets_nothing(
+    table: LockTable, one: Process, host: Host
+) -> None:
+    for span in (WHOLE, Range(0, 10)):
+        assert host.fcntl(WRLCK)
+        waiter = Waiter(partial(one.lock, WRLCK, span))
+        while one.holder not in table._files:
+            pass
+        table.clunk(one.fid)
+        host.fcntl(UNLCK)
+        waiter.join()
+        assert waiter.error is not None
+        assert waiter.error.errno == errno.EBADF
+        assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+def test_the_last_unlock_closes_the_file(table: LockTable, one: Process, host: Host) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    one.lock(WRLCK, Range(0, 10))
+    one.lock(RDLCK, Range(20, 10))
+    one.unlock(Range(0, 10))
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    one.unlock(Range(20, 5))
+    one.unlock(Range(25, 5))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert host.fcntl(WRLCK)
+    assert not one.lock(WRLCK)  # nor does a lock that it does not get keep it open
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_fids_share_their_process(table: LockTable, path: Path, host: Host) -> None:
+    one, sibling = Process(table, path, 1), Process(table, path, 1)
+    sibling.fid = 99
+    one.lock(WRLCK)
+    sibling.lock(WRLCK, Range(5, 5))
+    table.clunk(one.fid)
+    assert host.finds(RDLCK) == WRLCK
+    table.clunk(sibling.fid)
+    assert host.finds(WRLCK) == UNLCK
+
+
+@pytest.mark.parametrize(
+    ("access", "writable", "kind", "expected"),
+    [
+        (os.O_RDWR, False, WRLCK, UNLCK),  # fcntl would not have been allowed: it is flock
+        (os.O_RDONLY, True, WRLCK, UNLCK),
+        (os.O_RDONLY, False, RDLCK, RDLCK),
+        (os.O_WRONLY, True, WRLCK, WRLCK),
+        (os.O_WRONLY, True, RDLCK, UNLCK),
+    ],
+)
+def test_what_the_descriptor_allows(
+    table: LockTable, path: Path, host: Host, access: int, writable: bool, kind: int, expected: int
+) -> None:
+    process = Process(table, path, 1, access)
+    assert process.lock(kind, writable=writable)
+    assert host.finds(WRLCK) == expected
+    assert host.finds_flock() == kind
+    process.unlock()
+    assert host.finds_flock() == UNLCK
+
+
+def test_flock_alone_survives_a_refusal(table: LockTable, path: Path, host: Host) -> None:
+    process = Process(table, path, 1, os.O_RDONLY)
+    process.lock(RDLCK)
+    assert host.flock(RDLCK)
+    assert not process.lock(WRLCK)
+    host.flock(UNLCK)
+    assert host.finds_flock() == RDLCK
+
+
+def test_who_is_in_the_way(one: Process, two: Process, host: Host) -> None:
+    assert one.blocker(WRLCK) is None
+    one.lock(WRLCK, Range(10, 10))
+    assert one.blocker(WRLCK) is None
+    assert two.blocker(RDLCK) == Blocker(WRLCK, Range(10, 10), 1, b"guest")
+    assert two.blocker(WRLCK, Range(20, 0)) is None
+    host.fcntl(RDLCK, Range(30, 0))
+    assert two.blocker(WRLCK, Range(25, 0)) == Blocker(RDLCK, Range(30, 0), 0, b"")
+    assert two.blocker(RDLCK, Range(25, 0)) is None
+
+
+def test_a_host_process_is_named_by_its_pid(two: Process, path: Path) -> None:
+    ready, release = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        fd = os.open(path, os.O_RDWR)
+        fcntl.lockf(fd, fcntl.LOCK_EX, 5, 3)
+        os.write(ready[1], b"x")
+        os.read(release[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    assert two.blocker(RDLCK) == Blocker(WRLCK, Range(3, 5), child, b"")
+    os.write(release[1], b"x")
+    os.waitpid(child, 0)
+    for fd in (*ready, *release):
+        os.close(fd)
+
+
+def test_bounds(
+    table: LockTable, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FILES_MAX", 1)
+    monkeypatch.setattr(locks, "PIECES_MAX", 5)
+    one.lock(WRLCK, Range(0, 1))
+    with pytest.raises(OSError) as refused:
+        two.lock(WRLCK, Range(90, 1))
+    assert refused.value.errno == errno.ENOLCK
+    with pytest.raises(OSError) as refused:
+        for at in range(2, 100, 2):
+            one.lock(WRLCK, Range(at, 1))
+    assert refused.value.errno == errno.ENOLCK
+    with pytest.raises(OSError) as refused:
+        one.unlock(Range(0, 1))
+    assert refused.value.errno == errno.ENOLCK
+    one.unlock()
+    assert two.lock(WRLCK)
+
+
+def test_requests_of_an_ended_session(table: LockTable, one: Process, host: Host) -> None:
+    epoch = table.epoch
+    table.clear()
+    with pytest.raises(OSError) as refused:
+        table.open(one.holder, one.fid, one._open, epoch)
+    assert refused.value.errno == errno.EBADF
+
+
+def test_two_processes_that_take_turns(one: Process, two: Process, path: Path) -> None:
+    """No deadlock, and never both at once."""
+    inside: list[int] = []
+    overlaps = []
+
+    def work(process: Process, rounds: int) -> None:
+        for i in range(rounds):
+            span = WHOLE if i % 2 else Range(0, 50)
+            process.lock(WRLCK, span, cancel=Cancel())
+            inside.append(1)
+            if len(inside) > 1:
+                overlaps.append(i)
+            inside.pop()
+            process.unlock(span)
+
+    threads = [threading.Thread(target=work, args=(p, 300)) for p in (one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert not overlaps

@@ -1,0 +1,176 @@
+"""System calls that run as a guest user, and what they leave behind in the thread."""
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vhost9p.native import sys
+from vhost9p.native.sys import Cred
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+OWN = Cred(0, 0, False)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    """A directory that no other user may write."""
+    tmp_path.chmod(0o700)
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    old = os.umask(0)
+    yield fd
+    os.umask(old)
+    os.close(fd)
+
+
+def identity() -> list[str]:
+    """The thread's ids and capabilities, from the kernel."""
+    lines = Path("/proc/thread-self/status").read_text(encoding="ascii").splitlines()
+    return [line for line in lines if line.split(":")[0] in ("Uid", "Gid", "CapEff", "CapPrm")]
+
+
+MAKERS: dict[str, Callable[[Cred, int], object]] = {
+    "create": lambda cred, fd: os.close(sys.create(cred, fd, b"n", os.O_RDWR, 0o640)),
+    "mkdir": lambda cred, fd: sys.mkdir(cred, fd, b"n", 0o750),
+    "mknod": lambda cred, fd: sys.mknod(cred, fd, b"n", stat.S_IFIFO | 0o600, 0, 0),
+    "symlink": lambda cred, fd: sys.symlink(cred, b"target", fd, b"n"),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("uid", [0, 1234])
+@pytest.mark.parametrize("maker", MAKERS)
+def test_made_as_another_user(directory: int, maker: str, uid: int) -> None:
+    """In a directory that the user cannot write: the guest's kernel has checked access."""
+    before = identity()
+    MAKERS[maker](Cred(uid, 5678, True), directory)
+    status = os.stat("n", dir_fd=directory, follow_symlinks=False)
+    assert (status.st_uid, status.st_gid) == (uid, 5678)
+    with pytest.raises(FileExistsError):
+        MAKERS[maker](Cred(uid, 5678, True), directory)
+    assert identity() == before
+
+
+@needs_root
+def test_devices_of_another_user(directory: int) -> None:
+    sys.mknod(Cred(1234, 5678, True), directory, b"n", stat.S_IFCHR | 0o600, 259, 70_000)
+    status = os.stat("n", dir_fd=directory)
+    assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (259, 70_000)
+    assert (status.st_uid, status.st_gid) == (1234, 5678)
+
+
+@needs_root
+def test_ids_that_are_none(directory: int) -> None:
+    before = identity()
+    for cred in (Cred(0xFFFFFFFF, 0, True), Cred(0, 0xFFFFFFFF, True)):
+        with pytest.raises(PermissionError):
+            sys.mkdir(cred, directory, b"n", 0o755)
+    assert os.listdir(f"/proc/self/fd/{directory}") == []
+    assert identity() == before
+
+
+@needs_root
+def test_other_threads_keep_their_identity(tmp_path: Path, directory: int) -> None:
+    stop = threading.Event()
+    wrong = []
+
+    def watch() -> None:
+        before = identity()
+        while not stop.is_set():
+            wrong.extend([now for now in [identity()] if now != before])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for i in range(500):
+        sys.mkdir(Cred(1234, 5678, True), directory, b"%d" % i, 0o755)
+    stop.set()
+    thread.join()
+    assert wrong == []
+    assert {path.stat().st_uid for path in tmp_path.iterdir()} == {1234}
+
+
+def test_created_files_are_new(tmp_path: Path, directory: int) -> None:
+    (tmp_path / "there").write_text("data")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in (b"there", b"link"):
+        with pytest.raises(FileExistsError):
+            sys.create(OWN, directory, name, os.O_RDWR | os.O_TRUNC, 0o600)
+    assert (tmp_path / "there").read_text() == "data"
+    fd = sys.create(OWN, directory, b"new", os.O_RDWR, 0o6751)
+    assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o6751
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+P9_APPEND, P9_DIRECT, P9_DSYNC, P9_SYNC = 0o2000, 0o40000, 0o10000, 0o4000000
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (0, os.O_RDONLY),
+        (1, os.O_WRONLY),
+        (2, os.O_RDWR),
+        (3, os.O_RDWR),
+        (1 | P9_APPEND, os.O_WRONLY | os.O_APPEND),
+        (2 | P9_APPEND, os.O_RDWR),
+        (P9_APPEND, os.O_RDONLY),
+        (2 | P9_DIRECT, os.O_RDWR),
+        (1 | 0o100 | 0o200, os.O_WRONLY),
+        (1 | 0o1000, os.O_WRONLY | os.O_TRUNC),
+        (0o200000, os.O_DIRECTORY),
+        (1 | P9_DSYNC, os.O_WRONLY | os.O_DSYNC),
+        (1 | P9_SYNC, os.O_WRONLY | os.O_SYNC),
+        (1 | P9_SYNC | P9_DSYNC, os.O_WRONLY | os.O_SYNC),
+        (0xFFFFFFFF & ~0o1003, os.O_RDONLY | os.O_DIRECTORY | os.O_SYNC),
+    ],
+)
+def test_open_flags(flags: int, expected: int) -> None:
+    always = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    assert sys.open_flags(flags) & ~os.O_NOATIME == expected | always
+
+
+def test_times(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fd = os.open(tmp_path / "file", os.O_PATH)
+    sys.utimens(fd, (5, 6), (-7, 8))
+    assert (os.fstat(fd).st_atime_ns, os.fstat(fd).st_mtime_ns) == (5_000_000_006, -6_999_999_992)
+    sys.utimens(fd, (0, sys.TIME_OMIT), (0, sys.TIME_NOW))
+    assert os.fstat(fd).st_atime_ns == 5_000_000_006
+    assert os.fstat(fd).st_mtime > 1_000_000
+    with pytest.raises(OSError) as refused:
+        sys.utimens(fd, (0, 1_000_000_000), (0, 0))
+    assert refused.value.errno == errno.EINVAL
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "length"),
+    [(3, 0, 0), (-1, 0, 0), (sys.WRLCK, 1 << 63, 0), (sys.WRLCK, 0, 1 << 63)],
+)
+def test_locks_that_are_none(tmp_path: Path, kind: int, start: int, length: int) -> None:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    for call in (sys.ofd_lock, sys.ofd_test):
+        with pytest.raises(OSError) as refused:
+            call(fd, kind, start, length)
+        assert refused.value.errno == errno.EINVAL
+    if start == length == 0:
+        with pytest.raises(OSError):
+            sys.flock(fd, kind)
+    os.close(fd)
+
+
+def test_a_wait_that_was_cancelled_before_it_began(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    cancel = sys.Cancel()
+    cancel.set()
+    assert cancel.is_set()
+    with pytest.raises(InterruptedError):
+        sys.ofd_lock(fd, sys.WRLCK, 0, 0, cancel)
+    with pytest.raises(InterruptedError):
+        sys.flock(fd, sys.WRLCK, cancel)
+    os.close(fd)

@@ -1,0 +1,274 @@
+"""Tlock and Tgetlock: what is asked on the wire, and requests that wait."""
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.p9.guest import FakeRequest, Guest, Refused, serving
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message
+
+RD, WR, UN = c.LOCK_TYPE_RDLCK, c.LOCK_TYPE_WRLCK, c.LOCK_TYPE_UNLCK
+END = 2**63
+
+
+@pytest.fixture
+def file(root: Path) -> Path:
+    """A file of the export."""
+    path = root / "file"
+    path.write_bytes(bytes(100))
+    return path
+
+
+@pytest.fixture
+def host(file: Path) -> Iterator[int]:
+    """A descriptor of the host with a flock on the file."""
+    fd = os.open(file, os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def locked(host: int, root: Path) -> Iterator[Guest]:
+    """A guest whose file is locked by the host; up to 3 requests may wait."""
+    with serving(root, ring=12) as guest:
+        yield guest
+
+
+def lock(
+    fid: int, kind: int, start: int = 0, length: int = 0, *, pid: int = 1, flags: int = 0
+) -> m.Tlock:
+    """A request."""
+    return m.Tlock(fid, kind, flags, start, length, pid, b"guest")
+
+
+def wait(fid: int, pid: int = 1) -> m.Tlock:
+    """One that waits for the whole file."""
+    return lock(fid, WR, pid=pid, flags=c.LOCK_FLAGS_BLOCK)
+
+
+def status(guest: Guest, message: m.Tlock) -> int:
+    """What a request is answered with."""
+    return guest.call(message, m.Rlock).status
+
+
+def code(guest: Guest, message: Message) -> int | None:
+    """The errno that a request is refused with."""
+    with pytest.raises(Refused) as refused:
+        guest.do(message)
+    return refused.value.errno
+
+
+def test_two_processes(guest: Guest, file: Path) -> None:
+    fid, other = guest.open("file"), guest.open("file")
+    assert status(guest, lock(fid, WR, 0, 10)) == c.LOCK_SUCCESS
+    assert status(guest, lock(other, WR, 5, 10)) == c.LOCK_SUCCESS
+    assert status(guest, lock(other, WR, 5, 1, pid=2)) == c.LOCK_BLOCKED
+    assert status(guest, lock(other, UN, 0, 0)) == c.LOCK_SUCCESS
+    assert status(guest, lock(other, WR, 5, 1, pid=2)) == c.LOCK_SUCCESS
+    reclaim = lock(other, WR, 5, 1, pid=2, flags=c.LOCK_FLAGS_RECLAIM)
+    assert status(guest, reclaim) == c.LOCK_SUCCESS
+
+
+def test_getlock(guest: Guest, file: Path) -> None:
+    fid = guest.open("file")
+    free = guest.call(m.Tgetlock(fid, WR, 3, 4, 1, b"guest"), m.Rgetlock)
+    assert free == m.Rgetlock(UN, 3, 4, 1, b"guest")
+    status(guest, lock(fid, RD, 0, 10, pid=2))
+    held = guest.call(m.Tgetlock(fid, WR, 3, 4, 1, b"else"), m.Rgetlock)
+    assert held == m.Rgetlock(RD, 0, 10, 2, b"guest")
+    own = guest.call(m.Tgetlock(fid, WR, 3, 4, 2, b"guest"), m.Rgetlock)
+    assert own.type == UN
+
+
+def test_locks_go_with_their_fids(guest: Guest, file: Path) -> None:
+    fid, other = guest.open("file"), guest.open("file")
+    status(guest, lock(fid, WR))
+    assert guest.fids.entries[fid].flags
+    assert not guest.fids.entries[other].flags
+    guest.do(m.Tclunk(fid))
+    assert status(guest, lock(other, WR, pid=2)) == c.LOCK_SUCCESS
+    guest.do(m.Tversion(8192, b"9P2000.L"))
+    assert status(guest, lock(guest.open("file"), WR, pid=3)) == c.LOCK_SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [
+        (END, 0, errno.EOVERFLOW),
+        (0, END, errno.EOVERFLOW),
+        (END - 1, 2, errno.EOVERFLOW),
+        (2**64 - 1, 2**64 - 1, errno.EOVERFLOW),
+        (END - 1, 1, None),
+        (1, END - 1, None),
+        (0, END - 1, None),
+    ],
+)
+def test_offsets(guest: Guest, file: Path, start: int, length: int, expected: int | None) -> None:
+    fid = guest.open("file")
+    for message in (lock(fid, WR, start, length), m.Tgetlock(fid, WR, start, length, 1, b"g")):
+        if expected:
+            assert code(guest, message) == expected
+        else:
+            guest.do(message)
+
+
+def test_what_is_no_request(guest: Guest, file: Path) -> None:
+    fid = guest.open("file")
+    assert code(guest, lock(fid, 3)) == errno.EINVAL
+    assert code(guest, lock(fid, WR, flags=4)) == errno.EINVAL
+    assert code(guest, m.Tgetlock(fid, UN, 0, 0, 1, b"g")) == errno.EINVAL
+    assert code(guest, m.Tlock(fid, WR, 0, 0, 0, 1, bytes(1025))) == errno.EINVAL
+    unopened = guest.walk("file")
+    guest.do(m.Txattrwalk(unopened, 700, b""))
+    for number in (unopened, 700, 701):
+        for kind in (RD, WR, UN):
+            assert code(guest, lock(number, kind)) == errno.EBADF
+        assert code(guest, m.Tgetlock(number, WR, 0, 0, 1, b"g")) == errno.EBADF
+
+
+def test_a_fifo_is_not_opened_to_look_for_locks(guest: Guest, root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    assert code(guest, m.Tgetlock(guest.walk("fifo"), RD, 0, 0, 1, b"g")) == errno.EBADF
+    with pytest.raises(OSError) as refused:
+        guest.driver.open_for_locks(guest.fids.entries[guest.walk("fifo")].path_fd)
+    assert refused.value.errno == errno.EBADF
+
+
+def test_directories_are_locked_too(guest: Guest, root: Path) -> None:
+    (root / "d").mkdir()
+    fid, other = guest.open("d", os.O_RDONLY), guest.open("d", os.O_RDONLY)
+    assert status(guest, lock(fid, WR)) == c.LOCK_SUCCESS
+    assert status(guest, lock(other, RD, pid=2)) == c.LOCK_BLOCKED
+
+
+# ---- waiting
+
+
+def test_a_wait_ends_with_the_lock(locked: Guest, host: int) -> None:
+    request = locked.send(wait(locked.open("file")))
+    assert request.waits
+    fcntl.flock(host, fcntl.LOCK_UN)
+    assert request.result(m.Rlock).status == c.LOCK_SUCCESS
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_without_the_flag_nothing_waits(locked: Guest) -> None:
+    assert status(locked, lock(locked.open("file"), WR)) == c.LOCK_BLOCKED
+
+
+def test_a_quarter_of_the_ring_waits(locked: Guest, host: int) -> None:
+    fid = locked.open("file")
+    requests = [locked.send(wait(fid, pid)) for pid in range(3)]
+    assert all(request.waits for request in requests)
+    assert status(locked, wait(fid, 4)) == c.LOCK_BLOCKED
+    locked.server.flush(requests[1].key)
+    with pytest.raises(Refused) as refused:
+        requests[1].result(m.Rlock)
+    assert refused.value.errno == errno.EINTR
+    again = locked.send(wait(fid, 4))
+    assert again.waits
+    locked.server.cancel_waits()
+    for request in (requests[0], requests[2], again):
+        assert request.result(m.Rlock).status == c.LOCK_BLOCKED
+
+
+def test_flush_of_what_does_not_wait(locked: Guest) -> None:
+    request = locked.send(wait(locked.open("file")))
+    locked.server.flush((-1, -1))
+    assert request.waits
+    locked.server.flush(request.key)
+    locked.server.flush(request.key)
+    with pytest.raises(Refused):
+        request.result(m.Rlock)
+
+
+def test_cancelled_waits_are_answered_before_the_call_returns(locked: Guest) -> None:
+    requests = [locked.send(wait(locked.open("file"), pid)) for pid in range(3)]
+    locked.server.cancel_waits()
+    assert not any(request.waits for request in requests)
+    assert status(locked, wait(locked.open("file"))) == c.LOCK_BLOCKED
+    locked.server.resume_waits()
+    request = locked.send(wait(locked.open("file")))
+    assert request.waits
+    locked.server.reset()
+    assert request.result(m.Rlock).status == c.LOCK_BLOCKED
+    assert not locked.fids.entries
+
+
+def test_clunk_of_a_fid_that_a_wait_came_through(locked: Guest, host: int) -> None:
+    fid = locked.open("file")
+    request = locked.send(wait(fid))
+    locked.do(m.Tclunk(fid))
+    fcntl.flock(host, fcntl.LOCK_UN)
+    with pytest.raises(Refused) as refused:
+        request.result(m.Rlock)
+    assert refused.value.errno == errno.EBADF
+    fcntl.flock(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_many_waits_called_off_as_they_begin(locked: Guest) -> None:
+    """A signal may come before the system call that it is to end, and after."""
+    fid = locked.open("file")
+    for pid in range(100):
+        request = locked.send(wait(fid, pid))
+        locked.server.flush(request.key)
+        assert not request.waits
+
+
+def test_waits_while_the_host_keeps_taking_turns(locked: Guest, host: int, file: Path) -> None:
+    """Every wait ends, one way or the other, and the locks are consistent at the end."""
+    stop = threading.Event()
+
+    def turns() -> None:
+        while not stop.is_set():
+            fcntl.flock(host, fcntl.LOCK_UN)
+            fcntl.flock(host, fcntl.LOCK_EX)
+
+    thread = threading.Thread(target=turns)
+    thread.start()
+    try:
+        fid = locked.open("file")
+        for i in range(100):
+            request = locked.send(wait(fid))
+            if i % 2:
+                locked.server.flush(request.key)
+            try:
+                assert request.result(m.Rlock).status == c.LOCK_SUCCESS
+            except Refused as refused:
+                assert refused.errno == errno.EINTR
+            assert status(locked, lock(fid, UN)) == c.LOCK_SUCCESS
+    finally:
+        stop.set()
+        locked.server.cancel_waits()
+        thread.join()
+    fcntl.flock(host, fcntl.LOCK_UN)
+    fcntl.flock(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_no_thread_for_the_wait(locked: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    assert status(locked, wait(locked.open("file"))) == c.LOCK_BLOCKED
+
+
+def test_requests_are_told_apart(locked: Guest) -> None:
+    """Two with one tag, as after a flush: their keys differ."""
+    fid = locked.open("file")
+    one, two = (FakeRequest(wait(fid, pid).encode(9), 9) for pid in (1, 2))
+    for request in (one, two):
+        locked.server.handle(request.data, request)
+    locked.server.flush(two.key)
+    assert one.waits
+    assert not two.waits
+    locked.server.cancel_waits()
