@@ -34,7 +34,7 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
     preload = os.environ.get("VHOST9P_TEST_PRELOAD")
     return {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         **({"LD_PRELOAD": preload} if preload else {}),
         **env,
     }
