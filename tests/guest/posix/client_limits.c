@@ -97,6 +97,16 @@ CASE(independent_locks)
     OK(fcntl((int)OK(open("f", O_RDWR)), F_SETLK, &lock));
 }
 
+/* The server has opened the file with O_APPEND and is not told that this has ended. */
+CASE(append_switched_off)
+{
+    int fd = (int)OK(open("f", O_WRONLY | O_CREAT | O_APPEND, 0600));
+    SAME(4, write(fd, "data", 4));
+    OK(fcntl(fd, F_SETFL, 0));
+    SAME(1, pwrite(fd, "D", 1, 0));
+    holds("f", "Data");
+}
+
 void suite_client_limits(void)
 {
     static const struct plain_case plain[] = {
@@ -110,6 +120,7 @@ void suite_client_limits(void)
         {"lease", lease},
         {"file-handle", file_handle},
         {"independent-locks", independent_locks},
+        {"append-switched-off", append_switched_off},
     };
     run_plain("client-limits", plain, COUNT(plain));
 }

@@ -171,11 +171,19 @@ CASE(append_by_turns)
         SAME(3, write(i % 2 ? two : one, text, 3));
     }
     holds("f", "<0><1><2><3><4><5><6><7><8><9>");
-    OK(fcntl(one, F_SETFL, 0));
-    SAME(3, pwrite(one, "[0]", 3, 0));
-    OK(fcntl(one, F_SETFL, O_APPEND));
-    SAME(1, write(one, "!", 1));
-    holds("f", "[0]<1><2><3><4><5><6><7><8><9>!");
+}
+
+CASE(append_switched_on)
+{
+    put("f", "0123456789");
+    int fd = (int)OK(open("f", O_RDWR));
+    SAME(1, write(fd, "a", 1));
+    OK(fcntl(fd, F_SETFL, O_APPEND));
+    SAME(O_APPEND | O_RDWR, fcntl(fd, F_GETFL) & (O_APPEND | O_ACCMODE));
+    SAME(1, write(fd, "b", 1));
+    OK(fcntl(fd, F_SETFL, 0));
+    SAME(1, pwrite(fd, "c", 1, 1));
+    holds("f", "ac23456789b");
 }
 
 /* What one descriptor writes, every other reads at once. */
@@ -327,6 +335,7 @@ void suite_io(void)
 {
     static const struct plain_case plain[] = {
         {"vectors", vectors},
+        {"append-switched-on", append_switched_on},
         {"offsets", offsets},
         {"shared-offset", shared_offset},
         {"holes", holes},

@@ -1,0 +1,1 @@
+"""The POSIX conformance program: C sources, and build.py, which compiles them."""
