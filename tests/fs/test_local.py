@@ -30,6 +30,9 @@ def place() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="v9-local-"))
     path.chmod(0o755)
     yield path
+    for entry in path.iterdir():
+        if not entry.is_symlink():
+            entry.chmod(0o700)
     shutil.rmtree(path)
 
 

@@ -78,8 +78,8 @@ class MetadataFamily:
         return {m.Tsetattr: self.setattr, m.Tfsync: self.fsync}
 
     def setattr(self, request: Request, t: m.Tsetattr) -> m.Rsetattr:
-        """Owner first, since chown(2) clears set-id bits that a mode may set; times last, since
-        the others change them."""
+        """Owner and size before the mode, since they clear set-id bits that it may set; times last,
+        since the others change them."""
         self._context.require_writable()
         with self._fids.get(t.fid) as fid:
             fd = file_fd(fid.path_fd)
@@ -87,10 +87,10 @@ class MetadataFamily:
             ids, times = _ids(t), _times(t)
             if ids != (-1, -1):
                 self._driver.chown(fd, *ids)
-            if t.valid & c.SETATTR_MODE:
-                self._driver.chmod(fd, t.mode)
             if t.valid & c.SETATTR_SIZE:
                 self._truncate(fid, t.size)
+            if t.valid & c.SETATTR_MODE:
+                self._driver.chmod(fd, t.mode)
             if times:
                 self._driver.utimens(fd, times)
             if t.valid & c.SETATTR_CTIME and not t.valid & CHANGES and ids == (-1, -1):
