@@ -36,7 +36,8 @@ def prepare_process() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     os.umask(0)
     if os.geteuid() == 0:
-        os.setgroups([])
+        with suppress(PermissionError):  # a user namespace made without privilege forbids it
+            os.setgroups([])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     initialise()
