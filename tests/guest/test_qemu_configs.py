@@ -1,0 +1,231 @@
+"""Every configuration in qemu-configs/, as it is shipped: the daemon reads its YAML file, QEMU its
+.cfg file, and a guest mounts what the comment in it says.
+
+Both run in a copy of the folder, as that comment has it, so that the names of sockets and
+directories need no change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import ROOT, Daemon
+from tests.guest.fetch import Kernel
+from tests.guest.image import Image
+from tests.guest.vm import VM
+from vhost9p.cli import CAPABILITIES
+from vhost9p.config_file import load
+
+CONFIGS = ROOT / "qemu-configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.cfg"))
+MEMORY_OPTIONS = ("-machine", "-m", "-object")
+"""What the configuration says instead of the harness."""
+HUGE_PAGES = 256
+OVERCOMMIT = Path("/proc/sys/vm/nr_overcommit_hugepages")
+
+UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-Urm")
+MOUNT = """
+mount -t tmpfs one tree/one && mount -t tmpfs two tree/two || exit 1
+for name in one two; do
+    echo "in $name" > tree/$name/file
+    stat -c 'host inode %i' tree/$name/file
+done
+exec "$@"
+"""
+
+
+class ConfiguredVM(VM):
+    """A guest whose machine, memory and devices come from a .cfg file in `folder`."""
+
+    def __init__(self, image: Image, folder: Path, name: str) -> None:
+        super().__init__(image, log=folder / "log")
+        words = iter(self.command)
+        kept: list[str] = []
+        for word in words:
+            if word in MEMORY_OPTIONS:
+                next(words)
+            else:
+                kept.append(word)
+        # The names of sockets in the file are relative to where QEMU is started.
+        self.command = ("env", "-C", str(folder), *kept, "-readconfig", f"{name}.cfg")
+
+
+def said_in(name: str, command: str) -> list[list[str]]:
+    """The words of the commands of this name in the comment of a .cfg file."""
+    text = (CONFIGS / f"{name}.cfg").read_text().replace("\\\n#", "")
+    lines = re.findall(rf"^#     ({command}(?: .*)?)$", text, re.MULTILINE)
+    return [line.partition(" #")[0].split() for line in lines]
+
+
+class Example:
+    """A running daemon and the guest that has mounted all of its devices."""
+
+    def __init__(self, daemon: Daemon, vm: VM, folder: Path) -> None:
+        self.daemon = daemon
+        self.vm = vm
+        self.folder = folder
+
+
+@contextmanager
+def started(name: str, kernel: Kernel) -> Iterator[Example]:
+    """Does what the comment of a configuration says. /tmp has short names, as sockets need."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="v9-config-")))
+        shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
+        for _, _, *directories in said_in(name, "mkdir -p"):
+            for directory in directories:
+                (folder / directory).mkdir(parents=True)
+        mounts = said_in(name, "mount -t tmpfs")
+        wrapper = (*UNSHARE, "sh", "-c", MOUNT, "sh") if mounts else ()
+        (command,) = said_in(name, "vhost9p")
+        daemon = Daemon(*command[1:-1], socket=False, cwd=folder, wrapper=wrapper)
+        config = load(str(folder / f"{name}.yaml"))
+        daemon.start(wait=False)
+        stack.callback(daemon.kill)
+        for device in config.devices:
+            daemon.wait_line(rf"serving .* as '{device.tag}' on {device.socket}")
+        vm = stack.enter_context(ConfiguredVM(Image.build(kernel), folder, name))
+        for *mount, tag, where in said_in(name, "mount -t 9p"):
+            vm.run(("mkdir", "-p", where))
+            vm.run((*mount, tag, where))
+        yield Example(daemon, vm, folder)
+        vm.close()
+        daemon.stop()
+        assert not list(folder.glob("*.sock")), "a socket was left behind"
+
+
+def shares(vm: VM, folder: Path, mounted: dict[str, str]) -> None:
+    """Each directory of the host is the one at this place in the guest, for reading and writing."""
+    for directory, where in mounted.items():
+        (folder / directory / "from-host").write_text(f"{directory} of the host")
+        assert vm.run(f"cat {where}/from-host").text == f"{directory} of the host"
+        vm.run(f"mkdir {where}/sub && echo hello > {where}/sub/from-guest")
+        assert (folder / directory / "sub/from-guest").read_text() == "hello\n"
+
+
+def one_export(example: Example) -> None:
+    shares(example.vm, example.folder, {"share": "/mnt"})
+
+
+def two_exports(example: Example) -> None:
+    shares(example.vm, example.folder, {"src": "/mnt/src", "data": "/mnt/data"})
+    shown = example.vm.run("cat /proc/mounts").text
+    assert re.search(r"^src /mnt/src 9p .*msize=512000", shown, re.MULTILINE)
+    assert re.search(r"^data /mnt/data 9p .*msize=512000", shown, re.MULTILINE)
+
+
+def remap_mounts(example: Example) -> None:
+    host = [line for line in example.daemon.lines if line.startswith("host inode")]
+    assert len(host) == 2 and host[0] == host[1], "the host's numbers are meant to be equal"
+    assert example.vm.run("cat /mnt/one/file /mnt/two/file").text == "in one\nin two"
+    guest = example.vm.run("stat -c %i /mnt /mnt/one /mnt/two /mnt/one/file /mnt/two/file").text
+    assert len(set(guest.split())) == 5, guest
+    assert example.vm.run("find /mnt -samefile /mnt/one/file").text == "/mnt/one/file"
+
+
+def read_only(example: Example) -> None:
+    file = example.folder / "share/file"
+    file.write_text("stays")
+    vm = example.vm
+    assert vm.run("cat /mnt/file").text == "stays"
+    for command in ("echo x > /mnt/file", "rm /mnt/file", "mkdir /mnt/new", "chmod 777 /mnt/file"):
+        result = vm.run(command, check=False)
+        assert result.returncode != 0
+        assert b"Read-only file system" in result.stderr
+    assert os.listdir(file.parent) == ["file"]
+    assert file.read_text() == "stays"
+
+
+def hugepages(example: Example) -> None:
+    one_export(example)
+    with open(f"/proc/{example.daemon.pid}/smaps", encoding="utf-8") as smaps:
+        assert re.search(r"^KernelPageSize:\s+2048 kB$", smaps.read(), re.MULTILINE)
+
+
+CHECKS: dict[str, Callable[[Example], None]] = {
+    "one-export": one_export,
+    "two-exports": two_exports,
+    "remap-mounts": remap_mounts,
+    "read-only": read_only,
+    "hugepages": hugepages,
+}
+
+
+def free_huge_pages() -> int:
+    """Pages that may be taken without any being set aside."""
+    found = re.search(r"^HugePages_Free:\s+(\d+)$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+@contextmanager
+def enough_huge_pages() -> Iterator[None]:
+    """Lets pages be made on demand while a guest runs, where none are set aside."""
+    if free_huge_pages() >= HUGE_PAGES:
+        yield
+        return
+    try:
+        before = OVERCOMMIT.read_text()
+        OVERCOMMIT.write_text(str(int(before) + HUGE_PAGES))
+    except OSError as error:
+        pytest.skip(f"needs {HUGE_PAGES} huge pages: {error}")
+    try:
+        yield
+    finally:
+        OVERCOMMIT.write_text(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration(name: str, kernel: Kernel) -> None:
+    with ExitStack() as stack:
+        if name == "hugepages":
+            stack.enter_context(enough_huge_pages())
+        if said_in(name, "mount -t tmpfs"):
+            allowed = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
+            if allowed.returncode:
+                pytest.skip(f"{' '.join(UNSHARE)} is not permitted here")
+        CHECKS[name](stack.enter_context(started(name, kernel)))
+
+
+# ---- without a guest -----------------------------------------------------------------------------
+
+
+def test_every_configuration_has_both_files_and_a_check() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(NAMES) == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_comment_is_right(name: str) -> None:
+    """Its commands name this very configuration and its tags, and what is exported is made."""
+    (serve,) = said_in(name, "vhost9p")
+    assert serve == ["vhost9p", "--config", f"{name}.yaml", "&"]
+    (qemu,) = said_in(name, "qemu-system-x86_64")
+    assert qemu[1:3] == ["-readconfig", f"{name}.cfg"]
+    made = [CONFIGS / each for _, _, *dirs in said_in(name, "mkdir -p") for each in dirs]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
+        for each in made:
+            (Path(folder) / each.relative_to(CONFIGS)).mkdir(parents=True)
+        config = load(f"{folder}/{name}.yaml")
+    assert [words[-2] for words in said_in(name, "mount -t 9p")] == [d.tag for d in config.devices]
+    assert all(device.multidevs == "remap" for device in config.devices)
+    sockets = re.findall(r'^  path = "(.*)"$', (CONFIGS / f"{name}.cfg").read_text(), re.MULTILINE)
+    assert sockets == [os.path.basename(device.socket or "") for device in config.devices]
+
+
+def test_the_descriptor() -> None:
+    """What management software reads from share/qemu/vhost-user to find backends."""
+    descriptor = json.loads((CONFIGS / "50-vhost9p.json").read_text())
+    assert descriptor["type"] == CAPABILITIES["type"]
+    assert descriptor["description"]
+    assert os.path.isabs(descriptor["binary"])
+    assert os.path.basename(descriptor["binary"]) == "vhost9p"
