@@ -88,6 +88,20 @@ def test_getlock(guest: Guest, file: Path) -> None:
     assert own.type == UN
 
 
+def test_getlock_as_linux_asks(guest: Guest, file: Path) -> None:
+    """The type is lost on the way: what cannot be in the way is not told."""
+    fid = guest.open("file")
+    asked = m.Tgetlock(fid, UN, 3, 4, 1, b"guest")
+    assert guest.call(asked, m.Rgetlock).type == UN
+    status(guest, lock(fid, RD, 0, 10, pid=2))
+    assert guest.call(asked, m.Rgetlock).type == UN  # the client would have seen it itself
+    status(guest, lock(fid, UN, 0, 10, pid=2))
+    with file.open("r+b") as host:
+        for kind, wire in ((fcntl.LOCK_SH, RD), (fcntl.LOCK_EX, WR)):
+            fcntl.lockf(host, kind, 10, 0)
+            assert guest.call(asked, m.Rgetlock).type == wire
+
+
 def test_locks_go_with_their_fids(guest: Guest, file: Path) -> None:
     fid, other = guest.open("file"), guest.open("file")
     status(guest, lock(fid, WR))
@@ -124,7 +138,7 @@ def test_what_is_no_request(guest: Guest, file: Path) -> None:
     fid = guest.open("file")
     assert code(guest, lock(fid, 3)) == errno.EINVAL
     assert code(guest, lock(fid, WR, flags=4)) == errno.EINVAL
-    assert code(guest, m.Tgetlock(fid, UN, 0, 0, 1, b"g")) == errno.EINVAL
+    assert code(guest, m.Tgetlock(fid, 3, 0, 0, 1, b"g")) == errno.EINVAL
     assert code(guest, m.Tlock(fid, WR, 0, 0, 0, 1, bytes(1025))) == errno.EINVAL
     unopened = guest.walk("file")
     guest.do(m.Txattrwalk(unopened, 700, b""))

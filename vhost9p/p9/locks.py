@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Cancel, Holder, LockFile, LockTable
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, Cancel, Holder, LockFile, LockTable
 from vhost9p.fs.ranges import OFFSET_END, Range
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
@@ -71,6 +71,20 @@ def _holder(fid: Fid, t: m.Tlock | m.Tgetlock) -> Holder:
     if len(t.client_id) > CLIENT_ID_MAX:
         raise P9Error(errno.EINVAL, f"a client id of {len(t.client_id)} bytes")
     return Holder(fid.st_dev, fid.st_ino, t.client_id, t.proc_id)
+
+
+def _find_any(find: Callable[..., Blocker | None]) -> Blocker | None:
+    """What is in the way of the lock that Linux's client does not name.
+
+    F_GETLK arrives as UNLCK, whatever was asked for, once the client has found nothing in the way
+    among its own processes. So a read lock of one of these cannot be what is in the way.
+    """
+    found = find(kind=RDLCK)
+    if found is None:
+        found = find(kind=WRLCK)
+        if found and found.client_id:
+            return None
+    return found
 
 
 class LockFamily:
@@ -132,11 +146,12 @@ class LockFamily:
         """What is in the way of a lock. A process is never in its own way."""
         with self._fids.get(t.fid) as fid:
             holder = _holder(fid, t)
-            if t.type not in (RDLCK, WRLCK):
+            if t.type not in (RDLCK, WRLCK, UNLCK):
                 raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
             span = _span(t.start, t.length)
             open_file = partial(self._driver.open_for_locks, file_fd(fid.path_fd))
-            found = self._table.blocker(holder, t.type, span, open_file)
+            find = partial(self._table.blocker, holder, span=span, open_file=open_file)
+            found = _find_any(find) if t.type == UNLCK else find(kind=t.type)
         if found is None:
             return m.Rgetlock(UNLCK, t.start, t.length, t.proc_id, t.client_id)
         return m.Rgetlock(found.kind, *found.span, found.proc_id, found.client_id)
