@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import FakeRequest, Guest, Refused, serving
+from vhost9p.native import sys
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
@@ -97,9 +98,9 @@ def test_getlock_as_linux_asks(guest: Guest, file: Path) -> None:
     assert guest.call(asked, m.Rgetlock).type == UN  # the client would have seen it itself
     status(guest, lock(fid, UN, 0, 10, pid=2))
     with file.open("r+b") as host:
-        for kind, wire in ((fcntl.LOCK_SH, RD), (fcntl.LOCK_EX, WR)):
-            fcntl.lockf(host, kind, 10, 0)
-            assert guest.call(asked, m.Rgetlock).type == wire
+        for kind in (RD, WR):
+            sys.ofd_lock(host.fileno(), kind, 0, 10)
+            assert guest.call(asked, m.Rgetlock).type == kind
 
 
 def test_locks_go_with_their_fids(guest: Guest, file: Path) -> None:
