@@ -5,7 +5,7 @@
 #include "posix.h"
 
 #include <sys/file.h>
-#include <sys/mman.h>
+#include <sys/xattr.h>
 
 CASE(rename_noreplace)
 {
@@ -107,6 +107,41 @@ CASE(append_switched_off)
     holds("f", "Data");
 }
 
+/* The client gives up what it knows of an unlinked node unless it is open for reading or writing.
+ */
+CASE(unlinked_path)
+{
+    node(a->type, "n");
+    int fd = (int)OK(open("n", O_PATH | O_NOFOLLOW));
+    struct stat old = look_fd(fd);
+    OK(drop(a->type, "n"));
+    struct stat st = look_fd(fd);
+    SAME(0, (long long)st.st_nlink);
+    SAME((long long)old.st_ino, (long long)st.st_ino);
+    SAME(old.st_mode, st.st_mode);
+}
+
+CASE(removed_working)
+{
+    struct stat st;
+    OK(mkdir("d", 0755));
+    OK(chdir("d"));
+    OK(rmdir("../d"));
+    OK(stat(".", &st));
+    SAME(0, (long long)st.st_nlink);
+}
+
+/* On the wire, replacing a value by an empty one is the same as removing it. */
+CASE(xattr_emptied)
+{
+    char value[8];
+    need_xattrs();
+    put("f", "");
+    OK(setxattr("f", "user.x", "full", 4, 0));
+    OK(setxattr("f", "user.x", "", 0, XATTR_REPLACE));
+    SAME(0, getxattr("f", "user.x", value, sizeof(value)));
+}
+
 void suite_client_limits(void)
 {
     static const struct plain_case plain[] = {
@@ -121,6 +156,11 @@ void suite_client_limits(void)
         {"file-handle", file_handle},
         {"independent-locks", independent_locks},
         {"append-switched-off", append_switched_off},
+        {"removed-working-directory", removed_working},
+        {"xattr-emptied", xattr_emptied},
     };
     run_plain("client-limits", plain, COUNT(plain));
+    for (enum type type = 0; type < TYPES; type++)
+        run(unlinked_path, (struct arg){.type = type}, "client-limits/unlinked-path/%s",
+            type_names[type]);
 }

@@ -44,18 +44,6 @@ CASE(unwritable)
     CHECK(!exists("n"));
 }
 
-CASE(open_descriptor)
-{
-    node(a->type, "n");
-    int fd = (int)OK(open("n", O_PATH | O_NOFOLLOW));
-    struct stat old = look_fd(fd);
-    OK(unlink("n"));
-    struct stat st = look_fd(fd);
-    SAME(0, (long long)st.st_nlink);
-    SAME((long long)old.st_ino, (long long)st.st_ino);
-    SAME(old.st_mode, st.st_mode);
-}
-
 static int do_remove(enum type type, const char *path)
 {
     return drop(type, path);
@@ -193,7 +181,6 @@ void suite_unlink(void)
         if (type == DIR_)
             continue;
         run(removes, arg, "unlink/removes/%s", type_names[type]);
-        run(open_descriptor, arg, "unlink/open/%s", type_names[type]);
     }
     run_plain("unlink", plain, COUNT(plain));
 }
