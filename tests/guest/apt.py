@@ -99,7 +99,10 @@ class Archive:
             return
         self._configure()
         with cache.Progress(f"reading the package lists of {self._name}") as progress:
-            self._run("apt-get", "update", "--error-on=any", progress=progress)
+            try:
+                self._run("apt-get", "update", "--error-on=any", progress=progress)
+            except FetchError as error:
+                raise FetchError(f"the Debian archive cannot be read: {error}") from None
         self._updated = True
 
     def _configure(self) -> None:
@@ -176,7 +179,12 @@ class Archive:
 def debian_uri() -> str:
     """The address of the Debian archive that the host itself uses. Raises FetchError."""
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    found = [source for file in files for source in read_sources(file) if _is_debian(source)]
+    return choose([source for file in files for source in read_sources(file)])
+
+
+def choose(sources: list[Source]) -> str:
+    """The address of the first Debian archive among `sources`, a signed one if there is one."""
+    found = [source for source in sources if _is_debian(source)]
     if not found:
         raise FetchError(
             "no Debian archive among the host's apt sources (/etc/apt/sources.list, "

@@ -39,6 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     chosen = os.environ.get("VHOST9P_KERNELS")
     if chosen:
+        unknown = set(chosen.split(",")) - set(fetch.KERNELS)
+        if unknown:
+            raise pytest.UsageError(
+                f"VHOST9P_KERNELS={chosen}: there are {', '.join(fetch.KERNELS)}"
+            )
         metafunc.parametrize("kernel", chosen.split(","), indirect=True, scope="session")
         return
     everywhere = metafunc.definition.get_closest_marker("newest") is not None

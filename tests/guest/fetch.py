@@ -78,6 +78,7 @@ _UNUSED_PATHS = (
     *(f"usr/share/{name}" for name in ("lintian", "locale", "man", "mime")),
     "var",
 )
+_UNUSED_MODULES = ("**/kernel/drivers/[!bcv]*", "**/kernel/drivers/video", "**/kernel/sound")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,10 @@ def kernel(name: str) -> Kernel:
 
     def make(target: Path) -> None:
         _fetch_kernel(KERNELS[name], target, f"kernel {name}")
-        _unpack_image(_only(target, "boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"), zstd)
+        for pattern in _UNUSED_MODULES:
+            for path in list(target.glob(pattern)):
+                shutil.rmtree(path)
+        unpack_image(_only(target, "boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"), zstd)
 
     root = cache.entry(f"kernel-{name}", make)
     modules = _only(root, "usr/lib/modules/*", "lib/modules/*")
@@ -170,7 +174,7 @@ def _fetch_kernel(suite: str, target: Path, what: str) -> None:
     archive.unpack(suite, wanted, target, what)
 
 
-def _unpack_image(image: Path, zstd: tuple[str, ...]) -> None:
+def unpack_image(image: Path, zstd: tuple[str, ...]) -> None:
     """Replace a bzImage by the ELF file in it, called vmlinux.
 
     The payload's place is in the boot header (Linux's Documentation/arch/x86/boot.rst): setup_sects

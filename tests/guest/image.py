@@ -180,7 +180,9 @@ def agent() -> Path:
 
 
 @dataclass(frozen=True)
-class _Module:
+class Module:
+    """A kernel module as it goes into an image."""
+
     name: str
     path: str
     """Relative to /lib/modules/RELEASE."""
@@ -189,27 +191,27 @@ class _Module:
     aliases: tuple[str, ...]
 
 
-def _choose_modules(kernel: Kernel) -> dict[str, _Module]:
+def _choose_modules(kernel: Kernel) -> dict[str, Module]:
     """The wanted modules and all that they need, by name; what is built in is left out."""
     available = {_module_name(path): path for path in kernel.modules.glob("kernel/**/*.ko*")}
     built_in = {
         _module_name(Path(line))
         for line in (kernel.modules / "modules.builtin").read_text().splitlines()
     }
-    chosen: dict[str, _Module] = {}
+    chosen: dict[str, Module] = {}
     older = [name for name in _OLDER_KERNELS if name in available]
     for name in (*_AT_BOOT, *_ON_DEMAND, *older):
-        _choose(name, available, built_in, chosen)
+        choose(name, available, built_in, chosen)
     return chosen
 
 
-def _add_modules(writer: Writer, kernel: Kernel, chosen: dict[str, _Module]) -> None:
+def _add_modules(writer: Writer, kernel: Kernel, chosen: dict[str, Module]) -> None:
     """Add the modules and the tables that modprobe reads."""
     folder = f"usr/lib/modules/{kernel.release}"
     for module in chosen.values():
         writer.file(f"{folder}/{module.path}", module.data)
     dependencies = [
-        f"{module.path}: {' '.join(chosen[name].path for name in _closure(module, chosen))}\n"
+        f"{module.path}: {' '.join(chosen[name].path for name in closure(module, chosen))}\n"
         for module in chosen.values()
     ]
     aliases = [f"alias {alias} {m.name}\n" for m in chosen.values() for alias in m.aliases]
@@ -218,8 +220,8 @@ def _add_modules(writer: Writer, kernel: Kernel, chosen: dict[str, _Module]) -> 
     writer.file(f"{folder}/modules.builtin", (kernel.modules / "modules.builtin").read_bytes())
 
 
-def _choose(
-    name: str, available: dict[str, Path], built_in: set[str], chosen: dict[str, _Module]
+def choose(
+    name: str, available: dict[str, Path], built_in: set[str], chosen: dict[str, Module]
 ) -> None:
     """Put module `name` and all that it needs into `chosen`, needed ones first."""
     name = name.replace("-", "_")
@@ -236,9 +238,9 @@ def _choose(
             soft = value.removeprefix("pre:").split("post:")[0].split()
             needs += [n for n in soft if n.replace("-", "_") in available]
     for need in needs:
-        _choose(need, available, built_in, chosen)
+        choose(need, available, built_in, chosen)
     inside = re.sub(r"\.(xz|gz)$", "", str(path).partition("/kernel/")[2])
-    chosen[name] = _Module(
+    chosen[name] = Module(
         name,
         f"kernel/{inside}",
         data,
@@ -247,11 +249,11 @@ def _choose(
     )
 
 
-def _closure(module: _Module, chosen: dict[str, _Module]) -> list[str]:
+def closure(module: Module, chosen: dict[str, Module]) -> list[str]:
     """What `module` needs, directly or not; what must be loaded first stands last."""
     names: list[str] = []
     for need in module.needs:
-        for name in (need, *_closure(chosen[need], chosen)):
+        for name in (need, *closure(chosen[need], chosen)):
             if name in names:
                 names.remove(name)
             names.append(name)

@@ -33,12 +33,8 @@ class Qmp:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command (underscores in argument names stand for dashes); what it returns.
-
-        Raises QmpError.
-        """
-        named = {key.replace("_", "-"): value for key, value in arguments.items()}
-        message = json.dumps({"execute": command, "arguments": named})
+        """Run a command; what it returns. Raises QmpError."""
+        message = json.dumps({"execute": command, "arguments": arguments})
         end = time.monotonic() + _COMMAND_SECONDS
         with self._lock:
             try:

@@ -41,9 +41,7 @@ _FATAL = re.compile(
     rb"BUG: (?!soft lockup|workqueue lockup)[^\n]*"
 )
 # noreplace-smp and mitigations=off save work that is slow under emulation.
-_KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off noreplace-smp no_timer_check"
-)
+_KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off noreplace-smp"
 
 
 @dataclass(frozen=True)
