@@ -365,11 +365,12 @@ def test_a_host_process_is_named_by_its_pid(two: Process, path: Path) -> None:
         os.close(fd)
 
 
+@pytest.mark.parametrize("bound", ["PIECES_MAX", "FILE_PIECES_MAX"])
 def test_bounds(
-    table: LockTable, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
+    table: LockTable, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(locks, "FILES_MAX", 1)
-    monkeypatch.setattr(locks, "PIECES_MAX", 5)
+    monkeypatch.setattr(locks, bound, 5)
     one.lock(WRLCK, Range(0, 1))
     with pytest.raises(OSError) as refused:
         two.lock(WRLCK, Range(90, 1))

@@ -34,7 +34,9 @@ __all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "Holder", "LockFile",
 FILES_MAX = 4096
 """Descriptors that one guest's locks may cost; ENOLCK beyond."""
 PIECES_MAX = 65536
-"""Ranges that one guest may have locked; ENOLCK beyond."""
+FILE_PIECES_MAX = 4096
+"""Ranges that one guest, and one process in one file, may have locked; ENOLCK beyond. The kernel
+looks through a list of them."""
 
 
 class Holder(NamedTuple):
@@ -131,6 +133,10 @@ class LockTable:
             self._unlock(file, WHOLE)
         self._close_if_idle(file)
 
+    def _require_room(self, file: LockFile) -> None:
+        if self._pieces > PIECES_MAX or len(file.ranges) > FILE_PIECES_MAX:
+            raise OSError(errno.ENOLCK, f"{self._pieces} ranges are locked")
+
     def _record(self, file: LockFile, span: Range, kind: int) -> None:
         self._pieces -= len(file.ranges)
         file.ranges.set(span, kind)
@@ -146,9 +152,8 @@ class LockTable:
         Raises BlockingIOError (held by another), InterruptedError (the wait was cancelled), OSError
         ENOLCK (too many), EBADF (the fids are gone); then the process has what it had before.
         """
-        if self._pieces > PIECES_MAX:
-            raise OSError(errno.ENOLCK, f"{PIECES_MAX} ranges are locked")
         if not span.is_whole():
+            self._require_room(file)
             self._take_range(file, kind, span, cancel)
         elif file.allows_range(kind, fid_writable=fid_writable):
             self._take_both(file, kind, cancel)
@@ -244,8 +249,8 @@ class LockTable:
             file = self._files.get(holder)
             if file is None:
                 return
-            if self._pieces > PIECES_MAX and not span.is_whole():
-                raise OSError(errno.ENOLCK, f"{PIECES_MAX} ranges are locked")
+            if not span.is_whole():
+                self._require_room(file)
             self._unlock(file, span)
             self._close_if_idle(file)
 

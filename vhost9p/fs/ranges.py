@@ -6,6 +6,8 @@ one kind merge (fcntl(2)). It is needed to put things back as they were when a l
 of two cannot be had, to close a descriptor with its last lock, and to name the holder of a lock.
 """
 
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
 from typing import NamedTuple
 
 from vhost9p.native.sys import RDLCK, UNLCK, WRLCK
@@ -39,11 +41,17 @@ def _between(start: int, end: int) -> Range:
     return Range(start, 0 if end == OFFSET_END else end - start)
 
 
+Piece = tuple[int, int, int]
+"""Start, end, and RDLCK or WRLCK."""
+_start_of = itemgetter(0)
+_end_of = itemgetter(1)
+
+
 class RangeMap:
     """Disjoint locked ranges in ascending order. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[int, int, int]] = []  # start, end, RDLCK or WRLCK
+        self._pieces: list[Piece] = []
 
     def __len__(self) -> int:
         """How many pieces there are; 0: nothing is locked."""
@@ -52,20 +60,23 @@ class RangeMap:
     def set(self, span: Range, kind: int) -> None:
         """Locks a range, or unlocks it (UNLCK)."""
         start, end = span.start, span.end
-        pieces = []
-        for piece in self._pieces:
+        low = bisect_left(self._pieces, start, key=_end_of)
+        high = bisect_right(self._pieces, end, key=_start_of)
+        changed = []
+        for piece in self._pieces[low:high]:  # what overlaps or touches
             if piece[0] < start:
-                pieces.append((piece[0], min(piece[1], start), piece[2]))
+                changed.append((piece[0], min(piece[1], start), piece[2]))
             if piece[1] > end:
-                pieces.append((max(piece[0], end), piece[1], piece[2]))
+                changed.append((max(piece[0], end), piece[1], piece[2]))
         if kind != UNLCK:
-            pieces.append((start, end, kind))
-        self._pieces = []
-        for piece in sorted(pieces):
-            if self._pieces and self._pieces[-1][1:] == (piece[0], piece[2]):
-                self._pieces[-1] = (self._pieces[-1][0], piece[1], piece[2])
+            changed.append((start, end, kind))
+        merged: list[Piece] = []
+        for piece in sorted(changed):
+            if merged and merged[-1][1:] == (piece[0], piece[2]):
+                merged[-1] = (merged[-1][0], piece[1], piece[2])
             else:
-                self._pieces.append(piece)
+                merged.append(piece)
+        self._pieces[low:high] = merged
 
     def within(self, span: Range) -> list[tuple[Range, int]]:
         """The range in pieces, each with its kind, UNLCK for what is not locked."""
