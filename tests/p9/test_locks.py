@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import FakeRequest, Guest, Refused, serving
+from vhost9p.fs.locks import Cancel, LockTable
 from vhost9p.native import sys
 from vhost9p.p9 import constants as c
+from vhost9p.p9 import locks
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
 
@@ -267,6 +269,32 @@ def test_waits_while_the_host_keeps_taking_turns(locked: Guest, host: int, file:
         thread.join()
     fcntl.flock(host, fcntl.LOCK_UN)
     fcntl.flock(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_wait_that_no_signal_ends(locked: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system whose server is gone: nothing else may hang on it."""
+    monkeypatch.setattr(locks, "PATIENCE", 0)
+    hung = threading.Event()
+
+    def take(self: LockTable, *args: object, cancel: Cancel | None, **rest: object) -> None:
+        if cancel is None:
+            raise BlockingIOError(errno.EAGAIN, "held")
+        hung.wait()
+        raise InterruptedError(errno.EINTR, "at last")
+
+    monkeypatch.setattr(LockTable, "take", take)
+    requests = [locked.send(wait(locked.open("file"), pid)) for pid in range(2)]
+    locked.server.flush(requests[0].key)
+    locked.server.cancel_waits()
+    assert requests[0].waits
+    assert requests[1].waits
+    hung.set()
+    with pytest.raises(Refused) as refused:
+        requests[0].result(m.Rlock)
+    assert refused.value.errno == errno.EINTR
+    assert requests[1].result(m.Rlock).status == c.LOCK_BLOCKED
+    while threads := [each for each in threading.enumerate() if each.name.startswith("lock-")]:
+        threads[0].join()
 
 
 def test_no_thread_for_the_wait(locked: Guest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ the ring.
 """
 
 import errno
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -23,8 +25,12 @@ from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
 from vhost9p.p9.fids import FID_LOCKS, Fid
 
-SIGNAL_INTERVAL = 0.001
-"""Seconds between signals to a thread whose wait was cancelled."""
+SIGNAL_INTERVALS = (0.001, 1.0)
+"""Seconds between signals to a thread whose wait was cancelled: at first, doubled each time, and at
+most."""
+PATIENCE = 1.0
+"""Seconds to see cancelled waits end. One that a file system holds against all signals is left to
+end when it will: the ring's stop must not hang on it, nor other guests."""
 CLIENT_ID_MAX = 1024
 """Bytes; Linux sends the host name, of at most 64."""
 
@@ -44,17 +50,21 @@ class _Wait:
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
 
-    def end(self, wake_signal: int) -> None:
-        """Calls the wait off and sees it end: a signal that comes before the system call is lost,
-        so it is sent again."""
+    def end(self, wake_signal: int, deadline: float) -> bool:
+        """Calls the wait off; whether it was seen to end by then. A signal that comes before the
+        system call is lost, so it is sent again."""
         self.cancel.set()
+        interval, longest = SIGNAL_INTERVALS
         while True:
             with self.guard:
                 if self.ended.is_set():
-                    return
+                    return True
                 assert self.thread and self.thread.ident
                 signal.pthread_kill(self.thread.ident, wake_signal)
-            self.ended.wait(SIGNAL_INTERVAL)
+            if time.monotonic() > deadline:
+                return False
+            self.ended.wait(interval)
+            interval = min(interval * 2, longest)
 
 
 def _span(start: int, length: int) -> Range:
@@ -204,15 +214,27 @@ class LockFamily:
             if wait:
                 wait.flushed = True
         if wait:
-            wait.end(self._wake_signal)
+            self._call_off([wait])
+
+    def _call_off(self, waits: list[_Wait]) -> None:
+        """Ends waits, and sees them answered unless that takes too long."""
+        for wait in waits:
+            wait.cancel.set()
+        deadline = time.monotonic() + PATIENCE
+        left = [wait for wait in waits if not wait.end(self._wake_signal, deadline)]
+        if left:
+            threading.Thread(target=self._go_on, args=(left,), name="lock-end", daemon=True).start()
+
+    def _go_on(self, waits: list[_Wait]) -> None:
+        for wait in waits:
+            wait.end(self._wake_signal, math.inf)
 
     def stop_waiting(self) -> None:
-        """Ends every wait, and sees them answered; until `resume_waiting` nothing waits."""
+        """Ends every wait; until `resume_waiting` nothing waits."""
         with self._lock:
             self._draining = True
             waits = list(self._waits.values())
-        for wait in waits:
-            wait.end(self._wake_signal)
+        self._call_off(waits)
 
     def resume_waiting(self) -> None:
         """The ring runs again."""
