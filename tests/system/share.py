@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 
 # What a test gets that cares for neither: a model that works for whoever runs it.
 SECURITY = ("--security-model", "passthrough" if IS_ROOT else "none")
+
+# A mount namespace of its own, by root's rights or in a user namespace.
+UNSHARE = ["unshare", "--mount"] if IS_ROOT else ["unshare", "--map-root-user", "--mount"]
 
 ROOT_FID = 1
 TOP_FID = 2
@@ -96,6 +100,13 @@ def remount(share: Share, msize: int = 512000, n_uname: int = 0xFFFFFFFF) -> Non
     share.client.attach(share.root, n_uname)
     names = [share.name] if share.name else []
     assert len(share.client.walk(share.root, share.top, *names)) == len(names)
+
+
+def skip_without_namespaces() -> None:
+    """Skips the test where this user may not mount anything."""
+    probe = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no mount namespace: {probe.stderr.strip()}")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,15 @@ import pytest
 
 from tests.frontend.daemon import Daemon
 from tests.frontend.wire import DirEntry, Qid
-from tests.system.share import IS_ROOT, SECURITY, Share, fails, mounted
+from tests.system.share import (
+    IS_ROOT,
+    SECURITY,
+    UNSHARE,
+    Share,
+    fails,
+    mounted,
+    skip_without_namespaces,
+)
 
 # Runs with the export as $1 and the daemon's command behind it.
 MOUNTS = """
@@ -33,7 +41,6 @@ mount --bind one/file2 bound-file
 mkdir one/deep; mount -t tmpfs deep one/deep; echo deep > one/deep/file
 exec "$@"
 """
-UNSHARE = ["unshare", "--mount"] if IS_ROOT else ["unshare", "--map-root-user", "--mount"]
 TREE: list[tuple[bytes, ...]] = [
     (), (b"one",), (b"two",), (b"plain",), (b"here",), (b"bound",), (b"bound-file",),
     *[(d, f) for d in (b"one", b"two") for f in (b"sub", b"file1", b"file2", b"file3", b"hard")],
@@ -54,9 +61,7 @@ def export(scratch: Path) -> Path:
         (export / name).mkdir(parents=True)
     (export / "bound-file").touch()
     (export / "here").write_text("here")
-    probe = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"no mount namespace: {probe.stderr.decode()}")
+    skip_without_namespaces()
     return export
 
 

@@ -1,0 +1,203 @@
+"""Files whose server is gone: what hangs on them holds up nothing but itself.
+
+A VMM waits for GET_VRING_BASE and for changes of its memory in its main loop: they have to be
+answered while host files hang. What such a request completes later must not reach the guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.frontend import wire
+from tests.frontend.client import SET_SIZE, Client, Ticket
+from tests.frontend.daemon import Daemon
+from tests.frontend.memory import GIB, MIB, PAGE
+from tests.frontend.wire import T, encode
+from tests.system.share import SECURITY, UNSHARE, Share, mounted, remount, skip_without_namespaces
+
+COUNT = 65536
+
+
+class Hung:
+    """A guest of an export whose directory `gone` hangs until `release`."""
+
+    def __init__(self, share: Share, control: int, export: Path) -> None:
+        self.share = share
+        self.export = export
+        self._control = control
+        self.released = False
+
+    def open(self) -> int:
+        return self.share.client.open(self.share.top, (b"gone", b"hung"), os.O_RDWR)
+
+    def release(self) -> None:
+        self.released = True
+        os.write(self._control, b"x")
+
+    def held(self) -> bool:
+        """Whether the daemon still holds the file open: some request on it is not over."""
+        return any(link.endswith("/gone/hung") for link in self.share.daemon.fds().values())
+
+
+@pytest.fixture
+def hung(scratch: Path, tmp_path: Path) -> Iterator[Hung]:
+    skip_without_namespaces()
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse")
+    export = scratch / f"hung-{tmp_path.name}"
+    (export / "gone").mkdir(parents=True)
+    (export / "file").write_bytes(b"data")
+    theirs, ours = os.pipe()
+    wrapper = [*UNSHARE, sys.executable, "-m", "tests.system.hung_files"]
+    wrapper += [str(export / "gone"), str(theirs)]
+    daemon = Daemon("--path", str(export), *SECURITY, "--multidevs", "remap",
+                    wrapper=wrapper, pass_fds=[theirs])  # fmt: skip
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, ours)
+        undo.enter_context(daemon)
+        os.close(theirs)
+        share = undo.enter_context(mounted(daemon, export))
+        hung = Hung(share, ours, export)
+        yield hung
+        if not hung.released:
+            hung.release()
+        daemon.check_output()
+
+
+def serves(share: Share) -> None:
+    """Requests of C and of Python are answered."""
+    client = share.client
+    assert client.getattr(share.top).nlink > 0
+    client.mkdir(share.top, b"new")
+    client.unlinkat(share.top, b"new", 0x200)
+    fid = client.open(share.top, b"file")
+    assert client.read(fid, 0, 10) == b"data"
+    client.fsync(fid)
+    client.clunk(fid)
+
+
+HANGERS: dict[str, Callable[[Client, int], Ticket]] = {
+    "read": lambda c, fid: c.submit(T.READ, fid, 0, COUNT),
+    "write": lambda c, fid: c.submit(T.WRITE, fid, 0, bytes(COUNT)),
+    "fsync": lambda c, fid: c.submit(T.FSYNC, fid, 0),
+    "setattr": lambda c, fid: c.submit(T.SETATTR, fid, SET_SIZE, *[0] * 8),
+}
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "fsync"])
+def test_other_requests_go_on(hung: Hung, kind: str) -> None:
+    """Each of several that hang takes a thread along; there are others."""
+    client = hung.share.client
+    fid = hung.open()
+    tickets = [HANGERS[kind](client, fid) for _ in range(6)]
+    serves(hung.share)
+    assert not any(ticket.reply for ticket in tickets)
+    hung.release()
+    for ticket in tickets:
+        fields = client.wait(ticket).fields
+        assert kind != "read" or fields[0] == b"h" * COUNT
+
+
+def test_hundred_reads_hang(hung: Hung) -> None:
+    """More than there may be threads: then nothing goes on, and nothing is lost."""
+    client = hung.share.client
+    fid = hung.open()
+    tickets = [client.submit(T.READ, fid, 4096 * i, 4096) for i in range(100)]
+    tickets.append(client.submit(T.GETATTR, fid, 0x7FF))
+    hung.release()
+    for ticket in tickets:
+        client.wait(ticket)
+    serves(hung.share)
+
+
+def test_flush_waits_for_what_hangs(hung: Hung) -> None:
+    """The buffers are the server's until the original is answered; Rflush comes after it."""
+    client = hung.share.client
+    ticket = client.submit(T.READ, hung.open(), 0, COUNT)
+    flush = client.submit(T.FLUSH, ticket.tag)
+    serves(hung.share)
+    assert (ticket.reply, flush.reply) == (None, None)
+    hung.release()
+    client.wait(flush)
+    assert ticket.reply is not None
+
+
+@pytest.mark.parametrize("kind", ["read", "fsync", "setattr"])
+def test_stop_is_answered(hung: Hung, kind: str) -> None:
+    """With EIO for what hangs; guest memory is not written to when it is over at last."""
+    share, client, machine = hung.share, hung.share.client, hung.share.machine
+    ticket = HANGERS[kind](client, hung.open())
+    client.getattr(share.top)  # it has been taken from the ring, then
+    base = machine.stop()
+    assert base == machine.ring.avail_idx
+    (done,) = machine.ring.poll()
+    # The ticket is not finished, so that its buffers are not used again.
+    assert client.in_flight[done.head] is ticket
+    reply = wire.decode(ticket.buffers.gather(done.length))
+    assert (reply.type, reply.tag, reply.fields) == (wire.RLERROR, ticket.tag, (errno.EIO,))
+    before = [machine.memory.read(gpa, size) for gpa, size in ticket.buffers.writable]
+    used = machine.memory.read(machine.ring.used, 6 + 8 * machine.ring.size)
+    machine.ring.called()
+    hung.release()
+    assert machine.memory.read(machine.ring.used, 6 + 8 * machine.ring.size) == used
+    machine.reboot()
+    share.client = Client(machine)
+    remount(share)
+    share.daemon.wait_until(lambda: not hung.held(), "a fid of a hanging request was kept")
+    assert before == [machine.memory.read(gpa, size) for gpa, size in ticket.buffers.writable]
+    serves(share)
+
+
+def test_memory_is_taken_from_what_hangs(hung: Hung) -> None:
+    """REM_MEM_REG of the region that a hanging read is to fill."""
+    share, machine = hung.share, hung.share.machine
+    fid = hung.open()
+    region = machine.memory.add_region(16 * GIB, 2 * MIB)
+    machine.send_memory()
+    request, reply = machine.memory.alloc(64), machine.memory.alloc(COUNT, PAGE, region)
+    message = encode(T.READ, 5, fid, 0, COUNT - 11)
+    machine.memory.write(request, message)
+    machine.ring.add([(request, len(message))], [(reply, COUNT)])
+    machine.ring.kick()
+    serves(share)
+    machine.frontend.rem_mem_reg(region)
+    machine.sent_regions.remove(region)
+    (done,) = machine.ring.wait()
+    assert done.length in (0, 11)
+    before = bytes(region.view)
+    hung.release()
+    share.client.clunk(fid)
+    share.daemon.wait_until(lambda: not hung.held(), "a fid of a hanging request was kept")
+    assert bytes(region.view) == before
+    serves(share)
+
+
+def test_next_guest_is_served(hung: Hung) -> None:
+    """A guest that leaves behind what hangs does not take the daemon along."""
+    share = hung.share
+    fid = hung.open()
+    for kind in ("read", "write", "fsync"):
+        HANGERS[kind](share.client, fid)
+    serves(share)
+    share.machine.close()
+    with mounted(share.daemon, hung.export) as other:
+        serves(other)
+        assert hung.held()
+        hung.release()
+        share.daemon.wait_until(lambda: not hung.held(), "a fid of a hanging request was kept")
+        serves(other)
+
+
+def test_daemon_can_be_stopped(hung: Hung) -> None:
+    fid = hung.open()
+    for hang in HANGERS.values():
+        hang(hung.share.client, fid)
+    hung.share.daemon.stop()
+    hung.released = True
