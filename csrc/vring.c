@@ -126,16 +126,14 @@ struct table {
     bool indirect;
 };
 
-/* One copy of a descriptor, which is checked and used: the guest may change the original. */
+/* One copy of a descriptor, which is checked and used: the guest may change the original. An
+ * indirect table may lie at any address. */
 static struct v9_desc copy_desc(const struct table *table, uint32_t index)
 {
-    const volatile struct v9_desc *from = &table->desc[index];
     struct v9_desc desc;
 
-    desc.addr = from->addr;
-    desc.len = from->len;
-    desc.flags = from->flags;
-    desc.next = from->next;
+    memcpy(&desc, (const uint8_t *)table->desc + index * sizeof(desc), sizeof(desc));
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not read it again */
     return desc;
 }
 

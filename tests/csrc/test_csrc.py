@@ -1,0 +1,44 @@
+"""Builds every test_*.c beside this file, and the fuzzers, with the csrc files that its first line
+names, and runs it: with the address and undefined-behaviour sanitizers, and as it ships."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
+BUILDS = {
+    "sanitized": ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "optimised": ("-O2",),
+}
+PROGRAMS = sorted([*HERE.glob("test_*.c"), *(ROOT / "tests" / "fuzz").glob("fuzz_*.c")])
+
+
+def build(program: Path, flags: tuple[str, ...], folder: Path) -> Path:
+    """Compiles a test program; its first line is `// sources: a.c b.c`."""
+    first = program.read_text().splitlines()[0]
+    match = re.fullmatch(r"// sources: (.+)", first)
+    assert match, f"{program.name} begins with {first!r} instead of its sources"
+    sources = [str(ROOT / "csrc" / name) for name in match[1].split()]
+    target = folder / program.stem
+    compiler = os.environ.get("CC", "cc")
+    includes = (f"-I{ROOT / 'csrc'}", f"-I{HERE}")
+    command = [compiler, *WARNINGS, *flags, *includes, "-o", str(target), str(program), *sources]
+    subprocess.run([*command, "-pthread"], check=True)
+    return target
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_program(program: Path, kind: str, tmp_path: Path) -> None:
+    target = build(program, BUILDS[kind], tmp_path)
+    # The programs catch SIGBUS themselves, which is the point of some.
+    environment = {**os.environ, "ASAN_OPTIONS": "handle_sigbus=0:detect_leaks=1"}
+    result = subprocess.run(
+        [str(target)], capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
