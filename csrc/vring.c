@@ -94,6 +94,11 @@ int v9_vring_map(struct v9_vring *vr, struct v9_mem *mem)
         v9_vring_unmap(vr);
         return -EFAULT;
     }
+    /* Its place in our memory follows from the region's offset, which may be any. */
+    if ((uintptr_t)vr->desc % 16 || (uintptr_t)vr->avail % 2 || (uintptr_t)vr->used % 4) {
+        v9_vring_unmap(vr);
+        return -EINVAL;
+    }
     vr->used_idx = __atomic_load_n(&vr->used->idx, __ATOMIC_RELAXED);
     vr->signalled = vr->used_idx;
     return 0;
