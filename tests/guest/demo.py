@@ -37,8 +37,6 @@ def step(what: str) -> Iterator[None]:
 
 def enter_namespace() -> None:
     """Runs this program again in a mount namespace of its own; returns where that is refused."""
-    if INSIDE in os.environ:
-        return
     command = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
         print("    (no mount namespace here: the tree will hold one file system)")
@@ -148,9 +146,7 @@ def look_around(vm: VM, tree: Path) -> None:
 def run(folder: Path) -> None:
     """The demo, with its files in `folder`."""
     start = time.monotonic()
-    with step("QEMU, a Debian kernel and an initramfs, from the cache if they are there"):
-        print(f"    QEMU {fetch.qemu().version}, Linux {fetch.kernel(KERNEL).release}")
-        image = Image.build(fetch.kernel(KERNEL), "mini")
+    image = Image.build(fetch.kernel(KERNEL), "mini")
     sockets = [folder / "remap.sock", folder / "warn.sock"]
     with ExitStack() as running:
         with step("The daemon"):
@@ -168,15 +164,25 @@ def run(folder: Path) -> None:
     print(f"Done in {time.monotonic() - start:.0f} s.")
 
 
+def prepare() -> None:
+    """Fetches and builds what the guest is made of, as the user who runs this."""
+    with step("QEMU, a Debian kernel and an initramfs, from the cache if they are there"):
+        print(f"    QEMU {fetch.qemu().version}, Linux {fetch.kernel(KERNEL).release}")
+        Image.build(fetch.kernel(KERNEL), "mini")
+
+
 def main() -> int:
     """Exit code 0 when everything worked."""
-    enter_namespace()
+    if INSIDE not in os.environ:
+        try:
+            prepare()
+        except FetchError as error:
+            print(f"demo: {error}", file=sys.stderr)
+            return 1
+        enter_namespace()
     folder = Path(tempfile.mkdtemp(prefix="vhost9p-demo-"))
     try:
         run(folder)
-    except FetchError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
     finally:
         if INSIDE in os.environ:
             for name in ("apples", "pears"):
