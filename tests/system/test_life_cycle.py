@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from tests.frontend.client import Client
 from tests.frontend.machine import QEMU_PROTOCOL, Machine
@@ -103,6 +104,19 @@ def test_stopped_ring_keeps_its_requests(share: Share) -> None:
     assert machine.ring.poll() == []
     assert base == machine.ring.avail_idx - 1
     machine.start()
+    client.wait(ticket)
+
+
+def test_first_completion_after_a_start_is_signalled(share: Share) -> None:
+    """Whatever the ring's memory says: a driver may have asked before its device was stopped."""
+    client, machine = share.client, share.machine
+    ring = machine.ring
+    machine.stop()
+    machine.start()
+    ring.called()
+    ring.memory.store16(ring.avail + 4 + 2 * ring.size, ring.last_used + 1000)  # used_event
+    ticket = client.submit(T.GETATTR, share.top, 0x7FF)
+    assert select.select([ring.call_fd], [], [], 10)[0]
     client.wait(ticket)
 
 
