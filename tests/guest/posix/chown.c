@@ -139,36 +139,37 @@ CASE(rights_move)
     holds("f", "data");
 }
 
+static const struct ids root_sets[] = {
+    {"both", BOB, BOBS},
+    {"user", BOB, KEEP},
+    {"group", KEEP, BOBS},
+    {"zero", 0, 0},
+    {"65535", 65535, 65535},
+    {"65536", 65536, 65536},
+    {"2-to-31", 1U << 31, 1U << 31},
+    {"largest", KEEP - 1, KEEP - 1},
+};
+static const struct {
+    struct ids ids;
+    int error;
+} owner_sets[] = {
+    {{"own-group", KEEP, ALICES}, 0},
+    {{"other-group-of-hers", KEEP, TEAM}, 0},
+    {{"same-user", ALICE, KEEP}, 0},
+    {{"same-user-team", ALICE, TEAM}, 0},
+    {{"foreign-group", KEEP, FOREIGN}, EPERM},
+    {{"group-0", KEEP, 0}, EPERM},
+    {{"give-away", BOB, KEEP}, EPERM},
+    {{"give-away-team", BOB, TEAM}, EPERM},
+    {{"to-root", 0, KEEP}, EPERM},
+};
+static const struct ids other_sets[] = {{"take", BOB, KEEP},
+                                        {"take-group", KEEP, BOBS},
+                                        {"same", ALICE, TEAM},
+                                        {"same-group", KEEP, TEAM}};
+
 void suite_chown(void)
 {
-    static const struct ids root_sets[] = {
-        {"both", BOB, BOBS},
-        {"user", BOB, KEEP},
-        {"group", KEEP, BOBS},
-        {"zero", 0, 0},
-        {"65535", 65535, 65535},
-        {"65536", 65536, 65536},
-        {"2-to-31", 1U << 31, 1U << 31},
-        {"largest", KEEP - 1, KEEP - 1},
-    };
-    static const struct {
-        struct ids ids;
-        int error;
-    } owner_sets[] = {
-        {{"own-group", KEEP, ALICES}, 0},
-        {{"other-group-of-hers", KEEP, TEAM}, 0},
-        {{"same-user", ALICE, KEEP}, 0},
-        {{"same-user-team", ALICE, TEAM}, 0},
-        {{"foreign-group", KEEP, FOREIGN}, EPERM},
-        {{"group-0", KEEP, 0}, EPERM},
-        {{"give-away", BOB, KEEP}, EPERM},
-        {{"give-away-team", BOB, TEAM}, EPERM},
-        {{"to-root", 0, KEEP}, EPERM},
-    };
-    static const struct ids other_sets[] = {{"take", BOB, KEEP},
-                                            {"take-group", KEEP, BOBS},
-                                            {"same", ALICE, TEAM},
-                                            {"same-group", KEEP, TEAM}};
     static const mode_t modes[] = {04777, 02777, 06777, 06555, 07711};
     static const struct plain_case plain[] = {
         {"through-descriptor", through_descriptor},
