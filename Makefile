@@ -24,7 +24,7 @@ $(VENV)/.venv-made: pyproject.toml tests/prerequisites.sh
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.venv-made $(wildcard csrc/*) pyproject.toml
-	@$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 lint: build
