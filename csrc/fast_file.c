@@ -153,44 +153,52 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/* The fid of a Tread or Twrite, pinned, or an error; V9_PASS for Python's. */
-static int io_fid(struct v9_device *dev, uint32_t number, struct v9_fid **out)
-{
-    struct v9_fid *fid = v9_fids_pin(&dev->fids, number);
-    int err = !fid ? -EBADF : fid->flags & V9_FID_UPCALL ? V9_PASS : fid->io_fd < 0 ? -EBADF : 0;
+/* What Tread and Twrite begin with: fid[4] offset[8] count[4]. */
+struct transfer {
+    struct v9_fid *fid; /* pinned, and open */
+    uint64_t offset;
+    uint32_t count;
+};
 
-    if (err && fid)
-        v9_fids_unpin(&dev->fids, fid);
-    *out = fid;
+/* 0, -errno, or V9_PASS where the fid is Python's. */
+static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transfer *t)
+{
+    uint32_t number = v9_in_u32(in);
+    int err;
+
+    t->offset = v9_in_u64(in);
+    t->count = v9_in_u32(in);
+    if (!v9_in_is_done(in) || t->offset > INT64_MAX)
+        return -EINVAL;
+    t->fid = v9_fids_pin(&dev->fids, number);
+    if (!t->fid)
+        return -EBADF;
+    err = t->fid->flags & V9_FID_UPCALL ? V9_PASS : t->fid->io_fd < 0 ? -EBADF : 0;
+    if (err)
+        v9_fids_unpin(&dev->fids, t->fid);
     return err;
 }
 
 int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                  struct v9_scratch *scratch)
 {
-    uint32_t number = v9_in_u32(in), count;
-    uint64_t offset = v9_in_u64(in);
     uint8_t header[P9_IO_SIZE];
-    struct v9_fid *fid;
+    struct transfer t;
     uint32_t pieces;
     ssize_t got;
-    int err;
+    int err = begin_transfer(dev, in, &t);
 
-    count = v9_in_u32(in);
-    if (!v9_in_is_done(in) || offset > INT64_MAX)
-        return -EINVAL;
-    err = io_fid(dev, number, &fid);
     if (err)
         return err;
-    if (count > dev->msize - P9_IO_SIZE)
-        count = dev->msize - P9_IO_SIZE;
+    if (t.count > dev->msize - P9_IO_SIZE)
+        t.count = dev->msize - P9_IO_SIZE;
     pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
-                          P9_IO_SIZE, count, scratch->slice);
+                          P9_IO_SIZE, t.count, scratch->slice);
     do
-        got = preadv(fid->io_fd, scratch->slice, (int)pieces, (off_t)offset);
+        got = preadv(t.fid->io_fd, scratch->slice, (int)pieces, (off_t)t.offset);
     while (got < 0 && errno == EINTR);
     err = got < 0 ? -errno : 0;
-    v9_fids_unpin(&dev->fids, fid);
+    v9_fids_unpin(&dev->fids, t.fid);
     if (err)
         return err;
     v9_put_header(header, P9_IO_SIZE + (uint32_t)got, P9_TREAD + 1, r->tag);
@@ -199,32 +207,55 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return P9_IO_SIZE + (int)got;
 }
 
+/*
+ * A write by anybody but root takes set-id bits away (write(2) of a process without CAP_FSETID).
+ * The host's kernel does not, since the daemon may have that capability, and clients before
+ * Linux 6.4 leave it to the server. The bits go before the data comes: nobody runs what was written
+ * as the file's owner.
+ */
+static int drop_set_ids(const struct v9_fid *fid)
+{
+    const uint32_t own_uid = UINT32_MAX;
+    struct stat st;
+    mode_t bits;
+
+    if (fid->uid == 0 || fid->uid == own_uid)
+        return 0;
+    if (fstat(fid->io_fd, &st) < 0)
+        return -errno;
+    bits = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
+    if (!S_ISREG(st.st_mode) || !(st.st_mode & bits))
+        return 0;
+    return fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
+}
+
 int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
-    uint32_t number = v9_in_u32(in), count;
-    uint64_t offset = v9_in_u64(in);
     uint8_t reply[P9_IO_SIZE];
-    struct v9_fid *fid;
+    struct transfer t;
     uint32_t pieces;
-    ssize_t put;
+    ssize_t put = 0;
     int err;
 
-    count = v9_in_u32(in);
-    if (!v9_in_is_done(in) || offset > INT64_MAX || count > r->size - P9_TWRITE_SIZE)
-        return -EINVAL;
     if (dev->export->conf.readonly)
         return -EROFS;
-    err = io_fid(dev, number, &fid);
+    err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    pieces =
-        v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, count, scratch->slice);
-    do
-        put = pwritev(fid->io_fd, scratch->slice, (int)pieces, (off_t)offset);
-    while (put < 0 && errno == EINTR);
-    err = put < 0 ? -errno : 0;
-    v9_fids_unpin(&dev->fids, fid);
+    if (t.count > r->size - P9_TWRITE_SIZE)
+        err = -EINVAL;
+    if (!err && t.count)
+        err = drop_set_ids(t.fid);
+    if (!err) {
+        pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t.count,
+                              scratch->slice);
+        do
+            put = pwritev(t.fid->io_fd, scratch->slice, (int)pieces, (off_t)t.offset);
+        while (put < 0 && errno == EINTR);
+        err = put < 0 ? -errno : 0;
+    }
+    v9_fids_unpin(&dev->fids, t.fid);
     if (err)
         return err;
     v9_put_header(reply, sizeof(reply), P9_TWRITE + 1, r->tag);

@@ -1,7 +1,7 @@
 """POSIX conformance of a mount, as a guest's root sees it under security_model passthrough.
 
-What fails must be what Linux's 9p client cannot do on any server; each is named here and in the
-README.
+Nothing may fail. What Linux's 9p client cannot do whatever the server is a group of its own in the
+program (client-limits/), which is not run here; the README names it.
 """
 
 import re
@@ -13,20 +13,6 @@ import pytest
 from tests.frontend.daemon import Daemon
 from tests.guest.conftest import Boot
 from tests.guest.posix.build import build_posix
-
-CLIENT_LIMITS = {
-    # The client keeps no fid for an O_PATH descriptor or a working directory and asks by name,
-    # which is gone.
-    "unlink/open/file",
-    "unlink/open/fifo",
-    "unlink/open/socket",
-    "unlink/open/char",
-    "unlink/open/block",
-    "unlink/open/symlink",
-    "directory/rmdir/working-directory",
-    # setxattr with XATTR_REPLACE and an empty value is removexattr on the wire.
-    "xattr/empty-value",
-}
 
 
 @pytest.mark.guest
@@ -41,8 +27,7 @@ def test_nothing_fails_that_a_client_can_do(boot: Boot, tmp_path: Path) -> None:
         vm.mount("host0", "/mnt")
         lines = vm.run("/opt/posix /mnt", check=False, timeout=900).text.splitlines()
     bad = [line for line in lines if line.startswith("not ok ")]
-    failed = {line.split()[2] for line in bad}
-    assert failed - CLIENT_LIMITS == set(), bad
-    summary = re.fullmatch(r"(\d+) passed, \d+ failed, (\d+) skipped", lines[-1])
+    assert not bad
+    summary = re.fullmatch(r"(\d+) passed, 0 failed, \d+ skipped", lines[-1])
     assert summary, lines[-1]
     assert int(summary[1]) > 4000, "most cases must have run"

@@ -180,3 +180,24 @@ def test_none_ignores_failing_chowns(unprivileged: Share) -> None:
     client.setattr(fid, SET_UID | SET_GID | SET_MODE, uid=ANN, gid=ANN, mode=0o644)
     assert owner(share, "file") == before
     assert os.stat(share.path("file")).st_mode & 0o777 == 0o644
+
+
+@needs_root
+def test_a_users_write_drops_set_ids(share: Share) -> None:
+    """As write(2) without CAP_FSETID; older clients leave it to the server."""
+    os.chmod(share.host, 0o777)
+    share.put("file", b"old")
+    for uid, mode, left in (
+        (ANN, 0o6777, 0o777),
+        (ANN, 0o2767, 0o2767),  # not executable by the group: mandatory locking's old mark
+        (0, 0o6777, 0o6777),
+        (NOFID, 0o6777, 0o6777),
+    ):
+        os.chmod(share.path("file"), mode)
+        top = attach(share, uid)
+        fid = share.client.walk_to(top, b"file")
+        share.client.lopen(fid, os.O_WRONLY)
+        share.client.write(fid, 0, b"")
+        assert stat.S_IMODE(os.stat(share.path("file")).st_mode) == mode
+        share.client.write(fid, 0, b"new")
+        assert stat.S_IMODE(os.stat(share.path("file")).st_mode) == left
