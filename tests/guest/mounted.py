@@ -1,0 +1,60 @@
+"""A daemon, an export and a guest that has it mounted, for tests that look from both sides."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.frontend.daemon import Daemon
+from tests.guest.channel import Result
+from tests.guest.conftest import Boot
+from tests.guest.vm import VM
+
+MOUNT = "/mnt"
+
+
+class Mounted:
+    """One export, mounted at /mnt of one guest."""
+
+    def __init__(self, daemon: Daemon, export: Path, vm: VM) -> None:
+        self.daemon = daemon
+        self.export = export
+        self.vm = vm
+
+    def sh(self, script: str, *, uid: int = 0, timeout: float = 300, check: bool = True) -> str:
+        """Runs a script in the mount's root; its output."""
+        return self.result(script, uid=uid, timeout=timeout, check=check).text
+
+    def result(
+        self, script: str, *, uid: int = 0, timeout: float = 300, check: bool = True
+    ) -> Result:
+        """The same, with all that the command left."""
+        script = f"set -e; cd {MOUNT}; {script}"
+        return self.vm.run(script, uid=uid, gid=uid, timeout=timeout, check=check)
+
+    def remount(self, cache: str = "none", options: str = "") -> None:
+        """Mounts again in another way."""
+        self.vm.umount(MOUNT)
+        self.vm.mount("host0", MOUNT, cache=cache, options=options)
+
+
+@contextmanager
+def scratch_export() -> Iterator[Path]:
+    """A directory on a real file system that everybody may reach."""
+    path = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="v9-guest-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def mounted(boot: Boot, *args: str, cpus: int = 1) -> Iterator[Mounted]:
+    """Everything, until the block ends; `args` are the daemon's."""
+    with scratch_export() as export, Daemon("--path", str(export), *args) as daemon:
+        vm = boot("full", [Path(daemon.socket)], cpus=cpus, hotplug=True)
+        vm.mount("host0", MOUNT)
+        yield Mounted(daemon, export, vm)
+        vm.kill()  # before the daemon: QEMU does not survive its backend
