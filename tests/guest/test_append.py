@@ -1,0 +1,60 @@
+"""O_APPEND: what is appended ends up at the end, once, whatever the client caches.
+
+With cache=mmap and loose, kernels from 6.4 on open write-only files for reading and writing and
+write pages back by offset; a server that honoured O_APPEND there would append whole pages.
+"""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.guest.conftest import Boot
+from tests.guest.mounted import mounted, scratch_export
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
+]
+
+
+@pytest.mark.newest
+def test_appending_in_every_cache_mode(boot: Boot) -> None:
+    with mounted(boot) as share:
+        for cache in ("none", "mmap", "loose"):
+            share.remount(cache=cache)
+            share.sh(
+                f"""for i in $(seq 200); do echo $i >> {cache}; done
+                exec 5>>{cache}.open; for i in $(seq 3000); do echo line $i >&5; done; exec 5>&-
+                printf head > {cache}.both; exec 6<>{cache}.both; exec 7>>{cache}.both
+                echo over >&6; echo tail >&7; exec 6>&- 7>&-; sync"""
+            )
+            share.vm.umount("/mnt")
+            share.vm.mount("host0", "/mnt")
+            text = "".join(f"{i}\n" for i in range(1, 201))
+            assert (share.export / cache).read_text() == text
+            text = "".join(f"line {i}\n" for i in range(1, 3001))
+            assert (share.export / f"{cache}.open").read_text() == text
+            assert (share.export / f"{cache}.both").read_text() == "over\ntail\n"
+
+
+def test_two_guests_append_to_one_file(boot: Boot) -> None:
+    with ExitStack() as stack:
+        export = stack.enter_context(scratch_export())
+        writers = []
+        for who in ("a", "b"):
+            daemon = stack.enter_context(Daemon("--path", str(export)))
+            vm = boot("full", [Path(daemon.socket)])
+            stack.callback(vm.kill)
+            vm.mount("host0", "/mnt")
+            script = f"exec 5>>/mnt/log; for i in $(seq 300); do echo {who} $i >&5; done"
+            writers.append(vm.popen(script))
+        for writer in writers:
+            assert writer.wait(timeout=300).returncode == 0
+        lines = (export / "log").read_text().splitlines()
+    for who in ("a", "b"):
+        mine = [line for line in lines if line.startswith(who)]
+        assert mine == [f"{who} {i}" for i in range(1, 301)]
+    assert len(lines) == 600
