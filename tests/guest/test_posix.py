@@ -59,7 +59,7 @@ def test_root(boot: Boot, export: Path, tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.guest
-@pytest.mark.full
+@(pytest.mark.full if os.geteuid() == 0 else pytest.mark.newest)
 def test_user(boot: Boot, export: Path, tmp_path: Path) -> None:
     """A guest's user whose files a daemon of the same user serves, without any privilege."""
     root = os.geteuid() == 0

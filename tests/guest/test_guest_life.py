@@ -1,0 +1,120 @@
+"""What happens to guests: reboots, pauses, unbound drivers, unplugged devices, killed QEMUs."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.guest.conftest import Boot
+from tests.guest.mounted import Mounted, mounted, scratch_export
+
+pytestmark = pytest.mark.guest
+
+LOAD = "cd /mnt; while :; do seq 2000 > load; cat load > /dev/null; ln load l2; rm l2; done"
+DRIVER = "/sys/bus/virtio/drivers/9pnet_virtio"
+MODEL = ("--security-model", "passthrough" if os.geteuid() == 0 else "none")
+
+
+@pytest.fixture
+def share(boot: Boot) -> Iterator[Mounted]:
+    with mounted(boot, *MODEL) as share:
+        yield share
+
+
+def counts(daemon: Daemon) -> tuple[int, int]:
+    """What a guest that left must not leave behind: descriptors and mappings of guest memory."""
+    maps = Path(f"/proc/{daemon.pid}/maps").read_text()
+    return len(daemon.fds()), maps.count("memory-backend-memfd")
+
+
+def wait_for_departures(daemon: Daemon, count: int) -> None:
+    """Until so many VMMs have been seen to leave."""
+
+    def seen() -> bool:
+        return sum("disconnected" in line for line in daemon.lines) >= count
+
+    daemon.wait_until(seen, "the daemon did not see QEMU leave")
+
+
+@pytest.mark.parametrize("boots", [3, pytest.param(20, marks=pytest.mark.full)])
+def test_reboots_leak_nothing(share: Mounted, boots: int) -> None:
+    seen = []
+    for i in range(boots):
+        share.sh(f"echo {i} >> boots; mkdir d{i}; exec 5<boots; sync")
+        share.vm.popen(LOAD)
+        share.sh("while ! test -s load; do :; done; rm -f load")
+        share.vm.reboot()
+        share.vm.mount("host0", "/mnt")
+        share.sh("true")
+        seen.append(counts(share.daemon))
+    assert set(seen[1:]) == {seen[1]}
+    assert (share.export / "boots").read_text().split() == [str(i) for i in range(boots)]
+
+
+def test_pauses_under_load(share: Mounted) -> None:
+    load = share.vm.popen(LOAD)
+    for i in range(5):
+        share.vm.pause()
+        share.vm.resume()
+        assert share.sh(f"echo {i} > f{i}; cat f{i}") == str(i)
+    load.kill()
+    load.wait(check=False)
+    assert sorted(path.name for path in share.export.glob("f?")) == [f"f{i}" for i in range(5)]
+
+
+def test_unbinding_the_driver(share: Mounted) -> None:
+    share.sh("echo before > f")
+    for i in range(3):
+        share.vm.umount("/mnt")
+        share.vm.run(
+            f"""cd {DRIVER}; device=$(echo virtio*)
+            echo $device > unbind; test ! -e $device; echo $device > bind; test -e $device"""
+        )
+        share.vm.mount("host0", "/mnt")
+        assert share.sh(f"cat f; echo {i} > f") == ("before" if i == 0 else str(i - 1))
+
+
+def test_unplugging_the_device(share: Mounted) -> None:
+    share.sh("echo before > f")
+    for i in range(2):
+        share.vm.umount("/mnt")
+        share.vm.unplug(0)
+        share.vm.plug(0)
+        share.vm.run(f"until grep -q host0 {DRIVER}/virtio*/mount_tag; do sleep 0.1; done")
+        share.vm.mount("host0", "/mnt")
+        assert share.sh(f"cat f; echo {i} > f") == ("before" if i == 0 else str(i - 1))
+
+
+def test_a_killed_qemu_and_its_successors(boot: Boot) -> None:
+    with scratch_export() as export, Daemon("--path", str(export), *MODEL) as daemon:
+        seen = []
+        for i in range(3):
+            vm = boot("mini", [Path(daemon.socket)])
+            vm.mount("host0", "/mnt")
+            vm.popen(LOAD)
+            vm.run(f"cd /mnt; echo {i} > f{i}; while ! test -s load; do :; done")
+            vm.kill()
+            wait_for_departures(daemon, i + 1)
+            seen.append(counts(daemon))
+            (export / "load").unlink()
+        assert set(seen[1:]) == {seen[1]}
+        assert {path.name for path in export.glob("f?")} == {"f0", "f1", "f2"}
+
+
+def test_sigterm_under_load(boot: Boot) -> None:
+    with scratch_export() as export:
+        daemon = Daemon("--path", str(export), *MODEL).start()
+        try:
+            vm = boot("mini", [Path(daemon.socket)])
+            vm.mount("host0", "/mnt")
+            vm.popen(LOAD)
+            vm.run("while ! test -s /mnt/load; do :; done")
+            os.kill(daemon.pid, signal.SIGTERM)
+            assert daemon.process.wait(timeout=10) == 0
+            assert not os.path.exists(daemon.socket)
+            vm.kill()
+        finally:
+            daemon.kill()

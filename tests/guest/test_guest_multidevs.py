@@ -1,0 +1,96 @@
+"""Several file systems in one export, as a guest's tools see them.
+
+The daemon runs in a mount namespace of its own, in which two tmpfs with equal inode numbers and a
+bind mount lie below the export; the files there are made through the guest.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.guest.conftest import Boot
+from tests.guest.mounted import Mounted, scratch_export
+from tests.system.share import IS_ROOT, UNSHARE
+
+pytestmark = pytest.mark.guest
+
+MOUNTS = """
+set -e; cd "$1"; shift
+mount -t tmpfs one one; mount -t tmpfs two two; mkdir one/sub; mount --bind one/sub bound
+exec "$@"
+"""
+FILL = """
+for d in one two; do
+    for i in 1 2 3; do echo $d $i > $d/file$i; done; ln $d/file1 $d/hard
+    dd if=/dev/zero of=$d/big bs=64k count=4 status=none
+done
+echo bound > bound/inner; ln one/file2 one/sub/second
+"""
+
+
+@contextmanager
+def share_of_three(boot: Boot, policy: str) -> Iterator[Mounted]:
+    """A guest that has the export mounted, under one of the policies."""
+    with ExitStack() as stack:
+        export = stack.enter_context(scratch_export())
+        for name in ("one", "two", "bound"):
+            (export / name).mkdir()
+        probe = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
+        if probe.returncode:
+            pytest.skip(f"no mount namespace: {probe.stderr.decode()}")
+        model = "passthrough" if IS_ROOT else "none"
+        wrapper = [*UNSHARE, "sh", "-c", MOUNTS, "sh", str(export)]
+        args = ("--path", str(export), "--security-model", model, "--multidevs", policy)
+        daemon = stack.enter_context(Daemon(*args, wrapper=wrapper))
+        vm = boot("full", [Path(daemon.socket)])
+        stack.callback(vm.kill)
+        vm.mount("host0", "/mnt")
+        yield Mounted(daemon, export, vm)
+
+
+@pytest.mark.newest
+def test_remap(boot: Boot) -> None:
+    with share_of_three(boot, "remap") as share:
+        share.sh(FILL)
+        inodes = share.sh("stat -c %i one/file? two/file? one two bound .").split()
+        assert len(set(inodes)) == len(inodes)
+        assert share.sh("ls -i one/file1 | cut -d' ' -f1") == share.sh("stat -c %i one/hard")
+        assert share.sh("find . -samefile one/file1 | sort") == "./one/file1\n./one/hard"
+        same = share.sh("find . -samefile bound/inner | sort")
+        assert same == "./bound/inner\n./one/sub/inner"
+        assert share.sh("stat -c %i bound one/sub | uniq | wc -l") == "1"
+        share.sh(
+            """mkdir /tmp/t; tar cf /tmp/t.tar one two; tar xf /tmp/t.tar -C /tmp/t
+            cp -a one two /tmp/t/..; diff -r one /tmp/one; diff -r two /tmp/two
+            rsync -aH one two /tmp/r/; diff -r one /tmp/r/one; diff -r two /tmp/r/two
+            diff -r one /tmp/t/one; diff -r two /tmp/t/two; rm -r /tmp/one /tmp/two /tmp/r /tmp/t"""
+        )
+        one, two = (int(share.sh(f"du -sb {name}").split()[0]) for name in ("one", "two"))
+        total = int(share.sh("du -cb one two | tail -1").split()[0])
+        assert total == one + two > 2 * 4 * 65536
+        assert not [line for line in share.daemon.lines if "WARNING" in line]
+
+
+def test_warn_says_so_once(boot: Boot) -> None:
+    with share_of_three(boot, "warn") as share:
+        share.sh(FILL)
+        share.sh("ls -laR . > /dev/null; find . -samefile one/file1")
+        warnings = [line for line in share.daemon.lines if "WARNING" in line]
+        assert len(warnings) == 1
+        assert "remap" in warnings[0] and "export of its own" in warnings[0]
+
+
+def test_forbid_denies_and_lists(boot: Boot) -> None:
+    with share_of_three(boot, "forbid") as share:
+        assert set(share.sh("ls").split()) == {"one", "two", "bound"}
+        for command in ("ls one", "cat two/x", "touch one/x", "stat bound"):
+            refused = share.result(command, check=False)
+            assert refused.returncode != 0
+            assert b"No such device" in refused.stderr
+        share.sh("echo fine > here; cat here")
+        assert os.listdir(share.export / "one") == []
