@@ -56,6 +56,17 @@ def _build_parser() -> _Parser:
         "exported.",
         allow_abbrev=False,
     )
+    _add_where(parser)
+    _add_what(parser)
+    _add_how(parser)
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this backend is, and end"
+    )
+    parser.add_argument("--version", action="version", version=f"vhost9p {__version__}")
+    return parser
+
+
+def _add_where(parser: _Parser) -> None:
     where = parser.add_argument_group("where")
     where.add_argument(
         "--socket",
@@ -73,6 +84,9 @@ def _build_parser() -> _Parser:
         type=_typed(c.parse_path),
         help="serve what this YAML file says",
     )
+
+
+def _add_what(parser: _Parser) -> None:
     what = parser.add_argument_group("what (instead of --config)")
     what.add_argument(
         "--path",
@@ -112,6 +126,9 @@ def _build_parser() -> _Parser:
         type=_typed(c.OPTIONS["threads"]),
         help="requests served at a time (default: 1)",
     )
+
+
+def _add_how(parser: _Parser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--once", action="store_true", help="end when the first VMM has left")
     how.add_argument(
@@ -129,11 +146,6 @@ def _build_parser() -> _Parser:
         type=_typed(c.TOP_OPTIONS["log_level"]),
         help=" | ".join(c.LOG_LEVELS) + " (default: info)",
     )
-    parser.add_argument(
-        "--print-capabilities", action="store_true", help="print what this backend is, and end"
-    )
-    parser.add_argument("--version", action="version", version=f"vhost9p {__version__}")
-    return parser
 
 
 WHAT = (
