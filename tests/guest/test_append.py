@@ -6,6 +6,7 @@ write pages back by offset; a server that honoured O_APPEND there would append w
 
 import os
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,21 +41,42 @@ def test_appending_in_every_cache_mode(boot: Boot) -> None:
             assert (share.export / f"{cache}.both").read_text() == "over\ntail\n"
 
 
+# Appends numbered lines, saying so at the hundredth, until there is a file "stop".
+APPENDER = """
+exec 5>>/mnt/log; i=0
+while ! test -e /mnt/stop; do
+    i=$((i + 1)); echo $1 $i >&5
+    if test $i = 100; then echo hundred; fi
+done
+echo $i
+"""
+
+
+@pytest.mark.newest
 def test_two_guests_append_to_one_file(boot: Boot) -> None:
+    """Neither stops before both have written a lot, so they do write at the same time."""
     with ExitStack() as stack:
         export = stack.enter_context(scratch_export())
-        writers = []
-        for who in ("a", "b"):
+        vms = []
+        for _ in "ab":
             daemon = stack.enter_context(Daemon("--path", str(export)))
             vm = boot("full", [Path(daemon.socket)])
             stack.callback(vm.kill)
             vm.mount("host0", "/mnt")
-            script = f"exec 5>>/mnt/log; for i in $(seq 300); do echo {who} $i >&5; done"
-            writers.append(vm.popen(script))
-        for writer in writers:
-            assert writer.wait(timeout=300).returncode == 0
+            vms.append(vm)
+        writers = {
+            who: vm.popen(["sh", "-c", APPENDER, "sh", who])
+            for who, vm in zip("ab", vms, strict=True)
+        }
+        for writer in writers.values():
+            writer.expect(b"hundred")
+        (export / "stop").touch()
+        counts = {who: int(writer.wait().text.split()[-1]) for who, writer in writers.items()}
         lines = (export / "log").read_text().splitlines()
-    for who in ("a", "b"):
+    assert min(counts.values()) >= 100
+    for who, count in counts.items():
         mine = [line for line in lines if line.startswith(who)]
-        assert mine == [f"{who} {i}" for i in range(1, 301)]
-    assert len(lines) == 600
+        assert mine == [f"{who} {i}" for i in range(1, count + 1)]
+    assert len(lines) == sum(counts.values())
+    turns = sum(before[0] != after[0] for before, after in pairwise(lines))
+    assert turns > 1, "their lines must be mixed"

@@ -157,6 +157,59 @@ def test_names_of_any_bytes(share: Mounted) -> None:
     assert sorted(os.listdir(os.fsencode(share.export))) == sorted(names)
 
 
+# What a program may still do with a file whose name is gone, or belongs to another file by now.
+UNLINKED = """
+import os
+fd = os.open("f", os.O_RDWR | os.O_CREAT, 0o600)
+os.write(fd, b"0123456789")
+os.unlink("f")
+assert os.fstat(fd).st_size == 10, os.fstat(fd)
+assert os.fstat(fd).st_nlink == 0, os.fstat(fd)
+with open("f", "w") as other:
+    other.write("other")
+os.chmod("f", 0o644)
+os.ftruncate(fd, 4)
+os.fchmod(fd, 0o640)
+os.fchown(fd, 1000, 1001)
+os.utime(fd, (10, 20))
+os.setxattr(fd, "user.mine", b"yes")
+os.fsync(fd)
+s = os.fstat(fd)
+assert (s.st_size, s.st_mode & 0o7777, s.st_uid, s.st_gid) == (4, 0o640, 1000, 1001), s
+assert s.st_mtime == 20, s
+assert os.getxattr(fd, "user.mine") == b"yes"
+os.lseek(fd, 0, 0)
+assert os.read(fd, 100) == b"0123"
+os.rename("f", "g")
+os.open("g", os.O_RDONLY)
+os.open("f", os.O_CREAT | os.O_WRONLY, 0o600)
+print("held", flush=True)
+input()
+"""
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("cache", ["none", "mmap"])
+def test_open_files_without_a_name(share: Mounted, cache: str) -> None:
+    share.remount(cache=cache)
+    program = share.vm.popen(["python3", "-c", UNLINKED], cwd="/mnt", stdin=None)
+    program.expect(b"held")
+    gone = [target for target in share.daemon.fds().values() if target.endswith(" (deleted)")]
+    assert f"{share.export}/f (deleted)" in gone
+    other = share.export / "g"
+    assert other.read_text() == "other"
+    assert (other.stat().st_size, other.stat().st_mode & 0o7777) == (5, 0o644)
+    assert (other.stat().st_uid, os.listxattr(other)) == (0, [])
+    program.write(b"\n")
+    assert program.wait().returncode == 0
+    share.vm.run("sync; echo 3 > /proc/sys/vm/drop_caches")
+
+    def let_go() -> bool:
+        return not [target for target in share.daemon.fds().values() if "/f (deleted)" in target]
+
+    share.daemon.wait_until(let_go, "the daemon keeps a file that nobody has open")
+
+
 def test_extended_attributes(share: Mounted) -> None:
     share.sh(
         """touch f; setfattr -n user.colour -v blue f; setfattr -n user.empty f
