@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -147,3 +148,80 @@ def test_a_guest_that_dies_holds_nothing(guests: Guests, boot: Boot, file: Path)
         waiting.expect(b"got")
         waiting.kill()
         waiting.wait(check=False)
+
+
+def waiters(file: Path) -> int:
+    """How many threads of host processes wait for a lock on a file."""
+    inode = f":{file.stat().st_ino} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return sum("->" in line and inode in line for line in lines)
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("kind", ["flock", "fcntl"])
+def test_the_host_waits_for_a_guest(guests: Guests, file: Path, kind: str) -> None:
+    holder = guests.locker(0, kind, "ex")
+    holder.expect(b"got")
+    lock = fcntl.flock if kind == "flock" else fcntl.lockf
+    with file.open("r+b") as host:
+        waiting = threading.Thread(target=lock, args=(host, fcntl.LOCK_EX), daemon=True)
+        waiting.start()
+        with file.open("r+b") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        guests.daemons[0].wait_until(lambda: waiters(file) == 1, "the host does not wait")
+        holder.kill()
+        waiting.join(timeout=60)
+        assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["flock", "fcntl"])
+def test_a_killed_waiter_never_gets_the_lock(guests: Guests, file: Path, kind: str) -> None:
+    holder = guests.locker(0, kind, "ex")
+    holder.expect(b"got")
+    waiter = guests.locker(1, kind, "ex", "wait")
+    guests.daemons[1].wait_until(lambda: waiters(file) == 1, "nobody waits for the lock")
+    waiter.kill()
+    waiter.wait(check=False)
+    guests.daemons[1].wait_until(lambda: waiters(file) == 0, "the dead still wait for the lock")
+    holder.kill()
+    holder.wait(check=False)
+    successor = guests.locker(0, kind, "ex")
+    successor.expect(b"got")
+    successor.kill()
+    successor.wait(check=False)
+
+
+def test_one_descriptor_unlocks_for_its_sibling(guests: Guests, file: Path) -> None:
+    """A process's fcntl locks belong to the process: closing any descriptor ends them."""
+    script = """
+import fcntl, os, sys
+one, two = os.open("/mnt/f", os.O_RDWR), os.open("/mnt/f", os.O_RDWR)
+fcntl.lockf(one, fcntl.LOCK_EX, 10, 0)
+fcntl.lockf(two, fcntl.LOCK_EX, 10, 5)
+print("locked", flush=True); input()
+fcntl.lockf(two, fcntl.LOCK_UN, 8, 0)
+print("partly", flush=True); input()
+os.close(two)
+print("closed", flush=True); input()
+"""
+    process = guests.vms[0].popen(["python3", "-c", script], stdin=None)
+
+    def free(start: int) -> bool:
+        """Whether a host process may have this byte."""
+        with file.open("r+b") as host:
+            try:
+                fcntl.lockf(host, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, start)
+            except BlockingIOError:
+                return False
+        return True
+
+    process.expect(b"locked")
+    assert [free(byte) for byte in (0, 7, 8, 14, 15)] == [False, False, False, False, True]
+    process.write(b"\n")
+    process.expect(b"partly")
+    assert [free(byte) for byte in (0, 7, 8, 14, 15)] == [True, True, False, False, True]
+    process.write(b"\n")
+    process.expect(b"closed")
+    assert [free(byte) for byte in (0, 7, 8, 14, 15)] == [True] * 5
+    process.write(b"\n")
+    assert process.wait().returncode == 0
