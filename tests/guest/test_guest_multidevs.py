@@ -21,7 +21,7 @@ pytestmark = pytest.mark.guest
 
 MOUNTS = """
 set -e; cd "$1"; shift
-mount -t tmpfs one one; mount -t tmpfs two two; mkdir one/sub; mount --bind one/sub bound
+mount -t tmpfs one one; mount -t tmpfs two two; mkdir one/sub two/sub; mount --bind one/sub bound
 exec "$@"
 """
 FILL = """
@@ -53,10 +53,30 @@ def share_of_three(boot: Boot, policy: str) -> Iterator[Mounted]:
         yield Mounted(daemon, export, vm)
 
 
+def inside(share: Mounted, path: str) -> Path:
+    """A path below the export with the mounts that the daemon sees, which the host does not."""
+    return Path(f"/proc/{share.daemon.pid}/root{share.export}") / path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What every file below a folder holds."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def check_that_numbers_collide(share: Mounted) -> None:
+    """The premise: equal inode numbers on different devices."""
+    pairs = [(inside(share, f"one/file{i}"), inside(share, f"two/file{i}")) for i in (1, 2, 3)]
+    for one, two in pairs:
+        assert one.stat().st_ino == two.stat().st_ino
+        assert one.stat().st_dev != two.stat().st_dev
+
+
 @pytest.mark.newest
 def test_remap(boot: Boot) -> None:
     with share_of_three(boot, "remap") as share:
         share.sh(FILL)
+        check_that_numbers_collide(share)
         inodes = share.sh("stat -c %i one/file? two/file? one two bound .").split()
         assert len(set(inodes)) == len(inodes)
         assert share.sh("ls -i one/file1 | cut -d' ' -f1") == share.sh("stat -c %i one/hard")
@@ -73,12 +93,28 @@ def test_remap(boot: Boot) -> None:
         one, two = (int(share.sh(f"du -sb {name}").split()[0]) for name in ("one", "two"))
         total = int(share.sh("du -cb one two | tail -1").split()[0])
         assert total == one + two > 2 * 4 * 65536
+        # Copied below the export in one go, where each tool keeps a table of links for the whole.
+        share.sh(
+            """mkdir -p copy/tar copy/rsync copy/cp; tar cf - one two | tar xf - -C copy/tar
+            rsync -aH one two copy/rsync/; cp -a one two copy/cp/"""
+        )
+        for name in ("one", "two"):
+            there = contents(inside(share, name))
+            assert there["file1"] == f"{name} 1\n".encode()
+            for tool in ("tar", "rsync", "cp"):
+                copy = share.export / "copy" / tool / name
+                assert contents(copy) == there
+                assert os.path.samefile(copy / "file1", copy / "hard")
+                assert (copy / "file3").stat().st_nlink == 1
         assert not [line for line in share.daemon.lines if "WARNING" in line]
 
 
 def test_warn_says_so_once(boot: Boot) -> None:
     with share_of_three(boot, "warn") as share:
         share.sh(FILL)
+        check_that_numbers_collide(share)
+        numbers = share.sh("stat -c %i one/file1 two/file1").split()
+        assert numbers[0] == numbers[1], "warn leaves the numbers as they are"
         share.sh("ls -laR . > /dev/null; find . -samefile one/file1")
         warnings = [line for line in share.daemon.lines if "WARNING" in line]
         assert len(warnings) == 1
