@@ -61,19 +61,27 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     const int saved = errno;
 
     (void)context;
-    for (int i = 0; i < REGISTRY; i++) {
+    for (int i = 0; i < REGISTRY && info->si_code > 0; i++) {
         uintptr_t start = atomic_load(&registry[i].start);
-        size_t page = atomic_load(&registry[i].page);
-        if (!start || at < start || at - start >= atomic_load(&registry[i].len))
+        size_t len = atomic_load(&registry[i].len), page = atomic_load(&registry[i].page);
+        atomic_bool *faulted = atomic_load(&registry[i].faulted);
+        if (!start || at < start || at - start >= len)
+            continue;
+        /* Another thread may be exchanging the entry: the four belong together only if start
+         * stayed. What is being left or entered is not where we faulted. */
+        if (atomic_load(&registry[i].start) != start)
             continue;
         if (mmap((void *)(at / page * page), page, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
             break;
-        atomic_store(atomic_load(&registry[i].faulted), true);
+        atomic_store(faulted, true);
         errno = saved;
         return;
     }
     signal(number, SIG_DFL); /* not guest memory: the repeated access ends the process */
+    if (info->si_code <= 0)
+        raise(number); /* sent by somebody (kill): nothing is repeated */
+    errno = saved;
 }
 
 int v9_mem_init(void)
@@ -120,18 +128,19 @@ static size_t page_size(int fd)
 
 static int map_region(struct v9_mem *mem, struct v9_region *region)
 {
+    void *map = mmap(NULL, region->map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                     region->fd, 0);
     int err;
 
-    region->map = mmap(NULL, region->map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                       region->fd, 0);
-    if (region->map == MAP_FAILED)
+    if (map == MAP_FAILED)
         return -errno;
-    err = enter_registry(region->map, region->map_len, region->page, &mem->faulted);
+    err = enter_registry(map, region->map_len, region->page, &mem->faulted);
     if (err) {
-        munmap(region->map, region->map_len);
+        munmap(map, region->map_len);
         return err;
     }
-    region->hva = (uint8_t *)region->map + region->mmap_offset;
+    region->map = map;
+    region->hva = (uint8_t *)map + region->mmap_offset;
     return 0;
 }
 
@@ -265,30 +274,39 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
 /* ---- cutting off -------------------------------------------------------------------------------
  */
 
+/*
+ * Exchanges one region's mapping for anonymous memory, which is left to the graveyard, and maps the
+ * region elsewhere. region->map is NULL after a failure. The old range stays registered until it is
+ * buried: a thread may have faulted there just before, and its handler runs just after.
+ */
+static int move_region(struct v9_mem *mem, struct v9_region *region, struct v9_grave **graveyard)
+{
+    struct v9_grave *grave = malloc(sizeof(*grave));
+    void *old = region->map;
+
+    region->map = NULL;
+    /* A failure leaves the old mapping to the late writers for good: unmapped, its addresses could
+     * come to hold something of ours. */
+    if (!grave)
+        return -ENOMEM;
+    if (mmap(old, region->map_len, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+        int err = -errno;
+        free(grave);
+        return err;
+    }
+    *grave = (struct v9_grave){*graveyard, old, region->map_len};
+    *graveyard = grave;
+    return map_region(mem, region);
+}
+
 int v9_mem_cut_off(struct v9_mem *mem, struct v9_grave **graveyard)
 {
     int err = 0;
 
-    for (uint32_t i = 0; i < mem->count; i++) {
-        struct v9_region *region = &mem->regions[i];
-        struct v9_grave *grave = malloc(sizeof(*grave));
-
-        if (!grave)
-            return -ENOMEM;
-        leave_registry(region->map);
-        if (mmap(region->map, region->map_len, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
-            free(grave);
-            return -errno;
-        }
-        *grave = (struct v9_grave){*graveyard, region->map, region->map_len};
-        *graveyard = grave;
-        region->map = NULL;
-    }
     for (uint32_t i = mem->count; i-- > 0;) {
-        int failed = map_region(mem, &mem->regions[i]);
+        int failed = move_region(mem, &mem->regions[i], graveyard);
         if (failed) {
-            mem->regions[i].map = NULL;
             drop_region(mem, i);
             err = failed;
         }
@@ -301,6 +319,7 @@ void v9_mem_bury(struct v9_grave **graveyard)
     while (*graveyard) {
         struct v9_grave *grave = *graveyard;
         *graveyard = grave->next;
+        leave_registry(grave->map);
         munmap(grave->map, grave->len);
         free(grave);
     }

@@ -57,7 +57,12 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
  * Cuts late writers off: puts anonymous memory over every mapping (its addresses stay valid, what
  * is written there goes nowhere) and maps the regions again elsewhere. The old ranges are
  * remembered by the caller through *graveyard (a malloc'ed list) and released by v9_mem_bury once
- * nobody can touch them. Removing a region under a straggler: the same, then v9_mem_remove.
+ * nobody can touch them; mem outlives them. Removing a region under a straggler: the same, then
+ * v9_mem_remove.
+ *
+ * -ENOMEM, -ENOSPC or mmap's error: some regions are gone from the table. The ranges that late
+ * writers know stay valid even then; where anonymous memory could not be had, they still reach the
+ * guest's.
  */
 struct v9_grave {
     struct v9_grave *next;

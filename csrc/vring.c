@@ -45,12 +45,12 @@ static void store_used_idx(struct v9_vring *vr)
 
 static uint16_t load_used_event(const struct v9_vring *vr)
 {
-    return __atomic_load_n(&vr->avail->ring[vr->num], __ATOMIC_RELAXED);
+    return __atomic_load_n(&vr->avail->ring[vr->size], __ATOMIC_RELAXED);
 }
 
 static void store_avail_event(struct v9_vring *vr, uint16_t value)
 {
-    uint16_t *event = (uint16_t *)&vr->used->ring[vr->num];
+    uint16_t *event = (uint16_t *)&vr->used->ring[vr->size];
     __atomic_store_n(event, value, __ATOMIC_RELAXED);
 }
 
@@ -99,6 +99,7 @@ int v9_vring_map(struct v9_vring *vr, struct v9_mem *mem)
         v9_vring_unmap(vr);
         return -EINVAL;
     }
+    vr->size = vr->num;
     vr->used_idx = __atomic_load_n(&vr->used->idx, __ATOMIC_RELAXED);
     vr->signalled = vr->used_idx;
     return 0;
@@ -116,10 +117,10 @@ int v9_vring_peek(struct v9_vring *vr, uint16_t *head)
     waiting = (uint16_t)(load_avail_idx(vr) - vr->last_avail);
     if (!waiting)
         return 0;
-    if (waiting > vr->num)
+    if (waiting > vr->size)
         return broken(vr, "the driver made more chains available than the ring holds");
-    *head = __atomic_load_n(&vr->avail->ring[vr->last_avail & (vr->num - 1)], __ATOMIC_RELAXED);
-    if (*head >= vr->num)
+    *head = __atomic_load_n(&vr->avail->ring[vr->last_avail & (vr->size - 1)], __ATOMIC_RELAXED);
+    if (*head >= vr->size)
         return broken(vr, "a head is no index of the descriptor table");
     return 1;
 }
@@ -171,8 +172,6 @@ static int add_buffer(struct v9_vring *vr, struct v9_mem *mem, const struct v9_d
     uint64_t end;
     int err;
 
-    if (!writable && chain->writable_count)
-        return broken(vr, "a readable descriptor after a writable one");
     if (__builtin_add_overflow(desc->addr, desc->len, &end))
         return broken(vr, "a buffer that wraps around the address space");
     if (!desc->len || (writable ? chain->cut : chain->error != 0))
@@ -194,7 +193,7 @@ static int add_buffer(struct v9_vring *vr, struct v9_mem *mem, const struct v9_d
 
 int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, uint16_t head, struct v9_chain *chain)
 {
-    struct table table = {vr->desc, vr->num, false};
+    struct table table = {vr->desc, vr->size, false};
     uint32_t index = head, steps = 0;
     bool seen_writable = false;
 
@@ -233,7 +232,7 @@ int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, uint16_t head, struct
 
 void v9_vring_push(struct v9_vring *vr, uint16_t head, uint32_t written)
 {
-    vr->used->ring[vr->used_idx & (vr->num - 1)] = (struct v9_used_elem){head, written};
+    vr->used->ring[vr->used_idx & (vr->size - 1)] = (struct v9_used_elem){head, written};
     vr->used_idx++;
     store_used_idx(vr);
 }

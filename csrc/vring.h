@@ -32,11 +32,12 @@ struct v9_chain {
 };
 
 struct v9_vring {
-    /* set-up */
+    /* set-up; takes effect at the next v9_vring_map */
     uint32_t num;
     uint64_t desc_uva, avail_uva, used_uva;
-    bool event_idx, indirect; /* negotiated features 29 and 28 */
+    bool event_idx, indirect; /* negotiated features 29 and 28; these count at once */
     /* mapped; NULL until v9_vring_map */
+    uint32_t size; /* num as it was mapped: the frontend may set another under a running ring */
     struct v9_desc *desc;
     struct v9_avail *avail;
     struct v9_used *used;
@@ -52,6 +53,8 @@ struct v9_vring {
  * used_idx from guest memory. -EINVAL (num or alignment), -EFAULT (outside memory). */
 int v9_vring_map(struct v9_vring *vr, struct v9_mem *mem);
 void v9_vring_unmap(struct v9_vring *vr);
+/* All below: the ring is mapped (desc is not NULL). */
+
 /* 1 and *head if a chain is available; 0 if not; -EPROTO when the ring is (now) broken.
  * Does not advance: the caller records the head first. */
 int v9_vring_peek(struct v9_vring *vr, uint16_t *head);

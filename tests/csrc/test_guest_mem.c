@@ -4,9 +4,15 @@
  * frontend truncates the memory, and how late writers are cut off.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
+#include <linux/memfd.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -132,6 +138,121 @@ static void test_truncated_memory(void)
     close(fd);
 }
 
+/* Only the owner of the lost page hears of it. */
+static void test_whose_memory_was_truncated(void)
+{
+    static struct v9_mem other;
+    int fd = memory_file(PAGE), other_fd = memory_file(PAGE);
+    volatile uint8_t *at;
+
+    CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0);
+    CHECK(v9_mem_add(&other, GPA, PAGE, UVA, 0, other_fd) == 0);
+    at = v9_mem_gpa(&other, GPA, PAGE);
+    CHECK(ftruncate(other_fd, 0) == 0);
+    CHECK(at[5] == 0 && other.faulted && !mem.faulted);
+    v9_mem_clear(&other);
+    v9_mem_clear(&mem);
+    close(fd);
+    close(other_fd);
+}
+
+static uint32_t open_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    uint32_t count = 0;
+
+    while (folder && readdir(folder))
+        count++;
+    if (folder)
+        closedir(folder);
+    return count;
+}
+
+/* A region of odd size at an odd offset; and no descriptor is left behind. */
+static void test_odd_places(void)
+{
+    int fd = memory_file(PAGE + 300);
+    const uint32_t before = open_descriptors();
+    uint8_t *at;
+
+    CHECK(v9_mem_add(&mem, GPA, 200, UVA, PAGE + 100, fd) == 0);
+    at = v9_mem_gpa(&mem, GPA, 200);
+    CHECK(at && pwrite(fd, "x", 1, (off_t)PAGE + 299) == 1 && at[199] == 'x');
+    CHECK(v9_mem_gpa(&mem, GPA, 201) == NULL);
+    CHECK(v9_mem_add(&mem, GPA, 200, UVA, PAGE + 100, fd) == -EEXIST);
+    CHECK(open_descriptors() == before + 1);
+    CHECK(v9_mem_remove(&mem, GPA, 200, UVA) == 0);
+    CHECK(open_descriptors() == before);
+    close(fd);
+}
+
+/* The signal that a child ends by. */
+static int fate_of_child(void (*act)(void))
+{
+    const struct rlimit no_core = {0, 0};
+    pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        setrlimit(RLIMIT_CORE, &no_core);
+        act();
+        _exit(0);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static void touch_truncated_file(void)
+{
+    int fd = memfd_create("no guest's", MFD_CLOEXEC);
+    volatile uint8_t *at = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    (void)*at;
+}
+
+static void send_sigbus(void)
+{
+    kill(getpid(), SIGBUS);
+}
+
+static void test_other_bus_errors(void)
+{
+    int fd = memory_file(PAGE);
+
+    CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0);
+    CHECK(fate_of_child(touch_truncated_file) == SIGBUS);
+    CHECK(fate_of_child(send_sigbus) == SIGBUS);
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
+static void test_huge_pages(void)
+{
+    const size_t huge = 2u << 20;
+    int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB | (21u << MFD_HUGE_SHIFT));
+    void *probe = MAP_FAILED;
+    volatile uint8_t *at;
+
+    if (fd >= 0 && ftruncate(fd, (off_t)(2 * huge)) == 0)
+        probe = mmap(NULL, 2 * huge, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (probe == MAP_FAILED) {
+        puts("no huge pages here: not tested");
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    CHECK(v9_mem_add(&mem, GPA, huge + PAGE, UVA, 0, fd) == 0); /* half of the second page */
+    CHECK(mem.regions[0].page == huge && mem.regions[0].map_len == 2 * huge);
+    at = v9_mem_gpa(&mem, GPA, huge + PAGE);
+    at[0] = 1;
+    at[huge] = 2;
+    munmap(probe, 2 * huge);
+    CHECK(ftruncate(fd, (off_t)huge) == 0);
+    CHECK(at[huge + 10] == 0 && mem.faulted && at[0] == 1);
+    mem.faulted = false;
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
 static void test_cutting_off(void)
 {
     struct v9_grave *graveyard = NULL;
@@ -153,6 +274,72 @@ static void test_cutting_off(void)
     close(fd);
 }
 
+static struct {
+    _Atomic(uint8_t *) at;
+    atomic_bool stop;
+} straggler;
+
+static void *write_late(void *argument)
+{
+    (void)argument;
+    while (!straggler.stop) {
+        volatile uint8_t *at = straggler.at;
+        at[2 * PAGE] = 1;
+        at[3 * PAGE] = 1;
+    }
+    return NULL;
+}
+
+/* Memory that is truncated, written to, and cut off at the same time: a fault may come to the
+ * handler after the page was exchanged. */
+static void test_cutting_off_under_a_writer(void)
+{
+    struct v9_grave *graveyard = NULL;
+    int fd = memory_file(4 * PAGE);
+    pthread_t thread;
+
+    CHECK(v9_mem_add(&mem, GPA, 4 * PAGE, UVA, 0, fd) == 0);
+    CHECK(ftruncate(fd, PAGE) == 0);
+    straggler.at = v9_mem_gpa(&mem, GPA, PAGE);
+    CHECK(pthread_create(&thread, NULL, write_late, NULL) == 0);
+    for (int i = 0; i < 3000; i++) {
+        CHECK(v9_mem_cut_off(&mem, &graveyard) == 0);
+        straggler.at = v9_mem_gpa(&mem, GPA, PAGE);
+    }
+    straggler.stop = true;
+    pthread_join(thread, NULL);
+    v9_mem_bury(&graveyard);
+    v9_mem_clear(&mem);
+    mem.faulted = false;
+    close(fd);
+}
+
+/* Where the regions cannot be mapped again, what late writers know stays valid all the same. */
+static void test_cutting_off_without_room(void)
+{
+    static struct v9_mem others[16];
+    struct v9_grave *graveyard = NULL;
+    int fd = memory_file(PAGE), err = 0;
+    uint8_t *late, byte = 1;
+
+    CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0);
+    late = v9_mem_gpa(&mem, GPA, PAGE);
+    for (int i = 0; i < 16 && !err; i++)
+        for (uint64_t j = 0; j < V9_MEM_REGIONS && !err; j++)
+            err = v9_mem_add(&others[i], j * PAGE, PAGE, j * PAGE, 0, fd);
+    CHECK(err == -ENOSPC); /* the process's limit, not one table's */
+    CHECK(v9_mem_cut_off(&mem, &graveyard) == -ENOSPC);
+    CHECK(mem.count == 0 && v9_mem_gpa(&mem, GPA, 1) == NULL);
+    late[0] = 9;
+    CHECK(pread(fd, &byte, 1, 0) == 1 && byte == 0);
+    v9_mem_bury(&graveyard);
+    for (int i = 0; i < 16; i++)
+        v9_mem_clear(&others[i]);
+    CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0); /* there is room again */
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
 int main(void)
 {
     CHECK(v9_mem_init() == 0);
@@ -161,6 +348,12 @@ int main(void)
     test_translation();
     test_segments();
     test_truncated_memory();
+    test_whose_memory_was_truncated();
+    test_odd_places();
+    test_other_bus_errors();
+    test_huge_pages();
     test_cutting_off();
+    test_cutting_off_under_a_writer();
+    test_cutting_off_without_room();
     return check_report();
 }

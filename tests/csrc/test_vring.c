@@ -91,8 +91,45 @@ static void test_mapping(void)
     ring.used_uva = UVA + MEMORY - 4;
     CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
     ring = good;
+    ring.desc_uva = UVA - 16;
+    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
+    ring = good;
     used[1] = 77;
     CHECK(v9_vring_map(&ring, &mem) == 0 && ring.used_idx == 77);
+}
+
+/* Aligned for the frontend, askew in our memory: the region's offset decides. */
+static void test_mapping_askew(void)
+{
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+
+    begin(true);
+    v9_mem_clear(&mem);
+    CHECK(ftruncate(fd, MEMORY) == 0);
+    CHECK(v9_mem_add(&mem, GPA, MEMORY - 1, UVA, 1, fd) == 0);
+    CHECK(v9_vring_map(&ring, &mem) == -EINVAL && !ring.desc && !ring.avail && !ring.used);
+    close(fd);
+}
+
+/* A frontend that announces another size under a running ring gets it with the next mapping. */
+static void test_another_size(void)
+{
+    uint16_t head;
+
+    begin(true);
+    ring.num = 32768;
+    avail[1] = NUM + 1;
+    CHECK(v9_vring_peek(&ring, &head) == -EPROTO);
+    begin(true);
+    ring.num = 32768;
+    avail[1] = 1;
+    avail[2] = NUM;
+    CHECK(v9_vring_peek(&ring, &head) == -EPROTO);
+    begin(true);
+    ring.num = 32768;
+    ring.used_idx = NUM;
+    v9_vring_push(&ring, 5, 6);
+    CHECK(used[1] == NUM + 1 && used[2] == 5);
 }
 
 static void test_direct_chain(void)
@@ -125,6 +162,98 @@ static void test_indirect_longer_than_the_ring(void)
     CHECK(take() == 0);
     CHECK(chain.readable_count == 100 && chain.writable_count == 100);
     CHECK(chain.readable_size == 5000 && chain.writable_size == 5000);
+}
+
+/* Tables lie at any address; the flag that marks buffers writable says nothing about a table. */
+static void test_indirect_at_the_end(void)
+{
+    const struct desc last[] = {data(100, 7, NEXT, 1), data(200, 9, WRITE, 0)};
+
+    begin(true);
+    memcpy(guest + TABLE_AT + 3, last, sizeof(last));
+    descs[1] = data(0, 5, NEXT, 4);
+    descs[4] = (struct desc){GPA + TABLE_AT + 3, sizeof(last), INDIRECT | WRITE, 0};
+    offer(1);
+    CHECK(take() == 0 && !chain.error);
+    CHECK(chain.readable_count == 2 && chain.readable_size == 12 && chain.writable_size == 9);
+}
+
+static void test_chain_bound(void)
+{
+    for (uint16_t length = V9_CHAIN_MAX; length <= V9_CHAIN_MAX + 1; length++) {
+        begin(true);
+        for (uint16_t i = 0; i < length; i++)
+            table[i] = data(i * 2u, 1, i < length - 1 ? NEXT : WRITE, (uint16_t)(i + 1));
+        descs[0] = (struct desc){GPA + TABLE_AT, length * 16u, INDIRECT, 0};
+        offer(0);
+        CHECK(take() == (length > V9_CHAIN_MAX ? -EPROTO : 0));
+    }
+}
+
+/* The memory of two regions, which touch for the guest: a buffer may cross the border, and takes
+ * two segments; a table may not. */
+static void test_border_of_regions(void)
+{
+    const uint64_t border = GPA + MEMORY;
+    int fd = memfd_create("more", MFD_CLOEXEC);
+
+    begin(true);
+    CHECK(ftruncate(fd, MEMORY) == 0);
+    CHECK(v9_mem_add(&mem, border, MEMORY, UVA + 16ull * MEMORY, 0, fd) == 0);
+    close(fd);
+    descs[0] = (struct desc){border - 10, 30, WRITE, 0};
+    offer(0);
+    CHECK(take() == 0 && !chain.error && chain.writable_size == 30);
+    CHECK(chain.iov[0].iov_base == guest + MEMORY - 10);
+    descs[0] = (struct desc){border - 16, 32, INDIRECT, 0};
+    offer(0);
+    CHECK(take() == -EPROTO);
+}
+
+/* Buffers across the border of two regions, until there are more segments than a request may have:
+ * the part that is full ends there. */
+static void test_too_many_segments(void)
+{
+    const uint64_t border = GPA + MEMORY;
+    int fd = memfd_create("more", MFD_CLOEXEC);
+
+    begin(true);
+    CHECK(ftruncate(fd, 2 << 12) == 0);
+    /* The offset keeps the two from being neighbours in our memory, too. */
+    CHECK(v9_mem_add(&mem, border, 1 << 12, UVA + 16ull * MEMORY, 1 << 12, fd) == 0);
+    close(fd);
+    for (uint16_t i = 0; i < 600; i++)
+        table[i] = (struct desc){border - 1, 2, NEXT, (uint16_t)(i + 1)};
+    table[599].flags = 0;
+    descs[0] = (struct desc){GPA + TABLE_AT, 600 * 16, INDIRECT, 0};
+    offer(0);
+    CHECK(take() == 0 && !ring.broken && chain.error == -E2BIG && !chain.cut);
+    CHECK(chain.readable_count == V9_CHAIN_MAX && chain.readable_size == V9_CHAIN_MAX);
+    for (uint16_t i = 10; i < 600; i++)
+        table[i].flags |= WRITE;
+    offer(0);
+    CHECK(take() == 0 && !ring.broken && chain.error == -E2BIG && chain.cut);
+    CHECK(chain.readable_count == 20 && chain.writable_count == V9_CHAIN_MAX - 20);
+}
+
+/* The frontend takes the ring's own memory away: zeros are read, nothing crashes. */
+static void test_truncated_ring(void)
+{
+    uint16_t head;
+    int fd;
+
+    begin(true);
+    descs[0] = data(0, 10, WRITE, 0);
+    offer(0);
+    CHECK(v9_vring_peek(&ring, &head) == 1);
+    fd = mem.regions[0].fd;
+    CHECK(ftruncate(fd, 0) == 0);
+    CHECK(take() != 0 && mem.faulted); /* idx reads 0: nothing there */
+    CHECK(v9_vring_take(&ring, &mem, 0, &chain) == 0 && chain.writable_size == 0);
+    v9_vring_push(&ring, 0, 0);
+    v9_vring_should_signal(&ring);
+    v9_vring_arm(&ring);
+    mem.faulted = false;
 }
 
 static void test_unusable_buffers(void)
@@ -202,6 +331,35 @@ static void test_broken(void)
     descs[1] = data(10, 10, 0, 0);
     offer(0);
     CHECK(take() == -EPROTO); /* readable after writable */
+    begin(true);
+    descs[0] = data(0, 0, WRITE | NEXT, 1);
+    descs[1] = data(10, 10, 0, 0);
+    offer(0);
+    CHECK(take() == -EPROTO); /* also where the writable one is empty */
+}
+
+/* Chains that were taken in one order and are returned in another; idx wraps around meanwhile. */
+static void test_out_of_order(void)
+{
+    const uint32_t *element;
+
+    begin(true);
+    ring.last_avail = avail[1] = 65534;
+    ring.used_idx = used[1] = 65534;
+    for (uint16_t head = 0; head < 4; head++) {
+        descs[head] = data(0, 10, WRITE, 0);
+        offer(head);
+    }
+    for (int i = 0; i < 4; i++)
+        CHECK(take() == 0);
+    CHECK(take() == -EAGAIN && ring.last_avail == 2);
+    for (uint16_t head = 4; head-- > 0;)
+        v9_vring_push(&ring, head, head * 10u);
+    CHECK(used[1] == 2);
+    for (uint32_t i = 0; i < 4; i++) {
+        element = (const uint32_t *)(used + 2) + 2 * ((65534 + i) % NUM);
+        CHECK(element[0] == 3 - i && element[1] == (3 - i) * 10);
+    }
 }
 
 static void test_used_ring_and_wrapping(void)
@@ -243,6 +401,14 @@ static void test_signals_by_event(void)
         v9_vring_push(&ring, 0, 0);
     CHECK(v9_vring_should_signal(&ring)); /* 300 to 310 in one go */
     CHECK(!v9_vring_should_signal(&ring));
+
+    begin(true); /* the same where the index wraps around */
+    ring.used_idx = ring.signalled = used[1] = 65530;
+    *used_event = 2;
+    for (uint16_t i = 0; i < 20; i++) {
+        v9_vring_push(&ring, 0, 0);
+        CHECK(v9_vring_should_signal(&ring) == (i == 8));
+    }
 }
 
 static void test_signals_by_flag(void)
@@ -275,11 +441,19 @@ int main(void)
 {
     CHECK(v9_mem_init() == 0);
     test_mapping();
+    test_mapping_askew();
+    test_another_size();
     test_direct_chain();
     test_indirect_longer_than_the_ring();
+    test_indirect_at_the_end();
+    test_chain_bound();
+    test_border_of_regions();
+    test_too_many_segments();
+    test_truncated_ring();
     test_unusable_buffers();
     test_broken();
     test_used_ring_and_wrapping();
+    test_out_of_order();
     test_signals_by_event();
     test_signals_by_flag();
     test_asking_for_kicks();

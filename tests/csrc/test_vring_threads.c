@@ -1,0 +1,186 @@
+// sources: vring.c guest_mem.c iov.c
+/*
+ * A driver in a thread of its own, device and driver each asleep whenever the other may believe so:
+ * no kick and no signal is lost, no reply is seen before it is written. A lost one shows as a poll
+ * that nothing ends.
+ */
+#define _GNU_SOURCE
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "iov.h"
+#include "vring.h"
+
+#define GPA 0x1000ull
+#define UVA 0x700000000000ull
+enum { NUM = 4, REQUESTS = 150000, NEXT = 1, WRITE = 2, PATIENCE_MS = 60000 };
+enum { AVAIL_AT = 0x1000, USED_AT = 0x2000, DATA_AT = 0x3000, MEMORY = 0x4000 };
+
+struct desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags, next;
+};
+
+static struct v9_mem mem;
+static struct v9_vring ring;
+static uint8_t *guest;
+static int kick_fd, call_fd;
+static bool event_idx;
+
+static uint16_t load(const uint16_t *at)
+{
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
+
+static void raise_fd(int fd)
+{
+    const uint64_t one = 1;
+    CHECK(write(fd, &one, sizeof(one)) == sizeof(one));
+}
+
+static bool wait_for(int fd)
+{
+    struct pollfd item = {fd, POLLIN, 0};
+    uint64_t count;
+    return CHECK(poll(&item, 1, PATIENCE_MS) == 1) && read(fd, &count, sizeof(count)) > 0;
+}
+
+/* ---- the driver: one readable and one writable byte string for each request ---------------------
+ */
+
+struct driver {
+    uint16_t *avail, *used;
+    uint16_t idx, seen; /* made available; taken back */
+};
+
+/* Request n: asks for n + 1. */
+static void make_available(struct driver *driver, uint32_t n)
+{
+    const uint16_t pair = (uint16_t)(driver->idx % (NUM / 2)), head = (uint16_t)(pair * 2);
+    struct desc *descs = (struct desc *)guest;
+    const uint64_t at = DATA_AT + pair * 16ull;
+    const uint16_t old = driver->idx;
+    bool wanted;
+
+    memcpy(guest + at, &n, 4);
+    descs[head] = (struct desc){GPA + at, 4, NEXT, head + 1};
+    descs[head + 1] = (struct desc){GPA + at + 8, 4, WRITE, 0};
+    driver->avail[2 + old % NUM] = head;
+    __atomic_store_n(&driver->avail[1], ++driver->idx, __ATOMIC_RELEASE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    wanted = event_idx ? load(&driver->used[2 + 4 * NUM]) == old : !load(&driver->used[0]);
+    if (wanted)
+        raise_fd(kick_fd);
+}
+
+/* Asks for a signal, looks again, and only then sleeps. */
+static bool wait_for_used(struct driver *driver)
+{
+    while (load(&driver->used[1]) == driver->seen) {
+        __atomic_store_n(&driver->avail[2 + NUM], driver->seen, __ATOMIC_RELAXED);
+        __atomic_store_n(&driver->avail[0], 0, __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (load(&driver->used[1]) == driver->seen && !wait_for(call_fd))
+            return false;
+        if (!event_idx)
+            __atomic_store_n(&driver->avail[0], 1, __ATOMIC_RELAXED);
+    }
+    return true;
+}
+
+static void *drive(void *argument)
+{
+    struct driver driver = {(uint16_t *)(guest + AVAIL_AT), (uint16_t *)(guest + USED_AT), 0, 0};
+    uint32_t sent = 0, done = 0, reply;
+
+    (void)argument;
+    while (done < REQUESTS) {
+        while (sent < REQUESTS && sent - done < NUM / 2)
+            make_available(&driver, sent++);
+        if (!wait_for_used(&driver))
+            break;
+        memcpy(&reply, guest + DATA_AT + done % (NUM / 2) * 16 + 8, 4);
+        if (reply != done + 1) {
+            CHECK(reply == done + 1);
+            break;
+        }
+        driver.seen++;
+        done++;
+    }
+    CHECK(done == REQUESTS);
+    return NULL;
+}
+
+/* ---- the device ---------------------------------------------------------------------------------
+ */
+
+static bool answer(uint16_t head)
+{
+    static struct v9_chain chain;
+    uint32_t number;
+
+    if (!CHECK(v9_vring_take(&ring, &mem, head, &chain) == 0))
+        return false;
+    v9_iov_gather(chain.iov, chain.readable_count, 0, &number, 4);
+    number++;
+    v9_iov_scatter(chain.iov + chain.readable_count, chain.writable_count, 0, &number, 4);
+    v9_vring_push(&ring, head, 4);
+    return true;
+}
+
+static void serve(void)
+{
+    uint32_t served = 0;
+    uint16_t head;
+
+    while (served < REQUESTS) {
+        v9_vring_disarm(&ring);
+        for (; v9_vring_peek(&ring, &head) == 1; served++) {
+            if (!answer(head))
+                return;
+            if (v9_vring_should_signal(&ring))
+                raise_fd(call_fd);
+        }
+        if (served < REQUESTS && !v9_vring_arm(&ring) && !wait_for(kick_fd))
+            return;
+    }
+}
+
+static void run(bool with_events)
+{
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+    pthread_t thread;
+
+    event_idx = with_events;
+    kick_fd = eventfd(0, EFD_CLOEXEC);
+    call_fd = eventfd(0, EFD_CLOEXEC);
+    CHECK(ftruncate(fd, MEMORY) == 0 && v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
+    close(fd);
+    guest = v9_mem_gpa(&mem, GPA, MEMORY);
+    ring = (struct v9_vring){.num = NUM,
+                             .desc_uva = UVA,
+                             .avail_uva = UVA + AVAIL_AT,
+                             .used_uva = UVA + USED_AT,
+                             .event_idx = with_events};
+    CHECK(v9_vring_map(&ring, &mem) == 0);
+    CHECK(pthread_create(&thread, NULL, drive, NULL) == 0);
+    serve();
+    pthread_join(thread, NULL);
+    CHECK(!ring.broken && ring.last_avail == (uint16_t)REQUESTS);
+    v9_mem_clear(&mem);
+    close(kick_fd);
+    close(call_fd);
+}
+
+int main(void)
+{
+    run(true);
+    run(false);
+    return check_report();
+}
