@@ -153,7 +153,7 @@ static int enter_indirect(struct v9_vring *vr, struct v9_mem *mem, const struct 
     if (desc->flags & DESC_NEXT)
         return broken(vr, "an indirect descriptor with a next one");
     if (!desc->len || desc->len % sizeof(struct v9_desc))
-        return broken(vr, "an indirect table whose length is not a multiple of 16");
+        return broken(vr, "an indirect table whose length is 0 or not a multiple of 16");
     table->desc = v9_mem_gpa(mem, desc->addr, desc->len);
     if (!table->desc)
         return broken(vr, "an indirect table outside memory");

@@ -194,6 +194,7 @@ static int fate_of_child(void (*act)(void))
     int status = 0;
 
     if (child == 0) {
+        alarm(60); /* where the fault is repeated for ever */
         setrlimit(RLIMIT_CORE, &no_core);
         act();
         _exit(0);
@@ -270,6 +271,22 @@ static void test_cutting_off(void)
     CHECK(graveyard != NULL);
     v9_mem_bury(&graveyard);
     CHECK(graveyard == NULL);
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
+/* More often than the process can have mappings at a time: what is buried is given back. */
+static void test_cutting_off_again_and_again(void)
+{
+    struct v9_grave *graveyard = NULL;
+    int fd = memory_file(PAGE), err = 0;
+
+    CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0);
+    for (int i = 0; i < 5000 && !err; i++) {
+        err = v9_mem_cut_off(&mem, &graveyard);
+        v9_mem_bury(&graveyard);
+    }
+    CHECK(err == 0);
     v9_mem_clear(&mem);
     close(fd);
 }
@@ -353,6 +370,7 @@ int main(void)
     test_other_bus_errors();
     test_huge_pages();
     test_cutting_off();
+    test_cutting_off_again_and_again();
     test_cutting_off_under_a_writer();
     test_cutting_off_without_room();
     return check_report();

@@ -1,12 +1,14 @@
 // sources: vring.c guest_mem.c iov.c
 /*
- * A driver in a thread of its own, device and driver each asleep whenever the other may believe so:
- * no kick and no signal is lost, no reply is seen before it is written. A lost one shows as a poll
- * that nothing ends.
+ * A driver in a thread of its own. First both sleep whenever the rules allow it: no kick and no
+ * signal is lost (nothing would end the poll), and no reply is seen before it is written. Then the
+ * moment that decides, over and over: one raises its index while the other goes to sleep, and at
+ * least one of them must notice; a processor without the full barrier lets both miss it.
  */
 #define _GNU_SOURCE
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -152,14 +154,11 @@ static void serve(void)
     }
 }
 
-static void run(bool with_events)
+/* A new ring in zeroed memory. */
+static void begin(bool with_events)
 {
     int fd = memfd_create("guest", MFD_CLOEXEC);
-    pthread_t thread;
 
-    event_idx = with_events;
-    kick_fd = eventfd(0, EFD_CLOEXEC);
-    call_fd = eventfd(0, EFD_CLOEXEC);
     CHECK(ftruncate(fd, MEMORY) == 0 && v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
     close(fd);
     guest = v9_mem_gpa(&mem, GPA, MEMORY);
@@ -169,6 +168,16 @@ static void run(bool with_events)
                              .used_uva = UVA + USED_AT,
                              .event_idx = with_events};
     CHECK(v9_vring_map(&ring, &mem) == 0);
+}
+
+static void run(bool with_events)
+{
+    pthread_t thread;
+
+    event_idx = with_events;
+    kick_fd = eventfd(0, EFD_CLOEXEC);
+    call_fd = eventfd(0, EFD_CLOEXEC);
+    begin(with_events);
     CHECK(pthread_create(&thread, NULL, drive, NULL) == 0);
     serve();
     pthread_join(thread, NULL);
@@ -178,9 +187,87 @@ static void run(bool with_events)
     close(call_fd);
 }
 
+/* ---- the moment of going to sleep ---------------------------------------------------------------
+ */
+
+enum { ROUNDS = 300000 };
+static _Atomic uint32_t device_round, driver_round; /* the last one that is over */
+static atomic_uint ready;                           /* how many have reached the starting line */
+static atomic_bool driver_noticed;
+
+/* Both leave the line at the same time, as near as threads can. */
+static void line_up(uint32_t round)
+{
+    ready++;
+    for (uint32_t spins = 0; ready < 2 * (round + 1); spins++)
+        if (spins % 4096 == 4095)
+            sched_yield();
+}
+
+static void wait_for_round(_Atomic uint32_t *other, uint32_t round)
+{
+    for (uint32_t spins = 0; *other <= round; spins++)
+        if (spins % 4096 == 4095)
+            sched_yield();
+}
+
+/* Even rounds: the driver makes a chain available. Odd ones: it asks for a signal. */
+static void *race_driver(void *argument)
+{
+    uint16_t *avail = (uint16_t *)(guest + AVAIL_AT), *used = (uint16_t *)(guest + USED_AT);
+
+    (void)argument;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        const uint16_t idx = (uint16_t)(round / 2);
+        line_up(round);
+        if (round % 2 == 0) {
+            __atomic_store_n(&avail[1], (uint16_t)(idx + 1), __ATOMIC_RELEASE);
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+            driver_noticed = load(&used[2 + 4 * NUM]) == idx; /* it would kick */
+        } else {
+            __atomic_store_n(&avail[2 + NUM], idx, __ATOMIC_RELAXED);
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+            driver_noticed = load(&used[1]) != idx; /* it would not sleep */
+        }
+        driver_round++;
+        wait_for_round(&device_round, round);
+    }
+    return NULL;
+}
+
+static void race(void)
+{
+    uint32_t missed = 0;
+    pthread_t thread;
+
+    begin(true);
+    /* As if the last chance had been long ago: only what is written in a round counts in it. */
+    __atomic_store_n((uint16_t *)(guest + USED_AT) + 2 + 4 * NUM, UINT16_MAX, __ATOMIC_RELAXED);
+    __atomic_store_n((uint16_t *)(guest + AVAIL_AT) + 2 + NUM, UINT16_MAX, __ATOMIC_RELAXED);
+    CHECK(pthread_create(&thread, NULL, race_driver, NULL) == 0);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        bool noticed;
+        line_up(round);
+        if (round % 2 == 0) {
+            noticed = v9_vring_arm(&ring);
+        } else {
+            v9_vring_push(&ring, 0, 0);
+            noticed = v9_vring_should_signal(&ring);
+        }
+        wait_for_round(&driver_round, round);
+        missed += !noticed && !driver_noticed;
+        ring.last_avail = (uint16_t)(round / 2 + 1);
+        device_round++;
+    }
+    pthread_join(thread, NULL);
+    CHECK(missed == 0);
+    v9_mem_clear(&mem);
+}
+
 int main(void)
 {
     run(true);
     run(false);
+    race();
     return check_report();
 }

@@ -52,6 +52,8 @@ static void write_desc(uint8_t *at)
 
     if (!below(6))
         flags = 4;
+    if (!below(40))
+        addr = ~(uint64_t)below(4096);
     memcpy(at, &addr, 8);
     memcpy(at + 8, &len, 4);
     memcpy(at + 12, &flags, 2);

@@ -1,0 +1,75 @@
+/*
+ * A guest's driver for tests: one small ring in guest memory, which the test writes as it likes.
+ */
+#ifndef DRIVER_H
+#define DRIVER_H
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "vring.h"
+
+#define GPA 0x40000000ull
+#define UVA 0x700000000000ull
+#define MEMORY (1u << 20)
+enum { NUM = 8, NEXT = 1, WRITE = 2, INDIRECT = 4 };
+enum { DESC_AT = 0, AVAIL_AT = 0x1000, USED_AT = 0x2000, TABLE_AT = 0x4000, DATA_AT = 0x20000 };
+
+struct desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags, next;
+};
+
+static struct v9_mem mem;
+static struct v9_vring ring;
+static struct v9_chain chain;
+static uint8_t *guest;
+static struct desc *descs, *table;
+static uint16_t *avail, *used; /* flags, idx, … */
+
+/* A new ring in zeroed memory. */
+static inline void begin(bool event_idx)
+{
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+
+    v9_mem_clear(&mem);
+    CHECK(ftruncate(fd, MEMORY) == 0);
+    CHECK(v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
+    close(fd);
+    guest = v9_mem_gpa(&mem, GPA, MEMORY);
+    descs = (struct desc *)(guest + DESC_AT);
+    table = (struct desc *)(guest + TABLE_AT);
+    avail = (uint16_t *)(guest + AVAIL_AT);
+    used = (uint16_t *)(guest + USED_AT);
+    ring = (struct v9_vring){.num = NUM,
+                             .desc_uva = UVA + DESC_AT,
+                             .avail_uva = UVA + AVAIL_AT,
+                             .used_uva = UVA + USED_AT,
+                             .event_idx = event_idx,
+                             .indirect = true};
+    CHECK(v9_vring_map(&ring, &mem) == 0);
+}
+
+static inline struct desc data(uint32_t offset, uint32_t len, uint16_t flags, uint16_t next)
+{
+    return (struct desc){GPA + DATA_AT + offset, len, flags, next};
+}
+
+static inline void offer(uint16_t head)
+{
+    avail[2 + avail[1] % NUM] = head;
+    avail[1]++;
+}
+
+/* Takes what is offered: 0, or -EPROTO. */
+static inline int take(void)
+{
+    uint16_t head;
+    int found = v9_vring_peek(&ring, &head);
+    return found == 1 ? v9_vring_take(&ring, &mem, head, &chain) : found < 0 ? found : -EAGAIN;
+}
+
+#endif

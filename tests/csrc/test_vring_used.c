@@ -1,0 +1,122 @@
+// sources: vring.c guest_mem.c iov.c
+/*
+ * The split virtqueue on its way back: the used ring, when the driver is signalled, and when it is
+ * asked for kicks.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+
+#include "check.h"
+#include "driver.h"
+#include "vring.h"
+
+/* Chains that were taken in one order and are returned in another; idx wraps around meanwhile. */
+static void test_out_of_order(void)
+{
+    const uint32_t *element;
+
+    begin(true);
+    ring.last_avail = avail[1] = 65534;
+    ring.used_idx = used[1] = 65534;
+    for (uint16_t head = 0; head < 4; head++) {
+        descs[head] = data(0, 10, WRITE, 0);
+        offer(head);
+    }
+    for (int i = 0; i < 4; i++)
+        CHECK(take() == 0);
+    CHECK(take() == -EAGAIN && ring.last_avail == 2);
+    for (uint16_t head = 4; head-- > 0;)
+        v9_vring_push(&ring, head, head * 10u);
+    CHECK(used[1] == 2);
+    for (uint32_t i = 0; i < 4; i++) {
+        element = (const uint32_t *)(used + 2) + 2 * ((65534 + i) % NUM);
+        CHECK(element[0] == 3 - i && element[1] == (3 - i) * 10);
+    }
+}
+
+static void test_used_ring_and_wrapping(void)
+{
+    begin(true);
+    for (uint32_t round = 0; round < 70000; round++) {
+        uint16_t head = (uint16_t)(round % NUM);
+        descs[head] = data(0, 10, WRITE, 0);
+        offer(head);
+        if (take() != 0) {
+            CHECK(false);
+            return;
+        }
+        v9_vring_push(&ring, chain.head, round);
+        const uint32_t *element = (const uint32_t *)(used + 2) + 2 * (round % NUM);
+        if (used[1] != (uint16_t)(round + 1) || element[0] != head || element[1] != round) {
+            CHECK(false);
+            return;
+        }
+    }
+    CHECK(ring.last_avail == (uint16_t)70000);
+}
+
+static void test_signals_by_event(void)
+{
+    uint16_t *used_event = &avail[2 + NUM];
+
+    begin(true);
+    used_event = &avail[2 + NUM];
+    ring.must_signal = true;
+    *used_event = 100;
+    CHECK(v9_vring_should_signal(&ring)); /* once after every start */
+    for (uint16_t i = 0; i < 300; i++) {
+        v9_vring_push(&ring, 0, 0);
+        CHECK(v9_vring_should_signal(&ring) == (i == 100));
+    }
+    *used_event = 305;
+    for (int i = 0; i < 10; i++)
+        v9_vring_push(&ring, 0, 0);
+    CHECK(v9_vring_should_signal(&ring)); /* 300 to 310 in one go */
+    CHECK(!v9_vring_should_signal(&ring));
+
+    begin(true); /* the same where the index wraps around */
+    ring.used_idx = ring.signalled = used[1] = 65530;
+    *used_event = 2;
+    for (uint16_t i = 0; i < 20; i++) {
+        v9_vring_push(&ring, 0, 0);
+        CHECK(v9_vring_should_signal(&ring) == (i == 8));
+    }
+}
+
+static void test_signals_by_flag(void)
+{
+    begin(false);
+    v9_vring_push(&ring, 0, 0);
+    CHECK(v9_vring_should_signal(&ring));
+    avail[0] = 1;
+    v9_vring_push(&ring, 0, 0);
+    CHECK(!v9_vring_should_signal(&ring));
+}
+
+static void test_asking_for_kicks(void)
+{
+    uint16_t *avail_event;
+
+    begin(true);
+    avail_event = used + 2 + 4 * NUM;
+    descs[0] = data(0, 10, WRITE, 0);
+    offer(0);
+    CHECK(v9_vring_arm(&ring)); /* something is there: do not sleep */
+    CHECK(take() == 0 && !v9_vring_arm(&ring) && *avail_event == 1);
+    begin(false);
+    v9_vring_disarm(&ring);
+    CHECK(used[0] == 1);
+    CHECK(!v9_vring_arm(&ring) && used[0] == 0);
+}
+
+int main(void)
+{
+    CHECK(v9_mem_init() == 0);
+    test_used_ring_and_wrapping();
+    test_out_of_order();
+    test_signals_by_event();
+    test_signals_by_flag();
+    test_asking_for_kicks();
+    v9_mem_clear(&mem);
+    return check_report();
+}
