@@ -42,6 +42,10 @@ class Driver(Protocol):
 
     readonly: bool
 
+    def admit(self, uid: int) -> None:
+        """Lets a user attach (0xFFFFFFFF: one whom the guest does not name); EPERM for one whom
+        the export does not know."""
+
     def attach(self, path: bytes) -> tuple[int, Attr]:
         """An O_PATH descriptor of the root, or of a directory below it."""
 

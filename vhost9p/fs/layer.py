@@ -1,0 +1,88 @@
+"""A driver that stands in front of another one.
+
+What a policy changes about an export (the names of attributes, the ids of owners) is the same
+whatever keeps the files. It is a layer: a subclass of `Layer` overrides the methods that it
+concerns; the others go on to the driver below. Layers are stacked when an export is made, the one
+nearest to the guest last.
+"""
+
+from vhost9p.fs.driver import Attr, Created, Driver, Owner, Times
+
+
+class Layer:
+    """Passes everything on to `below`. For the methods see Driver."""
+
+    def __init__(self, below: Driver) -> None:
+        self.below = below
+        self.readonly = below.readonly
+
+    def admit(self, uid: int) -> None:
+        self.below.admit(uid)
+
+    def attach(self, path: bytes) -> tuple[int, Attr]:
+        return self.below.attach(path)
+
+    def attr(self, fd: int, name: bytes = b"") -> Attr:
+        return self.below.attr(fd, name)
+
+    def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
+        return self.below.create(dir_fd, name, flags, mode, owner)
+
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
+        return self.below.mkdir(dir_fd, name, mode, owner)
+
+    def mknod(
+        self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
+    ) -> Attr:
+        return self.below.mknod(dir_fd, name, mode, device, owner)
+
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
+        return self.below.symlink(dir_fd, name, target, owner)
+
+    def link(self, fd: int, dir_fd: int, name: bytes) -> None:
+        self.below.link(fd, dir_fd, name)
+
+    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
+        self.below.unlink(dir_fd, name, directory=directory)
+
+    def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
+        self.below.rename(old_dir, old, new_dir, new)
+
+    def remove(self, fd: int) -> None:
+        self.below.remove(fd)
+
+    def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
+        self.below.rename_file(fd, new_dir, new)
+
+    def chmod(self, fd: int, mode: int) -> None:
+        self.below.chmod(fd, mode)
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        self.below.chown(fd, uid, gid)
+
+    def truncate(self, fd: int, io_fd: int, size: int) -> None:
+        self.below.truncate(fd, io_fd, size)
+
+    def utimens(self, fd: int, times: Times) -> None:
+        self.below.utimens(fd, times)
+
+    def touch(self, fd: int) -> None:
+        self.below.touch(fd)
+
+    def fsync(self, io_fd: int, *, data_only: bool) -> None:
+        self.below.fsync(io_fd, data_only=data_only)
+
+    def list_xattrs(self, fd: int) -> list[bytes]:
+        return self.below.list_xattrs(fd)
+
+    def get_xattr(self, fd: int, name: bytes) -> bytes:
+        return self.below.get_xattr(fd, name)
+
+    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
+        self.below.set_xattr(fd, name, value, flags)
+
+    def remove_xattr(self, fd: int, name: bytes) -> None:
+        self.below.remove_xattr(fd, name)
+
+    def open_for_locks(self, fd: int) -> tuple[int, int]:
+        return self.below.open_for_locks(fd)
