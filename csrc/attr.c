@@ -24,7 +24,7 @@
 
 enum { QTDIR = 0x80, QTSYMLINK = 0x02 };
 
-v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err)
+v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err)
 {
     struct v9_export *ex = calloc(1, sizeof(*ex));
     struct stat st;
@@ -33,6 +33,7 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err)
     if (!ex)
         return NULL;
     ex->conf = *conf;
+    ex->qidmap = qidmap;
     ex->proc_fd = -1;
     ex->conf.root_fd = fcntl(conf->root_fd, F_DUPFD_CLOEXEC, 3);
     if (ex->conf.root_fd < 0 || fstat(ex->conf.root_fd, &st) < 0) {
@@ -46,9 +47,6 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err)
         *err = -errno;
         goto fail;
     }
-    ex->qidmap = v9_qidmap_new();
-    if (!ex->qidmap)
-        goto fail;
     pthread_mutex_init(&ex->disguise_lock, NULL);
     *err = 0;
     return ex;
@@ -63,7 +61,6 @@ fail:
 
 void v9_export_free(v9_export *ex)
 {
-    v9_qidmap_free(ex->qidmap);
     close(ex->conf.root_fd);
     close(ex->proc_fd);
     pthread_mutex_destroy(&ex->disguise_lock);
@@ -71,9 +68,15 @@ void v9_export_free(v9_export *ex)
     free(ex);
 }
 
-v9_qidmap *v9_export_qidmap(v9_export *ex)
+int v9_export_join(v9_export *above, const char *name, v9_export *ex)
 {
-    return ex->qidmap;
+    if (strlen(name) >= sizeof(ex->name))
+        return -ENAMETOOLONG;
+    strcpy(ex->name, name);
+    ex->above = above;
+    ex->aside = above->below;
+    above->below = ex;
+    return 0;
 }
 
 /* ---- disguises ---------------------------------------------------------------------------------
@@ -250,8 +253,26 @@ fail:
     return err;
 }
 
-static int step_up(const struct v9_export *ex, int fd)
+static int hold_root(const struct v9_export *ex)
 {
+    int fd = fcntl(ex->conf.root_fd, F_DUPFD_CLOEXEC, 3);
+    return fd < 0 ? -errno : fd;
+}
+
+/* The export that is joined to another one's root by this name; NULL: none, or not that root. */
+static v9_export *find_joined(const struct v9_export *ex, int fd, const char *name)
+{
+    v9_export *joined = ex->below;
+    struct stat st;
+
+    while (joined && strcmp(joined->name, name))
+        joined = joined->aside;
+    return joined && fstat(fd, &st) == 0 && is_root(ex, &st) ? joined : NULL;
+}
+
+static int step_up(v9_export **where, int fd)
+{
+    const struct v9_export *ex = *where;
     struct stat st;
     int up, err;
 
@@ -260,8 +281,9 @@ static int step_up(const struct v9_export *ex, int fd)
     if (!S_ISDIR(st.st_mode))
         return -ENOTDIR;
     if (is_root(ex, &st)) {
-        up = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        return up < 0 ? -errno : up;
+        if (ex->above)
+            *where = ex->above;
+        return hold_root(*where);
     }
     err = prove_inside(ex, fd);
     if (err)
@@ -278,16 +300,22 @@ static int step_up(const struct v9_export *ex, int fd)
     return up;
 }
 
-int v9_export_step(v9_export *ex, int32_t fd, const char *name)
+int v9_export_step(v9_export **where, int32_t fd, const char *name)
 {
     struct open_how how = {
         .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
+    v9_export *joined;
     int next;
 
     if (!strcmp(name, ".."))
-        return step_up(ex, fd);
+        return step_up(where, fd);
+    joined = find_joined(*where, fd, name);
+    if (joined) {
+        *where = joined;
+        return hold_root(joined);
+    }
     next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
     return next < 0 ? -errno : next;
 }

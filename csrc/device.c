@@ -86,12 +86,16 @@ void v9_device_free(v9_device *dev)
     free(dev);
 }
 
-void v9_device_set_export(v9_device *dev, v9_export *ex)
+int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
 {
+    if (index >= V9_EXPORTS_MAX)
+        return -ENOSPC;
     pthread_mutex_lock(&dev->lock);
-    dev->export = ex;
+    ex->index = index;
+    dev->exports[index] = ex;
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
+    return 0;
 }
 
 void v9_device_set_features(v9_device *dev, uint64_t features)
@@ -360,22 +364,29 @@ static uint32_t handle_of(struct v9_device *dev, const struct v9_fid *fid)
 
 int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 {
-    struct v9_fid *fid = v9_fids_pin(&dev->fids, number);
+    const struct v9_node *node;
+    struct v9_fid *fid;
+    int err = v9_fids_pin(&dev->fids, number, &fid);
 
-    if (!fid)
-        return -EBADF;
+    if (err)
+        return err;
+    node = v9_fids_node(&dev->fids, fid);
     pthread_mutex_lock(&dev->fids.lock);
     *out = (struct v9_fid_info){
         .handle = handle_of(dev, fid),
-        .path_fd = fid->path_fd,
+        .path_fd = -1,
         .io_fd = fid->io_fd,
         .io_flags = fid->io_flags,
         .uid = fid->uid,
         .flags = fid->flags,
-        .qid = fid->qid,
-        .st_dev = fid->st_dev,
-        .st_ino = fid->st_ino,
     };
+    if (node) {
+        out->path_fd = node->path_fd;
+        out->export = node->export;
+        out->qid = node->qid;
+        out->st_dev = node->st_dev;
+        out->st_ino = node->st_ino;
+    }
     pthread_mutex_unlock(&dev->fids.lock);
     return 0;
 }
@@ -385,23 +396,22 @@ void v9_fid_put(v9_device *dev, uint32_t handle)
     v9_fids_unpin(&dev->fids, &dev->fids.entries[handle]);
 }
 
-int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t uid, uint32_t flags,
-               const struct v9_attr *attr)
+int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
+               uint32_t flags, const struct v9_attr *attr)
 {
-    struct v9_fid fid = v9_fid_of(number, path_fd, uid, attr);
-    fid.flags = flags;
-    return v9_fids_enter(&dev->fids, &fid, NULL);
+    const struct v9_fid_new as = {number, uid, flags, -1, 0};
+    const struct v9_found file = {path_fd, export, attr};
+    return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
 
 int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr)
 {
     struct v9_fid *old = &dev->fids.entries[handle];
-    struct v9_fid fid = v9_fid_of(old->number, path_fd, old->uid, attr);
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags};
+    const struct v9_found file = {path_fd, v9_fids_node(&dev->fids, old)->export, attr};
 
-    fid.io_fd = io_fd;
-    fid.io_flags = io_flags;
-    return v9_fids_enter(&dev->fids, &fid, old);
+    return v9_fids_enter(&dev->fids, &as, &file, old);
 }
 
 int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags)

@@ -50,10 +50,10 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
 
 /*
  * Walks from an O_PATH descriptor, component by component. Returns how many were walked, 0 with the
- * errno in *err; *end is a new descriptor and *attr what it is when all were.
+ * errno in *err; *end is a new descriptor, of export *ex, and *attr what it is when all were.
  */
-static uint16_t walk_names(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
-                           int start, struct v9_qid *qids, struct v9_attr *attr, int *end, int *err)
+static uint16_t walk_names(v9_export **ex, struct v9_request *r, const struct walk *walk, int start,
+                           struct v9_qid *qids, struct v9_attr *attr, int *end, int *err)
 {
     int at = start, next;
     uint16_t done = 0;
@@ -62,7 +62,7 @@ static uint16_t walk_names(struct v9_device *dev, struct v9_request *r, const st
     while (done < walk->count) {
         next = walk->names[done].error;
         if (!next)
-            next = v9_export_step(dev->export, at, walk->names[done].bytes);
+            next = v9_export_step(ex, at, walk->names[done].bytes);
         if (at != start)
             close(at);
         at = next;
@@ -70,7 +70,7 @@ static uint16_t walk_names(struct v9_device *dev, struct v9_request *r, const st
             *err = next;
             break;
         }
-        *err = v9_fast_attr(dev, r, at, "", attr);
+        *err = v9_fast_attr(*ex, r, at, "", attr);
         if (*err)
             break;
         qids[done++] = attr->qid;
@@ -81,51 +81,28 @@ static uint16_t walk_names(struct v9_device *dev, struct v9_request *r, const st
     return done;
 }
 
-static int enter_clone(struct v9_device *dev, const struct walk *walk, struct v9_fid *fid)
-{
-    struct v9_fid clone = {
-        .number = walk->newfid,
-        .uid = fid->uid,
-        .mode = fid->mode,
-        .io_fd = -1,
-        .qid = fid->qid,
-        .st_dev = fid->st_dev,
-        .st_ino = fid->st_ino,
-    };
-    int err;
-
-    if (walk->newfid == walk->fid)
-        return 0;
-    clone.path_fd = fcntl(fid->path_fd, F_DUPFD_CLOEXEC, 3);
-    if (clone.path_fd < 0)
-        return -errno;
-    err = v9_fids_enter(&dev->fids, &clone, NULL);
-    if (err)
-        close(clone.path_fd);
-    return err;
-}
-
 static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
-                    struct v9_fid *fid, struct v9_qid *qids, uint16_t *done)
+                    struct v9_fid *fid, const struct v9_node *node, struct v9_qid *qids,
+                    uint16_t *done)
 {
+    const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0};
+    v9_export *ex = v9_node_export(dev, node);
+    struct v9_found found;
     struct v9_attr attr;
-    struct v9_fid entry;
     int end, err;
 
     *done = 0;
-    if (fid->path_fd < 0)
-        return -EBADF;
     if (walk->count == 0)
-        return enter_clone(dev, walk, fid);
+        return walk->newfid == walk->fid ? 0 : v9_fids_clone(&dev->fids, fid, walk->newfid);
     if (walk->newfid == walk->fid && (fid->io_fd >= 0 || fid->flags))
         return -EBADF; /* an open fid stays where it is: locks and more hang on it */
-    *done = walk_names(dev, r, walk, fid->path_fd, qids, &attr, &end, &err);
+    *done = walk_names(&ex, r, walk, node->path_fd, qids, &attr, &end, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     if (err)
         return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
-    entry = v9_fid_of(walk->newfid, end, fid->uid, &attr);
-    err = v9_fids_enter(&dev->fids, &entry, walk->newfid == walk->fid ? fid : NULL);
+    found = (struct v9_found){end, ex->index, &attr};
+    err = v9_fids_enter(&dev->fids, &as, &found, walk->newfid == walk->fid ? fid : NULL);
     if (err)
         close(end);
     return err;
@@ -136,18 +113,18 @@ int v9_fast_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 {
     uint8_t reply[P9_HEADER_SIZE + 2 + P9_WALK_MAX * P9_QID_SIZE], *at;
     struct v9_qid qids[P9_WALK_MAX];
+    struct v9_node *node;
     struct v9_fid *fid;
     struct walk walk;
     uint16_t done;
     uint32_t size;
     int err = decode_walk(in, &walk);
 
+    if (!err)
+        err = v9_fast_file(dev, walk.fid, &fid, &node);
     if (err)
         return err;
-    fid = v9_fids_pin(&dev->fids, walk.fid);
-    if (!fid)
-        return -EBADF;
-    err = walk_fid(dev, r, &walk, fid, qids, &done);
+    err = walk_fid(dev, r, &walk, fid, node, qids, &done);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;
@@ -162,18 +139,19 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
                      struct v9_scratch *scratch)
 {
     char reply[P9_HEADER_SIZE + 2 + PATH_MAX];
+    uint32_t number = v9_in_u32(in), size;
+    struct v9_node *node;
     struct v9_fid *fid;
     ssize_t length;
-    uint32_t size;
-    int err = v9_fast_fid(dev, in, &fid);
+    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
 
     if (err)
         return err;
-    if (fid->path_fd < 0 || !S_ISLNK(fid->mode)) {
+    if (!S_ISLNK(node->mode)) {
         v9_fids_unpin(&dev->fids, fid);
         return -EINVAL;
     }
-    length = readlinkat(fid->path_fd, "", reply + P9_HEADER_SIZE + 2, PATH_MAX);
+    length = readlinkat(node->path_fd, "", reply + P9_HEADER_SIZE + 2, PATH_MAX);
     err = -errno;
     v9_fids_unpin(&dev->fids, fid);
     if (length < 0)
@@ -196,15 +174,47 @@ struct dirent64_head { /* getdents64(2) */
 
 enum { ENTRY_SIZE = P9_QID_SIZE + 8 + 1 + 2 }; /* qid offset[8] type[1] name[s] */
 
+struct listing {
+    v9_export *ex;
+    const struct v9_fid *fid;
+    const struct v9_node *node;
+    uint8_t *at, *end;
+    uint64_t offset; /* d_off of the last packed entry */
+    bool full;
+};
+
+/* The qid of what a step leads to. "..", seen from the guest's root, is the root: what is above it
+ * is not the guest's to see. */
+static int stepped_qid(const struct listing *list, struct v9_request *r, const char *name,
+                       struct v9_qid *qid)
+{
+    struct v9_attr attr = {0};
+    v9_export *ex = list->ex;
+    int fd = v9_export_step(&ex, list->node->path_fd, name), err;
+
+    if (!strcmp(name, "..") && (fd == -ESTALE || fd == -ENOENT)) {
+        *qid = list->node->qid; /* moved out of the export: itself */
+        return 0;
+    }
+    if (fd < 0)
+        return fd;
+    err = v9_fast_attr(ex, r, fd, "", &attr);
+    close(fd);
+    *qid = attr.qid;
+    return err;
+}
+
 /* The qid of an entry. Where all files have the export's own device, the inode number that the
  * directory tells is enough (as QEMU answers); else its attributes are read. -ENOENT: leave out. */
-static int entry_qid(struct v9_device *dev, struct v9_request *r, int dir_fd,
+static int entry_qid(const struct listing *list, struct v9_request *r,
                      const struct dirent64_head *entry, struct v9_qid *qid)
 {
     struct v9_attr attr;
     int err;
 
-    if (!dev->export->conf.stat_entries) {
+    if (list->ex->below || !strcmp(entry->d_name, ".."))
+        return stepped_qid(list, r, entry->d_name, qid);
+    if (!list->ex->conf.stat_entries) {
         *qid = (struct v9_qid){
             .type = entry->d_type == DT_DIR   ? 0x80
                     : entry->d_type == DT_LNK ? 0x02
@@ -213,38 +223,12 @@ static int entry_qid(struct v9_device *dev, struct v9_request *r, int dir_fd,
         };
         return 0;
     }
-    err = v9_fast_attr(dev, r, dir_fd, entry->d_name, &attr);
+    err = v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, &attr);
     *qid = attr.qid;
     return err;
 }
 
-/* "..", seen from the export's root, is the root: what is above it is not the guest's to see. */
-static int dotdot_qid(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                      struct v9_qid *qid)
-{
-    struct v9_attr attr = {0};
-    int up = v9_export_step(dev->export, fid->path_fd, ".."), err;
-
-    if (up == -ESTALE || up == -ENOENT) { /* moved out of the export: itself */
-        *qid = fid->qid;
-        return 0;
-    }
-    if (up < 0)
-        return up;
-    err = v9_fast_attr(dev, r, up, "", &attr);
-    close(up);
-    *qid = attr.qid;
-    return err;
-}
-
-struct listing {
-    uint8_t *at, *end;
-    uint64_t offset; /* d_off of the last packed entry */
-    bool full;
-};
-
-static int pack_entry(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                      const struct dirent64_head *entry, struct listing *list)
+static int pack_entry(struct listing *list, struct v9_request *r, const struct dirent64_head *entry)
 {
     const size_t length = strlen(entry->d_name);
     struct v9_qid qid;
@@ -254,10 +238,7 @@ static int pack_entry(struct v9_device *dev, struct v9_request *r, struct v9_fid
         list->full = true;
         return 0;
     }
-    if (!strcmp(entry->d_name, ".."))
-        err = dotdot_qid(dev, r, fid, &qid);
-    else
-        err = entry_qid(dev, r, fid->io_fd, entry, &qid);
+    err = entry_qid(list, r, entry, &qid);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     list->offset = (uint64_t)entry->d_off;
@@ -273,12 +254,11 @@ static int pack_entry(struct v9_device *dev, struct v9_request *r, struct v9_fid
     return 0;
 }
 
-static int pack_dents(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                      const uint8_t *dents, long size, struct listing *list)
+static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t *dents, long size)
 {
     for (long at = 0; at < size && !list->full;) {
         const struct dirent64_head *entry = (const void *)(dents + at);
-        int err = pack_entry(dev, r, fid, entry, list);
+        int err = pack_entry(list, r, entry);
         if (err)
             return err;
         at += entry->d_reclen;
@@ -287,8 +267,8 @@ static int pack_dents(struct v9_device *dev, struct v9_request *r, struct v9_fid
 }
 
 /* Fills the listing from `offset` on. The directory's mutex is held: seek and read are one. */
-static int list_from(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                     uint64_t offset, struct v9_scratch *scratch, struct listing *list)
+static int list_from(struct listing *list, struct v9_request *r, struct v9_fid *fid,
+                     uint64_t offset, struct v9_scratch *scratch)
 {
     uint8_t *const start = list->at;
     long size;
@@ -306,7 +286,7 @@ static int list_from(struct v9_device *dev, struct v9_request *r, struct v9_fid 
             return -errno;
         if (size == 0)
             break;
-        err = pack_dents(dev, r, fid, scratch->dents, size, list);
+        err = pack_dents(list, r, scratch->dents, size);
         if (err)
             return err;
     }
@@ -323,6 +303,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     uint64_t offset = v9_in_u64(in);
     uint8_t *const entries = scratch->reply + P9_IO_SIZE;
     struct listing list = {.at = entries};
+    struct v9_node *node;
     struct v9_fid *fid;
     int err;
 
@@ -334,13 +315,16 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     if (count > r->chain.writable_size - P9_IO_SIZE)
         count = (uint32_t)(r->chain.writable_size - P9_IO_SIZE);
     list.end = entries + count;
-    fid = v9_fids_pin(&dev->fids, number);
-    if (!fid)
-        return -EBADF;
-    err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(fid->mode) ? -ENOTDIR : 0;
+    err = v9_fast_file(dev, number, &fid, &node);
+    if (err)
+        return err;
+    list.ex = v9_node_export(dev, node);
+    list.fid = fid;
+    list.node = node;
+    err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
     if (!err) {
         pthread_mutex_lock(&fid->dir_lock);
-        err = list_from(dev, r, fid, offset, scratch, &list);
+        err = list_from(&list, r, fid, offset, scratch);
         pthread_mutex_unlock(&fid->dir_lock);
     }
     v9_fids_unpin(&dev->fids, fid);

@@ -17,10 +17,10 @@
 
 #include "iov.h"
 
-int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char *name,
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name,
                  struct v9_attr *attr)
 {
-    int err = v9_attr_read(dev->export, fd, name, attr);
+    int err = v9_attr_read(ex, fd, name, attr);
 
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
@@ -43,22 +43,36 @@ int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid)
 
     if (!v9_in_is_done(in))
         return -EINVAL;
-    *fid = v9_fids_pin(&dev->fids, number);
-    return *fid ? 0 : -EBADF;
+    return v9_fids_pin(&dev->fids, number, fid);
+}
+
+int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid, struct v9_node **node)
+{
+    int err = v9_fids_pin(&dev->fids, number, fid);
+
+    if (err)
+        return err;
+    *node = v9_fids_node(&dev->fids, *fid);
+    if (*node)
+        return 0;
+    v9_fids_unpin(&dev->fids, *fid);
+    return -EBADF;
 }
 
 int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                    struct v9_scratch *scratch)
 {
     uint8_t reply[P9_HEADER_SIZE + 60], *at = reply;
+    uint32_t number = v9_in_u32(in);
+    struct v9_node *node;
     struct v9_fid *fid;
     struct statfs st;
     uint64_t fsid;
-    int err = v9_fast_fid(dev, in, &fid);
+    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
 
     if (err)
         return err;
-    err = fid->path_fd < 0 ? -EBADF : fstatfs(fid->path_fd, &st) < 0 ? -errno : 0;
+    err = fstatfs(node->path_fd, &st) < 0 ? -errno : 0;
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;
@@ -73,21 +87,23 @@ int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-static int open_fid(struct v9_device *dev, struct v9_fid *fid, uint32_t flags)
+static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_node *node,
+                    uint32_t flags)
 {
+    v9_export *ex = v9_node_export(dev, node);
     int host = v9_sys_open_flags(flags), fd, err;
 
-    if (fid->path_fd < 0 || fid->io_fd >= 0)
+    if (fid->io_fd >= 0)
         return -EBADF;
-    if (dev->export->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
+    if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
         return -EROFS;
-    if (S_ISLNK(fid->mode))
+    if (S_ISLNK(node->mode))
         return -ELOOP;
-    if (!S_ISREG(fid->mode) && !S_ISDIR(fid->mode))
+    if (!S_ISREG(node->mode) && !S_ISDIR(node->mode))
         return -ENXIO; /* opening a device, FIFO or socket of the host is never the guest's */
-    fd = v9_export_reopen(dev->export, fid->path_fd, host);
+    fd = v9_export_reopen(ex, node->path_fd, host);
     if (fd == -EPERM && host & O_NOATIME)
-        fd = v9_export_reopen(dev->export, fid->path_fd, host &= ~O_NOATIME);
+        fd = v9_export_reopen(ex, node->path_fd, host &= ~O_NOATIME);
     if (fd < 0)
         return fd;
     err = v9_fids_open(&dev->fids, fid, fd, host);
@@ -101,18 +117,16 @@ int v9_fast_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 {
     uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
     uint32_t number = v9_in_u32(in), flags = v9_in_u32(in);
+    struct v9_node *node;
     struct v9_fid *fid;
-    int err;
+    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
 
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    fid = v9_fids_pin(&dev->fids, number);
-    if (!fid)
-        return -EBADF;
-    err = open_fid(dev, fid, flags);
+    if (err)
+        return err;
+    err = open_fid(dev, fid, node, flags);
     if (!err) {
         uint8_t *at = v9_put_header(reply, sizeof(reply), P9_TLOPEN + 1, r->tag);
-        v9_put(v9_put_qid(at, &fid->qid), 0, 4); /* iounit 0: as much as msize allows */
+        v9_put(v9_put_qid(at, &node->qid), 0, 4); /* iounit 0: as much as msize allows */
         err = v9_request_reply(r, reply, sizeof(reply));
     }
     v9_fids_unpin(&dev->fids, fid);
@@ -125,17 +139,16 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     const uint64_t basic = 0x7ff, btime = 0x800, gen = 0x1000;
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
     uint32_t number = v9_in_u32(in);
+    struct v9_node *node;
     struct v9_fid *fid;
     struct v9_attr a;
     int err;
 
     v9_in_u64(in); /* request_mask: all that one statx tells is answered */
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    fid = v9_fids_pin(&dev->fids, number);
-    if (!fid)
-        return -EBADF;
-    err = fid->path_fd < 0 ? -EBADF : v9_fast_attr(dev, r, fid->path_fd, "", &a);
+    err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    if (err)
+        return err;
+    err = v9_fast_attr(v9_node_export(dev, node), r, node->path_fd, "", &a);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;
@@ -170,9 +183,9 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     t->count = v9_in_u32(in);
     if (!v9_in_is_done(in) || t->offset > INT64_MAX)
         return -EINVAL;
-    t->fid = v9_fids_pin(&dev->fids, number);
-    if (!t->fid)
-        return -EBADF;
+    err = v9_fids_pin(&dev->fids, number, &t->fid);
+    if (err)
+        return err;
     err = t->fid->flags & V9_FID_UPCALL ? V9_PASS : t->fid->io_fd < 0 ? -EBADF : 0;
     if (err)
         v9_fids_unpin(&dev->fids, t->fid);
@@ -238,12 +251,12 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     ssize_t put = 0;
     int err;
 
-    if (dev->export->conf.readonly)
-        return -EROFS;
     err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    if (t.count > r->size - P9_TWRITE_SIZE)
+    if (v9_node_export(dev, v9_fids_node(&dev->fids, t.fid))->conf.readonly)
+        err = -EROFS;
+    else if (t.count > r->size - P9_TWRITE_SIZE)
         err = -EINVAL;
     if (!err && t.count)
         err = drop_set_ids(t.fid);

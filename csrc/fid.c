@@ -8,25 +8,37 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "wire.h"
+
 static size_t round_up(size_t size)
 {
     const size_t page = 4096;
     return (size + page - 1) / page * page;
 }
 
-/* The arena is sparse: pages that no fid has touched cost nothing. */
-int v9_fids_init(struct v9_fids *fids, uint32_t max)
+static uint32_t buckets_for(uint32_t max)
 {
     uint32_t buckets = 1024;
-    size_t head;
 
     while (buckets < max)
         buckets *= 2;
-    head = round_up(buckets * sizeof(uint32_t));
+    return buckets;
+}
+
+/* The arena is sparse: pages that no fid has touched cost nothing. A node goes with the last of its
+ * fids, so there are never more nodes than fids. */
+int v9_fids_init(struct v9_fids *fids, uint32_t max)
+{
+    const uint32_t buckets = buckets_for(max);
+    const size_t head = round_up(buckets * sizeof(uint32_t));
+    const size_t fid_size = round_up((size_t)max * sizeof(struct v9_fid));
+    const size_t node_size = round_up((size_t)max * sizeof(struct v9_node));
+    uint8_t *at;
+
     memset(fids, 0, sizeof(*fids));
-    fids->max = max;
-    fids->mask = buckets - 1;
-    fids->map_size = head + round_up((size_t)max * sizeof(struct v9_fid));
+    fids->max = fids->nodes.max = max;
+    fids->mask = fids->nodes.mask = buckets - 1;
+    fids->map_size = 2 * head + fid_size + node_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
     if (fids->fd < 0)
         return -errno;
@@ -35,8 +47,11 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max)
     fids->map = mmap(NULL, fids->map_size, PROT_READ | PROT_WRITE, MAP_SHARED, fids->fd, 0);
     if (fids->map == MAP_FAILED)
         goto fail;
-    fids->buckets = fids->map;
-    fids->entries = (struct v9_fid *)((uint8_t *)fids->map + head);
+    at = fids->map;
+    fids->buckets = (uint32_t *)at;
+    fids->nodes.buckets = (uint32_t *)(at + head);
+    fids->entries = (struct v9_fid *)(at + 2 * head);
+    fids->nodes.entries = (struct v9_node *)(at + 2 * head + fid_size);
     pthread_mutex_init(&fids->lock, NULL);
     return 0;
 fail:
@@ -60,54 +75,69 @@ static uint32_t *find_link(struct v9_fids *fids, uint32_t number)
     return link;
 }
 
-struct v9_fid *v9_fids_pin(struct v9_fids *fids, uint32_t number)
+int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
 {
-    struct v9_fid *fid = NULL;
+    struct v9_node *node;
     uint32_t index;
 
+    *fid = NULL;
     pthread_mutex_lock(&fids->lock);
     index = *find_link(fids, number);
     if (index) {
-        fid = &fids->entries[index - 1];
-        fid->refs++;
+        *fid = &fids->entries[index - 1];
+        (*fid)->refs++;
+        node = v9_fids_node(fids, *fid);
+        if (node)
+            node->pins++;
     }
     pthread_mutex_unlock(&fids->lock);
-    return fid;
+    return index ? 0 : -EBADF;
 }
 
-/* Drops one reference under the lock. A dead entry's descriptors are handed out, to be closed once
- * the lock is released: close(2) may take long. */
-static void drop(struct v9_fids *fids, struct v9_fid *fid, int32_t closing[2])
+/* What is to be closed once the lock is released: close(2) may take long. */
+struct closing {
+    int32_t path_fd, io_fd;
+};
+
+static void close_all(const struct closing *closing)
 {
-    closing[0] = closing[1] = -1;
+    if (closing->path_fd >= 0)
+        close(closing->path_fd);
+    if (closing->io_fd >= 0)
+        close(closing->io_fd);
+}
+
+/* Drops one reference under the lock. */
+static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closing)
+{
     if (--fid->refs)
         return;
-    closing[0] = fid->path_fd;
-    closing[1] = fid->io_fd;
+    closing->io_fd = fid->io_fd;
+    if (fid->node)
+        v9_nodes_drop(&fids->nodes, fid->node, &closing->path_fd);
     pthread_mutex_destroy(&fid->dir_lock);
     fid->next = fids->free;
     fids->free = (uint32_t)(fid - fids->entries) + 1;
 }
 
-static void close_both(const int32_t closing[2])
-{
-    for (int i = 0; i < 2; i++)
-        if (closing[i] >= 0)
-            close(closing[i]);
-}
-
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 {
-    int32_t closing[2];
+    struct closing closing = {-1, -1};
+    struct v9_node *node;
+
     pthread_mutex_lock(&fids->lock);
-    drop(fids, fid, closing);
+    node = v9_fids_node(fids, fid);
+    if (node)
+        node->pins--;
+    drop(fids, fid, &closing);
     pthread_mutex_unlock(&fids->lock);
-    close_both(closing);
+    close_all(&closing);
 }
 
 static struct v9_fid *allocate(struct v9_fids *fids)
 {
     struct v9_fid *fid;
+
     if (fids->free) {
         fid = &fids->entries[fids->free - 1];
         fids->free = fid->next;
@@ -116,41 +146,87 @@ static struct v9_fid *allocate(struct v9_fids *fids)
     return fids->used < fids->max ? &fids->entries[fids->used++] : NULL;
 }
 
-int v9_fids_enter(struct v9_fids *fids, const struct v9_fid *from, struct v9_fid *instead)
+/* Whether a number may be given to a new entry: nobody has it, or `instead` still does. */
+static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid *instead)
 {
-    int32_t closing[2] = {-1, -1};
-    struct v9_fid *fid;
-    uint32_t *link;
-    int err = 0;
+    const uint32_t index = *find_link(fids, number);
 
-    if (from->number == UINT32_MAX) /* NOFID */
-        return -EBADF;
-    pthread_mutex_lock(&fids->lock);
-    link = find_link(fids, from->number);
-    if (instead ? !*link || &fids->entries[*link - 1] != instead : *link != 0) {
-        err = -EBADF;
-        goto out;
-    }
-    fid = allocate(fids);
-    if (!fid) {
-        err = -EMFILE;
-        goto out;
-    }
-    if (instead)
+    if (number == P9_NOFID)
+        return false;
+    return instead ? index && &fids->entries[index - 1] == instead : !index;
+}
+
+/* Enters a fid under the lock; on success the entry holds a reference of `node` (0: none). */
+static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
+                 struct v9_fid *instead, struct closing *closing)
+{
+    struct v9_fid *fid = allocate(fids);
+    uint32_t *link;
+
+    if (!fid)
+        return -EMFILE;
+    if (instead) {
+        link = find_link(fids, as->number);
         *link = instead->next;
-    else
+    } else {
         fids->count++;
-    *fid = *from;
-    fid->refs = 1;
+    }
+    *fid = (struct v9_fid){
+        .number = as->number,
+        .refs = 1,
+        .uid = as->uid,
+        .flags = as->flags,
+        .node = node,
+        .io_fd = as->io_fd,
+        .io_flags = as->io_flags,
+    };
     pthread_mutex_init(&fid->dir_lock, NULL);
     link = &fids->buckets[fid->number & fids->mask];
     fid->next = *link;
     *link = (uint32_t)(fid - fids->entries) + 1;
     if (instead)
         drop(fids, instead, closing);
-out:
+    return 0;
+}
+
+int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
+                  struct v9_fid *instead)
+{
+    struct closing closing = {-1, -1};
+    int32_t spare = -1;
+    uint32_t node = 0;
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    if (is_vacant(fids, as->number, instead)) {
+        err = fids->free || fids->used < fids->max ? 0 : -EMFILE;
+        if (!err && file) {
+            node = v9_nodes_hold(&fids->nodes, file, &spare);
+            err = node ? 0 : -EMFILE;
+        }
+        if (!err)
+            err = enter(fids, as, node, instead, &closing);
+    }
     pthread_mutex_unlock(&fids->lock);
-    close_both(closing);
+    if (spare >= 0)
+        close(spare);
+    close_all(&closing);
+    return err;
+}
+
+int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
+{
+    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
+    struct closing closing = {-1, -1};
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    if (is_vacant(fids, number, NULL)) {
+        err = enter(fids, &as, fid->node, NULL, &closing);
+        if (!err)
+            fids->nodes.entries[fid->node - 1].refs++;
+    }
+    pthread_mutex_unlock(&fids->lock);
     return err;
 }
 
@@ -169,7 +245,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 {
-    int32_t closing[2] = {-1, -1};
+    struct closing closing = {-1, -1};
     uint32_t *link;
     int err = -EBADF;
 
@@ -179,11 +255,11 @@ int v9_fids_remove(struct v9_fids *fids, uint32_t number)
         struct v9_fid *fid = &fids->entries[*link - 1];
         *link = fid->next;
         fids->count--;
-        drop(fids, fid, closing);
+        drop(fids, fid, &closing);
         err = 0;
     }
     pthread_mutex_unlock(&fids->lock);
-    close_both(closing);
+    close_all(&closing);
     return err;
 }
 
@@ -192,18 +268,4 @@ void v9_fids_clear(struct v9_fids *fids)
     for (uint32_t bucket = 0; bucket <= fids->mask && fids->count; bucket++)
         while (fids->buckets[bucket])
             v9_fids_remove(fids, fids->entries[fids->buckets[bucket] - 1].number);
-}
-
-struct v9_fid v9_fid_of(uint32_t number, int32_t path_fd, uint32_t uid, const struct v9_attr *attr)
-{
-    return (struct v9_fid){
-        .number = number,
-        .uid = uid,
-        .mode = attr->mode,
-        .path_fd = path_fd,
-        .io_fd = -1,
-        .qid = attr->qid,
-        .st_dev = attr->st_dev,
-        .st_ino = attr->st_ino,
-    };
 }

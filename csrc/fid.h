@@ -1,9 +1,10 @@
 /*
  * fid: what the numbers that the guest chose stand for.
  *
- * Every fid of a file holds an O_PATH descriptor, and a second one once it was opened. Entries live
- * in a flat arena, found through a chained hash whose function is the identity: the kernel's client
- * numbers its fids densely, so a bucket is nearly always the entry itself, and outliers still work.
+ * A fid stands for a node, the file, and holds a descriptor of its own once it was opened. Entries
+ * live in a flat arena, found through a chained hash whose function is the identity: the kernel's
+ * client numbers its fids densely, so a bucket is nearly always the entry itself, and outliers
+ * still work.
  *
  * An entry that a request uses is pinned. Tclunk takes the number away at once; the descriptors
  * close with the last pin. A fid that comes to stand for another file (Twalk onto itself, Tlcreate)
@@ -16,6 +17,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "node.h"
 #include "vhost9p.h"
 
 struct v9_fid {
@@ -23,19 +25,17 @@ struct v9_fid {
     uint32_t next; /* index + 1 in the bucket's chain or the free list; 0 ends it */
     uint32_t refs; /* pins, and one for the number while it is entered */
     uint32_t uid;
-    uint32_t flags;    /* V9_FID_* */
-    uint32_t mode;     /* st_mode when it was walked to: the file type holds */
-    int32_t path_fd;   /* O_PATH; -1 for an xattr fid */
-    int32_t io_fd;     /* -1 until opened */
-    int32_t io_flags;  /* open(2) flags of io_fd */
-    struct v9_qid qid; /* when it was walked to */
-    uint64_t st_dev, st_ino;
+    uint32_t flags;           /* V9_FID_* */
+    uint32_t node;            /* index + 1; 0: none, an xattr fid */
+    int32_t io_fd;            /* -1 until opened */
+    int32_t io_flags;         /* open(2) flags of io_fd */
     uint64_t dir_offset;      /* d_off where io_fd of a directory stands */
     pthread_mutex_t dir_lock; /* lseek and getdents64 belong together */
 };
 
 struct v9_fids {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* guards the nodes too */
+    struct v9_nodes nodes;
     uint32_t max, mask;   /* capacity of entries; buckets - 1 */
     uint32_t count, used; /* entered numbers; entries ever handed out */
     uint32_t free;        /* index + 1 of the first free entry */
@@ -46,22 +46,34 @@ struct v9_fids {
     int fd; /* the arena's memfd */
 };
 
+/* What a fid that is to be entered is, beside the file that it stands for. */
+struct v9_fid_new {
+    uint32_t number, uid, flags;
+    int32_t io_fd, io_flags; /* io_fd -1: not open */
+};
+
 int v9_fids_init(struct v9_fids *fids, uint32_t max);
 void v9_fids_destroy(struct v9_fids *fids);
-/* NULL where the number is not entered. */
-struct v9_fid *v9_fids_pin(struct v9_fids *fids, uint32_t number);
+/* -EBADF where the number is not entered. */
+int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);
+/* The file that a pinned fid stands for, or NULL. */
+static inline struct v9_node *v9_fids_node(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return fid->node ? &fids->nodes.entries[fid->node - 1] : NULL;
+}
 /*
- * Enters a copy of the public part of `from` (all but next, refs and the lock) under from->number.
- * `instead` is the pinned entry that it replaces, or NULL. -EBADF where the number is taken, or is
- * no longer instead's; -EMFILE at the cap. The descriptors are taken over on success only.
+ * Enters a fid for a file (NULL: none). `instead` is the pinned entry that it replaces, or NULL.
+ * -EBADF where the number is taken, or is no longer instead's; -EMFILE at the cap. The descriptors
+ * are taken over on success only.
  */
-int v9_fids_enter(struct v9_fids *fids, const struct v9_fid *from, struct v9_fid *instead);
+int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
+                  struct v9_fid *instead);
+/* Enters one more fid for the file of a pinned one; fails as v9_fids_enter. */
+int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number);
 /* Publishes the descriptor of a pinned entry; -EBADF where it has one already. */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);
 int v9_fids_remove(struct v9_fids *fids, uint32_t number);
 void v9_fids_clear(struct v9_fids *fids);
-/* What attr tells of a file, as an entry that is not entered yet. */
-struct v9_fid v9_fid_of(uint32_t number, int32_t path_fd, uint32_t uid, const struct v9_attr *attr);
 
 #endif

@@ -69,7 +69,7 @@ static void break_ring(struct v9_device *dev, const char *reason)
 bool v9_device_can_run(struct v9_device *dev)
 {
     return dev->started && dev->enabled && !dev->paused && dev->ring.desc && !dev->ring.broken &&
-           dev->export;
+           dev->exports[0];
 }
 
 static struct v9_request *take_slot(struct v9_device *dev)

@@ -93,7 +93,7 @@ struct v9_hub {
 struct v9_device {
     struct v9_device_conf conf;
     v9_hub *hub;
-    v9_export *export;
+    v9_export *exports[V9_EXPORTS_MAX]; /* those that are set never change */
     struct v9_fids fids;
     pthread_mutex_t lock;
 
@@ -163,8 +163,15 @@ v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
 /* Pins the fid that is a message's one field. */
 int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid);
+/* Pins a fid that must stand for a file; -EBADF. */
+int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid,
+                 struct v9_node **node);
+static inline v9_export *v9_node_export(struct v9_device *dev, const struct v9_node *node)
+{
+    return dev->exports[node->export];
+}
 /* Reads attributes for a request; on -V9_NO_DEVICE and -V9_NO_GROUP notes the question. */
-int v9_fast_attr(struct v9_device *dev, struct v9_request *r, int fd, const char *name,
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name,
                  struct v9_attr *attr);
 
 #endif

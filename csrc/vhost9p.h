@@ -86,13 +86,19 @@ struct v9_export_conf {
     uint32_t stat_entries; /* Treaddir reads the attributes of every entry (multidevs remap) */
 };
 
-v9_export *v9_export_new(const struct v9_export_conf *conf, int32_t *err);
+/* `qidmap` outlives the export, which uses it; exports of one device share theirs. */
+v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err);
 void v9_export_free(v9_export *ex);
-v9_qidmap *v9_export_qidmap(v9_export *ex);
-/* Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
- * a symlink is opened, never followed. ".." is clamped at the export's root; where it would leave
- * the export, because the directory was moved out of it, -ESTALE. */
-int v9_export_step(v9_export *ex, int32_t fd, const char *name);
+/* Makes the root of `ex` appear as directory `name` of the root of `above`, in place of what is
+ * there. Before both are served. */
+int v9_export_join(v9_export *above, const char *name, v9_export *ex);
+/*
+ * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
+ * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the
+ * one that the new descriptor belongs to. ".." is clamped at the root of an export that is joined
+ * to none; where it would leave the export, because the directory was moved out of it, -ESTALE.
+ */
+int v9_export_step(v9_export **where, int32_t fd, const char *name);
 /* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
 /* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
@@ -153,7 +159,11 @@ struct v9_device_conf {
 v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err);
 /* Stops the threads, closes every descriptor, frees. The export stays. */
 void v9_device_free(v9_device *dev);
-void v9_device_set_export(v9_device *dev, v9_export *ex);
+/* Adds an export; the first is what Tattach without a name gets, and makes the device serve, so
+ * it is the last one to be set. Fids tell which of them they belong to. -ENOSPC at
+ * V9_EXPORTS_MAX. */
+int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex);
+enum { V9_EXPORTS_MAX = 256 };
 /* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to
  * be kept. */
 void v9_device_reset(v9_device *dev, uint32_t keep_memory);
@@ -201,6 +211,7 @@ struct v9_fid_info {
     int32_t io_flags;  /* open(2) flags of io_fd */
     uint32_t uid;      /* n_uname of the attach that it descends from */
     uint32_t flags;    /* V9_FID_* */
+    uint32_t export;   /* index of the export that the file belongs to */
     struct v9_qid qid; /* as last seen */
     uint64_t st_dev, st_ino;
 };
@@ -210,9 +221,10 @@ int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
 void v9_fid_put(v9_device *dev, uint32_t handle);
 /* Enters a fid; takes path_fd over on success. path_fd may be -1 (an xattr fid).
  * -EBADF where the number is in use (as the kernel's client never does), -EMFILE at the cap. */
-int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t uid, uint32_t flags,
-               const struct v9_attr *attr);
-/* Tlcreate: the fid now stands for the created, open file. Takes both descriptors over. */
+int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
+               uint32_t flags, const struct v9_attr *attr);
+/* Tlcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
+ * both descriptors over. */
 int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr);
 int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);

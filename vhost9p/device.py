@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from vhost9p.config import DeviceConfig
 from vhost9p.fs.local import LocalDriver
+from vhost9p.fs.tree import Tree
 from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
@@ -95,13 +96,13 @@ class Device:
             undo.callback(self._native.close)
             self._server = Server(
                 self._native.fids,
-                self._driver,
+                Tree([self._driver]),
                 msize_max=config.msize_max,
                 set_msize=self._native.set_msize,
                 wake_signal=sys.wake_signal(),
             )
             undo.callback(self._server.close)
-            self._native.set_export(self.export)
+            self._native.set_exports([self.export])
             self._undo = undo.pop_all()
 
     def close(self) -> None:

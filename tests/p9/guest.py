@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from vhost9p.fs.driver import Attr
 from vhost9p.fs.local import LocalDriver
+from vhost9p.fs.tree import Tree
 from vhost9p.native import sys
 from vhost9p.native.export import Export
 from vhost9p.p9 import messages as m
@@ -39,6 +40,7 @@ class FakeFid:
 
     number: int
     path_fd: int
+    export: int
     uid: int
     flags: int
     st_dev: int
@@ -70,13 +72,15 @@ class FakeFids:
         finally:
             self.pinned -= 1
 
-    def add(self, number: int, path_fd: int, uid: int, flags: int, attr: Attr | None) -> None:
+    def add(
+        self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
+    ) -> None:
         if number in self.entries:
             raise OSError(errno.EBADF, "the fid is in use")
         if self.full:
             raise OSError(errno.EMFILE, "the table is full")
         dev, ino = (attr.st_dev, attr.st_ino) if attr else (0, 0)
-        self.entries[number] = FakeFid(number, path_fd, uid, flags, dev, ino)
+        self.entries[number] = FakeFid(number, path_fd, export, uid, flags, dev, ino)
 
     def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
         if self.full:
@@ -174,7 +178,7 @@ class Guest:
         """A new fid, as Twalk would make it."""
         number = next(self._numbers)
         fd = self.driver._descend([os.fsencode(name) for name in path.split("/") if name])
-        self.fids.add(number, fd, uid, 0, self.driver.attr(fd))
+        self.fids.add(number, fd, 0, uid, 0, self.driver.attr(fd))
         return number
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
@@ -210,7 +214,7 @@ def serving(
         msizes: list[int] = []
         server = Server(
             fids,
-            driver,
+            Tree([driver]),
             msize_max=65536,
             set_msize=msizes.append,
             wake_signal=sys.wake_signal(),

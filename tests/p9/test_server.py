@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import OWN, FakeRequest, Guest, Refused, serving
+from vhost9p.fs.driver import Attr
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, Qid
 
@@ -99,7 +100,7 @@ def test_fsync_wants_an_open_fid(guest: Guest) -> None:
     assert refused.value.errno == errno.EBADF
 
 
-NO_CHANGE = 1 << 7  # a fid that is not there: EROFS comes before it is looked for
+NO_CHANGE = 1  # the root: any other answer than EROFS means that something was tried
 CHANGES = [
     m.Tlcreate(NO_CHANGE, b"n", os.O_RDWR, 0o644, 0), m.Tmkdir(NO_CHANGE, b"n", 0o755, 0),
     m.Tmknod(NO_CHANGE, b"n", 0o644, 0, 0, 0), m.Tsymlink(NO_CHANGE, b"n", b"t", 0),
@@ -111,10 +112,18 @@ CHANGES = [
 
 @pytest.mark.parametrize("message", CHANGES, ids=lambda message: type(message).__name__)
 def test_readonly_comes_first(root: Path, message: Message) -> None:
+    (root / "file").touch()
     with serving(root, readonly=True) as guest:
+        guest.fids.add(NO_CHANGE, *_root(guest))
         with pytest.raises(Refused) as refused:
             guest.do(message)
         assert refused.value.errno == errno.EROFS
+    assert os.listdir(root) == ["file"]
+
+
+def _root(guest: Guest) -> tuple[int, int, int, int, Attr]:
+    fd, attr = guest.driver.attach(b"")
+    return fd, 0, OWN, 0, attr
 
 
 def test_readonly_remove_frees_the_fid(root: Path) -> None:

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,9 +177,10 @@ class Device:
 
     # ---- set-up -----------------------------------------------------------------------------
 
-    def set_export(self, export: Export) -> None:
-        """What the device serves from now on."""
-        lib.v9_device_set_export(self._native, export.native)
+    def set_exports(self, exports: Sequence[Export]) -> None:
+        """What the device serves from now on; the first holds the root of the guest's mount."""
+        for index in reversed(range(len(exports))):
+            check(lib.v9_device_set_export(self._native, index, exports[index].native))
 
     def set_features(self, features: int) -> None:
         """The negotiated virtio features."""

@@ -8,7 +8,7 @@ the serving threads have with Python through upcalls.
 import errno
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.qidmap import FileKey, QidMap
@@ -43,18 +43,22 @@ class Attr:
 
 
 class Export:
-    """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated."""
+    """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
+    one guest sees share a `qidmap`."""
 
-    def __init__(self, root_fd: int, *, readonly: bool, stat_entries: bool) -> None:
+    def __init__(
+        self, root_fd: int, *, readonly: bool, stat_entries: bool, qidmap: QidMap | None = None
+    ) -> None:
         conf = ffi.new(
             "struct v9_export_conf *",
             {"root_fd": root_fd, "readonly": readonly, "stat_entries": stat_entries},
         )
         err = ffi.new("int32_t *")
-        self.native = lib.v9_export_new(conf, err)
+        self.qidmap = qidmap or QidMap()
+        self._owns_qidmap = qidmap is None
+        self.native = lib.v9_export_new(conf, self.qidmap.native, err)
         if not self.native:
             raise OSError(-err[0], os.strerror(-err[0]))
-        self.qidmap = QidMap(lib.v9_export_qidmap(self.native))
         self.policy: QidPolicy | None = None
 
     def close(self) -> None:
@@ -62,14 +66,26 @@ class Export:
         if self.native:
             lib.v9_export_free(self.native)
             self.native = ffi.NULL
+            if self._owns_qidmap:
+                self.qidmap.close()
 
     def disguise(self, host_ino: int, st_dev: int, st_ino: int) -> None:
         """Makes the file with this host inode appear with other numbers (the synth driver)."""
         check(lib.v9_export_disguise(self.native, host_ino, st_dev, st_ino))
 
+    def join(self, name: bytes, export: Self) -> None:
+        """Makes another export's root appear as this directory of the root."""
+        check(lib.v9_export_join(self.native, name, export.native))
+
     def step(self, fd: int, name: bytes) -> int:
-        """Opens one component of directory `fd` with O_PATH, never following a symlink."""
-        return check(lib.v9_export_step(self.native, fd, name))
+        """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV where
+        that is in another export."""
+        where = ffi.new("v9_export **", self.native)
+        opened = check(lib.v9_export_step(where, fd, name))
+        if where[0] != self.native:
+            os.close(opened)
+            raise OSError(errno.EXDEV, "another export")
+        return opened
 
     def reopen(self, fd: int, flags: int) -> int:
         """Opens for I/O what an O_PATH descriptor names."""

@@ -21,6 +21,7 @@ class Fid:
     path_fd: int
     io_fd: int
     io_flags: int
+    export: int
     uid: int
     flags: int
     qid_type: int
@@ -48,6 +49,7 @@ class FidTable:
                 info.path_fd,
                 info.io_fd,
                 info.io_flags,
+                info.export,
                 info.uid,
                 info.flags,
                 info.qid.type,
@@ -59,10 +61,12 @@ class FidTable:
         finally:
             lib.v9_fid_put(self._device, info.handle)
 
-    def add(self, number: int, path_fd: int, uid: int, flags: int, attr: Attr | None) -> None:
+    def add(
+        self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
+    ) -> None:
         """Enters a fid; takes `path_fd` (-1 for an xattr fid) over unless it raises."""
         native = attr.native if attr else ffi.new("struct v9_attr *")
-        check(lib.v9_fid_add(self._device, number, path_fd, uid, flags, native))
+        check(lib.v9_fid_add(self._device, number, path_fd, export, uid, flags, native))
 
     def become(self, fid: Fid, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
         """Makes the number stand for a created, open file; takes both descriptors over."""

@@ -6,7 +6,6 @@ are `st_dev` as os.stat has it, inodes and paths unsigned 64-bit numbers.
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any
 
 from vhost9p.native.library import check, ffi, lib
 
@@ -50,34 +49,36 @@ class FileKey:
 
 
 class QidMap:
-    """A map of its own, or, with `native`, one that belongs to an export and lives as long."""
+    """What (host device, inode) is to a guest."""
 
-    def __init__(self, native: Any = None) -> None:
-        if native is None:
-            native = lib.v9_qidmap_new()
-            if not native:
-                raise MemoryError("no memory for a qid map")
-            native = ffi.gc(native, lib.v9_qidmap_free)
-        self._native = native
+    def __init__(self) -> None:
+        native = lib.v9_qidmap_new()
+        if not native:
+            raise MemoryError("no memory for a qid map")
+        self.native = ffi.gc(native, lib.v9_qidmap_free)
+
+    def close(self) -> None:
+        """Frees it. No export may be using it."""
+        ffi.release(self.native)
 
     def set_device(self, st_dev: int, mnt_id: int, device: int, flags: DeviceFlag) -> None:
         """Installs what (st_dev, mount id) stands for. Raises OSError (ENOMEM)."""
-        check(lib.v9_qidmap_set_device(self._native, st_dev, mnt_id, device, flags))
+        check(lib.v9_qidmap_set_device(self.native, st_dev, mnt_id, device, flags))
 
     def forget_devices(self) -> None:
         """Takes back every `set_device`; groups and files stay. Raises OSError (ENOMEM)."""
-        check(lib.v9_qidmap_forget_devices(self._native))
+        check(lib.v9_qidmap_forget_devices(self.native))
 
     def add_group(self, device: int, bits: int, top: int, suffix: int) -> None:
         """Files of `device` whose inode's top `bits` bits are `top` get (ino << bits) | suffix.
 
         Raises OSError: EINVAL where `top` or `suffix` does not fit `bits` (1 to 63), ENOMEM.
         """
-        check(lib.v9_qidmap_add_group(self._native, device, bits, top, suffix))
+        check(lib.v9_qidmap_add_group(self.native, device, bits, top, suffix))
 
     def add_file(self, device: int, ino: int, path: int) -> None:
         """Gives one file of `device`, which no group fits, its path. Raises OSError (ENOMEM)."""
-        check(lib.v9_qidmap_add_file(self._native, device, ino, path))
+        check(lib.v9_qidmap_add_file(self.native, device, ino, path))
 
     def lookup(self, st_dev: int, mnt_id: int, ino: int) -> tuple[int, int]:
         """(device index, qid.path) of a file.
@@ -86,7 +87,7 @@ class QidMap:
         """
         device = ffi.new("uint32_t *")
         path = ffi.new("uint64_t *")
-        result = lib.v9_qidmap_lookup(self._native, st_dev, mnt_id, ino, device, path)
+        result = lib.v9_qidmap_lookup(self.native, st_dev, mnt_id, ino, device, path)
         if result == -lib.V9_NO_DEVICE:
             raise UnknownDevice(f"device {st_dev:#x} on mount {mnt_id}")
         if result == -lib.V9_NO_GROUP:
@@ -97,4 +98,4 @@ class QidMap:
     def has(self, device: int, ino: int) -> bool:
         """Whether a group or a single entry fits this inode of a device index."""
         path = ffi.new("uint64_t *")
-        return bool(lib.v9_qidmap_find(self._native, device, ino, path) == 0)
+        return bool(lib.v9_qidmap_find(self.native, device, ino, path) == 0)

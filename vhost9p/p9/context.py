@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vhost9p.fs.driver import Attr, Driver
+from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.constants import NAME_MAX
-from vhost9p.p9.fids import FidTable
+from vhost9p.p9.fids import Fid, FidTable
 
 
 class Request(Protocol):
@@ -30,15 +31,25 @@ class Context:
     """One device's 9P state."""
 
     fids: FidTable
-    driver: Driver
+    tree: Tree
     msize_max: int
     set_msize: Callable[[int], None]
     msize: int = 0
 
-    def require_writable(self) -> None:
-        """EROFS on a read-only export, before anything happens."""
-        if self.driver.readonly:
+    def driver(self, fid: Fid) -> Driver:
+        """The driver of a fid's export."""
+        return self.tree.driver(fid.export)
+
+    def writable(self, fid: Fid, *others: Fid) -> Driver:
+        """The driver of a fid's export, to change something there; EROFS where that is read-only,
+        EXDEV where another fid that has a part in the change belongs to another export."""
+        driver = self.driver(fid)
+        if driver.readonly:
             raise P9Error(errno.EROFS)
+        for other in others:
+            if other.export != fid.export:
+                raise P9Error(errno.EXDEV, "the files belong to different exports")
+        return driver
 
 
 LATER = None

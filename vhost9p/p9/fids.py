@@ -27,6 +27,10 @@ class Fid(Protocol):
         """open(2) flags of io_fd."""
 
     @property
+    def export(self) -> int:
+        """Index of the export that the file belongs to."""
+
+    @property
     def uid(self) -> int:
         """n_uname of the attach that it descends from."""
 
@@ -52,7 +56,9 @@ class FidTable(Protocol):
     def get(self, number: int) -> AbstractContextManager[Fid]:
         """Pins a fid for the length of a `with` block; EBADF if there is none."""
 
-    def add(self, number: int, path_fd: int, uid: int, flags: int, attr: Attr | None) -> None:
+    def add(
+        self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
+    ) -> None:
         """Enters a fid; takes `path_fd` over unless it raises."""
 
     def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:

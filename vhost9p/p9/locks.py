@@ -101,8 +101,8 @@ class LockFamily:
     """See the module. `wake_signal` ends a system call that waits."""
 
     def __init__(self, context: Context, wake_signal: int) -> None:
+        self._context = context
         self._fids = context.fids
-        self._driver = context.driver
         self._wake_signal = wake_signal
         self._table = LockTable()
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class LockFamily:
                 return m.Rlock(c.LOCK_SUCCESS)
             writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
             self._fids.set_flags(fid, fid.flags | FID_LOCKS)
-            open_file = partial(self._driver.open_for_locks, fid.path_fd)
+            open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
             file = self._table.open(holder, t.fid, open_file, epoch)
         take = partial(self._table.take, file, t.type, span, fid_writable=writable)
         return self._take(request, t, file, take)
@@ -159,7 +159,7 @@ class LockFamily:
             if t.type not in (RDLCK, WRLCK, UNLCK):
                 raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
             span = _span(t.start, t.length)
-            open_file = partial(self._driver.open_for_locks, file_fd(fid.path_fd))
+            open_file = partial(self._context.driver(fid).open_for_locks, file_fd(fid.path_fd))
             find = partial(self._table.blocker, holder, span=span, open_file=open_file)
             found = _find_any(find) if t.type == UNLCK else find(kind=t.type)
         if found is None:

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Times
+from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, Times
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
@@ -70,7 +70,6 @@ class MetadataFamily:
     def __init__(self, context: Context, off_thread: RunOffThread) -> None:
         self._context = context
         self._fids = context.fids
-        self._driver = context.driver
         self._off_thread = off_thread
 
     def handlers(self) -> dict[type[Message], Handler]:
@@ -80,28 +79,28 @@ class MetadataFamily:
     def setattr(self, request: Request, t: m.Tsetattr) -> m.Rsetattr:
         """Owner and size before the mode, since they clear set-id bits that it may set; times last,
         since the others change them."""
-        self._context.require_writable()
         with self._fids.get(t.fid) as fid:
+            driver = self._context.writable(fid)
             fd = file_fd(fid.path_fd)
             _check(t)
             ids, times = _ids(t), _times(t)
             if ids != (-1, -1):
-                self._driver.chown(fd, *ids)
+                driver.chown(fd, *ids)
             if t.valid & c.SETATTR_SIZE:
-                self._truncate(fid, t.size)
+                self._truncate(driver, fid, t.size)
             if t.valid & c.SETATTR_MODE:
-                self._driver.chmod(fd, t.mode)
+                driver.chmod(fd, t.mode)
             if times:
-                self._driver.utimens(fd, times)
+                driver.utimens(fd, times)
             if t.valid & c.SETATTR_CTIME and not t.valid & CHANGES and ids == (-1, -1):
-                self._driver.touch(fd)
+                driver.touch(fd)
         return m.Rsetattr()
 
-    def _truncate(self, fid: Fid, size: int) -> None:
+    def _truncate(self, driver: Driver, fid: Fid, size: int) -> None:
         """Through the fid's own descriptor if it can write: its permission was checked when it was
         opened, and may be gone."""
         writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-        self._driver.truncate(fid.path_fd, fid.io_fd if writable else -1, size)
+        driver.truncate(fid.path_fd, fid.io_fd if writable else -1, size)
 
     def fsync(self, request: Request, t: m.Tfsync) -> None:
         """fsync(2) or fdatasync(2), off the thread: a disk may take its time. The copy of the
@@ -109,11 +108,11 @@ class MetadataFamily:
         with self._fids.get(t.fid) as fid:
             if fid.io_fd < 0:
                 raise P9Error(errno.EBADF, "the fid is not open")
-            io_fd = os.dup(fid.io_fd)
+            driver, io_fd = self._context.driver(fid), os.dup(fid.io_fd)
 
         def sync() -> m.Rfsync:
             try:
-                self._driver.fsync(io_fd, data_only=bool(t.datasync))
+                driver.fsync(io_fd, data_only=bool(t.datasync))
             finally:
                 os.close(io_fd)
             return m.Rfsync()

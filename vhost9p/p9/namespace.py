@@ -26,7 +26,6 @@ class NamespaceFamily:
         self._context = context
         self._drop = drop
         self._fids = context.fids
-        self._driver = context.driver
 
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
@@ -44,13 +43,13 @@ class NamespaceFamily:
 
     def lcreate(self, request: Request, t: m.Tlcreate) -> m.Rlcreate:
         """Creates and opens; the directory's fid then stands for the file."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.fid) as fid:
+            driver = self._context.writable(fid)
             if fid.io_fd >= 0 or fid.flags:
                 raise P9Error(errno.EBADF, "the fid is in use for something else")
             owner = Owner(fid.uid, t.gid)
-            made = self._driver.create(file_fd(fid.path_fd), name, t.flags, t.mode, owner)
+            made = driver.create(file_fd(fid.path_fd), name, t.flags, t.mode, owner)
             try:
                 self._fids.become(fid, made.path_fd, made.io_fd, made.io_flags, made.attr)
             except OSError:
@@ -61,76 +60,73 @@ class NamespaceFamily:
 
     def mkdir(self, request: Request, t: m.Tmkdir) -> m.Rmkdir:
         """mkdir(2)."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as fid:
-            owner = Owner(fid.uid, t.gid)
-            return m.Rmkdir(qid_of(self._driver.mkdir(file_fd(fid.path_fd), name, t.mode, owner)))
+            driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
+            return m.Rmkdir(qid_of(driver.mkdir(file_fd(fid.path_fd), name, t.mode, owner)))
 
     def mknod(self, request: Request, t: m.Tmknod) -> m.Rmknod:
         """mknod(2)."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as fid:
-            owner = Owner(fid.uid, t.gid)
+            driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
             device = (t.major, t.minor)
-            attr = self._driver.mknod(file_fd(fid.path_fd), name, t.mode, device, owner)
+            attr = driver.mknod(file_fd(fid.path_fd), name, t.mode, device, owner)
         return m.Rmknod(qid_of(attr))
 
     def symlink(self, request: Request, t: m.Tsymlink) -> m.Rsymlink:
         """symlink(2); the target may be anything but contain NUL."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EEXIST)
         if b"\0" in t.target:
             raise P9Error(errno.EINVAL, "a symlink's target with a NUL")
         with self._fids.get(t.dfid) as fid:
-            owner = Owner(fid.uid, t.gid)
-            attr = self._driver.symlink(file_fd(fid.path_fd), name, t.target, owner)
+            driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
+            attr = driver.symlink(file_fd(fid.path_fd), name, t.target, owner)
         return m.Rsymlink(qid_of(attr))
 
     def link(self, request: Request, t: m.Tlink) -> m.Rlink:
         """link(2)."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as directory, self._fids.get(t.fid) as fid:
-            self._driver.link(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
+            driver = self._context.writable(directory, fid)
+            driver.link(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
         return m.Rlink()
 
     def unlinkat(self, request: Request, t: m.Tunlinkat) -> m.Runlinkat:
         """unlinkat(2), whether the directory's fid is open or not."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EINVAL)
         with self._fids.get(t.dirfd) as fid:
+            driver = self._context.writable(fid)
             if t.flags not in (0, c.AT_REMOVEDIR):
                 raise P9Error(errno.EINVAL, f"unlinkat flags {t.flags:#x}")
             directory = t.flags == c.AT_REMOVEDIR
-            self._driver.unlink(file_fd(fid.path_fd), name, directory=directory)
+            driver.unlink(file_fd(fid.path_fd), name, directory=directory)
         return m.Runlinkat()
 
     def remove(self, request: Request, t: m.Tremove) -> m.Rremove:
         """Removes the file and clunks the fid, the latter even where the former fails."""
         try:
-            self._context.require_writable()
             with self._fids.get(t.fid) as fid:
+                driver = self._context.writable(fid)
                 if fid.flags & FID_UPCALL:
                     raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
-                self._driver.remove(fid.path_fd)
+                driver.remove(fid.path_fd)
         finally:
             self._drop(t.fid)
         return m.Rremove()
 
     def rename(self, request: Request, t: m.Trename) -> m.Rrename:
         """Moves the file of a fid."""
-        self._context.require_writable()
         name = check_name(t.name, errno.EBUSY)
         with self._fids.get(t.fid) as fid, self._fids.get(t.dfid) as directory:
-            self._driver.rename_file(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
+            driver = self._context.writable(fid, directory)
+            driver.rename_file(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
         return m.Rrename()
 
     def renameat(self, request: Request, t: m.Trenameat) -> m.Rrenameat:
         """renameat(2)."""
-        self._context.require_writable()
         old, new = check_name(t.oldname, errno.EBUSY), check_name(t.newname, errno.EBUSY)
         with self._fids.get(t.olddirfid) as olddir, self._fids.get(t.newdirfid) as newdir:
-            self._driver.rename(file_fd(olddir.path_fd), old, file_fd(newdir.path_fd), new)
+            driver = self._context.writable(olddir, newdir)
+            driver.rename(file_fd(olddir.path_fd), old, file_fd(newdir.path_fd), new)
         return m.Rrenameat()

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from vhost9p.fs.driver import Driver
+from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error, decode, header
 from vhost9p.p9.context import LATER, Context, Handler, Request
@@ -38,14 +38,14 @@ class Server:
     def __init__(
         self,
         fids: FidTable,
-        driver: Driver,
+        tree: Tree,
         *,
         msize_max: int,
         set_msize: Callable[[int], None],
         wake_signal: int,
     ) -> None:
         self._fids = fids
-        context = Context(fids, driver, msize_max, set_msize, msize_max)
+        context = Context(fids, tree, msize_max, set_msize, msize_max)
         self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fsync")
         self._locks = LockFamily(context, wake_signal)
         self._xattrs = XattrFamily(context)

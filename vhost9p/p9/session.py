@@ -49,10 +49,9 @@ class SessionFamily:
             raise P9Error(errno.EINVAL, f"the attach name {t.aname!r} with a NUL")
         if len(t.aname) > c.PATH_MAX:
             raise P9Error(errno.ENAMETOOLONG, f"an attach name of {len(t.aname)} bytes")
-        self._context.driver.admit(t.n_uname)
-        fd, attr = self._context.driver.attach(t.aname)
+        export, fd, attr = self._context.tree.attach(t.aname, t.n_uname)
         try:
-            self._context.fids.add(t.fid, fd, t.n_uname, 0, attr)
+            self._context.fids.add(t.fid, fd, export, t.n_uname, 0, attr)
         except OSError:
             os.close(fd)
             raise

@@ -47,7 +47,6 @@ class XattrFamily:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._fids = context.fids
-        self._driver = context.driver
         self._values: dict[int, _Value] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -97,12 +96,12 @@ class XattrFamily:
     def walk(self, request: Request, t: m.Txattrwalk) -> m.Rxattrwalk:
         """Makes newfid stand for a value, or for the list of names if the name is empty."""
         with self._fids.get(t.fid) as fid:
-            fd = file_fd(fid.path_fd)
+            driver, fd = self._context.driver(fid), file_fd(fid.path_fd)
             if t.name:
-                data = self._driver.get_xattr(fd, _check_xattr_name(t.name))
+                data = driver.get_xattr(fd, _check_xattr_name(t.name))
             else:
-                data = b"".join(name + b"\0" for name in self._driver.list_xattrs(fd))
-            self._fids.add(t.newfid, -1, fid.uid, FID_UPCALL, None)
+                data = b"".join(name + b"\0" for name in driver.list_xattrs(fd))
+            self._fids.add(t.newfid, -1, fid.export, fid.uid, FID_UPCALL, None)
         try:
             self._keep(t.newfid, _Value(data, len(data)))
         except OSError:
@@ -112,8 +111,8 @@ class XattrFamily:
 
     def create(self, request: Request, t: m.Txattrcreate) -> m.Rxattrcreate:
         """Makes the fid stand for a value to be written."""
-        self._context.require_writable()
         with self._fids.get(t.fid) as fid:
+            self._context.writable(fid)
             file_fd(fid.path_fd)
             if fid.io_fd >= 0 or fid.flags:
                 raise P9Error(errno.EBADF, "the fid is in use for something else")
@@ -152,7 +151,8 @@ class XattrFamily:
             raise P9Error(errno.EINVAL, f"{len(value.data)} of {value.size} bytes were written")
         name, flags = value.target
         with self._fids.get(number) as fid:
+            driver = self._context.writable(fid)
             if not value.size and flags == c.XATTR_REPLACE:
-                self._driver.remove_xattr(fid.path_fd, name)
+                driver.remove_xattr(fid.path_fd, name)
             else:
-                self._driver.set_xattr(fid.path_fd, name, bytes(value.data), flags)
+                driver.set_xattr(fid.path_fd, name, bytes(value.data), flags)

@@ -1,0 +1,115 @@
+#define _GNU_SOURCE
+#include "node.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+static uint64_t born_of(const struct v9_attr *attr)
+{
+    return attr->has_btime ? attr->btime_sec * 1000000000u + attr->btime_nsec : 0;
+}
+
+static uint32_t *bucket_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino)
+{
+    uint64_t mix = (st_ino ^ st_dev << 40) * 0x9E3779B97F4A7C15ull;
+    return &nodes->buckets[(uint32_t)(mix >> 32) & nodes->mask];
+}
+
+static uint32_t find(struct v9_nodes *nodes, const struct v9_found *found)
+{
+    const struct v9_attr *attr = found->attr;
+    uint32_t index = *bucket_of(nodes, attr->st_dev, attr->st_ino);
+
+    while (index) {
+        const struct v9_node *node = &nodes->entries[index - 1];
+        if (node->st_ino == attr->st_ino && node->st_dev == attr->st_dev &&
+            node->mnt_id == attr->mnt_id && node->export == found->export &&
+            node->born == born_of(attr) && !((node->mode ^ attr->mode) & 0170000))
+            break;
+        index = node->next;
+    }
+    return index;
+}
+
+static uint32_t allocate(struct v9_nodes *nodes)
+{
+    uint32_t index = nodes->free;
+
+    if (index)
+        nodes->free = nodes->entries[index - 1].next;
+    else if (nodes->used < nodes->max)
+        index = ++nodes->used;
+    return index;
+}
+
+static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
+{
+    const struct v9_attr *attr = found->attr;
+    uint32_t index = allocate(nodes), *bucket;
+    struct v9_node *node;
+
+    if (!index)
+        return 0;
+    node = &nodes->entries[index - 1];
+    *node = (struct v9_node){
+        .st_dev = attr->st_dev,
+        .st_ino = attr->st_ino,
+        .mnt_id = attr->mnt_id,
+        .born = born_of(attr),
+        .export = found->export,
+        .refs = 1,
+        .mode = attr->mode,
+        .listed = !nodes->unshared,
+        .path_fd = found->path_fd,
+        .nlink = attr->nlink,
+        .qid = attr->qid,
+    };
+    nodes->count++;
+    if (node->listed) {
+        bucket = bucket_of(nodes, node->st_dev, node->st_ino);
+        node->next = *bucket;
+        *bucket = index;
+    }
+    return index;
+}
+
+uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, int32_t *spare)
+{
+    const struct v9_attr *attr = found->attr;
+    uint32_t index = nodes->unshared ? 0 : find(nodes, found);
+    struct v9_node *node;
+
+    *spare = -1;
+    if (!index)
+        return make(nodes, found);
+    node = &nodes->entries[index - 1];
+    node->refs++;
+    node->qid.version = attr->qid.version;
+    *spare = found->path_fd;
+    if (node->nlink != attr->nlink) {
+        node->nlink = attr->nlink;
+        /* The same file by its newest name, under the same number: whoever uses it stays right. */
+        dup3(found->path_fd, node->path_fd, O_CLOEXEC);
+    }
+    return index;
+}
+
+void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, int32_t *spare)
+{
+    struct v9_node *node = &nodes->entries[index - 1];
+    uint32_t *link;
+
+    *spare = -1;
+    if (--node->refs)
+        return;
+    *spare = node->path_fd;
+    if (node->listed) {
+        link = bucket_of(nodes, node->st_dev, node->st_ino);
+        while (*link != index)
+            link = &nodes->entries[*link - 1].next;
+        *link = node->next;
+    }
+    node->next = nodes->free;
+    nodes->free = index;
+    nodes->count--;
+}

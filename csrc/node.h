@@ -1,0 +1,62 @@
+/*
+ * node: the host files that fids stand for.
+ *
+ * A node is one file, reached through one export. Fids of one file share its node, and with it the
+ * O_PATH descriptor; so a clone costs no system call, and a thousand users of a file hold one
+ * descriptor. A node is found by what tells files apart for certain while a descriptor of the one
+ * is held: device, mount, inode number and birth time.
+ *
+ * The descriptor names the file by the way in which it was reached (proc(5): /proc/self/fd shows a
+ * path). Where that matters, in sessions whose requests remove or rename a file by its fid, nodes
+ * are not shared: each walk makes its own. Elsewhere the newest way counts: a file whose number of
+ * links has changed gets the descriptor of the latest walk.
+ *
+ * Nodes live in the fid table's arena and are guarded by its lock; fields that never change while
+ * a fid holds the node may be read without it.
+ */
+#ifndef V9_NODE_H
+#define V9_NODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vhost9p.h"
+
+struct v9_node {
+    uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
+    uint32_t export;                       /* index of the device's export */
+    uint32_t next;                         /* index + 1 in the bucket's chain or the free list */
+    uint32_t refs;                         /* fids; walks that are about to make one */
+    uint32_t pins;                         /* of those fids */
+    uint32_t mode;                         /* st_mode when it was walked to: the file type holds */
+    bool listed;                           /* to be found by its key */
+    int32_t path_fd;                       /* O_PATH */
+    uint64_t nlink;                        /* when it was last walked to */
+    struct v9_qid qid;                     /* likewise; the path and the type hold */
+};
+
+/* A file that was just reached. */
+struct v9_found {
+    int32_t path_fd;
+    uint32_t export;
+    const struct v9_attr *attr;
+};
+
+struct v9_nodes {
+    uint32_t max, mask;   /* capacity of entries; buckets - 1 */
+    uint32_t count, used; /* live nodes; entries ever handed out */
+    uint32_t free;        /* index + 1 of the first free entry */
+    bool unshared;        /* each walk makes a node of its own */
+    uint32_t *buckets;    /* index + 1 of the first entry */
+    struct v9_node *entries;
+};
+
+/*
+ * The node of a file, with one more reference: index + 1, or 0 where the table is full. Takes
+ * found->path_fd over: it is the node's now, or *spare, to be closed once the lock is released.
+ */
+uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, int32_t *spare);
+/* Drops a reference. The descriptor of a dead node goes to *spare, else -1. */
+void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, int32_t *spare);
+
+#endif
