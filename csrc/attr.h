@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 
+#include "caps.h"
 #include "vhost9p.h"
 
 struct v9_disguise {
@@ -24,6 +25,7 @@ struct v9_export {
     v9_export *below, *aside; /* the first that is joined to it; the next joined to the same */
     int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
     uint64_t root_dev, root_ino;
+    struct v9_caps caps;
     pthread_mutex_t disguise_lock;
     struct v9_disguise *disguises; /* open addressing, host_ino 0 = empty; NULL but for synth */
     uint32_t disguise_count, disguise_mask;

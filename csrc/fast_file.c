@@ -106,7 +106,9 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_n
         fd = v9_export_reopen(ex, node->path_fd, host &= ~O_NOATIME);
     if (fd < 0)
         return fd;
-    err = v9_fids_open(&dev->fids, fid, fd, host);
+    err = host & O_TRUNC ? v9_caps_drop(&ex->caps, fd, &fid->caps_seen) : 0;
+    if (!err)
+        err = v9_fids_open(&dev->fids, fid, fd, host);
     if (err)
         close(fd);
     return err;
@@ -246,6 +248,7 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
     uint8_t reply[P9_IO_SIZE];
+    const v9_export *ex;
     struct transfer t;
     uint32_t pieces;
     ssize_t put = 0;
@@ -254,12 +257,15 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    if (v9_node_export(dev, v9_fids_node(&dev->fids, t.fid))->conf.readonly)
+    ex = v9_node_export(dev, v9_fids_node(&dev->fids, t.fid));
+    if (ex->conf.readonly)
         err = -EROFS;
     else if (t.count > r->size - P9_TWRITE_SIZE)
         err = -EINVAL;
     if (!err && t.count)
         err = drop_set_ids(t.fid);
+    if (!err && t.count)
+        err = v9_caps_drop(&ex->caps, t.fid->io_fd, &t.fid->caps_seen);
     if (!err) {
         pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t.count,
                               scratch->slice);

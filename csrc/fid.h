@@ -29,6 +29,7 @@ struct v9_fid {
     uint32_t node;            /* index + 1; 0: none, an xattr fid */
     int32_t io_fd;            /* -1 until opened */
     int32_t io_flags;         /* open(2) flags of io_fd */
+    uint32_t caps_seen;       /* caps.h */
     uint64_t dir_offset;      /* d_off where io_fd of a directory stands */
     pthread_mutex_t dir_lock; /* lseek and getdents64 belong together */
 };

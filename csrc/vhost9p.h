@@ -101,6 +101,14 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex);
 int v9_export_step(v9_export **where, int32_t fd, const char *name);
 /* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
+/*
+ * caps.c: capabilities of programs that are kept as the attribute `name` (NUL-terminated, copied),
+ * which the kernel does not know as such. From now on whoever writes to a file takes them away
+ * first. Once per export, before it is served. -EINVAL for a name that is too long.
+ */
+int v9_export_watch_caps(v9_export *ex, const char *name);
+/* Some file has them now: open files are looked at again. */
+void v9_export_caps_set(v9_export *ex);
 /* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
 int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
 /*

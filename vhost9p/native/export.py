@@ -77,6 +77,15 @@ class Export:
         """Makes another export's root appear as this directory of the root."""
         check(lib.v9_export_join(self.native, name, export.native))
 
+    def watch_capabilities(self, name: bytes) -> None:
+        """Takes away what the attribute `name` keeps of a program's capabilities when the program
+        is written. Once, before the export is served; OSError EINVAL for a name that is none."""
+        check(lib.v9_export_watch_caps(self.native, name))
+
+    def capabilities_set(self) -> None:
+        """Some file has capabilities under that name now."""
+        lib.v9_export_caps_set(self.native)
+
     def step(self, fd: int, name: bytes) -> int:
         """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV where
         that is in another export."""

@@ -1,0 +1,114 @@
+"""Rules for attributes' names: what leads where, what can never meet, what is refused."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vhost9p.policy.xattrs import (
+    CAPABILITY,
+    MAPPED,
+    Limits,
+    Names,
+    Rule,
+    rules_problem,
+    with_mapped,
+)
+
+SECURITY = Rule(b"security.", "store", b"user.guest.security.")
+WIDE = Limits(65536, 1000, 1 << 30)
+
+# Few letters, so that prefixes meet.
+_NAMES = st.lists(st.sampled_from([b"a.", b"b.", b"ab", b"user.", b"c"]), max_size=4).map(b"".join)
+_RULES = st.lists(
+    st.one_of(
+        st.builds(Rule, _NAMES, st.sampled_from(["keep", "refuse", "hide"])),
+        st.builds(Rule, _NAMES, st.just("store"), _NAMES.map(lambda name: b"user." + name)),
+    ),
+    max_size=4,
+).filter(lambda rules: rules_problem(rules) is None)
+
+
+def host(names: Names, name: bytes) -> bytes | None:
+    """The host's name, if the guest may have the attribute."""
+    try:
+        return names.host(name, errno.EPERM)
+    except OSError:
+        return None
+
+
+@given(_RULES, st.lists(_NAMES, max_size=30, unique=True))
+def test_two_names_are_never_one_attribute(rules: list[Rule], guest: list[bytes]) -> None:
+    names = Names(rules)
+    there = {name: found for name in guest if (found := host(names, name)) is not None}
+    assert len(set(there.values())) == len(there)
+    for name, found in there.items():
+        assert names.guest(found) == name
+
+
+@given(_RULES, _NAMES)
+def test_what_is_shown_can_be_had(rules: list[Rule], name: bytes) -> None:
+    names = Names(rules)
+    shown = names.guest(name)
+    assert shown is None or host(names, shown) == name
+
+
+@given(_RULES, _NAMES)
+def test_what_is_stored_has_no_other_name(rules: list[Rule], name: bytes) -> None:
+    names = Names(rules)
+    found = host(names, name)
+    for rule in rules:
+        if rule.action == "store" and found is not None and found.startswith(rule.store):
+            assert name.startswith(rule.match)
+
+
+def test_the_first_rule_counts() -> None:
+    names = Names([Rule(b"security.x", "keep"), SECURITY, Rule(b"security.", "refuse")])
+    assert names.host(b"security.xy", errno.EPERM) == b"security.xy"
+    assert names.host(b"security.y", errno.EPERM) == b"user.guest.security.y"
+    assert names.host(b"trusted.y", errno.EPERM) == b"trusted.y"
+    assert names.guest(b"security.xy") == b"security.xy"
+    assert names.guest(b"security.y") is None  # the host's own, which the guest's is not
+    assert names.guest(b"user.guest.security.y") == b"security.y"
+    assert names.guest(b"user.guest.security.xy") is None  # the guest has that one elsewhere
+
+
+@pytest.mark.parametrize(
+    ("action", "code"), [("refuse", errno.ENODATA), ("hide", errno.EOPNOTSUPP)]
+)
+def test_what_may_not_be_had(action: str, code: int) -> None:
+    names = Names([Rule(b"security.", action)])  # type: ignore[arg-type]
+    with pytest.raises(OSError) as refused:
+        names.host(b"security.x", errno.ENODATA)
+    assert refused.value.errno == code
+    assert names.guest(b"security.x") is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([SECURITY, Rule(b"trusted.", "store", b"user.guest.security.")], "become one"),
+        ([SECURITY, Rule(b"trusted.", "store", b"user.guest.")], "become one"),
+        ([Rule(b"trusted.", "store", b"user.guest."), SECURITY], "become one"),
+        ([Rule(b"trusted.", "store", b"guest")], "in no namespace"),
+        ([Rule(b"trusted.", "store", b"")], "in no namespace"),
+    ],
+)
+def test_rules_that_let_names_meet_are_refused(rules: list[Rule], words: str) -> None:
+    assert words in (rules_problem(rules) or "")
+    with pytest.raises(ValueError, match=words):
+        Names(rules)
+
+
+def test_the_mapped_models_own_names() -> None:
+    """As QEMU stores access lists under mapped-xattr; owners and modes are out of reach."""
+    names = Names(with_mapped([Rule(b"user.", "keep")]))
+    for name in (b"system.posix_acl_access", b"system.posix_acl_default", CAPABILITY, b"trusted.x"):
+        assert names.host(name, errno.EPERM) == b"user.virtfs." + name
+    for name in (b"user.virtfs.uid", b"user.virtfs.security.capability"):
+        assert host(names, name) is None
+    assert names.guest(b"user.virtfs.uid") is None
+    assert rules_problem(MAPPED) is None
+    for store in (b"user.", b"user.virtfs.", b"user.virtfs.x."):
+        assert "keeps owners" in (rules_problem([Rule(b"x.", "store", store)], mapped=True) or "")
