@@ -65,6 +65,8 @@ void v9_export_free(v9_export *ex)
     close(ex->proc_fd);
     pthread_mutex_destroy(&ex->disguise_lock);
     free(ex->disguises);
+    v9_idmap_free(&ex->ids[V9_UID]);
+    v9_idmap_free(&ex->ids[V9_GID]);
     free(ex);
 }
 
@@ -77,6 +79,17 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex)
     ex->aside = above->below;
     above->below = ex;
     return 0;
+}
+
+int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_range *ranges,
+                      uint32_t count)
+{
+    return kind > V9_GID ? -EINVAL : v9_idmap_set(&ex->ids[kind], ranges, count);
+}
+
+uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host)
+{
+    return v9_idmap_guest(&ex->ids[kind == V9_GID], host);
 }
 
 /* ---- disguises ---------------------------------------------------------------------------------
@@ -206,6 +219,8 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
     from_statx(attr, &st);
     if (ex->disguises)
         put_on_disguise(ex, attr);
+    attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);
+    attr->gid = v9_idmap_guest(&ex->ids[V9_GID], attr->gid);
     attr->qid.type = S_ISDIR(attr->mode) ? QTDIR : S_ISLNK(attr->mode) ? QTSYMLINK : 0;
     attr->qid.version = qid_version(attr);
     return v9_qidmap_lookup(ex->qidmap, attr->st_dev, attr->mnt_id, attr->st_ino, &attr->device,

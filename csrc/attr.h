@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "caps.h"
+#include "idmap.h"
 #include "vhost9p.h"
 
 struct v9_disguise {
@@ -26,6 +27,7 @@ struct v9_export {
     int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
     uint64_t root_dev, root_ino;
     struct v9_caps caps;
+    struct v9_idmap ids[2]; /* by V9_UID, V9_GID */
     pthread_mutex_t disguise_lock;
     struct v9_disguise *disguises; /* open addressing, host_ino 0 = empty; NULL but for synth */
     uint32_t disguise_count, disguise_mask;

@@ -102,6 +102,20 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name);
 /* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
 /*
+ * idmap.c: host ids -> guest ids, for owners (V9_UID) and groups (V9_GID). `ranges` are copied, in
+ * the order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no
+ * range has shows as V9_ID_NOBODY. Once per kind, before the export is served; not set: as they
+ * are.
+ */
+struct v9_id_range {
+    uint32_t guest, host, count;
+};
+enum { V9_UID = 0, V9_GID = 1, V9_ID_NOBODY = 65534 };
+int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_range *ranges,
+                      uint32_t count);
+/* What a host id is in the guest. */
+uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host);
+/*
  * caps.c: capabilities of programs that are kept as the attribute `name` (NUL-terminated, copied),
  * which the kernel does not know as such. From now on whoever writes to a file takes them away
  * first. Once per export, before it is served. -EINVAL for a name that is too long.

@@ -11,7 +11,8 @@ import pytest
 from tests.fs.test_local import driver_of
 from vhost9p.fs.driver import Owner
 from vhost9p.fs.local import OWN_UID
-from vhost9p.policy.xattrs import CAPABILITY, MAPPED, Limits, Rule, XattrLayer
+from vhost9p.policy.idvalues import CAPABILITY
+from vhost9p.policy.xattrs import MAPPED, Limits, Rule, XattrLayer
 
 WIDE = Limits(65536, 1000, 1 << 30)
 STORED = b"user.virtfs." + CAPABILITY

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vhost9p.policy.idvalues import CAPABILITY
 from vhost9p.policy.xattrs import (
-    CAPABILITY,
     MAPPED,
     Limits,
     Names,

@@ -7,11 +7,15 @@ the serving threads have with Python through upcalls.
 
 import errno
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.qidmap import FileKey, QidMap
+
+UID: int = lib.V9_UID
+GID: int = lib.V9_GID
 
 
 class QidPolicy(Protocol):
@@ -76,6 +80,16 @@ class Export:
     def join(self, name: bytes, export: Self) -> None:
         """Makes another export's root appear as this directory of the root."""
         check(lib.v9_export_join(self.native, name, export.native))
+
+    def set_ids(self, kind: int, ranges: Iterable[tuple[int, int, int]]) -> None:
+        """Installs the map of owners (UID) or groups (GID): (guest, host, count), which must not
+        overlap. Once, before the export is served; OSError EINVAL for ranges that do."""
+        native = ffi.new("struct v9_id_range[]", sorted(ranges, key=lambda each: each[1]))
+        check(lib.v9_export_set_ids(self.native, kind, native, len(native)))
+
+    def guest_id(self, kind: int, host: int) -> int:
+        """What a host id is in the guest; 65534 where the map does not have it."""
+        return int(lib.v9_export_guest_id(self.native, kind, host))
 
     def watch_capabilities(self, name: bytes) -> None:
         """Takes away what the attribute `name` keeps of a program's capabilities when the program

@@ -31,9 +31,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from vhost9p.fs.driver import Created, Driver, Owner
 from vhost9p.fs.layer import Layer
+from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
-CAPABILITY = b"security.capability"
-ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 LIST_MAX = 65536
 """Bytes of names, each with its NUL, that listxattr(2) can tell (XATTR_LIST_MAX)."""
 P9_TRUNC = 0o1000
