@@ -5,7 +5,11 @@ else. Files know the export that they belong to by its index; C crosses from one
 a walk does (csrc/attr.c, v9_export_step).
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from xxhash import xxh3_128_hexdigest
 
 from vhost9p.fs.driver import Attr, Driver
 
@@ -33,3 +37,28 @@ class Tree:
         driver = self._drivers[export]
         driver.admit(uid)
         return export, *driver.attach(rest if export else path)
+
+
+def open_meeting_place(folder_fd: int, key: str, names: Sequence[bytes]) -> int:
+    """An O_PATH descriptor of a directory that holds an empty directory for each name and nothing
+    else: what several exports appear in.
+
+    It is kept in the folder `folder_fd`, one for each key, so that the guest finds the same one
+    after a restart of the daemon. Raises OSError; ENOTEMPTY where somebody has put files there.
+    """
+    name = xxh3_128_hexdigest(key.encode(errors="surrogateescape")) + ".exports"
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=folder_fd)
+    fd = os.open(
+        name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd
+    )
+    try:
+        os.fchmod(fd, 0o755)
+        there = {os.fsencode(entry) for entry in os.listdir(fd)}
+        for stale in there - set(names):
+            os.rmdir(stale, dir_fd=fd)
+        for missing in set(names) - there:
+            os.mkdir(missing, 0o755, dir_fd=fd)
+        return os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=fd)
+    finally:
+        os.close(fd)
