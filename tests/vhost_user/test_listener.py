@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.frontend.vhost_user import Request as R
 from tests.vhost_user.conftest import Run
 from tests.vhost_user.examples import FEATURES
 from tests.vhost_user.fake_backend import FakeBackend
+from vhost9p.vhost_user import listener as listener_module
 from vhost9p.vhost_user.listener import Listener, ListenError
 
 
@@ -66,6 +68,37 @@ def test_stale_socket_is_replaced(path: str) -> None:
         client.connect(path)
     listener.close()
     assert not os.path.lexists(path)
+
+
+def test_two_find_a_stale_socket_at_the_same_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while the first is between the try and its own socket."""
+    with unix_socket() as stale:
+        stale.bind(path)
+    second: list[str] = []
+
+    def come_second() -> None:
+        try:
+            Listener.bind(path).close()
+            second.append("took the path")
+        except ListenError as error:
+            second.append(str(error))
+
+    thread = threading.Thread(target=come_second)
+    clear = listener_module._clear
+
+    def clear_slowly(path: str) -> None:
+        clear(path)
+        if not thread.ident:
+            thread.start()
+            thread.join(0.3)  # it cannot come through; where it does, it is over by then
+
+    monkeypatch.setattr(listener_module, "_clear", clear_slowly)
+    first = Listener.bind(path)
+    thread.join()
+    assert second == [f"{path} is in use: another process listens there"]
+    first.close()
 
 
 @pytest.mark.parametrize("full", [False, True])

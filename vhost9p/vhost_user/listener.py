@@ -6,15 +6,20 @@ wrong socket then ends with an error instead of waiting for ever. Where the firs
 already and its device is just being reset, the second waits its turn: a VM may be started again
 the moment it has ended.
 
-A path that is taken is tried: if nobody listens there, it was left behind and is replaced.
+A path that is taken is tried: if nobody listens there, it was left behind and is replaced. Between
+the try and the new socket no other listener may do the same, or one would remove the other's: each
+holds a lock on the folder meanwhile.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import socket
 import stat
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
 from vhost9p.vhost_user.channel import Channel
@@ -25,6 +30,7 @@ log = logging.getLogger(__name__)
 MAX_PATH = 107  # bytes, what sun_path holds with its final NUL (unix(7))
 BACKLOG = 16
 RETRY_S = 1
+LOCK_TRIES, LOCK_PAUSE_S = 40, 0.05
 
 
 class ListenError(Exception):
@@ -52,12 +58,13 @@ class Listener:
         with ExitStack() as undo:
             sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             try:
-                _clear(path)
-                os.fchmod(sock.fileno(), mode)  # of the file that bind makes, less the umask
-                sock.bind(path)
-                undo.callback(os.unlink, path)
+                with _alone_in(os.path.dirname(os.path.abspath(path))):
+                    _clear(path)
+                    os.fchmod(sock.fileno(), mode)  # of the file that bind makes, less the umask
+                    sock.bind(path)
+                    undo.callback(os.unlink, path)
+                    sock.listen(BACKLOG)
                 os.chmod(path, mode)
-                sock.listen(BACKLOG)
                 listener = cls(sock, path, path)
             except OSError as error:
                 raise ListenError(f"{path}: cannot listen: {error.strerror or error}") from error
@@ -144,6 +151,26 @@ class Listener:
             except OSError as error:
                 log.warning("%s: cannot accept a connection: %s", self.name, error.strerror)
         asyncio.get_running_loop().remove_reader(self._socket)  # it waits for its turn
+
+
+@contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """While no other process is in here for the same folder. Where the folder cannot be locked,
+    since it may not be read or somebody holds it on purpose, the race is left to chance."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        yield
+        return
+    try:
+        for _ in range(LOCK_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _clear(path: str) -> None:
