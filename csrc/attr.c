@@ -13,6 +13,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "model.h"
+
 #ifndef STATX_MNT_ID
 #define STATX_MNT_ID 0x1000U
 #endif
@@ -48,6 +50,7 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
         goto fail;
     }
     pthread_mutex_init(&ex->disguise_lock, NULL);
+    pthread_mutex_init(&ex->model_lock, NULL);
     *err = 0;
     return ex;
 fail:
@@ -64,6 +67,7 @@ void v9_export_free(v9_export *ex)
     close(ex->conf.root_fd);
     close(ex->proc_fd);
     pthread_mutex_destroy(&ex->disguise_lock);
+    pthread_mutex_destroy(&ex->model_lock);
     free(ex->disguises);
     v9_idmap_free(&ex->ids[V9_UID]);
     v9_idmap_free(&ex->ids[V9_GID]);
@@ -173,8 +177,7 @@ static uint64_t generation(const struct v9_attr *attr)
     return attr->has_btime ? mix >> 32 : 0;
 }
 
-/* The kernel's own 32-bit encoding, as its 9p client expects it (new_encode_dev). */
-static uint64_t encode_rdev(uint32_t major, uint32_t minor)
+uint64_t v9_attr_rdev(uint32_t major, uint32_t minor)
 {
     return (minor & 0xff) | ((uint64_t)major << 8) | ((uint64_t)(minor & ~0xffu) << 12);
 }
@@ -189,7 +192,7 @@ static void from_statx(struct v9_attr *attr, const struct statx *st)
         .uid = st->stx_uid,
         .gid = st->stx_gid,
         .nlink = st->stx_nlink,
-        .rdev = encode_rdev(st->stx_rdev_major, st->stx_rdev_minor),
+        .rdev = v9_attr_rdev(st->stx_rdev_major, st->stx_rdev_minor),
         .size = st->stx_size,
         .blksize = st->stx_blksize,
         .blocks = st->stx_blocks,
@@ -208,10 +211,12 @@ static void from_statx(struct v9_attr *attr, const struct statx *st)
     attr->gen = generation(attr);
 }
 
-int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
+int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+                      struct v9_attr *attr)
 {
     const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
     const unsigned mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
+    struct v9_mapped mapped;
     struct statx st;
 
     if (statx(fd, name, flags, mask, &st) < 0)
@@ -219,6 +224,10 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
     from_statx(attr, &st);
     if (ex->disguises)
         put_on_disguise(ex, attr);
+    if (ex->conf.model != V9_MODEL_HOST) {
+        v9_model_read(ex, fd, name, meta_fd, &mapped);
+        v9_model_apply(&mapped, attr);
+    }
     attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);
     attr->gid = v9_idmap_guest(&ex->ids[V9_GID], attr->gid);
     attr->qid.type = S_ISDIR(attr->mode) ? QTDIR : S_ISLNK(attr->mode) ? QTSYMLINK : 0;
@@ -227,13 +236,13 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
                             &attr->qid.path);
 }
 
+int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
+{
+    return v9_attr_read_held(ex, fd, name, -1, attr);
+}
+
 /* ---- paths -------------------------------------------------------------------------------------
  */
-
-static bool is_root(const struct v9_export *ex, const struct stat *st)
-{
-    return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;
-}
 
 /* Climbs from a directory to the export's root: 0 when it gets there, -ESTALE when it ends at the
  * root of the name space instead, where ".." is itself. */
@@ -244,7 +253,7 @@ static int prove_inside(const struct v9_export *ex, int fd)
 
     if (at < 0 || fstat(at, &st) < 0)
         goto fail;
-    while (!is_root(ex, &st)) {
+    while (!v9_export_is_root(ex, &st)) {
         next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (next < 0 || fstat(next, &above) < 0) {
             if (next >= 0)
@@ -282,7 +291,7 @@ static v9_export *find_joined(const struct v9_export *ex, int fd, const char *na
 
     while (joined && strcmp(joined->name, name))
         joined = joined->aside;
-    return joined && fstat(fd, &st) == 0 && is_root(ex, &st) ? joined : NULL;
+    return joined && fstat(fd, &st) == 0 && v9_export_is_root(ex, &st) ? joined : NULL;
 }
 
 static int step_up(v9_export **where, int fd)
@@ -295,7 +304,7 @@ static int step_up(v9_export **where, int fd)
         return -errno;
     if (!S_ISDIR(st.st_mode))
         return -ENOTDIR;
-    if (is_root(ex, &st)) {
+    if (v9_export_is_root(ex, &st)) {
         if (ex->above)
             *where = ex->above;
         return hold_root(*where);
@@ -326,6 +335,8 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
 
     if (!strcmp(name, ".."))
         return step_up(where, fd);
+    if (v9_export_hides(*where, name))
+        return -ENOENT;
     joined = find_joined(*where, fd, name);
     if (joined) {
         *where = joined;

@@ -6,6 +6,8 @@
 #define V9_ATTR_H
 
 #include <pthread.h>
+#include <stdbool.h>
+#include <sys/stat.h>
 
 #include "caps.h"
 #include "idmap.h"
@@ -17,14 +19,45 @@ struct v9_disguise {
 
 enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
 
+/* Tells a reader, who takes no lock, whether changes went on while it read. */
+struct v9_epoch {
+    uint32_t active, done; /* changes that go on; that have ended */
+};
+
+static inline void v9_epoch_change(struct v9_epoch *epoch, bool begin)
+{
+    if (begin) {
+        __atomic_fetch_add(&epoch->active, 1, __ATOMIC_SEQ_CST);
+        return;
+    }
+    __atomic_fetch_add(&epoch->done, 1, __ATOMIC_SEQ_CST); /* before active falls: no gap */
+    __atomic_fetch_sub(&epoch->active, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline uint32_t v9_epoch_begin(const struct v9_epoch *epoch)
+{
+    return __atomic_load_n(&epoch->done, __ATOMIC_SEQ_CST);
+}
+
+/* Whether no change has gone on since v9_epoch_begin told `moment`. */
+static inline bool v9_epoch_held(const struct v9_epoch *epoch, uint32_t moment)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return !__atomic_load_n(&epoch->active, __ATOMIC_SEQ_CST) &&
+           __atomic_load_n(&epoch->done, __ATOMIC_SEQ_CST) == moment;
+}
+
 struct v9_export {
     struct v9_export_conf conf;
     v9_qidmap *qidmap; /* not its own: exports that one guest sees share it */
     uint32_t index;    /* in its device */
     char name[V9_NAME_SIZE];
-    v9_export *above;         /* its root is directory `name` of this one's; NULL: of none */
-    v9_export *below, *aside; /* the first that is joined to it; the next joined to the same */
-    int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
+    v9_export *above;           /* its root is directory `name` of this one's; NULL: of none */
+    v9_export *below, *aside;   /* the first that is joined to it; the next joined to the same */
+    int32_t proc_fd;            /* /proc/self/fd, to reopen O_PATH descriptors */
+    struct v9_epoch names;      /* files and their metadata files part (model.h) */
+    struct v9_epoch texts;      /* a metadata file is written */
+    pthread_mutex_t model_lock; /* metadata are read, changed and written as one */
     uint64_t root_dev, root_ino;
     struct v9_caps caps;
     struct v9_idmap ids[2]; /* by V9_UID, V9_GID */
@@ -32,5 +65,14 @@ struct v9_export {
     struct v9_disguise *disguises; /* open addressing, host_ino 0 = empty; NULL but for synth */
     uint32_t disguise_count, disguise_mask;
 };
+
+static inline bool v9_export_is_root(const struct v9_export *ex, const struct stat *st)
+{
+    return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;
+}
+
+/* The kernel's own 32-bit encoding of a device number, as its 9p client expects it
+ * (new_encode_dev). */
+uint64_t v9_attr_rdev(uint32_t major, uint32_t minor);
 
 #endif

@@ -364,17 +364,20 @@ static uint32_t handle_of(struct v9_device *dev, const struct v9_fid *fid)
 
 int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 {
-    const struct v9_node *node;
+    struct v9_node *node;
     struct v9_fid *fid;
+    int32_t meta_fd;
     int err = v9_fids_pin(&dev->fids, number, &fid);
 
     if (err)
         return err;
     node = v9_fids_node(&dev->fids, fid);
+    meta_fd = node ? v9_node_meta(v9_node_export(dev, node), node) : -1;
     pthread_mutex_lock(&dev->fids.lock);
     *out = (struct v9_fid_info){
         .handle = handle_of(dev, fid),
         .path_fd = -1,
+        .meta_fd = meta_fd,
         .io_fd = fid->io_fd,
         .io_flags = fid->io_flags,
         .uid = fid->uid,
@@ -400,7 +403,7 @@ int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export
                uint32_t flags, const struct v9_attr *attr)
 {
     const struct v9_fid_new as = {number, uid, flags, -1, 0};
-    const struct v9_found file = {path_fd, export, attr};
+    const struct v9_found file = {path_fd, -1, export, attr};
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
 
@@ -409,7 +412,7 @@ int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_f
 {
     struct v9_fid *old = &dev->fids.entries[handle];
     const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags};
-    const struct v9_found file = {path_fd, v9_fids_node(&dev->fids, old)->export, attr};
+    const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
 
     return v9_fids_enter(&dev->fids, &as, &file, old);
 }

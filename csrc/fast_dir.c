@@ -13,6 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "model.h"
+
 struct walk {
     uint32_t fid, newfid;
     uint16_t count;
@@ -48,36 +50,61 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
     return v9_in_is_done(in) ? 0 : -EINVAL;
 }
 
-/*
- * Walks from an O_PATH descriptor, component by component. Returns how many were walked, 0 with the
- * errno in *err; *end is a new descriptor, of export *ex, and *attr what it is when all were.
- */
-static uint16_t walk_names(v9_export **ex, struct v9_request *r, const struct walk *walk, int start,
-                           struct v9_qid *qids, struct v9_attr *attr, int *end, int *err)
+/* A file on the way of a walk. */
+struct place {
+    v9_export *ex;
+    int32_t fd, meta_fd;
+};
+
+static void leave(const struct place *place)
 {
-    int at = start, next;
+    close(place->fd);
+    if (place->meta_fd >= 0)
+        close(place->meta_fd);
+}
+
+/* Takes one step, and reads what is there. `at` stays as it is; *next is new on success. */
+static int step(struct v9_request *r, const struct place *at, const char *name, struct place *next,
+                struct v9_attr *attr)
+{
+    uint32_t moment = v9_model_moment(at->ex);
+    int err;
+
+    next->ex = at->ex;
+    next->fd = v9_export_step(&next->ex, at->fd, name);
+    if (next->fd < 0)
+        return next->fd;
+    next->meta_fd =
+        v9_model_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, moment);
+    err = v9_fast_attr(next->ex, r, next->fd, "", next->meta_fd, attr);
+    if (err)
+        leave(next);
+    return err;
+}
+
+/*
+ * Walks component by component from *at, which is the caller's. Returns how many were walked, with
+ * the errno of the next one in *err; *end is a new place, and *attr what it is, when all were.
+ */
+static uint16_t walk_names(struct v9_request *r, const struct walk *walk, const struct place *at,
+                           struct v9_qid *qids, struct v9_attr *attr, struct place *end, int *err)
+{
+    struct place here = *at, next;
     uint16_t done = 0;
 
     *err = 0;
     while (done < walk->count) {
-        next = walk->names[done].error;
-        if (!next)
-            next = v9_export_step(ex, at, walk->names[done].bytes);
-        if (at != start)
-            close(at);
-        at = next;
-        if (next < 0) {
-            *err = next;
-            break;
-        }
-        *err = v9_fast_attr(*ex, r, at, "", attr);
+        *err = walk->names[done].error;
+        if (!*err)
+            *err = step(r, &here, walk->names[done].bytes, &next, attr);
+        if (done)
+            leave(&here);
         if (*err)
             break;
+        here = next;
         qids[done++] = attr->qid;
     }
-    if (*err && at >= 0 && at != start)
-        close(at);
-    *end = *err ? -1 : at;
+    *end = here;
     return done;
 }
 
@@ -86,25 +113,26 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
                     uint16_t *done)
 {
     const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0};
-    v9_export *ex = v9_node_export(dev, node);
+    const struct place start = {v9_node_export(dev, node), node->path_fd, -1};
     struct v9_found found;
     struct v9_attr attr;
-    int end, err;
+    struct place end;
+    int err;
 
     *done = 0;
     if (walk->count == 0)
         return walk->newfid == walk->fid ? 0 : v9_fids_clone(&dev->fids, fid, walk->newfid);
     if (walk->newfid == walk->fid && (fid->io_fd >= 0 || fid->flags))
         return -EBADF; /* an open fid stays where it is: locks and more hang on it */
-    *done = walk_names(&ex, r, walk, node->path_fd, qids, &attr, &end, &err);
+    *done = walk_names(r, walk, &start, qids, &attr, &end, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     if (err)
         return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
-    found = (struct v9_found){end, ex->index, &attr};
+    found = (struct v9_found){end.fd, end.meta_fd, end.ex->index, &attr};
     err = v9_fids_enter(&dev->fids, &as, &found, walk->newfid == walk->fid ? fid : NULL);
     if (err)
-        close(end);
+        leave(&end);
     return err;
 }
 
@@ -142,8 +170,7 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
     uint32_t number = v9_in_u32(in), size;
     struct v9_node *node;
     struct v9_fid *fid;
-    ssize_t length;
-    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    int length, err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
 
     if (err)
         return err;
@@ -151,11 +178,11 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
         v9_fids_unpin(&dev->fids, fid);
         return -EINVAL;
     }
-    length = readlinkat(node->path_fd, "", reply + P9_HEADER_SIZE + 2, PATH_MAX);
-    err = -errno;
+    length = v9_model_readlink(v9_node_export(dev, node), node->path_fd, reply + P9_HEADER_SIZE + 2,
+                               PATH_MAX);
     v9_fids_unpin(&dev->fids, fid);
     if (length < 0)
-        return err;
+        return length;
     size = P9_HEADER_SIZE + 2 + (uint32_t)length;
     v9_put(v9_put_header((uint8_t *)reply, size, P9_TREADLINK + 1, r->tag), (uint64_t)length, 2);
     return v9_request_reply(r, reply, size);
@@ -183,62 +210,76 @@ struct listing {
     bool full;
 };
 
-/* The qid of what a step leads to. "..", seen from the guest's root, is the root: what is above it
+/* What a step leads to. "..", seen from the guest's root, is the root: what is above it
  * is not the guest's to see. */
-static int stepped_qid(const struct listing *list, struct v9_request *r, const char *name,
-                       struct v9_qid *qid)
+static int look_there(const struct listing *list, struct v9_request *r, const char *name,
+                      struct v9_qid *qid, uint8_t *type)
 {
+    const struct place here = {list->ex, list->node->path_fd, -1};
     struct v9_attr attr = {0};
-    v9_export *ex = list->ex;
-    int fd = v9_export_step(&ex, list->node->path_fd, name), err;
+    struct place there;
+    int err = step(r, &here, name, &there, &attr);
 
-    if (!strcmp(name, "..") && (fd == -ESTALE || fd == -ENOENT)) {
+    if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT)) {
         *qid = list->node->qid; /* moved out of the export: itself */
         return 0;
     }
-    if (fd < 0)
-        return fd;
-    err = v9_fast_attr(ex, r, fd, "", &attr);
-    close(fd);
     *qid = attr.qid;
-    return err;
+    if (err)
+        return err;
+    leave(&there);
+    *type = IFTODT(attr.mode);
+    return 0;
 }
 
-/* The qid of an entry. Where all files have the export's own device, the inode number that the
- * directory tells is enough (as QEMU answers); else its attributes are read. -ENOENT: leave out. */
-static int entry_qid(const struct listing *list, struct v9_request *r,
-                     const struct dirent64_head *entry, struct v9_qid *qid)
+/*
+ * The qid and the type of an entry. Where all files have the export's own device, the inode number
+ * that the directory tells is enough (as QEMU answers), and the type of what a mapped model does
+ * not make something else; else its attributes are read. -ENOENT: leave out.
+ */
+static int look_at(const struct listing *list, struct v9_request *r,
+                   const struct dirent64_head *entry, struct v9_qid *qid, uint8_t *type)
 {
     struct v9_attr attr;
     int err;
 
+    *type = entry->d_type;
     if (list->ex->below || !strcmp(entry->d_name, ".."))
-        return stepped_qid(list, r, entry->d_name, qid);
-    if (!list->ex->conf.stat_entries) {
-        *qid = (struct v9_qid){
-            .type = entry->d_type == DT_DIR   ? 0x80
-                    : entry->d_type == DT_LNK ? 0x02
-                                              : 0,
-            .path = entry->d_ino,
-        };
-        return 0;
+        return look_there(list, r, entry->d_name, qid, type);
+    if (list->ex->conf.stat_entries) {
+        err = v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, &attr);
+        *qid = attr.qid;
+        if (!err)
+            *type = IFTODT(attr.mode);
+        return err;
     }
-    err = v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, &attr);
-    *qid = attr.qid;
-    return err;
+    if (list->ex->conf.model != V9_MODEL_HOST && *type == DT_REG)
+        *type = IFTODT(v9_model_type(list->ex, list->fid->io_fd, entry->d_name));
+    *qid = (struct v9_qid){
+        .type = *type == DT_DIR   ? 0x80
+                : *type == DT_LNK ? 0x02
+                                  : 0,
+        .path = entry->d_ino,
+    };
+    return 0;
 }
 
 static int pack_entry(struct listing *list, struct v9_request *r, const struct dirent64_head *entry)
 {
     const size_t length = strlen(entry->d_name);
     struct v9_qid qid;
+    uint8_t type;
     int err;
 
+    if (v9_export_hides(list->ex, entry->d_name)) {
+        list->offset = (uint64_t)entry->d_off;
+        return 0;
+    }
     if ((size_t)(list->end - list->at) < ENTRY_SIZE + length) {
         list->full = true;
         return 0;
     }
-    err = entry_qid(list, r, entry, &qid);
+    err = look_at(list, r, entry, &qid, &type);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     list->offset = (uint64_t)entry->d_off;
@@ -247,7 +288,7 @@ static int pack_entry(struct listing *list, struct v9_request *r, const struct d
     else if (err)
         return 0; /* it vanished, or cannot be looked at: left out */
     list->at = v9_put_qid(list->at, &qid);
-    list->at = v9_put(v9_put(list->at, (uint64_t)entry->d_off, 8), entry->d_type, 1);
+    list->at = v9_put(v9_put(list->at, (uint64_t)entry->d_off, 8), type, 1);
     list->at = v9_put(list->at, length, 2);
     memcpy(list->at, entry->d_name, length);
     list->at += length;

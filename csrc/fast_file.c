@@ -16,11 +16,27 @@
 #include <unistd.h>
 
 #include "iov.h"
+#include "model.h"
 
-int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name,
+int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
+{
+    int32_t meta = __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE), spare;
+
+    if (meta >= 0 || ex->conf.model != V9_MODEL_FILE)
+        return meta;
+    meta = v9_model_find(ex, node->path_fd);
+    if (meta < 0)
+        return -1;
+    spare = v9_node_adopt(node, meta);
+    if (spare >= 0)
+        close(spare);
+    return __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE);
+}
+
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
                  struct v9_attr *attr)
 {
-    int err = v9_attr_read(ex, fd, name, attr);
+    int err = v9_attr_read_held(ex, fd, name, meta_fd, attr);
 
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
@@ -144,13 +160,15 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     struct v9_node *node;
     struct v9_fid *fid;
     struct v9_attr a;
+    v9_export *ex;
     int err;
 
     v9_in_u64(in); /* request_mask: all that one statx tells is answered */
     err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
     if (err)
         return err;
-    err = v9_fast_attr(v9_node_export(dev, node), r, node->path_fd, "", &a);
+    ex = v9_node_export(dev, node);
+    err = v9_fast_attr(ex, r, node->path_fd, "", v9_node_meta(ex, node), &a);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;
@@ -228,28 +246,44 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
  * Linux 6.4 leave it to the server. The bits go before the data comes: nobody runs what was written
  * as the file's owner.
  */
-static int drop_set_ids(const struct v9_fid *fid)
+static uint32_t set_ids_of(uint32_t mode)
+{
+    return S_ISREG(mode) ? mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0)) : 0;
+}
+
+static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node *node)
 {
     const uint32_t own_uid = UINT32_MAX;
+    struct v9_mapped mapped = {0};
+    int32_t meta = -1;
     struct stat st;
-    mode_t bits;
+    uint32_t bits;
 
     if (fid->uid == 0 || fid->uid == own_uid)
         return 0;
+    if (ex->conf.model != V9_MODEL_HOST) {
+        meta = v9_node_meta(ex, node);
+        v9_model_read(ex, fid->io_fd, "", meta, &mapped);
+    }
+    if (mapped.has & V9_HAS_MODE) {
+        bits = set_ids_of(mapped.mode);
+        mapped.has = V9_HAS_MODE;
+        mapped.mode &= ~bits;
+        return bits ? v9_model_write(ex, fid->io_fd, meta, &mapped) : 0;
+    }
     if (fstat(fid->io_fd, &st) < 0)
         return -errno;
-    bits = S_ISUID | (st.st_mode & S_IXGRP ? S_ISGID : 0);
-    if (!S_ISREG(st.st_mode) || !(st.st_mode & bits))
-        return 0;
-    return fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
+    bits = set_ids_of(st.st_mode);
+    return bits && fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
 }
 
 int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
     uint8_t reply[P9_IO_SIZE];
-    const v9_export *ex;
+    struct v9_node *node;
     struct transfer t;
+    v9_export *ex;
     uint32_t pieces;
     ssize_t put = 0;
     int err;
@@ -257,13 +291,14 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    ex = v9_node_export(dev, v9_fids_node(&dev->fids, t.fid));
+    node = v9_fids_node(&dev->fids, t.fid);
+    ex = v9_node_export(dev, node);
     if (ex->conf.readonly)
         err = -EROFS;
     else if (t.count > r->size - P9_TWRITE_SIZE)
         err = -EINVAL;
     if (!err && t.count)
-        err = drop_set_ids(t.fid);
+        err = drop_set_ids(ex, t.fid, node);
     if (!err && t.count)
         err = v9_caps_drop(&ex->caps, t.fid->io_fd, &t.fid->caps_seen);
     if (!err) {

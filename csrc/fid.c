@@ -96,13 +96,16 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
 
 /* What is to be closed once the lock is released: close(2) may take long. */
 struct closing {
-    int32_t path_fd, io_fd;
+    struct v9_node_fds node;
+    int32_t io_fd;
 };
 
 static void close_all(const struct closing *closing)
 {
-    if (closing->path_fd >= 0)
-        close(closing->path_fd);
+    if (closing->node.path_fd >= 0)
+        close(closing->node.path_fd);
+    if (closing->node.meta_fd >= 0)
+        close(closing->node.meta_fd);
     if (closing->io_fd >= 0)
         close(closing->io_fd);
 }
@@ -114,7 +117,7 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         return;
     closing->io_fd = fid->io_fd;
     if (fid->node)
-        v9_nodes_drop(&fids->nodes, fid->node, &closing->path_fd);
+        v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     pthread_mutex_destroy(&fid->dir_lock);
     fid->next = fids->free;
     fids->free = (uint32_t)(fid - fids->entries) + 1;
@@ -122,7 +125,7 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
 
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct closing closing = {-1, -1};
+    struct closing closing = {{-1, -1}, -1};
     struct v9_node *node;
 
     pthread_mutex_lock(&fids->lock);
@@ -192,8 +195,8 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead)
 {
-    struct closing closing = {-1, -1};
-    int32_t spare = -1;
+    struct closing closing = {{-1, -1}, -1};
+    struct closing spare = {{-1, -1}, -1};
     uint32_t node = 0;
     int err = -EBADF;
 
@@ -201,15 +204,14 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
     if (is_vacant(fids, as->number, instead)) {
         err = fids->free || fids->used < fids->max ? 0 : -EMFILE;
         if (!err && file) {
-            node = v9_nodes_hold(&fids->nodes, file, &spare);
+            node = v9_nodes_hold(&fids->nodes, file, &spare.node);
             err = node ? 0 : -EMFILE;
         }
         if (!err)
             err = enter(fids, as, node, instead, &closing);
     }
     pthread_mutex_unlock(&fids->lock);
-    if (spare >= 0)
-        close(spare);
+    close_all(&spare);
     close_all(&closing);
     return err;
 }
@@ -217,7 +219,7 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
     const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
-    struct closing closing = {-1, -1};
+    struct closing closing = {{-1, -1}, -1};
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
@@ -245,7 +247,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 {
-    struct closing closing = {-1, -1};
+    struct closing closing = {{-1, -1}, -1};
     uint32_t *link;
     int err = -EBADF;
 

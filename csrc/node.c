@@ -61,6 +61,7 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
         .mode = attr->mode,
         .listed = !nodes->unshared,
         .path_fd = found->path_fd,
+        .meta_fd = found->meta_fd,
         .nlink = attr->nlink,
         .qid = attr->qid,
     };
@@ -73,19 +74,31 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
     return index;
 }
 
-uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, int32_t *spare)
+int32_t v9_node_adopt(struct v9_node *node, int32_t meta_fd)
+{
+    int32_t none = -1;
+
+    if (meta_fd >= 0 && __atomic_compare_exchange_n(&node->meta_fd, &none, meta_fd, false,
+                                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return -1;
+    return meta_fd;
+}
+
+uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
+                       struct v9_node_fds *spare)
 {
     const struct v9_attr *attr = found->attr;
     uint32_t index = nodes->unshared ? 0 : find(nodes, found);
     struct v9_node *node;
 
-    *spare = -1;
+    *spare = (struct v9_node_fds){-1, -1};
     if (!index)
         return make(nodes, found);
     node = &nodes->entries[index - 1];
     node->refs++;
     node->qid.version = attr->qid.version;
-    *spare = found->path_fd;
+    spare->path_fd = found->path_fd;
+    spare->meta_fd = v9_node_adopt(node, found->meta_fd);
     if (node->nlink != attr->nlink) {
         node->nlink = attr->nlink;
         /* The same file by its newest name, under the same number: whoever uses it stays right. */
@@ -94,15 +107,15 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, int
     return index;
 }
 
-void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, int32_t *spare)
+void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare)
 {
     struct v9_node *node = &nodes->entries[index - 1];
     uint32_t *link;
 
-    *spare = -1;
+    *spare = (struct v9_node_fds){-1, -1};
     if (--node->refs)
         return;
-    *spare = node->path_fd;
+    *spare = (struct v9_node_fds){node->path_fd, node->meta_fd};
     if (node->listed) {
         link = bucket_of(nodes, node->st_dev, node->st_ino);
         while (*link != index)

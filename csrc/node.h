@@ -31,13 +31,14 @@ struct v9_node {
     uint32_t mode;                         /* st_mode when it was walked to: the file type holds */
     bool listed;                           /* to be found by its key */
     int32_t path_fd;                       /* O_PATH */
+    int32_t meta_fd;                       /* metadata file (model.h), -1: none, or not known yet */
     uint64_t nlink;                        /* when it was last walked to */
     struct v9_qid qid;                     /* likewise; the path and the type hold */
 };
 
 /* A file that was just reached. */
 struct v9_found {
-    int32_t path_fd;
+    int32_t path_fd, meta_fd; /* meta_fd -1: none */
     uint32_t export;
     const struct v9_attr *attr;
 };
@@ -51,12 +52,21 @@ struct v9_nodes {
     struct v9_node *entries;
 };
 
+/* Descriptors to be closed once the lock is released; -1: none. */
+struct v9_node_fds {
+    int32_t path_fd, meta_fd;
+};
+
 /*
- * The node of a file, with one more reference: index + 1, or 0 where the table is full. Takes
- * found->path_fd over: it is the node's now, or *spare, to be closed once the lock is released.
+ * The node of a file, with one more reference: index + 1, or 0 where the table is full. Takes the
+ * descriptors of `found` over: they are the node's now, or in *spare.
  */
-uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, int32_t *spare);
-/* Drops a reference. The descriptor of a dead node goes to *spare, else -1. */
-void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, int32_t *spare);
+uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
+                       struct v9_node_fds *spare);
+/* Drops a reference. The descriptors of a dead node go to *spare. */
+void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);
+/* Gives a node its metadata file unless it has one already: what is to be closed then, else -1.
+ * Needs no lock, only a reference. */
+int32_t v9_node_adopt(struct v9_node *node, int32_t meta_fd);
 
 #endif

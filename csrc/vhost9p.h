@@ -84,6 +84,14 @@ struct v9_export_conf {
     int32_t root_fd;       /* O_PATH descriptor of the export's root; duplicated */
     uint32_t readonly;     /* opens for writing fail with EROFS */
     uint32_t stat_entries; /* Treaddir reads the attributes of every entry (multidevs remap) */
+    uint32_t model;        /* V9_MODEL_* */
+};
+
+/* Where owner, mode, type and device number of the guest's files are kept (model.h). */
+enum {
+    V9_MODEL_HOST = 0,  /* the host's own: passthrough and none */
+    V9_MODEL_XATTR = 1, /* mapped-xattr */
+    V9_MODEL_FILE = 2,  /* mapped-file */
 };
 
 /* `qidmap` outlives the export, which uses it; exports of one device share theirs. */
@@ -131,6 +139,34 @@ int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64
  * qid filled in.
  */
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *out);
+/* As v9_attr_read, where the metadata file (model.c) is known already; -1: to be looked for. */
+int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+                      struct v9_attr *out);
+
+/* ---- model.c: what the mapped security models keep beside a file -------------------------------
+ */
+
+enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8 };
+
+struct v9_mapped {
+    uint32_t has; /* V9_HAS_*: the fields that count */
+    uint32_t uid, gid, mode;
+    uint64_t rdev; /* a dev_t (makedev(3)) */
+};
+
+/* Whether the guest may neither see nor name this directory entry: it holds metadata. */
+int v9_export_hides(v9_export *ex, const char *name);
+/* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
+ * where there is none, which it is but under mapped-file. */
+int v9_model_find(v9_export *ex, int32_t fd);
+/*
+ * Changes the metadata of the file `fd` (O_PATH will do); `meta_fd` is its metadata file under
+ * mapped-file. A mode without a type leaves the type alone. After a crash the text of mapped-file
+ * is the old one or the new one.
+ */
+int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
+/* Python changes names (begin 1), or has done so (0): files and their metadata part meanwhile. */
+void v9_model_changing(v9_export *ex, uint32_t begin);
 
 /* ---- serve.c: upcalls -------------------------------------------------------------------------
  */
@@ -229,6 +265,7 @@ enum {
 struct v9_fid_info {
     uint32_t handle;   /* names the pinned entry in v9_fid_put and the setters */
     int32_t path_fd;   /* O_PATH */
+    int32_t meta_fd;   /* metadata file (model.c), -1: none */
     int32_t io_fd;     /* -1 unless opened */
     int32_t io_flags;  /* open(2) flags of io_fd */
     uint32_t uid;      /* n_uname of the attach that it descends from */

@@ -34,7 +34,7 @@ static int enter_for(struct v9_fids *fids, uint32_t number, uint64_t ino, struct
 {
     const struct v9_attr attr = {.mode = 040755, .st_ino = ino};
     const struct v9_fid_new as = {number, 1000, 0, -1, 0};
-    const struct v9_found file = {some_fd(), 0, &attr};
+    const struct v9_found file = {some_fd(), -1, 0, &attr};
     int err = v9_fids_enter(fids, &as, &file, instead);
 
     if (err)
@@ -148,7 +148,7 @@ static void test_what_tells_files_apart(struct v9_fids *fids)
     attrs[4].mode = 040644;
     for (uint32_t i = 0; i < 6; i++) {
         const struct v9_fid_new as = {i, 0, 0, -1, 0};
-        const struct v9_found file = {some_fd(), i == 5, &attrs[i % 5]};
+        const struct v9_found file = {some_fd(), -1, i == 5, &attrs[i % 5]};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
         CHECK(fids->nodes.count == i + 1);
     }
@@ -174,7 +174,7 @@ static void test_newest_name(struct v9_fids *fids)
     int fd = mkstemp(path);
     struct v9_attr attr = {.mode = 0100600, .st_ino = 1, .nlink = 1};
     struct v9_fid_new as = {1, 0, 0, -1, 0};
-    struct v9_found file = {open(path, O_PATH), 0, &attr};
+    struct v9_found file = {open(path, O_PATH), -1, 0, &attr};
 
     CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
     snprintf(other, sizeof(other), "%s-2", path);

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost9p.fs.driver import Driver, Owner
+from vhost9p.fs.driver import Driver, File, Owner
 from vhost9p.fs.local import OWN_UID, RACES, LocalDriver
 from vhost9p.native.export import Export
 from vhost9p.policy.multidevs import make_policy
@@ -158,7 +158,8 @@ def test_without_privilege_none_creates_as_itself(place: Path, kind: str) -> Non
         with driver_of(place, "none") as (driver, fd):
             make(driver, fd, kind, Owner(1234, 5678))
             assert ids(place / "n") == (NOBODY, NOBODY)
-            driver.chown(os.open("n", os.O_PATH | os.O_NOFOLLOW, dir_fd=fd), 1234, 5678)
+            made = os.open("n", os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
+            driver.chown(File(made), 1234, 5678)
             assert ids(place / "n") == (NOBODY, NOBODY)
 
     in_child(work)
@@ -173,8 +174,8 @@ def test_without_privilege_chown_is_refused_where_owners_matter(place: Path) -> 
             make(driver, fd, "create", Owner(NOBODY, NOBODY))
             made = os.open("n", os.O_PATH, dir_fd=fd)
             with pytest.raises(PermissionError):
-                driver.chown(made, 1234, -1)
-            driver.chown(made, NOBODY, NOBODY + 1)
+                driver.chown(File(made), 1234, -1)
+            driver.chown(File(made), NOBODY, NOBODY + 1)
             assert ids(place / "n") == (NOBODY, NOBODY + 1)
 
     in_child(work)
@@ -207,16 +208,16 @@ def test_a_path_through_proc_is_the_file_itself(place: Path, target: str) -> Non
         opened = os.open(target, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
         before = os.stat(place / "file")
         gid = 5678 if IS_ROOT else os.getegid()
-        driver.chown(opened, -1, gid)
+        driver.chown(File(opened), -1, gid)
         assert ids(place / target)[1] == gid
         if target != "file":
             assert os.stat(place / "file") == before
         if target != "dir":
-            driver.link(opened, fd, b"again")
+            driver.link(File(opened), fd, b"again")
             assert os.lstat(place / "again").st_ino == os.lstat(place / target).st_ino
         if target == "link":
             with pytest.raises(OSError) as refused:
-                driver.chmod(opened, 0o600)
+                driver.chmod(File(opened), 0o600)
             assert refused.value.errno in (errno.EOPNOTSUPP, errno.EPERM)
         os.close(opened)
 
@@ -275,9 +276,9 @@ def test_locks_through_what_may_be_opened(place: Path) -> None:
             opened = os.open("n", os.O_PATH, dir_fd=fd)
             expected = {0o600: os.O_RDWR, 0o400: os.O_RDONLY, 0o200: os.O_WRONLY}
             for mode, access in expected.items():
-                driver.chmod(opened, mode)
+                driver.chmod(File(opened), mode)
                 assert driver.open_for_locks(opened)[1] == access
-            driver.chmod(opened, 0)
+            driver.chmod(File(opened), 0)
             with pytest.raises(PermissionError):
                 driver.open_for_locks(opened)
 

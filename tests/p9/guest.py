@@ -47,6 +47,7 @@ class FakeFid:
     st_ino: int
     io_fd: int = -1
     io_flags: int = 0
+    meta_fd: int = -1
 
     def close(self) -> None:
         for fd in (self.path_fd, self.io_fd):

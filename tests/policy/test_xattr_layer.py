@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fs.test_local import driver_of
-from vhost9p.fs.driver import Owner
+from vhost9p.fs.driver import File, Owner
 from vhost9p.fs.local import OWN_UID
 from vhost9p.policy.idvalues import CAPABILITY
 from vhost9p.policy.xattrs import MAPPED, Limits, Rule, XattrLayer
@@ -174,10 +174,10 @@ def test_stored_capabilities_go_with_the_contents_and_the_owner(tmp_path: Path) 
         io_fd = it.open("file", os.O_RDWR)
         assert change(lambda: driver.truncate(it.fd, -1, 0))
         assert change(lambda: driver.truncate(it.fd, io_fd, 5))
-        assert change(lambda: driver.chown(it.fd, os.geteuid(), os.getegid()))
+        assert change(lambda: driver.chown(File(it.fd), os.geteuid(), os.getegid()))
         assert change(lambda: create(os.O_RDWR | 0o1000))
         assert not change(lambda: create(os.O_RDWR))
-        assert not change(lambda: driver.chmod(it.fd, 0o755))
+        assert not change(lambda: driver.chmod(File(it.fd), 0o755))
 
 
 def test_a_directorys_stay(tmp_path: Path) -> None:
@@ -185,5 +185,5 @@ def test_a_directorys_stay(tmp_path: Path) -> None:
     with case(tmp_path, MAPPED) as it:
         fd = it.open("d")
         it.driver.set_xattr(fd, CAPABILITY, b"cap", 0)
-        it.driver.chown(fd, os.geteuid(), os.getegid())
+        it.driver.chown(File(fd), os.geteuid(), os.getegid())
         assert os.listxattr(tmp_path / "d") == [STORED.decode()]

@@ -11,7 +11,15 @@ from typing import NamedTuple, Protocol
 from vhost9p.native.export import Attr
 from vhost9p.native.sys import TIME_NOW, TIME_OMIT
 
-__all__ = ["TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "Owner", "Times"]
+__all__ = ["TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "File", "Owner", "Times"]
+
+
+class File(NamedTuple):
+    """A file whose owner, mode or names are to change: an O_PATH descriptor, and one of the file
+    that holds its metadata (csrc/model.h), -1 where there is none or it is not known."""
+
+    fd: int
+    meta_fd: int = -1
 
 
 class Owner(NamedTuple):
@@ -67,7 +75,7 @@ class Driver(Protocol):
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
         """Creates a symlink."""
 
-    def link(self, fd: int, dir_fd: int, name: bytes) -> None:
+    def link(self, file: File, dir_fd: int, name: bytes) -> None:
         """Gives a file one more name."""
 
     def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
@@ -82,10 +90,10 @@ class Driver(Protocol):
     def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
         """Renames the name by which an open file was reached."""
 
-    def chmod(self, fd: int, mode: int) -> None:
+    def chmod(self, file: File, mode: int) -> None:
         """Changes permission bits."""
 
-    def chown(self, fd: int, uid: int, gid: int) -> None:
+    def chown(self, file: File, uid: int, gid: int) -> None:
         """Changes owner and group; -1 leaves one alone."""
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:

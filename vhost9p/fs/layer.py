@@ -6,7 +6,7 @@ concerns; the others go on to the driver below. Layers are stacked when an expor
 nearest to the guest last.
 """
 
-from vhost9p.fs.driver import Attr, Created, Driver, Owner, Times
+from vhost9p.fs.driver import Attr, Created, Driver, File, Owner, Times
 
 
 class Layer:
@@ -39,8 +39,8 @@ class Layer:
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
         return self.below.symlink(dir_fd, name, target, owner)
 
-    def link(self, fd: int, dir_fd: int, name: bytes) -> None:
-        self.below.link(fd, dir_fd, name)
+    def link(self, file: File, dir_fd: int, name: bytes) -> None:
+        self.below.link(file, dir_fd, name)
 
     def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
         self.below.unlink(dir_fd, name, directory=directory)
@@ -54,11 +54,11 @@ class Layer:
     def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
         self.below.rename_file(fd, new_dir, new)
 
-    def chmod(self, fd: int, mode: int) -> None:
-        self.below.chmod(fd, mode)
+    def chmod(self, file: File, mode: int) -> None:
+        self.below.chmod(file, mode)
 
-    def chown(self, fd: int, uid: int, gid: int) -> None:
-        self.below.chown(fd, uid, gid)
+    def chown(self, file: File, uid: int, gid: int) -> None:
+        self.below.chown(file, uid, gid)
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:
         self.below.truncate(fd, io_fd, size)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from vhost9p.fs.driver import Created, Owner, Times
+from vhost9p.fs.driver import Created, File, Owner, Times
 from vhost9p.native import sys
 from vhost9p.native.export import Attr, Export
 
@@ -216,9 +216,9 @@ class LocalDriver:
 
     # ---- names ------------------------------------------------------------------------------
 
-    def link(self, fd: int, dir_fd: int, name: bytes) -> None:
+    def link(self, file: File, dir_fd: int, name: bytes) -> None:
         """See Driver."""
-        os.link(proc_path(fd), name, dst_dir_fd=dir_fd, follow_symlinks=True)
+        os.link(proc_path(file.fd), name, dst_dir_fd=dir_fd, follow_symlinks=True)
 
     def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
         """See Driver."""
@@ -249,14 +249,14 @@ class LocalDriver:
 
     # ---- metadata ---------------------------------------------------------------------------
 
-    def chmod(self, fd: int, mode: int) -> None:
+    def chmod(self, file: File, mode: int) -> None:
         """See Driver."""
-        os.chmod(proc_path(fd), mode & PERMISSIONS)
+        os.chmod(proc_path(file.fd), mode & PERMISSIONS)
 
-    def chown(self, fd: int, uid: int, gid: int) -> None:
+    def chown(self, file: File, uid: int, gid: int) -> None:
         """See Driver."""
         try:
-            os.chown(proc_path(fd), uid, gid)
+            os.chown(proc_path(file.fd), uid, gid)
         except PermissionError:
             if self._ownership_matters:
                 raise

@@ -7,13 +7,17 @@ the serving threads have with Python through upcalls.
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.qidmap import FileKey, QidMap
 
+MODEL_HOST: int = lib.V9_MODEL_HOST
+MODEL_XATTR: int = lib.V9_MODEL_XATTR
+MODEL_FILE: int = lib.V9_MODEL_FILE
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
 
@@ -46,16 +50,50 @@ class Attr:
     """The C struct, for the fid table."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What a mapped security model keeps beside a file (csrc/model.h); None: not this one."""
+
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+    """With the file's type; without one, as a change, the type stays."""
+    rdev: int | None = None
+    """A dev_t (os.makedev)."""
+
+    def native(self) -> Any:
+        """The C struct."""
+        has = (
+            (self.uid is not None and lib.V9_HAS_UID)
+            | (self.gid is not None and lib.V9_HAS_GID)
+            | (self.mode is not None and lib.V9_HAS_MODE)
+            | (self.rdev is not None and lib.V9_HAS_RDEV)
+        )
+        values = (self.uid or 0, self.gid or 0, self.mode or 0, self.rdev or 0)
+        return ffi.new("struct v9_mapped *", (has, *values))
+
+
 class Export:
     """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
     one guest sees share a `qidmap`."""
 
     def __init__(
-        self, root_fd: int, *, readonly: bool, stat_entries: bool, qidmap: QidMap | None = None
+        self,
+        root_fd: int,
+        *,
+        readonly: bool,
+        stat_entries: bool,
+        model: int = MODEL_HOST,
+        qidmap: QidMap | None = None,
     ) -> None:
         conf = ffi.new(
             "struct v9_export_conf *",
-            {"root_fd": root_fd, "readonly": readonly, "stat_entries": stat_entries},
+            {
+                "root_fd": root_fd,
+                "readonly": readonly,
+                "stat_entries": stat_entries,
+                "model": model,
+            },
         )
         err = ffi.new("int32_t *")
         self.qidmap = qidmap or QidMap()
@@ -114,14 +152,40 @@ class Export:
         """Opens for I/O what an O_PATH descriptor names."""
         return check(lib.v9_export_reopen(self.native, fd, flags))
 
-    def attr(self, fd: int, name: bytes = b"") -> Attr:
-        """Attributes of `name` in directory `fd`, or of `fd` itself.
+    # ---- metadata of the mapped security models ---------------------------------------------
+
+    def hides(self, name: bytes) -> bool:
+        """Whether the guest may neither see nor name this directory entry: it holds metadata."""
+        return bool(lib.v9_export_hides(self.native, name))
+
+    def find_metadata(self, fd: int) -> int:
+        """Opens the metadata file of an open file by its present name; OSError ENOENT."""
+        return check(lib.v9_model_find(self.native, fd))
+
+    def write_metadata(self, fd: int, meta_fd: int, change: Mapped) -> None:
+        """Changes what is kept for the file `fd`, in its metadata file under mapped-file."""
+        check(lib.v9_model_write(self.native, fd, meta_fd, change.native()))
+
+    @contextmanager
+    def changing_names(self) -> Iterator[None]:
+        """Files and their metadata files part for a moment: nobody trusts what it finds now."""
+        lib.v9_model_changing(self.native, True)
+        try:
+            yield
+        finally:
+            lib.v9_model_changing(self.native, False)
+
+    # ---- attributes -------------------------------------------------------------------------
+
+    def attr(self, fd: int, name: bytes = b"", meta_fd: int = -1) -> Attr:
+        """Attributes of `name` in directory `fd`, or of `fd` itself, whose metadata file is
+        `meta_fd` if that is known.
 
         Raises OSError: statx's, or ENODEV (multidevs=forbid), ENFILE (no qid.path left).
         """
         out = ffi.new("struct v9_attr *")
         for _ in range(8):
-            result = lib.v9_attr_read(self.native, fd, name, out)
+            result = lib.v9_attr_read_held(self.native, fd, name, meta_fd, out)
             if result == -lib.V9_NO_DEVICE:
                 self._decide_device(fd, name, out)
             elif result == -lib.V9_NO_GROUP:

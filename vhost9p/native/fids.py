@@ -19,6 +19,7 @@ class Fid:
     number: int
     handle: int
     path_fd: int
+    meta_fd: int
     io_fd: int
     io_flags: int
     export: int
@@ -47,6 +48,7 @@ class FidTable:
                 number,
                 info.handle,
                 info.path_fd,
+                info.meta_fd,
                 info.io_fd,
                 info.io_flags,
                 info.export,

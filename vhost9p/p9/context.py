@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vhost9p.fs.driver import Attr, Driver
+from vhost9p.fs.driver import Attr, Driver, File
 from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.constants import NAME_MAX
@@ -82,3 +82,8 @@ def file_fd(path_fd: int) -> int:
     if path_fd < 0:
         raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
     return path_fd
+
+
+def file_of(fid: Fid) -> File:
+    """The file of a fid, to change its owner, mode or names; EBADF for an extended attribute's."""
+    return File(file_fd(fid.path_fd), fid.meta_fd)

@@ -19,6 +19,10 @@ class Fid(Protocol):
         """O_PATH; -1 for a fid of an extended attribute."""
 
     @property
+    def meta_fd(self) -> int:
+        """The file that holds the file's metadata; -1: none, or none yet."""
+
+    @property
     def io_fd(self) -> int:
         """What Tlopen or Tlcreate opened."""
 

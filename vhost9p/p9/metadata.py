@@ -8,7 +8,7 @@ from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, Times
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
+from vhost9p.p9.context import LATER, Context, Handler, Request, file_of
 from vhost9p.p9.fids import Fid
 
 RunOffThread = Callable[[Request, Callable[[], Message]], None]
@@ -81,19 +81,19 @@ class MetadataFamily:
         since the others change them."""
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
-            fd = file_fd(fid.path_fd)
+            file = file_of(fid)
             _check(t)
             ids, times = _ids(t), _times(t)
             if ids != (-1, -1):
-                driver.chown(fd, *ids)
+                driver.chown(file, *ids)
             if t.valid & c.SETATTR_SIZE:
                 self._truncate(driver, fid, t.size)
             if t.valid & c.SETATTR_MODE:
-                driver.chmod(fd, t.mode)
+                driver.chmod(file, t.mode)
             if times:
-                driver.utimens(fd, times)
+                driver.utimens(file.fd, times)
             if t.valid & c.SETATTR_CTIME and not t.valid & CHANGES and ids == (-1, -1):
-                driver.touch(fd)
+                driver.touch(file.fd)
         return m.Rsetattr()
 
     def _truncate(self, driver: Driver, fid: Fid, size: int) -> None:

@@ -12,7 +12,7 @@ from vhost9p.fs.driver import Owner
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import Context, Handler, Request, check_name, file_fd, qid_of
+from vhost9p.p9.context import Context, Handler, Request, check_name, file_fd, file_of, qid_of
 from vhost9p.p9.fids import FID_UPCALL
 
 
@@ -89,7 +89,7 @@ class NamespaceFamily:
         name = check_name(t.name, errno.EEXIST)
         with self._fids.get(t.dfid) as directory, self._fids.get(t.fid) as fid:
             driver = self._context.writable(directory, fid)
-            driver.link(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
+            driver.link(file_of(fid), file_fd(directory.path_fd), name)
         return m.Rlink()
 
     def unlinkat(self, request: Request, t: m.Tunlinkat) -> m.Runlinkat:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NewType
 
-from vhost9p.fs.driver import Attr, Created, Driver, Owner
+from vhost9p.fs.driver import Attr, Created, Driver, File, Owner
 from vhost9p.fs.layer import Layer
 from vhost9p.native.export import GID, UID, Export
 from vhost9p.policy.idvalues import map_value
@@ -144,10 +144,10 @@ class IdLayer(Layer):
         """See Driver."""
         return self.below.symlink(dir_fd, name, target, self._owner(owner))
 
-    def chown(self, fd: int, uid: int, gid: int) -> None:
+    def chown(self, file: File, uid: int, gid: int) -> None:
         """See Driver."""
         self.below.chown(
-            fd,
+            file,
             uid if uid == LEFT_ALONE else self._host_uid(uid),
             gid if gid == LEFT_ALONE else self._host_gid(gid),
         )

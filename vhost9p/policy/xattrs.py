@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
-from vhost9p.fs.driver import Created, Driver, Owner
+from vhost9p.fs.driver import Created, Driver, File, Owner
 from vhost9p.fs.layer import Layer
 from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
@@ -265,10 +265,10 @@ class XattrLayer(Layer):
         self._drop_capability(fd)
         self.below.truncate(fd, io_fd, size)
 
-    def chown(self, fd: int, uid: int, gid: int) -> None:
+    def chown(self, file: File, uid: int, gid: int) -> None:
         """See Driver."""
-        self.below.chown(fd, uid, gid)
-        self._drop_capability(fd)
+        self.below.chown(file, uid, gid)
+        self._drop_capability(file.fd)
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver. Only a file that was there can lose any."""

@@ -1,0 +1,530 @@
+#define _GNU_SOURCE
+#include "model.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "attr.h"
+
+#define META_DIR ".virtfs_metadata"
+#define META_ROOT ".virtfs_metadata_root"
+
+enum {
+    TEXT_READ = 1024, /* bytes of a metadata file that are looked at; QEMU writes less than 100 */
+    PERMISSIONS = 07777,
+    TRIES = 64, /* how often a lookup that a change of names broke begins again, every 0.1 ms */
+};
+
+int v9_export_hides(v9_export *ex, const char *name)
+{
+    return ex->conf.model == V9_MODEL_FILE && (!strcmp(name, META_DIR) || !strcmp(name, META_ROOT));
+}
+
+/* ---- mapped-file's text ------------------------------------------------------------------------
+ */
+
+/* A whole line's number: decimal, of 32 bits with or without a sign, blanks around it. */
+static bool parse_number(const char *at, const char *end, uint32_t *out)
+{
+    uint64_t value = 0;
+    bool negative, digits = false;
+
+    while (at < end && *at == ' ')
+        at++;
+    negative = at < end && *at == '-';
+    at += negative;
+    for (; at < end && *at >= '0' && *at <= '9' && value <= UINT32_MAX; at++, digits = true)
+        value = value * 10 + (uint64_t)(*at - '0');
+    while (at < end && (*at == ' ' || *at == '\r' || *at == 0))
+        at++;
+    if (!digits || at != end || value > (negative ? 1ull << 31 : UINT32_MAX))
+        return false;
+    *out = (uint32_t)(negative ? 0 - value : value);
+    return true;
+}
+
+static void parse_line(const char *line, const char *end, struct v9_mapped *out)
+{
+    static const struct {
+        const char *key;
+        uint32_t has;
+    } keys[] = {
+        {"virtfs.uid=", V9_HAS_UID},
+        {"virtfs.gid=", V9_HAS_GID},
+        {"virtfs.mode=", V9_HAS_MODE},
+        {"virtfs.rdev=", V9_HAS_RDEV},
+    };
+    uint32_t value;
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        const size_t length = strlen(keys[i].key);
+        if ((size_t)(end - line) < length || memcmp(line, keys[i].key, length) ||
+            !parse_number(line + length, end, &value))
+            continue;
+        out->has |= keys[i].has;
+        switch (keys[i].has) {
+        case V9_HAS_UID:
+            out->uid = value;
+            break;
+        case V9_HAS_GID:
+            out->gid = value;
+            break;
+        case V9_HAS_MODE:
+            out->mode = value;
+            break;
+        default:
+            out->rdev = value;
+        }
+    }
+}
+
+void v9_model_parse(const char *text, size_t size, struct v9_mapped *out)
+{
+    const char *const end = text + size;
+
+    *out = (struct v9_mapped){0};
+    while (text < end) {
+        const char *stop = memchr(text, '\n', (size_t)(end - text));
+        if (!stop)
+            stop = end;
+        parse_line(text, stop, out);
+        text = stop + 1;
+    }
+}
+
+size_t v9_model_format(const struct v9_mapped *mapped, char text[V9_MODEL_TEXT])
+{
+    int size = 0;
+
+    if (mapped->has & V9_HAS_UID)
+        size += sprintf(text + size, "virtfs.uid=%d\n", (int32_t)mapped->uid);
+    if (mapped->has & V9_HAS_GID)
+        size += sprintf(text + size, "virtfs.gid=%d\n", (int32_t)mapped->gid);
+    if (mapped->has & V9_HAS_MODE)
+        size += sprintf(text + size, "virtfs.mode=%d\n", (int32_t)mapped->mode);
+    if (mapped->has & V9_HAS_RDEV)
+        size += sprintf(text + size, "virtfs.rdev=%d\n", (int32_t)mapped->rdev);
+    return (size_t)size;
+}
+
+/* ---- mapped-file's files -----------------------------------------------------------------------
+ */
+
+/* Opens a metadata file. Only a regular one counts; what a host process may have put there instead
+ * is not waited for. */
+static int open_meta(int dir_fd, const char *path)
+{
+    struct open_how how = {
+        .flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    int fd = (int)syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
+    struct stat st;
+
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        return fd;
+    close(fd);
+    return -ENOENT;
+}
+
+static int open_meta_of(int dir_fd, const char *name)
+{
+    char path[sizeof(META_DIR) + V9_NAME_SIZE];
+
+    if ((size_t)snprintf(path, sizeof(path), META_DIR "/%s", name) >= sizeof(path))
+        return -ENAMETOOLONG;
+    return open_meta(dir_fd, path);
+}
+
+/* The path by which a descriptor was reached, as the kernel has it now (proc(5)). */
+static int path_of(const v9_export *ex, int fd, char path[PATH_MAX])
+{
+    char number[16];
+    ssize_t length;
+
+    snprintf(number, sizeof(number), "%d", fd);
+    length = readlinkat(ex->proc_fd, number, path, PATH_MAX);
+    if (length < 0)
+        return -errno;
+    if (length == PATH_MAX)
+        return -ENAMETOOLONG;
+    path[length] = 0;
+    return 0;
+}
+
+/* Opens the directory part of a path below the root and checks that the last component still is the
+ * file `st`. *name is that component. */
+static int open_parent(const v9_export *ex, char *below, const struct stat *st, const char **name)
+{
+    struct open_how how = {
+        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    char *slash = strrchr(below, '/');
+    struct stat there;
+    int dir;
+
+    if (slash)
+        *slash = 0;
+    *name = slash ? slash + 1 : below;
+    dir = (int)syscall(SYS_openat2, ex->conf.root_fd, slash ? below : ".", &how, sizeof(how));
+    if (dir < 0)
+        return -errno;
+    if (fstatat(dir, *name, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == st->st_dev &&
+        there.st_ino == st->st_ino)
+        return dir;
+    close(dir);
+    return -ENOENT;
+}
+
+static int find_once(const v9_export *ex, int fd)
+{
+    char root[PATH_MAX], path[PATH_MAX], *below;
+    const char *name;
+    struct stat st;
+    size_t length;
+    int dir, meta, err;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (v9_export_is_root(ex, &st))
+        return open_meta(ex->conf.root_fd, META_ROOT);
+    err = path_of(ex, ex->conf.root_fd, root);
+    if (!err)
+        err = path_of(ex, fd, path);
+    if (err)
+        return err;
+    length = strlen(root);
+    if (root[length - 1] == '/') /* "/" itself */
+        length--;
+    if (strncmp(path, root, length) || path[length] != '/')
+        return -ENOENT;
+    below = path + length + 1;
+    dir = open_parent(ex, below, &st, &name);
+    if (dir < 0)
+        return dir;
+    meta = open_meta_of(dir, name);
+    close(dir);
+    return meta;
+}
+
+/* ---- changes of names --------------------------------------------------------------------------
+ */
+
+void v9_model_changing(v9_export *ex, uint32_t begin)
+{
+    v9_epoch_change(&ex->names, begin);
+}
+
+uint32_t v9_model_moment(const v9_export *ex)
+{
+    return v9_epoch_begin(&ex->names);
+}
+
+bool v9_model_settled(const v9_export *ex, uint32_t moment)
+{
+    return v9_epoch_held(&ex->names, moment);
+}
+
+int v9_model_find(v9_export *ex, int32_t fd)
+{
+    const struct timespec pause = {0, 100000};
+    uint32_t moment;
+    int meta;
+
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -ENOENT;
+    for (int i = 0; i < TRIES; i++) {
+        moment = v9_model_moment(ex);
+        meta = find_once(ex, fd);
+        if (v9_model_settled(ex, moment))
+            return meta;
+        if (meta >= 0)
+            close(meta);
+        nanosleep(&pause, NULL);
+    }
+    return -ENOENT; /* a host call hangs in the middle of a rename: the host's attributes, for now
+                     */
+}
+
+int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd,
+                         uint32_t moment)
+{
+    int meta;
+
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -1;
+    if (strcmp(name, "..") && strcmp(name, ".")) {
+        meta = open_meta_of(dir_fd, name);
+        if (v9_model_settled(ex, moment))
+            return meta < 0 ? -1 : meta;
+        if (meta >= 0)
+            close(meta);
+    }
+    meta = v9_model_find(ex, fd);
+    return meta < 0 ? -1 : meta;
+}
+
+/* ---- reading -----------------------------------------------------------------------------------
+ */
+
+enum { PROC_PATH = 32 + V9_NAME_SIZE };
+
+/* A path that names `name` in directory `fd`, or `fd` itself. The xattr calls take nothing else. */
+static void proc_path(int fd, const char *name, char path[PROC_PATH])
+{
+    snprintf(path, PROC_PATH, *name ? "/proc/self/fd/%d/%s" : "/proc/self/fd/%d", fd, name);
+}
+
+static bool read_xattr(const char *path, bool entry, const char *key, void *value, size_t size)
+{
+    ssize_t got = entry ? lgetxattr(path, key, value, size) : getxattr(path, key, value, size);
+    return got == (ssize_t)size;
+}
+
+static bool read_xattr32(const char *path, bool entry, const char *key, uint32_t *out)
+{
+    uint32_t value;
+
+    if (!read_xattr(path, entry, key, &value, sizeof(value)))
+        return false;
+    *out = le32toh(value);
+    return true;
+}
+
+static bool is_device(uint32_t mode)
+{
+    return S_ISCHR(mode) || S_ISBLK(mode);
+}
+
+static void read_xattrs(int fd, const char *name, struct v9_mapped *out)
+{
+    char path[PROC_PATH];
+    uint64_t rdev;
+
+    proc_path(fd, name, path);
+    if (read_xattr32(path, *name, "user.virtfs.uid", &out->uid))
+        out->has |= V9_HAS_UID;
+    if (read_xattr32(path, *name, "user.virtfs.gid", &out->gid))
+        out->has |= V9_HAS_GID;
+    if (read_xattr32(path, *name, "user.virtfs.mode", &out->mode))
+        out->has |= V9_HAS_MODE;
+    if (is_device(out->mode) && read_xattr(path, *name, "user.virtfs.rdev", &rdev, sizeof(rdev))) {
+        out->has |= V9_HAS_RDEV;
+        out->rdev = le64toh(rdev);
+    }
+}
+
+/* Reads a text that may be rewritten meanwhile. */
+static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
+{
+    char text[TEXT_READ];
+    uint32_t moment;
+    ssize_t size = 0;
+
+    for (int i = 0; i < TRIES; i++) {
+        moment = v9_epoch_begin(&ex->texts);
+        size = pread(meta_fd, text, sizeof(text), 0);
+        if (v9_epoch_held(&ex->texts, moment))
+            break;
+        sched_yield();
+    }
+    v9_model_parse(text, size < 0 ? 0 : (size_t)size, out);
+}
+
+void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+                   struct v9_mapped *out)
+{
+    int own = -1;
+
+    *out = (struct v9_mapped){0};
+    if (ex->conf.model == V9_MODEL_XATTR)
+        read_xattrs(fd, name, out);
+    if (ex->conf.model != V9_MODEL_FILE)
+        return;
+    if (meta_fd < 0)
+        meta_fd = own = *name ? open_meta_of(fd, name) : v9_model_find(ex, fd);
+    if (meta_fd >= 0)
+        read_meta(ex, meta_fd, out);
+    if (own >= 0)
+        close(own);
+}
+
+/* What a file that has type `host` on the host is in the guest. */
+static uint32_t effective_type(uint32_t host, const struct v9_mapped *mapped)
+{
+    const uint32_t type = mapped->mode & S_IFMT;
+
+    if ((host & S_IFMT) != S_IFREG || !(mapped->has & V9_HAS_MODE))
+        return host & S_IFMT;
+    return S_ISLNK(type) || is_device(type) || S_ISFIFO(type) || S_ISSOCK(type) ? type : S_IFREG;
+}
+
+void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr)
+{
+    const uint32_t type = effective_type(attr->mode, mapped);
+
+    if (is_device(type) && S_ISREG(attr->mode))
+        attr->rdev = v9_attr_rdev(major(mapped->rdev), minor(mapped->rdev));
+    if (mapped->has & V9_HAS_MODE)
+        attr->mode = type | (mapped->mode & PERMISSIONS);
+    if (mapped->has & V9_HAS_UID)
+        attr->uid = mapped->uid;
+    if (mapped->has & V9_HAS_GID)
+        attr->gid = mapped->gid;
+}
+
+uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, const char *name)
+{
+    struct v9_mapped mapped = {0};
+    char path[PROC_PATH];
+
+    if (ex->conf.model == V9_MODEL_XATTR) { /* of the attributes only the one that tells */
+        proc_path(dir_fd, name, path);
+        if (read_xattr32(path, true, "user.virtfs.mode", &mapped.mode))
+            mapped.has = V9_HAS_MODE;
+    } else {
+        v9_model_read(ex, dir_fd, name, -1, &mapped);
+    }
+    return effective_type(S_IFREG, &mapped);
+}
+
+int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
+{
+    ssize_t length;
+    struct stat st;
+    int file;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (S_ISLNK(st.st_mode)) {
+        length = readlinkat(fd, "", target, size);
+        return length < 0 ? -errno : (int)length;
+    }
+    file = v9_export_reopen(ex, fd, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    if (file < 0)
+        return file;
+    length = pread(file, target, size, 0);
+    if (length < 0)
+        length = -errno;
+    close(file);
+    return length == (ssize_t)size ? -ENAMETOOLONG : (int)length;
+}
+
+/* ---- writing -----------------------------------------------------------------------------------
+ */
+
+static int write_xattr32(const char *path, const char *key, uint32_t value)
+{
+    const uint32_t stored = htole32(value);
+    return setxattr(path, key, &stored, sizeof(stored), 0) < 0 ? -errno : 0;
+}
+
+static int write_xattrs(int fd, const struct v9_mapped *change)
+{
+    const uint64_t rdev = htole64(change->rdev);
+    char path[PROC_PATH];
+    int err = 0;
+
+    proc_path(fd, "", path);
+    /* The mode first: a program that is given away is not its new owner's with its set-id bits. */
+    if (change->has & V9_HAS_MODE)
+        err = write_xattr32(path, "user.virtfs.mode", change->mode);
+    if (!err && change->has & V9_HAS_UID)
+        err = write_xattr32(path, "user.virtfs.uid", change->uid);
+    if (!err && change->has & V9_HAS_GID)
+        err = write_xattr32(path, "user.virtfs.gid", change->gid);
+    if (!err && change->has & V9_HAS_RDEV)
+        err = setxattr(path, "user.virtfs.rdev", &rdev, sizeof(rdev), 0) < 0 ? -errno : 0;
+    return err;
+}
+
+static void merge(struct v9_mapped *into, const struct v9_mapped *change)
+{
+    into->has |= change->has;
+    if (change->has & V9_HAS_UID)
+        into->uid = change->uid;
+    if (change->has & V9_HAS_GID)
+        into->gid = change->gid;
+    if (change->has & V9_HAS_MODE)
+        into->mode = change->mode;
+    if (change->has & V9_HAS_RDEV)
+        into->rdev = change->rdev;
+}
+
+/* Puts a text in place of another: in one write, which blank lines make as long as what was there,
+ * so that at no moment there is a mixture; only then the blank lines go. */
+static int write_text(int fd, const char *text, size_t size)
+{
+    char padded[TEXT_READ];
+    size_t length;
+    struct stat st;
+    ssize_t put;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    length = st.st_size > TEXT_READ ? TEXT_READ : (size_t)st.st_size;
+    if (length < size)
+        length = size;
+    memset(padded, '\n', length);
+    memcpy(padded, text, size);
+    put = pwrite(fd, padded, length, 0);
+    if (put != (ssize_t)length)
+        return put < 0 ? -errno : -ENOSPC;
+    return (size_t)st.st_size > size && ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+}
+
+static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
+                      const struct v9_mapped *change)
+{
+    struct v9_mapped whole = *old;
+    char text[V9_MODEL_TEXT];
+    size_t size;
+    int fd = v9_export_reopen(ex, meta_fd, O_RDWR | O_NONBLOCK | O_NOCTTY), err;
+
+    if (fd < 0)
+        return fd;
+    merge(&whole, change);
+    size = v9_model_format(&whole, text);
+    v9_epoch_change(&ex->texts, true);
+    err = write_text(fd, text, size);
+    v9_epoch_change(&ex->texts, false);
+    close(fd);
+    return err;
+}
+
+int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change)
+{
+    struct v9_mapped old, new = *change;
+    struct stat st;
+    int err;
+
+    if (ex->conf.model == V9_MODEL_HOST || (ex->conf.model == V9_MODEL_FILE && meta_fd < 0))
+        return -EINVAL;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    pthread_mutex_lock(&ex->model_lock);
+    v9_model_read(ex, fd, "", meta_fd, &old);
+    if (new.has & V9_HAS_MODE && !(new.mode &S_IFMT))
+        new.mode |= effective_type(st.st_mode, &old);
+    if (ex->conf.model == V9_MODEL_XATTR)
+        err = write_xattrs(fd, &new);
+    else
+        err = write_meta(ex, meta_fd, &old, &new);
+    pthread_mutex_unlock(&ex->model_lock);
+    return err;
+}

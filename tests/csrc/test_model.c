@@ -1,0 +1,326 @@
+// sources: model.c attr.c caps.c idmap.c qidmap.c
+/*
+ * Metadata of the mapped security models: texts, whatever is in them; files found by name and by
+ * descriptor; changes that a reader never sees half of.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "attr.h"
+#include "check.h"
+#include "model.h"
+
+static struct v9_mapped parsed(const char *text)
+{
+    struct v9_mapped mapped;
+    v9_model_parse(text, strlen(text), &mapped);
+    return mapped;
+}
+
+static void check_parse(void)
+{
+    static const struct {
+        const char *text;
+        uint32_t has, uid;
+    } cases[] = {
+        {"", 0, 0},
+        {"\n\n", 0, 0},
+        {"virtfs.uid=5", V9_HAS_UID, 5},
+        {"virtfs.uid=5\r\n", V9_HAS_UID, 5},
+        {"\n\nvirtfs.uid= 7 \n\n", V9_HAS_UID, 7},
+        {"virtfs.uid=1\nvirtfs.uid=2\n", V9_HAS_UID, 2},
+        {"virtfs.uid=-294967296\n", V9_HAS_UID, 4000000000u},
+        {"virtfs.uid=4000000000\n", V9_HAS_UID, 4000000000u},
+        {"virtfs.uid=-2147483648\n", V9_HAS_UID, 1u << 31},
+        {"virtfs.uid=4294967295\n", V9_HAS_UID, UINT32_MAX},
+        {"virtfs.uid=4294967296\n", 0, 0},
+        {"virtfs.uid=-2147483649\n", 0, 0},
+        {"virtfs.uid=99999999999999999999999999\n", 0, 0},
+        {"virtfs.uid=\n", 0, 0},
+        {"virtfs.uid=-\n", 0, 0},
+        {"virtfs.uid=0x10\n", 0, 0},
+        {"virtfs.uid=7up\n", 0, 0},
+        {" virtfs.uid=7\n", 0, 0},
+        {"virtfs.uid =7\n", 0, 0},
+        {"virtfs.uidx=7\n", 0, 0},
+        {"virtfs.uid=3\nvirtfs.mode=", V9_HAS_UID, 3},
+        {"virtfs.ui", 0, 0},
+    };
+    struct v9_mapped mapped;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        mapped = parsed(cases[i].text);
+        if (!CHECK(mapped.has == cases[i].has && mapped.uid == cases[i].uid))
+            fprintf(stderr, "  %s\n", cases[i].text);
+    }
+    v9_model_parse("virtfs.uid=7\0\0\nvirtfs.gid=8\n", 29, &mapped);
+    CHECK(mapped.has == (V9_HAS_UID | V9_HAS_GID) && mapped.uid == 7 && mapped.gid == 8);
+}
+
+/* The very texts that QEMU writes. */
+static void check_format(void)
+{
+    const struct v9_mapped node = {15, 0, 4000000000u, S_IFCHR | 0644, makedev(511, 1048575)};
+    const struct v9_mapped mode = {.has = V9_HAS_MODE, .mode = S_IFREG | 0600};
+    char text[V9_MODEL_TEXT];
+
+    CHECK(v9_model_format(&mode, text) == 18 && !strcmp(text, "virtfs.mode=33152\n"));
+    v9_model_format(&node, text);
+    CHECK(!strcmp(text, "virtfs.uid=0\nvirtfs.gid=-294967296\nvirtfs.mode=8612\n"
+                        "virtfs.rdev=-917505\n"));
+    CHECK(parsed(text).rdev == node.rdev && parsed(text).gid == node.gid);
+    CHECK(v9_model_format(&(struct v9_mapped){0}, text) == 0);
+}
+
+static void check_types(void)
+{
+    static const struct {
+        uint32_t host, mapped, guest;
+    } cases[] = {
+        {S_IFREG | 0600, S_IFREG | 04755, S_IFREG | 04755},
+        {S_IFREG | 0600, S_IFLNK | 0777, S_IFLNK | 0777},
+        {S_IFREG | 0600, S_IFCHR | 0600, S_IFCHR | 0600},
+        {S_IFREG | 0600, S_IFSOCK | 0600, S_IFSOCK | 0600},
+        {S_IFREG | 0600, S_IFDIR | 0755, S_IFREG | 0755}, /* nobody makes it a directory */
+        {S_IFREG | 0600, 0640, S_IFREG | 0640},
+        {S_IFREG | 0600, 0170644, S_IFREG | 0644},
+        {S_IFDIR | 0700, S_IFDIR | 01777, S_IFDIR | 01777},
+        {S_IFDIR | 0700, S_IFLNK | 0777, S_IFDIR | 0777},
+        {S_IFLNK | 0777, S_IFREG | 0644, S_IFLNK | 0644},
+        {S_IFCHR | 0600, S_IFREG | 0644, S_IFCHR | 0644}, /* nobody makes it one to be opened */
+        {S_IFIFO | 0600, S_IFREG | 0644, S_IFIFO | 0644},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct v9_mapped mapped = {.has = V9_HAS_MODE, .mode = cases[i].mapped};
+        struct v9_attr attr = {.mode = cases[i].host, .uid = 3, .gid = 4};
+        v9_model_apply(&mapped, &attr);
+        if (!CHECK(attr.mode == cases[i].guest && attr.uid == 3 && attr.gid == 4))
+            fprintf(stderr, "  %o, %o -> %o\n", cases[i].host, cases[i].mapped, attr.mode);
+    }
+}
+
+/* ---- on a file system --------------------------------------------------------------------------
+ */
+
+static char folder[] = "/var/tmp/v9-model-XXXXXX";
+
+static v9_export *make_export(v9_qidmap *qids, uint32_t model)
+{
+    struct v9_export_conf conf = {.root_fd = open(folder, O_PATH | O_DIRECTORY), .model = model};
+    int32_t err;
+    v9_export *ex = v9_export_new(&conf, qids, &err);
+
+    close(conf.root_fd);
+    return ex;
+}
+
+static void put(int dir, const char *path, const char *text)
+{
+    int fd = openat(dir, path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    CHECK(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    close(fd);
+}
+
+static uint32_t uid_of(v9_export *ex, int fd, const char *name, int meta)
+{
+    struct v9_mapped mapped;
+    v9_model_read(ex, fd, name, meta, &mapped);
+    return mapped.has & V9_HAS_UID ? mapped.uid : UINT32_MAX;
+}
+
+static void check_lookup(v9_export *ex, int root)
+{
+    const uint32_t moment = v9_model_moment(ex);
+    int sub, file, meta;
+
+    mkdirat(root, "sub", 0700);
+    mkdirat(root, "sub/.virtfs_metadata", 0700);
+    put(root, "sub/f", "");
+    put(root, "sub/.virtfs_metadata/f", "virtfs.uid=41\n");
+    put(root, ".virtfs_metadata_root", "virtfs.uid=40\n");
+    sub = openat(root, "sub", O_PATH);
+    file = openat(sub, "f", O_PATH);
+    CHECK(uid_of(ex, sub, "f", -1) == 41);
+    CHECK(uid_of(ex, file, "", -1) == 41);
+    CHECK(uid_of(ex, root, "", -1) == 40);
+    CHECK(v9_model_find(ex, sub) == -ENOENT); /* none for the directory itself */
+    meta = v9_model_stepped(ex, sub, "f", file, moment);
+    CHECK(meta >= 0 && uid_of(ex, file, "", meta) == 41);
+    /* The open file keeps its metadata under whatever name, and without any. */
+    renameat(root, "sub/f", root, "g");
+    mkdirat(root, ".virtfs_metadata", 0700);
+    CHECK(v9_model_find(ex, file) == -ENOENT);
+    renameat(root, "sub/.virtfs_metadata/f", root, ".virtfs_metadata/g");
+    CHECK(uid_of(ex, file, "", -1) == 41);
+    unlinkat(root, "g", 0);
+    unlinkat(root, ".virtfs_metadata/g", 0);
+    CHECK(v9_model_find(ex, file) == -ENOENT);
+    CHECK(uid_of(ex, file, "", meta) == 41);
+    /* Another file of the same name is another file. */
+    put(root, "g", "");
+    put(root, ".virtfs_metadata/g", "virtfs.uid=42\n");
+    CHECK(v9_model_find(ex, file) == -ENOENT);
+    close(meta);
+    close(file);
+    close(sub);
+}
+
+/* What a host process may have put where metadata are expected. */
+static void check_odd_files(v9_export *ex, int root)
+{
+    put(root, "odd", "");
+    symlinkat("g", root, ".virtfs_metadata/odd");
+    CHECK(uid_of(ex, root, "odd", -1) == UINT32_MAX);
+    unlinkat(root, ".virtfs_metadata/odd", 0);
+    mkfifoat(root, ".virtfs_metadata/odd", 0600);
+    CHECK(uid_of(ex, root, "odd", -1) == UINT32_MAX);
+    unlinkat(root, ".virtfs_metadata/odd", 0);
+    mkdirat(root, ".virtfs_metadata/odd", 0700);
+    CHECK(uid_of(ex, root, "odd", -1) == UINT32_MAX);
+    unlinkat(root, ".virtfs_metadata/odd", AT_REMOVEDIR);
+    put(root, ".virtfs_metadata/odd", "virtfs.uid=9\n");
+    {
+        int fd = openat(root, ".virtfs_metadata/odd", O_RDWR);
+        CHECK(ftruncate(fd, 1ll << 33) == 0); /* huge, and sparse */
+        CHECK(uid_of(ex, root, "odd", -1) == 9);
+        close(fd);
+    }
+}
+
+/* A change of names that goes on: what is found meanwhile is not trusted. */
+static void check_moments(v9_export *ex)
+{
+    uint32_t moment = v9_model_moment(ex);
+
+    CHECK(v9_model_settled(ex, moment));
+    v9_model_changing(ex, 1);
+    CHECK(!v9_model_settled(ex, moment));
+    CHECK(!v9_model_settled(ex, v9_model_moment(ex)));
+    v9_model_changing(ex, 0);
+    CHECK(!v9_model_settled(ex, moment));
+    CHECK(v9_model_settled(ex, v9_model_moment(ex)));
+}
+
+struct race {
+    v9_export *ex;
+    int fd, meta;
+    int stop;
+    unsigned long reads, torn;
+};
+
+static void *read_on(void *argument)
+{
+    struct race *race = argument;
+    struct v9_mapped mapped;
+
+    while (!__atomic_load_n(&race->stop, __ATOMIC_ACQUIRE)) {
+        v9_model_read(race->ex, race->fd, "", race->meta, &mapped);
+        race->reads++;
+        race->torn += mapped.has != 7 || mapped.uid != mapped.gid;
+    }
+    return NULL;
+}
+
+/* Long and short texts in turn, read all the time: the inode stays, and no mixture is ever seen. */
+static void check_writes(v9_export *ex, int root)
+{
+    struct v9_mapped change = {7, 1, 1, S_IFREG | 0640, 0};
+    struct race race = {.ex = ex};
+    struct stat before, after;
+    pthread_t reader;
+
+    race.fd = openat(root, "g", O_PATH);
+    race.meta = v9_model_find(ex, race.fd);
+    CHECK(fstat(race.meta, &before) == 0);
+    CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+    pthread_create(&reader, NULL, read_on, &race);
+    for (uint32_t i = 0; i < 3000; i++) {
+        change.has = V9_HAS_UID | V9_HAS_GID;
+        change.uid = change.gid = i % 2 ? 1 : 3000000000u + i;
+        CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+    }
+    __atomic_store_n(&race.stop, 1, __ATOMIC_RELEASE);
+    pthread_join(reader, NULL);
+    CHECK(race.reads > 0 && race.torn == 0);
+    CHECK(fstat(race.meta, &after) == 0 && before.st_ino == after.st_ino);
+    CHECK(after.st_size == (off_t)strlen("virtfs.uid=1\nvirtfs.gid=1\nvirtfs.mode=33184\n"));
+    /* The type stays where a change does not name one. */
+    change = (struct v9_mapped){.has = V9_HAS_MODE, .mode = S_IFIFO | 0600};
+    CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+    change.mode = 0644;
+    CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+    v9_model_read(ex, race.fd, "", race.meta, &change);
+    CHECK(change.mode == (S_IFIFO | 0644));
+    CHECK(v9_model_write(ex, race.fd, -1, &change) == -EINVAL);
+    close(race.meta);
+    close(race.fd);
+}
+
+static void check_xattrs(v9_export *ex, int root)
+{
+    const struct v9_mapped node = {15, 1, 2, S_IFBLK | 0600, makedev(259, 4097)};
+    char stored[8], target[8];
+    struct v9_attr attr;
+    int fd;
+
+    put(root, "x", "123");
+    fd = openat(root, "x", O_PATH);
+    CHECK(v9_model_write(ex, fd, -1, &node) == 0);
+    fchdir(root);
+    CHECK(getxattr("x", "user.virtfs.rdev", stored, 8) == 8 &&
+          !memcmp(stored, "\1\3\1\1\0\0\0\0", 8));
+    CHECK(getxattr("x", "user.virtfs.uid", stored, 8) == 4 && !memcmp(stored, "\1\0\0\0", 4));
+    v9_attr_read(ex, fd, "", &attr);
+    CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097) && attr.uid == 1);
+    CHECK(v9_model_type(ex, root, "x") == S_IFBLK && v9_model_type(ex, root, "g") == S_IFREG);
+    setxattr("x", "user.virtfs.uid", "12", 2, 0); /* no number of QEMU's */
+    CHECK(uid_of(ex, fd, "", -1) == UINT32_MAX);
+    CHECK(v9_model_readlink(ex, fd, target, 8) == 3 && !memcmp(target, "123", 3));
+    CHECK(v9_model_readlink(ex, fd, target, 3) == -ENAMETOOLONG);
+    close(fd);
+    symlinkat("to", root, "real");
+    fd = openat(root, "real", O_PATH | O_NOFOLLOW);
+    CHECK(v9_model_readlink(ex, fd, target, 8) == 2 && !memcmp(target, "to", 2));
+    close(fd);
+}
+
+int main(void)
+{
+    v9_qidmap *qids = v9_qidmap_new();
+    v9_export *files, *xattrs;
+    char command[64];
+    int root;
+
+    check_parse();
+    check_format();
+    check_types();
+    CHECK(mkdtemp(folder) != NULL);
+    files = make_export(qids, V9_MODEL_FILE);
+    xattrs = make_export(qids, V9_MODEL_XATTR);
+    root = open(folder, O_RDONLY | O_DIRECTORY);
+    check_lookup(files, root);
+    check_odd_files(files, root);
+    check_moments(files);
+    check_writes(files, root);
+    check_xattrs(xattrs, root);
+    CHECK(v9_export_hides(files, ".virtfs_metadata") &&
+          v9_export_hides(files, ".virtfs_metadata_root"));
+    CHECK(!v9_export_hides(files, "virtfs") && !v9_export_hides(xattrs, ".virtfs_metadata"));
+    CHECK(v9_export_step(&files, root, ".virtfs_metadata") == -ENOENT);
+    v9_export_free(files);
+    v9_export_free(xattrs);
+    v9_qidmap_free(qids);
+    close(root);
+    snprintf(command, sizeof(command), "rm -rf %s", folder);
+    CHECK(system(command) == 0);
+    return check_report();
+}
