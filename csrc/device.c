@@ -113,6 +113,17 @@ void v9_device_set_msize(v9_device *dev, uint32_t msize)
     pthread_mutex_unlock(&dev->lock);
 }
 
+void v9_device_set_dialect(v9_device *dev, uint32_t dialect)
+{
+    pthread_mutex_lock(&dev->lock);
+    dev->dialect = (uint8_t)dialect;
+    pthread_mutex_unlock(&dev->lock);
+    /* Tremove and Twstat work by the name through which the fid was reached. */
+    pthread_mutex_lock(&dev->fids.lock);
+    dev->fids.nodes.unshared = dialect == V9_9P2000U;
+    pthread_mutex_unlock(&dev->fids.lock);
+}
+
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
 {
     pthread_mutex_lock(&dev->lock);

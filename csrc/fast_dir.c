@@ -191,45 +191,22 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
 /* ---- Treaddir ----------------------------------------------------------------------------------
  */
 
-struct dirent64_head { /* getdents64(2) */
-    uint64_t d_ino;
-    int64_t d_off;
-    uint16_t d_reclen;
-    uint8_t d_type;
-    char d_name[];
-};
-
 enum { ENTRY_SIZE = P9_QID_SIZE + 8 + 1 + 2 }; /* qid offset[8] type[1] name[s] */
 
-struct listing {
-    v9_export *ex;
-    const struct v9_fid *fid;
-    const struct v9_node *node;
-    uint8_t *at, *end;
-    uint64_t offset; /* d_off of the last packed entry */
-    bool full;
-};
-
-/* What a step leads to. "..", seen from the guest's root, is the root: what is above it
- * is not the guest's to see. */
-static int look_there(const struct listing *list, struct v9_request *r, const char *name,
-                      struct v9_qid *qid, uint8_t *type)
+/* What a step leads to. "..", seen from the guest's root, is the root: what is above it is not the
+ * guest's to see. */
+int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
+                       struct v9_attr *attr)
 {
     const struct place here = {list->ex, list->node->path_fd, -1};
-    struct v9_attr attr = {0};
     struct place there;
-    int err = step(r, &here, name, &there, &attr);
+    int err = step(r, &here, name, &there, attr);
 
-    if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT)) {
-        *qid = list->node->qid; /* moved out of the export: itself */
-        return 0;
-    }
-    *qid = attr.qid;
-    if (err)
-        return err;
-    leave(&there);
-    *type = IFTODT(attr.mode);
-    return 0;
+    if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT)) /* moved out of the export */
+        return v9_fast_attr(list->ex, r, list->node->path_fd, "", list->node->meta_fd, attr);
+    if (!err)
+        leave(&there);
+    return err;
 }
 
 /*
@@ -237,17 +214,17 @@ static int look_there(const struct listing *list, struct v9_request *r, const ch
  * that the directory tells is enough (as QEMU answers), and the type of what a mapped model does
  * not make something else; else its attributes are read. -ENOENT: leave out.
  */
-static int look_at(const struct listing *list, struct v9_request *r,
-                   const struct dirent64_head *entry, struct v9_qid *qid, uint8_t *type)
+static int look_at(const struct v9_listing *list, struct v9_request *r,
+                   const struct v9_dirent *entry, struct v9_qid *qid, uint8_t *type)
 {
-    struct v9_attr attr;
+    const bool there = list->ex->below || !strcmp(entry->d_name, "..");
+    struct v9_attr attr = {0};
     int err;
 
     *type = entry->d_type;
-    if (list->ex->below || !strcmp(entry->d_name, ".."))
-        return look_there(list, r, entry->d_name, qid, type);
-    if (list->ex->conf.stat_entries) {
-        err = v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, &attr);
+    if (there || list->ex->conf.stat_entries) {
+        err = there ? v9_fast_look_there(list, r, entry->d_name, &attr)
+                    : v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, &attr);
         *qid = attr.qid;
         if (!err)
             *type = IFTODT(attr.mode);
@@ -264,17 +241,13 @@ static int look_at(const struct listing *list, struct v9_request *r,
     return 0;
 }
 
-static int pack_entry(struct listing *list, struct v9_request *r, const struct dirent64_head *entry)
+static int pack_entry(struct v9_listing *list, struct v9_request *r, const struct v9_dirent *entry)
 {
     const size_t length = strlen(entry->d_name);
     struct v9_qid qid;
     uint8_t type;
     int err;
 
-    if (v9_export_hides(list->ex, entry->d_name)) {
-        list->offset = (uint64_t)entry->d_off;
-        return 0;
-    }
     if ((size_t)(list->end - list->at) < ENTRY_SIZE + length) {
         list->full = true;
         return 0;
@@ -295,11 +268,16 @@ static int pack_entry(struct listing *list, struct v9_request *r, const struct d
     return 0;
 }
 
-static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t *dents, long size)
+static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8_t *dents,
+                      long size)
 {
     for (long at = 0; at < size && !list->full;) {
-        const struct dirent64_head *entry = (const void *)(dents + at);
-        int err = pack_entry(list, r, entry);
+        const struct v9_dirent *entry = (const void *)(dents + at);
+        int err = 0;
+        if (v9_export_hides(list->ex, entry->d_name))
+            list->offset = (uint64_t)entry->d_off;
+        else
+            err = list->pack(list, r, entry);
         if (err)
             return err;
         at += entry->d_reclen;
@@ -307,11 +285,10 @@ static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t 
     return 0;
 }
 
-/* Fills the listing from `offset` on. The directory's mutex is held: seek and read are one. */
-static int list_from(struct listing *list, struct v9_request *r, struct v9_fid *fid,
-                     uint64_t offset, struct v9_scratch *scratch)
+/* The directory's mutex makes seek and read one. */
+int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid, uint64_t offset,
+                 struct v9_scratch *scratch)
 {
-    uint8_t *const start = list->at;
     long size;
     int err;
 
@@ -333,8 +310,8 @@ static int list_from(struct listing *list, struct v9_request *r, struct v9_fid *
     }
     if (!list->full)
         fid->dir_offset = list->offset;
-    return list->full && list->at == start ? -EINVAL
-                                           : 0; /* as getdents64 with too small a buffer */
+    return list->full && list->at == list->start ? -EINVAL
+                                                 : 0; /* as getdents64 with too small a buffer */
 }
 
 int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -343,7 +320,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     uint32_t number = v9_in_u32(in), count, size;
     uint64_t offset = v9_in_u64(in);
     uint8_t *const entries = scratch->reply + P9_IO_SIZE;
-    struct listing list = {.at = entries};
+    struct v9_listing list = {.pack = pack_entry, .start = entries, .at = entries};
     struct v9_node *node;
     struct v9_fid *fid;
     int err;
@@ -365,7 +342,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
     if (!err) {
         pthread_mutex_lock(&fid->dir_lock);
-        err = list_from(&list, r, fid, offset, scratch);
+        err = v9_fast_list(&list, r, fid, offset, scratch);
         pthread_mutex_unlock(&fid->dir_lock);
     }
     v9_fids_unpin(&dev->fids, fid);

@@ -1,5 +1,5 @@
 /*
- * fast_file: Tread, Twrite, Tlopen, Tgetattr, Tstatfs, Tclunk.
+ * fast_file: Tread, Twrite, Tlopen, Topen, Tgetattr, Tstatfs, Tclunk.
  *
  * File data moves between the file and guest memory by preadv and pwritev on the chain's own
  * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
@@ -130,25 +130,43 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_n
     return err;
 }
 
-int v9_fast_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
-                  struct v9_scratch *scratch)
+/* Rlopen and Ropen are alike. */
+static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t number, uint32_t flags)
 {
     uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
-    uint32_t number = v9_in_u32(in), flags = v9_in_u32(in);
     struct v9_node *node;
     struct v9_fid *fid;
-    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    int err = v9_fast_file(dev, number, &fid, &node);
 
     if (err)
         return err;
     err = open_fid(dev, fid, node, flags);
     if (!err) {
-        uint8_t *at = v9_put_header(reply, sizeof(reply), P9_TLOPEN + 1, r->tag);
+        uint8_t *at = v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag);
         v9_put(v9_put_qid(at, &node->qid), 0, 4); /* iounit 0: as much as msize allows */
         err = v9_request_reply(r, reply, sizeof(reply));
     }
     v9_fids_unpin(&dev->fids, fid);
     return err;
+}
+
+int v9_fast_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), flags = v9_in_u32(in);
+
+    return v9_in_is_done(in) ? open_number(dev, r, number, flags) : -EINVAL;
+}
+
+int v9_fast_open(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                 struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), mode = (uint32_t)v9_in_number(in, 1);
+    int flags = v9_sys_open_mode(mode);
+
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return flags < 0 ? flags : open_number(dev, r, number, (uint32_t)flags);
 }
 
 int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -217,6 +235,7 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 {
     uint8_t header[P9_IO_SIZE];
     struct transfer t;
+    const struct v9_node *node;
     uint32_t pieces;
     ssize_t got;
     int err = begin_transfer(dev, in, &t);
@@ -225,6 +244,12 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         return err;
     if (t.count > dev->msize - P9_IO_SIZE)
         t.count = dev->msize - P9_IO_SIZE;
+    node = v9_fids_node(&dev->fids, t.fid);
+    if (r->dialect == V9_9P2000U && S_ISDIR(node->mode)) {
+        err = v9_fast_read_stats(dev, r, t.fid, node, t.offset, t.count, scratch);
+        v9_fids_unpin(&dev->fids, t.fid);
+        return err;
+    }
     pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
                           P9_IO_SIZE, t.count, scratch->slice);
     do

@@ -31,6 +31,8 @@ struct v9_fid {
     int32_t io_flags;         /* open(2) flags of io_fd */
     uint32_t caps_seen;       /* caps.h */
     uint64_t dir_offset;      /* d_off where io_fd of a directory stands */
+    uint64_t dir_read;        /* 9P2000.u: bytes that Tread has told of it since its start */
+    uint64_t dir_next;        /* 9P2000.u: d_off of the last entry among them */
     pthread_mutex_t dir_lock; /* lseek and getdents64 belong together */
 };
 

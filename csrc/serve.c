@@ -18,12 +18,42 @@ int v9_request_reply(struct v9_request *r, const void *data, uint32_t size)
     return (int)size;
 }
 
+/*
+ * size[4] Rerror tag[2] ename[s] errno[4]: the text of strerror(3), cut to what the guest's buffer
+ * holds. A buffer of 11 or 12 bytes, which no client is known to post, gets the Rerror of plain
+ * 9P2000, which ends with the text.
+ */
+static uint32_t put_rerror(const struct v9_request *r, int error, uint8_t reply[P9_RERROR_MAX])
+{
+    const bool numbered = r->chain.writable_size >= P9_RERROR_SIZE;
+    const uint32_t fixed = numbered ? P9_RERROR_SIZE : P9_RERROR_SIZE - 4;
+    const char *text = strerrordesc_np(error);
+    size_t length = text ? strlen(text) : 0, room = P9_RERROR_MAX;
+    uint8_t *at;
+
+    if (room > r->chain.writable_size)
+        room = r->chain.writable_size;
+    if (length > room - fixed)
+        length = room - fixed;
+    at = v9_put_header(reply, fixed + (uint32_t)length, P9_RERROR, r->tag);
+    at = v9_put(at, length, 2);
+    memcpy(at, text ? text : "", length);
+    if (numbered)
+        v9_put(at + length, (uint32_t)error, 4);
+    return fixed + (uint32_t)length;
+}
+
 int v9_request_error(struct v9_request *r, int error)
 {
-    uint8_t reply[P9_RLERROR_SIZE];
-    v9_put(v9_put_header(reply, sizeof(reply), P9_RLERROR, r->tag), (uint32_t)error, 4);
+    uint8_t reply[P9_RERROR_MAX];
+    uint32_t size = P9_RLERROR_SIZE;
+
+    if (r->dialect == V9_9P2000U)
+        size = put_rerror(r, error, reply);
+    else
+        v9_put(v9_put_header(reply, size, P9_RLERROR, r->tag), (uint32_t)error, 4);
     return (int)v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count, 0,
-                               reply, sizeof(reply));
+                               reply, size);
 }
 
 void v9_device_signal(struct v9_device *dev)
@@ -85,6 +115,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->slot = (uint32_t)(r - dev->slots);
     r->seq++;
     r->state = V9_RUNNING;
+    r->dialect = dev->dialect;
     r->dead = false;
     r->error = 0;
     r->next = NULL;
@@ -289,11 +320,17 @@ static v9_handler *const handlers[256] = {
     [P9_TCLUNK] = v9_fast_clunk,
 };
 
+/* Of the messages below Tversion 9P2000.u has none. */
+static v9_handler *const unix_handlers[256] = {
+    [P9_TWALK] = v9_fast_walk,   [P9_TOPEN] = v9_fast_open,   [P9_TREAD] = v9_fast_read,
+    [P9_TWRITE] = v9_fast_write, [P9_TCLUNK] = v9_fast_clunk, [P9_TSTAT] = v9_fast_stat,
+};
+
 /* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
  * -V9_NO_DEVICE or -V9_NO_GROUP. */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
-    v9_handler *handler = handlers[r->type];
+    v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
     int result;
 
@@ -361,21 +398,36 @@ static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint
     return r && r->seq == seq && r->state == V9_UPCALL ? r : NULL;
 }
 
-int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
+/* With data, or where that is NULL with an error. */
+static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size,
+                  int32_t error)
 {
     struct v9_request *r;
-    int err = -ESTALE;
+    int err = -ESTALE, result = 0;
 
     pthread_mutex_lock(&dev->lock);
     r = find_upcall(dev, slot, seq);
     if (r) {
         err = r->dead ? -ESTALE : 0;
-        v9_request_finish(dev, r, r->dead ? 0 : v9_request_reply(r, data, size));
+        r->dialect = dev->dialect; /* a Tversion has just changed it */
+        if (!r->dead)
+            result = data ? v9_request_reply(r, data, size) : v9_request_error(r, error);
+        v9_request_finish(dev, r, result);
         v9_device_signal(dev);
         v9_threads_nudge(dev); /* a barrier or a full table may have ended */
     }
     pthread_mutex_unlock(&dev->lock);
     return err;
+}
+
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
+{
+    return answer(dev, slot, seq, data, size, 0);
+}
+
+int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error)
+{
+    return answer(dev, slot, seq, NULL, 0, error);
 }
 
 int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq)
@@ -441,7 +493,8 @@ static void kill_request(struct v9_device *dev, struct v9_request *r)
 /*
  * Answers EIO for what is still in flight (all of it, or only what a thread may be writing into
  * guest memory for) and takes the guest's memory from under it. A read that goes on does not touch
- * the first 11 bytes of its buffer, so the error and the data do not mix.
+ * the first 11 bytes of its buffer, so an Rlerror and the data do not mix; of an Rerror what may
+ * mix is the text and the number, and it stays an error.
  */
 void v9_device_kill(struct v9_device *dev, bool all)
 {

@@ -5,7 +5,7 @@
  * serve.c   the life of a request: popped, run, answered, flushed, cut off
  * threads.c the serving threads
  * device.c  what the frontend sets up: memory, ring, life cycle
- * fast_*.c  the requests that C answers
+ * fast_*.c  the requests that C answers; fast_unix.c those that only 9P2000.u has
  *
  * One mutex per device guards everything here; no file system call is made under it. A request is
  * entered in the in-flight table under the lock that popped it, so a Tflush that was sent after it
@@ -63,6 +63,7 @@ struct v9_request {
     uint32_t slot, seq;
     bool dead; /* cut off: whoever has it publishes nothing */
     uint8_t type;
+    uint8_t dialect; /* V9_9P2000*: the session's that it came in */
     uint16_t tag;
     int error;                   /* found while parsing the header, -errno */
     uint32_t size;               /* size[4] of the message */
@@ -118,6 +119,7 @@ struct v9_device {
     bool starved;        /* a chain waits for a free slot */
     pthread_cond_t idle; /* inflight or busy fell */
     uint32_t msize;
+    uint8_t dialect; /* V9_9P2000* */
 
     /* threads.c */
     int epoll_fd, nudge_fd, quit_fd;
@@ -144,7 +146,7 @@ void v9_device_signal(struct v9_device *dev);         /* [locked] */
 bool v9_device_can_run(struct v9_device *dev);        /* [locked] */
 void v9_device_kill(struct v9_device *dev, bool all); /* [locked] */
 void v9_device_refresh(struct v9_device *dev);        /* [locked] */
-/* Writes a whole reply, or Rlerror, into the guest's buffers; returns its size. */
+/* Writes a whole reply, or the dialect's error, into the guest's buffers; returns its size. */
 int v9_request_reply(struct v9_request *r, const void *data, uint32_t size);
 int v9_request_error(struct v9_request *r, int error);
 
@@ -156,11 +158,12 @@ void v9_threads_watch(struct v9_device *dev); /* [locked] a request starts: some
 void v9_cond_init(pthread_cond_t *cond);      /* on CLOCK_MONOTONIC */
 struct timespec v9_from_now(int64_t ns);
 
-/* fast_file.c, fast_dir.c */
+/* fast_file.c, fast_dir.c, fast_unix.c */
 typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                        struct v9_scratch *scratch);
 v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
+v9_handler v9_fast_open, v9_fast_stat;
 /* Pins the fid that is a message's one field. */
 int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid);
 /* Pins a fid that must stand for a file; -EBADF. */
@@ -177,5 +180,36 @@ int32_t v9_node_meta(v9_export *ex, struct v9_node *node);
  * -V9_NO_GROUP notes the question. */
 int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
                  struct v9_attr *attr);
+struct v9_dirent { /* getdents64(2) */
+    uint64_t d_ino;
+    int64_t d_off;
+    uint16_t d_reclen;
+    uint8_t d_type;
+    char d_name[];
+};
+
+/* A directory's entries on their way into a reply. `pack` writes one of them at `at`, leaves it out
+ * or finds the reply full, and sets `offset` unless it is. */
+struct v9_listing {
+    int (*pack)(struct v9_listing *list, struct v9_request *r, const struct v9_dirent *entry);
+    v9_export *ex;
+    const struct v9_fid *fid;
+    const struct v9_node *node;
+    uint8_t *start, *at, *end;
+    uint64_t offset; /* d_off of the last entry that was dealt with */
+    uint64_t skip;   /* fast_unix.c: bytes to leave out first */
+    bool full;
+};
+/* Fills the listing with what is behind the entry at `offset`. The directory's mutex is held.
+ * -EINVAL where not even one entry fits. */
+int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid, uint64_t offset,
+                 struct v9_scratch *scratch);
+/* Attributes of an entry that only a step leads to: "..", or the root of a joined export. */
+int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
+                       struct v9_attr *attr);
+/* Tread of an open directory in 9P2000.u. */
+int v9_fast_read_stats(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                       const struct v9_node *node, uint64_t offset, uint32_t count,
+                       struct v9_scratch *scratch);
 
 #endif

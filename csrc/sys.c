@@ -96,6 +96,17 @@ int v9_sys_open_flags(uint32_t flags)
     return host;
 }
 
+int v9_sys_open_mode(uint32_t mode)
+{
+    enum { ACCESS = 3, EXEC = 3, TRUNC = 0x10, RCLOSE = 0x40, APPEND = 0x80 };
+    uint32_t access = mode & ACCESS;
+
+    if (mode & RCLOSE)
+        return -EOPNOTSUPP;
+    return (int)((access == EXEC ? O_RDONLY : access) | (mode & TRUNC ? P9_TRUNC : 0) |
+                 (mode & APPEND ? P9_APPEND : 0));
+}
+
 /* ---- creating ----------------------------------------------------------------------------------
  */
 

@@ -196,9 +196,11 @@ void v9_hub_free(v9_hub *hub);
 int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max);
 void v9_hub_close(v9_hub *hub);
 
-/* Answers with a whole R-message; one that does not fit the guest's buffer becomes Rlerror.
+/* Answers with a whole R-message; one that does not fit the guest's buffer becomes EMSGSIZE.
  * -ESTALE where the ring was stopped meanwhile (nothing is published, nothing is wrong). */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
+/* Answers with the session's error message: Rlerror, or Rerror in 9P2000.u. */
+int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error);
 /* Runs a request again after its V9_UP_DEVICE or V9_UP_GROUP was decided. */
 int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq);
 /* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
@@ -227,6 +229,12 @@ enum { V9_EXPORTS_MAX = 256 };
 void v9_device_reset(v9_device *dev, uint32_t keep_memory);
 void v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);
+enum {
+    V9_9P2000L = 0, /* also before the first Tversion */
+    V9_9P2000U = 1,
+};
+/* The session's dialect: which requests C knows, and what an error looks like. */
+void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
 /* Live counts, for metrics and leak tests. */
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
@@ -303,6 +311,9 @@ void v9_fid_clear(v9_device *dev);
  * to be right, O_CREAT and O_EXCL.
  */
 int v9_sys_open_flags(uint32_t flags);
+/* 9P2000.L's flags for the mode[1] of Topen and Tcreate (open(5) of Plan 9). -EOPNOTSUPP for
+ * ORCLOSE, to remove the file with the fid. */
+int v9_sys_open_mode(uint32_t mode);
 
 /* Who a created file belongs to. */
 struct v9_cred {

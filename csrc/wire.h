@@ -26,18 +26,23 @@ enum {
     P9_TGETATTR = 24,
     P9_TREADDIR = 40,
     P9_TVERSION = 100,
+    P9_RERROR = 107,
     P9_TFLUSH = 108,
     P9_TWALK = 110,
+    P9_TOPEN = 112,
     P9_TREAD = 116,
     P9_TWRITE = 118,
     P9_TCLUNK = 120,
+    P9_TSTAT = 124,
 };
 
 enum {
     P9_HEADER_SIZE = 7,   /* size[4] type[1] tag[2] */
     P9_RLERROR_SIZE = 11, /* header ecode[4] */
-    P9_IO_SIZE = 11,      /* header count[4]: Rread, Rreaddir, Rwrite */
-    P9_TWRITE_SIZE = 23,  /* header fid[4] offset[8] count[4] */
+    P9_RERROR_SIZE = 13,  /* header ename[s] errno[4], without the name's bytes */
+    P9_RERROR_MAX = 128,
+    P9_IO_SIZE = 11,     /* header count[4]: Rread, Rreaddir, Rwrite */
+    P9_TWRITE_SIZE = 23, /* header fid[4] offset[8] count[4] */
     P9_QID_SIZE = 13,
     P9_NAME_MAX = 255,
     P9_WALK_MAX = 16,

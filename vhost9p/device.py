@@ -23,7 +23,7 @@ from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
 from vhost9p.native.export import Export
-from vhost9p.p9.messages import Rlerror
+from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.policy.multidevs import make_policy
 from vhost9p.policy.state import StateFile
@@ -52,6 +52,9 @@ class _Request:
 
     def reply(self, data: bytes) -> None:
         self._device.reply(*self.key, data)
+
+    def fail(self, code: int) -> None:
+        self._device.fail(*self.key, code)
 
     def payload(self, offset: int, size: int) -> bytes:
         return self._device.gather(*self.key, offset, size)
@@ -99,6 +102,7 @@ class Device:
                 Tree([self._driver]),
                 msize_max=config.msize_max,
                 set_msize=self._native.set_msize,
+                set_dialect=lambda dialect: self._native.set_dialect(unix=dialect is Dialect.U),
                 wake_signal=sys.wake_signal(),
             )
             undo.callback(self._server.close)
@@ -139,8 +143,7 @@ class Device:
             else:
                 self.policy.group(upcall.a, upcall.b)
         except OSError as error:
-            request = _Request(self._native, upcall)
-            request.reply(Rlerror(error.errno or errno.EIO).encode(request.tag))
+            self._native.fail(upcall.slot, upcall.seq, error.errno or errno.EIO)
         else:
             self._native.resume(upcall.slot, upcall.seq)
         finally:

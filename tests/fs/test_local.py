@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost9p.fs.driver import Driver, File, Owner
-from vhost9p.fs.local import OWN_UID, RACES, LocalDriver
+from vhost9p.fs.driver import OWN_ID, Driver, File, Owner
+from vhost9p.fs.local import RACES, LocalDriver
 from vhost9p.native.export import Export
 from vhost9p.policy.multidevs import make_policy
 
@@ -97,9 +97,9 @@ def ids(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_root_creates_for_everyone(place: Path, model: str, kind: str) -> None:
     with driver_of(place, model) as (driver, fd):
-        for owner in (Owner(1234, 5678), Owner(0, 77), Owner(OWN_UID, 5)):
+        for owner in (Owner(1234, 5678), Owner(0, 77), Owner(OWN_ID, 5)):
             make(driver, fd, kind, owner)
-            expected = 0 if owner.uid == OWN_UID else owner.uid
+            expected = 0 if owner.uid == OWN_ID else owner.uid
             assert ids(place / "n") == (expected, owner.gid)
             driver.unlink(fd, b"n", directory=kind == "mkdir")
 
@@ -121,7 +121,7 @@ def test_setgid_directories(place: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["create", "mkdir", "fifo"])
 @pytest.mark.parametrize("model", ["passthrough", "none"])
 def test_modes_come_out_as_asked(place: Path, mode: int, kind: str, model: str) -> None:
-    uid = 1234 if IS_ROOT else OWN_UID
+    uid = 1234 if IS_ROOT else OWN_ID
     gid = 5678 if IS_ROOT else os.getegid()
     with driver_of(place, model) as (driver, fd):
         make(driver, fd, kind, Owner(uid, gid), mode)
@@ -139,7 +139,7 @@ def test_without_privilege_passthrough_creates_for_itself(place: Path, kind: str
                 with pytest.raises(PermissionError):
                     make(driver, fd, kind, owner)
                 assert not os.path.lexists(place / "n")
-            for owner in (Owner(NOBODY, NOBODY), Owner(OWN_UID, NOBODY + 1)):
+            for owner in (Owner(NOBODY, NOBODY), Owner(OWN_ID, NOBODY + 1)):
                 make(driver, fd, kind, owner, 0o6750)
                 assert ids(place / "n") == (NOBODY, owner.gid)
                 if kind != "symlink":
@@ -239,7 +239,7 @@ def test_a_file_that_comes_and_goes(
             raise FileNotFoundError(errno.ENOENT, "gone")
 
         monkeypatch.setattr(driver.export, "step", vanish)
-        owner = Owner(OWN_UID, os.getegid())
+        owner = Owner(OWN_ID, os.getegid())
         (place / "n").touch()
         appears_for = RACES + 1
         with pytest.raises(OSError) as refused:

@@ -21,6 +21,7 @@ from vhost9p.native import sys
 from vhost9p.native.export import Export
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, decode
+from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.policy.multidevs import make_policy
 
@@ -124,6 +125,9 @@ class FakeRequest:
     def reply(self, data: bytes) -> None:
         self.replies.put(data)
 
+    def fail(self, code: int) -> None:
+        self.replies.put(m.Rlerror(code).encode(self.tag))
+
     def payload(self, offset: int, size: int) -> bytes:
         return self.data[offset : offset + size]
 
@@ -150,6 +154,7 @@ class Guest:
         self.fids = fids
         self.driver = driver
         self.msizes: list[int] = []
+        self.dialects: list[Dialect] = []
         self._numbers = itertools.count(100)
         self._tags = itertools.cycle(range(0xFFFF))
 
@@ -213,17 +218,20 @@ def serving(
         )
         fids = FakeFids()
         msizes: list[int] = []
+        dialects: list[Dialect] = []
         server = Server(
             fids,
             Tree([driver]),
             msize_max=65536,
             set_msize=msizes.append,
+            set_dialect=dialects.append,
             wake_signal=sys.wake_signal(),
         )
         stack.callback(server.close)
         server.set_ring_size(ring)
         guest = Guest(server, fids, driver)
         guest.msizes = msizes
+        guest.dialects = dialects
         yield guest
         assert fids.pinned == 0
     assert not fids.entries

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.fs.test_local import driver_of
-from vhost9p.fs.driver import File, Owner
-from vhost9p.fs.local import OWN_UID
+from vhost9p.fs.driver import OWN_ID, File, Owner
 from vhost9p.policy.idvalues import CAPABILITY
 from vhost9p.policy.xattrs import MAPPED, Limits, Rule, XattrLayer
 
 WIDE = Limits(65536, 1000, 1 << 30)
 STORED = b"user.virtfs." + CAPABILITY
-OWN = Owner(OWN_UID, os.getegid())
+OWN = Owner(OWN_ID, os.getegid())
 ACL = b"system.posix_acl_access"
 
 

@@ -9,9 +9,12 @@ at once; the file system itself orders concurrent changes.
 from typing import NamedTuple, Protocol
 
 from vhost9p.native.export import Attr
-from vhost9p.native.sys import TIME_NOW, TIME_OMIT
+from vhost9p.native.sys import TIME_NOW, TIME_OMIT, open_mode
 
-__all__ = ["TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "File", "Owner", "Times"]
+__all__ = ["OWN_ID", "TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "File", "Owner"]
+__all__ += ["Times", "open_mode"]
+
+OWN_ID = 0xFFFFFFFF
 
 
 class File(NamedTuple):
@@ -23,14 +26,16 @@ class File(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Whose a created file is to be: uid 0xFFFFFFFF stands for the daemon's own."""
+    """Whose a created file is to be. A uid of OWN_ID stands for the daemon's own; a gid of OWN_ID
+    for the directory's where that is set-gid, else the daemon's own."""
 
     uid: int
     gid: int
 
 
 class Created(NamedTuple):
-    """A file that was created and opened. The caller owns both descriptors."""
+    """A file that was created and opened, or only created (io_fd -1). The caller owns the
+    descriptors."""
 
     path_fd: int
     io_fd: int
@@ -60,6 +65,12 @@ class Driver(Protocol):
     def attr(self, fd: int, name: bytes = b"") -> Attr:
         """Attributes of a file, or of an entry of a directory."""
 
+    def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
+        """An O_PATH descriptor of an entry. A symlink is not followed."""
+
+    def open(self, fd: int, flags: int) -> tuple[int, int]:
+        """Opens a regular file or directory with 9P2000.L `flags`; descriptor and host flags."""
+
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """Creates a regular file and opens it with 9P2000.L `flags`; opens an existing one unless
         they contain O_EXCL."""
@@ -87,8 +98,8 @@ class Driver(Protocol):
     def remove(self, fd: int) -> None:
         """Removes the name by which an open file was reached."""
 
-    def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
-        """Renames the name by which an open file was reached."""
+    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
+        """Renames the name by which an open file was reached; None: it stays in its directory."""
 
     def chmod(self, file: File, mode: int) -> None:
         """Changes permission bits."""

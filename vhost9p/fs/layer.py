@@ -25,6 +25,12 @@ class Layer:
     def attr(self, fd: int, name: bytes = b"") -> Attr:
         return self.below.attr(fd, name)
 
+    def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
+        return self.below.walk(dir_fd, name)
+
+    def open(self, fd: int, flags: int) -> tuple[int, int]:
+        return self.below.open(fd, flags)
+
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         return self.below.create(dir_fd, name, flags, mode, owner)
 
@@ -51,7 +57,7 @@ class Layer:
     def remove(self, fd: int) -> None:
         self.below.remove(fd)
 
-    def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
+    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
         self.below.rename_file(fd, new_dir, new)
 
     def chmod(self, file: File, mode: int) -> None:

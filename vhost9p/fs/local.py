@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from vhost9p.fs.driver import Created, File, Owner, Times
+from vhost9p.fs.driver import OWN_ID, Created, File, Owner, Times
 from vhost9p.native import sys
 from vhost9p.native.export import Attr, Export
 
 T = TypeVar("T")
 
-OWN_UID = 0xFFFFFFFF
 PERMISSIONS = 0o7777
 SET_IDS = stat.S_ISUID | stat.S_ISGID
 RACES = 8
@@ -101,6 +100,20 @@ class LocalDriver:
             raise
         return fd, attr
 
+    def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
+        """See Driver."""
+        fd = self.export.step(dir_fd, name)
+        with closed_on_error(fd):
+            return fd, self.attr(fd)
+
+    def open(self, fd: int, flags: int) -> tuple[int, int]:
+        """See Driver."""
+        mode = os.stat(fd).st_mode
+        if not stat.S_ISDIR(mode):
+            require_regular(mode, errno.ENXIO)
+        host = sys.open_flags(flags)
+        return self.export.reopen(fd, host), host
+
     def _parent_of(self, fd: int) -> tuple[int, bytes]:
         """The directory and the name by which a file was reached, proven to be still its own.
 
@@ -128,17 +141,18 @@ class LocalDriver:
     def _cred(self, owner: Owner) -> sys.Cred:
         """Who creates, or PermissionError where the owner could not be had."""
         own = os.geteuid()
-        uid = own if owner.uid == OWN_UID else owner.uid
+        uid = own if owner.uid == OWN_ID else owner.uid
+        gid = os.getegid() if owner.gid == OWN_ID else owner.gid
         if self._privileged:
-            return sys.Cred(uid, owner.gid, True)
+            return sys.Cred(uid, gid, True)
         if self._ownership_matters and uid != own:
             raise OSError(errno.EPERM, "only root can create files of other users")
-        return sys.Cred(own, owner.gid, False)
+        return sys.Cred(own, gid, False)
 
     def _make(self, owner: Owner, make: Callable[[sys.Cred], T]) -> T:
         """Runs a creating call as the owner."""
         cred = self._cred(owner)
-        if not cred.switch and self._ownership_matters and owner.gid not in self._own_groups:
+        if not cred.switch and self._ownership_matters and cred.gid not in self._own_groups:
             raise OSError(errno.EPERM, "only root can create files of groups that it is not in")
         return make(cred)
 
@@ -146,7 +160,8 @@ class LocalDriver:
         """Does what the creating call could not: without privilege set the group (where passthrough
         asks for it), and the set-id bits that got lost."""
         status = os.stat(fd)
-        if not self._privileged and self._ownership_matters and status.st_gid != owner.gid:
+        wanted = status.st_gid if owner.gid == OWN_ID else owner.gid
+        if not self._privileged and self._ownership_matters and status.st_gid != wanted:
             os.chown(proc_path(fd), -1, owner.gid)
             status = os.stat(fd)
         if mode & SET_IDS & ~status.st_mode:
@@ -239,11 +254,11 @@ class LocalDriver:
         finally:
             os.close(parent)
 
-    def rename_file(self, fd: int, new_dir: int, new: bytes) -> None:
+    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
         """See Driver."""
         parent, name = self._parent_of(fd)
         try:
-            self.rename(parent, name, new_dir, new)
+            self.rename(parent, name, parent if new_dir is None else new_dir, new)
         finally:
             os.close(parent)
 

@@ -160,6 +160,12 @@ class Device:
             if self._native:
                 lib.v9_reply(self._native, slot, seq, data, len(data))
 
+    def fail(self, slot: int, seq: int, code: int) -> None:
+        """Answers a request with an errno, in the dialect of the session."""
+        with self._replying:
+            if self._native:
+                lib.v9_fail(self._native, slot, seq, code)
+
     def resume(self, slot: int, seq: int) -> None:
         """Runs a request again whose question was answered."""
         with self._replying:
@@ -189,6 +195,10 @@ class Device:
     def set_msize(self, msize: int) -> None:
         """The negotiated message size, bytes."""
         lib.v9_device_set_msize(self._native, msize)
+
+    def set_dialect(self, *, unix: bool) -> None:
+        """The session's dialect: 9P2000.u, or 9P2000.L."""
+        lib.v9_device_set_dialect(self._native, lib.V9_9P2000U if unix else lib.V9_9P2000L)
 
     def stats(self) -> Stats:
         """Live counts."""

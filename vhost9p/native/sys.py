@@ -55,6 +55,11 @@ def open_flags(flags: int) -> int:
     return int(lib.v9_sys_open_flags(flags))
 
 
+def open_mode(mode: int) -> int:
+    """Flags of Tlopen for the mode of Topen and Tcreate; OSError EOPNOTSUPP for ORCLOSE."""
+    return check(lib.v9_sys_open_mode(mode))
+
+
 class Cancel:
     """Ends a wait for a lock, together with the signal `wake_signal`."""
 

@@ -1,8 +1,9 @@
 """Wire types of 9P, and how a message class gets its encoding from its fields.
 
 A message is a frozen dataclass whose fields are annotated with the wire types below. Decoding,
-encoding and the size follow from the annotations. All integers are little-endian; string[s] is a
-16-bit length and that many bytes, which are no text (file names are bytes).
+encoding and the size follow from the annotations; so they do for a structure inside a message. All
+integers are little-endian; string[s] is a 16-bit length and that many bytes, which are no text
+(file names are bytes).
 
 Decoding believes nothing: a message that is too short, too long or counts more than it holds raises
 P9Error, and no other exception.
@@ -140,23 +141,19 @@ _HEADER = struct.Struct("<IBH")
 
 
 @dataclass(frozen=True)
-class Message:
-    """Base of all messages: size[4] type[1] tag[2] and the fields of the class."""
+class Record:
+    """Base of all that consists of fields."""
 
-    TYPE: ClassVar[int]
     _wires: ClassVar[tuple[tuple[str, Wire], ...]]
 
-    def encode(self, tag: int) -> bytes:
-        """The whole message."""
-        out = bytearray(HEADER_SIZE)
+    def put(self, out: bytearray) -> None:
+        """Appends the fields."""
         for name, wire in self._wires:
             wire.put(out, getattr(self, name))
-        _HEADER.pack_into(out, 0, len(out), self.TYPE, tag)
-        return bytes(out)
 
     @classmethod
     def decode_body(cls, body: memoryview) -> Self:
-        """What follows the header; raises P9Error."""
+        """From the fields and nothing more; raises P9Error."""
         at = 0
         values = []
         for _, wire in cls._wires:
@@ -167,10 +164,36 @@ class Message:
         return cls(*values)
 
 
+@dataclass(frozen=True)
+class Message(Record):
+    """Base of all messages: size[4] type[1] tag[2] and the fields of the class."""
+
+    TYPE: ClassVar[int]
+
+    def encode(self, tag: int) -> bytes:
+        """The whole message."""
+        out = bytearray(HEADER_SIZE)
+        self.put(out)
+        _HEADER.pack_into(out, 0, len(out), self.TYPE, tag)
+        return bytes(out)
+
+
 _by_type: dict[int, type[Message]] = {}
 
 
+R = TypeVar("R", bound=type[Record])
 M = TypeVar("M", bound=type[Message])
+
+
+@dataclass_transform(frozen_default=True)
+def record(cls: R) -> R:
+    """Class decorator: a structure inside messages. Its annotations are its layout."""
+    dataclass(frozen=True)(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    cls._wires = tuple(
+        (field.name, hints[field.name].__metadata__[0]) for field in dataclasses.fields(cls)
+    )
+    return cls
 
 
 @dataclass_transform(frozen_default=True)
@@ -178,16 +201,31 @@ def message(number: int) -> Callable[[M], M]:
     """Class decorator: a message of this type number. Its annotations are its layout."""
 
     def decorate(cls: M) -> M:
-        dataclass(frozen=True)(cls)
-        hints = get_type_hints(cls, include_extras=True)
+        record(cls)
         cls.TYPE = number
-        cls._wires = tuple(
-            (field.name, hints[field.name].__metadata__[0]) for field in dataclasses.fields(cls)
-        )
         _by_type[number] = cls
         return cls
 
     return decorate
+
+
+def sized(cls: type[Record]) -> Wire:
+    """n[2] size[2] and a structure of that size: both count it, and n the size too (stat(5))."""
+
+    def put(out: bytearray, value: Record) -> None:
+        body = bytearray()
+        value.put(body)
+        _U16.put(out, len(body) + 2)
+        _STRING.put(out, bytes(body))
+
+    def take(data: memoryview, at: int) -> tuple[Record, int]:
+        outer, at = _STRING.take(data, at)
+        body, end = _STRING.take(memoryview(outer), 0)
+        if end != len(outer):
+            raise P9Error(errno.EINVAL, f"{len(outer) - end} bytes behind a {cls.__name__}")
+        return cls.decode_body(memoryview(body)), at
+
+    return Wire(put, take)
 
 
 def header(data: bytes) -> tuple[int, int, int]:
@@ -199,7 +237,7 @@ def header(data: bytes) -> tuple[int, int, int]:
 
 
 def decode(data: bytes) -> tuple[int, Message]:
-    """Tag and message; raises P9Error (EOPNOTSUPP for a type that 9P2000.L does not have)."""
+    """Tag and message; raises P9Error (EOPNOTSUPP for a type that no dialect has)."""
     size, number, tag = header(data)
     if size != len(data):
         raise P9Error(errno.EINVAL, f"size[4] says {size}, the message has {len(data)} bytes")

@@ -1,4 +1,14 @@
-"""Numbers of 9P2000.L as they stand on the wire (Linux: include/net/9p/9p.h)."""
+"""Numbers of 9P2000.L and 9P2000.u as they stand on the wire (Linux: include/net/9p/9p.h)."""
+
+from enum import Enum
+
+
+class Dialect(Enum):
+    """What a session speaks; the value is its name in Tversion."""
+
+    L = b"9P2000.L"
+    U = b"9P2000.u"
+
 
 NOTAG = 0xFFFF
 NOFID = 0xFFFFFFFF
@@ -35,6 +45,17 @@ LOCK_BLOCKED = 1
 LOCK_ERROR = 2
 LOCK_GRACE = 3
 
+
+# 9P2000.u: permissions of Tcreate and mode of a stat structure, above the nine bits of all Unixes
+DMDIR = 0x80000000
+DMSYMLINK = 0x02000000
+DMLINK = 0x01000000
+DMDEVICE = 0x00800000
+DMNAMEDPIPE = 0x00200000
+DMSOCKET = 0x00100000
+DMSETUID = 0x00080000
+DMSETGID = 0x00040000
+DMSETVTX = 0x00010000
 
 # Txattrcreate: flags
 XATTR_CREATE = 1

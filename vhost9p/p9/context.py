@@ -8,8 +8,10 @@ from typing import Any, Protocol
 from vhost9p.fs.driver import Attr, Driver, File
 from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
-from vhost9p.p9.constants import NAME_MAX
+from vhost9p.p9.constants import NAME_MAX, NONUNAME, Dialect
 from vhost9p.p9.fids import Fid, FidTable
+
+ID_DIGITS = 10
 
 
 class Request(Protocol):
@@ -21,6 +23,9 @@ class Request(Protocol):
 
     def reply(self, data: bytes) -> None:
         """Sends a whole R-message; from any thread."""
+
+    def fail(self, code: int) -> None:
+        """Sends an errno as the session's dialect does; from any thread."""
 
     def payload(self, offset: int, size: int) -> bytes:
         """Bytes of the message that `Server.handle` was not given: a Twrite's data."""
@@ -34,7 +39,14 @@ class Context:
     tree: Tree
     msize_max: int
     set_msize: Callable[[int], None]
+    set_dialect: Callable[[Dialect], None]
     msize: int = 0
+    dialect: Dialect = Dialect.L
+
+    def begin(self, dialect: Dialect) -> None:
+        """A session of this dialect begins."""
+        self.dialect = dialect
+        self.set_dialect(dialect)
 
     def driver(self, fid: Fid) -> Driver:
         """The driver of a fid's export."""
@@ -75,6 +87,19 @@ def check_name(name: bytes, dots: int) -> bytes:
     if len(name) > NAME_MAX:
         raise P9Error(errno.ENAMETOOLONG, f"a file name of {len(name)} bytes")
     return name
+
+
+def id_of(name: bytes) -> int | None:
+    """The user or group whose name is a decimal number, the only names that mean something here."""
+    number = int(name) if name.isdigit() and len(name) <= ID_DIGITS else NONUNAME
+    return number if number < NONUNAME else None
+
+
+def check_target(target: bytes) -> bytes:
+    """Lets a symlink's target pass, which may be anything but contain NUL."""
+    if b"\0" in target:
+        raise P9Error(errno.EINVAL, "a symlink's target with a NUL")
+    return target
 
 
 def file_fd(path_fd: int) -> int:

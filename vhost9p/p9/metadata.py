@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, Times
 from vhost9p.p9 import constants as c
@@ -57,11 +58,40 @@ def _check(t: m.Tsetattr) -> None:
         raise P9Error(errno.EINVAL, f"a size of {t.size} bytes")
 
 
+class Changes(NamedTuple):
+    """What to change of a file: -1 and None leave something alone."""
+
+    uid: int = -1
+    gid: int = -1
+    size: int | None = None
+    mode: int | None = None
+    times: Times | None = None
+
+
 def _ids(t: m.Tsetattr) -> tuple[int, int]:
     """Owner and group as chown(2) wants them: -1 leaves one alone."""
     uid = t.uid if t.valid & c.SETATTR_UID and t.uid != NO_ID else -1
     gid = t.gid if t.valid & c.SETATTR_GID and t.gid != NO_ID else -1
     return uid, gid
+
+
+def change(driver: Driver, fid: Fid, changes: Changes) -> None:
+    """Owner and size before the mode, since they clear set-id bits that it may set; times last,
+    since the others change them.
+
+    The size goes through the fid's own descriptor if it can write: its permission was checked when
+    it was opened, and may be gone.
+    """
+    file = file_of(fid)
+    if (changes.uid, changes.gid) != (-1, -1):
+        driver.chown(file, changes.uid, changes.gid)
+    if changes.size is not None:
+        writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
+        driver.truncate(file.fd, fid.io_fd if writable else -1, changes.size)
+    if changes.mode is not None:
+        driver.chmod(file, changes.mode)
+    if changes.times:
+        driver.utimens(file.fd, changes.times)
 
 
 class MetadataFamily:
@@ -77,45 +107,40 @@ class MetadataFamily:
         return {m.Tsetattr: self.setattr, m.Tfsync: self.fsync}
 
     def setattr(self, request: Request, t: m.Tsetattr) -> m.Rsetattr:
-        """Owner and size before the mode, since they clear set-id bits that it may set; times last,
-        since the others change them."""
+        """See `change`; and the time of change where nothing else sets it."""
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
             file = file_of(fid)
             _check(t)
-            ids, times = _ids(t), _times(t)
-            if ids != (-1, -1):
-                driver.chown(file, *ids)
-            if t.valid & c.SETATTR_SIZE:
-                self._truncate(driver, fid, t.size)
-            if t.valid & c.SETATTR_MODE:
-                driver.chmod(file, t.mode)
-            if times:
-                driver.utimens(file.fd, times)
+            ids = _ids(t)
+            size = t.size if t.valid & c.SETATTR_SIZE else None
+            mode = t.mode if t.valid & c.SETATTR_MODE else None
+            change(driver, fid, Changes(*ids, size, mode, _times(t)))
             if t.valid & c.SETATTR_CTIME and not t.valid & CHANGES and ids == (-1, -1):
                 driver.touch(file.fd)
         return m.Rsetattr()
 
-    def _truncate(self, driver: Driver, fid: Fid, size: int) -> None:
-        """Through the fid's own descriptor if it can write: its permission was checked when it was
-        opened, and may be gone."""
-        writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-        driver.truncate(fid.path_fd, fid.io_fd if writable else -1, size)
-
     def fsync(self, request: Request, t: m.Tfsync) -> None:
-        """fsync(2) or fdatasync(2), off the thread: a disk may take its time. The copy of the
-        descriptor outlives the fid, whatever the guest does meanwhile."""
+        """fsync(2) or fdatasync(2). The copy of the descriptor outlives the fid, whatever the guest
+        does meanwhile."""
         with self._fids.get(t.fid) as fid:
             if fid.io_fd < 0:
                 raise P9Error(errno.EBADF, "the fid is not open")
             driver, io_fd = self._context.driver(fid), os.dup(fid.io_fd)
+        self.sync(request, driver, io_fd, m.Rfsync(), data_only=bool(t.datasync))
+        return LATER
 
-        def sync() -> m.Rfsync:
+    def sync(
+        self, request: Request, driver: Driver, io_fd: int, reply: Message, *, data_only: bool
+    ) -> None:
+        """Makes a file durable off the thread, since a disk may take its time; then closes the
+        descriptor and replies."""
+
+        def sync() -> Message:
             try:
-                driver.fsync(io_fd, data_only=bool(t.datasync))
+                driver.fsync(io_fd, data_only=data_only)
             finally:
                 os.close(io_fd)
-            return m.Rfsync()
+            return reply
 
         self._off_thread(request, sync)
-        return LATER

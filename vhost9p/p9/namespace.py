@@ -8,12 +8,32 @@ import errno
 import os
 from collections.abc import Callable
 
-from vhost9p.fs.driver import Owner
+from vhost9p.fs.driver import Created, Owner
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import Context, Handler, Request, check_name, file_fd, file_of, qid_of
-from vhost9p.p9.fids import FID_UPCALL
+from vhost9p.p9.context import (
+    Context,
+    Handler,
+    Request,
+    check_name,
+    check_target,
+    file_fd,
+    file_of,
+    qid_of,
+)
+from vhost9p.p9.fids import FID_UPCALL, Fid, FidTable
+
+
+def become(fids: FidTable, fid: Fid, made: Created) -> None:
+    """Makes a directory's fid stand for what was created in it. Takes the descriptors over."""
+    try:
+        fids.become(fid, made.path_fd, made.io_fd, made.io_flags, made.attr)
+    except OSError:
+        os.close(made.path_fd)
+        if made.io_fd >= 0:
+            os.close(made.io_fd)
+        raise
 
 
 class NamespaceFamily:
@@ -50,12 +70,7 @@ class NamespaceFamily:
                 raise P9Error(errno.EBADF, "the fid is in use for something else")
             owner = Owner(fid.uid, t.gid)
             made = driver.create(file_fd(fid.path_fd), name, t.flags, t.mode, owner)
-            try:
-                self._fids.become(fid, made.path_fd, made.io_fd, made.io_flags, made.attr)
-            except OSError:
-                os.close(made.path_fd)
-                os.close(made.io_fd)
-                raise
+            become(self._fids, fid, made)
         return m.Rlcreate(qid_of(made.attr), 0)
 
     def mkdir(self, request: Request, t: m.Tmkdir) -> m.Rmkdir:
@@ -75,13 +90,11 @@ class NamespaceFamily:
         return m.Rmknod(qid_of(attr))
 
     def symlink(self, request: Request, t: m.Tsymlink) -> m.Rsymlink:
-        """symlink(2); the target may be anything but contain NUL."""
-        name = check_name(t.name, errno.EEXIST)
-        if b"\0" in t.target:
-            raise P9Error(errno.EINVAL, "a symlink's target with a NUL")
+        """symlink(2)."""
+        name, target = check_name(t.name, errno.EEXIST), check_target(t.target)
         with self._fids.get(t.dfid) as fid:
             driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
-            attr = driver.symlink(file_fd(fid.path_fd), name, t.target, owner)
+            attr = driver.symlink(file_fd(fid.path_fd), name, target, owner)
         return m.Rsymlink(qid_of(attr))
 
     def link(self, request: Request, t: m.Tlink) -> m.Rlink:

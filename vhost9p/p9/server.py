@@ -1,11 +1,12 @@
 """The 9P server: from a request's bytes to a reply's.
 
 C answers the requests that only read or move data; what comes here changes something, or needs a
-decision. `Server.handle` decodes, looks the handler up in one table, and makes an Rlerror of any
-OSError: the one errno funnel. A handler that has to wait returns `LATER` and answers through its
-request from another thread.
+decision. `Server.handle` decodes, looks the handler up in the table of the session's dialect, and
+fails the request with the errno of any OSError: the one errno funnel. A handler that has to wait
+returns `LATER` and answers through its request from another thread.
 
-The handlers are in one module per family: session, namespace, metadata, xattr, locks.
+The handlers are in one module per family: session, namespace, metadata, xattr, locks for 9P2000.L;
+session and unix for 9P2000.u.
 """
 
 import errno
@@ -16,12 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error, decode, header
+from vhost9p.p9.constants import Dialect
 from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.fids import FidTable
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.metadata import MetadataFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
+from vhost9p.p9.unix import UnixFamily
 from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
@@ -42,20 +45,31 @@ class Server:
         *,
         msize_max: int,
         set_msize: Callable[[int], None],
+        set_dialect: Callable[[Dialect], None],
         wake_signal: int,
     ) -> None:
         self._fids = fids
-        context = Context(fids, tree, msize_max, set_msize, msize_max)
+        context = Context(fids, tree, msize_max, set_msize, set_dialect, msize_max)
+        self._context = context
         self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fsync")
         self._locks = LockFamily(context, wake_signal)
         self._xattrs = XattrFamily(context)
-        self._handlers: dict[type[Message], Handler] = {
+        names = NamespaceFamily(context, self._drop)
+        metadata = MetadataFamily(context, self._off_thread)
+        session: dict[type[Message], Handler] = {
             **SessionFamily(context, self._forget).handlers(),
-            **NamespaceFamily(context, self._drop).handlers(),
-            **MetadataFamily(context, self._off_thread).handlers(),
-            **self._xattrs.handlers(),
-            **self._locks.handlers(),
+            m.Tremove: names.remove,
             m.Tclunk: self._clunk,
+        }
+        self._handlers: dict[Dialect, dict[type[Message], Handler]] = {
+            Dialect.L: {
+                **session,
+                **names.handlers(),
+                **metadata.handlers(),
+                **self._xattrs.handlers(),
+                **self._locks.handlers(),
+            },
+            Dialect.U: {**session, **UnixFamily(context, metadata).handlers()},
         }
 
     def handle(self, data: bytes, request: Request) -> None:
@@ -67,9 +81,11 @@ class Server:
         if size > len(data):
             data += request.payload(len(data), size - len(data))
         _, message = decode(data)
-        handler = self._handlers.get(type(message))
+        dialect = self._context.dialect
+        handler = self._handlers[dialect].get(type(message))
         if handler is None:
-            raise P9Error(errno.EOPNOTSUPP, f"{type(message).__name__} is no request for Python")
+            name = type(message).__name__
+            raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect.value.decode()}")
         return handler(request, message)
 
     def _answer(self, request: Request, work: Callable[[], Message | None]) -> None:
@@ -78,12 +94,13 @@ class Server:
             reply = work()
         except OSError as error:
             log.debug("tag %d: %s", request.tag, error)
-            reply = m.Rlerror(error.errno or errno.EIO)
+            request.fail(error.errno or errno.EIO)
         except Exception:
             log.exception("the request with tag %d failed as no request should", request.tag)
-            reply = m.Rlerror(errno.EIO)
-        if reply is not LATER:
-            request.reply(reply.encode(request.tag))
+            request.fail(errno.EIO)
+        else:
+            if reply is not LATER:
+                request.reply(reply.encode(request.tag))
 
     def _off_thread(self, request: Request, work: Callable[[], Message]) -> None:
         self._pool.submit(self._answer, request, work)
@@ -131,6 +148,7 @@ class Server:
         self._locks.stop_waiting()
         self._fids.clear()
         self._forget()
+        self._context.begin(Dialect.L)
 
     def close(self) -> None:
         """For good."""

@@ -7,9 +7,18 @@ from collections.abc import Callable
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import Context, Handler, Request, qid_of
+from vhost9p.p9.context import Context, Handler, Request, id_of, qid_of
 
-VERSION = b"9P2000.L"
+VERSIONS = {dialect.value: dialect for dialect in c.Dialect}
+
+
+def _user(t: m.Tattach, dialect: c.Dialect) -> int:
+    """Whom an attach is for: n_uname. uname is ignored, since the kernel's client names "nobody"
+    there; but for a decimal number in 9P2000.u, whose older clients send no n_uname."""
+    if dialect is c.Dialect.L or t.n_uname != c.NONUNAME:
+        return t.n_uname
+    number = id_of(t.uname)
+    return c.NONUNAME if number is None else number
 
 
 class SessionFamily:
@@ -25,33 +34,35 @@ class SessionFamily:
 
     def version(self, request: Request, t: m.Tversion) -> m.Rversion:
         """A new session: nothing else is in flight, and no fid of the old one survives."""
-        if t.msize < c.MSIZE_MIN:
-            raise P9Error(errno.EMSGSIZE, f"msize {t.msize} is below {c.MSIZE_MIN}")
         self._context.fids.clear()
         self._forget()
+        if t.version in VERSIONS:
+            self._context.begin(VERSIONS[t.version])
+        if t.msize < c.MSIZE_MIN:
+            raise P9Error(errno.EMSGSIZE, f"msize {t.msize} is below {c.MSIZE_MIN}")
         msize = min(t.msize, self._context.msize_max)
-        if t.version != VERSION:
+        if t.version not in VERSIONS:
             return m.Rversion(msize, b"unknown")
         self._context.msize = msize
         self._context.set_msize(msize)
-        return m.Rversion(msize, VERSION)
+        return m.Rversion(msize, t.version)
 
     def auth(self, request: Request, t: m.Tauth) -> m.Rauth:
         """There is nothing to prove: who may talk to the socket is the host's decision."""
         raise P9Error(errno.EOPNOTSUPP, "no authentication is required")
 
     def attach(self, request: Request, t: m.Tattach) -> m.Rattach:
-        """A root fid, or one of the directory that aname names. uname is ignored: the kernel's
-        client sends "nobody", and n_uname is what counts."""
+        """A root fid, or one of the directory that aname names."""
         if t.afid != c.NOFID:
             raise P9Error(errno.EINVAL, "no authentication is required, so there is no afid")
         if b"\0" in t.aname:
             raise P9Error(errno.EINVAL, f"the attach name {t.aname!r} with a NUL")
         if len(t.aname) > c.PATH_MAX:
             raise P9Error(errno.ENAMETOOLONG, f"an attach name of {len(t.aname)} bytes")
-        export, fd, attr = self._context.tree.attach(t.aname, t.n_uname)
+        uid = _user(t, self._context.dialect)
+        export, fd, attr = self._context.tree.attach(t.aname, uid)
         try:
-            self._context.fids.add(t.fid, fd, export, t.n_uname, 0, attr)
+            self._context.fids.add(t.fid, fd, export, uid, 0, attr)
         except OSError:
             os.close(fd)
             raise

@@ -1,0 +1,274 @@
+"""Tcreate and Twstat of 9P2000.u, one message each for what 9P2000.L has a dozen for.
+
+The bits of a mode above its permissions tell what kind of file it is, and an extension string the
+rest: a symlink's target, a device's numbers ("c 1 3"), the fid of the file that a link is to.
+Nothing tells a group: what is created gets the daemon's, or that of a set-gid directory.
+
+Tcreate makes new files only (open(5) of Plan 9): Linux's client cannot say O_EXCL here, and says
+Tcreate only where it has found no such file.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
+
+from vhost9p.fs.driver import OWN_ID, TIME_OMIT, Attr, Created, Driver, Owner, Times, open_mode
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import unix_messages as u
+from vhost9p.p9.codec import Message, P9Error, Qid
+from vhost9p.p9.context import (
+    LATER,
+    Context,
+    Handler,
+    Request,
+    check_name,
+    check_target,
+    file_fd,
+    file_of,
+    id_of,
+    qid_of,
+)
+from vhost9p.p9.fids import Fid
+from vhost9p.p9.metadata import OFF_MAX, Changes, MetadataFamily, change
+from vhost9p.p9.namespace import become
+
+KINDS = {
+    stat.S_IFDIR: c.DMDIR,
+    stat.S_IFLNK: c.DMSYMLINK,
+    stat.S_IFCHR: c.DMDEVICE,
+    stat.S_IFBLK: c.DMDEVICE,
+    stat.S_IFIFO: c.DMNAMEDPIPE,
+    stat.S_IFSOCK: c.DMSOCKET,
+}
+"""What tells a file's kind; a regular file has none of them."""
+KIND_BITS = c.DMDIR | c.DMSYMLINK | c.DMLINK | c.DMDEVICE | c.DMNAMEDPIPE | c.DMSOCKET
+SET_BITS = {
+    c.DMSETUID: stat.S_ISUID,
+    c.DMSETGID: stat.S_ISGID,
+    c.DMSETVTX: stat.S_ISVTX,
+}
+KNOWN = KIND_BITS | sum(SET_BITS) | 0o7777
+EXCL = 0o200
+"""O_EXCL as Tlcreate has it."""
+
+ALONE16, ALONE32, ALONE64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
+"""Numbers of a Twstat that leave things alone."""
+ANY_QID = Qid(0xFF, ALONE32, ALONE64)
+UNTOUCHED = u.Stat(
+    type=ALONE16,
+    dev=ALONE32,
+    qid=ANY_QID,
+    mode=ALONE32,
+    atime=ALONE32,
+    mtime=ALONE32,
+    length=ALONE64,
+    name=b"",
+    uid=b"",
+    gid=b"",
+    muid=b"",
+    extension=b"",
+    n_uid=ALONE32,
+    n_gid=ALONE32,
+    n_muid=ALONE32,
+)
+
+MAJOR_MAX, MINOR_MAX = 2**12 - 1, 2**20 - 1
+
+
+def permissions(mode: int) -> int:
+    """The bits of chmod(2) in a mode; EOPNOTSUPP for Plan 9's bits that no file here can have:
+    append-only, exclusive use, temporary."""
+    if mode & ~KNOWN:
+        raise P9Error(errno.EOPNOTSUPP, f"mode {mode:#x}")
+    return mode & 0o7777 | sum(bit for flag, bit in SET_BITS.items() if mode & flag)
+
+
+def device_of(extension: bytes) -> tuple[int, int, int]:
+    """Kind (S_IFCHR, S_IFBLK), major and minor number of "c 1 3"."""
+    match = re.fullmatch(rb"([bc]) (\d{1,10}) (\d{1,10})\n?", extension)
+    if not match:
+        raise P9Error(errno.EINVAL, f"{extension!r} is no device, as b'c 1 3' is")
+    major, minor = int(match[2]), int(match[3])
+    if major > MAJOR_MAX or minor > MINOR_MAX:
+        raise P9Error(errno.EINVAL, f"{extension!r}: at most {MAJOR_MAX} and {MINOR_MAX}")
+    return stat.S_IFCHR if match[1] == b"c" else stat.S_IFBLK, major, minor
+
+
+def fid_of(extension: bytes) -> int:
+    """The fid that a link is made to: its number in decimal."""
+    match = re.fullmatch(rb"(\d{1,10})\n?", extension)
+    if not match or int(match[1]) > ALONE32:
+        raise P9Error(errno.EINVAL, f"{extension!r} is no fid")
+    return int(match[1])
+
+
+class _New(NamedTuple):
+    """What a Tcreate asks for, below the directory of `fid`."""
+
+    driver: Driver
+    fid: Fid
+    name: bytes
+    mode: int
+    owner: Owner
+    extension: bytes
+
+
+class UnixFamily:
+    """See the module. `metadata` makes files durable."""
+
+    def __init__(self, context: Context, metadata: MetadataFamily) -> None:
+        self._context = context
+        self._metadata = metadata
+        self._fids = context.fids
+        self._makers: dict[int, Callable[[_New], object]] = {
+            c.DMDIR: _mkdir,
+            c.DMSYMLINK: _symlink,
+            c.DMLINK: self._link,
+            c.DMDEVICE: lambda new: _mknod(new, *device_of(new.extension)),
+            c.DMNAMEDPIPE: lambda new: _mknod(new, stat.S_IFIFO),
+            c.DMSOCKET: lambda new: _mknod(new, stat.S_IFSOCK),
+        }
+
+    def handlers(self) -> dict[type[Message], Handler]:
+        """The requests of this family."""
+        return {u.Tcreate: self.create, u.Twstat: self.wstat}
+
+    def create(self, request: Request, t: u.Tcreate) -> u.Rcreate:
+        """Creates; the directory's fid then stands for the file, which is open if it is a regular
+        file or a directory."""
+        name, mode = check_name(t.name, errno.EEXIST), permissions(t.perm)
+        flags, kind = open_mode(t.mode), t.perm & KIND_BITS
+        if kind and kind not in self._makers:
+            raise P9Error(errno.EINVAL, f"a file of several kinds: {t.perm:#x}")
+        if kind == c.DMDIR and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise P9Error(errno.EISDIR, "a directory is opened for reading")
+        with self._fids.get(t.fid) as fid:
+            driver = self._context.writable(fid)
+            if fid.io_fd >= 0 or fid.flags:
+                raise P9Error(errno.EBADF, "the fid is in use for something else")
+            owner, dir_fd = Owner(fid.uid, OWN_ID), file_fd(fid.path_fd)
+            if kind:
+                self._makers[kind](_New(driver, fid, name, mode, owner, t.extension))
+                made = _found(driver, dir_fd, name, kind)
+            else:
+                made = driver.create(dir_fd, name, flags | EXCL, mode, owner)
+            become(self._fids, fid, made)
+        return u.Rcreate(qid_of(made.attr), 0)
+
+    def _link(self, new: _New) -> None:
+        with self._fids.get(fid_of(new.extension)) as fid:
+            driver = self._context.writable(new.fid, fid)
+            driver.link(file_of(fid), new.fid.path_fd, new.name)
+
+    def wstat(self, request: Request, t: u.Twstat) -> u.Rwstat | None:
+        """Changes attributes, the name last; with all of them left alone, makes the file durable
+        (stat(5)). muid is ignored: Linux's client sends it along with a name."""
+        if replace(t.stat, muid=b"", n_muid=ALONE32) == UNTOUCHED:
+            return self._sync(request, t.fid)
+        name = check_name(t.stat.name, errno.EBUSY) if t.stat.name else b""
+        with self._fids.get(t.fid) as fid:
+            driver = self._context.writable(fid)
+            attr = driver.attr(file_fd(fid.path_fd))
+            _change(driver, fid, _changes(t.stat, attr))
+            if name:
+                driver.rename_file(fid.path_fd, None, name)
+        return u.Rwstat()
+
+    def _sync(self, request: Request, number: int) -> u.Rwstat | None:
+        with self._fids.get(number) as fid:
+            driver = self._context.driver(fid)
+            if fid.io_fd >= 0:
+                io_fd = os.dup(fid.io_fd)
+            else:
+                mode = driver.attr(file_fd(fid.path_fd)).mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    return u.Rwstat()
+                io_fd, _ = driver.open(fid.path_fd, os.O_RDONLY)
+        self._metadata.sync(request, driver, io_fd, u.Rwstat(), data_only=False)
+        return LATER
+
+
+def _mkdir(new: _New) -> Attr:
+    return new.driver.mkdir(new.fid.path_fd, new.name, new.mode, new.owner)
+
+
+def _symlink(new: _New) -> Attr:
+    target = check_target(new.extension)
+    return new.driver.symlink(new.fid.path_fd, new.name, target, new.owner)
+
+
+def _mknod(new: _New, kind: int, major: int = 0, minor: int = 0) -> Attr:
+    device = (major, minor)
+    return new.driver.mknod(new.fid.path_fd, new.name, kind | new.mode, device, new.owner)
+
+
+def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
+    """What was just made. A directory that the daemon may not read stays closed."""
+    path_fd, attr = driver.walk(dir_fd, name)
+    if kind == c.DMDIR:
+        try:
+            return Created(path_fd, *driver.open(path_fd, os.O_RDONLY), attr)
+        except PermissionError:
+            pass
+        except OSError:
+            os.close(path_fd)
+            raise
+    return Created(path_fd, -1, 0, attr)
+
+
+def _change(driver: Driver, fid: Fid, changes: Changes) -> None:
+    """A change of size sets mtime as well. Where a daemon that may write the file but does not own
+    it cannot set mtime once more, the host's own time is good enough: a client that truncates a
+    file sends the present."""
+    times = changes.times
+    if changes.size is None or times is None or times.atime[1] != TIME_OMIT:
+        change(driver, fid, changes)
+        return
+    change(driver, fid, changes._replace(times=None))
+    with suppress(PermissionError):
+        change(driver, fid, Changes(times=times))
+
+
+def _changes(wanted: u.Stat, now: Attr) -> Changes:
+    """What a Twstat changes, but for the name; P9Error for what nobody can."""
+    fixed = (wanted.type, wanted.dev, wanted.qid, wanted.extension)
+    if fixed != (ALONE16, ALONE32, ANY_QID, b""):
+        raise P9Error(errno.EPERM, "type, dev, qid and extension are not to be changed")
+    if wanted.length != ALONE64 and wanted.length > OFF_MAX:
+        raise P9Error(errno.EINVAL, f"a size of {wanted.length} bytes")
+    times = Times(_time(wanted.atime), _time(wanted.mtime))
+    return Changes(
+        _id(wanted.n_uid, wanted.uid),
+        _id(wanted.n_gid, wanted.gid),
+        None if wanted.length == ALONE64 else wanted.length,
+        None if wanted.mode == ALONE32 else _chmod(wanted.mode, now),
+        None if times == ((0, TIME_OMIT), (0, TIME_OMIT)) else times,
+    )
+
+
+def _chmod(mode: int, now: Attr) -> int:
+    if mode & KIND_BITS != KINDS.get(stat.S_IFMT(now.mode), 0):
+        raise P9Error(errno.EINVAL, f"mode {mode:#x} is that of another kind of file")
+    return permissions(mode)
+
+
+def _time(seconds: int) -> tuple[int, int]:
+    """As utimensat(2) wants it."""
+    return (0, TIME_OMIT) if seconds == ALONE32 else (seconds, 0)
+
+
+def _id(number: int, name: bytes) -> int:
+    """As chown(2) wants it. The number counts; a name counts without one, and has to be one."""
+    if number != c.NONUNAME:
+        return number
+    if not name:
+        return -1
+    found = id_of(name)
+    if found is None:
+        raise P9Error(errno.EINVAL, f"{name!r} is no decimal number of a user or group")
+    return found
