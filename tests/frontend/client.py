@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tests.frontend import wire
 from tests.frontend.layout import Buffers, Layout, with_empty
 from tests.frontend.machine import Machine
-from tests.frontend.wire import NOFID, DirEntry, Qid, Reply, T
+from tests.frontend.wire import NOFID, DirEntry, Kind, Qid, Reply, T
 
 ZERO_COPY_ABOVE = 1024  # bytes of data, in Linux
 IO_HEADER = 24  # what Linux keeps of msize for the header of a read or write
@@ -35,7 +35,7 @@ LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)
 
 
 class P9Errno(OSError):
-    """The server answered Rlerror; `errno` is its ecode."""
+    """The server answered Rlerror or Rerror; `errno` is its number."""
 
 
 class ReplyError(Exception):
@@ -113,6 +113,8 @@ class Client:
         self.ring = machine.ring
         self.layout = layout
         self.msize = 8192
+        self.error = wire.RLERROR
+        self.smallest_reply = 11  # Rlerror
         self.in_flight: dict[int, Ticket] = {}  # by head
         self._tags = list(range(self.ring.size))
         self._fids = itertools.count(1000)
@@ -121,7 +123,7 @@ class Client:
 
     def submit(
         self,
-        kind: T,
+        kind: Kind,
         *fields: Any,
         tag: int | None = None,
         layout: Layout | None = None,
@@ -133,7 +135,7 @@ class Client:
         layout = layout or self.layout or _linux_layout(kind, fields)
         capacity = layout.reply_size
         if capacity is None:
-            capacity = wire.reply_capacity(kind, fields)
+            capacity = max(wire.reply_capacity(kind, fields), self.smallest_reply)
         return self.submit_raw(wire.encode(kind, tag, *fields), capacity, layout, kick=kick)
 
     def submit_raw(
@@ -184,13 +186,13 @@ class Client:
         reply = wire.decode(self.wait_raw(ticket, timeout))
         if reply.tag != ticket.tag:
             raise ReplyError(f"tag {reply.tag} in the reply to {ticket.tag}")
-        if reply.type == wire.RLERROR:
-            raise P9Errno(reply.fields[0], os.strerror(reply.fields[0]))
+        if reply.type == self.error:
+            raise P9Errno(reply.fields[-1], os.strerror(reply.fields[-1]))
         if reply.type != ticket.kind + 1:
             raise ReplyError(f"reply of type {reply.type} to a request of type {ticket.kind}")
         return reply
 
-    def call(self, kind: T, *fields: Any, layout: Layout | None = None) -> tuple[Any, ...]:
+    def call(self, kind: Kind, *fields: Any, layout: Layout | None = None) -> tuple[Any, ...]:
         """Sends a request, waits for it, and returns the reply's fields."""
         return self.wait(self.submit(kind, *fields, layout=layout)).fields
 
@@ -204,6 +206,7 @@ class Client:
         """Tversion; takes over the msize. Returns msize and version."""
         ticket = self.submit(T.VERSION, msize, version, tag=wire.NOTAG)
         self.msize, answer = self.wait(ticket).fields
+        self.error = wire.RERROR if answer == b"9P2000.u" else wire.RLERROR
         return self.msize, answer
 
     def auth(self, afid: int, uname: bytes = b"", aname: bytes = b"", n_uname: int = NOFID) -> Qid:
@@ -462,7 +465,7 @@ class Client:
         self.call(T.FLUSH, ticket.tag)
 
 
-def _linux_layout(kind: T, fields: Sequence[Any]) -> Layout:
+def _linux_layout(kind: Kind, fields: Sequence[Any]) -> Layout:
     if kind in (T.READ, T.READDIR) and fields[2] > ZERO_COPY_ABOVE:
         return Layout(writable=(11,))
     if kind == T.WRITE and len(fields[2]) > ZERO_COPY_ABOVE:

@@ -1,4 +1,4 @@
-"""9P2000.L messages as bytes: an encoder and decoder of the frontend's own.
+"""9P2000.L and 9P2000.u messages as bytes: an encoder and decoder of the frontend's own.
 
 A message is size[4] type[1] tag[2] and fields, all little-endian; a string is len[2] and bytes.
 A message's fields are one letter each, in wire order:
@@ -20,6 +20,7 @@ HEADER = struct.Struct("<IBH")
 NOTAG = 0xFFFF
 NOFID = 0xFFFFFFFF
 RLERROR = 7
+RERROR = 107
 
 
 class T(IntEnum):
@@ -55,7 +56,18 @@ class T(IntEnum):
     REMOVE = 122
 
 
-REQUEST_FIELDS: dict[T, str] = {
+class U(IntEnum):
+    """Request types that only 9P2000.u has."""
+
+    OPEN = 112
+    CREATE = 114
+    STAT = 124
+    WSTAT = 126
+
+
+Kind = T | U
+
+REQUEST_FIELDS: dict[Kind, str] = {
     T.STATFS: "w",  # fid
     T.LOPEN: "ww",  # fid flags
     T.LCREATE: "wswww",  # fid name flags mode gid
@@ -84,6 +96,10 @@ REQUEST_FIELDS: dict[T, str] = {
     T.WRITE: "wqd",  # fid offset data
     T.CLUNK: "w",  # fid
     T.REMOVE: "w",  # fid
+    U.OPEN: "wb",  # fid mode
+    U.CREATE: "wswbs",  # fid name perm mode extension
+    U.STAT: "w",  # fid
+    U.WSTAT: "ws",  # fid stat
 }
 
 REPLY_FIELDS: dict[int, str] = {
@@ -116,6 +132,11 @@ REPLY_FIELDS: dict[int, str] = {
     T.WRITE + 1: "w",
     T.CLUNK + 1: "",
     T.REMOVE + 1: "",
+    RERROR: "sw",  # ename errno
+    U.OPEN + 1: "Qw",  # qid iounit
+    U.CREATE + 1: "Qw",  # qid iounit
+    U.STAT + 1: "s",  # stat
+    U.WSTAT + 1: "",
 }
 
 _NUMBERS = {"b": struct.Struct("<B"), "h": struct.Struct("<H")}
@@ -150,7 +171,7 @@ def _string(value: bytes) -> bytes:
     return struct.pack("<H", len(value)) + value
 
 
-def encode(kind: T, tag: int, *values: Any) -> bytes:
+def encode(kind: Kind, tag: int, *values: Any) -> bytes:
     """A T-message of its fields in wire order; names are bytes."""
     fields = REQUEST_FIELDS[kind]
     if len(fields) != len(values):

@@ -2,7 +2,7 @@
 
 import errno
 import inspect
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pytest
 from hypothesis import given
@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from vhost9p.p9 import codec
 from vhost9p.p9 import messages as m
-from vhost9p.p9.codec import Message, P9Error, Qid, decode
+from vhost9p.p9 import unix_messages as u
+from vhost9p.p9.codec import Message, P9Error, Qid, Record, decode
+
+R = TypeVar("R", bound=Record)
 
 ALL = sorted(
     (
         cls
-        for cls in vars(m).values()
-        if inspect.isclass(cls) and issubclass(cls, Message) and cls is not Message
+        for cls in (*vars(m).values(), *vars(u).values())
+        if inspect.isclass(cls) and issubclass(cls, Message) and cls not in (Message, Record)
     ),
     key=lambda cls: cls.TYPE,
 )
@@ -46,12 +49,15 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def some(cls: type[Message]) -> st.SearchStrategy[Message]:
-    """Any message of a class."""
+def some(cls: type[R]) -> st.SearchStrategy[R]:
+    """Any message, or structure in one, of a class."""
     return st.builds(cls, **{name: VALUES[wire] for name, wire in cls._wires})
 
 
-# From the 9P2000.L notes of diod and intro(5): sizes of the fixed part behind the header.
+VALUES[wire_of(u.StatField)] = some(u.Stat)
+
+
+# From the notes on 9P2000.L and 9P2000.u, and intro(5): sizes of the fixed part behind the header.
 FIXED: dict[type[Message], int] = {
     m.Rlerror: 4, m.Tstatfs: 4, m.Rstatfs: 60, m.Tlopen: 8, m.Rlopen: 17, m.Tlcreate: 18,
     m.Rlcreate: 17, m.Tsymlink: 12, m.Rsymlink: 13, m.Tmknod: 22, m.Rmknod: 13, m.Trename: 10,
@@ -63,7 +69,11 @@ FIXED: dict[type[Message], int] = {
     m.Tversion: 6, m.Rversion: 6, m.Tauth: 12, m.Rauth: 13, m.Tattach: 16, m.Rattach: 13,
     m.Tflush: 2, m.Rflush: 0, m.Twalk: 10, m.Rwalk: 2, m.Tread: 16, m.Rread: 4, m.Twrite: 16,
     m.Rwrite: 4, m.Tclunk: 4, m.Rclunk: 0, m.Tremove: 4, m.Rremove: 0,
+    u.Rerror: 6, u.Topen: 5, u.Ropen: 17, u.Tcreate: 13, u.Rcreate: 17, u.Tstat: 4, u.Rstat: 65,
+    u.Twstat: 69, u.Rwstat: 0,
 }  # fmt: skip
+
+STAT = u.Stat(1, 2, Qid(3, 4, 5), 6, 7, 8, 9, b"n", b"10", b"11", b"", b"ext", 12, 13, 14)
 
 # Message, tag and the whole message in hexadecimal, made by hand from the layouts.
 GOLDEN = [
@@ -85,6 +95,13 @@ GOLDEN = [
     (m.Txattrcreate(7, b"user.a", 9, 1), 6,
      "1f000000 20 0600 07000000 0600 757365722e61 0900000000000000 01000000"),
     (m.Rlerror(2), 0, "0b000000 07 0000 02000000"),
+    (u.Rerror(b"no", 2), 7, "0f000000 6b 0700 0200 6e6f 02000000"),
+    (u.Tcreate(1, b"p", 0x200000, 0, b"x"), 8,
+     "16000000 72 0800 01000000 0100 70 00002000 00 0100 78"),
+    (u.Twstat(9, STAT), 9,
+     "54000000 7e 0900 09000000 4700 4500 0100 02000000 03 04000000 0500000000000000 06000000 "
+     "07000000 08000000 0900000000000000 0100 6e 0200 3130 0200 3131 0000 0300 657874 0c000000 "
+     "0d000000 0e000000"),
 ]  # fmt: skip
 
 
@@ -92,6 +109,9 @@ GOLDEN = [
 def test_bytes_made_by_hand(message: Message, tag: int, wire: str) -> None:
     assert message.encode(tag).hex() == wire.replace(" ", "")
     assert decode(bytes.fromhex(wire)) == (tag, message)
+
+
+ZERO_STAT = u.Stat(0, 0, Qid(0, 0, 0), 0, 0, 0, 0, b"", b"", b"", b"", b"", 0, 0, 0)
 
 
 def empty(cls: type[Message]) -> Message:
@@ -102,6 +122,7 @@ def empty(cls: type[Message]) -> Message:
         wire_of(codec.QidField): Qid(0, 0, 0),
         wire_of(codec.Strings): (),
         wire_of(codec.Qids): (),
+        wire_of(u.StatField): ZERO_STAT,
     }
     return cls(*(zero.get(wire, 0) for _, wire in cls._wires))
 
@@ -112,7 +133,7 @@ def test_sizes_are_those_of_the_specification() -> None:
 
 def test_type_numbers_come_in_pairs() -> None:
     for cls in ALL:
-        if cls is m.Rlerror:
+        if cls in (m.Rlerror, u.Rerror):
             continue
         pair = {other.TYPE: other.__name__ for other in ALL if other.TYPE | 1 == cls.TYPE | 1}
         assert pair == {cls.TYPE & ~1: f"T{cls.__name__[1:]}", cls.TYPE | 1: f"R{cls.__name__[1:]}"}
@@ -168,11 +189,26 @@ def test_a_count_beyond_the_message_is_refused(count: int) -> None:
             decode(data)
 
 
-@pytest.mark.parametrize("number", [0, 1, 6, 60, 106, 124, 255])
+@pytest.mark.parametrize("number", [0, 1, 6, 60, 106, 128, 255])
 def test_types_that_are_none(number: int) -> None:
     with pytest.raises(P9Error) as caught:
         decode(b"\7\0\0\0" + bytes([number]) + b"\0\0")
     assert caught.value.errno == errno.EOPNOTSUPP
+
+
+@given(some(u.Stat), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
+def test_a_stat_structure_is_as_long_as_both_of_its_counts_say(
+    stat: u.Stat, outer: int, inner: int
+) -> None:
+    encoded = bytearray(u.Rstat(stat).encode(1))
+    right = len(encoded) - 9, len(encoded) - 11
+    encoded[7:11] = outer.to_bytes(2, "little") + inner.to_bytes(2, "little")
+    if (outer, inner) == right:
+        assert decode(bytes(encoded)) == (1, u.Rstat(stat))
+        return
+    with pytest.raises(P9Error) as caught:
+        decode(bytes(encoded))
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_a_message_names_its_fields() -> None:

@@ -10,6 +10,7 @@ from tests.p9.guest import OWN, FakeRequest, Guest, Refused, serving
 from vhost9p.fs.driver import Attr
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, Qid
+from vhost9p.p9.constants import Dialect
 
 QID = Qid(0, 0, 0)
 MISPLACED = [  # C's own requests, and what no request is
@@ -144,10 +145,13 @@ def test_version(guest: Guest) -> None:
     assert guest.call(m.Tversion(8192, b"9P2000.L"), m.Rversion) == m.Rversion(8192, b"9P2000.L")
     capped = guest.call(m.Tversion(1 << 31, b"9P2000.L"), m.Rversion)
     assert capped.msize == 65536
-    assert guest.msizes == [8192, 65536]
+    unix = guest.call(m.Tversion(8192, b"9P2000.u"), m.Rversion)
+    assert unix == m.Rversion(8192, b"9P2000.u")
+    assert guest.msizes == [8192, 65536, 8192]
+    assert guest.dialects == [Dialect.L, Dialect.L, Dialect.U]
 
 
-@pytest.mark.parametrize("version", [b"9P2000", b"9P2000.u", b"", b"9p2000.l", b"9P2000.L.x"])
+@pytest.mark.parametrize("version", [b"9P2000", b"9P2000.U", b"", b"9p2000.l", b"9P2000.L.x"])
 def test_other_dialects_are_unknown(guest: Guest, version: bytes) -> None:
     guest.attach()
     reply = guest.call(m.Tversion(8192, version), m.Rversion)

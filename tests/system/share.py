@@ -76,6 +76,7 @@ def mounted(
     event_idx: bool = True,
     indirect: bool = True,
     n_uname: int = 0xFFFFFFFF,
+    speaks: type[Client] = Client,
 ) -> Iterator[Share]:
     """A new machine that has booted and attached; it disconnects at the end."""
     machine = Machine(
@@ -87,7 +88,7 @@ def mounted(
     )
     with machine:
         machine.boot()
-        client = Client(machine, layout)
+        client = speaks(machine, layout)
         share = Share(daemon, machine, client, export, export / directory)
         share.name = os.fsencode(directory)
         remount(share, n_uname=n_uname)

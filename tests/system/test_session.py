@@ -127,7 +127,9 @@ def test_every_request_refuses_an_unknown_fid(share: Share, kind: T) -> None:
     assert share.client.getattr(share.top).qid.type == DIRECTORY
 
 
-@pytest.mark.parametrize("kind", [6, 7, 0, 1, 9, 17, 101, 106, 107, 114, 124, 126, 127, 200, 255])
+@pytest.mark.parametrize(
+    "kind", [6, 7, 0, 1, 9, 17, 101, 106, 107, 112, 114, 124, 126, 127, 200, 255]
+)
 def test_unknown_type_is_answered_by_an_error(share: Share, kind: int) -> None:
     """Types of other dialects, reply types, and numbers that mean nothing."""
     reply = raw(share.client, wire.message(kind, 9, bytes(30)))

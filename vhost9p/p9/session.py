@@ -34,15 +34,14 @@ class SessionFamily:
 
     def version(self, request: Request, t: m.Tversion) -> m.Rversion:
         """A new session: nothing else is in flight, and no fid of the old one survives."""
-        self._context.fids.clear()
-        self._forget()
-        if t.version in VERSIONS:
-            self._context.begin(VERSIONS[t.version])
         if t.msize < c.MSIZE_MIN:
             raise P9Error(errno.EMSGSIZE, f"msize {t.msize} is below {c.MSIZE_MIN}")
+        self._context.fids.clear()
+        self._forget()
         msize = min(t.msize, self._context.msize_max)
         if t.version not in VERSIONS:
             return m.Rversion(msize, b"unknown")
+        self._context.begin(VERSIONS[t.version])
         self._context.msize = msize
         self._context.set_msize(msize)
         return m.Rversion(msize, t.version)
