@@ -518,7 +518,8 @@ int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_m
     if (fstat(fd, &st) < 0)
         return -errno;
     pthread_mutex_lock(&ex->model_lock);
-    v9_model_read(ex, fd, "", meta_fd, &old);
+    if (ex->conf.model == V9_MODEL_FILE || !(new.mode &S_IFMT))
+        v9_model_read(ex, fd, "", meta_fd, &old);
     if (new.has & V9_HAS_MODE && !(new.mode &S_IFMT))
         new.mode |= effective_type(st.st_mode, &old);
     if (ex->conf.model == V9_MODEL_XATTR)

@@ -198,7 +198,7 @@ REFUSED = [
     (["--fd", "9" * 5000], "is no inherited descriptor"),
     (["--tag", "a/b"], "argument --tag: 'a/b' is no mount tag, which has 1 to 254 bytes and no /"),
     (["--tag", "\udcff" * 255], "is no mount tag"),
-    (["--security-model", "non"], "is not one of passthrough, none; did you mean 'none'?"),
+    (["--security-model", "non"], "mapped-file; did you mean 'none'?"),
     (["--multidevs", ""], "argument --multidevs: '' is not one of warn, forbid, remap"),
     (["--threads", "0"], "argument --threads: '0' is no whole number from 1 to 32"),
     (["--threads", "²"], "argument --threads: '²' is no whole number from 1 to 32"),

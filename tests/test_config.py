@@ -148,7 +148,7 @@ VALUES = [
     ("tag: !!python/name:os.system x", "3:6: tag: 'x' is taken for python/name:os.system"),
     ("tag: !mine x", "3:6: tag: 'x' has a tag, !mine, which means nothing here"),
     ("tag: !!binary aGk=", "3:6: tag: 'aGk=' is taken for binary"),
-    ("security_model: mapped", "3:17: security_model: 'mapped' is not one of passthrough, none"),
+    ("security_model: map", "3:17: security_model: 'map' is not one of passthrough, none, mapped-"),
     ("security_model: passtrough", "did you mean 'passthrough'?"),
     ("multidevs: true", "3:12: multidevs: 'true' is not one of warn, forbid, remap"),
     ("multidevs: rempa", "is not one of warn, forbid, remap; did you mean 'remap'?"),

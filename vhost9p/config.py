@@ -16,7 +16,7 @@ TAG_SIZE_MAX = 254
 SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
 
-SECURITY_MODELS = ("passthrough", "none")
+SECURITY_MODELS = ("passthrough", "none", "mapped-xattr", "mapped-file")
 MULTIDEVS = ("warn", "forbid", "remap")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -56,6 +56,10 @@ class DeviceConfig:
     tag: str = "host0"
     """The mount tag that the guest sees."""
     security_model: str = "passthrough"
+    fmode: int = 0o600
+    """Permission bits, on the host, of files that a mapped model makes."""
+    dmode: int = 0o700
+    """Likewise of directories."""
     multidevs: str = "warn"
     readonly: bool = False
     msize_max: int = 1024 * 1024

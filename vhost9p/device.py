@@ -17,22 +17,26 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from vhost9p.config import DeviceConfig
+from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
+from vhost9p.fs.mapped import MappedDriver
 from vhost9p.fs.tree import Tree
 from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
-from vhost9p.native.export import Export
+from vhost9p.native.export import MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.policy.multidevs import make_policy
 from vhost9p.policy.state import StateFile
+from vhost9p.policy.xattrs import MAPPED, MAPPED_FILE, UNLIMITED, XattrLayer
 from vhost9p.vhost_user.messages import MAX_CONFIG, MemoryRegion
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
 DRAIN_MS = 2000
 """How long the frontend is kept waiting for requests that hang."""
 
@@ -71,7 +75,10 @@ class Device:
             root_fd = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, root_fd)
             self.export = Export(
-                root_fd, readonly=config.readonly, stat_entries=config.multidevs == "remap"
+                root_fd,
+                readonly=config.readonly,
+                stat_entries=config.multidevs == "remap",
+                model=MODELS.get(config.security_model, MODEL_HOST),
             )
             undo.callback(self.export.close)
             self.policy = make_policy(
@@ -83,12 +90,7 @@ class Device:
             )
             undo.callback(self.policy.close)
             self.export.policy = self.policy
-            self._driver = LocalDriver(
-                self.export,
-                root_fd,
-                readonly=config.readonly,
-                ownership_matters=config.security_model == "passthrough",
-            )
+            self._driver = _make_driver(config, self.export, root_fd)
             self._native = NativeDevice(
                 hub,
                 self._upcall,
@@ -244,6 +246,27 @@ class Device:
             return self._native.ring_drain(DRAIN_MS)
 
         return await self._in_thread(stop)
+
+
+def _make_driver(config: DeviceConfig, export: Export, root_fd: int) -> Driver:
+    """What serves an export's files."""
+    if config.security_model not in MODELS:
+        return LocalDriver(
+            export,
+            root_fd,
+            readonly=config.readonly,
+            ownership_matters=config.security_model == "passthrough",
+        )
+    driver = MappedDriver(
+        export,
+        root_fd,
+        readonly=config.readonly,
+        model=MODELS[config.security_model],
+        fmode=config.fmode,
+        dmode=config.dmode,
+    )
+    rules = MAPPED if config.security_model == "mapped-xattr" else MAPPED_FILE
+    return XattrLayer(driver, rules, UNLIMITED, export)
 
 
 def _open_state(config: DeviceConfig) -> StateFile:

@@ -74,6 +74,10 @@ class LocalDriver:
         """See Driver."""
         return self.export.attr(fd, name)
 
+    def _mode(self, fd: int) -> int:
+        """The type, with the permission bits, that a file has in the guest."""
+        return os.stat(fd).st_mode
+
     def _descend(self, components: list[bytes]) -> int:
         """Walks down from the root; the caller closes the descriptor."""
         fd = os.dup(self._root_fd)
@@ -108,13 +112,13 @@ class LocalDriver:
 
     def open(self, fd: int, flags: int) -> tuple[int, int]:
         """See Driver."""
-        mode = os.stat(fd).st_mode
+        mode = self._mode(fd)
         if not stat.S_ISDIR(mode):
             require_regular(mode, errno.ENXIO)
         host = sys.open_flags(flags)
         return self.export.reopen(fd, host), host
 
-    def _parent_of(self, fd: int) -> tuple[int, bytes]:
+    def parent_of(self, fd: int) -> tuple[int, bytes]:
         """The directory and the name by which a file was reached, proven to be still its own.
 
         The kernel tells the path; it is walked again from the export's root, so that nothing
@@ -199,7 +203,7 @@ class LocalDriver:
     def _open_existing(self, dir_fd: int, name: bytes, host: int) -> Created:
         path_fd = self.export.step(dir_fd, name)
         with closed_on_error(path_fd):
-            mode = os.stat(path_fd).st_mode
+            mode = self._mode(path_fd)
             if stat.S_ISLNK(mode):
                 raise OSError(errno.ELOOP, "a symlink is not opened")
             require_regular(mode, errno.ENXIO)
@@ -248,15 +252,15 @@ class LocalDriver:
 
     def remove(self, fd: int) -> None:
         """See Driver."""
-        parent, name = self._parent_of(fd)
+        parent, name = self.parent_of(fd)
         try:
-            self.unlink(parent, name, directory=stat.S_ISDIR(os.stat(fd).st_mode))
+            self.unlink(parent, name, directory=stat.S_ISDIR(self._mode(fd)))
         finally:
             os.close(parent)
 
     def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
         """See Driver."""
-        parent, name = self._parent_of(fd)
+        parent, name = self.parent_of(fd)
         try:
             self.rename(parent, name, parent if new_dir is None else new_dir, new)
         finally:
@@ -281,7 +285,7 @@ class LocalDriver:
         if io_fd >= 0:
             os.ftruncate(io_fd, size)
             return
-        require_regular(os.stat(fd).st_mode, errno.EINVAL)
+        require_regular(self._mode(fd), errno.EINVAL)
         opened = self.export.reopen(fd, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             os.ftruncate(opened, size)
@@ -330,7 +334,7 @@ class LocalDriver:
 
     def open_for_locks(self, fd: int) -> tuple[int, int]:
         """See Driver. For writing too wherever the host allows it, to be able to hold any lock."""
-        mode = os.stat(fd).st_mode
+        mode = self._mode(fd)
         if not stat.S_ISDIR(mode):
             require_regular(mode, errno.EBADF)
         refused = OSError(errno.EBADF, "no way to open the file for locks")

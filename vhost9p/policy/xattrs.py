@@ -73,6 +73,12 @@ MAPPED = (
 )
 """The rules of mapped-xattr: the host's user of the daemon can set nothing but user.*."""
 
+MAPPED_FILE = tuple(rule for rule in MAPPED if rule.match != b"system.posix_acl_")
+"""The rules of mapped-file, where access lists are the host's own, as QEMU has them."""
+
+UNLIMITED = Limits(65536, 65536, 2**31)
+"""Nothing but the host's own limits (xattr(7))."""
+
 
 def with_mapped(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     """An export's own rules under mapped-xattr: what keeps the metadata stays out of reach, the
