@@ -93,6 +93,7 @@ int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
     pthread_mutex_lock(&dev->lock);
     ex->index = index;
     dev->exports[index] = ex;
+    dev->fids.nodes.quotas[index] = ex->quota;
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
     return 0;

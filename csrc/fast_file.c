@@ -84,11 +84,15 @@ int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     struct v9_fid *fid;
     struct statfs st;
     uint64_t fsid;
+    v9_export *ex;
     int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
 
     if (err)
         return err;
     err = fstatfs(node->path_fd, &st) < 0 ? -errno : 0;
+    ex = v9_node_export(dev, node);
+    if (!err && ex->quota)
+        v9_quota_statfs(ex->quota, &st);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;
@@ -101,6 +105,24 @@ int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     at = v9_put(v9_put(v9_put(at, st.f_files, 8), st.f_ffree, 8), fsid, 8);
     v9_put(at, (uint64_t)st.f_namelen, 4);
     return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* Opens a file with flags of the host. Where that empties it, its quota gets the blocks back. */
+static int reopen(v9_export *ex, const struct v9_node *node, int *host)
+{
+    const bool emptied = ex->quota && *host & O_TRUNC && S_ISREG(node->mode);
+    int fd, err = emptied ? v9_quota_begin(ex->quota, 0, 0) : 0;
+
+    if (err)
+        return err;
+    if (emptied)
+        err = v9_quota_look(ex->quota, node->account, node->path_fd);
+    fd = err ? err : v9_export_reopen(ex, node->path_fd, *host);
+    if (fd == -EPERM && *host & O_NOATIME)
+        fd = v9_export_reopen(ex, node->path_fd, *host &= ~O_NOATIME);
+    if (emptied)
+        v9_quota_settle_claim(ex->quota, node->account, node->path_fd, 0);
+    return fd;
 }
 
 static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_node *node,
@@ -117,9 +139,7 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_n
         return -ELOOP;
     if (!S_ISREG(node->mode) && !S_ISDIR(node->mode))
         return -ENXIO; /* opening a device, FIFO or socket of the host is never the guest's */
-    fd = v9_export_reopen(ex, node->path_fd, host);
-    if (fd == -EPERM && host & O_NOATIME)
-        fd = v9_export_reopen(ex, node->path_fd, host &= ~O_NOATIME);
+    fd = reopen(ex, node, &host);
     if (fd < 0)
         return fd;
     err = host & O_TRUNC ? v9_caps_drop(&ex->caps, fd, &fid->caps_seen) : 0;
@@ -302,6 +322,43 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
     return bits && fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
 }
 
+/* Writes a request's data; the number of bytes, or -errno. */
+static int put_data(v9_export *ex, const struct v9_request *r, const struct transfer *t,
+                    struct v9_node *node, struct iovec *slice)
+{
+    uint32_t pieces;
+    ssize_t put;
+    int err = drop_set_ids(ex, t->fid, node);
+
+    if (!err)
+        err = v9_caps_drop(&ex->caps, t->fid->io_fd, &t->fid->caps_seen);
+    if (err)
+        return err;
+    pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t->count, slice);
+    do
+        put = pwritev(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
+    while (put < 0 && errno == EINTR);
+    return put < 0 ? -errno : (int)put;
+}
+
+/* Writes as much of a request's data as the quota has room for. */
+static int put_within_quota(v9_export *ex, const struct v9_request *r, struct transfer *t,
+                            struct v9_node *node, struct iovec *slice)
+{
+    const struct v9_quota_write write = {t->fid->io_fd, t->fid->io_flags & O_APPEND, t->offset,
+                                         t->count};
+    uint64_t claim;
+    int64_t admitted = v9_quota_admit(ex->quota, node->account, &write, &claim);
+    int put;
+
+    if (admitted < 0)
+        return (int)admitted;
+    t->count = (uint32_t)admitted;
+    put = put_data(ex, r, t, node, slice);
+    v9_quota_settle_claim(ex->quota, node->account, t->fid->io_fd, claim);
+    return put;
+}
+
 int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
@@ -309,9 +366,7 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_node *node;
     struct transfer t;
     v9_export *ex;
-    uint32_t pieces;
-    ssize_t put = 0;
-    int err;
+    int err, put = 0;
 
     err = begin_transfer(dev, in, &t);
     if (err)
@@ -323,20 +378,11 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     else if (t.count > r->size - P9_TWRITE_SIZE)
         err = -EINVAL;
     if (!err && t.count)
-        err = drop_set_ids(ex, t.fid, node);
-    if (!err && t.count)
-        err = v9_caps_drop(&ex->caps, t.fid->io_fd, &t.fid->caps_seen);
-    if (!err) {
-        pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t.count,
-                              scratch->slice);
-        do
-            put = pwritev(t.fid->io_fd, scratch->slice, (int)pieces, (off_t)t.offset);
-        while (put < 0 && errno == EINTR);
-        err = put < 0 ? -errno : 0;
-    }
+        put = ex->quota ? put_within_quota(ex, r, &t, node, scratch->slice)
+                        : put_data(ex, r, &t, node, scratch->slice);
     v9_fids_unpin(&dev->fids, t.fid);
-    if (err)
-        return err;
+    if (err || put < 0)
+        return err ? err : put;
     v9_put_header(reply, sizeof(reply), P9_TWRITE + 1, r->tag);
     v9_put(reply + P9_HEADER_SIZE, (uint64_t)put, 4);
     return v9_request_reply(r, reply, sizeof(reply));

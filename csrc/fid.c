@@ -102,12 +102,9 @@ struct closing {
 
 static void close_all(const struct closing *closing)
 {
-    if (closing->node.path_fd >= 0)
-        close(closing->node.path_fd);
-    if (closing->node.meta_fd >= 0)
-        close(closing->node.meta_fd);
     if (closing->io_fd >= 0)
         close(closing->io_fd);
+    v9_node_fds_close(&closing->node);
 }
 
 /* Drops one reference under the lock. */
@@ -125,7 +122,7 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
 
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct closing closing = {{-1, -1}, -1};
+    struct closing closing = {{-1, -1, 0, NULL}, -1};
     struct v9_node *node;
 
     pthread_mutex_lock(&fids->lock);
@@ -195,8 +192,8 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead)
 {
-    struct closing closing = {{-1, -1}, -1};
-    struct closing spare = {{-1, -1}, -1};
+    struct closing closing = {{-1, -1, 0, NULL}, -1};
+    struct closing spare = {{-1, -1, 0, NULL}, -1};
     uint32_t node = 0;
     int err = -EBADF;
 
@@ -219,7 +216,7 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
     const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
-    struct closing closing = {{-1, -1}, -1};
+    struct closing closing = {{-1, -1, 0, NULL}, -1};
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
@@ -247,7 +244,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 {
-    struct closing closing = {{-1, -1}, -1};
+    struct closing closing = {{-1, -1, 0, NULL}, -1};
     uint32_t *link;
     int err = -EBADF;
 

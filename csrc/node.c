@@ -45,11 +45,18 @@ static uint32_t allocate(struct v9_nodes *nodes)
 static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
 {
     const struct v9_attr *attr = found->attr;
-    uint32_t index = allocate(nodes), *bucket;
+    v9_quota *quota = nodes->quotas[found->export];
+    uint32_t account = 0, index, *bucket;
     struct v9_node *node;
 
-    if (!index)
+    if (quota)
+        account = v9_quota_hold(quota, attr->st_dev, attr->st_ino, !attr->nlink);
+    index = !quota || account ? allocate(nodes) : 0;
+    if (!index) {
+        if (account)
+            v9_quota_release(quota, account);
         return 0;
+    }
     node = &nodes->entries[index - 1];
     *node = (struct v9_node){
         .st_dev = attr->st_dev,
@@ -62,6 +69,7 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
         .listed = !nodes->unshared,
         .path_fd = found->path_fd,
         .meta_fd = found->meta_fd,
+        .account = account,
         .nlink = attr->nlink,
         .qid = attr->qid,
     };
@@ -91,7 +99,7 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
     uint32_t index = nodes->unshared ? 0 : find(nodes, found);
     struct v9_node *node;
 
-    *spare = (struct v9_node_fds){-1, -1};
+    *spare = (struct v9_node_fds){-1, -1, 0, NULL};
     if (!index)
         return make(nodes, found);
     node = &nodes->entries[index - 1];
@@ -112,10 +120,11 @@ void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *s
     struct v9_node *node = &nodes->entries[index - 1];
     uint32_t *link;
 
-    *spare = (struct v9_node_fds){-1, -1};
+    *spare = (struct v9_node_fds){-1, -1, 0, NULL};
     if (--node->refs)
         return;
-    *spare = (struct v9_node_fds){node->path_fd, node->meta_fd};
+    *spare = (struct v9_node_fds){node->path_fd, node->meta_fd, node->account,
+                                  nodes->quotas[node->export]};
     if (node->listed) {
         link = bucket_of(nodes, node->st_dev, node->st_ino);
         while (*link != index)
@@ -125,4 +134,16 @@ void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *s
     node->next = nodes->free;
     nodes->free = index;
     nodes->count--;
+}
+
+void v9_node_fds_close(const struct v9_node_fds *spare)
+{
+    if (spare->account && spare->path_fd >= 0)
+        v9_quota_close(spare->quota, spare->account, spare->path_fd);
+    if (spare->path_fd >= 0)
+        close(spare->path_fd);
+    if (spare->meta_fd >= 0)
+        close(spare->meta_fd);
+    if (spare->account)
+        v9_quota_release(spare->quota, spare->account);
 }

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "quota.h"
 #include "vhost9p.h"
 
 struct v9_node {
@@ -32,6 +33,7 @@ struct v9_node {
     bool listed;                           /* to be found by its key */
     int32_t path_fd;                       /* O_PATH */
     int32_t meta_fd;                       /* metadata file (model.h), -1: none, or not known yet */
+    uint32_t account;                      /* quota.h; 0: its export has no quota */
     uint64_t nlink;                        /* when it was last walked to */
     struct v9_qid qid;                     /* likewise; the path and the type hold */
 };
@@ -50,11 +52,14 @@ struct v9_nodes {
     bool unshared;        /* each walk makes a node of its own */
     uint32_t *buckets;    /* index + 1 of the first entry */
     struct v9_node *entries;
+    v9_quota *quotas[V9_EXPORTS_MAX]; /* by the export's index; NULL: none */
 };
 
-/* Descriptors to be closed once the lock is released; -1: none. */
+/* What is to be closed (-1: none) and released (0: none) once the lock is released. */
 struct v9_node_fds {
     int32_t path_fd, meta_fd;
+    uint32_t account;
+    v9_quota *quota;
 };
 
 /*
@@ -65,6 +70,7 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
                        struct v9_node_fds *spare);
 /* Drops a reference. The descriptors of a dead node go to *spare. */
 void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);
+void v9_node_fds_close(const struct v9_node_fds *spare);
 /* Gives a node its metadata file unless it has one already: what is to be closed then, else -1.
  * Needs no lock, only a reference. */
 int32_t v9_node_adopt(struct v9_node *node, int32_t meta_fd);

@@ -24,6 +24,7 @@ typedef struct v9_hub v9_hub;
 typedef struct v9_device v9_device;
 typedef struct v9_export v9_export;
 typedef struct v9_qidmap v9_qidmap;
+typedef struct v9_quota v9_quota;
 
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
@@ -167,6 +168,46 @@ int v9_model_find(v9_export *ex, int32_t fd);
 int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
 /* Python changes names (begin 1), or has done so (0): files and their metadata part meanwhile. */
 void v9_model_changing(v9_export *ex, uint32_t begin);
+
+/* ---- quota.c: what an export's files take of the host, and its limits -----------------------
+ */
+
+/*
+ * The state file as C sees it: V9_QUOTA_FILE bytes, mapped shared, with the usage at
+ * V9_QUOTA_USAGE; the rest is Python's.
+ */
+enum { V9_QUOTA_FILE = 4096, V9_QUOTA_USAGE = 2048 };
+
+struct v9_quota_usage {
+    int64_t bytes;     /* st_blocks of all files and directories, in bytes */
+    int64_t inodes;    /* of all but the root */
+    uint64_t changing; /* changes begun and not settled; files without names that are held */
+};
+
+struct v9_quota_conf {
+    uint64_t bytes, inodes; /* the limits; all bits set: none */
+    int32_t fd;             /* the state file; not used after v9_quota_new */
+    int32_t error;          /* errno beyond a limit: ENOSPC or EDQUOT */
+    uint32_t block;         /* bytes that the file system allocates at once */
+    uint32_t max_accounts;  /* files held, and remembered, at a time */
+};
+
+v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err);
+void v9_quota_free(v9_quota *quota);
+void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
+/* `quota` outlives the export. Once, before the export is served. */
+int v9_export_set_quota(v9_export *ex, v9_quota *quota);
+/*
+ * A change that Python makes: begin sets the most aside that it may take, or returns -EDQUOT or
+ * -ENOSPC; end gives that back. In between every file that it touches is held before, with
+ * hold_file, which returns its account or -errno, and settled (`gone`: it certainly has no name any
+ * more) and released afterwards. A file that was made is held as `born`, which counts its inode.
+ */
+int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+int v9_quota_hold_file(v9_quota *quota, int32_t fd, uint32_t born);
+void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, uint32_t gone);
+void v9_quota_release(v9_quota *quota, uint32_t account);
 
 /* ---- serve.c: upcalls -------------------------------------------------------------------------
  */

@@ -1,4 +1,4 @@
-// sources: fid.c node.c
+// sources: account.c fid.c node.c quota.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
