@@ -134,6 +134,30 @@ def test_open_flags(flags: int, expected: int) -> None:
     assert sys.open_flags(flags) & ~os.O_NOATIME == expected | always
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 0),  # to execute is to read
+        (0x10 | 2, 0o1002),
+        (0x80 | 1, 0o2001),
+        (0x20, 0),  # close on exec: the client's own affair
+        (0x0C | 0x10 | 0x80, 0o3000),
+    ],
+)
+def test_open_modes(mode: int, expected: int) -> None:
+    assert sys.open_mode(mode) == expected
+
+
+@pytest.mark.parametrize("mode", [0x40, 0x41, 0xFF])
+def test_remove_on_close_is_refused(mode: int) -> None:
+    with pytest.raises(OSError) as refused:
+        sys.open_mode(mode)
+    assert refused.value.errno == errno.EOPNOTSUPP
+
+
 def test_times(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     fd = os.open(tmp_path / "file", os.O_PATH)

@@ -22,6 +22,7 @@ from tests.frontend.client import (
     UNLCK,
 )
 from tests.frontend.daemon import Daemon
+from tests.frontend.unix import DMDIR, DMSYMLINK, ORDWR, OTRUNC, OWRITE, UnixClient
 from tests.system.share import SECURITY, Share, fails, mounted
 
 
@@ -105,3 +106,50 @@ def test_read_locks_work(frozen: Share) -> None:
     assert frozen.client.lock(fid, RDLCK) == LOCK_SUCCESS
     assert frozen.client.lock(fid, UNLCK) == LOCK_SUCCESS
     assert frozen.client.getlock(fid, RDLCK).type == UNLCK
+
+
+# ---- 9P2000.u -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unix(daemon: Daemon, scratch: Path) -> Iterator[UnixClient]:
+    """A client of the other dialect; fid 2 is the export."""
+    export = scratch / "readonly"
+    with mounted(daemon, export, speaks=UnixClient) as share:
+        before = state(export)
+        assert isinstance(share.client, UnixClient)
+        yield share.client
+        assert state(export) == before
+    daemon.check_output()
+
+
+UNIX_CHANGES: dict[str, Callable[[UnixClient, int], object]] = {
+    "create": lambda u, f: u.make(2, b"new", 0o644),
+    "mkdir": lambda u, f: u.make(2, b"new", DMDIR | 0o755),
+    "symlink": lambda u, f: u.make(2, b"new", DMSYMLINK, extension=b"x"),
+    "write open": lambda u, f: u.open_fid(f, OWRITE),
+    "read-write open": lambda u, f: u.open_fid(f, ORDWR),
+    "truncating open": lambda u, f: u.open_fid(f, OTRUNC),
+    "remove": lambda u, f: u.remove(f),
+    "rename": lambda u, f: u.wstat(f, name=b"new"),
+    "chmod": lambda u, f: u.wstat(f, mode=0o600),
+    "chown": lambda u, f: u.wstat(f, n_uid=1),
+    "truncate": lambda u, f: u.wstat(f, length=0),
+    "utimes": lambda u, f: u.wstat(f, mtime=5),
+}
+
+
+@pytest.mark.parametrize("change", UNIX_CHANGES)
+def test_change_is_refused_in_the_other_dialect(unix: UnixClient, change: str) -> None:
+    fid = unix.walk_to(2, b"file")
+    with fails(errno.EROFS):
+        UNIX_CHANGES[change](unix, fid)
+
+
+def test_reading_works_in_the_other_dialect(unix: UnixClient) -> None:
+    fid = unix.walk_open(2, b"file")
+    assert unix.read(fid, 0, 100) == b"data"
+    unix.wstat(fid)  # fsync(2)
+    names = {each.name for each in unix.stats(unix.walk_open(2))}
+    assert names == {b".", b"..", b"d", b"empty", b"file", b"link"}
+    assert unix.stat(2, b"link").extension == b"file"
