@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from vhost9p import __version__, cli, preflight
-from vhost9p.config import Config, DeviceConfig
+from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.errors import UserError
 
 SOCKET = "/tmp/v9-test-cli.sock"
@@ -112,11 +112,17 @@ def write(tmp_path: Path) -> Callable[..., str]:
 
 def test_defaults(run: Cli, share: str) -> None:
     config = run.config("--socket", SOCKET, "--path", share)
-    assert config == Config((DeviceConfig(path=share, socket=SOCKET),))
+    assert config == Config((DeviceConfig((ExportConfig(share),), socket=SOCKET),))
     assert (run.out, run.err) == ("", "")
     device = config.devices[0]
-    assert (device.tag, device.security_model, device.multidevs) == ("host0", "passthrough", "warn")
-    assert (device.readonly, device.once, device.force) == (False, False, False)
+    assert (device.tag, device.multidevs, device.once, device.force) == (
+        "host0",
+        "warn",
+        False,
+        False,
+    )
+    (export,) = device.exports
+    assert (export.security_model, export.readonly) == ("passthrough", False)
 
 
 def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
@@ -128,12 +134,10 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
     assert config == Config(
         (
             DeviceConfig(
-                path=share,
+                (ExportConfig(share, security_model="none", readonly=True),),
                 socket=SOCKET,
                 tag="work",
-                security_model="none",
                 multidevs="remap",
-                readonly=True,
                 msize_max=512 * 1024,
                 max_fids=1000,
                 threads=4,
@@ -152,7 +156,7 @@ def test_relative_paths(
     monkeypatch.chdir(tmp_path)
     device = run.device("--socket", "s", "--path", "share", "--state-dir", "share/../state")
     assert device.socket == f"{tmp_path}/s"
-    assert device.path == share
+    assert device.exports[0].path == share
     assert device.state_dir == f"{tmp_path}/share/../state"
 
 
@@ -198,7 +202,7 @@ REFUSED = [
     (["--fd", "9" * 5000], "is no inherited descriptor"),
     (["--tag", "a/b"], "argument --tag: 'a/b' is no mount tag, which has 1 to 254 bytes and no /"),
     (["--tag", "\udcff" * 255], "is no mount tag"),
-    (["--security-model", "non"], "mapped-file; did you mean 'none'?"),
+    (["--security-model", "non"], "is not one of passthrough, none, mapped-xattr, mapped-file"),
     (["--multidevs", ""], "argument --multidevs: '' is not one of warn, forbid, remap"),
     (["--threads", "0"], "argument --threads: '0' is no whole number from 1 to 32"),
     (["--threads", "²"], "argument --threads: '²' is no whole number from 1 to 32"),
@@ -258,9 +262,9 @@ def test_interrupted_while_starting(run: Cli, share: str, monkeypatch: pytest.Mo
 
 def test_the_current_directory(run: Cli, share: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(share)
-    assert run.device("--socket", SOCKET, "--once").path == share
+    assert run.device("--socket", SOCKET, "--once").exports[0].path == share
     assert run.err == f"vhost9p: no --path: exporting the current directory, {share}\n"
-    assert run.device("--socket", SOCKET, "--readonly").readonly
+    assert run.device("--socket", SOCKET, "--readonly").exports[0].readonly
 
 
 def test_the_current_directory_is_gone(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from vhost9p import config as c
 from vhost9p import config_file
-from vhost9p.config import Config, DeviceConfig
+from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.config_schema import DEVICE, OWN_KEYS, TOP_KEYS
+from vhost9p.config_values import parse_tag
 from vhost9p.errors import UserError
 
 Load = Callable[..., Config]
@@ -51,7 +53,7 @@ def test_one_device_needs_no_list(load: Load, tmp_path: Path) -> None:
     assert config == Config(
         (
             DeviceConfig(
-                path=str(tmp_path / "one"),
+                (ExportConfig(str(tmp_path / "one"), origin=f"{tmp_path}/vm.yaml:1:1: "),),
                 socket=str(tmp_path / "9p.sock"),
                 origin=f"{tmp_path}/vm.yaml:1:1: ",
             ),
@@ -84,12 +86,17 @@ devices:
     first, second = config.devices
     assert (config.log_level, first.state_dir) == ("debug", f"{tmp_path}/state")
     assert first == DeviceConfig(
-        path=f"{tmp_path}/one",
+        (
+            ExportConfig(
+                f"{tmp_path}/one",
+                security_model="none",
+                readonly=True,
+                origin=f"{tmp_path}/vm.yaml:5:5: ",
+            ),
+        ),
         socket="/run/vm1/src.sock",
         tag="src",
-        security_model="none",
         multidevs="remap",
-        readonly=True,
         msize_max=512 * 1024,
         max_fids=1000,
         threads=2,
@@ -98,8 +105,9 @@ devices:
         state_dir=f"{tmp_path}/state",
         origin=f"{tmp_path}/vm.yaml:5:5: ",
     )
-    assert (second.tag, second.multidevs, second.readonly) == ("5", "warn", False)
-    assert second.path == f"{tmp_path}/./two/../two", "a symlink's .. is the kernel's business"
+    (export,) = second.exports
+    assert (second.tag, second.multidevs, export.readonly) == ("5", "warn", False)
+    assert export.path == f"{tmp_path}/./two/../two", "a symlink's .. is the kernel's business"
 
 
 def test_paths_are_relative_to_the_file(
@@ -108,13 +116,13 @@ def test_paths_are_relative_to_the_file(
     load("socket: s\npath: one\n")
     monkeypatch.chdir(tmp_path.parent)
     config = config_file.load(f"{tmp_path.name}/vm.yaml")
-    assert config.devices[0].path == str(tmp_path / "one")
+    assert config.devices[0].exports[0].path == str(tmp_path / "one")
     assert config.file == str(tmp_path / "vm.yaml")
 
 
 def test_home_is_expanded(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load("socket: s\npath: ~/two\n").devices[0].path == str(tmp_path / "two")
+    assert load("socket: s\npath: ~/two\n").devices[0].exports[0].path == str(tmp_path / "two")
 
 
 def test_a_socket_may_come_from_the_caller(load: Load) -> None:
@@ -128,10 +136,7 @@ def test_a_byte_order_mark_and_document_marks_are_no_mistake(load: Load) -> None
 # ---- mistakes ------------------------------------------------------------------------------------
 
 ONE = "socket: s\npath: one\n"
-KEYS = (
-    "socket, path, tag, security_model, multidevs, readonly, msize_max, max_fids, threads, once, "
-    "force"
-)
+KEYS = ", ".join(DEVICE.keys)
 
 VALUES = [
     ("tag: 5", "3:6: tag: '5' is no text in YAML; quote it if it is meant"),
@@ -195,11 +200,11 @@ SHAPES = [
     (
         "log_level: info\n",
         [
-            "vm.yaml:1:1: path: is missing; a device needs it",
+            "vm.yaml:1:1: path or exports: is missing; a device needs it",
             "vm.yaml:1:1: socket: is missing; a device needs it",
         ],
     ),
-    ("socket: s\n", ["vm.yaml:1:1: path: is missing; a device needs it"]),
+    ("socket: s\n", ["vm.yaml:1:1: path or exports: is missing; a device needs it"]),
     (
         ONE + "sokcet: t\n",
         [
@@ -334,7 +339,7 @@ stat_dir: x
         (["4", "9"], "path"),
         (["5", "3"], "unknown key 'readonyl'; valid are " + KEYS + "; did you mean 'readonly'?"),
         (["6", "14"], "multidevs"),
-        (["7", "3"], "path"),
+        (["7", "3"], "path or exports"),
         (["7", "9"], "tag"),
         (["7", "12"], "socket"),
         (["8", "35"], "threads"),
@@ -359,12 +364,12 @@ def test_a_file_of_mistakes_ends_the_reading(load: Load) -> None:
      ("1mib", 1048576)],
 )  # fmt: skip
 def test_sizes(text: Any, size: int) -> None:
-    assert c.OPTIONS["msize_max"](text) == size
+    assert OWN_KEYS["msize_max"].parse(text) == size
 
 
 @pytest.mark.parametrize("tag", ["a", "é" * 127, "with space", "x" * 254])
 def test_tags(tag: str) -> None:
-    assert c.parse_tag(tag) == tag
+    assert parse_tag(tag) == tag
 
 
 def test_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +386,7 @@ def test_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- anything ------------------------------------------------------------------------------------
 
-KNOWN = st.sampled_from([*c.OPTIONS, *c.TOP_OPTIONS, "devices", "<<", "exports"])
+KNOWN = st.sampled_from([*DEVICE.keys, *TOP_KEYS, "devices", "<<"])
 LEAF = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(),
     st.binary(max_size=8), st.sampled_from(["host0", "remap", "one", "s", "512KiB", "~", "/"]),
@@ -405,7 +410,9 @@ ANY_TEXT = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(TREE.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True)) | ANY_TEXT | st.text())
 def test_any_document_is_read_or_refused(load: Load, text: str) -> None:
     try:
@@ -414,10 +421,12 @@ def test_any_document_is_read_or_refused(load: Load, text: str) -> None:
         assert error.problems
         assert all(each and "\n" not in each for each in error.problems)
     else:
-        assert all(os.path.isdir(device.path) for device in config.devices)
+        assert all(os.path.isdir(each.path) for device in config.devices for each in device.exports)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(load: Load, data: bytes) -> None:
     with pytest.raises(UserError):  # so short and random a file is never right

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost9p.config import Config, DeviceConfig
+from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.errors import UserError
 from vhost9p.preflight import check
 
@@ -33,9 +33,15 @@ class Host:
             (top / name).mkdir(parents=True)
 
     def device(self, name: str, **changes: object) -> DeviceConfig:
-        """An export of directory `name`, with its socket and state elsewhere."""
+        """An export of directory `name`, with its socket and state elsewhere. `changes` are the
+        export's or the device's."""
+        export = ExportConfig(f"{self.top}/{name}")
+        own: dict[str, object] = {
+            key: changes.pop(key) for key in ("path", "readonly") if key in changes
+        }
+        own["origin"] = changes.get("origin", "")
         device = DeviceConfig(
-            path=f"{self.top}/{name}",
+            (replace(export, **own),),  # type: ignore[arg-type]
             socket=f"{self.top}/own/{name.replace('/', '-')}.sock",
             state_dir=f"{self.top}/own/state",
         )
@@ -155,8 +161,8 @@ def test_overlaps(host: Host, one: str, other: str) -> None:
         f"while each trusts what it has cached; make one read-only, {FORCE}"
     ]
     for change in ({"readonly": True}, {"force": True}):
-        assert not host.refused(replace(first, **change), second)  # type: ignore[arg-type]
-        assert not host.refused(first, replace(second, **change))  # type: ignore[arg-type]
+        assert not host.refused(host.device(one, **change), second)
+        assert not host.refused(first, host.device(other, **change))
 
 
 def test_each_pair_is_told(host: Host) -> None:

@@ -1,24 +1,19 @@
-"""What is served, and how: the options, their values and limits.
+"""What is served, and how: the options and what each means.
 
-Every option is one row of OPTIONS or TOP_OPTIONS, which the YAML file (config_file.py) and the
-command line (cli.py) share.
+Belongs here: the dataclasses that the rest of the daemon is given, and what they say of the host's
+folders. How values are written is config_values.py's, which keys there are and what goes together
+config_schema.py's; the YAML file (config_file.py), the command line (cli.py) and QEMU's own option
+string (virtfs.py) are ways to say them.
 """
 
-import difflib
 import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-TAG_SIZE_MAX = 254
-"""Bytes: the frontend's configuration space has 256, two of which hold the length."""
 SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
-
-SECURITY_MODELS = ("passthrough", "none", "mapped-xattr", "mapped-file")
-MULTIDEVS = ("warn", "forbid", "remap")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+ID_MAX = 2**32 - 2
+"""The last user or group id; 2^32-1 is none (chown(2))."""
 
 
 def default_state_dir() -> str:
@@ -43,25 +38,146 @@ def absolute(path: str, base: str) -> str:
     return joined if ".." in joined.split("/") else os.path.normpath(joined)
 
 
+def socket_problem(path: str) -> str | None:
+    """What is wrong with an absolute path of a socket."""
+    if (size := len(os.fsencode(path))) > SOCKET_SIZE_MAX:
+        return f"{path} has {size} bytes; a socket's path has at most {SOCKET_SIZE_MAX} bytes"
+    return None
+
+
+def directory_problem(path: str) -> str | None:
+    """Why a directory cannot be exported: it is missing, none, or not readable."""
+    try:
+        with os.scandir(path):
+            return None
+    except OSError as error:
+        return f"{path} cannot be exported: {error.strerror}; it must be a directory to be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A rate: of bytes or of requests."""
+
+    avg: int = 0
+    """Per second, over time; 0: no limit."""
+    max: int = 0
+    """Per second, in a burst; 0: none is allowed beyond `avg`."""
+    length: int = 1
+    """Seconds that a burst at `max` may last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """How fast a guest may read and write an export; with QEMU's meaning (docs/throttle.txt)."""
+
+    bps_total: Limit = Limit()
+    bps_read: Limit = Limit()
+    bps_write: Limit = Limit()
+    iops_total: Limit = Limit()
+    iops_read: Limit = Limit()
+    iops_write: Limit = Limit()
+    iops_size: int = 0
+    """Bytes; a request counts once for each such part of it. 0: every request counts once."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """`count` ids of the guest from `guest` on are those of the host from `host` on."""
+
+    guest: int
+    host: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """Which ids of the host those of the guest are. Ranges do not overlap, and each id of the guest
+    is in one, forbidden, or squashed."""
+
+    uid: tuple[IdRange, ...] = ()
+    gid: tuple[IdRange, ...] = ()
+    squash_uid: int | None = None
+    """The host's id for all of the guest that are in no range."""
+    squash_gid: int | None = None
+    forbid_uid: tuple[tuple[int, int], ...] = ()
+    """First id and number of ids of the guest that it may not use."""
+    forbid_gid: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class XattrRule:
+    """What becomes of the guest's attributes whose names begin with `match`."""
+
+    match: str
+    action: Literal["keep", "refuse", "hide", "store"]
+    store: str = ""
+    """What takes the place of `match` in the host's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class XattrRules:
+    """Rules, of which the first that matches counts, and limits."""
+
+    rules: tuple[XattrRule, ...] = ()
+    max_value: int = 65536
+    """Bytes of one value."""
+    max_names: int = 256
+    """Attributes of one file."""
+    max_total: int = 256 * 1024
+    """Bytes of names and values of one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an export may hold."""
+
+    bytes: int | None = None
+    inodes: int | None = None
+    error: Literal["ENOSPC", "EDQUOT"] = "ENOSPC"
+    """What the guest is told beyond it."""
+    rescan: bool = False
+    """Count the export's files again when the daemon starts, whatever is known of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """A directory of the host and how it is served."""
+
+    path: str
+    """Absolute."""
+    name: str = ""
+    """Of the directory that the guest sees; empty where the export is the root of its mount."""
+    security_model: str = "passthrough"
+    """passthrough, none, mapped-xattr or mapped-file."""
+    readonly: bool = False
+    fmode: int = 0o600
+    """Permission bits, on the host, of files that a mapped model makes."""
+    dmode: int = 0o700
+    """Likewise of directories."""
+    writeout: Literal["", "immediate"] = ""
+    """immediate: what is written goes out to the disk at once."""
+    throttling: Throttling | None = None
+    id_map: IdMap | None = None
+    xattrs: XattrRules | None = None
+    quota: Quota | None = None
+    origin: str = ""
+    """Where a file has the export, for messages: "vm.yaml:3:5: "; empty for the command line."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
     """One device: a socket and what is served on it."""
 
-    path: str
-    """The exported directory, absolute."""
+    exports: tuple[ExportConfig, ...]
+    """One without a name, or any number with names of their own."""
     socket: str | None = None
     """Where the VMM connects; None with `fd`."""
     fd: int | None = None
     """An inherited socket, listening or connected."""
     tag: str = "host0"
     """The mount tag that the guest sees."""
-    security_model: str = "passthrough"
-    fmode: int = 0o600
-    """Permission bits, on the host, of files that a mapped model makes."""
-    dmode: int = 0o700
-    """Likewise of directories."""
     multidevs: str = "warn"
-    readonly: bool = False
+    """warn, forbid or remap."""
     msize_max: int = 1024 * 1024
     """Bytes; what a guest may ask for at most."""
     max_fids: int = 1_000_000
@@ -70,7 +186,7 @@ class DeviceConfig:
     once: bool = False
     """End after the first VMM has left."""
     force: bool = False
-    """Serve although the export overlaps another, or contains the daemon's own files."""
+    """Serve although an export overlaps another, or contains the daemon's own files."""
     state_dir: str = field(default_factory=default_state_dir)
     """Where identities outlive the daemon (multidevs=remap)."""
     origin: str = ""
@@ -85,145 +201,6 @@ class Config:
     log_level: str = "info"
     file: str | None = None
     """Where it was read from."""
-
-
-# ---- values --------------------------------------------------------------------------------------
-# A parser takes what YAML or the command line has (text, a number, a truth value) and returns the
-# option's value. ValueError says what is wrong with it and what would be valid, as the end of a
-# sentence that begins with the value.
-
-Parser = Callable[[Any], Any]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is no text in YAML; quote it if it is meant")
-    if any(ord(char) < 32 or ord(char) == 127 for char in value):
-        raise ValueError("has control characters in it")
-    try:
-        os.fsencode(value)
-    except UnicodeError:
-        raise ValueError("has a character that no file name can have") from None
-    return value
-
-
-def parse_choice(*choices: str) -> Parser:
-    """One of some words."""
-
-    def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"is not one of {', '.join(choices)}{guess(value, choices)}")
-        return str(value)
-
-    return parse
-
-
-def guess(value: Any, choices: tuple[str, ...]) -> str:
-    """The end of a message that says which of the choices may have been meant, if any."""
-    found = difflib.get_close_matches(str(value), choices, 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def parse_bool(value: Any) -> bool:
-    """true or false."""
-    if isinstance(value, str):
-        raise ValueError("is text; true or false is expected, without quotes")
-    if not isinstance(value, bool):
-        raise ValueError("is neither true nor false")
-    return value
-
-
-def parse_path(value: Any) -> str:
-    """A path; relative to what, the caller knows."""
-    if not _text(value):
-        raise ValueError("is no path")
-    return os.path.expanduser(str(value))
-
-
-def parse_socket(value: Any) -> str:
-    """A path that a socket can have."""
-    path = parse_path(value)
-    if path.endswith("/"):
-        raise ValueError("is a folder's name; a socket's is expected")
-    return path
-
-
-def socket_problem(path: str) -> str | None:
-    """What is wrong with an absolute path of a socket."""
-    if (size := len(os.fsencode(path))) > SOCKET_SIZE_MAX:
-        return f"{path} has {size} bytes; a socket's path has at most {SOCKET_SIZE_MAX} bytes"
-    return None
-
-
-def parse_tag(value: Any) -> str:
-    """A mount tag."""
-    if not 0 < len(os.fsencode(_text(value))) <= TAG_SIZE_MAX or "/" in value:
-        raise ValueError(f"is no mount tag, which has 1 to {TAG_SIZE_MAX} bytes and no /")
-    return str(value)
-
-
-def parse_number(low: int, high: int) -> Parser:
-    """A whole number."""
-
-    def parse(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"is no whole number from {low} to {high}")
-        return value
-
-    return parse
-
-
-_UNITS = {"": 1, "k": 1024, "kib": 1024, "m": 1024**2, "mib": 1024**2}
-
-
-def parse_size(low: int, high: int) -> Parser:
-    """Bytes, with K, KiB, M or MiB behind them if so wished."""
-
-    def parse(value: Any) -> int:
-        match = re.fullmatch("([0-9]{1,12}) ?([a-z]*)", str(value).lower())
-        size = int(match[1]) * _UNITS.get(match[2], -1) if match else -1
-        if not low <= size <= high:
-            raise ValueError(
-                f"is no size from {low} to {high} bytes; write it as 512000, 512KiB or 1MiB"
-            )
-        return size
-
-    return parse
-
-
-def directory_problem(path: str) -> str | None:
-    """Why a directory cannot be exported: it is missing, none, or not readable."""
-    try:
-        with os.scandir(path):
-            return None
-    except OSError as error:
-        return f"{path} cannot be exported: {error.strerror}; it must be a directory to be read"
-
-
-OPTIONS: dict[str, Parser] = {
-    "socket": parse_socket,
-    "path": parse_path,
-    "tag": parse_tag,
-    "security_model": parse_choice(*SECURITY_MODELS),
-    "multidevs": parse_choice(*MULTIDEVS),
-    "readonly": parse_bool,
-    "msize_max": parse_size(4096, 16 * 1024 * 1024),
-    "max_fids": parse_number(16, 16_000_000),
-    "threads": parse_number(1, 32),
-    "once": parse_bool,
-    "force": parse_bool,
-}
-PATHS = ("socket", "path", "state_dir")
-PATH_CHECKS: dict[str, Callable[[str], str | None]] = {
-    "socket": socket_problem,
-    "path": directory_problem,
-}
-TOP_OPTIONS: dict[str, Parser] = {
-    "log_level": parse_choice(*LOG_LEVELS),
-    "state_dir": parse_path,
-}
 
 
 def with_overrides(config: Config, **changes: Any) -> Config:

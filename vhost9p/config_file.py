@@ -8,23 +8,16 @@ in a file can stand for more than itself.
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import yaml
 
-from vhost9p.config import (
-    OPTIONS,
-    PATH_CHECKS,
-    PATHS,
-    TOP_OPTIONS,
-    Config,
-    DeviceConfig,
-    Parser,
-    absolute,
-    guess,
-)
+from vhost9p.config import Config, absolute
+from vhost9p.config_checks import Path, Tree
+from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Leaf, Shape, make_device
+from vhost9p.config_values import guess
 from vhost9p.errors import UserError
 
 FILE_SIZE_MAX = 256 * 1024
@@ -57,13 +50,14 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
-def _scalar(node: yaml.Node) -> str | bool | int:
-    """What a node says; ValueError where that is neither text, number nor truth value."""
+def _scalar(node: yaml.Node, *, as_text: bool) -> str | bool | int:
+    """What a node says; ValueError where that is neither text, number nor truth value. Numbers are
+    left as they are written if so wished: 0640 is a number to YAML, and a mode."""
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("is a list or a mapping; one value is expected")
     text: str = node.value
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if kind == "str":
+    if kind == "str" or (as_text and kind == "int"):
         return text
     if kind == "bool" and text.lower() in yaml.SafeLoader.bool_values:
         return yaml.SafeLoader.bool_values[text.lower()]
@@ -81,13 +75,24 @@ def _shown(node: yaml.Node) -> str:
     return repr(text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…")
 
 
+def _label(path: Path) -> str:
+    """The keys that lead to a place, for the start of a message."""
+    return "".join(f"{key}: " for key in path if isinstance(key, str))
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A device as the file has it: the right ones of its values, and where each key stands."""
 
     mark: Any
-    values: dict[str, Any]
-    marks: dict[str, Any]
+    values: Tree
+    marks: dict[Path, Any] = field(default_factory=dict)
+
+    def nearest(self, path: Path) -> Any:
+        """The mark of the longest beginning of a path that has one."""
+        while path not in self.marks and path:
+            path = path[:-1]
+        return self.marks.get(path, self.mark)
 
 
 def _read(file: str) -> str:
@@ -113,7 +118,9 @@ class _Reader:
         self.file = file
         self.text = text
         self.base = os.path.dirname(os.path.abspath(file))
-        self.needed = ("socket", "path") if socket_needed else ("path",)
+        self.device = (
+            replace(DEVICE, needed=(("socket",), *DEVICE.needed)) if socket_needed else DEVICE
+        )
         self.problems: list[tuple[int, int, str]] = []
 
     def place(self, mark: Any) -> str:
@@ -152,81 +159,123 @@ class _Reader:
             where = self.place(get_mark()) if get_mark else f"{self.file}: "
             raise UserError(f"{where}no YAML: a number out of its range") from None
 
-    def pairs(self, node: yaml.MappingNode, known: tuple[str, ...]) -> Iterator[Any]:
+    def pairs(self, node: yaml.MappingNode, known: Iterable[str], label: str = "") -> Iterator[Any]:
         """Keys with their nodes and those of their values, without unknown and repeated ones."""
         seen: dict[str, int] = {}
+        valid = ", ".join(known)
         for key_node, value_node in node.value:
             mark, key = key_node.start_mark, key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
-                self.complain(mark, f"a list or a mapping is no key; valid are {', '.join(known)}")
+                self.complain(mark, f"{label}a list or a mapping is no key; valid are {valid}")
             elif key not in known:
                 hint = guess(key, known)
                 self.complain(
-                    mark, f"unknown key {_shown(key_node)}; valid are {', '.join(known)}{hint}"
+                    mark, f"{label}unknown key {_shown(key_node)}; valid are {valid}{hint}"
                 )
             elif key in seen:
-                self.complain(mark, f"{key}: is in line {seen[key]} already")
+                self.complain(mark, f"{label}{key}: is in line {seen[key]} already")
             else:
                 seen[key] = mark.line + 1
                 yield key, mark, value_node
 
-    def value(self, key: str, node: yaml.Node, parser: Parser) -> Any:
+    def value(self, label: str, node: yaml.Node, leaf: Leaf) -> Any:
         """A parsed value; None where it is wrong."""
         try:
-            value = parser(_scalar(node))
+            value = leaf.parse(_scalar(node, as_text=leaf.as_text))
         except ValueError as error:
-            self.complain(node.start_mark, f"{key}: {_shown(node)} {error}")
+            self.complain(node.start_mark, f"{label}{_shown(node)} {error}")
             return None
-        if key in PATHS:
+        if leaf.is_path:
             value = absolute(value, self.base)
-            check = PATH_CHECKS.get(key)
-            if check and (problem := check(value)):
-                self.complain(node.start_mark, f"{key}: {problem}")
-                return None
+        if leaf.check and (problem := leaf.check(value)):
+            self.complain(node.start_mark, f"{label}{problem}")
+            return None
         return value
 
-    def entry(self, node: yaml.Node, more: tuple[str, ...] = ()) -> _Entry | None:
-        """One device, with the keys `more` left to the caller; None where there is none."""
-        if not isinstance(node, yaml.MappingNode):
-            self.complain(node.start_mark, f"a device is a mapping of {', '.join(OPTIONS)}")
+    def read(self, shape: Shape, node: yaml.Node, entry: _Entry, path: Path) -> Any:
+        """What a node says, by its shape; what is wrong is left out, None where all is."""
+        label = _label(path)
+        if isinstance(shape, Leaf):
+            return self.value(label, node, shape)
+        if isinstance(shape, Group):
+            return self.group(shape, node, entry, path)
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            self.complain(node.start_mark, f"{label}a list of {shape.noun} is expected")
             return None
-        found = _Entry(node.start_mark, {}, {})
-        for key, mark, value_node in self.pairs(node, (*OPTIONS, *more)):
-            found.marks[key] = mark
-            if key in OPTIONS:
-                value = self.value(key, value_node, OPTIONS[key])
-                if value is not None:
-                    found.values[key] = value
-        for key in self.needed:
-            if key not in found.marks:
-                self.complain(node.start_mark, f"{key}: is missing; a device needs it")
+        found = []
+        for i, each in enumerate(node.value):
+            entry.marks[*path, i] = each.start_mark
+            found.append(self.read(shape.item, each, entry, (*path, i)))
         return found
+
+    def group(
+        self,
+        shape: Group,
+        node: yaml.Node,
+        entry: _Entry,
+        path: Path,
+        more: Iterable[str] = (),
+    ) -> Tree | None:
+        """A mapping. What its values mean together is looked at where each is right in itself."""
+        label = _label(path)
+        if not isinstance(node, yaml.MappingNode):
+            keys = ", ".join(shape.keys)
+            self.complain(node.start_mark, f"{label}{shape.noun} is a mapping of {keys}")
+            return None
+        before = len(self.problems)
+        found: Tree = {}
+        seen = set()
+        for key, mark, value_node in self.pairs(node, (*shape.keys, *more), label):
+            if key in more:
+                continue
+            seen.add(key)
+            entry.marks[*path, key] = mark
+            value = self.read(shape.keys[key], value_node, entry, (*path, key))
+            if value is not None:
+                found[key] = value
+        for needed in shape.needed:
+            if not seen.intersection(needed):
+                missing = " or ".join(needed)
+                self.complain(
+                    node.start_mark, f"{label}{missing}: is missing; {shape.noun} needs it"
+                )
+        if len(self.problems) == before:
+            for problem in shape.check(found):
+                where = entry.nearest((*path, *problem.path))
+                self.complain(where, label + str(problem))
+        return found
+
+    def entry(self, node: yaml.Node, more: Iterable[str] = ()) -> _Entry:
+        """One device, beside keys `more` that are left to the caller."""
+        entry = _Entry(node.start_mark, {})
+        entry.values.update(self.group(self.device, node, entry, (), more=more) or {})
+        return entry
 
     def entries(self, root: yaml.MappingNode) -> list[_Entry]:
         """The devices: a list under `devices`, or the file itself."""
         lists = [value for key, value in root.value if key.value == "devices"]
         if not lists:
-            one = self.entry(root, (*TOP_OPTIONS, "devices"))
-            return [one] if one else []
-        for _ in self.pairs(root, (*TOP_OPTIONS, "devices")):
+            return [self.entry(root, (*TOP_KEYS, "devices"))]
+        for _ in self.pairs(root, (*TOP_KEYS, "devices")):
             pass
         if not isinstance(lists[0], yaml.SequenceNode) or not lists[0].value:
             self.complain(lists[0].start_mark, "devices: a list of one device or more is expected")
             return []
-        return [entry for node in lists[0].value if (entry := self.entry(node))]
+        return [self.entry(node) for node in lists[0].value]
 
     def check_distinct(self, entries: list[_Entry]) -> None:
         """Each device has a socket and a tag of its own."""
         for key, default in (("socket", None), ("tag", "host0")):
             seen: dict[str, int] = {}
             for entry in entries:
-                value = entry.values.get(key, None if key in entry.marks else default)
-                mark = entry.marks.get(key, entry.mark)
+                said = (key,) in entry.marks
+                value = entry.values.get(key, None if said else default)
+                mark = entry.nearest((key,))
                 if value is None:
                     continue
                 same = os.path.realpath(value) if key == "socket" else value
                 if same in seen:
-                    hint = "" if key in entry.marks else ", which is what a device has without one,"
+                    hint = "" if said else ", which is what a device has without one,"
                     self.complain(
                         mark,
                         f"{key}: {value!r}{hint} is in line {seen[same]} already; each "
@@ -234,13 +283,17 @@ class _Reader:
                     )
                 seen.setdefault(same, mark.line + 1)
 
+    def origins(self, entry: _Entry) -> Callable[[Path], str]:
+        """Tells where the parts of a device are."""
+        return lambda path: self.place(entry.nearest(path))
+
     def top(self, root: yaml.MappingNode) -> dict[str, Any]:
         """What is said of all devices."""
         found: dict[str, Any] = {}
         for key_node, node in root.value:
             key = key_node.value
-            if isinstance(key, str) and key in TOP_OPTIONS and key not in found:
-                found[key] = self.value(key, node, TOP_OPTIONS[key])
+            if isinstance(key, str) and key in TOP_KEYS and key not in found:
+                found[key] = self.value(_label((key,)), node, TOP_KEYS[key])
         return found
 
 
@@ -260,7 +313,5 @@ def load(file: str, *, socket_needed: bool = True) -> Config:
     if reader.problems:
         reader.give_up()
     shared = {"state_dir": top.pop("state_dir")} if "state_dir" in top else {}
-    devices = (
-        DeviceConfig(**entry.values, **shared, origin=reader.place(entry.mark)) for entry in entries
-    )
+    devices = (make_device(entry.values, reader.origins(entry), **shared) for entry in entries)
     return Config(tuple(devices), file=os.path.abspath(file), **top)

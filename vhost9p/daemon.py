@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from vhost9p.config import Config, DeviceConfig
+from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.device import Device
 from vhost9p.native.device import Hub, initialise
 from vhost9p.policy.state import StateError
@@ -45,10 +45,18 @@ def prepare_process() -> None:
 
 def describe(config: DeviceConfig, socket: str) -> str:
     """The line that says what is served where."""
-    options = [config.security_model, f"multidevs {config.multidevs}"]
-    if config.readonly:
-        options.append("read-only")
-    return f"serving {config.path} as {config.tag!r} on {socket} ({', '.join(options)})"
+    where = f"as {config.tag!r} on {socket}"
+    first, policy = config.exports[0], f"multidevs {config.multidevs}"
+    if not first.name:
+        return f"serving {first.path} {where} ({', '.join(_options(first, policy))})"
+    exports = ", ".join(
+        f"{each.name}: {each.path} ({', '.join(_options(each))})" for each in config.exports
+    )
+    return f"serving {exports} {where} ({policy})"
+
+
+def _options(export: ExportConfig, *more: str) -> list[str]:
+    return [export.security_model, *more, *(["read-only"] if export.readonly else [])]
 
 
 class Daemon:

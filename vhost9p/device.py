@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
-from vhost9p.config import DeviceConfig
+from vhost9p.config import DeviceConfig, ExportConfig
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.mapped import MappedDriver
@@ -71,14 +71,15 @@ class Device:
         """Raises OSError, StateError."""
         self.name = config.tag
         self._config_space = config_space(os.fsencode(config.tag))
+        served = config.exports[0]
         with ExitStack() as undo:
-            root_fd = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root_fd = os.open(served.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, root_fd)
             self.export = Export(
                 root_fd,
-                readonly=config.readonly,
+                readonly=served.readonly,
                 stat_entries=config.multidevs == "remap",
-                model=MODELS.get(config.security_model, MODEL_HOST),
+                model=MODELS.get(served.security_model, MODEL_HOST),
             )
             undo.callback(self.export.close)
             self.policy = make_policy(
@@ -90,7 +91,7 @@ class Device:
             )
             undo.callback(self.policy.close)
             self.export.policy = self.policy
-            self._driver = _make_driver(config, self.export, root_fd)
+            self._driver = _make_driver(served, self.export, root_fd)
             self._native = NativeDevice(
                 hub,
                 self._upcall,
@@ -248,7 +249,7 @@ class Device:
         return await self._in_thread(stop)
 
 
-def _make_driver(config: DeviceConfig, export: Export, root_fd: int) -> Driver:
+def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
     """What serves an export's files."""
     if config.security_model not in MODELS:
         return LocalDriver(
@@ -273,8 +274,9 @@ def _open_state(config: DeviceConfig) -> StateFile:
     """The file that keeps the export's identities over a restart of the daemon; one for each pair
     of export and tag, so that two guests of one tree do not disturb each other."""
     os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
+    paths = [os.path.realpath(each.path) for each in config.exports]
     fd = os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return StateFile(fd, f"{os.path.realpath(config.path)}\0{config.tag}\0{config.socket}")
+        return StateFile(fd, "\0".join((*paths, config.tag, str(config.socket))))
     finally:
         os.close(fd)

@@ -11,11 +11,11 @@ the place of its directory and, below that, the roots of all that is mounted the
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from vhost9p.config import Config, DeviceConfig, directory_problem
+from vhost9p.config import Config, DeviceConfig, ExportConfig, directory_problem
 from vhost9p.errors import UserError
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountTable
@@ -116,51 +116,63 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _check_device(device: DeviceConfig) -> Iterator[str]:
-    if problem := directory_problem(device.path):
-        yield problem
-    elif device.multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(device.path))):
-        yield reason
+    for export in device.exports:
+        for problem in _check_export(export, device.multidevs):
+            yield export.origin + problem
     folder = os.path.dirname(device.socket or "/")
     if not os.path.isdir(folder):
-        yield f"{device.socket}: there is no directory {folder} to make the socket in"
+        problem = f"{device.socket}: there is no directory {folder} to make the socket in"
+        yield device.origin + problem
 
 
-def _check_own_files(host: _Host, config: Config, device: DeviceConfig) -> Iterator[str]:
-    shown = [] if device.force else host.shown(device.path)
+def _check_export(export: ExportConfig, multidevs: str) -> Iterator[str]:
+    if problem := directory_problem(export.path):
+        yield problem
+    elif multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
+        yield reason
+
+
+def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Iterator[str]:
+    shown = host.shown(export.path)
     for what, path in dict.fromkeys(_own_files(config)):
         place = host.place(path)
         if any(each.contains(place) for each in shown):
-            everything = os.path.realpath(device.path) == "/"
+            everything = os.path.realpath(export.path) == "/"
             way_out = "export a directory below /" if everything else "move the one or the other"
             yield (
-                f"{device.path}: the export contains the daemon's {what} {path}, which no guest "
-                f"should reach; {way_out}, {ADVICE}"
+                f"{export.origin}{export.path}: the export contains the daemon's {what} "
+                f"{path}, which no guest should reach; {way_out}, {ADVICE}"
             )
 
 
-def _check_overlaps(host: _Host, devices: tuple[DeviceConfig, ...]) -> Iterator[tuple[str, str]]:
-    shown = [host.shown(device.path) for device in devices]
-    for i, one in enumerate(devices):
-        for j, other in enumerate(devices[:i]):
+def _check_overlaps(host: _Host, devices: Iterable[DeviceConfig]) -> Iterator[str]:
+    """Two writable exports, of whichever devices."""
+    exports = [(device, each) for device in devices for each in device.exports if not each.readonly]
+    shown = [host.shown(export.path) for _, export in exports]
+    for i, (device, one) in enumerate(exports):
+        for j, (other_device, other) in enumerate(exports[:i]):
             if any(a.contains(b) or b.contains(a) for a in shown[i] for b in shown[j]):
+                why = (
+                    "one file would be two to the guest, which trusts what it has cached of each"
+                    if device is other_device
+                    else "both guests could write there while each trusts what it has cached"
+                )
                 yield (
-                    one.origin,
-                    f"{one.path} and {other.path}: the exports overlap, and both guests could "
-                    f"write there while each trusts what it has cached; make one read-only, "
-                    f"{ADVICE}",
+                    f"{one.origin}{one.path} and {other.path}: the exports overlap, and {why}; "
+                    f"make one read-only, {ADVICE}"
                 )
 
 
 def check(config: Config) -> None:
     """Raises UserError with all that is wrong, OSError where /proc is missing."""
-    problems = [each.origin + text for each in config.devices for text in _check_device(each)]
+    problems = [text for each in config.devices for text in _check_device(each)]
     if problems:
         raise UserError(*problems)
     with closing(MountTable()) as table:
         host = _Host(table)
-        for device in config.devices:
-            problems += [device.origin + text for text in _check_own_files(host, config, device)]
-        writable = tuple(each for each in config.devices if not each.readonly and not each.force)
-        problems += [origin + text for origin, text in _check_overlaps(host, writable)]
+        careful = [device for device in config.devices if not device.force]
+        for export in (each for device in careful for each in device.exports):
+            problems += _check_own_files(host, config, export)
+        problems += _check_overlaps(host, careful)
     if problems:
         raise UserError(*problems)

@@ -1,0 +1,435 @@
+"""The options of the command line, and the device that they describe.
+
+What an option says goes into the same plain tree that a file gives (config_schema.py), and is
+checked by the same checks.
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from vhost9p import __version__
+from vhost9p import config_values as v
+from vhost9p.config_checks import Tree
+from vhost9p.config_schema import (
+    DEVICE,
+    EXPORT,
+    FLAG,
+    FORBIDDEN,
+    ID_RANGE,
+    LOG_LEVELS,
+    MULTIDEVS,
+    QUOTA,
+    SECURITY_MODELS,
+    THROTTLING,
+    TOP_KEYS,
+    YES,
+    Group,
+    Leaf,
+    Shape,
+)
+from vhost9p.errors import UserError
+
+FD_MAX = 2**31 - 1
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (vhost9p --help lists the options)")
+
+
+def typed(parse: v.Parser, between: str = " ") -> Callable[[str], Any]:
+    """A parser of values as argparse wants it. `between` goes between a wrong value and what is
+    wrong with it."""
+
+    def parse_argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}{between}{error}") from None
+
+    return parse_argument
+
+
+def _leaf(*path: str) -> Callable[[str], Any]:
+    """The parser of a device's key."""
+    shape: Shape = DEVICE
+    for key in path:
+        assert isinstance(shape, Group)
+        shape = shape.keys[key]
+    assert isinstance(shape, Leaf)
+    return typed(shape.parse)
+
+
+# ---- values with several parts -------------------------------------------------------------------
+
+
+def _descriptor(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or not 3 <= int(text) <= FD_MAX:
+        raise ValueError("is no inherited descriptor: a number from 3")
+    return int(text)
+
+
+def _numbers(group: Group) -> Callable[[str], Tree]:
+    """The numbers of a group's keys, with colons between them."""
+
+    def parse(text: str) -> Tree:
+        tree: Tree = {}
+        parts = text.split(":")
+        if len(parts) != len(group.keys):
+            raise ValueError(f"is not of the form {':'.join(group.keys).upper()}")
+        for key, part in zip(group.keys, parts, strict=True):
+            fill(tree, group, key, part)
+        return tree
+
+    return parse
+
+
+def _xattr_rule(text: str) -> Tree:
+    match, equals, action = text.rpartition("=")
+    word, _, prefix = action.partition(":")
+    if not equals or word not in ("store", "refuse", "hide", "keep"):
+        raise ValueError(
+            "is not of the form MATCH=ACTION, with store:PREFIX, refuse, hide or keep for ACTION"
+        )
+    if (word == "store") != bool(prefix):
+        raise ValueError("is no rule: a prefix belongs to store, as in security.=store:user.s.")
+    return {"match": match, word: prefix or True}
+
+
+def split_commas(text: str) -> list[tuple[str, str]]:
+    """The keys and values of `key=value,key=value`; a doubled comma is one within a value, and a
+    key alone is one that is on. Raises ValueError."""
+    found = []
+    for part in re.findall("(?:[^,]|,,)+|^$|(?<=,)$", text.replace("\0", "")):
+        key, equals, value = part.replace(",,", ",").partition("=")
+        if not key:
+            raise ValueError(f"has {part!r} in it, where key=value is expected")
+        found.append((key, value if equals else "on"))
+    return found
+
+
+def fill(tree: Tree, shape: Group, key: str, text: str) -> None:
+    """Sets a key, which may be one of a group's (throttling.bps-total), from text. Raises
+    ValueError with what is wrong."""
+    *groups, last = key.split(".")
+    for name in groups:
+        inner = shape.keys.get(name)
+        if not isinstance(inner, Group):
+            raise ValueError(_unknown(key, shape))
+        shape, tree = inner, tree.setdefault(name, {})
+    leaf = shape.keys.get(last)
+    if not isinstance(leaf, Leaf):
+        raise ValueError(_unknown(key, shape))
+    if last in tree:
+        raise ValueError(f"{key}: is given twice")
+    try:
+        tree[last] = leaf.parse(_switch(text) if leaf in (FLAG, YES) else text)
+    except ValueError as error:
+        raise ValueError(f"{key}: {text!r} {error}") from None
+
+
+def _unknown(key: str, shape: Group) -> str:
+    prefix = key.rpartition(".")[0]
+    dot = f"{prefix}." if prefix else ""
+    known = [dot + each for each, shape in shape.keys.items() if isinstance(shape, Leaf)]
+    return f"unknown key {key!r}; valid are {', '.join(known)}{v.guess(key, known)}"
+
+
+def _switch(text: str) -> bool:
+    for value, words in ((True, ("on", "yes", "true")), (False, ("off", "no", "false"))):
+        if text in words:
+            return value
+    raise ValueError("is neither on nor off")
+
+
+def _fill_by(shape: Group) -> Callable[[str], tuple[str, str]]:
+    """KEY=VALUE, of a group's keys."""
+
+    def parse(text: str) -> tuple[str, str]:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError("is not of the form KEY=VALUE")
+        fill({}, shape, key, value)
+        return key, value
+
+    return parse
+
+
+def _export(text: str) -> Tree:
+    """An export as key=value,key=value."""
+    tree: Tree = {}
+    for key, value in split_commas(text):
+        fill(tree, EXPORT, key, value)
+    for (key,) in EXPORT.needed:
+        if key not in tree:
+            raise ValueError(f"{key}: is missing; an export needs it")
+    return tree
+
+
+# ---- the options ---------------------------------------------------------------------------------
+
+
+def build_parser() -> Parser:
+    """All options. Those that describe the device have None where they are not given."""
+    parser = Parser(
+        prog="vhost9p",
+        description="Serves virtio-9p to a virtual machine over a vhost-user socket.",
+        epilog="With --socket alone: the configuration named after the socket is taken "
+        "(9p.sock: 9p.yaml in ~/.config/vhost9p or /etc/vhost9p), else the current directory is "
+        "exported.",
+        allow_abbrev=False,
+    )
+    _add_where(parser)
+    _add_what(parser)
+    _add_files(parser)
+    _add_ids(parser)
+    _add_limits(parser)
+    _add_how(parser)
+    parser.add_argument(
+        "--print-capabilities", action="store_true", help="print what this backend is, and end"
+    )
+    parser.add_argument("--version", action="version", version=f"vhost9p {__version__}")
+    return parser
+
+
+def _add_where(parser: Parser) -> None:
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--socket",
+        "--socket-path",
+        metavar="PATH",
+        type=_leaf("socket"),
+        help="listen on this unix socket",
+    )
+    where.add_argument(
+        "--fd", metavar="N", type=typed(_descriptor), help="take this inherited unix socket instead"
+    )
+    where.add_argument(
+        "--config",
+        metavar="FILE",
+        type=typed(v.parse_path),
+        help="serve what this YAML file says",
+    )
+
+
+def _add_what(parser: Parser) -> None:
+    what = parser.add_argument_group("what (instead of --config)")
+    what.add_argument(
+        "--path",
+        metavar="DIR",
+        type=_leaf("path"),
+        help="the directory to export (default: the current one)",
+    )
+    what.add_argument(
+        "--export",
+        metavar="name=NAME,path=DIR[,KEY=VALUE…]",
+        dest="exports",
+        action="append",
+        type=typed(_export, ": "),
+        help="show this directory as one in the mount's root; may be given several times. KEY: "
+        "what the file has for an export, as readonly=on or quota.bytes=1GiB; a comma within a "
+        "value is doubled. The options below hold for each export that does not say otherwise",
+    )
+    what.add_argument("--tag", type=_leaf("tag"), help="the mount tag (default: host0)")
+    what.add_argument(
+        "--multidevs",
+        metavar="POLICY",
+        type=_leaf("multidevs"),
+        help=" | ".join(MULTIDEVS) + ": files of several host devices (default: warn; remap with "
+        "--export)",
+    )
+    what.add_argument(
+        "--msize-max",
+        metavar="SIZE",
+        type=_leaf("msize_max"),
+        help="the largest message a guest may ask for (default: 1MiB)",
+    )
+    what.add_argument(
+        "--max-fids",
+        metavar="N",
+        type=_leaf("max_fids"),
+        help="files that a guest may hold at a time (default: 1000000)",
+    )
+    what.add_argument(
+        "--threads",
+        metavar="N",
+        type=_leaf("threads"),
+        help="requests served at a time (default: 1)",
+    )
+
+
+def _add_files(parser: Parser) -> None:
+    files = parser.add_argument_group("files (instead of --config)")
+    files.add_argument(
+        "--security-model",
+        metavar="MODEL",
+        type=_leaf("security_model"),
+        help=" | ".join(SECURITY_MODELS) + " (default: passthrough)",
+    )
+    files.add_argument("--readonly", action="store_true", default=None, help="refuse all changes")
+    for key, default, what in (("fmode", "0600", "files"), ("dmode", "0700", "directories")):
+        files.add_argument(
+            f"--{key}",
+            metavar="MODE",
+            type=_leaf(key),
+            help=f"permissions, on the host, of {what} that a mapped model makes "
+            f"(default: {default})",
+        )
+    files.add_argument(
+        "--writeout",
+        metavar="immediate",
+        type=_leaf("writeout"),
+        help="send what is written out to the disk at once",
+    )
+    files.add_argument(
+        "--xattr-rule",
+        metavar="MATCH=ACTION",
+        action="append",
+        type=typed(_xattr_rule),
+        help="what becomes of extended attributes whose names begin with MATCH: store:PREFIX "
+        "(kept under that prefix instead) | refuse | hide | keep; the first that matches counts",
+    )
+
+
+def _add_ids(parser: Parser) -> None:
+    ids = parser.add_argument_group("users and groups (instead of --config)")
+    for kind in ("uid", "gid"):
+        ids.add_argument(
+            f"--map-{kind}",
+            metavar="GUEST:HOST:COUNT",
+            action="append",
+            type=typed(_numbers(ID_RANGE)),
+            help=f"COUNT {kind}s of the guest from GUEST on are the host's from HOST on",
+        )
+        ids.add_argument(
+            f"--squash-{kind}",
+            metavar="HOST",
+            type=_leaf("id_map", "squash_to", kind),
+            help=f"the host's {kind} for all others of the guest",
+        )
+        ids.add_argument(
+            f"--forbid-{kind}",
+            metavar="FIRST:COUNT",
+            action="append",
+            type=typed(_numbers(FORBIDDEN)),
+            help=f"{kind}s of the guest that it may not use",
+        )
+
+
+def _add_limits(parser: Parser) -> None:
+    limits = parser.add_argument_group("limits (instead of --config)")
+    limits.add_argument(
+        "--throttling",
+        metavar="KEY=VALUE",
+        action="append",
+        type=typed(_fill_by(THROTTLING), ": "),
+        help="bytes (bps) or requests (iops) per second: {bps,iops}-{total,read,write}, each with "
+        "-max (in a burst) and -max-length (its seconds), and iops-size",
+    )
+    limits.add_argument(
+        "--quota-bytes",
+        metavar="SIZE",
+        type=_leaf("quota", "bytes"),
+        help="what the files of an export may take",
+    )
+    limits.add_argument(
+        "--quota-inodes",
+        metavar="N",
+        type=_leaf("quota", "inodes"),
+        help="how many files an export may have",
+    )
+    limits.add_argument(
+        "--quota-error",
+        metavar="ERROR",
+        type=_leaf("quota", "error"),
+        help="ENOSPC | EDQUOT: what is said beyond the quota (default: ENOSPC)",
+    )
+    limits.add_argument(
+        "--quota-rescan",
+        action="store_true",
+        default=None,
+        help="count anew what there is, at the start",
+    )
+
+
+def _add_how(parser: Parser) -> None:
+    how = parser.add_argument_group("how")
+    how.add_argument("--once", action="store_true", help="end when the first VMM has left")
+    how.add_argument(
+        "--force", action="store_true", help="serve overlapping exports, or the daemon's own files"
+    )
+    how.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=typed(v.parse_path),
+        help="where identities are kept (default: /var/lib/vhost9p, ~/.local/state/vhost9p)",
+    )
+    how.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        type=typed(TOP_KEYS["log_level"].parse),
+        help=" | ".join(LOG_LEVELS) + " (default: info)",
+    )
+
+
+# ---- what they describe --------------------------------------------------------------------------
+
+PLAIN = (
+    *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "threads"),
+    *("security_model", "readonly", "fmode", "dmode", "writeout"),
+)
+QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)
+ID_OPTIONS = tuple(
+    f"{what}_{kind}" for kind in ("uid", "gid") for what in ("map", "squash", "forbid")
+)
+WHAT = (*PLAIN, "xattr_rule", *ID_OPTIONS, "throttling", *QUOTA_OPTIONS)
+"""Options that describe the device, and so exclude a file that does."""
+
+
+def given(options: argparse.Namespace, keys: tuple[str, ...] = WHAT) -> Tree:
+    """Those that are given, with their values."""
+    return {key: value for key in keys if (value := getattr(options, key)) is not None}
+
+
+def option(key: str) -> str:
+    """How an option is written."""
+    return "--" + {"exports": "export"}.get(key, key).replace("_", "-")
+
+
+def device_tree(options: argparse.Namespace) -> Tree:
+    """The device that the options describe, unchecked. Raises UserError."""
+    tree = given(options, PLAIN)
+    if pairs := options.throttling:
+        tree["throttling"] = _throttling(pairs)
+    if ids := given(options, ID_OPTIONS):
+        tree["id_map"] = _id_map(ids)
+    if options.xattr_rule:
+        tree["xattrs"] = {"rules": options.xattr_rule}
+    if quota := given(options, QUOTA_OPTIONS):
+        tree["quota"] = {key.removeprefix("quota_"): value for key, value in quota.items()}
+    return tree
+
+
+def _throttling(pairs: list[tuple[str, str]]) -> Tree:
+    tree: Tree = {}
+    try:
+        for key, value in pairs:
+            fill(tree, THROTTLING, key, value)
+    except ValueError as error:
+        raise UserError(f"--throttling: {error}") from None
+    return tree
+
+
+def _id_map(ids: Tree) -> Tree:
+    tree: Tree = {}
+    for key, value in ids.items():
+        what, kind = key.split("_")
+        part = tree
+        if what != "map":
+            part = tree.setdefault({"squash": "squash_to", "forbid": "forbid"}[what], {})
+        part[kind] = value
+    return tree

@@ -1,0 +1,189 @@
+"""What goes together among options.
+
+Each check looks at a part of the options as a plain tree, whose values are right in themselves, and
+yields what is wrong between them: which key, from there, and what. A reader knows where that key
+stands.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+from vhost9p.config import ID_MAX
+
+Tree = dict[str, Any]
+Path = tuple[str | int, ...]
+
+
+class Problem(NamedTuple):
+    """A mistake: the keys and indices that lead to it, and what it is."""
+
+    path: Path
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join([*(each for each in self.path if isinstance(each, str)), self.text])
+
+
+Check = Callable[[Tree], Iterator[Problem]]
+
+
+def nothing(tree: Tree) -> Iterator[Problem]:
+    """Where all goes together."""
+    yield from ()
+
+
+# ---- throttling ----------------------------------------------------------------------------------
+
+RATE_MAX = 10**15
+"""What QEMU takes for a rate at most, and for what one burst may move."""
+
+
+def throttling(tree: Tree) -> Iterator[Problem]:
+    """What QEMU refuses, too."""
+    for unit in ("bps", "iops"):
+        for suffix in ("", "-max"):
+            given = [
+                what for what in ("total", "read", "write") if tree.get(f"{unit}-{what}{suffix}")
+            ]
+            if "total" in given and len(given) > 1:
+                yield Problem(
+                    (f"{unit}-total{suffix}",),
+                    f"excludes {unit}-{given[1]}{suffix}: limit either all together, or reading "
+                    "and writing apart",
+                )
+        for what in ("total", "read", "write"):
+            yield from _burst(tree, f"{unit}-{what}")
+    if tree.get("iops-size") and not any(
+        tree.get(f"iops-{what}") for what in ("total", "read", "write")
+    ):
+        yield Problem(("iops-size",), "needs iops-total, iops-read or iops-write")
+
+
+def _burst(tree: Tree, key: str) -> Iterator[Problem]:
+    rate, burst, length = (
+        tree.get(key, 0),
+        tree.get(f"{key}-max", 0),
+        tree.get(f"{key}-max-length", 1),
+    )
+    if length > 1 and not burst:
+        yield Problem((f"{key}-max-length",), f"needs {key}-max, the rate of such a burst")
+    if burst and not rate:
+        yield Problem((f"{key}-max",), f"needs {key}, the rate beyond which a burst goes")
+    elif 0 < burst < rate:
+        yield Problem((f"{key}-max",), f"{burst} is lower than {key}, which is {rate}")
+    if burst and burst * length > RATE_MAX:
+        yield Problem(
+            (f"{key}-max-length",), f"a burst of {burst} for {length} s is more than {RATE_MAX}"
+        )
+
+
+# ---- ids -----------------------------------------------------------------------------------------
+
+
+class _Span(NamedTuple):
+    first: int
+    last: int
+    path: Path
+
+    def __str__(self) -> str:
+        return _ids(self.first, self.last)
+
+
+def _ids(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def id_range(tree: Tree) -> Iterator[Problem]:
+    """A range ends with the last id there is."""
+    count = tree.get("count", 1)
+    for side in ("guest", "host"):
+        if side in tree and tree[side] + count - 1 > ID_MAX:
+            yield Problem(
+                ("count",) if "count" in tree else (),
+                f"{count} ids from {side} {tree[side]} on go beyond {ID_MAX}, the last id there is",
+            )
+
+
+def id_map(tree: Tree) -> Iterator[Problem]:
+    """Each id of the guest has one meaning, and no id of the host has two."""
+    spoken = [kind for kind in ("uid", "gid") if _says(tree, kind)]
+    for kind, other in (("uid", "gid"), ("gid", "uid")):
+        if kind in spoken:
+            yield from _kind(tree, kind)
+        elif other in spoken:
+            yield Problem((), f"maps {other} only; say what the guest's {kind} are, too")
+    if not spoken:
+        yield Problem((), "is empty; give ranges, squash_to or forbid for uid and gid")
+
+
+def _says(tree: Tree, kind: str) -> bool:
+    return any(kind in part for part in (tree, tree.get("squash_to", {}), tree.get("forbid", {})))
+
+
+def _spans(tree: Tree, side: str, *path: str) -> Iterator[_Span]:
+    part: Any = tree
+    for key in path:
+        part = part.get(key, {})
+    for i, each in enumerate(part):
+        yield _Span(each[side], each[side] + each.get("count", 1) - 1, (*path, i))
+
+
+def _kind(tree: Tree, kind: str) -> Iterator[Problem]:
+    guest = sorted([*_spans(tree, "guest", kind), *_spans(tree, "guest", "forbid", kind)])
+    host = sorted(_spans(tree, "host", kind))
+    overlaps = [*_overlaps("guest", guest), *_overlaps("host", host)]
+    yield from overlaps
+    if overlaps or kind in tree.get("squash_to", {}):
+        return
+    missing = [_ids(first, last) for first, last in _gaps(guest)]
+    if missing:
+        more = f" (and {len(missing) - 3} more ranges)" if len(missing) > 3 else ""
+        yield Problem(
+            (kind,),
+            f"guest ids {', '.join(missing[:3])}{more} are mapped to nothing; add a range, "
+            "squash_to or forbid",
+        )
+
+
+def _overlaps(side: str, spans: list[_Span]) -> Iterator[Problem]:
+    for one, other in pairwise(spans):
+        if other.first <= one.last:
+            shared = _ids(other.first, min(one.last, other.last))
+            yield Problem(
+                other.path, f"{side} ids {other} overlap {one}; {shared} would mean two things"
+            )
+
+
+def _gaps(spans: list[_Span]) -> Iterator[tuple[int, int]]:
+    """Ids that no span has; spans are sorted and apart."""
+    ahead = 0
+    for each in spans:
+        if each.first > ahead:
+            yield ahead, each.first - 1
+        ahead = each.last + 1
+    if ahead <= ID_MAX:
+        yield ahead, ID_MAX
+
+
+# ---- attributes ----------------------------------------------------------------------------------
+
+ACTIONS: tuple[Literal["store", "refuse", "hide", "keep"], ...] = (
+    "store",
+    "refuse",
+    "hide",
+    "keep",
+)
+
+
+def xattr_rule(tree: Tree) -> Iterator[Problem]:
+    """One action."""
+    found = [action for action in ACTIONS if action in tree]
+    if len(found) != 1:
+        what = f"has {' and '.join(found)}" if found else "says not what to do"
+        yield Problem((), f"{what}; give one of store, refuse, hide and keep")
+
+
+def action_of(tree: Tree) -> Literal["store", "refuse", "hide", "keep"]:
+    """What a rule does."""
+    return next(action for action in ACTIONS if action in tree)

@@ -1,0 +1,154 @@
+"""How an option's value is written: text, numbers, sizes, modes, paths.
+
+A parser takes what YAML or the command line has (text, a number, a truth value) and returns the
+option's value. ValueError says what is wrong with it and what would be valid, as the end of a
+sentence that begins with the value.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Parser = Callable[[Any], Any]
+
+TAG_SIZE_MAX = 254
+"""Bytes: the frontend's configuration space has 256, two of which hold the length."""
+NAME_SIZE_MAX = 255
+"""Bytes of a file's or an attribute's name (path_resolution(7), xattr(7))."""
+METADATA_DIR = ".virtfs_metadata"
+"""Where QEMU's model mapped-file keeps what it knows of a directory's files."""
+
+
+def parse_text(value: Any) -> str:
+    """Text that a file name can have, without control characters."""
+    if not isinstance(value, str):
+        raise ValueError("is no text in YAML; quote it if it is meant")
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise ValueError("has control characters in it")
+    try:
+        os.fsencode(value)
+    except UnicodeError:
+        raise ValueError("has a character that no file name can have") from None
+    return value
+
+
+def parse_choice(*choices: str, **others: str) -> Parser:
+    """One of some words; `others` are read as what they stand for."""
+
+    def parse(value: Any) -> str:
+        if value not in choices and value not in others:
+            raise ValueError(f"is not one of {', '.join(choices)}{guess(value, choices)}")
+        return others.get(value, str(value))
+
+    return parse
+
+
+def guess(value: Any, choices: Iterable[str]) -> str:
+    """The end of a message that says which of the choices may have been meant, if any."""
+    found = difflib.get_close_matches(str(value), list(choices), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def parse_bool(value: Any) -> bool:
+    """true or false."""
+    if isinstance(value, str):
+        raise ValueError("is text; true or false is expected, without quotes")
+    if not isinstance(value, bool):
+        raise ValueError("is neither true nor false")
+    return value
+
+
+def parse_true(value: Any) -> bool:
+    """true: a key that says something by being there."""
+    if parse_bool(value) is False:
+        raise ValueError("says nothing; write true, or leave the key out")
+    return True
+
+
+def parse_path(value: Any) -> str:
+    """A path; relative to what, the caller knows."""
+    if not parse_text(value):
+        raise ValueError("is no path")
+    return os.path.expanduser(str(value))
+
+
+def parse_socket(value: Any) -> str:
+    """A path that a socket can have."""
+    path = parse_path(value)
+    if path.endswith("/"):
+        raise ValueError("is a folder's name; a socket's is expected")
+    return path
+
+
+def parse_tag(value: Any) -> str:
+    """A mount tag."""
+    if not 0 < len(os.fsencode(parse_text(value))) <= TAG_SIZE_MAX or "/" in value:
+        raise ValueError(f"is no mount tag, which has 1 to {TAG_SIZE_MAX} bytes and no /")
+    return str(value)
+
+
+def parse_name(value: Any) -> str:
+    """The name of a directory that an export appears as."""
+    size = len(os.fsencode(parse_text(value)))
+    if "/" in value or value in ("", ".", "..", METADATA_DIR) or size > NAME_SIZE_MAX:
+        raise ValueError(
+            f"is no name for an export: one of a directory is expected, of 1 to {NAME_SIZE_MAX} "
+            f"bytes without /, and not ., .. or {METADATA_DIR}"
+        )
+    return str(value)
+
+
+def parse_prefix(low: int) -> Parser:
+    """What names of attributes begin with."""
+
+    def parse(value: Any) -> str:
+        if not low <= len(os.fsencode(parse_text(value))) <= NAME_SIZE_MAX:
+            raise ValueError(
+                f"is no prefix of attributes' names, which has {low} to {NAME_SIZE_MAX} bytes"
+            )
+        return str(value)
+
+    return parse
+
+
+def parse_number(low: int, high: int) -> Parser:
+    """A whole number."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"is no whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+_UNITS = {
+    "": 1,
+    **{unit: 1024**i for i, letter in enumerate("kmgt", 1) for unit in (letter, f"{letter}ib")},
+}
+
+
+def parse_size(low: int, high: int) -> Parser:
+    """Bytes, with K, KiB, M, MiB, G, GiB, T or TiB behind them if so wished."""
+
+    def parse(value: Any) -> int:
+        match = re.fullmatch("([0-9]{1,18}) ?([a-z]*)", str(value).lower())
+        size = int(match[1]) * _UNITS.get(match[2], -1) if match else -1
+        if not low <= size <= high:
+            raise ValueError(
+                f"is no size from {low} to {high} bytes; write it as 512000, 512KiB or 1MiB"
+            )
+        return size
+
+    return parse
+
+
+def parse_mode(value: Any) -> int:
+    """Permission bits, as text: in octal, and so that nobody can take them for decimal."""
+    if not isinstance(value, str) or not re.fullmatch("0o?[0-7]{1,3}", value):
+        raise ValueError("is no mode from 0 to 0777; write it in octal with a 0 in front, as 0640")
+    return int(value.removeprefix("0o"), 8)
