@@ -104,6 +104,8 @@ void v9_device_set_features(v9_device *dev, uint64_t features)
     pthread_mutex_lock(&dev->lock);
     dev->ring.indirect = features >> V9_FEATURE_INDIRECT & 1;
     dev->ring.event_idx = features >> V9_FEATURE_EVENT_IDX & 1;
+    if (dev->ring.packed != (bool)(features >> V9_FEATURE_PACKED & 1))
+        v9_vring_set_packed(&dev->ring, !dev->ring.packed);
     pthread_mutex_unlock(&dev->lock);
 }
 
@@ -162,19 +164,19 @@ void v9_ring_pause(v9_device *dev)
     pthread_mutex_unlock(&dev->lock);
 }
 
-int v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
+uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
 {
-    int base;
+    uint32_t base;
 
     pthread_mutex_lock(&dev->lock);
     dev->paused = true;
     if (!wait_idle(dev, &dev->inflight, timeout_ms)) {
         v9_device_kill(dev, true);
-        v9_device_refresh(dev);
+        v9_device_attach(dev);
     }
     v9_device_signal(dev);
     dev->started = false;
-    base = dev->ring.last_avail;
+    base = v9_vring_base(&dev->ring);
     pthread_mutex_unlock(&dev->lock);
     return base;
 }
@@ -213,12 +215,13 @@ static bool begin_memory_change(struct v9_device *dev)
     dev->paused = true;
     if (!wait_idle(dev, &dev->busy, QUIESCE_MS))
         v9_device_kill(dev, false);
+    v9_device_detach(dev);
     return paused;
 }
 
 static void end_memory_change(struct v9_device *dev, bool paused)
 {
-    v9_device_refresh(dev);
+    v9_device_attach(dev);
     dev->paused = paused;
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
@@ -232,7 +235,7 @@ int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
     pthread_mutex_lock(&dev->lock); /* nothing moves: requests in flight go on */
     err = v9_mem_add(&dev->mem, gpa, size, uva, mmap_offset, fd);
     if (!err && !dev->ring.desc)
-        v9_device_refresh(dev);
+        v9_device_attach(dev);
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
     return err;
@@ -246,11 +249,19 @@ int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t u
     return err;
 }
 
-void v9_device_mem_clear(v9_device *dev)
+int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count)
 {
     bool paused = begin_memory_change(dev);
+    int err = 0;
+
     v9_mem_clear(&dev->mem);
+    for (uint32_t i = 0; i < count && !err; i++)
+        err = v9_mem_add(&dev->mem, regions[i].gpa, regions[i].size, regions[i].uva,
+                         regions[i].mmap_offset, regions[i].fd);
+    if (err)
+        v9_mem_clear(&dev->mem);
     end_memory_change(dev, paused);
+    return err;
 }
 
 /* ---- ring --------------------------------------------------------------------------------------
@@ -258,22 +269,25 @@ void v9_device_mem_clear(v9_device *dev)
 
 int v9_ring_set_num(v9_device *dev, uint32_t num)
 {
-    if (num == 0 || num > V9_VRING_MAX || (num & (num - 1)))
-        return -EINVAL;
+    int err = -EINVAL;
+
     pthread_mutex_lock(&dev->lock);
-    dev->ring.num = num;
+    if (num && num <= V9_VRING_MAX && (dev->ring.packed || !(num & (num - 1)))) {
+        dev->ring.num = num;
+        err = 0;
+    }
     pthread_mutex_unlock(&dev->lock);
-    return 0;
+    return err;
 }
 
 int v9_ring_set_base(v9_device *dev, uint32_t base)
 {
-    if (base > UINT16_MAX)
-        return -EINVAL;
+    int err;
+
     pthread_mutex_lock(&dev->lock);
-    dev->ring.last_avail = (uint16_t)base;
+    err = v9_vring_set_base(&dev->ring, base);
     pthread_mutex_unlock(&dev->lock);
-    return 0;
+    return err;
 }
 
 int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail)

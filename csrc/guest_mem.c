@@ -239,6 +239,17 @@ void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len)
     return NULL;
 }
 
+uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva)
+{
+    for (uint32_t i = 0; i < mem->count; i++) {
+        const struct v9_region *region = &mem->regions[i];
+        const uint64_t offset = (uint64_t)((const uint8_t *)hva - region->hva);
+        if ((const uint8_t *)hva >= region->hva && offset < region->size)
+            return region->gpa + offset;
+    }
+    return 0;
+}
+
 int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov, uint32_t *count,
                uint32_t max, uint32_t fresh)
 {

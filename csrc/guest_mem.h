@@ -48,6 +48,8 @@ void v9_mem_clear(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len);
+/* The gpa of a byte that a region maps; 0 where none does. */
+uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva);
 /* Appends [gpa, gpa+len) to iov[*count], which has room for max; may span adjacent regions; merges
  * with the previous element where they touch, unless *count == fresh (so that readable and writable
  * parts stay apart). -EFAULT outside memory, -E2BIG beyond max. Nothing is appended on failure. */

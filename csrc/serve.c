@@ -256,8 +256,7 @@ static void start_version(struct v9_device *dev, struct v9_request *r)
 static struct v9_request *pop(struct v9_device *dev)
 {
     struct v9_request *r;
-    uint16_t head;
-    int available = v9_vring_peek(&dev->ring, &head);
+    int available = v9_vring_peek(&dev->ring);
 
     if (available < 0)
         break_ring(dev, dev->ring.broken);
@@ -268,7 +267,7 @@ static struct v9_request *pop(struct v9_device *dev)
         dev->starved = true;
         return NULL;
     }
-    if (v9_vring_take(&dev->ring, &dev->mem, head, &r->chain) == 0 &&
+    if (v9_vring_take(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
         dev->requests++;
@@ -370,7 +369,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
     if (r->question.fd >= 0)
         close(r->question.fd);
     if (!dead && dev->ring.desc) {
-        v9_vring_push(&dev->ring, r->chain.head, (uint32_t)result);
+        v9_vring_push(&dev->ring, &r->chain, (uint32_t)result);
         if (++dev->unsignalled >= V9_SIGNAL_BATCH)
             v9_device_signal(dev);
     }
@@ -473,7 +472,7 @@ int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint
 static void kill_request(struct v9_device *dev, struct v9_request *r)
 {
     if (dev->ring.desc) {
-        v9_vring_push(&dev->ring, r->chain.head, (uint32_t)v9_request_error(r, EIO));
+        v9_vring_push(&dev->ring, &r->chain, (uint32_t)v9_request_error(r, EIO));
         dev->unsignalled++;
     }
     dev->inflight--;
@@ -512,7 +511,7 @@ void v9_device_kill(struct v9_device *dev, bool all)
             kill_request(dev, r);
     }
     v9_device_signal(dev);
-    v9_vring_unmap(&dev->ring);
+    v9_device_detach(dev);
     if (v9_mem_cut_off(&dev->mem, &dev->graveyard) < 0)
         v9_mem_clear(&dev->mem);
     if (!dev->dead)
@@ -520,21 +519,29 @@ void v9_device_kill(struct v9_device *dev, bool all)
     pthread_cond_broadcast(&dev->idle);
 }
 
-/* After the memory table changed: the ring's and the waiting requests' addresses are stale. A
- * request whose buffers are gone dies; nothing can reach the guest any more for it. */
-void v9_device_refresh(struct v9_device *dev)
+/*
+ * Around a change of the memory table: what the ring and the waiting requests know of it is let go
+ * before, and looked up again after. A request whose buffers are gone stays without them; what is
+ * answered meanwhile reaches nobody. Chains with a serving thread are not touched: there are none,
+ * or they were killed.
+ */
+void v9_device_detach(struct v9_device *dev)
 {
-    const uint16_t last_avail = dev->ring.last_avail;
-
     v9_vring_unmap(&dev->ring);
-    if (!dev->ring.num || !dev->ring.desc_uva || v9_vring_map(&dev->ring, &dev->mem) < 0)
-        return;
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
-        if (r->state == V9_FREE || r->state == V9_RUNNING || r->dead)
-            continue;
-        if (v9_vring_take(&dev->ring, &dev->mem, r->chain.head, &r->chain) < 0)
-            r->chain.writable_size = r->chain.writable_count = r->chain.readable_count = 0;
+        if (r->state != V9_FREE && r->state != V9_RUNNING && !r->dead)
+            v9_chain_detach(&r->chain, &dev->mem);
     }
-    dev->ring.last_avail = last_avail;
+}
+
+void v9_device_attach(struct v9_device *dev)
+{
+    if (dev->ring.num && dev->ring.desc_uva)
+        v9_vring_map(&dev->ring, &dev->mem);
+    for (uint32_t i = 0; i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->state != V9_FREE && r->state != V9_RUNNING && !r->dead)
+            v9_chain_attach(&r->chain, &dev->mem);
+    }
 }

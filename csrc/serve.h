@@ -38,6 +38,7 @@
 #define V9_SIGNAL_BATCH 8 /* completions that one notification may cover */
 #define V9_FEATURE_INDIRECT 28
 #define V9_FEATURE_EVENT_IDX 29
+#define V9_FEATURE_PACKED 34
 
 /* What a handler may return besides a reply's size or -errno. */
 enum { V9_PASS = -8192 }; /* not mine: up to Python */
@@ -102,7 +103,6 @@ struct v9_device {
     struct v9_grave *graveyard;
     struct v9_vring ring;
     bool started, enabled, paused; /* served iff started && enabled && !paused && mapped && whole */
-    uint16_t base;
     int kick_fd, call_fd, err_fd;
     bool unheard;   /* completions that there was no call descriptor for */
     bool poll_ring; /* the frontend gave no kick descriptor */
@@ -145,7 +145,8 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
 void v9_device_signal(struct v9_device *dev);         /* [locked] */
 bool v9_device_can_run(struct v9_device *dev);        /* [locked] */
 void v9_device_kill(struct v9_device *dev, bool all); /* [locked] */
-void v9_device_refresh(struct v9_device *dev);        /* [locked] */
+void v9_device_detach(struct v9_device *dev);         /* [locked] */
+void v9_device_attach(struct v9_device *dev);         /* [locked] */
 /* Writes a whole reply, or the dialect's error, into the guest's buffers; returns its size. */
 int v9_request_reply(struct v9_request *r, const void *data, uint32_t size);
 int v9_request_error(struct v9_request *r, int error);

@@ -287,7 +287,12 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
-void v9_device_mem_clear(v9_device *dev);
+/* Replaces all regions; on failure there are none. */
+struct v9_region_conf {
+    uint64_t gpa, size, uva, mmap_offset;
+    int32_t fd;
+};
+int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count);
 
 /* Ring set-up. Descriptors are duplicated; -1 for "none: poll" (kick) or "do not signal" (call). */
 int v9_ring_set_num(v9_device *dev, uint32_t num);
@@ -300,8 +305,8 @@ int v9_ring_enable(v9_device *dev, uint32_t enable);
 /* Stops taking requests (they stay in the ring). Returns at once. */
 void v9_ring_pause(v9_device *dev);
 /* After v9_ring_pause: waits up to timeout_ms for what is in flight, answers EIO for what is left
- * and cuts it off from guest memory; returns last_avail, for GET_VRING_BASE. */
-int v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
+ * and cuts it off from guest memory; returns what GET_VRING_BASE answers. */
+uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
 
 /* ---- fid.c ------------------------------------------------------------------------------------
  */

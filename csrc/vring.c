@@ -2,66 +2,11 @@
 #include "vring.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <string.h>
 
-enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
-enum { AVAIL_NO_INTERRUPT = 1, USED_NO_NOTIFY = 1 };
+#include "vring_layout.h"
 
-struct v9_desc {
-    uint64_t addr;
-    uint32_t len;
-    uint16_t flags, next;
-};
-
-struct v9_avail {
-    uint16_t flags, idx;
-    uint16_t ring[]; /* num heads, then used_event */
-};
-
-struct v9_used_elem {
-    uint32_t id, len;
-};
-
-struct v9_used {
-    uint16_t flags, idx;
-    struct v9_used_elem ring[]; /* num elements, then avail_event */
-};
-
-/* ---- shared memory -----------------------------------------------------------------------------
- */
-
-/* Acquire: the heads and descriptors that the driver wrote before it raised idx are seen after. */
-static uint16_t load_avail_idx(const struct v9_vring *vr)
-{
-    return __atomic_load_n(&vr->avail->idx, __ATOMIC_ACQUIRE);
-}
-
-/* Release: the used element and the reply are written before the driver sees the new idx. */
-static void store_used_idx(struct v9_vring *vr)
-{
-    __atomic_store_n(&vr->used->idx, vr->used_idx, __ATOMIC_RELEASE);
-}
-
-static uint16_t load_used_event(const struct v9_vring *vr)
-{
-    return __atomic_load_n(&vr->avail->ring[vr->size], __ATOMIC_RELAXED);
-}
-
-static void store_avail_event(struct v9_vring *vr, uint16_t value)
-{
-    uint16_t *event = (uint16_t *)&vr->used->ring[vr->size];
-    __atomic_store_n(event, value, __ATOMIC_RELAXED);
-}
-
-/* What was stored before is visible before anything after is loaded: both sides raise their flag
- * and then look at the other's. */
-static void full_barrier(void)
-{
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
-static int broken(struct v9_vring *vr, const char *reason)
+int v9_vring_break(struct v9_vring *vr, const char *reason)
 {
     if (!vr->broken)
         vr->broken = reason;
@@ -71,199 +16,228 @@ static int broken(struct v9_vring *vr, const char *reason)
 /* ---- set-up ------------------------------------------------------------------------------------
  */
 
+void v9_vring_set_packed(struct v9_vring *vr, bool packed)
+{
+    vr->packed = packed;
+    vr->last_avail = vr->used_idx = vr->unsignalled = 0;
+    vr->avail_turn = vr->used_turn = true;
+}
+
+int v9_vring_set_base(struct v9_vring *vr, uint32_t base)
+{
+    const uint32_t index = 0x7fff, turn = 0x8000;
+
+    if (!vr->packed) {
+        if (base > UINT16_MAX)
+            return -EINVAL;
+        vr->last_avail = (uint16_t)base;
+        return 0;
+    }
+    if ((base & index) >= vr->num || (base >> 16 & index) >= vr->num)
+        return -EINVAL;
+    vr->last_avail = base & index;
+    vr->avail_turn = base & turn;
+    vr->used_idx = base >> 16 & index;
+    vr->used_turn = base >> 16 & turn;
+    return 0;
+}
+
+uint32_t v9_vring_base(const struct v9_vring *vr)
+{
+    if (!vr->packed)
+        return vr->last_avail;
+    return vr->last_avail | (uint32_t)vr->avail_turn << 15 | (uint32_t)vr->used_idx << 16 |
+           (uint32_t)vr->used_turn << 31;
+}
+
 void v9_vring_unmap(struct v9_vring *vr)
 {
     vr->desc = NULL;
-    vr->avail = NULL;
-    vr->used = NULL;
+    vr->avail = vr->used = NULL;
 }
 
 int v9_vring_map(struct v9_vring *vr, struct v9_mem *mem)
 {
-    const uint64_t num = vr->num, event = 2;
+    int err = -EINVAL;
 
     v9_vring_unmap(vr);
-    if (!num || num > V9_VRING_MAX || (num & (num - 1)) || vr->desc_uva % 16 || vr->avail_uva % 2 ||
-        vr->used_uva % 4)
-        return -EINVAL;
-    vr->desc = v9_mem_uva(mem, vr->desc_uva, num * sizeof(struct v9_desc));
-    vr->avail = v9_mem_uva(mem, vr->avail_uva, sizeof(struct v9_avail) + num * 2 + event);
-    vr->used = v9_mem_uva(mem, vr->used_uva,
-                          sizeof(struct v9_used) + num * sizeof(struct v9_used_elem) + event);
-    if (!vr->desc || !vr->avail || !vr->used) {
+    if (vr->num && vr->num <= V9_VRING_MAX)
+        err = vr->packed ? v9_packed_map(vr, mem) : v9_split_map(vr, mem);
+    if (err) {
         v9_vring_unmap(vr);
-        return -EFAULT;
-    }
-    /* Its place in our memory follows from the region's offset, which may be any. */
-    if ((uintptr_t)vr->desc % 16 || (uintptr_t)vr->avail % 2 || (uintptr_t)vr->used % 4) {
-        v9_vring_unmap(vr);
-        return -EINVAL;
+        return err;
     }
     vr->size = vr->num;
-    vr->used_idx = __atomic_load_n(&vr->used->idx, __ATOMIC_RELAXED);
-    vr->signalled = vr->used_idx;
+    vr->unsignalled = 0;
     return 0;
 }
 
-/* ---- taking ------------------------------------------------------------------------------------
+/* ---- either layout -----------------------------------------------------------------------------
  */
 
-int v9_vring_peek(struct v9_vring *vr, uint16_t *head)
+int v9_vring_peek(struct v9_vring *vr)
 {
-    uint16_t waiting;
-
     if (vr->broken)
         return -EPROTO;
-    waiting = (uint16_t)(load_avail_idx(vr) - vr->last_avail);
-    if (!waiting)
-        return 0;
-    if (waiting > vr->size)
-        return broken(vr, "the driver made more chains available than the ring holds");
-    *head = __atomic_load_n(&vr->avail->ring[vr->last_avail & (vr->size - 1)], __ATOMIC_RELAXED);
-    if (*head >= vr->size)
-        return broken(vr, "a head is no index of the descriptor table");
-    return 1;
+    return vr->packed ? v9_packed_peek(vr) : v9_split_peek(vr);
 }
 
-/* A table of descriptors: the ring's own, or an indirect one. */
-struct table {
-    const struct v9_desc *desc;
-    uint32_t size;
-    bool indirect;
-};
-
-/* One copy of a descriptor, which is checked and used: the guest may change the original. An
- * indirect table may lie at any address. */
-static struct v9_desc copy_desc(const struct table *table, uint32_t index)
+int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain)
 {
-    struct v9_desc desc;
-
-    memcpy(&desc, (const uint8_t *)table->desc + index * sizeof(desc), sizeof(desc));
-    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not read it again */
-    return desc;
+    v9_chain_begin(chain);
+    return vr->packed ? v9_packed_take(vr, mem, chain) : v9_split_take(vr, mem, chain);
 }
 
-static int enter_indirect(struct v9_vring *vr, struct v9_mem *mem, const struct v9_desc *desc,
-                          struct table *table)
+void v9_vring_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written)
 {
-    if (!vr->indirect)
-        return broken(vr, "an indirect descriptor, which was not negotiated");
-    if (table->indirect)
-        return broken(vr, "an indirect descriptor in an indirect table");
-    if (desc->flags & DESC_NEXT)
-        return broken(vr, "an indirect descriptor with a next one");
-    if (!desc->len || desc->len % sizeof(struct v9_desc))
-        return broken(vr, "an indirect table whose length is 0 or not a multiple of 16");
-    table->desc = v9_mem_gpa(mem, desc->addr, desc->len);
-    if (!table->desc)
-        return broken(vr, "an indirect table outside memory");
-    table->size = desc->len / sizeof(struct v9_desc);
-    table->indirect = true;
-    return 0;
+    if (vr->packed)
+        v9_packed_push(vr, chain, written);
+    else
+        v9_split_push(vr, chain, written);
+}
+
+bool v9_vring_should_signal(struct v9_vring *vr)
+{
+    const uint16_t new = vr->used_idx, old = (uint16_t)(new - vr->unsignalled);
+
+    vr->unsignalled = 0;
+    v9_full_barrier(); /* what was used is visible before we look whether the driver sleeps */
+    if (vr->must_signal) {
+        vr->must_signal = false;
+        return true;
+    }
+    return vr->packed ? v9_packed_wants_signal(vr, new, old) : v9_split_wants_signal(vr, new, old);
+}
+
+bool v9_vring_arm(struct v9_vring *vr)
+{
+    return vr->packed ? v9_packed_arm(vr) : v9_split_arm(vr);
+}
+
+void v9_vring_disarm(struct v9_vring *vr)
+{
+    if (vr->packed)
+        v9_packed_disarm(vr);
+    else
+        v9_split_disarm(vr);
+}
+
+/* ---- chains ------------------------------------------------------------------------------------
+ */
+
+void v9_chain_begin(struct v9_chain *chain)
+{
+    chain->slots = 0;
+    chain->error = 0;
+    chain->cut = chain->seen_writable = chain->detached = false;
+    chain->readable_count = chain->writable_count = 0;
+    chain->readable_size = chain->writable_size = 0;
 }
 
 /* Adds a buffer. One that cannot be used is the request's trouble, not the ring's: the chain notes
  * it, and its writable part ends before it. */
-static int add_buffer(struct v9_vring *vr, struct v9_mem *mem, const struct v9_desc *desc,
+static int add_buffer(struct v9_vring *vr, struct v9_mem *mem, const struct v9_buffer *buffer,
                       struct v9_chain *chain)
 {
-    const bool writable = desc->flags & DESC_WRITE;
+    const bool writable = buffer->flags & V9_DESC_WRITE;
     uint32_t count = chain->readable_count + chain->writable_count;
     uint64_t end;
     int err;
 
-    if (__builtin_add_overflow(desc->addr, desc->len, &end))
-        return broken(vr, "a buffer that wraps around the address space");
-    if (!desc->len || (writable ? chain->cut : chain->error != 0))
+    if (__builtin_add_overflow(buffer->addr, buffer->len, &end))
+        return v9_vring_break(vr, "a buffer that wraps around the address space");
+    if (!buffer->len || (writable ? chain->cut : chain->error != 0))
         return 0;
-    err = v9_mem_iov(mem, desc->addr, desc->len, chain->iov, &count, V9_CHAIN_MAX,
+    err = v9_mem_iov(mem, buffer->addr, buffer->len, chain->iov, &count, V9_CHAIN_MAX,
                      writable ? chain->readable_count : 0);
     if (err) {
         chain->error = err;
         chain->cut = writable;
     } else if (writable) {
         chain->writable_count = count - chain->readable_count;
-        chain->writable_size += desc->len;
+        chain->writable_size += buffer->len;
     } else {
         chain->readable_count = count;
-        chain->readable_size += desc->len;
+        chain->readable_size += buffer->len;
     }
     return 0;
 }
 
-int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, uint16_t head, struct v9_chain *chain)
+int v9_chain_add(struct v9_vring *vr, struct v9_mem *mem, const struct v9_buffer *buffer,
+                 uint32_t steps, struct v9_chain *chain)
 {
-    struct table table = {vr->desc, vr->size, false};
-    uint32_t index = head, steps = 0;
-    bool seen_writable = false;
+    const bool writable = buffer->flags & V9_DESC_WRITE;
 
-    vr->last_avail++;
-    chain->head = head;
-    chain->error = 0;
-    chain->cut = false;
+    if (steps > V9_CHAIN_MAX)
+        return v9_vring_break(vr, "a chain that is too long, or a loop");
+    if (!writable && chain->seen_writable)
+        return v9_vring_break(vr, "a readable descriptor after a writable one");
+    chain->seen_writable |= writable;
+    return add_buffer(vr, mem, buffer, chain);
+}
+
+const uint8_t *v9_vring_table(struct v9_vring *vr, struct v9_mem *mem,
+                              const struct v9_buffer *buffer)
+{
+    const uint8_t *table;
+
+    if (!vr->indirect) {
+        v9_vring_break(vr, "an indirect descriptor, which was not negotiated");
+        return NULL;
+    }
+    if (buffer->flags & V9_DESC_NEXT) {
+        v9_vring_break(vr, "an indirect descriptor with a next one");
+        return NULL;
+    }
+    if (!buffer->len || buffer->len % sizeof(struct v9_desc)) {
+        v9_vring_break(vr, "an indirect table whose length is 0 or not a multiple of 16");
+        return NULL;
+    }
+    table = v9_mem_gpa(mem, buffer->addr, buffer->len);
+    if (!table)
+        v9_vring_break(vr, "an indirect table outside memory");
+    return table;
+}
+
+void v9_chain_detach(struct v9_chain *chain, struct v9_mem *mem)
+{
+    const uint32_t count = chain->readable_count + chain->writable_count;
+
+    if (chain->detached)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        chain->iov[i].iov_base = (void *)(uintptr_t)v9_mem_gpa_of(mem, chain->iov[i].iov_base);
+    chain->readable_kept = chain->readable_count;
+    chain->writable_kept = chain->writable_count;
     chain->readable_count = chain->writable_count = 0;
     chain->readable_size = chain->writable_size = 0;
-    for (;;) {
-        struct v9_desc desc;
-        if (index >= table.size)
-            return broken(vr, "a descriptor's next is outside its table");
-        desc = copy_desc(&table, index);
-        if (desc.flags & DESC_INDIRECT) {
-            if (enter_indirect(vr, mem, &desc, &table) < 0)
-                return -EPROTO;
-            index = 0;
-            continue;
+    chain->detached = true;
+}
+
+void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem)
+{
+    struct iovec iov[V9_CHAIN_MAX];
+    uint64_t readable_size = 0, writable_size = 0;
+    uint32_t count = 0, readable = 0;
+
+    if (!chain->detached)
+        return;
+    for (uint32_t i = 0; i < chain->readable_kept + chain->writable_kept; i++) {
+        const struct iovec *kept = &chain->iov[i];
+        if (v9_mem_iov(mem, (uintptr_t)kept->iov_base, kept->iov_len, iov, &count, V9_CHAIN_MAX,
+                       readable) < 0)
+            return;
+        if (i < chain->readable_kept) {
+            readable_size += kept->iov_len;
+            readable = i + 1 == chain->readable_kept ? count : 0;
+        } else {
+            writable_size += kept->iov_len;
         }
-        if (steps++ >= (table.indirect ? V9_CHAIN_MAX : table.size))
-            return broken(vr, "a chain that is too long, or a loop");
-        if (seen_writable && !(desc.flags & DESC_WRITE))
-            return broken(vr, "a readable descriptor after a writable one");
-        seen_writable |= (desc.flags & DESC_WRITE) != 0;
-        if (add_buffer(vr, mem, &desc, chain) < 0)
-            return -EPROTO;
-        if (!(desc.flags & DESC_NEXT))
-            return 0;
-        index = desc.next;
     }
-}
-
-/* ---- returning ---------------------------------------------------------------------------------
- */
-
-void v9_vring_push(struct v9_vring *vr, uint16_t head, uint32_t written)
-{
-    vr->used->ring[vr->used_idx & (vr->size - 1)] = (struct v9_used_elem){head, written};
-    vr->used_idx++;
-    store_used_idx(vr);
-}
-
-bool v9_vring_should_signal(struct v9_vring *vr)
-{
-    const uint16_t old = vr->signalled, new = vr->used_idx;
-
-    vr->signalled = new;
-    full_barrier(); /* used.idx is visible before we look whether the driver sleeps */
-    if (vr->must_signal) {
-        vr->must_signal = false;
-        return true;
-    }
-    if (!vr->event_idx)
-        return !(__atomic_load_n(&vr->avail->flags, __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
-    return (uint16_t)(new - load_used_event(vr) - 1) < (uint16_t)(new - old);
-}
-
-bool v9_vring_arm(struct v9_vring *vr)
-{
-    if (vr->event_idx)
-        store_avail_event(vr, vr->last_avail);
-    else
-        __atomic_store_n(&vr->used->flags, 0, __ATOMIC_RELAXED);
-    full_barrier(); /* our wish is visible before we look whether the driver has missed it */
-    return load_avail_idx(vr) != vr->last_avail;
-}
-
-void v9_vring_disarm(struct v9_vring *vr)
-{
-    if (!vr->event_idx)
-        __atomic_store_n(&vr->used->flags, USED_NO_NOTIFY, __ATOMIC_RELAXED);
+    memcpy(chain->iov, iov, count * sizeof(*iov));
+    chain->readable_count = readable;
+    chain->writable_count = count - readable;
+    chain->readable_size = readable_size;
+    chain->writable_size = writable_size;
+    chain->detached = false;
 }

@@ -186,23 +186,12 @@ class Device:
     async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """See Backend."""
 
-        def replace() -> None:
-            self._native.mem_clear()
-            try:
-                for region, fd in regions:
-                    self._add_region(region, fd)
-            except OSError:
-                self._native.mem_clear()
-                raise
-
-        await self._in_thread(replace)
-
-    def _add_region(self, region: MemoryRegion, fd: int) -> None:
-        self._native.mem_add(region.gpa, region.size, region.uva, region.mmap_offset, fd)
+        rows = [(*_place(region), fd) for region, fd in regions]
+        await self._in_thread(lambda: self._native.mem_set(rows))
 
     async def mem_add(self, region: MemoryRegion, fd: int) -> None:
         """See Backend."""
-        await self._in_thread(lambda: self._add_region(region, fd))
+        await self._in_thread(lambda: self._native.mem_add(*_place(region), fd))
 
     async def mem_remove(self, region: MemoryRegion) -> None:
         """See Backend."""
@@ -268,6 +257,10 @@ def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
     )
     rules = MAPPED if config.security_model == "mapped-xattr" else MAPPED_FILE
     return XattrLayer(driver, rules, UNLIMITED, export)
+
+
+def _place(region: MemoryRegion) -> tuple[int, int, int, int]:
+    return region.gpa, region.size, region.uva, region.mmap_offset
 
 
 def _open_state(config: DeviceConfig) -> StateFile:

@@ -67,9 +67,17 @@ static inline void offer(uint16_t head)
 /* Takes what is offered: 0, or -EPROTO. */
 static inline int take(void)
 {
-    uint16_t head;
-    int found = v9_vring_peek(&ring, &head);
-    return found == 1 ? v9_vring_take(&ring, &mem, head, &chain) : found < 0 ? found : -EAGAIN;
+    int found = v9_vring_peek(&ring);
+    return found == 1 ? v9_vring_take(&ring, &mem, &chain) : found < 0 ? found : -EAGAIN;
+}
+
+/* Returns a chain of one descriptor. */
+static inline void give_back(uint16_t head, uint32_t written)
+{
+    static struct v9_chain done;
+    done.head = head;
+    done.slots = 1;
+    v9_vring_push(&ring, &done, written);
 }
 
 #endif

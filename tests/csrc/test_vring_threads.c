@@ -1,4 +1,4 @@
-// sources: vring.c guest_mem.c iov.c
+// sources: vring.c vring_split.c vring_packed.c guest_mem.c iov.c
 /*
  * A driver in a thread of its own. First both sleep whenever the rules allow it: no kick and no
  * signal is lost (nothing would end the poll), and no reply is seen before it is written. Then the
@@ -122,29 +122,28 @@ static void *drive(void *argument)
 /* ---- the device ---------------------------------------------------------------------------------
  */
 
-static bool answer(uint16_t head)
+static bool answer(void)
 {
     static struct v9_chain chain;
     uint32_t number;
 
-    if (!CHECK(v9_vring_take(&ring, &mem, head, &chain) == 0))
+    if (!CHECK(v9_vring_take(&ring, &mem, &chain) == 0))
         return false;
     v9_iov_gather(chain.iov, chain.readable_count, 0, &number, 4);
     number++;
     v9_iov_scatter(chain.iov + chain.readable_count, chain.writable_count, 0, &number, 4);
-    v9_vring_push(&ring, head, 4);
+    v9_vring_push(&ring, &chain, 4);
     return true;
 }
 
 static void serve(void)
 {
     uint32_t served = 0;
-    uint16_t head;
 
     while (served < REQUESTS) {
         v9_vring_disarm(&ring);
-        for (; v9_vring_peek(&ring, &head) == 1; served++) {
-            if (!answer(head))
+        for (; v9_vring_peek(&ring) == 1; served++) {
+            if (!answer())
                 return;
             if (v9_vring_should_signal(&ring))
                 raise_fd(call_fd);
@@ -237,6 +236,7 @@ static void *race_driver(void *argument)
 
 static void race(void)
 {
+    static const struct v9_chain nothing = {.slots = 1};
     uint32_t missed = 0;
     pthread_t thread;
 
@@ -251,7 +251,7 @@ static void race(void)
         if (round % 2 == 0) {
             noticed = v9_vring_arm(&ring);
         } else {
-            v9_vring_push(&ring, 0, 0);
+            v9_vring_push(&ring, &nothing, 0);
             noticed = v9_vring_should_signal(&ring);
         }
         wait_for_round(&driver_round, round);

@@ -12,13 +12,16 @@ import contextlib
 import os
 import socket
 from types import TracebackType
+from typing import cast
 
 from tests.frontend.memory import GuestMemory, Region, pc_memory
+from tests.frontend.packed_ring import PackedRing
 from tests.frontend.ring import SplitRing
 from tests.frontend.vhost_user import (
     EVENT_IDX_BIT,
     INDIRECT_BIT,
     PROTOCOL_FEATURES_BIT,
+    RING_PACKED_BIT,
     U64,
     VERSION_1_BIT,
     Frontend,
@@ -60,20 +63,24 @@ class Machine:
         ring_size: int = 128,
         event_idx: bool = True,
         indirect: bool = True,
+        packed: bool = False,
         protocol: int = QEMU_PROTOCOL,
     ) -> None:
         self.frontend = Frontend(socket_path, sock)
         self.memory = memory or pc_memory()
         self.wanted = 1 << 0 | 1 << VERSION_1_BIT
         self.wanted |= event_idx << EVENT_IDX_BIT | indirect << INDIRECT_BIT
+        self.wanted |= packed << RING_PACKED_BIT
         self.protocol = protocol
-        self.ring = SplitRing(self.memory, ring_size, event_idx=event_idx)
+        # Whoever looks into the split layout does not ask for a packed one.
+        layout = cast("type[SplitRing]", PackedRing) if packed else SplitRing
+        self.ring = layout(self.memory, ring_size, event_idx=event_idx)
         self.masked_call = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.backend_requests: socket.socket | None = None
         self.device_features = 0
         self.features = 0
         self.sent_regions: list[Region] = []
-        self.base = 0
+        self.base = self.ring.start
         self.running = False
 
     def __enter__(self) -> Machine:
@@ -194,7 +201,7 @@ class Machine:
         if self.running:
             self.stop()
         self.ring.reset(start)
-        self.base = start
+        self.base = self.ring.start + start
         self.probe()
         self.start()
 
@@ -204,5 +211,5 @@ class Machine:
             self.stop()
         self.sent_regions = []
         self.ring.reset()
-        self.base = 0
+        self.base = self.ring.start
         self.boot()

@@ -1,4 +1,5 @@
-"""The driver's side of a split virtqueue in guest memory (virtio 1.3, section 2.7).
+"""The driver's side of a virtqueue in guest memory: what all have, and the split one (virtio 1.3,
+section 2.7).
 
 The descriptor table and the avail ring belong to the driver, the used ring to the device. A
 request is a chain: readable segments, then writable ones, either as an indirect table (one ring
@@ -52,12 +53,127 @@ class _Chain(NamedTuple):
     table: int | None  # gpa of the indirect table
 
 
-class SplitRing:
+class Ring:
     """A virtqueue with its three descriptors: kick, call and err.
 
-    `size` is the number of slots; `event_idx` says whether the feature was negotiated. The
-    rings lie in `region`, or anywhere.
+    `size` is the number of slots; `event_idx` says whether the feature was negotiated. `desc`,
+    `avail` and `used` are what SET_VRING_ADDR calls so. A subclass has the layout: `reset`, `add`,
+    `kick`, `poll`, `_arm`, `silence`, and the `start` that SET_VRING_BASE has for a new ring.
     """
+
+    desc: int
+    avail: int
+    used: int
+    start = 0
+
+    def __init__(self, memory: GuestMemory, size: int, *, event_idx: bool) -> None:
+        self.memory = memory
+        self.size = size
+        self.event_idx = event_idx
+        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.err_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.kicks = 0
+        self.signals = 0  # sum of what the call descriptor counted
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            os.close(fd)
+
+    def _forget(self) -> None:
+        """What a reset does to the descriptors and counts."""
+        self.kicks = self.signals = 0
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            self._drain(fd)
+
+    def _fence(self) -> None:
+        with self._lock:
+            pass
+
+    @staticmethod
+    def _drain(fd: int) -> int:
+        with contextlib.suppress(BlockingIOError):
+            return os.eventfd_read(fd)
+        return 0
+
+    def reset(self, start: int = 0) -> None:
+        raise NotImplementedError
+
+    def add(
+        self,
+        readable: Sequence[Segment],
+        writable: Sequence[Segment],
+        *,
+        indirect: bool = True,
+        table: int | None = None,
+    ) -> int:
+        raise NotImplementedError
+
+    def kick(self, *, force: bool = False) -> bool:
+        raise NotImplementedError
+
+    def poll(self) -> list[Completion]:
+        raise NotImplementedError
+
+    def _arm(self) -> bool:
+        raise NotImplementedError
+
+    def _notify(self, wanted: bool, force: bool) -> bool:
+        if wanted or force:
+            os.eventfd_write(self.kick_fd, 1)
+            self.kicks += 1
+        return wanted or force
+
+    def kick_only(self) -> None:
+        """Notifies the device without a look at the ring, which may be out of reach."""
+        os.eventfd_write(self.kick_fd, 1)
+
+    def wait(self, timeout: float = 10) -> list[Completion]:
+        """Waits for the call descriptor until at least one chain is back.
+
+        Raises TimeoutError, or RingError where chains are back but nobody called.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            done = self.poll()
+            if done:
+                return done
+            if self._arm():
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.call_fd], [], [], left)[0]:
+                if self.poll():
+                    raise RingError("chains came back without a call")
+                raise TimeoutError(f"no chain came back within {timeout} s")
+            self.signals += self._drain(self.call_fd)
+
+    def called(self) -> int:
+        """What the call descriptor has counted since the last look."""
+        return self._drain(self.call_fd)
+
+    def wait_broken_or_used(self, timeout: float = 10) -> bool:
+        """Waits until the ring is broken (true) or a chain is back (false)."""
+        deadline = time.monotonic() + timeout
+        while not self._arm():
+            left = max(deadline - time.monotonic(), 0)
+            ready = select.select([self.err_fd, self.call_fd], [], [], left)[0]
+            if not ready:
+                raise TimeoutError(f"neither err nor call was signalled within {timeout} s")
+            if self.err_fd in ready:
+                return True
+            self.signals += self._drain(self.call_fd)  # it may be late, of a chain before
+        return False
+
+    def wait_broken(self, timeout: float = 10) -> None:
+        """Waits until the device signals the err descriptor."""
+        if not select.select([self.err_fd], [], [], timeout)[0]:
+            raise TimeoutError(f"the err descriptor was not signalled within {timeout} s")
+        self._drain(self.err_fd)
+
+
+class SplitRing(Ring):
+    """See the module. The rings lie in `region`, or anywhere."""
 
     def __init__(
         self,
@@ -67,16 +183,10 @@ class SplitRing:
         event_idx: bool = True,
         region: Region | None = None,
     ) -> None:
-        self.memory = memory
-        self.size = size
-        self.event_idx = event_idx
+        super().__init__(memory, size, event_idx=event_idx)
         self.desc = memory.alloc(16 * size, 4096, region)
         self.avail = memory.alloc(6 + 2 * size, 2, region)
         self.used = memory.alloc(6 + 8 * size, 4, region)
-        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.err_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()
         self.reset()
 
     def reset(self, start: int = 0) -> None:
@@ -92,24 +202,7 @@ class SplitRing:
         self.memory.store16(self.used + 2, start)
         self.free = list(range(self.size))
         self.in_flight: dict[int, _Chain] = {}
-        self.kicks = 0
-        self.signals = 0  # sum of what the call descriptor counted
-        for fd in (self.kick_fd, self.call_fd, self.err_fd):
-            self._drain(fd)
-
-    def close(self) -> None:
-        for fd in (self.kick_fd, self.call_fd, self.err_fd):
-            os.close(fd)
-
-    def _fence(self) -> None:
-        with self._lock:
-            pass
-
-    @staticmethod
-    def _drain(fd: int) -> int:
-        with contextlib.suppress(BlockingIOError):
-            return os.eventfd_read(fd)
-        return 0
+        self._forget()
 
     # ---- the driver
 
@@ -181,14 +274,7 @@ class SplitRing:
             wanted = (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
         else:
             wanted = not self.memory.load16(self.used) & NO_NOTIFY
-        if wanted or force:
-            os.eventfd_write(self.kick_fd, 1)
-            self.kicks += 1
-        return wanted or force
-
-    def kick_only(self) -> None:
-        """Notifies the device without a look at the ring, which may be out of reach."""
-        os.eventfd_write(self.kick_fd, 1)
+        return self._notify(wanted, force)
 
     def poll(self) -> list[Completion]:
         """Takes what the device has returned."""
@@ -215,48 +301,6 @@ class SplitRing:
         self._fence()
         return self.memory.load16(self.used + 2) != self.last_used
 
-    def wait(self, timeout: float = 10) -> list[Completion]:
-        """Waits for the call descriptor until at least one chain is back.
-
-        Raises TimeoutError, or RingError where chains are back but nobody called.
-        """
-        deadline = time.monotonic() + timeout
-        while True:
-            done = self.poll()
-            if done:
-                return done
-            if self._arm():
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.call_fd], [], [], left)[0]:
-                if self.poll():
-                    raise RingError("chains came back without a call")
-                raise TimeoutError(f"no chain came back within {timeout} s")
-            self.signals += self._drain(self.call_fd)
-
     def silence(self, *, silent: bool = True) -> None:
         """Sets avail.flags' wish not to be interrupted (used without EVENT_IDX)."""
         self.memory.store16(self.avail, NO_INTERRUPT if silent else 0)
-
-    def called(self) -> int:
-        """What the call descriptor has counted since the last look."""
-        return self._drain(self.call_fd)
-
-    def wait_broken_or_used(self, timeout: float = 10) -> bool:
-        """Waits until the ring is broken (true) or a chain is back (false)."""
-        deadline = time.monotonic() + timeout
-        while not self._arm():
-            left = max(deadline - time.monotonic(), 0)
-            ready = select.select([self.err_fd, self.call_fd], [], [], left)[0]
-            if not ready:
-                raise TimeoutError(f"neither err nor call was signalled within {timeout} s")
-            if self.err_fd in ready:
-                return True
-            self.signals += self._drain(self.call_fd)  # it may be late, of a chain before
-        return False
-
-    def wait_broken(self, timeout: float = 10) -> None:
-        """Waits until the device signals the err descriptor."""
-        if not select.select([self.err_fd], [], [], timeout)[0]:
-            raise TimeoutError(f"the err descriptor was not signalled within {timeout} s")
-        self._drain(self.err_fd)

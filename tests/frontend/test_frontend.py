@@ -31,7 +31,7 @@ from tests.frontend.vhost_user import (
 )
 from tests.frontend.wire import T
 
-FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
+FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34
 PROTOCOL = 1 << Protocol.MQ | 1 << Protocol.REPLY_ACK | 1 << Protocol.CONFIG
 PROTOCOL |= 1 << Protocol.CONFIGURE_MEM_SLOTS
 

@@ -1,9 +1,9 @@
-// sources: vring.c guest_mem.c iov.c
+// sources: vring.c vring_split.c vring_packed.c guest_mem.c iov.c
 /*
- * Rings full of random descriptors, heads and tables: chains stay within their bounds and name
- * nothing outside guest memory, and every ring ends empty or broken. First with a guest that holds
- * still while its ring is read, so that a seed says everything; then with one that goes on writing
- * meanwhile. Takes a seed and a number of rings as its arguments.
+ * Rings of both layouts full of random descriptors, heads and tables: chains stay within their
+ * bounds and name nothing outside guest memory, and every ring ends empty or broken. First with a
+ * guest that holds still while its ring is read, so that a seed says everything; then with one that
+ * goes on writing meanwhile. Takes a seed and a number of rings as its arguments.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -72,6 +72,21 @@ static void scramble(void)
     }
 }
 
+/* The same descriptors as a packed ring has them: id and flags in place of flags and next, most of
+ * them available in one turn or the other. */
+static void scramble_packed(void)
+{
+    scramble();
+    for (uint32_t at = 0; at < NUM * 16; at += 16) {
+        uint16_t flags;
+        memcpy(&flags, guest + at + 12, 2);
+        flags |= below(4) ? 1 << 7 : below(2) ? 1 << 15 : 0;
+        memcpy(guest + at + 14, &flags, 2);
+    }
+    for (uint32_t at = 0x4000; at < 0x4000 + 0x800 * 16; at += 16)
+        memcpy(guest + at + 14, guest + at + 12, 2);
+}
+
 static void *go_on_writing(void *seed)
 {
     random_state = *(const uint64_t *)seed;
@@ -116,21 +131,28 @@ static void one_ring(uint32_t num)
                             .used_uva = UVA + USED_AT,
                             .event_idx = below(2),
                             .indirect = below(8)};
-    uint16_t head, idx = (uint16_t)(below(20) ? below(NUM + 1) : below(65536));
+    uint16_t idx = (uint16_t)(below(20) ? below(NUM + 1) : below(65536));
     int found;
 
-    scramble();
-    memcpy(guest + AVAIL_AT + 2, &idx, 2);
+    if (below(2)) {
+        v9_vring_set_packed(&ring, true);
+        scramble_packed();
+    } else {
+        scramble();
+        memcpy(guest + AVAIL_AT + 2, &idx, 2);
+    }
     CHECK(v9_vring_map(&ring, &mem) == 0);
-    for (int steps = 0; (found = v9_vring_peek(&ring, &head)) == 1; steps++) {
+    for (int steps = 0; (found = v9_vring_peek(&ring)) == 1; steps++) {
         if (!CHECK(steps <= 3 * 65536))
             break;
-        if (v9_vring_take(&ring, &mem, head, &chain) == 0) {
+        if (v9_vring_take(&ring, &mem, &chain) == 0) {
             taken++;
             use_chain(); /* may write over the ring itself */
-            v9_vring_push(&ring, chain.head, below(1 << 20));
+            v9_vring_push(&ring, &chain, below(1 << 20));
             v9_vring_should_signal(&ring);
         }
+        if (steps > 64 && ring.packed)
+            return; /* the other thread makes one after the other available */
         if (steps > 64)
             memcpy(guest + AVAIL_AT + 2, &ring.last_avail, 2);
     }

@@ -75,6 +75,7 @@ def mounted(
     ring_size: int = 128,
     event_idx: bool = True,
     indirect: bool = True,
+    packed: bool = False,
     n_uname: int = 0xFFFFFFFF,
     speaks: type[Client] = Client,
 ) -> Iterator[Share]:
@@ -84,6 +85,7 @@ def mounted(
         ring_size=ring_size,
         event_idx=event_idx,
         indirect=indirect,
+        packed=packed,
         protocol=protocol,
     )
     with machine:

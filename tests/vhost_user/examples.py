@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.frontend.vhost_user import ADDRESSES, CONFIG, NO_FD, REGION, STATE, U64, Request
 
-FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
+FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34
 PROTOCOL = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15
 REPLY_ACK = 1 << 3
 

@@ -226,16 +226,18 @@ class Device:
         """Removes a region (waits up to 2 s for requests)."""
         check(lib.v9_device_mem_remove(self._native, gpa, size, uva))
 
-    def mem_clear(self) -> None:
-        """Removes all regions (waits up to 2 s for requests)."""
-        lib.v9_device_mem_clear(self._native)
+    def mem_set(self, regions: Sequence[tuple[int, int, int, int, int]]) -> None:
+        """Replaces all regions (waits up to 2 s for requests) by these: gpa, size, uva, mmap
+        offset, descriptor, which is duplicated. On failure there are none."""
+        native = ffi.new("struct v9_region_conf[]", list(regions))
+        check(lib.v9_device_mem_set(self._native, native, len(native)))
 
     def ring_set_num(self, num: int) -> None:
-        """Entries of the ring: a power of two."""
+        """Entries of the ring; of a split one a power of two."""
         check(lib.v9_ring_set_num(self._native, num))
 
     def ring_set_base(self, base: int) -> None:
-        """The next avail index."""
+        """Where the ring goes on, as vhost-user has it."""
         check(lib.v9_ring_set_base(self._native, base))
 
     def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
@@ -263,5 +265,6 @@ class Device:
         lib.v9_ring_pause(self._native)
 
     def ring_drain(self, timeout_ms: int) -> int:
-        """After `ring_pause`: waits for what is in flight; returns the next avail index."""
-        return check(lib.v9_ring_drain(self._native, timeout_ms))
+        """After `ring_pause`: waits for what is in flight; returns where the ring stands,
+        as vhost-user has it."""
+        return int(lib.v9_ring_drain(self._native, timeout_ms))

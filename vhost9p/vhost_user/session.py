@@ -34,6 +34,7 @@ from vhost9p.vhost_user.messages import (
     MOUNT_TAG_BIT,
     MQ_BIT,
     PROTOCOL_FEATURES_BIT,
+    RING_PACKED_BIT,
     REPLY_ACK_BIT,
     RESET_DEVICE_BIT,
     U64,
@@ -63,6 +64,7 @@ FEATURES = (
     | 1 << EVENT_IDX_BIT
     | 1 << PROTOCOL_FEATURES_BIT
     | 1 << VERSION_1_BIT
+    | 1 << RING_PACKED_BIT
 )
 PROTOCOL_FEATURES = (
     1 << MQ_BIT

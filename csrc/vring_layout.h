@@ -1,0 +1,65 @@
+/*
+ * vring_layout: what the two layouts of a virtqueue share, between vring.c and vring_*.c.
+ */
+#ifndef V9_VRING_LAYOUT_H
+#define V9_VRING_LAYOUT_H
+
+#include "vring.h"
+
+enum { V9_DESC_NEXT = 1, V9_DESC_WRITE = 2, V9_DESC_INDIRECT = 4 };
+
+struct v9_desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags_or_id;   /* split: flags; packed: buffer id */
+    uint16_t next_or_flags; /* split: next; packed: flags */
+};
+
+/* A descriptor that was copied from guest memory, whatever its layout. */
+struct v9_buffer {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags, next, id;
+};
+
+/* Notes why the ring is broken; -EPROTO. */
+int v9_vring_break(struct v9_vring *vr, const char *reason);
+/* An empty chain. */
+void v9_chain_begin(struct v9_chain *chain);
+/* Adds what a descriptor says to a chain; `steps` counts them. -EPROTO where it breaks the ring. */
+int v9_chain_add(struct v9_vring *vr, struct v9_mem *mem, const struct v9_buffer *buffer,
+                 uint32_t steps, struct v9_chain *chain);
+/* The table that an indirect descriptor names, or NULL where it breaks the ring. */
+const uint8_t *v9_vring_table(struct v9_vring *vr, struct v9_mem *mem,
+                              const struct v9_buffer *buffer);
+
+/* What was stored before is visible before anything after is loaded: both sides raise their flag
+ * and then look at the other's. */
+static inline void v9_full_barrier(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Whether going on from `old` to `new` passed `event` (virtio 1.3, section 2.7.7.2). */
+static inline bool v9_event_passed(uint16_t event, uint16_t new, uint16_t old)
+{
+    return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+}
+
+int v9_split_map(struct v9_vring *vr, struct v9_mem *mem);
+int v9_split_peek(struct v9_vring *vr);
+int v9_split_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain);
+void v9_split_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written);
+bool v9_split_wants_signal(struct v9_vring *vr, uint16_t new, uint16_t old);
+bool v9_split_arm(struct v9_vring *vr);
+void v9_split_disarm(struct v9_vring *vr);
+
+int v9_packed_map(struct v9_vring *vr, struct v9_mem *mem);
+int v9_packed_peek(struct v9_vring *vr);
+int v9_packed_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain);
+void v9_packed_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written);
+bool v9_packed_wants_signal(struct v9_vring *vr, uint16_t new, uint16_t old);
+bool v9_packed_arm(struct v9_vring *vr);
+void v9_packed_disarm(struct v9_vring *vr);
+
+#endif

@@ -1,0 +1,180 @@
+/*
+ * vring_split: the split layout (virtio 1.3, section 2.7). The driver owns descriptors and the
+ * avail ring, the device the used ring.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+
+#include "vring_layout.h"
+
+enum { AVAIL_NO_INTERRUPT = 1, USED_NO_NOTIFY = 1 };
+
+struct avail {
+    uint16_t flags, idx;
+    uint16_t ring[]; /* num heads, then used_event */
+};
+
+struct used_elem {
+    uint32_t id, len;
+};
+
+struct used {
+    uint16_t flags, idx;
+    struct used_elem ring[]; /* num elements, then avail_event */
+};
+
+/* ---- shared memory -----------------------------------------------------------------------------
+ */
+
+static struct avail *avail_of(const struct v9_vring *vr)
+{
+    return vr->avail;
+}
+
+static struct used *used_of(const struct v9_vring *vr)
+{
+    return vr->used;
+}
+
+/* Acquire: the heads and descriptors that the driver wrote before it raised idx are seen after. */
+static uint16_t load_avail_idx(const struct v9_vring *vr)
+{
+    return __atomic_load_n(&avail_of(vr)->idx, __ATOMIC_ACQUIRE);
+}
+
+static uint16_t load_used_event(const struct v9_vring *vr)
+{
+    return __atomic_load_n(&avail_of(vr)->ring[vr->size], __ATOMIC_RELAXED);
+}
+
+static void store_avail_event(struct v9_vring *vr, uint16_t value)
+{
+    uint16_t *event = (uint16_t *)&used_of(vr)->ring[vr->size];
+    __atomic_store_n(event, value, __ATOMIC_RELAXED);
+}
+
+int v9_split_map(struct v9_vring *vr, struct v9_mem *mem)
+{
+    const uint64_t num = vr->num, event = 2;
+
+    if ((num & (num - 1)) || vr->desc_uva % 16 || vr->avail_uva % 2 || vr->used_uva % 4)
+        return -EINVAL;
+    vr->desc = v9_mem_uva(mem, vr->desc_uva, num * sizeof(struct v9_desc));
+    vr->avail = v9_mem_uva(mem, vr->avail_uva, sizeof(struct avail) + num * 2 + event);
+    vr->used =
+        v9_mem_uva(mem, vr->used_uva, sizeof(struct used) + num * sizeof(struct used_elem) + event);
+    if (!vr->desc || !vr->avail || !vr->used)
+        return -EFAULT;
+    /* Its place in our memory follows from the region's offset, which may be any. */
+    if ((uintptr_t)vr->desc % 16 || (uintptr_t)vr->avail % 2 || (uintptr_t)vr->used % 4)
+        return -EINVAL;
+    vr->used_idx = __atomic_load_n(&used_of(vr)->idx, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* ---- taking ------------------------------------------------------------------------------------
+ */
+
+int v9_split_peek(struct v9_vring *vr)
+{
+    const uint16_t waiting = (uint16_t)(load_avail_idx(vr) - vr->last_avail);
+
+    if (waiting > vr->size)
+        return v9_vring_break(vr, "the driver made more chains available than the ring holds");
+    return waiting != 0;
+}
+
+/* A table of descriptors: the ring's own, or an indirect one. */
+struct table {
+    const uint8_t *at;
+    uint32_t size;
+    bool indirect;
+};
+
+/* One copy of a descriptor, which is checked and used: the guest may change the original. An
+ * indirect table may lie at any address. */
+static struct v9_buffer copy_desc(const struct table *table, uint32_t index)
+{
+    struct v9_desc desc;
+
+    memcpy(&desc, table->at + index * sizeof(desc), sizeof(desc));
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not read it again */
+    return (struct v9_buffer){desc.addr, desc.len, desc.flags_or_id, desc.next_or_flags, 0};
+}
+
+int v9_split_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain)
+{
+    struct table table = {(const uint8_t *)vr->desc, vr->size, false};
+    const uint16_t *ring = avail_of(vr)->ring;
+    uint32_t index, steps = 0;
+
+    chain->head = __atomic_load_n(&ring[vr->last_avail & (vr->size - 1)], __ATOMIC_RELAXED);
+    if (chain->head >= vr->size)
+        return v9_vring_break(vr, "a head is no index of the descriptor table");
+    chain->slots = 1;
+    index = chain->head;
+    for (;;) {
+        struct v9_buffer buffer;
+        if (index >= table.size)
+            return v9_vring_break(vr, "a descriptor's next is outside its table");
+        buffer = copy_desc(&table, index);
+        if (buffer.flags & V9_DESC_INDIRECT) {
+            if (table.indirect)
+                return v9_vring_break(vr, "an indirect descriptor in an indirect table");
+            table.at = v9_vring_table(vr, mem, &buffer);
+            if (!table.at)
+                return -EPROTO;
+            table.size = buffer.len / sizeof(struct v9_desc);
+            table.indirect = true;
+            index = 0;
+            continue;
+        }
+        if (++steps > vr->size && !table.indirect)
+            return v9_vring_break(vr, "a chain that is too long, or a loop");
+        if (v9_chain_add(vr, mem, &buffer, steps, chain) < 0)
+            return -EPROTO;
+        if (!(buffer.flags & V9_DESC_NEXT))
+            break;
+        index = buffer.next;
+    }
+    vr->last_avail++;
+    return 0;
+}
+
+/* ---- returning ---------------------------------------------------------------------------------
+ */
+
+void v9_split_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written)
+{
+    struct used *used = used_of(vr);
+
+    used->ring[vr->used_idx & (vr->size - 1)] = (struct used_elem){chain->head, written};
+    vr->used_idx++;
+    vr->unsignalled++;
+    /* Release: the used element and the reply are written before the driver sees the new idx. */
+    __atomic_store_n(&used->idx, vr->used_idx, __ATOMIC_RELEASE);
+}
+
+bool v9_split_wants_signal(struct v9_vring *vr, uint16_t new, uint16_t old)
+{
+    if (!vr->event_idx)
+        return !(__atomic_load_n(&avail_of(vr)->flags, __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
+    return v9_event_passed(load_used_event(vr), new, old);
+}
+
+bool v9_split_arm(struct v9_vring *vr)
+{
+    if (vr->event_idx)
+        store_avail_event(vr, vr->last_avail);
+    else
+        __atomic_store_n(&used_of(vr)->flags, 0, __ATOMIC_RELAXED);
+    v9_full_barrier(); /* our wish is visible before we look whether the driver has missed it */
+    return load_avail_idx(vr) != vr->last_avail;
+}
+
+void v9_split_disarm(struct v9_vring *vr)
+{
+    if (!vr->event_idx)
+        __atomic_store_n(&used_of(vr)->flags, USED_NO_NOTIFY, __ATOMIC_RELAXED);
+}
