@@ -27,9 +27,9 @@ from vhost9p.native.device import Hub, Stats, Upcall
 from vhost9p.native.export import MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
+from vhost9p.policy.layers import layered
 from vhost9p.policy.multidevs import make_policy
 from vhost9p.policy.state import StateFile
-from vhost9p.policy.xattrs import MAPPED, MAPPED_FILE, UNLIMITED, XattrLayer
 from vhost9p.vhost_user.messages import MAX_CONFIG, MemoryRegion
 
 log = logging.getLogger(__name__)
@@ -240,23 +240,24 @@ class Device:
 
 def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
     """What serves an export's files."""
-    if config.security_model not in MODELS:
-        return LocalDriver(
+    driver: Driver
+    if config.security_model in MODELS:
+        driver = MappedDriver(
+            export,
+            root_fd,
+            readonly=config.readonly,
+            model=MODELS[config.security_model],
+            fmode=config.fmode,
+            dmode=config.dmode,
+        )
+    else:
+        driver = LocalDriver(
             export,
             root_fd,
             readonly=config.readonly,
             ownership_matters=config.security_model == "passthrough",
         )
-    driver = MappedDriver(
-        export,
-        root_fd,
-        readonly=config.readonly,
-        model=MODELS[config.security_model],
-        fmode=config.fmode,
-        dmode=config.dmode,
-    )
-    rules = MAPPED if config.security_model == "mapped-xattr" else MAPPED_FILE
-    return XattrLayer(driver, rules, UNLIMITED, export)
+    return layered(driver, export, config)
 
 
 def _place(region: MemoryRegion) -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig, directory_problem
 from vhost9p.errors import UserError
+from vhost9p.policy import layers
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountTable
 
@@ -130,6 +131,8 @@ def _check_export(export: ExportConfig, multidevs: str) -> Iterator[str]:
         yield problem
     elif multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
         yield reason
+    if problem := layers.problem(export):
+        yield problem
 
 
 def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Iterator[str]:

@@ -12,8 +12,8 @@ from vhost9p.policy.xattrs import (
     Limits,
     Names,
     Rule,
+    rules_of,
     rules_problem,
-    with_mapped,
 )
 
 SECURITY = Rule(b"security.", "store", b"user.guest.security.")
@@ -103,7 +103,7 @@ def test_rules_that_let_names_meet_are_refused(rules: list[Rule], words: str) ->
 
 def test_the_mapped_models_own_names() -> None:
     """As QEMU stores access lists under mapped-xattr; owners and modes are out of reach."""
-    names = Names(with_mapped([Rule(b"user.", "keep")]))
+    names = Names(rules_of("mapped-xattr", [Rule(b"user.", "keep")]))
     for name in (b"system.posix_acl_access", b"system.posix_acl_default", CAPABILITY, b"trusted.x"):
         assert names.host(name, errno.EPERM) == b"user.virtfs." + name
     for name in (b"user.virtfs.uid", b"user.virtfs.security.capability"):
@@ -111,4 +111,7 @@ def test_the_mapped_models_own_names() -> None:
     assert names.guest(b"user.virtfs.uid") is None
     assert rules_problem(MAPPED) is None
     for store in (b"user.", b"user.virtfs.", b"user.virtfs.x."):
-        assert "keeps owners" in (rules_problem([Rule(b"x.", "store", store)], mapped=True) or "")
+        rule = Rule(b"x.", "store", store)
+        for model in ("mapped-xattr", "mapped-file"):
+            assert f"{model} keeps owners" in (rules_problem([rule], model) or "")
+        assert rules_problem([rule], "passthrough") is None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,10 @@ needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 
 # What a test gets that cares for neither: a model that works for whoever runs it.
 SECURITY = ("--security-model", "passthrough" if IS_ROOT else "none")
+
+# An ordinary user: nobody, where the tests are root's, else who runs them.
+USER, USER_GROUP = (65534, 65534) if IS_ROOT else (os.geteuid(), os.getegid())
+AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER_GROUP}", "--clear-groups"]
 
 # A mount namespace of its own, by root's rights or in a user namespace.
 UNSHARE = ["unshare", "--mount"] if IS_ROOT else ["unshare", "--map-root-user", "--mount"]
@@ -95,6 +101,20 @@ def mounted(
         share.name = os.fsencode(directory)
         remount(share, n_uname=n_uname)
         yield share
+
+
+@contextlib.contextmanager
+def as_user(*args: str) -> Iterator[Share]:
+    """A guest of an ordinary user's daemon, in which its root has attached."""
+    export = Path(tempfile.mkdtemp(prefix="v9-user-"))
+    daemon = Daemon("--path", str(export), *args, wrapper=AS_USER if IS_ROOT else ())
+    try:
+        for path in (export, daemon.directory):
+            os.chown(path, USER, USER_GROUP)
+        with daemon, mounted(daemon, export, n_uname=0) as share:
+            yield share
+    finally:
+        shutil.rmtree(export, ignore_errors=True)
 
 
 def remount(share: Share, msize: int = 512000, n_uname: int = 0xFFFFFFFF) -> None:

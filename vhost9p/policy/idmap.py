@@ -29,6 +29,7 @@ HostId = NewType("HostId", int)
 
 NO_ID = 0xFFFFFFFF
 LEFT_ALONE = -1
+"""An owner that chown(2) does not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,8 @@ class Ids:
         squash: HostId | None = None,
         forbidden: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """`kind` names it in messages. `forbidden`: (first, count) of guest ids. Raises ValueError
-        where `map_problem` finds one."""
-        if problem := map_problem(kind, ranges, squash):
-            raise ValueError(problem)
+        """`kind` names it in messages. `forbidden`: (first, count) of guest ids. The ranges do not
+        overlap, neither in guest ids nor in host ids."""
         self.kind = kind
         self.ranges = sorted(ranges, key=lambda each: each.guest)
         self._squash = squash
@@ -71,26 +70,6 @@ class Ids:
         if self._squash is None:
             raise OSError(errno.EPERM, f"{self.kind} {guest} has no id on the host")
         return self._squash
-
-
-def map_problem(kind: str, ranges: Sequence[Range], squash: HostId | None) -> str | None:
-    """Why ranges do not map one to one, or map nothing; None where all is well."""
-    if not ranges and squash is None:
-        return f"id_map has neither a range for {kind} nor an id to squash to: it would refuse all"
-    for side in ("guest", "host"):
-        last: Range | None = None
-        for each in sorted(ranges, key=lambda each: getattr(each, side)):
-            first = getattr(each, side)
-            if each.count < 1 or first < 0 or first + each.count > NO_ID:
-                return f"{kind} {_text(each)} is no range of ids, which are 0 to {NO_ID - 1}"
-            if last and first < getattr(last, side) + last.count:
-                return f"{kind} {_text(last)} and {_text(each)} overlap in {side} ids"
-            last = each
-    return None
-
-
-def _text(each: Range) -> str:
-    return f"{each.guest}:{each.host}:{each.count} (guest:host:count)"
 
 
 class IdLayer(Layer):

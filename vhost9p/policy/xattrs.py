@@ -80,28 +80,31 @@ UNLIMITED = Limits(65536, 65536, 2**31)
 """Nothing but the host's own limits (xattr(7))."""
 
 
-def with_mapped(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """An export's own rules under mapped-xattr: what keeps the metadata stays out of reach, the
-    rest of MAPPED holds where no rule of the export's own does."""
-    return (MAPPED[0], *rules, *MAPPED[1:])
+MODELS = {"mapped-xattr": MAPPED, "mapped-file": MAPPED_FILE}
+"""What security models add to the rules of an export."""
+
+
+def rules_of(security_model: str, rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """An export's rules, and its model's: what keeps the metadata stays out of reach, the others
+    hold where no rule of the export does."""
+    own = MODELS.get(security_model, ())
+    return (*own[:1], *rules, *own[1:])
 
 
 def _related(one: bytes, other: bytes) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def rules_problem(rules: Sequence[Rule], *, mapped: bool = False) -> str | None:
-    """Why two attributes of the guest could come to be one of the host; None where they cannot.
-
-    `mapped`: the export keeps metadata of its own below QEMU_PREFIX.
-    """
+def rules_problem(rules: Sequence[Rule], security_model: str = "") -> str | None:
+    """Why two attributes of the guest could come to be one of the host, or one that is the
+    model's own; None where they cannot."""
     stored = [rule for rule in rules if rule.action == "store"]
     for i, rule in enumerate(stored):
         where = f"the rule for {os.fsdecode(rule.match)!r} stores under {os.fsdecode(rule.store)!r}"
         if b"." not in rule.store[1:]:
             return f"{where}, which is in no namespace; write it as 'user.guest.security.'"
-        if mapped and _related(rule.store, QEMU_PREFIX):
-            return f"{where}, where security_model mapped keeps owners and modes ('user.virtfs.')"
+        if security_model in MODELS and _related(rule.store, QEMU_PREFIX):
+            return f"{where}, and {security_model} keeps owners and modes there ('user.virtfs.')"
         for other in stored[:i]:
             if _related(rule.store, other.store):
                 return (

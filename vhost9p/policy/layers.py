@@ -1,0 +1,61 @@
+"""The layers that an export's options ask for.
+
+From the host up: attributes' names (xattrs.py), then ids (idmap.py). So the ids in an attribute's
+value are mapped by the name that the guest has for it.
+"""
+
+import os
+from collections.abc import Iterable
+
+from vhost9p.config import ExportConfig, IdRange, XattrRules
+from vhost9p.fs.driver import Driver
+from vhost9p.native.export import Export
+from vhost9p.policy.idmap import GuestId, HostId, IdLayer, Ids, Range
+from vhost9p.policy.xattrs import (
+    MODELS,
+    UNLIMITED,
+    Limits,
+    Rule,
+    XattrLayer,
+    rules_of,
+    rules_problem,
+)
+
+
+def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
+    """A driver with what the options change in front of it. Raises OSError, and ValueError where
+    `problem` finds one."""
+    xattrs, id_map, model = config.xattrs, config.id_map, config.security_model
+    if xattrs or model in MODELS:
+        rules = rules_of(model, _rules(xattrs) if xattrs else ())
+        driver = XattrLayer(driver, rules, _limits(xattrs) if xattrs else UNLIMITED, export)
+    if id_map:
+        uids = Ids("uid", _ranges(id_map.uid), _host_id(id_map.squash_uid), id_map.forbid_uid)
+        gids = Ids("gid", _ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)
+        driver = IdLayer(driver, export, uids, gids)
+    return driver
+
+
+def problem(config: ExportConfig) -> str | None:
+    """What is wrong between the rules for attributes; None where they go together."""
+    if config.xattrs and (text := rules_problem(_rules(config.xattrs), config.security_model)):
+        return f"xattrs: {text}"
+    return None
+
+
+def _rules(xattrs: XattrRules) -> tuple[Rule, ...]:
+    return tuple(
+        Rule(os.fsencode(rule.match), rule.action, os.fsencode(rule.store)) for rule in xattrs.rules
+    )
+
+
+def _limits(xattrs: XattrRules) -> Limits:
+    return Limits(xattrs.max_value, xattrs.max_names, xattrs.max_total)
+
+
+def _ranges(ranges: Iterable[IdRange]) -> list[Range]:
+    return [Range(GuestId(each.guest), HostId(each.host), each.count) for each in ranges]
+
+
+def _host_id(number: int | None) -> HostId | None:
+    return None if number is None else HostId(number)
