@@ -16,27 +16,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
-from vhost9p.config import DeviceConfig, ExportConfig
-from vhost9p.fs.driver import Driver
-from vhost9p.fs.local import LocalDriver
-from vhost9p.fs.mapped import MappedDriver
-from vhost9p.fs.tree import Tree
+from vhost9p.config import DeviceConfig
+from vhost9p.exports import Exports
 from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
-from vhost9p.native.export import MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
-from vhost9p.policy.layers import layered
-from vhost9p.policy.multidevs import make_policy
-from vhost9p.policy.state import StateFile
 from vhost9p.vhost_user.messages import MAX_CONFIG, MemoryRegion
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
 DRAIN_MS = 2000
 """How long the frontend is kept waiting for requests that hang."""
 
@@ -65,33 +57,15 @@ class _Request:
 
 
 class Device:
-    """Serves one export to one guest. It is the session's Backend."""
+    """Serves exports to one guest. It is the session's Backend."""
 
     def __init__(self, hub: Hub, config: DeviceConfig) -> None:
         """Raises OSError, StateError."""
         self.name = config.tag
         self._config_space = config_space(os.fsencode(config.tag))
-        served = config.exports[0]
         with ExitStack() as undo:
-            root_fd = os.open(served.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            undo.callback(os.close, root_fd)
-            self.export = Export(
-                root_fd,
-                readonly=served.readonly,
-                stat_entries=config.multidevs == "remap",
-                model=MODELS.get(served.security_model, MODEL_HOST),
-            )
-            undo.callback(self.export.close)
-            self.policy = make_policy(
-                config.multidevs,
-                self.export.qidmap,
-                os.stat(root_fd).st_dev,
-                self.export.probe,
-                _open_state(config) if config.multidevs == "remap" else None,
-            )
-            undo.callback(self.policy.close)
-            self.export.policy = self.policy
-            self._driver = _make_driver(served, self.export, root_fd)
+            self.exports = Exports(config)
+            undo.callback(self.exports.close)
             self._native = NativeDevice(
                 hub,
                 self._upcall,
@@ -102,14 +76,14 @@ class Device:
             undo.callback(self._native.close)
             self._server = Server(
                 self._native.fids,
-                Tree([self._driver]),
+                self.exports.tree,
                 msize_max=config.msize_max,
                 set_msize=self._native.set_msize,
                 set_dialect=lambda dialect: self._native.set_dialect(unix=dialect is Dialect.U),
                 wake_signal=sys.wake_signal(),
             )
             undo.callback(self._server.close)
-            self._native.set_exports([self.export])
+            self._native.set_exports(self.exports.natives)
             self._undo = undo.pop_all()
 
     def close(self) -> None:
@@ -142,9 +116,9 @@ class Device:
         """A question of the qid map; C runs the request again, or it fails."""
         try:
             if upcall.kind == Upcall.DEVICE:
-                self.policy.device(upcall.a, upcall.b, upcall.fd)
+                self.exports.policy.device(upcall.a, upcall.b, upcall.fd)
             else:
-                self.policy.group(upcall.a, upcall.b)
+                self.exports.policy.group(upcall.a, upcall.b)
         except OSError as error:
             self._native.fail(upcall.slot, upcall.seq, error.errno or errno.EIO)
         else:
@@ -238,39 +212,5 @@ class Device:
         return await self._in_thread(stop)
 
 
-def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
-    """What serves an export's files."""
-    driver: Driver
-    if config.security_model in MODELS:
-        driver = MappedDriver(
-            export,
-            root_fd,
-            readonly=config.readonly,
-            model=MODELS[config.security_model],
-            fmode=config.fmode,
-            dmode=config.dmode,
-        )
-    else:
-        driver = LocalDriver(
-            export,
-            root_fd,
-            readonly=config.readonly,
-            ownership_matters=config.security_model == "passthrough",
-        )
-    return layered(driver, export, config)
-
-
 def _place(region: MemoryRegion) -> tuple[int, int, int, int]:
     return region.gpa, region.size, region.uva, region.mmap_offset
-
-
-def _open_state(config: DeviceConfig) -> StateFile:
-    """The file that keeps the export's identities over a restart of the daemon; one for each pair
-    of export and tag, so that two guests of one tree do not disturb each other."""
-    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
-    paths = [os.path.realpath(each.path) for each in config.exports]
-    fd = os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return StateFile(fd, "\0".join((*paths, config.tag, str(config.socket))))
-    finally:
-        os.close(fd)

@@ -19,7 +19,7 @@ def run() -> int:
     rows = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     numbers = {path.encode(): Numbers(st_dev, st_ino) for path, st_dev, st_ino in rows}
     where = sys.argv.index("vhost9p")
-    with patch("vhost9p.device.LocalDriver", partial(SynthDriver, numbers=numbers)):
+    with patch("vhost9p.exports.LocalDriver", partial(SynthDriver, numbers=numbers)):
         return main(sys.argv[where + 1 :])
 
 

@@ -1,0 +1,140 @@
+"""The exports of one device: from the configuration to what C and the 9P server work with.
+
+For each export there is a C `Export`, which reads and moves, and a stack of drivers, which change:
+the one that keeps the files and the layers in front of it (vhost9p.fs.layer). All exports of a
+device are one tree to the guest, so they share one qid map and one multidevs policy.
+
+A device with one export shows it as the mount's root. With several, export 0 is a directory that
+holds nothing but their names, and cannot be changed by the guest.
+"""
+
+import os
+from contextlib import ExitStack
+
+from vhost9p.config import DeviceConfig, ExportConfig
+from vhost9p.fs.driver import Driver
+from vhost9p.fs.local import LocalDriver
+from vhost9p.fs.mapped import MappedDriver
+from vhost9p.fs.tree import Tree, open_meeting_place
+from vhost9p.native.export import MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
+from vhost9p.native.qidmap import QidMap
+from vhost9p.policy.layers import layered
+from vhost9p.policy.multidevs import make_policy
+from vhost9p.policy.state import StateFile
+
+MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
+
+
+class Exports:
+    """What one guest sees. `tree` is for the server, `natives` for C."""
+
+    def __init__(self, config: DeviceConfig) -> None:
+        """Raises OSError, StateError."""
+        self._config = config
+        self.natives: list[Export] = []
+        drivers: list[Driver] = []
+        names = {os.fsencode(each.name): i for i, each in enumerate(config.exports, 1) if each.name}
+        with ExitStack() as undo:
+            self._undo = undo
+            self._qidmap = QidMap()
+            undo.callback(self._qidmap.close)
+            if names:
+                drivers.append(self._open_meeting_place(list(names)))
+            drivers += [self._open(each) for each in config.exports]
+            self._open_policy()
+            self.tree = Tree(drivers, names)
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        """Frees everything. No device may be using it."""
+        self._undo.close()
+
+    def _keep(self, fd: int) -> int:
+        self._undo.callback(os.close, fd)
+        return fd
+
+    def _make(self, fd: int, *, readonly: bool, model: str = "none") -> Export:
+        export = Export(
+            fd,
+            readonly=readonly,
+            stat_entries=self._config.multidevs == "remap",
+            model=MODELS.get(model, MODEL_HOST),
+            qidmap=self._qidmap,
+        )
+        self._undo.callback(export.close)
+        if not self.natives:
+            self._root_dev = os.fstat(fd).st_dev
+        self.natives.append(export)
+        return export
+
+    def _open(self, config: ExportConfig) -> Driver:
+        fd = self._keep(os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        export = self._make(fd, readonly=config.readonly, model=config.security_model)
+        if config.name:
+            self.natives[0].join(os.fsencode(config.name), export)
+        return _make_driver(config, export, fd)
+
+    def _open_meeting_place(self, names: list[bytes]) -> Driver:
+        folder = _open_state_dir(self._config)
+        try:
+            fd = self._keep(open_meeting_place(folder, _key(self._config), names))
+        finally:
+            os.close(folder)
+        export = self._make(fd, readonly=True)
+        return LocalDriver(export, fd, readonly=True, ownership_matters=False)
+
+    def _open_policy(self) -> None:
+        first = self.natives[0]
+        self.policy = make_policy(
+            self._config.multidevs,
+            self._qidmap,
+            self._root_dev,
+            first.probe,
+            _open_state(self._config) if self._config.multidevs == "remap" else None,
+        )
+        self._undo.callback(self.policy.close)
+        for export in self.natives:
+            export.policy = self.policy
+
+
+def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
+    """What serves an export's files."""
+    driver: Driver
+    if config.security_model in MODELS:
+        driver = MappedDriver(
+            export,
+            root_fd,
+            readonly=config.readonly,
+            model=MODELS[config.security_model],
+            fmode=config.fmode,
+            dmode=config.dmode,
+        )
+    else:
+        driver = LocalDriver(
+            export,
+            root_fd,
+            readonly=config.readonly,
+            ownership_matters=config.security_model == "passthrough",
+        )
+    return layered(driver, export, config)
+
+
+def _key(config: DeviceConfig) -> str:
+    """What the daemon keeps is kept for each pair of exports and tag, so that two guests of one
+    tree do not disturb each other."""
+    paths = [os.path.realpath(each.path) for each in config.exports]
+    return "\0".join((*paths, config.tag, str(config.socket)))
+
+
+def _open_state_dir(config: DeviceConfig) -> int:
+    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
+    return os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open_state(config: DeviceConfig) -> StateFile:
+    """The file that keeps the exports' identities over a restart of the daemon."""
+    folder = _open_state_dir(config)
+    try:
+        return StateFile(folder, _key(config))
+    finally:
+        os.close(folder)
