@@ -87,18 +87,19 @@ def attributes(path: Path) -> set[str]:
 
 
 class Kind(NamedTuple):
-    """A way to serve and to mount: the daemon's arguments, overlayfs's options, and what its
-    attributes' names begin with on the host."""
+    """A way to serve and to mount: the daemon's arguments, overlayfs's options, what its
+    attributes' names begin with on the host, and the client's cache mode."""
 
     tag: str
     args: tuple[str, ...]
     options: str
     prefix: str
+    cache: str = "none"
 
 
 ROOTS = (
     Kind("plain", (), "", "trusted.overlay."),
-    Kind("userxattr", (), ",userxattr", "user.overlay."),
+    Kind("userxattr", (), ",userxattr", "user.overlay.", "mmap"),
     Kind("rules", ("--xattr-rule", "trusted.=store:user.kept."), "", "user.kept.overlay."),
 )
 """By root's daemon."""
@@ -127,7 +128,7 @@ def test_all_layers_on_the_mount(boot: Boot, kinds: tuple[Kind, ...]) -> None:
         shares = [served(stack, kind, kinds is MAPPED) for kind in kinds]
         vm = boot("full", [socket for _, socket in shares])
         for kind, (export, _) in zip(kinds, shares, strict=True):
-            vm.mount(kind.tag, f"/{kind.tag}")
+            vm.mount(kind.tag, f"/{kind.tag}", cache=kind.cache)
             use(vm, f"/{kind.tag}", kind.options)
             check_upper(vm, f"/{kind.tag}")
             names = attributes(export / "up" / "d")
