@@ -124,7 +124,7 @@ def test_nothing_moves_between_exports(client: Client, base: Path) -> None:
     file = client.walk_to(source, b"file")
     with fails(errno.EXDEV):
         client.link(output, file, b"linked")
-    with fails(errno.EXDEV, errno.EROFS):
+    with fails(errno.EXDEV):
         client.renameat(source, b"file", output, b"moved")
     with fails(errno.EXDEV):
         client.renameat(output, b"mine", source, b"moved")

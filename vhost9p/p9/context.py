@@ -53,14 +53,16 @@ class Context:
         return self.tree.driver(fid.export)
 
     def writable(self, fid: Fid, *others: Fid) -> Driver:
-        """The driver of a fid's export, to change something there; EROFS where that is read-only,
-        EXDEV where another fid that has a part in the change belongs to another export."""
+        """The driver of a fid's export, to change something there; EROFS where that is read-only.
+
+        EXDEV where another fid that has a part in the change belongs to another export: first, as
+        between mounts (rename(2)), since tools then copy.
+        """
+        if any(other.export != fid.export for other in others):
+            raise P9Error(errno.EXDEV, "the files belong to different exports")
         driver = self.driver(fid)
         if driver.readonly:
             raise P9Error(errno.EROFS)
-        for other in others:
-            if other.export != fid.export:
-                raise P9Error(errno.EXDEV, "the files belong to different exports")
         return driver
 
 
