@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from vhost9p import __version__
+from vhost9p import __version__, virtfs
 from vhost9p import config_values as v
 from vhost9p.config_checks import Tree
 from vhost9p.config_schema import (
@@ -100,18 +100,6 @@ def _xattr_rule(text: str) -> Tree:
     return {"match": match, word: prefix or True}
 
 
-def split_commas(text: str) -> list[tuple[str, str]]:
-    """The keys and values of `key=value,key=value`; a doubled comma is one within a value, and a
-    key alone is one that is on. Raises ValueError."""
-    found = []
-    for part in re.findall("(?:[^,]|,,)+|^$|(?<=,)$", text.replace("\0", "")):
-        key, equals, value = part.replace(",,", ",").partition("=")
-        if not key:
-            raise ValueError(f"has {part!r} in it, where key=value is expected")
-        found.append((key, value if equals else "on"))
-    return found
-
-
 def fill(tree: Tree, shape: Group, key: str, text: str) -> None:
     """Sets a key, which may be one of a group's (throttling.bps-total), from text. Raises
     ValueError with what is wrong."""
@@ -127,7 +115,7 @@ def fill(tree: Tree, shape: Group, key: str, text: str) -> None:
     if last in tree:
         raise ValueError(f"{key}: is given twice")
     try:
-        tree[last] = leaf.parse(_switch(text) if leaf in (FLAG, YES) else text)
+        tree[last] = leaf.parse(v.parse_switch(text) if leaf in (FLAG, YES) else text)
     except ValueError as error:
         raise ValueError(f"{key}: {text!r} {error}") from None
 
@@ -137,13 +125,6 @@ def _unknown(key: str, shape: Group) -> str:
     dot = f"{prefix}." if prefix else ""
     known = [dot + each for each, shape in shape.keys.items() if isinstance(shape, Leaf)]
     return f"unknown key {key!r}; valid are {', '.join(known)}{v.guess(key, known)}"
-
-
-def _switch(text: str) -> bool:
-    for value, words in ((True, ("on", "yes", "true")), (False, ("off", "no", "false"))):
-        if text in words:
-            return value
-    raise ValueError("is neither on nor off")
 
 
 def _fill_by(shape: Group) -> Callable[[str], tuple[str, str]]:
@@ -162,7 +143,7 @@ def _fill_by(shape: Group) -> Callable[[str], tuple[str, str]]:
 def _export(text: str) -> Tree:
     """An export as key=value,key=value."""
     tree: Tree = {}
-    for key, value in split_commas(text):
+    for key, value in v.split_commas(text):
         fill(tree, EXPORT, key, value)
     for (key,) in EXPORT.needed:
         if key not in tree:
@@ -234,6 +215,14 @@ def _add_what(parser: Parser) -> None:
         "what the file has for an export, as readonly=on or quota.bytes=1GiB; a comma within a "
         "value is doubled. The options below hold for each export that does not say otherwise",
     )
+    what.add_argument(
+        "--virtfs",
+        metavar="local,path=…,mount_tag=…,…",
+        type=typed(virtfs.parse, ": "),
+        help="what QEMU's -virtfs or -fsdev takes, as it is: "
+        f"{', '.join(virtfs.PLAIN)}, throttling.…; "
+        f"{' and '.join(virtfs.MEANINGLESS)} may stand in it, and mean nothing here",
+    )
     what.add_argument("--tag", type=_leaf("tag"), help="the mount tag (default: host0)")
     what.add_argument(
         "--multidevs",
@@ -253,6 +242,12 @@ def _add_what(parser: Parser) -> None:
         metavar="N",
         type=_leaf("max_fids"),
         help="files that a guest may hold at a time (default: 1000000)",
+    )
+    what.add_argument(
+        "--max-xattr",
+        metavar="N",
+        type=_leaf("max_xattr"),
+        help="values of extended attributes that a guest may hold open (default: 1024)",
     )
     what.add_argument(
         "--threads",
@@ -379,14 +374,14 @@ def _add_how(parser: Parser) -> None:
 # ---- what they describe --------------------------------------------------------------------------
 
 PLAIN = (
-    *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "threads"),
+    *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr", "threads"),
     *("security_model", "readonly", "fmode", "dmode", "writeout"),
 )
 QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)
 ID_OPTIONS = tuple(
     f"{what}_{kind}" for kind in ("uid", "gid") for what in ("map", "squash", "forbid")
 )
-WHAT = (*PLAIN, "xattr_rule", *ID_OPTIONS, "throttling", *QUOTA_OPTIONS)
+WHAT = ("virtfs", *PLAIN, "xattr_rule", *ID_OPTIONS, "throttling", *QUOTA_OPTIONS)
 """Options that describe the device, and so exclude a file that does."""
 
 
@@ -411,7 +406,19 @@ def device_tree(options: argparse.Namespace) -> Tree:
         tree["xattrs"] = {"rules": options.xattr_rule}
     if quota := given(options, QUOTA_OPTIONS):
         tree["quota"] = {key.removeprefix("quota_"): value for key, value in quota.items()}
-    return tree
+    return tree if options.virtfs is None else _with_virtfs(options.virtfs, tree)
+
+
+def _with_virtfs(said: Tree, tree: Tree) -> Tree:
+    """What QEMU's string says and what options say beside it."""
+    theirs = {virtfs.NAMES.get(key, key).partition(".")[0] for key in virtfs.KEYS}
+    if wrong := [option(key) for key in tree if key in theirs - {"tag"} or key == "exports"]:
+        raise UserError(f"--virtfs excludes {', '.join(wrong)}: say it in --virtfs")
+    if "tag" in said and "tag" in tree:
+        raise UserError("--virtfs has a mount_tag, so --tag cannot name another")
+    if "tag" not in said and "tag" not in tree:
+        raise UserError("--virtfs has no mount_tag; add it, or a --tag beside --virtfs")
+    return {**said, **tree}
 
 
 def _throttling(pairs: list[tuple[str, str]]) -> Tree:

@@ -181,6 +181,8 @@ class DeviceConfig:
     msize_max: int = 1024 * 1024
     """Bytes; what a guest may ask for at most."""
     max_fids: int = 1_000_000
+    max_xattr: int = 1024
+    """Values of attributes that a guest may hold open; 0: as many as memory is set aside for."""
     threads: int = 1
     """Requests that are served at a time, while none hangs."""
     once: bool = False

@@ -233,6 +233,7 @@ OWN_KEYS: dict[str, Leaf] = {
     "multidevs": Leaf(v.parse_choice(*MULTIDEVS)),
     "msize_max": Leaf(v.parse_size(4096, 16 * 1024 * 1024)),
     "max_fids": Leaf(v.parse_number(16, 16_000_000)),
+    "max_xattr": Leaf(v.parse_number(0, 2**32 - 1)),
     "threads": Leaf(v.parse_number(1, 32)),
     "once": FLAG,
     "force": FLAG,

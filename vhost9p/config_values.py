@@ -67,6 +67,34 @@ def parse_true(value: Any) -> bool:
     return True
 
 
+def parse_switch(text: str) -> bool:
+    """on or off, as options within an option have it."""
+    for value, words in ((True, ("on", "yes", "true", "y")), (False, ("off", "no", "false", "n"))):
+        if text in words:
+            return value
+    raise ValueError("is neither on nor off")
+
+
+def split_commas(text: str, alone: str | None = None) -> list[tuple[str, str]]:
+    """The keys and values of `key=value,key=value`; a doubled comma is one within a value. A key
+    `alone` has that value. Raises ValueError."""
+    parts = [""]
+    for piece in re.findall(",,|,|[^,]+", text):
+        if piece == ",":
+            parts.append("")
+        else:
+            parts[-1] += "," if piece == ",," else piece
+    if len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    found = []
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not key or not (equals or alone):
+            raise ValueError(f"has {part!r} in it, where key=value is expected")
+        found.append((key, value if equals else str(alone)))
+    return found
+
+
 def parse_path(value: Any) -> str:
     """A path; relative to what, the caller knows."""
     if not parse_text(value):

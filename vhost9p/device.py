@@ -78,6 +78,7 @@ class Device:
                 self._native.fids,
                 self.exports.tree,
                 msize_max=config.msize_max,
+                max_xattr=config.max_xattr,
                 set_msize=self._native.set_msize,
                 set_dialect=lambda dialect: self._native.set_dialect(unix=dialect is Dialect.U),
                 wake_signal=sys.wake_signal(),

@@ -198,7 +198,12 @@ class Guest:
 
 @contextmanager
 def serving(
-    root: Path, *, readonly: bool = False, security_model: str = "passthrough", ring: int = 128
+    root: Path,
+    *,
+    readonly: bool = False,
+    security_model: str = "passthrough",
+    ring: int = 128,
+    max_xattr: int = 0,
 ) -> Iterator[Guest]:
     """A server over a directory, and a guest that has not said Tversion yet. No descriptor may be
     left at the end."""
@@ -223,6 +228,7 @@ def serving(
             fids,
             Tree([driver]),
             msize_max=65536,
+            max_xattr=max_xattr,
             set_msize=msizes.append,
             set_dialect=dialects.append,
             wake_signal=sys.wake_signal(),

@@ -44,6 +44,7 @@ class Server:
         tree: Tree,
         *,
         msize_max: int,
+        max_xattr: int,
         set_msize: Callable[[int], None],
         set_dialect: Callable[[Dialect], None],
         wake_signal: int,
@@ -53,7 +54,7 @@ class Server:
         self._context = context
         self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fsync")
         self._locks = LockFamily(context, wake_signal)
-        self._xattrs = XattrFamily(context)
+        self._xattrs = XattrFamily(context, max_xattr)
         names = NamespaceFamily(context, self._drop)
         metadata = MetadataFamily(context, self._off_thread)
         session: dict[type[Message], Handler] = {

@@ -2,7 +2,7 @@
 
 9P reads an attribute through a fid that Txattrwalk makes and writes one through a fid that
 Txattrcreate turns; the value is set when that fid is clunked, so the clunk's error is the result.
-The values wait here, at most BYTES_MAX of them for one guest.
+The values wait here: for one guest at most as many as it may have, and BYTES_MAX of them.
 
 Removing has no message of its own: Linux's client sends size 0 with XATTR_REPLACE, which is also
 how it would replace a value by an empty one. An empty value with other flags is set.
@@ -44,8 +44,10 @@ def _check_xattr_name(name: bytes) -> bytes:
 class XattrFamily:
     """See the module. Values are kept by fid number."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, values_max: int) -> None:
+        """`values_max`: how many a guest may have at a time; 0: as many as BYTES_MAX allows."""
         self._context = context
+        self._values_max = values_max
         self._fids = context.fids
         self._values: dict[int, _Value] = {}
         self._bytes = 0
@@ -65,7 +67,8 @@ class XattrFamily:
     def _keep(self, number: int, value: _Value) -> None:
         self.drop(number)
         with self._lock:
-            if self._bytes + value.size > BYTES_MAX:
+            full = self._values_max and len(self._values) >= self._values_max
+            if full or self._bytes + value.size > BYTES_MAX:
                 raise P9Error(errno.ENOSPC, "too many attribute values are held open")
             self._bytes += value.size
             self._values[number] = value

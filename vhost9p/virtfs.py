@@ -1,0 +1,127 @@
+"""QEMU's own way to say what is exported: the argument of its -virtfs and -fsdev options.
+
+    local,path=/srv/data,mount_tag=data,security_model=mapped-xattr,readonly=on
+
+Values are separated by commas, and a doubled comma is one within a value. Numbers are C's: octal
+with a leading 0, hexadecimal with 0x, without units. Of a key that is given twice the last counts.
+A key alone is on, one behind "no" is off. (qemu(1); what QEMU 11 takes and refuses was tried out.)
+
+The differences from QEMU are: throttling is taken whichever of the two options the string was
+meant for (-virtfs has none, -fsdev has); a writeout of an unknown kind is refused, which QEMU takes
+for none; so are fmode and dmode where they have no meaning, as -fsdev does; and so is a burst of
+more than 2^32 - 1 seconds, of which QEMU takes the rest.
+"""
+
+import re
+from typing import Any
+
+from vhost9p import config_values as v
+from vhost9p.config_checks import Tree
+from vhost9p.config_schema import DEVICE, THROTTLING, Leaf
+
+DRIVER = "local"
+OTHER_DRIVERS = ("synth", "proxy", "handle")
+"""QEMU has, or had, these as well."""
+OTHERS_KEYS = ("socket", "sock_fd")
+"""Keys of the driver proxy."""
+MODES = ("fmode", "dmode")
+NAMES = {"mount_tag": "tag"}
+"""Keys that are called otherwise here."""
+MEANINGLESS = ("id", "fsdev")
+"""They connect QEMU's options with each other."""
+PLAIN = (
+    *("path", "mount_tag", "security_model", "multidevs", "readonly", "fmode", "dmode"),
+    *("writeout", "max_xattr"),
+)
+KEYS = (*PLAIN, *(f"throttling.{key}" for key in THROTTLING.keys))
+NEEDED = ("path", "security_model")
+ID = "[A-Za-z][A-Za-z0-9._-]*"
+NUMBER = (
+    r"\s*\+?(0[xX](?P<hex>[0-9a-fA-F]{1,16})|0(?P<octal>[0-7]{0,22})|(?P<decimal>[1-9]\d{0,18}))"
+)
+
+
+def parse(text: str) -> Tree:
+    """The device that the string describes, as a tree of vhost9p.config_schema. Raises ValueError
+    with what is wrong in it."""
+    tree: Tree = {}
+    driver = None
+    if "=" not in text.partition(",")[0]:
+        text = f"fsdriver={text}"
+    for key, value in v.split_commas(text, alone="on"):
+        if key == "fsdriver":
+            driver = _driver(value)
+        else:
+            _set(tree, *_positive(key, value))
+    if driver is None:
+        raise ValueError(f"begins with no driver; {DRIVER},path=… is expected")
+    for key in NEEDED:
+        if key not in tree:
+            raise ValueError(f"{key} is missing, which QEMU wants, too")
+    return tree
+
+
+def _driver(name: str) -> str:
+    if name != DRIVER:
+        what = "another of QEMU's drivers" if name in OTHER_DRIVERS else "no driver"
+        raise ValueError(f"{name!r} is {what}; only {DRIVER} is served")
+    return name
+
+
+def _positive(key: str, value: str) -> tuple[str, str]:
+    """noreadonly is readonly=off."""
+    if key not in KEYS and key.removeprefix("no") in KEYS:
+        return key.removeprefix("no"), "off"
+    return key, value
+
+
+def _set(tree: Tree, key: str, value: str) -> None:
+    if key in MEANINGLESS:
+        if not re.fullmatch(ID, value):
+            raise ValueError(
+                f"{key}: {value!r} is no identifier: letters, digits, -, . and _, a letter first"
+            )
+    elif key in OTHERS_KEYS:
+        raise ValueError(f"{key} is the driver proxy's; only {DRIVER} is served")
+    elif key in KEYS:
+        try:
+            part, last = tree, NAMES.get(key, key)
+            if key.startswith("throttling."):
+                part, last = tree.setdefault("throttling", {}), key.partition(".")[2]
+            part[last] = _value(last, value, THROTTLING if part is not tree else DEVICE)
+        except ValueError as error:
+            raise ValueError(f"{key}: {value!r} {error}") from None
+    else:
+        known = (*PLAIN, *MEANINGLESS, "throttling.bps-total", "and so on")
+        raise ValueError(f"unknown key {key!r}; valid are {', '.join(known)}{v.guess(key, KEYS)}")
+
+
+def _value(key: str, text: str, group: Any) -> Any:
+    leaf = group.keys[key]
+    assert isinstance(leaf, Leaf)
+    if key == "path":
+        return _path(text)
+    if key == "readonly":
+        return v.parse_switch(text)
+    if key in MODES:
+        return _number(text) & 0o777
+    if group is THROTTLING or key == "max_xattr":
+        return leaf.parse(_number(text))
+    return leaf.parse(text)
+
+
+def _path(text: str) -> str:
+    """As it stands: QEMU does not expand a ~."""
+    if not v.parse_text(text):
+        raise ValueError("is no path")
+    return text
+
+
+def _number(text: str) -> int:
+    """strtoull(3) with a base of 0."""
+    match = re.fullmatch(NUMBER, text, re.ASCII)
+    if not match:
+        raise ValueError("is no number; units are not allowed here, 0600 is octal")
+    if match["hex"]:
+        return int(match["hex"], 16)
+    return int(match["decimal"] or match["octal"] or "0", 10 if match["decimal"] else 8)
