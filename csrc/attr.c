@@ -69,6 +69,7 @@ void v9_export_free(v9_export *ex)
     pthread_mutex_destroy(&ex->disguise_lock);
     pthread_mutex_destroy(&ex->model_lock);
     free(ex->disguises);
+    free(ex->delays);
     v9_idmap_free(&ex->ids[V9_UID]);
     v9_idmap_free(&ex->ids[V9_GID]);
     free(ex);

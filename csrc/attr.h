@@ -60,8 +60,9 @@ struct v9_export {
     pthread_mutex_t model_lock; /* metadata are read, changed and written as one */
     uint64_t root_dev, root_ino;
     struct v9_caps caps;
-    v9_quota *quota;        /* not its own; NULL: none */
-    struct v9_idmap ids[2]; /* by V9_UID, V9_GID */
+    v9_quota *quota;          /* not its own; NULL: none */
+    struct v9_delays *delays; /* NULL: not throttled */
+    struct v9_idmap ids[2];   /* by V9_UID, V9_GID */
     pthread_mutex_t disguise_lock;
     struct v9_disguise *disguises; /* open addressing, host_ino 0 = empty; NULL but for synth */
     uint32_t disguise_count, disguise_mask;

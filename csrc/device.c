@@ -169,11 +169,13 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     uint32_t base;
 
     pthread_mutex_lock(&dev->lock);
-    dev->paused = true;
+    dev->paused = dev->hurry = true;
+    v9_threads_nudge(dev);
     if (!wait_idle(dev, &dev->inflight, timeout_ms)) {
         v9_device_kill(dev, true);
         v9_device_attach(dev);
     }
+    dev->hurry = false;
     v9_device_signal(dev);
     dev->started = false;
     base = v9_vring_base(&dev->ring);

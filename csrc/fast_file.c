@@ -15,6 +15,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include "delay.h"
 #include "iov.h"
 #include "model.h"
 
@@ -250,15 +251,26 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     return err;
 }
 
+/* Reads into a request's reply; the number of bytes, or -errno. */
+static int get_data(const struct v9_request *r, const struct transfer *t, struct iovec *slice)
+{
+    uint32_t pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
+                                   P9_IO_SIZE, t->count, slice);
+    ssize_t got;
+
+    do
+        got = preadv(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : (int)got;
+}
+
 int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                  struct v9_scratch *scratch)
 {
     uint8_t header[P9_IO_SIZE];
     struct transfer t;
     const struct v9_node *node;
-    uint32_t pieces;
-    ssize_t got;
-    int err = begin_transfer(dev, in, &t);
+    int got, err = begin_transfer(dev, in, &t);
 
     if (err)
         return err;
@@ -270,19 +282,16 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         v9_fids_unpin(&dev->fids, t.fid);
         return err;
     }
-    pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
-                          P9_IO_SIZE, t.count, scratch->slice);
-    do
-        got = preadv(t.fid->io_fd, scratch->slice, (int)pieces, (off_t)t.offset);
-    while (got < 0 && errno == EINTR);
-    err = got < 0 ? -errno : 0;
+    got = v9_delay_admit(dev, v9_node_export(dev, node), r, t.count);
+    if (!got)
+        got = get_data(r, &t, scratch->slice);
     v9_fids_unpin(&dev->fids, t.fid);
-    if (err)
-        return err;
+    if (got < 0)
+        return got;
     v9_put_header(header, P9_IO_SIZE + (uint32_t)got, P9_TREAD + 1, r->tag);
     v9_put(header + P9_HEADER_SIZE, (uint64_t)got, 4);
     v9_request_reply(r, header, sizeof(header));
-    return P9_IO_SIZE + (int)got;
+    return P9_IO_SIZE + got;
 }
 
 /*
@@ -322,6 +331,22 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
     return bits && fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
 }
 
+/*
+ * Has the host begin to write what was just written out to its disk, and waits until what was begun
+ * before on these pages is done (sync_file_range(2)): little stays in its page cache for long. What
+ * an append has written may be anywhere. An error is that of data written before; it would not be
+ * told again to a later fsync.
+ */
+static int write_out(const struct transfer *t, int put)
+{
+    const bool anywhere = t->fid->io_flags & O_APPEND;
+
+    if (sync_file_range(t->fid->io_fd, anywhere ? 0 : (off_t)t->offset, anywhere ? 0 : put,
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0)
+        return -errno;
+    return put;
+}
+
 /* Writes a request's data; the number of bytes, or -errno. */
 static int put_data(v9_export *ex, const struct v9_request *r, const struct transfer *t,
                     struct v9_node *node, struct iovec *slice)
@@ -338,7 +363,9 @@ static int put_data(v9_export *ex, const struct v9_request *r, const struct tran
     do
         put = pwritev(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
     while (put < 0 && errno == EINTR);
-    return put < 0 ? -errno : (int)put;
+    if (put < 0)
+        return -errno;
+    return put && ex->conf.writeout ? write_out(t, (int)put) : (int)put;
 }
 
 /* Writes as much of a request's data as the quota has room for. */
@@ -377,6 +404,8 @@ int v9_fast_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         err = -EROFS;
     else if (t.count > r->size - P9_TWRITE_SIZE)
         err = -EINVAL;
+    if (!err)
+        err = v9_delay_admit(dev, ex, r, t.count);
     if (!err && t.count)
         put = ex->quota ? put_within_quota(ex, r, &t, node, scratch->slice)
                         : put_data(ex, r, &t, node, scratch->slice);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "delay.h"
 #include "iov.h"
 
 /* ---- replies -----------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->seq++;
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
-    r->dead = false;
+    r->dead = r->admitted = false;
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
@@ -189,9 +190,13 @@ static void post(struct v9_device *dev, struct v9_request *r, uint32_t kind)
     v9_hub_post(dev->hub, &r->note);
 }
 
-/* Tells Python that nobody waits for this request any more. */
-static void post_flush(struct v9_device *dev, struct v9_request *r)
+/* Nobody waits for this request any more: one that has not begun ends, and Python is told. */
+static void cancel(struct v9_device *dev, struct v9_request *r)
 {
+    if (r->state == V9_DELAYED) {
+        v9_delay_leave(dev, r);
+        v9_request_finish(dev, r, v9_request_error(r, EINTR));
+    }
     if (r->state != V9_UPCALL)
         return;
     r->flush_note.up = (struct v9_upcall){
@@ -205,7 +210,8 @@ static struct v9_request *find_tag(struct v9_device *dev, const struct v9_reques
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
         if (r != flush && r->tag == tag && !r->dead &&
-            (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_RESUMED))
+            (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_RESUMED ||
+             r->state == V9_DELAYED))
             return r;
     }
     return NULL;
@@ -237,7 +243,7 @@ static void start_flush(struct v9_device *dev, struct v9_request *r)
     r->target = target->slot;
     r->target_seq = target->seq;
     dev->flushing++;
-    post_flush(dev, target);
+    cancel(dev, target);
 }
 
 static void start_version(struct v9_device *dev, struct v9_request *r)
@@ -249,8 +255,8 @@ static void start_version(struct v9_device *dev, struct v9_request *r)
     r->state = V9_BARRIER;
     dev->barrier = r;
     for (uint32_t i = 0; i < dev->slots_used; i++)
-        if (!dev->slots[i].dead)
-            post_flush(dev, &dev->slots[i]);
+        if (r != &dev->slots[i] && !dev->slots[i].dead)
+            cancel(dev, &dev->slots[i]);
 }
 
 static struct v9_request *pop(struct v9_device *dev)
@@ -286,9 +292,12 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 {
     struct v9_request *r;
 
-    if (dev->resumed) {
-        r = dev->resumed;
+    r = dev->resumed;
+    if (r)
         dev->resumed = r->next;
+    else
+        r = v9_delay_next(dev);
+    if (r) {
         r->state = V9_RUNNING;
         dev->busy++;
         return r;
@@ -326,7 +335,7 @@ static v9_handler *const unix_handlers[256] = {
 };
 
 /* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
- * -V9_NO_DEVICE or -V9_NO_GROUP. */
+ * -V9_NO_DEVICE, -V9_NO_GROUP or -V9_NOT_YET. */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
     v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
@@ -336,7 +345,8 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
     if (!handler)
         return V9_PASS;
     result = handler(dev, r, &in, scratch);
-    if (result >= 0 || result == V9_PASS || result == -V9_NO_DEVICE || result == -V9_NO_GROUP)
+    if (result >= 0 || result == V9_PASS || result == -V9_NO_DEVICE || result == -V9_NO_GROUP ||
+        result == -V9_NOT_YET)
         return result;
     return v9_request_error(r, -result);
 }
@@ -352,12 +362,31 @@ static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq)
     }
 }
 
+/* Whether a request that has not begun need not begin. */
+static bool is_unwanted(const struct v9_device *dev, const struct v9_request *r)
+{
+    for (uint32_t i = 0; dev->flushing && i < dev->slots_used; i++) {
+        const struct v9_request *flush = &dev->slots[i];
+        if (flush->state == V9_FLUSHING && flush->target == r->slot && flush->target_seq == r->seq)
+            return true;
+    }
+    return dev->barrier != NULL;
+}
+
 /* Ends a request in the way that `result` (of v9_request_run) says: published, or up to Python. */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 {
     const uint32_t slot = r->slot, seq = r->seq;
     const bool dead = r->dead;
 
+    if (!dead && result == -V9_NOT_YET) {
+        if (!is_unwanted(dev, r)) {
+            v9_delay_enter(dev, r);
+            pthread_cond_broadcast(&dev->idle);
+            return;
+        }
+        result = v9_request_error(r, EINTR);
+    }
     if (!dead && result < 0) {
         post(dev, r,
              result == -V9_NO_DEVICE  ? V9_UP_DEVICE
@@ -485,6 +514,9 @@ static void kill_request(struct v9_device *dev, struct v9_request *r)
         free_slot(dev, r);
     } else if (r->state == V9_BARRIER) {
         dev->barrier = NULL;
+        free_slot(dev, r);
+    } else if (r->state == V9_DELAYED) {
+        v9_delay_leave(dev, r);
         free_slot(dev, r);
     }
 }

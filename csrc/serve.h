@@ -3,6 +3,7 @@
  *
  * hub.c     the queue of upcalls to Python, one for the process
  * serve.c   the life of a request: popped, run, answered, flushed, cut off
+ * delay.c   requests that wait for their time, and throttle.c, which tells them when that is
  * threads.c the serving threads
  * device.c  what the frontend sets up: memory, ring, life cycle
  * fast_*.c  the requests that C answers; fast_unix.c those that only 9P2000.u has
@@ -41,13 +42,15 @@
 #define V9_FEATURE_PACKED 34
 
 /* What a handler may return besides a reply's size or -errno. */
-enum { V9_PASS = -8192 }; /* not mine: up to Python */
+enum { V9_PASS = -8192 };   /* not mine: up to Python */
+enum { V9_NOT_YET = 4099 }; /* -V9_NOT_YET: to be run again when its time has come (delay.h) */
 
 enum v9_state {
     V9_FREE,
     V9_RUNNING,  /* a serving thread has it */
     V9_UPCALL,   /* Python has it */
     V9_RESUMED,  /* to be run again */
+    V9_DELAYED,  /* it waits for its time (delay.h) */
     V9_FLUSHING, /* a Tflush that waits for its target */
     V9_BARRIER,  /* a Tversion that waits for all others */
 };
@@ -65,12 +68,15 @@ struct v9_request {
     bool dead; /* cut off: whoever has it publishes nothing */
     uint8_t type;
     uint8_t dialect; /* V9_9P2000*: the session's that it came in */
+    bool admitted;   /* it has waited for its time */
     uint16_t tag;
     int error;                   /* found while parsing the header, -errno */
     uint32_t size;               /* size[4] of the message */
     uint32_t data_size;          /* bytes of it in data */
     uint32_t target, target_seq; /* V9_FLUSHING: the request that was flushed */
-    struct v9_request *next;     /* in the device's free or resumed list */
+    uint32_t bytes;              /* that it is to move, and */
+    struct v9_delays *delays;    /* where it waits for that: delay.c's */
+    struct v9_request *next;     /* in the device's free or resumed list, or among delays */
     struct v9_note note;         /* its upcall */
     struct v9_note flush_note;   /* V9_UP_FLUSH about it */
     struct v9_upcall question;   /* V9_UP_DEVICE, V9_UP_GROUP: what its handler needs to know */
@@ -117,12 +123,15 @@ struct v9_device {
     uint32_t flushing;       /* FLUSHING requests */
     struct v9_request *barrier;
     bool starved;        /* a chain waits for a free slot */
+    uint32_t delayed;    /* DELAYED requests */
+    bool hurry;          /* the ring is being stopped: nothing is delayed */
+    int64_t due;         /* CLOCK_MONOTONIC in ns: when the timer goes off */
     pthread_cond_t idle; /* inflight or busy fell */
     uint32_t msize;
     uint8_t dialect; /* V9_9P2000* */
 
     /* threads.c */
-    int epoll_fd, nudge_fd, quit_fd;
+    int epoll_fd, nudge_fd, quit_fd, timer_fd;
     bool quit;
     uint32_t thread_count, runners, spares;
     uint32_t executing, sleeping; /* runners inside a request; runners inside epoll_wait */

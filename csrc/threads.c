@@ -10,7 +10,8 @@
  * watch. A stuck thread that comes back into a later epoch turns spare. Without traffic the watch
  * sleeps for good and costs nothing.
  *
- * Runners sleep in epoll on the kick descriptor, edge-triggered, so that it need not be read.
+ * Runners sleep in epoll on the kick descriptor, edge-triggered, so that it need not be read; and
+ * on a timer, for requests that wait for their time.
  */
 #define _GNU_SOURCE
 #include "serve.h"
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -244,9 +246,12 @@ int v9_threads_start(struct v9_device *dev)
     dev->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     dev->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     dev->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (dev->epoll_fd < 0 || dev->nudge_fd < 0 || dev->quit_fd < 0)
+    dev->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (dev->epoll_fd < 0 || dev->nudge_fd < 0 || dev->quit_fd < 0 || dev->timer_fd < 0)
         return -errno;
     err = watch_fd(dev->epoll_fd, dev->nudge_fd, EPOLLIN | EPOLLET);
+    if (!err)
+        err = watch_fd(dev->epoll_fd, dev->timer_fd, EPOLLIN | EPOLLET);
     if (!err)
         err = watch_fd(dev->epoll_fd, dev->quit_fd, EPOLLIN); /* level: it wakes every runner */
     pthread_mutex_lock(&dev->lock);
@@ -278,6 +283,7 @@ bool v9_threads_stop(struct v9_device *dev)
     close(dev->epoll_fd);
     close(dev->nudge_fd);
     close(dev->quit_fd);
+    close(dev->timer_fd);
     pthread_cond_destroy(&dev->watch);
     pthread_cond_destroy(&dev->spare);
     pthread_cond_destroy(&dev->gone);

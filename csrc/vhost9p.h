@@ -86,6 +86,7 @@ struct v9_export_conf {
     uint32_t readonly;     /* opens for writing fail with EROFS */
     uint32_t stat_entries; /* Treaddir reads the attributes of every entry (multidevs remap) */
     uint32_t model;        /* V9_MODEL_* */
+    uint32_t writeout;     /* what is written goes out to the disk at once (writeout=immediate) */
 };
 
 /* Where owner, mode, type and device number of the guest's files are kept (model.h). */
@@ -132,6 +133,27 @@ uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host);
 int v9_export_watch_caps(v9_export *ex, const char *name);
 /* Some file has them now: open files are looked at again. */
 void v9_export_caps_set(v9_export *ex);
+/* ---- throttle.c: how fast reads and writes may be ---------------------------------------------
+ */
+
+enum { V9_BPS_TOTAL, V9_BPS_READ, V9_BPS_WRITE, V9_IOPS_TOTAL, V9_IOPS_READ, V9_IOPS_WRITE };
+#define V9_LIMITS 6
+
+struct v9_limit {
+    uint64_t avg;    /* bytes or requests per second; 0: no limit */
+    uint64_t max;    /* per second, in a burst; 0: a tenth of a second's worth of avg may burst */
+    uint32_t length; /* seconds that a burst may last; where it is more than 1, max is not 0 */
+};
+
+struct v9_throttle_conf {
+    struct v9_limit limits[V9_LIMITS]; /* by V9_BPS_TOTAL and so on; all that are set apply */
+    uint64_t iops_size; /* bytes beyond which a request counts as a multiple; 0: never */
+};
+
+/* Delays Tread and Twrite of files so that the limits hold. Once, before the export is served.
+ * -ENOMEM. */
+int v9_export_set_throttle(v9_export *ex, const struct v9_throttle_conf *conf);
+
 /* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
 int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
 /*

@@ -7,7 +7,7 @@ the serving threads have with Python through upcalls.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -75,7 +75,8 @@ class Mapped:
 
 class Export:
     """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
-    one guest sees share a `qidmap`."""
+    one guest sees share a `qidmap`. With `writeout` what is written goes out to the disk at once.
+    """
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Export:
         readonly: bool,
         stat_entries: bool,
         model: int = MODEL_HOST,
+        writeout: bool = False,
         qidmap: QidMap | None = None,
     ) -> None:
         conf = ffi.new(
@@ -93,6 +95,7 @@ class Export:
                 "readonly": readonly,
                 "stat_entries": stat_entries,
                 "model": model,
+                "writeout": writeout,
             },
         )
         err = ffi.new("int32_t *")
@@ -128,6 +131,12 @@ class Export:
     def guest_id(self, kind: int, host: int) -> int:
         """What a host id is in the guest; 65534 where the map does not have it."""
         return int(lib.v9_export_guest_id(self.native, kind, host))
+
+    def set_throttle(self, limits: Sequence[tuple[int, int, int]], iops_size: int) -> None:
+        """Delays reads and writes so that the limits hold (csrc/throttle.h): (avg, max, length) of
+        bytes in total, read, written, and of requests likewise. Once, before it is served."""
+        conf = ffi.new("struct v9_throttle_conf *", (list(limits), iops_size))
+        check(lib.v9_export_set_throttle(self.native, conf))
 
     def watch_capabilities(self, name: bytes) -> None:
         """Takes away what the attribute `name` keeps of a program's capabilities when the program
