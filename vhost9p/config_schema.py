@@ -32,7 +32,7 @@ MAPPED = ("mapped-xattr", "mapped-file")
 SECURITY_MODELS = ("passthrough", "none", *MAPPED)
 MULTIDEVS = ("warn", "forbid", "remap")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-NOT_SERVED = ("writeout", "throttling", "quota")
+NOT_SERVED = ("quota",)
 """Keys that are known without being served."""
 
 

@@ -11,7 +11,7 @@ holds nothing but their names, and cannot be changed by the guest.
 import os
 from contextlib import ExitStack
 
-from vhost9p.config import DeviceConfig, ExportConfig
+from vhost9p.config import DeviceConfig, ExportConfig, Throttling
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.mapped import MappedDriver
@@ -53,12 +53,15 @@ class Exports:
         self._undo.callback(os.close, fd)
         return fd
 
-    def _make(self, fd: int, *, readonly: bool, model: str = "none") -> Export:
+    def _make(
+        self, fd: int, *, readonly: bool, model: str = "none", writeout: bool = False
+    ) -> Export:
         export = Export(
             fd,
             readonly=readonly,
             stat_entries=self._config.multidevs == "remap",
             model=MODELS.get(model, MODEL_HOST),
+            writeout=writeout,
             qidmap=self._qidmap,
         )
         self._undo.callback(export.close)
@@ -69,7 +72,14 @@ class Exports:
 
     def _open(self, config: ExportConfig) -> Driver:
         fd = self._keep(os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        export = self._make(fd, readonly=config.readonly, model=config.security_model)
+        export = self._make(
+            fd,
+            readonly=config.readonly,
+            model=config.security_model,
+            writeout=config.writeout == "immediate",
+        )
+        if config.throttling:
+            _throttle(export, config.throttling)
         if config.name:
             self.natives[0].join(os.fsencode(config.name), export)
         return _make_driver(config, export, fd)
@@ -117,6 +127,12 @@ def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
             ownership_matters=config.security_model == "passthrough",
         )
     return layered(driver, export, config)
+
+
+def _throttle(export: Export, at: Throttling) -> None:
+    bps = (at.bps_total, at.bps_read, at.bps_write)
+    limits = (*bps, at.iops_total, at.iops_read, at.iops_write)
+    export.set_throttle([(each.avg, each.max, each.length) for each in limits], at.iops_size)
 
 
 def _key(config: DeviceConfig) -> str:
