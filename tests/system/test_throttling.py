@@ -189,6 +189,32 @@ def test_another_device_goes_on(export: Path, scratch: Path, tmp_path: Path) -> 
         daemon.socket = first
 
 
+def test_another_export_of_the_device_goes_on(export: Path) -> None:
+    """Two exports under one tag, one of them throttled."""
+    for name in ("slow", "fast"):
+        (export / name).mkdir(parents=True)
+        (export / name / "file").write_bytes(DATA)
+    daemon = Daemon()
+    config = daemon.directory / "vm.yaml"
+    config.write_text(
+        f"socket: 9p.sock\n"
+        f"security_model: {SECURITY[1]}\n"
+        f"exports:\n"
+        f"- {{name: slow, path: {export}/slow, throttling: {{bps-total: 1}}}}\n"
+        f"- {{name: fast, path: {export}/fast}}\n"
+    )
+    daemon.args = ["--config", str(config)]
+    with daemon, mounted(daemon, export) as share:
+        client = share.client
+        slow = client.open(share.top, (b"slow", b"file"), os.O_RDWR)
+        fast = client.open(share.top, (b"fast", b"file"), os.O_RDWR)
+        tickets = [*reads(client, slow, 20), *writes(client, slow, 20)]
+        for _ in range(20):
+            assert client.read(fast, 0, SIZE) == DATA
+            client.write(fast, 0, DATA)
+        assert gone(share, tickets) == 1
+
+
 def test_all_are_answered_in_order(export: Path) -> None:
     """Reads in the order in which they came, writes too; and neither waits for the other's end.
     Nothing but the timer makes them go."""
