@@ -18,11 +18,9 @@ on it is only appended to, through the open descriptor.
 """
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
-import stat
 import struct
 import uuid
 from collections.abc import Iterable, Iterator
@@ -30,7 +28,11 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
+from xxhash import xxh3_64_intdigest
+
+from vhost9p.policy.locked_file import StateError, file_name, lock, open_locked
+
+__all__ = ["RECORD_SIZE", "Record", "StateError", "StateFile", "boot_id"]
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,6 @@ BODY = struct.Struct("<B3xI4Q")
 CHECKSUM = struct.Struct("<Q")
 BATCH = 1024
 RECORD_SIZE = BODY.size + CHECKSUM.size
-
-
-class StateError(Exception):
-    """The state file cannot be used; the message names it and says what to do."""
 
 
 class Record(NamedTuple):
@@ -101,13 +99,13 @@ class StateFile:
         """
         self._key = key.encode(errors="surrogateescape")
         self._boot = boot_id() if boot is None else boot
-        self.name = xxh3_128_hexdigest(self._key) + ".state"
+        self.name = file_name(self._key, ".state")
         self.damaged = 0
         self._count = 0
         self._fd = -1
         self._dir_fd = fcntl.fcntl(dir_fd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
-            self._open()
+            self._fd = open_locked(self._dir_fd, self.name, self._key)
             self._load()
         except BaseException:
             self.close()
@@ -119,53 +117,6 @@ class StateFile:
             if fd >= 0:
                 os.close(fd)
         self._fd = self._dir_fd = -1
-
-    # ---- opening ----------------------------------------------------------------------------
-
-    def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        while True:
-            try:
-                self._fd = os.open(self.name, flags, 0o600, dir_fd=self._dir_fd)
-            except OSError as err:
-                if err.errno == errno.ELOOP:
-                    raise StateError(f"the state file {self.name} is a symbolic link") from err
-                raise
-            self._refuse_unsafe(os.fstat(self._fd))
-            self._lock(self._fd)
-            # A holder of the lock may have replaced the file before it ended.
-            if self._is_current():
-                return
-            os.close(self._fd)
-
-    def _refuse_unsafe(self, found: os.stat_result) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            raise StateError(f"the state file {self.name} is not a regular file")
-        if found.st_uid != os.geteuid():
-            raise StateError(
-                f"the state file {self.name} belongs to uid {found.st_uid}, not to {os.geteuid()}"
-            )
-        if found.st_mode & 0o077 or found.st_nlink != 1:
-            raise StateError(
-                f"the state file {self.name} has mode {stat.S_IMODE(found.st_mode):#o} and "
-                f"{found.st_nlink} link(s): it must be 0600 with one"
-            )
-
-    def _lock(self, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateError(
-                f"the state file {self.name} is in use: another daemon serves "
-                f"{self._key.decode(errors='replace')!r}"
-            ) from None
-
-    def _is_current(self) -> bool:
-        try:
-            named = os.stat(self.name, dir_fd=self._dir_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(named, os.fstat(self._fd))
 
     # ---- loading ----------------------------------------------------------------------------
 
@@ -253,7 +204,7 @@ class StateFile:
         self._fd = os.open(temporary, flags, 0o600, dir_fd=self._dir_fd)
         self._count = 0
         try:
-            self._lock(self._fd)
+            lock(self._fd, temporary, self._key)
             self._write(_encode_header(self._key, self._boot), 0)
             pending = iter(records)
             while batch := list(islice(pending, BATCH)):

@@ -1,0 +1,102 @@
+"""An export's usage and its limits, as C keeps them (csrc/quota.h)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vhost9p.native.export import Export
+from vhost9p.native.library import check, ffi, lib
+
+FILE_SIZE: int = lib.V9_QUOTA_FILE
+"""Bytes of the state file."""
+USAGE_OFFSET: int = lib.V9_QUOTA_USAGE
+"""Where in it C keeps struct v9_quota_usage."""
+NO_LIMIT = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Usage in bytes and inodes, and the changes that are under way."""
+
+    bytes: int
+    inodes: int
+    changing: int
+
+
+class Quota:
+    """Keeps the usage in the file `state_fd`, which holds it already, and within limits: bytes and
+    inodes, None for no limit. Beyond them it raises OSError `error`. `block` is what the file
+    system allocates at once, in bytes; `max_accounts` how many files are held, or remembered."""
+
+    def __init__(
+        self,
+        state_fd: int,
+        *,
+        bytes: int | None,
+        inodes: int | None,
+        error: int,
+        block: int,
+        max_accounts: int,
+    ) -> None:
+        conf = ffi.new(
+            "struct v9_quota_conf *",
+            {
+                "bytes": NO_LIMIT if bytes is None else bytes,
+                "inodes": NO_LIMIT if inodes is None else inodes,
+                "fd": state_fd,
+                "error": error,
+                "block": block,
+                "max_accounts": max_accounts,
+            },
+        )
+        err = ffi.new("int32_t *")
+        self._native = lib.v9_quota_new(conf, err)
+        check(err[0])
+        self.block = block
+
+    def close(self) -> None:
+        """Frees it. No export that is served may be using it."""
+        if self._native:
+            lib.v9_quota_free(self._native)
+            self._native = None
+
+    def limit(self, export: Export) -> None:
+        """Makes it the quota of an export. Once, before that is served."""
+        check(lib.v9_export_set_quota(export.native, self._native))
+
+    def counts(self) -> Counts:
+        """The usage now."""
+        out = ffi.new("struct v9_quota_usage *")
+        lib.v9_quota_read(self._native, out)
+        return Counts(out.bytes, out.inodes, out.changing)
+
+    @contextmanager
+    def change(self, *files: int | None, bytes: int = 0, inodes: int = 0) -> Iterator[None]:
+        """A change, for the length of a `with` block, of the files with these descriptors (None is
+        none; O_PATH will do). It may take so many bytes and inodes more: OSError where the limit
+        does not leave them. What it really took is found out at the end."""
+        check(lib.v9_quota_begin(self._native, bytes, inodes))
+        held: list[tuple[int, int]] = []
+        try:
+            for fd in files:
+                if fd is not None:
+                    held.append((check(lib.v9_quota_hold_file(self._native, fd, False)), fd))
+            yield
+        finally:
+            for account, fd in held:
+                self._settle(account, fd)
+            lib.v9_quota_end(self._native, bytes, inodes)
+
+    def born(self, fd: int) -> None:
+        """Within a change: this file was made by it."""
+        self._settle(check(lib.v9_quota_hold_file(self._native, fd, True)), fd)
+
+    def gone(self, fd: int) -> None:
+        """Within a change that touches it: this file has no names any more. Of other files than
+        directories the host tells by itself."""
+        account = check(lib.v9_quota_hold_file(self._native, fd, False))
+        self._settle(account, fd, gone=True)
+
+    def _settle(self, account: int, fd: int, *, gone: bool = False) -> None:
+        lib.v9_quota_settle(self._native, account, fd, gone)
+        lib.v9_quota_release(self._native, account)

@@ -1,0 +1,80 @@
+"""Files that a policy keeps in the state directory: opened safely, and by one daemon at a time.
+
+Such a file holds what is true for one key (an export, an export as one guest sees it). Its name is
+the key's hash. Whoever serves the key has it locked; the lock goes with the process.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+
+from xxhash import xxh3_128_hexdigest
+
+
+class StateError(Exception):
+    """The state file cannot be used; the message names it and says what to do."""
+
+
+def file_name(key: bytes, suffix: str) -> str:
+    """The name of a key's file."""
+    return xxh3_128_hexdigest(key) + suffix
+
+
+def open_locked(dir_fd: int, name: str, key: bytes) -> int:
+    """A descriptor, for reading and writing, of the file `name` in a directory. It is created if
+    there is none, private to the daemon's user, and locked.
+
+    Raises StateError (in use, not safe to use) or OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        try:
+            fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+        except OSError as err:
+            if err.errno == errno.ELOOP:
+                raise StateError(f"the state file {name} is a symbolic link") from err
+            raise
+        try:
+            _refuse_unsafe(name, os.fstat(fd))
+            lock(fd, name, key)
+        except BaseException:
+            os.close(fd)
+            raise
+        # A holder of the lock may have replaced the file before it ended.
+        if _is_named(dir_fd, name, fd):
+            return fd
+        os.close(fd)
+
+
+def _refuse_unsafe(name: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StateError(f"the state file {name} is not a regular file")
+    if found.st_uid != os.geteuid():
+        raise StateError(
+            f"the state file {name} belongs to uid {found.st_uid}, not to {os.geteuid()}"
+        )
+    if found.st_mode & 0o077 or found.st_nlink != 1:
+        raise StateError(
+            f"the state file {name} has mode {stat.S_IMODE(found.st_mode):#o} and "
+            f"{found.st_nlink} link(s): it must be 0600 with one"
+        )
+
+
+def lock(fd: int, name: str, key: bytes) -> None:
+    """Locks a file that is open already. StateError where another daemon has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StateError(
+            f"the state file {name} is in use: another daemon serves "
+            f"{key.decode(errors='replace')!r}"
+        ) from None
+
+
+def _is_named(dir_fd: int, name: str, fd: int) -> bool:
+    try:
+        named = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(fd))
