@@ -11,7 +11,7 @@ import pytest
 
 from tests.guest import fetch
 from tests.guest.apt import FetchError
-from vhost9p import config_schema, virtfs
+from vhost9p import virtfs
 from vhost9p.config_schema import DEVICE, find_problems
 
 BASE = "local,path={path},security_model=mapped-xattr"
@@ -92,12 +92,6 @@ def test_mistakes(text: str, said: str) -> None:
         virtfs.parse(text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(autouse=True)
-def all_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What options say is looked at, not which of them are served already."""
-    monkeypatch.setattr(config_schema, "NOT_SERVED", ())
 
 
 # ---- the same as QEMU ----------------------------------------------------------------------------

@@ -32,8 +32,6 @@ MAPPED = ("mapped-xattr", "mapped-file")
 SECURITY_MODELS = ("passthrough", "none", *MAPPED)
 MULTIDEVS = ("warn", "forbid", "remap")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-NOT_SERVED = ("quota",)
-"""Keys that are known without being served."""
 
 
 class Leaf(NamedTuple):
@@ -184,7 +182,6 @@ def exports_of(tree: Tree) -> Iterator[tuple[Path, Tree]]:
 
 def _check_device(tree: Tree) -> Iterator[Problem]:
     """What a device and its exports say."""
-    yield from _check_served(tree)
     yield from _check_modes(tree)
     if "exports" not in tree:
         return
@@ -218,13 +215,6 @@ def _check_modes(tree: Tree) -> Iterator[Problem]:
             if key in part and path not in mapped and (path or not mapped):
                 text = "is for security_model mapped-xattr and mapped-file only"
                 yield Problem((*path, key), text)
-
-
-def _check_served(tree: Tree) -> Iterator[Problem]:
-    for path, part in _parts(tree):
-        for key in part:
-            if key in NOT_SERVED:
-                yield Problem((*path, key), "is not served by this daemon")
 
 
 OWN_KEYS: dict[str, Leaf] = {

@@ -12,17 +12,23 @@ import os
 from contextlib import ExitStack
 
 from vhost9p.config import DeviceConfig, ExportConfig, Throttling
+from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
+from vhost9p.fs.keepers import META_DIR, META_ROOT
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.mapped import MappedDriver
 from vhost9p.fs.tree import Tree, open_meeting_place
 from vhost9p.native.export import MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
+from vhost9p.native.quota import Quota
 from vhost9p.policy.layers import layered
 from vhost9p.policy.multidevs import make_policy
+from vhost9p.policy.quota import QuotaLayer, open_quota
 from vhost9p.policy.state import StateFile
 
 MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
+HIDDEN = {"mapped-file": (META_DIR, META_ROOT)}
+"""Names that a security model keeps for itself."""
 
 
 class Exports:
@@ -82,7 +88,27 @@ class Exports:
             _throttle(export, config.throttling)
         if config.name:
             self.natives[0].join(os.fsencode(config.name), export)
-        return _make_driver(config, export, fd)
+        driver = _make_driver(config, export, fd)
+        if config.quota is None:
+            return layered(driver, export, config)
+        quota = self._open_quota(config, config.quota, export, fd)
+        return layered(QuotaLayer(driver, quota), export, config)
+
+    def _open_quota(self, config: ExportConfig, limits: Limits, export: Export, fd: int) -> Quota:
+        folder = _open_state_dir(self._config)
+        try:
+            return open_quota(
+                limits,
+                export,
+                fd,
+                os.path.realpath(config.path),
+                folder,
+                hidden=HIDDEN.get(config.security_model, ()),
+                max_fids=self._config.max_fids,
+                undo=self._undo,
+            )
+        finally:
+            os.close(folder)
 
     def _open_meeting_place(self, names: list[bytes]) -> Driver:
         folder = _open_state_dir(self._config)
@@ -107,11 +133,10 @@ class Exports:
             export.policy = self.policy
 
 
-def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
-    """What serves an export's files."""
-    driver: Driver
+def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> LocalDriver:
+    """What keeps an export's files."""
     if config.security_model in MODELS:
-        driver = MappedDriver(
+        return MappedDriver(
             export,
             root_fd,
             readonly=config.readonly,
@@ -119,14 +144,12 @@ def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> Driver:
             fmode=config.fmode,
             dmode=config.dmode,
         )
-    else:
-        driver = LocalDriver(
-            export,
-            root_fd,
-            readonly=config.readonly,
-            ownership_matters=config.security_model == "passthrough",
-        )
-    return layered(driver, export, config)
+    return LocalDriver(
+        export,
+        root_fd,
+        readonly=config.readonly,
+        ownership_matters=config.security_model == "passthrough",
+    )
 
 
 def _throttle(export: Export, at: Throttling) -> None:

@@ -110,7 +110,8 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
     for device in config.devices:
         if path := _socket_path(device):
             yield "socket", path
-        if device.multidevs == "remap" or os.path.exists(device.state_dir):
+        keeps_state = device.multidevs == "remap" or any(each.quota for each in device.exports)
+        if keeps_state or os.path.exists(device.state_dir):
             yield "state directory", device.state_dir
     if config.file:
         yield "configuration", config.file

@@ -112,7 +112,7 @@ def disturbed(
         return real(path, flags, mode, dir_fd=dir_fd)
 
     with monkeypatch.context() as patch:
-        patch.setattr(usage.os, "open", opened)
+        patch.setattr(os, "open", opened)
         yield
 
 

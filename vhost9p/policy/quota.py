@@ -14,18 +14,23 @@ Usage is right as long as the daemon alone changes the tree. What others do ther
 guest touches the same files; the rest at the next scan.
 """
 
+import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
+from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Attr, Created, File, Owner
 from vhost9p.fs.layer import Layer
 from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import Export
 from vhost9p.native.quota import Quota
 from vhost9p.policy.usage import UsageFile, ensure_counted, scan
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -172,18 +177,15 @@ class QuotaLayer(Layer):
 
 
 def open_quota(
+    limits: Limits,
     export: Export,
     root_fd: int,
     path: str,
     folder_fd: int,
-    undo: ExitStack,
     *,
-    bytes: int | None,
-    inodes: int | None,
-    error: int,
-    rescan: bool,
     hidden: Collection[bytes],
     max_fids: int,
+    undo: ExitStack,
 ) -> Quota:
     """Counts an export's files, or reads what is kept of that in the folder, and sets its limits.
     `undo` gets what frees it. `hidden` are names that the guest never sees.
@@ -194,14 +196,19 @@ def open_quota(
         folder_fd, path, root_fd=root_fd, born=export.probe(root_fd).born, hidden=hidden
     )
     undo.callback(usage_file.close)
-    ensure_counted(usage_file, path, lambda: scan(root_fd, hidden), rescan=rescan)
-    block = os.fstatvfs(root_fd).f_frsize
+    usage = ensure_counted(usage_file, path, lambda: scan(root_fd, hidden), rescan=limits.rescan)
+    for number, limit, noun in (
+        (usage.bytes, limits.bytes, "bytes"),
+        (usage.inodes, limits.inodes, "inodes"),
+    ):
+        if limit is not None and number > limit:
+            log.warning("%s: has %d %s, more than its quota of %d", path, number, noun, limit)
     quota = Quota(
         usage_file.fd,
-        bytes=bytes,
-        inodes=inodes,
-        error=error,
-        block=min(max(block, 512), BLOCK_MAX),
+        bytes=limits.bytes,
+        inodes=limits.inodes,
+        error=getattr(errno, limits.error),
+        block=min(max(os.fstatvfs(root_fd).f_frsize, 512), BLOCK_MAX),
         max_accounts=max_fids + REMEMBERED,
     )
     undo.callback(quota.close)
