@@ -226,7 +226,7 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
     if (ex->disguises)
         put_on_disguise(ex, attr);
     if (ex->conf.model != V9_MODEL_HOST) {
-        v9_model_read(ex, fd, name, meta_fd, &mapped);
+        v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
         v9_model_apply(&mapped, attr);
     }
     attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);

@@ -317,7 +317,7 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
         return 0;
     if (ex->conf.model != V9_MODEL_HOST) {
         meta = v9_node_meta(ex, node);
-        v9_model_read(ex, fid->io_fd, "", meta, &mapped);
+        v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
     }
     if (mapped.has & V9_HAS_MODE) {
         bits = set_ids_of(mapped.mode);

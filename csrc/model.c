@@ -311,19 +311,20 @@ static bool is_device(uint32_t mode)
     return S_ISCHR(mode) || S_ISBLK(mode);
 }
 
-static void read_xattrs(int fd, const char *name, struct v9_mapped *out)
+static void read_xattrs(int fd, const char *name, uint32_t wanted, struct v9_mapped *out)
 {
     char path[PROC_PATH];
     uint64_t rdev;
 
     proc_path(fd, name, path);
-    if (read_xattr32(path, *name, "user.virtfs.uid", &out->uid))
+    if (wanted & V9_HAS_UID && read_xattr32(path, *name, "user.virtfs.uid", &out->uid))
         out->has |= V9_HAS_UID;
-    if (read_xattr32(path, *name, "user.virtfs.gid", &out->gid))
+    if (wanted & V9_HAS_GID && read_xattr32(path, *name, "user.virtfs.gid", &out->gid))
         out->has |= V9_HAS_GID;
-    if (read_xattr32(path, *name, "user.virtfs.mode", &out->mode))
+    if (wanted & V9_HAS_MODE && read_xattr32(path, *name, "user.virtfs.mode", &out->mode))
         out->has |= V9_HAS_MODE;
-    if (is_device(out->mode) && read_xattr(path, *name, "user.virtfs.rdev", &rdev, sizeof(rdev))) {
+    if (wanted & V9_HAS_RDEV && is_device(out->mode) &&
+        read_xattr(path, *name, "user.virtfs.rdev", &rdev, sizeof(rdev))) {
         out->has |= V9_HAS_RDEV;
         out->rdev = le64toh(rdev);
     }
@@ -346,14 +347,14 @@ static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
     v9_model_parse(text, size < 0 ? 0 : (size_t)size, out);
 }
 
-void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
                    struct v9_mapped *out)
 {
     int own = -1;
 
     *out = (struct v9_mapped){0};
     if (ex->conf.model == V9_MODEL_XATTR)
-        read_xattrs(fd, name, out);
+        read_xattrs(fd, name, wanted, out);
     if (ex->conf.model != V9_MODEL_FILE)
         return;
     if (meta_fd < 0)
@@ -390,16 +391,9 @@ void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr)
 
 uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, const char *name)
 {
-    struct v9_mapped mapped = {0};
-    char path[PROC_PATH];
+    struct v9_mapped mapped;
 
-    if (ex->conf.model == V9_MODEL_XATTR) { /* of the attributes only the one that tells */
-        proc_path(dir_fd, name, path);
-        if (read_xattr32(path, true, "user.virtfs.mode", &mapped.mode))
-            mapped.has = V9_HAS_MODE;
-    } else {
-        v9_model_read(ex, dir_fd, name, -1, &mapped);
-    }
+    v9_model_read(ex, dir_fd, name, -1, V9_HAS_MODE, &mapped);
     return effective_type(S_IFREG, &mapped);
 }
 
@@ -519,7 +513,7 @@ int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_m
         return -errno;
     pthread_mutex_lock(&ex->model_lock);
     if (ex->conf.model == V9_MODEL_FILE || !(new.mode &S_IFMT))
-        v9_model_read(ex, fd, "", meta_fd, &old);
+        v9_model_read(ex, fd, "", meta_fd, V9_HAS_ALL, &old);
     if (new.has & V9_HAS_MODE && !(new.mode &S_IFMT))
         new.mode |= effective_type(st.st_mode, &old);
     if (ex->conf.model == V9_MODEL_XATTR)

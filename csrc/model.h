@@ -50,9 +50,10 @@ int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_
 
 /*
  * Metadata of `name` in directory `fd`, or of `fd` itself where name is "", which `meta_fd` is the
- * metadata file of, if known (else -1). What cannot be read is absent.
+ * metadata file of, if known (else -1). What cannot be read is absent; so may be what is not
+ * `wanted` (V9_HAS_*), and the device number of what is no device.
  */
-void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
                    struct v9_mapped *out);
 /* Makes a guest's attributes of a host's. */
 void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr);

@@ -169,7 +169,7 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
 /* ---- model.c: what the mapped security models keep beside a file -------------------------------
  */
 
-enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8 };
+enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8, V9_HAS_ALL = 15 };
 
 struct v9_mapped {
     uint32_t has; /* V9_HAS_*: the fields that count */

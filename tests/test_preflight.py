@@ -37,7 +37,9 @@ class Host:
         export's or the device's."""
         export = ExportConfig(f"{self.top}/{name}")
         own: dict[str, object] = {
-            key: changes.pop(key) for key in ("path", "readonly") if key in changes
+            key: changes.pop(key)
+            for key in ("path", "readonly", "security_model")
+            if key in changes
         }
         own["origin"] = changes.get("origin", "")
         device = DeviceConfig(
@@ -84,6 +86,18 @@ def test_every_device_is_looked_at(host: Host) -> None:
 
 
 # ---- the daemon's own files ----------------------------------------------------------------------
+
+
+def test_file_systems_without_user_attributes(host: Host) -> None:
+    device = host.device("a", path="/proc/sys", readonly=True, force=True)
+    mapped = replace(device, exports=(replace(device.exports[0], security_model="mapped-xattr"),))
+    assert host.refused(device) == []
+    (said,) = host.refused(mapped)
+    assert said == (
+        "/proc/sys is on a file system without user.* attributes, in which security_model "
+        "mapped-xattr keeps owners and modes; set security_model to mapped-file"
+    )
+    assert host.refused(host.device("b", security_model="mapped-xattr")) == []
 
 
 def test_the_socket(host: Host) -> None:

@@ -9,6 +9,7 @@ compared but *places*: a file system and a path within it, as the mount table te
 the place of its directory and, below that, the roots of all that is mounted there.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -132,8 +133,21 @@ def _check_export(export: ExportConfig, multidevs: str) -> Iterator[str]:
         yield problem
     elif multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
         yield reason
+    elif export.security_model == "mapped-xattr" and not _has_user_attributes(export.path):
+        yield (
+            f"{export.path} is on a file system without user.* attributes, in which security_model "
+            "mapped-xattr keeps owners and modes; set security_model to mapped-file"
+        )
     if problem := layers.problem(export):
         yield problem
+
+
+def _has_user_attributes(path: str) -> bool:
+    try:
+        os.getxattr(path, "user.virtfs.mode")
+    except OSError as error:
+        return error.errno != errno.EOPNOTSUPP
+    return True
 
 
 def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Iterator[str]:

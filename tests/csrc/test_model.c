@@ -133,7 +133,7 @@ static void put(int dir, const char *path, const char *text)
 static uint32_t uid_of(v9_export *ex, int fd, const char *name, int meta)
 {
     struct v9_mapped mapped;
-    v9_model_read(ex, fd, name, meta, &mapped);
+    v9_model_read(ex, fd, name, meta, V9_HAS_UID, &mapped);
     return mapped.has & V9_HAS_UID ? mapped.uid : UINT32_MAX;
 }
 
@@ -223,7 +223,7 @@ static void *read_on(void *argument)
     struct v9_mapped mapped;
 
     while (!__atomic_load_n(&race->stop, __ATOMIC_ACQUIRE)) {
-        v9_model_read(race->ex, race->fd, "", race->meta, &mapped);
+        v9_model_read(race->ex, race->fd, "", race->meta, V9_HAS_ALL, &mapped);
         race->reads++;
         race->torn += mapped.has != 7 || mapped.uid != mapped.gid;
     }
@@ -258,7 +258,7 @@ static void check_writes(v9_export *ex, int root)
     CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
     change.mode = 0644;
     CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
-    v9_model_read(ex, race.fd, "", race.meta, &change);
+    v9_model_read(ex, race.fd, "", race.meta, V9_HAS_MODE, &change);
     CHECK(change.mode == (S_IFIFO | 0644));
     CHECK(v9_model_write(ex, race.fd, -1, &change) == -EINVAL);
     close(race.meta);
