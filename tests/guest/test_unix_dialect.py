@@ -188,26 +188,34 @@ def results(vm: VM, where: str, program: str) -> list[str]:
 
 
 def test_as_with_qemus_server(boot: Boot) -> None:
+    """With cache=loose the client misses some of its own changes, and QEMU's server others after a
+    directory was renamed: there each result has to be QEMU's, or the one without a cache."""
     with ExitStack() as stack:
-        ours, cached, qemus = (stack.enter_context(filled_export()) for _ in range(3))
+        exports = {
+            tag: stack.enter_context(filled_export())
+            for tag in ("ours", "ours-loose", "qemus", "qemus-loose")
+        }
         daemons = [
             stack.enter_context(Daemon("--path", str(root), "--tag", tag, "--multidevs", "remap"))
-            for root, tag in ((ours, "ours"), (cached, "cached"))
+            for tag, root in exports.items()
+            if "ours" in tag
         ]
-        sockets = [Path(daemon.socket) for daemon in daemons]
-        vm = boot("full", sockets, [Virtfs(qemus, "qemus", "passthrough")])
+        virtfs = [Virtfs(exports[tag], tag, "passthrough") for tag in ("qemus", "qemus-loose")]
+        vm = boot("full", [Path(daemon.socket) for daemon in daemons], virtfs)
         stack.callback(vm.kill)  # before the daemons: QEMU does not survive its backend
-        vm.mount("qemus", "/mnt/qemus", version="9p2000.u")
-        vm.mount("ours", "/mnt/ours", version="9p2000.u")
-        vm.mount("cached", "/mnt/cached", version="9p2000.u", cache="loose")
-        expected = results(vm, "/mnt/qemus", PROGRAM)
-        assert len(expected) > 150
-        assert results(vm, "/mnt/ours", PROGRAM) == expected
-        assert results(vm, "/mnt/cached", PROGRAM) == expected
-        vm.run("umount /mnt/*")
-        assert tree(ours) == tree(qemus)
-        assert tree(cached) == tree(qemus)
+        found = {}
+        for tag in exports:
+            cache = "loose" if "loose" in tag else "none"
+            vm.mount(tag, f"/mnt/{tag}", version="9p2000.u", cache=cache)
+            found[tag] = results(vm, f"/mnt/{tag}", PROGRAM)
+            vm.umount(f"/mnt/{tag}")
+        assert len(found["ours"]) > 150
+        assert found["ours"] == found["qemus"]
+        assert tree(exports["ours"]) == tree(exports["qemus"])
+        columns = (found["ours-loose"], found["qemus-loose"], found["ours"])
+        for ours, *others in zip(*columns, strict=True):
+            assert ours in others
         vm.mount("ours", "/mnt/ours", version="9p2000.u")
         assert results(vm, "/mnt/ours", BETTER) == []
         vm.umount("/mnt/ours")
-        assert (ours / "un").read_bytes() == b"other"
+        assert (exports["ours"] / "un").read_bytes() == b"other"

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
+from tests.frontend.unix import UnixClient
 from tests.frontend.vhost_user import Frontend
 from tests.system.host_locks import HostProcess
 from tests.system.share import SECURITY, Share, mounted
@@ -95,12 +97,25 @@ def folder(common: Common, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def share(common: Common, folder: str) -> Iterator[Share]:
+def speaks() -> type[Client]:
+    """The client of `share`, and with it the dialect."""
+    return Client
+
+
+@pytest.fixture
+def share(common: Common, folder: str, speaks: type[Client]) -> Iterator[Share]:
     """A mounted guest in a new directory of the common export."""
     daemon = common.running()
-    with mounted(daemon, common.export, folder) as share:
+    with mounted(daemon, common.export, folder, speaks=speaks) as share:
         yield share
     common.check()
+
+
+@pytest.fixture
+def client(share: Share) -> UnixClient:
+    """The client of `share`, where that speaks 9P2000.u."""
+    assert isinstance(share.client, UnixClient)
+    return share.client
 
 
 @pytest.fixture
