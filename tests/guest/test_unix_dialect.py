@@ -208,7 +208,8 @@ def test_as_with_qemus_server(boot: Boot) -> None:
             cache = "loose" if "loose" in tag else "none"
             vm.mount(tag, f"/mnt/{tag}", version="9p2000.u", cache=cache)
             found[tag] = results(vm, f"/mnt/{tag}", PROGRAM)
-            vm.umount(f"/mnt/{tag}")
+            if tag != "qemus-loose":  # which some kernels never end: QEMU owes them a reply
+                vm.umount(f"/mnt/{tag}")
         assert len(found["ours"]) > 150
         assert found["ours"] == found["qemus"]
         assert tree(exports["ours"]) == tree(exports["qemus"])
