@@ -13,6 +13,7 @@ import pytest
 from tests.frontend.client import AT_REMOVEDIR, Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
+from tests.frontend.unix import DMDIR, DMLINK, ORDWR, UnixClient
 from tests.frontend.wire import DirEntry
 from tests.system.share import fails
 
@@ -48,13 +49,13 @@ def client(base: Path) -> Iterator[Client]:
 
 
 @contextmanager
-def serving(base: Path) -> Iterator[Client]:
+def serving(base: Path, speaks: type[Client] = Client) -> Iterator[Client]:
     """The daemon and a guest with the whole as fid 0."""
     args = ["--config", str(base / "vm.yaml")]
     with Daemon(*args, socket=False) as daemon:
         with Machine(str(base / "9p.sock")) as machine:
             machine.boot()
-            client = Client(machine)
+            client = speaks(machine)
             client.version()
             client.attach(ROOT)
             yield client
@@ -131,6 +132,38 @@ def test_nothing_moves_between_exports(client: Client, base: Path) -> None:
     with fails(errno.EXDEV):
         client.rename(client.walk_to(output, b"mine"), source, b"moved")
     assert sorted(os.listdir(base / "output")) == ["mine"]
+    assert sorted(os.listdir(base / "source")) == ["dir", "file"]
+
+
+def test_the_same_in_the_other_dialect(base: Path) -> None:
+    with serving(base, UnixClient) as client:
+        assert isinstance(client, UnixClient)
+        entries = {each.name: each for each in client.stats(client.walk_open(ROOT))}
+        assert sorted(entries) == [b".", b"..", b"out", b"src"]
+        for name in (b"out", b"src"):
+            assert client.stat(ROOT, name) == entries[name]
+        source, output = client.walk_to(ROOT, b"src"), client.walk_to(ROOT, b"out")
+        inside = {each.name: each.qid for each in client.stats(client.walk_open(source))}
+        assert inside[b".."] == client.stat(ROOT).qid
+        fid = client.make(output, b"mine", 0o644, ORDWR)
+        assert client.write(fid, 0, b"data") == 4
+        file = client.walk_to(source, b"file")
+        with fails(errno.EXDEV):
+            client.make(output, b"linked", DMLINK, extension=b"%d" % file)
+        for change in (
+            lambda: client.make(source, b"new", 0o644),
+            lambda: client.make(ROOT, b"new", DMDIR | 0o755),
+            lambda: client.wstat(file, name=b"new"),
+        ):
+            with fails(errno.EROFS):
+                change()
+        for name in (b"out", b"src"):
+            with fails(errno.EROFS, errno.EBUSY):
+                client.remove(client.walk_to(ROOT, name))
+            with fails(errno.EROFS, errno.EBUSY):
+                client.wstat(client.walk_to(ROOT, name), name=b"new")
+        client.remove(client.walk_to(output, b"mine"))
+    assert os.listdir(base / "output") == []
     assert sorted(os.listdir(base / "source")) == ["dir", "file"]
 
 
