@@ -145,30 +145,30 @@ static bool is_top(const v9_export *ex, const struct v9_attr *attr)
     return attr->st_dev == ex->root_dev && attr->st_ino == ex->root_ino;
 }
 
-/* The last component of the name by which a file was reached; of an export's root the name under
- * which it is joined to another's, else "/". */
-static int node_name(const v9_export *ex, const struct v9_node *node, const struct v9_attr *attr,
-                     struct text *out, const char **name)
+/* The last component of the name by which a file was reached, in `room`; "" where the host cannot
+ * tell (of paths that are too long for it). Of an export's root it is the name under which that is
+ * joined to another's, else "/". */
+static const char *node_name(const v9_export *ex, const struct v9_node *node,
+                             const struct v9_attr *attr, struct text *room)
 {
     static const char gone[] = " (deleted)";
     const ssize_t gone_size = sizeof(gone) - 1;
+    const char *slash;
     char number[16];
     ssize_t size;
 
-    *name = *ex->name ? ex->name : "/";
     if (is_top(ex, attr))
-        return 0;
+        return *ex->name ? ex->name : "/";
     snprintf(number, sizeof(number), "%d", node->path_fd);
-    size = readlinkat(ex->proc_fd, number, out->bytes, sizeof(out->bytes) - 1);
+    size = readlinkat(ex->proc_fd, number, room->bytes, sizeof(room->bytes) - 1);
     if (size < 0)
-        return -errno;
+        return "";
     if (!attr->nlink && size > gone_size &&
-        !memcmp(out->bytes + size - gone_size, gone, (size_t)gone_size))
+        !memcmp(room->bytes + size - gone_size, gone, (size_t)gone_size))
         size -= gone_size;
-    out->bytes[size] = 0;
-    *name = strrchr(out->bytes, '/');
-    *name = *name ? *name + 1 : out->bytes;
-    return 0;
+    room->bytes[size] = 0;
+    slash = strrchr(room->bytes, '/');
+    return slash ? slash + 1 : room->bytes;
 }
 
 /* Rstat's stat[n]: a structure that counts its bytes, in a field that counts them too. */
@@ -182,11 +182,10 @@ static int reply_stat(v9_export *ex, struct v9_request *r, struct v9_node *node)
     int err = v9_fast_attr(ex, r, node->path_fd, "", v9_node_meta(ex, node), &attr);
 
     if (!err)
-        err = node_name(ex, node, &attr, &path, &name);
-    if (!err)
         err = extension(ex, node->path_fd, "", &attr, &extra);
     if (err)
         return err;
+    name = node_name(ex, node, &attr, &path);
     put_stat(stat, reply + sizeof(reply), &attr, name, strnlen(name, P9_NAME_MAX), &extra, &size);
     v9_put_header(reply, P9_HEADER_SIZE + 2 + (uint32_t)size, P9_TSTAT + 1, r->tag);
     v9_put(reply + P9_HEADER_SIZE, size, 2);

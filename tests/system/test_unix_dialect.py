@@ -184,6 +184,22 @@ def test_names_of_what_has_none(share: Share, client: UnixClient) -> None:
     assert client.stat(moved).name == b"here"
 
 
+def test_a_path_that_the_host_cannot_tell(share: Share, client: UnixClient) -> None:
+    folder = os.open(share.host, os.O_RDONLY)
+    fid = share.top
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=folder)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder, fid = below, client.walk_to(fid, b"d" * 250)
+    os.close(os.open("file", os.O_CREAT, 0o600, dir_fd=folder))
+    os.close(folder)
+    found = client.stat(fid, b"file")
+    assert (found.name, found.mode, found.extension) == (b"", 0o600, b"HARDLINKCOUNT 1")
+    listed = {each.name for each in client.stats(client.walk_open(fid))}
+    assert listed == {b".", b"..", b"file"}
+
+
 def test_a_name_that_ends_like_a_removed_files(share: Share, client: UnixClient) -> None:
     share.put("odd (deleted)")
     assert client.stat(share.top, b"odd (deleted)").name == b"odd (deleted)"
