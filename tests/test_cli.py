@@ -129,7 +129,7 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
     config = run.config(
         f"--socket-path={SOCKET}", f"--path={share}", "--tag=work", "--security-model=none",
         "--multidevs=remap", "--readonly", "--msize-max=512KiB", "--max-fids=1000", "--threads=4",
-        "--once", "--force", f"--state-dir={tmp_path}/state", "--log-level=error",
+        "--ring=split", "--once", "--force", f"--state-dir={tmp_path}/state", "--log-level=error",
     )  # fmt: skip
     assert config == Config(
         (
@@ -141,6 +141,7 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
                 msize_max=512 * 1024,
                 max_fids=1000,
                 threads=4,
+                ring="split",
                 once=True,
                 force=True,
                 state_dir=f"{tmp_path}/state",

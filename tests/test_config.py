@@ -78,6 +78,7 @@ devices:
     msize_max: 512KiB
     max_fids: 1_000
     threads: 2
+    ring: split
     once: yes
     force: on
   - {socket: data.sock, path: ./two/../two, tag: "5"}
@@ -100,6 +101,7 @@ devices:
         msize_max=512 * 1024,
         max_fids=1000,
         threads=2,
+        ring="split",
         once=True,
         force=True,
         state_dir=f"{tmp_path}/state",

@@ -255,6 +255,12 @@ def _add_what(parser: Parser) -> None:
         type=_leaf("threads"),
         help="requests served at a time (default: 1)",
     )
+    what.add_argument(
+        "--ring",
+        metavar="LAYOUT",
+        type=_leaf("ring"),
+        help="packed | split: the newest layout of the virtqueue to offer (default: packed)",
+    )
 
 
 def _add_files(parser: Parser) -> None:
@@ -375,6 +381,7 @@ def _add_how(parser: Parser) -> None:
 
 PLAIN = (
     *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr", "threads"),
+    "ring",
     *("security_model", "readonly", "fmode", "dmode", "writeout"),
 )
 QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)

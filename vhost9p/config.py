@@ -185,6 +185,8 @@ class DeviceConfig:
     """Values of attributes that a guest may hold open; 0: as many as memory is set aside for."""
     threads: int = 1
     """Requests that are served at a time, while none hangs."""
+    ring: Literal["packed", "split"] = "packed"
+    """The newest layout of the virtqueue that the guest is offered; split always is."""
     once: bool = False
     """End after the first VMM has left."""
     force: bool = False

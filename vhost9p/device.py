@@ -23,7 +23,7 @@ from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
-from vhost9p.vhost_user.messages import MAX_CONFIG, MemoryRegion
+from vhost9p.vhost_user.messages import MAX_CONFIG, RING_PACKED_BIT, MemoryRegion
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Device:
     def __init__(self, hub: Hub, config: DeviceConfig) -> None:
         """Raises OSError, StateError."""
         self.name = config.tag
+        self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
         with ExitStack() as undo:
             self.exports = Exports(config)

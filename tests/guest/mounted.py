@@ -33,6 +33,13 @@ class Mounted:
         script = f"set -e; cd {MOUNT}; {script}"
         return self.vm.run(script, uid=uid, gid=uid, timeout=timeout, check=check)
 
+    def features(self) -> set[int]:
+        """The numbers of the virtio features that the guest's 9p driver has negotiated."""
+        bits = self.sh(
+            "for d in /sys/bus/virtio/drivers/9pnet_virtio/virtio*; do cat $d/features; done"
+        )
+        return {i for i, bit in enumerate(bits.split()[0]) if bit == "1"}
+
     def remount(self, cache: str = "none", options: str = "") -> None:
         """Mounts again in another way."""
         self.vm.umount(MOUNT)

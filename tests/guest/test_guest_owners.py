@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.frontend.vhost_user import RING_PACKED_BIT
 from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, mounted
 
@@ -19,7 +20,7 @@ MAKE = "set -e; cd /mnt/{0}; echo x > f{1}; mkdir d{1}; ln -s f l{1}; mkfifo p{1
 
 @pytest.fixture(scope="module")
 def share(boot_shared: Boot) -> Iterator[Mounted]:
-    with mounted(boot_shared, "--multidevs", "remap") as share:
+    with mounted(boot_shared, "--multidevs", "remap", "--ring", "split") as share:
         yield share
 
 
@@ -47,6 +48,11 @@ def test_users_and_groups(share: Mounted) -> None:
     shut_out = share.vm.run(MAKE.format("team", BOB), uid=BOB, gid=BOB, check=False)
     assert shut_out.returncode != 0
     assert not os.path.lexists(share.export / "team" / f"f{BOB}")
+
+
+def test_the_ring_is_split_where_no_other_is_offered(share: Mounted) -> None:
+    """So these tests are of both layouts, as others' guests have packed ones."""
+    assert RING_PACKED_BIT not in share.features()
 
 
 def test_one_user_cannot_read_anothers_file(share: Mounted) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.frontend.vhost_user import RING_PACKED_BIT
 from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, mounted
 
@@ -43,6 +44,10 @@ def digest(tree: Path) -> dict[str, tuple[int, str]]:
             content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         found[str(path.relative_to(tree))] = (mode, content)
     return found
+
+
+def test_the_ring_is_packed(share: Mounted) -> None:
+    assert RING_PACKED_BIT in share.features()
 
 
 def test_tar_of_two_thousand_files(share: Mounted) -> None:

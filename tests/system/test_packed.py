@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.frontend.client import Ticket
+from tests.frontend.daemon import Daemon
 from tests.frontend.layout import Layout
 from tests.frontend.wire import T
 from tests.system.conftest import Common
-from tests.system.share import Share, fails, mounted
+from tests.system.share import SECURITY, Share, fails, mounted
 
 DEPTH = 32
 
@@ -112,6 +114,15 @@ def test_a_silent_driver_is_not_called(packed: Share) -> None:
     assert ring.called() == 0
     ring.silence(silent=False)
     packed.client.getattr(fid)
+
+
+def test_split_may_be_all_that_is_offered(scratch: Path) -> None:
+    with (
+        Daemon("--path", str(scratch), *SECURITY, "--ring", "split") as daemon,
+        mounted(daemon, scratch) as share,
+    ):
+        assert not share.machine.device_features >> 34 & 1
+        assert share.machine.device_features >> 29 & 1
 
 
 def test_the_device_goes_back_to_split(common: Common, folder: str) -> None:

@@ -26,7 +26,8 @@ class FakeBackend:
     maps methods to what they raise. `ring_stop` and `reset` wait for `gate` if there is one, and
     are `finished` afterwards unless they were cancelled; overlapping calls are an error."""
 
-    def __init__(self) -> None:
+    def __init__(self, withheld: int = 0) -> None:
+        self.withheld = withheld
         self.calls: list[tuple[object, ...]] = []
         self.finished = 0
         self.errors: dict[str, Exception] = {}

@@ -37,8 +37,8 @@ PLAIN, NEED_REPLY = 1, 1 | 8
 class Talk:
     """A session with a fake device. Answers are taken apart: the payload, or None for silence."""
 
-    def __init__(self, protocol: int | None = PROTOCOL) -> None:
-        self.backend = FakeBackend()
+    def __init__(self, protocol: int | None = PROTOCOL, withheld: int = 0) -> None:
+        self.backend = FakeBackend(withheld)
         self.session = Session(self.backend, "vm")
         if protocol is not None:
             self.tell(R.SET_PROTOCOL_FEATURES, U64.pack(protocol))
@@ -190,6 +190,13 @@ def test_what_is_offered() -> None:
     assert talk.query(R.GET_PROTOCOL_FEATURES) == U64.pack(PROTOCOL)
     assert talk.query(R.GET_QUEUE_NUM) == U64.pack(1)
     assert talk.query(R.GET_MAX_MEM_SLOTS) == U64.pack(509)
+
+
+def test_a_device_may_withhold_a_feature(caplog: pytest.LogCaptureFixture) -> None:
+    talk = Talk(withheld=1 << 34)
+    assert talk.query(R.GET_FEATURES) == U64.pack(FEATURES & ~(1 << 34))
+    assert talk.ack(R.SET_FEATURES, U64.pack(FEATURES)) == errno.EINVAL
+    assert "features 34 were not offered" in caplog.text
 
 
 @pytest.mark.parametrize("bit", [1, 24, 26, 33, 35, 36, 63])

@@ -91,6 +91,9 @@ class Backend(Protocol):
     Descriptors are closed by the caller after the call: whatever is kept has to be a duplicate.
     """
 
+    withheld: int
+    """Virtio features of FEATURES that this device does not offer. It does not change."""
+
     def config_read(self) -> bytes:
         """The whole configuration space, at most 256 bytes."""
 
@@ -118,7 +121,8 @@ class Backend(Protocol):
         """The number of the ring's entries."""
 
     def ring_set_base(self, base: int) -> None:
-        """The next avail index."""
+        """Where the ring goes on: the next avail index; packed: bits 0-14 the place to take from,
+        bits 16-30 the place to return to, each with its turn in the bit above."""
 
     def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
         """Where the ring's parts lie, as frontend addresses (uva)."""
@@ -137,7 +141,7 @@ class Backend(Protocol):
 
     async def ring_stop(self) -> int:
         """Stops the ring: waits at most 2 s for what is in flight, touches no guest memory and
-        signals nothing afterwards. Returns the next avail index."""
+        signals nothing afterwards. Returns where it stands, as `ring_set_base` has it."""
 
 
 class Session:
@@ -145,6 +149,7 @@ class Session:
 
     def __init__(self, backend: Backend, name: str) -> None:
         self.protocol_features = 0
+        self._offered = FEATURES & ~backend.withheld
         self._backend = backend
         self._name = name
         self._backend_req_fd: int | None = None
@@ -206,12 +211,12 @@ class Session:
     # ---- the session
 
     async def _get_features(self, _: Empty, fds: list[int]) -> bytes:
-        return U64(FEATURES).pack()
+        return U64(self._offered).pack()
 
     async def _set_features(self, new: U64, fds: list[int]) -> None:
-        if unknown := new.value & ~FEATURES:
+        if unknown := new.value & ~self._offered:
             raise VhostUserError(
-                f"features {show_bits(unknown)} were not offered; {show_bits(FEATURES)} were"
+                f"features {show_bits(unknown)} were not offered; {show_bits(self._offered)} were"
             )
         self._backend.set_features(new.value)
         if not new.value >> PROTOCOL_FEATURES_BIT & 1:
