@@ -230,6 +230,46 @@ def test_the_guests_root_is_who_keeps_set_ids_when_it_writes(tmp_path: Path) -> 
             assert stat.S_IMODE(os.stat(share.path("f")).st_mode) == left
 
 
+SEVERAL = """
+state_dir: {folder}/state
+socket: {socket}
+exports:
+  - name: one
+    path: {folder}/one
+    id_map: {{uid: [{{guest: 0, host: 100, count: 1}}], squash_to: {{uid: 7, gid: 8}}}}
+  - name: two
+    path: {folder}/two
+    id_map:
+      uid: [{{guest: 0, host: 200, count: 1}}]
+      gid: [{{guest: 0, host: 300, count: 1}}]
+      forbid: {{uid: [{{guest: 1, count: {rest}}}], gid: [{{guest: 1, count: {rest}}}]}}
+"""
+
+
+@needs_root
+def test_each_of_several_exports_has_its_map(tmp_path: Path) -> None:
+    config = tmp_path / "vm.yaml"
+    daemon = Daemon("--config", str(config), socket=False)
+    config.write_text(SEVERAL.format(folder=tmp_path, socket=daemon.socket, rest=NONE - 1))
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        folder.chmod(0o777)
+    with daemon, mounted(daemon, tmp_path, n_uname=0) as share:
+        client = share.client
+        for name, host in ((b"one", (100, 8)), (b"two", (200, 300))):
+            client.mkdir(client.walk_to(share.top, name), b"d")
+            assert owner(share, name + b"/d") == host
+        other = client.new_fid()
+        client.attach(other, 5)  # the whole: each export's map holds below its directory
+        client.mkdir(client.walk_to(other, b"one"), b"e")
+        assert owner(share, b"one/e") == (7, 8)
+        with fails(errno.EPERM):
+            client.mkdir(client.walk_to(other, b"two"), b"e")
+        client.attach(client.new_fid(), 5, aname=b"one")
+        with fails(errno.EPERM):
+            client.attach(client.new_fid(), 5, aname=b"two")
+
+
 def test_mapped_models_keep_the_hosts_ids() -> None:
     """Beside the files of an ordinary user, who may not give them to anybody."""
     with as_user("--security-model", "mapped-xattr", *MAP, *REST) as share:
