@@ -27,6 +27,11 @@ enum {
     TRIES = 64, /* how often a lookup that a change of names broke begins again, every 0.1 ms */
 };
 
+const char *v9_model_name(uint32_t which)
+{
+    return which == V9_META_DIR ? META_DIR : META_ROOT;
+}
+
 int v9_export_hides(v9_export *ex, const char *name)
 {
     return ex->conf.model == V9_MODEL_FILE && (!strcmp(name, META_DIR) || !strcmp(name, META_ROOT));

@@ -14,11 +14,10 @@ from contextlib import ExitStack
 from vhost9p.config import DeviceConfig, ExportConfig, Throttling
 from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
-from vhost9p.fs.keepers import META_DIR, META_ROOT
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.mapped import MappedDriver
 from vhost9p.fs.tree import Tree, open_meeting_place
-from vhost9p.native.export import MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
+from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
 from vhost9p.native.quota import Quota
 from vhost9p.policy.layers import layered

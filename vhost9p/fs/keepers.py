@@ -25,10 +25,8 @@ from typing import Protocol
 
 from vhost9p.fs.driver import File
 from vhost9p.fs.local import proc_path
-from vhost9p.native.export import Export, Mapped
+from vhost9p.native.export import META_DIR, META_ROOT, Export, Mapped
 
-META_DIR = b".virtfs_metadata"
-META_ROOT = b".virtfs_metadata_root"
 SPARE = META_DIR
 """A name that no file's metadata can have: the guest may not use it."""
 META_FMODE = 0o600

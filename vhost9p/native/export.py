@@ -18,6 +18,9 @@ from vhost9p.native.qidmap import FileKey, QidMap
 MODEL_HOST: int = lib.V9_MODEL_HOST
 MODEL_XATTR: int = lib.V9_MODEL_XATTR
 MODEL_FILE: int = lib.V9_MODEL_FILE
+META_DIR: bytes = ffi.string(lib.v9_model_name(lib.V9_META_DIR))
+META_ROOT: bytes = ffi.string(lib.v9_model_name(lib.V9_META_ROOT))
+"""Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
 
