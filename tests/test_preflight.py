@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.config_schema import EXPORT_KEYS
 from vhost9p.errors import UserError
 from vhost9p.preflight import check
 
@@ -36,11 +37,7 @@ class Host:
         """An export of directory `name`, with its socket and state elsewhere. `changes` are the
         export's or the device's."""
         export = ExportConfig(f"{self.top}/{name}")
-        own: dict[str, object] = {
-            key: changes.pop(key)
-            for key in ("path", "readonly", "security_model")
-            if key in changes
-        }
+        own: dict[str, object] = {key: changes.pop(key) for key in EXPORT_KEYS if key in changes}
         own["origin"] = changes.get("origin", "")
         device = DeviceConfig(
             (replace(export, **own),),  # type: ignore[arg-type]
@@ -268,6 +265,18 @@ def forbid_on_overlayfs(host: Host) -> None:
     assert not host.refused(host.device("a", multidevs="remap"))
 
 
+def file_system_without_attributes(host: Host) -> None:
+    """mapped-xattr needs user.*; what was asked leaves nothing behind."""
+    model = {"security_model": "mapped-xattr", "origin": "vm.yaml:1:1: "}
+    mount("-t", "ramfs", "ramfs", host.top / "a")
+    for readonly in (False, True):
+        (found,) = host.refused(host.device("a", **model, readonly=readonly))
+        assert found.startswith("vm.yaml:1:1: a is on a file system without user.*"), found
+    assert not host.refused(host.device("a", security_model="mapped-file"))
+    assert not host.refused(host.device("b", **model))
+    assert not os.listxattr(host.top / "b") and os.listdir(host.top / "b") == ["in"]
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -278,6 +287,7 @@ CASES = {
         mount_on_mount,
         below_a_chroot,
         forbid_on_overlayfs,
+        file_system_without_attributes,
     )
 }
 # Not root: a user namespace, in which the user is.

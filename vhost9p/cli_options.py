@@ -145,9 +145,6 @@ def _export(text: str) -> Tree:
     tree: Tree = {}
     for key, value in v.split_commas(text):
         fill(tree, EXPORT, key, value)
-    for (key,) in EXPORT.needed:
-        if key not in tree:
-            raise ValueError(f"{key}: is missing; an export needs it")
     return tree
 
 

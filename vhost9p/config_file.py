@@ -16,7 +16,7 @@ import yaml
 
 from vhost9p.config import Config, absolute
 from vhost9p.config_checks import Path, Tree
-from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Leaf, Shape, make_device
+from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Leaf, Shape, make_device, missing
 from vhost9p.config_values import guess
 from vhost9p.errors import UserError
 
@@ -233,12 +233,8 @@ class _Reader:
             value = self.read(shape.keys[key], value_node, entry, (*path, key))
             if value is not None:
                 found[key] = value
-        for needed in shape.needed:
-            if not seen.intersection(needed):
-                missing = " or ".join(needed)
-                self.complain(
-                    node.start_mark, f"{label}{missing}: is missing; {shape.noun} needs it"
-                )
+        for text in missing(shape, seen):
+            self.complain(node.start_mark, label + text)
         if len(self.problems) == before:
             for problem in shape.check(found):
                 where = entry.nearest((*path, *problem.path))

@@ -6,7 +6,7 @@ checked by the groups' own checks, which tell each mistake with the keys that le
 it into a DeviceConfig by `make_device`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -241,10 +241,18 @@ TOP_KEYS: dict[str, Leaf] = {
 }
 
 
+def missing(shape: Group, given: Container[str]) -> Iterator[str]:
+    """What is said of keys that a group needs, and that are not given."""
+    for keys in shape.needed:
+        if not any(key in given for key in keys):
+            yield f"{' or '.join(keys)}: is missing; {shape.noun} needs it"
+
+
 def find_problems(shape: Shape, tree: Any, path: Path = ()) -> Iterator[Problem]:
-    """What the checks of a shape and of all within it say of a tree."""
+    """What a tree lacks by a shape, and what the checks of all within it say."""
     if isinstance(shape, Group):
         inner = [*_problems_within(((key, shape.keys[key], tree[key]) for key in tree), path)]
+        inner += [Problem(path, text) for text in missing(shape, tree)]
         yield from inner
         if not inner:
             yield from (Problem((*path, *each.path), each.text) for each in shape.check(tree))

@@ -177,6 +177,6 @@ def parse_size(low: int, high: int) -> Parser:
 
 def parse_mode(value: Any) -> int:
     """Permission bits, as text: in octal, and so that nobody can take them for decimal."""
-    if not isinstance(value, str) or not re.fullmatch("0o?[0-7]{1,3}", value):
+    if not isinstance(value, str) or not re.fullmatch("0|0o?[0-7]{1,3}", value):
         raise ValueError("is no mode from 0 to 0777; write it in octal with a 0 in front, as 0640")
     return int(value.removeprefix("0o"), 8)

@@ -9,7 +9,6 @@ compared but *places*: a file system and a path within it, as the mount table te
 the place of its directory and, below that, the roots of all that is mounted there.
 """
 
-import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig, directory_problem
 from vhost9p.errors import UserError
-from vhost9p.policy import layers
+from vhost9p.policy import layers, rights
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountTable
 
@@ -133,21 +132,18 @@ def _check_export(export: ExportConfig, multidevs: str) -> Iterator[str]:
         yield problem
     elif multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
         yield reason
-    elif export.security_model == "mapped-xattr" and not _has_user_attributes(export.path):
-        yield (
-            f"{export.path} is on a file system without user.* attributes, in which security_model "
-            "mapped-xattr keeps owners and modes; set security_model to mapped-file"
-        )
+    else:
+        yield from _check_rights(export)
     if problem := layers.problem(export):
         yield problem
 
 
-def _has_user_attributes(path: str) -> bool:
-    try:
-        os.getxattr(path, "user.virtfs.mode")
-    except OSError as error:
-        return error.errno != errno.EOPNOTSUPP
-    return True
+def _check_rights(export: ExportConfig) -> Iterator[str]:
+    if export.security_model == "mapped-xattr":
+        if problem := rights.why_not_xattrs(export.path, readonly=export.readonly):
+            yield problem
+    elif export.security_model == "passthrough" and export.id_map:
+        yield from rights.why_not_own(export.id_map)
 
 
 def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Iterator[str]:
