@@ -2,7 +2,8 @@
  * serve: a device from the inside: its requests in flight, its threads, its locks.
  *
  * hub.c     the queue of upcalls to Python, one for the process
- * serve.c   the life of a request: popped, run, answered, flushed, cut off
+ * serve.c   the life of a request: popped, run, finished, flushed, cut off
+ * answer.c  what a request is answered with, and Python's part in it
  * delay.c   requests that wait for their time, and throttle.c, which tells them when that is
  * threads.c the serving threads
  * device.c  what the frontend sets up: memory, ring, life cycle
@@ -156,6 +157,8 @@ bool v9_device_can_run(struct v9_device *dev);        /* [locked] */
 void v9_device_kill(struct v9_device *dev, bool all); /* [locked] */
 void v9_device_detach(struct v9_device *dev);         /* [locked] */
 void v9_device_attach(struct v9_device *dev);         /* [locked] */
+
+/* answer.c */
 /* Writes a whole reply, or the dialect's error, into the guest's buffers; returns its size. */
 int v9_request_reply(struct v9_request *r, const void *data, uint32_t size);
 int v9_request_error(struct v9_request *r, int error);

@@ -235,7 +235,7 @@ int v9_quota_hold_file(v9_quota *quota, int32_t fd, uint32_t born);
 void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, uint32_t gone);
 void v9_quota_release(v9_quota *quota, uint32_t account);
 
-/* ---- serve.c: upcalls -------------------------------------------------------------------------
+/* ---- hub.c, answer.c: upcalls -----------------------------------------------------------------
  */
 
 enum {
