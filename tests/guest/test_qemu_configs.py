@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -146,6 +147,24 @@ def read_only(example: Example) -> None:
     assert file.read_text() == "stays"
 
 
+def exports(example: Example) -> None:
+    vm, out = example.vm, example.folder / "out"
+    (example.folder / "src/file").write_text("source")
+    assert vm.run("ls /mnt; cat /mnt/src/file").text == "out\nsrc\nsource"
+    refused = vm.run("echo x > /mnt/src/file", check=False)
+    assert b"Read-only file system" in refused.stderr
+    made = "cd /mnt/out; mknod null c 1 3; chown 5:6 null; chmod 4640 null; ln -s /a link"
+    shown = "stat -c '%F %a %u:%g %t:%T' /mnt/out/null; readlink /mnt/out/link"
+    assert vm.run(f"{made} && {shown}").text == "character special file 4640 5:6 1:3\n/a"
+    for name in ("null", "link"):
+        status = os.lstat(out / name)
+        assert stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    assert (out / "link").read_bytes() == b"/a"
+    full = vm.run("dd if=/dev/zero of=/mnt/out/zeros bs=1M count=20", check=False)
+    assert b"No space left on device" in full.stderr
+    assert (out / "zeros").stat().st_size <= 16 * 1024**2
+
+
 def hugepages(example: Example) -> None:
     one_export(example)
     with open(f"/proc/{example.daemon.pid}/smaps", encoding="utf-8") as smaps:
@@ -158,6 +177,7 @@ CHECKS: dict[str, Callable[[Example], None]] = {
     "remap-mounts": remap_mounts,
     "read-only": read_only,
     "hugepages": hugepages,
+    "exports": exports,
 }
 
 
