@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "pressure.h"
 
 #ifndef STATX_MNT_ID
 #define STATX_MNT_ID 0x1000U
@@ -212,17 +213,40 @@ static void from_statx(struct v9_attr *attr, const struct statx *st)
     attr->gen = generation(attr);
 }
 
-int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
-                      struct v9_attr *attr)
+static int read_host(int fd, const char *name, struct v9_attr *attr)
 {
     const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
     const unsigned mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
-    struct v9_mapped mapped;
     struct statx st;
 
     if (statx(fd, name, flags, mask, &st) < 0)
         return -errno;
     from_statx(attr, &st);
+    return 0;
+}
+
+int v9_attr_identify(int32_t fd, const char *name, struct v9_identity *is, uint32_t *mode,
+                     uint64_t *nlink)
+{
+    struct v9_attr attr;
+    int err = read_host(fd, name, &attr);
+
+    if (err)
+        return err;
+    *is = (struct v9_identity){attr.st_dev, attr.st_ino, attr.mnt_id, v9_attr_born(&attr)};
+    *mode = attr.mode;
+    *nlink = attr.nlink;
+    return 0;
+}
+
+int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+                      struct v9_attr *attr)
+{
+    struct v9_mapped mapped;
+    int err = read_host(fd, name, attr);
+
+    if (err)
+        return err;
     if (ex->disguises)
         put_on_disguise(ex, attr);
     if (ex->conf.model != V9_MODEL_HOST) {
@@ -332,6 +356,7 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
     v9_export *joined;
+    uint32_t tries = 0;
     int next;
 
     if (!strcmp(name, ".."))
@@ -343,16 +368,21 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
         *where = joined;
         return hold_root(joined);
     }
-    next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
+    do
+        next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
+    while (next < 0 && v9_pressure_eased(errno, &tries));
     return next < 0 ? -errno : next;
 }
 
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags)
 {
     char number[16];
+    uint32_t tries = 0;
     int opened;
 
     snprintf(number, sizeof(number), "%d", fd);
-    opened = openat(ex->proc_fd, number, flags | O_CLOEXEC);
+    do
+        opened = openat(ex->proc_fd, number, flags | O_CLOEXEC);
+    while (opened < 0 && v9_pressure_eased(errno, &tries));
     return opened < 0 ? -errno : opened;
 }

@@ -56,6 +56,7 @@ struct v9_export {
     v9_export *below, *aside;   /* the first that is joined to it; the next joined to the same */
     int32_t proc_fd;            /* /proc/self/fd, to reopen O_PATH descriptors */
     struct v9_epoch names;      /* files and their metadata files part (model.h) */
+    struct v9_epoch moves;      /* files lose names, or get other ones (names.c) */
     struct v9_epoch texts;      /* a metadata file is written */
     pthread_mutex_t model_lock; /* metadata are read, changed and written as one */
     uint64_t root_dev, root_ino;
@@ -71,6 +72,19 @@ struct v9_export {
 static inline bool v9_export_is_root(const struct v9_export *ex, const struct stat *st)
 {
     return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;
+}
+
+/* What tells a host file from all others while its descriptor is held. */
+struct v9_identity {
+    uint64_t st_dev, st_ino, mnt_id;
+    uint64_t born; /* ns; 0 where the host tells none */
+};
+/* Reads it, of `name` in directory `fd` or of `fd` itself (""), with st_mode and st_nlink. */
+int v9_attr_identify(int32_t fd, const char *name, struct v9_identity *is, uint32_t *mode,
+                     uint64_t *nlink);
+static inline uint64_t v9_attr_born(const struct v9_attr *attr)
+{
+    return attr->has_btime ? attr->btime_sec * 1000000000u + attr->btime_nsec : 0;
 }
 
 /* The kernel's own 32-bit encoding of a device number, as its 9p client expects it

@@ -19,6 +19,7 @@ enum { QUIESCE_MS = 2000 }; /* the frontend waits in its main loop: the VM stand
 
 int v9_init(void)
 {
+    v9_pressure_init();
     return v9_mem_init();
 }
 
@@ -43,7 +44,7 @@ v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (dev->slots == MAP_FAILED)
         goto fail;
-    *err = v9_fids_init(&dev->fids, conf->max_fids);
+    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports);
     if (*err)
         goto fail_slots;
     *err = v9_threads_start(dev);
@@ -140,6 +141,10 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
         .broken = dev->ring.broken != NULL,
     };
     pthread_mutex_unlock(&dev->lock);
+    pthread_mutex_lock(&dev->fids.lock);
+    out->nodes = dev->fids.nodes.count;
+    out->parked = dev->fids.nodes.park.count;
+    pthread_mutex_unlock(&dev->fids.lock);
 }
 
 /* ---- draining ----------------------------------------------------------------------------------

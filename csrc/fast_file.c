@@ -421,15 +421,11 @@ int v9_fast_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
     uint8_t reply[P9_HEADER_SIZE];
-    struct v9_fid *fid;
-    uint32_t flags, number;
-    int err = v9_fast_fid(dev, in, &fid);
+    uint32_t number = v9_in_u32(in), flags;
+    int err = v9_in_is_done(in) ? v9_fids_flags(&dev->fids, number, &flags) : -EINVAL;
 
     if (err)
         return err;
-    flags = fid->flags;
-    number = fid->number;
-    v9_fids_unpin(&dev->fids, fid);
     if (flags & (V9_FID_UPCALL | V9_FID_LOCKS))
         return V9_PASS;
     err = v9_fids_remove(&dev->fids, number);

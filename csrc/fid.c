@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "idle.h"
 #include "wire.h"
 
 static size_t round_up(size_t size)
@@ -25,20 +26,23 @@ static uint32_t buckets_for(uint32_t max)
     return buckets;
 }
 
+enum { WAY_BYTES = 512 }; /* room for each fid's way, if parked; most take much less */
+
 /* The arena is sparse: pages that no fid has touched cost nothing. A node goes with the last of its
  * fids, so there are never more nodes than fids. */
-int v9_fids_init(struct v9_fids *fids, uint32_t max)
+int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
 {
     const uint32_t buckets = buckets_for(max);
     const size_t head = round_up(buckets * sizeof(uint32_t));
     const size_t fid_size = round_up((size_t)max * sizeof(struct v9_fid));
     const size_t node_size = round_up((size_t)max * sizeof(struct v9_node));
+    const size_t way_size = round_up((size_t)max * WAY_BYTES);
     uint8_t *at;
 
     memset(fids, 0, sizeof(*fids));
     fids->max = fids->nodes.max = max;
     fids->mask = fids->nodes.mask = buckets - 1;
-    fids->map_size = 2 * head + fid_size + node_size;
+    fids->map_size = 2 * head + fid_size + node_size + way_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
     if (fids->fd < 0)
         return -errno;
@@ -52,7 +56,13 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max)
     fids->nodes.buckets = (uint32_t *)(at + head);
     fids->entries = (struct v9_fid *)(at + 2 * head);
     fids->nodes.entries = (struct v9_node *)(at + 2 * head + fid_size);
+    v9_heap_init(&fids->nodes.park.heap, at + 2 * head + fid_size + node_size, way_size);
     pthread_mutex_init(&fids->lock, NULL);
+    pthread_cond_init(&fids->returned, NULL);
+    fids->exports = exports;
+    fids->holder.give_up = v9_idle_give_up;
+    fids->nodes.holder = &fids->holder;
+    v9_pressure_join(&fids->holder);
     return 0;
 fail:
     close(fids->fd);
@@ -61,9 +71,11 @@ fail:
 
 void v9_fids_destroy(struct v9_fids *fids)
 {
+    v9_pressure_leave(&fids->holder);
     v9_fids_clear(fids);
     munmap(fids->map, fids->map_size);
     close(fids->fd);
+    pthread_cond_destroy(&fids->returned);
     pthread_mutex_destroy(&fids->lock);
 }
 
@@ -75,21 +87,14 @@ static uint32_t *find_link(struct v9_fids *fids, uint32_t number)
     return link;
 }
 
-int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
+int v9_fids_flags(struct v9_fids *fids, uint32_t number, uint32_t *flags)
 {
-    struct v9_node *node;
     uint32_t index;
 
-    *fid = NULL;
     pthread_mutex_lock(&fids->lock);
     index = *find_link(fids, number);
-    if (index) {
-        *fid = &fids->entries[index - 1];
-        (*fid)->refs++;
-        node = v9_fids_node(fids, *fid);
-        if (node)
-            node->pins++;
-    }
+    if (index)
+        *flags = fids->entries[index - 1].flags;
     pthread_mutex_unlock(&fids->lock);
     return index ? 0 : -EBADF;
 }
@@ -99,6 +104,8 @@ struct closing {
     struct v9_node_fds node;
     int32_t io_fd;
 };
+
+#define NOTHING ((struct closing){V9_NODE_FDS_NONE, -1})
 
 static void close_all(const struct closing *closing)
 {
@@ -113,6 +120,10 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
     if (--fid->refs)
         return;
     closing->io_fd = fid->io_fd;
+    if (fid->io_fd >= 0)
+        v9_idle_closed(fids, fid);
+    if (fid->io_fd != -1 && fid->node)
+        v9_fids_node(fids, fid)->opens--;
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     pthread_mutex_destroy(&fid->dir_lock);
@@ -122,7 +133,7 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
 
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct closing closing = {{-1, -1, 0, NULL}, -1};
+    struct closing closing = NOTHING;
     struct v9_node *node;
 
     pthread_mutex_lock(&fids->lock);
@@ -132,6 +143,44 @@ void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
     drop(fids, fid, &closing);
     pthread_mutex_unlock(&fids->lock);
     close_all(&closing);
+}
+
+void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
+{
+    struct closing closing = NOTHING;
+
+    pthread_mutex_lock(&fids->lock);
+    drop(fids, fid, &closing);
+    pthread_mutex_unlock(&fids->lock);
+    close_all(&closing);
+}
+
+int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
+{
+    struct v9_node *node;
+    uint32_t index;
+    int err = 0;
+
+    *fid = NULL;
+    pthread_mutex_lock(&fids->lock);
+    index = *find_link(fids, number);
+    if (index) {
+        *fid = &fids->entries[index - 1];
+        (*fid)->refs++;
+        (*fid)->io_recent = true;
+        node = v9_fids_node(fids, *fid);
+        if (node) {
+            node->pins++;
+            node->recent = true;
+            if (node->path_fd < 0 || (*fid)->io_fd == V9_IO_PARKED)
+                err = v9_idle_return(fids, *fid);
+        }
+    }
+    pthread_mutex_unlock(&fids->lock);
+    if (err)
+        v9_fids_unpin(fids, *fid);
+    v9_pressure_check();
+    return index ? err : -EBADF;
 }
 
 static struct v9_fid *allocate(struct v9_fids *fids)
@@ -154,6 +203,14 @@ static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid
     if (number == P9_NOFID)
         return false;
     return instead ? index && &fids->entries[index - 1] == instead : !index;
+}
+
+/* A fid, which always stands for a node, has been opened. */
+static void set_open(struct v9_fids *fids, struct v9_fid *fid)
+{
+    fid->io_recent = true;
+    v9_fids_node(fids, fid)->opens++;
+    v9_idle_opened(fids, fid);
 }
 
 /* Enters a fid under the lock; on success the entry holds a reference of `node` (0: none). */
@@ -181,6 +238,8 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .io_flags = as->io_flags,
     };
     pthread_mutex_init(&fid->dir_lock, NULL);
+    if (fid->io_fd >= 0)
+        set_open(fids, fid);
     link = &fids->buckets[fid->number & fids->mask];
     fid->next = *link;
     *link = (uint32_t)(fid - fids->entries) + 1;
@@ -192,8 +251,8 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead)
 {
-    struct closing closing = {{-1, -1, 0, NULL}, -1};
-    struct closing spare = {{-1, -1, 0, NULL}, -1};
+    struct closing closing = NOTHING;
+    struct closing spare = NOTHING;
     uint32_t node = 0;
     int err = -EBADF;
 
@@ -210,13 +269,14 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
     pthread_mutex_unlock(&fids->lock);
     close_all(&spare);
     close_all(&closing);
+    v9_pressure_check();
     return err;
 }
 
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
     const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
-    struct closing closing = {{-1, -1, 0, NULL}, -1};
+    struct closing closing = NOTHING;
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
@@ -236,15 +296,17 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
     if (fid->io_fd < 0) {
         fid->io_flags = io_flags;
         __atomic_store_n(&fid->io_fd, io_fd, __ATOMIC_RELEASE);
+        set_open(fids, fid);
         err = 0;
     }
     pthread_mutex_unlock(&fids->lock);
+    v9_pressure_check();
     return err;
 }
 
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 {
-    struct closing closing = {{-1, -1, 0, NULL}, -1};
+    struct closing closing = NOTHING;
     uint32_t *link;
     int err = -EBADF;
 

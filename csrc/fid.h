@@ -9,6 +9,8 @@
  * An entry that a request uses is pinned. Tclunk takes the number away at once; the descriptors
  * close with the last pin. A fid that comes to stand for another file (Twalk onto itself, Tlcreate)
  * gets a new entry, so what a pinned entry stands for never changes: only io_fd is set, once.
+ *
+ * Pinned entries have their descriptors; those that nobody pins may be without (idle.h).
  */
 #ifndef V9_FID_H
 #define V9_FID_H
@@ -20,16 +22,22 @@
 #include "node.h"
 #include "vhost9p.h"
 
+enum { V9_IO_PARKED = -2 }; /* io_fd of a fid that was opened */
+
 struct v9_fid {
     uint32_t number;
     uint32_t next; /* index + 1 in the bucket's chain or the free list; 0 ends it */
     uint32_t refs; /* pins, and one for the number while it is entered */
     uint32_t uid;
-    uint32_t flags;           /* V9_FID_* */
-    uint32_t node;            /* index + 1; 0: none, an xattr fid */
-    int32_t io_fd;            /* -1 until opened */
-    int32_t io_flags;         /* open(2) flags of io_fd */
-    uint32_t caps_seen;       /* caps.h */
+    uint32_t flags;     /* V9_FID_* */
+    uint32_t node;      /* index + 1; 0: none, an xattr fid */
+    int32_t io_fd;      /* -1 until opened; V9_IO_PARKED, which no pinned one is */
+    int32_t io_flags;   /* open(2) flags of io_fd */
+    uint32_t caps_seen; /* caps.h */
+    uint32_t io_older;  /* index + 1 in the list of open fids */
+    uint32_t io_newer;
+    bool io_recent;           /* used since it was looked at for parking */
+    bool io_returning;        /* a thread opens it again */
     uint64_t dir_offset;      /* d_off where io_fd of a directory stands */
     uint64_t dir_read;        /* 9P2000.u: bytes that Tread has told of it since its start */
     uint64_t dir_next;        /* 9P2000.u: d_off of the last entry among them */
@@ -46,7 +54,12 @@ struct v9_fids {
     struct v9_fid *entries;
     void *map;
     size_t map_size;
-    int fd; /* the arena's memfd */
+    int fd;                            /* the arena's memfd */
+    v9_export *const *exports;         /* by index; NULL: nothing is parked */
+    uint32_t oldest_open, newest_open; /* index + 1: the list of fids with io_fd */
+    uint32_t open_count;               /* how many these are */
+    pthread_cond_t returned;           /* something parked is back, or cannot be */
+    struct v9_holder holder;
 };
 
 /* What a fid that is to be entered is, beside the file that it stands for. */
@@ -55,11 +68,16 @@ struct v9_fid_new {
     int32_t io_fd, io_flags; /* io_fd -1: not open */
 };
 
-int v9_fids_init(struct v9_fids *fids, uint32_t max);
+/* `exports`, of the device, by index, outlives the table; NULL: nothing is ever parked. */
+int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports);
 void v9_fids_destroy(struct v9_fids *fids);
-/* -EBADF where the number is not entered. */
+/* -EBADF where the number is not entered; -ESTALE and more where its file cannot be had again. */
 int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);
+/* V9_FID_* of an entered fid, which stays parked if it is; -EBADF. */
+int v9_fids_flags(struct v9_fids *fids, uint32_t number, uint32_t *flags);
+/* Drops a reference that is no pin. */
+void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid);
 /* The file that a pinned fid stands for, or NULL. */
 static inline struct v9_node *v9_fids_node(struct v9_fids *fids, const struct v9_fid *fid)
 {

@@ -11,6 +11,10 @@
  * are not shared: each walk makes its own. Elsewhere the newest way counts: a file whose number of
  * links has changed gets the descriptor of the latest walk.
  *
+ * Under pressure for descriptors a node that no request uses is parked (idle.h): it has no
+ * descriptors then, but a way to its file (way.h). Nodes that have theirs form a list, by which
+ * those are found that have not been used for long.
+ *
  * Nodes live in the fid table's arena and are guarded by its lock; fields that never change while
  * a fid holds the node may be read without it.
  */
@@ -20,6 +24,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "park.h"
+#include "pressure.h"
 #include "quota.h"
 #include "vhost9p.h"
 
@@ -30,8 +36,14 @@ struct v9_node {
     uint32_t refs;                         /* fids; walks that are about to make one */
     uint32_t pins;                         /* of those fids */
     uint32_t mode;                         /* st_mode when it was walked to: the file type holds */
-    bool listed;                           /* to be found by its key */
-    int32_t path_fd;                       /* O_PATH */
+    bool shared;                           /* later walks may find it */
+    uint32_t opens;                        /* of those fids, those that are open */
+    uint32_t older, newer;                 /* index + 1 in the list of those with descriptors */
+    uint32_t way;                          /* parked: where in nodes->park */
+    bool of_age;                           /* parked: the key still stands for this file alone */
+    bool recent;                           /* used since it was looked at for parking */
+    bool parking, returning;               /* a thread gives the descriptors up; gets them back */
+    int32_t path_fd;                       /* O_PATH; -1: parked, which no pinned one is */
     int32_t meta_fd;                       /* metadata file (model.h), -1: none, or not known yet */
     uint32_t account;                      /* quota.h; 0: its export has no quota */
     uint64_t nlink;                        /* when it was last walked to */
@@ -53,6 +65,10 @@ struct v9_nodes {
     uint32_t *buckets;    /* index + 1 of the first entry */
     struct v9_node *entries;
     v9_quota *quotas[V9_EXPORTS_MAX]; /* by the export's index; NULL: none */
+    uint32_t oldest, newest;          /* index + 1: the list of nodes with descriptors */
+    uint32_t awake;                   /* how many these are */
+    struct v9_park park;
+    struct v9_holder *holder; /* counts the descriptors; NULL: nobody gives any up */
 };
 
 /* What is to be closed (-1: none) and released (0: none) once the lock is released. */
@@ -60,7 +76,9 @@ struct v9_node_fds {
     int32_t path_fd, meta_fd;
     uint32_t account;
     v9_quota *quota;
+    int32_t anchor_fd; /* of a mount on which nothing is parked any more */
 };
+#define V9_NODE_FDS_NONE ((struct v9_node_fds){-1, -1, 0, NULL, -1})
 
 /*
  * The node of a file, with one more reference: index + 1, or 0 where the table is full. Takes the
@@ -70,6 +88,19 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
                        struct v9_node_fds *spare);
 /* Drops a reference. The descriptors of a dead node go to *spare. */
 void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);
+/* A node that is not used, whose way is stored as `way`, gives its descriptors up to *spare. */
+void v9_node_park(struct v9_nodes *nodes, uint32_t index, uint32_t way, struct v9_node_fds *spare);
+/* A parked node has a descriptor again, which is its own now. */
+void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
+                  struct v9_node_fds *spare);
+/* Moves a node to the list's end. */
+void v9_node_renew(struct v9_nodes *nodes, uint32_t index);
+/* The next node of a file after `index` (0: the first), whatever its export; 0: no more. */
+uint32_t v9_nodes_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino, uint32_t index);
+static inline struct v9_identity v9_node_identity(const struct v9_node *node)
+{
+    return (struct v9_identity){node->st_dev, node->st_ino, node->mnt_id, node->born};
+}
 void v9_node_fds_close(const struct v9_node_fds *spare);
 /* Gives a node its metadata file unless it has one already: what is to be closed then, else -1.
  * Needs no lock, only a reference. */

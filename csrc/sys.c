@@ -21,6 +21,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "pressure.h"
 #include "vhost9p.h"
 
 /* ---- identity ----------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ int v9_sys_open_mode(uint32_t mode)
 /* ---- creating ----------------------------------------------------------------------------------
  */
 
-int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, int32_t flags,
+static int create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,
                   uint32_t mode)
 {
     struct identity own;
@@ -123,6 +124,19 @@ int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, 
         result = -errno;
     leave(&own);
     return result;
+}
+
+/* What gives descriptors up is done by the daemon, not by the guest's user. */
+int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, int32_t flags,
+                  uint32_t mode)
+{
+    uint32_t tries = 0;
+    int fd;
+
+    do
+        fd = create(cred, dir_fd, name, flags, mode);
+    while (fd < 0 && v9_pressure_eased(-fd, &tries));
+    return fd;
 }
 
 int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode)

@@ -305,6 +305,7 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
 /* Live counts, for metrics and leak tests. */
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
+    uint64_t nodes, parked; /* files that fids stand for; those without descriptors (idle.h) */
     uint32_t threads, broken;
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
@@ -370,6 +371,24 @@ int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
 /* Removes the number; descriptors close when the last pin goes. -EBADF. */
 int v9_fid_clunk(v9_device *dev, uint32_t fid);
 void v9_fid_clear(v9_device *dev);
+
+/*
+ * names.c: changes of names by the guest. Between begin and end nothing of the export is parked
+ * (idle.h), so a file that loses its name in between stays reachable. Begin tells whether anything
+ * of the device is parked; if nothing is, the other calls but end may be left out.
+ */
+int v9_names_begin(v9_device *dev, uint32_t export);
+/* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
+ * file `fd` itself ("") loses a name: brings back what it stands for. */
+void v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
+/* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
+ * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
+enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
+int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
+                  char path[V9_PATH_SIZE]);
+/* A file has been renamed; paths as v9_names_path tells them. */
+void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
+void v9_names_end(v9_device *dev, uint32_t export);
 
 /* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user -----------
  */

@@ -1,6 +1,7 @@
-"""Builds every test_*.c beside this file, and the fuzzers, with the csrc files that its first line
-names, and runs it: with the address and undefined-behaviour sanitizers, and as it ships."""
+"""Builds every test_*.c beside this file, and the fuzzers, with the csrc files that its first
+lines name, and runs it: with the address and undefined-behaviour sanitizers, and as it ships."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -19,10 +20,11 @@ PROGRAMS = sorted([*HERE.glob("test_*.c"), *(ROOT / "tests" / "fuzz").glob("fuzz
 
 
 def build(program: Path, flags: tuple[str, ...], folder: Path) -> Path:
-    """Compiles a test program; its first line is `// sources: a.c b.c`."""
-    first = program.read_text().splitlines()[0]
-    match = re.fullmatch(r"// sources: (.+)", first)
-    assert match, f"{program.name} begins with {first!r} instead of its sources"
+    """Compiles a test program; it begins with `// sources: a.c b.c`, over as many lines of such
+    comments as it takes."""
+    lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
+    match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
+    assert match, f"{program.name} does not begin with its sources"
     sources = [str(ROOT / "csrc" / name) for name in match[1].split()]
     target = folder / program.stem
     compiler = os.environ.get("CC", "cc")

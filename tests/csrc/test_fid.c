@@ -1,4 +1,5 @@
-// sources: account.c fid.c node.c quota.c
+// sources: account.c attr.c caps.c fid.c heap.c idle.c idmap.c model.c node.c park.c pressure.c
+// qidmap.c quota.c way.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
@@ -196,7 +197,7 @@ static void test_newest_name(struct v9_fids *fids)
 int main(void)
 {
     struct v9_fids fids;
-    CHECK(v9_fids_init(&fids, 100) == 0);
+    CHECK(v9_fids_init(&fids, 100, NULL) == 0);
     test_numbers(&fids);
     test_pins_outlive_the_number(&fids);
     test_replacement(&fids);

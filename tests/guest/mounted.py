@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,9 +58,14 @@ def scratch_export() -> Iterator[Path]:
 
 
 @contextmanager
-def mounted(boot: Boot, *args: str, cpus: int = 1) -> Iterator[Mounted]:
-    """Everything, until the block ends; `args` are the daemon's."""
-    with scratch_export() as export, Daemon("--path", str(export), *args) as daemon:
+def mounted(
+    boot: Boot, *args: str, cpus: int = 1, wrapper: Sequence[str] = ()
+) -> Iterator[Mounted]:
+    """Everything, until the block ends; `args` are the daemon's, `wrapper` runs it."""
+    with (
+        scratch_export() as export,
+        Daemon("--path", str(export), *args, wrapper=wrapper) as daemon,
+    ):
         vm = boot("full", [Path(daemon.socket)], cpus=cpus, hotplug=True)
         vm.mount("host0", MOUNT)
         yield Mounted(daemon, export, vm)

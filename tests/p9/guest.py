@@ -9,7 +9,7 @@ import itertools
 import os
 import queue
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +63,8 @@ class FakeFids:
         self.entries: dict[int, FakeFid] = {}
         self.pinned = 0
         self.full = False
+        self.changing: tuple[Any, ...] | None = None
+        """The change of names that goes on."""
 
     @contextmanager
     def get(self, number: int) -> Iterator[FakeFid]:
@@ -105,6 +107,22 @@ class FakeFids:
         if number not in self.entries:
             raise OSError(errno.EBADF, "no such fid")
         self.entries.pop(number).close()
+
+    @contextmanager
+    def _changes(self, *names: Any) -> Iterator[None]:
+        self.changing = names
+        try:
+            yield
+        finally:
+            self.changing = None
+
+    def removing(self, fid: FakeFid, name: bytes = b"") -> AbstractContextManager[None]:
+        return self._changes(fid.number, name)
+
+    def renaming(
+        self, fid: FakeFid, name: bytes, directory: FakeFid | None, new: bytes
+    ) -> AbstractContextManager[None]:
+        return self._changes(fid.number, name, directory and directory.number, new)
 
     def clear(self) -> None:
         for number in list(self.entries):

@@ -109,6 +109,10 @@ class Stats:
     requests: int
     upcalls: int
     signals: int
+    nodes: int
+    """Files that fids stand for."""
+    parked: int
+    """Those of them whose descriptors were given up."""
     threads: int
     broken: bool
 
@@ -210,6 +214,8 @@ class Device:
             out.requests,
             out.upcalls,
             out.signals,
+            out.nodes,
+            out.parked,
             out.threads,
             bool(out.broken),
         )

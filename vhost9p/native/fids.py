@@ -82,6 +82,53 @@ class FidTable:
         """Removes a fid; OSError EBADF if there is none."""
         check(lib.v9_fid_clunk(self._device, number))
 
+    # ---- changes of names -------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self, fid: Fid) -> Iterator[bool]:
+        """Nothing is parked meanwhile; tells whether something is already (csrc/idle.h)."""
+        parked = lib.v9_names_begin(self._device, fid.export)
+        try:
+            yield bool(parked)
+        finally:
+            lib.v9_names_end(self._device, fid.export)
+
+    @contextmanager
+    def removing(self, fid: Fid, name: bytes = b"") -> Iterator[None]:
+        """The block removes entry `name` of a directory, or the name by which a file was reached:
+        what it stands for keeps its descriptor."""
+        with self._changing(fid) as parked:
+            if parked:
+                lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name)
+            yield
+
+    @contextmanager
+    def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> Iterator[None]:
+        """The block renames entry `name` of a directory, or b"" the file of a fid itself, to
+        `new` in `directory`; None: it stays in its own. What is renamed over keeps its descriptor,
+        and what is parked its way."""
+        with self._changing(fid) as parked:
+            if not parked:
+                yield
+                return
+            old_path = self._path(fid, name)
+            if directory is not None:
+                new_path = self._path(directory, new)
+                lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new)
+            else:
+                parent, slash, _ = old_path.rpartition(b"/")
+                new_path = parent + slash + new
+                lib.v9_names_rescue(self._device, fid.export, -1, new_path)
+            yield
+            if old_path and new_path:
+                lib.v9_names_renamed(self._device, fid.export, old_path, new_path)
+
+    def _path(self, fid: Fid, name: bytes) -> bytes:
+        """A path below the export's root; b"" for what has none."""
+        out = ffi.new("char[]", lib.V9_PATH_SIZE)
+        size = lib.v9_names_path(self._device, fid.export, fid.path_fd, name, out)
+        return bytes(ffi.buffer(out, max(size, 0)))
+
     def clear(self) -> None:
         """Removes all fids."""
         lib.v9_fid_clear(self._device)

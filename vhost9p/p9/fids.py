@@ -54,7 +54,7 @@ class Fid(Protocol):
 class FidTable(Protocol):
     """What the guest's fids stand for. Every method raises OSError and is thread-safe.
 
-    `become` and `set_flags` take what `get` gave.
+    `become`, `set_flags`, `removing` and `renaming` take what `get` gave.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
@@ -73,6 +73,16 @@ class FidTable(Protocol):
 
     def clunk(self, number: int) -> None:
         """Removes a fid."""
+
+    def removing(self, fid: Any, name: bytes = b"") -> AbstractContextManager[None]:
+        """For the length of a `with` block in which entry `name` of a directory is removed, or b""
+        the name by which the file itself was reached. Fids of that file stay good."""
+
+    def renaming(
+        self, fid: Any, name: bytes, directory: Any | None, new: bytes
+    ) -> AbstractContextManager[None]:
+        """For the length of a `with` block in which entry `name` of a directory is renamed, or b""
+        the file itself, to `new` in `directory` (None: its own). All fids stay good."""
 
     def clear(self) -> None:
         """Removes all fids."""

@@ -112,8 +112,9 @@ class NamespaceFamily:
             driver = self._context.writable(fid)
             if t.flags not in (0, c.AT_REMOVEDIR):
                 raise P9Error(errno.EINVAL, f"unlinkat flags {t.flags:#x}")
-            directory = t.flags == c.AT_REMOVEDIR
-            driver.unlink(file_fd(fid.path_fd), name, directory=directory)
+            directory, dir_fd = t.flags == c.AT_REMOVEDIR, file_fd(fid.path_fd)
+            with self._fids.removing(fid, name):
+                driver.unlink(dir_fd, name, directory=directory)
         return m.Runlinkat()
 
     def remove(self, request: Request, t: m.Tremove) -> m.Rremove:
@@ -123,7 +124,8 @@ class NamespaceFamily:
                 driver = self._context.writable(fid)
                 if fid.flags & FID_UPCALL:
                     raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
-                driver.remove(fid.path_fd)
+                with self._fids.removing(fid):
+                    driver.remove(fid.path_fd)
         finally:
             self._drop(t.fid)
         return m.Rremove()
@@ -133,7 +135,9 @@ class NamespaceFamily:
         name = check_name(t.name, errno.EBUSY)
         with self._fids.get(t.fid) as fid, self._fids.get(t.dfid) as directory:
             driver = self._context.writable(fid, directory)
-            driver.rename_file(file_fd(fid.path_fd), file_fd(directory.path_fd), name)
+            file, into = file_fd(fid.path_fd), file_fd(directory.path_fd)
+            with self._fids.renaming(fid, b"", directory, name):
+                driver.rename_file(file, into, name)
         return m.Rrename()
 
     def renameat(self, request: Request, t: m.Trenameat) -> m.Rrenameat:
@@ -141,5 +145,7 @@ class NamespaceFamily:
         old, new = check_name(t.oldname, errno.EBUSY), check_name(t.newname, errno.EBUSY)
         with self._fids.get(t.olddirfid) as olddir, self._fids.get(t.newdirfid) as newdir:
             driver = self._context.writable(olddir, newdir)
-            driver.rename(file_fd(olddir.path_fd), old, file_fd(newdir.path_fd), new)
+            old_dir, new_dir = file_fd(olddir.path_fd), file_fd(newdir.path_fd)
+            with self._fids.renaming(olddir, old, newdir, new):
+                driver.rename(old_dir, old, new_dir, new)
         return m.Rrenameat()

@@ -176,7 +176,8 @@ class UnixFamily:
             attr = driver.attr(file_fd(fid.path_fd))
             _change(driver, fid, _changes(t.stat, attr))
             if name:
-                driver.rename_file(fid.path_fd, None, name)
+                with self._fids.renaming(fid, b"", None, name):
+                    driver.rename_file(fid.path_fd, None, name)
         return u.Rwstat()
 
     def _sync(self, request: Request, number: int) -> u.Rwstat | None:

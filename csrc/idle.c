@@ -1,0 +1,409 @@
+#define _GNU_SOURCE
+#include "idle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    LOOKS = 8192,  /* nodes or fids that are looked at for one to be parked */
+    SETTLE = 1000, /* times, 1 ms each, that a change of names is waited for */
+};
+
+static struct v9_node *node_at(struct v9_fids *fids, uint32_t index)
+{
+    return &fids->nodes.entries[index - 1];
+}
+
+/* ---- coming back -------------------------------------------------------------------------------
+ */
+
+/*
+ * Opens a parked node's file again, and its metadata file (-1: none); the lock is released
+ * meanwhile. A name that is just being changed is looked for again, unless it is the change itself
+ * that asks (`patient` false).
+ */
+static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t io_fd, bool patient,
+                      int32_t *meta_fd)
+{
+    const struct timespec pause = {0, 1000000};
+    const struct v9_identity is = v9_node_identity(node);
+    v9_export *ex = fids->exports[node->export];
+    const struct v9_anchor *anchor;
+    struct v9_way way;
+    int32_t anchor_fd;
+    bool settled;
+    int fd = -ESTALE;
+
+    for (int i = 0; i < SETTLE && fd == -ESTALE && node->path_fd < 0; i++) {
+        const uint32_t moment = v9_epoch_begin(&ex->moves);
+        anchor = v9_park_anchor(&fids->nodes.park, node->mnt_id);
+        anchor_fd = anchor->by_handle ? anchor->fd : -1;
+        v9_park_load(&fids->nodes.park, node->way, node->export, &way);
+        pthread_mutex_unlock(&fids->lock);
+        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd, O_PATH)
+                        : v9_way_follow(ex, &is, &way, anchor_fd);
+        *meta_fd = fd >= 0 ? v9_model_find(ex, fd) : -1;
+        settled = !patient || v9_epoch_held(&ex->moves, moment);
+        if (fd == -ESTALE && !settled)
+            nanosleep(&pause, NULL);
+        pthread_mutex_lock(&fids->lock);
+        if (settled)
+            break;
+    }
+    return fd;
+}
+
+/* The caller holds the lock, which is released meanwhile, and a pin of the node. */
+static int return_node(struct v9_fids *fids, uint32_t index, int32_t io_fd, bool patient)
+{
+    struct v9_node *node = node_at(fids, index);
+    struct v9_node_fds spare = V9_NODE_FDS_NONE;
+    int32_t meta_fd = -1;
+    int fd;
+
+    while (node->path_fd < 0) {
+        if (node->returning) {
+            pthread_cond_wait(&fids->returned, &fids->lock);
+            continue;
+        }
+        node->returning = true;
+        fd = find_again(fids, node, io_fd, patient, &meta_fd);
+        node->returning = false;
+        pthread_cond_broadcast(&fids->returned);
+        if (fd >= 0 && node->path_fd < 0)
+            v9_node_wake(&fids->nodes, index, fd, &spare);
+        else if (fd >= 0)
+            spare.path_fd = fd; /* a walk has come here meanwhile */
+        else if (node->path_fd < 0)
+            return fd;
+        spare.meta_fd = v9_node_adopt(node, meta_fd < 0 ? -1 : meta_fd);
+        pthread_mutex_unlock(&fids->lock);
+        v9_node_fds_close(&spare);
+        spare = V9_NODE_FDS_NONE;
+        pthread_mutex_lock(&fids->lock);
+    }
+    return 0;
+}
+
+static int reopen_flags(const struct v9_fid *fid)
+{
+    return fid->io_flags & ~(O_TRUNC | O_CREAT | O_EXCL);
+}
+
+static int return_io(struct v9_fids *fids, struct v9_fid *fid)
+{
+    const struct v9_node *node = v9_fids_node(fids, fid);
+    v9_export *ex = fids->exports[node->export];
+    int fd;
+
+    while (fid->io_fd == V9_IO_PARKED) {
+        if (fid->io_returning) {
+            pthread_cond_wait(&fids->returned, &fids->lock);
+            continue;
+        }
+        fid->io_returning = true;
+        pthread_mutex_unlock(&fids->lock);
+        fd = v9_export_reopen(ex, node->path_fd, reopen_flags(fid));
+        pthread_mutex_lock(&fids->lock);
+        fid->io_returning = false;
+        pthread_cond_broadcast(&fids->returned);
+        if (fd < 0)
+            return fd;
+        fid->io_fd = fd;
+        v9_idle_opened(fids, fid);
+    }
+    return 0;
+}
+
+int v9_idle_return(struct v9_fids *fids, const struct v9_fid *pinned)
+{
+    struct v9_fid *fid = &fids->entries[pinned - fids->entries];
+    int err = return_node(fids, fid->node, fid->io_fd, true);
+
+    return err ? err : return_io(fids, fid);
+}
+
+void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+{
+    struct v9_node_fds spare;
+    uint32_t index, next;
+
+    pthread_mutex_lock(&fids->lock);
+    index = v9_nodes_of(&fids->nodes, st_dev, st_ino, 0);
+    if (index)
+        node_at(fids, index)->refs++;
+    for (; index; index = next) {
+        node_at(fids, index)->pins++;
+        return_node(fids, index, -1, false);
+        node_at(fids, index)->pins--;
+        next = v9_nodes_of(&fids->nodes, st_dev, st_ino, index);
+        if (next)
+            node_at(fids, next)->refs++;
+        v9_nodes_drop(&fids->nodes, index, &spare);
+        pthread_mutex_unlock(&fids->lock);
+        v9_node_fds_close(&spare);
+        pthread_mutex_lock(&fids->lock);
+    }
+    pthread_mutex_unlock(&fids->lock);
+}
+
+/* ---- parking nodes -----------------------------------------------------------------------------
+ */
+
+/* The least recently used node that may be parked, with a reference, marked; or 0. */
+static uint32_t choose_node(struct v9_fids *fids, bool open_ones)
+{
+    struct v9_nodes *nodes = &fids->nodes;
+    uint32_t index, looks = nodes->awake < LOOKS / 2 ? 2 * nodes->awake : LOOKS;
+
+    for (; looks; looks--) {
+        struct v9_node *node = node_at(fids, index = nodes->oldest);
+        v9_node_renew(nodes, index);
+        if (node->pins || node->parking || (node->opens && !open_ones))
+            continue;
+        if (!node->recent) {
+            node->parking = true;
+            node->refs++;
+            return index;
+        }
+        node->recent = false;
+    }
+    return 0;
+}
+
+/* Takes a use of the mount's anchor, made if there is none. The lock is not held. */
+static int use_anchor(struct v9_fids *fids, v9_export *ex, const struct v9_node *node, int32_t fd,
+                      const struct v9_way *way, uint32_t host_mode, bool *by_handle)
+{
+    const struct v9_identity is = v9_node_identity(node);
+    struct v9_anchor *anchor;
+    int32_t made = -1;
+
+    pthread_mutex_lock(&fids->lock);
+    anchor = v9_park_anchor(&fids->nodes.park, is.mnt_id);
+    if (!anchor) {
+        pthread_mutex_unlock(&fids->lock);
+        made = v9_way_anchor(ex, fd, &is, way, host_mode, by_handle);
+        if (made < 0)
+            return made;
+        pthread_mutex_lock(&fids->lock);
+        anchor = v9_park_anchor(&fids->nodes.park, is.mnt_id);
+    }
+    if (!anchor && (anchor = v9_park_add_anchor(&fids->nodes.park, is.mnt_id, made, *by_handle)))
+        made = -1;
+    if (anchor) {
+        anchor->users++;
+        *by_handle = anchor->by_handle;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    if (made >= 0)
+        close(made);
+    return anchor ? 0 : -ENFILE;
+}
+
+/* Whether the file is found by its path, as it has to be where handles do not open it. */
+static int try_path(v9_export *ex, const struct v9_node *node, const struct v9_way *way)
+{
+    const struct v9_identity is = v9_node_identity(node);
+    int fd = v9_way_follow(ex, &is, way, -1);
+
+    if (fd >= 0)
+        close(fd);
+    return fd < 0 ? fd : 0;
+}
+
+/* Parks a node that was chosen; whether it could be. The lock is not held. */
+static bool park_node(struct v9_fids *fids, uint32_t index)
+{
+    struct v9_node *node = node_at(fids, index);
+    const struct v9_identity is = v9_node_identity(node);
+    v9_export *ex = fids->exports[node->export];
+    const uint32_t moment = v9_epoch_begin(&ex->moves);
+    const int32_t fd = node->path_fd; /* ours until the mark is taken off */
+    struct v9_node_fds parked = V9_NODE_FDS_NONE, dropped;
+    uint32_t host_mode, stored = 0;
+    bool anchored, by_handle;
+    struct v9_way way;
+    int err = v9_way_note(ex, fd, &is, &way, &host_mode);
+
+    if (!err)
+        err = use_anchor(fids, ex, node, fd, &way, host_mode, &by_handle);
+    anchored = !err;
+    if (!err && !by_handle)
+        err = try_path(ex, node, &way);
+    pthread_mutex_lock(&fids->lock);
+    node->parking = false;
+    if (!err && !node->pins && !node->recent && v9_epoch_held(&ex->moves, moment))
+        stored = v9_park_store(&fids->nodes.park, &way);
+    if (stored) {
+        node->of_age = way.of_age;
+        v9_node_park(&fids->nodes, index, stored, &parked);
+    } else {
+        node->recent = true;
+        if (anchored)
+            parked.anchor_fd = v9_park_leave_anchor(&fids->nodes.park, is.mnt_id);
+    }
+    v9_nodes_drop(&fids->nodes, index, &dropped);
+    pthread_mutex_unlock(&fids->lock);
+    v9_node_fds_close(&parked);
+    v9_node_fds_close(&dropped);
+    return stored;
+}
+
+/* ---- parking open files ------------------------------------------------------------------------
+ */
+
+void v9_idle_opened(struct v9_fids *fids, struct v9_fid *fid)
+{
+    const uint32_t index = (uint32_t)(fid - fids->entries) + 1;
+
+    fid->io_older = fids->newest_open;
+    fid->io_newer = 0;
+    *(fid->io_older ? &fids->entries[fid->io_older - 1].io_newer : &fids->oldest_open) = index;
+    fids->newest_open = index;
+    fids->open_count++;
+    v9_pressure_add(fids->nodes.holder, 1);
+}
+
+void v9_idle_closed(struct v9_fids *fids, struct v9_fid *fid)
+{
+    *(fid->io_older ? &fids->entries[fid->io_older - 1].io_newer : &fids->oldest_open) =
+        fid->io_newer;
+    *(fid->io_newer ? &fids->entries[fid->io_newer - 1].io_older : &fids->newest_open) =
+        fid->io_older;
+    fids->open_count--;
+    v9_pressure_add(fids->nodes.holder, -1);
+}
+
+static struct v9_fid *choose_open(struct v9_fids *fids)
+{
+    uint32_t looks = fids->open_count < LOOKS / 2 ? 2 * fids->open_count : LOOKS;
+
+    for (; looks; looks--) {
+        struct v9_fid *fid = &fids->entries[fids->oldest_open - 1];
+        v9_idle_closed(fids, fid);
+        v9_idle_opened(fids, fid); /* to the end of the list */
+        if (fid->refs > 1 || fid->flags || fid->dir_offset)
+            continue;
+        if (!fid->io_recent) {
+            fid->refs++;
+            return fid;
+        }
+        fid->io_recent = false;
+    }
+    return NULL;
+}
+
+/* Whether an open file has a name, and could be opened once more as it is. */
+static bool can_reopen(v9_export *ex, const struct v9_fid *fid)
+{
+    struct stat st;
+    int fd;
+
+    if (fstat(fid->io_fd, &st) < 0 || !st.st_nlink)
+        return false;
+    fd = v9_export_reopen(ex, fid->io_fd, reopen_flags(fid));
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+static bool park_open(struct v9_fids *fids, struct v9_fid *fid)
+{
+    v9_export *ex = fids->exports[v9_fids_node(fids, fid)->export];
+    const bool can = can_reopen(ex, fid);
+    int32_t io_fd = -1;
+
+    pthread_mutex_lock(&fids->lock);
+    /* Two references: the number's, and the one taken when it was chosen. */
+    if (can && fid->refs == 2 && !fid->flags && !fid->io_recent) {
+        io_fd = fid->io_fd;
+        v9_idle_closed(fids, fid);
+        fid->io_fd = V9_IO_PARKED;
+    }
+    fid->io_recent = io_fd < 0;
+    pthread_mutex_unlock(&fids->lock);
+    if (io_fd >= 0)
+        close(io_fd);
+    v9_fids_release(fids, fid);
+    return io_fd >= 0;
+}
+
+/* ---- giving up ---------------------------------------------------------------------------------
+ */
+
+static uint32_t give_nodes_up(struct v9_fids *fids, uint32_t batch, bool open_ones)
+{
+    uint32_t index, given = 0;
+
+    for (uint32_t i = 0; i < 2 * batch && given < batch; i++) {
+        pthread_mutex_lock(&fids->lock);
+        index = choose_node(fids, open_ones);
+        pthread_mutex_unlock(&fids->lock);
+        if (!index)
+            break;
+        given += park_node(fids, index);
+    }
+    return given;
+}
+
+static uint32_t give_open_up(struct v9_fids *fids, uint32_t batch)
+{
+    struct v9_fid *fid;
+    uint32_t given = 0;
+
+    for (uint32_t i = 0; i < 2 * batch && given < batch; i++) {
+        pthread_mutex_lock(&fids->lock);
+        fid = choose_open(fids);
+        pthread_mutex_unlock(&fids->lock);
+        if (!fid)
+            break;
+        given += park_open(fids, fid);
+    }
+    return given;
+}
+
+uint32_t v9_idle_give_up(struct v9_holder *holder, uint32_t batch)
+{
+    struct v9_fids *fids = (struct v9_fids *)((char *)holder - offsetof(struct v9_fids, holder));
+    uint32_t given;
+
+    if (!fids->exports)
+        return 0;
+    given = give_nodes_up(fids, batch, false);
+    if (!given)
+        given = give_nodes_up(fids, batch, true);
+    if (!given)
+        given = give_open_up(fids, batch);
+    return given;
+}
+
+/* ---- renames -----------------------------------------------------------------------------------
+ */
+
+static void renew_all(struct v9_fids *fids)
+{
+    struct v9_park *park = &fids->nodes.park;
+
+    for (uint32_t i = 0; i < fids->nodes.used; i++) {
+        struct v9_node *node = &fids->nodes.entries[i];
+        if (node->refs && node->path_fd < 0)
+            node->way = v9_park_renew(park, node->way, node->export);
+    }
+    v9_park_clear_journal(park);
+}
+
+void v9_idle_renamed(struct v9_fids *fids, uint32_t export, const char *old, const char *new)
+{
+    pthread_mutex_lock(&fids->lock);
+    if (fids->nodes.park.count) {
+        if (v9_park_is_full(&fids->nodes.park))
+            renew_all(fids);
+        v9_park_renamed(&fids->nodes.park, export, old, new);
+    }
+    pthread_mutex_unlock(&fids->lock);
+}

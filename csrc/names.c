@@ -1,0 +1,49 @@
+/*
+ * names: what the guest's own changes of names mean to files that are parked (idle.h).
+ */
+#define _GNU_SOURCE
+#include <limits.h>
+
+#include "idle.h"
+#include "serve.h"
+
+_Static_assert((int)V9_PATH_SIZE == PATH_MAX, "v9_names_path");
+
+int v9_names_begin(v9_device *dev, uint32_t export)
+{
+    int parked;
+
+    v9_epoch_change(&dev->exports[export]->moves, true);
+    pthread_mutex_lock(&dev->fids.lock);
+    parked = dev->fids.nodes.park.count > 0;
+    pthread_mutex_unlock(&dev->fids.lock);
+    return parked;
+}
+
+void v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name)
+{
+    struct v9_identity is;
+    uint64_t nlink;
+    uint32_t mode;
+
+    if (fd < 0)
+        fd = dev->exports[export]->conf.root_fd;
+    if (!v9_attr_identify(fd, name, &is, &mode, &nlink))
+        v9_idle_return_file(&dev->fids, is.st_dev, is.st_ino);
+}
+
+int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
+                  char path[V9_PATH_SIZE])
+{
+    return v9_way_path(dev->exports[export], fd, name, path);
+}
+
+void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name)
+{
+    v9_idle_renamed(&dev->fids, export, old, name);
+}
+
+void v9_names_end(v9_device *dev, uint32_t export)
+{
+    v9_epoch_change(&dev->exports[export]->moves, false);
+}

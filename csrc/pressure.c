@@ -1,0 +1,106 @@
+#define _GNU_SOURCE
+#include "pressure.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/resource.h>
+
+enum {
+    BATCH = 32,    /* descriptors at a time */
+    RESERVE = 512, /* of a large limit; half of a small one */
+    PATIENCE = 64, /* checks after one that was in vain */
+    TRIES = 8,
+};
+
+int64_t v9_pressure_held, v9_pressure_mark = INT64_MAX;
+static uint32_t patience;
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t left;
+    struct v9_holder *first;
+} holders = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
+
+void v9_pressure_set_mark(int64_t mark)
+{
+    __atomic_store_n(&v9_pressure_mark, mark, __ATOMIC_RELAXED);
+}
+
+void v9_pressure_init(void)
+{
+    struct rlimit limit;
+    int64_t open_files;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT64_MAX)
+        return; /* no limit, no pressure */
+    open_files = (int64_t)limit.rlim_cur;
+    v9_pressure_set_mark(open_files - (open_files / 2 < RESERVE ? open_files / 2 : RESERVE));
+}
+
+void v9_pressure_join(struct v9_holder *holder)
+{
+    pthread_mutex_lock(&holders.lock);
+    holder->next = holders.first;
+    holders.first = holder;
+    pthread_mutex_unlock(&holders.lock);
+}
+
+void v9_pressure_leave(struct v9_holder *holder)
+{
+    struct v9_holder **link = &holders.first;
+
+    pthread_mutex_lock(&holders.lock);
+    while (*link != holder)
+        link = &(*link)->next;
+    *link = holder->next;
+    while (holder->users)
+        pthread_cond_wait(&holders.left, &holders.lock);
+    pthread_mutex_unlock(&holders.lock);
+}
+
+uint32_t v9_pressure_relieve(void)
+{
+    struct v9_holder *most = NULL;
+    int64_t held, most_held = 0;
+    uint32_t given = 0;
+
+    pthread_mutex_lock(&holders.lock);
+    for (struct v9_holder *each = holders.first; each; each = each->next) {
+        held = __atomic_load_n(&each->held, __ATOMIC_RELAXED);
+        if (held > most_held) {
+            most = each;
+            most_held = held;
+        }
+    }
+    if (most)
+        most->users++;
+    pthread_mutex_unlock(&holders.lock);
+    if (!most)
+        return 0;
+    given = most->give_up(most, BATCH);
+    pthread_mutex_lock(&holders.lock);
+    if (--most->users == 0)
+        pthread_cond_broadcast(&holders.left);
+    pthread_mutex_unlock(&holders.lock);
+    return given;
+}
+
+/* Looking for what can be given up costs much where there is nothing: not at each request then. */
+void v9_pressure_check_slowly(void)
+{
+    uint32_t left = __atomic_load_n(&patience, __ATOMIC_RELAXED);
+
+    if (left)
+        __atomic_store_n(&patience, left - 1, __ATOMIC_RELAXED);
+    else if (!v9_pressure_relieve())
+        __atomic_store_n(&patience, PATIENCE, __ATOMIC_RELAXED);
+}
+
+bool v9_pressure_eased(int error, uint32_t *tries)
+{
+    if ((error != EMFILE && error != ENFILE) || *tries == TRIES)
+        return false;
+    ++*tries;
+    return v9_pressure_relieve() > 0;
+}

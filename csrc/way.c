@@ -1,0 +1,271 @@
+#define _GNU_SOURCE
+#include "way.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pressure.h"
+
+_Static_assert(V9_HANDLE_MAX >= MAX_HANDLE_SZ, "name_to_handle_at(2)");
+
+union handle {
+    struct file_handle head;
+    uint8_t bytes[sizeof(struct file_handle) + V9_HANDLE_MAX];
+};
+
+/* ---- paths -------------------------------------------------------------------------------------
+ */
+
+static int read_path(const v9_export *ex, int fd, char path[PATH_MAX])
+{
+    char number[16];
+    ssize_t size;
+
+    snprintf(number, sizeof(number), "%d", fd);
+    size = readlinkat(ex->proc_fd, number, path, PATH_MAX);
+    if (size < 0)
+        return -errno;
+    if (size == PATH_MAX)
+        return -ENAMETOOLONG;
+    path[size] = 0;
+    return (int)size;
+}
+
+/* Appends "/name". */
+static int append(char path[PATH_MAX], int size, const char *name)
+{
+    const size_t more = strlen(name), slash = size > 0;
+
+    if ((size_t)size + slash + more >= PATH_MAX)
+        return -ENAMETOOLONG;
+    if (slash)
+        path[size] = '/';
+    memcpy(path + size + slash, name, more + 1);
+    return size + (int)(slash + more);
+}
+
+int v9_way_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
+{
+    char root[PATH_MAX];
+    int base = read_path(ex, ex->conf.root_fd, root), size;
+
+    if (base < 0)
+        return base;
+    size = read_path(ex, fd, path);
+    if (size < 0)
+        return size;
+    if (root[base - 1] == '/') /* "/" itself */
+        base--;
+    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
+        return -ENOENT;
+    base += path[base] == '/';
+    size -= base;
+    memmove(path, path + base, (size_t)size + 1);
+    if (*name)
+        return append(path, size, name);
+    return size ? size : -EBUSY;
+}
+
+static int open_below(const v9_export *ex, const char *path, uint64_t flags)
+{
+    struct open_how how = {
+        .flags = flags | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    int fd = (int)syscall(SYS_openat2, ex->conf.root_fd, path, &how, sizeof(how));
+
+    return fd < 0 ? -errno : fd;
+}
+
+/* ---- handles -----------------------------------------------------------------------------------
+ */
+
+static int read_handle(int fd, union handle *handle)
+{
+    int mount_id;
+
+    handle->head.handle_bytes = V9_HANDLE_MAX;
+    return name_to_handle_at(fd, "", &handle->head, &mount_id, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+static int open_handle(int anchor, const struct v9_way *way)
+{
+    union handle handle;
+    int fd;
+
+    handle.head.handle_bytes = way->handle_size;
+    handle.head.handle_type = way->handle_type;
+    memcpy(handle.bytes + offsetof(struct file_handle, f_handle), way->handle, way->handle_size);
+    fd = open_by_handle_at(anchor, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* ---- noting ------------------------------------------------------------------------------------
+ */
+
+/* Whether every file that is born from now on has another birth time. The host's clock for them
+ * goes in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
+static bool is_of_age(uint64_t born)
+{
+    const uint64_t second = 1000000000u, step = born % second ? second / 10 : 2 * second;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return born && born + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
+}
+
+static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
+{
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->born == b->born &&
+           a->mnt_id == b->mnt_id;
+}
+
+int v9_way_note(v9_export *ex, int32_t fd, const struct v9_identity *is, struct v9_way *way,
+                uint32_t *host_mode)
+{
+    struct v9_identity seen;
+    union handle handle;
+    uint64_t nlink;
+    int size, err = v9_attr_identify(fd, "", &seen, host_mode, &nlink);
+
+    if (err)
+        return err;
+    if (seen.st_dev == ex->root_dev && seen.st_ino == ex->root_ino)
+        return -EBUSY;
+    if (!nlink || !is_same(&seen, is))
+        return -ESTALE;
+    size = v9_way_path(ex, fd, "", way->path);
+    way->path_size = size < 0 ? 0 : (uint32_t)size;
+    way->handle_size = 0;
+    way->of_age = is_of_age(is->born);
+    if (read_handle(fd, &handle) < 0)
+        return way->of_age ? 0 : -EAGAIN;
+    way->handle_type = handle.head.handle_type;
+    way->handle_size = handle.head.handle_bytes;
+    memcpy(way->handle, handle.bytes + offsetof(struct file_handle, f_handle), way->handle_size);
+    return 0;
+}
+
+/* Opens the directory that the path is in. */
+static int open_parent(const v9_export *ex, const struct v9_way *way)
+{
+    char parent[PATH_MAX];
+    char *slash;
+
+    if (!way->path_size)
+        return -ENOENT;
+    memcpy(parent, way->path, way->path_size + 1);
+    slash = strrchr(parent, '/');
+    if (slash)
+        *slash = 0;
+    return open_below(ex, slash ? parent : ".", O_RDONLY | O_DIRECTORY);
+}
+
+static bool is_on_mount(int fd, uint64_t mnt_id)
+{
+    struct v9_identity seen;
+    uint64_t nlink;
+    uint32_t mode;
+
+    return !v9_attr_identify(fd, "", &seen, &mode, &nlink) && seen.mnt_id == mnt_id;
+}
+
+/* Opens something on a mount for reading, which can be asked for files by handle: the export's
+ * root, the file itself if it is a directory, the directory that it is in; the file at last. */
+static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9_way *way,
+                         uint32_t host_mode)
+{
+    const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY;
+    int opened = -1;
+
+    for (int i = 0; i < 3; i++) {
+        if (i == 0)
+            opened = v9_export_reopen(ex, ex->conf.root_fd, flags);
+        else if (i == 1)
+            opened = S_ISDIR(host_mode) ? v9_export_reopen(ex, fd, flags) : open_parent(ex, way);
+        else if (S_ISREG(host_mode))
+            opened = v9_export_reopen(ex, fd, flags);
+        if (opened >= 0 && is_on_mount(opened, mnt_id))
+            return opened;
+        if (opened >= 0)
+            close(opened);
+        opened = -1;
+    }
+    return -1;
+}
+
+int v9_way_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is, const struct v9_way *way,
+                  uint32_t host_mode, bool *by_handle)
+{
+    int anchor = open_on_mount(ex, fd, is->mnt_id, way, host_mode);
+    int probe = anchor >= 0 && way->handle_size ? open_handle(anchor, way) : -1;
+
+    *by_handle = probe >= 0;
+    if (probe >= 0)
+        close(probe);
+    return anchor >= 0 ? anchor : v9_export_reopen(ex, fd, O_PATH);
+}
+
+/* ---- following ---------------------------------------------------------------------------------
+ */
+
+static bool is_proven(int fd, const struct v9_identity *is, const struct v9_way *way)
+{
+    struct v9_identity seen;
+    union handle handle;
+    uint64_t nlink;
+    uint32_t mode;
+
+    if (v9_attr_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
+        return false;
+    if (!way->handle_size)
+        return true;
+    return !read_handle(fd, &handle) && handle.head.handle_type == way->handle_type &&
+           handle.head.handle_bytes == way->handle_size &&
+           !memcmp(handle.bytes + offsetof(struct file_handle, f_handle), way->handle,
+                   way->handle_size);
+}
+
+static int prove(int fd, const struct v9_identity *is, const struct v9_way *way)
+{
+    if (fd < 0 || is_proven(fd, is, way))
+        return fd;
+    close(fd);
+    return -ESTALE;
+}
+
+/* Errors that say that the name stands for no file, or for none that may be reached by it. */
+static bool is_gone(int err)
+{
+    return err == -ENOENT || err == -ENOTDIR || err == -ELOOP || err == -EXDEV || err == -ESTALE;
+}
+
+int v9_way_follow(v9_export *ex, const struct v9_identity *is, const struct v9_way *way,
+                  int32_t anchor)
+{
+    uint32_t tries = 0;
+    int fd, other;
+
+    do
+        fd = way->path_size ? open_below(ex, way->path, O_PATH) : -ENOENT;
+    while (fd < 0 && v9_pressure_eased(-fd, &tries));
+    fd = prove(fd, is, way);
+    if (fd >= 0)
+        return fd;
+    if (anchor >= 0 && way->handle_size) {
+        do
+            other = open_handle(anchor, way);
+        while (other < 0 && v9_pressure_eased(-other, &tries));
+        other = prove(other, is, way);
+        if (other >= 0)
+            return other;
+    }
+    return is_gone(fd) ? -ESTALE : fd;
+}

@@ -1,0 +1,457 @@
+// sources: account.c attr.c caps.c fid.c heap.c idle.c idmap.c model.c node.c park.c pressure.c
+// qidmap.c quota.c way.c
+/*
+ * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
+ * while others give their descriptors up and rename and unlink the files.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "idle.h"
+
+static char top[] = "/tmp/v9-idle-XXXXXX";
+static v9_export *export, *exports[V9_EXPORTS_MAX];
+static struct v9_fids fids;
+
+/* ---- the heap ----------------------------------------------------------------------------------
+ */
+
+static void test_heap(void)
+{
+    enum { SIZE = 1 << 20, PIECES = 400 };
+    void *base = aligned_alloc(V9_HEAP_UNIT, SIZE);
+    struct v9_heap heap;
+    struct {
+        uint32_t at;
+        size_t size;
+    } pieces[PIECES] = {{0, 0}};
+    unsigned seed = 1, full = 0;
+
+    memset(base, 0, SIZE);
+    v9_heap_init(&heap, base, SIZE);
+    CHECK(v9_heap_take(&heap, 0) == 0 && v9_heap_take(&heap, V9_HEAP_PIECE + 1) == 0);
+    for (int i = 0; i < 200000; i++) {
+        const int which = rand_r(&seed) % PIECES;
+        if (pieces[which].at) { /* what was put in is still there */
+            const uint8_t *piece = v9_heap_at(&heap, pieces[which].at);
+            for (size_t k = 0; k < pieces[which].size; k += 7)
+                CHECK(piece[k] == (uint8_t)which);
+            v9_heap_give(&heap, pieces[which].at, pieces[which].size);
+        }
+        pieces[which].size = 1 + rand_r(&seed) % (i % 2 ? 200 : V9_HEAP_PIECE);
+        pieces[which].at = v9_heap_take(&heap, pieces[which].size);
+        full += !pieces[which].at;
+        if (pieces[which].at)
+            memset(v9_heap_at(&heap, pieces[which].at), which, pieces[which].size);
+    }
+    CHECK(full > 0 && full < 100000); /* it was full at times, and then had room again */
+    free(base);
+}
+
+/* ---- renames -----------------------------------------------------------------------------------
+ */
+
+static struct v9_way way_of(const char *path)
+{
+    struct v9_way way = {.path_size = (uint32_t)strlen(path), .handle_size = 3, .handle = "abc"};
+    strcpy(way.path, path);
+    return way;
+}
+
+static void test_journal(void)
+{
+    static const char *const cases[][2] = {
+        {"a/b", "x/y/b"}, {"a", "x/y"}, {"ab", "ab"}, {"b/a", "b/a"}, {"a/c/d", "x/y/c/e"},
+    };
+    enum { COUNT = sizeof(cases) / sizeof(cases[0]), SIZE = 1 << 20 };
+    void *base = aligned_alloc(V9_HEAP_UNIT, SIZE);
+    static struct v9_park park;
+    uint32_t at[COUNT], later;
+    struct v9_way way;
+
+    memset(base, 0, SIZE);
+    v9_heap_init(&park.heap, base, SIZE);
+    for (int i = 0; i < COUNT; i++) {
+        way = way_of(cases[i][0]);
+        CHECK((at[i] = v9_park_store(&park, &way)) != 0);
+    }
+    v9_park_renamed(&park, 0, "a", "x");
+    v9_park_renamed(&park, 7, "x", "another export's");
+    way = way_of("a/later");
+    later = v9_park_store(&park, &way);
+    v9_park_renamed(&park, 0, "x", "x/y");
+    v9_park_renamed(&park, 0, "x/y/c/d", "x/y/c/e");
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < COUNT; i++) {
+            v9_park_load(&park, at[i], 0, &way);
+            CHECK(!strcmp(way.path, cases[i][1]) && way.path_size == strlen(way.path));
+            CHECK(way.handle_size == 3 && !memcmp(way.handle, "abc", 3));
+            at[i] = v9_park_renew(&park, at[i], 0);
+        }
+        v9_park_load(&park, later, 0, &way);
+        CHECK(!strcmp(way.path, "a/later"));
+        later = v9_park_renew(&park, later, 0);
+        v9_park_clear_journal(&park);
+    }
+    for (int i = 0; i < COUNT; i++)
+        v9_park_forget(&park, at[i]);
+    v9_park_forget(&park, later);
+    CHECK(park.count == 0);
+    free(base);
+}
+
+/* A path that outgrows what a path may be leads nowhere, and is not written past its end. */
+static void test_journal_of_long_paths(void)
+{
+    enum { SIZE = 1 << 20 };
+    void *base = aligned_alloc(V9_HEAP_UNIT, SIZE);
+    static struct v9_park park;
+    char name[2001];
+    struct v9_way way;
+    uint32_t at;
+
+    memset(base, 0, SIZE);
+    v9_heap_init(&park.heap, base, SIZE);
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = 0;
+    way = way_of("d/");
+    strcat(way.path, name);
+    way.path_size = (uint32_t)strlen(way.path);
+    at = v9_park_store(&park, &way);
+    v9_park_renamed(&park, 0, "d", name);
+    v9_park_load(&park, at, 0, &way);
+    CHECK(way.path_size == 4001);
+    for (int i = 0; i < 2; i++) {
+        char longer[4095];
+        snprintf(longer, sizeof(longer), "%s/%s", name, name);
+        v9_park_renamed(&park, 0, name, longer);
+    }
+    v9_park_load(&park, at, 0, &way);
+    CHECK(way.path_size == 0 && way.handle_size == 3);
+    v9_park_forget(&park, at);
+    CHECK(park.count == 0 && park.rename_count == 0);
+    free(base);
+}
+
+/* ---- parking -----------------------------------------------------------------------------------
+ */
+
+static int open_count(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int count = 0;
+    while (readdir(dir))
+        count++;
+    closedir(dir);
+    return count;
+}
+
+static void path_to(const char *name, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%s/%s", top, name);
+}
+
+static void make_file(const char *name)
+{
+    char path[PATH_MAX];
+    FILE *file;
+
+    path_to(name, path);
+    file = fopen(path, "w");
+    CHECK(file && fputs(name, file) >= 0);
+    fclose(file);
+}
+
+/* Enters a fid for a file, opened with `flags` (-1: not opened). */
+static int enter(uint32_t number, const char *name, int flags)
+{
+    struct v9_fid_new as = {number, 0, 0, -1, flags};
+    struct v9_found file = {-1, -1, 0, NULL};
+    char path[PATH_MAX];
+    struct v9_attr attr;
+    int err;
+
+    path_to(name, path);
+    file.path_fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (file.path_fd < 0)
+        return -errno;
+    err = v9_attr_read(export, file.path_fd, "", &attr);
+    CHECK(err == 0 || err == -V9_NO_DEVICE);
+    file.attr = &attr;
+    if (flags >= 0)
+        as.io_fd = open(path, flags | O_CLOEXEC);
+    err = v9_fids_enter(&fids, &as, &file, NULL);
+    if (err) {
+        close(file.path_fd);
+        if (as.io_fd >= 0)
+            close(as.io_fd);
+    }
+    return err;
+}
+
+/* Parks everything that can be. */
+static void park_all(void)
+{
+    while (v9_idle_give_up(&fids.holder, 16))
+        ;
+    v9_idle_give_up(&fids.holder, 16); /* what was recent is not any more */
+    while (v9_idle_give_up(&fids.holder, 16))
+        ;
+}
+
+static void age(void)
+{
+    nanosleep(&(struct timespec){0, 150000000}, NULL);
+}
+
+static ino_t ino_of(const char *name)
+{
+    char path[PATH_MAX];
+    struct stat st = {0};
+
+    path_to(name, path);
+    CHECK(lstat(path, &st) == 0);
+    return st.st_ino;
+}
+
+static void test_round_trip(void)
+{
+    const int before = open_count();
+    struct v9_fid *fid;
+    char data[8] = {0};
+    ino_t ino;
+
+    make_file("one");
+    make_file("two");
+    age();
+    ino = ino_of("two");
+    CHECK(enter(1, "one", O_RDWR) == 0 && enter(2, "two", -1) == 0 && enter(3, "two", -1) == 0);
+    CHECK(fids.nodes.awake == 2 && fids.open_count == 1);
+    CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
+    park_all();
+    CHECK(fids.nodes.awake == 1 && v9_fids_node(&fids, fid)->path_fd >= 0); /* pinned: it stays */
+    v9_fids_unpin(&fids, fid);
+    park_all();
+    CHECK(fids.nodes.awake == 0 && fids.open_count == 0 && fids.nodes.park.count == 2);
+    CHECK(open_count() == before + 1); /* the mount's */
+    CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
+    CHECK(v9_fids_node(&fids, fid)->st_ino == ino && v9_fids_node(&fids, fid)->path_fd >= 0);
+    CHECK(open_count() == before + 2);
+    v9_fids_unpin(&fids, fid);
+    CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
+    CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 3 && !strcmp(data, "one"));
+    CHECK((fcntl(fid->io_fd, F_GETFL) & O_ACCMODE) == O_RDWR);
+    CHECK(open_count() == before + 3); /* nothing is parked: nothing keeps the mount */
+    v9_fids_unpin(&fids, fid);
+    park_all();
+    CHECK(enter(4, "two", -1) == 0); /* a walk brings it back too */
+    CHECK(fids.nodes.count == 2 && fids.nodes.awake == 1);
+    park_all();
+    v9_fids_clear(&fids);
+    CHECK(open_count() == before && v9_pressure_held == 0);
+}
+
+static void test_what_stays(void)
+{
+    const int before = open_count();
+    char path[PATH_MAX];
+    struct v9_fid *fid;
+    uint32_t flags;
+
+    make_file("gone");
+    make_file("locked");
+    make_file("there");
+    age();
+    CHECK(enter(1, "", -1) == 0 && enter(2, "gone", O_RDONLY) == 0);
+    CHECK(enter(3, "locked", O_RDONLY) == 0 && enter(4, "there", -1) == 0);
+    CHECK(v9_fids_pin(&fids, 3, &fid) == 0);
+    fid->flags = V9_FID_LOCKS;
+    v9_fids_unpin(&fids, fid);
+    path_to("gone", path);
+    CHECK(unlink(path) == 0);
+    park_all();
+    /* The root, the unlinked file with both its descriptors, the other one's of the locks. */
+    CHECK(fids.nodes.awake == 2 && fids.open_count == 2 && fids.nodes.park.count == 2);
+    path_to("there", path);
+    CHECK(unlink(path) == 0);
+    make_file("there");
+    CHECK(v9_fids_pin(&fids, 4, &fid) == -ESTALE);
+    CHECK(v9_fids_flags(&fids, 4, &flags) == 0 && v9_fids_flags(&fids, 5, &flags) == -EBADF);
+    CHECK(v9_fids_remove(&fids, 4) == 0);
+    v9_fids_clear(&fids);
+    CHECK(open_count() == before && v9_pressure_held == 0);
+}
+
+/* A file that has been unlinked by the host while only its open descriptor was kept. */
+static void test_open_file_brings_its_node_back(void)
+{
+    char path[PATH_MAX], data[8] = {0};
+    struct v9_fid *fid;
+
+    make_file("open");
+    age();
+    CHECK(enter(1, "open", O_RDONLY) == 0);
+    for (int i = 0; i < 2 && fids.nodes.awake; i++)
+        v9_idle_give_up(&fids.holder, 1);
+    CHECK(fids.nodes.awake == 0 && fids.open_count == 1);
+    path_to("open", path);
+    CHECK(unlink(path) == 0);
+    CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
+    CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 4 && v9_fids_node(&fids, fid)->path_fd >= 0);
+    v9_fids_unpin(&fids, fid);
+    v9_fids_clear(&fids);
+}
+
+/* ---- many threads ------------------------------------------------------------------------------
+ */
+
+enum { FILES = 64, USERS = 4, TURNS = 4000 };
+
+static bool over;
+static ino_t inos[FILES];
+
+/* Files 0 and 1 of each 4 are opened, file 3 is renamed; each contains its name. */
+static void name_of(int i, bool second, char name[32])
+{
+    snprintf(name, 32, "%s/f%d", second ? "away" : "here", i);
+}
+
+static void *use(void *seed_of)
+{
+    unsigned seed = *(unsigned *)seed_of;
+
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int i = rand_r(&seed) % FILES;
+        char name[32], data[32] = {0};
+        struct v9_fid *fid;
+        struct stat st;
+
+        name_of(i, false, name);
+        if (!CHECK(v9_fids_pin(&fids, (uint32_t)i, &fid) == 0))
+            continue;
+        CHECK(fstat(v9_fids_node(&fids, fid)->path_fd, &st) == 0 && st.st_ino == inos[i]);
+        if (i % 4 < 2)
+            CHECK(pread(fid->io_fd, data, sizeof(data), 0) > 0 && !strcmp(data, name));
+        if (turn % 5 == 0)
+            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i));
+        v9_fids_unpin(&fids, fid);
+        if (turn % 5 == 2)
+            v9_fids_remove(&fids, (uint32_t)(1000 + i));
+        if (turn % 7 == 0 && i % 4 != 3) {
+            enter((uint32_t)(2000 + i), name, -1);
+            v9_fids_remove(&fids, (uint32_t)(2000 + i));
+        }
+    }
+    return NULL;
+}
+
+static void *give_up(void *unused)
+{
+    while (!__atomic_load_n(&over, __ATOMIC_RELAXED))
+        v9_pressure_relieve();
+    return unused;
+}
+
+/* As names.c does it for the guest's own renames. */
+static void *rename_all(void *unused)
+{
+    char from[PATH_MAX], to[PATH_MAX], old[32], new[32];
+
+    for (int turn = 0; !__atomic_load_n(&over, __ATOMIC_RELAXED); turn++) {
+        for (int i = 3; i < FILES; i += 4) {
+            name_of(i, turn % 2, old);
+            name_of(i, !(turn % 2), new);
+            path_to(old, from);
+            path_to(new, to);
+            v9_epoch_change(&export->moves, true);
+            CHECK(rename(from, to) == 0);
+            v9_idle_renamed(&fids, 0, old, new);
+            v9_epoch_change(&export->moves, false);
+        }
+    }
+    return unused;
+}
+
+static void test_threads(void)
+{
+    const int before = open_count();
+    pthread_t users[USERS], parkers[2], renamer;
+    unsigned seeds[USERS];
+    char path[PATH_MAX], name[32];
+
+    path_to("here", path);
+    CHECK(mkdir(path, 0700) == 0);
+    path_to("away", path);
+    CHECK(mkdir(path, 0700) == 0);
+    for (int i = 0; i < FILES; i++) {
+        name_of(i, false, name);
+        make_file(name);
+        inos[i] = ino_of(name);
+    }
+    age();
+    for (int i = 0; i < FILES; i++) {
+        name_of(i, false, name);
+        CHECK(enter((uint32_t)i, name, i % 4 < 2 ? O_RDONLY : -1) == 0);
+    }
+    v9_pressure_set_mark(10);
+    for (int i = 0; i < 2; i++)
+        CHECK(!pthread_create(&parkers[i], NULL, give_up, NULL));
+    CHECK(!pthread_create(&renamer, NULL, rename_all, NULL));
+    for (int i = 0; i < USERS; i++) {
+        seeds[i] = (unsigned)i + 1;
+        CHECK(!pthread_create(&users[i], NULL, use, &seeds[i]));
+    }
+    for (int i = 0; i < USERS; i++)
+        pthread_join(users[i], NULL);
+    __atomic_store_n(&over, true, __ATOMIC_RELAXED);
+    pthread_join(parkers[0], NULL);
+    pthread_join(parkers[1], NULL);
+    pthread_join(renamer, NULL);
+    v9_fids_clear(&fids);
+    CHECK(fids.nodes.count == 0 && fids.nodes.awake == 0 && fids.nodes.park.count == 0);
+    CHECK(v9_pressure_held == 0 && open_count() == before);
+    v9_pressure_set_mark(INT64_MAX);
+}
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+    (void)st, (void)kind, (void)where;
+    return remove(path);
+}
+
+int main(void)
+{
+    v9_qidmap *qidmap = v9_qidmap_new();
+    struct v9_export_conf conf = {.root_fd = -1};
+    int32_t err;
+
+    test_heap();
+    test_journal();
+    test_journal_of_long_paths();
+    CHECK(mkdtemp(top) != NULL);
+    conf.root_fd = open(top, O_PATH | O_CLOEXEC);
+    export = exports[0] = v9_export_new(&conf, qidmap, &err);
+    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    test_round_trip();
+    test_what_stays();
+    test_open_file_brings_its_node_back();
+    test_threads();
+    v9_fids_destroy(&fids);
+    v9_export_free(export);
+    v9_qidmap_free(qidmap);
+    close(conf.root_fd);
+    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    return check_report();
+}

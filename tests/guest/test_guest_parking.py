@@ -1,0 +1,66 @@
+"""A guest that keeps more files in its caches than the daemon may have open."""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Boot
+from tests.guest.mounted import mounted
+
+pytestmark = pytest.mark.guest
+
+LIMIT = 256
+FOLDERS, FILES = 20, 100
+MODEL = ("--security-model", "passthrough" if os.geteuid() == 0 else "none")
+
+
+def fill(export: Path) -> None:
+    for d in range(FOLDERS):
+        folder = export / f"d{d:02}"
+        folder.mkdir()
+        for f in range(FILES):
+            (folder / f"f{f:02}").write_text(f"{d} {f}\n")
+
+
+def md5(command: list[str], folder: Path) -> str:
+    """Of what a command of the host writes."""
+    output = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
+    return hashlib.md5(output).hexdigest()
+
+
+def test_more_files_than_descriptors(boot: Boot) -> None:
+    """The client of cache=loose keeps a fid for each name that it has seen."""
+    wrapper = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
+    with mounted(boot, *MODEL, wrapper=wrapper) as share:
+        fill(share.export)
+        share.remount(cache="loose")
+        total = FOLDERS * FILES
+        assert share.sh("find . -type f | wc -l") == f"{total}"
+        assert share.sh("find . -type f -exec cat {} + | wc -l") == f"{total}"
+        # 500 files are open at once.
+        names = [f"d{d:02}/f{f:02}" for d in range(5) for f in range(FILES)]
+        assert share.sh("paste d0[0-4]/* | md5sum").split()[0] == md5(
+            ["paste", *names], share.export
+        )
+        # Names change under what is parked; one file is open and has none any more.
+        share.sh(
+            """mkdir sub; for d in d0*; do mv $d sub/$d; done; mv sub new; mv new/d00/f00 first
+            exec 5<d10/f50; rm d10/f50; find . -type f -exec cat {} + > /dev/null
+            test "$(cat <&5)" = "10 50"; test "$(cat first)" = "0 0" """
+        )
+        assert share.sh("find . -type f -exec cat {} + | wc -l") == f"{total - 1}"
+        assert share.sh("cat new/*/* | md5sum").split()[0] == md5(
+            ["sh", "-c", "cat new/*/*"], share.export
+        )
+        for f in range(FILES):  # the guest cannot know, and gets no other file
+            (share.export / "d19" / f"f{f:02}").unlink()
+            (share.export / "d19" / f"f{f:02}").write_text("impostor\n")
+        told = share.sh("cat d19/* 2>&1 || :").splitlines()
+        assert len(told) == FILES
+        for f, line in enumerate(told):
+            assert line == f"19 {f}" or line.endswith(f"d19/f{f:02}: Stale file handle"), line
+        assert share.daemon.fd_count() < LIMIT
+        share.daemon.check_output()

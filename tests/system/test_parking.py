@@ -1,0 +1,495 @@
+"""More files than the daemon may hold descriptors: those of idle fids are given up and got back.
+
+Every test runs as root, where files are opened by handle, and as an ordinary user, where their path
+has to lead to them; on a disk's file system and in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.client import SET_MODE, SET_SIZE
+from tests.frontend.daemon import Daemon, environment
+from tests.system.share import IS_ROOT, Share, fails, mounted
+
+USER = 12345
+# Without any capability: CAP_DAC_READ_SEARCH would open files by handle.
+AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+LIMIT = 256
+CROWD = 600
+"""Files enough to have all that was idle before parked."""
+
+
+@dataclass
+class Place:
+    """Where and as whom the daemon serves."""
+
+    parent: str
+    privileged: bool
+
+
+PLACES = [
+    pytest.param(
+        Place(parent, privileged),
+        id=f"{os.path.basename(parent)}-{'root' if privileged else 'user'}",
+        marks=pytest.mark.skipif(privileged and not IS_ROOT, reason="needs root"),
+    )
+    for parent in (tempfile.gettempdir(), "/dev/shm")
+    for privileged in (True, False)
+]
+
+
+@contextlib.contextmanager
+def serving(place: Place, limit: int, *args: str) -> Iterator[Share]:
+    """A daemon that may have `limit` files open, and a guest."""
+    export = Path(tempfile.mkdtemp(prefix="v9-parking-", dir=place.parent))
+    wrapper = ["prlimit", f"--nofile={limit}:{limit}"]
+    if IS_ROOT and not place.privileged:
+        wrapper += AS_USER
+    model = "passthrough" if place.privileged else "none"
+    daemon = Daemon("--path", str(export), "--security-model", model, *args, wrapper=wrapper)
+    if IS_ROOT and not place.privileged:
+        os.chown(export, USER, USER)
+        os.chown(daemon.directory, USER, USER)
+    try:
+        with daemon, mounted(daemon, export) as share:
+            yield share
+            assert daemon.fd_count() < limit
+            daemon.check_output()
+    finally:
+        shutil.rmtree(export, ignore_errors=True)
+
+
+@functools.cache
+def user_can_run() -> bool:
+    """Whether another user may read Python and this package, wherever root has put them."""
+    command = [*AS_USER, sys.executable, "-c", "import vhost9p.daemon"]
+    return subprocess.run(command, cwd="/", env=environment({}), check=False).returncode == 0
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Place:
+    place = request.param
+    assert isinstance(place, Place)
+    if IS_ROOT and not place.privileged and not user_can_run():
+        pytest.skip("an ordinary user may not read this installation of Python")
+    return place
+
+
+@pytest.fixture
+def tight(place: Place) -> Iterator[Share]:
+    """A share whose daemon has few descriptors."""
+    with serving(place, LIMIT) as share:
+        yield share
+
+
+def own(share: Share, *names: str) -> None:
+    """Gives what the test made on the host to the daemon's user."""
+    status = os.stat(share.host)
+    for name in names:
+        os.chown(share.path(name), status.st_uid, status.st_gid)
+
+
+def put(share: Share, name: str, data: str) -> None:
+    """A file of the daemon's user."""
+    share.put(name, data.encode())
+    own(share, name)
+
+
+def mkdir(share: Share, name: str) -> None:
+    os.mkdir(share.path(name))
+    own(share, name)
+
+
+def age() -> None:
+    """Lets new files become of age (csrc/way.h)."""
+    time.sleep(0.2)
+
+
+def shown(share: Share) -> set[str]:
+    """What the daemon has open below the export."""
+    return {path for path in share.daemon.fds().values() if path.startswith(f"{share.host}/")}
+
+
+def park(share: Share, *gone: str) -> None:
+    """Has a crowd of files walked to until nothing is left of those below the names `gone`."""
+    if not os.path.exists(share.path("crowd")):
+        mkdir(share, "crowd")
+        for i in range(CROWD):
+            put(share, f"crowd/{i}", "")
+        age()
+    crowd = share.client.walk_to(share.top, b"crowd")
+    fids = [share.client.walk_to(crowd, b"%d" % i) for i in range(CROWD)]
+    for fid in (*fids, crowd):
+        share.client.clunk(fid)
+    left = {path for path in shown(share) for name in gone if f"/{name}" in path}
+    assert not left, f"still open: {left}"
+
+
+def test_more_files_than_descriptors(tight: Share) -> None:
+    """All are looked at again, some opened, read and written, and every one is the right one."""
+    look_at_many(tight, directories=20, files=150)
+
+
+def look_at_many(share: Share, directories: int, files: int) -> dict[int, int]:
+    """Live fids of all the files; their inode numbers by fid."""
+    client = share.client
+    fids: dict[int, int] = {}
+    for d in range(directories):
+        mkdir(share, f"d{d}")
+        above = client.walk_to(share.top, b"d%d" % d)
+        fids[above] = os.stat(share.path(f"d{d}")).st_ino
+        for f in range(files):
+            name = f"d{d}/f{f}"
+            put(share, name, f"{d} {f}")
+            fid = client.walk_to(above, b"f%d" % f)
+            fids[fid] = os.stat(share.path(name)).st_ino
+    for number, (fid, ino) in enumerate(fids.items()):
+        attr = client.getattr(fid)
+        assert attr.qid.path == ino and attr.nlink
+        if number % 40 == 1 and stat.S_ISREG(attr.mode):
+            use(share, fid, ino)
+    return fids
+
+
+def use(share: Share, fid: int, ino: int) -> None:
+    """Opens, reads and writes through a clone of a fid of a file."""
+    client = share.client
+    clone = client.walk_to(fid)
+    client.lopen(clone, os.O_RDWR)
+    data = client.read(clone, 0, 100)
+    assert client.write(clone, len(data), b"!") == 1
+    attr = client.getattr(fid)
+    assert (attr.qid.path, attr.size) == (ino, len(data) + 1)
+    client.clunk(clone)
+
+
+def test_open_files_are_parked_and_go_on(tight: Share) -> None:
+    """More open files than descriptors; each keeps its access mode and its data."""
+    client = tight.client
+    fids = {}
+    for i in range(CROWD):
+        put(tight, f"f{i}", f"number {i}")
+        flags = os.O_RDONLY if i % 3 else os.O_RDWR | os.O_TRUNC if i % 2 else os.O_WRONLY
+        fids[i] = client.open(tight.top, b"f%d" % i, flags), flags
+    for _ in range(2):
+        for i, (fid, flags) in fids.items():
+            expected = b"" if flags & os.O_TRUNC else b"number %d" % i
+            if flags == os.O_WRONLY:
+                with fails(errno.EBADF):
+                    client.read(fid, 0, 100)
+                assert client.write(fid, 0, b"number") == 6
+            elif flags & os.O_TRUNC:
+                client.write(fid, 0, b"again")
+                assert client.read(fid, 0, 100) == b"again"
+                client.setattr(fid, SET_SIZE, size=0)
+            else:
+                assert client.read(fid, 0, 100) == expected
+                with fails(errno.EBADF):
+                    client.write(fid, 0, b"x")
+    client.renameat(tight.top, b"f1", tight.top, b"f2")  # over an open file
+    assert client.read(fids[1][0], 0, 100) == b"number 1"
+    assert client.read(fids[2][0], 0, 100) == b"number 2"
+
+
+def test_guest_renames(tight: Share) -> None:
+    """Files, and directories above parked files, more often than the journal of renames is long."""
+    client = tight.client
+    mkdir(tight, "a")
+    mkdir(tight, "a/b")
+    put(tight, "a/b/file", "data")
+    put(tight, "a/bb", "other")
+    age()
+    file, other = (
+        client.walk_to(tight.top, b"a", b"b", b"file"),
+        client.walk_to(tight.top, b"a", b"bb"),
+    )
+    park(tight, "a/")
+    above = client.walk_to(tight.top, b"a")
+    client.renameat(above, b"b", tight.top, b"c")
+    client.renameat(tight.top, b"c", above, b"d")
+    client.rename(client.walk_to(above, b"d"), tight.top, b"e")
+    assert client.getattr(file).qid.path == os.stat(tight.path("e/file")).st_ino
+    park(tight, "a/", "e/")
+    for i in range(200):
+        client.renameat(tight.top, b"e%d" % (i - 1) if i else b"e", tight.top, b"e%d" % i)
+    client.lopen(file, os.O_RDONLY)
+    assert client.read(file, 0, 10) == b"data"
+    client.lopen(other, os.O_RDONLY)
+    assert client.read(other, 0, 10) == b"other"
+
+
+def test_guest_unlinks(tight: Share) -> None:
+    """What loses its name while it is parked stays what it is: by unlinkat, by a rename over it,
+    by remove, and a directory by rmdir."""
+    client = tight.client
+    names = ["unlinked", "covered", "removed", "open"]
+    for name in (*names, "cover"):
+        put(tight, name, name)
+    mkdir(tight, "directory")
+    age()
+    fids = {name: client.walk_to(tight.top, name.encode()) for name in (*names, "directory")}
+    inos = {name: os.stat(tight.path(name)).st_ino for name in fids}
+    client.lopen(fids["open"], os.O_RDWR)
+    park(tight, *(name for name in fids if name != "open"))
+    client.unlinkat(tight.top, b"unlinked")
+    client.renameat(tight.top, b"cover", tight.top, b"covered")
+    client.remove(client.walk_to(tight.top, b"removed"))
+    client.unlinkat(tight.top, b"directory", 0x200)
+    client.unlinkat(tight.top, b"open")
+    for name in ("unlinked", "removed", "open", "directory"):
+        put(tight, name, "impostor")
+    park(tight)
+    for name, fid in fids.items():
+        attr = client.getattr(fid)
+        assert (attr.qid.path, attr.nlink) == (inos[name], 0), name
+    for name in names:
+        if name != "open":
+            client.lopen(fids[name], os.O_RDONLY)
+        assert client.read(fids[name], 0, 100) == name.encode()
+
+
+def test_metadata_of_what_was_unlinked(place: Place) -> None:
+    """Under mapped-file they are in another file, whose name goes with the file's."""
+    with serving(place, LIMIT, "--security-model", "mapped-file") as share:
+        client = share.client
+        fids = {}
+        for name in (b"kept", b"unlinked"):
+            client.clunk(client.create(share.top, name, mode=0o4711, gid=77))
+            fids[name] = client.walk_to(share.top, name)
+        age()
+        park(share, "kept", "unlinked")
+        client.unlinkat(share.top, b"unlinked")
+        park(share, "kept")
+        for fid in fids.values():
+            attr = client.getattr(fid)
+            assert (attr.mode & 0o7777, attr.gid) == (0o4711, 77)
+
+
+def replace_by_rename(share: Share, name: str) -> None:
+    put(share, "new", "another file's")
+    os.rename(share.path("new"), share.path(name))
+
+
+def replace_by_writing(share: Share, name: str) -> None:
+    """The new file may well get the old one's inode number."""
+    os.unlink(share.path(name))
+    put(share, name, "another file's")
+
+
+def replace_by_symlink(share: Share, name: str) -> None:
+    put(share, "target", "another file's")
+    os.unlink(share.path(name))
+    os.symlink("target", share.path(name))
+
+
+def replace_by_directory(share: Share, name: str) -> None:
+    os.unlink(share.path(name))
+    mkdir(share, name)
+
+
+def remove(share: Share, name: str) -> None:
+    os.unlink(share.path(name))
+
+
+REPLACE: dict[str, Callable[[Share, str], None]] = {
+    "renamed-over": replace_by_rename,
+    "written-anew": replace_by_writing,
+    "symlink": replace_by_symlink,
+    "directory": replace_by_directory,
+    "removed": remove,
+}
+
+
+def test_host_replaces(tight: Share) -> None:
+    """Never another file: ESTALE. The fid can be clunked, and the new file walked to."""
+    client = tight.client
+    for name in REPLACE:
+        put(tight, name, "data")
+    age()
+    fids = {name: client.walk_to(tight.top, name.encode()) for name in REPLACE}
+    clones = {name: client.walk_to(fid) for name, fid in fids.items()}
+    park(tight, *REPLACE)
+    for name, replace in REPLACE.items():
+        replace(tight, name)
+    for name, fid in fids.items():
+        with fails(errno.ESTALE):
+            client.getattr(fid)
+        with fails(errno.ESTALE):
+            client.lopen(fid, os.O_RDWR)
+        client.clunk(fid)
+        with fails(errno.ESTALE):
+            client.remove(clones[name])  # which ends the fid all the same
+        with fails(errno.EBADF):
+            client.clunk(clones[name])
+    for name in ("renamed-over", "written-anew"):
+        again = client.walk_to(tight.top, name.encode())
+        assert client.getattr(again).qid.path == os.stat(tight.path(name)).st_ino
+        client.lopen(again, os.O_RDONLY)
+        assert client.read(again, 0, 100) == b"another file's"
+
+
+def test_host_renames(tight: Share, place: Place) -> None:
+    """By handle a file is found wherever it went, out of the export too: a fid is a capability. By
+    path alone it is not."""
+    client = tight.client
+    for name in ("moved", "outside"):
+        put(tight, name, name)
+    age()
+    fids = {name: client.walk_to(tight.top, name.encode()) for name in ("moved", "outside")}
+    park(tight, *fids)
+    away = tempfile.mkdtemp(dir=place.parent)
+    try:
+        os.rename(tight.path("moved"), tight.path("elsewhere"))
+        os.rename(tight.path("outside"), f"{away}/outside")
+        for name, fid in fids.items():
+            if place.privileged:
+                client.lopen(fid, os.O_RDONLY)
+                assert client.read(fid, 0, 100) == name.encode()
+            else:
+                with fails(errno.ESTALE):
+                    client.getattr(fid)
+        os.rename(tight.path("elsewhere"), tight.path("moved"))
+        assert client.getattr(fids["moved"]).size == 5  # what came back is found again
+    finally:
+        shutil.rmtree(away)
+
+
+def test_lost_permission(tight: Share, place: Place) -> None:
+    """What cannot be opened again keeps its descriptor: the permission was checked at the time."""
+    client = tight.client
+    fid = client.create(tight.top, b"file", os.O_RDWR)
+    client.setattr(fid, SET_MODE, mode=0o400)
+    park(tight)
+    hold = [client.open(tight.top, b"crowd") for _ in range(CROWD)]
+    assert client.write(fid, 0, b"data") == 4
+    assert client.read(fid, 0, 9) == b"data"
+    assert len(hold) > LIMIT
+
+
+def test_symlinks_and_special_files(tight: Share) -> None:
+    client = tight.client
+    os.symlink("target", tight.path("link"))
+    os.mkfifo(tight.path("fifo"))
+    age()
+    link, fifo = (client.walk_to(tight.top, name) for name in (b"link", b"fifo"))
+    park(tight, "link", "fifo")
+    assert client.readlink(link) == b"target"
+    assert client.getattr(fifo).qid.path == os.stat(tight.path("fifo")).st_ino
+    with fails(errno.ENXIO):
+        client.lopen(fifo, os.O_RDONLY)
+
+
+def test_directory_that_is_being_read(tight: Share) -> None:
+    """Its position survives pressure, although files vanish from it meanwhile."""
+    client = tight.client
+    mkdir(tight, "full")
+    for i in range(400):
+        put(tight, f"full/{i}", "")
+    age()
+    fid = client.open(tight.top, b"full")
+    seen: set[bytes] = set()
+    offset = 0
+    while entries := client.readdir(fid, offset, 4000):
+        for entry in entries:
+            seen.add(entry.name)
+            if entry.name not in (b".", b".."):
+                os.unlink(tight.path(f"full/{os.fsdecode(entry.name)}"))
+        offset = entries[-1].offset
+        park(tight)
+    assert len(seen) == 402
+    assert os.listdir(tight.path("full")) == []
+
+
+def test_two_guests_share_what_there_is(place: Place) -> None:
+    """One that has taken nearly everything gives up for another."""
+    if not place.privileged:
+        pytest.skip("one user is enough")
+    folders = [tempfile.mkdtemp(prefix="v9-two-", dir=place.parent) for _ in range(2)]
+    sockets = tempfile.mkdtemp(prefix="v9-")
+    config = Path(sockets) / "config.yaml"
+    config.write_text(
+        "devices:\n"
+        + "".join(
+            f"  - {{socket: {sockets}/{i}, tag: t{i}, path: {folder}, security_model: none}}\n"
+            for i, folder in enumerate(folders)
+        )
+    )
+    daemon = Daemon(
+        "--config", str(config), socket=False, wrapper=["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
+    )
+    with daemon, contextlib.ExitStack() as stack:
+        shares = []
+        for i, folder in enumerate(folders):
+            daemon.socket = f"{sockets}/{i}"
+            shares.append(stack.enter_context(mounted(daemon, Path(folder))))
+        for share in shares:
+            look_at_many(share, directories=4, files=CROWD // 4)
+        counts = [
+            sum(path.startswith(folder) for path in daemon.fds().values()) for folder in folders
+        ]
+        assert min(counts) > LIMIT // 10, counts
+        for share in shares:
+            park(share)
+    for folder in (*folders, sockets):
+        shutil.rmtree(folder)
+
+
+def memory_kib(daemon: Daemon) -> int:
+    """What the daemon takes for itself: its own memory and the fid table's, not the guest's."""
+    size, counts = 0, False
+    for line in Path(f"/proc/{daemon.pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counts = "vhost9p-fids" in line
+        elif counts and line.startswith("Rss:"):
+            size += int(line.split()[1])
+    return size + daemon.anonymous_kib()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("parked", [False, True], ids=["descriptors", "parked"])
+@pytest.mark.parametrize("privileged", [True, False], ids=["root", "user"])
+def test_half_a_million(privileged: bool, parked: bool) -> None:
+    """500,000 live fids under `ulimit -n 4096`; what each takes of memory is printed (-s), and for
+    comparison what one takes that keeps its descriptor, with as many as may be open."""
+    place = Place(tempfile.gettempdir(), privileged)
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 4096 if parked else allowed
+    directories = 500 if parked else min(allowed // 1200, 500)
+    with serving(place, limit) as share:
+        before = memory_kib(share.daemon)
+        fids = look_at_many(share, directories=directories, files=1000)
+        after = memory_kib(share.daemon)
+        held = share.daemon.fd_count()
+        print(
+            f"\n{len(fids)} fids of as many files, {held} descriptors of the daemon: "
+            f"{(after - before) * 1024 / len(fids):.0f} bytes of its memory per fid"
+        )
+        for number, (fid, ino) in enumerate(fids.items()):
+            if number % 7 == 0:
+                assert share.client.getattr(fid).qid.path == ino
+
+
+def test_limit_command() -> None:
+    """The wrapper that these tests rely on."""
+    told = subprocess.run(
+        ["prlimit", "--nofile=99:99", "sh", "-c", "ulimit -n"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == "99"
