@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from vhost9p import config as c
 from vhost9p import config_file
 from vhost9p.config import Config, DeviceConfig, ExportConfig
-from vhost9p.config_schema import DEVICE, OWN_KEYS, TOP_KEYS
+from vhost9p.config_schema import (
+    DEVICE,
+    ID_MAP,
+    ID_RANGE,
+    OWN_KEYS,
+    QUOTA,
+    RULE,
+    THROTTLING,
+    TOP_KEYS,
+    XATTRS,
+)
 from vhost9p.config_values import parse_tag
 from vhost9p.errors import UserError
 
@@ -388,7 +398,17 @@ def test_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- anything ------------------------------------------------------------------------------------
 
-KNOWN = st.sampled_from([*DEVICE.keys, *TOP_KEYS, "devices", "<<"])
+PARTS = (ID_MAP, ID_RANGE, QUOTA, RULE, THROTTLING, XATTRS)
+KNOWN = st.sampled_from(
+    [
+        "devices",
+        "name",
+        "<<",
+        *DEVICE.keys,
+        *TOP_KEYS,
+        *(key for part in PARTS for key in part.keys),
+    ]
+)
 LEAF = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(),
     st.binary(max_size=8), st.sampled_from(["host0", "remap", "one", "s", "512KiB", "~", "/"]),

@@ -11,6 +11,7 @@ import pytest
 
 from vhost9p import cli_options, config_file
 from vhost9p.config import (
+    EXPORTS_MAX,
     DeviceConfig,
     ExportConfig,
     IdMap,
@@ -23,6 +24,7 @@ from vhost9p.config import (
 )
 from vhost9p.config_schema import DEVICE, find_problems, make_device
 from vhost9p.errors import UserError
+from vhost9p.native.library import lib
 
 Load = Callable[[str], DeviceConfig]
 REST = 2**32 - 2
@@ -304,6 +306,14 @@ def test_wrong_exports(load: Load, text: str, said: list[str]) -> None:
     assert len(found) == len(said), found
     for problem, start in zip(found, said, strict=True):
         assert problem.startswith(start), problem
+
+
+def test_how_many_exports(load: Load) -> None:
+    """As many as C has room for, beside the directory that they appear in."""
+    entries = [f"{{name: e{i}, path: one}}" for i in range(EXPORTS_MAX + 1)]
+    assert len(load(f"exports: [{', '.join(entries[1:])}]").exports) == lib.V9_EXPORTS_MAX - 1
+    (problem,) = problems(load, f"exports: [{', '.join(entries)}]")
+    assert problem == "2:1: exports: has 256; a device has at most 255"
 
 
 def test_the_devices_modes_are_for_its_mapped_exports(load: Load) -> None:

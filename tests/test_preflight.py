@@ -180,6 +180,29 @@ def test_each_pair_is_told(host: Host) -> None:
     assert len(host.refused(host.device("a"), host.device("a/in"), host.device("a"))) == 3
 
 
+def test_exports_of_one_device(host: Host) -> None:
+    """They are looked at as those of several devices are, each at its place."""
+
+    def several(*others: ExportConfig) -> DeviceConfig:
+        exports = (ExportConfig(f"{host.top}/a", "a"), *others)
+        return replace(host.device("own/state", multidevs="remap"), exports=exports)
+
+    inner = ExportConfig(f"{host.top}/a/in", "in", origin="vm.yaml:5:3: ")
+    assert host.refused(several(inner)) == [
+        "vm.yaml:5:3: a/in and a: the exports overlap, and one file would be two to the guest, "
+        f"which trusts what it has cached of each; make one read-only, {FORCE}"
+    ]
+    assert not host.refused(several(replace(inner, readonly=True)))
+    assert not host.refused(replace(several(inner), force=True))
+    assert not host.refused(several(ExportConfig(f"{host.top}/b", "b")))
+    (found,) = host.refused(several(ExportConfig(f"{host.top}/b", "b")), host.device("b/in"))
+    assert "both guests could write there" in found
+    (found,) = host.refused(several(replace(inner, path=f"{host.top}/none")))
+    assert found.startswith("vm.yaml:5:3: none cannot be exported: ")
+    found, _ = host.refused(several(replace(inner, path=f"{host.top}/own")))
+    assert found.startswith("vm.yaml:5:3: own: the export contains the daemon's socket own/own-")
+
+
 # ---- behind mounts -------------------------------------------------------------------------------
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.guest import fetch
 from tests.guest.apt import FetchError
 from vhost9p import virtfs
-from vhost9p.config_schema import DEVICE, find_problems
+from vhost9p.config_schema import DEVICE, find_problems, make_device
 
 BASE = "local,path={path},security_model=mapped-xattr"
 VIRTFS = "local,path={path},mount_tag=t,security_model=mapped-xattr"
@@ -92,6 +94,23 @@ def test_mistakes(text: str, said: str) -> None:
         virtfs.parse(text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PIECES = st.sampled_from(
+    ["local", ",", "=", "path", "fmode", "0x", "9" * 30, "no", "readonly", "on", "throttling.",
+     "bps-total", "id", " ", "é", "\0", "mount_tag", "security_model=none"]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.text() | st.lists(PIECES).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        tree = virtfs.parse(text)
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert list(find_problems(DEVICE, tree)) or make_device(tree)
 
 
 # ---- the same as QEMU ----------------------------------------------------------------------------

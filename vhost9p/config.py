@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
+EXPORTS_MAX = 255
+"""Named exports of a device (V9_EXPORTS_MAX in csrc/vhost9p.h counts what they appear in, too)."""
 ID_MAX = 2**32 - 2
 """The last user or group id; 2^32-1 is none (chown(2))."""
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from vhost9p import config_checks as checks
 from vhost9p import config_values as v
 from vhost9p.config import (
+    EXPORTS_MAX,
     ID_MAX,
     DeviceConfig,
     ExportConfig,
@@ -185,6 +186,8 @@ def _check_device(tree: Tree) -> Iterator[Problem]:
     yield from _check_modes(tree)
     if "exports" not in tree:
         return
+    if (count := len(tree["exports"])) > EXPORTS_MAX:
+        yield Problem(("exports",), f"has {count}; a device has at most {EXPORTS_MAX}")
     if "path" in tree:
         yield Problem(("path",), "goes with each of the exports; the device itself has none")
     if tree.get("multidevs", "remap") != "remap":
