@@ -187,7 +187,8 @@ def results(vm: VM, where: str, program: str) -> list[str]:
     return run.text.splitlines()
 
 
-def test_as_with_qemus_server(boot: Boot) -> None:
+@pytest.mark.parametrize("model", ["passthrough", "mapped-xattr"])
+def test_as_with_qemus_server(boot: Boot, model: str) -> None:
     """With cache=loose the client misses some of its own changes, and QEMU's server others after a
     directory was renamed: there each result has to be QEMU's, or the one without a cache."""
     with ExitStack() as stack:
@@ -195,12 +196,13 @@ def test_as_with_qemus_server(boot: Boot) -> None:
             tag: stack.enter_context(filled_export())
             for tag in ("ours", "ours-loose", "qemus", "qemus-loose")
         }
+        args = ("--multidevs", "remap", "--security-model", model)
         daemons = [
-            stack.enter_context(Daemon("--path", str(root), "--tag", tag, "--multidevs", "remap"))
+            stack.enter_context(Daemon("--path", str(root), "--tag", tag, *args))
             for tag, root in exports.items()
             if "ours" in tag
         ]
-        virtfs = [Virtfs(exports[tag], tag, "passthrough") for tag in ("qemus", "qemus-loose")]
+        virtfs = [Virtfs(exports[tag], tag, model) for tag in ("qemus", "qemus-loose")]
         vm = boot("full", [Path(daemon.socket) for daemon in daemons], virtfs)
         stack.callback(vm.kill)  # before the daemons: QEMU does not survive its backend
         found = {}
