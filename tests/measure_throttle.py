@@ -1,6 +1,6 @@
 """Measures what a throttled export lets through: `python -m tests.measure_throttle [SECONDS]`.
 
-A guest (the test frontend) keeps 32 requests in flight for each setting. Printed are the rate over
+A guest (the test frontend) keeps 100 requests in flight for each setting. Printed are the rate over
 the whole time, the configured limit with the burst that it allows, and by how much they differ; for
 bursts also the rate while the burst lasts and after it.
 """
@@ -19,7 +19,7 @@ from tests.frontend.wire import T
 from tests.system.share import SECURITY, mounted
 
 KIB, MIB = 1024, 1024 * 1024
-IN_FLIGHT = 32
+IN_FLIGHT = 100
 
 
 class Setting(NamedTuple):

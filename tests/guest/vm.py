@@ -53,6 +53,8 @@ class Virtfs:
     security_model: str = "none"
     multidevs: str = "remap"
     readonly: bool = False
+    options: str = ""
+    """More of -fsdev's, each with a comma in front."""
 
 
 class VM:
@@ -336,7 +338,7 @@ def _virtfs(index: int, export: Virtfs) -> tuple[str, ...]:
     share = (
         f"local,id=virtfs{index},path={_escaped(export.path)},"
         f"security_model={export.security_model},multidevs={export.multidevs},"
-        f"readonly={'on' if export.readonly else 'off'}"
+        f"readonly={'on' if export.readonly else 'off'}{export.options}"
     )
     device = f"virtio-9p-pci,fsdev=virtfs{index},mount_tag={export.tag}"
     return "-fsdev", share, "-device", device
