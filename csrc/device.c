@@ -71,6 +71,7 @@ void v9_device_free(v9_device *dev)
 {
     v9_ring_pause(dev);
     if (!v9_threads_stop(dev)) {
+        v9_pressure_leave(&dev->fids.holder, false);
         v9_hub_forget(dev->hub, dev->conf.id);
         return; /* threads hang in system calls and will look at it: left to the process's end */
     }

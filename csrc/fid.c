@@ -71,7 +71,7 @@ fail:
 
 void v9_fids_destroy(struct v9_fids *fids)
 {
-    v9_pressure_leave(&fids->holder);
+    v9_pressure_leave(&fids->holder, true);
     v9_fids_clear(fids);
     munmap(fids->map, fids->map_size);
     close(fids->fd);

@@ -6,6 +6,8 @@
  */
 #include "serve.h"
 
+#include "pressure.h"
+
 #include <stdlib.h>
 
 v9_hub *v9_hub_new(void)
@@ -60,6 +62,7 @@ int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max)
 {
     int count = 0;
 
+    v9_pressure_exempt();
     pthread_mutex_lock(&hub->lock);
     while (!hub->first && !hub->closed)
         pthread_cond_wait(&hub->wake, &hub->lock);

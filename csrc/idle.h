@@ -36,7 +36,7 @@ int v9_idle_return(struct v9_fids *fids, const struct v9_fid *fid);
 void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);
 /* v9_holder.give_up of a fid table. */
 uint32_t v9_idle_give_up(struct v9_holder *holder, uint32_t batch);
-/* The guest has renamed a file; paths are below the export's root. */
+/* The guest has renamed a directory; paths are below the export's root. */
 void v9_idle_renamed(struct v9_fids *fids, uint32_t export, const char *old, const char *new);
 /* Enters an open fid into the list of those, and takes it out. The lock is held. */
 void v9_idle_opened(struct v9_fids *fids, struct v9_fid *fid);

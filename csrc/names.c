@@ -20,7 +20,7 @@ int v9_names_begin(v9_device *dev, uint32_t export)
     return parked;
 }
 
-void v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name)
+int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name)
 {
     struct v9_identity is;
     uint64_t nlink;
@@ -28,8 +28,10 @@ void v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *na
 
     if (fd < 0)
         fd = dev->exports[export]->conf.root_fd;
-    if (!v9_attr_identify(fd, name, &is, &mode, &nlink))
-        v9_idle_return_file(&dev->fids, is.st_dev, is.st_ino);
+    if (v9_attr_identify(fd, name, &is, &mode, &nlink))
+        return 0;
+    v9_idle_return_file(&dev->fids, is.st_dev, is.st_ino);
+    return S_ISDIR(mode);
 }
 
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,

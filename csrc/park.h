@@ -21,7 +21,7 @@
 #include "heap.h"
 #include "way.h"
 
-enum { V9_PARK_MOUNTS = 64, V9_PARK_RENAMES = 64 };
+enum { V9_PARK_MOUNTS = 64, V9_PARK_RENAMES = 256 };
 
 struct v9_anchor {
     uint64_t mnt_id;
@@ -53,7 +53,8 @@ void v9_park_forget(struct v9_park *park, uint32_t at);
 /* Applies the journal to a stored way: where that is now. */
 uint32_t v9_park_renew(struct v9_park *park, uint32_t at, uint32_t export);
 
-/* Notes a rename, of paths below the export's root. Only while v9_park_is_full says no. */
+/* Notes a directory's rename, of paths below the export's root. Only while v9_park_is_full says no.
+ */
 void v9_park_renamed(struct v9_park *park, uint32_t export, const char *old, const char *new);
 /* Whether the journal has to be applied to all ways, and then cleared. */
 bool v9_park_is_full(const struct v9_park *park);

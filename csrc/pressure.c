@@ -2,19 +2,27 @@
 #include "pressure.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 enum {
     BATCH = 32,    /* descriptors at a time */
     RESERVE = 512, /* of a large limit; half of a small one */
     PATIENCE = 64, /* checks after one that was in vain */
     TRIES = 8,
+    SPARES = 4,
+    CROWD = 4, /* threads that one holder keeps busy, for all of which its file system may hang */
 };
 
 int64_t v9_pressure_held, v9_pressure_mark = INT64_MAX;
 static uint32_t patience;
+static _Thread_local bool exempt, relieving;
+
+/* Descriptors that are closed for those that it takes to give others up. */
+static int spares[SPARES] = {-1, -1, -1, -1};
 
 static struct {
     pthread_mutex_t lock;
@@ -27,6 +35,25 @@ void v9_pressure_set_mark(int64_t mark)
     __atomic_store_n(&v9_pressure_mark, mark, __ATOMIC_RELAXED);
 }
 
+static void lend_spares(void)
+{
+    for (int i = 0; i < SPARES; i++) {
+        int fd = __atomic_exchange_n(&spares[i], -1, __ATOMIC_ACQ_REL);
+        if (fd >= 0)
+            close(fd);
+    }
+}
+
+static void restore_spares(void)
+{
+    for (int i = 0; i < SPARES; i++) {
+        int none = -1, fd = open("/", O_PATH | O_CLOEXEC);
+        if (fd >= 0 && !__atomic_compare_exchange_n(&spares[i], &none, fd, false, __ATOMIC_ACQ_REL,
+                                                    __ATOMIC_RELAXED))
+            close(fd);
+    }
+}
+
 void v9_pressure_init(void)
 {
     struct rlimit limit;
@@ -34,6 +61,7 @@ void v9_pressure_init(void)
 
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT64_MAX)
         return; /* no limit, no pressure */
+    restore_spares();
     open_files = (int64_t)limit.rlim_cur;
     v9_pressure_set_mark(open_files - (open_files / 2 < RESERVE ? open_files / 2 : RESERVE));
 }
@@ -46,7 +74,7 @@ void v9_pressure_join(struct v9_holder *holder)
     pthread_mutex_unlock(&holders.lock);
 }
 
-void v9_pressure_leave(struct v9_holder *holder)
+void v9_pressure_leave(struct v9_holder *holder, bool wait)
 {
     struct v9_holder **link = &holders.first;
 
@@ -54,7 +82,7 @@ void v9_pressure_leave(struct v9_holder *holder)
     while (*link != holder)
         link = &(*link)->next;
     *link = holder->next;
-    while (holder->users)
+    while (wait && holder->users)
         pthread_cond_wait(&holders.left, &holders.lock);
     pthread_mutex_unlock(&holders.lock);
 }
@@ -68,7 +96,7 @@ uint32_t v9_pressure_relieve(void)
     pthread_mutex_lock(&holders.lock);
     for (struct v9_holder *each = holders.first; each; each = each->next) {
         held = __atomic_load_n(&each->held, __ATOMIC_RELAXED);
-        if (held > most_held) {
+        if (held > most_held && each->users < CROWD) {
             most = each;
             most_held = held;
         }
@@ -78,7 +106,9 @@ uint32_t v9_pressure_relieve(void)
     pthread_mutex_unlock(&holders.lock);
     if (!most)
         return 0;
+    relieving = true;
     given = most->give_up(most, BATCH);
+    relieving = false;
     pthread_mutex_lock(&holders.lock);
     if (--most->users == 0)
         pthread_cond_broadcast(&holders.left);
@@ -86,11 +116,18 @@ uint32_t v9_pressure_relieve(void)
     return given;
 }
 
+void v9_pressure_exempt(void)
+{
+    exempt = true;
+}
+
 /* Looking for what can be given up costs much where there is nothing: not at each request then. */
 void v9_pressure_check_slowly(void)
 {
     uint32_t left = __atomic_load_n(&patience, __ATOMIC_RELAXED);
 
+    if (exempt)
+        return;
     if (left)
         __atomic_store_n(&patience, left - 1, __ATOMIC_RELAXED);
     else if (!v9_pressure_relieve())
@@ -99,8 +136,14 @@ void v9_pressure_check_slowly(void)
 
 bool v9_pressure_eased(int error, uint32_t *tries)
 {
-    if ((error != EMFILE && error != ENFILE) || *tries == TRIES)
+    uint32_t given;
+
+    /* What gives up needs descriptors too; it must not have others given up for them. */
+    if ((error != EMFILE && error != ENFILE) || *tries == TRIES || relieving)
         return false;
     ++*tries;
-    return v9_pressure_relieve() > 0;
+    lend_spares();
+    given = v9_pressure_relieve();
+    restore_spares();
+    return given > 0;
 }

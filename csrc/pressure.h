@@ -26,8 +26,11 @@ void v9_pressure_init(void);
 /* Sets the high-water mark itself. */
 void v9_pressure_set_mark(int64_t mark);
 void v9_pressure_join(struct v9_holder *holder);
-/* Returns once no thread is in its give_up any more. */
-void v9_pressure_leave(struct v9_holder *holder);
+/* With `wait` returns once no thread is in its give_up any more; without, the holder has to stay.
+ */
+void v9_pressure_leave(struct v9_holder *holder, bool wait);
+/* The calling thread, which serves all devices, does not give up for others what may hang. */
+void v9_pressure_exempt(void);
 
 extern int64_t v9_pressure_held, v9_pressure_mark;
 

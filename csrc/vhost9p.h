@@ -379,14 +379,15 @@ void v9_fid_clear(v9_device *dev);
  */
 int v9_names_begin(v9_device *dev, uint32_t export);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses a name: brings back what it stands for. */
-void v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
+ * file `fd` itself ("") loses a name: brings back what it stands for. Whether that is a
+ * directory: then its rename concerns what is parked below it. */
+int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
 /* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
  * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
 enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
                   char path[V9_PATH_SIZE]);
-/* A file has been renamed; paths as v9_names_path tells them. */
+/* A directory has been renamed; paths as v9_names_path tells them. */
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
 void v9_names_end(v9_device *dev, uint32_t export);
 

@@ -156,6 +156,38 @@ def test_remove_and_rename_follow_a_host_rename(guest: Guest, root: Path) -> Non
     assert os.listdir(root) == []
 
 
+def test_changes_of_names_are_announced(
+    guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a name changes the fid table knows which, and afterwards none."""
+    for name in ("unlinked", "removed", "moved", "renamed"):
+        (root / name).touch()
+    seen: list[object] = []
+
+    def watch(method: str) -> None:
+        do = getattr(guest.driver, method)
+
+        def watched(*args: object, **options: object) -> None:
+            seen.append(guest.fids.changing)
+            do(*args, **options)
+
+        monkeypatch.setattr(guest.driver, method, watched)
+
+    for method in ("unlink", "remove", "rename", "rename_file"):
+        watch(method)
+    top = guest.walk()
+    removed, moved = guest.walk("removed"), guest.walk("moved")
+    guest.call(m.Tunlinkat(top, b"unlinked", 0), m.Runlinkat)
+    guest.call(m.Trenameat(top, b"renamed", top, b"there"), m.Rrenameat)
+    guest.call(m.Trename(moved, top, b"away"), m.Rrename)
+    guest.call(m.Tremove(removed), m.Rremove)
+    assert (top, b"unlinked") in seen
+    assert (top, b"renamed", top, b"there") in seen
+    assert (moved, b"", top, b"away") in seen
+    assert (removed, b"") in seen
+    assert guest.fids.changing is None
+
+
 @pytest.mark.parametrize("message", [m.Tremove, lambda fid: m.Trename(fid, fid, b"n")])
 def test_the_root_has_no_name(guest: Guest, root: Path, message: type[m.Tremove]) -> None:
     assert codes(guest, message(guest.walk())) == errno.EBUSY

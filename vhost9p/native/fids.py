@@ -108,20 +108,26 @@ class FidTable:
         `new` in `directory`; None: it stays in its own. What is renamed over keeps its descriptor,
         and what is parked its way."""
         with self._changing(fid) as parked:
-            if not parked:
-                yield
-                return
-            old_path = self._path(fid, name)
-            if directory is not None:
-                new_path = self._path(directory, new)
-                lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new)
-            else:
-                parent, slash, _ = old_path.rpartition(b"/")
-                new_path = parent + slash + new
-                lib.v9_names_rescue(self._device, fid.export, -1, new_path)
+            paths = self._rescue(fid, name, directory, new) if parked else None
             yield
-            if old_path and new_path:
-                lib.v9_names_renamed(self._device, fid.export, old_path, new_path)
+            if paths:
+                lib.v9_names_renamed(self._device, fid.export, *paths)
+
+    def _rescue(
+        self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
+    ) -> tuple[bytes, bytes] | None:
+        """Brings back what is renamed, and what is renamed over. Of a directory, the old path and
+        the new one, for what is below it."""
+        is_directory = lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name)
+        old_path = self._path(fid, name) if is_directory or directory is None else b""
+        if directory is not None:
+            lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new)
+            new_path = self._path(directory, new) if is_directory else b""
+        else:
+            parent, slash, _ = old_path.rpartition(b"/")
+            new_path = parent + slash + new
+            lib.v9_names_rescue(self._device, fid.export, -1, new_path)
+        return (old_path, new_path) if is_directory and old_path and new_path else None
 
     def _path(self, fid: Fid, name: bytes) -> bytes:
         """A path below the export's root; b"" for what has none."""
