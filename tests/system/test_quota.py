@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, SET_SIZE, Client, P9Errno, Statfs
 from tests.frontend.daemon import Daemon, run_cli
+from tests.frontend.unix import DMDIR, DMSYMLINK, ORDWR, OTRUNC, UnixClient
 from tests.frontend.wire import T
 from tests.system.share import SECURITY, Share, fails, mounted
 from vhost9p.native.quota import USAGE_OFFSET, Counts
@@ -312,6 +314,38 @@ def test_a_file_without_names_is_not_counted_after_a_crash(place: Place) -> None
         assert place.counts() == place.found()
 
 
+def test_the_other_dialect(place: Place) -> None:
+    """There fids of one file do not share what C knows of it, and files are removed by fid."""
+    limits = ("--quota-bytes", "1MiB", "--quota-inodes", "4")
+    with (
+        place.daemon(*SECURITY, *limits) as daemon,
+        mounted(daemon, place.export, speaks=UnixClient) as share,
+    ):
+        client, top = cast(UnixClient, share.client), share.top
+        first = client.make(top, b"file", mode=ORDWR)
+        second = client.walk_open(top, b"file", mode=ORDWR)
+        for i in range(20):
+            client.write(first, i * 10_000, bytes(20_000))
+            client.write(second, i * 10_000 + 5000, bytes(20_000))
+        assert place.counts() == place.found()
+        inside = client.make(top, b"dir", DMDIR | 0o755)
+        client.clunk(inside)
+        client.clunk(client.make(top, b"link", DMSYMLINK | 0o777, extension=b"x" * 200))
+        client.clunk(client.make(top, b"other"))
+        with fails(errno.ENOSPC):
+            client.make(top, b"more")
+        client.wstat(client.walk_to(top, b"other"), name=b"file")
+        assert place.counts().bytes > place.found().bytes  # two fids hold it
+        client.clunk(first)
+        assert place.counts().inodes == 4
+        client.clunk(second)
+        assert place.counts() == place.found()
+        client.clunk(client.walk_open(top, b"file", mode=ORDWR | OTRUNC))
+        client.remove(client.walk_to(top, b"dir"))
+        client.remove(client.walk_to(top, b"link"))
+        assert place.counts() == place.found() and place.counts().inodes == 1
+
+
 # ---- any sequence of operations
 
 
@@ -346,8 +380,10 @@ class Player:
             client.unlinkat(here, other)
         elif kind == 5:
             client.unlinkat(here, other, AT_REMOVEDIR)
-        elif kind == 6:
+        elif kind == 6 and one % 2:
             client.renameat(here, name, there, other)
+        elif kind == 6:
+            client.rename(client.walk_to(here, name), there, other)
         elif kind == 7:
             client.clunk(self.files.pop(one % len(self.files)))
         elif kind == 8:
