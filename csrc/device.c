@@ -204,7 +204,7 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
     dev->unheard = false;
     if (!keep_memory)
         v9_mem_clear(&dev->mem);
-    dev->mem.faulted = false;
+    v9_mem_restore(&dev->mem);
     dev->msize = dev->conf.msize_max;
     pthread_mutex_unlock(&dev->lock);
     v9_fids_clear(&dev->fids);
@@ -308,7 +308,7 @@ int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avai
     dev->ring.used_uva = used;
     dev->ring.avail_uva = avail;
     dev->ring.broken = NULL;
-    dev->mem.faulted = false;
+    v9_mem_restore(&dev->mem);
     err = v9_vring_map(&dev->ring, &dev->mem);
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);

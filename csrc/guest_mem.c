@@ -54,7 +54,15 @@ static void leave_registry(const void *map)
     pthread_mutex_unlock(&registry_lock);
 }
 
-/* Puts a zero page where the frontend took one away; the access that faulted is then repeated. */
+static int map_zeros(void *at, size_t len)
+{
+    return mmap(at, len, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED
+               ? -errno
+               : 0;
+}
+
+/* Puts zero pages where the frontend took one away; the access that faulted is then repeated. */
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
     const uintptr_t at = (uintptr_t)info->si_addr;
@@ -71,8 +79,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
          * stayed. What is being left or entered is not where we faulted. */
         if (atomic_load(&registry[i].start) != start)
             continue;
-        if (mmap((void *)(at / page * page), page, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+        if (map_zeros((void *)(at / page * page), start + len - at / page * page) < 0)
             break;
         atomic_store(faulted, true);
         errno = saved;
@@ -202,6 +209,27 @@ void v9_mem_clear(struct v9_mem *mem)
         drop_region(mem, mem->count - 1);
 }
 
+bool v9_mem_lost(struct v9_mem *mem)
+{
+    const bool lost = atomic_exchange(&mem->faulted, false);
+
+    mem->patched |= lost;
+    return lost;
+}
+
+void v9_mem_restore(struct v9_mem *mem)
+{
+    v9_mem_lost(mem);
+    for (uint32_t i = 0; mem->patched && i < mem->count; i++) {
+        const struct v9_region *region = &mem->regions[i];
+        if (region->map &&
+            mmap(region->map, region->map_len, PROT_READ | PROT_WRITE,
+                 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, region->fd, 0) == MAP_FAILED)
+            map_zeros(region->map, region->map_len);
+    }
+    mem->patched = false;
+}
+
 /* ---- translation -------------------------------------------------------------------------------
  */
 
@@ -294,15 +322,15 @@ static int move_region(struct v9_mem *mem, struct v9_region *region, struct v9_g
 {
     struct v9_grave *grave = malloc(sizeof(*grave));
     void *old = region->map;
+    int err;
 
     region->map = NULL;
     /* A failure leaves the old mapping to the late writers for good: unmapped, its addresses could
      * come to hold something of ours. */
     if (!grave)
         return -ENOMEM;
-    if (mmap(old, region->map_len, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
-        int err = -errno;
+    err = map_zeros(old, region->map_len);
+    if (err) {
         free(grave);
         return err;
     }

@@ -5,7 +5,9 @@
  * descriptor; the frontend knows the same bytes under its own user addresses (uva), we know them
  * under ours (hva). Rings are given by uva, buffers by gpa. Guests and frontends are not trusted:
  * every range is checked as a whole, and memory that the frontend truncates (SIGBUS) is replaced
- * by zero pages and reported, never fatal.
+ * by zero pages and reported, never fatal. From the lost page on to the end of its mapping, that
+ * is: most often all of it is gone, and pages one by one would need more mappings than a process
+ * may have. Until it is restored, what is written there reaches nobody.
  *
  * Not thread-safe but for the SIGBUS handler: the owner of a v9_mem serialises.
  */
@@ -33,6 +35,7 @@ struct v9_mem {
     uint32_t count;
     uint32_t recent;     /* index of the region that was hit last */
     atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
+    bool patched;        /* zero pages may be mapped in place of the frontend's */
 };
 
 /* Installs the process's SIGBUS handler, once. A fault outside guest memory keeps its default
@@ -45,6 +48,11 @@ int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, ui
 /* -ENOENT unless a region has exactly these three values. */
 int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
 void v9_mem_clear(struct v9_mem *mem);
+/* Whether a page was lost since the last call. */
+bool v9_mem_lost(struct v9_mem *mem);
+/* Maps what the frontend has now in place of what was lost, at the same addresses. Where that fails
+ * zero pages stay. */
+void v9_mem_restore(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len);

@@ -45,6 +45,12 @@ static void break_ring(struct v9_device *dev, const char *reason)
     v9_hub_post(dev->hub, &dev->broken_note);
 }
 
+void v9_device_look(struct v9_device *dev)
+{
+    if (v9_mem_lost(&dev->mem) && !dev->ring.broken)
+        break_ring(dev, "the frontend took memory away (SIGBUS)");
+}
+
 /* ---- from the ring -----------------------------------------------------------------------------
  */
 
@@ -353,10 +359,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         if (++dev->unsignalled >= V9_SIGNAL_BATCH)
             v9_device_signal(dev);
     }
-    if (dev->mem.faulted && !dev->ring.broken) {
-        dev->mem.faulted = false;
-        break_ring(dev, "the frontend took memory away (SIGBUS)");
-    }
+    v9_device_look(dev);
     free_slot(dev, r);
     if (!dead && dev->flushing)
         finish_flushers(dev, slot, seq);

@@ -152,8 +152,10 @@ void v9_hub_forget(v9_hub *hub, uint32_t device);
 struct v9_request *v9_request_next(struct v9_device *dev);                       /* [locked] */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch);
-void v9_device_signal(struct v9_device *dev);         /* [locked] */
-bool v9_device_can_run(struct v9_device *dev);        /* [locked] */
+void v9_device_signal(struct v9_device *dev);  /* [locked] */
+bool v9_device_can_run(struct v9_device *dev); /* [locked] */
+/* Breaks the ring where memory was lost. */
+void v9_device_look(struct v9_device *dev);           /* [locked] */
 void v9_device_kill(struct v9_device *dev, bool all); /* [locked] */
 void v9_device_detach(struct v9_device *dev);         /* [locked] */
 void v9_device_attach(struct v9_device *dev);         /* [locked] */

@@ -123,8 +123,10 @@ static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
             continue;
         }
         v9_device_signal(dev);
-        if (!v9_device_can_run(dev) || dev->barrier || dev->starved || !v9_vring_arm(&dev->ring))
+        if (!v9_device_can_run(dev) || dev->barrier || dev->starved || !v9_vring_arm(&dev->ring)) {
+            v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
             wait_for_kick(dev);
+        }
     }
     dev->runners--;
 }

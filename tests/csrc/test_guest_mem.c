@@ -138,6 +138,35 @@ static void test_truncated_memory(void)
     close(fd);
 }
 
+/* More lost pages than the process can have mappings (vm.max_map_count), each after its
+ * neighbours above; then the frontend puts its file right, and the ring begins anew. */
+static void test_many_lost_pages(void)
+{
+    const uint64_t pages = 2 * 70000;
+    int fd = memory_file(pages * PAGE);
+    volatile uint8_t *at;
+    bool zero = true;
+
+    CHECK(v9_mem_add(&mem, GPA, pages * PAGE, UVA, 0, fd) == 0);
+    at = v9_mem_gpa(&mem, GPA, pages * PAGE);
+    at[0] = 1;
+    CHECK(ftruncate(fd, PAGE) == 0);
+    for (uint64_t page = pages - 2; page > 0; page -= 2) {
+        zero = zero && at[page * PAGE] == 0;
+        at[page * PAGE] = 1;
+    }
+    CHECK(zero && at[0] == 1);
+    CHECK(v9_mem_lost(&mem) && !v9_mem_lost(&mem));
+    CHECK(ftruncate(fd, (off_t)(pages * PAGE)) == 0);
+    v9_mem_restore(&mem);
+    CHECK(v9_mem_gpa(&mem, GPA, 1) == at);
+    CHECK(at[0] == 1 && at[(pages - 1) * PAGE] == 0);
+    CHECK(pwrite(fd, "x", 1, (off_t)((pages - 1) * PAGE)) == 1 && at[(pages - 1) * PAGE] == 'x');
+    CHECK(!v9_mem_lost(&mem));
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
 /* Only the owner of the lost page hears of it. */
 static void test_whose_memory_was_truncated(void)
 {
@@ -365,6 +394,7 @@ int main(void)
     test_translation();
     test_segments();
     test_truncated_memory();
+    test_many_lost_pages();
     test_whose_memory_was_truncated();
     test_odd_places();
     test_other_bus_errors();

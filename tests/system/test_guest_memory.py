@@ -275,8 +275,10 @@ def test_truncated_data(share: Share, doomed: Region, kind: T) -> None:
         client.getattr(share.top)
 
 
-def test_truncated_ring(share: Share) -> None:
-    """Descriptors and indices themselves are gone."""
+@pytest.mark.parametrize("used", [True, False])
+def test_truncated_ring(share: Share, used: bool) -> None:
+    """Descriptors and indices themselves are gone: also where what comes instead, zeros, looks
+    like a ring that nobody has used yet."""
     share.machine.close()
     folder = os.fsdecode(share.name)
     with mounted(share.daemon, share.export, folder) as other:
@@ -284,7 +286,8 @@ def test_truncated_ring(share: Share) -> None:
         region = machine.memory.add_region(16 * GIB, 2 * MIB)
         old, machine.ring = machine.ring, SplitRing(machine.memory, 128, region=region)
         machine.replug()
-        Client(machine).version()
+        if used:
+            Client(machine).version()
         region.memfd.truncate(0)
         machine.ring.kick_only()
         machine.ring.wait_broken()
@@ -305,3 +308,20 @@ def test_half_truncated_region_serves_its_other_half(share: Share, doomed: Regio
     doomed.memfd.truncate(MIB)
     getattr_chain(share, request, reply)
     assert share.machine.ring.wait()[0].length > 100
+
+
+def test_memory_that_comes_back(share: Share, doomed: Region) -> None:
+    """Once the frontend has put its file right, the next start of the ring finds it."""
+    memory = share.machine.memory
+    request, reply = memory.alloc(64), memory.alloc(4096, PAGE, doomed)
+    doomed.memfd.truncate(0)
+    getattr_chain(share, request, reply)
+    share.machine.ring.wait_broken()
+    doomed.memfd.truncate(doomed.size)
+    share.client.in_flight.clear()
+    share.machine.reboot()
+    share.client = Client(share.machine)
+    remount(share)
+    getattr_chain(share, request, reply)
+    assert share.machine.ring.wait()[0].length > 100
+    assert memory.read(reply, 5)[4] == T.GETATTR + 1
