@@ -154,23 +154,26 @@ void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
 /* ---- parking nodes -----------------------------------------------------------------------------
  */
 
-/* The least recently used node that may be parked, with a reference, marked; or 0. */
+/* The least recently used node that may be parked, with a reference, marked; or 0. Where all were
+ * used since they were looked at last, the search does not go on for ever. */
 static uint32_t choose_node(struct v9_fids *fids, bool open_ones)
 {
     struct v9_nodes *nodes = &fids->nodes;
-    uint32_t index, looks = nodes->awake < LOOKS / 2 ? 2 * nodes->awake : LOOKS;
+    const uint32_t looks = nodes->awake < LOOKS / 2 ? 2 * nodes->awake : LOOKS;
+    uint32_t index;
 
-    for (; looks; looks--) {
+    for (uint32_t look = 0; look < looks; look++) {
         struct v9_node *node = node_at(fids, index = nodes->oldest);
+        const bool recent = node->recent && look < looks / 2;
         v9_node_renew(nodes, index);
         if (node->pins || node->parking || (node->opens && !open_ones))
             continue;
-        if (!node->recent) {
+        node->recent = false;
+        if (!recent) {
             node->parking = true;
             node->refs++;
             return index;
         }
-        node->recent = false;
     }
     return 0;
 }
@@ -281,19 +284,20 @@ void v9_idle_closed(struct v9_fids *fids, struct v9_fid *fid)
 
 static struct v9_fid *choose_open(struct v9_fids *fids)
 {
-    uint32_t looks = fids->open_count < LOOKS / 2 ? 2 * fids->open_count : LOOKS;
+    const uint32_t looks = fids->open_count < LOOKS / 2 ? 2 * fids->open_count : LOOKS;
 
-    for (; looks; looks--) {
+    for (uint32_t look = 0; look < looks; look++) {
         struct v9_fid *fid = &fids->entries[fids->oldest_open - 1];
+        const bool recent = fid->io_recent && look < looks / 2;
         v9_idle_closed(fids, fid);
         v9_idle_opened(fids, fid); /* to the end of the list */
         if (fid->refs > 1 || fid->flags || fid->dir_offset)
             continue;
-        if (!fid->io_recent) {
+        fid->io_recent = false;
+        if (!recent) {
             fid->refs++;
             return fid;
         }
-        fid->io_recent = false;
     }
     return NULL;
 }

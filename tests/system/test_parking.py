@@ -23,9 +23,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.client import SET_MODE, SET_SIZE
+from tests.frontend.client import SET_MODE, SET_SIZE, Client, P9Errno
 from tests.frontend.daemon import Daemon, environment
-from tests.system.share import IS_ROOT, Share, fails, mounted
+from tests.frontend.unix import UnixClient
+from tests.system.share import (
+    IS_ROOT,
+    SECURITY,
+    UNSHARE,
+    Share,
+    fails,
+    mounted,
+    needs_root,
+    skip_without_namespaces,
+)
 
 USER = 12345
 # Without any capability: CAP_DAC_READ_SEARCH would open files by handle.
@@ -55,7 +65,7 @@ PLACES = [
 
 
 @contextlib.contextmanager
-def serving(place: Place, limit: int, *args: str) -> Iterator[Share]:
+def serving(place: Place, limit: int, *args: str, speaks: type[Client] = Client) -> Iterator[Share]:
     """A daemon that may have `limit` files open, and a guest."""
     export = Path(tempfile.mkdtemp(prefix="v9-parking-", dir=place.parent))
     wrapper = ["prlimit", f"--nofile={limit}:{limit}"]
@@ -67,7 +77,7 @@ def serving(place: Place, limit: int, *args: str) -> Iterator[Share]:
         os.chown(export, USER, USER)
         os.chown(daemon.directory, USER, USER)
     try:
-        with daemon, mounted(daemon, export) as share:
+        with daemon, mounted(daemon, export, speaks=speaks) as share:
             yield share
             assert daemon.fd_count() < limit
             daemon.check_output()
@@ -146,11 +156,12 @@ def test_more_files_than_descriptors(tight: Share) -> None:
     look_at_many(tight, directories=20, files=150)
 
 
-def look_at_many(share: Share, directories: int, files: int) -> dict[int, int]:
-    """Live fids of all the files; their inode numbers by fid."""
+def look_at_many(share: Share, directories: int, files: int, first: int = 0) -> dict[int, int]:
+    """Live fids of so many directories, from the `first` on, with so many files each; their inode
+    numbers by fid."""
     client = share.client
     fids: dict[int, int] = {}
-    for d in range(directories):
+    for d in range(first, first + directories):
         mkdir(share, f"d{d}")
         above = client.walk_to(share.top, b"d%d" % d)
         fids[above] = os.stat(share.path(f"d{d}")).st_ino
@@ -444,6 +455,68 @@ def test_directory_that_is_being_read(tight: Share) -> None:
     assert os.listdir(tight.path("full")) == []
 
 
+OVERLAY = """
+mkdir "$1/lower" "$1/upper" "$1/work" "$1/merged"
+mount -t overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" overlay "$1/merged"
+shift; exec prlimit --nofile=256:256 "$@"
+"""
+
+
+@needs_root
+def test_file_system_without_handles(scratch: Path) -> None:
+    """On an overlay there are none: birth times tell the files apart."""
+    skip_without_namespaces()
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    daemon = Daemon(
+        "--path", str(folder / "merged"), *SECURITY,
+        wrapper=[*UNSHARE, "sh", "-c", OVERLAY, "sh", str(folder)],
+    )  # fmt: skip
+    with daemon, mounted(daemon, folder) as share:
+        client = share.client
+        share.host = Path(f"/proc/{daemon.pid}/root{folder}/merged")
+        names = [b"%d" % i for i in range(CROWD)]
+        for name in names:
+            share.put(name, name)
+        age()
+        fids = {name: client.walk_to(share.top, name) for name in names}
+        assert daemon.fd_count() < LIMIT
+        client.renameat(share.top, b"0", share.top, b"zero")
+        inos = {name: client.getattr(fid).qid.path for name, fid in fids.items()}
+        for name in names[1::2]:
+            replace_by_writing(share, os.fsdecode(name))
+        stale = 0
+        for name, fid in fids.items():
+            try:
+                assert client.getattr(fid).qid.path == inos[name]
+                client.lopen(fid, os.O_RDONLY)
+                assert client.read(fid, 0, 100) == name
+            except P9Errno as error:
+                assert error.errno == errno.ESTALE and int(name) % 2
+                stale += 1
+        assert stale > CROWD // 2 - LIMIT
+
+
+def test_9p2000u(place: Place) -> None:
+    """There each walk has a descriptor of its own, whose name is what Tremove removes and Twstat
+    renames."""
+    with serving(place, LIMIT, speaks=UnixClient) as share:
+        client = share.client
+        assert isinstance(client, UnixClient)
+        put(share, "one", "data")
+        os.link(share.path("one"), share.path("two"))
+        age()
+        one, two, third = (client.walk_to(share.top, name) for name in (b"one", b"two", b"two"))
+        park(share, "one", "two")
+        client.wstat(third, name=b"three")
+        assert [client.stat(fid).name for fid in (one, third)] == [b"one", b"three"]
+        park(share, "one", "two", "three")
+        client.remove(one)
+        assert sorted(os.listdir(share.host)) == ["crowd", "three"]
+        client.remove(third)
+        client.open_fid(two)
+        assert client.read(two, 0, 100) == b"data"
+
+
 def test_two_guests_share_what_there_is(place: Place) -> None:
     """One that has taken nearly everything gives up for another."""
     if not place.privileged:
@@ -496,13 +569,13 @@ def test_half_a_million(privileged: bool, parked: bool) -> None:
     limit = 4096 if parked else allowed
     directories = 500 if parked else min(allowed // 1200, 500)
     with serving(place, limit) as share:
-        before = memory(share.daemon)
-        fids = look_at_many(share, directories=directories, files=1000)
-        after = memory(share.daemon)
-        held = share.daemon.fd_count()
+        fids = look_at_many(share, directories // 2, 1000)
+        before, count = memory(share.daemon), len(fids)
+        fids |= look_at_many(share, directories // 2, 1000, directories // 2)
+        each = (memory(share.daemon) - before) / (len(fids) - count)
         print(
-            f"\n{len(fids)} fids of as many files, {held} descriptors of the daemon: "
-            f"{(after - before) / len(fids):.0f} bytes of its memory per fid"
+            f"\n{len(fids)} fids of as many files, {share.daemon.fd_count()} descriptors: "
+            f"{each:.0f} bytes of the daemon's memory for one more"
         )
         for number, (fid, ino) in enumerate(fids.items()):
             if number % 7 == 0:
