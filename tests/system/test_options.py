@@ -110,3 +110,13 @@ def test_qemus_string(export: Path) -> None:
             with fails(errno.ENOSPC):
                 share.client.xattrwalk(share.root, values[1])
     assert (export / "file").read_text() == "stays"
+
+
+def test_threads(export: Path) -> None:
+    """Each is one of the process's while a guest is there."""
+    counts = []
+    for number in (1, 4):
+        with serve(export, "--threads", str(number)) as daemon, mounted(daemon, export) as share:
+            share.client.getattr(share.root)
+            counts.append(daemon.threads())
+    assert counts[1] - counts[0] == 3

@@ -137,6 +137,19 @@ def test_bursts(export: Path) -> None:
         assert gone(share, tickets[41:]) == 0
 
 
+@pytest.mark.parametrize("unit", ["bps", "iops"])
+@pytest.mark.parametrize("what", ["total", "read", "write"])
+def test_each_burst(export: Path, unit: str, what: str) -> None:
+    """Each limit has a burst of its own, and a length."""
+    key, ask = f"{unit}-{what}", writes if what == "write" else reads
+    burst = [f"{key}=1", f"{key}-max={4 * SIZE}", *(["iops-size=1"] if unit == "iops" else [])]
+    with throttled(export, *burst) as share:
+        assert gone(share, ask(share.client, open_file(share), 20)) == 5
+    with throttled(export, *burst, f"{key}-max-length=100") as share:
+        tickets = ask(share.client, open_file(share), 20)
+        share.client.wait(tickets[5])  # one more, since the rate goes on
+
+
 def test_size_of_a_request(export: Path) -> None:
     with throttled(export, "iops-read=1", "iops-read-max=25000", "iops-size=1") as share:
         fid = open_file(share)
