@@ -79,7 +79,7 @@ class Throttling:
     iops_read: Limit = Limit()
     iops_write: Limit = Limit()
     iops_size: int = 0
-    """Bytes; a request counts once for each such part of it. 0: every request counts once."""
+    """Bytes; a larger request counts as size / iops_size requests. 0: every request counts once."""
 
 
 @dataclass(frozen=True, slots=True)
