@@ -14,8 +14,7 @@
 #include "attr.h"
 
 enum {
-    WAIT_SECONDS = 1, /* for claims of others; one that hangs with its file is not waited for */
-    STAT_UNIT = 512,  /* of st_blocks (inode(7)) */
+    STAT_UNIT = 512, /* of st_blocks (inode(7)) */
 };
 struct v9_quota {
     struct v9_quota_conf conf;
@@ -63,8 +62,20 @@ fail:
     return NULL;
 }
 
+void v9_quota_read(v9_quota *q, struct v9_quota_usage *out)
+{
+    pthread_mutex_lock(&q->lock);
+    *out = *q->usage;
+    pthread_mutex_unlock(&q->lock);
+}
+
 void v9_quota_free(v9_quota *q)
 {
+    struct v9_quota_usage usage;
+
+    v9_quota_read(q, &usage);
+    if (usage.changing)
+        return;
     munmap(q->page, V9_QUOTA_FILE);
     v9_accounts_destroy(&q->accounts);
     pthread_mutex_destroy(&q->lock);
@@ -76,13 +87,6 @@ int v9_export_set_quota(v9_export *ex, v9_quota *quota)
 {
     ex->quota = quota;
     return 0;
-}
-
-void v9_quota_read(v9_quota *q, struct v9_quota_usage *out)
-{
-    pthread_mutex_lock(&q->lock);
-    *out = *q->usage;
-    pthread_mutex_unlock(&q->lock);
 }
 
 /* ---- accounts; with the lock held unless their names are public ------------------------------
@@ -282,12 +286,15 @@ static void give_back(v9_quota *q, uint64_t bytes, uint64_t inodes)
         pthread_cond_broadcast(&q->given_back);
 }
 
-static struct timespec patience(void)
+static struct timespec patience(const v9_quota *q)
 {
+    const int64_t second = 1000000000;
     struct timespec until;
+    int64_t ns;
+
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += WAIT_SECONDS;
-    return until;
+    ns = until.tv_nsec + (int64_t)q->conf.patience_ms * 1000000;
+    return (struct timespec){until.tv_sec + ns / second, ns % second};
 }
 
 /* With the lock held: false where nothing more is to be expected. */
@@ -305,7 +312,7 @@ static bool wait_for_others(v9_quota *q, const struct timespec *until)
 
 int v9_quota_begin(v9_quota *q, uint64_t bytes, uint64_t inodes)
 {
-    const struct timespec until = patience();
+    const struct timespec until = patience(q);
     bool taken;
 
     pthread_mutex_lock(&q->lock);
@@ -389,7 +396,7 @@ static uint64_t fitting(const struct v9_quota_write *write, uint64_t start, uint
 /* A write that may take more than there is. */
 static int64_t admit_closely(v9_quota *q, const struct v9_quota_write *write, uint64_t *claim)
 {
-    const struct timespec until = patience();
+    const struct timespec until = patience(q);
     uint64_t start = write->offset, count, left;
     struct stat st;
     bool taken, again;

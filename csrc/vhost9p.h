@@ -216,9 +216,11 @@ struct v9_quota_conf {
     int32_t error;          /* errno beyond a limit: ENOSPC or EDQUOT */
     uint32_t block;         /* bytes that the file system allocates at once */
     uint32_t max_accounts;  /* files held, and remembered, at a time */
+    uint32_t patience_ms;   /* how long what others have set aside is waited for */
 };
 
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err);
+/* Leaves it to the end of the process where a change still hangs in a system call. */
 void v9_quota_free(v9_quota *quota);
 void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
 /* `quota` outlives the export. Once, before the export is served. */

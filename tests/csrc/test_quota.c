@@ -20,9 +20,12 @@
 
 enum { BLOCK = 4096, THREADS = 4, ROUNDS = 400 };
 
-static v9_quota *make(uint64_t bytes, uint64_t inodes, uint32_t accounts)
+enum { AGES = 3600 * 1000, A_MOMENT = 20 }; /* milliseconds */
+
+static v9_quota *make_patient(uint64_t bytes, uint64_t inodes, uint32_t accounts, uint32_t patience)
 {
-    struct v9_quota_conf conf = {bytes, inodes, memfd_create("state", 0), ENOSPC, BLOCK, accounts};
+    struct v9_quota_conf conf = {bytes,    inodes,  memfd_create("state", 0), ENOSPC, BLOCK,
+                                 accounts, patience};
     int32_t err;
     v9_quota *q;
 
@@ -32,6 +35,11 @@ static v9_quota *make(uint64_t bytes, uint64_t inodes, uint32_t accounts)
     CHECK(q && !err);
     close(conf.fd);
     return q;
+}
+
+static v9_quota *make(uint64_t bytes, uint64_t inodes, uint32_t accounts)
+{
+    return make_patient(bytes, inodes, accounts, AGES);
 }
 
 /* Memory: its file system allocates blocks of data at once, and nothing else. */
@@ -277,6 +285,7 @@ static void test_statfs(void)
     st = host;
     v9_quota_statfs(q, &st); /* beyond the limit, somehow */
     CHECK(st.f_blocks == 13 && st.f_bfree == 0 && st.f_bavail == 0);
+    v9_quota_release(q, a);
     v9_quota_free(q);
     v9_quota_free(small);
     close(fd);
@@ -342,7 +351,7 @@ static void *claim_one(void *argument)
 /* What others may give back is waited for. */
 static void test_claims_are_waited_for(void)
 {
-    v9_quota *q = make(BLOCK, UINT64_MAX, 10);
+    v9_quota *q = make(BLOCK, UINT64_MAX, 10), *hasty;
     struct race race = {.q = q};
     pthread_t thread;
 
@@ -351,10 +360,16 @@ static void test_claims_are_waited_for(void)
     usleep(50000);
     v9_quota_end(q, BLOCK, 0);
     pthread_join(thread, NULL);
-    CHECK(v9_quota_begin(q, BLOCK, 0) == 0);
-    CHECK(v9_quota_begin(q, 1, 0) == -ENOSPC); /* not for ever */
-    CHECK(v9_quota_begin(q, 0, 0) == 0);       /* what takes nothing is always allowed */
     v9_quota_free(q);
+    hasty = make_patient(BLOCK, UINT64_MAX, 10, A_MOMENT);
+    CHECK(v9_quota_begin(hasty, BLOCK, 0) == 0);
+    CHECK(v9_quota_begin(hasty, 1, 0) == -ENOSPC); /* not for ever */
+    CHECK(v9_quota_begin(hasty, 0, 0) == 0);       /* what takes nothing is always allowed */
+    v9_quota_free(hasty);                          /* two changes hang: it stays */
+    CHECK(usage_of(hasty).changing == 2);
+    v9_quota_end(hasty, BLOCK, 0);
+    v9_quota_end(hasty, 0, 0);
+    v9_quota_free(hasty);
 }
 
 int main(void)

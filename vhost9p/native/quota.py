@@ -12,6 +12,9 @@ FILE_SIZE: int = lib.V9_QUOTA_FILE
 USAGE_OFFSET: int = lib.V9_QUOTA_USAGE
 """Where in it C keeps struct v9_quota_usage."""
 NO_LIMIT = (1 << 64) - 1
+PATIENCE_MS = 1000
+"""How long a change waits, near the limit, for what others have set aside and may give back. One
+that hangs with its file is not waited for any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Quota:
                 "error": error,
                 "block": block,
                 "max_accounts": max_accounts,
+                "patience_ms": PATIENCE_MS,
             },
         )
         err = ffi.new("int32_t *")
