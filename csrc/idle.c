@@ -22,6 +22,26 @@ static struct v9_node *node_at(struct v9_fids *fids, uint32_t index)
  */
 
 /*
+ * A node that is not shared stands for one name of its file: a handle leads to the file and to any
+ * of its names, so it will do only where there is one.
+ */
+static int follow(v9_export *ex, const struct v9_node *node, const struct v9_way *way,
+                  int32_t anchor_fd)
+{
+    const struct v9_identity is = v9_node_identity(node);
+    int fd = v9_way_follow(ex, &is, way, node->shared ? anchor_fd : -1);
+    struct stat st;
+
+    if (node->shared || fd != -ESTALE || anchor_fd < 0)
+        return fd;
+    fd = v9_way_follow(ex, &is, way, anchor_fd);
+    if (fd < 0 || (fstat(fd, &st) == 0 && (st.st_nlink == 1 || S_ISDIR(st.st_mode))))
+        return fd;
+    close(fd);
+    return -ESTALE;
+}
+
+/*
  * Opens a parked node's file again, and its metadata file (-1: none); the lock is released
  * meanwhile. A name that is just being changed is looked for again, unless it is the change itself
  * that asks (`patient` false).
@@ -30,7 +50,6 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
                       int32_t *meta_fd)
 {
     const struct timespec pause = {0, 1000000};
-    const struct v9_identity is = v9_node_identity(node);
     v9_export *ex = fids->exports[node->export];
     const struct v9_anchor *anchor;
     struct v9_way way;
@@ -44,8 +63,7 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
         anchor_fd = anchor->by_handle ? anchor->fd : -1;
         v9_park_load(&fids->nodes.park, node->way, node->export, &way);
         pthread_mutex_unlock(&fids->lock);
-        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd, O_PATH)
-                        : v9_way_follow(ex, &is, &way, anchor_fd);
+        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd, O_PATH) : follow(ex, node, &way, anchor_fd);
         *meta_fd = fd >= 0 ? v9_model_find(ex, fd) : -1;
         settled = !patient || v9_epoch_held(&ex->moves, moment);
         if (fd == -ESTALE && !settled)
