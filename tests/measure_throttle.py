@@ -2,7 +2,8 @@
 
 A guest (the test frontend) keeps 100 requests in flight for each setting. Printed are the rate over
 the whole time, the configured limit with the burst that it allows, and by how much they differ; for
-bursts also the rate while the burst lasts and after it.
+bursts also the rate while the burst lasts and after it. On a machine that is busy otherwise, run it
+under `chrt -f 5`: a client that gets no processor falls short of any rate.
 """
 
 import os
