@@ -54,15 +54,6 @@ int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, 
     return err;
 }
 
-int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid)
-{
-    uint32_t number = v9_in_u32(in);
-
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    return v9_fids_pin(&dev->fids, number, fid);
-}
-
 int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid, struct v9_node **node)
 {
     int err = v9_fids_pin(&dev->fids, number, fid);

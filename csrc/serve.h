@@ -179,8 +179,6 @@ typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in
 v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
 v9_handler v9_fast_open, v9_fast_stat;
-/* Pins the fid that is a message's one field. */
-int v9_fast_fid(struct v9_device *dev, struct v9_in *in, struct v9_fid **fid);
 /* Pins a fid that must stand for a file; -EBADF. */
 int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid,
                  struct v9_node **node);
