@@ -75,6 +75,22 @@ def test_there_and_back(ranges: list[Range], more: list[int], kind: int) -> None
             assert export.guest_id(UID + GID - kind, number) == number  # the other kind is not set
 
 
+def test_who_creates_without_a_name() -> None:
+    ranges = [Range(GuestId(0), HostId(1000), 5), Range(GuestId(20), HostId(50), 2)]
+    ids = Ids("uid", ranges, HostId(7), [(21, 1)])
+    nobody = GuestId(NO_ID)
+    assert [ids.host_of_creator(nobody, own) for own in (50, 1004, 1005, 0)] == [
+        50,
+        1004,
+        1000,
+        1000,
+    ]
+    assert Ids("uid", ranges[1:], HostId(7)).host_of_creator(nobody, 0) == 7
+    for refusing, own in ((ids, 51), (Ids("uid", ranges, HostId(7), [(0, 1)]), 0)):
+        with pytest.raises(PermissionError):
+            refusing.host_of_creator(nobody, own)
+
+
 @given(_ranges(), st.lists(_EDGES), st.tuples(_EDGES, st.integers(1, 10)))
 def test_squashed_and_forbidden(
     ranges: list[Range], guests: list[int], forbidden: tuple[int, int]

@@ -118,6 +118,33 @@ def test_squashed(tmp_path: Path) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize(
+    ("args", "host"),
+    [
+        ((*MAP, *REST), (100000, 200000)),
+        ((*MAP, "--map-uid", "20:0:1", "--map-gid", "20:0:1", *SQUASH), (0, 0)),
+        (("--map-uid", "5:500:1", "--map-gid", "5:600:1", *SQUASH), (7777, 8888)),
+        (("--map-uid", "5:500:1", "--forbid-uid", "0:5", "--squash-uid", "7777"), None),
+    ],
+)
+def test_nobody_named_is_nobody_else(
+    tmp_path: Path, args: tuple[str, ...], host: tuple[int, int] | None
+) -> None:
+    """A guest that names no user does not become the host's root, whom its map does not have."""
+    groups = () if host else ("--map-gid", f"0:0:{NONE}")
+    with mapped(tmp_path, *args, *groups, n_uname=NONE) as share:
+        os.chmod(share.export, 0o777)
+        client, top = share.client, share.top
+        if host is None:
+            with fails(errno.EPERM):
+                client.create(top, b"f", mode=0o4755, gid=0)
+            assert os.listdir(share.export) == []
+        else:
+            client.clunk(client.create(top, b"f", mode=0o6755, gid=NONE))
+            assert owner(share, b"f") == host
+
+
+@needs_root
 def test_hosts_ids_that_no_range_has(tmp_path: Path) -> None:
     with mapped(tmp_path, *MAP, *REST) as share:
         for host, guest in (
@@ -156,7 +183,7 @@ def test_9p2000_u(tmp_path: Path) -> None:
         client = share.client
         assert isinstance(client, UnixClient)
         client.make(share.top, b"f")
-        assert owner(share, b"f") == (500, os.getegid())
+        assert owner(share, b"f") == (500, 200000)
         os.chown(share.path("f"), 100003, 200004)
         opened = client.walk_open(share.top)
         listed = [each for each in client.stats(opened) if each.name == b"f"]

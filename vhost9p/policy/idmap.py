@@ -6,7 +6,9 @@ Ranges map guest ids to host ids one to one, owners and groups apart. Two direct
   no range has shows as 65534.
 - guest to host (what a guest asks for) decides whether it may, and is here. An id of no range goes
   to the one that is named for squashing, or is refused: EPERM. A forbidden one is always refused.
-  0xFFFFFFFF is no id: a user whom the guest does not name, an owner that is left alone.
+  0xFFFFFFFF is no id: a user whom the guest does not name, an owner that is left alone. What such
+  a user creates is the daemon's own where the map has its id, else the guest's root's: by naming
+  nobody no guest becomes who the map keeps from it.
 
 `IdLayer` is the one place where ids change sides: above it, to the guest, all are the guest's, as
 are those that fids carry; below it, drivers know the host's only. Under the mapped security models
@@ -14,6 +16,7 @@ the ids that are stored are the host's, too.
 """
 
 import errno
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +74,16 @@ class Ids:
             raise OSError(errno.EPERM, f"{self.kind} {guest} has no id on the host")
         return self._squash
 
+    def host_of_creator(self, guest: GuestId, own: int) -> HostId:
+        """As `host`, for what is created; `own` is the daemon's id. See the module for who creates
+        without a name."""
+        if guest != NO_ID:
+            return self.host(guest)
+        for each in self.ranges:
+            if 0 <= (ahead := own - each.host) < each.count:
+                return self.host(GuestId(each.guest + ahead))
+        return self.host(GuestId(0))
+
 
 class IdLayer(Layer):
     """See the module."""
@@ -91,7 +104,10 @@ class IdLayer(Layer):
     # ---- owners -----------------------------------------------------------------------------
 
     def _owner(self, owner: Owner) -> Owner:
-        return Owner(self._host_uid(owner.uid), self._host_gid(owner.gid))
+        return Owner(
+            self._uids.host_of_creator(GuestId(owner.uid), os.geteuid()),
+            self._gids.host_of_creator(GuestId(owner.gid), os.getegid()),
+        )
 
     def _host_uid(self, uid: int) -> int:
         return self._uids.host(GuestId(uid))
