@@ -18,6 +18,7 @@ int v9_vring_break(struct v9_vring *vr, const char *reason)
 
 void v9_vring_set_packed(struct v9_vring *vr, bool packed)
 {
+    v9_vring_unmap(vr); /* what the one layout may touch was not checked for the other */
     vr->packed = packed;
     vr->last_avail = vr->used_idx = vr->unsignalled = 0;
     vr->avail_turn = vr->used_turn = true;

@@ -71,6 +71,11 @@ static void test_mapping(void)
     ring = good;
     ring.last_avail = NUM; /* the frontend made the ring smaller than its base */
     CHECK(v9_vring_map(&ring, &mem) == -EINVAL);
+    ring = good;
+    ring.used_uva = UVA + MEMORY - 4; /* four bytes for the one, a whole ring for the other */
+    CHECK(v9_vring_map(&ring, &mem) == 0);
+    v9_vring_set_packed(&ring, false);
+    CHECK(!ring.desc && v9_vring_map(&ring, &mem) == -EFAULT);
 }
 
 static void test_base(void)
