@@ -1,6 +1,7 @@
 # make test      everything: set-up, lint, types, unit, property, sanitizer and real-guest tests
 # make test-all  the full matrix of kernels, models and users
 # make demo      set-up, then the daemon, a guest, a mount, and what there is to see
+# make bench     vhost9p beside its peers: speed, latency, CPU time (a few minutes)
 # make build     the virtual environment (.venv) with vhost9p installed in it
 # make clean     removes what the build made; the cache of QEMU and kernels stays
 
@@ -9,9 +10,10 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h tests/fuzz/*.c) \
+           $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: build lint test test-all demo clean
+.PHONY: build lint test test-all demo bench clean
 
 build: $(VENV)/.built
 
@@ -42,6 +44,9 @@ test-all: lint
 
 demo: build
 	$(BIN)/python -m tests.guest.demo
+
+bench: build
+	$(BIN)/python -m tests.bench.run $(BENCH)
 
 clean:
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

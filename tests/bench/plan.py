@@ -1,0 +1,82 @@
+"""What is measured, in which unit it is told, and what is aimed at.
+
+The goals are ratios to virtiofsd in one run, since absolute figures move with the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.bench.driver import Point, Sample
+
+THINK_US = 30
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A row of the table. `name` is the driver's."""
+
+    name: str
+    title: str
+    unit: str = "ops/s"
+    per_op: float = 1  # units in an operation
+    goal: float | None = None  # times virtiofsd
+    think_us: int = 0
+
+    def value(self, sample: Sample) -> float:
+        """What is told of a run: a rate in `unit`, or where there is think time the median
+        latency in µs."""
+        if self.think_us:
+            return sample.p50_ns / 1000
+        return sample.ops * self.per_op * 1e9 / sample.ns
+
+    def ratio(self, value: float, other: float) -> float:
+        """How many times as fast as the other."""
+        return other / value if self.think_us else value / other
+
+
+WORKLOADS = (
+    Workload("getattr", "getattr on a fid", goal=2),
+    Workload("stat", "stat (walk 1, getattr, clunk)", goal=1.3),
+    Workload("walk8", "walk of 8 names", goal=2),
+    Workload("open", "walk, open, close", goal=1.7),
+    Workload("read4k", "random read, 4 KiB", goal=1.5),
+    Workload("write4k", "write, 4 KiB", goal=1.5),
+    Workload("read512k", "read, 512 KiB", "MB/s", 0.524288, 1.2),
+    Workload("write512k", "write, 512 KiB", "MB/s", 0.524288, 1.1),
+    Workload("list", "list 10,000 entries", "entries/s", 10000, 1),
+    Workload("create", "create, unlink", goal=1.5),
+    Workload("fresh-stat", "stat, never looked up", goal=1),
+    Workload("fresh-walk8", "walk of 8, never looked up", goal=1.5),
+    Workload("stat", f"stat after {THINK_US} µs", "µs", 1, 27 / 20, THINK_US),
+)
+
+MAPPED = ("stat", "open", "create")
+"""The workloads that are measured under mapped-xattr as well."""
+
+Wait = Literal["poll", "call"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: depths for each way of waiting, rounds, and a run's length."""
+
+    depths: tuple[tuple[Wait, tuple[int, ...]], ...]
+    rounds: int
+    milliseconds: int
+
+    def points(self, workload: Workload) -> list[Point]:
+        """The points of a workload. Think time makes sense with one request at a time only."""
+        return [
+            Point(workload.name, depth, wait, workload.think_us)
+            for wait, depths in self.depths
+            for depth in (depths[:1] if workload.think_us else depths)
+        ]
+
+
+FULL: dict[str, tuple[tuple[Wait, tuple[int, ...]], ...]] = {
+    "tmpfs": (("poll", (1, 8, 32)), ("call", (1, 32))),
+    "disk": (("poll", (1, 32)), ("call", (1,))),
+}
+SHORT: tuple[tuple[Wait, tuple[int, ...]], ...] = (("poll", (1,)), ("call", (8,)))

@@ -1,0 +1,218 @@
+"""The benchmark's command: `python -m tests.bench.run`.
+
+Belongs here: which servers run where, the order of the runs, and what the options say.
+
+All servers run beside one another, each with a driver in session; a run is a fraction of a second,
+and each round of a point goes over all servers, beginning with another one each time. So whatever
+else the machine does, it does to all of them. Nothing fails for being slow: the exit status is 1
+for a wrong reply or a server that ended, 2 for options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from tests.bench import driver, plan, report, servers
+from tests.bench.driver import Driver, DriverError
+from tests.bench.plan import Effort, Workload
+from tests.bench.report import HOST, Row
+from tests.bench.servers import Server, ServerError
+from tests.guest.apt import FetchError
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = (servers.QEMU, servers.VIRTIOFSD, servers.VHOST9P)
+MAPPED = (servers.QEMU_MAPPED, servers.VHOST9P_MAPPED)
+
+
+class Bench:
+    """One benchmark: a driver program, the rows so far, and what went wrong."""
+
+    def __init__(self, program: Path, quiet: bool = False) -> None:
+        self.program = program
+        self.rows: list[Row] = []
+        self.failures: list[str] = []
+        self.left_out: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self._quiet = quiet
+        self._serials = itertools.count(1)
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def drivers(self, directory: Path, wanted: Sequence[Server]) -> Iterator[dict[str, Driver]]:
+        """A driver for each server that can be had, and one for the host's system calls."""
+        with ExitStack() as stack:
+            found = {HOST: stack.enter_context(closing(Driver(self.program, directory, None)))}
+            for server in wanted:
+                try:
+                    self.versions[server.name] = server.version()
+                    queue = stack.enter_context(server.start(directory))
+                except (FetchError, ServerError, OSError) as error:
+                    self.left_out[server.name] = str(error)
+                    self.say(f"{server.name} is left out: {error}")
+                    continue
+                try:
+                    made = Driver(self.program, directory, queue)
+                except DriverError as error:
+                    self.fail(server.name, error)
+                    continue
+                found[server.name] = stack.enter_context(closing(made))
+            yield found
+
+    def fail(self, server: str, error: Exception) -> None:
+        self.failures.append(f"{server}: {error}")
+        self.say(self.failures[-1])
+
+    def measure(
+        self,
+        medium: str,
+        drivers: dict[str, Driver],
+        workloads: Sequence[Workload],
+        effort: Effort,
+    ) -> None:
+        """Runs the workloads on all drivers; one that fails is left out from there on."""
+        for workload in workloads:
+            started = time.monotonic()
+            for point in effort.points(workload):
+                row = Row(medium, workload, point)
+                self.rows.append(row)
+                for turn in range(effort.rounds):
+                    self._round(row, turn, drivers, effort.milliseconds)
+            self.say(f"{medium}: {workload.title} ({time.monotonic() - started:.1f} s)")
+
+    def _round(self, row: Row, turn: int, drivers: dict[str, Driver], milliseconds: int) -> None:
+        names = list(drivers)
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            if name == HOST and row.point[1:3] != (1, "poll"):
+                continue  # depth and waiting mean nothing there
+            try:
+                sample = drivers[name].run(row.point, milliseconds, next(self._serials))
+            except DriverError as error:
+                self.fail(name, error)
+                del drivers[name]
+                continue
+            row.samples.setdefault(name, []).append(sample)
+
+
+def _about(bench: Bench, arguments: argparse.Namespace) -> dict[str, object]:
+    with open("/proc/cpuinfo") as info:
+        models = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        "kernel": platform.release(),
+        "processor": f"{len(models)} x {models[0] if models else platform.machine()}",
+        "rounds": arguments.rounds,
+        "milliseconds": arguments.milliseconds,
+        "versions": bench.versions,
+        "left_out": bench.left_out,
+        "failures": bench.failures,
+    }
+
+
+def _file_system(directory: Path) -> str:
+    command = ("stat", "-f", "-c", "%T", str(directory))
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextmanager
+def _tree(program: Path, below: str) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="vhost9p-bench-", dir=below))
+    try:
+        path.chmod(0o755)
+        driver.make_tree(program, path)
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.run", description="Measures vhost9p beside its peers."
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each point (default: 5)")
+    parser.add_argument("--milliseconds", type=int, default=150, help="of a run (default: 150)")
+    parser.add_argument("--tmpfs", default="/dev/shm", metavar="DIR", help="'' leaves it out")
+    parser.add_argument("--disk", default=None, metavar="DIR", help="default: --out; '' likewise")
+    parser.add_argument(
+        "--workload", action="append", help="only this one, by the driver's name; repeatable"
+    )
+    parser.add_argument("--no-mapped", action="store_true", help="passthrough alone")
+    parser.add_argument("--short", action="store_true", help="a few seconds, to check replies")
+    arguments = parser.parse_args(words)
+    names = {workload.name for workload in plan.WORKLOADS}
+    for name in arguments.workload or ():
+        if name not in names:
+            parser.error(f"no workload is called {name}; there are {', '.join(sorted(names))}")
+    if arguments.rounds < 1 or arguments.milliseconds < 1:
+        parser.error("--rounds and --milliseconds are at least 1")
+    if arguments.short:
+        arguments.rounds, arguments.milliseconds = 1, 10
+    if arguments.disk is None:
+        arguments.disk = str(arguments.out)
+    return arguments
+
+
+def _effort(arguments: argparse.Namespace, medium: str) -> Effort:
+    depths = plan.SHORT if arguments.short else plan.FULL[medium]
+    return Effort(depths, arguments.rounds, arguments.milliseconds)
+
+
+def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
+    """Measures everything; returns the report."""
+    wanted = arguments.workload or [workload.name for workload in plan.WORKLOADS]
+    workloads = [workload for workload in plan.WORKLOADS if workload.name in wanted]
+    texts = []
+    for medium in ("tmpfs", "disk"):
+        below = getattr(arguments, medium)
+        if not below or (medium == "disk" and arguments.short):
+            continue
+        with _tree(bench.program, below) as tree, bench.drivers(tree, PEERS) as drivers:
+            texts.append(f"{medium} is {_file_system(tree)}.")
+            bench.measure(medium, drivers, workloads, _effort(arguments, medium))
+    texts.append(report.table(bench.rows, [HOST, *(server.name for server in PEERS)]))
+    if arguments.tmpfs and not arguments.no_mapped:
+        kept = [w for w in workloads if w.name in plan.MAPPED and not w.think_us]
+        rows = len(bench.rows)
+        with _tree(bench.program, arguments.tmpfs) as tree, bench.drivers(tree, MAPPED) as drivers:
+            drivers.pop(HOST)
+            bench.measure("tmpfs, mapped-xattr", drivers, kept, _effort(arguments, "tmpfs"))
+        texts.append("Under mapped-xattr, on tmpfs:")
+        ours, theirs = MAPPED[1].name, MAPPED[0].name
+        texts.append(report.mapped_table(bench.rows[rows:], ours, theirs))
+    return "\n\n".join(texts) + "\n"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns the exit status."""
+    arguments = _arguments(words)
+    bench = Bench(driver.build(arguments.out))
+    text = _measure(bench, arguments)
+    about = _about(bench, arguments)
+    lines = [f"{about['processor']}, Linux {about['kernel']}, {about['date']} UTC"]
+    lines += [f"{name}: {version}" for name, version in bench.versions.items()]
+    lines += [f"{name} was left out: {why}" for name, why in bench.left_out.items()]
+    lines += [f"FAILED {what}" for what in bench.failures]
+    text = "\n\n".join(["\n".join(f"- {line}" for line in lines), text])
+    report.write(arguments.out, [r for r in bench.rows if "," not in r.medium], text, about)
+    print(text)
+    print(f"Also in {os.path.relpath(arguments.out)}: bench.md, bench.json, bench-*.svg")
+    return 1 if bench.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+/*
+ * The files that the workloads use: their names, sizes and contents.
+ */
+#ifndef TREE_H
+#define TREE_H
+
+#include "bench.h"
+
+enum {
+    FILES = 256,     /* files/fNNN, of different sizes */
+    LEVELS = 8,      /* level1/level2/…/level8 */
+    ENTRIES = 10000, /* list/eNNNNN, empty files */
+    FRESH_FILES = 10000,
+    FRESH_WAYS = 1500, /* of LEVELS directories each */
+};
+
+#define DATA_SIZE (16ull << 20) /* bytes of `data` and of `written` */
+
+extern const char *const tree_levels[LEVELS];
+
+/* Makes the tree below the directory `at`, which may hold one already. */
+void tree_make(int at);
+
+/* Name and size of one of the files. */
+void tree_file_name(char name[16], unsigned index);
+uint64_t tree_file_size(unsigned index);
+
+/*
+ * A listing of `list`: begun, told each name that it gives (returns the entry's number, or -1 for
+ * `.` and `..`; all else, and what comes twice, is wrong), and checked to be whole at its end.
+ */
+void tree_listing_begin(struct lane *lane);
+int tree_listing_note(struct lane *lane, const char *name, unsigned length);
+void tree_listing_check(const struct lane *lane);
+
+/*
+ * Directories that nobody has looked into before: made before a run below the directory `at`,
+ * removed after it. tree_fresh_name is what they are called; in it are fNNNNN or, for
+ * FRESH_WALK, ways wNNNNN/a/b/….
+ */
+void tree_fresh_make(int at, enum workload workload);
+void tree_fresh_remove(int at, enum workload workload);
+void tree_fresh_name(char name[40]);
+uint32_t tree_fresh_count(enum workload workload);
+void tree_fresh_entry(char name[16], enum workload workload, unsigned index);
+extern const char *const tree_fresh_levels[LEVELS]; /* but the first */
+unsigned tree_fresh_mode(unsigned index);
+
+/* Whether `size` bytes are what `data` holds at `offset`; all of them, or a word in 512 bytes. */
+bool tree_data_right(const uint8_t *bytes, uint64_t offset, uint32_t size);
+
+/*
+ * What a run writes into `written`: blocks that tell their offset, lane and run. A lane writes only
+ * to blocks of its own.
+ */
+void tree_block_fill(struct lane *lane, uint32_t size);
+void tree_block_stamp(struct lane *lane);
+uint64_t tree_block_choose(struct lane *lane, uint32_t size);
+void tree_written_begin(void);
+void tree_written_note(uint64_t offset);
+void tree_written_check(int at, uint32_t size);
+
+#endif
