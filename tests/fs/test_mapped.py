@@ -336,6 +336,28 @@ def test_rename_that_fails_changes_nothing(place: Place) -> None:
     assert place.metadata() in ({"f", "d"}, set())
 
 
+def test_rename_on_a_file_system_without_hard_links(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.make(b"a", 0o601, Owner(1, 1))
+    place.make(b"b", 0o602, Owner(2, 2))
+    place.driver.mkdir(place.fd, b"d", 0o703, Owner(3, 3))
+
+    def no_link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "as vfat says it")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(IsADirectoryError):
+        place.driver.rename(place.fd, b"a", place.fd, b"d")
+    assert (shown(place, b"a"), shown(place, b"d")) == ((0o601, 1), (0o703, 3))
+    place.driver.rename(place.fd, b"a", place.fd, b"b")
+    assert shown(place, b"b") == (0o601, 1)
+    with place.opened(b"d") as d:
+        place.driver.rename(place.fd, b"b", d.fd, b"c")
+        assert place.driver.attr(d.fd, b"c").uid == 1
+    assert place.metadata() in ({"d"}, set())
+
+
 def test_rename_of_a_file_without_metadata_leaves_none_of_the_others(place: Place) -> None:
     (place.path / "host").write_text("x")
     (place.path / "host").chmod(0o640)

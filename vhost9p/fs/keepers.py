@@ -8,7 +8,8 @@ has two halves, which a keeper orders around the host's call:
 - A name appears with its metadata: they are there before it is.
 - A name goes before its metadata do. What a crash leaves behind is metadata of nothing; whatever
   gets that name next begins with metadata of its own.
-- A renamed file has its metadata under both names until it has moved.
+- A renamed file has its metadata under both names until it has moved. (Under the new one, where
+  the host's file system knows no hard links.)
 - Names of one file share one metadata file, so that they never differ.
 
 While a change goes on, C does not trust what it finds by name (Export.changing_names). One daemon
@@ -21,6 +22,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Protocol
 
 from vhost9p.fs.driver import File
@@ -29,6 +31,8 @@ from vhost9p.native.export import META_DIR, META_ROOT, Export, Mapped
 
 SPARE = META_DIR
 """A name that no file's metadata can have: the guest may not use it."""
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+"""How link(2) says that a file cannot have one more name."""
 META_FMODE = 0o600
 META_DMODE = 0o700
 
@@ -289,11 +293,13 @@ class FileKeeper:
             if _is_directory(source) and _is_directory(target):
                 self._clear(new_dir, new)
             replaced = self._set_aside(new, meta_dir)
+            take_back: Callable[[], None] = partial(_forget, new, meta_dir)
             try:
-                self._copy(old_dir, old, new, meta_dir)
+                if not self._copy(old_dir, old, new, meta_dir):
+                    take_back = partial(self._return, old_dir, old, new, meta_dir)
                 yield
             except BaseException:
-                _forget(new, meta_dir)
+                take_back()
                 if replaced:
                     os.rename(SPARE, new, src_dir_fd=meta_dir, dst_dir_fd=meta_dir)
                 raise
@@ -309,11 +315,26 @@ class FileKeeper:
             return False
         return True
 
-    def _copy(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
-        """Gives metadata one more name, if there are any."""
+    def _copy(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> bool:
+        """Gives metadata one more name, if there are any; False: a new one instead of the old, on a
+        file system where files have one only (link(2))."""
         with suppress(FileNotFoundError):
             source = self._open(old_dir)
             try:
                 os.link(old, new, src_dir_fd=source, dst_dir_fd=meta_dir, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                os.rename(old, new, src_dir_fd=source, dst_dir_fd=meta_dir)
+                return False
             finally:
                 os.close(source)
+        return True
+
+    def _return(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
+        """Gives metadata the name back that they had."""
+        source = self._open(old_dir)
+        try:
+            os.rename(new, old, src_dir_fd=meta_dir, dst_dir_fd=source)
+        finally:
+            os.close(source)
