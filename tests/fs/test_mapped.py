@@ -336,6 +336,20 @@ def test_rename_that_fails_changes_nothing(place: Place) -> None:
     assert place.metadata() in ({"f", "d"}, set())
 
 
+def test_a_full_directory_is_not_read_to_its_end_to_refuse_its_removal(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest may fill one with millions of names, and ask again and again."""
+    place.driver.mkdir(place.fd, b"d", 0o755, OWNER)
+    for i in range(100):
+        (place.path / "d" / str(i)).touch()
+    monkeypatch.setattr(os, "listdir", lambda *_: pytest.fail("all names in memory"))
+    with pytest.raises(OSError) as caught:
+        place.driver.unlink(place.fd, b"d", directory=True)
+    assert caught.value.errno == errno.ENOTEMPTY
+    assert shown(place, b"d") == (0o755, 1234)
+
+
 def test_rename_on_a_file_system_without_hard_links(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from vhost9p.fs.driver import File
@@ -260,8 +261,9 @@ class FileKeeper:
         except OSError:
             return
         try:
-            if os.listdir(fd) != [os.fsdecode(META_DIR)]:
-                return
+            with os.scandir(fd) as entries:  # which may be millions
+                if [entry.name for entry in islice(entries, 2)] != [os.fsdecode(META_DIR)]:
+                    return
             meta_dir = os.open(META_DIR, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=fd)
             try:
                 for left in os.listdir(meta_dir):
