@@ -361,7 +361,7 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
 
     if (!strcmp(name, ".."))
         return step_up(where, fd);
-    if (v9_export_hides(*where, name))
+    if (v9_export_hides(*where, fd, name))
         return -ENOENT;
     joined = find_joined(*where, fd, name);
     if (joined) {

@@ -208,6 +208,7 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
     dev->msize = dev->conf.msize_max;
     pthread_mutex_unlock(&dev->lock);
     v9_fids_clear(&dev->fids);
+    v9_device_set_dialect(dev, V9_9P2000L);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------

@@ -274,7 +274,7 @@ static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8
     for (long at = 0; at < size && !list->full;) {
         const struct v9_dirent *entry = (const void *)(dents + at);
         int err = 0;
-        if (v9_export_hides(list->ex, entry->d_name))
+        if (v9_export_hides(list->ex, list->node->path_fd, entry->d_name))
             list->offset = (uint64_t)entry->d_off;
         else
             err = list->pack(list, r, entry);

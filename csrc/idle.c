@@ -320,12 +320,16 @@ static struct v9_fid *choose_open(struct v9_fids *fids)
     return NULL;
 }
 
-/* Whether an open file has a name, and could be opened once more as it is. */
+/* Whether an open file has a name, and can be opened once more as it is. An ordinary user may lose
+ * the permission meanwhile, and with it what the guest has still to write: not so for reading only.
+ */
 static bool can_reopen(v9_export *ex, const struct v9_fid *fid)
 {
     struct stat st;
     int fd;
 
+    if (geteuid() && (fid->io_flags & O_ACCMODE) != O_RDONLY)
+        return false;
     if (fstat(fid->io_fd, &st) < 0 || !st.st_nlink)
         return false;
     fd = v9_export_reopen(ex, fid->io_fd, reopen_flags(fid));

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -32,9 +33,34 @@ const char *v9_model_name(uint32_t which)
     return which == V9_META_DIR ? META_DIR : META_ROOT;
 }
 
-int v9_export_hides(v9_export *ex, const char *name)
+/* Whether a name could stand for one of ours where case, trailing dots or characters that look like
+ * none do not count, or files have short names beside their own (vfat, casefold). */
+static bool may_be_alias(const char *name)
 {
-    return ex->conf.model == V9_MODEL_FILE && (!strcmp(name, META_DIR) || !strcmp(name, META_ROOT));
+    if (!strncasecmp(name, META_DIR, strlen(META_DIR)))
+        return true;
+    while (*name && *name != '~' && (signed char)*name > 0)
+        name++;
+    return *name;
+}
+
+int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
+{
+    static const char *const names[] = {META_DIR, META_ROOT};
+    struct stat named, kept;
+
+    if (ex->conf.model != V9_MODEL_FILE)
+        return 0;
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(name, names[i]))
+            return 1;
+    if (!may_be_alias(name) || fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    for (int i = 0; i < 2; i++)
+        if (fstatat(dir_fd, names[i], &kept, AT_SYMLINK_NOFOLLOW) == 0 &&
+            kept.st_dev == named.st_dev && kept.st_ino == named.st_ino)
+            return 1;
+    return 0;
 }
 
 /* ---- mapped-file's files -----------------------------------------------------------------------

@@ -122,6 +122,11 @@ static uint32_t allocate(struct v9_nodes *nodes)
     return index;
 }
 
+static uint64_t changed_at(const struct v9_attr *attr)
+{
+    return attr->ctime_sec * 1000000000u + attr->ctime_nsec;
+}
+
 static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
 {
     const struct v9_attr *attr = found->attr;
@@ -150,7 +155,7 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
         .path_fd = found->path_fd,
         .meta_fd = found->meta_fd,
         .account = account,
-        .nlink = attr->nlink,
+        .changed = changed_at(attr),
         .qid = attr->qid,
     };
     nodes->count++;
@@ -194,10 +199,10 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
     else
         spare->path_fd = found->path_fd;
     spare->meta_fd = v9_node_adopt(node, found->meta_fd);
-    if (node->nlink != attr->nlink && spare->path_fd >= 0)
+    if (node->changed != changed_at(attr) && spare->path_fd >= 0)
         /* The same file by its newest name, under the same number: whoever uses it stays right. */
         dup3(found->path_fd, node->path_fd, O_CLOEXEC);
-    node->nlink = attr->nlink;
+    node->changed = changed_at(attr);
     return index;
 }
 

@@ -8,8 +8,8 @@
  *
  * The descriptor names the file by the way in which it was reached (proc(5): /proc/self/fd shows a
  * path). Where that matters, in sessions whose requests remove or rename a file by its fid, nodes
- * are not shared: each walk makes its own. Elsewhere the newest way counts: a file whose number of
- * links has changed gets the descriptor of the latest walk.
+ * are not shared: each walk makes its own. Elsewhere the newest way counts: a file whose time of
+ * change is another one may have other names, and gets the descriptor of the latest walk.
  *
  * Under pressure for descriptors a node that no request uses is parked (idle.h): it has no
  * descriptors then, but a way to its file (way.h). Nodes that have theirs form a list, by which
@@ -46,7 +46,7 @@ struct v9_node {
     int32_t path_fd;                       /* O_PATH; -1: parked, which no pinned one is */
     int32_t meta_fd;                       /* metadata file (model.h), -1: none, or not known yet */
     uint32_t account;                      /* quota.h; 0: its export has no quota */
-    uint64_t nlink;                        /* when it was last walked to */
+    uint64_t changed;                      /* ctime in ns, when it was last walked to */
     struct v9_qid qid;                     /* likewise; the path and the type hold */
 };
 

@@ -180,9 +180,9 @@ struct v9_mapped {
 /* Names under which mapped-file keeps metadata: of a directory's files, of the export's root. */
 enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
 const char *v9_model_name(uint32_t which);
-/* Whether the guest may neither see nor name this directory entry: it is one of these names, under
- * mapped-file. */
-int v9_export_hides(v9_export *ex, const char *name);
+/* Whether the guest may neither see nor name this entry of directory `dir_fd`: under mapped-file it
+ * is one of these names, or another way to write one where the host's file system knows several. */
+int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
  * where there is none, which it is but under mapped-file. */
 int v9_model_find(v9_export *ex, int32_t fd);

@@ -42,7 +42,7 @@ class Keeper(Protocol):
     """Keeps metadata. The context managers go around the host's call of the same meaning; where it
     fails, all is as before."""
 
-    def admit(self, name: bytes) -> None:
+    def admit(self, dir_fd: int, name: bytes) -> None:
         """Lets a name of the guest's pass; EINVAL for one that is the keeper's own."""
 
     def placed(self, dir_fd: int, name: bytes, mapped: Mapped) -> AbstractContextManager[None]:
@@ -72,7 +72,7 @@ class XattrKeeper:
     def __init__(self, export: Export) -> None:
         self._export = export
 
-    def admit(self, name: bytes) -> None:
+    def admit(self, dir_fd: int, name: bytes) -> None:
         """See Keeper."""
 
     def placed(self, dir_fd: int, name: bytes, mapped: Mapped) -> AbstractContextManager[None]:
@@ -133,9 +133,9 @@ class FileKeeper:
         self._parent_of = parent_of
         self._lock = threading.Lock()
 
-    def admit(self, name: bytes) -> None:
+    def admit(self, dir_fd: int, name: bytes) -> None:
         """See Keeper."""
-        if self._export.hides(name):
+        if self._export.hides(dir_fd, name):
             raise OSError(errno.EINVAL, f"{name!r} is kept for metadata")
 
     # ---- metadata files ---------------------------------------------------------------------

@@ -137,7 +137,7 @@ class MappedDriver(LocalDriver):
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
         """See Driver."""
-        self._keeper.admit(name)
+        self._keeper.admit(dir_fd, name)
         mapped = self._mapped(owner, stat.S_IFDIR | mode & PERMISSIONS)
         with self._keeper.placed(dir_fd, name, mapped):
             os.mkdir(name, self._dmode, dir_fd=dir_fd)
@@ -156,7 +156,7 @@ class MappedDriver(LocalDriver):
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
     ) -> Attr:
         """See Driver."""
-        self._keeper.admit(name)
+        self._keeper.admit(dir_fd, name)
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFDIR:
             raise OSError(errno.EPERM, "a directory is no node")
@@ -167,7 +167,7 @@ class MappedDriver(LocalDriver):
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
         """See Driver."""
-        self._keeper.admit(name)
+        self._keeper.admit(dir_fd, name)
         if not target:
             raise OSError(errno.ENOENT, "a symlink to nothing")
         if len(target) > TARGET_MAX:
@@ -178,25 +178,25 @@ class MappedDriver(LocalDriver):
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver."""
-        self._keeper.admit(name)
+        self._keeper.admit(dir_fd, name)
         return super().create(dir_fd, name, flags, mode, owner)
 
     def link(self, file: File, dir_fd: int, name: bytes) -> None:
         """See Driver."""
-        self._keeper.admit(name)
+        self._keeper.admit(dir_fd, name)
         with self._keeper.linked(file, dir_fd, name):
             super().link(file, dir_fd, name)
 
     def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
         """See Driver."""
-        self._keeper.admit(name)
+        self._keeper.admit(dir_fd, name)
         with self._keeper.removed(dir_fd, name, directory=directory):
             super().unlink(dir_fd, name, directory=directory)
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         """See Driver."""
-        self._keeper.admit(old)
-        self._keeper.admit(new)
+        self._keeper.admit(old_dir, old)
+        self._keeper.admit(new_dir, new)
         with self._keeper.moved(old_dir, old, new_dir, new):
             super().rename(old_dir, old, new_dir, new)
 

@@ -166,9 +166,9 @@ class Export:
 
     # ---- metadata of the mapped security models ---------------------------------------------
 
-    def hides(self, name: bytes) -> bool:
+    def hides(self, dir_fd: int, name: bytes) -> bool:
         """Whether the guest may neither see nor name this directory entry: it holds metadata."""
-        return bool(lib.v9_export_hides(self.native, name))
+        return bool(lib.v9_export_hides(self.native, dir_fd, name))
 
     def find_metadata(self, fd: int) -> int:
         """Opens the metadata file of an open file by its present name; OSError ENOENT."""
