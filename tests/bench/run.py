@@ -183,7 +183,8 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
             continue
         with _tree(bench.program, below) as tree, bench.drivers(tree, PEERS) as drivers:
             texts.append(f"{medium} is {_file_system(tree)}.")
-            bench.measure(medium, drivers, workloads, _effort(arguments, medium))
+            here = [w for w in workloads if medium == "tmpfs" or not w.tmpfs_only]
+            bench.measure(medium, drivers, here, _effort(arguments, medium))
     texts.append(report.table(bench.rows, [HOST, *(server.name for server in PEERS)]))
     if arguments.tmpfs and not arguments.no_mapped:
         kept = [w for w in workloads if w.name in plan.MAPPED and not w.think_us]

@@ -152,17 +152,24 @@ def vhost9p(directory: Path, model: str = "passthrough") -> Iterator[Queue]:
 
 
 @contextmanager
-def virtiofsd(directory: Path) -> Iterator[Queue]:
-    """virtiofsd without a cache in the guest and without a pool of threads."""
-    with _folder() as folder, ExitStack() as stack:
+def virtiofsd_process(directory: Path) -> Iterator[tuple[Path, int]]:
+    """virtiofsd without a cache in the guest and without a pool of threads: socket and pid."""
+    with _folder() as folder:
         path = folder / "fs.sock"
         words = [*fetch.virtiofsd().command, "--socket-path", str(path)]
         words += ["--shared-dir", str(directory), "--cache=never", "--thread-pool-size=0"]
         words += ["--sandbox=chroot" if os.geteuid() == 0 else "--sandbox=none"]
-        process = stack.enter_context(_process(words, folder / "log"))
-        _wait(path.exists, "virtiofsd's socket", process)
+        with _process(words, folder / "log") as process:
+            _wait(path.exists, "virtiofsd's socket", process)
+            yield path, process.pid
+
+
+@contextmanager
+def virtiofsd(directory: Path) -> Iterator[Queue]:
+    """virtiofsd on a directory."""
+    with virtiofsd_process(directory) as (path, pid), ExitStack() as stack:
         made = _vhost_user_queue(stack, str(path), 1)  # 0 is hiprio
-        yield Queue("fuse", *made, (process.pid,))
+        yield Queue("fuse", *made, (pid,))
 
 
 # ---- QEMU's built-in server

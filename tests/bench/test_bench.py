@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import driver, run, servers
+from tests.bench import driver, guest, run, servers
 from tests.bench.driver import Driver, Point, WrongReply
 from tests.bench.report import HOST
+from tests.guest import fetch
 from tests.guest.apt import FetchError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
@@ -111,3 +112,17 @@ def test_mistakes_are_no_wrong_replies(program: Path, tmp_path: Path) -> None:
     ):
         made.run(Point("nothing", 1, "poll"), 10, 1)
     assert not isinstance(caught.value, WrongReply)
+
+
+@pytest.mark.guest
+def test_short_in_a_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every job does its work on every server's mount."""
+    try:
+        fetch.qemu(), fetch.kernel(guest.KERNEL)
+    except FetchError as error:
+        pytest.skip(f"no guest can be had: {error}")
+    assert guest.main(["--short", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    times = json.loads((tmp_path / "guest.json").read_text())
+    wanted = [*guest.jobs(guest.SHORT), *guest.bulk_jobs(guest.SHORT.cached, "cache=mmap")]
+    assert list(times) == [job.title for job in wanted]
+    assert all(set(found) == set(guest.MOUNTS) for found in times.values())
