@@ -84,9 +84,9 @@ def table(rows: Iterable[Row], servers: list[str]) -> str:
 
 def mapped_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
     """The rows that compare two servers."""
-    lines = [["workload", "depth", theirs, ours, "ratio"], ["---"] * 5]
+    lines = [["workload", "depth", "wait", theirs, ours, "ratio"], ["---"] * 6]
     for row in rows:
-        cells = [row.workload.title, str(row.point.depth)]
+        cells = [row.workload.title, str(row.point.depth), row.point.wait]
         cells += [_number(row.value(theirs)), _number(row.value(ours))]
         lines.append([*cells, _ratio(row.ratio(ours, theirs))])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -176,9 +176,9 @@ def _chart_row(row: Row, y: float, names: list[str], base: str, scale: float) ->
 
 
 def write(folder: Path, rows: list[Row], text: str, about: dict[str, object]) -> None:
-    """Writes bench.md, bench.json, and bench-MEDIUM.svg for each medium."""
+    """Writes bench.md, bench.json, and bench-MEDIUM.svg for each medium where vhost9p ran."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.md").write_text(text)
     (folder / "bench.json").write_text(as_json(rows, about))
-    for medium in dict.fromkeys(row.medium for row in rows):
+    for medium in dict.fromkeys(row.medium for row in rows if row.value(OURS)):
         (folder / f"bench-{medium}.svg").write_text(chart(rows, medium))

@@ -209,7 +209,7 @@ def main(words: Sequence[str] | None = None) -> int:
     lines += [f"{name} was left out: {why}" for name, why in bench.left_out.items()]
     lines += [f"FAILED {what}" for what in bench.failures]
     text = "\n\n".join(["\n".join(f"- {line}" for line in lines), text])
-    report.write(arguments.out, [r for r in bench.rows if "," not in r.medium], text, about)
+    report.write(arguments.out, bench.rows, text, about)
     print(text)
     print(f"Also in {os.path.relpath(arguments.out)}: bench.md, bench.json, bench-*.svg")
     return 1 if bench.failures else 0
