@@ -49,7 +49,6 @@ def conform(vm: VM, least: int, uid: int = 0) -> list[str]:
 
 
 @pytest.mark.guest
-@pytest.mark.newest
 @pytest.mark.parametrize("model", ["passthrough", pytest.param("none", marks=pytest.mark.full)])
 def test_root(boot: Boot, export: Path, tmp_path: Path, model: str) -> None:
     """Guest root, and the users that it turns into; the daemon is root."""

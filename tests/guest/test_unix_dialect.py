@@ -20,7 +20,6 @@ from tests.guest.vm import VM, Virtfs
 
 pytestmark = [
     pytest.mark.guest,
-    pytest.mark.newest,
     pytest.mark.skipif(os.geteuid() != 0, reason="files of several users need a daemon of root"),
 ]
 
