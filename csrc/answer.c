@@ -80,7 +80,6 @@ static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *da
             result = data ? v9_request_reply(r, data, size) : v9_request_error(r, error);
         v9_request_finish(dev, r, result);
         v9_device_signal(dev);
-        v9_threads_nudge(dev); /* a barrier or a full table may have ended */
     }
     pthread_mutex_unlock(&dev->lock);
     return err;

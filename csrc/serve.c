@@ -367,6 +367,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         r = dev->barrier;
         dev->barrier = NULL;
         post(dev, r, V9_UP_REQUEST);
+        v9_threads_nudge(dev);
     }
     pthread_cond_broadcast(&dev->idle);
 }

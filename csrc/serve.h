@@ -5,7 +5,7 @@
  * serve.c   the life of a request: popped, run, finished, flushed, cut off
  * answer.c  what a request is answered with, and Python's part in it
  * delay.c   requests that wait for their time, and throttle.c, which tells them when that is
- * threads.c the serving threads
+ * threads.c the serving threads, and pace.c, which tells how long they stay awake
  * device.c  what the frontend sets up: memory, ring, life cycle
  * fast_*.c  the requests that C answers; fast_unix.c those that only 9P2000.u has
  *
@@ -28,6 +28,7 @@
 #include "attr.h"
 #include "fid.h"
 #include "guest_mem.h"
+#include "pace.h"
 #include "vhost9p.h"
 #include "vring.h"
 #include "wire.h"
@@ -90,6 +91,7 @@ struct v9_scratch {
     struct iovec slice[V9_CHAIN_MAX];
     uint8_t dents[32768];
     uint8_t *reply; /* msize_max bytes */
+    struct v9_pace pace;
 };
 
 struct v9_hub {
@@ -134,10 +136,12 @@ struct v9_device {
     /* threads.c */
     int epoll_fd, nudge_fd, quit_fd, timer_fd;
     bool quit;
+    uint32_t cpu_count; /* that the process may use */
     uint32_t thread_count, runners, spares;
-    uint32_t executing, sleeping; /* runners inside a request; runners inside epoll_wait */
-    uint64_t progress;            /* changes whenever a request starts or ends */
-    uint64_t epoch;               /* changes when the runners are declared stuck */
+    uint32_t executing,
+        sleeping;      /* runners inside a request; about to be in epoll_wait, or there */
+    uint64_t progress; /* changes whenever a request starts or ends */
+    uint64_t epoch;    /* changes when the runners are declared stuck */
     bool watch_taken, watch_asleep;
     pthread_cond_t watch, spare, gone;
 
@@ -168,6 +172,7 @@ int v9_request_error(struct v9_request *r, int error);
 /* threads.c */
 int v9_threads_start(struct v9_device *dev);
 bool v9_threads_stop(struct v9_device *dev); /* false: some hang in a system call */
+/* After a change, made under the lock, that a sleeping runner has to hear of. */
 void v9_threads_nudge(struct v9_device *dev);
 void v9_threads_watch(struct v9_device *dev); /* [locked] a request starts: somebody keeps watch */
 void v9_cond_init(pthread_cond_t *cond);      /* on CLOCK_MONOTONIC */

@@ -10,13 +10,15 @@
  * watch. A stuck thread that comes back into a later epoch turns spare. Without traffic the watch
  * sleeps for good and costs nothing.
  *
- * Runners sleep in epoll on the kick descriptor, edge-triggered, so that it need not be read; and
- * on a timer, for requests that wait for their time.
+ * A runner without a request looks for the next one for a while (pace.h): the driver need not kick
+ * it, and nobody has to wake it. Then it sleeps in epoll on the kick descriptor, edge-triggered, so
+ * that it need not be read; and on a timer, for requests that wait for their time.
  */
 #define _GNU_SOURCE
 #include "serve.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -30,7 +32,11 @@ enum {
     WATCH_IDLE_LOOKS = 50, /* looks without progress or work before the watch goes to sleep */
     RING_POLL_MS = 1,      /* where the frontend gave no kick descriptor */
     STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
+    PAUSES = 8,                   /* of the CPU between two looks at the ring */
+    DISTURBED_NS = 10000,         /* between two looks: another thread ran */
 };
+
+static uint32_t looking; /* threads of the process that look for requests */
 
 struct timespec v9_from_now(int64_t ns)
 {
@@ -54,6 +60,10 @@ void v9_cond_init(pthread_cond_t *cond)
 void v9_threads_nudge(struct v9_device *dev)
 {
     const uint64_t one = 1;
+
+    /* Who is not asleep looks at everything once more, under the lock, before it sleeps. */
+    if (!__atomic_load_n(&dev->sleeping, __ATOMIC_RELAXED))
+        return;
     while (write(dev->nudge_fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
 }
@@ -74,11 +84,11 @@ static void wait_for_kick(struct v9_device *dev)
     struct epoll_event event;
     int timeout = dev->poll_ring && v9_device_can_run(dev) ? RING_POLL_MS : -1;
 
-    dev->sleeping++;
+    __atomic_add_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&dev->lock);
     epoll_wait(dev->epoll_fd, &event, 1, timeout);
     pthread_mutex_lock(&dev->lock);
-    dev->sleeping--;
+    __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
     if (v9_device_can_run(dev))
         v9_vring_disarm(&dev->ring);
 }
@@ -111,22 +121,91 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
     return true;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void pause_cpu(void)
+{
+    for (int i = 0; i < PAUSES; i++)
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#else
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+/* Of all threads that could look one less does than there are CPUs: the guest needs one to send
+ * something from. */
+static bool may_look(const struct v9_device *dev)
+{
+    if (__atomic_add_fetch(&looking, 1, __ATOMIC_RELAXED) < dev->cpu_count)
+        return true;
+    __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
+/* Looks for a request from `since` on, for as long as the pace says; NULL: there came none. The
+ * lock is free most of the time. */
+static struct v9_request *look(struct v9_device *dev, struct v9_pace *pace, int64_t since)
+{
+    struct v9_request *r = NULL;
+    int64_t last = since, now = since;
+
+    while (!r && !dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved &&
+           now - since < pace->window) {
+        pthread_mutex_unlock(&dev->lock);
+        pause_cpu();
+        pthread_mutex_lock(&dev->lock);
+        r = v9_request_next(dev);
+        if (!r)
+            v9_device_signal(dev); /* what ended in the attempt */
+        now = now_ns();
+        if (now - last > DISTURBED_NS) {
+            v9_pace_disturbed(pace);
+            return r;
+        }
+        last = now;
+    }
+    if (r)
+        v9_pace_found(pace);
+    return r;
+}
+
+/* There is no request: waits for the next one, which it may return. */
+static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_pace *pace)
+{
+    const int64_t since = now_ns();
+    const bool looks = pace->window && may_look(dev);
+    struct v9_request *r = NULL;
+
+    v9_device_signal(dev);
+    if (looks) {
+        r = look(dev, pace, since);
+        __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
+    }
+    if (!r &&
+        (!v9_device_can_run(dev) || dev->barrier || dev->starved || !v9_vring_arm(&dev->ring))) {
+        v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
+        wait_for_kick(dev);
+        v9_pace_slept(pace, now_ns() - since, looks);
+    }
+    return r;
+}
+
 static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
 {
-    struct v9_request *r;
-
     while (!dev->quit) {
-        r = v9_request_next(dev);
-        if (r) {
-            if (!execute(dev, r, scratch))
-                return;
-            continue;
-        }
-        v9_device_signal(dev);
-        if (!v9_device_can_run(dev) || dev->barrier || dev->starved || !v9_vring_arm(&dev->ring)) {
-            v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
-            wait_for_kick(dev);
-        }
+        struct v9_request *r = v9_request_next(dev);
+        if (!r)
+            r = wait_for_request(dev, &scratch->pace);
+        if (r && !execute(dev, r, scratch))
+            return;
     }
     dev->runners--;
 }
@@ -192,8 +271,10 @@ static void *serve(void *argument)
     struct v9_device *dev = argument;
     struct v9_scratch *scratch = malloc(sizeof(*scratch));
 
-    if (scratch)
+    if (scratch) {
         scratch->reply = malloc(dev->conf.msize_max);
+        v9_pace_init(&scratch->pace, (int64_t)dev->conf.poll_us * 1000);
+    }
     pthread_mutex_lock(&dev->lock);
     while (!dev->quit && scratch && scratch->reply)
         take_a_role(dev, scratch);
@@ -219,6 +300,8 @@ static int spawn(struct v9_device *dev)
     sigdelset(&all, SIGSEGV);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    if (CPU_COUNT((const cpu_set_t *)dev->conf.cpus))
+        pthread_attr_setaffinity_np(&attr, sizeof(dev->conf.cpus), (const void *)dev->conf.cpus);
     pthread_sigmask(SIG_BLOCK, &all, &old);
     dev->thread_count++;
     err = pthread_create(&thread, &attr, serve, dev);
@@ -240,8 +323,12 @@ static int watch_fd(int epoll_fd, int fd, uint32_t events)
 
 int v9_threads_start(struct v9_device *dev)
 {
+    cpu_set_t cpus;
     int err = 0;
 
+    CPU_ZERO(&cpus);
+    sched_getaffinity(0, sizeof(cpus), &cpus);
+    dev->cpu_count = (uint32_t)CPU_COUNT(&cpus);
     v9_cond_init(&dev->watch);
     v9_cond_init(&dev->spare);
     v9_cond_init(&dev->gone);

@@ -278,11 +278,15 @@ int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint
 
 /* ---- device.c: one vhost-user device with its ring, memory and fids -------------------------- */
 
+enum { V9_CPUS_MAX = 1024 }; /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
+
 struct v9_device_conf {
     uint32_t id;
     uint32_t threads;   /* running serving threads, 1..64 */
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
+    uint32_t poll_us;  /* how long a thread looks for requests before it sleeps */
+    uint64_t cpus[16]; /* bit n: serving threads may run on CPU n; none: on any */
 };
 
 v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err);

@@ -129,6 +129,7 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
     config = run.config(
         f"--socket-path={SOCKET}", f"--path={share}", "--tag=work", "--security-model=none",
         "--multidevs=remap", "--readonly", "--msize-max=512KiB", "--max-fids=1000", "--threads=4",
+        "--cpus=1", "--poll-us=50",
         "--ring=split", "--once", "--force", f"--state-dir={tmp_path}/state", "--log-level=error",
     )  # fmt: skip
     assert config == Config(
@@ -141,6 +142,8 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
                 msize_max=512 * 1024,
                 max_fids=1000,
                 threads=4,
+                cpus=(1,),
+                poll_us=50,
                 ring="split",
                 once=True,
                 force=True,
@@ -254,7 +257,12 @@ def test_nothing_unprintable_is_printed(
 
 def test_interrupted_while_starting(run: Cli, share: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "check", lambda config: signal.raise_signal(signal.SIGINT))
-    assert run("--socket", SOCKET, "--path", share) == 0
+    # Who runs the tests in the background may have them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run("--socket", SOCKET, "--path", share) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert run.served is None
 
 

@@ -88,6 +88,8 @@ devices:
     msize_max: 512KiB
     max_fids: 1_000
     threads: 2
+    cpus: 0,2-3
+    poll_us: 0
     ring: split
     once: yes
     force: on
@@ -111,6 +113,8 @@ devices:
         msize_max=512 * 1024,
         max_fids=1000,
         threads=2,
+        cpus=(0, 2, 3),
+        poll_us=0,
         ring="split",
         once=True,
         force=True,
@@ -183,6 +187,11 @@ VALUES = [
     ("max_fids: 15", "'15' is no whole number from 16 to"),
     ("max_fids: 1.5", "'1.5' is taken for float by YAML"),
     ("threads: 0", "3:10: threads: '0' is no whole number from 1 to 32"),
+    ("poll_us: 1001", "3:10: poll_us: '1001' is no whole number from 0 to 1000"),
+    ("cpus: 3-1", "3:7: cpus: '3-1' is no list of CPUs; write it as 0,4-7, with numbers below"),
+    ("cpus: 1024", "cpus: '1024' is no list of CPUs"),
+    ("cpus: all", "cpus: 'all' is no list of CPUs"),
+    ("cpus: true", "cpus: 'true' is no list of CPUs"),
     ("threads: true", "'true' is no whole number from 1 to 32"),
     ("threads: !!int ''", "3:10: threads: '' is taken for int"),
     ("once: maybe", "3:7: once: 'maybe' is text; true or false is expected, without quotes"),

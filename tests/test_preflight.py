@@ -82,6 +82,14 @@ def test_every_device_is_looked_at(host: Host) -> None:
     ]
 
 
+def test_cpus_that_the_daemon_may_not_use(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3})
+    assert host.refused(host.device("a", cpus=(0, 3))) == []
+    assert host.refused(host.device("a", cpus=(1, 3, 9), origin="vm.yaml:2:3: ")) == [
+        "vm.yaml:2:3: cpus: the daemon may not run on CPU 1, 9, but on 0, 3"
+    ]
+
+
 # ---- the daemon's own files ----------------------------------------------------------------------
 
 

@@ -253,6 +253,19 @@ def _add_what(parser: Parser) -> None:
         help="requests served at a time (default: 1)",
     )
     what.add_argument(
+        "--cpus",
+        metavar="LIST",
+        type=_leaf("cpus"),
+        help="CPUs that serving threads may run on, as 0,4-7 (default: all)",
+    )
+    what.add_argument(
+        "--poll-us",
+        metavar="US",
+        type=_leaf("poll_us"),
+        help="microseconds that a serving thread stays awake for the next request, at most, where "
+        "they come in quick succession; 0: it sleeps at once (default: 20)",
+    )
+    what.add_argument(
         "--ring",
         metavar="LAYOUT",
         type=_leaf("ring"),
@@ -378,7 +391,7 @@ def _add_how(parser: Parser) -> None:
 
 PLAIN = (
     *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr", "threads"),
-    "ring",
+    *("cpus", "poll_us", "ring"),
     *("security_model", "readonly", "fmode", "dmode", "writeout"),
 )
 QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)

@@ -56,6 +56,17 @@ def directory_problem(path: str) -> str | None:
         return f"{path} cannot be exported: {error.strerror}; it must be a directory to be read"
 
 
+def cpus_problem(cpus: tuple[int, ...]) -> str | None:
+    """Which of the CPUs the daemon may not run on (sched_getaffinity(2))."""
+    allowed = os.sched_getaffinity(0)
+    if wrong := sorted(set(cpus) - allowed):
+        return (
+            f"the daemon may not run on CPU {', '.join(map(str, wrong))}, "
+            f"but on {', '.join(map(str, sorted(allowed)))}"
+        )
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A rate: of bytes or of requests."""
@@ -187,6 +198,10 @@ class DeviceConfig:
     """Values of attributes that a guest may hold open; 0: as many as memory is set aside for."""
     threads: int = 1
     """Requests that are served at a time, while none hangs."""
+    cpus: tuple[int, ...] = ()
+    """CPUs that the threads that serve may run on; empty: all that the daemon may."""
+    poll_us: int = 20
+    """Microseconds that a thread looks for requests, at most, before it sleeps."""
     ring: Literal["packed", "split"] = "packed"
     """The newest layout of the virtqueue that the guest is offered; split always is."""
     once: bool = False

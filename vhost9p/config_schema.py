@@ -228,6 +228,8 @@ OWN_KEYS: dict[str, Leaf] = {
     "max_fids": Leaf(v.parse_number(16, 16_000_000)),
     "max_xattr": Leaf(v.parse_number(0, 2**32 - 1)),
     "threads": Leaf(v.parse_number(1, 32)),
+    "cpus": Leaf(v.parse_cpus),
+    "poll_us": Leaf(v.parse_number(0, 1000)),
     "ring": Leaf(v.parse_choice("packed", "split")),
     "once": FLAG,
     "force": FLAG,

@@ -17,6 +17,8 @@ TAG_SIZE_MAX = 254
 """Bytes: the frontend's configuration space has 256, two of which hold the length."""
 NAME_SIZE_MAX = 255
 """Bytes of a file's or an attribute's name (path_resolution(7), xattr(7))."""
+CPUS_MAX = 1024
+"""CPUs that a thread may be bound to (cpu_set_t of sched_setaffinity(2))."""
 METADATA_DIR = ".virtfs_metadata"
 """Where QEMU's model mapped-file keeps what it knows of a directory's files."""
 
@@ -152,6 +154,20 @@ def parse_number(low: int, high: int) -> Parser:
         return value
 
     return parse
+
+
+def parse_cpus(value: Any) -> tuple[int, ...]:
+    """Numbers of CPUs, as taskset(1) takes them: 0,4-7."""
+    numbers: set[int] = set()
+    for part in str(value).split(","):
+        match = re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if isinstance(value, bool) or not first <= last < CPUS_MAX:
+            raise ValueError(
+                f"is no list of CPUs; write it as 0,4-7, with numbers below {CPUS_MAX}"
+            )
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
 
 
 _UNITS = {

@@ -73,6 +73,8 @@ class Device:
                 threads=config.threads,
                 msize_max=config.msize_max,
                 max_fids=config.max_fids,
+                cpus=config.cpus,
+                poll_us=config.poll_us,
             )
             undo.callback(self._native.close)
             self._server = Server(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from vhost9p.config import Config, DeviceConfig, ExportConfig, directory_problem
+from vhost9p.config import Config, DeviceConfig, ExportConfig, cpus_problem, directory_problem
 from vhost9p.errors import UserError
 from vhost9p.policy import layers, rights
 from vhost9p.policy.forbid import why_not_forbid
@@ -121,6 +121,8 @@ def _check_device(device: DeviceConfig) -> Iterator[str]:
     for export in device.exports:
         for problem in _check_export(export, device.multidevs):
             yield export.origin + problem
+    if wrong := cpus_problem(device.cpus):
+        yield f"{device.origin}cpus: {wrong}"
     folder = os.path.dirname(device.socket or "/")
     if not os.path.isdir(folder):
         problem = f"{device.socket}: there is no directory {folder} to make the socket in"

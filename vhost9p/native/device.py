@@ -120,11 +120,21 @@ class Stats:
 class Device:
     """One virtio-9p device: memory, ring, fids, serving threads.
 
-    `threads` is how many serve at once while none is stuck, `msize_max` in bytes.
+    `threads` is how many serve at once while none is stuck, `cpus` where they may run (empty:
+    anywhere), `poll_us` how many microseconds they look for requests before they sleep;
+    `msize_max` is in bytes.
     """
 
     def __init__(
-        self, hub: Hub, handler: Handler, *, threads: int, msize_max: int, max_fids: int
+        self,
+        hub: Hub,
+        handler: Handler,
+        *,
+        threads: int,
+        msize_max: int,
+        max_fids: int,
+        cpus: Sequence[int] = (),
+        poll_us: int = 0,
     ) -> None:
         self._hub = hub
         self._number, native_hub = hub.register(handler)
@@ -135,8 +145,11 @@ class Device:
                 "threads": threads,
                 "msize_max": msize_max,
                 "max_fids": max_fids,
+                "poll_us": poll_us,
             },
         )
+        for cpu in cpus:
+            conf.cpus[cpu // 64] |= 1 << cpu % 64
         err = ffi.new("int32_t *")
         self._native = lib.v9_device_new(native_hub, conf, err)
         if not self._native:

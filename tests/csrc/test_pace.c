@@ -1,0 +1,114 @@
+// sources: pace.c
+/*
+ * How long is looked for requests before a sleep, for gaps of any kind, in simulated time.
+ */
+#define _GNU_SOURCE
+#include "pace.h"
+
+#include "check.h"
+
+enum { US = 1000, MAX = 20 * US };
+
+/* Requests come, each so long after the last; how many are found by looking, and how much time is
+ * spent on that. */
+struct outcome {
+    int found;
+    int64_t looked;
+};
+
+static struct outcome run(struct v9_pace *pace, int64_t gap, int requests)
+{
+    struct outcome outcome = {0, 0};
+
+    for (int i = 0; i < requests; i++) {
+        int64_t window = pace->window;
+        if (window > gap) {
+            v9_pace_found(pace);
+            outcome.found++;
+            outcome.looked += gap;
+        } else {
+            v9_pace_slept(pace, gap, window > 0);
+            outcome.looked += window;
+        }
+        CHECK(pace->window >= 0 && pace->window <= pace->max);
+    }
+    return outcome;
+}
+
+static void nothing_is_looked_for(void)
+{
+    struct v9_pace pace;
+
+    v9_pace_init(&pace, 0);
+    CHECK(run(&pace, 0, 100).looked == 0);
+    CHECK(run(&pace, 1, 100).found == 0);
+}
+
+static void quick_succession_is_noticed(void)
+{
+    struct v9_pace pace;
+
+    v9_pace_init(&pace, MAX);
+    CHECK(pace.window == 0);
+    CHECK(run(&pace, 2 * US, 100).found > 90);
+    CHECK(run(&pace, 10 * US, 100).found > 90);
+    /* A long pause or two do not change it; many do. */
+    CHECK(run(&pace, 1000 * US, 2).found == 0);
+    CHECK(run(&pace, 2 * US, 100).found > 90);
+    CHECK(run(&pace, 1000 * US, 100).looked <= 4 * MAX);
+    CHECK(pace.window == 0);
+}
+
+static void a_sleep_counts_for_its_wakeup_too(void)
+{
+    struct v9_pace pace;
+
+    v9_pace_init(&pace, MAX);
+    v9_pace_slept(&pace, 2 * MAX, false);
+    CHECK(pace.window > 0);
+    v9_pace_init(&pace, MAX);
+    v9_pace_slept(&pace, 2 * MAX + 1, false);
+    CHECK(pace.window == 0);
+}
+
+static void looking_in_vain_ends(void)
+{
+    struct v9_pace pace;
+    struct outcome outcome;
+
+    v9_pace_init(&pace, MAX);
+    outcome = run(&pace, MAX + 10 * US, 100000);
+    CHECK(outcome.found == 0);
+    CHECK(outcome.looked < 100000ll * US / 10); /* less than a tenth of a microsecond each */
+    /* It is tried again all the same. */
+    CHECK(run(&pace, 2 * US, 10000).found > 5000);
+    CHECK(run(&pace, 2 * US, 1000).found == 1000);
+}
+
+static void others_get_the_cpu(void)
+{
+    struct v9_pace pace;
+    int rest = 0;
+
+    v9_pace_init(&pace, MAX);
+    run(&pace, 2 * US, 100);
+    v9_pace_disturbed(&pace);
+    for (; !pace.window && rest < 10000; rest++)
+        v9_pace_slept(&pace, 2 * US, false);
+    CHECK(rest > 10 && rest < 1000);
+    v9_pace_disturbed(&pace);
+    for (int i = 0; i < rest; i++) {
+        CHECK(pace.window == 0); /* longer than the first time */
+        v9_pace_slept(&pace, 2 * US, false);
+    }
+}
+
+int main(void)
+{
+    nothing_is_looked_for();
+    quick_succession_is_noticed();
+    a_sleep_counts_for_its_wakeup_too();
+    looking_in_vain_ends();
+    others_get_the_cpu();
+    return check_report();
+}
