@@ -211,10 +211,13 @@ void v9_mem_clear(struct v9_mem *mem)
 
 bool v9_mem_lost(struct v9_mem *mem)
 {
-    const bool lost = atomic_exchange(&mem->faulted, false);
-
-    mem->patched |= lost;
-    return lost;
+    /* Asked for each completion: an exchange would wait until the driver's CPU has let go of what
+     * was just published. */
+    if (!atomic_load_explicit(&mem->faulted, memory_order_relaxed))
+        return false;
+    atomic_store(&mem->faulted, false);
+    mem->patched = true;
+    return true;
 }
 
 void v9_mem_restore(struct v9_mem *mem)

@@ -82,6 +82,28 @@ def table(rows: Iterable[Row], servers: list[str]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def summary(rows: Iterable[Row], medium: str, depths: tuple[int, int] = (1, 32)) -> str:
+    """One line for each workload, waiting by polling: QEMU, virtiofsd and vhost9p at both depths,
+    and how many times as fast as virtiofsd vhost9p is."""
+    servers = (QEMU, PEER, OURS)
+    found: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        if row.medium == medium and row.point.wait == "poll" and row.value(OURS):
+            found.setdefault(f"{row.workload.title}, {row.workload.unit}", {})[row.point.depth] = row
+    head = ["workload, unit"]
+    for depth in depths:
+        head += [f"depth {depth}: {servers[0]}", *servers[1:], "ratio"]
+    lines = [head, ["---"] * len(head)]
+    for title, at in found.items():
+        cells = [title]
+        for depth in depths:
+            row = at.get(depth)
+            cells += [_number(row.value(name)) if row else "-" for name in servers]
+            cells.append(_ratio(row.ratio(OURS, PEER)) if row else "-")
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def mapped_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
     """The rows that compare two servers."""
     lines = [["workload", "depth", "wait", theirs, ours, "ratio"], ["---"] * 6]

@@ -185,6 +185,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
             texts.append(f"{medium} is {_file_system(tree)}.")
             here = [w for w in workloads if medium == "tmpfs" or not w.tmpfs_only]
             bench.measure(medium, drivers, here, _effort(arguments, medium))
+    texts += [report.summary(bench.rows, "tmpfs"), "Everything:"]
     texts.append(report.table(bench.rows, [HOST, *(server.name for server in PEERS)]))
     if arguments.tmpfs and not arguments.no_mapped:
         kept = [w for w in workloads if w.name in plan.MAPPED and not w.think_us]

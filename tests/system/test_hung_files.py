@@ -105,6 +105,20 @@ def test_other_requests_go_on(hung: Hung, kind: str) -> None:
         assert kind != "read" or fields[0] == b"h" * COUNT
 
 
+def test_one_kick_for_what_hangs_and_the_next(hung: Hung) -> None:
+    """Whoever takes the first of two requests leaves the second to somebody who is awake."""
+    client = hung.share.client
+    fid = hung.open()
+    stuck = client.submit(T.READ, fid, 0, COUNT, kick=False)
+    others = [client.submit(T.GETATTR, hung.share.top, 0x7FF, kick=False) for _ in range(3)]
+    hung.share.machine.ring.kick()
+    for other in others:
+        client.wait(other)
+    assert stuck.reply is None
+    hung.release()
+    client.wait(stuck)
+
+
 def test_hundred_reads_hang(hung: Hung) -> None:
     """More than there may be threads: then nothing goes on, and nothing is lost."""
     client = hung.share.client
