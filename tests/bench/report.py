@@ -89,7 +89,9 @@ def summary(rows: Iterable[Row], medium: str, depths: tuple[int, int] = (1, 32))
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
         if row.medium == medium and row.point.wait == "poll" and row.value(OURS):
-            found.setdefault(f"{row.workload.title}, {row.workload.unit}", {})[row.point.depth] = row
+            found.setdefault(f"{row.workload.title}, {row.workload.unit}", {})[row.point.depth] = (
+                row
+            )
     head = ["workload, unit"]
     for depth in depths:
         head += [f"depth {depth}: {servers[0]}", *servers[1:], "ratio"]
