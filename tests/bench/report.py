@@ -99,9 +99,9 @@ def summary(rows: Iterable[Row], medium: str, depths: tuple[int, int] = (1, 32))
     for title, at in found.items():
         cells = [title]
         for depth in depths:
-            row = at.get(depth)
-            cells += [_number(row.value(name)) if row else "-" for name in servers]
-            cells.append(_ratio(row.ratio(OURS, PEER)) if row else "-")
+            there = at.get(depth)
+            cells += [_number(there.value(name)) if there else "-" for name in servers]
+            cells.append(_ratio(there.ratio(OURS, PEER)) if there else "-")
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
