@@ -50,6 +50,7 @@ static inline bool v9_epoch_held(const struct v9_epoch *epoch, uint32_t moment)
 struct v9_export {
     struct v9_export_conf conf;
     v9_qidmap *qidmap; /* not its own: exports that one guest sees share it */
+    v9_mounts *mounts; /* likewise; NULL: listings look at every entry, or at none */
     uint32_t index;    /* in its device */
     char name[V9_NAME_SIZE];
     v9_export *above;           /* its root is directory `name` of this one's; NULL: of none */

@@ -1,16 +1,13 @@
 /*
- * fast_dir: Twalk, Treaddir, Treadlink: what reads the name space.
+ * fast_dir: Twalk and Treadlink, and what a listing (fast_list.c) needs a step for.
  */
 #define _GNU_SOURCE
 #include "serve.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stddef.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "model.h"
@@ -188,11 +185,6 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
     return v9_request_reply(r, reply, size);
 }
 
-/* ---- Treaddir ----------------------------------------------------------------------------------
- */
-
-enum { ENTRY_SIZE = P9_QID_SIZE + 8 + 1 + 2 }; /* qid offset[8] type[1] name[s] */
-
 /* What a step leads to. "..", seen from the guest's root, is the root: what is above it is not the
  * guest's to see. */
 int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
@@ -207,149 +199,4 @@ int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, cons
     if (!err)
         leave(&there);
     return err;
-}
-
-/*
- * The qid and the type of an entry. Where all files have the export's own device, the inode number
- * that the directory tells is enough (as QEMU answers), and the type of what a mapped model does
- * not make something else; else its attributes are read. -ENOENT: leave out.
- */
-static int look_at(const struct v9_listing *list, struct v9_request *r,
-                   const struct v9_dirent *entry, struct v9_qid *qid, uint8_t *type)
-{
-    const bool there = list->ex->below || !strcmp(entry->d_name, "..");
-    struct v9_attr attr = {0};
-    int err;
-
-    *type = entry->d_type;
-    if (there || list->ex->conf.stat_entries) {
-        err = there ? v9_fast_look_there(list, r, entry->d_name, &attr)
-                    : v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, &attr);
-        *qid = attr.qid;
-        if (!err)
-            *type = IFTODT(attr.mode);
-        return err;
-    }
-    if (list->ex->conf.model != V9_MODEL_HOST && *type == DT_REG)
-        *type = IFTODT(v9_model_type(list->ex, list->fid->io_fd, entry->d_name));
-    *qid = (struct v9_qid){
-        .type = *type == DT_DIR   ? 0x80
-                : *type == DT_LNK ? 0x02
-                                  : 0,
-        .path = entry->d_ino,
-    };
-    return 0;
-}
-
-static int pack_entry(struct v9_listing *list, struct v9_request *r, const struct v9_dirent *entry)
-{
-    const size_t length = strlen(entry->d_name);
-    struct v9_qid qid;
-    uint8_t type;
-    int err;
-
-    if ((size_t)(list->end - list->at) < ENTRY_SIZE + length) {
-        list->full = true;
-        return 0;
-    }
-    err = look_at(list, r, entry, &qid, &type);
-    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
-        return err;
-    list->offset = (uint64_t)entry->d_off;
-    if (err == -ENODEV) /* multidevs=forbid: visible, by the number that the directory tells */
-        qid = (struct v9_qid){.type = entry->d_type == DT_DIR ? 0x80 : 0, .path = entry->d_ino};
-    else if (err)
-        return 0; /* it vanished, or cannot be looked at: left out */
-    list->at = v9_put_qid(list->at, &qid);
-    list->at = v9_put(v9_put(list->at, (uint64_t)entry->d_off, 8), type, 1);
-    list->at = v9_put(list->at, length, 2);
-    memcpy(list->at, entry->d_name, length);
-    list->at += length;
-    return 0;
-}
-
-static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8_t *dents,
-                      long size)
-{
-    for (long at = 0; at < size && !list->full;) {
-        const struct v9_dirent *entry = (const void *)(dents + at);
-        int err = 0;
-        if (v9_export_hides(list->ex, list->node->path_fd, entry->d_name))
-            list->offset = (uint64_t)entry->d_off;
-        else
-            err = list->pack(list, r, entry);
-        if (err)
-            return err;
-        at += entry->d_reclen;
-    }
-    return 0;
-}
-
-/* The directory's mutex makes seek and read one. */
-int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid, uint64_t offset,
-                 struct v9_scratch *scratch)
-{
-    long size;
-    int err;
-
-    /* Offset 0 is always sought: rewinddir(3) wants to see new entries. */
-    if ((offset == 0 || fid->dir_offset != offset) &&
-        lseek(fid->io_fd, (off_t)offset, SEEK_SET) < 0)
-        return -errno;
-    list->offset = offset;
-    fid->dir_offset = UINT64_MAX;
-    while (!list->full) {
-        size = syscall(SYS_getdents64, fid->io_fd, scratch->dents, sizeof(scratch->dents));
-        if (size < 0)
-            return -errno;
-        if (size == 0)
-            break;
-        err = pack_dents(list, r, scratch->dents, size);
-        if (err)
-            return err;
-    }
-    if (!list->full)
-        fid->dir_offset = list->offset;
-    return list->full && list->at == list->start ? -EINVAL
-                                                 : 0; /* as getdents64 with too small a buffer */
-}
-
-int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
-                    struct v9_scratch *scratch)
-{
-    uint32_t number = v9_in_u32(in), count, size;
-    uint64_t offset = v9_in_u64(in);
-    uint8_t *const entries = scratch->reply + P9_IO_SIZE;
-    struct v9_listing list = {.pack = pack_entry, .start = entries, .at = entries};
-    struct v9_node *node;
-    struct v9_fid *fid;
-    int err;
-
-    count = v9_in_u32(in);
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    if (count > dev->msize - P9_IO_SIZE)
-        count = dev->msize - P9_IO_SIZE;
-    if (count > r->chain.writable_size - P9_IO_SIZE)
-        count = (uint32_t)(r->chain.writable_size - P9_IO_SIZE);
-    list.end = entries + count;
-    err = v9_fast_file(dev, number, &fid, &node);
-    if (err)
-        return err;
-    list.ex = v9_node_export(dev, node);
-    list.fid = fid;
-    list.node = node;
-    err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
-    if (!err) {
-        pthread_mutex_lock(&fid->dir_lock);
-        err = v9_fast_list(&list, r, fid, offset, scratch);
-        pthread_mutex_unlock(&fid->dir_lock);
-    }
-    v9_fids_unpin(&dev->fids, fid);
-    if (err)
-        return err;
-    size = P9_IO_SIZE + (uint32_t)(list.at - entries);
-    v9_put_header(scratch->reply, size, P9_TREADDIR + 1, r->tag);
-    v9_put(scratch->reply + P9_HEADER_SIZE, size - P9_IO_SIZE, 4);
-    return v9_request_reply(r, scratch->reply, size);
 }

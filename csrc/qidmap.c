@@ -359,18 +359,33 @@ int v9_qidmap_add_file(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t p
 /* ---- looking up --------------------------------------------------------------------------------
  */
 
-static int find_path(const v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path)
+/* The group that an inode fits into: no other group of the device has it, since a group is only
+ * made for an inode that none has, and never with fewer bits than those before it. */
+static bool find_group(const v9_qidmap *map, uint32_t device, uint64_t ino,
+                       struct v9_qid_group *group)
 {
     const struct entry *entry = find(map, LENGTHS, device, 0);
-    unsigned bits;
+    uint32_t bits;
 
     for (uint64_t left = entry ? entry->value : 0; left; left &= left - 1) {
-        bits = (unsigned)__builtin_ctzll(left);
+        bits = (uint32_t)__builtin_ctzll(left);
         entry = find(map, GROUP, group_key(device, bits), ino >> (64 - bits));
         if (entry) {
-            *path = ino << bits | entry->value;
-            return 0;
+            *group = (struct v9_qid_group){ino >> (64 - bits), entry->value, bits, true};
+            return true;
         }
+    }
+    return false;
+}
+
+static int find_path(const v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path,
+                     struct v9_qid_group *group)
+{
+    const struct entry *entry;
+
+    if (find_group(map, device, ino, group)) {
+        *path = v9_qid_group_path(group, ino);
+        return 0;
     }
     entry = find(map, SINGLE, device, ino);
     if (!entry)
@@ -381,16 +396,17 @@ static int find_path(const v9_qidmap *map, uint32_t device, uint64_t ino, uint64
 
 int v9_qidmap_find(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path)
 {
+    struct v9_qid_group group;
     int err;
 
     pthread_rwlock_rdlock(&map->lock);
-    err = find_path(map, device, ino, path);
+    err = find_path(map, device, ino, path, &group);
     pthread_rwlock_unlock(&map->lock);
     return err;
 }
 
-int v9_qidmap_lookup(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino,
-                     uint32_t *device, uint64_t *path)
+int v9_qidmap_near(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino, uint32_t *device,
+                   uint64_t *path, struct v9_qid_group *group)
 {
     const struct entry *entry;
     uint32_t flags;
@@ -404,12 +420,20 @@ int v9_qidmap_lookup(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t 
         if (flags & V9_DEV_DENY) {
             err = -ENODEV;
         } else if (flags & V9_DEV_IDENTITY) {
+            *group = (struct v9_qid_group){.known = true};
             *path = ino;
             err = 0;
         } else {
-            err = find_path(map, *device, ino, path);
+            err = find_path(map, *device, ino, path, group);
         }
     }
     pthread_rwlock_unlock(&map->lock);
     return err;
+}
+
+int v9_qidmap_lookup(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino,
+                     uint32_t *device, uint64_t *path)
+{
+    struct v9_qid_group group;
+    return v9_qidmap_near(map, st_dev, mnt_id, ino, device, path, &group);
 }

@@ -75,6 +75,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
     r->dead = r->admitted = false;
+    r->asked = 0;
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
@@ -291,8 +292,23 @@ static v9_handler *const unix_handlers[256] = {
     [P9_TWRITE] = v9_fast_write, [P9_TCLUNK] = v9_fast_clunk, [P9_TSTAT] = v9_fast_stat,
 };
 
+/* The question for Python that a handler's result is. */
+static uint32_t question_kind(int result)
+{
+    switch (result) {
+    case -V9_NO_DEVICE:
+        return V9_UP_DEVICE;
+    case -V9_NO_GROUP:
+        return V9_UP_GROUP;
+    case -V9_NO_MOUNT:
+        return V9_UP_MOUNT;
+    default:
+        return V9_UP_REQUEST;
+    }
+}
+
 /* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
- * -V9_NO_DEVICE, -V9_NO_GROUP or -V9_NOT_YET. */
+ * -V9_NO_DEVICE, -V9_NO_GROUP, -V9_NO_MOUNT or -V9_NOT_YET. */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
     v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
@@ -302,8 +318,8 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
     if (!handler)
         return V9_PASS;
     result = handler(dev, r, &in, scratch);
-    if (result >= 0 || result == V9_PASS || result == -V9_NO_DEVICE || result == -V9_NO_GROUP ||
-        result == -V9_NOT_YET)
+    if (result >= 0 || result == V9_PASS || result == -V9_NOT_YET ||
+        question_kind(result) != V9_UP_REQUEST)
         return result;
     return v9_request_error(r, -result);
 }
@@ -345,10 +361,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         result = v9_request_error(r, EINTR);
     }
     if (!dead && result < 0) {
-        post(dev, r,
-             result == -V9_NO_DEVICE  ? V9_UP_DEVICE
-             : result == -V9_NO_GROUP ? V9_UP_GROUP
-                                      : V9_UP_REQUEST);
+        post(dev, r, question_kind(result));
         pthread_cond_broadcast(&dev->idle);
         return;
     }

@@ -29,6 +29,7 @@
 #include "fid.h"
 #include "guest_mem.h"
 #include "pace.h"
+#include "qidmap.h"
 #include "vhost9p.h"
 #include "vring.h"
 #include "wire.h"
@@ -71,6 +72,7 @@ struct v9_request {
     uint8_t type;
     uint8_t dialect; /* V9_9P2000*: the session's that it came in */
     bool admitted;   /* it has waited for its time */
+    uint8_t asked;   /* how often it has asked about a mount */
     uint16_t tag;
     int error;                   /* found while parsing the header, -errno */
     uint32_t size;               /* size[4] of the message */
@@ -81,7 +83,7 @@ struct v9_request {
     struct v9_request *next;     /* in the device's free or resumed list, or among delays */
     struct v9_note note;         /* its upcall */
     struct v9_note flush_note;   /* V9_UP_FLUSH about it */
-    struct v9_upcall question;   /* V9_UP_DEVICE, V9_UP_GROUP: what its handler needs to know */
+    struct v9_upcall question;   /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler needs to know */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -178,7 +180,7 @@ void v9_threads_watch(struct v9_device *dev); /* [locked] a request starts: some
 void v9_cond_init(pthread_cond_t *cond);      /* on CLOCK_MONOTONIC */
 struct timespec v9_from_now(int64_t ns);
 
-/* fast_file.c, fast_dir.c, fast_unix.c */
+/* fast_file.c, fast_dir.c, fast_list.c, fast_unix.c */
 typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                        struct v9_scratch *scratch);
 v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
@@ -213,6 +215,8 @@ struct v9_listing {
     v9_export *ex;
     const struct v9_fid *fid;
     const struct v9_node *node;
+    struct v9_view *view;      /* which entries to look at (mounts.h); NULL: all, if any */
+    struct v9_qid_group group; /* the directory's own device's, as last used */
     uint8_t *start, *at, *end;
     uint64_t offset; /* d_off of the last entry that was dealt with */
     uint64_t skip;   /* fast_unix.c: bytes to leave out first */

@@ -25,6 +25,7 @@ typedef struct v9_device v9_device;
 typedef struct v9_export v9_export;
 typedef struct v9_qidmap v9_qidmap;
 typedef struct v9_quota v9_quota;
+typedef struct v9_mounts v9_mounts;
 
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
@@ -40,6 +41,7 @@ enum {
 enum {
     V9_NO_DEVICE = 4097, /* (st_dev, mount id) is unknown */
     V9_NO_GROUP = 4098,  /* the device has no group for this inode's high bits */
+    V9_NO_MOUNT = 4100,  /* it is not known which entries of a mount's directories to look at */
 };
 
 v9_qidmap *v9_qidmap_new(void);
@@ -84,7 +86,7 @@ struct v9_attr {
 struct v9_export_conf {
     int32_t root_fd;       /* O_PATH descriptor of the export's root; duplicated */
     uint32_t readonly;     /* opens for writing fail with EROFS */
-    uint32_t stat_entries; /* Treaddir reads the attributes of every entry (multidevs remap) */
+    uint32_t stat_entries; /* a listing tells the qids that a walk tells (multidevs remap) */
     uint32_t model;        /* V9_MODEL_* */
     uint32_t writeout;     /* what is written goes out to the disk at once (writeout=immediate) */
 };
@@ -237,6 +239,30 @@ int v9_quota_hold_file(v9_quota *quota, int32_t fd, uint32_t born);
 void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, uint32_t gone);
 void v9_quota_release(v9_quota *quota, uint32_t account);
 
+/* ---- mounts.c: which entries of a directory may lie on another device -------------------------
+ */
+
+/* Which entries' attributes a listing has to read: those on whose names something is mounted, */
+enum {
+    V9_LOOK_NAMED = 0, /* and no other: the rest are what the directory tells, on its own device */
+    V9_LOOK_DIRS = 1,  /* and directories */
+    V9_LOOK_ALL = 2,   /* all */
+};
+
+/* `mountinfo` (/proc/self/mountinfo) is duplicated; nobody else may poll it. */
+v9_mounts *v9_mounts_new(int32_t mountinfo, int32_t *err);
+void v9_mounts_free(v9_mounts *mounts);
+/*
+ * Installs what V9_UP_MOUNT asked for: it tells the generation, and the mount table was read since.
+ * `names` are the names, each NUL-terminated, `size` bytes in all. Nothing is installed, which is
+ * no error, where mounts have changed again; the request then asks again.
+ */
+int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint32_t look,
+                  const char *names, uint32_t size);
+/* With stat_entries: from now on not every entry's attributes are read. `mounts` outlives the
+ * export. Once, before the export is served. */
+int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
+
 /* ---- hub.c, answer.c: upcalls -----------------------------------------------------------------
  */
 
@@ -247,12 +273,13 @@ enum {
     V9_UP_FLUSH =
         3, /* a = slot, b = seq of a request in Python's hands: end it early if it waits */
     V9_UP_BROKEN = 4, /* the ring is broken; data = reason (NUL-terminated) */
+    V9_UP_MOUNT = 5,  /* a = mount id, b = generation, fd = O_PATH descriptor on it (close it) */
 };
 
 struct v9_upcall {
     uint32_t device; /* the id given to v9_device_new */
     uint32_t kind;
-    uint32_t slot, seq; /* names the request in v9_reply and v9_resume (REQUEST, DEVICE, GROUP) */
+    uint32_t slot, seq; /* names the request in v9_reply and v9_resume (all but FLUSH, BROKEN) */
     uint32_t size;
     int32_t fd;
     const uint8_t *data; /* valid until the reply */
@@ -270,7 +297,7 @@ void v9_hub_close(v9_hub *hub);
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
 /* Answers with the session's error message: Rlerror, or Rerror in 9P2000.u. */
 int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error);
-/* Runs a request again after its V9_UP_DEVICE or V9_UP_GROUP was decided. */
+/* Runs a request again after its V9_UP_DEVICE, V9_UP_GROUP or V9_UP_MOUNT was decided. */
 int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq);
 /* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,

@@ -117,10 +117,12 @@ class Device:
             self._decide(upcall)
 
     def _decide(self, upcall: Upcall) -> None:
-        """A question of the qid map; C runs the request again, or it fails."""
+        """A question of the qid map or of a listing; C runs the request again, or it fails."""
         try:
             if upcall.kind == Upcall.DEVICE:
                 self.exports.policy.device(upcall.a, upcall.b, upcall.fd)
+            elif upcall.kind == Upcall.MOUNT and self.exports.listing:
+                self.exports.listing.mount(upcall.a, upcall.b, upcall.fd)
             else:
                 self.exports.policy.group(upcall.a, upcall.b)
         except OSError as error:

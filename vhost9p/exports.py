@@ -21,6 +21,7 @@ from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, M
 from vhost9p.native.qidmap import QidMap
 from vhost9p.native.quota import Quota
 from vhost9p.policy.layers import layered
+from vhost9p.policy.listing import ListingPolicy
 from vhost9p.policy.multidevs import make_policy
 from vhost9p.policy.quota import QuotaLayer, open_quota
 from vhost9p.policy.state import StateFile
@@ -43,6 +44,9 @@ class Exports:
             self._undo = undo
             self._qidmap = QidMap()
             undo.callback(self._qidmap.close)
+            self.listing = ListingPolicy() if config.multidevs == "remap" else None
+            if self.listing:
+                undo.callback(self.listing.close)
             if names:
                 drivers.append(self._open_meeting_place(list(names)))
             drivers += [self._open(each) for each in config.exports]
@@ -64,10 +68,11 @@ class Exports:
         export = Export(
             fd,
             readonly=readonly,
-            stat_entries=self._config.multidevs == "remap",
+            stat_entries=self.listing is not None,
             model=MODELS.get(model, MODEL_HOST),
             writeout=writeout,
             qidmap=self._qidmap,
+            mounts=self.listing.views if self.listing else None,
         )
         self._undo.callback(export.close)
         if not self.natives:

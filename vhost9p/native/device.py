@@ -35,6 +35,7 @@ class Upcall:
     GROUP = lib.V9_UP_GROUP
     FLUSH = lib.V9_UP_FLUSH
     BROKEN = lib.V9_UP_BROKEN
+    MOUNT = lib.V9_UP_MOUNT
 
     kind: int
     slot: int

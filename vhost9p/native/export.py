@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from vhost9p.native.library import check, ffi, lib
+from vhost9p.native.mounts import MountViews
 from vhost9p.native.qidmap import FileKey, QidMap
 
 MODEL_HOST: int = lib.V9_MODEL_HOST
@@ -79,6 +80,8 @@ class Mapped:
 class Export:
     """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
     one guest sees share a `qidmap`. With `writeout` what is written goes out to the disk at once.
+    With `stat_entries` listings tell the qids that walks tell: by looking at every entry, or with
+    `mounts`, which outlives the export, at those that may lie on another device.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Export:
         model: int = MODEL_HOST,
         writeout: bool = False,
         qidmap: QidMap | None = None,
+        mounts: MountViews | None = None,
     ) -> None:
         conf = ffi.new(
             "struct v9_export_conf *",
@@ -107,6 +111,8 @@ class Export:
         self.native = lib.v9_export_new(conf, self.qidmap.native, err)
         if not self.native:
             raise OSError(-err[0], os.strerror(-err[0]))
+        if mounts:
+            check(lib.v9_export_set_mounts(self.native, mounts.native))
         self.policy: QidPolicy | None = None
 
     def close(self) -> None:

@@ -88,14 +88,18 @@ class Mount(NamedTuple):
 
 
 class MountTable:
-    """Looks at the mounts of the namespace, and below the root directory, that it was made in."""
+    """Looks at the mounts of the namespace, and below the root directory, that it was made in.
+
+    poll(2) finds the descriptor `watched` in an exceptional state once after each change: whoever
+    polls it first. So it is either for `watch` or for one other that polls.
+    """
 
     def __init__(self) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._fds: list[int] = []
         try:
             self._mountinfo = self._keep(os.open("/proc/self/mountinfo", flags))
-            self._watched = self._keep(os.open("/proc/self/mountinfo", flags))
+            self.watched = self._keep(os.open("/proc/self/mountinfo", flags))
             self._fdinfo = self._keep(os.open("/proc/self/fdinfo", flags | os.O_DIRECTORY))
             self._root = self._keep(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError:
@@ -171,7 +175,7 @@ class MountTable:
 
     def watch(self, changed: Callable[[], None]) -> "MountWatch":
         """Calls `changed` on a thread of its own whenever a mount has come or gone."""
-        return MountWatch(self._watched, changed)
+        return MountWatch(self.watched, changed)
 
 
 class MountWatch:
