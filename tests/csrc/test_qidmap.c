@@ -55,6 +55,47 @@ static void test_lookups(void)
     v9_qidmap_free(NULL);
 }
 
+/* Where a group fits, it tells what a lookup tells; where none does, nothing. */
+static void test_groups_that_are_kept(void)
+{
+    static const uint64_t inos[] = {
+        0,    5, 0x7fffffffffffffff, 0x8000000000000005, 0x9fffffffffffffff, 0xa000000000000005,
+        ~0ull};
+    enum { COUNT = sizeof(inos) / sizeof(inos[0]) };
+    v9_qidmap *map = v9_qidmap_new();
+    struct v9_qid_group group = {0};
+    uint64_t path, kept;
+    uint32_t device;
+    int fits = 0;
+
+    v9_qidmap_set_device(map, 1, 10, 3, 0);
+    v9_qidmap_set_device(map, 2, 10, 4, V9_DEV_IDENTITY);
+    v9_qidmap_add_group(map, 3, 1, 0, 1);
+    v9_qidmap_add_group(map, 3, 3, 4, 2);
+    v9_qidmap_add_file(map, 3, 0xa000000000000005, 4711);
+    CHECK(!v9_qid_group_fits(&group, 0));
+    CHECK(v9_qidmap_near(map, 1, 10, 0xa000000000000005, &device, &path, &group) == 0);
+    CHECK(path == 4711 && !group.known);
+    CHECK(v9_qidmap_near(map, 1, 10, ~0ull, &device, &path, &group) == -V9_NO_GROUP);
+    CHECK(!group.known);
+    for (int i = 0; i < COUNT; i++) {
+        group = (struct v9_qid_group){0};
+        v9_qidmap_near(map, 1, 10, inos[i], &device, &path, &group);
+        for (int j = 0; j < COUNT; j++) {
+            if (!v9_qid_group_fits(&group, inos[j]))
+                continue;
+            kept = v9_qid_group_path(&group, inos[j]);
+            CHECK(v9_qidmap_lookup(map, 1, 10, inos[j], &device, &path) == 0 && path == kept);
+            fits++;
+        }
+    }
+    CHECK(fits == 3 * 3 + 2 * 2);
+    CHECK(v9_qidmap_near(map, 2, 10, 5, &device, &path, &group) == 0 && path == 5);
+    for (int j = 0; j < COUNT; j++)
+        CHECK(v9_qid_group_fits(&group, inos[j]) && v9_qid_group_path(&group, inos[j]) == inos[j]);
+    v9_qidmap_free(map);
+}
+
 static void test_refusals(void)
 {
     v9_qidmap *map = v9_qidmap_new();
@@ -232,6 +273,7 @@ static void test_rubbish_is_not_attached(void)
 int main(void)
 {
     test_lookups();
+    test_groups_that_are_kept();
     test_refusals();
     test_growth();
     test_devices_without_bound();
