@@ -2,6 +2,7 @@
 # make test-all  the full matrix of kernels, models and users
 # make demo      set-up, then the daemon, a guest, a mount, and what there is to see
 # make bench     vhost9p beside its peers: speed, latency, CPU time (a few minutes)
+# make bench-upcalls  what the requests cost that Python answers
 # make bench-guest  the same in a real guest under emulation
 # make build     the virtual environment (.venv) with vhost9p installed in it
 # make clean     removes what the build made; the cache of QEMU and kernels stays
@@ -14,7 +15,7 @@ C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h tests/fuzz
            $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: build lint test test-all demo bench bench-guest clean
+.PHONY: build lint test test-all demo bench bench-upcalls bench-guest clean
 
 build: $(VENV)/.built
 
@@ -48,6 +49,9 @@ demo: build
 
 bench: build
 	$(BIN)/python -m tests.bench.run $(BENCH)
+
+bench-upcalls: build
+	$(BIN)/python -m tests.bench.upcalls $(BENCH)
 
 bench-guest: build
 	$(BIN)/python -m tests.bench.guest $(BENCH)

@@ -33,10 +33,32 @@ enum workload {
     WRITE_LARGE,
     LIST,
     CREATE,
+    /* What vhost9p answers in Python: is_upcall. */
+    CHMOD,
+    UTIMENS,
+    TRUNCATE,
+    RENAME,
+    LINK,
+    XATTR_GET,
+    XATTR_SET,
+    LOCK,
+    GETLOCK,
+    FSYNC,
+    ATTACH,
     FRESH_STAT,
     FRESH_WALK,
     WORKLOADS,
 };
+
+static inline bool is_upcall(enum workload workload)
+{
+    return workload >= CHMOD && workload <= ATTACH;
+}
+
+/* The attribute of XATTR_GET and XATTR_SET. */
+#define XATTR_NAME "user.bench"
+#define XATTR_VALUE "a value of 24 bytes, say"
+enum { XATTR_SIZE = sizeof(XATTR_VALUE) - 1 };
 
 enum payload { NO_PAYLOAD, PAYLOAD_OUT, PAYLOAD_IN };
 
@@ -77,10 +99,16 @@ struct protocol {
     bool (*step)(enum workload workload, struct lane *lane);
     /* Checks what all replies have in common: sizes, type, tag. */
     void (*check)(const struct lane *lane);
+    bool lacks_upcalls; /* the workloads that is_upcall tells */
 };
 
 extern const struct protocol ninep, fuse, host;
 extern int host_directory; /* what `host` works on */
+
+/* host_upcalls.c */
+void host_prepare_upcall(enum workload workload);
+void host_release_upcall(void);
+void host_step_upcall(enum workload workload);
 
 /* The run under way, for messages, and what it works on. */
 struct run {

@@ -182,6 +182,12 @@ static bool writes(void)
     return run.workload == WRITE_SMALL || run.workload == WRITE_LARGE;
 }
 
+/* Whether files are made in `made`, and removed again. */
+static bool makes(void)
+{
+    return run.workload == CREATE || is_upcall(run.workload);
+}
+
 static void before_run(void)
 {
     if (run.workload >= FRESH_STAT)
@@ -204,9 +210,9 @@ static void after_run(void)
         protocol->release(run.workload, &lanes[i]);
     if (writes())
         tree_written_check(tree_fd, write_size());
-    if (run.workload == CREATE && unlinkat(tree_fd, "made", AT_REMOVEDIR) < 0)
+    if (makes() && unlinkat(tree_fd, "made", AT_REMOVEDIR) < 0)
         wrong(NULL, "files that were removed are still there (errno %d)", errno);
-    if (run.workload == CREATE && mkdirat(tree_fd, "made", 0755) < 0)
+    if (makes() && mkdirat(tree_fd, "made", 0755) < 0)
         broken("made cannot be made: errno %d", errno);
     if (run.workload >= FRESH_STAT)
         tree_fresh_remove(tree_fd, run.workload);

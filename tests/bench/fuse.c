@@ -554,4 +554,4 @@ static void release(enum workload workload, struct lane *lane)
     }
 }
 
-const struct protocol fuse = {begin, prepare, release, step, check};
+const struct protocol fuse = {begin, prepare, release, step, check, true};

@@ -157,6 +157,10 @@ static void do_fresh(struct lane *lane)
 
 static bool step(enum workload workload, struct lane *lane)
 {
+    if (is_upcall(workload)) {
+        host_step_upcall(workload);
+        return false;
+    }
     switch (workload) {
     case GETATTR:
         do_getattr(lane);
@@ -224,6 +228,10 @@ static void prepare(enum workload workload, struct lane *lane)
 
     if (lane->index || workload == STAT || workload == WALK || workload == OPEN)
         return;
+    if (is_upcall(workload)) {
+        host_prepare_upcall(workload);
+        return;
+    }
     tree_fresh_name(name);
     if (workload < FRESH_STAT)
         snprintf(name, sizeof(name), "%s", names[workload]);
@@ -234,8 +242,10 @@ static void prepare(enum workload workload, struct lane *lane)
 
 static void release(enum workload workload, struct lane *lane)
 {
-    if (lane->index == 0 && workload != STAT && workload != WALK && workload != OPEN)
+    if (is_upcall(workload))
+        host_release_upcall();
+    else if (lane->index == 0 && workload != STAT && workload != WALK && workload != OPEN)
         close(own_fd);
 }
 
-const struct protocol host = {begin, prepare, release, step, NULL};
+const struct protocol host = {begin, prepare, release, step, NULL, false};

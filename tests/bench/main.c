@@ -29,8 +29,10 @@
 enum { MAX_PROCESSES = 8, LANE_TABLE = 0x4000, LANE_SIZE = 0x90000 };
 
 const char *const workload_names[WORKLOADS] = {
-    "getattr",  "stat",      "walk8", "open",   "read4k",     "write4k",
-    "read512k", "write512k", "list",  "create", "fresh-stat", "fresh-walk8",
+    "getattr",  "stat",      "walk8",  "open",       "read4k",      "write4k",
+    "read512k", "write512k", "list",   "create",     "chmod",       "utimens",
+    "truncate", "rename",    "link",   "xattr-get",  "xattr-set",   "lock",
+    "getlock",  "fsync",     "attach", "fresh-stat", "fresh-walk8",
 };
 struct run run;
 
@@ -151,7 +153,7 @@ static void take_processes(char **arguments)
 }
 
 /* Reads what is to be run; false at the end of the input. */
-static bool read_run(void)
+static bool read_run(const struct protocol *protocol)
 {
     char line[256], name[32], waiting[8];
     unsigned long long limit, think, serial;
@@ -166,6 +168,8 @@ static bool read_run(void)
             break;
     if (run.workload == WORKLOADS)
         broken("no workload is called %s", name);
+    if (protocol->lacks_upcalls && is_upcall(run.workload))
+        broken("%s is for 9P only", name);
     if (run.depth < 1 || run.depth > MAX_LANES)
         broken("depth %u is not 1 to %d", run.depth, MAX_LANES);
     run.waiting = strcmp(waiting, "call") ? WAIT_POLL : WAIT_CALL;
@@ -187,7 +191,7 @@ static void serve_runs(const struct protocol *protocol, bool over_ring, int tree
     engine_open(protocol, over_ring ? &ring : NULL, lanes, tree);
     puts("{}");
     fflush(stdout);
-    while (read_run()) {
+    while (read_run(protocol)) {
         struct outcome outcome = engine_run();
 
         printf("{\"ops\": %llu, \"ns\": %llu, \"cpu_ns\": %llu, \"p50_ns\": %llu, "

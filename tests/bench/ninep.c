@@ -1,223 +1,15 @@
 /*
  * The workloads over 9P2000.L, in the requests that Linux's client makes of them.
- *
- * Numbers go to the wire as they lie in memory: guests of this benchmark are little-endian.
- * Source of the layouts: the Plan 9 manual, section 5, and the diod server's protocol description.
  */
+#include "ninep.h"
+
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "tree.h"
 
-enum {
-    T_LOPEN = 12,
-    T_LCREATE = 14,
-    T_GETATTR = 24,
-    T_READDIR = 40,
-    T_UNLINKAT = 76,
-    T_VERSION = 100,
-    T_ATTACH = 104,
-    T_WALK = 110,
-    T_READ = 116,
-    T_WRITE = 118,
-    T_CLUNK = 120,
-    R_LERROR = 7,
-};
-
-enum {
-    HEADER = 7,
-    QID = 13,
-    QID_DIR = 0x80,
-    GETATTR_BASIC = 0x7ff,
-    MSIZE = PAYLOAD_MAX + 4096,
-    FID_ROOT = 0,
-    FID_FILES,
-    FID_MADE,
-    FID_FRESH,
-    FID_LANES, /* from here on each lane has one */
-};
-
-struct qid {
-    uint8_t type;
-    uint64_t path;
-};
-
 static struct qid file_qids[FILES], level_qids[LEVELS];
-
-/* ---- requests */
-
-static void put(struct lane *lane, uint64_t value, unsigned bytes)
-{
-    memcpy(lane->out + lane->head, &value, bytes);
-    lane->head += bytes;
-}
-
-static void put_string(struct lane *lane, const char *text)
-{
-    size_t length = strlen(text);
-
-    put(lane, length, 2);
-    memcpy(lane->out + lane->head, text, length);
-    lane->head += (uint32_t)length;
-}
-
-static void start(struct lane *lane, unsigned type)
-{
-    lane->head = 4;
-    lane->payload = 0;
-    lane->way = NO_PAYLOAD;
-    lane->in_size = HEADER_MAX;
-    put(lane, type, 1);
-    put(lane, type == T_VERSION ? 0xffff : lane->index, 2);
-}
-
-/* Ends a request: its size, with the payload that follows. Always true, for a step to return. */
-static bool finish(struct lane *lane)
-{
-    uint32_t size = lane->head + (lane->way == PAYLOAD_OUT ? lane->payload : 0);
-
-    memcpy(lane->out, &size, 4);
-    return true;
-}
-
-static uint32_t own_fid(const struct lane *lane)
-{
-    return FID_LANES + lane->index;
-}
-
-static bool walk(struct lane *lane, uint32_t from, uint32_t to, unsigned count,
-                 const char *const *names)
-{
-    start(lane, T_WALK);
-    put(lane, from, 4);
-    put(lane, to, 4);
-    put(lane, count, 2);
-    for (unsigned i = 0; i < count; i++)
-        put_string(lane, names[i]);
-    return finish(lane);
-}
-
-static bool walk_one(struct lane *lane, uint32_t from, const char *name)
-{
-    return walk(lane, from, own_fid(lane), 1, &name);
-}
-
-static bool clunk(struct lane *lane, uint32_t fid)
-{
-    start(lane, T_CLUNK);
-    put(lane, fid, 4);
-    return finish(lane);
-}
-
-static bool getattr(struct lane *lane, uint32_t fid)
-{
-    start(lane, T_GETATTR);
-    put(lane, fid, 4);
-    put(lane, GETATTR_BASIC, 8);
-    return finish(lane);
-}
-
-static bool lopen(struct lane *lane, uint32_t fid, uint32_t flags)
-{
-    start(lane, T_LOPEN);
-    put(lane, fid, 4);
-    put(lane, flags, 4);
-    return finish(lane);
-}
-
-/* Tread, Treaddir and Twrite: the payload lies in pages of its own. */
-static bool transfer(struct lane *lane, unsigned type, uint64_t offset, uint32_t count)
-{
-    lane->offset = offset;
-    start(lane, type);
-    put(lane, own_fid(lane), 4);
-    put(lane, offset, 8);
-    put(lane, count, 4);
-    lane->payload = count;
-    lane->way = type == T_WRITE ? PAYLOAD_OUT : PAYLOAD_IN;
-    if (type != T_WRITE)
-        lane->in_size = HEADER + 4;
-    return finish(lane);
-}
-
-/* ---- replies */
-
-static uint64_t get(const uint8_t *at, unsigned bytes)
-{
-    uint64_t value = 0;
-
-    memcpy(&value, at, bytes);
-    return value;
-}
-
-static void check(const struct lane *lane)
-{
-    unsigned asked = lane->out[4], type = lane->in[4];
-    uint16_t tag = asked == T_VERSION ? 0xffff : (uint16_t)lane->index;
-
-    if (lane->written < HEADER || get(lane->in, 4) != lane->written)
-        wrong(lane, "size %u in a reply of %u bytes", (unsigned)get(lane->in, 4), lane->written);
-    if (get(lane->in + 5, 2) != tag)
-        wrong(lane, "tag %u instead of %u", (unsigned)get(lane->in + 5, 2), tag);
-    if (type == R_LERROR)
-        wrong(lane, "request %u got error %u", asked, (unsigned)get(lane->in + HEADER, 4));
-    if (type != asked + 1)
-        wrong(lane, "request %u got reply %u", asked, type);
-}
-
-static void expect_size(const struct lane *lane, uint32_t size)
-{
-    if (lane->written != size)
-        wrong(lane, "%u bytes instead of %u", lane->written, size);
-}
-
-static struct qid qid_at(const uint8_t *at)
-{
-    return (struct qid){at[0], get(at + 5, 8)};
-}
-
-static void expect_qid(const struct lane *lane, const uint8_t *at, struct qid want)
-{
-    struct qid got = qid_at(at);
-
-    if (got.type != want.type || got.path != want.path)
-        wrong(lane, "qid %x/%llx instead of %x/%llx", got.type, (unsigned long long)got.path,
-              want.type, (unsigned long long)want.path);
-}
-
-/* The qid that a walk of `count` names ended at. */
-static const uint8_t *walked(const struct lane *lane, unsigned count)
-{
-    expect_size(lane, HEADER + 2 + count * QID);
-    if (get(lane->in + HEADER, 2) != count)
-        wrong(lane, "%u qids instead of %u", (unsigned)get(lane->in + HEADER, 2), count);
-    return lane->in + lane->written - QID;
-}
-
-static void expect_attr(const struct lane *lane, struct qid qid, uint32_t mode, uint64_t size)
-{
-    const uint8_t *at = lane->in + HEADER;
-
-    expect_size(lane, HEADER + 8 + QID + 12 + 15 * 8);
-    if ((get(at, 8) & GETATTR_BASIC) != GETATTR_BASIC)
-        wrong(lane, "valid is %llx", (unsigned long long)get(at, 8));
-    expect_qid(lane, at + 8, qid);
-    if (get(at + 8 + QID, 4) != mode || get(at + 8 + QID + 12 + 16, 8) != size)
-        wrong(lane, "mode %o, size %llu instead of %o, %llu", (unsigned)get(at + 8 + QID, 4),
-              (unsigned long long)get(at + 8 + QID + 28, 8), mode, (unsigned long long)size);
-}
-
-/* The reply to Tread or Treaddir: `count` bytes of payload, or fewer where `atmost`. */
-static uint32_t received(const struct lane *lane, uint32_t count, bool atmost)
-{
-    uint32_t got = (uint32_t)get(lane->in + HEADER, 4);
-
-    expect_size(lane, HEADER + 4 + got);
-    if (got > count || (!atmost && got != count))
-        wrong(lane, "%u bytes read instead of %u", got, count);
-    return got;
-}
 
 /* ---- operations */
 
@@ -373,11 +165,7 @@ static bool step_create(struct lane *lane)
         return clunk(lane, own_fid(lane));
     case 3:
         expect_size(lane, HEADER);
-        start(lane, T_UNLINKAT);
-        put(lane, FID_MADE, 4);
-        put_string(lane, name);
-        put(lane, 0, 4);
-        return finish(lane);
+        return unlink_in(lane, FID_MADE, name);
     default:
         expect_size(lane, HEADER);
         return false;
@@ -433,6 +221,8 @@ static bool step_fresh_walk(struct lane *lane)
 
 static bool step(enum workload workload, struct lane *lane)
 {
+    if (is_upcall(workload))
+        return step_upcall(workload, lane);
     switch (workload) {
     case GETATTR:
         return step_getattr(lane);
@@ -460,14 +250,6 @@ static bool step(enum workload workload, struct lane *lane)
 }
 
 /* ---- around the runs */
-
-/* Walks lane's fid (or `to`) to one name; returns its qid. */
-static struct qid reach(struct lane *lane, uint32_t from, uint32_t to, const char *name)
-{
-    walk(lane, from, to, 1, &name);
-    engine_call(lane);
-    return qid_at(walked(lane, 1));
-}
 
 static void learn_files(struct lane *lane)
 {
@@ -507,13 +289,7 @@ static void begin(struct lane *lane)
     engine_call(lane);
     if (get(lane->in + HEADER, 4) != MSIZE || memcmp(lane->in + HEADER + 6, "9P2000.L", 8))
         wrong(lane, "Rversion with msize %u", (unsigned)get(lane->in + HEADER, 4));
-    start(lane, T_ATTACH);
-    put(lane, FID_ROOT, 4);
-    put(lane, 0xffffffff, 4);
-    put_string(lane, "root");
-    put_string(lane, "");
-    put(lane, 0, 4);
-    finish(lane);
+    attach(lane, FID_ROOT);
     engine_call(lane);
     reach(lane, FID_ROOT, FID_FILES, "files");
     learn_files(lane);
@@ -533,6 +309,10 @@ static void prepare(enum workload workload, struct lane *lane)
 {
     char name[40];
 
+    if (is_upcall(workload)) {
+        prepare_upcall(workload, lane);
+        return;
+    }
     switch (workload) {
     case GETATTR:
         tree_file_name(name, lane->index);
@@ -566,6 +346,10 @@ static void prepare(enum workload workload, struct lane *lane)
 
 static void release(enum workload workload, struct lane *lane)
 {
+    if (is_upcall(workload)) {
+        release_upcall(workload, lane);
+        return;
+    }
     switch (workload) {
     case GETATTR:
     case READ_SMALL:
@@ -589,4 +373,4 @@ static void release(enum workload workload, struct lane *lane)
     }
 }
 
-const struct protocol ninep = {begin, prepare, release, step, check};
+const struct protocol ninep = {begin, prepare, release, step, check, false};

@@ -24,7 +24,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tests.bench import driver, plan, report, servers
-from tests.bench.driver import Driver, DriverError
+from tests.bench.driver import Driver, DriverError, Point, Sample
 from tests.bench.plan import Effort, Workload
 from tests.bench.report import HOST, Row
 from tests.bench.servers import Server, ServerError
@@ -99,13 +99,20 @@ class Bench:
         for name in names[shift:] + names[:shift]:
             if name == HOST and row.point[1:3] != (1, "poll"):
                 continue  # depth and waiting mean nothing there
-            try:
-                sample = drivers[name].run(row.point, milliseconds, next(self._serials))
-            except DriverError as error:
-                self.fail(name, error)
-                del drivers[name]
-                continue
-            row.samples.setdefault(name, []).append(sample)
+            sample = self.run(drivers, name, row.point, milliseconds)
+            if sample:
+                row.samples.setdefault(name, []).append(sample)
+
+    def run(
+        self, drivers: dict[str, Driver], name: str, point: Point, milliseconds: int
+    ) -> Sample | None:
+        """Runs a point once on one driver; one that fails is taken out of `drivers`."""
+        try:
+            return drivers[name].run(point, milliseconds, next(self._serials))
+        except DriverError as error:
+            self.fail(name, error)
+            del drivers[name]
+            return None
 
 
 def _about(bench: Bench, arguments: argparse.Namespace) -> dict[str, object]:
@@ -129,7 +136,8 @@ def _file_system(directory: Path) -> str:
 
 
 @contextmanager
-def _tree(program: Path, below: str) -> Iterator[Path]:
+def measured_tree(program: Path, below: str) -> Iterator[Path]:
+    """A tree of files for the driver, in a directory `below` another."""
     path = Path(tempfile.mkdtemp(prefix="vhost9p-bench-", dir=below))
     try:
         path.chmod(0o755)
@@ -181,7 +189,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
         below = getattr(arguments, medium)
         if not below or (medium == "disk" and arguments.short):
             continue
-        with _tree(bench.program, below) as tree, bench.drivers(tree, PEERS) as drivers:
+        with measured_tree(bench.program, below) as tree, bench.drivers(tree, PEERS) as drivers:
             texts.append(f"{medium} is {_file_system(tree)}.")
             here = [w for w in workloads if medium == "tmpfs" or not w.tmpfs_only]
             bench.measure(medium, drivers, here, _effort(arguments, medium))
@@ -190,7 +198,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
     if arguments.tmpfs and not arguments.no_mapped:
         kept = [w for w in workloads if w.name in plan.MAPPED and not w.think_us]
         rows = len(bench.rows)
-        with _tree(bench.program, arguments.tmpfs) as tree, bench.drivers(tree, MAPPED) as drivers:
+        with measured_tree(bench.program, arguments.tmpfs) as tree, bench.drivers(tree, MAPPED) as drivers:
             drivers.pop(HOST)
             bench.measure("tmpfs, mapped-xattr", drivers, kept, _effort(arguments, "tmpfs"))
         texts.append("Under mapped-xattr, on tmpfs:")
