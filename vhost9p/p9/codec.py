@@ -1,9 +1,14 @@
 """Wire types of 9P, and how a message class gets its encoding from its fields.
 
-A message is a frozen dataclass whose fields are annotated with the wire types below. Decoding,
-encoding and the size follow from the annotations; so they do for a structure inside a message. All
-integers are little-endian; string[s] is a 16-bit length and that many bytes, which are no text
-(file names are bytes).
+A message is a dataclass whose fields are annotated with the wire types below. Decoding, encoding
+and the size follow from the annotations; so they do for a structure inside a message. All integers
+are little-endian; string[s] is a 16-bit length and that many bytes, which are no text (file names
+are bytes).
+
+Every field begins with a number; what is of variable size, or no number, goes on behind it in a way
+that the number tells (a string's length, a list's count). So a class is a few *runs* of numbers,
+each unpacked at once, with such a tail at its end (`_Layout`). Messages are not changed once they
+are made: the type checker sees to it, since at run time it would double what making one costs.
 
 Decoding believes nothing: a message that is too short, too long or counts more than it holds raises
 P9Error, and no other exception.
@@ -13,7 +18,7 @@ import dataclasses
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import (
     Annotated,
@@ -46,90 +51,102 @@ class Qid(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How a value stands on the wire. `take` returns the value and the offset behind it."""
+    """How a value stands on the wire: as a number, whose `code` is struct's, or as a number and a
+    tail. Then `take`, given the offset behind the number, and the number, returns the value and the
+    offset behind it; and `put` returns number and tail of a value."""
 
-    put: Callable[[bytearray, Any], None]
-    take: Callable[[memoryview, int], tuple[Any, int]]
-
-
-def _short(what: str) -> P9Error:
-    return P9Error(errno.EINVAL, f"the message ends inside a {what}")
-
-
-def _integer(code: str, what: str) -> Wire:
-    layout = struct.Struct("<" + code)
-
-    def put(out: bytearray, value: int) -> None:
-        out += layout.pack(value)
-
-    def take(data: memoryview, at: int) -> tuple[int, int]:
-        if len(data) - at < layout.size:
-            raise _short(what)
-        return layout.unpack_from(data, at)[0], at + layout.size
-
-    return Wire(put, take)
+    code: str
+    take: Callable[[bytes, int, int], tuple[Any, int]] | None = None
+    put: Callable[[Any], tuple[int, bytes]] | None = None
 
 
-_U8, _U16, _U32, _U64 = (
-    _integer(code, f"{bits}-bit number")
-    for code, bits in (("B", 8), ("H", 16), ("I", 32), ("Q", 64))
-)
+def _take_bytes(data: bytes, at: int, length: int) -> tuple[bytes, int]:
+    end = at + length
+    return data[at:end], end  # where that is beyond the message, it is found out at its end
 
 
-def _counted(length: Wire, what: str) -> Wire:
-    def put(out: bytearray, value: bytes) -> None:
-        length.put(out, len(value))
-        out += value
-
-    def take(data: memoryview, at: int) -> tuple[bytes, int]:
-        size, at = length.take(data, at)
-        if len(data) - at < size:
-            raise _short(what)
-        return bytes(data[at : at + size]), at + size
-
-    return Wire(put, take)
+def _put_bytes(value: bytes) -> tuple[int, bytes]:
+    return len(value), value
 
 
-_STRING = _counted(_U16, "string")
-_DATA = _counted(_U32, "count of bytes")
+_STRING = Wire("H", _take_bytes, _put_bytes)
+_DATA = Wire("I", _take_bytes, _put_bytes)
 
-_QID_LAYOUT = struct.Struct("<BIQ")
-
-
-def _put_qid(out: bytearray, value: Qid) -> None:
-    out += _QID_LAYOUT.pack(*value)
+_BEHIND_TYPE = struct.Struct("<IQ")
 
 
-def _take_qid(data: memoryview, at: int) -> tuple[Qid, int]:
-    if len(data) - at < _QID_LAYOUT.size:
-        raise _short("qid")
-    return Qid(*_QID_LAYOUT.unpack_from(data, at)), at + _QID_LAYOUT.size
+def _take_qid(data: bytes, at: int, kind: int) -> tuple[Qid, int]:
+    return Qid(kind, *_BEHIND_TYPE.unpack_from(data, at)), at + _BEHIND_TYPE.size
 
 
-_QID = Wire(_put_qid, _take_qid)
+def _put_qid(value: Qid) -> tuple[int, bytes]:
+    return value.type, _BEHIND_TYPE.pack(value.version, value.path)
+
+
+_QID = Wire("B", _take_qid, _put_qid)
+
+
+class _Layout:
+    """The fields of a class as runs of numbers (see the module)."""
+
+    def __init__(self, fields: Iterable[tuple[str, Wire]]) -> None:
+        self._runs: list[tuple[struct.Struct, list[str], Wire]] = []
+        codes, names = "<", []
+        for name, wire in fields:
+            codes, names = codes + wire.code, [*names, name]
+            if wire.take:
+                self._runs.append((struct.Struct(codes), names, wire))
+                codes, names = "<", []
+        if names:
+            self._runs.append((struct.Struct(codes), names, wire))
+
+    def load(self, data: bytes, at: int) -> tuple[list[Any], int]:
+        """The fields' values and the offset behind them, which may lie beyond the data's end;
+        raises struct.error where numbers do."""
+        values: list[Any] = []
+        for numbers, _, wire in self._runs:
+            values += numbers.unpack_from(data, at)
+            at += numbers.size
+            if wire.take:
+                values[-1], at = wire.take(data, at, values[-1])
+        return values, at
+
+    def dump(self, record: Any) -> bytes:
+        """The fields of a record."""
+        out = b""
+        for numbers, names, wire in self._runs:
+            values = [getattr(record, name) for name in names]
+            tail = b""
+            if wire.put:
+                values[-1], tail = wire.put(values[-1])
+            out += numbers.pack(*values) + tail
+        return out
 
 
 def _list_of(item: Wire) -> Wire:
-    def put(out: bytearray, value: tuple[Any, ...]) -> None:
-        _U16.put(out, len(value))
-        for each in value:
-            item.put(out, each)
+    layout = _Layout([("item", item)])
 
-    def take(data: memoryview, at: int) -> tuple[tuple[Any, ...], int]:
-        count, at = _U16.take(data, at)
+    def take(data: bytes, at: int, count: int) -> tuple[tuple[Any, ...], int]:
         values = []
         for _ in range(count):
-            value, at = item.take(data, at)
+            (value,), at = layout.load(data, at)
             values.append(value)
         return tuple(values), at
 
-    return Wire(put, take)
+    def put(values: Sequence[Any]) -> tuple[int, bytes]:
+        return len(values), b"".join(layout.dump(_Item(value)) for value in values)
+
+    return Wire("H", take, put)
 
 
-U8 = Annotated[int, _U8]
-U16 = Annotated[int, _U16]
-U32 = Annotated[int, _U32]
-U64 = Annotated[int, _U64]
+class _Item(NamedTuple):
+    item: Any
+
+
+U8 = Annotated[int, Wire("B")]
+U16 = Annotated[int, Wire("H")]
+U32 = Annotated[int, Wire("I")]
+U64 = Annotated[int, Wire("Q")]
 String = Annotated[bytes, _STRING]
 Data = Annotated[bytes, _DATA]
 """count[4] and that many bytes."""
@@ -140,42 +157,42 @@ Qids = Annotated[tuple[Qid, ...], _list_of(_QID)]
 _HEADER = struct.Struct("<IBH")
 
 
-@dataclass(frozen=True)
 class Record:
     """Base of all that consists of fields."""
 
-    _wires: ClassVar[tuple[tuple[str, Wire], ...]]
+    __slots__ = ()
 
-    def put(self, out: bytearray) -> None:
-        """Appends the fields."""
-        for name, wire in self._wires:
-            wire.put(out, getattr(self, name))
+    _wires: ClassVar[tuple[tuple[str, Wire], ...]]
+    _layout: ClassVar[_Layout]
+
+    def dump(self) -> bytes:
+        """The fields."""
+        return self._layout.dump(self)
 
     @classmethod
-    def decode_body(cls, body: memoryview) -> Self:
-        """From the fields and nothing more; raises P9Error."""
-        at = 0
-        values = []
-        for _, wire in cls._wires:
-            value, at = wire.take(body, at)
-            values.append(value)
-        if at != len(body):
-            raise P9Error(errno.EINVAL, f"{len(body) - at} bytes too many in a {cls.__name__}")
+    def load(cls, data: bytes, at: int, end: int) -> Self:
+        """From the fields, which are all that there is between two offsets; raises P9Error."""
+        try:
+            values, behind = cls._layout.load(data, at)
+        except struct.error:
+            behind = len(data) + 1
+        if behind != end:
+            what = "ends too early" if behind > end else f"has {end - behind} bytes too many"
+            raise P9Error(errno.EINVAL, f"a {cls.__name__} {what}")
         return cls(*values)
 
 
-@dataclass(frozen=True)
 class Message(Record):
     """Base of all messages: size[4] type[1] tag[2] and the fields of the class."""
+
+    __slots__ = ()
 
     TYPE: ClassVar[int]
 
     def encode(self, tag: int) -> bytes:
         """The whole message."""
-        out = bytearray(HEADER_SIZE)
-        self.put(out)
-        _HEADER.pack_into(out, 0, len(out), self.TYPE, tag)
-        return bytes(out)
+        body = self._layout.dump(self)
+        return _HEADER.pack(HEADER_SIZE + len(body), self.TYPE, tag) + body
 
 
 _by_type: dict[int, type[Message]] = {}
@@ -188,12 +205,12 @@ M = TypeVar("M", bound=type[Message])
 @dataclass_transform(frozen_default=True)
 def record(cls: R) -> R:
     """Class decorator: a structure inside messages. Its annotations are its layout."""
-    dataclass(frozen=True)(cls)
-    hints = get_type_hints(cls, include_extras=True)
-    cls._wires = tuple(
-        (field.name, hints[field.name].__metadata__[0]) for field in dataclasses.fields(cls)
-    )
-    return cls
+    made = dataclass(slots=True)(cls)
+    hints = get_type_hints(made, include_extras=True)
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    made._wires = tuple((field.name, hints[field.name].__metadata__[0]) for field in fields)
+    made._layout = _Layout(made._wires)
+    return made
 
 
 @dataclass_transform(frozen_default=True)
@@ -201,47 +218,47 @@ def message(number: int) -> Callable[[M], M]:
     """Class decorator: a message of this type number. Its annotations are its layout."""
 
     def decorate(cls: M) -> M:
-        record(cls)
-        cls.TYPE = number
-        _by_type[number] = cls
-        return cls
+        made = record(cls)
+        made.TYPE = number
+        _by_type[number] = made
+        return made
 
     return decorate
 
 
 def sized(cls: type[Record]) -> Wire:
     """n[2] size[2] and a structure of that size: both count it, and n the size too (stat(5))."""
+    size = struct.Struct("<H")
 
-    def put(out: bytearray, value: Record) -> None:
-        body = bytearray()
-        value.put(body)
-        _U16.put(out, len(body) + 2)
-        _STRING.put(out, bytes(body))
+    def take(data: bytes, at: int, outer: int) -> tuple[Record, int]:
+        (inner,) = size.unpack_from(data, at)
+        if outer != inner + size.size:
+            raise P9Error(errno.EINVAL, f"a {cls.__name__} of {inner} bytes in {outer}")
+        end = at + outer
+        return cls.load(data, at + size.size, end), end
 
-    def take(data: memoryview, at: int) -> tuple[Record, int]:
-        outer, at = _STRING.take(data, at)
-        body, end = _STRING.take(memoryview(outer), 0)
-        if end != len(outer):
-            raise P9Error(errno.EINVAL, f"{len(outer) - end} bytes behind a {cls.__name__}")
-        return cls.decode_body(memoryview(body)), at
+    def put(value: Record) -> tuple[int, bytes]:
+        body = value.dump()
+        return len(body) + size.size, size.pack(len(body)) + body
 
-    return Wire(put, take)
+    return Wire("H", take, put)
 
 
-def header(data: bytes) -> tuple[int, int, int]:
-    """size[4], type[1] and tag[2]; raises P9Error."""
+Rest = Callable[[int, int], bytes]
+"""Gets bytes of a message, by their offset and number, that were not given at once."""
+
+
+def decode(data: bytes, rest: Rest | None = None) -> tuple[int, Message]:
+    """Tag and message; raises P9Error (EOPNOTSUPP for a type that no dialect has), and what `rest`
+    raises."""
     if len(data) < HEADER_SIZE:
         raise P9Error(errno.EINVAL, f"a message of {len(data)} bytes")
     size, number, tag = _HEADER.unpack_from(data)
-    return size, number, tag
-
-
-def decode(data: bytes) -> tuple[int, Message]:
-    """Tag and message; raises P9Error (EOPNOTSUPP for a type that no dialect has)."""
-    size, number, tag = header(data)
+    if size > len(data) and rest:
+        data += rest(len(data), size - len(data))
     if size != len(data):
         raise P9Error(errno.EINVAL, f"size[4] says {size}, the message has {len(data)} bytes")
     cls = _by_type.get(number)
     if cls is None:
         raise P9Error(errno.EOPNOTSUPP, f"no message has the type {number}")
-    return tag, cls.decode_body(memoryview(data)[HEADER_SIZE:])
+    return tag, cls.load(data, HEADER_SIZE, size)

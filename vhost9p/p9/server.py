@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
-from vhost9p.p9.codec import Message, P9Error, decode, header
+from vhost9p.p9.codec import Message, P9Error, decode
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.fids import FidTable
@@ -78,10 +78,7 @@ class Server:
         self._answer(request, lambda: self._dispatch(data, request))
 
     def _dispatch(self, data: bytes, request: Request) -> Message | None:
-        size = header(data)[0]
-        if size > len(data):
-            data += request.payload(len(data), size - len(data))
-        _, message = decode(data)
+        _, message = decode(data, request.payload)
         dialect = self._context.dialect
         handler = self._handlers[dialect].get(type(message))
         if handler is None:
