@@ -421,7 +421,6 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
     if (node) {
         out->path_fd = node->path_fd;
         out->export = node->export;
-        out->qid = node->qid;
         out->st_dev = node->st_dev;
         out->st_ino = node->st_ino;
     }

@@ -9,6 +9,7 @@
 #include "pressure.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 v9_hub *v9_hub_new(void)
 {
@@ -30,15 +31,20 @@ void v9_hub_free(v9_hub *hub)
 
 void v9_hub_post(v9_hub *hub, struct v9_note *note)
 {
+    bool wakes = false;
+
     pthread_mutex_lock(&hub->lock);
     if (!note->queued) {
         note->queued = true;
         note->next = NULL;
         *hub->last = note;
         hub->last = &note->next;
-        pthread_cond_signal(&hub->wake);
+        wakes = hub->waiting;
+        hub->waiting = false;
     }
     pthread_mutex_unlock(&hub->lock);
+    if (wakes) /* without the lock, which the woken thread takes first of all */
+        pthread_cond_signal(&hub->wake);
 }
 
 /* Drops what a device has queued, before the device goes. */
@@ -58,20 +64,36 @@ void v9_hub_forget(v9_hub *hub, uint32_t device)
     pthread_mutex_unlock(&hub->lock);
 }
 
-int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max)
+/* Takes the first note; false where its bytes find no room. */
+static bool take(v9_hub *hub, struct v9_upcall *out, uint8_t *data, uint32_t size, uint32_t *used)
 {
+    struct v9_note *note = hub->first;
+
+    if (note->up.size > size - *used)
+        return false;
+    *out = note->up;
+    out->at = *used;
+    if (note->up.size)
+        memcpy(data + *used, note->data, note->up.size);
+    *used += note->up.size;
+    hub->first = note->next;
+    note->queued = false;
+    return true;
+}
+
+int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max, uint8_t *data, uint32_t size)
+{
+    uint32_t used = 0;
     int count = 0;
 
     v9_pressure_exempt();
     pthread_mutex_lock(&hub->lock);
-    while (!hub->first && !hub->closed)
+    while (!hub->first && !hub->closed) {
+        hub->waiting = true;
         pthread_cond_wait(&hub->wake, &hub->lock);
-    while (hub->first && count < max && !hub->closed) {
-        struct v9_note *note = hub->first;
-        hub->first = note->next;
-        note->queued = false;
-        out[count++] = note->up;
     }
+    while (hub->first && count < max && !hub->closed && take(hub, &out[count], data, size, &used))
+        count++;
     if (!hub->first)
         hub->last = &hub->first;
     pthread_mutex_unlock(&hub->lock);

@@ -36,9 +36,9 @@ static void break_ring(struct v9_device *dev, const char *reason)
         .device = dev->conf.id,
         .kind = V9_UP_BROKEN,
         .fd = -1,
-        .data = (const uint8_t *)dev->ring.broken,
         .size = (uint32_t)strlen(dev->ring.broken),
     };
+    dev->broken_note.data = (const uint8_t *)dev->ring.broken;
     if (dev->err_fd >= 0)
         while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
             ;
@@ -141,8 +141,9 @@ static void post(struct v9_device *dev, struct v9_request *r, uint32_t kind)
     r->note.up.kind = kind;
     r->note.up.slot = r->slot;
     r->note.up.seq = r->seq;
+    r->note.up.tag = r->tag;
     r->note.up.size = r->data_size;
-    r->note.up.data = r->data;
+    r->note.data = r->data;
     r->question.fd = -1;
     dev->upcalls++;
     v9_hub_post(dev->hub, &r->note);

@@ -35,9 +35,8 @@
 #include "wire.h"
 
 #define V9_SLOTS 1024 /* requests in flight of one device */
-#define V9_REQUEST_DATA                                                                            \
-    8192                  /* every valid message but Twrite fits: 16 names of a Twalk, a path      \
-                           */
+/* Every valid message but Twrite fits: 16 names of a Twalk, a path. */
+#define V9_REQUEST_DATA V9_UP_SIZE
 #define V9_THREADS_MAX 64 /* of one device, stuck ones included */
 #define V9_SIGNAL_BATCH 8 /* completions that one notification may cover */
 #define V9_FEATURE_INDIRECT 28
@@ -63,6 +62,7 @@ struct v9_note {
     struct v9_note *next;
     bool queued;
     struct v9_upcall up;
+    const uint8_t *data; /* up.size bytes, which stay as they are while it is queued */
 };
 
 struct v9_request {
@@ -100,6 +100,7 @@ struct v9_hub {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct v9_note *first, **last;
+    bool waiting; /* Python's thread sleeps, and nobody has woken it yet */
     bool closed;
 };
 

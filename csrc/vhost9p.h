@@ -267,12 +267,12 @@ int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
  */
 
 enum {
-    V9_UP_REQUEST = 0, /* data[size] is a whole T-message; answer with v9_reply */
+    V9_UP_REQUEST = 0, /* its bytes are a whole T-message; answer with v9_reply */
     V9_UP_DEVICE = 1,  /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file (close it) */
     V9_UP_GROUP = 2,   /* a = device index, b = st_ino */
     V9_UP_FLUSH =
         3, /* a = slot, b = seq of a request in Python's hands: end it early if it waits */
-    V9_UP_BROKEN = 4, /* the ring is broken; data = reason (NUL-terminated) */
+    V9_UP_BROKEN = 4, /* the ring is broken; its bytes are the reason */
     V9_UP_MOUNT = 5,  /* a = mount id, b = generation, fd = O_PATH descriptor on it (close it) */
 };
 
@@ -280,16 +280,18 @@ struct v9_upcall {
     uint32_t device; /* the id given to v9_device_new */
     uint32_t kind;
     uint32_t slot, seq; /* names the request in v9_reply and v9_resume (all but FLUSH, BROKEN) */
-    uint32_t size;
+    uint32_t tag;       /* the request's */
+    uint32_t at, size;  /* where its bytes are in what v9_hub_wait fills */
     int32_t fd;
-    const uint8_t *data; /* valid until the reply */
     uint64_t a, b;
 };
+enum { V9_UP_SIZE = 8192 }; /* bytes of one upcall, at most */
 
 v9_hub *v9_hub_new(void);
 void v9_hub_free(v9_hub *hub);
-/* Waits for upcalls, takes up to `max`. 0 after v9_hub_close. */
-int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max);
+/* Waits for upcalls; takes up to `max`, and copies their bytes to data[size], which is V9_UP_SIZE
+ * or more. Returns how many; 0 after v9_hub_close. One thread waits. */
+int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max, uint8_t *data, uint32_t size);
 void v9_hub_close(v9_hub *hub);
 
 /* Answers with a whole R-message; one that does not fit the guest's buffer becomes EMSGSIZE.
@@ -377,15 +379,14 @@ enum {
 };
 
 struct v9_fid_info {
-    uint32_t handle;   /* names the pinned entry in v9_fid_put and the setters */
-    int32_t path_fd;   /* O_PATH */
-    int32_t meta_fd;   /* metadata file (model.c), -1: none */
-    int32_t io_fd;     /* -1 unless opened */
-    int32_t io_flags;  /* open(2) flags of io_fd */
-    uint32_t uid;      /* n_uname of the attach that it descends from */
-    uint32_t flags;    /* V9_FID_* */
-    uint32_t export;   /* index of the export that the file belongs to */
-    struct v9_qid qid; /* as last seen */
+    uint32_t handle;  /* names the pinned entry in v9_fid_put and the setters */
+    int32_t path_fd;  /* O_PATH */
+    int32_t meta_fd;  /* metadata file (model.c), -1: none */
+    int32_t io_fd;    /* -1 unless opened */
+    int32_t io_flags; /* open(2) flags of io_fd */
+    uint32_t uid;     /* n_uname of the attach that it descends from */
+    uint32_t flags;   /* V9_FID_* */
+    uint32_t export;  /* index of the export that the file belongs to */
     uint64_t st_dev, st_ino;
 };
 

@@ -38,24 +38,6 @@ def config_space(tag: bytes) -> bytes:
     return (struct.pack("<H", len(tag)) + tag).ljust(MAX_CONFIG, b"\0")
 
 
-class _Request:
-    """An upcall as the server sees it (vhost9p.p9.context.Request)."""
-
-    def __init__(self, device: NativeDevice, upcall: Upcall) -> None:
-        self._device = device
-        self.key = (upcall.slot, upcall.seq)
-        self.tag = int.from_bytes(upcall.data[5:7], "little")
-
-    def reply(self, data: bytes) -> None:
-        self._device.reply(*self.key, data)
-
-    def fail(self, code: int) -> None:
-        self._device.fail(*self.key, code)
-
-    def payload(self, offset: int, size: int) -> bytes:
-        return self._device.gather(*self.key, offset, size)
-
-
 class Device:
     """Serves exports to one guest. It is the session's Backend."""
 
@@ -102,7 +84,7 @@ class Device:
 
     def _upcall(self, upcall: Upcall) -> None:
         if upcall.kind == Upcall.REQUEST:
-            self._server.handle(upcall.data, _Request(self._native, upcall))
+            self._server.handle(upcall.data, upcall)
         elif upcall.kind == Upcall.FLUSH:
             self._server.flush((upcall.a, upcall.b))
         elif upcall.kind == Upcall.BROKEN:
@@ -126,9 +108,9 @@ class Device:
             else:
                 self.exports.policy.group(upcall.a, upcall.b)
         except OSError as error:
-            self._native.fail(upcall.slot, upcall.seq, error.errno or errno.EIO)
+            upcall.fail(error.errno or errno.EIO)
         else:
-            self._native.resume(upcall.slot, upcall.seq)
+            upcall.resume()
         finally:
             if upcall.fd >= 0:
                 os.close(upcall.fd)

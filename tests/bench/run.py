@@ -198,7 +198,10 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
     if arguments.tmpfs and not arguments.no_mapped:
         kept = [w for w in workloads if w.name in plan.MAPPED and not w.think_us]
         rows = len(bench.rows)
-        with measured_tree(bench.program, arguments.tmpfs) as tree, bench.drivers(tree, MAPPED) as drivers:
+        with (
+            measured_tree(bench.program, arguments.tmpfs) as tree,
+            bench.drivers(tree, MAPPED) as drivers,
+        ):
             drivers.pop(HOST)
             bench.measure("tmpfs, mapped-xattr", drivers, kept, _effort(arguments, "tmpfs"))
         texts.append("Under mapped-xattr, on tmpfs:")

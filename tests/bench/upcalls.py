@@ -61,7 +61,7 @@ class Cost(NamedTuple):
 
 def measure(bench: Bench, rounds: int, milliseconds: int, tmpfs: str) -> list[Cost]:
     """Runs every operation; a driver that fails is in bench.failures."""
-    costs = []
+    costs: list[Cost] = []
     with (
         measured_tree(bench.program, tmpfs) as tree,
         bench.drivers(tree, [servers.VHOST9P]) as drivers,
@@ -71,7 +71,9 @@ def measure(bench: Bench, rounds: int, milliseconds: int, tmpfs: str) -> list[Co
             found: list[list[float]] = [[] for _ in points]
             for _ in range(rounds):
                 for (name, depth), values in zip(points, found, strict=True):
-                    sample = bench.run(drivers, name, Point(operation.name, depth, "poll"), milliseconds)
+                    sample = bench.run(
+                        drivers, name, Point(operation.name, depth, "poll"), milliseconds
+                    )
                     if sample is None:
                         return costs
                     values.append(sample.cpu_ns / sample.ops / 1000)

@@ -5,6 +5,7 @@ device that was closed answers ESTALE to late replies instead of touching freed 
 """
 
 import errno
+import itertools
 import logging
 import os
 import threading
@@ -14,11 +15,14 @@ from typing import Any
 
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
-from vhost9p.native.library import check, ffi, lib
+from vhost9p.native.library import Layout, check, ffi, lib
 
 log = logging.getLogger(__name__)
 
 BATCH = 64
+BATCH_BYTES = BATCH * 1024
+"""Room for the bytes of a batch, most of whose requests have far fewer than 8192."""
+assert BATCH_BYTES >= lib.V9_UP_SIZE
 
 
 def initialise() -> None:
@@ -26,9 +30,12 @@ def initialise() -> None:
     check(lib.v9_init())
 
 
-@dataclass(frozen=True, slots=True)
 class Upcall:
-    """A question or a request of a serving thread; csrc/vhost9p.h tells the kinds apart."""
+    """A question or a request of a serving thread; csrc/vhost9p.h tells the kinds apart.
+
+    A request is answered once, with `reply` or `fail`, and a question with `resume` or `fail`; from
+    any thread.
+    """
 
     REQUEST = lib.V9_UP_REQUEST
     DEVICE = lib.V9_UP_DEVICE
@@ -37,16 +44,71 @@ class Upcall:
     BROKEN = lib.V9_UP_BROKEN
     MOUNT = lib.V9_UP_MOUNT
 
-    kind: int
-    slot: int
-    seq: int
-    data: bytes
-    fd: int
-    a: int
-    b: int
+    __slots__ = ("_device", "a", "b", "data", "fd", "kind", "seq", "slot", "tag")
+
+    def __init__(
+        self,
+        device: "Device",
+        kind: int,
+        slot: int,
+        seq: int,
+        tag: int,
+        data: bytes,
+        fd: int,
+        a: int,
+        b: int,
+    ) -> None:
+        self._device = device
+        self.kind = kind
+        self.slot = slot
+        self.seq = seq
+        self.tag = tag
+        self.data = data
+        self.fd = fd
+        self.a = a
+        self.b = b
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Names the request while it is in flight."""
+        return self.slot, self.seq
+
+    def reply(self, data: bytes) -> None:
+        """Answers a request. One that was cut off meanwhile is no error."""
+        device = self._device
+        with device._answering:
+            if device._native:
+                lib.v9_reply(device._native, self.slot, self.seq, data, len(data))
+
+    def fail(self, code: int) -> None:
+        """Answers with an errno, in the dialect of the session."""
+        device = self._device
+        with device._answering:
+            if device._native:
+                lib.v9_fail(device._native, self.slot, self.seq, code)
+
+    def resume(self) -> None:
+        """Runs the request again whose question was answered."""
+        device = self._device
+        with device._answering:
+            if device._native:
+                lib.v9_resume(device._native, self.slot, self.seq)
+
+    def payload(self, offset: int, size: int) -> bytes:
+        """Bytes of the request that `data` lacks; OSError ESTALE if it was cut off."""
+        out = ffi.new("uint8_t[]", size)
+        device = self._device
+        with device._answering:
+            if not device._native:
+                raise OSError(errno.ESTALE, "the device is closed")
+            got = check(lib.v9_gather(device._native, self.slot, self.seq, offset, out, size))
+        return bytes(ffi.buffer(out, got))
 
 
 Handler = Callable[[Upcall], None]
+
+UPCALL = Layout("struct v9_upcall")
+assert UPCALL.names == ("device", "kind", "slot", "seq", "tag", "at", "size", "fd", "a", "b")
 
 
 class Hub:
@@ -56,49 +118,36 @@ class Hub:
         self._native = lib.v9_hub_new()
         if not self._native:
             raise MemoryError("no memory for the hub")
-        self._lock = threading.Lock()
-        self._handlers: dict[int, Handler] = {}
-        self._next_id = 1
+        self._devices: dict[int, Device] = {}
+        self._numbers = itertools.count(1)
 
     def run(self) -> None:
         """Serves until `close`."""
-        batch = ffi.new(f"struct v9_upcall[{BATCH}]")
-        while count := lib.v9_hub_wait(self._native, batch, BATCH):
-            for i in range(count):
-                self._deliver(batch[i])
+        batch, room = ffi.new("struct v9_upcall[]", BATCH), ffi.new("uint8_t[]", BATCH_BYTES)
+        upcalls, data = memoryview(ffi.buffer(batch)), ffi.buffer(room)
+        while count := lib.v9_hub_wait(self._native, batch, BATCH, room, BATCH_BYTES):
+            for fields in UPCALL.iter_unpack(upcalls[: count * UPCALL.size]):
+                number, kind, slot, seq, tag, at, size, fd, a, b = fields
+                device = self._devices.get(number)
+                if device:
+                    bytes_ = data[at : at + size]
+                    device.take(Upcall(device, kind, slot, seq, tag, bytes_, fd, a, b))
+                elif fd >= 0:
+                    os.close(fd)
 
     def close(self) -> None:
         """Makes `run` return."""
         lib.v9_hub_close(self._native)
 
-    def _deliver(self, native: Any) -> None:
-        # The lock keeps the device, whose memory `data` points into, from being freed meanwhile.
-        with self._lock:
-            handler = self._handlers.get(native.device)
-            if handler is None:
-                if native.fd >= 0:
-                    os.close(native.fd)
-                return
-            data = bytes(ffi.buffer(native.data, native.size)) if native.size else b""
-        upcall = Upcall(native.kind, native.slot, native.seq, data, native.fd, native.a, native.b)
-        try:
-            handler(upcall)
-        except Exception:
-            log.exception("an upcall of kind %d failed", upcall.kind)
-
-    def register(self, handler: Handler) -> tuple[int, Any]:
+    def register(self, device: "Device") -> tuple[int, Any]:
         """Gives a new device its number; returns it and the native hub."""
-        with self._lock:
-            number = self._next_id
-            self._next_id += 1
-            self._handlers[number] = handler
+        number = next(self._numbers)
+        self._devices[number] = device
         return number, self._native
 
-    def forget(self, number: int, free: Callable[[], None]) -> None:
-        """Runs `free` while no upcall of this device is being looked at, and never again."""
-        with self._lock:
-            del self._handlers[number]
-            free()
+    def forget(self, number: int) -> None:
+        """No upcall that comes from now on is this device's."""
+        del self._devices[number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +187,11 @@ class Device:
         poll_us: int = 0,
     ) -> None:
         self._hub = hub
-        self._number, native_hub = hub.register(handler)
+        self._handler = handler
+        self._answering = threading.Lock()
+        """Held while `_native` is used for an answer, which may come late."""
+        self._native: Any = None
+        self._number, native_hub = hub.register(self)
         conf = ffi.new(
             "struct v9_device_conf *",
             {
@@ -154,50 +207,24 @@ class Device:
         err = ffi.new("int32_t *")
         self._native = lib.v9_device_new(native_hub, conf, err)
         if not self._native:
-            hub.forget(self._number, lambda: None)
+            hub.forget(self._number)
             raise OSError(-err[0], os.strerror(-err[0]))
-        self._replying = threading.Lock()
         self.fids = FidTable(self._native)
 
     def close(self) -> None:
-        """Stops the threads and frees everything; late replies find nothing."""
-
-        def free() -> None:
-            with self._replying:
-                native, self._native = self._native, None
+        """Stops the threads and frees everything; late answers find nothing."""
+        with self._answering:
+            native, self._native = self._native, None
+        if native:
+            self._hub.forget(self._number)
             lib.v9_device_free(native)
 
-        if self._native:
-            self._hub.forget(self._number, free)
-
-    # ---- requests ---------------------------------------------------------------------------
-
-    def reply(self, slot: int, seq: int, data: bytes) -> None:
-        """Answers a request. A request that was cut off meanwhile is no error."""
-        with self._replying:
-            if self._native:
-                lib.v9_reply(self._native, slot, seq, data, len(data))
-
-    def fail(self, slot: int, seq: int, code: int) -> None:
-        """Answers a request with an errno, in the dialect of the session."""
-        with self._replying:
-            if self._native:
-                lib.v9_fail(self._native, slot, seq, code)
-
-    def resume(self, slot: int, seq: int) -> None:
-        """Runs a request again whose question was answered."""
-        with self._replying:
-            if self._native:
-                lib.v9_resume(self._native, slot, seq)
-
-    def gather(self, slot: int, seq: int, offset: int, size: int) -> bytes:
-        """Request bytes that the upcall did not carry; OSError ESTALE if it was cut off."""
-        out = ffi.new("uint8_t[]", size)
-        with self._replying:
-            if not self._native:
-                raise OSError(errno.ESTALE, "the device is closed")
-            got = check(lib.v9_gather(self._native, slot, seq, offset, out, size))
-        return bytes(ffi.buffer(out, got))
+    def take(self, upcall: Upcall) -> None:
+        """Hands an upcall to the handler."""
+        try:
+            self._handler(upcall)
+        except Exception:
+            log.exception("an upcall of kind %d failed", upcall.kind)
 
     # ---- set-up -----------------------------------------------------------------------------
 

@@ -1,35 +1,54 @@
 """The fid table of a device, for the handlers in Python."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, Self
 
 from vhost9p.native.export import Attr
-from vhost9p.native.library import check, ffi, lib
+from vhost9p.native.library import Layout, check, ffi, lib
 
 FID_UPCALL: int = lib.V9_FID_UPCALL
 FID_LOCKS: int = lib.V9_FID_LOCKS
 
 
-@dataclass(frozen=True, slots=True)
-class Fid:
-    """A pinned fid: its descriptors stay open while it is held, whatever the guest does."""
+INFO = Layout("struct v9_fid_info")
 
-    number: int
-    handle: int
-    path_fd: int
-    meta_fd: int
-    io_fd: int
-    io_flags: int
-    export: int
-    uid: int
-    flags: int
-    qid_type: int
-    qid_version: int
-    qid_path: int
-    st_dev: int
-    st_ino: int
+
+class Fid:
+    """A pinned fid: its descriptors stay open until the end of a `with` block, whatever the guest
+    does. -1 stands for no descriptor."""
+
+    __slots__ = ("_device", "number", *INFO.names)
+
+    def __init__(self, device: Any, number: int, values: tuple[int, ...]) -> None:
+        self._device = device
+        self.number = number
+        (
+            self.handle,
+            self.path_fd,
+            self.meta_fd,
+            self.io_fd,
+            self.io_flags,
+            self.uid,
+            self.flags,
+            self.export,
+            self.st_dev,
+            self.st_ino,
+        ) = values
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        lib.v9_fid_put(self._device, self.handle)
+
+
+class _Room(threading.local):
+    """What C fills, once for each thread."""
+
+    def __init__(self) -> None:
+        self.info = ffi.new("struct v9_fid_info *")
+        self.bytes = ffi.buffer(self.info)
 
 
 class FidTable:
@@ -37,31 +56,13 @@ class FidTable:
 
     def __init__(self, device: Any) -> None:
         self._device = device
+        self._room = _Room()
 
-    @contextmanager
-    def get(self, number: int) -> Iterator[Fid]:
-        """Pins a fid for the length of a `with` block; OSError EBADF if there is none."""
-        info = ffi.new("struct v9_fid_info *")
-        check(lib.v9_fid_get(self._device, number, info))
-        try:
-            yield Fid(
-                number,
-                info.handle,
-                info.path_fd,
-                info.meta_fd,
-                info.io_fd,
-                info.io_flags,
-                info.export,
-                info.uid,
-                info.flags,
-                info.qid.type,
-                info.qid.version,
-                info.qid.path,
-                info.st_dev,
-                info.st_ino,
-            )
-        finally:
-            lib.v9_fid_put(self._device, info.handle)
+    def get(self, number: int) -> Fid:
+        """Pins a fid, for a `with` block; OSError EBADF if there is none."""
+        room = self._room
+        check(lib.v9_fid_get(self._device, number, room.info))
+        return Fid(self._device, number, INFO.unpack_from(room.bytes))
 
     def add(
         self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
@@ -84,34 +85,20 @@ class FidTable:
 
     # ---- changes of names -------------------------------------------------------------------
 
-    @contextmanager
-    def _changing(self, fid: Fid) -> Iterator[bool]:
-        """Nothing is parked meanwhile; tells whether something is already (csrc/idle.h)."""
-        parked = lib.v9_names_begin(self._device, fid.export)
-        try:
-            yield bool(parked)
-        finally:
-            lib.v9_names_end(self._device, fid.export)
-
-    @contextmanager
-    def removing(self, fid: Fid, name: bytes = b"") -> Iterator[None]:
+    def removing(self, fid: Fid, name: bytes = b"") -> "_Change":
         """The block removes entry `name` of a directory, or the name by which a file was reached:
         what it stands for keeps its descriptor."""
-        with self._changing(fid) as parked:
-            if parked:
-                lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name)
-            yield
 
-    @contextmanager
-    def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> Iterator[None]:
+        def rescue() -> None:
+            lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name)
+
+        return _Change(self._device, fid.export, rescue)
+
+    def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> "_Change":
         """The block renames entry `name` of a directory, or b"" the file of a fid itself, to
         `new` in `directory`; None: it stays in its own. What is renamed over keeps its descriptor,
         and what is parked its way."""
-        with self._changing(fid) as parked:
-            paths = self._rescue(fid, name, directory, new) if parked else None
-            yield
-            if paths:
-                lib.v9_names_renamed(self._device, fid.export, *paths)
+        return _Change(self._device, fid.export, lambda: self._rescue(fid, name, directory, new))
 
     def _rescue(
         self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
@@ -138,3 +125,32 @@ class FidTable:
     def clear(self) -> None:
         """Removes all fids."""
         lib.v9_fid_clear(self._device)
+
+
+class _Change:
+    """Names of an export change in the `with` block: nothing is parked meanwhile (csrc/idle.h).
+    Where something is parked already, `prepare` comes first, and tells the old and the new path of
+    a directory that the block renames."""
+
+    __slots__ = ("_device", "_export", "_prepare", "_renamed")
+
+    def __init__(
+        self, device: Any, export: int, prepare: Callable[[], tuple[bytes, bytes] | None]
+    ) -> None:
+        self._device = device
+        self._export = export
+        self._prepare = prepare
+        self._renamed: tuple[bytes, bytes] | None = None
+
+    def __enter__(self) -> None:
+        if lib.v9_names_begin(self._device, self._export):
+            try:
+                self._renamed = self._prepare()
+            except BaseException:
+                lib.v9_names_end(self._device, self._export)
+                raise
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._renamed and kind is None:
+            lib.v9_names_renamed(self._device, self._export, *self._renamed)
+        lib.v9_names_end(self._device, self._export)

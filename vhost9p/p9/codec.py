@@ -27,6 +27,7 @@ from typing import (
     NamedTuple,
     Self,
     TypeVar,
+    cast,
     dataclass_transform,
     get_type_hints,
 )
@@ -91,7 +92,7 @@ class _Layout:
 
     def __init__(self, fields: Iterable[tuple[str, Wire]]) -> None:
         self._runs: list[tuple[struct.Struct, list[str], Wire]] = []
-        codes, names = "<", []
+        codes, names = "<", list[str]()
         for name, wire in fields:
             codes, names = codes + wire.code, [*names, name]
             if wire.take:
@@ -205,12 +206,13 @@ M = TypeVar("M", bound=type[Message])
 @dataclass_transform(frozen_default=True)
 def record(cls: R) -> R:
     """Class decorator: a structure inside messages. Its annotations are its layout."""
-    made = dataclass(slots=True)(cls)
+    made: Any = dataclass(slots=True)(cls)
     hints = get_type_hints(made, include_extras=True)
-    fields = dataclasses.fields(made)  # type: ignore[arg-type]
-    made._wires = tuple((field.name, hints[field.name].__metadata__[0]) for field in fields)
+    made._wires = tuple(
+        (field.name, hints[field.name].__metadata__[0]) for field in dataclasses.fields(made)
+    )
     made._layout = _Layout(made._wires)
-    return made
+    return cast(R, made)
 
 
 @dataclass_transform(frozen_default=True)

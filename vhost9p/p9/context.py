@@ -17,9 +17,13 @@ ID_DIGITS = 10
 class Request(Protocol):
     """A request of the guest, answered once."""
 
-    tag: int
-    key: tuple[int, int]
-    """Names the request while it is in flight."""
+    @property
+    def tag(self) -> int:
+        """The guest's name for it."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Names the request while it is in flight."""
 
     def reply(self, data: bytes) -> None:
         """Sends a whole R-message; from any thread."""
@@ -58,9 +62,10 @@ class Context:
         EXDEV where another fid that has a part in the change belongs to another export: first, as
         between mounts (rename(2)), since tools then copy.
         """
-        if any(other.export != fid.export for other in others):
-            raise P9Error(errno.EXDEV, "the files belong to different exports")
-        driver = self.driver(fid)
+        for other in others:
+            if other.export != fid.export:
+                raise P9Error(errno.EXDEV, "the files belong to different exports")
+        driver = self.tree.driver(fid.export)
         if driver.readonly:
             raise P9Error(errno.EROFS)
         return driver

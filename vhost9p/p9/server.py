@@ -13,6 +13,7 @@ import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec
 
 from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
@@ -31,6 +32,7 @@ __all__ = ["Request", "Server"]
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 SYNC_THREADS = 8
 
 
@@ -50,8 +52,9 @@ class Server:
         wake_signal: int,
     ) -> None:
         self._fids = fids
-        context = Context(fids, tree, msize_max, set_msize, set_dialect, msize_max)
+        context = Context(fids, tree, msize_max, set_msize, self._begin, msize_max)
         self._context = context
+        self._set_dialect = set_dialect
         self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fsync")
         self._locks = LockFamily(context, wake_signal)
         self._xattrs = XattrFamily(context, max_xattr)
@@ -62,7 +65,7 @@ class Server:
             m.Tremove: names.remove,
             m.Tclunk: self._clunk,
         }
-        self._handlers: dict[Dialect, dict[type[Message], Handler]] = {
+        self._tables: dict[Dialect, dict[type[Message], Handler]] = {
             Dialect.L: {
                 **session,
                 **names.handlers(),
@@ -72,24 +75,31 @@ class Server:
             },
             Dialect.U: {**session, **UnixFamily(context, metadata).handlers()},
         }
+        self._handlers = self._tables[Dialect.L]
+
+    def _begin(self, dialect: Dialect) -> None:
+        """A session of this dialect begins."""
+        self._handlers = self._tables[dialect]
+        self._set_dialect(dialect)
 
     def handle(self, data: bytes, request: Request) -> None:
         """Answers a request, now or later. `data` may lack the payload of a Twrite."""
-        self._answer(request, lambda: self._dispatch(data, request))
+        self._answer(request, self._dispatch, data, request)
 
     def _dispatch(self, data: bytes, request: Request) -> Message | None:
         _, message = decode(data, request.payload)
-        dialect = self._context.dialect
-        handler = self._handlers[dialect].get(type(message))
+        handler = self._handlers.get(type(message))
         if handler is None:
-            name = type(message).__name__
-            raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect.value.decode()}")
+            name, dialect = type(message).__name__, self._context.dialect.value.decode()
+            raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect}")
         return handler(request, message)
 
-    def _answer(self, request: Request, work: Callable[[], Message | None]) -> None:
+    def _answer(
+        self, request: Request, work: Callable[P, Message | None], *args: P.args, **more: P.kwargs
+    ) -> None:
         """The errno funnel."""
         try:
-            reply = work()
+            reply = work(*args, **more)
         except OSError as error:
             log.debug("tag %d: %s", request.tag, error)
             request.fail(error.errno or errno.EIO)
