@@ -9,7 +9,7 @@ from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, Times
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import LATER, Context, Handler, Request, file_of
+from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd, file_of
 from vhost9p.p9.fids import Fid
 
 RunOffThread = Callable[[Request, Callable[[], Message]], None]
@@ -19,15 +19,16 @@ OFF_MAX = 2**63 - 1
 
 KNOWN = 0x1FF
 """All SETATTR_* bits."""
+TIMES = c.SETATTR_ATIME | c.SETATTR_MTIME
 CHANGES = c.SETATTR_MODE | c.SETATTR_SIZE | c.SETATTR_ATIME | c.SETATTR_MTIME
 """What sets the time of change by itself."""
 
 
-def _time(valid: int, change: int, explicit: int, sec: int, nsec: int) -> tuple[int, int]:
-    """One time as utimensat(2) wants it."""
-    if not valid & change:
+def _time(changes: int, explicit: int, sec: int, nsec: int) -> tuple[int, int]:
+    """One time as utimensat(2) wants it: left alone, the present, or an explicit one."""
+    if not changes:
         return 0, TIME_OMIT
-    if not valid & explicit:
+    if not explicit:
         return 0, TIME_NOW
     if nsec >= 1_000_000_000:
         raise P9Error(errno.EINVAL, f"{nsec} nanoseconds")
@@ -40,15 +41,15 @@ def _times(t: m.Tsetattr) -> Times | None:
     A change of size sets mtime already. To set it once more would fail where the daemon may write
     the file and does not own it.
     """
-    times = Times(
-        _time(t.valid, c.SETATTR_ATIME, c.SETATTR_ATIME_SET, t.atime_sec, t.atime_nsec),
-        _time(t.valid, c.SETATTR_MTIME, c.SETATTR_MTIME_SET, t.mtime_sec, t.mtime_nsec),
+    valid = t.valid
+    if not valid & TIMES:
+        return None
+    if valid & c.SETATTR_SIZE and valid & (TIMES | c.SETATTR_MTIME_SET) == c.SETATTR_MTIME:
+        return None
+    return Times(
+        _time(valid & c.SETATTR_ATIME, valid & c.SETATTR_ATIME_SET, t.atime_sec, t.atime_nsec),
+        _time(valid & c.SETATTR_MTIME, valid & c.SETATTR_MTIME_SET, t.mtime_sec, t.mtime_nsec),
     )
-    if times == ((0, TIME_OMIT), (0, TIME_OMIT)):
-        return None
-    if t.valid & c.SETATTR_SIZE and times == ((0, TIME_OMIT), (0, TIME_NOW)):
-        return None
-    return times
 
 
 def _check(t: m.Tsetattr) -> None:
@@ -83,15 +84,16 @@ def change(driver: Driver, fid: Fid, changes: Changes) -> None:
     it was opened, and may be gone.
     """
     file = file_of(fid)
-    if (changes.uid, changes.gid) != (-1, -1):
-        driver.chown(file, changes.uid, changes.gid)
-    if changes.size is not None:
+    uid, gid, size, mode, times = changes
+    if uid != -1 or gid != -1:
+        driver.chown(file, uid, gid)
+    if size is not None:
         writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-        driver.truncate(file.fd, fid.io_fd if writable else -1, changes.size)
-    if changes.mode is not None:
-        driver.chmod(file, changes.mode)
-    if changes.times:
-        driver.utimens(file.fd, changes.times)
+        driver.truncate(file.fd, fid.io_fd if writable else -1, size)
+    if mode is not None:
+        driver.chmod(file, mode)
+    if times:
+        driver.utimens(file.fd, times)
 
 
 class MetadataFamily:
@@ -108,16 +110,17 @@ class MetadataFamily:
 
     def setattr(self, request: Request, t: m.Tsetattr) -> m.Rsetattr:
         """See `change`; and the time of change where nothing else sets it."""
+        valid = t.valid
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
-            file = file_of(fid)
+            file_fd(fid.path_fd)
             _check(t)
-            ids = _ids(t)
-            size = t.size if t.valid & c.SETATTR_SIZE else None
-            mode = t.mode if t.valid & c.SETATTR_MODE else None
-            change(driver, fid, Changes(*ids, size, mode, _times(t)))
-            if t.valid & c.SETATTR_CTIME and not t.valid & CHANGES and ids == (-1, -1):
-                driver.touch(file.fd)
+            uid, gid = _ids(t)
+            size = t.size if valid & c.SETATTR_SIZE else None
+            mode = t.mode if valid & c.SETATTR_MODE else None
+            change(driver, fid, Changes(uid, gid, size, mode, _times(t)))
+            if valid & c.SETATTR_CTIME and not valid & CHANGES and uid == gid == -1:
+                driver.touch(fid.path_fd)
         return m.Rsetattr()
 
     def fsync(self, request: Request, t: m.Tfsync) -> None:

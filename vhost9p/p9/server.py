@@ -13,7 +13,7 @@ import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec
+from typing import TypeVarTuple
 
 from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
@@ -32,7 +32,7 @@ __all__ = ["Request", "Server"]
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
+Args = TypeVarTuple("Args")
 SYNC_THREADS = 8
 
 
@@ -95,11 +95,11 @@ class Server:
         return handler(request, message)
 
     def _answer(
-        self, request: Request, work: Callable[P, Message | None], *args: P.args, **more: P.kwargs
+        self, request: Request, work: Callable[[*Args], Message | None], *args: *Args
     ) -> None:
         """The errno funnel."""
         try:
-            reply = work(*args, **more)
+            reply = work(*args)
         except OSError as error:
             log.debug("tag %d: %s", request.tag, error)
             request.fail(error.errno or errno.EIO)
