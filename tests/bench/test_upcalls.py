@@ -33,6 +33,6 @@ def test_an_error_is_noticed(tmp_path: Path) -> None:
     with (
         servers.vhost9p(tree) as queue,
         closing(Driver(program, tree, queue)) as made,
-        pytest.raises(WrongReply, match="rename at depth 1.*: request 14 got error 17"),
+        pytest.raises(WrongReply, match=r"rename at depth 1.*: request 14 got error 17"),
     ):
         made.run(Point("rename", 1, "call"), 10, 1)

@@ -211,5 +211,17 @@ def test_a_stat_structure_is_as_long_as_both_of_its_counts_say(
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize("beyond", range(-3, 4))
+def test_a_stat_structure_does_not_reach_beyond_its_message(beyond: int) -> None:
+    """Where its counts agree, and are more than there is (or less)."""
+    encoded = bytearray(u.Twstat(9, STAT).encode(1)[:-12])  # without the last three numbers
+    outer = len(encoded) - 13 + beyond
+    encoded[11:15] = outer.to_bytes(2, "little") + (outer - 2).to_bytes(2, "little")
+    encoded[:4] = len(encoded).to_bytes(4, "little")
+    with pytest.raises(P9Error) as caught:
+        decode(bytes(encoded))
+    assert caught.value.errno == errno.EINVAL
+
+
 def test_a_message_names_its_fields() -> None:
     assert repr(m.Tmkdir(1, b"\xff", 0o755, 5)) == "Tmkdir(dfid=1, name=b'\\xff', mode=493, gid=5)"

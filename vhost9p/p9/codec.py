@@ -175,8 +175,8 @@ class Record:
         """From the fields, which are all that there is between two offsets; raises P9Error."""
         try:
             values, behind = cls._layout.load(data, at)
-        except struct.error:
-            behind = len(data) + 1
+        except struct.error as error:
+            raise P9Error(errno.EINVAL, f"a {cls.__name__} ends too early") from error
         if behind != end:
             what = "ends too early" if behind > end else f"has {end - behind} bytes too many"
             raise P9Error(errno.EINVAL, f"a {cls.__name__} {what}")
