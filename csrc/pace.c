@@ -2,7 +2,8 @@
 
 enum {
     STEPS = 8,        /* the smallest window is this part of the largest */
-    MISSES = 4,       /* windows in a row that may end without a request */
+    MISSES = 4,       /* of the longest windows in a row may end without a request */
+    TURNS = 3,        /* times in a row that another thread may have had the CPU */
     HITS = 64,        /* requests found in a row after which all is forgotten */
     REST_FIRST = 32,  /* sleeps without looking */
     REST_LAST = 4096, /* that it doubles to */
@@ -16,7 +17,7 @@ void v9_pace_init(struct v9_pace *pace, int64_t max)
 static void rest(struct v9_pace *pace)
 {
     pace->window = 0;
-    pace->misses = pace->hits = 0;
+    pace->misses = pace->turns = pace->hits = 0;
     pace->rest = pace->rest_next;
     if (pace->rest_next < REST_LAST)
         pace->rest_next *= 2;
@@ -31,7 +32,7 @@ static void grow(struct v9_pace *pace)
 
 void v9_pace_found(struct v9_pace *pace)
 {
-    pace->misses = 0;
+    pace->misses = pace->turns = 0;
     if (++pace->hits >= HITS)
         pace->rest_next = REST_FIRST;
     grow(pace);
@@ -43,7 +44,7 @@ void v9_pace_slept(struct v9_pace *pace, int64_t gap, bool looked)
         pace->rest--;
         return;
     }
-    if (looked && ++pace->misses == MISSES)
+    if (looked && pace->window == pace->max && ++pace->misses == MISSES)
         rest(pace);
     else if (gap <= 2 * pace->max)
         grow(pace);
@@ -53,5 +54,6 @@ void v9_pace_slept(struct v9_pace *pace, int64_t gap, bool looked)
 
 void v9_pace_disturbed(struct v9_pace *pace)
 {
-    rest(pace);
+    if (++pace->turns == TURNS)
+        rest(pace);
 }

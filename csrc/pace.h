@@ -9,8 +9,9 @@
  *  - the window, how long is looked, grows while the gaps between requests are short: up to twice
  *    `max`, since the time it takes to wake up is part of those that end a sleep. It shrinks, to
  *    nothing at last, while they are long.
- *  - where window after window ends without a request, or somebody else wants the CPU, looking
- *    rests for a number of sleeps; twice as many each time, until it has found a request again.
+ *  - where window after window ends without a request, or somebody else wants the CPU time after
+ *    time, looking rests for a number of sleeps; twice as many each time, until it has found a
+ * request again.
  *
  * Nothing here reads a clock. Times are in nanoseconds.
  */
@@ -23,7 +24,7 @@
 struct v9_pace {
     int64_t max;    /* of a window; 0: never look */
     int64_t window; /* the next one; 0: sleep at once */
-    uint32_t misses, hits, rest, rest_next;
+    uint32_t misses, turns, hits, rest, rest_next;
 };
 
 void v9_pace_init(struct v9_pace *pace, int64_t max);
@@ -31,7 +32,7 @@ void v9_pace_init(struct v9_pace *pace, int64_t max);
 void v9_pace_found(struct v9_pace *pace);
 /* A sleep has ended, so long after the last request; `looked`: before it a window was used up. */
 void v9_pace_slept(struct v9_pace *pace, int64_t gap, bool looked);
-/* Another thread got the CPU while this one was looking. */
+/* Another thread got the CPU while this one was looking; before v9_pace_found, if that follows. */
 void v9_pace_disturbed(struct v9_pace *pace);
 
 #endif

@@ -33,7 +33,8 @@ enum {
     RING_POLL_MS = 1,      /* where the frontend gave no kick descriptor */
     STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
     PAUSES = 8,                   /* of the CPU between two looks at the ring */
-    DISTURBED_NS = 10000,         /* between two looks: another thread ran */
+    SWITCH_NS = 2000,             /* that it takes at least to run another thread in between */
+    SLICE_NS = 100000,            /* that others run at least who have work of their own */
 };
 
 static uint32_t looking; /* threads of the process that look for requests */
@@ -150,31 +151,40 @@ static bool may_look(const struct v9_device *dev)
     return false;
 }
 
-/* Looks for a request from `since` on, for as long as the pace says; NULL: there came none. The
+/*
+ * Whether another thread had the CPU between two looks: one with work of its own for a while, or
+ * the driver itself just long enough to send `r`. With that one it is better to take turns.
+ */
+static bool is_disturbed(int64_t between, const struct v9_request *r)
+{
+    return between > (r ? SWITCH_NS : SLICE_NS);
+}
+
+/* Looks for a request, from `since` on, for as long as the pace says; NULL: there came none. The
  * lock is free most of the time. */
 static struct v9_request *look(struct v9_device *dev, struct v9_pace *pace, int64_t since)
 {
-    struct v9_request *r = NULL;
-    int64_t last = since, now = since;
+    int64_t last = since;
 
-    while (!r && !dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved &&
-           now - since < pace->window) {
-        pthread_mutex_unlock(&dev->lock);
-        pause_cpu();
-        pthread_mutex_lock(&dev->lock);
-        r = v9_request_next(dev);
+    while (!dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved) {
+        const int64_t now = now_ns();
+        struct v9_request *r = v9_request_next(dev);
         if (!r)
             v9_device_signal(dev); /* what ended in the attempt */
-        now = now_ns();
-        if (now - last > DISTURBED_NS) {
+        if (is_disturbed(now - last, r)) {
             v9_pace_disturbed(pace);
             return r;
         }
+        if (r)
+            v9_pace_found(pace);
+        if (r || now - since >= pace->window)
+            return r;
         last = now;
+        pthread_mutex_unlock(&dev->lock);
+        pause_cpu();
+        pthread_mutex_lock(&dev->lock);
     }
-    if (r)
-        v9_pace_found(pace);
-    return r;
+    return NULL;
 }
 
 /* There is no request: waits for the next one, which it may return. */
@@ -184,7 +194,7 @@ static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_pace
     const bool looks = pace->window && may_look(dev);
     struct v9_request *r = NULL;
 
-    v9_device_signal(dev);
+    v9_device_signal(dev); /* which may have the driver run in this thread's place at once */
     if (looks) {
         r = look(dev, pace, since);
         __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);

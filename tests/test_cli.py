@@ -129,7 +129,7 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
     config = run.config(
         f"--socket-path={SOCKET}", f"--path={share}", "--tag=work", "--security-model=none",
         "--multidevs=remap", "--readonly", "--msize-max=512KiB", "--max-fids=1000", "--threads=4",
-        "--cpus=1", "--poll-us=50",
+        "--cpus=1", "--poll-us=70",
         "--ring=split", "--once", "--force", f"--state-dir={tmp_path}/state", "--log-level=error",
     )  # fmt: skip
     assert config == Config(
@@ -143,7 +143,7 @@ def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
                 max_fids=1000,
                 threads=4,
                 cpus=(1,),
-                poll_us=50,
+                poll_us=70,
                 ring="split",
                 once=True,
                 force=True,

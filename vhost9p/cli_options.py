@@ -263,7 +263,7 @@ def _add_what(parser: Parser) -> None:
         metavar="US",
         type=_leaf("poll_us"),
         help="microseconds that a serving thread stays awake for the next request, at most, where "
-        "they come in quick succession; 0: it sleeps at once (default: 20)",
+        "they come in quick succession; 0: it sleeps at once (default: 50)",
     )
     what.add_argument(
         "--ring",

@@ -200,7 +200,7 @@ class DeviceConfig:
     """Requests that are served at a time, while none hangs."""
     cpus: tuple[int, ...] = ()
     """CPUs that the threads that serve may run on; empty: all that the daemon may."""
-    poll_us: int = 20
+    poll_us: int = 50
     """Microseconds that a thread looks for requests, at most, before it sleeps."""
     ring: Literal["packed", "split"] = "packed"
     """The newest layout of the virtqueue that the guest is offered; split always is."""
