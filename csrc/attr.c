@@ -334,13 +334,10 @@ static int step_up(v9_export **where, int fd)
             *where = ex->above;
         return hold_root(*where);
     }
-    err = prove_inside(ex, fd);
-    if (err)
-        return err;
+    /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
     up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (up < 0)
         return -errno;
-    /* Between the proof and the step the directory may have been moved. */
     err = prove_inside(ex, up);
     if (err) {
         close(up);
