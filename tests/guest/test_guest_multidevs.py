@@ -72,6 +72,21 @@ def check_that_numbers_collide(share: Mounted) -> None:
         assert one.stat().st_dev != two.stat().st_dev
 
 
+LISTED = """python3 -c '
+import os, sys
+for top in (".", "one", "two", "bound", "one/sub"):
+    for entry in os.scandir(top):
+        told, own = entry.inode(), os.lstat(entry.path).st_ino
+        if told != own:
+            sys.exit(f"{entry.path}: {told} was listed, {own} it is")
+'"""
+
+
+def check_listings(share: Mounted) -> None:
+    """What a listing tells (d_ino) is what stat(2) tells, for mount points too."""
+    share.sh(LISTED)
+
+
 @pytest.mark.newest
 def test_remap(boot: Boot) -> None:
     with share_of_three(boot, "remap") as share:
@@ -106,6 +121,20 @@ def test_remap(boot: Boot) -> None:
                 assert contents(copy) == there
                 assert os.path.samefile(copy / "file1", copy / "hard")
                 assert (copy / "file3").stat().st_nlink == 1
+        check_listings(share)
+        inside(share, "late").mkdir()
+        check_listings(share)
+        enter = ["nsenter", "--target", str(share.daemon.pid), "--mount"]
+        enter += [] if IS_ROOT else ["--user", "--preserve-credentials"]
+        subprocess.run(
+            [*enter, "mount", "-t", "tmpfs", "late", str(share.export / "late")], check=True
+        )
+        check_listings(share)
+        share.remount(cache="loose")
+        for _ in range(2):  # from the server, from the cache
+            check_listings(share)
+            assert share.sh("stat -c %i one/file1 one/hard | uniq | wc -l") == "1"
+            assert share.sh("find . -samefile two/file1 | sort") == "./two/file1\n./two/hard"
         assert not [line for line in share.daemon.lines if "WARNING" in line]
 
 
