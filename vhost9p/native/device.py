@@ -130,8 +130,11 @@ class Hub:
                 number, kind, slot, seq, tag, at, size, fd, a, b = fields
                 device = self._devices.get(number)
                 if device:
-                    bytes_ = data[at : at + size]
-                    device.take(Upcall(device, kind, slot, seq, tag, bytes_, fd, a, b))
+                    upcall = Upcall(device, kind, slot, seq, tag, data[at : at + size], fd, a, b)
+                    try:
+                        device.handler(upcall)
+                    except Exception:
+                        log.exception("an upcall of kind %d failed", kind)
                 elif fd >= 0:
                     os.close(fd)
 
@@ -187,7 +190,7 @@ class Device:
         poll_us: int = 0,
     ) -> None:
         self._hub = hub
-        self._handler = handler
+        self.handler = handler
         self._answering = threading.Lock()
         """Held while `_native` is used for an answer, which may come late."""
         self._native: Any = None
@@ -218,13 +221,6 @@ class Device:
         if native:
             self._hub.forget(self._number)
             lib.v9_device_free(native)
-
-    def take(self, upcall: Upcall) -> None:
-        """Hands an upcall to the handler."""
-        try:
-            self._handler(upcall)
-        except Exception:
-            log.exception("an upcall of kind %d failed", upcall.kind)
 
     # ---- set-up -----------------------------------------------------------------------------
 

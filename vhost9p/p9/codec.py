@@ -100,10 +100,15 @@ class _Layout:
                 codes, names = "<", []
         if names:
             self._runs.append((struct.Struct(codes), names, wire))
+        only = self._runs[0] if len(self._runs) == 1 else None
+        self._numbers = only[0] if only and not only[2].take else None
+        """Of a class that is all numbers, as most are."""
 
-    def load(self, data: bytes, at: int) -> tuple[list[Any], int]:
+    def load(self, data: bytes, at: int) -> tuple[Sequence[Any], int]:
         """The fields' values and the offset behind them, which may lie beyond the data's end;
         raises struct.error where numbers do."""
+        if self._numbers:
+            return self._numbers.unpack_from(data, at), at + self._numbers.size
         values: list[Any] = []
         for numbers, _, wire in self._runs:
             values += numbers.unpack_from(data, at)
@@ -192,6 +197,8 @@ class Message(Record):
 
     def encode(self, tag: int) -> bytes:
         """The whole message."""
+        if not self._wires:
+            return _HEADER.pack(HEADER_SIZE, self.TYPE, tag)
         body = self._layout.dump(self)
         return _HEADER.pack(HEADER_SIZE + len(body), self.TYPE, tag) + body
 

@@ -130,7 +130,8 @@ class LockFamily:
                 self._table.release(holder, span)
                 return m.Rlock(c.LOCK_SUCCESS)
             writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-            self._fids.set_flags(fid, fid.flags | FID_LOCKS)
+            if not fid.flags & FID_LOCKS:
+                self._fids.set_flags(fid, fid.flags | FID_LOCKS)
             open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
             file = self._table.open(holder, t.fid, open_file, epoch)
         take = partial(self._table.take, file, t.type, span, fid_writable=writable)

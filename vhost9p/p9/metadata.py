@@ -3,13 +3,12 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
-from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, Times
+from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, File, Times
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd, file_of
+from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
 from vhost9p.p9.fids import Fid
 
 RunOffThread = Callable[[Request, Callable[[], Message]], None]
@@ -59,16 +58,6 @@ def _check(t: m.Tsetattr) -> None:
         raise P9Error(errno.EINVAL, f"a size of {t.size} bytes")
 
 
-class Changes(NamedTuple):
-    """What to change of a file: -1 and None leave something alone."""
-
-    uid: int = -1
-    gid: int = -1
-    size: int | None = None
-    mode: int | None = None
-    times: Times | None = None
-
-
 def _ids(t: m.Tsetattr) -> tuple[int, int]:
     """Owner and group as chown(2) wants them: -1 leaves one alone."""
     uid = t.uid if t.valid & c.SETATTR_UID and t.uid != NO_ID else -1
@@ -76,24 +65,31 @@ def _ids(t: m.Tsetattr) -> tuple[int, int]:
     return uid, gid
 
 
-def change(driver: Driver, fid: Fid, changes: Changes) -> None:
-    """Owner and size before the mode, since they clear set-id bits that it may set; times last,
-    since the others change them.
+def change(
+    driver: Driver,
+    fid: Fid,
+    uid: int = -1,
+    gid: int = -1,
+    size: int | None = None,
+    mode: int | None = None,
+    times: Times | None = None,
+) -> None:
+    """Changes a file; -1 and None leave something alone. Owner and size before the mode, since they
+    clear set-id bits that it may set; times last, since the others change them.
 
     The size goes through the fid's own descriptor if it can write: its permission was checked when
     it was opened, and may be gone.
     """
-    file = file_of(fid)
-    uid, gid, size, mode, times = changes
+    path_fd = file_fd(fid.path_fd)
     if uid != -1 or gid != -1:
-        driver.chown(file, uid, gid)
+        driver.chown(File(path_fd, fid.meta_fd), uid, gid)
     if size is not None:
         writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-        driver.truncate(file.fd, fid.io_fd if writable else -1, size)
+        driver.truncate(path_fd, fid.io_fd if writable else -1, size)
     if mode is not None:
-        driver.chmod(file, mode)
+        driver.chmod(File(path_fd, fid.meta_fd), mode)
     if times:
-        driver.utimens(file.fd, times)
+        driver.utimens(path_fd, times)
 
 
 class MetadataFamily:
@@ -118,7 +114,7 @@ class MetadataFamily:
             uid, gid = _ids(t)
             size = t.size if valid & c.SETATTR_SIZE else None
             mode = t.mode if valid & c.SETATTR_MODE else None
-            change(driver, fid, Changes(uid, gid, size, mode, _times(t)))
+            change(driver, fid, uid, gid, size, mode, _times(t))
             if valid & c.SETATTR_CTIME and not valid & CHANGES and uid == gid == -1:
                 driver.touch(fid.path_fd)
         return m.Rsetattr()
@@ -146,4 +142,8 @@ class MetadataFamily:
                 os.close(io_fd)
             return reply
 
-        self._off_thread(request, sync)
+        try:
+            self._off_thread(request, sync)
+        except RuntimeError:  # the host's limit of threads
+            os.close(io_fd)
+            raise

@@ -12,8 +12,6 @@ session and unix for 9P2000.u.
 import errno
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVarTuple
 
 from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
@@ -26,13 +24,13 @@ from vhost9p.p9.metadata import MetadataFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
 from vhost9p.p9.unix import UnixFamily
+from vhost9p.p9.workers import Workers
 from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
 
 log = logging.getLogger(__name__)
 
-Args = TypeVarTuple("Args")
 SYNC_THREADS = 8
 
 
@@ -55,7 +53,7 @@ class Server:
         context = Context(fids, tree, msize_max, set_msize, self._begin, msize_max)
         self._context = context
         self._set_dialect = set_dialect
-        self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fsync")
+        self._pool = Workers(SYNC_THREADS, "fsync")
         self._locks = LockFamily(context, wake_signal)
         self._xattrs = XattrFamily(context, max_xattr)
         names = NamespaceFamily(context, self._drop)
@@ -84,34 +82,40 @@ class Server:
 
     def handle(self, data: bytes, request: Request) -> None:
         """Answers a request, now or later. `data` may lack the payload of a Twrite."""
-        self._answer(request, self._dispatch, data, request)
-
-    def _dispatch(self, data: bytes, request: Request) -> Message | None:
-        _, message = decode(data, request.payload)
-        handler = self._handlers.get(type(message))
-        if handler is None:
-            name, dialect = type(message).__name__, self._context.dialect.value.decode()
-            raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect}")
-        return handler(request, message)
-
-    def _answer(
-        self, request: Request, work: Callable[[*Args], Message | None], *args: *Args
-    ) -> None:
-        """The errno funnel."""
         try:
-            reply = work(*args)
-        except OSError as error:
-            log.debug("tag %d: %s", request.tag, error)
-            request.fail(error.errno or errno.EIO)
-        except Exception:
-            log.exception("the request with tag %d failed as no request should", request.tag)
-            request.fail(errno.EIO)
+            tag, message = decode(data, request.payload)
+            handler = self._handlers.get(type(message))
+            if handler is None:
+                name, dialect = type(message).__name__, self._context.dialect.value.decode()
+                raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect}")
+            reply = handler(request, message)
+        except Exception as error:
+            self._fail(request, error)
         else:
             if reply is not LATER:
-                request.reply(reply.encode(request.tag))
+                request.reply(reply.encode(tag))
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        """The errno funnel."""
+        code = errno.EIO
+        if isinstance(error, OSError):
+            log.debug("tag %d: %s", request.tag, error)
+            code = error.errno or code
+        else:
+            what = "the request with tag %d failed as no request should"
+            log.error(what, request.tag, exc_info=error)
+        request.fail(code)
 
     def _off_thread(self, request: Request, work: Callable[[], Message]) -> None:
-        self._pool.submit(self._answer, request, work)
+        def answer() -> None:
+            try:
+                reply = work()
+            except Exception as error:
+                self._fail(request, error)
+            else:
+                request.reply(reply.encode(request.tag))
+
+        self._pool.submit(answer)
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Of a fid that Python keeps something for: the others are C's."""
@@ -161,4 +165,4 @@ class Server:
     def close(self) -> None:
         """For good."""
         self.reset()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()

@@ -34,7 +34,7 @@ from vhost9p.p9.context import (
     qid_of,
 )
 from vhost9p.p9.fids import Fid
-from vhost9p.p9.metadata import OFF_MAX, Changes, MetadataFamily, change
+from vhost9p.p9.metadata import OFF_MAX, MetadataFamily, change
 from vhost9p.p9.namespace import become
 
 KINDS = {
@@ -222,17 +222,27 @@ def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
     return Created(path_fd, -1, 0, attr)
 
 
+class Changes(NamedTuple):
+    """What `change` takes."""
+
+    uid: int
+    gid: int
+    size: int | None
+    mode: int | None
+    times: Times | None
+
+
 def _change(driver: Driver, fid: Fid, changes: Changes) -> None:
     """A change of size sets mtime as well. Where a daemon that may write the file but does not own
     it cannot set mtime once more, the host's own time is good enough: a client that truncates a
     file sends the present."""
     times = changes.times
     if changes.size is None or times is None or times.atime[1] != TIME_OMIT:
-        change(driver, fid, changes)
+        change(driver, fid, *changes)
         return
-    change(driver, fid, changes._replace(times=None))
+    change(driver, fid, *changes._replace(times=None))
     with suppress(PermissionError):
-        change(driver, fid, Changes(times=times))
+        change(driver, fid, times=times)
 
 
 def _changes(wanted: u.Stat, now: Attr) -> Changes:
