@@ -15,7 +15,7 @@
 #include "ring.h"
 
 enum {
-    MAX_LANES = 32,
+    MAX_LANES = 128,
     HEADER_MAX = 4096, /* bytes of a request or reply beside its payload */
     PAYLOAD_MAX = 512 * 1024,
     SMALL = 4096,         /* bytes of the small reads and writes */
@@ -45,6 +45,14 @@ enum workload {
     GETLOCK,
     FSYNC,
     ATTACH,
+    /* What there may be many of: is_scale. */
+    FIDS_FILL,
+    FIDS_GETATTR,
+    FIDS_CLONE,
+    FIDS_WALK,
+    DEVICES_FIRST,
+    DEVICES_STAT,
+    ENTRIES_LIST,
     FRESH_STAT,
     FRESH_WALK,
     WORKLOADS,
@@ -53,6 +61,11 @@ enum workload {
 static inline bool is_upcall(enum workload workload)
 {
     return workload >= CHMOD && workload <= ATTACH;
+}
+
+static inline bool is_scale(enum workload workload)
+{
+    return workload >= FIDS_FILL && workload <= ENTRIES_LIST;
 }
 
 /* The attribute of XATTR_GET and XATTR_SET. */
@@ -99,7 +112,7 @@ struct protocol {
     bool (*step)(enum workload workload, struct lane *lane);
     /* Checks what all replies have in common: sizes, type, tag. */
     void (*check)(const struct lane *lane);
-    bool lacks_upcalls; /* the workloads that is_upcall tells */
+    bool lacks_some; /* the workloads that is_upcall and is_scale tell */
 };
 
 extern const struct protocol ninep, fuse, host;
@@ -110,14 +123,19 @@ void host_prepare_upcall(enum workload workload);
 void host_release_upcall(void);
 void host_step_upcall(enum workload workload);
 
+/* host_scale.c */
+void host_prepare_scale(enum workload workload);
+void host_step_scale(enum workload workload, struct lane *lane);
+
 /* The run under way, for messages, and what it works on. */
 struct run {
     enum workload workload;
     unsigned depth;
     enum waiting waiting;
-    uint64_t limit, think; /* ns */
-    uint64_t serial;       /* differs between any two runs */
-    uint32_t fresh;        /* operations of a fresh workload begun so far */
+    uint64_t limit, think;         /* ns */
+    uint64_t serial;               /* differs between any two runs */
+    uint32_t fresh;                /* operations of a fresh workload begun so far */
+    uint32_t size, files, entries; /* where is_scale: ninep_scale.c */
 };
 
 extern struct run run;

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 HERE = Path(__file__).parent
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror")
 
-MEMORY_SIZE = 64 << 20
+MEMORY_SIZE = 96 << 20
 RING_AT = 16 << 20  # above what a PC has below its first MiB, and whatever firmware wrote
 QUEUE_SIZE = 128
 PATIENCE = 60.0  # seconds for an answer, beside what the run takes
@@ -38,6 +38,8 @@ class Point(NamedTuple):
     depth: int
     wait: Literal["poll", "call"]
     think_us: int = 0
+    scale: tuple[int, int, int] | None = None
+    """Fids or devices, files that these stand for, entries of the directory: see ninep_scale.c."""
 
 
 class Sample(NamedTuple):
@@ -84,6 +86,11 @@ def make_tree(program: Path, directory: Path) -> None:
     subprocess.run([str(program), "make", str(directory)], check=True)
 
 
+def grow_tree(program: Path, directory: Path, count: int) -> None:
+    """Makes one more directory in that one, of `count` files."""
+    subprocess.run([str(program), "grow", str(directory), str(count)], check=True)
+
+
 class Driver:
     """A driver process in session with one server; None stands for the host's system calls."""
 
@@ -115,8 +122,9 @@ class Driver:
         """
         assert self._process.stdin is not None
         words = (point.workload, point.depth, point.wait, milliseconds, point.think_us, serial)
+
         try:
-            print(*words, file=self._process.stdin, flush=True)
+            print(*words, *(point.scale or ()), file=self._process.stdin, flush=True)
         except BrokenPipeError:
             self._fail()
         return Sample(**json.loads(self._answer(PATIENCE + milliseconds / 1000)))

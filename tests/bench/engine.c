@@ -94,6 +94,8 @@ static bool may_begin(uint64_t started, uint64_t time)
 {
     if (begun && time - started >= run.limit)
         return false;
+    if (run.workload == FIDS_FILL || run.workload == DEVICES_FIRST)
+        return run.fresh < run.size;
     return run.workload < FRESH_STAT || run.fresh < tree_fresh_count(run.workload);
 }
 

@@ -161,6 +161,10 @@ static bool step(enum workload workload, struct lane *lane)
         host_step_upcall(workload);
         return false;
     }
+    if (is_scale(workload)) {
+        host_step_scale(workload, lane);
+        return false;
+    }
     switch (workload) {
     case GETATTR:
         do_getattr(lane);
@@ -232,6 +236,10 @@ static void prepare(enum workload workload, struct lane *lane)
         host_prepare_upcall(workload);
         return;
     }
+    if (is_scale(workload)) {
+        host_prepare_scale(workload);
+        return;
+    }
     tree_fresh_name(name);
     if (workload < FRESH_STAT)
         snprintf(name, sizeof(name), "%s", names[workload]);
@@ -244,7 +252,8 @@ static void release(enum workload workload, struct lane *lane)
 {
     if (is_upcall(workload))
         host_release_upcall();
-    else if (lane->index == 0 && workload != STAT && workload != WALK && workload != OPEN)
+    else if (lane->index == 0 && !is_scale(workload) && workload != STAT && workload != WALK &&
+             workload != OPEN)
         close(own_fd);
 }
 

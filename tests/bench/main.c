@@ -2,12 +2,14 @@
  * The benchmark's driver: plays a guest's 9p or virtio-fs driver, or makes the host's system calls.
  *
  *     driver make DIRECTORY
+ *     driver grow DIRECTORY COUNT
  *     driver host DIRECTORY
  *     driver 9p|fuse DIRECTORY MEMORY-FD MEMORY-SIZE RING-AT KICK-FD CALL-FD PID…
  *
- * `make` makes the tree of files. The others serve runs: each line of standard input says
+ * `make` makes the tree of files, `grow` a directory of COUNT files in it. The others serve runs:
+ * each line of standard input says
  *
- *     WORKLOAD DEPTH poll|call MILLISECONDS THINK-MICROSECONDS SERIAL
+ *     WORKLOAD DEPTH poll|call MILLISECONDS THINK-MICROSECONDS SERIAL [SIZE FILES ENTRIES]
  *
  * and is answered by one line of JSON. PIDs are the server's processes, whose CPU time is taken.
  * The first wrong reply ends the process with exit status 3 and a line on standard error.
@@ -29,10 +31,11 @@
 enum { MAX_PROCESSES = 8, LANE_TABLE = 0x4000, LANE_SIZE = 0x90000 };
 
 const char *const workload_names[WORKLOADS] = {
-    "getattr",  "stat",      "walk8",  "open",       "read4k",      "write4k",
-    "read512k", "write512k", "list",   "create",     "chmod",       "utimens",
-    "truncate", "rename",    "link",   "xattr-get",  "xattr-set",   "lock",
-    "getlock",  "fsync",     "attach", "fresh-stat", "fresh-walk8",
+    "getattr",   "stat",          "walk8",        "open",         "read4k",       "write4k",
+    "read512k",  "write512k",     "list",         "create",       "chmod",        "utimens",
+    "truncate",  "rename",        "link",         "xattr-get",    "xattr-set",    "lock",
+    "getlock",   "fsync",         "attach",       "fids-fill",    "fids-getattr", "fids-clone",
+    "fids-walk", "devices-first", "devices-stat", "entries-list", "fresh-stat",   "fresh-walk8",
 };
 struct run run;
 
@@ -157,18 +160,20 @@ static bool read_run(const struct protocol *protocol)
 {
     char line[256], name[32], waiting[8];
     unsigned long long limit, think, serial;
+    int words;
 
     if (!fgets(line, sizeof(line), stdin))
         return false;
-    if (sscanf(line, "%31s %u %7s %llu %llu %llu", name, &run.depth, waiting, &limit, &think,
-               &serial) != 6)
-        broken("not a run: %s", line);
+    words = sscanf(line, "%31s %u %7s %llu %llu %llu %u %u %u", name, &run.depth, waiting, &limit,
+                   &think, &serial, &run.size, &run.files, &run.entries);
     for (run.workload = 0; run.workload < WORKLOADS; run.workload++)
         if (!strcmp(name, workload_names[run.workload]))
             break;
-    if (run.workload == WORKLOADS)
+    if (words < 1 || run.workload == WORKLOADS)
         broken("no workload is called %s", name);
-    if (protocol->lacks_upcalls && is_upcall(run.workload))
+    if (words != (is_scale(run.workload) ? 9 : 6))
+        broken("not a run: %s", line);
+    if (protocol->lacks_some && (is_upcall(run.workload) || is_scale(run.workload)))
         broken("%s is for 9P only", name);
     if (run.depth < 1 || run.depth > MAX_LANES)
         broken("depth %u is not 1 to %d", run.depth, MAX_LANES);
@@ -209,13 +214,17 @@ int main(int count, char **arguments)
     int tree;
 
     if (count < 3)
-        broken("usage: driver make|host|9p|fuse DIRECTORY …");
+        broken("usage: driver make|grow|host|9p|fuse DIRECTORY …");
     umask(0);
     tree = open(arguments[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (tree < 0)
         broken("%s: %s", arguments[2], strerror(errno));
     if (!strcmp(arguments[1], "make")) {
         tree_make(tree);
+        return 0;
+    }
+    if (!strcmp(arguments[1], "grow") && count == 4) {
+        tree_grow(tree, (uint32_t)number(arguments[3]));
         return 0;
     }
     if (!strcmp(arguments[1], "host")) {

@@ -223,6 +223,8 @@ static bool step(enum workload workload, struct lane *lane)
 {
     if (is_upcall(workload))
         return step_upcall(workload, lane);
+    if (is_scale(workload))
+        return step_scale(workload, lane);
     switch (workload) {
     case GETATTR:
         return step_getattr(lane);
@@ -313,6 +315,10 @@ static void prepare(enum workload workload, struct lane *lane)
         prepare_upcall(workload, lane);
         return;
     }
+    if (is_scale(workload)) {
+        prepare_scale(workload, lane);
+        return;
+    }
     switch (workload) {
     case GETATTR:
         tree_file_name(name, lane->index);
@@ -348,6 +354,10 @@ static void release(enum workload workload, struct lane *lane)
 {
     if (is_upcall(workload)) {
         release_upcall(workload, lane);
+        return;
+    }
+    if (is_scale(workload)) {
+        release_scale(workload, lane);
         return;
     }
     switch (workload) {

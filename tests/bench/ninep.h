@@ -1,6 +1,7 @@
 /*
  * 9P2000.L for the workloads: how requests are made and replies taken apart (ninep_wire.c), and
- * which workloads are where (ninep.c, and ninep_upcalls.c those that vhost9p answers in Python).
+ * which workloads are where (ninep.c; ninep_upcalls.c has those that vhost9p answers in Python,
+ * ninep_scale.c those of which the size is given).
  *
  * Numbers go to the wire as they lie in memory: guests of this benchmark are little-endian.
  * Source of the layouts: the Plan 9 manual, section 5, and the diod server's protocol description.
@@ -84,6 +85,12 @@ void expect_attr(const struct lane *lane, struct qid qid, uint32_t mode, uint64_
 uint32_t received(const struct lane *lane, uint32_t count, bool atmost);
 /* Walks the lane's fid (or `to`) to one name and waits for the reply; returns its qid. */
 struct qid reach(struct lane *lane, uint32_t from, uint32_t to, const char *name);
+
+/* ---- ninep_scale.c: the workloads for which is_scale says so */
+
+void prepare_scale(enum workload workload, struct lane *lane);
+void release_scale(enum workload workload, struct lane *lane);
+bool step_scale(enum workload workload, struct lane *lane);
 
 /* ---- ninep_upcalls.c: the workloads for which is_upcall says so */
 

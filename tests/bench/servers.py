@@ -25,7 +25,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +143,23 @@ def _vhost_user_queue(stack: ExitStack, path: str, index: int) -> tuple[int, int
 
 
 @contextmanager
-def vhost9p(directory: Path, model: str = "passthrough") -> Iterator[Queue]:
-    """vhost9p on a directory."""
-    options = ("--path", str(directory), "--security-model", model, "--multidevs", "remap")
-    with Daemon(*options) as daemon, ExitStack() as stack:
-        made = _vhost_user_queue(stack, daemon.socket, 0)
-        yield Queue("9p", *made, (daemon.pid,))
+def vhost9p(
+    directory: Path,
+    model: str = "passthrough",
+    options: Sequence[str] = (),
+    wrapper: Sequence[str] = (),
+) -> Iterator[Queue]:
+    """vhost9p on a directory; `wrapper` as Daemon has it."""
+    words = ("--path", str(directory), "--security-model", model, "--multidevs", "remap", *options)
+    with Daemon(*words, wrapper=wrapper) as daemon, connected(daemon.socket, daemon.pid) as queue:
+        yield queue
+
+
+@contextmanager
+def connected(socket_path: str, pid: int) -> Iterator[Queue]:
+    """The queue of one device of a vhost9p that runs."""
+    with ExitStack() as stack:
+        yield Queue("9p", *_vhost_user_queue(stack, socket_path, 0), (pid,))
 
 
 @contextmanager

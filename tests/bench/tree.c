@@ -96,6 +96,31 @@ void tree_make(int at)
     close(list);
 }
 
+void tree_many_name(char name[32])
+{
+    snprintf(name, 32, "many-%u", run.entries);
+}
+
+void tree_many_entry(char name[16], uint32_t index)
+{
+    snprintf(name, 16, "e%07u", index);
+}
+
+void tree_grow(int at, uint32_t count)
+{
+    char name[32];
+    int fd;
+
+    run.entries = count;
+    tree_many_name(name);
+    fd = make_directory(at, name);
+    for (uint32_t i = 0; i < count; i++) {
+        tree_many_entry(name, i);
+        must(mknodat(fd, name, S_IFREG | tree_fresh_mode(i), 0) == 0, "cannot make", name);
+    }
+    close(fd);
+}
+
 void tree_file_name(char name[16], unsigned index)
 {
     snprintf(name, 16, "f%03u", index);

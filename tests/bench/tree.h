@@ -21,6 +21,12 @@ extern const char *const tree_levels[LEVELS];
 /* Makes the tree below the directory `at`, which may hold one already. */
 void tree_make(int at);
 
+/* Makes a directory of `count` files below `at`: tree_many_name is what it is called, for
+ * run.entries, and tree_many_entry its files, whose modes are as tree_fresh_mode has them. */
+void tree_grow(int at, uint32_t count);
+void tree_many_name(char name[32]);
+void tree_many_entry(char name[16], uint32_t index);
+
 /* Name and size of one of the files. */
 void tree_file_name(char name[16], unsigned index);
 uint64_t tree_file_size(unsigned index);
