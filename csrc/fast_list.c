@@ -266,9 +266,9 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     list.node = node;
     err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
     if (!err) {
-        pthread_mutex_lock(&fid->dir_lock);
+        pthread_mutex_lock(&v9_fids_dir(&dev->fids, fid)->lock);
         err = fill(&list, r, fid, offset, scratch);
-        pthread_mutex_unlock(&fid->dir_lock);
+        pthread_mutex_unlock(&v9_fids_dir(&dev->fids, fid)->lock);
     }
     v9_fids_unpin(&dev->fids, fid);
     if (err)

@@ -267,17 +267,17 @@ static int pack_stat(struct v9_listing *list, struct v9_request *r, const struct
 
 /* Lists from `offset`, in bytes, on. The directory's mutex is held. */
 static int read_stats(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid,
-                      uint64_t offset, struct v9_scratch *scratch)
+                      struct v9_fid_dir *dir, uint64_t offset, struct v9_scratch *scratch)
 {
-    const bool goes_on = offset && offset == fid->dir_read;
+    const bool goes_on = offset && offset == dir->read;
     int err;
 
     list->skip = goes_on ? 0 : offset;
-    err = v9_fast_list(list, r, fid, goes_on ? fid->dir_next : 0, scratch);
+    err = v9_fast_list(list, r, fid, goes_on ? dir->next : 0, scratch);
     if (err)
         return err;
-    fid->dir_read = offset + (uint64_t)(list->at - list->start);
-    fid->dir_next = list->offset;
+    dir->read = offset + (uint64_t)(list->at - list->start);
+    dir->next = list->offset;
     return 0;
 }
 
@@ -285,6 +285,7 @@ int v9_fast_read_stats(struct v9_device *dev, struct v9_request *r, struct v9_fi
                        const struct v9_node *node, uint64_t offset, uint32_t count,
                        struct v9_scratch *scratch)
 {
+    struct v9_fid_dir *const dir = v9_fids_dir(&dev->fids, fid);
     uint8_t *const stats = scratch->reply + P9_IO_SIZE;
     struct v9_listing list = {
         .pack = pack_stat,
@@ -300,9 +301,9 @@ int v9_fast_read_stats(struct v9_device *dev, struct v9_request *r, struct v9_fi
     if (count > r->chain.writable_size - P9_IO_SIZE)
         count = (uint32_t)(r->chain.writable_size - P9_IO_SIZE);
     list.end = stats + count;
-    pthread_mutex_lock(&fid->dir_lock);
-    err = read_stats(&list, r, fid, offset, scratch);
-    pthread_mutex_unlock(&fid->dir_lock);
+    pthread_mutex_lock(&dir->lock);
+    err = read_stats(&list, r, fid, dir, offset, scratch);
+    pthread_mutex_unlock(&dir->lock);
     if (err)
         return err;
     size = P9_IO_SIZE + (uint32_t)(list.at - stats);

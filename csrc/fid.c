@@ -36,13 +36,14 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     const size_t head = round_up(buckets * sizeof(uint32_t));
     const size_t fid_size = round_up((size_t)max * sizeof(struct v9_fid));
     const size_t node_size = round_up((size_t)max * sizeof(struct v9_node));
+    const size_t dir_size = round_up((size_t)max * sizeof(struct v9_fid_dir));
     const size_t way_size = round_up((size_t)max * WAY_BYTES);
     uint8_t *at;
 
     memset(fids, 0, sizeof(*fids));
     fids->max = fids->nodes.max = max;
     fids->mask = fids->nodes.mask = buckets - 1;
-    fids->map_size = 2 * head + fid_size + node_size + way_size;
+    fids->map_size = 2 * head + fid_size + node_size + dir_size + way_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
     if (fids->fd < 0)
         return -errno;
@@ -53,10 +54,11 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
         goto fail;
     at = fids->map;
     fids->buckets = (uint32_t *)at;
-    fids->nodes.buckets = (uint32_t *)(at + head);
-    fids->entries = (struct v9_fid *)(at + 2 * head);
-    fids->nodes.entries = (struct v9_node *)(at + 2 * head + fid_size);
-    v9_heap_init(&fids->nodes.park.heap, at + 2 * head + fid_size + node_size, way_size);
+    fids->nodes.buckets = (uint32_t *)(at += head);
+    fids->entries = (struct v9_fid *)(at += head);
+    fids->nodes.entries = (struct v9_node *)(at += fid_size);
+    fids->dirs = (struct v9_fid_dir *)(at += node_size);
+    v9_heap_init(&fids->nodes.park.heap, at + dir_size, way_size);
     pthread_mutex_init(&fids->lock, NULL);
     pthread_cond_init(&fids->returned, NULL);
     fids->exports = exports;
@@ -114,6 +116,30 @@ static void close_all(const struct closing *closing)
     v9_node_fds_close(&closing->node);
 }
 
+/* A fid, which always stands for a node, has been opened. */
+static void set_open(struct v9_fids *fids, struct v9_fid *fid)
+{
+    struct v9_node *node = v9_fids_node(fids, fid);
+
+    fid->io_recent = true;
+    node->opens++;
+    if (S_ISDIR(node->mode)) {
+        struct v9_fid_dir *dir = v9_fids_dir(fids, fid);
+        dir->read = dir->next = 0;
+        pthread_mutex_init(&dir->lock, NULL);
+    }
+    v9_idle_opened(fids, fid);
+}
+
+static void set_closed(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    struct v9_node *node = v9_fids_node(fids, fid);
+
+    node->opens--;
+    if (S_ISDIR(node->mode))
+        pthread_mutex_destroy(&v9_fids_dir(fids, fid)->lock);
+}
+
 /* Drops one reference under the lock. */
 static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closing)
 {
@@ -123,10 +149,9 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
     if (fid->io_fd >= 0)
         v9_idle_closed(fids, fid);
     if (fid->io_fd != -1 && fid->node)
-        v9_fids_node(fids, fid)->opens--;
+        set_closed(fids, fid);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
-    pthread_mutex_destroy(&fid->dir_lock);
     fid->next = fids->free;
     fids->free = (uint32_t)(fid - fids->entries) + 1;
 }
@@ -205,14 +230,6 @@ static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid
     return instead ? index && &fids->entries[index - 1] == instead : !index;
 }
 
-/* A fid, which always stands for a node, has been opened. */
-static void set_open(struct v9_fids *fids, struct v9_fid *fid)
-{
-    fid->io_recent = true;
-    v9_fids_node(fids, fid)->opens++;
-    v9_idle_opened(fids, fid);
-}
-
 /* Enters a fid under the lock; on success the entry holds a reference of `node` (0: none). */
 static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
                  struct v9_fid *instead, struct closing *closing)
@@ -237,7 +254,6 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
     };
-    pthread_mutex_init(&fid->dir_lock, NULL);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     link = &fids->buckets[fid->number & fids->mask];
@@ -295,8 +311,8 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
     pthread_mutex_lock(&fids->lock);
     if (fid->io_fd < 0) {
         fid->io_flags = io_flags;
-        __atomic_store_n(&fid->io_fd, io_fd, __ATOMIC_RELEASE);
         set_open(fids, fid);
+        __atomic_store_n(&fid->io_fd, io_fd, __ATOMIC_RELEASE);
         err = 0;
     }
     pthread_mutex_unlock(&fids->lock);

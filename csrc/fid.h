@@ -24,8 +24,9 @@
 
 enum { V9_IO_PARKED = -2 }; /* io_fd of a fid that was opened */
 
+/* What every request looks at is one cache line: with a million fids each look is a miss. */
 struct v9_fid {
-    uint32_t number;
+    _Alignas(64) uint32_t number;
     uint32_t next; /* index + 1 in the bucket's chain or the free list; 0 ends it */
     uint32_t refs; /* pins, and one for the number while it is entered */
     uint32_t uid;
@@ -36,12 +37,17 @@ struct v9_fid {
     uint32_t caps_seen; /* caps.h */
     uint32_t io_older;  /* index + 1 in the list of open fids */
     uint32_t io_newer;
-    bool io_recent;           /* used since it was looked at for parking */
-    bool io_returning;        /* a thread opens it again */
-    uint64_t dir_offset;      /* d_off where io_fd of a directory stands */
-    uint64_t dir_read;        /* 9P2000.u: bytes that Tread has told of it since its start */
-    uint64_t dir_next;        /* 9P2000.u: d_off of the last entry among them */
-    pthread_mutex_t dir_lock; /* lseek and getdents64 belong together */
+    bool io_recent;      /* used since it was looked at for parking */
+    bool io_returning;   /* a thread opens it again */
+    uint64_t dir_offset; /* d_off where io_fd of a directory stands */
+};
+_Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
+
+/* More of a fid that has a directory open; of others it is not touched, and takes no memory. */
+struct v9_fid_dir {
+    pthread_mutex_t lock; /* lseek and getdents64 belong together */
+    uint64_t read;        /* 9P2000.u: bytes that Tread has told of it since its start */
+    uint64_t next;        /* 9P2000.u: d_off of the last entry among them */
 };
 
 struct v9_fids {
@@ -52,6 +58,7 @@ struct v9_fids {
     uint32_t free;        /* index + 1 of the first free entry */
     uint32_t *buckets;    /* index + 1 of the first entry */
     struct v9_fid *entries;
+    struct v9_fid_dir *dirs; /* by the entry's index */
     void *map;
     size_t map_size;
     int fd;                            /* the arena's memfd */
@@ -78,6 +85,11 @@ void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);
 int v9_fids_flags(struct v9_fids *fids, uint32_t number, uint32_t *flags);
 /* Drops a reference that is no pin. */
 void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid);
+/* The rest of a fid that has a directory open. */
+static inline struct v9_fid_dir *v9_fids_dir(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return &fids->dirs[fid - fids->entries];
+}
 /* The file that a pinned fid stands for, or NULL. */
 static inline struct v9_node *v9_fids_node(struct v9_fids *fids, const struct v9_fid *fid)
 {

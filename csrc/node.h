@@ -29,26 +29,29 @@
 #include "quota.h"
 #include "vhost9p.h"
 
+/* Two cache lines: what every request looks at, and what finds the node again. */
 struct v9_node {
+    _Alignas(64) uint32_t export; /* index of the device's export */
+    uint32_t refs;                /* fids; walks that are about to make one */
+    uint32_t pins;                /* of those fids */
+    uint32_t mode;                /* st_mode when it was walked to: the file type holds */
+    int32_t path_fd;              /* O_PATH; -1: parked, which no pinned one is */
+    int32_t meta_fd;              /* metadata file (model.h), -1: none, or not known yet */
+    uint32_t account;             /* quota.h; 0: its export has no quota */
+    uint32_t opens;               /* of those fids, those that are open */
+    bool shared;                  /* later walks may find it */
+    bool of_age;                  /* parked: the key still stands for this file alone */
+    bool recent;                  /* used since it was looked at for parking */
+    bool parking, returning;      /* a thread gives the descriptors up; gets them back */
+    struct v9_qid qid;            /* when it was last walked to: the path and the type hold */
+    uint32_t next;                /* index + 1 in the bucket's chain or the free list */
+    uint32_t way;                 /* parked: where in nodes->park */
+
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
-    uint32_t export;                       /* index of the device's export */
-    uint32_t next;                         /* index + 1 in the bucket's chain or the free list */
-    uint32_t refs;                         /* fids; walks that are about to make one */
-    uint32_t pins;                         /* of those fids */
-    uint32_t mode;                         /* st_mode when it was walked to: the file type holds */
-    bool shared;                           /* later walks may find it */
-    uint32_t opens;                        /* of those fids, those that are open */
-    uint32_t older, newer;                 /* index + 1 in the list of those with descriptors */
-    uint32_t way;                          /* parked: where in nodes->park */
-    bool of_age;                           /* parked: the key still stands for this file alone */
-    bool recent;                           /* used since it was looked at for parking */
-    bool parking, returning;               /* a thread gives the descriptors up; gets them back */
-    int32_t path_fd;                       /* O_PATH; -1: parked, which no pinned one is */
-    int32_t meta_fd;                       /* metadata file (model.h), -1: none, or not known yet */
-    uint32_t account;                      /* quota.h; 0: its export has no quota */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */
-    struct v9_qid qid;                     /* likewise; the path and the type hold */
+    uint32_t older, newer;                 /* index + 1 in the list of those with descriptors */
 };
+_Static_assert(sizeof(struct v9_node) == 128, "a node is two cache lines");
 
 /* A file that was just reached. */
 struct v9_found {

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import os
 import re
@@ -329,6 +330,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if os.geteuid():
         parser.error("it has to be root: descriptors by the million, mounts by the thousand")
     effort = SHORT if arguments.short else FULL
+    effort = dataclasses.replace(effort, rounds=arguments.rounds or effort.rounds)
     scale = Scale(driver.build(arguments.out), effort, lambda text: print(text, file=sys.stderr))
     with _tree(scale, arguments.tmpfs):
         for name in arguments.axis or AXES:
