@@ -4,6 +4,7 @@
 # make bench     vhost9p beside its peers: speed, latency, CPU time (a few minutes)
 # make bench-upcalls  what the requests cost that Python answers
 # make profile   where the time of the three most expensive of them goes
+# make bench-scale  whether a request costs the same however many files, devices, VMs there are
 # make bench-guest  the same in a real guest under emulation
 # make build     the virtual environment (.venv) with vhost9p installed in it
 # make clean     removes what the build made; the cache of QEMU and kernels stays
@@ -16,7 +17,7 @@ C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h tests/fuzz
            $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: build lint test test-all demo bench bench-upcalls profile bench-guest clean
+.PHONY: build lint test test-all demo bench bench-upcalls profile bench-scale bench-guest clean
 
 build: $(VENV)/.built
 
@@ -56,6 +57,9 @@ bench-upcalls: build
 
 profile: build
 	$(BIN)/python -m tests.bench.profile
+
+bench-scale: build
+	$(BIN)/python -m tests.bench.scale $(BENCH)
 
 bench-guest: build
 	$(BIN)/python -m tests.bench.guest $(BENCH)

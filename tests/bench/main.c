@@ -166,13 +166,15 @@ static bool read_run(const struct protocol *protocol)
         return false;
     words = sscanf(line, "%31s %u %7s %llu %llu %llu %u %u %u", name, &run.depth, waiting, &limit,
                    &think, &serial, &run.size, &run.files, &run.entries);
+    if (words < 1)
+        broken("not a run: %s", line);
     for (run.workload = 0; run.workload < WORKLOADS; run.workload++)
         if (!strcmp(name, workload_names[run.workload]))
             break;
-    if (words < 1 || run.workload == WORKLOADS)
+    if (run.workload == WORKLOADS)
         broken("no workload is called %s", name);
     if (words != (is_scale(run.workload) ? 9 : 6))
-        broken("not a run: %s", line);
+        broken("not a run of %s: %s", name, line);
     if (protocol->lacks_some && (is_upcall(run.workload) || is_scale(run.workload)))
         broken("%s is for 9P only", name);
     if (run.depth < 1 || run.depth > MAX_LANES)

@@ -228,6 +228,8 @@ void prepare_scale(enum workload workload, struct lane *lane)
 {
     char name[32];
 
+    if (workload != ENTRIES_LIST && !run.size)
+        broken("%s of none", workload_names[workload]);
     make_room(run.size);
     tree_many_name(name);
     if (needs_directory(workload) && lane->index == 0)

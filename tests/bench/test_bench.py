@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import driver, guest, run, servers
+from tests.bench import driver, guest, run, scale, servers
 from tests.bench.driver import Driver, Point, WrongReply
 from tests.bench.report import HOST
 from tests.guest import fetch
@@ -104,6 +105,16 @@ def test_wrong_replies_are_noticed(
         spoil(tmp_path)
         with pytest.raises(WrongReply, match=workload):
             made.run(Point(workload, 2, "call"), 10, 2)
+
+
+def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every reply is right on every axis, and every table is printed."""
+    assert scale.main(["--short", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    for title in ("Live fids", "Host devices", "Entries of a directory", "Requests in flight"):
+        assert f"**{title}" in said
+    each = re.search(r"each fid: (\d+)", said)
+    assert each and int(each[1]) >= 64, said
 
 
 def test_mistakes_are_no_wrong_replies(program: Path, tmp_path: Path) -> None:
