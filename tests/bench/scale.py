@@ -29,13 +29,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import driver, servers
+from tests.bench import crowd, driver, servers
 from tests.bench.driver import Driver, DriverError, Point, Sample
 from tests.bench.run import ROOT
 
 FEW_FILES = 256
 SPARE_FIDS = 1000  # beside those that are counted: roots, the lanes' own
 DEPTH = 32
+FLOOD = 64
 FILL_MS = 100_000
 PARKING_LIMIT = 10_000
 """RLIMIT_NOFILE of the daemons that have to park."""
@@ -283,6 +284,18 @@ def depth_axis(scale: Scale) -> Iterator[str]:
     yield str(table)
 
 
+# ---- VMs
+
+
+def vm_axis(scale: Scale) -> Iterator[str]:
+    """Many guests at once, and one that floods its daemon."""
+    trees = crowd.make_trees(scale.program, scale.tree, scale.effort.vms)
+    milliseconds = 10 * scale.effort.milliseconds
+    yield crowd.many_vms(scale.program, trees, milliseconds)
+    milliseconds = 2 * scale.effort.milliseconds
+    yield crowd.flooded(scale.program, trees, milliseconds, scale.effort.rounds, FLOOD)
+
+
 # ---- the command
 
 
@@ -315,6 +328,7 @@ AXES: dict[str, Callable[[Scale], Iterator[str]]] = {
     "devices": device_axis,
     "entries": entry_axis,
     "depth": depth_axis,
+    "vms": vm_axis,
 }
 
 
