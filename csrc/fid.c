@@ -41,7 +41,7 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     uint8_t *at;
 
     memset(fids, 0, sizeof(*fids));
-    fids->max = fids->nodes.max = max;
+    fids->max = fids->unused = fids->nodes.max = max;
     fids->mask = fids->nodes.mask = buckets - 1;
     fids->map_size = 2 * head + fid_size + node_size + dir_size + way_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
@@ -81,6 +81,12 @@ void v9_fids_destroy(struct v9_fids *fids)
     pthread_mutex_destroy(&fids->lock);
 }
 
+/* ---- where an entry is: all with the lock held -------------------------------------------------
+ */
+
+enum { HOME_AHEAD = 1024 }; /* how far beyond all others a number may be and be at home */
+
+/* The link in a stray's chain that leads to it; one that ends the chain if there is none. */
 static uint32_t *find_link(struct v9_fids *fids, uint32_t number)
 {
     uint32_t *link = &fids->buckets[number & fids->mask];
@@ -89,12 +95,91 @@ static uint32_t *find_link(struct v9_fids *fids, uint32_t number)
     return link;
 }
 
+/* Index + 1 of a number's entry, or 0. */
+static uint32_t find(struct v9_fids *fids, uint32_t number)
+{
+    if (number < fids->homes && fids->entries[number].entered &&
+        fids->entries[number].number == number)
+        return number + 1;
+    return fids->strays ? *find_link(fids, number) : 0;
+}
+
+/* Lets an entry's number lead to it; nothing else has that number. */
+static void publish(struct v9_fids *fids, struct v9_fid *fid)
+{
+    uint32_t *bucket = &fids->buckets[fid->number & fids->mask];
+
+    fid->entered = true;
+    fids->count++;
+    if (!fid->stray)
+        return;
+    fids->strays++;
+    fid->next = *bucket;
+    *bucket = (uint32_t)(fid - fids->entries) + 1;
+}
+
+static void withdraw(struct v9_fids *fids, struct v9_fid *fid)
+{
+    fid->entered = false;
+    fids->count--;
+    if (!fid->stray)
+        return;
+    fids->strays--;
+    *find_link(fids, fid->number) = fid->next;
+}
+
+/*
+ * A free entry for a number: its home if possible; NULL where all are in use. Homes are taken
+ * without a look at the free list, which leaves them in it; strays come from the far end.
+ */
+static struct v9_fid *allocate(struct v9_fids *fids, uint32_t number)
+{
+    struct v9_fid *fid = NULL;
+
+    if (fids->live == fids->max)
+        return NULL;
+    fids->live++;
+    if (number < fids->max && number < fids->homes + HOME_AHEAD && !fids->entries[number].refs) {
+        if (fids->homes <= number)
+            fids->homes = number + 1;
+        fids->entries[number].stray = false;
+        return &fids->entries[number];
+    }
+    do {
+        if (fids->free) {
+            fid = &fids->entries[fids->free - 1];
+            fids->free = fid->next;
+            fid->listed = false;
+        } else {
+            fid = &fids->entries[--fids->unused];
+        }
+    } while (fid->refs);
+    fid->stray = true;
+    return fid;
+}
+
+/* Frees an entry whose last reference is gone. */
+static void set_free(struct v9_fids *fids, struct v9_fid *fid)
+{
+    const uint32_t index = (uint32_t)(fid - fids->entries);
+
+    fids->live--;
+    if (index < fids->unused || fid->listed)
+        return;
+    fid->listed = true;
+    fid->next = fids->free;
+    fids->free = index + 1;
+}
+
+/* ---- entries -----------------------------------------------------------------------------------
+ */
+
 int v9_fids_flags(struct v9_fids *fids, uint32_t number, uint32_t *flags)
 {
     uint32_t index;
 
     pthread_mutex_lock(&fids->lock);
-    index = *find_link(fids, number);
+    index = find(fids, number);
     if (index)
         *flags = fids->entries[index - 1].flags;
     pthread_mutex_unlock(&fids->lock);
@@ -152,8 +237,7 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         set_closed(fids, fid);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
-    fid->next = fids->free;
-    fids->free = (uint32_t)(fid - fids->entries) + 1;
+    set_free(fids, fid);
 }
 
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
@@ -188,7 +272,7 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
 
     *fid = NULL;
     pthread_mutex_lock(&fids->lock);
-    index = *find_link(fids, number);
+    index = find(fids, number);
     if (index) {
         *fid = &fids->entries[index - 1];
         (*fid)->refs++;
@@ -208,22 +292,10 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
     return index ? err : -EBADF;
 }
 
-static struct v9_fid *allocate(struct v9_fids *fids)
-{
-    struct v9_fid *fid;
-
-    if (fids->free) {
-        fid = &fids->entries[fids->free - 1];
-        fids->free = fid->next;
-        return fid;
-    }
-    return fids->used < fids->max ? &fids->entries[fids->used++] : NULL;
-}
-
 /* Whether a number may be given to a new entry: nobody has it, or `instead` still does. */
 static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid *instead)
 {
-    const uint32_t index = *find_link(fids, number);
+    const uint32_t index = find(fids, number);
 
     if (number == P9_NOFID)
         return false;
@@ -234,18 +306,16 @@ static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid
 static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
                  struct v9_fid *instead, struct closing *closing)
 {
-    struct v9_fid *fid = allocate(fids);
-    uint32_t *link;
+    struct v9_fid *fid = allocate(fids, as->number);
 
     if (!fid)
         return -EMFILE;
-    if (instead) {
-        link = find_link(fids, as->number);
-        *link = instead->next;
-    } else {
-        fids->count++;
-    }
+    if (instead)
+        withdraw(fids, instead);
     *fid = (struct v9_fid){
+        .next = fid->next,
+        .listed = fid->listed,
+        .stray = fid->stray,
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
@@ -256,9 +326,7 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
     };
     if (fid->io_fd >= 0)
         set_open(fids, fid);
-    link = &fids->buckets[fid->number & fids->mask];
-    fid->next = *link;
-    *link = (uint32_t)(fid - fids->entries) + 1;
+    publish(fids, fid);
     if (instead)
         drop(fids, instead, closing);
     return 0;
@@ -274,7 +342,7 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 
     pthread_mutex_lock(&fids->lock);
     if (is_vacant(fids, as->number, instead)) {
-        err = fids->free || fids->used < fids->max ? 0 : -EMFILE;
+        err = fids->live < fids->max ? 0 : -EMFILE;
         if (!err && file) {
             node = v9_nodes_hold(&fids->nodes, file, &spare.node);
             err = node ? 0 : -EMFILE;
@@ -323,15 +391,14 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 {
     struct closing closing = NOTHING;
-    uint32_t *link;
+    uint32_t index;
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
-    link = find_link(fids, number);
-    if (*link) {
-        struct v9_fid *fid = &fids->entries[*link - 1];
-        *link = fid->next;
-        fids->count--;
+    index = find(fids, number);
+    if (index) {
+        struct v9_fid *fid = &fids->entries[index - 1];
+        withdraw(fids, fid);
         drop(fids, fid, &closing);
         err = 0;
     }
@@ -340,9 +407,15 @@ int v9_fids_remove(struct v9_fids *fids, uint32_t number)
     return err;
 }
 
+static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to)
+{
+    for (uint32_t index = from; index < to && fids->count; index++)
+        if (fids->entries[index].entered)
+            v9_fids_remove(fids, fids->entries[index].number);
+}
+
 void v9_fids_clear(struct v9_fids *fids)
 {
-    for (uint32_t bucket = 0; bucket <= fids->mask && fids->count; bucket++)
-        while (fids->buckets[bucket])
-            v9_fids_remove(fids, fids->entries[fids->buckets[bucket] - 1].number);
+    remove_among(fids, 0, fids->homes); /* what lies between was never used */
+    remove_among(fids, fids->unused, fids->max);
 }

@@ -2,9 +2,10 @@
  * fid: what the numbers that the guest chose stand for.
  *
  * A fid stands for a node, the file, and holds a descriptor of its own once it was opened. Entries
- * live in a flat arena, found through a chained hash whose function is the identity: the kernel's
- * client numbers its fids densely, so a bucket is nearly always the entry itself, and outliers
- * still work.
+ * live in a flat arena. The kernel's client numbers its fids densely, so an entry is nearly always
+ * *at home*, at the index that is its number, and one look finds it. The others, *strays*, are
+ * found through a chained hash: those whose number is far beyond all others, or whose home is
+ * taken.
  *
  * An entry that a request uses is pinned. Tclunk takes the number away at once; the descriptors
  * close with the last pin. A fid that comes to stand for another file (Twalk onto itself, Tlcreate)
@@ -27,7 +28,7 @@ enum { V9_IO_PARKED = -2 }; /* io_fd of a fid that was opened */
 /* What every request looks at is one cache line: with a million fids each look is a miss. */
 struct v9_fid {
     _Alignas(64) uint32_t number;
-    uint32_t next; /* index + 1 in the bucket's chain or the free list; 0 ends it */
+    uint32_t next; /* index + 1 in the free list, else of a stray in its chain; 0 ends it */
     uint32_t refs; /* pins, and one for the number while it is entered */
     uint32_t uid;
     uint32_t flags;     /* V9_FID_* */
@@ -39,6 +40,9 @@ struct v9_fid {
     uint32_t io_newer;
     bool io_recent;      /* used since it was looked at for parking */
     bool io_returning;   /* a thread opens it again */
+    bool entered;        /* its number leads to it */
+    bool stray;          /* led to by its bucket's chain */
+    bool listed;         /* in the free list: perhaps taken as a home since */
     uint64_t dir_offset; /* d_off where io_fd of a directory stands */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
@@ -53,10 +57,14 @@ struct v9_fid_dir {
 struct v9_fids {
     pthread_mutex_t lock; /* guards the nodes too */
     struct v9_nodes nodes;
-    uint32_t max, mask;   /* capacity of entries; buckets - 1 */
-    uint32_t count, used; /* entered numbers; entries ever handed out */
-    uint32_t free;        /* index + 1 of the first free entry */
-    uint32_t *buckets;    /* index + 1 of the first entry */
+    uint32_t max, mask; /* capacity of entries; buckets - 1 */
+    uint32_t count;     /* entered numbers */
+    uint32_t live;      /* entries with references */
+    uint32_t homes;     /* no entry with a greater index was ever at home */
+    uint32_t strays;    /* of the entered numbers */
+    uint32_t free;      /* index + 1 of the first entry that was handed out and is free again */
+    uint32_t unused;    /* entries from here on were handed out to strays */
+    uint32_t *buckets;  /* index + 1 of the first stray */
     struct v9_fid *entries;
     struct v9_fid_dir *dirs; /* by the entry's index */
     void *map;

@@ -14,9 +14,9 @@
 #include "tree.h"
 
 enum {
-    FID_MANY = FID_MADE, /* the directory, while a run needs it */
-    FID_POPULATION = 1 << 16,
-    DEVICE_NAMES = 3, /* devices/dNNNN/f */
+    FID_MANY = FID_MADE,   /* the directory, while a run needs it */
+    FID_POPULATION = 1024, /* from here on: numbered densely, as the kernel does */
+    DEVICE_NAMES = 3,      /* devices/dNNNN/f */
 };
 
 /* The qid paths of the fids or devices; 0: not known yet. One session has either. */

@@ -120,6 +120,49 @@ static void test_cap(struct v9_fids *fids)
     v9_fids_clear(fids);
 }
 
+/* A table that is nearly full, of numbers near and far, against a list of what is entered. */
+static void test_numbers_of_all_kinds(void)
+{
+    enum { MAX = 1500, NUMBERS = 4000, STEPS = 60000 };
+    static const uint32_t far[] = {0, 1000, 1u << 20, 0xfffff000u};
+    static bool entered[NUMBERS];
+    struct v9_fids fids;
+    uint32_t count = 0, seed = 1;
+
+    CHECK(v9_fids_init(&fids, MAX, NULL) == 0);
+    CHECK(enter(&fids, 7) == 0);
+    struct v9_fid *first = pin(&fids, 7);
+    for (int step = 0; step < STEPS; step++) {
+        uint32_t i = (seed = seed * 1103515245u + 12345u) / 65536 % NUMBERS;
+        uint32_t number = 10 + far[i % 4] + i / 4;
+        struct v9_fid *fid = pin(&fids, number);
+        int err;
+        CHECK((fid != NULL) == entered[i] && (!fid || fid->number == number));
+        if (fid && step % 3 == 0) { /* another entry for the same number */
+            err = enter_for(&fids, number, 1, fid);
+            CHECK(err == (count + 1 < MAX ? 0 : -EMFILE));
+        } else if (fid) {
+            CHECK(v9_fids_remove(&fids, number) == 0);
+            CHECK(v9_fids_remove(&fids, number) == -EBADF);
+            entered[i] = false;
+            count--;
+        } else {
+            err = v9_fids_clone(&fids, first, number);
+            CHECK(err == (count + 1 < MAX ? 0 : -EMFILE));
+            entered[i] = !err;
+            count += !err;
+        }
+        if (fid)
+            v9_fids_unpin(&fids, fid);
+        CHECK(fids.count == count + 1 && fids.live == count + 1);
+    }
+    CHECK(count > MAX / 2 && fids.strays);
+    v9_fids_unpin(&fids, first);
+    v9_fids_clear(&fids);
+    CHECK(!fids.count && !fids.live && !fids.strays && !fids.nodes.count);
+    v9_fids_destroy(&fids);
+}
+
 static void test_fids_of_one_file_share_its_node(struct v9_fids *fids)
 {
     int before = open_count();
@@ -197,6 +240,7 @@ static void test_newest_name(struct v9_fids *fids)
 int main(void)
 {
     struct v9_fids fids;
+    test_numbers_of_all_kinds();
     CHECK(v9_fids_init(&fids, 100, NULL) == 0);
     test_numbers(&fids);
     test_pins_outlive_the_number(&fids);
