@@ -98,7 +98,7 @@ static int look_at(struct v9_listing *list, struct v9_request *r, const struct v
         return 0;
     }
     if (list->ex->conf.model != V9_MODEL_HOST && *type == DT_REG)
-        *type = IFTODT(v9_model_type(list->ex, list->fid->io_fd, entry->d_name));
+        *type = IFTODT(v9_model_type(list->ex, list->fid->io_fd, list->meta_dir, entry->d_name));
     qid->type = *type == DT_DIR ? 0x80 : *type == DT_LNK ? 0x02 : 0;
     return 0;
 }
@@ -133,8 +133,7 @@ static int pack_entry(struct v9_listing *list, struct v9_request *r, const struc
 /* ---- a directory -------------------------------------------------------------------------------
  */
 
-static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8_t *dents,
-                      long size)
+static int pack_all(struct v9_listing *list, struct v9_request *r, const uint8_t *dents, long size)
 {
     for (long at = 0; at < size && !list->full;) {
         const struct v9_dirent *entry = (const void *)(dents + at);
@@ -148,6 +147,19 @@ static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8
         at += entry->d_reclen;
     }
     return 0;
+}
+
+static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8_t *dents,
+                      long size)
+{
+    int err;
+
+    /* Only now, after these names were read: metadata are there before names are. */
+    list->meta_dir = v9_model_dir(list->ex, list->fid->io_fd);
+    err = pack_all(list, r, dents, size);
+    if (list->meta_dir >= 0)
+        close(list->meta_dir);
+    return err;
 }
 
 /* How many bytes of directory to read at once: 0 where the reply is as good as full. */

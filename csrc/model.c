@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "model.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -13,7 +12,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -226,54 +224,6 @@ int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_
 /* ---- reading -----------------------------------------------------------------------------------
  */
 
-enum { PROC_PATH = 32 + V9_NAME_SIZE };
-
-/* A path that names `name` in directory `fd`, or `fd` itself. The xattr calls take nothing else. */
-static void proc_path(int fd, const char *name, char path[PROC_PATH])
-{
-    snprintf(path, PROC_PATH, *name ? "/proc/self/fd/%d/%s" : "/proc/self/fd/%d", fd, name);
-}
-
-static bool read_xattr(const char *path, bool entry, const char *key, void *value, size_t size)
-{
-    ssize_t got = entry ? lgetxattr(path, key, value, size) : getxattr(path, key, value, size);
-    return got == (ssize_t)size;
-}
-
-static bool read_xattr32(const char *path, bool entry, const char *key, uint32_t *out)
-{
-    uint32_t value;
-
-    if (!read_xattr(path, entry, key, &value, sizeof(value)))
-        return false;
-    *out = le32toh(value);
-    return true;
-}
-
-static bool is_device(uint32_t mode)
-{
-    return S_ISCHR(mode) || S_ISBLK(mode);
-}
-
-static void read_xattrs(int fd, const char *name, uint32_t wanted, struct v9_mapped *out)
-{
-    char path[PROC_PATH];
-    uint64_t rdev;
-
-    proc_path(fd, name, path);
-    if (wanted & V9_HAS_UID && read_xattr32(path, *name, "user.virtfs.uid", &out->uid))
-        out->has |= V9_HAS_UID;
-    if (wanted & V9_HAS_GID && read_xattr32(path, *name, "user.virtfs.gid", &out->gid))
-        out->has |= V9_HAS_GID;
-    if (wanted & V9_HAS_MODE && read_xattr32(path, *name, "user.virtfs.mode", &out->mode))
-        out->has |= V9_HAS_MODE;
-    if (wanted & V9_HAS_RDEV && is_device(out->mode) &&
-        read_xattr(path, *name, "user.virtfs.rdev", &rdev, sizeof(rdev))) {
-        out->has |= V9_HAS_RDEV;
-        out->rdev = le64toh(rdev);
-    }
-}
-
 /* Reads a text that may be rewritten meanwhile. */
 static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
 {
@@ -298,7 +248,7 @@ void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
 
     *out = (struct v9_mapped){0};
     if (ex->conf.model == V9_MODEL_XATTR)
-        read_xattrs(fd, name, wanted, out);
+        v9_model_read_xattrs(fd, name, wanted, out);
     if (ex->conf.model != V9_MODEL_FILE)
         return;
     if (meta_fd < 0)
@@ -307,6 +257,11 @@ void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
         read_meta(ex, meta_fd, out);
     if (own >= 0)
         close(own);
+}
+
+static bool is_device(uint32_t mode)
+{
+    return S_ISCHR(mode) || S_ISBLK(mode);
 }
 
 /* What a file that has type `host` on the host is in the guest. */
@@ -333,11 +288,32 @@ void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr)
         attr->gid = mapped->gid;
 }
 
-uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, const char *name)
+int32_t v9_model_dir(v9_export *ex, int32_t dir_fd)
 {
-    struct v9_mapped mapped;
+    struct open_how how = {
+        .flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
 
-    v9_model_read(ex, dir_fd, name, -1, V9_HAS_MODE, &mapped);
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -1;
+    return (int32_t)syscall(SYS_openat2, dir_fd, META_DIR, &how, sizeof(how));
+}
+
+uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
+{
+    struct v9_mapped mapped = {0};
+    int meta;
+
+    if (ex->conf.model == V9_MODEL_XATTR)
+        v9_model_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
+    if (ex->conf.model == V9_MODEL_FILE && meta_dir >= 0) {
+        meta = open_meta(meta_dir, name);
+        if (meta >= 0) {
+            read_meta(ex, meta, &mapped);
+            close(meta);
+        }
+    }
     return effective_type(S_IFREG, &mapped);
 }
 
@@ -365,31 +341,6 @@ int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
 
 /* ---- writing -----------------------------------------------------------------------------------
  */
-
-static int write_xattr32(const char *path, const char *key, uint32_t value)
-{
-    const uint32_t stored = htole32(value);
-    return setxattr(path, key, &stored, sizeof(stored), 0) < 0 ? -errno : 0;
-}
-
-static int write_xattrs(int fd, const struct v9_mapped *change)
-{
-    const uint64_t rdev = htole64(change->rdev);
-    char path[PROC_PATH];
-    int err = 0;
-
-    proc_path(fd, "", path);
-    /* The mode first: a program that is given away is not its new owner's with its set-id bits. */
-    if (change->has & V9_HAS_MODE)
-        err = write_xattr32(path, "user.virtfs.mode", change->mode);
-    if (!err && change->has & V9_HAS_UID)
-        err = write_xattr32(path, "user.virtfs.uid", change->uid);
-    if (!err && change->has & V9_HAS_GID)
-        err = write_xattr32(path, "user.virtfs.gid", change->gid);
-    if (!err && change->has & V9_HAS_RDEV)
-        err = setxattr(path, "user.virtfs.rdev", &rdev, sizeof(rdev), 0) < 0 ? -errno : 0;
-    return err;
-}
 
 static void merge(struct v9_mapped *into, const struct v9_mapped *change)
 {
@@ -461,7 +412,7 @@ int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_m
     if (new.has & V9_HAS_MODE && !(new.mode &S_IFMT))
         new.mode |= effective_type(st.st_mode, &old);
     if (ex->conf.model == V9_MODEL_XATTR)
-        err = write_xattrs(fd, &new);
+        err = v9_model_write_xattrs(fd, &new);
     else
         err = write_meta(ex, meta_fd, &old, &new);
     pthread_mutex_unlock(&ex->model_lock);

@@ -38,6 +38,11 @@ enum { V9_MODEL_TEXT = 128 }; /* room for all four lines and a NUL */
 /* The text of metadata; its length. */
 size_t v9_model_format(const struct v9_mapped *mapped, char text[V9_MODEL_TEXT]);
 
+/* model_xattr.c: the `wanted` (V9_HAS_*) attributes of `name` in directory `fd`, or of `fd` itself
+ * where name is "", are added to *out. */
+void v9_model_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out);
+int v9_model_write_xattrs(int32_t fd, const struct v9_mapped *change);
+
 /* The moment since which a lookup is to be unbroken by changes of names. */
 uint32_t v9_model_moment(const v9_export *ex);
 bool v9_model_settled(const v9_export *ex, uint32_t moment);
@@ -57,8 +62,12 @@ void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                    struct v9_mapped *out);
 /* Makes a guest's attributes of a host's. */
 void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
-/* The file type (S_IFMT) that a regular file of the host has in the guest. */
-uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, const char *name);
+/* Under mapped-file, the directory that has the metadata files of a directory's files: a
+ * descriptor, or -1 where there is none, or none can be opened. */
+int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
+/* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
+ * `dir_fd`, where v9_model_dir has told meta_dir since the name was there. */
+uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
 int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 

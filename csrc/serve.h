@@ -218,6 +218,7 @@ struct v9_listing {
     const struct v9_node *node;
     struct v9_view *view;      /* which entries to look at (mounts.h); NULL: all, if any */
     struct v9_qid_group group; /* the directory's own device's, as last used */
+    int32_t meta_dir;          /* its files' metadata (model.h); -1: none */
     uint8_t *start, *at, *end;
     uint64_t offset; /* d_off of the last entry that was dealt with */
     uint64_t skip;   /* fast_unix.c: bytes to leave out first */

@@ -1,4 +1,4 @@
-// sources: model.c model_text.c attr.c caps.c idmap.c qidmap.c pressure.c
+// sources: model.c model_text.c model_xattr.c attr.c caps.c idmap.c qidmap.c pressure.c
 /*
  * Metadata of the mapped security models: texts, whatever is in them; files found by name and by
  * descriptor; changes that a reader never sees half of.
@@ -196,6 +196,34 @@ static void check_odd_files(v9_export *ex, int root)
     }
 }
 
+/* Types for a listing: a directory's metadata are opened once for many names. */
+static void check_listed_types(v9_export *ex, int root)
+{
+    int dir, meta;
+
+    mkdirat(root, "types", 0700);
+    dir = openat(root, "types", O_RDONLY | O_DIRECTORY);
+    CHECK(v9_model_dir(ex, dir) < 0);
+    CHECK(v9_model_type(ex, dir, -1, "link") == S_IFREG);
+    mkdirat(dir, ".virtfs_metadata", 0700);
+    put(dir, ".virtfs_metadata/link", "virtfs.mode=41471\n");
+    put(dir, ".virtfs_metadata/plain", "virtfs.uid=1\n");
+    symlinkat("link", dir, ".virtfs_metadata/astray");
+    meta = v9_model_dir(ex, dir);
+    CHECK(meta >= 0);
+    CHECK(v9_model_type(ex, dir, meta, "link") == S_IFLNK);
+    for (int i = 0; i < 3; i++)
+        CHECK(v9_model_type(ex, dir, meta, (const char *[]){"plain", "none", "astray"}[i]) ==
+              S_IFREG);
+    close(meta);
+    close(dir);
+    mkdirat(root, "types2", 0700);
+    symlinkat("../types/.virtfs_metadata", root, "types2/.virtfs_metadata");
+    dir = openat(root, "types2", O_RDONLY | O_DIRECTORY);
+    CHECK(v9_model_dir(ex, dir) < 0); /* not through symlinks */
+    close(dir);
+}
+
 /* A change of names that goes on: what is found meanwhile is not trusted. */
 static void check_moments(v9_export *ex)
 {
@@ -281,7 +309,8 @@ static void check_xattrs(v9_export *ex, int root)
     CHECK(getxattr("x", "user.virtfs.uid", stored, 8) == 4 && !memcmp(stored, "\1\0\0\0", 4));
     v9_attr_read(ex, fd, "", &attr);
     CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097) && attr.uid == 1);
-    CHECK(v9_model_type(ex, root, "x") == S_IFBLK && v9_model_type(ex, root, "g") == S_IFREG);
+    CHECK(v9_model_type(ex, root, -1, "x") == S_IFBLK);
+    CHECK(v9_model_type(ex, root, -1, "g") == S_IFREG);
     setxattr("x", "user.virtfs.uid", "12", 2, 0); /* no number of QEMU's */
     CHECK(uid_of(ex, fd, "", -1) == UINT32_MAX);
     CHECK(v9_model_readlink(ex, fd, target, 8) == 3 && !memcmp(target, "123", 3));
@@ -335,6 +364,7 @@ int main(void)
     root = open(folder, O_RDONLY | O_DIRECTORY);
     check_lookup(files, root);
     check_odd_files(files, root);
+    check_listed_types(files, root);
     check_moments(files);
     check_writes(files, root);
     check_xattrs(xattrs, root);
