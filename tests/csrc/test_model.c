@@ -6,9 +6,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -322,6 +326,41 @@ static void check_xattrs(v9_export *ex, int root)
     close(fd);
 }
 
+/* From now on getxattrat(2) fails, as where a filter of system calls does not know it. */
+static void deny_getxattrat(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 464, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+/* An entry's attributes are the same in both ways of reading them. */
+static void check_old_kernels(v9_export *ex, int root)
+{
+    struct v9_attr attr;
+
+    for (int old = 0; old < 2; old++) {
+        for (int i = 0; i < 2; i++) {
+            v9_attr_read(ex, root, "x", &attr);
+            CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097));
+            CHECK(attr.gid == 2);
+            CHECK(v9_model_type(ex, root, -1, "x") == S_IFBLK);
+            CHECK(v9_model_type(ex, root, -1, "g") == S_IFREG);
+            v9_attr_read(ex, root, "real", &attr);
+            CHECK(S_ISLNK(attr.mode));
+        }
+        if (!old)
+            deny_getxattrat();
+    }
+}
+
 /* Also under names that lead there on some file systems, which hard links play here. */
 static void check_hiding(v9_export *files, v9_export *xattrs, int root)
 {
@@ -369,6 +408,7 @@ int main(void)
     check_writes(files, root);
     check_xattrs(xattrs, root);
     check_hiding(files, xattrs, root);
+    check_old_kernels(xattrs, root);
     CHECK(v9_export_step(&files, root, ".virtfs_metadata") == -ENOENT);
     v9_export_free(files);
     v9_export_free(xattrs);
