@@ -81,7 +81,7 @@ static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *da
         v9_request_finish(dev, r, result);
         v9_device_signal(dev);
     }
-    pthread_mutex_unlock(&dev->lock);
+    v9_device_unlock(dev);
     return err;
 }
 
@@ -111,7 +111,7 @@ int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq)
         v9_threads_nudge(dev);
         err = 0;
     }
-    pthread_mutex_unlock(&dev->lock);
+    v9_device_unlock(dev);
     return err;
 }
 

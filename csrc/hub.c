@@ -29,22 +29,35 @@ void v9_hub_free(v9_hub *hub)
     free(hub);
 }
 
-void v9_hub_post(v9_hub *hub, struct v9_note *note)
+void v9_hub_queue(v9_hub *hub, struct v9_note *note)
 {
-    bool wakes = false;
-
     pthread_mutex_lock(&hub->lock);
     if (!note->queued) {
         note->queued = true;
         note->next = NULL;
         *hub->last = note;
         hub->last = &note->next;
-        wakes = hub->waiting;
-        hub->waiting = false;
     }
+    pthread_mutex_unlock(&hub->lock);
+}
+
+void v9_hub_wake(v9_hub *hub)
+{
+    bool wakes;
+
+    pthread_mutex_lock(&hub->lock);
+    wakes = hub->waiting && hub->first;
+    if (wakes)
+        hub->waiting = false;
     pthread_mutex_unlock(&hub->lock);
     if (wakes) /* without the lock, which the woken thread takes first of all */
         pthread_cond_signal(&hub->wake);
+}
+
+void v9_hub_post(v9_hub *hub, struct v9_note *note)
+{
+    v9_hub_queue(hub, note);
+    v9_hub_wake(hub);
 }
 
 /* Drops what a device has queued, before the device goes. */

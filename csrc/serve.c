@@ -146,7 +146,21 @@ static void post(struct v9_device *dev, struct v9_request *r, uint32_t kind)
     r->note.data = r->data;
     r->question.fd = -1;
     dev->upcalls++;
-    v9_hub_post(dev->hub, &r->note);
+    v9_hub_queue(dev->hub, &r->note);
+    dev->posted = true;
+}
+
+/* Python's thread is woken last: where it takes this thread's CPU it would else soon wait for the
+ * lock, and both be switched to and fro once more. */
+void v9_device_unlock(struct v9_device *dev)
+{
+    const bool posted = dev->posted;
+    v9_hub *hub = dev->hub;
+
+    dev->posted = false;
+    pthread_mutex_unlock(&dev->lock);
+    if (posted)
+        v9_hub_wake(hub);
 }
 
 /* Nobody waits for this request any more: one that has not begun ends, and Python is told. */

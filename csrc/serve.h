@@ -120,6 +120,7 @@ struct v9_device {
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
     struct v9_note broken_note;
+    bool posted; /* an upcall was queued that Python's thread has not been woken for */
 
     struct v9_request *slots;
     uint32_t slots_used; /* slots ever handed out */
@@ -153,12 +154,17 @@ struct v9_device {
 
 /* hub.c */
 void v9_hub_post(v9_hub *hub, struct v9_note *note);
+/* The same in two steps. */
+void v9_hub_queue(v9_hub *hub, struct v9_note *note);
+void v9_hub_wake(v9_hub *hub);
 void v9_hub_forget(v9_hub *hub, uint32_t device);
 
 /* serve.c; those marked [locked] are called with the device's lock held */
 struct v9_request *v9_request_next(struct v9_device *dev);                       /* [locked] */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch);
+/* Gives the lock up after what may have posted upcalls: v9_request_next, v9_request_finish. */
+void v9_device_unlock(struct v9_device *dev);  /* [locked] */
 void v9_device_signal(struct v9_device *dev);  /* [locked] */
 bool v9_device_can_run(struct v9_device *dev); /* [locked] */
 /* Breaks the ring where memory was lost. */

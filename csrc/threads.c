@@ -86,7 +86,7 @@ static void wait_for_kick(struct v9_device *dev)
     int timeout = dev->poll_ring && v9_device_can_run(dev) ? RING_POLL_MS : -1;
 
     __atomic_add_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&dev->lock);
+    v9_device_unlock(dev);
     epoll_wait(dev->epoll_fd, &event, 1, timeout);
     pthread_mutex_lock(&dev->lock);
     __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
@@ -107,7 +107,7 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
      * driver, who was told to kick for this one only, is yet to add it. */
     if (dev->sleeping && v9_device_can_run(dev) && v9_vring_arm(&dev->ring))
         v9_threads_nudge(dev);
-    pthread_mutex_unlock(&dev->lock);
+    v9_device_unlock(dev);
     result = v9_request_run(dev, r, scratch);
     pthread_mutex_lock(&dev->lock);
     dev->progress++;
@@ -116,6 +116,7 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
     v9_request_finish(dev, r, result);
     if (epoch != dev->epoch) {
         v9_device_signal(dev); /* nobody else may come by */
+        v9_hub_wake(dev->hub);
         return false;
     }
     dev->executing--;
@@ -180,7 +181,7 @@ static struct v9_request *look(struct v9_device *dev, struct v9_pace *pace, int6
         if (r || now - since >= pace->window)
             return r;
         last = now;
-        pthread_mutex_unlock(&dev->lock);
+        v9_device_unlock(dev);
         pause_cpu();
         pthread_mutex_lock(&dev->lock);
     }
