@@ -28,6 +28,9 @@ SET_IDS = stat.S_ISUID | stat.S_ISGID
 RACES = 8
 """How often a create tries again when the file appears, and vanishes when it is opened."""
 
+LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
+LOCK_FLAGS = os.O_NONBLOCK | os.O_NOCTTY
+
 # Flags of Tlcreate that the driver looks at itself.
 P9_EXCL = 0o200
 NOT_FOR_NEW = os.O_TRUNC | os.O_DIRECTORY
@@ -337,12 +340,10 @@ class LocalDriver:
         mode = self._mode(fd)
         if not stat.S_ISDIR(mode):
             require_regular(mode, errno.EBADF)
-        refused = OSError(errno.EBADF, "no way to open the file for locks")
-        for access in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY):
-            if self.readonly and access != os.O_RDONLY:
-                continue
+        *first, last = (os.O_RDONLY,) if self.readonly else LOCK_ACCESS
+        for access in first:
             try:
-                return self.export.reopen(fd, access | os.O_NONBLOCK | os.O_NOCTTY), access
-            except OSError as error:  # permission, a read-only file system, a program that runs
-                refused = error
-        raise refused
+                return self.export.reopen(fd, access | LOCK_FLAGS), access
+            except OSError:  # permission, a read-only file system, a program that runs
+                continue
+        return self.export.reopen(fd, last | LOCK_FLAGS), last

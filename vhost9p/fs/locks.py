@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
 from vhost9p.native import sys
@@ -84,11 +84,25 @@ class LockFile:
         return self.access != os.O_WRONLY
 
 
+K = TypeVar("K")
+
+
+def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> None:
+    files = index.get(key)
+    if files:
+        files.pop(file, None)
+        if not files:
+            del index[key]
+
+
 class LockTable:
     """All locks of one device's guest. Thread-safe."""
 
     def __init__(self) -> None:
         self._files: dict[Holder, LockFile] = {}
+        self._by_fid: dict[int, dict[LockFile, None]] = {}
+        self._by_file: dict[tuple[int, int], dict[LockFile, None]] = {}
+        """The same by fid, and by device and inode: of many locks few concern a request."""
         self._lock = threading.Lock()
         self._pieces = 0
         self.epoch = 0
@@ -108,10 +122,23 @@ class LockTable:
             if file is None:
                 if len(self._files) >= FILES_MAX:
                     raise OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
-                file = self._files[holder] = LockFile(holder, *open_file())
-            file.fids.add(fid)
+                file = self._enter(LockFile(holder, *open_file()))
+            if fid not in file.fids:
+                file.fids.add(fid)
+                self._by_fid.setdefault(fid, {})[file] = None
             file.uses += 1
             return file
+
+    def _enter(self, file: LockFile) -> LockFile:
+        self._files[file.holder] = file
+        self._by_file.setdefault(file.holder[:2], {})[file] = None
+        return file
+
+    def _leave(self, file: LockFile) -> None:
+        del self._files[file.holder]
+        _discard(self._by_file, file.holder[:2], file)
+        for fid in file.fids:
+            _discard(self._by_fid, fid, file)
 
     def done(self, file: LockFile) -> None:
         """Ends a use that `open` began."""
@@ -123,11 +150,11 @@ class LockTable:
         if file.uses or not (file.abandoned or (file.flock == UNLCK and not file.ranges)):
             return
         if not file.abandoned:
-            del self._files[file.holder]
+            self._leave(file)
         os.close(file.fd)
 
     def _abandon(self, file: LockFile) -> None:
-        del self._files[file.holder]
+        self._leave(file)
         file.abandoned = True
         with suppress(OSError):
             self._unlock(file, WHOLE)
@@ -257,7 +284,7 @@ class LockTable:
     def clunk(self, fid: int) -> None:
         """A fid goes; with its last fid a process's locks on a file go."""
         with self._lock:
-            for file in [file for file in self._files.values() if fid in file.fids]:
+            for file in self._by_fid.pop(fid, ()):
                 file.fids.discard(fid)
                 if not file.fids:
                     self._abandon(file)
@@ -276,8 +303,9 @@ class LockTable:
     ) -> Blocker | None:
         """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK."""
         with self._lock:
-            for other, file in self._files.items():
-                if other[:2] == holder[:2] and other != holder:
+            for file in self._by_file.get(holder[:2], ()):
+                other = file.holder
+                if other != holder:
                     found = file.ranges.conflict(span, kind)
                     if found:
                         return Blocker(*found, other.proc_id, other.client_id)

@@ -62,6 +62,10 @@ class RangeMap:
         start, end = span.start, span.end
         low = bisect_left(self._pieces, start, key=_end_of)
         high = bisect_right(self._pieces, end, key=_start_of)
+        if low == high:  # as most often: nothing there
+            if kind != UNLCK:
+                self._pieces.insert(low, (start, end, kind))
+            return
         changed = []
         for piece in self._pieces[low:high]:  # what overlaps or touches
             if piece[0] < start:

@@ -12,6 +12,8 @@ from vhost9p.p9.constants import NAME_MAX, NONUNAME, Dialect
 from vhost9p.p9.fids import Fid, FidTable
 
 ID_DIGITS = 10
+SLASH, NUL = b"/\0"
+"""As numbers: a byte is looked for faster than bytes."""
 
 
 class Request(Protocol):
@@ -87,7 +89,7 @@ def check_name(name: bytes, dots: int) -> bytes:
     for "." and "..", which every directory has and keeps."""
     if not name:
         raise P9Error(errno.ENOENT, "an empty file name")
-    if b"/" in name or b"\0" in name:
+    if SLASH in name or NUL in name:
         raise P9Error(errno.EINVAL, f"{name!r} is no file name")
     if name in (b".", b".."):
         raise P9Error(dots, f"{name!r} always exists and stays")

@@ -35,6 +35,9 @@ CLIENT_ID_MAX = 1024
 """Bytes; Linux sends the host name, of at most 64."""
 
 
+KINDS = frozenset((RDLCK, WRLCK, UNLCK))
+
+
 class _Wait:
     """A request that waits for a lock on a thread of its own.
 
@@ -121,7 +124,7 @@ class LockFamily:
         epoch = self._table.epoch
         with self._fids.get(t.fid) as fid:
             holder = _holder(fid, t)
-            if t.type not in (RDLCK, WRLCK, UNLCK):
+            if t.type not in KINDS:
                 raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
             if t.flags & ~(c.LOCK_FLAGS_BLOCK | c.LOCK_FLAGS_RECLAIM):
                 raise P9Error(errno.EINVAL, f"lock flags {t.flags:#x}")
@@ -157,7 +160,7 @@ class LockFamily:
         """What is in the way of a lock. A process is never in its own way."""
         with self._fids.get(t.fid) as fid:
             holder = _holder(fid, t)
-            if t.type not in (RDLCK, WRLCK, UNLCK):
+            if t.type not in KINDS:
                 raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
             span = _span(t.start, t.length)
             open_file = partial(self._context.driver(fid).open_for_locks, file_fd(fid.path_fd))

@@ -143,9 +143,15 @@ class NamespaceFamily:
     def renameat(self, request: Request, t: m.Trenameat) -> m.Rrenameat:
         """renameat(2)."""
         old, new = check_name(t.oldname, errno.EBUSY), check_name(t.newname, errno.EBUSY)
-        with self._fids.get(t.olddirfid) as olddir, self._fids.get(t.newdirfid) as newdir:
-            driver = self._context.writable(olddir, newdir)
-            old_dir, new_dir = file_fd(olddir.path_fd), file_fd(newdir.path_fd)
-            with self._fids.renaming(olddir, old, newdir, new):
-                driver.rename(old_dir, old, new_dir, new)
+        with self._fids.get(t.olddirfid) as olddir:
+            if t.newdirfid == t.olddirfid:  # as most often: it is pinned once
+                return self._renameat(olddir, old, olddir, new)
+            with self._fids.get(t.newdirfid) as newdir:
+                return self._renameat(olddir, old, newdir, new)
+
+    def _renameat(self, olddir: Fid, old: bytes, newdir: Fid, new: bytes) -> m.Rrenameat:
+        driver = self._context.writable(olddir, newdir)
+        old_dir, new_dir = file_fd(olddir.path_fd), file_fd(newdir.path_fd)
+        with self._fids.renaming(olddir, old, newdir, new):
+            driver.rename(old_dir, old, new_dir, new)
         return m.Rrenameat()
