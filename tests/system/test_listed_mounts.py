@@ -124,7 +124,7 @@ def new_place(share: Share, inside: Inside) -> Iterator[Place]:
     yield Place(replace(share, top=top, host=share.host / name), inside)
     share.client.clunk(top)
     inside.run("cd", "..")
-    inside.run("umount", "--recursive", "--lazy", name)
+    inside.run("umount", "--lazy", name)
     shutil.rmtree(share.host / name)
 
 
@@ -379,7 +379,7 @@ CHANGES = st.lists(
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(changes=CHANGES)
 def test_whatever_is_mounted_where(
@@ -395,6 +395,7 @@ def test_whatever_is_mounted_where(
         "umount": ["umount", "--lazy"],
     }
     with new_place(*served) as place:
+        place.inside.run("mkdir", "-p", *PLACES)
         for change, one, other in changes:
             if change == "list":
                 place.check()
