@@ -4,12 +4,14 @@ Prints one table: the server's CPU time for an operation, that of the system cal
 make (by a loop in C), and the difference for each request: what the way from C to Python and back
 costs. Two depths: with one request at a time every thread sleeps and is woken for each of them;
 with 32 they find the next one waiting.
+
+Every figure is the least of its rounds: what else runs on a processor's other half, or between two
+slices, makes CPU time longer and never shorter.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,15 +79,16 @@ def measure(bench: Bench, rounds: int, milliseconds: int, tmpfs: str) -> list[Co
                     if sample is None:
                         return costs
                     values.append(sample.cpu_ns / sample.ops / 1000)
-            host, *server = map(statistics.median, found)
+            host, *server = map(min, found)
             costs.append(Cost(operation, tuple(server), host))
     return costs
 
 
 def table(costs: Sequence[Cost]) -> str:
     """As Markdown."""
-    depths = " | ".join(f"depth {depth}" for depth in DEPTHS)
-    head = f"| operation | system calls | {depths} | {depths}, beyond, per request |"
+    whole = " | ".join(f"depth {depth}" for depth in DEPTHS)
+    beyond = " | ".join(f"beyond, a request, depth {depth}" for depth in DEPTHS)
+    head = f"| operation | system calls | {whole} | {beyond} |"
     rule = "|---|" + "--:|" * (1 + 2 * len(DEPTHS))
     lines = [
         " | ".join(
