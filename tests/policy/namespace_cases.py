@@ -243,6 +243,36 @@ def odd_names_and_covered_mounts(base: Path) -> None:
     table.close()
 
 
+def mounts_are_found_after_every_change(base: Path) -> None:
+    """A mount table that has been read knows what came, what went, and what is elsewhere now."""
+    above = base / "above"
+    above.mkdir()
+    table = MountTable()
+    before = table.read()
+    mount("tmpfs", above / "one")
+    (above / "one" / "file").touch()
+    fd = os.open(above / "one" / "file", os.O_PATH)
+    with serving(base) as daemon:
+        probe = daemon.export.probe
+        seen = table.identify(probe(fd).mnt_id, fd, probe)
+        assert seen.root_ino == (above / "one").stat().st_ino
+        assert set(table.read()) - set(before) == {seen.number}
+        above.rename(base / "renamed")
+        assert table.identify(seen.mnt_id, fd, probe) == seen
+        above.mkdir()
+        (above / "one").mkdir()  # what is where the mount was is not taken for it
+        assert table.identify(seen.mnt_id, fd, probe) == seen
+        mount("tmpfs", above / "one")
+        other = os.open(above / "one", os.O_PATH)
+        assert table.identify(probe(other).mnt_id, other, probe).number not in (0, seen.number)
+        os.close(other)
+        run("umount", "--lazy", base / "renamed" / "one")
+        assert not table.is_mounted(seen, probe)
+        assert seen.number not in table.read()
+    os.close(fd)
+    table.close()
+
+
 def forbid_is_refused_on_overlayfs(base: Path) -> None:
     """One overlay of two file systems shows several numbers; a bind mount below it is no reason."""
     layers = [base / name for name in ("lower", "upper")]

@@ -24,6 +24,7 @@ UNSHARE = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Urm"]
         namespace_cases.identities_survive_a_copied_namespace,
         namespace_cases.reusable_ids_are_watched,
         namespace_cases.odd_names_and_covered_mounts,
+        namespace_cases.mounts_are_found_after_every_change,
         namespace_cases.forbid_is_refused_on_overlayfs,
     ],
     ids=lambda case: case.__name__,

@@ -91,7 +91,9 @@ class MountTable:
     """Looks at the mounts of the namespace, and below the root directory, that it was made in.
 
     poll(2) finds the descriptor `watched` in an exceptional state once after each change: whoever
-    polls it first. So it is either for `watch` or for one other that polls.
+    polls it first. So it is either for `watch` or for one other that polls. `read` has a descriptor
+    of its own for that: the table is read, and parsed, once for all who ask until it changes, else
+    a thousand mounts that are met for the first time would have it parsed a thousand times.
     """
 
     def __init__(self) -> None:
@@ -99,12 +101,16 @@ class MountTable:
         self._fds: list[int] = []
         try:
             self._mountinfo = self._keep(os.open("/proc/self/mountinfo", flags))
+            self._changes = select.poll()
+            self._changes.register(self._mountinfo, select.POLLPRI)
             self.watched = self._keep(os.open("/proc/self/mountinfo", flags))
             self._fdinfo = self._keep(os.open("/proc/self/fdinfo", flags | os.O_DIRECTORY))
             self._root = self._keep(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError:
             self.close()
             raise
+        self._lock = threading.Lock()
+        self._lines: dict[int, MountLine] | None = None
 
     def _keep(self, fd: int) -> int:
         self._fds.append(fd)
@@ -116,7 +122,14 @@ class MountTable:
             os.close(self._fds.pop())
 
     def read(self) -> dict[int, MountLine]:
-        """All mounts now, by number."""
+        """All mounts now, by number; not to be changed. A mount point is where it was when a mount
+        came or went last, whatever directory above it has been renamed since."""
+        with self._lock:
+            if self._changes.poll(0) or self._lines is None:
+                self._lines = self._read()
+            return self._lines
+
+    def _read(self) -> dict[int, MountLine]:
         chunks: list[bytes] = []
         offset = 0
         while chunk := os.pread(self._mountinfo, 1 << 16, offset):
@@ -155,14 +168,19 @@ class MountTable:
 
     def _look(self, number: int, probe: Probe) -> Mount | None:
         """The mount with this number, seen at its mount point."""
-        line = self.read().get(number)
+        seen = self._look_at(self.read().get(number), probe)
+        if seen is None:  # a directory above may have been renamed
+            seen = self._look_at(self._read().get(number), probe)
+        return seen
+
+    def _look_at(self, line: MountLine | None, probe: Probe) -> Mount | None:
         if line is None:
             return None
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             root = os.open(line.point.lstrip(b"/") or b".", flags, dir_fd=self._root)
             try:
-                if self.number_of(root) != number:
+                if self.number_of(root) != line.number:
                     return None
                 key = probe(root)
             finally:
@@ -171,7 +189,7 @@ class MountTable:
             if err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise  # says nothing about the mount
             return None
-        return Mount(key.mnt_id, number, key.ino, key.born)
+        return Mount(key.mnt_id, line.number, key.ino, key.born)
 
     def watch(self, changed: Callable[[], None]) -> "MountWatch":
         """Calls `changed` on a thread of its own whenever a mount has come or gone."""
