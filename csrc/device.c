@@ -72,10 +72,10 @@ void v9_device_free(v9_device *dev)
     v9_ring_pause(dev);
     if (!v9_threads_stop(dev)) {
         v9_pressure_leave(&dev->fids.holder, false);
-        v9_hub_forget(dev->hub, dev->conf.id);
+        v9_hub_forget(dev->hub, &dev->line);
         return; /* threads hang in system calls and will look at it: left to the process's end */
     }
-    v9_hub_forget(dev->hub, dev->conf.id);
+    v9_hub_forget(dev->hub, &dev->line);
     v9_mem_clear(&dev->mem);
     v9_mem_bury(&dev->graveyard);
     v9_fids_destroy(&dev->fids);

@@ -1,6 +1,10 @@
 /*
  * hub: the process's queue of upcalls. Serving threads post, one Python thread waits.
  *
+ * Devices take turns: each has a line of its own, from which one note is taken at a time. So a
+ * guest that keeps Python busy with all the requests it can have in flight costs another one, which
+ * makes few, no more than its own share.
+ *
  * Notes are embedded in the request or device that they are about, so posting neither allocates nor
  * fails. A note is posted while it is not queued only.
  */
@@ -29,14 +33,34 @@ void v9_hub_free(v9_hub *hub)
     free(hub);
 }
 
+/* Puts a line that has notes at the end of the queue. */
+static void stand_in_queue(v9_hub *hub, struct v9_line *line)
+{
+    line->next = NULL;
+    *hub->last = line;
+    hub->last = &line->next;
+}
+
+static void append(v9_hub *hub, struct v9_note *note)
+{
+    struct v9_line *line = note->line;
+
+    note->next = NULL;
+    if (line->first) {
+        *line->last = note;
+    } else {
+        line->first = note;
+        stand_in_queue(hub, line);
+    }
+    line->last = &note->next;
+}
+
 void v9_hub_queue(v9_hub *hub, struct v9_note *note)
 {
     pthread_mutex_lock(&hub->lock);
     if (!note->queued) {
         note->queued = true;
-        note->next = NULL;
-        *hub->last = note;
-        hub->last = &note->next;
+        append(hub, note);
     }
     pthread_mutex_unlock(&hub->lock);
 }
@@ -61,26 +85,28 @@ void v9_hub_post(v9_hub *hub, struct v9_note *note)
 }
 
 /* Drops what a device has queued, before the device goes. */
-void v9_hub_forget(v9_hub *hub, uint32_t device)
+void v9_hub_forget(v9_hub *hub, struct v9_line *line)
 {
-    struct v9_note **link;
+    struct v9_line **link;
 
     pthread_mutex_lock(&hub->lock);
     link = &hub->first;
     while (*link) {
-        if ((*link)->up.device == device)
-            *link = (*link)->next;
+        if (*link == line)
+            *link = line->next;
         else
             link = &(*link)->next;
     }
     hub->last = link;
+    line->first = NULL;
     pthread_mutex_unlock(&hub->lock);
 }
 
-/* Takes the first note; false where its bytes find no room. */
+/* Takes the next note, whose line goes to the queue's end; false where its bytes find no room. */
 static bool take(v9_hub *hub, struct v9_upcall *out, uint8_t *data, uint32_t size, uint32_t *used)
 {
-    struct v9_note *note = hub->first;
+    struct v9_line *line = hub->first;
+    struct v9_note *note = line->first;
 
     if (note->up.size > size - *used)
         return false;
@@ -89,8 +115,13 @@ static bool take(v9_hub *hub, struct v9_upcall *out, uint8_t *data, uint32_t siz
     if (note->up.size)
         memcpy(data + *used, note->data, note->up.size);
     *used += note->up.size;
-    hub->first = note->next;
     note->queued = false;
+    hub->first = line->next;
+    if (!hub->first)
+        hub->last = &hub->first;
+    line->first = note->next;
+    if (line->first)
+        stand_in_queue(hub, line);
     return true;
 }
 
@@ -107,8 +138,6 @@ int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max, uint8_t *data, 
     }
     while (hub->first && count < max && !hub->closed && take(hub, &out[count], data, size, &used))
         count++;
-    if (!hub->first)
-        hub->last = &hub->first;
     pthread_mutex_unlock(&hub->lock);
     return count;
 }

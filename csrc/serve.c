@@ -39,6 +39,7 @@ static void break_ring(struct v9_device *dev, const char *reason)
         .size = (uint32_t)strlen(dev->ring.broken),
     };
     dev->broken_note.data = (const uint8_t *)dev->ring.broken;
+    dev->broken_note.line = &dev->line;
     if (dev->err_fd >= 0)
         while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
             ;
@@ -144,6 +145,7 @@ static void post(struct v9_device *dev, struct v9_request *r, uint32_t kind)
     r->note.up.tag = r->tag;
     r->note.up.size = r->data_size;
     r->note.data = r->data;
+    r->note.line = &dev->line;
     r->question.fd = -1;
     dev->upcalls++;
     v9_hub_queue(dev->hub, &r->note);
@@ -174,6 +176,7 @@ static void cancel(struct v9_device *dev, struct v9_request *r)
         return;
     r->flush_note.up = (struct v9_upcall){
         .device = dev->conf.id, .kind = V9_UP_FLUSH, .fd = -1, .a = r->slot, .b = r->seq};
+    r->flush_note.line = &dev->line;
     v9_hub_post(dev->hub, &r->flush_note);
 }
 

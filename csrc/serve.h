@@ -60,9 +60,16 @@ enum v9_state {
 /* An upcall in the hub's queue; embedded in what it is about, so that posting cannot fail. */
 struct v9_note {
     struct v9_note *next;
+    struct v9_line *line; /* of its device */
     bool queued;
     struct v9_upcall up;
     const uint8_t *data; /* up.size bytes, which stay as they are while it is queued */
+};
+
+/* A device's notes in the hub, in order. */
+struct v9_line {
+    struct v9_note *first, **last;
+    struct v9_line *next; /* in the hub's queue, while it has notes */
 };
 
 struct v9_request {
@@ -99,8 +106,8 @@ struct v9_scratch {
 struct v9_hub {
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct v9_note *first, **last;
-    bool waiting; /* Python's thread sleeps, and nobody has woken it yet */
+    struct v9_line *first, **last; /* those that have notes, in the order of their turns */
+    bool waiting;                  /* Python's thread sleeps, and nobody has woken it yet */
     bool closed;
 };
 
@@ -120,6 +127,7 @@ struct v9_device {
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
     struct v9_note broken_note;
+    struct v9_line line;
     bool posted; /* an upcall was queued that Python's thread has not been woken for */
 
     struct v9_request *slots;
@@ -157,7 +165,7 @@ void v9_hub_post(v9_hub *hub, struct v9_note *note);
 /* The same in two steps. */
 void v9_hub_queue(v9_hub *hub, struct v9_note *note);
 void v9_hub_wake(v9_hub *hub);
-void v9_hub_forget(v9_hub *hub, uint32_t device);
+void v9_hub_forget(v9_hub *hub, struct v9_line *line);
 
 /* serve.c; those marked [locked] are called with the device's lock held */
 struct v9_request *v9_request_next(struct v9_device *dev);                       /* [locked] */

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -122,9 +123,11 @@ def flooded(
         one, many = Point("chmod", 1, "call"), Point("chmod", depth, "call")
         for _ in range(rounds):
             alone.append(at_once([(quiet, one)], milliseconds)[0])
-            both = at_once([(quiet, one), (loud, many)], milliseconds)
-            beside.append(both[0])
-            flood.append(both[1])
+            with ThreadPoolExecutor(1) as pool:
+                late = pool.submit(loud.run, many, 3 * milliseconds, next(_serials))
+                time.sleep(milliseconds / 1000)  # it takes a while to begin
+                beside.append(quiet.run(one, milliseconds, next(_serials)))
+                flood.append(late.result())
 
     def row(title: str, samples: Sequence[Sample]) -> str:
         rate = statistics.median(map(_rate, samples))

@@ -19,7 +19,7 @@ from vhost9p.native.library import Layout, check, ffi, lib
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH = 8
 BATCH_BYTES = BATCH * 1024
 """Room for the bytes of a batch, most of whose requests have far fewer than 8192."""
 assert BATCH_BYTES >= lib.V9_UP_SIZE
