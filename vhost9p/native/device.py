@@ -20,7 +20,9 @@ from vhost9p.native.library import Layout, check, ffi, lib
 log = logging.getLogger(__name__)
 
 BATCH = 8
-BATCH_BYTES = BATCH * 1024
+"""Upcalls taken at once. In the next batch all devices have their turns again: this many are what
+one guest's upcall waits for, at most and beside its own, where another one makes very many."""
+BATCH_BYTES = 16384
 """Room for the bytes of a batch, most of whose requests have far fewer than 8192."""
 assert BATCH_BYTES >= lib.V9_UP_SIZE
 
