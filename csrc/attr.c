@@ -15,6 +15,7 @@
 
 #include "model.h"
 #include "pressure.h"
+#include "recall.h"
 
 #ifndef STATX_MNT_ID
 #define STATX_MNT_ID 0x1000U
@@ -50,6 +51,8 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
         *err = -errno;
         goto fail;
     }
+    if (conf->model == V9_MODEL_XATTR)
+        ex->recall = v9_recall_new(ex->conf.root_fd, ex->root_dev);
     pthread_mutex_init(&ex->disguise_lock, NULL);
     pthread_mutex_init(&ex->model_lock, NULL);
     *err = 0;
@@ -69,6 +72,7 @@ void v9_export_free(v9_export *ex)
     close(ex->proc_fd);
     pthread_mutex_destroy(&ex->disguise_lock);
     pthread_mutex_destroy(&ex->model_lock);
+    v9_recall_free(ex->recall);
     free(ex->disguises);
     free(ex->delays);
     v9_idmap_free(&ex->ids[V9_UID]);
@@ -243,6 +247,7 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
                       struct v9_attr *attr)
 {
     struct v9_mapped mapped;
+    const int64_t moment = ex->recall ? v9_recall_now() : 0;
     int err = read_host(fd, name, attr);
 
     if (err)
@@ -250,7 +255,11 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
     if (ex->disguises)
         put_on_disguise(ex, attr);
     if (ex->conf.model != V9_MODEL_HOST) {
-        v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+        if (!ex->recall || !v9_recall_find(ex->recall, attr, &mapped)) {
+            v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+            if (ex->recall)
+                v9_recall_keep(ex->recall, attr, moment, &mapped);
+        }
         v9_model_apply(&mapped, attr);
     }
     attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);

@@ -59,6 +59,7 @@ struct v9_export {
     struct v9_epoch names;      /* files and their metadata files part (model.h) */
     struct v9_epoch moves;      /* files lose names, or get other ones (names.c) */
     struct v9_epoch texts;      /* a metadata file is written */
+    struct v9_recall *recall;   /* NULL: metadata are read each time */
     pthread_mutex_t model_lock; /* metadata are read, changed and written as one */
     uint64_t root_dev, root_ino;
     struct v9_caps caps;

@@ -1,0 +1,178 @@
+// sources: recall.c
+/*
+ * Metadata that are remembered: what is found again, and above all what is not.
+ */
+#define _GNU_SOURCE
+#include "recall.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+
+enum { DEV = 7, MS = 1000000 };
+static const int64_t S = 1000000000;
+
+static struct v9_attr file(uint64_t ino, int64_t changed)
+{
+    return (struct v9_attr){
+        .st_dev = DEV,
+        .st_ino = ino,
+        .ctime_sec = (uint64_t)(changed / S),
+        .ctime_nsec = (uint64_t)(changed % S),
+        .has_btime = 1,
+        .btime_sec = 3,
+    };
+}
+
+static struct v9_mapped metadata(uint32_t number)
+{
+    return (struct v9_mapped){
+        V9_HAS_ALL, number, number + 1, number + 2, (uint64_t)number << 32 | (number + 3),
+    };
+}
+
+static bool same(const struct v9_mapped *one, const struct v9_mapped *other)
+{
+    return one->has == other->has && one->uid == other->uid && one->gid == other->gid &&
+           one->mode == other->mode && one->rdev == other->rdev;
+}
+
+static void what_is_the_same_is_found(struct v9_recall *recall)
+{
+    const struct v9_mapped kept = metadata(100), none = {0};
+    const struct v9_attr one = file(1, 50 * S + 1), other = file(2, 50 * S + 1);
+    struct v9_mapped found;
+
+    CHECK(!v9_recall_find(recall, &one, &found));
+    v9_recall_keep(recall, &one, 60 * S, &kept);
+    CHECK(v9_recall_find(recall, &one, &found) && same(&found, &kept));
+    CHECK(!v9_recall_find(recall, &other, &found));
+    v9_recall_keep(recall, &other, 60 * S, &none); /* that there are none is worth knowing */
+    CHECK(v9_recall_find(recall, &other, &found) && same(&found, &none));
+    CHECK(v9_recall_find(recall, &one, &found) && same(&found, &kept));
+}
+
+static void what_has_changed_is_not(struct v9_recall *recall)
+{
+    const struct v9_mapped kept = metadata(100);
+    const struct v9_attr was = file(1, 50 * S + 1);
+    struct v9_attr is = was;
+    struct v9_mapped found;
+
+    v9_recall_keep(recall, &was, 60 * S, &kept);
+    is.ctime_nsec++;
+    CHECK(!v9_recall_find(recall, &is, &found));
+    is = was;
+    is.ctime_sec--;
+    CHECK(!v9_recall_find(recall, &is, &found));
+    is = was;
+    is.btime_sec++;
+    CHECK(!v9_recall_find(recall, &is, &found));
+    is = was;
+    is.has_btime = 0;
+    CHECK(!v9_recall_find(recall, &is, &found));
+    is = was;
+    is.st_dev++;
+    CHECK(!v9_recall_find(recall, &is, &found));
+    v9_recall_keep(recall, &is, 60 * S, &kept); /* another file system: never */
+    CHECK(!v9_recall_find(recall, &is, &found));
+}
+
+/* Whether a file that changed at `changed` is remembered after a stat at `moment`. */
+static bool counts(struct v9_recall *recall, int64_t changed, int64_t moment)
+{
+    static uint64_t ino = 1000;
+    const struct v9_attr attr = file(++ino, changed);
+    const struct v9_mapped kept = metadata(5);
+    struct v9_mapped found;
+
+    v9_recall_keep(recall, &attr, moment, &kept);
+    return v9_recall_find(recall, &attr, &found);
+}
+
+static void a_change_of_late_does_not_count(struct v9_recall *recall)
+{
+    const int64_t at = 50 * S + 500 * MS;
+
+    CHECK(!counts(recall, at, at));
+    CHECK(!counts(recall, at, at + 10 * MS));
+    CHECK(!counts(recall, at, at - 10 * MS));
+    CHECK(!counts(recall, at, at - 10 * S)); /* the clock was set back */
+    CHECK(counts(recall, at, at + 100 * MS));
+    /* Whole seconds may be all that there is. */
+    CHECK(!counts(recall, 50 * S, 51 * S));
+    CHECK(counts(recall, 50 * S, 53 * S));
+    CHECK(!counts(recall, -5 * S, 50 * S));
+}
+
+/* ---- several threads ----------------------------------------------------------------------------
+ */
+
+struct work {
+    struct v9_recall *recall;
+    uint32_t seed;
+};
+
+/* Each file's metadata follow from its number and its time of change; so a mixture shows. */
+static void *keep_and_find(void *argument)
+{
+    const struct work *work = argument;
+    uint32_t random = work->seed;
+
+    for (int i = 0; i < 100000; i++) {
+        struct v9_attr attr;
+        struct v9_mapped right, found;
+        random = random * 1664525 + 1013904223;
+        attr = file(random >> 24, 50 * S + (random >> 16 & 7));
+        right = metadata((random >> 24) * 8 + (random >> 16 & 7));
+        if (random >> 8 & 1)
+            v9_recall_keep(work->recall, &attr, 60 * S, &right);
+        else if (v9_recall_find(work->recall, &attr, &found))
+            CHECK(same(&found, &right));
+    }
+    return NULL;
+}
+
+static void threads_find_whole_ones(struct v9_recall *recall)
+{
+    struct work work[4];
+    pthread_t threads[4];
+
+    for (uint32_t i = 0; i < 4; i++) {
+        work[i] = (struct work){recall, i};
+        CHECK(pthread_create(&threads[i], NULL, keep_and_find, &work[i]) == 0);
+    }
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void other_file_systems_are_always_asked(void)
+{
+    int fd = open("/proc", O_PATH | O_DIRECTORY);
+
+    CHECK(fd >= 0 && !v9_recall_new(fd, DEV));
+    close(fd);
+    CHECK(!v9_recall_new(-1, DEV));
+    v9_recall_free(NULL);
+}
+
+int main(void)
+{
+    int fd = memfd_create("of tmpfs", MFD_CLOEXEC);
+    struct v9_recall *recall = v9_recall_new(fd, DEV);
+
+    CHECK(recall);
+    if (recall) {
+        what_is_the_same_is_found(recall);
+        what_has_changed_is_not(recall);
+        a_change_of_late_does_not_count(recall);
+        threads_find_whole_ones(recall);
+    }
+    v9_recall_free(recall);
+    close(fd);
+    other_file_systems_are_always_asked();
+    return check_report();
+}
