@@ -18,7 +18,7 @@ import dataclasses
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import (
     Annotated,
@@ -87,45 +87,54 @@ def _put_qid(value: Qid) -> tuple[int, bytes]:
 _QID = Wire("B", _take_qid, _put_qid)
 
 
-class _Layout:
-    """The fields of a class as runs of numbers (see the module)."""
+class _Run(NamedTuple):
+    """Fields that are numbers, but for a tail of the last one."""
 
-    def __init__(self, fields: Iterable[tuple[str, Wire]]) -> None:
-        self._runs: list[tuple[struct.Struct, list[str], Wire]] = []
+    numbers: struct.Struct
+    size: int
+    names: tuple[str, ...]
+    take: Callable[[bytes, int, int], tuple[Any, int]] | None
+    put: Callable[[Any], tuple[int, bytes]] | None
+
+
+class _Layout:
+    """The fields of a class as runs (see the module)."""
+
+    def __init__(self, fields: Sequence[tuple[str, Wire]]) -> None:
+        self._runs: list[_Run] = []
         codes, names = "<", list[str]()
         for name, wire in fields:
-            codes, names = codes + wire.code, [*names, name]
-            if wire.take:
-                self._runs.append((struct.Struct(codes), names, wire))
+            codes += wire.code
+            names.append(name)
+            if wire.take or name == fields[-1][0]:
+                numbers = struct.Struct(codes)
+                self._runs.append(_Run(numbers, numbers.size, tuple(names), wire.take, wire.put))
                 codes, names = "<", []
-        if names:
-            self._runs.append((struct.Struct(codes), names, wire))
         only = self._runs[0] if len(self._runs) == 1 else None
-        self._numbers = only[0] if only and not only[2].take else None
-        """Of a class that is all numbers, as most are."""
+        self.numbers = only.numbers if only and not only.take else None
+        """All of a class that has nothing but numbers, as most have."""
 
-    def load(self, data: bytes, at: int) -> tuple[Sequence[Any], int]:
+    def load(self, data: bytes, at: int) -> tuple[list[Any], int]:
         """The fields' values and the offset behind them, which may lie beyond the data's end;
         raises struct.error where numbers do."""
-        if self._numbers:
-            return self._numbers.unpack_from(data, at), at + self._numbers.size
         values: list[Any] = []
-        for numbers, _, wire in self._runs:
+        for numbers, size, _, take, _ in self._runs:
             values += numbers.unpack_from(data, at)
-            at += numbers.size
-            if wire.take:
-                values[-1], at = wire.take(data, at, values[-1])
+            at += size
+            if take:
+                values[-1], at = take(data, at, values[-1])
         return values, at
 
     def dump(self, record: Any) -> bytes:
         """The fields of a record."""
         out = b""
-        for numbers, names, wire in self._runs:
+        for numbers, _, names, _, put in self._runs:
             values = [getattr(record, name) for name in names]
-            tail = b""
-            if wire.put:
-                values[-1], tail = wire.put(values[-1])
-            out += numbers.pack(*values) + tail
+            if put:
+                values[-1], tail = put(values[-1])
+                out += numbers.pack(*values) + tail
+            else:
+                out += numbers.pack(*values)
         return out
 
 
@@ -270,4 +279,7 @@ def decode(data: bytes, rest: Rest | None = None) -> tuple[int, Message]:
     cls = _by_type.get(number)
     if cls is None:
         raise P9Error(errno.EOPNOTSUPP, f"no message has the type {number}")
+    numbers = cls._layout.numbers
+    if numbers and size == HEADER_SIZE + numbers.size:
+        return tag, cls(*numbers.unpack_from(data, HEADER_SIZE))
     return tag, cls.load(data, HEADER_SIZE, size)

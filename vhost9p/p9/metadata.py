@@ -18,6 +18,7 @@ OFF_MAX = 2**63 - 1
 
 KNOWN = 0x1FF
 """All SETATTR_* bits."""
+IDS = c.SETATTR_UID | c.SETATTR_GID
 TIMES = c.SETATTR_ATIME | c.SETATTR_MTIME
 CHANGES = c.SETATTR_MODE | c.SETATTR_SIZE | c.SETATTR_ATIME | c.SETATTR_MTIME
 """What sets the time of change by itself."""
@@ -35,14 +36,12 @@ def _time(changes: int, explicit: int, sec: int, nsec: int) -> tuple[int, int]:
 
 
 def _times(t: m.Tsetattr) -> Times | None:
-    """The times to set, if any.
+    """The times to set, of which there is one at least; None: none after all.
 
     A change of size sets mtime already. To set it once more would fail where the daemon may write
     the file and does not own it.
     """
     valid = t.valid
-    if not valid & TIMES:
-        return None
     if valid & c.SETATTR_SIZE and valid & (TIMES | c.SETATTR_MTIME_SET) == c.SETATTR_MTIME:
         return None
     return Times(
@@ -111,10 +110,11 @@ class MetadataFamily:
             driver = self._context.writable(fid)
             file_fd(fid.path_fd)
             _check(t)
-            uid, gid = _ids(t)
+            uid, gid = _ids(t) if valid & IDS else (-1, -1)
             size = t.size if valid & c.SETATTR_SIZE else None
             mode = t.mode if valid & c.SETATTR_MODE else None
-            change(driver, fid, uid, gid, size, mode, _times(t))
+            times = _times(t) if valid & TIMES else None
+            change(driver, fid, uid, gid, size, mode, times)
             if valid & c.SETATTR_CTIME and not valid & CHANGES and uid == gid == -1:
                 driver.touch(fid.path_fd)
         return m.Rsetattr()
