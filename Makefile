@@ -56,7 +56,7 @@ bench-upcalls: build
 	$(BIN)/python -m tests.bench.upcalls $(BENCH)
 
 profile: build
-	$(BIN)/python -m tests.bench.profile
+	$(BIN)/python -m tests.bench.profile $(BENCH)
 
 bench-scale: build
 	$(BIN)/python -m tests.bench.scale $(BENCH)

@@ -120,7 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 for a wrong reply or a server that ended."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profile")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each point (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each point (default: 5)")
     parser.add_argument("--milliseconds", type=int, default=150, help="of a run (default: 150)")
     parser.add_argument("--tmpfs", default="/dev/shm", metavar="DIR")
     arguments = parser.parse_args(words)

@@ -12,6 +12,10 @@ FID_LOCKS: int = lib.V9_FID_LOCKS
 
 
 INFO = Layout("struct v9_fid_info")
+assert INFO.names == (
+    *("handle", "path_fd", "meta_fd", "io_fd", "io_flags"),
+    *("uid", "flags", "export", "st_dev", "st_ino"),
+)
 
 
 class Fid:
@@ -23,7 +27,7 @@ class Fid:
     def __init__(self, device: Any, number: int, values: tuple[int, ...]) -> None:
         self._device = device
         self.number = number
-        (
+        (  # as INFO names them
             self.handle,
             self.path_fd,
             self.meta_fd,
