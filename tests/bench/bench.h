@@ -125,6 +125,7 @@ void host_step_upcall(enum workload workload);
 
 /* host_scale.c */
 void host_prepare_scale(enum workload workload);
+void host_release_scale(void);
 void host_step_scale(enum workload workload, struct lane *lane);
 
 /* The run under way, for messages, and what it works on. */

@@ -252,8 +252,9 @@ static void release(enum workload workload, struct lane *lane)
 {
     if (is_upcall(workload))
         host_release_upcall();
-    else if (lane->index == 0 && !is_scale(workload) && workload != STAT && workload != WALK &&
-             workload != OPEN)
+    else if (is_scale(workload))
+        host_release_scale();
+    else if (lane->index == 0 && workload != STAT && workload != WALK && workload != OPEN)
         close(own_fd);
 }
 

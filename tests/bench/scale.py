@@ -29,14 +29,20 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import crowd, driver, servers
+from tests.bench import crowd, driver, flushes, servers
 from tests.bench.driver import Driver, DriverError, Point, Sample
+from tests.bench.flushes import FlushError
 from tests.bench.run import ROOT
+from vhost9p.native.qidmap import QidMap
+from vhost9p.policy.remap import MAX_GROUPS
+from vhost9p.policy.state import RECORD_SIZE
+from vhost9p.policy.suffix import suffix
 
 FEW_FILES = 256
 SPARE_FIDS = 1000  # beside those that are counted: roots, the lanes' own
 DEPTH = 32
 FLOOD = 64
+VM_ROUNDS = 3
 FILL_MS = 100_000
 PARKING_LIMIT = 10_000
 """RLIMIT_NOFILE of the daemons that have to park."""
@@ -64,7 +70,7 @@ FULL = Effort(
     (1, 10, 100, 1000),
     (10, 1000, 100_000, 1_000_000),
     (1, 2, 4, 8, 16, 32, 64, 128),
-    (10, 100, 1000),
+    (10, 100, flushes.MOST_WAITING),
     20,
     7,
     150,
@@ -146,10 +152,10 @@ class Scale:
 # ---- live fids
 
 
-def arena_bytes(pid: int) -> int:
-    """What a daemon's fid tables take of memory."""
+def mapped_bytes(pid: int | str, name: str) -> int:
+    """What a process's memory files of a name take of memory."""
     text = Path(f"/proc/{pid}/smaps").read_text()
-    pattern = r"^.*/memfd:vhost9p-fids.*\n(?:\w+:.*\n)*?Rss:\s+(\d+) kB$"
+    pattern = rf"^.*/memfd:{name}.*\n(?:\w+:.*\n)*?Rss:\s+(\d+) kB$"
     return sum(int(kib) << 10 for kib in re.findall(pattern, text, re.MULTILINE))
 
 
@@ -200,7 +206,7 @@ def live_fids(scale: Scale, population: Population) -> tuple[Table, float]:
             if hosts:
                 sample = scale.run(hosts[size], point("fids-getattr", size, 1))
                 table.add("(statx by the host alone)", size, cost(sample))
-        taken = [arena_bytes(found[size][1]) for size in (sizes[0], sizes[-1])]
+        taken = [mapped_bytes(found[size][1], "vhost9p-fids") for size in (sizes[0], sizes[-1])]
     return table, (taken[1] - taken[0]) / (sizes[-1] - sizes[0])
 
 
@@ -231,7 +237,24 @@ def fid_axes(scale: Scale) -> Iterator[str]:
     )
 
 
-# ---- devices, entries, depth
+def group_axis(scale: Scale) -> Iterator[str]:
+    """What groups of inodes take in memory, in a qid map that has all there can be."""
+    qidmap = QidMap()
+    before = mapped_bytes("self", "v9_qidmap")
+    for number in range(1, MAX_GROUPS + 1):
+        bits, value = suffix(number)
+        qidmap.add_group(0, bits, number % (1 << bits), value)
+    each = (mapped_bytes("self", "v9_qidmap") - before) / MAX_GROUPS
+    qidmap.close()
+    yield "\n".join(
+        (
+            f"**Memory of the qid map, in bytes, with {MAX_GROUPS:,} groups**\n",
+            f"- each group: {each:.0f}, and {RECORD_SIZE} in the state file",
+        )
+    )
+
+
+# ---- devices, entries, depth, flushes
 
 
 def device_axis(scale: Scale) -> Iterator[str]:
@@ -259,12 +282,15 @@ def entry_axis(scale: Scale) -> Iterator[str]:
     """Listings of small and large directories."""
     sizes = scale.effort.entries
     table = Table("Entries of a directory (Treaddir, for each entry)", sizes)
-    with scale.drivers((0,)) as found:
-        made = found[0][0]
+    whole: dict[int, list[float]] = {size: [] for size in (0, *sizes)}
+    with scale.drivers((0,)) as found, closing(Driver(scale.program, scale.tree, None)) as host:
         for size in scale.rounds((0, *sizes)):
-            sample = scale.run(made, Point("entries-list", 8, "poll", 0, (0, 0, size)))
-            table.add("whole", size, cost(sample))
-    whole = table.rows.pop("whole")
+            shape = (0, 0, size)
+            sample = scale.run(found[0][0], Point("entries-list", 8, "poll", 0, shape))
+            whole[size].append(cost(sample))
+            if size:
+                sample = scale.run(host, Point("entries-list", 1, "poll", 0, shape))
+                table.add("(getdents64 by the host alone)", size, cost(sample) / size)
     empty = statistics.median(whole[0])
     for size in sizes:
         each = statistics.median(whole[size])
@@ -284,14 +310,24 @@ def depth_axis(scale: Scale) -> Iterator[str]:
     yield str(table)
 
 
+def flush_axis(scale: Scale) -> Iterator[str]:
+    """Requests that wait while others are flushed."""
+    sizes = scale.effort.flushes
+    table = Table("Requests that wait while they are flushed one by one", sizes)
+    for size, found in flushes.costs(scale.tree, sizes, scale.effort.rounds).items():
+        for each in found:
+            table.add("Tflush, with the end of what it names", size, each)
+    yield str(table)
+
+
 # ---- VMs
 
 
 def vm_axis(scale: Scale) -> Iterator[str]:
     """Many guests at once, and one that floods its daemon."""
     trees = crowd.make_trees(scale.program, scale.tree, scale.effort.vms)
-    milliseconds = 10 * scale.effort.milliseconds
-    yield crowd.many_vms(scale.program, trees, milliseconds)
+    milliseconds = 8 * scale.effort.milliseconds
+    yield crowd.many_vms(scale.program, trees, milliseconds, min(scale.effort.rounds, VM_ROUNDS))
     milliseconds = 2 * scale.effort.milliseconds
     yield crowd.flooded(scale.program, trees, milliseconds, scale.effort.rounds, FLOOD)
 
@@ -325,9 +361,11 @@ def _tree(scale: Scale, below: str) -> Iterator[None]:
 
 AXES: dict[str, Callable[[Scale], Iterator[str]]] = {
     "fids": fid_axes,
+    "groups": group_axis,
     "devices": device_axis,
     "entries": entry_axis,
     "depth": depth_axis,
+    "flush": flush_axis,
     "vms": vm_axis,
 }
 
@@ -351,7 +389,7 @@ def main(words: Sequence[str] | None = None) -> int:
             try:
                 for text in AXES[name](scale):
                     print(text, end="\n\n", flush=True)
-            except DriverError as error:
+            except (DriverError, FlushError) as error:
                 print(f"FAILED {name}: {error}", file=sys.stderr)
                 return 1
     return 0
