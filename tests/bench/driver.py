@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
     workload: str
     depth: int
-    wait: Literal["poll", "call"]
+    wait: Literal["poll", "call", "rest"]
     think_us: int = 0
     scale: tuple[int, int, int] | None = None
     """Fids or devices, files that these stand for, entries of the directory: see ninep_scale.c."""

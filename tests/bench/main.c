@@ -9,7 +9,7 @@
  * `make` makes the tree of files, `grow` a directory of COUNT files in it. The others serve runs:
  * each line of standard input says
  *
- *     WORKLOAD DEPTH poll|call MILLISECONDS THINK-MICROSECONDS SERIAL [SIZE FILES ENTRIES]
+ *     WORKLOAD DEPTH poll|call|rest MILLISECONDS THINK-MICROSECONDS SERIAL [SIZE FILES ENTRIES]
  *
  * and is answered by one line of JSON. PIDs are the server's processes, whose CPU time is taken.
  * The first wrong reply ends the process with exit status 3 and a line on standard error.
@@ -179,7 +179,9 @@ static bool read_run(const struct protocol *protocol)
         broken("%s is for 9P only", name);
     if (run.depth < 1 || run.depth > MAX_LANES)
         broken("depth %u is not 1 to %d", run.depth, MAX_LANES);
-    run.waiting = strcmp(waiting, "call") ? WAIT_POLL : WAIT_CALL;
+    run.waiting = !strcmp(waiting, "call")   ? WAIT_CALL
+                  : !strcmp(waiting, "rest") ? WAIT_REST
+                                             : WAIT_POLL;
     run.limit = limit * 1000000;
     run.think = think * 1000;
     run.serial = serial;

@@ -14,6 +14,8 @@ enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 enum { IDX = 1, ENTRIES = 2 };
 enum { USED_EVENT = ENTRIES + RING_SIZE, AVAIL_EVENT = ENTRIES + 4 * RING_SIZE };
 
+enum { REST = 32 }; /* pauses, which take up to 150 cycles each */
+
 /* An event index that is not reached within the next 32,768 entries. */
 enum { FAR = 0x8000 };
 
@@ -115,8 +117,11 @@ static void wait_for_call(struct ring *ring)
 
 void ring_wait(struct ring *ring)
 {
+    const unsigned spins = ring->waiting == WAIT_REST ? REST : 1;
+
     if (ring->waiting == WAIT_CALL)
         wait_for_call(ring);
     else
-        __builtin_ia32_pause();
+        for (unsigned i = 0; i < spins; i++)
+            __builtin_ia32_pause();
 }

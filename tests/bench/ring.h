@@ -18,7 +18,9 @@ enum {
     PAGE = 4096,
 };
 
-enum waiting { WAIT_POLL, WAIT_CALL };
+/* Spinning, with a look at the ring each time; on a call; or spinning with a rest of some µs
+ * between looks, which leave the cache line to the server. */
+enum waiting { WAIT_POLL, WAIT_CALL, WAIT_REST };
 
 struct ring_desc {
     uint64_t addr;

@@ -185,7 +185,7 @@ def live_fids(scale: Scale, population: Population) -> tuple[Table, float]:
     options = ("--max-fids", str(max(sizes) + SPARE_FIDS))
 
     def point(name: str, size: int, depth: int = DEPTH) -> Point:
-        return Point(name, depth, "poll", 0, (size, population.files(size), entries))
+        return Point(name, depth, "rest", 0, (size, population.files(size), entries))
 
     def fill(made: Driver, size: int, depth: int = DEPTH) -> float:
         sample = scale.run(made, point("fids-fill", size, depth), FILL_MS)
@@ -266,7 +266,7 @@ def device_axis(scale: Scale) -> Iterator[str]:
         return (sys.executable, "-m", "tests.bench.many_mounts", str(scale.tree), str(size))
 
     def point(name: str, size: int) -> Point:
-        return Point(name, 1 if name == "devices-first" else DEPTH, "poll", 0, (size, 0, 0))
+        return Point(name, 1 if name == "devices-first" else DEPTH, "rest", 0, (size, 0, 0))
 
     with scale.drivers(sizes, wrapper=wrapper) as found:
         for size, (made, _) in found.items():
@@ -286,10 +286,10 @@ def entry_axis(scale: Scale) -> Iterator[str]:
     with scale.drivers((0,)) as found, closing(Driver(scale.program, scale.tree, None)) as host:
         for size in scale.rounds((0, *sizes)):
             shape = (0, 0, size)
-            sample = scale.run(found[0][0], Point("entries-list", 8, "poll", 0, shape))
+            sample = scale.run(found[0][0], Point("entries-list", 8, "rest", 0, shape))
             whole[size].append(cost(sample))
             if size:
-                sample = scale.run(host, Point("entries-list", 1, "poll", 0, shape))
+                sample = scale.run(host, Point("entries-list", 1, "rest", 0, shape))
                 table.add("(getdents64 by the host alone)", size, cost(sample) / size)
     empty = statistics.median(whole[0])
     for size in sizes:
@@ -306,7 +306,7 @@ def depth_axis(scale: Scale) -> Iterator[str]:
     with scale.drivers((0,)) as found:
         for size in scale.rounds(sizes):
             for name in ("getattr", "stat", "read4k"):
-                table.add(name, size, cost(scale.run(found[0][0], Point(name, size, "poll"))))
+                table.add(name, size, cost(scale.run(found[0][0], Point(name, size, "rest"))))
     yield str(table)
 
 
