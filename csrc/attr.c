@@ -28,6 +28,16 @@
 
 enum { QTDIR = 0x80, QTSYMLINK = 0x02 };
 
+static void init_recursive(pthread_mutex_t *lock)
+{
+    pthread_mutexattr_t attr;
+
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+}
+
 v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err)
 {
     struct v9_export *ex = calloc(1, sizeof(*ex));
@@ -51,10 +61,14 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
         *err = -errno;
         goto fail;
     }
+    *err = v9_self_read(&ex->self);
+    if (*err)
+        goto fail;
     if (conf->model == V9_MODEL_XATTR)
         ex->recall = v9_recall_new(ex->conf.root_fd, ex->root_dev);
     pthread_mutex_init(&ex->disguise_lock, NULL);
     pthread_mutex_init(&ex->model_lock, NULL);
+    init_recursive(&ex->names_lock);
     *err = 0;
     return ex;
 fail:
@@ -72,6 +86,8 @@ void v9_export_free(v9_export *ex)
     close(ex->proc_fd);
     pthread_mutex_destroy(&ex->disguise_lock);
     pthread_mutex_destroy(&ex->model_lock);
+    pthread_mutex_destroy(&ex->names_lock);
+    v9_self_free(&ex->self);
     v9_recall_free(ex->recall);
     free(ex->disguises);
     free(ex->delays);
@@ -91,10 +107,27 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex)
     return 0;
 }
 
-int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_range *ranges,
-                      uint32_t count)
+void v9_export_lock_names(v9_export *ex)
 {
-    return kind > V9_GID ? -EINVAL : v9_idmap_set(&ex->ids[kind], ranges, count);
+    pthread_mutex_lock(&ex->names_lock);
+}
+
+void v9_export_unlock_names(v9_export *ex)
+{
+    pthread_mutex_unlock(&ex->names_lock);
+}
+
+int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_conf *conf)
+{
+    return kind > V9_GID ? -EINVAL : v9_idmap_set(&ex->ids[kind], conf);
+}
+
+int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest)
+{
+    uint32_t host;
+    int err = v9_idmap_host(&ex->ids[kind == V9_GID], guest, &host);
+
+    return err ? err : (int64_t)host;
 }
 
 uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host)

@@ -11,6 +11,7 @@
 
 #include "caps.h"
 #include "idmap.h"
+#include "sys.h"
 #include "vhost9p.h"
 
 struct v9_disguise {
@@ -61,6 +62,8 @@ struct v9_export {
     struct v9_epoch texts;      /* a metadata file is written */
     struct v9_recall *recall;   /* NULL: metadata are read each time */
     pthread_mutex_t model_lock; /* metadata are read, changed and written as one */
+    pthread_mutex_t names_lock; /* v9_export_lock_names: recursive */
+    struct v9_self self;
     uint64_t root_dev, root_ino;
     struct v9_caps caps;
     v9_quota *quota;          /* not its own; NULL: none */

@@ -42,9 +42,8 @@ int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, 
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
-        r->question.fd = openat(fd, *name ? name : ".", O_PATH | O_NOFOLLOW | O_CLOEXEC);
-        if (!*name)
-            r->question.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        r->question.fd = *name ? openat(fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+                               : fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (r->question.fd < 0)
             return -errno;
     } else if (err == -V9_NO_GROUP) {

@@ -103,27 +103,38 @@ void v9_model_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct 
 /* ---- writing -----------------------------------------------------------------------------------
  */
 
-static int write_xattr32(const char *path, const char *key, uint32_t value)
+/* By the descriptor, or where that is O_PATH by a path. */
+static int write_xattr(int fd, const char *key, const void *value, size_t size)
+{
+    char path[PROC_PATH];
+
+    if (fsetxattr(fd, key, value, size, 0) == 0)
+        return 0;
+    if (errno != EBADF)
+        return -errno;
+    proc_path(fd, "", path);
+    return setxattr(path, key, value, size, 0) < 0 ? -errno : 0;
+}
+
+static int write_xattr32(int fd, const char *key, uint32_t value)
 {
     const uint32_t stored = htole32(value);
-    return setxattr(path, key, &stored, sizeof(stored), 0) < 0 ? -errno : 0;
+    return write_xattr(fd, key, &stored, sizeof(stored));
 }
 
 int v9_model_write_xattrs(int32_t fd, const struct v9_mapped *change)
 {
     const uint64_t rdev = htole64(change->rdev);
-    char path[PROC_PATH];
     int err = 0;
 
-    proc_path(fd, "", path);
     /* The mode first: a program that is given away is not its new owner's with its set-id bits. */
     if (change->has & V9_HAS_MODE)
-        err = write_xattr32(path, "user.virtfs.mode", change->mode);
+        err = write_xattr32(fd, "user.virtfs.mode", change->mode);
     if (!err && change->has & V9_HAS_UID)
-        err = write_xattr32(path, "user.virtfs.uid", change->uid);
+        err = write_xattr32(fd, "user.virtfs.uid", change->uid);
     if (!err && change->has & V9_HAS_GID)
-        err = write_xattr32(path, "user.virtfs.gid", change->gid);
+        err = write_xattr32(fd, "user.virtfs.gid", change->gid);
     if (!err && change->has & V9_HAS_RDEV)
-        err = setxattr(path, "user.virtfs.rdev", &rdev, sizeof(rdev), 0) < 0 ? -errno : 0;
+        err = write_xattr(fd, "user.virtfs.rdev", &rdev, sizeof(rdev));
     return err;
 }

@@ -255,6 +255,11 @@ int v9_quota_hold_file(v9_quota *q, int32_t fd, uint32_t born)
     return err ? err : (int)index;
 }
 
+uint32_t v9_quota_block(const v9_quota *q)
+{
+    return q->conf.block;
+}
+
 /* ---- claims ------------------------------------------------------------------------------------
  */
 

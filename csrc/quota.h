@@ -41,6 +41,9 @@
  * `gone` tells a file without names from one that has got its number since. */
 uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool gone);
 
+/* Bytes that the file system allocates at once. */
+uint32_t v9_quota_block(const v9_quota *quota);
+
 struct v9_quota_write {
     int fd;
     bool append; /* O_APPEND: at the file's end, wherever `offset` is */

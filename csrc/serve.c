@@ -80,12 +80,14 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
+    r->made = V9_MADE_NONE;
     dev->inflight++;
     return r;
 }
 
 static void free_slot(struct v9_device *dev, struct v9_request *r)
 {
+    v9_made_close(&r->made); /* of a request that ended early */
     if (r->dead)
         dev->dead--;
     else
@@ -301,7 +303,9 @@ static v9_handler *const handlers[256] = {
     [P9_TREADLINK] = v9_fast_readlink, [P9_TGETATTR] = v9_fast_getattr,
     [P9_TREADDIR] = v9_fast_readdir,   [P9_TWALK] = v9_fast_walk,
     [P9_TREAD] = v9_fast_read,         [P9_TWRITE] = v9_fast_write,
-    [P9_TCLUNK] = v9_fast_clunk,
+    [P9_TCLUNK] = v9_fast_clunk,       [P9_TLCREATE] = v9_fast_lcreate,
+    [P9_TMKDIR] = v9_fast_mkdir,       [P9_TMKNOD] = v9_fast_mknod,
+    [P9_TSYMLINK] = v9_fast_symlink,   [P9_TUNLINKAT] = v9_fast_unlinkat,
 };
 
 /* Of the messages below Tversion 9P2000.u has none. */

@@ -28,6 +28,7 @@
 #include "attr.h"
 #include "fid.h"
 #include "guest_mem.h"
+#include "make.h"
 #include "pace.h"
 #include "qidmap.h"
 #include "vhost9p.h"
@@ -91,6 +92,8 @@ struct v9_request {
     struct v9_note note;         /* its upcall */
     struct v9_note flush_note;   /* V9_UP_FLUSH about it */
     struct v9_upcall question;   /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler needs to know */
+    struct v9_made made;         /* fast_make.c: what it has made, and is still to tell of; */
+    uint32_t made_in;            /* the index of the export that this belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -201,6 +204,7 @@ typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in
 v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
 v9_handler v9_fast_open, v9_fast_stat;
+v9_handler v9_fast_lcreate, v9_fast_mkdir, v9_fast_mknod, v9_fast_symlink, v9_fast_unlinkat;
 /* Pins a fid that must stand for a file; -EBADF. */
 int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid,
                  struct v9_node **node);

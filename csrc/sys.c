@@ -8,12 +8,13 @@
  * CAP_MKNOD for mknod alone, which the guest's kernel has checked too.
  */
 #define _GNU_SOURCE
+#include "sys.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
@@ -26,6 +27,38 @@
 
 /* ---- identity ----------------------------------------------------------------------------------
  */
+
+int v9_self_read(struct v9_self *self)
+{
+    int count;
+
+    *self = (struct v9_self){geteuid(), getegid(), geteuid() == 0, 0, NULL};
+    count = self->privileged ? 0 : getgroups(0, NULL);
+    if (count <= 0)
+        return count < 0 ? -errno : 0;
+    self->groups = calloc((size_t)count, sizeof(*self->groups));
+    if (!self->groups)
+        return -ENOMEM;
+    count = getgroups(count, self->groups);
+    self->group_count = count < 0 ? 0 : count;
+    return 0;
+}
+
+void v9_self_free(struct v9_self *self)
+{
+    free(self->groups);
+    self->groups = NULL;
+}
+
+bool v9_self_has_group(const struct v9_self *self, uint32_t gid)
+{
+    if (gid == self->gid)
+        return true;
+    for (int i = 0; i < self->group_count; i++)
+        if (self->groups[i] == gid)
+            return true;
+    return false;
+}
 
 struct identity {
     bool switched;
@@ -56,7 +89,7 @@ static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *o
 {
     int err;
 
-    own->switched = cred->switch_ids;
+    own->switched = cred->switched;
     if (!own->switched)
         return 0;
     own->gid = setfsgid(cred->gid);
@@ -108,6 +141,17 @@ int v9_sys_open_mode(uint32_t mode)
                  (mode & APPEND ? P9_APPEND : 0));
 }
 
+int v9_sys_open(int dir_fd, const char *name, int flags, uint32_t mode)
+{
+    uint32_t tries = 0;
+    int fd;
+
+    do
+        fd = openat(dir_fd, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
+    while (fd < 0 && v9_pressure_eased(errno, &tries));
+    return fd < 0 ? -errno : fd;
+}
+
 /* ---- creating ----------------------------------------------------------------------------------
  */
 
@@ -127,7 +171,7 @@ static int create(const struct v9_cred *cred, int dir_fd, const char *name, int 
 }
 
 /* What gives descriptors up is done by the daemon, not by the guest's user. */
-int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, int32_t flags,
+int v9_sys_create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,
                   uint32_t mode)
 {
     uint32_t tries = 0;
@@ -139,7 +183,7 @@ int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, 
     return fd;
 }
 
-int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode)
+int v9_sys_mkdir(const struct v9_cred *cred, int dir_fd, const char *name, uint32_t mode)
 {
     struct identity own;
     int result = enter(cred, 0, &own);
@@ -151,7 +195,7 @@ int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, u
     return result;
 }
 
-int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode,
+int v9_sys_mknod(const struct v9_cred *cred, int dir_fd, const char *name, uint32_t mode,
                  uint32_t major, uint32_t minor)
 {
     struct identity own;
@@ -164,7 +208,7 @@ int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, u
     return result;
 }
 
-int v9_sys_symlink(const struct v9_cred *cred, const char *target, int32_t dir_fd, const char *name)
+int v9_sys_symlink(const struct v9_cred *cred, const char *target, int dir_fd, const char *name)
 {
     struct identity own;
     int result = enter(cred, 0, &own);

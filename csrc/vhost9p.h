@@ -84,11 +84,13 @@ struct v9_attr {
 };
 
 struct v9_export_conf {
-    int32_t root_fd;       /* O_PATH descriptor of the export's root; duplicated */
-    uint32_t readonly;     /* opens for writing fail with EROFS */
-    uint32_t stat_entries; /* a listing tells the qids that a walk tells (multidevs remap) */
-    uint32_t model;        /* V9_MODEL_* */
-    uint32_t writeout;     /* what is written goes out to the disk at once (writeout=immediate) */
+    int32_t root_fd;        /* O_PATH descriptor of the export's root; duplicated */
+    uint32_t readonly;      /* opens for writing fail with EROFS */
+    uint32_t stat_entries;  /* a listing tells the qids that a walk tells (multidevs remap) */
+    uint32_t model;         /* V9_MODEL_* */
+    uint32_t writeout;      /* what is written goes out to the disk at once (writeout=immediate) */
+    uint32_t owners_matter; /* what cannot get its owner is not made (passthrough, not none) */
+    uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
 };
 
 /* Where owner, mode, type and device number of the guest's files are kept (model.h). */
@@ -114,19 +116,27 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name);
 /* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
 /*
- * idmap.c: host ids -> guest ids, for owners (V9_UID) and groups (V9_GID). `ranges` are copied, in
- * the order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no
- * range has shows as V9_ID_NOBODY. Once per kind, before the export is served; not set: as they
- * are.
+ * idmap.c: the map of owners (V9_UID) or groups (V9_GID). Everything is copied. `ranges` are in the
+ * order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no range
+ * has shows as V9_ID_NOBODY, and a guest id of no range is `squash` on the host, or is refused, as
+ * are forbidden ones. Once per kind, before the export is served; not set: ids are as they are.
  */
 struct v9_id_range {
     uint32_t guest, host, count;
 };
+struct v9_id_conf {
+    const struct v9_id_range *ranges, *forbidden; /* of these, the guest ids */
+    uint32_t count, forbidden_count;
+    uint32_t squashes, squash; /* whether there is a squash; the host id */
+};
 enum { V9_UID = 0, V9_GID = 1, V9_ID_NOBODY = 65534 };
-int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_range *ranges,
-                      uint32_t count);
+#define V9_NO_ID 4294967295
+int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_conf *conf);
 /* What a host id is in the guest. */
 uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host);
+/* What a guest's id is on the host; -EPERM where the guest may not use it. V9_NO_ID, which is no
+ * id, stays. */
+int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest);
 /*
  * caps.c: capabilities of programs that are kept as the attribute `name` (NUL-terminated, copied),
  * which the kernel does not know as such. From now on whoever writes to a file takes them away
@@ -262,6 +272,61 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
 /* With stat_entries: from now on not every entry's attributes are read. `mounts` outlives the
  * export. Once, before the export is served. */
 int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
+
+/* ---- make.c: entries of directories, made and removed -----------------------------------------
+ */
+
+enum {
+    V9_NEW_FILE = 0, /* a regular file, which is opened */
+    V9_NEW_DIR = 1,
+    V9_NEW_NODE = 2, /* a FIFO, socket, device node or regular file */
+    V9_NEW_LINK = 3, /* a symlink */
+};
+struct v9_new {
+    uint32_t kind;         /* V9_NEW_* */
+    uint32_t mode;         /* permission bits; of a node with its type */
+    uint32_t uid, gid;     /* the guest's; V9_NO_ID: see v9_make */
+    uint32_t flags;        /* of a file: Tlcreate's */
+    uint32_t major, minor; /* of a node */
+    const char *target;    /* of a symlink */
+};
+/* What V9_NEW_FILE has made or found; -1: no descriptor. They are the caller's. */
+struct v9_made {
+    int32_t path_fd, meta_fd, io_fd, io_flags;
+};
+/*
+ * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
+ * user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for the
+ * directory's where that is set-gid, else the daemon's own; with a map of ids see idmap.h. Without
+ * O_EXCL a file that is there already is opened, if it is a regular one. Fills *made; what it fails
+ * to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
+ */
+int v9_make(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
+            struct v9_made *made);
+/* Removes `name` of directory `dir_fd`, with what is kept beside it. */
+int v9_unmake(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
+
+/*
+ * Excludes others that change names, and what is told of them elsewhere: metadata of mapped-file, a
+ * quota's accounts. v9_make and v9_unmake take the lock where there is such; Python takes it to
+ * rename and link. A thread may take it several times.
+ */
+void v9_export_lock_names(v9_export *ex);
+void v9_export_unlock_names(v9_export *ex);
+
+/* keep.c: mapped-file's metadata files, while names change. The lock is held. */
+/* The directory with the metadata of a directory's files, which is made where there is none: a
+ * descriptor. */
+int v9_keep_dir(int32_t dir_fd);
+/* -EEXIST for a name in use; metadata that lie there for another one are removed. */
+int v9_keep_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir);
+/* A new metadata file with its text: a descriptor. */
+int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped);
+/* Removes a name's metadata, if there are any. */
+int v9_keep_discard(int32_t dir_fd, const char *name);
+/* Removes the metadata directory of directory `name` that holds nothing else, for it to count as
+ * empty. What is no directory is left alone. */
+int v9_keep_clear(int32_t dir_fd, const char *name);
 
 /* ---- hub.c, answer.c: upcalls -----------------------------------------------------------------
  */
@@ -441,20 +506,6 @@ int v9_sys_open_flags(uint32_t flags);
  * ORCLOSE, to remove the file with the fid. */
 int v9_sys_open_mode(uint32_t mode);
 
-/* Who a created file belongs to. */
-struct v9_cred {
-    uint32_t uid, gid;
-    uint32_t switch_ids; /* 0: as the daemon is (it lacks the privilege, or need not) */
-};
-
-/* openat with O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC added; a descriptor. */
-int v9_sys_create(const struct v9_cred *cred, int32_t dir_fd, const char *name, int32_t flags,
-                  uint32_t mode);
-int v9_sys_mkdir(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode);
-int v9_sys_mknod(const struct v9_cred *cred, int32_t dir_fd, const char *name, uint32_t mode,
-                 uint32_t major, uint32_t minor);
-int v9_sys_symlink(const struct v9_cred *cred, const char *target, int32_t dir_fd,
-                   const char *name);
 /* utimensat on a descriptor (O_PATH will do); nsec may be V9_TIME_NOW or V9_TIME_OMIT. */
 int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mtime_sec,
                    int64_t mtime_nsec);

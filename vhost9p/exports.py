@@ -62,15 +62,17 @@ class Exports:
         self._undo.callback(os.close, fd)
         return fd
 
-    def _make(
-        self, fd: int, *, readonly: bool, model: str = "none", writeout: bool = False
-    ) -> Export:
+    def _make(self, fd: int, *, readonly: bool, config: ExportConfig | None = None) -> Export:
+        model = config.security_model if config else "none"
+        modes = {"fmode": config.fmode, "dmode": config.dmode} if config else {}
         export = Export(
             fd,
             readonly=readonly,
             stat_entries=self.listing is not None,
             model=MODELS.get(model, MODEL_HOST),
-            writeout=writeout,
+            writeout=config is not None and config.writeout == "immediate",
+            owners_matter=model == "passthrough",
+            **modes,
             qidmap=self._qidmap,
             mounts=self.listing.views if self.listing else None,
         )
@@ -82,12 +84,7 @@ class Exports:
 
     def _open(self, config: ExportConfig) -> Driver:
         fd = self._keep(os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        export = self._make(
-            fd,
-            readonly=config.readonly,
-            model=config.security_model,
-            writeout=config.writeout == "immediate",
-        )
+        export = self._make(fd, readonly=config.readonly, config=config)
         if config.throttling:
             _throttle(export, config.throttling)
         if config.name:
@@ -121,7 +118,7 @@ class Exports:
         finally:
             os.close(folder)
         export = self._make(fd, readonly=True)
-        return LocalDriver(export, fd, readonly=True, ownership_matters=False)
+        return LocalDriver(export, fd, readonly=True)
 
     def _open_policy(self) -> None:
         first = self.natives[0]
@@ -139,21 +136,8 @@ class Exports:
 
 def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> LocalDriver:
     """What keeps an export's files."""
-    if config.security_model in MODELS:
-        return MappedDriver(
-            export,
-            root_fd,
-            readonly=config.readonly,
-            model=MODELS[config.security_model],
-            fmode=config.fmode,
-            dmode=config.dmode,
-        )
-    return LocalDriver(
-        export,
-        root_fd,
-        readonly=config.readonly,
-        ownership_matters=config.security_model == "passthrough",
-    )
+    driver = MappedDriver if config.security_model in MODELS else LocalDriver
+    return driver(export, root_fd, readonly=config.readonly)
 
 
 def _throttle(export: Export, at: Throttling) -> None:

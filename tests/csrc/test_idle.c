@@ -1,5 +1,5 @@
 // sources: account.c attr.c recall.c caps.c fid.c heap.c idle.c idmap.c model.c model_text.c
-// model_xattr.c node.c park.c pressure.c qidmap.c quota.c way.c
+// model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
  * while others give their descriptors up and rename and unlink the files.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vhost9p.fs.driver import OWN_ID, Driver, File, Owner
-from vhost9p.fs.local import RACES, LocalDriver
+from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import Export
 from vhost9p.policy.multidevs import make_policy
 
@@ -42,11 +42,10 @@ def driver_of(
 ) -> Iterator[tuple[LocalDriver, int]]:
     """A driver, and a descriptor of its root."""
     root_fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
-    export = Export(root_fd, readonly=readonly, stat_entries=False)
+    matter = security_model == "passthrough"
+    export = Export(root_fd, readonly=readonly, stat_entries=False, owners_matter=matter)
     export.policy = make_policy("warn", export.qidmap, os.stat(path).st_dev, export.probe, None)
-    driver = LocalDriver(
-        export, root_fd, readonly=readonly, ownership_matters=security_model == "passthrough"
-    )
+    driver = LocalDriver(export, root_fd, readonly=readonly)
     old = os.umask(0)
     yield driver, root_fd
     os.umask(old)
@@ -220,40 +219,6 @@ def test_a_path_through_proc_is_the_file_itself(place: Path, target: str) -> Non
                 driver.chmod(File(opened), 0o600)
             assert refused.value.errno in (errno.EOPNOTSUPP, errno.EPERM)
         os.close(opened)
-
-
-@pytest.mark.parametrize("flags", [0, os.O_EXCL])
-def test_a_file_that_comes_and_goes(
-    place: Path, monkeypatch: pytest.MonkeyPatch, flags: int
-) -> None:
-    """Between the try to create it and the try to open it."""
-    tries = []
-
-    with driver_of(place) as (driver, fd):
-        step = driver.export.step
-
-        def vanish(dir_fd: int, name: bytes) -> int:
-            tries.append(name)
-            if len(tries) == appears_for:
-                (place / "n").unlink()
-            raise FileNotFoundError(errno.ENOENT, "gone")
-
-        monkeypatch.setattr(driver.export, "step", vanish)
-        owner = Owner(OWN_ID, os.getegid())
-        (place / "n").touch()
-        appears_for = RACES + 1
-        with pytest.raises(OSError) as refused:
-            driver.create(fd, b"n", os.O_RDWR | flags, 0o600, owner)
-        assert refused.value.errno == (errno.EEXIST if flags else errno.EAGAIN)
-        assert len(tries) == (0 if flags else RACES)
-        if not flags:
-            tries.clear()
-            appears_for = 2
-            made = driver.create(fd, b"n", os.O_RDWR, 0o600, owner)
-            assert os.fstat(made.io_fd).st_ino == (place / "n").stat().st_ino
-            os.close(made.io_fd)
-            os.close(made.path_fd)
-        monkeypatch.setattr(driver.export, "step", step)
 
 
 def test_locks_on_a_read_only_export(place: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from vhost9p.native import sys
-from vhost9p.native.sys import Cred
+from vhost9p.native.export import Export
 
+EXCL = os.O_RDWR | 0o200
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-OWN = Cred(0, 0, False)
 
 
 @pytest.fixture
@@ -27,54 +27,58 @@ def directory(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.fixture
+def export(directory: int) -> Iterator[Export]:
+    """Makes things there."""
+    export = Export(directory, readonly=False, stat_entries=False)
+    yield export
+    export.close()
+
+
 def identity() -> list[str]:
     """The thread's ids and capabilities, from the kernel."""
     lines = Path("/proc/thread-self/status").read_text(encoding="ascii").splitlines()
     return [line for line in lines if line.split(":")[0] in ("Uid", "Gid", "CapEff", "CapPrm")]
 
 
-MAKERS: dict[str, Callable[[Cred, int], object]] = {
-    "create": lambda cred, fd: os.close(sys.create(cred, fd, b"n", os.O_RDWR, 0o640)),
-    "mkdir": lambda cred, fd: sys.mkdir(cred, fd, b"n", 0o750),
-    "mknod": lambda cred, fd: sys.mknod(cred, fd, b"n", stat.S_IFIFO | 0o600, 0, 0),
-    "symlink": lambda cred, fd: sys.symlink(cred, b"target", fd, b"n"),
+def create(export: Export, fd: int, name: bytes, flags: int, mode: int, *ids: int) -> int:
+    path_fd, io_fd, _ = export.create(fd, name, flags, mode, *ids)
+    os.close(path_fd)
+    return io_fd
+
+
+MAKERS: dict[str, Callable[[Export, int, int, int], object]] = {
+    "create": lambda ex, fd, *ids: os.close(create(ex, fd, b"n", EXCL, 0o640, *ids)),
+    "mkdir": lambda ex, fd, *ids: ex.mkdir(fd, b"n", 0o750, *ids),
+    "mknod": lambda ex, fd, *ids: ex.mknod(fd, b"n", stat.S_IFIFO | 0o600, (0, 0), *ids),
+    "symlink": lambda ex, fd, *ids: ex.symlink(fd, b"n", b"target", *ids),
 }
 
 
 @needs_root
 @pytest.mark.parametrize("uid", [0, 1234])
 @pytest.mark.parametrize("maker", MAKERS)
-def test_made_as_another_user(directory: int, maker: str, uid: int) -> None:
+def test_made_as_another_user(directory: int, export: Export, maker: str, uid: int) -> None:
     """In a directory that the user cannot write: the guest's kernel has checked access."""
     before = identity()
-    MAKERS[maker](Cred(uid, 5678, True), directory)
+    MAKERS[maker](export, directory, uid, 5678)
     status = os.stat("n", dir_fd=directory, follow_symlinks=False)
     assert (status.st_uid, status.st_gid) == (uid, 5678)
     with pytest.raises(FileExistsError):
-        MAKERS[maker](Cred(uid, 5678, True), directory)
+        MAKERS[maker](export, directory, uid, 5678)
     assert identity() == before
 
 
 @needs_root
-def test_devices_of_another_user(directory: int) -> None:
-    sys.mknod(Cred(1234, 5678, True), directory, b"n", stat.S_IFCHR | 0o600, 259, 70_000)
+def test_devices_of_another_user(directory: int, export: Export) -> None:
+    export.mknod(directory, b"n", stat.S_IFCHR | 0o600, (259, 70_000), 1234, 5678)
     status = os.stat("n", dir_fd=directory)
     assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (259, 70_000)
     assert (status.st_uid, status.st_gid) == (1234, 5678)
 
 
 @needs_root
-def test_ids_that_are_none(directory: int) -> None:
-    before = identity()
-    for cred in (Cred(0xFFFFFFFF, 0, True), Cred(0, 0xFFFFFFFF, True)):
-        with pytest.raises(PermissionError):
-            sys.mkdir(cred, directory, b"n", 0o755)
-    assert os.listdir(f"/proc/self/fd/{directory}") == []
-    assert identity() == before
-
-
-@needs_root
-def test_other_threads_keep_their_identity(tmp_path: Path, directory: int) -> None:
+def test_other_threads_keep_their_identity(tmp_path: Path, directory: int, export: Export) -> None:
     stop = threading.Event()
     wrong = []
 
@@ -86,21 +90,22 @@ def test_other_threads_keep_their_identity(tmp_path: Path, directory: int) -> No
     thread = threading.Thread(target=watch)
     thread.start()
     for i in range(500):
-        sys.mkdir(Cred(1234, 5678, True), directory, b"%d" % i, 0o755)
+        export.mkdir(directory, b"%d" % i, 0o755, 1234, 5678)
     stop.set()
     thread.join()
     assert wrong == []
     assert {path.stat().st_uid for path in tmp_path.iterdir()} == {1234}
 
 
-def test_created_files_are_new(tmp_path: Path, directory: int) -> None:
+def test_created_files_are_new(tmp_path: Path, directory: int, export: Export) -> None:
     (tmp_path / "there").write_text("data")
     (tmp_path / "link").symlink_to("nowhere")
+    own = (os.geteuid(), os.getegid())
     for name in (b"there", b"link"):
         with pytest.raises(FileExistsError):
-            sys.create(OWN, directory, name, os.O_RDWR | os.O_TRUNC, 0o600)
+            create(export, directory, name, EXCL | 0o1000, 0o600, *own)
     assert (tmp_path / "there").read_text() == "data"
-    fd = sys.create(OWN, directory, b"new", os.O_RDWR, 0o6751)
+    fd = create(export, directory, b"new", EXCL, 0o6751, *own)
     assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o6751
     assert not os.get_inheritable(fd)
     os.close(fd)

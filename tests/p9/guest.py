@@ -229,16 +229,16 @@ def serving(
     with ExitStack() as stack:
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
         stack.callback(os.close, root_fd)
-        export = Export(root_fd, readonly=readonly, stat_entries=False)
+        export = Export(
+            root_fd,
+            readonly=readonly,
+            stat_entries=False,
+            owners_matter=security_model == "passthrough",
+        )
         stack.callback(export.close)
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
-        driver = LocalDriver(
-            export,
-            root_fd,
-            readonly=readonly,
-            ownership_matters=security_model == "passthrough",
-        )
+        driver = LocalDriver(export, root_fd, readonly=readonly)
         fids = FakeFids()
         msizes: list[int] = []
         dialects: list[Dialect] = []

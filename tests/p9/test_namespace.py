@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -23,56 +22,6 @@ def codes(guest: Guest, message: Message) -> int:
     return refused.value.errno
 
 
-def test_create_turns_the_fid(guest: Guest, root: Path) -> None:
-    fid = guest.walk()
-    reply = guest.call(m.Tlcreate(fid, b"new", CREATE, 0o4751, GID), m.Rlcreate)
-    entry = guest.fids.entries[fid]
-    status = os.stat(root / "new")
-    assert reply.qid.path == status.st_ino == os.fstat(entry.io_fd).st_ino == entry.st_ino
-    assert stat.S_IMODE(status.st_mode) == 0o4751
-    assert os.write(entry.io_fd, b"x") == 1
-    assert codes(guest, m.Tlcreate(fid, b"more", CREATE, 0o644, GID)) == errno.EBADF
-    assert os.listdir(root) == ["new"]
-
-
-def test_create_for_a_full_table_keeps_no_descriptor(guest: Guest) -> None:
-    fid = guest.walk()
-    guest.fids.full = True
-    assert codes(guest, m.Tlcreate(fid, b"new", CREATE, 0o644, GID)) == errno.EMFILE
-
-
-def test_create_through_a_fid_that_is_something_else(guest: Guest, root: Path) -> None:
-    (root / "file").touch()
-    writing = guest.walk()
-    guest.do(m.Txattrcreate(writing, b"user.a", 1, 0))
-    listing = guest.walk()
-    guest.do(m.Txattrwalk(listing, 500, b""))
-    for fid in (guest.open("", os.O_RDONLY), writing, 500):
-        assert codes(guest, m.Tlcreate(fid, b"new", CREATE, 0o644, GID)) == errno.EBADF
-    assert os.listdir(root) == ["file"]
-
-
-def test_create_without_excl_opens_what_is_there(guest: Guest, root: Path) -> None:
-    (root / "file").write_bytes(b"data")
-    flags = CREATE & ~os.O_EXCL
-    fid = guest.walk()
-    guest.do(m.Tlcreate(fid, b"file", flags, 0o600, GID))
-    assert os.read(guest.fids.entries[fid].io_fd, 9) == b"data"
-    guest.do(m.Tlcreate(guest.walk(), b"file", flags | os.O_TRUNC, 0o600, GID))
-    assert (root / "file").read_bytes() == b""
-    assert codes(guest, m.Tlcreate(guest.walk(), b"file", CREATE, 0o600, GID)) == errno.EEXIST
-
-
-def test_create_never_opens_anything_but_files(guest: Guest, root: Path) -> None:
-    os.mkfifo(root / "fifo")
-    (root / "dir").mkdir()
-    (root / "link").symlink_to("target")
-    expected = {b"fifo": errno.ENXIO, b"dir": errno.EISDIR, b"link": errno.ELOOP}
-    for name, code in expected.items():
-        assert codes(guest, m.Tlcreate(guest.walk(), name, os.O_RDWR, 0o600, GID)) == code
-    assert not (root / "target").exists()
-
-
 @pytest.mark.parametrize(
     ("name", "code"),
     [(b"", errno.ENOENT), (b"a/b", errno.EINVAL), (b"/", errno.EINVAL), (b"a\0", errno.EINVAL),
@@ -82,15 +31,7 @@ def test_what_is_no_name(guest: Guest, root: Path, name: bytes, code: int | None
     (root / "d").mkdir()
     (root / "d/old").touch()
     d, old = guest.walk("d"), guest.walk("d/old")
-    makers = [
-        m.Tlcreate(d, name, CREATE, 0o644, GID), m.Tmkdir(d, name, 0o755, GID),
-        m.Tmknod(d, name, stat.S_IFIFO, 0, 0, GID), m.Tsymlink(d, name, b"t", GID),
-        m.Tlink(d, old, name),
-    ]  # fmt: skip
-    for message in makers:
-        assert codes(guest, message) == (code or errno.EEXIST)
-    for flags in (0, 0x200):
-        assert codes(guest, m.Tunlinkat(d, name, flags)) == (code or errno.EINVAL)
+    assert codes(guest, m.Tlink(d, old, name)) == (code or errno.EEXIST)
     for message in (
         m.Trename(old, d, name),
         m.Trenameat(d, name, d, b"n"),
@@ -98,20 +39,6 @@ def test_what_is_no_name(guest: Guest, root: Path, name: bytes, code: int | None
     ):
         assert codes(guest, message) == (code or errno.EBUSY)
     assert [path.name for path in root.rglob("*")] == ["d", "old"]
-
-
-def test_symlink_targets(guest: Guest, root: Path) -> None:
-    guest.call(m.Tsymlink(guest.walk(), b"link", b"../\xff", GID), m.Rsymlink)
-    assert os.readlink(os.fsencode(root / "link")) == b"../\xff"
-    assert codes(guest, m.Tsymlink(guest.walk(), b"no", b"a\0b", GID)) == errno.EINVAL
-
-
-def test_unlink_flags(guest: Guest, root: Path) -> None:
-    (root / "file").touch()
-    for flags in (1, 0x201, 0xFFFFFFFF):
-        assert codes(guest, m.Tunlinkat(guest.walk(), b"file", flags)) == errno.EINVAL
-    guest.call(m.Tunlinkat(guest.walk(), b"file", 0), m.Runlinkat)
-    assert os.listdir(root) == []
 
 
 def test_remove_frees_what_hangs_on_the_fid(guest: Guest, root: Path) -> None:
@@ -160,7 +87,7 @@ def test_changes_of_names_are_announced(
     guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a name changes the fid table knows which, and afterwards none."""
-    for name in ("unlinked", "removed", "moved", "renamed"):
+    for name in ("removed", "moved", "renamed"):
         (root / name).touch()
     seen: list[object] = []
 
@@ -173,15 +100,13 @@ def test_changes_of_names_are_announced(
 
         monkeypatch.setattr(guest.driver, method, watched)
 
-    for method in ("unlink", "remove", "rename", "rename_file"):
+    for method in ("remove", "rename", "rename_file"):
         watch(method)
     top = guest.walk()
     removed, moved = guest.walk("removed"), guest.walk("moved")
-    guest.call(m.Tunlinkat(top, b"unlinked", 0), m.Runlinkat)
     guest.call(m.Trenameat(top, b"renamed", top, b"there"), m.Rrenameat)
     guest.call(m.Trename(moved, top, b"away"), m.Rrename)
     guest.call(m.Tremove(removed), m.Rremove)
-    assert (top, b"unlinked") in seen
     assert (top, b"renamed", top, b"there") in seen
     assert (moved, b"", top, b"away") in seen
     assert (removed, b"") in seen

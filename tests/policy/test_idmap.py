@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhost9p.native.export import GID, UID, Export
-from vhost9p.policy.idmap import NO_ID, GuestId, HostId, Ids, Range
+from vhost9p.policy.idmap import GuestId, HostId, Ids, Range
 from vhost9p.policy.idvalues import CAPABILITY, map_value
 
 NOBODY = 65534
+NO_ID = 0xFFFFFFFF
 ACL = b"system.posix_acl_access"
 
 # Where ranges begin and end, over the whole of 32 bits, and near each other.
@@ -39,21 +40,21 @@ def _ranges(draw: st.DrawFn) -> list[Range]:
 
 
 @contextmanager
-def export_of(ranges: list[Range], kind: int = UID) -> Iterator[Export]:
-    """The C side of a map."""
+def export_of(ids: Ids, kind: int = UID) -> Iterator[Export]:
+    """An export with a map."""
     fd = os.open("/", os.O_PATH)
     export = Export(fd, readonly=True, stat_entries=False)
     os.close(fd)
     try:
-        export.set_ids(kind, [(each.guest, each.host, each.count) for each in ranges])
+        ids.install(export, kind)
         yield export
     finally:
         export.close()
 
 
-def refused(ids: Ids, guest: int) -> bool:
+def refused(export: Export, guest: int, kind: int = UID) -> bool:
     try:
-        ids.host(GuestId(guest))
+        export.host_id(kind, guest)
     except PermissionError:
         return True
     return False
@@ -61,69 +62,59 @@ def refused(ids: Ids, guest: int) -> bool:
 
 @given(_ranges(), st.lists(_EDGES), st.sampled_from([UID, GID]))
 def test_there_and_back(ranges: list[Range], more: list[int], kind: int) -> None:
-    ids = Ids("uid", ranges)
     mapped = {each.guest + i: each.host + i for each in ranges for i in range(each.count)}
     tried = {*mapped, *mapped.values(), *(each + 1 for each in mapped), *more} - {NO_ID}
     back = {host: guest for guest, host in mapped.items()}
-    with export_of(ranges, kind) as export:
+    with export_of(Ids(ranges), kind) as export:
         for number in tried:
             if number in mapped:
-                assert ids.host(GuestId(number)) == mapped[number]
+                assert export.host_id(kind, number) == mapped[number]
             else:
-                assert refused(ids, number)
+                assert refused(export, number, kind)
             assert export.guest_id(kind, number) == back.get(number, NOBODY)
-            assert export.guest_id(UID + GID - kind, number) == number  # the other kind is not set
-
-
-def test_who_creates_without_a_name() -> None:
-    ranges = [Range(GuestId(0), HostId(1000), 5), Range(GuestId(20), HostId(50), 2)]
-    ids = Ids("uid", ranges, HostId(7), [(21, 1)])
-    nobody = GuestId(NO_ID)
-    assert [ids.host_of_creator(nobody, own) for own in (50, 1004, 1005, 0)] == [
-        50,
-        1004,
-        1000,
-        1000,
-    ]
-    assert Ids("uid", ranges[1:], HostId(7)).host_of_creator(nobody, 0) == 7
-    for refusing, own in ((ids, 51), (Ids("uid", ranges, HostId(7), [(0, 1)]), 0)):
-        with pytest.raises(PermissionError):
-            refusing.host_of_creator(nobody, own)
+            other = UID + GID - kind  # which is not set
+            assert export.guest_id(other, number) == export.host_id(other, number) == number
 
 
 @given(_ranges(), st.lists(_EDGES), st.tuples(_EDGES, st.integers(1, 10)))
 def test_squashed_and_forbidden(
     ranges: list[Range], guests: list[int], forbidden: tuple[int, int]
 ) -> None:
-    plain = Ids("uid", ranges)
-    ids = Ids("uid", ranges, HostId(77), [forbidden])
     first, count = forbidden
-    for guest in [*guests, first - 1, first, first + count - 1, first + count]:
-        if first <= guest < first + count:
-            assert refused(ids, guest)
-        elif guest >= 0 and refused(plain, guest):
-            assert ids.host(GuestId(guest)) == 77
-        elif guest >= 0:
-            assert ids.host(GuestId(guest)) == plain.host(GuestId(guest))
+    tried = [*guests, first - 1, first, first + count - 1, first + count]
+    with (
+        export_of(Ids(ranges)) as plain,
+        export_of(Ids(ranges, HostId(77), [forbidden])) as export,
+    ):
+        for guest in tried:
+            if not 0 <= guest < NO_ID:
+                continue
+            if first <= guest < first + count:
+                assert refused(export, guest)
+            elif refused(plain, guest):
+                assert export.host_id(UID, guest) == 77
+            else:
+                assert export.host_id(UID, guest) == plain.host_id(UID, guest)
 
 
 def test_none_stays_none() -> None:
-    ids = Ids("uid", [Range(GuestId(0), HostId(1000), 1)], HostId(5), [(0, NO_ID)])
-    assert ids.host(GuestId(NO_ID)) == NO_ID
+    ids = Ids([Range(GuestId(0), HostId(1000), 1)], HostId(5), [(0, NO_ID)])
+    with export_of(ids) as export:
+        assert export.host_id(UID, NO_ID) == NO_ID
 
 
 def test_a_squash_alone_is_a_map() -> None:
-    assert Ids("gid", [], HostId(9)).host(GuestId(3)) == 9
-    with export_of([]) as export:
+    with export_of(Ids([], HostId(9))) as export:
+        assert export.host_id(UID, 3) == 9
         assert {export.guest_id(UID, host) for host in (0, 9, NOBODY)} == {NOBODY}
 
 
 def test_c_takes_no_ranges_that_overlap() -> None:
     ranges = [Range(GuestId(0), HostId(0), 2), Range(GuestId(5), HostId(1), 2)]
-    with pytest.raises(OSError) as caught, export_of(ranges):
+    with pytest.raises(OSError) as caught, export_of(Ids(ranges)):
         pass
     assert caught.value.errno == errno.EINVAL
-    with export_of([]) as export, pytest.raises(OSError):
+    with export_of(Ids([])) as export, pytest.raises(OSError):
         export.set_ids(UID, [])  # once
 
 

@@ -1,13 +1,11 @@
 """Where the mapped security models keep what the host does not: beside the file's data, as extended
 attributes (mapped-xattr), or in files of their own (mapped-file). The formats, reading and writing
-are C's (csrc/model.h).
+are C's (csrc/model.h), and so are files that come and go (csrc/keep.c). Here names change.
 
 Attributes belong to the file and go where it goes. Files are found by name, so each change of names
 has two halves, which a keeper orders around the host's call:
 
-- A name appears with its metadata: they are there before it is.
-- A name goes before its metadata do. What a crash leaves behind is metadata of nothing; whatever
-  gets that name next begins with metadata of its own.
+- A name appears with its metadata, and goes before they do.
 - A renamed file has its metadata under both names until it has moved. (Under the new one, where
   the host's file system knows no hard links.)
 - Names of one file share one metadata file, so that they never differ.
@@ -19,11 +17,9 @@ changes a tree at a time: other writers, QEMU among them, are not waited for.
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from itertools import islice
 from typing import Protocol
 
 from vhost9p.fs.driver import File
@@ -45,17 +41,8 @@ class Keeper(Protocol):
     def admit(self, dir_fd: int, name: bytes) -> None:
         """Lets a name of the guest's pass; EINVAL for one that is the keeper's own."""
 
-    def placed(self, dir_fd: int, name: bytes, mapped: Mapped) -> AbstractContextManager[None]:
-        """A new file gets a name."""
-
-    def mark(self, fd: int, mapped: Mapped) -> None:
-        """Gives a new file, which is open, its metadata unless its name does."""
-
     def linked(self, file: File, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
         """A file gets one more name."""
-
-    def removed(self, dir_fd: int, name: bytes, *, directory: bool) -> AbstractContextManager[None]:
-        """A name goes."""
 
     def moved(
         self, old_dir: int, old: bytes, new_dir: int, new: bytes
@@ -75,19 +62,7 @@ class XattrKeeper:
     def admit(self, dir_fd: int, name: bytes) -> None:
         """See Keeper."""
 
-    def placed(self, dir_fd: int, name: bytes, mapped: Mapped) -> AbstractContextManager[None]:
-        """See Keeper."""
-        return nullcontext()
-
-    def mark(self, fd: int, mapped: Mapped) -> None:
-        """See Keeper."""
-        self._export.write_metadata(fd, -1, mapped)
-
     def linked(self, file: File, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
-        """See Keeper."""
-        return nullcontext()
-
-    def removed(self, dir_fd: int, name: bytes, *, directory: bool) -> AbstractContextManager[None]:
         """See Keeper."""
         return nullcontext()
 
@@ -131,7 +106,6 @@ class FileKeeper:
         self._export = export
         self._root_fd = root_fd
         self._parent_of = parent_of
-        self._lock = threading.Lock()
 
     def admit(self, dir_fd: int, name: bytes) -> None:
         """See Keeper."""
@@ -139,11 +113,6 @@ class FileKeeper:
             raise OSError(errno.EINVAL, f"{name!r} is kept for metadata")
 
     # ---- metadata files ---------------------------------------------------------------------
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        with self._lock, self._export.changing_names():
-            yield
 
     def _open(self, dir_fd: int) -> int:
         """The metadata directory of a directory: a descriptor to be closed."""
@@ -153,42 +122,11 @@ class FileKeeper:
     @contextmanager
     def _made(self, dir_fd: int) -> Iterator[int]:
         """The same, which is made where there is none."""
-        with suppress(FileExistsError):
-            os.mkdir(META_DIR, META_DMODE, dir_fd=dir_fd)
-        fd = self._open(dir_fd)
+        fd = self._export.metadata_dir(dir_fd)
         try:
             yield fd
         finally:
             os.close(fd)
-
-    def _discard(self, dir_fd: int, name: bytes) -> None:
-        """Removes a name's metadata if there are any."""
-        with suppress(FileNotFoundError):
-            meta_dir = self._open(dir_fd)
-            try:
-                _forget(name, meta_dir)
-            finally:
-                os.close(meta_dir)
-
-    def _require_free(self, name: bytes, dir_fd: int, meta_dir: int) -> None:
-        """EEXIST for a name in use; metadata that lie there for another one are removed."""
-        if _status(name, dir_fd):
-            raise OSError(errno.EEXIST, "the file exists")
-        if _status(name, meta_dir):
-            with self._export.changing_names():
-                _forget(name, meta_dir)
-
-    def _new(self, name: bytes, meta_dir: int, mapped: Mapped) -> int:
-        """A new metadata file with its text: a descriptor to be closed."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, META_FMODE, dir_fd=meta_dir)
-        try:
-            self._export.write_metadata(fd, fd, mapped)
-        except BaseException:
-            os.close(fd)
-            _forget(name, meta_dir)
-            raise
-        return fd
 
     def _for(self, file: File) -> int:
         """The metadata file of a file, made empty where there is none: a descriptor to be closed.
@@ -200,22 +138,19 @@ class FileKeeper:
         with suppress(FileNotFoundError):
             return self._export.find_metadata(file.fd)
         if os.path.sameopenfile(file.fd, self._root_fd):
-            return self._new(META_ROOT, self._root_fd, Mapped())
+            return self._export.new_metadata(self._root_fd, META_ROOT, Mapped())
         parent, name = self._parent_of(file.fd)
         try:
             with self._made(parent) as meta_dir:
-                return self._new(name, meta_dir, Mapped())
+                return self._export.new_metadata(meta_dir, name, Mapped())
         finally:
             os.close(parent)
 
     # ---- changes ----------------------------------------------------------------------------
 
-    def mark(self, fd: int, mapped: Mapped) -> None:
-        """See Keeper."""
-
     def write(self, file: File, change: Mapped) -> None:
         """See Keeper."""
-        with self._lock:
+        with self._export.names_locked():
             meta_fd = self._for(file)
         try:
             self._export.write_metadata(file.fd, meta_fd, change)
@@ -223,25 +158,13 @@ class FileKeeper:
             os.close(meta_fd)
 
     @contextmanager
-    def placed(self, dir_fd: int, name: bytes, mapped: Mapped) -> Iterator[None]:
-        """See Keeper."""
-        with self._lock, self._made(dir_fd) as meta_dir:
-            self._require_free(name, dir_fd, meta_dir)
-            os.close(self._new(name, meta_dir, mapped))
-            try:
-                yield
-            except BaseException:
-                _forget(name, meta_dir)
-                raise
-
-    @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:
         """See Keeper. A file that has no metadata gets an empty file, for its names to share."""
-        with self._lock:
+        with self._export.names_locked():
             meta_fd = self._for(file)
         try:
-            with self._lock, self._made(dir_fd) as meta_dir:
-                self._require_free(name, dir_fd, meta_dir)
+            with self._export.names_locked(), self._made(dir_fd) as meta_dir:
+                self._export.require_free(dir_fd, name, meta_dir)
                 os.link(proc_path(meta_fd), name, dst_dir_fd=meta_dir, follow_symlinks=True)
                 try:
                     yield
@@ -251,39 +174,6 @@ class FileKeeper:
         finally:
             os.close(meta_fd)
 
-    def _clear(self, dir_fd: int, name: bytes) -> None:
-        """Removes the metadata directory of a directory that holds nothing else, for it to count as
-        empty. Symlinks and files are left to the host's call, which refuses them."""
-        try:
-            fd = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd
-            )
-        except OSError:
-            return
-        try:
-            with os.scandir(fd) as entries:  # which may be millions
-                if [entry.name for entry in islice(entries, 2)] != [os.fsdecode(META_DIR)]:
-                    return
-            meta_dir = os.open(META_DIR, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=fd)
-            try:
-                for left in os.listdir(meta_dir):
-                    os.unlink(left, dir_fd=meta_dir)
-            finally:
-                os.close(meta_dir)
-            os.rmdir(META_DIR, dir_fd=fd)
-        finally:
-            os.close(fd)
-
-    @contextmanager
-    def removed(self, dir_fd: int, name: bytes, *, directory: bool) -> Iterator[None]:
-        """See Keeper."""
-        with self._changing():
-            if directory:
-                self._clear(dir_fd, name)
-            yield
-            with suppress(OSError):  # what stays is metadata of nothing
-                self._discard(dir_fd, name)
-
     @contextmanager
     def moved(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> Iterator[None]:
         """See Keeper."""
@@ -291,9 +181,13 @@ class FileKeeper:
         if source and target and os.path.samestat(source, target):
             yield  # which does nothing (rename(2))
             return
-        with self._changing(), self._made(new_dir) as meta_dir:
+        with (
+            self._export.names_locked(),
+            self._export.changing_names(),
+            self._made(new_dir) as meta_dir,
+        ):
             if _is_directory(source) and _is_directory(target):
-                self._clear(new_dir, new)
+                self._export.clear_metadata(new_dir, new)
             replaced = self._set_aside(new, meta_dir)
             take_back: Callable[[], None] = partial(_forget, new, meta_dir)
             try:
@@ -307,7 +201,7 @@ class FileKeeper:
                 raise
             with suppress(OSError):  # what stays is metadata of nothing
                 _forget(SPARE, meta_dir)
-                self._discard(old_dir, old)
+                self._export.discard_metadata(old_dir, old)
 
     def _set_aside(self, name: bytes, meta_dir: int) -> bool:
         """Puts metadata of a file that may be replaced under a spare name; if there are any."""

@@ -4,37 +4,24 @@ Everything is done by descriptor. Calls that exist only with a path get /proc/se
 descriptor that is held, which names the file itself (proc(5)), whatever its names have become; a
 final symlink there is the file, not what it points to.
 
-Security models. `passthrough`: what the guest creates has the guest's owner and mode on the host.
-With privilege the creating call runs as that owner (csrc/sys.c); without, the daemon can create
-files of its own user only, and says EPERM for others. `none`: as passthrough, but a file whose
-owner cannot be set is the daemon's and the guest is not told.
+Entries are made and removed by C, for the security models too (csrc/make.h).
 """
 
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from vhost9p.fs.driver import OWN_ID, Created, File, Owner, Times
+from vhost9p.fs.driver import Created, File, Owner, Times
 from vhost9p.native import sys
 from vhost9p.native.export import Attr, Export
 
-T = TypeVar("T")
-
 PERMISSIONS = 0o7777
 SET_IDS = stat.S_ISUID | stat.S_ISGID
-RACES = 8
-"""How often a create tries again when the file appears, and vanishes when it is opened."""
 
 LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
 LOCK_FLAGS = os.O_NONBLOCK | os.O_NOCTTY
-
-# Flags of Tlcreate that the driver looks at itself.
-P9_EXCL = 0o200
-NOT_FOR_NEW = os.O_TRUNC | os.O_DIRECTORY
-"""Host flags that mean nothing for a file that is just created."""
 
 
 def proc_path(fd: int) -> str:
@@ -61,15 +48,12 @@ def closed_on_error(fd: int) -> Iterator[None]:
 
 
 class LocalDriver:
-    """Serves `export`. `ownership_matters` is security_model passthrough, as opposed to none."""
+    """Serves `export`."""
 
-    def __init__(self, export: Export, root_fd: int, *, readonly: bool, ownership_matters: bool):
+    def __init__(self, export: Export, root_fd: int, *, readonly: bool) -> None:
         self.export = export
         self.readonly = readonly
         self._root_fd = root_fd
-        self._ownership_matters = ownership_matters
-        self._privileged = os.geteuid() == 0
-        self._own_groups = {os.getegid(), *os.getgroups()}
 
     # ---- reaching files ---------------------------------------------------------------------
 
@@ -145,96 +129,28 @@ class LocalDriver:
 
     # ---- creating ---------------------------------------------------------------------------
 
-    def _cred(self, owner: Owner) -> sys.Cred:
-        """Who creates, or PermissionError where the owner could not be had."""
-        own = os.geteuid()
-        uid = own if owner.uid == OWN_ID else owner.uid
-        gid = os.getegid() if owner.gid == OWN_ID else owner.gid
-        if self._privileged:
-            return sys.Cred(uid, gid, True)
-        if self._ownership_matters and uid != own:
-            raise OSError(errno.EPERM, "only root can create files of other users")
-        return sys.Cred(own, gid, False)
-
-    def _make(self, owner: Owner, make: Callable[[sys.Cred], T]) -> T:
-        """Runs a creating call as the owner."""
-        cred = self._cred(owner)
-        if not cred.switch and self._ownership_matters and cred.gid not in self._own_groups:
-            raise OSError(errno.EPERM, "only root can create files of groups that it is not in")
-        return make(cred)
-
-    def _complete(self, fd: int, mode: int, owner: Owner) -> None:
-        """Does what the creating call could not: without privilege set the group (where passthrough
-        asks for it), and the set-id bits that got lost."""
-        status = os.stat(fd)
-        wanted = status.st_gid if owner.gid == OWN_ID else owner.gid
-        if not self._privileged and self._ownership_matters and status.st_gid != wanted:
-            os.chown(proc_path(fd), -1, owner.gid)
-            status = os.stat(fd)
-        if mode & SET_IDS & ~status.st_mode:
-            os.chmod(proc_path(fd), stat.S_IMODE(status.st_mode) | mode & SET_IDS)
-
-    def _complete_entry(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
-        if self._privileged and not mode & SET_IDS:
-            return self.attr(dir_fd, name)
-        fd = self.export.step(dir_fd, name)
-        try:
-            self._complete(fd, mode, owner)
-            return self.attr(fd)
-        finally:
-            os.close(fd)
-
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver. An existing file is opened by its descriptor and only if it is regular."""
-        host, mode = sys.open_flags(flags), mode & PERMISSIONS
-        for _ in range(RACES):
-            with suppress(FileExistsError):
-                return self._create(dir_fd, name, host & ~NOT_FOR_NEW, mode, owner)
-            if flags & P9_EXCL:
-                raise OSError(errno.EEXIST, "the file exists")
-            with suppress(FileNotFoundError):
-                return self._open_existing(dir_fd, name, host & ~os.O_NOATIME)
-        raise OSError(errno.EAGAIN, "the file comes and goes")
-
-    def _create(self, dir_fd: int, name: bytes, host: int, mode: int, owner: Owner) -> Created:
-        io_fd = self._make(owner, lambda cred: sys.create(cred, dir_fd, name, host, mode))
-        with closed_on_error(io_fd):
-            if not self._privileged or mode & SET_IDS:
-                self._complete(io_fd, mode, owner)
-            return self._created(self.export.reopen(io_fd, os.O_PATH), io_fd, host)
-
-    def _open_existing(self, dir_fd: int, name: bytes, host: int) -> Created:
-        path_fd = self.export.step(dir_fd, name)
-        with closed_on_error(path_fd):
-            mode = self._mode(path_fd)
-            if stat.S_ISLNK(mode):
-                raise OSError(errno.ELOOP, "a symlink is not opened")
-            require_regular(mode, errno.ENXIO)
-            io_fd = self.export.reopen(path_fd, host)
-        with closed_on_error(io_fd):
-            return self._created(path_fd, io_fd, host)
-
-    def _created(self, path_fd: int, io_fd: int, host: int) -> Created:
-        with closed_on_error(path_fd):
+        path_fd, io_fd, host = self.export.create(dir_fd, name, flags, mode, *owner)
+        with closed_on_error(io_fd), closed_on_error(path_fd):
             return Created(path_fd, io_fd, host, self.attr(path_fd))
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
         """See Driver."""
-        mode &= PERMISSIONS
-        self._make(owner, lambda cred: sys.mkdir(cred, dir_fd, name, mode))
-        return self._complete_entry(dir_fd, name, mode, owner)
+        self.export.mkdir(dir_fd, name, mode, *owner)
+        return self.attr(dir_fd, name)
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
     ) -> Attr:
         """See Driver."""
-        self._make(owner, lambda cred: sys.mknod(cred, dir_fd, name, mode, *device))
-        return self._complete_entry(dir_fd, name, mode, owner)
+        self.export.mknod(dir_fd, name, mode, device, *owner)
+        return self.attr(dir_fd, name)
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
         """See Driver."""
-        self._make(owner, lambda cred: sys.symlink(cred, target, dir_fd, name))
-        return self._complete_entry(dir_fd, name, 0, owner)
+        self.export.symlink(dir_fd, name, target, *owner)
+        return self.attr(dir_fd, name)
 
     # ---- names ------------------------------------------------------------------------------
 
@@ -244,10 +160,7 @@ class LocalDriver:
 
     def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
         """See Driver."""
-        if directory:
-            os.rmdir(name, dir_fd=dir_fd)
-        else:
-            os.unlink(name, dir_fd=dir_fd)
+        self.export.unlink(dir_fd, name, directory=directory)
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         """See Driver."""
@@ -280,7 +193,7 @@ class LocalDriver:
         try:
             os.chown(proc_path(file.fd), uid, gid)
         except PermissionError:
-            if self._ownership_matters:
+            if self.export.owners_matter:
                 raise
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:

@@ -33,11 +33,10 @@ class SynthDriver(LocalDriver):
         root_fd: int,
         *,
         readonly: bool,
-        ownership_matters: bool,
         numbers: Mapping[bytes, Numbers],
     ) -> None:
         """Raises OSError where a path does not exist."""
-        super().__init__(export, root_fd, readonly=readonly, ownership_matters=ownership_matters)
+        super().__init__(export, root_fd, readonly=readonly)
         for path, appearance in numbers.items():
             self.disguise(path, appearance)
 

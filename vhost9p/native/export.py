@@ -81,7 +81,9 @@ class Export:
     """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
     one guest sees share a `qidmap`. With `writeout` what is written goes out to the disk at once.
     With `stat_entries` listings tell the qids that walks tell: by looking at every entry, or with
-    `mounts`, which outlives the export, at those that may lie on another device.
+    `mounts`, which outlives the export, at those that may lie on another device. Where
+    `owners_matter` nothing is made that cannot get its owner. The mapped models give files and
+    directories of the host `fmode` and `dmode`.
     """
 
     def __init__(
@@ -92,6 +94,9 @@ class Export:
         stat_entries: bool,
         model: int = MODEL_HOST,
         writeout: bool = False,
+        owners_matter: bool = True,
+        fmode: int = 0o600,
+        dmode: int = 0o700,
         qidmap: QidMap | None = None,
         mounts: MountViews | None = None,
     ) -> None:
@@ -103,6 +108,9 @@ class Export:
                 "stat_entries": stat_entries,
                 "model": model,
                 "writeout": writeout,
+                "owners_matter": owners_matter,
+                "fmode": fmode,
+                "dmode": dmode,
             },
         )
         err = ffi.new("int32_t *")
@@ -114,6 +122,8 @@ class Export:
         if mounts:
             check(lib.v9_export_set_mounts(self.native, mounts.native))
         self.policy: QidPolicy | None = None
+        self.model = model
+        self.owners_matter = owners_matter
 
     def close(self) -> None:
         """Frees it. No device may be using it."""
@@ -131,11 +141,26 @@ class Export:
         """Makes another export's root appear as this directory of the root."""
         check(lib.v9_export_join(self.native, name, export.native))
 
-    def set_ids(self, kind: int, ranges: Iterable[tuple[int, int, int]]) -> None:
+    def set_ids(
+        self,
+        kind: int,
+        ranges: Iterable[tuple[int, int, int]],
+        squash: int | None = None,
+        forbidden: Iterable[tuple[int, int]] = (),
+    ) -> None:
         """Installs the map of owners (UID) or groups (GID): (guest, host, count), which must not
-        overlap. Once, before the export is served; OSError EINVAL for ranges that do."""
+        overlap, and (first, count) of forbidden guest ids. Once, before the export is served;
+        OSError EINVAL for ranges that do overlap."""
         native = ffi.new("struct v9_id_range[]", sorted(ranges, key=lambda each: each[1]))
-        check(lib.v9_export_set_ids(self.native, kind, native, len(native)))
+        denied = ffi.new("struct v9_id_range[]", [(first, 0, count) for first, count in forbidden])
+        values = (native, denied, len(native), len(denied), squash is not None, squash or 0)
+        conf = ffi.new("struct v9_id_conf *", values)
+        check(lib.v9_export_set_ids(self.native, kind, conf))
+
+    def host_id(self, kind: int, guest: int) -> int:
+        """What a guest's id is on the host; OSError EPERM where the guest may not use it. NO_ID
+        stays."""
+        return check(lib.v9_export_host_id(self.native, kind, guest))
 
     def guest_id(self, kind: int, host: int) -> int:
         """What a host id is in the guest; 65534 where the map does not have it."""
@@ -170,6 +195,52 @@ class Export:
         """Opens for I/O what an O_PATH descriptor names."""
         return check(lib.v9_export_reopen(self.native, fd, flags))
 
+    # ---- entries of directories -------------------------------------------------------------
+
+    def create(
+        self, dir_fd: int, name: bytes, flags: int, mode: int, uid: int, gid: int
+    ) -> tuple[int, int, int]:
+        """Creates a file and opens it, with 9P2000.L's flags: an O_PATH descriptor, one for I/O,
+        and the host's flags of that. See v9_make."""
+        made = self._make(dir_fd, name, (lib.V9_NEW_FILE, mode, uid, gid, flags, 0, 0, ffi.NULL))
+        if made.meta_fd >= 0:
+            os.close(made.meta_fd)
+        return made.path_fd, made.io_fd, made.io_flags
+
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, uid: int, gid: int) -> None:
+        """Creates a directory. See v9_make."""
+        self._make(dir_fd, name, (lib.V9_NEW_DIR, mode, uid, gid, 0, 0, 0, ffi.NULL))
+
+    def mknod(
+        self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], uid: int, gid: int
+    ) -> None:
+        """Creates a node. See v9_make."""
+        self._make(dir_fd, name, (lib.V9_NEW_NODE, mode, uid, gid, 0, *device, ffi.NULL))
+
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, uid: int, gid: int) -> None:
+        """Creates a symlink. See v9_make."""
+        text = ffi.new("char[]", target)
+        self._make(dir_fd, name, (lib.V9_NEW_LINK, 0, uid, gid, 0, 0, 0, text))
+
+    def _make(self, dir_fd: int, name: bytes, values: tuple[Any, ...]) -> Any:
+        made = ffi.new("struct v9_made *")
+        what = ffi.new("struct v9_new *", values)
+        check(lib.v9_make(self.native, dir_fd, name, what, made))
+        return made
+
+    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
+        """Removes an entry. See v9_unmake."""
+        check(lib.v9_unmake(self.native, dir_fd, name, directory))
+
+    @contextmanager
+    def names_locked(self) -> Iterator[None]:
+        """Nobody else changes names meanwhile (v9_export_lock_names). May be nested."""
+        lib.v9_export_lock_names(self.native)
+        try:
+            yield
+        finally:
+            lib.v9_export_unlock_names(self.native)
+
     # ---- metadata of the mapped security models ---------------------------------------------
 
     def hides(self, dir_fd: int, name: bytes) -> bool:
@@ -183,6 +254,27 @@ class Export:
     def write_metadata(self, fd: int, meta_fd: int, change: Mapped) -> None:
         """Changes what is kept for the file `fd`, in its metadata file under mapped-file."""
         check(lib.v9_model_write(self.native, fd, meta_fd, change.native()))
+
+    def metadata_dir(self, dir_fd: int) -> int:
+        """Opens the directory with the metadata of a directory's files, which is made where there
+        is none."""
+        return check(lib.v9_keep_dir(dir_fd))
+
+    def require_free(self, dir_fd: int, name: bytes, meta_dir: int) -> None:
+        """OSError EEXIST for a name in use; metadata that lie there for another are removed."""
+        check(lib.v9_keep_free(self.native, dir_fd, name, meta_dir))
+
+    def new_metadata(self, meta_dir: int, name: bytes, mapped: Mapped) -> int:
+        """A new metadata file with its text: a descriptor."""
+        return check(lib.v9_keep_new(meta_dir, name, mapped.native()))
+
+    def discard_metadata(self, dir_fd: int, name: bytes) -> None:
+        """Removes a name's metadata if there are any."""
+        check(lib.v9_keep_discard(dir_fd, name))
+
+    def clear_metadata(self, dir_fd: int, name: bytes) -> None:
+        """Removes the metadata directory of a directory that holds nothing else."""
+        check(lib.v9_keep_clear(dir_fd, name))
 
     @contextmanager
     def changing_names(self) -> Iterator[None]:

@@ -1,7 +1,4 @@
-"""System calls that Python's os module lacks, or that run as a guest user (csrc/sys.c)."""
-
-from dataclasses import dataclass
-from typing import Any
+"""System calls that Python's os module lacks (csrc/sys.c)."""
 
 from vhost9p.native.library import check, ffi, lib
 
@@ -10,39 +7,6 @@ TIME_OMIT: int = lib.V9_TIME_OMIT
 RDLCK: int = lib.V9_LOCK_RDLCK
 WRLCK: int = lib.V9_LOCK_WRLCK
 UNLCK: int = lib.V9_LOCK_UNLCK
-
-
-@dataclass(frozen=True, slots=True)
-class Cred:
-    """Who a created file belongs to; `switch` False: the daemon itself, whatever the ids say."""
-
-    uid: int
-    gid: int
-    switch: bool
-
-    def native(self) -> Any:
-        """The C struct."""
-        return ffi.new("struct v9_cred *", (self.uid, self.gid, self.switch))
-
-
-def create(cred: Cred, dir_fd: int, name: bytes, flags: int, mode: int) -> int:
-    """Creates and opens a regular file (O_EXCL); returns its descriptor."""
-    return check(lib.v9_sys_create(cred.native(), dir_fd, name, flags, mode))
-
-
-def mkdir(cred: Cred, dir_fd: int, name: bytes, mode: int) -> None:
-    """mkdirat(2)."""
-    check(lib.v9_sys_mkdir(cred.native(), dir_fd, name, mode))
-
-
-def mknod(cred: Cred, dir_fd: int, name: bytes, mode: int, major: int, minor: int) -> None:
-    """mknodat(2)."""
-    check(lib.v9_sys_mknod(cred.native(), dir_fd, name, mode, major, minor))
-
-
-def symlink(cred: Cred, target: bytes, dir_fd: int, name: bytes) -> None:
-    """symlinkat(2)."""
-    check(lib.v9_sys_symlink(cred.native(), target, dir_fd, name))
 
 
 def utimens(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:

@@ -1,15 +1,14 @@
-"""Requests that make, name and remove files.
+"""Requests that give files names, change names, and remove what a fid stands for.
 
-The owner of what a fid creates is the uid that the attach named which the fid descends from; the
-group is in the request. Names are validated before anything happens.
+What is made and removed by a directory's fid is C's (csrc/fast_make.c). Names are validated before
+anything happens.
 """
 
 import errno
 import os
 from collections.abc import Callable
 
-from vhost9p.fs.driver import Created, Owner
-from vhost9p.p9 import constants as c
+from vhost9p.fs.driver import Created
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import (
@@ -17,10 +16,8 @@ from vhost9p.p9.context import (
     Handler,
     Request,
     check_name,
-    check_target,
     file_fd,
     file_of,
-    qid_of,
 )
 from vhost9p.p9.fids import FID_UPCALL, Fid, FidTable
 
@@ -37,7 +34,7 @@ def become(fids: FidTable, fid: Fid, made: Created) -> None:
 
 
 class NamespaceFamily:
-    """Tlcreate, Tmkdir, Tmknod, Tsymlink, Tlink, Tunlinkat, Tremove, Trename, Trenameat.
+    """Tlink, Tremove, Trename, Trenameat.
 
     `drop` frees a fid and all that is kept for it.
     """
@@ -50,52 +47,11 @@ class NamespaceFamily:
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
         return {
-            m.Tlcreate: self.lcreate,
-            m.Tmkdir: self.mkdir,
-            m.Tmknod: self.mknod,
-            m.Tsymlink: self.symlink,
             m.Tlink: self.link,
-            m.Tunlinkat: self.unlinkat,
             m.Tremove: self.remove,
             m.Trename: self.rename,
             m.Trenameat: self.renameat,
         }
-
-    def lcreate(self, request: Request, t: m.Tlcreate) -> m.Rlcreate:
-        """Creates and opens; the directory's fid then stands for the file."""
-        name = check_name(t.name, errno.EEXIST)
-        with self._fids.get(t.fid) as fid:
-            driver = self._context.writable(fid)
-            if fid.io_fd >= 0 or fid.flags:
-                raise P9Error(errno.EBADF, "the fid is in use for something else")
-            owner = Owner(fid.uid, t.gid)
-            made = driver.create(file_fd(fid.path_fd), name, t.flags, t.mode, owner)
-            become(self._fids, fid, made)
-        return m.Rlcreate(qid_of(made.attr), 0)
-
-    def mkdir(self, request: Request, t: m.Tmkdir) -> m.Rmkdir:
-        """mkdir(2)."""
-        name = check_name(t.name, errno.EEXIST)
-        with self._fids.get(t.dfid) as fid:
-            driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
-            return m.Rmkdir(qid_of(driver.mkdir(file_fd(fid.path_fd), name, t.mode, owner)))
-
-    def mknod(self, request: Request, t: m.Tmknod) -> m.Rmknod:
-        """mknod(2)."""
-        name = check_name(t.name, errno.EEXIST)
-        with self._fids.get(t.dfid) as fid:
-            driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
-            device = (t.major, t.minor)
-            attr = driver.mknod(file_fd(fid.path_fd), name, t.mode, device, owner)
-        return m.Rmknod(qid_of(attr))
-
-    def symlink(self, request: Request, t: m.Tsymlink) -> m.Rsymlink:
-        """symlink(2)."""
-        name, target = check_name(t.name, errno.EEXIST), check_target(t.target)
-        with self._fids.get(t.dfid) as fid:
-            driver, owner = self._context.writable(fid), Owner(fid.uid, t.gid)
-            attr = driver.symlink(file_fd(fid.path_fd), name, target, owner)
-        return m.Rsymlink(qid_of(attr))
 
     def link(self, request: Request, t: m.Tlink) -> m.Rlink:
         """link(2)."""
@@ -104,18 +60,6 @@ class NamespaceFamily:
             driver = self._context.writable(directory, fid)
             driver.link(file_of(fid), file_fd(directory.path_fd), name)
         return m.Rlink()
-
-    def unlinkat(self, request: Request, t: m.Tunlinkat) -> m.Runlinkat:
-        """unlinkat(2), whether the directory's fid is open or not."""
-        name = check_name(t.name, errno.EINVAL)
-        with self._fids.get(t.dirfd) as fid:
-            driver = self._context.writable(fid)
-            if t.flags not in (0, c.AT_REMOVEDIR):
-                raise P9Error(errno.EINVAL, f"unlinkat flags {t.flags:#x}")
-            directory, dir_fd = t.flags == c.AT_REMOVEDIR, file_fd(fid.path_fd)
-            with self._fids.removing(fid, name):
-                driver.unlink(dir_fd, name, directory=directory)
-        return m.Runlinkat()
 
     def remove(self, request: Request, t: m.Tremove) -> m.Rremove:
         """Removes the file and clunks the fid, the latter even where the former fails."""

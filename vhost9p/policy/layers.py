@@ -30,8 +30,8 @@ def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
         rules = rules_of(model, _rules(xattrs) if xattrs else ())
         driver = XattrLayer(driver, rules, _limits(xattrs) if xattrs else UNLIMITED, export)
     if id_map:
-        uids = Ids("uid", _ranges(id_map.uid), _host_id(id_map.squash_uid), id_map.forbid_uid)
-        gids = Ids("gid", _ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)
+        uids = Ids(_ranges(id_map.uid), _host_id(id_map.squash_uid), id_map.forbid_uid)
+        gids = Ids(_ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)
         driver = IdLayer(driver, export, uids, gids)
     return driver
 

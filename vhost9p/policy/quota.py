@@ -1,12 +1,12 @@
 """Quotas: an export's files may take so much of the host and no more.
 
-C accounts for what it does itself, writes and opens that empty a file (csrc/quota.h). This layer
-does it for all that Python changes. It stands right in front of the driver, so what other policies
-make of a request has been made of it before.
+C accounts for what it does itself: writes, opens that empty a file (csrc/quota.h), what is made and
+removed (csrc/make.h). This layer does it for all that Python changes. It stands right in front of
+the driver, so what other policies make of a request has been made of it before.
 
 Before each change the most that it may take is set aside, or the request is refused with EDQUOT or
-ENOSPC. A new name may let its directory grow by a block; new directories and symlinks may take one
-of their own; so may attributes, and as many as the value fills. What takes nothing new (removing,
+ENOSPC. A new name may let its directory grow by a block; attributes may take one, and as many as
+the value fills. What takes nothing new (removing,
 emptying, changes of mode and owner, a new name in the same directory) is never refused; should it
 take something all the same, that is counted.
 
@@ -18,12 +18,12 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from vhost9p.config import Quota as Limits
-from vhost9p.fs.driver import Attr, Created, File, Owner
+from vhost9p.fs.driver import File
 from vhost9p.fs.layer import Layer
 from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import Export
@@ -68,57 +68,20 @@ class QuotaLayer(Layer):
 
     def __init__(self, below: LocalDriver, quota: Quota) -> None:
         super().__init__(below)
+        self._names_locked = below.export.names_locked
         self._parent_of = below.parent_of
         self._quota = quota
-
-    # ---- creating ---------------------------------------------------------------------------
-
-    def _make(self, dir_fd: int, name: bytes, blocks: int, make: Callable[[], T]) -> T:
-        """Runs what makes an entry, and may open an existing one instead; the directory, and what
-        is made, take `blocks` at most."""
-        with _opened(dir_fd, name) as there:
-            if there is not None:
-                with self._quota.change(there):
-                    return make()
-        with self._quota.change(dir_fd, bytes=blocks * self._quota.block, inodes=1):
-            try:
-                return make()
-            finally:
-                with _opened(dir_fd, name) as made:
-                    if made is not None:
-                        self._quota.born(made)
-
-    def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
-        below = self.below
-        return self._make(dir_fd, name, 1, lambda: below.create(dir_fd, name, flags, mode, owner))
-
-    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
-        return self._make(dir_fd, name, 2, lambda: self.below.mkdir(dir_fd, name, mode, owner))
-
-    def mknod(
-        self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
-    ) -> Attr:
-        below = self.below
-        return self._make(dir_fd, name, 1, lambda: below.mknod(dir_fd, name, mode, device, owner))
-
-    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
-        return self._make(dir_fd, name, 2, lambda: self.below.symlink(dir_fd, name, target, owner))
 
     # ---- names ------------------------------------------------------------------------------
 
     def link(self, file: File, dir_fd: int, name: bytes) -> None:
-        with self._quota.change(dir_fd, bytes=self._quota.block):
+        with self._names_locked(), self._quota.change(dir_fd, bytes=self._quota.block):
             self.below.link(file, dir_fd, name)
-
-    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
-        with _opened(dir_fd, name) as victim, self._quota.change(dir_fd, victim):
-            self.below.unlink(dir_fd, name, directory=directory)
-            if directory and victim is not None:
-                self._quota.gone(victim)
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         growth = 0 if _same(old_dir, new_dir) else self._quota.block
         with (
+            self._names_locked(),
             _opened(new_dir, new) as victim,
             self._quota.change(old_dir, new_dir, victim, bytes=growth),
         ):
@@ -127,13 +90,6 @@ class QuotaLayer(Layer):
                 with _opened(new_dir, new) as now:
                     if not _same(victim, now):
                         self._quota.gone(victim)
-
-    def remove(self, fd: int) -> None:
-        parent, name = self._parent_of(fd)
-        try:
-            self.unlink(parent, name, directory=_is_directory(fd))
-        finally:
-            os.close(parent)
 
     def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
         parent, name = self._parent_of(fd)

@@ -17,8 +17,8 @@ Two names of the guest never mean one attribute of the host:
 
 Real capabilities of a program go when it is written, truncated or given away: the host's kernel
 sees to it (capabilities(7)). Stored ones are plain data to it, so the daemon takes them away: here,
-and in csrc/caps.c where files are written. Access lists that are stored are data as well: the
-guest's kernel, mounted with `posixacl`, checks and inherits them.
+and in C where files are written and emptied (csrc/caps.h). Access lists that are stored are data as
+well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
 """
 
 import errno
@@ -29,13 +29,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
-from vhost9p.fs.driver import Created, Driver, File, Owner
+from vhost9p.fs.driver import Driver, File
 from vhost9p.fs.layer import Layer
 from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
 LIST_MAX = 65536
 """Bytes of names, each with its NUL, that listxattr(2) can tell (XATTR_LIST_MAX)."""
-P9_TRUNC = 0o1000
 
 Action = Literal["keep", "refuse", "hide", "store"]
 
@@ -278,15 +277,3 @@ class XattrLayer(Layer):
         """See Driver."""
         self.below.chown(file, uid, gid)
         self._drop_capability(file.fd)
-
-    def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
-        """See Driver. Only a file that was there can lose any."""
-        made = self.below.create(dir_fd, name, flags, mode, owner)
-        if flags & P9_TRUNC:
-            try:
-                self._drop_capability(made.path_fd)
-            except OSError:
-                os.close(made.path_fd)
-                os.close(made.io_fd)
-                raise
-        return made

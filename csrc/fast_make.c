@@ -1,0 +1,279 @@
+/*
+ * fast_make: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: what makes and removes entries
+ * (make.h).
+ *
+ * A reply tells the qid of what was made, and that may be a question for Python. The request is run
+ * again then, but nothing is made twice: what it has made stays in the request meanwhile, by its
+ * descriptors, and goes with it if nobody waits for it any more.
+ */
+#define _GNU_SOURCE
+#include "serve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "make.h"
+
+enum { P9_AT_REMOVEDIR = 0x200 };
+
+/*
+ * The name of one directory entry, NUL-terminated. -errno for what can be none; `dots` for "." and
+ * "..", which every directory has and keeps. A message that is too short is found out later.
+ */
+static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
+{
+    uint16_t size;
+    const char *bytes = v9_in_string(in, &size);
+
+    name[0] = 0;
+    if (!size)
+        return -ENOENT;
+    if (memchr(bytes, '/', size) || memchr(bytes, 0, size))
+        return -EINVAL;
+    if (bytes[0] == '.' && (size == 1 || (size == 2 && bytes[1] == '.')))
+        return -dots;
+    if (size > P9_NAME_MAX)
+        return -ENAMETOOLONG;
+    memcpy(name, bytes, size);
+    name[size] = 0;
+    return 0;
+}
+
+/* Pins the fid of a directory that is to change; -EROFS where nothing there may. */
+static int pin_directory(struct v9_device *dev, uint32_t number, struct v9_fid **fid,
+                         struct v9_node **node)
+{
+    int err = v9_fast_file(dev, number, fid, node);
+
+    if (err)
+        return err;
+    if (!v9_node_export(dev, *node)->conf.readonly)
+        return 0;
+    v9_fids_unpin(&dev->fids, *fid);
+    return -EROFS;
+}
+
+/* ---- Tlcreate ----------------------------------------------------------------------------------
+ */
+
+/* The fid comes to stand for the file, which takes the descriptors over. */
+static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                  const struct v9_attr *attr)
+{
+    const struct v9_fid_new as = {fid->number, fid->uid, 0, r->made.io_fd, r->made.io_flags};
+    const struct v9_found file = {r->made.path_fd, r->made.meta_fd, r->made_in, attr};
+    int err = v9_fids_enter(&dev->fids, &as, &file, fid);
+
+    if (!err)
+        r->made = V9_MADE_NONE;
+    return err;
+}
+
+static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                  const struct v9_node *node, const char *name, const struct v9_new *as,
+                  struct v9_attr *attr)
+{
+    v9_export *ex = v9_node_export(dev, node);
+    int err = 0;
+
+    if (fid->io_fd >= 0 || fid->flags)
+        return -EBADF; /* in use for something else */
+    if (r->made.path_fd < 0) {
+        r->made_in = node->export;
+        err = v9_make(ex, node->path_fd, name, as, &r->made);
+    } else if (r->made_in != node->export) {
+        err = -EBADF; /* the number has become another file's meanwhile */
+    }
+    if (!err)
+        err = v9_fast_attr(ex, r, r->made.path_fd, "", r->made.meta_fd, attr);
+    return err ? err : become(dev, r, fid, attr);
+}
+
+int v9_fast_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                    struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4], *at;
+    struct v9_new as = {.kind = V9_NEW_FILE};
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    struct v9_attr attr;
+    struct v9_node *node;
+    struct v9_fid *fid;
+    int err = take_name(in, EEXIST, name);
+
+    as.flags = v9_in_u32(in);
+    as.mode = v9_in_u32(in);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (!err)
+        err = pin_directory(dev, number, &fid, &node);
+    if (err)
+        return err;
+    as.uid = fid->uid;
+    err = create(dev, r, fid, node, name, &as, &attr);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    at = v9_put_header(reply, sizeof(reply), P9_TLCREATE + 1, r->tag);
+    v9_put(v9_put_qid(at, &attr.qid), 0, 4); /* iounit 0: as much as msize allows */
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* ---- Tmkdir, Tmknod, Tsymlink ------------------------------------------------------------------
+ */
+
+/* Holds what was just made, while Python is asked about it. */
+static int hold(struct v9_request *r, v9_export *ex, const struct v9_node *node, const char *name)
+{
+    v9_export *where = ex;
+    int fd = v9_export_step(&where, node->path_fd, name);
+
+    if (fd < 0)
+        return fd;
+    r->made.path_fd = fd;
+    r->made_in = node->export;
+    return 0;
+}
+
+static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                      const char *name, struct v9_new *as, struct v9_attr *attr)
+{
+    struct v9_node *node;
+    struct v9_fid *fid;
+    struct v9_made none;
+    v9_export *ex;
+    int err;
+
+    if (r->made.path_fd >= 0)
+        return v9_fast_attr(dev->exports[r->made_in], r, r->made.path_fd, "", -1, attr);
+    err = pin_directory(dev, number, &fid, &node);
+    if (err)
+        return err;
+    ex = v9_node_export(dev, node);
+    as->uid = fid->uid;
+    err = v9_make(ex, node->path_fd, name, as, &none);
+    if (!err) {
+        err = v9_fast_attr(ex, r, node->path_fd, name, -1, attr);
+        if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP) {
+            const int held = hold(r, ex, node, name);
+            err = held ? held : err;
+        }
+    }
+    v9_fids_unpin(&dev->fids, fid);
+    return err;
+}
+
+/* Rmkdir, Rmknod and Rsymlink are alike. */
+static int make(struct v9_device *dev, struct v9_request *r, uint32_t number, const char *name,
+                struct v9_new *as)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE];
+    struct v9_attr attr;
+    int err = make_entry(dev, r, number, name, as, &attr);
+
+    if (err)
+        return err;
+    v9_put_qid(v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag), &attr.qid);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+int v9_fast_mkdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    struct v9_new as = {.kind = V9_NEW_DIR};
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    int err = take_name(in, EEXIST, name);
+
+    as.mode = v9_in_u32(in);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return err ? err : make(dev, r, number, name, &as);
+}
+
+int v9_fast_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    struct v9_new as = {.kind = V9_NEW_NODE};
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    int err = take_name(in, EEXIST, name);
+
+    as.mode = v9_in_u32(in);
+    as.major = v9_in_u32(in);
+    as.minor = v9_in_u32(in);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return err ? err : make(dev, r, number, name, &as);
+}
+
+int v9_fast_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                    struct v9_scratch *scratch)
+{
+    struct v9_new as = {.kind = V9_NEW_LINK};
+    char *const target = (char *)scratch->dents;
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    const char *bytes;
+    uint16_t size;
+    int err = take_name(in, EEXIST, name);
+
+    _Static_assert(sizeof(scratch->dents) > V9_REQUEST_DATA, "a target is part of a message");
+    bytes = v9_in_string(in, &size);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (!err && memchr(bytes, 0, size))
+        err = -EINVAL;
+    if (err)
+        return err;
+    memcpy(target, bytes, size);
+    target[size] = 0;
+    as.target = target;
+    return make(dev, r, number, name, &as);
+}
+
+/* ---- Tunlinkat ---------------------------------------------------------------------------------
+ */
+
+/* What is parked keeps its file (idle.h). */
+static int unlink_entry(struct v9_device *dev, const struct v9_node *node, const char *name,
+                        bool directory)
+{
+    int err;
+
+    if (v9_names_begin(dev, node->export))
+        v9_names_rescue(dev, node->export, node->path_fd, name);
+    err = v9_unmake(v9_node_export(dev, node), node->path_fd, name, directory);
+    v9_names_end(dev, node->export);
+    return err;
+}
+
+int v9_fast_unlinkat(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                     struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), flags;
+    uint8_t reply[P9_HEADER_SIZE];
+    char name[V9_NAME_SIZE];
+    struct v9_node *node;
+    struct v9_fid *fid;
+    int err = take_name(in, EINVAL, name);
+
+    flags = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (!err)
+        err = pin_directory(dev, number, &fid, &node);
+    if (err)
+        return err;
+    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL : unlink_entry(dev, node, name, flags != 0);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TUNLINKAT + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}

@@ -1,0 +1,357 @@
+#define _GNU_SOURCE
+#include "make.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model.h"
+#include "quota.h"
+#include "sys.h"
+
+enum {
+    RACES = 8, /* how often a create tries again when the file appears, and vanishes when opened */
+    P9_EXCL = 0200,
+    PERMISSIONS = 07777,
+    SET_IDS = S_ISUID | S_ISGID,
+    NOT_FOR_NEW = O_TRUNC | O_DIRECTORY, /* mean nothing for a file that is just created */
+};
+
+void v9_made_close(struct v9_made *made)
+{
+    if (made->path_fd >= 0)
+        close(made->path_fd);
+    if (made->meta_fd >= 0)
+        close(made->meta_fd);
+    if (made->io_fd >= 0)
+        close(made->io_fd);
+    *made = V9_MADE_NONE;
+}
+
+/* ---- as the owner ------------------------------------------------------------------------------
+ */
+
+/* Who creates; -EPERM where the owner could not be had, and matters. */
+static int cred_of(const v9_export *ex, const struct v9_new *as, struct v9_cred *cred)
+{
+    const struct v9_self *self = &ex->self;
+
+    cred->uid = as->uid == V9_NO_ID ? self->uid : as->uid;
+    cred->gid = as->gid == V9_NO_ID ? self->gid : as->gid;
+    cred->switched = self->privileged && (cred->uid != self->uid || cred->gid != self->gid);
+    if (self->privileged || !ex->conf.owners_matter)
+        return 0;
+    return cred->uid == self->uid && v9_self_has_group(self, cred->gid) ? 0 : -EPERM;
+}
+
+static bool is_complete(const v9_export *ex, const struct v9_new *as)
+{
+    return ex->self.privileged && !(as->mode & SET_IDS);
+}
+
+/* Does what the creating call could not: without privilege set the group (where it matters), and
+ * the set-id bits that got lost. */
+static int complete(const v9_export *ex, int fd, const struct v9_new *as)
+{
+    const bool grouped = !ex->self.privileged && ex->conf.owners_matter && as->gid != V9_NO_ID;
+    char number[16];
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (grouped && st.st_gid != as->gid &&
+        (fchownat(fd, "", (uid_t)-1, as->gid, AT_EMPTY_PATH) < 0 || fstat(fd, &st) < 0))
+        return -errno;
+    if (!(as->mode & SET_IDS & ~st.st_mode))
+        return 0;
+    snprintf(number, sizeof(number), "%d", fd);
+    return fchmodat(ex->proc_fd, number, (st.st_mode & PERMISSIONS) | (as->mode & SET_IDS), 0) < 0
+               ? -errno
+               : 0;
+}
+
+/* An entry of the export itself: what another one's root is joined to is not the guest's to make.
+ */
+static int step(v9_export *ex, int dir_fd, const char *name)
+{
+    v9_export *where = ex;
+    int fd = v9_export_step(&where, dir_fd, name);
+
+    if (fd >= 0 && where != ex) {
+        close(fd);
+        return -EXDEV;
+    }
+    return fd;
+}
+
+static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
+{
+    struct v9_cred cred;
+    int fd, err = cred_of(ex, as, &cred);
+
+    if (err)
+        return err;
+    if (as->kind == V9_NEW_DIR)
+        err = v9_sys_mkdir(&cred, dir_fd, name, as->mode);
+    else if (as->kind == V9_NEW_LINK)
+        err = v9_sys_symlink(&cred, as->target, dir_fd, name);
+    else
+        err = v9_sys_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
+    if (err || is_complete(ex, as))
+        return err;
+    fd = step(ex, dir_fd, name);
+    if (fd < 0)
+        return fd;
+    err = complete(ex, fd, as);
+    close(fd);
+    return err;
+}
+
+/* ---- files that are opened ---------------------------------------------------------------------
+ */
+
+static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                      int host, struct v9_made *made)
+{
+    struct v9_cred cred;
+    int err = cred_of(ex, as, &cred);
+
+    if (err)
+        return err;
+    made->io_flags = host;
+    made->io_fd = v9_sys_create(&cred, dir_fd, name, host, as->mode);
+    if (made->io_fd < 0)
+        return made->io_fd;
+    err = is_complete(ex, as) ? 0 : complete(ex, made->io_fd, as);
+    if (err)
+        return err;
+    made->path_fd = v9_export_reopen(ex, made->io_fd, O_PATH);
+    return made->path_fd < 0 ? made->path_fd : 0;
+}
+
+/* The type that an open file has in the guest. */
+static int type_of(v9_export *ex, int fd, uint32_t *type)
+{
+    struct v9_attr attr = {0};
+    struct v9_mapped mapped;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    attr.mode = st.st_mode;
+    if (ex->conf.model != V9_MODEL_HOST) {
+        v9_model_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
+        v9_model_apply(&mapped, &attr);
+    }
+    *type = attr.mode & S_IFMT;
+    return 0;
+}
+
+/* By its descriptor, and only if it is regular. */
+static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
+                         struct v9_made *made)
+{
+    uint32_t type, caps_seen = 0;
+    int err;
+
+    made->path_fd = step(ex, dir_fd, name);
+    if (made->path_fd < 0)
+        return made->path_fd;
+    err = type_of(ex, made->path_fd, &type);
+    if (!err)
+        err = S_ISLNK(type) ? -ELOOP : S_ISDIR(type) ? -EISDIR : S_ISREG(type) ? 0 : -ENXIO;
+    if (err)
+        return err;
+    made->io_flags = host;
+    made->io_fd = v9_export_reopen(ex, made->path_fd, host);
+    if (made->io_fd < 0)
+        return made->io_fd;
+    return host & O_TRUNC ? v9_caps_drop(&ex->caps, made->io_fd, &caps_seen) : 0;
+}
+
+static int create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                  struct v9_made *made)
+{
+    const int host = v9_sys_open_flags(as->flags);
+    int err;
+
+    for (int i = 0; i < RACES; i++) {
+        err = ex->conf.model == V9_MODEL_HOST
+                  ? create_new(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, made)
+                  : v9_mapped_create(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, made);
+        if (err != -EEXIST || as->flags & P9_EXCL)
+            return err;
+        v9_made_close(made);
+        err = open_existing(ex, dir_fd, name, host & ~O_NOATIME, made);
+        if (err != -ENOENT)
+            return err;
+        v9_made_close(made);
+    }
+    return -EAGAIN;
+}
+
+static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                struct v9_made *made)
+{
+    if (as->kind == V9_NEW_FILE)
+        return create(ex, dir_fd, name, as, made);
+    return ex->conf.model == V9_MODEL_HOST ? make_entry(ex, dir_fd, name, as)
+                                           : v9_mapped_make(ex, dir_fd, name, as);
+}
+
+/* ---- within the quota --------------------------------------------------------------------------
+ */
+
+/* An entry, for its account; -1 where there is none, or none to be had, which the change itself
+ * finds out. */
+static int look_for(int dir_fd, const char *name)
+{
+    return v9_sys_open(dir_fd, name, O_PATH, 0);
+}
+
+/* A file is looked at for the last time, and let go. */
+static void settle(v9_quota *quota, int account, int fd, bool gone)
+{
+    if (account <= 0)
+        return;
+    v9_quota_settle(quota, (uint32_t)account, fd, gone);
+    v9_quota_release(quota, (uint32_t)account);
+}
+
+static int open_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                        int there, struct v9_made *made)
+{
+    int account, err = v9_quota_begin(ex->quota, 0, 0);
+
+    if (err)
+        return err;
+    account = v9_quota_hold_file(ex->quota, there, false);
+    err = account < 0 ? account : make(ex, dir_fd, name, as, made);
+    settle(ex->quota, account, there, false);
+    v9_quota_end(ex->quota, 0, 0);
+    return err;
+}
+
+/* Counts what was made. While the names are locked only a host process may have put another file
+ * there, which counts as well. */
+static void count_new(v9_export *ex, int dir_fd, const char *name)
+{
+    const int fd = look_for(dir_fd, name);
+
+    if (fd < 0)
+        return;
+    settle(ex->quota, v9_quota_hold_file(ex->quota, fd, true), fd, false);
+    close(fd);
+}
+
+static int make_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                        struct v9_made *made)
+{
+    const uint64_t blocks = as->kind == V9_NEW_DIR || as->kind == V9_NEW_LINK ? 2 : 1;
+    const uint64_t bytes = blocks * v9_quota_block(ex->quota);
+    int account, err = v9_quota_begin(ex->quota, bytes, 1);
+
+    if (err)
+        return err;
+    account = v9_quota_hold_file(ex->quota, dir_fd, false);
+    err = account < 0 ? account : make(ex, dir_fd, name, as, made);
+    if (account > 0)
+        count_new(ex, dir_fd, name);
+    settle(ex->quota, account, dir_fd, false);
+    v9_quota_end(ex->quota, bytes, 1);
+    return err;
+}
+
+static int make_within_quota(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                             struct v9_made *made)
+{
+    const int there = look_for(dir_fd, name);
+    int err;
+
+    if (there < 0)
+        return make_counted(ex, dir_fd, name, as, made);
+    err = open_counted(ex, dir_fd, name, as, there, made);
+    close(there);
+    return err;
+}
+
+/* Where a name and what is told of it elsewhere have to agree, names change one at a time. */
+static void begin(v9_export *ex)
+{
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
+        v9_export_lock_names(ex);
+}
+
+static void end(v9_export *ex)
+{
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
+        v9_export_unlock_names(ex);
+}
+
+int v9_make(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *new,
+            struct v9_made *made)
+{
+    struct v9_new as = *new;
+    int err = v9_idmap_creator(&ex->ids[V9_UID], new->uid, ex->self.uid, &as.uid);
+
+    *made = V9_MADE_NONE;
+    if (!err)
+        err = v9_idmap_creator(&ex->ids[V9_GID], new->gid, ex->self.gid, &as.gid);
+    if (err)
+        return err;
+    if (v9_export_hides(ex, dir_fd, name))
+        return -EINVAL;
+    if (as.kind != V9_NEW_NODE)
+        as.mode &= PERMISSIONS;
+    begin(ex);
+    err = ex->quota ? make_within_quota(ex, dir_fd, name, &as, made)
+                    : make(ex, dir_fd, name, &as, made);
+    end(ex);
+    if (err)
+        v9_made_close(made);
+    return err;
+}
+
+/* ---- removing ----------------------------------------------------------------------------------
+ */
+
+static int unmake(v9_export *ex, int dir_fd, const char *name, bool directory)
+{
+    if (ex->conf.model == V9_MODEL_FILE)
+        return v9_keep_remove(ex, dir_fd, name, directory);
+    return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
+}
+
+static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
+{
+    int victim, folder, file = 0, err = v9_quota_begin(ex->quota, 0, 0);
+
+    if (err)
+        return err;
+    victim = look_for(dir_fd, name);
+    folder = v9_quota_hold_file(ex->quota, dir_fd, false);
+    if (folder > 0 && victim >= 0)
+        file = v9_quota_hold_file(ex->quota, victim, false);
+    err = folder < 0 ? folder : file < 0 ? file : unmake(ex, dir_fd, name, directory);
+    settle(ex->quota, folder, dir_fd, false);
+    settle(ex->quota, file, victim, !err && directory);
+    v9_quota_end(ex->quota, 0, 0);
+    if (victim >= 0)
+        close(victim);
+    return err;
+}
+
+int v9_unmake(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory)
+{
+    int err;
+
+    if (v9_export_hides(ex, dir_fd, name))
+        return -EINVAL;
+    begin(ex);
+    err = ex->quota ? unmake_counted(ex, dir_fd, name, directory)
+                    : unmake(ex, dir_fd, name, directory);
+    end(ex);
+    return err;
+}
