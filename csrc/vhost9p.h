@@ -273,61 +273,6 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
  * export. Once, before the export is served. */
 int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
 
-/* ---- make.c: entries of directories, made and removed -----------------------------------------
- */
-
-enum {
-    V9_NEW_FILE = 0, /* a regular file, which is opened */
-    V9_NEW_DIR = 1,
-    V9_NEW_NODE = 2, /* a FIFO, socket, device node or regular file */
-    V9_NEW_LINK = 3, /* a symlink */
-};
-struct v9_new {
-    uint32_t kind;         /* V9_NEW_* */
-    uint32_t mode;         /* permission bits; of a node with its type */
-    uint32_t uid, gid;     /* the guest's; V9_NO_ID: see v9_make */
-    uint32_t flags;        /* of a file: Tlcreate's */
-    uint32_t major, minor; /* of a node */
-    const char *target;    /* of a symlink */
-};
-/* What V9_NEW_FILE has made or found; -1: no descriptor. They are the caller's. */
-struct v9_made {
-    int32_t path_fd, meta_fd, io_fd, io_flags;
-};
-/*
- * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
- * user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for the
- * directory's where that is set-gid, else the daemon's own; with a map of ids see idmap.h. Without
- * O_EXCL a file that is there already is opened, if it is a regular one. Fills *made; what it fails
- * to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
- */
-int v9_make(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
-            struct v9_made *made);
-/* Removes `name` of directory `dir_fd`, with what is kept beside it. */
-int v9_unmake(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
-
-/*
- * Excludes others that change names, and what is told of them elsewhere: metadata of mapped-file, a
- * quota's accounts. v9_make and v9_unmake take the lock where there is such; Python takes it to
- * rename and link. A thread may take it several times.
- */
-void v9_export_lock_names(v9_export *ex);
-void v9_export_unlock_names(v9_export *ex);
-
-/* keep.c: mapped-file's metadata files, while names change. The lock is held. */
-/* The directory with the metadata of a directory's files, which is made where there is none: a
- * descriptor. */
-int v9_keep_dir(int32_t dir_fd);
-/* -EEXIST for a name in use; metadata that lie there for another one are removed. */
-int v9_keep_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir);
-/* A new metadata file with its text: a descriptor. */
-int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped);
-/* Removes a name's metadata, if there are any. */
-int v9_keep_discard(int32_t dir_fd, const char *name);
-/* Removes the metadata directory of directory `name` that holds nothing else, for it to count as
- * empty. What is no directory is left alone. */
-int v9_keep_clear(int32_t dir_fd, const char *name);
-
 /* ---- hub.c, answer.c: upcalls -----------------------------------------------------------------
  */
 
@@ -471,24 +416,7 @@ int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
 int v9_fid_clunk(v9_device *dev, uint32_t fid);
 void v9_fid_clear(v9_device *dev);
 
-/*
- * names.c: changes of names by the guest. Between begin and end nothing of the export is parked
- * (idle.h), so a file that loses its name in between stays reachable. Begin tells whether anything
- * of the device is parked; if nothing is, the other calls but end may be left out.
- */
-int v9_names_begin(v9_device *dev, uint32_t export);
-/* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses a name: brings back what it stands for. Whether that is a
- * directory: then its rename concerns what is parked below it. */
-int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
-/* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
- * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
-enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
-int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
-                  char path[V9_PATH_SIZE]);
-/* A directory has been renamed; paths as v9_names_path tells them. */
-void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
-void v9_names_end(v9_device *dev, uint32_t export);
+#include "vhost9p_names.h"
 
 /* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user -----------
  */

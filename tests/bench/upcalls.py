@@ -38,7 +38,7 @@ OPERATIONS = (
     Operation("utimens", "Tsetattr: times", 1),
     Operation("truncate", "Tsetattr: size", 1),
     Operation("rename", "Trenameat", 1),
-    Operation("link", "Tlink, Tunlinkat", 2),
+    Operation("link", "Tlink, Tunlinkat", 1),
     Operation("xattr-get", "Txattrwalk, Tread, Tclunk", 3),
     Operation("xattr-set", "Twalk, Txattrcreate, Twrite, Tclunk", 3),
     Operation("lock", "Tlock, Tlock (unlock)", 2),

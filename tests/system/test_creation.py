@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def serving(export: Path, model: str, *options: str, wrapper: list[str] | None =
         yield share
 
 
-MAKERS: dict[str, Callable[[Client, int, bytes], object]] = {
+MAKERS: dict[str, Callable[[Client, int, bytes], Any]] = {
     "create": lambda c, fid, name: c.lcreate(fid, name, EXCL, 0o640, GID),
     "mkdir": lambda c, fid, name: c.mkdir(fid, name, 0o750, GID),
     "mknod": lambda c, fid, name: c.mknod(fid, name, stat.S_IFIFO | 0o600, gid=GID),
@@ -178,8 +179,8 @@ def test_a_file_that_python_is_asked_about_is_made_once(asked: Share, maker: str
         name = b"%d" % number
         fid = client.walk_to(asked.top)
         made = MAKERS[maker](client, fid, name)
-        qid = made[0] if isinstance(made, tuple) and maker == "create" else made
-        assert client.getattr(client.walk_to(asked.top, name)).qid.path == qid.path  # type: ignore[attr-defined]
+        qid = made[0] if maker == "create" else made
+        assert client.getattr(client.walk_to(asked.top, name)).qid.path == qid.path
         if maker == "create":
             assert client.write(fid, 0, b"data") == 4
             assert asked.get(name) == b"data"
