@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ def scratch() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def export(scratch: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty directory, of the test's name."""
+    path = scratch / re.sub("[^a-z_]", "", request.node.originalname)
+    path.mkdir(exist_ok=True)
+    return path
 
 
 @contextlib.contextmanager

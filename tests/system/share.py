@@ -70,6 +70,11 @@ class Share:
             return file.read()
 
 
+def serve(export: Path, *args: str) -> Daemon:
+    """A daemon for a directory, not started yet."""
+    return Daemon("--path", str(export), *SECURITY, *args)
+
+
 @contextlib.contextmanager
 def mounted(
     daemon: Daemon,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from pathlib import Path
 
@@ -12,19 +11,7 @@ import pytest
 
 from tests.frontend.daemon import Daemon, run_cli
 from tests.frontend.machine import Machine
-from tests.system.share import SECURITY, fails, mounted
-
-
-@pytest.fixture
-def export(scratch: Path, request: pytest.FixtureRequest) -> Path:
-    """An empty directory."""
-    path = scratch / re.sub("[^a-z_]", "", request.node.originalname)
-    path.mkdir(exist_ok=True)
-    return path
-
-
-def serve(export: Path, *args: str) -> Daemon:
-    return Daemon("--path", str(export), *SECURITY, *args)
+from tests.system.share import SECURITY, fails, mounted, serve
 
 
 @pytest.mark.parametrize("args,msize", [((), 1024 * 1024), (("--msize-max", "8KiB"), 8192)])

@@ -13,24 +13,12 @@ from tests.frontend.client import SET_MODE, Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
 from tests.frontend.wire import T
-from tests.system.share import SECURITY, mounted
+from tests.system.share import mounted, serve
 
 PAUSE = 0.0003
 """Seconds between two requests: longer than a thread looks for one, unless it is told to."""
 PATIENCE = 60
 """Seconds, until a thread has looked when nobody else wanted its CPU."""
-
-
-@pytest.fixture
-def export(scratch: Path, request: pytest.FixtureRequest) -> Path:
-    """An empty directory."""
-    path = scratch / re.sub("[^a-z_]", "", request.node.originalname)
-    path.mkdir(exist_ok=True)
-    return path
-
-
-def serve(export: Path, *args: str) -> Daemon:
-    return Daemon("--path", str(export), *SECURITY, *args)
 
 
 def cpus_of_threads(pid: int) -> list[str]:
