@@ -276,6 +276,19 @@ int v9_attr_identify(int32_t fd, const char *name, struct v9_identity *is, uint3
     return 0;
 }
 
+/* Makes the guest's attributes of the host's, which were just read, and of the metadata. */
+static int complete(v9_export *ex, const struct v9_mapped *mapped, struct v9_attr *attr)
+{
+    if (mapped)
+        v9_model_apply(mapped, attr);
+    attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);
+    attr->gid = v9_idmap_guest(&ex->ids[V9_GID], attr->gid);
+    attr->qid.type = S_ISDIR(attr->mode) ? QTDIR : S_ISLNK(attr->mode) ? QTSYMLINK : 0;
+    attr->qid.version = qid_version(attr);
+    return v9_qidmap_lookup(ex->qidmap, attr->st_dev, attr->mnt_id, attr->st_ino, &attr->device,
+                            &attr->qid.path);
+}
+
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *attr)
 {
@@ -287,20 +300,29 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
         return err;
     if (ex->disguises)
         put_on_disguise(ex, attr);
-    if (ex->conf.model != V9_MODEL_HOST) {
-        if (!ex->recall || !v9_recall_find(ex->recall, attr, &mapped)) {
-            v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
-            if (ex->recall)
-                v9_recall_keep(ex->recall, attr, moment, &mapped);
-        }
-        v9_model_apply(&mapped, attr);
+    if (ex->conf.model == V9_MODEL_HOST)
+        return complete(ex, NULL, attr);
+    if (!ex->recall || !v9_recall_find(ex->recall, attr, &mapped)) {
+        v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+        if (ex->recall)
+            v9_recall_keep(ex->recall, attr, moment, &mapped);
     }
-    attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);
-    attr->gid = v9_idmap_guest(&ex->ids[V9_GID], attr->gid);
-    attr->qid.type = S_ISDIR(attr->mode) ? QTDIR : S_ISLNK(attr->mode) ? QTSYMLINK : 0;
-    attr->qid.version = qid_version(attr);
-    return v9_qidmap_lookup(ex->qidmap, attr->st_dev, attr->mnt_id, attr->st_ino, &attr->device,
-                            &attr->qid.path);
+    return complete(ex, &mapped, attr);
+}
+
+int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_made *made,
+                      struct v9_attr *attr)
+{
+    int err;
+
+    if (!made->kept.has)
+        return v9_attr_read_held(ex, fd, name, made->meta_fd, attr);
+    err = read_host(fd, name, attr);
+    if (err)
+        return err;
+    if (ex->disguises)
+        put_on_disguise(ex, attr);
+    return complete(ex, &made->kept, attr);
 }
 
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)

@@ -87,6 +87,9 @@ struct v9_identity {
 /* Reads it, of `name` in directory `fd` or of `fd` itself (""), with st_mode and st_nlink. */
 int v9_attr_identify(int32_t fd, const char *name, struct v9_identity *is, uint32_t *mode,
                      uint64_t *nlink);
+/* As v9_attr_read_held, of what was just made: where its metadata are known they are not read. */
+int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_made *made,
+                      struct v9_attr *attr);
 static inline uint64_t v9_attr_born(const struct v9_attr *attr)
 {
     return attr->has_btime ? attr->btime_sec * 1000000000u + attr->btime_nsec : 0;

@@ -34,11 +34,9 @@ int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
     return __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE);
 }
 
-int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
-                 struct v9_attr *attr)
+int v9_fast_question(struct v9_request *r, int fd, const char *name, const struct v9_attr *attr,
+                     int err)
 {
-    int err = v9_attr_read_held(ex, fd, name, meta_fd, attr);
-
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
@@ -51,6 +49,12 @@ int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, 
         r->question.b = attr->st_ino;
     }
     return err;
+}
+
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
+                 struct v9_attr *attr)
+{
+    return v9_fast_question(r, fd, name, attr, v9_attr_read_held(ex, fd, name, meta_fd, attr));
 }
 
 int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid, struct v9_node **node)

@@ -54,6 +54,13 @@ static int pin_directory(struct v9_device *dev, uint32_t number, struct v9_fid *
     return -EROFS;
 }
 
+/* The attributes of what was made. */
+static int look_at(v9_export *ex, struct v9_request *r, int fd, const char *name,
+                   const struct v9_made *made, struct v9_attr *attr)
+{
+    return v9_fast_question(r, fd, name, attr, v9_attr_read_made(ex, fd, name, made, attr));
+}
+
 /* ---- Tlcreate ----------------------------------------------------------------------------------
  */
 
@@ -86,7 +93,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
         err = -EBADF; /* the number has become another file's meanwhile */
     }
     if (!err)
-        err = v9_fast_attr(ex, r, r->made.path_fd, "", r->made.meta_fd, attr);
+        err = look_at(ex, r, r->made.path_fd, "", &r->made, attr);
     return err ? err : become(dev, r, fid, attr);
 }
 
@@ -142,20 +149,20 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
 {
     struct v9_node *node;
     struct v9_fid *fid;
-    struct v9_made none;
+    struct v9_made made;
     v9_export *ex;
     int err;
 
     if (r->made.path_fd >= 0)
-        return v9_fast_attr(dev->exports[r->made_in], r, r->made.path_fd, "", -1, attr);
+        return look_at(dev->exports[r->made_in], r, r->made.path_fd, "", &r->made, attr);
     err = pin_directory(dev, number, &fid, &node);
     if (err)
         return err;
     ex = v9_node_export(dev, node);
     as->uid = fid->uid;
-    err = v9_make(ex, node->path_fd, name, as, &none);
+    err = v9_make(ex, node->path_fd, name, as, &made);
     if (!err) {
-        err = v9_fast_attr(ex, r, node->path_fd, name, -1, attr);
+        err = look_at(ex, r, node->path_fd, name, &made, attr);
         if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP) {
             const int held = hold(r, ex, node, name);
             err = held ? held : err;

@@ -198,7 +198,7 @@ static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new
     if (as->kind == V9_NEW_FILE)
         return create(ex, dir_fd, name, as, made);
     return ex->conf.model == V9_MODEL_HOST ? make_entry(ex, dir_fd, name, as)
-                                           : v9_mapped_make(ex, dir_fd, name, as);
+                                           : v9_mapped_make(ex, dir_fd, name, as, made);
 }
 
 /* ---- within the quota --------------------------------------------------------------------------

@@ -21,7 +21,7 @@
 #include "attr.h"
 #include "vhost9p.h"
 
-#define V9_MADE_NONE ((struct v9_made){-1, -1, -1, 0})
+#define V9_MADE_NONE ((struct v9_made){.path_fd = -1, .meta_fd = -1, .io_fd = -1})
 
 /* Closes what is there, and forgets it. */
 void v9_made_close(struct v9_made *made);
@@ -31,7 +31,8 @@ void v9_made_close(struct v9_made *made);
 int v9_mapped_create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as, int host,
                      struct v9_made *made);
 /* Anything else. */
-int v9_mapped_make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as);
+int v9_mapped_make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                   struct v9_made *made);
 
 /* keep.c: a name comes, with its metadata before it is there. On success v9_keep_placed has to
  * follow, and *meta_dir is its, and the caller has a descriptor of the metadata file (-1: the model

@@ -114,11 +114,12 @@ static int reach(v9_export *ex, int dir_fd, const char *name, int fd)
 int v9_mapped_create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as, int host,
                      struct v9_made *made)
 {
-    const struct v9_mapped mapped = mapped_of(as, S_IFREG | as->mode);
     const bool writable = (host & O_ACCMODE) != O_RDONLY;
-    int fd =
-        place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &mapped, "", &made->meta_fd);
+    int fd;
 
+    made->kept = mapped_of(as, S_IFREG | as->mode);
+    fd = place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &made->kept, "",
+                    &made->meta_fd);
     if (fd < 0)
         return fd;
     made->path_fd = reach(ex, dir_fd, name, fd);
@@ -171,30 +172,31 @@ static int check_node(uint32_t kind)
                : -EINVAL;
 }
 
-int v9_mapped_make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
+int v9_mapped_make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                   struct v9_made *made)
 {
     const uint32_t kind = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
-    struct v9_mapped mapped;
+    struct v9_mapped *const mapped = &made->kept;
     int fd, meta_fd, err = as->kind == V9_NEW_NODE ? check_node(kind) : 0;
 
     if (err)
         return err;
     if (as->kind == V9_NEW_DIR) {
-        mapped = mapped_of(as, S_IFDIR | as->mode);
-        return place_dir(ex, dir_fd, name, &mapped);
+        *mapped = mapped_of(as, S_IFDIR | as->mode);
+        return place_dir(ex, dir_fd, name, mapped);
     }
     if (as->kind == V9_NEW_LINK) {
         if (!*as->target)
             return -ENOENT;
         if (strlen(as->target) > TARGET_MAX)
             return -ENAMETOOLONG;
-        mapped = mapped_of(as, S_IFLNK | 0777);
+        *mapped = mapped_of(as, S_IFLNK | 0777);
     } else {
-        mapped = mapped_of(as, kind | (as->mode & PERMISSIONS));
-        mapped.has |= V9_HAS_RDEV;
-        mapped.rdev = makedev(as->major, as->minor);
+        *mapped = mapped_of(as, kind | (as->mode & PERMISSIONS));
+        mapped->has |= V9_HAS_RDEV;
+        mapped->rdev = makedev(as->major, as->minor);
     }
-    fd = place_file(ex, dir_fd, name, O_WRONLY, &mapped, as->kind == V9_NEW_LINK ? as->target : "",
+    fd = place_file(ex, dir_fd, name, O_WRONLY, mapped, as->kind == V9_NEW_LINK ? as->target : "",
                     &meta_fd);
     if (fd >= 0)
         close(fd);

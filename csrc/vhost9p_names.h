@@ -23,9 +23,11 @@ struct v9_new {
     uint32_t major, minor; /* of a node */
     const char *target;    /* of a symlink */
 };
-/* What V9_NEW_FILE has made or found; -1: no descriptor. They are the caller's. */
+/* What was made. V9_NEW_FILE also tells its descriptors, which are the caller's, and those of what
+ * it has found; else they are -1. */
 struct v9_made {
     int32_t path_fd, meta_fd, io_fd, io_flags;
+    struct v9_mapped kept; /* the metadata that it began with; none: not known */
 };
 /*
  * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
