@@ -137,12 +137,13 @@ static void doom(v9_quota *q, struct v9_account *a)
     add_changing(q, 1); /* until it is given back */
 }
 
-/* Somebody else has removed a file that had an account: its inode is a new file's now. */
+/* Somebody else has removed a file that had an account: its inode is a new file's now. Not so of an
+ * account that is held: who holds it has the file, the new one, which a walk has found already. */
 static void lose(v9_quota *q, uint64_t st_dev, uint64_t st_ino)
 {
     uint32_t index = v9_accounts_find(&q->accounts, st_dev, st_ino, false);
 
-    if (!index)
+    if (!index || q->accounts.entries[index].refs)
         return;
     v9_accounts_hold(&q->accounts, st_dev, st_ino, false);
     if (q->accounts.entries[index].counted == V9_UNCOUNTED)
@@ -243,7 +244,8 @@ int v9_quota_hold_file(v9_quota *q, int32_t fd, uint32_t born)
         lose(q, st.st_dev, st.st_ino);
     index = v9_accounts_hold(&q->accounts, st.st_dev, st.st_ino, !st.st_nlink);
     if (index && born) {
-        q->accounts.entries[index].counted = 0;
+        if (q->accounts.entries[index].counted == V9_UNCOUNTED)
+            q->accounts.entries[index].counted = 0;
         add(&q->usage->inodes, 1);
     }
     pthread_mutex_unlock(&q->lock);

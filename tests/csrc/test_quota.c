@@ -179,6 +179,38 @@ static void test_life_of_a_file(void)
     v9_quota_free(q);
 }
 
+/* A guest walks to a file, and writes it, before it is counted. */
+static void test_found_before_it_is_counted(void)
+{
+    v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);
+    char path[40];
+    int account, fd = named_file(path);
+    uint32_t node = account_of(q, fd);
+
+    for (int written = 0; written < 2; written++) {
+        if (written)
+            CHECK(put(q, node, fd, 0, 5) == 5);
+        account = v9_quota_hold_file(q, fd, true);
+        CHECK(account == (int)node);
+        v9_quota_settle(q, (uint32_t)account, fd, false);
+        v9_quota_release(q, (uint32_t)account);
+        CHECK(usage_of(q).inodes == 1 && usage_of(q).bytes == written * BLOCK);
+        CHECK(put(q, node, fd, BLOCK, 5) == 5 && usage_of(q).bytes == (written + 1) * BLOCK);
+        unlink(path);
+        v9_quota_settle(q, node, fd, true);
+        v9_quota_close(q, node, fd);
+        v9_quota_release(q, node);
+        CHECK(usage_of(q).inodes == 0 && usage_of(q).bytes == 0 && usage_of(q).changing == 0);
+        close(fd);
+        fd = named_file(path);
+        node = account_of(q, fd);
+    }
+    v9_quota_release(q, node);
+    close(fd);
+    unlink(path);
+    v9_quota_free(q);
+}
+
 /* An inode's next owner is not taken for its last one, who still has somebody to hold it. */
 static void test_numbers_come_again(void)
 {
@@ -377,6 +409,7 @@ int main(void)
     test_writes_up_to_the_limit();
     test_ends_of_files();
     test_life_of_a_file();
+    test_found_before_it_is_counted();
     test_numbers_come_again();
     test_the_oldest_account_makes_room();
     test_files_of_others_may_go();
