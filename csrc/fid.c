@@ -337,20 +337,23 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 {
     struct closing closing = NOTHING;
     struct closing spare = NOTHING;
-    uint32_t node = 0;
+    v9_quota *quota = file ? fids->nodes.quotas[file->export] : NULL;
+    uint32_t node = 0, account = quota ? v9_quota_meet(quota, file->path_fd) : 0;
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
     if (is_vacant(fids, as->number, instead)) {
         err = fids->live < fids->max ? 0 : -EMFILE;
         if (!err && file) {
-            node = v9_nodes_hold(&fids->nodes, file, &spare.node);
+            node = v9_nodes_hold(&fids->nodes, file, &account, &spare.node);
             err = node ? 0 : -EMFILE;
         }
         if (!err)
             err = enter(fids, as, node, instead, &closing);
     }
     pthread_mutex_unlock(&fids->lock);
+    if (account) /* not needed */
+        v9_quota_release(quota, account);
     close_all(&spare);
     close_all(&closing);
     v9_pressure_check();

@@ -127,21 +127,14 @@ static uint64_t changed_at(const struct v9_attr *attr)
     return attr->ctime_sec * 1000000000u + attr->ctime_nsec;
 }
 
-static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
+static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account)
 {
     const struct v9_attr *attr = found->attr;
-    v9_quota *quota = nodes->quotas[found->export];
-    uint32_t account = 0, index, *bucket;
+    uint32_t index = !nodes->quotas[found->export] || *account ? allocate(nodes) : 0, *bucket;
     struct v9_node *node;
 
-    if (quota)
-        account = v9_quota_hold(quota, attr->st_dev, attr->st_ino, !attr->nlink);
-    index = !quota || account ? allocate(nodes) : 0;
-    if (!index) {
-        if (account)
-            v9_quota_release(quota, account);
+    if (!index)
         return 0;
-    }
     node = &nodes->entries[index - 1];
     *node = (struct v9_node){
         .st_dev = attr->st_dev,
@@ -154,10 +147,11 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found)
         .mode = attr->mode,
         .path_fd = found->path_fd,
         .meta_fd = found->meta_fd,
-        .account = account,
+        .account = *account,
         .changed = changed_at(attr),
         .qid = attr->qid,
     };
+    *account = 0;
     nodes->count++;
     bucket = bucket_of(nodes, node->st_dev, node->st_ino);
     node->next = *bucket;
@@ -180,7 +174,7 @@ int32_t v9_node_adopt(struct v9_node *node, int32_t meta_fd)
     return -1;
 }
 
-uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
+uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
                        struct v9_node_fds *spare)
 {
     const struct v9_attr *attr = found->attr;
@@ -189,7 +183,7 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
 
     *spare = V9_NODE_FDS_NONE;
     if (!index)
-        return make(nodes, found);
+        return make(nodes, found, account);
     node = &nodes->entries[index - 1];
     node->refs++;
     node->recent = true;

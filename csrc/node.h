@@ -85,9 +85,10 @@ struct v9_node_fds {
 
 /*
  * The node of a file, with one more reference: index + 1, or 0 where the table is full. Takes the
- * descriptors of `found` over: they are the node's now, or in *spare.
+ * descriptors of `found` over: they are the node's now, or in *spare. So it does with *account, if
+ * that is 0 afterwards; exports with a quota need one (v9_quota_meet).
  */
-uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found,
+uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
                        struct v9_node_fds *spare);
 /* Drops a reference. The descriptors of a dead node go to *spare. */
 void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);

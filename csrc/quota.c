@@ -194,6 +194,37 @@ int v9_quota_look(v9_quota *q, uint32_t account, int32_t fd)
     return 0;
 }
 
+/* With the lock held. Whoever removes a file that has an account looks at it first. */
+static void count_again(v9_quota *q, struct v9_account *a, const struct stat *st)
+{
+    if (a->gone || a->counted != V9_UNCOUNTED)
+        return;
+    __atomic_store_n(&a->counted, bytes_of(st), __ATOMIC_RELAXED);
+    add(&q->usage->bytes, bytes_of(st));
+    add(&q->usage->inodes, 1);
+    doom(q, a);
+}
+
+uint32_t v9_quota_meet(v9_quota *q, int32_t fd)
+{
+    struct stat st;
+    uint32_t index;
+
+    if (fstat(fd, &st) < 0)
+        return 0;
+    index = v9_quota_hold(q, st.st_dev, st.st_ino, !st.st_nlink);
+    if (index && st.st_nlink && fstat(fd, &st) == 0 && !st.st_nlink) {
+        v9_quota_release(q, index); /* perhaps too late */
+        index = v9_quota_hold(q, st.st_dev, st.st_ino, true);
+    }
+    if (!index || st.st_nlink)
+        return index;
+    pthread_mutex_lock(&q->lock);
+    count_again(q, &q->accounts.entries[index], &st);
+    pthread_mutex_unlock(&q->lock);
+    return index;
+}
+
 /* With the lock held. */
 static void believe(v9_quota *q, struct v9_account *a, uint64_t ticket, const struct stat *st)
 {

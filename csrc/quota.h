@@ -40,6 +40,12 @@
 /* The account of a file for a node, with one more reference: not zero, unless there is no room.
  * `gone` tells a file without names from one that has got its number since. */
 uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool gone);
+/*
+ * The same of what `fd`, which stays open, names. Others may remove the file at any time: if they
+ * did before it had this account, it has been given back already, and counts once more until it is
+ * let go.
+ */
+uint32_t v9_quota_meet(v9_quota *quota, int32_t fd);
 
 /* Bytes that the file system allocates at once. */
 uint32_t v9_quota_block(const v9_quota *quota);

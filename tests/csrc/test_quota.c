@@ -211,6 +211,37 @@ static void test_found_before_it_is_counted(void)
     v9_quota_free(q);
 }
 
+/* Removed, and given back, before a node had its account. */
+static void test_removed_on_the_way(void)
+{
+    v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);
+    uint32_t nodes[2];
+    char path[40];
+    int fd = named_file(path), account;
+
+    CHECK(pwrite(fd, "x", 1, 0) == 1);
+    account = v9_quota_hold_file(q, fd, true);
+    CHECK(v9_quota_meet(q, fd) == (uint32_t)account);
+    v9_quota_settle(q, (uint32_t)account, fd, false);
+    v9_quota_release(q, (uint32_t)account);
+    unlink(path);
+    v9_quota_settle(q, (uint32_t)account, fd, false);
+    v9_quota_release(q, (uint32_t)account);
+    CHECK(usage_of(q).inodes == 0 && usage_of(q).bytes == 0 && usage_of(q).changing == 0);
+
+    for (int i = 0; i < 2; i++) {
+        nodes[i] = v9_quota_meet(q, fd);
+        CHECK(usage_of(q).inodes == 1 && usage_of(q).bytes == BLOCK && usage_of(q).changing == 1);
+    }
+    CHECK(nodes[0] && nodes[0] == nodes[1]);
+    CHECK(put(q, nodes[0], fd, BLOCK, 5) == 5 && usage_of(q).bytes == 2 * BLOCK);
+    for (int i = 0; i < 2; i++)
+        v9_quota_release(q, nodes[i]);
+    CHECK(usage_of(q).inodes == 0 && usage_of(q).bytes == 0 && usage_of(q).changing == 0);
+    close(fd);
+    v9_quota_free(q);
+}
+
 /* An inode's next owner is not taken for its last one, who still has somebody to hold it. */
 static void test_numbers_come_again(void)
 {
@@ -410,6 +441,7 @@ int main(void)
     test_ends_of_files();
     test_life_of_a_file();
     test_found_before_it_is_counted();
+    test_removed_on_the_way();
     test_numbers_come_again();
     test_the_oldest_account_makes_room();
     test_files_of_others_may_go();

@@ -148,9 +148,9 @@ def test_a_full_table_leaves_no_descriptor(model: str, scratch: Path, tmp_path: 
 
 
 @contextlib.contextmanager
-def asking(export: Path, model: str, gate: Path) -> Iterator[Share]:
+def asking(export: Path, model: str, gate: Path, *options: str) -> Iterator[Share]:
     wrapper = [sys.executable, "-m", "tests.system.single_files", str(gate)]
-    with serving(export, model, "--multidevs", "remap", wrapper=wrapper) as share:
+    with serving(export, model, "--multidevs", "remap", *options, wrapper=wrapper) as share:
         yield share
 
 
@@ -228,3 +228,27 @@ def test_the_fid_is_gone_before_python_has_answered(
         client.wait(ticket)
     assert os.path.lexists(asked.path(b"late"))
     asked.daemon.wait_until(lambda: asked.daemon.fd_count() <= before, "descriptors to close")
+
+
+def test_removed_while_python_is_asked(scratch: Path, tmp_path: Path) -> None:
+    """What a file takes that has lost its name before its fid came to stand for it is the guest's
+    until the fid goes, and is not given back twice."""
+    export, gate = scratch / f"removed-{tmp_path.name}", tmp_path / "gate"
+    export.mkdir()
+    with asking(export, SECURITY[1], gate, "--quota-inodes", "2") as share:
+        client = share.client
+        client.clunk(client.create(share.top, b"stays"))
+        fid = client.walk_to(share.top)
+        gate.touch()
+        ticket = client.submit(T.LCREATE, fid, b"late", *FIELDS["create"])
+        wait_for(tmp_path / "gate.asked")
+        client.unlinkat(share.top, b"late")
+        gate.unlink()
+        client.wait(ticket)
+        assert client.write(fid, 0, bytes(8192)) == 8192
+        with fails(errno.ENOSPC):
+            client.mkdir(share.top, b"third")
+        client.clunk(fid)
+        client.mkdir(share.top, b"second")
+        with fails(errno.ENOSPC):
+            client.mkdir(share.top, b"third")
