@@ -121,15 +121,29 @@ void v9_keep_placed(int meta_dir, const char *name, bool failed)
     close(meta_dir);
 }
 
+/* The next entry but "." and "..": 1, or 0 at the end, or -errno. */
+static int read_entry(DIR *all, const char **name)
+{
+    const struct dirent *entry;
+
+    do {
+        errno = 0;
+        entry = readdir(all);
+        if (!entry)
+            return -errno;
+    } while (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."));
+    *name = entry->d_name;
+    return 1;
+}
+
 /* Removes all files of a directory, and closes it. */
 static int empty(DIR *all)
 {
-    const struct dirent *entry;
-    int err = 0;
+    const char *name;
+    int err;
 
-    while (!err && (entry = readdir(all)))
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-            err = forget(dirfd(all), entry->d_name, 0);
+    while ((err = read_entry(all, &name)) > 0 && !(err = forget(dirfd(all), name, 0)))
+        ;
     closedir(all);
     return err;
 }
@@ -153,31 +167,31 @@ static DIR *open_dir(int dir_fd, const char *name)
     return NULL;
 }
 
-/* Whether a directory, which may have millions of entries, has no other than its metadata's. */
-static bool has_metadata_only(DIR *all)
+/* Whether a directory, which may have millions of entries, has no other than its metadata's: 1, 0,
+ * or -errno where it cannot be told. */
+static int has_metadata_only(DIR *all)
 {
-    const struct dirent *entry;
-    bool has = false;
+    const char *name;
+    int err, has = 0;
 
-    while ((entry = readdir(all))) {
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
-            continue;
-        if (strcmp(entry->d_name, v9_model_name(V9_META_DIR)))
-            return false;
-        has = true;
+    while ((err = read_entry(all, &name)) > 0) {
+        if (strcmp(name, v9_model_name(V9_META_DIR)))
+            return 0;
+        has = 1;
     }
-    return has;
+    return err ? err : has;
 }
 
 int v9_keep_clear(int32_t dir_fd, const char *name)
 {
     const char *const meta = v9_model_name(V9_META_DIR);
     DIR *all = open_dir(dir_fd, name), *kept;
-    int err = 0;
+    int err;
 
     if (!all)
         return 0; /* symlinks and files are left to the host's call, which refuses them */
-    if (has_metadata_only(all)) {
+    err = has_metadata_only(all);
+    if (err > 0) {
         kept = open_dir(dirfd(all), meta);
         err = kept ? empty(kept) : -errno;
         if (!err)

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -34,6 +35,7 @@ static struct {
     bool no_tmpfile;   /* file systems that do not know O_TMPFILE */
     bool always_there; /* who creates comes too late, who opens too early */
     bool full;         /* nothing can be written */
+    const char *bad;   /* an entry that comes last, and cannot be read */
     long left;         /* calls that change something, until the process ends; -1: it does not */
 } host = {.left = -1};
 
@@ -98,6 +100,23 @@ int fsetxattr(int fd, const char *key, const void *value, size_t size, int flags
 {
     change();
     return host.full ? failed(ENOSPC) : (int)syscall(SYS_fsetxattr, fd, key, value, size, flags);
+}
+
+struct dirent *readdir(DIR *all)
+{
+    static __typeof__(readdir) *next;
+    struct dirent *entry;
+
+    if (!next)
+        next = (__typeof__(next))dlsym(RTLD_NEXT, "readdir");
+    entry = next(all);
+    if (!host.bad || (entry && strcmp(entry->d_name, host.bad)))
+        return entry;
+    if (entry && (entry = next(all)))
+        return entry;
+    host.bad = NULL;
+    errno = EIO;
+    return NULL;
 }
 
 /* ---- an export ---------------------------------------------------------------------------------
@@ -237,6 +256,29 @@ static void check_races(uint32_t model)
     CHECK(make(ex, V9_NEW_FILE, O_RDWR | 0200) == -EEXIST);
     CHECK(make(ex, V9_NEW_FILE, O_RDWR) == -EAGAIN);
     CHECK(!is_there("n") && !is_there(META "/n") && descriptors() == before);
+    end(ex);
+}
+
+/* A directory that cannot be read to its end may have more than metadata in it. */
+static void check_unreadable(void)
+{
+    const struct v9_new file = {.kind = V9_NEW_FILE, .mode = 0600, .flags = O_RDWR};
+    v9_export *ex;
+    struct v9_made made;
+    int dir;
+
+    begin();
+    ex = export_of(V9_MODEL_FILE);
+    CHECK(make(ex, V9_NEW_DIR, 0) == 0);
+    dir = openat(top, "n", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    CHECK(v9_make(ex, dir, "kept", &file, &made) == 0);
+    v9_made_close(&made);
+    close(dir);
+    host.bad = "kept";
+    CHECK(v9_unmake(ex, top, "n", true) == -EIO);
+    CHECK(is_there("n/kept") && is_there("n/" META "/kept"));
+    CHECK(v9_unmake(ex, top, "n", true) == -ENOTEMPTY);
+    CHECK(is_there("n/" META "/kept"));
     end(ex);
 }
 
@@ -460,6 +502,7 @@ int main(void)
             check_half_way(model, kind, true);
         }
     }
+    check_unreadable();
     v9_qidmap_free(qids);
     snprintf(command, sizeof(command), "rm -rf %s", root_path);
     CHECK(system(command) == 0);
