@@ -87,7 +87,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
 
 static void free_slot(struct v9_device *dev, struct v9_request *r)
 {
-    v9_made_close(&r->made); /* of a request that ended early */
+    v9_made_close(&r->made); /* of a request that ended while Python was asked */
     if (r->dead)
         dev->dead--;
     else
@@ -340,10 +340,11 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
     if (!handler)
         return V9_PASS;
     result = handler(dev, r, &in, scratch);
-    if (result >= 0 || result == V9_PASS || result == -V9_NOT_YET ||
-        question_kind(result) != V9_UP_REQUEST)
+    if (result == V9_PASS || result == -V9_NOT_YET ||
+        (result < 0 && question_kind(result) != V9_UP_REQUEST))
         return result;
-    return v9_request_error(r, -result);
+    v9_made_close(&r->made); /* not under the lock: a host file may hang */
+    return result < 0 ? v9_request_error(r, -result) : result;
 }
 
 static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq)
