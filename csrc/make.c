@@ -112,6 +112,25 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
 /* ---- files that are opened ---------------------------------------------------------------------
  */
 
+static bool is_same(int one, int other)
+{
+    struct stat a, b;
+
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+int v9_made_reach(v9_export *ex, int dir_fd, const char *name, int fd)
+{
+    int path_fd = v9_sys_open(dir_fd, name, O_PATH, 0);
+
+    if (path_fd >= 0 && is_same(path_fd, fd))
+        return path_fd;
+    if (path_fd >= 0)
+        close(path_fd);
+    return v9_export_reopen(ex, fd, O_PATH);
+}
+
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
                       int host, struct v9_made *made)
 {
@@ -127,7 +146,7 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
     err = is_complete(ex, as) ? 0 : complete(ex, made->io_fd, as);
     if (err)
         return err;
-    made->path_fd = v9_export_reopen(ex, made->io_fd, O_PATH);
+    made->path_fd = v9_made_reach(ex, dir_fd, name, made->io_fd);
     return made->path_fd < 0 ? made->path_fd : 0;
 }
 

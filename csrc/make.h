@@ -25,6 +25,10 @@
 
 /* Closes what is there, and forgets it. */
 void v9_made_close(struct v9_made *made);
+/* An O_PATH descriptor of the file `fd` that was just made. By its name: that takes half of the
+ * time that it takes through `fd`, of which the kernel goes on to tell, where it was made without
+ * one, that it has no name. Through `fd` where the name is gone, or another file's. */
+int v9_made_reach(v9_export *ex, int dir_fd, const char *name, int fd);
 
 /* make_mapped.c: these take the host's ids. Creates a regular file, and opens it with flags of the
  * host. */

@@ -90,27 +90,6 @@ static int place_file(v9_export *ex, int dir_fd, const char *name, int flags,
     return fd;
 }
 
-static bool is_same(int one, int other)
-{
-    struct stat a, b;
-
-    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
-/* An O_PATH descriptor of a file that was just made. By its name, since the kernel goes on to tell
- * of `fd` that it has none; through `fd` where the name has gone already. */
-static int reach(v9_export *ex, int dir_fd, const char *name, int fd)
-{
-    int path_fd = v9_sys_open(dir_fd, name, O_PATH, 0);
-
-    if (path_fd >= 0 && is_same(path_fd, fd))
-        return path_fd;
-    if (path_fd >= 0)
-        close(path_fd);
-    return v9_export_reopen(ex, fd, O_PATH);
-}
-
 int v9_mapped_create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as, int host,
                      struct v9_made *made)
 {
@@ -122,7 +101,7 @@ int v9_mapped_create(v9_export *ex, int dir_fd, const char *name, const struct v
                     &made->meta_fd);
     if (fd < 0)
         return fd;
-    made->path_fd = reach(ex, dir_fd, name, fd);
+    made->path_fd = v9_made_reach(ex, dir_fd, name, fd);
     made->io_flags = host;
     made->io_fd = fd;
     if (made->path_fd < 0)
