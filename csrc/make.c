@@ -223,8 +223,7 @@ static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new
 /* ---- within the quota --------------------------------------------------------------------------
  */
 
-/* An entry, for its account; -1 where there is none, or none to be had, which the change itself
- * finds out. */
+/* An entry, for its account: a descriptor. */
 static int look_for(int dir_fd, const char *name)
 {
     return v9_sys_open(dir_fd, name, O_PATH, 0);
@@ -289,8 +288,10 @@ static int make_within_quota(v9_export *ex, int dir_fd, const char *name, const 
     const int there = look_for(dir_fd, name);
     int err;
 
-    if (there < 0)
+    if (there == -ENOENT)
         return make_counted(ex, dir_fd, name, as, made);
+    if (there < 0)
+        return there; /* nor could what is made be looked at, to count it */
     err = open_counted(ex, dir_fd, name, as, there, made);
     close(there);
     return err;
@@ -349,7 +350,7 @@ static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool dire
 
     if (err)
         return err;
-    victim = look_for(dir_fd, name);
+    victim = look_for(dir_fd, name); /* what is not to be had stays counted, or is not there */
     folder = v9_quota_hold_file(ex->quota, dir_fd, false);
     if (folder > 0 && victim >= 0)
         file = v9_quota_hold_file(ex->quota, victim, false);

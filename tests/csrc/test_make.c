@@ -35,6 +35,7 @@ static struct {
     bool no_tmpfile;   /* file systems that do not know O_TMPFILE */
     bool always_there; /* who creates comes too late, who opens too early */
     bool full;         /* nothing can be written */
+    bool no_paths;     /* no descriptors for names, as where there are too many already */
     const char *bad;   /* an entry that comes last, and cannot be read */
     long left;         /* calls that change something, until the process ends; -1: it does not */
 } host = {.left = -1};
@@ -63,6 +64,8 @@ int openat(int dir, const char *path, int flags, ...)
     va_end(rest);
     if ((flags & O_TMPFILE) == O_TMPFILE && host.no_tmpfile)
         return failed(EOPNOTSUPP);
+    if (flags & O_PATH && host.no_paths)
+        return failed(EMFILE);
     if (flags & O_EXCL && host.always_there)
         return failed(EEXIST);
     if (flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE)
@@ -152,7 +155,7 @@ static void begin(void)
 
 static void end(v9_export *ex)
 {
-    host.no_tmpfile = host.always_there = host.full = false;
+    host.no_tmpfile = host.always_there = host.full = host.no_paths = false;
     v9_export_free(ex);
     close(top);
 }
@@ -382,6 +385,9 @@ static void check_quota(uint32_t model)
         CHECK(unlinkat(top, "d", AT_REMOVEDIR) == 0);
         CHECK(v9_unmake(ex, top, "n", kind == V9_NEW_DIR) == 0 && inodes(quota) == 0);
     }
+    host.no_paths = true; /* what cannot be counted is not made */
+    CHECK(make(ex, V9_NEW_DIR, 0) == -EMFILE && !is_there("n") && inodes(quota) == 0);
+    host.no_paths = false;
     CHECK(make(ex, V9_NEW_DIR, 0) == 0);
     {
         const struct v9_new more = {.kind = V9_NEW_DIR, .mode = 0755};
