@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -355,6 +355,26 @@ def test_rename_between_names_of_one_file_keeps_both(place: Place) -> None:
     place.driver.rename(place.fd, b"a", place.fd, b"b")
     assert place.names() == {"a", "b"}
     assert shown(place, b"a") == shown(place, b"b") == (0o601, 1)
+
+
+def test_rename_between_names_of_one_file_while_one_goes(place: Place, monkeypatch: Any) -> None:
+    """Of the two names the one that is left has the metadata, whichever call comes first."""
+    place.make(b"a", 0o601, Owner(1, 1))
+    with place.opened(b"a") as file:
+        place.driver.link(file, place.fd, b"b")
+    other = threading.Thread(target=partial(place.driver.unlink, place.fd, b"b", directory=False))
+    rename = os.rename
+
+    def late(*args: Any, **keywords: Any) -> None:
+        other.start()
+        other.join(0.2)
+        rename(*args, **keywords)
+
+    monkeypatch.setattr("vhost9p.fs.local.os.rename", late)
+    place.driver.rename(place.fd, b"a", place.fd, b"b")
+    other.join()
+    (left,) = place.names()
+    assert shown(place, left.encode()) == (0o601, 1)
 
 
 @pytest.mark.parametrize("by_host", [False, True])

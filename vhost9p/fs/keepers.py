@@ -162,31 +162,37 @@ class FileKeeper:
         """See Keeper. A file that has no metadata gets an empty file, for its names to share."""
         with self._export.names_locked():
             meta_fd = self._for(file)
-        try:
-            with self._export.names_locked(), self._made(dir_fd) as meta_dir:
-                self._export.require_free(dir_fd, name, meta_dir)
-                os.link(proc_path(meta_fd), name, dst_dir_fd=meta_dir, follow_symlinks=True)
-                try:
-                    yield
-                except BaseException:
-                    _forget(name, meta_dir)
-                    raise
-        finally:
-            os.close(meta_fd)
+            try:
+                with self._made(dir_fd) as meta_dir:
+                    self._export.require_free(dir_fd, name, meta_dir)
+                    os.link(proc_path(meta_fd), name, dst_dir_fd=meta_dir, follow_symlinks=True)
+                    try:
+                        yield
+                    except BaseException:
+                        _forget(name, meta_dir)
+                        raise
+            finally:
+                os.close(meta_fd)
 
     @contextmanager
     def moved(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> Iterator[None]:
         """See Keeper."""
-        source, target = _status(old, old_dir), _status(new, new_dir)
-        if source and target and os.path.samestat(source, target):
-            yield  # which does nothing (rename(2))
-            return
-        with (
-            self._export.names_locked(),
-            self._export.changing_names(),
-            self._made(new_dir) as meta_dir,
-        ):
-            if _is_directory(source) and _is_directory(target):
+        with self._export.names_locked():
+            source, target = _status(old, old_dir), _status(new, new_dir)
+            if source and target and os.path.samestat(source, target):
+                yield  # which does nothing (rename(2))
+                return
+            both = _is_directory(source) and _is_directory(target)
+            with self._replaced(old_dir, old, new_dir, new, directories=both):
+                yield
+
+    @contextmanager
+    def _replaced(
+        self, old_dir: int, old: bytes, new_dir: int, new: bytes, *, directories: bool
+    ) -> Iterator[None]:
+        """Moves metadata, and removes those of what may be replaced."""
+        with self._export.changing_names(), self._made(new_dir) as meta_dir:
+            if directories:
                 self._export.clear_metadata(new_dir, new)
             replaced = self._set_aside(new, meta_dir)
             take_back: Callable[[], None] = partial(_forget, new, meta_dir)
