@@ -250,7 +250,7 @@ static void from_statx(struct v9_attr *attr, const struct statx *st)
     attr->gen = generation(attr);
 }
 
-static int read_host(int fd, const char *name, struct v9_attr *attr)
+int v9_attr_glance(int32_t fd, const char *name, struct v9_attr *attr)
 {
     const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
     const unsigned mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
@@ -266,7 +266,7 @@ int v9_attr_identify(int32_t fd, const char *name, struct v9_identity *is, uint3
                      uint64_t *nlink)
 {
     struct v9_attr attr;
-    int err = read_host(fd, name, &attr);
+    int err = v9_attr_glance(fd, name, &attr);
 
     if (err)
         return err;
@@ -289,17 +289,12 @@ static int complete(v9_export *ex, const struct v9_mapped *mapped, struct v9_att
                             &attr->qid.path);
 }
 
-int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
-                      struct v9_attr *attr)
+/* The same, with metadata that are read, unless they are remembered. */
+static int read_mapped(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, int64_t moment,
+                       struct v9_attr *attr)
 {
     struct v9_mapped mapped;
-    const int64_t moment = ex->recall ? v9_recall_now() : 0;
-    int err = read_host(fd, name, attr);
 
-    if (err)
-        return err;
-    if (ex->disguises)
-        put_on_disguise(ex, attr);
     if (ex->conf.model == V9_MODEL_HOST)
         return complete(ex, NULL, attr);
     if (!ex->recall || !v9_recall_find(ex->recall, attr, &mapped)) {
@@ -310,6 +305,24 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
     return complete(ex, &mapped, attr);
 }
 
+int v9_attr_complete(v9_export *ex, int32_t fd, int64_t moment, struct v9_attr *attr)
+{
+    return read_mapped(ex, fd, "", -1, moment, attr);
+}
+
+int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+                      struct v9_attr *attr)
+{
+    const int64_t moment = ex->recall ? v9_recall_now() : 0;
+    int err = v9_attr_glance(fd, name, attr);
+
+    if (err)
+        return err;
+    if (ex->disguises)
+        put_on_disguise(ex, attr);
+    return read_mapped(ex, fd, name, meta_fd, moment, attr);
+}
+
 int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_made *made,
                       struct v9_attr *attr)
 {
@@ -317,7 +330,7 @@ int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct 
 
     if (!made->kept.has)
         return v9_attr_read_held(ex, fd, name, made->meta_fd, attr);
-    err = read_host(fd, name, attr);
+    err = v9_attr_glance(fd, name, attr);
     if (err)
         return err;
     if (ex->disguises)

@@ -79,6 +79,12 @@ static inline bool v9_export_is_root(const struct v9_export *ex, const struct st
     return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;
 }
 
+/* Reads what the host tells of `name` in directory `fd`, or of `fd` itself (""). */
+int v9_attr_glance(int32_t fd, const char *name, struct v9_attr *attr);
+/* Makes of what v9_attr_glance told after `moment` (v9_recall_now) of the file `fd`, one of an
+ * export without disguises, what v9_attr_read tells; fails as that does. */
+int v9_attr_complete(v9_export *ex, int32_t fd, int64_t moment, struct v9_attr *attr);
+
 /* What tells a host file from all others while its descriptor is held. */
 struct v9_identity {
     uint64_t st_dev, st_ino, mnt_id;

@@ -15,6 +15,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "linger.h"
+
 enum { QUIESCE_MS = 2000 }; /* the frontend waits in its main loop: the VM stands still meanwhile */
 
 int v9_init(void)
@@ -88,14 +90,27 @@ void v9_device_free(v9_device *dev)
     free(dev);
 }
 
+/* The mount that an export's root is on, which that keeps; 0 if the host does not tell. */
+static uint64_t own_mount(const v9_export *ex)
+{
+    struct v9_attr attr;
+
+    return v9_attr_glance(ex->conf.root_fd, "", &attr) ? 0 : attr.mnt_id;
+}
+
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
 {
+    uint64_t keeps = 0;
+
     if (index >= V9_EXPORTS_MAX)
         return -ENOSPC;
+    if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_linger_start())
+        keeps = own_mount(ex);
     pthread_mutex_lock(&dev->lock);
     ex->index = index;
     dev->exports[index] = ex;
     dev->fids.nodes.quotas[index] = ex->quota;
+    dev->fids.nodes.keeps[index] = keeps;
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
     return 0;

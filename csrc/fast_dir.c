@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "recall.h"
 
 struct walk {
     uint32_t fid, newfid;
@@ -47,14 +48,19 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
     return v9_in_is_done(in) ? 0 : -EINVAL;
 }
 
-/* A file on the way of a walk. */
+/* A file on the way of a walk: a node, which has the descriptors; or they are the walk's own. */
 struct place {
     v9_export *ex;
     int32_t fd, meta_fd;
+    uint32_t node; /* index + 1, pinned; 0: none */
 };
 
-static void leave(const struct place *place)
+static void leave(struct v9_fids *fids, const struct place *place)
 {
+    if (place->node) {
+        v9_fids_step_off(fids, place->node);
+        return;
+    }
     close(place->fd);
     if (place->meta_fd >= 0)
         close(place->meta_fd);
@@ -67,6 +73,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
     uint32_t moment = v9_model_moment(at->ex);
     int err;
 
+    next->node = 0;
     next->ex = at->ex;
     next->fd = v9_export_step(&next->ex, at->fd, name);
     if (next->fd < 0)
@@ -75,16 +82,63 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
         v9_model_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, moment);
     err = v9_fast_attr(next->ex, r, next->fd, "", next->meta_fd, attr);
     if (err)
-        leave(next);
+        leave(NULL, next);
     return err;
+}
+
+/* Whether a step may lead to a node that is there already, and is to make one that lingers. */
+static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
+{
+    return !at->ex->below && !at->ex->disguises && strcmp(name, "..") &&
+           v9_nodes_may_meet(&fids->nodes, at->ex->index, name);
+}
+
+/* Takes a step to a file whose node is there, which a stat tells: 0, -ENOENT, or -EAGAIN where it
+ * has to be opened, whatever for. */
+static int step_to_node(struct v9_fids *fids, const struct place *at, const char *name,
+                        struct place *next, struct v9_attr *attr)
+{
+    const int64_t moment = v9_recall_now();
+    int err = v9_attr_glance(at->fd, name, attr);
+
+    if (err)
+        return err == -ENOENT ? err : -EAGAIN;
+    *next = (struct place){at->ex, -1, -1, v9_fids_meet(fids, at->ex->index, attr)};
+    if (!next->node)
+        return -EAGAIN;
+    next->fd = fids->nodes.entries[next->node - 1].path_fd;
+    if (!v9_attr_complete(at->ex, next->fd, moment, attr))
+        return 0;
+    v9_fids_step_off(fids, next->node); /* Python has to be asked about it, or it is denied */
+    return -EAGAIN;
+}
+
+static int walk_step(struct v9_fids *fids, struct v9_request *r, const struct place *at,
+                     const char *name, struct place *next, struct v9_attr *attr)
+{
+    const bool remembered = is_remembered(fids, at, name);
+    int err = remembered ? step_to_node(fids, at, name, next, attr) : -EAGAIN;
+    struct v9_found found;
+
+    if (err != -EAGAIN)
+        return err;
+    err = step(r, at, name, next, attr);
+    if (err || !remembered)
+        return err;
+    found = (struct v9_found){next->fd, next->meta_fd, next->ex->index, attr};
+    next->node = v9_fids_stand(fids, &found);
+    if (next->node)
+        next->fd = fids->nodes.entries[next->node - 1].path_fd;
+    return 0;
 }
 
 /*
  * Walks component by component from *at, which is the caller's. Returns how many were walked, with
  * the errno of the next one in *err; *end is a new place, and *attr what it is, when all were.
  */
-static uint16_t walk_names(struct v9_request *r, const struct walk *walk, const struct place *at,
-                           struct v9_qid *qids, struct v9_attr *attr, struct place *end, int *err)
+static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const struct walk *walk,
+                           const struct place *at, struct v9_qid *qids, struct v9_attr *attr,
+                           struct place *end, int *err)
 {
     struct place here = *at, next;
     uint16_t done = 0;
@@ -93,9 +147,9 @@ static uint16_t walk_names(struct v9_request *r, const struct walk *walk, const 
     while (done < walk->count) {
         *err = walk->names[done].error;
         if (!*err)
-            *err = step(r, &here, walk->names[done].bytes, &next, attr);
+            *err = walk_step(fids, r, &here, walk->names[done].bytes, &next, attr);
         if (done)
-            leave(&here);
+            leave(fids, &here);
         if (*err)
             break;
         here = next;
@@ -110,7 +164,8 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
                     uint16_t *done)
 {
     const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0};
-    const struct place start = {v9_node_export(dev, node), node->path_fd, -1};
+    const struct place start = {v9_node_export(dev, node), node->path_fd, -1, 0};
+    struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;
     struct v9_found found;
     struct v9_attr attr;
     struct place end;
@@ -121,15 +176,18 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
         return walk->newfid == walk->fid ? 0 : v9_fids_clone(&dev->fids, fid, walk->newfid);
     if (walk->newfid == walk->fid && (fid->io_fd >= 0 || fid->flags))
         return -EBADF; /* an open fid stays where it is: locks and more hang on it */
-    *done = walk_names(r, walk, &start, qids, &attr, &end, &err);
+    *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     if (err)
         return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
     found = (struct v9_found){end.fd, end.meta_fd, end.ex->index, &attr};
-    err = v9_fids_enter(&dev->fids, &as, &found, walk->newfid == walk->fid ? fid : NULL);
+    if (end.node)
+        err = v9_fids_enter_here(&dev->fids, &as, end.node, attr.qid.version, instead);
+    else
+        err = v9_fids_enter(&dev->fids, &as, &found, instead);
     if (err)
-        leave(&end);
+        leave(&dev->fids, &end);
     return err;
 }
 
@@ -190,13 +248,13 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
 int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
                        struct v9_attr *attr)
 {
-    const struct place here = {list->ex, list->node->path_fd, -1};
+    const struct place here = {list->ex, list->node->path_fd, -1, 0};
     struct place there;
     int err = step(r, &here, name, &there, attr);
 
     if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT)) /* moved out of the export */
         return v9_fast_attr(list->ex, r, list->node->path_fd, "", list->node->meta_fd, attr);
     if (!err)
-        leave(&there);
+        leave(NULL, &there);
     return err;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "idle.h"
+#include "linger.h"
 #include "wire.h"
 
 static size_t round_up(size_t size)
@@ -26,22 +27,26 @@ static uint32_t buckets_for(uint32_t max)
     return buckets;
 }
 
-enum { WAY_BYTES = 512 }; /* room for each fid's way, if parked; most take much less */
+enum {
+    WAY_BYTES = 512, /* room for each fid's way, if parked; most take much less */
+    WALKS = 256,     /* nodes that walks stand on, beside those of fids */
+};
 
-/* The arena is sparse: pages that no fid has touched cost nothing. A node goes with the last of its
- * fids, so there are never more nodes than fids. */
+/* The arena is sparse: pages that no fid has touched cost nothing. What
+ * lingers of the nodes makes room, and the others have a fid each, or a walk. */
 int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
 {
     const uint32_t buckets = buckets_for(max);
     const size_t head = round_up(buckets * sizeof(uint32_t));
     const size_t fid_size = round_up((size_t)max * sizeof(struct v9_fid));
-    const size_t node_size = round_up((size_t)max * sizeof(struct v9_node));
+    const size_t node_size = round_up(((size_t)max + WALKS) * sizeof(struct v9_node));
     const size_t dir_size = round_up((size_t)max * sizeof(struct v9_fid_dir));
     const size_t way_size = round_up((size_t)max * WAY_BYTES);
     uint8_t *at;
 
     memset(fids, 0, sizeof(*fids));
-    fids->max = fids->unused = fids->nodes.max = max;
+    fids->max = fids->unused = max;
+    fids->nodes.max = max + WALKS;
     fids->mask = fids->nodes.mask = buckets - 1;
     fids->map_size = 2 * head + fid_size + node_size + dir_size + way_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
@@ -360,6 +365,64 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
     return err;
 }
 
+uint32_t v9_fids_stand(struct v9_fids *fids, const struct v9_found *found)
+{
+    struct closing closing = NOTHING;
+    uint32_t node, no_account = 0; /* nothing within a quota lingers */
+
+    pthread_mutex_lock(&fids->lock);
+    node = v9_nodes_hold(&fids->nodes, found, &no_account, &closing.node);
+    if (node) {
+        fids->nodes.entries[node - 1].pins++;
+        fids->nodes.entries[node - 1].lasting = true;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    close_all(&closing);
+    return node;
+}
+
+uint32_t v9_fids_meet(struct v9_fids *fids, uint32_t export, const struct v9_attr *attr)
+{
+    uint32_t node;
+
+    pthread_mutex_lock(&fids->lock);
+    node = v9_nodes_meet(&fids->nodes, export, attr);
+    if (node)
+        fids->nodes.entries[node - 1].pins++;
+    pthread_mutex_unlock(&fids->lock);
+    return node;
+}
+
+void v9_fids_step_off(struct v9_fids *fids, uint32_t node)
+{
+    struct closing closing = NOTHING;
+
+    pthread_mutex_lock(&fids->lock);
+    fids->nodes.entries[node - 1].pins--;
+    v9_nodes_drop(&fids->nodes, node, &closing.node);
+    pthread_mutex_unlock(&fids->lock);
+    close_all(&closing);
+}
+
+int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
+                       uint32_t version, struct v9_fid *instead)
+{
+    struct closing closing = NOTHING;
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    if (is_vacant(fids, as->number, instead))
+        err = enter(fids, as, node, instead, &closing);
+    if (!err) {
+        fids->nodes.entries[node - 1].pins--;
+        fids->nodes.entries[node - 1].qid.version = version;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    close_all(&closing);
+    v9_pressure_check();
+    return err;
+}
+
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
     const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
@@ -421,4 +484,6 @@ void v9_fids_clear(struct v9_fids *fids)
 {
     remove_among(fids, 0, fids->homes); /* what lies between was never used */
     remove_among(fids, fids->unused, fids->max);
+    while (v9_linger_end(fids, UINT32_MAX))
+        ;
 }

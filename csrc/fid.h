@@ -110,6 +110,19 @@ static inline struct v9_node *v9_fids_node(struct v9_fids *fids, const struct v9
  */
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead);
+/*
+ * A walk stands on a file that it has come to, which may linger: its node, pinned; 0 where the
+ * table is full. Takes
+ * the descriptors of `found` over on success. v9_fids_meet needs none: 0 where there is no node.
+ */
+uint32_t v9_fids_stand(struct v9_fids *fids, const struct v9_found *found);
+uint32_t v9_fids_meet(struct v9_fids *fids, uint32_t export, const struct v9_attr *attr);
+/* Steps off a node again. */
+void v9_fids_step_off(struct v9_fids *fids, uint32_t node);
+/* Enters a fid, as v9_fids_enter does, for a file that a walk stands on, which steps off on
+ * success. `version` is its qid's now. */
+int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
+                       uint32_t version, struct v9_fid *instead);
 /* Enters one more fid for the file of a pinned one; fails as v9_fids_enter. */
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number);
 /* Publishes the descriptor of a pinned entry; -EBADF where it has one already. */

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "linger.h"
+
 enum {
     LOOKS = 8192,  /* nodes or fids that are looked at for one to be parked */
     SETTLE = 1000, /* times, 1 ms each, that a change of names is waited for */
@@ -145,22 +147,29 @@ int v9_idle_return(struct v9_fids *fids, const struct v9_fid *pinned)
     return err ? err : return_io(fids, fid);
 }
 
+/* The next node of a file that has references, with one more; 0: there is none. */
+static uint32_t next_used(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)
+{
+    do
+        index = v9_nodes_of(&fids->nodes, st_dev, st_ino, index);
+    while (index && !node_at(fids, index)->refs);
+    if (index)
+        node_at(fids, index)->refs++;
+    return index;
+}
+
 void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
 {
     struct v9_node_fds spare;
     uint32_t index, next;
 
     pthread_mutex_lock(&fids->lock);
-    index = v9_nodes_of(&fids->nodes, st_dev, st_ino, 0);
-    if (index)
-        node_at(fids, index)->refs++;
+    index = next_used(fids, st_dev, st_ino, 0);
     for (; index; index = next) {
         node_at(fids, index)->pins++;
         return_node(fids, index, -1, false);
         node_at(fids, index)->pins--;
-        next = v9_nodes_of(&fids->nodes, st_dev, st_ino, index);
-        if (next)
-            node_at(fids, next)->refs++;
+        next = next_used(fids, st_dev, st_ino, index);
         v9_nodes_drop(&fids->nodes, index, &spare);
         pthread_mutex_unlock(&fids->lock);
         v9_node_fds_close(&spare);
@@ -177,11 +186,11 @@ void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
 static uint32_t choose_node(struct v9_fids *fids, bool open_ones)
 {
     struct v9_nodes *nodes = &fids->nodes;
-    const uint32_t looks = nodes->awake < LOOKS / 2 ? 2 * nodes->awake : LOOKS;
+    const uint32_t looks = nodes->awake.count < LOOKS / 2 ? 2 * nodes->awake.count : LOOKS;
     uint32_t index;
 
     for (uint32_t look = 0; look < looks; look++) {
-        struct v9_node *node = node_at(fids, index = nodes->oldest);
+        struct v9_node *node = node_at(fids, index = nodes->awake.oldest);
         const bool recent = node->recent && look < looks / 2;
         v9_node_renew(nodes, index);
         if (node->pins || node->parking || (node->opens && !open_ones))
@@ -398,8 +407,9 @@ uint32_t v9_idle_give_up(struct v9_holder *holder, uint32_t batch)
     struct v9_fids *fids = (struct v9_fids *)((char *)holder - offsetof(struct v9_fids, holder));
     uint32_t given;
 
-    if (!fids->exports)
-        return 0;
+    given = v9_linger_end(fids, batch);
+    if (given || !fids->exports)
+        return given;
     given = give_nodes_up(fids, batch, false);
     if (!given)
         given = give_nodes_up(fids, batch, true);

@@ -4,7 +4,7 @@
  * A descriptor is needed while a request uses its fid, that is, while it is pinned. Under pressure
  * (pressure.h) nodes that are not pinned are parked: their descriptors are closed, and the way to
  * the file is stored (park.h). To pin a fid brings its node back, or fails with ESTALE where the
- * file is not to be found. What goes first:
+ * file is not to be found. What goes first, after what lingers (linger.h):
  *
  *  1. nodes of fids that are not open;
  *  2. nodes of open fids, which have the file's other descriptor;

@@ -1,23 +1,25 @@
 /*
- * names: what the guest's own changes of names mean to files that are parked (idle.h).
+ * names: what the guest's own changes of names mean to files that are parked (idle.h) or that
+ * linger (linger.h).
  */
 #define _GNU_SOURCE
 #include <limits.h>
 
 #include "idle.h"
+#include "linger.h"
 #include "serve.h"
 
 _Static_assert((int)V9_PATH_SIZE == PATH_MAX, "v9_names_path");
 
 int v9_names_begin(v9_device *dev, uint32_t export)
 {
-    int parked;
+    int concerned;
 
     v9_epoch_change(&dev->exports[export]->moves, true);
     pthread_mutex_lock(&dev->fids.lock);
-    parked = dev->fids.nodes.park.count > 0;
+    concerned = dev->fids.nodes.park.count > 0 || v9_nodes_keep(&dev->fids.nodes, export);
     pthread_mutex_unlock(&dev->fids.lock);
-    return parked;
+    return concerned;
 }
 
 int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name)
@@ -30,6 +32,7 @@ int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *nam
         fd = dev->exports[export]->conf.root_fd;
     if (v9_attr_identify(fd, name, &is, &mode, &nlink))
         return 0;
+    v9_linger_lose(&dev->fids, is.st_dev, is.st_ino);
     v9_idle_return_file(&dev->fids, is.st_dev, is.st_ino);
     return S_ISDIR(mode);
 }

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "linger.h"
+
 static uint32_t *bucket_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino)
 {
     uint64_t mix = (st_ino ^ st_dev << 40) * 0x9E3779B97F4A7C15ull;
@@ -40,33 +42,55 @@ uint32_t v9_nodes_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino, u
     return index;
 }
 
-/* ---- the list of nodes with descriptors --------------------------------------------------------
+/* ---- the lists of nodes with descriptors -------------------------------------------------------
  */
+
+static struct v9_node_list *list_of(struct v9_nodes *nodes, const struct v9_node *node)
+{
+    return node->refs ? &nodes->awake : &nodes->lingering;
+}
 
 static void append(struct v9_nodes *nodes, uint32_t index)
 {
     struct v9_node *node = &nodes->entries[index - 1];
+    struct v9_node_list *list = list_of(nodes, node);
 
-    node->older = nodes->newest;
+    node->older = list->newest;
     node->newer = 0;
-    *(node->older ? &nodes->entries[node->older - 1].newer : &nodes->oldest) = index;
-    nodes->newest = index;
-    nodes->awake++;
+    *(node->older ? &nodes->entries[node->older - 1].newer : &list->oldest) = index;
+    list->newest = index;
+    list->count++;
 }
 
 static void unlink_node(struct v9_nodes *nodes, uint32_t index)
 {
     const struct v9_node *node = &nodes->entries[index - 1];
+    struct v9_node_list *list = list_of(nodes, node);
 
-    *(node->older ? &nodes->entries[node->older - 1].newer : &nodes->oldest) = node->newer;
-    *(node->newer ? &nodes->entries[node->newer - 1].older : &nodes->newest) = node->older;
-    nodes->awake--;
+    *(node->older ? &nodes->entries[node->older - 1].newer : &list->oldest) = node->newer;
+    *(node->newer ? &nodes->entries[node->newer - 1].older : &list->newest) = node->older;
+    list->count--;
 }
 
 void v9_node_renew(struct v9_nodes *nodes, uint32_t index)
 {
     unlink_node(nodes, index);
     append(nodes, index);
+}
+
+/* Adds a reference to a node that may linger. */
+static void refer(struct v9_nodes *nodes, uint32_t index)
+{
+    struct v9_node *node = &nodes->entries[index - 1];
+
+    if (!node->refs) {
+        unlink_node(nodes, index);
+        node->refs = 1;
+        append(nodes, index);
+    } else {
+        node->refs++;
+    }
+    node->recent = true;
 }
 
 /* Takes the descriptors, which are counted no more. */
@@ -111,10 +135,14 @@ void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
 /* ---- nodes -------------------------------------------------------------------------------------
  */
 
-static uint32_t allocate(struct v9_nodes *nodes)
+/* A free entry, whatever lingers; 0: there is none. */
+static uint32_t allocate(struct v9_nodes *nodes, struct v9_node_fds *spare)
 {
-    uint32_t index = nodes->free;
+    uint32_t index;
 
+    if (!nodes->free && nodes->used == nodes->max && nodes->lingering.count)
+        v9_node_end(nodes, nodes->lingering.oldest, spare);
+    index = nodes->free;
     if (index)
         nodes->free = nodes->entries[index - 1].next;
     else if (nodes->used < nodes->max)
@@ -127,10 +155,12 @@ static uint64_t changed_at(const struct v9_attr *attr)
     return attr->ctime_sec * 1000000000u + attr->ctime_nsec;
 }
 
-static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account)
+static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
+                     struct v9_node_fds *spare)
 {
     const struct v9_attr *attr = found->attr;
-    uint32_t index = !nodes->quotas[found->export] || *account ? allocate(nodes) : 0, *bucket;
+    uint32_t index = !nodes->quotas[found->export] || *account ? allocate(nodes, spare) : 0;
+    uint32_t *bucket;
     struct v9_node *node;
 
     if (!index)
@@ -183,10 +213,9 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
 
     *spare = V9_NODE_FDS_NONE;
     if (!index)
-        return make(nodes, found, account);
+        return make(nodes, found, account, spare);
     node = &nodes->entries[index - 1];
-    node->refs++;
-    node->recent = true;
+    refer(nodes, index);
     node->qid.version = attr->qid.version;
     if (node->path_fd < 0)
         v9_node_wake(nodes, index, found->path_fd, spare);
@@ -200,27 +229,114 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
     return index;
 }
 
-void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare)
+/* ---- meeting ----------------------------------------------------------------------------------
+ */
+
+enum {
+    MISSES = 256,   /* so many more than... */
+    HIT_COUNTS = 4, /* ...this for each hit, and stats by name are mostly in vain */
+    SAMPLE = 32,    /* of so many names one is tried even then */
+};
+
+static uint32_t hash_of(const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * 16777619u;
+    return hash ^ hash >> 16;
+}
+
+bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, const char *name)
+{
+    return v9_nodes_keep(nodes, export) &&
+           (__atomic_load_n(&nodes->misses, __ATOMIC_RELAXED) < MISSES ||
+            hash_of(name) % SAMPLE == 0);
+}
+
+uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_attr *attr)
+{
+    const struct v9_found found = {-1, -1, export, attr};
+    uint32_t index = find(nodes, &found), misses = nodes->misses;
+    const struct v9_node *node = index ? &nodes->entries[index - 1] : NULL;
+
+    if (!node || node->path_fd < 0 || node->changed != changed_at(attr)) {
+        misses += misses < MISSES;
+        index = 0;
+    } else {
+        misses -= misses < HIT_COUNTS ? misses : HIT_COUNTS;
+        refer(nodes, index);
+        nodes->entries[index - 1].lasting = true;
+    }
+    __atomic_store_n(&nodes->misses, misses, __ATOMIC_RELAXED);
+    return index;
+}
+
+/* ---- the end ----------------------------------------------------------------------------------
+ */
+
+/* Removes a node without references from the table. */
+static void bury(struct v9_nodes *nodes, uint32_t index)
 {
     struct v9_node *node = &nodes->entries[index - 1];
-    uint32_t *link;
+    uint32_t *link = bucket_of(nodes, node->st_dev, node->st_ino);
 
-    *spare = V9_NODE_FDS_NONE;
-    if (--node->refs)
-        return;
-    spare->account = node->account;
-    spare->quota = nodes->quotas[node->export];
-    if (node->path_fd >= 0)
-        give_up(nodes, index, spare);
-    else
-        forget_way(nodes, node, spare);
-    link = bucket_of(nodes, node->st_dev, node->st_ino);
     while (*link != index)
         link = &nodes->entries[*link - 1].next;
     *link = node->next;
     node->next = nodes->free;
     nodes->free = index;
     nodes->count--;
+}
+
+void v9_node_end(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare)
+{
+    give_up(nodes, index, spare);
+    bury(nodes, index);
+}
+
+static bool may_linger(const struct v9_nodes *nodes, const struct v9_node *node)
+{
+    return v9_nodes_keep(nodes, node->export) && node->mnt_id == nodes->keeps[node->export] &&
+           node->shared && node->path_fd >= 0 && node->meta_fd < 0 && !node->account &&
+           node->lasting && v9_linger_is_cheap();
+}
+
+/* A node whose last reference is about to go lingers, perhaps in the place of another. */
+static void let_linger(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare)
+{
+    struct v9_node *node = &nodes->entries[index - 1];
+
+    unlink_node(nodes, index);
+    node->refs = 0;
+    node->left = v9_linger_now();
+    append(nodes, index);
+    if (nodes->lingering.count > V9_LINGER_MAX)
+        v9_node_end(nodes, nodes->lingering.oldest, spare);
+    spare->lingers = true;
+}
+
+void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare)
+{
+    struct v9_node *node = &nodes->entries[index - 1];
+
+    *spare = V9_NODE_FDS_NONE;
+    if (node->refs > 1) {
+        node->refs--;
+        return;
+    }
+    if (may_linger(nodes, node)) {
+        let_linger(nodes, index, spare);
+        return;
+    }
+    spare->account = node->account;
+    spare->quota = nodes->quotas[node->export];
+    if (node->path_fd >= 0)
+        give_up(nodes, index, spare);
+    else
+        forget_way(nodes, node, spare);
+    node->refs = 0;
+    bury(nodes, index);
 }
 
 void v9_node_fds_close(const struct v9_node_fds *spare)
@@ -235,4 +351,6 @@ void v9_node_fds_close(const struct v9_node_fds *spare)
         close(spare->anchor_fd);
     if (spare->account)
         v9_quota_release(spare->quota, spare->account);
+    if (spare->lingers)
+        v9_linger_watch();
 }

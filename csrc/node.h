@@ -11,6 +11,9 @@
  * are not shared: each walk makes its own. Elsewhere the newest way counts: a file whose time of
  * change is another one may have other names, and gets the descriptor of the latest walk.
  *
+ * A node outlives its last fid for a while (linger.h), with its descriptor, so that the next walk
+ * to the file need not open it: it has no references then, and is in a list of its own.
+ *
  * Under pressure for descriptors a node that no request uses is parked (idle.h): it has no
  * descriptors then, but a way to its file (way.h). Nodes that have theirs form a list, by which
  * those are found that have not been used for long.
@@ -32,8 +35,8 @@
 /* Two cache lines: what every request looks at, and what finds the node again. */
 struct v9_node {
     _Alignas(64) uint32_t export; /* index of the device's export */
-    uint32_t refs;                /* fids; walks that are about to make one */
-    uint32_t pins;                /* of those fids */
+    uint32_t refs;                /* fids, and walks that stand on it; 0: it lingers */
+    uint32_t pins;                /* of those, the ones in use */
     uint32_t mode;                /* st_mode when it was walked to: the file type holds */
     int32_t path_fd;              /* O_PATH; -1: parked, which no pinned one is */
     int32_t meta_fd;              /* metadata file (model.h), -1: none, or not known yet */
@@ -43,13 +46,15 @@ struct v9_node {
     bool of_age;                  /* parked: the key still stands for this file alone */
     bool recent;                  /* used since it was looked at for parking */
     bool parking, returning;      /* a thread gives the descriptors up; gets them back */
-    struct v9_qid qid;            /* when it was last walked to: the path and the type hold */
-    uint32_t next;                /* index + 1 in the bucket's chain or the free list */
-    uint32_t way;                 /* parked: where in nodes->park */
+    bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
+    struct v9_qid qid; /* when it was last walked to: the path and the type hold */
+    uint32_t next;     /* index + 1 in the bucket's chain or the free list */
+    uint32_t way;      /* parked: where in nodes->park */
 
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */
-    uint32_t older, newer;                 /* index + 1 in the list of those with descriptors */
+    uint32_t older, newer;                 /* index + 1 in its list of those with descriptors */
+    uint32_t left;                         /* it lingers: v9_linger_now() of when that began */
 };
 _Static_assert(sizeof(struct v9_node) == 128, "a node is two cache lines");
 
@@ -60,6 +65,12 @@ struct v9_found {
     const struct v9_attr *attr;
 };
 
+/* Nodes with descriptors, from the one that was not used for longest. */
+struct v9_node_list {
+    uint32_t oldest, newest; /* index + 1 */
+    uint32_t count;
+};
+
 struct v9_nodes {
     uint32_t max, mask;   /* capacity of entries; buckets - 1 */
     uint32_t count, used; /* live nodes; entries ever handed out */
@@ -68,8 +79,10 @@ struct v9_nodes {
     uint32_t *buckets;    /* index + 1 of the first entry */
     struct v9_node *entries;
     v9_quota *quotas[V9_EXPORTS_MAX]; /* by the export's index; NULL: none */
-    uint32_t oldest, newest;          /* index + 1: the list of nodes with descriptors */
-    uint32_t awake;                   /* how many these are */
+    uint64_t keeps[V9_EXPORTS_MAX];   /* likewise; the mount whose nodes may linger; 0: none */
+    struct v9_node_list awake;        /* those with references */
+    struct v9_node_list lingering;    /* those without */
+    uint32_t misses;                  /* of v9_nodes_meet (v9_nodes_may_meet) */
     struct v9_park park;
     struct v9_holder *holder; /* counts the descriptors; NULL: nobody gives any up */
 };
@@ -80,8 +93,9 @@ struct v9_node_fds {
     uint32_t account;
     v9_quota *quota;
     int32_t anchor_fd; /* of a mount on which nothing is parked any more */
+    bool lingers;      /* a node began to linger */
 };
-#define V9_NODE_FDS_NONE ((struct v9_node_fds){-1, -1, 0, NULL, -1})
+#define V9_NODE_FDS_NONE ((struct v9_node_fds){-1, -1, 0, NULL, -1, false})
 
 /*
  * The node of a file, with one more reference: index + 1, or 0 where the table is full. Takes the
@@ -90,7 +104,25 @@ struct v9_node_fds {
  */
 uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
                        struct v9_node_fds *spare);
-/* Drops a reference. The descriptors of a dead node go to *spare. */
+/*
+ * The node of a file that a stat by name has just told of, with one more reference, if there is one
+ * with a descriptor that need not be renewed; else 0.
+ */
+uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_attr *attr);
+/*
+ * Whether it is worth a stat to try that, and to let the file linger to be met next time. Where it
+ * is mostly in vain, as for names that were never looked up before, it is worth it for a sample of
+ * names only, which tells when that changes.
+ */
+bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, const char *name);
+/* Whether nodes of an export outlive their fids. */
+static inline bool v9_nodes_keep(const struct v9_nodes *nodes, uint32_t export)
+{
+    return nodes->keeps[export] != 0 && !nodes->unshared;
+}
+/* Ends a node that lingers. */
+void v9_node_end(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);
+/* Drops a reference. The descriptors of a node that ends go to *spare. */
 void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);
 /* A node that is not used, whose way is stored as `way`, gives its descriptors up to *spare. */
 void v9_node_park(struct v9_nodes *nodes, uint32_t index, uint32_t way, struct v9_node_fds *spare);

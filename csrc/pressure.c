@@ -116,6 +116,39 @@ uint32_t v9_pressure_relieve(void)
     return given;
 }
 
+static uint64_t visits; /* that have begun */
+
+/* The next holder that visit `number` has not come to yet, with a user more. */
+static struct v9_holder *next_to_visit(uint64_t number)
+{
+    struct v9_holder *each = holders.first;
+
+    while (each && each->visit >= number)
+        each = each->next;
+    if (each) {
+        each->visit = number;
+        each->users++;
+    }
+    return each;
+}
+
+void v9_pressure_visit(void (*visit)(struct v9_holder *holder))
+{
+    struct v9_holder *each;
+    uint64_t number;
+
+    pthread_mutex_lock(&holders.lock);
+    number = ++visits;
+    while ((each = next_to_visit(number))) { /* the list may change during a visit */
+        pthread_mutex_unlock(&holders.lock);
+        visit(each);
+        pthread_mutex_lock(&holders.lock);
+        if (--each->users == 0)
+            pthread_cond_broadcast(&holders.left);
+    }
+    pthread_mutex_unlock(&holders.lock);
+}
+
 void v9_pressure_exempt(void)
 {
     exempt = true;

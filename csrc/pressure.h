@@ -17,7 +17,8 @@ struct v9_holder {
      * any thread, without locks. */
     uint32_t (*give_up)(struct v9_holder *holder, uint32_t batch);
     struct v9_holder *next;
-    uint32_t users; /* threads in give_up */
+    uint32_t users; /* threads in give_up or a visit */
+    uint64_t visit; /* the last one that it had */
     int64_t held;   /* descriptors that it may be able to give up */
 };
 
@@ -29,6 +30,8 @@ void v9_pressure_join(struct v9_holder *holder);
 /* With `wait` returns once no thread is in its give_up any more; without, the holder has to stay.
  */
 void v9_pressure_leave(struct v9_holder *holder, bool wait);
+/* Has every holder visited, without locks: none goes meanwhile. */
+void v9_pressure_visit(void (*visit)(struct v9_holder *holder));
 /* The calling thread, which serves all devices, does not give up for others what may hang. */
 void v9_pressure_exempt(void);
 

@@ -1,5 +1,5 @@
-// sources: account.c attr.c recall.c caps.c fid.c heap.c idle.c idmap.c model.c model_text.c
-// model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
+// sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
+// model_text.c model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
  * while others give their descriptors up and rename and unlink the files.
@@ -238,13 +238,14 @@ static void test_round_trip(void)
     age();
     ino = ino_of("two");
     CHECK(enter(1, "one", O_RDWR) == 0 && enter(2, "two", -1) == 0 && enter(3, "two", -1) == 0);
-    CHECK(fids.nodes.awake == 2 && fids.open_count == 1);
+    CHECK(fids.nodes.awake.count == 2 && fids.open_count == 1);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
     park_all();
-    CHECK(fids.nodes.awake == 1 && v9_fids_node(&fids, fid)->path_fd >= 0); /* pinned: it stays */
+    CHECK(fids.nodes.awake.count == 1 &&
+          v9_fids_node(&fids, fid)->path_fd >= 0); /* pinned: it stays */
     v9_fids_unpin(&fids, fid);
     park_all();
-    CHECK(fids.nodes.awake == 0 && fids.open_count == 0 && fids.nodes.park.count == 2);
+    CHECK(fids.nodes.awake.count == 0 && fids.open_count == 0 && fids.nodes.park.count == 2);
     CHECK(open_count() == before + 1); /* the mount's */
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
     CHECK(v9_fids_node(&fids, fid)->st_ino == ino && v9_fids_node(&fids, fid)->path_fd >= 0);
@@ -257,7 +258,7 @@ static void test_round_trip(void)
     v9_fids_unpin(&fids, fid);
     park_all();
     CHECK(enter(4, "two", -1) == 0); /* a walk brings it back too */
-    CHECK(fids.nodes.count == 2 && fids.nodes.awake == 1);
+    CHECK(fids.nodes.count == 2 && fids.nodes.awake.count == 1);
     park_all();
     v9_fids_clear(&fids);
     CHECK(open_count() == before && v9_pressure_held == 0);
@@ -283,7 +284,7 @@ static void test_what_stays(void)
     CHECK(unlink(path) == 0);
     park_all();
     /* The root, the unlinked file with both its descriptors, the other one's of the locks. */
-    CHECK(fids.nodes.awake == 2 && fids.open_count == 2 && fids.nodes.park.count == 2);
+    CHECK(fids.nodes.awake.count == 2 && fids.open_count == 2 && fids.nodes.park.count == 2);
     path_to("there", path);
     CHECK(unlink(path) == 0);
     make_file("there");
@@ -303,9 +304,9 @@ static void test_open_file_brings_its_node_back(void)
     make_file("open");
     age();
     CHECK(enter(1, "open", O_RDONLY) == 0);
-    for (int i = 0; i < 2 && fids.nodes.awake; i++)
+    for (int i = 0; i < 2 && fids.nodes.awake.count; i++)
         v9_idle_give_up(&fids.holder, 1);
-    CHECK(fids.nodes.awake == 0 && fids.open_count == 1);
+    CHECK(fids.nodes.awake.count == 0 && fids.open_count == 1);
     path_to("open", path);
     CHECK(unlink(path) == 0);
     CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
@@ -420,7 +421,7 @@ static void test_threads(void)
     pthread_join(parkers[1], NULL);
     pthread_join(renamer, NULL);
     v9_fids_clear(&fids);
-    CHECK(fids.nodes.count == 0 && fids.nodes.awake == 0 && fids.nodes.park.count == 0);
+    CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0 && fids.nodes.park.count == 0);
     CHECK(v9_pressure_held == 0 && open_count() == before);
     v9_pressure_set_mark(INT64_MAX);
 }

@@ -1,0 +1,50 @@
+/*
+ * linger: nodes that outlive their last fid for a while.
+ *
+ * A stat is a walk, a request for attributes and a clunk, and the same files are asked for again.
+ * A node whose last fid goes keeps its descriptor; the next walk finds it by what a stat of the
+ * name tells (v9_nodes_meet), which costs a third of opening and closing. A held descriptor keeps
+ * the inode and the mount, so while it is held their numbers stand for nothing else.
+ *
+ * It also keeps what the host may want to be rid of. A mount below the export is never kept: only
+ * nodes of the root's own linger, which the export keeps anyway. A file that the host deletes has
+ * its blocks for as long as its node lingers: a second at most. What the guest itself takes a name
+ * of ends at once, or with its last fid (v9_linger_lose); all that lingers ends with the session.
+ * Nodes with an account of a quota or a metadata file never linger: much hangs on when they end.
+ *
+ * Under pressure for descriptors these are the first to go; nothing lingers where half of those
+ * that the process may have are in use. All of a fid table's is guarded by its lock; one thread of
+ * the process ends what has lingered for long, and sleeps while nothing lingers anywhere.
+ */
+#ifndef V9_LINGER_H
+#define V9_LINGER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pressure.h"
+
+enum { V9_LINGER_MAX = 4096 }; /* nodes of one fid table */
+
+struct v9_fids;
+
+/* Whether nodes may linger at all: the thread that ends them runs, started if need be. */
+bool v9_linger_start(void);
+/* The time, in turns of that thread. */
+uint32_t v9_linger_now(void);
+/* To be called, without locks, after a node began to linger: the thread looks again. */
+void v9_linger_watch(void);
+/* Whether there are descriptors enough for this. */
+static inline bool v9_linger_is_cheap(void)
+{
+    return __atomic_load_n(&v9_pressure_held, __ATOMIC_RELAXED) <
+           __atomic_load_n(&v9_pressure_mark, __ATOMIC_RELAXED) / 2;
+}
+/* Ends up to `batch` nodes that linger, the oldest first; how many. Without locks. */
+uint32_t v9_linger_end(struct v9_fids *fids, uint32_t batch);
+/* Ends what has lingered for long; whether anything is left. Without locks. */
+bool v9_linger_end_old(struct v9_fids *fids);
+/* A file loses a name by the guest's will: its nodes do not linger. Without locks. */
+void v9_linger_lose(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);
+
+#endif

@@ -1,0 +1,332 @@
+// sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
+// model_text.c model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
+/*
+ * Nodes that linger: what meets them, what ends them, and many threads that walk, clunk, unlink and
+ * make files anew while others end what lingers.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "idle.h"
+#include "linger.h"
+
+static char top[] = "/tmp/v9-linger-XXXXXX";
+static v9_export *export, *exports[V9_EXPORTS_MAX];
+static struct v9_fids fids;
+static int root_fd;
+
+static int open_count(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int count = 0;
+    while (readdir(dir))
+        count++;
+    closedir(dir);
+    return count;
+}
+
+static void make_file(const char *name)
+{
+    int fd = openat(root_fd, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    close(fd);
+}
+
+/* A step by name, as Twalk takes it: whether a node was met; *node is where it stands, or 0. */
+static bool step(const char *name, uint32_t *node, struct v9_attr *attr)
+{
+    struct v9_found found = {-1, -1, 0, attr};
+
+    *node = 0;
+    if (v9_attr_glance(root_fd, name, attr))
+        return false;
+    *node = v9_fids_meet(&fids, 0, attr);
+    if (*node)
+        return true;
+    found.path_fd = openat(root_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (found.path_fd < 0)
+        return false;
+    CHECK(v9_attr_glance(found.path_fd, "", attr) == 0);
+    *node = v9_fids_stand(&fids, &found);
+    if (!*node)
+        close(found.path_fd);
+    return false;
+}
+
+/* Walks to a file and enters a fid for it; whether a node was met. */
+static bool walk(const char *name, uint32_t number)
+{
+    const struct v9_fid_new as = {number, 0, 0, -1, 0};
+    struct v9_attr attr;
+    uint32_t node;
+    bool met = step(name, &node, &attr);
+
+    CHECK(node && v9_fids_enter_here(&fids, &as, node, 1, NULL) == 0);
+    return met;
+}
+
+/* That, and a clunk. */
+static bool visit(const char *name)
+{
+    bool met = walk(name, 7);
+    CHECK(v9_fids_remove(&fids, 7) == 0);
+    return met;
+}
+
+static void test_meeting(void)
+{
+    const int before = open_count();
+    struct stat st;
+
+    make_file("one");
+    CHECK(!visit("one") && fids.nodes.lingering.count == 1 && fids.nodes.awake.count == 0);
+    CHECK(visit("one") && visit("one") && open_count() == before + 1);
+    CHECK(walk("one", 1) && walk("one", 2) && fids.nodes.count == 1);
+    CHECK(fids.nodes.lingering.count == 0 && fids.nodes.awake.count == 1);
+    v9_fids_remove(&fids, 1);
+    v9_fids_remove(&fids, 2);
+    CHECK(fids.nodes.lingering.count == 1);
+    /* Another time of change: perhaps another name, so it is opened. */
+    nanosleep(&(struct timespec){0, 20000000}, NULL);
+    CHECK(linkat(root_fd, "one", root_fd, "other", 0) == 0);
+    CHECK(!visit("other") && visit("one") && open_count() == before + 1);
+    /* Another file of the name. */
+    make_file("new");
+    CHECK(renameat(root_fd, "new", root_fd, "one") == 0 && !visit("one"));
+    CHECK(fstatat(root_fd, "one", &st, 0) == 0);
+    v9_linger_lose(&fids, st.st_dev, st.st_ino);
+    CHECK(fids.nodes.lingering.count == 1 && !visit("one"));
+    /* A name that is lost while a fid is there: it ends with the fid. */
+    CHECK(walk("one", 1));
+    v9_linger_lose(&fids, st.st_dev, st.st_ino);
+    v9_fids_remove(&fids, 1);
+    CHECK(fids.nodes.lingering.count == 1 && !visit("one") && fids.nodes.lingering.count == 2);
+    v9_fids_clear(&fids);
+    CHECK(fids.nodes.count == 0 && open_count() == before && v9_pressure_held == 0);
+}
+
+static void test_what_does_not_linger(void)
+{
+    const int before = open_count();
+    const uint64_t mount = fids.nodes.keeps[0];
+
+    fids.nodes.keeps[0] = mount + 1;
+    CHECK(!visit("one") && open_count() == before);
+    fids.nodes.keeps[0] = 0;
+    CHECK(!visit("one") && open_count() == before);
+    fids.nodes.keeps[0] = mount;
+    fids.nodes.unshared = true;
+    CHECK(!visit("one") && open_count() == before);
+    fids.nodes.unshared = false;
+    v9_pressure_set_mark(0);
+    CHECK(!visit("one") && open_count() == before);
+    v9_pressure_set_mark(INT64_MAX);
+    CHECK(!visit("one") && open_count() == before + 1);
+    CHECK(v9_idle_give_up(&fids.holder, 1) == 1 && open_count() == before);
+}
+
+static void test_bounds(void)
+{
+    const int before = open_count();
+    char name[32];
+
+    for (int i = 0; i < V9_LINGER_MAX + 10; i++) {
+        snprintf(name, sizeof(name), "n%d", i);
+        make_file(name);
+        visit(name);
+    }
+    CHECK(fids.nodes.lingering.count == V9_LINGER_MAX);
+    CHECK(!visit("n3") && visit("n4000"));
+    /* Fids take the place of what lingers. */
+    for (uint32_t i = 0; i < fids.max; i++) {
+        snprintf(name, sizeof(name), "n%u", i);
+        if (i >= V9_LINGER_MAX + 10)
+            make_file(name);
+        walk(name, i);
+    }
+    CHECK(fids.nodes.awake.count == fids.max);
+    v9_fids_clear(&fids);
+    CHECK(open_count() == before && v9_pressure_held == 0);
+    for (uint32_t i = 0; i < fids.max; i++) {
+        snprintf(name, sizeof(name), "n%u", i);
+        unlinkat(root_fd, name, 0);
+    }
+}
+
+/* Names that are never met are tried no more, but for some; those that are met, all. */
+static void test_sample(void)
+{
+    struct v9_attr attr;
+    char name[32];
+    int tried = 0;
+
+    make_file("two");
+    CHECK(v9_attr_glance(root_fd, "two", &attr) == 0);
+    for (int i = 0; i < 1000; i++)
+        CHECK(!v9_fids_meet(&fids, 0, &attr));
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "n%d", i);
+        tried += v9_nodes_may_meet(&fids.nodes, 0, name);
+    }
+    CHECK(tried > 5 && tried < 100);
+    visit("two");
+    for (int i = 0; i < 100; i++)
+        CHECK(visit("two"));
+    CHECK(v9_nodes_may_meet(&fids.nodes, 0, "n1") && !v9_nodes_may_meet(&fids.nodes, 1, "n1"));
+    v9_fids_clear(&fids);
+}
+
+/* The thread of the process ends what nobody asks for. */
+static void test_time(void)
+{
+    const int before = open_count();
+
+    CHECK(v9_linger_start()); /* not before: what was visited has lingered long enough here */
+    visit("two");
+    for (int i = 0; i < 200 && open_count() > before; i++)
+        nanosleep(&(struct timespec){0, 50000000}, NULL);
+    CHECK(open_count() == before && !visit("two")); /* the thread was asleep */
+    for (int i = 0; i < 200 && open_count() > before; i++)
+        nanosleep(&(struct timespec){0, 50000000}, NULL);
+    CHECK(open_count() == before);
+}
+
+/* ---- many threads ------------------------------------------------------------------------------
+ */
+
+enum { FILES = 32, USERS = 4, TURNS = 6000 };
+
+static bool over;
+
+static void *use(void *seed_of)
+{
+    unsigned seed = *(unsigned *)seed_of;
+    const uint32_t base = 100 * seed;
+    struct stat st;
+
+    for (int turn = 0; turn < TURNS; turn++) {
+        const struct v9_fid_new as = {base + turn % 3, 0, 0, -1, 0};
+        struct v9_attr attr;
+        struct v9_fid *fid;
+        char name[32];
+        uint32_t node;
+
+        snprintf(name, sizeof(name), "s%d", rand_r(&seed) % FILES);
+        step(name, &node, &attr);
+        if (!node)
+            continue; /* it is just being made anew */
+        v9_fids_remove(&fids, as.number);
+        CHECK(fstat(fids.nodes.entries[node - 1].path_fd, &st) == 0 && st.st_ino == attr.st_ino);
+        if (turn % 4 == 0) {
+            v9_fids_step_off(&fids, node);
+            continue;
+        }
+        CHECK(v9_fids_enter_here(&fids, &as, node, 1, NULL) == 0);
+        if (v9_fids_pin(&fids, as.number, &fid))
+            continue; /* unlinked while it was parked */
+        CHECK(fstat(v9_fids_node(&fids, fid)->path_fd, &st) == 0 && st.st_ino == attr.st_ino);
+        v9_fids_unpin(&fids, fid);
+    }
+    return NULL;
+}
+
+static void *end_all(void *unused)
+{
+    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+        v9_linger_end(&fids, 3);
+        v9_linger_end_old(&fids);
+        v9_pressure_relieve();
+    }
+    return unused;
+}
+
+/* As names.c does it for the guest's own unlinking. */
+static void *make_anew(void *unused)
+{
+    struct stat st;
+    char name[32];
+
+    for (int turn = 0; !__atomic_load_n(&over, __ATOMIC_RELAXED); turn++) {
+        snprintf(name, sizeof(name), "s%d", turn % FILES);
+        v9_epoch_change(&export->moves, true);
+        if (fstatat(root_fd, name, &st, 0) == 0) {
+            v9_linger_lose(&fids, st.st_dev, st.st_ino);
+            v9_idle_return_file(&fids, st.st_dev, st.st_ino);
+        }
+        unlinkat(root_fd, name, 0);
+        v9_epoch_change(&export->moves, false);
+        make_file(name);
+    }
+    return unused;
+}
+
+static void test_threads(void)
+{
+    const int before = open_count();
+    pthread_t users[USERS], ender, maker;
+    unsigned seeds[USERS];
+    char name[32];
+
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        make_file(name);
+    }
+    CHECK(!pthread_create(&ender, NULL, end_all, NULL));
+    CHECK(!pthread_create(&maker, NULL, make_anew, NULL));
+    for (int i = 0; i < USERS; i++) {
+        seeds[i] = (unsigned)i + 1;
+        CHECK(!pthread_create(&users[i], NULL, use, &seeds[i]));
+    }
+    for (int i = 0; i < USERS; i++)
+        pthread_join(users[i], NULL);
+    __atomic_store_n(&over, true, __ATOMIC_RELAXED);
+    pthread_join(ender, NULL);
+    pthread_join(maker, NULL);
+    v9_fids_clear(&fids);
+    CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0);
+    CHECK(fids.nodes.lingering.count == 0 && v9_pressure_held == 0 && open_count() == before);
+}
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+    (void)st, (void)kind, (void)where;
+    return remove(path);
+}
+
+int main(void)
+{
+    v9_qidmap *qidmap = v9_qidmap_new();
+    struct v9_export_conf conf = {.root_fd = -1};
+    struct v9_attr attr;
+    int32_t err;
+
+    CHECK(mkdtemp(top) != NULL);
+    conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
+    export = exports[0] = v9_export_new(&conf, qidmap, &err);
+    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    CHECK(v9_attr_glance(root_fd, "", &attr) == 0);
+    fids.nodes.keeps[0] = attr.mnt_id;
+    test_meeting();
+    test_what_does_not_linger();
+    test_bounds();
+    test_sample();
+    test_time();
+    test_threads();
+    v9_fids_destroy(&fids);
+    v9_export_free(export);
+    v9_qidmap_free(qidmap);
+    close(root_fd);
+    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    return check_report();
+}

@@ -1,0 +1,223 @@
+"""Files that were walked to before are found without being opened: never the wrong ones, and never
+in the way of who deletes or unmounts on the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.system.share import SECURITY, Share, fails, mounted, needs_root
+
+PATIENCE = 10.0
+"""Seconds; what the host deleted is free after about one."""
+
+
+def stat_of(share: Share, *names: bytes) -> tuple[int, int, int]:
+    """Walks, reads attributes, clunks: inode number by the qid, size and mode."""
+    fid = share.client.walk_to(share.root, *names)
+    attr = share.client.getattr(fid)
+    share.client.clunk(fid)
+    return attr.qid.path, attr.size, attr.mode
+
+
+def serve(export: Path, *more: str) -> Daemon:
+    return Daemon("--path", str(export), *SECURITY, *more)
+
+
+def open_paths(pid: int, below: Path) -> list[str]:
+    """What below a directory, with its name now, the daemon has open."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+        except FileNotFoundError:
+            continue
+        if target.startswith(f"{below}/"):
+            found.append(target)
+    return found
+
+
+def wait_until_closed(share: Share, name: str = "") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while left := [path for path in open_paths(share.daemon.pid, share.export) if name in path]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_a_repeated_walk_opens_nothing_new(export: Path) -> None:
+    (export / "d").mkdir()
+    (export / "d" / "f").write_bytes(b"1")
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        stat_of(share, b"d", b"f")
+        before = sorted(open_paths(daemon.pid, export))
+        assert before == [f"{export}/d", f"{export}/d/f"]
+        for _ in range(20):
+            stat_of(share, b"d", b"f")
+        assert len(open_paths(daemon.pid, export)) <= 2
+        wait_until_closed(share)
+        stat_of(share, b"d", b"f")
+
+
+def test_another_file_of_the_name(export: Path) -> None:
+    """Replaced, and deleted and made anew, on the host, in quick succession."""
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for turn in range(300):
+            if turn % 3 == 0:
+                (export / "new").write_bytes(b"x" * turn)
+                os.rename(export / "new", export / "f")
+            else:
+                (export / "f").unlink(missing_ok=True)
+                with fails(2):
+                    share.client.walk_to(share.root, b"f")
+                (export / "f").write_bytes(b"x" * turn)
+            for _ in range(2):
+                path, size, _ = stat_of(share, b"f")
+                assert (path, size) == ((export / "f").stat().st_ino, turn)
+
+
+def test_another_kind_of_the_name(export: Path) -> None:
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for turn in range(100):
+            path = export / "f"
+            if turn % 3 == 0:
+                path.symlink_to("nowhere")
+            elif turn % 3 == 1:
+                path.mkdir()
+            else:
+                path.touch()
+            for _ in range(2):
+                assert stat_of(share, b"f")[2] == path.lstat().st_mode
+            path.rmdir() if turn % 3 == 1 else path.unlink()
+
+
+def test_a_directory_in_the_middle_is_another(export: Path) -> None:
+    for name in ("one", "two"):
+        (export / name).mkdir()
+        (export / name / "f").write_bytes(b"x" * len(name) * (1 + (name == "two")))
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for turn in range(50):
+            os.rename(export / ("one", "two")[turn % 2], export / "d")
+            for _ in range(2):
+                assert stat_of(share, b"d", b"f")[1] == (3, 6)[turn % 2]
+            os.rename(export / "d", export / ("one", "two")[turn % 2])
+
+
+def test_attributes_are_those_of_now(export: Path) -> None:
+    path = export / "f"
+    path.touch()
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for turn in range(200):
+            os.chmod(path, 0o600 | turn % 0o100)
+            os.truncate(path, turn)
+            assert stat_of(share, b"f")[1:] == (turn, 0o100600 | turn % 0o100)
+
+
+def test_a_permission_is_lost_meanwhile(export: Path) -> None:
+    (export / "d").mkdir()
+    (export / "d" / "f").touch()
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for _ in range(3):
+            stat_of(share, b"d", b"f")
+        os.rename(export / "d" / "f", export / "d" / "g")
+        with fails(2):
+            share.client.walk_to(share.root, b"d", b"f")
+        (export / "d" / "g").unlink()
+        os.rmdir(export / "d")
+        with fails(2):
+            share.client.walk_to(share.root, b"d", b"g")
+
+
+def test_what_the_host_deletes_is_free_soon(export: Path) -> None:
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        (export / "big").write_bytes(b"x" * (8 << 20))
+        stat_of(share, b"big")
+        assert any("big" in path for path in open_paths(daemon.pid, export))
+        (export / "big").unlink()
+        wait_until_closed(share, "big")
+
+
+def test_others_being_busy_keeps_nothing(export: Path) -> None:
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for name in (b"used", b"idle"):
+            share.put(name)
+            stat_of(share, name)
+        deadline = time.monotonic() + PATIENCE
+        while any("idle" in path for path in open_paths(daemon.pid, export)):
+            stat_of(share, b"used")
+            assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_the_guest_deletes_is_free_at_once(export: Path, held: bool) -> None:
+    """Whether a fid was left when it lost its name, or none."""
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        client = share.client
+        for turn in range(30):
+            share.put("f", b"1")
+            share.put("over", b"2")
+            stat_of(share, b"f")
+            stat_of(share, b"over")
+            fids = [client.walk_to(share.root, name) for name in (b"f", b"over")] if held else []
+            client.renameat(share.root, b"f", share.root, b"over")
+            stat_of(share, b"over")
+            client.unlinkat(share.root, b"over")
+            for fid in fids:
+                client.clunk(fid)
+            assert not open_paths(daemon.pid, export), turn
+
+
+def test_removed_by_its_fid(export: Path) -> None:
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        share.put("f", b"1")
+        stat_of(share, b"f")
+        share.client.remove(share.client.walk_to(share.root, b"f"))
+        assert not open_paths(daemon.pid, export)
+
+
+def test_a_new_session_begins_with_nothing(export: Path) -> None:
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        share.put("f")
+        stat_of(share, b"f")
+        assert open_paths(daemon.pid, export)
+        share.client.version()
+        assert not open_paths(daemon.pid, export)
+
+
+@needs_root
+def test_mounts_are_never_busy(export: Path) -> None:
+    """One below the export can be unmounted as soon as the guest has left it."""
+    (export / "m").mkdir()
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        for turn in range(5):
+            assert stat_of(share, b"m")[0] != 0
+            subprocess.run(["mount", "-t", "tmpfs", "none", str(export / "m")], check=True)
+            try:
+                (export / "m" / "f").write_bytes(b"x" * turn)
+                for _ in range(3):
+                    assert stat_of(share, b"m", b"f")[1] == turn
+            finally:
+                subprocess.run(["umount", str(export / "m")], check=True)
+            with fails(2):
+                share.client.walk_to(share.root, b"m", b"f")
+
+
+def test_few_descriptors(export: Path) -> None:
+    """Nothing fails for what lingers, however little there is."""
+    count = 400
+    for number in range(count):
+        (export / f"f{number}").write_bytes(b"x" * number)
+    limited = Daemon(
+        "--path", str(export), *SECURITY, wrapper=["prlimit", "--nofile=200:200", "--"]
+    )
+    with limited as daemon, mounted(daemon, export) as share:
+        kept = [share.client.walk_to(share.root, b"f%d" % number) for number in range(count // 2)]
+        for number in range(count):
+            assert stat_of(share, b"f%d" % number)[1] == number
+            assert len(os.listdir(f"/proc/{daemon.pid}/fd")) <= 200
+        for number, fid in enumerate(kept):
+            assert share.client.getattr(fid).size == number
