@@ -53,6 +53,7 @@ struct place {
     v9_export *ex;
     int32_t fd, meta_fd;
     uint32_t node; /* index + 1, pinned; 0: none */
+    uint64_t path; /* of its qid */
 };
 
 static void leave(struct v9_fids *fids, const struct place *place)
@@ -90,7 +91,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
 static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
 {
     return !at->ex->below && !at->ex->disguises && strcmp(name, "..") &&
-           v9_nodes_may_meet(&fids->nodes, at->ex->index, name);
+           v9_nodes_may_meet(&fids->nodes, at->ex->index, at->path, name);
 }
 
 /* Takes a step to a file whose node is there, which a stat tells: 0, -ENOENT, or -EAGAIN where it
@@ -103,7 +104,7 @@ static int step_to_node(struct v9_fids *fids, const struct place *at, const char
 
     if (err)
         return err == -ENOENT ? err : -EAGAIN;
-    *next = (struct place){at->ex, -1, -1, v9_fids_meet(fids, at->ex->index, attr)};
+    *next = (struct place){at->ex, -1, -1, v9_fids_meet(fids, at->ex->index, attr), 0};
     if (!next->node)
         return -EAGAIN;
     next->fd = fids->nodes.entries[next->node - 1].path_fd;
@@ -153,6 +154,7 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
         if (*err)
             break;
         here = next;
+        here.path = attr->qid.path;
         qids[done++] = attr->qid;
     }
     *end = here;
@@ -164,7 +166,7 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
                     uint16_t *done)
 {
     const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0};
-    const struct place start = {v9_node_export(dev, node), node->path_fd, -1, 0};
+    const struct place start = {v9_node_export(dev, node), node->path_fd, -1, 0, node->qid.path};
     struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;
     struct v9_found found;
     struct v9_attr attr;
@@ -248,7 +250,7 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
 int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
                        struct v9_attr *attr)
 {
-    const struct place here = {list->ex, list->node->path_fd, -1, 0};
+    const struct place here = {list->ex, list->node->path_fd, -1, 0, 0};
     struct place there;
     int err = step(r, &here, name, &there, attr);
 

@@ -238,20 +238,21 @@ enum {
     SAMPLE = 32,    /* of so many names one is tried even then */
 };
 
-static uint32_t hash_of(const char *name)
+static uint32_t hash_of(uint64_t dir, const char *name)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
+    uint32_t hash = 2166136261u ^ (uint32_t)(dir ^ dir >> 32); /* FNV-1a */
 
     for (; *name; name++)
         hash = (hash ^ (uint8_t)*name) * 16777619u;
     return hash ^ hash >> 16;
 }
 
-bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, const char *name)
+bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, uint64_t dir,
+                       const char *name)
 {
     return v9_nodes_keep(nodes, export) &&
            (__atomic_load_n(&nodes->misses, __ATOMIC_RELAXED) < MISSES ||
-            hash_of(name) % SAMPLE == 0);
+            hash_of(dir, name) % SAMPLE == 0);
 }
 
 uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_attr *attr)

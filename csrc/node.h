@@ -114,7 +114,8 @@ uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_
  * is mostly in vain, as for names that were never looked up before, it is worth it for a sample of
  * names only, which tells when that changes.
  */
-bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, const char *name);
+bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, uint64_t dir,
+                       const char *name);
 /* Whether nodes of an export outlive their fids. */
 static inline bool v9_nodes_keep(const struct v9_nodes *nodes, uint32_t export)
 {

@@ -169,7 +169,7 @@ static void test_sample(void)
 {
     struct v9_attr attr;
     char name[32];
-    int tried = 0;
+    int tried = 0, often = 0; /* of many names; of one in many directories */
 
     make_file("two");
     CHECK(v9_attr_glance(root_fd, "two", &attr) == 0);
@@ -177,13 +177,14 @@ static void test_sample(void)
         CHECK(!v9_fids_meet(&fids, 0, &attr));
     for (int i = 0; i < 1000; i++) {
         snprintf(name, sizeof(name), "n%d", i);
-        tried += v9_nodes_may_meet(&fids.nodes, 0, name);
+        tried += v9_nodes_may_meet(&fids.nodes, 0, 7, name);
+        often += v9_nodes_may_meet(&fids.nodes, 0, (uint64_t)i, "a");
     }
-    CHECK(tried > 5 && tried < 100);
+    CHECK(tried > 5 && tried < 100 && often > 5 && often < 100);
     visit("two");
     for (int i = 0; i < 100; i++)
         CHECK(visit("two"));
-    CHECK(v9_nodes_may_meet(&fids.nodes, 0, "n1") && !v9_nodes_may_meet(&fids.nodes, 1, "n1"));
+    CHECK(v9_nodes_may_meet(&fids.nodes, 0, 7, "n1") && !v9_nodes_may_meet(&fids.nodes, 1, 7, "n1"));
     v9_fids_clear(&fids);
 }
 
