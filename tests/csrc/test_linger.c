@@ -184,7 +184,8 @@ static void test_sample(void)
     visit("two");
     for (int i = 0; i < 100; i++)
         CHECK(visit("two"));
-    CHECK(v9_nodes_may_meet(&fids.nodes, 0, 7, "n1") && !v9_nodes_may_meet(&fids.nodes, 1, 7, "n1"));
+    CHECK(v9_nodes_may_meet(&fids.nodes, 0, 7, "n1") &&
+          !v9_nodes_may_meet(&fids.nodes, 1, 7, "n1"));
     v9_fids_clear(&fids);
 }
 
