@@ -247,13 +247,14 @@ int v9_fast_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *i
 /* ---- Tunlinkat ---------------------------------------------------------------------------------
  */
 
-/* What is parked keeps its file (idle.h). */
+/* What is parked keeps its file (idle.h), and nothing lingers of what is removed. */
 static int unlink_entry(struct v9_device *dev, const struct v9_node *node, const char *name,
                         bool directory)
 {
+    const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
     int err;
 
-    if (v9_names_begin(dev, node->export))
+    if (v9_names_begin(dev, node->export, kind))
         v9_names_rescue(dev, node->export, node->path_fd, name);
     err = v9_unmake(v9_node_export(dev, node), node->path_fd, name, directory);
     v9_names_end(dev, node->export);

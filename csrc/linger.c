@@ -80,7 +80,7 @@ void v9_linger_lose(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
     for (index = v9_nodes_of(nodes, st_dev, st_ino, 0); index; index = next) {
         next = v9_nodes_of(nodes, st_dev, st_ino, index);
         if (nodes->entries[index - 1].refs) {
-            nodes->entries[index - 1].lasting = false;
+            v9_node_set_lasting(nodes, index, false);
             continue;
         }
         spare = V9_NODE_FDS_NONE;

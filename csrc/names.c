@@ -11,13 +11,15 @@
 
 _Static_assert((int)V9_PATH_SIZE == PATH_MAX, "v9_names_path");
 
-int v9_names_begin(v9_device *dev, uint32_t export)
+int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds)
 {
+    const struct v9_nodes *nodes = &dev->fids.nodes;
     int concerned;
 
     v9_epoch_change(&dev->exports[export]->moves, true);
     pthread_mutex_lock(&dev->fids.lock);
-    concerned = dev->fids.nodes.park.count > 0 || v9_nodes_keep(&dev->fids.nodes, export);
+    concerned = nodes->park.count > 0 || (kinds & V9_NAMES_FILE && nodes->lasting[0]) ||
+                (kinds & V9_NAMES_DIRECTORY && nodes->lasting[1]);
     pthread_mutex_unlock(&dev->fids.lock);
     return concerned;
 }

@@ -267,10 +267,20 @@ uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_
     } else {
         misses -= misses < HIT_COUNTS ? misses : HIT_COUNTS;
         refer(nodes, index);
-        nodes->entries[index - 1].lasting = true;
+        v9_node_set_lasting(nodes, index, true);
     }
     __atomic_store_n(&nodes->misses, misses, __ATOMIC_RELAXED);
     return index;
+}
+
+void v9_node_set_lasting(struct v9_nodes *nodes, uint32_t index, bool lasting)
+{
+    struct v9_node *node = &nodes->entries[index - 1];
+    uint32_t *count = &nodes->lasting[S_ISDIR(node->mode) ? 1 : 0];
+
+    if (node->lasting != lasting)
+        *count = lasting ? *count + 1 : *count - 1;
+    node->lasting = lasting;
 }
 
 /* ---- the end ----------------------------------------------------------------------------------
@@ -285,6 +295,7 @@ static void bury(struct v9_nodes *nodes, uint32_t index)
     while (*link != index)
         link = &nodes->entries[*link - 1].next;
     *link = node->next;
+    v9_node_set_lasting(nodes, index, false);
     node->next = nodes->free;
     nodes->free = index;
     nodes->count--;

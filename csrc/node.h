@@ -82,6 +82,7 @@ struct v9_nodes {
     uint64_t keeps[V9_EXPORTS_MAX];   /* likewise; the mount whose nodes may linger; 0: none */
     struct v9_node_list awake;        /* those with references */
     struct v9_node_list lingering;    /* those without */
+    uint32_t lasting[2];              /* how many may linger, or do: of files, of directories */
     uint32_t misses;                  /* of v9_nodes_meet (v9_nodes_may_meet) */
     struct v9_park park;
     struct v9_holder *holder; /* counts the descriptors; NULL: nobody gives any up */
@@ -121,6 +122,8 @@ static inline bool v9_nodes_keep(const struct v9_nodes *nodes, uint32_t export)
 {
     return nodes->keeps[export] != 0 && !nodes->unshared;
 }
+/* A node may linger from now on, or may not. */
+void v9_node_set_lasting(struct v9_nodes *nodes, uint32_t index, bool lasting);
 /* Ends a node that lingers. */
 void v9_node_end(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare);
 /* Drops a reference. The descriptors of a node that ends go to *spare. */

@@ -69,10 +69,11 @@ int v9_keep_clear(int32_t dir_fd, const char *name);
 /*
  * names.c: changes of names by the guest. Between begin and end nothing of the export is parked
  * (idle.h), so a file that loses its name in between stays reachable. Begin tells whether anything
- * of the device is parked, or of the export may linger (linger.h); if nothing is, the other calls
- * but end may be left out.
+ * of the device is parked, or something of the kinds that may lose a name may linger (linger.h); if
+ * not, the other calls but end may be left out.
  */
-int v9_names_begin(v9_device *dev, uint32_t export);
+enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
+int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
  * file `fd` itself ("") loses a name: brings back what it stands for, and lets it linger no more.
  * Whether that is a directory: then its rename concerns what is parked below it. */

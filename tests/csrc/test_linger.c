@@ -298,6 +298,7 @@ static void test_threads(void)
     v9_fids_clear(&fids);
     CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0);
     CHECK(fids.nodes.lingering.count == 0 && v9_pressure_held == 0 && open_count() == before);
+    CHECK(fids.nodes.lasting[0] == 0 && fids.nodes.lasting[1] == 0);
 }
 
 static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)

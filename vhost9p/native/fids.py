@@ -133,8 +133,8 @@ class FidTable:
 
 class _Change:
     """Names of an export change in the `with` block: nothing is parked meanwhile (csrc/idle.h).
-    Where something is parked already, `prepare` comes first, and tells the old and the new path of
-    a directory that the block renames."""
+    Where something is parked already, or lingers, `prepare` comes first, and tells the old and the
+    new path of a directory that the block renames."""
 
     __slots__ = ("_device", "_export", "_prepare", "_renamed")
 
@@ -147,7 +147,8 @@ class _Change:
         self._renamed: tuple[bytes, bytes] | None = None
 
     def __enter__(self) -> None:
-        if lib.v9_names_begin(self._device, self._export):
+        kinds = lib.V9_NAMES_FILE | lib.V9_NAMES_DIRECTORY
+        if lib.v9_names_begin(self._device, self._export, kinds):
             try:
                 self._renamed = self._prepare()
             except BaseException:
