@@ -3,13 +3,19 @@ in the way of who deletes or unmounts on the host."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 import subprocess
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from tests.frontend.client import AT_REMOVEDIR, P9Errno
 from tests.frontend.daemon import Daemon
 from tests.system.share import SECURITY, Share, fails, mounted, needs_root
 
@@ -221,3 +227,120 @@ def test_few_descriptors(export: Path) -> None:
             assert len(os.listdir(f"/proc/{daemon.pid}/fd")) <= 200
         for number, fid in enumerate(kept):
             assert share.client.getattr(fid).size == number
+
+
+@dataclass
+class Crowd:
+    """Whoever changes names on the host and in the guest, at random, and what they ought to find.
+
+    Every file contains a number of its own, so that one that is taken for another shows."""
+
+    share: Share
+    random: Random
+    made: int = 0
+    held: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    """Fids that are kept: the file's inode number, and its contents (b"" of a directory)."""
+
+    def name(self) -> tuple[bytes, ...]:
+        """Components of a path, whether there is such a file or not."""
+        return tuple(
+            self.random.choice((b"a", b"b", b"c")) for _ in range(self.random.randint(1, 3))
+        )
+
+    def path(self, name: tuple[bytes, ...]) -> bytes:
+        return os.path.join(os.fsencode(self.share.export), *name)
+
+    def contents(self) -> bytes:
+        self.made += 1
+        return b"%d" % self.made
+
+    def change_on_host(self) -> None:
+        path, other = self.path(self.name()), self.path(self.name())
+        match self.random.randrange(6):
+            case 0:
+                os.mkdir(path)
+            case 1:
+                with open(path, "xb") as file:
+                    file.write(self.contents())
+            case 2:
+                os.rename(path, other)
+            case 3:
+                os.link(path, other)
+            case 4:
+                os.unlink(path)
+            case 5:
+                os.rmdir(path)
+
+    def change_in_guest(self) -> None:
+        client, (*above, last), (*there, new) = self.share.client, self.name(), self.name()
+        directory = client.walk_to(self.share.root, *above)
+        try:
+            match self.random.randrange(5):
+                case 0:
+                    client.mkdir(directory, last)
+                case 1:
+                    made = client.create(directory, last, os.O_RDWR | os.O_EXCL)
+                    client.write(made, 0, self.contents())
+                    client.clunk(made)
+                case 2:
+                    other = client.walk_to(self.share.root, *there)
+                    try:
+                        client.renameat(directory, last, other, new)
+                    finally:
+                        client.clunk(other)
+                case 3:
+                    client.unlinkat(directory, last)
+                case 4:
+                    client.unlinkat(directory, last, AT_REMOVEDIR)
+        finally:
+            client.clunk(directory)
+
+    def look(self) -> None:
+        """A walk finds what the host finds; sometimes its fid is kept."""
+        name = self.name()
+        try:
+            seen = os.lstat(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            with fails(errno.ENOENT, errno.ENOTDIR):
+                self.share.client.walk_to(self.share.root, *name)
+            return
+        fid = self.share.client.walk_to(self.share.root, *name)
+        attr = self.share.client.getattr(fid)
+        told = (attr.qid.path, attr.mode, attr.nlink, attr.size)
+        assert told == (seen.st_ino, seen.st_mode, seen.st_nlink, seen.st_size), name
+        is_file = stat.S_ISREG(seen.st_mode)
+        path = Path(os.fsdecode(self.path(name)))
+        self.held[fid] = seen.st_ino, path.read_bytes() if is_file else b""
+        self.check(fid)
+
+    def check(self, fid: int) -> None:
+        """A fid stands for the same file still, wherever that is; most are given up then."""
+        ino, contents = self.held[fid]
+        client = self.share.client
+        assert client.getattr(fid).qid.path == ino
+        if contents:
+            opened = self.share.client.walk_to(fid)
+            client.lopen(opened, os.O_RDONLY)
+            assert client.read(opened, 0, 100) == contents
+            client.clunk(opened)
+        if self.random.random() < 0.9:
+            client.clunk(fid)
+            del self.held[fid]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_like_the_host_at_any_time(export: Path, seed: int) -> None:
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        crowd = Crowd(share, Random(seed))
+        for _ in range(4000):
+            action = crowd.random.random()
+            if action < 0.2:
+                with contextlib.suppress(OSError):
+                    crowd.change_on_host()
+            elif action < 0.4:
+                with contextlib.suppress(P9Errno):
+                    crowd.change_in_guest()
+            elif action < 0.95 or not crowd.held:
+                crowd.look()
+            else:
+                crowd.check(crowd.random.choice(list(crowd.held)))
