@@ -374,7 +374,7 @@ uint32_t v9_fids_stand(struct v9_fids *fids, const struct v9_found *found)
     node = v9_nodes_hold(&fids->nodes, found, &no_account, &closing.node);
     if (node) {
         fids->nodes.entries[node - 1].pins++;
-        v9_node_set_lasting(&fids->nodes, node, true);
+        v9_node_set_lasting(&fids->nodes, node, v9_nodes_has_one_name(found->attr));
     }
     pthread_mutex_unlock(&fids->lock);
     close_all(&closing);

@@ -215,14 +215,18 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
     if (!index)
         return make(nodes, found, account, spare);
     node = &nodes->entries[index - 1];
+    if (!node->refs) { /* nobody uses what it has, which may be by another name */
+        spare->path_fd = node->path_fd;
+        node->path_fd = found->path_fd;
+    }
     refer(nodes, index);
     node->qid.version = attr->qid.version;
     if (node->path_fd < 0)
         v9_node_wake(nodes, index, found->path_fd, spare);
-    else
+    else if (node->path_fd != found->path_fd)
         spare->path_fd = found->path_fd;
     spare->meta_fd = v9_node_adopt(node, found->meta_fd);
-    if (node->changed != changed_at(attr) && spare->path_fd >= 0)
+    if (node->changed != changed_at(attr) && spare->path_fd == found->path_fd)
         /* The same file by its newest name, under the same number: whoever uses it stays right. */
         dup3(found->path_fd, node->path_fd, O_CLOEXEC);
     node->changed = changed_at(attr);
@@ -255,13 +259,19 @@ bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, uint64_t d
             hash_of(dir, name) % SAMPLE == 0);
 }
 
+bool v9_nodes_has_one_name(const struct v9_attr *attr)
+{
+    return S_ISDIR(attr->mode) || attr->nlink <= 1;
+}
+
 uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_attr *attr)
 {
     const struct v9_found found = {-1, -1, export, attr};
     uint32_t index = find(nodes, &found), misses = nodes->misses;
     const struct v9_node *node = index ? &nodes->entries[index - 1] : NULL;
 
-    if (!node || node->path_fd < 0 || node->changed != changed_at(attr)) {
+    if (!node || node->path_fd < 0 || node->changed != changed_at(attr) ||
+        !v9_nodes_has_one_name(attr)) {
         misses += misses < MISSES;
         index = 0;
     } else {

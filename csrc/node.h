@@ -110,6 +110,9 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
  * with a descriptor that need not be renewed; else 0.
  */
 uint32_t v9_nodes_meet(struct v9_nodes *nodes, uint32_t export, const struct v9_attr *attr);
+/* Whether a descriptor of a file that lingers stands for the name that a walk has come by. A file
+ * of several is opened by each, for requests that remove or rename it by its fid. */
+bool v9_nodes_has_one_name(const struct v9_attr *attr);
 /*
  * Whether it is worth a stat to try that, and to let the file linger to be met next time. Where it
  * is mostly in vain, as for names that were never looked up before, it is worth it for a sample of

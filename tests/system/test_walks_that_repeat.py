@@ -185,6 +185,30 @@ def test_removed_by_its_fid(export: Path) -> None:
         assert not open_paths(daemon.pid, export)
 
 
+@pytest.mark.parametrize("how", ["remove", "rename"])
+def test_one_of_two_names_by_its_fid(export: Path, how: str) -> None:
+    """It is the name that was walked to, whatever the file was reached by before."""
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        client = share.client
+        for turn in range(20):
+            share.put("a", b"1")
+            if turn % 2:
+                stat_of(share, b"a")
+            os.link(export / "a", export / "b")
+            for _ in range(2):
+                stat_of(share, b"a")
+            fid = client.walk_to(share.root, b"b")
+            if how == "remove":
+                client.remove(fid)
+                assert os.listdir(export) == ["a"]
+            else:
+                client.rename(fid, share.root, b"c")
+                client.clunk(fid)
+                assert sorted(os.listdir(export)) == ["a", "c"]
+                (export / "c").unlink()
+            (export / "a").unlink()
+
+
 def test_a_new_session_begins_with_nothing(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         share.put("f")
