@@ -101,6 +101,7 @@ static int step_to_node(struct v9_fids *fids, const struct place *at, const char
 {
     const int64_t moment = v9_recall_now();
     int err = v9_attr_glance(at->fd, name, attr);
+    bool is_same;
 
     if (err)
         return err == -ENOENT ? err : -EAGAIN;
@@ -108,9 +109,12 @@ static int step_to_node(struct v9_fids *fids, const struct place *at, const char
     if (!next->node)
         return -EAGAIN;
     next->fd = fids->nodes.entries[next->node - 1].path_fd;
-    if (!v9_attr_complete(at->ex, next->fd, moment, attr))
+    is_same = !v9_attr_complete(at->ex, next->fd, moment, attr) &&
+              !((attr->mode ^ fids->nodes.entries[next->node - 1].mode) & S_IFMT);
+    if (is_same)
         return 0;
-    v9_fids_step_off(fids, next->node); /* Python has to be asked about it, or it is denied */
+    /* Python has to be asked about it, or it is denied, or metadata make another kind of it. */
+    v9_fids_step_off(fids, next->node);
     return -EAGAIN;
 }
 

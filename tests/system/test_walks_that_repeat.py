@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -207,6 +208,36 @@ def test_one_of_two_names_by_its_fid(export: Path, how: str) -> None:
                 assert sorted(os.listdir(export)) == ["a", "c"]
                 (export / "c").unlink()
             (export / "a").unlink()
+
+
+@needs_root
+def test_another_kind_at_the_same_time(export: Path) -> None:
+    """A file gets the metadata of a symlink within one tick of the host's clock for changes, which
+    here is a second."""
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("there is no mkfs.ext4")
+    image, disk = export / "image", export / "disk"
+    disk.mkdir()
+    subprocess.run(["truncate", "-s", "8M", str(image)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-I", "128", str(image)], check=True, capture_output=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=False).returncode:
+        pytest.skip("there are no loop devices")
+    try:
+        with (
+            Daemon("--path", str(disk), "--security-model", "mapped-xattr") as daemon,
+            mounted(daemon, disk) as share,
+        ):
+            for turn in range(20):
+                path = share.put(f"f{turn}", b"target")
+                name = os.path.basename(path)
+                stat_of(share, name)
+                os.setxattr(path, "user.virtfs.mode", (stat.S_IFLNK | 0o777).to_bytes(4, "little"))
+                for _ in range(2):
+                    fid = share.client.walk_to(share.root, name)
+                    assert share.client.readlink(fid) == b"target", turn
+                    share.client.clunk(fid)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_new_session_begins_with_nothing(export: Path) -> None:
