@@ -1,47 +1,127 @@
-"""The build backend (PEP 517): setuptools, after the extension's C source has been generated.
+"""The build backend (PEP 517): setuptools, and what an extension made by cffi needs besides.
 
-cffi turns the declarations of vhost9p.h, run through the C preprocessor so that nothing is declared
-twice, into build/_native.c; pyproject.toml lists that file with the rest of csrc/ as one extension
-module.
+Belongs here: what the extension is compiled from and how, the check for a compiler, and what
+pyproject.toml cannot say in every setuptools that is served (Debian 12 has 66: its pyproject.toml
+knows neither extension modules nor an SPDX licence, so both are given to setup() here). cffi turns
+the declarations of vhost9p.h, run through the C preprocessor so that nothing is declared twice,
+into build/_native.c, which is compiled with the rest of csrc/ as one extension module.
 """
 
 import os
+import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
-from cffi import FFI
-from setuptools import build_meta
+import setuptools
+from setuptools import Extension, build_meta
+from setuptools.command.build_ext import build_ext
+from setuptools.dist import Distribution
 
 ROOT = Path(__file__).resolve().parent.parent
+GENERATED = "build/_native.c"
+FLAGS = (
+    *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
+    *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),
+)
+LICENSE = "Apache-2.0"
 
-get_requires_for_build_wheel = build_meta.get_requires_for_build_wheel
-get_requires_for_build_editable = build_meta.get_requires_for_build_editable
-get_requires_for_build_sdist = build_meta.get_requires_for_build_sdist
-prepare_metadata_for_build_wheel = build_meta.prepare_metadata_for_build_wheel
-prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_editable
-build_sdist = build_meta.build_sdist
+
+def csrc(*suffixes: str) -> list[str]:
+    """The files of csrc/ with these suffixes, as paths below the root."""
+    files = (ROOT / "csrc").rglob("*")
+    return sorted(str(file.relative_to(ROOT)) for file in files if file.suffix in suffixes)
+
+
+def compiler() -> list[str]:
+    """The C compiler's command."""
+    return os.environ.get("CC", "cc").split()
+
+
+def demand_compiler() -> None:
+    """Ends with one line where the extension cannot be compiled."""
+    command = compiler()
+    if not command or not shutil.which(command[0]):
+        named = f"CC={os.environ['CC']}" if "CC" in os.environ else "cc"
+        sys.exit(f"vhost9p: no C compiler ({named}): install gcc, or name one in CC")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        sys.exit(
+            f"vhost9p: no Python.h for {sys.executable}: install Python's headers "
+            "(Debian: python3-dev)"
+        )
 
 
 def generate() -> None:
     """Writes build/_native.c."""
-    compiler = os.environ.get("CC", "cc").split()
-    command = [*compiler, "-E", "-P", "-DV9_CDEF", str(ROOT / "csrc" / "vhost9p.h")]
+    from cffi import FFI  # a source distribution is made without it
+
+    command = [*compiler(), "-E", "-P", "-DV9_CDEF", str(ROOT / "csrc" / "vhost9p.h")]
     declarations = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     builder = FFI()
     builder.cdef(declarations)
     builder.set_source("vhost9p._native", '#include "vhost9p.h"')
     (ROOT / "build").mkdir(exist_ok=True)
-    builder.emit_c_code(str(ROOT / "build" / "_native.c"))
+    builder.emit_c_code(str(ROOT / GENERATED))
 
 
-def build_wheel(*args: Any, **kwargs: Any) -> str:
-    """PEP 517."""
-    generate()
-    return str(build_meta.build_wheel(*args, **kwargs))
+class BuildExtension(build_ext):
+    """Generates the source before it is compiled; names what a source distribution contains."""
+
+    def run(self) -> None:
+        """Compiles the extension."""
+        generate()
+        super().run()
+
+    def get_source_files(self) -> list[str]:
+        """All that the extension is built from, this file included."""
+        return csrc(".c", ".h", ".py")
 
 
-def build_editable(*args: Any, **kwargs: Any) -> str:
-    """PEP 660."""
-    generate()
-    return str(build_meta.build_editable(*args, **kwargs))
+class Backend(build_meta._BuildMetaBackend):
+    """setuptools' backend, with setup()'s arguments from here instead of from a setup.py."""
+
+    def run_setup(self, setup_script: str = "setup.py") -> None:
+        """Runs setup() for one command; the hooks of PEP 517 call it."""
+        spdx = hasattr(Distribution().metadata, "license_expression")
+        setuptools.setup(
+            ext_modules=[
+                Extension(
+                    "vhost9p._native",
+                    [GENERATED, *csrc(".c")],
+                    include_dirs=["csrc"],
+                    extra_compile_args=[*FLAGS],
+                    py_limited_api=True,
+                )
+            ],
+            cmdclass={"build_ext": BuildExtension},
+            options={"bdist_wheel": {"py_limited_api": "cp311"}},
+            **{"license_expression" if spdx else "license": LICENSE},
+        )
+
+    # A compiler is asked for in each hook that comes to need one, before anything is printed: the
+    # first ones are left out by who brings the requirements along.
+
+    def get_requires_for_build_wheel(self, *args: Any, **kwargs: Any) -> list[str]:
+        """PEP 517."""
+        demand_compiler()
+        return list(super().get_requires_for_build_wheel(*args, **kwargs))
+
+    def get_requires_for_build_editable(self, *args: Any, **kwargs: Any) -> list[str]:
+        """PEP 660."""
+        demand_compiler()
+        return list(super().get_requires_for_build_editable(*args, **kwargs))
+
+    def build_wheel(self, *args: Any, **kwargs: Any) -> str:
+        """PEP 517."""
+        demand_compiler()
+        return str(super().build_wheel(*args, **kwargs))
+
+    def build_editable(self, *args: Any, **kwargs: Any) -> str:
+        """PEP 660."""
+        demand_compiler()
+        return str(super().build_editable(*args, **kwargs))
+
+
+backend = Backend()

@@ -45,7 +45,8 @@ class Daemon:
 
     `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
     added to the environment; `wrapper` is a command that ends in executing the words behind it
-    (as another user, in a namespace). As a context manager it is running inside, and at the end
+    (as another user, in a namespace); `command` is an installed vhost9p instead of this tree's.
+    As a context manager it is running inside, and at the end
     it is stopped and has to exit with 0.
     """
 
@@ -57,6 +58,7 @@ class Daemon:
         cwd: str | Path | None = None,
         pass_fds: Sequence[int] = (),
         wrapper: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "-m", "vhost9p"),
     ) -> None:
         # A unix socket's path holds 107 bytes: pytest's own directories are too deep.
         self.directory = Path(tempfile.mkdtemp(prefix="v9-"))
@@ -72,7 +74,7 @@ class Daemon:
         )
         self.cwd = cwd
         self.pass_fds = pass_fds
-        self.wrapper = list(wrapper)
+        self.command = [*wrapper, *command]
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._silent = False  # its output has ended
@@ -110,7 +112,7 @@ class Daemon:
     def start(self, wait: bool = True) -> Daemon:
         """Starts it and waits until it says what it serves."""
         self._process = subprocess.Popen(
-            [*self.wrapper, sys.executable, "-m", "vhost9p", *self.args],
+            [*self.command, *self.args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,176 @@
+"""What is installed: a source distribution and a wheel, each into an empty virtual environment.
+
+The wheel is built and run with the oldest versions of what it needs that are served: Debian's own,
+of the release that has this Python. The source distribution takes what is newest.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.system.share import SECURITY, mounted
+
+ROOT = Path(__file__).parents[1]
+DEBIAN_12 = "cffi==1.15.1 pyyaml==6.0 uvloop==0.17.0 xxhash==3.2.0 setuptools==66.1.1 wheel==0.38.4"
+DEBIAN_13 = "cffi==1.17.1 pyyaml==6.0.2 uvloop==0.21.0 xxhash==3.5.0 setuptools==78.1.1 wheel"
+OLDEST = (DEBIAN_12 if sys.version_info < (3, 12) else DEBIAN_13).split()
+
+
+def run(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command away from the tree, so that nothing is found there."""
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **env}
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run(
+        list(map(str, command)),
+        cwd="/",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def install(environment: Path, *arguments: str | Path) -> None:
+    done = run(environment / "bin" / "python", "-m", "pip", "install", "--quiet", *arguments)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This tree's files as they are, without what was built in it."""
+    copy = tmp_path_factory.mktemp("packaging") / "tree"
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout
+    for name in filter(None, os.fsdecode(names).split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path) -> Path:
+    code = "import sys; sys.path.insert(0, 'csrc'); import build; build.backend.build_sdist('dist')"
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by the oldest versions, which stay beside it in an environment."""
+    folder = tmp_path_factory.mktemp("wheel")
+    venv.create(folder / "builder", with_pip=True)
+    install(folder / "builder", *OLDEST)
+    built = run(
+        *(folder / "builder" / "bin" / "python", "-m", "pip", "wheel", "--quiet"),
+        *("--no-build-isolation", "--no-deps", "--wheel-dir", folder, tree),
+    )
+    assert built.returncode == 0, built.stdout
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def serves(environment: Path, tmp_path: Path) -> None:
+    """What is installed answers a guest."""
+    export = tmp_path / "export"
+    export.mkdir()
+    command = (str(environment / "bin" / "vhost9p"),)
+    arguments = ("--path", str(export), *SECURITY)
+    daemon = Daemon(*arguments, command=command, env={"PYTHONPATH": ""}, cwd="/")
+    with daemon, mounted(daemon, export) as share:
+        share.put("file", b"from the host")
+        share.client.walk(share.top, 3, b"file")
+        share.client.lopen(3, os.O_RDONLY)
+        assert share.client.read(3, 0, 100) == b"from the host"
+    daemon.check_output()
+
+
+def test_a_source_distribution_is_built_installed_and_serves(sdist: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    install(tmp_path / "venv", sdist)
+    serves(tmp_path / "venv", tmp_path)
+
+
+def test_a_source_distribution_has_all_of_csrc_and_nothing_generated(
+    tree: Path, sdist: Path
+) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {str(p.relative_to(tree)) for p in tree.glob("csrc/**/*.*")} - names == set()
+    assert not [name for name in names if name.startswith("build/")]
+
+
+def test_a_wheel_serves_with_the_oldest_versions(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    install(tmp_path / "venv", wheel, *(name for name in OLDEST if "==" in name))
+    serves(tmp_path / "venv", tmp_path)
+    assert (tmp_path / "venv/share/qemu/vhost-user/50-vhost9p.json").is_file()
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
+
+
+def test_a_wheel_says_that_it_is_for_every_newer_python(wheel: Path) -> None:
+    assert "-cp311-abi3-" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        assert "vhost9p/_native.abi3.so" in archive.namelist()
+
+
+def test_a_wheel_names_its_licence_and_carries_the_text(wheel: Path) -> None:
+    said = metadata(wheel)
+    assert "Apache-2.0" in (said["License-Expression"], said["License"])
+    assert "LICENSE" in said["License-File"]
+
+
+def test_building_warns_of_nothing_deprecated(tree: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'csrc'); import build; "
+        "build.backend.prepare_metadata_for_build_wheel('metadata')"
+    )
+    (tree / "metadata").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in (done.stdout + done.stderr).lower()
+
+
+@pytest.mark.parametrize("isolation", [[], ["--no-build-isolation"]], ids=["isolated", "not"])
+def test_without_a_compiler_one_line_says_what_to_install(tree: Path, isolation: list[str]) -> None:
+    done = run(
+        *(sys.executable, "-m", "pip", "install", "--no-deps", *isolation),
+        *("--target", tree / "nowhere", tree),
+        CC="no-such-compiler",
+    )
+    assert done.returncode != 0
+    ours = [line.strip() for line in done.stdout.splitlines() if "vhost9p:" in line]
+    assert ours == ["vhost9p: no C compiler (CC=no-such-compiler): install gcc, or name one in CC"]
+    assert "[1 lines of output]" in done.stdout
+    assert "Traceback" not in done.stdout
