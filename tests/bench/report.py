@@ -16,6 +16,7 @@ from tests.bench.driver import Point, Sample
 from tests.bench.plan import Workload
 
 OURS, PEER, QEMU, HOST = "vhost9p", "virtiofsd", "QEMU 9p", "host"
+MAPPED, OTHER = "vhost9p mapped", "other"
 
 
 @dataclass
@@ -113,6 +114,21 @@ def mapped_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
         cells = [row.workload.title, str(row.point.depth), row.point.wait]
         cells += [_number(row.value(theirs)), _number(row.value(ours))]
         lines.append([*cells, _ratio(row.ratio(ours, theirs))])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def other_table(rows: Iterable[Row]) -> str:
+    """How many times as fast as another checkout's this vhost9p is, the worst first."""
+    found = []
+    for row in rows:
+        for ours in (OURS, MAPPED):
+            ratio = row.ratio(ours, OTHER)
+            if ratio:
+                found.append((ratio, row, ours))
+    lines = [["ratio", "medium", "workload", "depth", "wait", OTHER, OURS], ["---"] * 7]
+    for ratio, row, ours in sorted(found, key=lambda entry: entry[0]):
+        cells = [_ratio(ratio), row.medium, row.workload.title, str(row.point.depth)]
+        lines.append([*cells, row.point.wait, _number(row.value(OTHER)), _number(row.value(ours))])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

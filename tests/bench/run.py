@@ -159,6 +159,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workload", action="append", help="only this one, by the driver's name; repeatable"
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="compare with another checkout, which is built"
+    )
     parser.add_argument("--no-mapped", action="store_true", help="passthrough alone")
     parser.add_argument("--short", action="store_true", help="a few seconds, to check replies")
     arguments = parser.parse_args(words)
@@ -166,6 +169,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     for name in arguments.workload or ():
         if name not in names:
             parser.error(f"no workload is called {name}; there are {', '.join(sorted(names))}")
+    if arguments.against and not (arguments.against / ".venv" / "bin" / "python").exists():
+        parser.error(f"--against: {arguments.against} is no checkout in which make build has run")
     if arguments.rounds < 1 or arguments.milliseconds < 1:
         parser.error("--rounds and --milliseconds are at least 1")
     if arguments.short:
@@ -185,11 +190,16 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
     wanted = arguments.workload or [workload.name for workload in plan.WORKLOADS]
     workloads = [workload for workload in plan.WORKLOADS if workload.name in wanted]
     texts = []
+    peers, mapped = [*PEERS], [*MAPPED]
+    if arguments.against:
+        checkout = arguments.against.resolve()
+        peers.append(servers.other(checkout))
+        mapped.append(servers.other(checkout, "mapped-xattr"))
     for medium in ("tmpfs", "disk"):
         below = getattr(arguments, medium)
         if not below or (medium == "disk" and arguments.short):
             continue
-        with measured_tree(bench.program, below) as tree, bench.drivers(tree, PEERS) as drivers:
+        with measured_tree(bench.program, below) as tree, bench.drivers(tree, peers) as drivers:
             texts.append(f"{medium} is {_file_system(tree)}.")
             here = [w for w in workloads if medium == "tmpfs" or not w.tmpfs_only]
             bench.measure(medium, drivers, here, _effort(arguments, medium))
@@ -200,13 +210,15 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
         rows = len(bench.rows)
         with (
             measured_tree(bench.program, arguments.tmpfs) as tree,
-            bench.drivers(tree, MAPPED) as drivers,
+            bench.drivers(tree, mapped) as drivers,
         ):
             drivers.pop(HOST)
             bench.measure("tmpfs, mapped-xattr", drivers, kept, _effort(arguments, "tmpfs"))
         texts.append("Under mapped-xattr, on tmpfs:")
         ours, theirs = MAPPED[1].name, MAPPED[0].name
         texts.append(report.mapped_table(bench.rows[rows:], ours, theirs))
+    if arguments.against:
+        texts += ["Beside the other checkout:", report.other_table(bench.rows)]
     return "\n\n".join(texts) + "\n"
 
 

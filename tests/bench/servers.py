@@ -23,6 +23,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import report
 from tests.bench.driver import MEMORY_SIZE, QUEUE_SIZE, RING_AT, Queue
 from tests.bench.qtest import PciDevice, Qtest, VirtioPci
 from tests.frontend.daemon import Daemon
@@ -49,6 +51,8 @@ from vhost9p import __version__
 PARTS = (RING_AT, RING_AT + PAGE, RING_AT + 2 * PAGE)  # descriptors, available, used
 FEATURES = 1 << INDIRECT_BIT | 1 << EVENT_IDX_BIT | 1 << VERSION_1_BIT
 PATIENCE = 20.0  # seconds
+
+ROOT = Path(__file__).resolve().parents[2]
 
 _SYS_PIDFD_GETFD = 438
 
@@ -148,10 +152,19 @@ def vhost9p(
     model: str = "passthrough",
     options: Sequence[str] = (),
     wrapper: Sequence[str] = (),
+    checkout: Path = ROOT,
 ) -> Iterator[Queue]:
-    """vhost9p on a directory; `wrapper` as Daemon has it."""
+    """vhost9p on a directory; `wrapper` as Daemon has it. `checkout` is one that is built."""
     words = ("--path", str(directory), "--security-model", model, "--multidevs", "remap", *options)
-    with Daemon(*words, wrapper=wrapper) as daemon, connected(daemon.socket, daemon.pid) as queue:
+    python = sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python")
+    daemon = Daemon(
+        *words,
+        wrapper=wrapper,
+        command=(python, "-m", "vhost9p"),
+        env={"PYTHONPATH": str(checkout)},
+        cwd="/",
+    )
+    with daemon, connected(daemon.socket, daemon.pid) as queue:
         yield queue
 
 
@@ -334,6 +347,15 @@ def mapped(directory: Path) -> AbstractContextManager[Queue]:
 def qemu_mapped(directory: Path) -> AbstractContextManager[Queue]:
     """QEMU's built-in server, keeping owners and modes in attributes."""
     return qemu(directory, "mapped-xattr")
+
+
+def other(checkout: Path, model: str = "passthrough") -> Server:
+    """The vhost9p of another checkout, to compare with."""
+    return Server(
+        report.OTHER,
+        lambda directory: vhost9p(directory, model, checkout=checkout),
+        lambda: str(checkout),
+    )
 
 
 VHOST9P = Server("vhost9p", vhost9p, lambda: f"vhost9p {__version__}")

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import driver, guest, run, scale, servers
+from tests.bench import driver, guest, plan, run, scale, servers
 from tests.bench.driver import Driver, Point, WrongReply
 from tests.bench.report import HOST
 from tests.guest import fetch
@@ -43,6 +43,22 @@ def test_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert table in capsys.readouterr().out
     assert "| create, unlink |" in table
     ElementTree.parse(tmp_path / "bench-tmpfs.svg")
+
+
+def test_another_checkout_runs_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The comparison of two builds names each point once; here both are this one."""
+    words = ["--short", "--workload", "getattr", "--no-mapped", "--against", str(run.ROOT)]
+    assert run.main([*words, "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    *_, table = (tmp_path / "bench.md").read_text().split("Beside the other checkout:")
+    assert table.count("getattr on a fid") == len(plan.SHORT)
+
+
+def test_a_checkout_that_is_not_built_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--against", str(tmp_path)])
+    assert f"{tmp_path} is no checkout in which make build has run" in capsys.readouterr().err
 
 
 def _other_data(tree: Path) -> None:
