@@ -135,12 +135,14 @@ static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t e
     return true;
 }
 
+/* Runs a request to its end. */
 static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
     const uint64_t epoch = dev->epoch;
     int result;
 
     begin_work(dev, &scratch->worker);
+    v9_fids_begin(&dev->fids);
     pthread_mutex_unlock(&dev->lock);
     result = v9_request_run(dev, r, scratch);
     pthread_mutex_lock(&dev->lock);

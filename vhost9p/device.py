@@ -131,8 +131,9 @@ class Device:
     async def _reset(self, *, keep_memory: bool) -> None:
         def reset() -> None:
             self._native.ring_pause()
+            self._server.cancel_waits()
+            self._native.reset(keep_memory=keep_memory)  # nothing of the guest's goes on then
             self._server.reset()
-            self._native.reset(keep_memory=keep_memory)
 
         await self._in_thread(reset)
 

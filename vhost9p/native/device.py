@@ -10,8 +10,10 @@ import itertools
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Protocol
 
 from vhost9p.native.export import Export
@@ -97,9 +99,17 @@ _devices: dict[int, "Device"] = {}
 _numbers = itertools.count(1)
 
 
-def _failed(kind: Any, error: Any, trace: Any) -> None:
-    """An upcall has ended with what no upcall should; C goes on with EIO."""
-    log.error("an upcall failed", exc_info=(kind, error, trace))
+_faults: set[tuple[str, int]] = set()
+"""Places in the code where upcalls have failed."""
+
+
+def _failed(kind: Any, error: Any, trace: TracebackType) -> None:
+    """An upcall has ended with what no upcall should, which the guest is told as EIO. However often
+    it makes that happen, a place in the code is logged once."""
+    place = [(each.filename, each.lineno or 0) for each in traceback.extract_tb(trace)][-1]
+    if place not in _faults:
+        _faults.add(place)
+        log.error("a request failed as no request should", exc_info=(kind, error, trace))
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]

@@ -1,9 +1,9 @@
 """The 9P server: from a request's bytes to a reply's.
 
 C answers the requests that only read or move data; what comes here changes something, or needs a
-decision. `Server.handle` decodes, looks the handler up in the table of the session's dialect, and
-turns whatever a handler raises into an OSError, whose errno the guest is told. A handler that has
-to wait for a lock returns `LATER` and answers through its request from another thread.
+decision. `Server.handle` decodes and looks the handler up in the table of the session's dialect.
+What is raised is the answer too: an OSError its errno, and anything else EIO. A handler that has to
+wait for a lock returns `LATER` and answers through its request from another thread.
 
 The handlers are in one module per family: session, namespace, metadata, xattr, locks for 9P2000.L;
 session and unix for 9P2000.u.
@@ -88,10 +88,6 @@ class Server:
         except OSError as error:
             log.debug("tag %d: %s", request.tag, error)
             raise
-        except Exception as error:
-            what = "the request with tag %d failed as no request should"
-            log.error(what, request.tag, exc_info=error)
-            raise P9Error(errno.EIO, "a fault of the server") from error
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Of a fid that Python keeps something for: the others are C's."""
