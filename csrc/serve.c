@@ -26,14 +26,20 @@ void v9_device_signal(struct v9_device *dev)
         ;
 }
 
+void v9_device_tell(struct v9_device *dev)
+{
+    dev->news = true;
+    v9_threads_nudge(dev);
+}
+
 static void break_ring(struct v9_device *dev, const char *reason)
 {
     const uint64_t one = 1;
 
     if (!dev->ring.broken)
         dev->ring.broken = reason;
-    dev->news = dev->broken_news = true;
-    v9_threads_nudge(dev);
+    dev->broken_news = true;
+    v9_device_tell(dev);
     if (dev->err_fd >= 0)
         while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
             ;
@@ -68,7 +74,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->seq++;
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = r->unwanted = false;
+    r->dead = r->admitted = r->told = false;
     r->flushers = 0;
     r->asked = 0;
     r->error = 0;
@@ -129,18 +135,6 @@ static void parse(struct v9_device *dev, struct v9_request *r)
     v9_put_header(r->data, r->size, r->type, r->tag);
 }
 
-/* Nobody waits for this request any more: one that has not begun ends, and Python is told. */
-static void cancel(struct v9_device *dev, struct v9_request *r)
-{
-    if (r->state == V9_DELAYED) {
-        v9_delay_leave(dev, r);
-        v9_request_finish(dev, r, v9_request_error(r, EINTR));
-    } else if (r->state == V9_LATER) {
-        r->unwanted = dev->news = true;
-        v9_threads_nudge(dev);
-    }
-}
-
 /* A flush that a Tflush names is over before anybody could see that it was flushed. */
 static struct v9_request *find_tag(struct v9_device *dev, const struct v9_request *flush,
                                    uint16_t tag)
@@ -175,22 +169,23 @@ static bool start_flush(struct v9_device *dev, struct v9_request *r)
     r->target = target->slot;
     r->target_seq = target->seq;
     target->flushers++;
-    cancel(dev, target);
+    if (target->state == V9_DELAYED)
+        v9_delay_call_off(dev, target);
+    else if (target->state == V9_LATER)
+        v9_device_tell(dev);
     return true;
 }
 
 /* A new session begins, for which whatever is in flight comes to its end first: NULL until then.
- * Nothing else begins before it is answered, since it clears all fids. */
+ * What waits is called off. Nothing else begins before it is answered, since it clears all fids. */
 static struct v9_request *start_version(struct v9_device *dev, struct v9_request *r)
 {
     dev->barrier = r;
     if (dev->inflight == 1)
         return r;
     r->state = V9_BARRIER;
-    for (uint32_t i = 0; i < dev->slots_used; i++)
-        if (r != &dev->slots[i] && !dev->slots[i].dead)
-            cancel(dev, &dev->slots[i]);
-    return dev->inflight == 1 ? r : NULL;
+    dev->news = true;
+    return NULL;
 }
 
 /* The Tversion that has waited for all others. */
@@ -250,7 +245,8 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 
 bool v9_request_is_due(struct v9_device *dev)
 {
-    return dev->news || next_version(dev);
+    const bool called_off = dev->barrier && dev->delayed && (!dev->paused || dev->hurry);
+    return dev->news || called_off || next_version(dev);
 }
 
 /* ---- running -----------------------------------------------------------------------------------
