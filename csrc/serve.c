@@ -15,7 +15,7 @@ void v9_device_signal(struct v9_device *dev)
     if (!dev->unsignalled)
         return;
     dev->unsignalled = 0;
-    if (!dev->ring.desc || !v9_vring_should_signal(&dev->ring))
+    if (!v9_vring_is_live(&dev->ring) || !v9_vring_should_signal(&dev->ring))
         return;
     dev->unheard = dev->call_fd < 0;
     if (dev->unheard)
@@ -57,8 +57,8 @@ void v9_device_look(struct v9_device *dev)
 
 bool v9_device_can_run(struct v9_device *dev)
 {
-    return dev->started && dev->enabled && !dev->paused && dev->ring.desc && !dev->ring.broken &&
-           dev->exports[0];
+    return dev->started && dev->enabled && !dev->paused && v9_vring_is_live(&dev->ring) &&
+           !dev->ring.broken && dev->exports[0];
 }
 
 static struct v9_request *take_slot(struct v9_device *dev)
@@ -390,11 +390,9 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
     }
     if (r->question.fd >= 0)
         close(r->question.fd);
-    if (!dead && dev->ring.desc) {
-        v9_vring_push(&dev->ring, &r->chain, (uint32_t)result);
-        if (++dev->unsignalled >= V9_SIGNAL_BATCH)
-            v9_device_signal(dev);
-    }
+    if (!dead && v9_vring_push(&dev->ring, &r->chain, (uint32_t)result) &&
+        ++dev->unsignalled >= V9_SIGNAL_BATCH)
+        v9_device_signal(dev);
     v9_device_look(dev);
     free_slot(dev, r);
     if (!dead && dev->flushing)
@@ -413,10 +411,8 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 
 static void kill_request(struct v9_device *dev, struct v9_request *r)
 {
-    if (dev->ring.desc) {
-        v9_vring_push(&dev->ring, &r->chain, (uint32_t)v9_request_error(r, EIO));
+    if (v9_vring_push(&dev->ring, &r->chain, (uint32_t)v9_request_error(r, EIO)))
         dev->unsignalled++;
-    }
     dev->inflight--;
     dev->dead++;
     r->dead = true;
@@ -482,8 +478,7 @@ void v9_device_detach(struct v9_device *dev)
 
 void v9_device_attach(struct v9_device *dev)
 {
-    if (dev->ring.num && dev->ring.desc_uva)
-        v9_vring_map(&dev->ring, &dev->mem);
+    v9_vring_remap(&dev->ring, &dev->mem);
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
         if (r->state != V9_FREE && r->state != V9_RUNNING && !r->dead)

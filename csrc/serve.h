@@ -123,8 +123,9 @@ struct v9_device {
 
     struct v9_mem mem;
     struct v9_grave *graveyard;
+    struct v9_vring_setup setup; /* of the next start: it changes while the ring is stopped */
     struct v9_vring ring;
-    bool started, enabled, paused; /* served iff started && enabled && !paused && mapped && whole */
+    bool started, enabled, paused; /* served iff started && enabled && !paused && live && whole */
     int kick_fd, call_fd, err_fd;
     bool unheard;   /* completions that there was no call descriptor for */
     bool poll_ring; /* the frontend gave no kick descriptor */

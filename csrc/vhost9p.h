@@ -339,7 +339,8 @@ enum { V9_EXPORTS_MAX = 256 };
 /* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to
  * be kept. */
 void v9_device_reset(v9_device *dev, uint32_t keep_memory);
-void v9_device_set_features(v9_device *dev, uint64_t features);
+/* -EBUSY while the ring runs. */
+int v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);
 enum {
     V9_9P2000L = 0, /* also before the first Tversion */
@@ -366,11 +367,19 @@ struct v9_region_conf {
 };
 int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count);
 
-/* Ring set-up. Descriptors are duplicated; -1 for "none: poll" (kick) or "do not signal" (call). */
+/* Ring set-up, of a stopped ring: -EBUSY else. What one message alone shows to be wrong is -EINVAL.
+ */
 int v9_ring_set_num(v9_device *dev, uint32_t num);
 int v9_ring_set_base(v9_device *dev, uint32_t base);
 int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail);
-int v9_ring_set_kick(v9_device *dev, int32_t fd);
+/*
+ * Starts the ring, or where it runs exchanges the kick descriptor. Descriptors are duplicated; -1
+ * for "none: poll" (kick) or "do not signal" (call). -EINVAL with a *reason where what was set up
+ * makes no ring, which then stays stopped.
+ */
+int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason);
+/* Whether it was started, and not stopped since. */
+uint32_t v9_ring_is_started(v9_device *dev);
 int v9_ring_set_call(v9_device *dev, int32_t fd);
 int v9_ring_set_err(v9_device *dev, int32_t fd);
 int v9_ring_enable(v9_device *dev, uint32_t enable);

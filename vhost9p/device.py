@@ -141,8 +141,9 @@ class Device:
 
         await self._in_thread(reset)
 
-    def set_features(self, features: int) -> None:
+    async def set_features(self, features: int) -> None:
         """See Backend."""
+        await self._stop_first()
         self._native.set_features(features)
 
     async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
@@ -159,17 +160,20 @@ class Device:
         """See Backend."""
         await self._in_thread(lambda: self._native.mem_remove(region.gpa, region.size, region.uva))
 
-    def ring_set_num(self, num: int) -> None:
+    async def ring_set_num(self, num: int) -> None:
         """See Backend."""
+        await self._stop_first()
         self._native.ring_set_num(num)
         self._server.set_ring_size(num)
 
-    def ring_set_base(self, base: int) -> None:
+    async def ring_set_base(self, base: int) -> None:
         """See Backend."""
+        await self._stop_first()
         self._native.ring_set_base(base)
 
-    def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
+    async def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
         """See Backend."""
+        await self._stop_first()
         self._native.ring_set_addr(desc, used, avail)
 
     def ring_set_kick(self, fd: int | None) -> None:
@@ -198,6 +202,11 @@ class Device:
             return self._native.ring_drain(DRAIN_MS)
 
         return await self._in_thread(stop)
+
+    async def _stop_first(self) -> None:
+        """A running ring does not change: what sets it up stops it."""
+        if self._native.ring_is_started():
+            await self.ring_stop()
 
 
 def _place(region: MemoryRegion) -> tuple[int, int, int, int]:

@@ -65,7 +65,7 @@ class FakeBackend:
     async def reset_device(self) -> None:
         self._note("reset_device")
 
-    def set_features(self, features: int) -> None:
+    async def set_features(self, features: int) -> None:
         self._note("set_features", features)
 
     async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
@@ -77,13 +77,13 @@ class FakeBackend:
     async def mem_remove(self, region: MemoryRegion) -> None:
         self._note("mem_remove", region)
 
-    def ring_set_num(self, num: int) -> None:
+    async def ring_set_num(self, num: int) -> None:
         self._note("ring_set_num", num)
 
-    def ring_set_base(self, base: int) -> None:
+    async def ring_set_base(self, base: int) -> None:
         self._note("ring_set_base", base)
 
-    def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
+    async def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
         self._note("ring_set_addr", desc, used, avail)
 
     def ring_set_kick(self, fd: int | None) -> None:

@@ -104,8 +104,9 @@ class Backend(Protocol):
     async def reset_device(self) -> None:
         """As `reset`, but guest memory stays."""
 
-    def set_features(self, features: int) -> None:
-        """The negotiated virtio features, PROTOCOL_FEATURES_BIT among them or not."""
+    async def set_features(self, features: int) -> None:
+        """The negotiated virtio features, PROTOCOL_FEATURES_BIT among them or not. This and the
+        ring's set-up below stop a running ring first, as `ring_stop` does."""
 
     async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """Replaces guest memory by these regions, each with its descriptor. On an error there is
@@ -117,14 +118,14 @@ class Backend(Protocol):
     async def mem_remove(self, region: MemoryRegion) -> None:
         """Removes a region of guest memory: the one with this gpa, size and uva."""
 
-    def ring_set_num(self, num: int) -> None:
+    async def ring_set_num(self, num: int) -> None:
         """The number of the ring's entries."""
 
-    def ring_set_base(self, base: int) -> None:
+    async def ring_set_base(self, base: int) -> None:
         """Where the ring goes on: the next avail index; packed: bits 0-14 the place to take from,
         bits 16-30 the place to return to, each with its turn in the bit above."""
 
-    def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
+    async def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
         """Where the ring's parts lie, as frontend addresses (uva)."""
 
     def ring_set_kick(self, fd: int | None) -> None:
@@ -218,7 +219,7 @@ class Session:
             raise VhostUserError(
                 f"features {show_bits(unknown)} were not offered; {show_bits(self._offered)} were"
             )
-        self._backend.set_features(new.value)
+        await self._backend.set_features(new.value)
         if not new.value >> PROTOCOL_FEATURES_BIT & 1:
             self._backend.ring_enable(True)  # such a frontend knows nothing of enabling
 
@@ -286,17 +287,17 @@ class Session:
 
     async def _set_vring_num(self, state: RingState, fds: list[int]) -> None:
         _check_index(state.index)
-        self._backend.ring_set_num(state.num)
+        await self._backend.ring_set_num(state.num)
 
     async def _set_vring_base(self, state: RingState, fds: list[int]) -> None:
         _check_index(state.index)
-        self._backend.ring_set_base(state.num)
+        await self._backend.ring_set_base(state.num)
 
     async def _set_vring_addr(self, ring: RingAddresses, fds: list[int]) -> None:
         _check_index(ring.index)
         if ring.flags:
             raise VhostUserError(f"flags {ring.flags:#x}: logging was not offered, 0 is valid")
-        self._backend.ring_set_addr(ring.desc, ring.used, ring.avail)
+        await self._backend.ring_set_addr(ring.desc, ring.used, ring.avail)
 
     async def _set_vring_kick(self, ring: RingFd, fds: list[int]) -> None:
         self._backend.ring_set_kick(_ring_fd(ring, fds))
