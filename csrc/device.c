@@ -38,6 +38,7 @@ v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t
     dev->conf = *conf;
     dev->hub = hub;
     dev->msize = conf->msize_max;
+    dev->mem.limit = conf->mem_regions;
     dev->kick_fd = dev->call_fd = dev->err_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
@@ -78,8 +79,8 @@ void v9_device_free(v9_device *dev)
         return; /* threads hang in system calls and will look at it: left to the process's end */
     }
     v9_hub_forget(dev->hub, &dev->line);
-    v9_mem_clear(&dev->mem);
     v9_mem_bury(&dev->graveyard);
+    v9_mem_destroy(&dev->mem);
     v9_fids_destroy(&dev->fids);
     set_fd(&dev->kick_fd, -1);
     set_fd(&dev->call_fd, -1);

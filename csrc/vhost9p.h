@@ -317,15 +317,17 @@ int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint
 
 /* ---- device.c: one vhost-user device with its ring, memory and fids -------------------------- */
 
-enum { V9_CPUS_MAX = 1024 }; /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
+enum { V9_MEM_REGIONS = 509 }; /* what GET_MAX_MEM_SLOTS answers, at most */
+enum { V9_CPUS_MAX = 1024 };   /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
 
 struct v9_device_conf {
     uint32_t id;
     uint32_t threads;   /* running serving threads, 1..64 */
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
-    uint32_t poll_us;  /* how long a thread looks for requests before it sleeps */
-    uint64_t cpus[16]; /* bit n: serving threads may run on CPU n; none: on any */
+    uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
+    uint32_t poll_us;     /* how long a thread looks for requests before it sleeps */
+    uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any */
 };
 
 v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err);
@@ -356,7 +358,7 @@ struct v9_device_stats {
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 
-/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (509 regions). */
+/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions). */
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);

@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
-from vhost9p.device import Device
+from vhost9p.device import Device, memory_slots
 from vhost9p.native.device import Hub, initialise
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
@@ -81,7 +81,7 @@ class Daemon:
             assert config.socket is not None
             listener = Listener.bind(config.socket)
         try:
-            device = Device(self._hub, config)
+            device = Device(self._hub, config, memory_slots(len(self._config.devices)))
         except BaseException:
             listener.close()
             raise

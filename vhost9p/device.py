@@ -23,7 +23,7 @@ from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
-from vhost9p.vhost_user.messages import MAX_CONFIG, RING_PACKED_BIT, MemoryRegion
+from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_BIT, MemoryRegion
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,24 @@ T = TypeVar("T")
 
 DRAIN_MS = 2000
 """How long the frontend is kept waiting for requests that hang."""
+
+
+MIN_MEM_SLOTS = 8
+"""As many as SET_MEM_TABLE may have at once."""
+MAPS_PER_SLOT = 8
+"""What a region may take of the process's mappings: itself, two guards, and zeros in its place; and
+the same once more while a request that hangs keeps the mapping before."""
+
+
+def memory_slots(devices: int) -> int:
+    """How many regions of guest memory each device may have: half of the mappings that the process
+    may have (proc(5), vm.max_map_count) are shared evenly."""
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            maps = int(file.read())
+    except (OSError, ValueError):
+        maps = 65530
+    return min(max(maps // 2 // MAPS_PER_SLOT // devices, MIN_MEM_SLOTS), MAX_MEM_SLOTS)
 
 
 def config_space(tag: bytes) -> bytes:
@@ -41,9 +59,10 @@ def config_space(tag: bytes) -> bytes:
 class Device:
     """Serves exports to one guest. It is the session's Backend."""
 
-    def __init__(self, hub: Hub, config: DeviceConfig) -> None:
+    def __init__(self, hub: Hub, config: DeviceConfig, memory_slots: int = MAX_MEM_SLOTS) -> None:
         """Raises OSError, StateError."""
         self.name = config.tag
+        self.memory_slots = memory_slots
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
         with ExitStack() as undo:
@@ -55,6 +74,7 @@ class Device:
                 threads=config.threads,
                 msize_max=config.msize_max,
                 max_fids=config.max_fids,
+                mem_regions=memory_slots,
                 cpus=config.cpus,
                 poll_us=config.poll_us,
             )

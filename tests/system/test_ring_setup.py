@@ -131,7 +131,7 @@ def test_a_smaller_ring_under_chains_in_flight(guest: Share, waiting: list[Ticke
     machine.base = old.start
     machine.set_ring_state()
     client = Client(machine)
-    for i in range(5):
+    for _ in range(5):
         client._tags = [0]
         client.version()
         assert client.attach(1).type

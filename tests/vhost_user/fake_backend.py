@@ -28,6 +28,7 @@ class FakeBackend:
 
     def __init__(self, withheld: int = 0) -> None:
         self.withheld = withheld
+        self.memory_slots = 509
         self.calls: list[tuple[object, ...]] = []
         self.finished = 0
         self.errors: dict[str, Exception] = {}

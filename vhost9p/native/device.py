@@ -188,6 +188,7 @@ class Device:
         threads: int,
         msize_max: int,
         max_fids: int,
+        mem_regions: int,
         cpus: Sequence[int] = (),
         poll_us: int = 0,
     ) -> None:
@@ -204,6 +205,7 @@ class Device:
                 "threads": threads,
                 "msize_max": msize_max,
                 "max_fids": max_fids,
+                "mem_regions": mem_regions,
                 "poll_us": poll_us,
             },
         )

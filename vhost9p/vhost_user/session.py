@@ -30,7 +30,6 @@ from vhost9p.vhost_user.messages import (
     CONFIGURE_MEM_SLOTS_BIT,
     EVENT_IDX_BIT,
     INDIRECT_BIT,
-    MAX_MEM_SLOTS,
     MOUNT_TAG_BIT,
     MQ_BIT,
     PROTOCOL_FEATURES_BIT,
@@ -93,6 +92,9 @@ class Backend(Protocol):
 
     withheld: int
     """Virtio features of FEATURES that this device does not offer. It does not change."""
+
+    memory_slots: int
+    """How many regions of guest memory it may have. It does not change."""
 
     def config_read(self) -> bytes:
         """The whole configuration space, at most 256 bytes."""
@@ -275,7 +277,7 @@ class Session:
         await self._backend.mem_set_table(list(zip(table.regions, fds, strict=True)))
 
     async def _get_max_mem_slots(self, _: Empty, fds: list[int]) -> bytes:
-        return U64(MAX_MEM_SLOTS).pack()
+        return U64(self._backend.memory_slots).pack()
 
     async def _add_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
         await self._backend.mem_add(slot.region, fds[0])
