@@ -1,5 +1,5 @@
 /*
- * answer: what a request is answered with: a reply or an error, in C or through Python.
+ * answer: what a request is answered with: a reply or an error.
  */
 #define _GNU_SOURCE
 #include "serve.h"
@@ -53,81 +53,4 @@ int v9_request_error(struct v9_request *r, int error)
         v9_put(v9_put_header(reply, size, P9_RLERROR, r->tag), (uint32_t)error, 4);
     return (int)v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count, 0,
                                reply, size);
-}
-
-/* ---- Python's side -----------------------------------------------------------------------------
- */
-
-static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint32_t seq)
-{
-    struct v9_request *r = slot < dev->slots_used ? &dev->slots[slot] : NULL;
-    return r && r->seq == seq && r->state == V9_UPCALL ? r : NULL;
-}
-
-/* With data, or where that is NULL with an error. */
-static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size,
-                  int32_t error)
-{
-    struct v9_request *r;
-    int err = -ESTALE, result = 0;
-
-    pthread_mutex_lock(&dev->lock);
-    r = find_upcall(dev, slot, seq);
-    if (r) {
-        err = r->dead ? -ESTALE : 0;
-        r->dialect = dev->dialect; /* a Tversion has just changed it */
-        if (!r->dead)
-            result = data ? v9_request_reply(r, data, size) : v9_request_error(r, error);
-        v9_request_finish(dev, r, result);
-        v9_device_signal(dev);
-    }
-    v9_device_unlock(dev);
-    return err;
-}
-
-int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
-{
-    return answer(dev, slot, seq, data, size, 0);
-}
-
-int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error)
-{
-    return answer(dev, slot, seq, NULL, 0, error);
-}
-
-int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq)
-{
-    struct v9_request *r;
-    int err = -ESTALE;
-
-    pthread_mutex_lock(&dev->lock);
-    r = find_upcall(dev, slot, seq);
-    if (r && r->dead) {
-        v9_request_finish(dev, r, 0);
-    } else if (r) {
-        r->state = V9_RESUMED;
-        r->next = dev->resumed;
-        dev->resumed = r;
-        v9_threads_nudge(dev);
-        err = 0;
-    }
-    v9_device_unlock(dev);
-    return err;
-}
-
-int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
-              uint32_t size)
-{
-    struct v9_request *r;
-    int got = -ESTALE;
-
-    pthread_mutex_lock(&dev->lock);
-    r = find_upcall(dev, slot, seq);
-    if (r && !r->dead) {
-        uint32_t rest = offset < r->size ? r->size - offset : 0;
-        got = (int)v9_iov_gather(r->chain.iov, r->chain.readable_count, offset, out,
-                                 size < rest ? size : rest);
-    }
-    pthread_mutex_unlock(&dev->lock);
-    return got;
 }

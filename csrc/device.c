@@ -28,7 +28,7 @@ int v9_init(void)
 /* ---- life --------------------------------------------------------------------------------------
  */
 
-v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err)
+v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
 {
     struct v9_device *dev = calloc(1, sizeof(*dev));
 
@@ -36,7 +36,6 @@ v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t
     if (!dev)
         return NULL;
     dev->conf = *conf;
-    dev->hub = hub;
     dev->msize = conf->msize_max;
     dev->mem.limit = conf->mem_regions;
     dev->kick_fd = dev->call_fd = dev->err_fd = -1;
@@ -70,15 +69,13 @@ static void set_fd(int *where, int fd)
     *where = fd;
 }
 
-void v9_device_free(v9_device *dev)
+int v9_device_free(v9_device *dev)
 {
     v9_ring_pause(dev);
     if (!v9_threads_stop(dev)) {
         v9_pressure_leave(&dev->fids.holder, false);
-        v9_hub_forget(dev->hub, &dev->line);
-        return; /* threads hang in system calls and will look at it: left to the process's end */
+        return 0; /* they will look at it */
     }
-    v9_hub_forget(dev->hub, &dev->line);
     v9_mem_bury(&dev->graveyard);
     v9_mem_destroy(&dev->mem);
     v9_fids_destroy(&dev->fids);
@@ -89,6 +86,7 @@ void v9_device_free(v9_device *dev)
     pthread_cond_destroy(&dev->idle);
     pthread_mutex_destroy(&dev->lock);
     free(dev);
+    return 1;
 }
 
 /* The mount that an export's root is on, which that keeps; 0 if the host does not tell. */

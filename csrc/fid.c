@@ -297,12 +297,25 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
     return index ? err : -EBADF;
 }
 
-/* Whether a number may be given to a new entry: nobody has it, or `instead` still does. */
+/* The session that this thread's request belongs to, of a table. */
+static _Thread_local struct {
+    const struct v9_fids *fids;
+    uint64_t session;
+} serving;
+
+void v9_fids_begin(struct v9_fids *fids)
+{
+    serving.fids = fids;
+    serving.session = __atomic_load_n(&fids->session, __ATOMIC_RELAXED);
+}
+
+/* Whether a number may be given to a new entry: nobody has it, or `instead` still does; and the
+ * session has not ended under a request that hung. */
 static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid *instead)
 {
     const uint32_t index = find(fids, number);
 
-    if (number == P9_NOFID)
+    if (number == P9_NOFID || (serving.fids == fids && serving.session != fids->session))
         return false;
     return instead ? index && &fids->entries[index - 1] == instead : !index;
 }
@@ -482,6 +495,9 @@ static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to)
 
 void v9_fids_clear(struct v9_fids *fids)
 {
+    pthread_mutex_lock(&fids->lock);
+    __atomic_store_n(&fids->session, fids->session + 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&fids->lock);
     remove_among(fids, 0, fids->homes); /* what lies between was never used */
     remove_among(fids, fids->unused, fids->max);
     while (v9_linger_end(fids, UINT32_MAX))

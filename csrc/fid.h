@@ -59,6 +59,7 @@ struct v9_fids {
     struct v9_nodes nodes;
     uint32_t max, mask; /* capacity of entries; buckets - 1 */
     uint32_t count;     /* entered numbers */
+    uint64_t session;   /* how often the table was cleared */
     uint32_t live;      /* entries with references */
     uint32_t homes;     /* no entry with a greater index was ever at home */
     uint32_t strays;    /* of the entered numbers */
@@ -128,6 +129,9 @@ int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t numbe
 /* Publishes the descriptor of a pinned entry; -EBADF where it has one already. */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);
 int v9_fids_remove(struct v9_fids *fids, uint32_t number);
+/* A session ends. What the calling threads of v9_fids_begin still enter for it is refused. */
 void v9_fids_clear(struct v9_fids *fids);
+/* The calling thread begins a request of the present session, until it begins the next one. */
+void v9_fids_begin(struct v9_fids *fids);
 
 #endif

@@ -19,7 +19,7 @@ enum {
 
 int64_t v9_pressure_held, v9_pressure_mark = INT64_MAX;
 static uint32_t patience;
-static _Thread_local bool exempt, relieving;
+static _Thread_local bool relieving;
 
 /* Descriptors that are closed for those that it takes to give others up. */
 static int spares[SPARES] = {-1, -1, -1, -1};
@@ -149,18 +149,11 @@ void v9_pressure_visit(void (*visit)(struct v9_holder *holder))
     pthread_mutex_unlock(&holders.lock);
 }
 
-void v9_pressure_exempt(void)
-{
-    exempt = true;
-}
-
 /* Looking for what can be given up costs much where there is nothing: not at each request then. */
 void v9_pressure_check_slowly(void)
 {
     uint32_t left = __atomic_load_n(&patience, __ATOMIC_RELAXED);
 
-    if (exempt)
-        return;
     if (left)
         __atomic_store_n(&patience, left - 1, __ATOMIC_RELAXED);
     else if (!v9_pressure_relieve())

@@ -32,8 +32,6 @@ void v9_pressure_join(struct v9_holder *holder);
 void v9_pressure_leave(struct v9_holder *holder, bool wait);
 /* Has every holder visited, without locks: none goes meanwhile. */
 void v9_pressure_visit(void (*visit)(struct v9_holder *holder));
-/* The calling thread, which serves all devices, does not give up for others what may hang. */
-void v9_pressure_exempt(void);
 
 extern int64_t v9_pressure_held, v9_pressure_mark;
 

@@ -32,18 +32,11 @@ static void break_ring(struct v9_device *dev, const char *reason)
 
     if (!dev->ring.broken)
         dev->ring.broken = reason;
-    dev->broken_note.up = (struct v9_upcall){
-        .device = dev->conf.id,
-        .kind = V9_UP_BROKEN,
-        .fd = -1,
-        .size = (uint32_t)strlen(dev->ring.broken),
-    };
-    dev->broken_note.data = (const uint8_t *)dev->ring.broken;
-    dev->broken_note.line = &dev->line;
+    dev->news = dev->broken_news = true;
+    v9_threads_nudge(dev);
     if (dev->err_fd >= 0)
         while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
             ;
-    v9_hub_post(dev->hub, &dev->broken_note);
 }
 
 void v9_device_look(struct v9_device *dev)
@@ -75,7 +68,8 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->seq++;
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = false;
+    r->dead = r->admitted = r->unwanted = false;
+    r->flushers = 0;
     r->asked = 0;
     r->error = 0;
     r->next = NULL;
@@ -87,7 +81,6 @@ static struct v9_request *take_slot(struct v9_device *dev)
 
 static void free_slot(struct v9_device *dev, struct v9_request *r)
 {
-    v9_made_close(&r->made); /* of a request that ended while Python was asked */
     if (r->dead)
         dev->dead--;
     else
@@ -136,105 +129,78 @@ static void parse(struct v9_device *dev, struct v9_request *r)
     v9_put_header(r->data, r->size, r->type, r->tag);
 }
 
-static void post(struct v9_device *dev, struct v9_request *r, uint32_t kind)
-{
-    r->state = V9_UPCALL;
-    r->note.up = r->question;
-    r->note.up.device = dev->conf.id;
-    r->note.up.kind = kind;
-    r->note.up.slot = r->slot;
-    r->note.up.seq = r->seq;
-    r->note.up.tag = r->tag;
-    r->note.up.size = r->data_size;
-    r->note.data = r->data;
-    r->note.line = &dev->line;
-    r->question.fd = -1;
-    dev->upcalls++;
-    v9_hub_queue(dev->hub, &r->note);
-    dev->posted = true;
-}
-
-/* Python's thread is woken last: where it takes this thread's CPU it would else soon wait for the
- * lock, and both be switched to and fro once more. */
-void v9_device_unlock(struct v9_device *dev)
-{
-    const bool posted = dev->posted;
-    v9_hub *hub = dev->hub;
-
-    dev->posted = false;
-    pthread_mutex_unlock(&dev->lock);
-    if (posted)
-        v9_hub_wake(hub);
-}
-
 /* Nobody waits for this request any more: one that has not begun ends, and Python is told. */
 static void cancel(struct v9_device *dev, struct v9_request *r)
 {
     if (r->state == V9_DELAYED) {
         v9_delay_leave(dev, r);
         v9_request_finish(dev, r, v9_request_error(r, EINTR));
+    } else if (r->state == V9_LATER) {
+        r->unwanted = dev->news = true;
+        v9_threads_nudge(dev);
     }
-    if (r->state != V9_UPCALL)
-        return;
-    r->flush_note.up = (struct v9_upcall){
-        .device = dev->conf.id, .kind = V9_UP_FLUSH, .fd = -1, .a = r->slot, .b = r->seq};
-    r->flush_note.line = &dev->line;
-    v9_hub_post(dev->hub, &r->flush_note);
 }
 
+/* A flush that a Tflush names is over before anybody could see that it was flushed. */
 static struct v9_request *find_tag(struct v9_device *dev, const struct v9_request *flush,
                                    uint16_t tag)
 {
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
-        if (r != flush && r->tag == tag && !r->dead &&
-            (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_RESUMED ||
+        if (r != flush && r->tag == tag && !r->dead && r->type != P9_TFLUSH &&
+            (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_LATER ||
              r->state == V9_DELAYED))
             return r;
     }
     return NULL;
 }
 
-static void finish_flush(struct v9_device *dev, struct v9_request *r)
+static int reply_to_flush(struct v9_request *r)
 {
     uint8_t reply[P9_HEADER_SIZE];
     v9_put_header(reply, sizeof(reply), P9_TFLUSH + 1, r->tag);
-    v9_request_finish(dev, r, v9_request_reply(r, reply, sizeof(reply)));
+    return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/* Rflush follows the reply to the request that it names, or comes at once where that is over. */
-static void start_flush(struct v9_device *dev, struct v9_request *r)
+/* Whether a Tflush has to wait: Rflush follows the reply to the request that it names, or comes at
+ * once where that is over. */
+static bool start_flush(struct v9_device *dev, struct v9_request *r)
 {
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
-    uint16_t tag = v9_in_u16(&in);
-    struct v9_request *target = find_tag(dev, r, tag);
+    struct v9_request *target = find_tag(dev, r, v9_in_u16(&in));
 
-    if (!v9_in_is_done(&in)) {
-        v9_request_finish(dev, r, v9_request_error(r, EINVAL));
-        return;
-    }
-    if (!target) {
-        finish_flush(dev, r);
-        return;
-    }
+    if (!target)
+        return false;
     r->state = V9_FLUSHING;
     r->target = target->slot;
     r->target_seq = target->seq;
-    dev->flushing++;
+    target->flushers++;
     cancel(dev, target);
+    return true;
 }
 
-static void start_version(struct v9_device *dev, struct v9_request *r)
+/* A new session begins, for which whatever is in flight comes to its end first: NULL until then.
+ * Nothing else begins before it is answered, since it clears all fids. */
+static struct v9_request *start_version(struct v9_device *dev, struct v9_request *r)
 {
-    if (dev->inflight == 1) {
-        post(dev, r, V9_UP_REQUEST);
-        return;
-    }
-    r->state = V9_BARRIER;
     dev->barrier = r;
+    if (dev->inflight == 1)
+        return r;
+    r->state = V9_BARRIER;
     for (uint32_t i = 0; i < dev->slots_used; i++)
         if (r != &dev->slots[i] && !dev->slots[i].dead)
             cancel(dev, &dev->slots[i]);
+    return dev->inflight == 1 ? r : NULL;
+}
+
+/* The Tversion that has waited for all others. */
+static struct v9_request *next_version(struct v9_device *dev)
+{
+    struct v9_request *r = dev->barrier;
+
+    if (!r || r->state != V9_BARRIER || dev->inflight > 1 || (dev->paused && !dev->hurry))
+        return NULL;
+    return r;
 }
 
 static struct v9_request *pop(struct v9_device *dev)
@@ -262,37 +228,29 @@ static struct v9_request *pop(struct v9_device *dev)
     return NULL;
 }
 
-/*
- * The next request for a serving thread, or NULL. Tflush and Tversion are dealt with here, under
- * the lock: they concern the others in flight and never wait for a thread.
- */
+/* The next request for a serving thread, or NULL. Each costs its turn, one that is wrong or flushes
+ * another as well: whoever else wants the lock gets it in between. */
 struct v9_request *v9_request_next(struct v9_device *dev)
 {
-    struct v9_request *r;
+    struct v9_request *r = v9_delay_next(dev);
 
-    r = dev->resumed;
-    if (r)
-        dev->resumed = r->next;
-    else
-        r = v9_delay_next(dev);
+    if (!r)
+        r = next_version(dev);
+    if (!r && v9_device_can_run(dev) && !dev->barrier) {
+        r = pop(dev);
+        if (r && r->type == P9_TVERSION && !r->error)
+            r = start_version(dev, r);
+    }
     if (r) {
         r->state = V9_RUNNING;
         dev->busy++;
-        return r;
     }
-    while (v9_device_can_run(dev) && !dev->barrier && (r = pop(dev))) {
-        if (r->error) {
-            v9_request_finish(dev, r, v9_request_error(r, -r->error));
-        } else if (r->type == P9_TFLUSH) {
-            start_flush(dev, r);
-        } else if (r->type == P9_TVERSION) {
-            start_version(dev, r);
-        } else {
-            dev->busy++;
-            return r;
-        }
-    }
-    return NULL;
+    return r;
+}
+
+bool v9_request_is_due(struct v9_device *dev)
+{
+    return dev->news || next_version(dev);
 }
 
 /* ---- running -----------------------------------------------------------------------------------
@@ -314,7 +272,7 @@ static v9_handler *const unix_handlers[256] = {
     [P9_TWRITE] = v9_fast_write, [P9_TCLUNK] = v9_fast_clunk, [P9_TSTAT] = v9_fast_stat,
 };
 
-/* The question for Python that a handler's result is. */
+/* The question for Python that a handler's result is; 0: none. */
 static uint32_t question_kind(int result)
 {
     switch (result) {
@@ -325,84 +283,104 @@ static uint32_t question_kind(int result)
     case -V9_NO_MOUNT:
         return V9_UP_MOUNT;
     default:
-        return V9_UP_REQUEST;
+        return 0;
     }
+}
+
+/* Runs a handler; and again, once Python has decided what it asked. */
+static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handler,
+                  struct v9_scratch *scratch)
+{
+    int result;
+
+    do {
+        struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
+        uint32_t kind;
+        result = handler(dev, r, &in, scratch);
+        kind = question_kind(result);
+        if (!kind)
+            return result;
+        result = v9_upcall_question(dev, r, kind, &scratch->worker);
+    } while (!result);
+    return result;
 }
 
 /* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
- * -V9_NO_DEVICE, -V9_NO_GROUP, -V9_NO_MOUNT or -V9_NOT_YET. */
+ * V9_FLUSH or -V9_NOT_YET. */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
     v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
-    struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
-    int result;
+    int result = r->error;
 
-    if (!handler)
-        return V9_PASS;
-    result = handler(dev, r, &in, scratch);
-    if (result == V9_PASS || result == -V9_NOT_YET ||
-        (result < 0 && question_kind(result) != V9_UP_REQUEST))
+    if (!result && r->type == P9_TFLUSH)
+        result = r->size == P9_TFLUSH_SIZE ? V9_FLUSH : -EINVAL;
+    else if (!result)
+        result = handler ? handle(dev, r, handler, scratch) : V9_PASS;
+    if (result == V9_PASS || result == V9_FLUSH || result == -V9_NOT_YET)
         return result;
-    v9_made_close(&r->made); /* not under the lock: a host file may hang */
+    /* Not under the lock: a host file may hang. */
+    v9_made_close(&r->made);
+    if (r->question.fd >= 0)
+        close(r->question.fd);
     return result < 0 ? v9_request_error(r, -result) : result;
 }
 
-static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq)
+static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq, uint32_t count)
 {
-    for (uint32_t i = 0; dev->flushing && i < dev->slots_used; i++) {
+    for (uint32_t i = 0; count && i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
         if (r->state == V9_FLUSHING && r->target == slot && r->target_seq == seq) {
-            dev->flushing--;
-            finish_flush(dev, r);
+            count--;
+            v9_request_finish(dev, r, reply_to_flush(r));
         }
     }
 }
 
-/* Whether a request that has not begun need not begin. */
-static bool is_unwanted(const struct v9_device *dev, const struct v9_request *r)
+bool v9_request_is_unwanted(const struct v9_device *dev, const struct v9_request *r)
 {
-    for (uint32_t i = 0; dev->flushing && i < dev->slots_used; i++) {
-        const struct v9_request *flush = &dev->slots[i];
-        if (flush->state == V9_FLUSHING && flush->target == r->slot && flush->target_seq == r->seq)
-            return true;
-    }
-    return dev->barrier != NULL;
+    return r->flushers || dev->barrier;
 }
 
-/* Ends a request in the way that `result` (of v9_request_run) says: published, or up to Python. */
+/* Whether a request is not over, though its thread is through with it. */
+static bool goes_on(struct v9_device *dev, struct v9_request *r, int result)
+{
+    if (r->dead)
+        return false;
+    if (result == V9_FLUSH)
+        return start_flush(dev, r);
+    if (result != -V9_NOT_YET || v9_request_is_unwanted(dev, r))
+        return false;
+    v9_delay_enter(dev, r);
+    return true;
+}
+
+/* Ends a request in the way that `result` (of v9_request_run) says. */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 {
-    const uint32_t slot = r->slot, seq = r->seq;
+    const uint32_t slot = r->slot, seq = r->seq, flushers = r->flushers;
     const bool dead = r->dead;
 
-    if (!dead && result == -V9_NOT_YET) {
-        if (!is_unwanted(dev, r)) {
-            v9_delay_enter(dev, r);
-            pthread_cond_broadcast(&dev->idle);
-            return;
-        }
-        result = v9_request_error(r, EINTR);
-    }
-    if (!dead && result < 0) {
-        post(dev, r, question_kind(result));
+    if (goes_on(dev, r, result)) {
         pthread_cond_broadcast(&dev->idle);
         return;
     }
-    if (r->question.fd >= 0)
-        close(r->question.fd);
+    if (!dead && result == V9_FLUSH)
+        result = reply_to_flush(r);
+    else if (!dead && result == -V9_NOT_YET)
+        result = v9_request_error(r, EINTR);
     if (!dead && v9_vring_push(&dev->ring, &r->chain, (uint32_t)result) &&
         ++dev->unsignalled >= V9_SIGNAL_BATCH)
         v9_device_signal(dev);
     v9_device_look(dev);
-    free_slot(dev, r);
-    if (!dead && dev->flushing)
-        finish_flushers(dev, slot, seq);
-    if (dev->barrier && dev->inflight == 1) {
-        r = dev->barrier;
+    if (r == dev->barrier) {
         dev->barrier = NULL;
-        post(dev, r, V9_UP_REQUEST);
         v9_threads_nudge(dev);
     }
+    free_slot(dev, r);
+    if (flushers)
+        finish_flushers(dev, slot, seq, flushers);
+    if (next_version(dev))
+        v9_threads_nudge(dev);
     pthread_cond_broadcast(&dev->idle);
 }
 
@@ -416,18 +394,14 @@ static void kill_request(struct v9_device *dev, struct v9_request *r)
     dev->inflight--;
     dev->dead++;
     r->dead = true;
-    if (r->state == V9_RUNNING) {
-        dev->busy--;
-    } else if (r->state == V9_FLUSHING) {
-        dev->flushing--;
-        free_slot(dev, r);
-    } else if (r->state == V9_BARRIER) {
+    if (r == dev->barrier)
         dev->barrier = NULL;
-        free_slot(dev, r);
-    } else if (r->state == V9_DELAYED) {
+    if (r->state == V9_RUNNING)
+        dev->busy--;
+    if (r->state == V9_DELAYED)
         v9_delay_leave(dev, r);
-        free_slot(dev, r);
-    }
+    if (r->state == V9_DELAYED || r->state == V9_FLUSHING || r->state == V9_BARRIER)
+        free_slot(dev, r); /* the others are with a thread, or Python */
 }
 
 /*
@@ -438,14 +412,6 @@ static void kill_request(struct v9_device *dev, struct v9_request *r)
  */
 void v9_device_kill(struct v9_device *dev, bool all)
 {
-    if (all)
-        while (dev->resumed) {
-            dev->resumed->state = V9_UPCALL; /* with a thread no more, nor with Python: free it */
-            struct v9_request *r = dev->resumed;
-            dev->resumed = r->next;
-            kill_request(dev, r);
-            free_slot(dev, r);
-        }
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
         if (r->state != V9_FREE && !r->dead && (all || r->state == V9_RUNNING))

@@ -1,9 +1,9 @@
 /*
  * serve: a device from the inside: its requests in flight, its threads, its locks.
  *
- * hub.c     the queue of upcalls to Python, one for the process
  * serve.c   the life of a request: popped, run, finished, flushed, cut off
- * answer.c  what a request is answered with, and Python's part in it
+ * answer.c  what a request is answered with
+ * upcall.c  Python's part in it: how a serving thread calls it, and how it answers later
  * delay.c   requests that wait for their time, and throttle.c, which tells them when that is
  * threads.c the serving threads, and pace.c, which tells how long they stay awake
  * device.c  what the frontend sets up: memory, ring, life cycle
@@ -37,7 +37,7 @@
 
 #define V9_SLOTS 1024 /* requests in flight of one device */
 /* Every valid message but Twrite fits: 16 names of a Twalk, a path. */
-#define V9_REQUEST_DATA V9_UP_SIZE
+#define V9_REQUEST_DATA 8192
 #define V9_THREADS_MAX 64 /* of one device, stuck ones included */
 #define V9_SIGNAL_BATCH 8 /* completions that one notification may cover */
 #define V9_FEATURE_INDIRECT 28
@@ -46,37 +46,31 @@
 
 /* What a handler may return besides a reply's size or -errno. */
 enum { V9_PASS = -8192 };   /* not mine: up to Python */
+enum { V9_FLUSH = -8193 };  /* a Tflush, which concerns the others in flight: v9_request_finish's */
 enum { V9_NOT_YET = 4099 }; /* -V9_NOT_YET: to be run again when its time has come (delay.h) */
 
 enum v9_state {
     V9_FREE,
     V9_RUNNING,  /* a serving thread has it */
-    V9_UPCALL,   /* Python has it */
-    V9_RESUMED,  /* to be run again */
+    V9_UPCALL,   /* a serving thread has called Python for it */
+    V9_LATER,    /* Python answers it later, from another thread */
     V9_DELAYED,  /* it waits for its time (delay.h) */
     V9_FLUSHING, /* a Tflush that waits for its target */
     V9_BARRIER,  /* a Tversion that waits for all others */
 };
 
-/* An upcall in the hub's queue; embedded in what it is about, so that posting cannot fail. */
-struct v9_note {
-    struct v9_note *next;
-    struct v9_line *line; /* of its device */
-    bool queued;
-    struct v9_upcall up;
-    const uint8_t *data; /* up.size bytes, which stay as they are while it is queued */
-};
-
-/* A device's notes in the hub, in order. */
-struct v9_line {
-    struct v9_note *first, **last;
-    struct v9_line *next; /* in the hub's queue, while it has notes */
+/* What a handler in C needs to know from Python. */
+struct v9_question {
+    uint64_t a, b;
+    int32_t fd;
 };
 
 struct v9_request {
     enum v9_state state;
     uint32_t slot, seq;
-    bool dead; /* cut off: whoever has it publishes nothing */
+    bool dead;         /* cut off: whoever has it publishes nothing */
+    bool unwanted;     /* V9_LATER: Python is to be told that nobody waits for it any more */
+    uint16_t flushers; /* V9_FLUSHING requests that wait for it */
     uint8_t type;
     uint8_t dialect; /* V9_9P2000*: the session's that it came in */
     bool admitted;   /* it has waited for its time */
@@ -88,35 +82,34 @@ struct v9_request {
     uint32_t target, target_seq; /* V9_FLUSHING: the request that was flushed */
     uint32_t bytes;              /* that it is to move, and */
     struct v9_delays *delays;    /* where it waits for that: delay.c's */
-    struct v9_request *next;     /* in the device's free or resumed list, or among delays */
-    struct v9_note note;         /* its upcall */
-    struct v9_note flush_note;   /* V9_UP_FLUSH about it */
-    struct v9_upcall question;   /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler needs to know */
+    struct v9_request *next;     /* in the device's free list, or among delays */
+    struct v9_question question; /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
     struct v9_made made;         /* fast_make.c: what it has made, and is still to tell of; */
     uint32_t made_in;            /* the index of the export that this belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
 
+/* A serving thread, as the watch looks at it (threads.c). */
+struct v9_worker {
+    struct v9_worker *next;
+    clockid_t clock; /* its CPU time, and */
+    int64_t used;    /* what that was at the last look, in ns; -1: this request is new */
+    int32_t tid;
+    bool in_python;
+};
+
 /* What a serving thread needs to work without allocating. */
 struct v9_scratch {
+    struct v9_worker worker;
     struct iovec slice[V9_CHAIN_MAX];
     uint8_t dents[32768];
     uint8_t *reply; /* msize_max bytes */
     struct v9_pace pace;
 };
 
-struct v9_hub {
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    struct v9_line *first, **last; /* those that have notes, in the order of their turns */
-    bool waiting;                  /* Python's thread sleeps, and nobody has woken it yet */
-    bool closed;
-};
-
 struct v9_device {
     struct v9_device_conf conf;
-    v9_hub *hub;
     v9_export *exports[V9_EXPORTS_MAX]; /* those that are set never change */
     struct v9_fids fids;
     pthread_mutex_t lock;
@@ -130,22 +123,20 @@ struct v9_device {
     bool unheard;   /* completions that there was no call descriptor for */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
-    struct v9_note broken_note;
-    struct v9_line line;
-    bool posted; /* an upcall was queued that Python's thread has not been woken for */
+    bool news;        /* V9_LATER requests are unwanted, or: */
+    bool broken_news; /* that the ring is broken is yet to be logged */
 
     struct v9_request *slots;
     uint32_t slots_used; /* slots ever handed out */
-    struct v9_request *free_slots, *resumed;
-    uint32_t inflight, dead; /* live requests; cut-off ones */
-    uint32_t busy;           /* RUNNING requests that are alive */
-    uint32_t flushing;       /* FLUSHING requests */
-    struct v9_request *barrier;
-    bool starved;        /* a chain waits for a free slot */
-    uint32_t delayed;    /* DELAYED requests */
-    bool hurry;          /* the ring is being stopped: nothing is delayed */
-    int64_t due;         /* CLOCK_MONOTONIC in ns: when the timer goes off */
-    pthread_cond_t idle; /* inflight or busy fell */
+    struct v9_request *free_slots;
+    uint32_t inflight, dead;    /* live requests; cut-off ones */
+    uint32_t busy;              /* RUNNING requests that are alive */
+    struct v9_request *barrier; /* a Tversion, until it is answered: nothing else begins */
+    bool starved;               /* a chain waits for a free slot */
+    uint32_t delayed;           /* DELAYED requests */
+    bool hurry;                 /* the ring is being stopped: nothing is delayed */
+    int64_t due;                /* CLOCK_MONOTONIC in ns: when the timer goes off */
+    pthread_cond_t idle;        /* inflight or busy fell */
     uint32_t msize;
     uint8_t dialect; /* V9_9P2000* */
 
@@ -154,29 +145,21 @@ struct v9_device {
     bool quit;
     uint32_t cpu_count; /* that the process may use */
     uint32_t thread_count, runners, spares;
-    uint32_t executing,
-        sleeping;      /* runners inside a request; about to be in epoll_wait, or there */
-    uint64_t progress; /* changes whenever a request starts or ends */
-    uint64_t epoch;    /* changes when the runners are declared stuck */
+    uint32_t sleeping; /* runners about to be in epoll_wait, or there */
+    uint32_t executing;
+    struct v9_worker *at_work; /* runners inside a request, `executing` of them */
+    uint64_t progress;         /* changes whenever a request starts or ends */
+    uint64_t epoch;            /* changes when the runners are declared stuck */
     bool watch_taken, watch_asleep;
     pthread_cond_t watch, spare, gone;
 
     uint64_t requests, upcalls, signals;
 };
 
-/* hub.c */
-void v9_hub_post(v9_hub *hub, struct v9_note *note);
-/* The same in two steps. */
-void v9_hub_queue(v9_hub *hub, struct v9_note *note);
-void v9_hub_wake(v9_hub *hub);
-void v9_hub_forget(v9_hub *hub, struct v9_line *line);
-
 /* serve.c; those marked [locked] are called with the device's lock held */
 struct v9_request *v9_request_next(struct v9_device *dev);                       /* [locked] */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch);
-/* Gives the lock up after what may have posted upcalls: v9_request_next, v9_request_finish. */
-void v9_device_unlock(struct v9_device *dev);  /* [locked] */
 void v9_device_signal(struct v9_device *dev);  /* [locked] */
 bool v9_device_can_run(struct v9_device *dev); /* [locked] */
 /* Breaks the ring where memory was lost. */
@@ -184,6 +167,21 @@ void v9_device_look(struct v9_device *dev);           /* [locked] */
 void v9_device_kill(struct v9_device *dev, bool all); /* [locked] */
 void v9_device_detach(struct v9_device *dev);         /* [locked] */
 void v9_device_attach(struct v9_device *dev);         /* [locked] */
+
+/* Whether there is something to do beside what is in the ring. */
+bool v9_request_is_due(struct v9_device *dev); /* [locked] */
+/* Whether a request that waits, or has not begun, need not be answered as asked. */
+bool v9_request_is_unwanted(const struct v9_device *dev, const struct v9_request *r); /* [locked] */
+
+/* upcall.c; none is called with another lock held than the device's, which they give up */
+/* Has Python answer a request, and ends it unless that comes later. */
+void v9_upcall_request(struct v9_device *dev, struct v9_request *r,
+                       struct v9_scratch *scratch); /* [locked] */
+/* Has Python decide r->question, of a kind (V9_UP_*), and install that: 0 or -errno. */
+int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
+                       struct v9_worker *worker);
+/* Python is told what has come up. */
+void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker); /* [locked] */
 
 /* answer.c */
 /* Writes a whole reply, or the dialect's error, into the guest's buffers; returns its size. */

@@ -4,11 +4,15 @@
  * A thread is a runner (it takes requests and runs them to their end, inline), a spare (it sleeps)
  * or keeps watch. conf.threads runners are enough while none is stuck: one thread without contended
  * locks is faster than two. The watch looks once per millisecond while requests are running. When
- * every runner is inside a request and none has started or ended one since the last look, they hang
- * in system calls (a cold disk, an NFS server that is gone): the watch declares them stuck, which
- * begins a new epoch, and turns runner itself; a spare, made if there is none, takes over the
- * watch. A stuck thread that comes back into a later epoch turns spare. Without traffic the watch
- * sleeps for good and costs nothing.
+ * every runner is inside a request and asleep there since the last look, they hang in system calls
+ * (a cold disk, an NFS server that is gone): the watch declares them stuck, which begins a new
+ * epoch, and turns runner itself; a spare, made if there is none, takes over the watch. A stuck
+ * thread that comes back into a later epoch turns spare, or goes where there is one. Without
+ * traffic the watch sleeps for good and costs nothing.
+ *
+ * Who computes is not stuck: another thread would only take the CPU from it. Asleep is who used no
+ * CPU time between two looks, and does not just wait for a CPU. Nor is stuck who waits for the
+ * interpreter, which another thread has: the next request may want it as well.
  *
  * A runner without a request looks for the next one for a while (pace.h): the driver need not kick
  * it, and nobody has to wake it. Then it sleeps in epoll on the kick descriptor, edge-triggered, so
@@ -18,11 +22,15 @@
 #include "serve.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +40,7 @@ enum {
     WATCH_IDLE_LOOKS = 50, /* looks without progress or work before the watch goes to sleep */
     RING_POLL_MS = 1,      /* where the frontend gave no kick descriptor */
     STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
+    SPARES_KEPT = 1,              /* threads that nobody needs at the moment */
     PAUSES = 8,                   /* of the CPU between two looks at the ring */
     SWITCH_NS = 2000,             /* that it takes at least to run another thread in between */
     SLICE_NS = 100000,            /* that others run at least who have work of their own */
@@ -86,7 +95,7 @@ static void wait_for_kick(struct v9_device *dev)
     int timeout = dev->poll_ring && v9_device_can_run(dev) ? RING_POLL_MS : -1;
 
     __atomic_add_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
-    v9_device_unlock(dev);
+    pthread_mutex_unlock(&dev->lock);
     epoll_wait(dev->epoll_fd, &event, 1, timeout);
     pthread_mutex_lock(&dev->lock);
     __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
@@ -94,12 +103,12 @@ static void wait_for_kick(struct v9_device *dev)
         v9_vring_disarm(&dev->ring);
 }
 
-/* Runs one request; false where the thread was declared stuck meanwhile and is a runner no more. */
-static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+/* A runner begins something that may take long. */
+static void begin_work(struct v9_device *dev, struct v9_worker *worker)
 {
-    const uint64_t epoch = dev->epoch;
-    int result;
-
+    worker->used = -1;
+    worker->next = dev->at_work;
+    dev->at_work = worker;
     dev->progress++;
     dev->executing++;
     v9_threads_watch(dev);
@@ -107,20 +116,52 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
      * driver, who was told to kick for this one only, is yet to add it. */
     if (dev->sleeping && v9_device_can_run(dev) && v9_vring_arm(&dev->ring))
         v9_threads_nudge(dev);
-    v9_device_unlock(dev);
-    result = v9_request_run(dev, r, scratch);
-    pthread_mutex_lock(&dev->lock);
+}
+
+/* False where the thread was declared stuck meanwhile and is a runner no more. */
+static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t epoch)
+{
+    struct v9_worker **at = &dev->at_work;
+
     dev->progress++;
-    if (!r->dead)
-        dev->busy--;
-    v9_request_finish(dev, r, result);
     if (epoch != dev->epoch) {
         v9_device_signal(dev); /* nobody else may come by */
-        v9_hub_wake(dev->hub);
         return false;
     }
+    while (*at != worker)
+        at = &(*at)->next;
+    *at = worker->next;
     dev->executing--;
     return true;
+}
+
+/* Runs a request to its end. */
+static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+{
+    const uint64_t epoch = dev->epoch;
+    int result;
+
+    begin_work(dev, &scratch->worker);
+    v9_fids_begin(&dev->fids);
+    pthread_mutex_unlock(&dev->lock);
+    result = v9_request_run(dev, r, scratch);
+    pthread_mutex_lock(&dev->lock);
+    if (!r->dead)
+        dev->busy--;
+    if (result == V9_PASS && !r->dead)
+        v9_upcall_request(dev, r, scratch);
+    else
+        v9_request_finish(dev, r, result);
+    return end_work(dev, &scratch->worker, epoch);
+}
+
+static bool pass_news_on(struct v9_device *dev, struct v9_worker *worker)
+{
+    const uint64_t epoch = dev->epoch;
+
+    begin_work(dev, worker);
+    v9_upcall_news(dev, worker);
+    return end_work(dev, worker, epoch);
 }
 
 static int64_t now_ns(void)
@@ -170,8 +211,6 @@ static struct v9_request *look(struct v9_device *dev, struct v9_pace *pace, int6
     while (!dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved) {
         const int64_t now = now_ns();
         struct v9_request *r = v9_request_next(dev);
-        if (!r)
-            v9_device_signal(dev); /* what ended in the attempt */
         if (is_disturbed(now - last, r)) {
             v9_pace_disturbed(pace);
             return r;
@@ -181,7 +220,7 @@ static struct v9_request *look(struct v9_device *dev, struct v9_pace *pace, int6
         if (r || now - since >= pace->window)
             return r;
         last = now;
-        v9_device_unlock(dev);
+        pthread_mutex_unlock(&dev->lock);
         pause_cpu();
         pthread_mutex_lock(&dev->lock);
     }
@@ -203,6 +242,8 @@ static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_pace
     if (!r &&
         (!v9_device_can_run(dev) || dev->barrier || dev->starved || !v9_vring_arm(&dev->ring))) {
         v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
+        if (v9_request_is_due(dev))
+            return NULL;
         wait_for_kick(dev);
         v9_pace_slept(pace, now_ns() - since, looks);
     }
@@ -212,7 +253,10 @@ static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_pace
 static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
 {
     while (!dev->quit) {
-        struct v9_request *r = v9_request_next(dev);
+        struct v9_request *r;
+        if (dev->news && !pass_news_on(dev, &scratch->worker))
+            return;
+        r = v9_request_next(dev);
         if (!r)
             r = wait_for_request(dev, &scratch->pace);
         if (r && !execute(dev, r, scratch))
@@ -228,11 +272,66 @@ static void take_over(struct v9_device *dev)
 {
     dev->epoch++;
     dev->executing = 0;
+    dev->at_work = NULL;
     dev->runners = 1;
     dev->watch_taken = false;
     if (!dev->spares && dev->thread_count < V9_THREADS_MAX)
         spawn(dev); /* if it fails, the thread that comes back first takes the watch */
     pthread_cond_broadcast(&dev->spare);
+}
+
+static int64_t cpu_time(const struct v9_worker *worker)
+{
+    struct timespec used;
+    return clock_gettime(worker->clock, &used) ? 0
+                                               : (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
+}
+
+/* Whether a thread that uses no CPU time waits for something that may not come: not for a CPU, nor,
+ * where it is in Python, for the interpreter, which is waited for with a time-out (futex(2)). */
+static bool is_asleep(int32_t tid, bool in_python)
+{
+    char path[64], text[256];
+    unsigned long timeout = 0;
+    long number = 0;
+    ssize_t size;
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return true; /* the kernel does not tell */
+    size = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[size < 0 ? 0 : size] = '\0';
+    if (!strncmp(text, "running", 7))
+        return false;
+    return !in_python || sscanf(text, "%ld %*x %*x %*x %lx", &number, &timeout) != 2 ||
+           number != SYS_futex || !timeout;
+}
+
+/* Whether all runners have been asleep inside their requests since the last look. */
+static bool are_stuck(struct v9_device *dev)
+{
+    struct v9_worker found[V9_THREADS_MAX];
+    const uint64_t seen = dev->progress;
+    uint32_t count = 0;
+    bool stuck = dev->executing >= dev->runners && dev->executing;
+
+    for (struct v9_worker *each = dev->at_work; each; each = each->next) {
+        const int64_t used = cpu_time(each);
+        stuck = stuck && used == each->used;
+        each->used = used;
+        found[count].tid = each->tid;
+        found[count++].in_python = __atomic_load_n(&each->in_python, __ATOMIC_RELAXED);
+    }
+    if (!stuck)
+        return false;
+    pthread_mutex_unlock(&dev->lock);
+    while (stuck && count--)
+        stuck = is_asleep(found[count].tid, found[count].in_python);
+    pthread_mutex_lock(&dev->lock);
+    return stuck && dev->progress == seen;
 }
 
 /* Looks after the runners; returns as a runner, or when the device goes. */
@@ -251,7 +350,7 @@ static void keep_watch(struct v9_device *dev)
                 pthread_cond_wait(&dev->watch, &dev->lock);
             idle = 0;
         }
-        if (dev->executing >= dev->runners && dev->executing && dev->progress == seen) {
+        if (are_stuck(dev)) {
             take_over(dev);
             return;
         }
@@ -260,7 +359,8 @@ static void keep_watch(struct v9_device *dev)
     }
 }
 
-static void take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
+/* False where there is nothing to do for one more thread. */
+static bool take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
 {
     if (dev->runners < dev->conf.threads) {
         dev->runners++;
@@ -270,11 +370,14 @@ static void take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
         keep_watch(dev);
         if (!dev->quit)
             be_runner(dev, scratch);
-    } else {
+    } else if (dev->spares < SPARES_KEPT) {
         dev->spares++;
         pthread_cond_wait(&dev->spare, &dev->lock);
         dev->spares--;
+    } else {
+        return false;
     }
+    return true;
 }
 
 static void *serve(void *argument)
@@ -285,10 +388,12 @@ static void *serve(void *argument)
     if (scratch) {
         scratch->reply = malloc(dev->conf.msize_max);
         v9_pace_init(&scratch->pace, (int64_t)dev->conf.poll_us * 1000);
+        scratch->worker = (struct v9_worker){.tid = (int32_t)gettid()};
+        pthread_getcpuclockid(pthread_self(), &scratch->worker.clock);
     }
     pthread_mutex_lock(&dev->lock);
-    while (!dev->quit && scratch && scratch->reply)
-        take_a_role(dev, scratch);
+    while (!dev->quit && scratch && scratch->reply && take_a_role(dev, scratch))
+        ;
     dev->thread_count--;
     pthread_cond_broadcast(&dev->gone);
     pthread_mutex_unlock(&dev->lock);

@@ -20,7 +20,6 @@
 #include <sys/types.h>
 #endif
 
-typedef struct v9_hub v9_hub;
 typedef struct v9_device v9_device;
 typedef struct v9_export v9_export;
 typedef struct v9_qidmap v9_qidmap;
@@ -273,44 +272,42 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
  * export. Once, before the export is served. */
 int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
 
-/* ---- hub.c, answer.c: upcalls -----------------------------------------------------------------
+/* ---- upcall.c: upcalls -------------------------------------------------------------------------
  */
 
 enum {
-    V9_UP_REQUEST = 0, /* its bytes are a whole T-message; answer with v9_reply */
-    V9_UP_DEVICE = 1,  /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file (close it) */
-    V9_UP_GROUP = 2,   /* a = device index, b = st_ino */
-    V9_UP_FLUSH =
-        3, /* a = slot, b = seq of a request in Python's hands: end it early if it waits */
-    V9_UP_BROKEN = 4, /* the ring is broken; its bytes are the reason */
-    V9_UP_MOUNT = 5,  /* a = mount id, b = generation, fd = O_PATH descriptor on it (close it) */
+    V9_UP_DEVICE = 1, /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file */
+    V9_UP_GROUP = 2,  /* a = device index, b = st_ino */
+    V9_UP_MOUNT = 5,  /* a = mount id, b = generation, fd = O_PATH descriptor on it */
 };
 
-struct v9_upcall {
-    uint32_t device; /* the id given to v9_device_new */
-    uint32_t kind;
-    uint32_t slot, seq; /* names the request in v9_reply and v9_resume (all but FLUSH, BROKEN) */
-    uint32_t tag;       /* the request's */
-    uint32_t at, size;  /* where its bytes are in what v9_hub_wait fills */
-    int32_t fd;
-    uint64_t a, b;
-};
-enum { V9_UP_SIZE = 8192 }; /* bytes of one upcall, at most */
+/*
+ * What Python implements (vhost9p/native/device.py). Serving threads call it, each with a request
+ * of its own and several at a time; never with a lock held, since it waits for the interpreter.
+ * `device` is the id that v9_device_new was given.
+ */
+#ifdef V9_CDEF
+extern "Python+C" {
+#endif
+/* Answers a T-message: the size of the R-message written to `reply`, which has room for msize_max
+ * bytes, or -errno; 0: it will be answered later, with v9_reply or v9_fail. */
+int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *data, uint32_t size,
+                      char *reply);
+/* Decides what a handler in C needs to know, and installs it: 0 or -errno. Closes fd. */
+int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd);
+/* Nobody waits any more for a request that is to be answered later. */
+void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq);
+/* The ring is broken, which is to be logged. */
+void v9_up_broken(uint32_t device, const char *reason);
+#ifdef V9_CDEF
+}
+#endif
 
-v9_hub *v9_hub_new(void);
-void v9_hub_free(v9_hub *hub);
-/* Waits for upcalls; takes up to `max`, and copies their bytes to data[size], which is V9_UP_SIZE
- * or more. Returns how many; 0 after v9_hub_close. One thread waits. */
-int v9_hub_wait(v9_hub *hub, struct v9_upcall *out, int32_t max, uint8_t *data, uint32_t size);
-void v9_hub_close(v9_hub *hub);
-
-/* Answers with a whole R-message; one that does not fit the guest's buffer becomes EMSGSIZE.
+/* Answers later with a whole R-message; one that does not fit the guest's buffer becomes EMSGSIZE.
  * -ESTALE where the ring was stopped meanwhile (nothing is published, nothing is wrong). */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
 /* Answers with the session's error message: Rlerror, or Rerror in 9P2000.u. */
 int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error);
-/* Runs a request again after its V9_UP_DEVICE, V9_UP_GROUP or V9_UP_MOUNT was decided. */
-int v9_resume(v9_device *dev, uint32_t slot, uint32_t seq);
 /* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
               uint32_t size);
@@ -330,9 +327,10 @@ struct v9_device_conf {
     uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any */
 };
 
-v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err);
-/* Stops the threads, closes every descriptor, frees. The export stays. */
-void v9_device_free(v9_device *dev);
+v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);
+/* Stops the threads, closes every descriptor, frees. The export stays. 0 where threads hang in
+ * system calls, which come back to the device: it is left to the end of the process. */
+int v9_device_free(v9_device *dev);
 /* Adds an export; the first is what Tattach without a name gets, and makes the device serve, so
  * it is the last one to be set. Fids tell which of them they belong to. -ENOSPC at
  * V9_EXPORTS_MAX. */

@@ -47,6 +47,7 @@ enum {
     P9_RERROR_SIZE = 13,  /* header ename[s] errno[4], without the name's bytes */
     P9_RERROR_MAX = 128,
     P9_IO_SIZE = 11,     /* header count[4]: Rread, Rreaddir, Rwrite */
+    P9_TFLUSH_SIZE = 9,  /* header oldtag[2] */
     P9_TWRITE_SIZE = 23, /* header fid[4] offset[8] count[4] */
     P9_QID_SIZE = 13,
     P9_NAME_MAX = 255,

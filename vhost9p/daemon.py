@@ -1,7 +1,7 @@
 """The process: its limits, its threads, its signals, and the devices that it serves.
 
-The main thread runs the event loop (sockets, signals). One thread takes the upcalls of all devices.
-Each device has serving threads of its own, in C. SIGTERM and SIGINT end the process at once, even
+The main thread runs the event loop (sockets, signals). Each device has serving threads of its own,
+in C, which call Python for what C does not answer. SIGTERM and SIGINT end the process at once, even
 while host file systems hang: what a thread is stuck in ends with the process.
 """
 
@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import sys
-import threading
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +18,7 @@ import uvloop
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.device import Device, memory_slots
-from vhost9p.native.device import Hub, initialise
+from vhost9p.native.device import initialise
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -65,7 +64,6 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         """Opens everything; raises OSError, StateError, ListenError."""
         self._config = config
-        self._hub = Hub()
         self._served: list[tuple[Device, Listener, DeviceConfig]] = []
         try:
             for each in config.devices:
@@ -81,7 +79,7 @@ class Daemon:
             assert config.socket is not None
             listener = Listener.bind(config.socket)
         try:
-            device = Device(self._hub, config, memory_slots(len(self._config.devices)))
+            device = Device(config, memory_slots(len(self._config.devices)))
         except BaseException:
             listener.close()
             raise
@@ -99,7 +97,6 @@ class Daemon:
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, stop.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        threading.Thread(target=self._hub.run, name="upcalls", daemon=True).start()
         serving = asyncio.gather(
             *(listener.serve(device, once=config.once) for device, listener, config in self._served)
         )

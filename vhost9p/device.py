@@ -3,12 +3,11 @@
 Two kinds of input arrive here. The frontend's wishes come from the session, on the event loop; what
 may wait for requests in flight (the ring's stop, a change of memory) runs in a thread of the loop's
 pool, because QEMU waits for the answer while other devices go on. The guest's requests that C does
-not answer come as upcalls on the hub's thread and go to the server; so do the questions that only
-the policy can answer, after which C runs the request again.
+not answer come as upcalls, each on the serving thread that has it and several at a time, and go to
+the server; so do the questions that only the policy can answer, after which C goes on.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import struct
@@ -20,7 +19,7 @@ from vhost9p.config import DeviceConfig
 from vhost9p.exports import Exports
 from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
-from vhost9p.native.device import Hub, Stats, Upcall
+from vhost9p.native.device import Request, Stats
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_BIT, MemoryRegion
@@ -59,7 +58,7 @@ def config_space(tag: bytes) -> bytes:
 class Device:
     """Serves exports to one guest. It is the session's Backend."""
 
-    def __init__(self, hub: Hub, config: DeviceConfig, memory_slots: int = MAX_MEM_SLOTS) -> None:
+    def __init__(self, config: DeviceConfig, memory_slots: int = MAX_MEM_SLOTS) -> None:
         """Raises OSError, StateError."""
         self.name = config.tag
         self.memory_slots = memory_slots
@@ -69,8 +68,7 @@ class Device:
             self.exports = Exports(config)
             undo.callback(self.exports.close)
             self._native = NativeDevice(
-                hub,
-                self._upcall,
+                self,
                 threads=config.threads,
                 msize_max=config.msize_max,
                 max_fids=config.max_fids,
@@ -93,47 +91,44 @@ class Device:
             self._undo = undo.pop_all()
 
     def close(self) -> None:
-        """Stops serving and frees everything. Call after the hub's thread has ended, or is idle."""
+        """Stops serving and frees everything."""
         self._undo.close()
 
     def stats(self) -> Stats:
         """Live counts."""
         return self._native.stats()
 
-    # ---- upcalls, on the hub's thread -------------------------------------------------------
+    # ---- upcalls, on serving threads --------------------------------------------------------
 
-    def _upcall(self, upcall: Upcall) -> None:
-        if upcall.kind == Upcall.REQUEST:
-            self._server.handle(upcall.data, upcall)
-        elif upcall.kind == Upcall.FLUSH:
-            self._server.flush((upcall.a, upcall.b))
-        elif upcall.kind == Upcall.BROKEN:
-            reason = upcall.data.decode(errors="replace")
-            log.error(
-                "%s: the ring is broken: %s. It serves again once the guest's driver has set it "
-                "up anew",
-                self.name,
-                reason,
-            )
-        else:
-            self._decide(upcall)
+    def request(self, data: bytes, request: Request) -> bytes | None:
+        """See Handler."""
+        return self._server.handle(data, request)
 
-    def _decide(self, upcall: Upcall) -> None:
-        """A question of the qid map or of a listing; C runs the request again, or it fails."""
-        try:
-            if upcall.kind == Upcall.DEVICE:
-                self.exports.policy.device(upcall.a, upcall.b, upcall.fd)
-            elif upcall.kind == Upcall.MOUNT and self.exports.listing:
-                self.exports.listing.mount(upcall.a, upcall.b, upcall.fd)
-            else:
-                self.exports.policy.group(upcall.a, upcall.b)
-        except OSError as error:
-            upcall.fail(error.errno or errno.EIO)
-        else:
-            upcall.resume()
-        finally:
-            if upcall.fd >= 0:
-                os.close(upcall.fd)
+    def flush(self, key: tuple[int, int]) -> None:
+        """See Handler."""
+        self._server.flush(key)
+
+    def question_device(self, st_dev: int, mnt_id: int, fd: int) -> None:
+        """See Handler."""
+        self.exports.policy.device(st_dev, mnt_id, fd)
+
+    def question_group(self, device: int, st_ino: int) -> None:
+        """See Handler."""
+        self.exports.policy.group(device, st_ino)
+
+    def question_mount(self, mnt_id: int, generation: int, fd: int) -> None:
+        """See Handler."""
+        if self.exports.listing:
+            self.exports.listing.mount(mnt_id, generation, fd)
+
+    def broken(self, reason: str) -> None:
+        """See Handler."""
+        log.error(
+            "%s: the ring is broken: %s. It serves again once the guest's driver has set it up "
+            "anew",
+            self.name,
+            reason,
+        )
 
     # ---- Backend, on the event loop ---------------------------------------------------------
 
@@ -156,8 +151,9 @@ class Device:
     async def _reset(self, *, keep_memory: bool) -> None:
         def reset() -> None:
             self._native.ring_pause()
+            self._server.cancel_waits()
+            self._native.reset(keep_memory=keep_memory)  # nothing of the guest's goes on then
             self._server.reset()
-            self._native.reset(keep_memory=keep_memory)
 
         await self._in_thread(reset)
 

@@ -181,8 +181,18 @@ class Guest:
         tag = next(self._tags)
         data = message.encode(tag)
         request = FakeRequest(data, tag)
-        self.server.handle(data[: len(data) - held_back], request)
+        self.handle(data[: len(data) - held_back], request)
         return request
+
+    def handle(self, data: bytes, request: FakeRequest) -> None:
+        """What a serving thread does."""
+        try:
+            reply = self.server.handle(data, request)
+        except OSError as error:
+            request.fail(error.errno or errno.EIO)
+        else:
+            if reply is not None:
+                request.reply(reply)
 
     def call(self, message: Message, expected: type[R]) -> R:
         """A request and its reply."""

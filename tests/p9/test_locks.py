@@ -310,7 +310,7 @@ def test_requests_are_told_apart(locked: Guest) -> None:
     fid = locked.open("file")
     one, two = (FakeRequest(wait(fid, pid).encode(9), 9) for pid in (1, 2))
     for request in (one, two):
-        locked.server.handle(request.data, request)
+        locked.handle(request.data, request)
     locked.server.flush(two.key)
     assert one.waits
     assert not two.waits

@@ -29,7 +29,7 @@ def test_no_request_for_python(guest: Guest, message: Message) -> None:
 @pytest.mark.parametrize("data", [b"", b"\7\0\0\0", b"\x07\0\0\0\x78\1\0", b"\x0b\0\0\0\x78\1\0ab"])
 def test_what_cannot_be_decoded(guest: Guest, data: bytes) -> None:
     request = FakeRequest(data, 5)
-    guest.server.handle(data, request)
+    guest.handle(data, request)
     with pytest.raises(Refused) as refused:
         request.result(Message)
     assert refused.value.errno == errno.EINVAL

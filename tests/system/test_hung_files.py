@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,19 +48,23 @@ class Hung:
         return any(link.endswith("/gone/hung") for link in self.share.daemon.fds().values())
 
 
-@pytest.fixture
-def hung(scratch: Path, tmp_path: Path) -> Iterator[Hung]:
+@contextlib.contextmanager
+def hanging(export: Path, config: Path | None = None) -> Iterator[Hung]:
+    """A guest of `export`, whose directory `gone` hangs. The device that it has is the first of
+    `config`, or the only one."""
     skip_without_namespaces()
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no /dev/fuse")
-    export = scratch / f"hung-{tmp_path.name}"
     (export / "gone").mkdir(parents=True)
     (export / "file").write_bytes(b"data")
     theirs, ours = os.pipe()
     wrapper = [*UNSHARE, sys.executable, "-m", "tests.system.hung_files"]
     wrapper += [str(export / "gone"), str(theirs)]
-    daemon = Daemon("--path", str(export), *SECURITY, "--multidevs", "remap",
-                    wrapper=wrapper, pass_fds=[theirs])  # fmt: skip
+    args = ["--config", str(config)] if config else ["--path", str(export), *SECURITY]
+    args += [] if config else ["--multidevs", "remap"]
+    daemon = Daemon(*args, socket=not config, wrapper=wrapper, pass_fds=[theirs])
+    if config:
+        daemon.socket = str(config.parent / "0")
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, ours)
         undo.enter_context(daemon)
@@ -69,6 +75,37 @@ def hung(scratch: Path, tmp_path: Path) -> Iterator[Hung]:
         if not hung.released:
             hung.release()
         daemon.check_output()
+
+
+@pytest.fixture
+def hung(scratch: Path, tmp_path: Path) -> Iterator[Hung]:
+    with hanging(scratch / f"hung-{tmp_path.name}") as hung:
+        yield hung
+
+
+@pytest.fixture
+def two(scratch: Path, tmp_path: Path) -> Iterator[tuple[Hung, Share]]:
+    """The same, and a guest of another device of the same daemon."""
+    sockets = tempfile.mkdtemp(prefix="v9-")
+    exports = [scratch / f"hung-{tmp_path.name}-{i}" for i in range(2)]
+    config = Path(sockets) / "config.yaml"
+    config.write_text(
+        "devices:\n"
+        + "".join(
+            f"  - {{socket: {sockets}/{i}, tag: t{i}, path: {export}, multidevs: remap,"
+            f" security_model: {SECURITY[1]}}}\n"
+            for i, export in enumerate(exports)
+        )
+    )
+    exports[1].mkdir()
+    (exports[1] / "file").write_bytes(b"data")
+    with hanging(exports[0], config) as hung:
+        first = hung.share.daemon.socket
+        hung.share.daemon.socket = f"{sockets}/1"
+        with mounted(hung.share.daemon, exports[1]) as other:
+            hung.share.daemon.socket = first
+            yield hung, other
+    shutil.rmtree(sockets)
 
 
 def serves(share: Share) -> None:
@@ -91,7 +128,7 @@ HANGERS: dict[str, Callable[[Client, int], Ticket]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["read", "write", "fsync"])
+@pytest.mark.parametrize("kind", HANGERS)
 def test_other_requests_go_on(hung: Hung, kind: str) -> None:
     """Each of several that hang takes a thread along; there are others."""
     client = hung.share.client
@@ -103,6 +140,37 @@ def test_other_requests_go_on(hung: Hung, kind: str) -> None:
     for ticket in tickets:
         fields = client.wait(ticket).fields
         assert kind != "read" or fields[0] == b"h" * COUNT
+
+
+@pytest.mark.parametrize("kind", HANGERS)
+def test_the_other_device_goes_on(two: tuple[Hung, Share], kind: str) -> None:
+    """Whatever a guest has hanging, and in whatever number, another one does not wait for it."""
+    hung, other = two
+    fid = hung.open()
+    tickets = [HANGERS[kind](hung.share.client, fid) for _ in range(100)]
+    for _ in range(3):
+        serves(other)
+        other.machine.frontend.get_features()
+    remount(other)
+    serves(other)
+    assert not any(ticket.reply for ticket in tickets)
+    hung.release()
+    for ticket in tickets:
+        hung.share.client.wait(ticket)
+
+
+def test_threads_that_stepped_in_go_again(hung: Hung) -> None:
+    daemon, client = hung.share.daemon, hung.share.client
+    fid = hung.open()
+    before = daemon.threads()
+    tickets = [HANGERS["read"](client, fid) for _ in range(20)]
+    serves(hung.share)
+    assert daemon.threads() > before + 10
+    hung.release()
+    for ticket in tickets:
+        client.wait(ticket)
+    serves(hung.share)
+    daemon.wait_until(lambda: daemon.threads() <= before + 2, "threads were kept")
 
 
 def test_one_kick_for_what_hangs_and_the_next(hung: Hung) -> None:

@@ -17,6 +17,8 @@ from tests.system.share import mounted, serve
 
 PAUSE = 0.0003
 """Seconds between two requests: longer than a thread looks for one, unless it is told to."""
+ROUNDS = 2
+DEPTH = 400
 PATIENCE = 60
 """Seconds, until a thread has looked when nobody else wanted its CPU."""
 
@@ -77,3 +79,25 @@ def test_requests_at_any_distance_are_answered(
             for ticket in tickets:
                 client.wait(ticket)
             time.sleep(i % 50 * 1e-6)
+
+
+def test_computing_takes_no_more_threads(tmp_path: Path) -> None:
+    """Walks up from far below the root keep the one thread that serves busy: each has to find out
+    that it stays inside."""
+    (tmp_path / "/".join("d" * DEPTH)).mkdir(parents=True)
+    with serve(tmp_path) as daemon, mounted(daemon, tmp_path) as share:
+        client = share.client
+        before, most = daemon.threads(), 0
+        deep = share.root
+        for _ in range(DEPTH // 16):
+            deep = client.walk_to(deep, *[b"d"] * 16)
+        for _ in range(ROUNDS):
+            walks = [
+                client.submit(T.WALK, deep, client.new_fid(), (b"..",) * 16, kick=False)
+                for _ in range(50)
+            ]
+            share.machine.ring.kick()
+            for walk in walks:
+                client.wait(walk)
+                most = max(most, daemon.threads())
+        assert most <= before + 2

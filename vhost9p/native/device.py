@@ -1,7 +1,8 @@
-"""A device and the hub that brings its upcalls to Python.
+"""A device, and the upcalls of its serving threads.
 
-One thread per process waits in `Hub.run`; every other method may be called from any thread. A
-device that was closed answers ESTALE to late replies instead of touching freed memory.
+Serving threads call Python for what C does not answer (csrc/upcall.c): each with one request, on
+several threads at a time, of one device too. Every method may be called from any thread. A device
+that was closed answers ESTALE to late replies instead of touching freed memory.
 """
 
 import errno
@@ -9,22 +10,17 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
-from vhost9p.native.library import Layout, check, ffi, lib
+from vhost9p.native.library import check, ffi, lib
 
 log = logging.getLogger(__name__)
-
-BATCH = 8
-"""Upcalls taken at once. In the next batch all devices have their turns again: this many are what
-one guest's upcall waits for, at most and beside its own, where another one makes very many."""
-BATCH_BYTES = 16384
-"""Room for the bytes of a batch, most of whose requests have far fewer than 8192."""
-assert BATCH_BYTES >= lib.V9_UP_SIZE
 
 
 def initialise() -> None:
@@ -32,43 +28,17 @@ def initialise() -> None:
     check(lib.v9_init())
 
 
-class Upcall:
-    """A question or a request of a serving thread; csrc/vhost9p.h tells the kinds apart.
+class Request:
+    """A request of the guest. One that is to be answered later is answered once, with `reply` or
+    `fail`, from any thread."""
 
-    A request is answered once, with `reply` or `fail`, and a question with `resume` or `fail`; from
-    any thread.
-    """
+    __slots__ = ("_device", "seq", "slot", "tag")
 
-    REQUEST = lib.V9_UP_REQUEST
-    DEVICE = lib.V9_UP_DEVICE
-    GROUP = lib.V9_UP_GROUP
-    FLUSH = lib.V9_UP_FLUSH
-    BROKEN = lib.V9_UP_BROKEN
-    MOUNT = lib.V9_UP_MOUNT
-
-    __slots__ = ("_device", "a", "b", "data", "fd", "kind", "seq", "slot", "tag")
-
-    def __init__(
-        self,
-        device: "Device",
-        kind: int,
-        slot: int,
-        seq: int,
-        tag: int,
-        data: bytes,
-        fd: int,
-        a: int,
-        b: int,
-    ) -> None:
+    def __init__(self, device: "Device", slot: int, seq: int, tag: int) -> None:
         self._device = device
-        self.kind = kind
         self.slot = slot
         self.seq = seq
         self.tag = tag
-        self.data = data
-        self.fd = fd
-        self.a = a
-        self.b = b
 
     @property
     def key(self) -> tuple[int, int]:
@@ -76,28 +46,21 @@ class Upcall:
         return self.slot, self.seq
 
     def reply(self, data: bytes) -> None:
-        """Answers a request. One that was cut off meanwhile is no error."""
+        """Answers later. A request that was cut off meanwhile is no error."""
         device = self._device
         with device._answering:
             if device._native:
                 lib.v9_reply(device._native, self.slot, self.seq, data, len(data))
 
     def fail(self, code: int) -> None:
-        """Answers with an errno, in the dialect of the session."""
+        """Answers later with an errno, in the dialect of the session."""
         device = self._device
         with device._answering:
             if device._native:
                 lib.v9_fail(device._native, self.slot, self.seq, code)
 
-    def resume(self) -> None:
-        """Runs the request again whose question was answered."""
-        device = self._device
-        with device._answering:
-            if device._native:
-                lib.v9_resume(device._native, self.slot, self.seq)
-
     def payload(self, offset: int, size: int) -> bytes:
-        """Bytes of the request that `data` lacks; OSError ESTALE if it was cut off."""
+        """Bytes of the request that its data lack; OSError ESTALE if it was cut off."""
         out = ffi.new("uint8_t[]", size)
         device = self._device
         with device._answering:
@@ -107,52 +70,100 @@ class Upcall:
         return bytes(ffi.buffer(out, got))
 
 
-Handler = Callable[[Upcall], None]
+class Handler(Protocol):
+    """What serving threads call, several at a time. It raises OSError to answer with an errno."""
 
-UPCALL = Layout("struct v9_upcall")
-assert UPCALL.names == ("device", "kind", "slot", "seq", "tag", "at", "size", "fd", "a", "b")
+    def request(self, data: bytes, request: Request) -> bytes | None:
+        """Answers a T-message with an R-message, or None: later. `data` may lack the payload of a
+        Twrite."""
+
+    def question_device(self, st_dev: int, mnt_id: int, fd: int) -> None:
+        """Decides what a device stands for, of which `fd` is a file, and installs that."""
+
+    def question_group(self, device: int, st_ino: int) -> None:
+        """Decides the group of an inode of a device index, and installs that."""
+
+    def question_mount(self, mnt_id: int, generation: int, fd: int) -> None:
+        """Decides which entries of a mount, which `fd` is on, to look at, and installs that."""
+
+    def flush(self, key: tuple[int, int]) -> None:
+        """Nobody waits any more for a request that is to be answered later."""
+
+    def broken(self, reason: str) -> None:
+        """The ring is broken."""
 
 
-class Hub:
-    """Hands upcalls to the devices' handlers, in order, on the thread that calls `run`."""
+# ---- upcalls: what C calls (csrc/vhost9p.h) -------------------------------------------------
 
-    def __init__(self) -> None:
-        self._native = lib.v9_hub_new()
-        if not self._native:
-            raise MemoryError("no memory for the hub")
-        self._devices: dict[int, Device] = {}
-        self._numbers = itertools.count(1)
+_devices: dict[int, "Device"] = {}
+_numbers = itertools.count(1)
 
-    def run(self) -> None:
-        """Serves until `close`."""
-        batch, room = ffi.new("struct v9_upcall[]", BATCH), ffi.new("uint8_t[]", BATCH_BYTES)
-        upcalls, data = memoryview(ffi.buffer(batch)), ffi.buffer(room)
-        while count := lib.v9_hub_wait(self._native, batch, BATCH, room, BATCH_BYTES):
-            for fields in UPCALL.iter_unpack(upcalls[: count * UPCALL.size]):
-                number, kind, slot, seq, tag, at, size, fd, a, b = fields
-                device = self._devices.get(number)
-                if device:
-                    upcall = Upcall(device, kind, slot, seq, tag, data[at : at + size], fd, a, b)
-                    try:
-                        device.handler(upcall)
-                    except Exception:
-                        log.exception("an upcall of kind %d failed", kind)
-                elif fd >= 0:
-                    os.close(fd)
 
-    def close(self) -> None:
-        """Makes `run` return."""
-        lib.v9_hub_close(self._native)
+_faults: set[tuple[str, int]] = set()
+"""Places in the code where upcalls have failed."""
 
-    def register(self, device: "Device") -> tuple[int, Any]:
-        """Gives a new device its number; returns it and the native hub."""
-        number = next(self._numbers)
-        self._devices[number] = device
-        return number, self._native
 
-    def forget(self, number: int) -> None:
-        """No upcall that comes from now on is this device's."""
-        del self._devices[number]
+def _failed(kind: Any, error: Any, trace: TracebackType) -> None:
+    """An upcall has ended with what no upcall should, which the guest is told as EIO. However often
+    it makes that happen, a place in the code is logged once."""
+    place = [(each.filename, each.lineno or 0) for each in traceback.extract_tb(trace)][-1]
+    if place not in _faults:
+        _faults.add(place)
+        log.error("a request failed as no request should", exc_info=(kind, error, trace))
+
+
+@ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
+def v9_up_request(number: int, slot: int, seq: int, data: Any, size: int, reply: Any) -> int:
+    """Answers a request."""
+    device = _devices[number]
+    message = ffi.unpack(data, size)
+    try:
+        answer = device.handler.request(
+            message, Request(device, slot, seq, message[5] | message[6] << 8)
+        )
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    if answer is None:
+        return 0
+    length = len(answer)
+    if length > device.msize_max:
+        return -errno.EMSGSIZE
+    ffi.memmove(reply, answer, length)
+    return length
+
+
+@ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
+def v9_up_question(number: int, kind: int, a: int, b: int, fd: int) -> int:
+    """Decides what a handler in C needs to know."""
+    try:
+        handler = _devices[number].handler
+        if kind == lib.V9_UP_DEVICE:
+            handler.question_device(a, b, fd)
+        elif kind == lib.V9_UP_MOUNT:
+            handler.question_mount(a, b, fd)
+        else:
+            handler.question_group(a, b)
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return 0
+
+
+@ffi.def_extern(onerror=_failed)  # type: ignore[untyped-decorator]
+def v9_up_flush(number: int, slot: int, seq: int) -> None:
+    """Nobody waits for a request any more."""
+    _devices[number].handler.flush((slot, seq))
+
+
+@ffi.def_extern(onerror=_failed)  # type: ignore[untyped-decorator]
+def v9_up_broken(number: int, reason: Any) -> None:
+    """A ring is broken."""
+    _devices[number].handler.broken(ffi.string(reason).decode(errors="replace"))
+
+
+# ---- devices --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +193,6 @@ class Device:
 
     def __init__(
         self,
-        hub: Hub,
         handler: Handler,
         *,
         threads: int,
@@ -192,12 +202,13 @@ class Device:
         cpus: Sequence[int] = (),
         poll_us: int = 0,
     ) -> None:
-        self._hub = hub
         self.handler = handler
+        self.msize_max = msize_max
         self._answering = threading.Lock()
         """Held while `_native` is used for an answer, which may come late."""
         self._native: Any = None
-        self._number, native_hub = hub.register(self)
+        self._number = next(_numbers)
+        _devices[self._number] = self
         conf = ffi.new(
             "struct v9_device_conf *",
             {
@@ -212,9 +223,9 @@ class Device:
         for cpu in cpus:
             conf.cpus[cpu // 64] |= 1 << cpu % 64
         err = ffi.new("int32_t *")
-        self._native = lib.v9_device_new(native_hub, conf, err)
+        self._native = lib.v9_device_new(conf, err)
         if not self._native:
-            hub.forget(self._number)
+            del _devices[self._number]
             raise OSError(-err[0], os.strerror(-err[0]))
         self.fids = FidTable(self._native)
 
@@ -222,9 +233,8 @@ class Device:
         """Stops the threads and frees everything; late answers find nothing."""
         with self._answering:
             native, self._native = self._native, None
-        if native:
-            self._hub.forget(self._number)
-            lib.v9_device_free(native)
+        if native and lib.v9_device_free(native):
+            del _devices[self._number]
 
     # ---- set-up -----------------------------------------------------------------------------
 

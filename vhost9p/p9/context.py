@@ -28,10 +28,10 @@ class Request(Protocol):
         """Names the request while it is in flight."""
 
     def reply(self, data: bytes) -> None:
-        """Sends a whole R-message; from any thread."""
+        """Sends a whole R-message, later than the handler; from any thread."""
 
     def fail(self, code: int) -> None:
-        """Sends an errno as the session's dialect does; from any thread."""
+        """Sends an errno as the session's dialect does, later than the handler; from any thread."""
 
     def payload(self, offset: int, size: int) -> bytes:
         """Bytes of the message that `Server.handle` was not given: a Twrite's data."""

@@ -2,16 +2,14 @@
 
 import errno
 import os
-from collections.abc import Callable
 
 from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, File, Times
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
+from vhost9p.p9.context import Context, Handler, Request, file_fd
 from vhost9p.p9.fids import Fid
 
-RunOffThread = Callable[[Request, Callable[[], Message]], None]
 NO_ID = 0xFFFFFFFF
 OFF_MAX = 2**63 - 1
 
@@ -92,12 +90,11 @@ def change(
 
 
 class MetadataFamily:
-    """`off_thread` runs what may block, and answers the request with its result."""
+    """See the module."""
 
-    def __init__(self, context: Context, off_thread: RunOffThread) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
         self._fids = context.fids
-        self._off_thread = off_thread
 
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
@@ -119,31 +116,10 @@ class MetadataFamily:
                 driver.touch(fid.path_fd)
         return m.Rsetattr()
 
-    def fsync(self, request: Request, t: m.Tfsync) -> None:
-        """fsync(2) or fdatasync(2). The copy of the descriptor outlives the fid, whatever the guest
-        does meanwhile."""
+    def fsync(self, request: Request, t: m.Tfsync) -> m.Rfsync:
+        """fsync(2) or fdatasync(2)."""
         with self._fids.get(t.fid) as fid:
             if fid.io_fd < 0:
                 raise P9Error(errno.EBADF, "the fid is not open")
-            driver, io_fd = self._context.driver(fid), os.dup(fid.io_fd)
-        self.sync(request, driver, io_fd, m.Rfsync(), data_only=bool(t.datasync))
-        return LATER
-
-    def sync(
-        self, request: Request, driver: Driver, io_fd: int, reply: Message, *, data_only: bool
-    ) -> None:
-        """Makes a file durable off the thread, since a disk may take its time; then closes the
-        descriptor and replies."""
-
-        def sync() -> Message:
-            try:
-                driver.fsync(io_fd, data_only=data_only)
-            finally:
-                os.close(io_fd)
-            return reply
-
-        try:
-            self._off_thread(request, sync)
-        except RuntimeError:  # the host's limit of threads
-            os.close(io_fd)
-            raise
+            self._context.driver(fid).fsync(fid.io_fd, data_only=bool(t.datasync))
+        return m.Rfsync()

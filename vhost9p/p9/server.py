@@ -1,9 +1,9 @@
 """The 9P server: from a request's bytes to a reply's.
 
 C answers the requests that only read or move data; what comes here changes something, or needs a
-decision. `Server.handle` decodes, looks the handler up in the table of the session's dialect, and
-fails the request with the errno of any OSError: the one errno funnel. A handler that has to wait
-returns `LATER` and answers through its request from another thread.
+decision. `Server.handle` decodes and looks the handler up in the table of the session's dialect.
+What is raised is the answer too: an OSError its errno, and anything else EIO. A handler that has to
+wait for a lock returns `LATER` and answers through its request from another thread.
 
 The handlers are in one module per family: session, namespace, metadata, xattr, locks for 9P2000.L;
 session and unix for 9P2000.u.
@@ -24,19 +24,15 @@ from vhost9p.p9.metadata import MetadataFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
 from vhost9p.p9.unix import UnixFamily
-from vhost9p.p9.workers import Workers
 from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
 
 log = logging.getLogger(__name__)
 
-SYNC_THREADS = 8
-
 
 class Server:
-    """Answers one device's requests. `handle` and `flush` are called by one thread, the others by
-    any."""
+    """Answers one device's requests, on any number of threads."""
 
     def __init__(
         self,
@@ -53,11 +49,9 @@ class Server:
         context = Context(fids, tree, msize_max, set_msize, self._begin, msize_max)
         self._context = context
         self._set_dialect = set_dialect
-        self._pool = Workers(SYNC_THREADS, "fsync")
         self._locks = LockFamily(context, wake_signal)
         self._xattrs = XattrFamily(context, max_xattr)
         names = NamespaceFamily(context, self._drop)
-        metadata = MetadataFamily(context, self._off_thread)
         session: dict[type[Message], Handler] = {
             **SessionFamily(context, self._forget).handlers(),
             m.Tremove: names.remove,
@@ -67,11 +61,11 @@ class Server:
             Dialect.L: {
                 **session,
                 **names.handlers(),
-                **metadata.handlers(),
+                **MetadataFamily(context).handlers(),
                 **self._xattrs.handlers(),
                 **self._locks.handlers(),
             },
-            Dialect.U: {**session, **UnixFamily(context, metadata).handlers()},
+            Dialect.U: {**session, **UnixFamily(context).handlers()},
         }
         self._handlers = self._tables[Dialect.L]
 
@@ -80,8 +74,9 @@ class Server:
         self._handlers = self._tables[dialect]
         self._set_dialect(dialect)
 
-    def handle(self, data: bytes, request: Request) -> None:
-        """Answers a request, now or later. `data` may lack the payload of a Twrite."""
+    def handle(self, data: bytes, request: Request) -> bytes | None:
+        """The answer to a request; None: it comes later. Raises OSError. `data` may lack a Twrite's
+        payload."""
         try:
             tag, message = decode(data, request.payload)
             handler = self._handlers.get(type(message))
@@ -89,33 +84,10 @@ class Server:
                 name, dialect = type(message).__name__, self._context.dialect.value.decode()
                 raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect}")
             reply = handler(request, message)
-        except Exception as error:
-            self._fail(request, error)
-        else:
-            if reply is not LATER:
-                request.reply(reply.encode(tag))
-
-    def _fail(self, request: Request, error: Exception) -> None:
-        """The errno funnel."""
-        code = errno.EIO
-        if isinstance(error, OSError):
+            return None if reply is LATER else reply.encode(tag)
+        except OSError as error:
             log.debug("tag %d: %s", request.tag, error)
-            code = error.errno or code
-        else:
-            what = "the request with tag %d failed as no request should"
-            log.error(what, request.tag, exc_info=error)
-        request.fail(code)
-
-    def _off_thread(self, request: Request, work: Callable[[], Message]) -> None:
-        def answer() -> None:
-            try:
-                reply = work()
-            except Exception as error:
-                self._fail(request, error)
-            else:
-                request.reply(reply.encode(request.tag))
-
-        self._pool.submit(answer)
+            raise
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Of a fid that Python keeps something for: the others are C's."""
@@ -165,4 +137,3 @@ class Server:
     def close(self) -> None:
         """For good."""
         self.reset()
-        self._pool.close()

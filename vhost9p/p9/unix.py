@@ -22,7 +22,6 @@ from vhost9p.p9 import constants as c
 from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.context import (
-    LATER,
     Context,
     Handler,
     Request,
@@ -34,7 +33,7 @@ from vhost9p.p9.context import (
     qid_of,
 )
 from vhost9p.p9.fids import Fid
-from vhost9p.p9.metadata import OFF_MAX, MetadataFamily, change
+from vhost9p.p9.metadata import OFF_MAX, change
 from vhost9p.p9.namespace import become
 
 KINDS = {
@@ -119,11 +118,10 @@ class _New(NamedTuple):
 
 
 class UnixFamily:
-    """See the module. `metadata` makes files durable."""
+    """See the module."""
 
-    def __init__(self, context: Context, metadata: MetadataFamily) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._metadata = metadata
         self._fids = context.fids
         self._makers: dict[int, Callable[[_New], object]] = {
             c.DMDIR: _mkdir,
@@ -169,7 +167,7 @@ class UnixFamily:
         """Changes attributes, the name last; with all of them left alone, makes the file durable
         (stat(5)). muid is ignored: Linux's client sends it along with a name."""
         if replace(t.stat, muid=b"", n_muid=ALONE32) == UNTOUCHED:
-            return self._sync(request, t.fid)
+            return self._sync(t.fid)
         name = check_name(t.stat.name, errno.EBUSY) if t.stat.name else b""
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
@@ -180,18 +178,20 @@ class UnixFamily:
                     driver.rename_file(fid.path_fd, None, name)
         return u.Rwstat()
 
-    def _sync(self, request: Request, number: int) -> u.Rwstat | None:
+    def _sync(self, number: int) -> u.Rwstat:
         with self._fids.get(number) as fid:
             driver = self._context.driver(fid)
             if fid.io_fd >= 0:
-                io_fd = os.dup(fid.io_fd)
-            else:
-                mode = driver.attr(file_fd(fid.path_fd)).mode
-                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                    return u.Rwstat()
+                driver.fsync(fid.io_fd, data_only=False)
+                return u.Rwstat()
+            mode = driver.attr(file_fd(fid.path_fd)).mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 io_fd, _ = driver.open(fid.path_fd, os.O_RDONLY)
-        self._metadata.sync(request, driver, io_fd, u.Rwstat(), data_only=False)
-        return LATER
+                try:
+                    driver.fsync(io_fd, data_only=False)
+                finally:
+                    os.close(io_fd)
+        return u.Rwstat()
 
 
 def _mkdir(new: _New) -> Attr:

@@ -1,0 +1,70 @@
+"""Requests that Python answers: whatever happens to one, it is answered, and others go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.frontend.daemon import Daemon
+from tests.frontend.wire import T
+from tests.system.faulty_daemon import FAULTY
+from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
+
+ROUNDS = 300
+TIMES = 50
+
+
+@contextmanager
+def faulty(directory: Path) -> Iterator[Share]:
+    """A guest whose daemon has faults."""
+    export = directory / "export"
+    export.mkdir()
+    for name in ("good", "bad"):
+        (export / name).write_bytes(b"data")
+    table = directory / "table.json"
+    table.write_text(json.dumps([("", 1, 1), ("good", 1, 2), ("bad", FAULTY, 3)]))
+    wrapper = [sys.executable, "-m", "tests.system.faulty_daemon", str(table)]
+    daemon = Daemon("--path", str(export), *SECURITY, "--multidevs", "remap", wrapper=wrapper)
+    daemon.start()
+    try:
+        with mounted(daemon, export) as share:
+            yield share
+    finally:
+        daemon.kill()
+
+
+def test_faults_are_answered_and_logged_once(tmp_path: Path) -> None:
+    """And the next session begins: nothing is left in flight."""
+    with faulty(tmp_path) as share:
+        client = share.client
+        good = client.open(share.root, b"good")
+        for _ in range(TIMES):
+            with fails(errno.EIO):
+                client.getlock(good, 1, 0, 0)
+            with fails(errno.EIO):
+                client.walk_to(share.root, b"bad")
+        remount(share)
+        assert client.read(client.open(share.root, b"good"), 0, 10) == b"data"
+        output = share.daemon.output
+        assert output.count("ZeroDivisionError: a fault") == 1
+        assert output.count("KeyboardInterrupt: a fault") == 1
+
+
+def test_no_request_is_served_before_the_tversion_ahead_of_it(export: Path) -> None:
+    """A new session has no fids: none of the old one may still be used, or lost when it is
+    entered anew."""
+    with serve(export, "--threads=4") as daemon, mounted(daemon, export) as share:
+        client = share.client
+        for _ in range(ROUNDS):
+            version = client.submit(T.VERSION, 512000, b"9P2000.L", kick=False)
+            old = [client.submit(T.GETATTR, share.root, 0x7FF, kick=False) for _ in range(3)]
+            share.machine.ring.kick()
+            client.wait(version)
+            for ticket in old:
+                with fails(errno.EBADF):
+                    client.wait(ticket)
+            client.attach(share.root)
