@@ -17,7 +17,10 @@
 
 #include "linger.h"
 
-enum { QUIESCE_MS = 2000 }; /* the frontend waits in its main loop: the VM stands still meanwhile */
+enum {
+    QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
+    NOTIFY_MS = 100, /* for a serving thread to come by: it does at once, unless all of them hang */
+};
 
 int v9_init(void)
 {
@@ -38,7 +41,7 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
     dev->conf = *conf;
     dev->msize = conf->msize_max;
     dev->mem.limit = conf->mem_regions;
-    dev->kick_fd = dev->call_fd = dev->err_fd = -1;
+    dev->kick_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
     /* Sparse: a slot costs memory once it was in flight. */
@@ -80,8 +83,8 @@ int v9_device_free(v9_device *dev)
     v9_mem_destroy(&dev->mem);
     v9_fids_destroy(&dev->fids);
     set_fd(&dev->kick_fd, -1);
-    set_fd(&dev->call_fd, -1);
-    set_fd(&dev->err_fd, -1);
+    v9_notifier_set(&dev->notify.call, NULL);
+    v9_notifier_set(&dev->notify.err, NULL);
     munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
     pthread_cond_destroy(&dev->idle);
     pthread_mutex_destroy(&dev->lock);
@@ -167,6 +170,19 @@ static bool wait_idle(struct v9_device *dev, const uint32_t *count, uint32_t tim
     return true;
 }
 
+/* The frontend hears of what has ended before the ring has stopped, and of nothing afterwards. */
+static void wait_notified(struct v9_device *dev)
+{
+    struct v9_notify *notify = &dev->notify;
+    struct timespec until = v9_from_now((int64_t)NOTIFY_MS * 1000000);
+
+    v9_threads_nudge(dev);
+    while (notify->call_due || notify->err_due || notify->writing)
+        if (pthread_cond_timedwait(&dev->idle, &dev->lock, &until) == ETIMEDOUT)
+            break;
+    notify->call_due = notify->err_due = false;
+}
+
 void v9_ring_pause(v9_device *dev)
 {
     pthread_mutex_lock(&dev->lock);
@@ -187,6 +203,7 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     }
     dev->hurry = false;
     v9_device_signal(dev);
+    wait_notified(dev);
     if (dev->started) {
         v9_vring_stop(&dev->ring);
         dev->setup.base = dev->ring.setup.base;
@@ -204,8 +221,8 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
     if (dev->kick_fd >= 0)
         epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
     set_fd(&dev->kick_fd, -1);
-    set_fd(&dev->call_fd, -1);
-    set_fd(&dev->err_fd, -1);
+    v9_notifier_set(&dev->notify.call, NULL);
+    v9_notifier_set(&dev->notify.err, NULL);
     dev->enabled = dev->poll_ring = false;
     dev->setup = (struct v9_vring_setup){0};
     dev->unsignalled = 0;
@@ -412,37 +429,35 @@ uint32_t v9_ring_is_started(v9_device *dev)
     return started;
 }
 
-/* A full pipe or eventfd must not stop the thread that signals. */
-static int set_signal_fd(struct v9_device *dev, int *where, int fd)
-{
-    int copy = fd < 0 ? -1 : duplicate(fd);
-
-    if (fd >= 0 && copy < 0)
-        return copy;
-    if (copy >= 0)
-        fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
-    pthread_mutex_lock(&dev->lock);
-    set_fd(where, copy);
-    pthread_mutex_unlock(&dev->lock);
-    return 0;
-}
-
 int v9_ring_set_call(v9_device *dev, int32_t fd)
 {
-    int err = set_signal_fd(dev, &dev->call_fd, fd);
+    struct v9_notifier *call;
+    int err = v9_notifier_new(fd, &call);
 
-    /* What was completed while there was no call descriptor is signalled now. */
+    if (err)
+        return err;
     pthread_mutex_lock(&dev->lock);
+    v9_notifier_set(&dev->notify.call, call);
+    /* What was completed while there was no call descriptor is signalled now. */
     dev->ring.must_signal = true;
     dev->unsignalled += dev->unheard;
     v9_device_signal(dev);
     pthread_mutex_unlock(&dev->lock);
-    return err;
+    v9_threads_nudge(dev);
+    return 0;
 }
 
 int v9_ring_set_err(v9_device *dev, int32_t fd)
 {
-    return set_signal_fd(dev, &dev->err_fd, fd);
+    struct v9_notifier *notifier;
+    int err = v9_notifier_new(fd, &notifier);
+
+    if (err)
+        return err;
+    pthread_mutex_lock(&dev->lock);
+    v9_notifier_set(&dev->notify.err, notifier);
+    pthread_mutex_unlock(&dev->lock);
+    return 0;
 }
 
 int v9_ring_enable(v9_device *dev, uint32_t enable)

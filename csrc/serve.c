@@ -10,33 +10,25 @@
 
 void v9_device_signal(struct v9_device *dev)
 {
-    const uint64_t one = 1;
-
     if (!dev->unsignalled)
         return;
     dev->unsignalled = 0;
     if (!v9_vring_is_live(&dev->ring) || !v9_vring_should_signal(&dev->ring))
         return;
-    dev->unheard = dev->call_fd < 0;
+    dev->unheard = !dev->notify.call;
     if (dev->unheard)
         return;
     dev->signals++;
-    /* An eventfd; a pipe with User Mode Linux. A full one has woken the guest already. */
-    while (write(dev->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    dev->notify.call_due = true;
 }
 
 static void break_ring(struct v9_device *dev, const char *reason)
 {
-    const uint64_t one = 1;
-
     if (!dev->ring.broken)
         dev->ring.broken = reason;
     dev->news = dev->broken_news = true;
+    dev->notify.err_due = true;
     v9_threads_nudge(dev);
-    if (dev->err_fd >= 0)
-        while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-            ;
 }
 
 void v9_device_look(struct v9_device *dev)
@@ -250,7 +242,7 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 
 bool v9_request_is_due(struct v9_device *dev)
 {
-    return dev->news || next_version(dev);
+    return dev->news || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 
 /* ---- running -----------------------------------------------------------------------------------
