@@ -29,6 +29,13 @@ typedef struct v9_mounts v9_mounts;
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
 
+/* ---- stop.c: SIGTERM and SIGINT ---------------------------------------------------------------
+ */
+
+/* From now on they are written to the eventfd `fd` by their numbers, and so many milliseconds after
+ * the first of them the process ends, with status 0. Every thread has them blocked before. */
+int v9_stop_start(int32_t fd, uint32_t patience_ms);
+
 /* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
 
 enum {
