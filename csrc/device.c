@@ -17,7 +17,10 @@
 
 #include "linger.h"
 
-enum { QUIESCE_MS = 2000 }; /* the frontend waits in its main loop: the VM stands still meanwhile */
+enum {
+    QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
+    NOTIFY_MS = 100, /* for a serving thread to come by: it does at once, unless all of them hang */
+};
 
 int v9_init(void)
 {
@@ -37,7 +40,8 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
         return NULL;
     dev->conf = *conf;
     dev->msize = conf->msize_max;
-    dev->kick_fd = dev->call_fd = dev->err_fd = -1;
+    dev->mem.limit = conf->mem_regions;
+    dev->kick_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
     /* Sparse: a slot costs memory once it was in flight. */
@@ -75,12 +79,12 @@ int v9_device_free(v9_device *dev)
         v9_pressure_leave(&dev->fids.holder, false);
         return 0; /* they will look at it */
     }
-    v9_mem_clear(&dev->mem);
     v9_mem_bury(&dev->graveyard);
+    v9_mem_destroy(&dev->mem);
     v9_fids_destroy(&dev->fids);
     set_fd(&dev->kick_fd, -1);
-    set_fd(&dev->call_fd, -1);
-    set_fd(&dev->err_fd, -1);
+    v9_notifier_set(&dev->notify.call, NULL);
+    v9_notifier_set(&dev->notify.err, NULL);
     munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
     pthread_cond_destroy(&dev->idle);
     pthread_mutex_destroy(&dev->lock);
@@ -112,16 +116,6 @@ int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
     return 0;
-}
-
-void v9_device_set_features(v9_device *dev, uint64_t features)
-{
-    pthread_mutex_lock(&dev->lock);
-    dev->ring.indirect = features >> V9_FEATURE_INDIRECT & 1;
-    dev->ring.event_idx = features >> V9_FEATURE_EVENT_IDX & 1;
-    if (dev->ring.packed != (bool)(features >> V9_FEATURE_PACKED & 1))
-        v9_vring_set_packed(&dev->ring, !dev->ring.packed);
-    pthread_mutex_unlock(&dev->lock);
 }
 
 void v9_device_set_msize(v9_device *dev, uint32_t msize)
@@ -176,6 +170,19 @@ static bool wait_idle(struct v9_device *dev, const uint32_t *count, uint32_t tim
     return true;
 }
 
+/* The frontend hears of what has ended before the ring has stopped, and of nothing afterwards. */
+static void wait_notified(struct v9_device *dev)
+{
+    struct v9_notify *notify = &dev->notify;
+    struct timespec until = v9_from_now((int64_t)NOTIFY_MS * 1000000);
+
+    v9_threads_nudge(dev);
+    while (notify->call_due || notify->err_due || notify->writing)
+        if (pthread_cond_timedwait(&dev->idle, &dev->lock, &until) == ETIMEDOUT)
+            break;
+    notify->call_due = notify->err_due = false;
+}
+
 void v9_ring_pause(v9_device *dev)
 {
     pthread_mutex_lock(&dev->lock);
@@ -196,8 +203,13 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     }
     dev->hurry = false;
     v9_device_signal(dev);
+    wait_notified(dev);
+    if (dev->started) {
+        v9_vring_stop(&dev->ring);
+        dev->setup.base = dev->ring.setup.base;
+    }
     dev->started = false;
-    base = v9_vring_base(&dev->ring);
+    base = dev->setup.base;
     pthread_mutex_unlock(&dev->lock);
     return base;
 }
@@ -209,10 +221,10 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
     if (dev->kick_fd >= 0)
         epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
     set_fd(&dev->kick_fd, -1);
-    set_fd(&dev->call_fd, -1);
-    set_fd(&dev->err_fd, -1);
+    v9_notifier_set(&dev->notify.call, NULL);
+    v9_notifier_set(&dev->notify.err, NULL);
     dev->enabled = dev->poll_ring = false;
-    dev->ring = (struct v9_vring){0};
+    dev->setup = (struct v9_vring_setup){0};
     dev->unsignalled = 0;
     dev->unheard = false;
     if (!keep_memory)
@@ -256,7 +268,7 @@ int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
 
     pthread_mutex_lock(&dev->lock); /* nothing moves: requests in flight go on */
     err = v9_mem_add(&dev->mem, gpa, size, uva, mmap_offset, fd);
-    if (!err && !dev->ring.desc)
+    if (!err && !v9_vring_is_live(&dev->ring))
         v9_device_attach(dev);
     pthread_mutex_unlock(&dev->lock);
     v9_threads_nudge(dev);
@@ -289,44 +301,68 @@ int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint
 /* ---- ring --------------------------------------------------------------------------------------
  */
 
-int v9_ring_set_num(v9_device *dev, uint32_t num)
+/*
+ * Set-up is for a stopped ring: the caller stops it first (v9_ring_pause, v9_ring_drain). A message
+ * is checked alone here, and all of them together when the ring starts.
+ */
+static int take_setup(struct v9_device *dev, const struct v9_vring_setup *setup)
 {
-    int err = -EINVAL;
+    const int err = dev->started ? -EBUSY : 0;
 
-    pthread_mutex_lock(&dev->lock);
-    if (num && num <= V9_VRING_MAX && (dev->ring.packed || !(num & (num - 1)))) {
-        dev->ring.num = num;
-        err = 0;
-    }
+    if (!err)
+        dev->setup = *setup;
     pthread_mutex_unlock(&dev->lock);
     return err;
+}
+
+/* Takes the lock, which take_setup gives up. */
+static struct v9_vring_setup begin_setup(struct v9_device *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    return dev->setup;
+}
+
+int v9_device_set_features(v9_device *dev, uint64_t features)
+{
+    struct v9_vring_setup setup = begin_setup(dev);
+    const bool packed = features >> V9_FEATURE_PACKED & 1;
+
+    if (setup.packed != packed)
+        setup.base = 0; /* the one layout's means nothing in the other */
+    setup.packed = packed;
+    setup.indirect = features >> V9_FEATURE_INDIRECT & 1;
+    setup.event_idx = features >> V9_FEATURE_EVENT_IDX & 1;
+    return take_setup(dev, &setup);
+}
+
+int v9_ring_set_num(v9_device *dev, uint32_t num)
+{
+    struct v9_vring_setup setup = begin_setup(dev);
+    const bool valid = num && num <= V9_VRING_MAX && (setup.packed || !(num & (num - 1)));
+
+    if (valid)
+        setup.num = num;
+    return take_setup(dev, &setup) ? -EBUSY : valid ? 0 : -EINVAL;
 }
 
 int v9_ring_set_base(v9_device *dev, uint32_t base)
 {
-    int err;
+    struct v9_vring_setup setup = begin_setup(dev);
+    const bool valid = setup.packed || base <= UINT16_MAX;
 
-    pthread_mutex_lock(&dev->lock);
-    err = v9_vring_set_base(&dev->ring, base);
-    pthread_mutex_unlock(&dev->lock);
-    return err;
+    if (valid)
+        setup.base = base;
+    return take_setup(dev, &setup) ? -EBUSY : valid ? 0 : -EINVAL;
 }
 
 int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail)
 {
-    int err;
+    struct v9_vring_setup setup = begin_setup(dev);
 
-    pthread_mutex_lock(&dev->lock);
-    v9_vring_unmap(&dev->ring);
-    dev->ring.desc_uva = desc;
-    dev->ring.used_uva = used;
-    dev->ring.avail_uva = avail;
-    dev->ring.broken = NULL;
-    v9_mem_restore(&dev->mem);
-    err = v9_vring_map(&dev->ring, &dev->mem);
-    pthread_mutex_unlock(&dev->lock);
-    v9_threads_nudge(dev);
-    return err;
+    setup.desc_uva = desc;
+    setup.used_uva = used;
+    setup.avail_uva = avail;
+    return take_setup(dev, &setup);
 }
 
 static int duplicate(int fd)
@@ -335,62 +371,93 @@ static int duplicate(int fd)
     return fd >= 0 && copy < 0 ? -errno : copy;
 }
 
-int v9_ring_set_kick(v9_device *dev, int32_t fd)
+/* Starts the ring unless it runs. NULL, or why it cannot. */
+static const char *start_ring(struct v9_device *dev)
+{
+    const char *reason = NULL;
+
+    if (!dev->started) {
+        v9_mem_restore(&dev->mem);
+        reason = v9_vring_start(&dev->ring, &dev->setup, &dev->mem);
+    }
+    if (!reason)
+        dev->started = dev->ring.must_signal = true;
+    return reason;
+}
+
+/* Takes the new kick descriptor, -1 for none, in place of the old one. */
+static void take_kick(struct v9_device *dev, int fd)
+{
+    if (dev->kick_fd >= 0)
+        epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
+    set_fd(&dev->kick_fd, fd);
+    dev->poll_ring = fd < 0;
+    dev->paused = false;
+}
+
+int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET};
-    int copy = fd < 0 ? -1 : duplicate(fd), err = 0;
+    int copy = duplicate(fd), err = 0;
 
+    *reason = NULL;
     if (fd >= 0 && copy < 0)
         return copy;
     pthread_mutex_lock(&dev->lock);
-    if (copy >= 0 && epoll_ctl(dev->epoll_fd, EPOLL_CTL_ADD, copy, &event) < 0) {
+    if (copy >= 0 && epoll_ctl(dev->epoll_fd, EPOLL_CTL_ADD, copy, &event) < 0)
         err = -errno;
-        close(copy);
-    } else {
-        if (dev->kick_fd >= 0)
-            epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
-        set_fd(&dev->kick_fd, copy);
-        dev->poll_ring = copy < 0;
-        dev->started = true;
-        dev->paused = false;
-        dev->ring.must_signal = true;
+    if (!err && (*reason = start_ring(dev))) {
+        err = -EINVAL;
+        epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, copy, NULL);
     }
+    if (!err)
+        take_kick(dev, copy);
     pthread_mutex_unlock(&dev->lock);
+    if (err && copy >= 0)
+        close(copy);
     v9_threads_nudge(dev);
     return err;
 }
 
-/* A full pipe or eventfd must not stop the thread that signals. */
-static int set_signal_fd(struct v9_device *dev, int *where, int fd)
+uint32_t v9_ring_is_started(v9_device *dev)
 {
-    int copy = fd < 0 ? -1 : duplicate(fd);
+    bool started;
 
-    if (fd >= 0 && copy < 0)
-        return copy;
-    if (copy >= 0)
-        fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
     pthread_mutex_lock(&dev->lock);
-    set_fd(where, copy);
+    started = dev->started;
     pthread_mutex_unlock(&dev->lock);
-    return 0;
+    return started;
 }
 
 int v9_ring_set_call(v9_device *dev, int32_t fd)
 {
-    int err = set_signal_fd(dev, &dev->call_fd, fd);
+    struct v9_notifier *call;
+    int err = v9_notifier_new(fd, &call);
 
-    /* What was completed while there was no call descriptor is signalled now. */
+    if (err)
+        return err;
     pthread_mutex_lock(&dev->lock);
+    v9_notifier_set(&dev->notify.call, call);
+    /* What was completed while there was no call descriptor is signalled now. */
     dev->ring.must_signal = true;
     dev->unsignalled += dev->unheard;
     v9_device_signal(dev);
     pthread_mutex_unlock(&dev->lock);
-    return err;
+    v9_threads_nudge(dev);
+    return 0;
 }
 
 int v9_ring_set_err(v9_device *dev, int32_t fd)
 {
-    return set_signal_fd(dev, &dev->err_fd, fd);
+    struct v9_notifier *notifier;
+    int err = v9_notifier_new(fd, &notifier);
+
+    if (err)
+        return err;
+    pthread_mutex_lock(&dev->lock);
+    v9_notifier_set(&dev->notify.err, notifier);
+    pthread_mutex_unlock(&dev->lock);
+    return 0;
 }
 
 int v9_ring_enable(v9_device *dev, uint32_t enable)

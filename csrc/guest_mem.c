@@ -13,45 +13,77 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/*
- * The registry of mappings, for the SIGBUS handler: it may run at any moment in any thread, so it
- * reads atomics only. An entry is valid while `start` is not 0; `start` is written last and cleared
- * first.
- */
-#define REGISTRY 4096
+enum {
+    GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
+    BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
+    KNOWN = 2 * V9_MEM_REGIONS, /* mappings of one v9_mem: those in use, and as many graves */
+};
 
-static struct registered {
+/*
+ * The mappings of a v9_mem, for the SIGBUS handler: it may run at any moment in any thread, so it
+ * reads atomics only. An entry is valid while `start` is not 0; `start` is written last and cleared
+ * first. Registries are never freed, since a handler may be looking through them, but used again.
+ */
+struct v9_known {
     _Atomic uintptr_t start;
     _Atomic size_t len, page;
-    _Atomic(atomic_bool *) faulted;
-} registry[REGISTRY];
-static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+};
 
-static int enter_registry(void *map, size_t len, size_t page, atomic_bool *faulted)
+struct v9_registry {
+    struct v9_registry *next;
+    bool taken;                     /* guarded by registries_lock */
+    _Atomic(atomic_bool *) faulted; /* its v9_mem's */
+    _Atomic uint32_t used;          /* entries ever handed out */
+    struct v9_known known[KNOWN];
+};
+
+static _Atomic(struct v9_registry *) registries;
+static pthread_mutex_t registries_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct v9_registry *take_registry(atomic_bool *faulted)
 {
-    int err = -ENOSPC;
+    struct v9_registry *registry;
 
-    pthread_mutex_lock(&registry_lock);
-    for (int i = 0; i < REGISTRY && err; i++) {
-        if (atomic_load(&registry[i].start))
-            continue;
-        atomic_store(&registry[i].len, len);
-        atomic_store(&registry[i].page, page);
-        atomic_store(&registry[i].faulted, faulted);
-        atomic_store(&registry[i].start, (uintptr_t)map);
-        err = 0;
+    pthread_mutex_lock(&registries_lock);
+    registry = atomic_load(&registries);
+    while (registry && registry->taken)
+        registry = registry->next;
+    if (!registry) {
+        registry = calloc(1, sizeof(*registry));
+        if (registry) {
+            registry->next = atomic_load(&registries);
+            atomic_store(&registries, registry);
+        }
     }
-    pthread_mutex_unlock(&registry_lock);
-    return err;
+    if (registry) {
+        registry->taken = true;
+        atomic_store(&registry->faulted, faulted);
+    }
+    pthread_mutex_unlock(&registries_lock);
+    return registry;
 }
 
-static void leave_registry(const void *map)
+static int enter_registry(struct v9_mem *mem, struct v9_mapping *map)
 {
-    pthread_mutex_lock(&registry_lock);
-    for (int i = 0; i < REGISTRY; i++)
-        if (atomic_load(&registry[i].start) == (uintptr_t)map)
-            atomic_store(&registry[i].start, 0);
-    pthread_mutex_unlock(&registry_lock);
+    struct v9_registry *registry = mem->registry;
+    uint32_t i = 0, used;
+
+    if (!registry)
+        registry = mem->registry = take_registry(&mem->faulted);
+    if (!registry)
+        return -ENOMEM;
+    used = atomic_load(&registry->used);
+    while (i < used && atomic_load(&registry->known[i].start))
+        i++;
+    if (i == KNOWN)
+        return -ENOSPC;
+    map->known = &registry->known[i];
+    atomic_store(&map->known->len, map->len);
+    atomic_store(&map->known->page, map->page);
+    atomic_store(&map->known->start, (uintptr_t)map->at);
+    if (i == used)
+        atomic_store(&registry->used, used + 1);
+    return 0;
 }
 
 static int map_zeros(void *at, size_t len)
@@ -62,28 +94,44 @@ static int map_zeros(void *at, size_t len)
                : 0;
 }
 
+/* The mapping of a registry that an address lies in: what it is, in *found. */
+static bool find_known(struct v9_registry *registry, uintptr_t at, struct v9_mapping *found)
+{
+    const uint32_t used = atomic_load(&registry->used);
+
+    for (uint32_t i = 0; i < used; i++) {
+        struct v9_known *known = &registry->known[i];
+        const uintptr_t start = atomic_load(&known->start);
+        found->at = (uint8_t *)start;
+        found->len = atomic_load(&known->len);
+        found->page = atomic_load(&known->page);
+        /* Another thread may be exchanging the entry: they belong together only if start stayed.
+         * What is being left or entered is not where we faulted. */
+        if (start && at - start < found->len && atomic_load(&known->start) == start)
+            return true;
+    }
+    return false;
+}
+
 /* Puts zero pages where the frontend took one away; the access that faulted is then repeated. */
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
     const uintptr_t at = (uintptr_t)info->si_addr;
+    struct v9_registry *registry = info->si_code > 0 ? atomic_load(&registries) : NULL;
+    struct v9_mapping map;
     const int saved = errno;
 
     (void)context;
-    for (int i = 0; i < REGISTRY && info->si_code > 0; i++) {
-        uintptr_t start = atomic_load(&registry[i].start);
-        size_t len = atomic_load(&registry[i].len), page = atomic_load(&registry[i].page);
-        atomic_bool *faulted = atomic_load(&registry[i].faulted);
-        if (!start || at < start || at - start >= len)
-            continue;
-        /* Another thread may be exchanging the entry: the four belong together only if start
-         * stayed. What is being left or entered is not where we faulted. */
-        if (atomic_load(&registry[i].start) != start)
-            continue;
-        if (map_zeros((void *)(at / page * page), start + len - at / page * page) < 0)
-            break;
-        atomic_store(faulted, true);
-        errno = saved;
-        return;
+    while (registry && !find_known(registry, at, &map))
+        registry = registry->next;
+    if (registry) {
+        const uintptr_t lost = at / map.page * map.page;
+        atomic_bool *faulted = atomic_load(&registry->faulted);
+        if (map_zeros((void *)lost, (uintptr_t)map.at + map.len - lost) == 0) {
+            atomic_store(faulted, true);
+            errno = saved;
+            return;
+        }
     }
     signal(number, SIG_DFL); /* not guest memory: the repeated access ends the process */
     if (info->si_code <= 0)
@@ -112,7 +160,7 @@ static int check_region(const struct v9_mem *mem, const struct v9_region *new)
         __builtin_add_overflow(new->uva, new->size, &end) ||
         __builtin_add_overflow(new->mmap_offset, new->size, &end) || end > INT64_MAX / 2)
         return -EINVAL;
-    if (mem->count == V9_MEM_REGIONS)
+    if (mem->count == (mem->limit ? mem->limit : V9_MEM_REGIONS))
         return -ENOSPC;
     for (uint32_t i = 0; i < mem->count; i++) {
         const struct v9_region *old = &mem->regions[i];
@@ -133,22 +181,66 @@ static size_t page_size(int fd)
     return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static int map_region(struct v9_mem *mem, struct v9_region *region)
+static uint64_t round_up(uint64_t value, uint64_t unit)
 {
-    void *map = mmap(NULL, region->map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                     region->fd, 0);
+    return (value + unit - 1) / unit * unit;
+}
+
+/* Puts the file where the mapping is: between its guards. */
+static int map_file(const struct v9_mapping *map, int fd)
+{
+    return mmap(map->at, map->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+                fd, map->offset) == MAP_FAILED
+               ? -errno
+               : 0;
+}
+
+static void unmap(struct v9_mapping *map)
+{
+    if (!map->at)
+        return;
+    if (map->known)
+        atomic_store(&map->known->start, 0);
+    munmap(map->reserved, map->reserved_len);
+    *map = (struct v9_mapping){0};
+}
+
+/* Finds room for what map->len, page and offset say, and maps it. On failure map->at is NULL. */
+static int map_guarded(struct v9_mem *mem, struct v9_mapping *map, int fd)
+{
+    const size_t align =
+        map->page < BIG_PAGE && map->len >= BIG_PAGE ? (size_t)BIG_PAGE : map->page;
     int err;
 
-    if (map == MAP_FAILED)
+    map->at = NULL;
+    map->known = NULL;
+    map->reserved_len = map->len + align + 2 * GUARD;
+    map->reserved = mmap(NULL, map->reserved_len, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map->reserved == MAP_FAILED)
         return -errno;
-    err = enter_registry(map, region->map_len, region->page, &mem->faulted);
-    if (err) {
-        munmap(map, region->map_len);
-        return err;
-    }
+    map->at = (uint8_t *)map->reserved + GUARD;
+    map->at += round_up((uintptr_t)map->at, align) - (uintptr_t)map->at;
+    err = map_file(map, fd);
+    if (!err)
+        err = enter_registry(mem, map);
+    if (err)
+        unmap(map);
+    return err;
+}
+
+static int map_region(struct v9_mem *mem, struct v9_region *region)
+{
+    const size_t page = page_size(region->fd);
+    const uint64_t from = region->mmap_offset / page * page;
+    struct v9_mapping map = {.page = page, .offset = (int64_t)from};
+    int err;
+
+    map.len = round_up(region->mmap_offset + region->size, page) - from;
+    err = map_guarded(mem, &map, region->fd);
     region->map = map;
-    region->hva = (uint8_t *)map + region->mmap_offset;
-    return 0;
+    region->hva = map.at + (region->mmap_offset - from);
+    return err;
 }
 
 int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t mmap_offset,
@@ -164,8 +256,6 @@ int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, ui
         return -errno;
     if (S_ISREG(st.st_mode) && (uint64_t)st.st_size < mmap_offset + size)
         return -EINVAL;
-    region.page = page_size(fd);
-    region.map_len = (mmap_offset + size + region.page - 1) / region.page * region.page;
     region.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (region.fd < 0)
         return -errno;
@@ -182,10 +272,7 @@ static void drop_region(struct v9_mem *mem, uint32_t index)
 {
     struct v9_region *region = &mem->regions[index];
 
-    if (region->map) {
-        leave_registry(region->map);
-        munmap(region->map, region->map_len);
-    }
+    unmap(&region->map);
     close(region->fd);
     *region = mem->regions[--mem->count];
     mem->recent = 0;
@@ -209,6 +296,17 @@ void v9_mem_clear(struct v9_mem *mem)
         drop_region(mem, mem->count - 1);
 }
 
+void v9_mem_destroy(struct v9_mem *mem)
+{
+    v9_mem_clear(mem);
+    if (!mem->registry)
+        return;
+    pthread_mutex_lock(&registries_lock);
+    mem->registry->taken = false;
+    mem->registry = NULL;
+    pthread_mutex_unlock(&registries_lock);
+}
+
 bool v9_mem_lost(struct v9_mem *mem)
 {
     /* Asked for each completion: an exchange would wait until the driver's CPU has let go of what
@@ -225,10 +323,8 @@ void v9_mem_restore(struct v9_mem *mem)
     v9_mem_lost(mem);
     for (uint32_t i = 0; mem->patched && i < mem->count; i++) {
         const struct v9_region *region = &mem->regions[i];
-        if (region->map &&
-            mmap(region->map, region->map_len, PROT_READ | PROT_WRITE,
-                 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, region->fd, 0) == MAP_FAILED)
-            map_zeros(region->map, region->map_len);
+        if (region->map.at && map_file(&region->map, region->fd) < 0)
+            map_zeros(region->map.at, region->map.len);
     }
     mem->patched = false;
 }
@@ -318,26 +414,26 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
 
 /*
  * Exchanges one region's mapping for anonymous memory, which is left to the graveyard, and maps the
- * region elsewhere. region->map is NULL after a failure. The old range stays registered until it is
+ * region elsewhere. Its mapping is none after a failure. The old range stays registered until it is
  * buried: a thread may have faulted there just before, and its handler runs just after.
  */
 static int move_region(struct v9_mem *mem, struct v9_region *region, struct v9_grave **graveyard)
 {
     struct v9_grave *grave = malloc(sizeof(*grave));
-    void *old = region->map;
+    const struct v9_mapping old = region->map;
     int err;
 
-    region->map = NULL;
+    region->map = (struct v9_mapping){0};
     /* A failure leaves the old mapping to the late writers for good: unmapped, its addresses could
      * come to hold something of ours. */
     if (!grave)
         return -ENOMEM;
-    err = map_zeros(old, region->map_len);
+    err = map_zeros(old.at, old.len);
     if (err) {
         free(grave);
         return err;
     }
-    *grave = (struct v9_grave){*graveyard, old, region->map_len};
+    *grave = (struct v9_grave){*graveyard, old};
     *graveyard = grave;
     return map_region(mem, region);
 }
@@ -361,8 +457,7 @@ void v9_mem_bury(struct v9_grave **graveyard)
     while (*graveyard) {
         struct v9_grave *grave = *graveyard;
         *graveyard = grave->next;
-        leave_registry(grave->map);
-        munmap(grave->map, grave->len);
+        unmap(&grave->map);
         free(grave);
     }
 }

@@ -9,6 +9,12 @@
  * is: most often all of it is gone, and pages one by one would need more mappings than a process
  * may have. Until it is restored, what is written there reaches nobody.
  *
+ * Each mapping lies between stretches of address space where nothing may be touched, wider than any
+ * ring: an access that goes astray ends the process, and reaches no other VM's memory. And it holds
+ * no more of the frontend's file than its region, but for whole pages.
+ *
+ * A v9_mem has room for its own mappings, which no other can take from it.
+ *
  * Not thread-safe but for the SIGBUS handler: the owner of a v9_mem serialises.
  */
 #ifndef V9_GUEST_MEM_H
@@ -20,19 +26,33 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define V9_MEM_REGIONS 509 /* what GET_MAX_MEM_SLOTS answers */
+#include "vhost9p.h"
+
+struct v9_known; /* a mapping as the SIGBUS handler knows it */
+struct v9_registry;
+
+/* A part of a file in our memory, of whole pages of `page` bytes. `at` is NULL where it is none. */
+struct v9_mapping {
+    uint8_t *at;
+    size_t len, page;
+    int64_t offset; /* in the file */
+    void *reserved; /* the mapping with what guards it */
+    size_t reserved_len;
+    struct v9_known *known;
+};
 
 struct v9_region {
     uint64_t gpa, size, uva, mmap_offset;
     uint8_t *hva; /* where gpa is mapped */
-    void *map;    /* the mapping: from file offset 0, page-rounded */
-    size_t map_len, page;
+    struct v9_mapping map;
     int fd;
 };
 
 struct v9_mem {
     struct v9_region regions[V9_MEM_REGIONS];
     uint32_t count;
+    uint32_t limit; /* of regions; 0: V9_MEM_REGIONS */
+    struct v9_registry *registry;
     uint32_t recent;     /* index of the region that was hit last */
     atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
     bool patched;        /* zero pages may be mapped in place of the frontend's */
@@ -48,6 +68,8 @@ int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, ui
 /* -ENOENT unless a region has exactly these three values. */
 int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
 void v9_mem_clear(struct v9_mem *mem);
+/* The end of it, when its graves are buried, too. */
+void v9_mem_destroy(struct v9_mem *mem);
 /* Whether a page was lost since the last call. */
 bool v9_mem_lost(struct v9_mem *mem);
 /* Maps what the frontend has now in place of what was lost, at the same addresses. Where that fails
@@ -76,8 +98,7 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
  */
 struct v9_grave {
     struct v9_grave *next;
-    void *map;
-    size_t len;
+    struct v9_mapping map;
 };
 int v9_mem_cut_off(struct v9_mem *mem, struct v9_grave **graveyard);
 void v9_mem_bury(struct v9_grave **graveyard);

@@ -10,20 +10,16 @@
 
 void v9_device_signal(struct v9_device *dev)
 {
-    const uint64_t one = 1;
-
     if (!dev->unsignalled)
         return;
     dev->unsignalled = 0;
-    if (!dev->ring.desc || !v9_vring_should_signal(&dev->ring))
+    if (!v9_vring_is_live(&dev->ring) || !v9_vring_should_signal(&dev->ring))
         return;
-    dev->unheard = dev->call_fd < 0;
+    dev->unheard = !dev->notify.call;
     if (dev->unheard)
         return;
     dev->signals++;
-    /* An eventfd; a pipe with User Mode Linux. A full one has woken the guest already. */
-    while (write(dev->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    dev->notify.call_due = true;
 }
 
 void v9_device_tell(struct v9_device *dev)
@@ -34,15 +30,11 @@ void v9_device_tell(struct v9_device *dev)
 
 static void break_ring(struct v9_device *dev, const char *reason)
 {
-    const uint64_t one = 1;
-
     if (!dev->ring.broken)
         dev->ring.broken = reason;
     dev->broken_news = true;
+    dev->notify.err_due = true;
     v9_device_tell(dev);
-    if (dev->err_fd >= 0)
-        while (write(dev->err_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-            ;
 }
 
 void v9_device_look(struct v9_device *dev)
@@ -56,8 +48,8 @@ void v9_device_look(struct v9_device *dev)
 
 bool v9_device_can_run(struct v9_device *dev)
 {
-    return dev->started && dev->enabled && !dev->paused && dev->ring.desc && !dev->ring.broken &&
-           dev->exports[0];
+    return dev->started && dev->enabled && !dev->paused && v9_vring_is_live(&dev->ring) &&
+           !dev->ring.broken && dev->exports[0];
 }
 
 static struct v9_request *take_slot(struct v9_device *dev)
@@ -246,7 +238,8 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 bool v9_request_is_due(struct v9_device *dev)
 {
     const bool called_off = dev->barrier && dev->delayed && (!dev->paused || dev->hurry);
-    return dev->news || called_off || next_version(dev);
+
+    return dev->news || called_off || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 
 /* ---- running -----------------------------------------------------------------------------------
@@ -364,11 +357,9 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         result = reply_to_flush(r);
     else if (!dead && result == -V9_NOT_YET)
         result = v9_request_error(r, EINTR);
-    if (!dead && dev->ring.desc) {
-        v9_vring_push(&dev->ring, &r->chain, (uint32_t)result);
-        if (++dev->unsignalled >= V9_SIGNAL_BATCH)
-            v9_device_signal(dev);
-    }
+    if (!dead && v9_vring_push(&dev->ring, &r->chain, (uint32_t)result) &&
+        ++dev->unsignalled >= V9_SIGNAL_BATCH)
+        v9_device_signal(dev);
     v9_device_look(dev);
     if (r == dev->barrier) {
         dev->barrier = NULL;
@@ -387,10 +378,8 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 
 static void kill_request(struct v9_device *dev, struct v9_request *r)
 {
-    if (dev->ring.desc) {
-        v9_vring_push(&dev->ring, &r->chain, (uint32_t)v9_request_error(r, EIO));
+    if (v9_vring_push(&dev->ring, &r->chain, (uint32_t)v9_request_error(r, EIO)))
         dev->unsignalled++;
-    }
     dev->inflight--;
     dev->dead++;
     r->dead = true;
@@ -444,8 +433,7 @@ void v9_device_detach(struct v9_device *dev)
 
 void v9_device_attach(struct v9_device *dev)
 {
-    if (dev->ring.num && dev->ring.desc_uva)
-        v9_vring_map(&dev->ring, &dev->mem);
+    v9_vring_remap(&dev->ring, &dev->mem);
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
         if (r->state != V9_FREE && r->state != V9_RUNNING && !r->dead)

@@ -6,6 +6,7 @@
  * upcall.c  Python's part in it: how a serving thread calls it, and how it answers later
  * delay.c   requests that wait for their time, and throttle.c, which tells them when that is
  * threads.c the serving threads, and pace.c, which tells how long they stay awake
+ * notify.c  its call and err descriptors
  * device.c  what the frontend sets up: memory, ring, life cycle
  * fast_*.c  the requests that C answers; fast_unix.c those that only 9P2000.u has
  *
@@ -29,6 +30,7 @@
 #include "fid.h"
 #include "guest_mem.h"
 #include "make.h"
+#include "notify.h"
 #include "pace.h"
 #include "qidmap.h"
 #include "vhost9p.h"
@@ -116,9 +118,11 @@ struct v9_device {
 
     struct v9_mem mem;
     struct v9_grave *graveyard;
+    struct v9_vring_setup setup; /* of the next start: it changes while the ring is stopped */
     struct v9_vring ring;
-    bool started, enabled, paused; /* served iff started && enabled && !paused && mapped && whole */
-    int kick_fd, call_fd, err_fd;
+    bool started, enabled, paused; /* served iff started && enabled && !paused && live && whole */
+    int kick_fd;
+    struct v9_notify notify;
     bool unheard;   /* completions that there was no call descriptor for */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
@@ -159,6 +163,8 @@ struct v9_device {
 struct v9_request *v9_request_next(struct v9_device *dev);                       /* [locked] */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
 int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch);
+/* Has the driver told of what was pushed, if it wants to hear of it: v9_notify is due then. Who is
+ * no serving thread nudges one. */
 void v9_device_signal(struct v9_device *dev);  /* [locked] */
 bool v9_device_can_run(struct v9_device *dev); /* [locked] */
 /* Breaks the ring where memory was lost. */

@@ -126,6 +126,7 @@ static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t e
     dev->progress++;
     if (epoch != dev->epoch) {
         v9_device_signal(dev); /* nobody else may come by */
+        v9_notify(dev);
         return false;
     }
     while (*at != worker)
@@ -210,7 +211,9 @@ static struct v9_request *look(struct v9_device *dev, struct v9_pace *pace, int6
 
     while (!dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved) {
         const int64_t now = now_ns();
-        struct v9_request *r = v9_request_next(dev);
+        struct v9_request *r;
+        v9_notify(dev);
+        r = v9_request_next(dev);
         if (is_disturbed(now - last, r)) {
             v9_pace_disturbed(pace);
             return r;
@@ -234,7 +237,8 @@ static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_pace
     const bool looks = pace->window && may_look(dev);
     struct v9_request *r = NULL;
 
-    v9_device_signal(dev); /* which may have the driver run in this thread's place at once */
+    v9_device_signal(dev);
+    v9_notify(dev); /* which may have the driver run in this thread's place at once */
     if (looks) {
         r = look(dev, pace, since);
         __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
@@ -254,6 +258,7 @@ static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
 {
     while (!dev->quit) {
         struct v9_request *r;
+        v9_notify(dev);
         if (dev->news && !pass_news_on(dev, &scratch->worker))
             return;
         r = v9_request_next(dev);
@@ -350,11 +355,12 @@ static void keep_watch(struct v9_device *dev)
                 pthread_cond_wait(&dev->watch, &dev->lock);
             idle = 0;
         }
+        v9_notify_watch(&dev->notify);
         if (are_stuck(dev)) {
             take_over(dev);
             return;
         }
-        idle = dev->progress == seen && !dev->executing ? idle + 1 : 0;
+        idle = dev->progress == seen && !dev->executing && !dev->notify.writing ? idle + 1 : 0;
         seen = dev->progress;
     }
 }
@@ -403,7 +409,8 @@ static void *serve(void *argument)
     return NULL;
 }
 
-/* Signals are Python's main thread's; only what a thread does itself (SIGBUS) reaches it here. */
+/* Signals are Python's main thread's; only what a thread does itself (SIGBUS) reaches it here, and
+ * what ends its wait. */
 static int spawn(struct v9_device *dev)
 {
     pthread_attr_t attr;
@@ -414,6 +421,7 @@ static int spawn(struct v9_device *dev)
     sigfillset(&all);
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGSEGV);
+    sigdelset(&all, v9_sys_wake_signal());
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     if (CPU_COUNT((const cpu_set_t *)dev->conf.cpus))

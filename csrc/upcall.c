@@ -129,6 +129,7 @@ static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *da
         v9_device_signal(dev);
     }
     pthread_mutex_unlock(&dev->lock);
+    v9_threads_nudge(dev);
     return err;
 }
 

@@ -29,6 +29,13 @@ typedef struct v9_mounts v9_mounts;
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
 
+/* ---- stop.c: SIGTERM and SIGINT ---------------------------------------------------------------
+ */
+
+/* From now on they are written to the eventfd `fd` by their numbers, and so many milliseconds after
+ * the first of them the process ends, with status 0. Every thread has them blocked before. */
+int v9_stop_start(int32_t fd, uint32_t patience_ms);
+
 /* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
 
 enum {
@@ -314,15 +321,17 @@ int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint
 
 /* ---- device.c: one vhost-user device with its ring, memory and fids -------------------------- */
 
-enum { V9_CPUS_MAX = 1024 }; /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
+enum { V9_MEM_REGIONS = 509 }; /* what GET_MAX_MEM_SLOTS answers, at most */
+enum { V9_CPUS_MAX = 1024 };   /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
 
 struct v9_device_conf {
     uint32_t id;
     uint32_t threads;   /* running serving threads, 1..64 */
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
-    uint32_t poll_us;  /* how long a thread looks for requests before it sleeps */
-    uint64_t cpus[16]; /* bit n: serving threads may run on CPU n; none: on any */
+    uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
+    uint32_t poll_us;     /* how long a thread looks for requests before it sleeps */
+    uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any */
 };
 
 v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);
@@ -337,7 +346,8 @@ enum { V9_EXPORTS_MAX = 256 };
 /* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to
  * be kept. */
 void v9_device_reset(v9_device *dev, uint32_t keep_memory);
-void v9_device_set_features(v9_device *dev, uint64_t features);
+/* -EBUSY while the ring runs. */
+int v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);
 enum {
     V9_9P2000L = 0, /* also before the first Tversion */
@@ -353,7 +363,7 @@ struct v9_device_stats {
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 
-/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (509 regions). */
+/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions). */
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
@@ -364,11 +374,19 @@ struct v9_region_conf {
 };
 int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count);
 
-/* Ring set-up. Descriptors are duplicated; -1 for "none: poll" (kick) or "do not signal" (call). */
+/* Ring set-up, of a stopped ring: -EBUSY else. What one message alone shows to be wrong is -EINVAL.
+ */
 int v9_ring_set_num(v9_device *dev, uint32_t num);
 int v9_ring_set_base(v9_device *dev, uint32_t base);
 int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail);
-int v9_ring_set_kick(v9_device *dev, int32_t fd);
+/*
+ * Starts the ring, or where it runs exchanges the kick descriptor. Descriptors are duplicated; -1
+ * for "none: poll" (kick) or "do not signal" (call). -EINVAL with a *reason where what was set up
+ * makes no ring, which then stays stopped.
+ */
+int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason);
+/* Whether it was started, and not stopped since. */
+uint32_t v9_ring_is_started(v9_device *dev);
 int v9_ring_set_call(v9_device *dev, int32_t fd);
 int v9_ring_set_err(v9_device *dev, int32_t fd);
 int v9_ring_enable(v9_device *dev, uint32_t enable);

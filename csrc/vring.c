@@ -16,39 +16,52 @@ int v9_vring_break(struct v9_vring *vr, const char *reason)
 /* ---- set-up ------------------------------------------------------------------------------------
  */
 
-void v9_vring_set_packed(struct v9_vring *vr, bool packed)
+static const char *check_setup(const struct v9_vring_setup *setup)
 {
-    v9_vring_unmap(vr); /* what the one layout may touch was not checked for the other */
-    vr->packed = packed;
-    vr->last_avail = vr->used_idx = vr->unsignalled = 0;
-    vr->avail_turn = vr->used_turn = true;
+    if (!setup->num || setup->num > V9_VRING_MAX)
+        return "its size was not set (SET_VRING_NUM: 1 to 32768)";
+    return setup->packed ? v9_packed_check(setup) : v9_split_check(setup);
 }
 
-int v9_vring_set_base(struct v9_vring *vr, uint32_t base)
+static const char *map_ring(struct v9_vring *vr, struct v9_mem *mem)
 {
-    const uint32_t index = 0x7fff, turn = 0x8000;
+    const char *reason = vr->setup.packed ? v9_packed_map(vr, mem) : v9_split_map(vr, mem);
 
-    if (!vr->packed) {
-        if (base > UINT16_MAX)
-            return -EINVAL;
-        vr->last_avail = (uint16_t)base;
-        return 0;
-    }
-    if ((base & index) >= vr->num || (base >> 16 & index) >= vr->num)
-        return -EINVAL;
-    vr->last_avail = base & index;
-    vr->avail_turn = base & turn;
-    vr->used_idx = base >> 16 & index;
-    vr->used_turn = base >> 16 & turn;
-    return 0;
+    if (reason)
+        v9_vring_unmap(vr);
+    return reason;
 }
 
-uint32_t v9_vring_base(const struct v9_vring *vr)
+const char *v9_vring_start(struct v9_vring *vr, const struct v9_vring_setup *setup,
+                           struct v9_mem *mem)
 {
-    if (!vr->packed)
-        return vr->last_avail;
-    return vr->last_avail | (uint32_t)vr->avail_turn << 15 | (uint32_t)vr->used_idx << 16 |
-           (uint32_t)vr->used_turn << 31;
+    const char *reason = check_setup(setup);
+
+    v9_vring_stop(vr);
+    if (reason)
+        return reason;
+    vr->setup = *setup;
+    reason = map_ring(vr, mem);
+    if (reason)
+        return reason;
+    vr->generation++;
+    vr->running = true;
+    vr->unsignalled = 0;
+    vr->must_signal = true;
+    if (setup->packed)
+        v9_packed_begin(vr);
+    else
+        v9_split_begin(vr);
+    return NULL;
+}
+
+void v9_vring_stop(struct v9_vring *vr)
+{
+    if (vr->running)
+        vr->setup.base = vr->setup.packed ? v9_packed_base(vr) : v9_split_base(vr);
+    vr->running = false;
+    vr->broken = NULL;
+    v9_vring_unmap(vr);
 }
 
 void v9_vring_unmap(struct v9_vring *vr)
@@ -57,20 +70,11 @@ void v9_vring_unmap(struct v9_vring *vr)
     vr->avail = vr->used = NULL;
 }
 
-int v9_vring_map(struct v9_vring *vr, struct v9_mem *mem)
+void v9_vring_remap(struct v9_vring *vr, struct v9_mem *mem)
 {
-    int err = -EINVAL;
-
     v9_vring_unmap(vr);
-    if (vr->num && vr->num <= V9_VRING_MAX)
-        err = vr->packed ? v9_packed_map(vr, mem) : v9_split_map(vr, mem);
-    if (err) {
-        v9_vring_unmap(vr);
-        return err;
-    }
-    vr->size = vr->num;
-    vr->unsignalled = 0;
-    return 0;
+    if (vr->running)
+        map_ring(vr, mem);
 }
 
 /* ---- either layout -----------------------------------------------------------------------------
@@ -80,26 +84,30 @@ int v9_vring_peek(struct v9_vring *vr)
 {
     if (vr->broken)
         return -EPROTO;
-    return vr->packed ? v9_packed_peek(vr) : v9_split_peek(vr);
+    return vr->setup.packed ? v9_packed_peek(vr) : v9_split_peek(vr);
 }
 
 int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain)
 {
     v9_chain_begin(chain);
-    return vr->packed ? v9_packed_take(vr, mem, chain) : v9_split_take(vr, mem, chain);
+    chain->generation = vr->generation;
+    return vr->setup.packed ? v9_packed_take(vr, mem, chain) : v9_split_take(vr, mem, chain);
 }
 
-void v9_vring_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written)
+bool v9_vring_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written)
 {
-    if (vr->packed)
+    if (!v9_vring_is_live(vr) || chain->generation != vr->generation)
+        return false;
+    if (vr->setup.packed)
         v9_packed_push(vr, chain, written);
     else
         v9_split_push(vr, chain, written);
+    return true;
 }
 
 bool v9_vring_should_signal(struct v9_vring *vr)
 {
-    const uint16_t new = vr->used_idx, old = (uint16_t)(new - vr->unsignalled);
+    const uint16_t went = vr->unsignalled;
 
     vr->unsignalled = 0;
     v9_full_barrier(); /* what was used is visible before we look whether the driver sleeps */
@@ -107,17 +115,17 @@ bool v9_vring_should_signal(struct v9_vring *vr)
         vr->must_signal = false;
         return true;
     }
-    return vr->packed ? v9_packed_wants_signal(vr, new, old) : v9_split_wants_signal(vr, new, old);
+    return vr->setup.packed ? v9_packed_wants_signal(vr, went) : v9_split_wants_signal(vr, went);
 }
 
 bool v9_vring_arm(struct v9_vring *vr)
 {
-    return vr->packed ? v9_packed_arm(vr) : v9_split_arm(vr);
+    return vr->setup.packed ? v9_packed_arm(vr) : v9_split_arm(vr);
 }
 
 void v9_vring_disarm(struct v9_vring *vr)
 {
-    if (vr->packed)
+    if (vr->setup.packed)
         v9_packed_disarm(vr);
     else
         v9_split_disarm(vr);
@@ -182,7 +190,7 @@ const uint8_t *v9_vring_table(struct v9_vring *vr, struct v9_mem *mem,
 {
     const uint8_t *table;
 
-    if (!vr->indirect) {
+    if (!vr->setup.indirect) {
         v9_vring_break(vr, "an indirect descriptor, which was not negotiated");
         return NULL;
     }

@@ -27,6 +27,7 @@
 
 /* A descriptor chain: readable segments first, then writable ones. */
 struct v9_chain {
+    uint64_t generation; /* of its ring: nothing of an earlier one is pushed to a later one */
     uint16_t head;  /* what names it to the driver: its first descriptor; packed: its buffer id */
     uint16_t slots; /* descriptors of the ring that it takes */
     int error;      /* -EFAULT or -E2BIG: a buffer that cannot be used */
@@ -40,43 +41,73 @@ struct v9_chain {
     struct iovec iov[V9_CHAIN_MAX];
 };
 
-struct v9_vring {
-    /* set-up; takes effect at the next v9_vring_map */
+/* What the frontend sets up while the ring is stopped, as it said it. */
+struct v9_vring_setup {
     uint32_t num;
+    /* Progress as the frontend keeps it (SET_VRING_BASE, GET_VRING_BASE): the next avail index;
+     * packed: bits 0-14 last_avail and 15 its turn, bits 16-30 used_idx and 31 its turn. */
+    uint32_t base;
     uint64_t desc_uva, avail_uva, used_uva; /* packed: ring, driver's and device's event area */
-    bool event_idx, indirect, packed;       /* negotiated; these count at once */
-    /* mapped; NULL until v9_vring_map */
-    uint32_t size; /* num as it was mapped: the frontend may set another under a running ring */
+    bool event_idx, indirect, packed;       /* negotiated */
+};
+
+/* An index that lies within its table: v9_index_in and its kin (vring_layout.h) make one. */
+typedef struct {
+    uint32_t value;
+} v9_index;
+
+/* Where one side of a packed ring stands. */
+struct v9_place {
+    v9_index index;
+    bool turn;
+};
+
+struct v9_vring {
+    struct v9_vring_setup setup; /* that it was started with: it does not change while it runs */
+    uint64_t generation;         /* how often it was started */
+    bool running;
+    /* NULL while it is stopped, and while guest memory lacks a part of it */
     struct v9_desc *desc;
     void *avail, *used;
-    /* progress. Split: indices that run freely. Packed: places in the ring, and the turn. */
+    /* Progress of a split ring: indices that run freely; */
     uint16_t last_avail; /* next one to take */
     uint16_t used_idx;   /* next one to write */
-    bool avail_turn, used_turn;
-    uint16_t unsignalled; /* how far used_idx went since the last v9_vring_should_signal */
+    /* of a packed one. */
+    struct v9_place take_at, push_at;
+    uint16_t unsignalled; /* how far it was pushed since the last v9_vring_should_signal */
     bool must_signal;     /* once after every start */
     const char *broken;   /* reason, or NULL */
 };
 
-/* Which layout; progress begins anew. */
-void v9_vring_set_packed(struct v9_vring *vr, bool packed);
-/* Progress as the frontend keeps it (SET_VRING_BASE, GET_VRING_BASE): the next avail index; packed:
- * bits 0-14 last_avail and 15 its turn, bits 16-30 used_idx and 31 its turn. -EINVAL. */
-int v9_vring_set_base(struct v9_vring *vr, uint32_t base);
-uint32_t v9_vring_base(const struct v9_vring *vr);
-/* Translates desc_uva, avail_uva and used_uva (also after the memory table changed); a split ring's
- * used_idx is loaded from guest memory again. -EINVAL (num or alignment), -EFAULT (outside memory).
+/*
+ * Starts a stopped ring: checks the set-up as a whole and finds the ring in guest memory. NULL, or
+ * the reason why it stays stopped. A split ring's used_idx comes from guest memory.
+ *
+ * A packed ring whose base is 0 is one that nobody has used yet, as User Mode Linux means it,
+ * unless a descriptor in it was used: the base of an unused ring would be 0x80008000, and who has
+ * gone round once to stand at 0 in turn 0 has left a used descriptor behind.
  */
-int v9_vring_map(struct v9_vring *vr, struct v9_mem *mem);
+const char *v9_vring_start(struct v9_vring *vr, const struct v9_vring_setup *setup,
+                           struct v9_mem *mem);
+/* Stops it: nothing is taken or pushed any more. Its progress stays in setup.base. */
+void v9_vring_stop(struct v9_vring *vr);
+/* Around a change of the memory table. A ring that memory lacks a part of goes on once it has it.
+ */
 void v9_vring_unmap(struct v9_vring *vr);
-/* All below: the ring is mapped (desc is not NULL). */
+void v9_vring_remap(struct v9_vring *vr, struct v9_mem *mem);
+/* Whether it is running and mapped, as all but v9_vring_push below have it. */
+static inline bool v9_vring_is_live(const struct v9_vring *vr)
+{
+    return vr->desc != NULL;
+}
 
 /* 1 if a chain is available; 0 if not; -EPROTO when the ring is (now) broken. */
 int v9_vring_peek(struct v9_vring *vr);
 /* After a peek that said 1: reads the chain and advances past it. 0 or -EPROTO (broken). */
 int v9_vring_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain);
-/* Returns a chain with `written` bytes; publishes it. */
-void v9_vring_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written);
+/* Returns a chain with `written` bytes; publishes it. False where the ring that it came from is no
+ * more: nothing happens. */
+bool v9_vring_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written);
 /* After one or several pushes: does the driver want a notification? (full barrier inside) */
 bool v9_vring_should_signal(struct v9_vring *vr);
 /* Asks for kicks from here on; true if chains are available already (look again, do not sleep). */

@@ -22,6 +22,37 @@ struct v9_buffer {
     uint16_t flags, next, id;
 };
 
+/* The index `value` of a table of `count` entries; false where it has none. */
+static inline bool v9_index_in(uint32_t count, uint32_t value, v9_index *index)
+{
+    if (value >= count)
+        return false;
+    *index = (v9_index){value};
+    return true;
+}
+
+/* Where a counter that runs freely stands in a split ring, whose size is a power of two. */
+static inline v9_index v9_index_of_counter(const struct v9_vring *vr, uint16_t counter)
+{
+    return (v9_index){counter & (vr->setup.num - 1)};
+}
+
+/* `by` (at most the ring's size) further in a packed ring. */
+static inline struct v9_place v9_place_after(const struct v9_vring *vr, struct v9_place from,
+                                             uint32_t by)
+{
+    const uint32_t to = from.index.value + by;
+
+    if (to < vr->setup.num)
+        return (struct v9_place){{to}, from.turn};
+    return (struct v9_place){{to - vr->setup.num}, !from.turn};
+}
+
+static inline struct v9_desc *v9_vring_desc(const struct v9_vring *vr, v9_index index)
+{
+    return &vr->desc[index.value];
+}
+
 /* Notes why the ring is broken; -EPROTO. */
 int v9_vring_break(struct v9_vring *vr, const char *reason);
 /* An empty chain. */
@@ -46,19 +77,29 @@ static inline bool v9_event_passed(uint16_t event, uint16_t new, uint16_t old)
     return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
 }
 
-int v9_split_map(struct v9_vring *vr, struct v9_mem *mem);
+/* What is wrong with the set-up, or NULL; */
+const char *v9_split_check(const struct v9_vring_setup *setup);
+/* where its parts lie, or what is wrong with that; */
+const char *v9_split_map(struct v9_vring *vr, struct v9_mem *mem);
+/* where it begins: mapped and checked before. */
+void v9_split_begin(struct v9_vring *vr);
+uint32_t v9_split_base(const struct v9_vring *vr);
 int v9_split_peek(struct v9_vring *vr);
 int v9_split_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain);
 void v9_split_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written);
-bool v9_split_wants_signal(struct v9_vring *vr, uint16_t new, uint16_t old);
+/* Whether the driver wants to hear of the last `went` steps of pushing. */
+bool v9_split_wants_signal(struct v9_vring *vr, uint16_t went);
 bool v9_split_arm(struct v9_vring *vr);
 void v9_split_disarm(struct v9_vring *vr);
 
-int v9_packed_map(struct v9_vring *vr, struct v9_mem *mem);
+const char *v9_packed_check(const struct v9_vring_setup *setup);
+const char *v9_packed_map(struct v9_vring *vr, struct v9_mem *mem);
+void v9_packed_begin(struct v9_vring *vr);
+uint32_t v9_packed_base(const struct v9_vring *vr);
 int v9_packed_peek(struct v9_vring *vr);
 int v9_packed_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain);
 void v9_packed_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written);
-bool v9_packed_wants_signal(struct v9_vring *vr, uint16_t new, uint16_t old);
+bool v9_packed_wants_signal(struct v9_vring *vr, uint16_t went);
 bool v9_packed_arm(struct v9_vring *vr);
 void v9_packed_disarm(struct v9_vring *vr);
 

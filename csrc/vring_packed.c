@@ -26,20 +26,60 @@ struct event {
     uint16_t flags;
 };
 
-int v9_packed_map(struct v9_vring *vr, struct v9_mem *mem)
+static struct v9_place place_of(uint32_t base)
 {
-    if (vr->desc_uva % 16 || vr->avail_uva % 4 || vr->used_uva % 4)
-        return -EINVAL;
-    if (vr->last_avail >= vr->num || vr->used_idx >= vr->num)
-        return -EINVAL;
-    vr->desc = v9_mem_uva(mem, vr->desc_uva, (uint64_t)vr->num * sizeof(struct v9_desc));
-    vr->avail = v9_mem_uva(mem, vr->avail_uva, sizeof(struct event));
-    vr->used = v9_mem_uva(mem, vr->used_uva, sizeof(struct event));
+    return (struct v9_place){{base & EVENT_PLACE}, base & EVENT_TURN};
+}
+
+static uint32_t base_of(struct v9_place place)
+{
+    return place.index.value | (place.turn ? EVENT_TURN : 0);
+}
+
+const char *v9_packed_check(const struct v9_vring_setup *setup)
+{
+    if (place_of(setup->base).index.value >= setup->num ||
+        place_of(setup->base >> 16).index.value >= setup->num)
+        return "its base lies behind its end (SET_VRING_BASE, SET_VRING_NUM)";
+    return NULL;
+}
+
+const char *v9_packed_map(struct v9_vring *vr, struct v9_mem *mem)
+{
+    const struct v9_vring_setup *setup = &vr->setup;
+
+    vr->desc = v9_mem_uva(mem, setup->desc_uva, (uint64_t)setup->num * sizeof(struct v9_desc));
+    vr->avail = v9_mem_uva(mem, setup->avail_uva, sizeof(struct event));
+    vr->used = v9_mem_uva(mem, setup->used_uva, sizeof(struct event));
     if (!vr->desc || !vr->avail || !vr->used)
-        return -EFAULT;
-    if ((uintptr_t)vr->desc % 16 || (uintptr_t)vr->avail % 4 || (uintptr_t)vr->used % 4)
-        return -EINVAL;
-    return 0;
+        return "a part of it lies outside guest memory (SET_VRING_ADDR)";
+    if ((setup->desc_uva | (uintptr_t)vr->desc) % 16 ||
+        (setup->avail_uva | (uintptr_t)vr->avail) % 4 ||
+        (setup->used_uva | (uintptr_t)vr->used) % 4)
+        return "its parts are aligned to 16, 4 and 4 bytes (SET_VRING_ADDR)";
+    return NULL;
+}
+
+/* Whether the device has ever returned something in this ring, or the driver gone round. */
+static bool is_used(const struct v9_vring *vr)
+{
+    for (uint32_t i = 0; i < vr->setup.num; i++)
+        if (__atomic_load_n(&vr->desc[i].next_or_flags, __ATOMIC_RELAXED) & USED)
+            return true;
+    return false;
+}
+
+void v9_packed_begin(struct v9_vring *vr)
+{
+    vr->take_at = place_of(vr->setup.base);
+    vr->push_at = place_of(vr->setup.base >> 16);
+    if (!vr->setup.base && !is_used(vr))
+        vr->take_at.turn = vr->push_at.turn = true;
+}
+
+uint32_t v9_packed_base(const struct v9_vring *vr)
+{
+    return base_of(vr->take_at) | base_of(vr->push_at) << 16;
 }
 
 /* ---- taking ------------------------------------------------------------------------------------
@@ -49,9 +89,9 @@ static bool is_available(const struct v9_vring *vr)
 {
     /* Acquire: the driver writes these flags last, after the chain and what it describes. */
     const uint16_t flags =
-        __atomic_load_n(&vr->desc[vr->last_avail].next_or_flags, __ATOMIC_ACQUIRE);
+        __atomic_load_n(&v9_vring_desc(vr, vr->take_at.index)->next_or_flags, __ATOMIC_ACQUIRE);
 
-    return !!(flags & AVAIL) == vr->avail_turn && !!(flags & USED) != vr->avail_turn;
+    return !!(flags & AVAIL) == vr->take_at.turn && !!(flags & USED) != vr->take_at.turn;
 }
 
 int v9_packed_peek(struct v9_vring *vr)
@@ -88,26 +128,16 @@ static int take_table(struct v9_vring *vr, struct v9_mem *mem, const struct v9_b
     return 0;
 }
 
-static void advance(const struct v9_vring *vr, uint16_t *place, bool *turn, uint16_t by)
-{
-    uint32_t to = (uint32_t)*place + by;
-
-    if (to >= vr->size) {
-        to -= vr->size;
-        *turn = !*turn;
-    }
-    *place = (uint16_t)to;
-}
-
 int v9_packed_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *chain)
 {
-    uint32_t index = vr->last_avail, steps = 0;
+    struct v9_place at = vr->take_at;
     struct v9_buffer buffer;
+    uint32_t steps = 0;
 
     do {
-        if (++steps > vr->size)
+        if (++steps > vr->setup.num)
             return v9_vring_break(vr, "a chain that is longer than the ring");
-        buffer = copy_desc((const uint8_t *)&vr->desc[index]);
+        buffer = copy_desc((const uint8_t *)v9_vring_desc(vr, at.index));
         if (!(buffer.flags & V9_DESC_INDIRECT)) {
             if (v9_chain_add(vr, mem, &buffer, steps, chain) < 0)
                 return -EPROTO;
@@ -116,11 +146,11 @@ int v9_packed_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *cha
         } else if (take_table(vr, mem, &buffer, chain) < 0) {
             return -EPROTO;
         }
-        index = index + 1 == vr->size ? 0 : index + 1;
+        at = v9_place_after(vr, at, 1);
     } while (buffer.flags & V9_DESC_NEXT);
     chain->head = buffer.id;
     chain->slots = (uint16_t)steps;
-    advance(vr, &vr->last_avail, &vr->avail_turn, chain->slots);
+    vr->take_at = at;
     return 0;
 }
 
@@ -129,32 +159,33 @@ int v9_packed_take(struct v9_vring *vr, struct v9_mem *mem, struct v9_chain *cha
 
 void v9_packed_push(struct v9_vring *vr, const struct v9_chain *chain, uint32_t written)
 {
-    struct v9_desc *desc = &vr->desc[vr->used_idx];
-    const uint16_t flags = (vr->used_turn ? AVAIL | USED : 0) | (written ? V9_DESC_WRITE : 0);
+    struct v9_desc *desc = v9_vring_desc(vr, vr->push_at.index);
+    const uint16_t flags = (vr->push_at.turn ? AVAIL | USED : 0) | (written ? V9_DESC_WRITE : 0);
 
     desc->len = written;
     desc->flags_or_id = chain->head;
     /* Release: id, length and the reply are written before the driver sees the flags. */
     __atomic_store_n(&desc->next_or_flags, flags, __ATOMIC_RELEASE);
-    advance(vr, &vr->used_idx, &vr->used_turn, chain->slots);
+    vr->push_at = v9_place_after(vr, vr->push_at, chain->slots);
     /* More than a turn cannot be told from a turn. */
     const uint32_t went = (uint32_t)vr->unsignalled + chain->slots;
-    vr->unsignalled = (uint16_t)(went < vr->size ? went : vr->size);
+    vr->unsignalled = (uint16_t)(went < vr->setup.num ? went : vr->setup.num);
 }
 
-bool v9_packed_wants_signal(struct v9_vring *vr, uint16_t new, uint16_t old)
+bool v9_packed_wants_signal(struct v9_vring *vr, uint16_t went)
 {
+    const uint16_t new = (uint16_t)vr->push_at.index.value, old = (uint16_t)(new - went);
     const struct event *driver = vr->avail;
     /* Acquire: where the flags say so, the place was written before them. */
     const uint16_t flags = __atomic_load_n(&driver->flags, __ATOMIC_ACQUIRE);
     uint16_t place;
 
-    if (!vr->event_idx || flags != EVENT_DESC)
+    if (!vr->setup.event_idx || flags != EVENT_DESC)
         return flags != EVENT_DISABLE;
     place = __atomic_load_n(&driver->place, __ATOMIC_RELAXED);
     /* On one line with the indices: a place of the turn before lies one ring's length back. */
-    if (!!(place & EVENT_TURN) != vr->used_turn)
-        return v9_event_passed((uint16_t)((place & EVENT_PLACE) - vr->size), new, old);
+    if (!!(place & EVENT_TURN) != vr->push_at.turn)
+        return v9_event_passed((uint16_t)((place & EVENT_PLACE) - vr->setup.num), new, old);
     return v9_event_passed(place & EVENT_PLACE, new, old);
 }
 
@@ -170,10 +201,9 @@ bool v9_packed_arm(struct v9_vring *vr)
 {
     struct event *device = vr->used;
 
-    if (vr->event_idx)
-        __atomic_store_n(&device->place, vr->last_avail | (vr->avail_turn ? EVENT_TURN : 0),
-                         __ATOMIC_RELAXED);
-    store_event(vr, vr->event_idx ? EVENT_DESC : EVENT_ENABLE);
+    if (vr->setup.event_idx)
+        __atomic_store_n(&device->place, (uint16_t)base_of(vr->take_at), __ATOMIC_RELAXED);
+    store_event(vr, vr->setup.event_idx ? EVENT_DESC : EVENT_ENABLE);
     v9_full_barrier(); /* our wish is visible before we look whether the driver has missed it */
     return is_available(vr);
 }

@@ -1,8 +1,8 @@
 """The process: its limits, its threads, its signals, and the devices that it serves.
 
 The main thread runs the event loop (sockets, signals). Each device has serving threads of its own,
-in C, which call Python for what C does not answer. SIGTERM and SIGINT end the process at once, even
-while host file systems hang: what a thread is stuck in ends with the process.
+in C, which call Python for what C does not answer. SIGTERM and SIGINT end the process within a
+second, whatever hangs: host file systems, frontends, or the interpreter itself (csrc/stop.c).
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from typing import Any
 import uvloop
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
-from vhost9p.device import Device
+from vhost9p.device import Device, memory_slots
 from vhost9p.native.device import initialise
+from vhost9p.native.sys import take_stop_signals
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -26,13 +27,16 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_PATIENCE_S = 0.8
+"""For an orderly end; what hangs by then ends with the process."""
 
 
-def prepare_process() -> None:
+def prepare_process(stop_fd: int) -> None:
     """What holds for the whole process: no umask (the guest sends modes), no supplementary groups
-    (they would be lent to guest users), as many descriptors as allowed. A signal to stop is held
-    back until the event loop takes it: it must not leave a socket behind."""
+    (they would be lent to guest users), as many descriptors as allowed. A signal to stop waits for
+    the event loop, within STOP_PATIENCE_S: it should not leave a socket behind."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    take_stop_signals(stop_fd, STOP_PATIENCE_S)
     os.umask(0)
     if os.geteuid() == 0:
         with suppress(PermissionError):  # a user namespace made without privilege forbids it
@@ -79,7 +83,7 @@ class Daemon:
             assert config.socket is not None
             listener = Listener.bind(config.socket)
         try:
-            device = Device(config)
+            device = Device(config, memory_slots(len(self._config.devices)))
         except BaseException:
             listener.close()
             raise
@@ -90,13 +94,12 @@ class Daemon:
         for _, listener, _ in self._served:
             listener.close()
 
-    async def serve(self) -> None:
-        """Serves until a signal comes, or until there is nothing left to serve."""
+    async def serve(self, stop_fd: int) -> None:
+        """Serves until a signal comes, which `stop_fd` tells, or until there is nothing left to
+        serve."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, stop.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        loop.add_reader(stop_fd, stop.set)
         serving = asyncio.gather(
             *(listener.serve(device, once=config.once) for device, listener, config in self._served)
         )
@@ -105,6 +108,7 @@ class Daemon:
         stopping = asyncio.ensure_future(stop.wait())
         both: list[asyncio.Future[Any]] = [serving, stopping]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        loop.remove_reader(stop_fd)
         stopping.cancel()
         if serving.done():
             serving.result()
@@ -112,7 +116,8 @@ class Daemon:
 
 def run(config: Config) -> int:
     """Serves; returns the process's exit code, or ends the process."""
-    prepare_process()
+    stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    prepare_process(stop_fd)
     try:
         daemon = Daemon(config)
     except (ListenError, StateError) as error:
@@ -125,7 +130,7 @@ def run(config: Config) -> int:
     code = 0
     loop = uvloop.new_event_loop()
     try:
-        loop.run_until_complete(daemon.serve())
+        loop.run_until_complete(daemon.serve(stop_fd))
     except OSError as error:
         print(f"vhost9p: {error}", file=sys.stderr)
         code = EXIT_FAILURE

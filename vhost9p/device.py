@@ -1,35 +1,49 @@
 """One device: where the vhost-user session, the C layer, the 9P server and the policy meet.
 
-Two kinds of input arrive here. The frontend's wishes come from the session, on the event loop; what
-may wait for requests in flight (the ring's stop, a change of memory) runs in a thread of the loop's
-pool, because QEMU waits for the answer while other devices go on. The guest's requests that C does
-not answer come as upcalls, each on the serving thread that has it and several at a time, and go to
-the server; so do the questions that only the policy can answer, after which C goes on.
+Two kinds of input arrive here. The frontend's wishes come from the session, on the connection's own
+thread: some wait for requests in flight, and all may wait for the device's lock. The guest's
+requests that C does not answer come as upcalls, each on the serving thread that has it and several
+at a time, and go to the server; so do the questions that only the policy can answer, after which C
+goes on.
 """
 
-import asyncio
 import logging
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TypeVar
 
 from vhost9p.config import DeviceConfig
+from vhost9p.device_log import DeviceLog
 from vhost9p.exports import Exports
 from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Request, Stats
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
-from vhost9p.vhost_user.messages import MAX_CONFIG, RING_PACKED_BIT, MemoryRegion
+from vhost9p.vhost_user.descriptors import check_event, check_memory
+from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_BIT, MemoryRegion
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 DRAIN_MS = 2000
 """How long the frontend is kept waiting for requests that hang."""
+MIN_MEM_SLOTS = 8
+"""As many as SET_MEM_TABLE may have at once."""
+MAPS_PER_SLOT = 8
+"""What a region may take of the process's mappings: itself, two guards, and zeros in its place; and
+the same once more while a request that hangs keeps the mapping before."""
+
+
+def memory_slots(devices: int) -> int:
+    """How many regions of guest memory each device may have: half of the mappings that the process
+    may have (proc(5), vm.max_map_count) are shared evenly."""
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            maps = int(file.read())
+    except (OSError, ValueError):
+        maps = 65530
+    return min(max(maps // 2 // MAPS_PER_SLOT // devices, MIN_MEM_SLOTS), MAX_MEM_SLOTS)
 
 
 def config_space(tag: bytes) -> bytes:
@@ -40,9 +54,11 @@ def config_space(tag: bytes) -> bytes:
 class Device:
     """Serves exports to one guest. It is the session's Backend."""
 
-    def __init__(self, config: DeviceConfig) -> None:
+    def __init__(self, config: DeviceConfig, memory_slots: int = MAX_MEM_SLOTS) -> None:
         """Raises OSError, StateError."""
         self.name = config.tag
+        self._log = DeviceLog(log, config.tag)
+        self.memory_slots = memory_slots
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
         with ExitStack() as undo:
@@ -53,6 +69,7 @@ class Device:
                 threads=config.threads,
                 msize_max=config.msize_max,
                 max_fids=config.max_fids,
+                mem_regions=memory_slots,
                 cpus=config.cpus,
                 poll_us=config.poll_us,
             )
@@ -103,97 +120,102 @@ class Device:
 
     def broken(self, reason: str) -> None:
         """See Handler."""
-        log.error(
-            "%s: the ring is broken: %s. It serves again once the guest's driver has set it up "
-            "anew",
-            self.name,
+        self._log.error(
+            "the ring is broken: %s. It serves again once the guest's driver has set it up anew",
             reason,
         )
 
-    # ---- Backend, on the event loop ---------------------------------------------------------
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(None, work)
+    # ---- Backend, on the connection's thread ------------------------------------------------
 
     def config_read(self) -> bytes:
         """See Backend."""
         return self._config_space
 
-    async def reset(self) -> None:
+    def reset(self) -> None:
         """See Backend. With the guest go its fids, its locks and what it had written halfway."""
+        self._reset(keep_memory=False)
 
-        await self._reset(keep_memory=False)
-
-    async def reset_device(self) -> None:
+    def reset_device(self) -> None:
         """See Backend."""
-        await self._reset(keep_memory=True)
+        self._reset(keep_memory=True)
 
-    async def _reset(self, *, keep_memory: bool) -> None:
-        def reset() -> None:
-            self._native.ring_pause()
-            self._server.cancel_waits()
-            self._native.reset(keep_memory=keep_memory)  # nothing of the guest's goes on then
-            self._server.reset()
-
-        await self._in_thread(reset)
+    def _reset(self, *, keep_memory: bool) -> None:
+        self._native.ring_pause()
+        self._server.cancel_waits()
+        self._native.reset(keep_memory=keep_memory)  # nothing of the guest's goes on then
+        self._server.reset()
 
     def set_features(self, features: int) -> None:
         """See Backend."""
+        self._stop_first()
         self._native.set_features(features)
 
-    async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
+    def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """See Backend."""
+        for _, fd in regions:
+            check_memory(fd)
+        self._native.mem_set([(*_place(region), fd) for region, fd in regions])
 
-        rows = [(*_place(region), fd) for region, fd in regions]
-        await self._in_thread(lambda: self._native.mem_set(rows))
-
-    async def mem_add(self, region: MemoryRegion, fd: int) -> None:
+    def mem_add(self, region: MemoryRegion, fd: int) -> None:
         """See Backend."""
-        await self._in_thread(lambda: self._native.mem_add(*_place(region), fd))
+        check_memory(fd)
+        self._native.mem_add(*_place(region), fd)
 
-    async def mem_remove(self, region: MemoryRegion) -> None:
+    def mem_remove(self, region: MemoryRegion) -> None:
         """See Backend."""
-        await self._in_thread(lambda: self._native.mem_remove(region.gpa, region.size, region.uva))
+        self._native.mem_remove(region.gpa, region.size, region.uva)
 
     def ring_set_num(self, num: int) -> None:
         """See Backend."""
+        self._stop_first()
         self._native.ring_set_num(num)
         self._server.set_ring_size(num)
 
     def ring_set_base(self, base: int) -> None:
         """See Backend."""
+        self._stop_first()
         self._native.ring_set_base(base)
 
     def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
         """See Backend."""
+        self._stop_first()
         self._native.ring_set_addr(desc, used, avail)
 
     def ring_set_kick(self, fd: int | None) -> None:
         """See Backend."""
+        _check_event(fd)
         self._server.resume_waits()
         self._native.ring_set_kick(fd)
 
     def ring_set_call(self, fd: int | None) -> None:
         """See Backend."""
+        _check_event(fd)
         self._native.ring_set_call(fd)
 
     def ring_set_err(self, fd: int | None) -> None:
         """See Backend."""
+        _check_event(fd)
         self._native.ring_set_err(fd)
 
     def ring_enable(self, enable: bool) -> None:
         """See Backend."""
         self._native.ring_enable(enable)
 
-    async def ring_stop(self) -> int:
+    def ring_stop(self) -> int:
         """See Backend. What waits for a lock is told to ask again."""
+        self._native.ring_pause()
+        self._server.cancel_waits()
+        return self._native.ring_drain(DRAIN_MS)
 
-        def stop() -> int:
-            self._native.ring_pause()
-            self._server.cancel_waits()
-            return self._native.ring_drain(DRAIN_MS)
+    def _stop_first(self) -> None:
+        """A running ring does not change: what sets it up stops it."""
+        if self._native.ring_is_started():
+            self.ring_stop()
 
-        return await self._in_thread(stop)
+
+def _check_event(fd: int | None) -> None:
+    if fd is not None:
+        check_event(fd)
 
 
 def _place(region: MemoryRegion) -> tuple[int, int, int, int]:

@@ -5,6 +5,8 @@
 #define DRIVER_H
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -24,11 +26,27 @@ struct desc {
 };
 
 static struct v9_mem mem;
+static struct v9_vring_setup setup;
 static struct v9_vring ring;
 static struct v9_chain chain;
 static uint8_t *guest;
 static struct desc *descs, *table;
 static uint16_t *avail, *used; /* flags, idx, … */
+
+/* Starts the ring as `setup` has it, and expects that to work. */
+static inline void start(void)
+{
+    CHECK(v9_vring_start(&ring, &setup, &mem) == NULL && v9_vring_is_live(&ring));
+    ring.must_signal = false; /* only what a test does counts */
+}
+
+/* The ring must not start, for a reason with these words. */
+static inline void refuse(const char *words)
+{
+    const char *reason = v9_vring_start(&ring, &setup, &mem);
+    if (!CHECK(reason && strstr(reason, words) && !v9_vring_is_live(&ring) && !ring.running))
+        fprintf(stderr, "%s instead of %s\n", reason ? reason : "a start", words);
+}
 
 /* A new ring in zeroed memory. */
 static inline void begin(bool event_idx)
@@ -44,13 +62,13 @@ static inline void begin(bool event_idx)
     table = (struct desc *)(guest + TABLE_AT);
     avail = (uint16_t *)(guest + AVAIL_AT);
     used = (uint16_t *)(guest + USED_AT);
-    ring = (struct v9_vring){.num = NUM,
-                             .desc_uva = UVA + DESC_AT,
-                             .avail_uva = UVA + AVAIL_AT,
-                             .used_uva = UVA + USED_AT,
-                             .event_idx = event_idx,
-                             .indirect = true};
-    CHECK(v9_vring_map(&ring, &mem) == 0);
+    setup = (struct v9_vring_setup){.num = NUM,
+                                    .desc_uva = UVA + DESC_AT,
+                                    .avail_uva = UVA + AVAIL_AT,
+                                    .used_uva = UVA + USED_AT,
+                                    .event_idx = event_idx,
+                                    .indirect = true};
+    start();
 }
 
 static inline struct desc data(uint32_t offset, uint32_t len, uint16_t flags, uint16_t next)
@@ -75,9 +93,10 @@ static inline int take(void)
 static inline void give_back(uint16_t head, uint32_t written)
 {
     static struct v9_chain done;
+    done.generation = ring.generation;
     done.head = head;
     done.slots = 1;
-    v9_vring_push(&ring, &done, written);
+    CHECK(v9_vring_push(&ring, &done, written));
 }
 
 #endif

@@ -271,7 +271,7 @@ static void test_huge_pages(void)
         return;
     }
     CHECK(v9_mem_add(&mem, GPA, huge + PAGE, UVA, 0, fd) == 0); /* half of the second page */
-    CHECK(mem.regions[0].page == huge && mem.regions[0].map_len == 2 * huge);
+    CHECK(mem.regions[0].map.page == huge && mem.regions[0].map.len == 2 * huge);
     at = v9_mem_gpa(&mem, GPA, huge + PAGE);
     at[0] = 1;
     at[huge] = 2;
@@ -348,7 +348,7 @@ static void test_cutting_off_under_a_writer(void)
     CHECK(ftruncate(fd, PAGE) == 0);
     straggler.at = v9_mem_gpa(&mem, GPA, PAGE);
     CHECK(pthread_create(&thread, NULL, write_late, NULL) == 0);
-    for (int i = 0; i < 3000; i++) {
+    for (int i = 0; i < 1000; i++) {
         CHECK(v9_mem_cut_off(&mem, &graveyard) == 0);
         straggler.at = v9_mem_gpa(&mem, GPA, PAGE);
     }
@@ -360,28 +360,77 @@ static void test_cutting_off_under_a_writer(void)
     close(fd);
 }
 
-/* Where the regions cannot be mapped again, what late writers know stays valid all the same. */
+/* Where the regions cannot be mapped again, what late writers know stays valid all the same; and
+ * the room that is lacking is this table's own. */
 static void test_cutting_off_without_room(void)
 {
-    static struct v9_mem others[16];
+    static struct v9_mem other;
     struct v9_grave *graveyard = NULL;
     int fd = memory_file(PAGE), err = 0;
     uint8_t *late, byte = 1;
 
     CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0);
     late = v9_mem_gpa(&mem, GPA, PAGE);
-    for (int i = 0; i < 16 && !err; i++)
-        for (uint64_t j = 0; j < V9_MEM_REGIONS && !err; j++)
-            err = v9_mem_add(&others[i], j * PAGE, PAGE, j * PAGE, 0, fd);
-    CHECK(err == -ENOSPC); /* the process's limit, not one table's */
-    CHECK(v9_mem_cut_off(&mem, &graveyard) == -ENOSPC);
+    for (int i = 0; i < 3 * V9_MEM_REGIONS && !err; i++)
+        err = v9_mem_cut_off(&mem, &graveyard);
+    CHECK(err == -ENOSPC);
     CHECK(mem.count == 0 && v9_mem_gpa(&mem, GPA, 1) == NULL);
+    CHECK(v9_mem_add(&other, GPA, PAGE, UVA, 0, fd) == 0);
     late[0] = 9;
     CHECK(pread(fd, &byte, 1, 0) == 1 && byte == 0);
     v9_mem_bury(&graveyard);
-    for (int i = 0; i < 16; i++)
-        v9_mem_clear(&others[i]);
+    v9_mem_destroy(&other);
     CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0); /* there is room again */
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
+/* Many tables, each as full as it may be. */
+static void test_nobody_takes_anothers_room(void)
+{
+    enum { TABLES = 16 };
+    static struct v9_mem many[TABLES];
+    int fd = memory_file(PAGE), err = 0;
+
+    for (int i = 0; i < TABLES; i++)
+        for (uint64_t j = 0; j < V9_MEM_REGIONS && !err; j++)
+            err = v9_mem_add(&many[i], j * PAGE, PAGE, j * PAGE, 0, fd);
+    CHECK(err == 0);
+    for (int i = 0; i < TABLES; i++)
+        v9_mem_destroy(&many[i]);
+    mem.limit = 3;
+    for (uint64_t j = 0; j < 4; j++)
+        CHECK(v9_mem_add(&mem, j * PAGE, PAGE, j * PAGE, 0, fd) == (j < 3 ? 0 : -ENOSPC));
+    mem.limit = 0;
+    v9_mem_clear(&mem);
+    close(fd);
+}
+
+static uint8_t *forbidden;
+
+static void touch_forbidden(void)
+{
+    *(volatile uint8_t *)forbidden = 1;
+}
+
+/* Around a region nothing can be touched: neither the rest of its file nor what lies beside. */
+static void test_guards(void)
+{
+    const int64_t beside[] = {-1, -(1 << 20), 2 * PAGE, 2 * PAGE + (1 << 20) - 1};
+    int fd = memory_file(8 * PAGE);
+    uint8_t *at;
+
+    CHECK(v9_mem_add(&mem, GPA, 2 * PAGE, UVA, 4 * PAGE, fd) == 0);
+    at = v9_mem_gpa(&mem, GPA, 2 * PAGE);
+    at[0] = at[2 * PAGE - 1] = 1;
+    for (int i = 0; i < 4; i++) {
+        forbidden = at + beside[i];
+        CHECK(fate_of_child(touch_forbidden) == SIGSEGV);
+    }
+    CHECK(ftruncate(fd, 0) == 0 && at[0] == 0); /* what comes instead ends where the region did */
+    forbidden = at + 2 * PAGE;
+    CHECK(fate_of_child(touch_forbidden) == SIGSEGV);
+    mem.faulted = false;
     v9_mem_clear(&mem);
     close(fd);
 }
@@ -403,5 +452,7 @@ int main(void)
     test_cutting_off_again_and_again();
     test_cutting_off_under_a_writer();
     test_cutting_off_without_room();
+    test_nobody_takes_anothers_room();
+    test_guards();
     return check_report();
 }

@@ -13,42 +13,48 @@
 #include "driver.h"
 #include "vring.h"
 
-static void test_mapping(void)
+static void test_starting(void)
 {
-    begin(true);
-    const struct v9_vring good = ring;
     const uint32_t bad_sizes[] = {0, 3, 65536};
 
+    begin(true);
+    const struct v9_vring_setup good = setup;
     for (int i = 0; i < 3; i++) {
-        ring = good;
-        ring.num = bad_sizes[i];
-        CHECK(v9_vring_map(&ring, &mem) == -EINVAL && !ring.desc);
+        setup.num = bad_sizes[i];
+        refuse("size");
     }
-    ring = good;
-    ring.desc_uva += 8;
-    CHECK(v9_vring_map(&ring, &mem) == -EINVAL);
+    setup = good;
+    setup.base = 65536;
+    refuse("base");
+    setup.base = 65535;
+    start();
+    CHECK(ring.last_avail == 65535);
+    setup = good;
+    setup.desc_uva += 8;
+    refuse("aligned");
     /* Each part, at the end of memory, and as little beyond it as its alignment allows. */
-    ring = good;
-    ring.desc_uva = UVA + MEMORY - 16 * NUM;
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    ring.desc_uva += 16;
-    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
-    ring = good;
-    ring.avail_uva = UVA + MEMORY - (4 + 2 * NUM + 2);
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    ring.avail_uva += 2;
-    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
-    ring = good;
-    ring.used_uva = UVA + MEMORY - (4 + 8 * NUM + 4);
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    ring.used_uva += 4;
-    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
-    ring = good;
-    ring.desc_uva = UVA - 16;
-    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
-    ring = good;
+    setup = good;
+    setup.desc_uva = UVA + MEMORY - 16 * NUM;
+    start();
+    setup.desc_uva += 16;
+    refuse("outside");
+    setup = good;
+    setup.avail_uva = UVA + MEMORY - (4 + 2 * NUM + 2);
+    start();
+    setup.avail_uva += 2;
+    refuse("outside");
+    setup = good;
+    setup.used_uva = UVA + MEMORY - (4 + 8 * NUM + 4);
+    start();
+    setup.used_uva += 4;
+    refuse("outside");
+    setup = good;
+    setup.desc_uva = UVA - 16;
+    refuse("outside");
+    setup = good;
     used[1] = 77;
-    CHECK(v9_vring_map(&ring, &mem) == 0 && ring.used_idx == 77);
+    start();
+    CHECK(ring.used_idx == 77);
 }
 
 /* Aligned for the frontend, askew in our memory: the region's offset decides. */
@@ -60,27 +66,45 @@ static void test_mapping_askew(void)
     v9_mem_clear(&mem);
     CHECK(ftruncate(fd, MEMORY) == 0);
     CHECK(v9_mem_add(&mem, GPA, MEMORY - 8, UVA, 8, fd) == 0);
-    CHECK(v9_vring_map(&ring, &mem) == -EINVAL && !ring.desc && !ring.avail && !ring.used);
+    refuse("aligned");
+    CHECK(!ring.desc && !ring.avail && !ring.used);
     close(fd);
 }
 
-/* A frontend that announces another size under a running ring gets it with the next mapping. */
-static void test_another_size(void)
+/* What is in flight when a ring stops never reaches a later one. */
+static void test_generations(void)
 {
     begin(true);
-    ring.num = 32768;
-    avail[1] = NUM + 1;
-    CHECK(v9_vring_peek(&ring) == -EPROTO);
+    descs[0] = data(0, 10, WRITE, 0);
+    offer(0);
+    CHECK(take() == 0);
+    v9_vring_stop(&ring);
+    CHECK(ring.setup.base == 1);
+    CHECK(!v9_vring_push(&ring, &chain, 5) && used[1] == 0);
+    setup.num = NUM / 2;
+    setup.base = ring.setup.base;
+    start();
+    CHECK(!v9_vring_push(&ring, &chain, 5) && used[1] == 0 && ring.used_idx == 0);
+    offer(0);
+    CHECK(take() == 0 && v9_vring_push(&ring, &chain, 5) && used[1] == 1);
+}
+
+/* Memory goes and comes back under a running ring, which goes on where it stood, whatever the
+ * driver has written into its used index meanwhile. */
+static void test_remapping(void)
+{
     begin(true);
-    ring.num = 32768;
-    avail[1] = 1;
-    avail[2] = NUM;
-    CHECK(take() == -EPROTO);
-    begin(true);
-    ring.num = 32768;
-    ring.used_idx = NUM;
-    give_back(5, 6);
-    CHECK(used[1] == NUM + 1 && used[2] == 5);
+    descs[0] = data(0, 10, WRITE, 0);
+    offer(0);
+    CHECK(take() == 0);
+    v9_vring_unmap(&ring);
+    CHECK(ring.running && !v9_vring_is_live(&ring) && !v9_vring_push(&ring, &chain, 1));
+    used[1] = 99;
+    v9_vring_remap(&ring, &mem);
+    CHECK(v9_vring_is_live(&ring) && v9_vring_push(&ring, &chain, 1) && used[1] == 1);
+    v9_vring_stop(&ring);
+    v9_vring_remap(&ring, &mem);
+    CHECK(!v9_vring_is_live(&ring)); /* a stopped one is not mapped */
 }
 
 static void test_direct_chain(void)
@@ -276,7 +300,7 @@ static void table_with_next(void)
 
 static void table_not_negotiated(void)
 {
-    descs[0] = indirect, ring.indirect = false;
+    descs[0] = indirect, ring.setup.indirect = false;
 }
 
 static void table_of_nothing(void)
@@ -352,9 +376,10 @@ static void test_broken(void)
 int main(void)
 {
     CHECK(v9_mem_init() == 0);
-    test_mapping();
+    test_starting();
     test_mapping_askew();
-    test_another_size();
+    test_generations();
+    test_remapping();
     test_direct_chain();
     test_indirect_longer_than_the_ring();
     test_indirect_at_the_end();

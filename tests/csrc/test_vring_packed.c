@@ -13,6 +13,7 @@
 #include "vring.h"
 
 enum { AVAIL = 1 << 7, USED = 1 << 15 };
+#define FRESH 0x80008000u /* the base of a ring that nobody has used */
 enum { ENABLE = 0, DISABLE = 1, DESC = 2 };
 
 /* As struct desc, but the last two are buffer id and flags. */
@@ -23,8 +24,9 @@ static uint16_t *driver_event, *device_event;
 static void begin_packed(bool event_idx)
 {
     begin(event_idx);
-    v9_vring_set_packed(&ring, true);
-    CHECK(v9_vring_map(&ring, &mem) == 0);
+    setup.packed = true;
+    setup.base = FRESH;
+    start();
     driver_event = (uint16_t *)(guest + AVAIL_AT);
     device_event = (uint16_t *)(guest + USED_AT);
     place = 0;
@@ -48,48 +50,85 @@ static bool is_used(uint16_t at, bool in_turn)
     return !!(flags & AVAIL) == in_turn && !!(flags & USED) == in_turn;
 }
 
-static void test_mapping(void)
+static void test_starting(void)
 {
     begin_packed(true);
-    const struct v9_vring good = ring;
+    const struct v9_vring_setup good = setup;
 
-    ring.num = 7; /* any size will do */
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    ring.desc_uva += 8;
-    CHECK(v9_vring_map(&ring, &mem) == -EINVAL && !ring.desc);
-    ring = good;
-    ring.avail_uva += 2;
-    CHECK(v9_vring_map(&ring, &mem) == -EINVAL);
-    ring = good;
-    ring.used_uva = UVA + MEMORY - 4;
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    ring.used_uva += 4;
-    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
-    ring = good;
-    ring.desc_uva = UVA + MEMORY - 16 * (NUM - 1);
-    CHECK(v9_vring_map(&ring, &mem) == -EFAULT);
-    ring = good;
-    ring.last_avail = NUM; /* the frontend made the ring smaller than its base */
-    CHECK(v9_vring_map(&ring, &mem) == -EINVAL);
-    ring = good;
-    ring.used_uva = UVA + MEMORY - 4; /* four bytes for the one, a whole ring for the other */
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    v9_vring_set_packed(&ring, false);
-    CHECK(!ring.desc && v9_vring_map(&ring, &mem) == -EFAULT);
+    setup.num = 7; /* any size will do */
+    start();
+    setup.desc_uva += 8;
+    refuse("aligned");
+    setup = good;
+    setup.avail_uva += 2;
+    refuse("aligned");
+    setup = good;
+    setup.used_uva = UVA + MEMORY - 4;
+    start();
+    setup.used_uva += 4;
+    refuse("outside");
+    setup = good;
+    setup.desc_uva = UVA + MEMORY - 16 * (NUM - 1);
+    refuse("outside");
+    setup = good;
+    setup.used_uva = UVA + MEMORY - 4; /* four bytes for the one, a whole ring for the other */
+    start();
+    setup.packed = false;
+    setup.base = 0;
+    refuse("outside");
 }
 
 static void test_base(void)
 {
     begin_packed(true);
-    CHECK(v9_vring_base(&ring) == 0x80008000);
-    CHECK(v9_vring_set_base(&ring, 3 | 5u << 16 | 0x80000000u) == 0);
-    CHECK(ring.last_avail == 3 && !ring.avail_turn && ring.used_idx == 5 && ring.used_turn);
-    CHECK(v9_vring_base(&ring) == (3 | 5u << 16 | 0x80000000u));
-    CHECK(v9_vring_set_base(&ring, NUM) == -EINVAL);
-    CHECK(v9_vring_set_base(&ring, NUM << 16) == -EINVAL);
-    v9_vring_set_packed(&ring, false);
-    CHECK(v9_vring_set_base(&ring, 65535) == 0 && v9_vring_base(&ring) == 65535);
-    CHECK(v9_vring_set_base(&ring, 65536) == -EINVAL);
+    v9_vring_stop(&ring);
+    CHECK(ring.setup.base == FRESH);
+    setup.base = 3 | 5u << 16 | 0x80000000u;
+    start();
+    CHECK(ring.take_at.index.value == 3 && !ring.take_at.turn);
+    CHECK(ring.push_at.index.value == 5 && ring.push_at.turn);
+    v9_vring_stop(&ring);
+    CHECK(ring.setup.base == setup.base);
+    setup.base = NUM;
+    refuse("base");
+    setup.base = NUM << 16;
+    refuse("base");
+}
+
+/* User Mode Linux says 0 for a ring that nobody has used; who has gone round exactly once says it,
+ * too, and goes on from there. */
+static void test_base_of_zero(void)
+{
+    begin_packed(true);
+    setup.base = 0;
+    start();
+    put(0, 10, 1, WRITE);
+    CHECK(take() == 0 && chain.head == 1);
+    CHECK(v9_vring_push(&ring, &chain, 0) && is_used(0, true));
+    for (int i = 1; i < NUM; i++) {
+        put(0, 10, 2, WRITE);
+        CHECK(take() == 0 && v9_vring_push(&ring, &chain, 0));
+    }
+    v9_vring_stop(&ring);
+    CHECK(ring.setup.base == 0);
+    start();
+    CHECK(!ring.take_at.turn && v9_vring_peek(&ring) == 0);
+    put(0, 10, 3, WRITE);
+    CHECK(take() == 0 && chain.head == 3);
+}
+
+/* A chain of the ring before, which took more descriptors than this one has. */
+static void test_generations(void)
+{
+    begin_packed(true);
+    for (uint16_t i = 0; i < NUM; i++)
+        put(0, 10, i, (uint16_t)(WRITE | (i + 1 < NUM ? NEXT : 0)));
+    CHECK(take() == 0 && chain.slots == NUM);
+    memset(guest, 0, AVAIL_AT);
+    setup.num = 2;
+    start();
+    CHECK(!v9_vring_push(&ring, &chain, 10));
+    CHECK(ring.push_at.index.value == 0 && !descs[0].next);
 }
 
 static void test_direct_chain(void)
@@ -101,12 +140,12 @@ static void test_direct_chain(void)
     put(30, 40, 79, WRITE | NEXT);
     put(500, 50, 5, WRITE);
     CHECK(v9_vring_peek(&ring) == 1);
-    CHECK(take() == 0 && chain.head == 5 && chain.slots == 4 && ring.last_avail == 4);
+    CHECK(take() == 0 && chain.head == 5 && chain.slots == 4 && ring.take_at.index.value == 4);
     CHECK(chain.readable_count == 1 && chain.readable_size == 30);
     CHECK(chain.writable_count == 2 && chain.writable_size == 90);
     CHECK(v9_vring_peek(&ring) == 0);
     v9_vring_push(&ring, &chain, 60);
-    CHECK(is_used(0, true) && !is_used(1, true) && ring.used_idx == 4);
+    CHECK(is_used(0, true) && !is_used(1, true) && ring.push_at.index.value == 4);
     CHECK(descs[0].flags == 5 && descs[0].len == 60); /* id */
 }
 
@@ -198,7 +237,7 @@ static void test_what_breaks_the_ring(void)
     descs[0] = (struct desc){GPA + MEMORY - 16, 32, 0, INDIRECT | AVAIL};
     CHECK(take() == -EPROTO);
     begin_packed(true);
-    ring.indirect = false;
+    ring.setup.indirect = false;
     descs[0] = (struct desc){GPA + TABLE_AT, 16, 0, INDIRECT | AVAIL};
     CHECK(take() == -EPROTO);
     begin_packed(
@@ -213,8 +252,9 @@ static void test_what_breaks_the_ring(void)
 static void give(uint16_t slots)
 {
     static struct v9_chain done;
+    done.generation = ring.generation;
     done.slots = slots;
-    v9_vring_push(&ring, &done, 1);
+    CHECK(v9_vring_push(&ring, &done, 1));
 }
 
 static void test_signals(void)
@@ -238,7 +278,7 @@ static void test_signals(void)
     /* Over the end: 5 to 2 of the next turn passes 6 of this one, and 1 of the next. */
     driver_event[0] = 6 | 1 << 15;
     give(5);
-    CHECK(ring.used_idx == 2 && !ring.used_turn);
+    CHECK(ring.push_at.index.value == 2 && !ring.push_at.turn);
     CHECK(v9_vring_should_signal(&ring));
     begin_packed(true);
     driver_event[1] = DESC;
@@ -309,8 +349,10 @@ static void test_detached_chains(void)
 int main(void)
 {
     CHECK(v9_mem_init() == 0);
-    test_mapping();
+    test_starting();
     test_base();
+    test_base_of_zero();
+    test_generations();
     test_direct_chain();
     test_indirect();
     test_no_data_is_no_write();

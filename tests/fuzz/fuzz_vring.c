@@ -1,9 +1,12 @@
 // sources: vring.c vring_split.c vring_packed.c guest_mem.c iov.c
 /*
  * Rings of both layouts full of random descriptors, heads and tables: chains stay within their
- * bounds and name nothing outside guest memory, and every ring ends empty or broken. First with a
- * guest that holds still while its ring is read, so that a seed says everything; then with one that
- * goes on writing meanwhile. Takes a seed and a number of rings as its arguments.
+ * bounds and name nothing outside guest memory, and every ring ends empty or broken. Between the
+ * taking of a chain and its return the ring is stopped and started anew, with another set-up, good
+ * or bad: what is written then lies within the ring as it is now, and nothing is written for a
+ * chain of an earlier one. First with a guest that holds still while its ring is read, so that a
+ * seed says everything; then with one that goes on writing meanwhile. Takes a seed and a number of
+ * rings as its arguments.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,12 +23,17 @@
 #define GPA 0x1000ull
 #define UVA 0x700000000000ull
 enum { NUM = 16, MEMORY = 1 << 16, RINGS = 40000, AVAIL_AT = 0x1000, USED_AT = 0x2000 };
+enum { HELD = 6, STEPS = 200 };
 
 static struct v9_mem mem;
-static struct v9_chain chain;
+static struct v9_vring ring;
+static struct v9_vring_setup setup;
+static struct v9_chain held[HELD]; /* in flight, of this ring or of earlier ones */
+static uint32_t held_count;
 static uint8_t *guest;
+static bool still = true; /* nobody else writes */
 static atomic_bool quiet; /* the other thread is to end */
-static unsigned long taken, refused;
+static unsigned long taken, refused, stale, restarts, bad_setups;
 static _Thread_local uint64_t random_state;
 
 /* xorshift64*: both threads have their own, and a seed means the same everywhere. */
@@ -100,65 +108,139 @@ static void *go_on_writing(void *seed)
 }
 
 /* Every segment is guest memory, all of it. */
-static void check_segments(void)
+static void check_segments(const struct v9_chain *chain)
 {
-    for (uint32_t i = 0; i < chain.readable_count + chain.writable_count; i++) {
-        const uint8_t *base = chain.iov[i].iov_base;
+    for (uint32_t i = 0; i < chain->readable_count + chain->writable_count; i++) {
+        const uint8_t *base = chain->iov[i].iov_base;
         CHECK(base >= guest && base < guest + MEMORY);
-        CHECK(chain.iov[i].iov_len && chain.iov[i].iov_len <= (size_t)(guest + MEMORY - base));
+        CHECK(chain->iov[i].iov_len && chain->iov[i].iov_len <= (size_t)(guest + MEMORY - base));
     }
 }
 
-static void use_chain(void)
+static void use_chain(const struct v9_chain *chain)
 {
     static uint8_t copy[MEMORY];
-    const struct iovec *writable = chain.iov + chain.readable_count;
+    const struct iovec *writable = chain->iov + chain->readable_count;
 
-    if (!CHECK(chain.readable_count + chain.writable_count <= V9_CHAIN_MAX))
+    if (!CHECK(chain->readable_count + chain->writable_count <= V9_CHAIN_MAX))
         return;
-    check_segments();
-    CHECK(v9_iov_size(chain.iov, chain.readable_count) == chain.readable_size);
-    CHECK(v9_iov_size(writable, chain.writable_count) == chain.writable_size);
-    v9_iov_gather(chain.iov, chain.readable_count, 0, copy, sizeof(copy));
-    v9_iov_scatter(writable, chain.writable_count, 0, copy, sizeof(copy));
+    check_segments(chain);
+    CHECK(v9_iov_size(chain->iov, chain->readable_count) == chain->readable_size);
+    CHECK(v9_iov_size(writable, chain->writable_count) == chain->writable_size);
+    v9_iov_gather(chain->iov, chain->readable_count, 0, copy, sizeof(copy));
+    v9_iov_scatter(writable, chain->writable_count, 0, copy, sizeof(copy));
 }
 
-static void one_ring(uint32_t num)
-{
-    struct v9_vring ring = {.num = num,
-                            .desc_uva = UVA,
-                            .avail_uva = UVA + AVAIL_AT,
-                            .used_uva = UVA + USED_AT,
-                            .event_idx = below(2),
-                            .indirect = below(8)};
-    uint16_t idx = (uint16_t)(below(20) ? below(NUM + 1) : below(65536));
-    int found;
+/* ---- the frontend ------------------------------------------------------------------------------
+ */
 
-    if (below(2)) {
-        v9_vring_set_packed(&ring, true);
+/* A set-up that is nearly right; its parts may overlap. */
+static void random_setup(void)
+{
+    const bool packed = below(2);
+    const uint32_t num = packed ? 1 + below(NUM) : 1u << below(5);
+    uint32_t base =
+        packed ? below(num) | below(num) << 16 | below(2) << 15 | below(2) << 31 : below(65536);
+
+    setup = (struct v9_vring_setup){.num = below(12) ? num : random_number() % 70000,
+                                    .base = below(12) ? base : random_number(),
+                                    .desc_uva = UVA,
+                                    .avail_uva = UVA + AVAIL_AT,
+                                    .used_uva = UVA + USED_AT,
+                                    .event_idx = below(2),
+                                    .indirect = below(8),
+                                    .packed = packed};
+    if (packed && below(2))
+        setup.base = 0x80008000; /* as a driver begins */
+    if (!below(12))
+        setup.desc_uva = UVA + MEMORY - 16 * below(NUM + 1);
+    if (!below(12))
+        setup.used_uva = UVA + MEMORY - 4 * below(NUM + 1);
+}
+
+/* The bytes from `at` on that the ring as it is now has for the device to write. */
+static bool is_rings(uint32_t at)
+{
+    const uint64_t desc = setup.desc_uva - UVA, used = setup.used_uva - UVA;
+    const uint64_t desc_size = setup.packed ? 16ull * setup.num : 0;
+    const uint64_t used_size = setup.packed ? 4 : 6 + 8ull * setup.num;
+
+    return at - desc < desc_size || at - used < used_size;
+}
+
+/* Stops the ring and starts it with another set-up, which may be refused. */
+static void restart(void)
+{
+    uint16_t idx = (uint16_t)(below(20) ? below(NUM + 1) : below(65536));
+
+    restarts++;
+    random_setup();
+    if (setup.packed) {
         scramble_packed();
     } else {
         scramble();
+        idx = (uint16_t)(idx + setup.base);
         memcpy(guest + AVAIL_AT + 2, &idx, 2);
     }
-    CHECK(v9_vring_map(&ring, &mem) == 0);
-    for (int steps = 0; (found = v9_vring_peek(&ring)) == 1; steps++) {
-        if (!CHECK(steps <= 3 * 65536))
-            break;
-        if (v9_vring_take(&ring, &mem, &chain) == 0) {
-            taken++;
-            use_chain(); /* may write over the ring itself */
-            v9_vring_push(&ring, &chain, below(1 << 20));
-            v9_vring_should_signal(&ring);
-        }
-        if (steps > 64 && ring.packed)
-            return; /* the other thread makes one after the other available */
-        if (steps > 64)
-            memcpy(guest + AVAIL_AT + 2, &ring.last_avail, 2);
+    if (v9_vring_start(&ring, &setup, &mem)) {
+        bad_setups++;
+        CHECK(!v9_vring_is_live(&ring) && !ring.running);
+    } else {
+        CHECK(v9_vring_is_live(&ring));
     }
-    refused += found != 0;
-    CHECK(found == 0 || (found == -EPROTO && ring.broken));
+}
+
+/* ---- the device --------------------------------------------------------------------------------
+ */
+
+static void give_back(const struct v9_chain *chain, uint32_t written)
+{
+    static uint8_t before[MEMORY];
+    const bool belongs = v9_vring_is_live(&ring) && chain->generation == ring.generation;
+    bool pushed;
+
+    if (still)
+        memcpy(before, guest, MEMORY);
+    pushed = v9_vring_push(&ring, chain, written);
+    CHECK(pushed == belongs);
+    stale += !pushed;
+    for (uint32_t at = 0; still && at < MEMORY; at++)
+        if (before[at] != guest[at] && !CHECK(pushed && is_rings(at)))
+            break;
+    if (pushed)
+        v9_vring_should_signal(&ring);
+}
+
+/* Takes a chain, uses it (which may write over the ring itself) and keeps it. False: none came. */
+static bool take_one(void)
+{
+    const int found = v9_vring_peek(&ring);
+
+    if (found == 1 && v9_vring_take(&ring, &mem, &held[held_count]) == 0) {
+        taken++;
+        use_chain(&held[held_count++]);
+        return true;
+    }
+    refused += ring.broken != NULL;
+    CHECK(found == 0 || (v9_vring_peek(&ring) == -EPROTO && ring.broken));
     v9_vring_arm(&ring);
+    return false;
+}
+
+static void one_ring(void)
+{
+    restart();
+    for (int step = 0; step < STEPS; step++) {
+        const uint32_t which = held_count ? below(held_count) : 0;
+        if (!below(10)) {
+            restart();
+        } else if (held_count == HELD || (held_count && below(2))) {
+            give_back(&held[which], below(1 << 20));
+            held[which] = held[--held_count];
+        } else if (!v9_vring_is_live(&ring) || !take_one()) {
+            break;
+        }
+    }
 }
 
 int main(int argc, char **argv)
@@ -174,11 +256,13 @@ int main(int argc, char **argv)
     close(fd);
     guest = v9_mem_gpa(&mem, GPA, MEMORY);
     for (long i = 0; i < rings; i++)
-        one_ring(NUM);
-    CHECK(taken > (unsigned long)rings / 4 && refused > (unsigned long)rings / 4);
+        one_ring();
+    CHECK(taken > (unsigned long)rings / 4 && refused > (unsigned long)rings / 8);
+    CHECK(stale > (unsigned long)rings / 16 && bad_setups > (unsigned long)rings / 16);
+    still = false;
     CHECK(pthread_create(&thread, NULL, go_on_writing, &other) == 0);
     for (long i = 0; i < rings; i++)
-        one_ring(NUM);
+        one_ring();
     quiet = true;
     pthread_join(thread, NULL);
     CHECK(!mem.faulted);

@@ -6,6 +6,7 @@ import struct
 from typing import NamedTuple
 
 from tests.frontend.vhost_user import ADDRESSES, CONFIG, NO_FD, REGION, STATE, U64, Request
+from tests.vhost_user.fake_backend import memfds, sockets
 
 FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34
 PROTOCOL = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15
@@ -53,6 +54,13 @@ QUERIES = [
     Example(Request.GET_CONFIG, CONFIG.pack(0, 8, 0) + bytes(8), 0, ("config_read",)),
     Example(Request.GET_VRING_BASE, STATE.pack(0, 0), 0, ("ring_stop",)),
 ]
+
+
+def fds_of(example: Example) -> list[int]:
+    """New descriptors of the kind that the request takes."""
+    if example.request is Request.SET_BACKEND_REQ_FD:
+        return sockets(example.fds)
+    return memfds(example.fds)
 
 
 def title(example: Example) -> str:

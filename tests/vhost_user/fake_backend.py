@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import socket
+import threading
 from collections.abc import Callable, Sequence
 
 from vhost9p.vhost_user.session import Backend, MemoryRegion
@@ -21,6 +22,14 @@ def memfds(count: int) -> list[int]:
     return [os.memfd_create(f"test{i}") for i in range(count)]
 
 
+def sockets(count: int) -> list[int]:
+    """Connected unix sockets whose other ends are closed."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    for _, theirs in pairs:
+        theirs.close()
+    return [ours.detach() for ours, _ in pairs]
+
+
 class FakeBackend:
     """`calls` holds (method, arguments); a descriptor stands there as `file_of` it. `errors`
     maps methods to what they raise. `ring_stop` and `reset` wait for `gate` if there is one, and
@@ -28,11 +37,12 @@ class FakeBackend:
 
     def __init__(self, withheld: int = 0) -> None:
         self.withheld = withheld
+        self.memory_slots = 509
         self.calls: list[tuple[object, ...]] = []
         self.finished = 0
         self.errors: dict[str, Exception] = {}
-        self.gate: asyncio.Event | None = None
-        self.arrived = asyncio.Event()
+        self.gate: threading.Event | None = None
+        self.arrived = threading.Event()
         self._busy = False
 
     def names(self) -> list[object]:
@@ -44,12 +54,12 @@ class FakeBackend:
         if name in self.errors:
             raise self.errors[name]
 
-    async def _wait(self) -> None:
+    def _wait(self) -> None:
         self._busy = True
         self.arrived.set()
         try:
             if self.gate:
-                await self.gate.wait()
+                assert self.gate.wait(10)
             self.finished += 1
         finally:
             self._busy = False
@@ -58,23 +68,23 @@ class FakeBackend:
         self._note("config_read")
         return CONFIG
 
-    async def reset(self) -> None:
+    def reset(self) -> None:
         self._note("reset")
-        await self._wait()
+        self._wait()
 
-    async def reset_device(self) -> None:
+    def reset_device(self) -> None:
         self._note("reset_device")
 
     def set_features(self, features: int) -> None:
         self._note("set_features", features)
 
-    async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
+    def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         self._note("mem_set_table", [(region, file_of(fd)) for region, fd in regions])
 
-    async def mem_add(self, region: MemoryRegion, fd: int) -> None:
+    def mem_add(self, region: MemoryRegion, fd: int) -> None:
         self._note("mem_add", region, file_of(fd))
 
-    async def mem_remove(self, region: MemoryRegion) -> None:
+    def mem_remove(self, region: MemoryRegion) -> None:
         self._note("mem_remove", region)
 
     def ring_set_num(self, num: int) -> None:
@@ -98,9 +108,9 @@ class FakeBackend:
     def ring_enable(self, enable: bool) -> None:
         self._note("ring_enable", enable)
 
-    async def ring_stop(self) -> int:
+    def ring_stop(self) -> int:
         self._note("ring_stop")
-        await self._wait()
+        self._wait()
         return BASE
 
 

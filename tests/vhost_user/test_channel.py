@@ -33,7 +33,9 @@ from tests.frontend.vhost_user import Request as R
 from tests.vhost_user.conftest import Run, kept_fds
 from tests.vhost_user.examples import COMMANDS, FEATURES, FIRST, PROTOCOL, QUERIES
 from tests.vhost_user.fake_backend import BASE, FakeBackend, memfds
+from vhost9p.device_log import DeviceLog
 from vhost9p.vhost_user.channel import Channel
+from vhost9p.vhost_user.descriptors import Closer
 
 
 class Ends:
@@ -46,7 +48,9 @@ class Ends:
         self.backend = FakeBackend()
 
     def channel(self) -> Channel:
-        return Channel(self._theirs, self.backend, "vm")
+        return Channel(
+            self._theirs, self.backend, DeviceLog(logging.getLogger("vhost9p"), "vm"), Closer()
+        )
 
     def serve(self, run: Run, talk: Callable[[], None]) -> None:
         """Runs the channel on a loop while `talk` plays the frontend in a thread, then hangs up."""
@@ -294,15 +298,14 @@ def test_any_bytes_neither_raise_nor_leak(pieces: list[tuple[bytes, int]]) -> No
 # ---- slow devices
 
 
-Script = Callable[[asyncio.Task[None], asyncio.Event], Coroutine[Any, Any, None]]
+Script = Callable[[asyncio.Task[None], threading.Event], Coroutine[Any, Any, None]]
 
 
 def slowly(run: Run, ends: Ends, script: Script) -> None:
     """Runs a channel whose device waits for an event, and a script beside it on the same loop."""
 
     async def main() -> None:
-        ends.backend.gate = asyncio.Event()
-        ends.backend.arrived = asyncio.Event()
+        ends.backend.gate = threading.Event()
         task = asyncio.create_task(ends.channel().run())
         await script(task, ends.backend.gate)
         assert task.done()
@@ -311,10 +314,10 @@ def slowly(run: Run, ends: Ends, script: Script) -> None:
 
 
 def test_messages_wait_for_a_slow_one_and_the_loop_does_not(run: Run, ends: Ends) -> None:
-    async def script(task: asyncio.Task[None], gate: asyncio.Event) -> None:
+    async def script(task: asyncio.Task[None], gate: threading.Event) -> None:
         ends.ours.sendall(message(R.GET_VRING_BASE, STATE.pack(0, 0)))
         ends.ours.sendall(message(R.SET_VRING_NUM, STATE.pack(0, 128)) + message(R.GET_FEATURES))
-        await ends.backend.arrived.wait()
+        await asyncio.to_thread(ends.backend.arrived.wait, 10)
         for _ in range(20):
             await asyncio.sleep(0)
         assert ends.backend.names() == ["ring_stop"]
@@ -331,9 +334,9 @@ def test_messages_wait_for_a_slow_one_and_the_loop_does_not(run: Run, ends: Ends
 
 
 def test_hanging_up_during_a_slow_message(run: Run, ends: Ends) -> None:
-    async def script(task: asyncio.Task[None], gate: asyncio.Event) -> None:
+    async def script(task: asyncio.Task[None], gate: threading.Event) -> None:
         ends.ours.sendall(message(R.GET_VRING_BASE, STATE.pack(0, 0)))
-        await ends.backend.arrived.wait()
+        await asyncio.to_thread(ends.backend.arrived.wait, 10)
         ends.ours.close()
         gate.set()
         await task
@@ -343,9 +346,9 @@ def test_hanging_up_during_a_slow_message(run: Run, ends: Ends) -> None:
 
 
 def test_cancellation_waits_for_the_device(run: Run, ends: Ends) -> None:
-    async def script(task: asyncio.Task[None], gate: asyncio.Event) -> None:
+    async def script(task: asyncio.Task[None], gate: threading.Event) -> None:
         ends.ours.sendall(message(R.GET_VRING_BASE, STATE.pack(0, 0)))
-        await ends.backend.arrived.wait()
+        await asyncio.to_thread(ends.backend.arrived.wait, 10)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0.001)
@@ -360,9 +363,9 @@ def test_cancellation_waits_for_the_device(run: Run, ends: Ends) -> None:
 
 
 def test_cancellation_waits_for_the_reset(run: Run, ends: Ends) -> None:
-    async def script(task: asyncio.Task[None], gate: asyncio.Event) -> None:
+    async def script(task: asyncio.Task[None], gate: threading.Event) -> None:
         ends.ours.close()
-        await ends.backend.arrived.wait()
+        await asyncio.to_thread(ends.backend.arrived.wait, 10)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0.001)
@@ -378,7 +381,7 @@ def test_cancellation_waits_for_the_reset(run: Run, ends: Ends) -> None:
 
 @pytest.mark.parametrize("length", [0, 5])
 def test_cancellation_while_nothing_happens(run: Run, ends: Ends, length: int) -> None:
-    async def script(task: asyncio.Task[None], gate: asyncio.Event) -> None:
+    async def script(task: asyncio.Task[None], gate: threading.Event) -> None:
         gate.set()
         send_with_fds(ends.ours, message(R.GET_FEATURES)[: length or 12], 1)
         await asyncio.sleep(0.01)
@@ -392,11 +395,11 @@ def test_cancellation_while_nothing_happens(run: Run, ends: Ends, length: int) -
 
 def test_abandoned_tells_a_dead_frontend_from_a_live_one(run: Run, ends: Ends) -> None:
     async def main() -> None:
-        ends.backend.gate = asyncio.Event()
+        ends.backend.gate = threading.Event()
         channel = ends.channel()
         task = asyncio.create_task(channel.run())
         ends.ours.sendall(message(R.GET_VRING_BASE, STATE.pack(0, 0)) + message(R.GET_FEATURES))
-        await ends.backend.arrived.wait()
+        await asyncio.to_thread(ends.backend.arrived.wait, 10)
         assert not channel.abandoned
         ends.ours.close()
         assert channel.abandoned  # with a message unread and one in hand

@@ -270,7 +270,6 @@ def serving(
     backend = FakeBackend()
 
     async def main() -> None:
-        backend.arrived = asyncio.Event()
         listener = Listener.bind(path)
         if inherit:
             listener = Listener.inherit(listener._socket.detach())
@@ -328,11 +327,11 @@ def test_second_frontend_is_hung_up_on(
 
 def test_next_frontend_waits_while_the_device_is_being_reset(run: Run, path: str) -> None:
     async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
-        backend.gate = asyncio.Event()
+        backend.gate = threading.Event()
         first = await connect(path)
         base = HEADER.pack(R.GET_VRING_BASE, 1, 8) + STATE.pack(0, 0)
         first.send_raw(base + HEADER.pack(R.GET_FEATURES, 1, 0))
-        await backend.arrived.wait()
+        await asyncio.to_thread(backend.arrived.wait, 10)
         first.close()  # killed while its ring was being stopped
         second = await connect(path)
         asked = asyncio.create_task(features(second))

@@ -198,6 +198,7 @@ class Device:
         threads: int,
         msize_max: int,
         max_fids: int,
+        mem_regions: int,
         cpus: Sequence[int] = (),
         poll_us: int = 0,
     ) -> None:
@@ -215,6 +216,7 @@ class Device:
                 "threads": threads,
                 "msize_max": msize_max,
                 "max_fids": max_fids,
+                "mem_regions": mem_regions,
                 "poll_us": poll_us,
             },
         )
@@ -242,8 +244,9 @@ class Device:
             check(lib.v9_device_set_export(self._native, index, exports[index].native))
 
     def set_features(self, features: int) -> None:
-        """The negotiated virtio features."""
-        lib.v9_device_set_features(self._native, features)
+        """The negotiated virtio features. The ring is stopped: EBUSY else, as with the other parts
+        of its set-up."""
+        check(lib.v9_device_set_features(self._native, features))
 
     def set_msize(self, msize: int) -> None:
         """The negotiated message size, bytes."""
@@ -300,8 +303,17 @@ class Device:
         check(lib.v9_ring_set_addr(self._native, desc, used, avail))
 
     def ring_set_kick(self, fd: int | None) -> None:
-        """Starts the ring; without a descriptor it is polled."""
-        check(lib.v9_ring_set_kick(self._native, -1 if fd is None else fd))
+        """Starts the ring; without a descriptor it is polled. Where what was set up makes no ring,
+        the OSError says what is wrong."""
+        reason = ffi.new("const char **")
+        err = lib.v9_ring_set_kick(self._native, -1 if fd is None else fd, reason)
+        if reason[0]:
+            raise OSError(-err, f"the ring cannot start: {ffi.string(reason[0]).decode()}")
+        check(err)
+
+    def ring_is_started(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return bool(lib.v9_ring_is_started(self._native))
 
     def ring_set_call(self, fd: int | None) -> None:
         """What signals completions; without a descriptor nothing does."""

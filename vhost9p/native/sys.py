@@ -62,3 +62,9 @@ def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int
     lock = ffi.new("struct v9_lock *", {"type": kind, "start": start, "length": length})
     check(lib.v9_sys_ofd_test(fd, lock))
     return None if lock.type == UNLCK else (lock.type, lock.start, lock.length, lock.pid)
+
+
+def take_stop_signals(fd: int, patience: float) -> None:
+    """From now on SIGTERM and SIGINT, which every thread has blocked, are written to an eventfd; and
+    the process ends, with status 0, so many seconds after the first of them at the latest."""
+    check(lib.v9_stop_start(fd, round(patience * 1000)))

@@ -1,40 +1,51 @@
 """One connection on a socket: bytes and descriptors in, replies out, until the frontend is gone.
 
 Messages are taken one at a time: the next is not read before the last has been carried out and
-answered, so a frontend that floods us fills its own socket and not our memory. The event loop is
-used through `add_reader` and `add_writer` only, since no loop knows of descriptors beside bytes.
+answered, so a frontend that floods us fills its own socket and not our memory. The event loop only
+waits until the socket is ready. What follows happens on a thread of the connection's own, since all
+of it can take as long as the frontend likes: a message waits for requests in flight, and a read
+closes descriptors that there is no room for. The event loop is used through `add_reader` and
+`add_writer` only, since no loop knows of descriptors beside bytes.
 """
 
 import array
 import asyncio
 import contextlib
-import logging
+import errno
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from vhost9p.device_log import DeviceLog
+from vhost9p.vhost_user.descriptors import Closer
 from vhost9p.vhost_user.framing import Framer
 from vhost9p.vhost_user.messages import MAX_FDS, Message
 from vhost9p.vhost_user.session import Backend, Session
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 FD_SIZE = array.array("i").itemsize
+CLOSE_PATIENCE_S = 1.0
+"""How long the end of a connection waits for its descriptors to be closed."""
 
 
 class Channel:
-    """One connection. Takes the connected stream socket over; `name` is for the log."""
+    """One connection. Takes the connected stream socket over. The device's log and what closes its
+    descriptors outlive it."""
 
-    def __init__(self, sock: socket.socket, backend: Backend, name: str) -> None:
+    def __init__(
+        self, sock: socket.socket, backend: Backend, log: DeviceLog, closer: Closer
+    ) -> None:
         self.messages = 0  # carried out so far
         self._socket = sock
         self._socket.setblocking(False)
-        self._name = name
-        self._framer = Framer()
-        self._session = Session(backend, name)
+        self._log = log
+        self._closer = closer
+        self._framer = Framer(closer.close)
+        self._session = Session(backend, log, closer.close)
+        self._thread = ThreadPoolExecutor(1, "vhost-user")
 
     async def run(self) -> None:
         """Serves until the frontend disconnects, then resets the device and closes all.
@@ -42,22 +53,18 @@ class Channel:
         A cancellation takes effect when the message in hand has been carried out and the device
         has been reset. Raises nothing else.
         """
-        log.info("%s: connected", self._name)
+        self._log.info("connected")
         try:
-            while message := await self._receive():
-                reply = await _to_its_end(self._session.handle(message))
-                self.messages += 1
+            while (reply := await self._next_reply()) is not None:
                 await self._send(reply)
-                await asyncio.sleep(0)  # a socket that is always ready must not starve others
         except OSError as error:
-            log.info("%s: connection lost: %s", self._name, error)
+            self._log.info("connection lost: %s", error.strerror or error)
         except Exception:
-            log.exception("%s: the connection failed", self._name)
+            self._log.exception("the connection failed")
         finally:
-            self._framer.close()
-            self._socket.close()
-            await _to_its_end(self._session.close())
-            log.info("%s: disconnected", self._name)
+            await _to_its_end(self._in_thread(self._end))
+            self._thread.shutdown(wait=False)
+            self._log.info("disconnected")
 
     @property
     def abandoned(self) -> bool:
@@ -68,22 +75,15 @@ class Channel:
         poller.register(self._socket, 0)
         return any(events & select.POLLHUP for _, events in poller.poll(0))
 
-    async def _receive(self) -> Message | None:
-        """The next message; None when no more will come."""
-        while self._framer.wanted:
-            try:
-                data, fds, lost = _receive_piece(self._socket, self._framer.wanted)
-            except BlockingIOError:
-                loop = asyncio.get_running_loop()
-                await _until(self._socket, loop.add_reader, loop.remove_reader)
-                continue
-            messages = self._framer.feed(data, fds, fds_lost=lost)
-            if messages:
-                return messages[0]
-            if not data:
-                return None
-        log.error("%s: hanging up: %s", self._name, self._framer.broken)
-        return None
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _next_reply(self) -> bytes | None:
+        """Carries one message out, or a part of it, and returns what to send; None when no more
+        will come."""
+        loop = asyncio.get_running_loop()
+        await _until(self._socket, loop.add_reader, loop.remove_reader)
+        return await _to_its_end(self._in_thread(self._step))
 
     async def _send(self, data: bytes) -> None:
         while data:
@@ -92,6 +92,48 @@ class Channel:
             except BlockingIOError:
                 loop = asyncio.get_running_loop()
                 await _until(self._socket, loop.add_writer, loop.remove_writer)
+
+    # ---- on the connection's thread
+
+    def _step(self) -> bytes | None:
+        self._closer.wait_room()
+        while self._framer.wanted:
+            try:
+                data, fds, lost = _receive_piece(self._socket, self._framer.wanted)
+            except BlockingIOError:
+                return b""
+            messages = self._framer.feed(data, fds, fds_lost=lost)
+            if messages:
+                return self._carry_out(messages[0])
+            if not data:
+                return None
+        self._log.error("hanging up: %s", self._framer.broken)
+        return None
+
+    def _carry_out(self, message: Message) -> bytes:
+        has_fds = bool(message.fds)
+        reply = self._session.handle(message)
+        self.messages += 1
+        if has_fds:
+            self._check_other_end()
+        return reply
+
+    def _check_other_end(self) -> None:
+        """Raises OSError where the frontend gave its end of this very connection away, to be kept
+        here (descriptors.adopt_channel): its end would never be noticed."""
+        try:
+            self._socket.send(b"")
+        except BrokenPipeError:
+            if not self.abandoned:
+                text = "the frontend has sent its own end of the connection as a descriptor"
+                raise OSError(errno.EPIPE, text) from None
+            raise
+
+    def _end(self) -> None:
+        self._framer.close()
+        self._closer.close(self._socket.detach())  # messages with descriptors may lie in it
+        self._session.close()
+        self._closer.settle(CLOSE_PATIENCE_S)
 
 
 def _receive_piece(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:

@@ -11,15 +11,17 @@ and it is the only thing that ends a connection from this side.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from vhost9p.vhost_user.messages import HEADER, MAX_FDS, MAX_PAYLOAD, Message
 
 
 class Framer:
-    """Collects one connection's messages. `broken` says why, once no more can come."""
+    """Collects one connection's messages. `broken` says why, once no more can come. `close` closes
+    a descriptor."""
 
-    def __init__(self) -> None:
+    def __init__(self, close: Callable[[int], None] = os.close) -> None:
+        self._close_fd = close
         self.broken: str | None = None
         self._data = bytearray()
         self._size = HEADER.size  # of the message, as far as it is known
@@ -54,13 +56,13 @@ class Framer:
     def close(self) -> None:
         """Closes the descriptors of a message that has not come to its end."""
         while self._fds:
-            os.close(self._fds.pop())
+            self._close_fd(self._fds.pop())
 
     def _take_fds(self, fds: Iterable[int], lost: bool) -> None:
         self._fds.extend(fds)
         self._fds_lost |= lost or len(self._fds) > MAX_FDS
         while len(self._fds) > MAX_FDS:
-            os.close(self._fds.pop())
+            self._close_fd(self._fds.pop())
 
     def _advance(self) -> Message | None:
         """What the bytes so far amount to: a header that tells the size, or a whole message."""

@@ -22,7 +22,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
+from vhost9p.device_log import DeviceLog
 from vhost9p.vhost_user.channel import Channel
+from vhost9p.vhost_user.descriptors import Closer
 from vhost9p.vhost_user.session import Backend
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class Listener:
     def __init__(self, sock: socket.socket, name: str, path: str | None = None) -> None:
         self.name = name
         self.channel: Channel | None = None
+        self._log = DeviceLog(log, name)
+        self._closer = Closer()
         self._socket = sock
         self._socket.setblocking(False)
         self._path = os.path.abspath(path) if path else None
@@ -121,7 +125,7 @@ class Listener:
                 return
 
     async def _serve_one(self, sock: socket.socket, backend: Backend) -> Channel:
-        self.channel = Channel(sock, backend, self.name)
+        self.channel = Channel(sock, backend, self._log, self._closer)
         try:
             await self.channel.run()
             return self.channel
@@ -136,20 +140,20 @@ class Listener:
                 return sock
             except OSError as error:
                 # Too many open files, most likely: that passes.
-                log.warning("%s: cannot accept a connection: %s", self.name, error.strerror)
+                self._log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(RETRY_S)
 
     def _turn_away(self) -> None:
         """A second frontend has connected."""
-        if self.channel and not self.channel.abandoned:
+        if self.channel and not self.channel.abandoned and self._closer.has_room:
             try:
-                self._socket.accept()[0].close()
-                log.warning("%s: a second frontend was hung up on: one is connected", self.name)
+                self._closer.close(self._socket.accept()[0].detach())
+                self._log.warning("a second frontend was hung up on: one is connected")
                 return
             except BlockingIOError:
                 return
             except OSError as error:
-                log.warning("%s: cannot accept a connection: %s", self.name, error.strerror)
+                self._log.warning("cannot accept a connection: %s", error.strerror)
         asyncio.get_running_loop().remove_reader(self._socket)  # it waits for its turn
 
 

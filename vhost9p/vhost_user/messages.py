@@ -17,6 +17,7 @@ import errno
 import os
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from enum import Enum
 from typing import ClassVar, Self
@@ -348,10 +349,10 @@ class Message:
             raise VhostUserError(f"it came with {len(self.fds)} descriptors instead of {valid}")
         return payload
 
-    def close_fds(self) -> None:
+    def close_fds(self, close: Callable[[int], None] = os.close) -> None:
         """Closes the descriptors; a second call does nothing."""
         while self.fds:
-            os.close(self.fds.pop())
+            close(self.fds.pop())
 
 
 def encode_reply(number: int, payload: bytes) -> bytes:

@@ -14,23 +14,23 @@ memory: the frontend goes on to send only what changes in it.
 Which protocol features were negotiated matters for acknowledgements alone; requests that belong to
 a feature that is offered work with or without it.
 
-No input or output happens here, but descriptors are closed: the session owns those of the message
-that it handles, and the backend duplicates what it wants to keep.
+Descriptors are closed here: the session owns those of the message that it handles, and the backend
+duplicates what it wants to keep. A message may take seconds: each connection has a thread for them.
 """
 
 import errno
-import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from vhost9p.device_log import DeviceLog
+from vhost9p.vhost_user.descriptors import adopt_channel
 from vhost9p.vhost_user.messages import (
     BACKEND_REQ_BIT,
     CONFIG_BIT,
     CONFIGURE_MEM_SLOTS_BIT,
     EVENT_IDX_BIT,
     INDIRECT_BIT,
-    MAX_MEM_SLOTS,
     MOUNT_TAG_BIT,
     MQ_BIT,
     PROTOCOL_FEATURES_BIT,
@@ -56,8 +56,6 @@ from vhost9p.vhost_user.messages import (
 
 __all__ = ["Backend", "MemoryRegion", "Session", "VhostUserError"]
 
-log = logging.getLogger(__name__)
-
 FEATURES = (
     1 << MOUNT_TAG_BIT
     | 1 << INDIRECT_BIT
@@ -76,17 +74,13 @@ PROTOCOL_FEATURES = (
 )
 QUEUES = 1
 
-# A guest can make its frontend send requests that are refused: it must not fill the log.
-MAX_WARNINGS = 100
-
 
 class Backend(Protocol):
     """The device, as the frontend may set it up.
 
-    Calls come one after the other, in the frontend's order, and are not cancelled. Those that may
-    wait for requests in flight are asynchronous and must leave the event loop free meanwhile; the
-    others return at once. All may raise OSError or VhostUserError: the request then fails with
-    that text and number, and what was set before still holds unless said otherwise.
+    Calls come one after the other, in the frontend's order, on a thread of the connection's own:
+    some wait for requests in flight. All may raise OSError or VhostUserError: the request then
+    fails with that text and number, and what was set before still holds unless said otherwise.
 
     Descriptors are closed by the caller after the call: whatever is kept has to be a duplicate.
     """
@@ -94,27 +88,31 @@ class Backend(Protocol):
     withheld: int
     """Virtio features of FEATURES that this device does not offer. It does not change."""
 
+    memory_slots: int
+    """How many regions of guest memory it may have. It does not change."""
+
     def config_read(self) -> bytes:
         """The whole configuration space, at most 256 bytes."""
 
-    async def reset(self) -> None:
+    def reset(self) -> None:
         """Back to the first state: ring stopped and disabled, no memory, no descriptors, no
         features, no fids. At the start of a session and at the end of a connection."""
 
-    async def reset_device(self) -> None:
+    def reset_device(self) -> None:
         """As `reset`, but guest memory stays."""
 
     def set_features(self, features: int) -> None:
-        """The negotiated virtio features, PROTOCOL_FEATURES_BIT among them or not."""
+        """The negotiated virtio features, PROTOCOL_FEATURES_BIT among them or not. This and the
+        ring's set-up below stop a running ring first, as `ring_stop` does."""
 
-    async def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
+    def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """Replaces guest memory by these regions, each with its descriptor. On an error there is
         no guest memory."""
 
-    async def mem_add(self, region: MemoryRegion, fd: int) -> None:
+    def mem_add(self, region: MemoryRegion, fd: int) -> None:
         """Adds a region of guest memory."""
 
-    async def mem_remove(self, region: MemoryRegion) -> None:
+    def mem_remove(self, region: MemoryRegion) -> None:
         """Removes a region of guest memory: the one with this gpa, size and uva."""
 
     def ring_set_num(self, num: int) -> None:
@@ -139,36 +137,38 @@ class Backend(Protocol):
     def ring_enable(self, enable: bool) -> None:
         """A disabled ring takes no requests, whether it is started or not."""
 
-    async def ring_stop(self) -> int:
+    def ring_stop(self) -> int:
         """Stops the ring: waits at most 2 s for what is in flight, touches no guest memory and
         signals nothing afterwards. Returns where it stands, as `ring_set_base` has it."""
 
 
 class Session:
-    """One connection's state. `name` stands before each line of the log."""
+    """One connection's state. `close` closes a descriptor that came with a message."""
 
-    def __init__(self, backend: Backend, name: str) -> None:
+    def __init__(
+        self, backend: Backend, log: DeviceLog, close: Callable[[int], None] = os.close
+    ) -> None:
         self.protocol_features = 0
         self._offered = FEATURES & ~backend.withheld
         self._backend = backend
-        self._name = name
+        self._log = log
+        self._close_fd = close
         self._backend_req_fd: int | None = None
-        self._warnings = 0
 
-    async def handle(self, message: Message) -> bytes:
+    def handle(self, message: Message) -> bytes:
         """Carries a message out and closes its descriptors. Returns the bytes to send back, b""
         for none. Raises nothing."""
         acknowledges = self._acknowledges
         try:
-            reply, code = await self._carry_out(message), 0
+            reply, code = self._carry_out(message), 0
         except VhostUserError as error:
             reply, code = b"", error.code
-            self._warn(f"{message.name} refused: {error}")
+            self._log.warning("%s refused: %s", message.name, error)
         except Exception:  # a mistake of ours: the VM had better live on
             reply, code = b"", errno.EIO
-            log.exception("%s: %s failed", self._name, message.name)
+            self._log.exception("%s failed", message.name)
         finally:
-            message.close_fds()
+            message.close_fds(self._close_fd)
         request = Request.find(message.number)
         if request and request.has_reply:
             return encode_reply(message.number, reply)
@@ -177,43 +177,36 @@ class Session:
             return encode_reply(message.number, U64(code).pack())
         return b""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """The connection is gone: so is all that it had set up. Raises nothing."""
         self._keep_backend_req_fd(None)
         try:
-            await self._backend.reset()
+            self._backend.reset()
         except Exception:
-            log.exception("%s: the device could not be reset", self._name)
+            self._log.exception("the device could not be reset")
 
     @property
     def _acknowledges(self) -> bool:
         return bool(self.protocol_features >> REPLY_ACK_BIT & 1)
 
-    async def _carry_out(self, message: Message) -> bytes:
+    def _carry_out(self, message: Message) -> bytes:
         request = Request.find(message.number)
         if request is None:
             raise VhostUserError("it is not known here", errno.EOPNOTSUPP)
         payload = message.parse(request)
-        log.debug("%s: %s %s", self._name, message.name, payload)
+        self._log.debug("%s %s", message.name, payload)
         try:
-            return await HANDLERS[request](self, payload, message.fds) or b""
+            return HANDLERS[request](self, payload, message.fds) or b""
         except OSError as error:
             text = f"{error.strerror or error} for {payload}"
             raise VhostUserError(text, error.errno or errno.EIO) from error
 
-    def _warn(self, text: str) -> None:
-        self._warnings += 1
-        level = logging.WARNING if self._warnings <= MAX_WARNINGS else logging.DEBUG
-        log.log(level, "%s: %s", self._name, text)
-        if self._warnings == MAX_WARNINGS:
-            log.warning("%s: further refusals are logged at level debug", self._name)
-
     # ---- the session
 
-    async def _get_features(self, _: Empty, fds: list[int]) -> bytes:
+    def _get_features(self, _: Empty, fds: list[int]) -> bytes:
         return U64(self._offered).pack()
 
-    async def _set_features(self, new: U64, fds: list[int]) -> None:
+    def _set_features(self, new: U64, fds: list[int]) -> None:
         if unknown := new.value & ~self._offered:
             raise VhostUserError(
                 f"features {show_bits(unknown)} were not offered; {show_bits(self._offered)} were"
@@ -222,10 +215,10 @@ class Session:
         if not new.value >> PROTOCOL_FEATURES_BIT & 1:
             self._backend.ring_enable(True)  # such a frontend knows nothing of enabling
 
-    async def _get_protocol_features(self, _: Empty, fds: list[int]) -> bytes:
+    def _get_protocol_features(self, _: Empty, fds: list[int]) -> bytes:
         return U64(PROTOCOL_FEATURES).pack()
 
-    async def _set_protocol_features(self, new: U64, fds: list[int]) -> None:
+    def _set_protocol_features(self, new: U64, fds: list[int]) -> None:
         # What is known of them is taken even where the rest is refused: this request is rarely
         # acknowledged, and a frontend that believes in REPLY_ACK would wait for ever.
         self.protocol_features = new.value & PROTOCOL_FEATURES
@@ -235,87 +228,88 @@ class Session:
                 f"{show_bits(PROTOCOL_FEATURES)} were"
             )
 
-    async def _set_owner(self, _: Empty, fds: list[int]) -> None:
-        await self._backend.reset()
+    def _set_owner(self, _: Empty, fds: list[int]) -> None:
+        self._backend.reset()
 
-    async def _reset_owner(self, _: Empty, fds: list[int]) -> None:
+    def _reset_owner(self, _: Empty, fds: list[int]) -> None:
         self._backend.ring_enable(False)
 
-    async def _reset_device(self, _: Empty, fds: list[int]) -> None:
-        await self._backend.reset_device()
+    def _reset_device(self, _: Empty, fds: list[int]) -> None:
+        self._backend.reset_device()
 
-    async def _get_queue_num(self, _: Empty, fds: list[int]) -> bytes:
+    def _get_queue_num(self, _: Empty, fds: list[int]) -> bytes:
         return U64(QUEUES).pack()
 
-    async def _set_backend_req_fd(self, _: Empty, fds: list[int]) -> None:
+    def _set_backend_req_fd(self, _: Empty, fds: list[int]) -> None:
+        adopt_channel(fds[0])
         self._keep_backend_req_fd(fds.pop())
 
     def _keep_backend_req_fd(self, fd: int | None) -> None:
         # Kept open, though a 9P device has nothing to ask for: a frontend watches the other end
         # and takes its closing for a failure.
         if self._backend_req_fd is not None:
-            os.close(self._backend_req_fd)
+            self._close_fd(self._backend_req_fd)
         self._backend_req_fd = fd
 
     # ---- configuration space
 
-    async def _get_config(self, piece: Config, fds: list[int]) -> bytes:
+    def _get_config(self, piece: Config, fds: list[int]) -> bytes:
         config = self._backend.config_read()
         if piece.end > len(config):
             raise VhostUserError(f"{piece} reaches beyond the {len(config)} bytes of config space")
         return Config(piece.offset, piece.flags, config[piece.offset : piece.end]).pack()
 
-    async def _set_config(self, piece: Config, fds: list[int]) -> None:
+    def _set_config(self, piece: Config, fds: list[int]) -> None:
         raise VhostUserError(f"{piece}: config space is read-only", errno.EROFS)
 
     # ---- guest memory
 
-    async def _set_mem_table(self, table: MemoryTable, fds: list[int]) -> None:
-        await self._backend.mem_set_table(list(zip(table.regions, fds, strict=True)))
+    def _set_mem_table(self, table: MemoryTable, fds: list[int]) -> None:
+        self._backend.mem_set_table(list(zip(table.regions, fds, strict=True)))
 
-    async def _get_max_mem_slots(self, _: Empty, fds: list[int]) -> bytes:
-        return U64(MAX_MEM_SLOTS).pack()
+    def _get_max_mem_slots(self, _: Empty, fds: list[int]) -> bytes:
+        return U64(self._backend.memory_slots).pack()
 
-    async def _add_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
-        await self._backend.mem_add(slot.region, fds[0])
+    def _add_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
+        self._backend.mem_add(slot.region, fds[0])
 
-    async def _rem_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
-        await self._backend.mem_remove(slot.region)
+    def _rem_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
+        self._backend.mem_remove(slot.region)
 
     # ---- the ring
 
-    async def _set_vring_num(self, state: RingState, fds: list[int]) -> None:
+    def _set_vring_num(self, state: RingState, fds: list[int]) -> None:
         _check_index(state.index)
         self._backend.ring_set_num(state.num)
 
-    async def _set_vring_base(self, state: RingState, fds: list[int]) -> None:
+    def _set_vring_base(self, state: RingState, fds: list[int]) -> None:
         _check_index(state.index)
         self._backend.ring_set_base(state.num)
 
-    async def _set_vring_addr(self, ring: RingAddresses, fds: list[int]) -> None:
+    def _set_vring_addr(self, ring: RingAddresses, fds: list[int]) -> None:
         _check_index(ring.index)
         if ring.flags:
             raise VhostUserError(f"flags {ring.flags:#x}: logging was not offered, 0 is valid")
         self._backend.ring_set_addr(ring.desc, ring.used, ring.avail)
 
-    async def _set_vring_kick(self, ring: RingFd, fds: list[int]) -> None:
+    def _set_vring_kick(self, ring: RingFd, fds: list[int]) -> None:
         self._backend.ring_set_kick(_ring_fd(ring, fds))
 
-    async def _set_vring_call(self, ring: RingFd, fds: list[int]) -> None:
+    def _set_vring_call(self, ring: RingFd, fds: list[int]) -> None:
         self._backend.ring_set_call(_ring_fd(ring, fds))
 
-    async def _set_vring_err(self, ring: RingFd, fds: list[int]) -> None:
+    def _set_vring_err(self, ring: RingFd, fds: list[int]) -> None:
         self._backend.ring_set_err(_ring_fd(ring, fds))
 
-    async def _set_vring_enable(self, state: RingState, fds: list[int]) -> None:
+    def _set_vring_enable(self, state: RingState, fds: list[int]) -> None:
         _check_index(state.index)
         if state.num > 1:
             raise VhostUserError(f"{state.num} is neither 0 (disable) nor 1 (enable)")
         self._backend.ring_enable(bool(state.num))
 
-    async def _get_vring_base(self, state: RingState, fds: list[int]) -> bytes:
+    def _get_vring_base(self, state: RingState, fds: list[int]) -> bytes:
         _check_index(state.index)
-        return RingState(state.index, await self._backend.ring_stop()).pack()
+        return RingState(state.index, self._backend.ring_stop()).pack()
 
 
 def _check_index(index: int) -> None:
@@ -334,7 +328,7 @@ def _ring_fd(ring: RingFd, fds: list[int]) -> int | None:
 
 
 # The payload of each is of the class that the request's row names.
-Handler = Callable[[Session, Any, list[int]], Awaitable[bytes | None]]
+Handler = Callable[[Session, Any, list[int]], bytes | None]
 HANDLERS: dict[Request, Handler] = {
     request: getattr(Session, f"_{request.name.lower()}") for request in Request
 }

@@ -1,0 +1,106 @@
+#define _GNU_SOURCE
+#include "notify.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "serve.h"
+
+/* A description of our own where there can be one, else the frontend's. -errno. */
+static int own_descriptor(int fd)
+{
+    struct stat st;
+    char path[32];
+    int copy = -1;
+
+    if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode)) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        copy = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    }
+    if (copy >= 0)
+        return copy;
+    copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0)
+        return -errno;
+    fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
+    return copy;
+}
+
+int v9_notifier_new(int fd, struct v9_notifier **notifier)
+{
+    int copy;
+
+    *notifier = NULL;
+    if (fd < 0)
+        return 0;
+    copy = own_descriptor(fd);
+    if (copy < 0)
+        return copy;
+    *notifier = malloc(sizeof(**notifier));
+    if (!*notifier) {
+        close(copy);
+        return -ENOMEM;
+    }
+    **notifier = (struct v9_notifier){copy, 1};
+    return 0;
+}
+
+static void put(struct v9_notifier *notifier)
+{
+    if (!notifier || --notifier->users)
+        return;
+    close(notifier->fd); /* an eventfd or a pipe: it does not block */
+    free(notifier);
+}
+
+void v9_notifier_set(struct v9_notifier **where, struct v9_notifier *notifier)
+{
+    put(*where);
+    *where = notifier;
+}
+
+static void write_one(struct v9_device *dev, struct v9_notifier *notifier)
+{
+    const uint64_t one = 1;
+
+    dev->notify.writing = true;
+    dev->notify.thread = pthread_self();
+    dev->notify.count++;
+    notifier->users++;
+    v9_threads_watch(dev);
+    pthread_mutex_unlock(&dev->lock);
+    /* What is full says EAGAIN, or blocks until the watch interrupts it: both mean the same. */
+    if (write(notifier->fd, &one, sizeof(one)) < 0)
+        errno = 0;
+    pthread_mutex_lock(&dev->lock);
+    put(notifier);
+    dev->notify.writing = false;
+}
+
+void v9_notify(struct v9_device *dev)
+{
+    struct v9_notify *notify = &dev->notify;
+
+    while (v9_notify_is_due(notify)) {
+        const bool is_err = notify->err_due;
+        struct v9_notifier *notifier = is_err ? notify->err : notify->call;
+        *(is_err ? &notify->err_due : &notify->call_due) = false;
+        if (notifier)
+            write_one(dev, notifier);
+        else if (!is_err)
+            dev->unheard = true;
+        pthread_cond_broadcast(&dev->idle);
+    }
+}
+
+void v9_notify_watch(struct v9_notify *notify)
+{
+    if (notify->writing && notify->count == notify->seen)
+        pthread_kill(notify->thread, v9_sys_wake_signal());
+    notify->seen = notify->count;
+}
