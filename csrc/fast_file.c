@@ -126,8 +126,8 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_n
     v9_export *ex = v9_node_export(dev, node);
     int host = v9_sys_open_flags(flags), fd, err;
 
-    if (fid->io_fd >= 0)
-        return -EBADF;
+    if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
+        return -EBADF; /* before it may empty the file; v9_fids_open knows for certain */
     if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
         return -EROFS;
     if (S_ISLNK(node->mode))
@@ -151,6 +151,7 @@ static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t num
     uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
     struct v9_node *node;
     struct v9_fid *fid;
+    struct v9_qid qid;
     int err = v9_fast_file(dev, number, &fid, &node);
 
     if (err)
@@ -158,7 +159,8 @@ static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t num
     err = open_fid(dev, fid, node, flags);
     if (!err) {
         uint8_t *at = v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag);
-        v9_put(v9_put_qid(at, &node->qid), 0, 4); /* iounit 0: as much as msize allows */
+        qid = v9_node_qid(node);
+        v9_put(v9_put_qid(at, &qid), 0, 4); /* iounit 0: as much as msize allows */
         err = v9_request_reply(r, reply, sizeof(reply));
     }
     v9_fids_unpin(&dev->fids, fid);
@@ -239,7 +241,7 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     err = v9_fids_pin(&dev->fids, number, &t->fid);
     if (err)
         return err;
-    err = t->fid->flags & V9_FID_UPCALL ? V9_PASS : t->fid->io_fd < 0 ? -EBADF : 0;
+    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? V9_PASS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
     if (err)
         v9_fids_unpin(&dev->fids, t->fid);
     return err;
@@ -294,11 +296,6 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
  * Linux 6.4 leave it to the server. The bits go before the data comes: nobody runs what was written
  * as the file's owner.
  */
-static uint32_t set_ids_of(uint32_t mode)
-{
-    return S_ISREG(mode) ? mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0)) : 0;
-}
-
 static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node *node)
 {
     const uint32_t own_uid = UINT32_MAX;
@@ -313,15 +310,13 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
         meta = v9_node_meta(ex, node);
         v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
     }
-    if (mapped.has & V9_HAS_MODE) {
-        bits = set_ids_of(mapped.mode);
-        mapped.has = V9_HAS_MODE;
-        mapped.mode &= ~bits;
-        return bits ? v9_model_write(ex, fid->io_fd, meta, &mapped) : 0;
-    }
+    if (mapped.has & V9_HAS_MODE)
+        return v9_model_set_ids(mapped.mode)
+                   ? v9_model_write(ex, fid->io_fd, meta, &(struct v9_mapped){V9_NO_SET_IDS})
+                   : 0;
     if (fstat(fid->io_fd, &st) < 0)
         return -errno;
-    bits = set_ids_of(st.st_mode);
+    bits = v9_model_set_ids(st.st_mode);
     return bits && fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
 }
 
@@ -415,16 +410,11 @@ int v9_fast_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
     uint8_t reply[P9_HEADER_SIZE];
-    uint32_t number = v9_in_u32(in), flags;
-    int err = v9_in_is_done(in) ? v9_fids_flags(&dev->fids, number, &flags) : -EINVAL;
+    uint32_t number = v9_in_u32(in);
+    int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
 
     if (err)
-        return err;
-    if (flags & (V9_FID_UPCALL | V9_FID_LOCKS))
-        return V9_PASS;
-    err = v9_fids_remove(&dev->fids, number);
-    if (err)
-        return err;
+        return err == -EBUSY ? V9_PASS : err; /* Python keeps something for it */
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
     return v9_request_reply(r, reply, sizeof(reply));
 }

@@ -188,9 +188,12 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
  */
 
 enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8, V9_HAS_ALL = 15 };
+/* In a change: a program loses its set-id bits, as by chown(2) and write(2), whatever its mode is
+ * by then. Not together with a mode. */
+enum { V9_NO_SET_IDS = 16 };
 
 struct v9_mapped {
-    uint32_t has; /* V9_HAS_*: the fields that count */
+    uint32_t has; /* V9_HAS_*: the fields that count; V9_NO_SET_IDS */
     uint32_t uid, gid, mode;
     uint64_t rdev; /* a dev_t (makedev(3)) */
 };
@@ -405,7 +408,7 @@ enum {
 };
 
 struct v9_fid_info {
-    uint32_t handle;  /* names the pinned entry in v9_fid_put and the setters */
+    uint64_t handle;  /* names this fid, and none that has its number before or after (fid.h) */
     int32_t path_fd;  /* O_PATH */
     int32_t meta_fd;  /* metadata file (model.c), -1: none */
     int32_t io_fd;    /* -1 unless opened */
@@ -418,18 +421,24 @@ struct v9_fid_info {
 
 /* Pins the entry: its descriptors stay open until v9_fid_put, whatever the guest does. -EBADF. */
 int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
-void v9_fid_put(v9_device *dev, uint32_t handle);
-/* Enters a fid; takes path_fd over on success. path_fd may be -1 (an xattr fid).
- * -EBADF where the number is in use (as the kernel's client never does), -EMFILE at the cap. */
+void v9_fid_put(v9_device *dev, uint64_t handle);
+/* The handle that a number stands for now, whether its file can be had or not. -EBADF. */
+int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
+/* Enters a fid, and tells its handle; takes path_fd over on success, which may be -1 (an xattr
+ * fid). -EBADF where the number is in use (as the kernel's client never does) or the session is
+ * over, -EMFILE at the cap. */
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
-               uint32_t flags, const struct v9_attr *attr);
-/* Tlcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
+               uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
+/* Tcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
  * both descriptors over. */
-int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr);
-int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
-/* Removes the number; descriptors close when the last pin goes. -EBADF. */
-int v9_fid_clunk(v9_device *dev, uint32_t fid);
+/* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
+ * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
+int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
+ * any more. */
+int v9_fid_clunk(v9_device *dev, uint64_t handle);
 void v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
@@ -462,8 +471,10 @@ enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
  * before the wait begins is lost).
  */
 int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
-                    const volatile int32_t *cancel);
-int v9_sys_flock(int32_t fd, int32_t type, const volatile int32_t *cancel);
+                    const int32_t *cancel);
+int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel);
+/* Sets *cancel, for other threads to see. */
+void v9_sys_cancel(int32_t *cancel);
 struct v9_lock {
     int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nobody is in the way */
     int32_t pid;  /* -1: an open-file-description lock */
