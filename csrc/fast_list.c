@@ -158,7 +158,7 @@ static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8
     list->meta_dir = v9_model_dir(list->ex, list->fid->io_fd);
     err = pack_all(list, r, dents, size);
     if (list->meta_dir >= 0)
-        close(list->meta_dir);
+        v9_budget_close(list->meta_dir);
     return err;
 }
 
@@ -222,7 +222,7 @@ static int view_mounts(struct v9_listing *list, struct v9_request *r)
         return 0;
     r->question.a = list->node->mnt_id;
     r->question.b = generation;
-    r->question.fd = fcntl(list->node->path_fd, F_DUPFD_CLOEXEC, 3);
+    r->question.fd = v9_budget_dup(list->node->path_fd);
     if (r->question.fd < 0)
         return 0; /* there is another way: all entries are looked at */
     r->asked++;

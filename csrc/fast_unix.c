@@ -89,7 +89,7 @@ static int extension(v9_export *ex, int fd, const char *name, const struct v9_at
             at = v9_export_step(&ex, fd, name);
         size = at < 0 ? at : v9_model_readlink(ex, at, out->bytes, PATH_MAX);
         if (*name && at >= 0)
-            close(at);
+            v9_budget_close(at);
     } else if (S_ISCHR(attr->mode) || S_ISBLK(attr->mode)) {
         size = device_text(attr, out->bytes);
     } else if (S_ISREG(attr->mode) || S_ISDIR(attr->mode)) {

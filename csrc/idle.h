@@ -11,9 +11,9 @@
  *  3. descriptors of open files and directories. They are opened anew with the same access mode.
  *
  * each in the order of its use, by a clock: what was used since it came to the front of the list
- * goes to its end once more. Never parked are an export's root, files without names, directories
- * that are being read (their position may not outlive the descriptor), fids that hold locks, and
- * what the daemon could not open again now.
+ * goes to its end once more. Never parked are an export's root, nodes of files without names,
+ * directories that were read where their position does not outlive the descriptor, fids that hold
+ * locks, and what the daemon could not open again now.
  *
  * No lock is held across a system call. A node that is being parked may be used meanwhile: then it
  * stays. Of those that pin a parked node one thread brings it back, the others wait for it.

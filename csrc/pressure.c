@@ -5,21 +5,19 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
-#include <sys/resource.h>
 #include <unistd.h>
+
+#include "budget.h"
 
 enum {
     BATCH = 32,    /* descriptors at a time */
-    RESERVE = 512, /* of a large limit; half of a small one */
-    PATIENCE = 64, /* checks after one that was in vain */
+    PATIENCE = 64, /* times that a holder is left alone which had nothing to give */
     TRIES = 8,
     SPARES = 4,
     CROWD = 4, /* threads that one holder keeps busy, for all of which its file system may hang */
 };
 
-int64_t v9_pressure_held, v9_pressure_mark = INT64_MAX;
-static uint32_t patience;
-static _Thread_local bool exempt, relieving;
+static _Thread_local bool relieving;
 
 /* Descriptors that are closed for those that it takes to give others up. */
 static int spares[SPARES] = {-1, -1, -1, -1};
@@ -29,11 +27,6 @@ static struct {
     pthread_cond_t left;
     struct v9_holder *first;
 } holders = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
-
-void v9_pressure_set_mark(int64_t mark)
-{
-    __atomic_store_n(&v9_pressure_mark, mark, __ATOMIC_RELAXED);
-}
 
 static void lend_spares(void)
 {
@@ -56,14 +49,7 @@ static void restore_spares(void)
 
 void v9_pressure_init(void)
 {
-    struct rlimit limit;
-    int64_t open_files;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT64_MAX)
-        return; /* no limit, no pressure */
     restore_spares();
-    open_files = (int64_t)limit.rlim_cur;
-    v9_pressure_set_mark(open_files - (open_files / 2 < RESERVE ? open_files / 2 : RESERVE));
 }
 
 void v9_pressure_join(struct v9_holder *holder)
@@ -87,15 +73,20 @@ void v9_pressure_leave(struct v9_holder *holder, bool wait)
     pthread_mutex_unlock(&holders.lock);
 }
 
-uint32_t v9_pressure_relieve(void)
+/* The holder with the most of those that may be asked, with a user more; or NULL. `first`: of a
+ * round, which shortens the rests. */
+static struct v9_holder *choose(bool first)
 {
     struct v9_holder *most = NULL;
-    int64_t held, most_held = 0;
-    uint32_t given = 0;
+    uint32_t held, most_held = 0;
 
     pthread_mutex_lock(&holders.lock);
     for (struct v9_holder *each = holders.first; each; each = each->next) {
-        held = __atomic_load_n(&each->held, __ATOMIC_RELAXED);
+        if (each->rest) {
+            each->rest -= first;
+            continue;
+        }
+        held = v9_budget_held(each->account);
         if (held > most_held && each->users < CROWD) {
             most = each;
             most_held = held;
@@ -104,15 +95,32 @@ uint32_t v9_pressure_relieve(void)
     if (most)
         most->users++;
     pthread_mutex_unlock(&holders.lock);
-    if (!most)
-        return 0;
-    relieving = true;
-    given = most->give_up(most, BATCH);
-    relieving = false;
+    return most;
+}
+
+static void leave_alone(struct v9_holder *holder, uint32_t rest)
+{
     pthread_mutex_lock(&holders.lock);
-    if (--most->users == 0)
+    holder->rest = rest;
+    if (--holder->users == 0)
         pthread_cond_broadcast(&holders.left);
     pthread_mutex_unlock(&holders.lock);
+}
+
+uint32_t v9_pressure_relieve(void)
+{
+    struct v9_budget_charged before;
+    struct v9_holder *holder;
+    uint32_t given = 0;
+
+    for (bool first = true; !given && (holder = choose(first)); first = false) {
+        before = v9_budget_force(holder->account);
+        relieving = true;
+        given = holder->give_up(holder, BATCH);
+        relieving = false;
+        v9_budget_restore(before);
+        leave_alone(holder, given ? 0 : PATIENCE);
+    }
     return given;
 }
 
@@ -147,24 +155,6 @@ void v9_pressure_visit(void (*visit)(struct v9_holder *holder))
             pthread_cond_broadcast(&holders.left);
     }
     pthread_mutex_unlock(&holders.lock);
-}
-
-void v9_pressure_exempt(void)
-{
-    exempt = true;
-}
-
-/* Looking for what can be given up costs much where there is nothing: not at each request then. */
-void v9_pressure_check_slowly(void)
-{
-    uint32_t left = __atomic_load_n(&patience, __ATOMIC_RELAXED);
-
-    if (exempt)
-        return;
-    if (left)
-        __atomic_store_n(&patience, left - 1, __ATOMIC_RELAXED);
-    else if (!v9_pressure_relieve())
-        __atomic_store_n(&patience, PATIENCE, __ATOMIC_RELAXED);
 }
 
 bool v9_pressure_eased(int error, uint32_t *tries)

@@ -389,7 +389,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         return;
     }
     if (r->question.fd >= 0)
-        close(r->question.fd);
+        v9_budget_close(r->question.fd);
     if (!dead && dev->ring.desc) {
         v9_vring_push(&dev->ring, &r->chain, (uint32_t)result);
         if (++dev->unsignalled >= V9_SIGNAL_BATCH)

@@ -30,6 +30,22 @@ typedef struct v9_mounts v9_mounts;
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
 
+/* ---- budget.c: how many descriptors each device may hold --------------------------------------
+ */
+
+/* Divides what the limit of open files leaves among the devices that there are; once, when they
+ * have been made. Returns 0, or how high the limit would have to be to serve them all. */
+int v9_budget_begin(void);
+/* What the calling thread opens from now on counts to this account: v9_device_account, or 0, the
+ * process's own. */
+void v9_budget_charge(uint32_t account);
+/* How many descriptors a device may always hold. */
+uint32_t v9_budget_share(void);
+/* Duplicates a descriptor; -EMFILE beyond the budget. */
+int v9_budget_dup(int32_t fd);
+/* Closes what any of these functions has opened, or another call. */
+void v9_budget_close(int32_t fd);
+
 /* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
 
 enum {
@@ -329,6 +345,8 @@ struct v9_device_conf {
 };
 
 v9_device *v9_device_new(v9_hub *hub, const struct v9_device_conf *conf, int32_t *err);
+/* Its account of descriptors. */
+uint32_t v9_device_account(const v9_device *dev);
 /* Stops the threads, closes every descriptor, frees. The export stays. */
 void v9_device_free(v9_device *dev);
 /* Adds an export; the first is what Tattach without a name gets, and makes the device serve, so

@@ -19,6 +19,7 @@ import uvloop
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.device import Device
+from vhost9p.native import descriptors
 from vhost9p.native.device import Hub, initialise
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
@@ -70,9 +71,17 @@ class Daemon:
         try:
             for each in config.devices:
                 self._open(each)
+            needed = descriptors.divide()
         except BaseException:
             self.close()
             raise
+        if needed:
+            log.warning(
+                "the limit of open files is too low for %d devices, which may fail for want of "
+                "them: %d would do (ulimit -n)",
+                len(config.devices),
+                needed,
+            )
 
     def _open(self, config: DeviceConfig) -> None:
         if config.fd is not None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from vhost9p.config import DeviceConfig
 from vhost9p.exports import Exports
-from vhost9p.native import sys
+from vhost9p.native import descriptors, sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Hub, Stats, Upcall
 from vhost9p.p9.constants import Dialect
@@ -113,7 +113,7 @@ class Device:
             upcall.resume()
         finally:
             if upcall.fd >= 0:
-                os.close(upcall.fd)
+                descriptors.close(upcall.fd)
 
     # ---- Backend, on the event loop ---------------------------------------------------------
 

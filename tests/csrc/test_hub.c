@@ -1,4 +1,4 @@
-// sources: hub.c pressure.c
+// sources: hub.c
 /*
  * The hub: what is posted comes out once, each device's in order, and devices take turns.
  */

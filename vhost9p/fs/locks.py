@@ -26,13 +26,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
-from vhost9p.native import sys
+from vhost9p.native import descriptors, sys
 from vhost9p.native.sys import Cancel
 
 __all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "Holder", "LockFile", "LockTable"]
 
 FILES_MAX = 4096
 """Descriptors that one guest's locks may cost; ENOLCK beyond."""
+SHARE_PART = 7 / 8
+"""They stay open, so they are taken within the device's share alone, and leave some of that."""
 PIECES_MAX = 65536
 FILE_PIECES_MAX = 4096
 """Ranges that one guest, and one process in one file, may have locked; ENOLCK beyond. The kernel
@@ -84,6 +86,16 @@ class LockFile:
         return self.access != os.O_WRONLY
 
 
+def _opened(open_file: OpenFile) -> tuple[int, int]:
+    """Raises OSError ENOLCK for want of descriptors: as fcntl(2) tells it."""
+    try:
+        return open_file()
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError(errno.ENOLCK, "no descriptor is left for one more lock") from error
+        raise
+
+
 K = TypeVar("K")
 
 
@@ -120,9 +132,9 @@ class LockTable:
                 raise OSError(errno.EBADF, "the session of this fid has ended")
             file = self._files.get(holder)
             if file is None:
-                if len(self._files) >= FILES_MAX:
-                    raise OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
-                file = self._enter(LockFile(holder, *open_file()))
+                if len(self._files) >= min(FILES_MAX, descriptors.share() * SHARE_PART):
+                    raise OSError(errno.ENOLCK, f"{len(self._files)} files are locked")
+                file = self._enter(LockFile(holder, *_opened(open_file)))
             if fid not in file.fids:
                 file.fids.add(fid)
                 self._by_fid.setdefault(fid, {})[file] = None
@@ -151,7 +163,7 @@ class LockTable:
             return
         if not file.abandoned:
             self._leave(file)
-        os.close(file.fd)
+        descriptors.close(file.fd)
 
     def _abandon(self, file: LockFile) -> None:
         self._leave(file)
@@ -310,12 +322,12 @@ class LockTable:
                     if found:
                         return Blocker(*found, other.proc_id, other.client_id)
             file_or_none = self._files.get(holder)
-            fd = file_or_none.fd if file_or_none else open_file()[0]
+            fd = file_or_none.fd if file_or_none else _opened(open_file)[0]
             try:
                 elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
             finally:
                 if file_or_none is None:
-                    os.close(fd)
+                    descriptors.close(fd)
         if elsewhere is None:
             return None
         held, start, length, pid = elsewhere

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
 from vhost9p.native.library import Layout, check, ffi, lib
@@ -132,13 +133,14 @@ class Hub:
                 number, kind, slot, seq, tag, at, size, fd, a, b = fields
                 device = self._devices.get(number)
                 if device:
+                    lib.v9_budget_charge(device.account)
                     upcall = Upcall(device, kind, slot, seq, tag, data[at : at + size], fd, a, b)
                     try:
                         device.handler(upcall)
                     except Exception:
                         log.exception("an upcall of kind %d failed", kind)
                 elif fd >= 0:
-                    os.close(fd)
+                    descriptors.close(fd)
 
     def close(self) -> None:
         """Makes `run` return."""
@@ -214,6 +216,8 @@ class Device:
         if not self._native:
             hub.forget(self._number)
             raise OSError(-err[0], os.strerror(-err[0]))
+        self.account = int(lib.v9_device_account(self._native))
+        """What is opened for the device counts to it (csrc/budget.h)."""
         self.fids = FidTable(self._native)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, File, Times
+from vhost9p.fs.driver import TIME_NOW, TIME_OMIT, Driver, File, Times, close_fd, dup_fd
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
@@ -125,7 +125,7 @@ class MetadataFamily:
         with self._fids.get(t.fid) as fid:
             if fid.io_fd < 0:
                 raise P9Error(errno.EBADF, "the fid is not open")
-            driver, io_fd = self._context.driver(fid), os.dup(fid.io_fd)
+            driver, io_fd = self._context.driver(fid), dup_fd(fid.io_fd)
         self.sync(request, driver, io_fd, m.Rfsync(), data_only=bool(t.datasync))
         return LATER
 
@@ -139,11 +139,11 @@ class MetadataFamily:
             try:
                 driver.fsync(io_fd, data_only=data_only)
             finally:
-                os.close(io_fd)
+                close_fd(io_fd)
             return reply
 
         try:
             self._off_thread(request, sync)
         except RuntimeError:  # the host's limit of threads
-            os.close(io_fd)
+            close_fd(io_fd)
             raise

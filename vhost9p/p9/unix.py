@@ -17,7 +17,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from vhost9p.fs.driver import OWN_ID, TIME_OMIT, Attr, Created, Driver, Owner, Times, open_mode
+from vhost9p.fs.driver import (
+    OWN_ID,
+    TIME_OMIT,
+    Attr,
+    Created,
+    Driver,
+    Owner,
+    Times,
+    close_fd,
+    dup_fd,
+    open_mode,
+)
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
@@ -184,7 +195,7 @@ class UnixFamily:
         with self._fids.get(number) as fid:
             driver = self._context.driver(fid)
             if fid.io_fd >= 0:
-                io_fd = os.dup(fid.io_fd)
+                io_fd = dup_fd(fid.io_fd)
             else:
                 mode = driver.attr(file_fd(fid.path_fd)).mode
                 if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -217,7 +228,7 @@ def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
         except PermissionError:
             pass
         except OSError:
-            os.close(path_fd)
+            close_fd(path_fd)
             raise
     return Created(path_fd, -1, 0, attr)
 
