@@ -294,11 +294,14 @@ static int read_mapped(v9_export *ex, int32_t fd, const char *name, int32_t meta
                        struct v9_attr *attr)
 {
     struct v9_mapped mapped;
+    int err;
 
     if (ex->conf.model == V9_MODEL_HOST)
         return complete(ex, NULL, attr);
     if (!ex->recall || !v9_recall_find(ex->recall, attr, &mapped)) {
-        v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+        err = v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+        if (err)
+            return err;
         if (ex->recall)
             v9_recall_keep(ex->recall, attr, moment, &mapped);
     }

@@ -158,6 +158,11 @@ struct v9_budget_charged v9_budget_force(uint32_t account)
     return before;
 }
 
+struct v9_budget_charged v9_budget_insist(void)
+{
+    return v9_budget_force(charged.account);
+}
+
 void v9_budget_restore(struct v9_budget_charged before)
 {
     charged = before;

@@ -22,6 +22,7 @@
 #ifndef V9_BUDGET_H
 #define V9_BUDGET_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -46,6 +47,8 @@ struct v9_budget_charged {
     bool forced;
 };
 struct v9_budget_charged v9_budget_force(uint32_t account);
+/* The same for its present account: for one descriptor, for a moment, that must not be refused. */
+struct v9_budget_charged v9_budget_insist(void);
 void v9_budget_restore(struct v9_budget_charged before);
 
 /* Makes room for one more descriptor of the calling thread's account: 0 or -EMFILE. */
@@ -55,6 +58,12 @@ int v9_budget_take(void);
 int v9_budget_enter(int fd);
 /* The descriptor counts no more; it is closed by another call (closedir(3)). */
 void v9_budget_forget(int fd);
+
+/* Whether a result of -errno says that there was no descriptor: not that there is no such file. */
+static inline bool v9_budget_lacks(int result)
+{
+    return result == -EMFILE || result == -ENFILE;
+}
 
 /* How many descriptors an account holds. */
 uint32_t v9_budget_held(uint32_t account);

@@ -305,12 +305,15 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
     int32_t meta = -1;
     struct stat st;
     uint32_t bits;
+    int err;
 
     if (fid->uid == 0 || fid->uid == own_uid)
         return 0;
     if (ex->conf.model != V9_MODEL_HOST) {
         meta = v9_node_meta(ex, node);
-        v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
+        err = v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
     }
     if (mapped.has & V9_HAS_MODE) {
         bits = set_ids_of(mapped.mode);

@@ -166,16 +166,19 @@ static uint32_t next_used(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino
     return index;
 }
 
-void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
 {
     struct v9_node_fds spare;
     uint32_t index, next;
+    int err, lack = 0;
 
     pthread_mutex_lock(&fids->lock);
     index = next_used(fids, st_dev, st_ino, 0);
     for (; index; index = next) {
         node_at(fids, index)->pins++;
-        return_node(fids, index, -1, false);
+        err = return_node(fids, index, -1, false);
+        if (v9_budget_lacks(err))
+            lack = err;
         node_at(fids, index)->pins--;
         next = next_used(fids, st_dev, st_ino, index);
         v9_nodes_drop(&fids->nodes, index, &spare);
@@ -184,6 +187,7 @@ void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
         pthread_mutex_lock(&fids->lock);
     }
     pthread_mutex_unlock(&fids->lock);
+    return lack;
 }
 
 /* ---- parking nodes -----------------------------------------------------------------------------

@@ -32,8 +32,9 @@
 /* Brings back what a pinned fid has given up. The lock is held, but released meanwhile. 0, -ESTALE,
  * or why the file cannot be opened. */
 int v9_idle_return(struct v9_fids *fids, const struct v9_fid *fid);
-/* Brings back every parked node of a file; what is not to be found stays as it is. */
-void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);
+/* Brings back every parked node of a file; what is not to be found stays as it is. -EMFILE or
+ * -ENFILE where there was no descriptor for one. */
+int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);
 /* v9_holder.give_up of a fid table. */
 uint32_t v9_idle_give_up(struct v9_holder *holder, uint32_t batch);
 /* The guest has renamed a directory; paths are below the export's root. */

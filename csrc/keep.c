@@ -195,8 +195,8 @@ int v9_keep_clear(int32_t dir_fd, const char *name)
     DIR *all = open_dir(dir_fd, name), *kept;
     int err;
 
-    if (!all)
-        return 0; /* symlinks and files are left to the host's call, which refuses them */
+    if (!all) /* symlinks and files are left to the host's call, which refuses them */
+        return v9_budget_lacks(-errno) ? -errno : 0;
     err = has_metadata_only(all);
     if (err > 0) {
         kept = open_dir(dirfd(all), meta);

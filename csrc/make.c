@@ -157,12 +157,15 @@ static int type_of(v9_export *ex, int fd, uint32_t *type)
     struct v9_attr attr = {0};
     struct v9_mapped mapped;
     struct stat st;
+    int err;
 
     if (fstat(fd, &st) < 0)
         return -errno;
     attr.mode = st.st_mode;
     if (ex->conf.model != V9_MODEL_HOST) {
-        v9_model_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
+        err = v9_model_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
         v9_model_apply(&mapped, &attr);
     }
     *type = attr.mode & S_IFMT;
@@ -257,8 +260,10 @@ static int open_counted(v9_export *ex, int dir_fd, const char *name, const struc
  * there, which counts as well. */
 static void count_new(v9_export *ex, int dir_fd, const char *name)
 {
-    const int fd = look_for(dir_fd, name);
+    const struct v9_budget_charged before = v9_budget_insist();
+    const int fd = look_for(dir_fd, name); /* what was made must not stay uncounted */
 
+    v9_budget_restore(before);
     if (fd < 0)
         return;
     settle(ex->quota, v9_quota_hold_file(ex->quota, fd, true), fd, false);
@@ -355,7 +360,9 @@ static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool dire
     folder = v9_quota_hold_file(ex->quota, dir_fd, false);
     if (folder > 0 && victim >= 0)
         file = v9_quota_hold_file(ex->quota, victim, false);
-    err = folder < 0 ? folder : file < 0 ? file : unmake(ex, dir_fd, name, directory);
+    err = folder < 0 ? folder : file < 0 ? file : v9_budget_lacks(victim) ? victim : 0;
+    if (!err)
+        err = unmake(ex, dir_fd, name, directory);
     settle(ex->quota, folder, dir_fd, false);
     settle(ex->quota, file, victim, !err && directory);
     v9_quota_end(ex->quota, 0, 0);

@@ -243,8 +243,8 @@ static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
     v9_model_parse(text, size < 0 ? 0 : (size_t)size, out);
 }
 
-void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
-                   struct v9_mapped *out)
+int v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
+                  struct v9_mapped *out)
 {
     int own = -1;
 
@@ -252,13 +252,14 @@ void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
     if (ex->conf.model == V9_MODEL_XATTR)
         v9_model_read_xattrs(fd, name, wanted, out);
     if (ex->conf.model != V9_MODEL_FILE)
-        return;
+        return 0;
     if (meta_fd < 0)
         meta_fd = own = *name ? open_meta_of(fd, name) : v9_model_find(ex, fd);
     if (meta_fd >= 0)
         read_meta(ex, meta_fd, out);
     if (own >= 0)
         v9_budget_close(own);
+    return v9_budget_lacks(own) ? own : 0;
 }
 
 static bool is_device(uint32_t mode)
@@ -304,7 +305,7 @@ int32_t v9_model_dir(v9_export *ex, int32_t dir_fd)
     return dir;
 }
 
-uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
+int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
 {
     struct v9_mapped mapped = {0};
     int meta;
@@ -313,12 +314,14 @@ uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const ch
         v9_model_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
     if (ex->conf.model == V9_MODEL_FILE && meta_dir >= 0) {
         meta = open_meta(meta_dir, name);
+        if (v9_budget_lacks(meta))
+            return meta;
         if (meta >= 0) {
             read_meta(ex, meta, &mapped);
             v9_budget_close(meta);
         }
     }
-    return effective_type(S_IFREG, &mapped);
+    return (int)effective_type(S_IFREG, &mapped);
 }
 
 int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size)

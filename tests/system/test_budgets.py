@@ -19,26 +19,26 @@ from tests.frontend.daemon import Daemon
 from tests.system.share import AS_USER, IS_ROOT, SECURITY, USER, USER_GROUP, Share, mounted
 
 LIMIT = 1024
-MANY = 1500
+MANY = LIMIT + 100
 """More of anything than the daemon may have."""
 FULL = (errno.EMFILE, errno.ENOLCK, errno.ENOSPC)
 
 
 @contextlib.contextmanager
-def neighbours(*, privileged: bool, limit: int = LIMIT, extra: str = "") -> Iterator[list[Share]]:
-    """Two guests of one daemon that may have `limit` files open, and may not run out of them."""
+def neighbours(*, privileged: bool, model: str = "") -> Iterator[list[Share]]:
+    """Two guests of one daemon that may have LIMIT files open, and may not run out of them."""
     folder = Path(tempfile.mkdtemp(prefix="v9-budget-"))
     exports = [folder / name for name in ("a", "b")]
-    model = SECURITY[1] if privileged else "none"
+    model = model or (SECURITY[1] if privileged else "none")
     lines = ["devices:"]
     for export in exports:
         export.mkdir()
         lines.append(
             f"  - {{socket: {folder}/{export.name}.sock, tag: {export.name}, path: {export}, "
-            f"security_model: {model}{extra}}}"
+            f"security_model: {model}}}"
         )
     (folder / "config.yaml").write_text("\n".join(lines))
-    wrapper = ["prlimit", f"--nofile={limit}:{limit}"]
+    wrapper = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
     if not privileged and IS_ROOT:
         wrapper += AS_USER
     daemon = Daemon("--config", str(folder / "config.yaml"), socket=False, wrapper=wrapper)
@@ -52,7 +52,7 @@ def neighbours(*, privileged: bool, limit: int = LIMIT, extra: str = "") -> Iter
                 daemon.socket = f"{folder}/{export.name}.sock"
                 guests.append(stack.enter_context(mounted(daemon, export, n_uname=0)))
             yield guests
-            assert daemon.fd_count() < limit
+            assert daemon.fd_count() < LIMIT
             daemon.check_output()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -195,3 +195,40 @@ def test_the_neighbour_does_not_notice(privileged: bool, take: Take) -> None:
                 greedy.client.clunk(fid)
         do_everything(greedy, b"after")
         do_everything(other, b"after")
+
+
+def test_what_it_has_stays_right_when_nothing_is_left() -> None:
+    """Lacking a descriptor is never taken for lacking a file: metadata of mapped-file are not
+    ignored, and a file that was evicted does not lose its name where it cannot be had back."""
+    with neighbours(privileged=IS_ROOT, model="mapped-file") as (greedy, other):
+        client, top = greedy.client, greedy.top
+        client.symlink(top, b"link", b"target")
+        client.clunk(client.create(top, b"secret", mode=0o600, gid=77))
+        client.clunk(client.create(top, b"kept", mode=0o4711, gid=77))
+        above = client.open(top, ())
+        fids = [client.walk_to(top, name) for name in (b"secret", b"kept")]
+        assert take_all(greedy, unlink_open) == errno.EMFILE
+        with contextlib.suppress(P9Errno):
+            entries = client.listing(top)
+            assert entries[b"link"].type == 10  # DT_LNK
+        with contextlib.suppress(P9Errno):
+            types = {entry.name: entry.type for entry in client.readdir(above)}
+            assert types[b"link"] == 10
+        for fid, mode in zip(fids, (0o600, 0o4711), strict=True):
+            try:
+                attr = client.getattr(fid)
+            except P9Errno as error:
+                assert error.errno == errno.EMFILE
+            else:
+                assert (attr.mode & 0o7777, attr.gid) == (mode, 77)
+        with contextlib.suppress(P9Errno):
+            client.unlinkat(top, b"kept")
+        with contextlib.suppress(P9Errno):
+            client.renameat(top, b"link", top, b"secret")
+        do_everything(other, b"beside")
+        for fid in range(max(fids) + 1, client.new_fid()):
+            with contextlib.suppress(P9Errno):
+                client.clunk(fid)
+        for fid, mode in zip(fids, (0o600, 0o4711), strict=True):
+            attr = client.getattr(fid)
+            assert (attr.mode & 0o7777, attr.gid) == (mode, 77)
