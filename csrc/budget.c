@@ -123,7 +123,8 @@ int v9_budget_join(void)
     int number = 1;
 
     pthread_mutex_lock(&budget.lock);
-    while (number <= V9_ACCOUNTS_MAX && (accounts[number].taken || accounts[number].state))
+    while (number <= V9_ACCOUNTS_MAX &&
+           (accounts[number].taken || v9_budget_held((uint32_t)number)))
         number++;
     if (number <= V9_ACCOUNTS_MAX) {
         accounts[number].taken = true;
@@ -156,6 +157,11 @@ struct v9_budget_charged v9_budget_force(uint32_t account)
 
     charged = (struct v9_budget_charged){account, true};
     return before;
+}
+
+uint32_t v9_budget_charged_account(void)
+{
+    return charged.account;
 }
 
 struct v9_budget_charged v9_budget_insist(void)

@@ -51,6 +51,9 @@ struct v9_budget_charged v9_budget_force(uint32_t account);
 struct v9_budget_charged v9_budget_insist(void);
 void v9_budget_restore(struct v9_budget_charged before);
 
+/* Which account the calling thread charges. */
+uint32_t v9_budget_charged_account(void);
+
 /* Makes room for one more descriptor of the calling thread's account: 0 or -EMFILE. */
 int v9_budget_take(void);
 /* Enters the descriptor that room was made for; fd -1: the call failed, with errno. Returns the

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "budget.h"
@@ -14,7 +16,7 @@ enum {
     PATIENCE = 64, /* times that a holder is left alone which had nothing to give */
     TRIES = 8,
     SPARES = 4,
-    CROWD = 4, /* threads that one holder keeps busy, for all of which its file system may hang */
+    WAIT_NS = 100000000, /* for another device's descriptors */
 };
 
 static _Thread_local bool relieving;
@@ -73,21 +75,23 @@ void v9_pressure_leave(struct v9_holder *holder, bool wait)
     pthread_mutex_unlock(&holders.lock);
 }
 
-/* The holder with the most of those that may be asked, with a user more; or NULL. `first`: of a
- * round, which shortens the rests. */
-static struct v9_holder *choose(bool first)
+/* The holder with the most of those that may be asked, or only that of an account (0: any), with a
+ * user more; or NULL. `first`: of a round, which shortens the rests. */
+static struct v9_holder *choose(uint32_t only, bool first)
 {
     struct v9_holder *most = NULL;
     uint32_t held, most_held = 0;
 
     pthread_mutex_lock(&holders.lock);
     for (struct v9_holder *each = holders.first; each; each = each->next) {
+        if (only && each->account != only)
+            continue;
         if (each->rest) {
             each->rest -= first;
             continue;
         }
         held = v9_budget_held(each->account);
-        if (held > most_held && each->users < CROWD) {
+        if (held > most_held) {
             most = each;
             most_held = held;
         }
@@ -107,13 +111,13 @@ static void leave_alone(struct v9_holder *holder, uint32_t rest)
     pthread_mutex_unlock(&holders.lock);
 }
 
-uint32_t v9_pressure_relieve(void)
+static uint32_t relieve(uint32_t only)
 {
     struct v9_budget_charged before;
     struct v9_holder *holder;
     uint32_t given = 0;
 
-    for (bool first = true; !given && (holder = choose(first)); first = false) {
+    for (bool first = true; !given && (holder = choose(only, first)); first = false) {
         before = v9_budget_force(holder->account);
         relieving = true;
         given = holder->give_up(holder, BATCH);
@@ -123,6 +127,94 @@ uint32_t v9_pressure_relieve(void)
     }
     return given;
 }
+
+uint32_t v9_pressure_relieve(void)
+{
+    return relieve(0);
+}
+
+/* ---- the thread --------------------------------------------------------------------------------
+ */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wanted, done;
+    bool runs, asked;
+    bool late;      /* somebody has waited in vain for the present round: its file system hangs */
+    uint64_t round; /* that have ended */
+    uint32_t given; /* in the last one */
+} thread = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER};
+
+static void *serve(void *unused)
+{
+    uint32_t given;
+
+    pthread_mutex_lock(&thread.lock);
+    while (true) {
+        while (!thread.asked)
+            pthread_cond_wait(&thread.wanted, &thread.lock);
+        thread.asked = false;
+        pthread_mutex_unlock(&thread.lock);
+        given = relieve(0);
+        pthread_mutex_lock(&thread.lock);
+        thread.given = given;
+        thread.late = false;
+        thread.round++;
+        pthread_cond_broadcast(&thread.done);
+    }
+    return unused;
+}
+
+/* The lock is held. */
+static bool start(void)
+{
+    pthread_condattr_t clock;
+    sigset_t all, old;
+    pthread_t id;
+
+    if (thread.runs)
+        return true;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&thread.done, &clock);
+    pthread_condattr_destroy(&clock);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    if (pthread_create(&id, NULL, serve, NULL) == 0) {
+        pthread_detach(id);
+        thread.runs = true;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread.runs;
+}
+
+/* Has the thread ask who holds the most; how many were given up in time. */
+static uint32_t ask(void)
+{
+    struct timespec until;
+    uint64_t round;
+    uint32_t given = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += WAIT_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&thread.lock);
+    if (!thread.late && start()) {
+        round = thread.round;
+        thread.asked = true;
+        pthread_cond_signal(&thread.wanted);
+        while (thread.round == round && !thread.late)
+            thread.late = pthread_cond_timedwait(&thread.done, &thread.lock, &until) == ETIMEDOUT &&
+                          thread.round == round;
+        given = thread.round == round ? 0 : thread.given;
+    }
+    pthread_mutex_unlock(&thread.lock);
+    return given;
+}
+
+/* ---- visits ------------------------------------------------------------------------------------
+ */
 
 static uint64_t visits; /* that have begun */
 
@@ -157,8 +249,24 @@ void v9_pressure_visit(void (*visit)(struct v9_holder *holder))
     pthread_mutex_unlock(&holders.lock);
 }
 
+/* ---- when one lacks ----------------------------------------------------------------------------
+ */
+
+static bool others_hold_more(uint32_t account)
+{
+    const uint32_t own = v9_budget_held(account);
+    bool more = false;
+
+    pthread_mutex_lock(&holders.lock);
+    for (struct v9_holder *each = holders.first; each && !more; each = each->next)
+        more = each->account != account && v9_budget_held(each->account) > own;
+    pthread_mutex_unlock(&holders.lock);
+    return more;
+}
+
 bool v9_pressure_eased(int error, uint32_t *tries)
 {
+    const uint32_t account = v9_budget_charged_account();
     uint32_t given;
 
     /* What gives up needs descriptors too; it must not have others given up for them. */
@@ -166,7 +274,9 @@ bool v9_pressure_eased(int error, uint32_t *tries)
         return false;
     ++*tries;
     lend_spares();
-    given = v9_pressure_relieve();
+    given = others_hold_more(account) ? ask() : 0;
+    if (!given && account)
+        given = relieve(account);
     restore_spares();
     return given > 0;
 }

@@ -2,8 +2,10 @@
  * pressure: who gives descriptors up when one lacks (budget.h).
  *
  * Every device's fid table is a holder. The thread that lacks a descriptor has the holder with the
- * most give a batch up, or the next one where that has nothing to give, and tries again. A holder
- * that had nothing is not asked at each request from then on: looking costs much.
+ * most give a batch up, or the next one where that has nothing to give, and tries again. What is
+ * its own device's it gives up itself; what is another's, one thread of the process does, which it
+ * waits for only briefly: files of another device may hang. It then gives up what is its own. A
+ * holder that had nothing is not asked at each request from then on: looking costs much.
  */
 #ifndef V9_PRESSURE_H
 #define V9_PRESSURE_H
@@ -31,7 +33,7 @@ void v9_pressure_leave(struct v9_holder *holder, bool wait);
 /* Has every holder visited, without locks: none goes meanwhile. */
 void v9_pressure_visit(void (*visit)(struct v9_holder *holder));
 
-/* Has descriptors given up; how many. Without locks. */
+/* Has who holds the most give descriptors up, on the calling thread; how many. Without locks. */
 uint32_t v9_pressure_relieve(void);
 /* Whether a call that failed with errno value `error` may be tried once more, since it lacked a
  * descriptor and some were given up. `tries` counts, from 0. */

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "budget.h"
@@ -98,6 +99,60 @@ static void test_failures(uint32_t one)
     CHECK(v9_budget_held(one) == 0 && close(fd) == 0);
 }
 
+/* ---- who gives up ------------------------------------------------------------------------------
+ */
+
+static int kept[SHARE + POOL], kept_count;
+static bool hangs, hung;
+
+static uint32_t give_kept(struct v9_holder *holder, uint32_t batch)
+{
+    const struct timespec pause = {0, 1000000};
+    uint32_t given = 0;
+
+    (void)holder;
+    while (__atomic_load_n(&hangs, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&hung, true, __ATOMIC_RELAXED);
+        nanosleep(&pause, NULL);
+    }
+    for (; given < batch && kept_count; given++)
+        v9_budget_close(kept[--kept_count]);
+    return given;
+}
+
+static uint32_t give_nothing(struct v9_holder *holder, uint32_t batch)
+{
+    (void)holder, (void)batch;
+    return 0;
+}
+
+/* A device that borrows gets what another one can give up, and does not wait where that hangs. */
+static void test_giving_up(uint32_t one, uint32_t other)
+{
+    struct v9_holder rich = {.give_up = give_kept, .account = one};
+    struct v9_holder poor = {.give_up = give_nothing, .account = other};
+    int fds[64];
+
+    v9_pressure_join(&rich);
+    v9_pressure_join(&poor);
+    v9_budget_charge(one);
+    kept_count = open_many(kept, SHARE + POOL);
+    v9_budget_charge(other);
+    CHECK(open_many(fds, 64) == SHARE + POOL && kept_count == 0);
+    close_many(fds, SHARE + POOL);
+    v9_budget_charge(one);
+    kept_count = open_many(kept, SHARE + POOL);
+    __atomic_store_n(&hangs, true, __ATOMIC_RELAXED);
+    v9_budget_charge(other);
+    CHECK(open_many(fds, 64) == SHARE && __atomic_load_n(&hung, __ATOMIC_RELAXED));
+    __atomic_store_n(&hangs, false, __ATOMIC_RELAXED);
+    v9_pressure_leave(&rich, true);
+    v9_pressure_leave(&poor, true);
+    CHECK(kept_count == 0);
+    close_many(fds, SHARE);
+    CHECK(v9_budget_held(one) == 0 && v9_budget_held(other) == 0);
+}
+
 /* ---- many threads ------------------------------------------------------------------------------
  */
 
@@ -158,6 +213,7 @@ int main(void)
     test_shares_and_pool(accounts[0], accounts[1]);
     test_forced(accounts[0]);
     test_failures(accounts[0]);
+    test_giving_up(accounts[0], accounts[1]);
     test_threads();
     for (int i = 0; i < DEVICES; i++)
         v9_budget_leave(accounts[i]);
