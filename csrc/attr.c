@@ -13,8 +13,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "budget.h"
 #include "model.h"
-#include "pressure.h"
 #include "recall.h"
 
 #ifndef STATX_MNT_ID
@@ -73,17 +73,17 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
     return ex;
 fail:
     if (ex->conf.root_fd >= 0)
-        close(ex->conf.root_fd);
+        v9_budget_close(ex->conf.root_fd);
     if (ex->proc_fd >= 0)
-        close(ex->proc_fd);
+        v9_budget_close(ex->proc_fd);
     free(ex);
     return NULL;
 }
 
 void v9_export_free(v9_export *ex)
 {
-    close(ex->conf.root_fd);
-    close(ex->proc_fd);
+    v9_budget_close(ex->conf.root_fd);
+    v9_budget_close(ex->proc_fd);
     pthread_mutex_destroy(&ex->disguise_lock);
     pthread_mutex_destroy(&ex->model_lock);
     pthread_mutex_destroy(&ex->names_lock);
@@ -294,11 +294,14 @@ static int read_mapped(v9_export *ex, int32_t fd, const char *name, int32_t meta
                        struct v9_attr *attr)
 {
     struct v9_mapped mapped;
+    int err;
 
     if (ex->conf.model == V9_MODEL_HOST)
         return complete(ex, NULL, attr);
     if (!ex->recall || !v9_recall_find(ex->recall, attr, &mapped)) {
-        v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+        err = v9_model_read(ex, fd, name, meta_fd, V9_HAS_ALL, &mapped);
+        if (err)
+            return err;
         if (ex->recall)
             v9_recall_keep(ex->recall, attr, moment, &mapped);
     }
@@ -351,38 +354,37 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
 static int prove_inside(const struct v9_export *ex, int fd)
 {
     struct stat st, above;
-    int at = fcntl(fd, F_DUPFD_CLOEXEC, 3), next, err;
+    int at = v9_budget_dup(fd), next, err;
 
-    if (at < 0 || fstat(at, &st) < 0)
+    if (at < 0)
+        return at;
+    if (fstat(at, &st) < 0)
         goto fail;
     while (!v9_export_is_root(ex, &st)) {
-        next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (next < 0 || fstat(next, &above) < 0) {
-            if (next >= 0)
-                close(next);
-            goto fail;
-        }
-        close(at);
+        next = v9_sys_open(at, "..", O_PATH | O_DIRECTORY, 0);
+        v9_budget_close(at);
+        if (next < 0)
+            return next;
         at = next;
+        if (fstat(at, &above) < 0)
+            goto fail;
         if (above.st_dev == st.st_dev && above.st_ino == st.st_ino) {
-            close(at);
+            v9_budget_close(at);
             return -ESTALE;
         }
         st = above;
     }
-    close(at);
+    v9_budget_close(at);
     return 0;
 fail:
     err = -errno;
-    if (at >= 0)
-        close(at);
+    v9_budget_close(at);
     return err;
 }
 
 static int hold_root(const struct v9_export *ex)
 {
-    int fd = fcntl(ex->conf.root_fd, F_DUPFD_CLOEXEC, 3);
-    return fd < 0 ? -errno : fd;
+    return v9_budget_dup(ex->conf.root_fd);
 }
 
 /* The export that is joined to another one's root by this name; NULL: none, or not that root. */
@@ -412,12 +414,12 @@ static int step_up(v9_export **where, int fd)
         return hold_root(*where);
     }
     /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
-    up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    up = v9_sys_open(fd, "..", O_PATH | O_DIRECTORY, 0);
     if (up < 0)
-        return -errno;
+        return up;
     err = prove_inside(ex, up);
     if (err) {
-        close(up);
+        v9_budget_close(up);
         return err;
     }
     return up;
@@ -430,7 +432,6 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
     v9_export *joined;
-    uint32_t tries = 0;
     int next;
 
     if (!strcmp(name, ".."))
@@ -442,21 +443,16 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
         *where = joined;
         return hold_root(joined);
     }
-    do
-        next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
-    while (next < 0 && v9_pressure_eased(errno, &tries));
-    return next < 0 ? -errno : next;
+    V9_OPEN(next, syscall(SYS_openat2, fd, name, &how, sizeof(how)));
+    return next;
 }
 
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags)
 {
     char number[16];
-    uint32_t tries = 0;
     int opened;
 
     snprintf(number, sizeof(number), "%d", fd);
-    do
-        opened = openat(ex->proc_fd, number, flags | O_CLOEXEC);
-    while (opened < 0 && v9_pressure_eased(errno, &tries));
-    return opened < 0 ? -errno : opened;
+    V9_OPEN(opened, openat(ex->proc_fd, number, flags | O_CLOEXEC));
+    return opened;
 }

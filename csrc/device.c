@@ -20,11 +20,14 @@
 enum {
     QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
     NOTIFY_MS = 100, /* for a serving thread to come by: it does at once, unless all of them hang */
+    REGIONS_MIN = 8,   /* regions of guest memory that a device may have in any case, */
+    REGIONS_PART = 8,  /* or such a part of its share of descriptors */
 };
 
 int v9_init(void)
 {
     v9_pressure_init();
+    v9_budget_init();
     return v9_mem_init();
 }
 
@@ -65,10 +68,15 @@ fail:
     return NULL;
 }
 
+uint32_t v9_device_account(const v9_device *dev)
+{
+    return dev->fids.nodes.account;
+}
+
 static void set_fd(int *where, int fd)
 {
     if (*where >= 0)
-        close(*where);
+        v9_budget_close(*where);
     *where = fd;
 }
 
@@ -261,13 +269,23 @@ static void end_memory_change(struct v9_device *dev, bool paused)
     v9_threads_nudge(dev);
 }
 
+/* Regions keep their descriptors. They are not refused where the guest has taken all else, so they
+ * are bounded on their own, and budget.c leaves room for them. */
+static int add_region(struct v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
+                      uint64_t mmap_offset, int32_t fd)
+{
+    if (dev->mem.count >= REGIONS_MIN && dev->mem.count >= v9_budget_share() / REGIONS_PART)
+        return -EMFILE;
+    return v9_mem_add(&dev->mem, gpa, size, uva, mmap_offset, fd);
+}
+
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd)
 {
     int err;
 
     pthread_mutex_lock(&dev->lock); /* nothing moves: requests in flight go on */
-    err = v9_mem_add(&dev->mem, gpa, size, uva, mmap_offset, fd);
+    err = add_region(dev, gpa, size, uva, mmap_offset, fd);
     if (!err && !v9_vring_is_live(&dev->ring))
         v9_device_attach(dev);
     pthread_mutex_unlock(&dev->lock);
@@ -290,7 +308,7 @@ int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint
 
     v9_mem_clear(&dev->mem);
     for (uint32_t i = 0; i < count && !err; i++)
-        err = v9_mem_add(&dev->mem, regions[i].gpa, regions[i].size, regions[i].uva,
+        err = add_region(dev, regions[i].gpa, regions[i].size, regions[i].uva,
                          regions[i].mmap_offset, regions[i].fd);
     if (err)
         v9_mem_clear(&dev->mem);
@@ -414,7 +432,7 @@ int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason)
         take_kick(dev, copy);
     pthread_mutex_unlock(&dev->lock);
     if (err && copy >= 0)
-        close(copy);
+        v9_budget_close(copy);
     v9_threads_nudge(dev);
     return err;
 }

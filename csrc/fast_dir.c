@@ -62,9 +62,9 @@ static void leave(struct v9_fids *fids, const struct place *place)
         v9_fids_step_off(fids, place->node);
         return;
     }
-    close(place->fd);
+    v9_budget_close(place->fd);
     if (place->meta_fd >= 0)
-        close(place->meta_fd);
+        v9_budget_close(place->meta_fd);
 }
 
 /* Takes one step, and reads what is there. `at` stays as it is; *next is new on success. */

@@ -30,7 +30,7 @@ int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
         return -1;
     spare = v9_node_adopt(node, meta);
     if (spare >= 0)
-        close(spare);
+        v9_budget_close(spare);
     return __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE);
 }
 
@@ -40,10 +40,9 @@ int v9_fast_question(struct v9_request *r, int fd, const char *name, const struc
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
-        r->question.fd = *name ? openat(fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
-                               : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        r->question.fd = *name ? v9_sys_open(fd, name, O_PATH, 0) : v9_budget_dup(fd);
         if (r->question.fd < 0)
-            return -errno;
+            return r->question.fd;
     } else if (err == -V9_NO_GROUP) {
         r->question.a = attr->device;
         r->question.b = attr->st_ino;
@@ -141,7 +140,7 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_n
     if (!err)
         err = v9_fids_open(&dev->fids, fid, fd, host);
     if (err)
-        close(fd);
+        v9_budget_close(fd);
     return err;
 }
 
@@ -303,12 +302,15 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
     int32_t meta = -1;
     struct stat st;
     uint32_t bits;
+    int err;
 
     if (fid->uid == 0 || fid->uid == own_uid)
         return 0;
     if (ex->conf.model != V9_MODEL_HOST) {
         meta = v9_node_meta(ex, node);
-        v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
+        err = v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
     }
     if (mapped.has & V9_HAS_MODE)
         return v9_model_set_ids(mapped.mode)

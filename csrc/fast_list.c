@@ -84,7 +84,7 @@ static int look_at(struct v9_listing *list, struct v9_request *r, const struct v
 {
     const bool there = list->ex->below || !strcmp(entry->d_name, "..");
     struct v9_attr attr;
-    int err;
+    int err, mode;
 
     *type = entry->d_type;
     *qid = (struct v9_qid){0};
@@ -97,8 +97,12 @@ static int look_at(struct v9_listing *list, struct v9_request *r, const struct v
         *type = IFTODT(attr.mode);
         return 0;
     }
-    if (list->ex->conf.model != V9_MODEL_HOST && *type == DT_REG)
-        *type = IFTODT(v9_model_type(list->ex, list->fid->io_fd, list->meta_dir, entry->d_name));
+    if (list->ex->conf.model != V9_MODEL_HOST && *type == DT_REG) {
+        mode = v9_model_type(list->ex, list->fid->io_fd, list->meta_dir, entry->d_name);
+        if (mode < 0)
+            return mode;
+        *type = IFTODT((mode_t)mode);
+    }
     qid->type = *type == DT_DIR ? 0x80 : *type == DT_LNK ? 0x02 : 0;
     return 0;
 }
@@ -115,7 +119,7 @@ static int pack_entry(struct v9_listing *list, struct v9_request *r, const struc
         return 0;
     }
     err = look_at(list, r, entry, length, &qid, &type);
-    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP || v9_budget_lacks(err))
         return err;
     list->offset = (uint64_t)entry->d_off;
     if (err == -ENODEV) /* multidevs=forbid: visible, by the number that the directory tells */
@@ -156,9 +160,11 @@ static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8
 
     /* Only now, after these names were read: metadata are there before names are. */
     list->meta_dir = v9_model_dir(list->ex, list->fid->io_fd);
+    if (v9_budget_lacks(list->meta_dir))
+        return list->meta_dir;
     err = pack_all(list, r, dents, size);
     if (list->meta_dir >= 0)
-        close(list->meta_dir);
+        v9_budget_close(list->meta_dir);
     return err;
 }
 
@@ -222,7 +228,7 @@ static int view_mounts(struct v9_listing *list, struct v9_request *r)
         return 0;
     r->question.a = list->node->mnt_id;
     r->question.b = generation;
-    r->question.fd = fcntl(list->node->path_fd, F_DUPFD_CLOEXEC, 3);
+    r->question.fd = v9_budget_dup(list->node->path_fd);
     if (r->question.fd < 0)
         return 0; /* there is another way: all entries are looked at */
     r->asked++;

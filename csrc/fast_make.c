@@ -252,11 +252,12 @@ static int unlink_entry(struct v9_device *dev, const struct v9_node *node, const
                         bool directory)
 {
     const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
-    int err;
+    int err = 0;
 
     if (v9_names_begin(dev, node->export, kind))
-        v9_names_rescue(dev, node->export, node->path_fd, name);
-    err = v9_unmake(v9_node_export(dev, node), node->path_fd, name, directory);
+        err = v9_names_rescue(dev, node->export, node->path_fd, name);
+    if (err >= 0)
+        err = v9_unmake(v9_node_export(dev, node), node->path_fd, name, directory);
     v9_names_end(dev, node->export);
     return err;
 }

@@ -89,7 +89,7 @@ static int extension(v9_export *ex, int fd, const char *name, const struct v9_at
             at = v9_export_step(&ex, fd, name);
         size = at < 0 ? at : v9_model_readlink(ex, at, out->bytes, PATH_MAX);
         if (*name && at >= 0)
-            close(at);
+            v9_budget_close(at);
     } else if (S_ISCHR(attr->mode) || S_ISBLK(attr->mode)) {
         size = device_text(attr, out->bytes);
     } else if (S_ISREG(attr->mode) || S_ISDIR(attr->mode)) {
@@ -244,10 +244,10 @@ static int pack_stat(struct v9_listing *list, struct v9_request *r, const struct
     size_t size;
     int err = entry_attr(list, r, entry, &attr);
 
-    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
-        return err;
     if (!err)
         err = extension(list->ex, list->node->path_fd, entry->d_name, &attr, &extra);
+    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP || v9_budget_lacks(err))
+        return err;
     if (err || counted_off(list, stat_size(&attr, name_size, &extra, uid, gid))) {
         list->offset = (uint64_t)entry->d_off; /* it vanished, or cannot be looked at: left out */
         return 0;

@@ -42,8 +42,12 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     const size_t node_size = round_up(((size_t)max + WALKS) * sizeof(struct v9_node));
     const size_t dir_size = round_up((size_t)max * sizeof(struct v9_fid_dir));
     const size_t way_size = round_up((size_t)max * WAY_BYTES);
+    const int account = v9_budget_join();
     uint8_t *at;
+    int err;
 
+    if (account < 0)
+        return account;
     memset(fids, 0, sizeof(*fids));
     fids->max = fids->unused = max;
     fids->nodes.max = max + WALKS;
@@ -51,7 +55,7 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     fids->map_size = 2 * head + fid_size + node_size + dir_size + way_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
     if (fids->fd < 0)
-        return -errno;
+        goto fail;
     if (ftruncate(fids->fd, (off_t)fids->map_size) < 0)
         goto fail;
     fids->map = mmap(NULL, fids->map_size, PROT_READ | PROT_WRITE, MAP_SHARED, fids->fd, 0);
@@ -68,20 +72,23 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     pthread_cond_init(&fids->returned, NULL);
     fids->exports = exports;
     fids->holder.give_up = v9_idle_give_up;
-    fids->nodes.holder = &fids->holder;
+    fids->holder.account = fids->nodes.account = (uint32_t)account;
     v9_pressure_join(&fids->holder);
     return 0;
 fail:
-    close(fids->fd);
-    return -errno;
+    err = -errno;
+    v9_budget_close(fids->fd);
+    v9_budget_leave((uint32_t)account);
+    return err;
 }
 
 void v9_fids_destroy(struct v9_fids *fids)
 {
     v9_pressure_leave(&fids->holder, true);
     v9_fids_clear(fids);
+    v9_budget_leave(fids->nodes.account);
     munmap(fids->map, fids->map_size);
-    close(fids->fd);
+    v9_budget_close(fids->fd);
     pthread_cond_destroy(&fids->returned);
     pthread_mutex_destroy(&fids->lock);
 }
@@ -222,7 +229,7 @@ int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
     return err;
 }
 
-/* What is to be closed once the lock is released: close(2) may take long. */
+/* What is to be closed once the lock is released: v9_budget_close may take long. */
 struct closing {
     struct v9_node_fds node;
     int32_t io_fd;
@@ -233,7 +240,7 @@ struct closing {
 static void close_all(const struct closing *closing)
 {
     if (closing->io_fd >= 0)
-        close(closing->io_fd);
+        v9_budget_close(closing->io_fd);
     v9_node_fds_close(&closing->node);
 }
 
@@ -324,7 +331,6 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
     pthread_mutex_unlock(&fids->lock);
     if (err)
         v9_fids_unpin(fids, *fid);
-    v9_pressure_check();
     return index ? err : -EBADF;
 }
 
@@ -410,7 +416,6 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
         v9_quota_release(quota, account);
     close_all(&spare);
     close_all(&closing);
-    v9_pressure_check();
     return err;
 }
 
@@ -468,7 +473,6 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
     }
     pthread_mutex_unlock(&fids->lock);
     close_all(&closing);
-    v9_pressure_check();
     return err;
 }
 
@@ -499,7 +503,6 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
         err = 0;
     }
     pthread_mutex_unlock(&fids->lock);
-    v9_pressure_check();
     return err;
 }
 

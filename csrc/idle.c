@@ -3,12 +3,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "linger.h"
+
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
 
 enum {
     LOOKS = 8192,  /* nodes or fids that are looked at for one to be parked */
@@ -39,7 +47,7 @@ static int follow(v9_export *ex, const struct v9_node *node, const struct v9_way
     fd = v9_way_follow(ex, &is, way, anchor_fd);
     if (fd < 0 || (fstat(fd, &st) == 0 && (st.st_nlink == 1 || S_ISDIR(st.st_mode))))
         return fd;
-    close(fd);
+    v9_budget_close(fd);
     return -ESTALE;
 }
 
@@ -61,7 +69,7 @@ static void leave_anchor(struct v9_fids *fids, uint64_t mnt_id)
     if (fd < 0)
         return;
     pthread_mutex_unlock(&fids->lock);
-    close(fd);
+    v9_budget_close(fd);
     pthread_mutex_lock(&fids->lock);
 }
 
@@ -179,16 +187,19 @@ static uint32_t next_used(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino
     return index;
 }
 
-void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
 {
     struct v9_node_fds spare;
     uint32_t index, next;
+    int err, lack = 0;
 
     pthread_mutex_lock(&fids->lock);
     index = next_used(fids, st_dev, st_ino, 0);
     for (; index; index = next) {
         node_at(fids, index)->pins++;
-        return_node(fids, index, -1, false);
+        err = return_node(fids, index, -1, false);
+        if (v9_budget_lacks(err))
+            lack = err;
         node_at(fids, index)->pins--;
         next = next_used(fids, st_dev, st_ino, index);
         v9_nodes_drop(&fids->nodes, index, &spare);
@@ -197,6 +208,7 @@ void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
         pthread_mutex_lock(&fids->lock);
     }
     pthread_mutex_unlock(&fids->lock);
+    return lack;
 }
 
 /* ---- parking nodes -----------------------------------------------------------------------------
@@ -252,7 +264,7 @@ static int use_anchor(struct v9_fids *fids, v9_export *ex, const struct v9_node 
     }
     pthread_mutex_unlock(&fids->lock);
     if (made >= 0)
-        close(made);
+        v9_budget_close(made);
     return anchor ? 0 : -ENFILE;
 }
 
@@ -263,7 +275,7 @@ static int try_path(v9_export *ex, const struct v9_node *node, const struct v9_w
     int fd = v9_way_follow(ex, &is, way, -1);
 
     if (fd >= 0)
-        close(fd);
+        v9_budget_close(fd);
     return fd < 0 ? fd : 0;
 }
 
@@ -317,7 +329,6 @@ void v9_idle_opened(struct v9_fids *fids, struct v9_fid *fid)
     *(fid->io_older ? &fids->entries[fid->io_older - 1].io_newer : &fids->oldest_open) = index;
     fids->newest_open = index;
     fids->open_count++;
-    v9_pressure_add(fids->nodes.holder, 1);
 }
 
 void v9_idle_closed(struct v9_fids *fids, struct v9_fid *fid)
@@ -327,10 +338,10 @@ void v9_idle_closed(struct v9_fids *fids, struct v9_fid *fid)
     *(fid->io_newer ? &fids->entries[fid->io_newer - 1].io_older : &fids->newest_open) =
         fid->io_older;
     fids->open_count--;
-    v9_pressure_add(fids->nodes.holder, -1);
 }
 
-static struct v9_fid *choose_open(struct v9_fids *fids)
+/* *moved: it is a directory that has been read. */
+static struct v9_fid *choose_open(struct v9_fids *fids, bool *moved)
 {
     const uint32_t looks = fids->open_count < LOOKS / 2 ? 2 * fids->open_count : LOOKS;
 
@@ -339,10 +350,11 @@ static struct v9_fid *choose_open(struct v9_fids *fids)
         const bool recent = fid->io_recent && look < looks / 2;
         v9_idle_closed(fids, fid);
         v9_idle_opened(fids, fid); /* to the end of the list */
-        if (fid->refs > 1 || fid->flags || fid->dir_offset)
+        if (fid->refs > 1 || fid->flags)
             continue;
         fid->io_recent = false;
         if (!recent) {
+            *moved = fid->dir_offset != 0;
             fid->refs++;
             return fid;
         }
@@ -350,41 +362,74 @@ static struct v9_fid *choose_open(struct v9_fids *fids)
     return NULL;
 }
 
-/* Whether an open file has a name, and can be opened once more as it is. An ordinary user may lose
- * the permission meanwhile, and with it what the guest has still to write: not so for reading only.
- */
-static bool can_reopen(v9_export *ex, const struct v9_fid *fid)
+/* tmpfs has them since Linux 6.6. */
+static bool is_at_least(int major, int minor)
+{
+    struct utsname host;
+    int is_major = 0, is_minor = 0;
+
+    return uname(&host) == 0 && sscanf(host.release, "%d.%d", &is_major, &is_minor) == 2 &&
+           (is_major > major || (is_major == major && is_minor >= minor));
+}
+
+/* Whether a position in a directory means the same to whoever opens it anew, as it has to for NFS.
+ * Not so where a descriptor has a list or a cursor of its own (overlayfs, libfs). */
+static bool positions_last(int fd)
+{
+    struct statfs st;
+
+    if (fstatfs(fd, &st) < 0)
+        return false;
+    switch ((uint32_t)st.f_type) {
+    case EXT4_SUPER_MAGIC: /* ext2 and ext3 as well */
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+        return true;
+    case TMPFS_MAGIC:
+        return is_at_least(6, 6);
+    default:
+        return false;
+    }
+}
+
+/* Whether an open file can be opened once more as it is. An ordinary user may lose the permission
+ * meanwhile, and with it what the guest has still to write: not so for reading only. */
+static bool can_reopen(v9_export *ex, const struct v9_fid *fid, bool moved, bool *named)
 {
     struct stat st;
     int fd;
 
     if (geteuid() && (fid->io_flags & O_ACCMODE) != O_RDONLY)
         return false;
-    if (fstat(fid->io_fd, &st) < 0 || !st.st_nlink)
+    if (fstat(fid->io_fd, &st) < 0 || (moved && !positions_last(fid->io_fd)))
         return false;
+    *named = st.st_nlink > 0;
     fd = v9_export_reopen(ex, fid->io_fd, reopen_flags(fid));
     if (fd >= 0)
-        close(fd);
+        v9_budget_close(fd);
     return fd >= 0;
 }
 
-static bool park_open(struct v9_fids *fids, struct v9_fid *fid)
+static bool park_open(struct v9_fids *fids, struct v9_fid *fid, bool moved)
 {
-    v9_export *ex = fids->exports[v9_fids_node(fids, fid)->export];
-    const bool can = can_reopen(ex, fid);
+    const struct v9_node *node = v9_fids_node(fids, fid);
+    bool named = false;
+    const bool can = can_reopen(fids->exports[node->export], fid, moved, &named);
     int32_t io_fd = -1;
 
     pthread_mutex_lock(&fids->lock);
-    /* Two references: the number's, and the one taken when it was chosen. */
-    if (can && fid->refs == 2 && !fid->flags && !fid->io_recent) {
+    /* Two references: the number's, and the one taken when it was chosen. A file without a name is
+     * opened again by its node, which is not parked then. */
+    if (can && fid->refs == 2 && !fid->flags && !fid->io_recent && (named || node->path_fd >= 0)) {
         io_fd = fid->io_fd;
         v9_idle_closed(fids, fid);
         fid->io_fd = V9_IO_PARKED;
+        fid->dir_offset = 0; /* where it will stand */
     }
     fid->io_recent = io_fd < 0;
     pthread_mutex_unlock(&fids->lock);
     if (io_fd >= 0)
-        close(io_fd);
+        v9_budget_close(io_fd);
     v9_fids_release(fids, fid);
     return io_fd >= 0;
 }
@@ -411,14 +456,15 @@ static uint32_t give_open_up(struct v9_fids *fids, uint32_t batch)
 {
     struct v9_fid *fid;
     uint32_t given = 0;
+    bool moved;
 
     for (uint32_t i = 0; i < 2 * batch && given < batch; i++) {
         pthread_mutex_lock(&fids->lock);
-        fid = choose_open(fids);
+        fid = choose_open(fids, &moved);
         pthread_mutex_unlock(&fids->lock);
         if (!fid)
             break;
-        given += park_open(fids, fid);
+        given += park_open(fids, fid, moved);
     }
     return given;
 }

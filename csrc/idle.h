@@ -11,9 +11,9 @@
  *  3. descriptors of open files and directories. They are opened anew with the same access mode.
  *
  * each in the order of its use, by a clock: what was used since it came to the front of the list
- * goes to its end once more. Never parked are an export's root, files without names, directories
- * that are being read (their position may not outlive the descriptor), fids that hold locks, and
- * what the daemon could not open again now.
+ * goes to its end once more. Never parked are an export's root, nodes of files without names,
+ * directories that were read where their position does not outlive the descriptor, fids that hold
+ * locks, and what the daemon could not open again now.
  *
  * No lock is held across a system call. A node that is being parked may be used meanwhile: then it
  * stays. Of those that pin a parked node one thread brings it back, the others wait for it.
@@ -32,8 +32,9 @@
 /* Brings back what a pinned fid has given up. The lock is held, but released meanwhile. 0, -ESTALE,
  * or why the file cannot be opened. */
 int v9_idle_return(struct v9_fids *fids, const struct v9_fid *fid);
-/* Brings back every parked node of a file; what is not to be found stays as it is. */
-void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);
+/* Brings back every parked node of a file; what is not to be found stays as it is. -EMFILE or
+ * -ENFILE where there was no descriptor for one. */
+int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);
 /* v9_holder.give_up of a fid table. */
 uint32_t v9_idle_give_up(struct v9_holder *holder, uint32_t batch);
 /* The guest has renamed a directory; paths are below the export's root. */

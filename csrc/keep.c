@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "budget.h"
 #include "make.h"
 #include "model.h"
 #include "sys.h"
@@ -76,7 +77,7 @@ int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapp
     if (put == (ssize_t)size)
         return fd;
     err = put < 0 ? -errno : -ENOSPC;
-    close(fd);
+    v9_budget_close(fd);
     forget(meta_dir, name, 0);
     return err;
 }
@@ -88,7 +89,7 @@ int v9_keep_discard(int32_t dir_fd, const char *name)
     if (meta_dir < 0)
         return meta_dir == -ENOENT ? 0 : meta_dir;
     err = forget(meta_dir, name, 0);
-    close(meta_dir);
+    v9_budget_close(meta_dir);
     return err;
 }
 
@@ -108,7 +109,7 @@ int v9_keep_place(v9_export *ex, int dir_fd, const char *name, const struct v9_m
         *meta_fd = v9_keep_new(*meta_dir, name, mapped);
     if (!err && *meta_fd >= 0)
         return 0;
-    close(*meta_dir);
+    v9_budget_close(*meta_dir);
     return err ? err : *meta_fd;
 }
 
@@ -118,7 +119,7 @@ void v9_keep_placed(int meta_dir, const char *name, bool failed)
         return;
     if (failed)
         forget(meta_dir, name, 0);
-    close(meta_dir);
+    v9_budget_close(meta_dir);
 }
 
 /* The next entry but "." and "..": 1, or 0 at the end, or -errno. */
@@ -136,6 +137,12 @@ static int read_entry(DIR *all, const char **name)
     return 1;
 }
 
+static void close_dir(DIR *all)
+{
+    v9_budget_forget(dirfd(all));
+    closedir(all);
+}
+
 /* Removes all files of a directory, and closes it. */
 static int empty(DIR *all)
 {
@@ -144,7 +151,7 @@ static int empty(DIR *all)
 
     while ((err = read_entry(all, &name)) > 0 && !(err = forget(dirfd(all), name, 0)))
         ;
-    closedir(all);
+    close_dir(all);
     return err;
 }
 
@@ -162,7 +169,7 @@ static DIR *open_dir(int dir_fd, const char *name)
     if (all)
         return all;
     err = errno;
-    close(fd);
+    v9_budget_close(fd);
     errno = err;
     return NULL;
 }
@@ -188,8 +195,8 @@ int v9_keep_clear(int32_t dir_fd, const char *name)
     DIR *all = open_dir(dir_fd, name), *kept;
     int err;
 
-    if (!all)
-        return 0; /* symlinks and files are left to the host's call, which refuses them */
+    if (!all) /* symlinks and files are left to the host's call, which refuses them */
+        return v9_budget_lacks(-errno) ? -errno : 0;
     err = has_metadata_only(all);
     if (err > 0) {
         kept = open_dir(dirfd(all), meta);
@@ -197,7 +204,7 @@ int v9_keep_clear(int32_t dir_fd, const char *name)
         if (!err)
             err = forget(dirfd(all), meta, AT_REMOVEDIR);
     }
-    closedir(all);
+    close_dir(all);
     return err;
 }
 

@@ -49,7 +49,7 @@ static uint32_t end(struct v9_fids *fids, uint32_t batch, bool old_only)
     }
     pthread_mutex_unlock(&fids->lock);
     for (uint32_t i = 0; i < count; i++)
-        close(fds[i]);
+        v9_budget_close(fds[i]);
     return count;
 }
 

@@ -12,8 +12,8 @@
  * of ends at once, or with its last fid (v9_linger_lose); all that lingers ends with the session.
  * Nodes with an account of a quota or a metadata file never linger: much hangs on when they end.
  *
- * Under pressure for descriptors these are the first to go; nothing lingers where half of those
- * that the process may have are in use. All of a fid table's is guarded by its lock; one thread of
+ * Under pressure for descriptors these are the first to go; nothing lingers where half of the
+ * device's share (budget.h) is in use. All of a fid table's is guarded by its lock; one thread of
  * the process ends what has lingered for long, and sleeps while nothing lingers anywhere.
  */
 #ifndef V9_LINGER_H
@@ -21,8 +21,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-
-#include "pressure.h"
 
 enum { V9_LINGER_MAX = 4096 }; /* nodes of one fid table */
 
@@ -34,12 +32,6 @@ bool v9_linger_start(void);
 uint32_t v9_linger_now(void);
 /* To be called, without locks, after a node began to linger: the thread looks again. */
 void v9_linger_watch(void);
-/* Whether there are descriptors enough for this. */
-static inline bool v9_linger_is_cheap(void)
-{
-    return __atomic_load_n(&v9_pressure_held, __ATOMIC_RELAXED) <
-           __atomic_load_n(&v9_pressure_mark, __ATOMIC_RELAXED) / 2;
-}
 /* Ends up to `batch` nodes that linger, the oldest first; how many. Without locks. */
 uint32_t v9_linger_end(struct v9_fids *fids, uint32_t batch);
 /* Ends what has lingered for long; whether anything is left. Without locks. */

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "budget.h"
 #include "model.h"
 #include "quota.h"
 #include "sys.h"
@@ -22,11 +23,11 @@ enum {
 void v9_made_close(struct v9_made *made)
 {
     if (made->path_fd >= 0)
-        close(made->path_fd);
+        v9_budget_close(made->path_fd);
     if (made->meta_fd >= 0)
-        close(made->meta_fd);
+        v9_budget_close(made->meta_fd);
     if (made->io_fd >= 0)
-        close(made->io_fd);
+        v9_budget_close(made->io_fd);
     *made = V9_MADE_NONE;
 }
 
@@ -80,7 +81,7 @@ static int step(v9_export *ex, int dir_fd, const char *name)
     int fd = v9_export_step(&where, dir_fd, name);
 
     if (fd >= 0 && where != ex) {
-        close(fd);
+        v9_budget_close(fd);
         return -EXDEV;
     }
     return fd;
@@ -105,7 +106,7 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
     if (fd < 0)
         return fd;
     err = complete(ex, fd, as);
-    close(fd);
+    v9_budget_close(fd);
     return err;
 }
 
@@ -127,7 +128,7 @@ int v9_made_reach(v9_export *ex, int dir_fd, const char *name, int fd)
     if (path_fd >= 0 && is_same(path_fd, fd))
         return path_fd;
     if (path_fd >= 0)
-        close(path_fd);
+        v9_budget_close(path_fd);
     return v9_export_reopen(ex, fd, O_PATH);
 }
 
@@ -156,12 +157,15 @@ static int type_of(v9_export *ex, int fd, uint32_t *type)
     struct v9_attr attr = {0};
     struct v9_mapped mapped;
     struct stat st;
+    int err;
 
     if (fstat(fd, &st) < 0)
         return -errno;
     attr.mode = st.st_mode;
     if (ex->conf.model != V9_MODEL_HOST) {
-        v9_model_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
+        err = v9_model_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
         v9_model_apply(&mapped, &attr);
     }
     *type = attr.mode & S_IFMT;
@@ -256,12 +260,14 @@ static int open_counted(v9_export *ex, int dir_fd, const char *name, const struc
  * there, which counts as well. */
 static void count_new(v9_export *ex, int dir_fd, const char *name)
 {
-    const int fd = look_for(dir_fd, name);
+    const struct v9_budget_charged before = v9_budget_insist();
+    const int fd = look_for(dir_fd, name); /* what was made must not stay uncounted */
 
+    v9_budget_restore(before);
     if (fd < 0)
         return;
     settle(ex->quota, v9_quota_hold_file(ex->quota, fd, true), fd, false);
-    close(fd);
+    v9_budget_close(fd);
 }
 
 static int make_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
@@ -293,7 +299,7 @@ static int make_within_quota(v9_export *ex, int dir_fd, const char *name, const 
     if (there < 0)
         return there; /* nor could what is made be looked at, to count it */
     err = open_counted(ex, dir_fd, name, as, there, made);
-    close(there);
+    v9_budget_close(there);
     return err;
 }
 
@@ -354,12 +360,14 @@ static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool dire
     folder = v9_quota_hold_file(ex->quota, dir_fd, false);
     if (folder > 0 && victim >= 0)
         file = v9_quota_hold_file(ex->quota, victim, false);
-    err = folder < 0 ? folder : file < 0 ? file : unmake(ex, dir_fd, name, directory);
+    err = folder < 0 ? folder : file < 0 ? file : v9_budget_lacks(victim) ? victim : 0;
+    if (!err)
+        err = unmake(ex, dir_fd, name, directory);
     settle(ex->quota, folder, dir_fd, false);
     settle(ex->quota, file, victim, !err && directory);
     v9_quota_end(ex->quota, 0, 0);
     if (victim >= 0)
-        close(victim);
+        v9_budget_close(victim);
     return err;
 }
 

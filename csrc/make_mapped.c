@@ -14,6 +14,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "budget.h"
 #include "make.h"
 #include "model.h"
 #include "sys.h"
@@ -71,7 +72,7 @@ static int make_file(v9_export *ex, int dir_fd, const char *name, int flags,
     }
     if (!err)
         return fd;
-    close(fd);
+    v9_budget_close(fd);
     if (named)
         unlinkat(dir_fd, name, 0);
     return err;
@@ -109,7 +110,7 @@ int v9_mapped_create(v9_export *ex, int dir_fd, const char *name, const struct v
     if (writable)
         return 0;
     made->io_fd = v9_export_reopen(ex, made->path_fd, host);
-    close(fd);
+    v9_budget_close(fd);
     return made->io_fd < 0 ? made->io_fd : 0;
 }
 
@@ -122,7 +123,7 @@ static int make_dir(v9_export *ex, int dir_fd, const char *name, const struct v9
     fd = v9_sys_open(dir_fd, name, O_PATH, 0);
     err = fd < 0 ? fd : v9_model_write_xattrs(fd, mapped);
     if (fd >= 0)
-        close(fd);
+        v9_budget_close(fd);
     if (err)
         unlinkat(dir_fd, name, AT_REMOVEDIR);
     return err;
@@ -135,7 +136,7 @@ static int place_dir(v9_export *ex, int dir_fd, const char *name, const struct v
     if (err)
         return err;
     if (meta_fd >= 0)
-        close(meta_fd);
+        v9_budget_close(meta_fd);
     err = make_dir(ex, dir_fd, name, mapped);
     v9_keep_placed(meta_dir, name, err);
     return err;
@@ -178,8 +179,8 @@ int v9_mapped_make(v9_export *ex, int dir_fd, const char *name, const struct v9_
     fd = place_file(ex, dir_fd, name, O_WRONLY, mapped, as->kind == V9_NEW_LINK ? as->target : "",
                     &meta_fd);
     if (fd >= 0)
-        close(fd);
+        v9_budget_close(fd);
     if (meta_fd >= 0)
-        close(meta_fd);
+        v9_budget_close(meta_fd);
     return fd < 0 ? fd : 0;
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "attr.h"
+#include "budget.h"
 
 #define META_DIR ".virtfs_metadata"
 #define META_ROOT ".virtfs_metadata_root"
@@ -72,14 +73,15 @@ static int open_meta(int dir_fd, const char *path)
         .flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
-    int fd = (int)syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
     struct stat st;
+    int fd;
 
+    V9_OPEN(fd, syscall(SYS_openat2, dir_fd, path, &how, sizeof(how)));
     if (fd < 0)
-        return -errno;
+        return fd;
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
         return fd;
-    close(fd);
+    v9_budget_close(fd);
     return -ENOENT;
 }
 
@@ -123,13 +125,13 @@ static int open_parent(const v9_export *ex, char *below, const struct stat *st, 
     if (slash)
         *slash = 0;
     *name = slash ? slash + 1 : below;
-    dir = (int)syscall(SYS_openat2, ex->conf.root_fd, slash ? below : ".", &how, sizeof(how));
+    V9_OPEN(dir, syscall(SYS_openat2, ex->conf.root_fd, slash ? below : ".", &how, sizeof(how)));
     if (dir < 0)
-        return -errno;
+        return dir;
     if (fstatat(dir, *name, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == st->st_dev &&
         there.st_ino == st->st_ino)
         return dir;
-    close(dir);
+    v9_budget_close(dir);
     return -ENOENT;
 }
 
@@ -160,7 +162,7 @@ static int find_once(const v9_export *ex, int fd)
     if (dir < 0)
         return dir;
     meta = open_meta_of(dir, name);
-    close(dir);
+    v9_budget_close(dir);
     return meta;
 }
 
@@ -196,7 +198,7 @@ int v9_model_find(v9_export *ex, int32_t fd)
         if (v9_model_settled(ex, moment))
             return meta;
         if (meta >= 0)
-            close(meta);
+            v9_budget_close(meta);
         nanosleep(&pause, NULL);
     }
     return -ENOENT; /* a host call hangs in the middle of a rename: the host's attributes, for now
@@ -215,7 +217,7 @@ int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_
         if (v9_model_settled(ex, moment))
             return meta < 0 ? -1 : meta;
         if (meta >= 0)
-            close(meta);
+            v9_budget_close(meta);
     }
     meta = v9_model_find(ex, fd);
     return meta < 0 ? -1 : meta;
@@ -241,8 +243,8 @@ static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
     v9_model_parse(text, size < 0 ? 0 : (size_t)size, out);
 }
 
-void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
-                   struct v9_mapped *out)
+int v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
+                  struct v9_mapped *out)
 {
     int own = -1;
 
@@ -250,13 +252,14 @@ void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
     if (ex->conf.model == V9_MODEL_XATTR)
         v9_model_read_xattrs(fd, name, wanted, out);
     if (ex->conf.model != V9_MODEL_FILE)
-        return;
+        return 0;
     if (meta_fd < 0)
         meta_fd = own = *name ? open_meta_of(fd, name) : v9_model_find(ex, fd);
     if (meta_fd >= 0)
         read_meta(ex, meta_fd, out);
     if (own >= 0)
-        close(own);
+        v9_budget_close(own);
+    return v9_budget_lacks(own) ? own : 0;
 }
 
 static bool is_device(uint32_t mode)
@@ -295,12 +298,14 @@ int32_t v9_model_dir(v9_export *ex, int32_t dir_fd)
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
 
-    if (ex->conf.model != V9_MODEL_FILE)
-        return -1;
-    return (int32_t)syscall(SYS_openat2, dir_fd, META_DIR, &how, sizeof(how));
+    int dir = -1;
+
+    if (ex->conf.model == V9_MODEL_FILE)
+        V9_OPEN(dir, syscall(SYS_openat2, dir_fd, META_DIR, &how, sizeof(how)));
+    return dir;
 }
 
-uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
+int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
 {
     struct v9_mapped mapped = {0};
     int meta;
@@ -309,12 +314,14 @@ uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const ch
         v9_model_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
     if (ex->conf.model == V9_MODEL_FILE && meta_dir >= 0) {
         meta = open_meta(meta_dir, name);
+        if (v9_budget_lacks(meta))
+            return meta;
         if (meta >= 0) {
             read_meta(ex, meta, &mapped);
-            close(meta);
+            v9_budget_close(meta);
         }
     }
-    return effective_type(S_IFREG, &mapped);
+    return (int)effective_type(S_IFREG, &mapped);
 }
 
 int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
@@ -335,7 +342,7 @@ int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
     length = pread(file, target, size, 0);
     if (length < 0)
         length = -errno;
-    close(file);
+    v9_budget_close(file);
     return length == (ssize_t)size ? -ENAMETOOLONG : (int)length;
 }
 
@@ -392,7 +399,7 @@ static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
     v9_epoch_change(&ex->texts, true);
     err = write_text(fd, text, size);
     v9_epoch_change(&ex->texts, false);
-    close(fd);
+    v9_budget_close(fd);
     return err;
 }
 

@@ -56,21 +56,22 @@ int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_
 /*
  * Metadata of `name` in directory `fd`, or of `fd` itself where name is "", which `meta_fd` is the
  * metadata file of, if known (else -1). What cannot be read is absent; so may be what is not
- * `wanted` (V9_HAS_*), and the device number of what is no device.
+ * `wanted` (V9_HAS_*), and the device number of what is no device. 0, or -EMFILE or -ENFILE where
+ * it lacked a descriptor to find out.
  */
-void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
-                   struct v9_mapped *out);
+int v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
+                  struct v9_mapped *out);
 /* The set-id bits that a program of this mode loses when it is written or given away; 0 for a
  * directory. */
 uint32_t v9_model_set_ids(uint32_t mode);
 /* Makes a guest's attributes of a host's. */
 void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
 /* Under mapped-file, the directory that has the metadata files of a directory's files: a
- * descriptor, or -1 where there is none, or none can be opened. */
+ * descriptor, or negative: -EMFILE or -ENFILE where it lacked one. */
 int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
 /* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
- * `dir_fd`, where v9_model_dir has told meta_dir since the name was there. */
-uint32_t v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
+ * `dir_fd`, where v9_model_dir has told meta_dir since the name was there. -EMFILE, -ENFILE. */
+int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
 int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 

@@ -29,14 +29,15 @@ int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *nam
     struct v9_identity is;
     uint64_t nlink;
     uint32_t mode;
+    int err;
 
     if (fd < 0)
         fd = dev->exports[export]->conf.root_fd;
     if (v9_attr_identify(fd, name, &is, &mode, &nlink))
         return 0;
     v9_linger_lose(&dev->fids, is.st_dev, is.st_ino);
-    v9_idle_return_file(&dev->fids, is.st_dev, is.st_ino);
-    return S_ISDIR(mode);
+    err = v9_idle_return_file(&dev->fids, is.st_dev, is.st_ino);
+    return err ? err : S_ISDIR(mode);
 }
 
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,

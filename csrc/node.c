@@ -102,9 +102,6 @@ static void give_up(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *
     spare->meta_fd = node->meta_fd;
     node->path_fd = node->meta_fd = -1;
     unlink_node(nodes, index);
-    v9_pressure_add(nodes->holder, -1);
-    if (spare->meta_fd >= 0)
-        v9_pressure_add(NULL, -1);
 }
 
 void v9_node_park(struct v9_nodes *nodes, uint32_t index, uint32_t way, struct v9_node_fds *spare)
@@ -129,7 +126,6 @@ void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
     forget_way(nodes, node, spare);
     node->path_fd = path_fd;
     append(nodes, index);
-    v9_pressure_add(nodes->holder, 1);
 }
 
 /* ---- nodes -------------------------------------------------------------------------------------
@@ -187,9 +183,6 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint3
     node->next = *bucket;
     *bucket = index;
     append(nodes, index);
-    v9_pressure_add(nodes->holder, 1);
-    if (node->meta_fd >= 0)
-        v9_pressure_add(NULL, 1);
     return index;
 }
 
@@ -197,11 +190,10 @@ int32_t v9_node_adopt(struct v9_node *node, int32_t meta_fd)
 {
     int32_t none = -1;
 
-    if (meta_fd < 0 || !__atomic_compare_exchange_n(&node->meta_fd, &none, meta_fd, false,
-                                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-        return meta_fd;
-    v9_pressure_add(NULL, 1);
-    return -1;
+    return meta_fd < 0 || !__atomic_compare_exchange_n(&node->meta_fd, &none, meta_fd, false,
+                                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
+               ? meta_fd
+               : -1;
 }
 
 uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
@@ -321,7 +313,7 @@ static bool may_linger(const struct v9_nodes *nodes, const struct v9_node *node)
 {
     return v9_nodes_keep(nodes, node->export) && node->mnt_id == nodes->keeps[node->export] &&
            node->shared && node->path_fd >= 0 && node->meta_fd < 0 && !node->account &&
-           node->lasting && v9_linger_is_cheap();
+           node->lasting && v9_budget_is_ample(nodes->account);
 }
 
 /* A node whose last reference is about to go lingers, perhaps in the place of another. */
@@ -366,11 +358,11 @@ void v9_node_fds_close(const struct v9_node_fds *spare)
     if (spare->account && spare->path_fd >= 0)
         v9_quota_close(spare->quota, spare->account, spare->path_fd);
     if (spare->path_fd >= 0)
-        close(spare->path_fd);
+        v9_budget_close(spare->path_fd);
     if (spare->meta_fd >= 0)
-        close(spare->meta_fd);
+        v9_budget_close(spare->meta_fd);
     if (spare->anchor_fd >= 0)
-        close(spare->anchor_fd);
+        v9_budget_close(spare->anchor_fd);
     if (spare->account)
         v9_quota_release(spare->quota, spare->account);
     if (spare->lingers)

@@ -27,8 +27,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "budget.h"
 #include "park.h"
-#include "pressure.h"
 #include "quota.h"
 #include "vhost9p.h"
 
@@ -85,7 +85,7 @@ struct v9_nodes {
     uint32_t lasting[2];              /* how many may linger, or do: of files, of directories */
     uint32_t misses;                  /* of v9_nodes_meet (v9_nodes_may_meet) */
     struct v9_park park;
-    struct v9_holder *holder; /* counts the descriptors; NULL: nobody gives any up */
+    uint32_t account; /* that the descriptors count to (budget.h) */
 };
 
 /* What is to be closed (-1: none) and released (0: none) once the lock is released. */

@@ -4,21 +4,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
-#include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "budget.h"
 
 enum {
     BATCH = 32,    /* descriptors at a time */
-    RESERVE = 512, /* of a large limit; half of a small one */
-    PATIENCE = 64, /* checks after one that was in vain */
+    PATIENCE = 64, /* times that a holder is left alone which had nothing to give */
     TRIES = 8,
     SPARES = 4,
-    CROWD = 4, /* threads that one holder keeps busy, for all of which its file system may hang */
+    WAIT_NS = 100000000, /* for another device's descriptors */
 };
 
-int64_t v9_pressure_held, v9_pressure_mark = INT64_MAX;
-static uint32_t patience;
 static _Thread_local bool relieving;
 
 /* Descriptors that are closed for those that it takes to give others up. */
@@ -29,11 +29,6 @@ static struct {
     pthread_cond_t left;
     struct v9_holder *first;
 } holders = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
-
-void v9_pressure_set_mark(int64_t mark)
-{
-    __atomic_store_n(&v9_pressure_mark, mark, __ATOMIC_RELAXED);
-}
 
 static void lend_spares(void)
 {
@@ -56,14 +51,7 @@ static void restore_spares(void)
 
 void v9_pressure_init(void)
 {
-    struct rlimit limit;
-    int64_t open_files;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT64_MAX)
-        return; /* no limit, no pressure */
     restore_spares();
-    open_files = (int64_t)limit.rlim_cur;
-    v9_pressure_set_mark(open_files - (open_files / 2 < RESERVE ? open_files / 2 : RESERVE));
 }
 
 void v9_pressure_join(struct v9_holder *holder)
@@ -87,16 +75,23 @@ void v9_pressure_leave(struct v9_holder *holder, bool wait)
     pthread_mutex_unlock(&holders.lock);
 }
 
-uint32_t v9_pressure_relieve(void)
+/* The holder with the most of those that may be asked, or only that of an account (0: any), with a
+ * user more; or NULL. `first`: of a round, which shortens the rests. */
+static struct v9_holder *choose(uint32_t only, bool first)
 {
     struct v9_holder *most = NULL;
-    int64_t held, most_held = 0;
-    uint32_t given = 0;
+    uint32_t held, most_held = 0;
 
     pthread_mutex_lock(&holders.lock);
     for (struct v9_holder *each = holders.first; each; each = each->next) {
-        held = __atomic_load_n(&each->held, __ATOMIC_RELAXED);
-        if (held > most_held && each->users < CROWD) {
+        if (only && each->account != only)
+            continue;
+        if (each->rest) {
+            each->rest -= first;
+            continue;
+        }
+        held = v9_budget_held(each->account);
+        if (held > most_held) {
             most = each;
             most_held = held;
         }
@@ -104,17 +99,122 @@ uint32_t v9_pressure_relieve(void)
     if (most)
         most->users++;
     pthread_mutex_unlock(&holders.lock);
-    if (!most)
-        return 0;
-    relieving = true;
-    given = most->give_up(most, BATCH);
-    relieving = false;
+    return most;
+}
+
+static void leave_alone(struct v9_holder *holder, uint32_t rest)
+{
     pthread_mutex_lock(&holders.lock);
-    if (--most->users == 0)
+    holder->rest = rest;
+    if (--holder->users == 0)
         pthread_cond_broadcast(&holders.left);
     pthread_mutex_unlock(&holders.lock);
+}
+
+static uint32_t relieve(uint32_t only)
+{
+    struct v9_budget_charged before;
+    struct v9_holder *holder;
+    uint32_t given = 0;
+
+    for (bool first = true; !given && (holder = choose(only, first)); first = false) {
+        before = v9_budget_force(holder->account);
+        relieving = true;
+        given = holder->give_up(holder, BATCH);
+        relieving = false;
+        v9_budget_restore(before);
+        leave_alone(holder, given ? 0 : PATIENCE);
+    }
     return given;
 }
+
+uint32_t v9_pressure_relieve(void)
+{
+    return relieve(0);
+}
+
+/* ---- the thread --------------------------------------------------------------------------------
+ */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wanted, done;
+    bool runs, asked;
+    bool late;      /* somebody has waited in vain for the present round: its file system hangs */
+    uint64_t round; /* that have ended */
+    uint32_t given; /* in the last one */
+} thread = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER};
+
+static void *serve(void *unused)
+{
+    uint32_t given;
+
+    pthread_mutex_lock(&thread.lock);
+    while (true) {
+        while (!thread.asked)
+            pthread_cond_wait(&thread.wanted, &thread.lock);
+        thread.asked = false;
+        pthread_mutex_unlock(&thread.lock);
+        given = relieve(0);
+        pthread_mutex_lock(&thread.lock);
+        thread.given = given;
+        thread.late = false;
+        thread.round++;
+        pthread_cond_broadcast(&thread.done);
+    }
+    return unused;
+}
+
+/* The lock is held. */
+static bool start(void)
+{
+    pthread_condattr_t clock;
+    sigset_t all, old;
+    pthread_t id;
+
+    if (thread.runs)
+        return true;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&thread.done, &clock);
+    pthread_condattr_destroy(&clock);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    if (pthread_create(&id, NULL, serve, NULL) == 0) {
+        pthread_detach(id);
+        thread.runs = true;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread.runs;
+}
+
+/* Has the thread ask who holds the most; how many were given up in time. */
+static uint32_t ask(void)
+{
+    struct timespec until;
+    uint64_t round;
+    uint32_t given = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += WAIT_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&thread.lock);
+    if (!thread.late && start()) {
+        round = thread.round;
+        thread.asked = true;
+        pthread_cond_signal(&thread.wanted);
+        while (thread.round == round && !thread.late)
+            thread.late = pthread_cond_timedwait(&thread.done, &thread.lock, &until) == ETIMEDOUT &&
+                          thread.round == round;
+        given = thread.round == round ? 0 : thread.given;
+    }
+    pthread_mutex_unlock(&thread.lock);
+    return given;
+}
+
+/* ---- visits ------------------------------------------------------------------------------------
+ */
 
 static uint64_t visits; /* that have begun */
 
@@ -149,19 +249,24 @@ void v9_pressure_visit(void (*visit)(struct v9_holder *holder))
     pthread_mutex_unlock(&holders.lock);
 }
 
-/* Looking for what can be given up costs much where there is nothing: not at each request then. */
-void v9_pressure_check_slowly(void)
-{
-    uint32_t left = __atomic_load_n(&patience, __ATOMIC_RELAXED);
+/* ---- when one lacks ----------------------------------------------------------------------------
+ */
 
-    if (left)
-        __atomic_store_n(&patience, left - 1, __ATOMIC_RELAXED);
-    else if (!v9_pressure_relieve())
-        __atomic_store_n(&patience, PATIENCE, __ATOMIC_RELAXED);
+static bool others_hold_more(uint32_t account)
+{
+    const uint32_t own = v9_budget_held(account);
+    bool more = false;
+
+    pthread_mutex_lock(&holders.lock);
+    for (struct v9_holder *each = holders.first; each && !more; each = each->next)
+        more = each->account != account && v9_budget_held(each->account) > own;
+    pthread_mutex_unlock(&holders.lock);
+    return more;
 }
 
 bool v9_pressure_eased(int error, uint32_t *tries)
 {
+    const uint32_t account = v9_budget_charged_account();
     uint32_t given;
 
     /* What gives up needs descriptors too; it must not have others given up for them. */
@@ -169,7 +274,9 @@ bool v9_pressure_eased(int error, uint32_t *tries)
         return false;
     ++*tries;
     lend_spares();
-    given = v9_pressure_relieve();
+    given = others_hold_more(account) ? ask() : 0;
+    if (!given && account)
+        given = relieve(account);
     restore_spares();
     return given > 0;
 }

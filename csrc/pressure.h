@@ -1,10 +1,11 @@
 /*
- * pressure: how many descriptors the process holds for its guests, and who gives some up.
+ * pressure: who gives descriptors up when one lacks (budget.h).
  *
- * Every device's fid table is a holder. All count into one sum; where that passes the high-water
- * mark, which leaves some of RLIMIT_NOFILE to sockets, locks and requests in flight, the thread
- * that notices it has the holder with the most give a batch up. So devices share fairly, and
- * without pressure it costs one comparison.
+ * Every device's fid table is a holder. The thread that lacks a descriptor has the holder with the
+ * most give a batch up, or the next one where that has nothing to give, and tries again. What is
+ * its own device's it gives up itself; what is another's, one thread of the process does, which it
+ * waits for only briefly: files of another device may hang. It then gives up what is its own. A
+ * holder that had nothing is not asked at each request from then on: looking costs much.
  */
 #ifndef V9_PRESSURE_H
 #define V9_PRESSURE_H
@@ -17,15 +18,14 @@ struct v9_holder {
      * any thread, without locks. */
     uint32_t (*give_up)(struct v9_holder *holder, uint32_t batch);
     struct v9_holder *next;
-    uint32_t users; /* threads in give_up or a visit */
-    uint64_t visit; /* the last one that it had */
-    int64_t held;   /* descriptors that it may be able to give up */
+    uint32_t account; /* whose descriptors these are (budget.h) */
+    uint32_t users;   /* threads in give_up or a visit */
+    uint32_t rest;    /* so many times more it is not asked */
+    uint64_t visit;   /* the last one that it had */
 };
 
-/* Reads the limit of open files that holds from now on. Not called: there is no pressure. */
+/* Opens the spare descriptors. Once per process. */
 void v9_pressure_init(void);
-/* Sets the high-water mark itself. */
-void v9_pressure_set_mark(int64_t mark);
 void v9_pressure_join(struct v9_holder *holder);
 /* With `wait` returns once no thread is in its give_up any more; without, the holder has to stay.
  */
@@ -33,26 +33,8 @@ void v9_pressure_leave(struct v9_holder *holder, bool wait);
 /* Has every holder visited, without locks: none goes meanwhile. */
 void v9_pressure_visit(void (*visit)(struct v9_holder *holder));
 
-extern int64_t v9_pressure_held, v9_pressure_mark;
-
-/* Counts descriptors opened or (negative) closed. `holder` NULL: nobody can give them up. */
-static inline void v9_pressure_add(struct v9_holder *holder, int64_t count)
-{
-    __atomic_add_fetch(&v9_pressure_held, count, __ATOMIC_RELAXED);
-    if (holder)
-        __atomic_add_fetch(&holder->held, count, __ATOMIC_RELAXED);
-}
-
-/* Has descriptors given up; how many. */
+/* Has who holds the most give descriptors up, on the calling thread; how many. Without locks. */
 uint32_t v9_pressure_relieve(void);
-/* To be called without locks after descriptors were added. */
-void v9_pressure_check_slowly(void);
-static inline void v9_pressure_check(void)
-{
-    if (__atomic_load_n(&v9_pressure_held, __ATOMIC_RELAXED) >
-        __atomic_load_n(&v9_pressure_mark, __ATOMIC_RELAXED))
-        v9_pressure_check_slowly();
-}
 /* Whether a call that failed with errno value `error` may be tried once more, since it lacked a
  * descriptor and some were given up. `tries` counts, from 0. */
 bool v9_pressure_eased(int error, uint32_t *tries);

@@ -22,7 +22,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "pressure.h"
+#include "budget.h"
 #include "vhost9p.h"
 
 /* ---- identity ----------------------------------------------------------------------------------
@@ -143,43 +143,40 @@ int v9_sys_open_mode(uint32_t mode)
 
 int v9_sys_open(int dir_fd, const char *name, int flags, uint32_t mode)
 {
-    uint32_t tries = 0;
     int fd;
 
-    do
-        fd = openat(dir_fd, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
-    while (fd < 0 && v9_pressure_eased(errno, &tries));
-    return fd < 0 ? -errno : fd;
+    V9_OPEN(fd, openat(dir_fd, name, flags | O_NOFOLLOW | O_CLOEXEC, mode));
+    return fd;
 }
 
 /* ---- creating ----------------------------------------------------------------------------------
  */
 
+/* -1 with errno. */
 static int create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,
                   uint32_t mode)
 {
     struct identity own;
-    int result = enter(cred, 0, &own);
+    int fd, err = enter(cred, 0, &own);
 
-    if (result)
-        return result;
-    result = openat(dir_fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    if (result < 0)
-        result = -errno;
-    leave(&own);
-    return result;
+    if (!err) {
+        fd = openat(dir_fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+        err = errno;
+        leave(&own);
+        errno = err;
+        return fd;
+    }
+    errno = -err;
+    return -1;
 }
 
 /* What gives descriptors up is done by the daemon, not by the guest's user. */
 int v9_sys_create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,
                   uint32_t mode)
 {
-    uint32_t tries = 0;
     int fd;
 
-    do
-        fd = create(cred, dir_fd, name, flags, mode);
-    while (fd < 0 && v9_pressure_eased(-fd, &tries));
+    V9_OPEN(fd, create(cred, dir_fd, name, flags, mode));
     return fd;
 }
 

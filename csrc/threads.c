@@ -391,6 +391,7 @@ static void *serve(void *argument)
     struct v9_device *dev = argument;
     struct v9_scratch *scratch = malloc(sizeof(*scratch));
 
+    v9_budget_charge(dev->fids.nodes.account);
     if (scratch) {
         scratch->reply = malloc(dev->conf.msize_max);
         v9_pace_init(&scratch->pace, (int64_t)dev->conf.poll_us * 1000);

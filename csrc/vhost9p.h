@@ -35,6 +35,21 @@ int v9_init(void);
 /* From now on they are written to the eventfd `fd` by their numbers, and so many milliseconds after
  * the first of them the process ends, with status 0. Every thread has them blocked before. */
 int v9_stop_start(int32_t fd, uint32_t patience_ms);
+/* ---- budget.c: how many descriptors each device may hold --------------------------------------
+ */
+
+/* Divides what the limit of open files leaves among the devices that there are; once, when they
+ * have been made. Returns 0, or how high the limit would have to be to serve them all. */
+int v9_budget_begin(void);
+/* What the calling thread opens from now on counts to this account: v9_device_account, or 0, the
+ * process's own. */
+void v9_budget_charge(uint32_t account);
+/* How many descriptors a device may always hold. */
+uint32_t v9_budget_share(void);
+/* Duplicates a descriptor; -EMFILE beyond the budget. */
+int v9_budget_dup(int32_t fd);
+/* Closes what any of these functions has opened, or another call. */
+void v9_budget_close(int32_t fd);
 
 /* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
 
@@ -338,6 +353,8 @@ struct v9_device_conf {
 };
 
 v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);
+/* Its account of descriptors. */
+uint32_t v9_device_account(const v9_device *dev);
 /* Stops the threads, closes every descriptor, frees. The export stays. 0 where threads hang in
  * system calls, which come back to the device: it is left to the end of the process. */
 int v9_device_free(v9_device *dev);

@@ -80,7 +80,8 @@ enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
  * file `fd` itself ("") loses a name: brings back what it stands for, and lets it linger no more.
- * Whether that is a directory: then its rename concerns what is parked below it. */
+ * Whether that is a directory: then its rename concerns what is parked below it. -EMFILE or -ENFILE
+ * where there is no descriptor for it: then it must keep its name. */
 int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
 /* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
  * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */

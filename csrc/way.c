@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pressure.h"
+#include "budget.h"
 
 _Static_assert(V9_HANDLE_MAX >= MAX_HANDLE_SZ, "name_to_handle_at(2)");
 
@@ -79,9 +79,10 @@ static int open_below(const v9_export *ex, const char *path, uint64_t flags)
         .flags = flags | O_NOFOLLOW | O_CLOEXEC,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
-    int fd = (int)syscall(SYS_openat2, ex->conf.root_fd, path, &how, sizeof(how));
+    int fd;
 
-    return fd < 0 ? -errno : fd;
+    V9_OPEN(fd, syscall(SYS_openat2, ex->conf.root_fd, path, &how, sizeof(how)));
+    return fd;
 }
 
 /* ---- handles -----------------------------------------------------------------------------------
@@ -103,8 +104,8 @@ static int open_handle(int anchor, const struct v9_way *way)
     handle.head.handle_bytes = way->handle_size;
     handle.head.handle_type = way->handle_type;
     memcpy(handle.bytes + offsetof(struct file_handle, f_handle), way->handle, way->handle_size);
-    fd = open_by_handle_at(anchor, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    V9_OPEN(fd, open_by_handle_at(anchor, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    return fd;
 }
 
 /* ---- noting ------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9
         if (opened >= 0 && is_on_mount(opened, mnt_id))
             return opened;
         if (opened >= 0)
-            close(opened);
+            v9_budget_close(opened);
         opened = -1;
     }
     return -1;
@@ -209,7 +210,7 @@ int v9_way_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is, const
 
     *by_handle = probe >= 0;
     if (probe >= 0)
-        close(probe);
+        v9_budget_close(probe);
     return anchor >= 0 ? anchor : v9_export_reopen(ex, fd, O_PATH);
 }
 
@@ -237,7 +238,7 @@ static int prove(int fd, const struct v9_identity *is, const struct v9_way *way)
 {
     if (fd < 0 || is_proven(fd, is, way))
         return fd;
-    close(fd);
+    v9_budget_close(fd);
     return -ESTALE;
 }
 
@@ -250,20 +251,13 @@ static bool is_gone(int err)
 int v9_way_follow(v9_export *ex, const struct v9_identity *is, const struct v9_way *way,
                   int32_t anchor)
 {
-    uint32_t tries = 0;
-    int fd, other;
+    int fd = way->path_size ? open_below(ex, way->path, O_PATH) : -ENOENT, other;
 
-    do
-        fd = way->path_size ? open_below(ex, way->path, O_PATH) : -ENOENT;
-    while (fd < 0 && v9_pressure_eased(-fd, &tries));
     fd = prove(fd, is, way);
     if (fd >= 0)
         return fd;
     if (anchor >= 0 && way->handle_size) {
-        do
-            other = open_handle(anchor, way);
-        while (other < 0 && v9_pressure_eased(-other, &tries));
-        other = prove(other, is, way);
+        other = prove(open_handle(anchor, way), is, way);
         if (other >= 0)
             return other;
     }

@@ -18,6 +18,7 @@ import uvloop
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.device import Device, memory_slots
+from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.sys import take_stop_signals
 from vhost9p.policy.state import StateError
@@ -72,9 +73,17 @@ class Daemon:
         try:
             for each in config.devices:
                 self._open(each)
+            needed = descriptors.divide()
         except BaseException:
             self.close()
             raise
+        if needed:
+            log.warning(
+                "the limit of open files is too low for %d devices, which may fail for want of "
+                "them: %d would do (ulimit -n)",
+                len(config.devices),
+                needed,
+            )
 
     def _open(self, config: DeviceConfig) -> None:
         if config.fd is not None:

@@ -1,5 +1,5 @@
 // sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
+// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
  * while others give their descriptors up and rename and unlink the files.
@@ -184,19 +184,19 @@ static int enter(uint32_t number, const char *name, int flags)
     int err;
 
     path_to(name, path);
-    file.path_fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    file.path_fd = v9_sys_open(AT_FDCWD, path, O_PATH, 0);
     if (file.path_fd < 0)
-        return -errno;
+        return file.path_fd;
     err = v9_attr_read(export, file.path_fd, "", &attr);
     CHECK(err == 0 || err == -V9_NO_DEVICE);
     file.attr = &attr;
     if (flags >= 0)
-        as.io_fd = open(path, flags | O_CLOEXEC);
+        as.io_fd = v9_sys_open(AT_FDCWD, path, flags, 0);
     err = v9_fids_enter(&fids, &as, &file, NULL);
     if (err) {
-        close(file.path_fd);
+        v9_budget_close(file.path_fd);
         if (as.io_fd >= 0)
-            close(as.io_fd);
+            v9_budget_close(as.io_fd);
     }
     return err;
 }
@@ -261,13 +261,13 @@ static void test_round_trip(void)
     CHECK(fids.nodes.count == 2 && fids.nodes.awake.count == 1);
     park_all();
     v9_fids_clear(&fids);
-    CHECK(open_count() == before && v9_pressure_held == 0);
+    CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
 }
 
 static void test_what_stays(void)
 {
     const int before = open_count();
-    char path[PATH_MAX];
+    char path[PATH_MAX], data[8] = {0};
     struct v9_fid *fid;
     uint64_t handle;
 
@@ -283,8 +283,11 @@ static void test_what_stays(void)
     path_to("gone", path);
     CHECK(unlink(path) == 0);
     park_all();
-    /* The root, the unlinked file with both its descriptors, the other one's of the locks. */
-    CHECK(fids.nodes.awake.count == 2 && fids.open_count == 2 && fids.nodes.park.count == 2);
+    /* The root, one of the unlinked file's descriptors, the other one's of the locks. */
+    CHECK(fids.nodes.awake.count == 2 && fids.open_count == 1 && fids.nodes.park.count == 2);
+    CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
+    CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 4 && !strcmp(data, "gone"));
+    v9_fids_unpin(&fids, fid);
     path_to("there", path);
     CHECK(unlink(path) == 0);
     make_file("there");
@@ -292,7 +295,7 @@ static void test_what_stays(void)
     CHECK(v9_fids_find(&fids, 4, &handle) == 0 && v9_fids_find(&fids, 5, &handle) == -EBADF);
     CHECK(v9_fids_remove(&fids, 4) == 0);
     v9_fids_clear(&fids);
-    CHECK(open_count() == before && v9_pressure_held == 0);
+    CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
 }
 
 /* A file that has been unlinked by the host while only its open descriptor was kept. */
@@ -378,6 +381,7 @@ static void *use(void *seed_of)
 {
     unsigned seed = *(unsigned *)seed_of;
 
+    v9_budget_charge(fids.nodes.account);
     for (int turn = 0; turn < TURNS; turn++) {
         const int i = rand_r(&seed) % FILES;
         char name[32], data[32] = {0};
@@ -451,7 +455,6 @@ static void test_threads(void)
         name_of(i, false, name);
         CHECK(enter((uint32_t)i, name, i % 4 < 2 ? O_RDONLY : -1) == 0);
     }
-    v9_pressure_set_mark(10);
     for (int i = 0; i < 2; i++)
         CHECK(!pthread_create(&parkers[i], NULL, give_up, NULL));
     CHECK(!pthread_create(&renamer, NULL, rename_all, NULL));
@@ -467,8 +470,7 @@ static void test_threads(void)
     pthread_join(renamer, NULL);
     v9_fids_clear(&fids);
     CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0 && fids.nodes.park.count == 0);
-    CHECK(v9_pressure_held == 0 && open_count() == before);
-    v9_pressure_set_mark(INT64_MAX);
+    CHECK(v9_budget_held(fids.nodes.account) == 0 && open_count() == before);
 }
 
 static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
@@ -489,7 +491,9 @@ int main(void)
     CHECK(mkdtemp(top) != NULL);
     conf.root_fd = open(top, O_PATH | O_CLOEXEC);
     export = exports[0] = v9_export_new(&conf, qidmap, &err);
+    v9_budget_init();
     CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    v9_budget_charge(fids.nodes.account);
     test_round_trip();
     test_what_stays();
     test_open_file_brings_its_node_back();

@@ -1,5 +1,5 @@
 // sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
+// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * Nodes that linger: what meets them, what ends them, and many threads that walk, clunk, unlink and
  * make files anew while others end what lingers.
@@ -55,13 +55,13 @@ static bool step(const char *name, uint32_t *node, struct v9_attr *attr)
     *node = v9_fids_meet(&fids, 0, attr);
     if (*node)
         return true;
-    found.path_fd = openat(root_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    found.path_fd = v9_sys_open(root_fd, name, O_PATH, 0);
     if (found.path_fd < 0)
         return false;
     CHECK(v9_attr_glance(found.path_fd, "", attr) == 0);
     *node = v9_fids_stand(&fids, &found);
     if (!*node)
-        close(found.path_fd);
+        v9_budget_close(found.path_fd);
     return false;
 }
 
@@ -114,7 +114,8 @@ static void test_meeting(void)
     v9_fids_remove(&fids, 1);
     CHECK(fids.nodes.lingering.count == 1 && !visit("one") && fids.nodes.lingering.count == 2);
     v9_fids_clear(&fids);
-    CHECK(fids.nodes.count == 0 && open_count() == before && v9_pressure_held == 0);
+    CHECK(fids.nodes.count == 0 && open_count() == before &&
+          v9_budget_held(fids.nodes.account) == 0);
 }
 
 /* Whether the descriptor that a walk to `name` ends at is one by that name. */
@@ -151,7 +152,7 @@ static void test_two_names(void)
     CHECK(is_by("young") && visit("young") && open_count() == before + 1);
     unlinkat(root_fd, "young", 0);
     v9_fids_clear(&fids);
-    CHECK(open_count() == before && v9_pressure_held == 0);
+    CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
 }
 
 static void test_what_does_not_linger(void)
@@ -167,9 +168,9 @@ static void test_what_does_not_linger(void)
     fids.nodes.unshared = true;
     CHECK(!visit("one") && open_count() == before);
     fids.nodes.unshared = false;
-    v9_pressure_set_mark(0);
+    v9_budget_set(1, 1000);
     CHECK(!visit("one") && open_count() == before);
-    v9_pressure_set_mark(INT64_MAX);
+    v9_budget_set(UINT32_MAX, 0);
     CHECK(!visit("one") && open_count() == before + 1);
     CHECK(v9_idle_give_up(&fids.holder, 1) == 1 && open_count() == before);
 }
@@ -195,7 +196,7 @@ static void test_bounds(void)
     }
     CHECK(fids.nodes.awake.count == fids.max);
     v9_fids_clear(&fids);
-    CHECK(open_count() == before && v9_pressure_held == 0);
+    CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
     for (uint32_t i = 0; i < fids.max; i++) {
         snprintf(name, sizeof(name), "n%u", i);
         unlinkat(root_fd, name, 0);
@@ -255,6 +256,7 @@ static void *use(void *seed_of)
     const uint32_t base = 100 * seed;
     struct stat st;
 
+    v9_budget_charge(fids.nodes.account);
     for (int turn = 0; turn < TURNS; turn++) {
         const struct v9_fid_new as = {base + turn % 3, 0, 0, -1, 0, NULL};
         struct v9_attr attr;
@@ -335,7 +337,8 @@ static void test_threads(void)
     pthread_join(maker, NULL);
     v9_fids_clear(&fids);
     CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0);
-    CHECK(fids.nodes.lingering.count == 0 && v9_pressure_held == 0 && open_count() == before);
+    CHECK(fids.nodes.lingering.count == 0 && v9_budget_held(fids.nodes.account) == 0 &&
+          open_count() == before);
     CHECK(fids.nodes.lasting[0] == 0 && fids.nodes.lasting[1] == 0);
 }
 
@@ -355,7 +358,9 @@ int main(void)
     CHECK(mkdtemp(top) != NULL);
     conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
     export = exports[0] = v9_export_new(&conf, qidmap, &err);
+    v9_budget_init();
     CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    v9_budget_charge(fids.nodes.account);
     CHECK(v9_attr_glance(root_fd, "", &attr) == 0);
     fids.nodes.keeps[0] = attr.mnt_id;
     test_meeting();

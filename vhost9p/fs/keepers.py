@@ -24,6 +24,7 @@ from typing import Protocol
 
 from vhost9p.fs.driver import File
 from vhost9p.fs.local import proc_path
+from vhost9p.native import descriptors
 from vhost9p.native.export import META_DIR, META_ROOT, Export, Mapped
 
 SPARE = META_DIR
@@ -126,7 +127,7 @@ class FileKeeper:
         try:
             yield fd
         finally:
-            os.close(fd)
+            descriptors.close(fd)
 
     def _for(self, file: File) -> int:
         """The metadata file of a file, made empty where there is none: a descriptor to be closed.
@@ -134,7 +135,7 @@ class FileKeeper:
         ENOENT for a file that has neither a name nor metadata.
         """
         if file.meta_fd >= 0:
-            return os.dup(file.meta_fd)
+            return descriptors.dup(file.meta_fd)
         with suppress(FileNotFoundError):
             return self._export.find_metadata(file.fd)
         if os.path.sameopenfile(file.fd, self._root_fd):
@@ -144,7 +145,7 @@ class FileKeeper:
             with self._made(parent) as meta_dir:
                 return self._export.new_metadata(meta_dir, name, Mapped())
         finally:
-            os.close(parent)
+            descriptors.close(parent)
 
     # ---- changes ----------------------------------------------------------------------------
 
@@ -155,7 +156,7 @@ class FileKeeper:
         try:
             self._export.write_metadata(file.fd, meta_fd, change)
         finally:
-            os.close(meta_fd)
+            descriptors.close(meta_fd)
 
     @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:
@@ -172,7 +173,7 @@ class FileKeeper:
                         _forget(name, meta_dir)
                         raise
             finally:
-                os.close(meta_fd)
+                descriptors.close(meta_fd)
 
     @contextmanager
     def moved(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> Iterator[None]:
@@ -230,7 +231,7 @@ class FileKeeper:
                 os.rename(old, new, src_dir_fd=source, dst_dir_fd=meta_dir)
                 return False
             finally:
-                os.close(source)
+                descriptors.close(source)
         return True
 
     def _return(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
@@ -239,4 +240,4 @@ class FileKeeper:
         try:
             os.rename(new, old, src_dir_fd=meta_dir, dst_dir_fd=source)
         finally:
-            os.close(source)
+            descriptors.close(source)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vhost9p.fs.driver import Created, File, Owner, Times
-from vhost9p.native import sys
+from vhost9p.native import descriptors, sys
 from vhost9p.native.export import Attr, Export
 
 PERMISSIONS = 0o7777
@@ -43,7 +43,7 @@ def closed_on_error(fd: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        os.close(fd)
+        descriptors.close(fd)
         raise
 
 
@@ -67,12 +67,12 @@ class LocalDriver:
 
     def _descend(self, components: list[bytes]) -> int:
         """Walks down from the root; the caller closes the descriptor."""
-        fd = os.dup(self._root_fd)
+        fd = descriptors.dup(self._root_fd)
         for name in components:
             try:
                 below = self.export.step(fd, name)
             finally:
-                os.close(fd)
+                descriptors.close(fd)
             fd = below
         return fd
 
@@ -87,7 +87,7 @@ class LocalDriver:
             if not stat.S_ISDIR(attr.mode):
                 raise OSError(errno.ENOTDIR, "the attach name is no directory")
         except OSError:
-            os.close(fd)
+            descriptors.close(fd)
             raise
         return fd, attr
 
@@ -123,7 +123,7 @@ class LocalDriver:
             if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
                 raise OSError(errno.ENOENT, "the file's name stands for another file now")
         except OSError:
-            os.close(parent)
+            descriptors.close(parent)
             raise
         return parent, name
 
@@ -172,7 +172,7 @@ class LocalDriver:
         try:
             self.unlink(parent, name, directory=stat.S_ISDIR(self._mode(fd)))
         finally:
-            os.close(parent)
+            descriptors.close(parent)
 
     def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
         """See Driver."""
@@ -180,7 +180,7 @@ class LocalDriver:
         try:
             self.rename(parent, name, parent if new_dir is None else new_dir, new)
         finally:
-            os.close(parent)
+            descriptors.close(parent)
 
     # ---- metadata ---------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class LocalDriver:
         try:
             os.ftruncate(opened, size)
         finally:
-            os.close(opened)
+            descriptors.close(opened)
 
     def utimens(self, fd: int, times: Times) -> None:
         """See Driver."""
@@ -257,6 +257,7 @@ class LocalDriver:
         for access in first:
             try:
                 return self.export.reopen(fd, access | LOCK_FLAGS), access
-            except OSError:  # permission, a read-only file system, a program that runs
-                continue
+            except OSError as error:  # permission, a read-only file system, a program that runs
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
         return self.export.reopen(fd, last | LOCK_FLAGS), last

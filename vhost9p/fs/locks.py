@@ -27,13 +27,15 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
-from vhost9p.native import sys
+from vhost9p.native import descriptors, sys
 from vhost9p.native.sys import Cancel
 
 __all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "Holder", "LockFile", "LockTable"]
 
 FILES_MAX = 4096
 """Descriptors that one guest's locks may cost; ENOLCK beyond."""
+SHARE_PART = 7 / 8
+"""They stay open, so they are taken within the device's share alone, and leave some of that."""
 PIECES_MAX = 65536
 FILE_PIECES_MAX = 4096
 """Ranges that one guest, and one process in one file, may have locked; ENOLCK beyond. The kernel
@@ -88,6 +90,16 @@ class LockFile:
         return self.access != os.O_WRONLY
 
 
+def _opened(open_file: OpenFile) -> tuple[int, int]:
+    """Raises OSError ENOLCK for want of descriptors: as fcntl(2) tells it."""
+    try:
+        return open_file()
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError(errno.ENOLCK, "no descriptor is left for one more lock") from error
+        raise
+
+
 K = TypeVar("K")
 
 
@@ -97,10 +109,6 @@ def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> No
         files.pop(file, None)
         if not files:
             del index[key]
-
-
-def _too_many_files() -> OSError:
-    return OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
 
 
 class LockTable:
@@ -131,19 +139,25 @@ class LockTable:
             file = self._files.get(holder)
             if file:
                 return self._use(file, fid)
-            if len(self._files) >= FILES_MAX:
-                raise _too_many_files()
-        made = LockFile(holder, *open_file())
+            if not self._has_room_for_file():
+                raise self._too_many_files()
+        made = LockFile(holder, *_opened(open_file))
         with self._lock:
             file = self._files.get(holder)
             if file:  # another thread was faster
                 self._use(file, fid)
-            elif len(self._files) < FILES_MAX:
+            elif self._has_room_for_file():
                 return self._use(self._enter(made), fid)
-        os.close(made.fd)
+        descriptors.close(made.fd)
         if file is None:
-            raise _too_many_files()
+            raise self._too_many_files()
         return file
+
+    def _has_room_for_file(self) -> bool:
+        return len(self._files) < min(FILES_MAX, descriptors.share() * SHARE_PART)
+
+    def _too_many_files(self) -> OSError:
+        return OSError(errno.ENOLCK, f"{len(self._files)} files are locked")
 
     def _enter(self, file: LockFile) -> LockFile:
         self._files[file.holder] = file
@@ -171,7 +185,7 @@ class LockTable:
                 return
             if not file.abandoned:
                 self._leave(file)
-        os.close(file.fd)
+        descriptors.close(file.fd)
 
     def _require_room(self, file: LockFile) -> None:
         if self._pieces > PIECES_MAX or len(file.ranges) > FILE_PIECES_MAX:
@@ -332,14 +346,14 @@ class LockTable:
             file = self._files.get(holder)
             if file:
                 file.uses += 1
-        fd = file.fd if file else open_file()[0]
+        fd = file.fd if file else _opened(open_file)[0]
         try:
             elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
         finally:
             if file:
                 self.done(file)
             else:
-                os.close(fd)
+                descriptors.close(fd)
         if elsewhere is None:
             return None
         held, start, length, pid = elsewhere

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
+from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
 from vhost9p.native.library import check, ffi, lib
@@ -98,7 +99,6 @@ class Handler(Protocol):
 _devices: dict[int, "Device"] = {}
 _numbers = itertools.count(1)
 
-
 _faults: set[tuple[str, int]] = set()
 """Places in the code where upcalls have failed."""
 
@@ -147,7 +147,7 @@ def v9_up_question(number: int, kind: int, a: int, b: int, fd: int) -> int:
         return -(error.errno or errno.EIO)
     finally:
         if fd >= 0:
-            os.close(fd)
+            descriptors.close(fd)
     return 0
 
 
@@ -227,6 +227,8 @@ class Device:
         if not self._native:
             del _devices[self._number]
             raise OSError(-err[0], os.strerror(-err[0]))
+        self.account = int(lib.v9_device_account(self._native))
+        """What is opened for the device counts to it (csrc/budget.h)."""
         self.fids = FidTable(self._native)
 
     def close(self) -> None:

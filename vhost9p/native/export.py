@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from vhost9p.native import descriptors
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.mounts import MountViews
 from vhost9p.native.qidmap import FileKey, QidMap
@@ -190,7 +191,7 @@ class Export:
         where = ffi.new("v9_export **", self.native)
         opened = check(lib.v9_export_step(where, fd, name))
         if where[0] != self.native:
-            os.close(opened)
+            descriptors.close(opened)
             raise OSError(errno.EXDEV, "another export")
         return opened
 
@@ -207,7 +208,7 @@ class Export:
         and the host's flags of that. See v9_make."""
         made = self._make(dir_fd, name, (lib.V9_NEW_FILE, mode, uid, gid, flags, 0, 0, ffi.NULL))
         if made.meta_fd >= 0:
-            os.close(made.meta_fd)
+            descriptors.close(made.meta_fd)
         return made.path_fd, made.io_fd, made.io_flags
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, uid: int, gid: int) -> None:
@@ -343,4 +344,4 @@ class Export:
         try:
             self._require_policy().device(seen.st_dev, seen.mnt_id, found)
         finally:
-            os.close(found)
+            descriptors.close(found)

@@ -110,7 +110,7 @@ class FidTable:
         what it stands for keeps its descriptor."""
 
         def rescue() -> None:
-            lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name)
+            check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
 
         return _Change(self._device, fid.export, rescue)
 
@@ -125,15 +125,15 @@ class FidTable:
     ) -> tuple[bytes, bytes] | None:
         """Brings back what is renamed, and what is renamed over. Of a directory, the old path and
         the new one, for what is below it."""
-        is_directory = lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name)
+        is_directory = check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
         old_path = self._path(fid, name) if is_directory or directory is None else b""
         if directory is not None:
-            lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new)
+            check(lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new))
             new_path = self._path(directory, new) if is_directory else b""
         else:
             parent, slash, _ = old_path.rpartition(b"/")
             new_path = parent + slash + new
-            lib.v9_names_rescue(self._device, fid.export, -1, new_path)
+            check(lib.v9_names_rescue(self._device, fid.export, -1, new_path))
         return (old_path, new_path) if is_directory and old_path and new_path else None
 
     def _path(self, fid: Fid, name: bytes) -> bytes:

@@ -5,10 +5,9 @@ anything happens.
 """
 
 import errno
-import os
 from collections.abc import Callable
 
-from vhost9p.fs.driver import Created
+from vhost9p.fs.driver import Created, close_fd
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import (
@@ -27,9 +26,9 @@ def become(fids: FidTable, fid: Fid, made: Created) -> None:
     try:
         fids.become(fid, made.path_fd, made.io_fd, made.io_flags, made.attr)
     except OSError:
-        os.close(made.path_fd)
+        close_fd(made.path_fd)
         if made.io_fd >= 0:
-            os.close(made.io_fd)
+            close_fd(made.io_fd)
         raise
 
 

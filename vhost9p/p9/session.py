@@ -1,9 +1,9 @@
 """Tversion, Tauth, Tattach: how a guest's mount begins."""
 
 import errno
-import os
 from collections.abc import Callable
 
+from vhost9p.fs.driver import close_fd
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
@@ -63,6 +63,6 @@ class SessionFamily:
         try:
             self._context.fids.add(t.fid, fd, export, uid, 0, attr)
         except OSError:
-            os.close(fd)
+            close_fd(fd)
             raise
         return m.Rattach(qid_of(attr))

@@ -17,7 +17,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from vhost9p.fs.driver import OWN_ID, TIME_OMIT, Attr, Created, Driver, Owner, Times, open_mode
+from vhost9p.fs.driver import (
+    OWN_ID,
+    TIME_OMIT,
+    Attr,
+    Created,
+    Driver,
+    Owner,
+    Times,
+    close_fd,
+    dup_fd,
+    open_mode,
+)
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
@@ -190,7 +201,7 @@ class UnixFamily:
                 try:
                     driver.fsync(io_fd, data_only=False)
                 finally:
-                    os.close(io_fd)
+                    close_fd(io_fd)
         return u.Rwstat()
 
 
@@ -217,7 +228,7 @@ def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
         except PermissionError:
             pass
         except OSError:
-            os.close(path_fd)
+            close_fd(path_fd)
             raise
     return Created(path_fd, -1, 0, attr)
 

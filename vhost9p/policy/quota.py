@@ -26,6 +26,7 @@ from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import File
 from vhost9p.fs.layer import Layer
 from vhost9p.fs.local import LocalDriver
+from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.quota import Quota
 from vhost9p.policy.usage import UsageFile, ensure_counted, scan
@@ -52,7 +53,7 @@ def _opened(dir_fd: int, name: bytes) -> Iterator[int | None]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        descriptors.close(fd)
 
 
 def _is_directory(fd: int | None) -> bool:
@@ -96,7 +97,7 @@ class QuotaLayer(Layer):
         try:
             self.rename(parent, name, parent if new_dir is None else new_dir, new)
         finally:
-            os.close(parent)
+            descriptors.close(parent)
 
     # ---- files ------------------------------------------------------------------------------
 

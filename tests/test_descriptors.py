@@ -1,0 +1,49 @@
+"""Every descriptor that is opened for a device passes csrc/budget.h, and is closed through it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OPENS = re.compile(r"\b(?:open|openat|open_by_handle_at|memfd_create)\(|\bSYS_openat2\b|\bF_DUPFD_")
+OWN = {
+    "attr.c": 2,  # an export's root and /proc/self/fd, when it is made
+    "device.c": 1,  # what the frontend gives for the ring: at most three
+    "fid.c": 1,  # the table's arena
+    "guest_mem.c": 1,  # a region of guest memory: v9_device_mem_add bounds them
+    "mounts.c": 1,  # the table of mounts, when an export is made
+    "qidmap.c": 1,  # a map's arena
+    "sys.c": 1,  # what v9_sys_create calls through V9_OPEN
+}
+"""How many descriptors are opened elsewhere: the process's own, which v9_budget_begin has seen."""
+CLOSES = {"budget.c", "guest_mem.c", "mounts.c", "pressure.c", "qidmap.c", "threads.c"}
+"""Files with a close(2) of their own."""
+
+
+def code(path: Path) -> str:
+    """A C file without its comments."""
+    return re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "csrc").glob("*.c")) if path.stem not in ("budget", "pressure")],
+    ids=lambda path: path.name,
+)
+def test_c_opens_within_the_budget(path: Path) -> None:
+    text = code(path)
+    beside = 0
+    for found in OPENS.finditer(text):
+        statement = re.split(r"[;{}]", text[: found.start()])[-1]
+        beside += "V9_OPEN(" not in statement
+    assert beside == OWN.get(path.name, 0), f"{beside} descriptors are opened without V9_OPEN"
+    if path.name not in CLOSES:
+        assert not re.search(r"(?<![\w.>])close\(", text), "close(2) instead of v9_budget_close"
+
+
+@pytest.mark.parametrize("folder", ["p9", "fs"])
+def test_python_closes_within_the_budget(folder: str) -> None:
+    for path in sorted((ROOT / "vhost9p" / folder).glob("*.py")):
+        if path.name != "tree.py":  # at the start
+            assert not re.search(r"\bos\.(?:close|dup)\(", path.read_text()), path.name
