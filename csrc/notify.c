@@ -43,7 +43,7 @@ int v9_notifier_new(int fd, struct v9_notifier **notifier)
         return copy;
     *notifier = malloc(sizeof(**notifier));
     if (!*notifier) {
-        close(copy);
+        v9_budget_close(copy);
         return -ENOMEM;
     }
     **notifier = (struct v9_notifier){copy, 1};
@@ -54,7 +54,7 @@ static void put(struct v9_notifier *notifier)
 {
     if (!notifier || --notifier->users)
         return;
-    close(notifier->fd); /* an eventfd or a pipe: it does not block */
+    v9_budget_close(notifier->fd); /* an eventfd or a pipe: it does not block */
     free(notifier);
 }
 

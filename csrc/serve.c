@@ -310,7 +310,7 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
     /* Not under the lock: a host file may hang. */
     v9_made_close(&r->made);
     if (r->question.fd >= 0)
-        close(r->question.fd);
+        v9_budget_close(r->question.fd);
     return result < 0 ? v9_request_error(r, -result) : result;
 }
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from vhost9p.config import DeviceConfig
 from vhost9p.device_log import DeviceLog
 from vhost9p.exports import Exports
-from vhost9p.native import descriptors, sys
+from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Request, Stats
 from vhost9p.p9.constants import Dialect

@@ -9,12 +9,11 @@ at once; the file system itself orders concurrent changes.
 from typing import NamedTuple, Protocol
 
 from vhost9p.native.descriptors import close as close_fd
-from vhost9p.native.descriptors import dup as dup_fd
 from vhost9p.native.export import Attr
 from vhost9p.native.sys import TIME_NOW, TIME_OMIT, open_mode
 
 __all__ = ["OWN_ID", "TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "File", "Owner"]
-__all__ += ["Times", "close_fd", "dup_fd", "open_mode"]
+__all__ += ["Times", "close_fd", "open_mode"]
 
 OWN_ID = 0xFFFFFFFF
 

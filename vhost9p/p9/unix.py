@@ -26,7 +26,6 @@ from vhost9p.fs.driver import (
     Owner,
     Times,
     close_fd,
-    dup_fd,
     open_mode,
 )
 from vhost9p.p9 import constants as c
