@@ -43,6 +43,37 @@ void v9_device_look(struct v9_device *dev)
         break_ring(dev, "the frontend took memory away (SIGBUS)");
 }
 
+/* ---- by tag ------------------------------------------------------------------------------------
+ */
+
+static uint16_t *tag_list(struct v9_device *dev, const struct v9_request *r)
+{
+    return &dev->tags[r->tag % V9_SLOTS];
+}
+
+static void enter_tag(struct v9_device *dev, struct v9_request *r)
+{
+    uint16_t *first = tag_list(dev, r);
+
+    r->tag_after = *first;
+    if (*first)
+        dev->slots[*first - 1].tag_before = (uint16_t)(r->slot + 1);
+    *first = (uint16_t)(r->slot + 1);
+}
+
+/* Does nothing where the request was not entered. */
+static void leave_tag(struct v9_device *dev, struct v9_request *r)
+{
+    uint16_t *first = tag_list(dev, r);
+
+    if (r->tag_before)
+        dev->slots[r->tag_before - 1].tag_after = r->tag_after;
+    else if (*first == r->slot + 1)
+        *first = r->tag_after;
+    if (r->tag_after)
+        dev->slots[r->tag_after - 1].tag_before = r->tag_before;
+}
+
 /* ---- from the ring -----------------------------------------------------------------------------
  */
 
@@ -67,7 +98,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
     r->dead = r->admitted = r->told = false;
-    r->flushers = 0;
+    r->flushers = r->tag_before = r->tag_after = 0;
     r->asked = 0;
     r->error = 0;
     r->next = NULL;
@@ -79,6 +110,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
 
 static void free_slot(struct v9_device *dev, struct v9_request *r)
 {
+    leave_tag(dev, r);
     if (r->dead)
         dev->dead--;
     else
@@ -131,8 +163,8 @@ static void parse(struct v9_device *dev, struct v9_request *r)
 static struct v9_request *find_tag(struct v9_device *dev, const struct v9_request *flush,
                                    uint16_t tag)
 {
-    for (uint32_t i = 0; i < dev->slots_used; i++) {
-        struct v9_request *r = &dev->slots[i];
+    for (uint32_t i = dev->tags[tag % V9_SLOTS]; i; i = dev->slots[i - 1].tag_after) {
+        struct v9_request *r = &dev->slots[i - 1];
         if (r != flush && r->tag == tag && !r->dead && r->type != P9_TFLUSH &&
             (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_LATER ||
              r->state == V9_DELAYED))
@@ -207,6 +239,7 @@ static struct v9_request *pop(struct v9_device *dev)
     if (v9_vring_take(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
+        enter_tag(dev, r);
         dev->requests++;
         return r;
     }

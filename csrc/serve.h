@@ -78,6 +78,7 @@ struct v9_request {
     bool admitted;   /* it has waited for its time */
     uint8_t asked;   /* how often it has asked about a mount */
     uint16_t tag;
+    uint16_t tag_before, tag_after;  /* slot + 1: others in its list of dev->tags */
     int error;                       /* found while parsing the header, -errno */
     uint32_t size;                   /* size[4] of the message */
     uint32_t data_size;              /* bytes of it in data */
@@ -132,6 +133,7 @@ struct v9_device {
     struct v9_request *slots;
     uint32_t slots_used; /* slots ever handed out */
     struct v9_request *free_slots;
+    uint16_t tags[V9_SLOTS];    /* slot + 1, by the tag modulo V9_SLOTS: the newest request */
     uint32_t inflight, dead;    /* live requests; cut-off ones */
     uint32_t busy;              /* RUNNING requests that are alive */
     struct v9_request *barrier; /* a Tversion, until it is answered: nothing else begins */
