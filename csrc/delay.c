@@ -101,6 +101,7 @@ void v9_delay_enter(v9_device *dev, struct v9_request *r)
 
     r->state = V9_DELAYED;
     r->next = NULL;
+    r->link = queue->last;
     *queue->last = r;
     queue->last = &r->next;
     dev->delayed++;
@@ -110,23 +111,32 @@ void v9_delay_enter(v9_device *dev, struct v9_request *r)
 void v9_delay_leave(v9_device *dev, struct v9_request *r)
 {
     struct v9_queue *queue = &r->delays->queues[is_write(r)];
-    struct v9_request **at = &queue->first;
 
-    while (*at != r)
-        at = &(*at)->next;
-    *at = r->next;
-    if (!*at)
-        queue->last = at;
+    *r->link = r->next;
+    if (r->next)
+        r->next->link = r->link;
+    else
+        queue->last = r->link;
     dev->delayed--;
 }
 
+void v9_delay_call_off(v9_device *dev, struct v9_request *r)
+{
+    v9_delay_leave(dev, r);
+    v9_request_finish(dev, r, v9_request_error(r, EINTR));
+}
+
 /* The first of an export's requests, if its time has come; they take turns with reads and writes,
- * so that neither waits for the end of the other. */
+ * so that neither waits for the end of the other. Where a new session waits, it ends with EINTR. */
 static struct v9_request *next_of(v9_device *dev, struct v9_delays *delays, int64_t now)
 {
     for (int i = 0; i < 2; i++) {
         const bool write = delays->turn != (i == 1);
         struct v9_request *r = delays->queues[write].first;
+        if (r && dev->barrier) {
+            r->error = -EINTR;
+            return r;
+        }
         if (!r || (!dev->hurry && v9_throttle_wait(&delays->throttle, write, now)))
             continue;
         delays->turn = !write;
@@ -144,7 +154,7 @@ struct v9_request *v9_delay_next(v9_device *dev)
     if (!dev->delayed || (dev->paused && !dev->hurry))
         return NULL;
     now = now_ns();
-    if (now < dev->due && !dev->hurry)
+    if (now < dev->due && !dev->hurry && !dev->barrier)
         return NULL;
     for (uint32_t i = 0; !r && i < V9_EXPORTS_MAX; i++)
         if (dev->exports[i] && dev->exports[i]->delays)

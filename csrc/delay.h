@@ -42,6 +42,8 @@ int v9_delay_admit(v9_device *dev, const v9_export *ex, struct v9_request *r, ui
 void v9_delay_enter(v9_device *dev, struct v9_request *r);
 /* Takes a request out that is not to wait any longer; it is its caller's. */
 void v9_delay_leave(v9_device *dev, struct v9_request *r);
+/* Ends a request with EINTR that the guest has flushed. */
+void v9_delay_call_off(v9_device *dev, struct v9_request *r);
 /* The next request whose time has come, charged and out of its queue; NULL where there is none. */
 struct v9_request *v9_delay_next(v9_device *dev);
 

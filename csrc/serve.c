@@ -22,19 +22,56 @@ void v9_device_signal(struct v9_device *dev)
     dev->notify.call_due = true;
 }
 
+void v9_device_tell(struct v9_device *dev)
+{
+    dev->news = true;
+    v9_threads_nudge(dev);
+}
+
 static void break_ring(struct v9_device *dev, const char *reason)
 {
     if (!dev->ring.broken)
         dev->ring.broken = reason;
-    dev->news = dev->broken_news = true;
+    dev->broken_news = true;
     dev->notify.err_due = true;
-    v9_threads_nudge(dev);
+    v9_device_tell(dev);
 }
 
 void v9_device_look(struct v9_device *dev)
 {
     if (v9_mem_lost(&dev->mem) && !dev->ring.broken)
         break_ring(dev, "the frontend took memory away (SIGBUS)");
+}
+
+/* ---- by tag ------------------------------------------------------------------------------------
+ */
+
+static uint16_t *tag_list(struct v9_device *dev, const struct v9_request *r)
+{
+    return &dev->tags[r->tag % V9_SLOTS];
+}
+
+static void enter_tag(struct v9_device *dev, struct v9_request *r)
+{
+    uint16_t *first = tag_list(dev, r);
+
+    r->tag_after = *first;
+    if (*first)
+        dev->slots[*first - 1].tag_before = (uint16_t)(r->slot + 1);
+    *first = (uint16_t)(r->slot + 1);
+}
+
+/* Does nothing where the request was not entered. */
+static void leave_tag(struct v9_device *dev, struct v9_request *r)
+{
+    uint16_t *first = tag_list(dev, r);
+
+    if (r->tag_before)
+        dev->slots[r->tag_before - 1].tag_after = r->tag_after;
+    else if (*first == r->slot + 1)
+        *first = r->tag_after;
+    if (r->tag_after)
+        dev->slots[r->tag_after - 1].tag_before = r->tag_before;
 }
 
 /* ---- from the ring -----------------------------------------------------------------------------
@@ -60,8 +97,8 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->seq++;
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = r->unwanted = false;
-    r->flushers = 0;
+    r->dead = r->admitted = r->told = false;
+    r->flushers = r->tag_before = r->tag_after = 0;
     r->asked = 0;
     r->error = 0;
     r->next = NULL;
@@ -73,6 +110,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
 
 static void free_slot(struct v9_device *dev, struct v9_request *r)
 {
+    leave_tag(dev, r);
     if (r->dead)
         dev->dead--;
     else
@@ -121,24 +159,12 @@ static void parse(struct v9_device *dev, struct v9_request *r)
     v9_put_header(r->data, r->size, r->type, r->tag);
 }
 
-/* Nobody waits for this request any more: one that has not begun ends, and Python is told. */
-static void cancel(struct v9_device *dev, struct v9_request *r)
-{
-    if (r->state == V9_DELAYED) {
-        v9_delay_leave(dev, r);
-        v9_request_finish(dev, r, v9_request_error(r, EINTR));
-    } else if (r->state == V9_LATER) {
-        r->unwanted = dev->news = true;
-        v9_threads_nudge(dev);
-    }
-}
-
 /* A flush that a Tflush names is over before anybody could see that it was flushed. */
 static struct v9_request *find_tag(struct v9_device *dev, const struct v9_request *flush,
                                    uint16_t tag)
 {
-    for (uint32_t i = 0; i < dev->slots_used; i++) {
-        struct v9_request *r = &dev->slots[i];
+    for (uint32_t i = dev->tags[tag % V9_SLOTS]; i; i = dev->slots[i - 1].tag_after) {
+        struct v9_request *r = &dev->slots[i - 1];
         if (r != flush && r->tag == tag && !r->dead && r->type != P9_TFLUSH &&
             (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_LATER ||
              r->state == V9_DELAYED))
@@ -167,22 +193,23 @@ static bool start_flush(struct v9_device *dev, struct v9_request *r)
     r->target = target->slot;
     r->target_seq = target->seq;
     target->flushers++;
-    cancel(dev, target);
+    if (target->state == V9_DELAYED)
+        v9_delay_call_off(dev, target);
+    else if (target->state == V9_LATER)
+        v9_device_tell(dev);
     return true;
 }
 
 /* A new session begins, for which whatever is in flight comes to its end first: NULL until then.
- * Nothing else begins before it is answered, since it clears all fids. */
+ * What waits is called off. Nothing else begins before it is answered, since it clears all fids. */
 static struct v9_request *start_version(struct v9_device *dev, struct v9_request *r)
 {
     dev->barrier = r;
     if (dev->inflight == 1)
         return r;
     r->state = V9_BARRIER;
-    for (uint32_t i = 0; i < dev->slots_used; i++)
-        if (r != &dev->slots[i] && !dev->slots[i].dead)
-            cancel(dev, &dev->slots[i]);
-    return dev->inflight == 1 ? r : NULL;
+    dev->news = true;
+    return NULL;
 }
 
 /* The Tversion that has waited for all others. */
@@ -212,6 +239,7 @@ static struct v9_request *pop(struct v9_device *dev)
     if (v9_vring_take(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
+        enter_tag(dev, r);
         dev->requests++;
         return r;
     }
@@ -242,7 +270,8 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 
 bool v9_request_is_due(struct v9_device *dev)
 {
-    return dev->news || v9_notify_is_due(&dev->notify) || next_version(dev);
+    const bool called_off = dev->barrier && dev->delayed && (!dev->paused || dev->hurry);
+    return dev->news || called_off || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 
 /* ---- running -----------------------------------------------------------------------------------

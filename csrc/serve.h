@@ -71,23 +71,24 @@ struct v9_request {
     enum v9_state state;
     uint32_t slot, seq;
     bool dead;         /* cut off: whoever has it publishes nothing */
-    bool unwanted;     /* V9_LATER: Python is to be told that nobody waits for it any more */
+    bool told;         /* V9_LATER: Python knows that nobody waits for it any more */
     uint16_t flushers; /* V9_FLUSHING requests that wait for it */
     uint8_t type;
     uint8_t dialect; /* V9_9P2000*: the session's that it came in */
     bool admitted;   /* it has waited for its time */
     uint8_t asked;   /* how often it has asked about a mount */
     uint16_t tag;
-    int error;                   /* found while parsing the header, -errno */
-    uint32_t size;               /* size[4] of the message */
-    uint32_t data_size;          /* bytes of it in data */
-    uint32_t target, target_seq; /* V9_FLUSHING: the request that was flushed */
-    uint32_t bytes;              /* that it is to move, and */
-    struct v9_delays *delays;    /* where it waits for that: delay.c's */
-    struct v9_request *next;     /* in the device's free list, or among delays */
-    struct v9_question question; /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
-    struct v9_made made;         /* fast_make.c: what it has made, and is still to tell of; */
-    uint32_t made_in;            /* the index of the export that this belongs to */
+    uint16_t tag_before, tag_after;  /* slot + 1: others in its list of dev->tags */
+    int error;                       /* found while parsing the header, -errno */
+    uint32_t size;                   /* size[4] of the message */
+    uint32_t data_size;              /* bytes of it in data */
+    uint32_t target, target_seq;     /* V9_FLUSHING: the request that was flushed */
+    uint32_t bytes;                  /* that it is to move, and */
+    struct v9_delays *delays;        /* where it waits for that: delay.c's */
+    struct v9_request *next, **link; /* in the device's free list, or (link, too) among delays */
+    struct v9_question question;     /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
+    struct v9_made made;             /* fast_make.c: what it has made, and is still to tell of; */
+    uint32_t made_in;                /* the index of the export that this belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -126,12 +127,13 @@ struct v9_device {
     bool unheard;   /* completions that there was no call descriptor for */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
-    bool news;        /* V9_LATER requests are unwanted, or: */
+    bool news;        /* V9_LATER requests may be unwanted, or: */
     bool broken_news; /* that the ring is broken is yet to be logged */
 
     struct v9_request *slots;
     uint32_t slots_used; /* slots ever handed out */
     struct v9_request *free_slots;
+    uint16_t tags[V9_SLOTS];    /* slot + 1, by the tag modulo V9_SLOTS: the newest request */
     uint32_t inflight, dead;    /* live requests; cut-off ones */
     uint32_t busy;              /* RUNNING requests that are alive */
     struct v9_request *barrier; /* a Tversion, until it is answered: nothing else begins */
@@ -177,6 +179,9 @@ void v9_device_attach(struct v9_device *dev);         /* [locked] */
 bool v9_request_is_due(struct v9_device *dev); /* [locked] */
 /* Whether a request that waits, or has not begun, need not be answered as asked. */
 bool v9_request_is_unwanted(const struct v9_device *dev, const struct v9_request *r); /* [locked] */
+
+/* Python is to hear of something (v9_upcall_news). */
+void v9_device_tell(struct v9_device *dev); /* [locked] */
 
 /* upcall.c; none is called with another lock held than the device's, which they give up */
 /* Has Python answer a request, and ends it unless that comes later. */

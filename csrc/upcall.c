@@ -64,7 +64,7 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
     }
     r->state = V9_LATER;
     if (v9_request_is_unwanted(dev, r))
-        r->unwanted = dev->news = true;
+        v9_device_tell(dev);
 }
 
 int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
@@ -82,9 +82,11 @@ int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kin
 
 static struct v9_request *find_unwanted(struct v9_device *dev)
 {
-    for (uint32_t i = 0; i < dev->slots_used; i++)
-        if (dev->slots[i].state == V9_LATER && dev->slots[i].unwanted)
-            return &dev->slots[i];
+    for (uint32_t i = 0; i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->state == V9_LATER && !r->told && v9_request_is_unwanted(dev, r))
+            return r;
+    }
     return NULL;
 }
 
@@ -98,7 +100,7 @@ void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker)
     if (r) {
         slot = r->slot;
         seq = r->seq;
-        r->unwanted = false;
+        r->told = true;
         dev->news = true; /* there may be more */
     }
     pthread_mutex_unlock(&dev->lock);

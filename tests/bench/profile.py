@@ -39,7 +39,7 @@ LEAST = 0.1
 OBJECTS = {
     "libpython": "Python: the interpreter",
     "python": "Python: the interpreter",
-    "_native": "C: the ring, the fid table, the hub (csrc)",
+    "_native": "C: the ring, the fid table (csrc)",
     "_cffi_backend": "Python to C and back (cffi)",
     "_struct": "Python: struct",
     "libc": "C library: locks, memory, copies",

@@ -7,7 +7,8 @@ server's CPU time, in medians, and its ratio to the smallest size's: wall clock 
 else wants the processors. Each row says how many requests its operation takes; a cost is of one
 operation, or of one entry.
 
-Beyond the axes: what a fid takes in memory, and how evenly many VMs share a machine (crowd.py).
+Beyond the axes: what a fid takes in memory, and how evenly many VMs share a machine (crowd.py),
+and what one's worst requests cost another (isolation.py).
 Nothing fails for being slow: the exit status is 1 for a wrong reply or a server that ended.
 """
 
@@ -29,7 +30,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import crowd, driver, flushes, servers
+from tests.bench import crowd, driver, flushes, isolation, servers
 from tests.bench.driver import Driver, DriverError, Point, Sample
 from tests.bench.flushes import FlushError
 from tests.bench.run import ROOT
@@ -43,6 +44,7 @@ SPARE_FIDS = 1000  # beside those that are counted: roots, the lanes' own
 DEPTH = 32
 FLOOD = 64
 VM_ROUNDS = 3
+LOUD_ROUNDS = 3
 FILL_MS = 100_000
 PARKING_LIMIT = 10_000
 """RLIMIT_NOFILE of the daemons that have to park."""
@@ -59,6 +61,7 @@ class Effort:
     entries: tuple[int, ...]
     depths: tuple[int, ...]
     flushes: tuple[int, ...]
+    loud: isolation.Size
     vms: int
     rounds: int
     milliseconds: int
@@ -71,11 +74,23 @@ FULL = Effort(
     (10, 1000, 100_000, 1_000_000),
     (1, 2, 4, 8, 16, 32, 64, 128),
     (10, 100, flushes.MOST_WAITING),
+    isolation.Size(100_000, 1980, 256),
     20,
     7,
     150,
 )
-SHORT = Effort((10, 600), (10, 600), (1, 3), (10, 2000), (1, 128), (10, 300), 3, 1, 10)
+SHORT = Effort(
+    (10, 600),
+    (10, 600),
+    (1, 3),
+    (10, 2000),
+    (1, 128),
+    (10, 300),
+    isolation.Size(300, 10, 1),
+    3,
+    1,
+    10,
+)
 
 
 @dataclass
@@ -332,6 +347,15 @@ def vm_axis(scale: Scale) -> Iterator[str]:
     yield crowd.flooded(scale.program, trees, milliseconds, scale.effort.rounds, FLOOD)
 
 
+def isolation_axis(scale: Scale) -> Iterator[str]:
+    """A guest beside another one's worst requests."""
+    below = scale.tree / "isolation"
+    below.mkdir(mode=0o755)
+    trees = crowd.make_trees(scale.program, below, 2)
+    milliseconds, rounds = 8 * scale.effort.milliseconds, min(scale.effort.rounds, LOUD_ROUNDS)
+    yield isolation.isolation(scale.program, trees, milliseconds, rounds, scale.effort.loud)
+
+
 # ---- the command
 
 
@@ -367,6 +391,7 @@ AXES: dict[str, Callable[[Scale], Iterator[str]]] = {
     "depth": depth_axis,
     "flush": flush_axis,
     "vms": vm_axis,
+    "isolation": isolation_axis,
 }
 
 

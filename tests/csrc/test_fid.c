@@ -237,6 +237,22 @@ static void test_newest_name(struct v9_fids *fids)
     unlink(path);
 }
 
+/* A request that began before a session and hung beyond its begin leaves nothing in it. */
+static void test_straggler(struct v9_fids *fids)
+{
+    v9_fids_begin(fids);
+    CHECK(enter(fids, 1) == 0);
+    struct v9_fid *fid = pin(fids, 1);
+    v9_fids_clear(fids);
+    CHECK(enter(fids, 2) == -EBADF);
+    CHECK(v9_fids_clone(fids, fid, 3) == -EBADF);
+    v9_fids_unpin(fids, fid);
+    v9_fids_begin(fids);
+    CHECK(enter(fids, 2) == 0);
+    v9_fids_clear(fids);
+    v9_fids_begin(fids);
+}
+
 int main(void)
 {
     struct v9_fids fids;
@@ -250,6 +266,7 @@ int main(void)
     test_what_tells_files_apart(&fids);
     test_unshared(&fids);
     test_newest_name(&fids);
+    test_straggler(&fids);
     v9_fids_destroy(&fids);
     return check_report();
 }

@@ -159,6 +159,26 @@ static void test_flush_of_what_waits(void)
     CHECK(v9_fail(&dev, 0, slots[0].seq, EINTR) == -ESTALE);
 }
 
+/* Tags that share a list are told apart, in whatever order their requests end. */
+static void test_tags_of_one_list(void)
+{
+    for (uint16_t first = 0; first < COUNT; first++) {
+        start();
+        for (uint16_t i = 0; i < COUNT; i++) {
+            send((uint16_t)(2 * i), 30, 52, (uint16_t)(5 + i * V9_SLOTS), 0);
+            CHECK(turn());
+        }
+        for (uint16_t i = 0; i < COUNT; i++) {
+            const uint16_t at = (uint16_t)((first + i) % COUNT);
+            send(6, P9_TFLUSH_SIZE, P9_TFLUSH, 6, (uint16_t)(5 + at * V9_SLOTS));
+            CHECK(turn() && slots[at].flushers == 1);
+            CHECK(v9_fail(&dev, at, slots[at].seq, EINTR) == 0);
+            CHECK(used[1] == 2 * i + 2);
+        }
+        CHECK(dev.inflight == 0 && dev.tags[5] == 0);
+    }
+}
+
 /* A Tversion waits for all others, and all others for it. */
 static void test_version_is_alone(void)
 {
@@ -184,6 +204,7 @@ int main(void)
     test_each_takes_a_turn(3, 110);                    /* too short */
     test_each_takes_a_turn(100000, 110);
     test_flush_of_what_waits();
+    test_tags_of_one_list();
     test_version_is_alone();
     return check_report();
 }

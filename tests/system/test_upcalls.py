@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.frontend.client import SET_MODE
 from tests.frontend.daemon import Daemon
 from tests.frontend.wire import T
 from tests.system.faulty_daemon import FAULTY
@@ -68,3 +71,28 @@ def test_no_request_is_served_before_the_tversion_ahead_of_it(export: Path) -> N
                 with fails(errno.EBADF):
                     client.wait(ticket)
             client.attach(share.root)
+
+
+def test_the_interpreter_ends_under_serving_threads(tmp_path: Path) -> None:
+    """With the error that it ends by, whoever is in Python, or comes back to it, meanwhile."""
+    theirs, ours = os.pipe()
+    wrapper = [sys.executable, "-m", "tests.system.ending_daemon", str(theirs)]
+    args = ("--path", str(tmp_path), *SECURITY, "--threads=4")
+    daemon = Daemon(*args, wrapper=wrapper, pass_fds=[theirs]).start()
+    try:
+        with mounted(daemon, tmp_path) as share:
+            client = share.client
+            fid = client.create(share.root, b"file")
+            os.write(ours, b"x")
+            with contextlib.suppress(TimeoutError):  # at the end nothing is answered
+                while daemon.alive:
+                    for _ in range(100 - len(client.in_flight)):
+                        client.submit(T.SETATTR, fid, SET_MODE, 0o600, *[0] * 7)
+                    client.reap(1)
+            assert daemon.wait() == 1
+            assert "ZeroDivisionError: a fault of the daemon" in daemon.output
+            assert "Fatal" not in daemon.output
+    finally:
+        daemon.kill()
+        os.close(theirs)
+        os.close(ours)
