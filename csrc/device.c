@@ -87,6 +87,7 @@ int v9_device_free(v9_device *dev)
         v9_pressure_leave(&dev->fids.holder, false);
         return 0; /* they will look at it */
     }
+    v9_vring_stop(&dev->ring);
     v9_mem_bury(&dev->graveyard);
     v9_mem_destroy(&dev->mem);
     v9_fids_destroy(&dev->fids);

@@ -16,7 +16,7 @@
 enum {
     GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
     BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
-    KNOWN = 2 * V9_MEM_REGIONS, /* mappings of one v9_mem: those in use, and as many graves */
+    KNOWN = 2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many graves, windows */
 };
 
 /*
@@ -195,7 +195,7 @@ static int map_file(const struct v9_mapping *map, int fd)
                : 0;
 }
 
-static void unmap(struct v9_mapping *map)
+void v9_mapping_end(struct v9_mapping *map)
 {
     if (!map->at)
         return;
@@ -225,21 +225,28 @@ static int map_guarded(struct v9_mem *mem, struct v9_mapping *map, int fd)
     if (!err)
         err = enter_registry(mem, map);
     if (err)
-        unmap(map);
+        v9_mapping_end(map);
     return err;
+}
+
+/* Maps [offset, offset+len) of a file, by whole pages. Where that is, or NULL with *err. */
+static uint8_t *map_part(struct v9_mem *mem, struct v9_mapping *map, int fd, uint64_t offset,
+                         uint64_t len, int *err)
+{
+    const size_t page = page_size(fd);
+    const uint64_t from = offset / page * page;
+
+    *map = (struct v9_mapping){
+        .page = page, .offset = (int64_t)from, .len = round_up(offset + len, page) - from};
+    *err = map_guarded(mem, map, fd);
+    return *err ? NULL : map->at + (offset - from);
 }
 
 static int map_region(struct v9_mem *mem, struct v9_region *region)
 {
-    const size_t page = page_size(region->fd);
-    const uint64_t from = region->mmap_offset / page * page;
-    struct v9_mapping map = {.page = page, .offset = (int64_t)from};
     int err;
 
-    map.len = round_up(region->mmap_offset + region->size, page) - from;
-    err = map_guarded(mem, &map, region->fd);
-    region->map = map;
-    region->hva = map.at + (region->mmap_offset - from);
+    region->hva = map_part(mem, &region->map, region->fd, region->mmap_offset, region->size, &err);
     return err;
 }
 
@@ -272,7 +279,7 @@ static void drop_region(struct v9_mem *mem, uint32_t index)
 {
     struct v9_region *region = &mem->regions[index];
 
-    unmap(&region->map);
+    v9_mapping_end(&region->map);
     close(region->fd);
     *region = mem->regions[--mem->count];
     mem->recent = 0;
@@ -355,15 +362,33 @@ void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len)
     return region->hva + (gpa - region->gpa);
 }
 
-void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len)
+static const struct v9_region *find_uva(const struct v9_mem *mem, uint64_t uva, uint64_t len)
 {
     for (uint32_t i = 0; i < mem->count; i++) {
         const struct v9_region *region = &mem->regions[i];
-        uint64_t offset = uva - region->uva;
+        const uint64_t offset = uva - region->uva;
         if (offset < region->size && len <= region->size - offset)
-            return region->hva + offset;
+            return region;
     }
     return NULL;
+}
+
+void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len)
+{
+    const struct v9_region *region = find_uva(mem, uva, len);
+
+    return region ? region->hva + (uva - region->uva) : NULL;
+}
+
+void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window)
+{
+    const struct v9_region *region = find_uva(mem, uva, len);
+    int err;
+
+    *window = (struct v9_mapping){0};
+    if (!region)
+        return NULL;
+    return map_part(mem, window, region->fd, region->mmap_offset + (uva - region->uva), len, &err);
 }
 
 uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva)
@@ -457,7 +482,7 @@ void v9_mem_bury(struct v9_grave **graveyard)
     while (*graveyard) {
         struct v9_grave *grave = *graveyard;
         *graveyard = grave->next;
-        unmap(&grave->map);
+        v9_mapping_end(&grave->map);
         free(grave);
     }
 }

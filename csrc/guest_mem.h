@@ -78,6 +78,13 @@ void v9_mem_restore(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len);
+/*
+ * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in: what the range is
+ * mapped at, or NULL unless one region holds all of it. It ends before the regions change.
+ */
+void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window);
+/* Does nothing where it is none. */
+void v9_mapping_end(struct v9_mapping *map);
 /* The gpa of a byte that a region maps; 0 where none does. */
 uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva);
 /* Appends [gpa, gpa+len) to iov[*count], which has room for max; may span adjacent regions; merges

@@ -271,7 +271,6 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 bool v9_request_is_due(struct v9_device *dev)
 {
     const bool called_off = dev->barrier && dev->delayed && (!dev->paused || dev->hurry);
-
     return dev->news || called_off || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 

@@ -68,6 +68,8 @@ void v9_vring_unmap(struct v9_vring *vr)
 {
     vr->desc = NULL;
     vr->avail = vr->used = NULL;
+    for (int i = 0; i < 3; i++)
+        v9_mapping_end(&vr->windows[i]);
 }
 
 void v9_vring_remap(struct v9_vring *vr, struct v9_mem *mem)

@@ -66,9 +66,12 @@ struct v9_vring {
     struct v9_vring_setup setup; /* that it was started with: it does not change while it runs */
     uint64_t generation;         /* how often it was started */
     bool running;
-    /* NULL while it is stopped, and while guest memory lacks a part of it */
+    /* NULL while it is stopped, and while guest memory lacks a part of it; each is mapped for
+     * itself
+     */
     struct v9_desc *desc;
     void *avail, *used;
+    struct v9_mapping windows[3];
     /* Progress of a split ring: indices that run freely; */
     uint16_t last_avail; /* next one to take */
     uint16_t used_idx;   /* next one to write */

@@ -68,12 +68,14 @@ const char *v9_split_map(struct v9_vring *vr, struct v9_mem *mem)
     const struct v9_vring_setup *setup = &vr->setup;
     const uint64_t num = setup->num, event = 2;
 
-    vr->desc = v9_mem_uva(mem, setup->desc_uva, num * sizeof(struct v9_desc));
-    vr->avail = v9_mem_uva(mem, setup->avail_uva, sizeof(struct avail) + num * 2 + event);
-    vr->used = v9_mem_uva(mem, setup->used_uva,
-                          sizeof(struct used) + num * sizeof(struct used_elem) + event);
+    vr->desc = v9_mem_window(mem, setup->desc_uva, num * sizeof(struct v9_desc), &vr->windows[0]);
+    vr->avail = v9_mem_window(mem, setup->avail_uva, sizeof(struct avail) + num * 2 + event,
+                              &vr->windows[1]);
+    vr->used = v9_mem_window(mem, setup->used_uva,
+                             sizeof(struct used) + num * sizeof(struct used_elem) + event,
+                             &vr->windows[2]);
     if (!vr->desc || !vr->avail || !vr->used)
-        return "a part of it lies outside guest memory (SET_VRING_ADDR)";
+        return "a part of it lies outside guest memory, or cannot be mapped (SET_VRING_ADDR)";
     /* Its place in our memory follows from the region's offset, which may be any. */
     if ((setup->desc_uva | (uintptr_t)vr->desc) % 16 ||
         (setup->avail_uva | (uintptr_t)vr->avail) % 2 ||

@@ -5,8 +5,11 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -105,6 +108,37 @@ static void test_remapping(void)
     v9_vring_stop(&ring);
     v9_vring_remap(&ring, &mem);
     CHECK(!v9_vring_is_live(&ring)); /* a stopped one is not mapped */
+}
+
+/* Whether a child ends by touching a byte. */
+static bool is_fatal(volatile uint8_t *at)
+{
+    const struct rlimit no_core = {0, 0};
+    pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        setrlimit(RLIMIT_CORE, &no_core);
+        *at = 1;
+        _exit(0);
+    }
+    return CHECK(child > 0 && waitpid(child, &status, 0) == child) && WIFSIGNALED(status) &&
+           WTERMSIG(status) == SIGSEGV;
+}
+
+/* Around the pages of each part nothing can be touched, though the guest's memory goes on there. */
+static void test_guards(void)
+{
+    const uint64_t page = 4096, beyond = 30000 * 16;
+
+    begin(true);
+    uint8_t *parts[] = {(uint8_t *)ring.desc, ring.avail, ring.used};
+    for (int i = 0; i < 3; i++) {
+        CHECK(!is_fatal(parts[i]) && !is_fatal(parts[i] + page - 1));
+        CHECK(is_fatal(parts[i] - 1) && is_fatal(parts[i] + page) && is_fatal(parts[i] + beyond));
+    }
+    v9_vring_stop(&ring);
+    CHECK(is_fatal(parts[0]));
 }
 
 static void test_direct_chain(void)
@@ -380,6 +414,7 @@ int main(void)
     test_mapping_askew();
     test_generations();
     test_remapping();
+    test_guards();
     test_direct_chain();
     test_indirect_longer_than_the_ring();
     test_indirect_at_the_end();

@@ -22,7 +22,7 @@
 
 #define GPA 0x1000ull
 #define UVA 0x700000000000ull
-enum { NUM = 16, MEMORY = 1 << 16, RINGS = 40000, AVAIL_AT = 0x1000, USED_AT = 0x2000 };
+enum { NUM = 16, MEMORY = 1 << 16, RINGS = 15000, AVAIL_AT = 0x1000, USED_AT = 0x2000 };
 enum { HELD = 6, STEPS = 200 };
 
 static struct v9_mem mem;

@@ -15,7 +15,6 @@ import socket
 import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from tests.frontend.vhost_user import (
     U64,
     VERSION,
     BackendError,
-    Frontend,
     Request,
 )
 from tests.frontend.wire import T
@@ -200,30 +198,35 @@ def test_a_daemon_ends_while_its_call_descriptors_block(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def slow_to_close() -> Iterator[socket.socket]:
-    """A TCP socket with unsent data whose close waits for an hour (SO_LINGER)."""
+def slow_to_close() -> Iterator[int]:
+    """A TCP socket with unsent data, whose last close waits for an hour (SO_LINGER), or until this
+    ends. Whoever has it as an argument closes it, which had better not be the last time."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         server.bind(("127.0.0.1", 0))
         server.listen()
-        with socket.create_connection(server.getsockname()) as client:
-            peer, _ = server.accept()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-            client.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    client.send(bytes(65536))
-            client.setblocking(True)
-            try:
-                yield client
-            finally:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-                peer.close()
+        client = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client.send(bytes(65536))
+        client.setblocking(True)
+        try:
+            yield client.detach()
+        finally:
+            peer.close()
 
 
-def give_away(frontend: Frontend, request: int, payload: bytes, sock: socket.socket) -> None:
-    """Sends a descriptor and closes one's own: what is left is the daemon's."""
-    frontend.send(request, payload, [sock.fileno()])
+@contextlib.contextmanager
+def frozen(daemon: Daemon) -> Iterator[None]:
+    """While the daemon reads nothing: what was sent is in flight."""
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
 
 
 REQUESTS = {
@@ -241,20 +244,41 @@ def test_descriptor_whose_close_takes_for_ever(pair: Pair, name: str) -> None:
     """Neither the neighbour nor even the attacker's own session waits for it."""
     request, payload = REQUESTS[name]
     frontend = pair.attacker.machine.frontend
-    with slow_to_close() as client:
-        copy = socket.socket(fileno=os.dup(client.fileno()))
-        client_fd = client.detach()
-        frontend.send(request, payload, [client_fd])
-        os.close(client_fd)
+    with slow_to_close() as fd:
+        with frozen(pair.daemon):
+            frontend.send(request, payload, [fd])
+            os.close(fd)  # the daemon's is the last now
         if request == Request.GET_FEATURES:
             frontend.receive()
         for _ in range(3):
             pair.goes_on()
         frontend.get_features()
         pair.attacker.client.getattr(pair.attacker.top)
-        copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-        copy.close()
-        client.__init__()  # type: ignore[misc]
+
+
+def test_more_descriptors_than_a_message_may_have(pair: Pair) -> None:
+    """The kernel closes what there is no room for, on the thread that reads."""
+    frontend = pair.attacker.machine.frontend
+    with slow_to_close() as fd:
+        event = os.eventfd(0)
+        with frozen(pair.daemon):
+            frontend.send(Request.GET_FEATURES, b"", [event] * 8 + [fd])
+            os.close(fd)
+        os.close(event)
+        for _ in range(3):
+            pair.goes_on()
+
+
+def test_descriptors_in_a_connection_that_is_turned_away(pair: Pair) -> None:
+    """They are closed with the connection, unread."""
+    with slow_to_close() as fd:
+        with socket.socket(socket.AF_UNIX) as sock, frozen(pair.daemon):
+            sock.connect(pair.sockets[0])
+            send_fd(sock, fd)
+            os.close(fd)
+        for _ in range(3):
+            pair.goes_on()
+        pair.attacker.machine.frontend.get_features()
 
 
 def test_descriptors_of_the_wrong_kind_are_refused(pair: Pair, tmp_path: Path) -> None:
@@ -372,7 +396,7 @@ def test_reconnecting_does_not_fill_the_log(pair: Pair) -> None:
 def test_ends_while_its_threads_hang(tmp_path: Path, sign: signal.Signals) -> None:
     """Even where the event loop does not come back, since nobody reads what it logs."""
     reader, writer = os.pipe()
-    room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
     path = str(tmp_path / "s")
     (tmp_path / "export").mkdir()
     command = [sys.executable, "-m", "vhost9p", "--socket", path, *SECURITY]
@@ -380,16 +404,7 @@ def test_ends_while_its_threads_hang(tmp_path: Path, sign: signal.Signals) -> No
     process = subprocess.Popen(command, env=environment({}), stderr=writer)
     os.close(writer)
     try:
-        for _ in range(400):
-            if unread(reader) > room - 200:
-                break
-            with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
-                sock.settimeout(0.1)
-                sock.connect(path)
-                sock.sendall(HEADER.pack(Request.GET_FEATURES, VERSION, 0))
-                sock.recv(20)
-            time.sleep(0.02)
-        assert unread(reader) > room - 200
+        assert any(not is_answered(path) for _ in range(400))
         process.send_signal(sign)
         assert process.wait(10) == 0
     finally:
@@ -398,6 +413,20 @@ def test_ends_while_its_threads_hang(tmp_path: Path, sign: signal.Signals) -> No
         os.close(reader)
 
 
-def unread(fd: int) -> int:
-    """Bytes in a pipe."""
-    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
+def is_answered(path: str) -> bool:
+    """Whether a new connection is, once the daemon listens."""
+    deadline = time.monotonic() + 20
+    while not os.path.exists(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(2)
+        try:
+            sock.connect(path)
+            sock.sendall(HEADER.pack(Request.GET_FEATURES, VERSION, 0))
+            sock.recv(20)
+        except TimeoutError:
+            return False
+        except OSError:  # the daemon does not listen yet, or turns this one away
+            time.sleep(0.01)
+        return True
