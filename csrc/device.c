@@ -146,7 +146,6 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
 {
     pthread_mutex_lock(&dev->lock);
     *out = (struct v9_device_stats){
-        .fids = dev->fids.count,
         .inflight = dev->inflight,
         .requests = dev->requests,
         .upcalls = dev->upcalls,
@@ -156,6 +155,7 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
     };
     pthread_mutex_unlock(&dev->lock);
     pthread_mutex_lock(&dev->fids.lock);
+    out->fids = dev->fids.count;
     out->nodes = dev->fids.nodes.count;
     out->parked = dev->fids.nodes.park.count;
     pthread_mutex_unlock(&dev->fids.lock);
@@ -405,9 +405,9 @@ int v9_ring_enable(v9_device *dev, uint32_t enable)
 /* ---- fids, for Python --------------------------------------------------------------------------
  */
 
-static uint32_t handle_of(struct v9_device *dev, const struct v9_fid *fid)
+static struct v9_fid *fid_of(struct v9_device *dev, uint64_t handle)
 {
-    return (uint32_t)(fid - dev->fids.entries);
+    return &dev->fids.entries[(uint32_t)handle];
 }
 
 int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
@@ -423,7 +423,7 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
     meta_fd = node ? v9_node_meta(v9_node_export(dev, node), node) : -1;
     pthread_mutex_lock(&dev->fids.lock);
     *out = (struct v9_fid_info){
-        .handle = handle_of(dev, fid),
+        .handle = v9_fids_handle(&dev->fids, fid),
         .path_fd = -1,
         .meta_fd = meta_fd,
         .io_fd = fid->io_fd,
@@ -441,40 +441,42 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
     return 0;
 }
 
-void v9_fid_put(v9_device *dev, uint32_t handle)
+void v9_fid_put(v9_device *dev, uint64_t handle)
 {
-    v9_fids_unpin(&dev->fids, &dev->fids.entries[handle]);
+    v9_fids_unpin(&dev->fids, fid_of(dev, handle));
+}
+
+int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)
+{
+    return v9_fids_find(&dev->fids, number, handle);
 }
 
 int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
-               uint32_t flags, const struct v9_attr *attr)
+               uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
 {
-    const struct v9_fid_new as = {number, uid, flags, -1, 0};
+    const struct v9_fid_new as = {number, uid, flags, -1, 0, handle};
     const struct v9_found file = {path_fd, -1, export, attr};
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
 
-int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr)
 {
-    struct v9_fid *old = &dev->fids.entries[handle];
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags};
+    struct v9_fid *old = fid_of(dev, handle);
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, NULL};
     const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
 
     return v9_fids_enter(&dev->fids, &as, &file, old);
 }
 
-int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags)
+int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 {
-    pthread_mutex_lock(&dev->fids.lock);
-    dev->fids.entries[handle].flags = flags;
-    pthread_mutex_unlock(&dev->fids.lock);
-    return 0;
+    return v9_fids_mark(&dev->fids, handle, flags);
 }
 
-int v9_fid_clunk(v9_device *dev, uint32_t number)
+int v9_fid_clunk(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_remove(&dev->fids, number);
+    return v9_fids_end(&dev->fids, handle);
 }
 
 void v9_fid_clear(v9_device *dev)

@@ -169,7 +169,7 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
                     struct v9_fid *fid, const struct v9_node *node, struct v9_qid *qids,
                     uint16_t *done)
 {
-    const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0};
+    const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0, NULL};
     const struct place start = {v9_node_export(dev, node), node->path_fd, -1, 0, node->qid.path};
     struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;
     struct v9_found found;
@@ -180,7 +180,7 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     *done = 0;
     if (walk->count == 0)
         return walk->newfid == walk->fid ? 0 : v9_fids_clone(&dev->fids, fid, walk->newfid);
-    if (walk->newfid == walk->fid && (fid->io_fd >= 0 || fid->flags))
+    if (walk->newfid == walk->fid && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
         return -EBADF; /* an open fid stays where it is: locks and more hang on it */
     *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)

@@ -126,8 +126,8 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_n
     v9_export *ex = v9_node_export(dev, node);
     int host = v9_sys_open_flags(flags), fd, err;
 
-    if (fid->io_fd >= 0)
-        return -EBADF;
+    if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
+        return -EBADF; /* before it may empty the file; v9_fids_open knows for certain */
     if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
         return -EROFS;
     if (S_ISLNK(node->mode))
@@ -239,7 +239,7 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     err = v9_fids_pin(&dev->fids, number, &t->fid);
     if (err)
         return err;
-    err = t->fid->flags & V9_FID_UPCALL ? V9_PASS : t->fid->io_fd < 0 ? -EBADF : 0;
+    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? V9_PASS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
     if (err)
         v9_fids_unpin(&dev->fids, t->fid);
     return err;
@@ -415,16 +415,11 @@ int v9_fast_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
     uint8_t reply[P9_HEADER_SIZE];
-    uint32_t number = v9_in_u32(in), flags;
-    int err = v9_in_is_done(in) ? v9_fids_flags(&dev->fids, number, &flags) : -EINVAL;
+    uint32_t number = v9_in_u32(in);
+    int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
 
     if (err)
-        return err;
-    if (flags & (V9_FID_UPCALL | V9_FID_LOCKS))
-        return V9_PASS;
-    err = v9_fids_remove(&dev->fids, number);
-    if (err)
-        return err;
+        return err == -EBUSY ? V9_PASS : err; /* Python keeps something for it */
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
     return v9_request_reply(r, reply, sizeof(reply));
 }

@@ -68,7 +68,7 @@ static int look_at(v9_export *ex, struct v9_request *r, int fd, const char *name
 static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
                   const struct v9_attr *attr)
 {
-    const struct v9_fid_new as = {fid->number, fid->uid, 0, r->made.io_fd, r->made.io_flags};
+    const struct v9_fid_new as = {fid->number, fid->uid, 0, r->made.io_fd, r->made.io_flags, NULL};
     const struct v9_found file = {r->made.path_fd, r->made.meta_fd, r->made_in, attr};
     int err = v9_fids_enter(&dev->fids, &as, &file, fid);
 
@@ -84,7 +84,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     v9_export *ex = v9_node_export(dev, node);
     int err = 0;
 
-    if (fid->io_fd >= 0 || fid->flags)
+    if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* in use for something else */
     if (r->made.path_fd < 0) {
         r->made_in = node->export;

@@ -179,16 +179,47 @@ static void set_free(struct v9_fids *fids, struct v9_fid *fid)
 /* ---- entries -----------------------------------------------------------------------------------
  */
 
-int v9_fids_flags(struct v9_fids *fids, uint32_t number, uint32_t *flags)
+int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle)
 {
     uint32_t index;
 
     pthread_mutex_lock(&fids->lock);
     index = find(fids, number);
     if (index)
-        *flags = fids->entries[index - 1].flags;
+        *handle = v9_fids_handle(fids, &fids->entries[index - 1]);
     pthread_mutex_unlock(&fids->lock);
     return index ? 0 : -EBADF;
+}
+
+/* The entered fid of a handle, or NULL, under the lock. */
+static struct v9_fid *held_by(struct v9_fids *fids, uint64_t handle)
+{
+    struct v9_fid *fid = &fids->entries[(uint32_t)handle];
+
+    return fid->entered && fid->life == handle >> 32 ? fid : NULL;
+}
+
+/* Whether a fid may get these flags, or keep them where it has them already. */
+static bool may_mark(const struct v9_fid *fid, uint32_t flags)
+{
+    const bool is_open = fid->io_fd != -1;
+
+    return (flags | fid->flags) & V9_FID_UPCALL ? !is_open && !(fid->flags & ~flags) : is_open;
+}
+
+int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
+{
+    struct v9_fid *fid;
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    fid = held_by(fids, handle);
+    if (fid && may_mark(fid, flags)) {
+        __atomic_store_n(&fid->flags, fid->flags | flags, __ATOMIC_RELEASE);
+        err = 0;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    return err;
 }
 
 /* What is to be closed once the lock is released: close(2) may take long. */
@@ -309,15 +340,17 @@ void v9_fids_begin(struct v9_fids *fids)
     serving.session = __atomic_load_n(&fids->session, __ATOMIC_RELAXED);
 }
 
-/* Whether a number may be given to a new entry: nobody has it, or `instead` still does; and the
- * session has not ended under a request that hung. */
+/* Whether a number may be given to a new entry: nobody has it, or `instead` still does and nothing
+ * hangs on that; and the session has not ended under a request that hung. */
 static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid *instead)
 {
     const uint32_t index = find(fids, number);
 
     if (number == P9_NOFID || (serving.fids == fids && serving.session != fids->session))
         return false;
-    return instead ? index && &fids->entries[index - 1] == instead : !index;
+    if (!instead)
+        return !index;
+    return index && &fids->entries[index - 1] == instead && instead->io_fd == -1 && !instead->flags;
 }
 
 /* Enters a fid under the lock; on success the entry holds a reference of `node` (0: none). */
@@ -334,6 +367,7 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .next = fid->next,
         .listed = fid->listed,
         .stray = fid->stray,
+        .life = fid->life + 1,
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
@@ -345,6 +379,8 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     publish(fids, fid);
+    if (as->handle)
+        *as->handle = v9_fids_handle(fids, fid);
     if (instead)
         drop(fids, instead, closing);
     return 0;
@@ -438,7 +474,7 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
 
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
-    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
+    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, NULL};
     struct closing closing = NOTHING;
     int err = -EBADF;
 
@@ -456,7 +492,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 {
     int err = -EBADF;
     pthread_mutex_lock(&fids->lock);
-    if (fid->io_fd < 0) {
+    if (fid->io_fd == -1 && !(fid->flags & V9_FID_UPCALL)) {
         fid->io_flags = io_flags;
         set_open(fids, fid);
         __atomic_store_n(&fid->io_fd, io_fd, __ATOMIC_RELEASE);
@@ -467,39 +503,70 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
     return err;
 }
 
-int v9_fids_remove(struct v9_fids *fids, uint32_t number)
+/* Takes the number away from an entered fid. The lock is held, and released. */
+static void remove_entry(struct v9_fids *fids, struct v9_fid *fid)
 {
     struct closing closing = NOTHING;
+
+    withdraw(fids, fid);
+    drop(fids, fid, &closing);
+    pthread_mutex_unlock(&fids->lock);
+    close_all(&closing);
+}
+
+int v9_fids_remove(struct v9_fids *fids, uint32_t number)
+{
     uint32_t index;
-    int err = -EBADF;
+    int err;
 
     pthread_mutex_lock(&fids->lock);
     index = find(fids, number);
-    if (index) {
-        struct v9_fid *fid = &fids->entries[index - 1];
-        withdraw(fids, fid);
-        drop(fids, fid, &closing);
-        err = 0;
-    }
-    pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    err = !index ? -EBADF : fids->entries[index - 1].flags ? -EBUSY : 0;
+    if (err)
+        pthread_mutex_unlock(&fids->lock);
+    else
+        remove_entry(fids, &fids->entries[index - 1]);
     return err;
+}
+
+int v9_fids_end(struct v9_fids *fids, uint64_t handle)
+{
+    struct v9_fid *fid;
+
+    pthread_mutex_lock(&fids->lock);
+    fid = held_by(fids, handle);
+    if (fid)
+        remove_entry(fids, fid);
+    else
+        pthread_mutex_unlock(&fids->lock);
+    return fid ? 0 : -EBADF;
 }
 
 static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to)
 {
-    for (uint32_t index = from; index < to && fids->count; index++)
+    bool any = true;
+
+    for (uint32_t index = from; any && index < to; index++) {
+        pthread_mutex_lock(&fids->lock);
+        any = fids->count > 0;
         if (fids->entries[index].entered)
-            v9_fids_remove(fids, fids->entries[index].number);
+            remove_entry(fids, &fids->entries[index]);
+        else
+            pthread_mutex_unlock(&fids->lock);
+    }
 }
 
 void v9_fids_clear(struct v9_fids *fids)
 {
+    uint32_t homes, unused;
+
     pthread_mutex_lock(&fids->lock);
     __atomic_store_n(&fids->session, fids->session + 1, __ATOMIC_RELAXED);
+    homes = fids->homes;
+    unused = fids->unused;
     pthread_mutex_unlock(&fids->lock);
-    remove_among(fids, 0, fids->homes); /* what lies between was never used */
-    remove_among(fids, fids->unused, fids->max);
+    remove_among(fids, 0, homes); /* what lies between was never used */
+    remove_among(fids, unused, fids->max);
     while (v9_linger_end(fids, UINT32_MAX))
         ;
 }

@@ -9,7 +9,14 @@
  *
  * An entry that a request uses is pinned. Tclunk takes the number away at once; the descriptors
  * close with the last pin. A fid that comes to stand for another file (Twalk onto itself, Tlcreate)
- * gets a new entry, so what a pinned entry stands for never changes: only io_fd is set, once.
+ * gets a new entry, so what a pinned entry stands for never changes: only io_fd is set, once, and
+ * flags are added.
+ *
+ * Several threads may be at one number. What they decide by is looked at under the lock that they
+ * change it under: a number goes away, gets another entry or a flag only while it is what it was
+ * (v9_fids_remove, v9_fids_enter, v9_fids_mark). Who keeps something for a fid elsewhere, as Python
+ * does, keeps it by the handle, stores it first, marks the fid then, and takes it back where that
+ * fails; a fid that is marked is clunked by its keeper only, number first.
  *
  * Pinned entries have their descriptors; those that nobody pins may be without (idle.h).
  */
@@ -43,6 +50,7 @@ struct v9_fid {
     bool entered;        /* its number leads to it */
     bool stray;          /* led to by its bucket's chain */
     bool listed;         /* in the free list: perhaps taken as a home since */
+    uint32_t life;       /* counts the fids that this entry was */
     uint64_t dir_offset; /* d_off where io_fd of a directory stands */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
@@ -82,6 +90,7 @@ struct v9_fids {
 struct v9_fid_new {
     uint32_t number, uid, flags;
     int32_t io_fd, io_flags; /* io_fd -1: not open */
+    uint64_t *handle;        /* where to tell its handle; NULL: nowhere */
 };
 
 /* `exports`, of the device, by index, outlives the table; NULL: nothing is ever parked. */
@@ -90,8 +99,26 @@ void v9_fids_destroy(struct v9_fids *fids);
 /* -EBADF where the number is not entered; -ESTALE and more where its file cannot be had again. */
 int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);
-/* V9_FID_* of an entered fid, which stays parked if it is; -EBADF. */
-int v9_fids_flags(struct v9_fids *fids, uint32_t number, uint32_t *flags);
+/* What names an entered fid, and no other one, before or after; a number comes to mean others. */
+static inline uint64_t v9_fids_handle(const struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return (uint64_t)fid->life << 32 | (uint32_t)(fid - fids->entries);
+}
+/* The handle of an entered fid, which stays parked if it is; -EBADF. */
+int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle);
+/* Adds V9_FID_* flags. -EBADF where the fid is not entered any more, or is in use for something
+ * that they do not go with: a value's fid is not open, and a fid for locks is. */
+int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags);
+/* The flags of a pinned fid. */
+static inline uint32_t v9_fid_flags(const struct v9_fid *fid)
+{
+    return __atomic_load_n(&fid->flags, __ATOMIC_ACQUIRE);
+}
+/* io_fd of a pinned fid: -1, or a descriptor that stays its own. */
+static inline int32_t v9_fid_io(const struct v9_fid *fid)
+{
+    return __atomic_load_n(&fid->io_fd, __ATOMIC_ACQUIRE);
+}
 /* Drops a reference that is no pin. */
 void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid);
 /* The rest of a fid that has a directory open. */
@@ -106,8 +133,9 @@ static inline struct v9_node *v9_fids_node(struct v9_fids *fids, const struct v9
 }
 /*
  * Enters a fid for a file (NULL: none). `instead` is the pinned entry that it replaces, or NULL.
- * -EBADF where the number is taken, or is no longer instead's; -EMFILE at the cap. The descriptors
- * are taken over on success only.
+ * -EBADF where the number is taken, or is no longer instead's, which must be neither open nor
+ * marked; -EMFILE at the cap. The descriptors are taken over on
+ * success only.
  */
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead);
@@ -126,9 +154,12 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
                        uint32_t version, struct v9_fid *instead);
 /* Enters one more fid for the file of a pinned one; fails as v9_fids_enter. */
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number);
-/* Publishes the descriptor of a pinned entry; -EBADF where it has one already. */
+/* Publishes the descriptor of a pinned entry; -EBADF where it has one already, or is a value's. */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);
+/* Takes a number away. -EBADF; -EBUSY where the fid is marked. */
 int v9_fids_remove(struct v9_fids *fids, uint32_t number);
+/* Takes the number away from a fid, marked or not. -EBADF where it has none any more. */
+int v9_fids_end(struct v9_fids *fids, uint64_t handle);
 /* A session ends. What the calling threads of v9_fids_begin still enter for it is refused. */
 void v9_fids_clear(struct v9_fids *fids);
 /* The calling thread begins a request of the present session, until it begins the next one. */

@@ -387,7 +387,7 @@ enum {
 };
 
 struct v9_fid_info {
-    uint32_t handle;  /* names the pinned entry in v9_fid_put and the setters */
+    uint64_t handle;  /* names this fid, and none that has its number before or after (fid.h) */
     int32_t path_fd;  /* O_PATH */
     int32_t meta_fd;  /* metadata file (model.c), -1: none */
     int32_t io_fd;    /* -1 unless opened */
@@ -400,18 +400,24 @@ struct v9_fid_info {
 
 /* Pins the entry: its descriptors stay open until v9_fid_put, whatever the guest does. -EBADF. */
 int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
-void v9_fid_put(v9_device *dev, uint32_t handle);
-/* Enters a fid; takes path_fd over on success. path_fd may be -1 (an xattr fid).
- * -EBADF where the number is in use (as the kernel's client never does), -EMFILE at the cap. */
+void v9_fid_put(v9_device *dev, uint64_t handle);
+/* The handle that a number stands for now, whether its file can be had or not. -EBADF. */
+int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
+/* Enters a fid, and tells its handle; takes path_fd over on success, which may be -1 (an xattr
+ * fid). -EBADF where the number is in use (as the kernel's client never does) or the session is
+ * over, -EMFILE at the cap. */
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
-               uint32_t flags, const struct v9_attr *attr);
-/* Tlcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
+               uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
+/* Tcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
  * both descriptors over. */
-int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr);
-int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
-/* Removes the number; descriptors close when the last pin goes. -EBADF. */
-int v9_fid_clunk(v9_device *dev, uint32_t fid);
+/* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
+ * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
+int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
+ * any more. */
+int v9_fid_clunk(v9_device *dev, uint64_t handle);
 void v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"

@@ -34,7 +34,7 @@ static int some_fd(void)
 static int enter_for(struct v9_fids *fids, uint32_t number, uint64_t ino, struct v9_fid *instead)
 {
     const struct v9_attr attr = {.mode = 040755, .st_ino = ino};
-    const struct v9_fid_new as = {number, 1000, 0, -1, 0};
+    const struct v9_fid_new as = {number, 1000, 0, -1, 0, NULL};
     const struct v9_found file = {some_fd(), -1, 0, &attr};
     int err = v9_fids_enter(fids, &as, &file, instead);
 
@@ -191,7 +191,7 @@ static void test_what_tells_files_apart(struct v9_fids *fids)
     attrs[3].btime_nsec = 7;
     attrs[4].mode = 040644;
     for (uint32_t i = 0; i < 6; i++) {
-        const struct v9_fid_new as = {i, 0, 0, -1, 0};
+        const struct v9_fid_new as = {i, 0, 0, -1, 0, NULL};
         const struct v9_found file = {some_fd(), -1, i == 5, &attrs[i % 5]};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
         CHECK(fids->nodes.count == i + 1);
@@ -217,7 +217,7 @@ static void test_newest_name(struct v9_fids *fids)
     char path[] = "/tmp/v9-fid-XXXXXX", other[40], link[64], shown[64] = {0};
     int fd = mkstemp(path);
     struct v9_attr attr = {.mode = 0100600, .st_ino = 1, .nlink = 1, .ctime_sec = 1};
-    struct v9_fid_new as = {1, 0, 0, -1, 0};
+    struct v9_fid_new as = {1, 0, 0, -1, 0, NULL};
     struct v9_found file = {open(path, O_PATH), -1, 0, &attr};
 
     CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
@@ -253,6 +253,58 @@ static void test_straggler(struct v9_fids *fids)
     v9_fids_begin(fids);
 }
 
+static uint64_t handle_of(struct v9_fids *fids, uint32_t number)
+{
+    uint64_t handle = UINT64_MAX;
+
+    CHECK(v9_fids_find(fids, number, &handle) == 0);
+    return handle;
+}
+
+/* What one thread has looked at and another changes before it acts: the first is refused. */
+static void test_acts_on_what_it_saw(struct v9_fids *fids)
+{
+    uint64_t handle;
+
+    CHECK(enter(fids, 1) == 0);
+    handle = handle_of(fids, 1);
+    CHECK(v9_fids_remove(fids, 1) == 0);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(enter(fids, 1) == 0); /* in the same place, with the same number */
+    CHECK((uint32_t)handle_of(fids, 1) == (uint32_t)handle && handle_of(fids, 1) != handle);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_end(fids, handle) == -EBADF);
+    handle = handle_of(fids, 1);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF); /* it is not open */
+    struct v9_fid *pinned = pin(fids, 1);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == 0);
+    CHECK(v9_fid_flags(pinned) == V9_FID_UPCALL);
+    CHECK(v9_fids_open(fids, pinned, 1, O_RDONLY) == -EBADF);
+    CHECK(enter_for(fids, 1, 2, pinned) == -EBADF); /* nor does it become another file's */
+    CHECK(v9_fids_remove(fids, 1) == -EBUSY);
+    CHECK(v9_fids_end(fids, handle) == 0);
+    CHECK(v9_fids_end(fids, handle) == -EBADF && v9_fids_remove(fids, 1) == -EBADF);
+    v9_fids_unpin(fids, pinned);
+}
+
+static void test_open_and_locked(struct v9_fids *fids)
+{
+    uint64_t handle;
+
+    CHECK(enter(fids, 1) == 0);
+    struct v9_fid *pinned = pin(fids, 1);
+    CHECK(v9_fids_open(fids, pinned, some_fd(), O_RDONLY) == 0);
+    handle = handle_of(fids, 1);
+    CHECK(enter_for(fids, 1, 2, pinned) == -EBADF);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == 0);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == 0);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_remove(fids, 1) == -EBUSY && v9_fids_end(fids, handle) == 0);
+    v9_fids_unpin(fids, pinned);
+    CHECK(fids->count == 0 && fids->live == 0);
+}
+
 int main(void)
 {
     struct v9_fids fids;
@@ -267,6 +319,8 @@ int main(void)
     test_unshared(&fids);
     test_newest_name(&fids);
     test_straggler(&fids);
+    test_acts_on_what_it_saw(&fids);
+    test_open_and_locked(&fids);
     v9_fids_destroy(&fids);
     return check_report();
 }

@@ -81,7 +81,7 @@ class Process:
         self, kind: int, span: Range = WHOLE, *, writable: bool = True, cancel: Cancel | None = None
     ) -> bool:
         """Takes a lock; False where it is held."""
-        file = self.table.open(self.holder, self.fid, self._open, self.table.epoch)
+        file = self.table.open(self.holder, self.fid, self._open)
         try:
             self.table.take(file, kind, span, fid_writable=writable, cancel=cancel)
         except BlockingIOError:
@@ -386,12 +386,52 @@ def test_bounds(
     assert two.lock(WRLCK)
 
 
-def test_requests_of_an_ended_session(table: LockTable, one: Process, host: Host) -> None:
-    epoch = table.epoch
-    table.clear()
-    with pytest.raises(OSError) as refused:
-        table.open(one.holder, one.fid, one._open, epoch)
-    assert refused.value.errno == errno.EBADF
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "part"])
+def test_two_threads_of_a_process(
+    one: Process, host: Host, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """One unlocks what the other has just taken: the record is the host's state in the end."""
+    span = WHOLE if whole else Range(0, 10)
+    unlocks = threading.Thread(target=one.unlock, args=(span,))
+    ofd_lock = sys.ofd_lock
+
+    def between(*args: object) -> None:
+        ofd_lock(*args)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        unlocks.start()
+        unlocks.join(0.2)  # as long as it would need, were it not to wait for the record
+
+    monkeypatch.setattr(sys, "ofd_lock", between)
+    one.lock(WRLCK, span)
+    unlocks.join(TIMEOUT)
+    assert host.finds(WRLCK) == UNLCK
+    assert host.finds_flock() == UNLCK
+    assert not one.table._files
+
+
+def test_a_wait_that_gained_nothing(
+    one: Process, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread of the process has unlocked what the wait gained, and the host has it now."""
+    span = Range(0, 10)
+    assert host.fcntl(WRLCK, span)
+    ofd_lock, waits = sys.ofd_lock, []
+
+    def gain(fd: int, kind: int, start: int, length: int, cancel: Cancel | None = None) -> None:
+        if cancel is None:
+            ofd_lock(fd, kind, start, length)
+            return
+        waits.append(kind)
+        host.fcntl(UNLCK, span)
+        ofd_lock(fd, kind, start, length, cancel)
+        if len(waits) == 1:
+            ofd_lock(fd, UNLCK, start, length)
+            assert host.fcntl(WRLCK, span)
+
+    monkeypatch.setattr(sys, "ofd_lock", gain)
+    assert one.lock(WRLCK, span, cancel=Cancel())
+    assert len(waits) == 2
+    assert host.finds(WRLCK, span) == WRLCK
 
 
 def test_two_processes_that_take_turns(one: Process, two: Process, path: Path) -> None:

@@ -8,7 +8,7 @@ import errno
 import itertools
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from vhost9p.native.export import Export
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, decode
 from vhost9p.p9.constants import Dialect
+from vhost9p.p9.fids import FID_UPCALL
 from vhost9p.p9.server import Server
 from vhost9p.policy.multidevs import make_policy
 
@@ -40,6 +41,7 @@ class FakeFid:
     """An entry of the table (vhost9p.p9.fids.Fid)."""
 
     number: int
+    handle: int
     path_fd: int
     export: int
     uid: int
@@ -61,6 +63,9 @@ class FakeFids:
 
     def __init__(self) -> None:
         self.entries: dict[int, FakeFid] = {}
+        self._handles = itertools.count(1 << 32)
+        self.before_mark: Callable[[], None] = lambda: None
+        """What somebody else does just before a fid is marked."""
         self.pinned = 0
         self.full = False
         self.changing: tuple[Any, ...] | None = None
@@ -76,15 +81,28 @@ class FakeFids:
         finally:
             self.pinned -= 1
 
+    def find(self, number: int) -> int:
+        if number not in self.entries:
+            raise OSError(errno.EBADF, "no such fid")
+        return self.entries[number].handle
+
     def add(
-        self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
-    ) -> None:
+        self,
+        number: int,
+        path_fd: int,
+        export: int,
+        uid: int,
+        flags: int,
+        attr: Attr | None,
+    ) -> int:
         if number in self.entries:
             raise OSError(errno.EBADF, "the fid is in use")
         if self.full:
             raise OSError(errno.EMFILE, "the table is full")
         dev, ino = (attr.st_dev, attr.st_ino) if attr else (0, 0)
-        self.entries[number] = FakeFid(number, path_fd, export, uid, flags, dev, ino)
+        handle = next(self._handles)
+        self.entries[number] = FakeFid(number, handle, path_fd, export, uid, flags, dev, ino)
+        return handle
 
     def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
         if self.full:
@@ -92,6 +110,7 @@ class FakeFids:
         old = self.entries[fid.number]
         self.entries[fid.number] = replace(
             old,
+            handle=next(self._handles),
             path_fd=path_fd,
             io_fd=io_fd,
             io_flags=io_flags,
@@ -100,13 +119,25 @@ class FakeFids:
         )
         old.close()
 
-    def set_flags(self, fid: Any, flags: int) -> None:
-        self.entries[fid.number].flags = flags
+    def _entry(self, handle: int) -> FakeFid:
+        for fid in self.entries.values():
+            if fid.handle == handle:
+                return fid
+        raise OSError(errno.EBADF, "the fid is gone")
 
-    def clunk(self, number: int) -> None:
-        if number not in self.entries:
-            raise OSError(errno.EBADF, "no such fid")
-        self.entries.pop(number).close()
+    def mark(self, handle: int, flags: int) -> None:
+        self.before_mark()
+        fid = self._entry(handle)
+        if (flags | fid.flags) & FID_UPCALL:
+            fits = fid.io_fd < 0 and not fid.flags & ~flags
+        else:
+            fits = fid.io_fd >= 0
+        if not fits:
+            raise OSError(errno.EBADF, "the fid is in use for something else")
+        fid.flags |= flags
+
+    def clunk(self, handle: int) -> None:
+        self.entries.pop(self._entry(handle).number).close()
 
     @contextmanager
     def _changes(self, *names: Any) -> Iterator[None]:
@@ -126,7 +157,7 @@ class FakeFids:
 
     def clear(self) -> None:
         for number in list(self.entries):
-            self.clunk(number)
+            self.entries.pop(number).close()
 
 
 class FakeRequest:

@@ -20,9 +20,10 @@ gap that is left, since another process may have been waiting for it.
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
@@ -57,6 +58,7 @@ class Blocker(NamedTuple):
     client_id: bytes
 
 
+Wait = Callable[[Cancel], None]
 OpenFile = Callable[[], tuple[int, int]]
 """Opens a file for locks: a descriptor, and its access mode (os.O_ACCMODE)."""
 
@@ -69,13 +71,15 @@ class LockFile:
     fd: int
     access: int
     fids: set[int] = field(default_factory=set)
-    """The fids that locks were asked for through and that are not clunked."""
+    """Handles of fids that locks were asked for through and that are not clunked."""
     ranges: RangeMap = field(default_factory=RangeMap)
     flock: int = UNLCK
     uses: int = 0
     """Requests at work on `fd`, waiting ones among them; it stays open for them."""
     abandoned: bool = False
     """Its fids are gone: what a request still gets is worth nothing."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """See LockTable."""
 
     def allows_range(self, kind: int, *, fid_writable: bool) -> bool:
         """Whether a whole-file lock is held as a range lock too (fcntl(2), EBADF)."""
@@ -95,8 +99,17 @@ def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> No
             del index[key]
 
 
+def _too_many_files() -> OSError:
+    return OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
+
+
 class LockTable:
-    """All locks of one device's guest. Thread-safe."""
+    """All locks of one device's guest. Thread-safe; fids are named by their handles.
+
+    Two kinds of locks guard it. A file's own (`LockFile.lock`) is held around a call to the host
+    that locks or unlocks without waiting, and the record of it, so that both always agree. The
+    table's, which is taken after it, guards all records; no system call is made under it.
+    """
 
     def __init__(self) -> None:
         self._files: dict[Holder, LockFile] = {}
@@ -105,33 +118,43 @@ class LockTable:
         """The same by fid, and by device and inode: of many locks few concern a request."""
         self._lock = threading.Lock()
         self._pieces = 0
-        self.epoch = 0
-        """Counts `clear`: a request that began before must not lock after."""
 
     # ---- lock files -------------------------------------------------------------------------
 
-    def open(self, holder: Holder, fid: int, open_file: OpenFile, epoch: int) -> LockFile:
+    def open(self, holder: Holder, fid: int, open_file: OpenFile) -> LockFile:
         """The process's lock file, opened if need be, used by one more request until `done`.
 
-        Raises OSError: what `open_file` raises, ENOLCK (too many), EBADF (`epoch` is over).
+        The caller marks the fid afterwards, and calls `clunk` where it is gone. Raises OSError:
+        what `open_file` raises, ENOLCK (too many).
         """
         with self._lock:
-            if epoch != self.epoch:
-                raise OSError(errno.EBADF, "the session of this fid has ended")
             file = self._files.get(holder)
-            if file is None:
-                if len(self._files) >= FILES_MAX:
-                    raise OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
-                file = self._enter(LockFile(holder, *open_file()))
-            if fid not in file.fids:
-                file.fids.add(fid)
-                self._by_fid.setdefault(fid, {})[file] = None
-            file.uses += 1
-            return file
+            if file:
+                return self._use(file, fid)
+            if len(self._files) >= FILES_MAX:
+                raise _too_many_files()
+        made = LockFile(holder, *open_file())
+        with self._lock:
+            file = self._files.get(holder)
+            if file:  # another thread was faster
+                self._use(file, fid)
+            elif len(self._files) < FILES_MAX:
+                return self._use(self._enter(made), fid)
+        os.close(made.fd)
+        if file is None:
+            raise _too_many_files()
+        return file
 
     def _enter(self, file: LockFile) -> LockFile:
         self._files[file.holder] = file
         self._by_file.setdefault(file.holder[:2], {})[file] = None
+        return file
+
+    def _use(self, file: LockFile, fid: int) -> LockFile:
+        if fid not in file.fids:
+            file.fids.add(fid)
+            self._by_fid.setdefault(fid, {})[file] = None
+        file.uses += 1
         return file
 
     def _leave(self, file: LockFile) -> None:
@@ -144,21 +167,11 @@ class LockTable:
         """Ends a use that `open` began."""
         with self._lock:
             file.uses -= 1
-            self._close_if_idle(file)
-
-    def _close_if_idle(self, file: LockFile) -> None:
-        if file.uses or not (file.abandoned or (file.flock == UNLCK and not file.ranges)):
-            return
-        if not file.abandoned:
-            self._leave(file)
+            if file.uses or not (file.abandoned or (file.flock == UNLCK and not file.ranges)):
+                return
+            if not file.abandoned:
+                self._leave(file)
         os.close(file.fd)
-
-    def _abandon(self, file: LockFile) -> None:
-        self._leave(file)
-        file.abandoned = True
-        with suppress(OSError):
-            self._unlock(file, WHOLE)
-        self._close_if_idle(file)
 
     def _require_room(self, file: LockFile) -> None:
         if self._pieces > PIECES_MAX or len(file.ranges) > FILE_PIECES_MAX:
@@ -176,98 +189,88 @@ class LockTable:
     ) -> None:
         """Takes a lock; waits for it where `cancel` is given.
 
+        What a wait gains counts for nothing by itself, since other threads of the process may have
+        locked and unlocked meanwhile: the lock is tried once more.
+
         Raises BlockingIOError (held by another), InterruptedError (the wait was cancelled), OSError
         ENOLCK (too many), EBADF (the fids are gone); then the process has what it had before.
         """
-        if not span.is_whole():
-            self._require_room(file)
-            self._take_range(file, kind, span, cancel)
-        elif file.allows_range(kind, fid_writable=fid_writable):
-            self._take_both(file, kind, cancel)
-        else:
-            self._take_flock(file, kind, cancel)
-
-    def _granted(self, file: LockFile) -> None:
-        if file.abandoned:
-            raise OSError(errno.EBADF, "the fid is gone")
-
-    def _take_range(self, file: LockFile, kind: int, span: Range, cancel: Cancel | None) -> None:
-        sys.ofd_lock(file.fd, kind, span.start, span.length, cancel)
-        with self._lock:
-            self._granted(file)
-            self._record(file, span, kind)
-
-    def _take_flock(self, file: LockFile, kind: int, cancel: Cancel | None) -> None:
-        try:
-            sys.flock(file.fd, kind, cancel)
-        except OSError:
-            self._restore_flock(file)
-            raise
-        with self._lock:
-            self._granted(file)
-            file.flock = kind
-
-    def _take_both(self, file: LockFile, kind: int, cancel: Cancel | None) -> None:
-        wait = self._try_both(file, kind)
-        while wait:
+        flock = span.is_whole()
+        ranges = not flock or file.allows_range(kind, fid_writable=fid_writable)
+        attempt = partial(self._attempt, file, kind, span, flock=flock, ranges=ranges)
+        while wait := attempt():
             if cancel is None:
                 raise BlockingIOError(errno.EAGAIN, "the file is locked")
             try:
                 wait(cancel)
-                wait = self._try_both(file, kind)
             except OSError:
-                self._put_back(file)
+                with file.lock:
+                    self._put_back(file, span)
+                raise
+
+    def _attempt(
+        self, file: LockFile, kind: int, span: Range, *, flock: bool, ranges: bool
+    ) -> Wait | None:
+        """Takes a lock and records it; or nothing, and then, how to wait for what is in the way."""
+        with file.lock:
+            try:
+                wait = self._try(file, kind, span, flock=flock, ranges=ranges)
+            except OSError:
+                self._put_back(file, span)
                 raise
             if wait:
-                self._put_back(file)
+                self._put_back(file, span)
+            return wait
 
-    def _try_both(self, file: LockFile, kind: int) -> Callable[[Cancel], None] | None:
-        """Takes flock and the range lock, or neither; then, how to wait for the one that is held.
-
-        flock comes first: it can be put back without knowing more than its kind.
-        """
-        try:
-            sys.flock(file.fd, kind)
-        except BlockingIOError:
-            self._restore_flock(file)
-            return lambda cancel: sys.flock(file.fd, kind, cancel)
-        try:
-            sys.ofd_lock(file.fd, kind, *WHOLE)
-        except OSError as error:
-            self._restore_flock(file)
-            if not isinstance(error, BlockingIOError):
-                raise
-            return lambda cancel: sys.ofd_lock(file.fd, kind, *WHOLE, cancel)
+    def _try(
+        self, file: LockFile, kind: int, span: Range, *, flock: bool, ranges: bool
+    ) -> Wait | None:
+        if not flock:
+            with self._lock:
+                self._require_room(file)
+        if flock:
+            try:
+                sys.flock(file.fd, kind)
+            except BlockingIOError:
+                return lambda cancel: sys.flock(file.fd, kind, cancel)
+        if ranges:
+            try:
+                sys.ofd_lock(file.fd, kind, *span)
+            except BlockingIOError:
+                return lambda cancel: sys.ofd_lock(file.fd, kind, *span, cancel)
         with self._lock:
-            self._granted(file)
-            file.flock = kind
-            self._record(file, WHOLE, kind)
+            if file.abandoned:
+                raise OSError(errno.EBADF, "the fid is gone")
+            if flock:
+                file.flock = kind
+            if ranges:
+                self._record(file, span, kind)
         return None
 
-    def _restore_flock(self, file: LockFile) -> None:
-        """Back to what the process had: another may have been faster."""
-        with self._lock:
+    def _put_back(self, file: LockFile, span: Range) -> None:
+        """Back to what the process had, as it is recorded. Of flock another may have been faster.
+        With the file's lock held."""
+        if span.is_whole():
             try:
                 sys.flock(file.fd, file.flock)
             except BlockingIOError:
-                file.flock = UNLCK
-
-    def _put_back(self, file: LockFile) -> None:
-        """After one of two locks was waited for: both back to what the process had."""
-        self._restore_flock(file)
-        with self._lock:
-            for span, kind in file.ranges.within(WHOLE):
-                with suppress(BlockingIOError):
-                    sys.ofd_lock(file.fd, kind, *span)
+                with self._lock:
+                    file.flock = UNLCK
+        for piece, kind in file.ranges.within(span):
+            with suppress(BlockingIOError):
+                sys.ofd_lock(file.fd, kind, *piece)
 
     # ---- giving up --------------------------------------------------------------------------
 
     def _unlock(self, file: LockFile, span: Range) -> None:
+        """With the file's lock held."""
         sys.ofd_lock(file.fd, UNLCK, *span)
-        self._record(file, span, UNLCK)
+        with self._lock:
+            self._record(file, span, UNLCK)
         if span.is_whole():
             sys.flock(file.fd, UNLCK)
-            file.flock = UNLCK
+            with self._lock:
+                file.flock = UNLCK
 
     def release(self, holder: Holder, span: Range) -> None:
         """Unlocks a range, through whichever of the process's fids it was locked. OSError ENOLCK
@@ -278,23 +281,43 @@ class LockTable:
                 return
             if not span.is_whole():
                 self._require_room(file)
-            self._unlock(file, span)
-            self._close_if_idle(file)
+            file.uses += 1
+        try:
+            with file.lock:
+                self._unlock(file, span)
+        finally:
+            self.done(file)
 
     def clunk(self, fid: int) -> None:
         """A fid goes; with its last fid a process's locks on a file go."""
         with self._lock:
+            orphans = []
             for file in self._by_fid.pop(fid, ()):
                 file.fids.discard(fid)
                 if not file.fids:
-                    self._abandon(file)
+                    orphans.append(file)
+            self._abandon(orphans)
+        self._give_up(orphans)
 
     def clear(self) -> None:
         """Gives every lock up, after the fids are gone."""
         with self._lock:
-            self.epoch += 1
-            for file in list(self._files.values()):
-                self._abandon(file)
+            files = list(self._files.values())
+            self._abandon(files)
+        self._give_up(files)
+
+    def _abandon(self, files: Iterable[LockFile]) -> None:
+        """Takes files out of the table, and uses them, for `_give_up`. With the table's lock."""
+        for file in files:
+            self._leave(file)
+            file.abandoned = True
+            file.uses += 1
+
+    def _give_up(self, files: Iterable[LockFile]) -> None:
+        for file in files:
+            with file.lock, suppress(OSError):
+                self._unlock(file, WHOLE)
+            self.done(file)
 
     # ---- asking -----------------------------------------------------------------------------
 
@@ -303,19 +326,20 @@ class LockTable:
     ) -> Blocker | None:
         """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK."""
         with self._lock:
-            for file in self._by_file.get(holder[:2], ()):
-                other = file.holder
-                if other != holder:
-                    found = file.ranges.conflict(span, kind)
-                    if found:
-                        return Blocker(*found, other.proc_id, other.client_id)
-            file_or_none = self._files.get(holder)
-            fd = file_or_none.fd if file_or_none else open_file()[0]
-            try:
-                elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
-            finally:
-                if file_or_none is None:
-                    os.close(fd)
+            for other in self._by_file.get(holder[:2], ()):
+                if other.holder != holder and (found := other.ranges.conflict(span, kind)):
+                    return Blocker(*found, other.holder.proc_id, other.holder.client_id)
+            file = self._files.get(holder)
+            if file:
+                file.uses += 1
+        fd = file.fd if file else open_file()[0]
+        try:
+            elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
+        finally:
+            if file:
+                self.done(file)
+            else:
+                os.close(fd)
         if elsewhere is None:
             return None
         held, start, length, pid = elsewhere

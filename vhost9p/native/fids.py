@@ -68,24 +68,40 @@ class FidTable:
         check(lib.v9_fid_get(self._device, number, room.info))
         return Fid(self._device, number, INFO.unpack_from(room.bytes))
 
+    def find(self, number: int) -> int:
+        """A fid's handle, whether its file can be had or not; OSError EBADF if there is none."""
+        out = ffi.new("uint64_t *")
+        check(lib.v9_fid_find(self._device, number, out))
+        return int(out[0])
+
     def add(
-        self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
-    ) -> None:
-        """Enters a fid; takes `path_fd` (-1 for an xattr fid) over unless it raises."""
-        native = attr.native if attr else ffi.new("struct v9_attr *")
-        check(lib.v9_fid_add(self._device, number, path_fd, export, uid, flags, native))
+        self,
+        number: int,
+        path_fd: int,
+        export: int,
+        uid: int,
+        flags: int,
+        attr: Attr | None,
+    ) -> int:
+        """Enters a fid; takes `path_fd` (-1 for an xattr fid) over unless it raises. Returns its
+        handle."""
+        native, handle = attr.native if attr else ffi.new("struct v9_attr *"), ffi.new("uint64_t *")
+        where = (self._device, number, path_fd, export)
+        check(lib.v9_fid_add(*where, uid, flags, native, handle))
+        return int(handle[0])
 
     def become(self, fid: Fid, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
         """Makes the number stand for a created, open file; takes both descriptors over."""
         check(lib.v9_fid_become(self._device, fid.handle, path_fd, io_fd, io_flags, attr.native))
 
-    def set_flags(self, fid: Fid, flags: int) -> None:
-        """Replaces the FID_* flags."""
-        check(lib.v9_fid_set_flags(self._device, fid.handle, flags))
+    def mark(self, handle: int, flags: int) -> None:
+        """Adds FID_* flags; OSError EBADF where the fid has lost its number, or is in use for
+        something else."""
+        check(lib.v9_fid_mark(self._device, handle, flags))
 
-    def clunk(self, number: int) -> None:
-        """Removes a fid; OSError EBADF if there is none."""
-        check(lib.v9_fid_clunk(self._device, number))
+    def clunk(self, handle: int) -> None:
+        """Takes the number away from a fid; OSError EBADF if it had none any more."""
+        check(lib.v9_fid_clunk(self._device, handle))
 
     # ---- changes of names -------------------------------------------------------------------
 
@@ -127,7 +143,7 @@ class FidTable:
         return bytes(ffi.buffer(out, max(size, 0)))
 
     def clear(self) -> None:
-        """Removes all fids."""
+        """Removes all fids: another session begins."""
         lib.v9_fid_clear(self._device)
 
 

@@ -1,4 +1,10 @@
-"""What the handlers need of the fid table, which the device's C layer provides."""
+"""What the handlers need of the fid table, which the device's C layer provides.
+
+Handlers of one device run side by side, and beside C. What is kept here for a fid is kept by its
+handle, since a number may stand for another fid at any moment: it is stored, then the fid is marked
+(`mark`), and where that fails it is taken back. A marked fid is clunked here, number first
+(`clunk`), and then what is kept for it goes: so nothing stays behind, whoever comes first.
+"""
 
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -13,6 +19,10 @@ FID_LOCKS = 2
 
 class Fid(Protocol):
     """A pinned fid: its descriptors stay open while it is held. -1 stands for no descriptor."""
+
+    @property
+    def handle(self) -> int:
+        """Names this fid, and no other one that has its number before or after."""
 
     @property
     def path_fd(self) -> int:
@@ -54,25 +64,36 @@ class Fid(Protocol):
 class FidTable(Protocol):
     """What the guest's fids stand for. Every method raises OSError and is thread-safe.
 
-    `become`, `set_flags`, `removing` and `renaming` take what `get` gave.
+    `become`, `removing` and `renaming` take what `get` gave.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
         """Pins a fid for the length of a `with` block; EBADF if there is none."""
 
+    def find(self, number: int) -> int:
+        """A fid's handle, whether its file can be had or not; EBADF if there is none."""
+
     def add(
-        self, number: int, path_fd: int, export: int, uid: int, flags: int, attr: Attr | None
-    ) -> None:
-        """Enters a fid; takes `path_fd` over unless it raises."""
+        self,
+        number: int,
+        path_fd: int,
+        export: int,
+        uid: int,
+        flags: int,
+        attr: Attr | None,
+    ) -> int:
+        """Enters a fid; takes `path_fd` over unless it raises. Returns its handle. EBADF: the
+        number is in use."""
 
     def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
         """Makes the number of a pinned fid stand for a created, open file."""
 
-    def set_flags(self, fid: Any, flags: int) -> None:
-        """Replaces the FID_* flags."""
+    def mark(self, handle: int, flags: int) -> None:
+        """Adds FID_* flags. EBADF: the fid has lost its number, or is in use for something that
+        they do not go with."""
 
-    def clunk(self, number: int) -> None:
-        """Removes a fid."""
+    def clunk(self, handle: int) -> None:
+        """Takes the number away from a fid; EBADF if it had none any more."""
 
     def removing(self, fid: Any, name: bytes = b"") -> AbstractContextManager[None]:
         """For the length of a `with` block in which entry `name` of a directory is removed, or b""
@@ -85,4 +106,4 @@ class FidTable(Protocol):
         the file itself, to `new` in `directory` (None: its own). All fids stay good."""
 
     def clear(self) -> None:
-        """Removes all fids."""
+        """Removes all fids: another session begins."""

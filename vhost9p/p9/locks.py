@@ -121,7 +121,6 @@ class LockFamily:
 
     def lock(self, request: Request, t: m.Tlock) -> m.Rlock | None:
         """Takes or gives up a lock."""
-        epoch = self._table.epoch
         with self._fids.get(t.fid) as fid:
             holder = _holder(fid, t)
             if t.type not in KINDS:
@@ -133,12 +132,21 @@ class LockFamily:
                 self._table.release(holder, span)
                 return m.Rlock(c.LOCK_SUCCESS)
             writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-            if not fid.flags & FID_LOCKS:
-                self._fids.set_flags(fid, fid.flags | FID_LOCKS)
-            open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
-            file = self._table.open(holder, t.fid, open_file, epoch)
+            file = self._open(fid, holder)
         take = partial(self._table.take, file, t.type, span, fid_writable=writable)
         return self._take(request, t, file, take)
+
+    def _open(self, fid: Fid, holder: Holder) -> LockFile:
+        """What the process's locks hang on; the fid is Python's to clunk from now on."""
+        open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
+        file = self._table.open(holder, fid.handle, open_file)
+        try:
+            self._fids.mark(fid.handle, FID_LOCKS)
+        except OSError:
+            self._table.clunk(fid.handle)
+            self._table.done(file)
+            raise
+        return file
 
     def _take(
         self, request: Request, t: m.Tlock, file: LockFile, take: Callable[..., None]
@@ -170,9 +178,9 @@ class LockFamily:
             return m.Rgetlock(UNLCK, t.start, t.length, t.proc_id, t.client_id)
         return m.Rgetlock(found.kind, *found.span, found.proc_id, found.client_id)
 
-    def clunk(self, number: int) -> None:
+    def clunk(self, handle: int) -> None:
         """A fid goes."""
-        self._table.clunk(number)
+        self._table.clunk(handle)
 
     # ---- waiting ----------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def become(fids: FidTable, fid: Fid, made: Created) -> None:
 class NamespaceFamily:
     """Tlink, Tremove, Trename, Trenameat.
 
-    `drop` frees a fid and all that is kept for it.
+    `drop` frees a fid, by its handle, and all that is kept for it.
     """
 
     def __init__(self, context: Context, drop: Callable[[int], None]) -> None:
@@ -63,6 +63,7 @@ class NamespaceFamily:
 
     def remove(self, request: Request, t: m.Tremove) -> m.Rremove:
         """Removes the file and clunks the fid, the latter even where the former fails."""
+        handle = self._fids.find(t.fid)
         try:
             with self._fids.get(t.fid) as fid:
                 driver = self._context.writable(fid)
@@ -71,7 +72,7 @@ class NamespaceFamily:
                 with self._fids.removing(fid):
                     driver.remove(fid.path_fd)
         finally:
-            self._drop(t.fid)
+            self._drop(handle)
         return m.Rremove()
 
     def rename(self, request: Request, t: m.Trename) -> m.Rrename:

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """Answers one device's requests, on any number of threads."""
+    """Answers one device's requests. Every method may be called by any thread, at the same time;
+    while a Tversion is handled no other request is."""
 
     def __init__(
         self,
@@ -91,17 +92,20 @@ class Server:
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Of a fid that Python keeps something for: the others are C's."""
+        handle = self._fids.find(t.fid)
         try:
-            self._xattrs.clunk(t.fid)
+            self._xattrs.clunk(t.fid, handle)
         finally:
-            self._drop(t.fid)
+            self._drop(handle)
         return m.Rclunk()
 
-    def _drop(self, number: int) -> None:
-        """Frees a fid and what is kept for it."""
-        self._xattrs.drop(number)
-        self._locks.clunk(number)
-        self._fids.clunk(number)
+    def _drop(self, handle: int) -> None:
+        """Frees a fid and what is kept for it: the number first, so that nothing comes after."""
+        try:
+            self._fids.clunk(handle)
+        finally:
+            self._xattrs.drop(handle)
+            self._locks.clunk(handle)
 
     def _forget(self) -> None:
         """After the fids are gone."""

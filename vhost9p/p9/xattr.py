@@ -10,6 +10,7 @@ how it would replace a value by an empty one. An empty value with other flags is
 
 import errno
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vhost9p.p9 import constants as c
@@ -42,7 +43,7 @@ def _check_xattr_name(name: bytes) -> bytes:
 
 
 class XattrFamily:
-    """See the module. Values are kept by fid number."""
+    """See the module. Values are kept by their fid's handle (vhost9p.p9.fids)."""
 
     def __init__(self, context: Context, values_max: int) -> None:
         """`values_max`: how many a guest may have at a time; 0: as many as BYTES_MAX allows."""
@@ -52,6 +53,7 @@ class XattrFamily:
         self._values: dict[int, _Value] = {}
         self._bytes = 0
         self._lock = threading.Lock()
+        """Guards the values, what they hold, and their sum; nothing else happens under it."""
 
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
@@ -64,26 +66,33 @@ class XattrFamily:
 
     # ---- values -----------------------------------------------------------------------------
 
-    def _keep(self, number: int, value: _Value) -> None:
-        self.drop(number)
+    def _keep(self, handle: int, value: _Value) -> None:
+        """Keeps a value for a fid, which is Python's from now on; or neither, and OSError."""
         with self._lock:
+            if handle in self._values:
+                raise P9Error(errno.EBADF, "the fid is in use for something else")
             full = self._values_max and len(self._values) >= self._values_max
             if full or self._bytes + value.size > BYTES_MAX:
                 raise P9Error(errno.ENOSPC, "too many attribute values are held open")
             self._bytes += value.size
-            self._values[number] = value
+            self._values[handle] = value
+        try:
+            self._fids.mark(handle, FID_UPCALL)
+        except OSError:
+            self.drop(handle)
+            raise
 
-    def _value(self, number: int, *, incoming: bool) -> _Value:
-        with self._lock:
-            value = self._values.get(number)
+    def _value(self, handle: int, *, incoming: bool) -> _Value:
+        """With the lock held."""
+        value = self._values.get(handle)
         if value is None or (value.target is not None) != incoming:
             raise P9Error(errno.EBADF, "the fid is not open for this")
         return value
 
-    def drop(self, number: int) -> _Value | None:
+    def drop(self, handle: int) -> _Value | None:
         """Forgets what is kept for a fid; a value on its way in is not set."""
         with self._lock:
-            value = self._values.pop(number, None)
+            value = self._values.pop(handle, None)
             if value:
                 self._bytes -= value.size
         return value
@@ -104,11 +113,12 @@ class XattrFamily:
                 data = driver.get_xattr(fd, _check_xattr_name(t.name))
             else:
                 data = b"".join(name + b"\0" for name in driver.list_xattrs(fd))
-            self._fids.add(t.newfid, -1, fid.export, fid.uid, FID_UPCALL, None)
+            handle = self._fids.add(t.newfid, -1, fid.export, fid.uid, FID_UPCALL, None)
         try:
-            self._keep(t.newfid, _Value(data, len(data)))
+            self._keep(handle, _Value(data, len(data)))
         except OSError:
-            self._fids.clunk(t.newfid)
+            with suppress(OSError):  # the guest may have clunked it already
+                self._fids.clunk(handle)
             raise
         return m.Rxattrwalk(len(data))
 
@@ -124,36 +134,41 @@ class XattrFamily:
                 raise P9Error(errno.E2BIG, f"a value of {t.attr_size} bytes")
             if t.flags & ~(c.XATTR_CREATE | c.XATTR_REPLACE):
                 raise P9Error(errno.EINVAL, f"flags {t.flags:#x}")
-            self._keep(t.fid, _Value(bytearray(), t.attr_size, (name, t.flags)))
-            self._fids.set_flags(fid, FID_UPCALL)
+            self._keep(fid.handle, _Value(bytearray(), t.attr_size, (name, t.flags)))
         return m.Rxattrcreate()
 
     def read(self, request: Request, t: m.Tread) -> m.Rread:
         """A piece of a value."""
-        value = self._value(t.fid, incoming=False)
+        handle = self._fids.find(t.fid)
+        with self._lock:
+            value = self._value(handle, incoming=False)
         count = min(t.count, self._context.msize - c.HEADER_SIZE - 4)
         return m.Rread(bytes(value.data[t.offset : t.offset + count]))
 
     def write(self, request: Request, t: m.Twrite) -> m.Rwrite:
         """The next piece of a value."""
-        value = self._value(t.fid, incoming=True)
-        assert isinstance(value.data, bytearray)
-        if t.offset != len(value.data):
-            raise P9Error(errno.EINVAL, "attribute values are written from front to back")
-        if t.offset + len(t.data) > value.size:
-            raise P9Error(errno.ENOSPC, f"the value was announced with {value.size} bytes")
-        value.data += t.data
+        handle = self._fids.find(t.fid)
+        with self._lock:
+            value = self._value(handle, incoming=True)
+            assert isinstance(value.data, bytearray)
+            if t.offset != len(value.data):
+                raise P9Error(errno.EINVAL, "attribute values are written from front to back")
+            if t.offset + len(t.data) > value.size:
+                raise P9Error(errno.ENOSPC, f"the value was announced with {value.size} bytes")
+            value.data += t.data
         return m.Rwrite(len(t.data))
 
-    def clunk(self, number: int) -> None:
+    def clunk(self, number: int, handle: int) -> None:
         """Ends a fid of this family; sets the value that was written. The fid goes either way."""
-        value = self.drop(number)
+        value = self.drop(handle)
         if value is None or value.target is None:
             return
         if len(value.data) != value.size:
             raise P9Error(errno.EINVAL, f"{len(value.data)} of {value.size} bytes were written")
         name, flags = value.target
         with self._fids.get(number) as fid:
+            if fid.handle != handle:
+                raise P9Error(errno.EBADF, "the fid is gone")
             driver = self._context.writable(fid)
             if not value.size and flags == c.XATTR_REPLACE:
                 driver.remove_xattr(fid.path_fd, name)

@@ -1,0 +1,199 @@
+"""Requests that come in between: the fid goes, or becomes another one, while something is being
+kept for it. What comes between is done just before the fid is marked, and while a host file is
+opened; C's own Tclunk takes an unmarked fid's number away and tells nobody."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.p9.guest import Guest, Refused, serving
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message
+
+NEW = 5000
+
+
+@pytest.fixture
+def guest(root: Path) -> Iterator[Guest]:
+    """A guest of an export with two files, that may have one attribute value at a time."""
+    (root / "file").write_bytes(b"1")
+    (root / "other").write_bytes(b"22")
+    with serving(root, max_xattr=1) as guest:
+        yield guest
+
+
+def code(guest: Guest, message: Message) -> int | None:
+    """The errno that a request is refused with."""
+    with pytest.raises(Refused) as refused:
+        guest.do(message)
+    return refused.value.errno
+
+
+def lock(fid: int, kind: int = c.LOCK_TYPE_WRLCK, pid: int = 1) -> m.Tlock:
+    """Of the whole file."""
+    return m.Tlock(fid, kind, 0, 0, 0, pid, b"guest")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether the host finds a lock."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def between(guest: Guest, happens: Callable[[], object]) -> None:
+    """Has something happen once, before the next fid is marked."""
+
+    def once() -> None:
+        guest.fids.before_mark = lambda: None
+        happens()
+
+    guest.fids.before_mark = once
+
+
+def clunk_in_c(guest: Guest, number: int) -> None:
+    """Tclunk of a fid that is not marked."""
+    assert not guest.fids.entries[number].flags
+    guest.fids.entries.pop(number).close()
+
+
+def reuse(guest: Guest, number: int) -> None:
+    """The same, and the number comes to stand for the other file, open."""
+    clunk_in_c(guest, number)
+    other = guest.open("other")
+    guest.fids.entries[number] = guest.fids.entries.pop(other)
+    guest.fids.entries[number].number = number
+
+
+def keep_and_set(guest: Guest) -> None:
+    """A value is written, which is the only one that there is room for."""
+    fid = guest.walk("file")
+    guest.do(m.Txattrcreate(fid, b"user.a", 1, 0))
+    guest.send(m.Twrite(fid, 0, b"x"), held_back=1).result(m.Rwrite)
+    guest.do(m.Tclunk(fid))
+
+
+@pytest.mark.parametrize("goes", [clunk_in_c, reuse])
+def test_a_fid_goes_while_it_becomes_a_value(
+    guest: Guest, goes: Callable[[Guest, int], None]
+) -> None:
+    fid = guest.walk("file")
+    between(guest, lambda: goes(guest, fid))
+    assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
+    if goes is reuse:
+        assert not guest.fids.entries[fid].flags
+        assert code(guest, m.Tread(fid, 0, 1)) == errno.EBADF  # C's, were it not open
+    keep_and_set(guest)
+
+
+def test_a_value_to_read_goes_at_once(guest: Guest) -> None:
+    """Of a fid that is marked from the beginning, so its Tclunk comes to Python."""
+    source = guest.walk("file")
+    keep_and_set(guest)
+    between(guest, lambda: guest.do(m.Tclunk(NEW)))
+    assert code(guest, m.Txattrwalk(source, NEW, b"user.a")) == errno.EBADF
+    assert NEW not in guest.fids.entries
+    keep_and_set(guest)
+
+
+def test_two_values_for_one_fid(guest: Guest, root: Path) -> None:
+    fid = guest.walk("file")
+
+    def second() -> None:
+        assert code(guest, m.Txattrcreate(fid, b"user.b", 2, 0)) == errno.EBADF
+
+    between(guest, second)
+    guest.do(m.Txattrcreate(fid, b"user.a", 1, 0))
+    guest.send(m.Twrite(fid, 0, b"x"), held_back=1).result(m.Rwrite)
+    guest.do(m.Tclunk(fid))
+    assert os.listxattr(root / "file") == ["user.a"]
+
+
+def test_the_file_is_opened_while_its_fid_becomes_a_value(guest: Guest) -> None:
+    fid = guest.walk("file")
+
+    def opens() -> None:
+        entry = guest.fids.entries[fid]
+        entry.io_fd = guest.driver.export.reopen(entry.path_fd, os.O_RDONLY)
+
+    between(guest, opens)
+    assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
+    keep_and_set(guest)
+
+
+@pytest.mark.parametrize("goes", [clunk_in_c, reuse])
+def test_a_fid_goes_while_it_locks(
+    guest: Guest, root: Path, goes: Callable[[Guest, int], None]
+) -> None:
+    fid = guest.open("file")
+    between(guest, lambda: goes(guest, fid))
+    assert code(guest, lock(fid)) == errno.EBADF
+    assert not is_locked(root / "file")
+    if goes is reuse:
+        assert not guest.fids.entries[fid].flags
+
+
+def test_a_marked_fid_goes_while_it_locks_again(guest: Guest, root: Path) -> None:
+    fid = guest.open("file")
+    guest.do(lock(fid, pid=1))
+    between(guest, lambda: guest.do(m.Tclunk(fid)))
+    assert code(guest, lock(fid, pid=2)) == errno.EBADF
+    assert not is_locked(root / "file")
+
+
+def test_another_fid_of_the_process_keeps_its_lock(guest: Guest, root: Path) -> None:
+    one, two = guest.open("file"), guest.open("file")
+    guest.do(lock(one))
+    between(guest, lambda: clunk_in_c(guest, two))
+    assert code(guest, lock(two)) == errno.EBADF
+    assert is_locked(root / "file")
+    guest.do(m.Tclunk(one))
+    assert not is_locked(root / "file")
+
+
+@pytest.mark.parametrize("ends", ["the guest", "the session"])
+def test_a_request_outlives(guest: Guest, root: Path, ends: str) -> None:
+    """It hung while the ring was stopped, and the guest given up."""
+    fid = guest.open("file")
+
+    def end() -> None:
+        if ends == "the guest":
+            guest.server.reset()
+        else:
+            guest.do(m.Tversion(8192, b"9P2000.L"))
+
+    between(guest, end)
+    assert code(guest, lock(fid)) == errno.EBADF
+    assert not is_locked(root / "file")
+    fid = guest.walk("file")
+    between(guest, end)
+    assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
+    keep_and_set(guest)
+
+
+def test_the_lock_file_is_opened_twice(
+    guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads of one guest process lock at the same time: one descriptor is kept."""
+    one, two = guest.open("file"), guest.open("file")
+    open_for_locks = guest.driver.open_for_locks
+
+    def meanwhile(fd: int) -> tuple[int, int]:
+        monkeypatch.undo()
+        guest.do(lock(two))
+        return open_for_locks(fd)
+
+    monkeypatch.setattr(guest.driver, "open_for_locks", meanwhile)
+    guest.do(lock(one))
+    guest.do(m.Tclunk(two))
+    assert is_locked(root / "file")
+    guest.do(m.Tclunk(one))
+    assert not is_locked(root / "file")
