@@ -43,6 +43,28 @@ static int follow(v9_export *ex, const struct v9_node *node, const struct v9_way
     return -ESTALE;
 }
 
+/* Uses the anchor of a mount on which something is parked, which may come back by another way while
+ * the lock is released: the anchor stays. Its descriptor, to open files by handle, or -1. */
+static int32_t enter_anchor(struct v9_fids *fids, uint64_t mnt_id)
+{
+    struct v9_anchor *anchor = v9_park_anchor(&fids->nodes.park, mnt_id);
+
+    anchor->users++;
+    return anchor->by_handle ? anchor->fd : -1;
+}
+
+/* The lock is held, but released to close what nobody uses any more. */
+static void leave_anchor(struct v9_fids *fids, uint64_t mnt_id)
+{
+    const int32_t fd = v9_park_leave_anchor(&fids->nodes.park, mnt_id);
+
+    if (fd < 0)
+        return;
+    pthread_mutex_unlock(&fids->lock);
+    close(fd);
+    pthread_mutex_lock(&fids->lock);
+}
+
 /*
  * Opens a parked node's file again, and its metadata file (-1: none); the lock is released
  * meanwhile. A name that is just being changed is looked for again, unless it is the change itself
@@ -53,7 +75,6 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
 {
     const struct timespec pause = {0, 1000000};
     v9_export *ex = fids->exports[node->export];
-    const struct v9_anchor *anchor;
     struct v9_way way;
     int32_t anchor_fd;
     bool settled;
@@ -61,9 +82,8 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
 
     for (int i = 0; i < SETTLE && fd == -ESTALE && node->path_fd < 0; i++) {
         const uint32_t moment = v9_epoch_begin(&ex->moves);
-        anchor = v9_park_anchor(&fids->nodes.park, node->mnt_id);
-        anchor_fd = anchor->by_handle ? anchor->fd : -1;
         v9_park_load(&fids->nodes.park, node->way, node->export, &way);
+        anchor_fd = enter_anchor(fids, node->mnt_id);
         pthread_mutex_unlock(&fids->lock);
         fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd, O_PATH) : follow(ex, node, &way, anchor_fd);
         *meta_fd = fd >= 0 ? v9_model_find(ex, fd) : -1;
@@ -71,6 +91,7 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
         if (fd == -ESTALE && !settled)
             nanosleep(&pause, NULL);
         pthread_mutex_lock(&fids->lock);
+        leave_anchor(fids, node->mnt_id);
         if (settled)
             break;
     }

@@ -177,7 +177,7 @@ static void make_file(const char *name)
 /* Enters a fid for a file, opened with `flags` (-1: not opened). */
 static int enter(uint32_t number, const char *name, int flags)
 {
-    struct v9_fid_new as = {number, 0, 0, -1, flags};
+    struct v9_fid_new as = {number, 0, 0, -1, flags, NULL};
     struct v9_found file = {-1, -1, 0, NULL};
     char path[PATH_MAX];
     struct v9_attr attr;
@@ -269,7 +269,7 @@ static void test_what_stays(void)
     const int before = open_count();
     char path[PATH_MAX];
     struct v9_fid *fid;
-    uint32_t flags;
+    uint64_t handle;
 
     make_file("gone");
     make_file("locked");
@@ -278,7 +278,7 @@ static void test_what_stays(void)
     CHECK(enter(1, "", -1) == 0 && enter(2, "gone", O_RDONLY) == 0);
     CHECK(enter(3, "locked", O_RDONLY) == 0 && enter(4, "there", -1) == 0);
     CHECK(v9_fids_pin(&fids, 3, &fid) == 0);
-    fid->flags = V9_FID_LOCKS;
+    CHECK(v9_fids_mark(&fids, v9_fids_handle(&fids, fid), V9_FID_LOCKS) == 0);
     v9_fids_unpin(&fids, fid);
     path_to("gone", path);
     CHECK(unlink(path) == 0);
@@ -289,7 +289,7 @@ static void test_what_stays(void)
     CHECK(unlink(path) == 0);
     make_file("there");
     CHECK(v9_fids_pin(&fids, 4, &fid) == -ESTALE);
-    CHECK(v9_fids_flags(&fids, 4, &flags) == 0 && v9_fids_flags(&fids, 5, &flags) == -EBADF);
+    CHECK(v9_fids_find(&fids, 4, &handle) == 0 && v9_fids_find(&fids, 5, &handle) == -EBADF);
     CHECK(v9_fids_remove(&fids, 4) == 0);
     v9_fids_clear(&fids);
     CHECK(open_count() == before && v9_pressure_held == 0);
@@ -313,6 +313,51 @@ static void test_open_file_brings_its_node_back(void)
     CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 4 && v9_fids_node(&fids, fid)->path_fd >= 0);
     v9_fids_unpin(&fids, fid);
     v9_fids_clear(&fids);
+}
+
+static void *pin_and_unpin(void *unused)
+{
+    struct v9_fid *fid;
+
+    CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
+    v9_fids_unpin(&fids, fid);
+    return unused;
+}
+
+/* A thread looks for a file by its mount's anchor, and a walk brings the file back meanwhile: the
+ * anchor, which has no other users then, stays until the thread is back. */
+static void test_an_anchor_stays_while_it_is_used(void)
+{
+    const int before = open_count();
+    char path[PATH_MAX], elsewhere[PATH_MAX];
+    struct v9_anchor *anchor;
+    bool out = false;
+    pthread_t thread;
+
+    make_file("here");
+    age();
+    CHECK(enter(1, "here", -1) == 0);
+    park_all();
+    anchor = v9_park_anchor(&fids.nodes.park, v9_fids_node(&fids, &fids.entries[1])->mnt_id);
+    CHECK(anchor && anchor->users == 1);
+    anchor->by_handle = false; /* or the file would be found at once */
+    path_to("here", path);
+    path_to("elsewhere", elsewhere);
+    CHECK(rename(path, elsewhere) == 0);
+    v9_epoch_change(&export->moves, true); /* it is worth looking again */
+    CHECK(pthread_create(&thread, NULL, pin_and_unpin, NULL) == 0);
+    while (!out) {
+        pthread_mutex_lock(&fids.lock);
+        out = v9_fids_node(&fids, &fids.entries[1])->returning;
+        CHECK(!out || anchor->users == 2);
+        pthread_mutex_unlock(&fids.lock);
+    }
+    CHECK(enter(2, "elsewhere", -1) == 0);
+    v9_epoch_change(&export->moves, false);
+    pthread_join(thread, NULL);
+    CHECK(anchor->users == 0);
+    v9_fids_clear(&fids);
+    CHECK(open_count() == before);
 }
 
 /* ---- many threads ------------------------------------------------------------------------------
@@ -448,6 +493,7 @@ int main(void)
     test_round_trip();
     test_what_stays();
     test_open_file_brings_its_node_back();
+    test_an_anchor_stays_while_it_is_used();
     test_threads();
     v9_fids_destroy(&fids);
     v9_export_free(export);
