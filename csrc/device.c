@@ -138,7 +138,7 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect)
     pthread_mutex_unlock(&dev->lock);
     /* Tremove and Twstat work by the name through which the fid was reached. */
     pthread_mutex_lock(&dev->fids.lock);
-    dev->fids.nodes.unshared = dialect == V9_9P2000U;
+    __atomic_store_n(&dev->fids.nodes.unshared, dialect == V9_9P2000U, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&dev->fids.lock);
 }
 

@@ -259,7 +259,8 @@ int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, cons
     int err = step(r, &here, name, &there, attr);
 
     if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT)) /* moved out of the export */
-        return v9_fast_attr(list->ex, r, list->node->path_fd, "", list->node->meta_fd, attr);
+        return v9_fast_attr(list->ex, r, list->node->path_fd, "",
+                            __atomic_load_n(&list->node->meta_fd, __ATOMIC_ACQUIRE), attr);
     if (!err)
         leave(NULL, &there);
     return err;

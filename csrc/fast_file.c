@@ -151,6 +151,7 @@ static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t num
     uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
     struct v9_node *node;
     struct v9_fid *fid;
+    struct v9_qid qid;
     int err = v9_fast_file(dev, number, &fid, &node);
 
     if (err)
@@ -158,7 +159,8 @@ static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t num
     err = open_fid(dev, fid, node, flags);
     if (!err) {
         uint8_t *at = v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag);
-        v9_put(v9_put_qid(at, &node->qid), 0, 4); /* iounit 0: as much as msize allows */
+        qid = v9_node_qid(node);
+        v9_put(v9_put_qid(at, &qid), 0, 4); /* iounit 0: as much as msize allows */
         err = v9_request_reply(r, reply, sizeof(reply));
     }
     v9_fids_unpin(&dev->fids, fid);

@@ -276,7 +276,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     list.ex = v9_node_export(dev, node);
     list.fid = fid;
     list.node = node;
-    err = fid->io_fd < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
+    err = v9_fid_io(fid) < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
     if (!err) {
         pthread_mutex_lock(&v9_fids_dir(&dev->fids, fid)->lock);
         err = fill(&list, r, fid, offset, scratch);

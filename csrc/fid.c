@@ -464,7 +464,7 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
         err = enter(fids, as, node, instead, &closing);
     if (!err) {
         fids->nodes.entries[node - 1].pins--;
-        fids->nodes.entries[node - 1].qid.version = version;
+        v9_node_renew_version(&fids->nodes.entries[node - 1], version);
     }
     pthread_mutex_unlock(&fids->lock);
     close_all(&closing);

@@ -126,6 +126,7 @@ bool v9_linger_start(void)
 {
     sigset_t all, old;
     pthread_t thread;
+    bool runs;
 
     pthread_mutex_lock(&sweeper.lock);
     if (!sweeper.runs) {
@@ -137,8 +138,9 @@ bool v9_linger_start(void)
         }
         pthread_sigmask(SIG_SETMASK, &old, NULL);
     }
+    runs = sweeper.runs;
     pthread_mutex_unlock(&sweeper.lock);
-    return sweeper.runs;
+    return runs;
 }
 
 void v9_linger_watch(void)

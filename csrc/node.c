@@ -220,7 +220,7 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
         node->path_fd = found->path_fd;
     }
     refer(nodes, index);
-    node->qid.version = attr->qid.version;
+    v9_node_renew_version(node, attr->qid.version);
     if (node->path_fd < 0)
         v9_node_wake(nodes, index, found->path_fd, spare);
     else if (node->path_fd != found->path_fd)

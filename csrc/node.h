@@ -47,7 +47,7 @@ struct v9_node {
     bool recent;                  /* used since it was looked at for parking */
     bool parking, returning;      /* a thread gives the descriptors up; gets them back */
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
-    struct v9_qid qid; /* when it was last walked to: the path and the type hold */
+    struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
     uint32_t next;     /* index + 1 in the bucket's chain or the free list */
     uint32_t way;      /* parked: where in nodes->park */
 
@@ -123,7 +123,7 @@ bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, uint64_t d
 /* Whether nodes of an export outlive their fids. */
 static inline bool v9_nodes_keep(const struct v9_nodes *nodes, uint32_t export)
 {
-    return nodes->keeps[export] != 0 && !nodes->unshared;
+    return nodes->keeps[export] != 0 && !__atomic_load_n(&nodes->unshared, __ATOMIC_RELAXED);
 }
 /* A node may linger from now on, or may not. */
 void v9_node_set_lasting(struct v9_nodes *nodes, uint32_t index, bool lasting);
@@ -140,6 +140,17 @@ void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
 void v9_node_renew(struct v9_nodes *nodes, uint32_t index);
 /* The next node of a file after `index` (0: the first), whatever its export; 0: no more. */
 uint32_t v9_nodes_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino, uint32_t index);
+/* Of a node that is referred to: its version may be renewed any time. */
+static inline struct v9_qid v9_node_qid(const struct v9_node *node)
+{
+    const uint32_t version = __atomic_load_n(&node->qid.version, __ATOMIC_RELAXED);
+    return (struct v9_qid){node->qid.type, version, node->qid.path};
+}
+/* With the lock held. */
+static inline void v9_node_renew_version(struct v9_node *node, uint32_t version)
+{
+    __atomic_store_n(&node->qid.version, version, __ATOMIC_RELAXED);
+}
 static inline struct v9_identity v9_node_identity(const struct v9_node *node)
 {
     return (struct v9_identity){node->st_dev, node->st_ino, node->mnt_id, node->born};

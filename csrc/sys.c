@@ -232,6 +232,16 @@ int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mt
 /* ---- locks -------------------------------------------------------------------------------------
  */
 
+static bool is_cancelled(const int32_t *cancel)
+{
+    return cancel && __atomic_load_n(cancel, __ATOMIC_ACQUIRE);
+}
+
+void v9_sys_cancel(int32_t *cancel)
+{
+    __atomic_store_n(cancel, 1, __ATOMIC_RELEASE);
+}
+
 static const short ofd_types[] = {F_RDLCK, F_WRLCK, F_UNLCK};
 static const int flock_types[] = {LOCK_SH, LOCK_EX, LOCK_UN};
 
@@ -249,13 +259,13 @@ static int describe(struct flock *lock, int32_t type, uint64_t start, uint64_t l
 }
 
 int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
-                    const volatile int32_t *cancel)
+                    const int32_t *cancel)
 {
     struct flock lock;
     int err = describe(&lock, type, start, length);
 
     while (!err) {
-        if (cancel && *cancel)
+        if (is_cancelled(cancel))
             return -EINTR;
         if (fcntl(fd, cancel ? F_OFD_SETLKW : F_OFD_SETLK, &lock) == 0)
             return 0;
@@ -264,12 +274,12 @@ int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
     return err;
 }
 
-int v9_sys_flock(int32_t fd, int32_t type, const volatile int32_t *cancel)
+int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel)
 {
     int err = type < V9_LOCK_RDLCK || type > V9_LOCK_UNLCK ? -EINVAL : 0;
 
     while (!err) {
-        if (cancel && *cancel)
+        if (is_cancelled(cancel))
             return -EINTR;
         if (flock(fd, flock_types[type] | (cancel ? 0 : LOCK_NB)) == 0)
             return 0;

@@ -450,8 +450,10 @@ enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
  * before the wait begins is lost).
  */
 int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
-                    const volatile int32_t *cancel);
-int v9_sys_flock(int32_t fd, int32_t type, const volatile int32_t *cancel);
+                    const int32_t *cancel);
+int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel);
+/* Sets *cancel, for other threads to see. */
+void v9_sys_cancel(int32_t *cancel);
 struct v9_lock {
     int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nobody is in the way */
     int32_t pid;  /* -1: an open-file-description lock */

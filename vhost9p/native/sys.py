@@ -32,7 +32,7 @@ class Cancel:
 
     def set(self) -> None:
         """From now on a signal ends the wait."""
-        self.native[0] = 1
+        lib.v9_sys_cancel(self.native)
 
     def is_set(self) -> bool:
         """Whether the wait was called off."""
