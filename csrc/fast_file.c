@@ -296,11 +296,6 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
  * Linux 6.4 leave it to the server. The bits go before the data comes: nobody runs what was written
  * as the file's owner.
  */
-static uint32_t set_ids_of(uint32_t mode)
-{
-    return S_ISREG(mode) ? mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0)) : 0;
-}
-
 static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node *node)
 {
     const uint32_t own_uid = UINT32_MAX;
@@ -315,15 +310,13 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_node 
         meta = v9_node_meta(ex, node);
         v9_model_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
     }
-    if (mapped.has & V9_HAS_MODE) {
-        bits = set_ids_of(mapped.mode);
-        mapped.has = V9_HAS_MODE;
-        mapped.mode &= ~bits;
-        return bits ? v9_model_write(ex, fid->io_fd, meta, &mapped) : 0;
-    }
+    if (mapped.has & V9_HAS_MODE)
+        return v9_model_set_ids(mapped.mode)
+                   ? v9_model_write(ex, fid->io_fd, meta, &(struct v9_mapped){V9_NO_SET_IDS})
+                   : 0;
     if (fstat(fid->io_fd, &st) < 0)
         return -errno;
-    bits = set_ids_of(st.st_mode);
+    bits = v9_model_set_ids(st.st_mode);
     return bits && fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
 }
 

@@ -396,9 +396,29 @@ static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
     return err;
 }
 
+uint32_t v9_model_set_ids(uint32_t mode)
+{
+    return S_ISDIR(mode) ? 0 : mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+
+/* What a change of the metadata `old`, of a file that has mode `host` on the host, comes to. */
+static void settle(uint32_t host, const struct v9_mapped *old, struct v9_mapped *change)
+{
+    const uint32_t mode =
+        effective_type(host, old) | ((old->has & V9_HAS_MODE ? old->mode : host) & PERMISSIONS);
+
+    if (change->has & V9_NO_SET_IDS && v9_model_set_ids(mode)) {
+        change->has |= V9_HAS_MODE;
+        change->mode = mode & PERMISSIONS & ~v9_model_set_ids(mode);
+    }
+    change->has &= V9_HAS_ALL;
+    if (change->has & V9_HAS_MODE && !(change->mode & S_IFMT))
+        change->mode |= effective_type(host, old);
+}
+
 int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change)
 {
-    struct v9_mapped old, new = *change;
+    struct v9_mapped old = {0}, new = *change;
     struct stat st;
     int err;
 
@@ -409,8 +429,7 @@ int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_m
     pthread_mutex_lock(&ex->model_lock);
     if (ex->conf.model == V9_MODEL_FILE || !(new.mode &S_IFMT))
         v9_model_read(ex, fd, "", meta_fd, V9_HAS_ALL, &old);
-    if (new.has & V9_HAS_MODE && !(new.mode &S_IFMT))
-        new.mode |= effective_type(st.st_mode, &old);
+    settle(st.st_mode, &old, &new);
     if (ex->conf.model == V9_MODEL_XATTR)
         err = v9_model_write_xattrs(fd, &new);
     else

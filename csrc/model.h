@@ -60,6 +60,9 @@ int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_
  */
 void v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
                    struct v9_mapped *out);
+/* The set-id bits that a program of this mode loses when it is written or given away; 0 for a
+ * directory. */
+uint32_t v9_model_set_ids(uint32_t mode);
 /* Makes a guest's attributes of a host's. */
 void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
 /* Under mapped-file, the directory that has the metadata files of a directory's files: a

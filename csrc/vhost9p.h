@@ -181,9 +181,12 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
  */
 
 enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8, V9_HAS_ALL = 15 };
+/* In a change: a program loses its set-id bits, as by chown(2) and write(2), whatever its mode is
+ * by then. Not together with a mode. */
+enum { V9_NO_SET_IDS = 16 };
 
 struct v9_mapped {
-    uint32_t has; /* V9_HAS_*: the fields that count */
+    uint32_t has; /* V9_HAS_*: the fields that count; V9_NO_SET_IDS */
     uint32_t uid, gid, mode;
     uint64_t rdev; /* a dev_t (makedev(3)) */
 };

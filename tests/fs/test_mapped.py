@@ -17,7 +17,7 @@ import pytest
 from tests.fs.test_local import in_child, needs_root
 from vhost9p.fs.driver import OWN_ID, Attr, File, Owner
 from vhost9p.fs.mapped import MappedDriver
-from vhost9p.native.export import MODEL_FILE, MODEL_XATTR, Export
+from vhost9p.native.export import MODEL_FILE, MODEL_XATTR, Export, Mapped
 from vhost9p.policy.multidevs import make_policy
 
 MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
@@ -404,6 +404,24 @@ def test_a_file_without_a_name_keeps_its_attributes(place: Place) -> None:
         attr = place.driver.export.attr(file.fd, meta_fd=file.meta_fd)
         assert (attr.mode, attr.uid, attr.gid) == (stat.S_IFREG | 0o444, 5, 6)
     assert shown(place, b"f") == (0o602, 2)
+
+
+def test_a_mode_that_changes_while_the_owner_does(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads: what chown(2) takes away is taken of the mode that there is by then."""
+    place.make(b"program", 0o4755)
+    write = place.driver._keeper.write
+
+    def between(file: File, change: Mapped) -> None:
+        monkeypatch.undo()
+        place.driver.chmod(file, 0o6710)
+        write(file, change)
+
+    with place.opened(b"program") as file:
+        monkeypatch.setattr(place.driver._keeper, "write", between)
+        place.driver.chown(file, 5, -1)
+    assert place.attr(b"program").mode == stat.S_IFREG | 0o710
 
 
 def test_directories_that_only_hold_metadata_are_empty(place: Place) -> None:

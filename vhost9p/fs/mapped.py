@@ -5,7 +5,6 @@ What the guest creates, and removes, is C's (csrc/make.h), as are the formats of
 the files (csrc/model.h). Here is what changes that later: modes, owners, names (fs/keepers.py).
 """
 
-import stat
 from contextlib import suppress
 
 from vhost9p.fs.driver import File
@@ -51,12 +50,8 @@ class MappedDriver(LocalDriver):
 
     def chown(self, file: File, uid: int, gid: int) -> None:
         """See Driver. As chown(2): a program that is given away loses its set-id bits."""
-        change = Mapped(uid if uid != -1 else None, gid if gid != -1 else None)
-        mode = self.export.attr(file.fd, meta_fd=file.meta_fd).mode
-        lost = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        if not stat.S_ISDIR(mode) and mode & lost:
-            change = Mapped(change.uid, change.gid, mode & PERMISSIONS & ~lost)
-        self._change(file, change)
+        owner, group = uid if uid != -1 else None, gid if gid != -1 else None
+        self._change(file, Mapped(owner, group, no_set_ids=True))
 
     def _change(self, file: File, change: Mapped) -> None:
         """A change of metadata is one of the file, though not for the host: it gets its time of

@@ -64,6 +64,8 @@ class Mapped:
     """With the file's type; without one, as a change, the type stays."""
     rdev: int | None = None
     """A dev_t (os.makedev)."""
+    no_set_ids: bool = False
+    """As a change, without a mode: a program loses its set-id bits."""
 
     def native(self) -> Any:
         """The C struct."""
@@ -72,6 +74,7 @@ class Mapped:
             | (self.gid is not None and lib.V9_HAS_GID)
             | (self.mode is not None and lib.V9_HAS_MODE)
             | (self.rdev is not None and lib.V9_HAS_RDEV)
+            | (self.no_set_ids and lib.V9_NO_SET_IDS)
         )
         values = (self.uid or 0, self.gid or 0, self.mode or 0, self.rdev or 0)
         return ffi.new("struct v9_mapped *", (has, *values))
