@@ -54,3 +54,13 @@ void v9_names_end(v9_device *dev, uint32_t export)
 {
     v9_epoch_change(&dev->exports[export]->moves, false);
 }
+
+void v9_names_lock(v9_device *dev, uint32_t export)
+{
+    v9_export_lock_names(dev->exports[export]);
+}
+
+void v9_names_unlock(v9_device *dev, uint32_t export)
+{
+    v9_export_unlock_names(dev->exports[export]);
+}

@@ -71,6 +71,10 @@ int v9_keep_clear(int32_t dir_fd, const char *name);
  * (idle.h), so a file that loses its name in between stays reachable. Begin tells whether anything
  * of the device is parked, or something of the kinds that may lose a name may linger (linger.h); if
  * not, the other calls but end may be left out.
+ *
+ * Renames that concern what is parked are noted in the order in which the host made them: lock
+ * comes after begin then, and unlock after renamed. Without anything parked before, nothing is
+ * until end.
  */
 enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
@@ -86,5 +90,7 @@ int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
 /* A directory has been renamed; paths as v9_names_path tells them. */
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
 void v9_names_end(v9_device *dev, uint32_t export);
+void v9_names_lock(v9_device *dev, uint32_t export);
+void v9_names_unlock(v9_device *dev, uint32_t export);
 
 #endif

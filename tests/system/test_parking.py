@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ import pytest
 from tests.frontend.client import SET_MODE, SET_SIZE, Client, P9Errno
 from tests.frontend.daemon import Daemon, environment
 from tests.frontend.unix import UnixClient
+from tests.frontend.wire import T
+from tests.system.held_daemon import GO, HELD
 from tests.system.share import (
     IS_ROOT,
     SECURITY,
@@ -40,6 +42,9 @@ from tests.system.share import (
 USER = 12345
 # Without any capability: CAP_DAC_READ_SEARCH would open files by handle.
 AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+WITHOUT_HANDLES = ["setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-dac_read_search"]
+if not IS_ROOT:
+    WITHOUT_HANDLES = []
 LIMIT = 256
 CROWD = 600
 """Files enough to have all that was idle before parked."""
@@ -65,13 +70,20 @@ PLACES = [
 
 
 @contextlib.contextmanager
-def serving(place: Place, limit: int, *args: str, speaks: type[Client] = Client) -> Iterator[Share]:
-    """A daemon that may have `limit` files open, and a guest."""
+def serving(
+    place: Place,
+    limit: int,
+    *args: str,
+    speaks: type[Client] = Client,
+    runner: Sequence[str] = (),
+) -> Iterator[Share]:
+    """A daemon that may have `limit` files open, run by `runner` if any, and a guest."""
     export = Path(tempfile.mkdtemp(prefix="v9-parking-", dir=place.parent))
     wrapper = ["prlimit", f"--nofile={limit}:{limit}"]
     if IS_ROOT and not place.privileged:
         wrapper += AS_USER
     model = "passthrough" if place.privileged else "none"
+    wrapper += runner
     daemon = Daemon("--path", str(export), "--security-model", model, *args, wrapper=wrapper)
     if IS_ROOT and not place.privileged:
         os.chown(export, USER, USER)
@@ -253,6 +265,32 @@ def test_guest_renames(tight: Share) -> None:
 
     client.lopen(plain, os.O_RDONLY)
     assert client.read(plain, 0, 10) == b"plain"
+
+
+def test_renames_at_the_same_time() -> None:
+    """Of a directory, and of one in it: what is parked below, and opened by its path, follows both,
+    in their order."""
+    place = Place(tempfile.gettempdir(), privileged=IS_ROOT)
+    runner = [*WITHOUT_HANDLES, sys.executable, "-m", "tests.system.held_daemon"]
+    with serving(place, LIMIT, "--threads", "2", runner=runner) as share:
+        client = share.client
+        for name in ("outer", "outer/x"):
+            mkdir(share, name)
+        put(share, "outer/x/file", "data")
+        age()
+        file = client.walk_to(share.top, b"outer", b"x", b"file")
+        park(share, "outer/")
+        outer = client.walk_to(share.top, b"outer")
+        first = client.submit(T.RENAMEAT, share.top, b"outer", share.top, HELD)
+        share.daemon.wait_until(lambda: os.path.exists(share.path(HELD)), "a rename")
+        second = client.submit(T.RENAMEAT, outer, b"x", outer, b"y")
+        with contextlib.suppress(TimeoutError):
+            client.wait(second, 1)
+        share.put(GO)
+        client.wait(first)
+        client.wait(second)
+        client.lopen(file, os.O_RDONLY)
+        assert client.read(file, 0, 10) == b"data"
 
 
 def limit_files(share: Share, place: Place, limit: int) -> None:

@@ -150,9 +150,9 @@ class FidTable:
 class _Change:
     """Names of an export change in the `with` block: nothing is parked meanwhile (csrc/idle.h).
     Where something is parked already, or lingers, `prepare` comes first, and tells the old and the
-    new path of a directory that the block renames."""
+    new path of a directory that the block renames; no other block does then."""
 
-    __slots__ = ("_device", "_export", "_prepare", "_renamed")
+    __slots__ = ("_device", "_export", "_prepare", "_prepared", "_renamed")
 
     def __init__(
         self, device: Any, export: int, prepare: Callable[[], tuple[bytes, bytes] | None]
@@ -160,18 +160,26 @@ class _Change:
         self._device = device
         self._export = export
         self._prepare = prepare
+        self._prepared = False
         self._renamed: tuple[bytes, bytes] | None = None
 
     def __enter__(self) -> None:
         kinds = lib.V9_NAMES_FILE | lib.V9_NAMES_DIRECTORY
-        if lib.v9_names_begin(self._device, self._export, kinds):
+        self._prepared = bool(lib.v9_names_begin(self._device, self._export, kinds))
+        if self._prepared:
+            lib.v9_names_lock(self._device, self._export)
             try:
                 self._renamed = self._prepare()
             except BaseException:
-                lib.v9_names_end(self._device, self._export)
+                self._end()
                 raise
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._renamed and kind is None:
             lib.v9_names_renamed(self._device, self._export, *self._renamed)
+        self._end()
+
+    def _end(self) -> None:
+        if self._prepared:
+            lib.v9_names_unlock(self._device, self._export)
         lib.v9_names_end(self._device, self._export)
