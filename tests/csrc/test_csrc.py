@@ -1,5 +1,6 @@
 """Builds every test_*.c beside this file, and the fuzzers, with the csrc files that its first
-lines name, and runs it: with the address and undefined-behaviour sanitizers, and as it ships."""
+lines name, and runs it: with the address and undefined-behaviour sanitizers, and as it ships. Those
+with threads are run with the thread sanitizer as well."""
 
 import itertools
 import os
@@ -16,7 +17,15 @@ BUILDS = {
     "sanitized": ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "optimised": ("-O2",),
 }
+RACES = ("-g", "-O1", "-fsanitize=thread", "-Wno-tsan")  # of fences: around them all is atomic
 PROGRAMS = sorted([*HERE.glob("test_*.c"), *(ROOT / "tests" / "fuzz").glob("fuzz_*.c")])
+
+THREADED = [
+    program
+    for program in PROGRAMS
+    if "pthread_create" in program.read_text()
+    and program.stem != "test_vring_threads"  # two threads that spin: too slow by far
+]
 
 
 def build(program: Path, flags: tuple[str, ...], folder: Path) -> Path:
@@ -37,7 +46,17 @@ def build(program: Path, flags: tuple[str, ...], folder: Path) -> Path:
 @pytest.mark.parametrize("kind", BUILDS)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 def test_program(program: Path, kind: str, tmp_path: Path) -> None:
-    target = build(program, BUILDS[kind], tmp_path)
+    run(build(program, BUILDS[kind], tmp_path))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("program", THREADED, ids=lambda path: path.stem)
+def test_races(program: Path, tmp_path: Path) -> None:
+    run(build(program, RACES, tmp_path))
+
+
+def run(target: Path) -> None:
+    """Runs a program to its end, which has to be good."""
     # The programs catch SIGBUS themselves, which is the point of some; others end by SIGSEGV.
     options = "handle_sigbus=0:handle_segv=0:detect_leaks=1"
     environment = {**os.environ, "ASAN_OPTIONS": options}

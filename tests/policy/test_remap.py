@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from tests.policy.guest import Remap, no_probe, remap
 from vhost9p.native.qidmap import QidMap
-from vhost9p.policy.mounts import MountTable
+from vhost9p.policy.mounts import Mount, MountTable, Probe
 from vhost9p.policy.remap import MAX_FILES_LIMIT, MAX_GROUPS, RemapPolicy
 from vhost9p.policy.state import RECORD_SIZE
 from vhost9p.policy.suffix import suffix
 
+TIMEOUT = 20
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "multidevs.json").read_text())
 
 INODES = st.one_of(
@@ -183,3 +184,29 @@ def test_threads_that_ask_for_the_same_get_the_same() -> None:
     assert len(seen) == 4
     assert all(paths == seen[0] for paths in seen)
     assert len(set(seen[0])) == len(files)
+
+
+def test_a_mount_that_hangs_holds_up_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deciding on a device waits for a file system; files of others are numbered meanwhile."""
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def identify(self: MountTable, mnt_id: int, fd: int, probe: Probe) -> Mount:
+        hangs.set()
+        assert goes_on.wait(TIMEOUT)
+        return Mount(mnt_id, mnt_id, 0, 0)
+
+    with remap() as mine, tempfile.TemporaryFile() as file:
+        path = mine.path(7, 5)
+        monkeypatch.setattr(MountTable, "identify", identify)
+        device = threading.Thread(target=mine.policy.device, args=(8, 1, file.fileno()))
+        device.start()
+        assert hangs.wait(TIMEOUT)
+        group = threading.Thread(target=mine.policy.group, args=(0, 1 << 63))
+        group.start()
+        group.join(5)
+        held_up = group.is_alive()
+        goes_on.set()
+        device.join()
+        group.join()
+        assert not held_up
+        assert mine.path(7, 5) == path

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from tests.frontend.daemon import ROOT, Daemon
 
-FLAGS = ("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread", "-fPIC")
-FLAGS += ("-Wno-tsan",)  # of fences: around them everything is atomic
+FLAGS = [
+    *("-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-fPIC"),
+    *("-fsanitize=thread", "-Wno-tsan"),  # of fences: around them everything is atomic
+]
 
 
 def runtime() -> str:

@@ -111,6 +111,10 @@ def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> No
             del index[key]
 
 
+def _too_many_files() -> OSError:
+    return OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
+
+
 class LockTable:
     """All locks of one device's guest. Thread-safe; fids are named by their handles.
 

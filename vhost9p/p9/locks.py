@@ -109,6 +109,7 @@ class LockFamily:
         self._wake_signal = wake_signal
         self._table = LockTable()
         self._lock = threading.Lock()
+        """Guards the waits and whether there may be any; no other lock is taken under it."""
         self._waits: dict[tuple[int, int], _Wait] = {}
         self._draining = False
         self.waits_max = 0

@@ -68,6 +68,7 @@ class ListingPolicy:
             self._mounts.close()
             raise
         self._lock = threading.Lock()
+        """Guards the two below; what is called meanwhile looks at no file of the guest's."""
         self._tree = MountTree(())
         self._generation = -1
 

@@ -110,6 +110,7 @@ class MountTable:
             self.close()
             raise
         self._lock = threading.Lock()
+        """Guards `_lines`, and that they are read by one at a time; no other lock is taken."""
         self._lines: dict[int, MountLine] | None = None
 
     def _keep(self, fd: int) -> int:

@@ -109,9 +109,10 @@ class Device:
 class RemapPolicy:
     """See MultidevsPolicy. Owns `mounts` and `state`.
 
-    One lock covers every decision: they are rare, and must be in the state file in the order in
-    which they were taken. Deciding on a device looks at mount points and so waits for their file
-    systems.
+    One lock (`_lock`) covers what is decided: it must be in the state file in the order in which it
+    was. Deciding on a device looks at mount points, and waits for their file systems: that has a
+    lock of its own (`_looking`), which is taken first, so that groups are decided meanwhile. It
+    guards the devices, and orders what is found out about mounts with the news of their going.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class RemapPolicy:
         self._probe = probe
         self._state = state
         self._max_files = max_files
+        self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._watch: MountWatch | None = None
         self._told: set[int] = set()
@@ -157,7 +159,7 @@ class RemapPolicy:
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """See MultidevsPolicy. Mount id 0 is no mount: such a device is known by st_dev alone."""
-        with self._lock:
+        with self._looking:
             if mnt_id:
                 fs_id = os.fstatvfs(fd).f_fsid & MASK64
                 mount = self._mounts.identify(mnt_id, fd, self._probe)
@@ -167,13 +169,14 @@ class RemapPolicy:
                 fs_id = 0
                 mount = Mount(0, 0, 0, 0)
             device = self._find_device(st_dev, fs_id, mount)
-            if device is None:
-                device = Device(self._devices, st_dev, fs_id, [mount])
-                self._persist(*device.records())
-                self._enter(device)
-            elif mount not in device.mounts:
-                self._persist(Record(Kind.MOUNT, device.index, *mount))
-                device.add_mount(mount)
+            with self._lock:
+                if device is None:
+                    device = Device(self._devices, st_dev, fs_id, [mount])
+                    self._persist(*device.records())
+                    self._enter(device)
+                elif mount not in device.mounts:
+                    self._persist(Record(Kind.MOUNT, device.index, *mount))
+                    device.add_mount(mount)
             self._qidmap.set_device(st_dev, mnt_id, device.index, DeviceFlag(0))
 
     def _find_device(self, st_dev: int, fs_id: int, mount: Mount) -> Device | None:
@@ -199,7 +202,7 @@ class RemapPolicy:
             self._watch = self._mounts.watch(self._mounts_changed)
 
     def _mounts_changed(self) -> None:
-        with self._lock:
+        with self._looking:
             self._qidmap.forget_devices()
 
     # ---- groups and files -------------------------------------------------------------------

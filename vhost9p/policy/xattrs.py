@@ -179,6 +179,8 @@ class XattrLayer(Layer):
         self._names = Names(rules)
         self._limits = limits
         self._lock = threading.Lock()
+        """Held from the look at a file's attributes to the change: the limits hold for all of an
+        export's requests together. Not taken under other locks."""
         self._watch = watch
         self._capability = self._stored_capability()
         if self._capability:
