@@ -29,7 +29,7 @@ from tests.system.share import (
     skip_without_namespaces,
 )
 
-LIMIT = 1024
+LIMIT = 512
 MANY = LIMIT + 100
 """More of anything than the daemon may have."""
 FULL = (errno.EMFILE, errno.ENOLCK, errno.ENOSPC)
