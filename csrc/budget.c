@@ -15,8 +15,8 @@ enum {
     RESERVE_PART = 8,    /* of the limit, but */
     RESERVE_MIN = 32,
     RESERVE_MAX = 512,
-    OWN = 16,        /* sockets and descriptors on their way that the event loop may have open, */
-    OWN_DEVICE = 10, /* and those for each device: its connection, a message's, the ring's */
+    OWN = 16,        /* descriptors that the event loop has, */
+    OWN_DEVICE = 14, /* and what a connection takes: its sockets, a message's, the ring's */
     FORCED_PART = 8, /* of the capacity: for guest memory, and what is never refused */
     SHARE_MIN = 16,  /* that requests can be served with */
 };

@@ -19,6 +19,7 @@ OWN = {
     "threads.c": 1,  # whether a thread sleeps, for a moment
 }
 """How many descriptors are opened elsewhere: the process's own, which v9_budget_begin has seen."""
+SOURCES = sorted((ROOT / "csrc").glob("*.c"))
 CLOSES = {"budget.c", "guest_mem.c", "mounts.c", "pressure.c", "qidmap.c", "threads.c"}
 """Files with a close(2) of their own."""
 
@@ -30,11 +31,7 @@ def code(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for path in sorted((ROOT / "csrc").glob("*.c"))
-        if path.stem not in ("budget", "pressure")
-    ],
+    [path for path in SOURCES if path.stem not in ("budget", "pressure")],
     ids=lambda path: path.name,
 )
 def test_c_opens_within_the_budget(path: Path) -> None:

@@ -9,24 +9,38 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.frontend.client import LOCK_SUCCESS, UNLCK, WRLCK, Client, P9Errno
 from tests.frontend.daemon import Daemon
-from tests.system.share import AS_USER, IS_ROOT, SECURITY, USER, USER_GROUP, Share, mounted
+from tests.frontend.vhost_user import REGION, U64, Request
+from tests.system.share import (
+    AS_USER,
+    IS_ROOT,
+    SECURITY,
+    UNSHARE,
+    USER,
+    USER_GROUP,
+    Share,
+    mounted,
+    skip_without_namespaces,
+)
 
-LIMIT = 1024
+LIMIT = 512
 MANY = LIMIT + 100
 """More of anything than the daemon may have."""
 FULL = (errno.EMFILE, errno.ENOLCK, errno.ENOSPC)
 
 
 @contextlib.contextmanager
-def neighbours(*, privileged: bool, model: str = "") -> Iterator[list[Share]]:
-    """Two guests of one daemon that may have LIMIT files open, and may not run out of them."""
+def neighbours(
+    *, privileged: bool, model: str = "", limit: int = LIMIT, before: Sequence[str] = ()
+) -> Iterator[list[Share]]:
+    """Two guests of one daemon that may have `limit` files open, and may not run out of them.
+    `before` is a command that goes before the daemon's, and gets the folder of the exports."""
     folder = Path(tempfile.mkdtemp(prefix="v9-budget-"))
     exports = [folder / name for name in ("a", "b")]
     model = model or (SECURITY[1] if privileged else "none")
@@ -38,7 +52,8 @@ def neighbours(*, privileged: bool, model: str = "") -> Iterator[list[Share]]:
             f"security_model: {model}}}"
         )
     (folder / "config.yaml").write_text("\n".join(lines))
-    wrapper = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
+    wrapper = [*before, str(folder)] if before else []
+    wrapper += ["prlimit", f"--nofile={limit}:{limit}"]
     if not privileged and IS_ROOT:
         wrapper += AS_USER
     daemon = Daemon("--config", str(folder / "config.yaml"), socket=False, wrapper=wrapper)
@@ -52,7 +67,7 @@ def neighbours(*, privileged: bool, model: str = "") -> Iterator[list[Share]]:
                 daemon.socket = f"{folder}/{export.name}.sock"
                 guests.append(stack.enter_context(mounted(daemon, export, n_uname=0)))
             yield guests
-            assert daemon.fd_count() < LIMIT
+            assert daemon.fd_count() < limit
             daemon.check_output()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -232,3 +247,58 @@ def test_what_it_has_stays_right_when_nothing_is_left() -> None:
         for fid, mode in zip(fids, (0o600, 0o4711), strict=True):
             attr = client.getattr(fid)
             assert (attr.mode & 0o7777, attr.gid) == (mode, 77)
+
+
+RAMFS = 'mkdir "$1/a/ram"; mount -t ramfs ram "$1/a/ram"; shift; exec "$@"'
+"""Positions in its directories belong to the descriptor that reads them."""
+
+
+def test_directories_whose_positions_do_not_last() -> None:
+    """They keep their descriptors once they have been read, and their places."""
+    skip_without_namespaces()
+    before = [*UNSHARE, "sh", "-c", RAMFS, "sh"]
+    with neighbours(privileged=True, before=before) as (greedy, other):
+        client = greedy.client
+        ram = client.walk_to(greedy.top, b"ram")
+        client.mkdir(ram, b"full")
+        full = client.walk_to(ram, b"full")
+        for i in range(50):
+            client.mkdir(full, b"%d" % i)
+        reading = client.open(full, ())
+        entries = client.readdir(reading, 0, 500)
+        greedy.top = ram
+        assert take_all(greedy, list_once) == errno.EMFILE
+        assert any(path.endswith("/full") for path in greedy.daemon.fds().values())
+        do_everything(other, b"beside")
+        for fid in range(reading + 1, client.new_fid()):
+            with contextlib.suppress(P9Errno):
+                client.clunk(fid)
+        names = [entry.name for entry in entries]
+        while entries := client.readdir(reading, entries[-1].offset, 500):
+            names += [entry.name for entry in entries]
+        assert sorted(names) == sorted([b".", b"..", *(b"%d" % i for i in range(50))])
+
+
+def test_guest_memory_of_very_many_pieces() -> None:
+    """A frontend's memory costs descriptors too."""
+    with neighbours(privileged=IS_ROOT) as (greedy, other):
+        frontend = greedy.machine.frontend
+        memfd = os.memfd_create("pieces")
+        os.ftruncate(memfd, 4096)
+        added = 0
+        while added < LIMIT:
+            gpa = (1 << 40) + 8192 * added
+            payload = U64.pack(0) + REGION.pack(gpa, 4096, gpa, 0)
+            if frontend.ack(Request.ADD_MEM_REG, payload, [memfd]):
+                break
+            added += 1
+        os.close(memfd)
+        assert added < LIMIT // 8
+        greedy.daemon.wait_line("ADD_MEM_REG refused")
+        do_everything(other, b"beside")
+        do_everything(greedy, b"beside")
+
+
+def test_limit_that_is_too_low_is_told() -> None:
+    with neighbours(privileged=IS_ROOT, limit=128) as guests:
+        guests[0].daemon.wait_line(r"WARNING: .* too low for 2 devices.* \d+ would do")
