@@ -396,7 +396,19 @@ static v9_export *find_joined(const struct v9_export *ex, int fd, const char *na
     return joined && fstat(fd, &st) == 0 && v9_export_is_root(ex, &st) ? joined : NULL;
 }
 
-static int step_up(v9_export **where, int fd)
+/* A user's step to the root of another export, which has to admit him. */
+static int enter(v9_export **where, uint32_t uid, v9_export *other)
+{
+    uint32_t host;
+    int err = v9_idmap_host(&other->ids[V9_UID], uid, &host);
+
+    if (err)
+        return err;
+    *where = other;
+    return hold_root(other);
+}
+
+static int step_up(v9_export **where, uint32_t uid, int fd)
 {
     const struct v9_export *ex = *where;
     struct stat st;
@@ -406,11 +418,8 @@ static int step_up(v9_export **where, int fd)
         return -errno;
     if (!S_ISDIR(st.st_mode))
         return -ENOTDIR;
-    if (v9_export_is_root(ex, &st)) {
-        if (ex->above)
-            *where = ex->above;
-        return hold_root(*where);
-    }
+    if (v9_export_is_root(ex, &st))
+        return ex->above ? enter(where, uid, ex->above) : hold_root(ex);
     /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
     up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (up < 0)
@@ -423,7 +432,7 @@ static int step_up(v9_export **where, int fd)
     return up;
 }
 
-int v9_export_step(v9_export **where, int32_t fd, const char *name)
+int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name)
 {
     struct open_how how = {
         .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
@@ -434,14 +443,12 @@ int v9_export_step(v9_export **where, int32_t fd, const char *name)
     int next;
 
     if (!strcmp(name, ".."))
-        return step_up(where, fd);
+        return step_up(where, uid, fd);
     if (v9_export_hides(*where, fd, name))
         return -ENOENT;
     joined = find_joined(*where, fd, name);
-    if (joined) {
-        *where = joined;
-        return hold_root(joined);
-    }
+    if (joined)
+        return enter(where, uid, joined);
     do
         next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
     while (next < 0 && v9_pressure_eased(errno, &tries));

@@ -135,7 +135,7 @@ int v9_fast_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *i
 static int hold(struct v9_request *r, v9_export *ex, const struct v9_node *node, const char *name)
 {
     v9_export *where = ex;
-    int fd = v9_export_step(&where, node->path_fd, name);
+    int fd = v9_export_step(&where, V9_NO_ID, node->path_fd, name);
 
     if (fd < 0)
         return fd;

@@ -86,7 +86,7 @@ static int extension(v9_export *ex, int fd, const char *name, const struct v9_at
 
     if (S_ISLNK(attr->mode)) {
         if (*name)
-            at = v9_export_step(&ex, fd, name);
+            at = v9_export_step(&ex, V9_NO_ID, fd, name);
         size = at < 0 ? at : v9_model_readlink(ex, at, out->bytes, PATH_MAX);
         if (*name && at >= 0)
             close(at);

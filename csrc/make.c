@@ -77,7 +77,7 @@ static int complete(const v9_export *ex, int fd, const struct v9_new *as)
 static int step(v9_export *ex, int dir_fd, const char *name)
 {
     v9_export *where = ex;
-    int fd = v9_export_step(&where, dir_fd, name);
+    int fd = v9_export_step(&where, V9_NO_ID, dir_fd, name);
 
     if (fd >= 0 && where != ex) {
         close(fd);

@@ -111,8 +111,12 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex);
  * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the
  * one that the new descriptor belongs to. ".." is clamped at the root of an export that is joined
  * to none; where it would leave the export, because the directory was moved out of it, -ESTALE.
+ *
+ * `uid` is the guest's user who takes the step. This is where a walk enters another export, and
+ * the one place where that is refused, with -EPERM, to a user whom its map of ids forbids: so no
+ * fid of his is ever there. (Attaching is Python's: policy/idmap.py.)
  */
-int v9_export_step(v9_export **where, int32_t fd, const char *name);
+int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name);
 /* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
 int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
 /*

@@ -24,6 +24,8 @@ META_ROOT: bytes = ffi.string(lib.v9_model_name(lib.V9_META_ROOT))
 """Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
+NO_ID = 0xFFFFFFFF
+"""V9_NO_ID: no user or group."""
 
 
 class QidPolicy(Protocol):
@@ -185,7 +187,7 @@ class Export:
         """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV where
         that is in another export."""
         where = ffi.new("v9_export **", self.native)
-        opened = check(lib.v9_export_step(where, fd, name))
+        opened = check(lib.v9_export_step(where, NO_ID, fd, name))
         if where[0] != self.native:
             os.close(opened)
             raise OSError(errno.EXDEV, "another export")
