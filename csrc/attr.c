@@ -3,18 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "model.h"
-#include "pressure.h"
 #include "recall.h"
 
 #ifndef STATX_MNT_ID
@@ -341,129 +337,4 @@ int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct 
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
 {
     return v9_attr_read_held(ex, fd, name, -1, attr);
-}
-
-/* ---- paths -------------------------------------------------------------------------------------
- */
-
-/* Climbs from a directory to the export's root: 0 when it gets there, -ESTALE when it ends at the
- * root of the name space instead, where ".." is itself. */
-static int prove_inside(const struct v9_export *ex, int fd)
-{
-    struct stat st, above;
-    int at = fcntl(fd, F_DUPFD_CLOEXEC, 3), next, err;
-
-    if (at < 0 || fstat(at, &st) < 0)
-        goto fail;
-    while (!v9_export_is_root(ex, &st)) {
-        next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (next < 0 || fstat(next, &above) < 0) {
-            if (next >= 0)
-                close(next);
-            goto fail;
-        }
-        close(at);
-        at = next;
-        if (above.st_dev == st.st_dev && above.st_ino == st.st_ino) {
-            close(at);
-            return -ESTALE;
-        }
-        st = above;
-    }
-    close(at);
-    return 0;
-fail:
-    err = -errno;
-    if (at >= 0)
-        close(at);
-    return err;
-}
-
-static int hold_root(const struct v9_export *ex)
-{
-    int fd = fcntl(ex->conf.root_fd, F_DUPFD_CLOEXEC, 3);
-    return fd < 0 ? -errno : fd;
-}
-
-/* The export that is joined to another one's root by this name; NULL: none, or not that root. */
-static v9_export *find_joined(const struct v9_export *ex, int fd, const char *name)
-{
-    v9_export *joined = ex->below;
-    struct stat st;
-
-    while (joined && strcmp(joined->name, name))
-        joined = joined->aside;
-    return joined && fstat(fd, &st) == 0 && v9_export_is_root(ex, &st) ? joined : NULL;
-}
-
-/* A user's step to the root of another export, which has to admit him. */
-static int enter(v9_export **where, uint32_t uid, v9_export *other)
-{
-    uint32_t host;
-    int err = v9_idmap_host(&other->ids[V9_UID], uid, &host);
-
-    if (err)
-        return err;
-    *where = other;
-    return hold_root(other);
-}
-
-static int step_up(v9_export **where, uint32_t uid, int fd)
-{
-    const struct v9_export *ex = *where;
-    struct stat st;
-    int up, err;
-
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISDIR(st.st_mode))
-        return -ENOTDIR;
-    if (v9_export_is_root(ex, &st))
-        return ex->above ? enter(where, uid, ex->above) : hold_root(ex);
-    /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
-    up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (up < 0)
-        return -errno;
-    err = prove_inside(ex, up);
-    if (err) {
-        close(up);
-        return err;
-    }
-    return up;
-}
-
-int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    v9_export *joined;
-    uint32_t tries = 0;
-    int next;
-
-    if (!strcmp(name, ".."))
-        return step_up(where, uid, fd);
-    if (v9_export_hides(*where, fd, name))
-        return -ENOENT;
-    joined = find_joined(*where, fd, name);
-    if (joined)
-        return enter(where, uid, joined);
-    do
-        next = (int)syscall(SYS_openat2, fd, name, &how, sizeof(how));
-    while (next < 0 && v9_pressure_eased(errno, &tries));
-    return next < 0 ? -errno : next;
-}
-
-int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags)
-{
-    char number[16];
-    uint32_t tries = 0;
-    int opened;
-
-    snprintf(number, sizeof(number), "%d", fd);
-    do
-        opened = openat(ex->proc_fd, number, flags | O_CLOEXEC);
-    while (opened < 0 && v9_pressure_eased(errno, &tries));
-    return opened < 0 ? -errno : opened;
 }

@@ -112,9 +112,9 @@ static int reopen(v9_export *ex, const struct v9_node *node, int *host)
         return err;
     if (emptied)
         err = v9_quota_look(ex->quota, node->account, node->path_fd);
-    fd = err ? err : v9_export_reopen(ex, node->path_fd, *host);
+    fd = err ? err : v9_export_open(ex, node->path_fd, *host);
     if (fd == -EPERM && *host & O_NOATIME)
-        fd = v9_export_reopen(ex, node->path_fd, *host &= ~O_NOATIME);
+        fd = v9_export_open(ex, node->path_fd, *host &= ~O_NOATIME);
     if (emptied)
         v9_quota_settle_claim(ex->quota, node->account, node->path_fd, 0);
     return fd;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "linger.h"
+#include "reach.h"
 
 enum {
     LOOKS = 8192,  /* nodes or fids that are looked at for one to be parked */
@@ -65,7 +66,7 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
         anchor_fd = anchor->by_handle ? anchor->fd : -1;
         v9_park_load(&fids->nodes.park, node->way, node->export, &way);
         pthread_mutex_unlock(&fids->lock);
-        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd, O_PATH) : follow(ex, node, &way, anchor_fd);
+        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : follow(ex, node, &way, anchor_fd);
         *meta_fd = fd >= 0 ? v9_model_find(ex, fd) : -1;
         settled = !patient || v9_epoch_held(&ex->moves, moment);
         if (fd == -ESTALE && !settled)
@@ -127,7 +128,7 @@ static int return_io(struct v9_fids *fids, struct v9_fid *fid)
         }
         fid->io_returning = true;
         pthread_mutex_unlock(&fids->lock);
-        fd = v9_export_reopen(ex, node->path_fd, reopen_flags(fid));
+        fd = v9_export_open(ex, node->path_fd, reopen_flags(fid));
         pthread_mutex_lock(&fids->lock);
         fid->io_returning = false;
         pthread_cond_broadcast(&fids->returned);
@@ -341,7 +342,7 @@ static bool can_reopen(v9_export *ex, const struct v9_fid *fid)
         return false;
     if (fstat(fid->io_fd, &st) < 0 || !st.st_nlink)
         return false;
-    fd = v9_export_reopen(ex, fid->io_fd, reopen_flags(fid));
+    fd = v9_export_open(ex, fid->io_fd, reopen_flags(fid));
     if (fd >= 0)
         close(fd);
     return fd >= 0;

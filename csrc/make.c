@@ -9,6 +9,7 @@
 
 #include "model.h"
 #include "quota.h"
+#include "reach.h"
 #include "sys.h"
 
 enum {
@@ -122,13 +123,13 @@ static bool is_same(int one, int other)
 
 int v9_made_reach(v9_export *ex, int dir_fd, const char *name, int fd)
 {
-    int path_fd = v9_sys_open(dir_fd, name, O_PATH, 0);
+    int path_fd = v9_sys_reach(dir_fd, name, 0);
 
     if (path_fd >= 0 && is_same(path_fd, fd))
         return path_fd;
     if (path_fd >= 0)
         close(path_fd);
-    return v9_export_reopen(ex, fd, O_PATH);
+    return v9_export_reopen(ex, fd);
 }
 
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
@@ -184,7 +185,7 @@ static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
     if (err)
         return err;
     made->io_flags = host;
-    made->io_fd = v9_export_reopen(ex, made->path_fd, host);
+    made->io_fd = v9_export_open(ex, made->path_fd, host);
     if (made->io_fd < 0)
         return made->io_fd;
     return host & O_TRUNC ? v9_caps_drop(&ex->caps, made->io_fd, &caps_seen) : 0;
@@ -226,7 +227,7 @@ static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new
 /* An entry, for its account: a descriptor. */
 static int look_for(int dir_fd, const char *name)
 {
-    return v9_sys_open(dir_fd, name, O_PATH, 0);
+    return v9_sys_reach(dir_fd, name, 0);
 }
 
 /* A file is looked at for the last time, and let go. */

@@ -1,4 +1,4 @@
-// sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
+// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
 // model_text.c model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.

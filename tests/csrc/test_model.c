@@ -1,5 +1,5 @@
-// sources: model.c model_text.c model_xattr.c recall.c attr.c caps.c idmap.c qidmap.c pressure.c
-// sys.c
+// sources: model.c model_text.c model_xattr.c recall.c attr.c reach.c way.c caps.c
+// idmap.c qidmap.c pressure.c sys.c
 /*
  * Metadata of the mapped security models: texts, whatever is in them; files found by name and by
  * descriptor; changes that a reader never sees half of.

@@ -193,9 +193,19 @@ class Export:
             raise OSError(errno.EXDEV, "another export")
         return opened
 
-    def reopen(self, fd: int, flags: int) -> int:
-        """Opens for I/O what an O_PATH descriptor names."""
-        return check(lib.v9_export_reopen(self.native, fd, flags))
+    def descend(self, path: bytes) -> int:
+        """Opens a directory by its path below the root with O_PATH (v9_export_descend)."""
+        return check(lib.v9_export_descend(self.native, path))
+
+    def parent_of(self, fd: int) -> tuple[int, bytes]:
+        """The directory, as a descriptor to be closed, and the name by which a file was reached,
+        proven to be still its own. See v9_export_parent."""
+        name = ffi.new("char[]", lib.V9_NAME_SIZE)
+        return check(lib.v9_export_parent(self.native, fd, name)), ffi.string(name)
+
+    def open(self, fd: int, flags: int) -> int:
+        """Opens for I/O what a descriptor names: only regular files and directories."""
+        return check(lib.v9_export_open(self.native, fd, flags))
 
     # ---- entries of directories -------------------------------------------------------------
 
@@ -276,7 +286,7 @@ class Export:
 
     def clear_metadata(self, dir_fd: int, name: bytes) -> None:
         """Removes the metadata directory of a directory that holds nothing else."""
-        check(lib.v9_keep_clear(dir_fd, name))
+        check(lib.v9_keep_clear(self.native, dir_fd, name))
 
     @contextmanager
     def changing_names(self) -> Iterator[None]:
