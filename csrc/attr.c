@@ -306,12 +306,37 @@ int v9_attr_complete(v9_export *ex, int32_t fd, int64_t moment, struct v9_attr *
     return read_mapped(ex, fd, "", -1, moment, attr);
 }
 
+/* An entry whose metadata are attributes of its own. It may become another file between any two
+ * calls that go by its name. */
+static int read_entry(v9_export *ex, int32_t dir_fd, const char *name, struct v9_attr *attr)
+{
+    struct v9_mapped mapped;
+    int fd, err;
+
+    if (ex->recall) {
+        err = v9_attr_glance(dir_fd, name, attr);
+        if (err)
+            return err;
+        if (!ex->disguises && v9_recall_find(ex->recall, attr, &mapped))
+            return complete(ex, &mapped, attr);
+    }
+    fd = v9_sys_reach(dir_fd, name, 0);
+    if (fd < 0)
+        return fd;
+    err = v9_attr_read_held(ex, fd, "", -1, attr);
+    close(fd);
+    return err;
+}
+
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *attr)
 {
     const int64_t moment = ex->recall ? v9_recall_now() : 0;
-    int err = v9_attr_glance(fd, name, attr);
+    int err;
 
+    if (*name && ex->conf.model == V9_MODEL_XATTR)
+        return read_entry(ex, fd, name, attr);
+    err = v9_attr_glance(fd, name, attr);
     if (err)
         return err;
     if (ex->disguises)

@@ -81,7 +81,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
         return next->fd;
     next->meta_fd =
         v9_model_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, moment);
-    err = v9_fast_attr(next->ex, r, next->fd, "", next->meta_fd, attr);
+    err = v9_fast_attr(next->ex, r, next->fd, next->meta_fd, attr);
     if (err)
         leave(NULL, next);
     return err;
@@ -261,9 +261,9 @@ int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, cons
     int err = step(r, &here, name, &there, attr);
 
     if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT || err == -EPERM))
-        return v9_fast_attr(list->ex, r, list->node->path_fd, "", list->node->meta_fd, attr);
+        return v9_fast_attr(list->ex, r, list->node->path_fd, list->node->meta_fd, attr);
     if (err == -EPERM && list->ex->below)
-        return v9_fast_attr(list->ex, r, list->fid->io_fd, name, -1, attr);
+        return v9_fast_attr_of(list->ex, r, list->fid->io_fd, name, attr);
     if (!err)
         leave(NULL, &there);
     return err;

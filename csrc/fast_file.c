@@ -34,14 +34,12 @@ int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
     return __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE);
 }
 
-int v9_fast_question(struct v9_request *r, int fd, const char *name, const struct v9_attr *attr,
-                     int err)
+int v9_fast_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
 {
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
-        r->question.fd = *name ? openat(fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
-                               : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        r->question.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (r->question.fd < 0)
             return -errno;
     } else if (err == -V9_NO_GROUP) {
@@ -51,10 +49,24 @@ int v9_fast_question(struct v9_request *r, int fd, const char *name, const struc
     return err;
 }
 
-int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
-                 struct v9_attr *attr)
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, struct v9_attr *attr)
 {
-    return v9_fast_question(r, fd, name, attr, v9_attr_read_held(ex, fd, name, meta_fd, attr));
+    return v9_fast_question(r, fd, attr, v9_attr_read_held(ex, fd, "", meta_fd, attr));
+}
+
+int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
+                    struct v9_attr *attr)
+{
+    int err = v9_attr_read(ex, dir_fd, name, attr), fd;
+
+    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
+        return err;
+    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
+    if (fd < 0)
+        return fd;
+    err = v9_fast_attr(ex, r, fd, -1, attr);
+    close(fd);
+    return err;
 }
 
 int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid, struct v9_node **node)
@@ -201,7 +213,7 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     if (err)
         return err;
     ex = v9_node_export(dev, node);
-    err = v9_fast_attr(ex, r, node->path_fd, "", v9_node_meta(ex, node), &a);
+    err = v9_fast_attr(ex, r, node->path_fd, v9_node_meta(ex, node), &a);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;

@@ -90,7 +90,7 @@ static int look_at(struct v9_listing *list, struct v9_request *r, const struct v
     *qid = (struct v9_qid){0};
     if (there || !follows(list, entry, length, &qid->path)) {
         err = there ? v9_fast_look_there(list, r, entry->d_name, &attr)
-                    : v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, &attr);
+                    : v9_fast_attr_of(list->ex, r, list->fid->io_fd, entry->d_name, &attr);
         if (err)
             return err;
         *qid = attr.qid;

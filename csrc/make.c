@@ -87,6 +87,18 @@ static int step(v9_export *ex, int dir_fd, const char *name)
     return fd;
 }
 
+/* Whether a name still stands for a file of the kind that was made: nothing is done to another. */
+static bool is_kind(int fd, const struct v9_new *as)
+{
+    const uint32_t node = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
+    const uint32_t kind = as->kind == V9_NEW_DIR    ? S_IFDIR
+                          : as->kind == V9_NEW_LINK ? S_IFLNK
+                                                    : node;
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind;
+}
+
 static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
 {
     struct v9_cred cred;
@@ -105,7 +117,7 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
     fd = step(ex, dir_fd, name);
     if (fd < 0)
         return fd;
-    err = complete(ex, fd, as);
+    err = is_kind(fd, as) ? complete(ex, fd, as) : 0;
     close(fd);
     return err;
 }

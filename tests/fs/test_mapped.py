@@ -199,12 +199,14 @@ def test_create_opens_as_asked(place: Place) -> None:
 def test_existing_names_stay(place: Place) -> None:
     make_all(place)
     for name in MADE:
-        for change in (
-            lambda name=name: place.make(name, owner=Owner(0, 0)),
-            lambda name=name: place.driver.mkdir(place.fd, name, 0o755, Owner(0, 0)),
-            lambda name=name: place.driver.symlink(place.fd, name, b"x", Owner(0, 0)),
-            lambda name=name: place.driver.mknod(place.fd, name, 0o644, (0, 0), Owner(0, 0)),
-        ):
+        owner, driver = Owner(0, 0), place.driver
+        changes: tuple[Callable[[], object], ...] = (
+            partial(place.make, name, owner=owner),
+            partial(driver.mkdir, place.fd, name, 0o755, owner),
+            partial(driver.symlink, place.fd, name, b"x", owner),
+            partial(driver.mknod, place.fd, name, 0o644, (0, 0), owner),
+        )
+        for change in changes:
             with pytest.raises(FileExistsError):
                 change()
     with place.opened(b"reg") as file, pytest.raises(FileExistsError):

@@ -109,22 +109,19 @@ class LocalDriver:
         with closed_on_error(io_fd), closed_on_error(path_fd):
             return Created(path_fd, io_fd, host, self.attr(path_fd))
 
-    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """See Driver."""
         self.export.mkdir(dir_fd, name, mode, *owner)
-        return self.attr(dir_fd, name)
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
-    ) -> Attr:
+    ) -> None:
         """See Driver."""
         self.export.mknod(dir_fd, name, mode, device, *owner)
-        return self.attr(dir_fd, name)
 
-    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """See Driver."""
         self.export.symlink(dir_fd, name, target, *owner)
-        return self.attr(dir_fd, name)
 
     # ---- names ------------------------------------------------------------------------------
 

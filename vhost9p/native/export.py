@@ -308,8 +308,10 @@ class Export:
         out = ffi.new("struct v9_attr *")
         for _ in range(8):
             result = lib.v9_attr_read_held(self.native, fd, name, meta_fd, out)
+            if result == -lib.V9_NO_DEVICE and name:
+                return self._attr_of_entry(fd, name)
             if result == -lib.V9_NO_DEVICE:
-                self._decide_device(fd, name, out)
+                self._require_policy().device(out.st_dev, out.mnt_id, fd)
             elif result == -lib.V9_NO_GROUP:
                 self._require_policy().group(out.device, out.st_ino)
             else:
@@ -344,12 +346,10 @@ class Export:
             raise OSError(19, "the export has no multidevs policy yet")
         return self.policy
 
-    def _decide_device(self, fd: int, name: bytes, seen: Any) -> None:
-        if not name:
-            self._require_policy().device(seen.st_dev, seen.mnt_id, fd)
-            return
+    def _attr_of_entry(self, fd: int, name: bytes) -> Attr:
+        """Attributes of what a name stands for, and the decision about its device, of one file."""
         found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
-            self._require_policy().device(seen.st_dev, seen.mnt_id, found)
+            return self.attr(found)
         finally:
             os.close(found)
