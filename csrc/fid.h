@@ -43,6 +43,7 @@ struct v9_fid {
     bool entered;        /* its number leads to it */
     bool stray;          /* led to by its bucket's chain */
     bool listed;         /* in the free list: perhaps taken as a home since */
+    uint32_t before;     /* index + 1 of the stray before it in its chain; 0 for the first */
     uint64_t dir_offset; /* d_off where io_fd of a directory stands */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
@@ -65,6 +66,7 @@ struct v9_fids {
     uint32_t free;      /* index + 1 of the first entry that was handed out and is free again */
     uint32_t unused;    /* entries from here on were handed out to strays */
     uint32_t *buckets;  /* index + 1 of the first stray */
+    uint64_t key;       /* odd, and drawn by lot: no guest knows which numbers share a bucket */
     struct v9_fid *entries;
     struct v9_fid_dir *dirs; /* by the entry's index */
     void *map;

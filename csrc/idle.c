@@ -148,33 +148,45 @@ int v9_idle_return(struct v9_fids *fids, const struct v9_fid *pinned)
     return err ? err : return_io(fids, fid);
 }
 
-/* The next node of a file that has references, with one more; 0: there is none. */
-static uint32_t next_used(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)
+/* The next parked node of a file after `index`, which is in its chain (0: the first), with a
+ * reference more; 0: there is none. */
+static uint32_t next_parked(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)
 {
     do
         index = v9_nodes_of(&fids->nodes, st_dev, st_ino, index);
-    while (index && !node_at(fids, index)->refs);
+    while (index && (!node_at(fids, index)->refs || node_at(fids, index)->path_fd >= 0));
     if (index)
         node_at(fids, index)->refs++;
     return index;
 }
 
-void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+/* Drops a node's reference; the lock is released meanwhile. */
+static void drop_node(struct v9_fids *fids, uint32_t index)
 {
     struct v9_node_fds spare;
+
+    v9_nodes_drop(&fids->nodes, index, &spare);
+    pthread_mutex_unlock(&fids->lock);
+    v9_node_fds_close(&spare);
+    pthread_mutex_lock(&fids->lock);
+}
+
+void v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+{
     uint32_t index, next;
 
     pthread_mutex_lock(&fids->lock);
-    index = next_used(fids, st_dev, st_ino, 0);
+    index = next_parked(fids, st_dev, st_ino, 0);
     for (; index; index = next) {
+        next = next_parked(fids, st_dev, st_ino, index); /* what is back may be in no chain */
         node_at(fids, index)->pins++;
         return_node(fids, index, -1, false);
         node_at(fids, index)->pins--;
-        next = next_used(fids, st_dev, st_ino, index);
-        v9_nodes_drop(&fids->nodes, index, &spare);
-        pthread_mutex_unlock(&fids->lock);
-        v9_node_fds_close(&spare);
-        pthread_mutex_lock(&fids->lock);
+        drop_node(fids, index);
+        if (next && node_at(fids, next)->path_fd >= 0) { /* somebody else has brought it back */
+            drop_node(fids, next);
+            next = next_parked(fids, st_dev, st_ino, 0);
+        }
     }
     pthread_mutex_unlock(&fids->lock);
 }

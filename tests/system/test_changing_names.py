@@ -20,21 +20,24 @@ from tests.frontend.unix import DMNAMEDPIPE, DMSYMLINK, UnixClient
 from tests.system.share import SECURITY, Share, mounted
 
 ROUNDS = 500
+PAIRS = 50
 TARGET = b"where/it/leads"
 EXCHANGE = """
 import ctypes, sys
-a, b = (arg.encode() for arg in sys.argv[1:])
+names = [arg.encode() for arg in sys.argv[1:]]
+pairs = list(zip(names[::2], names[1::2]))
 rename = ctypes.CDLL(None).renameat2
 print(flush=True)
-while not rename(-100, a, -100, b, 2):
+while not any(rename(-100, a, -100, b, 2) for a, b in pairs):
     pass
 """
 
 
 @contextlib.contextmanager
-def exchanging(one: bytes, other: bytes) -> Iterator[None]:
-    """Two names of the host change places for as long as the block takes."""
-    command = [sys.executable, "-c", EXCHANGE, os.fsdecode(one), os.fsdecode(other)]
+def exchanging(*names: bytes) -> Iterator[None]:
+    """Names of the host, the first and the second, and so on, change places for as long as the
+    block takes."""
+    command = [sys.executable, "-c", EXCHANGE, *map(os.fsdecode, names)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
@@ -68,20 +71,22 @@ def test_a_listing_opens_nothing_that_a_symlink_has_become(tmp_path: Path) -> No
     with serving(tmp_path, SECURITY[1], UnixClient) as share:
         client = share.client
         assert isinstance(client, UnixClient)
-        os.symlink(TARGET, share.path("a"))
-        os.mkfifo(share.path("b"))
-        opened = watch_opens(share.path("b"))
+        fifo = os.fsencode(tmp_path / "fifo")
+        os.mkfifo(fifo)
+        opened = watch_opens(fifo)
+        names = [b"%d" % i for i in range(2 * PAIRS)]
+        for link, pipe in zip(names[::2], names[1::2], strict=True):
+            os.symlink(TARGET, share.path(link))
+            os.link(fifo, share.path(pipe))
         fid, seen = client.walk_open(share.top), set()
-        with exchanging(share.path("a"), share.path("b")):
+        with exchanging(*map(share.path, names)):
             for _ in range(ROUNDS):
-                for found in client.stats(fid):
-                    if found.name in (b"a", b"b"):
+                for found in client.stats(fid, 65536):
+                    if found.name in names:
                         seen.add((found.mode & (DMSYMLINK | DMNAMEDPIPE), found.extension))
         assert seen == {(DMSYMLINK, TARGET), (DMNAMEDPIPE, b"")}
         assert not opened.wait(0.1)
-        for name in ("a", "b"):  # the thread that waits ends
-            if stat.S_ISFIFO(os.lstat(share.path(name)).st_mode):
-                os.close(os.open(share.path(name), os.O_RDONLY | os.O_NONBLOCK))
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))  # the thread that waits ends
 
 
 def test_attributes_and_metadata_are_of_one_file(tmp_path: Path) -> None:
