@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from sys import settrace
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -384,6 +387,56 @@ def test_bounds(
     assert refused.value.errno == errno.ENOLCK
     one.unlock()
     assert two.lock(WRLCK)
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many lines of Python something takes."""
+    count = 0
+
+    def line(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    settrace(line)
+    try:
+        work()
+    finally:
+        settrace(None)
+    return count
+
+
+def test_the_one_who_is_in_the_way_is_not_looked_for(
+    table: LockTable, one: Process, path: Path
+) -> None:
+    """However many processes have however many ranges of a file."""
+    last = Range(1_000_000, 10)
+    taken = []
+    for pid, count in ((10, 1), (11, 300), *((pid, 2) for pid in range(20, 220))):
+        other = Process(table, path, pid)
+        for i in range(count):
+            assert other.lock(RDLCK, Range(1000 * pid + 2 * i, 1))
+        if pid in (10, 219):
+            assert other.lock(WRLCK, last)
+            found = Blocker(WRLCK, last, pid, b"guest")
+            taken.append(steps(lambda: one.blocker(RDLCK, last)))
+            assert one.blocker(RDLCK, last) == found
+            other.unlock(last)
+    assert taken[0] == taken[1]
+
+
+def test_ranges_of_all_processes_in_a_file_are_bounded(
+    table: LockTable, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FILE_PIECES_MAX", 5)
+    processes = [Process(table, path, pid) for pid in range(10, 20)]
+    for process in processes[:6]:
+        assert process.lock(RDLCK, Range(process.fid, 1))
+    with pytest.raises(OSError) as refused:
+        processes[6].lock(RDLCK, Range(0, 1))
+    assert refused.value.errno == errno.ENOLCK
+    table.clunk(processes[0].fid)
+    assert processes[6].lock(RDLCK, Range(0, 1))
 
 
 def test_requests_of_an_ended_session(table: LockTable, one: Process, host: Host) -> None:

@@ -20,12 +20,13 @@ gap that is left, since another process may have been waiting for it.
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
+from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range, RangeMap
 from vhost9p.native import sys
 from vhost9p.native.sys import Cancel
 
@@ -34,9 +35,9 @@ __all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "Holder", "LockFile",
 FILES_MAX = 4096
 """Descriptors that one guest's locks may cost; ENOLCK beyond."""
 PIECES_MAX = 65536
-FILE_PIECES_MAX = 4096
-"""Ranges that one guest, and one process in one file, may have locked; ENOLCK beyond. The kernel
-looks through a list of them."""
+FILE_PIECES_MAX = 8192
+"""Ranges that one guest may have locked, in all and in one file; ENOLCK beyond. The kernel looks
+through a list of those of a file, whoever has them."""
 
 
 class Holder(NamedTuple):
@@ -101,10 +102,13 @@ class LockTable:
     def __init__(self) -> None:
         self._files: dict[Holder, LockFile] = {}
         self._by_fid: dict[int, dict[LockFile, None]] = {}
-        self._by_file: dict[tuple[int, int], dict[LockFile, None]] = {}
-        """The same by fid, and by device and inode: of many locks few concern a request."""
+        self._by_piece: dict[tuple[int, int, *Piece], dict[LockFile, None]] = {}
+        """The same by fid, and by device, inode and a locked range: of many locks few concern a
+        request, and none is looked for."""
         self._lock = threading.Lock()
         self._pieces = 0
+        self._in_file = Counter[tuple[int, int]]()
+        """How many there are, and of each file."""
         self.epoch = 0
         """Counts `clear`: a request that began before must not lock after."""
 
@@ -122,21 +126,15 @@ class LockTable:
             if file is None:
                 if len(self._files) >= FILES_MAX:
                     raise OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
-                file = self._enter(LockFile(holder, *open_file()))
+                file = self._files[holder] = LockFile(holder, *open_file())
             if fid not in file.fids:
                 file.fids.add(fid)
                 self._by_fid.setdefault(fid, {})[file] = None
             file.uses += 1
             return file
 
-    def _enter(self, file: LockFile) -> LockFile:
-        self._files[file.holder] = file
-        self._by_file.setdefault(file.holder[:2], {})[file] = None
-        return file
-
     def _leave(self, file: LockFile) -> None:
         del self._files[file.holder]
-        _discard(self._by_file, file.holder[:2], file)
         for fid in file.fids:
             _discard(self._by_fid, fid, file)
 
@@ -158,16 +156,23 @@ class LockTable:
         file.abandoned = True
         with suppress(OSError):
             self._unlock(file, WHOLE)
+        self._record(file, WHOLE, UNLCK)
         self._close_if_idle(file)
 
     def _require_room(self, file: LockFile) -> None:
-        if self._pieces > PIECES_MAX or len(file.ranges) > FILE_PIECES_MAX:
+        if self._pieces > PIECES_MAX or self._in_file[file.holder[:2]] > FILE_PIECES_MAX:
             raise OSError(errno.ENOLCK, f"{self._pieces} ranges are locked")
 
     def _record(self, file: LockFile, span: Range, kind: int) -> None:
-        self._pieces -= len(file.ranges)
-        file.ranges.set(span, kind)
-        self._pieces += len(file.ranges)
+        gone, come = file.ranges.set(span, kind)
+        for piece in gone:
+            _discard(self._by_piece, (*file.holder[:2], *piece), file)
+        for piece in come:
+            self._by_piece.setdefault((*file.holder[:2], *piece), {})[file] = None
+        self._pieces += len(come) - len(gone)
+        self._in_file[file.holder[:2]] += len(come) - len(gone)
+        if not self._in_file[file.holder[:2]]:
+            del self._in_file[file.holder[:2]]
 
     # ---- taking -----------------------------------------------------------------------------
 
@@ -301,14 +306,9 @@ class LockTable:
     def blocker(
         self, holder: Holder, kind: int, span: Range, open_file: OpenFile
     ) -> Blocker | None:
-        """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK."""
+        """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK. The kernel
+        says which lock it is; whose, if it is the guest's, this table."""
         with self._lock:
-            for file in self._by_file.get(holder[:2], ()):
-                other = file.holder
-                if other != holder:
-                    found = file.ranges.conflict(span, kind)
-                    if found:
-                        return Blocker(*found, other.proc_id, other.client_id)
             file_or_none = self._files.get(holder)
             fd = file_or_none.fd if file_or_none else open_file()[0]
             try:
@@ -316,7 +316,12 @@ class LockTable:
             finally:
                 if file_or_none is None:
                     os.close(fd)
-        if elsewhere is None:
-            return None
-        held, start, length, pid = elsewhere
-        return Blocker(held, Range(start, length), max(pid, 0), b"")
+            if elsewhere is None:
+                return None
+            held, start, length, pid = elsewhere
+            span = Range(start, length)
+            owners = self._by_piece.get((*holder[:2], start, span.end, held), ())
+            other = next((each.holder for each in owners if each.holder != holder), None)
+        if other:
+            return Blocker(held, span, other.proc_id, other.client_id)
+        return Blocker(held, span, max(pid, 0), b"")
