@@ -3,13 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -313,12 +310,37 @@ int v9_attr_complete(v9_export *ex, int32_t fd, int64_t moment, struct v9_attr *
     return read_mapped(ex, fd, "", -1, moment, attr);
 }
 
+/* An entry whose metadata are attributes of its own. It may become another file between any two
+ * calls that go by its name. */
+static int read_entry(v9_export *ex, int32_t dir_fd, const char *name, struct v9_attr *attr)
+{
+    struct v9_mapped mapped;
+    int fd, err;
+
+    if (ex->recall) {
+        err = v9_attr_glance(dir_fd, name, attr);
+        if (err)
+            return err;
+        if (!ex->disguises && v9_recall_find(ex->recall, attr, &mapped))
+            return complete(ex, &mapped, attr);
+    }
+    fd = v9_sys_reach(dir_fd, name, 0);
+    if (fd < 0)
+        return fd;
+    err = v9_attr_read_held(ex, fd, "", -1, attr);
+    v9_budget_close(fd);
+    return err;
+}
+
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *attr)
 {
     const int64_t moment = ex->recall ? v9_recall_now() : 0;
-    int err = v9_attr_glance(fd, name, attr);
+    int err;
 
+    if (*name && ex->conf.model == V9_MODEL_XATTR)
+        return read_entry(ex, fd, name, attr);
+    err = v9_attr_glance(fd, name, attr);
     if (err)
         return err;
     if (ex->disguises)
@@ -344,115 +366,4 @@ int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct 
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
 {
     return v9_attr_read_held(ex, fd, name, -1, attr);
-}
-
-/* ---- paths -------------------------------------------------------------------------------------
- */
-
-/* Climbs from a directory to the export's root: 0 when it gets there, -ESTALE when it ends at the
- * root of the name space instead, where ".." is itself. */
-static int prove_inside(const struct v9_export *ex, int fd)
-{
-    struct stat st, above;
-    int at = v9_budget_dup(fd), next, err;
-
-    if (at < 0)
-        return at;
-    if (fstat(at, &st) < 0)
-        goto fail;
-    while (!v9_export_is_root(ex, &st)) {
-        next = v9_sys_open(at, "..", O_PATH | O_DIRECTORY, 0);
-        v9_budget_close(at);
-        if (next < 0)
-            return next;
-        at = next;
-        if (fstat(at, &above) < 0)
-            goto fail;
-        if (above.st_dev == st.st_dev && above.st_ino == st.st_ino) {
-            v9_budget_close(at);
-            return -ESTALE;
-        }
-        st = above;
-    }
-    v9_budget_close(at);
-    return 0;
-fail:
-    err = -errno;
-    v9_budget_close(at);
-    return err;
-}
-
-static int hold_root(const struct v9_export *ex)
-{
-    return v9_budget_dup(ex->conf.root_fd);
-}
-
-/* The export that is joined to another one's root by this name; NULL: none, or not that root. */
-static v9_export *find_joined(const struct v9_export *ex, int fd, const char *name)
-{
-    v9_export *joined = ex->below;
-    struct stat st;
-
-    while (joined && strcmp(joined->name, name))
-        joined = joined->aside;
-    return joined && fstat(fd, &st) == 0 && v9_export_is_root(ex, &st) ? joined : NULL;
-}
-
-static int step_up(v9_export **where, int fd)
-{
-    const struct v9_export *ex = *where;
-    struct stat st;
-    int up, err;
-
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISDIR(st.st_mode))
-        return -ENOTDIR;
-    if (v9_export_is_root(ex, &st)) {
-        if (ex->above)
-            *where = ex->above;
-        return hold_root(*where);
-    }
-    /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
-    up = v9_sys_open(fd, "..", O_PATH | O_DIRECTORY, 0);
-    if (up < 0)
-        return up;
-    err = prove_inside(ex, up);
-    if (err) {
-        v9_budget_close(up);
-        return err;
-    }
-    return up;
-}
-
-int v9_export_step(v9_export **where, int32_t fd, const char *name)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    v9_export *joined;
-    int next;
-
-    if (!strcmp(name, ".."))
-        return step_up(where, fd);
-    if (v9_export_hides(*where, fd, name))
-        return -ENOENT;
-    joined = find_joined(*where, fd, name);
-    if (joined) {
-        *where = joined;
-        return hold_root(joined);
-    }
-    V9_OPEN(next, syscall(SYS_openat2, fd, name, &how, sizeof(how)));
-    return next;
-}
-
-int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags)
-{
-    char number[16];
-    int opened;
-
-    snprintf(number, sizeof(number), "%d", fd);
-    V9_OPEN(opened, openat(ex->proc_fd, number, flags | O_CLOEXEC));
-    return opened;
 }

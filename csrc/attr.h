@@ -18,8 +18,6 @@ struct v9_disguise {
     uint64_t host_ino, st_dev, st_ino;
 };
 
-enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
-
 /* Tells a reader, who takes no lock, whether changes went on while it read. */
 struct v9_epoch {
     uint32_t active, done; /* changes that go on; that have ended */

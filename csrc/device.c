@@ -20,8 +20,8 @@
 enum {
     QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
     NOTIFY_MS = 100, /* for a serving thread to come by: it does at once, unless all of them hang */
-    REGIONS_MIN = 8,   /* regions of guest memory that a device may have in any case, */
-    REGIONS_PART = 8,  /* or such a part of its share of descriptors */
+    REGIONS_MIN = 8, /* regions of guest memory that a device may have in any case, */
+    REGIONS_PART = 8, /* or such a part of its share of descriptors */
 };
 
 int v9_init(void)

@@ -51,6 +51,7 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
 /* A file on the way of a walk: a node, which has the descriptors; or they are the walk's own. */
 struct place {
     v9_export *ex;
+    uint32_t uid; /* who walks */
     int32_t fd, meta_fd;
     uint32_t node; /* index + 1, pinned; 0: none */
     uint64_t path; /* of its qid */
@@ -74,14 +75,13 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
     uint32_t moment = v9_model_moment(at->ex);
     int err;
 
-    next->node = 0;
-    next->ex = at->ex;
-    next->fd = v9_export_step(&next->ex, at->fd, name);
+    *next = (struct place){at->ex, at->uid, -1, -1, 0, 0};
+    next->fd = v9_export_step(&next->ex, at->uid, at->fd, name);
     if (next->fd < 0)
         return next->fd;
     next->meta_fd =
         v9_model_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, moment);
-    err = v9_fast_attr(next->ex, r, next->fd, "", next->meta_fd, attr);
+    err = v9_fast_attr(next->ex, r, next->fd, next->meta_fd, attr);
     if (err)
         leave(NULL, next);
     return err;
@@ -105,7 +105,7 @@ static int step_to_node(struct v9_fids *fids, const struct place *at, const char
 
     if (err)
         return err == -ENOENT ? err : -EAGAIN;
-    *next = (struct place){at->ex, -1, -1, v9_fids_meet(fids, at->ex->index, attr), 0};
+    *next = (struct place){at->ex, at->uid, -1, -1, v9_fids_meet(fids, at->ex->index, attr), 0};
     if (!next->node)
         return -EAGAIN;
     next->fd = fids->nodes.entries[next->node - 1].path_fd;
@@ -170,7 +170,8 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
                     uint16_t *done)
 {
     const struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0, NULL};
-    const struct place start = {v9_node_export(dev, node), node->path_fd, -1, 0, node->qid.path};
+    const struct place start = {
+        v9_node_export(dev, node), fid->uid, node->path_fd, -1, 0, node->qid.path};
     struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;
     struct v9_found found;
     struct v9_attr attr;
@@ -250,17 +251,20 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
 }
 
 /* What a step leads to. "..", seen from the guest's root, is the root: what is above it is not the
- * guest's to see. */
+ * guest's to see. Of an export that does not admit the user he sees the name, and the directory
+ * that it covers. */
 int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
                        struct v9_attr *attr)
 {
-    const struct place here = {list->ex, list->node->path_fd, -1, 0, 0};
+    const struct place here = {list->ex, list->fid->uid, list->node->path_fd, -1, 0, 0};
     struct place there;
     int err = step(r, &here, name, &there, attr);
 
-    if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT)) /* moved out of the export */
-        return v9_fast_attr(list->ex, r, list->node->path_fd, "",
+    if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT || err == -EPERM))
+        return v9_fast_attr(list->ex, r, list->node->path_fd,
                             __atomic_load_n(&list->node->meta_fd, __ATOMIC_ACQUIRE), attr);
+    if (err == -EPERM && list->ex->below)
+        return v9_fast_attr_of(list->ex, r, list->fid->io_fd, name, attr);
     if (!err)
         leave(NULL, &there);
     return err;

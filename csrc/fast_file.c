@@ -34,13 +34,12 @@ int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
     return __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE);
 }
 
-int v9_fast_question(struct v9_request *r, int fd, const char *name, const struct v9_attr *attr,
-                     int err)
+int v9_fast_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
 {
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
-        r->question.fd = *name ? v9_sys_open(fd, name, O_PATH, 0) : v9_budget_dup(fd);
+        r->question.fd = v9_budget_dup(fd);
         if (r->question.fd < 0)
             return r->question.fd;
     } else if (err == -V9_NO_GROUP) {
@@ -50,10 +49,24 @@ int v9_fast_question(struct v9_request *r, int fd, const char *name, const struc
     return err;
 }
 
-int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
-                 struct v9_attr *attr)
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, struct v9_attr *attr)
 {
-    return v9_fast_question(r, fd, name, attr, v9_attr_read_held(ex, fd, name, meta_fd, attr));
+    return v9_fast_question(r, fd, attr, v9_attr_read_held(ex, fd, "", meta_fd, attr));
+}
+
+int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
+                    struct v9_attr *attr)
+{
+    int err = v9_attr_read(ex, dir_fd, name, attr), fd;
+
+    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
+        return err;
+    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
+    if (fd < 0)
+        return fd;
+    err = v9_fast_attr(ex, r, fd, -1, attr);
+    v9_budget_close(fd);
+    return err;
 }
 
 int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid, struct v9_node **node)
@@ -111,9 +124,9 @@ static int reopen(v9_export *ex, const struct v9_node *node, int *host)
         return err;
     if (emptied)
         err = v9_quota_look(ex->quota, node->account, node->path_fd);
-    fd = err ? err : v9_export_reopen(ex, node->path_fd, *host);
+    fd = err ? err : v9_export_open(ex, node->path_fd, *host);
     if (fd == -EPERM && *host & O_NOATIME)
-        fd = v9_export_reopen(ex, node->path_fd, *host &= ~O_NOATIME);
+        fd = v9_export_open(ex, node->path_fd, *host &= ~O_NOATIME);
     if (emptied)
         v9_quota_settle_claim(ex->quota, node->account, node->path_fd, 0);
     return fd;
@@ -202,7 +215,7 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     if (err)
         return err;
     ex = v9_node_export(dev, node);
-    err = v9_fast_attr(ex, r, node->path_fd, "", v9_node_meta(ex, node), &a);
+    err = v9_fast_attr(ex, r, node->path_fd, v9_node_meta(ex, node), &a);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;

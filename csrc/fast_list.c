@@ -90,7 +90,7 @@ static int look_at(struct v9_listing *list, struct v9_request *r, const struct v
     *qid = (struct v9_qid){0};
     if (there || !follows(list, entry, length, &qid->path)) {
         err = there ? v9_fast_look_there(list, r, entry->d_name, &attr)
-                    : v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, &attr);
+                    : v9_fast_attr_of(list->ex, r, list->fid->io_fd, entry->d_name, &attr);
         if (err)
             return err;
         *qid = attr.qid;
@@ -181,21 +181,21 @@ static size_t read_size(const struct v9_listing *list, size_t most)
 }
 
 /* The directory's mutex makes seek and read one. */
-int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid, uint64_t offset,
-                 struct v9_scratch *scratch)
+int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
+                 uint64_t offset, struct v9_scratch *scratch)
 {
+    const int fd = list->fid->io_fd;
     size_t most;
     long size;
     int err;
 
     /* Offset 0 is always sought: rewinddir(3) wants to see new entries. */
-    if ((offset == 0 || fid->dir_offset != offset) &&
-        lseek(fid->io_fd, (off_t)offset, SEEK_SET) < 0)
+    if ((offset == 0 || dir->offset != offset) && lseek(fd, (off_t)offset, SEEK_SET) < 0)
         return -errno;
     list->offset = offset;
-    fid->dir_offset = UINT64_MAX;
+    dir->offset = UINT64_MAX;
     while (!list->full && (most = read_size(list, sizeof(scratch->dents)))) {
-        size = syscall(SYS_getdents64, fid->io_fd, scratch->dents, most);
+        size = syscall(SYS_getdents64, fd, scratch->dents, most);
         if (size < 0 && errno == EINVAL && list->at > list->start)
             break; /* the next one does not fit */
         if (size < 0)
@@ -207,7 +207,7 @@ int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid *f
             return err;
     }
     if (!list->full)
-        fid->dir_offset = list->offset;
+        dir->offset = list->offset;
     return list->full && list->at == list->start ? -EINVAL
                                                  : 0; /* as getdents64 with too small a buffer */
 }
@@ -235,8 +235,8 @@ static int view_mounts(struct v9_listing *list, struct v9_request *r)
     return -V9_NO_MOUNT;
 }
 
-static int fill(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid, uint64_t offset,
-                struct v9_scratch *scratch)
+static int fill(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
+                uint64_t offset, struct v9_scratch *scratch)
 {
     struct v9_view *view;
     int err = view_mounts(list, r);
@@ -244,14 +244,14 @@ static int fill(struct v9_listing *list, struct v9_request *r, struct v9_fid *fi
     if (err)
         return err;
     view = list->view;
-    err = v9_fast_list(list, r, fid, offset, scratch);
+    err = v9_fast_list(list, r, dir, offset, scratch);
     if (!view)
         return err;
     if (!err && list->at > list->start && !v9_mounts_hold(list->ex->mounts, view)) {
         list->view = NULL;
         list->at = list->start;
         list->full = false;
-        err = v9_fast_list(list, r, fid, offset, scratch);
+        err = v9_fast_list(list, r, dir, offset, scratch);
     }
     v9_view_leave(view);
     return err;
@@ -284,9 +284,10 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     list.node = node;
     err = v9_fid_io(fid) < 0 ? -EBADF : !S_ISDIR(node->mode) ? -ENOTDIR : 0;
     if (!err) {
-        pthread_mutex_lock(&v9_fids_dir(&dev->fids, fid)->lock);
-        err = fill(&list, r, fid, offset, scratch);
-        pthread_mutex_unlock(&v9_fids_dir(&dev->fids, fid)->lock);
+        struct v9_fid_dir *dir = v9_fids_dir(&dev->fids, fid);
+        pthread_mutex_lock(&dir->lock);
+        err = fill(&list, r, dir, offset, scratch);
+        pthread_mutex_unlock(&dir->lock);
     }
     v9_fids_unpin(&dev->fids, fid);
     if (err)

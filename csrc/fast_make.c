@@ -54,11 +54,12 @@ static int pin_directory(struct v9_device *dev, uint32_t number, struct v9_fid *
     return -EROFS;
 }
 
-/* The attributes of what was made. */
-static int look_at(v9_export *ex, struct v9_request *r, int fd, const char *name,
-                   const struct v9_made *made, struct v9_attr *attr)
+/* The attributes of what was made, and is held. */
+static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 {
-    return v9_fast_question(r, fd, name, attr, v9_attr_read_made(ex, fd, name, made, attr));
+    const int fd = r->made.path_fd;
+
+    return v9_fast_question(r, fd, attr, v9_attr_read_made(ex, fd, "", &r->made, attr));
 }
 
 /* ---- Tlcreate ----------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
         err = -EBADF; /* the number has become another file's meanwhile */
     }
     if (!err)
-        err = look_at(ex, r, r->made.path_fd, "", &r->made, attr);
+        err = look_at(ex, r, attr);
     return err ? err : become(dev, r, fid, attr);
 }
 
@@ -135,7 +136,7 @@ int v9_fast_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *i
 static int hold(struct v9_request *r, v9_export *ex, const struct v9_node *node, const char *name)
 {
     v9_export *where = ex;
-    int fd = v9_export_step(&where, node->path_fd, name);
+    int fd = v9_export_step(&where, V9_NO_ID, node->path_fd, name);
 
     if (fd < 0)
         return fd;
@@ -154,7 +155,7 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
     int err;
 
     if (r->made.path_fd >= 0)
-        return look_at(dev->exports[r->made_in], r, r->made.path_fd, "", &r->made, attr);
+        return look_at(dev->exports[r->made_in], r, attr);
     err = pin_directory(dev, number, &fid, &node);
     if (err)
         return err;
@@ -162,11 +163,11 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
     as->uid = fid->uid;
     err = v9_make(ex, node->path_fd, name, as, &made);
     if (!err) {
-        err = look_at(ex, r, node->path_fd, name, &made, attr);
-        if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP) {
-            const int held = hold(r, ex, node, name);
-            err = held ? held : err;
-        }
+        err = v9_attr_read_made(ex, node->path_fd, name, &made, attr);
+        if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+            err = hold(r, ex, node, name);
+        if (!err && r->made.path_fd >= 0)
+            err = look_at(ex, r, attr);
     }
     v9_fids_unpin(&dev->fids, fid);
     return err;

@@ -78,18 +78,13 @@ static int device_text(const struct v9_attr *attr, char *out)
                     (unsigned)((rdev & 0xff) | (rdev >> 12 & 0xfff00)));
 }
 
-/* `fd` is the file's O_PATH descriptor, or where `name` is not "" its directory's. */
-static int extension(v9_export *ex, int fd, const char *name, const struct v9_attr *attr,
-                     struct text *out)
+/* `fd` is what the attributes were read from; it is looked at for a symlink only. */
+static int extension(v9_export *ex, int fd, const struct v9_attr *attr, struct text *out)
 {
-    int at = fd, size = 0;
+    int size = 0;
 
     if (S_ISLNK(attr->mode)) {
-        if (*name)
-            at = v9_export_step(&ex, fd, name);
-        size = at < 0 ? at : v9_model_readlink(ex, at, out->bytes, PATH_MAX);
-        if (*name && at >= 0)
-            v9_budget_close(at);
+        size = v9_model_readlink(ex, fd, out->bytes, PATH_MAX);
     } else if (S_ISCHR(attr->mode) || S_ISBLK(attr->mode)) {
         size = device_text(attr, out->bytes);
     } else if (S_ISREG(attr->mode) || S_ISDIR(attr->mode)) {
@@ -179,10 +174,10 @@ static int reply_stat(v9_export *ex, struct v9_request *r, struct v9_node *node)
     struct v9_attr attr;
     const char *name;
     size_t size;
-    int err = v9_fast_attr(ex, r, node->path_fd, "", v9_node_meta(ex, node), &attr);
+    int err = v9_fast_attr(ex, r, node->path_fd, v9_node_meta(ex, node), &attr);
 
     if (!err)
-        err = extension(ex, node->path_fd, "", &attr, &extra);
+        err = extension(ex, node->path_fd, &attr, &extra);
     if (err)
         return err;
     name = node_name(ex, node, &attr, &path);
@@ -210,19 +205,36 @@ int v9_fast_stat(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 /* ---- Tread of a directory ----------------------------------------------------------------------
  */
 
-static int entry_attr(const struct v9_listing *list, struct v9_request *r,
-                      const struct v9_dirent *entry, struct v9_attr *attr)
+/* A symlink's attributes and its target, both of what the name stands for now. */
+static int look_at_link(const struct v9_listing *list, struct v9_request *r, const char *name,
+                        struct v9_attr *attr, struct text *extra)
 {
-    int err;
+    int fd = v9_sys_reach(list->fid->io_fd, name, 0), err;
 
-    if (list->ex->below || !strcmp(entry->d_name, ".."))
-        return v9_fast_look_there(list, r, entry->d_name, attr);
-    err = v9_fast_attr(list->ex, r, list->fid->io_fd, entry->d_name, -1, attr);
-    if (err != -ENODEV)
+    if (fd < 0)
+        return fd;
+    err = v9_fast_attr(list->ex, r, fd, -1, attr);
+    if (!err)
+        err = extension(list->ex, fd, attr, extra);
+    v9_budget_close(fd);
+    return err;
+}
+
+static int look_at(const struct v9_listing *list, struct v9_request *r,
+                   const struct v9_dirent *entry, struct v9_attr *attr, struct text *extra)
+{
+    const bool there = list->ex->below || !strcmp(entry->d_name, "..");
+    int err = there ? v9_fast_look_there(list, r, entry->d_name, attr)
+                    : v9_fast_attr_of(list->ex, r, list->fid->io_fd, entry->d_name, attr);
+
+    if (!err && !there && S_ISLNK(attr->mode))
+        return look_at_link(list, r, entry->d_name, attr, extra);
+    if (err && err != -ENODEV)
         return err;
-    /* multidevs=forbid: visible, by the number that the directory tells */
-    attr->qid.path = entry->d_ino;
-    return 0;
+    if (err) /* multidevs=forbid: visible, by the number that the directory tells */
+        attr->qid.path = entry->d_ino;
+    extra->size = 0; /* of a symlink whose target is not the guest's to see */
+    return S_ISLNK(attr->mode) ? 0 : extension(list->ex, -1, attr, extra);
 }
 
 /* Whether an entry lies before the offset where the client wants to begin. */
@@ -242,10 +254,8 @@ static int pack_stat(struct v9_listing *list, struct v9_request *r, const struct
     struct text extra;
     uint8_t *next;
     size_t size;
-    int err = entry_attr(list, r, entry, &attr);
+    int err = look_at(list, r, entry, &attr, &extra);
 
-    if (!err)
-        err = extension(list->ex, list->node->path_fd, entry->d_name, &attr, &extra);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP || v9_budget_lacks(err))
         return err;
     if (err || counted_off(list, stat_size(&attr, name_size, &extra, uid, gid))) {
@@ -266,14 +276,14 @@ static int pack_stat(struct v9_listing *list, struct v9_request *r, const struct
 }
 
 /* Lists from `offset`, in bytes, on. The directory's mutex is held. */
-static int read_stats(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid,
-                      struct v9_fid_dir *dir, uint64_t offset, struct v9_scratch *scratch)
+static int read_stats(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
+                      uint64_t offset, struct v9_scratch *scratch)
 {
     const bool goes_on = offset && offset == dir->read;
     int err;
 
     list->skip = goes_on ? 0 : offset;
-    err = v9_fast_list(list, r, fid, goes_on ? dir->next : 0, scratch);
+    err = v9_fast_list(list, r, dir, goes_on ? dir->next : 0, scratch);
     if (err)
         return err;
     dir->read = offset + (uint64_t)(list->at - list->start);
@@ -302,7 +312,7 @@ int v9_fast_read_stats(struct v9_device *dev, struct v9_request *r, struct v9_fi
         count = (uint32_t)(r->chain.writable_size - P9_IO_SIZE);
     list.end = stats + count;
     pthread_mutex_lock(&dir->lock);
-    err = read_stats(&list, r, fid, dir, offset, scratch);
+    err = read_stats(&list, r, dir, offset, scratch);
     pthread_mutex_unlock(&dir->lock);
     if (err)
         return err;

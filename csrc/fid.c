@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,6 +50,9 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     if (account < 0)
         return account;
     memset(fids, 0, sizeof(*fids));
+    if (getrandom(&fids->key, sizeof(fids->key), 0) != sizeof(fids->key))
+        return -errno;
+    fids->key |= 1;
     fids->max = fids->unused = max;
     fids->nodes.max = max + WALKS;
     fids->mask = fids->nodes.mask = buckets - 1;
@@ -98,13 +102,19 @@ void v9_fids_destroy(struct v9_fids *fids)
 
 enum { HOME_AHEAD = 1024 }; /* how far beyond all others a number may be and be at home */
 
-/* The link in a stray's chain that leads to it; one that ends the chain if there is none. */
-static uint32_t *find_link(struct v9_fids *fids, uint32_t number)
+static uint32_t *bucket_of(const struct v9_fids *fids, uint32_t number)
 {
-    uint32_t *link = &fids->buckets[number & fids->mask];
-    while (*link && fids->entries[*link - 1].number != number)
-        link = &fids->entries[*link - 1].next;
-    return link;
+    return &fids->buckets[(number * fids->key >> 32) & fids->mask];
+}
+
+/* Index + 1 of a stray's entry, or 0. */
+static uint32_t find_stray(const struct v9_fids *fids, uint32_t number)
+{
+    uint32_t index = *bucket_of(fids, number);
+
+    while (index && fids->entries[index - 1].number != number)
+        index = fids->entries[index - 1].next;
+    return index;
 }
 
 /* Index + 1 of a number's entry, or 0. */
@@ -113,21 +123,24 @@ static uint32_t find(struct v9_fids *fids, uint32_t number)
     if (number < fids->homes && fids->entries[number].entered &&
         fids->entries[number].number == number)
         return number + 1;
-    return fids->strays ? *find_link(fids, number) : 0;
+    return fids->strays ? find_stray(fids, number) : 0;
 }
 
 /* Lets an entry's number lead to it; nothing else has that number. */
 static void publish(struct v9_fids *fids, struct v9_fid *fid)
 {
-    uint32_t *bucket = &fids->buckets[fid->number & fids->mask];
+    uint32_t *bucket = bucket_of(fids, fid->number);
 
     fid->entered = true;
     fids->count++;
     if (!fid->stray)
         return;
     fids->strays++;
+    fid->before = 0;
     fid->next = *bucket;
     *bucket = (uint32_t)(fid - fids->entries) + 1;
+    if (fid->next)
+        fids->entries[fid->next - 1].before = *bucket;
 }
 
 static void withdraw(struct v9_fids *fids, struct v9_fid *fid)
@@ -137,7 +150,10 @@ static void withdraw(struct v9_fids *fids, struct v9_fid *fid)
     if (!fid->stray)
         return;
     fids->strays--;
-    *find_link(fids, fid->number) = fid->next;
+    *(fid->before ? &fids->entries[fid->before - 1].next : bucket_of(fids, fid->number)) =
+        fid->next;
+    if (fid->next)
+        fids->entries[fid->next - 1].before = fid->before;
 }
 
 /*
@@ -253,7 +269,7 @@ static void set_open(struct v9_fids *fids, struct v9_fid *fid)
     node->opens++;
     if (S_ISDIR(node->mode)) {
         struct v9_fid_dir *dir = v9_fids_dir(fids, fid);
-        dir->read = dir->next = 0;
+        dir->offset = dir->read = dir->next = 0;
         pthread_mutex_init(&dir->lock, NULL);
     }
     v9_idle_opened(fids, fid);
@@ -559,6 +575,20 @@ static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to)
     }
 }
 
+/* An empty table begins anew: to clear it the next time takes as long as what was entered since,
+ * not as what ever was. */
+static void forget_numbers(struct v9_fids *fids)
+{
+    pthread_mutex_lock(&fids->lock);
+    if (!fids->live) {
+        for (uint32_t index = fids->free; index; index = fids->entries[index - 1].next)
+            fids->entries[index - 1].listed = false;
+        fids->homes = fids->free = 0;
+        fids->unused = fids->max;
+    }
+    pthread_mutex_unlock(&fids->lock);
+}
+
 void v9_fids_clear(struct v9_fids *fids)
 {
     uint32_t homes, unused;
@@ -570,6 +600,7 @@ void v9_fids_clear(struct v9_fids *fids)
     pthread_mutex_unlock(&fids->lock);
     remove_among(fids, 0, homes); /* what lies between was never used */
     remove_among(fids, unused, fids->max);
+    forget_numbers(fids);
     while (v9_linger_end(fids, UINT32_MAX))
         ;
 }

@@ -45,19 +45,20 @@ struct v9_fid {
     uint32_t caps_seen; /* caps.h */
     uint32_t io_older;  /* index + 1 in the list of open fids */
     uint32_t io_newer;
-    bool io_recent;      /* used since it was looked at for parking */
-    bool io_returning;   /* a thread opens it again */
-    bool entered;        /* its number leads to it */
-    bool stray;          /* led to by its bucket's chain */
-    bool listed;         /* in the free list: perhaps taken as a home since */
-    uint32_t life;       /* counts the fids that this entry was */
-    uint64_t dir_offset; /* d_off where io_fd of a directory stands */
+    bool io_recent;    /* used since it was looked at for parking */
+    bool io_returning; /* a thread opens it again */
+    bool entered;      /* its number leads to it */
+    bool stray;        /* led to by its bucket's chain */
+    bool listed;       /* in the free list: perhaps taken as a home since */
+    uint32_t life;     /* counts the fids that this entry was */
+    uint32_t before;   /* index + 1 of the stray before it in its chain; 0 for the first */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
 
 /* More of a fid that has a directory open; of others it is not touched, and takes no memory. */
 struct v9_fid_dir {
     pthread_mutex_t lock; /* lseek and getdents64 belong together */
+    uint64_t offset;      /* d_off where io_fd stands */
     uint64_t read;        /* 9P2000.u: bytes that Tread has told of it since its start */
     uint64_t next;        /* 9P2000.u: d_off of the last entry among them */
 };
@@ -74,6 +75,7 @@ struct v9_fids {
     uint32_t free;      /* index + 1 of the first entry that was handed out and is free again */
     uint32_t unused;    /* entries from here on were handed out to strays */
     uint32_t *buckets;  /* index + 1 of the first stray */
+    uint64_t key;       /* odd, and drawn by lot: no guest knows which numbers share a bucket */
     struct v9_fid *entries;
     struct v9_fid_dir *dirs; /* by the entry's index */
     void *map;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "linger.h"
+#include "reach.h"
 
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
@@ -93,7 +94,7 @@ static int find_again(struct v9_fids *fids, const struct v9_node *node, int32_t 
         v9_park_load(&fids->nodes.park, node->way, node->export, &way);
         anchor_fd = enter_anchor(fids, node->mnt_id);
         pthread_mutex_unlock(&fids->lock);
-        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd, O_PATH) : follow(ex, node, &way, anchor_fd);
+        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : follow(ex, node, &way, anchor_fd);
         *meta_fd = fd >= 0 ? v9_model_find(ex, fd) : -1;
         settled = !patient || v9_epoch_held(&ex->moves, moment);
         if (fd == -ESTALE && !settled)
@@ -156,7 +157,7 @@ static int return_io(struct v9_fids *fids, struct v9_fid *fid)
         }
         fid->io_returning = true;
         pthread_mutex_unlock(&fids->lock);
-        fd = v9_export_reopen(ex, node->path_fd, reopen_flags(fid));
+        fd = v9_export_open(ex, node->path_fd, reopen_flags(fid));
         pthread_mutex_lock(&fids->lock);
         fid->io_returning = false;
         pthread_cond_broadcast(&fids->returned);
@@ -176,36 +177,48 @@ int v9_idle_return(struct v9_fids *fids, const struct v9_fid *pinned)
     return err ? err : return_io(fids, fid);
 }
 
-/* The next node of a file that has references, with one more; 0: there is none. */
-static uint32_t next_used(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)
+/* The next parked node of a file after `index`, which is in its chain (0: the first), with a
+ * reference more; 0: there is none. */
+static uint32_t next_parked(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)
 {
     do
         index = v9_nodes_of(&fids->nodes, st_dev, st_ino, index);
-    while (index && !node_at(fids, index)->refs);
+    while (index && (!node_at(fids, index)->refs || node_at(fids, index)->path_fd >= 0));
     if (index)
         node_at(fids, index)->refs++;
     return index;
 }
 
-int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+/* Drops a node's reference; the lock is released meanwhile. */
+static void drop_node(struct v9_fids *fids, uint32_t index)
 {
     struct v9_node_fds spare;
+
+    v9_nodes_drop(&fids->nodes, index, &spare);
+    pthread_mutex_unlock(&fids->lock);
+    v9_node_fds_close(&spare);
+    pthread_mutex_lock(&fids->lock);
+}
+
+int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
+{
     uint32_t index, next;
     int err, lack = 0;
 
     pthread_mutex_lock(&fids->lock);
-    index = next_used(fids, st_dev, st_ino, 0);
+    index = next_parked(fids, st_dev, st_ino, 0);
     for (; index; index = next) {
+        next = next_parked(fids, st_dev, st_ino, index); /* what is back may be in no chain */
         node_at(fids, index)->pins++;
         err = return_node(fids, index, -1, false);
         if (v9_budget_lacks(err))
             lack = err;
         node_at(fids, index)->pins--;
-        next = next_used(fids, st_dev, st_ino, index);
-        v9_nodes_drop(&fids->nodes, index, &spare);
-        pthread_mutex_unlock(&fids->lock);
-        v9_node_fds_close(&spare);
-        pthread_mutex_lock(&fids->lock);
+        drop_node(fids, index);
+        if (next && node_at(fids, next)->path_fd >= 0) { /* somebody else has brought it back */
+            drop_node(fids, next);
+            next = next_parked(fids, st_dev, st_ino, 0);
+        }
     }
     pthread_mutex_unlock(&fids->lock);
     return lack;
@@ -354,7 +367,7 @@ static struct v9_fid *choose_open(struct v9_fids *fids, bool *moved)
             continue;
         fid->io_recent = false;
         if (!recent) {
-            *moved = fid->dir_offset != 0;
+            *moved = S_ISDIR(v9_fids_node(fids, fid)->mode) && v9_fids_dir(fids, fid)->offset;
             fid->refs++;
             return fid;
         }
@@ -404,7 +417,7 @@ static bool can_reopen(v9_export *ex, const struct v9_fid *fid, bool moved, bool
     if (fstat(fid->io_fd, &st) < 0 || (moved && !positions_last(fid->io_fd)))
         return false;
     *named = st.st_nlink > 0;
-    fd = v9_export_reopen(ex, fid->io_fd, reopen_flags(fid));
+    fd = v9_export_open(ex, fid->io_fd, reopen_flags(fid));
     if (fd >= 0)
         v9_budget_close(fd);
     return fd >= 0;
@@ -424,7 +437,8 @@ static bool park_open(struct v9_fids *fids, struct v9_fid *fid, bool moved)
         io_fd = fid->io_fd;
         v9_idle_closed(fids, fid);
         fid->io_fd = V9_IO_PARKED;
-        fid->dir_offset = 0; /* where it will stand */
+        if (S_ISDIR(node->mode))
+            v9_fids_dir(fids, fid)->offset = 0; /* where it will stand */
     }
     fid->io_recent = io_fd < 0;
     pthread_mutex_unlock(&fids->lock);

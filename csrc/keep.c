@@ -34,13 +34,13 @@ static int forget(int dir_fd, const char *name, int flags)
 int v9_keep_dir(int32_t dir_fd)
 {
     const char *const meta = v9_model_name(V9_META_DIR);
-    int fd = v9_sys_open(dir_fd, meta, O_PATH | O_DIRECTORY, 0);
+    int fd = v9_sys_reach(dir_fd, meta, O_DIRECTORY);
 
     if (fd != -ENOENT)
         return fd;
     if (mkdirat(dir_fd, meta, META_DMODE) < 0 && errno != EEXIST)
         return -errno;
-    return v9_sys_open(dir_fd, meta, O_PATH | O_DIRECTORY, 0);
+    return v9_sys_reach(dir_fd, meta, O_DIRECTORY);
 }
 
 static int look(int dir_fd, const char *name)
@@ -66,7 +66,7 @@ int v9_keep_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_d
 
 int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped)
 {
-    int fd = v9_sys_open(meta_dir, name, O_RDWR | O_CREAT | O_EXCL, META_FMODE), err;
+    int fd = v9_sys_create(&v9_sys_as_daemon, meta_dir, name, O_RDWR, META_FMODE), err;
     char text[V9_MODEL_TEXT];
     const size_t size = v9_model_format(mapped, text);
     ssize_t put;
@@ -84,7 +84,7 @@ int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapp
 
 int v9_keep_discard(int32_t dir_fd, const char *name)
 {
-    int err, meta_dir = v9_sys_open(dir_fd, v9_model_name(V9_META_DIR), O_PATH | O_DIRECTORY, 0);
+    int err, meta_dir = v9_sys_reach(dir_fd, v9_model_name(V9_META_DIR), O_DIRECTORY);
 
     if (meta_dir < 0)
         return meta_dir == -ENOENT ? 0 : meta_dir;
@@ -156,11 +156,14 @@ static int empty(DIR *all)
 }
 
 /* Opens a directory for reading, and only that; NULL with errno. */
-static DIR *open_dir(int dir_fd, const char *name)
+static DIR *open_dir(v9_export *ex, int dir_fd, const char *name)
 {
-    int fd = v9_sys_open(dir_fd, name, O_RDONLY | O_DIRECTORY, 0), err;
+    int at = v9_sys_reach(dir_fd, name, O_DIRECTORY);
+    int fd = at < 0 ? at : v9_export_open(ex, at, O_RDONLY), err;
     DIR *all;
 
+    if (at >= 0)
+        v9_budget_close(at);
     if (fd < 0) {
         errno = -fd;
         return NULL;
@@ -189,17 +192,17 @@ static int has_metadata_only(DIR *all)
     return err ? err : has;
 }
 
-int v9_keep_clear(int32_t dir_fd, const char *name)
+int v9_keep_clear(v9_export *ex, int32_t dir_fd, const char *name)
 {
     const char *const meta = v9_model_name(V9_META_DIR);
-    DIR *all = open_dir(dir_fd, name), *kept;
+    DIR *all = open_dir(ex, dir_fd, name), *kept;
     int err;
 
     if (!all) /* symlinks and files are left to the host's call, which refuses them */
         return v9_budget_lacks(-errno) ? -errno : 0;
     err = has_metadata_only(all);
     if (err > 0) {
-        kept = open_dir(dirfd(all), meta);
+        kept = open_dir(ex, dirfd(all), meta);
         err = kept ? empty(kept) : -errno;
         if (!err)
             err = forget(dirfd(all), meta, AT_REMOVEDIR);
@@ -214,7 +217,7 @@ int v9_keep_remove(v9_export *ex, int dir_fd, const char *name, bool directory)
 
     v9_model_changing(ex, true);
     if (directory)
-        err = v9_keep_clear(dir_fd, name);
+        err = v9_keep_clear(ex, dir_fd, name);
     if (!err && unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
         err = -errno;
     if (!err)

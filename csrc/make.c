@@ -10,6 +10,7 @@
 #include "budget.h"
 #include "model.h"
 #include "quota.h"
+#include "reach.h"
 #include "sys.h"
 
 enum {
@@ -78,13 +79,25 @@ static int complete(const v9_export *ex, int fd, const struct v9_new *as)
 static int step(v9_export *ex, int dir_fd, const char *name)
 {
     v9_export *where = ex;
-    int fd = v9_export_step(&where, dir_fd, name);
+    int fd = v9_export_step(&where, V9_NO_ID, dir_fd, name);
 
     if (fd >= 0 && where != ex) {
         v9_budget_close(fd);
         return -EXDEV;
     }
     return fd;
+}
+
+/* Whether a name still stands for a file of the kind that was made: nothing is done to another. */
+static bool is_kind(int fd, const struct v9_new *as)
+{
+    const uint32_t node = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
+    const uint32_t kind = as->kind == V9_NEW_DIR    ? S_IFDIR
+                          : as->kind == V9_NEW_LINK ? S_IFLNK
+                                                    : node;
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind;
 }
 
 static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
@@ -105,7 +118,7 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
     fd = step(ex, dir_fd, name);
     if (fd < 0)
         return fd;
-    err = complete(ex, fd, as);
+    err = is_kind(fd, as) ? complete(ex, fd, as) : 0;
     v9_budget_close(fd);
     return err;
 }
@@ -123,13 +136,13 @@ static bool is_same(int one, int other)
 
 int v9_made_reach(v9_export *ex, int dir_fd, const char *name, int fd)
 {
-    int path_fd = v9_sys_open(dir_fd, name, O_PATH, 0);
+    int path_fd = v9_sys_reach(dir_fd, name, 0);
 
     if (path_fd >= 0 && is_same(path_fd, fd))
         return path_fd;
     if (path_fd >= 0)
         v9_budget_close(path_fd);
-    return v9_export_reopen(ex, fd, O_PATH);
+    return v9_export_reopen(ex, fd);
 }
 
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
@@ -188,7 +201,7 @@ static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
     if (err)
         return err;
     made->io_flags = host;
-    made->io_fd = v9_export_reopen(ex, made->path_fd, host);
+    made->io_fd = v9_export_open(ex, made->path_fd, host);
     if (made->io_fd < 0)
         return made->io_fd;
     return host & O_TRUNC ? v9_caps_drop(&ex->caps, made->io_fd, &caps_seen) : 0;
@@ -230,7 +243,7 @@ static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new
 /* An entry, for its account: a descriptor. */
 static int look_for(int dir_fd, const char *name)
 {
-    return v9_sys_open(dir_fd, name, O_PATH, 0);
+    return v9_sys_reach(dir_fd, name, 0);
 }
 
 /* A file is looked at for the last time, and let go. */

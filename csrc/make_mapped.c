@@ -58,11 +58,11 @@ static int make_file(v9_export *ex, int dir_fd, const char *name, int flags,
                      const struct v9_mapped *mapped, const char *content)
 {
     char number[16];
-    int fd = v9_sys_open(dir_fd, ".", flags | O_TMPFILE, ex->conf.fmode), err;
+    int fd = v9_sys_make_nameless(dir_fd, flags, ex->conf.fmode), err;
     const bool named = fd < 0 && has_no_tmpfile(-fd);
 
     if (named)
-        fd = v9_sys_open(dir_fd, name, flags | O_CREAT | O_EXCL, ex->conf.fmode);
+        fd = v9_sys_create(&v9_sys_as_daemon, dir_fd, name, flags, ex->conf.fmode);
     if (fd < 0)
         return fd;
     err = fill(ex, fd, mapped, content);
@@ -109,7 +109,7 @@ int v9_mapped_create(v9_export *ex, int dir_fd, const char *name, const struct v
         return made->path_fd;
     if (writable)
         return 0;
-    made->io_fd = v9_export_reopen(ex, made->path_fd, host);
+    made->io_fd = v9_export_open(ex, made->path_fd, host);
     v9_budget_close(fd);
     return made->io_fd < 0 ? made->io_fd : 0;
 }
@@ -120,7 +120,7 @@ static int make_dir(v9_export *ex, int dir_fd, const char *name, const struct v9
 
     if (err || ex->conf.model != V9_MODEL_XATTR)
         return err;
-    fd = v9_sys_open(dir_fd, name, O_PATH, 0);
+    fd = v9_sys_reach(dir_fd, name, O_DIRECTORY);
     err = fd < 0 ? fd : v9_model_write_xattrs(fd, mapped);
     if (fd >= 0)
         v9_budget_close(fd);

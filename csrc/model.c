@@ -10,7 +10,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -65,103 +64,43 @@ int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
 /* ---- mapped-file's files -----------------------------------------------------------------------
  */
 
-/* Opens a metadata file. Only a regular one counts; what a host process may have put there instead
- * is not waited for. */
-static int open_meta(int dir_fd, const char *path)
+/* Opens a metadata file. Only a regular one counts. */
+static int open_meta(v9_export *ex, int dir_fd, const char *path)
 {
-    struct open_how how = {
-        .flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
+    int at = v9_sys_resolve(dir_fd, path, 0, RESOLVE_BENEATH);
     struct stat st;
     int fd;
 
-    V9_OPEN(fd, syscall(SYS_openat2, dir_fd, path, &how, sizeof(how)));
-    if (fd < 0)
-        return fd;
-    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-        return fd;
-    v9_budget_close(fd);
-    return -ENOENT;
+    if (at < 0)
+        return at;
+    fd = fstat(at, &st) < 0 || !S_ISREG(st.st_mode) ? -ENOENT : v9_export_open(ex, at, O_RDONLY);
+    v9_budget_close(at);
+    return fd;
 }
 
-static int open_meta_of(int dir_fd, const char *name)
+static int open_meta_of(v9_export *ex, int dir_fd, const char *name)
 {
     char path[sizeof(META_DIR) + V9_NAME_SIZE];
 
     if ((size_t)snprintf(path, sizeof(path), META_DIR "/%s", name) >= sizeof(path))
         return -ENAMETOOLONG;
-    return open_meta(dir_fd, path);
+    return open_meta(ex, dir_fd, path);
 }
 
-/* The path by which a descriptor was reached, as the kernel has it now (proc(5)). */
-static int path_of(const v9_export *ex, int fd, char path[PATH_MAX])
+static int find_once(v9_export *ex, int fd)
 {
-    char number[16];
-    ssize_t length;
-
-    snprintf(number, sizeof(number), "%d", fd);
-    length = readlinkat(ex->proc_fd, number, path, PATH_MAX);
-    if (length < 0)
-        return -errno;
-    if (length == PATH_MAX)
-        return -ENAMETOOLONG;
-    path[length] = 0;
-    return 0;
-}
-
-/* Opens the directory part of a path below the root and checks that the last component still is the
- * file `st`. *name is that component. */
-static int open_parent(const v9_export *ex, char *below, const struct stat *st, const char **name)
-{
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    char *slash = strrchr(below, '/');
-    struct stat there;
-    int dir;
-
-    if (slash)
-        *slash = 0;
-    *name = slash ? slash + 1 : below;
-    V9_OPEN(dir, syscall(SYS_openat2, ex->conf.root_fd, slash ? below : ".", &how, sizeof(how)));
-    if (dir < 0)
-        return dir;
-    if (fstatat(dir, *name, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_dev == st->st_dev &&
-        there.st_ino == st->st_ino)
-        return dir;
-    v9_budget_close(dir);
-    return -ENOENT;
-}
-
-static int find_once(const v9_export *ex, int fd)
-{
-    char root[PATH_MAX], path[PATH_MAX], *below;
-    const char *name;
+    char name[V9_NAME_SIZE];
     struct stat st;
-    size_t length;
-    int dir, meta, err;
+    int dir, meta;
 
     if (fstat(fd, &st) < 0)
         return -errno;
     if (v9_export_is_root(ex, &st))
-        return open_meta(ex->conf.root_fd, META_ROOT);
-    err = path_of(ex, ex->conf.root_fd, root);
-    if (!err)
-        err = path_of(ex, fd, path);
-    if (err)
-        return err;
-    length = strlen(root);
-    if (root[length - 1] == '/') /* "/" itself */
-        length--;
-    if (strncmp(path, root, length) || path[length] != '/')
-        return -ENOENT;
-    below = path + length + 1;
-    dir = open_parent(ex, below, &st, &name);
+        return open_meta(ex, ex->conf.root_fd, META_ROOT);
+    dir = v9_export_parent(ex, fd, name);
     if (dir < 0)
-        return dir;
-    meta = open_meta_of(dir, name);
+        return dir == -EBUSY ? -ENOENT : dir; /* it was moved out of the export */
+    meta = open_meta_of(ex, dir, name);
     v9_budget_close(dir);
     return meta;
 }
@@ -213,7 +152,7 @@ int32_t v9_model_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_
     if (ex->conf.model != V9_MODEL_FILE)
         return -1;
     if (strcmp(name, "..") && strcmp(name, ".")) {
-        meta = open_meta_of(dir_fd, name);
+        meta = open_meta_of(ex, dir_fd, name);
         if (v9_model_settled(ex, moment))
             return meta < 0 ? -1 : meta;
         if (meta >= 0)
@@ -254,7 +193,7 @@ int v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, 
     if (ex->conf.model != V9_MODEL_FILE)
         return 0;
     if (meta_fd < 0)
-        meta_fd = own = *name ? open_meta_of(fd, name) : v9_model_find(ex, fd);
+        meta_fd = own = *name ? open_meta_of(ex, fd, name) : v9_model_find(ex, fd);
     if (meta_fd >= 0)
         read_meta(ex, meta_fd, out);
     if (own >= 0)
@@ -293,16 +232,9 @@ void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr)
 
 int32_t v9_model_dir(v9_export *ex, int32_t dir_fd)
 {
-    struct open_how how = {
-        .flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-
-    int dir = -1;
-
-    if (ex->conf.model == V9_MODEL_FILE)
-        V9_OPEN(dir, syscall(SYS_openat2, dir_fd, META_DIR, &how, sizeof(how)));
-    return dir;
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -1;
+    return v9_sys_resolve(dir_fd, META_DIR, O_DIRECTORY, RESOLVE_BENEATH);
 }
 
 int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
@@ -313,7 +245,7 @@ int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *n
     if (ex->conf.model == V9_MODEL_XATTR)
         v9_model_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
     if (ex->conf.model == V9_MODEL_FILE && meta_dir >= 0) {
-        meta = open_meta(meta_dir, name);
+        meta = open_meta(ex, meta_dir, name);
         if (v9_budget_lacks(meta))
             return meta;
         if (meta >= 0) {
@@ -336,7 +268,9 @@ int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
         length = readlinkat(fd, "", target, size);
         return length < 0 ? -errno : (int)length;
     }
-    file = v9_export_reopen(ex, fd, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    if (ex->conf.model == V9_MODEL_HOST)
+        return -EINVAL;
+    file = v9_export_open(ex, fd, O_RDONLY);
     if (file < 0)
         return file;
     length = pread(file, target, size, 0);
@@ -390,7 +324,7 @@ static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
     struct v9_mapped whole = *old;
     char text[V9_MODEL_TEXT];
     size_t size;
-    int fd = v9_export_reopen(ex, meta_fd, O_RDWR | O_NONBLOCK | O_NOCTTY), err;
+    int fd = v9_export_open(ex, meta_fd, O_RDWR), err;
 
     if (fd < 0)
         return fd;

@@ -42,6 +42,38 @@ uint32_t v9_nodes_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino, u
     return index;
 }
 
+/* ---- chains ------------------------------------------------------------------------------------
+ */
+
+static bool is_chained(const struct v9_node *node)
+{
+    return node->shared || node->path_fd < 0;
+}
+
+static void chain(struct v9_nodes *nodes, uint32_t index)
+{
+    struct v9_node *node = &nodes->entries[index - 1];
+    uint32_t *bucket = bucket_of(nodes, node->st_dev, node->st_ino);
+
+    node->before = 0;
+    node->next = *bucket;
+    if (node->next)
+        nodes->entries[node->next - 1].before = index;
+    *bucket = index;
+}
+
+static void unchain(struct v9_nodes *nodes, uint32_t index)
+{
+    const struct v9_node *node = &nodes->entries[index - 1];
+
+    if (node->before)
+        nodes->entries[node->before - 1].next = node->next;
+    else
+        *bucket_of(nodes, node->st_dev, node->st_ino) = node->next;
+    if (node->next)
+        nodes->entries[node->next - 1].before = node->before;
+}
+
 /* ---- the lists of nodes with descriptors -------------------------------------------------------
  */
 
@@ -106,7 +138,11 @@ static void give_up(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *
 
 void v9_node_park(struct v9_nodes *nodes, uint32_t index, uint32_t way, struct v9_node_fds *spare)
 {
-    nodes->entries[index - 1].way = way;
+    struct v9_node *node = &nodes->entries[index - 1];
+
+    node->way = way;
+    if (!is_chained(node))
+        chain(nodes, index);
     give_up(nodes, index, spare);
 }
 
@@ -125,6 +161,8 @@ void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
 
     forget_way(nodes, node, spare);
     node->path_fd = path_fd;
+    if (!is_chained(node))
+        unchain(nodes, index);
     append(nodes, index);
 }
 
@@ -156,7 +194,6 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint3
 {
     const struct v9_attr *attr = found->attr;
     uint32_t index = !nodes->quotas[found->export] || *account ? allocate(nodes, spare) : 0;
-    uint32_t *bucket;
     struct v9_node *node;
 
     if (!index)
@@ -179,9 +216,8 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint3
     };
     *account = 0;
     nodes->count++;
-    bucket = bucket_of(nodes, node->st_dev, node->st_ino);
-    node->next = *bucket;
-    *bucket = index;
+    if (is_chained(node))
+        chain(nodes, index);
     append(nodes, index);
     return index;
 }
@@ -288,15 +324,11 @@ void v9_node_set_lasting(struct v9_nodes *nodes, uint32_t index, bool lasting)
 /* ---- the end ----------------------------------------------------------------------------------
  */
 
-/* Removes a node without references from the table. */
+/* Removes a node without references from the table, that is no longer in a chain. */
 static void bury(struct v9_nodes *nodes, uint32_t index)
 {
     struct v9_node *node = &nodes->entries[index - 1];
-    uint32_t *link = bucket_of(nodes, node->st_dev, node->st_ino);
 
-    while (*link != index)
-        link = &nodes->entries[*link - 1].next;
-    *link = node->next;
     v9_node_set_lasting(nodes, index, false);
     node->next = nodes->free;
     nodes->free = index;
@@ -305,6 +337,7 @@ static void bury(struct v9_nodes *nodes, uint32_t index)
 
 void v9_node_end(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *spare)
 {
+    unchain(nodes, index); /* only shared ones linger */
     give_up(nodes, index, spare);
     bury(nodes, index);
 }
@@ -345,6 +378,8 @@ void v9_nodes_drop(struct v9_nodes *nodes, uint32_t index, struct v9_node_fds *s
     }
     spare->account = node->account;
     spare->quota = nodes->quotas[node->export];
+    if (is_chained(node))
+        unchain(nodes, index);
     if (node->path_fd >= 0)
         give_up(nodes, index, spare);
     else

@@ -11,6 +11,11 @@
  * are not shared: each walk makes its own. Elsewhere the newest way counts: a file whose time of
  * change is another one may have other names, and gets the descriptor of the latest walk.
  *
+ * A bucket's chain has those that may be looked for: shared nodes, and parked ones, which are
+ * brought back before their file loses a name. A guest may have any number of nodes of one file
+ * that are not shared; awake they are in no chain, and none costs more to enter or to leave it than
+ * another.
+ *
  * A node outlives its last fid for a while (linger.h), with its descriptor, so that the next walk
  * to the file need not open it: it has no references then, and is in a list of its own.
  *
@@ -48,13 +53,14 @@ struct v9_node {
     bool parking, returning;      /* a thread gives the descriptors up; gets them back */
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
     struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
-    uint32_t next;     /* index + 1 in the bucket's chain or the free list */
+    uint32_t next;     /* index + 1 in the bucket's chain or the free list; and before it, in */
     uint32_t way;      /* parked: where in nodes->park */
 
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */
     uint32_t older, newer;                 /* index + 1 in its list of those with descriptors */
     uint32_t left;                         /* it lingers: v9_linger_now() of when that began */
+    uint32_t before;                       /* the chain: 0 for the first */
 };
 _Static_assert(sizeof(struct v9_node) == 128, "a node is two cache lines");
 

@@ -224,14 +224,16 @@ static inline v9_export *v9_node_export(struct v9_device *dev, const struct v9_n
 /* The metadata file (model.h) of a node; -1 where it has none. It is looked for again each time
  * until it is found. */
 int32_t v9_node_meta(v9_export *ex, struct v9_node *node);
-/* The result `err` of reading attributes of a file: on -V9_NO_DEVICE and -V9_NO_GROUP notes the
- * question. */
-int v9_fast_question(struct v9_request *r, int fd, const char *name, const struct v9_attr *attr,
-                     int err);
-/* Reads attributes for a request; `meta_fd` as in v9_attr_read_held. On -V9_NO_DEVICE and
+/* The result `err` of reading attributes of the file `fd`: on -V9_NO_DEVICE and -V9_NO_GROUP notes
+ * the question. */
+int v9_fast_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err);
+/* Reads a file's attributes for a request; `meta_fd` as in v9_attr_read_held. On -V9_NO_DEVICE and
  * -V9_NO_GROUP notes the question. */
-int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, const char *name, int32_t meta_fd,
+int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd,
                  struct v9_attr *attr);
+/* The same of a directory's entry. */
+int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
+                    struct v9_attr *attr);
 struct v9_dirent { /* getdents64(2) */
     uint64_t d_ino;
     int64_t d_off;
@@ -257,8 +259,8 @@ struct v9_listing {
 };
 /* Fills the listing with what is behind the entry at `offset`. The directory's mutex is held.
  * -EINVAL where not even one entry fits. */
-int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid *fid, uint64_t offset,
-                 struct v9_scratch *scratch);
+int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
+                 uint64_t offset, struct v9_scratch *scratch);
 /* Attributes of an entry that only a step leads to: "..", or the root of a joined export. */
 int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
                        struct v9_attr *attr);

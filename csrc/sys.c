@@ -13,7 +13,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/openat2.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/fsuid.h>
@@ -104,6 +106,10 @@ static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *o
     return err;
 }
 
+const struct v9_cred v9_sys_as_daemon = {.switched = false};
+
+enum { RACES = 64 }; /* renames that a resolution with ".." may meet (openat2(2), EAGAIN) */
+
 /* ---- opening -----------------------------------------------------------------------------------
  */
 
@@ -141,11 +147,62 @@ int v9_sys_open_mode(uint32_t mode)
                  (mode & APPEND ? P9_APPEND : 0));
 }
 
-int v9_sys_open(int dir_fd, const char *name, int flags, uint32_t mode)
+int v9_sys_reach(int dir_fd, const char *name, int more_flags)
 {
     int fd;
 
-    V9_OPEN(fd, openat(dir_fd, name, flags | O_NOFOLLOW | O_CLOEXEC, mode));
+    V9_OPEN(fd, openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC | more_flags));
+    return fd;
+}
+
+int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope)
+{
+    struct open_how how = {
+        .flags = (uint64_t)(O_PATH | O_NOFOLLOW | O_CLOEXEC | more_flags),
+        .resolve = scope | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    int fd = -EAGAIN;
+
+    for (int i = 0; i <= RACES && fd == -EAGAIN; i++)
+        V9_OPEN(fd, syscall(SYS_openat2, dir_fd, path, &how, sizeof(how)));
+    return fd;
+}
+
+int v9_sys_open_file(int proc_fd, int fd, int flags)
+{
+    char number[16];
+    struct stat st;
+    int opened;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return S_ISLNK(st.st_mode) ? -ELOOP : -ENXIO;
+    snprintf(number, sizeof(number), "%d", fd);
+    V9_OPEN(opened, openat(proc_fd, number, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    return opened;
+}
+
+int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX])
+{
+    char number[16];
+    ssize_t size;
+
+    snprintf(number, sizeof(number), "%d", fd);
+    size = readlinkat(proc_fd, number, path, PATH_MAX);
+    if (size < 0)
+        return -errno;
+    if (size == PATH_MAX)
+        return -ENAMETOOLONG;
+    path[size] = 0;
+    return (int)size;
+}
+
+int v9_sys_make_nameless(int dir_fd, int flags, uint32_t mode)
+{
+    int fd;
+
+    V9_OPEN(fd, openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, mode));
     return fd;
 }
 

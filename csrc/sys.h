@@ -4,6 +4,7 @@
 #ifndef V9_SYS_H
 #define V9_SYS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -19,9 +20,23 @@ int v9_self_read(struct v9_self *self);
 void v9_self_free(struct v9_self *self);
 bool v9_self_has_group(const struct v9_self *self, uint32_t gid);
 
-/* openat with O_NOFOLLOW|O_CLOEXEC added, which has idle files give descriptors up where there are
- * none (pressure.h); a descriptor. */
-int v9_sys_open(int dir_fd, const char *name, int flags, uint32_t mode);
+/*
+ * The calls that open files of the host. All have idle files give descriptors up where there are
+ * none (pressure.h), and return a descriptor or -errno.
+ *
+ * By name there are O_PATH descriptors only, which open nothing, and new files; no symlink is ever
+ * followed.
+ */
+int v9_sys_reach(int dir_fd, const char *name, int more_flags);
+/* The same by a path, with openat2's `scope`: RESOLVE_BENEATH or RESOLVE_IN_ROOT. */
+int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope);
+/* Opens a regular file or directory by a descriptor; else -ENXIO, or -ELOOP (see reach.h).
+ * `proc_fd` is /proc/self/fd. */
+int v9_sys_open_file(int proc_fd, int fd, int flags);
+/* The path by which a descriptor was reached, as the kernel has it now (proc(5)); its length. */
+int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX]);
+/* A new regular file of the daemon's own, without a name (O_TMPFILE). */
+int v9_sys_make_nameless(int dir_fd, int flags, uint32_t mode);
 
 /* Who a created file belongs to. */
 struct v9_cred {
@@ -29,7 +44,9 @@ struct v9_cred {
     bool switched; /* false: as the daemon is (it lacks the privilege, or need not) */
 };
 
-/* openat with O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC added; a descriptor. */
+extern const struct v9_cred v9_sys_as_daemon;
+
+/* A new regular file (O_CREAT|O_EXCL); a descriptor. */
 int v9_sys_create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,
                   uint32_t mode);
 int v9_sys_mkdir(const struct v9_cred *cred, int dir_fd, const char *name, uint32_t mode);

@@ -132,10 +132,30 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex);
  * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the
  * one that the new descriptor belongs to. ".." is clamped at the root of an export that is joined
  * to none; where it would leave the export, because the directory was moved out of it, -ESTALE.
+ *
+ * `uid` is the guest's user who takes the step. This is where a walk enters another export, and
+ * the one place where that is refused, with -EPERM, to a user whom its map of ids forbids: so no
+ * fid of his is ever there. (Attaching is Python's: policy/idmap.py.)
  */
-int v9_export_step(v9_export **where, int32_t fd, const char *name);
-/* Opens what an O_PATH descriptor names for I/O (proc(5), /proc/self/fd). */
-int v9_export_reopen(v9_export *ex, int32_t fd, int32_t flags);
+int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name);
+/*
+ * Opens a directory by its path below the export's root (1 to 4095 bytes), without symlinks, at
+ * once: an O_PATH descriptor. ".." is clamped at the root, or where the export is joined to another
+ * -EXDEV. The last component may not be hidden by mapped-file, which only v9_export_step finds out.
+ */
+int v9_export_descend(v9_export *ex, const char *path);
+/*
+ * The directory, as an O_PATH descriptor, and the name in it by which the file `fd` was reached,
+ * after it was seen that the name stands for that file. -EBUSY for the root, and for what was moved
+ * out of the export; -ENOENT where the name stands for another file, or none.
+ */
+enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
+int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
+/*
+ * Opens what a descriptor names for reading or writing: the one function that does so to a file of
+ * the host. -ENXIO for what is neither a regular file nor a directory, -ELOOP for a symlink.
+ */
+int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
 /*
  * idmap.c: the map of owners (V9_UID) or groups (V9_GID). Everything is copied. `ranges` are in the
  * order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no range

@@ -61,7 +61,7 @@ int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapp
 int v9_keep_discard(int32_t dir_fd, const char *name);
 /* Removes the metadata directory of directory `name` that holds nothing else, for it to count as
  * empty. What is no directory is left alone. */
-int v9_keep_clear(int32_t dir_fd, const char *name);
+int v9_keep_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
 /* ---- names.c -------------------------------------------------------------------------------
  */

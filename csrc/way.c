@@ -4,14 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "budget.h"
+#include "reach.h"
 
 _Static_assert(V9_HANDLE_MAX >= MAX_HANDLE_SZ, "name_to_handle_at(2)");
 
@@ -22,21 +21,6 @@ union handle {
 
 /* ---- paths -------------------------------------------------------------------------------------
  */
-
-static int read_path(const v9_export *ex, int fd, char path[PATH_MAX])
-{
-    char number[16];
-    ssize_t size;
-
-    snprintf(number, sizeof(number), "%d", fd);
-    size = readlinkat(ex->proc_fd, number, path, PATH_MAX);
-    if (size < 0)
-        return -errno;
-    if (size == PATH_MAX)
-        return -ENAMETOOLONG;
-    path[size] = 0;
-    return (int)size;
-}
 
 /* Appends "/name". */
 static int append(char path[PATH_MAX], int size, const char *name)
@@ -54,11 +38,11 @@ static int append(char path[PATH_MAX], int size, const char *name)
 int v9_way_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
 {
     char root[PATH_MAX];
-    int base = read_path(ex, ex->conf.root_fd, root), size;
+    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
 
     if (base < 0)
         return base;
-    size = read_path(ex, fd, path);
+    size = v9_sys_path(ex->proc_fd, fd, path);
     if (size < 0)
         return size;
     if (root[base - 1] == '/') /* "/" itself */
@@ -71,18 +55,6 @@ int v9_way_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX]
     if (*name)
         return append(path, size, name);
     return size ? size : -EBUSY;
-}
-
-static int open_below(const v9_export *ex, const char *path, uint64_t flags)
-{
-    struct open_how how = {
-        .flags = flags | O_NOFOLLOW | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    int fd;
-
-    V9_OPEN(fd, syscall(SYS_openat2, ex->conf.root_fd, path, &how, sizeof(how)));
-    return fd;
 }
 
 /* ---- handles -----------------------------------------------------------------------------------
@@ -155,10 +127,11 @@ int v9_way_note(v9_export *ex, int32_t fd, const struct v9_identity *is, struct 
 }
 
 /* Opens the directory that the path is in. */
-static int open_parent(const v9_export *ex, const struct v9_way *way)
+static int open_parent(v9_export *ex, const struct v9_way *way)
 {
     char parent[PATH_MAX];
     char *slash;
+    int dir, fd;
 
     if (!way->path_size)
         return -ENOENT;
@@ -166,7 +139,12 @@ static int open_parent(const v9_export *ex, const struct v9_way *way)
     slash = strrchr(parent, '/');
     if (slash)
         *slash = 0;
-    return open_below(ex, slash ? parent : ".", O_RDONLY | O_DIRECTORY);
+    dir = v9_sys_resolve(ex->conf.root_fd, slash ? parent : ".", O_DIRECTORY, RESOLVE_BENEATH);
+    if (dir < 0)
+        return dir;
+    fd = v9_export_open(ex, dir, O_RDONLY);
+    v9_budget_close(dir);
+    return fd;
 }
 
 static bool is_on_mount(int fd, uint64_t mnt_id)
@@ -183,16 +161,15 @@ static bool is_on_mount(int fd, uint64_t mnt_id)
 static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9_way *way,
                          uint32_t host_mode)
 {
-    const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY;
     int opened = -1;
 
     for (int i = 0; i < 3; i++) {
         if (i == 0)
-            opened = v9_export_reopen(ex, ex->conf.root_fd, flags);
+            opened = v9_export_open(ex, ex->conf.root_fd, O_RDONLY);
         else if (i == 1)
-            opened = S_ISDIR(host_mode) ? v9_export_reopen(ex, fd, flags) : open_parent(ex, way);
+            opened = S_ISDIR(host_mode) ? v9_export_open(ex, fd, O_RDONLY) : open_parent(ex, way);
         else if (S_ISREG(host_mode))
-            opened = v9_export_reopen(ex, fd, flags);
+            opened = v9_export_open(ex, fd, O_RDONLY);
         if (opened >= 0 && is_on_mount(opened, mnt_id))
             return opened;
         if (opened >= 0)
@@ -211,7 +188,7 @@ int v9_way_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is, const
     *by_handle = probe >= 0;
     if (probe >= 0)
         v9_budget_close(probe);
-    return anchor >= 0 ? anchor : v9_export_reopen(ex, fd, O_PATH);
+    return anchor >= 0 ? anchor : v9_export_reopen(ex, fd);
 }
 
 /* ---- following ---------------------------------------------------------------------------------
@@ -251,7 +228,9 @@ static bool is_gone(int err)
 int v9_way_follow(v9_export *ex, const struct v9_identity *is, const struct v9_way *way,
                   int32_t anchor)
 {
-    int fd = way->path_size ? open_below(ex, way->path, O_PATH) : -ENOENT, other;
+    int fd =
+        way->path_size ? v9_sys_resolve(ex->conf.root_fd, way->path, 0, RESOLVE_BENEATH) : -ENOENT;
+    int other;
 
     fd = prove(fd, is, way);
     if (fd >= 0)

@@ -1,4 +1,4 @@
-// sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
+// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
 // model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
@@ -14,6 +14,8 @@
 
 #include "check.h"
 #include "fid.h"
+#include "idle.h"
+#include "linger.h"
 
 static int open_count(void)
 {
@@ -305,9 +307,96 @@ static void test_open_and_locked(struct v9_fids *fids)
     CHECK(fids->count == 0 && fids->live == 0);
 }
 
+/* ---- sizes that take hours where a step costs more the more there is ------------------------- */
+
+enum { MANY = 400000, NO_FILE = 1 << 30 /* a descriptor that nobody has */ };
+
+static void enter_many(struct v9_fids *fids, uint32_t count, uint32_t stride, uint64_t ino)
+{
+    const struct v9_attr attr = {.mode = 0100644, .st_ino = ino};
+    const struct v9_found file = {NO_FILE, -1, 0, &attr};
+
+    for (uint32_t i = 0; i < count; i++) {
+        const struct v9_fid_new as = {i * stride, 0, 0, -1, 0};
+        CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
+    }
+}
+
+/* As a guest has them that speaks 9P2000.u. */
+static void test_many_nodes_of_one_file(void)
+{
+    struct v9_fids fids;
+    struct v9_fid *fid;
+
+    CHECK(v9_fids_init(&fids, MANY, NULL) == 0);
+    fids.nodes.unshared = true;
+    for (int round = 0; round < 2; round++) {
+        enter_many(&fids, MANY, 1, 77);
+        CHECK(fids.nodes.count == MANY);
+        for (uint32_t i = 0; i < MANY; i += 2)
+            CHECK(v9_fids_remove(&fids, i) == 0);
+        CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
+        v9_idle_return_file(&fids, 0, 77); /* of which none is parked */
+        v9_linger_lose(&fids, 0, 77);
+        v9_fids_unpin(&fids, fid);
+        v9_fids_clear(&fids);
+        CHECK(!fids.nodes.count && !fids.live);
+    }
+    v9_fids_destroy(&fids);
+}
+
+/* Numbers that a guest chose to fall into one bucket, by any of the masks that there are. */
+static void test_numbers_that_were_chosen_to_collide(void)
+{
+    enum { BUCKETS = 1 << 16 };
+    struct v9_fids fids;
+    struct v9_fid *fid;
+    uint32_t longest = 0, here;
+
+    CHECK(v9_fids_init(&fids, BUCKETS, NULL) == 0);
+    enter_many(&fids, BUCKETS - 1, BUCKETS, 77);
+    CHECK(fids.strays == BUCKETS - 2); /* 0 is at home */
+    for (uint32_t bucket = 0; bucket <= fids.mask; bucket++) {
+        here = 0;
+        for (uint32_t i = fids.buckets[bucket]; i; i = fids.entries[i - 1].next)
+            here++;
+        longest = here > longest ? here : longest;
+    }
+    CHECK(longest < 64);
+    for (uint32_t i = 1; i < BUCKETS - 1; i++) {
+        CHECK(v9_fids_pin(&fids, i * BUCKETS, &fid) == 0);
+        v9_fids_unpin(&fids, fid);
+    }
+    v9_fids_clear(&fids);
+    CHECK(!fids.strays && !fids.live);
+    v9_fids_destroy(&fids);
+}
+
+/* To begin a session costs what the last one entered, not what any ever did. */
+static void test_an_emptied_table_forgets_its_size(void)
+{
+    struct v9_fids fids;
+
+    CHECK(v9_fids_init(&fids, MANY, NULL) == 0);
+    enter_many(&fids, MANY - 1, 1, 77);
+    v9_fids_clear(&fids);
+    for (int session = 0; session < 20000; session++) {
+        CHECK(enter_for(&fids, 0, 1, NULL) == 0 && enter_for(&fids, 1u << 30, 2, NULL) == 0);
+        CHECK(fids.homes == 1 && fids.unused == MANY - 1);
+        v9_fids_clear(&fids);
+    }
+    enter_many(&fids, MANY, 3, 77); /* strays that were listed, and homes: all can be had again */
+    CHECK(fids.live == MANY);
+    v9_fids_clear(&fids);
+    v9_fids_destroy(&fids);
+}
+
 int main(void)
 {
     struct v9_fids fids;
+    test_many_nodes_of_one_file();
+    test_numbers_that_were_chosen_to_collide();
+    test_an_emptied_table_forgets_its_size();
     test_numbers_of_all_kinds();
     CHECK(v9_fids_init(&fids, 100, NULL) == 0);
     test_numbers(&fids);

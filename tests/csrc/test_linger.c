@@ -1,4 +1,4 @@
-// sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
+// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
 // model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * Nodes that linger: what meets them, what ends them, and many threads that walk, clunk, unlink and

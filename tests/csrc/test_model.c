@@ -1,5 +1,5 @@
-// sources: model.c model_text.c model_xattr.c recall.c attr.c caps.c idmap.c qidmap.c budget.c
-// pressure.c sys.c
+// sources: model.c model_text.c model_xattr.c recall.c attr.c reach.c way.c caps.c
+// idmap.c qidmap.c budget.c pressure.c sys.c
 /*
  * Metadata of the mapped security models: texts, whatever is in them; files found by name and by
  * descriptor; changes that a reader never sees half of.
@@ -382,7 +382,7 @@ static void check_hiding(v9_export *files, v9_export *xattrs, int root)
         CHECK(unlinkat(root, aliases[i], 0) == 0);
         CHECK(linkat(root, ".virtfs_metadata_root", root, aliases[i], 0) == 0);
         CHECK(v9_export_hides(files, root, aliases[i]));
-        CHECK(v9_export_step(&files, root, aliases[i]) == -ENOENT);
+        CHECK(v9_export_step(&files, V9_NO_ID, root, aliases[i]) == -ENOENT);
         CHECK(unlinkat(root, aliases[i], 0) == 0);
     }
     CHECK(unlinkat(root, ".virtfs_metadata_root", 0) == 0);
@@ -410,7 +410,7 @@ int main(void)
     check_xattrs(xattrs, root);
     check_hiding(files, xattrs, root);
     check_old_kernels(xattrs, root);
-    CHECK(v9_export_step(&files, root, ".virtfs_metadata") == -ENOENT);
+    CHECK(v9_export_step(&files, V9_NO_ID, root, ".virtfs_metadata") == -ENOENT);
     v9_export_free(files);
     v9_export_free(xattrs);
     v9_qidmap_free(qids);

@@ -199,12 +199,14 @@ def test_create_opens_as_asked(place: Place) -> None:
 def test_existing_names_stay(place: Place) -> None:
     make_all(place)
     for name in MADE:
-        for change in (
-            lambda name=name: place.make(name, owner=Owner(0, 0)),
-            lambda name=name: place.driver.mkdir(place.fd, name, 0o755, Owner(0, 0)),
-            lambda name=name: place.driver.symlink(place.fd, name, b"x", Owner(0, 0)),
-            lambda name=name: place.driver.mknod(place.fd, name, 0o644, (0, 0), Owner(0, 0)),
-        ):
+        owner, driver = Owner(0, 0), place.driver
+        changes: tuple[Callable[[], object], ...] = (
+            partial(place.make, name, owner=owner),
+            partial(driver.mkdir, place.fd, name, 0o755, owner),
+            partial(driver.symlink, place.fd, name, b"x", owner),
+            partial(driver.mknod, place.fd, name, 0o644, (0, 0), owner),
+        )
+        for change in changes:
             with pytest.raises(FileExistsError):
                 change()
     with place.opened(b"reg") as file, pytest.raises(FileExistsError):
@@ -545,9 +547,9 @@ def killed_after(calls: int, work: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-CHANGES: dict[str, Callable[[Place], object]] = {
-    "rename": lambda it: it.driver.rename(it.fd, b"a", it.fd, b"n"),
-    "link": lambda it: it.driver.link(File(os.open(b"a", PATH, dir_fd=it.fd)), it.fd, b"n"),
+CHANGES: dict[str, Callable[[Place, File], object]] = {
+    "rename": lambda it, a: it.driver.rename(it.fd, b"a", it.fd, b"n"),
+    "link": lambda it, a: it.driver.link(a, it.fd, b"n"),
 }
 
 
@@ -563,7 +565,8 @@ def test_a_daemon_that_ends_half_way_leaves_whole_files(
             with serving(top, model) as it:
                 it.make(b"a", 0o601, Owner(1, 1))
                 it.make(b"b", 0o602, Owner(2, 2))
-                more = killed_after(calls, partial(CHANGES[change], it))
+                with it.opened(b"a") as file:  # for the child as well: C asks the parent's /proc
+                    more = killed_after(calls, partial(CHANGES[change], it, file))
             with serving(top, model) as it:
                 for name in it.names():
                     attr = it.attr(os.fsencode(name))

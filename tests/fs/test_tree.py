@@ -64,6 +64,10 @@ def test_attach_leads_to_the_root_an_export_or_below_one(
         (b"/out/", 2, tmp_path / "b"),
         (b"src/dir", 1, tmp_path / "a" / "dir"),
         (b"//src//dir", 1, tmp_path / "a" / "dir"),
+        (b"./src/./dir/.", 1, tmp_path / "a" / "dir"),
+        (b"../../out", 2, tmp_path / "b"),
+        (b"src/dir/../dir", 1, tmp_path / "a" / "dir"),
+        (b"src/dir/..", 1, tmp_path / "a"),
     ):
         index, fd, attr = tree[0].attach(path, ANYBODY)
         try:
@@ -78,7 +82,15 @@ def test_attach_leads_to_the_root_an_export_or_below_one(
 
 
 @pytest.mark.parametrize(
-    ("path", "error"), [(b"nowhere", errno.ENOENT), (b"src/dir/file", errno.ENOTDIR)]
+    ("path", "error"),
+    [
+        (b"nowhere", errno.ENOENT),
+        (b"nowhere/..", errno.ENOENT),
+        (b"src/dir/file", errno.ENOTDIR),
+        (b"src/dir/file/..", errno.ENOTDIR),
+        (b"src/../out", errno.EXDEV),
+        (b"src/dir/../../out", errno.EXDEV),
+    ],
 )
 def test_attach_to_what_is_not_there(
     tree: tuple[Tree, list[Export]], path: bytes, error: int
@@ -86,6 +98,29 @@ def test_attach_to_what_is_not_there(
     with pytest.raises(OSError) as refused:
         tree[0].attach(path, ANYBODY)
     assert refused.value.errno == error
+
+
+def test_an_attach_of_any_length_is_resolved_at_once(
+    tree: tuple[Tree, list[Export]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def watch(method: str) -> None:
+        real = getattr(Export, method)
+
+        def watched(*args: object) -> object:
+            calls.append(method)
+            return real(*args)
+
+        monkeypatch.setattr(Export, method, watched)
+
+    for method in ("step", "descend", "open"):
+        watch(method)
+    for path in (b"../" * 1365, b"src/" + b"dir/../" * 580, b"./" * 2040 + b"src"):
+        calls.clear()
+        _, fd, _ = tree[0].attach(path, ANYBODY)
+        os.close(fd)
+        assert len(calls) == 2
 
 
 def test_drivers_stay_in_their_export(tree: tuple[Tree, list[Export]]) -> None:

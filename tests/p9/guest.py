@@ -242,15 +242,20 @@ class Guest:
     def walk(self, path: str = "", uid: int = OWN) -> int:
         """A new fid, as Twalk would make it."""
         number = next(self._numbers)
-        fd = self.driver._descend([os.fsencode(name) for name in path.split("/") if name])
-        self.fids.add(number, fd, 0, uid, 0, self.driver.attr(fd))
+        *parents, last = path.split("/")
+        fd = self.driver.export.descend(os.fsencode("/".join(parents)) or b".")
+        try:
+            below = self.driver.export.step(fd, os.fsencode(last) or b".")
+        finally:
+            os.close(fd)
+        self.fids.add(number, below, 0, uid, 0, self.driver.attr(below))
         return number
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
         """A new fid that is open, as Tlopen would make it."""
         number = self.walk(path)
         fid = self.fids.entries[number]
-        fid.io_fd = self.driver.export.reopen(fid.path_fd, flags)
+        fid.io_fd = self.driver.export.open(fid.path_fd, flags)
         fid.io_flags = flags
         return number
 

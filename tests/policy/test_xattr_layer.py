@@ -11,7 +11,7 @@ import pytest
 from tests.fs.test_local import driver_of
 from vhost9p.fs.driver import OWN_ID, File, Owner
 from vhost9p.policy.idvalues import CAPABILITY
-from vhost9p.policy.xattrs import MAPPED, Limits, Rule, XattrLayer
+from vhost9p.policy.xattrs import MAPPED, UNLIMITED, Limits, Rule, XattrLayer
 
 WIDE = Limits(65536, 1000, 1 << 30)
 STORED = b"user.virtfs." + CAPABILITY
@@ -60,6 +60,16 @@ def code(work: Callable[[], object]) -> int | None:
     with pytest.raises(OSError) as failed:
         work()
     return failed.value.errno
+
+
+def test_without_limits_nothing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may have thousands of attributes, each of which would be read to set one more."""
+    with case(tmp_path, MAPPED, UNLIMITED) as it:
+        for i in range(20):
+            os.setxattr(it.path, f"user.{i}", b"")
+        monkeypatch.setattr(os, "listxattr", lambda *args: pytest.fail("the others are listed"))
+        it.driver.set_xattr(it.fd, b"user.more", b"", os.XATTR_CREATE)
+        assert os.getxattr(it.path, "user.more") == b""
 
 
 def test_privileged_names_need_no_privilege(tmp_path: Path) -> None:

@@ -291,10 +291,79 @@ def test_each_of_several_exports_has_its_map(tmp_path: Path) -> None:
         client.mkdir(client.walk_to(other, b"one"), b"e")
         assert owner(share, b"one/e") == (7, 8)
         with fails(errno.EPERM):
-            client.mkdir(client.walk_to(other, b"two"), b"e")
+            client.walk_to(other, b"two")
         client.attach(client.new_fid(), 5, aname=b"one")
         with fails(errno.EPERM):
             client.attach(client.new_fid(), 5, aname=b"two")
+
+
+FORBIDDEN = 5
+WAYS_IN = [(b"two",), (b"one", b"..", b"two"), (b"two", b"d"), (b"two", b".."), (b"two", b"lost")]
+
+
+@contextmanager
+def several(folder: Path, speaks: type[Client]) -> Iterator[tuple[Share, Client, int]]:
+    """A guest with two exports, of which "two" forbids a user, and his fid of the top."""
+    config = folder / "vm.yaml"
+    daemon = Daemon("--config", str(config), socket=False)
+    config.write_text(SEVERAL.format(folder=folder, socket=daemon.socket, rest=NONE - 1))
+    for name in ("one", "two"):
+        (folder / name / "d").mkdir(parents=True)
+    with daemon, mounted(daemon, folder, n_uname=0, speaks=speaks) as share:
+        top = share.client.new_fid()
+        share.client.attach(top, FORBIDDEN)
+        yield share, share.client, top
+
+
+@needs_root
+@pytest.mark.parametrize("speaks", [Client, UnixClient])
+@pytest.mark.parametrize("names", WAYS_IN, ids=lambda names: b"-".join(names).decode())
+def test_no_walk_leads_a_forbidden_user_in(
+    tmp_path: Path, speaks: type[Client], names: tuple[bytes, ...]
+) -> None:
+    """From the top, and from a neighbour's root; at once, and name by name; to a new fid and to
+    the same. A walk tells nothing of what lies behind, not even whether it is there."""
+    with several(tmp_path, speaks) as (_, client, top):
+        crossing = names.index(b"two")
+        if crossing:
+            assert len(client.walk(top, client.new_fid(), *names)) == crossing
+        else:
+            with fails(errno.EPERM):
+                client.walk(top, client.new_fid(), *names)
+        fid = client.walk_to(top)
+        for name in names[:crossing]:
+            assert len(client.walk(fid, fid, name)) == 1
+        for newfid in (fid, client.new_fid()):
+            with fails(errno.EPERM):
+                client.walk(fid, newfid, *names[crossing:])
+        client.clunk(fid)
+        for aname in (b"two", b"/two", b"./two", b"../two", b"two/d", b"two/lost", b"one/../two"):
+            with fails(errno.EPERM, errno.EXDEV):
+                client.attach(client.new_fid(), FORBIDDEN, aname=aname)
+        with fails(errno.EPERM):
+            client.attach(client.new_fid(), FORBIDDEN, aname=b"two/lost")
+        assert client.walk_to(share_root := client.walk_to(top, b"one"), b"d") != share_root
+
+
+@needs_root
+@pytest.mark.parametrize("speaks", [Client, UnixClient])
+def test_a_forbidden_user_sees_the_name_and_nothing_of_the_export(
+    tmp_path: Path, speaks: type[Client]
+) -> None:
+    with several(tmp_path, speaks) as (share, client, top):
+        os.chmod(share.path("two"), 0o1771)
+        (qid,) = client.walk(share.root, client.new_fid(), b"two")
+        for user, same in ((share.root, True), (top, False)):
+            if isinstance(client, UnixClient):
+                stats = {each.name: each for each in client.stats(client.walk_open(user))}
+                assert sorted(stats) == [b".", b"..", b"one", b"two"]
+                assert (stats[b"two"].mode & 0o777 == 0o771) is same
+                assert (stats[b"two"].qid.path == qid.path) is same
+            else:
+                listed = client.listing(user)
+                assert sorted(listed) == [b"one", b"two"]
+                assert (listed[b"two"].qid.path == qid.path) is same
+                assert listed[b"two"].type == listed[b"one"].type
 
 
 def test_mapped_models_keep_the_hosts_ids() -> None:

@@ -76,15 +76,15 @@ class Driver(Protocol):
         """Creates a regular file and opens it with 9P2000.L `flags`; opens an existing one unless
         they contain O_EXCL."""
 
-    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """Creates a directory."""
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
-    ) -> Attr:
+    ) -> None:
         """Creates a FIFO, socket, device node or regular file."""
 
-    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """Creates a symlink."""
 
     def link(self, file: File, dir_fd: int, name: bytes) -> None:

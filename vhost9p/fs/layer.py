@@ -34,16 +34,16 @@ class Layer:
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         return self.below.create(dir_fd, name, flags, mode, owner)
 
-    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
-        return self.below.mkdir(dir_fd, name, mode, owner)
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
+        self.below.mkdir(dir_fd, name, mode, owner)
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
-    ) -> Attr:
-        return self.below.mknod(dir_fd, name, mode, device, owner)
+    ) -> None:
+        self.below.mknod(dir_fd, name, mode, device, owner)
 
-    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
-        return self.below.symlink(dir_fd, name, target, owner)
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
+        self.below.symlink(dir_fd, name, target, owner)
 
     def link(self, file: File, dir_fd: int, name: bytes) -> None:
         self.below.link(file, dir_fd, name)

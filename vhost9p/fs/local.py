@@ -21,7 +21,6 @@ PERMISSIONS = 0o7777
 SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
-LOCK_FLAGS = os.O_NONBLOCK | os.O_NOCTTY
 
 
 def proc_path(fd: int) -> str:
@@ -65,31 +64,23 @@ class LocalDriver:
         """The type, with the permission bits, that a file has in the guest."""
         return os.stat(fd).st_mode
 
-    def _descend(self, components: list[bytes]) -> int:
-        """Walks down from the root; the caller closes the descriptor."""
-        fd = descriptors.dup(self._root_fd)
-        for name in components:
-            try:
-                below = self.export.step(fd, name)
-            finally:
-                descriptors.close(fd)
-            fd = below
-        return fd
-
     def admit(self, uid: int) -> None:
         """See Driver. The host knows every id."""
 
     def attach(self, path: bytes) -> tuple[int, Attr]:
-        """See Driver. The path is taken below the export, without symlinks."""
-        fd = self._descend([name for name in path.split(b"/") if name and name != b"."])
+        """See Driver. The path is taken below the export, without symlinks: all but its last
+        component at once, however many there are."""
+        *parents, last = [name for name in path.split(b"/") if name not in (b"", b".")] or [b"."]
+        parent = self.export.descend(b"/".join(parents) or b".")
         try:
+            fd = self.export.step(parent, last)
+        finally:
+            descriptors.close(parent)
+        with closed_on_error(fd):
             attr = self.attr(fd)
             if not stat.S_ISDIR(attr.mode):
                 raise OSError(errno.ENOTDIR, "the attach name is no directory")
-        except OSError:
-            descriptors.close(fd)
-            raise
-        return fd, attr
+            return fd, attr
 
     def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
         """See Driver."""
@@ -103,29 +94,12 @@ class LocalDriver:
         if not stat.S_ISDIR(mode):
             require_regular(mode, errno.ENXIO)
         host = sys.open_flags(flags)
-        return self.export.reopen(fd, host), host
+        return self.export.open(fd, host), host
 
     def parent_of(self, fd: int) -> tuple[int, bytes]:
-        """The directory and the name by which a file was reached, proven to be still its own.
-
-        The kernel tells the path; it is walked again from the export's root, so that nothing
-        outside can be reached, and the entry there must be the very file.
-        """
-        root = os.readlink(os.fsencode(proc_path(self._root_fd)))
-        path = os.readlink(os.fsencode(proc_path(fd)))
-        inside = path.removeprefix(root.rstrip(b"/") + b"/")
-        if inside == path or not inside:
-            raise OSError(errno.EBUSY, "the export's root has no name to remove or rename")
-        *parents, name = inside.split(b"/")
-        parent = self._descend(parents)
-        try:
-            there, mine = os.stat(name, dir_fd=parent, follow_symlinks=False), os.stat(fd)
-            if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
-                raise OSError(errno.ENOENT, "the file's name stands for another file now")
-        except OSError:
-            descriptors.close(parent)
-            raise
-        return parent, name
+        """The directory, as a descriptor to be closed, and the name by which a file was reached;
+        EBUSY for the export's root."""
+        return self.export.parent_of(fd)
 
     # ---- creating ---------------------------------------------------------------------------
 
@@ -135,22 +109,19 @@ class LocalDriver:
         with closed_on_error(io_fd), closed_on_error(path_fd):
             return Created(path_fd, io_fd, host, self.attr(path_fd))
 
-    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> Attr:
+    def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """See Driver."""
         self.export.mkdir(dir_fd, name, mode, *owner)
-        return self.attr(dir_fd, name)
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], owner: Owner
-    ) -> Attr:
+    ) -> None:
         """See Driver."""
         self.export.mknod(dir_fd, name, mode, device, *owner)
-        return self.attr(dir_fd, name)
 
-    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> Attr:
+    def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """See Driver."""
         self.export.symlink(dir_fd, name, target, *owner)
-        return self.attr(dir_fd, name)
 
     # ---- names ------------------------------------------------------------------------------
 
@@ -202,7 +173,7 @@ class LocalDriver:
             os.ftruncate(io_fd, size)
             return
         require_regular(self._mode(fd), errno.EINVAL)
-        opened = self.export.reopen(fd, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        opened = self.export.open(fd, os.O_WRONLY)
         try:
             os.ftruncate(opened, size)
         finally:
@@ -256,8 +227,8 @@ class LocalDriver:
         *first, last = (os.O_RDONLY,) if self.readonly else LOCK_ACCESS
         for access in first:
             try:
-                return self.export.reopen(fd, access | LOCK_FLAGS), access
+                return self.export.open(fd, access), access
             except OSError as error:  # permission, a read-only file system, a program that runs
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     raise
-        return self.export.reopen(fd, last | LOCK_FLAGS), last
+        return self.export.open(fd, last), last

@@ -6,6 +6,7 @@ a walk does (csrc/attr.c, v9_export_step).
 """
 
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -32,11 +33,15 @@ class Tree:
 
         Returns the export's index, an O_PATH descriptor and its attributes; raises OSError.
         """
-        first, _, rest = path.lstrip(b"/").partition(b"/")
-        export = self._names.get(first, 0)
+        components = deque(name for name in path.split(b"/") if name not in (b"", b"."))
+        while components and components[0] == b"..":  # above the top there is nothing
+            components.popleft()
+        export = self._names.get(components[0], 0) if components else 0
+        if export:
+            components.popleft()
         driver = self._drivers[export]
         driver.admit(uid)
-        return export, *driver.attach(rest if export else path)
+        return export, *driver.attach(b"/".join(components))
 
 
 def open_meeting_place(folder_fd: int, key: str, names: Sequence[bytes]) -> int:

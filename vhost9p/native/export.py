@@ -25,6 +25,8 @@ META_ROOT: bytes = ffi.string(lib.v9_model_name(lib.V9_META_ROOT))
 """Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
+NO_ID = 0xFFFFFFFF
+"""V9_NO_ID: no user or group."""
 
 
 class QidPolicy(Protocol):
@@ -189,15 +191,25 @@ class Export:
         """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV where
         that is in another export."""
         where = ffi.new("v9_export **", self.native)
-        opened = check(lib.v9_export_step(where, fd, name))
+        opened = check(lib.v9_export_step(where, NO_ID, fd, name))
         if where[0] != self.native:
             descriptors.close(opened)
             raise OSError(errno.EXDEV, "another export")
         return opened
 
-    def reopen(self, fd: int, flags: int) -> int:
-        """Opens for I/O what an O_PATH descriptor names."""
-        return check(lib.v9_export_reopen(self.native, fd, flags))
+    def descend(self, path: bytes) -> int:
+        """Opens a directory by its path below the root with O_PATH (v9_export_descend)."""
+        return check(lib.v9_export_descend(self.native, path))
+
+    def parent_of(self, fd: int) -> tuple[int, bytes]:
+        """The directory, as a descriptor to be closed, and the name by which a file was reached,
+        proven to be still its own. See v9_export_parent."""
+        name = ffi.new("char[]", lib.V9_NAME_SIZE)
+        return check(lib.v9_export_parent(self.native, fd, name)), ffi.string(name)
+
+    def open(self, fd: int, flags: int) -> int:
+        """Opens for I/O what a descriptor names: only regular files and directories."""
+        return check(lib.v9_export_open(self.native, fd, flags))
 
     # ---- entries of directories -------------------------------------------------------------
 
@@ -278,7 +290,7 @@ class Export:
 
     def clear_metadata(self, dir_fd: int, name: bytes) -> None:
         """Removes the metadata directory of a directory that holds nothing else."""
-        check(lib.v9_keep_clear(dir_fd, name))
+        check(lib.v9_keep_clear(self.native, dir_fd, name))
 
     @contextmanager
     def changing_names(self) -> Iterator[None]:
@@ -300,8 +312,10 @@ class Export:
         out = ffi.new("struct v9_attr *")
         for _ in range(8):
             result = lib.v9_attr_read_held(self.native, fd, name, meta_fd, out)
+            if result == -lib.V9_NO_DEVICE and name:
+                return self._attr_of_entry(fd, name)
             if result == -lib.V9_NO_DEVICE:
-                self._decide_device(fd, name, out)
+                self._require_policy().device(out.st_dev, out.mnt_id, fd)
             elif result == -lib.V9_NO_GROUP:
                 self._require_policy().group(out.device, out.st_ino)
             else:
@@ -336,12 +350,10 @@ class Export:
             raise OSError(19, "the export has no multidevs policy yet")
         return self.policy
 
-    def _decide_device(self, fd: int, name: bytes, seen: Any) -> None:
-        if not name:
-            self._require_policy().device(seen.st_dev, seen.mnt_id, fd)
-            return
+    def _attr_of_entry(self, fd: int, name: bytes) -> Attr:
+        """Attributes of what a name stands for, and the decision about its device, of one file."""
         found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
-            self._require_policy().device(seen.st_dev, seen.mnt_id, found)
+            return self.attr(found)
         finally:
             descriptors.close(found)

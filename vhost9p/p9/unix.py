@@ -204,18 +204,18 @@ class UnixFamily:
         return u.Rwstat()
 
 
-def _mkdir(new: _New) -> Attr:
-    return new.driver.mkdir(new.fid.path_fd, new.name, new.mode, new.owner)
+def _mkdir(new: _New) -> None:
+    new.driver.mkdir(new.fid.path_fd, new.name, new.mode, new.owner)
 
 
-def _symlink(new: _New) -> Attr:
+def _symlink(new: _New) -> None:
     target = check_target(new.extension)
-    return new.driver.symlink(new.fid.path_fd, new.name, target, new.owner)
+    new.driver.symlink(new.fid.path_fd, new.name, target, new.owner)
 
 
-def _mknod(new: _New, kind: int, major: int = 0, minor: int = 0) -> Attr:
+def _mknod(new: _New, kind: int, major: int = 0, minor: int = 0) -> None:
     device = (major, minor)
-    return new.driver.mknod(new.fid.path_fd, new.name, kind | new.mode, device, new.owner)
+    new.driver.mknod(new.fid.path_fd, new.name, kind | new.mode, device, new.owner)
 
 
 def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:

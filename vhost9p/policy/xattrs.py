@@ -217,7 +217,8 @@ class XattrLayer(Layer):
         if len(value) > self._limits.value:
             raise OSError(errno.E2BIG, f"a value of {len(value)} bytes")
         with self._lock:
-            self._require_room(fd, name, len(value))
+            if self._limits != UNLIMITED:
+                self._require_room(fd, name, len(value))
             self.below.set_xattr(fd, host, value, flags)
         if host == self._capability:
             self._watch.capabilities_set()

@@ -1,0 +1,218 @@
+// sources: reach.c way.c attr.c model.c model_text.c model_xattr.c recall.c caps.c idmap.c qidmap.c
+// pressure.c sys.c
+/*
+ * Files reached from below and by paths: what proves that they are inside, and in how many calls.
+ * Those below stand in the C library's place.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "reach.h"
+
+/* ---- counted calls -----------------------------------------------------------------------------
+ */
+
+static unsigned opened; /* calls that resolve a name */
+
+int openat(int dir, const char *path, int flags, ...)
+{
+    long fd = syscall(SYS_openat, dir, path, flags, 0600);
+
+    opened++;
+    return (int)fd;
+}
+
+/* ---- an export ---------------------------------------------------------------------------------
+ */
+
+static char top[] = "/tmp/v9-reach-XXXXXX";
+static v9_qidmap *map;
+static v9_export *ex;
+static int root;
+
+static void begin(void)
+{
+    struct v9_export_conf conf = {0};
+    char path[64];
+    int err;
+
+    CHECK(mkdtemp(top) != NULL);
+    snprintf(path, sizeof(path), "%s/export", top);
+    CHECK(mkdir(path, 0755) == 0);
+    conf.root_fd = root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    map = v9_qidmap_new();
+    ex = v9_export_new(&conf, map, &err);
+    CHECK(ex != NULL);
+}
+
+static void end(void)
+{
+    char command[64];
+
+    v9_export_free(ex);
+    v9_qidmap_free(map);
+    close(root);
+    snprintf(command, sizeof(command), "rm -r %s", top);
+    CHECK(system(command) == 0);
+}
+
+static int step(int fd, const char *name)
+{
+    v9_export *where = ex;
+    int next = v9_export_step(&where, V9_NO_ID, fd, name);
+
+    CHECK(where == ex);
+    return next;
+}
+
+static bool is_same(int one, int other)
+{
+    struct stat a, b;
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_ino == b.st_ino;
+}
+
+/* A chain of directories of one name below the root: the last one. */
+static int dig(const char *name, int depth)
+{
+    int at = dup(root), below;
+
+    for (int i = 0; i < depth; i++) {
+        CHECK(mkdirat(at, name, 0755) == 0);
+        below = step(at, name);
+        CHECK(below >= 0);
+        close(at);
+        at = below;
+    }
+    return at;
+}
+
+/* ---- tests -------------------------------------------------------------------------------------
+ */
+
+/* A step up takes as many calls from everywhere; where no path can be told, some more. */
+static void test_a_step_up_from_the_deep(const char *name, int depth, unsigned calls)
+{
+    int at = dig(name, depth), up;
+
+    for (int i = depth; i > 0; i--) {
+        opened = 0;
+        up = i % 16 && i > 16 ? openat(at, "..", O_PATH) : step(at, "..");
+        CHECK(up >= 0 && opened <= calls);
+        close(at);
+        at = up;
+    }
+    CHECK(is_same(at, root));
+    up = step(at, "..");
+    CHECK(is_same(up, root)); /* and no further */
+    close(up);
+    close(at);
+}
+
+static void test_a_place_too_deep_to_be_proven(void)
+{
+    int at = dig("e", 4000), up;
+
+    opened = 0;
+    up = step(at, "..");
+    CHECK(up == -ENAMETOOLONG && opened < 70);
+    close(at);
+}
+
+static void test_what_was_moved_out(void)
+{
+    char name[V9_NAME_SIZE];
+    int at = dig("out", 3), mid = step(root, "out"), up;
+    char from[64], to[64];
+
+    snprintf(from, sizeof(from), "%s/export/out/out", top);
+    snprintf(to, sizeof(to), "%s/outside", top);
+    CHECK(rename(from, to) == 0);
+    CHECK(step(at, "..") == -ESTALE);
+    CHECK(v9_export_parent(ex, at, name) == -EBUSY);
+    CHECK(rename(to, from) == 0);
+    up = step(at, "..");
+    CHECK(up >= 0);
+    CHECK(v9_export_parent(ex, root, name) == -EBUSY);
+    close(up);
+    up = v9_export_parent(ex, at, name);
+    CHECK(up >= 0 && !strcmp(name, "out"));
+    close(up);
+    /* Another directory has its name. */
+    CHECK(renameat(mid, "out", root, "elsewhere") == 0 && mkdirat(mid, "out", 0755) == 0);
+    up = step(at, "..");
+    CHECK(up >= 0);
+    close(up);
+    CHECK(unlinkat(mid, "out", AT_REMOVEDIR) == 0);
+    CHECK(renameat(root, "elsewhere", mid, "out") == 0);
+    close(mid);
+    close(at);
+}
+
+static void test_a_path_at_once(void)
+{
+    char path[PATH_MAX] = "";
+    int fd = v9_export_descend(ex, "out/out"), other;
+
+    CHECK(fd >= 0);
+    close(fd);
+    while (strlen(path) + 4 < sizeof(path)) /* as an attach may ask for */
+        strcat(path, "../");
+    opened = 0;
+    fd = v9_export_descend(ex, path);
+    other = v9_export_descend(ex, "out/../out/../../..");
+    CHECK(is_same(fd, root) && is_same(other, root) && !opened);
+    close(fd);
+    close(other);
+    CHECK(v9_export_descend(ex, "nowhere/..") == -ENOENT);
+    CHECK(symlinkat("out", root, "link") == 0);
+    CHECK(v9_export_descend(ex, "link/out") == -ELOOP);
+}
+
+/* Nothing but files and directories is opened for I/O. */
+static void test_what_is_opened(void)
+{
+    int fifo, link, fd;
+
+    CHECK(mkfifoat(root, "fifo", 0600) == 0);
+    fifo = step(root, "fifo");
+    link = step(root, "link");
+    opened = 0;
+    CHECK(v9_export_open(ex, fifo, O_RDONLY) == -ENXIO);
+    CHECK(v9_export_open(ex, fifo, O_RDWR) == -ENXIO);
+    CHECK(v9_export_open(ex, link, O_RDONLY) == -ELOOP && !opened);
+    fd = v9_export_open(ex, root, O_RDONLY);
+    CHECK(fd >= 0 && opened == 1);
+    close(fd);
+    fd = v9_export_reopen(ex, fifo);
+    CHECK(fd >= 0);
+    close(fd);
+    close(fifo);
+    close(link);
+}
+
+int main(void)
+{
+    char name[252];
+
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = 0;
+    begin();
+    test_a_step_up_from_the_deep("d", 1980, 1);
+    test_a_step_up_from_the_deep("dd", 1700, 64);
+    test_a_step_up_from_the_deep(name, 40, 8);
+    test_a_place_too_deep_to_be_proven();
+    test_what_was_moved_out();
+    test_a_path_at_once();
+    test_what_is_opened();
+    end();
+    return check_report();
+}

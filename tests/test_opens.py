@@ -1,0 +1,80 @@
+"""Which code opens files of the host: one function in C opens what is there for reading or writing,
+and it looks first at what that is. Everything else holds O_PATH descriptors, or makes new files."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OPENER = "v9_sys_open_file"
+C_CALL = re.compile(
+    r"\b(?:open|open64|openat|openat2|open_by_handle_at|creat|fopen|freopen|opendir|scandir|nftw"
+    r"|SYS_open\w*)\s*[(,]"
+)
+HARMLESS = re.compile(r"\bO_PATH\b|\bO_TMPFILE\b|\bO_CREAT \| O_EXCL\b")
+FUNCTION = re.compile(r"^[a-z][^;={}]*?\b(\w+)\([^;{}]*\)\n\{.*?^\}", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+
+# Modules of the control plane that open directories of their own (state, sockets, /proc, the
+# configuration), and no file that a guest reaches.
+OWN_FILES = {
+    "config_file.py",
+    "exports.py",
+    "policy/locked_file.py",
+    "policy/mounts.py",
+    "policy/rights.py",
+    "policy/state.py",
+    "vhost_user/listener.py",
+    "fs/tree.py",
+}
+
+
+def c_statements() -> list[tuple[str, str]]:
+    """Function and text of each statement in csrc that opens something; how an openat2 opens
+    stands in its struct, so that it is the whole function."""
+    found = []
+    for source in sorted((ROOT / "csrc").glob("*.c")):
+        text = COMMENT.sub("", source.read_text())
+        for function in FUNCTION.finditer(text):
+            body = function[0]
+            for call in C_CALL.finditer(body, body.index("\n{")):
+                whole = "SYS_" in call[0]
+                statement = body if whole else body[call.start() : body.index(";", call.start())]
+                found.append((function[1], statement))
+    return found
+
+
+def test_one_function_in_c_opens_what_is_there() -> None:
+    statements = c_statements()
+    assert {name for name, text in statements if not HARMLESS.search(text)} == {OPENER}
+    makers = {name for name, text in statements if "O_EXCL" in text or "O_TMPFILE" in text}
+    assert makers == {"create", "v9_sys_make_nameless"}
+    assert len(statements) > 8, "the search finds nothing"
+
+
+def python_opens(path: Path) -> list[str]:
+    """The calls in a module that open a file by a name."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call)
+        for call in calls
+        if ast.unparse(call.func) in ("open", "os.open", "io.open", "Path.open", "os.fdopen")
+    ]
+
+
+def test_python_opens_no_file_of_an_export() -> None:
+    """What a scan for the quota opens are directories, as the kernel sees to (O_DIRECTORY)."""
+    package = ROOT / "vhost9p"
+    for path in sorted(package.rglob("*.py")):
+        name = str(path.relative_to(package))
+        calls = python_opens(path)
+        if name in OWN_FILES:
+            assert calls, f"{name} opens nothing"
+        elif name == "policy/usage.py":
+            assert all(", DIRECTORY, " in call for call in calls)
+        else:
+            assert not [call for call in calls if "O_PATH" not in call and "flags" not in call], (
+                name
+            )
