@@ -27,6 +27,7 @@ int v9_sys_open(int dir_fd, const char *name, int flags, uint32_t mode);
 struct v9_cred {
     uint32_t uid, gid;
     bool switched; /* false: as the daemon is (it lacks the privilege, or need not) */
+    bool required; /* -EPERM where it cannot be these; else it stays what it cannot change */
 };
 
 /* openat with O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC added; a descriptor. */

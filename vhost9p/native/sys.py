@@ -62,3 +62,19 @@ def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int
     lock = ffi.new("struct v9_lock *", {"type": kind, "start": start, "length": length})
     check(lib.v9_sys_ofd_test(fd, lock))
     return None if lock.type == UNLCK else (lock.type, lock.start, lock.length, lock.pid)
+
+
+CAPABILITIES = {
+    0: "CAP_CHOWN",
+    1: "CAP_DAC_OVERRIDE",
+    3: "CAP_FOWNER",
+    6: "CAP_SETGID",
+    7: "CAP_SETUID",
+}
+"""Names of the bits (linux/capability.h)."""
+
+
+def lacking_capabilities() -> list[str]:
+    """Of the capabilities that giving files any owner takes, those that the daemon lacks."""
+    lacking = lib.v9_sys_lacking_caps()
+    return [name for bit, name in CAPABILITIES.items() if lacking >> bit & 1]
