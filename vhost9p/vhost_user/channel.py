@@ -11,6 +11,7 @@ import contextlib
 import logging
 import select
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FD_SIZE = array.array("i").itemsize
+CREDENTIALS = struct.Struct("3i")
+"""struct ucred (unix(7))."""
 
 
 class Channel:
@@ -30,6 +33,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, backend: Backend, name: str) -> None:
         self.messages = 0  # carried out so far
+        self.peer = _peer(sock)
         self._socket = sock
         self._socket.setblocking(False)
         self._name = name
@@ -92,6 +96,17 @@ class Channel:
             except BlockingIOError:
                 loop = asyncio.get_running_loop()
                 await _until(self._socket, loop.add_writer, loop.remove_writer)
+
+
+def _peer(sock: socket.socket) -> str:
+    """The process at the other end, for the log: its number and the name of its program."""
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        pid: int = CREDENTIALS.unpack(data)[0]
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as name:
+            return f"process {pid} ({name.read().strip()!r})"
+    except OSError:
+        return "an unknown process"
 
 
 def _receive_piece(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
