@@ -2,7 +2,11 @@
 
 The main thread runs the event loop (sockets, signals). One thread takes the upcalls of all devices.
 Each device has serving threads of its own, in C. SIGTERM and SIGINT end the process at once, even
-while host file systems hang: what a thread is stuck in ends with the process.
+while host file systems hang: what a thread is stuck in ends with the process. With it go the mounts
+of the guests, which hang from then on: the log says whose. No other signal ends it (signals.py).
+
+Until the event loop runs they are held back, since they must not leave a socket behind, but for the
+part of the start that may take long or hang: opening an export, whose files may have to be counted.
 """
 
 import asyncio
@@ -12,12 +16,14 @@ import resource
 import signal
 import sys
 import threading
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import uvloop
 
-from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p import signals
+from vhost9p.config import SOCKET_MODE, Config, DeviceConfig, ExportConfig
 from vhost9p.device import Device
 from vhost9p.native.device import Hub, initialise
 from vhost9p.policy.state import StateError
@@ -26,14 +32,32 @@ from vhost9p.vhost_user.listener import Listener, ListenError
 log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Stopped(BaseException):
+    """A signal to stop came while the daemon was starting."""
+
+
+def _stop_start(*_: object) -> NoReturn:
+    raise _Stopped
+
+
+@contextmanager
+def _may_be_stopped() -> Iterator[None]:
+    """A signal to stop raises _Stopped in the block."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
 
 
 def prepare_process() -> None:
     """What holds for the whole process: no umask (the guest sends modes), no supplementary groups
-    (they would be lent to guest users), as many descriptors as allowed. A signal to stop is held
-    back until the event loop takes it: it must not leave a socket behind."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    (they would be lent to guest users), as many descriptors as allowed, and which signals count."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+    for number in signals.STOP:
+        signal.signal(number, _stop_start)
     os.umask(0)
     if os.geteuid() == 0:
         with suppress(PermissionError):  # a user namespace made without privilege forbids it
@@ -56,7 +80,13 @@ def describe(config: DeviceConfig, socket: str) -> str:
 
 
 def _options(export: ExportConfig, *more: str) -> list[str]:
-    return [export.security_model, *more, *(["read-only"] if export.readonly else [])]
+    return [export.model, *more, *(["read-only"] if export.readonly else [])]
+
+
+def say(text: str) -> None:
+    """One line on standard error; whether anybody reads it is no reason to end."""
+    with suppress(OSError, ValueError):
+        print(f"vhost9p: {text}", file=sys.stderr, flush=True)
 
 
 class Daemon:
@@ -79,9 +109,15 @@ class Daemon:
             listener = Listener.inherit(config.fd)
         else:
             assert config.socket is not None
-            listener = Listener.bind(config.socket)
+            listener = Listener.bind(
+                config.socket,
+                SOCKET_MODE if config.socket_mode is None else config.socket_mode,
+                -1 if config.socket_owner is None else config.socket_owner,
+                -1 if config.socket_group is None else config.socket_group,
+            )
         try:
-            device = Device(self._hub, config)
+            with _may_be_stopped():
+                device = Device(self._hub, config)
         except BaseException:
             listener.close()
             raise
@@ -94,23 +130,59 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serves until a signal comes, or until there is nothing left to serve."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, stop.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+        self._take_signals(stop)
         threading.Thread(target=self._hub.run, name="upcalls", daemon=True).start()
         serving = asyncio.gather(
             *(listener.serve(device, once=config.once) for device, listener, config in self._served)
         )
         for _, listener, config in self._served:
-            print(f"vhost9p: {describe(config, listener.name)}", file=sys.stderr, flush=True)
-        stopping = asyncio.ensure_future(stop.wait())
-        both: list[asyncio.Future[Any]] = [serving, stopping]
+            say(describe(config, listener.name))
+        both: list[asyncio.Future[Any]] = [serving, stop]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        if stop.done():
+            self._say_who_hangs(stop.result())
+        stop.cancel()
         if serving.done():
             serving.result()
+
+    def _take_signals(self, stop: "asyncio.Future[signal.Signals]") -> None:
+        """Signals to stop resolve `stop`, from now on; others that are sent by hand are logged."""
+        loop = asyncio.get_running_loop()
+
+        def end(number: signal.Signals) -> None:
+            if not stop.done():
+                stop.set_result(number)
+
+        for number in signals.STOP:
+            loop.add_signal_handler(number, end, number)
+        for number in signals.TOLD:
+            loop.add_signal_handler(number, self._go_on, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+
+    def _go_on(self, number: signal.Signals) -> None:
+        log.warning("%s is ignored: the daemon goes on; SIGTERM ends it", number.name)
+
+    def _say_who_hangs(self, number: signal.Signals) -> None:
+        """Which VMs are connected while the daemon ends."""
+        hanging = [
+            (config.tag, listener.name, listener.channel.peer)
+            for _, listener, config in self._served
+            if listener.channel and listener.channel.messages and not listener.channel.abandoned
+        ]
+        for tag, name, peer in hanging:
+            log.warning(
+                "%s while the VM of %s is connected: its mount of %r on %s hangs from now on",
+                number.name,
+                peer,
+                tag,
+                name,
+            )
+        if hanging:
+            log.warning(
+                "QEMU aborts when such a VM is reset or reboots next. To restart the daemon "
+                "without that, umount in the guest and unplug the device first: see README, Limits"
+            )
 
 
 def run(config: Config) -> int:
@@ -118,19 +190,20 @@ def run(config: Config) -> int:
     prepare_process()
     try:
         daemon = Daemon(config)
+    except _Stopped:
+        os._exit(0)
     except (ListenError, StateError) as error:
-        print(f"vhost9p: {error}", file=sys.stderr)
+        say(str(error))
         return EXIT_FAILURE
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        print(f"vhost9p: {what}{error.strerror}", file=sys.stderr)
+        say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
         return EXIT_FAILURE
     code = 0
     loop = uvloop.new_event_loop()
     try:
         loop.run_until_complete(daemon.serve())
     except OSError as error:
-        print(f"vhost9p: {error}", file=sys.stderr)
+        say(str(error))
         code = EXIT_FAILURE
     finally:
         daemon.close()
