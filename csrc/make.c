@@ -43,9 +43,20 @@ static int cred_of(const v9_export *ex, const struct v9_new *as, struct v9_cred 
     cred->uid = as->uid == V9_NO_ID ? self->uid : as->uid;
     cred->gid = as->gid == V9_NO_ID ? self->gid : as->gid;
     cred->switched = self->privileged && (cred->uid != self->uid || cred->gid != self->gid);
+    cred->required = ex->conf.owners_matter;
     if (self->privileged || !ex->conf.owners_matter)
         return 0;
     return cred->uid == self->uid && v9_self_has_group(self, cred->gid) ? 0 : -EPERM;
+}
+
+/* Whether to try again as the daemon: the mount does not have the guest's id (its ids are mapped),
+ * and owners do not matter. */
+static bool try_as_self(struct v9_cred *cred, int err)
+{
+    if (err != -EOVERFLOW || cred->required || !cred->switched)
+        return false;
+    cred->switched = false;
+    return true;
 }
 
 static bool is_complete(const v9_export *ex, const struct v9_new *as)
@@ -107,12 +118,14 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
 
     if (err)
         return err;
-    if (as->kind == V9_NEW_DIR)
-        err = v9_sys_mkdir(&cred, dir_fd, name, as->mode);
-    else if (as->kind == V9_NEW_LINK)
-        err = v9_sys_symlink(&cred, as->target, dir_fd, name);
-    else
-        err = v9_sys_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
+    do
+        if (as->kind == V9_NEW_DIR)
+            err = v9_sys_mkdir(&cred, dir_fd, name, as->mode);
+        else if (as->kind == V9_NEW_LINK)
+            err = v9_sys_symlink(&cred, as->target, dir_fd, name);
+        else
+            err = v9_sys_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
+    while (try_as_self(&cred, err));
     if (err || is_complete(ex, as))
         return err;
     fd = step(ex, dir_fd, name);
@@ -154,7 +167,9 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
     if (err)
         return err;
     made->io_flags = host;
-    made->io_fd = v9_sys_create(&cred, dir_fd, name, host, as->mode);
+    do
+        made->io_fd = v9_sys_create(&cred, dir_fd, name, host, as->mode);
+    while (try_as_self(&cred, made->io_fd));
     if (made->io_fd < 0)
         return made->io_fd;
     err = is_complete(ex, as) ? 0 : complete(ex, made->io_fd, as);

@@ -30,11 +30,31 @@
 /* ---- identity ----------------------------------------------------------------------------------
  */
 
+/* What it takes to give a file any owner: to be that user while it is made, wherever that is, and
+ * to change it afterwards. */
+#define OWNING                                                                                     \
+    (1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_SETGID |              \
+     1u << CAP_SETUID)
+
+static int read_capabilities(struct __user_cap_data_struct data[2])
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+
+    return syscall(SYS_capget, &header, data) < 0 ? -errno : 0;
+}
+
+uint32_t v9_sys_lacking_caps(void)
+{
+    struct __user_cap_data_struct data[2];
+
+    return read_capabilities(data) ? OWNING : OWNING & ~data[0].effective;
+}
+
 int v9_self_read(struct v9_self *self)
 {
     int count;
 
-    *self = (struct v9_self){geteuid(), getegid(), geteuid() == 0, 0, NULL};
+    *self = (struct v9_self){geteuid(), getegid(), !v9_sys_lacking_caps(), 0, NULL};
     count = self->privileged ? 0 : getgroups(0, NULL);
     if (count <= 0)
         return count < 0 ? -errno : 0;
@@ -71,9 +91,10 @@ static int raise_capabilities(uint32_t which)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2];
+    int err = read_capabilities(data);
 
-    if (syscall(SYS_capget, &header, data) < 0)
-        return -errno;
+    if (err)
+        return err;
     data[0].effective |= data[0].permitted & which;
     return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
 }
@@ -83,7 +104,9 @@ static void leave(const struct identity *own)
     if (!own->switched)
         return;
     setfsgid((gid_t)own->gid);
-    setfsuid((uid_t)own->uid); /* back to 0 raises the file capabilities again */
+    /* Back to 0 raises the file capabilities again, back from 0 drops them. */
+    if (setfsuid((uid_t)own->uid) == 0 && own->uid)
+        raise_capabilities(OWNING | 1u << CAP_DAC_READ_SEARCH | 1u << CAP_FSETID | 1u << CAP_MKNOD);
 }
 
 /* `needed`: capabilities that the call itself takes, over that of naming files everywhere. */
@@ -96,8 +119,10 @@ static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *o
         return 0;
     own->gid = setfsgid(cred->gid);
     own->uid = setfsuid(cred->uid);
-    /* setfsuid tells no errors: asked with an invalid id, it tells the current one. */
-    if (setfsuid((uid_t)-1) != (int)cred->uid || setfsgid((gid_t)-1) != (int)cred->gid)
+    /* setfsuid tells no errors: asked with an invalid id, it tells the current one. An id that the
+     * daemon's user namespace does not have leaves its own. */
+    if (cred->required &&
+        (setfsuid((uid_t)-1) != (int)cred->uid || setfsgid((gid_t)-1) != (int)cred->gid))
         err = -EPERM;
     else
         err = cred->uid ? raise_capabilities(1u << CAP_DAC_OVERRIDE | needed) : 0;

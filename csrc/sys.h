@@ -42,6 +42,7 @@ int v9_sys_make_nameless(int dir_fd, int flags, uint32_t mode);
 struct v9_cred {
     uint32_t uid, gid;
     bool switched; /* false: as the daemon is (it lacks the privilege, or need not) */
+    bool required; /* -EPERM where it cannot be these; else it stays what it cannot change */
 };
 
 extern const struct v9_cred v9_sys_as_daemon;

@@ -523,4 +523,8 @@ int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
 /* The signal that ends a wait; installs its empty handler. */
 int v9_sys_wake_signal(void);
 
+/* The capabilities that the daemon lacks, of those that giving files any owner takes; a bit for
+ * each (linux/capability.h). 0: it may. */
+uint32_t v9_sys_lacking_caps(void);
+
 #endif

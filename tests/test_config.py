@@ -315,12 +315,10 @@ SYNTAX = [
     (b"socket: s\npath: \xff\n", "vm.yaml:2: is not UTF-8", ""),
     ("socket: s\n".encode("utf-16"), "vm.yaml:1: is not UTF-8", ""),
     (b"socket: s\npath: a\0b\n", "vm.yaml:2: no YAML: a character not allowed", ""),
-    (b"a: &x 1\nb: *x\n", "vm.yaml:2:4: no YAML: aliases (*name) are not supported", ""),
-    (b"a: &x [*x, *x]\n", "vm.yaml:1:8: no YAML: aliases (*name) are not supported", ""),
-    (b"a: 1\n---\nb: 2\n", "vm.yaml:2:1: no YAML: ", "document"),
+    (b"a: 1\n---\nb: 2\n", "vm.yaml:2:1: a second document begins here; a file has one", ""),
     (b'a: "\\UFFFFFFFF"\n', "vm.yaml:1:", "a number out of its range"),
-    (b"[" * 200_000, "vm.yaml:1:17: no YAML: nested deeper than 16 levels", ""),
-    (b"- " * 100_000, "vm.yaml:1:33: no YAML: nested deeper than 16 levels", ""),
+    (b"[" * 200_000, "vm.yaml:1:17: nested deeper than 16 levels", ""),
+    (b"- " * 100_000, "vm.yaml:1:33: nested deeper than 16 levels", ""),
     (b"#" * (256 * 1024 + 1), "vm.yaml: larger than 262144 bytes", ""),
 ]
 
@@ -330,6 +328,42 @@ def test_what_is_no_yaml(load: Load, data: bytes, start: str, part: str) -> None
     (problem,) = problems(load, data)
     assert problem.startswith(start), problem
     assert part in problem
+
+
+ALIASES = "anchors (&name) and aliases (*name) are not supported; write the value out"
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("tag: &t one\n", [f"3:6: {ALIASES}"]),
+        ("tag: &t a\nring: *t\n", [f"3:6: {ALIASES}", f"4:7: ring: '*t' is an alias: {ALIASES}"]),
+        ("quota: *q\n", [f"3:8: quota: '*q' is an alias: {ALIASES}"]),
+        ("*k : x\n", [f"3:1: '*k' is an alias: {ALIASES}"]),
+        ("xattrs: {rules: [*r, *r]}\n", [
+            f"3:18: xattrs: rules: '*r' is an alias: {ALIASES}",
+            f"3:22: xattrs: rules: '*r' is an alias: {ALIASES}",
+        ]),
+        ("cpus: &a [*a, *a]\nthreads: 0\n", [
+            "3:7: " + ALIASES,
+            "3:7: cpus: '[…]' is a list or a mapping; one value is expected",
+            "4:10: threads: '0' is no whole number from 1 to 32",
+        ]),
+        ("<<: {tag: x}\n", [
+            f"3:1: unknown key '<<'; valid are {KEYS}, log_level, state_dir, devices; merging (<<) "
+            "is not supported; write the keys out"
+        ]),
+    ],
+)  # fmt: skip
+def test_what_stands_for_something_else(load: Load, text: str, said: list[str]) -> None:
+    """It is YAML, and reported beside the other mistakes."""
+    assert problems(load, ONE + text) == [f"vm.yaml:{each}" for each in said]
+
+
+def test_aliases_for_whole_devices(load: Load) -> None:
+    for text in ("devices: *d\n", "devices: [*d]\n"):
+        (problem,) = problems(load, text)
+        assert ALIASES in problem
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from vhost9p.config import (
     XattrRules,
 )
 from vhost9p.config_schema import DEVICE, find_problems, make_device
-from vhost9p.errors import UserError
+from vhost9p.errors import Problems, UserError
 from vhost9p.native.library import lib
 
 Load = Callable[[str], DeviceConfig]
@@ -54,12 +54,15 @@ def export(load: Load, text: str) -> ExportConfig:
 
 def from_options(*args: str) -> DeviceConfig:
     """What the command line says of a device. UserError where it is wrong."""
-    tree = cli_options.device_tree(cli_options.build_parser().parse_args(args))
+    found = Problems()
+    options, wrong = cli_options.build_parser().read(list(args), found)
+    tree = cli_options.device_tree(options, found, wrong)
     tree.setdefault("path", "/p")
     if "exports" in tree:
         del tree["path"]
-    if problems := [str(each) for each in find_problems(DEVICE, tree)]:
-        raise UserError(*problems)
+    if not wrong:
+        found.add(*map(str, find_problems(DEVICE, tree)))
+    found.raise_all()
     return make_device(tree)
 
 

@@ -1,8 +1,21 @@
-"""`python -m vhost9p`."""
+"""`python -m vhost9p`, and the command `vhost9p`."""
 
 import sys
 
-from vhost9p.cli import main
+from vhost9p import signals
+
+
+def main() -> int:
+    """Runs the daemon; returns the process's exit code. Signals first: the rest takes a while to
+    load."""
+    signals.ignore()
+    try:
+        from vhost9p import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,10 @@
 """The command line: from arguments to a Config, and the process's exit code.
 
-Exit codes: 0 after SIGTERM, SIGINT or --once; 1 when something fails while serving begins; 2 for a
-mistake in the options, the configuration or the paths. What goes wrong is told in a line each.
+Exit codes: 0 after SIGTERM, SIGINT or --once. 2 for a mistake in the options, the configuration or
+what they name (a directory that is missing, a right that the daemon lacks): it stays one until
+somebody changes it. 1 where serving could not begin although they are right: somebody else uses the
+socket or the state, or the host is out of something. All mistakes are collected, of whichever kind,
+and reported in one round, a line each.
 """
 
 import argparse
@@ -14,9 +17,9 @@ from typing import Any
 
 from vhost9p import cli_options, config_file
 from vhost9p import config as c
-from vhost9p.config_checks import Tree
-from vhost9p.config_schema import DEVICE, find_problems, make_device
-from vhost9p.errors import UserError
+from vhost9p.config_checks import Tree, nothing
+from vhost9p.config_schema import DEVICE, find_problems, make_device, sound
+from vhost9p.errors import Problems, UserError
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -38,11 +41,16 @@ def _say(text: str) -> None:
     print(f"vhost9p: {line}", file=sys.stderr, flush=True)
 
 
-def _from_file(file: str, options: argparse.Namespace, place: dict[str, Any]) -> c.Config:
-    config = config_file.load(file, socket_needed=not place)
+def _from_file(
+    file: str, options: argparse.Namespace, place: dict[str, Any], problems: Problems
+) -> c.Config:
+    elsewhere = "socket" in place or "fd" in place
+    config = config_file.read(file, problems, socket_needed=not elsewhere)
     if place and len(config.devices) != 1:
-        raise UserError(f"{file}: has several devices, so --socket or --fd cannot name theirs")
-    changes: dict[str, Any] = {"socket": None, "fd": None, **place} if place else {}
+        names = ", ".join(map(cli_options.option, place))
+        problems.add(f"{file}: has several devices, so {names} cannot be for one of them")
+        return config
+    changes: dict[str, Any] = {"socket": None, "fd": None, **place} if elsewhere else {**place}
     for key in ("once", "force"):
         if getattr(options, key):
             changes[key] = True
@@ -51,17 +59,27 @@ def _from_file(file: str, options: argparse.Namespace, place: dict[str, Any]) ->
     return replace(config, devices=tuple(replace(each, **changes) for each in config.devices))
 
 
-def _from_options(options: argparse.Namespace, place: dict[str, Any]) -> c.Config:
-    tree = cli_options.device_tree(options)
-    if "path" not in tree and "exports" not in tree:
-        tree["path"] = _current_directory()
-        _say(f"no --path: exporting the current directory, {tree['path']}")
-    _make_paths_absolute(tree)
-    if problems := [str(each) for each in find_problems(DEVICE, tree)]:
-        raise UserError(*problems)
+def _from_options(
+    options: argparse.Namespace, wrong: set[str], place: dict[str, Any], problems: Problems
+) -> c.Config:
+    before = len(problems.texts)
+    tree = cli_options.device_tree(options, problems, wrong)
+    # What options mean together is looked at where each is right in itself.
+    whole = DEVICE.can_be_checked(wrong) and "virtfs" not in wrong
+    whole = whole and len(problems.texts) == before
+    if not {"path", "exports"} & {*tree, *wrong} and "virtfs" not in wrong:
+        with problems.collect():
+            tree["path"] = _current_directory()
+            if not problems.texts:
+                _say(f"no --path: exporting the current directory, {tree['path']}")
+    with problems.collect():
+        _make_paths_absolute(tree)
+    shape = DEVICE if whole else replace(DEVICE, needed=(), check=nothing)
+    found = list(find_problems(shape, tree))
+    problems.add(*map(str, found))
     more: dict[str, Any] = {"state_dir": options.state_dir} if options.state_dir else {}
-    device = make_device({**tree, "once": options.once, "force": options.force}, **place, **more)
-    return c.Config((device,))
+    tree = {**sound(tree, found), "once": options.once, "force": options.force}
+    return c.Config((make_device(tree, **place, **more),))
 
 
 def _current_directory() -> str:
@@ -81,44 +99,65 @@ def _make_paths_absolute(tree: Tree) -> None:
             part["path"] = _absolute(part["path"])
 
 
-def build_config(options: argparse.Namespace) -> c.Config:
-    """What the options mean; raises UserError."""
+def build_config(
+    options: argparse.Namespace, wrong: set[str], problems: Problems
+) -> c.Config | None:
+    """What the options mean, without those that are `wrong`; None where that cannot be known.
+    Mistakes are noted."""
     given = cli_options.given(options)
     if options.socket is not None and options.fd is not None:
-        raise UserError("--fd and --socket exclude each other: name one")
+        problems.add("--fd and --socket exclude each other: name one")
+        options.socket = None
     if options.config is not None and given:
         names = ", ".join(cli_options.option(key) for key in given)
-        raise UserError(
+        problems.add(
             f"--config excludes {names}: say it in the file. With --config go --socket, --fd, "
-            "--once, --force, --state-dir and --log-level"
+            "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and "
+            "--log-level"
         )
     for key in ("socket", "state_dir"):
         if (path := getattr(options, key)) is not None:
             setattr(options, key, _absolute(path))
     if options.socket is not None and (problem := c.socket_problem(options.socket)):
-        raise UserError(f"--socket: {problem}")
-    place = {key: value for key in ("socket", "fd") if (value := getattr(options, key)) is not None}
-    if options.config is None and not place:
-        raise UserError("name a --socket to listen on, an --fd, or a --config (vhost9p --help)")
+        problems.add(f"--socket: {problem}")
+        wrong.add("socket")
+        options.socket = None
+    place = cli_options.given(options, cli_options.PLACE)
     file = options.config
-    if file is None and options.socket is not None and not given:
+    if not {"socket", "fd", "config"} & {*place, *wrong} and file is None:
+        problems.add("name a --socket to listen on, an --fd, or a --config (vhost9p --help)")
+    if "config" in wrong:
+        return None
+    if file is None and options.socket is not None and not (given or wrong):
         file = find_config(options.socket)
         if file:
             _say(f"using {file}")
-    config = _from_file(file, options, place) if file else _from_options(options, place)
-    return c.with_overrides(config, log_level=options.log_level)
+    config = None
+    with problems.collect():
+        if file:
+            config = _from_file(file, options, place, problems)
+        else:
+            config = _from_options(options, wrong, place, problems)
+    return config and c.with_overrides(config, log_level=options.log_level)
 
 
 def _serve(argv: list[str] | None) -> int:
-    options = cli_options.build_parser().parse_args(argv)
-    if options.print_capabilities:
+    problems = Problems()
+    words = sys.argv[1:] if argv is None else argv
+    options, wrong = cli_options.build_parser().read(words, problems)
+    if options.print_capabilities and not problems.texts:
         print(json.dumps(CAPABILITIES))
         return 0
-    config = build_config(options)
-    # Late, so that --help and mistakes do not wait for the C layer to load.
+    config = None
+    with problems.collect():
+        config = build_config(options, wrong, problems)
+    # Late, so that --help does not wait for the C layer to load.
     from vhost9p import daemon, preflight
 
-    preflight.check(config)
+    with problems.collect():
+        config = config and preflight.check(config)
+    problems.raise_all()
+    assert config is not None, "it is None after a mistake only"
     logging.basicConfig(
         level=config.log_level.upper(),
         format="vhost9p: %(levelname)s: %(message)s",

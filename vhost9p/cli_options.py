@@ -6,11 +6,12 @@ checked by the same checks.
 
 import argparse
 import re
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection
+from typing import Any
 
 from vhost9p import __version__, virtfs
 from vhost9p import config_values as v
+from vhost9p.cli_parser import Parser, typed
 from vhost9p.config_checks import Tree
 from vhost9p.config_schema import (
     DEVICE,
@@ -29,29 +30,9 @@ from vhost9p.config_schema import (
     Leaf,
     Shape,
 )
-from vhost9p.errors import UserError
+from vhost9p.errors import Problems
 
 FD_MAX = 2**31 - 1
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (vhost9p --help lists the options)")
-
-
-def typed(parse: v.Parser, between: str = " ") -> Callable[[str], Any]:
-    """A parser of values as argparse wants it. `between` goes between a wrong value and what is
-    wrong with it."""
-
-    def parse_argument(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}{between}{error}") from None
-
-    return parse_argument
 
 
 def _leaf(*path: str) -> Callable[[str], Any]:
@@ -143,8 +124,14 @@ def _fill_by(shape: Group) -> Callable[[str], tuple[str, str]]:
 def _export(text: str) -> Tree:
     """An export as key=value,key=value."""
     tree: Tree = {}
+    wrong: list[str] = []
     for key, value in v.split_commas(text):
-        fill(tree, EXPORT, key, value)
+        try:
+            fill(tree, EXPORT, key, value)
+        except ValueError as error:
+            wrong += error.args
+    if wrong:
+        raise ValueError(*wrong)
     return tree
 
 
@@ -186,6 +173,20 @@ def _add_where(parser: Parser) -> None:
     where.add_argument(
         "--fd", metavar="N", type=typed(_descriptor), help="take this inherited unix socket instead"
     )
+    where.add_argument(
+        "--socket-mode",
+        metavar="MODE",
+        type=_leaf("socket_mode"),
+        help="permissions of the socket (default: 0600); to connect takes the one to write",
+    )
+    for what, noun in (("owner", "user"), ("group", "group")):
+        where.add_argument(
+            f"--socket-{what}",
+            metavar=noun.upper(),
+            type=_leaf(f"socket_{what}"),
+            help=f"the {noun} that the socket belongs to, by name or number (default: the "
+            "daemon's)",
+        )
     where.add_argument(
         "--config",
         metavar="FILE",
@@ -279,7 +280,8 @@ def _add_files(parser: Parser) -> None:
         "--security-model",
         metavar="MODEL",
         type=_leaf("security_model"),
-        help=" | ".join(SECURITY_MODELS) + " (default: passthrough)",
+        help=" | ".join(SECURITY_MODELS) + " (default: passthrough where the daemon may set "
+        "owners, else none)",
     )
     files.add_argument("--readonly", action="store_true", default=None, help="refuse all changes")
     for key, default, what in (("fmode", "0600", "files"), ("dmode", "0700", "directories")):
@@ -371,7 +373,9 @@ def _add_how(parser: Parser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--once", action="store_true", help="end when the first VMM has left")
     how.add_argument(
-        "--force", action="store_true", help="serve overlapping exports, or the daemon's own files"
+        "--force",
+        action="store_true",
+        help="serve exports that overlap, contain the daemon's own files, or cannot be written in",
     )
     how.add_argument(
         "--state-dir",
@@ -402,6 +406,17 @@ WHAT = ("virtfs", *PLAIN, "xattr_rule", *ID_OPTIONS, "throttling", *QUOTA_OPTION
 """Options that describe the device, and so exclude a file that does."""
 
 
+PLACE = ("socket", "fd", "socket_mode", "socket_owner", "socket_group")
+"""Options that say where the VMM connects, beside a file too."""
+PARTS = {
+    "id_map": ID_OPTIONS,
+    "quota": QUOTA_OPTIONS,
+    "throttling": ("throttling",),
+    "xattrs": ("xattr_rule",),
+}
+"""Keys that several options make together."""
+
+
 def given(options: argparse.Namespace, keys: tuple[str, ...] = WHAT) -> Tree:
     """Those that are given, with their values."""
     return {key: value for key in keys if (value := getattr(options, key)) is not None}
@@ -412,39 +427,45 @@ def option(key: str) -> str:
     return "--" + {"exports": "export"}.get(key, key).replace("_", "-")
 
 
-def device_tree(options: argparse.Namespace) -> Tree:
-    """The device that the options describe, unchecked. Raises UserError."""
+def device_tree(
+    options: argparse.Namespace, problems: Problems, wrong: Collection[str] = ()
+) -> Tree:
+    """The device that the options describe, unchecked. A part of which an option is `wrong` is left
+    out."""
     tree = given(options, PLAIN)
     if pairs := options.throttling:
-        tree["throttling"] = _throttling(pairs)
+        tree["throttling"] = _throttling(pairs, problems)
     if ids := given(options, ID_OPTIONS):
         tree["id_map"] = _id_map(ids)
     if options.xattr_rule:
         tree["xattrs"] = {"rules": options.xattr_rule}
     if quota := given(options, QUOTA_OPTIONS):
         tree["quota"] = {key.removeprefix("quota_"): value for key, value in quota.items()}
-    return tree if options.virtfs is None else _with_virtfs(options.virtfs, tree)
+    for part, keys in PARTS.items():
+        if any(key in wrong for key in keys):
+            tree.pop(part, None)
+    return tree if options.virtfs is None else _with_virtfs(options.virtfs, tree, problems, wrong)
 
 
-def _with_virtfs(said: Tree, tree: Tree) -> Tree:
+def _with_virtfs(said: Tree, tree: Tree, problems: Problems, wrong: Collection[str]) -> Tree:
     """What QEMU's string says and what options say beside it."""
     theirs = {virtfs.NAMES.get(key, key).partition(".")[0] for key in virtfs.KEYS}
-    if wrong := [option(key) for key in tree if key in theirs - {"tag"} or key == "exports"]:
-        raise UserError(f"--virtfs excludes {', '.join(wrong)}: say it in --virtfs")
+    if twice := [option(key) for key in tree if key in theirs - {"tag"} or key == "exports"]:
+        problems.add(f"--virtfs excludes {', '.join(twice)}: say it in --virtfs")
     if "tag" in said and "tag" in tree:
-        raise UserError("--virtfs has a mount_tag, so --tag cannot name another")
-    if "tag" not in said and "tag" not in tree:
-        raise UserError("--virtfs has no mount_tag; add it, or a --tag beside --virtfs")
+        problems.add("--virtfs has a mount_tag, so --tag cannot name another")
+    if "tag" not in said and "tag" not in tree and "tag" not in wrong:
+        problems.add("--virtfs has no mount_tag; add it, or a --tag beside --virtfs")
     return {**said, **tree}
 
 
-def _throttling(pairs: list[tuple[str, str]]) -> Tree:
+def _throttling(pairs: list[tuple[str, str]], problems: Problems) -> Tree:
     tree: Tree = {}
-    try:
-        for key, value in pairs:
+    for key, value in pairs:
+        try:
             fill(tree, THROTTLING, key, value)
-    except ValueError as error:
-        raise UserError(f"--throttling: {error}") from None
+        except ValueError as error:
+            problems.add(f"--throttling: {error}")
     return tree
 
 

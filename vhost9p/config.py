@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
+SOCKET_MODE = 0o600
+"""Of a socket of which nothing else is said."""
 EXPORTS_MAX = 255
 """Named exports of a device (V9_EXPORTS_MAX in csrc/vhost9p.h counts what they appear in, too)."""
-ID_MAX = 2**32 - 2
-"""The last user or group id; 2^32-1 is none (chown(2))."""
 
 
 def default_state_dir() -> str:
@@ -160,8 +160,9 @@ class ExportConfig:
     """Absolute."""
     name: str = ""
     """Of the directory that the guest sees; empty where the export is the root of its mount."""
-    security_model: str = "passthrough"
-    """passthrough, none, mapped-xattr or mapped-file."""
+    security_model: str | None = None
+    """passthrough, none, mapped-xattr or mapped-file; None until preflight has looked at what the
+    daemon may do."""
     readonly: bool = False
     fmode: int = 0o600
     """Permission bits, on the host, of files that a mapped model makes."""
@@ -176,6 +177,11 @@ class ExportConfig:
     origin: str = ""
     """Where a file has the export, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
+    @property
+    def model(self) -> str:
+        """The security model; none, which takes no rights, where nothing has decided."""
+        return self.security_model or "none"
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
@@ -187,6 +193,11 @@ class DeviceConfig:
     """Where the VMM connects; None with `fd`."""
     fd: int | None = None
     """An inherited socket, listening or connected."""
+    socket_mode: int | None = None
+    """Permission bits of the socket; None: SOCKET_MODE."""
+    socket_owner: int | None = None
+    """The user that the socket belongs to; None: the daemon's."""
+    socket_group: int | None = None
     tag: str = "host0"
     """The mount tag that the guest sees."""
     multidevs: str = "warn"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from vhost9p.config import ID_MAX
+from vhost9p.config_values import ID_MAX
 
 Tree = dict[str, Any]
 Path = tuple[str | int, ...]

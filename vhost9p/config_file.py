@@ -2,23 +2,34 @@
 
 A file describes one VM: a list of devices, or one device at the top level. All mistakes of a file
 are collected, each with its line, column and key, before any of them is told; nothing is served
-from a file with a mistake. Nodes are read, not Python objects: they know their places, and nothing
-in a file can stand for more than itself.
+from a file with a mistake, but what is right in it is known, so that the host can be asked about it
+in the same round. Nodes are read, not Python objects: they know their places, and nothing in a file
+can stand for more than itself.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
+from vhost9p import hints
 from vhost9p.config import Config, absolute
 from vhost9p.config_checks import Path, Tree
-from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Leaf, Shape, make_device, missing
-from vhost9p.config_values import guess
-from vhost9p.errors import UserError
+from vhost9p.config_schema import (
+    DEVICE,
+    MAKERS,
+    TOP_KEYS,
+    Group,
+    Leaf,
+    Shape,
+    make_device,
+    missing,
+)
+from vhost9p.config_values import closest
+from vhost9p.errors import Problems, UserError
 
 FILE_SIZE_MAX = 256 * 1024
 SHOWN_MAX = 80
@@ -29,20 +40,38 @@ PROBLEMS_MAX = 100
 """Mistakes that are collected before the rest of a file is left unread."""
 
 
+ALIASES = "anchors (&name) and aliases (*name) are not supported; write the value out"
+
+
+class _Unsupported(yaml.MarkedYAMLError):
+    """YAML, but more of it than a configuration needs."""
+
+
+class _Alias(yaml.ScalarNode):
+    """What stands for another node."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses what no configuration needs before it can cost time or memory."""
 
-    depth = 0
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.anchored: list[Any] = []
+        """Where anchors are."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         mark: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
-            problem = "aliases (*name) are not supported"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            self.get_event()  # type: ignore[no-untyped-call]
+            return _Alias("", f"*{event.anchor}", mark, mark)
         if self.depth == DEPTH_MAX:
             problem = f"nested deeper than {DEPTH_MAX} levels"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            raise _Unsupported(problem=problem, problem_mark=mark)
+        if event.anchor is not None:
+            self.anchored.append(mark)
+            event.anchor = None
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -53,6 +82,8 @@ class _Loader(yaml.SafeLoader):
 def _scalar(node: yaml.Node, *, as_text: bool) -> str | bool | int:
     """What a node says; ValueError where that is neither text, number nor truth value. Numbers are
     left as they are written if so wished: 0640 is a number to YAML, and a mode."""
+    if isinstance(node, _Alias):
+        raise ValueError(f"is an alias: {ALIASES}")
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("is a list or a mapping; one value is expected")
     text: str = node.value
@@ -131,26 +162,23 @@ class _Reader:
         """Notes a mistake at a place in the file."""
         self.problems.append((mark.line, mark.column, self.place(mark) + text))
         if len(self.problems) == PROBLEMS_MAX:
-            self.give_up(
-                f"{self.file}: there may be more mistakes: the file was not looked at any further"
+            raise UserError(
+                *self.texts(),
+                f"{self.file}: there may be more mistakes: the file was not looked at any further",
             )
 
-    def give_up(self, *last: str) -> NoReturn:
-        """Tells what has been found, in the file's order."""
-        raise UserError(*(text for *_, text in sorted(self.problems)), *last)
+    def texts(self) -> list[str]:
+        """What has been found, in the file's order."""
+        return [text for *_, text in sorted(self.problems)]
 
     def compose(self) -> yaml.Node | None:
         """The file's nodes, None if it is empty; raises UserError where it is no YAML."""
         loader = None
         try:
             loader = _Loader(self.text)
-            return loader.get_single_node()
+            root = loader.get_single_node()
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = self.place(mark) if mark else f"{self.file}: "
-            said = ", ".join(filter(None, (error.context, error.problem)))
-            hint = "; YAML is indented by spaces, not by tabs" if "'\\t'" in said else ""
-            raise UserError(f"{where}no YAML: {said}{hint}") from None
+            raise UserError(self._syntax(error)) from None
         except yaml.reader.ReaderError as error:
             line = self.text.count("\n", 0, error.position) + 1
             raise UserError(f"{self.file}:{line}: no YAML: a character not allowed") from None
@@ -158,6 +186,27 @@ class _Reader:
             get_mark: Any = loader and loader.get_mark
             where = self.place(get_mark()) if get_mark else f"{self.file}: "
             raise UserError(f"{where}no YAML: a number out of its range") from None
+        for mark in loader.anchored:
+            self.complain(mark, ALIASES)
+        return root
+
+    def _syntax(self, error: yaml.MarkedYAMLError) -> str:
+        """What is said of a text that has no nodes."""
+        mark = error.problem_mark or error.context_mark
+        where = self.place(mark) if mark else f"{self.file}: "
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        if isinstance(error, _Unsupported):
+            return where + said
+        if "another document" in said:
+            return f"{where}a second document begins here; a file has one"
+        hint = "; YAML is indented by spaces, not by tabs" if "'\\t'" in said else ""
+        return f"{where}no YAML: {said}{hint}"
+
+    def is_alias(self, node: yaml.Node, label: str = "") -> bool:
+        """Whether a node stands for another one, which is a mistake."""
+        if isinstance(node, _Alias):
+            self.complain(node.start_mark, f"{label}{_shown(node)} is an alias: {ALIASES}")
+        return isinstance(node, _Alias)
 
     def pairs(self, node: yaml.MappingNode, known: Iterable[str], label: str = "") -> Iterator[Any]:
         """Keys with their nodes and those of their values, without unknown and repeated ones."""
@@ -165,10 +214,12 @@ class _Reader:
         valid = ", ".join(known)
         for key_node, value_node in node.value:
             mark, key = key_node.start_mark, key_node.value
+            if self.is_alias(key_node, label):
+                continue
             if not isinstance(key_node, yaml.ScalarNode):
                 self.complain(mark, f"{label}a list or a mapping is no key; valid are {valid}")
             elif key not in known:
-                hint = guess(key, known)
+                hint = hints.for_key(key, known)
                 self.complain(
                     mark, f"{label}unknown key {_shown(key_node)}; valid are {valid}{hint}"
                 )
@@ -197,6 +248,8 @@ class _Reader:
         label = _label(path)
         if isinstance(shape, Leaf):
             return self.value(label, node, shape)
+        if self.is_alias(node, label):
+            return None
         if isinstance(shape, Group):
             return self.group(shape, node, entry, path)
         if not isinstance(node, yaml.SequenceNode) or not node.value:
@@ -205,7 +258,7 @@ class _Reader:
         found = []
         for i, each in enumerate(node.value):
             entry.marks[*path, i] = each.start_mark
-            found.append(self.read(shape.item, each, entry, (*path, i)))
+            found.append(self.read(shape.item, each, entry, (*path, i)) or {})
         return found
 
     def group(
@@ -222,20 +275,25 @@ class _Reader:
             keys = ", ".join(shape.keys)
             self.complain(node.start_mark, f"{label}{shape.noun} is a mapping of {keys}")
             return None
-        before = len(self.problems)
         found: Tree = {}
         seen = set()
-        for key, mark, value_node in self.pairs(node, (*shape.keys, *more), label):
+        known = (*shape.keys, *more)
+        wrong = {closest(key.value, known) for key, _ in node.value if key.value not in known}
+        for key, mark, value_node in self.pairs(node, known, label):
             if key in more:
                 continue
             seen.add(key)
             entry.marks[*path, key] = mark
+            before = len(self.problems)
             value = self.read(shape.keys[key], value_node, entry, (*path, key))
-            if value is not None:
+            if len(self.problems) > before:
+                wrong.add(key)
+            if value is not None and not (key in MAKERS and key in wrong):
                 found[key] = value
         for text in missing(shape, seen):
             self.complain(node.start_mark, label + text)
-        if len(self.problems) == before:
+            wrong.add("")
+        if shape.can_be_checked(wrong):
             for problem in shape.check(found):
                 where = entry.nearest((*path, *problem.path))
                 self.complain(where, label + str(problem))
@@ -244,6 +302,8 @@ class _Reader:
     def entry(self, node: yaml.Node, more: Iterable[str] = ()) -> _Entry:
         """One device, beside keys `more` that are left to the caller."""
         entry = _Entry(node.start_mark, {})
+        if self.is_alias(node):
+            return entry
         entry.values.update(self.group(self.device, node, entry, (), more=more) or {})
         return entry
 
@@ -254,6 +314,8 @@ class _Reader:
             return [self.entry(root, (*TOP_KEYS, "devices"))]
         for _ in self.pairs(root, (*TOP_KEYS, "devices")):
             pass
+        if self.is_alias(lists[0], "devices: "):
+            return []
         if not isinstance(lists[0], yaml.SequenceNode) or not lists[0].value:
             self.complain(lists[0].start_mark, "devices: a list of one device or more is expected")
             return []
@@ -293,21 +355,28 @@ class _Reader:
         return found
 
 
-def load(file: str, *, socket_needed: bool = True) -> Config:
-    """Reads a configuration; raises UserError with every mistake of it. Devices may lack a socket
-    where the caller has one for them."""
+def read(file: str, problems: Problems, *, socket_needed: bool = True) -> Config:
+    """Reads a configuration. Mistakes are noted, and what is wrong is left out; raises UserError
+    where nothing can be read. Devices may lack a socket where the caller has one for them."""
     reader = _Reader(file, _read(file), socket_needed=socket_needed)
     root = reader.compose()
     if root is None:
         raise UserError(f"{file}: is empty; a device needs socket and path at least")
     if not isinstance(root, yaml.MappingNode):
         reader.complain(root.start_mark, "a mapping is expected: devices, or one device's options")
-        reader.give_up()
+        raise UserError(*reader.texts())
     entries = reader.entries(root)
     reader.check_distinct(entries)
-    top = reader.top(root)
-    if reader.problems:
-        reader.give_up()
+    top = {key: value for key, value in reader.top(root).items() if value is not None}
+    problems.add(*reader.texts())
     shared = {"state_dir": top.pop("state_dir")} if "state_dir" in top else {}
     devices = (make_device(entry.values, reader.origins(entry), **shared) for entry in entries)
     return Config(tuple(devices), file=os.path.abspath(file), **top)
+
+
+def load(file: str, *, socket_needed: bool = True) -> Config:
+    """Reads a configuration; raises UserError with every mistake of it."""
+    problems = Problems()
+    config = read(file, problems, socket_needed=socket_needed)
+    problems.raise_all()
+    return config

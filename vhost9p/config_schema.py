@@ -6,7 +6,7 @@ checked by the groups' own checks, which tell each mistake with the keys that le
 it into a DeviceConfig by `make_device`.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from vhost9p import config_checks as checks
 from vhost9p import config_values as v
 from vhost9p.config import (
     EXPORTS_MAX,
-    ID_MAX,
     DeviceConfig,
     ExportConfig,
     IdMap,
@@ -58,6 +57,12 @@ class Group:
     """Of each of these, one key at least."""
     check: Check = checks.nothing
     """Looks at a tree whose values are right in themselves."""
+    together: frozenset[str] | None = None
+    """The keys that it looks at; None: all."""
+
+    def can_be_checked(self, wrong: Set[str]) -> bool:
+        """Whether what some keys say, which are left out, is nothing to the check."""
+        return not (wrong if self.together is None else wrong & self.together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,8 @@ SECONDS_MAX = 2**32 - 1
 COUNT_MAX = 2**62
 _SIZES = v.parse_size(0, checks.RATE_MAX)
 _NUMBERS = v.parse_number(0, checks.RATE_MAX)
-_ID = Leaf(v.parse_number(0, ID_MAX))
-_ID_COUNT = Leaf(v.parse_number(1, ID_MAX + 1))
+_ID = Leaf(v.parse_number(0, v.ID_MAX))
+_ID_COUNT = Leaf(v.parse_number(1, v.ID_MAX + 1))
 FLAG = Leaf(v.parse_bool)
 YES = Leaf(v.parse_true)
 
@@ -222,6 +227,9 @@ def _check_modes(tree: Tree) -> Iterator[Problem]:
 
 OWN_KEYS: dict[str, Leaf] = {
     "socket": Leaf(v.parse_socket, is_path=True, check=socket_problem),
+    "socket_mode": Leaf(v.parse_mode, as_text=True),
+    "socket_owner": Leaf(v.parse_user, as_text=True),
+    "socket_group": Leaf(v.parse_group, as_text=True),
     "tag": Leaf(v.parse_tag),
     "multidevs": Leaf(v.parse_choice(*MULTIDEVS)),
     "msize_max": Leaf(v.parse_size(4096, 16 * 1024 * 1024)),
@@ -239,6 +247,7 @@ DEVICE = Group(
     {**OWN_KEYS, **EXPORT_KEYS, "exports": Items("exports", EXPORT)},
     needed=(("path", "exports"),),
     check=_check_device,
+    together=frozenset({"path", "exports", "security_model", "multidevs", "fmode", "dmode"}),
 )
 TOP_KEYS: dict[str, Leaf] = {
     "log_level": Leaf(v.parse_choice(*LOG_LEVELS)),
@@ -259,10 +268,27 @@ def find_problems(shape: Shape, tree: Any, path: Path = ()) -> Iterator[Problem]
         inner = [*_problems_within(((key, shape.keys[key], tree[key]) for key in tree), path)]
         inner += [Problem(path, text) for text in missing(shape, tree)]
         yield from inner
-        if not inner:
+        if shape.can_be_checked({str((*each.path[len(path) :], "")[0]) for each in inner}):
             yield from (Problem((*path, *each.path), each.text) for each in shape.check(tree))
     elif isinstance(shape, Items):
         yield from _problems_within(((i, shape.item, each) for i, each in enumerate(tree)), path)
+
+
+def sound(tree: Tree, problems: Iterable[Problem]) -> Tree:
+    """A tree without the parts in which there are problems, so that a device can be made of it: one
+    that is not served, but whose places on the host can be looked at."""
+    tree = (
+        {**tree, "exports": [{**each} for each in tree["exports"]]} if "exports" in tree else tree
+    )
+    tree = {**tree}
+    for path, _ in problems:
+        part: Any = tree
+        for key in path:
+            if isinstance(part, dict) and key in MAKERS:
+                part.pop(key, None)
+                break
+            part = part[key] if isinstance(key, int) or key in part else {}
+    return tree
 
 
 def _problems_within(
@@ -278,13 +304,15 @@ def _problems_within(
 def make_device(
     tree: Tree, origin: Callable[[Path], str] = lambda path: "", **more: Any
 ) -> DeviceConfig:
-    """The device that a tree without problems describes. `origin` tells the place of a path in it;
-    `more` are fields that no tree has."""
+    """The device that a tree describes. `origin` tells the place of a path in it; `more` are fields
+    that no tree has. An export without a path is left out: it has been complained of."""
     own = {key: tree[key] for key in OWN_KEYS if key in tree}
     if "exports" in tree:
         own.setdefault("multidevs", "remap")
     exports = tuple(
-        _make_export({**each, "origin": origin(path)}) for path, each in exports_of(tree)
+        _make_export({**each, "origin": origin(path)})
+        for path, each in exports_of(tree)
+        if "path" in each
     )
     return DeviceConfig(**own, **more, exports=exports, origin=origin(()))
 

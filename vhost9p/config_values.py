@@ -6,7 +6,9 @@ sentence that begins with the value.
 """
 
 import difflib
+import grp
 import os
+import pwd
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +19,8 @@ TAG_SIZE_MAX = 254
 """Bytes: the frontend's configuration space has 256, two of which hold the length."""
 NAME_SIZE_MAX = 255
 """Bytes of a file's or an attribute's name (path_resolution(7), xattr(7))."""
+ID_MAX = 2**32 - 2
+"""The last user or group id; 2^32-1 is none (chown(2))."""
 CPUS_MAX = 1024
 """CPUs that a thread may be bound to (cpu_set_t of sched_setaffinity(2))."""
 METADATA_DIR = ".virtfs_metadata"
@@ -49,8 +53,13 @@ def parse_choice(*choices: str, **others: str) -> Parser:
 
 def guess(value: Any, choices: Iterable[str]) -> str:
     """The end of a message that says which of the choices may have been meant, if any."""
-    found = difflib.get_close_matches(str(value), list(choices), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    found = closest(value, choices)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def closest(value: Any, choices: Iterable[str]) -> str:
+    """The choice that is spelled most like a value; empty where none is."""
+    return next(iter(difflib.get_close_matches(str(value), list(choices), 1)), "")
 
 
 def parse_bool(value: Any) -> bool:
@@ -196,3 +205,27 @@ def parse_mode(value: Any) -> int:
     if not isinstance(value, str) or not re.fullmatch("0|0o?[0-7]{1,3}", value):
         raise ValueError("is no mode from 0 to 0777; write it in octal with a 0 in front, as 0640")
     return int(value.removeprefix("0o"), 8)
+
+
+def _parse_id(noun: str, find: Callable[[str], int], names: Callable[[], Iterable[str]]) -> Parser:
+    def parse(value: Any) -> int:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"is neither the name nor the number of a {noun}")
+        if re.fullmatch("[0-9]+", value):
+            return int(parse_number(0, ID_MAX)(value))
+        try:
+            return find(value)
+        except KeyError:
+            raise ValueError(f"is no {noun} of this host{guess(value, names())}") from None
+
+    return parse
+
+
+parse_user = _parse_id(
+    "user", lambda name: pwd.getpwnam(name).pw_uid, lambda: (each[0] for each in pwd.getpwall())
+)
+"""A user of the host, by name or number."""
+parse_group = _parse_id(
+    "group", lambda name: grp.getgrnam(name).gr_gid, lambda: (each[0] for each in grp.getgrall())
+)
+"""A group of the host, by name or number."""

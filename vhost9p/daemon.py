@@ -2,21 +2,28 @@
 
 The main thread runs the event loop (sockets, signals). Each device has serving threads of its own,
 in C, which call Python for what C does not answer. SIGTERM and SIGINT end the process within a
-second, whatever hangs: host file systems, frontends, or the interpreter itself (csrc/stop.c).
+second, whatever hangs: host file systems, frontends, or the interpreter itself (csrc/stop.c). With
+it go the mounts of the guests, which hang from then on: the log says whose. No other signal ends it
+(signals.py).
 """
 
 import asyncio
 import logging
 import os
 import resource
+import select
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
-from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p import signals
+from vhost9p.config import SOCKET_MODE, Config, DeviceConfig, ExportConfig
 from vhost9p.device import Device, memory_slots
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
@@ -27,16 +34,42 @@ from vhost9p.vhost_user.listener import Listener, ListenError
 log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_PATIENCE_S = 0.8
 """For an orderly end; what hangs by then ends with the process."""
+
+T = TypeVar("T")
+
+
+class _Stopped(BaseException):
+    """A signal to stop came while the daemon was starting."""
+
+
+def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
+    """Does what may take long or hang, on a thread that a signal to stop does not wait for. Raises
+    _Stopped then, else what `work` raises."""
+    outcome: Future[T] = Future()
+    done = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+        os.eventfd_write(done, 1)
+
+    threading.Thread(target=run, name="start", daemon=True).start()
+    ready, _, _ = select.select([stop_fd, done], [], [])
+    if stop_fd in ready:
+        raise _Stopped
+    os.close(done)
+    return outcome.result()
 
 
 def prepare_process(stop_fd: int) -> None:
     """What holds for the whole process: no umask (the guest sends modes), no supplementary groups
-    (they would be lent to guest users), as many descriptors as allowed. A signal to stop waits for
-    the event loop, within STOP_PATIENCE_S: it should not leave a socket behind."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    (they would be lent to guest users), as many descriptors as allowed. Signals to stop go to
+    `stop_fd`, by number; they end the process within STOP_PATIENCE_S."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
     take_stop_signals(stop_fd, STOP_PATIENCE_S)
     os.umask(0)
     if os.geteuid() == 0:
@@ -60,15 +93,22 @@ def describe(config: DeviceConfig, socket: str) -> str:
 
 
 def _options(export: ExportConfig, *more: str) -> list[str]:
-    return [export.security_model, *more, *(["read-only"] if export.readonly else [])]
+    return [export.model, *more, *(["read-only"] if export.readonly else [])]
+
+
+def say(text: str) -> None:
+    """One line on standard error; whether anybody reads it is no reason to end."""
+    with suppress(OSError, ValueError):
+        print(f"vhost9p: {text}", file=sys.stderr, flush=True)
 
 
 class Daemon:
     """All devices of one configuration."""
 
-    def __init__(self, config: Config) -> None:
-        """Opens everything; raises OSError, StateError, ListenError."""
+    def __init__(self, config: Config, stop_fd: int) -> None:
+        """Opens everything; raises OSError, StateError, ListenError, _Stopped."""
         self._config = config
+        self._stop_fd = stop_fd
         self._served: list[tuple[Device, Listener, DeviceConfig]] = []
         try:
             for each in config.devices:
@@ -90,9 +130,15 @@ class Daemon:
             listener = Listener.inherit(config.fd)
         else:
             assert config.socket is not None
-            listener = Listener.bind(config.socket)
+            listener = Listener.bind(
+                config.socket,
+                SOCKET_MODE if config.socket_mode is None else config.socket_mode,
+                -1 if config.socket_owner is None else config.socket_owner,
+                -1 if config.socket_group is None else config.socket_group,
+            )
         try:
-            device = Device(config, memory_slots(len(self._config.devices)))
+            slots = memory_slots(len(self._config.devices))
+            device = _unless_stopped(self._stop_fd, lambda: Device(config, slots))
         except BaseException:
             listener.close()
             raise
@@ -103,24 +149,59 @@ class Daemon:
         for _, listener, _ in self._served:
             listener.close()
 
-    async def serve(self, stop_fd: int) -> None:
-        """Serves until a signal comes, which `stop_fd` tells, or until there is nothing left to
-        serve."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(stop_fd, stop.set)
+    async def serve(self) -> None:
+        """Serves until a signal comes, or until there is nothing left to serve."""
+        stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+        self._take_signals(stop)
         serving = asyncio.gather(
             *(listener.serve(device, once=config.once) for device, listener, config in self._served)
         )
         for _, listener, config in self._served:
-            print(f"vhost9p: {describe(config, listener.name)}", file=sys.stderr, flush=True)
-        stopping = asyncio.ensure_future(stop.wait())
-        both: list[asyncio.Future[Any]] = [serving, stopping]
+            say(describe(config, listener.name))
+        both: list[asyncio.Future[Any]] = [serving, stop]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        loop.remove_reader(stop_fd)
-        stopping.cancel()
+        if stop.done():
+            self._say_who_hangs(stop.result())
+        else:
+            stop.cancel()
         if serving.done():
             serving.result()
+
+    def _take_signals(self, stop: "asyncio.Future[signal.Signals]") -> None:
+        """Signals to stop resolve `stop`, from now on; others that are sent by hand are logged."""
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.remove_reader(self._stop_fd)
+            stop.set_result(signal.Signals(os.eventfd_read(self._stop_fd)))
+
+        loop.add_reader(self._stop_fd, end)
+        for number in signals.TOLD:
+            loop.add_signal_handler(number, self._go_on, number)
+
+    def _go_on(self, number: signal.Signals) -> None:
+        log.warning("%s is ignored: the daemon goes on; SIGTERM ends it", number.name)
+
+    def _say_who_hangs(self, number: signal.Signals) -> None:
+        """Which VMs are connected while the daemon ends."""
+        hanging = [
+            (config.tag, listener.name, listener.channel.peer)
+            for _, listener, config in self._served
+            if listener.channel and listener.channel.messages and not listener.channel.abandoned
+        ]
+        for tag, name, peer in hanging:
+            log.warning(
+                "%s while the VM of %s is connected: its mount of %r on %s hangs from now on",
+                number.name,
+                peer,
+                tag,
+                name,
+            )
+        if hanging:
+            log.warning(
+                "QEMU aborts when such a VM is reset or reboots next. To restart the daemon "
+                "without that, umount in the guest and unplug the device first: see README, Limits"
+            )
 
 
 def run(config: Config) -> int:
@@ -128,20 +209,21 @@ def run(config: Config) -> int:
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
     try:
-        daemon = Daemon(config)
+        daemon = Daemon(config, stop_fd)
+    except _Stopped:
+        os._exit(0)
     except (ListenError, StateError) as error:
-        print(f"vhost9p: {error}", file=sys.stderr)
+        say(str(error))
         return EXIT_FAILURE
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        print(f"vhost9p: {what}{error.strerror}", file=sys.stderr)
+        say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
         return EXIT_FAILURE
     code = 0
     loop = uvloop.new_event_loop()
     try:
-        loop.run_until_complete(daemon.serve(stop_fd))
+        loop.run_until_complete(daemon.serve())
     except OSError as error:
-        print(f"vhost9p: {error}", file=sys.stderr)
+        say(str(error))
         code = EXIT_FAILURE
     finally:
         daemon.close()

@@ -20,6 +20,7 @@ from vhost9p.fs.tree import Tree, open_meeting_place
 from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
 from vhost9p.native.quota import Quota
+from vhost9p.policy import state_dir
 from vhost9p.policy.layers import layered
 from vhost9p.policy.listing import ListingPolicy
 from vhost9p.policy.multidevs import make_policy
@@ -63,7 +64,7 @@ class Exports:
         return fd
 
     def _make(self, fd: int, *, readonly: bool, config: ExportConfig | None = None) -> Export:
-        model = config.security_model if config else "none"
+        model = config.model if config else "none"
         modes = {"fmode": config.fmode, "dmode": config.dmode} if config else {}
         export = Export(
             fd,
@@ -96,27 +97,21 @@ class Exports:
         return layered(QuotaLayer(driver, quota), export, config)
 
     def _open_quota(self, config: ExportConfig, limits: Limits, export: Export, fd: int) -> Quota:
-        folder = _open_state_dir(self._config)
-        try:
+        with state_dir.opened(self._config.state_dir) as folder:
             return open_quota(
                 limits,
                 export,
                 fd,
                 os.path.realpath(config.path),
                 folder,
-                hidden=HIDDEN.get(config.security_model, ()),
+                hidden=HIDDEN.get(config.model, ()),
                 max_fids=self._config.max_fids,
                 undo=self._undo,
             )
-        finally:
-            os.close(folder)
 
     def _open_meeting_place(self, names: list[bytes]) -> Driver:
-        folder = _open_state_dir(self._config)
-        try:
+        with state_dir.opened(self._config.state_dir) as folder:
             fd = self._keep(open_meeting_place(folder, _key(self._config), names))
-        finally:
-            os.close(folder)
         export = self._make(fd, readonly=True)
         return LocalDriver(export, fd, readonly=True)
 
@@ -136,7 +131,7 @@ class Exports:
 
 def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> LocalDriver:
     """What keeps an export's files."""
-    driver = MappedDriver if config.security_model in MODELS else LocalDriver
+    driver = MappedDriver if config.model in MODELS else LocalDriver
     return driver(export, root_fd, readonly=config.readonly)
 
 
@@ -153,15 +148,7 @@ def _key(config: DeviceConfig) -> str:
     return "\0".join((*paths, config.tag, str(config.socket)))
 
 
-def _open_state_dir(config: DeviceConfig) -> int:
-    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
-    return os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 def _open_state(config: DeviceConfig) -> StateFile:
     """The file that keeps the exports' identities over a restart of the daemon."""
-    folder = _open_state_dir(config)
-    try:
+    with state_dir.opened(config.state_dir) as folder:
         return StateFile(folder, _key(config))
-    finally:
-        os.close(folder)

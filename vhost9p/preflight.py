@@ -1,4 +1,11 @@
-"""What must hold between exports and the daemon's own files before anything is served.
+"""What the host must have and allow before anything is served; and what it decides.
+
+All that the options name is looked at in one round: directories, sockets, descriptors, rights.
+Whatever is wrong here is a mistake of the options, and stays wrong until somebody changes them or
+the host. What is left to fail later is what changes by itself: a socket or a state file that
+another process uses, memory, descriptors.
+
+Where the security model is left open, it is decided here.
 
 A guest that can reach the daemon's socket, state or configuration, or whose writable export
 overlaps another guest's, reaches more than it was given. Such a configuration is refused unless
@@ -13,6 +20,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import NamedTuple
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig, cpus_problem, directory_problem
@@ -20,6 +28,8 @@ from vhost9p.errors import UserError
 from vhost9p.policy import layers, rights
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountTable
+from vhost9p.policy.state_dir import state_problem
+from vhost9p.vhost_user.listener import descriptor_problem, path_problem
 
 KERNEL_TYPES = frozenset(
     b"bpf cgroup cgroup2 debugfs devpts devtmpfs mqueue proc securityfs sysfs tracefs".split()
@@ -28,6 +38,10 @@ KERNEL_TYPES = frozenset(
 what two exports share there is nobody's data."""
 
 ADVICE = "or force it (--force; in a file, force: true)"
+MODELS = (
+    "choose none (what the daemon may not give away belongs to its own user), mapped-xattr or "
+    "mapped-file (the guest's owners are kept beside the files), or run it as root"
+)
 
 
 class Place(NamedTuple):
@@ -110,42 +124,84 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
     for device in config.devices:
         if path := _socket_path(device):
             yield "socket", path
-        keeps_state = device.multidevs == "remap" or any(each.quota for each in device.exports)
-        if keeps_state or os.path.exists(device.state_dir):
+        if _keeps_state(device) or os.path.exists(device.state_dir):
             yield "state directory", device.state_dir
     if config.file:
         yield "configuration", config.file
 
 
 def _check_device(device: DeviceConfig) -> Iterator[str]:
-    for export in device.exports:
-        for problem in _check_export(export, device.multidevs):
-            yield export.origin + problem
-    if wrong := cpus_problem(device.cpus):
-        yield f"{device.origin}cpus: {wrong}"
-    folder = os.path.dirname(device.socket or "/")
-    if not os.path.isdir(folder):
-        problem = f"{device.socket}: there is no directory {folder} to make the socket in"
+    for wrong in _check_place(device):
+        yield device.origin + wrong
+    if _keeps_state(device) and (problem := state_problem(device.state_dir)):
         yield device.origin + problem
+    for export in device.exports:
+        for wrong in _check_export(export, device):
+            yield export.origin + wrong
+    if problem := cpus_problem(device.cpus):
+        yield f"{device.origin}cpus: {problem}"
 
 
-def _check_export(export: ExportConfig, multidevs: str) -> Iterator[str]:
+def _check_place(device: DeviceConfig) -> Iterator[str]:
+    """Where the VMM connects."""
+    if device.fd is not None:
+        if problem := descriptor_problem(device.fd):
+            yield problem
+        for key in ("socket_mode", "socket_owner", "socket_group"):
+            if getattr(device, key) is not None:
+                yield f"{key}: whoever made the socket of --fd has set it; leave it out"
+        return
+    if device.socket and (problem := path_problem(device.socket)):
+        yield problem
+    for key, kind in (("socket_owner", "uid"), ("socket_group", "gid")):
+        if problem := rights.why_not_socket_id(kind, getattr(device, key)):
+            yield f"{key}: {problem}"
+
+
+def _keeps_state(device: DeviceConfig) -> bool:
+    named = any(each.name or each.quota for each in device.exports)
+    return device.multidevs == "remap" or named
+
+
+def _check_export(export: ExportConfig, device: DeviceConfig) -> Iterator[str]:
     if problem := directory_problem(export.path):
         yield problem
-    elif multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
+        return
+    if device.multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
         yield reason
-    else:
-        yield from _check_rights(export)
+    if not export.readonly and not device.force and (reason := rights.why_not_write(export.path)):
+        yield (
+            f"{export.path}: the guest could change nothing in it: {reason}; make it read-only "
+            f"(--readonly; in a file, readonly: true), change the directory, {ADVICE}"
+        )
+    yield from _check_model(export)
     if problem := layers.problem(export):
         yield problem
 
 
-def _check_rights(export: ExportConfig) -> Iterator[str]:
+def _check_model(export: ExportConfig) -> Iterator[str]:
+    """What a security model that is asked for takes."""
     if export.security_model == "mapped-xattr":
         if problem := rights.why_not_xattrs(export.path, readonly=export.readonly):
             yield problem
-    elif export.security_model == "passthrough" and export.id_map:
+    elif export.security_model not in (None, "passthrough"):
+        return
+    elif export.id_map:
         yield from rights.why_not_own(export.id_map)
+    elif export.security_model and not export.readonly and (why := rights.why_not_owners(export)):
+        yield (
+            f"security_model: passthrough gives files the guest's owners on the host, but {why}; "
+            f"{MODELS}"
+        )
+
+
+def _settle(export: ExportConfig) -> ExportConfig:
+    """The export with the security model that the daemon's rights decide. An id_map says whose
+    files are, and that the daemon may make them so has been checked."""
+    if export.security_model:
+        return export
+    owners = export.id_map or not rights.why_not_owners(export)
+    return replace(export, security_model="passthrough" if owners else "none")
 
 
 def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Iterator[str]:
@@ -179,16 +235,25 @@ def _check_overlaps(host: _Host, devices: Iterable[DeviceConfig]) -> Iterator[st
                 )
 
 
-def check(config: Config) -> None:
-    """Raises UserError with all that is wrong, OSError where /proc is missing."""
+def check(config: Config) -> Config:
+    """The configuration with what the host decides. Raises UserError with all that is wrong,
+    OSError where /proc is missing."""
     problems = [text for each in config.devices for text in _check_device(each)]
-    if problems:
-        raise UserError(*problems)
     with closing(MountTable()) as table:
         host = _Host(table)
-        careful = [device for device in config.devices if not device.force]
+        careful = [_with_directories(device) for device in config.devices if not device.force]
         for export in (each for device in careful for each in device.exports):
             problems += _check_own_files(host, config, export)
         problems += _check_overlaps(host, careful)
     if problems:
         raise UserError(*problems)
+    devices = (
+        replace(device, exports=tuple(map(_settle, device.exports))) for device in config.devices
+    )
+    return replace(config, devices=tuple(devices))
+
+
+def _with_directories(device: DeviceConfig) -> DeviceConfig:
+    """A device without the exports that are missing."""
+    there = (each for each in device.exports if not directory_problem(each.path))
+    return replace(device, exports=tuple(there))

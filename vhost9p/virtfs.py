@@ -43,29 +43,33 @@ NUMBER = (
 
 def parse(text: str) -> Tree:
     """The device that the string describes, as a tree of vhost9p.config_schema. Raises ValueError
-    with what is wrong in it."""
+    with all that is wrong in it, an argument each."""
     tree: Tree = {}
-    driver = None
+    wrong: list[str] = []
+    met: set[str] = set()
     if "=" not in text.partition(",")[0]:
         text = f"fsdriver={text}"
     for key, value in v.split_commas(text, alone="on"):
+        met.add(key)
         if key == "fsdriver":
-            driver = _driver(value)
-        else:
+            _check_driver(value)  # the keys are those of the driver
+            continue
+        try:
             _set(tree, *_positive(key, value))
-    if driver is None:
-        raise ValueError(f"begins with no driver; {DRIVER},path=… is expected")
-    for key in NEEDED:
-        if key not in tree:
-            raise ValueError(f"{key} is missing, which QEMU wants, too")
+        except ValueError as error:
+            wrong += error.args
+    if "fsdriver" not in met:
+        wrong.append(f"begins with no driver; {DRIVER},path=… is expected")
+    wrong += [f"{key} is missing, which QEMU wants, too" for key in NEEDED if key not in met]
+    if wrong:
+        raise ValueError(*wrong)
     return tree
 
 
-def _driver(name: str) -> str:
+def _check_driver(name: str) -> None:
     if name != DRIVER:
         what = "another of QEMU's drivers" if name in OTHER_DRIVERS else "no driver"
         raise ValueError(f"{name!r} is {what}; only {DRIVER} is served")
-    return name
 
 
 def _positive(key: str, value: str) -> tuple[str, str]:

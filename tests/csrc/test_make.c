@@ -469,11 +469,14 @@ static void check_creators(void)
 
 static void check_no_id(void)
 {
-    const struct v9_cred nobody = {UINT32_MAX, 0, true}, nogroup = {0, UINT32_MAX, true};
+    const struct v9_cred nobody = {UINT32_MAX, 0, true, true};
+    const struct v9_cred nogroup = {0, UINT32_MAX, true, true};
+    const struct v9_cred if_possible = {UINT32_MAX, UINT32_MAX, true, false};
 
     begin();
     CHECK(v9_sys_mkdir(&nobody, top, "n", 0755) == -EPERM && !is_there("n"));
     CHECK(v9_sys_mkdir(&nogroup, top, "n", 0755) == -EPERM && !is_there("n"));
+    CHECK(v9_sys_mkdir(&if_possible, top, "n", 0755) == 0 && is_there("n"));
     close(top);
 }
 

@@ -115,6 +115,33 @@ def test_unplugging_the_device(share: Mounted) -> None:
         assert share.sh(f"cat f; echo {i} > f") == ("before" if i == 0 else str(i - 1))
 
 
+def test_a_planned_restart_of_the_daemon(boot: Boot) -> None:
+    """As README, Limits, has it: the guest and its QEMU go on with another daemon."""
+    backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {}}, "server": False}}
+    with scratch_export() as export:
+        with Daemon("--path", str(export), *MODEL) as first:
+            vm = boot("full", [Path(first.socket)], hotplug=True)
+            vm.mount("host0", "/mnt")
+            vm.run("echo before > /mnt/f")
+            vm.umount("/mnt")
+            vm.unplug(0)
+            vm.qmp.execute("chardev-remove", id="c0")
+            first.wait_line("disconnected")
+            first.stop()
+            assert "hangs from now on" not in first.output
+        with Daemon("--path", str(export), *MODEL) as second:
+            backend["data"]["addr"]["data"] = {"path": second.socket}  # type: ignore[index]
+            vm.qmp.execute("chardev-add", id="c0", backend=backend)
+            vm.plug(0)
+            vm.run(f"until grep -q host0 {DRIVER}/virtio*/mount_tag; do sleep 0.1; done")
+            vm.mount("host0", "/mnt")
+            assert vm.run("cat /mnt/f; echo after > /mnt/f").text == "before"
+            assert (export / "f").read_text() == "after\n"
+            vm.qmp.execute("system_reset")
+            vm.qmp.wait_event("RESET")
+            vm.kill()
+
+
 def test_a_killed_qemu_and_its_successors(boot: Boot) -> None:
     with scratch_export() as export, Daemon("--path", str(export), *MODEL) as daemon:
         idle = daemon.fd_count()

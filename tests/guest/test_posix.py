@@ -72,8 +72,8 @@ def test_user(boot: Boot, export: Path, tmp_path: Path) -> None:
     program = build_posix(tmp_path)
     daemon = Daemon("--path", str(export), "--multidevs", "remap", wrapper=AS_USER if root else ())
     if root:
-        os.chown(export / "here", uid, uid)
-        os.chown(daemon.directory, uid, uid)
+        for path in (export, export / "here", daemon.directory):
+            os.chown(path, uid, uid)
     with daemon:
         vm = boot("full", [Path(daemon.socket)], extra={"/opt/posix": program})
         assert conform(vm, 1500, uid) == []

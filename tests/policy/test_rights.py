@@ -20,7 +20,7 @@ OWN = IdMap(uid=(IdRange(0, 500, 1),), gid=(IdRange(0, 600, 1),), squash_uid=500
 @pytest.fixture
 def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
     """User 500 with groups 600 and 601."""
-    monkeypatch.setattr(rights, "_has", lambda capability: False)
+    monkeypatch.setattr(rights, "lacking_capabilities", lambda: ["CAP_CHOWN", "CAP_SETUID"])
     for name, value in (("geteuid", 500), ("getegid", 600), ("getgroups", [601])):
         monkeypatch.setattr(os, name, lambda value=value: value)
 
@@ -34,11 +34,12 @@ def test_an_ordinary_user_maps_to_itself() -> None:
 @pytest.mark.parametrize(
     "ids,said",
     [
-        (IdMap(uid=(IdRange(0, 0, 1),)), "uid: host id 0: without CAP_CHOWN the daemon makes files"
-         " of its own uid only (500); map to that, or take security_model mapped-xattr"),
+        (IdMap(uid=(IdRange(0, 0, 1),)), "uid: host id 0: without CAP_CHOWN and CAP_SETUID the"
+         " daemon gives files to its own uid only (500); map to that, or take security_model"
+         " mapped-xattr"),
         (IdMap(uid=(IdRange(0, 500, 2),)), "uid: host ids 500 to 501: without"),
-        (IdMap(gid=(IdRange(7, 600, 3),)), "gid: host ids 600 to 602: without CAP_CHOWN the daemon"
-         " makes files of its own gid only (600, 601); map"),
+        (IdMap(gid=(IdRange(7, 600, 3),)), "gid: host ids 600 to 602: without CAP_CHOWN and"
+         " CAP_SETUID the daemon gives files to its own gid only (600, 601); map"),
         (IdMap(squash_uid=65534), "uid: host id 65534: without"),
         (IdMap(squash_gid=65534), "gid: host id 65534: without"),
     ],
@@ -50,7 +51,7 @@ def test_others_ids(ids: IdMap, said: str) -> None:
 
 def test_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the capability, what counts is what the namespace has; here 0 to 99, from two lines."""
-    monkeypatch.setattr(rights, "_has", lambda capability: True)
+    monkeypatch.setattr(rights, "lacking_capabilities", list)
     monkeypatch.setattr(rights, "_namespace", lambda kind: [(0, 99)])
     assert not list(rights.why_not_own(IdMap(uid=(IdRange(5, 0, 100),), squash_gid=99)))
     (problem,) = rights.why_not_own(IdMap(uid=(IdRange(5, 1, 100),)))

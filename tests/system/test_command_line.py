@@ -128,6 +128,42 @@ def test_bad_sockets(export: Path, tmp_path: Path) -> None:
     assert plain.read_text() == "not a socket"
 
 
+def test_exit_code_of_what_another_process_has(export: Path, tmp_path: Path) -> None:
+    """Nothing is wrong in the options, and later they may work: 1. The state directory is named,
+    with the option for another one."""
+    state = str(tmp_path / "state")
+    args = ["--path", str(export), *SECURITY, "--quota-inodes", "100", "--state-dir", state]
+    with Daemon(*args) as daemon:
+        done = run_cli("--socket", daemon.socket, *args)
+        assert done.returncode == 1
+        assert done.stderr.endswith(f"{daemon.socket} is in use: another process listens there\n")
+        other = f"{daemon.directory}/other.sock"
+        done = run_cli("--socket", other, *args)
+        assert done.returncode == 1
+        start = f"vhost9p: the state directory {state} (--state-dir; in a file, state_dir): "
+        assert done.stderr.startswith(start + "the state file ")
+        assert f"is in use: another daemon serves '{export}'" in done.stderr
+        assert not os.path.lexists(other)
+
+
+def test_state_that_is_not_safe(export: Path, tmp_path: Path) -> None:
+    """A state file that others can write: named with its directory."""
+    state = tmp_path / "state"
+    args = ["--path", str(export), *SECURITY, "--multidevs", "remap", "--state-dir", str(state)]
+    with Daemon(*args) as daemon:
+        pass
+    (file,) = state.glob("*.state")
+    file.chmod(0o666)
+    daemon.directory.mkdir()
+    done = run_cli("--socket", daemon.socket, *args)
+    daemon.kill()
+    assert done.returncode == 1
+    assert (
+        f"the state directory {state} (--state-dir; in a file, state_dir): the state" in done.stderr
+    )
+    assert "has mode 0666" in done.stderr.replace("0o", "0")
+
+
 def test_live_socket_is_refused(export: Path) -> None:
     with Daemon("--path", str(export), *SECURITY) as daemon:
         refused("--socket", daemon.socket, "--path", str(export), words=(daemon.socket,))

@@ -46,6 +46,10 @@ def closed_on_error(fd: int) -> Iterator[None]:
         raise
 
 
+UNOWNABLE = (errno.EPERM, errno.EINVAL, errno.EOVERFLOW)
+"""What chown(2) says of an id that a file cannot be given to."""
+
+
 class LocalDriver:
     """Serves `export`."""
 
@@ -160,11 +164,12 @@ class LocalDriver:
         os.chmod(proc_path(file.fd), mode & PERMISSIONS)
 
     def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver."""
+        """See Driver. Where owners do not matter, an id changes nothing that the daemon may not
+        give (EPERM), or that its user namespace (EINVAL) or the mount (EOVERFLOW) does not have."""
         try:
             os.chown(proc_path(file.fd), uid, gid)
-        except PermissionError:
-            if self.export.owners_matter:
+        except OSError as error:
+            if self.export.owners_matter or error.errno not in UNOWNABLE:
                 raise
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:

@@ -68,3 +68,19 @@ def take_stop_signals(fd: int, patience: float) -> None:
     """From now on SIGTERM and SIGINT, which all threads have blocked, are written to an eventfd, and
     the process ends with status 0 so many seconds after the first of them at the latest."""
     check(lib.v9_stop_start(fd, round(patience * 1000)))
+
+
+CAPABILITIES = {
+    0: "CAP_CHOWN",
+    1: "CAP_DAC_OVERRIDE",
+    3: "CAP_FOWNER",
+    6: "CAP_SETGID",
+    7: "CAP_SETUID",
+}
+"""Names of the bits (linux/capability.h)."""
+
+
+def lacking_capabilities() -> list[str]:
+    """Of the capabilities that giving files any owner takes, those that the daemon lacks."""
+    lacking = lib.v9_sys_lacking_caps()
+    return [name for bit, name in CAPABILITIES.items() if lacking >> bit & 1]

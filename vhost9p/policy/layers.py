@@ -25,7 +25,7 @@ from vhost9p.policy.xattrs import (
 def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
     """A driver with what the options change in front of it. Raises OSError, and ValueError where
     `problem` finds one."""
-    xattrs, id_map, model = config.xattrs, config.id_map, config.security_model
+    xattrs, id_map, model = config.xattrs, config.id_map, config.model
     if xattrs or model in MODELS:
         rules = rules_of(model, _rules(xattrs) if xattrs else ())
         driver = XattrLayer(driver, rules, _limits(xattrs) if xattrs else UNLIMITED, export)
@@ -38,7 +38,7 @@ def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
 
 def problem(config: ExportConfig) -> str | None:
     """What is wrong between the rules for attributes; None where they go together."""
-    if config.xattrs and (text := rules_problem(_rules(config.xattrs), config.security_model)):
+    if config.xattrs and (text := rules_problem(_rules(config.xattrs), config.model)):
         return f"xattrs: {text}"
     return None
 

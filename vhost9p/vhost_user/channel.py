@@ -14,6 +14,7 @@ import contextlib
 import errno
 import select
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -29,6 +30,8 @@ T = TypeVar("T")
 FD_SIZE = array.array("i").itemsize
 CLOSE_PATIENCE_S = 1.0
 """How long the end of a connection waits for its descriptors to be closed."""
+CREDENTIALS = struct.Struct("3i")
+"""struct ucred (unix(7))."""
 
 
 class Channel:
@@ -39,6 +42,7 @@ class Channel:
         self, sock: socket.socket, backend: Backend, log: DeviceLog, closer: Closer
     ) -> None:
         self.messages = 0  # carried out so far
+        self.peer = _peer(sock)
         self._socket = sock
         self._socket.setblocking(False)
         self._log = log
@@ -134,6 +138,17 @@ class Channel:
         self._closer.close(self._socket.detach())  # messages with descriptors may lie in it
         self._session.close()
         self._closer.settle(CLOSE_PATIENCE_S)
+
+
+def _peer(sock: socket.socket) -> str:
+    """The process at the other end, for the log: its number and the name of its program."""
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        pid: int = CREDENTIALS.unpack(data)[0]
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as name:
+            return f"process {pid} ({name.read().strip()!r})"
+    except OSError:
+        return "an unknown process"
 
 
 def _receive_piece(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:

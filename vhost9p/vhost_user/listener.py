@@ -9,6 +9,10 @@ the moment it has ended.
 A path that is taken is tried: if nobody listens there, it was left behind and is replaced. Between
 the try and the new socket no other listener may do the same, or one would remove the other's: each
 holds a lock on the folder meanwhile.
+
+The socket's file appears with bind, and nobody can connect before listen: in between it is given
+its mode and its owner. They are set through a descriptor of the file, so that they reach nothing
+that a link leads to which somebody puts in its place.
 """
 
 import asyncio
@@ -53,22 +57,21 @@ class Listener:
         self._identity = _identity(path) if path else None
 
     @classmethod
-    def bind(cls, path: str, mode: int = 0o600) -> Self:
-        """Listens at `path`, where `close` removes it. Raises ListenError."""
-        if not path or "\0" in path:
-            raise ListenError(f"{path!r} is no path: it is empty or contains a NUL")
-        if len(os.fsencode(path)) > MAX_PATH:
-            raise ListenError(f"{path}: a socket's path has at most {MAX_PATH} bytes")
+    def bind(cls, path: str, mode: int = 0o600, owner: int = -1, group: int = -1) -> Self:
+        """Listens at `path`, where `close` removes it; -1 leaves owner or group the daemon's.
+        Raises ListenError."""
+        if problem := path_problem(path):
+            raise ListenError(problem)
         with ExitStack() as undo:
             sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             try:
                 with _alone_in(os.path.dirname(os.path.abspath(path))):
                     _clear(path)
-                    os.fchmod(sock.fileno(), mode)  # of the file that bind makes, less the umask
+                    os.fchmod(sock.fileno(), 0o600)  # of the file that bind makes, less the umask
                     sock.bind(path)
                     undo.callback(os.unlink, path)
+                    _set_access(path, mode, owner, group)
                     sock.listen(BACKLOG)
-                os.chmod(path, mode)
                 listener = cls(sock, path, path)
             except OSError as error:
                 raise ListenError(f"{path}: cannot listen: {error.strerror or error}") from error
@@ -78,33 +81,21 @@ class Listener:
     @classmethod
     def inherit(cls, fd: int) -> Self:
         """Takes over a listening or a connected unix stream socket. Raises ListenError."""
-        name = f"--fd {fd}"
-        try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                raise ListenError(f"{name} is not a socket")
-            sock = socket.socket(fileno=fd)
-        except OSError as error:
-            raise ListenError(f"{name}: {error.strerror}") from error
-        try:
-            if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-                raise ListenError(f"{name} is not a unix stream socket")
-            if not _is_listening(sock):
-                sock.getpeername()
-            sock.set_inheritable(False)
-            return cls(sock, name)
-        except OSError as error:
-            sock.detach()
-            raise ListenError(f"{name} neither listens nor is connected") from error
-        except ListenError:
-            sock.detach()
-            raise
+        if problem := descriptor_problem(fd):
+            raise ListenError(problem)
+        sock = socket.socket(fileno=fd)
+        sock.set_inheritable(False)
+        return cls(sock, f"--fd {fd}")
 
     def close(self) -> None:
         """Listens no more, and removes the path if it is still this socket's. Call it when `serve`
         has ended, or its loop."""
         self._socket.close()
         if self._path and _identity(self._path) == self._identity:
-            os.unlink(self._path)
+            try:
+                os.unlink(self._path)
+            except OSError as error:
+                log.warning("%s: cannot be removed: %s", self._path, error.strerror)
         self._path = None
 
     async def serve(self, backend: Backend, *, once: bool = False) -> None:
@@ -157,6 +148,52 @@ class Listener:
         asyncio.get_running_loop().remove_reader(self._socket)  # it waits for its turn
 
 
+def path_problem(path: str) -> str | None:
+    """Why no socket can be made at a path, whoever else there is."""
+    if not path or "\0" in path:
+        return f"{path!r} is no path: it is empty or contains a NUL"
+    if len(os.fsencode(path)) > MAX_PATH:
+        return f"{path}: a socket's path has at most {MAX_PATH} bytes"
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        return f"{path}: there is no directory {folder} to make the socket in"
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return f"{path}: the daemon may not write in {folder}, where the socket is to be made"
+    if (mode := _mode(path)) and not stat.S_ISSOCK(mode):
+        return f"{path} exists and is not a socket"
+    return None
+
+
+def descriptor_problem(fd: int) -> str | None:
+    """Why an inherited descriptor cannot be served."""
+    name = f"--fd {fd}"
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return f"{name} is not a socket"
+        with socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)) as sock:
+            if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+                return f"{name} is not a unix stream socket"
+            if not _is_listening(sock):
+                try:
+                    sock.getpeername()
+                except OSError:
+                    return f"{name} neither listens nor is connected"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    return None
+
+
+def _set_access(path: str, mode: int, owner: int, group: int) -> None:
+    """Raises OSError. The mode goes first: of a file that is given away it cannot be set."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+        if (owner, group) != (-1, -1):
+            os.chown(f"/proc/self/fd/{fd}", owner, group)
+    finally:
+        os.close(fd)
+
+
 @contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
     """While no other process is in here for the same folder. Where the folder cannot be locked,
@@ -179,9 +216,12 @@ def _alone_in(folder: str) -> Iterator[None]:
 
 def _clear(path: str) -> None:
     """Removes a socket that was left behind. Raises ListenError where something else is there."""
+    mode = _mode(path)
+    if mode is None:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"{path} exists and is not a socket")
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ListenError(f"{path} exists and is not a socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
@@ -198,6 +238,14 @@ def _clear(path: str) -> None:
 
 def _is_listening(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _mode(path: str) -> int | None:
+    """Kind and permissions of the file at `path`; None if there is none."""
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return None
 
 
 def _identity(path: str) -> tuple[int, int] | None:

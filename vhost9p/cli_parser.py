@@ -1,0 +1,88 @@
+"""How the words of a command line become options and values.
+
+argparse knows the options and prints the help. It ends at the first mistake, though, so it is given
+one option at a time, with the words that follow it: every mistake is collected, and what is right
+is known nevertheless. Of an option that is wrong its name is remembered, so that nobody complains
+that it is missing.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from vhost9p import config_values as v
+from vhost9p import hints
+from vhost9p.errors import Problems, UserError
+
+HELP = "(vhost9p --help lists the options)"
+
+
+def typed(parse: v.Parser, between: str = " ") -> Callable[[str], Any]:
+    """A parser of values as argparse wants it. `between` goes between a wrong value and what is
+    wrong with it; ValueError may have several arguments, a mistake each."""
+
+    def parse_argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            said = "\n".join(f"{text!r}{between}{each}" for each in error.args)
+            raise argparse.ArgumentTypeError(said) from None
+
+    return parse_argument
+
+
+class Parser(argparse.ArgumentParser):
+    """All options, each of which can be parsed alone."""
+
+    def error(self, message: str) -> NoReturn:
+        """Several mistakes of one value are lines, behind the option's name."""
+        option, _, first = message.partition(": ")
+        first, *others = first.split("\n") if first else [""]
+        texts = [f"{option}: {first}" if first else option]
+        texts += [f"{option}: {each}" for each in others]
+        raise UserError(*(f"{each} {HELP}" for each in texts))
+
+    def key(self, word: str) -> str | None:
+        """What an option's value is kept as; None where there is no such option."""
+        action = self._option_string_actions.get(word.partition("=")[0])
+        return action.dest if action else None
+
+    def read(self, argv: list[str], problems: Problems) -> tuple[argparse.Namespace, set[str]]:
+        """The values that are right, and the keys of options that are given, but wrong."""
+        options, _ = self.parse_known_args([])
+        wrong: set[str] = set()
+        for words in _chunks(argv):
+            try:
+                options, rest = self.parse_known_args(words, options)
+            except UserError as error:
+                problems.add(*error.problems)
+                wrong.add(self.key(words[0]) or "")
+                continue
+            if rest and rest[0] == words[0] and rest[0].startswith("-"):
+                wrong.add(self._unknown(rest.pop(0), problems))
+                rest = rest[1:]  # most likely its value
+            for word in rest:
+                problems.add(f"{word!r} belongs to no option {HELP}")
+        return options, wrong - {""}
+
+    def _unknown(self, word: str, problems: Problems) -> str:
+        """Complains of an option; returns the key that was probably meant."""
+        name = word.partition("=")[0]
+        hint, meant = hints.for_option(name, self._option_string_actions)
+        problems.add(f"unknown option {name}{hint} {HELP}")
+        return (meant and self.key(meant)) or ""
+
+
+def _chunks(argv: list[str]) -> Iterator[list[str]]:
+    """Each option with the words that follow it; words before the first one. A negative number is
+    a value."""
+    chunk: list[str] = []
+    for word in argv:
+        if len(word) > 1 and word.startswith("-") and not re.match(r"-\d", word):
+            if chunk:
+                yield chunk
+            chunk = []
+        chunk.append(word)
+    if chunk:
+        yield chunk
