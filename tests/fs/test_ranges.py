@@ -5,21 +5,19 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhost9p.fs.ranges import OFFSET_END, RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range, RangeMap
+from vhost9p.fs.ranges import OFFSET_END, RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
 
 SIZE = 24
 SPANS = st.tuples(st.integers(0, SIZE - 1), st.integers(0, SIZE)).map(lambda pair: Range(*pair))
 KINDS = st.sampled_from([RDLCK, WRLCK, UNLCK])
 
 
-@given(st.lists(st.tuples(SPANS, KINDS), max_size=12), SPANS)
-def test_as_the_kernel_does(steps: list[tuple[Range, int]], asked: Range) -> None:
+@given(st.lists(st.tuples(SPANS, KINDS), max_size=12), SPANS, KINDS)
+def test_as_the_kernel_does(steps: list[tuple[Range, int]], asked: Range, kind: int) -> None:
     model = [UNLCK] * (2 * SIZE + 1)
-    ranges, pieces = RangeMap(), set[Piece]()
+    ranges = RangeMap()
     for span, how in steps:
-        gone, come = ranges.set(span, how)
-        assert pieces.issuperset(gone)
-        pieces = pieces.difference(gone).union(come)
+        ranges.set(span, how)
         for at in range(span.start, span.end if span.length else len(model)):
             model[at] = how
     # The pieces of a range cover it without gaps, and are as long as can be.
@@ -32,8 +30,19 @@ def test_as_the_kernel_does(steps: list[tuple[Range, int]], asked: Range) -> Non
     kinds = [how for _, how in ranges.within(WHOLE)]
     assert all(one != other for one, other in itertools.pairwise(kinds))
     assert len(ranges) == sum(how != UNLCK for how in kinds)
-    whole = ranges.within(WHOLE)
-    assert pieces == {(span.start, span.end, how) for span, how in whole if how != UNLCK}
+    if kind == UNLCK:
+        return
+    in_the_way = [
+        i
+        for i, how in enumerate(model)
+        if asked.start <= i < asked.end and how != UNLCK and WRLCK in (how, kind)
+    ]
+    found = ranges.conflict(asked, kind)
+    assert (found is None) == (not in_the_way)
+    if found:
+        held, span = found
+        assert in_the_way[0] in range(span.start, span.end if span.length else len(model))
+        assert held == model[in_the_way[0]]
 
 
 def test_the_largest_offset() -> None:

@@ -122,7 +122,7 @@ def test_the_file_is_opened_while_its_fid_becomes_a_value(guest: Guest) -> None:
 
     def opens() -> None:
         entry = guest.fids.entries[fid]
-        entry.io_fd = guest.driver.export.reopen(entry.path_fd, os.O_RDONLY)
+        entry.io_fd = guest.driver.export.open(entry.path_fd, os.O_RDONLY)
 
     between(guest, opens)
     assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
