@@ -477,7 +477,7 @@ int v9_fid_clunk(v9_device *dev, uint32_t number)
     return v9_fids_remove(&dev->fids, number);
 }
 
-void v9_fid_clear(v9_device *dev)
+int v9_fid_clear(v9_device *dev)
 {
-    v9_fids_clear(&dev->fids);
+    return v9_fids_clear(&dev->fids);
 }

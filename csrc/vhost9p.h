@@ -412,7 +412,8 @@ int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_f
 int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
 /* Removes the number; descriptors close when the last pin goes. -EBADF. */
 int v9_fid_clunk(v9_device *dev, uint32_t fid);
-void v9_fid_clear(v9_device *dev);
+/* Begins a session. -ESTALE where the next one has begun meanwhile. */
+int v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
 
