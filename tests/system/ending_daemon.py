@@ -1,6 +1,6 @@
 """Runs a vhost9p command that ends in the middle of its work, by an error of its own.
 
-`python -m tests.system.ending_daemon CONTROL COMMAND…`: once a byte comes on the descriptor CONTROL.
+`python -m tests.system.ending_daemon CONTROL COMMAND…`: once a byte comes on descriptor CONTROL.
 """
 
 import asyncio

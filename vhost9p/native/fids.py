@@ -127,8 +127,8 @@ class FidTable:
         return bytes(ffi.buffer(out, max(size, 0)))
 
     def clear(self) -> None:
-        """Removes all fids: a session begins. OSError ESTALE where the next one has begun meanwhile,
-        of which nothing may be removed."""
+        """Removes all fids: a session begins. OSError ESTALE where the next one has begun, of which
+        nothing may be removed."""
         check(lib.v9_fid_clear(self._device))
 
 
