@@ -565,7 +565,7 @@ int v9_fid_clunk(v9_device *dev, uint64_t handle)
     return v9_fids_end(&dev->fids, handle);
 }
 
-void v9_fid_clear(v9_device *dev)
+int v9_fid_clear(v9_device *dev)
 {
-    v9_fids_clear(&dev->fids);
+    return v9_fids_clear(&dev->fids);
 }

@@ -362,13 +362,19 @@ void v9_fids_begin(struct v9_fids *fids)
     serving.session = __atomic_load_n(&fids->session, __ATOMIC_RELAXED);
 }
 
+/* Whether this thread's request has hung until its session ended. The lock is held. */
+static bool is_straggler(const struct v9_fids *fids)
+{
+    return serving.fids == fids && serving.session != fids->session;
+}
+
 /* Whether a number may be given to a new entry: nobody has it, or `instead` still does and nothing
  * hangs on that; and the session has not ended under a request that hung. */
 static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid *instead)
 {
     const uint32_t index = find(fids, number);
 
-    if (number == P9_NOFID || (serving.fids == fids && serving.session != fids->session))
+    if (number == P9_NOFID || is_straggler(fids))
         return false;
     if (!instead)
         return !index;
@@ -561,14 +567,15 @@ int v9_fids_end(struct v9_fids *fids, uint64_t handle)
     return fid ? 0 : -EBADF;
 }
 
-static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to)
+/* Removes the entries of a range, unless another session has begun, whose entries they may be. */
+static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to, uint64_t session)
 {
     bool any = true;
 
     for (uint32_t index = from; any && index < to; index++) {
         pthread_mutex_lock(&fids->lock);
-        any = fids->count > 0;
-        if (fids->entries[index].entered)
+        any = fids->count > 0 && fids->session == session;
+        if (any && fids->entries[index].entered)
             remove_entry(fids, &fids->entries[index]);
         else
             pthread_mutex_unlock(&fids->lock);
@@ -589,18 +596,28 @@ static void forget_numbers(struct v9_fids *fids)
     pthread_mutex_unlock(&fids->lock);
 }
 
-void v9_fids_clear(struct v9_fids *fids)
+int v9_fids_clear(struct v9_fids *fids)
 {
     uint32_t homes, unused;
+    uint64_t session;
+    bool current;
 
     pthread_mutex_lock(&fids->lock);
-    __atomic_store_n(&fids->session, fids->session + 1, __ATOMIC_RELAXED);
+    current = !is_straggler(fids);
+    if (current)
+        __atomic_store_n(&fids->session, fids->session + 1, __ATOMIC_RELAXED);
+    session = fids->session;
     homes = fids->homes;
     unused = fids->unused;
     pthread_mutex_unlock(&fids->lock);
-    remove_among(fids, 0, homes); /* what lies between was never used */
-    remove_among(fids, unused, fids->max);
+    if (!current)
+        return -ESTALE;
+    if (serving.fids == fids)
+        serving.session = session;
+    remove_among(fids, 0, homes, session); /* what lies between was never used */
+    remove_among(fids, unused, fids->max, session);
     forget_numbers(fids);
     while (v9_linger_end(fids, UINT32_MAX))
         ;
+    return session == __atomic_load_n(&fids->session, __ATOMIC_RELAXED) ? 0 : -ESTALE;
 }

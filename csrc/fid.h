@@ -162,8 +162,9 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 int v9_fids_remove(struct v9_fids *fids, uint32_t number);
 /* Takes the number away from a fid, marked or not. -EBADF where it has none any more. */
 int v9_fids_end(struct v9_fids *fids, uint64_t handle);
-/* A session ends. What the calling threads of v9_fids_begin still enter for it is refused. */
-void v9_fids_clear(struct v9_fids *fids);
+/* A session ends: what threads that have called v9_fids_begin still enter for it is refused.
+ * -ESTALE where the caller is such a thread itself, or became one: another session has begun. */
+int v9_fids_clear(struct v9_fids *fids);
 /* The calling thread begins a request of the present session, until it begins the next one. */
 void v9_fids_begin(struct v9_fids *fids);
 

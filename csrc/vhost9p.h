@@ -476,7 +476,8 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
 /* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);
-void v9_fid_clear(v9_device *dev);
+/* Begins a session. -ESTALE where the next one has begun meanwhile. */
+int v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
 

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,20 +240,29 @@ static void test_newest_name(struct v9_fids *fids)
     unlink(path);
 }
 
+static void *clear(void *fids)
+{
+    CHECK(v9_fids_clear(fids) == 0);
+    return NULL;
+}
+
 /* A request that began before a session and hung beyond its begin leaves nothing in it. */
 static void test_straggler(struct v9_fids *fids)
 {
+    pthread_t other;
+
     v9_fids_begin(fids);
     CHECK(enter(fids, 1) == 0);
     struct v9_fid *fid = pin(fids, 1);
-    v9_fids_clear(fids);
+    CHECK(pthread_create(&other, NULL, clear, fids) == 0 && !pthread_join(other, NULL));
+    CHECK(fids->count == 0 && v9_fids_clear(fids) == -ESTALE);
     CHECK(enter(fids, 2) == -EBADF);
     CHECK(v9_fids_clone(fids, fid, 3) == -EBADF);
     v9_fids_unpin(fids, fid);
     v9_fids_begin(fids);
     CHECK(enter(fids, 2) == 0);
-    v9_fids_clear(fids);
-    v9_fids_begin(fids);
+    CHECK(v9_fids_clear(fids) == 0);
+    CHECK(enter(fids, 2) == 0 && v9_fids_clear(fids) == 0);
 }
 
 static uint64_t handle_of(struct v9_fids *fids, uint32_t number)

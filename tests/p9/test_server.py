@@ -35,19 +35,6 @@ def test_what_cannot_be_decoded(guest: Guest, data: bytes) -> None:
     assert refused.value.errno == errno.EINVAL
 
 
-def test_a_bug_is_the_guests_eio_and_the_logs_traceback(
-    guest: Guest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(path: bytes) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(guest.driver, "attach", fail)
-    with pytest.raises(Refused) as refused:
-        guest.attach()
-    assert refused.value.errno == errno.EIO
-    assert "ZeroDivisionError" in caplog.text
-
-
 def test_a_requests_errno_reaches_the_guest_and_no_log(
     guest: Guest, caplog: pytest.LogCaptureFixture
 ) -> None:

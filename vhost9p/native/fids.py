@@ -143,8 +143,9 @@ class FidTable:
         return bytes(ffi.buffer(out, max(size, 0)))
 
     def clear(self) -> None:
-        """Removes all fids: another session begins."""
-        lib.v9_fid_clear(self._device)
+        """Removes all fids: a session begins. OSError ESTALE where the next one has begun, of which
+        nothing may be removed."""
+        check(lib.v9_fid_clear(self._device))
 
 
 class _Change:

@@ -106,4 +106,5 @@ class FidTable(Protocol):
         the file itself, to `new` in `directory` (None: its own). All fids stay good."""
 
     def clear(self) -> None:
-        """Removes all fids: another session begins."""
+        """Removes all fids: a session begins. ESTALE where the next one has begun, of which nothing
+        may be removed."""
