@@ -65,9 +65,11 @@ def _options(export: ExportConfig, *more: str) -> list[str]:
 class Daemon:
     """All devices of one configuration."""
 
-    def __init__(self, config: Config) -> None:
-        """Opens everything; raises OSError, StateError, ListenError."""
+    def __init__(self, config: Config, stop_fd: int) -> None:
+        """Opens everything; raises OSError, StateError, ListenError. `stop_fd` becomes readable
+        when a signal to stop has come."""
         self._config = config
+        self._stop_fd = stop_fd
         self._served: list[tuple[Device, Listener, DeviceConfig]] = []
         try:
             for each in config.devices:
@@ -94,12 +96,11 @@ class Daemon:
         for _, listener, _ in self._served:
             listener.close()
 
-    async def serve(self, stop_fd: int) -> None:
-        """Serves until a signal comes, which `stop_fd` tells, or until there is nothing left to
-        serve."""
+    async def serve(self) -> None:
+        """Serves until a signal comes, or until there is nothing left to serve."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        loop.add_reader(stop_fd, stop.set)
+        loop.add_reader(self._stop_fd, stop.set)
         serving = asyncio.gather(
             *(listener.serve(device, once=config.once) for device, listener, config in self._served)
         )
@@ -108,7 +109,7 @@ class Daemon:
         stopping = asyncio.ensure_future(stop.wait())
         both: list[asyncio.Future[Any]] = [serving, stopping]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        loop.remove_reader(stop_fd)
+        loop.remove_reader(self._stop_fd)
         stopping.cancel()
         if serving.done():
             serving.result()
@@ -119,7 +120,7 @@ def run(config: Config) -> int:
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
     try:
-        daemon = Daemon(config)
+        daemon = Daemon(config, stop_fd)
     except (ListenError, StateError) as error:
         print(f"vhost9p: {error}", file=sys.stderr)
         return EXIT_FAILURE
@@ -130,7 +131,7 @@ def run(config: Config) -> int:
     code = 0
     loop = uvloop.new_event_loop()
     try:
-        loop.run_until_complete(daemon.serve(stop_fd))
+        loop.run_until_complete(daemon.serve())
     except OSError as error:
         print(f"vhost9p: {error}", file=sys.stderr)
         code = EXIT_FAILURE
