@@ -65,6 +65,6 @@ def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int
 
 
 def take_stop_signals(fd: int, patience: float) -> None:
-    """From now on SIGTERM and SIGINT, which all threads have blocked, are written to an eventfd, and
-    the process ends with status 0 so many seconds after the first of them at the latest."""
+    """From now on SIGTERM and SIGINT, blocked in all threads, are written to an eventfd, and the
+    process ends with status 0 so many seconds after the first of them at the latest."""
     check(lib.v9_stop_start(fd, round(patience * 1000)))
