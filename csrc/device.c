@@ -1,5 +1,6 @@
 /*
- * device: what the frontend sets up: memory, ring, life cycle; and the fid calls of Python.
+ * device: what the frontend sets up: memory and life cycle (device_ring.c: the ring); and the fid
+ * calls of Python.
  *
  * The ring runs while it is started (a kick descriptor was given), enabled, mapped and whole.
  * Memory may change while it runs: the device pauses, waits for the requests that threads may be
@@ -9,11 +10,8 @@
 #include "serve.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "linger.h"
 
@@ -73,16 +71,12 @@ uint32_t v9_device_account(const v9_device *dev)
     return dev->fids.nodes.account;
 }
 
-static void set_fd(int *where, int fd)
-{
-    if (*where >= 0)
-        v9_budget_close(*where);
-    *where = fd;
-}
-
 int v9_device_free(v9_device *dev)
 {
-    v9_ring_pause(dev);
+    pthread_mutex_lock(&dev->lock);
+    dev->paused = true;
+    v9_ring_release(dev);
+    pthread_mutex_unlock(&dev->lock);
     if (!v9_threads_stop(dev)) {
         v9_pressure_leave(&dev->fids.holder, false);
         return 0; /* they will look at it */
@@ -91,9 +85,6 @@ int v9_device_free(v9_device *dev)
     v9_mem_bury(&dev->graveyard);
     v9_mem_destroy(&dev->mem);
     v9_fids_destroy(&dev->fids);
-    set_fd(&dev->kick_fd, -1);
-    v9_notifier_set(&dev->notify.call, NULL);
-    v9_notifier_set(&dev->notify.err, NULL);
     munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
     pthread_cond_destroy(&dev->idle);
     pthread_mutex_destroy(&dev->lock);
@@ -227,13 +218,7 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
 {
     v9_ring_drain(dev, QUIESCE_MS);
     pthread_mutex_lock(&dev->lock);
-    if (dev->kick_fd >= 0)
-        epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
-    set_fd(&dev->kick_fd, -1);
-    v9_notifier_set(&dev->notify.call, NULL);
-    v9_notifier_set(&dev->notify.err, NULL);
-    dev->enabled = dev->poll_ring = false;
-    dev->setup = (struct v9_vring_setup){0};
+    v9_ring_release(dev);
     dev->unsignalled = 0;
     dev->unheard = false;
     if (!keep_memory)
@@ -315,177 +300,6 @@ int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint
         v9_mem_clear(&dev->mem);
     end_memory_change(dev, paused);
     return err;
-}
-
-/* ---- ring --------------------------------------------------------------------------------------
- */
-
-/*
- * Set-up is for a stopped ring: the caller stops it first (v9_ring_pause, v9_ring_drain). A message
- * is checked alone here, and all of them together when the ring starts.
- */
-static int take_setup(struct v9_device *dev, const struct v9_vring_setup *setup)
-{
-    const int err = dev->started ? -EBUSY : 0;
-
-    if (!err)
-        dev->setup = *setup;
-    pthread_mutex_unlock(&dev->lock);
-    return err;
-}
-
-/* Takes the lock, which take_setup gives up. */
-static struct v9_vring_setup begin_setup(struct v9_device *dev)
-{
-    pthread_mutex_lock(&dev->lock);
-    return dev->setup;
-}
-
-int v9_device_set_features(v9_device *dev, uint64_t features)
-{
-    struct v9_vring_setup setup = begin_setup(dev);
-    const bool packed = features >> V9_FEATURE_PACKED & 1;
-
-    if (setup.packed != packed)
-        setup.base = 0; /* the one layout's means nothing in the other */
-    setup.packed = packed;
-    setup.indirect = features >> V9_FEATURE_INDIRECT & 1;
-    setup.event_idx = features >> V9_FEATURE_EVENT_IDX & 1;
-    return take_setup(dev, &setup);
-}
-
-int v9_ring_set_num(v9_device *dev, uint32_t num)
-{
-    struct v9_vring_setup setup = begin_setup(dev);
-    const bool valid = num && num <= V9_VRING_MAX && (setup.packed || !(num & (num - 1)));
-
-    if (valid)
-        setup.num = num;
-    return take_setup(dev, &setup) ? -EBUSY : valid ? 0 : -EINVAL;
-}
-
-int v9_ring_set_base(v9_device *dev, uint32_t base)
-{
-    struct v9_vring_setup setup = begin_setup(dev);
-    const bool valid = setup.packed || base <= UINT16_MAX;
-
-    if (valid)
-        setup.base = base;
-    return take_setup(dev, &setup) ? -EBUSY : valid ? 0 : -EINVAL;
-}
-
-int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail)
-{
-    struct v9_vring_setup setup = begin_setup(dev);
-
-    setup.desc_uva = desc;
-    setup.used_uva = used;
-    setup.avail_uva = avail;
-    return take_setup(dev, &setup);
-}
-
-static int duplicate(int fd)
-{
-    int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    return fd >= 0 && copy < 0 ? -errno : copy;
-}
-
-/* Starts the ring unless it runs. NULL, or why it cannot. */
-static const char *start_ring(struct v9_device *dev)
-{
-    const char *reason = NULL;
-
-    if (!dev->started) {
-        v9_mem_restore(&dev->mem);
-        reason = v9_vring_start(&dev->ring, &dev->setup, &dev->mem);
-    }
-    if (!reason)
-        dev->started = dev->ring.must_signal = true;
-    return reason;
-}
-
-/* Takes the new kick descriptor, -1 for none, in place of the old one. */
-static void take_kick(struct v9_device *dev, int fd)
-{
-    if (dev->kick_fd >= 0)
-        epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
-    set_fd(&dev->kick_fd, fd);
-    dev->poll_ring = fd < 0;
-    dev->paused = false;
-}
-
-int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason)
-{
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
-    int copy = duplicate(fd), err = 0;
-
-    *reason = NULL;
-    if (fd >= 0 && copy < 0)
-        return copy;
-    pthread_mutex_lock(&dev->lock);
-    if (copy >= 0 && epoll_ctl(dev->epoll_fd, EPOLL_CTL_ADD, copy, &event) < 0)
-        err = -errno;
-    if (!err && (*reason = start_ring(dev))) {
-        err = -EINVAL;
-        epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, copy, NULL);
-    }
-    if (!err)
-        take_kick(dev, copy);
-    pthread_mutex_unlock(&dev->lock);
-    if (err && copy >= 0)
-        v9_budget_close(copy);
-    v9_threads_nudge(dev);
-    return err;
-}
-
-uint32_t v9_ring_is_started(v9_device *dev)
-{
-    bool started;
-
-    pthread_mutex_lock(&dev->lock);
-    started = dev->started;
-    pthread_mutex_unlock(&dev->lock);
-    return started;
-}
-
-int v9_ring_set_call(v9_device *dev, int32_t fd)
-{
-    struct v9_notifier *call;
-    int err = v9_notifier_new(fd, &call);
-
-    if (err)
-        return err;
-    pthread_mutex_lock(&dev->lock);
-    v9_notifier_set(&dev->notify.call, call);
-    /* What was completed while there was no call descriptor is signalled now. */
-    dev->ring.must_signal = true;
-    dev->unsignalled += dev->unheard;
-    v9_device_signal(dev);
-    pthread_mutex_unlock(&dev->lock);
-    v9_threads_nudge(dev);
-    return 0;
-}
-
-int v9_ring_set_err(v9_device *dev, int32_t fd)
-{
-    struct v9_notifier *notifier;
-    int err = v9_notifier_new(fd, &notifier);
-
-    if (err)
-        return err;
-    pthread_mutex_lock(&dev->lock);
-    v9_notifier_set(&dev->notify.err, notifier);
-    pthread_mutex_unlock(&dev->lock);
-    return 0;
-}
-
-int v9_ring_enable(v9_device *dev, uint32_t enable)
-{
-    pthread_mutex_lock(&dev->lock);
-    dev->enabled = enable != 0;
-    pthread_mutex_unlock(&dev->lock);
-    v9_threads_nudge(dev); /* a kick before this was not lost: the ring is looked at again */
-    return 0;
 }
 
 /* ---- fids, for Python --------------------------------------------------------------------------

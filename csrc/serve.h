@@ -7,7 +7,7 @@
  * delay.c   requests that wait for their time, and throttle.c, which tells them when that is
  * threads.c the serving threads, and pace.c, which tells how long they stay awake
  * notify.c  its call and err descriptors
- * device.c  what the frontend sets up: memory, ring, life cycle
+ * device.c  what the frontend sets up: memory, life cycle; device_ring.c: its ring
  * fast_*.c  the requests that C answers; fast_unix.c those that only 9P2000.u has
  *
  * One mutex per device guards everything here; no file system call is made under it. A request is
@@ -192,6 +192,10 @@ int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kin
                        struct v9_worker *worker);
 /* Python is told what has come up. */
 void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker); /* [locked] */
+
+/* device_ring.c */
+/* Forgets all that the frontend has set a stopped ring up with. */
+void v9_ring_release(struct v9_device *dev); /* [locked] */
 
 /* answer.c */
 /* Writes a whole reply, or the dialect's error, into the guest's buffers; returns its size. */

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 OPENS = re.compile(r"\b(?:open|openat|open_by_handle_at|memfd_create)\(|\bSYS_openat2\b|\bF_DUPFD_")
 OWN = {
     "attr.c": 2,  # an export's root and /proc/self/fd, when it is made
-    "device.c": 1,  # the kick descriptor
+    "device_ring.c": 1,  # the kick descriptor
     "fid.c": 1,  # the table's arena
     "guest_mem.c": 1,  # a region of guest memory: v9_device_mem_add bounds them
     "mounts.c": 1,  # the table of mounts, when an export is made

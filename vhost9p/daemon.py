@@ -106,7 +106,8 @@ class Daemon:
     """All devices of one configuration."""
 
     def __init__(self, config: Config, stop_fd: int) -> None:
-        """Opens everything; raises OSError, StateError, ListenError, _Stopped."""
+        """Opens everything; raises OSError, StateError, ListenError, _Stopped. `stop_fd` becomes
+        readable when a signal to stop has come."""
         self._config = config
         self._stop_fd = stop_fd
         self._served: list[tuple[Device, Listener, DeviceConfig]] = []

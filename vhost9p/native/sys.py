@@ -65,8 +65,8 @@ def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int
 
 
 def take_stop_signals(fd: int, patience: float) -> None:
-    """Writes SIGTERM and SIGINT, which all threads have blocked, to an eventfd from now on; ends
-    the process with status 0 so many seconds after the first of them at the latest."""
+    """From now on SIGTERM and SIGINT, blocked in all threads, are written to an eventfd, and the
+    process ends with status 0 so many seconds after the first of them at the latest."""
     check(lib.v9_stop_start(fd, round(patience * 1000)))
 
 
