@@ -310,17 +310,28 @@ int v9_attr_complete(v9_export *ex, int32_t fd, int64_t moment, struct v9_attr *
     return read_mapped(ex, fd, "", -1, moment, attr);
 }
 
+int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t moment,
+                          struct v9_attr *attr)
+{
+    return read_mapped(ex, fd, "", meta_fd, moment, attr);
+}
+
+int v9_attr_look(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
+{
+    int err = v9_attr_glance(fd, name, attr);
+
+    if (!err && ex->disguises)
+        put_on_disguise(ex, attr);
+    return err;
+}
+
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *attr)
 {
     const int64_t moment = ex->recall ? v9_recall_now() : 0;
-    int err = v9_attr_glance(fd, name, attr);
+    int err = v9_attr_look(ex, fd, name, attr);
 
-    if (err)
-        return err;
-    if (ex->disguises)
-        put_on_disguise(ex, attr);
-    return read_mapped(ex, fd, name, meta_fd, moment, attr);
+    return err ? err : read_mapped(ex, fd, name, meta_fd, moment, attr);
 }
 
 int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_made *made,
@@ -330,12 +341,8 @@ int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct 
 
     if (!made->kept.has)
         return v9_attr_read_held(ex, fd, name, made->meta_fd, attr);
-    err = v9_attr_glance(fd, name, attr);
-    if (err)
-        return err;
-    if (ex->disguises)
-        put_on_disguise(ex, attr);
-    return complete(ex, &made->kept, attr);
+    err = v9_attr_look(ex, fd, name, attr);
+    return err ? err : complete(ex, &made->kept, attr);
 }
 
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)

@@ -10,12 +10,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "linger.h"
+#include "way.h"
 
 enum { QUIESCE_MS = 2000 }; /* the frontend waits in its main loop: the VM stands still meanwhile */
 
@@ -451,8 +454,18 @@ void v9_fid_put(v9_device *dev, uint32_t handle)
 int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr)
 {
-    const struct v9_fid_new as = {number, uid, flags, -1, 0};
+    char path[PATH_MAX];
+    const int size = path_fd < 0 ? -1 : v9_way_path(dev->exports[export], path_fd, "", path);
+    const struct v9_route route = {
+        .root = (int32_t)export,
+        .size = size > 0 ? (uint32_t)size : 0,
+        .text = path,
+        .now = v9_dentry_now(),
+    };
+    const bool has_name = size > 0 || size == -EBUSY; /* the root */
+    const struct v9_fid_new as = {number, uid, flags, -1, 0, has_name ? &route : NULL};
     const struct v9_found file = {path_fd, -1, export, attr};
+
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
 
@@ -460,8 +473,20 @@ int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_f
                   const struct v9_attr *attr)
 {
     struct v9_fid *old = &dev->fids.entries[handle];
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags};
     const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
+    const char *slash, *name = "";
+    char path[PATH_MAX];
+    struct v9_route route = {.from = old->dentry, .root = -1, .now = v9_dentry_now()};
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, &route};
+
+    if (v9_way_path(dev->exports[file.export], path_fd, "", path) > 0) {
+        slash = strrchr(path, '/');
+        name = slash ? slash + 1 : path;
+    }
+    route.text = name;
+    route.size = (uint32_t)strlen(name);
+    if (!route.size)
+        route.from = 0;
 
     return v9_fids_enter(&dev->fids, &as, &file, old);
 }

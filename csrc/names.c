@@ -18,6 +18,7 @@ int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds)
 
     v9_epoch_change(&dev->exports[export]->moves, true);
     pthread_mutex_lock(&dev->fids.lock);
+    v9_dentry_split_all(&dev->fids.dentries);
     concerned = nodes->park.count > 0 || (kinds & V9_NAMES_FILE && nodes->lasting[0]) ||
                 (kinds & V9_NAMES_DIRECTORY && nodes->lasting[1]);
     pthread_mutex_unlock(&dev->fids.lock);
@@ -48,6 +49,30 @@ int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name)
 {
     v9_idle_renamed(&dev->fids, export, old, name);
+}
+
+void v9_names_lost(v9_device *dev, uint32_t handle, const char *name)
+{
+    v9_fids_lost(&dev->fids, &dev->fids.entries[handle], name);
+}
+
+/* Whether a rename was none, since both names are of one file (rename(2)). */
+static bool is_there(struct v9_device *dev, const struct v9_fid *fid, const char *name)
+{
+    const struct v9_node *node = v9_fids_node(&dev->fids, fid);
+    struct v9_attr attr;
+
+    return *name && !v9_attr_glance(node->path_fd, name, &attr);
+}
+
+void v9_names_moved(v9_device *dev, uint32_t handle, const char *name, int64_t directory,
+                    const char *into)
+{
+    const struct v9_fid *fid = &dev->fids.entries[handle];
+
+    if (!is_there(dev, fid, name))
+        v9_fids_renamed(&dev->fids, fid, name,
+                        directory < 0 ? NULL : &dev->fids.entries[directory], into);
 }
 
 void v9_names_end(v9_device *dev, uint32_t export)

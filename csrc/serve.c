@@ -337,9 +337,12 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
     int result;
 
-    if (!handler)
-        return V9_PASS;
-    result = handler(dev, r, &in, scratch);
+    if (!handler) {
+        result = v9_fast_prepare(dev, r);
+        result = result ? result : V9_PASS;
+    } else {
+        result = handler(dev, r, &in, scratch);
+    }
     if (result == V9_PASS || result == -V9_NOT_YET ||
         (result < 0 && question_kind(result) != V9_UP_REQUEST))
         return result;

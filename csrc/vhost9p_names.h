@@ -86,5 +86,10 @@ int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
 /* A directory has been renamed; paths as v9_names_path tells them. */
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
 void v9_names_end(v9_device *dev, uint32_t export);
+/* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's
+ * own name (""), is gone, or has become `into` in the directory of another (-1: its own). */
+void v9_names_lost(v9_device *dev, uint32_t handle, const char *name);
+void v9_names_moved(v9_device *dev, uint32_t handle, const char *name, int64_t directory,
+                    const char *into);
 
 #endif

@@ -1,4 +1,4 @@
-// sources: account.c attr.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
+// sources: account.c attr.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c idle.c idmap.c model.c
 // model_text.c model_xattr.c node.c park.c pressure.c qidmap.c quota.c sys.c way.c
 /*
  * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
@@ -177,7 +177,7 @@ static void make_file(const char *name)
 /* Enters a fid for a file, opened with `flags` (-1: not opened). */
 static int enter(uint32_t number, const char *name, int flags)
 {
-    struct v9_fid_new as = {number, 0, 0, -1, flags};
+    struct v9_fid_new as = {number, 0, 0, -1, flags, NULL};
     struct v9_found file = {-1, -1, 0, NULL};
     char path[PATH_MAX];
     struct v9_attr attr;
@@ -346,7 +346,7 @@ static void *use(void *seed_of)
         if (i % 4 < 2)
             CHECK(pread(fid->io_fd, data, sizeof(data), 0) > 0 && !strcmp(data, name));
         if (turn % 5 == 0)
-            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i));
+            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i), false);
         v9_fids_unpin(&fids, fid);
         if (turn % 5 == 2)
             v9_fids_remove(&fids, (uint32_t)(1000 + i));
