@@ -147,6 +147,10 @@ void v9_found_close(const struct v9_found *found);
 bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid);
 /* The guest has removed an entry of a pinned fid's directory, or the fid's own name (""). */
 void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name);
+/* A pinned fid's own name, in the directory that *fd becomes the descriptor of: *node is its node,
+ * to be stepped off; 0: none, the export's root. false: it has none. */
+bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                      int32_t *fd, uint32_t *node);
 /* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. */
 void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
                      const struct v9_fid *into, const char *new);

@@ -101,6 +101,32 @@ void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *na
     pthread_mutex_unlock(&fids->lock);
 }
 
+bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                      int32_t *fd, uint32_t *node)
+{
+    const struct v9_dentry *dentry;
+    const char *text = "";
+    uint32_t above;
+
+    pthread_mutex_lock(&fids->lock);
+    *node = 0;
+    *fd = -1;
+    above = find_entry(fids, fid, &text);
+    if (above) {
+        strcpy(name, text);
+        dentry = v9_dentry_at(&fids->dentries, above);
+        *node = dentry->node;
+        *fd = dentry->parent ? -1 : fids->exports[dentry->export]->conf.root_fd;
+    }
+    if (*node) {
+        *fd = fids->nodes.entries[*node - 1].path_fd;
+        fids->nodes.entries[*node - 1].refs++;
+        fids->nodes.entries[*node - 1].pins++;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    return *fd >= 0;
+}
+
 void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
                      const struct v9_fid *into, const char *new)
 {

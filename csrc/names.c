@@ -59,10 +59,16 @@ void v9_names_lost(v9_device *dev, uint32_t handle, const char *name)
 /* Whether a rename was none, since both names are of one file (rename(2)). */
 static bool is_there(struct v9_device *dev, const struct v9_fid *fid, const char *name)
 {
-    const struct v9_node *node = v9_fids_node(&dev->fids, fid);
+    char own[V9_NAME_SIZE];
     struct v9_attr attr;
+    uint32_t above = 0;
+    int32_t fd = v9_fids_node(&dev->fids, fid)->path_fd;
+    bool is = *name || v9_fids_own_name(&dev->fids, fid, own, &fd, &above);
 
-    return *name && !v9_attr_glance(node->path_fd, name, &attr);
+    is = is && !v9_attr_glance(fd, *name ? name : own, &attr);
+    if (above)
+        v9_fids_step_off(&dev->fids, above);
+    return is;
 }
 
 void v9_names_moved(v9_device *dev, uint32_t handle, const char *name, int64_t directory,
