@@ -75,7 +75,8 @@ static uint32_t collect(const struct look *look, uint32_t at, uint32_t levels[LE
     uint32_t count = 0;
 
     for (; !is_believed(dentry_at(look, at), look->now); at = dentry_at(look, at)->parent) {
-        v9_dentry_split(dentries, at);
+        if (dentry_at(look, at)->many)
+            v9_dentry_split_all(dentries);
         levels[count++ % LEVELS] = at;
     }
     return count;
@@ -97,8 +98,8 @@ static int hold_above(struct look *look, uint32_t at)
     look->fd = look->ex->conf.root_fd;
     if (!above->parent)
         return 0;
-    if (!above->node)
-        return -ENOENT; /* removed before anybody has looked at it */
+    if (above->gone || !above->node)
+        return -ENOENT;
     look->above = above->node;
     node = &fids->nodes.entries[look->above - 1];
     node->refs++;

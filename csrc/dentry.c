@@ -137,7 +137,7 @@ static uint32_t make(struct v9_dentries *dentries, uint32_t parent, const char *
     return at;
 }
 
-/* With a reference: the dentry of a name, made if there is none. */
+/* With a reference: the dentry of a text, made if there is none. */
 static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const char *text,
                          size_t size)
 {
@@ -152,9 +152,28 @@ static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const ch
         return 0;
     v9_dentry_at(dentries, parent)->refs++;
     enter(dentries, at);
-    if (memchr(text, '/', size))
-        list(dentries, at, true);
+    list(dentries, at, memchr(text, '/', size) != NULL);
     return at;
+}
+
+/*
+ * The same, so that there is one dentry for each name: while there is one of several components,
+ * none of the first of these is beside it.
+ */
+static uint32_t reach(struct v9_dentries *dentries, uint32_t parent, const char *text, size_t size)
+{
+    const char *slash;
+    uint32_t above;
+
+    while ((slash = memchr(text, '/', size)) &&
+           (above = find(dentries, parent, text, (size_t)(slash - text)))) {
+        parent = above;
+        size -= (size_t)(slash + 1 - text);
+        text = slash + 1;
+    }
+    if (!slash && dentries->many && !find(dentries, parent, text, size))
+        v9_dentry_split_all(dentries);
+    return child_of(dentries, parent, text, size);
 }
 
 static uint32_t root_of(struct v9_dentries *dentries, uint32_t export)
@@ -174,12 +193,13 @@ uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *r
     uint32_t at = route->root >= 0 ? root_of(dentries, (uint32_t)route->root) : route->from;
 
     for (uint32_t i = 0; at && i < route->ups; i++) {
-        v9_dentry_split(dentries, at);
+        if (v9_dentry_at(dentries, at)->many)
+            v9_dentry_split_all(dentries);
         if (v9_dentry_at(dentries, at)->parent)
             at = v9_dentry_at(dentries, at)->parent;
     }
     if (at && route->size)
-        return child_of(dentries, at, route->text, route->size);
+        return reach(dentries, at, route->text, route->size);
     if (at)
         v9_dentry_at(dentries, at)->refs++;
     return at;
@@ -257,15 +277,27 @@ static bool set_text(struct v9_dentries *dentries, struct v9_dentry *dentry, con
     return true;
 }
 
+static void split(struct v9_dentries *dentries, uint32_t at);
+
+/* Splits those whose text another one begins with. */
+static void split_shorter(struct v9_dentries *dentries, uint32_t parent, const char *text)
+{
+    const char *slash = strchr(text, '/');
+    uint32_t at;
+
+    while ((slash = strchr(slash + 1, '/')))
+        if ((at = find(dentries, parent, text, (size_t)(slash - text))))
+            split(dentries, at);
+}
+
 /* Each component but the last gets a dentry, which holds those above it. */
-void v9_dentry_split(struct v9_dentries *dentries, uint32_t at)
+static void split(struct v9_dentries *dentries, uint32_t at)
 {
     struct v9_dentry *dentry = v9_dentry_at(dentries, at);
     const char *text = v9_dentry_text(dentries, dentry), *slash;
     uint32_t parent = dentry->parent, child;
 
-    if (!dentry->many)
-        return;
+    split_shorter(dentries, parent, text);
     take_out(dentries, at);
     list(dentries, at, false);
     while ((slash = strchr(text, '/'))) {
@@ -286,15 +318,17 @@ void v9_dentry_split(struct v9_dentries *dentries, uint32_t at)
 void v9_dentry_split_all(struct v9_dentries *dentries)
 {
     while (dentries->many)
-        v9_dentry_split(dentries, dentries->many);
+        split(dentries, dentries->many);
 }
 
-void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name)
+void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone)
 {
     uint32_t at;
 
-    while ((at = v9_dentry_find(dentries, parent, name)))
+    while ((at = v9_dentry_find(dentries, parent, name))) {
         fix(dentries, at);
+        v9_dentry_at(dentries, at)->gone = gone;
+    }
 }
 
 static bool is_below(const struct v9_dentries *dentries, uint32_t at, uint32_t above)
@@ -311,7 +345,7 @@ void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *o
 
     if (parent == into && !strcmp(old, name))
         return;
-    v9_dentry_lose(dentries, into, name);
+    v9_dentry_lose(dentries, into, name, true);
     /* They leave the table before any enters it anew. */
     while ((at = v9_dentry_find(dentries, parent, old))) {
         take_out(dentries, at);

@@ -37,6 +37,7 @@ struct v9_dentry {
     uint16_t size, room;       /* of the text, and for it, without the NUL */
     uint16_t export;
     bool fixed, hashed, many;
+    bool gone; /* fixed, since the guest has removed it: there is nothing below it */
     char text[];
 };
 
@@ -83,11 +84,11 @@ void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t node, ui
                     struct v9_node_fds *spare);
 /* Whether a dentry stands for this node: its own one, or one of the same file. */
 bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t node);
-/* Splits a dentry of several components; all of them. */
-void v9_dentry_split(struct v9_dentries *dentries, uint32_t at);
+/* Splits the dentries of several components. */
 void v9_dentry_split_all(struct v9_dentries *dentries);
-/* The guest has removed a name of a directory. */
-void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name);
+/* A name of a directory stands for what it was: the guest has removed it (`gone`), or renamed it to
+ * where it is not known. */
+void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone);
 /* The guest has renamed. */
 void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
                     const char *name);

@@ -79,9 +79,9 @@ static uint32_t find_entry(struct v9_fids *fids, const struct v9_fid *fid, const
 {
     uint32_t at = directory_of(fids, fid);
 
+    v9_dentry_split_all(&fids->dentries);
     if (!at || **name)
         return at;
-    v9_dentry_split(&fids->dentries, at);
     *name = v9_dentry_text(&fids->dentries, v9_dentry_at(&fids->dentries, at));
     return v9_dentry_at(&fids->dentries, at)->fixed ? 0
                                                     : v9_dentry_at(&fids->dentries, at)->parent;
@@ -96,7 +96,7 @@ void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *na
     above = find_entry(fids, fid, &name);
     if (above) {
         strcpy(text, name);
-        v9_dentry_lose(&fids->dentries, above, text);
+        v9_dentry_lose(&fids->dentries, above, text, true);
     }
     pthread_mutex_unlock(&fids->lock);
 }
@@ -141,8 +141,8 @@ void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char 
     if (from && to)
         v9_dentry_move(&fids->dentries, from, text, to, new);
     else if (from)
-        v9_dentry_lose(&fids->dentries, from, text); /* it has a name that is not known */
+        v9_dentry_lose(&fids->dentries, from, text, false);
     else if (to)
-        v9_dentry_lose(&fids->dentries, to, new);
+        v9_dentry_lose(&fids->dentries, to, new, true);
     pthread_mutex_unlock(&fids->lock);
 }

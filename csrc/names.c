@@ -18,7 +18,6 @@ int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds)
 
     v9_epoch_change(&dev->exports[export]->moves, true);
     pthread_mutex_lock(&dev->fids.lock);
-    v9_dentry_split_all(&dev->fids.dentries);
     concerned = nodes->park.count > 0 || (kinds & V9_NAMES_FILE && nodes->lasting[0]) ||
                 (kinds & V9_NAMES_DIRECTORY && nodes->lasting[1]);
     pthread_mutex_unlock(&dev->fids.lock);
