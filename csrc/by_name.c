@@ -2,13 +2,13 @@
  * by_name: fids stand for names, until they are opened.
  *
  * Linux's client keeps a fid for each directory entry that a process of the guest has in use, and
- * asks for nothing by name as long as it has that: it clones the fid, walks on from it, asks for its
- * attributes. If fids were files, a guest whose process holds a file open, or stands in a directory,
- * would go on seeing what the host has long replaced. So a fid is looked at before it is used. Each
- * component of its name, from the export's root on, is asked for in the directory above it, whose
- * descriptor is held: one statx(2) each, which opens nothing and follows nothing. Where the file is
- * the one that the name led to before, that is all. Where it is another one, a step is taken to it
- * as of a walk, the name leads there from now on, and so does the fid.
+ * asks for nothing by name as long as it has that: it clones the fid, walks on from it, asks for
+ * its attributes. If fids were files, a guest whose process holds a file open, or stands in a
+ * directory, would go on seeing what the host has long replaced. So a fid is looked at before it is
+ * used. Each component of its name, from the export's root on, is asked for in the directory above
+ * it, whose descriptor is held: one statx(2) each, which opens nothing and follows nothing. Where
+ * the file is the one that the name led to before, that is all. Where it is another one, a step is
+ * taken to it as of a walk, the name leads there from now on, and so does the fid.
  *
  * What was looked at is believed for BELIEF_NS, which is less than it takes to tell a guest that
  * something on the host has changed. So a directory from which many files are asked for is looked
@@ -48,11 +48,11 @@ struct look {
     v9_export *ex;
     uint32_t leaf;
     uint64_t now;
-    uint32_t moves;           /* moment of ex->moves */
-    uint32_t above;           /* node of the directory that is looked into, pinned; 0: the root */
-    uint32_t lost;            /* that directory's dentry, whose node is not to be had again; or 0 */
-    int32_t fd;               /* its descriptor */
-    char name[V9_NAME_SIZE];  /* what is looked for in it */
+    uint32_t moves;          /* moment of ex->moves */
+    uint32_t above;          /* node of the directory that is looked into, pinned; 0: the root */
+    uint32_t lost;           /* that directory's dentry, whose node is not to be had again; or 0 */
+    int32_t fd;              /* its descriptor */
+    char name[V9_NAME_SIZE]; /* what is looked for in it */
     struct v9_attr attr;
 };
 
@@ -223,7 +223,11 @@ static int look_at_name(struct v9_device *dev, struct v9_request *r, const struc
 {
     const struct timespec pause = {0, 1000000};
     struct look look = {
-        .dev = dev, .r = r, .use = use, .leaf = fid->dentry, .now = now,
+        .dev = dev,
+        .r = r,
+        .use = use,
+        .leaf = fid->dentry,
+        .now = now,
         .ex = v9_node_export(dev, v9_fids_node(&dev->fids, fid)),
     };
     uint32_t levels[LEVELS], count;

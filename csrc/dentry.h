@@ -27,14 +27,14 @@
 #include "node.h"
 
 struct v9_dentry {
-    uint64_t checked;          /* v9_dentry_now() of when the name led to the node; 0: never */
-    uint32_t parent;           /* 0: the root of an export */
-    uint32_t next, prev;       /* in the bucket's chain, while it is hashed */
-    uint32_t refs;             /* fids, dentries below it, and who looks at it */
-    uint32_t node;             /* index + 1, with a reference; 0: not known, or an export's root */
-    uint32_t longer, shorter;  /* in the list of those of several components */
-    uint32_t far;              /* where the text is that has no room here; 0: it has */
-    uint16_t size, room;       /* of the text, and for it, without the NUL */
+    uint64_t checked;         /* v9_dentry_now() of when the name led to the node; 0: never */
+    uint32_t parent;          /* 0: the root of an export */
+    uint32_t next, prev;      /* in the bucket's chain, while it is hashed */
+    uint32_t refs;            /* fids, dentries below it, and who looks at it */
+    uint32_t node;            /* index + 1, with a reference; 0: not known, or an export's root */
+    uint32_t longer, shorter; /* in the list of those of several components */
+    uint32_t far;             /* where the text is that has no room here; 0: it has */
+    uint16_t size, room;      /* of the text, and for it, without the NUL */
     uint16_t export;
     bool fixed, hashed, many;
     bool gone; /* fixed, since the guest has removed it: there is nothing below it */

@@ -65,8 +65,8 @@ static int look_at(v9_export *ex, struct v9_request *r, int fd, const char *name
  */
 
 /* The fid comes to stand for the file, which takes the descriptors over. */
-static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                  const char *name, const struct v9_attr *attr)
+static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid, const char *name,
+                  const struct v9_attr *attr)
 {
     const struct v9_route route = {fid->dentry, -1, 0, (uint32_t)strlen(name), name, 0};
     const struct v9_fid_new as = {fid->number,   fid->uid,         0,
@@ -250,8 +250,8 @@ int v9_fast_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *i
  */
 
 /* What is parked keeps its file (idle.h), and nothing lingers of what is removed. */
-static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid,
-                        const struct v9_node *node, const char *name, bool directory)
+static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid, const struct v9_node *node,
+                        const char *name, bool directory)
 {
     const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
     int err;
@@ -282,7 +282,8 @@ int v9_fast_unlinkat(struct v9_device *dev, struct v9_request *r, struct v9_in *
         err = pin_directory(dev, r, number, &fid, &node);
     if (err)
         return err;
-    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL : unlink_entry(dev, fid, node, name, flags != 0);
+    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL
+                                             : unlink_entry(dev, fid, node, name, flags != 0);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;

@@ -515,7 +515,8 @@ int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
     pthread_mutex_lock(&fids->lock);
     node = v9_dentry_at(&fids->dentries, fid->dentry)->node;
     if (!v9_dentry_is(&fids->dentries, fid->dentry, fid->node)) {
-        err = node ? enter_again(fids, fid, fid->number, node, fid->dentry, fid, &closing) : -ENOENT;
+        err =
+            node ? enter_again(fids, fid, fid->number, node, fid->dentry, fid, &closing) : -ENOENT;
         err = err ? err : 1;
     }
     pthread_mutex_unlock(&fids->lock);

@@ -85,7 +85,7 @@ struct v9_fids {
 /* What a fid that is to be entered is, beside the file that it stands for. */
 struct v9_fid_new {
     uint32_t number, uid, flags;
-    int32_t io_fd, io_flags; /* io_fd -1: not open */
+    int32_t io_fd, io_flags;      /* io_fd -1: not open */
     const struct v9_route *route; /* NULL: it is not known by which name */
 };
 

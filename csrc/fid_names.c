@@ -83,8 +83,7 @@ static uint32_t find_entry(struct v9_fids *fids, const struct v9_fid *fid, const
     if (!at || **name)
         return at;
     *name = v9_dentry_text(&fids->dentries, v9_dentry_at(&fids->dentries, at));
-    return v9_dentry_at(&fids->dentries, at)->fixed ? 0
-                                                    : v9_dentry_at(&fids->dentries, at)->parent;
+    return v9_dentry_at(&fids->dentries, at)->fixed ? 0 : v9_dentry_at(&fids->dentries, at)->parent;
 }
 
 void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name)

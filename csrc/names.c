@@ -76,8 +76,8 @@ void v9_names_moved(v9_device *dev, uint32_t handle, const char *name, int64_t d
     const struct v9_fid *fid = &dev->fids.entries[handle];
 
     if (!is_there(dev, fid, name))
-        v9_fids_renamed(&dev->fids, fid, name,
-                        directory < 0 ? NULL : &dev->fids.entries[directory], into);
+        v9_fids_renamed(&dev->fids, fid, name, directory < 0 ? NULL : &dev->fids.entries[directory],
+                        into);
 }
 
 void v9_names_end(v9_device *dev, uint32_t export)

@@ -211,9 +211,9 @@ v9_handler v9_fast_lcreate, v9_fast_mkdir, v9_fast_mknod, v9_fast_symlink, v9_fa
 struct v9_use {
     struct v9_fid *fid;
     struct v9_node *node;
-    uint64_t now;       /* v9_dentry_now() of before its name was looked at; 0: it was not */
-    bool seen;          /* attr is what v9_attr_look told of the file just now, after moment */
-    int64_t moment;     /* v9_recall_now() */
+    uint64_t now;   /* v9_dentry_now() of before its name was looked at; 0: it was not */
+    bool seen;      /* attr is what v9_attr_look told of the file just now, after moment */
+    int64_t moment; /* v9_recall_now() */
     struct v9_attr attr;
 };
 /*

@@ -614,9 +614,11 @@ def test_an_open_directory_stays(edits: Edits) -> None:
 def test_created_files(edits: Edits) -> None:
     """What the guest has just created stands for the file, then its name does for what has it."""
     client = edits.client
-    made = client.make(edits.share.top, b"f", mode=ORDWR) if isinstance(
-        client, UnixClient
-    ) else client.create(edits.share.top, b"f")
+    made = (
+        client.make(edits.share.top, b"f", mode=ORDWR)
+        if isinstance(client, UnixClient)
+        else client.create(edits.share.top, b"f")
+    )
     client.write(made, 0, b"one")
     named = client.walk_to(made)
     edits.put("f", "two")
@@ -731,8 +733,10 @@ def test_mounted_over(export: Path, multidevs: str) -> None:
             finally:
                 subprocess.run(["umount", "--lazy", str(export / "m")], check=True)
             assert client.getattr(fid).size == 1
-            assert client.getattr(above).qid.path == client.getattr(client.walk_to(
-                share.root, b"m")).qid.path
+            assert (
+                client.getattr(above).qid.path
+                == client.getattr(client.walk_to(share.root, b"m")).qid.path
+            )
 
 
 @pytest.mark.parametrize("privileged", [pytest.param(True, marks=needs_root), False])
