@@ -702,11 +702,11 @@ def test_joined_exports(tmp_path: Path) -> None:
             os.rename(tmp_path / name / "d", tmp_path / name / "old")
             (tmp_path / name / "d").mkdir()
             (tmp_path / name / "d" / "f").write_text(f"new {name}")
-        for name, several in fids.items():
+        for each, several in fids.items():
             for fid in several:
                 clone = client.walk_to(fid)
                 client.lopen(clone, os.O_RDONLY)
-                assert client.read(clone, 0, 100) == b"new " + name
+                assert client.read(clone, 0, 100) == b"new " + each
 
 
 @needs_root
