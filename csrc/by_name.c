@@ -44,7 +44,7 @@ enum {
 struct look {
     struct v9_device *dev;
     struct v9_request *r;
-    struct v9_use *use; /* gets the attributes of `leaf`, if that is looked at */
+    struct v9_use *use; /* gets the attributes of all that is looked at, of `leaf` last */
     v9_export *ex;
     uint32_t leaf;
     uint64_t now;
@@ -53,7 +53,6 @@ struct look {
     uint32_t lost;           /* that directory's dentry, whose node is not to be had again; or 0 */
     int32_t fd;              /* its descriptor */
     char name[V9_NAME_SIZE]; /* what is looked for in it */
-    struct v9_attr attr;
 };
 
 static struct v9_dentry *dentry_at(const struct look *look, uint32_t at)
@@ -118,7 +117,7 @@ static bool is_unchanged(struct look *look, uint32_t at)
 {
     const uint32_t node = dentry_at(look, at)->node;
 
-    if (!node || !v9_node_is(&look->dev->fids.nodes, node, &look->attr))
+    if (!node || !v9_node_is(&look->dev->fids.nodes, node, &look->use->attr))
         return false;
     __atomic_store_n(&dentry_at(look, at)->checked, look->now, __ATOMIC_RELAXED);
     return true;
@@ -141,7 +140,7 @@ static int bind(struct look *look, uint32_t at, const struct v9_found *found)
     if (err)
         return err;
     pthread_mutex_lock(&fids->lock);
-    if (dentry_at(look, at)->fixed || is_moving(look)) {
+    if (is_moving(look) || dentry_at(look, at)->fixed) {
         v9_nodes_drop(&fids->nodes, node, &before);
         err = AGAIN;
     } else {
@@ -156,7 +155,7 @@ static int bind(struct look *look, uint32_t at, const struct v9_found *found)
 static int step(struct look *look, uint32_t at)
 {
     const uint32_t moment = v9_model_moment(look->ex);
-    struct v9_found found = {-1, -1, look->ex->index, &look->attr};
+    struct v9_found found = {-1, -1, look->ex->index, &look->use->attr};
     v9_export *where = look->ex;
     int err;
 
@@ -166,7 +165,7 @@ static int step(struct look *look, uint32_t at)
     err = where == look->ex ? 0 : -ESTALE; /* walks that cross have no such names */
     if (!err) {
         found.meta_fd = v9_model_stepped(where, look->fd, look->name, found.path_fd, moment);
-        err = v9_fast_attr(where, look->r, found.path_fd, "", found.meta_fd, &look->attr);
+        err = v9_fast_attr(where, look->r, found.path_fd, "", found.meta_fd, &look->use->attr);
     }
     if (!err)
         err = bind(look, at, &found);
@@ -175,46 +174,64 @@ static int step(struct look *look, uint32_t at)
     return err;
 }
 
-/* Looks at a name in the directory that is held. */
-static int look_below(struct look *look, uint32_t at)
+/* What was looked for is not what it was: steps to it. */
+static int look_again(struct look *look, uint32_t at, int err)
 {
-    const int64_t moment = look->ex->recall ? v9_recall_now() : 0;
-    struct v9_fids *fids = &look->dev->fids;
-    int err = v9_attr_look(look->ex, look->fd, look->name, &look->attr);
-    bool unchanged;
-
-    if (err && err != -ESTALE)
-        return err;
-    pthread_mutex_lock(&fids->lock);
-    unchanged = !err && is_unchanged(look, at);
-    pthread_mutex_unlock(&fids->lock);
-    if (!unchanged)
-        return step(look, at);
-    if (at == look->leaf) {
-        look->use->seen = true;
-        look->use->moment = moment;
-        look->use->attr = look->attr;
-    }
-    return 0;
+    if (!err || err == -ESTALE)
+        err = step(look, at);
+    if (look->lost)
+        v9_fids_doubt(&look->dev->fids, look->lost);
+    if (look->above)
+        v9_fids_step_off(&look->dev->fids, look->above);
+    return err < 0 && err > -V9_NO_DEVICE && is_moving(look) ? AGAIN : err;
 }
 
-/* Looks at one name. Those above it are right. */
+/* Looks at one name; those above it are right. The lock is held, but released meanwhile. */
 static int look_at(struct look *look, uint32_t at)
 {
     struct v9_fids *fids = &look->dev->fids;
+    struct v9_node_fds none; /* the dentry has a reference too */
     int err;
 
     look->above = look->lost = 0;
-    pthread_mutex_lock(&fids->lock);
+    look->use->moment = look->ex->recall ? v9_recall_now() : 0;
     err = hold_above(look, at);
     pthread_mutex_unlock(&fids->lock);
     if (!err)
-        err = look_below(look, at);
-    if (look->lost)
-        v9_fids_doubt(fids, look->lost);
-    if (look->above)
-        v9_fids_step_off(fids, look->above);
-    return err < 0 && err > -V9_NO_DEVICE && is_moving(look) ? AGAIN : err;
+        err = v9_attr_look(look->ex, look->fd, look->name, &look->use->attr);
+    pthread_mutex_lock(&fids->lock);
+    if (at != look->leaf && is_moving(look))
+        err = AGAIN; /* only the leaf is held: it may be gone */
+    if (!err && is_unchanged(look, at) &&
+        (!look->above || fids->nodes.entries[look->above - 1].refs > 1)) {
+        if (look->above) {
+            fids->nodes.entries[look->above - 1].pins--;
+            v9_nodes_drop(&fids->nodes, look->above, &none);
+        }
+        look->use->seen = at == look->leaf;
+        return 0;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    err = look_again(look, at, err);
+    pthread_mutex_lock(&fids->lock);
+    return err;
+}
+
+/* Looks at all of a name that is not believed. The lock is held, but released meanwhile. */
+static int look_at_levels(struct look *look)
+{
+    uint32_t levels[LEVELS], count;
+    int err = 0;
+
+    do {
+        count = collect(look, look->leaf, levels);
+        for (uint32_t n = count < LEVELS ? count : LEVELS; n && !err; n--) {
+            err = look_at(look, levels[--count % LEVELS]);
+            if (!err && n > 1 && is_moving(look))
+                err = AGAIN; /* what was collected may be gone */
+        }
+    } while (!err && count);
+    return err;
 }
 
 /* Looks at the name of a pinned fid: 0 when what it leads to is known. */
@@ -222,27 +239,20 @@ static int look_at_name(struct v9_device *dev, struct v9_request *r, const struc
                         uint64_t now, struct v9_use *use)
 {
     const struct timespec pause = {0, 1000000};
-    struct look look = {
-        .dev = dev,
-        .r = r,
-        .use = use,
-        .leaf = fid->dentry,
-        .now = now,
-        .ex = v9_node_export(dev, v9_fids_node(&dev->fids, fid)),
-    };
-    uint32_t levels[LEVELS], count;
-    int err = AGAIN;
+    struct look look;
+    int err;
 
+    look.dev = dev;
+    look.r = r;
+    look.use = use;
+    look.ex = v9_node_export(dev, v9_fids_node(&dev->fids, fid));
+    look.leaf = fid->dentry;
+    look.now = now;
     for (int i = 0; i < PATIENCE; i++) {
         look.moves = v9_epoch_begin(&look.ex->moves);
-        err = 0;
-        do {
-            pthread_mutex_lock(&dev->fids.lock);
-            count = collect(&look, look.leaf, levels);
-            pthread_mutex_unlock(&dev->fids.lock);
-            for (uint32_t n = count < LEVELS ? count : LEVELS; n && !err; n--)
-                err = look_at(&look, levels[--count % LEVELS]);
-        } while (!err && count);
+        pthread_mutex_lock(&dev->fids.lock);
+        err = look_at_levels(&look);
+        pthread_mutex_unlock(&dev->fids.lock);
         if (err != AGAIN)
             return err;
         nanosleep(&pause, NULL);
