@@ -177,6 +177,11 @@ int v9_idle_return(struct v9_fids *fids, const struct v9_fid *pinned)
     return err ? err : return_io(fids, fid);
 }
 
+int v9_idle_return_node(struct v9_fids *fids, uint32_t node)
+{
+    return return_node(fids, node, -1, true);
+}
+
 /* The next parked node of a file after `index`, which is in its chain (0: the first), with a
  * reference more; 0: there is none. */
 static uint32_t next_parked(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)

@@ -1,5 +1,6 @@
-// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
+// sources: account.c attr.c reach.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c
+// idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
+// quota.c sys.c way.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
@@ -116,9 +117,9 @@ static void test_cap(struct v9_fids *fids)
         CHECK(enter(fids, i) == 0);
     CHECK(enter(fids, fids->max) == -EMFILE);
     struct v9_fid *first = pin(fids, 0);
-    CHECK(v9_fids_clone(fids, first, fids->max) == -EMFILE);
+    CHECK(v9_fids_clone(fids, first, fids->max, false) == -EMFILE);
     CHECK(v9_fids_remove(fids, 3) == 0);
-    CHECK(v9_fids_clone(fids, first, fids->max) == 0);
+    CHECK(v9_fids_clone(fids, first, fids->max, false) == 0);
     v9_fids_unpin(fids, first);
     v9_fids_clear(fids);
 }
@@ -150,7 +151,7 @@ static void test_numbers_of_all_kinds(void)
             entered[i] = false;
             count--;
         } else {
-            err = v9_fids_clone(&fids, first, number);
+            err = v9_fids_clone(&fids, first, number, false);
             CHECK(err == (count + 1 < MAX ? 0 : -EMFILE));
             entered[i] = !err;
             count += !err;
@@ -173,7 +174,7 @@ static void test_fids_of_one_file_share_its_node(struct v9_fids *fids)
     CHECK(enter_for(fids, 2, 77, NULL) == 0);
     struct v9_fid *one = pin(fids, 1), *two = pin(fids, 2);
     CHECK(one != two && v9_fids_node(fids, one) == v9_fids_node(fids, two));
-    CHECK(v9_fids_clone(fids, one, 3) == 0 && v9_fids_clone(fids, one, 2) == -EBADF);
+    CHECK(v9_fids_clone(fids, one, 3, false) == 0 && v9_fids_clone(fids, one, 2, false) == -EBADF);
     CHECK(fids->nodes.count == 1 && open_count() == before + 1);
     CHECK(v9_fids_node(fids, one)->refs == 3 && v9_fids_node(fids, one)->pins == 2);
     v9_fids_unpin(fids, one);

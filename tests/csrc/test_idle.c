@@ -1,5 +1,6 @@
-// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
+// sources: account.c attr.c reach.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c
+// idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
+// quota.c sys.c way.c
 /*
  * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
  * while others give their descriptors up and rename and unlink the files.
@@ -395,7 +396,7 @@ static void *use(void *seed_of)
         if (i % 4 < 2)
             CHECK(pread(fid->io_fd, data, sizeof(data), 0) > 0 && !strcmp(data, name));
         if (turn % 5 == 0)
-            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i));
+            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i), false);
         v9_fids_unpin(&fids, fid);
         if (turn % 5 == 2)
             v9_fids_remove(&fids, (uint32_t)(1000 + i));
