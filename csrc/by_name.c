@@ -10,7 +10,7 @@
  * the file is the one that the name led to before, that is all. Where it is another one, a step is
  * taken to it as of a walk, the name leads there from now on, and so does the fid.
  *
- * What was looked at is believed for BELIEF_NS, which is less than it takes to tell a guest that
+ * What was looked at is believed for V9_BELIEF, which is less than it takes to tell a guest that
  * something on the host has changed. So a directory from which many files are asked for is looked
  * at once for all of them, and a fid that was just walked to not at all. Where the attributes are
  * wanted, the look at the last component is the statx that is needed anyway.
@@ -34,7 +34,6 @@
 #include "recall.h"
 
 enum {
-    BELIEF_NS = 50000,
     LEVELS = 64,         /* that are looked at without asking again which are to be */
     PATIENCE = 1000,     /* times, 1 ms each, that a change of names is waited for */
     AGAIN = -4096 - 500, /* no errno: other threads have changed something */
@@ -62,7 +61,7 @@ static struct v9_dentry *dentry_at(const struct look *look, uint32_t at)
 
 static bool is_believed(const struct v9_dentry *dentry, uint64_t now)
 {
-    return __atomic_load_n(&dentry->checked, __ATOMIC_RELAXED) + BELIEF_NS > now ||
+    return now - __atomic_load_n(&dentry->checked, __ATOMIC_RELAXED) < V9_BELIEF ||
            __atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED);
 }
 
@@ -335,14 +334,15 @@ int v9_fast_file(struct v9_device *dev, struct v9_request *r, uint32_t number, s
 
 int v9_fast_passes_name_on(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid)
 {
-    const uint64_t now = v9_dentry_now();
     struct v9_use use;
+    uint64_t now;
     int err = 0;
 
     if (!fid->dentry)
         return 0;
     if (v9_fid_is_by_name(fid))
         return 1; /* it was looked at */
+    now = v9_dentry_now();
     if (!is_believed(v9_dentry_at(&dev->fids.dentries, fid->dentry), now))
         err = look_at_name(dev, r, fid, now, &use);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)

@@ -2,15 +2,6 @@
 #include "dentry.h"
 
 #include <string.h>
-#include <time.h>
-
-uint64_t v9_dentry_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry)
 {

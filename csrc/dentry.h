@@ -22,6 +22,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "heap.h"
 #include "node.h"
@@ -67,8 +68,26 @@ static inline struct v9_dentry *v9_dentry_at(const struct v9_dentries *dentries,
     return v9_heap_at(dentries->heap, at);
 }
 
-/* The time, in ns. */
-uint64_t v9_dentry_now(void);
+/*
+ * The time, and how long a look is believed: some 50 µs. Where the CPU's own counter is at hand it
+ * will do, being read in no time: they run at 1 to 5 GHz. One that jumps ends a belief.
+ */
+#if defined(__x86_64__)
+enum { V9_BELIEF = 120000 };
+static inline uint64_t v9_dentry_now(void)
+{
+    return __builtin_ia32_rdtsc();
+}
+#else
+enum { V9_BELIEF = 50000 };
+static inline uint64_t v9_dentry_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+#endif
 /* The text, with a NUL. */
 const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry);
 /* The dentry that a route leads to, with one more reference; 0: none, or no room. */

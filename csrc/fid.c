@@ -326,16 +326,18 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
 
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct closing closing = NOTHING;
     struct v9_node *node;
+    bool last;
 
     pthread_mutex_lock(&fids->lock);
     node = v9_fids_node(fids, fid);
     if (node)
         node->pins--;
-    drop(fids, fid, &closing);
+    last = fid->refs == 1;
+    fid->refs -= !last;
     pthread_mutex_unlock(&fids->lock);
-    close_all(fids, &closing);
+    if (last)
+        v9_fids_release(fids, fid);
 }
 
 void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
