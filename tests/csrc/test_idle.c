@@ -319,6 +319,23 @@ static void test_open_file_brings_its_node_back(void)
     v9_fids_clear(&fids);
 }
 
+/* A file is read while its fid is clunked: the descriptor is the reader's until the end. */
+static void test_a_clunked_fid_in_use_stays_open(void)
+{
+    const int before = open_count();
+    struct v9_fid *fid;
+    char data[8] = {0};
+
+    make_file("read");
+    age();
+    CHECK(enter(1, "read", O_RDONLY) == 0 && v9_fids_pin(&fids, 1, &fid) == 0);
+    CHECK(v9_fids_remove(&fids, 1) == 0);
+    park_all();
+    CHECK(fid->io_fd >= 0 && pread(fid->io_fd, data, sizeof(data), 0) == 4);
+    v9_fids_unpin(&fids, fid);
+    CHECK(fids.open_count == 0 && open_count() == before);
+}
+
 static void *pin_and_unpin(void *unused)
 {
     struct v9_fid *fid;
@@ -498,6 +515,7 @@ int main(void)
     test_round_trip();
     test_what_stays();
     test_open_file_brings_its_node_back();
+    test_a_clunked_fid_in_use_stays_open();
     test_an_anchor_stays_while_it_is_used();
     test_threads();
     v9_fids_destroy(&fids);
