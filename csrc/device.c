@@ -375,7 +375,7 @@ int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_f
     const char *slash, *name = "";
     char path[PATH_MAX];
     struct v9_route route = {.from = old->dentry, .root = -1, .now = v9_dentry_now()};
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, &route};
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, &route, NULL};
 
     if (v9_way_path(dev->exports[file.export], path_fd, "", path) > 0) {
         slash = strrchr(path, '/');

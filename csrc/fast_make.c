@@ -70,8 +70,8 @@ static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
                   const struct v9_attr *attr)
 {
     const struct v9_route route = {fid->dentry, -1, 0, (uint32_t)strlen(name), name, 0};
-    const struct v9_fid_new as = {fid->number,   fid->uid,         0,
-                                  r->made.io_fd, r->made.io_flags, &route};
+    const struct v9_fid_new as = {fid->number,      fid->uid, 0,   r->made.io_fd,
+                                  r->made.io_flags, &route,   NULL};
     const struct v9_found file = {r->made.path_fd, r->made.meta_fd, r->made_in, attr};
     int err = v9_fids_enter(&dev->fids, &as, &file, fid);
 

@@ -553,7 +553,7 @@ static int enter_again(struct v9_fids *fids, const struct v9_fid *fid, uint32_t 
                        uint32_t node, uint32_t dentry, struct v9_fid *instead,
                        struct closing *closing)
 {
-    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, NULL};
+    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, NULL, NULL};
     int err;
 
     if (!is_vacant(fids, number, instead))

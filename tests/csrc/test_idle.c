@@ -178,21 +178,21 @@ static void make_file(const char *name)
 /* Enters a fid for a file, opened with `flags` (-1: not opened). */
 static int enter(uint32_t number, const char *name, int flags)
 {
-    struct v9_fid_new as = {number, 0, 0, -1, flags, NULL};
+    struct v9_fid_new as = {number, 0, 0, -1, flags, NULL, NULL};
     struct v9_found file = {-1, -1, 0, NULL};
     char path[PATH_MAX];
     struct v9_attr attr;
     int err;
 
     path_to(name, path);
-    file.path_fd = v9_sys_open(AT_FDCWD, path, O_PATH, 0);
+    file.path_fd = v9_sys_reach(AT_FDCWD, path, 0);
     if (file.path_fd < 0)
         return file.path_fd;
     err = v9_attr_read(export, file.path_fd, "", &attr);
     CHECK(err == 0 || err == -V9_NO_DEVICE);
     file.attr = &attr;
     if (flags >= 0)
-        as.io_fd = v9_sys_open(AT_FDCWD, path, flags, 0);
+        as.io_fd = v9_export_open(export, file.path_fd, flags);
     err = v9_fids_enter(&fids, &as, &file, NULL);
     if (err) {
         v9_budget_close(file.path_fd);
