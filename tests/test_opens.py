@@ -34,6 +34,7 @@ OWN_FILES = {
     "policy/rights.py",
     "policy/state.py",
     "policy/state_dir.py",
+    "vhost_user/channel.py",
     "vhost_user/listener.py",
     "fs/tree.py",
 }
