@@ -1,5 +1,5 @@
 // sources: reach.c way.c attr.c model.c model_text.c model_xattr.c recall.c caps.c idmap.c qidmap.c
-// pressure.c sys.c
+// budget.c pressure.c sys.c
 /*
  * Files reached from below and by paths: what proves that they are inside, and in how many calls.
  * Those below stand in the C library's place.
