@@ -17,7 +17,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, Cancel, Holder, LockFile, LockTable
+from vhost9p.fs.locks import (
+    RDLCK,
+    UNLCK,
+    WRLCK,
+    Asker,
+    Blocker,
+    Cancel,
+    Holder,
+    LockFile,
+    LockTable,
+)
 from vhost9p.fs.ranges import OFFSET_END, Range
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
@@ -123,21 +133,21 @@ class LockFamily:
         """Takes or gives up a lock."""
         epoch = self._table.epoch
         with self._fids.get(t.fid) as fid:
-            holder = _holder(fid, t)
+            asker = Asker(_holder(fid, t), t.fid)
             if t.type not in KINDS:
                 raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
             if t.flags & ~(c.LOCK_FLAGS_BLOCK | c.LOCK_FLAGS_RECLAIM):
                 raise P9Error(errno.EINVAL, f"lock flags {t.flags:#x}")
             span = _span(t.start, t.length)
             if t.type == UNLCK:
-                self._table.release(holder, span)
+                self._table.release(asker, span, flock=bool(t.flags & c.LOCK_FLAGS_BLOCK))
                 return m.Rlock(c.LOCK_SUCCESS)
             writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
             if not fid.flags & FID_LOCKS:
                 self._fids.set_flags(fid, fid.flags | FID_LOCKS)
             open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
-            file = self._table.open(holder, t.fid, open_file, epoch)
-        take = partial(self._table.take, file, t.type, span, fid_writable=writable)
+            file = self._table.open(asker, span, open_file, epoch)
+        take = partial(self._table.take, file, asker, t.type, span, fid_writable=writable)
         return self._take(request, t, file, take)
 
     def _take(
