@@ -84,7 +84,7 @@ class Process:
         asker = Asker(self.holder, self.fid)
         file = self.table.open(asker, span, self._open, self.table.epoch)
         try:
-            self.table.take(file, asker, kind, span, fid_writable=writable, cancel=cancel)
+            self.table.take(file, asker, kind, span, writable, cancel)
         except BlockingIOError:
             return False
         finally:
@@ -141,7 +141,7 @@ def table() -> Iterator[LockTable]:
     """A table that has to leave no descriptor open."""
     sys.wake_signal()
     before = len(os.listdir("/proc/self/fd"))
-    table = LockTable()
+    table = LockTable(lambda file: None)
     yield table
     table.clear()
     assert len(os.listdir("/proc/self/fd")) == before

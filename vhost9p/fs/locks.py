@@ -40,7 +40,8 @@ from vhost9p.native import sys
 from vhost9p.native.sys import Cancel
 
 __all__ = [
-    "RDLCK", "UNLCK", "WRLCK", "Asker", "Blocker", "Cancel", "Holder", "LockFile", "LockTable",
+    "RDLCK", "UNLCK", "WRLCK", "Asker", "Blocker", "Cancel", "FileId", "Holder", "LockFile",
+    "LockTable",
 ]  # fmt: skip
 
 FILES_MAX = 4096
@@ -49,6 +50,10 @@ PIECES_MAX = 65536
 FILE_PIECES_MAX = 4096
 """Ranges that one guest, and one process in one file, may have locked; ENOLCK beyond. The kernel
 looks through a list of them."""
+
+
+FileId = tuple[int, int]
+"""Device and inode."""
 
 
 class Holder(NamedTuple):
@@ -116,6 +121,16 @@ class LockFile:
         return self.divided or len(self.shares) > 1
 
     @property
+    def holds_something(self) -> bool:
+        """Whether there is a lock."""
+        return self.flock != UNLCK or bool(self.ranges)
+
+    @property
+    def file_id(self) -> FileId:
+        """The file."""
+        return self.holder[:2]
+
+    @property
     def holder(self) -> Holder:
         """The process that is named for them all."""
         return next(iter(self.holders))
@@ -139,12 +154,14 @@ def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> No
 
 
 class LockTable:
-    """All locks of one device's guest. Thread-safe."""
+    """All locks of one device's guest. Thread-safe. `released` is called, under the table's lock,
+    when something of a file was given up that others may wait for."""
 
-    def __init__(self) -> None:
+    def __init__(self, released: Callable[[FileId], None]) -> None:
+        self._released = released
         self._files: dict[Holder, LockFile] = {}
         self._by_fid: dict[int, dict[LockFile, None]] = {}
-        self._by_file: dict[tuple[int, int], dict[LockFile, None]] = {}
+        self._by_file: dict[FileId, dict[LockFile, None]] = {}
         """The same by fid, and by device and inode: of many locks few concern a request."""
         self._lock = threading.Lock()
         self._pieces = 0
@@ -209,7 +226,7 @@ class LockTable:
             self._close_if_idle(file)
 
     def _close_if_idle(self, file: LockFile) -> None:
-        if file.uses or not (file.abandoned or (file.flock == UNLCK and not file.ranges)):
+        if file.uses or (file.holds_something and not file.abandoned):
             return
         if not file.abandoned:
             self._leave(file)
@@ -221,6 +238,7 @@ class LockTable:
         with suppress(OSError):
             self._unlock(file, WHOLE)
         self._close_if_idle(file)
+        self._released(file.file_id)
 
     def _require_room(self, file: LockFile) -> None:
         if self._pieces > PIECES_MAX or len(file.ranges) > FILE_PIECES_MAX:
@@ -239,7 +257,6 @@ class LockTable:
         asker: Asker,
         kind: int,
         span: Range,
-        *,
         fid_writable: bool,
         cancel: Cancel | None,
     ) -> None:
@@ -274,6 +291,8 @@ class LockTable:
             if wait:
                 self._restore(file)
                 return wait
+            if kind == RDLCK and file.holds_something:
+                self._released(file.file_id)
             if span.is_whole():
                 self._locked_whole(file, asker, kind, only_flock=only_flock)
             if not (span.is_whole() and only_flock):
@@ -322,6 +341,7 @@ class LockTable:
             for span, kind in file.ranges.within(WHOLE):
                 with suppress(BlockingIOError):
                     sys.ofd_lock(file.fd, kind, *span)
+            self._released(file.file_id)
 
     # ---- giving up --------------------------------------------------------------------------
 
@@ -336,6 +356,7 @@ class LockTable:
         if span.is_whole() or pieces:  # fcntl may give up in pieces what it has locked as a whole
             sys.flock(file.fd, UNLCK)
             self._unlocked(file)
+        self._released(file.file_id)
 
     def release(self, asker: Asker, span: Range, *, flock: bool) -> None:
         """Unlocks a range; `flock`: as LOCK_UN does, which is also good for what another process
