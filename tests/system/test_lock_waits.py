@@ -135,7 +135,8 @@ def test_many_waits_take_few_threads(share: Share, fid: int, host: HostProcess) 
         tickets = [client.submit_lock(opened, WRLCK, i, 1, proc_id=i) for i in range(1000)]
         assert waiting(large, tickets[-1])
         assert not any(ticket.reply for ticket in tickets)
-        assert daemon.threads() <= before + 64 + 1
+        few = before + 64 + 1 + 8  # the patrol; spare threads that serve
+        assert daemon.threads() <= few
         assert host.fcntl("u", 0, 500)
         for ticket in tickets[:500]:
             assert client.wait(ticket).fields == (LOCK_SUCCESS,)
@@ -143,7 +144,7 @@ def test_many_waits_take_few_threads(share: Share, fid: int, host: HostProcess) 
         for ticket in tickets[500:]:
             client.flush(ticket)
             assert ticket.reply is not None
-        daemon.wait_until(lambda: daemon.threads() <= before, "threads stay for no wait")
+        daemon.wait_until(lambda: daemon.threads() <= before + 8, "threads stay for no wait")
         assert not host.fcntl("w", 0, 1)
         assert host.fcntl("w", 500, 500)
 
