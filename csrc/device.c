@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "linger.h"
+#include "told.h"
 
 enum { QUIESCE_MS = 2000 }; /* the frontend waits in its main loop: the VM stands still meanwhile */
 
@@ -451,7 +452,7 @@ void v9_fid_put(v9_device *dev, uint32_t handle)
 int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr)
 {
-    const struct v9_fid_new as = {number, uid, flags, -1, 0};
+    const struct v9_fid_new as = {number, uid, flags, -1, 0, false};
     const struct v9_found file = {path_fd, -1, export, attr};
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
@@ -460,7 +461,7 @@ int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_f
                   const struct v9_attr *attr)
 {
     struct v9_fid *old = &dev->fids.entries[handle];
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags};
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, false};
     const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
 
     return v9_fids_enter(&dev->fids, &as, &file, old);
@@ -472,6 +473,24 @@ int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags)
     dev->fids.entries[handle].flags = flags;
     pthread_mutex_unlock(&dev->fids.lock);
     return 0;
+}
+
+static struct v9_node *node_of(v9_device *dev, uint32_t handle)
+{
+    return v9_fids_node(&dev->fids, &dev->fids.entries[handle]);
+}
+
+void v9_fid_resizing(v9_device *dev, uint32_t handle)
+{
+    v9_told_changing(node_of(dev, handle));
+}
+
+void v9_fid_resized(v9_device *dev, uint32_t handle, int64_t size)
+{
+    if (size < 0)
+        v9_told_changed_nothing(node_of(dev, handle));
+    else
+        v9_told_resized(node_of(dev, handle), (uint64_t)size);
 }
 
 int v9_fid_clunk(v9_device *dev, uint32_t number)

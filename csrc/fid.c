@@ -10,6 +10,7 @@
 
 #include "idle.h"
 #include "linger.h"
+#include "told.h"
 #include "wire.h"
 
 static size_t round_up(size_t size)
@@ -240,6 +241,8 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         v9_idle_closed(fids, fid);
     if (fid->io_fd != -1 && fid->node)
         set_closed(fids, fid);
+    if (fid->walked)
+        v9_told_walked(v9_fids_node(fids, fid), -1);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     set_free(fids, fid);
@@ -328,7 +331,10 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
+        .walked = as->walked,
     };
+    if (as->walked)
+        v9_told_walked(&fids->nodes.entries[node - 1], 1);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     publish(fids, fid);
@@ -425,7 +431,7 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
 
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
-    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
+    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, false};
     struct closing closing = NOTHING;
     int err = -EBADF;
 

@@ -43,6 +43,7 @@ struct v9_fid {
     bool entered;        /* its number leads to it */
     bool stray;          /* led to by its bucket's chain */
     bool listed;         /* in the free list: perhaps taken as a home since */
+    bool walked;         /* a walk of names has made it */
     uint64_t dir_offset; /* d_off where io_fd of a directory stands */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
@@ -81,6 +82,7 @@ struct v9_fids {
 struct v9_fid_new {
     uint32_t number, uid, flags;
     int32_t io_fd, io_flags; /* io_fd -1: not open */
+    bool walked;             /* by a walk of names */
 };
 
 /* `exports`, of the device, by index, outlives the table; NULL: nothing is ever parked. */

@@ -412,6 +412,9 @@ int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, u
 int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr);
 int v9_fid_set_flags(v9_device *dev, uint32_t handle, uint32_t flags);
+/* The size of a pinned fid's file is about to be set for the guest; has been, or not (-1). */
+void v9_fid_resizing(v9_device *dev, uint32_t handle);
+void v9_fid_resized(v9_device *dev, uint32_t handle, int64_t size);
 /* Removes the number; descriptors close when the last pin goes. -EBADF. */
 int v9_fid_clunk(v9_device *dev, uint32_t fid);
 void v9_fid_clear(v9_device *dev);
