@@ -452,7 +452,7 @@ void v9_fid_put(v9_device *dev, uint32_t handle)
 int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr)
 {
-    const struct v9_fid_new as = {number, uid, flags, -1, 0, false};
+    const struct v9_fid_new as = {number, uid, flags, -1, 0};
     const struct v9_found file = {path_fd, -1, export, attr};
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
@@ -461,7 +461,7 @@ int v9_fid_become(v9_device *dev, uint32_t handle, int32_t path_fd, int32_t io_f
                   const struct v9_attr *attr)
 {
     struct v9_fid *old = &dev->fids.entries[handle];
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, false};
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags};
     const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
 
     return v9_fids_enter(&dev->fids, &as, &file, old);

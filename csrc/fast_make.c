@@ -68,7 +68,7 @@ static int look_at(v9_export *ex, struct v9_request *r, int fd, const char *name
 static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
                   const struct v9_attr *attr)
 {
-    const struct v9_fid_new as = {fid->number, fid->uid, 0, r->made.io_fd, r->made.io_flags, false};
+    const struct v9_fid_new as = {fid->number, fid->uid, 0, r->made.io_fd, r->made.io_flags};
     const struct v9_found file = {r->made.path_fd, r->made.meta_fd, r->made_in, attr};
     int err = v9_fids_enter(&dev->fids, &as, &file, fid);
 

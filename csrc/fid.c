@@ -327,13 +327,13 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags,
+        .flags = as->flags & ~V9_FID_WALKED,
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
-        .walked = as->walked,
+        .walked = (as->flags & V9_FID_WALKED) != 0,
     };
-    if (as->walked)
+    if (fid->walked)
         v9_told_walked(&fids->nodes.entries[node - 1], 1);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
@@ -431,7 +431,7 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
 
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
 {
-    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, false};
+    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0};
     struct closing closing = NOTHING;
     int err = -EBADF;
 

@@ -78,11 +78,13 @@ struct v9_fids {
     struct v9_holder holder;
 };
 
+#define V9_FID_WALKED (1u << 31) /* among the flags of a v9_fid_new: a walk of names has made it   \
+                                  */
+
 /* What a fid that is to be entered is, beside the file that it stands for. */
 struct v9_fid_new {
     uint32_t number, uid, flags;
     int32_t io_fd, io_flags; /* io_fd -1: not open */
-    bool walked;             /* by a walk of names */
 };
 
 /* `exports`, of the device, by index, outlives the table; NULL: nothing is ever parked. */

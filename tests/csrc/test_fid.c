@@ -34,7 +34,7 @@ static int some_fd(void)
 static int enter_for(struct v9_fids *fids, uint32_t number, uint64_t ino, struct v9_fid *instead)
 {
     const struct v9_attr attr = {.mode = 040755, .st_ino = ino};
-    const struct v9_fid_new as = {number, 1000, 0, -1, 0, false};
+    const struct v9_fid_new as = {number, 1000, 0, -1, 0};
     const struct v9_found file = {some_fd(), -1, 0, &attr};
     int err = v9_fids_enter(fids, &as, &file, instead);
 
@@ -191,7 +191,7 @@ static void test_what_tells_files_apart(struct v9_fids *fids)
     attrs[3].btime_nsec = 7;
     attrs[4].mode = 040644;
     for (uint32_t i = 0; i < 6; i++) {
-        const struct v9_fid_new as = {i, 0, 0, -1, 0, false};
+        const struct v9_fid_new as = {i, 0, 0, -1, 0};
         const struct v9_found file = {some_fd(), -1, i == 5, &attrs[i % 5]};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
         CHECK(fids->nodes.count == i + 1);
@@ -217,7 +217,7 @@ static void test_newest_name(struct v9_fids *fids)
     char path[] = "/tmp/v9-fid-XXXXXX", other[40], link[64], shown[64] = {0};
     int fd = mkstemp(path);
     struct v9_attr attr = {.mode = 0100600, .st_ino = 1, .nlink = 1, .ctime_sec = 1};
-    struct v9_fid_new as = {1, 0, 0, -1, 0, false};
+    struct v9_fid_new as = {1, 0, 0, -1, 0};
     struct v9_found file = {open(path, O_PATH), -1, 0, &attr};
 
     CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);

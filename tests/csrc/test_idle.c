@@ -177,7 +177,7 @@ static void make_file(const char *name)
 /* Enters a fid for a file, opened with `flags` (-1: not opened). */
 static int enter(uint32_t number, const char *name, int flags)
 {
-    struct v9_fid_new as = {number, 0, 0, -1, flags, false};
+    struct v9_fid_new as = {number, 0, 0, -1, flags};
     struct v9_found file = {-1, -1, 0, NULL};
     char path[PATH_MAX];
     struct v9_attr attr;

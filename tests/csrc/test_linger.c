@@ -68,7 +68,7 @@ static bool step(const char *name, uint32_t *node, struct v9_attr *attr)
 /* Walks to a file and enters a fid for it; whether a node was met. */
 static bool walk(const char *name, uint32_t number)
 {
-    const struct v9_fid_new as = {number, 0, 0, -1, 0, false};
+    const struct v9_fid_new as = {number, 0, 0, -1, 0};
     struct v9_attr attr;
     uint32_t node;
     bool met = step(name, &node, &attr);
@@ -256,7 +256,7 @@ static void *use(void *seed_of)
     struct stat st;
 
     for (int turn = 0; turn < TURNS; turn++) {
-        const struct v9_fid_new as = {base + turn % 3, 0, 0, -1, 0, false};
+        const struct v9_fid_new as = {base + turn % 3, 0, 0, -1, 0};
         struct v9_attr attr;
         struct v9_fid *fid;
         char name[32];
