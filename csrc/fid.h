@@ -78,8 +78,9 @@ struct v9_fids {
     struct v9_holder holder;
 };
 
-#define V9_FID_WALKED (1u << 31) /* among the flags of a v9_fid_new: a walk of names has made it   \
-                                  */
+#define V9_FID_WALKED                                                                              \
+    (1u << 31) /* among the flags of a v9_fid_new: a walk of names has made it                     \
+                */
 
 /* What a fid that is to be entered is, beside the file that it stands for. */
 struct v9_fid_new {
