@@ -11,6 +11,7 @@
 
 #include "idle.h"
 #include "linger.h"
+#include "told.h"
 #include "wire.h"
 
 static size_t round_up(size_t size)
@@ -294,6 +295,8 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         v9_idle_closed(fids, fid);
     if (fid->io_fd != -1 && fid->node)
         set_closed(fids, fid);
+    if (fid->walked)
+        v9_told_walked(v9_fids_node(fids, fid), -1);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     set_free(fids, fid);
@@ -399,11 +402,14 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags,
+        .flags = as->flags & ~V9_FID_WALKED,
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
+        .walked = (as->flags & V9_FID_WALKED) != 0,
     };
+    if (fid->walked)
+        v9_told_walked(&fids->nodes.entries[node - 1], 1);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     publish(fids, fid);
