@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "linger.h"
+#include "told.h"
 #include "way.h"
 
 enum {
@@ -392,6 +393,24 @@ int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_f
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 {
     return v9_fids_mark(&dev->fids, handle, flags);
+}
+
+static struct v9_node *node_of(v9_device *dev, uint64_t handle)
+{
+    return v9_fids_node(&dev->fids, fid_of(dev, handle));
+}
+
+void v9_fid_resizing(v9_device *dev, uint64_t handle)
+{
+    v9_told_changing(node_of(dev, handle));
+}
+
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
+{
+    if (size < 0)
+        v9_told_changed_nothing(node_of(dev, handle));
+    else
+        v9_told_resized(node_of(dev, handle), (uint64_t)size);
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)

@@ -141,6 +141,7 @@ static void refer(struct v9_nodes *nodes, uint32_t index)
     if (!node->refs) {
         unlink_node(nodes, index);
         node->refs = 1;
+        node->walked = 0;
         append(nodes, index);
     } else {
         node->refs++;

@@ -52,6 +52,7 @@ struct v9_node {
     bool recent;                  /* used since it was looked at for parking */
     bool parking, returning;      /* a thread gives the descriptors up; gets them back */
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
+    uint16_t changing; /* told.h: requests at work that change the size */
     struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
     uint32_t next;     /* index + 1 in the bucket's chain or the free list; and before it, in */
     uint32_t way;      /* parked: where in nodes->park */
@@ -59,8 +60,12 @@ struct v9_node {
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */
     uint32_t older, newer;                 /* index + 1 in its list of those with descriptors */
-    uint32_t left;                         /* it lingers: v9_linger_now() of when that began */
     uint32_t before;                       /* the chain: 0 for the first */
+    union {
+        uint32_t left;   /* it lingers: v9_linger_now() of when that began */
+        uint32_t walked; /* it does not: of its fids, those that a walk of names has made */
+    };
+    uint64_t told; /* told.h: the client's size + 1; 0: not known */
 };
 _Static_assert(sizeof(struct v9_node) == 128, "a node is two cache lines");
 

@@ -473,6 +473,9 @@ int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_f
 /* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
  * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* The size of a pinned fid's file is about to be set for the guest; has been, or not (-1). */
+void v9_fid_resizing(v9_device *dev, uint64_t handle);
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size);
 /* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);

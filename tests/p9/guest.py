@@ -9,7 +9,7 @@ import itertools
 import os
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,9 @@ class FakeFid:
     io_fd: int = -1
     io_flags: int = 0
     meta_fd: int = -1
+
+    def resizing(self, size: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def close(self) -> None:
         for fd in (self.path_fd, self.io_fd):

@@ -1,7 +1,8 @@
 """The fid table of a device, for the handlers in Python."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from vhost9p.native.export import Attr
@@ -45,6 +46,17 @@ class Fid:
 
     def __exit__(self, *_: object) -> None:
         lib.v9_fid_put(self._device, self.handle)
+
+    @contextmanager
+    def resizing(self, size: int) -> Iterator[None]:
+        """The block sets the file's size for the guest, which knows it then (csrc/told.h)."""
+        lib.v9_fid_resizing(self._device, self.handle)
+        now = -1
+        try:
+            yield
+            now = size
+        finally:
+            lib.v9_fid_resized(self._device, self.handle, now)
 
 
 class _Room(threading.local):

@@ -60,6 +60,9 @@ class Fid(Protocol):
     def st_ino(self) -> int:
         """The file's inode on the host."""
 
+    def resizing(self, size: int) -> AbstractContextManager[None]:
+        """The block sets the file's size for the guest, which knows it then."""
+
 
 class FidTable(Protocol):
     """What the guest's fids stand for. Every method raises OSError and is thread-safe.
