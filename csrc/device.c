@@ -397,7 +397,7 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 
 static struct v9_node *node_of(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_node(&dev->fids, fid_of(dev, handle));
+    return v9_fids_node(&dev->fids, v9_fids_of(&dev->fids, handle));
 }
 
 void v9_fid_resizing(v9_device *dev, uint64_t handle)
