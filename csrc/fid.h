@@ -199,7 +199,7 @@ void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry);
 /* Whether a pinned fid stands for a name. One that is in use for something stays what it is. */
 static inline bool v9_fid_is_by_name(const struct v9_fid *fid)
 {
-    return fid->dentry && fid->io_fd == -1 && !fid->flags;
+    return fid->dentry && v9_fid_io(fid) == -1 && !v9_fid_flags(fid);
 }
 /* Publishes the descriptor of a pinned entry; -EBADF where it has one already, or is a value's. */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);
