@@ -101,7 +101,7 @@ def test_a_file_that_the_guest_makes(share: Share) -> None:
     client.write(io, 0, bytes(10))
     assert told(share, name) is None
     os.unlink(share.path("file"))
-    attr = client.getattr(name)
+    attr = client.getattr(io)
     assert (attr.size, attr.valid & SIZE) == (10, 0)
 
 
