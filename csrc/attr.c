@@ -332,6 +332,21 @@ static int read_entry(v9_export *ex, int32_t dir_fd, const char *name, struct v9
     return err;
 }
 
+int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t moment,
+                          struct v9_attr *attr)
+{
+    return read_mapped(ex, fd, "", meta_fd, moment, attr);
+}
+
+int v9_attr_look(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
+{
+    int err = v9_attr_glance(fd, name, attr);
+
+    if (!err && ex->disguises)
+        put_on_disguise(ex, attr);
+    return err;
+}
+
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *attr)
 {
@@ -340,12 +355,8 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
 
     if (*name && ex->conf.model == V9_MODEL_XATTR)
         return read_entry(ex, fd, name, attr);
-    err = v9_attr_glance(fd, name, attr);
-    if (err)
-        return err;
-    if (ex->disguises)
-        put_on_disguise(ex, attr);
-    return read_mapped(ex, fd, name, meta_fd, moment, attr);
+    err = v9_attr_look(ex, fd, name, attr);
+    return err ? err : read_mapped(ex, fd, name, meta_fd, moment, attr);
 }
 
 int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_made *made,
@@ -355,12 +366,8 @@ int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct 
 
     if (!made->kept.has)
         return v9_attr_read_held(ex, fd, name, made->meta_fd, attr);
-    err = v9_attr_glance(fd, name, attr);
-    if (err)
-        return err;
-    if (ex->disguises)
-        put_on_disguise(ex, attr);
-    return complete(ex, &made->kept, attr);
+    err = v9_attr_look(ex, fd, name, attr);
+    return err ? err : complete(ex, &made->kept, attr);
 }
 
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)

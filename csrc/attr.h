@@ -82,6 +82,11 @@ int v9_attr_glance(int32_t fd, const char *name, struct v9_attr *attr);
 /* Makes of what v9_attr_glance told after `moment` (v9_recall_now) of the file `fd`, one of an
  * export without disguises, what v9_attr_read tells; fails as that does. */
 int v9_attr_complete(v9_export *ex, int32_t fd, int64_t moment, struct v9_attr *attr);
+/* As v9_attr_glance, with the numbers that the export gives the file. */
+int v9_attr_look(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr);
+/* The rest of v9_attr_read_held for the file `fd`, after v9_attr_look after `moment`. */
+int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t moment,
+                          struct v9_attr *attr);
 
 /* What tells a host file from all others while its descriptor is held. */
 struct v9_identity {

@@ -10,11 +10,14 @@
 #include "serve.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "linger.h"
 #include "told.h"
+#include "way.h"
 
 enum {
     QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
@@ -306,11 +309,6 @@ int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint
 /* ---- fids, for Python --------------------------------------------------------------------------
  */
 
-static struct v9_fid *fid_of(struct v9_device *dev, uint64_t handle)
-{
-    return &dev->fids.entries[(uint32_t)handle];
-}
-
 int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 {
     struct v9_node *node;
@@ -344,7 +342,7 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 
 void v9_fid_put(v9_device *dev, uint64_t handle)
 {
-    v9_fids_unpin(&dev->fids, fid_of(dev, handle));
+    v9_fids_unpin(&dev->fids, v9_fids_of(&dev->fids, handle));
 }
 
 int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)
@@ -355,17 +353,39 @@ int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)
 int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
 {
-    const struct v9_fid_new as = {number, uid, flags, -1, 0, handle};
+    char path[PATH_MAX];
+    const int size = path_fd < 0 ? -1 : v9_way_path(dev->exports[export], path_fd, "", path);
+    const struct v9_route route = {
+        .root = (int32_t)export,
+        .size = size > 0 ? (uint32_t)size : 0,
+        .text = path,
+        .now = v9_dentry_now(),
+    };
+    const bool has_name = size > 0 || size == -EBUSY; /* the root */
+    const struct v9_fid_new as = {number, uid, flags, -1, 0, has_name ? &route : NULL, handle};
     const struct v9_found file = {path_fd, -1, export, attr};
+
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
 
 int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
                   const struct v9_attr *attr)
 {
-    struct v9_fid *old = fid_of(dev, handle);
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, NULL};
+    struct v9_fid *old = v9_fids_of(&dev->fids, handle);
     const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
+    const char *slash, *name = "";
+    char path[PATH_MAX];
+    struct v9_route route = {.from = old->dentry, .root = -1, .now = v9_dentry_now()};
+    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, &route, NULL};
+
+    if (v9_way_path(dev->exports[file.export], path_fd, "", path) > 0) {
+        slash = strrchr(path, '/');
+        name = slash ? slash + 1 : path;
+    }
+    route.text = name;
+    route.size = (uint32_t)strlen(name);
+    if (!route.size)
+        route.from = 0;
 
     return v9_fids_enter(&dev->fids, &as, &file, old);
 }
@@ -377,7 +397,7 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 
 static struct v9_node *node_of(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_node(&dev->fids, fid_of(dev, handle));
+    return v9_fids_node(&dev->fids, v9_fids_of(&dev->fids, handle));
 }
 
 void v9_fid_resizing(v9_device *dev, uint64_t handle)

@@ -48,6 +48,13 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
     return v9_in_is_done(in) ? 0 : -EINVAL;
 }
 
+/* The names that lead to where a walk is, from its fid or from an export's root. */
+struct trail {
+    int32_t root; /* index of an export; -1: from the fid */
+    uint32_t ups, count;
+    uint16_t names[P9_WALK_MAX]; /* indices of the walk's */
+};
+
 /* A file on the way of a walk: a node, which has the descriptors; or they are the walk's own. */
 struct place {
     v9_export *ex;
@@ -137,13 +144,47 @@ static int walk_step(struct v9_fids *fids, struct v9_request *r, const struct pl
     return 0;
 }
 
+/* A step by the walk's name number `index` was taken, to an export's root if that is not -1. */
+static void follow(struct trail *trail, const struct walk *walk, uint16_t index, int32_t root)
+{
+    const char *name = walk->names[index].bytes;
+
+    if (root >= 0)
+        *trail = (struct trail){.root = root};
+    else if (!strcmp(name, ".."))
+        *(trail->count ? &trail->count : &trail->ups) += trail->count ? UINT32_MAX : 1;
+    else if (strcmp(name, "."))
+        trail->names[trail->count++] = index;
+}
+
+/* The route that a trail is; `text` has room for its names. */
+static struct v9_route route_of(const struct trail *trail, const struct walk *walk, char *text)
+{
+    struct v9_route route = {.root = trail->root, .ups = trail->ups, .text = text};
+
+    if (trail->count == 1) {
+        route.text = walk->names[trail->names[0]].bytes;
+        route.size = (uint32_t)strlen(route.text);
+        return route;
+    }
+    for (uint32_t i = 0; i < trail->count; i++) {
+        const char *name = walk->names[trail->names[i]].bytes;
+        const size_t size = strlen(name);
+        if (i)
+            text[route.size++] = '/';
+        memcpy(text + route.size, name, size);
+        route.size += (uint32_t)size;
+    }
+    return route;
+}
+
 /*
  * Walks component by component from *at, which is the caller's. Returns how many were walked, with
  * the errno of the next one in *err; *end is a new place, and *attr what it is, when all were.
  */
 static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const struct walk *walk,
                            const struct place *at, struct v9_qid *qids, struct v9_attr *attr,
-                           struct place *end, int *err)
+                           struct place *end, struct trail *trail, int *err)
 {
     struct place here = *at, next;
     uint16_t done = 0;
@@ -157,6 +198,7 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
             leave(fids, &here);
         if (*err)
             break;
+        follow(trail, walk, done, next.ex != here.ex ? (int32_t)next.ex->index : -1);
         here = next;
         here.path = attr->qid.path;
         qids[done++] = attr->qid;
@@ -165,37 +207,59 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
     return done;
 }
 
-static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
-                    struct v9_fid *fid, const struct v9_node *node, struct v9_qid *qids,
-                    uint16_t *done)
+/* Makes newfid stand for where a walk has ended. */
+static int enter(struct v9_device *dev, const struct v9_fid_new *as, const struct place *end,
+                 const struct v9_attr *attr, struct v9_fid *instead)
 {
-    const struct v9_fid_new as = {walk->newfid, fid->uid, V9_FID_WALKED, -1, 0, NULL};
+    const struct v9_found found = {end->fd, end->meta_fd, end->ex->index, attr};
+    int err;
+
+    if (end->node)
+        err = v9_fids_enter_here(&dev->fids, as, end->node, attr->qid.version, instead);
+    else
+        err = v9_fids_enter(&dev->fids, as, &found, instead);
+    if (err)
+        leave(&dev->fids, end);
+    return err;
+}
+
+static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
+                    const struct v9_use *use, struct v9_qid *qids, uint16_t *done)
+{
+    char text[P9_WALK_MAX * (P9_NAME_MAX + 1)];
+    struct v9_fid *const fid = use->fid;
+    const struct v9_node *node = use->node;
+    const uint64_t now = use->now ? use->now : v9_dentry_now();
+    struct v9_fid_new as = {walk->newfid, fid->uid, V9_FID_WALKED, -1, 0, NULL, NULL};
     const struct place start = {
         v9_node_export(dev, node), fid->uid, node->path_fd, -1, 0, node->qid.path};
     struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;
-    struct v9_found found;
+    struct trail trail = {.root = -1};
+    struct v9_route route;
     struct v9_attr attr;
     struct place end;
-    int err;
+    int err, named;
 
     *done = 0;
+    if (walk->count == 0 && walk->newfid == walk->fid)
+        return 0;
+    named = v9_fast_passes_name_on(dev, r, fid);
+    if (named < 0)
+        return named;
     if (walk->count == 0)
-        return walk->newfid == walk->fid ? 0 : v9_fids_clone(&dev->fids, fid, walk->newfid);
+        return v9_fids_clone(&dev->fids, fid, walk->newfid, named);
     if (walk->newfid == walk->fid && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
         return -EBADF; /* an open fid stays where it is: locks and more hang on it */
-    *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &err);
+    *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     if (err)
         return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
-    found = (struct v9_found){end.fd, end.meta_fd, end.ex->index, &attr};
-    if (end.node)
-        err = v9_fids_enter_here(&dev->fids, &as, end.node, attr.qid.version, instead);
-    else
-        err = v9_fids_enter(&dev->fids, &as, &found, instead);
-    if (err)
-        leave(&dev->fids, &end);
-    return err;
+    route = route_of(&trail, walk, text);
+    route.from = named ? fid->dentry : 0;
+    route.now = now;
+    as.route = &route;
+    return enter(dev, &as, &end, &attr, instead);
 }
 
 int v9_fast_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -203,19 +267,18 @@ int v9_fast_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 {
     uint8_t reply[P9_HEADER_SIZE + 2 + P9_WALK_MAX * P9_QID_SIZE], *at;
     struct v9_qid qids[P9_WALK_MAX];
-    struct v9_node *node;
-    struct v9_fid *fid;
+    struct v9_use use;
     struct walk walk;
     uint16_t done;
     uint32_t size;
     int err = decode_walk(in, &walk);
 
     if (!err)
-        err = v9_fast_file(dev, walk.fid, &fid, &node);
+        err = v9_fast_use(dev, r, walk.fid, &use);
     if (err)
         return err;
-    err = walk_fid(dev, r, &walk, fid, node, qids, &done);
-    v9_fids_unpin(&dev->fids, fid);
+    err = walk_fid(dev, r, &walk, &use, qids, &done);
+    v9_fids_unpin(&dev->fids, use.fid);
     if (err)
         return err;
     size = P9_HEADER_SIZE + 2 + done * (uint32_t)P9_QID_SIZE;
@@ -232,7 +295,7 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
     uint32_t number = v9_in_u32(in), size;
     struct v9_node *node;
     struct v9_fid *fid;
-    int length, err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    int length, err = v9_in_is_done(in) ? v9_fast_file(dev, r, number, &fid, &node) : -EINVAL;
 
     if (err)
         return err;

@@ -70,17 +70,16 @@ int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char 
     return err;
 }
 
-int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid, struct v9_node **node)
+int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, const struct v9_use *use,
+                      struct v9_attr *attr)
 {
-    int err = v9_fids_pin(&dev->fids, number, fid);
+    v9_export *ex = v9_node_export(dev, use->node);
+    const int32_t fd = use->node->path_fd, meta_fd = v9_node_meta(ex, use->node);
 
-    if (err)
-        return err;
-    *node = v9_fids_node(&dev->fids, *fid);
-    if (*node)
-        return 0;
-    v9_fids_unpin(&dev->fids, *fid);
-    return -EBADF;
+    if (!use->seen)
+        return v9_fast_attr(ex, r, fd, meta_fd, attr);
+    *attr = use->attr;
+    return v9_fast_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
 }
 
 int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -93,7 +92,7 @@ int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     struct statfs st;
     uint64_t fsid;
     v9_export *ex;
-    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    int err = v9_in_is_done(in) ? v9_fast_file(dev, r, number, &fid, &node) : -EINVAL;
 
     if (err)
         return err;
@@ -165,7 +164,7 @@ static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t num
     struct v9_node *node;
     struct v9_fid *fid;
     struct v9_qid qid;
-    int err = v9_fast_file(dev, number, &fid, &node);
+    int err = v9_fast_file(dev, r, number, &fid, &node);
 
     if (err)
         return err;
@@ -232,22 +231,19 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     const uint64_t basic = 0x7ff, size = 0x200, btime = 0x800, gen = 0x1000;
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
     uint32_t number = v9_in_u32(in);
-    struct v9_node *node;
-    struct v9_fid *fid;
     struct v9_attr a;
     uint64_t mask = v9_in_u64(in); /* all that one statx tells is answered, but see above */
+    struct v9_use use;
     bool sizeless;
-    v9_export *ex;
     int err;
 
-    err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    err = v9_in_is_done(in) ? v9_fast_use(dev, r, number, &use) : -EINVAL;
     if (err)
         return err;
-    ex = v9_node_export(dev, node);
-    err = v9_fast_attr(ex, r, node->path_fd, v9_node_meta(ex, node), &a);
+    err = v9_fast_used_attr(dev, r, &use, &a);
     if (!err)
-        err = leave_size_out(ex, r, node, mask, &a, &sizeless);
-    v9_fids_unpin(&dev->fids, fid);
+        err = leave_size_out(v9_node_export(dev, use.node), r, use.node, mask, &a, &sizeless);
+    v9_fids_unpin(&dev->fids, use.fid);
     if (err)
         return err;
     at = v9_put_header(at, sizeof(reply), P9_TGETATTR + 1, r->tag);

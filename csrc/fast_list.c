@@ -276,7 +276,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     if (count > r->chain.writable_size - P9_IO_SIZE)
         count = (uint32_t)(r->chain.writable_size - P9_IO_SIZE);
     list.end = entries + count;
-    err = v9_fast_file(dev, number, &fid, &node);
+    err = v9_fast_file(dev, r, number, &fid, &node);
     if (err)
         return err;
     list.ex = v9_node_export(dev, node);

@@ -41,10 +41,10 @@ static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
 }
 
 /* Pins the fid of a directory that is to change; -EROFS where nothing there may. */
-static int pin_directory(struct v9_device *dev, uint32_t number, struct v9_fid **fid,
-                         struct v9_node **node)
+static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                         struct v9_fid **fid, struct v9_node **node)
 {
-    int err = v9_fast_file(dev, number, fid, node);
+    int err = v9_fast_file(dev, r, number, fid, node);
 
     if (err)
         return err;
@@ -66,10 +66,12 @@ static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
  */
 
 /* The fid comes to stand for the file, which takes the descriptors over. */
-static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid, const char *name,
                   const struct v9_attr *attr)
 {
-    const struct v9_fid_new as = {fid->number, fid->uid, 0, r->made.io_fd, r->made.io_flags, NULL};
+    const struct v9_route route = {fid->dentry, -1, 0, (uint32_t)strlen(name), name, 0};
+    const struct v9_fid_new as = {fid->number,      fid->uid, 0,   r->made.io_fd,
+                                  r->made.io_flags, &route,   NULL};
     const struct v9_found file = {r->made.path_fd, r->made.meta_fd, r->made_in, attr};
     int err = v9_fids_enter(&dev->fids, &as, &file, fid);
 
@@ -95,7 +97,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     }
     if (!err)
         err = look_at(ex, r, attr);
-    return err ? err : become(dev, r, fid, attr);
+    return err ? err : become(dev, r, fid, name, attr);
 }
 
 int v9_fast_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -116,7 +118,7 @@ int v9_fast_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     if (!v9_in_is_done(in))
         return -EINVAL;
     if (!err)
-        err = pin_directory(dev, number, &fid, &node);
+        err = pin_directory(dev, r, number, &fid, &node);
     if (err)
         return err;
     as.uid = fid->uid;
@@ -156,7 +158,7 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
 
     if (r->made.path_fd >= 0)
         return look_at(dev->exports[r->made_in], r, attr);
-    err = pin_directory(dev, number, &fid, &node);
+    err = pin_directory(dev, r, number, &fid, &node);
     if (err)
         return err;
     ex = v9_node_export(dev, node);
@@ -249,8 +251,8 @@ int v9_fast_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *i
  */
 
 /* What is parked keeps its file (idle.h), and nothing lingers of what is removed. */
-static int unlink_entry(struct v9_device *dev, const struct v9_node *node, const char *name,
-                        bool directory)
+static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid, const struct v9_node *node,
+                        const char *name, bool directory)
 {
     const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
     int err = 0;
@@ -259,6 +261,8 @@ static int unlink_entry(struct v9_device *dev, const struct v9_node *node, const
         err = v9_names_rescue(dev, node->export, node->path_fd, name);
     if (err >= 0)
         err = v9_unmake(v9_node_export(dev, node), node->path_fd, name, directory);
+    if (!err)
+        v9_fids_lost(&dev->fids, fid, name);
     v9_names_end(dev, node->export);
     return err;
 }
@@ -277,10 +281,11 @@ int v9_fast_unlinkat(struct v9_device *dev, struct v9_request *r, struct v9_in *
     if (!v9_in_is_done(in))
         return -EINVAL;
     if (!err)
-        err = pin_directory(dev, number, &fid, &node);
+        err = pin_directory(dev, r, number, &fid, &node);
     if (err)
         return err;
-    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL : unlink_entry(dev, node, name, flags != 0);
+    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL
+                                             : unlink_entry(dev, fid, node, name, flags != 0);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;

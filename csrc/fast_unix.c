@@ -167,14 +167,16 @@ static const char *node_name(const v9_export *ex, const struct v9_node *node,
 }
 
 /* Rstat's stat[n]: a structure that counts its bytes, in a field that counts them too. */
-static int reply_stat(v9_export *ex, struct v9_request *r, struct v9_node *node)
+static int reply_stat(struct v9_device *dev, struct v9_request *r, const struct v9_use *use)
 {
+    const struct v9_node *node = use->node;
+    v9_export *ex = v9_node_export(dev, node);
     uint8_t reply[P9_HEADER_SIZE + 2 + STAT_MAX], *stat = reply + P9_HEADER_SIZE + 2;
     struct text path, extra;
     struct v9_attr attr;
     const char *name;
     size_t size;
-    int err = v9_fast_attr(ex, r, node->path_fd, v9_node_meta(ex, node), &attr);
+    int err = v9_fast_used_attr(dev, r, use, &attr);
 
     if (!err)
         err = extension(ex, node->path_fd, &attr, &extra);
@@ -191,14 +193,13 @@ int v9_fast_stat(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                  struct v9_scratch *scratch)
 {
     uint32_t number = v9_in_u32(in);
-    struct v9_node *node;
-    struct v9_fid *fid;
-    int err = v9_in_is_done(in) ? v9_fast_file(dev, number, &fid, &node) : -EINVAL;
+    struct v9_use use;
+    int err = v9_in_is_done(in) ? v9_fast_use(dev, r, number, &use) : -EINVAL;
 
     if (err)
         return err;
-    err = reply_stat(v9_node_export(dev, node), r, node);
-    v9_fids_unpin(&dev->fids, fid);
+    err = reply_stat(dev, r, &use);
+    v9_fids_unpin(&dev->fids, use.fid);
     return err;
 }
 

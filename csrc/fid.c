@@ -30,7 +30,7 @@ static uint32_t buckets_for(uint32_t max)
 }
 
 enum {
-    WAY_BYTES = 512, /* room for each fid's way, if parked; most take much less */
+    WAY_BYTES = 512, /* room for each fid's name and way, if parked; most take much less */
     WALKS = 256,     /* nodes that walks stand on, beside those of fids */
 };
 
@@ -57,7 +57,7 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     fids->max = fids->unused = max;
     fids->nodes.max = max + WALKS;
     fids->mask = fids->nodes.mask = buckets - 1;
-    fids->map_size = 2 * head + fid_size + node_size + dir_size + way_size;
+    fids->map_size = 3 * head + fid_size + node_size + dir_size + way_size;
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
     if (fids->fd < 0)
         goto fail;
@@ -69,6 +69,12 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     at = fids->map;
     fids->buckets = (uint32_t *)at;
     fids->nodes.buckets = (uint32_t *)(at += head);
+    fids->dentries = (struct v9_dentries){
+        .heap = &fids->nodes.park.heap,
+        .nodes = &fids->nodes,
+        .buckets = (uint32_t *)(at += head),
+        .mask = buckets - 1,
+    };
     fids->entries = (struct v9_fid *)(at += head);
     fids->nodes.entries = (struct v9_node *)(at += fid_size);
     fids->dirs = (struct v9_fid_dir *)(at += node_size);
@@ -218,7 +224,7 @@ int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle)
 /* The entered fid of a handle, or NULL, under the lock. */
 static struct v9_fid *held_by(struct v9_fids *fids, uint64_t handle)
 {
-    struct v9_fid *fid = &fids->entries[(uint32_t)handle];
+    struct v9_fid *fid = v9_fids_of(fids, handle);
 
     return fid->entered && fid->life == handle >> 32 ? fid : NULL;
 }
@@ -248,17 +254,34 @@ int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
 
 /* What is to be closed once the lock is released: v9_budget_close may take long. */
 struct closing {
-    struct v9_node_fds node;
+    struct v9_node_fds node, named; /* the fid's, and its dentry's */
+    struct v9_node_fds before;      /* what a name led to before */
+    uint32_t dentry;                /* one of which a reference is to be dropped */
     int32_t io_fd;
 };
 
-#define NOTHING ((struct closing){V9_NODE_FDS_NONE, -1})
+#define NOTHING ((struct closing){V9_NODE_FDS_NONE, V9_NODE_FDS_NONE, V9_NODE_FDS_NONE, 0, -1})
 
-static void close_all(const struct closing *closing)
+/* Without the lock. */
+static void close_all(struct v9_fids *fids, const struct closing *closing)
 {
     if (closing->io_fd >= 0)
         v9_budget_close(closing->io_fd);
     v9_node_fds_close(&closing->node);
+    v9_node_fds_close(&closing->named);
+    v9_node_fds_close(&closing->before);
+    v9_fids_drop_dentry(fids, closing->dentry);
+}
+
+/* Drops a dentry's reference under the lock. Those above it most often have others. */
+static void drop_dentry(struct v9_fids *fids, uint32_t dentry, struct closing *closing)
+{
+    const uint32_t above = v9_dentry_drop(&fids->dentries, dentry, &closing->named);
+
+    if (above && v9_dentry_at(&fids->dentries, above)->refs > 1)
+        v9_dentry_at(&fids->dentries, above)->refs--;
+    else
+        closing->dentry = above;
 }
 
 /* A fid, which always stands for a node, has been opened. */
@@ -296,7 +319,9 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
     if (fid->io_fd != -1 && fid->node)
         set_closed(fids, fid);
     if (fid->walked)
-        v9_told_walked(v9_fids_node(fids, fid), -1);
+        v9_told_walked(v9_fids_node(fids, fid), -fid->walked);
+    if (fid->dentry)
+        drop_dentry(fids, fid->dentry, closing);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     set_free(fids, fid);
@@ -304,16 +329,18 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
 
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct closing closing = NOTHING;
     struct v9_node *node;
+    bool last;
 
     pthread_mutex_lock(&fids->lock);
     node = v9_fids_node(fids, fid);
     if (node)
         node->pins--;
-    drop(fids, fid, &closing);
+    last = fid->refs == 1;
+    fid->refs -= !last;
     pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    if (last)
+        v9_fids_release(fids, fid);
 }
 
 void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
@@ -323,10 +350,10 @@ void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
     pthread_mutex_lock(&fids->lock);
     drop(fids, fid, &closing);
     pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    close_all(fids, &closing);
 }
 
-int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
+static int pin(struct v9_fids *fids, uint32_t number, bool brings_back, struct v9_fid **fid)
 {
     struct v9_node *node;
     uint32_t index;
@@ -343,7 +370,7 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
         if (node) {
             node->pins++;
             node->recent = true;
-            if (node->path_fd < 0 || (*fid)->io_fd == V9_IO_PARKED)
+            if (brings_back && (node->path_fd < 0 || (*fid)->io_fd == V9_IO_PARKED))
                 err = v9_idle_return(fids, *fid);
         }
     }
@@ -351,6 +378,16 @@ int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
     if (err)
         v9_fids_unpin(fids, *fid);
     return index ? err : -EBADF;
+}
+
+int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
+{
+    return pin(fids, number, true, fid);
+}
+
+int v9_fids_pin_parked(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
+{
+    return pin(fids, number, false, fid);
 }
 
 /* The session that this thread's request belongs to, of a table. */
@@ -384,6 +421,17 @@ static bool is_vacant(struct v9_fids *fids, uint32_t number, const struct v9_fid
     return index && &fids->entries[index - 1] == instead && instead->io_fd == -1 && !instead->flags;
 }
 
+/* A new fid gets the name by which it was reached, which leads to its node. */
+static void name(struct v9_fids *fids, struct v9_fid *fid, const struct v9_route *route,
+                 struct closing *closing)
+{
+    fid->dentry = v9_dentry_follow(&fids->dentries, route);
+    if (!fid->dentry)
+        return;
+    v9_fids_node(fids, fid)->refs++;
+    v9_dentry_bind(&fids->dentries, fid->dentry, fid->node, route->now, &closing->before);
+}
+
 /* Enters a fid under the lock; on success the entry holds a reference of `node` (0: none). */
 static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
                  struct v9_fid *instead, struct closing *closing)
@@ -402,16 +450,18 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags & ~V9_FID_WALKED,
+        .flags = as->flags & ~(V9_FID_WALKED | V9_FID_MOVED),
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
-        .walked = (as->flags & V9_FID_WALKED) != 0,
+        .walked = (uint8_t)(as->flags / V9_FID_WALKED),
     };
     if (fid->walked)
-        v9_told_walked(&fids->nodes.entries[node - 1], 1);
+        v9_told_walked(&fids->nodes.entries[node - 1], fid->walked);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
+    if (as->route)
+        name(fids, fid, as->route, closing);
     publish(fids, fid);
     if (as->handle)
         *as->handle = v9_fids_handle(fids, fid);
@@ -442,8 +492,8 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
     pthread_mutex_unlock(&fids->lock);
     if (account) /* not needed */
         v9_quota_release(quota, account);
-    close_all(&spare);
-    close_all(&closing);
+    close_all(fids, &spare);
+    close_all(fids, &closing);
     return err;
 }
 
@@ -459,7 +509,7 @@ uint32_t v9_fids_stand(struct v9_fids *fids, const struct v9_found *found)
         v9_node_set_lasting(&fids->nodes, node, v9_nodes_has_one_name(found->attr));
     }
     pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    close_all(fids, &closing);
     return node;
 }
 
@@ -483,7 +533,7 @@ void v9_fids_step_off(struct v9_fids *fids, uint32_t node)
     fids->nodes.entries[node - 1].pins--;
     v9_nodes_drop(&fids->nodes, node, &closing.node);
     pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    close_all(fids, &closing);
 }
 
 int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
@@ -500,23 +550,61 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
         v9_node_renew_version(&fids->nodes.entries[node - 1], version);
     }
     pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    close_all(fids, &closing);
     return err;
 }
 
-int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number)
+/* Enters a fid for a node and its name under the lock. */
+static int enter_again(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number,
+                       uint32_t node, uint32_t dentry, struct v9_fid *instead,
+                       struct closing *closing)
 {
-    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, NULL};
+    const uint32_t flags = instead && instead->walked ? V9_FID_MOVED : 0;
+    const struct v9_fid_new as = {number, fid->uid, flags, -1, 0, NULL, NULL};
+    int err;
+
+    if (!is_vacant(fids, number, instead))
+        return -EBADF;
+    fids->nodes.entries[node - 1].refs++; /* before the old fid goes */
+    if (dentry)
+        v9_dentry_at(&fids->dentries, dentry)->refs++;
+    err = enter(fids, &as, node, instead, closing);
+    if (err) {
+        fids->nodes.entries[node - 1].refs--;
+        if (dentry)
+            v9_dentry_at(&fids->dentries, dentry)->refs--;
+        return err;
+    }
+    fids->entries[find(fids, number) - 1].dentry = dentry;
+    return 0;
+}
+
+int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number, bool named)
+{
     struct closing closing = NOTHING;
-    int err = -EBADF;
+    int err;
 
     pthread_mutex_lock(&fids->lock);
-    if (is_vacant(fids, number, NULL)) {
-        err = enter(fids, &as, fid->node, NULL, &closing);
-        if (!err)
-            fids->nodes.entries[fid->node - 1].refs++;
+    err = enter_again(fids, fid, number, fid->node, named ? fid->dentry : 0, NULL, &closing);
+    pthread_mutex_unlock(&fids->lock);
+    return err;
+}
+
+int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
+{
+    struct closing closing = NOTHING;
+    uint32_t node;
+    int err = 0;
+
+    pthread_mutex_lock(&fids->lock);
+    node = v9_dentry_at(&fids->dentries, fid->dentry)->node;
+    if (!v9_dentry_is(&fids->dentries, fid->dentry, fid->node)) {
+        err =
+            node ? enter_again(fids, fid, fid->number, node, fid->dentry, fid, &closing) : -ENOENT;
+        err = err ? err : 1;
     }
     pthread_mutex_unlock(&fids->lock);
+    close_all(fids, &closing);
     return err;
 }
 
@@ -542,7 +630,7 @@ static void remove_entry(struct v9_fids *fids, struct v9_fid *fid)
     withdraw(fids, fid);
     drop(fids, fid, &closing);
     pthread_mutex_unlock(&fids->lock);
-    close_all(&closing);
+    close_all(fids, &closing);
 }
 
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)

@@ -1,7 +1,9 @@
 /*
  * fid: what the numbers that the guest chose stand for.
  *
- * A fid stands for a node, the file, and holds a descriptor of its own once it was opened. Entries
+ * A fid stands for a node, the file, and holds a descriptor of its own once it was opened. It knows
+ * the name by which it was reached (dentry.h); until it is opened it stands for what has that name
+ * (by_name.c). Entries
  * live in a flat arena. The kernel's client numbers its fids densely, so an entry is nearly always
  * *at home*, at the index that is its number, and one look finds it. The others, *strays*, are
  * found through a chained hash: those whose number is far beyond all others, or whose home is
@@ -27,6 +29,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "dentry.h"
 #include "node.h"
 #include "vhost9p.h"
 
@@ -50,9 +53,10 @@ struct v9_fid {
     bool entered;      /* its number leads to it */
     bool stray;        /* led to by its bucket's chain */
     bool listed;       /* in the free list: perhaps taken as a home since */
-    bool walked;       /* a walk of names has made it */
+    uint8_t walked;    /* a walk of names has made it: told.h */
     uint32_t life;     /* counts the fids that this entry was */
     uint32_t before;   /* index + 1 of the stray before it in its chain; 0 for the first */
+    uint32_t dentry;   /* 0: it stands for its node, whatever has become of the name */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
 
@@ -67,6 +71,7 @@ struct v9_fid_dir {
 struct v9_fids {
     pthread_mutex_t lock; /* guards the nodes too */
     struct v9_nodes nodes;
+    struct v9_dentries dentries;
     uint32_t max, mask; /* capacity of entries; buckets - 1 */
     uint32_t count;     /* entered numbers */
     uint64_t session;   /* how often the table was cleared */
@@ -89,14 +94,17 @@ struct v9_fids {
     struct v9_holder holder;
 };
 
-/* Among the flags of a v9_fid_new: a walk of names has made it. */
-#define V9_FID_WALKED (1u << 31)
+/* The highest among the flags of a v9_fid_new, which become `walked`: a walk of names has made it,
+ * or a fid that was made so moves. */
+#define V9_FID_WALKED (1u << 30)
+#define V9_FID_MOVED (2u << 30)
 
 /* What a fid that is to be entered is, beside the file that it stands for. */
 struct v9_fid_new {
     uint32_t number, uid, flags;
-    int32_t io_fd, io_flags; /* io_fd -1: not open */
-    uint64_t *handle;        /* where to tell its handle; NULL: nowhere */
+    int32_t io_fd, io_flags;      /* io_fd -1: not open */
+    const struct v9_route *route; /* NULL: it is not known by which name */
+    uint64_t *handle;             /* where to tell its handle; NULL: nowhere */
 };
 
 /* `exports`, of the device, by index, outlives the table; NULL: nothing is ever parked. */
@@ -104,11 +112,18 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports);
 void v9_fids_destroy(struct v9_fids *fids);
 /* -EBADF where the number is not entered; -ESTALE and more where its file cannot be had again. */
 int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
+/* As v9_fids_pin, but what is parked stays so. */
+int v9_fids_pin_parked(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);
 /* What names an entered fid, and no other one, before or after; a number comes to mean others. */
 static inline uint64_t v9_fids_handle(const struct v9_fids *fids, const struct v9_fid *fid)
 {
     return (uint64_t)fid->life << 32 | (uint32_t)(fid - fids->entries);
+}
+/* The fid of a handle, which is pinned; else the entry that was. */
+static inline struct v9_fid *v9_fids_of(struct v9_fids *fids, uint64_t handle)
+{
+    return &fids->entries[(uint32_t)handle];
 }
 /* The handle of an entered fid, which stays parked if it is; -EBADF. */
 int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle);
@@ -158,8 +173,36 @@ void v9_fids_step_off(struct v9_fids *fids, uint32_t node);
  * success. `version` is its qid's now. */
 int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
                        uint32_t version, struct v9_fid *instead);
-/* Enters one more fid for the file of a pinned one; fails as v9_fids_enter. */
-int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number);
+/* Enters one more fid for the file of a pinned one, by its name if `named`; fails as v9_fids_enter.
+ */
+int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number, bool named);
+/* Has the number of a pinned fid stand for what its name leads to now: as v9_fids_enter, instead of
+ * that fid; 1 on success, 0 if it does already. */
+int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid);
+/* Forgets what a name has led to: it has to be stepped to once more. Without the lock. */
+void v9_fids_doubt(struct v9_fids *fids, uint32_t dentry);
+/* The node of a file, with a reference; fails as v9_fids_enter. Takes the descriptors over, whether
+ * it does or not. */
+int v9_fids_hold(struct v9_fids *fids, const struct v9_found *found, uint32_t *node);
+void v9_found_close(const struct v9_found *found);
+/* Whether a pinned fid stands for what its name led to when that was looked at last. */
+bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid);
+/* The guest has removed an entry of a pinned fid's directory, or the fid's own name (""). */
+void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name);
+/* A pinned fid's own name, in the directory that *fd becomes the descriptor of: *node is its node,
+ * to be stepped off; 0: none, the export's root. false: it has none. */
+bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                      int32_t *fd, uint32_t *node);
+/* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. */
+void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
+                     const struct v9_fid *into, const char *new);
+/* Drops a reference of a dentry, and of those above it that end with it. Without the lock. */
+void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry);
+/* Whether a pinned fid stands for a name. One that is in use for something stays what it is. */
+static inline bool v9_fid_is_by_name(const struct v9_fid *fid)
+{
+    return fid->dentry && fid->io_fd == -1 && !fid->flags;
+}
 /* Publishes the descriptor of a pinned entry; -EBADF where it has one already, or is a value's. */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);
 /* Takes a number away. -EBADF; -EBUSY where the fid is marked. */

@@ -177,6 +177,11 @@ int v9_idle_return(struct v9_fids *fids, const struct v9_fid *pinned)
     return err ? err : return_io(fids, fid);
 }
 
+int v9_idle_return_node(struct v9_fids *fids, uint32_t node)
+{
+    return return_node(fids, node, -1, true);
+}
+
 /* The next parked node of a file after `index`, which is in its chain (0: the first), with a
  * reference more; 0: there is none. */
 static uint32_t next_parked(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino, uint32_t index)
@@ -353,6 +358,13 @@ void v9_idle_closed(struct v9_fids *fids, struct v9_fid *fid)
     fids->open_count--;
 }
 
+/* Whether nobody uses an open fid but its number, and `others` that count as users. One without a
+ * number is there for its pins alone. */
+static bool is_idle(const struct v9_fid *fid, uint32_t others)
+{
+    return fid->entered && fid->refs == 1 + others && !fid->flags;
+}
+
 /* *moved: it is a directory that has been read. */
 static struct v9_fid *choose_open(struct v9_fids *fids, bool *moved)
 {
@@ -363,7 +375,7 @@ static struct v9_fid *choose_open(struct v9_fids *fids, bool *moved)
         const bool recent = fid->io_recent && look < looks / 2;
         v9_idle_closed(fids, fid);
         v9_idle_opened(fids, fid); /* to the end of the list */
-        if (fid->refs > 1 || fid->flags)
+        if (!is_idle(fid, 0))
             continue;
         fid->io_recent = false;
         if (!recent) {
@@ -431,9 +443,9 @@ static bool park_open(struct v9_fids *fids, struct v9_fid *fid, bool moved)
     int32_t io_fd = -1;
 
     pthread_mutex_lock(&fids->lock);
-    /* Two references: the number's, and the one taken when it was chosen. A file without a name is
-     * opened again by its node, which is not parked then. */
-    if (can && fid->refs == 2 && !fid->flags && !fid->io_recent && (named || node->path_fd >= 0)) {
+    /* The other is who chose it. A file without a name is opened again by its node, which is not
+     * parked then. */
+    if (can && is_idle(fid, 1) && !fid->io_recent && (named || node->path_fd >= 0)) {
         io_fd = fid->io_fd;
         v9_idle_closed(fids, fid);
         fid->io_fd = V9_IO_PARKED;

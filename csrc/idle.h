@@ -32,6 +32,8 @@
 /* Brings back what a pinned fid has given up. The lock is held, but released meanwhile. 0, -ESTALE,
  * or why the file cannot be opened. */
 int v9_idle_return(struct v9_fids *fids, const struct v9_fid *fid);
+/* The same for a node that the caller has pinned. */
+int v9_idle_return_node(struct v9_fids *fids, uint32_t node);
 /* Brings back every parked node of a file; what is not to be found stays as it is. -EMFILE or
  * -ENFILE where there was no descriptor for one. */
 int v9_idle_return_file(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino);

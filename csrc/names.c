@@ -51,6 +51,37 @@ void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const ch
     v9_idle_renamed(&dev->fids, export, old, name);
 }
 
+void v9_names_lost(v9_device *dev, uint64_t handle, const char *name)
+{
+    v9_fids_lost(&dev->fids, v9_fids_of(&dev->fids, handle), name);
+}
+
+/* Whether a rename was none, since both names are of one file (rename(2)). */
+static bool is_there(struct v9_device *dev, const struct v9_fid *fid, const char *name)
+{
+    char own[V9_NAME_SIZE];
+    struct v9_attr attr;
+    uint32_t above = 0;
+    int32_t fd = v9_fids_node(&dev->fids, fid)->path_fd;
+    bool is = *name || v9_fids_own_name(&dev->fids, fid, own, &fd, &above);
+
+    is = is && !v9_attr_glance(fd, *name ? name : own, &attr);
+    if (above)
+        v9_fids_step_off(&dev->fids, above);
+    return is;
+}
+
+void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
+                    const char *into)
+{
+    const bool own = directory == V9_OWN_DIRECTORY;
+    const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
+
+    if (!is_there(dev, fid, name))
+        v9_fids_renamed(&dev->fids, fid, name, own ? NULL : v9_fids_of(&dev->fids, directory),
+                        into);
+}
+
 void v9_names_end(v9_device *dev, uint32_t export)
 {
     v9_epoch_change(&dev->exports[export]->moves, false);

@@ -12,6 +12,31 @@ static uint32_t *bucket_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_
     return &nodes->buckets[(uint32_t)(mix >> 32) & nodes->mask];
 }
 
+/* Whether the key stands for the node's file alone. */
+static bool is_certain(const struct v9_node *node)
+{
+    return node->path_fd >= 0 || node->of_age;
+}
+
+static bool is_file(const struct v9_node *node, const struct v9_attr *attr)
+{
+    return node->st_ino == attr->st_ino && node->st_dev == attr->st_dev &&
+           node->mnt_id == attr->mnt_id && node->born == v9_attr_born(attr) && is_certain(node);
+}
+
+bool v9_node_is(const struct v9_nodes *nodes, uint32_t index, const struct v9_attr *attr)
+{
+    return is_file(&nodes->entries[index - 1], attr);
+}
+
+bool v9_nodes_are_same(const struct v9_nodes *nodes, uint32_t one, uint32_t other)
+{
+    const struct v9_node *a = &nodes->entries[one - 1], *b = &nodes->entries[other - 1];
+
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->mnt_id == b->mnt_id &&
+           a->born == b->born && a->export == b->export && is_certain(a) && is_certain(b);
+}
+
 static uint32_t find(struct v9_nodes *nodes, const struct v9_found *found)
 {
     const struct v9_attr *attr = found->attr;
@@ -19,10 +44,8 @@ static uint32_t find(struct v9_nodes *nodes, const struct v9_found *found)
 
     while (index) {
         const struct v9_node *node = &nodes->entries[index - 1];
-        if (node->st_ino == attr->st_ino && node->st_dev == attr->st_dev &&
-            node->mnt_id == attr->mnt_id && node->export == found->export &&
-            node->born == v9_attr_born(attr) && !((node->mode ^ attr->mode) & 0170000) &&
-            node->shared && (node->path_fd >= 0 || node->of_age))
+        if (is_file(node, attr) && node->export == found->export && node->shared &&
+            !((node->mode ^ attr->mode) & 0170000))
             break;
         index = node->next;
     }

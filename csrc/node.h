@@ -63,7 +63,7 @@ struct v9_node {
     uint32_t before;                       /* the chain: 0 for the first */
     union {
         uint32_t left;   /* it lingers: v9_linger_now() of when that began */
-        uint32_t walked; /* it does not: of its fids, those that a walk of names has made */
+        uint32_t walked; /* it does not: its fids that a walk of names has made (told.h) */
     };
     uint64_t told; /* told.h: the client's size + 1; 0: not known */
 };
@@ -166,6 +166,10 @@ static inline struct v9_identity v9_node_identity(const struct v9_node *node)
 {
     return (struct v9_identity){node->st_dev, node->st_ino, node->mnt_id, node->born};
 }
+/* Whether two nodes are of one file, as long as what tells that is certain of both. */
+bool v9_nodes_are_same(const struct v9_nodes *nodes, uint32_t one, uint32_t other);
+/* Whether this is the file that a node stands for; never, where that is not certain. */
+bool v9_node_is(const struct v9_nodes *nodes, uint32_t index, const struct v9_attr *attr);
 void v9_node_fds_close(const struct v9_node_fds *spare);
 /* Gives a node its metadata file unless it has one already: what is to be closed then, else -1.
  * Needs no lock, only a reference. */

@@ -308,6 +308,15 @@ static uint32_t question_kind(int result)
     }
 }
 
+/* A request that is Python's. What its fids stand for is settled before. */
+static int pass(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    int err = v9_fast_prepare(dev, r);
+
+    return err ? err : V9_PASS;
+}
+
 /* Runs a handler; and again, once Python has decided what it asked. */
 static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handler,
                   struct v9_scratch *scratch)
@@ -336,7 +345,7 @@ int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratc
     if (!result && r->type == P9_TFLUSH)
         result = r->size == P9_TFLUSH_SIZE ? V9_FLUSH : -EINVAL;
     else if (!result)
-        result = handler ? handle(dev, r, handler, scratch) : V9_PASS;
+        result = handle(dev, r, handler ? handler : pass, scratch);
     if (result == V9_PASS || result == V9_FLUSH || result == -V9_NOT_YET)
         return result;
     /* Not under the lock: a host file may hang. */

@@ -218,9 +218,29 @@ v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
 v9_handler v9_fast_open, v9_fast_stat;
 v9_handler v9_fast_lcreate, v9_fast_mkdir, v9_fast_mknod, v9_fast_symlink, v9_fast_unlinkat;
-/* Pins a fid that must stand for a file; -EBADF. */
-int v9_fast_file(struct v9_device *dev, uint32_t number, struct v9_fid **fid,
+
+/* by_name.c: fids that stand for names. */
+/* A fid that a request uses, pinned. */
+struct v9_use {
+    struct v9_fid *fid;
+    struct v9_node *node;
+    uint64_t now;   /* v9_dentry_now() of before its name was looked at; 0: it was not */
+    bool seen;      /* attr is what v9_attr_look told of the file just now, after moment */
+    int64_t moment; /* v9_recall_now() */
+    struct v9_attr attr;
+};
+/*
+ * Pins a fid that must stand for a file; -EBADF. One that stands for a name stands for what has it
+ * now: an error as of a walk to it where nothing has, or -V9_NO_DEVICE, -V9_NO_GROUP.
+ */
+int v9_fast_file(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_fid **fid,
                  struct v9_node **node);
+int v9_fast_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use);
+/* Whether what is reached from a pinned fid, or is its clone, has its name from the fid's: an open
+ * one may stand for a file that has lost it. 1, 0, or an error as of v9_fast_file. */
+int v9_fast_passes_name_on(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid);
+/* The same for the fids of a request that Python is to answer. */
+int v9_fast_prepare(struct v9_device *dev, struct v9_request *r);
 static inline v9_export *v9_node_export(struct v9_device *dev, const struct v9_node *node)
 {
     return dev->exports[node->export];
@@ -238,6 +258,9 @@ int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd,
 /* The same of a directory's entry. */
 int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
                     struct v9_attr *attr);
+/* The same of a fid that a request uses. */
+int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, const struct v9_use *use,
+                      struct v9_attr *attr);
 struct v9_dirent { /* getdents64(2) */
     uint64_t d_ino;
     int64_t d_off;

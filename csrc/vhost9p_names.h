@@ -93,5 +93,12 @@ void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const ch
 void v9_names_end(v9_device *dev, uint32_t export);
 void v9_names_lock(v9_device *dev, uint32_t export);
 void v9_names_unlock(v9_device *dev, uint32_t export);
+/* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's
+ * own name (""), is gone, or has become `into` in the directory of another (V9_OWN_DIRECTORY: its
+ * own). */
+#define V9_OWN_DIRECTORY 18446744073709551615U
+void v9_names_lost(v9_device *dev, uint64_t handle, const char *name);
+void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
+                    const char *into);
 
 #endif

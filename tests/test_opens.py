@@ -9,6 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OPENER = "v9_sys_open_file"
+OWN_IN_C = {
+    "count_open": "the process's descriptors, in /proc",
+    "is_asleep": "what a thread waits for, in /proc",
+    "own_descriptor": "a pipe that the frontend gave, as a description of our own",
+}
+"""Functions that open what is no file of an export."""
 C_CALL = re.compile(
     r"\b(?:open|open64|openat|openat2|open_by_handle_at|creat|fopen|freopen|opendir|scandir|nftw"
     r"|SYS_open\w*)\s*[(,]"
@@ -21,11 +27,14 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # configuration), and no file that a guest reaches.
 OWN_FILES = {
     "config_file.py",
+    "device.py",
     "exports.py",
     "policy/locked_file.py",
     "policy/mounts.py",
     "policy/rights.py",
     "policy/state.py",
+    "policy/state_dir.py",
+    "vhost_user/channel.py",
     "vhost_user/listener.py",
     "fs/tree.py",
 }
@@ -48,7 +57,8 @@ def c_statements() -> list[tuple[str, str]]:
 
 def test_one_function_in_c_opens_what_is_there() -> None:
     statements = c_statements()
-    assert {name for name, text in statements if not HARMLESS.search(text)} == {OPENER}
+    others = {name for name, text in statements if not HARMLESS.search(text)}
+    assert others == {OPENER, *OWN_IN_C}
     makers = {name for name, text in statements if "O_EXCL" in text or "O_TMPFILE" in text}
     assert makers == {"create", "v9_sys_make_nameless"}
     assert len(statements) > 8, "the search finds nothing"

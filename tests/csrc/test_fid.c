@@ -1,5 +1,6 @@
-// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
+// sources: account.c attr.c reach.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c
+// idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
+// quota.c sys.c way.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
@@ -37,7 +38,7 @@ static int some_fd(void)
 static int enter_for(struct v9_fids *fids, uint32_t number, uint64_t ino, struct v9_fid *instead)
 {
     const struct v9_attr attr = {.mode = 040755, .st_ino = ino};
-    const struct v9_fid_new as = {number, 1000, 0, -1, 0, NULL};
+    const struct v9_fid_new as = {number, 1000, 0, -1, 0, NULL, NULL};
     const struct v9_found file = {some_fd(), -1, 0, &attr};
     int err = v9_fids_enter(fids, &as, &file, instead);
 
@@ -116,9 +117,9 @@ static void test_cap(struct v9_fids *fids)
         CHECK(enter(fids, i) == 0);
     CHECK(enter(fids, fids->max) == -EMFILE);
     struct v9_fid *first = pin(fids, 0);
-    CHECK(v9_fids_clone(fids, first, fids->max) == -EMFILE);
+    CHECK(v9_fids_clone(fids, first, fids->max, false) == -EMFILE);
     CHECK(v9_fids_remove(fids, 3) == 0);
-    CHECK(v9_fids_clone(fids, first, fids->max) == 0);
+    CHECK(v9_fids_clone(fids, first, fids->max, false) == 0);
     v9_fids_unpin(fids, first);
     v9_fids_clear(fids);
 }
@@ -150,7 +151,7 @@ static void test_numbers_of_all_kinds(void)
             entered[i] = false;
             count--;
         } else {
-            err = v9_fids_clone(&fids, first, number);
+            err = v9_fids_clone(&fids, first, number, false);
             CHECK(err == (count + 1 < MAX ? 0 : -EMFILE));
             entered[i] = !err;
             count += !err;
@@ -173,7 +174,7 @@ static void test_fids_of_one_file_share_its_node(struct v9_fids *fids)
     CHECK(enter_for(fids, 2, 77, NULL) == 0);
     struct v9_fid *one = pin(fids, 1), *two = pin(fids, 2);
     CHECK(one != two && v9_fids_node(fids, one) == v9_fids_node(fids, two));
-    CHECK(v9_fids_clone(fids, one, 3) == 0 && v9_fids_clone(fids, one, 2) == -EBADF);
+    CHECK(v9_fids_clone(fids, one, 3, false) == 0 && v9_fids_clone(fids, one, 2, false) == -EBADF);
     CHECK(fids->nodes.count == 1 && open_count() == before + 1);
     CHECK(v9_fids_node(fids, one)->refs == 3 && v9_fids_node(fids, one)->pins == 2);
     v9_fids_unpin(fids, one);
@@ -194,7 +195,7 @@ static void test_what_tells_files_apart(struct v9_fids *fids)
     attrs[3].btime_nsec = 7;
     attrs[4].mode = 040644;
     for (uint32_t i = 0; i < 6; i++) {
-        const struct v9_fid_new as = {i, 0, 0, -1, 0, NULL};
+        const struct v9_fid_new as = {i, 0, 0, -1, 0, NULL, NULL};
         const struct v9_found file = {some_fd(), -1, i == 5, &attrs[i % 5]};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
         CHECK(fids->nodes.count == i + 1);
@@ -220,7 +221,7 @@ static void test_newest_name(struct v9_fids *fids)
     char path[] = "/tmp/v9-fid-XXXXXX", other[40], link[64], shown[64] = {0};
     int fd = mkstemp(path);
     struct v9_attr attr = {.mode = 0100600, .st_ino = 1, .nlink = 1, .ctime_sec = 1};
-    struct v9_fid_new as = {1, 0, 0, -1, 0, NULL};
+    struct v9_fid_new as = {1, 0, 0, -1, 0, NULL, NULL};
     struct v9_found file = {open(path, O_PATH), -1, 0, &attr};
 
     CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
@@ -257,7 +258,7 @@ static void test_straggler(struct v9_fids *fids)
     CHECK(pthread_create(&other, NULL, clear, fids) == 0 && !pthread_join(other, NULL));
     CHECK(fids->count == 0 && v9_fids_clear(fids) == -ESTALE);
     CHECK(enter(fids, 2) == -EBADF);
-    CHECK(v9_fids_clone(fids, fid, 3) == -EBADF);
+    CHECK(v9_fids_clone(fids, fid, 3, false) == -EBADF);
     v9_fids_unpin(fids, fid);
     v9_fids_begin(fids);
     CHECK(enter(fids, 2) == 0);
@@ -327,7 +328,7 @@ static void enter_many(struct v9_fids *fids, uint32_t count, uint32_t stride, ui
     const struct v9_found file = {NO_FILE, -1, 0, &attr};
 
     for (uint32_t i = 0; i < count; i++) {
-        const struct v9_fid_new as = {i * stride, 0, 0, -1, 0};
+        const struct v9_fid_new as = {i * stride, 0, 0, -1, 0, NULL, NULL};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
     }
 }

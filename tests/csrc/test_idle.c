@@ -1,5 +1,6 @@
-// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
+// sources: account.c attr.c reach.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c
+// idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
+// quota.c sys.c way.c
 /*
  * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
  * while others give their descriptors up and rename and unlink the files.
@@ -177,21 +178,21 @@ static void make_file(const char *name)
 /* Enters a fid for a file, opened with `flags` (-1: not opened). */
 static int enter(uint32_t number, const char *name, int flags)
 {
-    struct v9_fid_new as = {number, 0, 0, -1, flags, NULL};
+    struct v9_fid_new as = {number, 0, 0, -1, flags, NULL, NULL};
     struct v9_found file = {-1, -1, 0, NULL};
     char path[PATH_MAX];
     struct v9_attr attr;
     int err;
 
     path_to(name, path);
-    file.path_fd = v9_sys_open(AT_FDCWD, path, O_PATH, 0);
+    file.path_fd = v9_sys_reach(AT_FDCWD, path, 0);
     if (file.path_fd < 0)
         return file.path_fd;
     err = v9_attr_read(export, file.path_fd, "", &attr);
     CHECK(err == 0 || err == -V9_NO_DEVICE);
     file.attr = &attr;
     if (flags >= 0)
-        as.io_fd = v9_sys_open(AT_FDCWD, path, flags, 0);
+        as.io_fd = v9_export_open(export, file.path_fd, flags);
     err = v9_fids_enter(&fids, &as, &file, NULL);
     if (err) {
         v9_budget_close(file.path_fd);
@@ -318,6 +319,23 @@ static void test_open_file_brings_its_node_back(void)
     v9_fids_clear(&fids);
 }
 
+/* A file is read while its fid is clunked: the descriptor is the reader's until the end. */
+static void test_a_clunked_fid_in_use_stays_open(void)
+{
+    const int before = open_count();
+    struct v9_fid *fid;
+    char data[8] = {0};
+
+    make_file("read");
+    age();
+    CHECK(enter(1, "read", O_RDONLY) == 0 && v9_fids_pin(&fids, 1, &fid) == 0);
+    CHECK(v9_fids_remove(&fids, 1) == 0);
+    park_all();
+    CHECK(fid->io_fd >= 0 && pread(fid->io_fd, data, sizeof(data), 0) == 4);
+    v9_fids_unpin(&fids, fid);
+    CHECK(fids.open_count == 0 && open_count() == before);
+}
+
 static void *pin_and_unpin(void *unused)
 {
     struct v9_fid *fid;
@@ -395,7 +413,7 @@ static void *use(void *seed_of)
         if (i % 4 < 2)
             CHECK(pread(fid->io_fd, data, sizeof(data), 0) > 0 && !strcmp(data, name));
         if (turn % 5 == 0)
-            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i));
+            v9_fids_clone(&fids, fid, (uint32_t)(1000 + i), false);
         v9_fids_unpin(&fids, fid);
         if (turn % 5 == 2)
             v9_fids_remove(&fids, (uint32_t)(1000 + i));
@@ -497,6 +515,7 @@ int main(void)
     test_round_trip();
     test_what_stays();
     test_open_file_brings_its_node_back();
+    test_a_clunked_fid_in_use_stays_open();
     test_an_anchor_stays_while_it_is_used();
     test_threads();
     v9_fids_destroy(&fids);

@@ -1,5 +1,6 @@
-// sources: account.c attr.c reach.c recall.c caps.c fid.c heap.c linger.c idle.c idmap.c model.c
-// model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c quota.c sys.c way.c
+// sources: account.c attr.c reach.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c
+// idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
+// quota.c sys.c way.c
 /*
  * Nodes that linger: what meets them, what ends them, and many threads that walk, clunk, unlink and
  * make files anew while others end what lingers.
@@ -55,7 +56,7 @@ static bool step(const char *name, uint32_t *node, struct v9_attr *attr)
     *node = v9_fids_meet(&fids, 0, attr);
     if (*node)
         return true;
-    found.path_fd = v9_sys_open(root_fd, name, O_PATH, 0);
+    found.path_fd = v9_sys_reach(root_fd, name, 0);
     if (found.path_fd < 0)
         return false;
     CHECK(v9_attr_glance(found.path_fd, "", attr) == 0);
@@ -68,7 +69,7 @@ static bool step(const char *name, uint32_t *node, struct v9_attr *attr)
 /* Walks to a file and enters a fid for it; whether a node was met. */
 static bool walk(const char *name, uint32_t number)
 {
-    const struct v9_fid_new as = {number, 0, 0, -1, 0, NULL};
+    const struct v9_fid_new as = {number, 0, 0, -1, 0, NULL, NULL};
     struct v9_attr attr;
     uint32_t node;
     bool met = step(name, &node, &attr);
@@ -258,7 +259,7 @@ static void *use(void *seed_of)
 
     v9_budget_charge(fids.nodes.account);
     for (int turn = 0; turn < TURNS; turn++) {
-        const struct v9_fid_new as = {base + turn % 3, 0, 0, -1, 0, NULL};
+        const struct v9_fid_new as = {base + turn % 3, 0, 0, -1, 0, NULL, NULL};
         struct v9_attr attr;
         struct v9_fid *fid;
         char name[32];

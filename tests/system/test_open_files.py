@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.frontend.client import (
+    AT_REMOVEDIR,
     SET_ATIME,
     SET_ATIME_VALUE,
     SET_GID,
@@ -129,14 +130,20 @@ def test_renamed_file_stays_open(share: Share, side: str) -> None:
     os.mkdir(share.path("d"))
     fid = client.create(share.top, b"a")
     unopened = client.walk_to(share.top, b"a")
+    clone = client.walk_to(fid)
     if side == "guest":
         client.renameat(share.top, b"a", client.walk_to(share.top, b"d"), b"b")
     else:
         os.rename(share.path("a"), share.path("d/b"))
     client.write(fid, 0, b"data")
     client.setattr(fid, SET_MODE, mode=0o640)
-    client.lopen(unopened, os.O_RDONLY)
-    assert client.read(unopened, 0, 10) == b"data"
+    for by_name in (unopened, clone):
+        if side == "host":
+            with fails(errno.ENOENT):
+                client.lopen(by_name, os.O_RDONLY)
+        else:
+            client.lopen(by_name, os.O_RDONLY)
+            assert client.read(by_name, 0, 10) == b"data"
     assert share.get("d/b") == b"data"
     assert os.stat(share.path("d/b")).st_mode & 0o777 == 0o640
 
@@ -166,16 +173,20 @@ def test_file_removed_by_the_host_is_gone_for_names_only(share: Share) -> None:
     share.put("file", b"data")
     fid = client.walk_to(share.top, b"file")
     os.unlink(share.path("file"))
-    with fails(errno.ENOENT):
-        client.walk_to(share.top, b"file")
-    assert client.getattr(fid).nlink == 0
+    for by_name in (
+        lambda: client.walk_to(share.top, b"file"),
+        lambda: client.walk_to(fid),
+        lambda: client.getattr(fid),
+    ):
+        with fails(errno.ENOENT):
+            by_name()
 
 
 def test_renamed_directory_is_followed_by_its_fids(share: Share) -> None:
     client = share.client
     os.makedirs(share.path("a/b"))
     fid = client.walk_to(share.top, b"a", b"b")
-    os.rename(share.path("a"), share.path("c"))
+    client.renameat(share.top, b"a", share.top, b"c")
     client.create(fid, b"file")
     client.mkdir(fid, b"d")
     assert sorted(os.listdir(share.path("c/b"))) == [b"d", b"file"]
@@ -184,12 +195,16 @@ def test_renamed_directory_is_followed_by_its_fids(share: Share) -> None:
     assert os.listdir(share.path("c/b")) == [b"d"]
 
 
-def test_removed_directory(share: Share) -> None:
+@pytest.mark.parametrize("side", ["guest", "host"])
+def test_removed_directory(share: Share, side: str) -> None:
     client = share.client
     os.mkdir(share.path("d"))
     fid = client.walk_to(share.top, b"d")
-    os.rmdir(share.path("d"))
-    assert client.getattr(fid).nlink == 0
+    if side == "guest":
+        client.unlinkat(share.top, b"d", AT_REMOVEDIR)
+        assert client.getattr(fid).nlink == 0
+    else:
+        os.rmdir(share.path("d"))
     for request in (
         lambda: client.mkdir(fid, b"x"),
         lambda: client.create(fid, b"x"),

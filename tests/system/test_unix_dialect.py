@@ -177,7 +177,7 @@ def test_names_of_what_has_none(share: Share, client: UnixClient) -> None:
     assert client.stat(share.root).name == b"/"
     share.put("file")
     share.put("there")
-    fid, moved = client.walk_to(share.top, b"file"), client.walk_to(share.top, b"there")
+    fid, moved = client.walk_open(share.top, b"file"), client.walk_open(share.top, b"there")
     os.unlink(share.path("file"))
     os.rename(share.path("there"), share.path("here"))
     assert client.stat(fid)[7:12] == (b"file", *client.stat(fid)[8:11], b"HARDLINKCOUNT 0")

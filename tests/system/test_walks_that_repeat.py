@@ -285,6 +285,16 @@ def test_few_descriptors(export: Path) -> None:
 
 
 @dataclass
+class Held:
+    """What a fid that is kept stands for: what has the name, as long as the guest itself has not
+    taken that from the file; then the file. `dead`: the guest has removed a directory above."""
+
+    name: tuple[bytes, ...] | None
+    ino: int
+    dead: bool = False
+
+
+@dataclass
 class Crowd:
     """Whoever changes names on the host and in the guest, at random, and what they ought to find.
 
@@ -293,8 +303,8 @@ class Crowd:
     share: Share
     random: Random
     made: int = 0
-    held: dict[int, tuple[int, bytes]] = field(default_factory=dict)
-    """Fids that are kept: the file's inode number, and its contents (b"" of a directory)."""
+    held: dict[int, Held] = field(default_factory=dict)
+    """Fids that are kept."""
 
     def name(self) -> tuple[bytes, ...]:
         """Components of a path, whether there is such a file or not."""
@@ -339,16 +349,39 @@ class Crowd:
                     client.clunk(made)
                 case 2:
                     other = client.walk_to(self.share.root, *there)
+                    old_path, new_path = self.path((*above, last)), self.path((*there, new))
+                    exist = os.path.exists(old_path) and os.path.exists(new_path)
+                    is_none = exist and os.path.samefile(old_path, new_path)
                     try:
                         client.renameat(directory, last, other, new)
+                        if not is_none:
+                            self.lost((*there, new))
+                            self.renamed((*above, last), (*there, new))
                     finally:
                         client.clunk(other)
                 case 3:
                     client.unlinkat(directory, last)
+                    self.lost((*above, last))
                 case 4:
                     client.unlinkat(directory, last, AT_REMOVEDIR)
+                    self.lost((*above, last))
         finally:
             client.clunk(directory)
+
+    def lost(self, name: tuple[bytes, ...]) -> None:
+        """The guest has taken a name away."""
+        for held in self.held.values():
+            if held.name == name:
+                held.name = None
+            elif held.name and held.name[: len(name)] == name:
+                held.dead = True
+                held.name = None
+
+    def renamed(self, old: tuple[bytes, ...], new: tuple[bytes, ...]) -> None:
+        """The guest has given another name, to all that is below, too."""
+        for held in self.held.values():
+            if held.name and held.name[: len(old)] == old:
+                held.name = (*new, *held.name[len(old) :])
 
     def look(self) -> None:
         """A walk finds what the host finds; sometimes its fid is kept."""
@@ -363,20 +396,29 @@ class Crowd:
         attr = self.share.client.getattr(fid)
         told = (attr.qid.path, attr.mode, attr.nlink, attr.size)
         assert told == (seen.st_ino, seen.st_mode, seen.st_nlink, seen.st_size), name
-        is_file = stat.S_ISREG(seen.st_mode)
-        path = Path(os.fsdecode(self.path(name)))
-        self.held[fid] = seen.st_ino, path.read_bytes() if is_file else b""
+        self.held[fid] = Held(name, seen.st_ino)
         self.check(fid)
 
     def check(self, fid: int) -> None:
-        """A fid stands for the same file still, wherever that is; most are given up then."""
-        ino, contents = self.held[fid]
-        client = self.share.client
-        assert client.getattr(fid).qid.path == ino
-        if contents:
-            opened = self.share.client.walk_to(fid)
+        """A fid stands for what it ought to; most are given up then."""
+        held, client = self.held[fid], self.share.client
+        path = Path(os.fsdecode(self.path(held.name))) if held.name else None
+        if path:
+            try:
+                held.ino = path.lstat().st_ino
+            except (FileNotFoundError, NotADirectoryError):
+                with fails(errno.ENOENT, errno.ENOTDIR):
+                    client.getattr(fid)
+                path = None
+        if held.dead:
+            with fails(errno.ENOENT, errno.ENOTDIR):
+                client.getattr(fid)
+        elif path or not held.name:
+            assert client.getattr(fid).qid.path == held.ino
+        if path and path.is_file():
+            opened = client.walk_to(fid)
             client.lopen(opened, os.O_RDONLY)
-            assert client.read(opened, 0, 100) == contents
+            assert client.read(opened, 0, 100) == path.read_bytes()
             client.clunk(opened)
         if self.random.random() < 0.9:
             client.clunk(fid)

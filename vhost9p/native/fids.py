@@ -67,6 +67,10 @@ class _Room(threading.local):
         self.bytes = ffi.buffer(self.info)
 
 
+_OWN_DIRECTORY = 2**64 - 1
+"""V9_OWN_DIRECTORY (csrc/vhost9p_names.h)."""
+
+
 class FidTable:
     """What the guest's fids stand for. Safe to use from several threads."""
 
@@ -124,13 +128,24 @@ class FidTable:
         def rescue() -> None:
             check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
 
-        return _Change(self._device, fid.export, rescue)
+        def done() -> None:
+            lib.v9_names_lost(self._device, fid.handle, name)
+
+        return _Change(self._device, fid.export, rescue, done)
 
     def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> "_Change":
         """The block renames entry `name` of a directory, or b"" the file of a fid itself, to
         `new` in `directory`; None: it stays in its own. What is renamed over keeps its descriptor,
         and what is parked its way."""
-        return _Change(self._device, fid.export, lambda: self._rescue(fid, name, directory, new))
+
+        def rescue() -> tuple[bytes, bytes] | None:
+            return self._rescue(fid, name, directory, new)
+
+        def done() -> None:
+            into = _OWN_DIRECTORY if directory is None else directory.handle
+            lib.v9_names_moved(self._device, fid.handle, name, into, new)
+
+        return _Change(self._device, fid.export, rescue, done)
 
     def _rescue(
         self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
@@ -163,17 +178,23 @@ class FidTable:
 class _Change:
     """Names of an export change in the `with` block: nothing is parked meanwhile (csrc/idle.h).
     Where something is parked already, or lingers, `prepare` comes first, and tells the old and the
-    new path of a directory that the block renames; no other block does then."""
+    new path of a directory that the block renames; no other block does then. `done` follows where
+    the block succeeds."""
 
-    __slots__ = ("_device", "_export", "_prepare", "_prepared", "_renamed")
+    __slots__ = ("_device", "_done", "_export", "_prepare", "_prepared", "_renamed")
 
     def __init__(
-        self, device: Any, export: int, prepare: Callable[[], tuple[bytes, bytes] | None]
+        self,
+        device: Any,
+        export: int,
+        prepare: Callable[[], tuple[bytes, bytes] | None],
+        done: Callable[[], None],
     ) -> None:
         self._device = device
         self._export = export
         self._prepare = prepare
         self._prepared = False
+        self._done = done
         self._renamed: tuple[bytes, bytes] | None = None
 
     def __enter__(self) -> None:
@@ -188,6 +209,8 @@ class _Change:
                 raise
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._done()
         if self._renamed and kind is None:
             lib.v9_names_renamed(self._device, self._export, *self._renamed)
         self._end()

@@ -1,0 +1,147 @@
+/*
+ * fid_names: what dentries mean to fids (fid.h): the part that needs no entries.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fid.h"
+
+void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry)
+{
+    struct v9_node_fds spare;
+
+    while (dentry) {
+        pthread_mutex_lock(&fids->lock);
+        dentry = v9_dentry_drop(&fids->dentries, dentry, &spare);
+        pthread_mutex_unlock(&fids->lock);
+        v9_node_fds_close(&spare);
+    }
+}
+
+bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    bool is;
+
+    pthread_mutex_lock(&fids->lock);
+    is = fid->dentry && v9_dentry_is(&fids->dentries, fid->dentry, fid->node);
+    pthread_mutex_unlock(&fids->lock);
+    return is;
+}
+
+void v9_fids_doubt(struct v9_fids *fids, uint32_t dentry)
+{
+    struct v9_node_fds spare = V9_NODE_FDS_NONE;
+
+    pthread_mutex_lock(&fids->lock);
+    v9_dentry_bind(&fids->dentries, dentry, 0, 0, &spare);
+    pthread_mutex_unlock(&fids->lock);
+    v9_node_fds_close(&spare);
+}
+
+void v9_found_close(const struct v9_found *found)
+{
+    v9_budget_close(found->path_fd);
+    if (found->meta_fd >= 0)
+        v9_budget_close(found->meta_fd);
+}
+
+int v9_fids_hold(struct v9_fids *fids, const struct v9_found *found, uint32_t *node)
+{
+    v9_quota *quota = fids->nodes.quotas[found->export];
+    uint32_t account = quota ? v9_quota_meet(quota, found->path_fd) : 0;
+    struct v9_node_fds spare;
+
+    pthread_mutex_lock(&fids->lock);
+    *node = v9_nodes_hold(&fids->nodes, found, &account, &spare);
+    pthread_mutex_unlock(&fids->lock);
+    if (account)
+        v9_quota_release(quota, account);
+    v9_node_fds_close(&spare);
+    if (!*node)
+        v9_found_close(found);
+    return *node ? 0 : -EMFILE;
+}
+
+/* ---- the guest changes names -------------------------------------------------------------------
+ */
+
+/* The dentry of a directory's fid, if that stands for what has its name; 0. */
+static uint32_t directory_of(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return fid->dentry && v9_dentry_is(&fids->dentries, fid->dentry, fid->node) ? fid->dentry : 0;
+}
+
+/* Of an entry of a fid's directory, or of a fid itself (*name ""): the directory's dentry, and the
+ * entry's name; 0. The name is good until the dentry changes. */
+static uint32_t find_entry(struct v9_fids *fids, const struct v9_fid *fid, const char **name)
+{
+    uint32_t at = directory_of(fids, fid);
+
+    v9_dentry_split_all(&fids->dentries);
+    if (!at || **name)
+        return at;
+    *name = v9_dentry_text(&fids->dentries, v9_dentry_at(&fids->dentries, at));
+    return v9_dentry_at(&fids->dentries, at)->fixed ? 0 : v9_dentry_at(&fids->dentries, at)->parent;
+}
+
+void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name)
+{
+    char text[V9_NAME_SIZE];
+    uint32_t above;
+
+    pthread_mutex_lock(&fids->lock);
+    above = find_entry(fids, fid, &name);
+    if (above) {
+        strcpy(text, name);
+        v9_dentry_lose(&fids->dentries, above, text, true);
+    }
+    pthread_mutex_unlock(&fids->lock);
+}
+
+bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                      int32_t *fd, uint32_t *node)
+{
+    const struct v9_dentry *dentry;
+    const char *text = "";
+    uint32_t above;
+
+    pthread_mutex_lock(&fids->lock);
+    *node = 0;
+    *fd = -1;
+    above = find_entry(fids, fid, &text);
+    if (above) {
+        strcpy(name, text);
+        dentry = v9_dentry_at(&fids->dentries, above);
+        *node = dentry->node;
+        *fd = dentry->parent ? -1 : fids->exports[dentry->export]->conf.root_fd;
+    }
+    if (*node) {
+        *fd = fids->nodes.entries[*node - 1].path_fd;
+        fids->nodes.entries[*node - 1].refs++;
+        fids->nodes.entries[*node - 1].pins++;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    return *fd >= 0;
+}
+
+void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
+                     const struct v9_fid *into, const char *new)
+{
+    char text[V9_NAME_SIZE];
+    uint32_t from, to;
+
+    pthread_mutex_lock(&fids->lock);
+    from = find_entry(fids, fid, &old);
+    to = into ? directory_of(fids, into) : from;
+    if (from)
+        strcpy(text, old);
+    if (from && to)
+        v9_dentry_move(&fids->dentries, from, text, to, new);
+    else if (from)
+        v9_dentry_lose(&fids->dentries, from, text, false);
+    else if (to)
+        v9_dentry_lose(&fids->dentries, to, new, true);
+    pthread_mutex_unlock(&fids->lock);
+}
