@@ -318,10 +318,10 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         v9_idle_closed(fids, fid);
     if (fid->io_fd != -1 && fid->node)
         set_closed(fids, fid);
+    if (fid->walked)
+        v9_told_walked(v9_fids_node(fids, fid), -fid->walked);
     if (fid->dentry)
         drop_dentry(fids, fid->dentry, closing);
-    if (fid->walked)
-        v9_told_walked(v9_fids_node(fids, fid), -1);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     set_free(fids, fid);
@@ -450,14 +450,14 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags & ~V9_FID_WALKED,
+        .flags = as->flags & ~(V9_FID_WALKED | V9_FID_MOVED),
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
-        .walked = (as->flags & V9_FID_WALKED) != 0,
+        .walked = (uint8_t)(as->flags / V9_FID_WALKED),
     };
     if (fid->walked)
-        v9_told_walked(&fids->nodes.entries[node - 1], 1);
+        v9_told_walked(&fids->nodes.entries[node - 1], fid->walked);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     if (as->route)
@@ -590,7 +590,7 @@ int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t numbe
 
 int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
 {
-    const uint32_t flags = fid->walked ? V9_FID_WALKED : 0;
+    const uint32_t flags = fid->walked ? V9_FID_MOVED : 0;
     const struct v9_fid_new as = {fid->number, fid->uid, flags, -1, 0, NULL, NULL};
     struct closing closing = NOTHING;
     uint32_t node;

@@ -63,7 +63,7 @@ struct v9_node {
     uint32_t before;                       /* the chain: 0 for the first */
     union {
         uint32_t left;   /* it lingers: v9_linger_now() of when that began */
-        uint32_t walked; /* it does not: of its fids, those that a walk of names has made */
+        uint32_t walked; /* it does not: its fids that a walk of names has made (told.h) */
     };
     uint64_t told; /* told.h: the client's size + 1; 0: not known */
 };
