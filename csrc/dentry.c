@@ -11,60 +11,52 @@ const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_d
 /* ---- the table ---------------------------------------------------------------------------------
  */
 
-static uint32_t *bucket_of(const struct v9_dentries *dentries, uint32_t parent, const char *text,
-                           size_t size)
+static uint32_t hash_of(const struct v9_dentries *dentries, uint32_t parent, const char *text,
+                        size_t size)
 {
-    const uint64_t odd = 0x9E3779B97F4A7C15ull;
-    uint64_t mix = (parent + size) * odd, part;
+    uint64_t mix = (parent + size) * dentries->key, part;
 
     for (; size >= sizeof(part); text += sizeof(part), size -= sizeof(part)) {
         memcpy(&part, text, sizeof(part));
-        mix = (mix ^ part) * odd;
+        mix = (mix ^ part) * dentries->key;
         mix ^= mix >> 32;
     }
     part = 0;
     memcpy(&part, text, size);
-    mix = (mix ^ part) * odd;
-    return &dentries->buckets[(uint32_t)(mix >> 32) & dentries->mask];
+    return (uint32_t)((mix ^ part) * dentries->key >> 32);
 }
 
-static void enter(struct v9_dentries *dentries, uint32_t at)
+static void enter(struct v9_dentries *dentries, uint32_t at, uint32_t hash)
 {
-    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
-    uint32_t *bucket =
-        bucket_of(dentries, dentry->parent, v9_dentry_text(dentries, dentry), dentry->size);
+    v9_buckets_enter(&dentries->names, at, hash);
+    v9_dentry_at(dentries, at)->hashed = true;
+}
 
-    dentry->prev = 0;
-    dentry->next = *bucket;
-    if (dentry->next)
-        v9_dentry_at(dentries, dentry->next)->prev = at;
-    *bucket = at;
-    dentry->hashed = true;
+/* A dentry whose name is another one now. */
+static void enter_anew(struct v9_dentries *dentries, uint32_t at)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+    const char *text = v9_dentry_text(dentries, dentry);
+
+    enter(dentries, at, hash_of(dentries, dentry->parent, text, dentry->size));
 }
 
 static void take_out(struct v9_dentries *dentries, uint32_t at)
 {
-    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
-
-    if (!dentry->hashed)
-        return;
-    if (dentry->next)
-        v9_dentry_at(dentries, dentry->next)->prev = dentry->prev;
-    if (dentry->prev)
-        v9_dentry_at(dentries, dentry->prev)->next = dentry->next;
-    else
-        *bucket_of(dentries, dentry->parent, v9_dentry_text(dentries, dentry), dentry->size) =
-            dentry->next;
-    dentry->hashed = false;
+    if (v9_dentry_at(dentries, at)->hashed)
+        v9_buckets_take_out(&dentries->names, at);
+    v9_dentry_at(dentries, at)->hashed = false;
 }
 
-/* The first dentry of a name in a chain that begins at `at`. */
-static uint32_t search(const struct v9_dentries *dentries, uint32_t at, uint32_t parent,
-                       const char *text, size_t size)
+static uint32_t find_hashed(const struct v9_dentries *dentries, uint32_t hash, uint32_t parent,
+                            const char *text, size_t size)
 {
-    for (; at; at = v9_dentry_at(dentries, at)->next) {
-        const struct v9_dentry *dentry = v9_dentry_at(dentries, at);
-        if (dentry->parent == parent && dentry->size == size &&
+    const struct v9_dentry *dentry;
+    uint32_t at;
+
+    for (at = *v9_buckets_head(&dentries->names, hash); at; at = dentry->link.next) {
+        dentry = v9_dentry_at(dentries, at);
+        if (dentry->link.hash == hash && dentry->parent == parent && dentry->size == size &&
             !memcmp(v9_dentry_text(dentries, dentry), text, size))
             break;
     }
@@ -74,7 +66,7 @@ static uint32_t search(const struct v9_dentries *dentries, uint32_t at, uint32_t
 static uint32_t find(const struct v9_dentries *dentries, uint32_t parent, const char *text,
                      size_t size)
 {
-    return search(dentries, *bucket_of(dentries, parent, text, size), parent, text, size);
+    return find_hashed(dentries, hash_of(dentries, parent, text, size), parent, text, size);
 }
 
 uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, const char *name)
@@ -132,7 +124,8 @@ static uint32_t make(struct v9_dentries *dentries, uint32_t parent, const char *
 static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const char *text,
                          size_t size)
 {
-    uint32_t at = find(dentries, parent, text, size);
+    const uint32_t hash = hash_of(dentries, parent, text, size);
+    uint32_t at = find_hashed(dentries, hash, parent, text, size);
 
     if (at) {
         v9_dentry_at(dentries, at)->refs++;
@@ -142,7 +135,7 @@ static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const ch
     if (!at)
         return 0;
     v9_dentry_at(dentries, parent)->refs++;
-    enter(dentries, at);
+    enter(dentries, at, hash);
     list(dentries, at, memchr(text, '/', size) != NULL);
     return at;
 }
@@ -303,7 +296,7 @@ static void split(struct v9_dentries *dentries, uint32_t at)
     if (slash || !set_text(dentries, dentry, text))
         fix(dentries, at); /* no room: it stays what it is */
     else
-        enter(dentries, at);
+        enter_anew(dentries, at);
 }
 
 void v9_dentry_split_all(struct v9_dentries *dentries)
@@ -340,12 +333,12 @@ void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *o
     /* They leave the table before any enters it anew. */
     while ((at = v9_dentry_find(dentries, parent, old))) {
         take_out(dentries, at);
-        v9_dentry_at(dentries, at)->next = more;
+        v9_dentry_at(dentries, at)->link.next = more;
         more = at;
     }
     for (; more; more = at) {
         struct v9_dentry *dentry = v9_dentry_at(dentries, more);
-        at = dentry->next;
+        at = dentry->link.next;
         /* A host that moved directories between may have made a circle of it. */
         if (is_below(dentries, into, more) || !set_text(dentries, dentry, name)) {
             fix(dentries, more);
@@ -354,6 +347,6 @@ void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *o
         v9_dentry_at(dentries, parent)->refs--; /* who renames holds it */
         v9_dentry_at(dentries, into)->refs++;
         dentry->parent = into;
-        enter(dentries, more);
+        enter_anew(dentries, more);
     }
 }

@@ -24,13 +24,14 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "buckets.h"
 #include "heap.h"
 #include "node.h"
 
 struct v9_dentry {
     uint64_t checked;         /* v9_dentry_now() of when the name led to the node; 0: never */
     uint32_t parent;          /* 0: the root of an export */
-    uint32_t next, prev;      /* in the bucket's chain, while it is hashed */
+    struct v9_link link;      /* while it is hashed */
     uint32_t refs;            /* fids, dentries below it, and who looks at it */
     uint32_t node;            /* index + 1, with a reference; 0: not known, or an export's root */
     uint32_t longer, shorter; /* in the list of those of several components */
@@ -45,8 +46,8 @@ struct v9_dentry {
 struct v9_dentries {
     struct v9_heap *heap;
     struct v9_nodes *nodes;
-    uint32_t *buckets; /* as many as the fids have */
-    uint32_t mask;
+    struct v9_buckets names;
+    uint64_t key;  /* odd, and drawn by lot: no guest knows which names share a bucket */
     uint32_t many; /* the first of several components */
     uint32_t count;
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */

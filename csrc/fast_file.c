@@ -232,8 +232,8 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
     uint32_t number = v9_in_u32(in);
     struct v9_attr a;
-    struct v9_use use;
     uint64_t mask = v9_in_u64(in); /* all that one statx tells is answered, but see above */
+    struct v9_use use;
     bool sizeless;
     int err;
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -34,18 +35,49 @@ enum {
     WALKS = 256,     /* nodes that walks stand on, beside those of fids */
 };
 
-/* The arena is sparse: pages that no fid has touched cost nothing. What
- * lingers of the nodes makes room, and the others have a fid each, or a walk. */
+/* What lies in the arena. It is sparse: pages that no fid has touched cost nothing. What lingers of
+ * the nodes makes room, and the others have a fid each, or a walk. */
+struct layout {
+    size_t heads, entries, nodes, dirs, ways; /* their sizes in bytes */
+};
+
+static size_t lay_out(uint32_t max, struct layout *sizes)
+{
+    sizes->heads = round_up(buckets_for(max) * sizeof(uint32_t));
+    sizes->entries = round_up((size_t)max * sizeof(struct v9_fid));
+    sizes->nodes = round_up(((size_t)max + WALKS) * sizeof(struct v9_node));
+    sizes->dirs = round_up((size_t)max * sizeof(struct v9_fid_dir));
+    sizes->ways = round_up((size_t)max * WAY_BYTES);
+    return 3 * sizes->heads + sizes->entries + sizes->nodes + sizes->dirs + sizes->ways;
+}
+
+static void furnish(struct v9_fids *fids, const struct layout *sizes)
+{
+    const uint32_t buckets = fids->mask + 1;
+    struct v9_nodes *nodes = &fids->nodes;
+    struct v9_dentries *dentries = &fids->dentries;
+    uint8_t *at = fids->map;
+    uint32_t *files, *names;
+
+    fids->buckets = (uint32_t *)at;
+    files = (uint32_t *)(at += sizes->heads);
+    names = (uint32_t *)(at += sizes->heads);
+    fids->entries = (struct v9_fid *)(at += sizes->heads);
+    nodes->entries = (struct v9_node *)(at += sizes->entries);
+    nodes->files = v9_buckets_of(files, buckets, at + offsetof(struct v9_node, link),
+                                 sizeof(struct v9_node), 1);
+    fids->dirs = (struct v9_fid_dir *)(at += sizes->nodes);
+    at += sizes->dirs;
+    v9_heap_init(&nodes->park.heap, at, sizes->ways);
+    *dentries = (struct v9_dentries){.heap = &nodes->park.heap, .nodes = nodes, .key = fids->key};
+    dentries->names =
+        v9_buckets_of(names, buckets, at + offsetof(struct v9_dentry, link), V9_HEAP_UNIT, 0);
+}
+
 int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
 {
-    const uint32_t buckets = buckets_for(max);
-    const size_t head = round_up(buckets * sizeof(uint32_t));
-    const size_t fid_size = round_up((size_t)max * sizeof(struct v9_fid));
-    const size_t node_size = round_up(((size_t)max + WALKS) * sizeof(struct v9_node));
-    const size_t dir_size = round_up((size_t)max * sizeof(struct v9_fid_dir));
-    const size_t way_size = round_up((size_t)max * WAY_BYTES);
     const int account = v9_budget_join();
-    uint8_t *at;
+    struct layout sizes;
     int err;
 
     if (account < 0)
@@ -56,8 +88,8 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     fids->key |= 1;
     fids->max = fids->unused = max;
     fids->nodes.max = max + WALKS;
-    fids->mask = fids->nodes.mask = buckets - 1;
-    fids->map_size = 3 * head + fid_size + node_size + dir_size + way_size;
+    fids->mask = buckets_for(max) - 1;
+    fids->map_size = lay_out(max, &sizes);
     fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
     if (fids->fd < 0)
         goto fail;
@@ -66,19 +98,7 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     fids->map = mmap(NULL, fids->map_size, PROT_READ | PROT_WRITE, MAP_SHARED, fids->fd, 0);
     if (fids->map == MAP_FAILED)
         goto fail;
-    at = fids->map;
-    fids->buckets = (uint32_t *)at;
-    fids->nodes.buckets = (uint32_t *)(at += head);
-    fids->dentries = (struct v9_dentries){
-        .heap = &fids->nodes.park.heap,
-        .nodes = &fids->nodes,
-        .buckets = (uint32_t *)(at += head),
-        .mask = buckets - 1,
-    };
-    fids->entries = (struct v9_fid *)(at += head);
-    fids->nodes.entries = (struct v9_node *)(at += fid_size);
-    fids->dirs = (struct v9_fid_dir *)(at += node_size);
-    v9_heap_init(&fids->nodes.park.heap, at + dir_size, way_size);
+    furnish(fids, &sizes);
     pthread_mutex_init(&fids->lock, NULL);
     pthread_cond_init(&fids->returned, NULL);
     fids->exports = exports;
@@ -318,10 +338,10 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         v9_idle_closed(fids, fid);
     if (fid->io_fd != -1 && fid->node)
         set_closed(fids, fid);
+    if (fid->walked)
+        v9_told_walked(v9_fids_node(fids, fid), -fid->walked);
     if (fid->dentry)
         drop_dentry(fids, fid->dentry, closing);
-    if (fid->walked)
-        v9_told_walked(v9_fids_node(fids, fid), -1);
     if (fid->node)
         v9_nodes_drop(&fids->nodes, fid->node, &closing->node);
     set_free(fids, fid);
@@ -450,14 +470,14 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags & ~V9_FID_WALKED,
+        .flags = as->flags & ~(V9_FID_WALKED | V9_FID_MOVED),
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
-        .walked = (as->flags & V9_FID_WALKED) != 0,
+        .walked = (uint8_t)(as->flags / V9_FID_WALKED),
     };
     if (fid->walked)
-        v9_told_walked(&fids->nodes.entries[node - 1], 1);
+        v9_told_walked(&fids->nodes.entries[node - 1], fid->walked);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     if (as->route)
@@ -590,7 +610,7 @@ int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t numbe
 
 int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
 {
-    const uint32_t flags = fid->walked ? V9_FID_WALKED : 0;
+    const uint32_t flags = fid->walked ? V9_FID_MOVED : 0;
     const struct v9_fid_new as = {fid->number, fid->uid, flags, -1, 0, NULL, NULL};
     struct closing closing = NOTHING;
     uint32_t node;

@@ -53,7 +53,7 @@ struct v9_fid {
     bool entered;      /* its number leads to it */
     bool stray;        /* led to by its bucket's chain */
     bool listed;       /* in the free list: perhaps taken as a home since */
-    bool walked;       /* a walk of names has made it */
+    uint8_t walked;    /* a walk of names has made it: told.h */
     uint32_t life;     /* counts the fids that this entry was */
     uint32_t before;   /* index + 1 of the stray before it in its chain; 0 for the first */
     uint32_t dentry;   /* 0: it stands for its node, whatever has become of the name */
@@ -94,8 +94,10 @@ struct v9_fids {
     struct v9_holder holder;
 };
 
-/* Among the flags of a v9_fid_new: a walk of names has made it. */
-#define V9_FID_WALKED (1u << 31)
+/* The highest among the flags of a v9_fid_new, which become `walked`: a walk of names has made it,
+ * or a fid that was made so moves. */
+#define V9_FID_WALKED (1u << 30)
+#define V9_FID_MOVED (2u << 30)
 
 /* What a fid that is to be entered is, beside the file that it stands for. */
 struct v9_fid_new {

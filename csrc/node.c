@@ -6,10 +6,15 @@
 
 #include "linger.h"
 
-static uint32_t *bucket_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino)
+static uint32_t hash_of(uint64_t st_dev, uint64_t st_ino)
 {
-    uint64_t mix = (st_ino ^ st_dev << 40) * 0x9E3779B97F4A7C15ull;
-    return &nodes->buckets[(uint32_t)(mix >> 32) & nodes->mask];
+    return (uint32_t)((st_ino ^ st_dev << 40) * 0x9E3779B97F4A7C15ull >> 32);
+}
+
+/* Index + 1 of the first node of a chain. */
+static uint32_t first_of(const struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino)
+{
+    return *v9_buckets_head(&nodes->files, hash_of(st_dev, st_ino));
 }
 
 /* Whether the key stands for the node's file alone. */
@@ -40,14 +45,14 @@ bool v9_nodes_are_same(const struct v9_nodes *nodes, uint32_t one, uint32_t othe
 static uint32_t find(struct v9_nodes *nodes, const struct v9_found *found)
 {
     const struct v9_attr *attr = found->attr;
-    uint32_t index = *bucket_of(nodes, attr->st_dev, attr->st_ino);
+    uint32_t index = first_of(nodes, attr->st_dev, attr->st_ino);
 
     while (index) {
         const struct v9_node *node = &nodes->entries[index - 1];
         if (is_file(node, attr) && node->export == found->export && node->shared &&
             !((node->mode ^ attr->mode) & 0170000))
             break;
-        index = node->next;
+        index = node->link.next;
     }
     return index;
 }
@@ -56,8 +61,8 @@ uint32_t v9_nodes_of(struct v9_nodes *nodes, uint64_t st_dev, uint64_t st_ino, u
 {
     const struct v9_node *node;
 
-    index = index ? nodes->entries[index - 1].next : *bucket_of(nodes, st_dev, st_ino);
-    for (; index; index = node->next) {
+    index = index ? nodes->entries[index - 1].link.next : first_of(nodes, st_dev, st_ino);
+    for (; index; index = node->link.next) {
         node = &nodes->entries[index - 1];
         if (node->st_ino == st_ino && node->st_dev == st_dev)
             break;
@@ -75,26 +80,14 @@ static bool is_chained(const struct v9_node *node)
 
 static void chain(struct v9_nodes *nodes, uint32_t index)
 {
-    struct v9_node *node = &nodes->entries[index - 1];
-    uint32_t *bucket = bucket_of(nodes, node->st_dev, node->st_ino);
+    const struct v9_node *node = &nodes->entries[index - 1];
 
-    node->before = 0;
-    node->next = *bucket;
-    if (node->next)
-        nodes->entries[node->next - 1].before = index;
-    *bucket = index;
+    v9_buckets_enter(&nodes->files, index, hash_of(node->st_dev, node->st_ino));
 }
 
 static void unchain(struct v9_nodes *nodes, uint32_t index)
 {
-    const struct v9_node *node = &nodes->entries[index - 1];
-
-    if (node->before)
-        nodes->entries[node->before - 1].next = node->next;
-    else
-        *bucket_of(nodes, node->st_dev, node->st_ino) = node->next;
-    if (node->next)
-        nodes->entries[node->next - 1].before = node->before;
+    v9_buckets_take_out(&nodes->files, index);
 }
 
 /* ---- the lists of nodes with descriptors -------------------------------------------------------
@@ -202,7 +195,7 @@ static uint32_t allocate(struct v9_nodes *nodes, struct v9_node_fds *spare)
         v9_node_end(nodes, nodes->lingering.oldest, spare);
     index = nodes->free;
     if (index)
-        nodes->free = nodes->entries[index - 1].next;
+        nodes->free = nodes->entries[index - 1].link.next;
     else if (nodes->used < nodes->max)
         index = ++nodes->used;
     return index;
@@ -294,7 +287,7 @@ enum {
     SAMPLE = 32,    /* of so many names one is tried even then */
 };
 
-static uint32_t hash_of(uint64_t dir, const char *name)
+static uint32_t hash_of_name(uint64_t dir, const char *name)
 {
     uint32_t hash = 2166136261u ^ (uint32_t)(dir ^ dir >> 32); /* FNV-1a */
 
@@ -308,7 +301,7 @@ bool v9_nodes_may_meet(const struct v9_nodes *nodes, uint32_t export, uint64_t d
 {
     return v9_nodes_keep(nodes, export) &&
            (__atomic_load_n(&nodes->misses, __ATOMIC_RELAXED) < MISSES ||
-            hash_of(dir, name) % SAMPLE == 0);
+            hash_of_name(dir, name) % SAMPLE == 0);
 }
 
 bool v9_nodes_has_one_name(const struct v9_attr *attr)
@@ -354,7 +347,7 @@ static void bury(struct v9_nodes *nodes, uint32_t index)
     struct v9_node *node = &nodes->entries[index - 1];
 
     v9_node_set_lasting(nodes, index, false);
-    node->next = nodes->free;
+    node->link.next = nodes->free;
     nodes->free = index;
     nodes->count--;
 }

@@ -32,6 +32,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "buckets.h"
 #include "budget.h"
 #include "park.h"
 #include "quota.h"
@@ -39,33 +40,32 @@
 
 /* Two cache lines: what every request looks at, and what finds the node again. */
 struct v9_node {
-    _Alignas(64) uint32_t export; /* index of the device's export */
-    uint32_t refs;                /* fids, and walks that stand on it; 0: it lingers */
-    uint32_t pins;                /* of those, the ones in use */
-    uint32_t mode;                /* st_mode when it was walked to: the file type holds */
-    int32_t path_fd;              /* O_PATH; -1: parked, which no pinned one is */
-    int32_t meta_fd;              /* metadata file (model.h), -1: none, or not known yet */
-    uint32_t account;             /* quota.h; 0: its export has no quota */
-    uint32_t opens;               /* of those fids, those that are open */
+    _Alignas(64) uint16_t export; /* index of the device's export */
+    uint16_t mode;                /* st_mode when it was walked to: the file type holds */
+    uint16_t changing;            /* told.h: requests at work that change the size */
     bool shared;                  /* later walks may find it */
     bool of_age;                  /* parked: the key still stands for this file alone */
     bool recent;                  /* used since it was looked at for parking */
     bool parking, returning;      /* a thread gives the descriptors up; gets them back */
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
-    uint16_t changing; /* told.h: requests at work that change the size */
-    struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
-    uint32_t next;     /* index + 1 in the bucket's chain or the free list; and before it, in */
+    uint32_t refs;     /* fids, and walks that stand on it; 0: it lingers */
+    uint32_t pins;     /* of those, the ones in use */
+    int32_t path_fd;   /* O_PATH; -1: parked, which no pinned one is */
+    int32_t meta_fd;   /* metadata file (model.h), -1: none, or not known yet */
+    uint32_t account;  /* quota.h; 0: its export has no quota */
+    uint32_t opens;    /* of those fids, those that are open */
     uint32_t way;      /* parked: where in nodes->park */
+    struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
+    union {
+        uint32_t left;   /* it lingers: v9_linger_now() of when that began */
+        uint32_t walked; /* it does not: its fids that a walk of names has made (told.h) */
+    };
+    uint32_t older, newer; /* index + 1 in its list of those with descriptors */
+    struct v9_link link;   /* by the key; `next` is index + 1 in the free list */
 
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */
-    uint32_t older, newer;                 /* index + 1 in its list of those with descriptors */
-    uint32_t before;                       /* the chain: 0 for the first */
-    union {
-        uint32_t left;   /* it lingers: v9_linger_now() of when that began */
-        uint32_t walked; /* it does not: of its fids, those that a walk of names has made */
-    };
-    uint64_t told; /* told.h: the client's size + 1; 0: not known */
+    uint64_t told;                         /* told.h: the client's size + 1; 0: not known */
 };
 _Static_assert(sizeof(struct v9_node) == 128, "a node is two cache lines");
 
@@ -83,11 +83,11 @@ struct v9_node_list {
 };
 
 struct v9_nodes {
-    uint32_t max, mask;   /* capacity of entries; buckets - 1 */
+    uint32_t max;         /* capacity of entries */
     uint32_t count, used; /* live nodes; entries ever handed out */
     uint32_t free;        /* index + 1 of the first free entry */
     bool unshared;        /* each walk makes a node of its own */
-    uint32_t *buckets;    /* index + 1 of the first entry */
+    struct v9_buckets files;
     struct v9_node *entries;
     v9_quota *quotas[V9_EXPORTS_MAX]; /* by the export's index; NULL: none */
     uint64_t keeps[V9_EXPORTS_MAX];   /* likewise; the mount whose nodes may linger; 0: none */

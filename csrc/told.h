@@ -11,7 +11,8 @@
  * it. What differs from that is the host's doing, and is told. This holds for one inode of the
  * client. An inode is looked up by a walk of names, whose fid lives as long as it. Where several
  * such fids stand for a file (hard links, several users), any of them may be an inode that knows
- * less, and each is told all.
+ * less, and each is told all. So is the inode whose fid has moved from one file to another
+ * (by_name.c), since it stands for both: its fid counts as two.
  */
 #ifndef V9_TOLD_H
 #define V9_TOLD_H
@@ -22,7 +23,8 @@
 
 #include "node.h"
 
-/* A fid that a walk of names has made comes (1), or goes (-1). Under the lock of the fids. */
+/* A fid that a walk of names has made comes (1; 2 where it moves here), or goes (-1, -2). Under the
+ * lock of the fids. */
 static inline void v9_told_walked(struct v9_node *node, int fids)
 {
     __atomic_add_fetch(&node->walked, (uint32_t)fids, __ATOMIC_SEQ_CST);

@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,6 +27,7 @@ from vhost9p.device import Device, memory_slots
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.sys import take_stop_signals
+from vhost9p.output import flush, keep_places, say
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -96,12 +96,6 @@ def describe(config: DeviceConfig, socket: str) -> str:
 
 def _options(export: ExportConfig, *more: str) -> list[str]:
     return [export.model, *more, *(["read-only"] if export.readonly else [])]
-
-
-def say(text: str) -> None:
-    """One line on standard error; whether anybody reads it is no reason to end."""
-    with suppress(OSError, ValueError):
-        print(f"vhost9p: {text}", file=sys.stderr, flush=True)
 
 
 class Daemon:
@@ -209,6 +203,7 @@ class Daemon:
 
 def run(config: Config) -> int:
     """Serves; returns the process's exit code, or ends the process."""
+    keep_places()
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
     try:
@@ -231,8 +226,5 @@ def run(config: Config) -> int:
     finally:
         daemon.close()
     # Threads may hang in system calls on the host's files: nothing waits for them.
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    logging.shutdown()
+    flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-// sources: dentry.c heap.c
+// sources: buckets.c dentry.c heap.c
 /*
  * Dentries: at random, names are reached by steps and at once, dropped, removed and renamed; each
  * has the path that it ought to have, and there is one for each. In the end nothing is left.
@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "dentry.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,7 +187,9 @@ int main(void)
     static _Alignas(64) uint8_t room[ROOM];
 
     v9_heap_init(&heap, room, sizeof(room));
-    dentries = (struct v9_dentries){.heap = &heap, .buckets = buckets, .mask = BUCKETS - 1};
+    dentries = (struct v9_dentries){.heap = &heap, .key = 0x9E3779B97F4A7C15ull};
+    dentries.names =
+        v9_buckets_of(buckets, BUCKETS, room + offsetof(struct v9_dentry, link), V9_HEAP_UNIT, 0);
     srand(1);
     for (int turn = 0; turn < TURNS; turn++) {
         if (turn % 3)

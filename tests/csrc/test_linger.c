@@ -1,6 +1,6 @@
 // sources: account.c attr.c reach.c recall.c caps.c dentry.c fid_names.c fid.c heap.c linger.c
 // idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
-// quota.c sys.c way.c
+// quota.c sys.c way.c buckets.c
 /*
  * Nodes that linger: what meets them, what ends them, and many threads that walk, clunk, unlink and
  * make files anew while others end what lingers.

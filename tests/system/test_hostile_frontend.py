@@ -308,6 +308,54 @@ def test_descriptors_of_the_wrong_kind_are_refused(pair: Pair, tmp_path: Path) -
     pair.attacker.client.getattr(pair.attacker.top)
 
 
+@contextlib.contextmanager
+def deep_directory(folder: Path) -> Iterator[int]:
+    """A directory whose path is longer than the kernel shows (PATH_MAX)."""
+    with contextlib.ExitStack() as opened:
+        fd = os.open(folder, os.O_RDONLY)
+        opened.callback(os.close, fd)
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=fd)
+            fd = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+            opened.callback(os.close, fd)
+        yield fd
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_descriptor_without_a_name(pair: Pair, tmp_path: Path, name: str) -> None:
+    request, payload = REQUESTS[name]
+    frontend = pair.attacker.machine.frontend
+    before = pair.daemon.fd_count()
+    with deep_directory(tmp_path) as fd:
+        for _ in range(3):
+            frontend.send(request, payload, [fd] * 4)
+            frontend.send(request, payload, [fd])
+            if request == Request.GET_FEATURES:
+                frontend.receive()
+                frontend.receive()
+    frontend.get_features()
+    pair.attacker.client.getattr(pair.attacker.top)
+    pair.daemon.wait_until(lambda: pair.daemon.fd_count() <= before, "descriptors were kept")
+
+
+def test_end_in_a_message_with_descriptors(pair: Pair, tmp_path: Path) -> None:
+    """The connection ends before the message that they came with."""
+    with deep_directory(tmp_path) as fd:
+        frontend = pair.attacker.machine.frontend
+        send_fd(frontend.socket, fd)
+        frontend.close()
+    hung_up_is_noticed(pair)
+    pair.goes_on()
+
+
+def test_names_of_descriptors_are_no_lines(pair: Pair, tmp_path: Path) -> None:
+    frontend = pair.attacker.machine.frontend
+    with open(tmp_path / "x\nvhost9p: forged\x1b[31m", "wb") as file:
+        assert frontend.ack(Request.SET_VRING_KICK, U64.pack(0), [file.fileno()]) != 0
+    pair.daemon.wait_line(r"its descriptor is .*/x\\nvhost9p: forged\\x1b\[31m; an eventfd")
+    assert "vhost9p: forged" not in {line[:15] for line in pair.daemon.lines}
+
+
 # ---- the connection itself
 
 

@@ -101,7 +101,7 @@ def test_a_file_that_the_guest_makes(share: Share) -> None:
     client.write(io, 0, bytes(10))
     assert told(share, name) is None
     os.unlink(share.path("file"))
-    attr = client.getattr(name)
+    attr = client.getattr(io)
     assert (attr.size, attr.valid & SIZE) == (10, 0)
 
 
@@ -128,3 +128,22 @@ def test_sizes_of_a_file_that_grows_meanwhile(share: Share, name: int) -> None:
     while client.in_flight:
         client.reap()
     assert told(share, name) is None
+
+
+def test_a_name_that_has_led_to_two_files_is_told(share: Share, name: int) -> None:
+    """The client has one inode for both, and writes to the first are none to the second."""
+    io = opened(share, name)
+    assert told(share, name) is None
+    share.put("new", bytes(500))
+    os.rename(share.path("new"), share.path("file"))
+    assert told(share, name) == 500
+    again = opened(share, name)
+    share.client.write(io, 0, bytes(2000))
+    for fid in (name, again):
+        assert told(share, fid) == 500
+    share.client.clunk(name)
+    for _ in range(2):
+        name = share.client.walk_to(share.top, b"file")
+        assert told(share, name) == 500
+        assert told(share, name) is None
+        share.client.clunk(name)
