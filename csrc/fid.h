@@ -189,10 +189,15 @@ void v9_found_close(const struct v9_found *found);
 bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid);
 /* The guest has removed an entry of a pinned fid's directory, or the fid's own name (""). */
 void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name);
-/* A pinned fid's own name, in the directory that *fd becomes the descriptor of: *node is its node,
- * to be stepped off; 0: none, the export's root. false: it has none. */
-bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
-                      int32_t *fd, uint32_t *node);
+/* The directory that a dentry, which is neither fixed nor of several components, is in: its
+ * descriptor, and the name there. *node is its node, pinned, to be stepped off, also where this
+ * fails; 0: none, the export's root. The lock is held, but released meanwhile. */
+int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
+                           uint32_t *node);
+/* The same of a pinned fid's own name, without the lock. -ENOENT where the guest has removed it,
+ * -ENODATA where it is not known. What the host has by that name now is to be looked at. */
+int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                         uint32_t *node);
 /* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. */
 void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
                      const struct v9_fid *into, const char *new);

@@ -107,6 +107,13 @@ static int prove_inside(v9_export *ex, int fd)
     return err;
 }
 
+bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && is_file(&st, dir, name);
+}
+
 int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
 {
     char path[PATH_MAX], *slash;

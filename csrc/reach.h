@@ -20,5 +20,7 @@
 
 /* Another O_PATH descriptor of what `fd` names. */
 int v9_export_reopen(v9_export *ex, int32_t fd);
+/* Whether what `fd` names is what a directory has by this name. */
+bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
 
 #endif

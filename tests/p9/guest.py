@@ -64,7 +64,8 @@ class FakeFid:
 class FakeFids:
     """vhost9p.p9.fids.FidTable; `pinned` counts `with` blocks that are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent_of: Callable[[int], tuple[int, bytes]]) -> None:
+        self._parent_of = parent_of
         self.entries: dict[int, FakeFid] = {}
         self._handles = itertools.count(1 << 32)
         self.before_mark: Callable[[], None] = lambda: None
@@ -149,6 +150,14 @@ class FakeFids:
             yield
         finally:
             self.changing = None
+
+    @contextmanager
+    def own_name(self, fid: FakeFid) -> Iterator[tuple[int, bytes]]:
+        parent, name = self._parent_of(fid.path_fd)
+        try:
+            yield parent, name
+        finally:
+            os.close(parent)
 
     def removing(self, fid: FakeFid, name: bytes = b"") -> AbstractContextManager[None]:
         return self._changes(fid.number, name)
@@ -288,7 +297,7 @@ def serving(
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
         driver = LocalDriver(export, root_fd, readonly=readonly)
-        fids = FakeFids()
+        fids = FakeFids(driver.parent_of)
         msizes: list[int] = []
         dialects: list[Dialect] = []
         server = Server(

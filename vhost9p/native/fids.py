@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+from vhost9p.native import descriptors
 from vhost9p.native.export import Attr
 from vhost9p.native.library import Layout, check, ffi, lib
 
@@ -120,6 +121,16 @@ class FidTable:
         check(lib.v9_fid_clunk(self._device, handle))
 
     # ---- changes of names -------------------------------------------------------------------
+
+    @contextmanager
+    def own_name(self, fid: Fid) -> Iterator[tuple[int, bytes]]:
+        """See vhost9p.p9.fids."""
+        name = ffi.new("char[]", lib.V9_NAME_SIZE)
+        directory = check(lib.v9_names_own(self._device, fid.handle, name))
+        try:
+            yield directory, ffi.string(name)
+        finally:
+            descriptors.close(directory)
 
     def removing(self, fid: Fid, name: bytes = b"") -> "_Change":
         """The block removes entry `name` of a directory, or the name by which a file was reached:
