@@ -46,6 +46,7 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
     dev->conf = *conf;
     dev->msize = conf->msize_max;
     dev->mem.limit = conf->mem_regions;
+    dev->mem.limit_bytes = conf->mem_bytes;
     dev->kick_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);

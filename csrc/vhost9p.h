@@ -28,6 +28,8 @@ typedef struct v9_mounts v9_mounts;
 
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
+/* How many bytes of addresses the process has, all of them. */
+uint64_t v9_address_space(void);
 
 /* ---- stop.c: SIGTERM and SIGINT ---------------------------------------------------------------
  */
@@ -368,6 +370,7 @@ struct v9_device_conf {
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
     uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
+    uint64_t mem_bytes;   /* of guest memory, in all regions */
     uint32_t poll_us;     /* how long a thread looks for requests before it sleeps */
     uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any */
 };
@@ -403,7 +406,8 @@ struct v9_device_stats {
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 
-/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions). */
+/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions),
+ * -ENOMEM (mem_bytes). */
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);

@@ -23,7 +23,7 @@ import uvloop
 
 from vhost9p import signals
 from vhost9p.config import SOCKET_MODE, Config, DeviceConfig, ExportConfig
-from vhost9p.device import Device, memory_slots
+from vhost9p.device import Device
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.sys import take_stop_signals
@@ -134,8 +134,8 @@ class Daemon:
                 -1 if config.socket_group is None else config.socket_group,
             )
         try:
-            slots = memory_slots(len(self._config.devices))
-            device = _unless_stopped(self._stop_fd, lambda: Device(config, slots))
+            devices = len(self._config.devices)
+            device = _unless_stopped(self._stop_fd, lambda: Device(config, devices))
         except BaseException:
             listener.close()
             raise

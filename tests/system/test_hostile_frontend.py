@@ -33,6 +33,7 @@ from tests.frontend.vhost_user import (
     U64,
     VERSION,
     BackendError,
+    Frontend,
     Request,
 )
 from tests.frontend.wire import T
@@ -192,6 +193,33 @@ def test_a_daemon_ends_while_its_call_descriptors_block(tmp_path: Path) -> None:
         clear_nonblock(fd)
         share.machine.ring._arm()
         polled(share, T.GETATTR, share.top, 0)
+
+
+# ---- guest memory
+
+
+def take_addresses(frontend: Frontend, most: int) -> int:
+    """Adds as much memory as it gets, of a file that is longer than all addresses; the sum."""
+    taken, at, size = 0, 1 << 50, most
+    memory = os.memfd_create("memory")
+    os.ftruncate(memory, most)
+    while size >= PAGE:
+        region = REGION.pack(at, size, at, 0)
+        if frontend.ack(Request.ADD_MEM_REG, U64.pack(0) + region, [memory]):
+            size //= 2
+        else:
+            taken += size
+        at += most
+    os.close(memory)
+    return taken
+
+
+def test_addresses_of_the_process_are_shared(pair: Pair) -> None:
+    """A neighbour maps as much as it could have before."""
+    most = take_addresses(pair.attacker.machine.frontend, 1 << 47)
+    assert most > 1 << 42
+    pair.goes_on()
+    assert take_addresses(pair.neighbour.machine.frontend, 1 << 47) == most
 
 
 # ---- descriptors of other kinds
