@@ -394,6 +394,8 @@ static int look_only(struct v9_device *dev, struct v9_request *r, uint32_t numbe
         return 0; /* Python tells */
     if (use.fid->dentry && !is_believed(v9_dentry_at(&dev->fids.dentries, use.fid->dentry), now))
         err = look_at_name(dev, r, use.fid, now, &use);
+    if (err) /* what it led to before, the guest would not reach by it */
+        v9_fids_doubt(&dev->fids, use.fid->dentry);
     v9_fids_unpin(&dev->fids, use.fid);
     return err == -V9_NO_DEVICE || err == -V9_NO_GROUP ? err : 0;
 }

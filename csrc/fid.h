@@ -195,7 +195,8 @@ void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *na
 int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
                            uint32_t *node);
 /* The same of a pinned fid's own name, without the lock. -ENOENT where the guest has removed it,
- * -ENODATA where it is not known. What the host has by that name now is to be looked at. */
+ * or it led to another file when it was looked at last, -ENODATA where it is not known. What the
+ * host has by that name now is to be looked at. */
 int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
                          uint32_t *node);
 /* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. */

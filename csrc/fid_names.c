@@ -133,7 +133,7 @@ int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char na
     pthread_mutex_lock(&fids->lock);
     v9_dentry_split_all(&fids->dentries);
     dentry = fid->dentry ? v9_dentry_at(&fids->dentries, fid->dentry) : NULL;
-    if (dentry && dentry->gone)
+    if (dentry && (dentry->gone || !v9_dentry_is(&fids->dentries, fid->dentry, fid->node)))
         fd = -ENOENT;
     else if (dentry && !dentry->fixed)
         fd = v9_fids_hold_above(fids, fid->dentry, name, node);

@@ -784,6 +784,29 @@ def test_mounted_over(export: Path, multidevs: str) -> None:
             )
 
 
+@needs_root
+@pytest.mark.parametrize("multidevs", ["remap", "forbid"])
+def test_requests_by_fid_reach_nothing_below_a_mount(export: Path, multidevs: str) -> None:
+    (export / "m").mkdir(exist_ok=True)
+    (export / "m" / "f").write_bytes(b"1")
+    with (
+        Daemon("--path", str(export), *SECURITY, "--multidevs", multidevs) as daemon,
+        mounted(daemon, export) as share,
+    ):
+        client = share.client
+        above = client.walk_to(share.root, b"m")
+        one, two = (client.walk_to(above, b"f") for _ in range(2))
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(export / "m")], check=True)
+        try:
+            with fails(*GONE, errno.ENODEV):
+                client.rename(two, share.root, b"g")
+            with fails(*GONE, errno.ENODEV):
+                client.remove(one)
+        finally:
+            subprocess.run(["umount", "--lazy", str(export / "m")], check=True)
+        assert (export / "m" / "f").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("privileged", [pytest.param(True, marks=needs_root), False])
 @pytest.mark.parametrize("speaks", [Client, UnixClient])
 def test_parked(privileged: bool, speaks: type[Client]) -> None:
