@@ -57,10 +57,12 @@ def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
             outcome.set_exception(error)
         os.eventfd_write(done, 1)
 
-    threading.Thread(target=run, name="start", daemon=True).start()
+    thread = threading.Thread(target=run, name="start", daemon=True)
+    thread.start()
     ready, _, _ = select.select([stop_fd, done], [], [])
     if stop_fd in ready:
         raise _Stopped
+    thread.join()  # it has done all but end: the descriptor is in use until then
     os.close(done)
     return outcome.result()
 
