@@ -6,19 +6,19 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "serve.h"
 
 /* A description of our own where there can be one, else the frontend's. -errno. */
-static int own_descriptor(int fd)
+static int own_descriptor(int fd, uint32_t mode)
 {
-    struct stat st;
     char path[32];
     int copy = -1;
 
-    if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode)) {
+    if (S_ISFIFO(mode)) {
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
         copy = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     }
@@ -27,18 +27,22 @@ static int own_descriptor(int fd)
     copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (copy < 0)
         return -errno;
-    fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
+    if (!S_ISSOCK(mode))
+        fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
     return copy;
 }
 
 int v9_notifier_new(int fd, struct v9_notifier **notifier)
 {
+    struct stat st;
     int copy;
 
     *notifier = NULL;
     if (fd < 0)
         return 0;
-    copy = own_descriptor(fd);
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    copy = own_descriptor(fd, st.st_mode);
     if (copy < 0)
         return copy;
     *notifier = malloc(sizeof(**notifier));
@@ -46,7 +50,7 @@ int v9_notifier_new(int fd, struct v9_notifier **notifier)
         v9_budget_close(copy);
         return -ENOMEM;
     }
-    **notifier = (struct v9_notifier){copy, 1};
+    **notifier = (struct v9_notifier){copy, S_ISSOCK(st.st_mode), 1};
     return 0;
 }
 
@@ -54,7 +58,7 @@ static void put(struct v9_notifier *notifier)
 {
     if (!notifier || --notifier->users)
         return;
-    v9_budget_close(notifier->fd); /* an eventfd or a pipe: it does not block */
+    v9_budget_close(notifier->fd); /* an eventfd, a pipe or a unix socket: it does not block */
     free(notifier);
 }
 
@@ -67,6 +71,7 @@ void v9_notifier_set(struct v9_notifier **where, struct v9_notifier *notifier)
 static void write_one(struct v9_device *dev, struct v9_notifier *notifier)
 {
     const uint64_t one = 1;
+    ssize_t put_bytes;
 
     dev->notify.writing = true;
     dev->notify.thread = pthread_self();
@@ -75,7 +80,10 @@ static void write_one(struct v9_device *dev, struct v9_notifier *notifier)
     v9_threads_watch(dev);
     pthread_mutex_unlock(&dev->lock);
     /* What is full says EAGAIN, or blocks until the watch interrupts it: both mean the same. */
-    if (write(notifier->fd, &one, sizeof(one)) < 0)
+    put_bytes = notifier->is_socket
+                    ? send(notifier->fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL)
+                    : write(notifier->fd, &one, sizeof(one));
+    if (put_bytes < 0)
         errno = 0;
     pthread_mutex_lock(&dev->lock);
     put(notifier);

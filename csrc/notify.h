@@ -3,9 +3,10 @@
  *
  * They are the frontend's, which may make any write to them block: an eventfd has one description
  * for both sides, whose O_NONBLOCK either can clear, and no second one can be had; a pipe has one
- * of our own where the host lets us open it. So nobody writes to them under a lock, nor on a thread
- * that others need: only a device's serving threads do, one at a time, and the watch interrupts one
- * that hangs there. A descriptor that is full has woken its reader already.
+ * of our own where the host lets us open it; of a socket (User Mode Linux's "pipe" is one) each
+ * send says for itself that it does not wait. So nobody writes to them under a lock, nor on a
+ * thread that others need: only a device's serving threads do, one at a time, and the watch
+ * interrupts one that hangs there. A descriptor that is full has woken its reader already.
  */
 #ifndef V9_NOTIFY_H
 #define V9_NOTIFY_H
@@ -19,6 +20,7 @@ struct v9_device;
 /* A descriptor to be notified, which lives until the last thread is through with it. */
 struct v9_notifier {
     int fd;
+    bool is_socket;
     uint32_t users;
 };
 

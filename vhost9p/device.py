@@ -21,7 +21,7 @@ from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.device import Request, Stats, address_space
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
-from vhost9p.vhost_user.descriptors import check_event, check_memory
+from vhost9p.vhost_user.descriptors import adopt_notified, check_event, check_memory
 from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_BIT, MemoryRegion
 
 log = logging.getLogger(__name__)
@@ -191,18 +191,21 @@ class Device:
 
     def ring_set_kick(self, fd: int | None) -> None:
         """See Backend."""
-        _check_event(fd)
+        if fd is not None:
+            check_event(fd)
         self._server.resume_waits()
         self._native.ring_set_kick(fd)
 
     def ring_set_call(self, fd: int | None) -> None:
         """See Backend."""
-        _check_event(fd)
+        if fd is not None:
+            adopt_notified(fd)
         self._native.ring_set_call(fd)
 
     def ring_set_err(self, fd: int | None) -> None:
         """See Backend."""
-        _check_event(fd)
+        if fd is not None:
+            adopt_notified(fd)
         self._native.ring_set_err(fd)
 
     def ring_enable(self, enable: bool) -> None:
@@ -219,11 +222,6 @@ class Device:
         """A running ring does not change: what sets it up stops it."""
         if self._native.ring_is_started():
             self.ring_stop()
-
-
-def _check_event(fd: int | None) -> None:
-    if fd is not None:
-        check_event(fd)
 
 
 def _place(region: MemoryRegion) -> tuple[int, int, int, int]:

@@ -111,10 +111,21 @@ def full_pipe() -> tuple[int, int]:
     return reader, writer
 
 
+def full_socket() -> tuple[int, int]:
+    """A pipe as User Mode Linux makes them."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            writer.send(bytes(PAGE))
+    return reader.detach(), writer.detach()
+
+
 @contextlib.contextmanager
 def blocking(kind: str) -> Iterator[int]:
     """A descriptor that a write blocks on, as far as the frontend can see to it."""
-    fds = [full_eventfd()] if kind == "eventfd" else list(full_pipe())
+    full = {"eventfd": lambda: (full_eventfd(),), "pipe": full_pipe, "socket": full_socket}
+    fds = full[kind]()
     try:
         yield fds[-1]
     finally:
@@ -135,7 +146,7 @@ def polled(share: Share, kind: T, *fields: object) -> None:
     assert ticket.reply
 
 
-@pytest.mark.parametrize("kind", ["eventfd", "pipe"])
+@pytest.mark.parametrize("kind", ["eventfd", "pipe", "socket"])
 def test_call_descriptor_that_blocks(pair: Pair, kind: str) -> None:
     share = pair.attacker
     with blocking(kind) as fd:
@@ -154,7 +165,7 @@ def test_call_descriptor_that_blocks(pair: Pair, kind: str) -> None:
         share.client.getattr(share.top)  # called again
 
 
-@pytest.mark.parametrize("kind", ["eventfd", "pipe"])
+@pytest.mark.parametrize("kind", ["eventfd", "pipe", "socket"])
 def test_err_descriptor_that_blocks(pair: Pair, kind: str) -> None:
     share = pair.attacker
     with blocking(kind) as fd:

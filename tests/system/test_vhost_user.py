@@ -28,6 +28,7 @@ from tests.frontend.vhost_user import (
     Protocol,
     Request,
 )
+from tests.frontend.wire import T
 from tests.system.share import SECURITY
 
 FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
@@ -293,6 +294,23 @@ def test_kick_descriptor_that_is_no_eventfd(bare: Machine, tmp_path: Path) -> No
     bare.frontend.get_features()
     bare.stop()
     bare.start()
+    client.version()
+
+
+def test_call_descriptor_that_is_a_socket(bare: Machine) -> None:
+    """As User Mode Linux sends one: it calls it a pipe."""
+    bare.boot()
+    client = Client(bare)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10)
+        bare.frontend.set_vring_fd(Request.SET_VRING_CALL, theirs.fileno())
+        ticket = client.submit(T.VERSION, 8192, "9P2000.L")
+        while ticket.reply is None:
+            assert len(ours.recv(64)) % 8 == 0
+            for done in bare.ring.poll():
+                client.finish(done.head, done.length)
+    bare.frontend.set_vring_fd(Request.SET_VRING_CALL, bare.ring.call_fd)
     client.version()
 
 

@@ -48,12 +48,19 @@ def _is_memory(fd: int) -> bool:
 
 
 def check_event(fd: int) -> None:
-    """The descriptor notifies: it is an eventfd or (with User Mode Linux) a pipe. VhostUserError.
+    """The descriptor is an eventfd or a pipe, as for kicks. VhostUserError.
 
-    A named pipe is none: writing to it touches its file system."""
+    A named pipe is none: its file system would be touched."""
     target = _target(fd)
     if not _is_event(target):
         raise VhostUserError(f"its descriptor is {target}; an eventfd or a pipe would be valid")
+
+
+def adopt_notified(fd: int) -> None:
+    """The descriptor is to be notified: as for kicks, or a unix stream socket, which is what User
+    Mode Linux's "pipes" are. That is kept like a channel for requests. VhostUserError."""
+    if not _is_event(_target(fd)):
+        _adopt_socket(fd, "an eventfd, a pipe or a connected unix stream socket")
 
 
 def check_memory(fd: int) -> None:
@@ -65,13 +72,18 @@ def check_memory(fd: int) -> None:
 
 
 def adopt_channel(fd: int) -> None:
-    """Makes a socket for requests of the backend one that may be kept: nothing that was sent to
-    it, or will be, stays in it, since that may be descriptors. VhostUserError.
+    """Makes a socket for requests of the backend one that may be kept. VhostUserError."""
+    _adopt_socket(fd, "a connected unix stream socket")
+
+
+def _adopt_socket(fd: int, valid: str) -> None:
+    """Makes a socket one that may be kept: nothing that was sent to it, or will be, stays in it,
+    since that may be descriptors.
 
     Where the other end of it is the backend's own end of the connection, that cannot send any more.
     """
     target = _target(fd)
-    problem = f"its descriptor is {target}; a connected unix stream socket would be valid"
+    problem = f"its descriptor is {target}; {valid} would be valid"
     if not target.startswith("socket:["):
         raise VhostUserError(problem)
     sock = socket.socket(fileno=fd)
