@@ -55,6 +55,7 @@ struct v9_node {
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
     struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
     uint32_t way;      /* parked: where in nodes->park */
+    uint32_t type;     /* S_IFMT of what path_fd is, which it told itself; 0: it did not */
 
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */

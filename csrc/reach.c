@@ -36,7 +36,12 @@ int v9_export_reopen(v9_export *ex, int32_t fd)
 
 int v9_export_open(v9_export *ex, int32_t fd, int32_t flags)
 {
-    return v9_sys_open_file(ex->proc_fd, fd, flags);
+    return v9_sys_open_file(ex->proc_fd, fd, 0, flags);
+}
+
+int v9_export_open_known(v9_export *ex, int32_t fd, uint32_t type, int32_t flags)
+{
+    return v9_sys_open_file(ex->proc_fd, fd, type, flags);
 }
 
 /* ---- from below --------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // sources: reach.c way.c attr.c model.c model_text.c model_xattr.c recall.c caps.c idmap.c qidmap.c
-// pressure.c sys.c
+// budget.c pressure.c sys.c
 /*
  * Files reached from below and by paths: what proves that they are inside, and in how many calls.
  * Those below stand in the C library's place.
@@ -189,6 +189,9 @@ static void test_what_is_opened(void)
     CHECK(v9_export_open(ex, fifo, O_RDONLY) == -ENXIO);
     CHECK(v9_export_open(ex, fifo, O_RDWR) == -ENXIO);
     CHECK(v9_export_open(ex, link, O_RDONLY) == -ELOOP && !opened);
+    CHECK(v9_export_open_known(ex, fifo, 0, O_RDONLY) == -ENXIO);
+    CHECK(v9_export_open_known(ex, fifo, S_IFIFO, O_RDONLY) == -ENXIO);
+    CHECK(v9_export_open_known(ex, link, S_IFLNK, O_RDONLY) == -ELOOP && !opened);
     fd = v9_export_open(ex, root, O_RDONLY);
     CHECK(fd >= 0 && opened == 1);
     close(fd);
