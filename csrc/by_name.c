@@ -84,31 +84,17 @@ static uint32_t collect(const struct look *look, uint32_t at, uint32_t levels[LE
  * meanwhile. */
 static int hold_above(struct look *look, uint32_t at)
 {
-    struct v9_fids *fids = &look->dev->fids;
-    const struct v9_dentry *dentry = dentry_at(look, at), *above = dentry_at(look, dentry->parent);
-    struct v9_node *node;
-    int err;
+    const struct v9_dentry *dentry = dentry_at(look, at);
+    const uint32_t above = dentry->parent;
 
     if (dentry->fixed || dentry->many || dentry->size >= sizeof(look->name))
         return AGAIN;
-    memcpy(look->name, v9_dentry_text(&fids->dentries, dentry), dentry->size + 1u);
-    look->above = 0;
-    look->fd = look->ex->conf.root_fd;
-    if (!above->parent)
-        return 0;
-    if (above->gone || !above->node)
-        return -ENOENT;
-    look->above = above->node;
-    node = &fids->nodes.entries[look->above - 1];
-    node->refs++;
-    node->pins++;
-    err = node->path_fd < 0 ? v9_idle_return_node(fids, look->above) : 0;
-    look->fd = node->path_fd;
-    if (err == -ESTALE && !above->fixed) {
-        look->lost = dentry->parent;
-        err = AGAIN;
+    look->fd = v9_fids_hold_above(&look->dev->fids, at, look->name, &look->above);
+    if (look->fd == -ESTALE && !dentry_at(look, above)->fixed) {
+        look->lost = above;
+        return AGAIN;
     }
-    return err;
+    return look->fd < 0 ? look->fd : 0;
 }
 
 /* What the name led to before is what it leads to. The lock is held. */
@@ -353,13 +339,14 @@ int v9_fast_passes_name_on(struct v9_device *dev, struct v9_request *r, const st
 /* ---- requests that Python answers --------------------------------------------------------------
  */
 
-/* The fids of a request by whose names it works: how many. Requests that remove or rename a file by
- * its fid are not among these: they concern that file alone, by the name that it has. */
-static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2])
+/* The fids of a request by whose names it works: how many. *own is one that stays the file which it
+ * is, and loses or changes its name; else P9_NOFID. */
+static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2], uint32_t *own)
 {
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
     uint16_t size;
 
+    *own = P9_NOFID;
     numbers[0] = v9_in_u32(&in);
     switch (r->type) {
     case P9_TSETATTR:
@@ -369,7 +356,12 @@ static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2])
         return in.bad ? 0 : 1;
     case P9_TWSTAT: { /* stat[n], whose name is behind 43 bytes of other fields */
         const uint8_t *name = in.at + 43;
-        return name + 2 <= in.end && !name[0] && !name[1] ? 1 : 0;
+        if (in.end - in.at < 45)
+            return 0;
+        if (!name[0] && !name[1])
+            return 1;
+        *own = numbers[0];
+        return 0;
     }
     case P9_TRENAMEAT:
         v9_in_string(&in, &size);
@@ -379,16 +371,38 @@ static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2])
         numbers[1] = v9_in_u32(&in);
         return in.bad ? 0 : 2;
     case P9_TRENAME:
+        *own = numbers[0];
         numbers[0] = v9_in_u32(&in);
         return in.bad ? 0 : 1;
+    case P9_TREMOVE:
+        *own = numbers[0];
+        return 0;
     default:
         return 0;
     }
 }
 
+/* Looks at the name of a fid that stays the file which it is: whether it has that name still,
+ * v9_names_own tells. */
+static int look_only(struct v9_device *dev, struct v9_request *r, uint32_t number)
+{
+    struct v9_use use;
+    uint64_t now = v9_dentry_now();
+    int err = v9_fids_pin(&dev->fids, number, &use.fid);
+
+    if (err)
+        return 0; /* Python tells */
+    if (use.fid->dentry && !is_believed(v9_dentry_at(&dev->fids.dentries, use.fid->dentry), now))
+        err = look_at_name(dev, r, use.fid, now, &use);
+    if (err) /* what it led to before, the guest would not reach by it */
+        v9_fids_doubt(&dev->fids, use.fid->dentry);
+    v9_fids_unpin(&dev->fids, use.fid);
+    return err == -V9_NO_DEVICE || err == -V9_NO_GROUP ? err : 0;
+}
+
 int v9_fast_prepare(struct v9_device *dev, struct v9_request *r)
 {
-    uint32_t numbers[2], count = fids_by_name(r, numbers);
+    uint32_t numbers[2], own, count = fids_by_name(r, numbers, &own);
     struct v9_node *node;
     struct v9_fid *fid;
     int err;
@@ -400,5 +414,5 @@ int v9_fast_prepare(struct v9_device *dev, struct v9_request *r)
         else if (err != -EBADF) /* Python tells what is wrong with it */
             return err;
     }
-    return 0;
+    return own == P9_NOFID ? 0 : look_only(dev, r, own);
 }

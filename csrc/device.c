@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "linger.h"
+#include "told.h"
 #include "way.h"
 
 enum {
@@ -45,6 +46,7 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
     dev->conf = *conf;
     dev->msize = conf->msize_max;
     dev->mem.limit = conf->mem_regions;
+    dev->mem.limit_bytes = conf->mem_bytes;
     dev->kick_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
@@ -392,6 +394,24 @@ int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_f
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 {
     return v9_fids_mark(&dev->fids, handle, flags);
+}
+
+static struct v9_node *node_of(v9_device *dev, uint64_t handle)
+{
+    return v9_fids_node(&dev->fids, v9_fids_of(&dev->fids, handle));
+}
+
+void v9_fid_resizing(v9_device *dev, uint64_t handle)
+{
+    v9_told_changing(node_of(dev, handle));
+}
+
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
+{
+    if (size < 0)
+        v9_told_changed_nothing(node_of(dev, handle));
+    else
+        v9_told_resized(node_of(dev, handle), (uint64_t)size);
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)

@@ -230,7 +230,7 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     struct v9_fid *const fid = use->fid;
     const struct v9_node *node = use->node;
     const uint64_t now = use->now ? use->now : v9_dentry_now();
-    struct v9_fid_new as = {walk->newfid, fid->uid, 0, -1, 0, NULL, NULL};
+    struct v9_fid_new as = {walk->newfid, fid->uid, V9_FID_WALKED, -1, 0, NULL, NULL};
     const struct place start = {
         v9_node_export(dev, node), fid->uid, node->path_fd, -1, 0, node->qid.path};
     struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;

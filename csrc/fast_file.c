@@ -19,6 +19,7 @@
 #include "iov.h"
 #include "model.h"
 #include "reach.h"
+#include "told.h"
 
 int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
 {
@@ -124,9 +125,9 @@ static int reopen(v9_export *ex, const struct v9_node *node, int *host)
         return err;
     if (emptied)
         err = v9_quota_look(ex->quota, node->account, node->path_fd);
-    fd = err ? err : v9_export_open_known(ex, node->path_fd, node->type, *host);
+    fd = err ? err : v9_export_open_known(ex, node->path_fd, node->openable, *host);
     if (fd == -EPERM && *host & O_NOATIME)
-        fd = v9_export_open_known(ex, node->path_fd, node->type, *host &= ~O_NOATIME);
+        fd = v9_export_open_known(ex, node->path_fd, node->openable, *host &= ~O_NOATIME);
     if (emptied)
         v9_quota_settle_claim(ex->quota, node->account, node->path_fd, 0);
     return fd;
@@ -198,27 +199,56 @@ int v9_fast_open(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return flags < 0 ? flags : open_number(dev, r, number, (uint32_t)flags);
 }
 
+/*
+ * Whether the size among a file's attributes is left out of a reply. Only the request for all of
+ * them is that of a client which has an inode already (P9_STATS_ALL); it asks for fewer to make
+ * one.
+ */
+static int leave_size_out(v9_export *ex, struct v9_request *r, struct v9_node *node, uint64_t mask,
+                          struct v9_attr *a, bool *out)
+{
+    const uint64_t all = 0x3fff;
+    struct v9_told told = v9_told_now(node);
+    int err;
+
+    *out = false;
+    if (mask == all && v9_told_may_know(node, &told)) {
+        *out = told.told == a->size + 1;
+        if (*out)
+            return 0;
+        err = v9_fast_attr(ex, r, node->path_fd, v9_node_meta(ex, node), a);
+        if (err)
+            return err;
+        *out = v9_told_knows(node, &told, a->size);
+    }
+    if (!*out)
+        v9_told_tell(node, told, a->size);
+    return 0;
+}
+
 int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                     struct v9_scratch *scratch)
 {
-    const uint64_t basic = 0x7ff, btime = 0x800, gen = 0x1000;
+    const uint64_t basic = 0x7ff, size = 0x200, btime = 0x800, gen = 0x1000;
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
     uint32_t number = v9_in_u32(in);
-    const struct v9_attr *a;
+    uint64_t mask = v9_in_u64(in); /* all that one statx tells is answered, but see above */
     struct v9_use use;
+    struct v9_attr *const a = &use.attr;
+    bool sizeless;
     int err;
 
-    v9_in_u64(in); /* request_mask: all that one statx tells is answered */
     err = v9_in_is_done(in) ? v9_fast_use(dev, r, number, &use) : -EINVAL;
     if (err)
         return err;
     err = v9_fast_used_attr(dev, r, &use);
+    if (!err)
+        err = leave_size_out(v9_node_export(dev, use.node), r, use.node, mask, a, &sizeless);
     v9_fids_unpin(&dev->fids, use.fid);
     if (err)
         return err;
-    a = &use.attr;
     at = v9_put_header(at, sizeof(reply), P9_TGETATTR + 1, r->tag);
-    at = v9_put(at, basic | (a->has_btime ? btime | gen : 0), 8);
+    at = v9_put(at, (sizeless ? basic & ~size : basic) | (a->has_btime ? btime | gen : 0), 8);
     at = v9_put_qid(at, &a->qid);
     at = v9_put(v9_put(v9_put(at, a->mode, 4), a->uid, 4), a->gid, 4);
     at = v9_put(v9_put(v9_put(at, a->nlink, 8), a->rdev, 8), a->size, 8);
@@ -362,11 +392,16 @@ static int put_data(v9_export *ex, const struct v9_request *r, const struct tran
     if (err)
         return err;
     pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t->count, slice);
+    v9_told_changing(node);
     do
         put = pwritev(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
     while (put < 0 && errno == EINTR);
-    if (put < 0)
-        return -errno;
+    if (put < 0) {
+        err = -errno;
+        v9_told_changed_nothing(node);
+        return err;
+    }
+    v9_told_written(node, t->offset + (uint64_t)put);
     return put && ex->conf.writeout ? write_out(t, (int)put) : (int)put;
 }
 

@@ -12,6 +12,7 @@
 
 #include "idle.h"
 #include "linger.h"
+#include "told.h"
 #include "wire.h"
 
 static size_t round_up(size_t size)
@@ -337,6 +338,8 @@ static void drop(struct v9_fids *fids, struct v9_fid *fid, struct closing *closi
         v9_idle_closed(fids, fid);
     if (fid->io_fd != -1 && fid->node)
         set_closed(fids, fid);
+    if (fid->walked)
+        v9_told_walked(v9_fids_node(fids, fid), -fid->walked);
     if (fid->dentry)
         drop_dentry(fids, fid->dentry, closing);
     if (fid->node)
@@ -467,11 +470,14 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t nod
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags,
+        .flags = as->flags & ~(V9_FID_WALKED | V9_FID_MOVED),
         .node = node,
         .io_fd = as->io_fd,
         .io_flags = as->io_flags,
+        .walked = (uint8_t)(as->flags / V9_FID_WALKED),
     };
+    if (fid->walked)
+        v9_told_walked(&fids->nodes.entries[node - 1], fid->walked);
     if (fid->io_fd >= 0)
         set_open(fids, fid);
     if (as->route)
@@ -569,42 +575,43 @@ int v9_fids_enter_here(struct v9_fids *fids, const struct v9_fid_new *as, uint32
 }
 
 /* Enters a fid for a node and its name under the lock. */
-static int enter_again(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number,
-                       uint32_t node, uint32_t dentry, struct v9_fid *instead,
-                       struct closing *closing)
+static int enter_again(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t node,
+                       uint32_t dentry, struct v9_fid *instead, struct closing *closing)
 {
-    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, NULL, NULL};
     int err;
 
-    if (!is_vacant(fids, number, instead))
+    if (!is_vacant(fids, as->number, instead))
         return -EBADF;
     fids->nodes.entries[node - 1].refs++; /* before the old fid goes */
     if (dentry)
         v9_dentry_at(&fids->dentries, dentry)->refs++;
-    err = enter(fids, &as, node, instead, closing);
+    err = enter(fids, as, node, instead, closing);
     if (err) {
         fids->nodes.entries[node - 1].refs--;
         if (dentry)
             v9_dentry_at(&fids->dentries, dentry)->refs--;
         return err;
     }
-    fids->entries[find(fids, number) - 1].dentry = dentry;
+    fids->entries[find(fids, as->number) - 1].dentry = dentry;
     return 0;
 }
 
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number, bool named)
 {
+    const struct v9_fid_new as = {number, fid->uid, 0, -1, 0, NULL, NULL};
     struct closing closing = NOTHING;
     int err;
 
     pthread_mutex_lock(&fids->lock);
-    err = enter_again(fids, fid, number, fid->node, named ? fid->dentry : 0, NULL, &closing);
+    err = enter_again(fids, &as, fid->node, named ? fid->dentry : 0, NULL, &closing);
     pthread_mutex_unlock(&fids->lock);
     return err;
 }
 
 int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
 {
+    const uint32_t flags = fid->walked ? V9_FID_MOVED : 0;
+    const struct v9_fid_new as = {fid->number, fid->uid, flags, -1, 0, NULL, NULL};
     struct closing closing = NOTHING;
     uint32_t node;
     int err = 0;
@@ -612,8 +619,7 @@ int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
     pthread_mutex_lock(&fids->lock);
     node = v9_dentry_at(&fids->dentries, fid->dentry)->node;
     if (!v9_dentry_is(&fids->dentries, fid->dentry, fid->node)) {
-        err =
-            node ? enter_again(fids, fid, fid->number, node, fid->dentry, fid, &closing) : -ENOENT;
+        err = node ? enter_again(fids, &as, node, fid->dentry, fid, &closing) : -ENOENT;
         err = err ? err : 1;
     }
     pthread_mutex_unlock(&fids->lock);

@@ -53,6 +53,7 @@ struct v9_fid {
     bool entered;      /* its number leads to it */
     bool stray;        /* led to by its bucket's chain */
     bool listed;       /* in the free list: perhaps taken as a home since */
+    uint8_t walked;    /* a walk of names has made it: told.h */
     uint32_t life;     /* counts the fids that this entry was */
     uint32_t before;   /* index + 1 of the stray before it in its chain; 0 for the first */
     uint32_t dentry;   /* 0: it stands for its node, whatever has become of the name */
@@ -92,6 +93,11 @@ struct v9_fids {
     pthread_cond_t returned;           /* something parked is back, or cannot be */
     struct v9_holder holder;
 };
+
+/* The highest among the flags of a v9_fid_new, which become `walked`: a walk of names has made it,
+ * or a fid that was made so moves. */
+#define V9_FID_WALKED (1u << 30)
+#define V9_FID_MOVED (2u << 30)
 
 /* What a fid that is to be entered is, beside the file that it stands for. */
 struct v9_fid_new {
@@ -183,10 +189,16 @@ void v9_found_close(const struct v9_found *found);
 bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid);
 /* The guest has removed an entry of a pinned fid's directory, or the fid's own name (""). */
 void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name);
-/* A pinned fid's own name, in the directory that *fd becomes the descriptor of: *node is its node,
- * to be stepped off; 0: none, the export's root. false: it has none. */
-bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
-                      int32_t *fd, uint32_t *node);
+/* The directory that a dentry, which is neither fixed nor of several components, is in: its
+ * descriptor, and the name there. *node is its node, pinned, to be stepped off, also where this
+ * fails; 0: none, the export's root. The lock is held, but released meanwhile. */
+int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
+                           uint32_t *node);
+/* The same of a pinned fid's own name, without the lock. -ENOENT where the guest has removed it,
+ * or it led to another file when it was looked at last, -ENODATA where it is not known. What the
+ * host has by that name now is to be looked at. */
+int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                         uint32_t *node);
 /* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. */
 void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
                      const struct v9_fid *into, const char *new);
@@ -195,7 +207,7 @@ void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry);
 /* Whether a pinned fid stands for a name. One that is in use for something stays what it is. */
 static inline bool v9_fid_is_by_name(const struct v9_fid *fid)
 {
-    return fid->dentry && fid->io_fd == -1 && !fid->flags;
+    return fid->dentry && v9_fid_io(fid) == -1 && !v9_fid_flags(fid);
 }
 /* Publishes the descriptor of a pinned entry; -EBADF where it has one already, or is a value's. */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);

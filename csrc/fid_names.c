@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "fid.h"
+#include "idle.h"
 
 void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry)
 {
@@ -100,30 +101,44 @@ void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *na
     pthread_mutex_unlock(&fids->lock);
 }
 
-bool v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
-                      int32_t *fd, uint32_t *node)
+int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
+                           uint32_t *node)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(&fids->dentries, at);
+    const struct v9_dentry *above = v9_dentry_at(&fids->dentries, dentry->parent);
+    struct v9_node *held;
+    int err;
+
+    *node = 0;
+    memcpy(name, v9_dentry_text(&fids->dentries, dentry), dentry->size + 1u);
+    if (!above->parent)
+        return fids->exports[dentry->export]->conf.root_fd;
+    if (above->gone || !above->node)
+        return -ENOENT;
+    *node = above->node;
+    held = &fids->nodes.entries[*node - 1];
+    held->refs++;
+    held->pins++;
+    err = held->path_fd < 0 ? v9_idle_return_node(fids, *node) : 0;
+    return err ? err : held->path_fd;
+}
+
+int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                         uint32_t *node)
 {
     const struct v9_dentry *dentry;
-    const char *text = "";
-    uint32_t above;
+    int32_t fd = -ENODATA;
 
-    pthread_mutex_lock(&fids->lock);
     *node = 0;
-    *fd = -1;
-    above = find_entry(fids, fid, &text);
-    if (above) {
-        strcpy(name, text);
-        dentry = v9_dentry_at(&fids->dentries, above);
-        *node = dentry->node;
-        *fd = dentry->parent ? -1 : fids->exports[dentry->export]->conf.root_fd;
-    }
-    if (*node) {
-        *fd = fids->nodes.entries[*node - 1].path_fd;
-        fids->nodes.entries[*node - 1].refs++;
-        fids->nodes.entries[*node - 1].pins++;
-    }
+    pthread_mutex_lock(&fids->lock);
+    v9_dentry_split_all(&fids->dentries);
+    dentry = fid->dentry ? v9_dentry_at(&fids->dentries, fid->dentry) : NULL;
+    if (dentry && (dentry->gone || !v9_dentry_is(&fids->dentries, fid->dentry, fid->node)))
+        fd = -ENOENT;
+    else if (dentry && !dentry->fixed)
+        fd = v9_fids_hold_above(fids, fid->dentry, name, node);
     pthread_mutex_unlock(&fids->lock);
-    return *fd >= 0;
+    return fd;
 }
 
 void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,

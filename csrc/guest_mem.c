@@ -152,9 +152,16 @@ static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
     return a < b + b_size && b < a + a_size;
 }
 
+uint64_t v9_address_space(void)
+{
+    uint64_t here; /* the stack lies at the upper end */
+
+    return (uint64_t)2 << (63 - __builtin_clzll((uintptr_t)&here));
+}
+
 static int check_region(const struct v9_mem *mem, const struct v9_region *new)
 {
-    uint64_t end;
+    uint64_t end, bytes = new->size;
 
     if (!new->size || __builtin_add_overflow(new->gpa, new->size, &end) ||
         __builtin_add_overflow(new->uva, new->size, &end) ||
@@ -167,8 +174,9 @@ static int check_region(const struct v9_mem *mem, const struct v9_region *new)
         if (overlaps(old->gpa, old->size, new->gpa, new->size) ||
             overlaps(old->uva, old->size, new->uva, new->size))
             return -EEXIST;
+        bytes += old->size; /* less than INT64_MAX / 2 each, and the sum within the limit before */
     }
-    return 0;
+    return mem->limit_bytes && bytes > mem->limit_bytes ? -ENOMEM : 0;
 }
 
 /* The size that mappings of this file are made of: a huge page's on hugetlbfs. */

@@ -51,7 +51,8 @@ struct v9_region {
 struct v9_mem {
     struct v9_region regions[V9_MEM_REGIONS];
     uint32_t count;
-    uint32_t limit; /* of regions; 0: V9_MEM_REGIONS */
+    uint32_t limit;       /* of regions; 0: V9_MEM_REGIONS */
+    uint64_t limit_bytes; /* of all regions together; 0: none */
     struct v9_registry *registry;
     uint32_t recent;     /* index of the region that was hit last */
     atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
@@ -62,7 +63,7 @@ struct v9_mem {
  * effect. */
 int v9_mem_init(void);
 /* Maps a region; duplicates fd. -EINVAL (size 0, overflow, file too short), -EEXIST (overlap in gpa
- * or uva), -ENOSPC, or mmap's error. */
+ * or uva), -ENOSPC and -ENOMEM (the limits), or mmap's error. */
 int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t mmap_offset,
                int fd);
 /* -ENOENT unless a region has exactly these three values. */

@@ -3,10 +3,12 @@
  * linger (linger.h).
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <limits.h>
 
 #include "idle.h"
 #include "linger.h"
+#include "reach.h"
 #include "serve.h"
 
 _Static_assert((int)V9_PATH_SIZE == PATH_MAX, "v9_names_path");
@@ -56,16 +58,32 @@ void v9_names_lost(v9_device *dev, uint64_t handle, const char *name)
     v9_fids_lost(&dev->fids, v9_fids_of(&dev->fids, handle), name);
 }
 
+int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE])
+{
+    const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
+    const struct v9_node *node = v9_fids_node(&dev->fids, fid);
+    uint32_t above;
+    int32_t fd = v9_fids_own_name(&dev->fids, fid, name, &above);
+
+    if (fd == -ENODATA)
+        return v9_export_parent(v9_node_export(dev, node), node->path_fd, name);
+    if (fd >= 0)
+        fd = v9_export_is_entry(node->path_fd, fd, name) ? v9_budget_dup(fd) : -ENOENT;
+    if (above)
+        v9_fids_step_off(&dev->fids, above);
+    return fd;
+}
+
 /* Whether a rename was none, since both names are of one file (rename(2)). */
 static bool is_there(struct v9_device *dev, const struct v9_fid *fid, const char *name)
 {
     char own[V9_NAME_SIZE];
     struct v9_attr attr;
     uint32_t above = 0;
-    int32_t fd = v9_fids_node(&dev->fids, fid)->path_fd;
-    bool is = *name || v9_fids_own_name(&dev->fids, fid, own, &fd, &above);
+    int32_t fd = *name ? v9_fids_node(&dev->fids, fid)->path_fd
+                       : v9_fids_own_name(&dev->fids, fid, own, &above);
+    bool is = fd >= 0 && !v9_attr_glance(fd, *name ? name : own, &attr);
 
-    is = is && !v9_attr_glance(fd, *name ? name : own, &attr);
     if (above)
         v9_fids_step_off(&dev->fids, above);
     return is;

@@ -134,6 +134,7 @@ static void refer(struct v9_nodes *nodes, uint32_t index)
     if (!node->refs) {
         unlink_node(nodes, index);
         node->refs = 1;
+        node->walked = 0;
         append(nodes, index);
     } else {
         node->refs++;
@@ -177,7 +178,7 @@ void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
 
     forget_way(nodes, node, spare);
     node->path_fd = path_fd;
-    node->type = 0;
+    node->openable = false;
     if (!is_chained(node))
         unchain(nodes, index);
     append(nodes, index);
@@ -207,9 +208,11 @@ static uint64_t changed_at(const struct v9_attr *attr)
 }
 
 /* An O_PATH descriptor's file is never of another type than it was. */
-static uint32_t proven_type(const struct v9_found *found)
+static bool is_openable(const struct v9_found *found)
 {
-    return found->attr->told_by == found->path_fd ? found->attr->type : 0;
+    const struct v9_attr *attr = found->attr;
+
+    return attr->told_by == found->path_fd && (S_ISREG(attr->type) || S_ISDIR(attr->type));
 }
 
 static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
@@ -233,7 +236,7 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint3
         .mode = attr->mode,
         .path_fd = found->path_fd,
         .meta_fd = found->meta_fd,
-        .type = proven_type(found),
+        .openable = is_openable(found),
         .account = *account,
         .changed = changed_at(attr),
         .qid = attr->qid,
@@ -270,7 +273,7 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
     if (!node->refs) { /* nobody uses what it has, which may be by another name */
         spare->path_fd = node->path_fd;
         node->path_fd = found->path_fd;
-        node->type = proven_type(found);
+        node->openable = is_openable(found);
     }
     refer(nodes, index);
     v9_node_renew_version(node, attr->qid.version);

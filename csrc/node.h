@@ -40,28 +40,33 @@
 
 /* Two cache lines: what every request looks at, and what finds the node again. */
 struct v9_node {
-    _Alignas(64) uint32_t export; /* index of the device's export */
-    uint32_t refs;                /* fids, and walks that stand on it; 0: it lingers */
-    uint32_t pins;                /* of those, the ones in use */
-    uint32_t mode;                /* st_mode when it was walked to: the file type holds */
-    int32_t path_fd;              /* O_PATH; -1: parked, which no pinned one is */
-    int32_t meta_fd;              /* metadata file (model.h), -1: none, or not known yet */
-    uint32_t account;             /* quota.h; 0: its export has no quota */
-    uint32_t opens;               /* of those fids, those that are open */
-    bool shared;                  /* later walks may find it */
-    bool of_age;                  /* parked: the key still stands for this file alone */
-    bool recent;                  /* used since it was looked at for parking */
-    bool parking, returning;      /* a thread gives the descriptors up; gets them back */
+    _Alignas(64) uint16_t export;    /* index of the device's export */
+    uint16_t mode;                   /* st_mode when it was walked to: the file type holds */
+    uint16_t changing;               /* told.h: requests at work that change the size */
+    bool shared;                     /* later walks may find it */
+    bool of_age;                     /* parked: the key still stands for this file alone */
+    bool recent;                     /* used since it was looked at for parking */
+    bool parking : 1, returning : 1; /* a thread gives the descriptors up; gets them back */
+    bool openable;     /* path_fd has told itself that it is a regular file or a directory */
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
-    struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
+    uint32_t refs;     /* fids, and walks that stand on it; 0: it lingers */
+    uint32_t pins;     /* of those, the ones in use */
+    int32_t path_fd;   /* O_PATH; -1: parked, which no pinned one is */
+    int32_t meta_fd;   /* metadata file (model.h), -1: none, or not known yet */
+    uint32_t account;  /* quota.h; 0: its export has no quota */
+    uint32_t opens;    /* of those fids, those that are open */
     uint32_t way;      /* parked: where in nodes->park */
-    uint32_t type;     /* S_IFMT of what path_fd is, which it told itself; 0: it did not */
+    struct v9_qid qid; /* when it was last walked to: the path and the type hold (v9_node_qid) */
+    union {
+        uint32_t left;   /* it lingers: v9_linger_now() of when that began */
+        uint32_t walked; /* it does not: its fids that a walk of names has made (told.h) */
+    };
+    uint32_t older, newer; /* index + 1 in its list of those with descriptors */
+    struct v9_link link;   /* by the key; `next` is index + 1 in the free list */
 
     uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
     uint64_t changed;                      /* ctime in ns, when it was last walked to */
-    uint32_t older, newer;                 /* index + 1 in its list of those with descriptors */
-    uint32_t left;                         /* it lingers: v9_linger_now() of when that began */
-    struct v9_link link;                   /* by the key; `next` is index + 1 in the free list */
+    uint64_t told;                         /* told.h: the client's size + 1; 0: not known */
 };
 _Static_assert(sizeof(struct v9_node) == 128, "a node is two cache lines");
 

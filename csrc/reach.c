@@ -36,12 +36,12 @@ int v9_export_reopen(v9_export *ex, int32_t fd)
 
 int v9_export_open(v9_export *ex, int32_t fd, int32_t flags)
 {
-    return v9_sys_open_file(ex->proc_fd, fd, 0, flags);
+    return v9_sys_open_file(ex->proc_fd, fd, false, flags);
 }
 
-int v9_export_open_known(v9_export *ex, int32_t fd, uint32_t type, int32_t flags)
+int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
 {
-    return v9_sys_open_file(ex->proc_fd, fd, type, flags);
+    return v9_sys_open_file(ex->proc_fd, fd, known, flags);
 }
 
 /* ---- from below --------------------------------------------------------------------------------
@@ -110,6 +110,13 @@ static int prove_inside(v9_export *ex, int fd)
     }
     v9_budget_close(at);
     return err;
+}
+
+bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && is_file(&st, dir, name);
 }
 
 int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])

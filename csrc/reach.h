@@ -20,8 +20,10 @@
 
 /* Another O_PATH descriptor of what `fd` names. */
 int v9_export_reopen(v9_export *ex, int32_t fd);
-/* v9_export_open of an O_PATH descriptor that has told its `type` before (S_IFMT; 0: it has not):
- * what it names is never another file. */
-int v9_export_open_known(v9_export *ex, int32_t fd, uint32_t type, int32_t flags);
+/* v9_export_open; `known` where this O_PATH descriptor has told itself before that it is a regular
+ * file or a directory: what it names is never another file. */
+int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags);
+/* Whether what `fd` names is what a directory has by this name. */
+bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
 
 #endif

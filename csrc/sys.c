@@ -193,19 +193,16 @@ int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope)
     return fd;
 }
 
-int v9_sys_open_file(int proc_fd, int fd, uint32_t type, int flags)
+int v9_sys_open_file(int proc_fd, int fd, bool known, int flags)
 {
     char number[16];
     struct stat st;
     int opened;
 
-    if (!type) {
-        if (fstat(fd, &st) < 0)
-            return -errno;
-        type = st.st_mode & S_IFMT;
-    }
-    if (type != S_IFREG && type != S_IFDIR)
-        return type == S_IFLNK ? -ELOOP : -ENXIO;
+    if (!known && fstat(fd, &st) < 0)
+        return -errno;
+    if (!known && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return S_ISLNK(st.st_mode) ? -ELOOP : -ENXIO;
     snprintf(number, sizeof(number), "%d", fd);
     V9_OPEN(opened, openat(proc_fd, number, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
     return opened;

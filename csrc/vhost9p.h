@@ -28,6 +28,8 @@ typedef struct v9_mounts v9_mounts;
 
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
+/* How many bytes of addresses the process has, all of them. */
+uint64_t v9_address_space(void);
 
 /* ---- stop.c: SIGTERM and SIGINT ---------------------------------------------------------------
  */
@@ -370,6 +372,7 @@ struct v9_device_conf {
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
     uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
+    uint64_t mem_bytes;   /* of guest memory, in all regions */
     uint32_t poll_us;     /* how long a thread looks for requests before it sleeps */
     uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any */
 };
@@ -405,7 +408,8 @@ struct v9_device_stats {
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 
-/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions). */
+/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions),
+ * -ENOMEM (mem_bytes). */
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
@@ -475,6 +479,9 @@ int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_f
 /* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
  * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* The size of a pinned fid's file is about to be set for the guest; has been, or not (-1). */
+void v9_fid_resizing(v9_device *dev, uint64_t handle);
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size);
 /* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);

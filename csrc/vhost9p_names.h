@@ -93,6 +93,12 @@ void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const ch
 void v9_names_end(v9_device *dev, uint32_t export);
 void v9_names_lock(v9_device *dev, uint32_t export);
 void v9_names_unlock(v9_device *dev, uint32_t export);
+/*
+ * The directory, as an O_PATH descriptor to be closed, and the name in it by which the guest
+ * reached a pinned fid: that one name of a file that has several. -ENOENT where it has it no more,
+ * whoever took it; -EBUSY for an export's root.
+ */
+int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
 /* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's
  * own name (""), is gone, or has become `into` in the directory of another (V9_OWN_DIRECTORY: its
  * own). */

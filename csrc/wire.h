@@ -45,6 +45,7 @@ enum {
     P9_TREAD = 116,
     P9_TWRITE = 118,
     P9_TCLUNK = 120,
+    P9_TREMOVE = 122,
     P9_TSTAT = 124,
     P9_TWSTAT = 126,
 };

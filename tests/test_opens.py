@@ -28,6 +28,7 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 OWN_FILES = {
     "config_file.py",
     "device.py",
+    "output.py",
     "exports.py",
     "policy/locked_file.py",
     "policy/mounts.py",

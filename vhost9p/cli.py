@@ -9,7 +9,6 @@ and reported in one round, a line each.
 
 import argparse
 import json
-import logging
 import os
 import sys
 from dataclasses import replace
@@ -20,6 +19,7 @@ from vhost9p import config as c
 from vhost9p.config_checks import Tree, nothing
 from vhost9p.config_schema import DEVICE, find_problems, make_device, sound
 from vhost9p.errors import Problems, UserError
+from vhost9p.output import say, start_log
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -33,12 +33,6 @@ def find_config(socket: str) -> str | None:
         if folder and os.path.isfile(file := os.path.join(folder, "vhost9p", name)):
             return file
     return None
-
-
-def _say(text: str) -> None:
-    """One line on standard error, whatever is in a path."""
-    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    print(f"vhost9p: {line}", file=sys.stderr, flush=True)
 
 
 def _from_file(
@@ -71,7 +65,7 @@ def _from_options(
         with problems.collect():
             tree["path"] = _current_directory()
             if not problems.texts:
-                _say(f"no --path: exporting the current directory, {tree['path']}")
+                say(f"no --path: exporting the current directory, {tree['path']}")
     with problems.collect():
         _make_paths_absolute(tree)
     shape = DEVICE if whole else replace(DEVICE, needed=(), check=nothing)
@@ -131,7 +125,7 @@ def build_config(
     if file is None and options.socket is not None and not (given or wrong):
         file = find_config(options.socket)
         if file:
-            _say(f"using {file}")
+            say(f"using {file}")
     config = None
     with problems.collect():
         if file:
@@ -158,11 +152,7 @@ def _serve(argv: list[str] | None) -> int:
         config = config and preflight.check(config)
     problems.raise_all()
     assert config is not None, "it is None after a mistake only"
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="vhost9p: %(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
+    start_log(config.log_level)
     return daemon.run(config)
 
 
@@ -172,10 +162,10 @@ def main(argv: list[str] | None = None) -> int:
         return _serve(argv)
     except UserError as error:
         for problem in error.problems:
-            _say(problem)
+            say(problem)
         return EXIT_USAGE
     except OSError as error:
-        _say(f"{error.filename or 'error'}: {error.strerror or error}")
+        say(f"{error.filename or 'error'}: {error.strerror or error}")
         return EXIT_FAILURE
     except KeyboardInterrupt:  # before the daemon takes signals itself
         return 0

@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -24,10 +23,11 @@ import uvloop
 
 from vhost9p import signals
 from vhost9p.config import SOCKET_MODE, Config, DeviceConfig, ExportConfig
-from vhost9p.device import Device, memory_slots
+from vhost9p.device import Device
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.sys import take_stop_signals
+from vhost9p.output import flush, keep_places, say
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -57,10 +57,12 @@ def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
             outcome.set_exception(error)
         os.eventfd_write(done, 1)
 
-    threading.Thread(target=run, name="start", daemon=True).start()
+    thread = threading.Thread(target=run, name="start", daemon=True)
+    thread.start()
     ready, _, _ = select.select([stop_fd, done], [], [])
     if stop_fd in ready:
         raise _Stopped
+    thread.join()  # it may not be back from its write yet
     os.close(done)
     return outcome.result()
 
@@ -94,12 +96,6 @@ def describe(config: DeviceConfig, socket: str) -> str:
 
 def _options(export: ExportConfig, *more: str) -> list[str]:
     return [export.model, *more, *(["read-only"] if export.readonly else [])]
-
-
-def say(text: str) -> None:
-    """One line on standard error; whether anybody reads it is no reason to end."""
-    with suppress(OSError, ValueError):
-        print(f"vhost9p: {text}", file=sys.stderr, flush=True)
 
 
 class Daemon:
@@ -138,8 +134,8 @@ class Daemon:
                 -1 if config.socket_group is None else config.socket_group,
             )
         try:
-            slots = memory_slots(len(self._config.devices))
-            device = _unless_stopped(self._stop_fd, lambda: Device(config, slots))
+            devices = len(self._config.devices)
+            device = _unless_stopped(self._stop_fd, lambda: Device(config, devices))
         except BaseException:
             listener.close()
             raise
@@ -207,6 +203,7 @@ class Daemon:
 
 def run(config: Config) -> int:
     """Serves; returns the process's exit code, or ends the process."""
+    keep_places()
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
     try:
@@ -229,8 +226,5 @@ def run(config: Config) -> int:
     finally:
         daemon.close()
     # Threads may hang in system calls on the host's files: nothing waits for them.
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    logging.shutdown()
+    flush()
     os._exit(code)

@@ -18,7 +18,7 @@ from vhost9p.device_log import DeviceLog
 from vhost9p.exports import Exports
 from vhost9p.native import sys
 from vhost9p.native.device import Device as NativeDevice
-from vhost9p.native.device import Request, Stats
+from vhost9p.native.device import Request, Stats, address_space
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.vhost_user.descriptors import check_event, check_memory
@@ -46,6 +46,13 @@ def memory_slots(devices: int) -> int:
     return min(max(maps // 2 // MAPS_PER_SLOT // devices, MIN_MEM_SLOTS), MAX_MEM_SLOTS)
 
 
+def memory_bytes(devices: int) -> int:
+    """How much guest memory each device may have: a quarter of the process's addresses is shared
+    evenly, since a request that hangs keeps the mapping before. A file may be longer than all of
+    them together, and cost its maker nothing."""
+    return address_space() // 4 // devices
+
+
 def config_space(tag: bytes) -> bytes:
     """virtio 1.3, section 5.14.4: tag_len[2] and the tag; padded with zeros."""
     return (struct.pack("<H", len(tag)) + tag).ljust(MAX_CONFIG, b"\0")
@@ -54,11 +61,11 @@ def config_space(tag: bytes) -> bytes:
 class Device:
     """Serves exports to one guest. It is the session's Backend."""
 
-    def __init__(self, config: DeviceConfig, memory_slots: int = MAX_MEM_SLOTS) -> None:
-        """Raises OSError, StateError."""
+    def __init__(self, config: DeviceConfig, devices: int = 1) -> None:
+        """One of so many devices in the process. Raises OSError, StateError."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag)
-        self.memory_slots = memory_slots
+        self.memory_slots = memory_slots(devices)
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
         with ExitStack() as undo:
@@ -69,7 +76,8 @@ class Device:
                 threads=config.threads,
                 msize_max=config.msize_max,
                 max_fids=config.max_fids,
-                mem_regions=memory_slots,
+                mem_regions=self.memory_slots,
+                mem_bytes=memory_bytes(devices),
                 cpus=config.cpus,
                 poll_us=config.poll_us,
             )

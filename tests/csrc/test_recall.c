@@ -111,6 +111,8 @@ static void a_change_of_late_does_not_count(struct v9_recall *recall)
 /* ---- several threads ----------------------------------------------------------------------------
  */
 
+enum { FIRST = 10000 }; /* files that nothing before has kept anything of */
+
 struct work {
     struct v9_recall *recall;
     uint32_t seed;
@@ -126,7 +128,7 @@ static void *keep_and_find(void *argument)
         struct v9_attr attr;
         struct v9_mapped right, found;
         random = random * 1664525 + 1013904223;
-        attr = file(random >> 24, 50 * S + (random >> 16 & 7));
+        attr = file(FIRST + (random >> 24), 50 * S + (random >> 16 & 7));
         right = metadata((random >> 24) * 8 + (random >> 16 & 7));
         if (random >> 8 & 1)
             v9_recall_keep(work->recall, &attr, 60 * S, &right);

@@ -1,5 +1,5 @@
-// sources: answer.c delay.c guest_mem.c iov.c serve.c throttle.c upcall.c vring.c vring_packed.c
-// vring_split.c
+// sources: answer.c budget.c delay.c guest_mem.c iov.c pressure.c serve.c throttle.c upcall.c
+// vring.c vring_packed.c vring_split.c
 /*
  * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
  * that a guest that goes on sending it does not keep the lock.
@@ -40,6 +40,12 @@ HANDLER(v9_fast_mknod)
 HANDLER(v9_fast_symlink)
 HANDLER(v9_fast_unlinkat)
 
+int v9_fast_prepare(struct v9_device *device, struct v9_request *r)
+{
+    (void)device, (void)r;
+    return 0;
+}
+
 void v9_threads_nudge(struct v9_device *device)
 {
     (void)device;
@@ -76,7 +82,7 @@ void v9_up_broken(uint32_t device, const char *reason)
 }
 
 /* A running ring, and nothing in flight. */
-static void start(void)
+static void start_device(void)
 {
     begin(false);
     memset(&dev, 0, sizeof(dev));
@@ -85,7 +91,7 @@ static void start(void)
     dev.mem = mem;
     dev.ring = ring;
     dev.started = dev.enabled = true;
-    dev.call_fd = dev.err_fd = dev.kick_fd = -1;
+    dev.kick_fd = -1;
     dev.msize = dev.conf.msize_max = 8192;
     dev.exports[0] = (v9_export *)&dev; /* there is one, which nothing looks at */
     pthread_mutex_init(&dev.lock, NULL);
@@ -131,7 +137,7 @@ static bool turn(void)
 
 static void test_each_takes_a_turn(uint32_t says, uint8_t type)
 {
-    start();
+    start_device();
     for (uint16_t i = 0; i < COUNT; i++)
         send((uint16_t)(2 * i), says, type, i, 77);
     for (uint16_t i = 0; i < COUNT; i++) {
@@ -145,7 +151,7 @@ static void test_each_takes_a_turn(uint32_t says, uint8_t type)
 /* Rflush follows the reply; Python is told once, by whoever comes by. */
 static void test_flush_of_what_waits(void)
 {
-    start();
+    start_device();
     send(0, 30, 52, 5, 0); /* Tlock */
     CHECK(turn());
     CHECK(slots[0].state == V9_LATER);
@@ -163,7 +169,7 @@ static void test_flush_of_what_waits(void)
 static void test_tags_of_one_list(void)
 {
     for (uint16_t first = 0; first < COUNT; first++) {
-        start();
+        start_device();
         for (uint16_t i = 0; i < COUNT; i++) {
             send((uint16_t)(2 * i), 30, 52, (uint16_t)(5 + i * V9_SLOTS), 0);
             CHECK(turn());
@@ -182,7 +188,7 @@ static void test_tags_of_one_list(void)
 /* A Tversion waits for all others, and all others for it. */
 static void test_version_is_alone(void)
 {
-    start();
+    start_device();
     send(0, 30, 52, 5, 0);
     CHECK(turn());
     send(2, 21, P9_TVERSION, 0xffff, 0);

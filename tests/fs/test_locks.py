@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from sys import settrace
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from vhost9p.fs import locks
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, Cancel, Holder, LockTable
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, Cancel, Holder, LockTable
 from vhost9p.fs.ranges import WHOLE, Range
 from vhost9p.native import sys
 
@@ -81,17 +84,18 @@ class Process:
         self, kind: int, span: Range = WHOLE, *, writable: bool = True, cancel: Cancel | None = None
     ) -> bool:
         """Takes a lock; False where it is held."""
-        file = self.table.open(self.holder, self.fid, self._open)
+        asker = Asker(self.holder, self.fid)
+        file = self.table.open(asker, span, self._open)
         try:
-            self.table.take(file, kind, span, fid_writable=writable, cancel=cancel)
+            self.table.take(file, asker, kind, span, writable, cancel)
         except BlockingIOError:
             return False
         finally:
             self.table.done(file)
         return True
 
-    def unlock(self, span: Range = WHOLE) -> None:
-        self.table.release(self.holder, span)
+    def unlock(self, span: Range = WHOLE, *, flock: bool = False) -> None:
+        self.table.release(Asker(self.holder, self.fid), span, flock=flock)
 
     def blocker(self, kind: int, span: Range = WHOLE) -> Blocker | None:
         return self.table.blocker(self.holder, kind, span, self._open)
@@ -140,7 +144,7 @@ def table() -> Iterator[LockTable]:
     """A table that has to leave no descriptor open."""
     sys.wake_signal()
     before = len(os.listdir("/proc/self/fd"))
-    table = LockTable()
+    table = LockTable(lambda file: None)
     yield table
     table.clear()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -307,6 +311,173 @@ def test_fids_share_their_process(table: LockTable, path: Path, host: Host) -> N
     assert host.finds(WRLCK) == UNLCK
 
 
+# ---- an open file that several processes have: one fid
+
+
+@pytest.fixture
+def child(table: LockTable, path: Path, one: Process) -> Process:
+    """A process that has inherited the descriptor of `one`."""
+    child = Process(table, path, 2)
+    child.fid = one.fid
+    return child
+
+
+@pytest.mark.parametrize("kind", [RDLCK, WRLCK])
+def test_flock_is_given_up_through_an_inherited_descriptor(
+    one: Process, child: Process, two: Process, host: Host, kind: int
+) -> None:
+    one.lock(kind)
+    for unlock in (two.unlock, child.unlock, partial(two.unlock, flock=True)):
+        unlock()  # of another open file, at a close, of both
+        assert host.finds(WRLCK) == host.finds_flock() == kind
+    child.unlock(flock=True)
+    assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+    assert two.lock(WRLCK)
+
+
+def test_other_locks_are_not_given_up_through_an_inherited_descriptor(
+    one: Process, child: Process, host: Host
+) -> None:
+    one.lock(WRLCK, Range(10, 10))
+    child.unlock(flock=True)
+    child.unlock(Range(0, 20), flock=True)
+    assert host.finds(WRLCK, Range(10, 1)) == WRLCK
+
+
+def test_another_client_is_not_another_process(one: Process, child: Process, host: Host) -> None:
+    child.holder = child.holder._replace(client_id=b"else")
+    one.lock(WRLCK)
+    assert not child.lock(WRLCK)
+    child.unlock(flock=True)
+    assert host.finds(WRLCK) == WRLCK
+
+
+@pytest.mark.parametrize("flock", [False, True])
+@pytest.mark.parametrize(("first", "then"), [(WRLCK, WRLCK), (RDLCK, WRLCK), (WRLCK, RDLCK)])
+def test_a_lock_changes_hands_through_one_fid(
+    one: Process, child: Process, two: Process, host: Host, first: int, then: int, flock: bool
+) -> None:
+    """A flock that the child takes again, or one's fcntl lock, of which the unlock is under way."""
+    two.fid = 99
+    one.lock(first)
+    assert child.lock(then)
+    one.unlock(flock=flock)
+    assert host.finds(WRLCK) == host.finds_flock() == then
+    assert not host.fcntl(WRLCK)
+    child.unlock(flock=flock)
+    assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+def test_a_flock_that_changed_hands_goes_with_its_last_taker(
+    table: LockTable, one: Process, child: Process, host: Host
+) -> None:
+    one.lock(WRLCK)
+    child.lock(WRLCK)
+    child.unlock(flock=True)
+    assert host.finds_flock() == UNLCK
+    one.lock(WRLCK)
+    child.lock(WRLCK)
+    table.clunk(one.fid)
+    assert host.finds_flock() == UNLCK
+    assert not table._files
+
+
+def test_readers_through_one_fid(one: Process, child: Process, host: Host) -> None:
+    one.lock(RDLCK)
+    child.lock(RDLCK)
+    one.unlock()
+    assert host.finds(WRLCK) == host.finds_flock() == RDLCK
+    child.unlock()
+    assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+def test_one_process_flocks_two_open_files(
+    table: LockTable, path: Path, one: Process, host: Host
+) -> None:
+    """As the threads of a program do, each with a descriptor of its own."""
+    sibling = Process(table, path, 1)
+    sibling.fid = 99
+    for end in (partial(one.unlock, flock=True), one.unlock, partial(table.clunk, one.fid)):
+        one.lock(RDLCK)
+        sibling.lock(RDLCK)
+        end()
+        one.unlock()  # as the kernel does at a close
+        assert host.finds_flock() == RDLCK
+        sibling.unlock(flock=True)
+        assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+@pytest.mark.parametrize(("first", "then"), [(WRLCK, WRLCK), (RDLCK, WRLCK), (WRLCK, RDLCK)])
+def test_what_cannot_be_flock(
+    table: LockTable, path: Path, one: Process, child: Process, host: Host, first: int, then: int
+) -> None:
+    """Locks of one process through two open files: flock's would have excluded each other."""
+    sibling = Process(table, path, 1)
+    sibling.fid = 99
+    sibling.lock(first)
+    one.lock(then)
+    child.unlock(flock=True)
+    assert child.lock(RDLCK) == (then == RDLCK)
+    child.unlock()
+    assert host.finds(WRLCK) == then
+    sibling.unlock()
+    assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+def test_a_whole_file_given_up_in_pieces(one: Process, host: Host) -> None:
+    """fcntl may do that; nothing of the lock that was held as both may stay."""
+    one.lock(WRLCK)
+    one.unlock(Range(10, 0))
+    assert host.finds_flock() == WRLCK
+    one.unlock(Range(0, 10))
+    assert host.finds(WRLCK) == host.finds_flock() == UNLCK
+
+
+def test_a_flock_stays_when_ranges_go(table: LockTable, path: Path, host: Host) -> None:
+    process = Process(table, path, 1, os.O_RDONLY)
+    process.lock(WRLCK)
+    process.lock(RDLCK, Range(0, 10))
+    process.unlock(Range(0, 10))
+    assert host.finds_flock() == WRLCK
+
+
+def test_processes_of_one_fid_are_bounded(
+    one: Process, child: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FILES_MAX", 3)
+    one.lock(WRLCK)
+    with pytest.raises(OSError) as refused:
+        for pid in range(10, 20):
+            child.holder = child.holder._replace(proc_id=pid)
+            child.lock(WRLCK)
+    assert refused.value.errno == errno.ENOLCK
+
+
+def test_one_process_locks_and_unlocks_in_several_threads(
+    table: LockTable, one: Process, host: Host
+) -> None:
+    """What is counted is what the kernel has, whoever was faster."""
+
+    def work(lock: bool, span: Range) -> None:
+        for _ in range(300):
+            if lock:
+                one.lock(WRLCK, span)
+            else:
+                one.unlock(span)
+
+    jobs = [(lock, span) for lock in (True, False) for span in (WHOLE, Range(0, 10))]
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    file = table._files.get(one.holder)
+    counted = file.ranges.within(Range(0, 1))[0][1] if file else UNLCK
+    assert host.finds(WRLCK, Range(0, 1)) == counted
+    assert host.finds_flock() == (file.flock if file else UNLCK)
+
+
 @pytest.mark.parametrize(
     ("access", "writable", "kind", "expected"),
     [
@@ -384,6 +555,56 @@ def test_bounds(
     assert refused.value.errno == errno.ENOLCK
     one.unlock()
     assert two.lock(WRLCK)
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many lines of Python something takes."""
+    count = 0
+
+    def line(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    settrace(line)
+    try:
+        work()
+    finally:
+        settrace(None)
+    return count
+
+
+def test_the_one_who_is_in_the_way_is_not_looked_for(
+    table: LockTable, one: Process, path: Path
+) -> None:
+    """However many processes have however many ranges of a file."""
+    last = Range(1_000_000, 10)
+    taken = []
+    for pid, count in ((10, 1), (11, 300), *((pid, 2) for pid in range(20, 220))):
+        other = Process(table, path, pid)
+        for i in range(count):
+            assert other.lock(RDLCK, Range(1000 * pid + 2 * i, 1))
+        if pid in (10, 219):
+            assert other.lock(WRLCK, last)
+            found = Blocker(WRLCK, last, pid, b"guest")
+            taken.append(steps(lambda: one.blocker(RDLCK, last)))
+            assert one.blocker(RDLCK, last) == found
+            other.unlock(last)
+    assert taken[0] == taken[1]
+
+
+def test_ranges_of_all_processes_in_a_file_are_bounded(
+    table: LockTable, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FILE_PIECES_MAX", 5)
+    processes = [Process(table, path, pid) for pid in range(10, 20)]
+    for process in processes[:6]:
+        assert process.lock(RDLCK, Range(process.fid, 1))
+    with pytest.raises(OSError) as refused:
+        processes[6].lock(RDLCK, Range(0, 1))
+    assert refused.value.errno == errno.ENOLCK
+    table.clunk(processes[0].fid)
+    assert processes[6].lock(RDLCK, Range(0, 1))
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "part"])

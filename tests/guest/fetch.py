@@ -142,6 +142,12 @@ def userland() -> Path:
 
 
 @once
+def databases() -> Path:
+    """A root folder with LMDB's Python module, Redis and PostgreSQL, and all their libraries."""
+    return _packages("databases", "trixie", ("postgresql-17", "python3-lmdb", "redis-server"))
+
+
+@once
 def kernel(name: str) -> Kernel:
     """The guest kernel called `name`, one of KERNELS. Raises FetchError."""
     if name not in KERNELS:

@@ -9,7 +9,7 @@ import itertools
 import os
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +52,9 @@ class FakeFid:
     io_flags: int = 0
     meta_fd: int = -1
 
+    def resizing(self, size: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def close(self) -> None:
         for fd in (self.path_fd, self.io_fd):
             if fd >= 0:
@@ -61,7 +64,8 @@ class FakeFid:
 class FakeFids:
     """vhost9p.p9.fids.FidTable; `pinned` counts `with` blocks that are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent_of: Callable[[int], tuple[int, bytes]]) -> None:
+        self._parent_of = parent_of
         self.entries: dict[int, FakeFid] = {}
         self._handles = itertools.count(1 << 32)
         self.before_mark: Callable[[], None] = lambda: None
@@ -146,6 +150,14 @@ class FakeFids:
             yield
         finally:
             self.changing = None
+
+    @contextmanager
+    def own_name(self, fid: FakeFid) -> Iterator[tuple[int, bytes]]:
+        parent, name = self._parent_of(fid.path_fd)
+        try:
+            yield parent, name
+        finally:
+            os.close(parent)
 
     def removing(self, fid: FakeFid, name: bytes = b"") -> AbstractContextManager[None]:
         return self._changes(fid.number, name)
@@ -285,7 +297,7 @@ def serving(
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
         driver = LocalDriver(export, root_fd, readonly=readonly)
-        fids = FakeFids()
+        fids = FakeFids(driver.parent_of)
         msizes: list[int] = []
         dialects: list[Dialect] = []
         server = Server(

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import FakeRequest, Guest, Refused, serving
-from vhost9p.fs.locks import Cancel, LockTable
+from vhost9p.fs.locks import LockTable
 from vhost9p.native import sys
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import locks
+from vhost9p.p9 import lock_waits
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
 
@@ -238,7 +238,8 @@ def test_many_waits_called_off_as_they_begin(locked: Guest) -> None:
     for pid in range(100):
         request = locked.send(wait(fid, pid))
         locked.server.flush(request.key)
-        assert not request.waits
+        with pytest.raises(Refused):
+            request.result(m.Rlock)
 
 
 def test_waits_while_the_host_keeps_taking_turns(locked: Guest, host: int, file: Path) -> None:
@@ -273,11 +274,11 @@ def test_waits_while_the_host_keeps_taking_turns(locked: Guest, host: int, file:
 
 def test_a_wait_that_no_signal_ends(locked: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a network file system whose server is gone: nothing else may hang on it."""
-    monkeypatch.setattr(locks, "PATIENCE", 0)
+    monkeypatch.setattr(lock_waits, "PATIENCE", 0)
     hung = threading.Event()
 
-    def take(self: LockTable, *args: object, cancel: Cancel | None, **rest: object) -> None:
-        if cancel is None:
+    def take(self: LockTable, *args: object) -> None:
+        if args[-1] is None:
             raise BlockingIOError(errno.EAGAIN, "held")
         hung.wait()
         raise InterruptedError(errno.EINTR, "at last")
@@ -293,8 +294,7 @@ def test_a_wait_that_no_signal_ends(locked: Guest, monkeypatch: pytest.MonkeyPat
         requests[0].result(m.Rlock)
     assert refused.value.errno == errno.EINTR
     assert requests[1].result(m.Rlock).status == c.LOCK_BLOCKED
-    while threads := [each for each in threading.enumerate() if each.name.startswith("lock-")]:
-        threads[0].join()
+    no_threads_left()
 
 
 def test_no_thread_for_the_wait(locked: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +305,114 @@ def test_no_thread_for_the_wait(locked: Guest, monkeypatch: pytest.MonkeyPatch) 
     assert status(locked, wait(locked.open("file"))) == c.LOCK_BLOCKED
 
 
+def threads() -> int:
+    """How many threads wait for locks."""
+    return sum(each.name.startswith("lock-wait") for each in threading.enumerate())
+
+
+@pytest.fixture
+def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads may wait, for all devices together."""
+    monkeypatch.setattr(lock_waits, "THREADS", 2)
+
+
+def test_more_waits_than_threads(few_threads: None, host: int, root: Path) -> None:
+    """Each gets the lock after the one before, those without a thread too; no thread is left."""
+    with serving(root, ring=400) as guest:
+        requests = {pid: guest.send(wait(guest.open("file"), pid)) for pid in range(100)}
+        assert threads() == 2
+        assert all(request.waits for request in requests.values())
+        fcntl.flock(host, fcntl.LOCK_UN)
+        fids = {pid: guest.open("file") for pid in requests}
+        while requests:
+            pid = next((pid for pid, request in requests.items() if not request.waits), None)
+            if pid is None:
+                continue
+            assert requests.pop(pid).result(m.Rlock).status == c.LOCK_SUCCESS
+            assert sum(not request.waits for request in requests.values()) == 0
+            assert status(guest, lock(fids[pid], UN, pid=pid)) == c.LOCK_SUCCESS
+    no_threads_left()
+
+
+def no_threads_left() -> None:
+    while left := [each for each in threading.enumerate() if each.name.startswith("lock-")]:
+        left[0].join()
+
+
+def test_a_lock_is_handed_on_between_devices(
+    few_threads: None, host: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a thread, and without asking the host again and again."""
+    monkeypatch.setattr(lock_waits, "POLL", 1e6)
+    (root / "other").write_bytes(bytes(100))
+    with serving(root) as one, serving(root) as two:
+        busy = two.send(wait(two.open("file")))
+        held, wanted = one.open("other"), two.open("other")
+        assert status(one, lock(held, WR)) == c.LOCK_SUCCESS
+        request = two.send(wait(wanted))
+        assert threads() == 1
+        assert request.waits
+        assert status(one, lock(held, RD)) == c.LOCK_SUCCESS
+        assert request.waits
+        reader = two.send(lock(wanted, RD, pid=2, flags=c.LOCK_FLAGS_BLOCK))
+        assert reader.result(m.Rlock).status == c.LOCK_SUCCESS
+        assert status(two, lock(wanted, UN, pid=2)) == c.LOCK_SUCCESS
+        assert status(one, lock(held, UN)) == c.LOCK_SUCCESS
+        assert request.result(m.Rlock).status == c.LOCK_SUCCESS
+        other = one.send(wait(held))
+        assert other.waits
+        two.do(m.Tclunk(wanted))
+        assert other.result(m.Rlock).status == c.LOCK_SUCCESS
+        assert busy.waits
+        one.server.reset()
+    no_threads_left()
+
+
+def test_threads_are_shared_fairly(few_threads: None, host: int, root: Path) -> None:
+    """A device that waits for much leaves the other its part."""
+    with serving(root) as one, serving(root) as two:
+        first = [one.send(wait(one.open("file"), pid)) for pid in range(5)]
+        assert threads() == 1
+        second = two.send(wait(two.open("file")))
+        assert threads() == 2
+        for request in (first[3], second, first[0]):
+            for guest in (one, two):
+                guest.server.flush(request.key)
+            with pytest.raises(Refused) as refused:
+                request.result(m.Rlock)
+            assert refused.value.errno == errno.EINTR
+        one.server.cancel_waits()
+        for pid in (1, 2, 4):
+            assert first[pid].result(m.Rlock).status == c.LOCK_BLOCKED
+        one.server.reset()
+    no_threads_left()
+
+
+def test_the_host_gives_up_what_many_wait_for(few_threads: None, host: int, root: Path) -> None:
+    with serving(root, ring=400) as guest:
+        sys.ofd_lock(host, WR, 0, 100)
+        fid = guest.open("file")
+        requests = [
+            guest.send(lock(fid, WR, at, 1, pid=at, flags=c.LOCK_FLAGS_BLOCK)) for at in range(100)
+        ]
+        assert all(request.waits for request in requests)
+        sys.ofd_lock(host, UN, 0, 100)
+        for request in requests:
+            assert request.result(m.Rlock).status == c.LOCK_SUCCESS
+
+
+def test_a_wait_that_fails_as_none_should_is_answered(
+    locked: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(self: LockTable, *args: object) -> None:
+        if args[-1] is None:
+            raise BlockingIOError(errno.EAGAIN, "held")
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(LockTable, "take", take)
+    assert code(locked, wait(locked.open("file"))) == errno.EIO
+
+
 def test_requests_are_told_apart(locked: Guest) -> None:
     """Two with one tag, as after a flush: their keys differ."""
     fid = locked.open("file")
@@ -312,6 +420,7 @@ def test_requests_are_told_apart(locked: Guest) -> None:
     for request in (one, two):
         locked.handle(request.data, request)
     locked.server.flush(two.key)
+    with pytest.raises(Refused):
+        two.result(m.Rlock)
     assert one.waits
-    assert not two.waits
     locked.server.cancel_waits()

@@ -100,7 +100,7 @@ def test_changes_of_names_are_announced(
 
         monkeypatch.setattr(guest.driver, method, watched)
 
-    for method in ("remove", "rename", "rename_file"):
+    for method in ("unlink", "rename"):
         watch(method)
     top = guest.walk()
     removed, moved = guest.walk("removed"), guest.walk("moved")

@@ -535,6 +535,51 @@ def test_requests_by_fid_hit_no_other_file(edits: Edits) -> None:
     assert edits.cat(fids[0]) == "two"  # by name it is that file
 
 
+def rename_by_fid(edits: Edits, fid: int, name: bytes) -> None:
+    """In its directory, which is the top."""
+    if isinstance(edits.client, UnixClient):
+        edits.client.wstat(fid, name=name)
+    else:
+        edits.client.rename(fid, edits.share.top, name)
+
+
+def test_requests_by_fid_hit_the_name_of_the_fid(edits: Edits) -> None:
+    """A file of several names loses or changes the one by which the guest reached the fid."""
+    edits.put("a", "one")
+    for name in ("b", "c", "d"):
+        os.link(edits.share.path("a"), edits.share.path(name))
+    a, b, c, d = (edits.walk(name) for name in "abcd")
+    rename_by_fid(edits, c, b"e")
+    edits.client.remove(edits.client.walk_to(b))
+    guest_removes(edits, edits.share.top, b"d")
+    with fails(errno.ENOENT):
+        edits.client.remove(d)  # it has lost its own one
+    left = {name for name in os.listdir(edits.share.host) if name != ".virtfs_metadata"}
+    assert left == {"a", "e"}
+    assert (edits.cat(a), edits.cat(c)) == ("one", "one")
+    edits.client.remove(a)
+    assert edits.cat(c) == "one"
+
+
+def test_requests_by_fid_leave_what_the_host_moved(edits: Edits) -> None:
+    """What the host has set aside under another name is not removed by the old one."""
+    edits.mkdir("d")
+    for name in ("f", "g", "d/f"):
+        edits.put(name, name)
+    f, g, below = (edits.walk(name) for name in ("f", "g", "d/f"))
+    for name in ("f", "g", "d"):
+        edits.mv(name, f"{name}.bak")
+    edits.mkdir("d")
+    edits.put("d/f", "new")
+    with fails(errno.ENOENT):
+        rename_by_fid(edits, g, b"h")
+    for fid in (f, below):
+        with fails(errno.ENOENT):
+            edits.client.remove(fid)
+    for name, text in (("f.bak", "f"), ("g.bak", "g"), ("d.bak/f", "d/f"), ("d/f", "new")):
+        assert edits.share.get(name) == text.encode()
+
+
 # ---- what changes the file by its name ----------------------------------------------------------
 
 
@@ -737,6 +782,29 @@ def test_mounted_over(export: Path, multidevs: str) -> None:
                 client.getattr(above).qid.path
                 == client.getattr(client.walk_to(share.root, b"m")).qid.path
             )
+
+
+@needs_root
+@pytest.mark.parametrize("multidevs", ["remap", "forbid"])
+def test_requests_by_fid_reach_nothing_below_a_mount(export: Path, multidevs: str) -> None:
+    (export / "m").mkdir(exist_ok=True)
+    (export / "m" / "f").write_bytes(b"1")
+    with (
+        Daemon("--path", str(export), *SECURITY, "--multidevs", multidevs) as daemon,
+        mounted(daemon, export) as share,
+    ):
+        client = share.client
+        above = client.walk_to(share.root, b"m")
+        one, two = (client.walk_to(above, b"f") for _ in range(2))
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(export / "m")], check=True)
+        try:
+            with fails(*GONE, errno.ENODEV):
+                client.rename(two, share.root, b"g")
+            with fails(*GONE, errno.ENODEV):
+                client.remove(one)
+        finally:
+            subprocess.run(["umount", "--lazy", str(export / "m")], check=True)
+        assert (export / "m" / "f").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("privileged", [pytest.param(True, marks=needs_root), False])

@@ -33,6 +33,7 @@ from tests.frontend.vhost_user import (
     U64,
     VERSION,
     BackendError,
+    Frontend,
     Request,
 )
 from tests.frontend.wire import T
@@ -194,6 +195,33 @@ def test_a_daemon_ends_while_its_call_descriptors_block(tmp_path: Path) -> None:
         polled(share, T.GETATTR, share.top, 0)
 
 
+# ---- guest memory
+
+
+def take_addresses(frontend: Frontend, most: int) -> int:
+    """Adds as much memory as it gets, of a file that is longer than all addresses; the sum."""
+    taken, at, size = 0, 1 << 50, most
+    memory = os.memfd_create("memory")
+    os.ftruncate(memory, most)
+    while size >= PAGE:
+        region = REGION.pack(at, size, at, 0)
+        if frontend.ack(Request.ADD_MEM_REG, U64.pack(0) + region, [memory]):
+            size //= 2
+        else:
+            taken += size
+        at += most
+    os.close(memory)
+    return taken
+
+
+def test_addresses_of_the_process_are_shared(pair: Pair) -> None:
+    """A neighbour maps as much as it could have before."""
+    most = take_addresses(pair.attacker.machine.frontend, 1 << 47)
+    assert most > 1 << 42
+    pair.goes_on()
+    assert take_addresses(pair.neighbour.machine.frontend, 1 << 47) == most
+
+
 # ---- descriptors of other kinds
 
 
@@ -306,6 +334,54 @@ def test_descriptors_of_the_wrong_kind_are_refused(pair: Pair, tmp_path: Path) -
     pair.daemon.wait_line("SET_VRING_KICK refused: its descriptor is .*; an eventfd or a pipe")
     pair.daemon.wait_line("ADD_MEM_REG refused: guest memory is a memfd, or a file on tmpfs")
     pair.attacker.client.getattr(pair.attacker.top)
+
+
+@contextlib.contextmanager
+def deep_directory(folder: Path) -> Iterator[int]:
+    """A directory whose path is longer than the kernel shows (PATH_MAX)."""
+    with contextlib.ExitStack() as opened:
+        fd = os.open(folder, os.O_RDONLY)
+        opened.callback(os.close, fd)
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=fd)
+            fd = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+            opened.callback(os.close, fd)
+        yield fd
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_descriptor_without_a_name(pair: Pair, tmp_path: Path, name: str) -> None:
+    request, payload = REQUESTS[name]
+    frontend = pair.attacker.machine.frontend
+    before = pair.daemon.fd_count()
+    with deep_directory(tmp_path) as fd:
+        for _ in range(3):
+            frontend.send(request, payload, [fd] * 4)
+            frontend.send(request, payload, [fd])
+            if request == Request.GET_FEATURES:
+                frontend.receive()
+                frontend.receive()
+    frontend.get_features()
+    pair.attacker.client.getattr(pair.attacker.top)
+    pair.daemon.wait_until(lambda: pair.daemon.fd_count() <= before, "descriptors were kept")
+
+
+def test_end_in_a_message_with_descriptors(pair: Pair, tmp_path: Path) -> None:
+    """The connection ends before the message that they came with."""
+    with deep_directory(tmp_path) as fd:
+        frontend = pair.attacker.machine.frontend
+        send_fd(frontend.socket, fd)
+        frontend.close()
+    hung_up_is_noticed(pair)
+    pair.goes_on()
+
+
+def test_names_of_descriptors_are_no_lines(pair: Pair, tmp_path: Path) -> None:
+    frontend = pair.attacker.machine.frontend
+    with open(tmp_path / "x\nvhost9p: forged\x1b[31m", "wb") as file:
+        assert frontend.ack(Request.SET_VRING_KICK, U64.pack(0), [file.fileno()]) != 0
+    pair.daemon.wait_line(r"its descriptor is .*/x\\nvhost9p: forged\\x1b\[31m; an eventfd")
+    assert "vhost9p: forged" not in {line[:15] for line in pair.daemon.lines}
 
 
 # ---- the connection itself

@@ -123,6 +123,32 @@ def test_quarter_of_the_ring_may_wait(share: Share, fid: int, host: HostProcess)
                 assert client.wait(ticket).fields == (LOCK_SUCCESS,)
 
 
+def test_many_waits_take_few_threads(share: Share, fid: int, host: HostProcess) -> None:
+    """1,000 of them. Each is answered when its part is free, whether it has a thread or not."""
+    daemon, export, name = share.daemon, share.export, os.fsdecode(share.name)
+    share.machine.close()
+    assert host.fcntl("w", 0, 1000)
+    with mounted(daemon, export, name, ring_size=4096) as large:
+        client = large.client
+        opened = client.open(large.top, b"file", os.O_RDWR)
+        before = daemon.threads()
+        tickets = [client.submit_lock(opened, WRLCK, i, 1, proc_id=i) for i in range(1000)]
+        assert waiting(large, tickets[-1])
+        assert not any(ticket.reply for ticket in tickets)
+        few = before + 64 + 1 + 8  # the patrol; spare threads that serve
+        assert daemon.threads() <= few
+        assert host.fcntl("u", 0, 500)
+        for ticket in tickets[:500]:
+            assert client.wait(ticket).fields == (LOCK_SUCCESS,)
+        assert not any(ticket.reply for ticket in tickets[500:])
+        for ticket in tickets[500:]:
+            client.flush(ticket)
+            assert ticket.reply is not None
+        daemon.wait_until(lambda: daemon.threads() <= before + 8, "threads stay for no wait")
+        assert not host.fcntl("w", 0, 1)
+        assert host.fcntl("w", 500, 500)
+
+
 def test_waiting_lock_does_not_hold_up_a_stop(share: Share, fid: int, host: HostProcess) -> None:
     """GET_VRING_BASE has to be answered although a request waits for the host."""
     client, machine = share.client, share.machine

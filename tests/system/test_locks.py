@@ -10,7 +10,14 @@ import os
 
 import pytest
 
-from tests.frontend.client import LOCK_BLOCKED, LOCK_SUCCESS, RDLCK, UNLCK, WRLCK
+from tests.frontend.client import (
+    LOCK_BLOCK,
+    LOCK_BLOCKED,
+    LOCK_SUCCESS,
+    RDLCK,
+    UNLCK,
+    WRLCK,
+)
 from tests.frontend.wire import T
 from tests.system.host_locks import HostProcess
 from tests.system.share import Share, fails, mounted, remount
@@ -140,6 +147,31 @@ def test_unlock_through_a_sibling_fid(share: Share, fid: int, host: HostProcess)
         assert host.free()
         assert host.flock("w")
         host.flock("u")
+
+
+def test_flock_is_given_up_by_another_process(share: Share, fid: int, host: HostProcess) -> None:
+    """As a child does with an inherited descriptor. An unlock by flock carries the BLOCK flag; what
+    a kernel sends at each close does not."""
+    client = share.client
+    other = client.open(share.top, b"file", os.O_RDWR)
+    assert client.lock(fid, WRLCK, proc_id=1, flags=LOCK_BLOCK) == LOCK_SUCCESS
+    for through, flags in ((fid, 0), (other, LOCK_BLOCK)):
+        assert client.lock(through, UNLCK, proc_id=2, flags=flags) == LOCK_SUCCESS
+        assert not host.free()
+        assert not host.flock("r")
+    assert client.lock(fid, UNLCK, proc_id=2, flags=LOCK_BLOCK) == LOCK_SUCCESS
+    assert host.free()
+    assert host.flock("w")
+
+
+def test_flock_is_taken_again_by_another_process(share: Share, fid: int, host: HostProcess) -> None:
+    client = share.client
+    assert client.lock(fid, RDLCK, proc_id=1, flags=LOCK_BLOCK) == LOCK_SUCCESS
+    assert client.lock(fid, WRLCK, proc_id=2) == LOCK_SUCCESS
+    assert client.lock(fid, UNLCK, proc_id=1) == LOCK_SUCCESS  # the parent's end
+    assert not host.flock("r")
+    assert client.lock(fid, UNLCK, proc_id=2, flags=LOCK_BLOCK) == LOCK_SUCCESS
+    assert host.free()
 
 
 def test_hard_links_are_one_file(share: Share, fid: int) -> None:

@@ -144,3 +144,19 @@ def test_a_start_that_takes_long(export: Path, tmp_path: Path, sign: signal.Sign
         daemon.stop(sign)
     finally:
         daemon.kill()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(export: Path, closed: str) -> None:
+    """It serves and ends as always, and none of the guest's files takes a stream's number."""
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    daemon = Daemon("--path", str(export), *SECURITY, wrapper=shell).start(wait=False)
+    try:
+        daemon.wait_until(lambda: os.path.exists(daemon.socket), "the socket was not made")
+        with mounted(daemon, export):
+            daemon.process.send_signal(signal.SIGHUP)
+            streams = {daemon.fds()[number] for number in range(3)}
+            assert all(each == os.devnull or each.startswith("pipe:") for each in streams)
+        daemon.stop()
+    finally:
+        daemon.kill()

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sysconfig
-import tomllib
 from pathlib import Path
 
 from tests.frontend.daemon import ROOT, Daemon
@@ -31,15 +30,16 @@ def runtime() -> str:
 
 
 def build(folder: Path) -> None:
-    """Puts the package into a folder. The extension's C source is there since `make build`."""
+    """Puts the package into a folder. As csrc/build.py has it, the extension is all of csrc/, and
+    the C source that `make build` has generated.
+    """
     shutil.copytree(
         ROOT / "vhost9p", folder / "vhost9p", ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        [module] = tomllib.load(file)["tool"]["setuptools"]["ext-modules"]
+    sources = [ROOT / "build" / "_native.c", *(ROOT / "csrc").rglob("*.c")]
     command = [os.environ.get("CC", "cc"), *FLAGS, "-shared", f"-I{ROOT / 'csrc'}"]
     command += [f"-I{sysconfig.get_path('include')}", "-o", str(folder / "vhost9p/_native.abi3.so")]
-    subprocess.run([*command, *(str(ROOT / name) for name in module["sources"])], check=True)
+    subprocess.run([*command, *map(str, sources)], check=True)
 
 
 def _without_random_addresses() -> list[str]:

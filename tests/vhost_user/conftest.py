@@ -31,8 +31,10 @@ def kept_fds() -> set[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_up() -> None:
-    """The first loop of a process opens a pipe for its signals and keeps it."""
+    """The first loop of a process opens a pipe for its signals and keeps it. What other tests have
+    left to the collector goes before any test here, not during one."""
     uvloop.run(asyncio.sleep(0))
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ from tests.vhost_user.fake_backend import BASE, FakeBackend, memfds
 from vhost9p.device_log import DeviceLog
 from vhost9p.vhost_user.channel import Channel
 from vhost9p.vhost_user.descriptors import Closer
+from vhost9p.vhost_user.framing import Framer
 
 
 class Ends:
@@ -427,3 +428,38 @@ def test_coming_and_going_is_logged(run: Run, ends: Ends, caplog: pytest.LogCapt
         "vm: disconnected",
     ]
     assert kept_fds() < before
+
+
+def test_a_thread_that_cannot_be_had(
+    run: Run, ends: Ends, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host has a limit of threads. Nothing was set up: the frontend is hung up on."""
+    ends.ours.sendall(message(R.GET_FEATURES))
+    caplog.set_level(logging.INFO)
+
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        await ends.channel().run()
+
+    run(main())
+    with pytest.raises(ConnectionResetError):
+        ends.ours.recv(1)
+    assert "connection lost: it gets no thread: can't start new thread" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_an_end_that_fails(
+    run: Run, ends: Ends, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is, it stays with this connection, and the rest of the end is made."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(Framer, "close", fail)
+    ends.serve(run, lambda: None)
+    assert ends.backend.names() == ["reset"]
+    assert "the end of the connection failed" in caplog.text

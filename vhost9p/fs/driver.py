@@ -96,12 +96,6 @@ class Driver(Protocol):
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         """Renames an entry, over an existing one where rename(2) does."""
 
-    def remove(self, fd: int) -> None:
-        """Removes the name by which an open file was reached."""
-
-    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
-        """Renames the name by which an open file was reached; None: it stays in its directory."""
-
     def chmod(self, file: File, mode: int) -> None:
         """Changes permission bits."""
 

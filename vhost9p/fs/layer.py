@@ -54,12 +54,6 @@ class Layer:
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         self.below.rename(old_dir, old, new_dir, new)
 
-    def remove(self, fd: int) -> None:
-        self.below.remove(fd)
-
-    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
-        self.below.rename_file(fd, new_dir, new)
-
     def chmod(self, file: File, mode: int) -> None:
         self.below.chmod(file, mode)
 

@@ -141,22 +141,6 @@ class LocalDriver:
         """See Driver."""
         os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
-    def remove(self, fd: int) -> None:
-        """See Driver."""
-        parent, name = self.parent_of(fd)
-        try:
-            self.unlink(parent, name, directory=stat.S_ISDIR(self._mode(fd)))
-        finally:
-            descriptors.close(parent)
-
-    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
-        """See Driver."""
-        parent, name = self.parent_of(fd)
-        try:
-            self.rename(parent, name, parent if new_dir is None else new_dir, new)
-        finally:
-            descriptors.close(parent)
-
     # ---- metadata ---------------------------------------------------------------------------
 
     def chmod(self, file: File, mode: int) -> None:

@@ -6,6 +6,15 @@ open file description belong to the descriptor, so a process never conflicts wit
 of its fids it locks or unlocks through, and does conflict with every other process of every guest
 and of the host. Closing the descriptor gives all of its locks up.
 
+A flock belongs to an open file of the guest, which is one fid, and so to every process that has it
+by fork, exec or over a socket. So a lock of the whole file also remembers the fids that it was
+taken through (`LockFile.shares`). Linux's client asks its own list of locks before it asks the
+server (v9fs_file_do_lock). So when another process locks the whole file through the same fid, and
+the two locks exclude each other, the first is either the same flock, or an fcntl lock that the
+client has given up already, with the request for it still on its way. In both cases the second
+process shares the first one's LockFile and takes its lock over, and the next unlock of the first
+gives up nothing.
+
 A lock on the whole file may have been asked for with flock or with fcntl, so it is held as both:
 flock(2) and an open-file-description lock (fcntl(2)); host processes of either kind see it. A write
 lock through a descriptor that cannot write exists as flock only. Two locks are taken without
@@ -20,26 +29,33 @@ gap that is left, since another process may have been waiting for it.
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, RangeMap
+from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range, RangeMap
 from vhost9p.native import descriptors, sys
 from vhost9p.native.sys import Cancel
 
-__all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "Holder", "LockFile", "LockTable"]
+__all__ = [
+    "RDLCK", "UNLCK", "WRLCK", "Asker", "Blocker", "Cancel", "FileId", "Holder", "LockFile",
+    "LockTable",
+]  # fmt: skip
 
 FILES_MAX = 4096
 """Descriptors that one guest's locks may cost; ENOLCK beyond."""
 SHARE_PART = 7 / 8
 """They stay open, so they are taken within the device's share alone, and leave some of that."""
 PIECES_MAX = 65536
-FILE_PIECES_MAX = 4096
-"""Ranges that one guest, and one process in one file, may have locked; ENOLCK beyond. The kernel
-looks through a list of them."""
+FILE_PIECES_MAX = 8192
+"""Ranges that one guest may have locked, in all and in one file; ENOLCK beyond. The kernel looks
+through a list of those of a file, whoever has them."""
+
+FileId = tuple[int, int]
+"""Device and inode."""
 
 
 class Holder(NamedTuple):
@@ -60,28 +76,64 @@ class Blocker(NamedTuple):
     client_id: bytes
 
 
-Wait = Callable[[Cancel], None]
 OpenFile = Callable[[], tuple[int, int]]
 """Opens a file for locks: a descriptor, and its access mode (os.O_ACCMODE)."""
+Wait = Callable[[Cancel], None]
+"""Waits for a lock and takes it; InterruptedError where it was cancelled."""
+
+
+class Asker(NamedTuple):
+    """The process that asks, and the handle of the fid through which."""
+
+    holder: Holder
+    fid: int
 
 
 @dataclass(eq=False)
 class LockFile:
-    """One process's locks on one file."""
+    """The locks on one file of one process, or of several that share an open file's flock."""
 
-    holder: Holder
+    file_id: FileId
     fd: int
     access: int
+    holders: dict[Holder, None] = field(default_factory=dict)
+    """The processes that have the locks."""
+    former: set[Holder] = field(default_factory=set)
+    """The processes whose lock another has taken over."""
     fids: set[int] = field(default_factory=set)
     """Handles of fids that locks were asked for through and that are not clunked."""
     ranges: RangeMap = field(default_factory=RangeMap)
     flock: int = UNLCK
+    """How the whole file is locked."""
+    only_flock: bool = False
+    """Whether it is so as flock(2) alone."""
+    shares: set[int] = field(default_factory=set)
+    """The fids through which the whole file was locked and may be as with flock: several where a
+    process has locked it to read through each of them; none where their locks would have excluded
+    each other."""
+    divided: bool = False
+    """Some of several shares were given up: the lock is a flock of each."""
     uses: int = 0
     """Requests at work on `fd`, waiting ones among them; it stays open for them."""
     abandoned: bool = False
     """Its fids are gone: what a request still gets is worth nothing."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """See LockTable."""
+
+    @property
+    def several(self) -> bool:
+        """Whether a process has a flock through each of several fids."""
+        return self.divided or len(self.shares) > 1
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether there is a lock."""
+        return self.flock != UNLCK or bool(self.ranges)
+
+    @property
+    def holder(self) -> Holder:
+        """The process that is named for them all."""
+        return next(iter(self.holders))
 
     def allows_range(self, kind: int, *, fid_writable: bool) -> bool:
         """Whether a whole-file lock is held as a range lock too (fcntl(2), EBADF)."""
@@ -111,62 +163,67 @@ def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> No
             del index[key]
 
 
-def _too_many_files() -> OSError:
-    return OSError(errno.ENOLCK, f"{FILES_MAX} files are locked")
-
-
 class LockTable:
     """All locks of one device's guest. Thread-safe; fids are named by their handles.
 
     Two kinds of locks guard it. A file's own (`LockFile.lock`) is held around a call to the host
     that locks or unlocks without waiting, and the record of it, so that both always agree. The
     table's, which is taken after it, guards all records; no system call is made under it.
+
+    `released` is called when something of a file was given up that others may wait for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, released: Callable[[FileId], None]) -> None:
+        self._released = released
         self._files: dict[Holder, LockFile] = {}
         self._by_fid: dict[int, dict[LockFile, None]] = {}
-        self._by_file: dict[tuple[int, int], dict[LockFile, None]] = {}
-        """The same by fid, and by device and inode: of many locks few concern a request."""
+        self._by_piece: dict[tuple[int, int, *Piece], dict[LockFile, None]] = {}
+        """The same by fid, and by device, inode and a locked range: of many locks few concern a
+        request, and none is looked for."""
         self._lock = threading.Lock()
         self._pieces = 0
+        self._in_file = Counter[FileId]()
+        """How many there are, and of each file."""
 
     # ---- lock files -------------------------------------------------------------------------
 
-    def open(self, holder: Holder, fid: int, open_file: OpenFile) -> LockFile:
-        """The process's lock file, opened if need be, used by one more request until `done`.
+    def open(self, asker: Asker, span: Range, open_file: OpenFile) -> LockFile:
+        """The lock file for a lock of this range, opened if need be, used by one more request until
+        `done`: the process's own, or the one whose flock it shares.
 
         The caller marks the fid afterwards, and calls `clunk` where it is gone. Raises OSError:
         what `open_file` raises, ENOLCK (too many).
         """
         with self._lock:
-            file = self._files.get(holder)
+            file = self._known(asker, span)
             if file:
-                return self._use(file, fid)
-            if not self._has_room_for_file():
-                raise self._too_many_files()
-        made = LockFile(holder, *_opened(open_file))
-        with self._lock:
-            file = self._files.get(holder)
-            if file:  # another thread was faster
-                self._use(file, fid)
-            elif self._has_room_for_file():
-                return self._use(self._enter(made), fid)
-        descriptors.close(made.fd)
-        if file is None:
-            raise self._too_many_files()
+                return self._use(file, asker.fid)
+        made = LockFile(asker.holder[:2], *_opened(open_file), {asker.holder: None})
+        try:
+            with self._lock:
+                file = self._known(asker, span)  # another thread may have been faster
+                if file is None:
+                    file = self._files[asker.holder] = made
+                return self._use(file, asker.fid)
+        finally:
+            if file is not made:
+                descriptors.close(made.fd)
+
+    def _known(self, asker: Asker, span: Range) -> LockFile | None:
+        """Raises OSError ENOLCK where one more process would be too many."""
+        file = self._files.get(asker.holder)
+        if file is None and len(self._files) >= min(FILES_MAX, descriptors.share() * SHARE_PART):
+            raise OSError(errno.ENOLCK, f"{len(self._files)} files are locked")
+        if file is None and span.is_whole():
+            file = next(self._shared(asker), None)
         return file
 
-    def _has_room_for_file(self) -> bool:
-        return len(self._files) < min(FILES_MAX, descriptors.share() * SHARE_PART)
-
-    def _too_many_files(self) -> OSError:
-        return OSError(errno.ENOLCK, f"{len(self._files)} files are locked")
-
-    def _enter(self, file: LockFile) -> LockFile:
-        self._files[file.holder] = file
-        self._by_file.setdefault(file.holder[:2], {})[file] = None
-        return file
+    def _shared(self, asker: Asker) -> Iterator[LockFile]:
+        """What other processes of the same client have locked as a whole through this fid."""
+        holder, fid = asker
+        for file in self._by_fid.get(fid, ()):
+            if fid in file.shares and holder[:3] == file.holder[:3]:
+                yield file
 
     def _use(self, file: LockFile, fid: int) -> LockFile:
         if fid not in file.fids:
@@ -175,9 +232,19 @@ class LockTable:
         file.uses += 1
         return file
 
+    def _join(self, file: LockFile, holder: Holder, *, alone: bool) -> None:
+        """A process has locked; `alone`: no other has any more."""
+        if self._files.setdefault(holder, file) is not file:
+            return
+        if alone:
+            file.former.update(file.holders)
+            file.holders.clear()
+        file.holders[holder] = None
+        file.former.discard(holder)
+
     def _leave(self, file: LockFile) -> None:
-        del self._files[file.holder]
-        _discard(self._by_file, file.holder[:2], file)
+        for holder in (*file.holders, *file.former):
+            del self._files[holder]
         for fid in file.fids:
             _discard(self._by_fid, fid, file)
 
@@ -185,25 +252,41 @@ class LockTable:
         """Ends a use that `open` began."""
         with self._lock:
             file.uses -= 1
-            if file.uses or not (file.abandoned or (file.flock == UNLCK and not file.ranges)):
+            if file.uses or (file.holds_something and not file.abandoned):
                 return
             if not file.abandoned:
                 self._leave(file)
         descriptors.close(file.fd)
 
-    def _require_room(self, file: LockFile) -> None:
-        if self._pieces > PIECES_MAX or len(file.ranges) > FILE_PIECES_MAX:
+    def _require_usable(self, file: LockFile, *, room: bool) -> None:
+        if file.abandoned:
+            raise OSError(errno.EBADF, "the fid is gone")
+        if not room:
+            return
+        if self._pieces > PIECES_MAX or self._in_file[file.file_id] > FILE_PIECES_MAX:
             raise OSError(errno.ENOLCK, f"{self._pieces} ranges are locked")
 
     def _record(self, file: LockFile, span: Range, kind: int) -> None:
-        self._pieces -= len(file.ranges)
-        file.ranges.set(span, kind)
-        self._pieces += len(file.ranges)
+        gone, come = file.ranges.set(span, kind)
+        for piece in gone:
+            _discard(self._by_piece, (*file.file_id, *piece), file)
+        for piece in come:
+            self._by_piece.setdefault((*file.file_id, *piece), {})[file] = None
+        self._pieces += len(come) - len(gone)
+        self._in_file[file.file_id] += len(come) - len(gone)
+        if not self._in_file[file.file_id]:
+            del self._in_file[file.file_id]
 
     # ---- taking -----------------------------------------------------------------------------
 
     def take(
-        self, file: LockFile, kind: int, span: Range, *, fid_writable: bool, cancel: Cancel | None
+        self,
+        file: LockFile,
+        asker: Asker,
+        kind: int,
+        span: Range,
+        fid_writable: bool,
+        cancel: Cancel | None,
     ) -> None:
         """Takes a lock; waits for it where `cancel` is given.
 
@@ -213,10 +296,8 @@ class LockTable:
         Raises BlockingIOError (held by another), InterruptedError (the wait was cancelled), OSError
         ENOLCK (too many), EBADF (the fids are gone); then the process has what it had before.
         """
-        flock = span.is_whole()
-        ranges = not flock or file.allows_range(kind, fid_writable=fid_writable)
-        attempt = partial(self._attempt, file, kind, span, flock=flock, ranges=ranges)
-        while wait := attempt():
+        only_flock = span.is_whole() and not file.allows_range(kind, fid_writable=fid_writable)
+        while wait := self._attempt(file, asker, kind, span, only_flock=only_flock):
             if cancel is None:
                 raise BlockingIOError(errno.EAGAIN, "the file is locked")
             try:
@@ -224,45 +305,42 @@ class LockTable:
             except OSError:
                 with file.lock:
                     self._put_back(file, span)
+                self._released(file.file_id)
                 raise
 
     def _attempt(
-        self, file: LockFile, kind: int, span: Range, *, flock: bool, ranges: bool
+        self, file: LockFile, asker: Asker, kind: int, span: Range, *, only_flock: bool
     ) -> Wait | None:
         """Takes a lock and records it; or nothing, and then, how to wait for what is in the way."""
         with file.lock:
             try:
-                wait = self._try(file, kind, span, flock=flock, ranges=ranges)
+                with self._lock:
+                    self._require_usable(file, room=not span.is_whole())
+                wait = self._try(file, kind, span, only_flock=only_flock)
+                if not wait:
+                    with self._lock:
+                        less = kind == RDLCK and file.holds_something
+                        self._locked(file, asker, kind, span, only_flock=only_flock)
             except OSError:
                 self._put_back(file, span)
                 raise
             if wait:
                 self._put_back(file, span)
+            elif less:
+                self._released(file.file_id)
             return wait
 
-    def _try(
-        self, file: LockFile, kind: int, span: Range, *, flock: bool, ranges: bool
-    ) -> Wait | None:
-        if not flock:
-            with self._lock:
-                self._require_room(file)
-        if flock:
+    def _try(self, file: LockFile, kind: int, span: Range, *, only_flock: bool) -> Wait | None:
+        if span.is_whole():
             try:
                 sys.flock(file.fd, kind)
             except BlockingIOError:
-                return lambda cancel: sys.flock(file.fd, kind, cancel)
-        if ranges:
+                return partial(sys.flock, file.fd, kind)
+        if not only_flock:
             try:
                 sys.ofd_lock(file.fd, kind, *span)
             except BlockingIOError:
-                return lambda cancel: sys.ofd_lock(file.fd, kind, *span, cancel)
-        with self._lock:
-            if file.abandoned:
-                raise OSError(errno.EBADF, "the fid is gone")
-            if flock:
-                file.flock = kind
-            if ranges:
-                self._record(file, span, kind)
+                return partial(sys.ofd_lock, file.fd, kind, *span)
         return None
 
     def _put_back(self, file: LockFile, span: Range) -> None:
@@ -273,54 +351,114 @@ class LockTable:
                 sys.flock(file.fd, file.flock)
             except BlockingIOError:
                 with self._lock:
-                    file.flock = UNLCK
+                    self._unlocked(file)
         for piece, kind in file.ranges.within(span):
             with suppress(BlockingIOError):
                 sys.ofd_lock(file.fd, kind, *piece)
 
+    def _locked(
+        self, file: LockFile, asker: Asker, kind: int, span: Range, *, only_flock: bool
+    ) -> None:
+        self._require_usable(file, room=False)
+        if not only_flock:
+            self._record(file, span, kind)
+        if not span.is_whole():
+            return
+        self._join(file, asker.holder, alone=WRLCK in (kind, file.flock))
+        if file.flock == UNLCK or (file.shares and kind == file.flock == RDLCK):
+            file.shares.add(asker.fid)
+        elif file.shares != {asker.fid}:
+            file.shares.clear()
+        file.flock, file.only_flock = kind, only_flock
+
     # ---- giving up --------------------------------------------------------------------------
+
+    def _unlocked(self, file: LockFile) -> None:
+        file.flock, file.only_flock, file.divided = UNLCK, False, False
+        file.shares.clear()
 
     def _unlock(self, file: LockFile, span: Range) -> None:
         """With the file's lock held."""
         sys.ofd_lock(file.fd, UNLCK, *span)
         with self._lock:
             self._record(file, span, UNLCK)
-        if span.is_whole():
+            pieces = file.flock != UNLCK and not file.only_flock and not file.ranges
+        if span.is_whole() or pieces:  # fcntl may give up in pieces what it has locked as a whole
             sys.flock(file.fd, UNLCK)
             with self._lock:
-                file.flock = UNLCK
+                self._unlocked(file)
+        self._released(file.file_id)
 
-    def release(self, holder: Holder, span: Range) -> None:
-        """Unlocks a range, through whichever of the process's fids it was locked. OSError ENOLCK
-        where that would make too many ranges of one."""
+    def release(self, asker: Asker, span: Range, *, flock: bool) -> None:
+        """Unlocks a range; `flock`: as LOCK_UN does, which is also good for what another process
+        locked through this fid. OSError ENOLCK where that would make too many ranges of one."""
+        flock = flock and span.is_whole()
         with self._lock:
-            file = self._files.get(holder)
-            if file is None:
-                return
-            if not span.is_whole():
-                self._require_room(file)
-            file.uses += 1
-        try:
-            with file.lock:
-                self._unlock(file, span)
-        finally:
-            self.done(file)
+            own = self._files.get(asker.holder)
+            files = [own] if own else list(self._shared(asker)) if flock else []
+            for file in files:
+                file.uses += 1
+        self._unlock_each(files, span, lambda file: self._gives_up(file, asker, span, flock=flock))
+
+    def _unlock_each(
+        self, files: list[LockFile], span: Range, gives_up: Callable[[LockFile], bool]
+    ) -> None:
+        """Unlocks those of the files, which are in use, that the process gives up by that, and ends
+        their use. `gives_up` is asked, and may change the records, with the table's lock held."""
+        with ExitStack() as uses:
+            for file in files:
+                uses.callback(self.done, file)
+            for file in files:
+                with file.lock:
+                    with self._lock:
+                        unlock = not file.abandoned and gives_up(file)
+                    if unlock:
+                        self._unlock(file, span)
+
+    def _gives_up(self, file: LockFile, asker: Asker, span: Range, *, flock: bool) -> bool:
+        """A process unlocks: its part of what it shares with another, its locks through one of
+        several fids, or everything. Whether nobody has the lock then."""
+        holder, fid = asker
+        if holder in file.former:
+            file.former.discard(holder)
+            del self._files[holder]
+            return False
+        if holder not in file.holders:
+            return flock and fid in file.shares and self._gives_up_share(file, fid)
+        if not span.is_whole():
+            self._require_usable(file, room=True)
+            return len(file.holders) == 1
+        if len(file.holders) > 1:
+            del file.holders[holder], self._files[holder]
+            return False
+        return not file.several or self._gives_up_share(file, fid)
+
+    def _gives_up_share(self, file: LockFile, fid: int) -> bool:
+        """What was locked as a whole through this fid alone is unlocked."""
+        file.shares.discard(fid)
+        file.divided = bool(file.shares)
+        return not file.shares
 
     def clunk(self, fid: int) -> None:
         """A fid goes; with its last fid a process's locks on a file go."""
         with self._lock:
-            orphans = []
+            orphans: list[LockFile] = []
+            others: list[LockFile] = []
             for file in self._by_fid.pop(fid, ()):
                 file.fids.discard(fid)
-                if not file.fids:
-                    orphans.append(file)
+                (others if file.fids else orphans).append(file)
             self._abandon(orphans)
+            for file in others:
+                file.uses += 1
         self._give_up(orphans)
+        self._unlock_each(
+            others, WHOLE, lambda file: file.several and self._gives_up_share(file, fid)
+        )
 
     def clear(self) -> None:
         """Gives every lock up, after the fids are gone."""
         with self._lock:
-            files = list(self._files.values())
+            files = set(self._files.values())
             self._abandon(files)
         self._give_up(files)
 
@@ -333,20 +471,22 @@ class LockTable:
 
     def _give_up(self, files: Iterable[LockFile]) -> None:
         for file in files:
-            with file.lock, suppress(OSError):
-                self._unlock(file, WHOLE)
+            with file.lock:
+                with suppress(OSError):
+                    self._unlock(file, WHOLE)
+                with self._lock:
+                    self._record(file, WHOLE, UNLCK)
             self.done(file)
+            self._released(file.file_id)
 
     # ---- asking -----------------------------------------------------------------------------
 
     def blocker(
         self, holder: Holder, kind: int, span: Range, open_file: OpenFile
     ) -> Blocker | None:
-        """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK."""
+        """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK. The kernel
+        says which lock it is; whose, if it is the guest's, this table."""
         with self._lock:
-            for other in self._by_file.get(holder[:2], ()):
-                if other.holder != holder and (found := other.ranges.conflict(span, kind)):
-                    return Blocker(*found, other.holder.proc_id, other.holder.client_id)
             file = self._files.get(holder)
             if file:
                 file.uses += 1
@@ -361,4 +501,10 @@ class LockTable:
         if elsewhere is None:
             return None
         held, start, length, pid = elsewhere
-        return Blocker(held, Range(start, length), max(pid, 0), b"")
+        span = Range(start, length)
+        with self._lock:
+            owners = self._by_piece.get((*holder[:2], start, span.end, held), ())
+            other = next((each.holder for each in owners if holder not in each.holders), None)
+        if other:
+            return Blocker(held, span, other.proc_id, other.client_id)
+        return Blocker(held, span, max(pid, 0), b"")

@@ -7,6 +7,7 @@ of two cannot be had, to close a descriptor with its last lock, and to name the 
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -57,15 +58,16 @@ class RangeMap:
         """How many pieces there are; 0: nothing is locked."""
         return len(self._pieces)
 
-    def set(self, span: Range, kind: int) -> None:
-        """Locks a range, or unlocks it (UNLCK)."""
+    def set(self, span: Range, kind: int) -> tuple[Sequence[Piece], Sequence[Piece]]:
+        """Locks a range, or unlocks it (UNLCK); the pieces that went, and that came instead."""
         start, end = span.start, span.end
         low = bisect_left(self._pieces, start, key=_end_of)
         high = bisect_right(self._pieces, end, key=_start_of)
         if low == high:  # as most often: nothing there
-            if kind != UNLCK:
-                self._pieces.insert(low, (start, end, kind))
-            return
+            if kind == UNLCK:
+                return (), ()
+            self._pieces.insert(low, (start, end, kind))
+            return (), ((start, end, kind),)
         changed = []
         for piece in self._pieces[low:high]:  # what overlaps or touches
             if piece[0] < start:
@@ -80,7 +82,9 @@ class RangeMap:
                 merged[-1] = (merged[-1][0], piece[1], piece[2])
             else:
                 merged.append(piece)
+        gone = self._pieces[low:high]
         self._pieces[low:high] = merged
+        return gone, merged
 
     def within(self, span: Range) -> list[tuple[Range, int]]:
         """The range in pieces, each with its kind, UNLCK for what is not locked."""
@@ -96,10 +100,3 @@ class RangeMap:
         if at < span.end:
             found.append((_between(at, span.end), UNLCK))
         return found
-
-    def conflict(self, span: Range, kind: int) -> tuple[int, Range] | None:
-        """The first lock that is in the way of another owner's: (kind, range)."""
-        for start, end, held in self._pieces:
-            if start < span.end and span.start < end and WRLCK in (kind, held):
-                return held, _between(start, end)
-        return None

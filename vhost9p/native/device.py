@@ -29,6 +29,11 @@ def initialise() -> None:
     check(lib.v9_init())
 
 
+def address_space() -> int:
+    """How many bytes of addresses the process has."""
+    return int(lib.v9_address_space())
+
+
 class Request:
     """A request of the guest. One that is to be answered later is answered once, with `reply` or
     `fail`, from any thread."""
@@ -199,6 +204,7 @@ class Device:
         msize_max: int,
         max_fids: int,
         mem_regions: int,
+        mem_bytes: int,
         cpus: Sequence[int] = (),
         poll_us: int = 0,
     ) -> None:
@@ -217,6 +223,7 @@ class Device:
                 "msize_max": msize_max,
                 "max_fids": max_fids,
                 "mem_regions": mem_regions,
+                "mem_bytes": mem_bytes,
                 "poll_us": poll_us,
             },
         )

@@ -1,9 +1,11 @@
 """The fid table of a device, for the handlers in Python."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
+from vhost9p.native import descriptors
 from vhost9p.native.export import Attr
 from vhost9p.native.library import Layout, check, ffi, lib
 
@@ -45,6 +47,17 @@ class Fid:
 
     def __exit__(self, *_: object) -> None:
         lib.v9_fid_put(self._device, self.handle)
+
+    @contextmanager
+    def resizing(self, size: int) -> Iterator[None]:
+        """The block sets the file's size for the guest, which knows it then (csrc/told.h)."""
+        lib.v9_fid_resizing(self._device, self.handle)
+        now = -1
+        try:
+            yield
+            now = size
+        finally:
+            lib.v9_fid_resized(self._device, self.handle, now)
 
 
 class _Room(threading.local):
@@ -108,6 +121,16 @@ class FidTable:
         check(lib.v9_fid_clunk(self._device, handle))
 
     # ---- changes of names -------------------------------------------------------------------
+
+    @contextmanager
+    def own_name(self, fid: Fid) -> Iterator[tuple[int, bytes]]:
+        """See vhost9p.p9.fids."""
+        name = ffi.new("char[]", lib.V9_NAME_SIZE)
+        directory = check(lib.v9_names_own(self._device, fid.handle, name))
+        try:
+            yield directory, ffi.string(name)
+        finally:
+            descriptors.close(directory)
 
     def removing(self, fid: Fid, name: bytes = b"") -> "_Change":
         """The block removes entry `name` of a directory, or the name by which a file was reached:

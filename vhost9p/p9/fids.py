@@ -60,11 +60,14 @@ class Fid(Protocol):
     def st_ino(self) -> int:
         """The file's inode on the host."""
 
+    def resizing(self, size: int) -> AbstractContextManager[None]:
+        """The block sets the file's size for the guest, which knows it then."""
+
 
 class FidTable(Protocol):
     """What the guest's fids stand for. Every method raises OSError and is thread-safe.
 
-    `become`, `removing` and `renaming` take what `get` gave.
+    `become`, `own_name`, `removing` and `renaming` take what `get` gave.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
@@ -94,6 +97,10 @@ class FidTable(Protocol):
 
     def clunk(self, handle: int) -> None:
         """Takes the number away from a fid; EBADF if it had none any more."""
+
+    def own_name(self, fid: Any) -> AbstractContextManager[tuple[int, bytes]]:
+        """The directory, for the length of a `with` block, and the name in it by which the guest
+        reached a file: that one of several. ENOENT where the file has lost it."""
 
     def removing(self, fid: Any, name: bytes = b"") -> AbstractContextManager[None]:
         """For the length of a `with` block in which entry `name` of a directory is removed, or b""

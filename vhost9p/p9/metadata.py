@@ -82,7 +82,8 @@ def change(
         driver.chown(File(path_fd, fid.meta_fd), uid, gid)
     if size is not None:
         writable = fid.io_fd >= 0 and fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-        driver.truncate(path_fd, fid.io_fd if writable else -1, size)
+        with fid.resizing(size):
+            driver.truncate(path_fd, fid.io_fd if writable else -1, size)
     if mode is not None:
         driver.chmod(File(path_fd, fid.meta_fd), mode)
     if times:

@@ -5,6 +5,8 @@ anything happens.
 """
 
 import errno
+import os
+import stat
 from collections.abc import Callable
 
 from vhost9p.fs.driver import Created, close_fd
@@ -68,8 +70,9 @@ class NamespaceFamily:
                 driver = self._context.writable(fid)
                 if fid.flags & FID_UPCALL:
                     raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
-                with self._fids.removing(fid):
-                    driver.remove(fid.path_fd)
+                directory = stat.S_ISDIR(os.stat(fid.path_fd).st_mode)
+                with self._fids.removing(fid), self._fids.own_name(fid) as (parent, name):
+                    driver.unlink(parent, name, directory=directory)
         finally:
             self._drop(handle)
         return m.Rremove()
@@ -79,9 +82,13 @@ class NamespaceFamily:
         name = check_name(t.name, errno.EBUSY)
         with self._fids.get(t.fid) as fid, self._fids.get(t.dfid) as directory:
             driver = self._context.writable(fid, directory)
-            file, into = file_fd(fid.path_fd), file_fd(directory.path_fd)
-            with self._fids.renaming(fid, b"", directory, name):
-                driver.rename_file(file, into, name)
+            file_fd(fid.path_fd)
+            into = file_fd(directory.path_fd)
+            with (
+                self._fids.renaming(fid, b"", directory, name),
+                self._fids.own_name(fid) as (parent, own),
+            ):
+                driver.rename(parent, own, into, name)
         return m.Rrename()
 
     def renameat(self, request: Request, t: m.Trenameat) -> m.Rrenameat:

@@ -116,24 +116,24 @@ class Server:
 
     def set_ring_size(self, size: int) -> None:
         """A quarter of the ring may wait for locks."""
-        self._locks.waits_max = size // 4
+        self._locks.waits.max = size // 4
 
     def flush(self, key: tuple[int, int]) -> None:
         """The guest has flushed a request: if it waits, it ends with EINTR."""
-        self._locks.flush(key)
+        self._locks.waits.flush(key)
 
     def cancel_waits(self) -> None:
         """Before the ring stops: whatever waits is answered, and nothing waits from here on."""
-        self._locks.stop_waiting()
+        self._locks.waits.stop()
 
     def resume_waits(self) -> None:
         """The ring runs again."""
-        self._locks.resume_waiting()
+        self._locks.waits.resume()
 
     def reset(self) -> None:
         """The guest is gone, with its fids, locks and attribute values. Until `resume_waits`
         nothing waits."""
-        self._locks.stop_waiting()
+        self._locks.waits.stop()
         self._fids.clear()
         self._forget()
         self._context.begin(Dialect.L)
@@ -141,3 +141,4 @@ class Server:
     def close(self) -> None:
         """For good."""
         self.reset()
+        self._locks.waits.close()

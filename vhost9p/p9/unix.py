@@ -184,8 +184,11 @@ class UnixFamily:
             attr = driver.attr(file_fd(fid.path_fd))
             _change(driver, fid, _changes(t.stat, attr))
             if name:
-                with self._fids.renaming(fid, b"", None, name):
-                    driver.rename_file(fid.path_fd, None, name)
+                with (
+                    self._fids.renaming(fid, b"", None, name),
+                    self._fids.own_name(fid) as (parent, own),
+                ):
+                    driver.rename(parent, own, parent, name)
         return u.Rwstat()
 
     def _sync(self, number: int) -> u.Rwstat:

@@ -70,7 +70,6 @@ class QuotaLayer(Layer):
     def __init__(self, below: LocalDriver, quota: Quota) -> None:
         super().__init__(below)
         self._names_locked = below.export.names_locked
-        self._parent_of = below.parent_of
         self._quota = quota
 
     # ---- names ------------------------------------------------------------------------------
@@ -91,13 +90,6 @@ class QuotaLayer(Layer):
                 with _opened(new_dir, new) as now:
                     if not _same(victim, now):
                         self._quota.gone(victim)
-
-    def rename_file(self, fd: int, new_dir: int | None, new: bytes) -> None:
-        parent, name = self._parent_of(fd)
-        try:
-            self.rename(parent, name, parent if new_dir is None else new_dir, new)
-        finally:
-            descriptors.close(parent)
 
     # ---- files ------------------------------------------------------------------------------
 

@@ -66,21 +66,36 @@ class Channel:
         except Exception:
             self._log.exception("the connection failed")
         finally:
-            await _to_its_end(self._in_thread(self._end))
-            self._thread.shutdown(wait=False)
+            await self._finish()
             self._log.info("disconnected")
+
+    async def _finish(self) -> None:
+        """Whatever fails at the end of one connection is not to reach others."""
+        try:
+            await _to_its_end(self._in_thread(self._end))
+        except OSError as error:  # no message was carried out then: there is nothing to reset
+            self._log.info("connection lost: %s", error.strerror or error)
+        except Exception:
+            self._log.exception("the end of the connection failed")
+        finally:
+            self._thread.shutdown(wait=False)
+            self._socket.close()
 
     @property
     def abandoned(self) -> bool:
         """Whether the frontend has hung up, though there may be messages left to carry out."""
-        if self._socket.fileno() < 0:
+        fd = self._socket.fileno()  # once: its end may come on the connection's thread
+        if fd < 0:
             return True
         poller = select.poll()
-        poller.register(self._socket, 0)
+        poller.register(fd, 0)
         return any(events & select.POLLHUP for _, events in poller.poll(0))
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except RuntimeError as error:  # the host's limit of threads
+            raise OSError(errno.EAGAIN, f"it gets no thread: {error}") from error
 
     async def _next_reply(self) -> bytes | None:
         """Carries one message out, or a part of it, and returns what to send; None when no more
@@ -134,10 +149,12 @@ class Channel:
             raise
 
     def _end(self) -> None:
-        self._framer.close()
-        self._closer.close(self._socket.detach())  # messages with descriptors may lie in it
-        self._session.close()
-        self._closer.settle(CLOSE_PATIENCE_S)
+        with contextlib.ExitStack() as ending:  # each of them, from the last line up
+            ending.callback(self._closer.settle, CLOSE_PATIENCE_S)
+            ending.callback(self._session.close)
+            ending.callback(self._framer.close)
+            # messages with descriptors may lie in it
+            ending.callback(lambda: self._closer.close(self._socket.detach()))
 
 
 def _peer(sock: socket.socket) -> str:

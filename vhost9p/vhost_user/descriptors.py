@@ -27,7 +27,12 @@ THREAD_IDLE_S = 5.0
 
 
 def _target(fd: int) -> str:
-    return os.readlink(f"/proc/self/fd/{fd}")
+    """What the descriptor leads to. Where the kernel cannot say it the name is too long, or gone
+    with what it was on: a file with a name is none that is looked for here."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as error:
+        return f"a file whose name cannot be read ({error.strerror})"
 
 
 def _is_event(target: str) -> bool:

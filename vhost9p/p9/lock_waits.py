@@ -1,0 +1,324 @@
+"""Requests that wait for a lock that somebody else holds.
+
+The host tells who waits in a system call, so a wait has a thread, as far as there are threads: all
+devices of the process share THREADS, each with the same part of them, since what one guest waits
+for must not be another's want. A wait beyond them is in the device's queue. One thread for each
+device that has a queue, the patrol, tries these without waiting: at once when a guest of this
+process has given up a lock of the file (`Releases`), else every now and then, for locks that the
+host's processes hold. A thread that has its lock takes the next wait from the queue.
+
+A wait ends early when the guest flushes it (EINTR), and before the ring stops (BLOCKED: the client
+asks again). Then the patrol sends signals to its thread until the system call has ended: one that
+comes before the call is lost. Nobody waits for that but the ring's stop, and it not for long, since
+a file system may hold a call against all signals.
+
+At most `max` requests of a device wait, so that waiting never fills the ring.
+"""
+
+import errno
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable
+
+from vhost9p.fs.locks import Cancel, FileId, LockFile, LockTable
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import messages as m
+from vhost9p.p9.codec import Message
+from vhost9p.p9.context import Request
+
+log = logging.getLogger(__name__)
+
+THREADS = 64
+"""That wait for locks, in the whole process; where there are more devices, one for each."""
+POLL = 0.05
+"""Seconds between the patrol's rounds through its queue, at least."""
+POLL_SHARE = 20
+"""A round takes one part in so many of the patrol's time, at most."""
+SIGNAL_INTERVALS = (0.001, 1.0)
+"""Seconds between signals to a thread whose wait was cancelled: at first, doubled each time, and at
+most."""
+PATIENCE = 1.0
+"""Seconds in which a stop sees cancelled waits end."""
+
+Take = Callable[[Cancel | None], None]
+"""Takes a lock; see LockTable.take."""
+
+
+class Bell:
+    """Wakes a patrol, and tells of which files locks were given up. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._files: set[FileId] = set()
+
+    def ring(self, file: FileId | None = None) -> None:
+        """Wakes the patrol."""
+        with self._lock:
+            if file:
+                self._files.add(file)
+            self._event.set()
+
+    def wait(self, seconds: float) -> set[FileId]:
+        """The files since the last call; none after so many seconds."""
+        self._event.wait(max(seconds, 0))
+        with self._lock:
+            self._event.clear()
+            files, self._files = self._files, set()
+            return files
+
+
+class Releases:
+    """What the devices of a process share for their waits. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._devices = 0
+        self._bells: frozenset[Bell] = frozenset()
+
+    def count(self, devices: int) -> None:
+        """So many devices come, or go."""
+        with self._lock:
+            self._devices += devices
+
+    def threads(self) -> int:
+        """How many threads of one device may wait."""
+        return max(THREADS // max(self._devices, 1), 1)
+
+    def listen(self, bell: Bell) -> None:
+        """From now on it rings when a lock is given up."""
+        with self._lock:
+            self._bells |= {bell}
+
+    def ignore(self, bell: Bell) -> None:
+        """It does not ring any more."""
+        with self._lock:
+            self._bells -= {bell}
+
+    def released(self, file: FileId) -> None:
+        """Something of this file may be free now."""
+        for bell in self._bells:
+            bell.ring(file)
+
+
+RELEASES = Releases()
+"""This process's."""
+
+
+class _Wait:
+    """A request that waits.
+
+    `guard` keeps the thread from ending between the question whether it still waits and the signal:
+    pthread_kill(3) of a thread that has ended is undefined.
+    """
+
+    def __init__(self, request: Request, file: LockFile, what: Hashable, take: Take) -> None:
+        self.request = request
+        self.file = file
+        self.take = take
+        self.cancel = Cancel()
+        self.flushed = False
+        self.tried = False
+        """The patrol is at it: no thread may take it over."""
+        self.ended = threading.Event()
+        self._what = (file.file_id, what)
+        self._guard = threading.Lock()
+        self._thread = 0
+
+    @property
+    def what(self) -> Hashable:
+        """Waits that say the same wait for the same; None: nothing is known about that."""
+        return None if self.file.holds_something else self._what
+
+    def runs_here(self) -> None:
+        """The calling thread waits from now on."""
+        with self._guard:
+            self._thread = threading.get_ident()
+
+    def end(self) -> None:
+        """It was answered."""
+        with self._guard:
+            self.ended.set()
+
+    def signal(self, number: int) -> None:
+        """Ends the system call of its thread, if it is in one."""
+        with self._guard:
+            if self._thread and not self.ended.is_set():
+                signal.pthread_kill(self._thread, number)
+
+
+class LockWaits:
+    """The waits of one device. See the module; `wake_signal` ends a system call that waits."""
+
+    def __init__(self, table: LockTable, wake_signal: int) -> None:
+        self._table = table
+        self._wake_signal = wake_signal
+        self._lock = threading.Lock()
+        self._waits: dict[tuple[int, int], _Wait] = {}
+        self._queue: dict[tuple[int, int], _Wait] = {}
+        """Those of them that have no thread, the oldest first."""
+        self._threads = 0
+        self._patrolled = False
+        self._bell = Bell()
+        self._draining = False
+        self.max = 0
+        RELEASES.count(1)
+
+    def close(self) -> None:
+        """The device goes. Nothing waits any more."""
+        RELEASES.count(-1)
+
+    def start(self, request: Request, file: LockFile, what: Hashable, take: Take) -> bool:
+        """Lets a request wait and then answers it; False where it may not. `what` is the same for
+        those who ask for the same of a file."""
+        wait = _Wait(request, file, what, take)
+        with self._lock:
+            if self._draining or len(self._waits) >= self.max:
+                return False
+            if self._threads < RELEASES.threads() and self._spawn("lock-wait", self._block, wait):
+                self._threads += 1
+            elif self._patrol_runs():
+                self._queue[request.key] = wait
+                self._bell.ring(file.file_id)  # what was given up before the queue had it
+            else:
+                return False
+            self._waits[request.key] = wait
+        return True
+
+    def _spawn(self, name: str, work: Callable[..., None], *args: object) -> bool:
+        thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the host's limit of threads
+            return False
+        return True
+
+    def _patrol_runs(self) -> bool:
+        if not self._patrolled:
+            self._patrolled = self._spawn("lock-patrol", self._patrol)
+        if self._patrolled:
+            RELEASES.listen(self._bell)
+        return self._patrolled
+
+    # ---- waiting ----------------------------------------------------------------------------
+
+    def _block(self, wait: _Wait | None) -> None:
+        """A thread: waits for one lock after the other."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._wake_signal})
+        while wait:
+            wait.runs_here()
+            self._settle(wait, wait.cancel)
+            wait = self._next()
+
+    def _next(self) -> _Wait | None:
+        with self._lock:
+            for key, wait in self._queue.items():
+                if not wait.tried:
+                    del self._queue[key]
+                    return wait
+            self._threads -= 1
+            return None
+
+    def _settle(self, wait: _Wait, cancel: Cancel | None) -> bool:
+        """Takes a lock and answers the request; False where it is held and there is no `cancel`."""
+        reply: Message
+        try:
+            if wait.cancel.is_set():
+                raise InterruptedError(errno.EINTR, "the wait was called off")
+            wait.take(cancel)
+            reply = m.Rlock(c.LOCK_SUCCESS)
+        except BlockingIOError:
+            return False
+        except InterruptedError:
+            reply = m.Rlerror(errno.EINTR) if wait.flushed else m.Rlock(c.LOCK_BLOCKED)
+        except OSError as error:
+            reply = m.Rlerror(error.errno or errno.EIO)
+        except Exception:
+            log.exception("a wait for a lock failed as none should")
+            reply = m.Rlerror(errno.EIO)
+        try:
+            self._table.done(wait.file)
+            with self._lock:
+                del self._waits[wait.request.key]
+                self._queue.pop(wait.request.key, None)
+            wait.request.reply(reply.encode(wait.request.tag))
+        finally:
+            wait.end()
+        return True
+
+    # ---- the patrol -------------------------------------------------------------------------
+
+    def _patrol(self) -> None:
+        """A thread: tries what is in the queue, and sends signals."""
+        due = pause = 0.0
+        interval, longest = SIGNAL_INTERVALS
+        while True:
+            seconds = due - time.monotonic()
+            freed = self._bell.wait(min(seconds, interval) if interval else seconds)
+            with self._lock:
+                queued = list(self._queue.values())
+                cancelled = [w for w in self._waits.values() if w.cancel.is_set()]
+                if not queued and not cancelled:
+                    RELEASES.ignore(self._bell)
+                    self._patrolled = False
+                    return
+            for wait in cancelled:
+                wait.signal(self._wake_signal)
+            interval = min(max(interval, SIGNAL_INTERVALS[0]) * 2, longest) if cancelled else 0.0
+            began = time.monotonic()
+            if began >= due:
+                self._round(queued)
+                pause = max(POLL, POLL_SHARE * (time.monotonic() - began))
+                due = time.monotonic() + pause
+            else:
+                self._round(w for w in queued if w.file.file_id in freed or w.cancel.is_set())
+
+    def _round(self, waits: Iterable[_Wait]) -> None:
+        held = set()
+        for wait in waits:
+            what = wait.what
+            if what in held and not wait.cancel.is_set():
+                continue
+            with self._lock:
+                if wait.request.key not in self._queue:
+                    continue
+                wait.tried = True
+            if not self._settle(wait, None):
+                wait.tried = False
+                if what:
+                    held.add(what)
+
+    # ---- calling off ------------------------------------------------------------------------
+
+    def flush(self, key: tuple[int, int]) -> None:
+        """Nobody waits for this request any more."""
+        with self._lock:
+            wait = self._waits.get(key)
+            if wait:
+                wait.flushed = True
+                self._call_off([wait])
+
+    def _call_off(self, waits: list[_Wait]) -> None:
+        for wait in waits:
+            wait.cancel.set()
+            wait.signal(self._wake_signal)
+        if waits and self._patrol_runs():
+            self._bell.ring()
+
+    def stop(self) -> None:
+        """Ends every wait, and sees them answered unless that takes too long; until `resume`
+        nothing waits."""
+        with self._lock:
+            self._draining = True
+            waits = list(self._waits.values())
+            self._call_off(waits)
+        deadline = time.monotonic() + PATIENCE
+        for wait in waits:
+            wait.ended.wait(max(deadline - time.monotonic(), 0))
+
+    def resume(self) -> None:
+        """The ring runs again."""
+        with self._lock:
+            self._draining = False
