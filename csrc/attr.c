@@ -239,6 +239,7 @@ static void from_statx(struct v9_attr *attr, const struct statx *st)
         .ctime_sec = (uint64_t)st->stx_ctime.tv_sec,
         .ctime_nsec = st->stx_ctime.tv_nsec,
         .has_btime = (st->stx_mask & STATX_BTIME) != 0,
+        .type = st->stx_mode & S_IFMT,
     };
     if (attr->has_btime) {
         attr->btime_sec = (uint64_t)st->stx_btime.tv_sec;
@@ -256,6 +257,7 @@ int v9_attr_glance(int32_t fd, const char *name, struct v9_attr *attr)
     if (statx(fd, name, flags, mask, &st) < 0)
         return -errno;
     from_statx(attr, &st);
+    attr->told_by = *name ? -1 : fd;
     return 0;
 }
 
@@ -328,6 +330,7 @@ static int read_entry(v9_export *ex, int32_t dir_fd, const char *name, struct v9
     if (fd < 0)
         return fd;
     err = v9_attr_read_held(ex, fd, "", -1, attr);
+    attr->told_by = -1;
     v9_budget_close(fd);
     return err;
 }

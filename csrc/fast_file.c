@@ -18,6 +18,7 @@
 #include "delay.h"
 #include "iov.h"
 #include "model.h"
+#include "reach.h"
 #include "told.h"
 
 int32_t v9_node_meta(v9_export *ex, struct v9_node *node)
@@ -66,19 +67,19 @@ int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char 
     if (fd < 0)
         return fd;
     err = v9_fast_attr(ex, r, fd, -1, attr);
+    attr->told_by = -1;
     v9_budget_close(fd);
     return err;
 }
 
-int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, const struct v9_use *use,
-                      struct v9_attr *attr)
+int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
 {
     v9_export *ex = v9_node_export(dev, use->node);
     const int32_t fd = use->node->path_fd, meta_fd = v9_node_meta(ex, use->node);
+    struct v9_attr *attr = &use->attr;
 
     if (!use->seen)
         return v9_fast_attr(ex, r, fd, meta_fd, attr);
-    *attr = use->attr;
     return v9_fast_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
 }
 
@@ -124,9 +125,9 @@ static int reopen(v9_export *ex, const struct v9_node *node, int *host)
         return err;
     if (emptied)
         err = v9_quota_look(ex->quota, node->account, node->path_fd);
-    fd = err ? err : v9_export_open(ex, node->path_fd, *host);
+    fd = err ? err : v9_export_open_known(ex, node->path_fd, node->openable, *host);
     if (fd == -EPERM && *host & O_NOATIME)
-        fd = v9_export_open(ex, node->path_fd, *host &= ~O_NOATIME);
+        fd = v9_export_open_known(ex, node->path_fd, node->openable, *host &= ~O_NOATIME);
     if (emptied)
         v9_quota_settle_claim(ex->quota, node->account, node->path_fd, 0);
     return fd;
@@ -231,32 +232,32 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     const uint64_t basic = 0x7ff, size = 0x200, btime = 0x800, gen = 0x1000;
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
     uint32_t number = v9_in_u32(in);
-    struct v9_attr a;
     uint64_t mask = v9_in_u64(in); /* all that one statx tells is answered, but see above */
     struct v9_use use;
+    struct v9_attr *const a = &use.attr;
     bool sizeless;
     int err;
 
     err = v9_in_is_done(in) ? v9_fast_use(dev, r, number, &use) : -EINVAL;
     if (err)
         return err;
-    err = v9_fast_used_attr(dev, r, &use, &a);
+    err = v9_fast_used_attr(dev, r, &use);
     if (!err)
-        err = leave_size_out(v9_node_export(dev, use.node), r, use.node, mask, &a, &sizeless);
+        err = leave_size_out(v9_node_export(dev, use.node), r, use.node, mask, a, &sizeless);
     v9_fids_unpin(&dev->fids, use.fid);
     if (err)
         return err;
     at = v9_put_header(at, sizeof(reply), P9_TGETATTR + 1, r->tag);
-    at = v9_put(at, (sizeless ? basic & ~size : basic) | (a.has_btime ? btime | gen : 0), 8);
-    at = v9_put_qid(at, &a.qid);
-    at = v9_put(v9_put(v9_put(at, a.mode, 4), a.uid, 4), a.gid, 4);
-    at = v9_put(v9_put(v9_put(at, a.nlink, 8), a.rdev, 8), a.size, 8);
-    at = v9_put(v9_put(at, a.blksize, 8), a.blocks, 8);
-    at = v9_put(v9_put(at, a.atime_sec, 8), a.atime_nsec, 8);
-    at = v9_put(v9_put(at, a.mtime_sec, 8), a.mtime_nsec, 8);
-    at = v9_put(v9_put(at, a.ctime_sec, 8), a.ctime_nsec, 8);
-    at = v9_put(v9_put(at, a.btime_sec, 8), a.btime_nsec, 8);
-    v9_put(v9_put(at, a.gen, 8), 0, 8); /* data_version: the host has none */
+    at = v9_put(at, (sizeless ? basic & ~size : basic) | (a->has_btime ? btime | gen : 0), 8);
+    at = v9_put_qid(at, &a->qid);
+    at = v9_put(v9_put(v9_put(at, a->mode, 4), a->uid, 4), a->gid, 4);
+    at = v9_put(v9_put(v9_put(at, a->nlink, 8), a->rdev, 8), a->size, 8);
+    at = v9_put(v9_put(at, a->blksize, 8), a->blocks, 8);
+    at = v9_put(v9_put(at, a->atime_sec, 8), a->atime_nsec, 8);
+    at = v9_put(v9_put(at, a->mtime_sec, 8), a->mtime_nsec, 8);
+    at = v9_put(v9_put(at, a->ctime_sec, 8), a->ctime_nsec, 8);
+    at = v9_put(v9_put(at, a->btime_sec, 8), a->btime_nsec, 8);
+    v9_put(v9_put(at, a->gen, 8), 0, 8); /* data_version: the host has none */
     return v9_request_reply(r, reply, sizeof(reply));
 }
 

@@ -167,23 +167,23 @@ static const char *node_name(const v9_export *ex, const struct v9_node *node,
 }
 
 /* Rstat's stat[n]: a structure that counts its bytes, in a field that counts them too. */
-static int reply_stat(struct v9_device *dev, struct v9_request *r, const struct v9_use *use)
+static int reply_stat(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
 {
     const struct v9_node *node = use->node;
     v9_export *ex = v9_node_export(dev, node);
     uint8_t reply[P9_HEADER_SIZE + 2 + STAT_MAX], *stat = reply + P9_HEADER_SIZE + 2;
     struct text path, extra;
-    struct v9_attr attr;
+    const struct v9_attr *attr = &use->attr;
     const char *name;
     size_t size;
-    int err = v9_fast_used_attr(dev, r, use, &attr);
+    int err = v9_fast_used_attr(dev, r, use);
 
     if (!err)
-        err = extension(ex, node->path_fd, &attr, &extra);
+        err = extension(ex, node->path_fd, attr, &extra);
     if (err)
         return err;
-    name = node_name(ex, node, &attr, &path);
-    put_stat(stat, reply + sizeof(reply), &attr, name, strnlen(name, P9_NAME_MAX), &extra, &size);
+    name = node_name(ex, node, attr, &path);
+    put_stat(stat, reply + sizeof(reply), attr, name, strnlen(name, P9_NAME_MAX), &extra, &size);
     v9_put_header(reply, P9_HEADER_SIZE + 2 + (uint32_t)size, P9_TSTAT + 1, r->tag);
     v9_put(reply + P9_HEADER_SIZE, size, 2);
     return v9_request_reply(r, reply, P9_HEADER_SIZE + 2 + (uint32_t)size);

@@ -178,6 +178,7 @@ void v9_node_wake(struct v9_nodes *nodes, uint32_t index, int32_t path_fd,
 
     forget_way(nodes, node, spare);
     node->path_fd = path_fd;
+    node->openable = false;
     if (!is_chained(node))
         unchain(nodes, index);
     append(nodes, index);
@@ -206,6 +207,14 @@ static uint64_t changed_at(const struct v9_attr *attr)
     return attr->ctime_sec * 1000000000u + attr->ctime_nsec;
 }
 
+/* An O_PATH descriptor's file is never of another type than it was. */
+static bool is_openable(const struct v9_found *found)
+{
+    const struct v9_attr *attr = found->attr;
+
+    return attr->told_by == found->path_fd && (S_ISREG(attr->type) || S_ISDIR(attr->type));
+}
+
 static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint32_t *account,
                      struct v9_node_fds *spare)
 {
@@ -227,6 +236,7 @@ static uint32_t make(struct v9_nodes *nodes, const struct v9_found *found, uint3
         .mode = attr->mode,
         .path_fd = found->path_fd,
         .meta_fd = found->meta_fd,
+        .openable = is_openable(found),
         .account = *account,
         .changed = changed_at(attr),
         .qid = attr->qid,
@@ -263,6 +273,7 @@ uint32_t v9_nodes_hold(struct v9_nodes *nodes, const struct v9_found *found, uin
     if (!node->refs) { /* nobody uses what it has, which may be by another name */
         spare->path_fd = node->path_fd;
         node->path_fd = found->path_fd;
+        node->openable = is_openable(found);
     }
     refer(nodes, index);
     v9_node_renew_version(node, attr->qid.version);

@@ -40,13 +40,14 @@
 
 /* Two cache lines: what every request looks at, and what finds the node again. */
 struct v9_node {
-    _Alignas(64) uint16_t export; /* index of the device's export */
-    uint16_t mode;                /* st_mode when it was walked to: the file type holds */
-    uint16_t changing;            /* told.h: requests at work that change the size */
-    bool shared;                  /* later walks may find it */
-    bool of_age;                  /* parked: the key still stands for this file alone */
-    bool recent;                  /* used since it was looked at for parking */
-    bool parking, returning;      /* a thread gives the descriptors up; gets them back */
+    _Alignas(64) uint16_t export;    /* index of the device's export */
+    uint16_t mode;                   /* st_mode when it was walked to: the file type holds */
+    uint16_t changing;               /* told.h: requests at work that change the size */
+    bool shared;                     /* later walks may find it */
+    bool of_age;                     /* parked: the key still stands for this file alone */
+    bool recent;                     /* used since it was looked at for parking */
+    bool parking : 1, returning : 1; /* a thread gives the descriptors up; gets them back */
+    bool openable;     /* path_fd has told itself that it is a regular file or a directory */
     bool lasting;      /* may linger: a walk would have met it, and it lost no name since */
     uint32_t refs;     /* fids, and walks that stand on it; 0: it lingers */
     uint32_t pins;     /* of those, the ones in use */

@@ -36,7 +36,12 @@ int v9_export_reopen(v9_export *ex, int32_t fd)
 
 int v9_export_open(v9_export *ex, int32_t fd, int32_t flags)
 {
-    return v9_sys_open_file(ex->proc_fd, fd, flags);
+    return v9_sys_open_file(ex->proc_fd, fd, false, flags);
+}
+
+int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
+{
+    return v9_sys_open_file(ex->proc_fd, fd, known, flags);
 }
 
 /* ---- from below --------------------------------------------------------------------------------

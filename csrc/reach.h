@@ -3,7 +3,7 @@
  *
  * A name stands for whatever the host has under it at the moment, so it is resolved once, to an
  * O_PATH descriptor; what is asked and done afterwards goes by the descriptor. To open what it
- * names, for reading or writing, is v9_export_open's alone, which first looks at what it is:
+ * names, for reading or writing, is v9_export_open's alone, which demands to know what it is:
  * opening a device, a FIFO or a socket does something. (Files that the daemon makes, with O_EXCL,
  * are regular: sys.h.)
  *
@@ -20,6 +20,9 @@
 
 /* Another O_PATH descriptor of what `fd` names. */
 int v9_export_reopen(v9_export *ex, int32_t fd);
+/* v9_export_open; `known` where this O_PATH descriptor has told itself before that it is a regular
+ * file or a directory: what it names is never another file. */
+int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags);
 /* Whether what `fd` names is what a directory has by this name. */
 bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
 

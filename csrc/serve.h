@@ -258,9 +258,8 @@ int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd,
 /* The same of a directory's entry. */
 int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
                     struct v9_attr *attr);
-/* The same of a fid that a request uses. */
-int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, const struct v9_use *use,
-                      struct v9_attr *attr);
+/* The same of a fid that a request uses: into use->attr. */
+int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, struct v9_use *use);
 struct v9_dirent { /* getdents64(2) */
     uint64_t d_ino;
     int64_t d_off;

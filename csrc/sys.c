@@ -193,15 +193,15 @@ int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope)
     return fd;
 }
 
-int v9_sys_open_file(int proc_fd, int fd, int flags)
+int v9_sys_open_file(int proc_fd, int fd, bool known, int flags)
 {
     char number[16];
     struct stat st;
     int opened;
 
-    if (fstat(fd, &st) < 0)
+    if (!known && fstat(fd, &st) < 0)
         return -errno;
-    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+    if (!known && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
         return S_ISLNK(st.st_mode) ? -ELOOP : -ENXIO;
     snprintf(number, sizeof(number), "%d", fd);
     V9_OPEN(opened, openat(proc_fd, number, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));

@@ -31,8 +31,9 @@ int v9_sys_reach(int dir_fd, const char *name, int more_flags);
 /* The same by a path, with openat2's `scope`: RESOLVE_BENEATH or RESOLVE_IN_ROOT. */
 int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope);
 /* Opens a regular file or directory by a descriptor; else -ENXIO, or -ELOOP (see reach.h).
- * `proc_fd` is /proc/self/fd. */
-int v9_sys_open_file(int proc_fd, int fd, int flags);
+ * It is asked what it is, unless it is `known`: this O_PATH descriptor has told before that it is
+ * either. `proc_fd` is /proc/self/fd. */
+int v9_sys_open_file(int proc_fd, int fd, bool known, int flags);
 /* The path by which a descriptor was reached, as the kernel has it now (proc(5)); its length. */
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX]);
 /* A new regular file of the daemon's own, without a name (O_TMPFILE). */

@@ -104,6 +104,8 @@ struct v9_attr {
     uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none; has_btime tells */
     uint32_t has_btime;
     uint32_t device; /* the qid map's device index */
+    uint32_t type;   /* S_IFMT of the host's file, whatever metadata make of it */
+    int32_t told_by; /* the descriptor of which this was asked itself; -1: a name told it */
 };
 
 struct v9_export_conf {

@@ -241,6 +241,34 @@ static void test_newest_name(struct v9_fids *fids)
     unlink(path);
 }
 
+/* A file counts as known to be openable only where its own descriptor told it. */
+static void test_openable(struct v9_fids *fids)
+{
+    const int fd = some_fd();
+    const struct {
+        uint32_t type;
+        int told_by;
+        bool openable;
+    } cases[] = {
+        {040000, fd, true},  {0100000, fd, true},     {010000, fd, false},
+        {040000, -1, false}, {040000, fd + 1, false}, {0, fd, false},
+    };
+
+    for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct v9_attr attr = {
+            .mode = 040755, .st_ino = 1, .type = cases[i].type, .told_by = cases[i].told_by};
+        const struct v9_fid_new as = {1, 0, 0, -1, 0, NULL, NULL};
+        const struct v9_found file = {fd, -1, 0, &attr};
+        CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
+        struct v9_fid *fid = pin(fids, 1);
+        CHECK(v9_fids_node(fids, fid)->openable == cases[i].openable);
+        v9_fids_unpin(fids, fid);
+        v9_fids_clear(fids);
+        CHECK(some_fd() == fd); /* it was closed */
+    }
+    close(fd);
+}
+
 static void *clear(void *fids)
 {
     CHECK(v9_fids_clear(fids) == 0);
@@ -418,6 +446,7 @@ int main(void)
     test_what_tells_files_apart(&fids);
     test_unshared(&fids);
     test_newest_name(&fids);
+    test_openable(&fids);
     test_straggler(&fids);
     test_acts_on_what_it_saw(&fids);
     test_open_and_locked(&fids);

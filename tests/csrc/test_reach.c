@@ -189,6 +189,8 @@ static void test_what_is_opened(void)
     CHECK(v9_export_open(ex, fifo, O_RDONLY) == -ENXIO);
     CHECK(v9_export_open(ex, fifo, O_RDWR) == -ENXIO);
     CHECK(v9_export_open(ex, link, O_RDONLY) == -ELOOP && !opened);
+    CHECK(v9_export_open_known(ex, fifo, false, O_RDONLY) == -ENXIO);
+    CHECK(v9_export_open_known(ex, link, false, O_RDONLY) == -ELOOP && !opened);
     fd = v9_export_open(ex, root, O_RDONLY);
     CHECK(fd >= 0 && opened == 1);
     close(fd);
