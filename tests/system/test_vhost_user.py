@@ -28,7 +28,7 @@ from tests.frontend.vhost_user import (
     Protocol,
     Request,
 )
-from tests.frontend.wire import T
+from tests.frontend.wire import NOTAG, T
 from tests.system.share import SECURITY
 
 FEATURES = 1 << 0 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
@@ -305,7 +305,8 @@ def test_call_descriptor_that_is_a_socket(bare: Machine) -> None:
     with ours, theirs:
         ours.settimeout(10)
         bare.frontend.set_vring_fd(Request.SET_VRING_CALL, theirs.fileno())
-        ticket = client.submit(T.VERSION, 8192, "9P2000.L")
+        bare.ring._arm()
+        ticket = client.submit(T.VERSION, 8192, b"9P2000.L", tag=NOTAG)
         while ticket.reply is None:
             assert len(ours.recv(64)) % 8 == 0
             for done in bare.ring.poll():
