@@ -136,9 +136,11 @@ def edits(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[Edits]:
     folder = export / "t"
     folder.mkdir()
     speaks = UnixClient if request.param == "u" else Client
-    with mounted(daemon, export, "t", speaks=speaks) as share:
-        yield Edits(share)
-    shutil.rmtree(folder)
+    try:
+        with mounted(daemon, export, "t", speaks=speaks) as share:
+            yield Edits(share)
+    finally:
+        shutil.rmtree(folder)
     daemon.check_output()
 
 

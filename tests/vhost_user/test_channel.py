@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -449,6 +450,36 @@ def test_a_thread_that_cannot_be_had(
         ends.ours.recv(1)
     assert "connection lost: it gets no thread: can't start new thread" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+def test_abandoned_is_not_asked_of_a_descriptor_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection's thread takes it away meanwhile: a new frontend must not be turned away."""
+    ours, theirs = socket.socketpair()
+    log = DeviceLog(logging.getLogger(__name__), "device")
+    channel = Channel(theirs, FakeBackend(), log, Closer())
+    ours.close()
+    poll, taking = (
+        select.poll,
+        threading.Thread(target=lambda: os.close(channel._take_descriptor())),
+    )
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = poll()
+
+        def register(self, fd: int, events: int) -> None:
+            self._poll.register(fd, events)
+            taking.start()
+            taking.join(0.2)  # as long as it would need, were it not to wait
+
+        def poll(self, timeout: int) -> list[tuple[int, int]]:
+            return self._poll.poll(timeout)
+
+    monkeypatch.setattr(select, "poll", Poll)
+    assert channel.abandoned
+    taking.join()
+    monkeypatch.undo()
+    assert channel.abandoned
 
 
 def test_an_end_that_fails(

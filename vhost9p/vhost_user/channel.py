@@ -15,6 +15,7 @@ import errno
 import select
 import socket
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -45,6 +46,8 @@ class Channel:
         self.peer = _peer(sock)
         self._socket = sock
         self._socket.setblocking(False)
+        self._socket_lock = threading.Lock()
+        """Held where the loop asks about the descriptor, and the thread takes it away."""
         self._log = log
         self._closer = closer
         self._framer = Framer(closer.close)
@@ -84,12 +87,17 @@ class Channel:
     @property
     def abandoned(self) -> bool:
         """Whether the frontend has hung up, though there may be messages left to carry out."""
-        fd = self._socket.fileno()  # once: its end may come on the connection's thread
-        if fd < 0:
-            return True
-        poller = select.poll()
-        poller.register(fd, 0)
-        return any(events & select.POLLHUP for _, events in poller.poll(0))
+        with self._socket_lock:
+            fd = self._socket.fileno()
+            if fd < 0:
+                return True
+            poller = select.poll()
+            poller.register(fd, 0)
+            return any(events & select.POLLHUP for _, events in poller.poll(0))
+
+    def _take_descriptor(self) -> int:
+        with self._socket_lock:
+            return self._socket.detach()
 
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
         try:
@@ -154,7 +162,7 @@ class Channel:
             ending.callback(self._session.close)
             ending.callback(self._framer.close)
             # messages with descriptors may lie in it
-            ending.callback(lambda: self._closer.close(self._socket.detach()))
+            ending.callback(lambda: self._closer.close(self._take_descriptor()))
 
 
 def _peer(sock: socket.socket) -> str:
