@@ -10,6 +10,7 @@ import os
 import random
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ from tests.frontend.vhost_user import (
 from tests.frontend.wire import NOTAG, T, encode
 from tests.system.conftest import Common
 from tests.system.host_locks import HostProcess
-from tests.system.share import Share, mounted, remount
+from tests.system.share import Share, mounted, remount, serve
 
 BEYOND = 30000  # an index far behind the end of a ring of 128
 
@@ -145,24 +146,27 @@ def test_a_smaller_ring_under_chains_in_flight(guest: Share, waiting: list[Ticke
     again(guest)
 
 
-def test_a_start_that_makes_no_ring(guest: Share) -> None:
-    """What is wrong only together is refused when the ring starts, and the reason is logged."""
-    machine = guest.machine
-    machine.stop()
-    uva = machine.memory.uva(machine.ring.desc)
-    beyond = machine.memory.region_of(machine.ring.desc)
-    end = beyond.uva + beyond.size - PAGE
-    for setup in (
-        [(Request.SET_VRING_ADDR, ADDRESSES.pack(0, 0, uva + 8, uva, uva, 0))],
-        [(Request.SET_VRING_ADDR, ADDRESSES.pack(0, 0, end, uva, uva, 0))],
-        [(Request.SET_VRING_ADDR, ADDRESSES.pack(0, 0, 0, 0, 0, 0))],
-    ):
-        for request, payload in [(Request.SET_VRING_NUM, STATE.pack(0, 1024)), *setup]:
-            send(machine.frontend, request, payload)
-        kick = machine.frontend.ack(Request.SET_VRING_KICK, U64.pack(0), [machine.ring.kick_fd])
-        assert kick != 0
-        guest.daemon.wait_line("SET_VRING_KICK refused: the ring cannot start: ")
-    again(guest)
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_a_start_that_makes_no_ring(export: Path, packed: bool) -> None:
+    """What is wrong only together is refused when the ring starts, and the reason is logged: by a
+    daemon that others have not had log much just before."""
+    with serve(export) as daemon, mounted(daemon, export, packed=packed) as guest:
+        machine = guest.machine
+        machine.stop()
+        uva = machine.memory.uva(machine.ring.desc)
+        beyond = machine.memory.region_of(machine.ring.desc)
+        end = beyond.uva + beyond.size - PAGE
+        for setup in (
+            [(Request.SET_VRING_ADDR, ADDRESSES.pack(0, 0, uva + 8, uva, uva, 0))],
+            [(Request.SET_VRING_ADDR, ADDRESSES.pack(0, 0, end, uva, uva, 0))],
+            [(Request.SET_VRING_ADDR, ADDRESSES.pack(0, 0, 0, 0, 0, 0))],
+        ):
+            for request, payload in [(Request.SET_VRING_NUM, STATE.pack(0, 1024)), *setup]:
+                send(machine.frontend, request, payload)
+            kick = machine.frontend.ack(Request.SET_VRING_KICK, U64.pack(0), [machine.ring.kick_fd])
+            assert kick != 0
+            guest.daemon.wait_line("SET_VRING_KICK refused: the ring cannot start: ")
+        again(guest)
 
 
 def test_a_packed_base_that_only_the_size_makes_wrong(common: Common, folder: str) -> None:
