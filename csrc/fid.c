@@ -83,8 +83,9 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports)
     if (account < 0)
         return account;
     memset(fids, 0, sizeof(*fids));
+    fids->fd = -1;
     if (getrandom(&fids->key, sizeof(fids->key), 0) != sizeof(fids->key))
-        return -errno;
+        goto fail;
     fids->key |= 1;
     fids->max = fids->unused = max;
     fids->nodes.max = max + WALKS;
