@@ -53,6 +53,7 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
     }
     ex->root_dev = st.st_dev;
     ex->root_ino = st.st_ino;
+    ex->sure_ctime = v9_recall_is_sure(ex->conf.root_fd);
     ex->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (ex->proc_fd < 0) {
         *err = -errno;

@@ -63,6 +63,7 @@ struct v9_export {
     pthread_mutex_t names_lock; /* v9_export_lock_names: recursive */
     struct v9_self self;
     uint64_t root_dev, root_ino;
+    bool sure_ctime; /* recall.h: of the files on root_dev */
     struct v9_caps caps;
     v9_quota *quota;          /* not its own; NULL: none */
     struct v9_delays *delays; /* NULL: not throttled */

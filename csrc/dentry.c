@@ -218,6 +218,8 @@ void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t node, ui
     if (!dentry->fixed) {
         __atomic_store_n(&dentry->node, node, __ATOMIC_RELAXED);
         __atomic_store_n(&dentry->checked, now, __ATOMIC_RELAXED);
+        dentry->settled = 0;
+        dentries->rebound++;
     }
     if (old)
         v9_nodes_drop(dentries->nodes, old, spare);

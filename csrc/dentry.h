@@ -30,9 +30,11 @@
 
 struct v9_dentry {
     uint64_t checked;         /* v9_dentry_now() of when the name led to the node; 0: never */
+    uint64_t settled;         /* the file's ctime then, if only a change can make it another */
     uint32_t parent;          /* 0: the root of an export */
     struct v9_link link;      /* while it is hashed */
     uint32_t refs;            /* fids, dentries below it, and who looks at it */
+    uint32_t rebound;         /* v9_dentries.rebound when `settled` was read */
     uint32_t node;            /* index + 1, with a reference; 0: not known, or an export's root */
     uint32_t longer, shorter; /* in the list of those of several components */
     uint32_t far;             /* where the text is that has no room here; 0: it has */
@@ -50,6 +52,7 @@ struct v9_dentries {
     uint64_t key;  /* odd, and drawn by lot: no guest knows which names share a bucket */
     uint32_t many; /* the first of several components */
     uint32_t count;
+    uint32_t rebound; /* names that were found to lead elsewhere */
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */
 };
 
@@ -74,13 +77,13 @@ static inline struct v9_dentry *v9_dentry_at(const struct v9_dentries *dentries,
  * will do, being read in no time: they run at 1 to 5 GHz. One that jumps ends a belief.
  */
 #if defined(__x86_64__)
-enum { V9_BELIEF = 120000 };
+enum { V9_BELIEF = 120000, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
 static inline uint64_t v9_dentry_now(void)
 {
     return __builtin_ia32_rdtsc();
 }
 #else
-enum { V9_BELIEF = 50000 };
+enum { V9_BELIEF = 50000, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
 static inline uint64_t v9_dentry_now(void)
 {
     struct timespec now;

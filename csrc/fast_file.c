@@ -72,7 +72,7 @@ int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char 
     return err;
 }
 
-int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
+static int complete_attr(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
 {
     v9_export *ex = v9_node_export(dev, use->node);
     const int32_t fd = use->node->path_fd, meta_fd = v9_node_meta(ex, use->node);
@@ -81,6 +81,21 @@ int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, struct v9_use
     if (!use->seen)
         return v9_fast_attr(ex, r, fd, meta_fd, attr);
     return v9_fast_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
+}
+
+int v9_fast_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                     struct v9_use *use)
+{
+    int err;
+
+    use->wanted = true;
+    err = v9_fast_use(dev, r, number, use);
+    if (err)
+        return err;
+    err = complete_attr(dev, r, use);
+    if (err)
+        v9_fids_unpin(&dev->fids, use->fid);
+    return err;
 }
 
 int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -238,12 +253,10 @@ int v9_fast_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     bool sizeless;
     int err;
 
-    err = v9_in_is_done(in) ? v9_fast_use(dev, r, number, &use) : -EINVAL;
+    err = v9_in_is_done(in) ? v9_fast_use_attr(dev, r, number, &use) : -EINVAL;
     if (err)
         return err;
-    err = v9_fast_used_attr(dev, r, &use);
-    if (!err)
-        err = leave_size_out(v9_node_export(dev, use.node), r, use.node, mask, a, &sizeless);
+    err = leave_size_out(v9_node_export(dev, use.node), r, use.node, mask, a, &sizeless);
     v9_fids_unpin(&dev->fids, use.fid);
     if (err)
         return err;

@@ -29,7 +29,7 @@ struct v9_recall {
     struct place *places;
 };
 
-static bool keeps_ctime(int32_t fd)
+bool v9_recall_is_sure(int32_t fd)
 {
     struct statfs st;
 
@@ -51,7 +51,7 @@ struct v9_recall *v9_recall_new(int32_t fd, uint64_t st_dev)
 {
     struct v9_recall *recall;
 
-    if (!keeps_ctime(fd))
+    if (!v9_recall_is_sure(fd))
         return NULL;
     recall = malloc(sizeof(*recall));
     if (!recall)
@@ -82,6 +82,14 @@ int64_t v9_recall_now(void)
 static int64_t changed_at(const struct v9_attr *attr)
 {
     return (int64_t)(attr->ctime_sec * 1000000000u + attr->ctime_nsec);
+}
+
+uint64_t v9_recall_settled(const struct v9_attr *attr, int64_t moment)
+{
+    const int64_t changed = changed_at(attr);
+    const int64_t long_over = attr->ctime_nsec ? TICKS_NS : SECONDS_NS;
+
+    return changed > 0 && moment - changed >= long_over ? (uint64_t)changed : 0;
 }
 
 static struct place *place_of(const struct v9_recall *recall, const struct v9_attr *attr)
@@ -115,20 +123,19 @@ bool v9_recall_find(struct v9_recall *recall, const struct v9_attr *attr, struct
 void v9_recall_keep(struct v9_recall *recall, const struct v9_attr *attr, int64_t moment,
                     const struct v9_mapped *mapped)
 {
-    const int64_t changed = changed_at(attr);
+    const uint64_t changed = v9_recall_settled(attr, moment);
     struct place *place = place_of(recall, attr);
     uint64_t count = __atomic_load_n(&place->count, __ATOMIC_RELAXED);
     const uint64_t words[WORDS] = {
         attr->st_ino,
-        (uint64_t)changed,
+        changed,
         v9_attr_born(attr),
         (uint64_t)mapped->mode << 32 | mapped->has,
         (uint64_t)mapped->gid << 32 | mapped->uid,
         mapped->rdev,
     };
 
-    if (attr->st_dev != recall->st_dev || changed < 0 ||
-        moment - changed < (attr->ctime_nsec ? TICKS_NS : SECONDS_NS))
+    if (attr->st_dev != recall->st_dev || !changed)
         return;
     /* Somebody else writes here: one of the two will do. */
     if (count & 1 || !__atomic_compare_exchange_n(&place->count, &count, count + 1, false,

@@ -29,10 +29,15 @@
 
 struct v9_recall;
 
+/* Whether ctime is to be relied on where `fd` (O_PATH will do) is. */
+bool v9_recall_is_sure(int32_t fd);
 /* For the files of the file system that `fd` (O_PATH will do) is on, whose st_dev is given. NULL
  * where ctime is not to be relied on, or for lack of memory: then everything is read. */
 struct v9_recall *v9_recall_new(int32_t fd, uint64_t st_dev);
 void v9_recall_free(struct v9_recall *recall);
+/* The ctime in ns that a stat told after `moment`, where only a change of the file can make it
+ * another one; 0 where it may have changed again since, or is not to be relied on. */
+uint64_t v9_recall_settled(const struct v9_attr *attr, int64_t moment);
 /* The moment, to be asked for before the stat that v9_recall_keep is given. */
 int64_t v9_recall_now(void);
 /* Metadata of the file that `attr` was just read of by a stat; false where they are to be read. */

@@ -225,6 +225,7 @@ struct v9_use {
     struct v9_fid *fid;
     struct v9_node *node;
     uint64_t now;   /* v9_dentry_now() of before its name was looked at; 0: it was not */
+    bool wanted;    /* attr is */
     bool seen;      /* attr is what v9_attr_look told of the file just now, after moment */
     int64_t moment; /* v9_recall_now() */
     struct v9_attr attr;
@@ -236,6 +237,9 @@ struct v9_use {
 int v9_fast_file(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_fid **fid,
                  struct v9_node **node);
 int v9_fast_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use);
+/* The same, with the file's attributes. */
+int v9_fast_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                     struct v9_use *use);
 /* Whether what is reached from a pinned fid, or is its clone, has its name from the fid's: an open
  * one may stand for a file that has lost it. 1, 0, or an error as of v9_fast_file. */
 int v9_fast_passes_name_on(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid);
@@ -258,8 +262,6 @@ int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd,
 /* The same of a directory's entry. */
 int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
                     struct v9_attr *attr);
-/* The same of a fid that a request uses: into use->attr. */
-int v9_fast_used_attr(struct v9_device *dev, struct v9_request *r, struct v9_use *use);
 struct v9_dirent { /* getdents64(2) */
     uint64_t d_ino;
     int64_t d_off;
