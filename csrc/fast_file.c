@@ -3,8 +3,8 @@
  *
  * File data moves between the file and guest memory by preadv and pwritev on the chain's own
  * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
- * V9_PASS where the request is Python's (xattr fids). Message layouts: intro(5) of Plan 9 and the
- * 9P2000.L notes of diod (protocol.md).
+ * V9_PASS where the request is Python's (xattr fids, directories in 9P2000.u). Message layouts:
+ * intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
  */
 #define _GNU_SOURCE
 #include "serve.h"
@@ -314,9 +314,8 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         t.count = dev->msize - P9_IO_SIZE;
     node = v9_fids_node(&dev->fids, t.fid);
     if (r->dialect == V9_9P2000U && S_ISDIR(node->mode)) {
-        err = v9_fast_read_stats(dev, r, t.fid, node, t.offset, t.count, scratch);
         v9_fids_unpin(&dev->fids, t.fid);
-        return err;
+        return V9_PASS;
     }
     got = v9_delay_admit(dev, v9_node_export(dev, node), r, t.count);
     if (!got)
