@@ -34,13 +34,12 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
     for (uint16_t i = 0; i < walk->count; i++) {
         uint16_t size;
         const char *name = v9_in_string(in, &size);
+        int err;
         if (in->bad)
             return -EINVAL;
-        walk->names[i].error = size > P9_NAME_MAX ? -ENAMETOOLONG
-                               : size == 0 || memchr(name, '/', size) || memchr(name, 0, size)
-                                   ? -ENOENT
-                                   : 0;
-        if (walk->names[i].error)
+        err = v9_name_check(name, size);
+        walk->names[i].error = err == -EINVAL ? -ENOENT : err < 0 ? err : 0;
+        if (err < 0)
             size = 0;
         memcpy(walk->names[i].bytes, name, size);
         walk->names[i].bytes[size] = 0;

@@ -53,6 +53,15 @@ int v9_budget_dup(int32_t fd);
 /* Closes what any of these functions has opened, or another call. */
 void v9_budget_close(int32_t fd);
 
+/* ---- name.c -----------------------------------------------------------------------------------
+ */
+
+enum { V9_NAME_DOTS = 1 };
+/* Whether a directory entry may have this name: 0, V9_NAME_DOTS for "." and "..", which every
+ * directory has and keeps; -ENOENT for an empty one, -EINVAL for one with a slash or a NUL,
+ * -ENAMETOOLONG. */
+int v9_name_check(const char *name, uint32_t size);
+
 /* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
 
 enum {

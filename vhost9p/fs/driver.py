@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 from vhost9p.native.descriptors import close as close_fd
 from vhost9p.native.export import Attr
 from vhost9p.native.fids import Entry
-from vhost9p.native.sys import TIME_NOW, TIME_OMIT, open_mode
+from vhost9p.native.sys import TIME_NOW, TIME_OMIT, name_error, open_mode
 
 __all__ = ["OWN_ID", "TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "Entry", "File"]
-__all__ += ["Owner", "Times", "close_fd", "open_mode"]
+__all__ += ["Owner", "Times", "close_fd", "name_error", "open_mode"]
 
 OWN_ID = 0xFFFFFFFF
 
