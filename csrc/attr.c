@@ -105,6 +105,11 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex)
     return 0;
 }
 
+uint32_t v9_export_index(const v9_export *ex)
+{
+    return ex->index;
+}
+
 void v9_export_lock_names(v9_export *ex)
 {
     pthread_mutex_lock(&ex->names_lock);

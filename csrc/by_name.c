@@ -97,6 +97,16 @@ static int hold_above(struct look *look, uint32_t at)
     return look->fd < 0 ? look->fd : 0;
 }
 
+/* Notes the time of change of a file that was just looked at by name. */
+static void settle(const struct look *look, struct v9_dentry *dentry)
+{
+    const struct v9_attr *attr = &look->use->attr;
+    const bool sure = look->ex->sure_ctime && attr->st_dev == look->ex->root_dev;
+
+    dentry->settled = sure ? v9_recall_settled(attr, look->use->moment) : 0;
+    dentry->rebound = look->dev->fids.dentries.rebound;
+}
+
 /* What the name led to before is what it leads to. The lock is held. */
 static bool is_unchanged(struct look *look, uint32_t at)
 {
@@ -105,6 +115,7 @@ static bool is_unchanged(struct look *look, uint32_t at)
     if (!node || !v9_node_is(&look->dev->fids.nodes, node, &look->use->attr))
         return false;
     __atomic_store_n(&dentry_at(look, at)->checked, look->now, __ATOMIC_RELAXED);
+    settle(look, dentry_at(look, at));
     return true;
 }
 
@@ -179,7 +190,7 @@ static int look_at(struct look *look, uint32_t at)
     int err;
 
     look->above = look->lost = 0;
-    look->use->moment = look->ex->recall ? v9_recall_now() : 0;
+    look->use->moment = look->ex->sure_ctime ? v9_recall_now() : 0;
     err = hold_above(look, at);
     pthread_mutex_unlock(&fids->lock);
     if (!err)
@@ -255,6 +266,42 @@ static int pin_again(struct v9_device *dev, uint32_t number, struct v9_use *use)
     return v9_fids_pin(&dev->fids, number, &use->fid);
 }
 
+/* The ctime that a file has for as long as its name is its own, and nothing above it was found to
+ * be another; 0 where that is to be asked. */
+static uint64_t settled_ctime(struct v9_device *dev, const struct v9_use *use)
+{
+    const struct v9_dentries *dentries = &dev->fids.dentries;
+    const struct v9_dentry *dentry = v9_dentry_at(dentries, use->fid->dentry);
+    uint64_t settled = 0;
+
+    pthread_mutex_lock(&dev->fids.lock);
+    if (dentry->settled && dentry->rebound == dentries->rebound &&
+        use->now - dentry->checked < V9_SETTLED_BELIEF && dentry->node == use->fid->node &&
+        is_believed(v9_dentry_at(dentries, dentry->parent), use->now))
+        settled = dentry->settled;
+    pthread_mutex_unlock(&dev->fids.lock);
+    return settled;
+}
+
+/*
+ * Whether a file, whose attributes are wanted, shows by them that it has its name still. Whoever
+ * renames or removes a file changes its ctime. So one look at the file itself does for both, as
+ * long as its directory is looked at by name. What it does not show is that something was mounted
+ * over the file: by name it is asked for once a millisecond.
+ */
+static bool has_kept_name(struct v9_device *dev, struct v9_use *use)
+{
+    v9_export *ex = v9_node_export(dev, v9_fids_node(&dev->fids, use->fid));
+    const uint64_t settled = ex->sure_ctime ? settled_ctime(dev, use) : 0;
+
+    if (!settled)
+        return false;
+    use->moment = v9_recall_now();
+    use->seen = !v9_attr_look(ex, v9_fids_node(&dev->fids, use->fid)->path_fd, "", &use->attr) &&
+                use->attr.nlink && v9_recall_settled(&use->attr, use->moment) == settled;
+    return use->seen;
+}
+
 /* A fid that stands for a name comes to stand for what has it. It is pinned, and stays so unless
  * this fails. */
 static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t number,
@@ -264,7 +311,7 @@ static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t num
     int err = 0;
 
     use->now = v9_dentry_now();
-    if (!is_believed(dentry, use->now))
+    if (!is_believed(dentry, use->now) && !(use->wanted && has_kept_name(dev, use)))
         err = look_at_name(dev, r, use->fid, use->now, use);
     if (!err && !__atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED) &&
         __atomic_load_n(&dentry->node, __ATOMIC_RELAXED) != use->fid->node) {
@@ -277,7 +324,7 @@ static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t num
     return err;
 }
 
-int v9_fast_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)
+static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)
 {
     int err = v9_fids_pin(&dev->fids, number, &use->fid);
 
@@ -305,6 +352,27 @@ int v9_fast_use(struct v9_device *dev, struct v9_request *r, uint32_t number, st
         return 0;
     v9_fids_unpin(&dev->fids, use->fid);
     return -EBADF;
+}
+
+int v9_fast_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)
+{
+    use->wanted = false;
+    return use_fid(dev, r, number, use);
+}
+
+int v9_fast_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                     struct v9_use *use)
+{
+    int err;
+
+    use->wanted = true;
+    err = use_fid(dev, r, number, use);
+    if (err)
+        return err;
+    err = v9_fast_complete(dev, r, use);
+    if (err)
+        v9_fids_unpin(&dev->fids, use->fid);
+    return err;
 }
 
 int v9_fast_file(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_fid **fid,
@@ -350,6 +418,7 @@ static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2], ui
     numbers[0] = v9_in_u32(&in);
     switch (r->type) {
     case P9_TSETATTR:
+    case P9_TSTAT:
     case P9_TXATTRWALK:
     case P9_TXATTRCREATE:
     case P9_TCREATE:

@@ -52,7 +52,7 @@ struct v9_dentries {
     uint64_t key;  /* odd, and drawn by lot: no guest knows which names share a bucket */
     uint32_t many; /* the first of several components */
     uint32_t count;
-    uint32_t rebound; /* names that were found to lead elsewhere */
+    uint32_t rebound;               /* names that were found to lead elsewhere */
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */
 };
 

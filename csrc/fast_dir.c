@@ -34,13 +34,12 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
     for (uint16_t i = 0; i < walk->count; i++) {
         uint16_t size;
         const char *name = v9_in_string(in, &size);
+        int err;
         if (in->bad)
             return -EINVAL;
-        walk->names[i].error = size > P9_NAME_MAX ? -ENAMETOOLONG
-                               : size == 0 || memchr(name, '/', size) || memchr(name, 0, size)
-                                   ? -ENOENT
-                                   : 0;
-        if (walk->names[i].error)
+        err = v9_name_check(name, size);
+        walk->names[i].error = err == -EINVAL ? -ENOENT : err < 0 ? err : 0;
+        if (err < 0)
             size = 0;
         memcpy(walk->names[i].bytes, name, size);
         walk->names[i].bytes[size] = 0;
@@ -316,18 +315,18 @@ int v9_fast_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *
 /* What a step leads to. "..", seen from the guest's root, is the root: what is above it is not the
  * guest's to see. Of an export that does not admit the user he sees the name, and the directory
  * that it covers. */
-int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
-                       struct v9_attr *attr)
+int v9_fast_look_there(v9_export *ex, struct v9_request *r, const struct v9_fid *fid,
+                       const struct v9_node *node, const char *name, struct v9_attr *attr)
 {
-    const struct place here = {list->ex, list->fid->uid, list->node->path_fd, -1, 0, 0};
+    const struct place here = {ex, fid->uid, node->path_fd, -1, 0, 0};
     struct place there;
     int err = step(r, &here, name, &there, attr);
 
     if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT || err == -EPERM))
-        return v9_fast_attr(list->ex, r, list->node->path_fd,
-                            __atomic_load_n(&list->node->meta_fd, __ATOMIC_ACQUIRE), attr);
-    if (err == -EPERM && list->ex->below)
-        return v9_fast_attr_of(list->ex, r, list->fid->io_fd, name, attr);
+        return v9_fast_attr(ex, r, node->path_fd, __atomic_load_n(&node->meta_fd, __ATOMIC_ACQUIRE),
+                            attr);
+    if (err == -EPERM && ex->below)
+        return v9_fast_attr_of(ex, r, fid->io_fd, name, attr);
     if (!err)
         leave(NULL, &there);
     return err;

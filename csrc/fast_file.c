@@ -3,8 +3,8 @@
  *
  * File data moves between the file and guest memory by preadv and pwritev on the chain's own
  * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
- * V9_PASS where the request is Python's (xattr fids). Message layouts: intro(5) of Plan 9 and the
- * 9P2000.L notes of diod (protocol.md).
+ * V9_PASS where the request is Python's (xattr fids, directories in 9P2000.u). Message layouts:
+ * intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
  */
 #define _GNU_SOURCE
 #include "serve.h"
@@ -72,7 +72,7 @@ int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char 
     return err;
 }
 
-static int complete_attr(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
+int v9_fast_complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
 {
     v9_export *ex = v9_node_export(dev, use->node);
     const int32_t fd = use->node->path_fd, meta_fd = v9_node_meta(ex, use->node);
@@ -81,21 +81,6 @@ static int complete_attr(struct v9_device *dev, struct v9_request *r, struct v9_
     if (!use->seen)
         return v9_fast_attr(ex, r, fd, meta_fd, attr);
     return v9_fast_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
-}
-
-int v9_fast_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
-                     struct v9_use *use)
-{
-    int err;
-
-    use->wanted = true;
-    err = v9_fast_use(dev, r, number, use);
-    if (err)
-        return err;
-    err = complete_attr(dev, r, use);
-    if (err)
-        v9_fids_unpin(&dev->fids, use->fid);
-    return err;
 }
 
 int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -327,9 +312,8 @@ int v9_fast_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         t.count = dev->msize - P9_IO_SIZE;
     node = v9_fids_node(&dev->fids, t.fid);
     if (r->dialect == V9_9P2000U && S_ISDIR(node->mode)) {
-        err = v9_fast_read_stats(dev, r, t.fid, node, t.offset, t.count, scratch);
         v9_fids_unpin(&dev->fids, t.fid);
-        return err;
+        return V9_PASS;
     }
     got = v9_delay_admit(dev, v9_node_export(dev, node), r, t.count);
     if (!got)

@@ -1,5 +1,5 @@
 /*
- * fast_list: Treaddir, and what reads a directory for Tread in 9P2000.u.
+ * fast_list: Treaddir, and entries for Python, which lists in 9P2000.u (v9_fid_read_dir).
  *
  * An entry has to be told with the qid that a walk to it tells. Where an entry cannot lie on
  * another device than its directory (mounts.h tells which can), its qid follows from what the
@@ -23,6 +23,27 @@
 #include "model.h"
 #include "mounts.h"
 
+struct v9_dirent { /* getdents64(2) */
+    uint64_t d_ino;
+    int64_t d_off;
+    uint16_t d_reclen;
+    uint8_t d_type;
+    char d_name[];
+};
+
+/* A directory's entries on their way into a reply. */
+struct listing {
+    v9_export *ex;
+    const struct v9_fid *fid;
+    const struct v9_node *node;
+    struct v9_view *view;      /* which entries to look at (mounts.h); NULL: all, if any */
+    struct v9_qid_group group; /* the directory's own device's, as last used */
+    int32_t meta_dir;          /* its files' metadata (model.h); -1: none */
+    uint8_t *start, *at, *end;
+    uint64_t offset; /* d_off of the last entry that was dealt with */
+    bool full;
+};
+
 enum {
     ENTRY_SIZE = P9_QID_SIZE + 8 + 1 + 2, /* qid offset[8] type[1] name[s] */
     /* A struct linux_dirent64 with a name of n bytes takes 20 + n, rounded up to a multiple of 8:
@@ -43,7 +64,7 @@ static bool is_dots(const char *name)
 }
 
 /* Whether an entry's attributes have to be read for its qid. */
-static bool must_look(const struct v9_listing *list, const struct v9_dirent *entry, size_t length)
+static bool must_look(const struct listing *list, const struct v9_dirent *entry, size_t length)
 {
     const struct v9_view *view = list->view;
 
@@ -55,7 +76,7 @@ static bool must_look(const struct v9_listing *list, const struct v9_dirent *ent
 }
 
 /* The qid.path that follows from what the directory says, if it does. */
-static bool follows(struct v9_listing *list, const struct v9_dirent *entry, size_t length,
+static bool follows(struct listing *list, const struct v9_dirent *entry, size_t length,
                     uint64_t *path)
 {
     const struct v9_node *node = list->node;
@@ -79,17 +100,18 @@ static bool follows(struct v9_listing *list, const struct v9_dirent *entry, size
  * The qid and the type of an entry: what a mapped model makes something else has to be looked at
  * for its type in any case. -ENOENT: leave out.
  */
-static int look_at(struct v9_listing *list, struct v9_request *r, const struct v9_dirent *entry,
+static int look_at(struct listing *list, struct v9_request *r, const struct v9_dirent *entry,
                    size_t length, struct v9_qid *qid, uint8_t *type)
 {
     const bool there = list->ex->below || !strcmp(entry->d_name, "..");
+    const struct v9_node *node = list->node;
     struct v9_attr attr;
     int err, mode;
 
     *type = entry->d_type;
     *qid = (struct v9_qid){0};
     if (there || !follows(list, entry, length, &qid->path)) {
-        err = there ? v9_fast_look_there(list, r, entry->d_name, &attr)
+        err = there ? v9_fast_look_there(list->ex, r, list->fid, node, entry->d_name, &attr)
                     : v9_fast_attr_of(list->ex, r, list->fid->io_fd, entry->d_name, &attr);
         if (err)
             return err;
@@ -107,7 +129,8 @@ static int look_at(struct v9_listing *list, struct v9_request *r, const struct v
     return 0;
 }
 
-static int pack_entry(struct v9_listing *list, struct v9_request *r, const struct v9_dirent *entry)
+/* Writes an entry at `at`, leaves it out or finds the reply full; sets `offset` unless it is. */
+static int pack_entry(struct listing *list, struct v9_request *r, const struct v9_dirent *entry)
 {
     const size_t length = strlen(entry->d_name);
     struct v9_qid qid;
@@ -137,7 +160,7 @@ static int pack_entry(struct v9_listing *list, struct v9_request *r, const struc
 /* ---- a directory -------------------------------------------------------------------------------
  */
 
-static int pack_all(struct v9_listing *list, struct v9_request *r, const uint8_t *dents, long size)
+static int pack_all(struct listing *list, struct v9_request *r, const uint8_t *dents, long size)
 {
     for (long at = 0; at < size && !list->full;) {
         const struct v9_dirent *entry = (const void *)(dents + at);
@@ -145,7 +168,7 @@ static int pack_all(struct v9_listing *list, struct v9_request *r, const uint8_t
         if (v9_export_hides(list->ex, list->node->path_fd, entry->d_name))
             list->offset = (uint64_t)entry->d_off;
         else
-            err = list->pack(list, r, entry);
+            err = pack_entry(list, r, entry);
         if (err)
             return err;
         at += entry->d_reclen;
@@ -153,8 +176,7 @@ static int pack_all(struct v9_listing *list, struct v9_request *r, const uint8_t
     return 0;
 }
 
-static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8_t *dents,
-                      long size)
+static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t *dents, long size)
 {
     int err;
 
@@ -169,7 +191,7 @@ static int pack_dents(struct v9_listing *list, struct v9_request *r, const uint8
 }
 
 /* How many bytes of directory to read at once: 0 where the reply is as good as full. */
-static size_t read_size(const struct v9_listing *list, size_t most)
+static size_t read_size(const struct listing *list, size_t most)
 {
     const size_t room = (size_t)(list->end - list->at) / ENTRY_SHARE * DIRENT_SHARE;
 
@@ -180,20 +202,28 @@ static size_t read_size(const struct v9_listing *list, size_t most)
     return room < most ? room : most;
 }
 
-/* The directory's mutex makes seek and read one. */
-int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
-                 uint64_t offset, struct v9_scratch *scratch)
+/* Makes getdents64 continue behind the entry at `offset`. The directory's mutex is held: it makes
+ * seeking and reading one step. Offset 0 is always sought: rewinddir(3) has to see new entries. */
+static int seek(int fd, struct v9_fid_dir *dir, uint64_t offset)
+{
+    if ((offset == 0 || dir->offset != offset) && lseek(fd, (off_t)offset, SEEK_SET) < 0)
+        return -errno;
+    dir->offset = UINT64_MAX;
+    return 0;
+}
+
+/* Fills the listing with what is behind the entry at `offset`. -EINVAL where not even one fits. */
+static int list_from(struct listing *list, struct v9_request *r, struct v9_fid_dir *dir,
+                     uint64_t offset, struct v9_scratch *scratch)
 {
     const int fd = list->fid->io_fd;
     size_t most;
     long size;
-    int err;
+    int err = seek(fd, dir, offset);
 
-    /* Offset 0 is always sought: rewinddir(3) wants to see new entries. */
-    if ((offset == 0 || dir->offset != offset) && lseek(fd, (off_t)offset, SEEK_SET) < 0)
-        return -errno;
+    if (err)
+        return err;
     list->offset = offset;
-    dir->offset = UINT64_MAX;
     while (!list->full && (most = read_size(list, sizeof(scratch->dents)))) {
         size = syscall(SYS_getdents64, fd, scratch->dents, most);
         if (size < 0 && errno == EINVAL && list->at > list->start)
@@ -216,7 +246,7 @@ int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid_di
  */
 
 /* Finds out which entries must be looked at. -V9_NO_MOUNT: up to Python. */
-static int view_mounts(struct v9_listing *list, struct v9_request *r)
+static int view_mounts(struct listing *list, struct v9_request *r)
 {
     const v9_export *ex = list->ex;
     uint64_t generation;
@@ -235,8 +265,8 @@ static int view_mounts(struct v9_listing *list, struct v9_request *r)
     return -V9_NO_MOUNT;
 }
 
-static int fill(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
-                uint64_t offset, struct v9_scratch *scratch)
+static int fill(struct listing *list, struct v9_request *r, struct v9_fid_dir *dir, uint64_t offset,
+                struct v9_scratch *scratch)
 {
     struct v9_view *view;
     int err = view_mounts(list, r);
@@ -244,14 +274,14 @@ static int fill(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir
     if (err)
         return err;
     view = list->view;
-    err = v9_fast_list(list, r, dir, offset, scratch);
+    err = list_from(list, r, dir, offset, scratch);
     if (!view)
         return err;
     if (!err && list->at > list->start && !v9_mounts_hold(list->ex->mounts, view)) {
         list->view = NULL;
         list->at = list->start;
         list->full = false;
-        err = v9_fast_list(list, r, dir, offset, scratch);
+        err = list_from(list, r, dir, offset, scratch);
     }
     v9_view_leave(view);
     return err;
@@ -263,7 +293,7 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     uint32_t number = v9_in_u32(in), count, size;
     uint64_t offset = v9_in_u64(in);
     uint8_t *const entries = scratch->reply + P9_IO_SIZE;
-    struct v9_listing list = {.pack = pack_entry, .start = entries, .at = entries};
+    struct listing list = {.start = entries, .at = entries};
     struct v9_node *node;
     struct v9_fid *fid;
     int err;
@@ -296,4 +326,40 @@ int v9_fast_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     v9_put_header(scratch->reply, size, P9_TREADDIR + 1, r->tag);
     v9_put(scratch->reply + P9_HEADER_SIZE, size - P9_IO_SIZE, 4);
     return v9_request_reply(r, scratch->reply, size);
+}
+
+/* ---- for Python --------------------------------------------------------------------------------
+ */
+
+static uint64_t last_offset(const uint8_t *dents, int size)
+{
+    const struct v9_dirent *entry = NULL;
+
+    for (int at = 0; at < size; at += entry->d_reclen)
+        entry = (const void *)(dents + at);
+    return (uint64_t)entry->d_off;
+}
+
+int v9_fid_read_dir(v9_device *dev, uint64_t handle, uint64_t offset, uint8_t *out, uint32_t size)
+{
+    const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
+    const struct v9_node *node = v9_fids_node(&dev->fids, fid);
+    struct v9_fid_dir *dir = v9_fids_dir(&dev->fids, fid);
+    int got;
+
+    if (v9_fid_io(fid) < 0)
+        return -EBADF;
+    if (!S_ISDIR(node->mode))
+        return -ENOTDIR;
+    pthread_mutex_lock(&dir->lock);
+    got = seek(fid->io_fd, dir, offset);
+    if (!got) {
+        got = (int)syscall(SYS_getdents64, fid->io_fd, out, size);
+        if (got < 0)
+            got = -errno;
+    }
+    if (got > 0)
+        dir->offset = last_offset(out, got);
+    pthread_mutex_unlock(&dir->lock);
+    return got;
 }

@@ -25,16 +25,11 @@ static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
 {
     uint16_t size;
     const char *bytes = v9_in_string(in, &size);
+    const int err = v9_name_check(bytes, size);
 
     name[0] = 0;
-    if (!size)
-        return -ENOENT;
-    if (memchr(bytes, '/', size) || memchr(bytes, 0, size))
-        return -EINVAL;
-    if (bytes[0] == '.' && (size == 1 || (size == 2 && bytes[1] == '.')))
-        return -dots;
-    if (size > P9_NAME_MAX)
-        return -ENAMETOOLONG;
+    if (err)
+        return err == V9_NAME_DOTS ? -dots : err;
     memcpy(name, bytes, size);
     name[size] = 0;
     return 0;

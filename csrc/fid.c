@@ -314,7 +314,7 @@ static void set_open(struct v9_fids *fids, struct v9_fid *fid)
     node->opens++;
     if (S_ISDIR(node->mode)) {
         struct v9_fid_dir *dir = v9_fids_dir(fids, fid);
-        dir->offset = dir->read = dir->next = 0;
+        dir->offset = 0;
         pthread_mutex_init(&dir->lock, NULL);
     }
     v9_idle_opened(fids, fid);

@@ -64,8 +64,6 @@ _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
 struct v9_fid_dir {
     pthread_mutex_t lock; /* lseek and getdents64 belong together */
     uint64_t offset;      /* d_off where io_fd stands */
-    uint64_t read;        /* 9P2000.u: bytes that Tread has told of it since its start */
-    uint64_t next;        /* 9P2000.u: d_off of the last entry among them */
 };
 
 struct v9_fids {

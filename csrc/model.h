@@ -72,7 +72,5 @@ int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
 /* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
  * `dir_fd`, where v9_model_dir has told meta_dir since the name was there. -EMFILE, -ENFILE. */
 int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
-/* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
-int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 
 #endif

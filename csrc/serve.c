@@ -290,7 +290,7 @@ static v9_handler *const handlers[256] = {
 /* Of the messages below Tversion 9P2000.u has none. */
 static v9_handler *const unix_handlers[256] = {
     [P9_TWALK] = v9_fast_walk,   [P9_TOPEN] = v9_fast_open,   [P9_TREAD] = v9_fast_read,
-    [P9_TWRITE] = v9_fast_write, [P9_TCLUNK] = v9_fast_clunk, [P9_TSTAT] = v9_fast_stat,
+    [P9_TWRITE] = v9_fast_write, [P9_TCLUNK] = v9_fast_clunk,
 };
 
 /* The question for Python that a handler's result is; 0: none. */

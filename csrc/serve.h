@@ -8,7 +8,7 @@
  * threads.c the serving threads, and pace.c, which tells how long they stay awake
  * notify.c  its call and err descriptors
  * device.c  what the frontend sets up: memory, life cycle; device_ring.c: its ring
- * fast_*.c  the requests that C answers; fast_unix.c those that only 9P2000.u has
+ * fast_*.c  the requests that C answers
  *
  * One mutex per device guards everything here; no file system call is made under it. A request is
  * entered in the in-flight table under the lock that popped it, so a Tflush that was sent after it
@@ -211,12 +211,12 @@ void v9_threads_watch(struct v9_device *dev); /* [locked] a request starts: some
 void v9_cond_init(pthread_cond_t *cond);      /* on CLOCK_MONOTONIC */
 struct timespec v9_from_now(int64_t ns);
 
-/* fast_file.c, fast_dir.c, fast_list.c, fast_unix.c */
+/* fast_file.c, fast_dir.c, fast_list.c */
 typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                        struct v9_scratch *scratch);
 v9_handler v9_fast_statfs, v9_fast_lopen, v9_fast_getattr, v9_fast_read, v9_fast_write;
 v9_handler v9_fast_clunk, v9_fast_walk, v9_fast_readdir, v9_fast_readlink;
-v9_handler v9_fast_open, v9_fast_stat;
+v9_handler v9_fast_open;
 v9_handler v9_fast_lcreate, v9_fast_mkdir, v9_fast_mknod, v9_fast_symlink, v9_fast_unlinkat;
 
 /* by_name.c: fids that stand for names. */
@@ -237,7 +237,7 @@ struct v9_use {
 int v9_fast_file(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_fid **fid,
                  struct v9_node **node);
 int v9_fast_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use);
-/* The same, with the file's attributes. */
+/* The same, with the file's attributes in use->attr. */
 int v9_fast_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
                      struct v9_use *use);
 /* Whether what is reached from a pinned fid, or is its clone, has its name from the fid's: an open
@@ -259,42 +259,14 @@ int v9_fast_question(struct v9_request *r, int fd, const struct v9_attr *attr, i
  * -V9_NO_GROUP notes the question. */
 int v9_fast_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd,
                  struct v9_attr *attr);
+/* What a request that uses a fid has not read of its file's attributes yet. */
+int v9_fast_complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use);
 /* The same of a directory's entry. */
 int v9_fast_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
                     struct v9_attr *attr);
-struct v9_dirent { /* getdents64(2) */
-    uint64_t d_ino;
-    int64_t d_off;
-    uint16_t d_reclen;
-    uint8_t d_type;
-    char d_name[];
-};
-
-/* A directory's entries on their way into a reply. `pack` writes one of them at `at`, leaves it out
- * or finds the reply full, and sets `offset` unless it is. */
-struct v9_listing {
-    int (*pack)(struct v9_listing *list, struct v9_request *r, const struct v9_dirent *entry);
-    v9_export *ex;
-    const struct v9_fid *fid;
-    const struct v9_node *node;
-    struct v9_view *view;      /* which entries to look at (mounts.h); NULL: all, if any */
-    struct v9_qid_group group; /* the directory's own device's, as last used */
-    int32_t meta_dir;          /* its files' metadata (model.h); -1: none */
-    uint8_t *start, *at, *end;
-    uint64_t offset; /* d_off of the last entry that was dealt with */
-    uint64_t skip;   /* fast_unix.c: bytes to leave out first */
-    bool full;
-};
-/* Fills the listing with what is behind the entry at `offset`. The directory's mutex is held.
- * -EINVAL where not even one entry fits. */
-int v9_fast_list(struct v9_listing *list, struct v9_request *r, struct v9_fid_dir *dir,
-                 uint64_t offset, struct v9_scratch *scratch);
-/* Attributes of an entry that only a step leads to: "..", or the root of a joined export. */
-int v9_fast_look_there(const struct v9_listing *list, struct v9_request *r, const char *name,
-                       struct v9_attr *attr);
-/* Tread of an open directory in 9P2000.u. */
-int v9_fast_read_stats(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                       const struct v9_node *node, uint64_t offset, uint32_t count,
-                       struct v9_scratch *scratch);
+/* Attributes of an entry of a pinned fid's directory that only a step leads to: "..", or the root
+ * of a joined export. */
+int v9_fast_look_there(v9_export *ex, struct v9_request *r, const struct v9_fid *fid,
+                       const struct v9_node *node, const char *name, struct v9_attr *attr);
 
 #endif

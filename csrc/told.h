@@ -98,8 +98,9 @@ static inline bool v9_told_knows(const struct v9_node *node, const struct v9_tol
 /* The client is told a size that was asked for since `before`. */
 static inline void v9_told_tell(struct v9_node *node, struct v9_told before, uint64_t size)
 {
-    __atomic_compare_exchange_n(&node->told, &before.told, size + 1, false, __ATOMIC_SEQ_CST,
-                                __ATOMIC_SEQ_CST);
+    if (before.told != size + 1)
+        __atomic_compare_exchange_n(&node->told, &before.told, size + 1, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST);
 }
 
 #endif

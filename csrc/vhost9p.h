@@ -53,6 +53,15 @@ int v9_budget_dup(int32_t fd);
 /* Closes what any of these functions has opened, or another call. */
 void v9_budget_close(int32_t fd);
 
+/* ---- name.c -----------------------------------------------------------------------------------
+ */
+
+enum { V9_NAME_DOTS = 1 };
+/* Whether a directory entry may have this name: 0, V9_NAME_DOTS for "." and "..", which every
+ * directory has and keeps; -ENOENT for an empty one, -EINVAL for one with a slash or a NUL,
+ * -ENAMETOOLONG. */
+int v9_name_check(const char *name, uint32_t size);
+
 /* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
 
 enum {
@@ -142,6 +151,8 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex);
  * fid of his is ever there. (Attaching is Python's: policy/idmap.py.)
  */
 int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name);
+/* Its index in its device. */
+uint32_t v9_export_index(const v9_export *ex);
 /*
  * Opens a directory by its path below the export's root (1 to 4095 bytes), without symlinks, at
  * once: an O_PATH descriptor. ".." is clamped at the root, or where the export is joined to another
@@ -246,6 +257,8 @@ int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
  * where there is none, which it is but under mapped-file. */
 int v9_model_find(v9_export *ex, int32_t fd);
+/* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
+int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 /*
  * Changes the metadata of the file `fd` (O_PATH will do); `meta_fd` is its metadata file under
  * mapped-file. A mode without a type leaves the type alone. After a crash the text of mapped-file
@@ -482,6 +495,10 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
 /* The size of a pinned fid's file is about to be set for the guest; has been, or not (-1). */
 void v9_fid_resizing(v9_device *dev, uint64_t handle);
 void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size);
+/* Reads entries of a pinned fid's open directory, from behind the one at `offset` (its d_off; 0:
+ * from the first), as getdents64(2) lays them out. Returns their size in bytes, 0 at the end.
+ * -EBADF, -ENOTDIR. */
+int v9_fid_read_dir(v9_device *dev, uint64_t handle, uint64_t offset, uint8_t *out, uint32_t size);
 /* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from vhost9p.native import sys
 from vhost9p.native.export import Export
@@ -203,3 +205,25 @@ def test_a_wait_that_was_cancelled_before_it_began(tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         sys.flock(fd, sys.WRLCK, cancel)
     os.close(fd)
+
+
+@given(st.binary(max_size=300))
+@example(b"")
+@example(b".")
+@example(b"..")
+@example(b"...")
+@example(b"n" * 255)
+@example(b"n" * 256)
+@example(b"a/b")
+@example(b"a\0")
+def test_names_of_directory_entries(name: bytes) -> None:
+    """As the kernel has it: NAME_MAX bytes other than a slash and NUL."""
+    if not name:
+        expected = errno.ENOENT
+    elif {0, ord("/")} & set(name):
+        expected = errno.EINVAL
+    elif len(name) > 255:
+        expected = errno.ENAMETOOLONG
+    else:
+        expected = errno.EBUSY if name in (b".", b"..") else 0
+    assert sys.name_error(name, errno.EBUSY) == expected

@@ -8,13 +8,14 @@ import errno
 import itertools
 import os
 import queue
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vhost9p.fs.driver import Attr
+from vhost9p.fs.driver import Attr, Entry
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.tree import Tree
 from vhost9p.native import sys
@@ -142,6 +143,17 @@ class FakeFids:
 
     def clunk(self, handle: int) -> None:
         self.entries.pop(self._entry(handle).number).close()
+
+    def read_dir(self, fid: FakeFid, position: int, size: int) -> list[Entry]:
+        """Three at most; positions count entries."""
+        if not stat.S_ISDIR(os.fstat(fid.io_fd).st_mode):
+            raise OSError(errno.ENOTDIR, "no directory")
+        names = [b".", b"..", *sorted(map(os.fsencode, os.listdir(fid.io_fd)))]
+        return [
+            Entry(name, os.lstat(os.fsencode(f"/proc/self/fd/{fid.io_fd}/") + name).st_ino, at)
+            for at, name in enumerate(names, 1)
+            if position < at <= position + 3
+        ]
 
     @contextmanager
     def _changes(self, *names: Any) -> Iterator[None]:

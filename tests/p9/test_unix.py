@@ -14,7 +14,8 @@ from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
-from vhost9p.p9.unix import UNTOUCHED, device_of, fid_of, permissions
+from vhost9p.p9.unix import UNTOUCHED
+from vhost9p.p9.unix_stat import device_of, fid_of, permissions
 
 U32 = st.one_of(st.integers(0, 2**32 - 1), st.just(2**32 - 1))
 NAMES = st.one_of(

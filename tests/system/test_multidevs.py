@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
+from tests.frontend.unix import UnixClient
 from tests.frontend.wire import DirEntry, Qid
 from tests.system.share import (
     IS_ROOT,
@@ -66,13 +68,15 @@ def export(scratch: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(export: Path, multidevs: str, state: Path | None = None) -> Iterator[Share]:
+def serving(
+    export: Path, multidevs: str, state: Path | None = None, speaks: type[Client] = Client
+) -> Iterator[Share]:
     daemon = Daemon(
         "--path", str(export), *SECURITY, *(["--multidevs", multidevs] if multidevs else []),
         wrapper=[*UNSHARE, "sh", "-c", MOUNTS, "sh", str(export)],
         env={"XDG_STATE_HOME": str(state)} if state else None,
     )  # fmt: skip
-    with daemon, mounted(daemon, export) as share:
+    with daemon, mounted(daemon, export, speaks=speaks) as share:
         yield share
 
 
@@ -206,6 +210,31 @@ def test_forbid_denies_other_devices(export: Path) -> None:
                 with fails(errno.ENODEV):
                     client.walk_to(share.top, name)
     assert len(warnings(share, "forbid")) == 1
+
+
+def test_forbidden_devices_are_visible_in_9p2000_u(export: Path) -> None:
+    with serving(export, "forbid", speaks=UnixClient) as share:
+        client = share.client
+        assert isinstance(client, UnixClient)
+        for name in (b"one", b"bound-file"):
+            with fails(errno.ENODEV):
+                client.walk_to(share.top, name)
+        found = {each.name: each for each in client.stats(client.walk_open(share.top))}
+        assert set(found) == {b".", b"..", *(path[0] for path in TREE if len(path) == 1)}
+        covered = {os.fsencode(each.name): each.inode() for each in os.scandir(export)}
+        for name in (b"one", b"bound", b"bound-file", b"here", b"plain"):
+            assert found[name].qid.path == covered[name]
+
+
+def test_listings_in_9p2000_u_show_the_qids_of_walks(export: Path, tmp_path: Path) -> None:
+    with serving(export, "remap", tmp_path, UnixClient) as share:
+        client = share.client
+        assert isinstance(client, UnixClient)
+        found = {each.name: each.qid for each in client.stats(client.walk_open(share.top))}
+        for path in TREE:
+            if len(path) == 1:
+                assert found[path[0]] == client.stat(share.top, *path).qid
+        assert found[b"one"].path != found[b"two"].path
 
 
 def test_changes_across_devices(export: Path) -> None:

@@ -10,10 +10,11 @@ from typing import NamedTuple, Protocol
 
 from vhost9p.native.descriptors import close as close_fd
 from vhost9p.native.export import Attr
-from vhost9p.native.sys import TIME_NOW, TIME_OMIT, open_mode
+from vhost9p.native.fids import Entry
+from vhost9p.native.sys import TIME_NOW, TIME_OMIT, name_error, open_mode
 
-__all__ = ["OWN_ID", "TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "File", "Owner"]
-__all__ += ["Times", "close_fd", "open_mode"]
+__all__ = ["OWN_ID", "TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "Entry", "File"]
+__all__ += ["Owner", "Times", "close_fd", "name_error", "open_mode"]
 
 OWN_ID = 0xFFFFFFFF
 
@@ -63,11 +64,27 @@ class Driver(Protocol):
     def attach(self, path: bytes) -> tuple[int, Attr]:
         """An O_PATH descriptor of the root, or of a directory below it."""
 
-    def attr(self, fd: int, name: bytes = b"") -> Attr:
-        """Attributes of a file, or of an entry of a directory."""
+    def attr(
+        self, fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None
+    ) -> Attr:
+        """Attributes of a file, whose metadata are in the file `meta_fd` if that is known, or of an
+        entry of a directory. ENODEV for what multidevs=forbid denies, unless it is to be shown with
+        the qid.path `shown_as`, as listings show it."""
 
     def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
         """An O_PATH descriptor of an entry. A symlink is not followed."""
+
+    def step(self, uid: int, dir_fd: int, name: bytes) -> tuple[int, int]:
+        """A user's step to an entry or to "..", which may lead to another export: the index of the
+        one that it leads to, and an O_PATH descriptor. A symlink is not followed. EPERM where that
+        export does not know the user."""
+
+    def read_link(self, fd: int) -> bytes:
+        """A symlink's target."""
+
+    def name_of(self, fd: int) -> bytes | None:
+        """The last component of the name by which a file was reached, or that it got or had since;
+        b"" where the host cannot tell, None for the export's root."""
 
     def open(self, fd: int, flags: int) -> tuple[int, int]:
         """Opens a regular file or directory with 9P2000.L `flags`; descriptor and host flags."""

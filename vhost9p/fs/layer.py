@@ -22,11 +22,22 @@ class Layer:
     def attach(self, path: bytes) -> tuple[int, Attr]:
         return self.below.attach(path)
 
-    def attr(self, fd: int, name: bytes = b"") -> Attr:
-        return self.below.attr(fd, name)
+    def attr(
+        self, fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None
+    ) -> Attr:
+        return self.below.attr(fd, name, meta_fd, shown_as)
 
     def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
         return self.below.walk(dir_fd, name)
+
+    def step(self, uid: int, dir_fd: int, name: bytes) -> tuple[int, int]:
+        return self.below.step(uid, dir_fd, name)
+
+    def read_link(self, fd: int) -> bytes:
+        return self.below.read_link(fd)
+
+    def name_of(self, fd: int) -> bytes | None:
+        return self.below.name_of(fd)
 
     def open(self, fd: int, flags: int) -> tuple[int, int]:
         return self.below.open(fd, flags)

@@ -60,9 +60,11 @@ class LocalDriver:
 
     # ---- reaching files ---------------------------------------------------------------------
 
-    def attr(self, fd: int, name: bytes = b"") -> Attr:
+    def attr(
+        self, fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None
+    ) -> Attr:
         """See Driver."""
-        return self.export.attr(fd, name)
+        return self.export.attr(fd, name, meta_fd, shown_as)
 
     def _mode(self, fd: int) -> int:
         """The type, with the permission bits, that a file has in the guest."""
@@ -91,6 +93,26 @@ class LocalDriver:
         fd = self.export.step(dir_fd, name)
         with closed_on_error(fd):
             return fd, self.attr(fd)
+
+    def step(self, uid: int, dir_fd: int, name: bytes) -> tuple[int, int]:
+        """See Driver."""
+        return self.export.step_across(uid, dir_fd, name)
+
+    def read_link(self, fd: int) -> bytes:
+        """See Driver."""
+        return self.export.read_link(fd)
+
+    def name_of(self, fd: int) -> bytes | None:
+        """See Driver. Linux marks the path of a file that has no name any more."""
+        if os.path.sameopenfile(fd, self._root_fd):
+            return None
+        try:
+            path = os.fsencode(os.readlink(proc_path(fd)))
+        except OSError:
+            return b""
+        if not os.stat(fd).st_nlink:
+            path = path.removesuffix(b" (deleted)")
+        return path.rpartition(b"/")[2]
 
     def open(self, fd: int, flags: int) -> tuple[int, int]:
         """See Driver."""

@@ -27,6 +27,10 @@ class Tree:
         """The driver that serves the files of an export."""
         return self._drivers[export]
 
+    def name(self, export: int) -> bytes:
+        """The name under which an export's root appears; b"/" for the guest's root."""
+        return next((name for name, index in self._names.items() if index == export), b"/")
+
     def attach(self, path: bytes, uid: int) -> tuple[int, int, Attr]:
         """Where a user (0xFFFFFFFF: one whom the guest does not name) begins: the root (an empty
         path), an export, or a directory below one.

@@ -25,6 +25,7 @@ META_ROOT: bytes = ffi.string(lib.v9_model_name(lib.V9_META_ROOT))
 """Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
+PATH_MAX = 4096
 NO_ID = 0xFFFFFFFF
 """V9_NO_ID: no user or group."""
 
@@ -41,7 +42,7 @@ class QidPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Attr:
-    """Attributes of a host file as the guest sees them. Times are (seconds, nanoseconds)."""
+    """Attributes of a host file as the guest sees them."""
 
     qid_type: int
     qid_version: int
@@ -54,7 +55,39 @@ class Attr:
     nlink: int
     size: int
     native: Any
-    """The C struct, for the fid table."""
+    """The C struct, for the fid table and what is asked for more rarely."""
+
+    @property
+    def rdev(self) -> int:
+        """A device's number as Linux encodes it in 32 bits; os.major and os.minor decode it."""
+        return int(self.native.rdev)
+
+    @property
+    def atime(self) -> int:
+        """Whole seconds."""
+        return int(self.native.atime_sec)
+
+    @property
+    def mtime(self) -> int:
+        """Whole seconds."""
+        return int(self.native.mtime_sec)
+
+
+def _attr_from(native: Any) -> Attr:
+    """From the C struct."""
+    return Attr(
+        native.qid.type,
+        native.qid.version,
+        native.qid.path,
+        native.st_dev,
+        native.st_ino,
+        native.mode,
+        native.uid,
+        native.gid,
+        native.nlink,
+        native.size,
+        native,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +230,19 @@ class Export:
             raise OSError(errno.EXDEV, "another export")
         return opened
 
+    def step_across(self, uid: int, fd: int, name: bytes) -> tuple[int, int]:
+        """The same as a walk of this user takes it, which may lead to another export: the index of
+        the one that it leads to, and the descriptor."""
+        where = ffi.new("v9_export **", self.native)
+        opened = check(lib.v9_export_step(where, uid, fd, name))
+        return int(lib.v9_export_index(where[0])), opened
+
+    def read_link(self, fd: int) -> bytes:
+        """The target of a symlink of the guest."""
+        target = ffi.new("char[]", PATH_MAX)
+        size = check(lib.v9_model_readlink(self.native, fd, target, PATH_MAX))
+        return bytes(ffi.buffer(target, size))
+
     def descend(self, path: bytes) -> int:
         """Opens a directory by its path below the root with O_PATH (v9_export_descend)."""
         return check(lib.v9_export_descend(self.native, path))
@@ -303,36 +349,30 @@ class Export:
 
     # ---- attributes -------------------------------------------------------------------------
 
-    def attr(self, fd: int, name: bytes = b"", meta_fd: int = -1) -> Attr:
+    def attr(
+        self, fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None
+    ) -> Attr:
         """Attributes of `name` in directory `fd`, or of `fd` itself, whose metadata file is
         `meta_fd` if that is known.
 
-        Raises OSError: statx's, or ENODEV (multidevs=forbid), ENFILE (no qid.path left).
+        Raises OSError: statx's, ENFILE (no qid.path left), or ENODEV (multidevs=forbid), unless
+        such a file is to be shown with the qid.path `shown_as`, as listings show it.
         """
         out = ffi.new("struct v9_attr *")
         for _ in range(8):
             result = lib.v9_attr_read_held(self.native, fd, name, meta_fd, out)
             if result == -lib.V9_NO_DEVICE and name:
-                return self._attr_of_entry(fd, name)
+                return self._attr_of_entry(fd, name, shown_as)
             if result == -lib.V9_NO_DEVICE:
                 self._require_policy().device(out.st_dev, out.mnt_id, fd)
             elif result == -lib.V9_NO_GROUP:
                 self._require_policy().group(out.device, out.st_ino)
             else:
-                check(result)
-                return Attr(
-                    out.qid.type,
-                    out.qid.version,
-                    out.qid.path,
-                    out.st_dev,
-                    out.st_ino,
-                    out.mode,
-                    out.uid,
-                    out.gid,
-                    out.nlink,
-                    out.size,
-                    out,
-                )
+                if result == -errno.ENODEV and shown_as is not None:
+                    out.qid.path = shown_as
+                else:
+                    check(result)
+                return _attr_from(out)
         # Mounts came and went under every one of the tries.
         raise BlockingIOError(11, "the file's mount keeps changing")
 
@@ -350,10 +390,10 @@ class Export:
             raise OSError(19, "the export has no multidevs policy yet")
         return self.policy
 
-    def _attr_of_entry(self, fd: int, name: bytes) -> Attr:
+    def _attr_of_entry(self, fd: int, name: bytes, shown_as: int | None) -> Attr:
         """Attributes of what a name stands for, and the decision about its device, of one file."""
         found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
-            return self.attr(found)
+            return self.attr(found, shown_as=shown_as)
         finally:
             descriptors.close(found)

@@ -1,13 +1,20 @@
 """The fid table of a device, for the handlers in Python."""
 
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from vhost9p.native import descriptors
 from vhost9p.native.export import Attr
 from vhost9p.native.library import Layout, check, ffi, lib
+
+DIRENTS_MIN = 1024
+"""Bytes that hold any one directory entry, also where names of 255 characters are longer."""
+DIRENTS_MAX = 32768
+DIRENT = struct.Struct("=QQH")  # getdents64(2): d_ino, d_off, d_reclen; d_type and d_name follow
+NAME_AT = DIRENT.size + 1
 
 FID_UPCALL: int = lib.V9_FID_UPCALL
 FID_LOCKS: int = lib.V9_FID_LOCKS
@@ -60,12 +67,31 @@ class Fid:
             lib.v9_fid_resized(self._device, self.handle, now)
 
 
+class Entry(NamedTuple):
+    """An entry of a directory: its name, the inode number that the directory has for it, and the
+    position behind it."""
+
+    name: bytes
+    ino: int
+    position: int
+
+
+def _entries(dents: memoryview) -> Iterator[Entry]:
+    at = 0
+    while at < len(dents):
+        ino, position, size = DIRENT.unpack_from(dents, at)
+        name, _, _ = bytes(dents[at + NAME_AT : at + size]).partition(b"\0")
+        yield Entry(name, ino, position)
+        at += size
+
+
 class _Room(threading.local):
     """What C fills, once for each thread."""
 
     def __init__(self) -> None:
         self.info = ffi.new("struct v9_fid_info *")
         self.bytes = ffi.buffer(self.info)
+        self.dents = ffi.new("uint8_t[]", DIRENTS_MAX)
 
 
 _OWN_DIRECTORY = 2**64 - 1
@@ -119,6 +145,13 @@ class FidTable:
     def clunk(self, handle: int) -> None:
         """Takes the number away from a fid; OSError EBADF if it had none any more."""
         check(lib.v9_fid_clunk(self._device, handle))
+
+    def read_dir(self, fid: Fid, position: int, size: int) -> list[Entry]:
+        """Entries of a fid's open directory from a position on (0: from the first), out of about
+        `size` bytes of it; none at its end."""
+        dents, size = self._room.dents, max(DIRENTS_MIN, min(size, DIRENTS_MAX))
+        got = check(lib.v9_fid_read_dir(self._device, fid.handle, position, dents, size))
+        return list(_entries(memoryview(ffi.buffer(dents, got))))
 
     # ---- changes of names -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""System calls that Python's os module lacks (csrc/sys.c)."""
+"""System calls that Python's os module lacks (csrc/sys.c), and the rule for names."""
 
 from vhost9p.native.library import check, ffi, lib
 
@@ -22,6 +22,13 @@ def open_flags(flags: int) -> int:
 def open_mode(mode: int) -> int:
     """Flags of Tlopen for the mode of Topen and Tcreate; OSError EOPNOTSUPP for ORCLOSE."""
     return check(lib.v9_sys_open_mode(mode))
+
+
+def name_error(name: bytes, dots: int) -> int:
+    """The errno for a name that no directory entry can have, `dots` for "." and ".."; else 0. C
+    has the rule, for its own requests too (csrc/name.c)."""
+    result = int(lib.v9_name_check(name, len(name)))
+    return dots if result == lib.V9_NAME_DOTS else -result
 
 
 class Cancel:

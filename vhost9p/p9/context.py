@@ -5,15 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vhost9p.fs.driver import Attr, Driver, File
+from vhost9p.fs.driver import Attr, Driver, File, name_error
 from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
-from vhost9p.p9.constants import NAME_MAX, NONUNAME, Dialect
+from vhost9p.p9.constants import NONUNAME, Dialect
 from vhost9p.p9.fids import Fid, FidTable
 
 ID_DIGITS = 10
-SLASH, NUL = b"/\0"
-"""As numbers: a byte is looked for faster than bytes."""
 
 
 class Request(Protocol):
@@ -87,14 +85,9 @@ def qid_of(attr: Attr) -> Qid:
 def check_name(name: bytes, dots: int) -> bytes:
     """Lets one directory entry's name pass; P9Error for what can be none, and with the errno `dots`
     for "." and "..", which every directory has and keeps."""
-    if not name:
-        raise P9Error(errno.ENOENT, "an empty file name")
-    if SLASH in name or NUL in name:
-        raise P9Error(errno.EINVAL, f"{name!r} is no file name")
-    if name in (b".", b".."):
-        raise P9Error(dots, f"{name!r} always exists and stays")
-    if len(name) > NAME_MAX:
-        raise P9Error(errno.ENAMETOOLONG, f"a file name of {len(name)} bytes")
+    code = name_error(name, dots)
+    if code:
+        raise P9Error(code, f"{name!r} is no name for a file")
     return name
 
 

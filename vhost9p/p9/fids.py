@@ -9,7 +9,7 @@ handle, since a number may stand for another fid at any moment: it is stored, th
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from vhost9p.fs.driver import Attr
+from vhost9p.fs.driver import Attr, Entry
 
 FID_UPCALL = 1
 """Tread, Twrite and Tclunk of the fid come to Python: it stands for an extended attribute."""
@@ -67,7 +67,7 @@ class Fid(Protocol):
 class FidTable(Protocol):
     """What the guest's fids stand for. Every method raises OSError and is thread-safe.
 
-    `become`, `own_name`, `removing` and `renaming` take what `get` gave.
+    `become`, `own_name`, `read_dir`, `removing` and `renaming` take what `get` gave.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
@@ -97,6 +97,10 @@ class FidTable(Protocol):
 
     def clunk(self, handle: int) -> None:
         """Takes the number away from a fid; EBADF if it had none any more."""
+
+    def read_dir(self, fid: Any, position: int, size: int) -> list[Entry]:
+        """Entries of a fid's open directory from a position on (0: from the first), out of about
+        `size` bytes of it; none at its end. ENOTDIR for what is no directory."""
 
     def own_name(self, fid: Any) -> AbstractContextManager[tuple[int, bytes]]:
         """The directory, for the length of a `with` block, and the name in it by which the guest

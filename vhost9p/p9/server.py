@@ -6,7 +6,7 @@ What is raised is the answer too: an OSError its errno, and anything else EIO. A
 wait for a lock returns `LATER` and answers through its request from another thread.
 
 The handlers are in one module per family: session, namespace, metadata, xattr, locks for 9P2000.L;
-session and unix for 9P2000.u.
+session, unix and unix_reading for 9P2000.u.
 """
 
 import errno
@@ -24,6 +24,7 @@ from vhost9p.p9.metadata import MetadataFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
 from vhost9p.p9.unix import UnixFamily
+from vhost9p.p9.unix_reading import ReadingFamily
 from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
@@ -51,6 +52,7 @@ class Server:
         self._context = context
         self._set_dialect = set_dialect
         self._locks = LockFamily(context, wake_signal)
+        self._reading = ReadingFamily(context)
         self._xattrs = XattrFamily(context, max_xattr)
         names = NamespaceFamily(context, self._drop)
         session: dict[type[Message], Handler] = {
@@ -66,7 +68,11 @@ class Server:
                 **self._xattrs.handlers(),
                 **self._locks.handlers(),
             },
-            Dialect.U: {**session, **UnixFamily(context).handlers()},
+            Dialect.U: {
+                **session,
+                **UnixFamily(context).handlers(),
+                **self._reading.handlers(),
+            },
         }
         self._handlers = self._tables[Dialect.L]
 
@@ -111,6 +117,7 @@ class Server:
         """After the fids are gone."""
         self._xattrs.forget()
         self._locks.forget()
+        self._reading.forget()
 
     # ---- the device's life ------------------------------------------------------------------
 

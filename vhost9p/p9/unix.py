@@ -1,8 +1,6 @@
 """Tcreate and Twstat of 9P2000.u, one message each for what 9P2000.L has a dozen for.
 
-The bits of a mode above its permissions tell what kind of file it is, and an extension string the
-rest: a symlink's target, a device's numbers ("c 1 3"), the fid of the file that a link is to.
-Nothing tells a group: what is created gets the daemon's, or that of a set-gid directory.
+A Tcreate names no group: what is created gets the daemon's, or that of a set-gid directory.
 
 Tcreate makes new files only (open(5) of Plan 9): Linux's client cannot say O_EXCL here, and says
 Tcreate only where it has found no such file.
@@ -10,7 +8,6 @@ Tcreate only where it has found no such file.
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,23 +42,8 @@ from vhost9p.p9.context import (
 from vhost9p.p9.fids import Fid
 from vhost9p.p9.metadata import OFF_MAX, change
 from vhost9p.p9.namespace import become
+from vhost9p.p9.unix_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 
-KINDS = {
-    stat.S_IFDIR: c.DMDIR,
-    stat.S_IFLNK: c.DMSYMLINK,
-    stat.S_IFCHR: c.DMDEVICE,
-    stat.S_IFBLK: c.DMDEVICE,
-    stat.S_IFIFO: c.DMNAMEDPIPE,
-    stat.S_IFSOCK: c.DMSOCKET,
-}
-"""What tells a file's kind; a regular file has none of them."""
-KIND_BITS = c.DMDIR | c.DMSYMLINK | c.DMLINK | c.DMDEVICE | c.DMNAMEDPIPE | c.DMSOCKET
-SET_BITS = {
-    c.DMSETUID: stat.S_ISUID,
-    c.DMSETGID: stat.S_ISGID,
-    c.DMSETVTX: stat.S_ISVTX,
-}
-KNOWN = KIND_BITS | sum(SET_BITS) | 0o7777
 EXCL = 0o200
 """O_EXCL as Tlcreate has it."""
 
@@ -85,35 +67,6 @@ UNTOUCHED = u.Stat(
     n_gid=ALONE32,
     n_muid=ALONE32,
 )
-
-MAJOR_MAX, MINOR_MAX = 2**12 - 1, 2**20 - 1
-
-
-def permissions(mode: int) -> int:
-    """The bits of chmod(2) in a mode; EOPNOTSUPP for Plan 9's bits that no file here can have:
-    append-only, exclusive use, temporary."""
-    if mode & ~KNOWN:
-        raise P9Error(errno.EOPNOTSUPP, f"mode {mode:#x}")
-    return mode & 0o7777 | sum(bit for flag, bit in SET_BITS.items() if mode & flag)
-
-
-def device_of(extension: bytes) -> tuple[int, int, int]:
-    """Kind (S_IFCHR, S_IFBLK), major and minor number of "c 1 3"."""
-    match = re.fullmatch(rb"([bc]) (\d{1,10}) (\d{1,10})\n?", extension)
-    if not match:
-        raise P9Error(errno.EINVAL, f"{extension!r} is no device, as b'c 1 3' is")
-    major, minor = int(match[2]), int(match[3])
-    if major > MAJOR_MAX or minor > MINOR_MAX:
-        raise P9Error(errno.EINVAL, f"{extension!r}: at most {MAJOR_MAX} and {MINOR_MAX}")
-    return stat.S_IFCHR if match[1] == b"c" else stat.S_IFBLK, major, minor
-
-
-def fid_of(extension: bytes) -> int:
-    """The fid that a link is made to: its number in decimal."""
-    match = re.fullmatch(rb"(\d{1,10})\n?", extension)
-    if not match or int(match[1]) > ALONE32:
-        raise P9Error(errno.EINVAL, f"{extension!r} is no fid")
-    return int(match[1])
 
 
 class _New(NamedTuple):
@@ -181,7 +134,7 @@ class UnixFamily:
         name = check_name(t.stat.name, errno.EBUSY) if t.stat.name else b""
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
-            attr = driver.attr(file_fd(fid.path_fd))
+            attr = driver.attr(file_fd(fid.path_fd), meta_fd=fid.meta_fd)
             _change(driver, fid, _changes(t.stat, attr))
             if name:
                 with (
@@ -197,7 +150,7 @@ class UnixFamily:
             if fid.io_fd >= 0:
                 driver.fsync(fid.io_fd, data_only=False)
                 return u.Rwstat()
-            mode = driver.attr(file_fd(fid.path_fd)).mode
+            mode = driver.attr(file_fd(fid.path_fd), meta_fd=fid.meta_fd).mode
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 io_fd, _ = driver.open(fid.path_fd, os.O_RDONLY)
                 try:

@@ -44,6 +44,11 @@ class Stat(Record):
     n_gid: U32
     n_muid: U32
 
+    def record(self) -> bytes:
+        """As a directory's contents have it: size[2] and the fields."""
+        fields = self.dump()
+        return len(fields).to_bytes(2, "little") + fields
+
 
 StatField = Annotated[Stat, sized(Stat)]
 """stat[n]: n[2] and the structure."""

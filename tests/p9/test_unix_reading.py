@@ -1,0 +1,160 @@
+"""Tstat and Tread of a directory in 9P2000.u: what is listed, and where a read begins."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.unix import Stat, decode_stats
+from tests.p9.guest import Guest, Refused
+from vhost9p.fs.driver import Attr, Entry
+from vhost9p.p9 import messages as m
+from vhost9p.p9 import unix_messages as u
+from vhost9p.p9 import unix_reading
+
+
+@pytest.fixture
+def unix(root: Path, guest: Guest) -> Guest:
+    """A guest in a session of 9P2000.u, with some files."""
+    guest.call(m.Tversion(65536, b"9P2000.u"), m.Rversion)
+    for name in "abcde":
+        (root / name).write_text(name)
+    os.symlink("target", root / "link")
+    return guest
+
+
+class Reads:
+    """Reads a directory as a client does; `positions` are those that its table was asked for."""
+
+    def __init__(self, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.guest = guest
+        self.fid = guest.open("", os.O_RDONLY)
+        self.positions: list[int] = []
+        below = guest.fids.read_dir
+
+        def read_dir(fid: object, position: int, size: int) -> list[Entry]:
+            self.positions.append(position)
+            return below(fid, position, size)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(guest.fids, "read_dir", read_dir)
+
+    def at(self, offset: int, count: int) -> tuple[list[Stat], int]:
+        """The structures at an offset, and the offset behind them."""
+        self.positions.clear()
+        data = self.guest.call(m.Tread(self.fid, offset, count), m.Rread).data
+        return [stat for _, stat in decode_stats(data)], offset + len(data)
+
+
+@pytest.fixture
+def reads(unix: Guest, monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(unix, monkeypatch)
+
+
+def names(stats: list[Stat]) -> list[bytes]:
+    return [stat.name for stat in stats]
+
+
+def test_a_read_continues_where_the_last_one_ended(reads: Reads) -> None:
+    first, end = reads.at(0, 200)
+    assert names(first) == [b".", b".."]
+    assert reads.positions[0] == 0
+    second, _ = reads.at(end, 1000)
+    assert names(second) == [b"a", b"b", b"c", b"d", b"e", b"link"]
+    assert reads.positions[0] == len(first)
+
+
+def test_other_offsets_are_counted_from_the_start(reads: Reads) -> None:
+    first, end = reads.at(0, 200)
+    reads.at(end, 1000)
+    again, _ = reads.at(end, 1000)
+    assert names(again)[0] == b"a"
+    assert reads.positions[0] == 0
+    assert names(reads.at(0, 200)[0]) == names(first)
+
+
+def test_places_are_forgotten_where_there_are_too_many(
+    reads: Reads, unix: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix_reading, "PLACES_MAX", 2)
+    _, end = reads.at(0, 200)
+    for _ in range(2):
+        unix.call(m.Tread(unix.open("", os.O_RDONLY), 0, 200), m.Rread)
+    assert names(reads.at(end, 1000)[0])[0] == b"a"
+    assert reads.positions[0] == 0
+
+
+def test_a_new_session_has_no_places(reads: Reads, unix: Guest) -> None:
+    _, end = reads.at(0, 200)
+    handle = unix.fids.entries[reads.fid].handle
+    unix.call(m.Tversion(65536, b"9P2000.u"), m.Rversion)
+    reads.fid = unix.open("", os.O_RDONLY)
+    unix.fids.entries[reads.fid].handle = handle
+    assert names(reads.at(end, 1000)[0])[0] == b"a"
+    assert reads.positions[0] == 0
+
+
+def fail_for(unix: Guest, monkeypatch: pytest.MonkeyPatch, ino: int, code: int) -> None:
+    """Attributes of this file cannot be read."""
+    below = unix.driver.attr
+
+    def attr(fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None) -> Attr:
+        found = below(fd, name, meta_fd, shown_as)
+        if found.st_ino == ino:
+            raise OSError(code, os.strerror(code))
+        return found
+
+    monkeypatch.setattr(unix.driver, "attr", attr)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ENOENT])
+def test_what_cannot_be_looked_at_is_left_out(
+    reads: Reads, unix: Guest, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    fail_for(unix, monkeypatch, (root / "b").stat().st_ino, code)
+    found, _ = reads.at(0, 1000)
+    assert names(found) == [b".", b"..", b"a", b"c", b"d", b"e", b"link"]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOSPC])
+def test_what_the_server_lacks_fails_a_listing(
+    reads: Reads, unix: Guest, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    fail_for(unix, monkeypatch, (root / "b").stat().st_ino, code)
+    with pytest.raises(Refused) as refused:
+        reads.at(0, 1000)
+    assert refused.value.errno == code
+
+
+def test_a_symlink_that_is_replaced_meanwhile(
+    reads: Reads, unix: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attributes and target are those of one file."""
+    below = unix.driver.read_link
+
+    def read_link(fd: int) -> bytes:
+        os.unlink(root / "link")
+        os.symlink("other target", root / "link")
+        return below(fd)
+
+    monkeypatch.setattr(unix.driver, "read_link", read_link)
+    found = {stat.name: stat for stat in reads.at(0, 2000)[0]}[b"link"]
+    assert (found.extension, found.length) == (b"target", len("target"))
+
+
+def test_a_file_is_no_directory(unix: Guest) -> None:
+    with pytest.raises(Refused) as refused:
+        unix.do(m.Tread(unix.open("a", os.O_RDONLY), 0, 1000))
+    assert refused.value.errno == errno.ENOTDIR
+    with pytest.raises(Refused) as refused:
+        unix.do(m.Tread(unix.walk("a"), 0, 1000))
+    assert refused.value.errno == errno.EBADF
+
+
+def test_a_stat_tells_the_name(unix: Guest, root: Path) -> None:
+    os.rename(root / "a", root / "z")
+    fid = unix.walk("z")
+    os.unlink(root / "z")
+    found = unix.call(u.Tstat(fid), u.Rstat).stat
+    assert (found.name, found.extension) == (b"z", b"HARDLINKCOUNT 0")
+    assert unix.call(u.Tstat(unix.walk()), u.Rstat).stat.name == b"/"
