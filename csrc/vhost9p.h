@@ -485,9 +485,10 @@ int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
  * over, -EMFILE at the cap. */
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
-/* Tcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
- * both descriptors over. */
-int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+/* Tcreate: the number of a directory's fid now stands for the file that was made in it as `name`.
+ * Takes the descriptors over on success. */
+struct v9_made;
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_made *made,
                   const struct v9_attr *attr);
 /* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
  * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
