@@ -50,6 +50,16 @@ uint32_t v9_quota_meet(v9_quota *quota, int32_t fd);
 /* Bytes that the file system allocates at once. */
 uint32_t v9_quota_block(const v9_quota *quota);
 
+/* The parts of a change (v9_quota_change_begin). What is held counts as it does, or as nothing if
+ * it was `born` by the change, whose inode is then counted; its account, or -errno. */
+int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+int v9_quota_hold_file(v9_quota *quota, int32_t fd, bool born);
+void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, bool gone);
+void v9_quota_release(v9_quota *quota, uint32_t account);
+/* Within a change: this file was made by it. */
+void v9_quota_count_new(v9_quota *quota, int32_t fd);
+
 struct v9_quota_write {
     int fd;
     bool append; /* O_APPEND: at the file's end, wherever `offset` is */

@@ -299,16 +299,19 @@ void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 /*
- * A change that Python makes: begin sets the most aside that it may take, or returns -EDQUOT or
- * -ENOSPC; end gives that back. In between every file that it touches is held before, with
- * hold_file, which returns its account or -errno, and settled (`gone`: it certainly has no name any
- * more) and released afterwards. A file that was made is held as `born`, which counts its inode.
+ * A change of files, between begin and end. Begin sets aside the most that it may take, or returns
+ * -EDQUOT or -ENOSPC, and holds the files that it touches. End settles these, and gives back what
+ * was set aside. A file that is made is counted in between (v9_quota_count_new, csrc/quota.h).
  */
-int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
-void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
-int v9_quota_hold_file(v9_quota *quota, int32_t fd, uint32_t born);
-void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, uint32_t gone);
-void v9_quota_release(v9_quota *quota, uint32_t account);
+enum { V9_QUOTA_FILES = 3 };
+struct v9_quota_change {
+    uint64_t bytes, inodes;            /* the most that it may take */
+    int32_t fds[V9_QUOTA_FILES];       /* of the files, O_PATH will do; negative: none */
+    uint32_t gone[V9_QUOTA_FILES];     /* set before the end: it certainly has no name any more */
+    uint32_t accounts[V9_QUOTA_FILES]; /* set by begin; 0: none */
+};
+int v9_quota_change_begin(v9_quota *quota, struct v9_quota_change *change);
+void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
 
 /* ---- mounts.c: which entries of a directory may lie on another device -------------------------
  */
