@@ -71,11 +71,8 @@ struct v9_quota_write {
  */
 int64_t v9_quota_admit(v9_quota *quota, uint32_t account, const struct v9_quota_write *write,
                        uint64_t *claim);
-/* Ends what v9_quota_begin (with so many bytes and no inode) or v9_quota_admit began. */
+/* Ends what v9_quota_admit began. */
 void v9_quota_settle_claim(v9_quota *quota, uint32_t account, int fd, uint64_t claim);
-/* Begins to change a held file (v9_quota_begin comes first): notes what it counts for. 0, -errno.
- */
-int v9_quota_look(v9_quota *quota, uint32_t account, int32_t fd);
 /* Looks at a file once more, if it was ever changed, before what holds it is closed. */
 void v9_quota_close(v9_quota *quota, uint32_t account, int32_t fd);
 /* Makes the answer of statfs(2) that of a file system of the quota's size. */

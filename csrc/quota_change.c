@@ -1,7 +1,7 @@
 /*
  * quota_change: the bracket around a change of files: claim and hold, change, settle and give back
- * (quota.h). What makes and removes entries uses it, and Python for all that it changes. Writes,
- * and opens that empty a file, have the account of their inode and claim by the write instead.
+ * (quota.h). What makes and removes entries uses it, and Python for all that it changes. Writes
+ * have the account of their inode and claim as much as each may take instead (v9_quota_admit).
  */
 #include <string.h>
 

@@ -179,7 +179,6 @@ static void test_life_of_a_file(void)
     v9_quota_free(q);
 }
 
-/* A guest walks to a file, and writes it, before it is counted. */
 /* A change settles and lets go all that it holds, also where it cannot begin. */
 static void test_changes_of_several_files(void)
 {
@@ -214,6 +213,7 @@ static void test_changes_of_several_files(void)
     v9_quota_free(q);
 }
 
+/* A guest walks to a file, and writes it, before it is counted. */
 static void test_found_before_it_is_counted(void)
 {
     v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);

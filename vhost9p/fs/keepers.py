@@ -3,9 +3,9 @@ attributes (mapped-xattr), or in files of their own (mapped-file). The formats, 
 are C's (csrc/model.h), and so are files that come and go (csrc/keep.c). Here names change.
 
 Attributes belong to the file and go where it goes. Files are found by name, so each change of names
-has two halves, which a keeper orders around the host's call:
+has two halves, which a keeper orders around the host's call. Beside the rules of csrc/keep.c, from
+whose parts these changes are made:
 
-- A name appears with its metadata, and goes before they do.
 - A renamed file has its metadata under both names until it has moved. (Under the new one, where
   the host's file system knows no hard links.)
 - Names of one file share one metadata file, so that they never differ.
@@ -31,8 +31,6 @@ SPARE = META_DIR
 """A name that no file's metadata can have: the guest may not use it."""
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 """How link(2) says that a file cannot have one more name."""
-META_FMODE = 0o600
-META_DMODE = 0o700
 
 
 class Keeper(Protocol):

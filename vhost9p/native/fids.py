@@ -16,10 +16,6 @@ DIRENTS_MAX = 32768
 DIRENT = struct.Struct("=QQH")  # getdents64(2): d_ino, d_off, d_reclen; d_type and d_name follow
 NAME_AT = DIRENT.size + 1
 
-FID_UPCALL: int = lib.V9_FID_UPCALL
-FID_LOCKS: int = lib.V9_FID_LOCKS
-
-
 INFO = Layout("struct v9_fid_info")
 assert INFO.names == (
     *("handle", "path_fd", "meta_fd", "io_fd", "io_flags"),
