@@ -257,6 +257,9 @@ int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
  * where there is none, which it is but under mapped-file. */
 int v9_model_find(v9_export *ex, int32_t fd);
+/* Under mapped-file, the directory that has the metadata files of a directory's files: a
+ * descriptor, or negative: -EMFILE or -ENFILE where it lacked one. */
+int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
 int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 /*

@@ -113,14 +113,9 @@ class FileKeeper:
 
     # ---- metadata files ---------------------------------------------------------------------
 
-    def _open(self, dir_fd: int) -> int:
-        """The metadata directory of a directory: a descriptor to be closed."""
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-        return os.open(META_DIR, flags, dir_fd=dir_fd)
-
     @contextmanager
     def _made(self, dir_fd: int) -> Iterator[int]:
-        """The same, which is made where there is none."""
+        """The metadata directory of a directory, which is made where there is none."""
         fd = self._export.metadata_dir(dir_fd)
         try:
             yield fd
@@ -220,7 +215,7 @@ class FileKeeper:
         """Gives metadata one more name, if there are any; False: a new one instead of the old, on a
         file system where files have one only (link(2))."""
         with suppress(FileNotFoundError):
-            source = self._open(old_dir)
+            source = self._export.find_metadata_dir(old_dir)
             try:
                 os.link(old, new, src_dir_fd=source, dst_dir_fd=meta_dir, follow_symlinks=False)
             except OSError as error:
@@ -234,7 +229,7 @@ class FileKeeper:
 
     def _return(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
         """Gives metadata the name back that they had."""
-        source = self._open(old_dir)
+        source = self._export.find_metadata_dir(old_dir)
         try:
             os.rename(new, old, src_dir_fd=meta_dir, dst_dir_fd=source)
         finally:
