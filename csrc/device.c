@@ -369,26 +369,13 @@ int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export
     return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
 }
 
-int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_made *made,
                   const struct v9_attr *attr)
 {
-    struct v9_fid *old = v9_fids_of(&dev->fids, handle);
-    const struct v9_found file = {path_fd, -1, v9_fids_node(&dev->fids, old)->export, attr};
-    const char *slash, *name = "";
-    char path[PATH_MAX];
-    struct v9_route route = {.from = old->dentry, .root = -1, .now = v9_dentry_now()};
-    const struct v9_fid_new as = {old->number, old->uid, 0, io_fd, io_flags, &route, NULL};
+    struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
+    const uint32_t export = v9_fids_node(&dev->fids, directory)->export;
 
-    if (v9_way_path(dev->exports[file.export], path_fd, "", path) > 0) {
-        slash = strrchr(path, '/');
-        name = slash ? slash + 1 : path;
-    }
-    route.text = name;
-    route.size = (uint32_t)strlen(name);
-    if (!route.size)
-        route.from = 0;
-
-    return v9_fids_enter(&dev->fids, &as, &file, old);
+    return v9_fids_become(&dev->fids, directory, name, made, export, attr);
 }
 
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)

@@ -119,17 +119,16 @@ int v9_fast_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in
 static int reopen(v9_export *ex, const struct v9_node *node, int *host)
 {
     const bool emptied = ex->quota && *host & O_TRUNC && S_ISREG(node->mode);
-    int fd, err = emptied ? v9_quota_begin(ex->quota, 0, 0) : 0;
+    struct v9_quota_change change = {.fds = {node->path_fd, -1, -1}};
+    int fd, err = emptied ? v9_quota_change_begin(ex->quota, &change) : 0;
 
     if (err)
         return err;
-    if (emptied)
-        err = v9_quota_look(ex->quota, node->account, node->path_fd);
-    fd = err ? err : v9_export_open_known(ex, node->path_fd, node->openable, *host);
+    fd = v9_export_open_known(ex, node->path_fd, node->openable, *host);
     if (fd == -EPERM && *host & O_NOATIME)
         fd = v9_export_open_known(ex, node->path_fd, node->openable, *host &= ~O_NOATIME);
     if (emptied)
-        v9_quota_settle_claim(ex->quota, node->account, node->path_fd, 0);
+        v9_quota_change_end(ex->quota, &change);
     return fd;
 }
 

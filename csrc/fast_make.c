@@ -60,21 +60,6 @@ static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 /* ---- Tlcreate ----------------------------------------------------------------------------------
  */
 
-/* The fid comes to stand for the file, which takes the descriptors over. */
-static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid, const char *name,
-                  const struct v9_attr *attr)
-{
-    const struct v9_route route = {fid->dentry, -1, 0, (uint32_t)strlen(name), name, 0};
-    const struct v9_fid_new as = {fid->number,      fid->uid, 0,   r->made.io_fd,
-                                  r->made.io_flags, &route,   NULL};
-    const struct v9_found file = {r->made.path_fd, r->made.meta_fd, r->made_in, attr};
-    int err = v9_fids_enter(&dev->fids, &as, &file, fid);
-
-    if (!err)
-        r->made = V9_MADE_NONE;
-    return err;
-}
-
 static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
                   const struct v9_node *node, const char *name, const struct v9_new *as,
                   struct v9_attr *attr)
@@ -92,7 +77,11 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     }
     if (!err)
         err = look_at(ex, r, attr);
-    return err ? err : become(dev, r, fid, name, attr);
+    if (!err)
+        err = v9_fids_become(&dev->fids, fid, name, &r->made, r->made_in, attr);
+    if (!err)
+        r->made = V9_MADE_NONE;
+    return err;
 }
 
 int v9_fast_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,

@@ -518,6 +518,17 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
     return err;
 }
 
+int v9_fids_become(struct v9_fids *fids, struct v9_fid *directory, const char *name,
+                   const struct v9_made *made, uint32_t export, const struct v9_attr *attr)
+{
+    const struct v9_route route = {directory->dentry, -1, 0, (uint32_t)strlen(name), name, 0};
+    const struct v9_fid_new as = {directory->number, directory->uid, 0,   made->io_fd,
+                                  made->io_flags,    &route,         NULL};
+    const struct v9_found file = {made->path_fd, made->meta_fd, export, attr};
+
+    return v9_fids_enter(fids, &as, &file, directory);
+}
+
 uint32_t v9_fids_stand(struct v9_fids *fids, const struct v9_found *found)
 {
     struct closing closing = NOTHING;

@@ -158,6 +158,11 @@ static inline struct v9_node *v9_fids_node(struct v9_fids *fids, const struct v9
  */
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead);
+/* The number of a pinned fid of a directory comes to stand for the file that was made there as
+ * `name`, whose attributes are given: as v9_fids_enter, instead of that fid, in the export of this
+ * index. Takes the descriptors of `made` over on success. */
+int v9_fids_become(struct v9_fids *fids, struct v9_fid *directory, const char *name,
+                   const struct v9_made *made, uint32_t export, const struct v9_attr *attr);
 /*
  * A walk stands on a file that it has come to, which may linger: its node, pinned; 0 where the
  * table is full. Takes

@@ -261,26 +261,16 @@ static int look_for(int dir_fd, const char *name)
     return v9_sys_reach(dir_fd, name, 0);
 }
 
-/* A file is looked at for the last time, and let go. */
-static void settle(v9_quota *quota, int account, int fd, bool gone)
-{
-    if (account <= 0)
-        return;
-    v9_quota_settle(quota, (uint32_t)account, fd, gone);
-    v9_quota_release(quota, (uint32_t)account);
-}
-
 static int open_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
                         int there, struct v9_made *made)
 {
-    int account, err = v9_quota_begin(ex->quota, 0, 0);
+    struct v9_quota_change change = {.fds = {there, -1, -1}};
+    int err = v9_quota_change_begin(ex->quota, &change);
 
     if (err)
         return err;
-    account = v9_quota_hold_file(ex->quota, there, false);
-    err = account < 0 ? account : make(ex, dir_fd, name, as, made);
-    settle(ex->quota, account, there, false);
-    v9_quota_end(ex->quota, 0, 0);
+    err = make(ex, dir_fd, name, as, made);
+    v9_quota_change_end(ex->quota, &change);
     return err;
 }
 
@@ -294,7 +284,7 @@ static void count_new(v9_export *ex, int dir_fd, const char *name)
     v9_budget_restore(before);
     if (fd < 0)
         return;
-    settle(ex->quota, v9_quota_hold_file(ex->quota, fd, true), fd, false);
+    v9_quota_count_new(ex->quota, fd);
     v9_budget_close(fd);
 }
 
@@ -302,17 +292,15 @@ static int make_counted(v9_export *ex, int dir_fd, const char *name, const struc
                         struct v9_made *made)
 {
     const uint64_t blocks = as->kind == V9_NEW_DIR || as->kind == V9_NEW_LINK ? 2 : 1;
-    const uint64_t bytes = blocks * v9_quota_block(ex->quota);
-    int account, err = v9_quota_begin(ex->quota, bytes, 1);
+    struct v9_quota_change change = {
+        .bytes = blocks * v9_quota_block(ex->quota), .inodes = 1, .fds = {dir_fd, -1, -1}};
+    int err = v9_quota_change_begin(ex->quota, &change);
 
     if (err)
         return err;
-    account = v9_quota_hold_file(ex->quota, dir_fd, false);
-    err = account < 0 ? account : make(ex, dir_fd, name, as, made);
-    if (account > 0)
-        count_new(ex, dir_fd, name);
-    settle(ex->quota, account, dir_fd, false);
-    v9_quota_end(ex->quota, bytes, 1);
+    err = make(ex, dir_fd, name, as, made);
+    count_new(ex, dir_fd, name);
+    v9_quota_change_end(ex->quota, &change);
     return err;
 }
 
@@ -380,20 +368,15 @@ static int unmake(v9_export *ex, int dir_fd, const char *name, bool directory)
 
 static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
-    int victim, folder, file = 0, err = v9_quota_begin(ex->quota, 0, 0);
+    const int victim = look_for(dir_fd, name); /* if it cannot be had, it stays counted */
+    struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
+    int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
 
-    if (err)
-        return err;
-    victim = look_for(dir_fd, name); /* what is not to be had stays counted, or is not there */
-    folder = v9_quota_hold_file(ex->quota, dir_fd, false);
-    if (folder > 0 && victim >= 0)
-        file = v9_quota_hold_file(ex->quota, victim, false);
-    err = folder < 0 ? folder : file < 0 ? file : v9_budget_lacks(victim) ? victim : 0;
-    if (!err)
+    if (!err) {
         err = unmake(ex, dir_fd, name, directory);
-    settle(ex->quota, folder, dir_fd, false);
-    settle(ex->quota, file, victim, !err && directory);
-    v9_quota_end(ex->quota, 0, 0);
+        change.gone[1] = !err && directory;
+        v9_quota_change_end(ex->quota, &change);
+    }
     if (victim >= 0)
         v9_budget_close(victim);
     return err;

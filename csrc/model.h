@@ -66,9 +66,6 @@ int v9_model_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, 
 uint32_t v9_model_set_ids(uint32_t mode);
 /* Makes a guest's attributes of a host's. */
 void v9_model_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
-/* Under mapped-file, the directory that has the metadata files of a directory's files: a
- * descriptor, or negative: -EMFILE or -ENFILE where it lacked one. */
-int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
 /* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
  * `dir_fd`, where v9_model_dir has told meta_dir since the name was there. -EMFILE, -ENFILE. */
 int v9_model_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);

@@ -177,7 +177,8 @@ static int64_t bytes_of(const struct stat *st)
     return (int64_t)st->st_blocks * STAT_UNIT;
 }
 
-int v9_quota_look(v9_quota *q, uint32_t account, int32_t fd)
+/* Begins to change a held file: notes what it counts for. */
+static int look(v9_quota *q, uint32_t account, int32_t fd)
 {
     struct v9_account *a = &q->accounts.entries[account];
     struct stat st;
@@ -242,7 +243,8 @@ static uint64_t next_ticket(v9_quota *q)
     return __atomic_add_fetch(&q->ticket, 1, __ATOMIC_SEQ_CST);
 }
 
-void v9_quota_settle(v9_quota *q, uint32_t account, int32_t fd, uint32_t gone)
+/* Looks at a file that was changed. Returns with the lock held. */
+static void look_and_lock(v9_quota *q, uint32_t account, int fd)
 {
     const uint64_t ticket = next_ticket(q);
     struct stat st;
@@ -251,6 +253,11 @@ void v9_quota_settle(v9_quota *q, uint32_t account, int32_t fd, uint32_t gone)
     pthread_mutex_lock(&q->lock);
     if (seen)
         believe(q, &q->accounts.entries[account], ticket, &st);
+}
+
+void v9_quota_settle(v9_quota *q, uint32_t account, int32_t fd, bool gone)
+{
+    look_and_lock(q, account, fd);
     if (gone)
         doom(q, &q->accounts.entries[account]);
     pthread_mutex_unlock(&q->lock);
@@ -262,7 +269,7 @@ void v9_quota_close(v9_quota *q, uint32_t account, int32_t fd)
         v9_quota_settle(q, account, fd, false);
 }
 
-int v9_quota_hold_file(v9_quota *q, int32_t fd, uint32_t born)
+int v9_quota_hold_file(v9_quota *q, int32_t fd, bool born)
 {
     struct stat st;
     uint32_t index;
@@ -282,7 +289,7 @@ int v9_quota_hold_file(v9_quota *q, int32_t fd, uint32_t born)
     pthread_mutex_unlock(&q->lock);
     if (!index)
         return -ENFILE;
-    err = v9_quota_look(q, index, fd);
+    err = look(q, index, fd);
     if (err)
         v9_quota_release(q, index);
     return err ? err : (int)index;
@@ -370,13 +377,7 @@ void v9_quota_end(v9_quota *q, uint64_t bytes, uint64_t inodes)
 
 void v9_quota_settle_claim(v9_quota *q, uint32_t account, int fd, uint64_t claim)
 {
-    const uint64_t ticket = next_ticket(q);
-    struct stat st;
-    const bool seen = fstat(fd, &st) == 0;
-
-    pthread_mutex_lock(&q->lock);
-    if (seen)
-        believe(q, &q->accounts.entries[account], ticket, &st);
+    look_and_lock(q, account, fd);
     give_back(q, claim, 0);
     pthread_mutex_unlock(&q->lock);
 }
@@ -460,7 +461,7 @@ static int64_t admit_closely(v9_quota *q, const struct v9_quota_write *write, ui
 int64_t v9_quota_admit(v9_quota *q, uint32_t account, const struct v9_quota_write *write,
                        uint64_t *claim)
 {
-    const int err = v9_quota_look(q, account, write->fd);
+    const int err = look(q, account, write->fd);
     bool taken;
 
     if (err)

@@ -50,6 +50,16 @@ uint32_t v9_quota_meet(v9_quota *quota, int32_t fd);
 /* Bytes that the file system allocates at once. */
 uint32_t v9_quota_block(const v9_quota *quota);
 
+/* The parts of a change (v9_quota_change_begin). What is held counts as it does, or as nothing if
+ * it was `born` by the change, whose inode is then counted; its account, or -errno. */
+int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+int v9_quota_hold_file(v9_quota *quota, int32_t fd, bool born);
+void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, bool gone);
+void v9_quota_release(v9_quota *quota, uint32_t account);
+/* Within a change: this file was made by it. */
+void v9_quota_count_new(v9_quota *quota, int32_t fd);
+
 struct v9_quota_write {
     int fd;
     bool append; /* O_APPEND: at the file's end, wherever `offset` is */
@@ -61,11 +71,8 @@ struct v9_quota_write {
  */
 int64_t v9_quota_admit(v9_quota *quota, uint32_t account, const struct v9_quota_write *write,
                        uint64_t *claim);
-/* Ends what v9_quota_begin (with so many bytes and no inode) or v9_quota_admit began. */
+/* Ends what v9_quota_admit began. */
 void v9_quota_settle_claim(v9_quota *quota, uint32_t account, int fd, uint64_t claim);
-/* Begins to change a held file (v9_quota_begin comes first): notes what it counts for. 0, -errno.
- */
-int v9_quota_look(v9_quota *quota, uint32_t account, int32_t fd);
 /* Looks at a file once more, if it was ever changed, before what holds it is closed. */
 void v9_quota_close(v9_quota *quota, uint32_t account, int32_t fd);
 /* Makes the answer of statfs(2) that of a file system of the quota's size. */

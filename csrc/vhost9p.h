@@ -257,6 +257,9 @@ int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
  * where there is none, which it is but under mapped-file. */
 int v9_model_find(v9_export *ex, int32_t fd);
+/* Under mapped-file, the directory that has the metadata files of a directory's files: a
+ * descriptor, or negative: -EMFILE or -ENFILE where it lacked one. */
+int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
 int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 /*
@@ -299,16 +302,19 @@ void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 /*
- * A change that Python makes: begin sets the most aside that it may take, or returns -EDQUOT or
- * -ENOSPC; end gives that back. In between every file that it touches is held before, with
- * hold_file, which returns its account or -errno, and settled (`gone`: it certainly has no name any
- * more) and released afterwards. A file that was made is held as `born`, which counts its inode.
+ * A change of files, between begin and end. Begin sets aside the most that it may take, or returns
+ * -EDQUOT or -ENOSPC, and holds the files that it touches. End settles these, and gives back what
+ * was set aside. A file that is made is counted in between (v9_quota_count_new, csrc/quota.h).
  */
-int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
-void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
-int v9_quota_hold_file(v9_quota *quota, int32_t fd, uint32_t born);
-void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, uint32_t gone);
-void v9_quota_release(v9_quota *quota, uint32_t account);
+enum { V9_QUOTA_FILES = 3 };
+struct v9_quota_change {
+    uint64_t bytes, inodes;            /* the most that it may take */
+    int32_t fds[V9_QUOTA_FILES];       /* of the files, O_PATH will do; negative: none */
+    uint32_t gone[V9_QUOTA_FILES];     /* set before the end: it certainly has no name any more */
+    uint32_t accounts[V9_QUOTA_FILES]; /* set by begin; 0: none */
+};
+int v9_quota_change_begin(v9_quota *quota, struct v9_quota_change *change);
+void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
 
 /* ---- mounts.c: which entries of a directory may lie on another device -------------------------
  */
@@ -485,9 +491,10 @@ int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
  * over, -EMFILE at the cap. */
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
-/* Tcreate: the fid now stands for the created, open file, which belongs to the same export. Takes
- * both descriptors over. */
-int v9_fid_become(v9_device *dev, uint64_t handle, int32_t path_fd, int32_t io_fd, int32_t io_flags,
+/* Tcreate: the number of a directory's fid now stands for the file that was made in it as `name`.
+ * Takes the descriptors over on success. */
+struct v9_made;
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_made *made,
                   const struct v9_attr *attr);
 /* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
  * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */

@@ -1,5 +1,5 @@
-// sources: make.c make_mapped.c keep.c sys.c quota.c account.c attr.c reach.c way.c model.c
-// model_text.c model_xattr.c caps.c idmap.c qidmap.c budget.c pressure.c recall.c
+// sources: make.c make_mapped.c keep.c sys.c quota.c quota_change.c account.c attr.c reach.c
+// way.c model.c model_text.c model_xattr.c caps.c idmap.c qidmap.c budget.c pressure.c recall.c
 /*
  * Entries made and removed: what calls that fail, file systems that lack something, and a daemon
  * that ends half way leave behind. The calls below stand in the C library's place.

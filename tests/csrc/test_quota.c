@@ -1,4 +1,4 @@
-// sources: quota.c account.c
+// sources: quota.c quota_change.c account.c
 /*
  * Quotas: usage equals what the host says, whatever races; limits hold to the byte where the file
  * system allocates whole blocks and nothing else.
@@ -176,6 +176,40 @@ static void test_life_of_a_file(void)
     v9_quota_release(q, node);
     CHECK(usage_of(q).inodes == 0 && usage_of(q).bytes == 0 && usage_of(q).changing == 0);
     close(fd);
+    v9_quota_free(q);
+}
+
+/* A change settles and lets go all that it holds, also where it cannot begin. */
+static void test_changes_of_several_files(void)
+{
+    v9_quota *q = make(4 * BLOCK, UINT64_MAX, 10);
+    struct v9_quota_change change = {.bytes = BLOCK};
+    char one[40], two[40];
+
+    change.fds[0] = named_file(one);
+    change.fds[1] = named_file(two);
+    change.fds[2] = -1;
+    CHECK(v9_quota_change_begin(q, &change) == 0);
+    CHECK(usage_of(q).changing == 1);
+    CHECK(change.accounts[0] && change.accounts[1] && !change.accounts[2]);
+    CHECK(pwrite(change.fds[0], "x", 1, 0) == 1 && pwrite(change.fds[1], "x", 1, 0) == 1);
+    v9_quota_change_end(q, &change);
+    CHECK(usage_of(q).bytes == 2 * BLOCK && usage_of(q).changing == 0);
+
+    change.bytes = 3 * BLOCK;
+    CHECK(v9_quota_change_begin(q, &change) == -ENOSPC && usage_of(q).changing == 0);
+    change.bytes = 2 * BLOCK;
+    change.fds[2] = 1 << 20; /* no descriptor */
+    CHECK(v9_quota_change_begin(q, &change) == -EBADF && usage_of(q).changing == 0);
+    change.fds[2] = -1;
+    CHECK(v9_quota_change_begin(q, &change) == 0); /* all was given back */
+    unlink(two);
+    change.gone[1] = true;
+    v9_quota_change_end(q, &change);
+    CHECK(usage_of(q).bytes == BLOCK && usage_of(q).changing == 0);
+    close(change.fds[0]);
+    close(change.fds[1]);
+    unlink(one);
     v9_quota_free(q);
 }
 
@@ -440,6 +474,7 @@ int main(void)
     test_writes_up_to_the_limit();
     test_ends_of_files();
     test_life_of_a_file();
+    test_changes_of_several_files();
     test_found_before_it_is_counted();
     test_removed_on_the_way();
     test_numbers_come_again();

@@ -109,7 +109,9 @@ class FakeFids:
         self.entries[number] = FakeFid(number, handle, path_fd, export, uid, flags, dev, ino)
         return handle
 
-    def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
+    def become(
+        self, fid: Any, name: bytes, path_fd: int, io_fd: int, io_flags: int, attr: Attr
+    ) -> None:
         if self.full:
             raise OSError(errno.EMFILE, "the table is full")
         old = self.entries[fid.number]

@@ -8,6 +8,9 @@ import pytest
 
 from tests.p9.guest import OWN, FakeRequest, Guest, Refused, serving
 from vhost9p.fs.driver import Attr
+from vhost9p.native.library import lib
+from vhost9p.p9 import constants as c
+from vhost9p.p9 import fids
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, Qid
 from vhost9p.p9.constants import Dialect
@@ -33,6 +36,13 @@ def test_what_cannot_be_decoded(guest: Guest, data: bytes) -> None:
     with pytest.raises(Refused) as refused:
         request.result(Message)
     assert refused.value.errno == errno.EINVAL
+
+
+def test_flags_and_sizes_are_those_of_c() -> None:
+    """vhost9p.p9 knows nothing of C, and has these numbers once more."""
+    assert (fids.FID_UPCALL, fids.FID_LOCKS) == (lib.V9_FID_UPCALL, lib.V9_FID_LOCKS)
+    assert c.NAME_MAX + 1 == lib.V9_NAME_SIZE
+    assert c.PATH_MAX == lib.V9_PATH_SIZE
 
 
 def test_a_requests_errno_reaches_the_guest_and_no_log(

@@ -3,9 +3,9 @@ attributes (mapped-xattr), or in files of their own (mapped-file). The formats, 
 are C's (csrc/model.h), and so are files that come and go (csrc/keep.c). Here names change.
 
 Attributes belong to the file and go where it goes. Files are found by name, so each change of names
-has two halves, which a keeper orders around the host's call:
+has two halves, which a keeper orders around the host's call. Beside the rules of csrc/keep.c, from
+whose parts these changes are made:
 
-- A name appears with its metadata, and goes before they do.
 - A renamed file has its metadata under both names until it has moved. (Under the new one, where
   the host's file system knows no hard links.)
 - Names of one file share one metadata file, so that they never differ.
@@ -31,8 +31,6 @@ SPARE = META_DIR
 """A name that no file's metadata can have: the guest may not use it."""
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 """How link(2) says that a file cannot have one more name."""
-META_FMODE = 0o600
-META_DMODE = 0o700
 
 
 class Keeper(Protocol):
@@ -115,14 +113,9 @@ class FileKeeper:
 
     # ---- metadata files ---------------------------------------------------------------------
 
-    def _open(self, dir_fd: int) -> int:
-        """The metadata directory of a directory: a descriptor to be closed."""
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-        return os.open(META_DIR, flags, dir_fd=dir_fd)
-
     @contextmanager
     def _made(self, dir_fd: int) -> Iterator[int]:
-        """The same, which is made where there is none."""
+        """The metadata directory of a directory, which is made where there is none."""
         fd = self._export.metadata_dir(dir_fd)
         try:
             yield fd
@@ -222,7 +215,7 @@ class FileKeeper:
         """Gives metadata one more name, if there are any; False: a new one instead of the old, on a
         file system where files have one only (link(2))."""
         with suppress(FileNotFoundError):
-            source = self._open(old_dir)
+            source = self._export.find_metadata_dir(old_dir)
             try:
                 os.link(old, new, src_dir_fd=source, dst_dir_fd=meta_dir, follow_symlinks=False)
             except OSError as error:
@@ -236,7 +229,7 @@ class FileKeeper:
 
     def _return(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
         """Gives metadata the name back that they had."""
-        source = self._open(old_dir)
+        source = self._export.find_metadata_dir(old_dir)
         try:
             os.rename(new, old, src_dir_fd=meta_dir, dst_dir_fd=source)
         finally:

@@ -317,6 +317,10 @@ class Export:
         """Changes what is kept for the file `fd`, in its metadata file under mapped-file."""
         check(lib.v9_model_write(self.native, fd, meta_fd, change.native()))
 
+    def find_metadata_dir(self, dir_fd: int) -> int:
+        """Opens the directory with the metadata of a directory's files; OSError ENOENT."""
+        return check(lib.v9_model_dir(self.native, dir_fd))
+
     def metadata_dir(self, dir_fd: int) -> int:
         """Opens the directory with the metadata of a directory's files, which is made where there
         is none."""

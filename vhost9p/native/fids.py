@@ -16,10 +16,6 @@ DIRENTS_MAX = 32768
 DIRENT = struct.Struct("=QQH")  # getdents64(2): d_ino, d_off, d_reclen; d_type and d_name follow
 NAME_AT = DIRENT.size + 1
 
-FID_UPCALL: int = lib.V9_FID_UPCALL
-FID_LOCKS: int = lib.V9_FID_LOCKS
-
-
 INFO = Layout("struct v9_fid_info")
 assert INFO.names == (
     *("handle", "path_fd", "meta_fd", "io_fd", "io_flags"),
@@ -133,9 +129,13 @@ class FidTable:
         check(lib.v9_fid_add(*where, uid, flags, native, handle))
         return int(handle[0])
 
-    def become(self, fid: Fid, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
-        """Makes the number stand for a created, open file; takes both descriptors over."""
-        check(lib.v9_fid_become(self._device, fid.handle, path_fd, io_fd, io_flags, attr.native))
+    def become(
+        self, fid: Fid, name: bytes, path_fd: int, io_fd: int, io_flags: int, attr: Attr
+    ) -> None:
+        """Makes the number of a directory's fid stand for what was made there; takes both
+        descriptors over unless it raises."""
+        made = ffi.new("struct v9_made *", (path_fd, -1, io_fd, io_flags))
+        check(lib.v9_fid_become(self._device, fid.handle, name, made, attr.native))
 
     def mark(self, handle: int, flags: int) -> None:
         """Adds FID_* flags; OSError EBADF where the fid has lost its number, or is in use for

@@ -1,8 +1,9 @@
 """An export's usage and its limits, as C keeps them (csrc/quota.h)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from vhost9p.native.export import Export
 from vhost9p.native.library import check, ffi, lib
@@ -24,6 +25,19 @@ class Counts:
     bytes: int
     inodes: int
     changing: int
+
+
+class Change:
+    """A change of files that is under way."""
+
+    def __init__(self, native: Any, fds: Sequence[int]) -> None:
+        self._native = native
+        self._fds = fds
+
+    def gone(self, fd: int) -> None:
+        """This one of its files has no names any more. Of other files than directories the host
+        tells by itself."""
+        self._native.gone[self._fds.index(fd)] = True
 
 
 class Quota:
@@ -75,32 +89,15 @@ class Quota:
         return Counts(out.bytes, out.inodes, out.changing)
 
     @contextmanager
-    def change(self, *files: int | None, bytes: int = 0, inodes: int = 0) -> Iterator[None]:
+    def change(self, *files: int | None, bytes: int = 0) -> Iterator[Change]:
         """A change, for the length of a `with` block, of the files with these descriptors (None is
-        none; O_PATH will do). It may take so many bytes and inodes more: OSError where the limit
-        does not leave them. What it really took is found out at the end."""
-        check(lib.v9_quota_begin(self._native, bytes, inodes))
-        held: list[tuple[int, int]] = []
+        none; O_PATH will do; three at most). It may take so many bytes more: OSError where the
+        limit does not leave them. What it really took is found out at the end."""
+        fds = [-1 if fd is None else fd for fd in files]
+        fds += [-1] * (lib.V9_QUOTA_FILES - len(fds))
+        native = ffi.new("struct v9_quota_change *", (bytes, 0, fds))
+        check(lib.v9_quota_change_begin(self._native, native))
         try:
-            for fd in files:
-                if fd is not None:
-                    held.append((check(lib.v9_quota_hold_file(self._native, fd, False)), fd))
-            yield
+            yield Change(native, fds)
         finally:
-            for account, fd in held:
-                self._settle(account, fd)
-            lib.v9_quota_end(self._native, bytes, inodes)
-
-    def born(self, fd: int) -> None:
-        """Within a change: this file was made by it."""
-        self._settle(check(lib.v9_quota_hold_file(self._native, fd, True)), fd)
-
-    def gone(self, fd: int) -> None:
-        """Within a change that touches it: this file has no names any more. Of other files than
-        directories the host tells by itself."""
-        account = check(lib.v9_quota_hold_file(self._native, fd, False))
-        self._settle(account, fd, gone=True)
-
-    def _settle(self, account: int, fd: int, *, gone: bool = False) -> None:
-        lib.v9_quota_settle(self._native, account, fd, gone)
-        lib.v9_quota_release(self._native, account)
+            lib.v9_quota_change_end(self._native, native)

@@ -88,8 +88,11 @@ class FidTable(Protocol):
         """Enters a fid; takes `path_fd` over unless it raises. Returns its handle. EBADF: the
         number is in use."""
 
-    def become(self, fid: Any, path_fd: int, io_fd: int, io_flags: int, attr: Attr) -> None:
-        """Makes the number of a pinned fid stand for a created, open file."""
+    def become(
+        self, fid: Any, name: bytes, path_fd: int, io_fd: int, io_flags: int, attr: Attr
+    ) -> None:
+        """Makes the number of a directory's fid stand for what was made there, which may be open.
+        Takes the descriptors over unless it raises."""
 
     def mark(self, handle: int, flags: int) -> None:
         """Adds FID_* flags. EBADF: the fid has lost its number, or is in use for something that

@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Callable
 
-from vhost9p.fs.driver import Created, close_fd
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import (
@@ -20,18 +19,7 @@ from vhost9p.p9.context import (
     file_fd,
     file_of,
 )
-from vhost9p.p9.fids import FID_UPCALL, Fid, FidTable
-
-
-def become(fids: FidTable, fid: Fid, made: Created) -> None:
-    """Makes a directory's fid stand for what was created in it. Takes the descriptors over."""
-    try:
-        fids.become(fid, made.path_fd, made.io_fd, made.io_flags, made.attr)
-    except OSError:
-        close_fd(made.path_fd)
-        if made.io_fd >= 0:
-            close_fd(made.io_fd)
-        raise
+from vhost9p.p9.fids import FID_UPCALL, Fid
 
 
 class NamespaceFamily:

@@ -41,7 +41,6 @@ from vhost9p.p9.context import (
 )
 from vhost9p.p9.fids import Fid
 from vhost9p.p9.metadata import OFF_MAX, change
-from vhost9p.p9.namespace import become
 from vhost9p.p9.unix_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 
 EXCL = 0o200
@@ -118,8 +117,18 @@ class UnixFamily:
                 made = _found(driver, dir_fd, name, kind)
             else:
                 made = driver.create(dir_fd, name, flags | EXCL, mode, owner)
-            become(self._fids, fid, made)
+            self._become(fid, name, made)
         return u.Rcreate(qid_of(made.attr), 0)
+
+    def _become(self, fid: Fid, name: bytes, made: Created) -> None:
+        """Makes a directory's fid stand for what was created in it. Takes the descriptors over."""
+        try:
+            self._fids.become(fid, name, *made)
+        except OSError:
+            close_fd(made.path_fd)
+            if made.io_fd >= 0:
+                close_fd(made.io_fd)
+            raise
 
     def _link(self, new: _New) -> None:
         with self._fids.get(fid_of(new.extension)) as fid:

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-P9_TRUNC = 0o1000
 REMEMBERED = 65536
 """Files that were changed, and are let go, whose accounts are kept (64 bytes each)."""
 BLOCK_MAX = 1 << 20
@@ -83,19 +82,15 @@ class QuotaLayer(Layer):
         with (
             self._names_locked(),
             _opened(new_dir, new) as victim,
-            self._quota.change(old_dir, new_dir, victim, bytes=growth),
+            self._quota.change(old_dir, new_dir, victim, bytes=growth) as change,
         ):
             self.below.rename(old_dir, old, new_dir, new)
             if victim is not None and _is_directory(victim):
                 with _opened(new_dir, new) as now:
                     if not _same(victim, now):
-                        self._quota.gone(victim)
+                        change.gone(victim)
 
     # ---- files ------------------------------------------------------------------------------
-
-    def open(self, fd: int, flags: int) -> tuple[int, int]:
-        with self._quota.change(fd if flags & P9_TRUNC else None):
-            return self.below.open(fd, flags)
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:
         with self._quota.change(fd):
