@@ -387,7 +387,7 @@ TEST(hundreds_of_thousands_of_unshared_inodes_of_one_file_come_and_go)
         for (uint32_t i = 0; i < MANY; i += 2)
             CHECK(v9_fids_remove(&fids, i) == 0);
         CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
-        v9_idle_return_file(&fids, 0, 77); /* of which none is parked */
+        v9_idle_return_file(&fids, 0, 77); /* of which none is evicted */
         v9_linger_lose(&fids, 0, 77);
         v9_fids_unpin(&fids, fid);
         v9_fids_clear(&fids);

@@ -110,8 +110,8 @@ static int enter(uint32_t number, const char *name, int flags)
     return err;
 }
 
-/* Parks everything that can be. */
-static void park_all(void)
+/* Evicts everything that can be. */
+static void evict_all(void)
 {
     while (v9_idle_give_up(&fids.holder, 16))
         ;
@@ -149,11 +149,11 @@ TEST(evicted_files_are_restored)
     CHECK(enter(1, "one", O_RDWR) == 0 && enter(2, "two", -1) == 0 && enter(3, "two", -1) == 0);
     CHECK(fids.nodes.awake.count == 2 && fids.open_count == 1);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
-    park_all();
+    evict_all();
     CHECK(fids.nodes.awake.count == 1 &&
           v9_fids_node(&fids, fid)->path_fd >= 0); /* pinned: it stays */
     v9_fids_unpin(&fids, fid);
-    park_all();
+    evict_all();
     CHECK(fids.nodes.awake.count == 0 && fids.open_count == 0 && fids.nodes.park.count == 2);
     CHECK(open_count() == before + 1); /* the mount's */
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
@@ -163,12 +163,12 @@ TEST(evicted_files_are_restored)
     CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
     CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 3 && !strcmp(data, "one"));
     CHECK((fcntl(fid->io_fd, F_GETFL) & O_ACCMODE) == O_RDWR);
-    CHECK(open_count() == before + 3); /* nothing is parked: nothing keeps the mount */
+    CHECK(open_count() == before + 3); /* nothing is evicted: nothing keeps the mount */
     v9_fids_unpin(&fids, fid);
-    park_all();
+    evict_all();
     CHECK(enter(4, "two", -1) == 0); /* a walk brings it back too */
     CHECK(fids.nodes.count == 2 && fids.nodes.awake.count == 1);
-    park_all();
+    evict_all();
     v9_fids_clear(&fids);
     CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
 }
@@ -191,7 +191,7 @@ TEST(roots_unlinked_and_locked_files_keep_a_descriptor)
     v9_fids_unpin(&fids, fid);
     path_to("gone", path);
     CHECK(unlink(path) == 0);
-    park_all();
+    evict_all();
     /* The root, one of the unlinked file's descriptors, the other one's of the locks. */
     CHECK(fids.nodes.awake.count == 2 && fids.open_count == 1 && fids.nodes.park.count == 2);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
@@ -238,7 +238,7 @@ TEST(a_clunked_fid_in_use_stays_open)
     age();
     CHECK(enter(1, "read", O_RDONLY) == 0 && v9_fids_pin(&fids, 1, &fid) == 0);
     CHECK(v9_fids_remove(&fids, 1) == 0);
-    park_all();
+    evict_all();
     CHECK(fid->io_fd >= 0 && pread(fid->io_fd, data, sizeof(data), 0) == 4);
     v9_fids_unpin(&fids, fid);
     CHECK(fids.open_count == 0 && open_count() == before);
@@ -266,7 +266,7 @@ TEST(an_anchor_stays_while_it_is_used)
     make_file("here");
     age();
     CHECK(enter(1, "here", -1) == 0);
-    park_all();
+    evict_all();
     anchor = v9_park_anchor(&fids.nodes.park, v9_fids_node(&fids, &fids.entries[1])->mnt_id);
     CHECK(anchor && anchor->users == 1);
     anchor->by_handle = false; /* or the file would be found at once */
@@ -363,7 +363,7 @@ static void *rename_all(void *unused)
 TEST(threads_use_fids_while_others_evict_and_rename_files)
 {
     const int before = open_count();
-    pthread_t users[USERS], parkers[2], renamer;
+    pthread_t users[USERS], evictors[2], renamer;
     unsigned seeds[USERS];
     char path[PATH_MAX], name[32];
 
@@ -382,7 +382,7 @@ TEST(threads_use_fids_while_others_evict_and_rename_files)
         CHECK(enter((uint32_t)i, name, i % 4 < 2 ? O_RDONLY : -1) == 0);
     }
     for (int i = 0; i < 2; i++)
-        CHECK(!pthread_create(&parkers[i], NULL, give_up, NULL));
+        CHECK(!pthread_create(&evictors[i], NULL, give_up, NULL));
     CHECK(!pthread_create(&renamer, NULL, rename_all, NULL));
     for (int i = 0; i < USERS; i++) {
         seeds[i] = (unsigned)i + 1;
@@ -391,8 +391,8 @@ TEST(threads_use_fids_while_others_evict_and_rename_files)
     for (int i = 0; i < USERS; i++)
         pthread_join(users[i], NULL);
     __atomic_store_n(&over, true, __ATOMIC_RELAXED);
-    pthread_join(parkers[0], NULL);
-    pthread_join(parkers[1], NULL);
+    pthread_join(evictors[0], NULL);
+    pthread_join(evictors[1], NULL);
     pthread_join(renamer, NULL);
     v9_fids_clear(&fids);
     CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0 && fids.nodes.park.count == 0);

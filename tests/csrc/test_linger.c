@@ -313,7 +313,7 @@ static void *use(void *seed_of)
         }
         CHECK(v9_fids_enter_here(&fids, &as, node, 1, NULL) == 0);
         if (v9_fids_pin(&fids, as.number, &fid))
-            continue; /* unlinked while it was parked */
+            continue; /* unlinked while it was evicted */
         CHECK(fstat(v9_fids_node(&fids, fid)->path_fd, &st) == 0 && st.st_ino == attr.st_ino);
         v9_fids_unpin(&fids, fid);
     }
