@@ -3,14 +3,14 @@
  *
  * A lookup brings the attributes along, so that a stat is one; the forget that follows gives the
  * server's file back as Tclunk does (Linux sends it later and in batches, but sends it). With
- * entries that are not cached every name of a path is a lookup of its own. Layouts: linux/fuse.h.
+ * entries that are not cached every name of a path is a lookup of its own.
  */
 #include <fcntl.h>
-#include <linux/fuse.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fuse.h"
 #include "tree.h"
 
 enum { PROTOCOL_MINOR = 38 };
@@ -18,169 +18,29 @@ enum { PROTOCOL_MINOR = 38 };
 static uint64_t files_node, made_node, fresh_node;
 static uint64_t file_inos[FILES], level_inos[LEVELS];
 
-/* ---- requests */
-
-static void put(struct lane *lane, const void *bytes, size_t size)
-{
-    memcpy(lane->out + lane->head, bytes, size);
-    lane->head += (uint32_t)size;
-}
-
-static void start(struct lane *lane, unsigned opcode, uint64_t node, size_t reply)
-{
-    struct fuse_in_header header = {
-        .opcode = opcode, .unique = 2 * (uint64_t)lane->index + 2, .nodeid = node, .pid = 1};
-
-    lane->head = 0;
-    lane->payload = 0;
-    lane->way = NO_PAYLOAD;
-    lane->in_size = (uint32_t)(sizeof(struct fuse_out_header) + reply);
-    lane->silent = false;
-    put(lane, &header, sizeof(header));
-}
-
-/* Ends a request: its size, with the payload that follows. Always true, for a step to return. */
-static bool finish(struct lane *lane)
-{
-    ((struct fuse_in_header *)lane->out)->len =
-        lane->head + (lane->way == PAYLOAD_OUT ? lane->payload : 0);
-    return true;
-}
-
-static bool lookup(struct lane *lane, uint64_t parent, const char *name)
-{
-    start(lane, FUSE_LOOKUP, parent, sizeof(struct fuse_entry_out));
-    put(lane, name, strlen(name) + 1);
-    return finish(lane);
-}
-
-static bool forget(struct lane *lane, unsigned count, const uint64_t *nodes)
-{
-    struct fuse_batch_forget_in many = {.count = count};
-
-    start(lane, count == 1 ? FUSE_FORGET : FUSE_BATCH_FORGET, count == 1 ? nodes[0] : 0, 0);
-    lane->silent = true;
-    if (count == 1) {
-        put(lane, &(struct fuse_forget_in){.nlookup = 1}, sizeof(struct fuse_forget_in));
-        return finish(lane);
-    }
-    put(lane, &many, sizeof(many));
-    for (unsigned i = 0; i < count; i++)
-        put(lane, &(struct fuse_forget_one){nodes[i], 1}, sizeof(struct fuse_forget_one));
-    return finish(lane);
-}
-
-static bool open_node(struct lane *lane, unsigned opcode, uint64_t node, uint32_t flags)
-{
-    start(lane, opcode, node, sizeof(struct fuse_open_out));
-    put(lane, &(struct fuse_open_in){.flags = flags}, sizeof(struct fuse_open_in));
-    return finish(lane);
-}
-
-static bool release_handle(struct lane *lane, unsigned opcode)
-{
-    start(lane, opcode, lane->node, 0);
-    put(lane, &(struct fuse_release_in){.fh = lane->handle}, sizeof(struct fuse_release_in));
-    return finish(lane);
-}
-
-/* FUSE_READ, FUSE_READDIR and FUSE_WRITE: the payload lies in pages of its own. */
-static bool transfer(struct lane *lane, unsigned opcode, uint64_t offset, uint32_t size)
-{
-    bool out = opcode == FUSE_WRITE;
-
-    lane->offset = offset;
-    start(lane, opcode, lane->node, out ? sizeof(struct fuse_write_out) : 0);
-    if (out) {
-        struct fuse_write_in in = {.fh = lane->handle, .offset = offset, .size = size};
-
-        put(lane, &in, sizeof(in));
-    } else {
-        struct fuse_read_in in = {.fh = lane->handle, .offset = offset, .size = size};
-
-        put(lane, &in, sizeof(in));
-    }
-    lane->payload = size;
-    lane->way = out ? PAYLOAD_OUT : PAYLOAD_IN;
-    return finish(lane);
-}
-
-/* ---- replies */
-
-static const void *body(const struct lane *lane)
-{
-    return lane->in + sizeof(struct fuse_out_header);
-}
-
-static void check(const struct lane *lane)
-{
-    const struct fuse_in_header *asked = (const struct fuse_in_header *)lane->out;
-    const struct fuse_out_header *got = (const struct fuse_out_header *)lane->in;
-
-    if (lane->written < sizeof(*got) || got->len != lane->written)
-        wrong(lane, "length %u in a reply of %u bytes", got->len, lane->written);
-    if (got->unique != asked->unique)
-        wrong(lane, "the reply is to %llu, not to %llu", (unsigned long long)got->unique,
-              (unsigned long long)asked->unique);
-    if (got->error)
-        wrong(lane, "request %u got error %d", asked->opcode, got->error);
-}
-
-static void expect_body(const struct lane *lane, size_t size)
-{
-    if (lane->written != sizeof(struct fuse_out_header) + size)
-        wrong(lane, "%u bytes instead of %zu", lane->written,
-              sizeof(struct fuse_out_header) + size);
-}
-
-static void expect_attr(const struct lane *lane, const struct fuse_attr *attr, uint64_t ino,
-                        uint32_t mode, uint64_t size)
-{
-    if (attr->ino != ino)
-        wrong(lane, "inode %llu instead of %llu", (unsigned long long)attr->ino,
-              (unsigned long long)ino);
-    if (attr->mode != mode || attr->size != size)
-        wrong(lane, "mode %o, size %llu instead of %o, %llu", attr->mode,
-              (unsigned long long)attr->size, mode, (unsigned long long)size);
-}
-
-static const struct fuse_entry_out *entry(const struct lane *lane)
-{
-    const struct fuse_entry_out *found = body(lane);
-
-    expect_body(lane, sizeof(*found));
-    if (!found->nodeid)
-        wrong(lane, "a lookup found nothing");
-    return found;
-}
-
 static void expect_file(struct lane *lane)
 {
-    const struct fuse_entry_out *found = entry(lane);
+    const struct fuse_entry_out *found = fuse_entry(lane);
 
-    expect_attr(lane, &found->attr, file_inos[lane->choice], 0100644, tree_file_size(lane->choice));
+    fuse_expect_attr(lane, &found->attr, file_inos[lane->choice], 0100644,
+                     tree_file_size(lane->choice));
     lane->node = found->nodeid;
-}
-
-static void take_handle(struct lane *lane)
-{
-    expect_body(lane, sizeof(struct fuse_open_out));
-    lane->handle = ((const struct fuse_open_out *)body(lane))->fh;
 }
 
 /* ---- operations */
 
 static bool step_getattr(struct lane *lane)
 {
-    const struct fuse_attr_out *out = body(lane);
+    const struct fuse_attr_out *out = fuse_body(lane);
 
     if (lane->step == 0) {
-        start(lane, FUSE_GETATTR, lane->node, sizeof(struct fuse_attr_out));
-        put(lane, &(struct fuse_getattr_in){0}, sizeof(struct fuse_getattr_in));
-        return finish(lane);
+        fuse_start(lane, FUSE_GETATTR, lane->node, sizeof(struct fuse_attr_out));
+        fuse_put(lane, &(struct fuse_getattr_in){0}, sizeof(struct fuse_getattr_in));
+        return fuse_finish(lane);
     }
-    expect_body(lane, sizeof(*out));
-    expect_attr(lane, &out->attr, file_inos[lane->index], 0100644, tree_file_size(lane->index));
+    fuse_expect_body(lane, sizeof(*out));
+    fuse_expect_attr(lane, &out->attr, file_inos[lane->index], 0100644,
+                     tree_file_size(lane->index));
     return false;
 }
 
@@ -190,7 +50,7 @@ static bool lookup_any(struct lane *lane)
 
     lane->choice = draw(lane) % FILES;
     tree_file_name(name, lane->choice);
-    return lookup(lane, files_node, name);
+    return fuse_lookup(lane, files_node, name);
 }
 
 static bool step_stat(struct lane *lane)
@@ -200,7 +60,7 @@ static bool step_stat(struct lane *lane)
         return lookup_any(lane);
     case 1:
         expect_file(lane);
-        return forget(lane, 1, &lane->node);
+        return fuse_forget(lane, 1, &lane->node);
     default:
         return false;
     }
@@ -211,9 +71,9 @@ static bool step_down(struct lane *lane, uint64_t top, const char *first, const 
                       const uint64_t *inos)
 {
     if (lane->step == 0)
-        return lookup(lane, top, first);
+        return fuse_lookup(lane, top, first);
     if (lane->step <= LEVELS) {
-        const struct fuse_entry_out *found = entry(lane);
+        const struct fuse_entry_out *found = fuse_entry(lane);
 
         if (!S_ISDIR(found->attr.mode) || (inos && found->attr.ino != inos[lane->step - 1]))
             wrong(lane, "inode %llu of mode %o", (unsigned long long)found->attr.ino,
@@ -221,8 +81,8 @@ static bool step_down(struct lane *lane, uint64_t top, const char *first, const 
         lane->nodes[lane->step - 1] = found->nodeid;
     }
     if (lane->step < LEVELS)
-        return lookup(lane, lane->nodes[lane->step - 1], names[lane->step]);
-    return lane->step == LEVELS ? forget(lane, LEVELS, lane->nodes) : false;
+        return fuse_lookup(lane, lane->nodes[lane->step - 1], names[lane->step]);
+    return lane->step == LEVELS ? fuse_forget(lane, LEVELS, lane->nodes) : false;
 }
 
 static bool step_open(struct lane *lane)
@@ -232,13 +92,13 @@ static bool step_open(struct lane *lane)
         return lookup_any(lane);
     case 1:
         expect_file(lane);
-        return open_node(lane, FUSE_OPEN, lane->node, O_RDONLY);
+        return fuse_open_node(lane, FUSE_OPEN, lane->node, O_RDONLY);
     case 2:
-        take_handle(lane);
-        return release_handle(lane, FUSE_RELEASE);
+        fuse_take_handle(lane);
+        return fuse_release_handle(lane, FUSE_RELEASE);
     case 3:
-        expect_body(lane, 0);
-        return forget(lane, 1, &lane->node);
+        fuse_expect_body(lane, 0);
+        return fuse_forget(lane, 1, &lane->node);
     default:
         return false;
     }
@@ -247,8 +107,8 @@ static bool step_open(struct lane *lane)
 static bool step_read(struct lane *lane, uint32_t size)
 {
     if (lane->step == 0)
-        return transfer(lane, FUSE_READ, draw(lane) % (DATA_SIZE / size) * size, size);
-    expect_body(lane, size);
+        return fuse_transfer(lane, FUSE_READ, draw(lane) % (DATA_SIZE / size) * size, size);
+    fuse_expect_body(lane, size);
     if (!tree_data_right(lane->data, lane->offset, size))
         wrong(lane, "other data at %llu", (unsigned long long)lane->offset);
     return false;
@@ -257,13 +117,13 @@ static bool step_read(struct lane *lane, uint32_t size)
 static bool step_write(struct lane *lane, uint32_t size)
 {
     if (lane->step == 0) {
-        transfer(lane, FUSE_WRITE, tree_block_choose(lane, size), size);
+        fuse_transfer(lane, FUSE_WRITE, tree_block_choose(lane, size), size);
         tree_block_stamp(lane);
         return true;
     }
-    expect_body(lane, sizeof(struct fuse_write_out));
-    if (((const struct fuse_write_out *)body(lane))->size != size)
-        wrong(lane, "%u bytes written", ((const struct fuse_write_out *)body(lane))->size);
+    fuse_expect_body(lane, sizeof(struct fuse_write_out));
+    if (((const struct fuse_write_out *)fuse_body(lane))->size != size)
+        wrong(lane, "%u bytes written", ((const struct fuse_write_out *)fuse_body(lane))->size);
     tree_written_note(lane->offset);
     return false;
 }
@@ -294,11 +154,11 @@ static bool step_list(struct lane *lane)
 
     if (lane->step == 0) {
         tree_listing_begin(lane);
-        return transfer(lane, FUSE_READDIR, 0, LISTING);
+        return fuse_transfer(lane, FUSE_READDIR, 0, LISTING);
     }
     bytes = lane->written - (uint32_t)sizeof(struct fuse_out_header);
     if (bytes)
-        return transfer(lane, FUSE_READDIR, take_entries(lane, bytes), LISTING);
+        return fuse_transfer(lane, FUSE_READDIR, take_entries(lane, bytes), LISTING);
     tree_listing_check(lane);
     return false;
 }
@@ -307,18 +167,18 @@ static bool create(struct lane *lane, const char *name)
 {
     struct fuse_create_in in = {.flags = O_RDWR | O_CREAT | O_EXCL, .mode = 0100644};
 
-    start(lane, FUSE_CREATE, made_node,
-          sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out));
-    put(lane, &in, sizeof(in));
-    put(lane, name, strlen(name) + 1);
-    return finish(lane);
+    fuse_start(lane, FUSE_CREATE, made_node,
+               sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out));
+    fuse_put(lane, &in, sizeof(in));
+    fuse_put(lane, name, strlen(name) + 1);
+    return fuse_finish(lane);
 }
 
 static void take_created(struct lane *lane)
 {
-    const struct fuse_entry_out *made = body(lane);
+    const struct fuse_entry_out *made = fuse_body(lane);
 
-    expect_body(lane, sizeof(*made) + sizeof(struct fuse_open_out));
+    fuse_expect_body(lane, sizeof(*made) + sizeof(struct fuse_open_out));
     if (!made->nodeid || made->attr.mode != 0100644 || made->attr.size)
         wrong(lane, "a new file has mode %o", made->attr.mode);
     lane->node = made->nodeid;
@@ -335,15 +195,15 @@ static bool step_create(struct lane *lane)
         return create(lane, name);
     case 1:
         take_created(lane);
-        return release_handle(lane, FUSE_RELEASE);
+        return fuse_release_handle(lane, FUSE_RELEASE);
     case 2:
-        expect_body(lane, 0);
-        start(lane, FUSE_UNLINK, made_node, 0);
-        put(lane, name, strlen(name) + 1);
-        return finish(lane);
+        fuse_expect_body(lane, 0);
+        fuse_start(lane, FUSE_UNLINK, made_node, 0);
+        fuse_put(lane, name, strlen(name) + 1);
+        return fuse_finish(lane);
     case 3:
-        expect_body(lane, 0);
-        return forget(lane, 1, &lane->node);
+        fuse_expect_body(lane, 0);
+        return fuse_forget(lane, 1, &lane->node);
     default:
         return false;
     }
@@ -358,13 +218,13 @@ static bool step_fresh_stat(struct lane *lane)
     case 0:
         lane->choice = run.fresh++;
         tree_fresh_entry(name, FRESH_STAT, lane->choice);
-        return lookup(lane, fresh_node, name);
+        return fuse_lookup(lane, fresh_node, name);
     case 1:
-        found = entry(lane);
-        expect_attr(lane, &found->attr, found->attr.ino, 0100000 | tree_fresh_mode(lane->choice),
-                    0);
+        found = fuse_entry(lane);
+        fuse_expect_attr(lane, &found->attr, found->attr.ino,
+                         0100000 | tree_fresh_mode(lane->choice), 0);
         lane->node = found->nodeid;
-        return forget(lane, 1, &lane->node);
+        return fuse_forget(lane, 1, &lane->node);
     default:
         return false;
     }
@@ -411,14 +271,14 @@ static bool step(enum workload workload, struct lane *lane)
 
 static const struct fuse_entry_out *reach(struct lane *lane, uint64_t parent, const char *name)
 {
-    lookup(lane, parent, name);
+    fuse_lookup(lane, parent, name);
     engine_call(lane);
-    return entry(lane);
+    return fuse_entry(lane);
 }
 
 static void give_back(struct lane *lane, uint64_t node)
 {
-    forget(lane, 1, &node);
+    fuse_forget(lane, 1, &node);
     engine_call(lane);
 }
 
@@ -449,7 +309,7 @@ static void learn_levels(struct lane *lane)
         level_inos[i] = found->attr.ino;
         nodes[i] = parent = found->nodeid;
     }
-    forget(lane, LEVELS, nodes);
+    fuse_forget(lane, LEVELS, nodes);
     engine_call(lane);
 }
 
@@ -460,13 +320,13 @@ static void begin(struct lane *lane)
                               .max_readahead = 128 * 1024,
                               .flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_PARALLEL_DIROPS |
                                        FUSE_ATOMIC_O_TRUNC | FUSE_MAX_PAGES};
-    const struct fuse_init_out *out = body(lane);
+    const struct fuse_init_out *out = fuse_body(lane);
 
-    start(lane, FUSE_INIT, 0, sizeof(struct fuse_init_out));
-    put(lane, &in, sizeof(in));
-    finish(lane);
+    fuse_start(lane, FUSE_INIT, 0, sizeof(struct fuse_init_out));
+    fuse_put(lane, &in, sizeof(in));
+    fuse_finish(lane);
     engine_call(lane);
-    expect_body(lane, sizeof(*out));
+    fuse_expect_body(lane, sizeof(*out));
     if (out->major != FUSE_KERNEL_VERSION || out->max_write < PAYLOAD_MAX)
         wrong(lane, "version %u, writes of up to %u bytes", out->major, out->max_write);
     files_node = reach(lane, FUSE_ROOT_ID, "files")->nodeid;
@@ -477,16 +337,16 @@ static void begin(struct lane *lane)
 static void open_own(struct lane *lane, unsigned opcode, const char *name, uint32_t flags)
 {
     lane->node = reach(lane, FUSE_ROOT_ID, name)->nodeid;
-    open_node(lane, opcode, lane->node, flags);
+    fuse_open_node(lane, opcode, lane->node, flags);
     engine_call(lane);
-    take_handle(lane);
+    fuse_take_handle(lane);
 }
 
 static void close_own(struct lane *lane, unsigned opcode)
 {
-    release_handle(lane, opcode);
+    fuse_release_handle(lane, opcode);
     engine_call(lane);
-    expect_body(lane, 0);
+    fuse_expect_body(lane, 0);
     give_back(lane, lane->node);
 }
 
@@ -554,4 +414,4 @@ static void release(enum workload workload, struct lane *lane)
     }
 }
 
-const struct protocol fuse = {begin, prepare, release, step, check, true};
+const struct protocol fuse = {begin, prepare, release, step, fuse_check, true};

@@ -46,8 +46,8 @@ FLOOD = 64
 VM_ROUNDS = 3
 LOUD_ROUNDS = 3
 FILL_MS = 100_000
-PARKING_LIMIT = 10_000
-"""RLIMIT_NOFILE of the daemons that have to park."""
+EVICTION_LIMIT = 10_000
+"""RLIMIT_NOFILE of the daemons that have to evict."""
 OWN_DESCRIPTORS = 1000  # which a daemon keeps for itself, and more
 
 
@@ -56,7 +56,7 @@ class Effort:
     """How much is measured."""
 
     fids: tuple[int, ...]
-    parked: tuple[int, ...]
+    evicted: tuple[int, ...]
     devices: tuple[int, ...]
     entries: tuple[int, ...]
     depths: tuple[int, ...]
@@ -226,20 +226,20 @@ def live_fids(scale: Scale, population: Population) -> tuple[Table, float]:
 
 
 def fid_axes(scale: Scale) -> Iterator[str]:
-    """Live fids of few and of many files, parked ones, and what they take in memory."""
+    """Live fids of few and of many files, evicted ones, and what they take in memory."""
     sizes = scale.effort.fids
     few = Population(f"Live fids, {FEW_FILES} files", sizes, lambda size: min(size, FEW_FILES))
     room = raise_limit() - OWN_DESCRIPTORS
     held = tuple(size if size < room else room for size in sizes if size / 10 < room)
     many = Population("Live fids, each of a file of its own", held, lambda size: size, host=True)
-    parked = Population(
-        f"Fids of a file each, RLIMIT_NOFILE {PARKING_LIMIT:,}: most are parked",
-        scale.effort.parked,
+    evicted = Population(
+        f"Fids of a file each, RLIMIT_NOFILE {EVICTION_LIMIT:,}: most are evicted",
+        scale.effort.evicted,
         lambda size: size,
-        ("prlimit", f"--nofile={PARKING_LIMIT}"),
+        ("prlimit", f"--nofile={EVICTION_LIMIT}"),
     )
     taken = {}
-    for population in (few, many, parked):
+    for population in (few, many, evicted):
         table, taken[population] = live_fids(scale, population)
         yield str(table)
     yield "\n".join(
@@ -247,7 +247,7 @@ def fid_axes(scale: Scale) -> Iterator[str]:
             "**Memory of the fid table, in bytes**\n",
             f"- each fid: {taken[few]:.0f}",
             f"- each file beside its fid: {taken[many] - taken[few]:.0f}",
-            f"- each file that is parked, beyond that: {taken[parked] - taken[many]:.0f}",
+            f"- each file that is evicted, beyond that: {taken[evicted] - taken[many]:.0f}",
         )
     )
 

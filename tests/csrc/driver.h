@@ -33,6 +33,16 @@ static uint8_t *guest;
 static struct desc *descs, *table;
 static uint16_t *avail, *used; /* flags, idx, … */
 
+SET_UP()
+{
+    CHECK(v9_mem_init() == 0);
+}
+
+TEAR_DOWN()
+{
+    v9_mem_clear(&mem);
+}
+
 /* Starts the ring as `setup` has it, and expects that to work. */
 static inline void start(void)
 {

@@ -14,7 +14,26 @@
 #include "budget.h"
 #include "check.h"
 
-enum { SHARE = 10, POOL = 5 };
+enum { SHARE = 10, POOL = 5, DEVICES = 4 };
+
+static uint32_t accounts[DEVICES];
+
+SET_UP()
+{
+    v9_budget_init();
+    for (int i = 0; i < DEVICES; i++) {
+        const int account = v9_budget_join();
+        CHECK(account > 0);
+        accounts[i] = (uint32_t)account;
+    }
+    v9_budget_set(SHARE, POOL);
+}
+
+TEAR_DOWN()
+{
+    for (int i = 0; i < DEVICES; i++)
+        v9_budget_leave(accounts[i]);
+}
 
 static int open_one(void)
 {
@@ -38,8 +57,9 @@ static void close_many(const int *fds, int count)
         v9_budget_close(fds[i]);
 }
 
-static void test_shares_and_pool(uint32_t one, uint32_t other)
+TEST(a_device_has_its_share_and_borrows_from_the_pool)
 {
+    const uint32_t one = accounts[0], other = accounts[1];
     int mine[64], theirs[64], own[64];
 
     v9_budget_charge(one);
@@ -63,8 +83,9 @@ static void test_shares_and_pool(uint32_t one, uint32_t other)
 }
 
 /* What opens for eviction goes beyond the share, and does not turn loans into anything else. */
-static void test_forced(uint32_t one)
+TEST(opening_for_eviction_goes_beyond_the_share)
 {
+    const uint32_t one = accounts[0];
     struct v9_budget_charged before;
     int fds[64], more;
 
@@ -84,8 +105,9 @@ static void test_forced(uint32_t one)
     CHECK(v9_budget_held(one) == 0);
 }
 
-static void test_failures(uint32_t one)
+TEST(only_open_descriptors_count)
 {
+    const uint32_t one = accounts[0];
     int fd;
 
     v9_budget_charge(one);
@@ -127,8 +149,9 @@ static uint32_t give_nothing(struct v9_holder *holder, uint32_t batch)
 }
 
 /* A device that borrows gets what another one can give up, and does not wait where that hangs. */
-static void test_giving_up(uint32_t one, uint32_t other)
+TEST(a_borrower_gets_what_another_device_can_evict)
 {
+    const uint32_t one = accounts[0], other = accounts[1];
     struct v9_holder rich = {.give_up = give_kept, .account = one};
     struct v9_holder poor = {.give_up = give_nothing, .account = other};
     int fds[64];
@@ -156,9 +179,7 @@ static void test_giving_up(uint32_t one, uint32_t other)
 /* ---- many threads ------------------------------------------------------------------------------
  */
 
-enum { DEVICES = 4, TURNS = 20000 };
-
-static uint32_t accounts[DEVICES];
+enum { TURNS = 20000 };
 
 /* Holds as much as it gets; never less than its share can be had. */
 static void *take_all(void *which)
@@ -181,7 +202,7 @@ static void *take_all(void *which)
     return NULL;
 }
 
-static void test_threads(void)
+TEST(no_device_lacks_its_share_while_others_borrow)
 {
     pthread_t threads[DEVICES];
     unsigned which[DEVICES];
@@ -199,23 +220,4 @@ static void test_threads(void)
         CHECK(open_many(fds, 64) == SHARE + POOL);
         close_many(fds, SHARE + POOL);
     }
-}
-
-int main(void)
-{
-    v9_budget_init();
-    for (int i = 0; i < DEVICES; i++) {
-        const int account = v9_budget_join();
-        CHECK(account > 0);
-        accounts[i] = (uint32_t)account;
-    }
-    v9_budget_set(SHARE, POOL);
-    test_shares_and_pool(accounts[0], accounts[1]);
-    test_forced(accounts[0]);
-    test_failures(accounts[0]);
-    test_giving_up(accounts[0], accounts[1]);
-    test_threads();
-    for (int i = 0; i < DEVICES; i++)
-        v9_budget_leave(accounts[i]);
-    return check_report();
 }

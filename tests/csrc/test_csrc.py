@@ -1,11 +1,19 @@
-"""Builds every test_*.c beside this file, and the fuzzers, with the csrc files that its first
-lines name, and runs it: with the address and undefined-behaviour sanitizers, and as it ships. Those
-with threads are run with the thread sanitizer as well."""
+"""Collects every case of the C tests as a test of its own, for each way of building it.
 
+The programs are the test_*.c below this folder and the fuzzers. Each begins with the csrc files
+that it is made of, and its cases are its lines `TEST(name)` (see check.h). All are built with the
+address and undefined-behaviour sanitizers and as they ship; those with threads, in the full matrix,
+with the thread sanitizer as well. What is built is shared by all processes of a test run: each
+object and each program is compiled once per variant, by the first that needs it.
+"""
+
+import fcntl
 import itertools
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,58 +21,122 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
-BUILDS = {
+VARIANTS = {
     "sanitized": ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "optimised": ("-O2",),
+    # -Wno-tsan: it warns of fences, but around them all is atomic.
+    "races": ("-g", "-O1", "-fsanitize=thread", "-Wno-tsan"),
 }
-RACES = ("-g", "-O1", "-fsanitize=thread", "-Wno-tsan")  # of fences: around them all is atomic
-PROGRAMS = sorted([*HERE.glob("test_*.c"), *(ROOT / "tests" / "fuzz").glob("fuzz_*.c")])
+PROGRAMS = sorted([*HERE.rglob("test_*.c"), *(ROOT / "tests" / "fuzz").rglob("fuzz_*.c")])
+SKIPPED = 77  # check.h's
 
 NOT_FOR_RACES = (
     "test_vring_threads",  # two threads that spin, and
     "fuzz_vring",  # one that changes all memory: by far too slow
     "test_guest_mem",  # takes memory away under one that writes there, on purpose
 )
-THREADED = [
-    program
-    for program in PROGRAMS
-    if "pthread_create" in program.read_text() and program.stem not in NOT_FOR_RACES
-]
 
 
-def build(program: Path, flags: tuple[str, ...], folder: Path) -> Path:
-    """Compiles a test program; it begins with `// sources: a.c b.c`, over as many lines of such
-    comments as it takes."""
-    lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
-    match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
-    assert match, f"{program.name} does not begin with its sources"
-    sources = [str(ROOT / "csrc" / name) for name in match[1].split()]
-    target = folder / program.stem
+def cases_of(program: Path) -> list[str]:
+    return re.findall(r"^TEST\((\w+)\)$", program.read_text(), re.MULTILINE)
+
+
+def variants_of(program: Path) -> list[str]:
+    threaded = "pthread_create" in program.read_text() and program.stem not in NOT_FOR_RACES
+    return [variant for variant in VARIANTS if variant != "races" or threaded]
+
+
+def builds() -> list[tuple[Path, str]]:
+    return [(program, variant) for program in PROGRAMS for variant in variants_of(program)]
+
+
+def as_test(program: Path, variant: str, *case: str) -> object:
+    """The parameters of one test, with a name that -k finds."""
+    marks = [pytest.mark.full] if variant == "races" else []
+    name = "-".join((program.stem, *case, variant))
+    return pytest.param(program, variant, *case, id=name, marks=marks)
+
+
+# ---- building ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def made_once(target: Path) -> Iterator[bool]:
+    """Whether the caller has to make the file; others wait until it has."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not target.exists()
+
+
+def compile_into(target: Path, *arguments: str) -> None:
+    unfinished = target.with_suffix(".unfinished")
     compiler = os.environ.get("CC", "cc")
-    includes = (f"-I{ROOT / 'csrc'}", f"-I{HERE}")
-    command = [compiler, *WARNINGS, *flags, *includes, "-o", str(target), str(program), *sources]
-    subprocess.run([*command, "-pthread"], check=True)
+    subprocess.run([compiler, *WARNINGS, *arguments, "-o", str(unfinished)], check=True)
+    unfinished.rename(target)
+
+
+def object_of(source: Path, variant: str, folder: Path) -> Path:
+    target = (folder / variant / source.relative_to(ROOT)).with_suffix(".o")
+    with made_once(target) as missing:
+        if missing:
+            includes = (f"-I{ROOT / 'csrc'}", f"-I{HERE}")
+            compile_into(target, *VARIANTS[variant], *includes, "-pthread", "-c", str(source))
     return target
 
 
-@pytest.mark.parametrize("kind", BUILDS)
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_program(program: Path, kind: str, tmp_path: Path) -> None:
-    run(build(program, BUILDS[kind], tmp_path))
+def sources_of(program: Path) -> list[Path]:
+    """A program begins with `// sources: a.c b.c`, over as many lines of comments as it takes."""
+    lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
+    match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
+    assert match, f"{program.name} does not begin with its sources"
+    return [program, *(ROOT / "csrc" / name for name in match[1].split())]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("program", THREADED, ids=lambda path: path.stem)
-def test_races(program: Path, tmp_path: Path) -> None:
-    run(build(program, RACES, tmp_path))
+def build(program: Path, variant: str, folder: Path) -> Path:
+    target = folder / variant / program.stem
+    with made_once(target) as missing:
+        if missing:
+            objects = [str(object_of(source, variant, folder)) for source in sources_of(program)]
+            compile_into(target, *VARIANTS[variant], "-pthread", *objects)
+    return target
 
 
-def run(target: Path) -> None:
-    """Runs a program to its end, which has to be good."""
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all processes of this run: pytest-xdist gives each a folder below the run's own."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "csrc"
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # The programs catch SIGBUS themselves, which is the point of some; others end by SIGSEGV.
     options = "handle_sigbus=0:handle_segv=0:detect_leaks=1"
-    environment = {**os.environ, "ASAN_OPTIONS": options}
-    result = subprocess.run(
-        [str(target)], capture_output=True, text=True, timeout=300, check=False, env=environment
+    return subprocess.run(
+        [str(target), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "ASAN_OPTIONS": options},
     )
+
+
+@pytest.mark.parametrize(
+    ("program", "variant", "case"),
+    [as_test(*pair, case) for pair in builds() for case in cases_of(pair[0])],
+)
+def test_case(program: Path, variant: str, case: str, build_folder: Path) -> None:
+    result = run(build(program, variant, build_folder), case)
+    if result.returncode == SKIPPED:
+        pytest.skip(result.stdout.strip())
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_every_case_of_a_program_is_collected(program: Path, build_folder: Path) -> None:
+    listed = run(build(program, "optimised", build_folder), "--list").stdout.split()
+    assert listed and listed == cases_of(program)

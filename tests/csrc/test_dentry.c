@@ -171,18 +171,7 @@ static void step(void)
     }
 }
 
-static void test_no_room(void)
-{
-    char path[PATH];
-
-    memset(path, 'x', PATH - 1);
-    path[PATH - 1] = 0;
-    heap.units = heap.used;
-    memset(heap.free, 0, sizeof(heap.free));
-    CHECK(reach(path) == 0);
-}
-
-int main(void)
+SET_UP()
 {
     static _Alignas(64) uint8_t room[ROOM];
 
@@ -190,6 +179,10 @@ int main(void)
     dentries = (struct v9_dentries){.heap = &heap, .key = 0x9E3779B97F4A7C15ull};
     dentries.names =
         v9_buckets_of(buckets, BUCKETS, room + offsetof(struct v9_dentry, link), V9_HEAP_UNIT, 0);
+}
+
+TEST(held_names_keep_their_paths_while_others_come_and_go)
+{
     srand(1);
     for (int turn = 0; turn < TURNS; turn++) {
         if (turn % 3)
@@ -203,6 +196,16 @@ int main(void)
     for (int i = 0; i < HELD; i++)
         drop(held[i].at);
     CHECK(dentries.count == 1); /* the root */
-    test_no_room();
-    return check_report();
+}
+
+TEST(a_name_without_room_is_refused)
+{
+    char path[PATH];
+
+    drop(reach("a")); /* which leaves the root */
+    memset(path, 'x', PATH - 1);
+    path[PATH - 1] = 0;
+    heap.units = heap.used;
+    memset(heap.free, 0, sizeof(heap.free));
+    CHECK(reach(path) == 0);
 }

@@ -19,6 +19,18 @@
 #include "idle.h"
 #include "linger.h"
 
+static struct v9_fids table, *const fids = &table;
+
+SET_UP()
+{
+    CHECK(v9_fids_init(fids, 100, NULL) == 0);
+}
+
+TEAR_DOWN()
+{
+    v9_fids_destroy(fids);
+}
+
 static int open_count(void)
 {
     DIR *dir = opendir("/proc/self/fd");
@@ -58,7 +70,7 @@ static struct v9_fid *pin(struct v9_fids *fids, uint32_t number)
     return v9_fids_pin(fids, number, &fid) ? NULL : fid;
 }
 
-static void test_numbers(struct v9_fids *fids)
+TEST(a_number_names_one_fid_until_it_is_removed)
 {
     /* 5 and 5 + 2^20 share a bucket. */
     const uint32_t numbers[] = {0, 5, 5 + (1u << 20), 0xfffffffe};
@@ -81,7 +93,7 @@ static void test_numbers(struct v9_fids *fids)
     CHECK(open_count() == before);
 }
 
-static void test_pins_outlive_the_number(struct v9_fids *fids)
+TEST(a_pinned_fid_outlives_its_number)
 {
     CHECK(enter(fids, 7) == 0);
     struct v9_fid *pinned = pin(fids, 7);
@@ -92,7 +104,7 @@ static void test_pins_outlive_the_number(struct v9_fids *fids)
     CHECK(fcntl(fd, F_GETFD) < 0 && errno == EBADF);
 }
 
-static void test_replacement(struct v9_fids *fids)
+TEST(a_number_can_move_to_another_file)
 {
     int before = open_count();
     CHECK(enter(fids, 9) == 0);
@@ -111,7 +123,7 @@ static void test_replacement(struct v9_fids *fids)
     CHECK(open_count() == before);
 }
 
-static void test_cap(struct v9_fids *fids)
+TEST(a_full_table_refuses_more)
 {
     for (uint32_t i = 0; i < fids->max; i++)
         CHECK(enter(fids, i) == 0);
@@ -125,7 +137,7 @@ static void test_cap(struct v9_fids *fids)
 }
 
 /* A table that is nearly full, of numbers near and far, against a list of what is entered. */
-static void test_numbers_of_all_kinds(void)
+TEST(a_nearly_full_table_finds_what_is_in_it)
 {
     enum { MAX = 1500, NUMBERS = 4000, STEPS = 60000 };
     static const uint32_t far[] = {0, 1000, 1u << 20, 0xfffff000u};
@@ -167,7 +179,7 @@ static void test_numbers_of_all_kinds(void)
     v9_fids_destroy(&fids);
 }
 
-static void test_fids_of_one_file_share_its_node(struct v9_fids *fids)
+TEST(fids_of_one_file_share_its_inode)
 {
     int before = open_count();
     CHECK(enter_for(fids, 1, 77, NULL) == 0);
@@ -186,7 +198,7 @@ static void test_fids_of_one_file_share_its_node(struct v9_fids *fids)
 }
 
 /* What may be two files is never one node: another export, mount, device, birth or type. */
-static void test_what_tells_files_apart(struct v9_fids *fids)
+TEST(what_may_be_two_files_is_never_one_inode)
 {
     const struct v9_attr base = {.mode = 0100644, .st_ino = 5, .has_btime = 1};
     struct v9_attr attrs[] = {base, base, base, base, base};
@@ -203,7 +215,7 @@ static void test_what_tells_files_apart(struct v9_fids *fids)
     v9_fids_clear(fids);
 }
 
-static void test_unshared(struct v9_fids *fids)
+TEST(unshared_fids_have_an_inode_each)
 {
     fids->nodes.unshared = true;
     CHECK(enter_for(fids, 1, 77, NULL) == 0 && enter_for(fids, 2, 77, NULL) == 0);
@@ -216,7 +228,7 @@ static void test_unshared(struct v9_fids *fids)
 }
 
 /* A file that was changed, as by a name more and one less, is held by the latest name. */
-static void test_newest_name(struct v9_fids *fids)
+TEST(a_file_is_held_by_its_newest_name)
 {
     char path[] = "/tmp/v9-fid-XXXXXX", other[40], link[64], shown[64] = {0};
     int fd = mkstemp(path);
@@ -242,7 +254,7 @@ static void test_newest_name(struct v9_fids *fids)
 }
 
 /* A file counts as known to be openable only where its own descriptor told it. */
-static void test_openable(struct v9_fids *fids)
+TEST(only_its_own_descriptor_shows_that_a_file_is_openable)
 {
     const int fd = some_fd();
     const struct {
@@ -276,7 +288,7 @@ static void *clear(void *fids)
 }
 
 /* A request that began before a session and hung beyond its begin leaves nothing in it. */
-static void test_straggler(struct v9_fids *fids)
+TEST(a_request_from_before_a_session_enters_nothing_in_it)
 {
     pthread_t other;
 
@@ -303,7 +315,7 @@ static uint64_t handle_of(struct v9_fids *fids, uint32_t number)
 }
 
 /* What one thread has looked at and another changes before it acts: the first is refused. */
-static void test_acts_on_what_it_saw(struct v9_fids *fids)
+TEST(a_stale_handle_is_refused)
 {
     uint64_t handle;
 
@@ -328,7 +340,7 @@ static void test_acts_on_what_it_saw(struct v9_fids *fids)
     v9_fids_unpin(fids, pinned);
 }
 
-static void test_open_and_locked(struct v9_fids *fids)
+TEST(an_open_or_locked_fid_becomes_nothing_else)
 {
     uint64_t handle;
 
@@ -362,7 +374,7 @@ static void enter_many(struct v9_fids *fids, uint32_t count, uint32_t stride, ui
 }
 
 /* As a guest has them that speaks 9P2000.u. */
-static void test_many_nodes_of_one_file(void)
+TEST(hundreds_of_thousands_of_unshared_inodes_of_one_file_come_and_go)
 {
     struct v9_fids fids;
     struct v9_fid *fid;
@@ -375,7 +387,7 @@ static void test_many_nodes_of_one_file(void)
         for (uint32_t i = 0; i < MANY; i += 2)
             CHECK(v9_fids_remove(&fids, i) == 0);
         CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
-        v9_idle_return_file(&fids, 0, 77); /* of which none is parked */
+        v9_idle_return_file(&fids, 0, 77); /* of which none is evicted */
         v9_linger_lose(&fids, 0, 77);
         v9_fids_unpin(&fids, fid);
         v9_fids_clear(&fids);
@@ -385,7 +397,7 @@ static void test_many_nodes_of_one_file(void)
 }
 
 /* Numbers that a guest chose to fall into one bucket, by any of the masks that there are. */
-static void test_numbers_that_were_chosen_to_collide(void)
+TEST(numbers_chosen_to_collide_are_spread_over_the_buckets)
 {
     enum { BUCKETS = 1 << 16 };
     struct v9_fids fids;
@@ -412,7 +424,7 @@ static void test_numbers_that_were_chosen_to_collide(void)
 }
 
 /* To begin a session costs what the last one entered, not what any ever did. */
-static void test_an_emptied_table_forgets_its_size(void)
+TEST(an_emptied_table_forgets_its_size)
 {
     struct v9_fids fids;
 
@@ -428,28 +440,4 @@ static void test_an_emptied_table_forgets_its_size(void)
     CHECK(fids.live == MANY);
     v9_fids_clear(&fids);
     v9_fids_destroy(&fids);
-}
-
-int main(void)
-{
-    struct v9_fids fids;
-    test_many_nodes_of_one_file();
-    test_numbers_that_were_chosen_to_collide();
-    test_an_emptied_table_forgets_its_size();
-    test_numbers_of_all_kinds();
-    CHECK(v9_fids_init(&fids, 100, NULL) == 0);
-    test_numbers(&fids);
-    test_pins_outlive_the_number(&fids);
-    test_replacement(&fids);
-    test_cap(&fids);
-    test_fids_of_one_file_share_its_node(&fids);
-    test_what_tells_files_apart(&fids);
-    test_unshared(&fids);
-    test_newest_name(&fids);
-    test_openable(&fids);
-    test_straggler(&fids);
-    test_acts_on_what_it_saw(&fids);
-    test_open_and_locked(&fids);
-    v9_fids_destroy(&fids);
-    return check_report();
 }

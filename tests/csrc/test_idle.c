@@ -2,8 +2,8 @@
 // idle.c idmap.c model.c model_text.c model_xattr.c node.c park.c budget.c pressure.c qidmap.c
 // quota.c sys.c way.c buckets.c
 /*
- * Parking: pieces of the heap, renames, the way to a file and back, and many threads that use fids
- * while others give their descriptors up and rename and unlink the files.
+ * Evicting: the way to a file and back, and many threads that use fids while others give their
+ * descriptors up and rename and unlink the files.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -24,130 +24,38 @@
 
 static char top[] = "/tmp/v9-idle-XXXXXX";
 static v9_export *export, *exports[V9_EXPORTS_MAX];
+static v9_qidmap *qidmap;
 static struct v9_fids fids;
+static int root_fd;
 
-/* ---- the heap ----------------------------------------------------------------------------------
- */
-
-static void test_heap(void)
+SET_UP()
 {
-    enum { SIZE = 1 << 20, PIECES = 400 };
-    void *base = aligned_alloc(V9_HEAP_UNIT, SIZE);
-    struct v9_heap heap;
-    struct {
-        uint32_t at;
-        size_t size;
-    } pieces[PIECES] = {{0, 0}};
-    unsigned seed = 1, full = 0;
+    struct v9_export_conf conf = {.root_fd = -1};
+    int32_t err;
 
-    memset(base, 0, SIZE);
-    v9_heap_init(&heap, base, SIZE);
-    CHECK(v9_heap_take(&heap, 0) == 0 && v9_heap_take(&heap, V9_HEAP_PIECE + 1) == 0);
-    for (int i = 0; i < 200000; i++) {
-        const int which = rand_r(&seed) % PIECES;
-        if (pieces[which].at) { /* what was put in is still there */
-            const uint8_t *piece = v9_heap_at(&heap, pieces[which].at);
-            for (size_t k = 0; k < pieces[which].size; k += 7)
-                CHECK(piece[k] == (uint8_t)which);
-            v9_heap_give(&heap, pieces[which].at, pieces[which].size);
-        }
-        pieces[which].size = 1 + rand_r(&seed) % (i % 2 ? 200 : V9_HEAP_PIECE);
-        pieces[which].at = v9_heap_take(&heap, pieces[which].size);
-        full += !pieces[which].at;
-        if (pieces[which].at)
-            memset(v9_heap_at(&heap, pieces[which].at), which, pieces[which].size);
-    }
-    CHECK(full > 0 && full < 100000); /* it was full at times, and then had room again */
-    free(base);
+    qidmap = v9_qidmap_new();
+    CHECK(mkdtemp(top) != NULL);
+    conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
+    export = exports[0] = v9_export_new(&conf, qidmap, &err);
+    v9_budget_init();
+    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    v9_budget_charge(fids.nodes.account);
 }
 
-/* ---- renames -----------------------------------------------------------------------------------
- */
-
-static struct v9_way way_of(const char *path)
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
 {
-    struct v9_way way = {.path_size = (uint32_t)strlen(path), .handle_size = 3, .handle = "abc"};
-    strcpy(way.path, path);
-    return way;
+    (void)st, (void)kind, (void)where;
+    return remove(path);
 }
 
-static void test_journal(void)
+TEAR_DOWN()
 {
-    static const char *const cases[][2] = {
-        {"a/b", "x/y/b"}, {"a", "x/y"}, {"ab", "ab"}, {"b/a", "b/a"}, {"a/c/d", "x/y/c/e"},
-    };
-    enum { COUNT = sizeof(cases) / sizeof(cases[0]), SIZE = 1 << 20 };
-    void *base = aligned_alloc(V9_HEAP_UNIT, SIZE);
-    static struct v9_park park;
-    uint32_t at[COUNT], later;
-    struct v9_way way;
-
-    memset(base, 0, SIZE);
-    v9_heap_init(&park.heap, base, SIZE);
-    for (int i = 0; i < COUNT; i++) {
-        way = way_of(cases[i][0]);
-        CHECK((at[i] = v9_park_store(&park, &way)) != 0);
-    }
-    v9_park_renamed(&park, 0, "a", "x");
-    v9_park_renamed(&park, 7, "x", "another export's");
-    way = way_of("a/later");
-    later = v9_park_store(&park, &way);
-    v9_park_renamed(&park, 0, "x", "x/y");
-    v9_park_renamed(&park, 0, "x/y/c/d", "x/y/c/e");
-    for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < COUNT; i++) {
-            v9_park_load(&park, at[i], 0, &way);
-            CHECK(!strcmp(way.path, cases[i][1]) && way.path_size == strlen(way.path));
-            CHECK(way.handle_size == 3 && !memcmp(way.handle, "abc", 3));
-            at[i] = v9_park_renew(&park, at[i], 0);
-        }
-        v9_park_load(&park, later, 0, &way);
-        CHECK(!strcmp(way.path, "a/later"));
-        later = v9_park_renew(&park, later, 0);
-        v9_park_clear_journal(&park);
-    }
-    for (int i = 0; i < COUNT; i++)
-        v9_park_forget(&park, at[i]);
-    v9_park_forget(&park, later);
-    CHECK(park.count == 0);
-    free(base);
+    v9_fids_destroy(&fids);
+    v9_export_free(export);
+    v9_qidmap_free(qidmap);
+    close(root_fd);
+    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
-
-/* A path that outgrows what a path may be leads nowhere, and is not written past its end. */
-static void test_journal_of_long_paths(void)
-{
-    enum { SIZE = 1 << 20 };
-    void *base = aligned_alloc(V9_HEAP_UNIT, SIZE);
-    static struct v9_park park;
-    char name[2001];
-    struct v9_way way;
-    uint32_t at;
-
-    memset(base, 0, SIZE);
-    v9_heap_init(&park.heap, base, SIZE);
-    memset(name, 'n', sizeof(name) - 1);
-    name[sizeof(name) - 1] = 0;
-    way = way_of("d/");
-    strcat(way.path, name);
-    way.path_size = (uint32_t)strlen(way.path);
-    at = v9_park_store(&park, &way);
-    v9_park_renamed(&park, 0, "d", name);
-    v9_park_load(&park, at, 0, &way);
-    CHECK(way.path_size == 4001);
-    for (int i = 0; i < 2; i++) {
-        char longer[4095];
-        snprintf(longer, sizeof(longer), "%s/%s", name, name);
-        v9_park_renamed(&park, 0, name, longer);
-    }
-    v9_park_load(&park, at, 0, &way);
-    CHECK(way.path_size == 0 && way.handle_size == 3);
-    v9_park_forget(&park, at);
-    CHECK(park.count == 0 && park.rename_count == 0);
-    free(base);
-}
-
-/* ---- parking -----------------------------------------------------------------------------------
- */
 
 static int open_count(void)
 {
@@ -202,8 +110,8 @@ static int enter(uint32_t number, const char *name, int flags)
     return err;
 }
 
-/* Parks everything that can be. */
-static void park_all(void)
+/* Evicts everything that can be. */
+static void evict_all(void)
 {
     while (v9_idle_give_up(&fids.holder, 16))
         ;
@@ -227,7 +135,7 @@ static ino_t ino_of(const char *name)
     return st.st_ino;
 }
 
-static void test_round_trip(void)
+TEST(evicted_files_are_restored)
 {
     const int before = open_count();
     struct v9_fid *fid;
@@ -241,11 +149,11 @@ static void test_round_trip(void)
     CHECK(enter(1, "one", O_RDWR) == 0 && enter(2, "two", -1) == 0 && enter(3, "two", -1) == 0);
     CHECK(fids.nodes.awake.count == 2 && fids.open_count == 1);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
-    park_all();
+    evict_all();
     CHECK(fids.nodes.awake.count == 1 &&
           v9_fids_node(&fids, fid)->path_fd >= 0); /* pinned: it stays */
     v9_fids_unpin(&fids, fid);
-    park_all();
+    evict_all();
     CHECK(fids.nodes.awake.count == 0 && fids.open_count == 0 && fids.nodes.park.count == 2);
     CHECK(open_count() == before + 1); /* the mount's */
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
@@ -255,17 +163,17 @@ static void test_round_trip(void)
     CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
     CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 3 && !strcmp(data, "one"));
     CHECK((fcntl(fid->io_fd, F_GETFL) & O_ACCMODE) == O_RDWR);
-    CHECK(open_count() == before + 3); /* nothing is parked: nothing keeps the mount */
+    CHECK(open_count() == before + 3); /* nothing is evicted: nothing keeps the mount */
     v9_fids_unpin(&fids, fid);
-    park_all();
+    evict_all();
     CHECK(enter(4, "two", -1) == 0); /* a walk brings it back too */
     CHECK(fids.nodes.count == 2 && fids.nodes.awake.count == 1);
-    park_all();
+    evict_all();
     v9_fids_clear(&fids);
     CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
 }
 
-static void test_what_stays(void)
+TEST(roots_unlinked_and_locked_files_keep_a_descriptor)
 {
     const int before = open_count();
     char path[PATH_MAX], data[8] = {0};
@@ -283,7 +191,7 @@ static void test_what_stays(void)
     v9_fids_unpin(&fids, fid);
     path_to("gone", path);
     CHECK(unlink(path) == 0);
-    park_all();
+    evict_all();
     /* The root, one of the unlinked file's descriptors, the other one's of the locks. */
     CHECK(fids.nodes.awake.count == 2 && fids.open_count == 1 && fids.nodes.park.count == 2);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
@@ -300,7 +208,7 @@ static void test_what_stays(void)
 }
 
 /* A file that has been unlinked by the host while only its open descriptor was kept. */
-static void test_open_file_brings_its_node_back(void)
+TEST(an_open_descriptor_restores_the_inode_of_an_unlinked_file)
 {
     char path[PATH_MAX], data[8] = {0};
     struct v9_fid *fid;
@@ -320,7 +228,7 @@ static void test_open_file_brings_its_node_back(void)
 }
 
 /* A file is read while its fid is clunked: the descriptor is the reader's until the end. */
-static void test_a_clunked_fid_in_use_stays_open(void)
+TEST(a_clunked_fid_in_use_stays_open)
 {
     const int before = open_count();
     struct v9_fid *fid;
@@ -330,7 +238,7 @@ static void test_a_clunked_fid_in_use_stays_open(void)
     age();
     CHECK(enter(1, "read", O_RDONLY) == 0 && v9_fids_pin(&fids, 1, &fid) == 0);
     CHECK(v9_fids_remove(&fids, 1) == 0);
-    park_all();
+    evict_all();
     CHECK(fid->io_fd >= 0 && pread(fid->io_fd, data, sizeof(data), 0) == 4);
     v9_fids_unpin(&fids, fid);
     CHECK(fids.open_count == 0 && open_count() == before);
@@ -347,7 +255,7 @@ static void *pin_and_unpin(void *unused)
 
 /* A thread looks for a file by its mount's anchor, and a walk brings the file back meanwhile: the
  * anchor, which has no other users then, stays until the thread is back. */
-static void test_an_anchor_stays_while_it_is_used(void)
+TEST(an_anchor_stays_while_it_is_used)
 {
     const int before = open_count();
     char path[PATH_MAX], elsewhere[PATH_MAX];
@@ -358,7 +266,7 @@ static void test_an_anchor_stays_while_it_is_used(void)
     make_file("here");
     age();
     CHECK(enter(1, "here", -1) == 0);
-    park_all();
+    evict_all();
     anchor = v9_park_anchor(&fids.nodes.park, v9_fids_node(&fids, &fids.entries[1])->mnt_id);
     CHECK(anchor && anchor->users == 1);
     anchor->by_handle = false; /* or the file would be found at once */
@@ -452,10 +360,10 @@ static void *rename_all(void *unused)
     return unused;
 }
 
-static void test_threads(void)
+TEST(threads_use_fids_while_others_evict_and_rename_files)
 {
     const int before = open_count();
-    pthread_t users[USERS], parkers[2], renamer;
+    pthread_t users[USERS], evictors[2], renamer;
     unsigned seeds[USERS];
     char path[PATH_MAX], name[32];
 
@@ -474,7 +382,7 @@ static void test_threads(void)
         CHECK(enter((uint32_t)i, name, i % 4 < 2 ? O_RDONLY : -1) == 0);
     }
     for (int i = 0; i < 2; i++)
-        CHECK(!pthread_create(&parkers[i], NULL, give_up, NULL));
+        CHECK(!pthread_create(&evictors[i], NULL, give_up, NULL));
     CHECK(!pthread_create(&renamer, NULL, rename_all, NULL));
     for (int i = 0; i < USERS; i++) {
         seeds[i] = (unsigned)i + 1;
@@ -483,45 +391,10 @@ static void test_threads(void)
     for (int i = 0; i < USERS; i++)
         pthread_join(users[i], NULL);
     __atomic_store_n(&over, true, __ATOMIC_RELAXED);
-    pthread_join(parkers[0], NULL);
-    pthread_join(parkers[1], NULL);
+    pthread_join(evictors[0], NULL);
+    pthread_join(evictors[1], NULL);
     pthread_join(renamer, NULL);
     v9_fids_clear(&fids);
     CHECK(fids.nodes.count == 0 && fids.nodes.awake.count == 0 && fids.nodes.park.count == 0);
     CHECK(v9_budget_held(fids.nodes.account) == 0 && open_count() == before);
-}
-
-static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
-int main(void)
-{
-    v9_qidmap *qidmap = v9_qidmap_new();
-    struct v9_export_conf conf = {.root_fd = -1};
-    int32_t err;
-
-    test_heap();
-    test_journal();
-    test_journal_of_long_paths();
-    CHECK(mkdtemp(top) != NULL);
-    conf.root_fd = open(top, O_PATH | O_CLOEXEC);
-    export = exports[0] = v9_export_new(&conf, qidmap, &err);
-    v9_budget_init();
-    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
-    v9_budget_charge(fids.nodes.account);
-    test_round_trip();
-    test_what_stays();
-    test_open_file_brings_its_node_back();
-    test_a_clunked_fid_in_use_stays_open();
-    test_an_anchor_stays_while_it_is_used();
-    test_threads();
-    v9_fids_destroy(&fids);
-    v9_export_free(export);
-    v9_qidmap_free(qidmap);
-    close(conf.root_fd);
-    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-    return check_report();
 }

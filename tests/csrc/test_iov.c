@@ -8,6 +8,11 @@
 #include "check.h"
 #include "iov.h"
 
+SET_UP()
+{
+    srand(1);
+}
+
 enum { SIZE = 97, ROUNDS = 20000 };
 
 /* Cuts flat memory into pieces, some of them empty. */
@@ -31,7 +36,7 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static void test_against_flat(void)
+TEST(segments_agree_with_a_flat_copy)
 {
     uint8_t flat[SIZE], copy[SIZE * 2], expected[SIZE];
     struct iovec iov[SIZE * 20], part[SIZE * 20];
@@ -61,22 +66,14 @@ static void test_against_flat(void)
     }
 }
 
-static void test_nothing(void)
+TEST(no_segments_hold_nothing)
 {
     uint8_t byte = 7;
-    struct iovec none[1];
+    struct iovec none[1] = {{NULL, 0}};
 
     CHECK(v9_iov_size(none, 0) == 0);
     CHECK(v9_iov_gather(none, 0, 0, &byte, 1) == 0);
     CHECK(v9_iov_scatter(none, 0, 0, &byte, 1) == 0);
     CHECK(v9_iov_slice(none, 0, 0, 1, none) == 0);
     CHECK(byte == 7);
-}
-
-int main(void)
-{
-    srand(1);
-    test_against_flat();
-    test_nothing();
-    return check_report();
 }

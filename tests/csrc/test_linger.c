@@ -25,6 +25,7 @@
 
 static char top[] = "/tmp/v9-linger-XXXXXX";
 static v9_export *export, *exports[V9_EXPORTS_MAX];
+static v9_qidmap *qidmap;
 static struct v9_fids fids;
 static int root_fd;
 
@@ -36,6 +37,39 @@ static int open_count(void)
         count++;
     closedir(dir);
     return count;
+}
+
+/* A table that keeps what is on the mount of a directory of its own. */
+SET_UP()
+{
+    struct v9_export_conf conf = {.root_fd = -1};
+    struct v9_attr attr;
+    int32_t err;
+
+    qidmap = v9_qidmap_new();
+    CHECK(mkdtemp(top) != NULL);
+    conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
+    export = exports[0] = v9_export_new(&conf, qidmap, &err);
+    v9_budget_init();
+    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    v9_budget_charge(fids.nodes.account);
+    CHECK(v9_attr_glance(root_fd, "", &attr) == 0);
+    fids.nodes.keeps[0] = attr.mnt_id;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+    (void)st, (void)kind, (void)where;
+    return remove(path);
+}
+
+TEAR_DOWN()
+{
+    v9_fids_destroy(&fids);
+    v9_export_free(export);
+    v9_qidmap_free(qidmap);
+    close(root_fd);
+    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 static void make_file(const char *name)
@@ -86,7 +120,7 @@ static bool visit(const char *name)
     return met;
 }
 
-static void test_meeting(void)
+TEST(a_walk_finds_the_cached_inode_of_an_unchanged_file)
 {
     const int before = open_count();
     struct stat st;
@@ -136,7 +170,7 @@ static bool is_by(const char *name)
 }
 
 /* Requests by a fid concern the name that it was walked to. */
-static void test_two_names(void)
+TEST(a_cached_file_is_held_by_the_name_of_the_last_walk)
 {
     const int before = open_count();
     struct v9_attr attr;
@@ -156,11 +190,12 @@ static void test_two_names(void)
     CHECK(open_count() == before && v9_budget_held(fids.nodes.account) == 0);
 }
 
-static void test_what_does_not_linger(void)
+TEST(inodes_of_other_mounts_unshared_or_short_of_budget_are_not_cached)
 {
     const int before = open_count();
     const uint64_t mount = fids.nodes.keeps[0];
 
+    make_file("one");
     fids.nodes.keeps[0] = mount + 1;
     CHECK(!visit("one") && open_count() == before);
     fids.nodes.keeps[0] = 0;
@@ -176,7 +211,7 @@ static void test_what_does_not_linger(void)
     CHECK(v9_idle_give_up(&fids.holder, 1) == 1 && open_count() == before);
 }
 
-static void test_bounds(void)
+TEST(the_cache_is_bounded_and_makes_room_for_fids)
 {
     const int before = open_count();
     char name[32];
@@ -205,7 +240,7 @@ static void test_bounds(void)
 }
 
 /* Names that are never met are tried no more, but for some; those that are met, all. */
-static void test_sample(void)
+TEST(names_that_are_never_found_are_seldom_looked_up)
 {
     struct v9_attr attr;
     char name[32];
@@ -230,10 +265,11 @@ static void test_sample(void)
 }
 
 /* The thread of the process ends what nobody asks for. */
-static void test_time(void)
+TEST(the_sweeper_closes_what_nobody_asks_for)
 {
     const int before = open_count();
 
+    make_file("two");
     CHECK(v9_linger_start()); /* not before: what was visited has lingered long enough here */
     visit("two");
     for (int i = 0; i < 200 && open_count() > before; i++)
@@ -277,7 +313,7 @@ static void *use(void *seed_of)
         }
         CHECK(v9_fids_enter_here(&fids, &as, node, 1, NULL) == 0);
         if (v9_fids_pin(&fids, as.number, &fid))
-            continue; /* unlinked while it was parked */
+            continue; /* unlinked while it was evicted */
         CHECK(fstat(v9_fids_node(&fids, fid)->path_fd, &st) == 0 && st.st_ino == attr.st_ino);
         v9_fids_unpin(&fids, fid);
     }
@@ -314,7 +350,7 @@ static void *make_anew(void *unused)
     return unused;
 }
 
-static void test_threads(void)
+TEST(threads_walk_while_others_unlink_and_sweep)
 {
     const int before = open_count();
     pthread_t users[USERS], ender, maker;
@@ -341,40 +377,4 @@ static void test_threads(void)
     CHECK(fids.nodes.lingering.count == 0 && v9_budget_held(fids.nodes.account) == 0 &&
           open_count() == before);
     CHECK(fids.nodes.lasting[0] == 0 && fids.nodes.lasting[1] == 0);
-}
-
-static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
-int main(void)
-{
-    v9_qidmap *qidmap = v9_qidmap_new();
-    struct v9_export_conf conf = {.root_fd = -1};
-    struct v9_attr attr;
-    int32_t err;
-
-    CHECK(mkdtemp(top) != NULL);
-    conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
-    export = exports[0] = v9_export_new(&conf, qidmap, &err);
-    v9_budget_init();
-    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
-    v9_budget_charge(fids.nodes.account);
-    CHECK(v9_attr_glance(root_fd, "", &attr) == 0);
-    fids.nodes.keeps[0] = attr.mnt_id;
-    test_meeting();
-    test_two_names();
-    test_what_does_not_linger();
-    test_bounds();
-    test_sample();
-    test_time();
-    test_threads();
-    v9_fids_destroy(&fids);
-    v9_export_free(export);
-    v9_qidmap_free(qidmap);
-    close(root_fd);
-    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-    return check_report();
 }

@@ -30,7 +30,7 @@ static struct v9_mapped parsed(const char *text)
     return mapped;
 }
 
-static void check_parse(void)
+TEST(texts_are_read_as_qemu_writes_them_and_whatever_else_is_in_them)
 {
     static const struct {
         const char *text;
@@ -71,7 +71,7 @@ static void check_parse(void)
 }
 
 /* The very texts that QEMU writes. */
-static void check_format(void)
+TEST(texts_are_written_as_qemu_writes_them)
 {
     const struct v9_mapped node = {15, 0, 4000000000u, S_IFCHR | 0644, makedev(511, 1048575)};
     const struct v9_mapped mode = {.has = V9_HAS_MODE, .mode = S_IFREG | 0600};
@@ -85,7 +85,7 @@ static void check_format(void)
     CHECK(v9_model_format(&(struct v9_mapped){0}, text) == 0);
 }
 
-static void check_types(void)
+TEST(a_stored_mode_never_makes_a_directory_or_special_file_regular)
 {
     static const struct {
         uint32_t host, mapped, guest;
@@ -117,15 +117,40 @@ static void check_types(void)
  */
 
 static char folder[] = "/var/tmp/v9-model-XXXXXX";
+static v9_qidmap *qids;
+static v9_export *files, *xattrs; /* two views of one folder */
+static int root;
 
-static v9_export *make_export(v9_qidmap *qids, uint32_t model)
+static v9_export *make_export(uint32_t model)
 {
-    struct v9_export_conf conf = {.root_fd = open(folder, O_PATH | O_DIRECTORY), .model = model};
+    struct v9_export_conf conf = {.root_fd = root, .model = model};
     int32_t err;
     v9_export *ex = v9_export_new(&conf, qids, &err);
 
-    close(conf.root_fd);
+    CHECK(ex && !err);
     return ex;
+}
+
+SET_UP()
+{
+    qids = v9_qidmap_new();
+    CHECK(mkdtemp(folder) != NULL);
+    root = open(folder, O_RDONLY | O_DIRECTORY);
+    CHECK(mkdirat(root, ".virtfs_metadata", 0700) == 0);
+    files = make_export(V9_MODEL_FILE);
+    xattrs = make_export(V9_MODEL_XATTR);
+}
+
+TEAR_DOWN()
+{
+    char command[64];
+
+    v9_export_free(files);
+    v9_export_free(xattrs);
+    v9_qidmap_free(qids);
+    close(root);
+    snprintf(command, sizeof(command), "rm -rf %s", folder);
+    CHECK(system(command) == 0);
 }
 
 static void put(int dir, const char *path, const char *text)
@@ -142,9 +167,9 @@ static uint32_t uid_of(v9_export *ex, int fd, const char *name, int meta)
     return mapped.has & V9_HAS_UID ? mapped.uid : UINT32_MAX;
 }
 
-static void check_lookup(v9_export *ex, int root)
+TEST(metadata_are_found_by_name_and_by_descriptor)
 {
-    const uint32_t moment = v9_model_moment(ex);
+    const uint32_t moment = v9_model_moment(files);
     int sub, file, meta;
 
     mkdirat(root, "sub", 0700);
@@ -154,93 +179,93 @@ static void check_lookup(v9_export *ex, int root)
     put(root, ".virtfs_metadata_root", "virtfs.uid=40\n");
     sub = openat(root, "sub", O_PATH);
     file = openat(sub, "f", O_PATH);
-    CHECK(uid_of(ex, sub, "f", -1) == 41);
-    CHECK(uid_of(ex, file, "", -1) == 41);
-    CHECK(uid_of(ex, root, "", -1) == 40);
-    CHECK(v9_model_find(ex, sub) == -ENOENT); /* none for the directory itself */
-    meta = v9_model_stepped(ex, sub, "f", file, moment);
-    CHECK(meta >= 0 && uid_of(ex, file, "", meta) == 41);
+    CHECK(uid_of(files, sub, "f", -1) == 41);
+    CHECK(uid_of(files, file, "", -1) == 41);
+    CHECK(uid_of(files, root, "", -1) == 40);
+    CHECK(v9_model_find(files, sub) == -ENOENT); /* none for the directory itself */
+    meta = v9_model_stepped(files, sub, "f", file, moment);
+    CHECK(meta >= 0 && uid_of(files, file, "", meta) == 41);
     /* The open file keeps its metadata under whatever name, and without any. */
     renameat(root, "sub/f", root, "g");
-    mkdirat(root, ".virtfs_metadata", 0700);
-    CHECK(v9_model_find(ex, file) == -ENOENT);
+    CHECK(v9_model_find(files, file) == -ENOENT);
     renameat(root, "sub/.virtfs_metadata/f", root, ".virtfs_metadata/g");
-    CHECK(uid_of(ex, file, "", -1) == 41);
+    CHECK(uid_of(files, file, "", -1) == 41);
     unlinkat(root, "g", 0);
     unlinkat(root, ".virtfs_metadata/g", 0);
-    CHECK(v9_model_find(ex, file) == -ENOENT);
-    CHECK(uid_of(ex, file, "", meta) == 41);
+    CHECK(v9_model_find(files, file) == -ENOENT);
+    CHECK(uid_of(files, file, "", meta) == 41);
     /* Another file of the same name is another file. */
     put(root, "g", "");
     put(root, ".virtfs_metadata/g", "virtfs.uid=42\n");
-    CHECK(v9_model_find(ex, file) == -ENOENT);
+    CHECK(v9_model_find(files, file) == -ENOENT);
     close(meta);
     close(file);
     close(sub);
 }
 
 /* What a host process may have put where metadata are expected. */
-static void check_odd_files(v9_export *ex, int root)
+TEST(what_is_no_metadata_file_is_ignored)
 {
     put(root, "odd", "");
+    put(root, ".virtfs_metadata/g", "virtfs.uid=42\n");
     symlinkat("g", root, ".virtfs_metadata/odd");
-    CHECK(uid_of(ex, root, "odd", -1) == UINT32_MAX);
+    CHECK(uid_of(files, root, "odd", -1) == UINT32_MAX);
     unlinkat(root, ".virtfs_metadata/odd", 0);
     mkfifoat(root, ".virtfs_metadata/odd", 0600);
-    CHECK(uid_of(ex, root, "odd", -1) == UINT32_MAX);
+    CHECK(uid_of(files, root, "odd", -1) == UINT32_MAX);
     unlinkat(root, ".virtfs_metadata/odd", 0);
     mkdirat(root, ".virtfs_metadata/odd", 0700);
-    CHECK(uid_of(ex, root, "odd", -1) == UINT32_MAX);
+    CHECK(uid_of(files, root, "odd", -1) == UINT32_MAX);
     unlinkat(root, ".virtfs_metadata/odd", AT_REMOVEDIR);
     put(root, ".virtfs_metadata/odd", "virtfs.uid=9\n");
     {
         int fd = openat(root, ".virtfs_metadata/odd", O_RDWR);
         CHECK(ftruncate(fd, 1ll << 33) == 0); /* huge, and sparse */
-        CHECK(uid_of(ex, root, "odd", -1) == 9);
+        CHECK(uid_of(files, root, "odd", -1) == 9);
         close(fd);
     }
 }
 
 /* Types for a listing: a directory's metadata are opened once for many names. */
-static void check_listed_types(v9_export *ex, int root)
+TEST(a_listing_shows_stored_types)
 {
     int dir, meta;
 
     mkdirat(root, "types", 0700);
     dir = openat(root, "types", O_RDONLY | O_DIRECTORY);
-    CHECK(v9_model_dir(ex, dir) < 0);
-    CHECK(v9_model_type(ex, dir, -1, "link") == S_IFREG);
+    CHECK(v9_model_dir(files, dir) < 0);
+    CHECK(v9_model_type(files, dir, -1, "link") == S_IFREG);
     mkdirat(dir, ".virtfs_metadata", 0700);
     put(dir, ".virtfs_metadata/link", "virtfs.mode=41471\n");
     put(dir, ".virtfs_metadata/plain", "virtfs.uid=1\n");
     symlinkat("link", dir, ".virtfs_metadata/astray");
-    meta = v9_model_dir(ex, dir);
+    meta = v9_model_dir(files, dir);
     CHECK(meta >= 0);
-    CHECK(v9_model_type(ex, dir, meta, "link") == S_IFLNK);
+    CHECK(v9_model_type(files, dir, meta, "link") == S_IFLNK);
     for (int i = 0; i < 3; i++)
-        CHECK(v9_model_type(ex, dir, meta, (const char *[]){"plain", "none", "astray"}[i]) ==
+        CHECK(v9_model_type(files, dir, meta, (const char *[]){"plain", "none", "astray"}[i]) ==
               S_IFREG);
     close(meta);
     close(dir);
     mkdirat(root, "types2", 0700);
     symlinkat("../types/.virtfs_metadata", root, "types2/.virtfs_metadata");
     dir = openat(root, "types2", O_RDONLY | O_DIRECTORY);
-    CHECK(v9_model_dir(ex, dir) < 0); /* not through symlinks */
+    CHECK(v9_model_dir(files, dir) < 0); /* not through symlinks */
     close(dir);
 }
 
 /* A change of names that goes on: what is found meanwhile is not trusted. */
-static void check_moments(v9_export *ex)
+TEST(nothing_found_during_a_change_of_names_is_trusted)
 {
-    uint32_t moment = v9_model_moment(ex);
+    uint32_t moment = v9_model_moment(files);
 
-    CHECK(v9_model_settled(ex, moment));
-    v9_model_changing(ex, 1);
-    CHECK(!v9_model_settled(ex, moment));
-    CHECK(!v9_model_settled(ex, v9_model_moment(ex)));
-    v9_model_changing(ex, 0);
-    CHECK(!v9_model_settled(ex, moment));
-    CHECK(v9_model_settled(ex, v9_model_moment(ex)));
+    CHECK(v9_model_settled(files, moment));
+    v9_model_changing(files, 1);
+    CHECK(!v9_model_settled(files, moment));
+    CHECK(!v9_model_settled(files, v9_model_moment(files)));
+    v9_model_changing(files, 0);
+    CHECK(!v9_model_settled(files, moment));
+    CHECK(v9_model_settled(files, v9_model_moment(files)));
 }
 
 struct race {
@@ -264,22 +289,24 @@ static void *read_on(void *argument)
 }
 
 /* Long and short texts in turn, read all the time: the inode stays, and no mixture is ever seen. */
-static void check_writes(v9_export *ex, int root)
+TEST(a_reader_never_sees_half_a_change)
 {
     struct v9_mapped change = {7, 1, 1, S_IFREG | 0640, 0};
-    struct race race = {.ex = ex};
+    struct race race = {.ex = files};
     struct stat before, after;
     pthread_t reader;
 
+    put(root, "g", "");
+    put(root, ".virtfs_metadata/g", "virtfs.uid=42\n");
     race.fd = openat(root, "g", O_PATH);
-    race.meta = v9_model_find(ex, race.fd);
+    race.meta = v9_model_find(files, race.fd);
     CHECK(fstat(race.meta, &before) == 0);
-    CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+    CHECK(v9_model_write(files, race.fd, race.meta, &change) == 0);
     pthread_create(&reader, NULL, read_on, &race);
     for (uint32_t i = 0; i < 3000; i++) {
         change.has = V9_HAS_UID | V9_HAS_GID;
         change.uid = change.gid = i % 2 ? 1 : 3000000000u + i;
-        CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+        CHECK(v9_model_write(files, race.fd, race.meta, &change) == 0);
     }
     __atomic_store_n(&race.stop, 1, __ATOMIC_RELEASE);
     pthread_join(reader, NULL);
@@ -288,42 +315,52 @@ static void check_writes(v9_export *ex, int root)
     CHECK(after.st_size == (off_t)strlen("virtfs.uid=1\nvirtfs.gid=1\nvirtfs.mode=33184\n"));
     /* The type stays where a change does not name one. */
     change = (struct v9_mapped){.has = V9_HAS_MODE, .mode = S_IFIFO | 0600};
-    CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
+    CHECK(v9_model_write(files, race.fd, race.meta, &change) == 0);
     change.mode = 0644;
-    CHECK(v9_model_write(ex, race.fd, race.meta, &change) == 0);
-    v9_model_read(ex, race.fd, "", race.meta, V9_HAS_MODE, &change);
+    CHECK(v9_model_write(files, race.fd, race.meta, &change) == 0);
+    v9_model_read(files, race.fd, "", race.meta, V9_HAS_MODE, &change);
     CHECK(change.mode == (S_IFIFO | 0644));
-    CHECK(v9_model_write(ex, race.fd, -1, &change) == -EINVAL);
+    CHECK(v9_model_write(files, race.fd, -1, &change) == -EINVAL);
     close(race.meta);
     close(race.fd);
 }
 
-static void check_xattrs(v9_export *ex, int root)
+/* A file that its xattrs make a block device; its descriptor. */
+static int put_node(const char *name)
 {
     const struct v9_mapped node = {15, 1, 2, S_IFBLK | 0600, makedev(259, 4097)};
+    int fd;
+
+    put(root, name, "123");
+    fd = openat(root, name, O_PATH);
+    CHECK(v9_model_write(xattrs, fd, -1, &node) == 0);
+    return fd;
+}
+
+TEST(xattrs_are_written_as_qemu_writes_them)
+{
     char stored[8], target[8];
     struct v9_attr attr;
     int fd;
 
-    put(root, "x", "123");
-    fd = openat(root, "x", O_PATH);
-    CHECK(v9_model_write(ex, fd, -1, &node) == 0);
+    fd = put_node("x");
     fchdir(root);
     CHECK(getxattr("x", "user.virtfs.rdev", stored, 8) == 8 &&
           !memcmp(stored, "\1\3\1\1\0\0\0\0", 8));
     CHECK(getxattr("x", "user.virtfs.uid", stored, 8) == 4 && !memcmp(stored, "\1\0\0\0", 4));
-    v9_attr_read(ex, fd, "", &attr);
+    v9_attr_read(xattrs, fd, "", &attr);
     CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097) && attr.uid == 1);
-    CHECK(v9_model_type(ex, root, -1, "x") == S_IFBLK);
-    CHECK(v9_model_type(ex, root, -1, "g") == S_IFREG);
+    CHECK(v9_model_type(xattrs, root, -1, "x") == S_IFBLK);
+    put(root, "g", "");
+    CHECK(v9_model_type(xattrs, root, -1, "g") == S_IFREG);
     setxattr("x", "user.virtfs.uid", "12", 2, 0); /* no number of QEMU's */
-    CHECK(uid_of(ex, fd, "", -1) == UINT32_MAX);
-    CHECK(v9_model_readlink(ex, fd, target, 8) == 3 && !memcmp(target, "123", 3));
-    CHECK(v9_model_readlink(ex, fd, target, 3) == -ENAMETOOLONG);
+    CHECK(uid_of(xattrs, fd, "", -1) == UINT32_MAX);
+    CHECK(v9_model_readlink(xattrs, fd, target, 8) == 3 && !memcmp(target, "123", 3));
+    CHECK(v9_model_readlink(xattrs, fd, target, 3) == -ENAMETOOLONG);
     close(fd);
     symlinkat("to", root, "real");
     fd = openat(root, "real", O_PATH | O_NOFOLLOW);
-    CHECK(v9_model_readlink(ex, fd, target, 8) == 2 && !memcmp(target, "to", 2));
+    CHECK(v9_model_readlink(xattrs, fd, target, 8) == 2 && !memcmp(target, "to", 2));
     close(fd);
 }
 
@@ -343,18 +380,21 @@ static void deny_getxattrat(void)
 }
 
 /* An entry's attributes are the same in both ways of reading them. */
-static void check_old_kernels(v9_export *ex, int root)
+TEST(attributes_are_the_same_without_getxattrat)
 {
     struct v9_attr attr;
 
+    close(put_node("x"));
+    put(root, "g", "");
+    symlinkat("to", root, "real");
     for (int old = 0; old < 2; old++) {
         for (int i = 0; i < 2; i++) {
-            v9_attr_read(ex, root, "x", &attr);
+            v9_attr_read(xattrs, root, "x", &attr);
             CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097));
             CHECK(attr.gid == 2);
-            CHECK(v9_model_type(ex, root, -1, "x") == S_IFBLK);
-            CHECK(v9_model_type(ex, root, -1, "g") == S_IFREG);
-            v9_attr_read(ex, root, "real", &attr);
+            CHECK(v9_model_type(xattrs, root, -1, "x") == S_IFBLK);
+            CHECK(v9_model_type(xattrs, root, -1, "g") == S_IFREG);
+            v9_attr_read(xattrs, root, "real", &attr);
             CHECK(S_ISLNK(attr.mode));
         }
         if (!old)
@@ -363,7 +403,7 @@ static void check_old_kernels(v9_export *ex, int root)
 }
 
 /* Also under names that lead there on some file systems, which hard links play here. */
-static void check_hiding(v9_export *files, v9_export *xattrs, int root)
+TEST(metadata_are_hidden_under_every_alias)
 {
     static const char *const aliases[] = {".VIRTFS_Metadata_Root", ".virtfs_metadata_root.", "V~1",
                                           "\xe2\x80\x8b.virtfs_metadata_root"};
@@ -386,36 +426,5 @@ static void check_hiding(v9_export *files, v9_export *xattrs, int root)
         CHECK(unlinkat(root, aliases[i], 0) == 0);
     }
     CHECK(unlinkat(root, ".virtfs_metadata_root", 0) == 0);
-}
-
-int main(void)
-{
-    v9_qidmap *qids = v9_qidmap_new();
-    v9_export *files, *xattrs;
-    char command[64];
-    int root;
-
-    check_parse();
-    check_format();
-    check_types();
-    CHECK(mkdtemp(folder) != NULL);
-    files = make_export(qids, V9_MODEL_FILE);
-    xattrs = make_export(qids, V9_MODEL_XATTR);
-    root = open(folder, O_RDONLY | O_DIRECTORY);
-    check_lookup(files, root);
-    check_odd_files(files, root);
-    check_listed_types(files, root);
-    check_moments(files);
-    check_writes(files, root);
-    check_xattrs(xattrs, root);
-    check_hiding(files, xattrs, root);
-    check_old_kernels(xattrs, root);
     CHECK(v9_export_step(&files, V9_NO_ID, root, ".virtfs_metadata") == -ENOENT);
-    v9_export_free(files);
-    v9_export_free(xattrs);
-    v9_qidmap_free(qids);
-    close(root);
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    CHECK(system(command) == 0);
-    return check_report();
 }

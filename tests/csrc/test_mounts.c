@@ -61,7 +61,7 @@ static bool has(const struct v9_view *view, const char *name)
     return v9_view_names(view, name, strlen(name));
 }
 
-static void test_names(void)
+TEST(a_view_has_exactly_its_names)
 {
     static const char text[] = "a\0ab\0exactly8\0more than eight\0exactly sixteen!\0exactly8";
     static const char *const there[] = {"a", "ab", "exactly8", "more than eight",
@@ -88,7 +88,7 @@ static void test_names(void)
     close_table(&table);
 }
 
-static void test_many_names(void)
+TEST(a_view_finds_each_of_many_names)
 {
     enum { MANY = 20000 };
     static char text[MANY * 8];
@@ -112,7 +112,7 @@ static void test_many_names(void)
     close_table(&table);
 }
 
-static void test_refusals(void)
+TEST(impossible_views_are_refused)
 {
     struct table table = open_table();
     uint64_t generation = generation_of(&table);
@@ -126,7 +126,7 @@ static void test_refusals(void)
     close_table(&table);
 }
 
-static void test_one_place_for_two(void)
+TEST(two_mounts_of_one_place_replace_each_other)
 {
     struct table table = open_table();
     uint64_t generation = generation_of(&table);
@@ -144,7 +144,7 @@ static void test_one_place_for_two(void)
     close_table(&table);
 }
 
-static void test_changes_end_a_generation(void)
+TEST(a_change_of_the_mount_table_outdates_every_view)
 {
     struct table table = open_table();
     uint64_t first = generation_of(&table), now = first;
@@ -168,7 +168,7 @@ static void test_changes_end_a_generation(void)
     close_table(&table);
 }
 
-static void test_an_outrun_view_is_not_installed(void)
+TEST(a_view_older_or_newer_than_the_table_is_not_installed)
 {
     struct table table = open_table();
     uint64_t generation = generation_of(&table);
@@ -207,7 +207,7 @@ static void *read_views(void *argument)
     return NULL;
 }
 
-static void test_readers_beside_a_writer(void)
+TEST(readers_beside_a_writer_see_whole_views)
 {
     struct table table = open_table();
     uint64_t generation = generation_of(&table);
@@ -222,16 +222,4 @@ static void test_readers_beside_a_writer(void)
     for (int i = 0; i < 2; i++)
         pthread_join(readers[i], NULL);
     close_table(&table);
-}
-
-int main(void)
-{
-    test_names();
-    test_many_names();
-    test_refusals();
-    test_one_place_for_two();
-    test_changes_end_a_generation();
-    test_an_outrun_view_is_not_installed();
-    test_readers_beside_a_writer();
-    return check_report();
 }

@@ -35,7 +35,7 @@ static struct outcome run(struct v9_pace *pace, int64_t gap, int requests)
     return outcome;
 }
 
-static void nothing_is_looked_for(void)
+TEST(without_a_window_nothing_is_polled)
 {
     struct v9_pace pace;
 
@@ -44,7 +44,7 @@ static void nothing_is_looked_for(void)
     CHECK(run(&pace, 1, 100).found == 0);
 }
 
-static void quick_succession_is_noticed(void)
+TEST(requests_in_quick_succession_are_polled_for)
 {
     struct v9_pace pace;
 
@@ -59,7 +59,7 @@ static void quick_succession_is_noticed(void)
     CHECK(pace.window == 0);
 }
 
-static void a_sleep_counts_for_its_wakeup_too(void)
+TEST(a_sleep_counts_with_its_wakeup)
 {
     struct v9_pace pace;
 
@@ -71,7 +71,7 @@ static void a_sleep_counts_for_its_wakeup_too(void)
     CHECK(pace.window == 0);
 }
 
-static void looking_in_vain_ends(void)
+TEST(polling_in_vain_ends)
 {
     struct v9_pace pace;
     struct outcome outcome;
@@ -92,7 +92,7 @@ static void disturb(struct v9_pace *pace)
     CHECK(!pace->window);
 }
 
-static void others_get_the_cpu(void)
+TEST(polling_ends_where_others_want_the_cpu)
 {
     struct v9_pace pace;
     int rest = 0;
@@ -113,14 +113,4 @@ static void others_get_the_cpu(void)
         CHECK(pace.window == 0); /* longer than the first time */
         v9_pace_slept(&pace, 2 * US, false);
     }
-}
-
-int main(void)
-{
-    nothing_is_looked_for();
-    quick_succession_is_noticed();
-    a_sleep_counts_for_its_wakeup_too();
-    looking_in_vain_ends();
-    others_get_the_cpu();
-    return check_report();
 }

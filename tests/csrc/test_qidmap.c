@@ -19,7 +19,7 @@
 
 enum { MANY = 100000 };
 
-static void test_lookups(void)
+TEST(lookups_report_what_was_set)
 {
     v9_qidmap *map = v9_qidmap_new();
     uint32_t device = 77;
@@ -56,7 +56,7 @@ static void test_lookups(void)
 }
 
 /* Where a group fits, it tells what a lookup tells; where none does, nothing. */
-static void test_groups_that_are_kept(void)
+TEST(a_kept_group_agrees_with_lookups)
 {
     static const uint64_t inos[] = {
         0,    5, 0x7fffffffffffffff, 0x8000000000000005, 0x9fffffffffffffff, 0xa000000000000005,
@@ -96,7 +96,7 @@ static void test_groups_that_are_kept(void)
     v9_qidmap_free(map);
 }
 
-static void test_refusals(void)
+TEST(impossible_groups_and_devices_are_refused)
 {
     v9_qidmap *map = v9_qidmap_new();
     uint64_t path;
@@ -119,7 +119,7 @@ static uint64_t memory_of(const v9_qidmap *map)
     return (uint64_t)st.st_blocks * 512;
 }
 
-static void test_growth(void)
+TEST(growing_gives_its_old_memory_back)
 {
     v9_qidmap *map = v9_qidmap_new();
     uint64_t path = 0, found = 0, memory = memory_of(map);
@@ -136,7 +136,7 @@ static void test_growth(void)
     v9_qidmap_free(map);
 }
 
-static void test_devices_without_bound(void)
+TEST(devices_without_end_take_bounded_memory)
 {
     v9_qidmap *map = v9_qidmap_new();
     struct stat early = {0}, late = {0};
@@ -180,7 +180,7 @@ static void *read_all(void *wrong)
     return NULL;
 }
 
-static void test_readers_beside_a_writer(void)
+TEST(readers_beside_a_writer_find_whole_entries)
 {
     pthread_t threads[2];
     uint64_t wrong[2] = {0};
@@ -211,7 +211,7 @@ static void add_and_report(v9_qidmap *map, uint32_t first, int out)
             _exit(1);
 }
 
-static void test_successors(void)
+TEST(a_successor_finds_what_a_killed_process_added)
 {
     v9_qidmap *map = v9_qidmap_new(), *next;
     uint32_t done = 0, last = 0, device;
@@ -247,7 +247,7 @@ static void test_successors(void)
     v9_qidmap_free(map);
 }
 
-static void test_rubbish_is_not_attached(void)
+TEST(rubbish_is_not_attached)
 {
     const uint64_t magic = 0x3170616d64697139, tables[] = {0,
                                                            4096ull << 8 | 9,
@@ -268,17 +268,4 @@ static void test_rubbish_is_not_attached(void)
         CHECK(v9_qidmap_attach(fd, &err) == NULL && err == -EINVAL);
     }
     close(fd);
-}
-
-int main(void)
-{
-    test_lookups();
-    test_groups_that_are_kept();
-    test_refusals();
-    test_growth();
-    test_devices_without_bound();
-    test_readers_beside_a_writer();
-    test_successors();
-    test_rubbish_is_not_attached();
-    return check_report();
 }

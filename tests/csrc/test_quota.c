@@ -91,7 +91,7 @@ static int named_file(char *path)
     return mkstemp(path);
 }
 
-static void test_writes_up_to_the_limit(void)
+TEST(writes_are_cut_at_the_limit)
 {
     v9_quota *q = make(10 * BLOCK, UINT64_MAX, 10);
     char path[40];
@@ -115,7 +115,7 @@ static void test_writes_up_to_the_limit(void)
 }
 
 /* The rest of a file's last block is there; behind a hole at its end nothing is. */
-static void test_ends_of_files(void)
+TEST(the_last_block_of_a_file_is_counted_once)
 {
     v9_quota *q = make(3 * BLOCK, UINT64_MAX, 10);
     char path[40];
@@ -144,7 +144,7 @@ static void test_ends_of_files(void)
     v9_quota_free(q);
 }
 
-static void test_life_of_a_file(void)
+TEST(an_unlinked_file_counts_until_its_last_close)
 {
     v9_quota *q = make(UINT64_MAX, 2, 10);
     char path[40];
@@ -180,7 +180,7 @@ static void test_life_of_a_file(void)
 }
 
 /* A change settles and lets go all that it holds, also where it cannot begin. */
-static void test_changes_of_several_files(void)
+TEST(a_change_settles_what_it_holds_even_where_it_cannot_begin)
 {
     v9_quota *q = make(4 * BLOCK, UINT64_MAX, 10);
     struct v9_quota_change change = {.bytes = BLOCK};
@@ -214,7 +214,7 @@ static void test_changes_of_several_files(void)
 }
 
 /* A guest walks to a file, and writes it, before it is counted. */
-static void test_found_before_it_is_counted(void)
+TEST(a_file_written_before_it_is_counted_counts_once)
 {
     v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);
     char path[40];
@@ -246,7 +246,7 @@ static void test_found_before_it_is_counted(void)
 }
 
 /* Removed, and given back, before a node had its account. */
-static void test_removed_on_the_way(void)
+TEST(a_file_removed_before_its_inode_is_entered_counts_nothing)
 {
     v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);
     uint32_t nodes[2];
@@ -277,7 +277,7 @@ static void test_removed_on_the_way(void)
 }
 
 /* An inode's next owner is not taken for its last one, who still has somebody to hold it. */
-static void test_numbers_come_again(void)
+TEST(a_reused_inode_number_is_another_file)
 {
     struct v9_accounts all;
     uint32_t old, young;
@@ -310,7 +310,7 @@ static void test_numbers_come_again(void)
     v9_quota_free(q);
 }
 
-static void test_the_oldest_account_makes_room(void)
+TEST(the_oldest_account_makes_room)
 {
     struct v9_accounts all;
     uint32_t held[3];
@@ -330,7 +330,7 @@ static void test_the_oldest_account_makes_room(void)
     v9_accounts_destroy(&all);
 }
 
-static void test_files_of_others_may_go(void)
+TEST(removing_an_uncounted_file_takes_nothing_off)
 {
     v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);
     char path[40];
@@ -346,7 +346,7 @@ static void test_files_of_others_may_go(void)
     v9_quota_free(q);
 }
 
-static void test_statfs(void)
+TEST(statfs_shows_the_tighter_of_quota_and_host)
 {
     v9_quota *q = make(10 * BLOCK, 7, 10), *small = make(BLOCK, UINT64_MAX, 10);
     const struct statfs host = {.f_bsize = BLOCK,
@@ -437,6 +437,16 @@ static void race_on_one_file(uint64_t span, int64_t expected)
     v9_quota_free(q);
 }
 
+TEST(racing_writers_of_one_file_are_counted_exactly)
+{
+    race_on_one_file(100 * BLOCK - BLOCK, 100 * BLOCK);
+}
+
+TEST(racing_writers_of_one_file_stop_at_the_limit)
+{
+    race_on_one_file(1000 * BLOCK, 200 * BLOCK);
+}
+
 static void *claim_one(void *argument)
 {
     struct race *race = argument;
@@ -446,7 +456,7 @@ static void *claim_one(void *argument)
 }
 
 /* What others may give back is waited for. */
-static void test_claims_are_waited_for(void)
+TEST(claims_that_others_may_return_are_waited_for)
 {
     v9_quota *q = make(BLOCK, UINT64_MAX, 10), *hasty;
     struct race race = {.q = q};
@@ -467,22 +477,4 @@ static void test_claims_are_waited_for(void)
     v9_quota_end(hasty, BLOCK, 0);
     v9_quota_end(hasty, 0, 0);
     v9_quota_free(hasty);
-}
-
-int main(void)
-{
-    test_writes_up_to_the_limit();
-    test_ends_of_files();
-    test_life_of_a_file();
-    test_changes_of_several_files();
-    test_found_before_it_is_counted();
-    test_removed_on_the_way();
-    test_numbers_come_again();
-    test_the_oldest_account_makes_room();
-    test_files_of_others_may_go();
-    test_statfs();
-    race_on_one_file(100 * BLOCK - BLOCK, 100 * BLOCK);
-    race_on_one_file(1000 * BLOCK, 200 * BLOCK);
-    test_claims_are_waited_for();
-    return check_report();
 }

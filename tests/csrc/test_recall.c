@@ -15,6 +15,23 @@
 enum { DEV = 7, MS = 1000000 };
 static const int64_t S = 1000000000;
 
+static struct v9_recall *recall;
+static int tmpfs_fd;
+
+SET_UP()
+{
+    tmpfs_fd = memfd_create("of tmpfs", MFD_CLOEXEC);
+    recall = v9_recall_new(tmpfs_fd, DEV);
+    if (!CHECK(recall))
+        exit(1);
+}
+
+TEAR_DOWN()
+{
+    v9_recall_free(recall);
+    close(tmpfs_fd);
+}
+
 static struct v9_attr file(uint64_t ino, int64_t changed)
 {
     return (struct v9_attr){
@@ -40,7 +57,7 @@ static bool same(const struct v9_mapped *one, const struct v9_mapped *other)
            one->mode == other->mode && one->rdev == other->rdev;
 }
 
-static void what_is_the_same_is_found(struct v9_recall *recall)
+TEST(metadata_of_an_unchanged_file_are_found)
 {
     const struct v9_mapped kept = metadata(100), none = {0};
     const struct v9_attr one = file(1, 50 * S + 1), other = file(2, 50 * S + 1);
@@ -55,7 +72,7 @@ static void what_is_the_same_is_found(struct v9_recall *recall)
     CHECK(v9_recall_find(recall, &one, &found) && same(&found, &kept));
 }
 
-static void what_has_changed_is_not(struct v9_recall *recall)
+TEST(metadata_of_a_changed_file_are_not_found)
 {
     const struct v9_mapped kept = metadata(100);
     const struct v9_attr was = file(1, 50 * S + 1);
@@ -82,7 +99,7 @@ static void what_has_changed_is_not(struct v9_recall *recall)
 }
 
 /* Whether a file that changed at `changed` is remembered after a stat at `moment`. */
-static bool counts(struct v9_recall *recall, int64_t changed, int64_t moment)
+static bool counts(int64_t changed, int64_t moment)
 {
     static uint64_t ino = 1000;
     const struct v9_attr attr = file(++ino, changed);
@@ -93,19 +110,19 @@ static bool counts(struct v9_recall *recall, int64_t changed, int64_t moment)
     return v9_recall_find(recall, &attr, &found);
 }
 
-static void a_change_of_late_does_not_count(struct v9_recall *recall)
+TEST(a_file_changed_just_before_its_stat_is_not_cached)
 {
     const int64_t at = 50 * S + 500 * MS;
 
-    CHECK(!counts(recall, at, at));
-    CHECK(!counts(recall, at, at + 10 * MS));
-    CHECK(!counts(recall, at, at - 10 * MS));
-    CHECK(!counts(recall, at, at - 10 * S)); /* the clock was set back */
-    CHECK(counts(recall, at, at + 100 * MS));
+    CHECK(!counts(at, at));
+    CHECK(!counts(at, at + 10 * MS));
+    CHECK(!counts(at, at - 10 * MS));
+    CHECK(!counts(at, at - 10 * S)); /* the clock was set back */
+    CHECK(counts(at, at + 100 * MS));
     /* Whole seconds may be all that there is. */
-    CHECK(!counts(recall, 50 * S, 51 * S));
-    CHECK(counts(recall, 50 * S, 53 * S));
-    CHECK(!counts(recall, -5 * S, 50 * S));
+    CHECK(!counts(50 * S, 51 * S));
+    CHECK(counts(50 * S, 53 * S));
+    CHECK(!counts(-5 * S, 50 * S));
 }
 
 /* ---- several threads ----------------------------------------------------------------------------
@@ -113,16 +130,10 @@ static void a_change_of_late_does_not_count(struct v9_recall *recall)
 
 enum { FIRST = 10000 }; /* files that nothing before has kept anything of */
 
-struct work {
-    struct v9_recall *recall;
-    uint32_t seed;
-};
-
 /* Each file's metadata follow from its number and its time of change; so a mixture shows. */
-static void *keep_and_find(void *argument)
+static void *keep_and_find(void *seed)
 {
-    const struct work *work = argument;
-    uint32_t random = work->seed;
+    uint32_t random = *(const uint32_t *)seed;
 
     for (int i = 0; i < 100000; i++) {
         struct v9_attr attr;
@@ -131,27 +142,27 @@ static void *keep_and_find(void *argument)
         attr = file(FIRST + (random >> 24), 50 * S + (random >> 16 & 7));
         right = metadata((random >> 24) * 8 + (random >> 16 & 7));
         if (random >> 8 & 1)
-            v9_recall_keep(work->recall, &attr, 60 * S, &right);
-        else if (v9_recall_find(work->recall, &attr, &found))
+            v9_recall_keep(recall, &attr, 60 * S, &right);
+        else if (v9_recall_find(recall, &attr, &found))
             CHECK(same(&found, &right));
     }
     return NULL;
 }
 
-static void threads_find_whole_ones(struct v9_recall *recall)
+TEST(threads_find_whole_entries)
 {
-    struct work work[4];
+    uint32_t seeds[4];
     pthread_t threads[4];
 
     for (uint32_t i = 0; i < 4; i++) {
-        work[i] = (struct work){recall, i};
-        CHECK(pthread_create(&threads[i], NULL, keep_and_find, &work[i]) == 0);
+        seeds[i] = i;
+        CHECK(pthread_create(&threads[i], NULL, keep_and_find, &seeds[i]) == 0);
     }
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
 }
 
-static void other_file_systems_are_always_asked(void)
+TEST(other_file_systems_have_no_cache)
 {
     int fd = open("/proc", O_PATH | O_DIRECTORY);
 
@@ -159,22 +170,4 @@ static void other_file_systems_are_always_asked(void)
     close(fd);
     CHECK(!v9_recall_new(-1, DEV));
     v9_recall_free(NULL);
-}
-
-int main(void)
-{
-    int fd = memfd_create("of tmpfs", MFD_CLOEXEC);
-    struct v9_recall *recall = v9_recall_new(fd, DEV);
-
-    CHECK(recall);
-    if (recall) {
-        what_is_the_same_is_found(recall);
-        what_has_changed_is_not(recall);
-        a_change_of_late_does_not_count(recall);
-        threads_find_whole_ones(recall);
-    }
-    v9_recall_free(recall);
-    close(fd);
-    other_file_systems_are_always_asked();
-    return check_report();
 }

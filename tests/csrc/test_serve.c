@@ -134,7 +134,7 @@ static bool turn(void)
     return true;
 }
 
-static void test_each_takes_a_turn(uint32_t says, uint8_t type)
+static void each_takes_a_turn(uint32_t says, uint8_t type)
 {
     start_device();
     for (uint16_t i = 0; i < COUNT; i++)
@@ -147,8 +147,23 @@ static void test_each_takes_a_turn(uint32_t says, uint8_t type)
     CHECK(!turn());
 }
 
+TEST(each_flush_of_nothing_takes_a_turn)
+{
+    each_takes_a_turn(P9_TFLUSH_SIZE, P9_TFLUSH);
+}
+
+TEST(each_message_shorter_than_a_header_takes_a_turn)
+{
+    each_takes_a_turn(3, 110);
+}
+
+TEST(each_message_longer_than_its_buffers_takes_a_turn)
+{
+    each_takes_a_turn(100000, 110);
+}
+
 /* Rflush follows the reply; Python is told once, by whoever comes by. */
-static void test_flush_of_what_waits(void)
+TEST(flushes_are_answered_after_the_request_that_waits)
 {
     start_device();
     send(0, 30, 52, 5, 0); /* Tlock */
@@ -165,7 +180,7 @@ static void test_flush_of_what_waits(void)
 }
 
 /* Tags that share a list are told apart, in whatever order their requests end. */
-static void test_tags_of_one_list(void)
+TEST(tags_of_one_hash_list_are_told_apart)
 {
     for (uint16_t first = 0; first < COUNT; first++) {
         start_device();
@@ -185,7 +200,7 @@ static void test_tags_of_one_list(void)
 }
 
 /* A Tversion waits for all others, and all others for it. */
-static void test_version_is_alone(void)
+TEST(a_version_waits_for_all_others_and_they_for_it)
 {
     start_device();
     send(0, 30, 52, 5, 0);
@@ -200,16 +215,4 @@ static void test_version_is_alone(void)
     CHECK(!turn() && used[1] == 1);
     CHECK(v9_fail(&dev, slots[1].slot, slots[1].seq, EIO) == 0);
     CHECK(turn() && used[1] == 3);
-}
-
-int main(void)
-{
-    CHECK(v9_mem_init() == 0);
-    test_each_takes_a_turn(P9_TFLUSH_SIZE, P9_TFLUSH); /* of nothing */
-    test_each_takes_a_turn(3, 110);                    /* too short */
-    test_each_takes_a_turn(100000, 110);
-    test_flush_of_what_waits();
-    test_tags_of_one_list();
-    test_version_is_alone();
-    return check_report();
 }

@@ -13,6 +13,11 @@
 
 enum { S = 1000000000, MS = 1000000 };
 
+SET_UP()
+{
+    srandom(9);
+}
+
 static struct v9_throttle one_limit(int which, uint64_t avg, uint64_t max, uint32_t length)
 {
     struct v9_throttle_conf conf = {0};
@@ -38,7 +43,7 @@ static uint64_t greedy(struct v9_throttle *t, bool write, uint32_t bytes, int64_
     }
 }
 
-static void nothing_is_limited(void)
+TEST(without_limits_nothing_waits)
 {
     const struct v9_throttle_conf conf = {.iops_size = 1};
     struct v9_throttle t;
@@ -50,7 +55,7 @@ static void nothing_is_limited(void)
     }
 }
 
-static void a_tenth_of_a_second_may_burst(void)
+TEST(a_tenth_of_a_second_may_burst)
 {
     struct v9_throttle t = one_limit(V9_BPS_TOTAL, 1000, 0, 1);
 
@@ -69,7 +74,7 @@ static void a_tenth_of_a_second_may_burst(void)
     CHECK(v9_throttle_wait(&t, false, 100ll * S) == MS);
 }
 
-static void waits_are_rounded_up(void)
+TEST(waits_are_rounded_up)
 {
     struct v9_throttle t = one_limit(V9_IOPS_TOTAL, 30, 0, 1);
 
@@ -80,7 +85,7 @@ static void waits_are_rounded_up(void)
     CHECK(v9_throttle_wait(&t, false, 33333334) == 0);
 }
 
-static void a_burst_of_a_second(void)
+TEST(a_burst_of_a_second_passes)
 {
     struct v9_throttle t = one_limit(V9_BPS_WRITE, 1000, 4000, 1);
 
@@ -93,7 +98,7 @@ static void a_burst_of_a_second(void)
 
 /* 1000 per second, bursts of 5000 per second for 3 s: the bucket has room for 15 000, which
  * while 1000 a second leak lasts for 3.75 s at 5000. */
-static void a_burst_of_three_seconds(void)
+TEST(a_burst_of_three_seconds_passes_at_its_own_rate)
 {
     struct v9_throttle t = one_limit(V9_BPS_READ, 1000, 5000, 3);
 
@@ -114,7 +119,7 @@ static void a_burst_of_three_seconds(void)
     CHECK(greedy(&t, false, 5, 35ll * S, 36ll * S) == 1100);
 }
 
-static void large_requests_count_in_parts(void)
+TEST(large_requests_count_in_parts)
 {
     const struct v9_throttle_conf conf = {.limits[V9_IOPS_TOTAL] = {100, 0, 1}, .iops_size = 4096};
     struct v9_throttle t;
@@ -129,7 +134,7 @@ static void large_requests_count_in_parts(void)
     CHECK(v9_throttle_wait(&t, false, 0) == 115 * MS);
 }
 
-static void all_limits_apply(void)
+TEST(all_limits_apply)
 {
     const struct v9_throttle_conf conf = {
         .limits[V9_BPS_READ] = {1000, 1000, 1},
@@ -148,7 +153,7 @@ static void all_limits_apply(void)
     CHECK(v9_throttle_wait(&t, false, 0) == 2ll * S);
 }
 
-static void a_clock_that_stands(void)
+TEST(an_older_clock_reading_changes_nothing)
 {
     struct v9_throttle t = one_limit(V9_BPS_TOTAL, 10, 0, 1);
 
@@ -158,7 +163,7 @@ static void a_clock_that_stands(void)
     CHECK(v9_throttle_wait(&t, false, S) == S);
 }
 
-static void nothing_overflows(void)
+TEST(extreme_limits_do_not_overflow)
 {
     const uint64_t values[] = {0, 1, 3, 1000000000000000, INT64_MAX, UINT64_MAX};
     const uint32_t lengths[] = {0, 1, 2, UINT32_MAX};
@@ -219,7 +224,7 @@ static void check_spans(const struct moved *moved, const struct v9_limit *limit)
     CHECK(true);
 }
 
-static void random_traffic_keeps_to_its_limit(void)
+TEST(random_traffic_keeps_to_its_limit)
 {
     static struct moved moved[STEPS];
 
@@ -253,7 +258,7 @@ static void random_traffic_keeps_to_its_limit(void)
 }
 
 /* Over a long time those who always ask get the rate, be it of bytes or of requests. */
-static void the_greedy_get_the_whole_rate(void)
+TEST(the_greedy_get_the_whole_rate)
 {
     for (int round = 0; round < 50; round++) {
         const uint64_t avg = 50 + up_to(2000);
@@ -266,21 +271,4 @@ static void the_greedy_get_the_whole_rate(void)
         got = greedy(&by_count, true, bytes, 0, 10ll * S);
         CHECK(got >= count - 1 && got <= count + 1);
     }
-}
-
-int main(void)
-{
-    srandom(9);
-    nothing_is_limited();
-    a_tenth_of_a_second_may_burst();
-    waits_are_rounded_up();
-    a_burst_of_a_second();
-    a_burst_of_three_seconds();
-    large_requests_count_in_parts();
-    all_limits_apply();
-    a_clock_that_stands();
-    nothing_overflows();
-    random_traffic_keeps_to_its_limit();
-    the_greedy_get_the_whole_rate();
-    return check_report();
 }

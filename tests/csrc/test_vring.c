@@ -1,7 +1,7 @@
 // sources: vring.c vring_split.c vring_packed.c guest_mem.c iov.c
 /*
  * The split virtqueue against a driver that this file plays, well-behaved and not: how a ring is
- * mapped and its chains are taken.
+ * mapped and its chains are popped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,7 +16,7 @@
 #include "driver.h"
 #include "vring.h"
 
-static void test_starting(void)
+TEST(a_ring_starts_only_where_all_its_parts_are_in_memory)
 {
     const uint32_t bad_sizes[] = {0, 3, 65536};
 
@@ -61,7 +61,7 @@ static void test_starting(void)
 }
 
 /* Aligned for the frontend, askew in our memory: the region's offset decides. */
-static void test_mapping_askew(void)
+TEST(a_ring_misaligned_in_our_memory_is_refused)
 {
     int fd = memfd_create("guest", MFD_CLOEXEC);
 
@@ -75,7 +75,7 @@ static void test_mapping_askew(void)
 }
 
 /* What is in flight when a ring stops never reaches a later one. */
-static void test_generations(void)
+TEST(a_chain_in_flight_when_the_ring_stops_is_never_pushed)
 {
     begin(true);
     descs[0] = data(0, 10, WRITE, 0);
@@ -94,7 +94,7 @@ static void test_generations(void)
 
 /* Memory goes and comes back under a running ring, which goes on where it stood, whatever the
  * driver has written into its used index meanwhile. */
-static void test_remapping(void)
+TEST(a_running_ring_goes_on_after_its_memory_was_replaced)
 {
     begin(true);
     descs[0] = data(0, 10, WRITE, 0);
@@ -127,7 +127,7 @@ static bool is_fatal(volatile uint8_t *at)
 }
 
 /* Around the pages of each part nothing can be touched, though the guest's memory goes on there. */
-static void test_guards(void)
+TEST(nothing_beside_the_parts_of_a_ring_can_be_touched)
 {
     const uint64_t page = 4096, beyond = 30000 * 16;
 
@@ -141,7 +141,7 @@ static void test_guards(void)
     CHECK(is_fatal(parts[0]));
 }
 
-static void test_direct_chain(void)
+TEST(a_direct_chain_is_popped)
 {
     begin(true);
     CHECK(v9_vring_peek(&ring) == 0);
@@ -158,7 +158,7 @@ static void test_direct_chain(void)
     CHECK(chain.iov[1].iov_base == guest + DATA_AT + 30);
 }
 
-static void test_indirect_longer_than_the_ring(void)
+TEST(an_indirect_table_may_be_longer_than_the_ring)
 {
     begin(true);
     for (uint16_t i = 0; i < 200; i++)
@@ -172,7 +172,7 @@ static void test_indirect_longer_than_the_ring(void)
 }
 
 /* Tables lie at any address; the flag that marks buffers writable says nothing about a table. */
-static void test_indirect_at_the_end(void)
+TEST(a_chain_may_end_in_an_indirect_table)
 {
     const struct desc last[] = {data(100, 7, NEXT, 1), data(200, 9, WRITE, 0)};
 
@@ -185,7 +185,7 @@ static void test_indirect_at_the_end(void)
     CHECK(chain.readable_count == 2 && chain.readable_size == 12 && chain.writable_size == 9);
 }
 
-static void test_chain_bound(void)
+TEST(a_chain_of_more_than_the_maximum_breaks_the_ring)
 {
     for (uint16_t length = V9_CHAIN_MAX; length <= V9_CHAIN_MAX + 1; length++) {
         begin(true);
@@ -199,7 +199,7 @@ static void test_chain_bound(void)
 
 /* The memory of two regions, which touch for the guest: a buffer may cross the border, and takes
  * two segments; a table may not. */
-static void test_border_of_regions(void)
+TEST(a_buffer_may_cross_regions_and_a_table_may_not)
 {
     const uint64_t border = GPA + MEMORY;
     int fd = memfd_create("more", MFD_CLOEXEC);
@@ -219,7 +219,7 @@ static void test_border_of_regions(void)
 
 /* Buffers across the border of two regions, until there are more segments than a request may have:
  * the part that is full ends there. */
-static void test_too_many_segments(void)
+TEST(too_many_segments_fail_the_request_alone)
 {
     const uint64_t border = GPA + MEMORY;
     int fd = memfd_create("more", MFD_CLOEXEC);
@@ -244,7 +244,7 @@ static void test_too_many_segments(void)
 }
 
 /* The frontend takes the ring's own memory away: zeros are read, nothing crashes. */
-static void test_truncated_ring(void)
+TEST(a_ring_in_truncated_memory_reads_as_zeros)
 {
     int fd;
 
@@ -262,7 +262,7 @@ static void test_truncated_ring(void)
     mem.faulted = false;
 }
 
-static void test_unusable_buffers(void)
+TEST(a_buffer_outside_memory_fails_the_request_alone)
 {
     begin(true);
     descs[0] = (struct desc){GPA + MEMORY, 10, NEXT, 1}; /* behind memory */
@@ -368,7 +368,7 @@ static void readable_after_empty_writable(void)
 }
 
 /* Each breaks the ring: a reason is given, and nothing more is taken. */
-static void test_broken(void)
+TEST(every_violation_breaks_the_ring_with_its_reason)
 {
     const struct {
         void (*spoil)(void);
@@ -405,25 +405,4 @@ static void test_broken(void)
             fprintf(stderr, "%s instead of %s\n", ring.broken, cases[i].reason);
         CHECK(take() == -EPROTO);
     }
-}
-
-int main(void)
-{
-    CHECK(v9_mem_init() == 0);
-    test_starting();
-    test_mapping_askew();
-    test_generations();
-    test_remapping();
-    test_guards();
-    test_direct_chain();
-    test_indirect_longer_than_the_ring();
-    test_indirect_at_the_end();
-    test_chain_bound();
-    test_border_of_regions();
-    test_too_many_segments();
-    test_truncated_ring();
-    test_unusable_buffers();
-    test_broken();
-    v9_mem_clear(&mem);
-    return check_report();
 }

@@ -50,7 +50,7 @@ static bool is_used(uint16_t at, bool in_turn)
     return !!(flags & AVAIL) == in_turn && !!(flags & USED) == in_turn;
 }
 
-static void test_starting(void)
+TEST(a_packed_ring_starts_only_where_all_its_parts_are_in_memory)
 {
     begin_packed(true);
     const struct v9_vring_setup good = setup;
@@ -78,7 +78,7 @@ static void test_starting(void)
     refuse("outside");
 }
 
-static void test_base(void)
+TEST(a_base_holds_both_indexes_and_wrap_counters)
 {
     begin_packed(true);
     v9_vring_stop(&ring);
@@ -97,7 +97,7 @@ static void test_base(void)
 
 /* User Mode Linux says 0 for a ring that nobody has used; who has gone round exactly once says it,
  * too, and goes on from there. */
-static void test_base_of_zero(void)
+TEST(a_base_of_zero_starts_a_fresh_ring)
 {
     begin_packed(true);
     setup.base = 0;
@@ -118,7 +118,7 @@ static void test_base_of_zero(void)
 }
 
 /* A chain of the ring before, which took more descriptors than this one has. */
-static void test_generations(void)
+TEST(a_chain_in_flight_when_the_ring_stops_is_never_pushed)
 {
     begin_packed(true);
     for (uint16_t i = 0; i < NUM; i++)
@@ -131,7 +131,7 @@ static void test_generations(void)
     CHECK(ring.push_at.index.value == 0 && !descs[0].next);
 }
 
-static void test_direct_chain(void)
+TEST(a_direct_chain_is_popped_and_pushed)
 {
     begin_packed(true);
     CHECK(v9_vring_peek(&ring) == 0);
@@ -149,7 +149,7 @@ static void test_direct_chain(void)
     CHECK(descs[0].flags == 5 && descs[0].len == 60); /* id */
 }
 
-static void test_indirect(void)
+TEST(an_indirect_table_is_popped)
 {
     begin_packed(true);
     table[0] = (struct desc){GPA + DATA_AT, 10, 9, WRITE * 0};
@@ -160,7 +160,7 @@ static void test_indirect(void)
     CHECK(chain.readable_size == 10 && chain.writable_size == 50);
 }
 
-static void test_no_data_is_no_write(void)
+TEST(a_used_descriptor_is_marked_written_only_with_data)
 {
     begin_packed(true);
     put(0, 10, 1, WRITE);
@@ -174,7 +174,7 @@ static void test_no_data_is_no_write(void)
 }
 
 /* Chains of 1 to 3 descriptors go round and round, and come back in another order. */
-static void test_turns(void)
+TEST(wrap_counters_flip_at_the_end_of_the_ring)
 {
     static struct v9_chain two[2];
     uint16_t used_place = 0;
@@ -205,7 +205,7 @@ static void test_turns(void)
     }
 }
 
-static void test_what_breaks_the_ring(void)
+TEST(every_violation_breaks_the_ring)
 {
     begin_packed(true); /* a chain that never ends */
     for (int i = 0; i < NUM; i++)
@@ -257,7 +257,7 @@ static void give(uint16_t slots)
     CHECK(v9_vring_push(&ring, &done, 1));
 }
 
-static void test_signals(void)
+TEST(the_driver_is_called_where_its_event_asks_for_it)
 {
     begin_packed(true);
     driver_event[1] = DISABLE;
@@ -298,7 +298,7 @@ static void test_signals(void)
     CHECK(v9_vring_should_signal(&ring) && !v9_vring_should_signal(&ring));
 }
 
-static void test_asking_for_kicks(void)
+TEST(kicks_are_asked_for_before_sleeping)
 {
     begin_packed(true);
     v9_vring_disarm(&ring);
@@ -319,7 +319,7 @@ static void test_asking_for_kicks(void)
 
 /* What waits while the memory changes finds its buffers again, wherever they are by then, though
  * its descriptors are written over; or stays without them. */
-static void test_detached_chains(void)
+TEST(a_detached_chain_finds_its_buffers_again)
 {
     int fd = memfd_create("more", MFD_CLOEXEC);
 
@@ -344,23 +344,4 @@ static void test_detached_chains(void)
     CHECK(chain.readable_size == 10 && chain.writable_size == 50);
     CHECK(chain.iov[0].iov_base == guest + DATA_AT);
     CHECK(chain.iov[2].iov_base == guest + DATA_AT + 600 && chain.iov[2].iov_len == 30);
-}
-
-int main(void)
-{
-    CHECK(v9_mem_init() == 0);
-    test_starting();
-    test_base();
-    test_base_of_zero();
-    test_generations();
-    test_direct_chain();
-    test_indirect();
-    test_no_data_is_no_write();
-    test_turns();
-    test_what_breaks_the_ring();
-    test_signals();
-    test_asking_for_kicks();
-    test_detached_chains();
-    v9_mem_clear(&mem);
-    return check_report();
 }

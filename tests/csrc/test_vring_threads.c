@@ -170,7 +170,7 @@ static void begin(bool with_events)
     ring.must_signal = false;
 }
 
-static void run(bool with_events)
+static void exchange(bool with_events)
 {
     pthread_t thread;
 
@@ -185,6 +185,16 @@ static void run(bool with_events)
     v9_mem_clear(&mem);
     close(kick_fd);
     close(call_fd);
+}
+
+TEST(no_kick_and_no_call_is_lost_with_event_idx)
+{
+    exchange(true);
+}
+
+TEST(no_kick_and_no_call_is_lost_with_flags)
+{
+    exchange(false);
 }
 
 /* ---- the moment of going to sleep ---------------------------------------------------------------
@@ -235,7 +245,7 @@ static void *race_driver(void *argument)
     return NULL;
 }
 
-static void race(void)
+TEST(going_to_sleep_misses_nothing_that_happens_just_then)
 {
     static struct v9_chain nothing = {.slots = 1};
     uint32_t missed = 0;
@@ -264,12 +274,4 @@ static void race(void)
     pthread_join(thread, NULL);
     CHECK(missed == 0);
     v9_mem_clear(&mem);
-}
-
-int main(void)
-{
-    run(true);
-    run(false);
-    race();
-    return check_report();
 }

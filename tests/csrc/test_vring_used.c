@@ -11,7 +11,7 @@
 #include "vring.h"
 
 /* Chains that were taken in one order and are returned in another; idx wraps around meanwhile. */
-static void test_out_of_order(void)
+TEST(chains_are_pushed_in_any_order)
 {
     const uint32_t *element;
 
@@ -34,7 +34,7 @@ static void test_out_of_order(void)
     }
 }
 
-static void test_used_ring_and_wrapping(void)
+TEST(used_elements_wrap_around)
 {
     begin(true);
     for (uint32_t round = 0; round < 70000; round++) {
@@ -55,7 +55,7 @@ static void test_used_ring_and_wrapping(void)
     CHECK(ring.last_avail == (uint16_t)70000);
 }
 
-static void test_signals_by_event(void)
+TEST(the_driver_is_called_when_used_event_is_passed)
 {
     uint16_t *used_event = &avail[2 + NUM];
 
@@ -83,7 +83,7 @@ static void test_signals_by_event(void)
     }
 }
 
-static void test_signals_by_flag(void)
+TEST(the_driver_is_called_unless_its_flag_forbids_it)
 {
     begin(false);
     give_back(0, 0);
@@ -93,7 +93,7 @@ static void test_signals_by_flag(void)
     CHECK(!v9_vring_should_signal(&ring));
 }
 
-static void test_asking_for_kicks(void)
+TEST(kicks_are_asked_for_before_sleeping)
 {
     uint16_t *avail_event;
 
@@ -107,16 +107,4 @@ static void test_asking_for_kicks(void)
     v9_vring_disarm(&ring);
     CHECK(used[0] == 1);
     CHECK(!v9_vring_arm(&ring) && used[0] == 0);
-}
-
-int main(void)
-{
-    CHECK(v9_mem_init() == 0);
-    test_used_ring_and_wrapping();
-    test_out_of_order();
-    test_signals_by_event();
-    test_signals_by_flag();
-    test_asking_for_kicks();
-    v9_mem_clear(&mem);
-    return check_report();
 }

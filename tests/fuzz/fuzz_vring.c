@@ -5,8 +5,8 @@
  * taking of a chain and its return the ring is stopped and started anew, with another set-up, good
  * or bad: what is written then lies within the ring as it is now, and nothing is written for a
  * chain of an earlier one. First with a guest that holds still while its ring is read, so that a
- * seed says everything; then with one that goes on writing meanwhile. Takes a seed and a number of
- * rings as its arguments.
+ * seed says everything; then with one that goes on writing meanwhile. SEED and RINGS in the
+ * environment set the seed and the number of rings.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,6 +35,32 @@ static bool still = true; /* nobody else writes */
 static atomic_bool quiet; /* the other thread is to end */
 static unsigned long taken, refused, stale, restarts, bad_setups;
 static _Thread_local uint64_t random_state;
+static uint64_t seed;
+static long rings;
+
+static uint64_t setting(const char *name, uint64_t usual)
+{
+    const char *value = getenv(name);
+    return value ? strtoull(value, NULL, 0) : usual;
+}
+
+SET_UP()
+{
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+
+    seed = setting("SEED", 1);
+    rings = (long)setting("RINGS", RINGS);
+    random_state = seed * 0x9e3779b97f4a7c15ull | 1;
+    CHECK(v9_mem_init() == 0 && ftruncate(fd, MEMORY) == 0);
+    CHECK(v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
+    close(fd);
+    guest = v9_mem_gpa(&mem, GPA, MEMORY);
+}
+
+TEAR_DOWN()
+{
+    v9_mem_clear(&mem);
+}
 
 /* xorshift64*: both threads have their own, and a seed means the same everywhere. */
 static uint32_t random_number(void)
@@ -243,29 +269,28 @@ static void one_ring(void)
     }
 }
 
-int main(int argc, char **argv)
+static void fuzz(void)
 {
-    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, other = seed + 1;
-    const long rings = argc > 2 ? atol(argv[2]) : RINGS;
-    int fd = memfd_create("guest", MFD_CLOEXEC);
-    pthread_t thread;
-
-    random_state = seed * 0x9e3779b97f4a7c15ull | 1;
-    CHECK(v9_mem_init() == 0 && ftruncate(fd, MEMORY) == 0);
-    CHECK(v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
-    close(fd);
-    guest = v9_mem_gpa(&mem, GPA, MEMORY);
     for (long i = 0; i < rings; i++)
         one_ring();
+}
+
+TEST(random_rings_of_a_guest_that_holds_still_stay_within_bounds)
+{
+    fuzz();
     CHECK(taken > (unsigned long)rings / 4 && refused > (unsigned long)rings / 8);
     CHECK(stale > (unsigned long)rings / 16 && bad_setups > (unsigned long)rings / 16);
+}
+
+TEST(random_rings_of_a_guest_that_goes_on_writing_stay_within_bounds)
+{
+    uint64_t other = seed + 1;
+    pthread_t thread;
+
     still = false;
     CHECK(pthread_create(&thread, NULL, go_on_writing, &other) == 0);
-    for (long i = 0; i < rings; i++)
-        one_ring();
+    fuzz();
     quiet = true;
     pthread_join(thread, NULL);
     CHECK(!mem.faulted);
-    v9_mem_clear(&mem);
-    return check_report();
 }

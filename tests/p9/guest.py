@@ -1,4 +1,4 @@
-"""A guest without a ring: a fid table in memory, and a server over real files in a directory.
+"""A guest without a ring: a server over real files in a directory, and the fid table of a device.
 
 C answers Twalk, Tlopen and what only moves data; here `Guest.walk` and `Guest.open` put fids into
 the table in its stead.
@@ -8,22 +8,20 @@ import errno
 import itertools
 import os
 import queue
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vhost9p.fs.driver import Attr, Entry
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.tree import Tree
 from vhost9p.native import sys
+from vhost9p.native.device import Device
 from vhost9p.native.export import Export
+from vhost9p.native.fids import Fid, FidTable
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, decode
 from vhost9p.p9.constants import Dialect
-from vhost9p.p9.fids import FID_UPCALL
 from vhost9p.p9.server import Server
 from vhost9p.policy.multidevs import make_policy
 
@@ -37,153 +35,52 @@ class Refused(OSError):
     """Rlerror."""
 
 
-@dataclass(eq=False)
-class FakeFid:
-    """An entry of the table (vhost9p.p9.fids.Fid)."""
+class WatchedFids(FidTable):
+    """The fid table of a device, which reports to a test what the server does with it."""
 
-    number: int
-    handle: int
-    path_fd: int
-    export: int
-    uid: int
-    flags: int
-    st_dev: int
-    st_ino: int
-    io_fd: int = -1
-    io_flags: int = 0
-    meta_fd: int = -1
-
-    def resizing(self, size: int) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def close(self) -> None:
-        for fd in (self.path_fd, self.io_fd):
-            if fd >= 0:
-                os.close(fd)
-
-
-class FakeFids:
-    """vhost9p.p9.fids.FidTable; `pinned` counts `with` blocks that are open."""
-
-    def __init__(self, parent_of: Callable[[int], tuple[int, bytes]]) -> None:
-        self._parent_of = parent_of
-        self.entries: dict[int, FakeFid] = {}
-        self._handles = itertools.count(1 << 32)
-        self.before_mark: Callable[[], None] = lambda: None
+    def __init__(self, device: Device) -> None:
+        super().__init__(device._native)
+        self.before_mark: Callable[[], object] = lambda: None
         """What somebody else does just before a fid is marked."""
-        self.pinned = 0
-        self.full = False
         self.changing: tuple[Any, ...] | None = None
         """The change of names that goes on."""
 
-    @contextmanager
-    def get(self, number: int) -> Iterator[FakeFid]:
-        if number not in self.entries:
-            raise OSError(errno.EBADF, "no such fid")
-        self.pinned += 1
-        try:
-            yield self.entries[number]
-        finally:
-            self.pinned -= 1
+    def look(self, number: int) -> Fid:
+        """A fid as it is, not pinned any more; OSError EBADF if there is none."""
+        with self.get(number) as fid:
+            return fid
 
-    def find(self, number: int) -> int:
-        if number not in self.entries:
-            raise OSError(errno.EBADF, "no such fid")
-        return self.entries[number].handle
-
-    def add(
-        self,
-        number: int,
-        path_fd: int,
-        export: int,
-        uid: int,
-        flags: int,
-        attr: Attr | None,
-    ) -> int:
-        if number in self.entries:
-            raise OSError(errno.EBADF, "the fid is in use")
-        if self.full:
-            raise OSError(errno.EMFILE, "the table is full")
-        dev, ino = (attr.st_dev, attr.st_ino) if attr else (0, 0)
-        handle = next(self._handles)
-        self.entries[number] = FakeFid(number, handle, path_fd, export, uid, flags, dev, ino)
-        return handle
-
-    def become(
-        self, fid: Any, name: bytes, path_fd: int, io_fd: int, io_flags: int, attr: Attr
-    ) -> None:
-        if self.full:
-            raise OSError(errno.EMFILE, "the table is full")
-        old = self.entries[fid.number]
-        self.entries[fid.number] = replace(
-            old,
-            handle=next(self._handles),
-            path_fd=path_fd,
-            io_fd=io_fd,
-            io_flags=io_flags,
-            st_dev=attr.st_dev,
-            st_ino=attr.st_ino,
-        )
-        old.close()
-
-    def _entry(self, handle: int) -> FakeFid:
-        for fid in self.entries.values():
-            if fid.handle == handle:
-                return fid
-        raise OSError(errno.EBADF, "the fid is gone")
+    def __contains__(self, number: int) -> bool:
+        with suppress(OSError):
+            return bool(self.find(number))
+        return False
 
     def mark(self, handle: int, flags: int) -> None:
         self.before_mark()
-        fid = self._entry(handle)
-        if (flags | fid.flags) & FID_UPCALL:
-            fits = fid.io_fd < 0 and not fid.flags & ~flags
-        else:
-            fits = fid.io_fd >= 0
-        if not fits:
-            raise OSError(errno.EBADF, "the fid is in use for something else")
-        fid.flags |= flags
-
-    def clunk(self, handle: int) -> None:
-        self.entries.pop(self._entry(handle).number).close()
-
-    def read_dir(self, fid: FakeFid, position: int, size: int) -> list[Entry]:
-        """Three at most; positions count entries."""
-        if not stat.S_ISDIR(os.fstat(fid.io_fd).st_mode):
-            raise OSError(errno.ENOTDIR, "no directory")
-        names = [b".", b"..", *sorted(map(os.fsencode, os.listdir(fid.io_fd)))]
-        return [
-            Entry(name, os.lstat(os.fsencode(f"/proc/self/fd/{fid.io_fd}/") + name).st_ino, at)
-            for at, name in enumerate(names, 1)
-            if position < at <= position + 3
-        ]
+        super().mark(handle, flags)
 
     @contextmanager
-    def _changes(self, *names: Any) -> Iterator[None]:
-        self.changing = names
-        try:
-            yield
-        finally:
-            self.changing = None
+    def _announced(self, change: AbstractContextManager[None], *names: Any) -> Iterator[None]:
+        with change:
+            self.changing = names
+            try:
+                yield
+            finally:
+                self.changing = None
 
-    @contextmanager
-    def own_name(self, fid: FakeFid) -> Iterator[tuple[int, bytes]]:
-        parent, name = self._parent_of(fid.path_fd)
-        try:
-            yield parent, name
-        finally:
-            os.close(parent)
+    def removing(self, fid: Fid, name: bytes = b"") -> Any:
+        return self._announced(super().removing(fid, name), fid.number, name)
 
-    def removing(self, fid: FakeFid, name: bytes = b"") -> AbstractContextManager[None]:
-        return self._changes(fid.number, name)
+    def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> Any:
+        names = (fid.number, name, directory and directory.number, new)
+        return self._announced(super().renaming(fid, name, directory, new), *names)
 
-    def renaming(
-        self, fid: FakeFid, name: bytes, directory: FakeFid | None, new: bytes
-    ) -> AbstractContextManager[None]:
-        return self._changes(fid.number, name, directory and directory.number, new)
 
-    def clear(self) -> None:
-        for number in list(self.entries):
-            self.entries.pop(number).close()
+class NoRing:
+    """What calls a device's handler, which nobody does here: there is no ring."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"an upcall: {name}")
 
 
 class FakeRequest:
@@ -224,14 +121,21 @@ class FakeRequest:
 class Guest:
     """Sends requests to a server and keeps its fids."""
 
-    def __init__(self, server: Server, fids: FakeFids, driver: LocalDriver) -> None:
+    def __init__(
+        self, server: Server, device: Device, fids: WatchedFids, driver: LocalDriver
+    ) -> None:
         self.server = server
+        self.device = device
         self.fids = fids
         self.driver = driver
         self.msizes: list[int] = []
         self.dialects: list[Dialect] = []
         self._numbers = itertools.count(100)
         self._tags = itertools.cycle(range(0xFFFF))
+
+    def count(self) -> int:
+        """How many fids it has."""
+        return self.device.stats().fids
 
     def send(self, message: Message, *, held_back: int = 0) -> FakeRequest:
         """Starts a request; the server is not given the last `held_back` bytes at once."""
@@ -265,9 +169,9 @@ class Guest:
         self.call(m.Tattach(number, OWN, b"nobody", b"", uid), m.Rattach)
         return number
 
-    def walk(self, path: str = "", uid: int = OWN) -> int:
-        """A new fid, as Twalk would make it."""
-        number = next(self._numbers)
+    def walk(self, path: str = "", uid: int = OWN, number: int | None = None) -> int:
+        """A new fid, as Twalk would make it; of this number, if one is given."""
+        number = next(self._numbers) if number is None else number
         *parents, last = path.split("/")
         fd = self.driver.export.descend(os.fsencode("/".join(parents)) or b".")
         try:
@@ -277,13 +181,20 @@ class Guest:
         self.fids.add(number, below, 0, uid, 0, self.driver.attr(below))
         return number
 
-    def open(self, path: str, flags: int = os.O_RDWR) -> int:
-        """A new fid that is open, as Tlopen would make it."""
-        number = self.walk(path)
-        fid = self.fids.entries[number]
-        fid.io_fd = self.driver.export.open(fid.path_fd, flags)
-        fid.io_flags = flags
+    def open(self, path: str, flags: int = os.O_RDWR, number: int | None = None) -> int:
+        """A new fid that is open, as Tlcreate would make it; of this number, if one is given."""
+        above, _, name = path.rpartition("/")
+        number = self.walk(above, number=number)
+        self.become(number, name, flags)
         return number
+
+    def become(self, number: int, name: str, flags: int = os.O_RDWR) -> None:
+        """Makes a directory's fid stand for an entry, which is open then."""
+        with self.fids.get(number) as fid:
+            entry = os.fsencode(name or ".")
+            path_fd = self.driver.export.step(fid.path_fd, entry)
+            io_fd = self.driver.export.open(path_fd, flags)
+            self.fids.become(fid, entry, path_fd, io_fd, flags, self.driver.attr(path_fd))
 
 
 @contextmanager
@@ -311,24 +222,36 @@ def serving(
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
         driver = LocalDriver(export, root_fd, readonly=readonly)
-        fids = FakeFids(driver.parent_of)
+        device = Device(
+            NoRing(), threads=1, msize_max=65536, max_fids=1000, mem_regions=1, mem_bytes=0
+        )
+        stack.callback(device.close)
+        device.set_exports([export])
+        fids = WatchedFids(device)
         msizes: list[int] = []
         dialects: list[Dialect] = []
+
+        def set_dialect(dialect: Dialect) -> None:
+            dialects.append(dialect)
+            device.set_dialect(unix=dialect is Dialect.U)
+
         server = Server(
             fids,
             Tree([driver]),
             msize_max=65536,
             max_xattr=max_xattr,
             set_msize=msizes.append,
-            set_dialect=dialects.append,
+            set_dialect=set_dialect,
             wake_signal=sys.wake_signal(),
         )
-        stack.callback(server.close)
         server.set_ring_size(ring)
-        guest = Guest(server, fids, driver)
+        guest = Guest(server, device, fids, driver)
         guest.msizes = msizes
         guest.dialects = dialects
-        yield guest
-        assert fids.pinned == 0
-    assert not fids.entries
+        try:
+            yield guest
+        finally:
+            server.close()
+        left = device.stats()
+        assert (left.fids, left.nodes) == (0, 0)  # nor is one pinned
     assert len(os.listdir("/proc/self/fd")) == before

@@ -61,16 +61,14 @@ def between(guest: Guest, happens: Callable[[], object]) -> None:
 
 def clunk_in_c(guest: Guest, number: int) -> None:
     """Tclunk of a fid that is not marked."""
-    assert not guest.fids.entries[number].flags
-    guest.fids.entries.pop(number).close()
+    assert not guest.fids.look(number).flags
+    guest.fids.clunk(guest.fids.find(number))
 
 
 def reuse(guest: Guest, number: int) -> None:
     """The same, and the number comes to stand for the other file, open."""
     clunk_in_c(guest, number)
-    other = guest.open("other")
-    guest.fids.entries[number] = guest.fids.entries.pop(other)
-    guest.fids.entries[number].number = number
+    guest.open("other", number=number)
 
 
 def keep_and_set(guest: Guest) -> None:
@@ -89,7 +87,7 @@ def test_a_fid_goes_while_it_becomes_a_value(
     between(guest, lambda: goes(guest, fid))
     assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
     if goes is reuse:
-        assert not guest.fids.entries[fid].flags
+        assert not guest.fids.look(fid).flags
         assert code(guest, m.Tread(fid, 0, 1)) == errno.EBADF  # C's, were it not open
     keep_and_set(guest)
 
@@ -100,7 +98,7 @@ def test_a_value_to_read_goes_at_once(guest: Guest) -> None:
     keep_and_set(guest)
     between(guest, lambda: guest.do(m.Tclunk(NEW)))
     assert code(guest, m.Txattrwalk(source, NEW, b"user.a")) == errno.EBADF
-    assert NEW not in guest.fids.entries
+    assert NEW not in guest.fids
     keep_and_set(guest)
 
 
@@ -117,14 +115,9 @@ def test_two_values_for_one_fid(guest: Guest, root: Path) -> None:
     assert os.listxattr(root / "file") == ["user.a"]
 
 
-def test_the_file_is_opened_while_its_fid_becomes_a_value(guest: Guest) -> None:
-    fid = guest.walk("file")
-
-    def opens() -> None:
-        entry = guest.fids.entries[fid]
-        entry.io_fd = guest.driver.export.open(entry.path_fd, os.O_RDONLY)
-
-    between(guest, opens)
+def test_a_file_is_created_while_its_fid_becomes_a_value(guest: Guest) -> None:
+    fid = guest.walk()
+    between(guest, lambda: guest.become(fid, "file"))
     assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
     keep_and_set(guest)
 
@@ -138,7 +131,7 @@ def test_a_fid_goes_while_it_locks(
     assert code(guest, lock(fid)) == errno.EBADF
     assert not is_locked(root / "file")
     if goes is reuse:
-        assert not guest.fids.entries[fid].flags
+        assert not guest.fids.look(fid).flags
 
 
 def test_a_marked_fid_goes_while_it_locks_again(guest: Guest, root: Path) -> None:

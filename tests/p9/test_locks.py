@@ -108,8 +108,8 @@ def test_getlock_as_linux_asks(guest: Guest, file: Path) -> None:
 def test_locks_go_with_their_fids(guest: Guest, file: Path) -> None:
     fid, other = guest.open("file"), guest.open("file")
     status(guest, lock(fid, WR))
-    assert guest.fids.entries[fid].flags
-    assert not guest.fids.entries[other].flags
+    assert guest.fids.look(fid).flags
+    assert not guest.fids.look(other).flags
     guest.do(m.Tclunk(fid))
     assert status(guest, lock(other, WR, pid=2)) == c.LOCK_SUCCESS
     guest.do(m.Tversion(8192, b"9P2000.L"))
@@ -155,7 +155,7 @@ def test_a_fifo_is_not_opened_to_look_for_locks(guest: Guest, root: Path) -> Non
     os.mkfifo(root / "fifo")
     assert code(guest, m.Tgetlock(guest.walk("fifo"), RD, 0, 0, 1, b"g")) == errno.EBADF
     with pytest.raises(OSError) as refused:
-        guest.driver.open_for_locks(guest.fids.entries[guest.walk("fifo")].path_fd)
+        guest.driver.open_for_locks(guest.fids.look(guest.walk("fifo")).path_fd)
     assert refused.value.errno == errno.EBADF
 
 
@@ -218,7 +218,7 @@ def test_cancelled_waits_are_answered_before_the_call_returns(locked: Guest) -> 
     assert request.waits
     locked.server.reset()
     assert request.result(m.Rlock).status == c.LOCK_BLOCKED
-    assert not locked.fids.entries
+    assert not locked.count()
 
 
 def test_clunk_of_a_fid_that_a_wait_came_through(locked: Guest, host: int) -> None:

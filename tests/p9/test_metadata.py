@@ -128,7 +128,7 @@ def test_size_through_a_fid_that_may_write(guest: Guest, root: Path) -> None:
     (root / "file").chmod(0)
     (root / "file").unlink()
     setattr_of(guest, fid, c.SETATTR_SIZE, size=1)
-    assert os.fstat(guest.fids.entries[fid].io_fd).st_size == 1
+    assert os.fstat(guest.fids.look(fid).io_fd).st_size == 1
 
 
 def test_unlinked_files_change_too(guest: Guest, root: Path) -> None:
@@ -137,7 +137,7 @@ def test_unlinked_files_change_too(guest: Guest, root: Path) -> None:
     (root / "file").unlink()
     (root / "file").touch(mode=0o600)
     setattr_of(guest, fid, c.SETATTR_MODE | c.SETATTR_SIZE, mode=0o4711, size=9)
-    status = os.stat(guest.fids.entries[fid].path_fd)
+    status = os.stat(guest.fids.look(fid).path_fd)
     assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o4711, 9)
     assert stat.S_IMODE(os.stat(root / "file").st_mode) == 0o600
 

@@ -61,7 +61,7 @@ def test_reset_forgets_everything(guest: Guest, root: Path) -> None:
     writing = guest.walk("file")
     guest.do(m.Txattrcreate(writing, b"user.a", 3, 0))
     guest.server.reset()
-    assert not guest.fids.entries
+    assert not guest.count()
     with pytest.raises(Refused):
         guest.do(m.Twrite(writing, 0, b"abc"))
     guest.server.resume_waits()
@@ -129,7 +129,7 @@ def test_readonly_remove_frees_the_fid(root: Path) -> None:
         with pytest.raises(Refused) as refused:
             guest.do(m.Tremove(fid))
         assert refused.value.errno == errno.EROFS
-        assert fid not in guest.fids.entries
+        assert fid not in guest.fids
     assert (root / "file").exists()
 
 
@@ -152,7 +152,7 @@ def test_other_dialects_are_unknown(guest: Guest, version: bytes) -> None:
     reply = guest.call(m.Tversion(8192, version), m.Rversion)
     assert reply.version == b"unknown"
     assert guest.msizes == []
-    assert not guest.fids.entries  # whatever was before, is over
+    assert not guest.count()  # whatever was before, is over
 
 
 def test_small_msize_ends_nothing(guest: Guest) -> None:
@@ -160,7 +160,7 @@ def test_small_msize_ends_nothing(guest: Guest) -> None:
     with pytest.raises(Refused) as refused:
         guest.do(m.Tversion(4095, b"9P2000.L"))
     assert refused.value.errno == errno.EMSGSIZE
-    assert fid in guest.fids.entries
+    assert fid in guest.fids
     assert guest.call(m.Tversion(4096, b"9P2000.L"), m.Rversion).msize == 4096
 
 
@@ -174,7 +174,7 @@ def test_auth_is_not_required(guest: Guest) -> None:
 def test_attach_names_of_the_root(guest: Guest, root: Path, aname: bytes) -> None:
     (root / "a").mkdir()
     guest.call(m.Tattach(3, OWN, b"", aname, 7), m.Rattach)
-    entry = guest.fids.entries[3]
+    entry = guest.fids.look(3)
     assert os.path.samestat(os.fstat(entry.path_fd), os.stat(root))
     assert (entry.uid, entry.flags, entry.io_fd) == (7, 0, -1)
 
@@ -205,7 +205,7 @@ def test_attach_names_that_lead_nowhere(guest: Guest, root: Path, aname: bytes, 
     with pytest.raises(Refused) as refused:
         guest.do(m.Tattach(3, OWN, b"", aname, 0))
     assert refused.value.errno == code
-    assert not guest.fids.entries
+    assert not guest.count()
 
 
 def test_attach_with_an_afid_or_a_used_fid(guest: Guest) -> None:

@@ -98,8 +98,8 @@ def test_any_create(
         assert isinstance(reply, u.Rcreate)
         status = os.lstat(os.path.join(os.fsencode(root), name))
         assert (status.st_dev, status.st_ino) == (
-            unix.fids.entries[fid].st_dev,
-            unix.fids.entries[fid].st_ino,
+            unix.fids.look(fid).st_dev,
+            unix.fids.look(fid).st_ino,
         )
         assert sorted(entries) == sorted([b"old", name])
     else:

@@ -46,7 +46,7 @@ def put(guest: Guest, name: bytes, value: bytes, flags: int = 0, path: str = "fi
     try:
         guest.call(m.Tclunk(fid), m.Rclunk)
     finally:
-        assert fid not in guest.fids.entries
+        assert fid not in guest.fids
 
 
 def get(guest: Guest, name: bytes, path: str = "file") -> bytes:
@@ -102,7 +102,7 @@ def test_of_an_unlinked_file(guest: Guest, file: Path) -> None:
     file.unlink()
     file.touch()
     guest.do(m.Txattrcreate(fid, b"user.a", 0, 0))
-    path_fd = os.dup(guest.fids.entries[fid].path_fd)
+    path_fd = os.dup(guest.fids.look(fid).path_fd)
     guest.call(m.Tclunk(fid), m.Rclunk)
     assert os.listxattr(f"/proc/self/fd/{path_fd}") == ["user.a"]
     os.close(path_fd)
@@ -150,12 +150,12 @@ def test_what_is_no_name(guest: Guest, file: Path, name: bytes, expected: int) -
     assert code(guest, m.Txattrwalk(guest.walk("file"), NEW, name)) == expected
     assert code(guest, m.Txattrcreate(guest.walk("file"), name, 1, 0)) == expected
     assert code(guest, m.Txattrcreate(guest.walk("file"), b"", 1, 0)) == errno.EINVAL
-    assert NEW not in guest.fids.entries
+    assert NEW not in guest.fids
 
 
 def test_missing_attribute_makes_no_fid(guest: Guest, file: Path) -> None:
     assert code(guest, m.Txattrwalk(guest.walk("file"), NEW, b"user.a")) == errno.ENODATA
-    assert NEW not in guest.fids.entries
+    assert NEW not in guest.fids
 
 
 def test_walk_to_a_used_fid(guest: Guest, file: Path) -> None:
@@ -176,7 +176,7 @@ def test_values_are_written_from_front_to_back(guest: Guest, file: Path) -> None
     assert code(guest, m.Tread(fid, 0, 5)) == errno.EBADF
     assert code(guest, m.Tclunk(fid)) == errno.EINVAL  # 3 of 5 bytes
     assert os.listxattr(file) == []
-    assert fid not in guest.fids.entries
+    assert fid not in guest.fids
 
 
 def test_reading_fids_are_not_written(guest: Guest, file: Path) -> None:
@@ -206,7 +206,7 @@ def test_all_values_together_are_bounded(
     first = guest.walk("file")
     guest.do(m.Txattrcreate(first, b"user.b", 500, 0))
     assert code(guest, m.Txattrwalk(guest.walk("file"), NEW, b"user.a")) == errno.ENOSPC
-    assert NEW not in guest.fids.entries
+    assert NEW not in guest.fids
     assert code(guest, m.Txattrcreate(guest.walk("file"), b"user.c", 501, 0)) == errno.ENOSPC
     with pytest.raises(Refused):  # unfinished, and yet its share is given back
         guest.do(m.Tclunk(first))

@@ -22,6 +22,7 @@ from tests.frontend.machine import Machine
 from tests.frontend.unix import UnixClient
 from tests.frontend.vhost_user import Frontend
 from tests.system.host_locks import HostProcess
+from tests.system.pair import Pair, two_guests
 from tests.system.share import SECURITY, Share, mounted
 
 
@@ -162,3 +163,10 @@ def host(share: Share, fid: int) -> Iterator[HostProcess]:
     """A process of the host with the same file."""
     with HostProcess(share.path("file")) as process:
         yield process
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """An attacker and its neighbour in one daemon."""
+    with two_guests(tmp_path) as pair:
+        yield pair

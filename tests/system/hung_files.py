@@ -77,12 +77,12 @@ def answer(opcode: int, node: int, body: bytes) -> bytes | int:
 
 
 class Server:
-    """Answers the kernel; what hangs waits in `parked`."""
+    """Answers the kernel; what hangs waits in `waiting`."""
 
     def __init__(self, fuse: int, control: int) -> None:
         self.fuse = fuse
         self.control = control
-        self.parked: list[bytes] | None = []
+        self.waiting: list[bytes] | None = []
 
     def reply(self, request: bytes) -> None:
         _, opcode, unique, node, *_ = IN_HEADER.unpack_from(request)
@@ -95,15 +95,15 @@ class Server:
         opcode = IN_HEADER.unpack_from(request)[1]
         if opcode in UNANSWERED:
             return
-        if opcode in HANGING and self.parked is not None:
-            self.parked.append(request)
+        if opcode in HANGING and self.waiting is not None:
+            self.waiting.append(request)
         else:
             self.reply(request)
 
     def release(self) -> None:
         """From here on nothing hangs."""
-        parked, self.parked = self.parked, None
-        for request in parked or []:
+        waiting, self.waiting = self.waiting, None
+        for request in waiting or []:
             self.reply(request)
 
     def run(self) -> None:

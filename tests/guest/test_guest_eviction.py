@@ -45,7 +45,7 @@ def test_more_files_than_descriptors(boot: Boot) -> None:
         assert share.sh("paste d0[0-4]/* | md5sum").split()[0] == md5(
             ["paste", *names], share.export
         )
-        # Names change under what is parked; one file is open and has none any more.
+        # Names change under what is evicted; one file is open and has none any more.
         share.sh(
             """mkdir sub; for d in d0*; do mv $d sub/$d; done; mv sub new; mv new/d00/f00 first
             exec 5<d10/f50; rm d10/f50; find . -type f -exec cat {} + > /dev/null

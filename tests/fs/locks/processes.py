@@ -1,0 +1,123 @@
+"""Processes that lock: of a guest, through a lock table, and of the host; threads that wait."""
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, Cancel, Holder, LockTable
+from vhost9p.fs.ranges import WHOLE, Range
+from vhost9p.native import sys
+
+FID = 7
+TIMEOUT = 20
+
+
+class Host:
+    """A process of the host, as far as the kernel can tell: descriptors of their own."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR)
+        self.path = path
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def fcntl(self, kind: int, span: Range = WHOLE) -> bool:
+        """Takes or gives up a range; whether that was possible."""
+        with suppress(BlockingIOError):
+            sys.ofd_lock(self._fd, kind, *span)
+            return True
+        return False
+
+    def flock(self, kind: int) -> bool:
+        """The same with flock(2)."""
+        with suppress(BlockingIOError):
+            sys.flock(self._fd, kind)
+            return True
+        return False
+
+    def finds(self, kind: int, span: Range = WHOLE) -> int:
+        """The kind of lock that is in the way of a range lock; UNLCK: none."""
+        found = sys.ofd_test(self._fd, kind, *span)
+        return found[0] if found else UNLCK
+
+    def finds_flock(self) -> int:
+        """How the file is locked with flock(2)."""
+        probe = os.open(self.path, os.O_RDWR)
+        try:
+            for kind, held in ((fcntl.LOCK_EX, UNLCK), (fcntl.LOCK_SH, RDLCK)):
+                with suppress(BlockingIOError):
+                    fcntl.flock(probe, kind | fcntl.LOCK_NB)
+                    return held
+            return WRLCK
+        finally:
+            os.close(probe)
+
+
+class Process:
+    """A process of a guest: locks through one fid."""
+
+    def __init__(self, table: LockTable, path: Path, pid: int, access: int = os.O_RDWR) -> None:
+        status = os.stat(path)
+        self.table = table
+        self.holder = Holder(status.st_dev, status.st_ino, b"guest", pid)
+        self.fid = FID + pid
+        self._path = path
+        self._access = access
+
+    def _open(self) -> tuple[int, int]:
+        return os.open(self._path, self._access), self._access
+
+    def lock(
+        self, kind: int, span: Range = WHOLE, *, writable: bool = True, cancel: Cancel | None = None
+    ) -> bool:
+        """Takes a lock; False where it is held."""
+        asker = Asker(self.holder, self.fid)
+        file = self.table.open(asker, span, self._open)
+        try:
+            self.table.take(file, asker, kind, span, writable, cancel)
+        except BlockingIOError:
+            return False
+        finally:
+            self.table.done(file)
+        return True
+
+    def unlock(self, span: Range = WHOLE, *, flock: bool = False) -> None:
+        self.table.release(Asker(self.holder, self.fid), span, flock=flock)
+
+    def blocker(self, kind: int, span: Range = WHOLE) -> Blocker | None:
+        return self.table.blocker(self.holder, kind, span, self._open)
+
+
+class Waiter:
+    """A thread that waits for a lock: calls `work` with `cancel`."""
+
+    def __init__(self, work: Callable[..., object]) -> None:
+        self.cancel = Cancel()
+        self.error: OSError | None = None
+        self.done = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(work,))
+        self._thread.start()
+
+    def _run(self, work: Callable[..., object]) -> None:
+        try:
+            work(cancel=self.cancel)
+        except OSError as error:
+            self.error = error
+        self.done.set()
+
+    def join(self) -> None:
+        assert self.done.wait(TIMEOUT)
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Cancels the wait."""
+        self.cancel.set()
+        while not self.done.wait(0.001):
+            assert self._thread.ident
+            signal.pthread_kill(self._thread.ident, sys.wake_signal())
+        self._thread.join()

@@ -1,0 +1,75 @@
+"""What the guest sees and changes: modes and owners of files with metadata and without."""
+
+import os
+import stat
+
+import pytest
+
+from tests.fs.mapped.place import META, Place, shown
+from vhost9p.fs.driver import OWN_ID, File, Owner
+from vhost9p.native.export import Mapped
+
+
+def test_a_mode_that_changes_while_the_owner_does(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads: what chown(2) takes away is taken of the mode that there is by then."""
+    place.make(b"program", 0o4755)
+    write = place.driver._keeper.write
+
+    def between(file: File, change: Mapped) -> None:
+        monkeypatch.undo()
+        place.driver.chmod(file, 0o6710)
+        write(file, change)
+
+    with place.opened(b"program") as file:
+        monkeypatch.setattr(place.driver._keeper, "write", between)
+        place.driver.chown(file, 5, -1)
+    assert place.attr(b"program").mode == stat.S_IFREG | 0o710
+
+
+def test_a_host_file_without_metadata_gets_some_when_it_is_changed(place: Place) -> None:
+    (place.path / "f").write_text("x")
+    (place.path / "f").chmod(0o4640)
+    assert shown(place, b"f") == (0o4640, os.geteuid())
+    with place.opened(b"f") as file:
+        place.driver.chown(file, 7, -1)
+    attr = place.attr(b"f")
+    assert (attr.uid, attr.gid) == (7, os.getegid())
+    assert attr.mode == stat.S_IFREG | 0o640, "a program that is given away loses its set-id bits"
+    assert os.stat(place.path / "f").st_mode == stat.S_IFREG | 0o4640
+
+
+def test_the_root_has_attributes_too(place: Place) -> None:
+    place.driver.chmod(File(place.fd), 0o1755)
+    place.driver.chown(File(place.fd), 3, 4)
+    fd, attr = place.driver.attach(b"")
+    os.close(fd)
+    assert (attr.mode, attr.uid, attr.gid) == (stat.S_IFDIR | 0o1755, 3, 4)
+    assert os.stat(place.path).st_mode == stat.S_IFDIR | 0o777
+
+
+def test_symlinks_and_fifos_of_the_host_are_themselves(place: Place) -> None:
+    os.symlink("to", place.path / "l")
+    os.mkfifo(place.path / "p", 0o640)
+    assert place.attr(b"l").mode == stat.S_IFLNK | 0o777
+    assert place.attr(b"p").mode == stat.S_IFIFO | 0o640
+    for name in (b"l", b"p"):
+        with place.opened(name) as file:
+            if place.model == "mapped-file":
+                place.driver.chown(file, 5, 6)
+                assert place.attr(name).uid == 5
+            else:
+                with pytest.raises(PermissionError):
+                    place.driver.chown(file, 5, 6)
+    assert os.readlink(place.path / "l") == "to"
+
+
+def test_leftover_metadata_are_not_the_next_files(files: Place) -> None:
+    os.mkdir(files.path / META)
+    (files.path / META / "n").write_text("virtfs.uid=5\nvirtfs.mode=8612\nvirtfs.rdev=5\n")
+    os.link(files.path / META / "n", files.path / META / "other")
+    files.make(b"n", 0o600, Owner(OWN_ID, 1))
+    assert shown(files, b"n") == (0o600, os.geteuid())
+    assert (files.path / META / "n").read_text() == "virtfs.gid=1\nvirtfs.mode=33152\n"
+    assert (files.path / META / "other").read_text().startswith("virtfs.uid=5\n")
