@@ -13,7 +13,7 @@ PYTHON ?= python3
 export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h tests/fuzz/*.c) \
+C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c) \
            $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
@@ -29,7 +29,7 @@ $(VENV)/.venv-made: pyproject.toml tests/prerequisites.sh
 	    $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.venv-made $(wildcard csrc/*) pyproject.toml
+$(VENV)/.built: $(VENV)/.venv-made $(shell find csrc -name "*.[ch]" -o -name "*.py") pyproject.toml
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 

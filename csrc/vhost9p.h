@@ -31,13 +31,15 @@ int v9_init(void);
 /* How many bytes of addresses the process has, all of them. */
 uint64_t v9_address_space(void);
 
-/* ---- stop.c: SIGTERM and SIGINT ---------------------------------------------------------------
+/* ---- server/stop.c: SIGTERM and SIGINT
+ * ---------------------------------------------------------------
  */
 
 /* From now on they are written to the eventfd `fd` by their numbers, and so many milliseconds after
  * the first of them the process ends, with status 0. Every thread has them blocked before. */
 int v9_stop_start(int32_t fd, uint32_t patience_ms);
-/* ---- budget.c: how many descriptors each device may hold --------------------------------------
+/* ---- base/budget.c: how many descriptors each device may hold
+ * --------------------------------------
  */
 
 /* Divides what the limit of open files leaves among the devices that there are; once, when they
@@ -53,7 +55,8 @@ int v9_budget_dup(int32_t fd);
 /* Closes what any of these functions has opened, or another call. */
 void v9_budget_close(int32_t fd);
 
-/* ---- name.c -----------------------------------------------------------------------------------
+/* ---- base/name.c
+ * -----------------------------------------------------------------------------------
  */
 
 enum { V9_NAME_DOTS = 1 };
@@ -62,7 +65,8 @@ enum { V9_NAME_DOTS = 1 };
  * -ENAMETOOLONG. */
 int v9_name_check(const char *name, uint32_t size);
 
-/* ---- qidmap.c: (host device, inode) -> qid.path --------------------------------------------- */
+/* ---- export/qidmap.c: (host device, inode) -> qid.path
+ * --------------------------------------------- */
 
 enum {
     V9_DEV_IDENTITY = 1, /* qid.path = st_ino (multidevs warn, and forbid's own device) */
@@ -96,7 +100,8 @@ int v9_qidmap_find(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path
 /* Forgets what v9_qidmap_set_device has installed; groups and files stay. */
 int v9_qidmap_forget_devices(v9_qidmap *map);
 
-/* ---- attr.c: host stat -> guest attributes --------------------------------------------------- */
+/* ---- fs/attributes.c: host stat -> guest attributes
+ * --------------------------------------------------- */
 
 struct v9_qid {
     uint8_t type;
@@ -127,7 +132,7 @@ struct v9_export_conf {
     uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
 };
 
-/* Where owner, mode, type and device number of the guest's files are kept (model.h). */
+/* Where owner, mode, type and device number of the guest's files are kept (mapped/mapped.h). */
 enum {
     V9_MODEL_HOST = 0,  /* the host's own: passthrough and none */
     V9_MODEL_XATTR = 1, /* mapped-xattr */
@@ -172,10 +177,11 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
  */
 int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
 /*
- * idmap.c: the map of owners (V9_UID) or groups (V9_GID). Everything is copied. `ranges` are in the
- * order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no range
- * has shows as V9_ID_NOBODY, and a guest id of no range is `squash` on the host, or is refused, as
- * are forbidden ones. Once per kind, before the export is served; not set: ids are as they are.
+ * export/idmap.c: the map of owners (V9_UID) or groups (V9_GID). Everything is copied. `ranges` are
+ * in the order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no
+ * range has shows as V9_ID_NOBODY, and a guest id of no range is `squash` on the host, or is
+ * refused, as are forbidden ones. Once per kind, before the export is served; not set: ids are as
+ * they are.
  */
 struct v9_id_range {
     uint32_t guest, host, count;
@@ -194,14 +200,16 @@ uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host);
  * id, stays. */
 int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest);
 /*
- * caps.c: capabilities of programs that are kept as the attribute `name` (NUL-terminated, copied),
- * which the kernel does not know as such. From now on whoever writes to a file takes them away
- * first. Once per export, before it is served. -EINVAL for a name that is too long.
+ * export/file_caps.c: capabilities of programs that are kept as the attribute `name`
+ * (NUL-terminated, copied), which the kernel does not know as such. From now on whoever writes to a
+ * file takes them away first. Once per export, before it is served. -EINVAL for a name that is too
+ * long.
  */
 int v9_export_watch_caps(v9_export *ex, const char *name);
 /* Some file has them now: open files are looked at again. */
 void v9_export_caps_set(v9_export *ex);
-/* ---- throttle.c: how fast reads and writes may be ---------------------------------------------
+/* ---- base/token_bucket.c: how fast reads and writes may be
+ * ---------------------------------------------
  */
 
 enum { V9_BPS_TOTAL, V9_BPS_READ, V9_BPS_WRITE, V9_IOPS_TOTAL, V9_IOPS_READ, V9_IOPS_WRITE };
@@ -213,28 +221,30 @@ struct v9_limit {
     uint32_t length; /* seconds that a burst may last; where it is more than 1, max is not 0 */
 };
 
-struct v9_throttle_conf {
+struct v9_token_bucket_conf {
     struct v9_limit limits[V9_LIMITS]; /* by V9_BPS_TOTAL and so on; all that are set apply */
     uint64_t iops_size; /* bytes beyond which a request counts as a multiple; 0: never */
 };
 
 /* Delays Tread and Twrite of files so that the limits hold. Once, before the export is served.
  * -ENOMEM. */
-int v9_export_set_throttle(v9_export *ex, const struct v9_throttle_conf *conf);
+int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *conf);
 
 /* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
-int v9_export_disguise(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
+int v9_export_override_stat(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
 /*
  * Attributes of `name` in directory descriptor `fd`, or of `fd` itself (O_PATH will do) when name
  * is "". A final symlink is not followed. -V9_NO_DEVICE and -V9_NO_GROUP leave everything but the
  * qid filled in.
  */
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *out);
-/* As v9_attr_read, where the metadata file (model.c) is known already; -1: to be looked for. */
+/* As v9_attr_read, where the metadata file (mapped/mapped.c) is known already; -1: to be looked
+ * for. */
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *out);
 
-/* ---- model.c: what the mapped security models keep beside a file -------------------------------
+/* ---- mapped/mapped.c: what the mapped security models keep beside a file
+ * -------------------------------
  */
 
 enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8, V9_HAS_ALL = 15 };
@@ -250,28 +260,29 @@ struct v9_mapped {
 
 /* Names under which mapped-file keeps metadata: of a directory's files, of the export's root. */
 enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
-const char *v9_model_name(uint32_t which);
+const char *v9_mapped_name(uint32_t which);
 /* Whether the guest may neither see nor name this entry of directory `dir_fd`: under mapped-file it
  * is one of these names, or another way to write one where the host's file system knows several. */
 int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
  * where there is none, which it is but under mapped-file. */
-int v9_model_find(v9_export *ex, int32_t fd);
+int v9_mapped_find(v9_export *ex, int32_t fd);
 /* Under mapped-file, the directory that has the metadata files of a directory's files: a
  * descriptor, or negative: -EMFILE or -ENFILE where it lacked one. */
-int32_t v9_model_dir(v9_export *ex, int32_t dir_fd);
+int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
-int v9_model_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
+int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 /*
  * Changes the metadata of the file `fd` (O_PATH will do); `meta_fd` is its metadata file under
  * mapped-file. A mode without a type leaves the type alone. After a crash the text of mapped-file
  * is the old one or the new one.
  */
-int v9_model_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
+int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
 /* Python changes names (begin 1), or has done so (0): files and their metadata part meanwhile. */
-void v9_model_changing(v9_export *ex, uint32_t begin);
+void v9_mapped_changing(v9_export *ex, uint32_t begin);
 
-/* ---- quota.c: what an export's files take of the host, and its limits -----------------------
+/* ---- quota/quota.c: what an export's files take of the host, and its limits
+ * -----------------------
  */
 
 /*
@@ -316,7 +327,8 @@ struct v9_quota_change {
 int v9_quota_change_begin(v9_quota *quota, struct v9_quota_change *change);
 void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
 
-/* ---- mounts.c: which entries of a directory may lie on another device -------------------------
+/* ---- export/mounts.c: which entries of a directory may lie on another device
+ * -------------------------
  */
 
 /* Which entries' attributes a listing has to read: those on whose names something is mounted, */
@@ -340,7 +352,8 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
  * export. Once, before the export is served. */
 int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
 
-/* ---- upcall.c: upcalls -------------------------------------------------------------------------
+/* ---- request/upcall.c: upcalls
+ * -------------------------------------------------------------------------
  */
 
 enum {
@@ -380,7 +393,8 @@ int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error);
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
               uint32_t size);
 
-/* ---- device.c: one vhost-user device with its ring, memory and fids -------------------------- */
+/* ---- server/device.c: one vhost-user device with its ring, memory and fids
+ * -------------------------- */
 
 enum { V9_MEM_REGIONS = 509 }; /* what GET_MAX_MEM_SLOTS answers, at most */
 enum { V9_CPUS_MAX = 1024 };   /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
@@ -422,7 +436,8 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
 /* Live counts, for metrics and leak tests. */
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
-    uint64_t nodes, parked; /* files that fids stand for; those without descriptors (idle.h) */
+    uint64_t inodes,
+        parked; /* files that fids stand for; those without descriptors (fid/evict.h) */
     uint32_t threads, broken;
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
@@ -461,7 +476,8 @@ void v9_ring_pause(v9_device *dev);
  * and cuts it off from guest memory; returns what GET_VRING_BASE answers. */
 uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
 
-/* ---- fid.c ------------------------------------------------------------------------------------
+/* ---- fid/fid.c
+ * ------------------------------------------------------------------------------------
  */
 
 enum {
@@ -470,9 +486,9 @@ enum {
 };
 
 struct v9_fid_info {
-    uint64_t handle;  /* names this fid, and none that has its number before or after (fid.h) */
+    uint64_t handle;  /* names this fid, and none that has its number before or after (fid/fid.h) */
     int32_t path_fd;  /* O_PATH */
-    int32_t meta_fd;  /* metadata file (model.c), -1: none */
+    int32_t meta_fd;  /* metadata file (mapped/mapped.c), -1: none */
     int32_t io_fd;    /* -1 unless opened */
     int32_t io_flags; /* open(2) flags of io_fd */
     uint32_t uid;     /* n_uname of the attach that it descends from */
@@ -493,8 +509,8 @@ int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, u
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
 /* Tcreate: the number of a directory's fid now stands for the file that was made in it as `name`.
  * Takes the descriptors over on success. */
-struct v9_made;
-int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_made *made,
+struct v9_created;
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
                   const struct v9_attr *attr);
 /* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
  * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
@@ -514,7 +530,8 @@ int v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
 
-/* ---- sys.c: system calls that Python's os module lacks, or that run as a guest user -----------
+/* ---- base/sys.c: system calls that Python's os module lacks, or that run as a guest user
+ * -----------
  */
 
 /*

@@ -1,12 +1,13 @@
 /*
  * The part of vhost9p.h, which includes it, that is about names of files: entries of directories
- * that are made and removed (make.c), what is kept for them (keep.c), and what changes of names
- * mean to files that guests know (names.c).
+ * that are made and removed (fs/create.c), what is kept for them (mapped/sidecar.c), and what
+ * changes of names mean to files that guests know (fid/renames.c).
  */
 #ifndef V9_VHOST9P_NAMES_H
 #define V9_VHOST9P_NAMES_H
 
-/* ---- make.c: entries of directories, made and removed -----------------------------------------
+/* ---- fs/create.c: entries of directories, made and removed
+ * -----------------------------------------
  */
 
 enum {
@@ -17,60 +18,61 @@ enum {
 };
 struct v9_new {
     uint32_t kind;         /* V9_NEW_* */
-    uint32_t mode;         /* permission bits; of a node with its type */
-    uint32_t uid, gid;     /* the guest's; V9_NO_ID: see v9_make */
+    uint32_t mode;         /* permission bits; of a inode with its type */
+    uint32_t uid, gid;     /* the guest's; V9_NO_ID: see v9_create */
     uint32_t flags;        /* of a file: Tlcreate's */
-    uint32_t major, minor; /* of a node */
+    uint32_t major, minor; /* of a inode */
     const char *target;    /* of a symlink */
 };
 /* What was made. V9_NEW_FILE also tells its descriptors, which are the caller's, and those of what
  * it has found; else they are -1. */
-struct v9_made {
+struct v9_created {
     int32_t path_fd, meta_fd, io_fd, io_flags;
     struct v9_mapped kept; /* the metadata that it began with; none: not known */
 };
 /*
  * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
  * user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for the
- * directory's where that is set-gid, else the daemon's own; with a map of ids see idmap.h. Without
- * O_EXCL a file that is there already is opened, if it is a regular one. Fills *made; what it fails
- * to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
+ * directory's where that is set-gid, else the daemon's own; with a map of ids see export/idmap.h.
+ * Without O_EXCL a file that is there already is opened, if it is a regular one. Fills *made; what
+ * it fails to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
  */
-int v9_make(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
-            struct v9_made *made);
+int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
+              struct v9_created *made);
 /* Removes `name` of directory `dir_fd`, with what is kept beside it. */
-int v9_unmake(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
+int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
 
 /*
  * Excludes others that change names, and what is told of them elsewhere: metadata of mapped-file, a
- * quota's accounts. v9_make and v9_unmake take the lock where there is such; Python takes it to
+ * quota's accounts. v9_create and v9_unlink take the lock where there is such; Python takes it to
  * rename and link. A thread may take it several times.
  */
 void v9_export_lock_names(v9_export *ex);
 void v9_export_unlock_names(v9_export *ex);
 
-/* keep.c: mapped-file's metadata files, while names change. The lock is held. */
+/* mapped/sidecar.c: mapped-file's metadata files, while names change. The lock is held. */
 /* The directory with the metadata of a directory's files, which is made where there is none: a
  * descriptor. */
-int v9_keep_dir(int32_t dir_fd);
+int v9_sidecar_dir(int32_t dir_fd);
 /* -EEXIST for a name in use; metadata that lie there for another one are removed. */
-int v9_keep_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir);
+int v9_sidecar_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir);
 /* A new metadata file with its text: a descriptor. */
-int v9_keep_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped);
+int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped);
 /* Removes a name's metadata, if there are any. */
-int v9_keep_discard(int32_t dir_fd, const char *name);
+int v9_sidecar_discard(int32_t dir_fd, const char *name);
 /* Removes the metadata directory of directory `name` that holds nothing else, for it to count as
  * empty. What is no directory is left alone. */
-int v9_keep_clear(v9_export *ex, int32_t dir_fd, const char *name);
+int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
-/* ---- names.c -------------------------------------------------------------------------------
+/* ---- fid/renames.c
+ * -------------------------------------------------------------------------------
  */
 
 /*
- * names.c: changes of names by the guest. Between begin and end nothing of the export is parked
- * (idle.h), so a file that loses its name in between stays reachable. Begin tells whether anything
- * of the device is parked, or something of the kinds that may lose a name may linger (linger.h); if
- * not, the other calls but end may be left out.
+ * fid/renames.c: changes of names by the guest. Between begin and end nothing of the export is
+ * parked (fid/evict.h), so a file that loses its name in between stays reachable. Begin tells
+ * whether anything of the device is parked, or something of the kinds that may lose a name may
+ * linger (fid/cached.h); if not, the other calls but end may be left out.
  *
  * Renames that concern what is parked are noted in the order in which the host made them: lock
  * comes after begin then, and unlock after renamed. Without anything parked before, nothing is

@@ -45,7 +45,7 @@ def c_statements() -> list[tuple[str, str]]:
     """Function and text of each statement in csrc that opens something; how an openat2 opens
     stands in its struct, so that it is the whole function."""
     found = []
-    for source in sorted((ROOT / "csrc").glob("*.c")):
+    for source in sorted((ROOT / "csrc").rglob("*.c")):
         text = COMMENT.sub("", source.read_text())
         for function in FUNCTION.finditer(text):
             body = function[0]

@@ -2,9 +2,9 @@
 
 The main thread runs the event loop (sockets, signals). Each device has serving threads of its own,
 in C, which call Python for what C does not answer. SIGTERM and SIGINT end the process within a
-second, whatever hangs: host file systems, frontends, or the interpreter itself (csrc/stop.c). With
-it go the mounts of the guests, which hang from then on: the log says whose. No other signal ends it
-(signals.py).
+second, whatever hangs: host file systems, frontends, or the interpreter itself
+(csrc/server/stop.c). With it go the mounts of the guests, which hang from then on: the log says
+whose. No other signal ends it (signals.py).
 """
 
 import asyncio

@@ -3,7 +3,7 @@
  *
  *     TEST(a_ring_outside_memory_is_refused)
  *     {
- *         CHECK(v9_vring_start(&ring, &setup, &mem) != NULL);
+ *         CHECK(v9_virtqueue_start(&ring, &setup, &mem) != NULL);
  *     }
  *
  * `test_x` runs all of them, each in a process of its own, so that no case sees what another one

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "vring.h"
+#include "virtio/virtqueue.h"
 
 #define GPA 0x40000000ull
 #define UVA 0x700000000000ull
@@ -26,8 +26,8 @@ struct desc {
 };
 
 static struct v9_mem mem;
-static struct v9_vring_setup setup;
-static struct v9_vring ring;
+static struct v9_virtqueue_setup setup;
+static struct v9_virtqueue ring;
 static struct v9_chain chain;
 static uint8_t *guest;
 static struct desc *descs, *table;
@@ -46,15 +46,15 @@ TEAR_DOWN()
 /* Starts the ring as `setup` has it, and expects that to work. */
 static inline void start(void)
 {
-    CHECK(v9_vring_start(&ring, &setup, &mem) == NULL && v9_vring_is_live(&ring));
+    CHECK(v9_virtqueue_start(&ring, &setup, &mem) == NULL && v9_virtqueue_is_live(&ring));
     ring.must_signal = false; /* only what a test does counts */
 }
 
 /* The ring must not start, for a reason with these words. */
 static inline void refuse(const char *words)
 {
-    const char *reason = v9_vring_start(&ring, &setup, &mem);
-    if (!CHECK(reason && strstr(reason, words) && !v9_vring_is_live(&ring) && !ring.running))
+    const char *reason = v9_virtqueue_start(&ring, &setup, &mem);
+    if (!CHECK(reason && strstr(reason, words) && !v9_virtqueue_is_live(&ring) && !ring.running))
         fprintf(stderr, "%s instead of %s\n", reason ? reason : "a start", words);
 }
 
@@ -72,12 +72,12 @@ static inline void begin(bool event_idx)
     table = (struct desc *)(guest + TABLE_AT);
     avail = (uint16_t *)(guest + AVAIL_AT);
     used = (uint16_t *)(guest + USED_AT);
-    setup = (struct v9_vring_setup){.num = NUM,
-                                    .desc_uva = UVA + DESC_AT,
-                                    .avail_uva = UVA + AVAIL_AT,
-                                    .used_uva = UVA + USED_AT,
-                                    .event_idx = event_idx,
-                                    .indirect = true};
+    setup = (struct v9_virtqueue_setup){.num = NUM,
+                                        .desc_uva = UVA + DESC_AT,
+                                        .avail_uva = UVA + AVAIL_AT,
+                                        .used_uva = UVA + USED_AT,
+                                        .event_idx = event_idx,
+                                        .indirect = true};
     start();
 }
 
@@ -95,8 +95,8 @@ static inline void offer(uint16_t head)
 /* Takes what is offered: 0, or -EPROTO. */
 static inline int take(void)
 {
-    int found = v9_vring_peek(&ring);
-    return found == 1 ? v9_vring_take(&ring, &mem, &chain) : found < 0 ? found : -EAGAIN;
+    int found = v9_virtqueue_peek(&ring);
+    return found == 1 ? v9_virtqueue_take(&ring, &mem, &chain) : found < 0 ? found : -EAGAIN;
 }
 
 /* Returns a chain of one descriptor. */
@@ -106,7 +106,7 @@ static inline void give_back(uint16_t head, uint32_t written)
     done.generation = ring.generation;
     done.head = head;
     done.slots = 1;
-    CHECK(v9_vring_push(&ring, &done, written));
+    CHECK(v9_virtqueue_push(&ring, &done, written));
 }
 
 #endif

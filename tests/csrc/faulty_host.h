@@ -16,9 +16,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "attr.h"
 #include "check.h"
-#include "make.h"
+#include "fs/attributes.h"
+#include "fs/create.h"
 
 #define META ".virtfs_metadata"
 
@@ -171,7 +171,7 @@ static inline void end(v9_export *ex)
     close(top);
 }
 
-/* Makes entry "n" of a kind: v9_make's result. */
+/* Makes entry "n" of a kind: v9_create's result. */
 static inline int make(v9_export *ex, uint32_t kind, uint32_t flags)
 {
     const struct v9_new as = {
@@ -182,12 +182,12 @@ static inline int make(v9_export *ex, uint32_t kind, uint32_t flags)
         .flags = flags,
         .target = "to",
     };
-    struct v9_made made;
-    int err = v9_make(ex, top, "n", &as, &made);
+    struct v9_created made;
+    int err = v9_create(ex, top, "n", &as, &made);
 
     CHECK(err || (kind == V9_NEW_FILE) == (made.path_fd >= 0 && made.io_fd >= 0));
     CHECK(!err || (made.path_fd < 0 && made.io_fd < 0 && made.meta_fd < 0));
-    v9_made_close(&made);
+    v9_created_close(&made);
     return err;
 }
 

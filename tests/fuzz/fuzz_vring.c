@@ -1,4 +1,4 @@
-// sources: vring.c vring_split.c vring_packed.c guest_mem.c iov.c
+// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/guest_memory.c virtio/iov.c
 /*
  * Rings of both layouts full of random descriptors, heads and tables: chains stay within their
  * bounds and name nothing outside guest memory, and every ring ends empty or broken. Between the
@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "iov.h"
-#include "vring.h"
+#include "virtio/iov.h"
+#include "virtio/virtqueue.h"
 
 #define GPA 0x1000ull
 #define UVA 0x700000000000ull
@@ -26,8 +26,8 @@ enum { NUM = 16, MEMORY = 1 << 16, RINGS = 15000, AVAIL_AT = 0x1000, USED_AT = 0
 enum { HELD = 6, STEPS = 200 };
 
 static struct v9_mem mem;
-static struct v9_vring ring;
-static struct v9_vring_setup setup;
+static struct v9_virtqueue ring;
+static struct v9_virtqueue_setup setup;
 static struct v9_chain held[HELD]; /* in flight, of this ring or of earlier ones */
 static uint32_t held_count;
 static uint8_t *guest;
@@ -168,14 +168,14 @@ static void random_setup(void)
     uint32_t base =
         packed ? below(num) | below(num) << 16 | below(2) << 15 | below(2) << 31 : below(65536);
 
-    setup = (struct v9_vring_setup){.num = below(12) ? num : random_number() % 70000,
-                                    .base = below(12) ? base : random_number(),
-                                    .desc_uva = UVA,
-                                    .avail_uva = UVA + AVAIL_AT,
-                                    .used_uva = UVA + USED_AT,
-                                    .event_idx = below(2),
-                                    .indirect = below(8),
-                                    .packed = packed};
+    setup = (struct v9_virtqueue_setup){.num = below(12) ? num : random_number() % 70000,
+                                        .base = below(12) ? base : random_number(),
+                                        .desc_uva = UVA,
+                                        .avail_uva = UVA + AVAIL_AT,
+                                        .used_uva = UVA + USED_AT,
+                                        .event_idx = below(2),
+                                        .indirect = below(8),
+                                        .packed = packed};
     if (packed && below(2))
         setup.base = 0x80008000; /* as a driver begins */
     if (!below(12))
@@ -208,11 +208,11 @@ static void restart(void)
         idx = (uint16_t)(idx + setup.base);
         memcpy(guest + AVAIL_AT + 2, &idx, 2);
     }
-    if (v9_vring_start(&ring, &setup, &mem)) {
+    if (v9_virtqueue_start(&ring, &setup, &mem)) {
         bad_setups++;
-        CHECK(!v9_vring_is_live(&ring) && !ring.running);
+        CHECK(!v9_virtqueue_is_live(&ring) && !ring.running);
     } else {
-        CHECK(v9_vring_is_live(&ring));
+        CHECK(v9_virtqueue_is_live(&ring));
     }
 }
 
@@ -222,34 +222,34 @@ static void restart(void)
 static void give_back(const struct v9_chain *chain, uint32_t written)
 {
     static uint8_t before[MEMORY];
-    const bool belongs = v9_vring_is_live(&ring) && chain->generation == ring.generation;
+    const bool belongs = v9_virtqueue_is_live(&ring) && chain->generation == ring.generation;
     bool pushed;
 
     if (still)
         memcpy(before, guest, MEMORY);
-    pushed = v9_vring_push(&ring, chain, written);
+    pushed = v9_virtqueue_push(&ring, chain, written);
     CHECK(pushed == belongs);
     stale += !pushed;
     for (uint32_t at = 0; still && at < MEMORY; at++)
         if (before[at] != guest[at] && !CHECK(pushed && is_rings(at)))
             break;
     if (pushed)
-        v9_vring_should_signal(&ring);
+        v9_virtqueue_should_signal(&ring);
 }
 
 /* Takes a chain, uses it (which may write over the ring itself) and keeps it. False: none came. */
 static bool take_one(void)
 {
-    const int found = v9_vring_peek(&ring);
+    const int found = v9_virtqueue_peek(&ring);
 
-    if (found == 1 && v9_vring_take(&ring, &mem, &held[held_count]) == 0) {
+    if (found == 1 && v9_virtqueue_take(&ring, &mem, &held[held_count]) == 0) {
         taken++;
         use_chain(&held[held_count++]);
         return true;
     }
     refused += ring.broken != NULL;
-    CHECK(found == 0 || (v9_vring_peek(&ring) == -EPROTO && ring.broken));
-    v9_vring_arm(&ring);
+    CHECK(found == 0 || (v9_virtqueue_peek(&ring) == -EPROTO && ring.broken));
+    v9_virtqueue_arm(&ring);
     return false;
 }
 
@@ -263,7 +263,7 @@ static void one_ring(void)
         } else if (held_count == HELD || (held_count && below(2))) {
             give_back(&held[which], below(1 << 20));
             held[which] = held[--held_count];
-        } else if (!v9_vring_is_live(&ring) || !take_one()) {
+        } else if (!v9_virtqueue_is_live(&ring) || !take_one()) {
             break;
         }
     }

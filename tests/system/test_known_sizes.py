@@ -1,7 +1,7 @@
 """Tgetattr leaves the size of an open file out of its valid mask where the client knows it.
 
 A client that caches writes takes every size that it is told for its inode's, also when it has
-extended the file since it asked (csrc/told.h). What the host has changed is always told.
+extended the file since it asked (csrc/fid/known_size.h). What the host has changed is always told.
 """
 
 from __future__ import annotations

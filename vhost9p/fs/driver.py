@@ -21,7 +21,7 @@ OWN_ID = 0xFFFFFFFF
 
 class File(NamedTuple):
     """A file whose owner, mode or names are to change: an O_PATH descriptor, and one of the file
-    that holds its metadata (csrc/model.h), -1 where there is none or it is not known."""
+    that holds its metadata (csrc/mapped/mapped.h), -1 where there is none or it is not known."""
 
     fd: int
     meta_fd: int = -1

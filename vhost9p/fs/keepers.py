@@ -1,10 +1,11 @@
 """Where the mapped security models keep what the host does not: beside the file's data, as extended
 attributes (mapped-xattr), or in files of their own (mapped-file). The formats, reading and writing
-are C's (csrc/model.h), and so are files that come and go (csrc/keep.c). Here names change.
+are C's (csrc/mapped/mapped.h), and so are files that come and go (csrc/mapped/sidecar.c). Here
+names change.
 
 Attributes belong to the file and go where it goes. Files are found by name, so each change of names
-has two halves, which a keeper orders around the host's call. Beside the rules of csrc/keep.c, from
-whose parts these changes are made:
+has two halves, which a keeper orders around the host's call. Beside the rules of
+csrc/mapped/sidecar.c, from whose parts these changes are made:
 
 - A renamed file has its metadata under both names until it has moved. (Under the new one, where
   the host's file system knows no hard links.)

@@ -1,8 +1,9 @@
 """The driver of the mapped security models: the guest's owners, modes, symlinks and device nodes on
 a host that grants the daemon nothing of the kind.
 
-What the guest creates, and removes, is C's (csrc/make.h), as are the formats of what is kept beside
-the files (csrc/model.h). Here is what changes that later: modes, owners, names (fs/keepers.py).
+What the guest creates, and removes, is C's (csrc/fs/create.h), as are the formats of what is kept
+beside the files (csrc/mapped/mapped.h). Here is what changes that later: modes, owners, names
+(fs/keepers.py).
 """
 
 from contextlib import suppress

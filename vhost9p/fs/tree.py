@@ -2,7 +2,7 @@
 
 A device has one export, or several which appear as directories of a first one that holds nothing
 else. Files know the export that they belong to by its index; C crosses from one to the other where
-a walk does (csrc/attr.c, v9_export_step).
+a walk does (csrc/fs/attributes.c, v9_export_step).
 """
 
 import os

@@ -1,5 +1,5 @@
 """Descriptors of devices: each counts against the budget of the device that it was opened for
-(csrc/budget.h). What C has opened, or `dup` here, is closed by `close` here."""
+(csrc/base/budget.h). What C has opened, or `dup` here, is closed by `close` here."""
 
 from vhost9p.native.library import check, lib
 

@@ -1,8 +1,8 @@
 """A device, and the upcalls of its serving threads.
 
-Serving threads call Python for what C does not answer (csrc/upcall.c): each with one request, on
-several threads at a time, of one device too. Every method may be called from any thread. A device
-that was closed answers ESTALE to late replies instead of touching freed memory.
+Serving threads call Python for what C does not answer (csrc/request/upcall.c): each with one
+request, on several threads at a time, of one device too. Every method may be called from any
+thread. A device that was closed answers ESTALE to late replies instead of touching freed memory.
 """
 
 import errno
@@ -235,7 +235,7 @@ class Device:
             del _devices[self._number]
             raise OSError(-err[0], os.strerror(-err[0]))
         self.account = int(lib.v9_device_account(self._native))
-        """What is opened for the device counts to it (csrc/budget.h)."""
+        """What is opened for the device counts to it (csrc/base/budget.h)."""
         self.fids = FidTable(self._native)
 
     def close(self) -> None:

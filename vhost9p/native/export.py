@@ -20,8 +20,8 @@ from vhost9p.native.qidmap import FileKey, QidMap
 MODEL_HOST: int = lib.V9_MODEL_HOST
 MODEL_XATTR: int = lib.V9_MODEL_XATTR
 MODEL_FILE: int = lib.V9_MODEL_FILE
-META_DIR: bytes = ffi.string(lib.v9_model_name(lib.V9_META_DIR))
-META_ROOT: bytes = ffi.string(lib.v9_model_name(lib.V9_META_ROOT))
+META_DIR: bytes = ffi.string(lib.v9_mapped_name(lib.V9_META_DIR))
+META_ROOT: bytes = ffi.string(lib.v9_mapped_name(lib.V9_META_ROOT))
 """Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
@@ -92,7 +92,8 @@ def _attr_from(native: Any) -> Attr:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What a mapped security model keeps beside a file (csrc/model.h); None: not this one."""
+    """What a mapped security model keeps beside a file (csrc/mapped/mapped.h); None: not this
+    one."""
 
     uid: int | None = None
     gid: int | None = None
@@ -174,7 +175,7 @@ class Export:
 
     def disguise(self, host_ino: int, st_dev: int, st_ino: int) -> None:
         """Makes the file with this host inode appear with other numbers (the synth driver)."""
-        check(lib.v9_export_disguise(self.native, host_ino, st_dev, st_ino))
+        check(lib.v9_export_override_stat(self.native, host_ino, st_dev, st_ino))
 
     def join(self, name: bytes, export: Self) -> None:
         """Makes another export's root appear as this directory of the root."""
@@ -206,9 +207,10 @@ class Export:
         return int(lib.v9_export_guest_id(self.native, kind, host))
 
     def set_throttle(self, limits: Sequence[tuple[int, int, int]], iops_size: int) -> None:
-        """Delays reads and writes so that the limits hold (csrc/throttle.h): (avg, max, length) of
+        """Delays reads and writes so that the limits hold (csrc/base/token_bucket.h): (avg, max,
+        length) of
         bytes in total, read, written, and of requests likewise. Once, before it is served."""
-        conf = ffi.new("struct v9_throttle_conf *", (list(limits), iops_size))
+        conf = ffi.new("struct v9_token_bucket_conf *", (list(limits), iops_size))
         check(lib.v9_export_set_throttle(self.native, conf))
 
     def watch_capabilities(self, name: bytes) -> None:
@@ -240,7 +242,7 @@ class Export:
     def read_link(self, fd: int) -> bytes:
         """The target of a symlink of the guest."""
         target = ffi.new("char[]", PATH_MAX)
-        size = check(lib.v9_model_readlink(self.native, fd, target, PATH_MAX))
+        size = check(lib.v9_mapped_readlink(self.native, fd, target, PATH_MAX))
         return bytes(ffi.buffer(target, size))
 
     def descend(self, path: bytes) -> int:
@@ -263,36 +265,36 @@ class Export:
         self, dir_fd: int, name: bytes, flags: int, mode: int, uid: int, gid: int
     ) -> tuple[int, int, int]:
         """Creates a file and opens it, with 9P2000.L's flags: an O_PATH descriptor, one for I/O,
-        and the host's flags of that. See v9_make."""
+        and the host's flags of that. See v9_create."""
         made = self._make(dir_fd, name, (lib.V9_NEW_FILE, mode, uid, gid, flags, 0, 0, ffi.NULL))
         if made.meta_fd >= 0:
             descriptors.close(made.meta_fd)
         return made.path_fd, made.io_fd, made.io_flags
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, uid: int, gid: int) -> None:
-        """Creates a directory. See v9_make."""
+        """Creates a directory. See v9_create."""
         self._make(dir_fd, name, (lib.V9_NEW_DIR, mode, uid, gid, 0, 0, 0, ffi.NULL))
 
     def mknod(
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], uid: int, gid: int
     ) -> None:
-        """Creates a node. See v9_make."""
+        """Creates a node. See v9_create."""
         self._make(dir_fd, name, (lib.V9_NEW_NODE, mode, uid, gid, 0, *device, ffi.NULL))
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, uid: int, gid: int) -> None:
-        """Creates a symlink. See v9_make."""
+        """Creates a symlink. See v9_create."""
         text = ffi.new("char[]", target)
         self._make(dir_fd, name, (lib.V9_NEW_LINK, 0, uid, gid, 0, 0, 0, text))
 
     def _make(self, dir_fd: int, name: bytes, values: tuple[Any, ...]) -> Any:
-        made = ffi.new("struct v9_made *")
+        made = ffi.new("struct v9_created *")
         what = ffi.new("struct v9_new *", values)
-        check(lib.v9_make(self.native, dir_fd, name, what, made))
+        check(lib.v9_create(self.native, dir_fd, name, what, made))
         return made
 
     def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
-        """Removes an entry. See v9_unmake."""
-        check(lib.v9_unmake(self.native, dir_fd, name, directory))
+        """Removes an entry. See v9_unlink."""
+        check(lib.v9_unlink(self.native, dir_fd, name, directory))
 
     @contextmanager
     def names_locked(self) -> Iterator[None]:
@@ -311,45 +313,45 @@ class Export:
 
     def find_metadata(self, fd: int) -> int:
         """Opens the metadata file of an open file by its present name; OSError ENOENT."""
-        return check(lib.v9_model_find(self.native, fd))
+        return check(lib.v9_mapped_find(self.native, fd))
 
     def write_metadata(self, fd: int, meta_fd: int, change: Mapped) -> None:
         """Changes what is kept for the file `fd`, in its metadata file under mapped-file."""
-        check(lib.v9_model_write(self.native, fd, meta_fd, change.native()))
+        check(lib.v9_mapped_write(self.native, fd, meta_fd, change.native()))
 
     def find_metadata_dir(self, dir_fd: int) -> int:
         """Opens the directory with the metadata of a directory's files; OSError ENOENT."""
-        return check(lib.v9_model_dir(self.native, dir_fd))
+        return check(lib.v9_mapped_dir(self.native, dir_fd))
 
     def metadata_dir(self, dir_fd: int) -> int:
         """Opens the directory with the metadata of a directory's files, which is made where there
         is none."""
-        return check(lib.v9_keep_dir(dir_fd))
+        return check(lib.v9_sidecar_dir(dir_fd))
 
     def require_free(self, dir_fd: int, name: bytes, meta_dir: int) -> None:
         """OSError EEXIST for a name in use; metadata that lie there for another are removed."""
-        check(lib.v9_keep_free(self.native, dir_fd, name, meta_dir))
+        check(lib.v9_sidecar_free(self.native, dir_fd, name, meta_dir))
 
     def new_metadata(self, meta_dir: int, name: bytes, mapped: Mapped) -> int:
         """A new metadata file with its text: a descriptor."""
-        return check(lib.v9_keep_new(meta_dir, name, mapped.native()))
+        return check(lib.v9_sidecar_new(meta_dir, name, mapped.native()))
 
     def discard_metadata(self, dir_fd: int, name: bytes) -> None:
         """Removes a name's metadata if there are any."""
-        check(lib.v9_keep_discard(dir_fd, name))
+        check(lib.v9_sidecar_discard(dir_fd, name))
 
     def clear_metadata(self, dir_fd: int, name: bytes) -> None:
         """Removes the metadata directory of a directory that holds nothing else."""
-        check(lib.v9_keep_clear(self.native, dir_fd, name))
+        check(lib.v9_sidecar_clear(self.native, dir_fd, name))
 
     @contextmanager
     def changing_names(self) -> Iterator[None]:
         """Files and their metadata files part for a moment: nobody trusts what it finds now."""
-        lib.v9_model_changing(self.native, True)
+        lib.v9_mapped_changing(self.native, True)
         try:
             yield
         finally:
-            lib.v9_model_changing(self.native, False)
+            lib.v9_mapped_changing(self.native, False)
 
     # ---- attributes -------------------------------------------------------------------------
 

@@ -53,7 +53,8 @@ class Fid:
 
     @contextmanager
     def resizing(self, size: int) -> Iterator[None]:
-        """The block sets the file's size for the guest, which knows it then (csrc/told.h)."""
+        """The block sets the file's size for the guest, which knows it then
+        (csrc/fid/known_size.h)."""
         lib.v9_fid_resizing(self._device, self.handle)
         now = -1
         try:
@@ -134,7 +135,7 @@ class FidTable:
     ) -> None:
         """Makes the number of a directory's fid stand for what was made there; takes both
         descriptors over unless it raises."""
-        made = ffi.new("struct v9_made *", (path_fd, -1, io_fd, io_flags))
+        made = ffi.new("struct v9_created *", (path_fd, -1, io_fd, io_flags))
         check(lib.v9_fid_become(self._device, fid.handle, name, made, attr.native))
 
     def mark(self, handle: int, flags: int) -> None:
@@ -220,9 +221,10 @@ class FidTable:
 
 
 class _Change:
-    """Names of an export change in the `with` block: nothing is parked meanwhile (csrc/idle.h).
-    Where something is parked already, or lingers, `prepare` comes first, and tells the old and the
-    new path of a directory that the block renames; no other block does then. `done` follows where
+    """Names of an export change in the `with` block: nothing is parked meanwhile
+    (csrc/fid/evict.h). Where something is parked already, or lingers, `prepare` comes first, and
+    tells the old and the new path of a directory that the block renames; no other block does then.
+    `done` follows where
     the block succeeds."""
 
     __slots__ = ("_device", "_done", "_export", "_prepare", "_prepared", "_renamed")

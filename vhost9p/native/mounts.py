@@ -1,4 +1,5 @@
-"""What C knows of the host's mounts (csrc/mounts.h): which entries of a directory a listing has to
+"""What C knows of the host's mounts (csrc/export/mounts.h): which entries of a directory a listing
+has to
 look at, since they may lie on another device than the directory."""
 
 import os

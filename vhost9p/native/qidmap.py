@@ -1,4 +1,5 @@
-"""The qid map of the C layer (csrc/qidmap.c): lookups of qid.path, and what policies install in it.
+"""The qid map of the C layer (csrc/export/qidmap.c): lookups of qid.path, and what policies install
+in it.
 
 A lookup that finds nothing raises `Unknown`; then a policy has to install an entry. Device numbers
 are `st_dev` as os.stat has it, inodes and paths unsigned 64-bit numbers.

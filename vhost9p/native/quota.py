@@ -1,4 +1,4 @@
-"""An export's usage and its limits, as C keeps them (csrc/quota.h)."""
+"""An export's usage and its limits, as C keeps them (csrc/quota/quota.h)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

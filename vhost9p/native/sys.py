@@ -1,4 +1,4 @@
-"""System calls that Python's os module lacks (csrc/sys.c), and the rule for names."""
+"""System calls that Python's os module lacks (csrc/base/sys.c), and the rule for names."""
 
 from vhost9p.native.library import check, ffi, lib
 
@@ -26,7 +26,7 @@ def open_mode(mode: int) -> int:
 
 def name_error(name: bytes, dots: int) -> int:
     """The errno for a name that no directory entry can have, `dots` for "." and ".."; else 0. C
-    has the rule, for its own requests too (csrc/name.c)."""
+    has the rule, for its own requests too (csrc/base/name.c)."""
     result = int(lib.v9_name_check(name, len(name)))
     return dots if result == lib.V9_NAME_DOTS else -result
 

@@ -1,6 +1,6 @@
 """Requests that give files names, change names, and remove what a fid stands for.
 
-What is made and removed by a directory's fid is C's (csrc/fast_make.c). Names are validated before
+What is made and removed by a directory's fid is C's (csrc/p9/create.c). Names are validated before
 anything happens.
 """
 

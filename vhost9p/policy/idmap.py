@@ -1,8 +1,9 @@
 """Which host id a guest's user or group has.
 
 Ranges map guest ids to host ids one to one, owners and groups apart. Both directions are C's
-(csrc/idmap.h): attributes are mapped where they are read, owners where files are made, and the rest
-asks it. 0xFFFFFFFF is no id: a user whom the guest does not name, an owner that is left alone.
+(csrc/export/idmap.h): attributes are mapped where they are read, owners where files are made, and
+the rest asks it. 0xFFFFFFFF is no id: a user whom the guest does not name, an owner that is left
+alone.
 
 `IdLayer` is where the ids of Python's requests change sides: above it, to the guest, all are the
 guest's, as are those that fids carry; below it, drivers know the host's only, but for owners of

@@ -5,9 +5,9 @@ the daemon give files to other users, may it write, and does the file system kee
 which a mapped security model stores owners and modes?
 
 Whether it may set owners decides between passthrough and none where neither is asked for. It takes
-capabilities (csrc/sys.c says which), a user namespace with other users than the daemon's own, and a
-file system that lets owners be set: NFS with squashed root, a mount whose ids are mapped and FAT do
-not. An id_map names the host's ids itself, so there it takes those only.
+capabilities (csrc/base/sys.c says which), a user namespace with other users than the daemon's own,
+and a file system that lets owners be set: NFS with squashed root, a mount whose ids are mapped and
+FAT do not. An id_map names the host's ids itself, so there it takes those only.
 """
 
 import errno

@@ -5,7 +5,7 @@ Counted is what the guest can reach below the export's root, mounts included: ea
 directories as well. The root's blocks count, its inode does not: an export that may have ten inodes
 has room for ten files. Not counted is what a security model hides from the guest.
 
-The numbers live in one page that C maps and changes (csrc/quota.h):
+The numbers live in one page that C maps and changes (csrc/quota/quota.h):
 
     digest[16]           at 0: of everything that the numbers depend on
     bytes, inodes,       at V9_QUOTA_USAGE

@@ -17,8 +17,8 @@ Two names of the guest never mean one attribute of the host:
 
 Real capabilities of a program go when it is written, truncated or given away: the host's kernel
 sees to it (capabilities(7)). Stored ones are plain data to it, so the daemon takes them away: here,
-and in C where files are written and emptied (csrc/caps.h). Access lists that are stored are data as
-well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
+and in C where files are written and emptied (csrc/export/file_caps.h). Access lists that are stored
+are data as well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
 """
 
 import errno

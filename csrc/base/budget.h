@@ -1,0 +1,88 @@
+/*
+ * budget: how many descriptors each device may hold, and the one place that all of them pass.
+ *
+ * Every descriptor that is opened for a device, whatever it is for and however briefly, is taken,
+ * entered by its number, and closed here. Each device has an account, to which a thread that works
+ * for the device charges what it opens; account 0 is the process itself, which is never refused.
+ *
+ * The capacity is RLIMIT_NOFILE, less what the process has open itself and a reserve. An eighth of
+ * it is for guest memory, and for what is counted but never refused. A device that is alone has the
+ * rest as its share.
+ * Several divide half of the capacity: no other device ever gets any of such a share. What is left
+ * is a pool, from which a device borrows beyond its share, and to which whatever it closes goes
+ * back first. A loan is not taken back by force: files that could be evicted when they were opened
+ * may lose their names later, and then cannot. That is why shares are never lent. A device that has
+ * used its share up, when nothing is left in the pool and nothing can be evicted (base/shrinker.h),
+ * gets EMFILE; no other device notices.
+ *
+ * A descriptor that was closed without v9_budget_close counts until its number is entered anew.
+ *
+ * Lock-free. Counts are exact: an account is one atomic word.
+ */
+#ifndef V9_BASE_BUDGET_H
+#define V9_BASE_BUDGET_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/shrinker.h"
+#include "vhost9p.h"
+
+enum { V9_ACCOUNTS_MAX = 1024 };
+
+/* Before the first descriptor: how many there may be. Not called: nothing is counted. */
+void v9_budget_init(void);
+
+/* Opens an account; its number, at least 1, or -ENOSPC. */
+int v9_budget_join(void);
+/* Closes it; what it still holds goes on to count. */
+void v9_budget_leave(uint32_t account);
+/* Sets share and pool themselves; UINT32_MAX: no limit. For tests. */
+void v9_budget_set(uint32_t share, uint32_t pool);
+/* What the calling thread opens meanwhile counts to this account and is never refused: it takes
+ * that to evict something of it. */
+struct v9_budget_charged {
+    uint32_t account;
+    bool forced;
+};
+struct v9_budget_charged v9_budget_force(uint32_t account);
+/* The same for its present account: for one descriptor, for a moment, that must not be refused. */
+struct v9_budget_charged v9_budget_insist(void);
+void v9_budget_restore(struct v9_budget_charged before);
+
+/* Which account the calling thread charges. */
+uint32_t v9_budget_charged_account(void);
+
+/* Makes room for one more descriptor of the calling thread's account: 0 or -EMFILE. */
+int v9_budget_take(void);
+/* Enters the descriptor that room was made for; fd -1: the call failed, with errno. Returns the
+ * descriptor or -errno. */
+int v9_budget_enter(int fd);
+/* The descriptor counts no more; it is closed by another call (closedir(3)). */
+void v9_budget_forget(int fd);
+
+/* Whether a result of -errno says that there was no descriptor: not that there is no such file. */
+static inline bool v9_budget_lacks(int result)
+{
+    return result == -EMFILE || result == -ENFILE;
+}
+
+/* How many descriptors an account holds. */
+uint32_t v9_budget_held(uint32_t account);
+/* Whether less than half of its share is in use. */
+bool v9_budget_is_ample(uint32_t account);
+
+/* Opens a descriptor by the expression `call`, which is one of open(2)'s kind, evicting what it
+ * takes. Sets fd to it or to -errno. */
+#define V9_OPEN(fd, call)                                                                          \
+    do {                                                                                           \
+        uint32_t v9_tries = 0;                                                                     \
+        do {                                                                                       \
+            (fd) = v9_budget_take();                                                               \
+            if (!(fd))                                                                             \
+                (fd) = v9_budget_enter((int)(call));                                               \
+        } while ((fd) < 0 && v9_shrinker_eased(-(fd), &v9_tries));                                 \
+    } while (0)
+
+#endif

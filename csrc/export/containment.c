@@ -1,0 +1,236 @@
+#define _GNU_SOURCE
+#include "export/containment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "fid/recipe.h"
+
+enum {
+    RACES = 8,   /* how often a path is read again that has changed before it was followed */
+    CLIMBS = 64, /* eight levels each */
+};
+/* A path that is too long has more levels than that below a root whose own path is not. */
+#define EIGHT_UP "../../../../../../../.."
+_Static_assert(PATH_MAX / 2 >= 8 * (NAME_MAX + 1), "EIGHT_UP");
+
+/* ---- opening -----------------------------------------------------------------------------------
+ */
+
+int v9_export_reopen(v9_export *ex, int32_t fd)
+{
+    char number[16];
+    int opened;
+
+    snprintf(number, sizeof(number), "%d", fd);
+    V9_OPEN(opened, openat(ex->proc_fd, number, O_PATH | O_CLOEXEC));
+    return opened;
+}
+
+int v9_export_open(v9_export *ex, int32_t fd, int32_t flags)
+{
+    return v9_sys_open_file(ex->proc_fd, fd, false, flags);
+}
+
+int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
+{
+    return v9_sys_open_file(ex->proc_fd, fd, known, flags);
+}
+
+/* ---- from below --------------------------------------------------------------------------------
+ */
+
+static bool is_gone(int err)
+{
+    return err == -ENOENT || err == -ENOTDIR || err == -ELOOP || err == -EXDEV || err == -EBUSY;
+}
+
+static bool is_file(const struct stat *st, int fd, const char *name)
+{
+    struct stat there;
+
+    return fstatat(fd, name, &there, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 &&
+           there.st_dev == st->st_dev && there.st_ino == st->st_ino;
+}
+
+/* Whether a directory is where its path says, below the root: 0, -ESTALE, or why that cannot be
+ * told. */
+static int prove_path(v9_export *ex, int fd)
+{
+    char path[PATH_MAX], before[PATH_MAX] = "";
+    struct stat st;
+    bool found;
+    int at;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (v9_export_is_root(ex, &st))
+        return 0;
+    for (int i = 0; i < RACES; i++) {
+        at = v9_recipe_path(ex, fd, "", path);
+        if (at >= 0)
+            at = v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, RESOLVE_BENEATH);
+        if (at < 0 && !is_gone(at))
+            return at;
+        found = at >= 0 && is_file(&st, at, "");
+        if (at >= 0)
+            v9_budget_close(at);
+        if (found)
+            return 0;
+        if (!strcmp(path, before)) /* nobody has moved it meanwhile */
+            break;
+        memcpy(before, path, sizeof(before));
+    }
+    return -ESTALE;
+}
+
+/* The same of a directory, or of one that it is below. */
+static int prove_inside(v9_export *ex, int fd)
+{
+    char root[PATH_MAX];
+    int err = prove_path(ex, fd), at = -1, up;
+
+    if (err != -ENAMETOOLONG || v9_sys_path(ex->proc_fd, ex->conf.root_fd, root) > PATH_MAX / 2)
+        return err;
+    for (int i = 0; i < CLIMBS && err == -ENAMETOOLONG; i++) {
+        up = v9_sys_reach(i ? at : fd, EIGHT_UP, O_DIRECTORY);
+        if (at >= 0)
+            v9_budget_close(at);
+        if (up < 0)
+            return up;
+        at = up;
+        err = prove_path(ex, at);
+    }
+    v9_budget_close(at);
+    return err;
+}
+
+bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && is_file(&st, dir, name);
+}
+
+int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
+{
+    char path[PATH_MAX], *slash;
+    struct stat st;
+    int dir, size = v9_recipe_path(ex, fd, "", path);
+
+    if (size < 0)
+        return size == -ENOENT ? -EBUSY : size;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    slash = strrchr(path, '/');
+    if (slash)
+        *slash = 0;
+    if (strlen(slash ? slash + 1 : path) >= V9_NAME_SIZE)
+        return -ENAMETOOLONG;
+    strcpy(name, slash ? slash + 1 : path);
+    dir = v9_sys_resolve(ex->conf.root_fd, slash ? path : ".", O_DIRECTORY, RESOLVE_BENEATH);
+    if (dir < 0)
+        return dir;
+    if (is_file(&st, dir, name))
+        return dir;
+    v9_budget_close(dir);
+    return -ENOENT;
+}
+
+/* ---- steps -------------------------------------------------------------------------------------
+ */
+
+static int hold_root(const struct v9_export *ex)
+{
+    return v9_budget_dup(ex->conf.root_fd);
+}
+
+/* The export that is joined to another one's root by this name; NULL: none, or not that root. */
+static v9_export *find_joined(const struct v9_export *ex, int fd, const char *name)
+{
+    v9_export *joined = ex->below;
+    struct stat st;
+
+    while (joined && strcmp(joined->name, name))
+        joined = joined->aside;
+    return joined && fstat(fd, &st) == 0 && v9_export_is_root(ex, &st) ? joined : NULL;
+}
+
+/* A user's step to the root of another export, which has to admit him. */
+static int enter(v9_export **where, uint32_t uid, v9_export *other)
+{
+    uint32_t host;
+    int err = v9_idmap_host(&other->ids[V9_UID], uid, &host);
+
+    if (err)
+        return err;
+    *where = other;
+    return hold_root(other);
+}
+
+static int step_up(v9_export **where, uint32_t uid, int fd)
+{
+    v9_export *ex = *where;
+    struct stat st;
+    int up, err;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    if (v9_export_is_root(ex, &st))
+        return ex->above ? enter(where, uid, ex->above) : hold_root(ex);
+    /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
+    up = v9_sys_reach(fd, "..", O_DIRECTORY);
+    if (up < 0)
+        return up;
+    err = prove_inside(ex, up);
+    if (err) {
+        v9_budget_close(up);
+        return err;
+    }
+    return up;
+}
+
+int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name)
+{
+    v9_export *joined;
+
+    if (!strcmp(name, ".."))
+        return step_up(where, uid, fd);
+    if (v9_export_hides(*where, fd, name))
+        return -ENOENT;
+    joined = find_joined(*where, fd, name);
+    if (joined)
+        return enter(where, uid, joined);
+    return v9_sys_resolve(fd, name, 0, RESOLVE_BENEATH);
+}
+
+/* Whether a component of the path is one of mapped-file's own names. */
+static bool names_metadata(const char *path)
+{
+    for (size_t size; *path; path += size + (path[size] == '/')) {
+        size = strcspn(path, "/");
+        for (uint32_t which = V9_META_DIR; which <= V9_META_ROOT; which++)
+            if (size == strlen(v9_mapped_name(which)) && !memcmp(path, v9_mapped_name(which), size))
+                return true;
+    }
+    return false;
+}
+
+int v9_export_descend(v9_export *ex, const char *path)
+{
+    /* Where there is something above, ".." must not end at this root. */
+    const uint64_t scope = ex->above ? RESOLVE_BENEATH : RESOLVE_IN_ROOT;
+
+    if (ex->conf.model == V9_MODEL_FILE && names_metadata(path))
+        return -ENOENT;
+    return v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, scope);
+}

@@ -1,0 +1,40 @@
+/*
+ * qidmap: what the rest of the C layer does not need to know of the qid map: its place in memory,
+ * from which a successor of this process maps it again.
+ */
+#ifndef V9_EXPORT_QIDMAP_H
+#define V9_EXPORT_QIDMAP_H
+
+#include <stdbool.h>
+
+#include "vhost9p.h"
+
+/* Inodes of one device whose paths follow from them: for most directories those of all entries. A
+ * device's groups never change, so this one holds for as long as the device is the same. */
+struct v9_qid_group {
+    uint64_t top, suffix;
+    uint32_t bits; /* 0: qid.path = st_ino */
+    bool known;
+};
+
+static inline bool v9_qid_group_fits(const struct v9_qid_group *group, uint64_t ino)
+{
+    return group->known && ino >> 1 >> (63 - group->bits) == group->top;
+}
+
+static inline uint64_t v9_qid_group_path(const struct v9_qid_group *group, uint64_t ino)
+{
+    return ino << group->bits | group->suffix;
+}
+
+/* As v9_qidmap_lookup; *group is the inode's if it has one. */
+int v9_qidmap_near(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino, uint32_t *device,
+                   uint64_t *path, struct v9_qid_group *group);
+
+/* The map's memory file; stays the map's own. */
+int v9_qidmap_fd(const v9_qidmap *map);
+/* Maps what another v9_qidmap made in `fd`, which it takes over on success. The other must not be
+ * used any more (its process may have died at any point). NULL and *err on failure. */
+v9_qidmap *v9_qidmap_attach(int fd, int *err);
+
+#endif

@@ -1,0 +1,354 @@
+#define _GNU_SOURCE
+#include "fid/dentry.h"
+
+#include <string.h>
+
+const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry)
+{
+    return dentry->far ? v9_arena_at(dentries->heap, dentry->far) : dentry->text;
+}
+
+/* ---- the table ---------------------------------------------------------------------------------
+ */
+
+static uint32_t hash_of(const struct v9_dentries *dentries, uint32_t parent, const char *text,
+                        size_t size)
+{
+    uint64_t mix = (parent + size) * dentries->key, part;
+
+    for (; size >= sizeof(part); text += sizeof(part), size -= sizeof(part)) {
+        memcpy(&part, text, sizeof(part));
+        mix = (mix ^ part) * dentries->key;
+        mix ^= mix >> 32;
+    }
+    part = 0;
+    memcpy(&part, text, size);
+    return (uint32_t)((mix ^ part) * dentries->key >> 32);
+}
+
+static void enter(struct v9_dentries *dentries, uint32_t at, uint32_t hash)
+{
+    v9_hash_enter(&dentries->names, at, hash);
+    v9_dentry_at(dentries, at)->hashed = true;
+}
+
+/* A dentry whose name is another one now. */
+static void enter_anew(struct v9_dentries *dentries, uint32_t at)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+    const char *text = v9_dentry_text(dentries, dentry);
+
+    enter(dentries, at, hash_of(dentries, dentry->parent, text, dentry->size));
+}
+
+static void take_out(struct v9_dentries *dentries, uint32_t at)
+{
+    if (v9_dentry_at(dentries, at)->hashed)
+        v9_hash_take_out(&dentries->names, at);
+    v9_dentry_at(dentries, at)->hashed = false;
+}
+
+static uint32_t find_hashed(const struct v9_dentries *dentries, uint32_t hash, uint32_t parent,
+                            const char *text, size_t size)
+{
+    const struct v9_dentry *dentry;
+    uint32_t at;
+
+    for (at = *v9_hash_head(&dentries->names, hash); at; at = dentry->link.next) {
+        dentry = v9_dentry_at(dentries, at);
+        if (dentry->link.hash == hash && dentry->parent == parent && dentry->size == size &&
+            !memcmp(v9_dentry_text(dentries, dentry), text, size))
+            break;
+    }
+    return at;
+}
+
+static uint32_t find(const struct v9_dentries *dentries, uint32_t parent, const char *text,
+                     size_t size)
+{
+    return find_hashed(dentries, hash_of(dentries, parent, text, size), parent, text, size);
+}
+
+uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, const char *name)
+{
+    return find(dentries, parent, name, strlen(name));
+}
+
+/* ---- dentries ----------------------------------------------------------------------------------
+ */
+
+static void list(struct v9_dentries *dentries, uint32_t at, bool many)
+{
+    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+
+    if (dentry->many == many)
+        return;
+    dentry->many = many;
+    if (many) {
+        dentry->shorter = 0;
+        dentry->longer = dentries->many;
+        if (dentry->longer)
+            v9_dentry_at(dentries, dentry->longer)->shorter = at;
+        dentries->many = at;
+        return;
+    }
+    if (dentry->longer)
+        v9_dentry_at(dentries, dentry->longer)->shorter = dentry->shorter;
+    *(dentry->shorter ? &v9_dentry_at(dentries, dentry->shorter)->longer : &dentries->many) =
+        dentry->longer;
+}
+
+/* A new one, with a reference, which takes one of its parent over; 0: no room. */
+static uint32_t make(struct v9_dentries *dentries, uint32_t parent, const char *text, size_t size)
+{
+    const uint32_t at = v9_arena_take(dentries->heap, sizeof(struct v9_dentry) + size + 1);
+    struct v9_dentry *dentry;
+
+    if (!at)
+        return 0;
+    dentry = v9_dentry_at(dentries, at);
+    *dentry = (struct v9_dentry){
+        .parent = parent,
+        .refs = 1,
+        .size = (uint16_t)size,
+        .room = (uint16_t)size,
+        .export = parent ? v9_dentry_at(dentries, parent)->export : 0,
+    };
+    memcpy(dentry->text, text, size);
+    dentry->text[size] = 0;
+    dentries->count++;
+    return at;
+}
+
+/* With a reference: the dentry of a text, made if there is none. */
+static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const char *text,
+                         size_t size)
+{
+    const uint32_t hash = hash_of(dentries, parent, text, size);
+    uint32_t at = find_hashed(dentries, hash, parent, text, size);
+
+    if (at) {
+        v9_dentry_at(dentries, at)->refs++;
+        return at;
+    }
+    at = make(dentries, parent, text, size);
+    if (!at)
+        return 0;
+    v9_dentry_at(dentries, parent)->refs++;
+    enter(dentries, at, hash);
+    list(dentries, at, memchr(text, '/', size) != NULL);
+    return at;
+}
+
+/*
+ * The same, so that there is one dentry for each name: while there is one of several components,
+ * none of the first of these is beside it.
+ */
+static uint32_t reach(struct v9_dentries *dentries, uint32_t parent, const char *text, size_t size)
+{
+    const char *slash;
+    uint32_t above;
+
+    while ((slash = memchr(text, '/', size)) &&
+           (above = find(dentries, parent, text, (size_t)(slash - text)))) {
+        parent = above;
+        size -= (size_t)(slash + 1 - text);
+        text = slash + 1;
+    }
+    if (!slash && dentries->many && !find(dentries, parent, text, size))
+        v9_dentry_split_all(dentries);
+    return child_of(dentries, parent, text, size);
+}
+
+static uint32_t root_of(struct v9_dentries *dentries, uint32_t export)
+{
+    uint32_t *root = &dentries->roots[export];
+
+    if (!*root && (*root = make(dentries, 0, "", 0))) {
+        v9_dentry_at(dentries, *root)->export = (uint16_t)export;
+        v9_dentry_at(dentries, *root)->fixed = true;
+    }
+    return *root;
+}
+
+/* All that is passed on the way is held by what the caller holds. */
+uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *route)
+{
+    uint32_t at = route->root >= 0 ? root_of(dentries, (uint32_t)route->root) : route->from;
+
+    for (uint32_t i = 0; at && i < route->ups; i++) {
+        if (v9_dentry_at(dentries, at)->many)
+            v9_dentry_split_all(dentries);
+        if (v9_dentry_at(dentries, at)->parent)
+            at = v9_dentry_at(dentries, at)->parent;
+    }
+    if (at && route->size)
+        return reach(dentries, at, route->text, route->size);
+    if (at)
+        v9_dentry_at(dentries, at)->refs++;
+    return at;
+}
+
+uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_inode_fds *spare)
+{
+    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+    const uint32_t parent = dentry->parent;
+
+    *spare = V9_INODE_FDS_NONE;
+    if (--dentry->refs)
+        return 0;
+    take_out(dentries, at);
+    list(dentries, at, false);
+    if (dentry->inode)
+        v9_inodes_drop(dentries->inodes, dentry->inode, spare);
+    if (dentry->far)
+        v9_arena_give(dentries->heap, dentry->far, dentry->size + 1u);
+    v9_arena_give(dentries->heap, at, sizeof(*dentry) + dentry->room + 1);
+    dentries->count--;
+    return parent;
+}
+
+void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, uint64_t now,
+                    struct v9_inode_fds *spare)
+{
+    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+    const uint32_t old = dentry->fixed ? inode : dentry->inode;
+
+    *spare = V9_INODE_FDS_NONE;
+    if (!dentry->fixed) {
+        __atomic_store_n(&dentry->inode, inode, __ATOMIC_RELAXED);
+        __atomic_store_n(&dentry->checked, now, __ATOMIC_RELAXED);
+        dentry->settled = 0;
+        dentries->rebound++;
+    }
+    if (old)
+        v9_inodes_drop(dentries->inodes, old, spare);
+}
+
+bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode)
+{
+    const uint32_t own = v9_dentry_at(dentries, at)->inode;
+
+    return own == inode || (own && v9_inodes_are_same(dentries->inodes, own, inode)) ||
+           !v9_dentry_at(dentries, at)->parent;
+}
+
+/* ---- changes of names --------------------------------------------------------------------------
+ */
+
+static void fix(struct v9_dentries *dentries, uint32_t at)
+{
+    take_out(dentries, at);
+    list(dentries, at, false);
+    __atomic_store_n(&v9_dentry_at(dentries, at)->fixed, true, __ATOMIC_RELAXED);
+}
+
+/* Gives a dentry that is not hashed another text; false: no room. */
+static bool set_text(struct v9_dentries *dentries, struct v9_dentry *dentry, const char *text)
+{
+    const size_t size = strlen(text);
+    const uint32_t old = dentry->far, old_size = dentry->size;
+    uint32_t far = 0;
+
+    if (size > dentry->room) {
+        far = v9_arena_take(dentries->heap, size + 1);
+        if (!far)
+            return false;
+    }
+    memmove(far ? v9_arena_at(dentries->heap, far) : dentry->text, text, size + 1);
+    dentry->far = far;
+    dentry->size = (uint16_t)size;
+    if (old)
+        v9_arena_give(dentries->heap, old, old_size + 1u);
+    return true;
+}
+
+static void split(struct v9_dentries *dentries, uint32_t at);
+
+/* Splits those whose text another one begins with. */
+static void split_shorter(struct v9_dentries *dentries, uint32_t parent, const char *text)
+{
+    const char *slash = strchr(text, '/');
+    uint32_t at;
+
+    while ((slash = strchr(slash + 1, '/')))
+        if ((at = find(dentries, parent, text, (size_t)(slash - text))))
+            split(dentries, at);
+}
+
+/* Each component but the last gets a dentry, which holds those above it. */
+static void split(struct v9_dentries *dentries, uint32_t at)
+{
+    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+    const char *text = v9_dentry_text(dentries, dentry), *slash;
+    uint32_t parent = dentry->parent, child;
+
+    split_shorter(dentries, parent, text);
+    take_out(dentries, at);
+    list(dentries, at, false);
+    while ((slash = strchr(text, '/'))) {
+        child = child_of(dentries, parent, text, (size_t)(slash - text));
+        if (!child)
+            break;
+        v9_dentry_at(dentries, parent)->refs--; /* the child has one */
+        parent = child;
+        text = slash + 1;
+    }
+    dentry->parent = parent;
+    if (slash || !set_text(dentries, dentry, text))
+        fix(dentries, at); /* no room: it stays what it is */
+    else
+        enter_anew(dentries, at);
+}
+
+void v9_dentry_split_all(struct v9_dentries *dentries)
+{
+    while (dentries->many)
+        split(dentries, dentries->many);
+}
+
+void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone)
+{
+    uint32_t at;
+
+    while ((at = v9_dentry_find(dentries, parent, name))) {
+        fix(dentries, at);
+        v9_dentry_at(dentries, at)->gone = gone;
+    }
+}
+
+static bool is_below(const struct v9_dentries *dentries, uint32_t at, uint32_t above)
+{
+    while (at && at != above)
+        at = v9_dentry_at(dentries, at)->parent;
+    return at == above;
+}
+
+void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
+                    const char *name)
+{
+    uint32_t at = v9_dentry_find(dentries, parent, old), more = 0;
+
+    if (parent == into && !strcmp(old, name))
+        return;
+    v9_dentry_lose(dentries, into, name, true);
+    /* They leave the table before any enters it anew. */
+    while ((at = v9_dentry_find(dentries, parent, old))) {
+        take_out(dentries, at);
+        v9_dentry_at(dentries, at)->link.next = more;
+        more = at;
+    }
+    for (; more; more = at) {
+        struct v9_dentry *dentry = v9_dentry_at(dentries, more);
+        at = dentry->link.next;
+        /* A host that moved directories between may have made a circle of it. */
+        if (is_below(dentries, into, more) || !set_text(dentries, dentry, name)) {
+            fix(dentries, more);
+            continue;
+        }
+        v9_dentry_at(dentries, parent)->refs--; /* who renames holds it */
+        v9_dentry_at(dentries, into)->refs++;
+        dentry->parent = into;
+        enter_anew(dentries, more);
+    }
+}

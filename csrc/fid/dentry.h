@@ -1,0 +1,119 @@
+/*
+ * dentry: the names by which the guest has reached the files that its fids stand for.
+ *
+ * A dentry is one name: a component in the directory of another dentry, up to that of an export's
+ * root. It knows the inode that the name has led to last, and when that was looked at. Fids that
+ * were reached by one name share its dentry. While a dentry is *fixed* it is no name any more: it
+ * is an export's root, or what the guest itself has removed or renamed over, which stays the file
+ * that it was.
+ *
+ * The guest's own renames move a dentry, and with it all that is below. What others do on the host
+ * shows when the name is looked at (p9/lookup.c): then the dentry is bound to another inode.
+ *
+ * A walk of several names makes one dentry, whose text has several components; it is split into one
+ * for each before anything is done to it. So walks that are clunked at once cost nothing for what
+ * is between.
+ *
+ * Dentries lie in the heap of the fid table's arena, are named by offset there, and are guarded by
+ * its lock; `checked` may be read and written without it by who holds a reference.
+ */
+#ifndef V9_FID_DENTRY_H
+#define V9_FID_DENTRY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "base/arena.h"
+#include "base/hash_table.h"
+#include "inode.h"
+
+struct v9_dentry {
+    uint64_t checked;         /* v9_dentry_now() of when the name led to the inode; 0: never */
+    uint64_t settled;         /* the file's ctime then, if only a change can make it another */
+    uint32_t parent;          /* 0: the root of an export */
+    struct v9_link link;      /* while it is hashed */
+    uint32_t refs;            /* fids, dentries below it, and who looks at it */
+    uint32_t rebound;         /* v9_dentries.rebound when `settled` was read */
+    uint32_t inode;           /* index + 1, with a reference; 0: not known, or an export's root */
+    uint32_t longer, shorter; /* in the list of those of several components */
+    uint32_t far;             /* where the text is that has no room here; 0: it has */
+    uint16_t size, room;      /* of the text, and for it, without the NUL */
+    uint16_t export;
+    bool fixed, hashed, many;
+    bool gone; /* fixed, since the guest has removed it: there is nothing below it */
+    char text[];
+};
+
+struct v9_dentries {
+    struct v9_arena *heap;
+    struct v9_inodes *inodes;
+    struct v9_hash names;
+    uint64_t key;  /* odd, and drawn by lot: no guest knows which names share a bucket */
+    uint32_t many; /* the first of several components */
+    uint32_t count;
+    uint32_t rebound;               /* names that were found to lead elsewhere */
+    uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */
+};
+
+/* How a file was reached: by `text`, of one component or several, from a dentry that the caller
+ * keeps, or from the root of an export. */
+struct v9_route {
+    uint32_t from;    /* a dentry; 0: it is not known by which name */
+    int32_t root;     /* index of the export whose root it is instead; -1: none */
+    uint32_t ups;     /* directories to go up first */
+    uint32_t size;    /* of the text; 0: it is where the route begins */
+    const char *text; /* components with a slash between them; need not end with NUL */
+    uint64_t now;     /* v9_dentry_now() of before it was looked at */
+};
+
+static inline struct v9_dentry *v9_dentry_at(const struct v9_dentries *dentries, uint32_t at)
+{
+    return v9_arena_at(dentries->heap, at);
+}
+
+/*
+ * The time, and how long a look is believed: some 50 µs. Where the CPU's own counter is at hand it
+ * will do, being read in no time: they run at 1 to 5 GHz. One that jumps ends a belief.
+ */
+#if defined(__x86_64__)
+enum { V9_BELIEF = 120000, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
+static inline uint64_t v9_dentry_now(void)
+{
+    return __builtin_ia32_rdtsc();
+}
+#else
+enum { V9_BELIEF = 50000, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
+static inline uint64_t v9_dentry_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+#endif
+/* The text, with a NUL. */
+const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry);
+/* The dentry that a route leads to, with one more reference; 0: none, or no room. */
+uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *route);
+/* The dentry of a component in the directory of another; 0: there is none. */
+uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, const char *name);
+/* Drops a reference. With the last one the dentry ends: its inode's descriptors go to *spare, and
+ * a reference of its parent is to be dropped next, which is returned; else 0. */
+uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_inode_fds *spare);
+/* The name leads to this inode now, of which a reference is taken over; that of the old one is
+ * dropped. */
+void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, uint64_t now,
+                    struct v9_inode_fds *spare);
+/* Whether a dentry stands for this inode: its own one, or one of the same file. */
+bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode);
+/* Splits the dentries of several components. */
+void v9_dentry_split_all(struct v9_dentries *dentries);
+/* A name of a directory stands for what it was: the guest has removed it (`gone`), or renamed it to
+ * where it is not known. */
+void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone);
+/* The guest has renamed. */
+void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
+                    const char *name);
+
+#endif

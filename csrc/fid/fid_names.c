@@ -1,0 +1,162 @@
+/*
+ * fid_names: what dentries mean to fids (fid/fid.h): the part that needs no entries.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fid/evict.h"
+#include "fid/fid.h"
+
+void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry)
+{
+    struct v9_inode_fds spare;
+
+    while (dentry) {
+        pthread_mutex_lock(&fids->lock);
+        dentry = v9_dentry_drop(&fids->dentries, dentry, &spare);
+        pthread_mutex_unlock(&fids->lock);
+        v9_inode_fds_close(&spare);
+    }
+}
+
+bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    bool is;
+
+    pthread_mutex_lock(&fids->lock);
+    is = fid->dentry && v9_dentry_is(&fids->dentries, fid->dentry, fid->inode);
+    pthread_mutex_unlock(&fids->lock);
+    return is;
+}
+
+void v9_fids_doubt(struct v9_fids *fids, uint32_t dentry)
+{
+    struct v9_inode_fds spare = V9_INODE_FDS_NONE;
+
+    pthread_mutex_lock(&fids->lock);
+    v9_dentry_bind(&fids->dentries, dentry, 0, 0, &spare);
+    pthread_mutex_unlock(&fids->lock);
+    v9_inode_fds_close(&spare);
+}
+
+void v9_found_close(const struct v9_found *found)
+{
+    v9_budget_close(found->path_fd);
+    if (found->meta_fd >= 0)
+        v9_budget_close(found->meta_fd);
+}
+
+int v9_fids_hold(struct v9_fids *fids, const struct v9_found *found, uint32_t *inode)
+{
+    v9_quota *quota = fids->inodes.quotas[found->export];
+    uint32_t account = quota ? v9_quota_meet(quota, found->path_fd) : 0;
+    struct v9_inode_fds spare;
+
+    pthread_mutex_lock(&fids->lock);
+    *inode = v9_inodes_hold(&fids->inodes, found, &account, &spare);
+    pthread_mutex_unlock(&fids->lock);
+    if (account)
+        v9_quota_release(quota, account);
+    v9_inode_fds_close(&spare);
+    if (!*inode)
+        v9_found_close(found);
+    return *inode ? 0 : -EMFILE;
+}
+
+/* ---- the guest changes names -------------------------------------------------------------------
+ */
+
+/* The dentry of a directory's fid, if that stands for what has its name; 0. */
+static uint32_t directory_of(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return fid->dentry && v9_dentry_is(&fids->dentries, fid->dentry, fid->inode) ? fid->dentry : 0;
+}
+
+/* Of an entry of a fid's directory, or of a fid itself (*name ""): the directory's dentry, and the
+ * entry's name; 0. The name is good until the dentry changes. */
+static uint32_t find_entry(struct v9_fids *fids, const struct v9_fid *fid, const char **name)
+{
+    uint32_t at = directory_of(fids, fid);
+
+    v9_dentry_split_all(&fids->dentries);
+    if (!at || **name)
+        return at;
+    *name = v9_dentry_text(&fids->dentries, v9_dentry_at(&fids->dentries, at));
+    return v9_dentry_at(&fids->dentries, at)->fixed ? 0 : v9_dentry_at(&fids->dentries, at)->parent;
+}
+
+void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name)
+{
+    char text[V9_NAME_SIZE];
+    uint32_t above;
+
+    pthread_mutex_lock(&fids->lock);
+    above = find_entry(fids, fid, &name);
+    if (above) {
+        strcpy(text, name);
+        v9_dentry_lose(&fids->dentries, above, text, true);
+    }
+    pthread_mutex_unlock(&fids->lock);
+}
+
+int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
+                           uint32_t *inode)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(&fids->dentries, at);
+    const struct v9_dentry *above = v9_dentry_at(&fids->dentries, dentry->parent);
+    struct v9_inode *held;
+    int err;
+
+    *inode = 0;
+    memcpy(name, v9_dentry_text(&fids->dentries, dentry), dentry->size + 1u);
+    if (!above->parent)
+        return fids->exports[dentry->export]->conf.root_fd;
+    if (above->gone || !above->inode)
+        return -ENOENT;
+    *inode = above->inode;
+    held = &fids->inodes.entries[*inode - 1];
+    held->refs++;
+    held->pins++;
+    err = held->path_fd < 0 ? v9_evict_return_node(fids, *inode) : 0;
+    return err ? err : held->path_fd;
+}
+
+int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE],
+                         uint32_t *inode)
+{
+    const struct v9_dentry *dentry;
+    int32_t fd = -ENODATA;
+
+    *inode = 0;
+    pthread_mutex_lock(&fids->lock);
+    v9_dentry_split_all(&fids->dentries);
+    dentry = fid->dentry ? v9_dentry_at(&fids->dentries, fid->dentry) : NULL;
+    if (dentry && (dentry->gone || !v9_dentry_is(&fids->dentries, fid->dentry, fid->inode)))
+        fd = -ENOENT;
+    else if (dentry && !dentry->fixed)
+        fd = v9_fids_hold_above(fids, fid->dentry, name, inode);
+    pthread_mutex_unlock(&fids->lock);
+    return fd;
+}
+
+void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
+                     const struct v9_fid *into, const char *new)
+{
+    char text[V9_NAME_SIZE];
+    uint32_t from, to;
+
+    pthread_mutex_lock(&fids->lock);
+    from = find_entry(fids, fid, &old);
+    to = into ? directory_of(fids, into) : from;
+    if (from)
+        strcpy(text, old);
+    if (from && to)
+        v9_dentry_move(&fids->dentries, from, text, to, new);
+    else if (from)
+        v9_dentry_lose(&fids->dentries, from, text, false);
+    else if (to)
+        v9_dentry_lose(&fids->dentries, to, new, true);
+    pthread_mutex_unlock(&fids->lock);
+}

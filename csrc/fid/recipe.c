@@ -1,0 +1,244 @@
+#define _GNU_SOURCE
+#include "fid/recipe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "export/containment.h"
+
+_Static_assert(V9_HANDLE_MAX >= MAX_HANDLE_SZ, "name_to_handle_at(2)");
+
+union handle {
+    struct file_handle head;
+    uint8_t bytes[sizeof(struct file_handle) + V9_HANDLE_MAX];
+};
+
+/* ---- paths -------------------------------------------------------------------------------------
+ */
+
+/* Appends "/name". */
+static int append(char path[PATH_MAX], int size, const char *name)
+{
+    const size_t more = strlen(name), slash = size > 0;
+
+    if ((size_t)size + slash + more >= PATH_MAX)
+        return -ENAMETOOLONG;
+    if (slash)
+        path[size] = '/';
+    memcpy(path + size + slash, name, more + 1);
+    return size + (int)(slash + more);
+}
+
+int v9_recipe_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
+{
+    char root[PATH_MAX];
+    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
+
+    if (base < 0)
+        return base;
+    size = v9_sys_path(ex->proc_fd, fd, path);
+    if (size < 0)
+        return size;
+    if (root[base - 1] == '/') /* "/" itself */
+        base--;
+    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
+        return -ENOENT;
+    base += path[base] == '/';
+    size -= base;
+    memmove(path, path + base, (size_t)size + 1);
+    if (*name)
+        return append(path, size, name);
+    return size ? size : -EBUSY;
+}
+
+/* ---- handles -----------------------------------------------------------------------------------
+ */
+
+static int read_handle(int fd, union handle *handle)
+{
+    int mount_id;
+
+    handle->head.handle_bytes = V9_HANDLE_MAX;
+    return name_to_handle_at(fd, "", &handle->head, &mount_id, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+static int open_handle(int anchor, const struct v9_recipe *way)
+{
+    union handle handle;
+    int fd;
+
+    handle.head.handle_bytes = way->handle_size;
+    handle.head.handle_type = way->handle_type;
+    memcpy(handle.bytes + offsetof(struct file_handle, f_handle), way->handle, way->handle_size);
+    V9_OPEN(fd, open_by_handle_at(anchor, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    return fd;
+}
+
+/* ---- noting ------------------------------------------------------------------------------------
+ */
+
+/* Whether every file that is born from now on has another birth time. The host's clock for them
+ * goes in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
+static bool is_of_age(uint64_t born)
+{
+    const uint64_t second = 1000000000u, step = born % second ? second / 10 : 2 * second;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return born && born + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
+}
+
+static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
+{
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->born == b->born &&
+           a->mnt_id == b->mnt_id;
+}
+
+int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, struct v9_recipe *way,
+                   uint32_t *host_mode)
+{
+    struct v9_identity seen;
+    union handle handle;
+    uint64_t nlink;
+    int size, err = v9_attr_identify(fd, "", &seen, host_mode, &nlink);
+
+    if (err)
+        return err;
+    if (seen.st_dev == ex->root_dev && seen.st_ino == ex->root_ino)
+        return -EBUSY;
+    if (!nlink || !is_same(&seen, is))
+        return -ESTALE;
+    size = v9_recipe_path(ex, fd, "", way->path);
+    way->path_size = size < 0 ? 0 : (uint32_t)size;
+    way->handle_size = 0;
+    way->btime_conclusive = is_of_age(is->born);
+    if (read_handle(fd, &handle) < 0)
+        return way->btime_conclusive ? 0 : -EAGAIN;
+    way->handle_type = handle.head.handle_type;
+    way->handle_size = handle.head.handle_bytes;
+    memcpy(way->handle, handle.bytes + offsetof(struct file_handle, f_handle), way->handle_size);
+    return 0;
+}
+
+/* Opens the directory that the path is in. */
+static int open_parent(v9_export *ex, const struct v9_recipe *way)
+{
+    char parent[PATH_MAX];
+    char *slash;
+    int dir, fd;
+
+    if (!way->path_size)
+        return -ENOENT;
+    memcpy(parent, way->path, way->path_size + 1);
+    slash = strrchr(parent, '/');
+    if (slash)
+        *slash = 0;
+    dir = v9_sys_resolve(ex->conf.root_fd, slash ? parent : ".", O_DIRECTORY, RESOLVE_BENEATH);
+    if (dir < 0)
+        return dir;
+    fd = v9_export_open(ex, dir, O_RDONLY);
+    v9_budget_close(dir);
+    return fd;
+}
+
+static bool is_on_mount(int fd, uint64_t mnt_id)
+{
+    struct v9_identity seen;
+    uint64_t nlink;
+    uint32_t mode;
+
+    return !v9_attr_identify(fd, "", &seen, &mode, &nlink) && seen.mnt_id == mnt_id;
+}
+
+/* Opens something on a mount for reading, which can be asked for files by handle: the export's
+ * root, the file itself if it is a directory, the directory that it is in; the file at last. */
+static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9_recipe *way,
+                         uint32_t host_mode)
+{
+    int opened = -1;
+
+    for (int i = 0; i < 3; i++) {
+        if (i == 0)
+            opened = v9_export_open(ex, ex->conf.root_fd, O_RDONLY);
+        else if (i == 1)
+            opened = S_ISDIR(host_mode) ? v9_export_open(ex, fd, O_RDONLY) : open_parent(ex, way);
+        else if (S_ISREG(host_mode))
+            opened = v9_export_open(ex, fd, O_RDONLY);
+        if (opened >= 0 && is_on_mount(opened, mnt_id))
+            return opened;
+        if (opened >= 0)
+            v9_budget_close(opened);
+        opened = -1;
+    }
+    return -1;
+}
+
+int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
+                     const struct v9_recipe *way, uint32_t host_mode, bool *by_handle)
+{
+    int anchor = open_on_mount(ex, fd, is->mnt_id, way, host_mode);
+    int probe = anchor >= 0 && way->handle_size ? open_handle(anchor, way) : -1;
+
+    *by_handle = probe >= 0;
+    if (probe >= 0)
+        v9_budget_close(probe);
+    return anchor >= 0 ? anchor : v9_export_reopen(ex, fd);
+}
+
+/* ---- following ---------------------------------------------------------------------------------
+ */
+
+static bool is_proven(int fd, const struct v9_identity *is, const struct v9_recipe *way)
+{
+    struct v9_identity seen;
+    union handle handle;
+    uint64_t nlink;
+    uint32_t mode;
+
+    if (v9_attr_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
+        return false;
+    if (!way->handle_size)
+        return true;
+    return !read_handle(fd, &handle) && handle.head.handle_type == way->handle_type &&
+           handle.head.handle_bytes == way->handle_size &&
+           !memcmp(handle.bytes + offsetof(struct file_handle, f_handle), way->handle,
+                   way->handle_size);
+}
+
+static int prove(int fd, const struct v9_identity *is, const struct v9_recipe *way)
+{
+    if (fd < 0 || is_proven(fd, is, way))
+        return fd;
+    v9_budget_close(fd);
+    return -ESTALE;
+}
+
+/* Errors that say that the name stands for no file, or for none that may be reached by it. */
+static bool is_gone(int err)
+{
+    return err == -ENOENT || err == -ENOTDIR || err == -ELOOP || err == -EXDEV || err == -ESTALE;
+}
+
+int v9_recipe_follow(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *way,
+                     int32_t anchor)
+{
+    int fd =
+        way->path_size ? v9_sys_resolve(ex->conf.root_fd, way->path, 0, RESOLVE_BENEATH) : -ENOENT;
+    int other;
+
+    fd = prove(fd, is, way);
+    if (fd >= 0)
+        return fd;
+    if (anchor >= 0 && way->handle_size) {
+        other = prove(open_handle(anchor, way), is, way);
+        if (other >= 0)
+            return other;
+    }
+    return is_gone(fd) ? -ESTALE : fd;
+}

@@ -1,0 +1,396 @@
+#define _GNU_SOURCE
+#include "fs/create.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "base/sys.h"
+#include "export/containment.h"
+#include "mapped/mapped.h"
+#include "quota/quota.h"
+
+enum {
+    RACES = 8, /* how often a create tries again when the file appears, and vanishes when opened */
+    P9_EXCL = 0200,
+    PERMISSIONS = 07777,
+    SET_IDS = S_ISUID | S_ISGID,
+    NOT_FOR_NEW = O_TRUNC | O_DIRECTORY, /* mean nothing for a file that is just created */
+};
+
+void v9_created_close(struct v9_created *made)
+{
+    if (made->path_fd >= 0)
+        v9_budget_close(made->path_fd);
+    if (made->meta_fd >= 0)
+        v9_budget_close(made->meta_fd);
+    if (made->io_fd >= 0)
+        v9_budget_close(made->io_fd);
+    *made = V9_CREATED_NONE;
+}
+
+/* ---- as the owner ------------------------------------------------------------------------------
+ */
+
+/* Who creates; -EPERM where the owner could not be had, and matters. */
+static int cred_of(const v9_export *ex, const struct v9_new *as, struct v9_cred *cred)
+{
+    const struct v9_self *self = &ex->self;
+
+    cred->uid = as->uid == V9_NO_ID ? self->uid : as->uid;
+    cred->gid = as->gid == V9_NO_ID ? self->gid : as->gid;
+    cred->switched = self->privileged && (cred->uid != self->uid || cred->gid != self->gid);
+    cred->required = ex->conf.owners_matter;
+    if (self->privileged || !ex->conf.owners_matter)
+        return 0;
+    return cred->uid == self->uid && v9_self_has_group(self, cred->gid) ? 0 : -EPERM;
+}
+
+/* Whether to try again as the daemon: the mount does not have the guest's id (its ids are mapped),
+ * and owners do not matter. */
+static bool try_as_self(struct v9_cred *cred, int err)
+{
+    if (err != -EOVERFLOW || cred->required || !cred->switched)
+        return false;
+    cred->switched = false;
+    return true;
+}
+
+static bool is_complete(const v9_export *ex, const struct v9_new *as)
+{
+    return ex->self.privileged && !(as->mode & SET_IDS);
+}
+
+/* Does what the creating call could not: without privilege set the group (where it matters), and
+ * the set-id bits that got lost. */
+static int complete(const v9_export *ex, int fd, const struct v9_new *as)
+{
+    const bool grouped = !ex->self.privileged && ex->conf.owners_matter && as->gid != V9_NO_ID;
+    char number[16];
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (grouped && st.st_gid != as->gid &&
+        (fchownat(fd, "", (uid_t)-1, as->gid, AT_EMPTY_PATH) < 0 || fstat(fd, &st) < 0))
+        return -errno;
+    if (!(as->mode & SET_IDS & ~st.st_mode))
+        return 0;
+    snprintf(number, sizeof(number), "%d", fd);
+    return fchmodat(ex->proc_fd, number, (st.st_mode & PERMISSIONS) | (as->mode & SET_IDS), 0) < 0
+               ? -errno
+               : 0;
+}
+
+/* An entry of the export itself: what another one's root is joined to is not the guest's to make.
+ */
+static int step(v9_export *ex, int dir_fd, const char *name)
+{
+    v9_export *where = ex;
+    int fd = v9_export_step(&where, V9_NO_ID, dir_fd, name);
+
+    if (fd >= 0 && where != ex) {
+        v9_budget_close(fd);
+        return -EXDEV;
+    }
+    return fd;
+}
+
+/* Whether a name still stands for a file of the kind that was made: nothing is done to another. */
+static bool is_kind(int fd, const struct v9_new *as)
+{
+    const uint32_t inode = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
+    const uint32_t kind = as->kind == V9_NEW_DIR    ? S_IFDIR
+                          : as->kind == V9_NEW_LINK ? S_IFLNK
+                                                    : inode;
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind;
+}
+
+static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
+{
+    struct v9_cred cred;
+    int fd, err = cred_of(ex, as, &cred);
+
+    if (err)
+        return err;
+    do
+        if (as->kind == V9_NEW_DIR)
+            err = v9_sys_mkdir(&cred, dir_fd, name, as->mode);
+        else if (as->kind == V9_NEW_LINK)
+            err = v9_sys_symlink(&cred, as->target, dir_fd, name);
+        else
+            err = v9_sys_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
+    while (try_as_self(&cred, err));
+    if (err || is_complete(ex, as))
+        return err;
+    fd = step(ex, dir_fd, name);
+    if (fd < 0)
+        return fd;
+    err = is_kind(fd, as) ? complete(ex, fd, as) : 0;
+    v9_budget_close(fd);
+    return err;
+}
+
+/* ---- files that are opened ---------------------------------------------------------------------
+ */
+
+static bool is_same(int one, int other)
+{
+    struct stat a, b;
+
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+int v9_created_reach(v9_export *ex, int dir_fd, const char *name, int fd)
+{
+    int path_fd = v9_sys_reach(dir_fd, name, 0);
+
+    if (path_fd >= 0 && is_same(path_fd, fd))
+        return path_fd;
+    if (path_fd >= 0)
+        v9_budget_close(path_fd);
+    return v9_export_reopen(ex, fd);
+}
+
+static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                      int host, struct v9_created *made)
+{
+    struct v9_cred cred;
+    int err = cred_of(ex, as, &cred);
+
+    if (err)
+        return err;
+    made->io_flags = host;
+    do
+        made->io_fd = v9_sys_create(&cred, dir_fd, name, host, as->mode);
+    while (try_as_self(&cred, made->io_fd));
+    if (made->io_fd < 0)
+        return made->io_fd;
+    err = is_complete(ex, as) ? 0 : complete(ex, made->io_fd, as);
+    if (err)
+        return err;
+    made->path_fd = v9_created_reach(ex, dir_fd, name, made->io_fd);
+    return made->path_fd < 0 ? made->path_fd : 0;
+}
+
+/* The type that an open file has in the guest. */
+static int type_of(v9_export *ex, int fd, uint32_t *type)
+{
+    struct v9_attr attr = {0};
+    struct v9_mapped mapped;
+    struct stat st;
+    int err;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    attr.mode = st.st_mode;
+    if (ex->conf.model != V9_MODEL_HOST) {
+        err = v9_mapped_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
+        v9_mapped_apply(&mapped, &attr);
+    }
+    *type = attr.mode & S_IFMT;
+    return 0;
+}
+
+/* By its descriptor, and only if it is regular. */
+static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
+                         struct v9_created *made)
+{
+    uint32_t type, caps_seen = 0;
+    int err;
+
+    made->path_fd = step(ex, dir_fd, name);
+    if (made->path_fd < 0)
+        return made->path_fd;
+    err = type_of(ex, made->path_fd, &type);
+    if (!err)
+        err = S_ISLNK(type) ? -ELOOP : S_ISDIR(type) ? -EISDIR : S_ISREG(type) ? 0 : -ENXIO;
+    if (err)
+        return err;
+    made->io_flags = host;
+    made->io_fd = v9_export_open(ex, made->path_fd, host);
+    if (made->io_fd < 0)
+        return made->io_fd;
+    return host & O_TRUNC ? v9_caps_drop(&ex->caps, made->io_fd, &caps_seen) : 0;
+}
+
+static int create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                  struct v9_created *made)
+{
+    const int host = v9_sys_open_flags(as->flags);
+    int err;
+
+    for (int i = 0; i < RACES; i++) {
+        err = ex->conf.model == V9_MODEL_HOST
+                  ? create_new(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, made)
+                  : v9_create_mapped_file(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, made);
+        if (err != -EEXIST || as->flags & P9_EXCL)
+            return err;
+        v9_created_close(made);
+        err = open_existing(ex, dir_fd, name, host & ~O_NOATIME, made);
+        if (err != -ENOENT)
+            return err;
+        v9_created_close(made);
+    }
+    return -EAGAIN;
+}
+
+static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                struct v9_created *made)
+{
+    if (as->kind == V9_NEW_FILE)
+        return create(ex, dir_fd, name, as, made);
+    return ex->conf.model == V9_MODEL_HOST ? make_entry(ex, dir_fd, name, as)
+                                           : v9_create_mapped_other(ex, dir_fd, name, as, made);
+}
+
+/* ---- within the quota --------------------------------------------------------------------------
+ */
+
+/* An entry, for its account: a descriptor. */
+static int look_for(int dir_fd, const char *name)
+{
+    return v9_sys_reach(dir_fd, name, 0);
+}
+
+static int open_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                        int there, struct v9_created *made)
+{
+    struct v9_quota_change change = {.fds = {there, -1, -1}};
+    int err = v9_quota_change_begin(ex->quota, &change);
+
+    if (err)
+        return err;
+    err = make(ex, dir_fd, name, as, made);
+    v9_quota_change_end(ex->quota, &change);
+    return err;
+}
+
+/* Counts what was made. While the names are locked only a host process may have put another file
+ * there, which counts as well. */
+static void count_new(v9_export *ex, int dir_fd, const char *name)
+{
+    const struct v9_budget_charged before = v9_budget_insist();
+    const int fd = look_for(dir_fd, name); /* what was made must not stay uncounted */
+
+    v9_budget_restore(before);
+    if (fd < 0)
+        return;
+    v9_quota_count_new(ex->quota, fd);
+    v9_budget_close(fd);
+}
+
+static int make_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                        struct v9_created *made)
+{
+    const uint64_t blocks = as->kind == V9_NEW_DIR || as->kind == V9_NEW_LINK ? 2 : 1;
+    struct v9_quota_change change = {
+        .bytes = blocks * v9_quota_block(ex->quota), .inodes = 1, .fds = {dir_fd, -1, -1}};
+    int err = v9_quota_change_begin(ex->quota, &change);
+
+    if (err)
+        return err;
+    err = make(ex, dir_fd, name, as, made);
+    count_new(ex, dir_fd, name);
+    v9_quota_change_end(ex->quota, &change);
+    return err;
+}
+
+static int make_within_quota(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                             struct v9_created *made)
+{
+    const int there = look_for(dir_fd, name);
+    int err;
+
+    if (there == -ENOENT)
+        return make_counted(ex, dir_fd, name, as, made);
+    if (there < 0)
+        return there; /* nor could what is made be looked at, to count it */
+    err = open_counted(ex, dir_fd, name, as, there, made);
+    v9_budget_close(there);
+    return err;
+}
+
+/* Where a name and what is told of it elsewhere have to agree, names change one at a time. */
+static void begin(v9_export *ex)
+{
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
+        v9_export_lock_names(ex);
+}
+
+static void end(v9_export *ex)
+{
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
+        v9_export_unlock_names(ex);
+}
+
+int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *new,
+              struct v9_created *made)
+{
+    struct v9_new as = *new;
+    int err = v9_idmap_creator(&ex->ids[V9_UID], new->uid, ex->self.uid, &as.uid);
+
+    *made = V9_CREATED_NONE;
+    if (!err)
+        err = v9_idmap_creator(&ex->ids[V9_GID], new->gid, ex->self.gid, &as.gid);
+    if (err)
+        return err;
+    if (v9_export_hides(ex, dir_fd, name))
+        return -EINVAL;
+    if (as.kind != V9_NEW_NODE)
+        as.mode &= PERMISSIONS;
+    begin(ex);
+    err = ex->quota ? make_within_quota(ex, dir_fd, name, &as, made)
+                    : make(ex, dir_fd, name, &as, made);
+    end(ex);
+    if (err)
+        v9_created_close(made);
+    return err;
+}
+
+/* ---- removing ----------------------------------------------------------------------------------
+ */
+
+static int unmake(v9_export *ex, int dir_fd, const char *name, bool directory)
+{
+    if (ex->conf.model == V9_MODEL_FILE)
+        return v9_sidecar_remove(ex, dir_fd, name, directory);
+    return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
+}
+
+static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
+{
+    const int victim = look_for(dir_fd, name); /* if it cannot be had, it stays counted */
+    struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
+    int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
+
+    if (!err) {
+        err = unmake(ex, dir_fd, name, directory);
+        change.gone[1] = !err && directory;
+        v9_quota_change_end(ex->quota, &change);
+    }
+    if (victim >= 0)
+        v9_budget_close(victim);
+    return err;
+}
+
+int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory)
+{
+    int err;
+
+    if (v9_export_hides(ex, dir_fd, name))
+        return -EINVAL;
+    begin(ex);
+    err = ex->quota ? unmake_counted(ex, dir_fd, name, directory)
+                    : unmake(ex, dir_fd, name, directory);
+    end(ex);
+    return err;
+}

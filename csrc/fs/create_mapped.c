@@ -1,0 +1,187 @@
+/*
+ * make_mapped: what the mapped security models make of the guest's files on the host.
+ *
+ * Regular files (a symlink's content is its target) and directories of the daemon's own user, with
+ * the modes fmode and dmode and the process's umask, and metadata beside them (mapped/mapped.h).
+ * File systems without O_TMPFILE show a moment of a name without metadata, and a crash may leave
+ * that.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "base/sys.h"
+#include "fs/create.h"
+#include "mapped/mapped.h"
+
+enum {
+    PERMISSIONS = 07777,
+    TARGET_MAX = 4095, /* bytes of a symlink's target (PATH_MAX without its NUL) */
+};
+
+/* How file systems that do not know O_TMPFILE answer it (open(2)), and how some of those that do
+ * answer it in a removed directory. */
+static bool has_no_tmpfile(int err)
+{
+    return err == EOPNOTSUPP || err == EISDIR || err == ENOENT || err == EINVAL || err == EPERM;
+}
+
+/* What is kept: of an id that stands for the daemon's own nothing, since the host tells it. */
+static struct v9_mapped mapped_of(const struct v9_new *as, uint32_t mode)
+{
+    struct v9_mapped mapped = {.has = V9_HAS_MODE, .uid = as->uid, .gid = as->gid, .mode = mode};
+
+    if (as->uid != V9_NO_ID)
+        mapped.has |= V9_HAS_UID;
+    if (as->gid != V9_NO_ID)
+        mapped.has |= V9_HAS_GID;
+    return mapped;
+}
+
+static int fill(const v9_export *ex, int fd, const struct v9_mapped *mapped, const char *content)
+{
+    const size_t size = strlen(content);
+    ssize_t put = size ? write(fd, content, size) : 0;
+
+    if (put != (ssize_t)size)
+        return put < 0 ? -errno : -ENOSPC;
+    return ex->conf.model == V9_MODEL_XATTR ? v9_mapped_write_xattrs(fd, mapped) : 0;
+}
+
+/* A new file with its content and metadata, open for writing with `flags`: a descriptor. */
+static int make_file(v9_export *ex, int dir_fd, const char *name, int flags,
+                     const struct v9_mapped *mapped, const char *content)
+{
+    char number[16];
+    int fd = v9_sys_make_nameless(dir_fd, flags, ex->conf.fmode), err;
+    const bool named = fd < 0 && has_no_tmpfile(-fd);
+
+    if (named)
+        fd = v9_sys_create(&v9_sys_as_daemon, dir_fd, name, flags, ex->conf.fmode);
+    if (fd < 0)
+        return fd;
+    err = fill(ex, fd, mapped, content);
+    if (!err && !named) {
+        snprintf(number, sizeof(number), "%d", fd);
+        err = linkat(ex->proc_fd, number, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+    }
+    if (!err)
+        return fd;
+    v9_budget_close(fd);
+    if (named)
+        unlinkat(dir_fd, name, 0);
+    return err;
+}
+
+/* The same, under a name that has its metadata. */
+static int place_file(v9_export *ex, int dir_fd, const char *name, int flags,
+                      const struct v9_mapped *mapped, const char *content, int *meta_fd)
+{
+    int meta_dir, fd, err = v9_sidecar_place(ex, dir_fd, name, mapped, &meta_dir, meta_fd);
+
+    if (err)
+        return err;
+    fd = make_file(ex, dir_fd, name, flags, mapped, content);
+    v9_sidecar_placed(meta_dir, name, fd < 0);
+    return fd;
+}
+
+int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                          int host, struct v9_created *made)
+{
+    const bool writable = (host & O_ACCMODE) != O_RDONLY;
+    int fd;
+
+    made->kept = mapped_of(as, S_IFREG | as->mode);
+    fd = place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &made->kept, "",
+                    &made->meta_fd);
+    if (fd < 0)
+        return fd;
+    made->path_fd = v9_created_reach(ex, dir_fd, name, fd);
+    made->io_flags = host;
+    made->io_fd = fd;
+    if (made->path_fd < 0)
+        return made->path_fd;
+    if (writable)
+        return 0;
+    made->io_fd = v9_export_open(ex, made->path_fd, host);
+    v9_budget_close(fd);
+    return made->io_fd < 0 ? made->io_fd : 0;
+}
+
+static int make_dir(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped)
+{
+    int fd, err = mkdirat(dir_fd, name, ex->conf.dmode) < 0 ? -errno : 0;
+
+    if (err || ex->conf.model != V9_MODEL_XATTR)
+        return err;
+    fd = v9_sys_reach(dir_fd, name, O_DIRECTORY);
+    err = fd < 0 ? fd : v9_mapped_write_xattrs(fd, mapped);
+    if (fd >= 0)
+        v9_budget_close(fd);
+    if (err)
+        unlinkat(dir_fd, name, AT_REMOVEDIR);
+    return err;
+}
+
+static int place_dir(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped)
+{
+    int meta_dir, meta_fd, err = v9_sidecar_place(ex, dir_fd, name, mapped, &meta_dir, &meta_fd);
+
+    if (err)
+        return err;
+    if (meta_fd >= 0)
+        v9_budget_close(meta_fd);
+    err = make_dir(ex, dir_fd, name, mapped);
+    v9_sidecar_placed(meta_dir, name, err);
+    return err;
+}
+
+static int check_node(uint32_t kind)
+{
+    if (kind == S_IFDIR)
+        return -EPERM;
+    return kind == S_IFREG || kind == S_IFCHR || kind == S_IFBLK || kind == S_IFIFO ||
+                   kind == S_IFSOCK
+               ? 0
+               : -EINVAL;
+}
+
+int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                           struct v9_created *made)
+{
+    const uint32_t kind = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
+    struct v9_mapped *const mapped = &made->kept;
+    int fd, meta_fd, err = as->kind == V9_NEW_NODE ? check_node(kind) : 0;
+
+    if (err)
+        return err;
+    if (as->kind == V9_NEW_DIR) {
+        *mapped = mapped_of(as, S_IFDIR | as->mode);
+        return place_dir(ex, dir_fd, name, mapped);
+    }
+    if (as->kind == V9_NEW_LINK) {
+        if (!*as->target)
+            return -ENOENT;
+        if (strlen(as->target) > TARGET_MAX)
+            return -ENAMETOOLONG;
+        *mapped = mapped_of(as, S_IFLNK | 0777);
+    } else {
+        *mapped = mapped_of(as, kind | (as->mode & PERMISSIONS));
+        mapped->has |= V9_HAS_RDEV;
+        mapped->rdev = makedev(as->major, as->minor);
+    }
+    fd = place_file(ex, dir_fd, name, O_WRONLY, mapped, as->kind == V9_NEW_LINK ? as->target : "",
+                    &meta_fd);
+    if (fd >= 0)
+        v9_budget_close(fd);
+    if (meta_fd >= 0)
+        v9_budget_close(meta_fd);
+    return fd < 0 ? fd : 0;
+}

@@ -1,0 +1,380 @@
+#define _GNU_SOURCE
+#include "mapped/mapped.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "fs/attributes.h"
+
+#define META_DIR ".virtfs_metadata"
+#define META_ROOT ".virtfs_metadata_root"
+
+enum {
+    TEXT_READ = 1024, /* bytes of a metadata file that are looked at; QEMU writes less than 100 */
+    PERMISSIONS = 07777,
+    TRIES = 64, /* how often a lookup that a change of names broke begins again, every 0.1 ms */
+};
+
+const char *v9_mapped_name(uint32_t which)
+{
+    return which == V9_META_DIR ? META_DIR : META_ROOT;
+}
+
+/* Whether a name could stand for one of ours where case, trailing dots or characters that look like
+ * none do not count, or files have short names beside their own (vfat, casefold). */
+static bool may_be_alias(const char *name)
+{
+    if (!strncasecmp(name, META_DIR, strlen(META_DIR)))
+        return true;
+    while (*name && *name != '~' && (signed char)*name > 0)
+        name++;
+    return *name;
+}
+
+int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
+{
+    static const char *const names[] = {META_DIR, META_ROOT};
+    struct stat named, kept;
+
+    if (ex->conf.model != V9_MODEL_FILE)
+        return 0;
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(name, names[i]))
+            return 1;
+    if (!may_be_alias(name) || fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    for (int i = 0; i < 2; i++)
+        if (fstatat(dir_fd, names[i], &kept, AT_SYMLINK_NOFOLLOW) == 0 &&
+            kept.st_dev == named.st_dev && kept.st_ino == named.st_ino)
+            return 1;
+    return 0;
+}
+
+/* ---- mapped-file's files -----------------------------------------------------------------------
+ */
+
+/* Opens a metadata file. Only a regular one counts. */
+static int open_meta(v9_export *ex, int dir_fd, const char *path)
+{
+    int at = v9_sys_resolve(dir_fd, path, 0, RESOLVE_BENEATH);
+    struct stat st;
+    int fd;
+
+    if (at < 0)
+        return at;
+    fd = fstat(at, &st) < 0 || !S_ISREG(st.st_mode) ? -ENOENT : v9_export_open(ex, at, O_RDONLY);
+    v9_budget_close(at);
+    return fd;
+}
+
+static int open_meta_of(v9_export *ex, int dir_fd, const char *name)
+{
+    char path[sizeof(META_DIR) + V9_NAME_SIZE];
+
+    if ((size_t)snprintf(path, sizeof(path), META_DIR "/%s", name) >= sizeof(path))
+        return -ENAMETOOLONG;
+    return open_meta(ex, dir_fd, path);
+}
+
+static int find_once(v9_export *ex, int fd)
+{
+    char name[V9_NAME_SIZE];
+    struct stat st;
+    int dir, meta;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (v9_export_is_root(ex, &st))
+        return open_meta(ex, ex->conf.root_fd, META_ROOT);
+    dir = v9_export_parent(ex, fd, name);
+    if (dir < 0)
+        return dir == -EBUSY ? -ENOENT : dir; /* it was moved out of the export */
+    meta = open_meta_of(ex, dir, name);
+    v9_budget_close(dir);
+    return meta;
+}
+
+/* ---- changes of names --------------------------------------------------------------------------
+ */
+
+void v9_mapped_changing(v9_export *ex, uint32_t begin)
+{
+    v9_seqcount_change(&ex->names, begin);
+}
+
+uint32_t v9_mapped_moment(const v9_export *ex)
+{
+    return v9_seqcount_read_begin(&ex->names);
+}
+
+bool v9_mapped_settled(const v9_export *ex, uint32_t moment)
+{
+    return v9_seqcount_held(&ex->names, moment);
+}
+
+int v9_mapped_find(v9_export *ex, int32_t fd)
+{
+    const struct timespec pause = {0, 100000};
+    uint32_t moment;
+    int meta;
+
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -ENOENT;
+    for (int i = 0; i < TRIES; i++) {
+        moment = v9_mapped_moment(ex);
+        meta = find_once(ex, fd);
+        if (v9_mapped_settled(ex, moment))
+            return meta;
+        if (meta >= 0)
+            v9_budget_close(meta);
+        nanosleep(&pause, NULL);
+    }
+    return -ENOENT; /* a host call hangs in the middle of a rename: the host's attributes, for now
+                     */
+}
+
+int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd,
+                          uint32_t moment)
+{
+    int meta;
+
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -1;
+    if (strcmp(name, "..") && strcmp(name, ".")) {
+        meta = open_meta_of(ex, dir_fd, name);
+        if (v9_mapped_settled(ex, moment))
+            return meta < 0 ? -1 : meta;
+        if (meta >= 0)
+            v9_budget_close(meta);
+    }
+    meta = v9_mapped_find(ex, fd);
+    return meta < 0 ? -1 : meta;
+}
+
+/* ---- reading -----------------------------------------------------------------------------------
+ */
+
+/* Reads a text that may be rewritten meanwhile. */
+static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
+{
+    char text[TEXT_READ];
+    uint32_t moment;
+    ssize_t size = 0;
+
+    for (int i = 0; i < TRIES; i++) {
+        moment = v9_seqcount_read_begin(&ex->texts);
+        size = pread(meta_fd, text, sizeof(text), 0);
+        if (v9_seqcount_held(&ex->texts, moment))
+            break;
+        sched_yield();
+    }
+    v9_mapped_parse(text, size < 0 ? 0 : (size_t)size, out);
+}
+
+int v9_mapped_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
+                   struct v9_mapped *out)
+{
+    int own = -1;
+
+    *out = (struct v9_mapped){0};
+    if (ex->conf.model == V9_MODEL_XATTR)
+        v9_mapped_read_xattrs(fd, name, wanted, out);
+    if (ex->conf.model != V9_MODEL_FILE)
+        return 0;
+    if (meta_fd < 0)
+        meta_fd = own = *name ? open_meta_of(ex, fd, name) : v9_mapped_find(ex, fd);
+    if (meta_fd >= 0)
+        read_meta(ex, meta_fd, out);
+    if (own >= 0)
+        v9_budget_close(own);
+    return v9_budget_lacks(own) ? own : 0;
+}
+
+static bool is_device(uint32_t mode)
+{
+    return S_ISCHR(mode) || S_ISBLK(mode);
+}
+
+/* What a file that has type `host` on the host is in the guest. */
+static uint32_t effective_type(uint32_t host, const struct v9_mapped *mapped)
+{
+    const uint32_t type = mapped->mode & S_IFMT;
+
+    if ((host & S_IFMT) != S_IFREG || !(mapped->has & V9_HAS_MODE))
+        return host & S_IFMT;
+    return S_ISLNK(type) || is_device(type) || S_ISFIFO(type) || S_ISSOCK(type) ? type : S_IFREG;
+}
+
+void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr)
+{
+    const uint32_t type = effective_type(attr->mode, mapped);
+
+    if (is_device(type) && S_ISREG(attr->mode))
+        attr->rdev = v9_attr_rdev(major(mapped->rdev), minor(mapped->rdev));
+    if (mapped->has & V9_HAS_MODE)
+        attr->mode = type | (mapped->mode & PERMISSIONS);
+    if (mapped->has & V9_HAS_UID)
+        attr->uid = mapped->uid;
+    if (mapped->has & V9_HAS_GID)
+        attr->gid = mapped->gid;
+}
+
+int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd)
+{
+    if (ex->conf.model != V9_MODEL_FILE)
+        return -1;
+    return v9_sys_resolve(dir_fd, META_DIR, O_DIRECTORY, RESOLVE_BENEATH);
+}
+
+int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
+{
+    struct v9_mapped mapped = {0};
+    int meta;
+
+    if (ex->conf.model == V9_MODEL_XATTR)
+        v9_mapped_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
+    if (ex->conf.model == V9_MODEL_FILE && meta_dir >= 0) {
+        meta = open_meta(ex, meta_dir, name);
+        if (v9_budget_lacks(meta))
+            return meta;
+        if (meta >= 0) {
+            read_meta(ex, meta, &mapped);
+            v9_budget_close(meta);
+        }
+    }
+    return (int)effective_type(S_IFREG, &mapped);
+}
+
+int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
+{
+    ssize_t length;
+    struct stat st;
+    int file;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (S_ISLNK(st.st_mode)) {
+        length = readlinkat(fd, "", target, size);
+        return length < 0 ? -errno : (int)length;
+    }
+    if (ex->conf.model == V9_MODEL_HOST)
+        return -EINVAL;
+    file = v9_export_open(ex, fd, O_RDONLY);
+    if (file < 0)
+        return file;
+    length = pread(file, target, size, 0);
+    if (length < 0)
+        length = -errno;
+    v9_budget_close(file);
+    return length == (ssize_t)size ? -ENAMETOOLONG : (int)length;
+}
+
+/* ---- writing -----------------------------------------------------------------------------------
+ */
+
+static void merge(struct v9_mapped *into, const struct v9_mapped *change)
+{
+    into->has |= change->has;
+    if (change->has & V9_HAS_UID)
+        into->uid = change->uid;
+    if (change->has & V9_HAS_GID)
+        into->gid = change->gid;
+    if (change->has & V9_HAS_MODE)
+        into->mode = change->mode;
+    if (change->has & V9_HAS_RDEV)
+        into->rdev = change->rdev;
+}
+
+/* Puts a text in place of another: in one write, which blank lines make as long as what was there,
+ * so that at no moment there is a mixture; only then the blank lines go. */
+static int write_text(int fd, const char *text, size_t size)
+{
+    char padded[TEXT_READ];
+    size_t length;
+    struct stat st;
+    ssize_t put;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    length = st.st_size > TEXT_READ ? TEXT_READ : (size_t)st.st_size;
+    if (length < size)
+        length = size;
+    memset(padded, '\n', length);
+    memcpy(padded, text, size);
+    put = pwrite(fd, padded, length, 0);
+    if (put != (ssize_t)length)
+        return put < 0 ? -errno : -ENOSPC;
+    return (size_t)st.st_size > size && ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+}
+
+static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
+                      const struct v9_mapped *change)
+{
+    struct v9_mapped whole = *old;
+    char text[V9_MODEL_TEXT];
+    size_t size;
+    int fd = v9_export_open(ex, meta_fd, O_RDWR), err;
+
+    if (fd < 0)
+        return fd;
+    merge(&whole, change);
+    size = v9_mapped_format(&whole, text);
+    v9_seqcount_change(&ex->texts, true);
+    err = write_text(fd, text, size);
+    v9_seqcount_change(&ex->texts, false);
+    v9_budget_close(fd);
+    return err;
+}
+
+uint32_t v9_mapped_set_ids(uint32_t mode)
+{
+    return S_ISDIR(mode) ? 0 : mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+
+/* What a change of the metadata `old`, of a file that has mode `host` on the host, comes to. */
+static void settle(uint32_t host, const struct v9_mapped *old, struct v9_mapped *change)
+{
+    const uint32_t mode =
+        effective_type(host, old) | ((old->has & V9_HAS_MODE ? old->mode : host) & PERMISSIONS);
+
+    if (change->has & V9_NO_SET_IDS && v9_mapped_set_ids(mode)) {
+        change->has |= V9_HAS_MODE;
+        change->mode = mode & PERMISSIONS & ~v9_mapped_set_ids(mode);
+    }
+    change->has &= V9_HAS_ALL;
+    if (change->has & V9_HAS_MODE && !(change->mode & S_IFMT))
+        change->mode |= effective_type(host, old);
+}
+
+int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change)
+{
+    struct v9_mapped old = {0}, new = *change;
+    struct stat st;
+    int err;
+
+    if (ex->conf.model == V9_MODEL_HOST || (ex->conf.model == V9_MODEL_FILE && meta_fd < 0))
+        return -EINVAL;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    pthread_mutex_lock(&ex->model_lock);
+    if (ex->conf.model == V9_MODEL_FILE || !(new.mode &S_IFMT))
+        v9_mapped_read(ex, fd, "", meta_fd, V9_HAS_ALL, &old);
+    settle(st.st_mode, &old, &new);
+    if (ex->conf.model == V9_MODEL_XATTR)
+        err = v9_mapped_write_xattrs(fd, &new);
+    else
+        err = write_meta(ex, meta_fd, &old, &new);
+    pthread_mutex_unlock(&ex->model_lock);
+    return err;
+}

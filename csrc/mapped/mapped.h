@@ -1,0 +1,73 @@
+/*
+ * model: what the mapped security models keep beside a host file, in QEMU's formats.
+ *
+ * Under mapped-xattr and mapped-file everything that the guest creates is a regular file or a
+ * directory of the daemon's own user on the host, with mode fmode or dmode; what the guest is told
+ * instead is metadata. What the metadata lack, and files that have none, comes from the host.
+ *
+ *   mapped-xattr  user.virtfs.uid, .gid, .mode: 4 bytes each; user.virtfs.rdev: 8 bytes, a dev_t as
+ *                 makedev(3) makes it; all little endian. The host allows user.* for regular files
+ *                 and directories only.
+ *   mapped-file   the file DIR/.virtfs_metadata/NAME for DIR/NAME, and ROOT/.virtfs_metadata_root
+ *                 for the export's root: lines "virtfs.uid=", ".gid=", ".mode=", ".rdev=" and a
+ *                 signed 32-bit decimal number. Names of one file share theirs by a hard link.
+ *
+ * The mode has the file's type. It counts for regular files of the host, which may be a symlink
+ * (whose content is its target), a device, a FIFO or a socket in the guest; what is something else
+ * on the host is that in the guest too, whatever the metadata say.
+ *
+ * mapped-file and identity. A file is a descriptor here, and its name may change at any time. So a
+ * inode holds a second one, of its metadata file, which renames, hard links and unlinking leave the
+ * file's own; it is rewritten in place and never exchanged. It is found by name when the file is
+ * walked to. Python moves a file and its metadata one after the other; while it does, and until it
+ * has finished, a pair that was found is not trusted and looked for again (v9_mapped_settled). One
+ * daemon serves a tree: nobody else is waited for.
+ */
+#ifndef V9_MAPPED_MAPPED_H
+#define V9_MAPPED_MAPPED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vhost9p.h"
+
+/* Metadata of a text; what is no number of 32 bits counts as absent. */
+void v9_mapped_parse(const char *text, size_t size, struct v9_mapped *out);
+enum { V9_MODEL_TEXT = 128 }; /* room for all four lines and a NUL */
+/* The text of metadata; its length. */
+size_t v9_mapped_format(const struct v9_mapped *mapped, char text[V9_MODEL_TEXT]);
+
+/* mapped/xattr.c: the `wanted` (V9_HAS_*) attributes of `name` in directory `fd`, or of `fd` itself
+ * where name is "", are added to *out. */
+void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out);
+int v9_mapped_write_xattrs(int32_t fd, const struct v9_mapped *change);
+
+/* The moment since which a lookup is to be unbroken by changes of names. */
+uint32_t v9_mapped_moment(const v9_export *ex);
+bool v9_mapped_settled(const v9_export *ex, uint32_t moment);
+/*
+ * The metadata file of what v9_export_step(ex, dir_fd, name) has just opened as `fd`, begun at
+ * `moment`: a descriptor, or -1 where there is none (always so but under mapped-file).
+ */
+int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd,
+                          uint32_t moment);
+
+/*
+ * Metadata of `name` in directory `fd`, or of `fd` itself where name is "", which `meta_fd` is the
+ * metadata file of, if known (else -1). What cannot be read is absent; so may be what is not
+ * `wanted` (V9_HAS_*), and the device number of what is no device. 0, or -EMFILE or -ENFILE where
+ * it lacked a descriptor to find out.
+ */
+int v9_mapped_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
+                   struct v9_mapped *out);
+/* The set-id bits that a program of this mode loses when it is written or given away; 0 for a
+ * directory. */
+uint32_t v9_mapped_set_ids(uint32_t mode);
+/* Makes a guest's attributes of a host's. */
+void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
+/* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
+ * `dir_fd`, where v9_mapped_dir has told meta_dir since the name was there. -EMFILE, -ENFILE. */
+int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
+
+#endif

@@ -1,0 +1,227 @@
+/*
+ * keep: mapped-file's metadata files (mapped/mapped.h), while names of their files change.
+ *
+ * Files are found by name, so each change of names has two halves, which are ordered around the
+ * host's call:
+ *
+ * - A name appears with its metadata: they are there before it is.
+ * - A name goes before its metadata do. What a crash leaves behind is metadata of nothing; whatever
+ *   gets that name next begins with metadata of its own.
+ *
+ * All of it happens under the export's lock of names. While metadata of a name that is in use go,
+ * readers do not trust what they find by name (v9_mapped_changing).
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "base/sys.h"
+#include "fs/create.h"
+#include "mapped/mapped.h"
+
+enum { META_FMODE = 0600, META_DMODE = 0700 };
+
+static int forget(int dir_fd, const char *name, int flags)
+{
+    return unlinkat(dir_fd, name, flags) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int v9_sidecar_dir(int32_t dir_fd)
+{
+    const char *const meta = v9_mapped_name(V9_META_DIR);
+    int fd = v9_sys_reach(dir_fd, meta, O_DIRECTORY);
+
+    if (fd != -ENOENT)
+        return fd;
+    if (mkdirat(dir_fd, meta, META_DMODE) < 0 && errno != EEXIST)
+        return -errno;
+    return v9_sys_reach(dir_fd, meta, O_DIRECTORY);
+}
+
+static int look(int dir_fd, const char *name)
+{
+    struct stat st;
+    return fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+int v9_sidecar_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir)
+{
+    int err = look(dir_fd, name);
+
+    if (err != -ENOENT)
+        return err ? err : -EEXIST;
+    err = look(meta_dir, name);
+    if (err)
+        return err == -ENOENT ? 0 : err;
+    v9_mapped_changing(ex, true);
+    err = forget(meta_dir, name, 0);
+    v9_mapped_changing(ex, false);
+    return err;
+}
+
+int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped)
+{
+    int fd = v9_sys_create(&v9_sys_as_daemon, meta_dir, name, O_RDWR, META_FMODE), err;
+    char text[V9_MODEL_TEXT];
+    const size_t size = v9_mapped_format(mapped, text);
+    ssize_t put;
+
+    if (fd < 0)
+        return fd;
+    put = pwrite(fd, text, size, 0);
+    if (put == (ssize_t)size)
+        return fd;
+    err = put < 0 ? -errno : -ENOSPC;
+    v9_budget_close(fd);
+    forget(meta_dir, name, 0);
+    return err;
+}
+
+int v9_sidecar_discard(int32_t dir_fd, const char *name)
+{
+    int err, meta_dir = v9_sys_reach(dir_fd, v9_mapped_name(V9_META_DIR), O_DIRECTORY);
+
+    if (meta_dir < 0)
+        return meta_dir == -ENOENT ? 0 : meta_dir;
+    err = forget(meta_dir, name, 0);
+    v9_budget_close(meta_dir);
+    return err;
+}
+
+int v9_sidecar_place(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped,
+                     int *meta_dir, int *meta_fd)
+{
+    int err;
+
+    *meta_dir = *meta_fd = -1;
+    if (ex->conf.model != V9_MODEL_FILE)
+        return 0;
+    *meta_dir = v9_sidecar_dir(dir_fd);
+    if (*meta_dir < 0)
+        return *meta_dir;
+    err = v9_sidecar_free(ex, dir_fd, name, *meta_dir);
+    if (!err)
+        *meta_fd = v9_sidecar_new(*meta_dir, name, mapped);
+    if (!err && *meta_fd >= 0)
+        return 0;
+    v9_budget_close(*meta_dir);
+    return err ? err : *meta_fd;
+}
+
+void v9_sidecar_placed(int meta_dir, const char *name, bool failed)
+{
+    if (meta_dir < 0)
+        return;
+    if (failed)
+        forget(meta_dir, name, 0);
+    v9_budget_close(meta_dir);
+}
+
+/* The next entry but "." and "..": 1, or 0 at the end, or -errno. */
+static int read_entry(DIR *all, const char **name)
+{
+    const struct dirent *entry;
+
+    do {
+        errno = 0;
+        entry = readdir(all);
+        if (!entry)
+            return -errno;
+    } while (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."));
+    *name = entry->d_name;
+    return 1;
+}
+
+static void close_dir(DIR *all)
+{
+    v9_budget_forget(dirfd(all));
+    closedir(all);
+}
+
+/* Removes all files of a directory, and closes it. */
+static int empty(DIR *all)
+{
+    const char *name;
+    int err;
+
+    while ((err = read_entry(all, &name)) > 0 && !(err = forget(dirfd(all), name, 0)))
+        ;
+    close_dir(all);
+    return err;
+}
+
+/* Opens a directory for reading, and only that; NULL with errno. */
+static DIR *open_dir(v9_export *ex, int dir_fd, const char *name)
+{
+    int at = v9_sys_reach(dir_fd, name, O_DIRECTORY);
+    int fd = at < 0 ? at : v9_export_open(ex, at, O_RDONLY), err;
+    DIR *all;
+
+    if (at >= 0)
+        v9_budget_close(at);
+    if (fd < 0) {
+        errno = -fd;
+        return NULL;
+    }
+    all = fdopendir(fd);
+    if (all)
+        return all;
+    err = errno;
+    v9_budget_close(fd);
+    errno = err;
+    return NULL;
+}
+
+/* Whether a directory, which may have millions of entries, has no other than its metadata's: 1, 0,
+ * or -errno where it cannot be told. */
+static int has_metadata_only(DIR *all)
+{
+    const char *name;
+    int err, has = 0;
+
+    while ((err = read_entry(all, &name)) > 0) {
+        if (strcmp(name, v9_mapped_name(V9_META_DIR)))
+            return 0;
+        has = 1;
+    }
+    return err ? err : has;
+}
+
+int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name)
+{
+    const char *const meta = v9_mapped_name(V9_META_DIR);
+    DIR *all = open_dir(ex, dir_fd, name), *kept;
+    int err;
+
+    if (!all) /* symlinks and files are left to the host's call, which refuses them */
+        return v9_budget_lacks(-errno) ? -errno : 0;
+    err = has_metadata_only(all);
+    if (err > 0) {
+        kept = open_dir(ex, dirfd(all), meta);
+        err = kept ? empty(kept) : -errno;
+        if (!err)
+            err = forget(dirfd(all), meta, AT_REMOVEDIR);
+    }
+    close_dir(all);
+    return err;
+}
+
+int v9_sidecar_remove(v9_export *ex, int dir_fd, const char *name, bool directory)
+{
+    int err = 0;
+
+    v9_mapped_changing(ex, true);
+    if (directory)
+        err = v9_sidecar_clear(ex, dir_fd, name);
+    if (!err && unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
+        err = -errno;
+    if (!err)
+        v9_sidecar_discard(dir_fd, name); /* what stays is metadata of nothing */
+    v9_mapped_changing(ex, false);
+    return err;
+}

@@ -1,0 +1,278 @@
+/*
+ * fast_make: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: what makes and removes entries
+ * (fs/create.h).
+ *
+ * A reply tells the qid of what was made, and that may be a question for Python. The request is run
+ * again then, but nothing is made twice: what it has made stays in the request meanwhile, by its
+ * descriptors, and goes with it if nobody waits for it any more.
+ */
+#define _GNU_SOURCE
+#include "request/request.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "fs/create.h"
+
+enum { P9_AT_REMOVEDIR = 0x200 };
+
+/*
+ * The name of one directory entry, NUL-terminated. -errno for what can be none; `dots` for "." and
+ * "..", which every directory has and keeps. A message that is too short is found out later.
+ */
+static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
+{
+    uint16_t size;
+    const char *bytes = v9_in_string(in, &size);
+    const int err = v9_name_check(bytes, size);
+
+    name[0] = 0;
+    if (err)
+        return err == V9_NAME_DOTS ? -dots : err;
+    memcpy(name, bytes, size);
+    name[size] = 0;
+    return 0;
+}
+
+/* Pins the fid of a directory that is to change; -EROFS where nothing there may. */
+static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                         struct v9_fid **fid, struct v9_inode **inode)
+{
+    int err = v9_p9_file(dev, r, number, fid, inode);
+
+    if (err)
+        return err;
+    if (!v9_inode_export(dev, *inode)->conf.readonly)
+        return 0;
+    v9_fids_unpin(&dev->fids, *fid);
+    return -EROFS;
+}
+
+/* The attributes of what was made, and is held. */
+static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
+{
+    const int fd = r->made.path_fd;
+
+    return v9_p9_question(r, fd, attr, v9_attr_read_made(ex, fd, "", &r->made, attr));
+}
+
+/* ---- Tlcreate ----------------------------------------------------------------------------------
+ */
+
+static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                  const struct v9_inode *inode, const char *name, const struct v9_new *as,
+                  struct v9_attr *attr)
+{
+    v9_export *ex = v9_inode_export(dev, inode);
+    int err = 0;
+
+    if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
+        return -EBADF; /* in use for something else */
+    if (r->made.path_fd < 0) {
+        r->made_in = inode->export;
+        err = v9_create(ex, inode->path_fd, name, as, &r->made);
+    } else if (r->made_in != inode->export) {
+        err = -EBADF; /* the number has become another file's meanwhile */
+    }
+    if (!err)
+        err = look_at(ex, r, attr);
+    if (!err)
+        err = v9_fids_become(&dev->fids, fid, name, &r->made, r->made_in, attr);
+    if (!err)
+        r->made = V9_CREATED_NONE;
+    return err;
+}
+
+int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4], *at;
+    struct v9_new as = {.kind = V9_NEW_FILE};
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    struct v9_attr attr;
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    int err = take_name(in, EEXIST, name);
+
+    as.flags = v9_in_u32(in);
+    as.mode = v9_in_u32(in);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (!err)
+        err = pin_directory(dev, r, number, &fid, &inode);
+    if (err)
+        return err;
+    as.uid = fid->uid;
+    err = create(dev, r, fid, inode, name, &as, &attr);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    at = v9_put_header(reply, sizeof(reply), P9_TLCREATE + 1, r->tag);
+    v9_put(v9_put_qid(at, &attr.qid), 0, 4); /* iounit 0: as much as msize allows */
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* ---- Tmkdir, Tmknod, Tsymlink ------------------------------------------------------------------
+ */
+
+/* Holds what was just made, while Python is asked about it. */
+static int hold(struct v9_request *r, v9_export *ex, const struct v9_inode *inode, const char *name)
+{
+    v9_export *where = ex;
+    int fd = v9_export_step(&where, V9_NO_ID, inode->path_fd, name);
+
+    if (fd < 0)
+        return fd;
+    r->made.path_fd = fd;
+    r->made_in = inode->export;
+    return 0;
+}
+
+static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                      const char *name, struct v9_new *as, struct v9_attr *attr)
+{
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    struct v9_created made;
+    v9_export *ex;
+    int err;
+
+    if (r->made.path_fd >= 0)
+        return look_at(dev->exports[r->made_in], r, attr);
+    err = pin_directory(dev, r, number, &fid, &inode);
+    if (err)
+        return err;
+    ex = v9_inode_export(dev, inode);
+    as->uid = fid->uid;
+    err = v9_create(ex, inode->path_fd, name, as, &made);
+    if (!err) {
+        err = v9_attr_read_made(ex, inode->path_fd, name, &made, attr);
+        if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+            err = hold(r, ex, inode, name);
+        if (!err && r->made.path_fd >= 0)
+            err = look_at(ex, r, attr);
+    }
+    v9_fids_unpin(&dev->fids, fid);
+    return err;
+}
+
+/* Rmkdir, Rmknod and Rsymlink are alike. */
+static int make(struct v9_device *dev, struct v9_request *r, uint32_t number, const char *name,
+                struct v9_new *as)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE];
+    struct v9_attr attr;
+    int err = make_entry(dev, r, number, name, as, &attr);
+
+    if (err)
+        return err;
+    v9_put_qid(v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag), &attr.qid);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+int v9_p9_mkdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    struct v9_new as = {.kind = V9_NEW_DIR};
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    int err = take_name(in, EEXIST, name);
+
+    as.mode = v9_in_u32(in);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return err ? err : make(dev, r, number, name, &as);
+}
+
+int v9_p9_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    struct v9_new as = {.kind = V9_NEW_NODE};
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    int err = take_name(in, EEXIST, name);
+
+    as.mode = v9_in_u32(in);
+    as.major = v9_in_u32(in);
+    as.minor = v9_in_u32(in);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return err ? err : make(dev, r, number, name, &as);
+}
+
+int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    struct v9_new as = {.kind = V9_NEW_LINK};
+    char *const target = (char *)scratch->dents;
+    uint32_t number = v9_in_u32(in);
+    char name[V9_NAME_SIZE];
+    const char *bytes;
+    uint16_t size;
+    int err = take_name(in, EEXIST, name);
+
+    _Static_assert(sizeof(scratch->dents) > V9_REQUEST_DATA, "a target is part of a message");
+    bytes = v9_in_string(in, &size);
+    as.gid = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (!err && memchr(bytes, 0, size))
+        err = -EINVAL;
+    if (err)
+        return err;
+    memcpy(target, bytes, size);
+    target[size] = 0;
+    as.target = target;
+    return make(dev, r, number, name, &as);
+}
+
+/* ---- Tunlinkat ---------------------------------------------------------------------------------
+ */
+
+/* What is parked keeps its file (fid/evict.h), and nothing lingers of what is removed. */
+static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid,
+                        const struct v9_inode *inode, const char *name, bool directory)
+{
+    const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
+    int err = 0;
+
+    if (v9_names_begin(dev, inode->export, kind))
+        err = v9_names_rescue(dev, inode->export, inode->path_fd, name);
+    if (err >= 0)
+        err = v9_unlink(v9_inode_export(dev, inode), inode->path_fd, name, directory);
+    if (!err)
+        v9_fids_lost(&dev->fids, fid, name);
+    v9_names_end(dev, inode->export);
+    return err;
+}
+
+int v9_p9_unlinkat(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                   struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), flags;
+    uint8_t reply[P9_HEADER_SIZE];
+    char name[V9_NAME_SIZE];
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    int err = take_name(in, EINVAL, name);
+
+    flags = v9_in_u32(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (!err)
+        err = pin_directory(dev, r, number, &fid, &inode);
+    if (err)
+        return err;
+    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL
+                                             : unlink_entry(dev, fid, inode, name, flags != 0);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TUNLINKAT + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}

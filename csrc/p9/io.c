@@ -1,0 +1,464 @@
+/*
+ * fast_file: Tread, Twrite, Tlopen, Topen, Tgetattr, Tstatfs, Tclunk.
+ *
+ * File data moves between the file and guest memory by preadv and pwritev on the chain's own
+ * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
+ * V9_PASS where the request is Python's (xattr fids, directories in 9P2000.u). Message layouts:
+ * intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
+ */
+#define _GNU_SOURCE
+#include "request/request.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "export/containment.h"
+#include "fid/known_size.h"
+#include "mapped/mapped.h"
+#include "request/rate_queue.h"
+#include "virtio/iov.h"
+
+int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
+{
+    int32_t meta = __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE), spare;
+
+    if (meta >= 0 || ex->conf.model != V9_MODEL_FILE)
+        return meta;
+    meta = v9_mapped_find(ex, inode->path_fd);
+    if (meta < 0)
+        return -1;
+    spare = v9_inode_adopt(inode, meta);
+    if (spare >= 0)
+        v9_budget_close(spare);
+    return __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE);
+}
+
+int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
+{
+    if (err == -V9_NO_DEVICE) {
+        r->question.a = attr->st_dev;
+        r->question.b = attr->mnt_id;
+        r->question.fd = v9_budget_dup(fd);
+        if (r->question.fd < 0)
+            return r->question.fd;
+    } else if (err == -V9_NO_GROUP) {
+        r->question.a = attr->device;
+        r->question.b = attr->st_ino;
+    }
+    return err;
+}
+
+int v9_p9_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, struct v9_attr *attr)
+{
+    return v9_p9_question(r, fd, attr, v9_attr_read_held(ex, fd, "", meta_fd, attr));
+}
+
+int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
+                  struct v9_attr *attr)
+{
+    int err = v9_attr_read(ex, dir_fd, name, attr), fd;
+
+    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
+        return err;
+    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
+    if (fd < 0)
+        return fd;
+    err = v9_p9_attr(ex, r, fd, -1, attr);
+    attr->told_by = -1;
+    v9_budget_close(fd);
+    return err;
+}
+
+int v9_p9_complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
+{
+    v9_export *ex = v9_inode_export(dev, use->inode);
+    const int32_t fd = use->inode->path_fd, meta_fd = v9_inode_meta(ex, use->inode);
+    struct v9_attr *attr = &use->attr;
+
+    if (!use->seen)
+        return v9_p9_attr(ex, r, fd, meta_fd, attr);
+    return v9_p9_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
+}
+
+int v9_p9_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                 struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE + 60], *at = reply;
+    uint32_t number = v9_in_u32(in);
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    struct statfs st;
+    uint64_t fsid;
+    v9_export *ex;
+    int err = v9_in_is_done(in) ? v9_p9_file(dev, r, number, &fid, &inode) : -EINVAL;
+
+    if (err)
+        return err;
+    err = fstatfs(inode->path_fd, &st) < 0 ? -errno : 0;
+    ex = v9_inode_export(dev, inode);
+    if (!err && ex->quota)
+        v9_quota_statfs(ex->quota, &st);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    memcpy(&fsid, &st.f_fsid, sizeof(fsid));
+    at = v9_put_header(at, sizeof(reply), P9_TSTATFS + 1, r->tag);
+    at = v9_put(at, (uint64_t)st.f_type, 4);
+    /* The counts are in units of f_frsize, and the client knows one block size only. */
+    at = v9_put(at, (uint64_t)(st.f_frsize ? st.f_frsize : st.f_bsize), 4);
+    at = v9_put(v9_put(v9_put(at, st.f_blocks, 8), st.f_bfree, 8), st.f_bavail, 8);
+    at = v9_put(v9_put(v9_put(at, st.f_files, 8), st.f_ffree, 8), fsid, 8);
+    v9_put(at, (uint64_t)st.f_namelen, 4);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* Opens a file with flags of the host. Where that empties it, its quota gets the blocks back. */
+static int reopen(v9_export *ex, const struct v9_inode *inode, int *host)
+{
+    const bool emptied = ex->quota && *host & O_TRUNC && S_ISREG(inode->mode);
+    struct v9_quota_change change = {.fds = {inode->path_fd, -1, -1}};
+    int fd, err = emptied ? v9_quota_change_begin(ex->quota, &change) : 0;
+
+    if (err)
+        return err;
+    fd = v9_export_open_known(ex, inode->path_fd, inode->openable, *host);
+    if (fd == -EPERM && *host & O_NOATIME)
+        fd = v9_export_open_known(ex, inode->path_fd, inode->openable, *host &= ~O_NOATIME);
+    if (emptied)
+        v9_quota_change_end(ex->quota, &change);
+    return fd;
+}
+
+static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_inode *inode,
+                    uint32_t flags)
+{
+    v9_export *ex = v9_inode_export(dev, inode);
+    int host = v9_sys_open_flags(flags), fd, err;
+
+    if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
+        return -EBADF; /* before it may empty the file; v9_fids_open knows for certain */
+    if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
+        return -EROFS;
+    if (S_ISLNK(inode->mode))
+        return -ELOOP;
+    if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
+        return -ENXIO; /* opening a device, FIFO or socket of the host is never the guest's */
+    fd = reopen(ex, inode, &host);
+    if (fd < 0)
+        return fd;
+    err = host & O_TRUNC ? v9_caps_drop(&ex->caps, fd, &fid->caps_seen) : 0;
+    if (!err)
+        err = v9_fids_open(&dev->fids, fid, fd, host);
+    if (err)
+        v9_budget_close(fd);
+    return err;
+}
+
+/* Rlopen and Ropen are alike. */
+static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t number, uint32_t flags)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    struct v9_qid qid;
+    int err = v9_p9_file(dev, r, number, &fid, &inode);
+
+    if (err)
+        return err;
+    err = open_fid(dev, fid, inode, flags);
+    if (!err) {
+        uint8_t *at = v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag);
+        qid = v9_inode_qid(inode);
+        v9_put(v9_put_qid(at, &qid), 0, 4); /* iounit 0: as much as msize allows */
+        err = v9_request_reply(r, reply, sizeof(reply));
+    }
+    v9_fids_unpin(&dev->fids, fid);
+    return err;
+}
+
+int v9_p9_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), flags = v9_in_u32(in);
+
+    return v9_in_is_done(in) ? open_number(dev, r, number, flags) : -EINVAL;
+}
+
+int v9_p9_open(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+               struct v9_scratch *scratch)
+{
+    uint32_t number = v9_in_u32(in), mode = (uint32_t)v9_in_number(in, 1);
+    int flags = v9_sys_open_mode(mode);
+
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return flags < 0 ? flags : open_number(dev, r, number, (uint32_t)flags);
+}
+
+/*
+ * Whether the size among a file's attributes is left out of a reply. Only the request for all of
+ * them is that of a client which has an inode already (P9_STATS_ALL); it asks for fewer to make
+ * one.
+ */
+static int leave_size_out(v9_export *ex, struct v9_request *r, struct v9_inode *inode,
+                          uint64_t mask, struct v9_attr *a, bool *out)
+{
+    const uint64_t all = 0x3fff;
+    struct v9_known_size told = v9_known_size_now(inode);
+    int err;
+
+    *out = false;
+    if (mask == all && v9_known_size_may_know(inode, &told)) {
+        *out = told.told == a->size + 1;
+        if (*out)
+            return 0;
+        err = v9_p9_attr(ex, r, inode->path_fd, v9_inode_meta(ex, inode), a);
+        if (err)
+            return err;
+        *out = v9_known_size_knows(inode, &told, a->size);
+    }
+    if (!*out)
+        v9_known_size_tell(inode, told, a->size);
+    return 0;
+}
+
+int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    const uint64_t basic = 0x7ff, size = 0x200, btime = 0x800, gen = 0x1000;
+    uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
+    uint32_t number = v9_in_u32(in);
+    uint64_t mask = v9_in_u64(in); /* all that one statx tells is answered, but see above */
+    struct v9_use use;
+    struct v9_attr *const a = &use.attr;
+    bool sizeless;
+    int err;
+
+    err = v9_in_is_done(in) ? v9_p9_use_attr(dev, r, number, &use) : -EINVAL;
+    if (err)
+        return err;
+    err = leave_size_out(v9_inode_export(dev, use.inode), r, use.inode, mask, a, &sizeless);
+    v9_fids_unpin(&dev->fids, use.fid);
+    if (err)
+        return err;
+    at = v9_put_header(at, sizeof(reply), P9_TGETATTR + 1, r->tag);
+    at = v9_put(at, (sizeless ? basic & ~size : basic) | (a->has_btime ? btime | gen : 0), 8);
+    at = v9_put_qid(at, &a->qid);
+    at = v9_put(v9_put(v9_put(at, a->mode, 4), a->uid, 4), a->gid, 4);
+    at = v9_put(v9_put(v9_put(at, a->nlink, 8), a->rdev, 8), a->size, 8);
+    at = v9_put(v9_put(at, a->blksize, 8), a->blocks, 8);
+    at = v9_put(v9_put(at, a->atime_sec, 8), a->atime_nsec, 8);
+    at = v9_put(v9_put(at, a->mtime_sec, 8), a->mtime_nsec, 8);
+    at = v9_put(v9_put(at, a->ctime_sec, 8), a->ctime_nsec, 8);
+    at = v9_put(v9_put(at, a->btime_sec, 8), a->btime_nsec, 8);
+    v9_put(v9_put(at, a->gen, 8), 0, 8); /* data_version: the host has none */
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* What Tread and Twrite begin with: fid[4] offset[8] count[4]. */
+struct transfer {
+    struct v9_fid *fid; /* pinned, and open */
+    uint64_t offset;
+    uint32_t count;
+};
+
+/* 0, -errno, or V9_PASS where the fid is Python's. */
+static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transfer *t)
+{
+    uint32_t number = v9_in_u32(in);
+    int err;
+
+    t->offset = v9_in_u64(in);
+    t->count = v9_in_u32(in);
+    if (!v9_in_is_done(in) || t->offset > INT64_MAX)
+        return -EINVAL;
+    err = v9_fids_pin(&dev->fids, number, &t->fid);
+    if (err)
+        return err;
+    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? V9_PASS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
+    if (err)
+        v9_fids_unpin(&dev->fids, t->fid);
+    return err;
+}
+
+/* Reads into a request's reply; the number of bytes, or -errno. */
+static int get_data(const struct v9_request *r, const struct transfer *t, struct iovec *slice)
+{
+    uint32_t pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
+                                   P9_IO_SIZE, t->count, slice);
+    ssize_t got;
+
+    do
+        got = preadv(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : (int)got;
+}
+
+int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+               struct v9_scratch *scratch)
+{
+    uint8_t header[P9_IO_SIZE];
+    struct transfer t;
+    const struct v9_inode *inode;
+    int got, err = begin_transfer(dev, in, &t);
+
+    if (err)
+        return err;
+    if (t.count > dev->msize - P9_IO_SIZE)
+        t.count = dev->msize - P9_IO_SIZE;
+    inode = v9_fids_node(&dev->fids, t.fid);
+    if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) {
+        v9_fids_unpin(&dev->fids, t.fid);
+        return V9_PASS;
+    }
+    got = v9_rate_queue_admit(dev, v9_inode_export(dev, inode), r, t.count);
+    if (!got)
+        got = get_data(r, &t, scratch->slice);
+    v9_fids_unpin(&dev->fids, t.fid);
+    if (got < 0)
+        return got;
+    v9_put_header(header, P9_IO_SIZE + (uint32_t)got, P9_TREAD + 1, r->tag);
+    v9_put(header + P9_HEADER_SIZE, (uint64_t)got, 4);
+    v9_request_reply(r, header, sizeof(header));
+    return P9_IO_SIZE + got;
+}
+
+/*
+ * A write by anybody but root takes set-id bits away (write(2) of a process without CAP_FSETID).
+ * The host's kernel does not, since the daemon may have that capability, and clients before
+ * Linux 6.4 leave it to the server. The bits go before the data comes: nobody runs what was written
+ * as the file's owner.
+ */
+static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_inode *inode)
+{
+    const uint32_t own_uid = UINT32_MAX;
+    struct v9_mapped mapped = {0};
+    int32_t meta = -1;
+    struct stat st;
+    uint32_t bits;
+    int err;
+
+    if (fid->uid == 0 || fid->uid == own_uid)
+        return 0;
+    if (ex->conf.model != V9_MODEL_HOST) {
+        meta = v9_inode_meta(ex, inode);
+        err = v9_mapped_read(ex, fid->io_fd, "", meta, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
+    }
+    if (mapped.has & V9_HAS_MODE)
+        return v9_mapped_set_ids(mapped.mode)
+                   ? v9_mapped_write(ex, fid->io_fd, meta, &(struct v9_mapped){V9_NO_SET_IDS})
+                   : 0;
+    if (fstat(fid->io_fd, &st) < 0)
+        return -errno;
+    bits = v9_mapped_set_ids(st.st_mode);
+    return bits && fchmod(fid->io_fd, st.st_mode & 07777 & ~bits) < 0 ? -errno : 0;
+}
+
+/*
+ * Has the host begin to write what was just written out to its disk, and waits until what was begun
+ * before on these pages is done (sync_file_range(2)): little stays in its page cache for long. What
+ * an append has written may be anywhere. An error is that of data written before; it would not be
+ * told again to a later fsync.
+ */
+static int write_out(const struct transfer *t, int put)
+{
+    const bool anywhere = t->fid->io_flags & O_APPEND;
+
+    if (sync_file_range(t->fid->io_fd, anywhere ? 0 : (off_t)t->offset, anywhere ? 0 : put,
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0)
+        return -errno;
+    return put;
+}
+
+/* Writes a request's data; the number of bytes, or -errno. */
+static int put_data(v9_export *ex, const struct v9_request *r, const struct transfer *t,
+                    struct v9_inode *inode, struct iovec *slice)
+{
+    uint32_t pieces;
+    ssize_t put;
+    int err = drop_set_ids(ex, t->fid, inode);
+
+    if (!err)
+        err = v9_caps_drop(&ex->caps, t->fid->io_fd, &t->fid->caps_seen);
+    if (err)
+        return err;
+    pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t->count, slice);
+    v9_known_size_changing(inode);
+    do
+        put = pwritev(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
+    while (put < 0 && errno == EINTR);
+    if (put < 0) {
+        err = -errno;
+        v9_known_size_changed_nothing(inode);
+        return err;
+    }
+    v9_known_size_written(inode, t->offset + (uint64_t)put);
+    return put && ex->conf.writeout ? write_out(t, (int)put) : (int)put;
+}
+
+/* Writes as much of a request's data as the quota has room for. */
+static int put_within_quota(v9_export *ex, const struct v9_request *r, struct transfer *t,
+                            struct v9_inode *inode, struct iovec *slice)
+{
+    const struct v9_quota_write write = {t->fid->io_fd, t->fid->io_flags & O_APPEND, t->offset,
+                                         t->count};
+    uint64_t claim;
+    int64_t admitted = v9_quota_admit(ex->quota, inode->account, &write, &claim);
+    int put;
+
+    if (admitted < 0)
+        return (int)admitted;
+    t->count = (uint32_t)admitted;
+    put = put_data(ex, r, t, inode, slice);
+    v9_quota_settle_claim(ex->quota, inode->account, t->fid->io_fd, claim);
+    return put;
+}
+
+int v9_p9_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_IO_SIZE];
+    struct v9_inode *inode;
+    struct transfer t;
+    v9_export *ex;
+    int err, put = 0;
+
+    err = begin_transfer(dev, in, &t);
+    if (err)
+        return err;
+    inode = v9_fids_node(&dev->fids, t.fid);
+    ex = v9_inode_export(dev, inode);
+    if (ex->conf.readonly)
+        err = -EROFS;
+    else if (t.count > r->size - P9_TWRITE_SIZE)
+        err = -EINVAL;
+    if (!err)
+        err = v9_rate_queue_admit(dev, ex, r, t.count);
+    if (!err && t.count)
+        put = ex->quota ? put_within_quota(ex, r, &t, inode, scratch->slice)
+                        : put_data(ex, r, &t, inode, scratch->slice);
+    v9_fids_unpin(&dev->fids, t.fid);
+    if (err || put < 0)
+        return err ? err : put;
+    v9_put_header(reply, sizeof(reply), P9_TWRITE + 1, r->tag);
+    v9_put(reply + P9_HEADER_SIZE, (uint64_t)put, 4);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+int v9_p9_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE];
+    uint32_t number = v9_in_u32(in);
+    int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
+
+    if (err)
+        return err == -EBUSY ? V9_PASS : err; /* Python keeps something for it */
+    v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}

@@ -1,0 +1,333 @@
+/*
+ * fast_dir: Twalk and Treadlink, and what a listing (p9/readdir.c) needs a step for.
+ */
+#define _GNU_SOURCE
+#include "request/request.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mapped/mapped.h"
+#include "mapped/metadata_cache.h"
+
+struct walk {
+    uint32_t fid, newfid;
+    uint16_t count;
+    struct {
+        int error; /* why there can be no such file */
+        char bytes[P9_NAME_MAX + 1];
+    } names[P9_WALK_MAX];
+};
+
+/* Decodes a Twalk; its names are copied out to be NUL-terminated. One that no file can have ends
+ * the walk where it comes to it. */
+static int decode_walk(struct v9_in *in, struct walk *walk)
+{
+    walk->fid = v9_in_u32(in);
+    walk->newfid = v9_in_u32(in);
+    walk->count = v9_in_u16(in);
+    if (in->bad || walk->count > P9_WALK_MAX)
+        return -EINVAL;
+    for (uint16_t i = 0; i < walk->count; i++) {
+        uint16_t size;
+        const char *name = v9_in_string(in, &size);
+        int err;
+        if (in->bad)
+            return -EINVAL;
+        err = v9_name_check(name, size);
+        walk->names[i].error = err == -EINVAL ? -ENOENT : err < 0 ? err : 0;
+        if (err < 0)
+            size = 0;
+        memcpy(walk->names[i].bytes, name, size);
+        walk->names[i].bytes[size] = 0;
+    }
+    return v9_in_is_done(in) ? 0 : -EINVAL;
+}
+
+/* The names that lead to where a walk is, from its fid or from an export's root. */
+struct trail {
+    int32_t root; /* index of an export; -1: from the fid */
+    uint32_t ups, count;
+    uint16_t names[P9_WALK_MAX]; /* indices of the walk's */
+};
+
+/* A file on the way of a walk: a inode, which has the descriptors; or they are the walk's own. */
+struct place {
+    v9_export *ex;
+    uint32_t uid; /* who walks */
+    int32_t fd, meta_fd;
+    uint32_t inode; /* index + 1, pinned; 0: none */
+    uint64_t path;  /* of its qid */
+};
+
+static void leave(struct v9_fids *fids, const struct place *place)
+{
+    if (place->inode) {
+        v9_fids_step_off(fids, place->inode);
+        return;
+    }
+    v9_budget_close(place->fd);
+    if (place->meta_fd >= 0)
+        v9_budget_close(place->meta_fd);
+}
+
+/* Takes one step, and reads what is there. `at` stays as it is; *next is new on success. */
+static int step(struct v9_request *r, const struct place *at, const char *name, struct place *next,
+                struct v9_attr *attr)
+{
+    uint32_t moment = v9_mapped_moment(at->ex);
+    int err;
+
+    *next = (struct place){at->ex, at->uid, -1, -1, 0, 0};
+    next->fd = v9_export_step(&next->ex, at->uid, at->fd, name);
+    if (next->fd < 0)
+        return next->fd;
+    next->meta_fd =
+        v9_mapped_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, moment);
+    err = v9_p9_attr(next->ex, r, next->fd, next->meta_fd, attr);
+    if (err)
+        leave(NULL, next);
+    return err;
+}
+
+/* Whether a step may lead to a inode that is there already, and is to make one that lingers. */
+static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
+{
+    return !at->ex->below && !at->ex->disguises && strcmp(name, "..") &&
+           v9_inodes_may_meet(&fids->inodes, at->ex->index, at->path, name);
+}
+
+/* Takes a step to a file whose inode is there, which a stat tells: 0, -ENOENT, or -EAGAIN where it
+ * has to be opened, whatever for. */
+static int step_to_node(struct v9_fids *fids, const struct place *at, const char *name,
+                        struct place *next, struct v9_attr *attr)
+{
+    const int64_t moment = v9_metadata_cache_now();
+    int err = v9_attr_glance(at->fd, name, attr);
+    bool is_same;
+
+    if (err)
+        return err == -ENOENT ? err : -EAGAIN;
+    *next = (struct place){at->ex, at->uid, -1, -1, v9_fids_meet(fids, at->ex->index, attr), 0};
+    if (!next->inode)
+        return -EAGAIN;
+    next->fd = fids->inodes.entries[next->inode - 1].path_fd;
+    is_same = !v9_attr_complete(at->ex, next->fd, moment, attr) &&
+              !((attr->mode ^ fids->inodes.entries[next->inode - 1].mode) & S_IFMT);
+    if (is_same)
+        return 0;
+    /* Python has to be asked about it, or it is denied, or metadata make another kind of it. */
+    v9_fids_step_off(fids, next->inode);
+    return -EAGAIN;
+}
+
+static int walk_step(struct v9_fids *fids, struct v9_request *r, const struct place *at,
+                     const char *name, struct place *next, struct v9_attr *attr)
+{
+    const bool remembered = is_remembered(fids, at, name);
+    int err = remembered ? step_to_node(fids, at, name, next, attr) : -EAGAIN;
+    struct v9_found found;
+
+    if (err != -EAGAIN)
+        return err;
+    err = step(r, at, name, next, attr);
+    if (err || !remembered)
+        return err;
+    found = (struct v9_found){next->fd, next->meta_fd, next->ex->index, attr};
+    next->inode = v9_fids_stand(fids, &found);
+    if (next->inode)
+        next->fd = fids->inodes.entries[next->inode - 1].path_fd;
+    return 0;
+}
+
+/* A step by the walk's name number `index` was taken, to an export's root if that is not -1. */
+static void follow(struct trail *trail, const struct walk *walk, uint16_t index, int32_t root)
+{
+    const char *name = walk->names[index].bytes;
+
+    if (root >= 0)
+        *trail = (struct trail){.root = root};
+    else if (!strcmp(name, ".."))
+        *(trail->count ? &trail->count : &trail->ups) += trail->count ? UINT32_MAX : 1;
+    else if (strcmp(name, "."))
+        trail->names[trail->count++] = index;
+}
+
+/* The route that a trail is; `text` has room for its names. */
+static struct v9_route route_of(const struct trail *trail, const struct walk *walk, char *text)
+{
+    struct v9_route route = {.root = trail->root, .ups = trail->ups, .text = text};
+
+    if (trail->count == 1) {
+        route.text = walk->names[trail->names[0]].bytes;
+        route.size = (uint32_t)strlen(route.text);
+        return route;
+    }
+    for (uint32_t i = 0; i < trail->count; i++) {
+        const char *name = walk->names[trail->names[i]].bytes;
+        const size_t size = strlen(name);
+        if (i)
+            text[route.size++] = '/';
+        memcpy(text + route.size, name, size);
+        route.size += (uint32_t)size;
+    }
+    return route;
+}
+
+/*
+ * Walks component by component from *at, which is the caller's. Returns how many were walked, with
+ * the errno of the next one in *err; *end is a new place, and *attr what it is, when all were.
+ */
+static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const struct walk *walk,
+                           const struct place *at, struct v9_qid *qids, struct v9_attr *attr,
+                           struct place *end, struct trail *trail, int *err)
+{
+    struct place here = *at, next;
+    uint16_t done = 0;
+
+    *err = 0;
+    while (done < walk->count) {
+        *err = walk->names[done].error;
+        if (!*err)
+            *err = walk_step(fids, r, &here, walk->names[done].bytes, &next, attr);
+        if (done)
+            leave(fids, &here);
+        if (*err)
+            break;
+        follow(trail, walk, done, next.ex != here.ex ? (int32_t)next.ex->index : -1);
+        here = next;
+        here.path = attr->qid.path;
+        qids[done++] = attr->qid;
+    }
+    *end = here;
+    return done;
+}
+
+/* Makes newfid stand for where a walk has ended. */
+static int enter(struct v9_device *dev, const struct v9_fid_new *as, const struct place *end,
+                 const struct v9_attr *attr, struct v9_fid *instead)
+{
+    const struct v9_found found = {end->fd, end->meta_fd, end->ex->index, attr};
+    int err;
+
+    if (end->inode)
+        err = v9_fids_enter_here(&dev->fids, as, end->inode, attr->qid.version, instead);
+    else
+        err = v9_fids_enter(&dev->fids, as, &found, instead);
+    if (err)
+        leave(&dev->fids, end);
+    return err;
+}
+
+static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
+                    const struct v9_use *use, struct v9_qid *qids, uint16_t *done)
+{
+    char text[P9_WALK_MAX * (P9_NAME_MAX + 1)];
+    struct v9_fid *const fid = use->fid;
+    const struct v9_inode *inode = use->inode;
+    const uint64_t now = use->now ? use->now : v9_dentry_now();
+    struct v9_fid_new as = {walk->newfid, fid->uid, V9_FID_WALKED, -1, 0, NULL, NULL};
+    const struct place start = {
+        v9_inode_export(dev, inode), fid->uid, inode->path_fd, -1, 0, inode->qid.path};
+    struct v9_fid *const instead = walk->newfid == walk->fid ? fid : NULL;
+    struct trail trail = {.root = -1};
+    struct v9_route route;
+    struct v9_attr attr;
+    struct place end;
+    int err, named;
+
+    *done = 0;
+    if (walk->count == 0 && walk->newfid == walk->fid)
+        return 0;
+    named = v9_p9_passes_name_on(dev, r, fid);
+    if (named < 0)
+        return named;
+    if (walk->count == 0)
+        return v9_fids_clone(&dev->fids, fid, walk->newfid, named);
+    if (walk->newfid == walk->fid && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
+        return -EBADF; /* an open fid stays where it is: locks and more hang on it */
+    *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
+    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+        return err;
+    if (err)
+        return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
+    route = route_of(&trail, walk, text);
+    route.from = named ? fid->dentry : 0;
+    route.now = now;
+    as.route = &route;
+    return enter(dev, &as, &end, &attr, instead);
+}
+
+int v9_p9_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+               struct v9_scratch *scratch)
+{
+    uint8_t reply[P9_HEADER_SIZE + 2 + P9_WALK_MAX * P9_QID_SIZE], *at;
+    struct v9_qid qids[P9_WALK_MAX];
+    struct v9_use use;
+    struct walk walk;
+    uint16_t done;
+    uint32_t size;
+    int err = decode_walk(in, &walk);
+
+    if (!err)
+        err = v9_p9_use(dev, r, walk.fid, &use);
+    if (err)
+        return err;
+    err = walk_fid(dev, r, &walk, &use, qids, &done);
+    v9_fids_unpin(&dev->fids, use.fid);
+    if (err)
+        return err;
+    size = P9_HEADER_SIZE + 2 + done * (uint32_t)P9_QID_SIZE;
+    at = v9_put(v9_put_header(reply, size, P9_TWALK + 1, r->tag), done, 2);
+    for (uint16_t i = 0; i < done; i++)
+        at = v9_put_qid(at, &qids[i]);
+    return v9_request_reply(r, reply, size);
+}
+
+int v9_p9_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                   struct v9_scratch *scratch)
+{
+    char reply[P9_HEADER_SIZE + 2 + PATH_MAX];
+    uint32_t number = v9_in_u32(in), size;
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    int length, err = v9_in_is_done(in) ? v9_p9_file(dev, r, number, &fid, &inode) : -EINVAL;
+
+    if (err)
+        return err;
+    if (!S_ISLNK(inode->mode)) {
+        v9_fids_unpin(&dev->fids, fid);
+        return -EINVAL;
+    }
+    length = v9_mapped_readlink(v9_inode_export(dev, inode), inode->path_fd,
+                                reply + P9_HEADER_SIZE + 2, PATH_MAX);
+    v9_fids_unpin(&dev->fids, fid);
+    if (length < 0)
+        return length;
+    size = P9_HEADER_SIZE + 2 + (uint32_t)length;
+    v9_put(v9_put_header((uint8_t *)reply, size, P9_TREADLINK + 1, r->tag), (uint64_t)length, 2);
+    return v9_request_reply(r, reply, size);
+}
+
+/* What a step leads to. "..", seen from the guest's root, is the root: what is above it is not the
+ * guest's to see. Of an export that does not admit the user he sees the name, and the directory
+ * that it covers. */
+int v9_p9_look_there(v9_export *ex, struct v9_request *r, const struct v9_fid *fid,
+                     const struct v9_inode *inode, const char *name, struct v9_attr *attr)
+{
+    const struct place here = {ex, fid->uid, inode->path_fd, -1, 0, 0};
+    struct place there;
+    int err = step(r, &here, name, &there, attr);
+
+    if (!strcmp(name, "..") && (err == -ESTALE || err == -ENOENT || err == -EPERM))
+        return v9_p9_attr(ex, r, inode->path_fd, __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE),
+                          attr);
+    if (err == -EPERM && ex->below)
+        return v9_p9_attr_of(ex, r, fid->io_fd, name, attr);
+    if (!err)
+        leave(NULL, &there);
+    return err;
+}

@@ -1,0 +1,81 @@
+/*
+ * quota: what an export's files take of the host, kept true while they change, and its limits.
+ *
+ * Usage is the sum of st_blocks of every file and directory (a file with several names once), and
+ * the number of inodes. It lies in a file that is mapped shared, so that a daemon that is killed
+ * loses nothing of it. `changing` there counts what is not settled yet; a daemon that finds it at
+ * zero may believe the numbers.
+ *
+ * A change is bracketed:
+ *
+ *     claim    the most that it may take is set aside, or it is refused before it begins
+ *     change
+ *     settle   the file is looked at; the difference to what it counted for goes to the usage, and
+ *              the claim is given back, at once, so that nothing is counted twice
+ *
+ * What a file counts for is its *account*. Requests that write one file at the same time need no
+ * lock around their system calls: each look takes a ticket before it begins, and only the newest
+ * one tells. A look with a higher ticket began after the change of one with a lower ticket had
+ * ended, so it has seen it.
+ *
+ * Nodes hold the accounts of their files. A file that has lost its last name keeps its blocks as
+ * long as somebody holds it, and so does its account; the last holder gives them back. Accounts
+ * that nobody holds are remembered for a while: file systems change st_blocks behind the last
+ * change (metadata at writeback, compression, preallocation that is trimmed), and the next look
+ * sets the usage right, other than a new account, which begins with what it finds.
+ *
+ * Near a limit the most that a write may take is more than there is. Then its holes are looked for:
+ * what is allocated is written free of charge, and of the rest as much as fits. It waits for claims
+ * of others that may be given back.
+ */
+#ifndef V9_QUOTA_QUOTA_H
+#define V9_QUOTA_QUOTA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/statfs.h>
+
+#include "vhost9p.h"
+
+/* The account of a file for a inode, with one more reference: not zero, unless there is no room.
+ * `gone` tells a file without names from one that has got its number since. */
+uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool gone);
+/*
+ * The same of what `fd`, which stays open, names. Others may remove the file at any time: if they
+ * did before it had this account, it has been given back already, and counts once more until it is
+ * let go.
+ */
+uint32_t v9_quota_meet(v9_quota *quota, int32_t fd);
+
+/* Bytes that the file system allocates at once. */
+uint32_t v9_quota_block(const v9_quota *quota);
+
+/* The parts of a change (v9_quota_change_begin). What is held counts as it does, or as nothing if
+ * it was `born` by the change, whose inode is then counted; its account, or -errno. */
+int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
+int v9_quota_hold_file(v9_quota *quota, int32_t fd, bool born);
+void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, bool gone);
+void v9_quota_release(v9_quota *quota, uint32_t account);
+/* Within a change: this file was made by it. */
+void v9_quota_count_new(v9_quota *quota, int32_t fd);
+
+struct v9_quota_write {
+    int fd;
+    bool append; /* O_APPEND: at the file's end, wherever `offset` is */
+    uint64_t offset, count;
+};
+/*
+ * Begins a write: how many bytes of it may be written (not 0), or -errno. On success *claim is for
+ * v9_quota_settle_claim, which has to follow.
+ */
+int64_t v9_quota_admit(v9_quota *quota, uint32_t account, const struct v9_quota_write *write,
+                       uint64_t *claim);
+/* Ends what v9_quota_admit began. */
+void v9_quota_settle_claim(v9_quota *quota, uint32_t account, int fd, uint64_t claim);
+/* Looks at a file once more, if it was ever changed, before what holds it is closed. */
+void v9_quota_close(v9_quota *quota, uint32_t account, int32_t fd);
+/* Makes the answer of statfs(2) that of a file system of the quota's size. */
+void v9_quota_statfs(v9_quota *quota, struct statfs *st);
+
+#endif

@@ -1,0 +1,114 @@
+#define _GNU_SOURCE
+#include "request/notify.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "request/request.h"
+
+/* A description of our own where there can be one, else the frontend's. -errno. */
+static int own_descriptor(int fd, uint32_t mode)
+{
+    char path[32];
+    int copy = -1;
+
+    if (S_ISFIFO(mode)) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        copy = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    }
+    if (copy >= 0)
+        return copy;
+    copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0)
+        return -errno;
+    if (!S_ISSOCK(mode))
+        fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
+    return copy;
+}
+
+int v9_notifier_new(int fd, struct v9_notifier **notifier)
+{
+    struct stat st;
+    int copy;
+
+    *notifier = NULL;
+    if (fd < 0)
+        return 0;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    copy = own_descriptor(fd, st.st_mode);
+    if (copy < 0)
+        return copy;
+    *notifier = malloc(sizeof(**notifier));
+    if (!*notifier) {
+        v9_budget_close(copy);
+        return -ENOMEM;
+    }
+    **notifier = (struct v9_notifier){copy, S_ISSOCK(st.st_mode), 1};
+    return 0;
+}
+
+static void put(struct v9_notifier *notifier)
+{
+    if (!notifier || --notifier->users)
+        return;
+    v9_budget_close(notifier->fd); /* an eventfd, a pipe or a unix socket: it does not block */
+    free(notifier);
+}
+
+void v9_notifier_set(struct v9_notifier **where, struct v9_notifier *notifier)
+{
+    put(*where);
+    *where = notifier;
+}
+
+static void write_one(struct v9_device *dev, struct v9_notifier *notifier)
+{
+    const uint64_t one = 1;
+    ssize_t put_bytes;
+
+    dev->notify.writing = true;
+    dev->notify.thread = pthread_self();
+    dev->notify.count++;
+    notifier->users++;
+    v9_workers_watch(dev);
+    pthread_mutex_unlock(&dev->lock);
+    /* What is full says EAGAIN, or blocks until the watch interrupts it: both mean the same. */
+    put_bytes = notifier->is_socket
+                    ? send(notifier->fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL)
+                    : write(notifier->fd, &one, sizeof(one));
+    if (put_bytes < 0)
+        errno = 0;
+    pthread_mutex_lock(&dev->lock);
+    put(notifier);
+    dev->notify.writing = false;
+}
+
+void v9_notify(struct v9_device *dev)
+{
+    struct v9_notify *notify = &dev->notify;
+
+    while (v9_notify_is_due(notify)) {
+        const bool is_err = notify->err_due;
+        struct v9_notifier *notifier = is_err ? notify->err : notify->call;
+        *(is_err ? &notify->err_due : &notify->call_due) = false;
+        if (notifier)
+            write_one(dev, notifier);
+        else if (!is_err)
+            dev->unheard = true;
+        pthread_cond_broadcast(&dev->idle);
+    }
+}
+
+void v9_notify_watch(struct v9_notify *notify)
+{
+    if (notify->writing && notify->count == notify->seen)
+        pthread_kill(notify->thread, v9_sys_wake_signal());
+    notify->seen = notify->count;
+}

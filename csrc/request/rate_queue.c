@@ -1,0 +1,169 @@
+#define _GNU_SOURCE
+#include "request/rate_queue.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include "request/request.h"
+
+enum { NS = 1000000000 };
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * NS + now.tv_nsec;
+}
+
+int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *conf)
+{
+    struct v9_rate_queues *delays = aligned_alloc(_Alignof(struct v9_rate_queues), sizeof(*delays));
+
+    if (!delays)
+        return -ENOMEM;
+    *delays = (struct v9_rate_queues){0};
+    v9_token_bucket_init(&delays->throttle, conf, now_ns());
+    for (int i = 0; i < 2; i++)
+        delays->queues[i].last = &delays->queues[i].first;
+    ex->delays = delays;
+    return 0;
+}
+
+static bool is_write(const struct v9_request *r)
+{
+    return r->type == P9_TWRITE;
+}
+
+int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *r, uint32_t bytes)
+{
+    struct v9_rate_queues *delays = ex->delays;
+    const bool write = is_write(r);
+    int64_t now;
+    bool wait;
+
+    if (!delays || r->admitted)
+        return 0;
+    r->delays = delays;
+    r->bytes = bytes;
+    pthread_mutex_lock(&dev->lock);
+    now = now_ns();
+    wait = !dev->hurry &&
+           (delays->queues[write].first || v9_token_bucket_wait(&delays->throttle, write, now));
+    if (!wait)
+        v9_token_bucket_pour(&delays->throttle, write, bytes, now);
+    pthread_mutex_unlock(&dev->lock);
+    return wait ? -V9_NOT_YET : 0;
+}
+
+/* ---- the timer; all below with the lock held ---------------------------------------------------
+ */
+
+/* Nanoseconds until one of an export's requests may go; INT64_MAX: none waits. */
+static int64_t shortest_wait(struct v9_rate_queues *delays, int64_t now)
+{
+    int64_t shortest = INT64_MAX;
+
+    for (int write = 0; write < 2; write++) {
+        int64_t wait = delays->queues[write].first
+                           ? v9_token_bucket_wait(&delays->throttle, write, now)
+                           : INT64_MAX;
+        shortest = wait < shortest ? wait : shortest;
+    }
+    return shortest;
+}
+
+/* Has a thread woken when the first request is due. */
+static void set_timer(v9_device *dev, int64_t now)
+{
+    int64_t wait = INT64_MAX, due;
+    struct itimerspec at = {0};
+
+    for (uint32_t i = 0; dev->delayed && i < V9_EXPORTS_MAX; i++) {
+        const v9_export *ex = dev->exports[i];
+        int64_t its = ex && ex->delays ? shortest_wait(ex->delays, now) : INT64_MAX;
+        wait = its < wait ? its : wait;
+    }
+    due = wait < INT64_MAX - now ? now + wait : INT64_MAX;
+    if (due == dev->due)
+        return;
+    dev->due = due;
+    at.it_value = (struct timespec){.tv_sec = due / NS, .tv_nsec = due % NS};
+    timerfd_settime(dev->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* ---- waiting -----------------------------------------------------------------------------------
+ */
+
+void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
+{
+    struct v9_queue *queue = &r->delays->queues[is_write(r)];
+
+    r->state = V9_RATE_LIMITED;
+    r->next = NULL;
+    r->link = queue->last;
+    *queue->last = r;
+    queue->last = &r->next;
+    dev->delayed++;
+    set_timer(dev, now_ns());
+}
+
+void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
+{
+    struct v9_queue *queue = &r->delays->queues[is_write(r)];
+
+    *r->link = r->next;
+    if (r->next)
+        r->next->link = r->link;
+    else
+        queue->last = r->link;
+    dev->delayed--;
+}
+
+void v9_rate_queue_call_off(v9_device *dev, struct v9_request *r)
+{
+    v9_rate_queue_leave(dev, r);
+    v9_request_finish(dev, r, v9_request_error(r, EINTR));
+}
+
+/* The first of an export's requests, if its time has come; they take turns with reads and writes,
+ * so that neither waits for the end of the other. Where a new session waits, it ends with EINTR. */
+static struct v9_request *next_of(v9_device *dev, struct v9_rate_queues *delays, int64_t now)
+{
+    for (int i = 0; i < 2; i++) {
+        const bool write = delays->turn != (i == 1);
+        struct v9_request *r = delays->queues[write].first;
+        if (r && dev->barrier) {
+            r->error = -EINTR;
+            return r;
+        }
+        if (!r || (!dev->hurry && v9_token_bucket_wait(&delays->throttle, write, now)))
+            continue;
+        delays->turn = !write;
+        v9_token_bucket_pour(&delays->throttle, write, r->bytes, now);
+        return r;
+    }
+    return NULL;
+}
+
+struct v9_request *v9_rate_queue_next(v9_device *dev)
+{
+    struct v9_request *r = NULL;
+    int64_t now;
+
+    if (!dev->delayed || (dev->paused && !dev->hurry))
+        return NULL;
+    now = now_ns();
+    if (now < dev->due && !dev->hurry && !dev->barrier)
+        return NULL;
+    for (uint32_t i = 0; !r && i < V9_EXPORTS_MAX; i++)
+        if (dev->exports[i] && dev->exports[i]->delays)
+            r = next_of(dev, dev->exports[i]->delays, now);
+    if (r) {
+        v9_rate_queue_leave(dev, r);
+        r->admitted = true;
+    }
+    set_timer(dev, now);
+    return r;
+}

@@ -1,0 +1,161 @@
+/*
+ * upcall: a serving thread's calls of Python, and the answers that Python gives later.
+ *
+ * A serving thread that has a request for Python calls it itself: it takes the interpreter there
+ * and publishes the answer when it is back. So nothing is shared between devices but the
+ * interpreter, and a request that hangs in a system call of Python's holds up its own thread only.
+ * It waits for the interpreter without any lock, because who has the interpreter may want that.
+ *
+ * Meanwhile the request is Python's (V9_UPCALL): memory may change under it, or the ring stop. What
+ * waits for a lock is answered later (V9_LATER), by whoever waits for it.
+ */
+#include "request/request.h"
+
+#include <errno.h>
+
+#include "virtio/iov.h"
+
+static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint32_t seq)
+{
+    struct v9_request *r = slot < dev->slots_used ? &dev->slots[slot] : NULL;
+    return r && r->seq == seq && (r->state == V9_UPCALL || r->state == V9_LATER) ? r : NULL;
+}
+
+/* With `result` bytes of data, or an error, -errno. */
+static void end(struct v9_device *dev, struct v9_request *r, const void *data, int32_t result)
+{
+    int size = 0;
+
+    r->dialect = dev->dialect; /* a Tversion has just changed it */
+    if (!r->dead)
+        size =
+            result < 0 ? v9_request_error(r, -result) : v9_request_reply(r, data, (uint32_t)result);
+    v9_request_finish(dev, r, size);
+}
+
+static void set_in_python(struct v9_worker *worker, bool in_python)
+{
+    __atomic_store_n(&worker->in_python, in_python, __ATOMIC_RELAXED);
+}
+
+/* ---- on a serving thread -----------------------------------------------------------------------
+ */
+
+void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+{
+    const uint32_t slot = r->slot, seq = r->seq;
+    int32_t result;
+
+    r->state = V9_UPCALL;
+    dev->upcalls++;
+    pthread_cond_broadcast(&dev->idle); /* no thread is at its memory any more */
+    pthread_mutex_unlock(&dev->lock);
+    set_in_python(&scratch->worker, true);
+    result = v9_up_request(dev->conf.id, slot, seq, (const char *)r->data, r->data_size,
+                           (char *)scratch->reply);
+    set_in_python(&scratch->worker, false);
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (!r)
+        return; /* another thread was faster with the answer */
+    if (result) {
+        end(dev, r, scratch->reply, result);
+        return;
+    }
+    r->state = V9_LATER;
+    if (v9_request_is_unwanted(dev, r))
+        v9_device_tell(dev);
+}
+
+int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
+                       struct v9_worker *worker)
+{
+    const struct v9_question asked = r->question;
+    int err;
+
+    r->question.fd = -1;
+    set_in_python(worker, true);
+    err = v9_up_question(dev->conf.id, kind, asked.a, asked.b, asked.fd);
+    set_in_python(worker, false);
+    return err;
+}
+
+static struct v9_request *find_unwanted(struct v9_device *dev)
+{
+    for (uint32_t i = 0; i < dev->slots_used; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->state == V9_LATER && !r->told && v9_request_is_unwanted(dev, r))
+            return r;
+    }
+    return NULL;
+}
+
+void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker)
+{
+    const char *reason = dev->broken_news ? dev->ring.broken : NULL;
+    struct v9_request *r = find_unwanted(dev);
+    uint32_t slot = 0, seq = 0;
+
+    dev->news = dev->broken_news = false;
+    if (r) {
+        slot = r->slot;
+        seq = r->seq;
+        r->told = true;
+        dev->news = true; /* there may be more */
+    }
+    pthread_mutex_unlock(&dev->lock);
+    set_in_python(worker, true);
+    if (reason)
+        v9_up_broken(dev->conf.id, reason);
+    if (r)
+        v9_up_flush(dev->conf.id, slot, seq);
+    set_in_python(worker, false);
+    pthread_mutex_lock(&dev->lock);
+}
+
+/* ---- on any thread, for Python -----------------------------------------------------------------
+ */
+
+static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, int32_t result)
+{
+    struct v9_request *r;
+    int err = -ESTALE;
+
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (r) {
+        err = r->dead ? -ESTALE : 0;
+        end(dev, r, data, result);
+        v9_device_signal(dev);
+    }
+    pthread_mutex_unlock(&dev->lock);
+    v9_workers_wake(dev);
+    return err;
+}
+
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
+{
+    return answer(dev, slot, seq, data, (int32_t)size);
+}
+
+int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error)
+{
+    return answer(dev, slot, seq, NULL, -error);
+}
+
+int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
+              uint32_t size)
+{
+    struct v9_request *r;
+    int got = -ESTALE;
+
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (r && !r->dead) {
+        uint32_t rest = offset < r->size ? r->size - offset : 0;
+        got = (int)v9_iov_gather(r->chain.iov, r->chain.readable_count, offset, out,
+                                 size < rest ? size : rest);
+    }
+    pthread_mutex_unlock(&dev->lock);
+    return got;
+}

@@ -1,0 +1,412 @@
+/*
+ * device: what the frontend sets up: memory and life cycle (server/ring_setup.c: the ring); and the
+ * fid calls of Python.
+ *
+ * The ring runs while it is started (a kick descriptor was given), enabled, mapped and whole.
+ * Memory may change while it runs: the device pauses, waits for the requests that threads may be
+ * moving data for, changes the table and translates everything again.
+ */
+#define _GNU_SOURCE
+#include "request/request.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "fid/cached.h"
+#include "fid/known_size.h"
+#include "fid/recipe.h"
+
+enum {
+    QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
+    NOTIFY_MS = 100, /* for a serving thread to come by: it does at once, unless all of them hang */
+    REGIONS_MIN = 8, /* regions of guest memory that a device may have in any case, */
+    REGIONS_PART = 8, /* or such a part of its share of descriptors */
+};
+
+int v9_init(void)
+{
+    v9_shrinker_init();
+    v9_budget_init();
+    return v9_mem_init();
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
+{
+    struct v9_device *dev = calloc(1, sizeof(*dev));
+
+    *err = -ENOMEM;
+    if (!dev)
+        return NULL;
+    dev->conf = *conf;
+    dev->msize = conf->msize_max;
+    dev->mem.limit = conf->mem_regions;
+    dev->mem.limit_bytes = conf->mem_bytes;
+    dev->kick_fd = -1;
+    pthread_mutex_init(&dev->lock, NULL);
+    v9_cond_init(&dev->idle);
+    /* Sparse: a slot costs memory once it was in flight. */
+    dev->slots = mmap(NULL, V9_SLOTS * sizeof(*dev->slots), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (dev->slots == MAP_FAILED)
+        goto fail;
+    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports);
+    if (*err)
+        goto fail_slots;
+    *err = v9_workers_start(dev);
+    if (!*err)
+        return dev;
+    if (!v9_workers_stop(dev))
+        return NULL; /* a thread that hangs keeps the memory */
+    v9_fids_destroy(&dev->fids);
+fail_slots:
+    munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
+fail:
+    free(dev);
+    return NULL;
+}
+
+uint32_t v9_device_account(const v9_device *dev)
+{
+    return dev->fids.inodes.account;
+}
+
+int v9_device_free(v9_device *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    dev->paused = true;
+    v9_ring_release(dev);
+    pthread_mutex_unlock(&dev->lock);
+    if (!v9_workers_stop(dev)) {
+        v9_shrinker_leave(&dev->fids.holder, false);
+        return 0; /* they will look at it */
+    }
+    v9_virtqueue_stop(&dev->ring);
+    v9_mem_retire(&dev->retired);
+    v9_mem_destroy(&dev->mem);
+    v9_fids_destroy(&dev->fids);
+    munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
+    pthread_cond_destroy(&dev->idle);
+    pthread_mutex_destroy(&dev->lock);
+    free(dev);
+    return 1;
+}
+
+/* The mount that an export's root is on, which that keeps; 0 if the host does not tell. */
+static uint64_t own_mount(const v9_export *ex)
+{
+    struct v9_attr attr;
+
+    return v9_attr_glance(ex->conf.root_fd, "", &attr) ? 0 : attr.mnt_id;
+}
+
+int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
+{
+    uint64_t keeps = 0;
+
+    if (index >= V9_EXPORTS_MAX)
+        return -ENOSPC;
+    if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_cached_start())
+        keeps = own_mount(ex);
+    pthread_mutex_lock(&dev->lock);
+    ex->index = index;
+    dev->exports[index] = ex;
+    dev->fids.inodes.quotas[index] = ex->quota;
+    dev->fids.inodes.keeps[index] = keeps;
+    pthread_mutex_unlock(&dev->lock);
+    v9_workers_wake(dev);
+    return 0;
+}
+
+void v9_device_set_msize(v9_device *dev, uint32_t msize)
+{
+    pthread_mutex_lock(&dev->lock);
+    dev->msize = msize < dev->conf.msize_max ? msize : dev->conf.msize_max;
+    pthread_mutex_unlock(&dev->lock);
+}
+
+void v9_device_set_dialect(v9_device *dev, uint32_t dialect)
+{
+    pthread_mutex_lock(&dev->lock);
+    dev->dialect = (uint8_t)dialect;
+    pthread_mutex_unlock(&dev->lock);
+    /* Tremove and Twstat work by the name through which the fid was reached. */
+    pthread_mutex_lock(&dev->fids.lock);
+    __atomic_store_n(&dev->fids.inodes.unshared, dialect == V9_9P2000U, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&dev->fids.lock);
+}
+
+void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
+{
+    pthread_mutex_lock(&dev->lock);
+    *out = (struct v9_device_stats){
+        .inflight = dev->inflight,
+        .requests = dev->requests,
+        .upcalls = dev->upcalls,
+        .signals = dev->signals,
+        .threads = dev->thread_count,
+        .broken = dev->ring.broken != NULL,
+    };
+    pthread_mutex_unlock(&dev->lock);
+    pthread_mutex_lock(&dev->fids.lock);
+    out->fids = dev->fids.count;
+    out->inodes = dev->fids.inodes.count;
+    out->parked = dev->fids.inodes.park.count;
+    pthread_mutex_unlock(&dev->fids.lock);
+}
+
+/* ---- draining ----------------------------------------------------------------------------------
+ */
+
+/* Waits until the count (of the requests in flight, or of those in threads) is 0; false on
+ * time-out. The device is paused, so the count only falls. */
+static bool wait_idle(struct v9_device *dev, const uint32_t *count, uint32_t timeout_ms)
+{
+    struct timespec until = v9_from_now((int64_t)timeout_ms * 1000000);
+
+    while (*count)
+        if (pthread_cond_timedwait(&dev->idle, &dev->lock, &until) == ETIMEDOUT)
+            return *count == 0;
+    return true;
+}
+
+/* The frontend hears of what has ended before the ring has stopped, and of nothing afterwards. */
+static void wait_notified(struct v9_device *dev)
+{
+    struct v9_notify *notify = &dev->notify;
+    struct timespec until = v9_from_now((int64_t)NOTIFY_MS * 1000000);
+
+    v9_workers_wake(dev);
+    while (notify->call_due || notify->err_due || notify->writing)
+        if (pthread_cond_timedwait(&dev->idle, &dev->lock, &until) == ETIMEDOUT)
+            break;
+    notify->call_due = notify->err_due = false;
+}
+
+void v9_ring_pause(v9_device *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    dev->paused = true;
+    pthread_mutex_unlock(&dev->lock);
+}
+
+uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
+{
+    uint32_t base;
+
+    pthread_mutex_lock(&dev->lock);
+    dev->paused = dev->hurry = true;
+    v9_workers_wake(dev);
+    if (!wait_idle(dev, &dev->inflight, timeout_ms)) {
+        v9_device_kill(dev, true);
+        v9_device_attach(dev);
+    }
+    dev->hurry = false;
+    v9_device_signal(dev);
+    wait_notified(dev);
+    if (dev->started) {
+        v9_virtqueue_stop(&dev->ring);
+        dev->setup.base = dev->ring.setup.base;
+    }
+    dev->started = false;
+    base = dev->setup.base;
+    pthread_mutex_unlock(&dev->lock);
+    return base;
+}
+
+void v9_device_reset(v9_device *dev, uint32_t keep_memory)
+{
+    v9_ring_drain(dev, QUIESCE_MS);
+    pthread_mutex_lock(&dev->lock);
+    v9_ring_release(dev);
+    dev->unsignalled = 0;
+    dev->unheard = false;
+    if (!keep_memory)
+        v9_mem_clear(&dev->mem);
+    v9_mem_restore(&dev->mem);
+    dev->msize = dev->conf.msize_max;
+    pthread_mutex_unlock(&dev->lock);
+    v9_fids_clear(&dev->fids);
+    v9_device_set_dialect(dev, V9_9P2000L);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------
+ */
+
+/* Takes the lock with no thread inside guest memory; returns whether the device was paused. */
+static bool begin_memory_change(struct v9_device *dev)
+{
+    bool paused;
+
+    pthread_mutex_lock(&dev->lock);
+    paused = dev->paused;
+    dev->paused = true;
+    if (!wait_idle(dev, &dev->busy, QUIESCE_MS))
+        v9_device_kill(dev, false);
+    v9_device_detach(dev);
+    return paused;
+}
+
+static void end_memory_change(struct v9_device *dev, bool paused)
+{
+    v9_device_attach(dev);
+    dev->paused = paused;
+    pthread_mutex_unlock(&dev->lock);
+    v9_workers_wake(dev);
+}
+
+/* Regions keep their descriptors. They are not refused where the guest has taken all else, so they
+ * are bounded on their own, and base/budget.c leaves room for them. */
+static int add_region(struct v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
+                      uint64_t mmap_offset, int32_t fd)
+{
+    if (dev->mem.count >= REGIONS_MIN && dev->mem.count >= v9_budget_share() / REGIONS_PART)
+        return -EMFILE;
+    return v9_mem_add(&dev->mem, gpa, size, uva, mmap_offset, fd);
+}
+
+int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
+                      uint64_t mmap_offset, int32_t fd)
+{
+    int err;
+
+    pthread_mutex_lock(&dev->lock); /* nothing moves: requests in flight go on */
+    err = add_region(dev, gpa, size, uva, mmap_offset, fd);
+    if (!err && !v9_virtqueue_is_live(&dev->ring))
+        v9_device_attach(dev);
+    pthread_mutex_unlock(&dev->lock);
+    v9_workers_wake(dev);
+    return err;
+}
+
+int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva)
+{
+    bool paused = begin_memory_change(dev);
+    int err = v9_mem_remove(&dev->mem, gpa, size, uva);
+    end_memory_change(dev, paused);
+    return err;
+}
+
+int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count)
+{
+    bool paused = begin_memory_change(dev);
+    int err = 0;
+
+    v9_mem_clear(&dev->mem);
+    for (uint32_t i = 0; i < count && !err; i++)
+        err = add_region(dev, regions[i].gpa, regions[i].size, regions[i].uva,
+                         regions[i].mmap_offset, regions[i].fd);
+    if (err)
+        v9_mem_clear(&dev->mem);
+    end_memory_change(dev, paused);
+    return err;
+}
+
+/* ---- fids, for Python --------------------------------------------------------------------------
+ */
+
+int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
+{
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    int32_t meta_fd;
+    int err = v9_fids_pin(&dev->fids, number, &fid);
+
+    if (err)
+        return err;
+    inode = v9_fids_node(&dev->fids, fid);
+    meta_fd = inode ? v9_inode_meta(v9_inode_export(dev, inode), inode) : -1;
+    pthread_mutex_lock(&dev->fids.lock);
+    *out = (struct v9_fid_info){
+        .handle = v9_fids_handle(&dev->fids, fid),
+        .path_fd = -1,
+        .meta_fd = meta_fd,
+        .io_fd = fid->io_fd,
+        .io_flags = fid->io_flags,
+        .uid = fid->uid,
+        .flags = fid->flags,
+    };
+    if (inode) {
+        out->path_fd = inode->path_fd;
+        out->export = inode->export;
+        out->st_dev = inode->st_dev;
+        out->st_ino = inode->st_ino;
+    }
+    pthread_mutex_unlock(&dev->fids.lock);
+    return 0;
+}
+
+void v9_fid_put(v9_device *dev, uint64_t handle)
+{
+    v9_fids_unpin(&dev->fids, v9_fids_of(&dev->fids, handle));
+}
+
+int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)
+{
+    return v9_fids_find(&dev->fids, number, handle);
+}
+
+int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
+               uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
+{
+    char path[PATH_MAX];
+    const int size = path_fd < 0 ? -1 : v9_recipe_path(dev->exports[export], path_fd, "", path);
+    const struct v9_route route = {
+        .root = (int32_t)export,
+        .size = size > 0 ? (uint32_t)size : 0,
+        .text = path,
+        .now = v9_dentry_now(),
+    };
+    const bool has_name = size > 0 || size == -EBUSY; /* the root */
+    const struct v9_fid_new as = {number, uid, flags, -1, 0, has_name ? &route : NULL, handle};
+    const struct v9_found file = {path_fd, -1, export, attr};
+
+    return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
+}
+
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
+                  const struct v9_attr *attr)
+{
+    struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
+    const uint32_t export = v9_fids_node(&dev->fids, directory)->export;
+
+    return v9_fids_become(&dev->fids, directory, name, made, export, attr);
+}
+
+int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
+{
+    return v9_fids_mark(&dev->fids, handle, flags);
+}
+
+static struct v9_inode *node_of(v9_device *dev, uint64_t handle)
+{
+    return v9_fids_node(&dev->fids, v9_fids_of(&dev->fids, handle));
+}
+
+void v9_fid_resizing(v9_device *dev, uint64_t handle)
+{
+    v9_known_size_changing(node_of(dev, handle));
+}
+
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
+{
+    if (size < 0)
+        v9_known_size_changed_nothing(node_of(dev, handle));
+    else
+        v9_known_size_resized(node_of(dev, handle), (uint64_t)size);
+}
+
+int v9_fid_clunk(v9_device *dev, uint64_t handle)
+{
+    return v9_fids_end(&dev->fids, handle);
+}
+
+int v9_fid_clear(v9_device *dev)
+{
+    return v9_fids_clear(&dev->fids);
+}

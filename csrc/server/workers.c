@@ -1,0 +1,506 @@
+/*
+ * threads: who serves a device's ring.
+ *
+ * A thread is a runner (it takes requests and runs them to their end, inline), a spare (it sleeps)
+ * or keeps watch. conf.threads runners are enough while none is stuck: one thread without contended
+ * locks is faster than two. The watch looks once per millisecond while requests are running. When
+ * every runner is inside a request and asleep there since the last look, they hang in system calls
+ * (a cold disk, an NFS server that is gone): the watch declares them stuck, which begins a new
+ * epoch, and turns runner itself; a spare, made if there is none, takes over the watch. A stuck
+ * thread that comes back into a later epoch turns spare, or goes where there is one. Without
+ * traffic the watch sleeps for good and costs nothing.
+ *
+ * Who computes is not stuck: another thread would only take the CPU from it. Asleep is who used no
+ * CPU time between two looks, and does not just wait for a CPU. Nor is stuck who waits for the
+ * interpreter, which another thread has: the next request may want it as well.
+ *
+ * A runner without a request looks for the next one for a while (server/adaptive_poll.h): the
+ * driver need not kick it, and nobody has to wake it. Then it sleeps in epoll on the kick
+ * descriptor, edge-triggered, so that it need not be read; and on a timer, for requests that wait
+ * for their time.
+ */
+#define _GNU_SOURCE
+#include "request/request.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    WATCH_INTERVAL_NS = 1000000,
+    WATCH_IDLE_LOOKS = 50, /* looks without progress or work before the watch goes to sleep */
+    RING_POLL_MS = 1,      /* where the frontend gave no kick descriptor */
+    STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
+    SPARES_KEPT = 1,              /* threads that nobody needs at the moment */
+    PAUSES = 8,                   /* of the CPU between two looks at the ring */
+    SWITCH_NS = 2000,             /* that it takes at least to run another thread in between */
+    SLICE_NS = 100000,            /* that others run at least who have work of their own */
+};
+
+static uint32_t looking; /* threads of the process that look for requests */
+
+struct timespec v9_from_now(int64_t ns)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    ns += at.tv_nsec;
+    at.tv_sec += ns / 1000000000;
+    at.tv_nsec = ns % 1000000000;
+    return at;
+}
+
+void v9_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+void v9_workers_wake(struct v9_device *dev)
+{
+    const uint64_t one = 1;
+
+    /* Who is not asleep looks at everything once more, under the lock, before it sleeps. */
+    if (!__atomic_load_n(&dev->sleeping, __ATOMIC_RELAXED))
+        return;
+    while (write(dev->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+void v9_workers_watch(struct v9_device *dev)
+{
+    if (dev->watch_asleep) {
+        dev->watch_asleep = false;
+        pthread_cond_signal(&dev->watch);
+    }
+}
+
+/* ---- roles; all with the lock held -------------------------------------------------------------
+ */
+
+static void wait_for_kick(struct v9_device *dev)
+{
+    struct epoll_event event;
+    int timeout = dev->poll_ring && v9_device_can_run(dev) ? RING_POLL_MS : -1;
+
+    __atomic_add_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&dev->lock);
+    epoll_wait(dev->epoll_fd, &event, 1, timeout);
+    pthread_mutex_lock(&dev->lock);
+    __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
+    if (v9_device_can_run(dev))
+        v9_virtqueue_disarm(&dev->ring);
+}
+
+/* A runner begins something that may take long. */
+static void begin_work(struct v9_device *dev, struct v9_worker *worker)
+{
+    worker->used = -1;
+    worker->next = dev->at_work;
+    dev->at_work = worker;
+    dev->progress++;
+    dev->executing++;
+    v9_workers_watch(dev);
+    /* A fellow runner sleeps: it must hear of the next chain, whether it is there already or the
+     * driver, who was told to kick for this one only, is yet to add it. */
+    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_arm(&dev->ring))
+        v9_workers_wake(dev);
+}
+
+/* False where the thread was declared stuck meanwhile and is a runner no more. */
+static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t epoch)
+{
+    struct v9_worker **at = &dev->at_work;
+
+    dev->progress++;
+    if (epoch != dev->epoch) {
+        v9_device_signal(dev); /* nobody else may come by */
+        v9_notify(dev);
+        return false;
+    }
+    while (*at != worker)
+        at = &(*at)->next;
+    *at = worker->next;
+    dev->executing--;
+    return true;
+}
+
+/* Runs a request to its end. */
+static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+{
+    const uint64_t epoch = dev->epoch;
+    int result;
+
+    begin_work(dev, &scratch->worker);
+    v9_fids_begin(&dev->fids);
+    pthread_mutex_unlock(&dev->lock);
+    result = v9_request_run(dev, r, scratch);
+    pthread_mutex_lock(&dev->lock);
+    if (!r->dead)
+        dev->busy--;
+    if (result == V9_PASS && !r->dead)
+        v9_upcall_request(dev, r, scratch);
+    else
+        v9_request_finish(dev, r, result);
+    return end_work(dev, &scratch->worker, epoch);
+}
+
+static bool pass_news_on(struct v9_device *dev, struct v9_worker *worker)
+{
+    const uint64_t epoch = dev->epoch;
+
+    begin_work(dev, worker);
+    v9_upcall_news(dev, worker);
+    return end_work(dev, worker, epoch);
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void pause_cpu(void)
+{
+    for (int i = 0; i < PAUSES; i++)
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#else
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+/* Of all threads that could look one less does than there are CPUs: the guest needs one to send
+ * something from. */
+static bool may_look(const struct v9_device *dev)
+{
+    if (__atomic_add_fetch(&looking, 1, __ATOMIC_RELAXED) < dev->cpu_count)
+        return true;
+    __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
+/*
+ * Whether another thread had the CPU between two looks: one with work of its own for a while, or
+ * the driver itself just long enough to send `r`. With that one it is better to take turns.
+ */
+static bool is_disturbed(int64_t between, const struct v9_request *r)
+{
+    return between > (r ? SWITCH_NS : SLICE_NS);
+}
+
+/* Looks for a request, from `since` on, for as long as the pace says; NULL: there came none. The
+ * lock is free most of the time. */
+static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *pace, int64_t since)
+{
+    int64_t last = since;
+
+    while (!dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved) {
+        const int64_t now = now_ns();
+        struct v9_request *r;
+        v9_notify(dev);
+        r = v9_request_next(dev);
+        if (is_disturbed(now - last, r)) {
+            v9_adaptive_poll_disturbed(pace);
+            return r;
+        }
+        if (r)
+            v9_adaptive_poll_found(pace);
+        if (r || now - since >= pace->window)
+            return r;
+        last = now;
+        pthread_mutex_unlock(&dev->lock);
+        pause_cpu();
+        pthread_mutex_lock(&dev->lock);
+    }
+    return NULL;
+}
+
+/* There is no request: waits for the next one, which it may return. */
+static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adaptive_poll *pace)
+{
+    const int64_t since = now_ns();
+    const bool looks = pace->window && may_look(dev);
+    struct v9_request *r = NULL;
+
+    v9_device_signal(dev);
+    v9_notify(dev); /* which may have the driver run in this thread's place at once */
+    if (looks) {
+        r = look(dev, pace, since);
+        __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
+    }
+    if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
+               !v9_virtqueue_arm(&dev->ring))) {
+        v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
+        if (v9_request_is_due(dev))
+            return NULL;
+        wait_for_kick(dev);
+        v9_adaptive_poll_slept(pace, now_ns() - since, looks);
+    }
+    return r;
+}
+
+static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
+{
+    while (!dev->quit) {
+        struct v9_request *r;
+        v9_notify(dev);
+        if (dev->news && !pass_news_on(dev, &scratch->worker))
+            return;
+        r = v9_request_next(dev);
+        if (!r)
+            r = wait_for_request(dev, &scratch->pace);
+        if (r && !execute(dev, r, scratch))
+            return;
+    }
+    dev->runners--;
+}
+
+static int spawn(struct v9_device *dev);
+
+/* Every runner is stuck: from here on this thread is the one runner, and another keeps watch. */
+static void take_over(struct v9_device *dev)
+{
+    dev->epoch++;
+    dev->executing = 0;
+    dev->at_work = NULL;
+    dev->runners = 1;
+    dev->watch_taken = false;
+    if (!dev->spares && dev->thread_count < V9_THREADS_MAX)
+        spawn(dev); /* if it fails, the thread that comes back first takes the watch */
+    pthread_cond_broadcast(&dev->spare);
+}
+
+static int64_t cpu_time(const struct v9_worker *worker)
+{
+    struct timespec used;
+    return clock_gettime(worker->clock, &used) ? 0
+                                               : (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
+}
+
+/* Whether a thread that uses no CPU time waits for something that may not come: not for a CPU, nor,
+ * where it is in Python, for the interpreter, which is waited for with a time-out (futex(2)). */
+static bool is_asleep(int32_t tid, bool in_python)
+{
+    char path[64], text[256];
+    unsigned long timeout = 0;
+    long number = 0;
+    ssize_t size;
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return true; /* the kernel does not tell */
+    size = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[size < 0 ? 0 : size] = '\0';
+    if (!strncmp(text, "running", 7))
+        return false;
+    return !in_python || sscanf(text, "%ld %*x %*x %*x %lx", &number, &timeout) != 2 ||
+           number != SYS_futex || !timeout;
+}
+
+/* Whether all runners have been asleep inside their requests since the last look. */
+static bool are_stuck(struct v9_device *dev)
+{
+    struct v9_worker found[V9_THREADS_MAX];
+    const uint64_t seen = dev->progress;
+    uint32_t count = 0;
+    bool stuck = dev->executing >= dev->runners && dev->executing;
+
+    for (struct v9_worker *each = dev->at_work; each; each = each->next) {
+        const int64_t used = cpu_time(each);
+        stuck = stuck && used == each->used;
+        each->used = used;
+        found[count].tid = each->tid;
+        found[count++].in_python = __atomic_load_n(&each->in_python, __ATOMIC_RELAXED);
+    }
+    if (!stuck)
+        return false;
+    pthread_mutex_unlock(&dev->lock);
+    while (stuck && count--)
+        stuck = is_asleep(found[count].tid, found[count].in_python);
+    pthread_mutex_lock(&dev->lock);
+    return stuck && dev->progress == seen;
+}
+
+/* Looks after the runners; returns as a runner, or when the device goes. */
+static void keep_watch(struct v9_device *dev)
+{
+    uint64_t seen = dev->progress;
+    uint32_t idle = 0;
+
+    while (!dev->quit) {
+        struct timespec at = v9_from_now(WATCH_INTERVAL_NS);
+        if (idle < WATCH_IDLE_LOOKS) {
+            pthread_cond_timedwait(&dev->watch, &dev->lock, &at);
+        } else {
+            dev->watch_asleep = true;
+            while (dev->watch_asleep && !dev->quit)
+                pthread_cond_wait(&dev->watch, &dev->lock);
+            idle = 0;
+        }
+        v9_notify_watch(&dev->notify);
+        if (are_stuck(dev)) {
+            take_over(dev);
+            return;
+        }
+        idle = dev->progress == seen && !dev->executing && !dev->notify.writing ? idle + 1 : 0;
+        seen = dev->progress;
+    }
+}
+
+/* False where there is nothing to do for one more thread. */
+static bool take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
+{
+    if (dev->runners < dev->conf.threads) {
+        dev->runners++;
+        be_runner(dev, scratch);
+    } else if (!dev->watch_taken) {
+        dev->watch_taken = true;
+        keep_watch(dev);
+        if (!dev->quit)
+            be_runner(dev, scratch);
+    } else if (dev->spares < SPARES_KEPT) {
+        dev->spares++;
+        pthread_cond_wait(&dev->spare, &dev->lock);
+        dev->spares--;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void *serve(void *argument)
+{
+    struct v9_device *dev = argument;
+    struct v9_scratch *scratch = malloc(sizeof(*scratch));
+
+    v9_budget_charge(dev->fids.inodes.account);
+    if (scratch) {
+        scratch->reply = malloc(dev->conf.msize_max);
+        v9_adaptive_poll_init(&scratch->pace, (int64_t)dev->conf.poll_us * 1000);
+        scratch->worker = (struct v9_worker){.tid = (int32_t)gettid()};
+        pthread_getcpuclockid(pthread_self(), &scratch->worker.clock);
+    }
+    pthread_mutex_lock(&dev->lock);
+    while (!dev->quit && scratch && scratch->reply && take_a_role(dev, scratch))
+        ;
+    dev->thread_count--;
+    pthread_cond_broadcast(&dev->gone);
+    pthread_mutex_unlock(&dev->lock);
+    if (scratch)
+        free(scratch->reply);
+    free(scratch);
+    return NULL;
+}
+
+/* Signals are Python's main thread's; only what a thread does itself (SIGBUS) reaches it here, and
+ * what ends its wait. */
+static int spawn(struct v9_device *dev)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    sigset_t all, old;
+    int err;
+
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, v9_sys_wake_signal());
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    if (CPU_COUNT((const cpu_set_t *)dev->conf.cpus))
+        pthread_attr_setaffinity_np(&attr, sizeof(dev->conf.cpus), (const void *)dev->conf.cpus);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    dev->thread_count++;
+    err = pthread_create(&thread, &attr, serve, dev);
+    if (err)
+        dev->thread_count--;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return -err;
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+static int watch_fd(int epoll_fd, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.fd = fd};
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+int v9_workers_start(struct v9_device *dev)
+{
+    cpu_set_t cpus;
+    int err = 0;
+
+    CPU_ZERO(&cpus);
+    sched_getaffinity(0, sizeof(cpus), &cpus);
+    dev->cpu_count = (uint32_t)CPU_COUNT(&cpus);
+    v9_cond_init(&dev->watch);
+    v9_cond_init(&dev->spare);
+    v9_cond_init(&dev->gone);
+    dev->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    dev->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    dev->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    dev->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (dev->epoll_fd < 0 || dev->wake_fd < 0 || dev->quit_fd < 0 || dev->timer_fd < 0)
+        return -errno;
+    err = watch_fd(dev->epoll_fd, dev->wake_fd, EPOLLIN | EPOLLET);
+    if (!err)
+        err = watch_fd(dev->epoll_fd, dev->timer_fd, EPOLLIN | EPOLLET);
+    if (!err)
+        err = watch_fd(dev->epoll_fd, dev->quit_fd, EPOLLIN); /* level: it wakes every runner */
+    pthread_mutex_lock(&dev->lock);
+    for (uint32_t i = 0; !err && i < dev->conf.threads + 1; i++)
+        err = spawn(dev);
+    pthread_mutex_unlock(&dev->lock);
+    return err;
+}
+
+bool v9_workers_stop(struct v9_device *dev)
+{
+    const uint64_t one = 1;
+    struct timespec deadline = v9_from_now(STOP_PATIENCE_NS);
+    bool all;
+
+    pthread_mutex_lock(&dev->lock);
+    dev->quit = true;
+    while (write(dev->quit_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+    pthread_cond_broadcast(&dev->watch);
+    pthread_cond_broadcast(&dev->spare);
+    while (dev->thread_count &&
+           pthread_cond_timedwait(&dev->gone, &dev->lock, &deadline) != ETIMEDOUT)
+        ;
+    all = dev->thread_count == 0;
+    pthread_mutex_unlock(&dev->lock);
+    if (!all)
+        return false;
+    close(dev->epoll_fd);
+    close(dev->wake_fd);
+    close(dev->quit_fd);
+    close(dev->timer_fd);
+    pthread_cond_destroy(&dev->watch);
+    pthread_cond_destroy(&dev->spare);
+    pthread_cond_destroy(&dev->gone);
+    return true;
+}

@@ -1,0 +1,497 @@
+#define _GNU_SOURCE
+#include "virtio/guest_memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+enum {
+    GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
+    BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
+    KNOWN = 2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many graves, windows */
+};
+
+/*
+ * The mappings of a v9_mem, for the SIGBUS handler: it may run at any moment in any thread, so it
+ * reads atomics only. An entry is valid while `start` is not 0; `start` is written last and cleared
+ * first. Registries are never freed, since a handler may be looking through them, but used again.
+ */
+struct v9_known {
+    _Atomic uintptr_t start;
+    _Atomic size_t len, page;
+};
+
+struct v9_registry {
+    struct v9_registry *next;
+    bool taken;                     /* guarded by registries_lock */
+    _Atomic(atomic_bool *) faulted; /* its v9_mem's */
+    _Atomic uint32_t used;          /* entries ever handed out */
+    struct v9_known known[KNOWN];
+};
+
+static _Atomic(struct v9_registry *) registries;
+static pthread_mutex_t registries_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct v9_registry *take_registry(atomic_bool *faulted)
+{
+    struct v9_registry *registry;
+
+    pthread_mutex_lock(&registries_lock);
+    registry = atomic_load(&registries);
+    while (registry && registry->taken)
+        registry = registry->next;
+    if (!registry) {
+        registry = calloc(1, sizeof(*registry));
+        if (registry) {
+            registry->next = atomic_load(&registries);
+            atomic_store(&registries, registry);
+        }
+    }
+    if (registry) {
+        registry->taken = true;
+        atomic_store(&registry->faulted, faulted);
+    }
+    pthread_mutex_unlock(&registries_lock);
+    return registry;
+}
+
+static int enter_registry(struct v9_mem *mem, struct v9_mapping *map)
+{
+    struct v9_registry *registry = mem->registry;
+    uint32_t i = 0, used;
+
+    if (!registry)
+        registry = mem->registry = take_registry(&mem->faulted);
+    if (!registry)
+        return -ENOMEM;
+    used = atomic_load(&registry->used);
+    while (i < used && atomic_load(&registry->known[i].start))
+        i++;
+    if (i == KNOWN)
+        return -ENOSPC;
+    map->known = &registry->known[i];
+    atomic_store(&map->known->len, map->len);
+    atomic_store(&map->known->page, map->page);
+    atomic_store(&map->known->start, (uintptr_t)map->at);
+    if (i == used)
+        atomic_store(&registry->used, used + 1);
+    return 0;
+}
+
+static int map_zeros(void *at, size_t len)
+{
+    return mmap(at, len, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED
+               ? -errno
+               : 0;
+}
+
+/* The mapping of a registry that an address lies in: what it is, in *found. */
+static bool find_known(struct v9_registry *registry, uintptr_t at, struct v9_mapping *found)
+{
+    const uint32_t used = atomic_load(&registry->used);
+
+    for (uint32_t i = 0; i < used; i++) {
+        struct v9_known *known = &registry->known[i];
+        const uintptr_t start = atomic_load(&known->start);
+        found->at = (uint8_t *)start;
+        found->len = atomic_load(&known->len);
+        found->page = atomic_load(&known->page);
+        /* Another thread may be exchanging the entry: they belong together only if start stayed.
+         * What is being left or entered is not where we faulted. */
+        if (start && at - start < found->len && atomic_load(&known->start) == start)
+            return true;
+    }
+    return false;
+}
+
+/* Puts zero pages where the frontend took one away; the access that faulted is then repeated. */
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+    const uintptr_t at = (uintptr_t)info->si_addr;
+    struct v9_registry *registry = info->si_code > 0 ? atomic_load(&registries) : NULL;
+    struct v9_mapping map;
+    const int saved = errno;
+
+    (void)context;
+    while (registry && !find_known(registry, at, &map))
+        registry = registry->next;
+    if (registry) {
+        const uintptr_t lost = at / map.page * map.page;
+        atomic_bool *faulted = atomic_load(&registry->faulted);
+        if (map_zeros((void *)lost, (uintptr_t)map.at + map.len - lost) == 0) {
+            atomic_store(faulted, true);
+            errno = saved;
+            return;
+        }
+    }
+    signal(number, SIG_DFL); /* not guest memory: the repeated access ends the process */
+    if (info->si_code <= 0)
+        raise(number); /* sent by somebody (kill): nothing is repeated */
+    errno = saved;
+}
+
+int v9_mem_init(void)
+{
+    struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+
+    sigemptyset(&action.sa_mask);
+    return sigaction(SIGBUS, &action, NULL) < 0 ? -errno : 0;
+}
+
+static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+{
+    return a < b + b_size && b < a + a_size;
+}
+
+uint64_t v9_address_space(void)
+{
+    uint64_t here; /* the stack lies at the upper end */
+
+    return (uint64_t)2 << (63 - __builtin_clzll((uintptr_t)&here));
+}
+
+static int check_region(const struct v9_mem *mem, const struct v9_region *new)
+{
+    uint64_t end, bytes = new->size;
+
+    if (!new->size || __builtin_add_overflow(new->gpa, new->size, &end) ||
+        __builtin_add_overflow(new->uva, new->size, &end) ||
+        __builtin_add_overflow(new->mmap_offset, new->size, &end) || end > INT64_MAX / 2)
+        return -EINVAL;
+    if (mem->count == (mem->limit ? mem->limit : V9_MEM_REGIONS))
+        return -ENOSPC;
+    for (uint32_t i = 0; i < mem->count; i++) {
+        const struct v9_region *old = &mem->regions[i];
+        if (overlaps(old->gpa, old->size, new->gpa, new->size) ||
+            overlaps(old->uva, old->size, new->uva, new->size))
+            return -EEXIST;
+        bytes += old->size; /* less than INT64_MAX / 2 each, and the sum within the limit before */
+    }
+    return mem->limit_bytes && bytes > mem->limit_bytes ? -ENOMEM : 0;
+}
+
+/* The size that mappings of this file are made of: a huge page's on hugetlbfs. */
+static size_t page_size(int fd)
+{
+    struct statfs st;
+
+    if (fstatfs(fd, &st) == 0 && st.f_type == HUGETLBFS_MAGIC)
+        return (size_t)st.f_bsize;
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static uint64_t round_up(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) / unit * unit;
+}
+
+/* Puts the file where the mapping is: between its guards. */
+static int map_file(const struct v9_mapping *map, int fd)
+{
+    return mmap(map->at, map->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+                fd, map->offset) == MAP_FAILED
+               ? -errno
+               : 0;
+}
+
+void v9_mapping_end(struct v9_mapping *map)
+{
+    if (!map->at)
+        return;
+    if (map->known)
+        atomic_store(&map->known->start, 0);
+    munmap(map->reserved, map->reserved_len);
+    *map = (struct v9_mapping){0};
+}
+
+/* Finds room for what map->len, page and offset say, and maps it. On failure map->at is NULL. */
+static int map_guarded(struct v9_mem *mem, struct v9_mapping *map, int fd)
+{
+    const size_t align =
+        map->page < BIG_PAGE && map->len >= BIG_PAGE ? (size_t)BIG_PAGE : map->page;
+    int err;
+
+    map->at = NULL;
+    map->known = NULL;
+    map->reserved_len = map->len + align + 2 * GUARD;
+    map->reserved = mmap(NULL, map->reserved_len, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map->reserved == MAP_FAILED)
+        return -errno;
+    map->at = (uint8_t *)map->reserved + GUARD;
+    map->at += round_up((uintptr_t)map->at, align) - (uintptr_t)map->at;
+    err = map_file(map, fd);
+    if (!err)
+        err = enter_registry(mem, map);
+    if (err)
+        v9_mapping_end(map);
+    return err;
+}
+
+/* Maps [offset, offset+len) of a file, by whole pages. Where that is, or NULL with *err. */
+static uint8_t *map_part(struct v9_mem *mem, struct v9_mapping *map, int fd, uint64_t offset,
+                         uint64_t len, int *err)
+{
+    const size_t page = page_size(fd);
+    const uint64_t from = offset / page * page;
+
+    *map = (struct v9_mapping){
+        .page = page, .offset = (int64_t)from, .len = round_up(offset + len, page) - from};
+    *err = map_guarded(mem, map, fd);
+    return *err ? NULL : map->at + (offset - from);
+}
+
+static int map_region(struct v9_mem *mem, struct v9_region *region)
+{
+    int err;
+
+    region->hva = map_part(mem, &region->map, region->fd, region->mmap_offset, region->size, &err);
+    return err;
+}
+
+int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t mmap_offset,
+               int fd)
+{
+    struct v9_region region = {.gpa = gpa, .size = size, .uva = uva, .mmap_offset = mmap_offset};
+    struct stat st;
+    int err = check_region(mem, &region);
+
+    if (err)
+        return err;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (S_ISREG(st.st_mode) && (uint64_t)st.st_size < mmap_offset + size)
+        return -EINVAL;
+    region.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (region.fd < 0)
+        return -errno;
+    err = map_region(mem, &region);
+    if (err) {
+        close(region.fd);
+        return err;
+    }
+    mem->regions[mem->count++] = region;
+    return 0;
+}
+
+static void drop_region(struct v9_mem *mem, uint32_t index)
+{
+    struct v9_region *region = &mem->regions[index];
+
+    v9_mapping_end(&region->map);
+    close(region->fd);
+    *region = mem->regions[--mem->count];
+    mem->recent = 0;
+}
+
+int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva)
+{
+    for (uint32_t i = 0; i < mem->count; i++) {
+        const struct v9_region *region = &mem->regions[i];
+        if (region->gpa == gpa && region->size == size && region->uva == uva) {
+            drop_region(mem, i);
+            return 0;
+        }
+    }
+    return -ENOENT;
+}
+
+void v9_mem_clear(struct v9_mem *mem)
+{
+    while (mem->count)
+        drop_region(mem, mem->count - 1);
+}
+
+void v9_mem_destroy(struct v9_mem *mem)
+{
+    v9_mem_clear(mem);
+    if (!mem->registry)
+        return;
+    pthread_mutex_lock(&registries_lock);
+    mem->registry->taken = false;
+    mem->registry = NULL;
+    pthread_mutex_unlock(&registries_lock);
+}
+
+bool v9_mem_lost(struct v9_mem *mem)
+{
+    /* Asked for each completion: an exchange would wait until the driver's CPU has let go of what
+     * was just published. */
+    if (!atomic_load_explicit(&mem->faulted, memory_order_relaxed))
+        return false;
+    atomic_store(&mem->faulted, false);
+    mem->patched = true;
+    return true;
+}
+
+void v9_mem_restore(struct v9_mem *mem)
+{
+    v9_mem_lost(mem);
+    for (uint32_t i = 0; mem->patched && i < mem->count; i++) {
+        const struct v9_region *region = &mem->regions[i];
+        if (region->map.at && map_file(&region->map, region->fd) < 0)
+            map_zeros(region->map.at, region->map.len);
+    }
+    mem->patched = false;
+}
+
+/* ---- translation -------------------------------------------------------------------------------
+ */
+
+static struct v9_region *find_gpa(struct v9_mem *mem, uint64_t gpa)
+{
+    if (mem->recent < mem->count &&
+        gpa - mem->regions[mem->recent].gpa < mem->regions[mem->recent].size)
+        return &mem->regions[mem->recent];
+    for (uint32_t i = 0; i < mem->count; i++) {
+        if (gpa - mem->regions[i].gpa < mem->regions[i].size) {
+            mem->recent = i;
+            return &mem->regions[i];
+        }
+    }
+    return NULL;
+}
+
+void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len)
+{
+    struct v9_region *region = find_gpa(mem, gpa);
+
+    if (!region || len > region->size - (gpa - region->gpa))
+        return NULL;
+    return region->hva + (gpa - region->gpa);
+}
+
+static const struct v9_region *find_uva(const struct v9_mem *mem, uint64_t uva, uint64_t len)
+{
+    for (uint32_t i = 0; i < mem->count; i++) {
+        const struct v9_region *region = &mem->regions[i];
+        const uint64_t offset = uva - region->uva;
+        if (offset < region->size && len <= region->size - offset)
+            return region;
+    }
+    return NULL;
+}
+
+void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len)
+{
+    const struct v9_region *region = find_uva(mem, uva, len);
+
+    return region ? region->hva + (uva - region->uva) : NULL;
+}
+
+void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window)
+{
+    const struct v9_region *region = find_uva(mem, uva, len);
+    int err;
+
+    *window = (struct v9_mapping){0};
+    if (!region)
+        return NULL;
+    return map_part(mem, window, region->fd, region->mmap_offset + (uva - region->uva), len, &err);
+}
+
+uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva)
+{
+    for (uint32_t i = 0; i < mem->count; i++) {
+        const struct v9_region *region = &mem->regions[i];
+        const uint64_t offset = (uint64_t)((const uint8_t *)hva - region->hva);
+        if ((const uint8_t *)hva >= region->hva && offset < region->size)
+            return region->gpa + offset;
+    }
+    return 0;
+}
+
+int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov, uint32_t *count,
+               uint32_t max, uint32_t fresh)
+{
+    uint32_t at = *count;
+    size_t grown = 0; /* bytes that were added to the element before *count */
+
+    while (len) {
+        struct v9_region *region = find_gpa(mem, gpa);
+        uint64_t here = region ? region->size - (gpa - region->gpa) : 0;
+        uint8_t *hva = region ? region->hva + (gpa - region->gpa) : NULL;
+        struct iovec *last = at > fresh ? &iov[at - 1] : NULL;
+        int err = !region ? -EFAULT : 0;
+
+        if (here > len)
+            here = len;
+        if (!err && last && (uint8_t *)last->iov_base + last->iov_len == hva) {
+            last->iov_len += here;
+            grown += at == *count ? here : 0;
+        } else if (!err && at < max) {
+            iov[at++] = (struct iovec){hva, here};
+        } else {
+            if (grown)
+                iov[*count - 1].iov_len -= grown;
+            return err ? err : -E2BIG;
+        }
+        gpa += here;
+        len -= here;
+    }
+    *count = at;
+    return 0;
+}
+
+/* ---- cutting off -------------------------------------------------------------------------------
+ */
+
+/*
+ * Exchanges one region's mapping for anonymous memory, which is left to the retired, and maps the
+ * region elsewhere. Its mapping is none after a failure. The old range stays registered until it is
+ * buried: a thread may have faulted there just before, and its handler runs just after.
+ */
+static int move_region(struct v9_mem *mem, struct v9_region *region,
+                       struct v9_retired_mapping **retired)
+{
+    struct v9_retired_mapping *grave = malloc(sizeof(*grave));
+    const struct v9_mapping old = region->map;
+    int err;
+
+    region->map = (struct v9_mapping){0};
+    /* A failure leaves the old mapping to the late writers for good: unmapped, its addresses could
+     * come to hold something of ours. */
+    if (!grave)
+        return -ENOMEM;
+    err = map_zeros(old.at, old.len);
+    if (err) {
+        free(grave);
+        return err;
+    }
+    *grave = (struct v9_retired_mapping){*retired, old};
+    *retired = grave;
+    return map_region(mem, region);
+}
+
+int v9_mem_cut_off(struct v9_mem *mem, struct v9_retired_mapping **retired)
+{
+    int err = 0;
+
+    for (uint32_t i = mem->count; i-- > 0;) {
+        int failed = move_region(mem, &mem->regions[i], retired);
+        if (failed) {
+            drop_region(mem, i);
+            err = failed;
+        }
+    }
+    return err;
+}
+
+void v9_mem_retire(struct v9_retired_mapping **retired)
+{
+    while (*retired) {
+        struct v9_retired_mapping *grave = *retired;
+        *retired = grave->next;
+        v9_mapping_end(&grave->map);
+        free(grave);
+    }
+}

@@ -1,0 +1,114 @@
+/*
+ * guest_mem: the guest's memory as the frontend shares it.
+ *
+ * A table of regions, each a range of guest-physical addresses (gpa) that is mapped from a
+ * descriptor; the frontend knows the same bytes under its own user addresses (uva), we know them
+ * under ours (hva). Rings are given by uva, buffers by gpa. Guests and frontends are not trusted:
+ * every range is checked as a whole, and memory that the frontend truncates (SIGBUS) is replaced
+ * by zero pages and reported, never fatal. From the lost page on to the end of its mapping, that
+ * is: most often all of it is gone, and pages one by one would need more mappings than a process
+ * may have. Until it is restored, what is written there reaches nobody.
+ *
+ * Each mapping lies between stretches of address space where nothing may be touched, wider than any
+ * ring: an access that goes astray ends the process, and reaches no other VM's memory. And it holds
+ * no more of the frontend's file than its region, but for whole pages.
+ *
+ * A v9_mem has room for its own mappings, which no other can take from it.
+ *
+ * Not thread-safe but for the SIGBUS handler: the owner of a v9_mem serialises.
+ */
+#ifndef V9_VIRTIO_GUEST_MEMORY_H
+#define V9_VIRTIO_GUEST_MEMORY_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "vhost9p.h"
+
+struct v9_known; /* a mapping as the SIGBUS handler knows it */
+struct v9_registry;
+
+/* A part of a file in our memory, of whole pages of `page` bytes. `at` is NULL where it is none. */
+struct v9_mapping {
+    uint8_t *at;
+    size_t len, page;
+    int64_t offset; /* in the file */
+    void *reserved; /* the mapping with what guards it */
+    size_t reserved_len;
+    struct v9_known *known;
+};
+
+struct v9_region {
+    uint64_t gpa, size, uva, mmap_offset;
+    uint8_t *hva; /* where gpa is mapped */
+    struct v9_mapping map;
+    int fd;
+};
+
+struct v9_mem {
+    struct v9_region regions[V9_MEM_REGIONS];
+    uint32_t count;
+    uint32_t limit;       /* of regions; 0: V9_MEM_REGIONS */
+    uint64_t limit_bytes; /* of all regions together; 0: none */
+    struct v9_registry *registry;
+    uint32_t recent;     /* index of the region that was hit last */
+    atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
+    bool patched;        /* zero pages may be mapped in place of the frontend's */
+};
+
+/* Installs the process's SIGBUS handler, once. A fault outside guest memory keeps its default
+ * effect. */
+int v9_mem_init(void);
+/* Maps a region; duplicates fd. -EINVAL (size 0, overflow, file too short), -EEXIST (overlap in gpa
+ * or uva), -ENOSPC and -ENOMEM (the limits), or mmap's error. */
+int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t mmap_offset,
+               int fd);
+/* -ENOENT unless a region has exactly these three values. */
+int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
+void v9_mem_clear(struct v9_mem *mem);
+/* The end of it, when its graves are buried, too. */
+void v9_mem_destroy(struct v9_mem *mem);
+/* Whether a page was lost since the last call. */
+bool v9_mem_lost(struct v9_mem *mem);
+/* Maps what the frontend has now in place of what was lost, at the same addresses. Where that fails
+ * zero pages stay. */
+void v9_mem_restore(struct v9_mem *mem);
+/* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
+void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
+void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len);
+/*
+ * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in: what the range is
+ * mapped at, or NULL unless one region holds all of it. It ends before the regions change.
+ */
+void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window);
+/* Does nothing where it is none. */
+void v9_mapping_end(struct v9_mapping *map);
+/* The gpa of a byte that a region maps; 0 where none does. */
+uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva);
+/* Appends [gpa, gpa+len) to iov[*count], which has room for max; may span adjacent regions; merges
+ * with the previous element where they touch, unless *count == fresh (so that readable and writable
+ * parts stay apart). -EFAULT outside memory, -E2BIG beyond max. Nothing is appended on failure. */
+int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov, uint32_t *count,
+               uint32_t max, uint32_t fresh);
+/*
+ * Cuts late writers off: puts anonymous memory over every mapping (its addresses stay valid, what
+ * is written there goes nowhere) and maps the regions again elsewhere. The old ranges are
+ * remembered by the caller through *retired (a malloc'ed list) and released by v9_mem_retire once
+ * nobody can touch them; mem outlives them. Removing a region under a straggler: the same, then
+ * v9_mem_remove.
+ *
+ * -ENOMEM, -ENOSPC or mmap's error: some regions are gone from the table. The ranges that late
+ * writers know stay valid even then; where anonymous memory could not be had, they still reach the
+ * guest's.
+ */
+struct v9_retired_mapping {
+    struct v9_retired_mapping *next;
+    struct v9_mapping map;
+};
+int v9_mem_cut_off(struct v9_mem *mem, struct v9_retired_mapping **retired);
+void v9_mem_retire(struct v9_retired_mapping **retired);
+
+#endif

@@ -1,0 +1,219 @@
+// sources: request/reply.c base/budget.c request/rate_queue.c virtio/guest_memory.c virtio/iov.c
+// base/shrinker.c request/request.c base/token_bucket.c request/upcall.c virtio/virtqueue.c
+// virtio/packed.c virtio/split.c
+/*
+ * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
+ * that a guest that goes on sending it does not keep the lock.
+ */
+#define _GNU_SOURCE
+#include "driver.h"
+#include "request/request.h"
+
+enum { COUNT = 3, READ_AT = 0, REPLY_AT = 0x8000, ROOM = 128 };
+
+static struct v9_device dev;
+static struct v9_request slots[V9_SLOTS];
+static struct v9_scratch scratch;
+static int flushed; /* how often Python was told */
+
+/* What is not looked at here. */
+#define HANDLER(name)                                                                              \
+    int name(struct v9_device *device, struct v9_request *r, struct v9_in *in,                     \
+             struct v9_scratch *room)                                                              \
+    {                                                                                              \
+        (void)device, (void)r, (void)in, (void)room;                                               \
+        return -EIO;                                                                               \
+    }
+HANDLER(v9_p9_statfs)
+HANDLER(v9_p9_lopen)
+HANDLER(v9_p9_getattr)
+HANDLER(v9_p9_read)
+HANDLER(v9_p9_write)
+HANDLER(v9_p9_clunk)
+HANDLER(v9_p9_walk)
+HANDLER(v9_p9_readdir)
+HANDLER(v9_p9_readlink)
+HANDLER(v9_p9_open)
+HANDLER(v9_p9_lcreate)
+HANDLER(v9_p9_mkdir)
+HANDLER(v9_p9_mknod)
+HANDLER(v9_p9_symlink)
+HANDLER(v9_p9_unlinkat)
+
+int v9_p9_prepare(struct v9_device *device, struct v9_request *r)
+{
+    (void)device, (void)r;
+    return 0;
+}
+
+void v9_workers_wake(struct v9_device *device)
+{
+    (void)device;
+}
+
+void v9_created_close(struct v9_created *made)
+{
+    (void)made;
+}
+
+int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *data, uint32_t size,
+                      char *reply)
+{
+    (void)device, (void)slot, (void)seq, (void)data, (void)size, (void)reply;
+    return 0; /* later */
+}
+
+int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd)
+{
+    (void)device, (void)kind, (void)a, (void)b, (void)fd;
+    return -EIO;
+}
+
+void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq)
+{
+    (void)device, (void)seq;
+    CHECK(slot < dev.slots_used);
+    flushed++;
+}
+
+void v9_up_broken(uint32_t device, const char *reason)
+{
+    (void)device, (void)reason;
+}
+
+/* A running ring, and nothing in flight. */
+static void start_device(void)
+{
+    begin(false);
+    memset(&dev, 0, sizeof(dev));
+    dev.slots = slots;
+    memset(slots, 0, sizeof(slots));
+    dev.mem = mem;
+    dev.ring = ring;
+    dev.started = dev.enabled = true;
+    dev.kick_fd = -1;
+    dev.msize = dev.conf.msize_max = 8192;
+    dev.exports[0] = (v9_export *)&dev; /* there is one, which nothing looks at */
+    pthread_mutex_init(&dev.lock, NULL);
+    pthread_cond_init(&dev.idle, NULL);
+}
+
+/* Sends a message of `size` bytes, whose header says `says`, with a body of zeros and `body`. */
+static void send(uint16_t head, uint32_t says, uint8_t type, uint16_t tag, uint16_t body)
+{
+    const uint32_t at = (uint32_t)head * ROOM;
+    uint8_t *message = guest + DATA_AT + at;
+
+    memset(message, 0, ROOM);
+    v9_put(v9_put_header(message, says, type, tag), body, 2);
+    descs[head] = data(at, ROOM, NEXT, (uint16_t)(head + 1));
+    descs[head + 1] = data(REPLY_AT + at, ROOM, WRITE, 0);
+    offer(head);
+}
+
+/* One turn of a serving thread; whether it had a request. */
+static bool turn(void)
+{
+    struct v9_request *r;
+    int result;
+
+    pthread_mutex_lock(&dev.lock);
+    if (dev.news)
+        v9_upcall_news(&dev, &scratch.worker);
+    r = v9_request_next(&dev);
+    pthread_mutex_unlock(&dev.lock);
+    if (!r)
+        return false;
+    result = v9_request_run(&dev, r, &scratch);
+    pthread_mutex_lock(&dev.lock);
+    dev.busy--;
+    if (result == V9_PASS)
+        v9_upcall_request(&dev, r, &scratch);
+    else
+        v9_request_finish(&dev, r, result);
+    pthread_mutex_unlock(&dev.lock);
+    return true;
+}
+
+static void each_takes_a_turn(uint32_t says, uint8_t type)
+{
+    start_device();
+    for (uint16_t i = 0; i < COUNT; i++)
+        send((uint16_t)(2 * i), says, type, i, 77);
+    for (uint16_t i = 0; i < COUNT; i++) {
+        CHECK(used[1] == i);
+        CHECK(turn());
+    }
+    CHECK(used[1] == COUNT && dev.inflight == 0 && dev.busy == 0);
+    CHECK(!turn());
+}
+
+TEST(each_flush_of_nothing_takes_a_turn)
+{
+    each_takes_a_turn(P9_TFLUSH_SIZE, P9_TFLUSH);
+}
+
+TEST(each_message_shorter_than_a_header_takes_a_turn)
+{
+    each_takes_a_turn(3, 110);
+}
+
+TEST(each_message_longer_than_its_buffers_takes_a_turn)
+{
+    each_takes_a_turn(100000, 110);
+}
+
+/* Rflush follows the reply; Python is told once, by whoever comes by. */
+TEST(flushes_are_answered_after_the_request_that_waits)
+{
+    start_device();
+    send(0, 30, 52, 5, 0); /* Tlock */
+    CHECK(turn());
+    CHECK(slots[0].state == V9_LATER);
+    send(2, P9_TFLUSH_SIZE, P9_TFLUSH, 6, 5);
+    send(4, P9_TFLUSH_SIZE, P9_TFLUSH, 7, 5);
+    flushed = 0;
+    CHECK(turn() && turn());
+    CHECK(!turn() && flushed >= 1 && used[1] == 0);
+    CHECK(v9_fail(&dev, slots[0].slot, slots[0].seq, EINTR) == 0);
+    CHECK(used[1] == 3 && dev.inflight == 0);
+    CHECK(v9_fail(&dev, 0, slots[0].seq, EINTR) == -ESTALE);
+}
+
+/* Tags that share a list are told apart, in whatever order their requests end. */
+TEST(tags_of_one_hash_list_are_told_apart)
+{
+    for (uint16_t first = 0; first < COUNT; first++) {
+        start_device();
+        for (uint16_t i = 0; i < COUNT; i++) {
+            send((uint16_t)(2 * i), 30, 52, (uint16_t)(5 + i * V9_SLOTS), 0);
+            CHECK(turn());
+        }
+        for (uint16_t i = 0; i < COUNT; i++) {
+            const uint16_t at = (uint16_t)((first + i) % COUNT);
+            send(6, P9_TFLUSH_SIZE, P9_TFLUSH, 6, (uint16_t)(5 + at * V9_SLOTS));
+            CHECK(turn() && slots[at].flushers == 1);
+            CHECK(v9_fail(&dev, at, slots[at].seq, EINTR) == 0);
+            CHECK(used[1] == 2 * i + 2);
+        }
+        CHECK(dev.inflight == 0 && dev.tags[5] == 0);
+    }
+}
+
+/* A Tversion waits for all others, and all others for it. */
+TEST(a_version_waits_for_all_others_and_they_for_it)
+{
+    start_device();
+    send(0, 30, 52, 5, 0);
+    CHECK(turn());
+    send(2, 21, P9_TVERSION, 0xffff, 0);
+    send(4, P9_TFLUSH_SIZE, P9_TFLUSH, 7, 77);
+    flushed = 0;
+    CHECK(!turn() && !turn());
+    CHECK(flushed == 1 && used[1] == 0);
+    CHECK(v9_fail(&dev, slots[0].slot, slots[0].seq, EINTR) == 0);
+    CHECK(turn()); /* Tversion, which Python answers later in this test */
+    CHECK(!turn() && used[1] == 1);
+    CHECK(v9_fail(&dev, slots[1].slot, slots[1].seq, EIO) == 0);
+    CHECK(turn() && used[1] == 3);
+}
