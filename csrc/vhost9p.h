@@ -371,7 +371,7 @@ enum {
 extern "Python+C" {
 #endif
 /* Answers a T-message: the size of the R-message written to `reply`, which has room for msize_max
- * bytes, or -errno; 0: it will be answered later, with v9_reply or v9_fail. */
+ * bytes, or -errno; 0: it will be answered later, with v9_reply. */
 int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *data, uint32_t size,
                       char *reply);
 /* Decides what a handler in C needs to know, and installs it: 0 or -errno. Closes fd. */
@@ -387,8 +387,6 @@ void v9_up_broken(uint32_t device, const char *reason);
 /* Answers later with a whole R-message; one that does not fit the guest's buffer becomes EMSGSIZE.
  * -ESTALE where the ring was stopped meanwhile (nothing is published, nothing is wrong). */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
-/* Answers with the session's error message: Rlerror, or Rerror in 9P2000.u. */
-int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error);
 /* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
               uint32_t size);
@@ -397,7 +395,6 @@ int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint
  * -------------------------- */
 
 enum { V9_MEM_REGIONS = 509 }; /* what GET_MAX_MEM_SLOTS answers, at most */
-enum { V9_CPUS_MAX = 1024 };   /* CPUs that there is a bit for: as cpu_set_t (CPU_SET(3)) */
 
 struct v9_device_conf {
     uint32_t id;
@@ -407,7 +404,7 @@ struct v9_device_conf {
     uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
     uint64_t mem_bytes;   /* of guest memory, in all regions */
     uint32_t poll_us;     /* how long a thread looks for requests before it sleeps */
-    uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any */
+    uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
 };
 
 v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);

@@ -128,11 +128,6 @@ static uint32_t relieve(uint32_t only)
     return given;
 }
 
-uint32_t v9_shrinker_relieve(void)
-{
-    return relieve(0);
-}
-
 /* ---- the thread --------------------------------------------------------------------------------
  */
 

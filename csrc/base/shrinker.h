@@ -33,8 +33,6 @@ void v9_shrinker_leave(struct v9_shrinker *holder, bool wait);
 /* Has every holder visited, without locks: none goes meanwhile. */
 void v9_shrinker_visit(void (*visit)(struct v9_shrinker *holder));
 
-/* Has who holds the most give descriptors up, on the calling thread; how many. Without locks. */
-uint32_t v9_shrinker_relieve(void);
 /* Whether a call that failed with errno value `error` may be tried once more, since it lacked a
  * descriptor and some were given up. `tries` counts, from 0. */
 bool v9_shrinker_eased(int error, uint32_t *tries);

@@ -289,11 +289,6 @@ void v9_qidmap_free(v9_qidmap *map)
     free(map);
 }
 
-int v9_qidmap_fd(const v9_qidmap *map)
-{
-    return map->fd;
-}
-
 /* ---- installing --------------------------------------------------------------------------------
  */
 

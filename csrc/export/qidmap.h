@@ -31,8 +31,6 @@ static inline uint64_t v9_qid_group_path(const struct v9_qid_group *group, uint6
 int v9_qidmap_near(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino, uint32_t *device,
                    uint64_t *path, struct v9_qid_group *group);
 
-/* The map's memory file; stays the map's own. */
-int v9_qidmap_fd(const v9_qidmap *map);
 /* Maps what another v9_qidmap made in `fd`, which it takes over on success. The other must not be
  * used any more (its process may have died at any point). NULL and *err on failure. */
 v9_qidmap *v9_qidmap_attach(int fd, int *err);

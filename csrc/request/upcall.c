@@ -116,7 +116,7 @@ void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker)
 /* ---- on any thread, for Python -----------------------------------------------------------------
  */
 
-static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, int32_t result)
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
 {
     struct v9_request *r;
     int err = -ESTALE;
@@ -125,22 +125,12 @@ static int answer(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *da
     r = find_upcall(dev, slot, seq);
     if (r) {
         err = r->dead ? -ESTALE : 0;
-        end(dev, r, data, result);
+        end(dev, r, data, (int32_t)size);
         v9_device_signal(dev);
     }
     pthread_mutex_unlock(&dev->lock);
     v9_workers_wake(dev);
     return err;
-}
-
-int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
-{
-    return answer(dev, slot, seq, data, (int32_t)size);
-}
-
-int v9_fail(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error)
-{
-    return answer(dev, slot, seq, NULL, -error);
 }
 
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,

@@ -381,13 +381,6 @@ static const struct v9_region *find_uva(const struct v9_mem *mem, uint64_t uva, 
     return NULL;
 }
 
-void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len)
-{
-    const struct v9_region *region = find_uva(mem, uva, len);
-
-    return region ? region->hva + (uva - region->uva) : NULL;
-}
-
 void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window)
 {
     const struct v9_region *region = find_uva(mem, uva, len);

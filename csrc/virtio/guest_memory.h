@@ -78,7 +78,6 @@ bool v9_mem_lost(struct v9_mem *mem);
 void v9_mem_restore(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
-void *v9_mem_uva(struct v9_mem *mem, uint64_t uva, uint64_t len);
 /*
  * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in: what the range is
  * mapped at, or NULL unless one region holds all of it. It ends before the regions change.

@@ -2,14 +2,6 @@
 
 #include <string.h>
 
-size_t v9_iov_size(const struct iovec *iov, uint32_t count)
-{
-    size_t size = 0;
-    for (uint32_t i = 0; i < count; i++)
-        size += iov[i].iov_len;
-    return size;
-}
-
 /* A walk over the segments from a byte offset on. */
 struct walk {
     const struct iovec *iov;

@@ -11,8 +11,6 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* Bytes in all segments. */
-size_t v9_iov_size(const struct iovec *iov, uint32_t count);
 /* Copies up to len bytes from byte `offset` of the segments; returns how many there were. */
 size_t v9_iov_gather(const struct iovec *iov, uint32_t count, size_t offset, void *dst, size_t len);
 /* Copies up to len bytes to byte `offset` of the segments; returns how many fitted. */

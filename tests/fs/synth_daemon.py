@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+from tests.fs.synth import Numbers, SynthDriver
 from vhost9p.cli import main
-from vhost9p.fs.synth import Numbers, SynthDriver
 
 
 def run() -> int:

@@ -143,6 +143,15 @@ static void check_segments(const struct v9_chain *chain)
     }
 }
 
+static size_t size_of(const struct iovec *iov, uint32_t count)
+{
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        size += iov[i].iov_len;
+    return size;
+}
+
 static void use_chain(const struct v9_chain *chain)
 {
     static uint8_t copy[MEMORY];
@@ -151,8 +160,8 @@ static void use_chain(const struct v9_chain *chain)
     if (!CHECK(chain->readable_count + chain->writable_count <= V9_CHAIN_MAX))
         return;
     check_segments(chain);
-    CHECK(v9_iov_size(chain->iov, chain->readable_count) == chain->readable_size);
-    CHECK(v9_iov_size(writable, chain->writable_count) == chain->writable_size);
+    CHECK(size_of(chain->iov, chain->readable_count) == chain->readable_size);
+    CHECK(size_of(writable, chain->writable_count) == chain->writable_size);
     v9_iov_gather(chain->iov, chain->readable_count, 0, copy, sizeof(copy));
     v9_iov_scatter(writable, chain->writable_count, 0, copy, sizeof(copy));
 }

@@ -97,9 +97,6 @@ class FakeRequest:
     def reply(self, data: bytes) -> None:
         self.replies.put(data)
 
-    def fail(self, code: int) -> None:
-        self.replies.put(m.Rlerror(code).encode(self.tag))
-
     def payload(self, offset: int, size: int) -> bytes:
         return self.data[offset : offset + size]
 
@@ -150,7 +147,7 @@ class Guest:
         try:
             reply = self.server.handle(data, request)
         except OSError as error:
-            request.fail(error.errno or errno.EIO)
+            request.reply(m.Rlerror(error.errno or errno.EIO).encode(request.tag))
         else:
             if reply is not None:
                 request.reply(reply)
@@ -197,6 +194,32 @@ class Guest:
             self.fids.become(fid, entry, path_fd, io_fd, flags, self.driver.attr(path_fd))
 
 
+_idle: list[Device] = []
+
+
+@contextmanager
+def a_device() -> Iterator[Device]:
+    """A device that nobody else uses meanwhile. None is closed: its threads take time to end."""
+    device = (
+        _idle.pop()
+        if _idle
+        else Device(NoRing(), threads=1, msize_max=65536, max_fids=1000, mem_regions=1, mem_bytes=0)
+    )
+    device.set_dialect(unix=False)
+    yield device
+    _idle.append(device)
+
+
+def open_files() -> int:
+    """How many descriptors there are, without those that devices keep for themselves."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            count += not target.startswith(("anon_inode:", "/memfd:vhost9p-fids"))
+    return count
+
+
 @contextmanager
 def serving(
     root: Path,
@@ -208,8 +231,9 @@ def serving(
 ) -> Iterator[Guest]:
     """A server over a directory, and a guest that has not said Tversion yet. No descriptor may be
     left at the end."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with ExitStack() as stack:
+        device = stack.enter_context(a_device())
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
         stack.callback(os.close, root_fd)
         export = Export(
@@ -222,10 +246,6 @@ def serving(
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
         driver = LocalDriver(export, root_fd, readonly=readonly)
-        device = Device(
-            NoRing(), threads=1, msize_max=65536, max_fids=1000, mem_regions=1, mem_bytes=0
-        )
-        stack.callback(device.close)
         device.set_exports([export])
         fids = WatchedFids(device)
         msizes: list[int] = []
@@ -254,4 +274,4 @@ def serving(
             server.close()
         left = device.stats()
         assert (left.fids, left.nodes) == (0, 0)  # nor is one pinned
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import Guest, Refused, serving
-from vhost9p.p9 import constants as c
+from vhost9p.fs.locks import WRLCK
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
 
@@ -34,7 +34,7 @@ def code(guest: Guest, message: Message) -> int | None:
     return refused.value.errno
 
 
-def lock(fid: int, kind: int = c.LOCK_TYPE_WRLCK, pid: int = 1) -> m.Tlock:
+def lock(fid: int, kind: int = WRLCK, pid: int = 1) -> m.Tlock:
     """Of the whole file."""
     return m.Tlock(fid, kind, 0, 0, 0, pid, b"guest")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import FakeRequest, Guest, Refused, serving
-from vhost9p.fs.locks import LockTable
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, LockTable
 from vhost9p.native import sys
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import lock_waits
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
 
-RD, WR, UN = c.LOCK_TYPE_RDLCK, c.LOCK_TYPE_WRLCK, c.LOCK_TYPE_UNLCK
+RD, WR, UN = RDLCK, WRLCK, UNLCK
 END = 2**63
 
 

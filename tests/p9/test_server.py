@@ -16,14 +16,24 @@ from vhost9p.p9.codec import Message, Qid
 from vhost9p.p9.constants import Dialect
 
 QID = Qid(0, 0, 0)
-MISPLACED = [  # C's own requests, and what no request is
-    m.Twalk(1, 2, ()), m.Tlopen(1, 0), m.Tgetattr(1, 0), m.Treaddir(1, 0, 0), m.Treadlink(1),
-    m.Tstatfs(1), m.Tflush(0), m.Rread(b""), m.Rlerror(5), m.Rattach(QID), m.Rclunk(),
-]  # fmt: skip
+ANSWERED_BY_C = {
+    "Tstatfs": 8, "Tlopen": 12, "Treadlink": 22, "Tgetattr": 24, "Treaddir": 40, "Tflush": 108,
+    "Twalk": 110,
+}  # fmt: skip
+REPLIES = [m.Rread(b""), m.Rlerror(5), m.Rattach(QID), m.Rclunk()]
 
 
-@pytest.mark.parametrize("message", MISPLACED, ids=lambda message: type(message).__name__)
-def test_no_request_for_python(guest: Guest, message: Message) -> None:
+@pytest.mark.parametrize("number", ANSWERED_BY_C.values(), ids=ANSWERED_BY_C)
+def test_a_request_that_c_answers_is_refused_in_python(guest: Guest, number: int) -> None:
+    request = FakeRequest(bytes([7, 0, 0, 0, number, 5, 0]), 5)
+    guest.handle(request.data, request)
+    with pytest.raises(Refused) as refused:
+        request.result(Message)
+    assert refused.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("message", REPLIES, ids=lambda message: type(message).__name__)
+def test_a_reply_is_refused_as_a_request(guest: Guest, message: Message) -> None:
     with pytest.raises(Refused) as refused:
         guest.do(message)
     assert refused.value.errno == errno.EOPNOTSUPP

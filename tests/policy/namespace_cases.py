@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.policy.guest import open_state
+from tests.policy.guest import lookup, open_state
 from vhost9p.native.export import Export
 from vhost9p.native.qidmap import FileKey
 from vhost9p.policy.forbid import why_not_forbid
@@ -209,7 +209,7 @@ def reusable_ids_are_watched(base: Path) -> None:
 def device_of(daemon: Daemon, st_dev: int, mnt_id: int) -> int | None:
     """What the map knows, without asking the policy."""
     try:
-        return daemon.export.qidmap.lookup(st_dev, mnt_id, 1)[0]
+        return lookup(daemon.export.qidmap, st_dev, mnt_id, 1)[0]
     except LookupError as unknown:
         return getattr(unknown, "device", None)
 

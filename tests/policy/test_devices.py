@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.policy.guest import no_probe, open_state
-from vhost9p.native.qidmap import DeviceFlag, QidMap, UnknownDevice, UnknownGroup
+from tests.policy.guest import UnknownDevice, UnknownGroup, lookup, no_probe, open_state
+from vhost9p.native.qidmap import DeviceFlag, QidMap
 from vhost9p.policy.mounts import Mount, MountTable, MountWatch, Probe
 from vhost9p.policy.remap import WASTE, RemapPolicy
 from vhost9p.policy.state import RECORD_SIZE, StateFile
@@ -93,7 +93,7 @@ class Host:
         """The device index of a file on this mount."""
         while True:
             try:
-                return self.qidmap.lookup(st_dev, mount.mnt_id, 1)[0]
+                return lookup(self.qidmap, st_dev, mount.mnt_id, 1)[0]
             except UnknownDevice:
                 self.policy.device(st_dev, mount.mnt_id, self.fd)
             except UnknownGroup as unknown:
@@ -256,5 +256,5 @@ def test_mount_ids_without_bound(host: Host) -> None:
     for i in range(70_000):
         qidmap.set_device(DEV, 10_000 + i, first, DeviceFlag(0))
     with pytest.raises(UnknownDevice):
-        qidmap.lookup(DEV, 10_000, 1)
+        lookup(qidmap, DEV, 10_000, 1)
     assert host.device(base) == first

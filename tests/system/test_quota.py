@@ -23,11 +23,20 @@ from tests.frontend.daemon import Daemon, run_cli
 from tests.frontend.unix import DMDIR, DMSYMLINK, ORDWR, OTRUNC, UnixClient
 from tests.frontend.wire import T
 from tests.system.share import SECURITY, Share, fails, mounted
-from vhost9p.native.quota import USAGE_OFFSET, Counts
+from vhost9p.native.quota import USAGE_OFFSET
 from vhost9p.policy.usage import scan
 
 BLOCK = 4096
 MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Usage in bytes and inodes, and the changes that are under way."""
+
+    bytes: int
+    inodes: int
+    changing: int
 
 
 @dataclass

@@ -35,8 +35,8 @@ def address_space() -> int:
 
 
 class Request:
-    """A request of the guest. One that is to be answered later is answered once, with `reply` or
-    `fail`, from any thread."""
+    """A request of the guest. One that is to be answered later is answered once, with `reply`, from
+    any thread."""
 
     __slots__ = ("_device", "seq", "slot", "tag")
 
@@ -57,13 +57,6 @@ class Request:
         with device._answering:
             if device._native:
                 lib.v9_reply(device._native, self.slot, self.seq, data, len(data))
-
-    def fail(self, code: int) -> None:
-        """Answers later with an errno, in the dialect of the session."""
-        device = self._device
-        with device._answering:
-            if device._native:
-                lib.v9_fail(device._native, self.slot, self.seq, code)
 
     def payload(self, offset: int, size: int) -> bytes:
         """Bytes of the request that its data lack; OSError ESTALE if it was cut off."""

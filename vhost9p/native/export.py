@@ -173,10 +173,6 @@ class Export:
             if self._owns_qidmap:
                 self.qidmap.close()
 
-    def disguise(self, host_ino: int, st_dev: int, st_ino: int) -> None:
-        """Makes the file with this host inode appear with other numbers (the synth driver)."""
-        check(lib.v9_export_override_stat(self.native, host_ino, st_dev, st_ino))
-
     def join(self, name: bytes, export: Self) -> None:
         """Makes another export's root appear as this directory of the root."""
         check(lib.v9_export_join(self.native, name, export.native))

@@ -20,22 +20,6 @@ class DeviceFlag(IntFlag):
     """No path: ENODEV."""
 
 
-class Unknown(LookupError):
-    """The map lacks an entry."""
-
-
-class UnknownDevice(Unknown):
-    """(st_dev, mount id) has not been installed."""
-
-
-class UnknownGroup(Unknown):
-    """No group and no single entry of device index `device` fits the inode."""
-
-    def __init__(self, device: int, ino: int) -> None:
-        super().__init__(f"inode {ino:#x} of device {device}")
-        self.device = device
-
-
 @dataclass(frozen=True, slots=True)
 class FileKey:
     """Where an open file lives and what tells it from its inode number's next owner.
@@ -80,21 +64,6 @@ class QidMap:
     def add_file(self, device: int, ino: int, path: int) -> None:
         """Gives one file of `device`, which no group fits, its path. Raises OSError (ENOMEM)."""
         check(lib.v9_qidmap_add_file(self.native, device, ino, path))
-
-    def lookup(self, st_dev: int, mnt_id: int, ino: int) -> tuple[int, int]:
-        """(device index, qid.path) of a file.
-
-        Raises UnknownDevice, UnknownGroup, or OSError (ENODEV) where the device is denied.
-        """
-        device = ffi.new("uint32_t *")
-        path = ffi.new("uint64_t *")
-        result = lib.v9_qidmap_lookup(self.native, st_dev, mnt_id, ino, device, path)
-        if result == -lib.V9_NO_DEVICE:
-            raise UnknownDevice(f"device {st_dev:#x} on mount {mnt_id}")
-        if result == -lib.V9_NO_GROUP:
-            raise UnknownGroup(device[0], ino)
-        check(result)
-        return device[0], path[0]
 
     def has(self, device: int, ino: int) -> bool:
         """Whether a group or a single entry fits this inode of a device index."""

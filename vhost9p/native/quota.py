@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from vhost9p.native.export import Export
@@ -16,15 +15,6 @@ NO_LIMIT = (1 << 64) - 1
 PATIENCE_MS = 1000
 """How long a change waits, near the limit, for what others have set aside and may give back. One
 that hangs with its file is not waited for any longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Usage in bytes and inodes, and the changes that are under way."""
-
-    bytes: int
-    inodes: int
-    changing: int
 
 
 class Change:
@@ -81,12 +71,6 @@ class Quota:
     def limit(self, export: Export) -> None:
         """Makes it the quota of an export. Once, before that is served."""
         check(lib.v9_export_set_quota(export.native, self._native))
-
-    def counts(self) -> Counts:
-        """The usage now."""
-        out = ffi.new("struct v9_quota_usage *")
-        lib.v9_quota_read(self._native, out)
-        return Counts(out.bytes, out.inodes, out.changing)
 
     @contextmanager
     def change(self, *files: int | None, bytes: int = 0) -> Iterator[Change]:

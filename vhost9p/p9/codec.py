@@ -138,26 +138,6 @@ class _Layout:
         return out
 
 
-def _list_of(item: Wire) -> Wire:
-    layout = _Layout([("item", item)])
-
-    def take(data: bytes, at: int, count: int) -> tuple[tuple[Any, ...], int]:
-        values = []
-        for _ in range(count):
-            (value,), at = layout.load(data, at)
-            values.append(value)
-        return tuple(values), at
-
-    def put(values: Sequence[Any]) -> tuple[int, bytes]:
-        return len(values), b"".join(layout.dump(_Item(value)) for value in values)
-
-    return Wire("H", take, put)
-
-
-class _Item(NamedTuple):
-    item: Any
-
-
 U8 = Annotated[int, Wire("B")]
 U16 = Annotated[int, Wire("H")]
 U32 = Annotated[int, Wire("I")]
@@ -166,8 +146,6 @@ String = Annotated[bytes, _STRING]
 Data = Annotated[bytes, _DATA]
 """count[4] and that many bytes."""
 QidField = Annotated[Qid, _QID]
-Strings = Annotated[tuple[bytes, ...], _list_of(_STRING)]
-Qids = Annotated[tuple[Qid, ...], _list_of(_QID)]
 
 _HEADER = struct.Struct("<IBH")
 

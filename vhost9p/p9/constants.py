@@ -10,7 +10,6 @@ class Dialect(Enum):
     U = b"9P2000.u"
 
 
-NOTAG = 0xFFFF
 NOFID = 0xFFFFFFFF
 NONUNAME = 0xFFFFFFFF
 
@@ -19,9 +18,6 @@ MSIZE_MIN = 4096
 """Below this Linux's client refuses an Rversion."""
 NAME_MAX = 255
 PATH_MAX = 4096
-
-# Tunlinkat
-AT_REMOVEDIR = 0x200
 
 # Tsetattr: valid
 SETATTR_MODE = 0x001
@@ -34,16 +30,11 @@ SETATTR_CTIME = 0x040
 SETATTR_ATIME_SET = 0x080
 SETATTR_MTIME_SET = 0x100
 
-# Tlock: type, flags, status
-LOCK_TYPE_RDLCK = 0
-LOCK_TYPE_WRLCK = 1
-LOCK_TYPE_UNLCK = 2
+# Tlock: flags, status
 LOCK_FLAGS_BLOCK = 1
 LOCK_FLAGS_RECLAIM = 2
 LOCK_SUCCESS = 0
 LOCK_BLOCKED = 1
-LOCK_ERROR = 2
-LOCK_GRACE = 3
 
 
 # 9P2000.u: permissions of Tcreate and mode of a stat structure, above the nine bits of all Unixes

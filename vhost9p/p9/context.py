@@ -28,9 +28,6 @@ class Request(Protocol):
     def reply(self, data: bytes) -> None:
         """Sends a whole R-message, later than the handler; from any thread."""
 
-    def fail(self, code: int) -> None:
-        """Sends an errno as the session's dialect does, later than the handler; from any thread."""
-
     def payload(self, offset: int, size: int) -> bytes:
         """Bytes of the message that `Server.handle` was not given: a Twrite's data."""
 

@@ -1,4 +1,4 @@
-"""Every message of 9P2000.L, declared once.
+"""The messages of 9P2000.L that Python answers, declared once; C has those that it answers itself.
 
 The line above a class is the message as the protocol's notes write it; the annotations are its
 layout (vhost9p.p9.codec). Source: intro(5) of Plan 9 from User Space for the messages from 100 on,
@@ -7,15 +7,12 @@ diod's protocol.md and Linux's include/net/9p/9p.h for the others.
 
 from vhost9p.p9.codec import (
     U8,
-    U16,
     U32,
     U64,
     Data,
     Message,
     QidField,
-    Qids,
     String,
-    Strings,
     message,
 )
 
@@ -24,90 +21,6 @@ from vhost9p.p9.codec import (
 @message(7)
 class Rlerror(Message):
     ecode: U32
-
-
-# size[4] Tstatfs tag[2] fid[4]
-@message(8)
-class Tstatfs(Message):
-    fid: U32
-
-
-# size[4] Rstatfs tag[2] type[4] bsize[4] blocks[8] bfree[8] bavail[8] files[8] ffree[8] fsid[8]
-# namelen[4]
-@message(9)
-class Rstatfs(Message):
-    type: U32
-    bsize: U32
-    blocks: U64
-    bfree: U64
-    bavail: U64
-    files: U64
-    ffree: U64
-    fsid: U64
-    namelen: U32
-
-
-# size[4] Tlopen tag[2] fid[4] flags[4]
-@message(12)
-class Tlopen(Message):
-    fid: U32
-    flags: U32
-
-
-# size[4] Rlopen tag[2] qid[13] iounit[4]
-@message(13)
-class Rlopen(Message):
-    qid: QidField
-    iounit: U32
-
-
-# size[4] Tlcreate tag[2] fid[4] name[s] flags[4] mode[4] gid[4]
-@message(14)
-class Tlcreate(Message):
-    fid: U32
-    name: String
-    flags: U32
-    mode: U32
-    gid: U32
-
-
-# size[4] Rlcreate tag[2] qid[13] iounit[4]
-@message(15)
-class Rlcreate(Message):
-    qid: QidField
-    iounit: U32
-
-
-# size[4] Tsymlink tag[2] dfid[4] name[s] target[s] gid[4]
-@message(16)
-class Tsymlink(Message):
-    dfid: U32
-    name: String
-    target: String
-    gid: U32
-
-
-# size[4] Rsymlink tag[2] qid[13]
-@message(17)
-class Rsymlink(Message):
-    qid: QidField
-
-
-# size[4] Tmknod tag[2] dfid[4] name[s] mode[4] major[4] minor[4] gid[4]
-@message(18)
-class Tmknod(Message):
-    dfid: U32
-    name: String
-    mode: U32
-    major: U32
-    minor: U32
-    gid: U32
-
-
-# size[4] Rmknod tag[2] qid[13]
-@message(19)
-class Rmknod(Message):
-    qid: QidField
 
 
 # size[4] Trename tag[2] fid[4] dfid[4] name[s]
@@ -122,52 +35,6 @@ class Trename(Message):
 @message(21)
 class Rrename(Message):
     pass
-
-
-# size[4] Treadlink tag[2] fid[4]
-@message(22)
-class Treadlink(Message):
-    fid: U32
-
-
-# size[4] Rreadlink tag[2] target[s]
-@message(23)
-class Rreadlink(Message):
-    target: String
-
-
-# size[4] Tgetattr tag[2] fid[4] request_mask[8]
-@message(24)
-class Tgetattr(Message):
-    fid: U32
-    request_mask: U64
-
-
-# size[4] Rgetattr tag[2] valid[8] qid[13] mode[4] uid[4] gid[4] nlink[8] rdev[8] size[8]
-# blksize[8] blocks[8] atime_sec[8] atime_nsec[8] mtime_sec[8] mtime_nsec[8] ctime_sec[8]
-# ctime_nsec[8] btime_sec[8] btime_nsec[8] gen[8] data_version[8]
-@message(25)
-class Rgetattr(Message):
-    valid: U64
-    qid: QidField
-    mode: U32
-    uid: U32
-    gid: U32
-    nlink: U64
-    rdev: U64
-    size: U64
-    blksize: U64
-    blocks: U64
-    atime_sec: U64
-    atime_nsec: U64
-    mtime_sec: U64
-    mtime_nsec: U64
-    ctime_sec: U64
-    ctime_nsec: U64
-    btime_sec: U64
-    btime_nsec: U64
-    gen: U64
-    data_version: U64
 
 
 # size[4] Tsetattr tag[2] fid[4] valid[4] mode[4] uid[4] gid[4] size[8] atime_sec[8] atime_nsec[8]
@@ -219,20 +86,6 @@ class Txattrcreate(Message):
 @message(33)
 class Rxattrcreate(Message):
     pass
-
-
-# size[4] Treaddir tag[2] fid[4] offset[8] count[4]
-@message(40)
-class Treaddir(Message):
-    fid: U32
-    offset: U64
-    count: U32
-
-
-# size[4] Rreaddir tag[2] count[4] data[count]
-@message(41)
-class Rreaddir(Message):
-    data: Data
 
 
 # size[4] Tfsync tag[2] fid[4] datasync[4]
@@ -301,21 +154,6 @@ class Rlink(Message):
     pass
 
 
-# size[4] Tmkdir tag[2] dfid[4] name[s] mode[4] gid[4]
-@message(72)
-class Tmkdir(Message):
-    dfid: U32
-    name: String
-    mode: U32
-    gid: U32
-
-
-# size[4] Rmkdir tag[2] qid[13]
-@message(73)
-class Rmkdir(Message):
-    qid: QidField
-
-
 # size[4] Trenameat tag[2] olddirfid[4] oldname[s] newdirfid[4] newname[s]
 @message(74)
 class Trenameat(Message):
@@ -328,20 +166,6 @@ class Trenameat(Message):
 # size[4] Rrenameat tag[2]
 @message(75)
 class Rrenameat(Message):
-    pass
-
-
-# size[4] Tunlinkat tag[2] dirfd[4] name[s] flags[4]
-@message(76)
-class Tunlinkat(Message):
-    dirfd: U32
-    name: String
-    flags: U32
-
-
-# size[4] Runlinkat tag[2]
-@message(77)
-class Runlinkat(Message):
     pass
 
 
@@ -388,32 +212,6 @@ class Tattach(Message):
 @message(105)
 class Rattach(Message):
     qid: QidField
-
-
-# size[4] Tflush tag[2] oldtag[2]
-@message(108)
-class Tflush(Message):
-    oldtag: U16
-
-
-# size[4] Rflush tag[2]
-@message(109)
-class Rflush(Message):
-    pass
-
-
-# size[4] Twalk tag[2] fid[4] newfid[4] nwname[2] nwname*(wname[s])
-@message(110)
-class Twalk(Message):
-    fid: U32
-    newfid: U32
-    names: Strings
-
-
-# size[4] Rwalk tag[2] nwqid[2] nwqid*(wqid[13])
-@message(111)
-class Rwalk(Message):
-    qids: Qids
 
 
 # size[4] Tread tag[2] fid[4] offset[8] count[4]

@@ -326,7 +326,7 @@ static void *end_all(void *unused)
     while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
         v9_cached_end(&fids, 3);
         v9_cached_end_old(&fids);
-        v9_shrinker_relieve();
+        v9_evict_give_up(&fids.holder, 16);
     }
     return unused;
 }

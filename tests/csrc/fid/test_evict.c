@@ -337,7 +337,7 @@ static void *use(void *seed_of)
 static void *give_up(void *unused)
 {
     while (!__atomic_load_n(&over, __ATOMIC_RELAXED))
-        v9_shrinker_relieve();
+        v9_evict_give_up(&fids.holder, 16);
     return unused;
 }
 

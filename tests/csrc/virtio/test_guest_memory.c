@@ -85,11 +85,15 @@ TEST(addresses_are_translated_within_their_region)
 {
     int fd = three_regions();
     uint8_t byte = 0;
-    uint8_t *at = v9_mem_gpa(&mem, GPA + 2 * PAGE + 5, 1);
+    uint8_t *at = v9_mem_gpa(&mem, GPA + 2 * PAGE + 5, 1), *same;
+    struct v9_mapping window;
 
-    CHECK(at && at == v9_mem_uva(&mem, UVA + 100 * PAGE + 5, 1));
-    if (at)
+    same = v9_mem_window(&mem, UVA + 100 * PAGE + 5, 1, &window);
+    if (CHECK(at && same)) {
         *at = 99;
+        CHECK(*same == 99);
+    }
+    v9_mapping_end(&window);
     CHECK(pread(fd, &byte, 1, 4 * PAGE + 5) == 1 && byte == 99);
     CHECK(v9_mem_gpa(&mem, GPA, 2 * PAGE) != NULL);
     CHECK(v9_mem_gpa(&mem, GPA, 2 * PAGE + 1) == NULL);
@@ -97,7 +101,7 @@ TEST(addresses_are_translated_within_their_region)
     CHECK(v9_mem_gpa(&mem, GPA + 3 * PAGE, 1) == NULL);
     CHECK(v9_mem_gpa(&mem, UINT64_MAX, 1) == NULL);
     CHECK(v9_mem_gpa(&mem, GPA + 1, UINT64_MAX) == NULL);
-    CHECK(v9_mem_uva(&mem, UVA + 2 * PAGE, 1) == NULL);
+    CHECK(v9_mem_window(&mem, UVA + 2 * PAGE, 1, &window) == NULL);
     v9_mem_clear(&mem);
     close(fd);
 }

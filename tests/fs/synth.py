@@ -1,8 +1,8 @@
-"""A driver for tests of what files of several devices look like to a guest.
+"""A driver that shows what files of several devices look like to a guest.
 
 The files are real ones, in a scratch directory; their device and inode numbers are whatever a table
 says. The table is installed in the one attribute reader, so walking, listing and reading attributes
-run the same code as for `local`. No option of the daemon selects it.
+run the same code as for `local`.
 """
 
 import os
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import Export
+from vhost9p.native.library import check, lib
 
 
 class Numbers(NamedTuple):
@@ -43,4 +44,4 @@ class SynthDriver(LocalDriver):
     def disguise(self, path: bytes, numbers: Numbers) -> None:
         """Makes one existing file appear with other numbers from now on. Raises OSError."""
         status = os.stat(path or b".", dir_fd=self._root_fd, follow_symlinks=False)
-        self.export.disguise(status.st_ino, numbers.st_dev, numbers.st_ino)
+        check(lib.v9_export_override_stat(self.export.native, status.st_ino, *numbers))
