@@ -54,8 +54,12 @@ void v9_export_unlock_names(v9_export *ex);
 /* The directory with the metadata of a directory's files, which is made where there is none: a
  * descriptor. */
 int v9_sidecar_dir(int32_t dir_fd);
-/* -EEXIST for a name in use; metadata that lie there for another one are removed. */
-int v9_sidecar_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir);
+/* Before a file gets one more name: its metadata, which `meta_fd` is open on, get that name too.
+ * Metadata that lie there for another file are removed; -EEXIST for a name in use. Returns the
+ * metadata directory for v9_sidecar_placed, which has to follow when the file has its name, or when
+ * that has `failed`. */
+int v9_sidecar_share(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_fd);
+void v9_sidecar_placed(int32_t meta_dir, const char *name, uint32_t failed);
 /* A new metadata file with its text: a descriptor. */
 int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped);
 /* Removes a name's metadata, if there are any. */

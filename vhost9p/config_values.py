@@ -6,12 +6,16 @@ sentence that begins with the value.
 """
 
 import difflib
+import errno
 import grp
 import os
 import pwd
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from vhost9p.native.export import META_DIR
+from vhost9p.native.sys import name_error
 
 Parser = Callable[[Any], Any]
 
@@ -23,7 +27,7 @@ ID_MAX = 2**32 - 2
 """The last user or group id; 2^32-1 is none (chown(2))."""
 CPUS_MAX = 1024
 """CPUs that a thread may be bound to (cpu_set_t of sched_setaffinity(2))."""
-METADATA_DIR = ".virtfs_metadata"
+METADATA_DIR = os.fsdecode(META_DIR)
 """Where QEMU's model mapped-file keeps what it knows of a directory's files."""
 
 
@@ -130,8 +134,7 @@ def parse_tag(value: Any) -> str:
 
 def parse_name(value: Any) -> str:
     """The name of a directory that an export appears as."""
-    size = len(os.fsencode(parse_text(value)))
-    if "/" in value or value in ("", ".", "..", METADATA_DIR) or size > NAME_SIZE_MAX:
+    if name_error(os.fsencode(parse_text(value)), errno.EEXIST) or value == METADATA_DIR:
         raise ValueError(
             f"is no name for an export: one of a directory is expected, of 1 to {NAME_SIZE_MAX} "
             f"bytes without /, and not ., .. or {METADATA_DIR}"

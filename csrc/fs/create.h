@@ -43,7 +43,6 @@ int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const st
  * metadata file (-1: the model has none) in *meta_fd. */
 int v9_sidecar_place(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped,
                      int *meta_dir, int *meta_fd);
-void v9_sidecar_placed(int meta_dir, const char *name, bool failed);
 /* A name goes, and then its metadata do. */
 int v9_sidecar_remove(v9_export *ex, int dir_fd, const char *name, bool directory);
 

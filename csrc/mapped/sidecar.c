@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -49,7 +50,8 @@ static int look(int dir_fd, const char *name)
     return fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-int v9_sidecar_free(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_dir)
+/* -EEXIST for a name in use; metadata that lie there for another file are removed. */
+static int make_free(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 {
     int err = look(dir_fd, name);
 
@@ -93,27 +95,52 @@ int v9_sidecar_discard(int32_t dir_fd, const char *name)
     return err;
 }
 
+/* The metadata directory in which a new name is free: a descriptor. */
+static int open_place(v9_export *ex, int dir_fd, const char *name)
+{
+    int meta_dir = v9_sidecar_dir(dir_fd), err;
+
+    if (meta_dir < 0)
+        return meta_dir;
+    err = make_free(ex, dir_fd, name, meta_dir);
+    if (!err)
+        return meta_dir;
+    v9_budget_close(meta_dir);
+    return err;
+}
+
 int v9_sidecar_place(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped,
                      int *meta_dir, int *meta_fd)
 {
-    int err;
-
     *meta_dir = *meta_fd = -1;
     if (ex->conf.model != V9_MODEL_FILE)
         return 0;
-    *meta_dir = v9_sidecar_dir(dir_fd);
+    *meta_dir = open_place(ex, dir_fd, name);
     if (*meta_dir < 0)
         return *meta_dir;
-    err = v9_sidecar_free(ex, dir_fd, name, *meta_dir);
-    if (!err)
-        *meta_fd = v9_sidecar_new(*meta_dir, name, mapped);
-    if (!err && *meta_fd >= 0)
+    *meta_fd = v9_sidecar_new(*meta_dir, name, mapped);
+    if (*meta_fd >= 0)
         return 0;
     v9_budget_close(*meta_dir);
-    return err ? err : *meta_fd;
+    return *meta_fd;
 }
 
-void v9_sidecar_placed(int meta_dir, const char *name, bool failed)
+int v9_sidecar_share(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_fd)
+{
+    int meta_dir = open_place(ex, dir_fd, name), err;
+    char number[16];
+
+    if (meta_dir < 0)
+        return meta_dir;
+    snprintf(number, sizeof(number), "%d", meta_fd);
+    err = linkat(ex->proc_fd, number, meta_dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+    if (!err)
+        return meta_dir;
+    v9_budget_close(meta_dir);
+    return err;
+}
+
+void v9_sidecar_placed(int32_t meta_dir, const char *name, uint32_t failed)
 {
     if (meta_dir < 0)
         return;

@@ -13,8 +13,8 @@ import pytest
 
 from tests.frontend.client import SET_GID, SET_MODE, SET_SIZE, SET_UID, Client, P9Errno
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import OREAD, UnixClient
-from tests.frontend.wire import NOFID
+from tests.frontend.unix import DMDEVICE, DMNAMEDPIPE, DMSYMLINK, OREAD, UnixClient
+from tests.frontend.wire import NOFID, T
 from tests.system.conftest import Common
 from tests.system.share import Share, fails, mounted
 
@@ -166,6 +166,33 @@ def test_open_files_keep_their_attributes(share: Share) -> None:
     for name in (b"a", b"b"):
         other = client.getattr(client.walk_to(share.top, name))
         assert (other.mode, other.uid) == (stat.S_IFREG | 0o600, 0)
+
+
+def test_attributes_in_9p2000_u(share: Share) -> None:
+    """What metadata say of a file, with its target or its numbers, also when its name is gone."""
+    client = UnixClient(share.machine)
+    client.version()
+    client.attach(share.root, n_uname=0)
+    client.walk(share.root, share.top, share.name)
+    expected = {
+        b"reg": (0o640, b"HARDLINKCOUNT 1"),
+        b"link": (DMSYMLINK | 0o777, b"/to/here"),
+        b"chr": (DMDEVICE | 0o620, b"c 5 300"),
+        b"fifo": (DMNAMEDPIPE | 0o644, b""),
+    }
+    for name, (perm, extension) in expected.items():
+        content = extension if perm & (DMSYMLINK | DMDEVICE) else b""
+        client.clunk(client.make(share.top, name, perm, extension=content))
+    found = {each.name: each for each in client.stats(client.walk_open(share.top))}
+    fids = {name: client.walk_to(share.top, name) for name in expected}
+    for name, (perm, extension) in expected.items():
+        assert (found[name].mode, found[name].extension) == (perm, extension)
+        assert found[name] == client.stat(fids[name])
+        client.call(T.REMOVE, client.walk_to(share.top, name))
+        gone = client.stat(fids[name])
+        assert (gone.mode, gone.name) == (perm, name)
+        if name != b"reg":
+            assert gone.extension == extension
 
 
 def test_a_file_gets_metadata_while_it_is_open(share: Share) -> None:

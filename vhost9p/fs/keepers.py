@@ -24,7 +24,6 @@ from functools import partial
 from typing import Protocol
 
 from vhost9p.fs.driver import File
-from vhost9p.fs.local import proc_path
 from vhost9p.native import descriptors
 from vhost9p.native.export import META_DIR, META_ROOT, Export, Mapped
 
@@ -123,13 +122,24 @@ class FileKeeper:
         finally:
             descriptors.close(fd)
 
-    def _for(self, file: File) -> int:
-        """The metadata file of a file, made empty where there is none: a descriptor to be closed.
+    @contextmanager
+    def _for(self, file: File) -> Iterator[int]:
+        """The metadata file of a file, made empty where there is none.
 
         ENOENT for a file that has neither a name nor metadata.
         """
         if file.meta_fd >= 0:
-            return descriptors.dup(file.meta_fd)
+            yield file.meta_fd
+            return
+        with self._export.names_locked():
+            meta_fd = self._find(file)
+        try:
+            yield meta_fd
+        finally:
+            descriptors.close(meta_fd)
+
+    def _find(self, file: File) -> int:
+        """The same, looked for by the file's name: a descriptor to be closed."""
         with suppress(FileNotFoundError):
             return self._export.find_metadata(file.fd)
         if os.path.sameopenfile(file.fd, self._root_fd):
@@ -145,29 +155,21 @@ class FileKeeper:
 
     def write(self, file: File, change: Mapped) -> None:
         """See Keeper."""
-        with self._export.names_locked():
-            meta_fd = self._for(file)
-        try:
+        with self._for(file) as meta_fd:
             self._export.write_metadata(file.fd, meta_fd, change)
-        finally:
-            descriptors.close(meta_fd)
 
     @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:
         """See Keeper. A file that has no metadata gets an empty file, for its names to share."""
         with self._export.names_locked():
-            meta_fd = self._for(file)
+            with self._for(file) as meta_fd:
+                meta_dir = self._export.share_metadata(dir_fd, name, meta_fd)
+            failed = True
             try:
-                with self._made(dir_fd) as meta_dir:
-                    self._export.require_free(dir_fd, name, meta_dir)
-                    os.link(proc_path(meta_fd), name, dst_dir_fd=meta_dir, follow_symlinks=True)
-                    try:
-                        yield
-                    except BaseException:
-                        _forget(name, meta_dir)
-                        raise
+                yield
+                failed = False
             finally:
-                descriptors.close(meta_fd)
+                self._export.placed(meta_dir, name, failed=failed)
 
     @contextmanager
     def moved(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> Iterator[None]:

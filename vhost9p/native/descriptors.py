@@ -1,12 +1,7 @@
 """Descriptors of devices: each counts against the budget of the device that it was opened for
-(csrc/base/budget.h). What C has opened, or `dup` here, is closed by `close` here."""
+(csrc/base/budget.h). What C has opened is closed by `close` here."""
 
 from vhost9p.native.library import check, lib
-
-
-def dup(fd: int) -> int:
-    """Duplicates a descriptor; OSError EMFILE beyond the device's budget."""
-    return check(lib.v9_budget_dup(fd))
 
 
 def close(fd: int) -> None:

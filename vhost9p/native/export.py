@@ -324,9 +324,14 @@ class Export:
         is none."""
         return check(lib.v9_sidecar_dir(dir_fd))
 
-    def require_free(self, dir_fd: int, name: bytes, meta_dir: int) -> None:
-        """OSError EEXIST for a name in use; metadata that lie there for another are removed."""
-        check(lib.v9_sidecar_free(self.native, dir_fd, name, meta_dir))
+    def share_metadata(self, dir_fd: int, name: bytes, meta_fd: int) -> int:
+        """Gives the metadata file `meta_fd` one more name, before its file gets it; OSError EEXIST
+        where that is in use. Returns a descriptor for `placed`, which has to follow."""
+        return check(lib.v9_sidecar_share(self.native, dir_fd, name, meta_fd))
+
+    def placed(self, meta_dir: int, name: bytes, *, failed: bool) -> None:
+        """The file has the name of its metadata now; or not, and they lose it."""
+        lib.v9_sidecar_placed(meta_dir, name, failed)
 
     def new_metadata(self, meta_dir: int, name: bytes, mapped: Mapped) -> int:
         """A new metadata file with its text: a descriptor."""

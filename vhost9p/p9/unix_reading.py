@@ -109,7 +109,7 @@ class ReadingFamily:
     def _read(self, fid: Fid, start: _Place, skip: int, count: int) -> tuple[bytes, int]:
         """Structures of `count` bytes at most, of those that begin `skip` bytes behind a place or
         later; and the position behind them."""
-        data, end = b"", start.position
+        data, end = bytearray(), start.position
         for found, position in self._stats(fid, start.position, count):
             record = found.record() if found else b""
             if found and skip > 0:
@@ -123,7 +123,7 @@ class ReadingFamily:
                     break
                 data += record
             end = position
-        return data, end
+        return bytes(data), end
 
     def _stats(self, fid: Fid, position: int, count: int) -> Iterator[tuple[u.Stat | None, int]]:
         """What entries from a position on are, and the position behind each; None: left out."""

@@ -214,13 +214,17 @@ def killed_after(calls: int, work: Callable[[], object]) -> bool:
 
         for name in ("link", "unlink", "rename"):
             setattr(os, name, counted(getattr(os, name)))
-        for name in ("write_metadata", "metadata_dir", "new_metadata", "discard_metadata"):
+        parts = ("write_metadata", "metadata_dir", "new_metadata", "share_metadata", "placed")
+        for name in (*parts, "discard_metadata"):
             setattr(Export, name, counted(getattr(Export, name)))
         try:
             work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 7), "the change fails where it is not killed"
+    return status == 7
 
 
 CHANGES: dict[str, Callable[[Place, File], object]] = {
