@@ -1,15 +1,10 @@
-# make test      everything: set-up, lint, types, unit, property, sanitizer and real-guest tests
-# make test-all  the full matrix of kernels, models and users
-# make demo      set-up, then the daemon, a guest, a mount, and what there is to see
-# make bench     vhost9p beside its peers: speed, latency, CPU time (a few minutes)
-# make bench-upcalls  what the requests cost that Python answers
-# make profile   where the time of the three most expensive of them goes
-# make bench-scale  whether a request costs the same however many files, devices, VMs there are
-# make bench-guest  the same in a real guest under emulation
-# make build     the virtual environment (.venv) with vhost9p installed in it
-# make clean     removes what the build made; the cache of QEMU and kernels stays
+# `make` lists the commands (from the comments beside the targets) and these variables.
+# PYTHON: the interpreter that .venv is made from
+# JOBS: how many tests run at a time
+# BENCH: options of a benchmark; BENCH=--help lists them
 
 PYTHON ?= python3
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? 2 * n : 16)))
 export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,9 +12,15 @@ C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.
            $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: build lint test test-all demo bench bench-upcalls profile bench-scale bench-guest clean
+.PHONY: help build lint test test-all demo bench bench-upcalls profile bench-scale bench-guest clean
 
-build: $(VENV)/.built
+help:  ## this list
+	@echo 'make COMMAND [VARIABLE=value]'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo 'Variables:'
+	@sed -nE 's/^# ([A-Z]+): (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+build: $(VENV)/.built  ## the virtual environment (.venv) with vhost9p installed in it
 
 $(VENV)/.venv-made: pyproject.toml tests/prerequisites.sh
 	@sh tests/prerequisites.sh
@@ -33,38 +34,38 @@ $(VENV)/.built: $(VENV)/.venv-made $(shell find csrc -name "*.[ch]" -o -name "*.
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
-lint: build
+lint: build  ## formats, style, layers and types, of Python and C
 	$(BIN)/ruff check vhost9p tests csrc
 	$(BIN)/ruff format --check vhost9p tests csrc
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest -m "not full"
+test: lint  ## set-up, lint, then unit, property, sanitizer and real-guest tests
+	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
 
-test-all: lint
-	$(BIN)/python -m pytest
+test-all: lint  ## the same with every kernel, model and user
+	$(BIN)/python -m pytest -n $(JOBS)
 
-demo: build
+demo: build  ## set-up, then the daemon, a guest, a mount, and what there is to see
 	$(BIN)/python -m tests.guest.demo
 
-bench: build
+bench: build  ## vhost9p beside its peers: speed, latency, CPU time (a few minutes)
 	$(BIN)/python -m tests.bench.run $(BENCH)
 
-bench-upcalls: build
+bench-upcalls: build  ## what the requests cost that Python answers
 	$(BIN)/python -m tests.bench.upcalls $(BENCH)
 
-profile: build
+profile: build  ## where the time of the three most expensive of them goes
 	$(BIN)/python -m tests.bench.profile $(BENCH)
 
-bench-scale: build
+bench-scale: build  ## whether a request costs the same however many files, devices, VMs there are
 	$(BIN)/python -m tests.bench.scale $(BENCH)
 
-bench-guest: build
+bench-guest: build  ## the same as bench, in a real guest under emulation
 	$(BIN)/python -m tests.bench.guest $(BENCH)
 
-clean:
+clean:  ## removes what the build made; the cache of QEMU and kernels stays
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f vhost9p/_native.*
 	find vhost9p tests csrc -name __pycache__ -prune -exec rm -rf {} +

@@ -20,6 +20,8 @@ import pytest
 from tests.frontend.daemon import Daemon
 from tests.system.share import SECURITY, mounted
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 DEBIAN_12 = "cffi==1.15.1 pyyaml==6.0 uvloop==0.17.0 xxhash==3.2.0 setuptools==66.1.1 wheel==0.38.4"
 DEBIAN_13 = "cffi==1.17.1 pyyaml==6.0.2 uvloop==0.21.0 xxhash==3.5.0 setuptools==78.1.1 wheel"
@@ -42,8 +44,16 @@ def run(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def install(environment: Path, *arguments: str | Path) -> None:
-    done = run(environment / "bin" / "python", "-m", "pip", "install", "--quiet", *arguments)
+def empty_environment(path: Path) -> Path:
+    """Without pip: it would take longer to install than all else that is installed here."""
+    venv.create(path)
+    return path
+
+
+def pip(environment: Path, command: str, *arguments: str | Path) -> None:
+    """Runs this environment's pip for another one."""
+    other = ("--python", environment / "bin" / "python")
+    done = run(sys.executable, "-m", "pip", *other, command, "--quiet", *arguments)
     assert done.returncode == 0, done.stdout
 
 
@@ -79,13 +89,9 @@ def sdist(tree: Path) -> Path:
 def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by the oldest versions, which stay beside it in an environment."""
     folder = tmp_path_factory.mktemp("wheel")
-    venv.create(folder / "builder", with_pip=True)
-    install(folder / "builder", *OLDEST)
-    built = run(
-        *(folder / "builder" / "bin" / "python", "-m", "pip", "wheel", "--quiet"),
-        *("--no-build-isolation", "--no-deps", "--wheel-dir", folder, tree),
-    )
-    assert built.returncode == 0, built.stdout
+    builder = empty_environment(folder / "builder")
+    pip(builder, "install", *OLDEST)
+    pip(builder, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, tree)
     (path,) = folder.glob("*.whl")
     return path
 
@@ -106,9 +112,9 @@ def serves(environment: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_distribution_is_built_installed_and_serves(sdist: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    install(tmp_path / "venv", sdist)
-    serves(tmp_path / "venv", tmp_path)
+    environment = empty_environment(tmp_path / "venv")
+    pip(environment, "install", sdist)
+    serves(environment, tmp_path)
 
 
 def test_a_source_distribution_has_all_of_csrc_and_nothing_generated(
@@ -121,10 +127,10 @@ def test_a_source_distribution_has_all_of_csrc_and_nothing_generated(
 
 
 def test_a_wheel_serves_with_the_oldest_versions(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    install(tmp_path / "venv", wheel, *(name for name in OLDEST if "==" in name))
-    serves(tmp_path / "venv", tmp_path)
-    assert (tmp_path / "venv/share/qemu/vhost-user/50-vhost9p.json").is_file()
+    environment = empty_environment(tmp_path / "venv")
+    pip(environment, "install", wheel, *(name for name in OLDEST if "==" in name))
+    serves(environment, tmp_path)
+    assert (environment / "share/qemu/vhost-user/50-vhost9p.json").is_file()
 
 
 def metadata(wheel: Path) -> Message:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tests.frontend import wire
+from tests.frontend import PATIENCE, wire
 from tests.frontend.layout import Buffers, Layout, with_empty
 from tests.frontend.machine import Machine
 from tests.frontend.wire import NOFID, DirEntry, Kind, Qid, Reply, T
@@ -155,7 +155,7 @@ class Client:
             self.ring.kick()
         return ticket
 
-    def reap(self, timeout: float = 10) -> list[Ticket]:
+    def reap(self, timeout: float = PATIENCE) -> list[Ticket]:
         """Waits until at least one request is back, and returns those that are."""
         return [self.finish(done.head, done.length) for done in self.ring.wait(timeout)]
 
@@ -173,7 +173,7 @@ class Client:
             self._tags.insert(0, ticket.tag)
         return ticket
 
-    def wait_raw(self, ticket: Ticket, timeout: float = 10) -> bytes:
+    def wait_raw(self, ticket: Ticket, timeout: float = PATIENCE) -> bytes:
         """The reply's bytes; raises Dropped if the request came back without one."""
         while ticket.reply is None:
             self.reap(timeout)
@@ -181,7 +181,7 @@ class Client:
             raise Dropped
         return ticket.reply
 
-    def wait(self, ticket: Ticket, timeout: float = 10) -> Reply:
+    def wait(self, ticket: Ticket, timeout: float = PATIENCE) -> Reply:
         """The decoded reply. Raises P9Errno, ReplyError, Dropped or TimeoutError."""
         reply = wire.decode(self.wait_raw(ticket, timeout))
         if reply.tag != ticket.tag:

@@ -21,6 +21,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
+
+from tests.frontend import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +52,14 @@ class Daemon:
     As a context manager it is running inside, and at the end
     it is stopped and has to exit with 0.
     """
+
+    started: ClassVar[list[Daemon]] = []
+    """Those whose logs a failure shows: they run, or have ended during this test."""
+
+    @classmethod
+    def forget_ended(cls) -> None:
+        """Begin a test: leave in `started` only what runs."""
+        cls.started[:] = [daemon for daemon in cls.started if daemon.alive]
 
     def __init__(
         self,
@@ -122,6 +133,7 @@ class Daemon:
             cwd=self.cwd,
             pass_fds=self.pass_fds,
         )
+        Daemon.started.append(self)
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
         if wait:
@@ -139,7 +151,7 @@ class Daemon:
             self._silent = True
             self._news.notify_all()
 
-    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 20) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         """Waits for a condition outside this process; fails at once if the daemon has ended."""
         deadline = time.monotonic() + timeout
         while not ready():
@@ -149,7 +161,7 @@ class Daemon:
                 raise DaemonError(f"{what} within {timeout} s\n{self.output}")
             time.sleep(0.005)
 
-    def wait_line(self, pattern: str, timeout: float = 20) -> str:
+    def wait_line(self, pattern: str, timeout: float = PATIENCE) -> str:
         """Waits for a line of output that matches, and returns the first one."""
         search = re.compile(pattern).search
         with self._news:
@@ -163,7 +175,7 @@ class Daemon:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
+    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = PATIENCE) -> None:
         """Stops it; it must exit with 0, leave no socket and have shown no traceback."""
         if self.alive:
             self.process.send_signal(sign)
@@ -180,7 +192,7 @@ class Daemon:
             if word in self.output:
                 raise DaemonError(f"the daemon printed a {word}:\n{self.output}")
 
-    def wait(self, timeout: float = 10) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Waits for the exit status."""
         code = self.process.wait(timeout)
         if self._reader:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tests.frontend import PATIENCE
 from tests.frontend.memory import GuestMemory, Region
 
 NEXT = 1
@@ -129,7 +130,7 @@ class Ring:
         """Notifies the device without a look at the ring, which may be out of reach."""
         os.eventfd_write(self.kick_fd, 1)
 
-    def wait(self, timeout: float = 10) -> list[Completion]:
+    def wait(self, timeout: float = PATIENCE) -> list[Completion]:
         """Waits for the call descriptor until at least one chain is back.
 
         Raises TimeoutError, or RingError where chains are back but nobody called.
@@ -152,7 +153,7 @@ class Ring:
         """What the call descriptor has counted since the last look."""
         return self._drain(self.call_fd)
 
-    def wait_broken_or_used(self, timeout: float = 10) -> bool:
+    def wait_broken_or_used(self, timeout: float = PATIENCE) -> bool:
         """Waits until the ring is broken (true) or a chain is back (false)."""
         deadline = time.monotonic() + timeout
         while not self._arm():
@@ -165,7 +166,7 @@ class Ring:
             self.signals += self._drain(self.call_fd)  # it may be late, of a chain before
         return False
 
-    def wait_broken(self, timeout: float = 10) -> None:
+    def wait_broken(self, timeout: float = PATIENCE) -> None:
         """Waits until the device signals the err descriptor."""
         if not select.select([self.err_fd], [], [], timeout)[0]:
             raise TimeoutError(f"the err descriptor was not signalled within {timeout} s")

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from tests.frontend import PATIENCE
 from tests.frontend.memory import Region
 
 HEADER = struct.Struct("=III")
@@ -104,7 +105,7 @@ class Frontend:
     def __init__(self, path: str | None = None, sock: socket.socket | None = None) -> None:
         self.path = path or ""
         self.socket = sock or _connect(self.path)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE)
         self.protocol = 0
 
     def close(self) -> None:
@@ -262,7 +263,7 @@ def _region(region: Region) -> bytes:
     return REGION.pack(region.gpa, region.size, region.uva, region.mmap_offset)
 
 
-def _connect(path: str, patience: float = 10) -> socket.socket:
+def _connect(path: str, patience: float = PATIENCE) -> socket.socket:
     """Connects; a socket that is bound but does not listen yet is tried again."""
     deadline = time.monotonic() + patience
     while True:

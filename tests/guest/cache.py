@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +27,7 @@ Maker = Callable[[Path], None]
 
 _QUIET_SECONDS = 1.0
 """What takes less than this is not announced."""
+_DAYS_KEPT = 7.0
 
 
 def folder() -> Path:
@@ -70,12 +71,27 @@ def entry(name: str, make: Maker) -> Path:
     return final
 
 
+def kept(name: str, make: Maker) -> Path:
+    """As `entry`; deletes the files beside it that nobody has used for a week.
+
+    For what is built from sources that change.
+    """
+    while True:
+        path = entry(name, make)
+        with suppress(FileNotFoundError):  # another run has just deleted it as unused
+            os.utime(path)
+            break
+    forget_unused(path.parent, _DAYS_KEPT)
+    return path
+
+
 def forget_unused(path: Path, days: float) -> None:
     """Delete the files in `path` that have not been touched for `days` days."""
     oldest = time.time() - days * 86400
     for file in path.iterdir():
-        if file.is_file() and file.stat().st_mtime < oldest:
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run has renamed or deleted it
+            if file.is_file() and file.stat().st_mtime < oldest:
+                file.unlink()
 
 
 def _remove(path: Path) -> None:

@@ -43,7 +43,6 @@ _AT_BOOT = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
 _ON_DEMAND = ("overlay", "loop", "virtiofs", "ext4")
 _OLDER_KERNELS = ("crc32c_generic",)  # which ext4 asks for by its function, not by its name
 _HERE = Path(__file__).parent
-_DAYS_KEPT = 7.0
 
 _INIT = """#!/bin/busybox sh
 b=/bin/busybox
@@ -97,15 +96,7 @@ class Image:
                     writer.file(name.lstrip("/"), path.read_bytes(), mode)
                 writer.close()
 
-        return cls(kernel, flavour, _kept(f"images/{digest.hexdigest()[:16]}.cpio", make))
-
-
-def _kept(name: str, make: cache.Maker) -> Path:
-    """A cache entry among the images; those that nobody has used for a week are deleted."""
-    path = cache.entry(name, make)
-    os.utime(path)
-    cache.forget_unused(path.parent, _DAYS_KEPT)
-    return path
+        return cls(kernel, flavour, cache.kept(f"images/{digest.hexdigest()[:16]}.cpio", make))
 
 
 def _base(kernel: Kernel, flavour: str) -> Path:
@@ -128,7 +119,7 @@ def _base(kernel: Kernel, flavour: str) -> Path:
                 writer.tree(fetch.userland())
             writer.close()
 
-    return _kept(f"images/{flavour}-{kernel.name}-{digest.hexdigest()[:16]}.cpio", make)
+    return cache.kept(f"images/{flavour}-{kernel.name}-{digest.hexdigest()[:16]}.cpio", make)
 
 
 def _add_system(writer: Writer, flavour: str, at_boot: list[str]) -> None:
@@ -176,7 +167,7 @@ def agent() -> Path:
         if done.returncode:
             raise FetchError(f"{source} does not compile:\n{done.stderr}")
 
-    return _kept(f"images/agent-{key}", make)
+    return cache.kept(f"images/agent-{key}", make)
 
 
 @dataclass(frozen=True)

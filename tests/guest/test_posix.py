@@ -50,12 +50,12 @@ def conform(vm: VM, least: int, uid: int = 0) -> list[str]:
 
 @pytest.mark.guest
 @pytest.mark.parametrize("model", ["passthrough", pytest.param("none", marks=pytest.mark.full)])
-def test_root(boot: Boot, export: Path, tmp_path: Path, model: str) -> None:
+def test_root(boot: Boot, export: Path, model: str) -> None:
     """Guest root, and the users that it turns into; the daemon is root."""
     if os.geteuid() != 0:
         pytest.skip("serving files of several users needs root")
     (export / "here").mkdir()
-    program = build_posix(tmp_path)
+    program = build_posix()
     args = ("--path", str(export), "--multidevs", "remap", "--security-model", model)
     with Daemon(*args) as daemon:
         vm = boot("full", [Path(daemon.socket)], extra={"/opt/posix": program})
@@ -64,12 +64,12 @@ def test_root(boot: Boot, export: Path, tmp_path: Path, model: str) -> None:
 
 @pytest.mark.guest
 @(pytest.mark.full if os.geteuid() == 0 else pytest.mark.newest)
-def test_user(boot: Boot, export: Path, tmp_path: Path) -> None:
+def test_user(boot: Boot, export: Path) -> None:
     """A guest's user whose files a daemon of the same user serves, without any privilege."""
     root = os.geteuid() == 0
     uid = USER if root else os.geteuid()
     (export / "here").mkdir()
-    program = build_posix(tmp_path)
+    program = build_posix()
     daemon = Daemon("--path", str(export), "--multidevs", "remap", wrapper=AS_USER if root else ())
     if root:
         for path in (export, export / "here", daemon.directory):
@@ -86,7 +86,7 @@ OF_THE_FORMATS = 20
 @pytest.mark.guest
 @pytest.mark.parametrize("user", ["other", pytest.param("root", marks=pytest.mark.full)])
 @pytest.mark.parametrize("model", ["mapped-xattr", "mapped-file"])
-def test_mapped(boot: Boot, export: Path, tmp_path: Path, model: str, user: str) -> None:
+def test_mapped(boot: Boot, export: Path, model: str, user: str) -> None:
     """Guest root, and all users that it turns into, whoever the daemon is."""
     root = os.geteuid() == 0
     if user == "other" and not root:
@@ -100,7 +100,7 @@ def test_mapped(boot: Boot, export: Path, tmp_path: Path, model: str, user: str)
         for path in (ours, ours / "here", daemon.directory):
             os.chown(path, USER, USER)
     with daemon:
-        extra = {"/opt/posix": build_posix(tmp_path)}
+        extra = {"/opt/posix": build_posix()}
         peer = Virtfs(qemus, "peer", model)
         vm = boot("full", [Path(daemon.socket)], [peer], extra=extra)
         failed = {line.split()[2]: line for line in conform(vm, 4300)}

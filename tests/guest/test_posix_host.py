@@ -16,8 +16,8 @@ from tests.guest.posix.build import build_posix
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_posix(tmp_path_factory.mktemp("posix"))
+def program() -> Path:
+    return build_posix()
 
 
 def run(program: Path, *words: object) -> subprocess.CompletedProcess[str]:
