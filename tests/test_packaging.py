@@ -117,12 +117,13 @@ def test_a_source_distribution_is_built_installed_and_serves(sdist: Path, tmp_pa
     serves(environment, tmp_path)
 
 
-def test_a_source_distribution_has_all_of_csrc_and_nothing_generated(
+def test_a_source_distribution_has_csrc_and_documents_and_nothing_generated(
     tree: Path, sdist: Path
 ) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {str(p.relative_to(tree)) for p in tree.glob("csrc/**/*.*")} - names == set()
+    wanted = [*tree.glob("csrc/**/*.*"), *tree.glob("docs/*"), *tree.glob("*.md")]
+    assert {str(p.relative_to(tree)) for p in wanted} - names == set()
     assert not [name for name in names if name.startswith("build/")]
 
 

@@ -197,7 +197,8 @@ class Daemon:
         if hanging:
             log.warning(
                 "QEMU aborts when such a VM is reset or reboots next. To restart the daemon "
-                "without that, umount in the guest and unplug the device first: see README, Limits"
+                "without that, umount in the guest and unplug the device first: see "
+                "docs/troubleshooting.md"
             )
 
 

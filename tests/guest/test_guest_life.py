@@ -116,7 +116,7 @@ def test_unplugging_the_device(share: Mounted) -> None:
 
 
 def test_a_planned_restart_of_the_daemon(boot: Boot) -> None:
-    """As README, Limits, has it: the guest and its QEMU go on with another daemon."""
+    """As docs/troubleshooting.md has it: the guest and its QEMU go on with another daemon."""
     backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {}}, "server": False}}
     with scratch_export() as export:
         with Daemon("--path", str(export), *MODEL) as first:

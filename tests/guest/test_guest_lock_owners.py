@@ -1,8 +1,8 @@
-"""Whose a lock is: the rows of the README's table of lock owners, by programs of a real guest.
+"""Whose a lock is: the rows of the table in docs/guests.md, by programs of a real guest.
 
 Each row is a program that locks /mnt/f and says after each step how far it is; the host looks then
 whether it may have the file. Rows marked `otherwise` show where the host sees something else than
-the guest, because the client does not say more; the README says so too.
+the guest, because the client does not say more; so does docs/guests.md.
 """
 
 import fcntl

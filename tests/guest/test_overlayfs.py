@@ -1,6 +1,6 @@
 """overlayfs in a guest with its directories on the mount: lower, upper and work.
 
-What Linux's 9p client allows is told in the README. It has no renameat2 flags, so what overlayfs
+What Linux's 9p client allows is in docs/guests.md. It has no renameat2 flags, so what overlayfs
 does with these (renaming, or removing, a directory of the lower layer, renaming its files) fails,
 whatever the server; it is not tried here.
 """

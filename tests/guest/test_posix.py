@@ -3,7 +3,7 @@
 Nothing may fail, but under the mapped models what is in their formats: QEMU's own server, in the
 same guest, must then fail the same case. (Metadata count for the blocks of a file or for the
 directories in a directory.) What Linux's 9p client cannot do whatever the server is a group of its
-own in the program (client-limits/), which is not run here; the README names it.
+own in the program (client-limits/), which is not run here; docs/guests.md names it.
 """
 
 import os

@@ -116,7 +116,7 @@ def test_who_hangs_is_said(scratch: Path, sign: signal.Signals) -> None:
     assert len(said) == 1
     for part in (sign.name, f"process {os.getpid()} (", "'used'", daemon.socket):
         assert part in said[0]
-    assert "README, Limits" in daemon.output
+    assert "docs/troubleshooting.md" in daemon.output
     assert "idle" not in said[0]
 
 

@@ -1,0 +1,287 @@
+"""README and docs/ are true where a test without a VM can check it.
+
+The tables of options are those of the schema, the examples are configurations, links lead
+somewhere, files that are named exist, and the messages that troubleshooting quotes are in the
+source.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.bench import publish
+from vhost9p import cli_options, config_file, virtfs
+from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Items, Leaf, Shape
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+README_LINES_MAX = 200
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+WHOLE = {"--config", "--virtfs"}
+"""They describe a device at once."""
+OTHER_OPTIONS = {*WHOLE, "--help", "-h", "--version", "--print-capabilities"}
+THE_SAME = "the same"
+
+# ---- the tables of options -----------------------------------------------------------------------
+
+
+def expand(text: str) -> list[str]:
+    """a.{b,c} is a.b and a.c."""
+    parts = re.split(r"\{(.*?)\}", text)
+    return ["".join(each) for each in product(*(part.split(",") for part in parts))]
+
+
+def code(cell: str) -> list[str]:
+    """What a cell has in backquotes."""
+    return re.findall("`(.*?)`", cell)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split(" |")]
+
+
+def rows() -> Iterator[list[str]]:
+    """The cells of the tables of options."""
+    for line in CONFIGURATION.splitlines():
+        found = cells(line)
+        if line.startswith("| `") and len(found) == 5:
+            yield found
+
+
+def keys(shape: Shape, path: str = "") -> Iterator[tuple[str, Shape]]:
+    """The keys that have values, with the groups that they are in."""
+    if isinstance(shape, Group):
+        for key, inner in shape.keys.items():
+            yield from keys(inner, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, shape
+
+
+def test_every_key_has_a_row() -> None:
+    shapes = dict(keys(DEVICE)) | dict(TOP_KEYS)
+    documented = [key for row in rows() for text in code(row[0]) for key in expand(text)]
+    assert sorted(documented) == sorted(shapes)
+    for row in rows():
+        for key in expand(code(row[0])[0]):
+            shape = shapes[key]
+            if isinstance(shape, Items) and isinstance(shape.item, Group):
+                inner = set(shape.item.keys) - set(DEVICE.keys)
+                assert inner <= set(code(row[3])), f"{key}: the parts of an entry"
+
+
+def test_every_option_has_a_row() -> None:
+    actions = cli_options.build_parser()._actions
+    there = {option for action in actions for option in action.option_strings} - OTHER_OPTIONS
+    assert {option for row in rows() for option in code(row[1])} == there
+    assert all(option in CONFIGURATION for option in WHOLE)
+
+
+def test_qemus_names_are_in_their_column() -> None:
+    found = []
+    for row in rows():
+        names = expand(code(row[0])[0]) if row[2] == THE_SAME else code(row[2])
+        found += names
+    assert sorted(found) == sorted(virtfs.KEYS)
+
+
+def test_each_choice_is_in_its_row() -> None:
+    by_key = {key: row for row in rows() for key in expand(code(row[0])[0])}
+    for key, shape in [*keys(DEVICE), *TOP_KEYS.items()]:
+        if not isinstance(shape, Leaf):
+            continue
+        with pytest.raises(ValueError) as caught:
+            shape.parse("no such word\0")
+        if choices := re.match("is not one of ([^;]*)", str(caught.value)):
+            assert set(choices[1].split(", ")) <= set(code(by_key[key][3])), key
+
+
+# ---- the examples --------------------------------------------------------------------------------
+
+
+def examples() -> list[str]:
+    texts = (document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    return [each for text in texts for each in re.findall("```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize("text", examples(), ids=lambda text: text.split("\n")[0])
+def test_an_example_is_a_configuration(text: str, tmp_path: Path) -> None:
+    """It is read with directories of this machine in the place of its own; one that shows a part
+    gets the rest."""
+    if "path:" not in text:
+        text = "socket: s\npath: /srv\n" + text
+    text = re.sub(r"path: [^,}\n]*", f"path: {tmp_path}", text)
+    file = tmp_path / "vm.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert config_file.load(str(file)).devices
+    assert yaml.safe_load(text)
+
+
+def test_there_are_examples() -> None:
+    assert len(examples()) >= 8
+
+
+# ---- links ---------------------------------------------------------------------------------------
+
+LATER = {ROOT / "docs/architecture.md"}
+"""Documents that are being written."""
+
+
+def prose(document: Path) -> str:
+    """A document without its blocks of code."""
+    text = document.read_text(encoding="utf-8")
+    return re.sub("^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments of a document's headings, as GitHub makes them."""
+    found = set()
+    for heading in re.findall(r"^#+ +(.*)$", prose(document), re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+        found.add(words.replace(" ", "-"))
+    return found
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+            if not re.match("[a-z]+:", target):
+                yield document, target
+
+
+@pytest.mark.parametrize(
+    "document,target", [*links()], ids=lambda each: getattr(each, "name", None) or str(each)
+)
+def test_a_link_leads_somewhere(document: Path, target: str) -> None:
+    name, _, fragment = target.partition("#")
+    there = (document.parent / name).resolve() if name else document
+    if there in LATER and not there.exists():
+        return
+    assert there.exists(), f"{document.name}: {target}"
+    if fragment:
+        assert fragment in anchors(there), f"{document.name}: {target}"
+
+
+def named_files() -> Iterator[tuple[str, str]]:
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:csrc|docs|tests|vhost9p)/[\w./-]*)", prose(document)):
+            yield document.name, name
+
+
+@pytest.mark.parametrize("document,name", [*named_files()])
+def test_a_file_that_is_named_exists(document: str, name: str) -> None:
+    assert (ROOT / name).exists(), document
+
+
+def test_the_readme_is_short_and_names_every_document() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= README_LINES_MAX
+    for document in (*ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
+        assert f"]({document.relative_to(ROOT)})" in text, document.name
+
+
+def test_the_readmes_figures_are_those_of_the_whole_run() -> None:
+    """And a script finds both."""
+    text = README.read_text(encoding="utf-8")
+    whole = publish.BLOCK.search((ROOT / "docs/bench.md").read_text(encoding="utf-8"))
+    assert whole
+    assert publish.fill(text, publish.excerpt("\n".join(whole[0].splitlines()[1:-1]))) == text
+
+
+RUN = """- a machine
+- vhost9p: vhost9p 1
+- vhost9p mapped: vhost9p 1
+
+tmpfs is tmpfs.
+
+| workload, unit | ratio |
+| --- | --- |
+| stat | 2.00 |
+
+Everything:
+"""
+
+
+def test_a_run_is_published(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/bench.md"):
+        (tmp_path / name).write_text("Before.\n<!-- measured -->\nold\n<!-- end -->\nAfter.\n")
+    (tmp_path / "bench.md").write_text(RUN)
+    (tmp_path / publish.CHART).write_text("chart")
+    publish.publish(tmp_path, tmp_path)
+    table = "| workload, unit | ratio |\n| --- | --- |\n| stat | 2.00 |"
+    about = "- a machine\n- vhost9p: vhost9p 1"
+    for name, block in (("README.md", f"{about}\n\n{table}"), ("docs/bench.md", RUN.strip())):
+        expected = f"Before.\n<!-- measured -->\n{block}\n<!-- end -->\nAfter.\n"
+        assert (tmp_path / name).read_text() == expected
+    assert (tmp_path / "docs" / publish.CHART).read_text() == "chart"
+
+
+@pytest.mark.parametrize("line", ["FAILED stat", "virtiofsd was left out: it is missing"])
+def test_a_run_that_is_not_whole_is_not_published(line: str, tmp_path: Path) -> None:
+    (tmp_path / "bench.md").write_text(RUN.replace("\n\n", f"\n- {line}\n\n", 1))
+    with pytest.raises(SystemExit):
+        publish.publish(tmp_path, tmp_path)
+
+
+# ---- quoted messages -----------------------------------------------------------------------------
+
+ANYTHING = "…"
+"""Stands for what differs from message to message."""
+PLACEHOLDER = re.compile(r"%[-+0-9.]*[a-z]")
+
+
+def joined(node: ast.AST) -> str | None:
+    """A string as it is written, with `…` for what is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return PLACEHOLDER.sub(ANYTHING, node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(joined(part) or ANYTHING for part in node.values)
+    return None
+
+
+def strings_of_the_source() -> list[str]:
+    """The strings of the daemon's Python, without docstrings, and of its C."""
+    found = []
+    for file in ROOT.glob("vhost9p/**/*.py"):
+        nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+        docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+        found += [text for node in nodes if node not in docstrings and (text := joined(node))]
+    for file in ROOT.glob("csrc/**/*.c"):
+        found += re.findall(r'"((?:[^"\\\n]|\\.)*)"', file.read_text(encoding="utf-8"))
+    return found
+
+
+def quoted_messages() -> list[str]:
+    """What the first column has in each table of what the daemon says."""
+    found, here = [], False
+    for line in TROUBLESHOOTING.splitlines():
+        here = (here and line.startswith("|")) or line.startswith("| the daemon says |")
+        if here:
+            found += code(cells(line)[0])
+    return found
+
+
+SOURCE = strings_of_the_source()
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_a_quoted_message_is_the_daemons(message: str) -> None:
+    """Each piece between two `…` is in a string of the source. What one string says in several
+    pieces is not looked for as a whole, since messages are put together from several."""
+    pieces = [piece.strip() for piece in message.split(ANYTHING)]
+    assert max(map(len, pieces)) >= 8, "too little to be looked for"
+    for piece in filter(None, pieces):
+        assert any(piece in text for text in SOURCE), piece
+
+
+def test_there_are_quoted_messages() -> None:
+    assert len(quoted_messages()) >= 30
