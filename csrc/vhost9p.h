@@ -430,7 +430,7 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
     uint64_t inodes,
-        parked; /* files that fids stand for; those without descriptors (fid/evict.h) */
+        evicted; /* files that fids stand for; those without descriptors (fid/evict.h) */
     uint32_t threads, broken;
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
