@@ -236,7 +236,7 @@ static struct v9_request *pop(struct v9_device *dev)
         dev->starved = true;
         return NULL;
     }
-    if (v9_virtqueue_take(&dev->ring, &dev->mem, &r->chain) == 0 &&
+    if (v9_virtqueue_pop(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
         enter_tag(dev, r);

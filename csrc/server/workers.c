@@ -101,7 +101,7 @@ static void wait_for_kick(struct v9_device *dev)
     pthread_mutex_lock(&dev->lock);
     __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
     if (v9_device_can_run(dev))
-        v9_virtqueue_disarm(&dev->ring);
+        v9_virtqueue_disable_notification(&dev->ring);
 }
 
 /* A runner begins something that may take long. */
@@ -115,7 +115,7 @@ static void begin_work(struct v9_device *dev, struct v9_worker *worker)
     v9_workers_watch(dev);
     /* A fellow runner sleeps: it must hear of the next chain, whether it is there already or the
      * driver, who was told to kick for this one only, is yet to add it. */
-    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_arm(&dev->ring))
+    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_enable_notification(&dev->ring))
         v9_workers_wake(dev);
 }
 
@@ -245,7 +245,7 @@ static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adap
         __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
     }
     if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
-               !v9_virtqueue_arm(&dev->ring))) {
+               !v9_virtqueue_enable_notification(&dev->ring))) {
         v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
         if (v9_request_is_due(dev))
             return NULL;

@@ -31,9 +31,9 @@ PROGRAMS = sorted([*HERE.rglob("test_*.c"), *(ROOT / "tests" / "fuzz").rglob("fu
 SKIPPED = 77  # check.h's
 
 NOT_FOR_RACES = (
-    "test_vring_threads",  # two threads that spin, and
-    "fuzz_vring",  # one that changes all memory: by far too slow
-    "test_guest_mem",  # takes memory away under one that writes there, on purpose
+    "test_virtqueue_threads",  # two threads that spin, and
+    "fuzz_virtqueue",  # one that changes all memory: by far too slow
+    "test_guest_memory",  # takes memory away under one that writes there, on purpose
 )
 
 

@@ -1,6 +1,6 @@
 // sources: request/reply.c base/budget.c request/rate_queue.c virtio/guest_memory.c virtio/iov.c
 // base/shrinker.c request/request.c base/token_bucket.c request/upcall.c virtio/virtqueue.c
-// virtio/packed.c virtio/split.c
+// virtio/packed.c virtio/split.c virtio/descriptor_chain.c
 /*
  * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
  * that a guest that goes on sending it does not keep the lock.
