@@ -27,7 +27,7 @@ int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *con
     v9_token_bucket_init(&delays->throttle, conf, now_ns());
     for (int i = 0; i < 2; i++)
         delays->queues[i].last = &delays->queues[i].first;
-    ex->delays = delays;
+    ex->rate_queues = delays;
     return 0;
 }
 
@@ -38,14 +38,14 @@ static bool is_write(const struct v9_request *r)
 
 int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *r, uint32_t bytes)
 {
-    struct v9_rate_queues *delays = ex->delays;
+    struct v9_rate_queues *delays = ex->rate_queues;
     const bool write = is_write(r);
     int64_t now;
     bool wait;
 
     if (!delays || r->admitted)
         return 0;
-    r->delays = delays;
+    r->rate_queues = delays;
     r->bytes = bytes;
     pthread_mutex_lock(&dev->lock);
     now = now_ns();
@@ -82,7 +82,7 @@ static void set_timer(v9_device *dev, int64_t now)
 
     for (uint32_t i = 0; dev->delayed && i < V9_EXPORTS_MAX; i++) {
         const v9_export *ex = dev->exports[i];
-        int64_t its = ex && ex->delays ? shortest_wait(ex->delays, now) : INT64_MAX;
+        int64_t its = ex && ex->rate_queues ? shortest_wait(ex->rate_queues, now) : INT64_MAX;
         wait = its < wait ? its : wait;
     }
     due = wait < INT64_MAX - now ? now + wait : INT64_MAX;
@@ -98,7 +98,7 @@ static void set_timer(v9_device *dev, int64_t now)
 
 void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
 {
-    struct v9_queue *queue = &r->delays->queues[is_write(r)];
+    struct v9_queue *queue = &r->rate_queues->queues[is_write(r)];
 
     r->state = V9_RATE_LIMITED;
     r->next = NULL;
@@ -111,7 +111,7 @@ void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
 
 void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
 {
-    struct v9_queue *queue = &r->delays->queues[is_write(r)];
+    struct v9_queue *queue = &r->rate_queues->queues[is_write(r)];
 
     *r->link = r->next;
     if (r->next)
@@ -158,8 +158,8 @@ struct v9_request *v9_rate_queue_next(v9_device *dev)
     if (now < dev->due && !dev->hurry && !dev->barrier)
         return NULL;
     for (uint32_t i = 0; !r && i < V9_EXPORTS_MAX; i++)
-        if (dev->exports[i] && dev->exports[i]->delays)
-            r = next_of(dev, dev->exports[i]->delays, now);
+        if (dev->exports[i] && dev->exports[i]->rate_queues)
+            r = next_of(dev, dev->exports[i]->rate_queues, now);
     if (r) {
         v9_rate_queue_leave(dev, r);
         r->admitted = true;

@@ -30,7 +30,7 @@
 #include "export/qidmap.h"
 #include "fid/fid.h"
 #include "fs/attributes.h"
-#include "fs/create.h"
+#include "fs/created.h"
 #include "request/notify.h"
 #include "server/adaptive_poll.h"
 #include "vhost9p.h"
@@ -80,17 +80,17 @@ struct v9_request {
     bool admitted;   /* it has waited for its time */
     uint8_t asked;   /* how often it has asked about a mount */
     uint16_t tag;
-    uint16_t tag_before, tag_after;  /* slot + 1: others in its list of dev->tags */
-    int error;                       /* found while parsing the header, -errno */
-    uint32_t size;                   /* size[4] of the message */
-    uint32_t data_size;              /* bytes of it in data */
-    uint32_t target, target_seq;     /* V9_FLUSHING: the request that was flushed */
-    uint32_t bytes;                  /* that it is to move, and */
-    struct v9_rate_queues *delays;   /* where it waits for that: request/rate_queue.c's */
-    struct v9_request *next, **link; /* in the device's free list, or (link, too) among delays */
-    struct v9_question question;     /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
-    struct v9_created made;          /* p9/create.c: what it has made, and is still to tell of; */
-    uint32_t made_in;                /* the index of the export that this belongs to */
+    uint16_t tag_before, tag_after;     /* slot + 1: others in its list of dev->tags */
+    int error;                          /* found while parsing the header, -errno */
+    uint32_t size;                      /* size[4] of the message */
+    uint32_t data_size;                 /* bytes of it in data */
+    uint32_t target, target_seq;        /* V9_FLUSHING: the request that was flushed */
+    uint32_t bytes;                     /* that it is to move, and */
+    struct v9_rate_queues *rate_queues; /* where it waits for that: request/rate_queue.c's */
+    struct v9_request *next, **link;    /* in the device's free list, or (link, too) among delays */
+    struct v9_question question;        /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
+    struct v9_created made; /* p9/create.c: what it has made, and is still to tell of; */
+    uint32_t made_in;       /* the index of the export that this belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -229,7 +229,7 @@ struct v9_use {
     uint64_t now;   /* v9_dentry_now() of before its name was looked at; 0: it was not */
     bool wanted;    /* attr is */
     bool seen;      /* attr is what v9_attr_look told of the file just now, after moment */
-    int64_t moment; /* v9_metadata_cache_now() */
+    int64_t moment; /* v9_ctime_now() */
     struct v9_attr attr;
 };
 /*

@@ -86,11 +86,14 @@ def object_of(source: Path, variant: str, folder: Path) -> Path:
 
 
 def sources_of(program: Path) -> list[Path]:
-    """A program begins with `// sources: a.c b.c`, over as many lines of comments as it takes."""
+    """A program begins with `// sources: a.c b.c room/`, over as many lines of comments as it takes;
+    a room stands for all of its files."""
     lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
     match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
     assert match, f"{program.name} does not begin with its sources"
-    return [program, *(ROOT / "csrc" / name for name in match[1].split())]
+    named = (ROOT / "csrc" / name for name in match[1].split())
+    files = (sorted(path.glob("*.c")) if path.is_dir() else [path] for path in named)
+    return [program, *dict.fromkeys(itertools.chain(*files))]
 
 
 def build(program: Path, variant: str, folder: Path) -> Path:
