@@ -66,7 +66,7 @@ struct v9_inode {
     struct v9_link link;   /* by the key; `next` is index + 1 in the free list */
 
     uint64_t st_dev, st_ino, mnt_id, btime; /* with export: the key; btime in ns, 0 if unknown */
-    uint64_t changed;                      /* ctime in ns, when it was last walked to */
+    uint64_t changed;                       /* ctime in ns, when it was last walked to */
     uint64_t told; /* fid/known_size.h: the client's size + 1; 0: not known */
 };
 _Static_assert(sizeof(struct v9_inode) == 128, "a inode is two cache lines");

@@ -86,8 +86,8 @@ def object_of(source: Path, variant: str, folder: Path) -> Path:
 
 
 def sources_of(program: Path) -> list[Path]:
-    """A program begins with `// sources: a.c b.c room/`, over as many lines of comments as it takes;
-    a room stands for all of its files."""
+    """A program begins with `// sources: a.c room/`, over as many lines of comments as it takes; a
+    room stands for all of its files."""
     lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
     match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
     assert match, f"{program.name} does not begin with its sources"
