@@ -26,6 +26,8 @@ typedef struct v9_qidmap v9_qidmap;
 typedef struct v9_quota v9_quota;
 typedef struct v9_mounts v9_mounts;
 
+#include "base/outcome.h"
+
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
 /* How many bytes of addresses the process has, all of them. */
@@ -68,13 +70,6 @@ int v9_name_check(const char *name, uint32_t size);
 enum {
     V9_DEV_IDENTITY = 1, /* qid.path = st_ino (multidevs warn, and forbid's own device) */
     V9_DEV_DENY = 2,     /* every file of this device: ENODEV (multidevs forbid) */
-};
-
-/* Not errno values: the qid map lacks an entry, Python has to decide and install one. */
-enum {
-    V9_NO_DEVICE = 4097, /* (st_dev, mount id) is unknown */
-    V9_NO_GROUP = 4098,  /* the device has no group for this inode's high bits */
-    V9_NO_MOUNT = 4100,  /* it is not known which entries of a mount's directories to look at */
 };
 
 v9_qidmap *v9_qidmap_new(void);

@@ -46,13 +46,6 @@
 #define V9_FEATURE_EVENT_IDX 29
 #define V9_FEATURE_PACKED 34
 
-/* What a handler may return besides a reply's size or -errno. */
-enum { V9_PASS = -8192 };  /* not mine: up to Python */
-enum { V9_FLUSH = -8193 }; /* a Tflush, which concerns the others in flight: v9_request_finish's */
-enum {
-    V9_NOT_YET = 4099
-}; /* -V9_NOT_YET: to be run again when its time has come (request/rate_queue.h) */
-
 enum v9_state {
     V9_FREE,
     V9_RUNNING,      /* a serving thread has it */

@@ -136,7 +136,7 @@ static bool turn(void)
     result = v9_request_run(&dev, r, &scratch);
     pthread_mutex_lock(&dev.lock);
     dev.busy--;
-    if (result == V9_PASS)
+    if (result == -V9_NOT_OURS)
         v9_upcall_request(&dev, r, &scratch);
     else
         v9_request_finish(&dev, r, result);
