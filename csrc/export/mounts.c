@@ -9,8 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fs/attributes.h"
-
 enum { PLACES = 4096 }; /* a power of two; the kernel numbers mounts one by one */
 
 struct v9_mounts {
@@ -46,12 +44,6 @@ void v9_mounts_free(v9_mounts *mounts)
     pthread_mutex_destroy(&mounts->lock);
     close(mounts->fd);
     free(mounts);
-}
-
-int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts)
-{
-    ex->mounts = mounts;
-    return 0;
 }
 
 /* ---- views -------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ static int find_again(struct v9_fids *fids, const struct v9_inode *inode, int32_
         pthread_mutex_unlock(&fids->lock);
         fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : follow(ex, inode, &way, anchor_fd);
         *meta_fd = fd >= 0 ? v9_mapped_find(ex, fd) : -1;
-        settled = !patient || v9_seqcount_held(&ex->moves, moment);
+        settled = !patient || !v9_seqcount_read_retry(&ex->moves, moment);
         if (fd == -ESTALE && !settled)
             nanosleep(&pause, NULL);
         pthread_mutex_lock(&fids->lock);
@@ -319,7 +319,7 @@ static bool park_node(struct v9_fids *fids, uint32_t index)
         err = try_path(ex, inode, &way);
     pthread_mutex_lock(&fids->lock);
     inode->parking = false;
-    if (!err && !inode->pins && !inode->recent && v9_seqcount_held(&ex->moves, moment))
+    if (!err && !inode->pins && !inode->recent && !v9_seqcount_read_retry(&ex->moves, moment))
         stored = v9_evicted_store(&fids->inodes.park, &way);
     if (stored) {
         inode->btime_conclusive = way.btime_conclusive;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "export/export.h"
 #include "fid/evict.h"
 #include "fid/fid.h"
 

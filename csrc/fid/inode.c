@@ -2,6 +2,7 @@
 #include "inode.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fid/cached.h"
@@ -26,7 +27,8 @@ static bool is_certain(const struct v9_inode *inode)
 static bool is_file(const struct v9_inode *inode, const struct v9_attr *attr)
 {
     return inode->st_ino == attr->st_ino && inode->st_dev == attr->st_dev &&
-           inode->mnt_id == attr->mnt_id && inode->born == v9_attr_born(attr) && is_certain(inode);
+           inode->mnt_id == attr->mnt_id && inode->btime == v9_attr_btime(attr) &&
+           is_certain(inode);
 }
 
 bool v9_inode_is(const struct v9_inodes *inodes, uint32_t index, const struct v9_attr *attr)
@@ -39,7 +41,7 @@ bool v9_inodes_are_same(const struct v9_inodes *inodes, uint32_t one, uint32_t o
     const struct v9_inode *a = &inodes->entries[one - 1], *b = &inodes->entries[other - 1];
 
     return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->mnt_id == b->mnt_id &&
-           a->born == b->born && a->export == b->export && is_certain(a) && is_certain(b);
+           a->btime == b->btime && a->export == b->export && is_certain(a) && is_certain(b);
 }
 
 static uint32_t find(struct v9_inodes *inodes, const struct v9_found *found)
@@ -230,7 +232,7 @@ static uint32_t make(struct v9_inodes *inodes, const struct v9_found *found, uin
         .st_dev = attr->st_dev,
         .st_ino = attr->st_ino,
         .mnt_id = attr->mnt_id,
-        .born = v9_attr_born(attr),
+        .btime = v9_attr_btime(attr),
         .export = found->export,
         .refs = 1,
         .shared = !inodes->unshared,

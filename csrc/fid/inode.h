@@ -65,8 +65,8 @@ struct v9_inode {
     uint32_t older, newer; /* index + 1 in its list of those with descriptors */
     struct v9_link link;   /* by the key; `next` is index + 1 in the free list */
 
-    uint64_t st_dev, st_ino, mnt_id, born; /* with export: the key; born in ns, 0 if unknown */
-    uint64_t changed;                      /* ctime in ns, when it was last walked to */
+    uint64_t st_dev, st_ino, mnt_id, btime; /* with export: the key; btime in ns, 0 if unknown */
+    uint64_t changed;                       /* ctime in ns, when it was last walked to */
     uint64_t told; /* fid/known_size.h: the client's size + 1; 0: not known */
 };
 _Static_assert(sizeof(struct v9_inode) == 128, "a inode is two cache lines");
@@ -167,7 +167,7 @@ static inline void v9_inode_renew_version(struct v9_inode *inode, uint32_t versi
 }
 static inline struct v9_identity v9_inode_identity(const struct v9_inode *inode)
 {
-    return (struct v9_identity){inode->st_dev, inode->st_ino, inode->mnt_id, inode->born};
+    return (struct v9_identity){inode->st_dev, inode->st_ino, inode->mnt_id, inode->btime};
 }
 /* Whether two inodes are of one file, as long as what tells that is certain of both. */
 bool v9_inodes_are_same(const struct v9_inodes *inodes, uint32_t one, uint32_t other);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/sys.h"
 #include "export/containment.h"
 
 _Static_assert(V9_HANDLE_MAX >= MAX_HANDLE_SZ, "name_to_handle_at(2)");
@@ -18,44 +19,6 @@ union handle {
     struct file_handle head;
     uint8_t bytes[sizeof(struct file_handle) + V9_HANDLE_MAX];
 };
-
-/* ---- paths -------------------------------------------------------------------------------------
- */
-
-/* Appends "/name". */
-static int append(char path[PATH_MAX], int size, const char *name)
-{
-    const size_t more = strlen(name), slash = size > 0;
-
-    if ((size_t)size + slash + more >= PATH_MAX)
-        return -ENAMETOOLONG;
-    if (slash)
-        path[size] = '/';
-    memcpy(path + size + slash, name, more + 1);
-    return size + (int)(slash + more);
-}
-
-int v9_recipe_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
-{
-    char root[PATH_MAX];
-    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
-
-    if (base < 0)
-        return base;
-    size = v9_sys_path(ex->proc_fd, fd, path);
-    if (size < 0)
-        return size;
-    if (root[base - 1] == '/') /* "/" itself */
-        base--;
-    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
-        return -ENOENT;
-    base += path[base] == '/';
-    size -= base;
-    memmove(path, path + base, (size_t)size + 1);
-    if (*name)
-        return append(path, size, name);
-    return size ? size : -EBUSY;
-}
 
 /* ---- handles -----------------------------------------------------------------------------------
  */
@@ -96,7 +59,7 @@ static bool is_of_age(uint64_t born)
 
 static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
 {
-    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->born == b->born &&
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->btime == b->btime &&
            a->mnt_id == b->mnt_id;
 }
 
@@ -106,7 +69,7 @@ int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, stru
     struct v9_identity seen;
     union handle handle;
     uint64_t nlink;
-    int size, err = v9_attr_identify(fd, "", &seen, host_mode, &nlink);
+    int size, err = v9_host_identify(fd, "", &seen, host_mode, &nlink);
 
     if (err)
         return err;
@@ -114,10 +77,10 @@ int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, stru
         return -EBUSY;
     if (!nlink || !is_same(&seen, is))
         return -ESTALE;
-    size = v9_recipe_path(ex, fd, "", way->path);
+    size = v9_export_path(ex, fd, "", way->path);
     way->path_size = size < 0 ? 0 : (uint32_t)size;
     way->handle_size = 0;
-    way->btime_conclusive = is_of_age(is->born);
+    way->btime_conclusive = is_of_age(is->btime);
     if (read_handle(fd, &handle) < 0)
         return way->btime_conclusive ? 0 : -EAGAIN;
     way->handle_type = handle.head.handle_type;
@@ -153,7 +116,7 @@ static bool is_on_mount(int fd, uint64_t mnt_id)
     uint64_t nlink;
     uint32_t mode;
 
-    return !v9_attr_identify(fd, "", &seen, &mode, &nlink) && seen.mnt_id == mnt_id;
+    return !v9_host_identify(fd, "", &seen, &mode, &nlink) && seen.mnt_id == mnt_id;
 }
 
 /* Opens something on a mount for reading, which can be asked for files by handle: the export's
@@ -201,7 +164,7 @@ static bool is_proven(int fd, const struct v9_identity *is, const struct v9_reci
     uint64_t nlink;
     uint32_t mode;
 
-    if (v9_attr_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
+    if (v9_host_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
         return false;
     if (!way->handle_size)
         return true;

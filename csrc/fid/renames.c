@@ -35,7 +35,7 @@ int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *nam
 
     if (fd < 0)
         fd = dev->exports[export]->conf.root_fd;
-    if (v9_attr_identify(fd, name, &is, &mode, &nlink))
+    if (v9_host_identify(fd, name, &is, &mode, &nlink))
         return 0;
     v9_cached_lose(&dev->fids, is.st_dev, is.st_ino);
     err = v9_evict_return_file(&dev->fids, is.st_dev, is.st_ino);
@@ -45,7 +45,7 @@ int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *nam
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
                   char path[V9_PATH_SIZE])
 {
-    return v9_recipe_path(dev->exports[export], fd, name, path);
+    return v9_export_path(dev->exports[export], fd, name, path);
 }
 
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name)
@@ -82,7 +82,7 @@ static bool is_there(struct v9_device *dev, const struct v9_fid *fid, const char
     uint32_t above = 0;
     int32_t fd = *name ? v9_fids_node(&dev->fids, fid)->path_fd
                        : v9_fids_own_name(&dev->fids, fid, own, &above);
-    bool is = fd >= 0 && !v9_attr_glance(fd, *name ? name : own, &attr);
+    bool is = fd >= 0 && !v9_host_stat(fd, *name ? name : own, &attr);
 
     if (above)
         v9_fids_step_off(&dev->fids, above);

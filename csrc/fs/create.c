@@ -1,6 +1,21 @@
+/*
+ * create: creating and unlinking entries of an export's directories.
+ *
+ * v9_create and v9_unlink (vhost9p.h) map the guest's ids to the host's, keep the quota true, and
+ * leave the rest to the security model:
+ *
+ *   passthrough, none   here: what the guest creates has the guest's owner and mode on the host.
+ *       With privilege the creating call runs as that owner (export/credentials.h); without, the
+ *       daemon can create files of its own user only: passthrough fails with EPERM, none does not.
+ *   mapped              fs/create_mapped.c: plain files of the daemon's own user. A file gets its
+ *       content and its metadata before it gets its name: the guest never sees it as something
+ *       else, and a daemon that ends in the middle never leaves half of one.
+ *
+ * Before each change the most that it may take of the quota is set aside. A new name may let its
+ * directory grow by a block; new directories and symlinks may take one of their own. Removing takes
+ * nothing, and is never refused.
+ */
 #define _GNU_SOURCE
-#include "fs/create.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,7 +25,12 @@
 #include "base/budget.h"
 #include "base/sys.h"
 #include "export/containment.h"
+#include "export/credentials.h"
+#include "export/export.h"
+#include "fs/create_mapped.h"
+#include "fs/created.h"
 #include "mapped/mapped.h"
+#include "mapped/sidecar.h"
 #include "quota/quota.h"
 
 enum {
@@ -20,17 +40,6 @@ enum {
     SET_IDS = S_ISUID | S_ISGID,
     NOT_FOR_NEW = O_TRUNC | O_DIRECTORY, /* mean nothing for a file that is just created */
 };
-
-void v9_created_close(struct v9_created *made)
-{
-    if (made->path_fd >= 0)
-        v9_budget_close(made->path_fd);
-    if (made->meta_fd >= 0)
-        v9_budget_close(made->meta_fd);
-    if (made->io_fd >= 0)
-        v9_budget_close(made->io_fd);
-    *made = V9_CREATED_NONE;
-}
 
 /* ---- as the owner ------------------------------------------------------------------------------
  */
@@ -111,7 +120,7 @@ static bool is_kind(int fd, const struct v9_new *as)
     return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind;
 }
 
-static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
+static int create_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
 {
     struct v9_cred cred;
     int fd, err = cred_of(ex, as, &cred);
@@ -120,11 +129,11 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
         return err;
     do
         if (as->kind == V9_NEW_DIR)
-            err = v9_sys_mkdir(&cred, dir_fd, name, as->mode);
+            err = v9_cred_mkdir(&cred, dir_fd, name, as->mode);
         else if (as->kind == V9_NEW_LINK)
-            err = v9_sys_symlink(&cred, as->target, dir_fd, name);
+            err = v9_cred_symlink(&cred, as->target, dir_fd, name);
         else
-            err = v9_sys_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
+            err = v9_cred_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
     while (try_as_self(&cred, err));
     if (err || is_complete(ex, as))
         return err;
@@ -139,25 +148,6 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
 /* ---- files that are opened ---------------------------------------------------------------------
  */
 
-static bool is_same(int one, int other)
-{
-    struct stat a, b;
-
-    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
-int v9_created_reach(v9_export *ex, int dir_fd, const char *name, int fd)
-{
-    int path_fd = v9_sys_reach(dir_fd, name, 0);
-
-    if (path_fd >= 0 && is_same(path_fd, fd))
-        return path_fd;
-    if (path_fd >= 0)
-        v9_budget_close(path_fd);
-    return v9_export_reopen(ex, fd);
-}
-
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
                       int host, struct v9_created *made)
 {
@@ -168,7 +158,7 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
         return err;
     made->io_flags = host;
     do
-        made->io_fd = v9_sys_create(&cred, dir_fd, name, host, as->mode);
+        made->io_fd = v9_cred_create(&cred, dir_fd, name, host, as->mode);
     while (try_as_self(&cred, made->io_fd));
     if (made->io_fd < 0)
         return made->io_fd;
@@ -222,8 +212,8 @@ static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
     return host & O_TRUNC ? v9_caps_drop(&ex->caps, made->io_fd, &caps_seen) : 0;
 }
 
-static int create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                  struct v9_created *made)
+static int create_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                       struct v9_created *made)
 {
     const int host = v9_sys_open_flags(as->flags);
     int err;
@@ -243,12 +233,12 @@ static int create(v9_export *ex, int dir_fd, const char *name, const struct v9_n
     return -EAGAIN;
 }
 
-static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                struct v9_created *made)
+static int create_any(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                      struct v9_created *made)
 {
     if (as->kind == V9_NEW_FILE)
-        return create(ex, dir_fd, name, as, made);
-    return ex->conf.model == V9_MODEL_HOST ? make_entry(ex, dir_fd, name, as)
+        return create_file(ex, dir_fd, name, as, made);
+    return ex->conf.model == V9_MODEL_HOST ? create_entry(ex, dir_fd, name, as)
                                            : v9_create_mapped_other(ex, dir_fd, name, as, made);
 }
 
@@ -269,7 +259,7 @@ static int open_counted(v9_export *ex, int dir_fd, const char *name, const struc
 
     if (err)
         return err;
-    err = make(ex, dir_fd, name, as, made);
+    err = create_any(ex, dir_fd, name, as, made);
     v9_quota_change_end(ex->quota, &change);
     return err;
 }
@@ -288,8 +278,8 @@ static void count_new(v9_export *ex, int dir_fd, const char *name)
     v9_budget_close(fd);
 }
 
-static int make_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                        struct v9_created *made)
+static int create_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                          struct v9_created *made)
 {
     const uint64_t blocks = as->kind == V9_NEW_DIR || as->kind == V9_NEW_LINK ? 2 : 1;
     struct v9_quota_change change = {
@@ -298,20 +288,20 @@ static int make_counted(v9_export *ex, int dir_fd, const char *name, const struc
 
     if (err)
         return err;
-    err = make(ex, dir_fd, name, as, made);
+    err = create_any(ex, dir_fd, name, as, made);
     count_new(ex, dir_fd, name);
     v9_quota_change_end(ex->quota, &change);
     return err;
 }
 
-static int make_within_quota(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                             struct v9_created *made)
+static int create_within_quota(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                               struct v9_created *made)
 {
     const int there = look_for(dir_fd, name);
     int err;
 
     if (there == -ENOENT)
-        return make_counted(ex, dir_fd, name, as, made);
+        return create_counted(ex, dir_fd, name, as, made);
     if (there < 0)
         return there; /* nor could what is made be looked at, to count it */
     err = open_counted(ex, dir_fd, name, as, there, made);
@@ -348,8 +338,8 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
     if (as.kind != V9_NEW_NODE)
         as.mode &= PERMISSIONS;
     begin(ex);
-    err = ex->quota ? make_within_quota(ex, dir_fd, name, &as, made)
-                    : make(ex, dir_fd, name, &as, made);
+    err = ex->quota ? create_within_quota(ex, dir_fd, name, &as, made)
+                    : create_any(ex, dir_fd, name, &as, made);
     end(ex);
     if (err)
         v9_created_close(made);
@@ -359,21 +349,21 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
 /* ---- removing ----------------------------------------------------------------------------------
  */
 
-static int unmake(v9_export *ex, int dir_fd, const char *name, bool directory)
+static int remove_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
     if (ex->conf.model == V9_MODEL_FILE)
         return v9_sidecar_remove(ex, dir_fd, name, directory);
     return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
 }
 
-static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
+static int remove_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
     const int victim = look_for(dir_fd, name); /* if it cannot be had, it stays counted */
     struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
     int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
 
     if (!err) {
-        err = unmake(ex, dir_fd, name, directory);
+        err = remove_entry(ex, dir_fd, name, directory);
         change.gone[1] = !err && directory;
         v9_quota_change_end(ex->quota, &change);
     }
@@ -389,8 +379,8 @@ int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t director
     if (v9_export_hides(ex, dir_fd, name))
         return -EINVAL;
     begin(ex);
-    err = ex->quota ? unmake_counted(ex, dir_fd, name, directory)
-                    : unmake(ex, dir_fd, name, directory);
+    err = ex->quota ? remove_counted(ex, dir_fd, name, directory)
+                    : remove_entry(ex, dir_fd, name, directory);
     end(ex);
     return err;
 }

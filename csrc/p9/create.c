@@ -1,6 +1,6 @@
 /*
  * fast_make: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: what makes and removes entries
- * (fs/create.h).
+ * (fs/create.c).
  *
  * A reply tells the qid of what was made, and that may be a question for Python. The request is run
  * again then, but nothing is made twice: what it has made stays in the request meanwhile, by its
@@ -13,7 +13,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "fs/create.h"
+#include "fs/created.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
 

@@ -47,7 +47,7 @@ static int pass(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     const int err = v9_p9_prepare(dev, r);
 
     (void)in, (void)scratch;
-    return err ? err : V9_PASS;
+    return err ? err : -V9_NOT_OURS;
 }
 
 /* Runs a handler; and again, once Python has decided what it asked. */
@@ -68,18 +68,18 @@ static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handl
     return result;
 }
 
-/* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
- * V9_FLUSH or -V9_NOT_YET. */
+/* Runs a request without the lock. The size of the reply, which is written already, or
+ * -V9_NOT_OURS, -V9_IS_FLUSH or -V9_NOT_YET. */
 int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
     v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
     int result = r->error;
 
     if (!result && r->type == P9_TFLUSH)
-        result = r->size == P9_TFLUSH_SIZE ? V9_FLUSH : -EINVAL;
+        result = r->size == P9_TFLUSH_SIZE ? -V9_IS_FLUSH : -EINVAL;
     else if (!result)
         result = handle(dev, r, handler ? handler : pass, scratch);
-    if (result == V9_PASS || result == V9_FLUSH || result == -V9_NOT_YET)
+    if (result == -V9_NOT_OURS || result == -V9_IS_FLUSH || result == -V9_NOT_YET)
         return result;
     /* Not under the lock: a host file may hang. */
     v9_created_close(&r->made);

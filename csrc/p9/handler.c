@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "base/sys.h"
 #include "mapped/mapped.h"
 
 int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)

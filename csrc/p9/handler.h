@@ -2,8 +2,8 @@
  * handler: the functions that answer requests, and what they share.
  *
  * A handler writes its whole reply into the chain and returns its size, or -errno, or one of the
- * outcomes that are no errno (V9_PASS, -V9_NOT_YET). It runs without the device's lock. The message
- * above each handler is intro(5)'s, or that of diod's protocol.md for 9P2000.L.
+ * outcomes that are no errno (-V9_NOT_OURS, -V9_NOT_YET). It runs without the device's lock. The
+ * message above each handler is intro(5)'s, or that of diod's protocol.md for 9P2000.L.
  */
 #ifndef V9_P9_HANDLER_H
 #define V9_P9_HANDLER_H

@@ -3,8 +3,8 @@
  *
  * File data moves between the file and guest memory by preadv and pwritev on the chain's own
  * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
- * V9_PASS where the request is Python's (xattr fids, directories in 9P2000.u). Message layouts:
- * intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
+ * -V9_NOT_OURS where the request is Python's (xattr fids, directories in 9P2000.u). Message
+ * layouts: intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
  */
 #define _GNU_SOURCE
 #include "p9/handler.h"
@@ -15,6 +15,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "export/containment.h"
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
@@ -205,7 +206,7 @@ struct transfer {
     uint32_t count;
 };
 
-/* 0, -errno, or V9_PASS where the fid is Python's. */
+/* 0, -errno, or -V9_NOT_OURS where the fid is Python's. */
 static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transfer *t)
 {
     uint32_t number = v9_in_u32(in);
@@ -218,7 +219,7 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     err = v9_fids_pin(&dev->fids, number, &t->fid);
     if (err)
         return err;
-    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? V9_PASS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
+    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? -V9_NOT_OURS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
     if (err)
         v9_fids_unpin(&dev->fids, t->fid);
     return err;
@@ -252,7 +253,7 @@ int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     inode = v9_fids_node(&dev->fids, t.fid);
     if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) {
         v9_fids_unpin(&dev->fids, t.fid);
-        return V9_PASS;
+        return -V9_NOT_OURS;
     }
     got = v9_rate_queue_admit(dev, v9_inode_export(dev, inode), r, t.count);
     if (!got)
@@ -398,7 +399,7 @@ int v9_p9_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
 
     if (err)
-        return err == -EBUSY ? V9_PASS : err; /* Python keeps something for it */
+        return err == -EBUSY ? -V9_NOT_OURS : err; /* Python keeps something for it */
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
     return v9_request_reply(r, reply, sizeof(reply));
 }

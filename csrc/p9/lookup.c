@@ -29,9 +29,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/ctime.h"
 #include "fid/evict.h"
 #include "mapped/mapped.h"
-#include "mapped/metadata_cache.h"
 #include "p9/handler.h"
 
 enum {
@@ -102,9 +102,9 @@ static int hold_above(struct look *look, uint32_t at)
 static void settle(const struct look *look, struct v9_dentry *dentry)
 {
     const struct v9_attr *attr = &look->use->attr;
-    const bool sure = look->ex->sure_ctime && attr->st_dev == look->ex->root_dev;
+    const bool sure = look->ex->ctime_is_reliable && attr->st_dev == look->ex->root_dev;
 
-    dentry->settled = sure ? v9_metadata_cache_settled(attr, look->use->moment) : 0;
+    dentry->settled = sure ? v9_ctime_settled(attr, look->use->moment) : 0;
     dentry->rebound = look->dev->fids.dentries.rebound;
 }
 
@@ -123,7 +123,7 @@ static bool is_unchanged(struct look *look, uint32_t at)
 /* Whether the guest changed names while this one was looked at. */
 static bool is_moving(const struct look *look)
 {
-    return !v9_seqcount_held(&look->ex->moves, look->moves);
+    return v9_seqcount_read_retry(&look->ex->moves, look->moves);
 }
 
 /* Has the name lead to a file that was stepped to. */
@@ -151,7 +151,7 @@ static int bind(struct look *look, uint32_t at, const struct v9_found *found)
 /* Steps to what has the name now. */
 static int step(struct look *look, uint32_t at)
 {
-    const uint32_t moment = v9_mapped_moment(look->ex);
+    const uint32_t moment = v9_mapped_read_begin(look->ex);
     struct v9_found found = {-1, -1, look->ex->index, &look->use->attr};
     v9_export *where = look->ex;
     int err;
@@ -191,7 +191,7 @@ static int look_at(struct look *look, uint32_t at)
     int err;
 
     look->above = look->lost = 0;
-    look->use->moment = look->ex->sure_ctime ? v9_metadata_cache_now() : 0;
+    look->use->moment = look->ex->ctime_is_reliable ? v9_ctime_now() : 0;
     err = hold_above(look, at);
     pthread_mutex_unlock(&fids->lock);
     if (!err)
@@ -293,13 +293,13 @@ static uint64_t settled_ctime(struct v9_device *dev, const struct v9_use *use)
 static bool has_kept_name(struct v9_device *dev, struct v9_use *use)
 {
     v9_export *ex = v9_inode_export(dev, v9_fids_node(&dev->fids, use->fid));
-    const uint64_t settled = ex->sure_ctime ? settled_ctime(dev, use) : 0;
+    const uint64_t settled = ex->ctime_is_reliable ? settled_ctime(dev, use) : 0;
 
     if (!settled)
         return false;
-    use->moment = v9_metadata_cache_now();
+    use->moment = v9_ctime_now();
     use->seen = !v9_attr_look(ex, v9_fids_node(&dev->fids, use->fid)->path_fd, "", &use->attr) &&
-                use->attr.nlink && v9_metadata_cache_settled(&use->attr, use->moment) == settled;
+                use->attr.nlink && v9_ctime_settled(&use->attr, use->moment) == settled;
     return use->seen;
 }
 

@@ -13,7 +13,7 @@ struct v9_use {
     uint64_t now;   /* v9_dentry_now() of before its name was looked at; 0: it was not */
     bool wanted;    /* attr is */
     bool seen;      /* attr is what v9_attr_look told of the file just now, after moment */
-    int64_t moment; /* v9_metadata_cache_now() */
+    int64_t moment; /* v9_ctime_now() */
     struct v9_attr attr;
 };
 /*

@@ -253,7 +253,7 @@ static int view_mounts(struct listing *list, struct v9_request *r)
     const v9_export *ex = list->ex;
     uint64_t generation;
 
-    if (!ex->mounts || ex->below || ex->disguises || !list->inode->mnt_id)
+    if (!ex->mounts || ex->below || ex->overrides || !list->inode->mnt_id)
         return 0;
     list->view = v9_mounts_view(ex->mounts, list->inode->mnt_id, &generation);
     if (list->view || r->asked >= ASK_MAX)

@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/ctime.h"
 #include "mapped/mapped.h"
-#include "mapped/metadata_cache.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
 
@@ -80,7 +80,7 @@ static void leave(struct v9_fids *fids, const struct place *place)
 static int step(struct v9_request *r, const struct place *at, const char *name, struct place *next,
                 struct v9_attr *attr)
 {
-    uint32_t moment = v9_mapped_moment(at->ex);
+    uint32_t moment = v9_mapped_read_begin(at->ex);
     int err;
 
     *next = (struct place){at->ex, at->uid, -1, -1, 0, 0};
@@ -98,7 +98,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
 /* Whether a step may lead to a inode that is there already, and is to make one that lingers. */
 static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
 {
-    return !at->ex->below && !at->ex->disguises && strcmp(name, "..") &&
+    return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&
            v9_inodes_may_meet(&fids->inodes, at->ex->index, at->path, name);
 }
 
@@ -107,8 +107,8 @@ static bool is_remembered(const struct v9_fids *fids, const struct place *at, co
 static int step_to_node(struct v9_fids *fids, const struct place *at, const char *name,
                         struct place *next, struct v9_attr *attr)
 {
-    const int64_t moment = v9_metadata_cache_now();
-    int err = v9_attr_glance(at->fd, name, attr);
+    const int64_t moment = v9_ctime_now();
+    int err = v9_host_stat(at->fd, name, attr);
     bool is_same;
 
     if (err)

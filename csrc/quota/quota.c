@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "fs/attributes.h"
 #include "quota/usage.h"
 
 enum {
@@ -81,12 +80,6 @@ void v9_quota_free(v9_quota *q)
     pthread_mutex_destroy(&q->lock);
     pthread_cond_destroy(&q->given_back);
     free(q);
-}
-
-int v9_export_set_quota(v9_export *ex, v9_quota *quota)
-{
-    ex->quota = quota;
-    return 0;
 }
 
 /* ---- accounts; with the lock held unless their names are public ------------------------------

@@ -225,7 +225,7 @@ static struct v9_request *pop(struct v9_device *dev)
         dev->starved = true;
         return NULL;
     }
-    if (v9_virtqueue_take(&dev->ring, &dev->mem, &r->chain) == 0 &&
+    if (v9_virtqueue_pop(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
         enter_tag(dev, r);
@@ -286,7 +286,7 @@ static bool goes_on(struct v9_device *dev, struct v9_request *r, int result)
 {
     if (r->dead)
         return false;
-    if (result == V9_FLUSH)
+    if (result == -V9_IS_FLUSH)
         return start_flush(dev, r);
     if (result != -V9_NOT_YET || v9_request_is_unwanted(dev, r))
         return false;
@@ -304,7 +304,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         pthread_cond_broadcast(&dev->idle);
         return;
     }
-    if (!dead && result == V9_FLUSH)
+    if (!dead && result == -V9_IS_FLUSH)
         result = reply_to_flush(r);
     else if (!dead && result == -V9_NOT_YET)
         result = v9_request_error(r, EINTR);

@@ -15,7 +15,7 @@
 
 /* The next request for a serving thread, which runs it and finishes it; NULL: there is none. */
 struct v9_request *v9_request_next(struct v9_device *dev); /* [locked] */
-/* Ends a request in the way that `result` says: a reply's size, V9_FLUSH or -V9_NOT_YET. */
+/* Ends a request in the way that `result` says: a reply's size, -V9_IS_FLUSH or -V9_NOT_YET. */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
 /* Whether there is something to do beside what is in the ring. */
 bool v9_request_is_due(struct v9_device *dev); /* [locked] */

@@ -14,11 +14,12 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/outcome.h"
 #include "base/wire.h"
 #include "export/qidmap.h"
 #include "fid/fid.h"
 #include "fs/attributes.h"
-#include "fs/create.h"
+#include "fs/created.h"
 #include "vhost9p.h"
 #include "virtio/guest_memory.h"
 #include "virtio/virtqueue.h"
@@ -31,13 +32,6 @@
 #define V9_FEATURE_INDIRECT 28
 #define V9_FEATURE_EVENT_IDX 29
 #define V9_FEATURE_PACKED 34
-
-/* What a handler may return besides a reply's size or -errno. */
-enum { V9_PASS = -8192 };  /* not mine: up to Python */
-enum { V9_FLUSH = -8193 }; /* a Tflush, which concerns the others in flight: v9_request_finish's */
-enum {
-    V9_NOT_YET = 4099
-}; /* -V9_NOT_YET: to be run again when its time has come (request/rate_queue.h) */
 
 enum v9_state {
     V9_FREE,
@@ -66,17 +60,18 @@ struct v9_request {
     bool admitted;   /* it has waited for its time */
     uint8_t asked;   /* how often it has asked about a mount */
     uint16_t tag;
-    uint16_t tag_before, tag_after;  /* slot + 1: others in its list of dev->tags */
-    int error;                       /* found while parsing the header, -errno */
-    uint32_t size;                   /* size[4] of the message */
-    uint32_t data_size;              /* bytes of it in data */
-    uint32_t target, target_seq;     /* V9_FLUSHING: the request that was flushed */
-    uint32_t bytes;                  /* that it is to move, and */
-    struct v9_rate_queues *delays;   /* where it waits for that: request/rate_queue.c's */
-    struct v9_request *next, **link; /* in the device's free list, or (link, too) among delays */
-    struct v9_question question;     /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
-    struct v9_created made;          /* p9/create.c: what it has made, and is still to tell of; */
-    uint32_t made_in;                /* the index of the export that this belongs to */
+    uint16_t tag_before, tag_after;     /* slot + 1: others in its list of dev->tags */
+    int error;                          /* found while parsing the header, -errno */
+    uint32_t size;                      /* size[4] of the message */
+    uint32_t data_size;                 /* bytes of it in data */
+    uint32_t target, target_seq;        /* V9_FLUSHING: the request that was flushed */
+    uint32_t bytes;                     /* that it is to move, and */
+    struct v9_rate_queues *rate_queues; /* where it waits for that: request/rate_queue.c's */
+    struct v9_request *next,
+        **link; /* in the device's free list, or (link, too) among those that wait */
+    struct v9_question question; /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
+    struct v9_created made;      /* p9/create.c: what it has made, and is still to tell of; */
+    uint32_t made_in;            /* the index of the export that this belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };

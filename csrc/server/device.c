@@ -15,6 +15,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/host_stat.h"
+#include "export/containment.h"
 #include "fid/cached.h"
 #include "fid/known_size.h"
 #include "fid/recipe.h"
@@ -107,7 +109,7 @@ static uint64_t own_mount(const v9_export *ex)
 {
     struct v9_attr attr;
 
-    return v9_attr_glance(ex->conf.root_fd, "", &attr) ? 0 : attr.mnt_id;
+    return v9_host_stat(ex->conf.root_fd, "", &attr) ? 0 : attr.mnt_id;
 }
 
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
@@ -360,7 +362,7 @@ int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
 {
     char path[PATH_MAX];
-    const int size = path_fd < 0 ? -1 : v9_recipe_path(dev->exports[export], path_fd, "", path);
+    const int size = path_fd < 0 ? -1 : v9_export_path(dev->exports[export], path_fd, "", path);
     const struct v9_route route = {
         .root = (int32_t)export,
         .size = size > 0 ? (uint32_t)size : 0,

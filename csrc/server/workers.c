@@ -76,7 +76,7 @@ static void wait_for_kick(struct v9_device *dev)
     pthread_mutex_lock(&dev->lock);
     __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
     if (v9_device_can_run(dev))
-        v9_virtqueue_disarm(&dev->ring);
+        v9_virtqueue_disable_notification(&dev->ring);
 }
 
 /* A runner begins something that may take long. */
@@ -90,7 +90,7 @@ static void begin_work(struct v9_device *dev, struct v9_worker *worker)
     v9_device_watch(dev);
     /* A fellow runner sleeps: it must hear of the next chain, whether it is there already or the
      * driver, who was told to kick for this one only, is yet to add it. */
-    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_arm(&dev->ring))
+    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_enable_notification(&dev->ring))
         v9_device_wake(dev);
 }
 
@@ -125,7 +125,7 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
     pthread_mutex_lock(&dev->lock);
     if (!r->dead)
         dev->busy--;
-    if (result == V9_PASS && !r->dead)
+    if (result == -V9_NOT_OURS && !r->dead)
         v9_upcall_request(dev, r, scratch);
     else
         v9_request_finish(dev, r, result);
@@ -220,7 +220,7 @@ static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adap
         __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
     }
     if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
-               !v9_virtqueue_arm(&dev->ring))) {
+               !v9_virtqueue_enable_notification(&dev->ring))) {
         v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
         if (v9_request_is_due(dev))
             return NULL;

@@ -18,7 +18,7 @@
 
 #include "check.h"
 #include "fs/attributes.h"
-#include "fs/create.h"
+#include "fs/created.h"
 
 #define META ".virtfs_metadata"
 

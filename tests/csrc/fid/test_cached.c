@@ -1,8 +1,5 @@
-// sources: quota/usage.c fs/attributes.c export/containment.c mapped/metadata_cache.c
-// export/file_caps.c fid/dentry.c fid/fid_names.c fid/fid.c base/arena.c fid/cached.c fid/evict.c
-// export/idmap.c mapped/mapped.c mapped/text.c mapped/xattr.c fid/inode.c fid/evicted.c
-// base/budget.c base/shrinker.c export/qidmap.c quota/quota.c base/sys.c fid/recipe.c
-// base/hash_table.c
+// sources: fid/dentry.c fid/fid_names.c fid/fid.c fid/cached.c fid/evict.c fid/inode.c
+// fid/evicted.c fid/recipe.c fs/ mapped/ export/ quota/ base/
 /*
  * Nodes that linger: what meets them, what ends them, and many threads that walk, clunk, unlink and
  * make files anew while others end what lingers.
@@ -21,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "check.h"
 #include "fid/cached.h"
 #include "fid/evict.h"
@@ -55,7 +53,7 @@ SET_UP()
     v9_budget_init();
     CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
     v9_budget_charge(fids.inodes.account);
-    CHECK(v9_attr_glance(root_fd, "", &attr) == 0);
+    CHECK(v9_host_stat(root_fd, "", &attr) == 0);
     fids.inodes.keeps[0] = attr.mnt_id;
 }
 
@@ -87,7 +85,7 @@ static bool step(const char *name, uint32_t *inode, struct v9_attr *attr)
     struct v9_found found = {-1, -1, 0, attr};
 
     *inode = 0;
-    if (v9_attr_glance(root_fd, name, attr))
+    if (v9_host_stat(root_fd, name, attr))
         return false;
     *inode = v9_fids_meet(&fids, 0, attr);
     if (*inode)
@@ -95,7 +93,7 @@ static bool step(const char *name, uint32_t *inode, struct v9_attr *attr)
     found.path_fd = v9_sys_reach(root_fd, name, 0);
     if (found.path_fd < 0)
         return false;
-    CHECK(v9_attr_glance(found.path_fd, "", attr) == 0);
+    CHECK(v9_host_stat(found.path_fd, "", attr) == 0);
     *inode = v9_fids_stand(&fids, &found);
     if (!*inode)
         v9_budget_close(found.path_fd);
@@ -180,7 +178,7 @@ TEST(a_cached_file_is_held_by_the_name_of_the_last_walk)
     make_file("old");
     CHECK(!visit("old") && visit("old"));
     CHECK(linkat(root_fd, "old", root_fd, "young", 0) == 0);
-    CHECK(v9_attr_glance(root_fd, "old", &attr) == 0);
+    CHECK(v9_host_stat(root_fd, "old", &attr) == 0);
     /* As if it were within one tick of the clock that tells changes. */
     fids.inodes.entries[fids.inodes.lingering.newest - 1].changed =
         attr.ctime_sec * 1000000000u + attr.ctime_nsec;
@@ -249,7 +247,7 @@ TEST(names_that_are_never_found_are_seldom_looked_up)
     int tried = 0, often = 0; /* of many names; of one in many directories */
 
     make_file("two");
-    CHECK(v9_attr_glance(root_fd, "two", &attr) == 0);
+    CHECK(v9_host_stat(root_fd, "two", &attr) == 0);
     for (int i = 0; i < 1000; i++)
         CHECK(!v9_fids_meet(&fids, 0, &attr));
     for (int i = 0; i < 1000; i++) {

@@ -1,8 +1,5 @@
-// sources: quota/usage.c fs/attributes.c export/containment.c mapped/metadata_cache.c
-// export/file_caps.c fid/dentry.c fid/fid_names.c fid/fid.c base/arena.c fid/cached.c fid/evict.c
-// export/idmap.c mapped/mapped.c mapped/text.c mapped/xattr.c fid/inode.c fid/evicted.c
-// base/budget.c base/shrinker.c export/qidmap.c quota/quota.c base/sys.c fid/recipe.c
-// base/hash_table.c
+// sources: fid/dentry.c fid/fid_names.c fid/fid.c fid/cached.c fid/evict.c fid/inode.c
+// fid/evicted.c fid/recipe.c fs/ mapped/ export/ quota/ base/
 /*
  * Evicting: the way to a file and back, and many threads that use fids while others give their
  * descriptors up and rename and unlink the files.
@@ -21,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "check.h"
 #include "fid/evict.h"
 

@@ -1,7 +1,4 @@
-// sources: fs/create.c fs/create_mapped.c mapped/sidecar.c base/sys.c quota/quota.c quota/change.c
-// quota/usage.c fs/attributes.c export/containment.c fid/recipe.c mapped/mapped.c mapped/text.c
-// mapped/xattr.c export/file_caps.c export/idmap.c export/qidmap.c base/budget.c base/shrinker.c
-// mapped/metadata_cache.c
+// sources: fs/create.c fs/create_mapped.c fs/created.c fs/ mapped/ export/ quota/ base/
 /*
  * Entries created and unlinked: what calls that fail, file systems that lack something, and a
  * daemon that ends half way leave behind.

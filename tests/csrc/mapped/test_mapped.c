@@ -1,6 +1,5 @@
-// sources: mapped/mapped.c mapped/text.c mapped/xattr.c mapped/metadata_cache.c fs/attributes.c
-// export/containment.c fid/recipe.c export/file_caps.c export/idmap.c export/qidmap.c base/budget.c
-// base/shrinker.c base/sys.c
+// sources: mapped/mapped.c mapped/text.c mapped/xattr.c fs/attributes.c fs/ mapped/ export/ quota/
+// base/
 /*
  * Metadata of the mapped security models: texts, whatever is in them; files found by name and by
  * descriptor; changes that a reader never sees half of.
@@ -20,9 +19,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/host_stat.h"
 #include "check.h"
 #include "fs/attributes.h"
 #include "mapped/mapped.h"
+#include "mapped/text.h"
 
 static struct v9_mapped parsed(const char *text)
 {
@@ -76,7 +77,7 @@ TEST(texts_are_written_as_qemu_writes_them)
 {
     const struct v9_mapped inode = {15, 0, 4000000000u, S_IFCHR | 0644, makedev(511, 1048575)};
     const struct v9_mapped mode = {.has = V9_HAS_MODE, .mode = S_IFREG | 0600};
-    char text[V9_MODEL_TEXT];
+    char text[V9_MAPPED_TEXT];
 
     CHECK(v9_mapped_format(&mode, text) == 18 && !strcmp(text, "virtfs.mode=33152\n"));
     v9_mapped_format(&inode, text);
@@ -129,6 +130,7 @@ static v9_export *make_export(uint32_t model)
     v9_export *ex = v9_export_new(&conf, qids, &err);
 
     CHECK(ex && !err);
+    v9_export_cache_metadata(ex);
     return ex;
 }
 
@@ -170,7 +172,7 @@ static uint32_t uid_of(v9_export *ex, int fd, const char *name, int meta)
 
 TEST(metadata_are_found_by_name_and_by_descriptor)
 {
-    const uint32_t moment = v9_mapped_moment(files);
+    const uint32_t moment = v9_mapped_read_begin(files);
     int sub, file, meta;
 
     mkdirat(root, "sub", 0700);
@@ -258,15 +260,15 @@ TEST(a_listing_shows_stored_types)
 /* A change of names that goes on: what is found meanwhile is not trusted. */
 TEST(nothing_found_during_a_change_of_names_is_trusted)
 {
-    uint32_t moment = v9_mapped_moment(files);
+    uint32_t moment = v9_mapped_read_begin(files);
 
-    CHECK(v9_mapped_settled(files, moment));
+    CHECK(!v9_mapped_read_retry(files, moment));
     v9_mapped_changing(files, 1);
-    CHECK(!v9_mapped_settled(files, moment));
-    CHECK(!v9_mapped_settled(files, v9_mapped_moment(files)));
+    CHECK(v9_mapped_read_retry(files, moment));
+    CHECK(v9_mapped_read_retry(files, v9_mapped_read_begin(files)));
     v9_mapped_changing(files, 0);
-    CHECK(!v9_mapped_settled(files, moment));
-    CHECK(v9_mapped_settled(files, v9_mapped_moment(files)));
+    CHECK(v9_mapped_read_retry(files, moment));
+    CHECK(!v9_mapped_read_retry(files, v9_mapped_read_begin(files)));
 }
 
 struct race {
@@ -350,7 +352,7 @@ TEST(xattrs_are_written_as_qemu_writes_them)
           !memcmp(stored, "\1\3\1\1\0\0\0\0", 8));
     CHECK(getxattr("x", "user.virtfs.uid", stored, 8) == 4 && !memcmp(stored, "\1\0\0\0", 4));
     v9_attr_read(xattrs, fd, "", &attr);
-    CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097) && attr.uid == 1);
+    CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_host_rdev(259, 4097) && attr.uid == 1);
     CHECK(v9_mapped_type(xattrs, root, -1, "x") == S_IFBLK);
     put(root, "g", "");
     CHECK(v9_mapped_type(xattrs, root, -1, "g") == S_IFREG);
@@ -391,7 +393,7 @@ TEST(attributes_are_the_same_without_getxattrat)
     for (int old = 0; old < 2; old++) {
         for (int i = 0; i < 2; i++) {
             v9_attr_read(xattrs, root, "x", &attr);
-            CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097));
+            CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_host_rdev(259, 4097));
             CHECK(attr.gid == 2);
             CHECK(v9_mapped_type(xattrs, root, -1, "x") == S_IFBLK);
             CHECK(v9_mapped_type(xattrs, root, -1, "g") == S_IFREG);

@@ -1,6 +1,4 @@
-// sources: p9/dispatch.c request/notify.c base/sys.c request/reply.c base/budget.c
-// request/rate_queue.c virtio/guest_memory.c virtio/iov.c base/shrinker.c request/request.c
-// base/token_bucket.c request/upcall.c virtio/virtqueue.c virtio/packed.c virtio/split.c
+// sources: p9/dispatch.c request/ virtio/ base/
 /*
  * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
  * that a guest that goes on sending it does not keep the lock.
@@ -135,7 +133,7 @@ static bool turn(void)
     result = v9_p9_run(&dev, r, &scratch);
     pthread_mutex_lock(&dev.lock);
     dev.busy--;
-    if (result == V9_PASS)
+    if (result == -V9_NOT_OURS)
         v9_upcall_request(&dev, r, &scratch);
     else
         v9_request_finish(&dev, r, result);
