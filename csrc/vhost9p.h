@@ -547,6 +547,9 @@ int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mt
                    int64_t mtime_nsec);
 enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
 
+/* The signal that ends a thread's wait in a system call; installs its empty handler. */
+int v9_sys_wake_signal(void);
+
 /* ---- export/file_locks.c
  * ------------------------------------------------------------------ */
 
@@ -569,8 +572,6 @@ struct v9_lock {
 enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
 /* Who is in the way of such a lock: fills *lock. */
 int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
-/* The signal that ends a wait; installs its empty handler. */
-int v9_sys_wake_signal(void);
 
 /* ---- export/credentials.c
  * ------------------------------------------------------------------ */

@@ -7,13 +7,15 @@
  * descriptors, and goes with it if nobody waits for it any more.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include "fs/created.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
 
 enum { P9_AT_REMOVEDIR = 0x200 };
 

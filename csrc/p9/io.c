@@ -7,7 +7,7 @@
  * layouts: intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,74 +15,13 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-#include "base/sys.h"
 #include "export/containment.h"
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
+#include "p9/lookup.h"
 #include "request/rate_queue.h"
+#include "request/reply.h"
 #include "virtio/iov.h"
-
-int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
-{
-    int32_t meta = __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE), spare;
-
-    if (meta >= 0 || ex->conf.model != V9_MODEL_FILE)
-        return meta;
-    meta = v9_mapped_find(ex, inode->path_fd);
-    if (meta < 0)
-        return -1;
-    spare = v9_inode_adopt(inode, meta);
-    if (spare >= 0)
-        v9_budget_close(spare);
-    return __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE);
-}
-
-int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
-{
-    if (err == -V9_NO_DEVICE) {
-        r->question.a = attr->st_dev;
-        r->question.b = attr->mnt_id;
-        r->question.fd = v9_budget_dup(fd);
-        if (r->question.fd < 0)
-            return r->question.fd;
-    } else if (err == -V9_NO_GROUP) {
-        r->question.a = attr->device;
-        r->question.b = attr->st_ino;
-    }
-    return err;
-}
-
-int v9_p9_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, struct v9_attr *attr)
-{
-    return v9_p9_question(r, fd, attr, v9_attr_read_held(ex, fd, "", meta_fd, attr));
-}
-
-int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
-                  struct v9_attr *attr)
-{
-    int err = v9_attr_read(ex, dir_fd, name, attr), fd;
-
-    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
-        return err;
-    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
-    if (fd < 0)
-        return fd;
-    err = v9_p9_attr(ex, r, fd, -1, attr);
-    attr->stat_fd = -1;
-    v9_budget_close(fd);
-    return err;
-}
-
-int v9_p9_complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
-{
-    v9_export *ex = v9_inode_export(dev, use->inode);
-    const int32_t fd = use->inode->path_fd, meta_fd = v9_inode_meta(ex, use->inode);
-    struct v9_attr *attr = &use->attr;
-
-    if (!use->seen)
-        return v9_p9_attr(ex, r, fd, meta_fd, attr);
-    return v9_p9_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
-}
 
 int v9_p9_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                  struct v9_scratch *scratch)

@@ -22,7 +22,7 @@
  * Open fids, and those of extended attributes on their way, stay what they are.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/lookup.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -32,6 +32,7 @@
 #include "base/ctime.h"
 #include "fid/evict.h"
 #include "mapped/mapped.h"
+#include "p9/handler.h"
 
 enum {
     LEVELS = 64,         /* that are looked at without asking again which are to be */
@@ -360,6 +361,18 @@ int v9_p9_use(struct v9_device *dev, struct v9_request *r, uint32_t number, stru
     return use_fid(dev, r, number, use);
 }
 
+/* What a request that uses a fid has not read of its file's attributes yet. */
+static int complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
+{
+    v9_export *ex = v9_inode_export(dev, use->inode);
+    const int32_t fd = use->inode->path_fd, meta_fd = v9_inode_meta(ex, use->inode);
+    struct v9_attr *attr = &use->attr;
+
+    if (!use->seen)
+        return v9_p9_attr(ex, r, fd, meta_fd, attr);
+    return v9_p9_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
+}
+
 int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)
 {
     int err;
@@ -368,7 +381,7 @@ int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
     err = use_fid(dev, r, number, use);
     if (err)
         return err;
-    err = v9_p9_complete(dev, r, use);
+    err = complete(dev, r, use);
     if (err)
         v9_fids_unpin(&dev->fids, use->fid);
     return err;

@@ -10,7 +10,7 @@
  * and read again: seeking in a directory is slow on some file systems.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,6 +22,8 @@
 
 #include "export/mounts.h"
 #include "mapped/mapped.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
 
 struct v9_dirent { /* getdents64(2) */
     uint64_t d_ino;

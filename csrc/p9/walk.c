@@ -2,7 +2,7 @@
  * fast_dir: Twalk and Treadlink, and what a listing (p9/readdir.c) needs a step for.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +12,8 @@
 
 #include "base/ctime.h"
 #include "mapped/mapped.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
 
 struct walk {
     uint32_t fid, newfid;

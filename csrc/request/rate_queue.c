@@ -6,7 +6,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
-#include "request/request.h"
+#include "request/state.h"
 
 enum { NS = 1000000000 };
 
@@ -119,12 +119,6 @@ void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
     else
         queue->last = r->link;
     dev->delayed--;
-}
-
-void v9_rate_queue_call_off(v9_device *dev, struct v9_request *r)
-{
-    v9_rate_queue_leave(dev, r);
-    v9_request_finish(dev, r, v9_request_error(r, EINTR));
 }
 
 /* The first of an export's requests, if its time has come; they take turns with reads and writes,

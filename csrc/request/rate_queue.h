@@ -42,8 +42,6 @@ int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *
 void v9_rate_queue_enter(v9_device *dev, struct v9_request *r);
 /* Takes a request out that is not to wait any longer; it is its caller's. */
 void v9_rate_queue_leave(v9_device *dev, struct v9_request *r);
-/* Ends a request with EINTR that the guest has flushed. */
-void v9_rate_queue_call_off(v9_device *dev, struct v9_request *r);
 /* The next request whose time has come, charged and out of its queue; NULL where there is none. */
 struct v9_request *v9_rate_queue_next(v9_device *dev);
 
