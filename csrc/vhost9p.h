@@ -108,7 +108,7 @@ struct v9_attr {
     uint32_t has_btime;
     uint32_t device; /* the qid map's device index */
     uint32_t type;   /* S_IFMT of the host's file, whatever metadata make of it */
-    int32_t told_by; /* the descriptor of which this was asked itself; -1: a name told it */
+    int32_t stat_fd; /* the descriptor of which this was asked itself; -1: a name told it */
 };
 
 /* ---- export/export.c: one exported directory
@@ -313,7 +313,7 @@ int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 /*
  * A change of files, between begin and end. Begin sets aside the most that it may take, or returns
  * -EDQUOT or -ENOSPC, and holds the files that it touches. End settles these, and gives back what
- * was set aside. A file that is made is counted in between (v9_quota_count_new, quota/quota.h).
+ * was set aside. A file that is made is counted in between (v9_quota_count_new, quota/change.h).
  */
 enum { V9_QUOTA_FILES = 3 };
 struct v9_quota_change {
@@ -547,6 +547,9 @@ int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mt
                    int64_t mtime_nsec);
 enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
 
+/* The signal that ends a thread's wait in a system call; installs its empty handler. */
+int v9_sys_wake_signal(void);
+
 /* ---- export/file_locks.c
  * ------------------------------------------------------------------ */
 
@@ -569,8 +572,6 @@ struct v9_lock {
 enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
 /* Who is in the way of such a lock: fills *lock. */
 int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
-/* The signal that ends a wait; installs its empty handler. */
-int v9_sys_wake_signal(void);
 
 /* ---- export/credentials.c
  * ------------------------------------------------------------------ */

@@ -62,7 +62,7 @@ int v9_host_stat(int32_t fd, const char *name, struct v9_attr *attr)
     if (statx(fd, name, flags, mask, &st) < 0)
         return -errno;
     from_statx(attr, &st);
-    attr->told_by = *name ? -1 : fd;
+    attr->stat_fd = *name ? -1 : fd;
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -114,4 +115,18 @@ int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mt
     _Static_assert(V9_TIME_NOW == UTIME_NOW && V9_TIME_OMIT == UTIME_OMIT, "utimensat(2)");
 
     return utimensat(fd, "", times, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+static void on_wake(int number)
+{
+    (void)number;
+}
+
+int v9_sys_wake_signal(void)
+{
+    struct sigaction action = {.sa_handler = on_wake}; /* no SA_RESTART: the wait ends */
+    int number = SIGRTMIN + 1;
+
+    sigemptyset(&action.sa_mask);
+    return sigaction(number, &action, NULL) < 0 ? -errno : number;
 }

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -84,18 +83,4 @@ int v9_sys_ofd_test(int32_t fd, struct v9_lock *out)
     out->start = (uint64_t)lock.l_start;
     out->length = (uint64_t)lock.l_len;
     return 0;
-}
-
-static void on_wake(int number)
-{
-    (void)number;
-}
-
-int v9_sys_wake_signal(void)
-{
-    struct sigaction action = {.sa_handler = on_wake}; /* no SA_RESTART: the wait ends */
-    int number = SIGRTMIN + 1;
-
-    sigemptyset(&action.sa_mask);
-    return sigaction(number, &action, NULL) < 0 ? -errno : number;
 }

@@ -215,7 +215,7 @@ static bool is_openable(const struct v9_found *found)
 {
     const struct v9_attr *attr = found->attr;
 
-    return attr->told_by == found->path_fd && (S_ISREG(attr->type) || S_ISDIR(attr->type));
+    return attr->stat_fd == found->path_fd && (S_ISREG(attr->type) || S_ISDIR(attr->type));
 }
 
 static uint32_t make(struct v9_inodes *inodes, const struct v9_found *found, uint32_t *account,

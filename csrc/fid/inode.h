@@ -114,7 +114,7 @@ struct v9_inode_fds {
 /*
  * The inode of a file, with one more reference: index + 1, or 0 where the table is full. Takes the
  * descriptors of `found` over: they are the inode's now, or in *spare. So it does with *account, if
- * that is 0 afterwards; exports with a quota need one (v9_quota_meet).
+ * that is 0 afterwards; exports with a quota need one (v9_quota_acquire).
  */
 uint32_t v9_inodes_hold(struct v9_inodes *inodes, const struct v9_found *found, uint32_t *account,
                         struct v9_inode_fds *spare);

@@ -77,7 +77,7 @@ static int read_entry(v9_export *ex, int32_t dir_fd, const char *name, struct v9
     if (fd < 0)
         return fd;
     err = v9_attr_read_held(ex, fd, "", -1, attr);
-    attr->told_by = -1;
+    attr->stat_fd = -1;
     v9_budget_close(fd);
     return err;
 }
@@ -109,15 +109,15 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
     return err ? err : read_mapped(ex, fd, name, meta_fd, now, attr);
 }
 
-int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_created *made,
-                      struct v9_attr *attr)
+int v9_attr_read_created(v9_export *ex, int32_t fd, const char *name,
+                         const struct v9_created *created, struct v9_attr *attr)
 {
     int err;
 
-    if (!made->kept.has)
-        return v9_attr_read_held(ex, fd, name, made->meta_fd, attr);
+    if (!created->metadata.has)
+        return v9_attr_read_held(ex, fd, name, created->meta_fd, attr);
     err = v9_attr_look(ex, fd, name, attr);
-    return err ? err : complete(ex, &made->kept, attr);
+    return err ? err : complete(ex, &created->metadata, attr);
 }
 
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)

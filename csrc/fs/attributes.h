@@ -18,8 +18,8 @@ int v9_attr_look(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
 int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t now,
                           struct v9_attr *attr);
 
-/* As v9_attr_read_held, of what was just made: where its metadata are known they are not read. */
-int v9_attr_read_made(v9_export *ex, int32_t fd, const char *name, const struct v9_created *made,
-                      struct v9_attr *attr);
+/* As v9_attr_read_held, of a file that was just created: known metadata are not read. */
+int v9_attr_read_created(v9_export *ex, int32_t fd, const char *name,
+                         const struct v9_created *created, struct v9_attr *attr);
 
 #endif

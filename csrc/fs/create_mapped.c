@@ -89,26 +89,26 @@ static int place_file(v9_export *ex, int dir_fd, const char *name, int flags,
 }
 
 int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                          int host, struct v9_created *made)
+                          int host, struct v9_created *created)
 {
     const bool writable = (host & O_ACCMODE) != O_RDONLY;
     int fd;
 
-    made->kept = mapped_of(as, S_IFREG | as->mode);
-    fd = place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &made->kept, "",
-                    &made->meta_fd);
+    created->metadata = mapped_of(as, S_IFREG | as->mode);
+    fd = place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &created->metadata, "",
+                    &created->meta_fd);
     if (fd < 0)
         return fd;
-    made->path_fd = v9_created_reach(ex, dir_fd, name, fd);
-    made->io_flags = host;
-    made->io_fd = fd;
-    if (made->path_fd < 0)
-        return made->path_fd;
+    created->path_fd = v9_created_reach(ex, dir_fd, name, fd);
+    created->io_flags = host;
+    created->io_fd = fd;
+    if (created->path_fd < 0)
+        return created->path_fd;
     if (writable)
         return 0;
-    made->io_fd = v9_export_open(ex, made->path_fd, host);
+    created->io_fd = v9_export_open(ex, created->path_fd, host);
     v9_budget_close(fd);
-    return made->io_fd < 0 ? made->io_fd : 0;
+    return created->io_fd < 0 ? created->io_fd : 0;
 }
 
 static int create_dir(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped)
@@ -150,11 +150,11 @@ static int check_type(uint32_t kind)
 }
 
 int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                           struct v9_created *made)
+                           struct v9_created *created)
 {
     const uint32_t kind = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
-    struct v9_mapped *const mapped = &made->kept;
-    int fd, meta_fd, err = as->kind == V9_NEW_NODE ? check_type(kind) : 0;
+    struct v9_mapped *const mapped = &created->metadata;
+    int fd, meta_fd, err = as->kind == V9_NEW_SPECIAL ? check_type(kind) : 0;
 
     if (err)
         return err;

@@ -14,9 +14,9 @@
 
 /* Both take the host's ids. Creates a regular file, and opens it with flags of the host. */
 int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                          int host, struct v9_created *made);
+                          int host, struct v9_created *created);
 /* Anything else. */
 int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                           struct v9_created *made);
+                           struct v9_created *created);
 
 #endif

@@ -8,15 +8,15 @@
 #include "base/sys.h"
 #include "export/containment.h"
 
-void v9_created_close(struct v9_created *made)
+void v9_created_close(struct v9_created *created)
 {
-    if (made->path_fd >= 0)
-        v9_budget_close(made->path_fd);
-    if (made->meta_fd >= 0)
-        v9_budget_close(made->meta_fd);
-    if (made->io_fd >= 0)
-        v9_budget_close(made->io_fd);
-    *made = V9_CREATED_NONE;
+    if (created->path_fd >= 0)
+        v9_budget_close(created->path_fd);
+    if (created->meta_fd >= 0)
+        v9_budget_close(created->meta_fd);
+    if (created->io_fd >= 0)
+        v9_budget_close(created->io_fd);
+    *created = V9_CREATED_NONE;
 }
 
 static bool is_same(int one, int other)

@@ -40,7 +40,7 @@ static int look(int dir_fd, const char *name)
 }
 
 /* -EEXIST for a name in use; metadata that lie there for another file are removed. */
-static int make_free(v9_export *ex, int dir_fd, const char *name, int meta_dir)
+static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 {
     int err = look(dir_fd, name);
 
@@ -91,7 +91,7 @@ static int open_place(v9_export *ex, int dir_fd, const char *name)
 
     if (meta_dir < 0)
         return meta_dir;
-    err = make_free(ex, dir_fd, name, meta_dir);
+    err = clear_name(ex, dir_fd, name, meta_dir);
     if (!err)
         return meta_dir;
     v9_budget_close(meta_dir);

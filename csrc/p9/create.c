@@ -56,7 +56,7 @@ static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 {
     const int fd = r->made.path_fd;
 
-    return v9_p9_question(r, fd, attr, v9_attr_read_made(ex, fd, "", &r->made, attr));
+    return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->made, attr));
 }
 
 /* ---- Tlcreate ----------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
     as->uid = fid->uid;
     err = v9_create(ex, inode->path_fd, name, as, &made);
     if (!err) {
-        err = v9_attr_read_made(ex, inode->path_fd, name, &made, attr);
+        err = v9_attr_read_created(ex, inode->path_fd, name, &made, attr);
         if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
             err = hold(r, ex, inode, name);
         if (!err && r->made.path_fd >= 0)
@@ -193,7 +193,7 @@ int v9_p9_mkdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 int v9_p9_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                 struct v9_scratch *scratch)
 {
-    struct v9_new as = {.kind = V9_NEW_NODE};
+    struct v9_new as = {.kind = V9_NEW_SPECIAL};
     uint32_t number = v9_in_u32(in);
     char name[V9_NAME_SIZE];
     int err = take_name(in, EEXIST, name);

@@ -52,7 +52,7 @@ int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *n
     if (fd < 0)
         return fd;
     err = v9_p9_attr(ex, r, fd, -1, attr);
-    attr->told_by = -1;
+    attr->stat_fd = -1;
     v9_budget_close(fd);
     return err;
 }

@@ -15,7 +15,6 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-#include "base/sys.h"
 #include "export/containment.h"
 #include "fid/known_size.h"
 #include "mapped/mapped.h"

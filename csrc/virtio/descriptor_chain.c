@@ -85,8 +85,8 @@ void v9_chain_detach(struct v9_chain *chain, struct v9_mem *mem)
         return;
     for (uint32_t i = 0; i < count; i++)
         chain->iov[i].iov_base = (void *)(uintptr_t)v9_mem_gpa_of(mem, chain->iov[i].iov_base);
-    chain->readable_kept = chain->readable_count;
-    chain->writable_kept = chain->writable_count;
+    chain->detached_readable = chain->readable_count;
+    chain->detached_writable = chain->writable_count;
     chain->readable_count = chain->writable_count = 0;
     chain->readable_size = chain->writable_size = 0;
     chain->detached = true;
@@ -100,14 +100,14 @@ void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem)
 
     if (!chain->detached)
         return;
-    for (uint32_t i = 0; i < chain->readable_kept + chain->writable_kept; i++) {
+    for (uint32_t i = 0; i < chain->detached_readable + chain->detached_writable; i++) {
         const struct iovec *kept = &chain->iov[i];
         if (v9_mem_iov(mem, (uintptr_t)kept->iov_base, kept->iov_len, iov, &count, V9_CHAIN_MAX,
                        readable) < 0)
             return;
-        if (i < chain->readable_kept) {
+        if (i < chain->detached_readable) {
             readable_size += kept->iov_len;
-            readable = i + 1 == chain->readable_kept ? count : 0;
+            readable = i + 1 == chain->detached_readable ? count : 0;
         } else {
             writable_size += kept->iov_len;
         }

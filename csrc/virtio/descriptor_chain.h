@@ -29,7 +29,7 @@ struct v9_chain {
     uint64_t readable_size, writable_size;   /* bytes */
     /* While detached: the counts that attaching brings back; iov_base is a guest address. */
     bool detached;
-    uint32_t readable_kept, writable_kept;
+    uint32_t detached_readable, detached_writable;
     struct iovec iov[V9_CHAIN_MAX];
 };
 

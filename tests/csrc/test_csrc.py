@@ -85,14 +85,16 @@ def object_of(source: Path, variant: str, folder: Path) -> Path:
     return target
 
 
-def sources_of(program: Path) -> list[Path]:
+def sources_of(program: Path, *, rooms: bool = True) -> list[Path]:
     """A program begins with `// sources: a.c room/`, over as many lines of comments as it takes; a
     room stands for all of its files."""
     lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
     match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
     assert match, f"{program.name} does not begin with its sources"
     named = (ROOT / "csrc" / name for name in match[1].split())
-    files = (sorted(path.glob("*.c")) if path.is_dir() else [path] for path in named)
+    files = (
+        [path] if path.is_file() else sorted(path.glob("*.c")) if rooms else [] for path in named
+    )
     return [program, *dict.fromkeys(itertools.chain(*files))]
 
 

@@ -276,7 +276,7 @@ class Export:
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], uid: int, gid: int
     ) -> None:
         """Creates a node. See v9_create."""
-        self._make(dir_fd, name, (lib.V9_NEW_NODE, mode, uid, gid, 0, *device, ffi.NULL))
+        self._make(dir_fd, name, (lib.V9_NEW_SPECIAL, mode, uid, gid, 0, *device, ffi.NULL))
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, uid: int, gid: int) -> None:
         """Creates a symlink. See v9_create."""

@@ -13,7 +13,7 @@
 
 #include "faulty_host.h"
 
-static const char *const kinds[] = {"file", "dir", "inode", "link"};
+static const char *const kinds[] = {"file", "dir", "special", "link"};
 
 static void check_kinds(uint32_t model, bool no_tmpfile)
 {
@@ -71,7 +71,7 @@ static void check_full(uint32_t model, bool no_tmpfile)
     unsigned before;
     v9_export *ex;
 
-    for (uint32_t kind = V9_NEW_FILE; kind <= V9_NEW_NODE; kind++) {
+    for (uint32_t kind = V9_NEW_FILE; kind <= V9_NEW_SPECIAL; kind++) {
         begin();
         ex = export_of(model);
         host.no_tmpfile = no_tmpfile;

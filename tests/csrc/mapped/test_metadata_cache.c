@@ -99,15 +99,15 @@ TEST(metadata_of_a_changed_file_are_not_found)
     CHECK(!v9_metadata_cache_find(cache, &is, &found));
 }
 
-/* Whether a file that changed at `changed` is remembered after a stat at `moment`. */
-static bool counts(int64_t changed, int64_t moment)
+/* Whether a file that changed at `changed` is remembered after a stat at `now`. */
+static bool counts(int64_t changed, int64_t now)
 {
     static uint64_t ino = 1000;
     const struct v9_attr attr = file(++ino, changed);
     const struct v9_mapped kept = metadata(5);
     struct v9_mapped found;
 
-    v9_metadata_cache_enter(cache, &attr, moment, &kept);
+    v9_metadata_cache_enter(cache, &attr, now, &kept);
     return v9_metadata_cache_find(cache, &attr, &found);
 }
 
@@ -132,7 +132,7 @@ TEST(a_file_changed_just_before_its_stat_is_not_cached)
 enum { FIRST = 10000 }; /* files that nothing before has kept anything of */
 
 /* Each file's metadata follow from its number and its time of change; so a mixture shows. */
-static void *keep_and_find(void *seed)
+static void *enter_and_find(void *seed)
 {
     uint32_t random = *(const uint32_t *)seed;
 
@@ -157,7 +157,7 @@ TEST(threads_find_whole_entries)
 
     for (uint32_t i = 0; i < 4; i++) {
         seeds[i] = i;
-        CHECK(pthread_create(&threads[i], NULL, keep_and_find, &seeds[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, enter_and_find, &seeds[i]) == 0);
     }
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);

@@ -1,4 +1,5 @@
-// sources: p9/dispatch.c request/ virtio/ base/
+// sources: request/reply.c request/request.c request/notify.c request/rate_queue.c request/upcall.c
+// p9/dispatch.c base/ virtio/
 /*
  * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
  * that a guest that goes on sending it does not keep the lock.

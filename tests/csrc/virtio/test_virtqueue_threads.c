@@ -63,7 +63,7 @@ struct driver {
 };
 
 /* Request n: asks for n + 1. */
-static void make_available(struct driver *driver, uint32_t n)
+static void offer(struct driver *driver, uint32_t n)
 {
     const uint16_t pair = (uint16_t)(driver->idx % (NUM / 2)), head = (uint16_t)(pair * 2);
     struct desc *descs = (struct desc *)guest;
@@ -105,7 +105,7 @@ static void *drive(void *argument)
     (void)argument;
     while (done < REQUESTS) {
         while (sent < REQUESTS && sent - done < NUM / 2)
-            make_available(&driver, sent++);
+            offer(&driver, sent++);
         if (!wait_for_used(&driver))
             break;
         memcpy(&reply, guest + DATA_AT + done % (NUM / 2) * 16 + 8, 4);
