@@ -88,7 +88,9 @@ class Device:
                 msize_max=config.msize_max,
                 max_xattr=config.max_xattr,
                 set_msize=self._native.set_msize,
-                set_dialect=lambda dialect: self._native.set_dialect(unix=dialect is Dialect.U),
+                set_dialect=lambda dialect: self._native.set_dialect(
+                    dialect_u=dialect is Dialect.U
+                ),
                 wake_signal=sys.wake_signal(),
             )
             undo.callback(self._server.close)

@@ -14,10 +14,10 @@ import signal
 STOP = (signal.SIGTERM, signal.SIGINT)
 """They end the daemon, once its event loop runs."""
 
-TOLD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+LOGGED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """They are ignored, which is said in the log: somebody may expect something of them."""
 
-LEFT = frozenset(
+NOT_IGNORED = frozenset(
     {
         *STOP,
         signal.SIGQUIT,
@@ -44,6 +44,6 @@ LEFT = frozenset(
 
 def ignore() -> None:
     """Ignores all signals but those above. One that has a handler already is in use."""
-    for number in signal.valid_signals() - LEFT:
+    for number in signal.valid_signals() - NOT_IGNORED:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)

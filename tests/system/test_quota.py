@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, SET_SIZE, Client, P9Errno, Statfs
 from tests.frontend.daemon import Daemon, run_cli
-from tests.frontend.unix import DMDIR, DMSYMLINK, ORDWR, OTRUNC, UnixClient
+from tests.frontend.dialect_u import DMDIR, DMSYMLINK, ORDWR, OTRUNC, DialectUClient
 from tests.frontend.wire import T
 from tests.system.share import SECURITY, Share, fails, mounted
 from vhost9p.native.quota import USAGE_OFFSET
@@ -328,9 +328,9 @@ def test_a_quota_holds_in_9p2000u(place: Place) -> None:
     limits = ("--quota-bytes", "1MiB", "--quota-inodes", "4")
     with (
         place.daemon(*SECURITY, *limits) as daemon,
-        mounted(daemon, place.export, speaks=UnixClient) as share,
+        mounted(daemon, place.export, speaks=DialectUClient) as share,
     ):
-        client, top = cast(UnixClient, share.client), share.top
+        client, top = cast(DialectUClient, share.client), share.top
         first = client.make(top, b"file", mode=ORDWR)
         second = client.walk_open(top, b"file", mode=ORDWR)
         for i in range(20):

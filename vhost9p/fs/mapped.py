@@ -3,14 +3,14 @@ a host that grants the daemon nothing of the kind.
 
 What the guest creates, and removes, is C's (csrc/fs/create.c), as are the formats of what is kept
 beside the files (csrc/mapped/mapped.h). Here is what changes that later: modes, owners, names
-(fs/keepers.py).
+(fs/sidecar.py).
 """
 
 from contextlib import suppress
 
 from vhost9p.fs.driver import File
-from vhost9p.fs.keepers import FileKeeper, Keeper, XattrKeeper
 from vhost9p.fs.local import PERMISSIONS, LocalDriver
+from vhost9p.fs.sidecar import FileSidecar, Sidecar, XattrSidecar
 from vhost9p.native.export import MODEL_FILE, Export, Mapped
 
 
@@ -19,10 +19,10 @@ class MappedDriver(LocalDriver):
 
     def __init__(self, export: Export, root_fd: int, *, readonly: bool) -> None:
         super().__init__(export, root_fd, readonly=readonly)
-        self._keeper: Keeper = (
-            FileKeeper(export, root_fd, self.parent_of)
+        self._sidecar: Sidecar = (
+            FileSidecar(export, root_fd, self.parent_of)
             if export.model == MODEL_FILE
-            else XattrKeeper(export)
+            else XattrSidecar(export)
         )
 
     def _mode(self, fd: int) -> int:
@@ -32,15 +32,15 @@ class MappedDriver(LocalDriver):
 
     def link(self, file: File, dir_fd: int, name: bytes) -> None:
         """See Driver."""
-        self._keeper.admit(dir_fd, name)
-        with self._keeper.linked(file, dir_fd, name):
+        self._sidecar.admit(dir_fd, name)
+        with self._sidecar.linked(file, dir_fd, name):
             super().link(file, dir_fd, name)
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         """See Driver."""
-        self._keeper.admit(old_dir, old)
-        self._keeper.admit(new_dir, new)
-        with self._keeper.moved(old_dir, old, new_dir, new):
+        self._sidecar.admit(old_dir, old)
+        self._sidecar.admit(new_dir, new)
+        with self._sidecar.moved(old_dir, old, new_dir, new):
             super().rename(old_dir, old, new_dir, new)
 
     # ---- metadata ---------------------------------------------------------------------------
@@ -57,6 +57,6 @@ class MappedDriver(LocalDriver):
     def _change(self, file: File, change: Mapped) -> None:
         """A change of metadata is one of the file, though not for the host: it gets its time of
         change where the host lets the daemon set that."""
-        self._keeper.write(file, change)
+        self._sidecar.write(file, change)
         with suppress(PermissionError):
             self.touch(file.fd)

@@ -254,9 +254,9 @@ class Device:
         """The negotiated message size, bytes."""
         lib.v9_device_set_msize(self._native, msize)
 
-    def set_dialect(self, *, unix: bool) -> None:
+    def set_dialect(self, *, dialect_u: bool) -> None:
         """The session's dialect: 9P2000.u, or 9P2000.L."""
-        lib.v9_device_set_dialect(self._native, lib.V9_9P2000U if unix else lib.V9_9P2000L)
+        lib.v9_device_set_dialect(self._native, lib.V9_9P2000U if dialect_u else lib.V9_9P2000L)
 
     def stats(self) -> Stats:
         """Live counts."""

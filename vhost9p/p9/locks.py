@@ -2,7 +2,7 @@
 
 The locks themselves are the lock table's (vhost9p.fs.locks). A lock that is held by somebody else
 and asked for with the BLOCK flag is waited for here (vhost9p.p9.lock_waits), so that the guest gets
-it the moment it is free, instead of asking again every 30 seconds as its client does when told
+it the moment it is free, instead of asking again every 30 seconds as its client does on
 BLOCKED.
 """
 

@@ -6,7 +6,7 @@ What is raised is the answer too: an OSError its errno, and anything else EIO. A
 wait for a lock returns `LATER` and answers through its request from another thread.
 
 The handlers are in one module per family: session, namespace, metadata, xattr, locks for 9P2000.L;
-session, unix and unix_reading for 9P2000.u.
+session, dialect_u and dialect_u_reading for 9P2000.u.
 """
 
 import errno
@@ -18,13 +18,13 @@ from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error, decode
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.context import LATER, Context, Handler, Request
+from vhost9p.p9.dialect_u import DialectUFamily
+from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.metadata import MetadataFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
-from vhost9p.p9.unix import UnixFamily
-from vhost9p.p9.unix_reading import ReadingFamily
 from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
@@ -70,7 +70,7 @@ class Server:
             },
             Dialect.U: {
                 **session,
-                **UnixFamily(context).handlers(),
+                **DialectUFamily(context).handlers(),
                 **self._reading.handlers(),
             },
         }

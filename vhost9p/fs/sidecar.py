@@ -33,7 +33,7 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 """How link(2) says that a file cannot have one more name."""
 
 
-class Keeper(Protocol):
+class Sidecar(Protocol):
     """Keeps metadata. The context managers go around the host's call of the same meaning; where it
     fails, all is as before."""
 
@@ -52,27 +52,27 @@ class Keeper(Protocol):
         """Changes a file's metadata."""
 
 
-class XattrKeeper:
-    """mapped-xattr. See Keeper."""
+class XattrSidecar:
+    """mapped-xattr. See Sidecar."""
 
     def __init__(self, export: Export) -> None:
         self._export = export
 
     def admit(self, dir_fd: int, name: bytes) -> None:
-        """See Keeper."""
+        """See Sidecar."""
 
     def linked(self, file: File, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
-        """See Keeper."""
+        """See Sidecar."""
         return nullcontext()
 
     def moved(
         self, old_dir: int, old: bytes, new_dir: int, new: bytes
     ) -> AbstractContextManager[None]:
-        """See Keeper."""
+        """See Sidecar."""
         return nullcontext()
 
     def write(self, file: File, change: Mapped) -> None:
-        """See Keeper. The host has no such attributes for a symlink or a device of its own: EPERM
+        """See Sidecar. The host has no such attributes for a symlink or a device of its own: EPERM
         (xattr(7))."""
         self._export.write_metadata(file.fd, -1, change)
 
@@ -95,8 +95,8 @@ def _forget(name: bytes, dir_fd: int) -> None:
         os.unlink(name, dir_fd=dir_fd)
 
 
-class FileKeeper:
-    """mapped-file. See Keeper. `parent_of` tells the directory, as a descriptor to be closed, and
+class FileSidecar:
+    """mapped-file. See Sidecar. `parent_of` tells the directory, as a descriptor to be closed, and
     the name by which an open file was reached."""
 
     def __init__(
@@ -107,7 +107,7 @@ class FileKeeper:
         self._parent_of = parent_of
 
     def admit(self, dir_fd: int, name: bytes) -> None:
-        """See Keeper."""
+        """See Sidecar."""
         if self._export.hides(dir_fd, name):
             raise OSError(errno.EINVAL, f"{name!r} is kept for metadata")
 
@@ -154,13 +154,13 @@ class FileKeeper:
     # ---- changes ----------------------------------------------------------------------------
 
     def write(self, file: File, change: Mapped) -> None:
-        """See Keeper."""
+        """See Sidecar."""
         with self._for(file) as meta_fd:
             self._export.write_metadata(file.fd, meta_fd, change)
 
     @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:
-        """See Keeper. A file that has no metadata gets an empty file, for its names to share."""
+        """See Sidecar. A file that has no metadata gets an empty file, for its names to share."""
         with self._export.names_locked():
             with self._for(file) as meta_fd:
                 meta_dir = self._export.share_metadata(dir_fd, name, meta_fd)
@@ -173,7 +173,7 @@ class FileKeeper:
 
     @contextmanager
     def moved(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> Iterator[None]:
-        """See Keeper."""
+        """See Sidecar."""
         with self._export.names_locked():
             source, target = _status(old, old_dir), _status(new, new_dir)
             if source and target and os.path.samestat(source, target):

@@ -26,7 +26,7 @@ from vhost9p.fs.driver import (
     open_mode,
 )
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import unix_messages as u
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.context import (
     Context,
@@ -39,9 +39,9 @@ from vhost9p.p9.context import (
     id_of,
     qid_of,
 )
+from vhost9p.p9.dialect_u_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 from vhost9p.p9.fids import Fid
 from vhost9p.p9.metadata import OFF_MAX, change
-from vhost9p.p9.unix_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 
 EXCL = 0o200
 """O_EXCL as Tlcreate has it."""
@@ -79,7 +79,7 @@ class _New(NamedTuple):
     extension: bytes
 
 
-class UnixFamily:
+class DialectUFamily:
     """See the module."""
 
     def __init__(self, context: Context) -> None:

@@ -13,7 +13,7 @@ import stat
 
 from vhost9p.fs.driver import Attr
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import unix_messages as u
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9.codec import P9Error
 from vhost9p.p9.context import qid_of
 
@@ -45,7 +45,7 @@ def permissions(mode: int) -> int:
     return mode & 0o7777 | sum(bit for flag, bit in SET_BITS.items() if mode & flag)
 
 
-def unix_mode(mode: int) -> int:
+def dialect_u_mode(mode: int) -> int:
     """The mode of a file whose st_mode this is."""
     bits = mode & 0o777 | sum(flag for flag, bit in SET_BITS.items() if mode & bit)
     return bits | KINDS.get(stat.S_IFMT(mode), 0)
@@ -83,7 +83,7 @@ def stat_of(attr: Attr, name: bytes, extension: bytes) -> u.Stat:
         type=0,
         dev=0,
         qid=qid_of(attr),
-        mode=unix_mode(attr.mode),
+        mode=dialect_u_mode(attr.mode),
         atime=attr.atime & U32_MAX,
         mtime=attr.mtime & U32_MAX,
         length=attr.size,

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 from vhost9p.fs.driver import Attr, Driver, Entry, close_fd
 from vhost9p.p9 import constants as c
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9 import messages as m
-from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import Context, Handler, Request, file_fd
+from vhost9p.p9.dialect_u_stat import device_text, stat_of
 from vhost9p.p9.fids import Fid
-from vhost9p.p9.unix_stat import device_text, stat_of
 
 PLACES_MAX = 1024
 """Open directories for which the end of the last read is remembered."""
