@@ -385,7 +385,7 @@ class Export:
         raise BlockingIOError(11, "the file's mount keeps changing")
 
     def probe(self, fd: int) -> FileKey:
-        """Where the open file `fd` (O_PATH will do) lives; needs no policy. Raises OSError."""
+        """Where the open file `fd` (O_PATH is enough) lives; needs no policy. Raises OSError."""
         out = ffi.new("struct v9_attr *")
         result = lib.v9_attr_read(self.native, fd, b"", out)
         if result not in (-lib.V9_NO_DEVICE, -lib.V9_NO_GROUP, -errno.ENODEV):
