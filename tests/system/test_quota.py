@@ -250,7 +250,7 @@ def test_the_usage_outlives_a_restart(place: Place) -> None:
         share.daemon.wait_line("0 inodes, counted in")
     (place.export / "by the host").write_bytes(bytes(BLOCK))
     with place.guest(*limit) as share:
-        share.daemon.wait_line("1 inodes, as kept")
+        share.daemon.wait_line("1 inodes, from the state file")
         with fails(errno.ENOSPC):
             share.client.create(share.top, b"other")
         assert place.counts().inodes == place.found().inodes - 1
@@ -301,7 +301,7 @@ def test_a_daemon_that_is_killed(place: Place, idle: bool) -> None:
             daemon.wait()
         with place.guest(*limit) as again:
             if idle:
-                again.daemon.wait_line(f"{kept.inodes} inodes, as kept")
+                again.daemon.wait_line(f"{kept.inodes} inodes, from the state file")
             assert place.counts() == place.found()
             for name in os.listdir(place.export):
                 directory = (place.export / name).is_dir()

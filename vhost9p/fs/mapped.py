@@ -1,9 +1,8 @@
-"""The driver of the mapped security models: the guest's owners, modes, symlinks and device nodes on
-a host that grants the daemon nothing of the kind.
+"""The driver of the mapped security models: the guest has owners, modes, symlinks and device nodes
+that the daemon may not create on the host.
 
-What the guest creates, and removes, is C's (csrc/fs/create.c), as are the formats of what is kept
-beside the files (csrc/mapped/mapped.h). Here is what changes that later: modes, owners, names
-(fs/sidecar.py).
+C creates and unlinks files (csrc/fs/create.c), and implements the metadata's formats
+(csrc/mapped/mapped.h). This module makes later changes: modes, owners, names (fs/sidecar.py).
 """
 
 from contextlib import suppress
@@ -50,13 +49,13 @@ class MappedDriver(LocalDriver):
         self._change(file, Mapped(mode=mode & PERMISSIONS))
 
     def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver. As chown(2): a program that is given away loses its set-id bits."""
+        """See Driver. As with chown(2), a program that changes its owner loses its set-id bits."""
         owner, group = uid if uid != -1 else None, gid if gid != -1 else None
         self._change(file, Mapped(owner, group, no_set_ids=True))
 
     def _change(self, file: File, change: Mapped) -> None:
-        """A change of metadata is one of the file, though not for the host: it gets its time of
-        change where the host lets the daemon set that."""
+        """Changes metadata. The host does not see that as a change of the file, so sets its ctime
+        if the host lets the daemon do that."""
         self._sidecar.write(file, change)
         with suppress(PermissionError):
             self.touch(file.fd)
