@@ -106,7 +106,7 @@ def _failed(kind: Any, error: Any, trace: TracebackType) -> None:
     place = [(each.filename, each.lineno or 0) for each in traceback.extract_tb(trace)][-1]
     if place not in _faults:
         _faults.add(place)
-        log.error("a request failed as no request should", exc_info=(kind, error, trace))
+        log.error("unexpected error in a request", exc_info=(kind, error, trace))
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
