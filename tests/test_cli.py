@@ -223,7 +223,7 @@ REFUSED = [
     (["--readonly=yes"], "argument --readonly: ignored explicit argument 'yes'"),
     (["--socket", SOCKET, "--path", "/none"], "/none cannot be exported: No such file or dir"),
     (["--socket", SOCKET, "--path", "/etc/passwd"], "/etc/passwd cannot be exported: Not a dir"),
-    (["--socket", "/none/s", "--path", "/usr"], "/none/s: there is no directory /none to make"),
+    (["--socket", "/none/s", "--path", "/usr"], "/none/s: there is no directory /none to create"),
 ]  # fmt: skip
 
 

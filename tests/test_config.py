@@ -290,7 +290,7 @@ def test_a_wrong_shape_is_reported_with_its_place(load: Load, text: str, said: l
 def test_paths_that_are_wrong_say_why(load: Load) -> None:
     (missing,) = problems(load, ONE.replace("one", "gone"))
     assert missing.endswith("/gone cannot be exported: No such file or directory; it must be a "
-                            "directory to be read")  # fmt: skip
+                            "readable directory")  # fmt: skip
     (file,) = problems(load, ONE.replace("one", "vm.yaml"))
     assert "Not a directory" in file
     (long,) = problems(load, ONE.replace(": s", ": " + "s" * 108))
@@ -407,7 +407,7 @@ stat_dir: x
 def test_a_file_of_mistakes_ends_the_reading(load: Load) -> None:
     found = problems(load, "".join(f"key{i}: x\n" for i in range(20_000)))
     assert len(found) == config_file.PROBLEMS_MAX + 1
-    assert "there may be more mistakes" in found[-1]
+    assert "there may be more errors" in found[-1]
 
 
 # ---- values of both ------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ WRONG = [
     # attributes
     ("xattrs: {rules: []}", "3:17: xattrs: rules: a list of rules is expected"),
     ("xattrs: {rules: [{store: user.}]}", "3:18: xattrs: rules: match: is missing; a rule needs"),
-    ("xattrs: {rules: [{match: a}]}", "3:18: xattrs: rules: says not what to do; give one of stor"),
+    ("xattrs: {rules: [{match: a}]}", "3:18: xattrs: rules: has no action; give one of stor"),
     ("xattrs: {rules: [{match: a, hide: true, keep: true}]}",
      "3:18: xattrs: rules: has hide and keep; give one of store, refuse, hide and keep"),
     ("xattrs: {rules: [{match: a, hide: false}]}",

@@ -45,7 +45,7 @@ def test_too_many_are_counted(
     for _ in range(50):
         log.error("again")
     assert caplog.messages == [
-        "vm: 50 lines were left out, for there were too many",
+        "vm: 50 lines were dropped by the rate limit",
         *["vm: again"] * LINES_PER_SECOND,
     ]
 

@@ -91,18 +91,18 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
      ["@/none.yaml: cannot be read: No such file or directory"]),
     # ---- the host
     ([*HERE, "--path", "@/none"],
-     ["@/none cannot be exported: No such file or directory; it must be a directory to be read"]),
+     ["@/none cannot be exported: No such file or directory; it must be a readable directory"]),
     ([*HERE, "--path", "@/file"],
-     ["@/file cannot be exported: Not a directory; it must be a directory to be read"]),
+     ["@/file cannot be exported: Not a directory; it must be a readable directory"]),
     (["--socket", "@/none/s", "--path", "@/share"],
-     ["@/none/s: there is no directory @/none to make the socket in"]),
+     ["@/none/s: there is no directory @/none to create the socket in"]),
     (["--socket", "@/file", "--path", "@/share"], ["@/file exists and is not a socket"]),
     (["--socket", "@/other", "--path", "@/share"], ["@/other exists and is not a socket"]),
     (["--fd", "999", "--path", "@/share"], ["--fd 999: Bad file descriptor"]),
     (["--fd", "{plain}", "--path", "@/share"], ["--fd {plain} is not a socket"]),
     (["--fd", "{fresh}", "--path", "@/share"], ["--fd {fresh} neither listens nor is connected"]),
     (["--fd", "{listening}", "--path", "@/share", "--socket-mode=0660"],
-     ["socket_mode: whoever made the socket of --fd has set it; leave it out"]),
+     ["socket_mode: is set by the creator of the --fd socket; leave it out"]),
     ([*SERVE, "--multidevs=remap", "--state-dir", "@/file"],
      ["the state directory @/file (--state-dir; in a file, state_dir) cannot be used: @/file is "
       "not a directory"]),
@@ -126,10 +126,10 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
       "--state-dir=@/file", "--multidevs=remap"],
      [f"argument --map-uid: '0:0' is not of the form GUEST:HOST:COUNT{HELP}",
       f"argument --quota-error: 'EIO' is not one of ENOSPC, EDQUOT{HELP}",
-      "@/none/s: there is no directory @/none to make the socket in",
+      "@/none/s: there is no directory @/none to create the socket in",
       "the state directory @/file (--state-dir; in a file, state_dir) cannot be used: @/file is "
       "not a directory",
-      "@/none cannot be exported: No such file or directory; it must be a directory to be read"]),
+      "@/none cannot be exported: No such file or directory; it must be a readable directory"]),
     ([*SERVE, "--thraeds=4", "--cache=none", "--fmode=0600", "--quota-error=EIO", "--fd=x",
       "--map-uid=0:0:1"],
      [f"unknown option --thraeds; did you mean '--threads'?{HELP}",
@@ -184,10 +184,10 @@ FILES: list[tuple[str, list[str]]] = [
      "- {socket: t, path: share/in, tag: b, cpus: all}\n- {socket: file, path: gone, tag: b}\n",
      ["2:42: threads: '0' is no whole number from 1 to 32",
       "3:45: cpus: 'all' is no list of CPUs; write it as 0,4-7, with numbers below 1024",
-      "4:24: path: @/gone cannot be exported: No such file or directory; it must be a directory to "
-      "be read",
+      "4:24: path: @/gone cannot be exported: No such file or directory; it must be a readable "
+      "directory",
       "4:30: tag: 'b' is in line 3 already; each device needs a tag of its own",
-      "2:3: @/none/s: there is no directory @/none to make the socket in",
+      "2:3: @/none/s: there is no directory @/none to create the socket in",
       "4:3: @/file exists and is not a socket",
       "3:3: @/share/in and @/share: the exports overlap, and both guests could write there while "
       f"each trusts what it has cached; make one read-only, {FORCE}"]),
@@ -197,9 +197,9 @@ FILES: list[tuple[str, list[str]]] = [
       "3:34: exports: quota: unknown key 'byts'; valid …; did you mean 'bytes'?",
       "4:44: exports: id_map: uid: host: is missing; a range of ids needs it",
       "5:19: exports: path: @/gone cannot be exported: No such file or directory; it must be a "
-      "directory to be read",
+      "readable directory",
       f"6:3: exports: '*d' is an alias: {ALIASES}",
-      "1:1: @/none/s: there is no directory @/none to make the socket in",
+      "1:1: @/none/s: there is no directory @/none to create the socket in",
       "4:3: @/share/in and @/share: the exports overlap, and one file would be two to the guest, "
       f"which trusts what it has cached of each; make one read-only, {FORCE}"]),
 ]  # fmt: skip
@@ -289,10 +289,10 @@ def test_an_ordinary_user_sees_all_mistakes_at_once(
     top, own = bench.top, f"{os.geteuid()}:{os.getegid()}"
     assert said == [
         f"unknown option --tga; did you mean '--tag'?{HELP}",
-        f"{top}/s: the daemon may not write in {top}, where the socket is to be made",
+        f"{top}/s: the daemon may not write in {top}, where the socket is to be created",
         f"the state directory {top}/other (--state-dir; in a file, state_dir) cannot be used: the "
         f"daemon may not write in {top}/other",
-        f"{top}/share: the guest could change nothing in it: it belongs to {own} with mode 0o755, "
+        f"{top}/share: the guest cannot change it: it belongs to {own} with mode 0o755, "
         f"and the daemon runs as {own}; make it read-only (--readonly; in a file, readonly: true), "
         f"change the directory, {FORCE}",
         "security_model: passthrough gives files the guest's owners on the host, but the daemon "

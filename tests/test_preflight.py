@@ -75,10 +75,10 @@ def test_every_device_is_looked_at(host: Host) -> None:
         host.device("a", socket=f"{host.top}/none/s"),
     )
     assert found == [
-        "vm.yaml:2:3: none cannot be exported: No such file or directory; it must be a directory "
-        "to be read",
-        "vm.yaml:5:3: file cannot be exported: Not a directory; it must be a directory to be read",
-        "none/s: there is no directory none to make the socket in",
+        "vm.yaml:2:3: none cannot be exported: No such file or directory; it must be a readable "
+        "directory",
+        "vm.yaml:5:3: file cannot be exported: Not a directory; it must be a readable directory",
+        "none/s: there is no directory none to create the socket in",
     ]
 
 

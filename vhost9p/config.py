@@ -53,7 +53,7 @@ def directory_problem(path: str) -> str | None:
         with os.scandir(path):
             return None
     except OSError as error:
-        return f"{path} cannot be exported: {error.strerror}; it must be a directory to be read"
+        return f"{path} cannot be exported: {error.strerror}; it must be a readable directory"
 
 
 def cpus_problem(cpus: tuple[int, ...]) -> str | None:

@@ -180,7 +180,7 @@ def xattr_rule(tree: Tree) -> Iterator[Problem]:
     """One action."""
     found = [action for action in ACTIONS if action in tree]
     if len(found) != 1:
-        what = f"has {' and '.join(found)}" if found else "says not what to do"
+        what = f"has {' and '.join(found)}" if found else "has no action"
         yield Problem((), f"{what}; give one of store, refuse, hide and keep")
 
 

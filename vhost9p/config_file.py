@@ -163,7 +163,7 @@ class _Reader:
         if len(self.problems) == PROBLEMS_MAX:
             raise UserError(
                 *self.texts(),
-                f"{self.file}: there may be more mistakes: the file was not looked at any further",
+                f"{self.file}: there may be more errors: the rest of the file was not read",
             )
 
     def texts(self) -> list[str]:

@@ -53,9 +53,7 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
             if omitted is None:
                 return
             if omitted:
-                super().log(
-                    logging.WARNING, "%d lines were left out, for there were too many", omitted
-                )
+                super().log(logging.WARNING, "%d lines were dropped by the rate limit", omitted)
         super().log(
             level,
             msg,

@@ -147,7 +147,7 @@ def _check_place(device: DeviceConfig) -> Iterator[str]:
             yield problem
         for key in ("socket_mode", "socket_owner", "socket_group"):
             if getattr(device, key) is not None:
-                yield f"{key}: whoever made the socket of --fd has set it; leave it out"
+                yield f"{key}: is set by the creator of the --fd socket; leave it out"
         return
     if device.socket and (problem := path_problem(device.socket)):
         yield problem
@@ -169,7 +169,7 @@ def _check_export(export: ExportConfig, device: DeviceConfig) -> Iterator[str]:
         yield reason
     if not export.readonly and not device.force and (reason := rights.why_not_write(export.path)):
         yield (
-            f"{export.path}: the guest could change nothing in it: {reason}; make it read-only "
+            f"{export.path}: the guest cannot change it: {reason}; make it read-only "
             f"(--readonly; in a file, readonly: true), change the directory, {ADVICE}"
         )
     yield from _check_model(export)

@@ -206,7 +206,7 @@ def test_a_directory_that_the_user_cannot_write_in() -> None:
     place.chmod(0o755)
     try:
         assert (
-            f"{place}: the guest could change nothing in it: it belongs to 0:0 with mode 0o755, "
+            f"{place}: the guest cannot change it: it belongs to 0:0 with mode 0o755, "
             f"and the daemon runs as {USER}:{USER_GROUP}; make it read-only (--readonly; in a "
             "file, readonly: true), change the directory, or force it"
         ) in refused(who, place)
@@ -287,7 +287,7 @@ def test_a_mount_with_many_ids(export: Path) -> None:
 def test_a_mount_without_the_daemons_id(export: Path) -> None:
     with idmapped(export, 0, 1000, 1) as daemon:
         assert daemon.wait() == 2
-        assert "its mount's ids are mapped, and the daemon's own is not" in daemon.output
+        assert "it is on an idmapped mount without the daemon's own id" in daemon.output
 
 
 @needs_root

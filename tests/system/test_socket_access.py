@@ -156,7 +156,7 @@ def test_a_group_that_the_daemon_is_not_in(export: Path) -> None:
 def test_an_inherited_socket_keeps_what_it_has(export: Path, tmp_path: Path) -> None:
     file = tmp_path / "vm.yaml"
     file.write_text(f"path: {export}\nsecurity_model: none\nsocket_group: {os.getegid()}\n")
-    said = "whoever made the socket of --fd has set it; leave it out"
+    said = "is set by the creator of the --fd socket; leave it out"
     done = run_cli("--fd=3", "--path", str(export), "--socket-mode=0660")
     assert done.returncode == 2 and f"socket_mode: {said}" in done.stderr
     done = run_cli("--fd=3", "--config", str(file))

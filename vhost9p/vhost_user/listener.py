@@ -155,9 +155,9 @@ def path_problem(path: str) -> str | None:
         return f"{path}: a socket's path has at most {MAX_PATH} bytes"
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        return f"{path}: there is no directory {folder} to make the socket in"
+        return f"{path}: there is no directory {folder} to create the socket in"
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-        return f"{path}: the daemon may not write in {folder}, where the socket is to be made"
+        return f"{path}: the daemon may not write in {folder}, where the socket is to be created"
     if (mode := _mode(path)) and not stat.S_ISSOCK(mode):
         return f"{path} exists and is not a socket"
     return None
