@@ -20,11 +20,11 @@
 
 struct v9_export {
     struct v9_export_conf conf;
-    v9_qidmap *qidmap; /* not its own: exports that one guest sees share it */
-    v9_mounts *mounts; /* likewise; NULL: listings look at every entry, or at none */
+    v9_qidmap *qidmap; /* shared by the exports of one device */
+    v9_mounts *mounts; /* likewise; NULL: listings stat every entry, or none */
     uint32_t index;    /* in its device */
     char name[V9_NAME_SIZE];
-    v9_export *above;         /* its root is directory `name` of this one's; NULL: of none */
+    v9_export *above;         /* its root appears as directory `name` there; NULL: nowhere */
     v9_export *below, *aside; /* the first that is joined to it; the next joined to the same */
     int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
     struct v9_seqcount names; /* a name and its metadata file change apart (mapped/mapped.h) */

@@ -149,7 +149,7 @@ static void look(v9_mounts *mounts)
     struct pollfd poller = {mounts->fd, POLLPRI, 0};
     int ready = poll(&poller, 1, 0);
 
-    if (ready) /* an error tells nothing: the worst is assumed */
+    if (ready) /* also on an error: the worst is assumed */
         mounts->generation++;
 }
 

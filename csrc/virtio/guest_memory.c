@@ -16,8 +16,7 @@
 enum {
     GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
     BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
-    KNOWN =
-        2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many retired ones, windows */
+    KNOWN = 2 * V9_MEM_REGIONS + 8, /* mappings of a v9_mem: regions, as many retired, windows */
 };
 
 /*
