@@ -107,8 +107,8 @@ struct v9_attr {
     uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none; has_btime tells */
     uint32_t has_btime;
     uint32_t device; /* the qid map's device index */
-    uint32_t type;   /* S_IFMT of the host's file, whatever metadata make of it */
-    int32_t stat_fd; /* the descriptor of which this was asked itself; -1: a name told it */
+    uint32_t type;   /* S_IFMT of the host's file, whatever the metadata say */
+    int32_t stat_fd; /* the descriptor of the file that was used; -1: a name was */
 };
 
 /* ---- export/export.c: one exported directory
@@ -117,10 +117,10 @@ struct v9_attr {
 struct v9_export_conf {
     int32_t root_fd;        /* O_PATH descriptor of the export's root; duplicated */
     uint32_t readonly;      /* opens for writing fail with EROFS */
-    uint32_t stat_entries;  /* a listing tells the qids that a walk tells (multidevs remap) */
+    uint32_t stat_entries;  /* listings return the same qids as walks (multidevs remap) */
     uint32_t model;         /* V9_MODEL_* */
-    uint32_t writeout;      /* what is written goes out to the disk at once (writeout=immediate) */
-    uint32_t owners_matter; /* what cannot get its owner is not made (passthrough, not none) */
+    uint32_t writeout;      /* written data goes to the disk at once (writeout=immediate) */
+    uint32_t owners_matter; /* creating fails if the owner cannot be set (passthrough, not none) */
     uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
 };
 
@@ -134,8 +134,8 @@ enum {
 /* `qidmap` outlives the export, which uses it; exports of one device share theirs. */
 v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err);
 void v9_export_free(v9_export *ex);
-/* Makes the root of `ex` appear as directory `name` of the root of `above`, in place of what is
- * there. Before both are served. */
+/* Joins `ex`: its root appears as directory `name` of the root of `above`, and hides that entry.
+ * Before both are served. */
 int v9_export_join(v9_export *above, const char *name, v9_export *ex);
 /*
  * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
@@ -559,11 +559,10 @@ int v9_sys_wake_signal(void);
  * v9_sys_wake_signal's signal (again and again, until the call has ended: one that arrives just
  * before the wait begins is lost).
  */
-int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
-                    const int32_t *cancel);
-int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel);
+int v9_lock_ofd(int32_t fd, int32_t type, uint64_t start, uint64_t length, const int32_t *cancel);
+int v9_lock_flock(int32_t fd, int32_t type, const int32_t *cancel);
 /* Sets *cancel, for other threads to see. */
-void v9_sys_cancel(int32_t *cancel);
+void v9_lock_cancel(int32_t *cancel);
 struct v9_lock {
     int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nobody is in the way */
     int32_t pid;  /* -1: an open-file-description lock */
@@ -571,13 +570,13 @@ struct v9_lock {
 };
 enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
 /* Who is in the way of such a lock: fills *lock. */
-int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
+int v9_lock_ofd_test(int32_t fd, struct v9_lock *lock);
 
 /* ---- export/credentials.c
  * ------------------------------------------------------------------ */
 
 /* The capabilities that the daemon lacks, of those that giving files any owner takes; a bit for
  * each (linux/capability.h). 0: it may. */
-uint32_t v9_sys_lacking_caps(void);
+uint32_t v9_cred_lacking_caps(void);
 
 #endif

@@ -99,8 +99,8 @@ static bool is_file(const struct stat *st, int fd, const char *name)
            there.st_dev == st->st_dev && there.st_ino == st->st_ino;
 }
 
-/* Whether a directory is where its path says, below the root: 0, -ESTALE, or why that cannot be
- * told. */
+/* Whether a directory is where its path says, below the root: 0, -ESTALE, or why that is not
+ * known. */
 static int prove_path(v9_export *ex, int fd)
 {
     char path[PATH_MAX], before[PATH_MAX] = "";
@@ -226,7 +226,7 @@ static int step_up(v9_export **where, uint32_t uid, int fd)
         return -ENOTDIR;
     if (v9_export_is_root(ex, &st))
         return ex->above ? enter(where, uid, ex->above) : hold_root(ex);
-    /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
+    /* The proof is of the directory reached: the one below it may be moved at any time. */
     up = v9_sys_reach(fd, "..", O_DIRECTORY);
     if (up < 0)
         return up;

@@ -1,8 +1,8 @@
 /*
  * export: one exported directory with everything that its requests need to know.
  *
- * Belongs here: the object, what is set once before it is served, and the lock of its names. What
- * rooms above keep for an export hangs here as a pointer that they set.
+ * Belongs here: the object, what is set once before it is served, and the lock of its names. For
+ * the state of rooms above there are pointers that they set.
  */
 #ifndef V9_EXPORT_EXPORT_H
 #define V9_EXPORT_EXPORT_H

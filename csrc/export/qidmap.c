@@ -41,7 +41,7 @@ struct entry {
 };
 
 struct header {
-    uint64_t magic; /* stored last when the file is made */
+    uint64_t magic; /* stored last when the file is new */
     uint64_t table; /* offset << 8 | log2 of the number of slots: one store switches tables */
 };
 

@@ -48,7 +48,7 @@ static ssize_t read_at(const struct carrier *from, const char *key, void *value,
     if (*from->name && !__atomic_load_n(&is_missing, __ATOMIC_RELAXED))
         got = syscall(SYS_getxattrat, from->fd, from->name, AT_SYMLINK_NOFOLLOW, key, &args,
                       sizeof(args));
-    if (got < 0 && errno == EPERM) /* so do filters of system calls deny what they do not know */
+    if (got < 0 && errno == EPERM) /* seccomp filters return it for unknown calls */
         errno = ENOSYS;
     if (got < 0 && errno == ENOSYS && *from->name)
         __atomic_store_n(&is_missing, true, __ATOMIC_RELAXED);

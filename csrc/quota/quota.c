@@ -27,8 +27,7 @@ struct v9_quota {
     pthread_cond_t given_back;
 };
 
-/* ---- making
- * -------------------------------------------------------------------------------------
+/* ---- set-up ------------------------------------------------------------------------------------
  */
 
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err)
@@ -92,8 +91,8 @@ static void add(int64_t *number, int64_t change)
     __atomic_store_n(number, sum < 0 ? 0 : sum, __ATOMIC_RELAXED);
 }
 
-/* Whoever finds the file after a crash believes the numbers where this is zero, so what it covers
- * stays between its two steps. */
+/* After a crash the numbers count as right if this is zero, so everything that it covers stays
+ * between its two steps. */
 static void add_changing(v9_quota *q, int64_t change)
 {
     __atomic_fetch_add(&q->usage->changing, (uint64_t)change, __ATOMIC_SEQ_CST);
@@ -130,8 +129,8 @@ static void doom(v9_quota *q, struct v9_usage *a)
     add_changing(q, 1); /* until it is given back */
 }
 
-/* Somebody else has removed a file that had an account: its inode is a new file's now. Not so of an
- * account that is held: who holds it has the file, the new one, which a walk has found already. */
+/* Drops the account of a file that somebody else removed, whose number a new file has now. If the
+ * account is held, it is the new file's already: a walk has found it. */
 static void lose(v9_quota *q, uint64_t st_dev, uint64_t st_ino)
 {
     uint32_t index = v9_usages_find(&q->accounts, st_dev, st_ino, false);
@@ -170,7 +169,7 @@ static int64_t bytes_of(const struct stat *st)
     return (int64_t)st->st_blocks * STAT_UNIT;
 }
 
-/* Begins to change a held file: notes what it counts for. */
+/* Before the first change of a held file: sets what it counts for. */
 static int look(v9_quota *q, uint32_t account, int32_t fd)
 {
     struct v9_usage *a = &q->accounts.entries[account];

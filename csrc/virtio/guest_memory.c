@@ -94,7 +94,7 @@ static int map_zeros(void *at, size_t len)
                : 0;
 }
 
-/* The mapping of a registry that an address lies in: what it is, in *found. */
+/* Copies the registry's mapping that an address lies in to *found. */
 static bool find_known(struct v9_registry *registry, uintptr_t at, struct v9_mapping *found)
 {
     const uint32_t used = atomic_load(&registry->used);
@@ -179,7 +179,7 @@ static int check_region(const struct v9_mem *mem, const struct v9_region *new)
     return mem->limit_bytes && bytes > mem->limit_bytes ? -ENOMEM : 0;
 }
 
-/* The size that mappings of this file are made of: a huge page's on hugetlbfs. */
+/* The page size of this file's mappings: a huge page's on hugetlbfs. */
 static size_t page_size(int fd)
 {
     struct statfs st;

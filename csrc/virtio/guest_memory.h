@@ -79,8 +79,8 @@ void v9_mem_restore(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 /*
- * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in: what the range is
- * mapped at, or NULL unless one region holds all of it. It ends before the regions change.
+ * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in. Returns where the
+ * range is mapped, or NULL unless one region holds all of it. End it before the regions change.
  */
 void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window);
 /* Unmaps it, if it is one. */
