@@ -29,9 +29,9 @@ struct v9_queue {
 };
 
 struct v9_rate_queues {
-    struct v9_token_bucket throttle;
-    struct v9_queue queues[2]; /* of reads, and of writes: oldest first */
-    bool turn;                 /* the queue that is looked at first: they take turns */
+    struct v9_token_bucket bucket;
+    struct v9_queue waiting[2]; /* of reads, and of writes: oldest first */
+    bool turn;                  /* the queue that is looked at first: they take turns */
 };
 
 /* Whether `r` may move `bytes` of a file of `ex` now: 0 or -V9_NOT_YET. Takes the device's lock. */

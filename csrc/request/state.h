@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/outcome.h"
 #include "base/wire.h"
 #include "export/qidmap.h"
 #include "fid/fid.h"
@@ -66,10 +67,10 @@ struct v9_request {
     uint32_t target, target_seq;        /* V9_FLUSHING: the request that was flushed */
     uint32_t bytes;                     /* that it is to move, and */
     struct v9_rate_queues *rate_queues; /* where it waits for that: request/rate_queue.c's */
-    struct v9_request *next, **link;    /* in the device's free list, or (link, too) among delays */
-    struct v9_question question;        /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
-    struct v9_created made; /* p9/create.c: what it has made, and is still to tell of; */
-    uint32_t made_in;       /* the index of the export that this belongs to */
+    struct v9_request *next, **link; /* in the device's free list, or (link, too) in a rate queue */
+    struct v9_question question;     /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
+    struct v9_created made;          /* p9/create.c: what it has made, and is still to tell of; */
+    uint32_t made_in;                /* the index of the export that this belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
