@@ -394,8 +394,8 @@ class Crowd:
             return
         fid = self.share.client.walk_to(self.share.root, *name)
         attr = self.share.client.getattr(fid)
-        told = (attr.qid.path, attr.mode, attr.nlink, attr.size)
-        assert told == (seen.st_ino, seen.st_mode, seen.st_nlink, seen.st_size), name
+        reported = (attr.qid.path, attr.mode, attr.nlink, attr.size)
+        assert reported == (seen.st_ino, seen.st_mode, seen.st_nlink, seen.st_size), name
         self.held[fid] = Held(name, seen.st_ino)
         self.check(fid)
 
