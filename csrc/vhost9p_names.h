@@ -6,9 +6,7 @@
 #ifndef V9_VHOST9P_NAMES_H
 #define V9_VHOST9P_NAMES_H
 
-/* ---- fs/create.c: entries of directories, created and unlinked
- * -----------------------------------------
- */
+/* ---- fs/create.c: entries of directories, created and unlinked ------------------------------- */
 
 enum {
     V9_NEW_FILE = 0, /* a regular file, which is opened */
@@ -69,9 +67,7 @@ int v9_sidecar_discard(int32_t dir_fd, const char *name);
  * empty. What is no directory is left alone. */
 int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
-/* ---- fid/renames.c
- * -------------------------------------------------------------------------------
- */
+/* ---- fid/renames.c --------------------------------------------------------------------------- */
 
 /*
  * fid/renames.c: changes of names by the guest. Between begin and end nothing of the export is

@@ -22,8 +22,7 @@ enum {
 #define EIGHT_UP "../../../../../../../.."
 _Static_assert(PATH_MAX / 2 >= 8 * (NAME_MAX + 1), "EIGHT_UP");
 
-/* ---- opening -----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 int v9_export_reopen(v9_export *ex, int32_t fd)
 {
@@ -45,8 +44,7 @@ int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
     return v9_sys_open_file(ex->proc_fd, fd, known, flags);
 }
 
-/* ---- paths -------------------------------------------------------------------------------------
- */
+/* ---- paths ----------------------------------------------------------------------------------- */
 
 /* Appends "/name". */
 static int append(char path[PATH_MAX], int size, const char *name)
@@ -83,8 +81,7 @@ int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_M
     return size ? size : -EBUSY;
 }
 
-/* ---- from below --------------------------------------------------------------------------------
- */
+/* ---- from below ------------------------------------------------------------------------------ */
 
 static bool is_gone(int err)
 {
@@ -183,8 +180,7 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
     return -ENOENT;
 }
 
-/* ---- steps -------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static int hold_root(const struct v9_export *ex)
 {

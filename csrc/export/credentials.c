@@ -14,8 +14,7 @@
 #include "base/budget.h"
 #include "vhost9p.h"
 
-/* ---- identity ----------------------------------------------------------------------------------
- */
+/* ---- identity -------------------------------------------------------------------------------- */
 
 /* The capabilities for giving a file any owner: to be that user while it is created, in any
  * directory, and to change it afterwards. */
@@ -120,8 +119,7 @@ static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *o
 
 const struct v9_cred v9_cred_daemon = {.switched = false};
 
-/* ---- creating ----------------------------------------------------------------------------------
- */
+/* ---- creating -------------------------------------------------------------------------------- */
 
 /* -1 with errno. */
 static int create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,

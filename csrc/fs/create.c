@@ -42,8 +42,7 @@ enum {
     NOT_FOR_NEW = O_TRUNC | O_DIRECTORY, /* mean nothing for a file that is just created */
 };
 
-/* ---- as the owner ------------------------------------------------------------------------------
- */
+/* ---- as the owner ---------------------------------------------------------------------------- */
 
 /* Who creates; -EPERM if the owner matters and the daemon cannot create as it. */
 static int cred_of(const v9_export *ex, const struct v9_new *as, struct v9_cred *cred)
@@ -145,8 +144,7 @@ static int create_entry(v9_export *ex, int dir_fd, const char *name, const struc
     return err;
 }
 
-/* ---- files that are opened ---------------------------------------------------------------------
- */
+/* ---- files that are opened ------------------------------------------------------------------- */
 
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
                       int host, struct v9_created *created)
@@ -242,8 +240,7 @@ static int create_any(v9_export *ex, int dir_fd, const char *name, const struct 
                                            : v9_create_mapped_other(ex, dir_fd, name, as, created);
 }
 
-/* ---- within the quota --------------------------------------------------------------------------
- */
+/* ---- within the quota ------------------------------------------------------------------------ */
 
 /* An entry, for its account: a descriptor. */
 static int look_for(int dir_fd, const char *name)
@@ -346,8 +343,7 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
     return err;
 }
 
-/* ---- removing ----------------------------------------------------------------------------------
- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 static int remove_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
 {

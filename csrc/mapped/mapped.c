@@ -26,8 +26,7 @@ enum {
     TRIES = 64, /* retries of a lookup that a change of names broke, every 0.1 ms */
 };
 
-/* ---- mapped-file's files -----------------------------------------------------------------------
- */
+/* ---- mapped-file's files --------------------------------------------------------------------- */
 
 /* Opens a metadata file. Only a regular one counts. */
 static int open_meta(v9_export *ex, int dir_fd, const char *path)
@@ -70,8 +69,7 @@ static int find_once(v9_export *ex, int fd)
     return meta;
 }
 
-/* ---- changes of names --------------------------------------------------------------------------
- */
+/* ---- changes of names ------------------------------------------------------------------------ */
 
 void v9_mapped_changing(v9_export *ex, uint32_t begin)
 {
@@ -125,8 +123,7 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
     return meta < 0 ? -1 : meta;
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Reads a text that may be rewritten meanwhile. */
 static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
@@ -243,8 +240,7 @@ int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
     return length == (ssize_t)size ? -ENAMETOOLONG : (int)length;
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static void merge(struct v9_mapped *into, const struct v9_mapped *change)
 {

@@ -11,8 +11,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 enum { PROC_PATH = 32 + V9_NAME_SIZE };
 
@@ -96,8 +95,7 @@ void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct
     }
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* By the descriptor, or where that is O_PATH by a path. */
 static int write_xattr(int fd, const char *key, const void *value, size_t size)

@@ -27,8 +27,7 @@ struct v9_quota {
     pthread_cond_t given_back;
 };
 
-/* ---- set-up ------------------------------------------------------------------------------------
- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err)
 {
@@ -81,8 +80,7 @@ void v9_quota_free(v9_quota *q)
     free(q);
 }
 
-/* ---- accounts; with the lock held unless their names are public ------------------------------
- */
+/* ---- accounts; with the lock held unless their names are public ------------------------------ */
 
 /* Usage never shows less than nothing: files that others have put there may go. */
 static void add(int64_t *number, int64_t change)
@@ -161,8 +159,7 @@ void v9_quota_release(v9_quota *q, uint32_t account)
     pthread_mutex_unlock(&q->lock);
 }
 
-/* ---- looking at files --------------------------------------------------------------------------
- */
+/* ---- looking at files ------------------------------------------------------------------------ */
 
 static int64_t bytes_of(const struct stat *st)
 {
@@ -292,8 +289,7 @@ uint32_t v9_quota_block(const v9_quota *q)
     return q->conf.block;
 }
 
-/* ---- claims ------------------------------------------------------------------------------------
- */
+/* ---- claims ---------------------------------------------------------------------------------- */
 
 static uint64_t room(uint64_t limit, int64_t used, uint64_t claimed)
 {
@@ -374,8 +370,7 @@ void v9_quota_settle_claim(v9_quota *q, uint32_t account, int fd, uint64_t claim
     pthread_mutex_unlock(&q->lock);
 }
 
-/* ---- writes ------------------------------------------------------------------------------------
- */
+/* ---- writes ---------------------------------------------------------------------------------- */
 
 static uint64_t round_up(uint64_t number, uint64_t unit)
 {
@@ -465,8 +460,7 @@ int64_t v9_quota_admit(v9_quota *q, uint32_t account, const struct v9_quota_writ
     return taken ? (int64_t)write->count : admit_closely(q, write, claim);
 }
 
-/* ---- statfs ------------------------------------------------------------------------------------
- */
+/* ---- statfs ---------------------------------------------------------------------------------- */
 
 void v9_quota_statfs(v9_quota *q, struct statfs *st)
 {

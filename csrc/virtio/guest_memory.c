@@ -344,8 +344,7 @@ void v9_mem_restore(struct v9_mem *mem)
     mem->patched = false;
 }
 
-/* ---- translation -------------------------------------------------------------------------------
- */
+/* ---- translation ----------------------------------------------------------------------------- */
 
 static struct v9_region *find_gpa(struct v9_mem *mem, uint64_t gpa)
 {
@@ -435,8 +434,7 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
     return 0;
 }
 
-/* ---- cutting off -------------------------------------------------------------------------------
- */
+/* ---- cutting off ----------------------------------------------------------------------------- */
 
 /*
  * Exchanges one region's mapping for anonymous memory, which is left to the retired, and maps the
