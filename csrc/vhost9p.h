@@ -33,16 +33,12 @@ int v9_init(void);
 /* How many bytes of addresses the process has, all of them. */
 uint64_t v9_address_space(void);
 
-/* ---- server/stop.c: SIGTERM and SIGINT
- * ---------------------------------------------------------------
- */
+/* ---- server/stop.c: SIGTERM and SIGINT ------------------------------------------------------- */
 
 /* From now on they are written to the eventfd `fd` by their numbers, and so many milliseconds after
  * the first of them the process ends, with status 0. Every thread has them blocked before. */
 int v9_stop_start(int32_t fd, uint32_t patience_ms);
-/* ---- base/budget.c: how many descriptors each device may hold
- * --------------------------------------
- */
+/* ---- base/budget.c: how many descriptors each device may hold -------------------------------- */
 
 /* Divides what the limit of open files leaves among the devices that there are; once, when they
  * have been made. Returns 0, or how high the limit would have to be to serve them all. */
@@ -54,9 +50,7 @@ int v9_budget_dup(int32_t fd);
 /* Closes what any of these functions has opened, or another call. */
 void v9_budget_close(int32_t fd);
 
-/* ---- base/name.c
- * -----------------------------------------------------------------------------------
- */
+/* ---- base/name.c ----------------------------------------------------------------------------- */
 
 enum { V9_NAME_DOTS = 1 };
 /* Whether a directory entry may have this name: 0, V9_NAME_DOTS for "." and "..", which every
@@ -64,8 +58,7 @@ enum { V9_NAME_DOTS = 1 };
  * -ENAMETOOLONG. */
 int v9_name_check(const char *name, uint32_t size);
 
-/* ---- export/qidmap.c: (host device, inode) -> qid.path
- * --------------------------------------------- */
+/* ---- export/qidmap.c: (host device, inode) -> qid.path --------------------------------------- */
 
 enum {
     V9_DEV_IDENTITY = 1, /* qid.path = st_ino (multidevs warn, and forbid's own device) */
@@ -107,20 +100,19 @@ struct v9_attr {
     uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none; has_btime tells */
     uint32_t has_btime;
     uint32_t device; /* the qid map's device index */
-    uint32_t type;   /* S_IFMT of the host's file, whatever metadata make of it */
-    int32_t stat_fd; /* the descriptor of which this was asked itself; -1: a name told it */
+    uint32_t type;   /* S_IFMT of the host's file, whatever the metadata say */
+    int32_t stat_fd; /* the descriptor of the file that was used; -1: a name was */
 };
 
-/* ---- export/export.c: one exported directory
- * ------------------------------------------------------------------ */
+/* ---- export/export.c: one exported directory ------------------------------------------------- */
 
 struct v9_export_conf {
     int32_t root_fd;        /* O_PATH descriptor of the export's root; duplicated */
     uint32_t readonly;      /* opens for writing fail with EROFS */
-    uint32_t stat_entries;  /* a listing tells the qids that a walk tells (multidevs remap) */
+    uint32_t stat_entries;  /* listings return the same qids as walks (multidevs remap) */
     uint32_t model;         /* V9_MODEL_* */
-    uint32_t writeout;      /* what is written goes out to the disk at once (writeout=immediate) */
-    uint32_t owners_matter; /* what cannot get its owner is not made (passthrough, not none) */
+    uint32_t writeout;      /* written data goes to the disk at once (writeout=immediate) */
+    uint32_t owners_matter; /* creating fails if the owner cannot be set (passthrough, not none) */
     uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
 };
 
@@ -134,8 +126,8 @@ enum {
 /* `qidmap` outlives the export, which uses it; exports of one device share theirs. */
 v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err);
 void v9_export_free(v9_export *ex);
-/* Makes the root of `ex` appear as directory `name` of the root of `above`, in place of what is
- * there. Before both are served. */
+/* Joins `ex`: its root appears as directory `name` of the root of `above`, and hides that entry.
+ * Before both are served. */
 int v9_export_join(v9_export *above, const char *name, v9_export *ex);
 /*
  * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
@@ -207,9 +199,7 @@ int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest);
 int v9_export_watch_caps(v9_export *ex, const char *name);
 /* Some file has them now: open files are looked at again. */
 void v9_export_caps_set(v9_export *ex);
-/* ---- base/token_bucket.c: how fast reads and writes may be
- * ---------------------------------------------
- */
+/* ---- base/token_bucket.c: how fast reads and writes may be ----------------------------------- */
 
 enum { V9_BPS_TOTAL, V9_BPS_READ, V9_BPS_WRITE, V9_IOPS_TOTAL, V9_IOPS_READ, V9_IOPS_WRITE };
 #define V9_LIMITS 6
@@ -229,8 +219,7 @@ struct v9_token_bucket_conf {
  * -ENOMEM. */
 int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *conf);
 
-/* ---- fs/: attributes as the guest sees them
- * ------------------------------------------------------------------ */
+/* ---- fs/: attributes as the guest sees them -------------------------------------------------- */
 
 /* For tests: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
 int v9_export_override_stat(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
@@ -245,9 +234,7 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *ou
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *out);
 
-/* ---- mapped/mapped.c: what the mapped security models keep beside a file
- * -------------------------------
- */
+/* ---- mapped/mapped.c: what the mapped security models keep beside a file --------------------- */
 
 enum { V9_HAS_UID = 1, V9_HAS_GID = 2, V9_HAS_MODE = 4, V9_HAS_RDEV = 8, V9_HAS_ALL = 15 };
 /* In a change: a program loses its set-id bits, as by chown(2) and write(2), whatever its mode is
@@ -280,9 +267,7 @@ void v9_export_cache_metadata(v9_export *ex);
 /* Python changes names (begin 1), or has done so (0): files and their metadata part meanwhile. */
 void v9_mapped_changing(v9_export *ex, uint32_t begin);
 
-/* ---- quota/quota.c: what an export's files take of the host, and its limits
- * -----------------------
- */
+/* ---- quota/quota.c: what an export's files take of the host, and its limits ------------------ */
 
 /*
  * The state file as C sees it: V9_QUOTA_FILE bytes, mapped shared, with the usage at
@@ -325,9 +310,7 @@ struct v9_quota_change {
 int v9_quota_change_begin(v9_quota *quota, struct v9_quota_change *change);
 void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
 
-/* ---- export/mounts.c: which entries of a directory may lie on another device
- * -------------------------
- */
+/* ---- export/mounts.c: which entries of a directory may lie on another device ----------------- */
 
 /* Which entries' attributes a listing has to read: those on whose names something is mounted, */
 enum {
@@ -350,9 +333,7 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
  * export. Once, before the export is served. */
 int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
 
-/* ---- request/upcall.c: upcalls
- * -------------------------------------------------------------------------
- */
+/* ---- request/upcall.c: upcalls --------------------------------------------------------------- */
 
 enum {
     V9_UP_DEVICE = 1, /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file */
@@ -389,8 +370,7 @@ int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, u
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
               uint32_t size);
 
-/* ---- server/device.c: one vhost-user device with its ring, memory and fids
- * -------------------------- */
+/* ---- server/device.c: one vhost-user device with its ring, memory and fids ------------------- */
 
 enum { V9_MEM_REGIONS = 509 }; /* what GET_MAX_MEM_SLOTS answers, at most */
 
@@ -471,9 +451,7 @@ void v9_ring_pause(v9_device *dev);
  * and cuts it off from guest memory; returns what GET_VRING_BASE answers. */
 uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
 
-/* ---- fid/fid.c
- * ------------------------------------------------------------------------------------
- */
+/* ---- fid/fid.c ------------------------------------------------------------------------------- */
 
 enum {
     V9_FID_UPCALL = 1, /* Tread, Twrite and Tclunk of this fid go to Python (xattr fids) */
@@ -525,9 +503,7 @@ int v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
 
-/* ---- base/sys.c: system calls that Python's os module lacks
- * -----------
- */
+/* ---- base/sys.c: system calls that Python's os module lacks ---------------------------------- */
 
 /*
  * open(2) flags for 9P2000.L's, which are Linux's generic numbers, whatever this host's are. Always
@@ -550,8 +526,7 @@ enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
 /* The signal that ends a thread's wait in a system call; installs its empty handler. */
 int v9_sys_wake_signal(void);
 
-/* ---- export/file_locks.c
- * ------------------------------------------------------------------ */
+/* ---- export/file_locks.c --------------------------------------------------------------------- */
 
 /*
  * Open-file-description locks (fcntl(2)) and flock(2). `cancel` NULL: -EAGAIN where another holds
@@ -559,11 +534,10 @@ int v9_sys_wake_signal(void);
  * v9_sys_wake_signal's signal (again and again, until the call has ended: one that arrives just
  * before the wait begins is lost).
  */
-int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
-                    const int32_t *cancel);
-int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel);
+int v9_lock_ofd(int32_t fd, int32_t type, uint64_t start, uint64_t length, const int32_t *cancel);
+int v9_lock_flock(int32_t fd, int32_t type, const int32_t *cancel);
 /* Sets *cancel, for other threads to see. */
-void v9_sys_cancel(int32_t *cancel);
+void v9_lock_cancel(int32_t *cancel);
 struct v9_lock {
     int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nobody is in the way */
     int32_t pid;  /* -1: an open-file-description lock */
@@ -571,13 +545,12 @@ struct v9_lock {
 };
 enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
 /* Who is in the way of such a lock: fills *lock. */
-int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
+int v9_lock_ofd_test(int32_t fd, struct v9_lock *lock);
 
-/* ---- export/credentials.c
- * ------------------------------------------------------------------ */
+/* ---- export/credentials.c -------------------------------------------------------------------- */
 
 /* The capabilities that the daemon lacks, of those that giving files any owner takes; a bit for
  * each (linux/capability.h). 0: it may. */
-uint32_t v9_sys_lacking_caps(void);
+uint32_t v9_cred_lacking_caps(void);
 
 #endif

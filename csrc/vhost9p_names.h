@@ -6,9 +6,7 @@
 #ifndef V9_VHOST9P_NAMES_H
 #define V9_VHOST9P_NAMES_H
 
-/* ---- fs/create.c: entries of directories, made and removed
- * -----------------------------------------
- */
+/* ---- fs/create.c: entries of directories, created and unlinked ------------------------------- */
 
 enum {
     V9_NEW_FILE = 0, /* a regular file, which is opened */
@@ -24,28 +22,29 @@ struct v9_new {
     uint32_t major, minor; /* of a special file */
     const char *target;    /* of a symlink */
 };
-/* What was made. V9_NEW_FILE also tells its descriptors, which are the caller's, and those of what
- * it has found; else they are -1. */
+/* The result. For V9_NEW_FILE it has descriptors of the file that was created or found, which are
+ * the caller's; else they are -1. */
 struct v9_created {
     int32_t path_fd, meta_fd, io_fd, io_flags;
     struct v9_mapped metadata; /* that it began with; none: not known */
 };
 /*
- * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
- * user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for the
- * directory's where that is set-gid, else the daemon's own; with a map of ids see export/idmap.h.
- * Without O_EXCL a file that is there already is opened, if it is a regular one. Fills *created;
- * what it fails to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
+ * Creates `name`, one component that the caller has validated, in directory `dir_fd`, as the
+ * guest's user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for
+ * the directory's where that is set-gid, else the daemon's own; with a map of ids see
+ * export/idmap.h. Without O_EXCL a file that is there already is opened, if it is a regular one.
+ * Fills *created; what it fails to complete stays, as open(2) with O_CREAT leaves a file that
+ * cannot be opened.
  */
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
               struct v9_created *created);
-/* Removes `name` of directory `dir_fd`, with what is kept beside it. */
+/* Removes `name` of directory `dir_fd`, and its metadata file. */
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
 
 /*
- * Excludes others that change names, and what is told of them elsewhere: metadata of mapped-file, a
- * quota's accounts. v9_create and v9_unlink take the lock where there is such; Python takes it to
- * rename and link. A thread may take it several times.
+ * Excludes others that change names together with metadata files or accounts of a quota. v9_create
+ * and v9_unlink take the lock where there are such; Python takes it to rename and link. A thread
+ * may take it several times.
  */
 void v9_export_lock_names(v9_export *ex);
 void v9_export_unlock_names(v9_export *ex);
@@ -68,9 +67,7 @@ int v9_sidecar_discard(int32_t dir_fd, const char *name);
  * empty. What is no directory is left alone. */
 int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
-/* ---- fid/renames.c
- * -------------------------------------------------------------------------------
- */
+/* ---- fid/renames.c --------------------------------------------------------------------------- */
 
 /*
  * fid/renames.c: changes of names by the guest. Between begin and end nothing of the export is

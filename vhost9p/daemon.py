@@ -27,7 +27,7 @@ from vhost9p.device import Device
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.sys import take_stop_signals
-from vhost9p.output import flush, keep_places, say
+from vhost9p.output import flush, occupy_standard_streams, say
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -173,7 +173,7 @@ class Daemon:
             stop.set_result(signal.Signals(os.eventfd_read(self._stop_fd)))
 
         loop.add_reader(self._stop_fd, end)
-        for number in signals.TOLD:
+        for number in signals.IGNORED:
             loop.add_signal_handler(number, self._go_on, number)
 
     def _go_on(self, number: signal.Signals) -> None:
@@ -204,7 +204,7 @@ class Daemon:
 
 def run(config: Config) -> int:
     """Serves; returns the process's exit code, or ends the process."""
-    keep_places()
+    occupy_standard_streams()
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
     try:

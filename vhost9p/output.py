@@ -23,7 +23,7 @@ def say(text: str) -> None:
             print(f"vhost9p: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def keep_places() -> None:
+def occupy_standard_streams() -> None:
     """The descriptors 0 to 2 are standard streams for all that is in the process: where one was
     closed, no file of a guest is to be there when something prints."""
     while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:

@@ -14,8 +14,8 @@ import signal
 STOP = (signal.SIGTERM, signal.SIGINT)
 """They end the daemon, once its event loop runs."""
 
-TOLD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""They are ignored, which is said in the log: somebody may expect something of them."""
+IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""They are ignored, with a line in the log: whoever sent one may expect an effect."""
 
 LEFT = frozenset(
     {

@@ -1,8 +1,8 @@
 /*
  * export: one exported directory with everything that its requests need to know.
  *
- * Belongs here: the object, what is set once before it is served, and the lock of its names. What
- * rooms above keep for an export hangs here as a pointer that they set.
+ * Belongs here: the object, what is set once before it is served, and the lock of its names. For
+ * the state of rooms above there are pointers that they set.
  */
 #ifndef V9_EXPORT_EXPORT_H
 #define V9_EXPORT_EXPORT_H
@@ -20,11 +20,11 @@
 
 struct v9_export {
     struct v9_export_conf conf;
-    v9_qidmap *qidmap; /* not its own: exports that one guest sees share it */
-    v9_mounts *mounts; /* likewise; NULL: listings look at every entry, or at none */
+    v9_qidmap *qidmap; /* shared by the exports of one device */
+    v9_mounts *mounts; /* likewise; NULL: listings stat every entry, or none */
     uint32_t index;    /* in its device */
     char name[V9_NAME_SIZE];
-    v9_export *above;         /* its root is directory `name` of this one's; NULL: of none */
+    v9_export *above;         /* its root appears as directory `name` there; NULL: nowhere */
     v9_export *below, *aside; /* the first that is joined to it; the next joined to the same */
     int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
     struct v9_seqcount names; /* a name and its metadata file change apart (mapped/mapped.h) */

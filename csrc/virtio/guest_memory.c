@@ -16,8 +16,7 @@
 enum {
     GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
     BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
-    KNOWN =
-        2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many retired ones, windows */
+    KNOWN = 2 * V9_MEM_REGIONS + 8, /* mappings of a v9_mem: regions, as many retired, windows */
 };
 
 /*
@@ -95,7 +94,7 @@ static int map_zeros(void *at, size_t len)
                : 0;
 }
 
-/* The mapping of a registry that an address lies in: what it is, in *found. */
+/* Copies the registry's mapping that an address lies in to *found. */
 static bool find_known(struct v9_registry *registry, uintptr_t at, struct v9_mapping *found)
 {
     const uint32_t used = atomic_load(&registry->used);
@@ -180,7 +179,7 @@ static int check_region(const struct v9_mem *mem, const struct v9_region *new)
     return mem->limit_bytes && bytes > mem->limit_bytes ? -ENOMEM : 0;
 }
 
-/* The size that mappings of this file are made of: a huge page's on hugetlbfs. */
+/* The page size of this file's mappings: a huge page's on hugetlbfs. */
 static size_t page_size(int fd)
 {
     struct statfs st;
@@ -345,8 +344,7 @@ void v9_mem_restore(struct v9_mem *mem)
     mem->patched = false;
 }
 
-/* ---- translation -------------------------------------------------------------------------------
- */
+/* ---- translation ----------------------------------------------------------------------------- */
 
 static struct v9_region *find_gpa(struct v9_mem *mem, uint64_t gpa)
 {
@@ -436,8 +434,7 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
     return 0;
 }
 
-/* ---- cutting off -------------------------------------------------------------------------------
- */
+/* ---- cutting off ----------------------------------------------------------------------------- */
 
 /*
  * Exchanges one region's mapping for anonymous memory, which is left to the retired, and maps the

@@ -69,8 +69,7 @@ uint32_t v9_packed_base(const struct v9_virtqueue *vq)
     return base_of(vq->pop_at) | base_of(vq->push_at) << 16;
 }
 
-/* ---- popping -----------------------------------------------------------------------------------
- */
+/* ---- popping --------------------------------------------------------------------------------- */
 
 static bool is_available(const struct v9_virtqueue *vq)
 {
@@ -142,8 +141,7 @@ int v9_packed_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *
     return 0;
 }
 
-/* ---- pushing -----------------------------------------------------------------------------------
- */
+/* ---- pushing --------------------------------------------------------------------------------- */
 
 void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written)
 {

@@ -24,7 +24,7 @@ struct v9_virtqueue_setup {
     bool event_idx, indirect, packed;       /* negotiated */
 };
 
-/* An index that lies within its table: v9_index_in and the functions below make one. */
+/* An index that lies within its table: only the functions below create one. */
 typedef struct {
     uint32_t value;
 } v9_index;

@@ -19,8 +19,7 @@ struct used {
     struct used_elem ring[]; /* num elements, then avail_event */
 };
 
-/* ---- shared memory -----------------------------------------------------------------------------
- */
+/* ---- shared memory --------------------------------------------------------------------------- */
 
 static struct avail *avail_of(const struct v9_virtqueue *vq)
 {
@@ -90,8 +89,7 @@ uint32_t v9_split_base(const struct v9_virtqueue *vq)
     return vq->last_avail;
 }
 
-/* ---- popping -----------------------------------------------------------------------------------
- */
+/* ---- popping --------------------------------------------------------------------------------- */
 
 int v9_split_peek(struct v9_virtqueue *vq)
 {
@@ -175,8 +173,7 @@ int v9_split_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *c
     return 0;
 }
 
-/* ---- pushing -----------------------------------------------------------------------------------
- */
+/* ---- pushing --------------------------------------------------------------------------------- */
 
 void v9_split_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written)
 {

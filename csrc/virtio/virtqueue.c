@@ -6,8 +6,7 @@
 #include "virtio/packed.h"
 #include "virtio/split.h"
 
-/* ---- set-up ------------------------------------------------------------------------------------
- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 static const char *check_setup(const struct v9_virtqueue_setup *setup)
 {
@@ -72,8 +71,7 @@ void v9_virtqueue_remap(struct v9_virtqueue *vq, struct v9_mem *mem)
         map_ring(vq, mem);
 }
 
-/* ---- either layout -----------------------------------------------------------------------------
- */
+/* ---- either layout --------------------------------------------------------------------------- */
 
 int v9_virtqueue_peek(struct v9_virtqueue *vq)
 {

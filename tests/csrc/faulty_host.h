@@ -22,8 +22,7 @@
 
 #define META ".virtfs_metadata"
 
-/* ---- calls that fail ---------------------------------------------------------------------------
- */
+/* ---- calls that fail ------------------------------------------------------------------------- */
 
 static struct {
     bool no_tmpfile;   /* file systems that do not know O_TMPFILE */
@@ -116,8 +115,7 @@ struct dirent *readdir(DIR *all)
     return NULL;
 }
 
-/* ---- an export ---------------------------------------------------------------------------------
- */
+/* ---- an export ------------------------------------------------------------------------------- */
 
 static v9_qidmap *qids;
 static char root_path[] = "/var/tmp/v9-make-XXXXXX";

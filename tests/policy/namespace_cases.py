@@ -184,7 +184,7 @@ def reusable_ids_are_watched(base: Path) -> None:
 
     def probe(fd: int) -> FileKey:
         key = real.probe(fd)
-        return FileKey(table.number_of(fd), key.ino, key.born)
+        return FileKey(table.number_of(fd), key.ino, key.btime)
 
     daemon = Daemon(export, base / "state", probe)
     real = daemon.export

@@ -56,7 +56,7 @@ def test_identifies_the_mount_of_a_file(table: MountTable) -> None:
     assert not mount.has_unique_id()
     assert table.read()[mount.number].point == b"/proc"
     assert table.is_mounted(mount, probe)
-    assert not table.is_mounted(mount._replace(root_born=43), probe)
+    assert not table.is_mounted(mount._replace(root_btime=43), probe)
     assert not table.is_mounted(mount._replace(mnt_id=1 << 40), probe)
     assert not table.is_mounted(mount._replace(number=1 << 30), probe)
 

@@ -168,7 +168,9 @@ def test_a_directory_that_is_moved_away_under_the_scan(
     assert caught.value.errno == errno.EAGAIN
 
 
-def test_unreadable_directories_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_directories_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "closed").mkdir()
 
     def refuse(path: str, dir_fd: int | None) -> None:
@@ -207,12 +209,17 @@ def test_mounts_below_an_export_count(tmp_path: Path) -> None:
 
 @contextmanager
 def usage_file(
-    state: Path, root: Path, path: str = "/srv/a", *hidden: bytes, born: int = 1, boot: bytes = BOOT
+    state: Path,
+    root: Path,
+    path: str = "/srv/a",
+    *hidden: bytes,
+    btime: int = 1,
+    boot: bytes = BOOT,
 ) -> Iterator[UsageFile]:
     """The numbers of `root` in the directory `state`."""
     dir_fd, root_fd = os.open(state, os.O_RDONLY), os.open(root, os.O_PATH)
     try:
-        file = UsageFile(dir_fd, path, root_fd=root_fd, born=born, hidden=hidden, boot=boot)
+        file = UsageFile(dir_fd, path, root_fd=root_fd, btime=btime, hidden=hidden, boot=boot)
     finally:
         os.close(dir_fd)
         os.close(root_fd)
@@ -230,7 +237,7 @@ def state(tmp_path: Path) -> Path:
         file.write(NUMBERS)
         assert file.read() == NUMBERS
         with pytest.raises(StateError, match="in use: another daemon serves '/srv/a'"):
-            UsageFile(os.open(path, os.O_RDONLY), "/srv/a", root_fd=0, born=0)
+            UsageFile(os.open(path, os.O_RDONLY), "/srv/a", root_fd=0, btime=0)
     return path
 
 
@@ -248,7 +255,7 @@ def test_keeps_the_numbers_to_itself(state: Path, tmp_path: Path) -> None:
     "other",
     [
         lambda state, root: usage_file(state, state),
-        lambda state, root: usage_file(state, root, born=2),
+        lambda state, root: usage_file(state, root, btime=2),
         lambda state, root: usage_file(state, root, boot=bytes(15) + b"\1"),
         lambda state, root: usage_file(state, root, "/srv/a", b".virtfs_metadata"),
     ],

@@ -52,13 +52,13 @@ def test_attributes_are_the_hosts(share: Share, name: str) -> None:
 
 def test_birth_time_where_the_host_has_it(share: Share) -> None:
     path = share.put("file")
-    born = subprocess.run(
+    btime = subprocess.run(
         ["stat", "--format=%W", path], capture_output=True, check=True, text=True
     ).stdout
     attr = share.client.getattr(share.client.walk_to(share.top, b"file"))
-    if int(born) > 0:
+    if int(btime) > 0:
         assert attr.valid & BTIME
-        assert attr.btime_sec == int(born)
+        assert attr.btime_sec == int(btime)
     else:
         assert not attr.valid & BTIME
 

@@ -15,7 +15,7 @@ from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
 from tests.system.share import SECURITY, mounted, serve
-from vhost9p.signals import LEFT, TOLD
+from vhost9p.signals import IGNORED, LEFT
 
 STRAY = sorted(signal.valid_signals() - LEFT)
 """What nobody sends who wants the daemon to end."""
@@ -41,7 +41,7 @@ def test_stray_signals_do_not_end_a_daemon_with_a_guest(export: Path) -> None:
         for number in STRAY:
             daemon.process.send_signal(number)
             share.client.getattr(fid)
-        for number in TOLD:
+        for number in IGNORED:
             daemon.wait_line(f"{number.name} is ignored: the daemon goes on; SIGTERM ends it")
         assert share.client.read(fid, 0, 10) == b"data"
 
@@ -138,7 +138,7 @@ def test_a_start_that_takes_long(export: Path, tmp_path: Path, sign: signal.Sign
     ).start(wait=False)  # fmt: skip
     try:
         daemon.wait_line("counting")
-        for number in TOLD:
+        for number in IGNORED:
             daemon.process.send_signal(number)
         assert os.path.exists(daemon.socket)
         daemon.stop(sign)

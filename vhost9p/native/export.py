@@ -390,8 +390,8 @@ class Export:
         result = lib.v9_attr_read(self.native, fd, b"", out)
         if result not in (-lib.V9_NO_DEVICE, -lib.V9_NO_GROUP, -errno.ENODEV):
             check(result)
-        born = out.btime_sec * 1_000_000_000 + out.btime_nsec if out.has_btime else 0
-        return FileKey(out.mnt_id, out.st_ino, born & (1 << 64) - 1)
+        btime = out.btime_sec * 1_000_000_000 + out.btime_nsec if out.has_btime else 0
+        return FileKey(out.mnt_id, out.st_ino, btime & (1 << 64) - 1)
 
     def _require_policy(self) -> QidPolicy:
         if self.policy is None:

@@ -24,13 +24,13 @@ class DeviceFlag(IntFlag):
 class FileKey:
     """Where an open file lives and what tells it from its inode number's next owner.
 
-    `mnt_id` is unique for the host's uptime since Linux 6.8, before it is reused; `born` is the
+    `mnt_id` is unique for the host's uptime since Linux 6.8, before it is reused; `btime` is the
     birth time in nanoseconds, 0 where the file system keeps none.
     """
 
     mnt_id: int
     ino: int
-    born: int
+    btime: int
 
 
 class QidMap:

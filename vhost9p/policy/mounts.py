@@ -65,12 +65,12 @@ def _unescape(field: bytes) -> bytes:
 
 class Mount(NamedTuple):
     """A mount as a file on it shows it. `root_ino` is 0 where the root cannot be reached (it is
-    covered by another mount), `root_born` also where the file system keeps no birth times."""
+    covered by another mount), `root_btime` also where the file system keeps no birth times."""
 
     mnt_id: int
     number: int
     root_ino: int
-    root_born: int
+    root_btime: int
 
     def has_unique_id(self) -> bool:
         """Whether the kernel never gives `mnt_id` to another mount."""
@@ -84,7 +84,7 @@ class Mount(NamedTuple):
 
     def has_same_root(self, other: "Mount") -> bool:
         """Whether both provably show one directory (or file) as their root."""
-        return self.root_born != 0 and self[2:] == other[2:]
+        return self.root_btime != 0 and self[2:] == other[2:]
 
 
 class MountTable:
@@ -190,7 +190,7 @@ class MountTable:
             if err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise  # says nothing about the mount
             return None
-        return Mount(key.mnt_id, line.number, key.ino, key.born)
+        return Mount(key.mnt_id, line.number, key.ino, key.btime)
 
     def watch(self, changed: Callable[[], None]) -> "MountWatch":
         """Calls `changed` on a thread of its own whenever a mount has come or gone."""

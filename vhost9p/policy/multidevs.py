@@ -57,14 +57,14 @@ class PlainPolicy:
         self._root_dev = root_dev
         self._deny = deny
         self._lock = threading.Lock()
-        self._told = False
+        self._logged = False
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """See MultidevsPolicy."""
         foreign = st_dev != self._root_dev
         flags = DeviceFlag.IDENTITY
         if foreign:
-            self._tell_once(st_dev, fd)
+            self._log_once(st_dev, fd)
             if self._deny:
                 flags = DeviceFlag.DENY
         self._qidmap.set_device(st_dev, mnt_id, int(foreign), flags)
@@ -75,15 +75,15 @@ class PlainPolicy:
 
     def sizes(self) -> dict[str, int]:
         """See MultidevsPolicy."""
-        return {"devices": 1 + self._told, "groups": 0, "files": 0}
+        return {"devices": 1 + self._logged, "groups": 0, "files": 0}
 
     def close(self) -> None:
         """See MultidevsPolicy; holds nothing."""
 
-    def _tell_once(self, st_dev: int, fd: int) -> None:
+    def _log_once(self, st_dev: int, fd: int) -> None:
         with self._lock:
-            told, self._told = self._told, True
-        if told:
+            logged, self._logged = self._logged, True
+        if logged:
             return
         where = (
             f"{_name_of(fd)} is on device {_show(st_dev)}, the export on {_show(self._root_dev)}"

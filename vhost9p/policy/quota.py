@@ -137,7 +137,7 @@ def open_quota(
     Raises StateError where another daemon does so for this export, OSError.
     """
     usage_file = UsageFile(
-        folder_fd, path, root_fd=root_fd, born=export.probe(root_fd).born, hidden=hidden
+        folder_fd, path, root_fd=root_fd, btime=export.probe(root_fd).btime, hidden=hidden
     )
     undo.callback(usage_file.close)
     usage = ensure_counted(usage_file, path, lambda: scan(root_fd, hidden), rescan=limits.rescan)

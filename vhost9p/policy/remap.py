@@ -135,7 +135,7 @@ class RemapPolicy:
         self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._watch: MountWatch | None = None
-        self._told: set[int] = set()
+        self._logged: set[int] = set()
         self._by_index: dict[int, Device] = {}
         self._by_key: dict[tuple[int, int], list[Device]] = {}
         self._devices = self._groups = self._files = 0
@@ -227,13 +227,13 @@ class RemapPolicy:
 
     def _add_file(self, device: int, ino: int) -> None:
         if self._files >= self._max_files:
-            self._tell_once(
+            self._log_once(
                 logging.ERROR,
                 f"multidevs: remap has numbered {self._files} files one by one, its limit: every "
                 "further one is refused (ENFILE). Raise the limit, or export fewer devices",
             )
             raise OSError(errno.ENFILE, "no qid.path is left for the file")
-        self._tell_once(
+        self._log_once(
             logging.WARNING,
             f"multidevs: remap has used up its {MAX_GROUPS} groups of inodes and numbers further "
             "files one by one, with degraded performance",
@@ -243,9 +243,9 @@ class RemapPolicy:
         self._files = number
         self._qidmap.add_file(device, ino, _single_path(number))
 
-    def _tell_once(self, level: int, message: str) -> None:
-        if level not in self._told:
-            self._told.add(level)
+    def _log_once(self, level: int, message: str) -> None:
+        if level not in self._logged:
+            self._logged.add(level)
             log.log(level, message)
 
     # ---- the state file ---------------------------------------------------------------------

@@ -170,11 +170,11 @@ class UsageFile:
         path: str,
         *,
         root_fd: int,
-        born: int,
+        btime: int,
         hidden: Collection[bytes] = (),
         boot: bytes | None = None,
     ) -> None:
-        """Opens, or creates, the numbers of the export at `path` in directory `dir_fd`. `born` is
+        """Opens, or creates, the numbers of the export at `path` in directory `dir_fd`. `btime` is
         the root's birth time in ns, 0 where it has none; `boot` stands in for the boot id.
 
         Raises StateError (another daemon serves the export; not safe to use) or OSError.
@@ -187,7 +187,7 @@ class UsageFile:
                     VERSION,
                     key,
                     boot_id() if boot is None else boot,
-                    (root.st_dev, root.st_ino, born),
+                    (root.st_dev, root.st_ino, btime),
                     sorted(hidden),
                 )
             ).encode()

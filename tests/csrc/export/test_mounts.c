@@ -184,8 +184,7 @@ TEST(a_view_older_or_newer_than_the_table_is_not_installed)
     close_table(&table);
 }
 
-/* ---- readers beside a writer -------------------------------------------------------------------
- */
+/* ---- readers beside a writer ----------------------------------------------------------------- */
 
 enum { TURNS = 20000 };
 

@@ -181,8 +181,7 @@ TEST(devices_without_end_take_bounded_memory)
     v9_qidmap_free(map);
 }
 
-/* ---- threads -----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 static v9_qidmap *shared;
 static uint32_t added;
@@ -218,8 +217,7 @@ TEST(readers_beside_a_writer_find_whole_entries)
     v9_qidmap_free(shared);
 }
 
-/* ---- successors --------------------------------------------------------------------------------
- */
+/* ---- successors ------------------------------------------------------------------------------ */
 
 /* Adds files without end and says so after each. */
 static void add_and_report(v9_qidmap *map, uint32_t first, int out)

@@ -115,8 +115,7 @@ TEST(a_stored_mode_never_makes_a_directory_or_special_file_regular)
     }
 }
 
-/* ---- on a file system --------------------------------------------------------------------------
- */
+/* ---- on a file system ------------------------------------------------------------------------ */
 
 static char folder[] = "/var/tmp/v9-model-XXXXXX";
 static v9_qidmap *qids;

@@ -386,7 +386,7 @@ TEST(statfs_shows_the_tighter_of_quota_and_host)
     close(fd);
 }
 
-/* ---- threads ---- */
+/* ---- threads -------------------------------------------------------------------------------- */
 
 struct race {
     v9_quota *q;

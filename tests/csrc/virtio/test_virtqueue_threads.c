@@ -54,8 +54,7 @@ static bool wait_for(int fd)
     return CHECK(poll(&item, 1, PATIENCE_MS) == 1) && read(fd, &count, sizeof(count)) > 0;
 }
 
-/* ---- the driver: one readable and one writable byte string for each request ---------------------
- */
+/* ---- the driver: one readable and one writable byte string for each request ------------------ */
 
 struct driver {
     uint16_t *avail, *used;
@@ -120,8 +119,7 @@ static void *drive(void *argument)
     return NULL;
 }
 
-/* ---- the device ---------------------------------------------------------------------------------
- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static bool answer(void)
 {
@@ -198,8 +196,7 @@ TEST(no_kick_and_no_call_is_lost_with_flags)
     exchange(false);
 }
 
-/* ---- the moment of going to sleep ---------------------------------------------------------------
- */
+/* ---- the moment of going to sleep ------------------------------------------------------------ */
 
 enum { ROUNDS = 300000 };
 static _Atomic uint32_t device_round, driver_round; /* the last one that is over */
