@@ -82,7 +82,7 @@ bool v9_budget_is_ample(uint32_t account);
             (fd) = v9_budget_take();                                                               \
             if (!(fd))                                                                             \
                 (fd) = v9_budget_enter((int)(call));                                               \
-        } while ((fd) < 0 && v9_shrinker_eased(-(fd), &v9_tries));                                 \
+        } while ((fd) < 0 && v9_shrinker_retry(-(fd), &v9_tries));                                 \
     } while (0)
 
 #endif

@@ -121,39 +121,42 @@ TEST(only_open_descriptors_count)
     CHECK(v9_budget_held(one) == 0 && close(fd) == 0);
 }
 
-/* ---- who gives up ------------------------------------------------------------------------------
+/* ---- who evicts
+ * -----------------------------------------------------------------------------------
  */
 
 static int kept[SHARE + POOL], kept_count;
 static bool hangs, hung;
 
-static uint32_t give_kept(struct v9_shrinker *holder, uint32_t batch)
+static uint32_t evict_kept(struct v9_shrinker *shrinker, uint32_t batch)
 {
     const struct timespec pause = {0, 1000000};
-    uint32_t given = 0;
+    uint32_t evicted = 0;
 
-    (void)holder;
+    (void)shrinker;
     while (__atomic_load_n(&hangs, __ATOMIC_RELAXED)) {
         __atomic_store_n(&hung, true, __ATOMIC_RELAXED);
         nanosleep(&pause, NULL);
     }
-    for (; given < batch && kept_count; given++)
+    for (; evicted < batch && kept_count; evicted++)
         v9_budget_close(kept[--kept_count]);
-    return given;
+    return evicted;
 }
 
-static uint32_t give_nothing(struct v9_shrinker *holder, uint32_t batch)
+static uint32_t evict_nothing(struct v9_shrinker *shrinker, uint32_t batch)
 {
-    (void)holder, (void)batch;
+    (void)shrinker, (void)batch;
     return 0;
 }
 
-/* A device that borrows gets what another one can give up, and does not wait where that hangs. */
+static const struct v9_shrinker_ops keeper = {evict_kept, NULL}, pauper = {evict_nothing, NULL};
+
+/* A device that borrows gets what another one can evict, and does not wait where that hangs. */
 TEST(a_borrower_gets_what_another_device_can_evict)
 {
     const uint32_t one = accounts[0], other = accounts[1];
-    struct v9_shrinker rich = {.give_up = give_kept, .account = one};
-    struct v9_shrinker poor = {.give_up = give_nothing, .account = other};
+    struct v9_shrinker rich = {.ops = &keeper, .account = one};
+    struct v9_shrinker poor = {.ops = &pauper, .account = other};
     int fds[64];
 
     v9_shrinker_join(&rich);
