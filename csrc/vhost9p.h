@@ -45,9 +45,6 @@ int v9_stop_start(int32_t fd, uint32_t patience_ms);
 /* Divides what the limit of open files leaves among the devices that there are; once, when they
  * have been made. Returns 0, or how high the limit would have to be to serve them all. */
 int v9_budget_begin(void);
-/* What the calling thread opens from now on counts to this account: v9_device_account, or 0, the
- * process's own. */
-void v9_budget_charge(uint32_t account);
 /* How many descriptors a device may always hold. */
 uint32_t v9_budget_share(void);
 /* Duplicates a descriptor; -EMFILE beyond the budget. */
@@ -309,7 +306,6 @@ struct v9_quota_conf {
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err);
 /* Leaves it to the end of the process where a change still hangs in a system call. */
 void v9_quota_free(v9_quota *quota);
-void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 /*
@@ -434,7 +430,7 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
     uint64_t inodes,
-        parked; /* files that fids stand for; those without descriptors (fid/evict.h) */
+        evicted; /* files that fids stand for; those without descriptors (fid/evict.h) */
     uint32_t threads, broken;
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);

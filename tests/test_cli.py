@@ -110,7 +110,7 @@ def write(tmp_path: Path) -> Callable[..., str]:
 # ---- options -------------------------------------------------------------------------------------
 
 
-def test_defaults(run: Cli, share: str) -> None:
+def test_a_socket_and_a_path_are_enough(run: Cli, share: str) -> None:
     config = run.config("--socket", SOCKET, "--path", share)
     model = "passthrough" if os.geteuid() == 0 else "none"
     export = ExportConfig(share, security_model=model)
@@ -127,7 +127,7 @@ def test_defaults(run: Cli, share: str) -> None:
     assert (device.socket_mode, device.socket_owner, device.socket_group) == (None, None, None)
 
 
-def test_every_option(run: Cli, share: str, tmp_path: Path) -> None:
+def test_every_option_is_read(run: Cli, share: str, tmp_path: Path) -> None:
     config = run.config(
         f"--socket-path={SOCKET}", "--socket-mode=0666", f"--socket-owner={os.geteuid()}",
         f"--socket-group={os.getegid()}", f"--path={share}", "--tag=work", "--security-model=none",
@@ -177,7 +177,7 @@ def test_a_descriptor_instead_of_a_socket(run: Cli, share: str) -> None:
         assert (device.socket, device.fd) == (None, ours.fileno())
 
 
-def test_information(run: Cli) -> None:
+def test_capabilities_version_and_help_are_printed(run: Cli) -> None:
     assert run("--print-capabilities") == 0
     assert json.loads(run.out) == {"type": "9p", "features": []}
     for option, part in (("--version", f"vhost9p {__version__}\n"), ("--help", "--multidevs")):
@@ -228,7 +228,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("args,said", REFUSED, ids=lambda value: str(value)[:40])
-def test_refused(run: Cli, args: list[str], said: str) -> None:
+def test_wrong_arguments_are_refused(run: Cli, args: list[str], said: str) -> None:
     assert said in run.refused(*args)
 
 
@@ -276,7 +276,9 @@ def test_interrupted_while_starting(run: Cli, share: str, monkeypatch: pytest.Mo
 # ---- --socket alone ------------------------------------------------------------------------------
 
 
-def test_the_current_directory(run: Cli, share: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_directory_is_exported_by_default(
+    run: Cli, share: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(share)
     assert run.device("--socket", SOCKET, "--once").exports[0].path == share
     assert run.err == f"vhost9p: no --path: exporting the current directory, {share}\n"
@@ -328,7 +330,9 @@ def test_the_configuration_of_the_system(home: Path, monkeypatch: pytest.MonkeyP
 # ---- --config ------------------------------------------------------------------------------------
 
 
-def test_a_file(run: Cli, share: str, write: Callable[..., str], tmp_path: Path) -> None:
+def test_a_configuration_file_is_read(
+    run: Cli, share: str, write: Callable[..., str], tmp_path: Path
+) -> None:
     file = write("socket: s\npath: share\nlog_level: debug\n")
     config = run.config("--config", file)
     assert (config.log_level, config.file) == ("debug", file)

@@ -72,7 +72,7 @@ def test_one_device_needs_no_list(load: Load, tmp_path: Path) -> None:
     )
 
 
-def test_every_option(load: Load, tmp_path: Path) -> None:
+def test_every_option_is_read(load: Load, tmp_path: Path) -> None:
     config = load(
         """\
 # a comment
@@ -202,7 +202,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("line,said", VALUES, ids=lambda value: value[:30])
-def test_a_wrong_value(load: Load, line: str, said: str) -> None:
+def test_a_wrong_value_is_reported_with_its_place(load: Load, line: str, said: str) -> None:
     (problem,) = problems(load, ONE + line + "\n")
     assert problem.startswith("vm.yaml:3:")
     assert said in problem
@@ -280,7 +280,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("text,said", SHAPES, ids=lambda value: str(value)[:40])
-def test_a_wrong_shape(load: Load, text: str, said: list[str]) -> None:
+def test_a_wrong_shape_is_reported_with_its_place(load: Load, text: str, said: list[str]) -> None:
     found = problems(load, text)
     assert len(found) == len(said)
     for problem, start in zip(found, said, strict=True):
@@ -297,7 +297,7 @@ def test_paths_that_are_wrong_say_why(load: Load) -> None:
     assert long.endswith(" bytes; a socket's path has at most 107 bytes")
 
 
-def test_an_unreadable_directory(
+def test_an_unreadable_directory_is_reported(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str) -> None:
@@ -360,7 +360,7 @@ def test_what_stands_for_something_else(load: Load, text: str, said: list[str]) 
     assert problems(load, ONE + text) == [f"vm.yaml:{each}" for each in said]
 
 
-def test_aliases_for_whole_devices(load: Load) -> None:
+def test_aliases_for_whole_devices_are_refused(load: Load) -> None:
     for text in ("devices: *d\n", "devices: [*d]\n"):
         (problem,) = problems(load, text)
         assert ALIASES in problem
@@ -418,16 +418,16 @@ def test_a_file_of_mistakes_ends_the_reading(load: Load) -> None:
     [("4096", 4096), (512000, 512000), ("512KiB", 524288), ("4 k", 4096), ("2M", 2097152),
      ("1mib", 1048576)],
 )  # fmt: skip
-def test_sizes(text: Any, size: int) -> None:
+def test_sizes_are_read_in_all_units(text: Any, size: int) -> None:
     assert OWN_KEYS["msize_max"].parse(text) == size
 
 
 @pytest.mark.parametrize("tag", ["a", "é" * 127, "with space", "x" * 254])
-def test_tags(tag: str) -> None:
+def test_tags_are_accepted(tag: str) -> None:
     assert parse_tag(tag) == tag
 
 
-def test_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/u")
     monkeypatch.setenv("XDG_STATE_HOME", "/else/where")
     assert c.default_state_dir() == "/else/where/vhost9p"

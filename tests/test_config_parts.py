@@ -122,13 +122,13 @@ RIGHT: list[tuple[str, list[str], str, Any]] = [
 
 
 @pytest.mark.parametrize("text,args,key,value", RIGHT, ids=lambda each: str(each)[:30])
-def test_right(load: Load, text: str, args: list[str], key: str, value: Any) -> None:
+def test_right_parts_are_read(load: Load, text: str, args: list[str], key: str, value: Any) -> None:
     assert getattr(export(load, text), key) == value
     if args:
         assert getattr(one_from_options(*args), key) == value
 
 
-def test_several_exports(load: Load, tmp_path: Path) -> None:
+def test_exports_inherit_from_their_device(load: Load, tmp_path: Path) -> None:
     """What the device says holds for each export that does not say otherwise."""
     device = load(
         "readonly: true\nquota: {bytes: 5}\nexports:\n"
@@ -268,7 +268,7 @@ def problems(load: Load, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text,said", WRONG, ids=lambda each: each[:50])
-def test_wrong(load: Load, text: str, said: str) -> None:
+def test_wrong_parts_are_reported_with_their_line(load: Load, text: str, said: str) -> None:
     (problem,) = problems(load, f"path: one\n{text}")
     assert problem[0] in "34", problem
     assert said in problem
@@ -304,14 +304,14 @@ EXPORTS = [
 
 
 @pytest.mark.parametrize("text,said", EXPORTS, ids=lambda each: str(each)[:50])
-def test_wrong_exports(load: Load, text: str, said: list[str]) -> None:
+def test_wrong_exports_are_reported(load: Load, text: str, said: list[str]) -> None:
     found = problems(load, text)
     assert len(found) == len(said), found
     for problem, start in zip(found, said, strict=True):
         assert problem.startswith(start), problem
 
 
-def test_how_many_exports(load: Load) -> None:
+def test_the_number_of_exports_is_bounded(load: Load) -> None:
     """As many as C has room for, beside the directory that they appear in."""
     entries = [f"{{name: e{i}, path: one}}" for i in range(EXPORTS_MAX + 1)]
     assert len(load(f"exports: [{', '.join(entries[1:])}]").exports) == lib.V9_EXPORTS_MAX - 1
@@ -371,7 +371,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("args,said", OPTIONS, ids=lambda each: str(each)[:50])
-def test_wrong_options(args: list[str], said: str) -> None:
+def test_wrong_options_are_reported(args: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         from_options(*args)
     (problem,) = caught.value.problems
@@ -379,7 +379,7 @@ def test_wrong_options(args: list[str], said: str) -> None:
     assert "\n" not in problem
 
 
-def test_qemus_string_beside_options() -> None:
+def test_options_may_stand_beside_qemus_string() -> None:
     device = from_options(
         "--virtfs=local,path=/x,security_model=none,id=fs0,multidevs=remap",
         "--tag=work",

@@ -250,7 +250,9 @@ def bench(
 
 
 @pytest.mark.parametrize("args,lines", OPTIONS, ids=lambda each: " ".join(each)[:60])
-def test_on_the_command_line(bench: Bench, args: list[str], lines: list[str]) -> None:
+def test_mistakes_on_the_command_line_are_reported(
+    bench: Bench, args: list[str], lines: list[str]
+) -> None:
     filled = [bench.fill(each) for each in args]
     virtfs = filled[filled.index("--virtfs") + 1] if "--virtfs" in filled else ""
     expected = [bench.fill(each).replace("{virtfs}", virtfs) for each in lines]
@@ -259,7 +261,9 @@ def test_on_the_command_line(bench: Bench, args: list[str], lines: list[str]) ->
 
 
 @pytest.mark.parametrize("text,lines", FILES, ids=lambda each: str(each)[:60])
-def test_in_a_file(bench: Bench, text: str, lines: list[str], tmp_path: Path) -> None:
+def test_mistakes_in_a_file_are_reported_with_their_lines(
+    bench: Bench, text: str, lines: list[str], tmp_path: Path
+) -> None:
     file = tmp_path / "vm.yaml"
     file.write_text(text)
     said = bench.said(["--config", str(file)])
@@ -274,7 +278,9 @@ def test_there_are_enough() -> None:
     assert len(OPTIONS) + len(FILES) >= 40
 
 
-def test_of_an_ordinary_user(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_user_sees_all_mistakes_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside one another: what it may not do, and what is spelled wrong."""
     monkeypatch.setattr(rights, "lacking_capabilities", lambda: ["CAP_CHOWN"])
     monkeypatch.setattr(os, "access", lambda path, *args, **named: False)

@@ -105,7 +105,7 @@ def test_file_systems_without_user_attributes(host: Host) -> None:
     assert host.refused(host.device("b", security_model="mapped-xattr")) == []
 
 
-def test_the_socket(host: Host) -> None:
+def test_an_export_that_contains_the_socket_is_refused(host: Host) -> None:
     inside = f"{host.top}/a/in/s"
     assert host.refused(host.device("a", socket=inside)) == [
         "a: the export contains the daemon's socket a/in/s, which no guest should reach; move the "
@@ -129,7 +129,7 @@ def test_names_that_begin_alike_are_apart(host: Host) -> None:
     assert not host.refused(host.device("a"), host.device("a-more"))
 
 
-def test_an_inherited_socket(host: Host) -> None:
+def test_an_export_that_contains_an_inherited_socket_is_refused(host: Host) -> None:
     short = f"/tmp/v9-{os.getpid()}"  # a socket's name is limited
     with socket.socket(socket.AF_UNIX) as listening, open("/dev/null", "rb") as other:
         fd = listening.fileno()
@@ -149,7 +149,7 @@ def test_an_inherited_socket(host: Host) -> None:
         assert no_socket == [f"--fd {other.fileno()} is not a socket"]
 
 
-def test_the_state(host: Host) -> None:
+def test_an_export_that_contains_the_state_is_refused(host: Host) -> None:
     (host.top / "a/state").mkdir()
     device = host.device("a", state_dir=f"{host.top}/a/state")
     assert "the daemon's state directory a/state" in host.refused(device)[0]
@@ -158,7 +158,7 @@ def test_the_state(host: Host) -> None:
     assert host.refused(replace(unused, multidevs="remap")), "it will be made there"
 
 
-def test_the_configuration(host: Host) -> None:
+def test_an_export_that_contains_the_configuration_is_refused(host: Host) -> None:
     file = host.top / "a/vm.yaml"
     file.touch()
     (found,) = host.refused(host.device("a", origin="vm.yaml:1:1: "), file=str(file))
@@ -166,7 +166,7 @@ def test_the_configuration(host: Host) -> None:
     assert not host.refused(host.device("b"), file=str(file))
 
 
-def test_everything(host: Host) -> None:
+def test_exporting_the_root_directory_is_refused(host: Host) -> None:
     found = host.refused(host.device("a", path="/"))
     assert any(each.endswith(f"export a directory below /, {FORCE}") for each in found)
     assert not host.refused(host.device("a", path="/", force=True))
@@ -176,7 +176,7 @@ def test_everything(host: Host) -> None:
 
 
 @pytest.mark.parametrize("one,other", [("a", "a/in"), ("a/in", "a"), ("a", "a")])
-def test_overlaps(host: Host, one: str, other: str) -> None:
+def test_exports_that_overlap_are_refused(host: Host, one: str, other: str) -> None:
     first, second = host.device(one), host.device(other, origin="vm.yaml:4:3: ")
     assert host.refused(first, second) == [
         f"vm.yaml:4:3: {other} and {one}: the exports overlap, and both guests could write there "
@@ -191,7 +191,7 @@ def test_each_pair_is_told(host: Host) -> None:
     assert len(host.refused(host.device("a"), host.device("a/in"), host.device("a"))) == 3
 
 
-def test_exports_of_one_device(host: Host) -> None:
+def test_exports_of_one_device_are_checked_as_well(host: Host) -> None:
     """They are looked at as those of several devices are, each at its place."""
 
     def several(*others: ExportConfig) -> DeviceConfig:
@@ -329,7 +329,7 @@ UNSHARE = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Urm"]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_behind_mounts(name: str, tmp_path: Path) -> None:
+def test_overlaps_behind_mounts_are_found(name: str, tmp_path: Path) -> None:
     if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
         pytest.skip(f"{' '.join(UNSHARE)} is not permitted here")
     command = [sys.executable, "-m", "tests.test_preflight", name, str(tmp_path)]

@@ -21,7 +21,7 @@ VIRTFS = "local,path={path},mount_tag=t,security_model=mapped-xattr"
 RATE = "throttling.bps-total"
 
 
-def test_every_key() -> None:
+def test_every_key_of_qemu_is_known() -> None:
     assert virtfs.parse(
         "local,path=/srv/a,,b,mount_tag=work,security_model=mapped-file,id=fs0,fsdev=fs0,"
         "multidevs=remap,readonly=on,fmode=0640,dmode=0x1ed,writeout=immediate,max_xattr=010,"
@@ -54,7 +54,7 @@ MEANINGS = [
 
 
 @pytest.mark.parametrize("text,key,value", MEANINGS, ids=lambda each: str(each)[:30])
-def test_meanings(text: str, key: str, value: Any) -> None:
+def test_keys_mean_what_they_mean_to_qemu(text: str, key: str, value: Any) -> None:
     assert virtfs.parse(f"local,path=/x,security_model=none,{text}")[key] == value
 
 
@@ -89,7 +89,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("text,said", MISTAKES, ids=lambda each: each[:40])
-def test_mistakes(text: str, said: str) -> None:
+def test_mistakes_are_reported_in_one_line(text: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         virtfs.parse(text)
     assert said in str(caught.value)
@@ -216,7 +216,7 @@ def test_what_qemu_takes_and_refuses(tmp_path: Path, qemu: Qemu) -> None:
 
 
 @pytest.mark.guest
-def test_where_we_differ(tmp_path: Path, qemu: Qemu) -> None:
+def test_differences_from_qemu_are_as_documented(tmp_path: Path, qemu: Qemu) -> None:
     """What vhost9p.virtfs says of the differences."""
     virtfs_base = VIRTFS.replace("{path}", str(tmp_path))
     throttled = f"{virtfs_base},{RATE}=100"

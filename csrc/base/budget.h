@@ -40,6 +40,9 @@ int v9_budget_join(void);
 void v9_budget_leave(uint32_t account);
 /* Sets share and pool themselves; UINT32_MAX: no limit. For tests. */
 void v9_budget_set(uint32_t share, uint32_t pool);
+/* What the calling thread opens from now on counts to this account: v9_device_account, or 0, the
+ * process's own. */
+void v9_budget_charge(uint32_t account);
 /* What the calling thread opens meanwhile counts to this account and is never refused: it takes
  * that to evict something of it. */
 struct v9_budget_charged {

@@ -37,6 +37,8 @@
 
 #include "vhost9p.h"
 
+/* The usage now. */
+void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
 /* The account of a file for a inode, with one more reference: not zero, unless there is no room.
  * `gone` tells a file without names from one that has got its number since. */
 uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool gone);

@@ -157,7 +157,7 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
     pthread_mutex_lock(&dev->fids.lock);
     out->fids = dev->fids.count;
     out->inodes = dev->fids.inodes.count;
-    out->parked = dev->fids.inodes.recipes.count;
+    out->evicted = dev->fids.inodes.recipes.count;
     pthread_mutex_unlock(&dev->fids.lock);
 }
 

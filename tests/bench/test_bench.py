@@ -26,7 +26,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return driver.build(tmp_path_factory.mktemp("driver"))
 
 
-def test_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_workload_runs_on_every_server_and_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every workload on every server that can be had here, and the three kinds of report."""
     assert run.main(["--short", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
     found = json.loads((tmp_path / "bench.json").read_text())
@@ -45,7 +47,7 @@ def test_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ElementTree.parse(tmp_path / "bench-tmpfs.svg")
 
 
-def test_another_checkout_runs_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_builds_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The comparison of two builds names each point once; here both are this one."""
     words = ["--short", "--workload", "getattr", "--no-mapped", "--against", str(run.ROOT)]
     assert run.main([*words, "--out", str(tmp_path)]) == 0, capsys.readouterr().err
@@ -123,7 +125,9 @@ def test_wrong_replies_are_noticed(
             made.run(Point(workload, 2, "call"), 10, 2)
 
 
-def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_axis_is_measured_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every reply is right on every axis, and every table is printed."""
     assert scale.main(["--short", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
@@ -144,7 +148,7 @@ def test_mistakes_are_no_wrong_replies(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.guest
-def test_short_in_a_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_job_runs_in_a_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every job does its work on every server's mount."""
     try:
         fetch.qemu(), fetch.kernel(guest.KERNEL)

@@ -15,7 +15,9 @@ from tests.bench.driver import Driver, Point, WrongReply
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
 
 
-def test_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_upcall_is_measured_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--rounds", "1", "--milliseconds", "10", "--out", str(tmp_path)]
     assert upcalls.main(words) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_root_creates_for_everyone(place: Path, model: str, kind: str) -> None:
 
 @needs_root
 @pytest.mark.parametrize("kind", KINDS)
-def test_setgid_directories(place: Path, kind: str) -> None:
+def test_entries_of_a_setgid_directory_get_its_group(place: Path, kind: str) -> None:
     """As on the host's own file system: the directory's group wins, directories inherit the bit."""
     os.chown(place, 0, 4321)
     place.chmod(0o2777)

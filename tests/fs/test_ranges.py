@@ -36,7 +36,7 @@ def test_as_the_kernel_does(steps: list[tuple[Range, int]], asked: Range) -> Non
     assert pieces == {(span.start, span.end, how) for span, how in whole if how != UNLCK}
 
 
-def test_the_largest_offset() -> None:
+def test_a_range_may_end_at_the_largest_offset() -> None:
     ranges = RangeMap()
     last = Range(OFFSET_END - 1, 1)
     ranges.set(last, WRLCK)

@@ -47,7 +47,9 @@ def synth(directory: Path, names: dict[HostFile, bytes], multidevs: str) -> Iter
 
 
 @pytest.mark.parametrize("sequence", VECTORS["sequences"], ids=lambda sequence: sequence["name"])
-def test_figures_hold_through_requests(tmp_path: Path, sequence: dict[str, Any]) -> None:
+def test_the_figures_of_the_policy_hold_through_requests(
+    tmp_path: Path, sequence: dict[str, Any]
+) -> None:
     steps = steps_of(sequence)
     names: dict[HostFile, bytes] = {steps[0][0]: b""}  # attaching is the first look at a file
     for host, _, _ in steps:

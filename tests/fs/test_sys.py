@@ -60,7 +60,9 @@ MAKERS: dict[str, Callable[[Export, int, int, int], object]] = {
 @needs_root
 @pytest.mark.parametrize("uid", [0, 1234])
 @pytest.mark.parametrize("maker", MAKERS)
-def test_made_as_another_user(directory: int, export: Export, maker: str, uid: int) -> None:
+def test_entries_are_created_as_another_user(
+    directory: int, export: Export, maker: str, uid: int
+) -> None:
     """In a directory that the user cannot write: the guest's kernel has checked access."""
     before = identity()
     MAKERS[maker](export, directory, uid, 5678)
@@ -72,7 +74,7 @@ def test_made_as_another_user(directory: int, export: Export, maker: str, uid: i
 
 
 @needs_root
-def test_devices_of_another_user(directory: int, export: Export) -> None:
+def test_devices_are_created_for_another_user(directory: int, export: Export) -> None:
     export.mknod(directory, b"n", stat.S_IFCHR | 0o600, (259, 70_000), 1234, 5678)
     status = os.stat("n", dir_fd=directory)
     assert (os.major(status.st_rdev), os.minor(status.st_rdev)) == (259, 70_000)
@@ -136,7 +138,7 @@ P9_APPEND, P9_DIRECT, P9_DSYNC, P9_SYNC = 0o2000, 0o40000, 0o10000, 0o4000000
         (0xFFFFFFFF & ~0o1003, os.O_RDONLY | os.O_DIRECTORY | os.O_SYNC),
     ],
 )
-def test_open_flags(flags: int, expected: int) -> None:
+def test_open_flags_of_the_wire_become_the_hosts(flags: int, expected: int) -> None:
     always = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     assert sys.open_flags(flags) & ~os.O_NOATIME == expected | always
 
@@ -154,7 +156,7 @@ def test_open_flags(flags: int, expected: int) -> None:
         (0x0C | 0x10 | 0x80, 0o3000),
     ],
 )
-def test_open_modes(mode: int, expected: int) -> None:
+def test_open_modes_of_the_wire_become_flags(mode: int, expected: int) -> None:
     assert sys.open_mode(mode) == expected
 
 
@@ -165,7 +167,7 @@ def test_remove_on_close_is_refused(mode: int) -> None:
     assert refused.value.errno == errno.EOPNOTSUPP
 
 
-def test_times(tmp_path: Path) -> None:
+def test_times_are_set_to_values_and_to_now(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     fd = os.open(tmp_path / "file", os.O_PATH)
     sys.utimens(fd, (5, 6), (-7, 8))

@@ -36,7 +36,7 @@ def guest(boot_shared: Boot, loud: Loud) -> Iterator[databases.Guest]:
 @pytest.mark.full
 @pytest.mark.parametrize("cache", databases.CACHES)
 @pytest.mark.parametrize("name", databases.DATABASES)
-def test_three_writers(guest: databases.Guest, name: str, cache: str) -> None:
+def test_three_writers_leave_whole_databases(guest: databases.Guest, name: str, cache: str) -> None:
     said = guest.run(databases.DATABASES[name], cache)
     expected = FAILS.get((name, cache), "")
     assert expected in said if expected else not said

@@ -31,7 +31,7 @@ def md5(command: list[str], folder: Path) -> str:
     return hashlib.md5(output).hexdigest()
 
 
-def test_more_files_than_descriptors(boot: Boot) -> None:
+def test_a_guest_caches_more_files_than_there_are_descriptors(boot: Boot) -> None:
     """The client of cache=loose keeps a fid for each name that it has seen."""
     wrapper = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
     with mounted(boot, *MODEL, wrapper=wrapper) as share:

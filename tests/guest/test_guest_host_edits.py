@@ -46,7 +46,7 @@ def test_what_has_the_name(boot: Boot) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("cache", MODES)
-def test_a_day_of_edits(boot: Boot, cache: str) -> None:
+def test_a_guest_follows_a_day_of_host_edits(boot: Boot, cache: str) -> None:
     with mounted(boot, "--multidevs", "remap") as guest:
         if cache == "readahead" and boot.kernel.name == "6.1":
             pytest.skip("Linux 6.1 does not know cache=readahead")
@@ -54,6 +54,6 @@ def test_a_day_of_edits(boot: Boot, cache: str) -> None:
 
 
 @pytest.mark.full
-def test_in_9p2000u(boot: Boot) -> None:
+def test_a_9p2000u_guest_follows_host_edits(boot: Boot) -> None:
     with mounted(boot, "--multidevs", "remap") as guest:
         work(guest, "none", LONG // 10, "9p2000.u")

@@ -84,7 +84,7 @@ def test_users_of_a_guest_are_others_on_the_host(boot: Boot) -> None:
         assert "not permitted" in share.sh(f"setfacl -m u:{CAROL}:rw 0/f 2>&1 || :")
 
 
-def test_an_ordinary_users_guest(boot: Boot) -> None:
+def test_guest_roots_files_are_the_daemon_users(boot: Boot) -> None:
     """Guest root's files are the daemon's user's, and its privileged attributes are kept."""
     rules = ("security.=store:user.guest.security.", "trusted.=store:user.guest.trusted.")
     args = ["--map-uid", f"0:{USER}:1", "--map-gid", f"0:{USER}:1"]

@@ -77,7 +77,7 @@ def test_reboots_leak_nothing(share: Mounted, boots: int) -> None:
     assert (share.export / "boots").read_text().split() == [str(i) for i in range(boots)]
 
 
-def test_pauses_under_load(share: Mounted) -> None:
+def test_a_guest_pauses_and_goes_on_under_load(share: Mounted) -> None:
     load = share.vm.popen(LOAD)
     share.sh("while ! test -s load; do :; done")
     for i in range(5):
@@ -92,7 +92,7 @@ def test_pauses_under_load(share: Mounted) -> None:
     assert sorted(path.name for path in share.export.glob("f?")) == [f"f{i}" for i in range(5)]
 
 
-def test_unbinding_the_driver(share: Mounted) -> None:
+def test_the_driver_is_unbound_and_bound_again(share: Mounted) -> None:
     share.sh("echo before > f")
     for i in range(3):
         share.vm.umount("/mnt")
@@ -104,7 +104,7 @@ def test_unbinding_the_driver(share: Mounted) -> None:
         assert share.sh(f"cat f; echo {i} > f") == ("before" if i == 0 else str(i - 1))
 
 
-def test_unplugging_the_device(share: Mounted) -> None:
+def test_the_device_is_unplugged_and_plugged_again(share: Mounted) -> None:
     share.sh("echo before > f")
     for i in range(2):
         share.vm.umount("/mnt")
@@ -163,7 +163,7 @@ def test_a_killed_qemu_and_its_successors(boot: Boot) -> None:
         assert {path.name for path in export.glob("f?")} == {"f0", "f1", "f2", "f3"}
 
 
-def test_sigterm_under_load(boot: Boot) -> None:
+def test_sigterm_under_load_ends_the_daemon(boot: Boot) -> None:
     with scratch_export() as export:
         daemon = Daemon("--path", str(export), *MODEL).start()
         try:

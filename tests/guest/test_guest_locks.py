@@ -76,7 +76,7 @@ def file(guests: Guests) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["flock", "fcntl"])
-def test_two_guests(guests: Guests, kind: str) -> None:
+def test_locks_of_one_guest_hold_against_another(guests: Guests, kind: str) -> None:
     holder = guests.locker(0, kind, "ex")
     holder.expect(b"got")
     refused = guests.locker(1, kind, "ex")
@@ -114,7 +114,7 @@ def test_ranges_and_readers_of_two_guests(guests: Guests) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flock", "fcntl"])
-def test_guest_and_host(guests: Guests, file: Path, kind: str) -> None:
+def test_locks_hold_between_guest_and_host(guests: Guests, file: Path, kind: str) -> None:
     holder = guests.locker(0, kind, "ex")
     holder.expect(b"got")
     with file.open("r+b") as host:

@@ -88,7 +88,7 @@ def check_listings(share: Mounted) -> None:
 
 
 @pytest.mark.newest
-def test_remap(boot: Boot) -> None:
+def test_remap_keeps_files_of_several_devices_apart(boot: Boot) -> None:
     with share_of_three(boot, "remap") as share:
         share.sh(FILL)
         check_that_numbers_collide(share)

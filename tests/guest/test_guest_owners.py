@@ -36,7 +36,7 @@ def owners(share: Mounted, folder: str, user: int) -> set[tuple[int, int]]:
 
 
 @pytest.mark.newest
-def test_users_and_groups(share: Mounted) -> None:
+def test_files_belong_to_the_users_and_groups_of_the_guest(share: Mounted) -> None:
     share.sh("mkdir -m 1777 open; mkdir team; chown 0:5000 team; chmod 2770 team")
     for user in (ALICE, BOB, 0):
         share.vm.run(MAKE.format("open", user), uid=user, gid=user)

@@ -66,7 +66,9 @@ def kept(state: Path) -> set[tuple[int, int]]:
 
 @pytest.mark.newest
 @pytest.mark.parametrize("cache", ["none", "mmap"])
-def test_filling_and_emptying(share: Mounted, tmp_path: Path, cache: str) -> None:
+def test_df_follows_filling_and_emptying_under_a_quota(
+    share: Mounted, tmp_path: Path, cache: str
+) -> None:
     share.remount(cache)
     root = os.stat(share.export / "a").st_blocks // 8
     assert df(share, "a") == (1024, root, 1024 - root, 30, 0, 30)

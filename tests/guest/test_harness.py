@@ -50,19 +50,19 @@ def test_a_command_gives_output_and_status(vm: VM) -> None:
     assert vm.run(("no-such-program",), check=False).returncode == 127
 
 
-def test_any_bytes_pass(vm: VM) -> None:
+def test_any_bytes_pass_through_a_command(vm: VM) -> None:
     every = bytes(range(1, 256))
     assert vm.run((b"printf", b"%s", every)).stdout == every
     large = bytes(range(256)) * 8192
     assert vm.run("cat", stdin=large).stdout == large
 
 
-def test_folder_and_environment(vm: VM) -> None:
+def test_a_command_gets_its_folder_and_environment(vm: VM) -> None:
     result = vm.run('pwd; echo "$COLOUR"', cwd="/usr", env={"COLOUR": "deep blue"})
     assert result.text == "/usr\ndeep blue"
 
 
-def test_users_and_groups(vm: VM) -> None:
+def test_a_command_runs_as_its_user_and_groups(vm: VM) -> None:
     assert vm.run("id -u; id -g; id -G").text == "0\n0\n0"
     assert vm.run("id -u; id -g; id -G", uid=1000).text == "1000\n1000\n1000"
     shown = vm.run("id -u; id -g; id -G", uid=1001, gid=50, groups=(60, 70)).text
@@ -85,7 +85,7 @@ def test_commands_run_at_once_and_block_each_other(vm: VM) -> None:
     assert waiter.wait().text == "waiting\nmine"
 
 
-def test_many_commands_at_once(vm: VM) -> None:
+def test_many_commands_run_at_once(vm: VM) -> None:
     processes = [vm.popen(f"seq {i} {i + 20000}") for i in range(20)]
     for i, process in enumerate(processes):
         lines = process.wait().stdout.split()
@@ -175,7 +175,7 @@ def test_a_paused_guest_goes_on(vm: VM) -> None:
     assert process.wait().text == "hello"
 
 
-def test_extra_files_and_reboots(boot: Boot, tmp_path: Path) -> None:
+def test_extra_files_are_there_after_a_reboot(boot: Boot, tmp_path: Path) -> None:
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\necho a tool of the test\n")
     tool.chmod(0o755)

@@ -50,7 +50,7 @@ def conform(vm: VM, least: int, uid: int = 0) -> list[str]:
 
 @pytest.mark.guest
 @pytest.mark.parametrize("model", ["passthrough", pytest.param("none", marks=pytest.mark.full)])
-def test_root(boot: Boot, export: Path, model: str) -> None:
+def test_posix_holds_for_guest_root(boot: Boot, export: Path, model: str) -> None:
     """Guest root, and the users that it turns into; the daemon is root."""
     if os.geteuid() != 0:
         pytest.skip("serving files of several users needs root")
@@ -64,7 +64,7 @@ def test_root(boot: Boot, export: Path, model: str) -> None:
 
 @pytest.mark.guest
 @(pytest.mark.full if os.geteuid() == 0 else pytest.mark.newest)
-def test_user(boot: Boot, export: Path) -> None:
+def test_posix_holds_for_an_ordinary_user(boot: Boot, export: Path) -> None:
     """A guest's user whose files a daemon of the same user serves, without any privilege."""
     root = os.geteuid() == 0
     uid = USER if root else os.geteuid()
@@ -86,7 +86,7 @@ OF_THE_FORMATS = 20
 @pytest.mark.guest
 @pytest.mark.parametrize("user", ["other", pytest.param("root", marks=pytest.mark.full)])
 @pytest.mark.parametrize("model", ["mapped-xattr", "mapped-file"])
-def test_mapped(boot: Boot, export: Path, model: str, user: str) -> None:
+def test_posix_holds_with_mapped_metadata(boot: Boot, export: Path, model: str, user: str) -> None:
     """Guest root, and all users that it turns into, whoever the daemon is."""
     root = os.geteuid() == 0
     if user == "other" and not root:

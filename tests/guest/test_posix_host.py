@@ -93,7 +93,7 @@ def test_a_prefix_of_nothing_is_an_error(program: Path, tmp_path: Path) -> None:
     assert "no case begins with nothing/" in result.stderr
 
 
-def test_usage(program: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_print_the_usage(program: Path, tmp_path: Path) -> None:
     for words in ([], [tmp_path, "--unknown"], [tmp_path, "two"]):
         result = run(program, *words)
         assert result.returncode == 2

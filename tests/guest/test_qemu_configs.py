@@ -205,7 +205,7 @@ def enough_huge_pages() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configuration(name: str, kernel: Kernel) -> None:
+def test_every_configuration_boots_and_mounts(name: str, kernel: Kernel) -> None:
     with ExitStack() as stack:
         if name == "hugepages":
             stack.enter_context(enough_huge_pages())
@@ -242,7 +242,7 @@ def test_the_comment_is_right(name: str) -> None:
     assert sockets == [os.path.basename(device.socket or "") for device in config.devices]
 
 
-def test_the_descriptor() -> None:
+def test_the_backend_descriptor_names_the_program() -> None:
     """What management software reads from share/qemu/vhost-user to find backends."""
     descriptor = json.loads((CONFIGS / "50-vhost9p.json").read_text())
     assert descriptor["type"] == CAPABILITIES["type"]

@@ -187,7 +187,7 @@ def results(vm: VM, where: str, program: str) -> list[str]:
 
 
 @pytest.mark.parametrize("model", ["passthrough", "mapped-xattr"])
-def test_as_with_qemus_server(boot: Boot, model: str) -> None:
+def test_a_9p2000u_guest_sees_what_qemus_server_shows(boot: Boot, model: str) -> None:
     """With cache=loose the client misses some of its own changes, and QEMU's server others after a
     directory was renamed: there each result has to be QEMU's, or the one without a cache."""
     with ExitStack() as stack:

@@ -65,7 +65,7 @@ def test_tar_of_two_thousand_files(share: Mounted) -> None:
     assert all(os.path.samefile(d / "f1", d / "hard") for d in out.iterdir())
 
 
-def test_sqlite_with_two_processes(share: Mounted) -> None:
+def test_two_processes_share_an_sqlite_database(share: Mounted) -> None:
     share.sh("sqlite3 db 'create table t(who, n);'")
     inserts = "for i in $(seq 30); do sqlite3 -cmd '.timeout 60000' db \"insert into t values"
     writers = [
@@ -78,7 +78,7 @@ def test_sqlite_with_two_processes(share: Mounted) -> None:
         assert host.execute("select count(*), count(distinct n) from t").fetchone() == (60, 30)
 
 
-def test_git(share: Mounted) -> None:
+def test_git_keeps_a_repository_whole(share: Mounted) -> None:
     share.sh(
         """git init -q -b main r; cd r; git config user.email a@b; git config user.name n
         for i in 1 2 3 4 5; do seq $i 200 > f$i; git add f$i; git commit -qm $i; done
@@ -90,7 +90,7 @@ def test_git(share: Mounted) -> None:
     assert len(found.stdout.splitlines()) == 7
 
 
-def test_rsync_and_hard_links(share: Mounted) -> None:
+def test_rsync_copies_hard_links(share: Mounted) -> None:
     share.sh(
         """mkdir -p a/b; seq 1000 > a/one; ln a/one a/b/two; ln -s b/two a/three; mkfifo a/fifo
         touch -d 2001-02-03T04:05:06 a/one; chmod 2751 a/b; chown 1000:1001 a/b
@@ -113,7 +113,7 @@ def test_disk_usage_counts_a_hard_link_once(share: Mounted) -> None:
     assert guest == int(host.stdout.split()[0])
 
 
-def test_concurrent_writers(share: Mounted) -> None:
+def test_concurrent_writers_lose_nothing(share: Mounted) -> None:
     share.sh("truncate -s 400000 f")
     write = "dd if=/dev/zero bs=100 count=1000 status=none | tr '\\0' {} | dd of=f bs=100"
     writers = [
@@ -126,7 +126,7 @@ def test_concurrent_writers(share: Mounted) -> None:
     assert (share.export / "f").read_bytes() == expected
 
 
-def test_beyond_four_gigabytes(share: Mounted) -> None:
+def test_a_file_beyond_four_gigabytes_is_written_and_read(share: Mounted) -> None:
     share.sh("echo here | dd of=big bs=1 seek=5368709123 conv=notrunc status=none")
     with (share.export / "big").open("r+b") as big:
         big.seek(5368709123)
@@ -138,7 +138,7 @@ def test_beyond_four_gigabytes(share: Mounted) -> None:
     assert share.sh("stat -c '%s' big; du -k big | cut -f1").split()[0] == "5368709128"
 
 
-def test_a_hundred_thousand_entries(share: Mounted) -> None:
+def test_a_hundred_thousand_entries_are_listed(share: Mounted) -> None:
     folder = share.export / "many"
     folder.mkdir()
     for i in range(100_000):
@@ -150,7 +150,7 @@ def test_a_hundred_thousand_entries(share: Mounted) -> None:
     assert listed == hashlib.sha256(text).hexdigest()
 
 
-def test_names_of_any_bytes(share: Mounted) -> None:
+def test_names_of_any_bytes_are_created_and_listed(share: Mounted) -> None:
     names = [b"\xff\xfe", b"n" * 255, "ünïcödé".encode(), b"new\nline", b" ", b"-rf", b"\\", b"'\""]
     for name in names[:4]:
         (share.export / os.fsdecode(name)).write_text("host")
@@ -215,7 +215,7 @@ def test_open_files_without_a_name(share: Mounted, cache: str) -> None:
     share.daemon.wait_until(let_go, "the daemon keeps a file that nobody has open")
 
 
-def test_extended_attributes(share: Mounted) -> None:
+def test_extended_attributes_are_set_and_read(share: Mounted) -> None:
     share.sh(
         """touch f; setfattr -n user.colour -v blue f; setfattr -n user.empty f
         setfattr -n user.long -v "$(head -c 3000 /dev/zero | tr '\\0' x)" f
@@ -235,7 +235,7 @@ def test_extended_attributes(share: Mounted) -> None:
 
 @pytest.mark.newest
 @pytest.mark.parametrize("cache", ["mmap", "loose"])
-def test_cached_mounts(share: Mounted, cache: str) -> None:
+def test_cached_mounts_show_what_was_written(share: Mounted, cache: str) -> None:
     share.remount(cache=cache)
     share.sh(
         """dd if=/dev/urandom of=f bs=1M count=8 status=none; sha256sum f > sum; cp f g
@@ -252,14 +252,14 @@ def test_cached_mounts(share: Mounted, cache: str) -> None:
     assert share.sh("sha256sum -c sum; cat count") == "f: OK\n4"
 
 
-def test_remounting(share: Mounted) -> None:
+def test_a_mount_can_be_remounted_again_and_again(share: Mounted) -> None:
     for i in range(5):
         share.sh(f"echo {i} > f{i}; exec 5<f{i}; cat <&5")
         share.remount()
     assert share.sh("cat f?").split() == list("01234")
 
 
-def test_a_read_only_export(boot: Boot) -> None:
+def test_a_read_only_export_refuses_changes(boot: Boot) -> None:
     with mounted(boot, "--readonly") as share:
         (share.export / "f").write_text("data")
         assert share.sh("cat f") == "data"

@@ -273,5 +273,5 @@ def serving(
         finally:
             server.close()
         left = device.stats()
-        assert (left.fids, left.nodes) == (0, 0)  # nor is one pinned
+        assert (left.fids, left.inodes) == (0, 0)  # nor is one pinned
     assert open_files() == before

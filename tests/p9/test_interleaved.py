@@ -102,7 +102,7 @@ def test_a_value_to_read_goes_at_once(guest: Guest) -> None:
     keep_and_set(guest)
 
 
-def test_two_values_for_one_fid(guest: Guest, root: Path) -> None:
+def test_a_fid_gets_one_of_two_values(guest: Guest, root: Path) -> None:
     fid = guest.walk("file")
 
     def second() -> None:
@@ -153,7 +153,9 @@ def test_another_fid_of_the_process_keeps_its_lock(guest: Guest, root: Path) -> 
 
 
 @pytest.mark.parametrize("ends", ["the guest", "the session"])
-def test_a_request_outlives(guest: Guest, root: Path, ends: str) -> None:
+def test_a_request_that_outlives_its_session_keeps_nothing(
+    guest: Guest, root: Path, ends: str
+) -> None:
     """It hung while the ring was stopped, and the guest given up."""
     fid = guest.open("file")
 
@@ -172,7 +174,7 @@ def test_a_request_outlives(guest: Guest, root: Path, ends: str) -> None:
     keep_and_set(guest)
 
 
-def test_the_lock_file_is_opened_twice(
+def test_a_lock_file_that_two_threads_open_is_kept_once(
     guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two threads of one guest process lock at the same time: one descriptor is kept."""

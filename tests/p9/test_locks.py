@@ -69,7 +69,7 @@ def code(guest: Guest, message: Message) -> int | None:
     return refused.value.errno
 
 
-def test_two_processes(guest: Guest, file: Path) -> None:
+def test_locks_of_two_processes_exclude_each_other(guest: Guest, file: Path) -> None:
     fid, other = guest.open("file"), guest.open("file")
     assert status(guest, lock(fid, WR, 0, 10)) == c.LOCK_SUCCESS
     assert status(guest, lock(other, WR, 5, 10)) == c.LOCK_SUCCESS
@@ -80,7 +80,7 @@ def test_two_processes(guest: Guest, file: Path) -> None:
     assert status(guest, reclaim) == c.LOCK_SUCCESS
 
 
-def test_getlock(guest: Guest, file: Path) -> None:
+def test_getlock_reports_the_lock_in_the_way(guest: Guest, file: Path) -> None:
     fid = guest.open("file")
     free = guest.call(m.Tgetlock(fid, WR, 3, 4, 1, b"guest"), m.Rgetlock)
     assert free == m.Rgetlock(UN, 3, 4, 1, b"guest")
@@ -91,7 +91,7 @@ def test_getlock(guest: Guest, file: Path) -> None:
     assert own.type == UN
 
 
-def test_getlock_as_linux_asks(guest: Guest, file: Path) -> None:
+def test_getlock_as_linux_asks_finds_only_what_is_in_the_way(guest: Guest, file: Path) -> None:
     """The type is lost on the way: what cannot be in the way is not told."""
     fid = guest.open("file")
     asked = m.Tgetlock(fid, UN, 3, 4, 1, b"guest")
@@ -128,7 +128,9 @@ def test_locks_go_with_their_fids(guest: Guest, file: Path) -> None:
         (0, END - 1, None),
     ],
 )
-def test_offsets(guest: Guest, file: Path, start: int, length: int, expected: int | None) -> None:
+def test_lock_offsets_are_bounded_as_in_the_kernel(
+    guest: Guest, file: Path, start: int, length: int, expected: int | None
+) -> None:
     fid = guest.open("file")
     for message in (lock(fid, WR, start, length), m.Tgetlock(fid, WR, start, length, 1, b"g")):
         if expected:

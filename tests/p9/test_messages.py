@@ -95,7 +95,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("message", "tag", "wire"), GOLDEN, ids=lambda v: type(v).__name__)
-def test_bytes_made_by_hand(message: Message, tag: int, wire: str) -> None:
+def test_messages_match_bytes_made_by_hand(message: Message, tag: int, wire: str) -> None:
     assert message.encode(tag).hex() == wire.replace(" ", "")
     assert decode(bytes.fromhex(wire)) == (tag, message)
 
@@ -127,7 +127,7 @@ def test_type_numbers_come_in_pairs() -> None:
 
 
 @given(st.data(), st.integers(0, 0xFFFF))
-def test_round_trip(data: st.DataObject, tag: int) -> None:
+def test_any_message_survives_encoding_and_decoding(data: st.DataObject, tag: int) -> None:
     message = data.draw(st.sampled_from(ALL).flatmap(some))
     encoded = message.encode(tag)
     assert decode(encoded) == (tag, message)
@@ -160,7 +160,7 @@ def test_any_bytes_are_a_message_or_an_error(cls: type[Message], body: bytes) ->
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_at_all(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     try:
         decode(data)
     except P9Error as error:

@@ -35,7 +35,7 @@ def test_mode_keeps_the_type(guest: Guest, root: Path) -> None:
         assert os.stat(root / name).st_mode == before | 0o7777
 
 
-def test_owner_before_mode(guest: Guest, root: Path) -> None:
+def test_the_owner_is_set_before_the_mode(guest: Guest, root: Path) -> None:
     """chown(2) clears the set-id bits that come in the same request."""
     (root / "file").touch()
     valid = c.SETATTR_MODE | c.SETATTR_UID | c.SETATTR_GID
@@ -56,7 +56,7 @@ def test_one_of_owner_and_group(guest: Guest, root: Path) -> None:
     assert (status.st_uid, status.st_gid) == (7, 9)
 
 
-def test_times(guest: Guest, root: Path) -> None:
+def test_times_are_set_to_values_and_to_now(guest: Guest, root: Path) -> None:
     (root / "file").touch()
     fid = guest.walk("file")
     valid = c.SETATTR_ATIME | c.SETATTR_ATIME_SET | c.SETATTR_MTIME | c.SETATTR_MTIME_SET
@@ -102,7 +102,7 @@ def test_ctime_alone_changes_nothing_else(guest: Guest, root: Path, valid: int, 
 
 @pytest.mark.parametrize("how", ["open", "walk"])
 @pytest.mark.parametrize("size", [0, 3, 10, 1 << 33])
-def test_size_sets_mtime(guest: Guest, root: Path, how: str, size: int) -> None:
+def test_a_new_size_sets_mtime(guest: Guest, root: Path, how: str, size: int) -> None:
     (root / "file").write_bytes(b"abc")
     age(root / "file")
     fid = guest.open("file") if how == "open" else guest.walk("file")

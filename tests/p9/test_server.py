@@ -117,7 +117,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("message", CHANGES, ids=lambda message: type(message).__name__)
-def test_readonly_comes_first(root: Path, message: Message) -> None:
+def test_a_read_only_export_refuses_before_anything_else(root: Path, message: Message) -> None:
     (root / "file").touch()
     with serving(root, readonly=True) as guest:
         guest.fids.add(NO_CHANGE, *_root(guest))
@@ -146,7 +146,7 @@ def test_readonly_remove_frees_the_fid(root: Path) -> None:
 # ---- session
 
 
-def test_version(guest: Guest) -> None:
+def test_version_negotiates_msize_and_dialect(guest: Guest) -> None:
     assert guest.call(m.Tversion(8192, b"9P2000.L"), m.Rversion) == m.Rversion(8192, b"9P2000.L")
     capped = guest.call(m.Tversion(1 << 31, b"9P2000.L"), m.Rversion)
     assert capped.msize == 65536
@@ -189,7 +189,7 @@ def test_attach_names_of_the_root(guest: Guest, root: Path, aname: bytes) -> Non
     assert (entry.uid, entry.flags, entry.io_fd) == (7, 0, -1)
 
 
-def test_attach_below(guest: Guest, root: Path) -> None:
+def test_attach_leads_to_a_directory_below(guest: Guest, root: Path) -> None:
     (root / "a/b").mkdir(parents=True)
     reply = guest.call(m.Tattach(3, OWN, b"", b"/a/../a//b/", 7), m.Rattach)
     assert reply.qid == Qid(0x80, reply.qid.version, (root / "a/b").stat().st_ino)

@@ -61,13 +61,13 @@ def get(guest: Guest, name: bytes, path: str = "file") -> bytes:
 
 
 @pytest.mark.parametrize("value", [b"", b"v", bytes(range(256)) * 12], ids=len)
-def test_there_and_back(guest: Guest, file: Path, value: bytes) -> None:
+def test_a_value_is_written_and_read_back(guest: Guest, file: Path, value: bytes) -> None:
     put(guest, b"user.\xff", value)
     assert os.getxattr(os.fsencode(file), b"user.\xff") == value
     assert get(guest, b"user.\xff") == value
 
 
-def test_list(guest: Guest, file: Path) -> None:
+def test_an_empty_name_lists_the_attributes(guest: Guest, file: Path) -> None:
     assert get(guest, b"") == b""
     names = [b"user.%d" % i for i in range(20)]
     for name in names:
@@ -84,7 +84,7 @@ def test_an_empty_value_is_not_removal(guest: Guest, file: Path) -> None:
         assert os.listxattr(file) == []
 
 
-def test_flags(guest: Guest, file: Path) -> None:
+def test_create_and_replace_flags_are_obeyed(guest: Guest, file: Path) -> None:
     put(guest, b"user.a", b"1", c.XATTR_CREATE)
     with pytest.raises(Refused) as refused:
         put(guest, b"user.a", b"2", c.XATTR_CREATE)
@@ -97,7 +97,7 @@ def test_flags(guest: Guest, file: Path) -> None:
         assert refused.value.errno == errno.ENODATA
 
 
-def test_of_an_unlinked_file(guest: Guest, file: Path) -> None:
+def test_an_unlinked_files_attributes_are_its_own(guest: Guest, file: Path) -> None:
     fid = guest.walk("file")
     file.unlink()
     file.touch()
@@ -109,7 +109,7 @@ def test_of_an_unlinked_file(guest: Guest, file: Path) -> None:
     assert os.listxattr(file) == []
 
 
-def test_of_a_symlink_itself(guest: Guest, root: Path, file: Path) -> None:
+def test_a_symlinks_attributes_are_its_own(guest: Guest, root: Path, file: Path) -> None:
     (root / "link").symlink_to("file")
     with pytest.raises(Refused) as refused:
         put(guest, b"user.a", b"v", path="link")
@@ -146,7 +146,9 @@ def test_privileged_attributes(guest: Guest, file: Path, name: bytes, value: byt
 @pytest.mark.parametrize(
     ("name", "expected"), [(b"user.\0", errno.EINVAL), (b"n" * 256, errno.ERANGE)]
 )
-def test_what_is_no_name(guest: Guest, file: Path, name: bytes, expected: int) -> None:
+def test_what_is_no_attribute_name_is_refused(
+    guest: Guest, file: Path, name: bytes, expected: int
+) -> None:
     assert code(guest, m.Txattrwalk(guest.walk("file"), NEW, name)) == expected
     assert code(guest, m.Txattrcreate(guest.walk("file"), name, 1, 0)) == expected
     assert code(guest, m.Txattrcreate(guest.walk("file"), b"", 1, 0)) == errno.EINVAL
@@ -187,7 +189,7 @@ def test_reading_fids_are_not_written(guest: Guest, file: Path) -> None:
     assert guest.call(m.Tread(NEW, 1 << 63, 0xFFFFFFFF), m.Rread).data == b""
 
 
-def test_create_bounds(guest: Guest, file: Path) -> None:
+def test_impossible_values_are_refused(guest: Guest, file: Path) -> None:
     fid = guest.walk("file")
     for size in (65537, 1 << 32, 1 << 63):
         assert code(guest, m.Txattrcreate(fid, b"user.a", size, 0)) == errno.E2BIG

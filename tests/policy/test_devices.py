@@ -249,7 +249,7 @@ def test_many_mounts_of_one_device(host: Host) -> None:
     assert host.device(host.mount(9000, 90, NO_ROOT)) == first
 
 
-def test_mount_ids_without_bound(host: Host) -> None:
+def test_mount_ids_without_end_are_forgotten(host: Host) -> None:
     base = host.mount(5000, 50, ROOT)
     first = host.device(base)
     qidmap = host.qidmap

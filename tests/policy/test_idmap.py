@@ -61,7 +61,7 @@ def refused(export: Export, guest: int, kind: int = UID) -> bool:
 
 
 @given(_ranges(), st.lists(_EDGES), st.sampled_from([UID, GID]))
-def test_there_and_back(ranges: list[Range], more: list[int], kind: int) -> None:
+def test_ids_map_to_the_host_and_back(ranges: list[Range], more: list[int], kind: int) -> None:
     mapped = {each.guest + i: each.host + i for each in ranges for i in range(each.count)}
     tried = {*mapped, *mapped.values(), *(each + 1 for each in mapped), *more} - {NO_ID}
     back = {host: guest for guest, host in mapped.items()}
@@ -77,7 +77,7 @@ def test_there_and_back(ranges: list[Range], more: list[int], kind: int) -> None
 
 
 @given(_ranges(), st.lists(_EDGES), st.tuples(_EDGES, st.integers(1, 10)))
-def test_squashed_and_forbidden(
+def test_ids_are_squashed_or_forbidden(
     ranges: list[Range], guests: list[int], forbidden: tuple[int, int]
 ) -> None:
     first, count = forbidden

@@ -27,7 +27,7 @@ def probe(fd: int) -> FileKey:
     return FileKey(int(number), found.st_ino, 42)
 
 
-def test_parses_mountinfo() -> None:
+def test_mountinfo_is_parsed() -> None:
     text = (
         b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
         b"90 27 0:45 /@home/\\134x /mnt/a\\040b\\011\\012 rw shared:3 master:1 "

@@ -38,7 +38,7 @@ def prime(made: Remap, vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["sequences"], ids=lambda vector: vector["name"])
-def test_vector(vector: dict[str, Any]) -> None:
+def test_remap_follows_the_vectors(vector: dict[str, Any]) -> None:
     with remap() as made:
         prime(made, vector)
         for st_dev, ino, expected, _ in vector["steps"]:
@@ -56,7 +56,7 @@ def test_vector_with_a_restart_at_each_step(vector: dict[str, Any], tmp_path: Pa
 
 @given(files=FILES, again=st.randoms(use_true_random=False), cut=st.integers(0, 120))
 @settings(deadline=None, max_examples=150)
-def test_injective_stable_and_reloadable(
+def test_paths_are_unique_stable_and_reloadable(
     files: list[tuple[int, int]], again: Any, cut: int
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -118,7 +118,7 @@ def test_damage_costs_only_what_was_damaged(
     assert not caplog.records
 
 
-def test_more_than_256_devices() -> None:
+def test_more_than_256_devices_are_kept_apart() -> None:
     with remap() as made:
         files = [(st_dev, ino) for ino in (1, 2, 1 << 63) for st_dev in range(1000)]
         paths = [made.path(*file) for file in files]
@@ -127,7 +127,9 @@ def test_more_than_256_devices() -> None:
         assert made.policy.sizes() == {"devices": 1000, "groups": 1000 + 1000, "files": 0}
 
 
-def test_groups_run_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_get_paths_of_their_own_when_groups_run_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     last = suffix(MAX_GROUPS + 1)
     with remap(tmp_path, max_files=3) as made:
         paths = {(dev, 1): made.path(dev, 1) for dev in range(MAX_GROUPS)}

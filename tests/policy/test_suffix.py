@@ -11,7 +11,7 @@ VECTORS = json.loads((Path(__file__).parent / "vectors" / "multidevs.json").read
 
 
 @pytest.mark.parametrize("case", VECTORS["affix"], ids=lambda case: f"k{case['k']}-n{case['n']}")
-def test_vector(case: dict[str, int | str]) -> None:
+def test_suffixes_follow_the_vectors(case: dict[str, int | str]) -> None:
     got = suffix(int(case["n"]), int(case["k"]))
     assert (got.bits, hex(got.value)) == (case["bits"], case["suffix"])
 

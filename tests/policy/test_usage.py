@@ -62,7 +62,7 @@ def plant(root: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
-def test_counts_what_du_counts(place: str, tmp_path: Path) -> None:
+def test_usage_is_what_du_counts(place: str, tmp_path: Path) -> None:
     root = Path(place) / f"v9-usage-{os.getpid()}"
     try:
         assert count(tmp_path).inodes == 0
@@ -84,7 +84,7 @@ def test_hidden_names_do_not_count(tmp_path: Path) -> None:
     assert dressed == Usage(bare.bytes, bare.inodes + 1)
 
 
-def test_deep_trees(tmp_path: Path) -> None:
+def test_trees_deeper_than_a_path_are_counted(tmp_path: Path) -> None:
     """Deeper than a path may be long, and than directories are held open."""
     depth, name = 5 * usage.OPEN_MAX, "d" * 100
     fd = os.open(tmp_path, os.O_RDONLY)
@@ -180,7 +180,7 @@ def test_unreadable_directories_are_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert (counted.inodes, counted.unreadable) == (1, 1)
 
 
-def test_mounts_below_count(tmp_path: Path) -> None:
+def test_mounts_below_an_export_count(tmp_path: Path) -> None:
     count_it = (
         "import os, sys; from vhost9p.policy.usage import scan; "
         "print(*scan(os.open(sys.argv[1], os.O_RDONLY)))"
@@ -278,7 +278,9 @@ def test_numbers_in_the_middle_of_a_change_are_not_believed(state: Path, tmp_pat
 @pytest.mark.parametrize(
     "damage", [lambda fd: os.ftruncate(fd, 100), lambda fd: os.pwrite(fd, b"x", 3)]
 )
-def test_damage(state: Path, tmp_path: Path, damage: Callable[[int], object]) -> None:
+def test_a_damaged_usage_file_is_counted_anew(
+    state: Path, tmp_path: Path, damage: Callable[[int], object]
+) -> None:
     (path,) = state.iterdir()
     with open(path, "r+b") as raw:
         damage(raw.fileno())

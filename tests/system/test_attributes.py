@@ -87,7 +87,7 @@ def test_version_changes_with_the_contents(share: Share) -> None:
     assert second.version not in (0, first.version)
 
 
-def test_chmod(share: Share) -> None:
+def test_chmod_sets_the_mode(share: Share) -> None:
     client = share.client
     share.put("file")
     os.mkdir(share.path("d"))
@@ -107,7 +107,7 @@ def test_chmod_takes_a_whole_mode(share: Share) -> None:
 
 
 @needs_root
-def test_chown(share: Share) -> None:
+def test_chown_sets_owner_and_group(share: Share) -> None:
     client = share.client
     share.put("file")
     os.symlink("file", share.path("link"))
@@ -138,7 +138,7 @@ def test_chmod_of_a_symlink_leaves_its_target(share: Share) -> None:
     assert os.stat(path).st_mode & 0o7777 == 0o600
 
 
-def test_truncate(share: Share) -> None:
+def test_truncate_sets_the_size(share: Share) -> None:
     client = share.client
     share.put("file", b"0123456789")
     fid = client.walk_to(share.top, b"file")
@@ -256,7 +256,7 @@ def test_statfs_is_the_hosts(share: Share) -> None:
     assert got.type != 0
 
 
-def test_statfs_of_a_symlink(share: Share) -> None:
+def test_statfs_works_through_a_symlink(share: Share) -> None:
     os.symlink("/proc", share.path("link"))
     fid = share.client.walk_to(share.top, b"link")
     assert share.client.statfs(fid).type == share.client.statfs(share.top).type
@@ -276,7 +276,7 @@ def xattrs(share: Share, name: str = "file") -> int:
     return share.client.walk_to(share.top, name.encode())
 
 
-def test_xattr_round_trip(share: Share) -> None:
+def test_xattrs_are_set_and_read_back(share: Share) -> None:
     client = share.client
     fid = xattrs(share)
     for value in (b"value", bytes(range(256)), b"x" * 3000):
@@ -287,7 +287,7 @@ def test_xattr_round_trip(share: Share) -> None:
     assert "user.name" not in os.listxattr(share.path("file"))
 
 
-def test_xattr_list(share: Share) -> None:
+def test_xattrs_are_listed(share: Share) -> None:
     client = share.client
     fid = xattrs(share)
     others = set(client.getxattr(fid).split(b"\0")) - {b""}
@@ -318,7 +318,7 @@ def test_xattr_without_a_value(share: Share) -> None:
         assert os.getxattr(share.path("file"), f"user.set{flags}") == b""
 
 
-def test_missing_xattr(share: Share) -> None:
+def test_a_missing_xattr_is_enodata(share: Share) -> None:
     client = share.client
     fid = xattrs(share)
     with fails(errno.ENODATA):
@@ -329,7 +329,7 @@ def test_missing_xattr(share: Share) -> None:
         client.removexattr(fid, b"user.none")
 
 
-def test_xattr_create_and_replace(share: Share) -> None:
+def test_xattr_create_and_replace_flags_are_obeyed(share: Share) -> None:
     client = share.client
     fid = xattrs(share)
     client.setxattr(fid, b"user.name", b"1", os.XATTR_CREATE)
@@ -423,7 +423,7 @@ def test_xattr_fids_are_no_files(share: Share) -> None:
 
 
 @needs_root
-def test_security_xattrs_as_root(share: Share) -> None:
+def test_root_sets_a_file_capability(share: Share) -> None:
     """A file capability (setcap): the kernel checks its format."""
     fid = xattrs(share)
     value = bytes.fromhex("0100000200040000000000000000000000000000")

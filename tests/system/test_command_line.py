@@ -35,13 +35,13 @@ def refused(*args: str, words: tuple[str, ...] = (), **kwargs: Path) -> str:
     return result.stderr
 
 
-def test_print_capabilities() -> None:
+def test_capabilities_are_printed() -> None:
     result = run_cli("--print-capabilities")
     assert result.returncode == 0
     assert json.loads(result.stdout) == {"type": "9p", "features": []}
 
 
-def test_version_and_help() -> None:
+def test_version_and_help_are_printed() -> None:
     result = run_cli("--version")
     assert result.returncode == 0
     assert "0." in result.stdout
@@ -106,18 +106,20 @@ def test_socket_alone_takes_the_configuration_of_its_name(export: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[:40],
 )
-def test_bad_option(export: Path, tmp_path: Path, args: list[str], words: list[str]) -> None:
+def test_a_bad_option_is_refused(
+    export: Path, tmp_path: Path, args: list[str], words: list[str]
+) -> None:
     rest = [] if "--path" in args or "--config" in args else ["--path", str(export)]
     refused("--socket", str(tmp_path / "s"), *rest, *args, words=tuple(words))
     assert not os.path.lexists(tmp_path / "s")
 
 
-def test_bad_descriptor(export: Path, tmp_path: Path) -> None:
+def test_a_bad_descriptor_is_refused(export: Path, tmp_path: Path) -> None:
     for value in ("99", "-1", "nonsense", "0"):
         refused(f"--fd={value}", "--path", str(export), words=("--fd",))
 
 
-def test_bad_sockets(export: Path, tmp_path: Path) -> None:
+def test_bad_sockets_are_refused(export: Path, tmp_path: Path) -> None:
     path = ["--path", str(export)]
     refused("--socket", str(tmp_path / "none" / "s"), *path, words=("none/s",))
     refused("--socket", str(tmp_path), *path, words=(str(tmp_path),))

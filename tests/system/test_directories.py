@@ -34,7 +34,7 @@ def test_listing_tells_names_types_and_identities(share: Share) -> None:
         assert (entry.qid.type, entry.qid.path) == (qid.type, qid.path)
 
 
-def test_dot_and_dotdot(share: Share) -> None:
+def test_dot_and_dotdot_are_listed(share: Share) -> None:
     client = share.client
     os.mkdir(share.path("d"))
     found = {entry.name: entry for entry in client.entries(open_dir(share, b"d"))}
@@ -54,7 +54,7 @@ def test_dotdot_of_the_root_is_the_root(share: Share) -> None:
 
 
 @pytest.mark.parametrize("count", [100, 300, 1000, 4096, 32768, 500_000])
-def test_listing_in_pieces(share: Share, count: int) -> None:
+def test_a_listing_goes_on_where_it_ended(share: Share, count: int) -> None:
     """Each piece goes on where the last one ended, with names from short to long."""
     names = {b"%03d" % i + b"x" * (i % 60) for i in range(300)}
     for name in names:
@@ -144,7 +144,7 @@ def test_two_readers_of_one_fid(share: Share) -> None:
         assert whole[i + 1].name in ticket.reply
 
 
-def test_hundred_thousand_entries(share: Share) -> None:
+def test_a_hundred_thousand_entries_are_listed_once(share: Share) -> None:
     client = share.client
     directory = share.path("many")
     os.mkdir(directory)

@@ -18,7 +18,7 @@ from tests.system.share import Share, fails
 O_NOATIME = 0o1000000
 
 
-def test_create_write_read(share: Share) -> None:
+def test_what_is_written_to_a_new_file_is_read(share: Share) -> None:
     client = share.client
     fid = client.create(share.top, b"file", mode=0o640)
     assert client.write(fid, 0, b"hello world") == 11
@@ -42,7 +42,7 @@ def test_created_fid_is_the_file(share: Share) -> None:
     client.write(clone, 0, b"x")
 
 
-def test_largest_read_and_write(share: Share) -> None:
+def test_the_largest_reads_and_writes_pass(share: Share) -> None:
     client = share.client
     count = client.msize - IO_HEADER
     assert count > 500_000
@@ -71,7 +71,7 @@ def test_read_of_nothing(share: Share) -> None:
     assert share.get("file") == b"data"
 
 
-def test_files_above_four_gib(share: Share) -> None:
+def test_files_above_four_gib_are_written_and_read(share: Share) -> None:
     client = share.client
     fid = client.create(share.top, b"big")
     for offset in (5 * GIB + 123, (1 << 40) + 7, (1 << 32) - 2):
@@ -122,7 +122,7 @@ def test_open_twice_is_refused(share: Share) -> None:
     assert share.client.read(fid, 0, 10) == b"data"
 
 
-def test_open_truncates(share: Share) -> None:
+def test_opening_with_o_trunc_truncates(share: Share) -> None:
     share.put("file", b"data")
     share.client.open(share.top, b"file", os.O_WRONLY | os.O_TRUNC)
     assert share.get("file") == b""
@@ -197,7 +197,7 @@ def test_harmless_open_flags(share: Share) -> None:
     assert share.client.read(fid, 0, 10) == b"data"
 
 
-def test_exclusive_creation(share: Share) -> None:
+def test_exclusive_creation_fails_where_the_name_exists(share: Share) -> None:
     client = share.client
     share.put("file", b"data")
     with fails(errno.EEXIST):
@@ -232,7 +232,7 @@ def test_creation_without_write_permission_stays_open(share: Share) -> None:
     assert share.client.write(fid, 0, b"data") == 4
 
 
-def test_fsync(share: Share) -> None:
+def test_fsync_is_answered(share: Share) -> None:
     client = share.client
     fid = client.create(share.top, b"file")
     client.write(fid, 0, b"data")
@@ -256,7 +256,7 @@ def test_truncation_through_another_fid_is_seen(share: Share) -> None:
     assert client.read(fid, 0, 100) == b"0123\0\0"
 
 
-def test_full_ring_of_requests(share: Share) -> None:
+def test_a_full_ring_of_requests_is_answered(share: Share) -> None:
     """A ring full of reads and writes, answered in any order."""
     client = share.client
     data = random.Random(2).randbytes(128 * 4096)

@@ -250,7 +250,9 @@ def test_truncated_indirect_table_breaks_the_ring(share: Share, doomed: Region) 
 
 
 @pytest.mark.parametrize("kind", [T.READ, T.WRITE])
-def test_truncated_data(share: Share, doomed: Region, kind: T) -> None:
+def test_a_request_with_truncated_buffers_fails_or_breaks_the_ring(
+    share: Share, doomed: Region, kind: T
+) -> None:
     """The kernel finds these pages missing, not the daemon: an error, or a broken ring."""
     client, memory, ring = share.client, share.machine.memory, share.machine.ring
     share.put("file", bytes(100_000))
@@ -276,7 +278,7 @@ def test_truncated_data(share: Share, doomed: Region, kind: T) -> None:
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_truncated_ring(share: Share, used: bool) -> None:
+def test_a_truncated_ring_breaks(share: Share, used: bool) -> None:
     """Descriptors and indices themselves are gone: also where what comes instead, zeros, looks
     like a ring that nobody has used yet."""
     share.machine.close()
@@ -310,7 +312,7 @@ def test_half_truncated_region_serves_its_other_half(share: Share, doomed: Regio
     assert share.machine.ring.wait()[0].length > 100
 
 
-def test_memory_that_comes_back(share: Share, doomed: Region) -> None:
+def test_a_ring_starts_again_when_its_memory_is_back(share: Share, doomed: Region) -> None:
     """Once the frontend has put its file right, the next start of the ring finds it."""
     memory = share.machine.memory
     request, reply = memory.alloc(64), memory.alloc(4096, PAGE, doomed)

@@ -129,7 +129,7 @@ HANGERS: dict[str, Callable[[Client, int], Ticket]] = {
 
 
 @pytest.mark.parametrize("kind", HANGERS)
-def test_other_requests_go_on(hung: Hung, kind: str) -> None:
+def test_other_requests_go_on_while_some_hang(hung: Hung, kind: str) -> None:
     """Each of several that hang takes a thread along; there are others."""
     client = hung.share.client
     fid = hung.open()
@@ -187,7 +187,7 @@ def test_one_kick_for_what_hangs_and_the_next(hung: Hung) -> None:
     client.wait(stuck)
 
 
-def test_hundred_reads_hang(hung: Hung) -> None:
+def test_a_hundred_reads_that_hang_are_answered_later(hung: Hung) -> None:
     """More than there may be threads: then nothing goes on, and nothing is lost."""
     client = hung.share.client
     fid = hung.open()

@@ -104,7 +104,7 @@ def test_users_that_the_guest_does_not_have(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_squashed(tmp_path: Path) -> None:
+def test_unmapped_ids_are_squashed(tmp_path: Path) -> None:
     squash = (*MAP, *SQUASH, "--forbid-uid", "55:2", "--forbid-gid", "66:1")
     with mapped(tmp_path, *squash, n_uname=4321) as share:
         os.chmod(share.export, 0o777)
@@ -159,7 +159,7 @@ def test_hosts_ids_that_no_range_has(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_chown(tmp_path: Path) -> None:
+def test_chown_maps_ids(tmp_path: Path) -> None:
     with mapped(tmp_path, *MAP, *REST) as share:
         share.put("f")
         fid = share.client.walk_to(share.top, b"f")
@@ -176,7 +176,7 @@ def test_chown(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_9p2000_u(tmp_path: Path) -> None:
+def test_ids_are_mapped_in_9p2000u(tmp_path: Path) -> None:
     """Numbers and texts of Tstat and of directories, and Twstat. Tcreate names no group."""
     with mapped(tmp_path, *MAP, *REST, n_uname=1000, speaks=UnixClient) as share:
         os.chmod(share.export, 0o777)
@@ -213,7 +213,7 @@ def with_named(user: int, group: int) -> bytes:
 
 
 @needs_root
-def test_access_lists(tmp_path: Path) -> None:
+def test_ids_in_access_lists_are_mapped(tmp_path: Path) -> None:
     with mapped(tmp_path, *MAP, *REST) as share:
         os.mkdir(share.path("d"))
         fid = share.client.walk_to(share.top, b"d")

@@ -169,7 +169,7 @@ class Place:
         return count
 
 
-def test_mounted_directories_and_files(place: Place) -> None:
+def test_mounted_directories_and_files_are_listed_as_themselves(place: Place) -> None:
     inside = place.inside
     place.make("plain/", "file", "dir/", "dir/sub/", "dir/x", "on-dir/", "on-file", "tmp/")
     os.mkfifo(place.share.path("fifo"))
@@ -185,7 +185,7 @@ def test_mounted_directories_and_files(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_names(place: Place, name: str) -> None:
+def test_mounts_with_odd_names_are_listed(place: Place, name: str) -> None:
     place.make(f"{name}/", f"{name}2/", f"deep/{name}/", f"deep/{name}.")
     place.inside.mount(name)
     place.inside.bind(f"deep/{name}.", f"deep/{name}.")
@@ -210,7 +210,7 @@ def test_a_name_that_is_a_mount_point_elsewhere(place: Place) -> None:
     place.check()
 
 
-def test_mounts_over_mounts(place: Place) -> None:
+def test_the_topmost_mount_is_listed(place: Place) -> None:
     inside = place.inside
     place.make("x/")
     seen = {place.walked(b"x")}
@@ -254,7 +254,7 @@ def test_a_mount_that_is_no_longer_in_the_table(place: Place) -> None:
 
 
 @pytest.mark.parametrize("fs_type", ["ramfs", "overlay", "ext4"])
-def test_other_file_systems(place: Place, fs_type: str) -> None:
+def test_mounts_of_other_file_systems_are_listed(place: Place, fs_type: str) -> None:
     inside = place.inside
     place.make("m/", "layers/", "disk")
     command = ["mount", "-t", fs_type]

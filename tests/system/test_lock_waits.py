@@ -40,7 +40,9 @@ def test_blocking_lock_waits_for_the_host(share: Share, fid: int, host: HostProc
 
 
 @pytest.mark.parametrize("how", ["fcntl", "flock"])
-def test_blocking_whole_file_lock(share: Share, fid: int, host: HostProcess, how: str) -> None:
+def test_a_blocking_lock_waits_for_the_host(
+    share: Share, fid: int, host: HostProcess, how: str
+) -> None:
     client = share.client
     take = host.fcntl if how == "fcntl" else host.flock
     assert take("w")
@@ -193,7 +195,7 @@ def test_waiting_lock_and_a_new_version(share: Share, fid: int, host: HostProces
 # ---- two guests
 
 
-def test_two_guests(share: Share, second: Share, fid: int) -> None:
+def test_a_blocking_lock_waits_for_another_guest(share: Share, second: Share, fid: int) -> None:
     one, two = share.client, second.client
     other = two.open(second.top, b"file", os.O_RDWR)
     assert one.lock(fid, WRLCK, 0, 10) == LOCK_SUCCESS

@@ -249,7 +249,7 @@ def test_exclusive_whole_file_lock_on_a_read_only_fid(
     assert host.flock("w")
 
 
-def test_bad_lock_requests(share: Share, fid: int, host: HostProcess) -> None:
+def test_bad_lock_requests_are_refused(share: Share, fid: int, host: HostProcess) -> None:
     client = share.client
     for fields in (
         (3, 0, 0, 10),  # no such type
@@ -268,7 +268,7 @@ def test_bad_lock_requests(share: Share, fid: int, host: HostProcess) -> None:
     assert host.free()
 
 
-def test_longest_owner_name(share: Share, fid: int) -> None:
+def test_the_longest_owner_name_is_accepted(share: Share, fid: int) -> None:
     client = share.client
     name = b"\xff" * 1000
     assert client.lock(fid, WRLCK, 0, 5, client_id=name) in (LOCK_SUCCESS,)

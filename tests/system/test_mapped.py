@@ -71,7 +71,7 @@ def qid_type(mode: int) -> int:
     return QTDIR if stat.S_ISDIR(mode) else QTSYMLINK if stat.S_ISLNK(mode) else 0
 
 
-def test_kinds_of_files(share: Share) -> None:
+def test_files_of_every_kind_are_mapped(share: Share) -> None:
     client = share.client
     for make, _ in KINDS.values():
         make(client, share.top)
@@ -135,7 +135,7 @@ def test_only_files_and_directories_are_opened(share: Share) -> None:
     client.open(share.top, b"dir")
 
 
-def test_symlinks_of_both_kinds(share: Share) -> None:
+def test_symlinks_of_host_and_guest_are_read(share: Share) -> None:
     client = share.client
     os.symlink("real", share.path("host"))
     client.symlink(share.top, b"long", b"x" * 4095)

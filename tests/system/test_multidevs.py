@@ -237,7 +237,7 @@ def test_listings_in_9p2000_u_show_the_qids_of_walks(export: Path, tmp_path: Pat
         assert found[b"one"].path != found[b"two"].path
 
 
-def test_changes_across_devices(export: Path) -> None:
+def test_renames_and_links_across_devices_fail_with_exdev(export: Path) -> None:
     """rename(2) and link(2) know no way from one file system to another."""
     with serving(export, "remap") as share:
         client = share.client

@@ -38,7 +38,7 @@ MAKERS: dict[str, Callable[[Share, bytes], object]] = {
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_names_of_any_bytes(share: Share, maker: str) -> None:
+def test_names_of_any_bytes_are_created_and_walked_to(share: Share, maker: str) -> None:
     rest = [bytes([b]) for b in range(1, 256) if bytes([b]) not in (b" ", b".", b"/")]
     names = [*ODD_NAMES, *random.Random(maker).sample(rest, 40)]
     for name in names:
@@ -89,7 +89,7 @@ def test_directory_that_is_a_file(share: Share, maker: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o000, 0o1777, 0o700])
-def test_mkdir(share: Share, mode: int) -> None:
+def test_mkdir_creates_a_directory(share: Share, mode: int) -> None:
     qid = share.client.mkdir(share.top, b"d", mode)
     status = os.stat(share.path("d"))
     assert stat.S_ISDIR(status.st_mode)
@@ -99,14 +99,14 @@ def test_mkdir(share: Share, mode: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK])
-def test_mknod(share: Share, kind: int) -> None:
+def test_mknod_creates_fifos_and_sockets(share: Share, kind: int) -> None:
     share.client.mknod(share.top, b"node", kind | 0o623)
     assert os.lstat(share.path("node")).st_mode == kind | 0o623
     assert share.client.getattr(share.client.walk_to(share.top, b"node")).mode == kind | 0o623
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
-def test_mknod_of_devices(share: Share, kind: int) -> None:
+def test_mknod_creates_devices_for_root(share: Share, kind: int) -> None:
     if not IS_ROOT:
         with fails(errno.EPERM):
             share.client.mknod(share.top, b"node", kind | 0o600, (1, 3))
@@ -127,7 +127,7 @@ def test_mknod_of_a_directory_is_refused(share: Share) -> None:
 
 
 @pytest.mark.parametrize("target", [b"t", b"/etc/passwd", b"../..", b"\xff\n", b"x" * 4095])
-def test_symlinks(share: Share, target: bytes) -> None:
+def test_symlinks_are_created_and_read(share: Share, target: bytes) -> None:
     client = share.client
     qid = client.symlink(share.top, b"link", target)
     assert qid.type == 0x02
@@ -137,7 +137,7 @@ def test_symlinks(share: Share, target: bytes) -> None:
     assert client.getattr(fid).size == len(target)
 
 
-def test_bad_symlink_targets(share: Share) -> None:
+def test_bad_symlink_targets_are_refused(share: Share) -> None:
     for target in (b"", b"a\0b", b"x" * 4096):
         with fails(errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG):
             share.client.symlink(share.top, b"link", target)
@@ -151,7 +151,7 @@ def test_readlink_of_what_is_no_link(share: Share) -> None:
             share.client.readlink(fid)
 
 
-def test_hard_links(share: Share) -> None:
+def test_hard_links_are_created(share: Share) -> None:
     client = share.client
     share.put("file", b"data")
     os.mkdir(share.path("d"))
@@ -172,7 +172,7 @@ def test_hard_link_to_a_symlink_is_not_to_its_target(share: Share) -> None:
     assert os.readlink(share.path("again")) == b"nowhere"
 
 
-def test_unlink(share: Share) -> None:
+def test_unlink_removes_a_name(share: Share) -> None:
     client = share.client
     share.put("file")
     os.symlink("file", share.path("link"))
@@ -188,7 +188,7 @@ def test_unlink(share: Share) -> None:
     assert os.listdir(share.host) == []
 
 
-def test_rmdir(share: Share) -> None:
+def test_rmdir_removes_an_empty_directory(share: Share) -> None:
     client = share.client
     share.put("file")
     os.makedirs(share.path("d/inner"))
@@ -213,7 +213,7 @@ def test_unlink_of_what_is_no_name(share: Share, name: bytes, flags: int) -> Non
     assert os.listdir(share.path("d")) == [b"file"]
 
 
-def test_unlink_with_unknown_flags(share: Share) -> None:
+def test_unlink_with_unknown_flags_is_refused(share: Share) -> None:
     share.put("file")
     with fails(errno.EINVAL):
         share.client.unlinkat(share.top, b"file", 0x10000)
@@ -231,7 +231,7 @@ def test_unlink_through_an_open_directory(share: Share) -> None:
     assert os.listdir(share.path("d")) == []
 
 
-def test_remove(share: Share) -> None:
+def test_remove_frees_its_fid_even_where_it_fails(share: Share) -> None:
     """Tremove frees its fid, also where it fails."""
     client = share.client
     share.put("file")

@@ -15,12 +15,12 @@ from tests.system.share import SECURITY, fails, mounted, serve
 
 
 @pytest.mark.parametrize("args,msize", [((), 1024 * 1024), (("--msize-max", "8KiB"), 8192)])
-def test_msize_max(export: Path, args: tuple[str, ...], msize: int) -> None:
+def test_msize_max_caps_the_message_size(export: Path, args: tuple[str, ...], msize: int) -> None:
     with serve(export, *args) as daemon, mounted(daemon, export) as share:
         assert share.client.version(16 * 1024 * 1024) == (msize, b"9P2000.L")
 
 
-def test_max_fids(export: Path) -> None:
+def test_max_fids_bounds_the_fids(export: Path) -> None:
     with serve(export, "--max-fids", "16") as daemon, mounted(daemon, export) as share:
         held = [share.client.walk_to(share.root) for _ in range(14)]  # two are the share's
         with fails(errno.EMFILE):
@@ -30,7 +30,7 @@ def test_max_fids(export: Path) -> None:
 
 
 @pytest.mark.parametrize("args,holds", [((), 5), (("--max-xattr", "2"), 2)])
-def test_max_xattr(export: Path, args: tuple[str, ...], holds: int) -> None:
+def test_max_xattr_bounds_the_values(export: Path, args: tuple[str, ...], holds: int) -> None:
     os.setxattr(export, "user.a", b"value")
     with serve(export, *args) as daemon, mounted(daemon, export) as share:
         client = share.client
@@ -45,7 +45,7 @@ def test_max_xattr(export: Path, args: tuple[str, ...], holds: int) -> None:
 
 
 @pytest.mark.parametrize("model", ["mapped-xattr", "mapped-file"])
-def test_fmode_and_dmode(export: Path, model: str) -> None:
+def test_fmode_and_dmode_are_the_modes_on_the_host(export: Path, model: str) -> None:
     """What the guest sees is its own; what the host has is said by the options."""
     args = ["--path", str(export), "--security-model", model]
     for options, bits in (([], (0o600, 0o700)), (["--fmode=0640", "--dmode=0750"], (0o640, 0o750))):
@@ -59,7 +59,7 @@ def test_fmode_and_dmode(export: Path, model: str) -> None:
                 assert stat.S_IMODE(os.stat(export / each).st_mode) == found
 
 
-def test_force(export: Path) -> None:
+def test_force_exports_the_daemons_own_socket(export: Path) -> None:
     """The daemon's socket in the export."""
     args = ["--path", str(export), *SECURITY, "--socket", str(export / "s")]
     refused = run_cli(*args)
@@ -70,7 +70,7 @@ def test_force(export: Path) -> None:
         assert daemon.alive
 
 
-def test_state_dir(export: Path, tmp_path: Path) -> None:
+def test_state_dir_keeps_the_identities(export: Path, tmp_path: Path) -> None:
     """Where identities are kept, and only there."""
     state = tmp_path / "elsewhere"
     with serve(export, "--multidevs", "remap", "--state-dir", str(state)) as daemon:
@@ -80,7 +80,7 @@ def test_state_dir(export: Path, tmp_path: Path) -> None:
         assert not (daemon.directory / "state").exists()
 
 
-def test_qemus_string(export: Path) -> None:
+def test_qemus_option_string_is_obeyed(export: Path) -> None:
     """QEMU's option string says all that it says to QEMU."""
     (export / "file").write_text("stays")
     text = f"local,path={export},mount_tag=moved,security_model=mapped-xattr,id=fs0,readonly=on"
@@ -99,7 +99,7 @@ def test_qemus_string(export: Path) -> None:
     assert (export / "file").read_text() == "stays"
 
 
-def test_threads(export: Path) -> None:
+def test_threads_are_started_while_a_guest_is_there(export: Path) -> None:
     """Each is one of the process's while a guest is there."""
     counts = []
     for number in (1, 4):

@@ -91,7 +91,7 @@ def test_supplementary_groups_were_checked_by_the_guest(share: Share) -> None:
 
 
 @needs_root
-def test_setgid_directories(share: Share) -> None:
+def test_entries_of_a_setgid_directory_get_its_group(share: Share) -> None:
     """Linux's client sends the directory's group then, and the new directory is setgid too."""
     os.chown(share.host, 0, TEAM)
     os.chmod(share.host, 0o2777)
@@ -119,7 +119,7 @@ def test_file_without_permissions_is_written_by_its_creator(share: Share) -> Non
 
 
 @needs_root
-def test_largest_ids(share: Share) -> None:
+def test_the_largest_ids_are_kept(share: Share) -> None:
     os.chmod(share.host, 0o777)
     top = attach(share, 0xFFFFFFFE)
     share.client.mkdir(top, b"d", gid=0xFFFFFFFE)

@@ -50,7 +50,7 @@ def test_a_day_of_a_guest(packed: Share) -> None:
 
 
 @pytest.mark.parametrize("indirect", [True, False], ids=["indirect", "direct"])
-def test_round_and_round(packed: Share, indirect: bool) -> None:
+def test_a_packed_ring_goes_round_and_round(packed: Share, indirect: bool) -> None:
     """Many turns of the ring; direct chains cross its end."""
     layout = Layout(indirect=indirect, readable=(5, 3), writable=(7, 9))
     packed.put("file", bytes(range(256)))

@@ -211,7 +211,7 @@ def test_attributes_count_where_they_take_blocks(place: Place) -> None:
         assert place.counts() == place.found()
 
 
-def test_df(place: Place) -> None:
+def test_df_shows_the_quota(place: Place) -> None:
     (place.export / "before").write_bytes(bytes(50 * BLOCK))
     root = os.stat(place.export).st_blocks // 8
 
@@ -242,7 +242,7 @@ def test_df(place: Place) -> None:
         assert share.client.write(fid, 0, bytes(BLOCK)) == BLOCK
 
 
-def test_restarts(place: Place) -> None:
+def test_the_usage_outlives_a_restart(place: Place) -> None:
     limit = ("--quota-bytes", "1MiB")
     with place.guest(*limit) as share:
         fid = share.client.create(share.top, b"file")
@@ -323,7 +323,7 @@ def test_a_file_without_names_is_not_counted_after_a_crash(place: Place) -> None
         assert place.counts() == place.found()
 
 
-def test_the_other_dialect(place: Place) -> None:
+def test_a_quota_holds_in_9p2000u(place: Place) -> None:
     """There fids of one file do not share what C knows of it, and files are removed by fid."""
     limits = ("--quota-bytes", "1MiB", "--quota-inodes", "4")
     with (
@@ -423,7 +423,7 @@ class Player:
 
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
 @pytest.mark.parametrize("model", ["none", "mapped-xattr", "mapped-file"])
-def test_any_sequence(folder: str, model: str) -> None:
+def test_any_sequence_of_changes_is_counted_right(folder: str, model: str) -> None:
     hidden = (b".virtfs_metadata", b".virtfs_metadata_root") if model == "mapped-file" else ()
 
     @given(steps=STEPS)

@@ -279,7 +279,7 @@ def test_long_chains_are_served_or_refused(bench: Bench, count: int) -> None:
         assert error.errno in (errno.E2BIG, errno.EINVAL)
 
 
-def test_same_head_twice(bench: Bench) -> None:
+def test_a_chain_made_available_twice_harms_nobody_else(bench: Bench) -> None:
     """A driver that makes one chain available twice gets nonsense, and nobody else suffers."""
     bench.desc(0, bench.request, bench.size, NEXT, 1)
     bench.desc(1, bench.reply, BUFFER, WRITE)
@@ -314,7 +314,7 @@ def test_message_shorter_than_a_header(bench: Bench, size: int) -> None:
 
 
 @pytest.mark.parametrize("claimed", [0, 6, 20, 0xFFFFFFFF, 0x80000000])
-def test_wrong_size_field(bench: Bench, claimed: int) -> None:
+def test_a_wrong_size_field_fails_the_request_alone(bench: Bench, claimed: int) -> None:
     """size[4] of less than a header, or of more than was sent."""
     bench.memory.write(bench.request, struct.pack("<I", claimed))
     assert error_of(answer(bench, [(bench.request, bench.size)], [(bench.reply, BUFFER)]))
@@ -326,7 +326,7 @@ def test_bytes_behind_the_message_are_ignored(bench: Bench) -> None:
     assert wire.decode(reply).type == T.GETATTR + 1
 
 
-def test_request_outside_memory(bench: Bench) -> None:
+def test_a_request_outside_memory_fails_alone(bench: Bench) -> None:
     assert error_of(answer(bench, [(NOWHERE, bench.size)], [(bench.reply, BUFFER)]))
     hole = 0xA0000 - 4  # the VGA hole of a PC: its first bytes exist, the rest does not
     bench.memory.write(hole, bench.message[:4])
@@ -425,7 +425,7 @@ def test_used_event_postpones_the_call(share: Share) -> None:
     assert ring.called() == 1
 
 
-def test_indices_wrap(share: Share) -> None:
+def test_indices_wrap_around(share: Share) -> None:
     """Running indices go from 65535 to 0."""
     share.machine.reboot(start=65400)
     remount(share)
@@ -437,7 +437,7 @@ def test_indices_wrap(share: Share) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 256, 1024, 32768])
-def test_ring_sizes(common: Common, folder: str, size: int) -> None:
+def test_rings_of_every_size_are_served(common: Common, folder: str, size: int) -> None:
     with mounted(common.running(), common.export, folder, ring_size=size) as share:
         client = share.client
         data = os.urandom(300_000)
@@ -468,7 +468,7 @@ def test_direct_chains_fill_the_ring(common: Common, folder: str) -> None:
     common.check()
 
 
-def test_ring_in_high_memory(common: Common) -> None:
+def test_a_ring_above_four_gib_is_served(common: Common) -> None:
     """The ring above 4 GiB, the buffers below, and at other distances than in this process."""
     with Machine(common.running().socket) as machine:
         machine.ring.close()

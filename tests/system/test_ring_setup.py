@@ -228,7 +228,7 @@ def random_message(rng: random.Random, machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_messages_in_any_order(guest: Share, seed: int) -> None:
+def test_set_up_messages_in_any_order_harm_nobody(guest: Share, seed: int) -> None:
     """Whatever comes, in whatever order, with chains in flight or not: the daemon and the
     connection live, memory that is not the ring's stays as it is, and a driver that starts
     properly is served."""

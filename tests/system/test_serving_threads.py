@@ -31,7 +31,7 @@ def cpus_of_threads(pid: int) -> list[str]:
     ]
 
 
-def test_cpus(export: Path) -> None:
+def test_threads_run_on_the_cpus_of_the_option(export: Path) -> None:
     everywhere, last = os.sched_getaffinity(0), max(os.sched_getaffinity(0))
     if len(everywhere) == 1:
         pytest.skip("there is one CPU to run on")

@@ -189,7 +189,7 @@ def test_walk_of_an_open_fid_clones_it_unopened(share: Share) -> None:
     assert client.read(clone, 0, 10) == b"data"
 
 
-def test_walk_down_and_up(share: Share) -> None:
+def test_walks_lead_down_and_up(share: Share) -> None:
     client = share.client
     names = [b"d%d" % i for i in range(16)]
     deep = os.path.join(os.fsencode(share.host), *names)
@@ -236,7 +236,7 @@ def test_walk_in_place_moves_the_fid(share: Share) -> None:
     assert client.getattr(clone).qid.path == qid.path
 
 
-def test_walk_through_a_file(share: Share) -> None:
+def test_a_walk_through_a_file_ends_there(share: Share) -> None:
     client = share.client
     share.put("file")
     assert len(client.walk(share.top, 90, b"file", b"x")) == 1
@@ -308,7 +308,7 @@ def test_clunked_fid_is_gone_and_its_number_free(share: Share) -> None:
     assert stat.S_ISDIR(client.getattr(90).mode)
 
 
-def test_thousands_of_fids(share: Share) -> None:
+def test_thousands_of_fids_are_kept(share: Share) -> None:
     client = share.client
     share.put("file", b"x")
     for start in range(0, 4000, 100):

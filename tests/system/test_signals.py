@@ -147,7 +147,7 @@ def test_a_start_that_takes_long(export: Path, tmp_path: Path, sign: signal.Sign
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams(export: Path, closed: str) -> None:
+def test_a_daemon_with_closed_standard_streams_serves(export: Path, closed: str) -> None:
     """It serves and ends as always, and none of the guest's files takes a stream's number."""
     shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
     daemon = Daemon("--path", str(export), *SECURITY, wrapper=shell).start(wait=False)

@@ -100,7 +100,9 @@ def serves(share: Share) -> None:
         ("iops-write=1", 8, 1),
     ],
 )
-def test_each_limit(export: Path, pair: str, read: int, written: int) -> None:
+def test_each_limit_holds_back_its_own_requests(
+    export: Path, pair: str, read: int, written: int
+) -> None:
     """Of 8 reads, and then 8 writes, those go that are not limited, and the first that is."""
     # Each counts for 10 000 requests, so that none is due within the test.
     with throttled(export, pair, *(["iops-size=1"] if pair[0] == "i" else [])) as share:
@@ -125,7 +127,7 @@ def test_only_file_data_count(export: Path) -> None:
         assert error.value.errno == errno.EINVAL
 
 
-def test_bursts(export: Path) -> None:
+def test_a_burst_passes_at_once(export: Path) -> None:
     """max is what one second may move at once; with a length the rate holds for that long."""
     with throttled(export, "bps-read=1", f"bps-read-max={4 * SIZE}") as share:
         # The bucket takes 4, and may be overfull by one.
@@ -139,7 +141,7 @@ def test_bursts(export: Path) -> None:
 
 @pytest.mark.parametrize("unit", ["bps", "iops"])
 @pytest.mark.parametrize("what", ["total", "read", "write"])
-def test_each_burst(export: Path, unit: str, what: str) -> None:
+def test_each_limit_has_a_burst_of_its_own(export: Path, unit: str, what: str) -> None:
     """Each limit has a burst of its own, and a length."""
     key, ask = f"{unit}-{what}", writes if what == "write" else reads
     burst = [f"{key}=1", f"{key}-max={4 * SIZE}", *(["iops-size=1"] if unit == "iops" else [])]
@@ -150,7 +152,7 @@ def test_each_burst(export: Path, unit: str, what: str) -> None:
         share.client.wait(tickets[5])  # one more, since the rate goes on
 
 
-def test_size_of_a_request(export: Path) -> None:
+def test_a_large_request_counts_as_several(export: Path) -> None:
     with throttled(export, "iops-read=1", "iops-read-max=25000", "iops-size=1") as share:
         fid = open_file(share)
         assert gone(share, reads(share.client, fid, 8)) == 3  # 10 000 each
@@ -163,7 +165,7 @@ def test_size_of_a_request(export: Path) -> None:
 
 
 @pytest.mark.parametrize("event_idx", [True, False])
-def test_other_requests_go_on(export: Path, event_idx: bool) -> None:
+def test_other_requests_go_on_while_some_wait(export: Path, event_idx: bool) -> None:
     """With all but one of the ring's places waiting; kicks arrive as they always do."""
     with throttled(export, "bps-read=1", event_idx=event_idx) as share:
         fid = open_file(share)
@@ -258,7 +260,7 @@ def fields_of(ticket: Ticket) -> tuple[int, tuple[object, ...]]:
     return reply.type, reply.fields
 
 
-def test_flush(export: Path) -> None:
+def test_a_flushed_request_ends_at_once(export: Path) -> None:
     """Whoever is flushed ends at once, without having begun; the others go on waiting."""
     with throttled(export, "bps-total=1") as share:
         client = share.client
@@ -278,7 +280,7 @@ def test_flush(export: Path) -> None:
         assert share.get("file") == DATA
 
 
-def test_new_session(export: Path) -> None:
+def test_a_new_session_ends_what_waits(export: Path) -> None:
     with throttled(export, "bps-total=1") as share:
         fid = open_file(share)
         tickets = [*reads(share.client, fid, 4), *writes(share.client, fid, 4)]
@@ -290,7 +292,7 @@ def test_new_session(export: Path) -> None:
         assert gone(share, reads(share.client, open_file(share), 2)) == 0  # the limit stays
 
 
-def test_stop_and_go_on(export: Path) -> None:
+def test_a_stopped_and_continued_guest_sees_no_error(export: Path) -> None:
     """A VM that is stopped finds no error when it is continued: what waited goes before the
     stop. It is charged for it."""
     with throttled(export, "bps-total=1") as share:
@@ -310,7 +312,7 @@ def test_stop_and_go_on(export: Path) -> None:
         serves(share)
 
 
-def test_reboot_and_unplug(export: Path) -> None:
+def test_a_reboot_or_unplug_ends_what_waits(export: Path) -> None:
     with throttled(export, "bps-total=1") as share:
         assert gone(share, reads(share.client, open_file(share), 20)) == 1
         share.machine.reboot()
@@ -323,7 +325,7 @@ def test_reboot_and_unplug(export: Path) -> None:
         serves(share)
 
 
-def test_disconnect(export: Path) -> None:
+def test_a_disconnected_frontend_leaves_nothing(export: Path) -> None:
     """A VMM that is killed leaves nothing behind."""
     with serving(export, *limits("bps-total=1")) as daemon:
         idle = daemon.fd_count()
@@ -335,7 +337,7 @@ def test_disconnect(export: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [QEMU_PROTOCOL, NO_SLOTS], ids=["slots", "table"])
-def test_memory_changes(export: Path, protocol: int) -> None:
+def test_a_waiting_request_finds_its_buffers_in_new_memory(export: Path, protocol: int) -> None:
     """What waits finds its buffers again, wherever the guest's memory is now."""
     with throttled(export, "bps-read=1", protocol=protocol) as share:
         machine, client = share.machine, share.client

@@ -46,7 +46,7 @@ def speaks() -> type[Client]:
 # ---- Tcreate --------------------------------------------------------------------------------
 
 
-def test_create_a_file(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_a_file(share: Share, client: UnixClient) -> None:
     fid = client.make(share.top, b"new", DMSETUID | DMSETVTX | 0o751, ORDWR)
     status = os.stat(share.path("new"))
     assert stat.S_IMODE(status.st_mode) == 0o5751
@@ -61,7 +61,7 @@ def test_create_a_file(share: Share, client: UnixClient) -> None:
     assert share.get("new") == b"data"
 
 
-def test_create_a_directory(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_a_directory(share: Share, client: UnixClient) -> None:
     fid = client.make(share.top, b"dir", DMDIR | DMSETVTX | 0o775)
     assert stat.S_IMODE(os.stat(share.path("dir")).st_mode) == 0o1775
     share.put("dir/inside")
@@ -73,7 +73,7 @@ def test_create_a_directory(share: Share, client: UnixClient) -> None:
     assert sorted(os.listdir(share.host)) == ["dir"]
 
 
-def test_create_all_else(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_links_fifos_and_sockets(share: Share, client: UnixClient) -> None:
     share.put("file", b"data")
     file = client.walk_to(share.top, b"file")
     link = client.make(share.top, b"link", DMSYMLINK, OREAD, b"../\xff")
@@ -94,7 +94,7 @@ def test_create_all_else(share: Share, client: UnixClient) -> None:
 
 
 @needs_root
-def test_create_devices(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_devices(share: Share, client: UnixClient) -> None:
     client.make(share.top, b"null", DMDEVICE | 0o600, OREAD, b"c 1 3")
     client.make(share.top, b"disk", DMDEVICE | 0o600, OREAD, b"b 4095 1048575\n")
     assert os.stat(share.path("null")).st_rdev == os.makedev(1, 3)
@@ -127,7 +127,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_create_refuses(share: Share, client: UnixClient, what: str) -> None:
+def test_tcreate_refuses_what_cannot_be(share: Share, client: UnixClient, what: str) -> None:
     perm, extension, code = HOSTILE[what]
     mode = ORCLOSE if what == "remove on clunk" else OREAD
     with fails(code):
@@ -238,7 +238,9 @@ def test_wstat_of_nothing_makes_durable(share: Share, client: UnixClient) -> Non
         ({"uid": b"alice"}, errno.EINVAL),
     ],
 )
-def test_wstat_refuses(share: Share, client: UnixClient, fields: dict[str, Any], code: int) -> None:
+def test_wstat_refuses_what_cannot_be(
+    share: Share, client: UnixClient, fields: dict[str, Any], code: int
+) -> None:
     path = share.put("file", b"data")
     before = os.stat(path)
     fid = client.walk_to(share.top, b"file")
@@ -295,7 +297,7 @@ def test_each_fid_keeps_the_name_by_which_it_was_reached(share: Share, client: U
         client.remove(fids[b"b"])  # its name is gone: no other one goes for it
 
 
-def test_remove(share: Share, client: UnixClient) -> None:
+def test_remove_frees_its_fid(share: Share, client: UnixClient) -> None:
     make_all(share)
     share.put("dir/inside")
     opened = client.walk_open(share.top, b"dir")
@@ -335,7 +337,7 @@ def mapped(request: pytest.FixtureRequest, scratch: Path) -> Iterator[tuple[Unix
     shutil.rmtree(export)
 
 
-def test_mapped_files(mapped: tuple[UnixClient, Path]) -> None:
+def test_mapped_files_are_shown_as_the_guest_made_them(mapped: tuple[UnixClient, Path]) -> None:
     """Kinds, owners and links that the host does not know of are in every answer."""
     client, export = mapped
     made = {

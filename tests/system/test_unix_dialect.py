@@ -163,7 +163,7 @@ def test_a_reply_that_does_not_fit_is_an_error(share: Share, client: UnixClient)
 # ---- Tstat ----------------------------------------------------------------------------------
 
 
-def test_stat_of_every_kind(share: Share, client: UnixClient) -> None:
+def test_every_kind_of_file_has_its_stat(share: Share, client: UnixClient) -> None:
     make_all(share)
     for name in os.listdir(os.fsencode(share.host)):
         found = client.stat(share.top, name)
@@ -208,7 +208,7 @@ def test_a_name_that_ends_like_a_removed_files(share: Share, client: UnixClient)
 # ---- Topen, Tread, Twrite -------------------------------------------------------------------
 
 
-def test_open_modes(share: Share, client: UnixClient) -> None:
+def test_open_modes_are_obeyed(share: Share, client: UnixClient) -> None:
     share.put("file", b"0123456789")
     for mode in (OREAD, OEXEC):
         fid = client.walk_open(share.top, b"file", mode=mode)
@@ -268,7 +268,7 @@ def test_the_roots_parent_is_the_root(share: Share, client: UnixClient) -> None:
 
 
 @pytest.mark.parametrize("count", [400, 8192, 511_976])
-def test_thousands_of_entries(share: Share, client: UnixClient, count: int) -> None:
+def test_thousands_of_entries_are_listed(share: Share, client: UnixClient, count: int) -> None:
     names = [b"entry%05d" % i * (1 + i % 9) for i in range(3000)]
     for name in names:
         os.close(os.open(share.path(name), os.O_CREAT, 0o600))
@@ -278,7 +278,7 @@ def test_thousands_of_entries(share: Share, client: UnixClient, count: int) -> N
     assert names_of(client.stats(fid, count)) == expected  # and once more from the start
 
 
-def test_offsets_of_a_directory(share: Share, client: UnixClient) -> None:
+def test_a_directory_is_read_from_offsets_it_gave(share: Share, client: UnixClient) -> None:
     for i in range(200):
         share.put(f"f{i}", bytes(i))
     fid = client.walk_open(share.top)

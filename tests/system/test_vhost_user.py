@@ -90,14 +90,14 @@ def test_unoffered_features_are_refused(frontend: Frontend) -> None:
     assert frontend.silent()
 
 
-def test_tag_in_config_space(bare: Machine) -> None:
+def test_the_config_space_holds_the_tag(bare: Machine) -> None:
     bare.realize()
     assert bare.probe() == "host0"
     whole = bare.frontend.get_config(0, CONFIG_SIZE)
     assert whole == b"\x05\x00host0" + bytes(CONFIG_SIZE - 7)
 
 
-def test_config_space_in_pieces(frontend: Frontend) -> None:
+def test_the_config_space_can_be_read_in_pieces(frontend: Frontend) -> None:
     whole = frontend.get_config(0, CONFIG_SIZE)
     for size in (1, 2, 3, 4, 8, 100):
         got = b"".join(
@@ -112,7 +112,9 @@ def test_config_space_in_pieces(frontend: Frontend) -> None:
 @pytest.mark.parametrize(
     "offset,size", [(256, 4), (252, 8), (0xFFFFFFFF, 4), (0xFFFFFFFC, 8), (0, 0)]
 )
-def test_config_beyond_its_end(frontend: Frontend, offset: int, size: int) -> None:
+def test_reading_beyond_the_config_space_is_harmless(
+    frontend: Frontend, offset: int, size: int
+) -> None:
     """An empty payload is the protocol's error; zeros of the right size do no harm either."""
     request = CONFIG.pack(offset, size, 0) + bytes(size)
     reply = frontend.query(Request.GET_CONFIG, request)
@@ -120,7 +122,7 @@ def test_config_beyond_its_end(frontend: Frontend, offset: int, size: int) -> No
     assert frontend.get_config(0, 7) == b"\x05\x00host0"
 
 
-def test_config_whose_size_lies(frontend: Frontend) -> None:
+def test_a_config_request_whose_size_lies_is_refused(frontend: Frontend) -> None:
     for size, payload in ((0xFFFFFFFF, bytes(8)), (8, b""), (4, bytes(8)), (300, bytes(300))):
         frontend.send(Request.GET_CONFIG, CONFIG.pack(0, size, 0) + payload)
         reply = frontend.receive()
@@ -193,7 +195,7 @@ def test_unknown_request_is_survived(frontend: Frontend, request_: int) -> None:
 
 
 @pytest.mark.parametrize("request_", [r for r in Request if r.value not in (2, 16)], ids=str)
-def test_short_and_long_payloads(frontend: Frontend, request_: Request) -> None:
+def test_short_and_long_payloads_are_refused(frontend: Frontend, request_: Request) -> None:
     """Refused, or answered as a query is; never with a traceback, never by hanging up."""
     right = {request: len(payload) for request, (payload, _) in COMMANDS.items()}
     right |= {request: len(payload) for request, payload in QUERIES.items()}
@@ -229,7 +231,7 @@ def test_descriptor_with_the_first_byte_only(frontend: Frontend) -> None:
     assert frontend.receive().payload == U64.pack(0)
 
 
-def test_wrong_numbers_of_descriptors(frontend: Frontend) -> None:
+def test_wrong_numbers_of_descriptors_are_refused(frontend: Frontend) -> None:
     fds = [os.eventfd(0) for _ in range(8)]
     for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR):
         assert frontend.ack(request, U64.pack(0), []) != 0
@@ -244,7 +246,7 @@ def test_wrong_numbers_of_descriptors(frontend: Frontend) -> None:
         os.close(fd)
 
 
-def test_wrong_ring_numbers(frontend: Frontend) -> None:
+def test_wrong_ring_numbers_are_refused(frontend: Frontend) -> None:
     for index in (1, 2, 255, 0xFFFFFFFF):
         assert frontend.ack(Request.SET_VRING_NUM, STATE.pack(index, 128)) != 0
         assert frontend.ack(Request.SET_VRING_BASE, STATE.pack(index, 0)) != 0
@@ -257,7 +259,7 @@ def test_wrong_ring_numbers(frontend: Frontend) -> None:
 
 
 @pytest.mark.parametrize("num", [0, 3, 100, 65535, 65536, 0xFFFFFFFF])
-def test_wrong_ring_sizes(frontend: Frontend, num: int) -> None:
+def test_wrong_ring_sizes_are_refused(frontend: Frontend, num: int) -> None:
     assert frontend.ack(Request.SET_VRING_NUM, STATE.pack(0, num)) != 0
     assert frontend.ack(Request.SET_VRING_NUM, STATE.pack(0, 128)) == 0
 

@@ -79,7 +79,7 @@ def test_names_lead_where_the_rules_say(share: Share) -> None:
     assert names(share) == {"user.no.x", "user.none.x", "user.guest.security.secret"}
 
 
-def test_what_rules_refuse(share: Share) -> None:
+def test_what_rules_forbid_is_refused(share: Share) -> None:
     client, fid = share.client, share.client.walk_to(share.top, b"f")
     for name, get, change in (
         (b"security.secret", errno.ENODATA, errno.EPERM),
@@ -96,7 +96,7 @@ def test_what_rules_refuse(share: Share) -> None:
     assert names(share) == set()
 
 
-def test_limits(folder: Path) -> None:
+def test_names_and_values_are_limited(folder: Path) -> None:
     config = folder / "vm.yaml"
     daemon = Daemon("--config", str(config), socket=False)
     config.write_text(

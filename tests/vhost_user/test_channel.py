@@ -199,7 +199,7 @@ def test_descriptors_reach_their_messages(run: Run, ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("count", [9, 60, 253])
-def test_too_many_descriptors(run: Run, ends: Ends, count: int) -> None:
+def test_a_message_with_too_many_descriptors_is_refused(run: Run, ends: Ends, count: int) -> None:
     def talk() -> None:
         ends.frontend.ack(R.SET_PROTOCOL_FEATURES, U64.pack(PROTOCOL))
         for number in (R.SET_OWNER, R.SET_MEM_TABLE, 99):
@@ -251,7 +251,7 @@ def test_monstrous_message_ends_the_connection(
     assert ends.backend.names() == ["reset"]
 
 
-def test_frontend_that_reads_late(run: Run, ends: Ends) -> None:
+def test_a_frontend_that_reads_late_loses_no_answer(run: Run, ends: Ends) -> None:
     """Its answers fill the socket, then we stop taking its messages; none is lost."""
     rounds = 3000
     query = message(R.GET_CONFIG, CONFIG.pack(0, 256, 0) + bytes(256))

@@ -39,7 +39,7 @@ def unix_socket(kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
 @pytest.mark.parametrize("umask", [0, 0o077])
-def test_mode_of_the_socket(path: str, mode: int, umask: int) -> None:
+def test_the_socket_has_the_mode_that_was_asked_for(path: str, mode: int, umask: int) -> None:
     old = os.umask(umask)
     try:
         listener = Listener.bind(path, mode)
@@ -138,7 +138,7 @@ def test_socket_of_another_kind_is_left_alone(path: str) -> None:
     assert os.path.lexists(path)
 
 
-def test_impossible_paths(path: str) -> None:
+def test_impossible_paths_are_refused(path: str) -> None:
     for bad, text in (
         (path + "x" * 120, "107 bytes"),
         (os.path.dirname(path) + "/none/s", "none/s: there is no directory"),
@@ -163,7 +163,7 @@ def test_bind_that_fails_leaves_nothing(
     assert not os.path.lexists(path)
 
 
-def test_longest_path(path: str) -> None:
+def test_the_longest_path_is_bound(path: str) -> None:
     longest = path + "x" * (107 - len(path))
     listener = Listener.bind(longest)
     with unix_socket() as client:
@@ -346,7 +346,7 @@ def test_next_frontend_waits_while_the_device_is_being_reset(run: Run, path: str
     assert backend.names() == ["ring_stop", "reset", "reset"]
 
 
-def test_once(run: Run, path: str) -> None:
+def test_once_serves_one_frontend(run: Run, path: str) -> None:
     """A connection without a message, as of one who tries whether somebody listens, counts not."""
 
     async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
@@ -380,7 +380,9 @@ def test_stopping_while_a_frontend_is_connected(run: Run, path: str) -> None:
     frontends[0].close()
 
 
-def test_out_of_descriptors(run: Run, path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_connection_that_cannot_be_accepted_is_tried_again(
+    run: Run, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A connection that cannot be accepted is tried again."""
     import resource
 

@@ -74,7 +74,7 @@ def test_wrong_messages_are_refused(message: Message, text: str) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 255])
-def test_ring_descriptor(index: int) -> None:
+def test_ring_descriptor_messages_are_decoded(index: int) -> None:
     assert m.RingFd.parse(U64.pack(index)) == m.RingFd(index, True)
     assert m.RingFd.parse(U64.pack(index | NO_FD)) == m.RingFd(index, False)
     for bit in (9, 31, 63):
@@ -82,7 +82,7 @@ def test_ring_descriptor(index: int) -> None:
             m.RingFd.parse(U64.pack(index | 1 << bit))
 
 
-def test_memory_table() -> None:
+def test_memory_tables_are_decoded() -> None:
     table = m.MemoryTable.parse(TABLE)
     assert table.regions[0] == m.MemoryRegion(*FIRST)
     assert len(table.regions) == 2
@@ -111,7 +111,7 @@ def test_empty_region_is_refused() -> None:
         m.MemorySlot.parse(bytes(8) + REGION.pack(0x1000, 0, 0, 0))
 
 
-def test_config() -> None:
+def test_config_messages_are_decoded() -> None:
     piece = m.Config.parse(CONFIG.pack(3, 4, 1) + b"abcd")
     assert piece == m.Config(3, 1, b"abcd")
     assert piece.end == 7

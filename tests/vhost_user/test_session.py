@@ -114,7 +114,7 @@ def test_failed_query_has_an_empty_answer(example: Example, flags: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 6, 7, 19, 31, 32, 40, 99, 0xFFFFFFFF])
-def test_unknown_request(number: int) -> None:
+def test_an_unknown_request_is_refused(number: int) -> None:
     talk = Talk()
     assert talk.ack(number, b"payload", memfds(3)) == errno.EOPNOTSUPP
     talk.tell(number, bytes(3000), memfds(8))
@@ -149,7 +149,9 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("error,code", FAILURES, ids=str)
-def test_failing_device(error: Exception, code: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_that_fails_in_the_device_is_refused(
+    error: Exception, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
     for example in [*COMMANDS, *QUERIES]:
         if not example.does:
             continue
@@ -267,7 +269,7 @@ def test_close_survives_a_device_that_cannot_be_reset(caplog: pytest.LogCaptureF
 # ---- configuration space
 
 
-def test_config_in_pieces() -> None:
+def test_the_config_space_can_be_read_in_pieces() -> None:
     talk = Talk()
     for size in (1, 3, 8, 256):
         got = b""
@@ -282,7 +284,7 @@ def test_config_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("offset,size", [(256, 1), (255, 2), (0, 0), (0xFFFFFFFF, 1), (0, 257)])
-def test_config_beyond_its_end(offset: int, size: int) -> None:
+def test_reading_beyond_the_config_space_is_harmless(offset: int, size: int) -> None:
     talk = Talk()
     assert talk.query(R.GET_CONFIG, CONFIG.pack(offset, size, 0) + bytes(size)) == b""
 
@@ -296,7 +298,7 @@ def test_config_is_read_only() -> None:
 # ---- guest memory
 
 
-def test_memory_table() -> None:
+def test_a_memory_table_replaces_all_regions() -> None:
     talk = Talk()
     fds = memfds(2)
     files = [file_of(fd) for fd in fds]
@@ -309,7 +311,7 @@ def test_memory_table() -> None:
     assert talk.backend.calls[1:] == [("mem_set_table", [])]
 
 
-def test_memory_slots() -> None:
+def test_memory_regions_are_added_and_removed() -> None:
     talk = Talk()
     (fd,) = memfds(1)
     file = file_of(fd)
@@ -331,7 +333,7 @@ def test_memory_slots() -> None:
 # ---- the ring
 
 
-def test_ring_set_up() -> None:
+def test_a_ring_is_set_up_as_the_messages_say() -> None:
     talk = Talk()
     talk.tell(R.SET_VRING_NUM, STATE.pack(0, 256))
     talk.tell(R.SET_VRING_BASE, STATE.pack(0, 9))
@@ -350,7 +352,7 @@ def test_ring_set_up() -> None:
 
 
 @pytest.mark.parametrize("end", ["kick", "call", "err"])
-def test_ring_descriptors(end: str) -> None:
+def test_ring_descriptors_reach_the_device(end: str) -> None:
     request = R[f"SET_VRING_{end.upper()}"]
     talk = Talk()
     (fd,) = memfds(1)

@@ -173,9 +173,9 @@ class Stats:
     requests: int
     upcalls: int
     signals: int
-    nodes: int
+    inodes: int
     """Files that fids stand for."""
-    parked: int
+    evicted: int
     """Those of them whose descriptors were given up."""
     threads: int
     broken: bool
@@ -268,8 +268,8 @@ class Device:
             out.requests,
             out.upcalls,
             out.signals,
-            out.nodes,
-            out.parked,
+            out.inodes,
+            out.evicted,
             out.threads,
             bool(out.broken),
         )

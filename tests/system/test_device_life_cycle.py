@@ -14,7 +14,7 @@ from tests.system.share import Share, mounted, remount
 NO_SLOTS = QEMU_PROTOCOL & ~(1 << Protocol.CONFIGURE_MEM_SLOTS)
 
 
-def test_memory_by_table(share: Share) -> None:
+def test_memory_can_be_set_by_a_table(share: Share) -> None:
     share.machine.close()
     folder = os.fsdecode(share.name)
     with mounted(share.daemon, share.export, folder, protocol=NO_SLOTS) as other:
@@ -25,7 +25,7 @@ def test_memory_by_table(share: Share) -> None:
         remount(other)
 
 
-def test_frontend_without_protocol_features(share: Share) -> None:
+def test_a_frontend_without_protocol_features_is_served(share: Share) -> None:
     """Bit 30 not acknowledged: the ring is enabled from the start, and nothing acknowledged."""
     share.machine.close()
     with Machine(share.daemon.socket, protocol=0) as machine:
@@ -120,7 +120,7 @@ def test_first_completion_after_a_start_is_signalled(share: Share) -> None:
     client.wait(ticket)
 
 
-def test_twenty_reboots(share: Share) -> None:
+def test_a_guest_reboots_twenty_times(share: Share) -> None:
     share.put("file", b"data")
     for _ in range(20):
         share.client.open(share.top, b"file")
@@ -140,7 +140,7 @@ def test_replug_on_the_same_connection(share: Share) -> None:
     assert share.client.read(share.client.open(share.top, b"file"), 0, 10) == b"data"
 
 
-def test_reset_device(share: Share) -> None:
+def test_reset_device_makes_ring_and_session_new(share: Share) -> None:
     """The ring and the session are as new; memory stays, as nobody takes it back."""
     share.machine.frontend.command(Request.RESET_DEVICE)
     share.machine.running = False
@@ -151,7 +151,7 @@ def test_reset_device(share: Share) -> None:
     assert share.client.getattr(share.top).nlink > 0
 
 
-def test_base_without_a_ring(frontend: Frontend) -> None:
+def test_the_base_without_a_ring_is_what_was_set(frontend: Frontend) -> None:
     assert frontend.get_vring_base() == 0
     frontend.set_vring_base(77)
     assert frontend.get_vring_base() == 77
@@ -172,7 +172,7 @@ def test_running_ring_is_given_new_descriptors(share: Share) -> None:
         client.getattr(share.top)
 
 
-def test_guest_that_polls(share: Share) -> None:
+def test_a_guest_that_polls_needs_no_call(share: Share) -> None:
     """CALL without a descriptor: nobody is notified, and the used ring moves all the same."""
     client, machine = share.client, share.machine
     machine.frontend.set_vring_fd(Request.SET_VRING_CALL, None)

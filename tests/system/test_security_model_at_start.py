@@ -116,7 +116,7 @@ def refused(who: Who, place: Path, *args: str) -> str:
         daemon.kill()
 
 
-def test_default(who: Who, place: Path) -> None:
+def test_every_user_of_the_guest_can_work_with_the_default_model(who: Who, place: Path) -> None:
     """A share in which every user of the guest can work, however often."""
     with daemon_of(who, place) as daemon:
         assert f"({who.model}, multidevs warn)" in daemon.wait_line("serving")
@@ -138,7 +138,7 @@ def test_default(who: Who, place: Path) -> None:
                 assert (found.st_uid, found.st_gid) == given
 
 
-def test_passthrough_by_name(who: Who, place: Path) -> None:
+def test_passthrough_is_refused_without_its_rights(who: Who, place: Path) -> None:
     args = ("--security-model", "passthrough")
     if who.lacks:
         assert f"{PASSTHROUGH} {who.lacks} {CHOICES}" in refused(who, place, *args)
@@ -148,7 +148,7 @@ def test_passthrough_by_name(who: Who, place: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["user", "root"], indirect=True)
-def test_passthrough_in_qemus_string(place: Path, who: Who) -> None:
+def test_passthrough_in_qemus_string_is_refused_without_its_rights(place: Path, who: Who) -> None:
     text = f"local,path={place},mount_tag=t,security_model=passthrough"
     daemon = Daemon("--virtfs", text, wrapper=who.wrapper)
     os.chown(daemon.directory, *who.owner)
@@ -160,7 +160,7 @@ def test_passthrough_in_qemus_string(place: Path, who: Who) -> None:
 
 
 @pytest.mark.parametrize("who", ["user", "in a user namespace"], indirect=True)
-def test_read_only_needs_no_power(who: Who, place: Path) -> None:
+def test_a_read_only_export_needs_no_rights(who: Who, place: Path) -> None:
     """Nothing is created, so no owner is given, whatever the model."""
     place.chmod(0o555)
     for args in ((), ("--security-model", "passthrough")):
@@ -170,7 +170,7 @@ def test_read_only_needs_no_power(who: Who, place: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["user", "root without a capability"], indirect=True)
-def test_other_models_need_none(who: Who, place: Path) -> None:
+def test_other_models_need_no_rights(who: Who, place: Path) -> None:
     for model in ("none", "mapped-xattr", "mapped-file"):
         with daemon_of(who, place, "--security-model", model) as daemon:
             assert f"({model}, " in daemon.wait_line("serving")

@@ -118,7 +118,7 @@ def repeat(daemon: Daemon, guest: Callable[[], None]) -> None:
     daemon.check_output()
 
 
-def test_guests_that_are_killed_under_load(daemon: Daemon, export: Path) -> None:
+def test_guests_killed_under_load_leave_nothing(daemon: Daemon, export: Path) -> None:
     def guest() -> None:
         with mounted(daemon, export) as share:
             load(share.client, share.top)
@@ -127,7 +127,7 @@ def test_guests_that_are_killed_under_load(daemon: Daemon, export: Path) -> None
     repeat(daemon, guest)
 
 
-def test_guests_that_reboot_under_load(daemon: Daemon, export: Path) -> None:
+def test_guests_that_reboot_under_load_are_served_again(daemon: Daemon, export: Path) -> None:
     """GET_VRING_BASE while requests are in flight: all of them are done when it is answered."""
     with mounted(daemon, export) as share:
 
@@ -197,7 +197,7 @@ def leave_at(stage: int, machine: Machine) -> None:
         machine.ring.kick(force=True)
 
 
-def test_guests_that_leave_at_every_stage(daemon: Daemon) -> None:
+def test_guests_that_leave_at_any_stage_leave_nothing(daemon: Daemon) -> None:
     def guest() -> None:
         for stage in range(7):
             with Machine(daemon.socket) as machine:
@@ -215,7 +215,7 @@ def test_once_serves_one_guest(export: Path) -> None:
         assert not os.path.exists(daemon.socket)
 
 
-def test_inherited_listening_socket(export: Path) -> None:
+def test_an_inherited_listening_socket_is_used(export: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         daemon = Daemon(
             f"--fd={listener.fileno()}", "--path", str(export), *SECURITY,
@@ -233,7 +233,7 @@ def test_inherited_listening_socket(export: Path) -> None:
             os.unlink(daemon.socket)
 
 
-def test_inherited_connected_socket(export: Path) -> None:
+def test_an_inherited_connection_is_served_once(export: Path) -> None:
     """The one connection there will ever be: the daemon ends with it."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -261,7 +261,7 @@ def test_stale_socket_is_replaced(export: Path) -> None:
         share.client.getattr(share.top)
 
 
-def test_two_devices_in_one_daemon(scratch: Path) -> None:
+def test_one_daemon_serves_two_devices(scratch: Path) -> None:
     """One socket each; a guest's fids and locks are its own."""
     first, second = scratch / "first", scratch / "second"
     first.mkdir()

@@ -1,4 +1,4 @@
-"""mapped-xattr: metadata that the daemon remembers are never those that a file had before.
+"""mapped-xattr: cached metadata are never those that a file had before.
 
 Whoever else serves the tree, or edits it, changes attributes without a word to this daemon.
 """
@@ -70,7 +70,7 @@ def test_another_file_of_the_name_has_its_own(export: Path) -> None:
                 share.client.clunk(fid)
 
 
-def test_two_daemons_of_one_tree(export: Path) -> None:
+def test_what_another_daemon_changes_is_seen_at_once(export: Path) -> None:
     (export / "f3").touch()
     options = ("--path", str(export), *MAPPED)
     with (

@@ -1,5 +1,5 @@
-"""Files that were walked to before are found without being opened: never the wrong ones, and never
-in the way of who deletes or unmounts on the host."""
+"""Cached inodes: files that were walked to before are found without being opened, never the wrong
+ones, and never in the way of whoever deletes or unmounts on the host."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_repeated_walk_opens_nothing_new(export: Path) -> None:
         stat_of(share, b"d", b"f")
 
 
-def test_another_file_of_the_name(export: Path) -> None:
+def test_a_replaced_file_is_found_at_once(export: Path) -> None:
     """Replaced, and deleted and made anew, on the host, in quick succession."""
     with serve(export) as daemon, mounted(daemon, export) as share:
         for turn in range(300):
@@ -79,7 +79,7 @@ def test_another_file_of_the_name(export: Path) -> None:
                 os.rename(export / "new", export / "f")
             else:
                 (export / "f").unlink(missing_ok=True)
-                with fails(2):
+                with fails(errno.ENOENT):
                     share.client.walk_to(share.root, b"f")
                 (export / "f").write_bytes(b"x" * turn)
             for _ in range(2):
@@ -87,7 +87,7 @@ def test_another_file_of_the_name(export: Path) -> None:
                 assert (path, size) == ((export / "f").stat().st_ino, turn)
 
 
-def test_another_kind_of_the_name(export: Path) -> None:
+def test_a_name_of_another_kind_is_found_at_once(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         for turn in range(100):
             path = export / "f"
@@ -102,7 +102,7 @@ def test_another_kind_of_the_name(export: Path) -> None:
             path.rmdir() if turn % 3 == 1 else path.unlink()
 
 
-def test_a_directory_in_the_middle_is_another(export: Path) -> None:
+def test_a_replaced_directory_in_the_middle_is_found_at_once(export: Path) -> None:
     for name in ("one", "two"):
         (export / name).mkdir()
         (export / name / "f").write_bytes(b"x" * len(name) * (1 + (name == "two")))
@@ -124,22 +124,22 @@ def test_attributes_are_those_of_now(export: Path) -> None:
             assert stat_of(share, b"f")[1:] == (turn, 0o100600 | turn % 0o100)
 
 
-def test_a_permission_is_lost_meanwhile(export: Path) -> None:
+def test_what_the_host_renames_or_removes_is_not_found(export: Path) -> None:
     (export / "d").mkdir()
     (export / "d" / "f").touch()
     with serve(export) as daemon, mounted(daemon, export) as share:
         for _ in range(3):
             stat_of(share, b"d", b"f")
         os.rename(export / "d" / "f", export / "d" / "g")
-        with fails(2):
+        with fails(errno.ENOENT):
             share.client.walk_to(share.root, b"d", b"f")
         (export / "d" / "g").unlink()
         os.rmdir(export / "d")
-        with fails(2):
+        with fails(errno.ENOENT):
             share.client.walk_to(share.root, b"d", b"g")
 
 
-def test_what_the_host_deletes_is_free_soon(export: Path) -> None:
+def test_the_space_of_what_the_host_deletes_is_free_soon(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         (export / "big").write_bytes(b"x" * (8 << 20))
         stat_of(share, b"big")
@@ -148,7 +148,7 @@ def test_what_the_host_deletes_is_free_soon(export: Path) -> None:
         wait_until_closed(share, "big")
 
 
-def test_others_being_busy_keeps_nothing(export: Path) -> None:
+def test_an_idle_file_is_closed_while_others_are_in_use(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         for name in (b"used", b"idle"):
             share.put(name)
@@ -160,7 +160,7 @@ def test_others_being_busy_keeps_nothing(export: Path) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_what_the_guest_deletes_is_free_at_once(export: Path, held: bool) -> None:
+def test_the_space_of_what_the_guest_deletes_is_free_at_once(export: Path, held: bool) -> None:
     """Whether a fid was left when it lost its name, or none."""
     with serve(export) as daemon, mounted(daemon, export) as share:
         client = share.client
@@ -178,7 +178,7 @@ def test_what_the_guest_deletes_is_free_at_once(export: Path, held: bool) -> Non
             assert not open_paths(daemon.pid, export), turn
 
 
-def test_removed_by_its_fid(export: Path) -> None:
+def test_the_space_of_a_file_removed_by_its_fid_is_free_at_once(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         share.put("f", b"1")
         stat_of(share, b"f")
@@ -187,7 +187,7 @@ def test_removed_by_its_fid(export: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["remove", "rename"])
-def test_one_of_two_names_by_its_fid(export: Path, how: str) -> None:
+def test_a_fid_removes_or_renames_the_name_that_was_walked_to(export: Path, how: str) -> None:
     """It is the name that was walked to, whatever the file was reached by before."""
     with serve(export) as daemon, mounted(daemon, export) as share:
         client = share.client
@@ -211,7 +211,7 @@ def test_one_of_two_names_by_its_fid(export: Path, how: str) -> None:
 
 
 @needs_root
-def test_another_kind_at_the_same_time(export: Path) -> None:
+def test_a_file_that_becomes_a_symlink_within_one_tick_is_seen(export: Path) -> None:
     """A file gets the metadata of a symlink within one tick of the host's clock for changes, which
     here is a second."""
     if shutil.which("mkfs.ext4") is None:
@@ -263,12 +263,12 @@ def test_mounts_are_never_busy(export: Path) -> None:
                     assert stat_of(share, b"m", b"f")[1] == turn
             finally:
                 subprocess.run(["umount", str(export / "m")], check=True)
-            with fails(2):
+            with fails(errno.ENOENT):
                 share.client.walk_to(share.root, b"m", b"f")
 
 
-def test_few_descriptors(export: Path) -> None:
-    """Nothing fails for what lingers, however little there is."""
+def test_nothing_fails_where_few_descriptors_are_left(export: Path) -> None:
+    """However few there are, cached inodes make room."""
     count = 400
     for number in range(count):
         (export / f"f{number}").write_bytes(b"x" * number)
@@ -426,7 +426,7 @@ class Crowd:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_like_the_host_at_any_time(export: Path, seed: int) -> None:
+def test_random_walks_find_what_the_host_has(export: Path, seed: int) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         crowd = Crowd(share, Random(seed))
         for _ in range(4000):
