@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "fid/enter.h"
 #include "fid/renames.h"
 #include "fs/create.h"
 

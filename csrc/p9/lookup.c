@@ -29,6 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "mapped/metadata_cache.h"
 

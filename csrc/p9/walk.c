@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "mapped/metadata_cache.h"
 

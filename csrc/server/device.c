@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "fid/enter.h"
 #include "fid/evict.h"
 #include "fid/known_size.h"
 #include "fid/recipe.h"

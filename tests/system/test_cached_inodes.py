@@ -154,7 +154,7 @@ def test_an_idle_file_is_closed_while_others_are_in_use(export: Path) -> None:
             share.put(name)
             stat_of(share, name)
         deadline = time.monotonic() + PATIENCE
-        while any("idle" in path for path in open_paths(daemon.pid, export)):
+        while any(path.endswith("/idle") for path in open_paths(daemon.pid, export)):
             stat_of(share, b"used")
             assert time.monotonic() < deadline
 

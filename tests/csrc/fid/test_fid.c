@@ -1,7 +1,7 @@
 // sources: base/arena.c base/budget.c base/hash_table.c base/shrinker.c base/sys.c
 // export/containment.c export/file_caps.c export/idmap.c export/qidmap.c fid/deferred.c
-// fid/dentry.c fid/evict.c fid/fid.c fid/fid_names.c fid/fid_table.c fid/inode.c fid/recipe.c
-// fid/recipe_store.c fid/restore.c fid/sweeper.c fs/attributes.c mapped/mapped.c
+// fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c fid/fid_table.c fid/inode.c
+// fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/attributes.c mapped/mapped.c
 // mapped/metadata_cache.c mapped/text.c mapped/xattr.c quota/quota.c quota/usage.c
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "fid/enter.h"
 #include "fid/evict.h"
 #include "fid/fid.h"
 #include "fid/restore.h"
