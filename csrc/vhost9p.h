@@ -26,6 +26,8 @@ typedef struct v9_qidmap v9_qidmap;
 typedef struct v9_quota v9_quota;
 typedef struct v9_mounts v9_mounts;
 
+#include "base/outcome.h"
+
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
 /* How many bytes of addresses the process has, all of them. */
@@ -48,7 +50,7 @@ int v9_budget_begin(void);
 /* How many descriptors a device may always hold. */
 uint32_t v9_budget_share(void);
 /* Duplicates a descriptor; -EMFILE beyond the budget. */
-int v9_budget_dup(int32_t fd);
+int v9_sys_dup(int32_t fd);
 /* Closes what any of these functions has opened, or another call. */
 void v9_budget_close(int32_t fd);
 
@@ -68,13 +70,6 @@ int v9_name_check(const char *name, uint32_t size);
 enum {
     V9_DEV_IDENTITY = 1, /* qid.path = st_ino (multidevs warn, and forbid's own device) */
     V9_DEV_DENY = 2,     /* every file of this device: ENODEV (multidevs forbid) */
-};
-
-/* Not errno values: the qid map lacks an entry, Python has to decide and install one. */
-enum {
-    V9_NO_DEVICE = 4097, /* (st_dev, mount id) is unknown */
-    V9_NO_GROUP = 4098,  /* the device has no group for this inode's high bits */
-    V9_NO_MOUNT = 4100,  /* it is not known which entries of a mount's directories to look at */
 };
 
 v9_qidmap *v9_qidmap_new(void);
@@ -97,9 +92,6 @@ int v9_qidmap_find(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path
 /* Forgets what v9_qidmap_set_device has installed; groups and files stay. */
 int v9_qidmap_forget_devices(v9_qidmap *map);
 
-/* ---- fs/attributes.c: host stat -> guest attributes
- * --------------------------------------------------- */
-
 struct v9_qid {
     uint8_t type;
     uint32_t version;
@@ -116,8 +108,11 @@ struct v9_attr {
     uint32_t has_btime;
     uint32_t device; /* the qid map's device index */
     uint32_t type;   /* S_IFMT of the host's file, whatever metadata make of it */
-    int32_t told_by; /* the descriptor of which this was asked itself; -1: a name told it */
+    int32_t stat_fd; /* the descriptor of which this was asked itself; -1: a name told it */
 };
+
+/* ---- export/export.c: one exported directory
+ * ------------------------------------------------------------------ */
 
 struct v9_export_conf {
     int32_t root_fd;        /* O_PATH descriptor of the export's root; duplicated */
@@ -173,6 +168,13 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
  * the host. -ENXIO for what is neither a regular file nor a directory, -ELOOP for a symlink.
  */
 int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
+/* export/hidden_names.c: names under which mapped-file keeps metadata: of a directory's files, of
+ * the export's root. */
+enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
+const char *v9_hidden_name(uint32_t which);
+/* Whether the guest may neither see nor name this entry of directory `dir_fd`: under mapped-file it
+ * is one of these names, or another way to write one where the host's file system knows several. */
+int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /*
  * export/idmap.c: the map of owners (V9_UID) or groups (V9_GID). Everything is copied. `ranges` are
  * in the order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no
@@ -227,7 +229,10 @@ struct v9_token_bucket_conf {
  * -ENOMEM. */
 int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *conf);
 
-/* synth: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
+/* ---- fs/: attributes as the guest sees them
+ * ------------------------------------------------------------------ */
+
+/* For tests: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
 int v9_export_override_stat(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
 /*
  * Attributes of `name` in directory descriptor `fd`, or of `fd` itself (O_PATH will do) when name
@@ -255,12 +260,6 @@ struct v9_mapped {
     uint64_t rdev; /* a dev_t (makedev(3)) */
 };
 
-/* Names under which mapped-file keeps metadata: of a directory's files, of the export's root. */
-enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
-const char *v9_mapped_name(uint32_t which);
-/* Whether the guest may neither see nor name this entry of directory `dir_fd`: under mapped-file it
- * is one of these names, or another way to write one where the host's file system knows several. */
-int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
  * where there is none, which it is but under mapped-file. */
 int v9_mapped_find(v9_export *ex, int32_t fd);
@@ -275,6 +274,9 @@ int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
  * is the old one or the new one.
  */
 int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
+/* Keeps metadata of mapped-xattr in memory where ctime shows whether they are still right
+ * (mapped/metadata_cache.h). Once, before the export is served. */
+void v9_export_cache_metadata(v9_export *ex);
 /* Python changes names (begin 1), or has done so (0): files and their metadata part meanwhile. */
 void v9_mapped_changing(v9_export *ex, uint32_t begin);
 
@@ -311,7 +313,7 @@ int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 /*
  * A change of files, between begin and end. Begin sets aside the most that it may take, or returns
  * -EDQUOT or -ENOSPC, and holds the files that it touches. End settles these, and gives back what
- * was set aside. A file that is made is counted in between (v9_quota_count_new, csrc/quota.h).
+ * was set aside. A file that is made is counted in between (v9_quota_count_new, quota/change.h).
  */
 enum { V9_QUOTA_FILES = 3 };
 struct v9_quota_change {
@@ -523,7 +525,7 @@ int v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
 
-/* ---- base/sys.c: system calls that Python's os module lacks, or that run as a guest user
+/* ---- base/sys.c: system calls that Python's os module lacks
  * -----------
  */
 
@@ -545,6 +547,12 @@ int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mt
                    int64_t mtime_nsec);
 enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
 
+/* The signal that ends a thread's wait in a system call; installs its empty handler. */
+int v9_sys_wake_signal(void);
+
+/* ---- export/file_locks.c
+ * ------------------------------------------------------------------ */
+
 /*
  * Open-file-description locks (fcntl(2)) and flock(2). `cancel` NULL: -EAGAIN where another holds
  * the lock. Else the call waits, and ends with -EINTR once *cancel is set and the thread is sent
@@ -564,8 +572,9 @@ struct v9_lock {
 enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
 /* Who is in the way of such a lock: fills *lock. */
 int v9_sys_ofd_test(int32_t fd, struct v9_lock *lock);
-/* The signal that ends a wait; installs its empty handler. */
-int v9_sys_wake_signal(void);
+
+/* ---- export/credentials.c
+ * ------------------------------------------------------------------ */
 
 /* The capabilities that the daemon lacks, of those that giving files any owner takes; a bit for
  * each (linux/capability.h). 0: it may. */

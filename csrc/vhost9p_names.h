@@ -1,6 +1,6 @@
 /*
  * The part of vhost9p.h, which includes it, that is about names of files: entries of directories
- * that are made and removed (fs/create.c), what is kept for them (mapped/sidecar.c), and what
+ * that are created and unlinked (fs/create.c), what is kept for them (mapped/sidecar.c), and what
  * changes of names mean to files that guests know (fid/renames.c).
  */
 #ifndef V9_VHOST9P_NAMES_H
@@ -13,32 +13,32 @@
 enum {
     V9_NEW_FILE = 0, /* a regular file, which is opened */
     V9_NEW_DIR = 1,
-    V9_NEW_NODE = 2, /* a FIFO, socket, device node or regular file */
-    V9_NEW_LINK = 3, /* a symlink */
+    V9_NEW_SPECIAL = 2, /* a FIFO, socket, device node or regular file */
+    V9_NEW_LINK = 3,    /* a symlink */
 };
 struct v9_new {
     uint32_t kind;         /* V9_NEW_* */
-    uint32_t mode;         /* permission bits; of a inode with its type */
+    uint32_t mode;         /* permission bits; of a special file with its type */
     uint32_t uid, gid;     /* the guest's; V9_NO_ID: see v9_create */
     uint32_t flags;        /* of a file: Tlcreate's */
-    uint32_t major, minor; /* of a inode */
+    uint32_t major, minor; /* of a special file */
     const char *target;    /* of a symlink */
 };
 /* What was made. V9_NEW_FILE also tells its descriptors, which are the caller's, and those of what
  * it has found; else they are -1. */
 struct v9_created {
     int32_t path_fd, meta_fd, io_fd, io_flags;
-    struct v9_mapped kept; /* the metadata that it began with; none: not known */
+    struct v9_mapped metadata; /* that it began with; none: not known */
 };
 /*
  * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
  * user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for the
  * directory's where that is set-gid, else the daemon's own; with a map of ids see export/idmap.h.
- * Without O_EXCL a file that is there already is opened, if it is a regular one. Fills *made; what
- * it fails to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
+ * Without O_EXCL a file that is there already is opened, if it is a regular one. Fills *created;
+ * what it fails to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
  */
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
-              struct v9_created *made);
+              struct v9_created *created);
 /* Removes `name` of directory `dir_fd`, with what is kept beside it. */
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
 

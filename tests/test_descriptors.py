@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OPENS = re.compile(r"\b(?:open|openat|open_by_handle_at|memfd_create)\(|\bSYS_openat2\b|\bF_DUPFD_")
 OWN = {
-    "fs/attributes.c": 2,  # an export's root and /proc/self/fd, when it is made
+    "export/export.c": 2,  # an export's root and /proc/self/fd, when it is made
     "server/ring_setup.c": 1,  # the kick descriptor
     "fid/fid_table.c": 1,  # the table's arena
     "virtio/guest_memory.c": 1,  # a region of guest memory: v9_device_mem_add bounds them
     "export/mounts.c": 1,  # the table of mounts, when an export is made
     "request/notify.c": 2,  # a call or err descriptor, by either way
     "export/qidmap.c": 1,  # a map's arena
-    "base/sys.c": 1,  # what v9_sys_create calls through V9_OPEN
+    "export/credentials.c": 1,  # what v9_cred_create calls through V9_OPEN
     "server/workers.c": 1,  # whether a thread sleeps, for a moment
 }
 """How many descriptors are opened elsewhere: the process's own, which v9_budget_begin has seen."""

@@ -1,5 +1,5 @@
 /*
- * heap: pieces of memory of any size within one flat arena, named by offset.
+ * arena: pieces of memory of any size within one flat arena, named by offset.
  *
  * A piece is so many units of 16 bytes. Freed pieces wait in a list per size; a request takes from
  * the list of its size, else from what was never used, else from a list of larger ones, whose rest
@@ -25,15 +25,15 @@ struct v9_arena {
     uint32_t free[V9_ARENA_SIZES]; /* by size in units: offset of the first free piece; 0: none */
 };
 
-/* `base` is aligned to V9_ARENA_UNIT, all zero, and outlives the heap. */
-void v9_arena_init(struct v9_arena *heap, void *base, size_t size);
+/* `base` is aligned to V9_ARENA_UNIT, all zero, and outlives the arena. */
+void v9_arena_init(struct v9_arena *arena, void *base, size_t size);
 /* A piece for `size` bytes (1 to V9_ARENA_PIECE): its offset in units, or 0 where there is none. */
-uint32_t v9_arena_take(struct v9_arena *heap, size_t size);
+uint32_t v9_arena_take(struct v9_arena *arena, size_t size);
 /* Gives a piece back that was taken for `size` bytes. */
-void v9_arena_give(struct v9_arena *heap, uint32_t at, size_t size);
-static inline void *v9_arena_at(const struct v9_arena *heap, uint32_t at)
+void v9_arena_give(struct v9_arena *arena, uint32_t at, size_t size);
+static inline void *v9_arena_at(const struct v9_arena *arena, uint32_t at)
 {
-    return heap->base + (size_t)at * V9_ARENA_UNIT;
+    return arena->base + (size_t)at * V9_ARENA_UNIT;
 }
 
 #endif

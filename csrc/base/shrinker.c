@@ -9,8 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/budget.h"
-
 enum {
     BATCH = 32,    /* descriptors at a time */
     PATIENCE = 64, /* times that a shrinker is left alone which had nothing to give */

@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/budget.h"
+
 struct v9_shrinker;
 
 /* Called from any thread, without locks. */
@@ -49,5 +51,17 @@ uint32_t v9_shrinker_shrink(void);
 /* Whether a call that failed with errno value `error` may be tried once more, since it lacked a
  * descriptor and some were closed. `tries` counts, from 0. */
 bool v9_shrinker_retry(int error, uint32_t *tries);
+
+/* Opens a descriptor by the expression `call`, which is one of open(2)'s kind, evicting what it
+ * takes. Sets fd to it or to -errno. */
+#define V9_OPEN(fd, call)                                                                          \
+    do {                                                                                           \
+        uint32_t v9_tries = 0;                                                                     \
+        do {                                                                                       \
+            (fd) = v9_budget_take();                                                               \
+            if (!(fd))                                                                             \
+                (fd) = v9_budget_enter((int)(call));                                               \
+        } while ((fd) < 0 && v9_shrinker_retry(-(fd), &v9_tries));                                 \
+    } while (0)
 
 #endif

@@ -10,8 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/budget.h"
-#include "fid/recipe.h"
+#include "base/shrinker.h"
+#include "base/sys.h"
+#include "export/hidden_names.h"
 
 enum {
     RACES = 8,   /* how often a path is read again that has changed before it was followed */
@@ -44,6 +45,44 @@ int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
     return v9_sys_open_file(ex->proc_fd, fd, known, flags);
 }
 
+/* ---- paths -------------------------------------------------------------------------------------
+ */
+
+/* Appends "/name". */
+static int append(char path[PATH_MAX], int size, const char *name)
+{
+    const size_t more = strlen(name), slash = size > 0;
+
+    if ((size_t)size + slash + more >= PATH_MAX)
+        return -ENAMETOOLONG;
+    if (slash)
+        path[size] = '/';
+    memcpy(path + size + slash, name, more + 1);
+    return size + (int)(slash + more);
+}
+
+int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
+{
+    char root[PATH_MAX];
+    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
+
+    if (base < 0)
+        return base;
+    size = v9_sys_path(ex->proc_fd, fd, path);
+    if (size < 0)
+        return size;
+    if (root[base - 1] == '/') /* "/" itself */
+        base--;
+    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
+        return -ENOENT;
+    base += path[base] == '/';
+    size -= base;
+    memmove(path, path + base, (size_t)size + 1);
+    if (*name)
+        return append(path, size, name);
+    return size ? size : -EBUSY;
+}
+
 /* ---- from below --------------------------------------------------------------------------------
  */
 
@@ -74,7 +113,7 @@ static int prove_path(v9_export *ex, int fd)
     if (v9_export_is_root(ex, &st))
         return 0;
     for (int i = 0; i < RACES; i++) {
-        at = v9_recipe_path(ex, fd, "", path);
+        at = v9_export_path(ex, fd, "", path);
         if (at >= 0)
             at = v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, RESOLVE_BENEATH);
         if (at < 0 && !is_gone(at))
@@ -123,7 +162,7 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
 {
     char path[PATH_MAX], *slash;
     struct stat st;
-    int dir, size = v9_recipe_path(ex, fd, "", path);
+    int dir, size = v9_export_path(ex, fd, "", path);
 
     if (size < 0)
         return size == -ENOENT ? -EBUSY : size;
@@ -149,7 +188,7 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
 
 static int hold_root(const struct v9_export *ex)
 {
-    return v9_budget_dup(ex->conf.root_fd);
+    return v9_sys_dup(ex->conf.root_fd);
 }
 
 /* The export that is joined to another one's root by this name; NULL: none, or not that root. */
@@ -213,24 +252,12 @@ int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name
     return v9_sys_resolve(fd, name, 0, RESOLVE_BENEATH);
 }
 
-/* Whether a component of the path is one of mapped-file's own names. */
-static bool names_metadata(const char *path)
-{
-    for (size_t size; *path; path += size + (path[size] == '/')) {
-        size = strcspn(path, "/");
-        for (uint32_t which = V9_META_DIR; which <= V9_META_ROOT; which++)
-            if (size == strlen(v9_mapped_name(which)) && !memcmp(path, v9_mapped_name(which), size))
-                return true;
-    }
-    return false;
-}
-
 int v9_export_descend(v9_export *ex, const char *path)
 {
     /* Where there is something above, ".." must not end at this root. */
     const uint64_t scope = ex->above ? RESOLVE_BENEATH : RESOLVE_IN_ROOT;
 
-    if (ex->conf.model == V9_MODEL_FILE && names_metadata(path))
+    if (v9_export_hides_path(ex, path))
         return -ENOENT;
     return v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, scope);
 }

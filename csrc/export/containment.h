@@ -1,5 +1,6 @@
 /*
- * reach: how files of an export are reached, by a name, by a path, or from below.
+ * containment: how files of an export are reached, by a name, by a path, or from below, and the
+ * proof that they are inside.
  *
  * A name stands for whatever the host has under it at the moment, so it is resolved once, to an
  * O_PATH descriptor; what is asked and done afterwards goes by the descriptor. To open what it
@@ -16,7 +17,11 @@
 #ifndef V9_EXPORT_CONTAINMENT_H
 #define V9_EXPORT_CONTAINMENT_H
 
-#include "fs/attributes.h"
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "export/export.h"
 
 /* Another O_PATH descriptor of what `fd` names. */
 int v9_export_reopen(v9_export *ex, int32_t fd);
@@ -25,5 +30,8 @@ int v9_export_reopen(v9_export *ex, int32_t fd);
 int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags);
 /* Whether what `fd` names is what a directory has by this name. */
 bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
+/* The path of fd, or of `name` in directory fd, below the export's root: its length; -EBUSY for
+ * the root itself, -ENOENT for what is outside. */
+int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX]);
 
 #endif

@@ -6,27 +6,24 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-#include "fs/attributes.h"
-
-int v9_export_watch_caps(v9_export *ex, const char *name)
+int v9_caps_watch(struct v9_caps *caps, const char *name)
 {
     size_t size = strnlen(name, V9_CAPS_NAME);
 
     if (!size || size == V9_CAPS_NAME)
         return -EINVAL;
-    memcpy(ex->caps.name, name, size + 1);
-    ex->caps.epoch = 1;
+    memcpy(caps->name, name, size + 1);
+    caps->seq = 1;
     return 0;
 }
 
-void v9_export_caps_set(v9_export *ex)
+void v9_caps_changed(struct v9_caps *caps)
 {
-    __atomic_add_fetch(&ex->caps.epoch, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&caps->seq, 1, __ATOMIC_RELEASE);
 }
 
-/* Listing names takes no permission on the file, other than asking for one of them: a file may be
- * open for writing and of a mode that lets nobody in. A list that is longer than looked at counts
- * as one with the name in it. */
+/* Lists the names: unlike reading one attribute, that needs no permission on the file, which may be
+ * open for writing with a mode that lets nobody read. A longer list counts as having the name. */
 static bool may_have(int32_t fd, const char *name)
 {
     char list[4096];
@@ -42,15 +39,15 @@ static bool may_have(int32_t fd, const char *name)
 
 int v9_caps_drop(const struct v9_caps *caps, int32_t io_fd, uint32_t *seen)
 {
-    uint32_t epoch;
+    uint32_t seq;
 
     if (!caps->name[0])
         return 0;
-    epoch = __atomic_load_n(&caps->epoch, __ATOMIC_ACQUIRE);
-    if (__atomic_load_n(seen, __ATOMIC_RELAXED) == epoch)
+    seq = __atomic_load_n(&caps->seq, __ATOMIC_ACQUIRE);
+    if (__atomic_load_n(seen, __ATOMIC_RELAXED) == seq)
         return 0;
     if (may_have(io_fd, caps->name) && fremovexattr(io_fd, caps->name) < 0 && errno != ENODATA)
         return -errno;
-    __atomic_store_n(seen, epoch, __ATOMIC_RELAXED);
+    __atomic_store_n(seen, seq, __ATOMIC_RELAXED);
     return 0;
 }

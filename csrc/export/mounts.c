@@ -9,8 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fs/attributes.h"
-
 enum { PLACES = 4096 }; /* a power of two; the kernel numbers mounts one by one */
 
 struct v9_mounts {
@@ -46,12 +44,6 @@ void v9_mounts_free(v9_mounts *mounts)
     pthread_mutex_destroy(&mounts->lock);
     close(mounts->fd);
     free(mounts);
-}
-
-int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts)
-{
-    ex->mounts = mounts;
-    return 0;
 }
 
 /* ---- views -------------------------------------------------------------------------------------
@@ -94,7 +86,7 @@ bool v9_view_names(const struct v9_view *view, const char *name, size_t length)
 }
 
 /* `names` are NUL-terminated strings one after the other, `size` bytes in all. */
-static struct v9_view *make_view(const char *names, uint32_t size)
+static struct v9_view *new_view(const char *names, uint32_t size)
 {
     struct v9_view *view;
     uint32_t count = 0, mask = 1;
@@ -132,7 +124,7 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
 
     if (!mnt_id || look > V9_LOOK_ALL || (size && names[size - 1]))
         return -EINVAL;
-    view = make_view(names, size);
+    view = new_view(names, size);
     if (!view)
         return -ENOMEM;
     view->mnt_id = mnt_id;

@@ -77,7 +77,7 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 {
     struct v9_deferred deferred = {0};
     v9_quota *quota = file ? fids->inodes.quotas[file->export] : NULL;
-    uint32_t inode = 0, account = quota ? v9_quota_meet(quota, file->path_fd) : 0;
+    uint32_t inode = 0, account = quota ? v9_quota_acquire(quota, file->path_fd) : 0;
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);

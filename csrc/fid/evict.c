@@ -105,7 +105,7 @@ static bool evict_inode(struct v9_fids *fids, uint32_t index)
         err = try_path(ex, &is, &recipe);
     pthread_mutex_lock(&fids->lock);
     inode->evicting = false;
-    if (!err && !inode->pins && !inode->used_lately && v9_seqcount_held(&ex->moves, begun))
+    if (!err && !inode->pins && !inode->used_lately && !v9_seqcount_read_retry(&ex->moves, begun))
         stored = v9_recipes_put(store, &recipe);
     if (stored) {
         inode->btime_conclusive = recipe.btime_conclusive;

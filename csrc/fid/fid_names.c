@@ -49,7 +49,7 @@ void v9_found_close(const struct v9_found *found)
 int v9_fids_acquire_found(struct v9_fids *fids, const struct v9_found *found, uint32_t *inode)
 {
     v9_quota *quota = fids->inodes.quotas[found->export];
-    uint32_t account = quota ? v9_quota_meet(quota, found->path_fd) : 0;
+    uint32_t account = quota ? v9_quota_acquire(quota, found->path_fd) : 0;
     struct v9_deferred deferred = {0};
 
     pthread_mutex_lock(&fids->lock);

@@ -54,7 +54,8 @@ bool v9_inode_is_file(const struct v9_inodes *inodes, uint32_t index, const stru
     const struct v9_inode *inode = v9_inode_at(inodes, index);
 
     return inode->st_ino == attr->st_ino && inode->st_dev == attr->st_dev &&
-           inode->mnt_id == attr->mnt_id && inode->btime == v9_attr_born(attr) && is_certain(inode);
+           inode->mnt_id == attr->mnt_id && inode->btime == v9_attr_btime(attr) &&
+           is_certain(inode);
 }
 
 bool v9_inodes_are_same(const struct v9_inodes *inodes, uint32_t one, uint32_t other)
@@ -186,7 +187,7 @@ static bool is_openable(const struct v9_found *found)
 {
     const struct v9_attr *attr = found->attr;
 
-    return attr->told_by == found->path_fd && (S_ISREG(attr->type) || S_ISDIR(attr->type));
+    return attr->stat_fd == found->path_fd && (S_ISREG(attr->type) || S_ISDIR(attr->type));
 }
 
 static uint32_t make(struct v9_inodes *inodes, const struct v9_found *found, uint32_t *account,
@@ -203,7 +204,7 @@ static uint32_t make(struct v9_inodes *inodes, const struct v9_found *found, uin
         .st_dev = attr->st_dev,
         .st_ino = attr->st_ino,
         .mnt_id = attr->mnt_id,
-        .btime = v9_attr_born(attr),
+        .btime = v9_attr_btime(attr),
         .export = found->export,
         .refs = 1,
         .shared = !inodes->unshared,

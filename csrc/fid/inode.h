@@ -117,7 +117,7 @@ static inline struct v9_inode *v9_inode_at(const struct v9_inodes *inodes, uint3
 /*
  * The inode of a file, with one more reference: index + 1, or 0 where the table is full. Takes over
  * the descriptors of `found`: they are the inode's now, or deferred. It takes over *account if that
- * is 0 afterwards; exports with a quota need one (v9_quota_meet).
+ * is 0 afterwards; exports with a quota need one (v9_quota_acquire).
  */
 uint32_t v9_inodes_acquire(struct v9_inodes *inodes, const struct v9_found *found,
                            uint32_t *account, struct v9_deferred *deferred);

@@ -9,7 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
+#include "base/sys.h"
 #include "export/containment.h"
 
 _Static_assert(V9_HANDLE_MAX >= MAX_HANDLE_SZ, "name_to_handle_at(2)");
@@ -18,44 +19,6 @@ union handle {
     struct file_handle head;
     uint8_t bytes[sizeof(struct file_handle) + V9_HANDLE_MAX];
 };
-
-/* ---- paths -------------------------------------------------------------------------------------
- */
-
-/* Appends "/name". */
-static int append(char path[PATH_MAX], int size, const char *name)
-{
-    const size_t more = strlen(name), slash = size > 0;
-
-    if ((size_t)size + slash + more >= PATH_MAX)
-        return -ENAMETOOLONG;
-    if (slash)
-        path[size] = '/';
-    memcpy(path + size + slash, name, more + 1);
-    return size + (int)(slash + more);
-}
-
-int v9_recipe_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
-{
-    char root[PATH_MAX];
-    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
-
-    if (base < 0)
-        return base;
-    size = v9_sys_path(ex->proc_fd, fd, path);
-    if (size < 0)
-        return size;
-    if (root[base - 1] == '/') /* "/" itself */
-        base--;
-    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
-        return -ENOENT;
-    base += path[base] == '/';
-    size -= base;
-    memmove(path, path + base, (size_t)size + 1);
-    if (*name)
-        return append(path, size, name);
-    return size ? size : -EBUSY;
-}
 
 /* ---- handles -----------------------------------------------------------------------------------
  */
@@ -84,20 +47,20 @@ static int open_handle(int anchor, const struct v9_recipe *recipe)
 /* ---- noting ------------------------------------------------------------------------------------
  */
 
-/* Whether every file that is born from now on has another birth time. The host's clock for them
- * goes in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
-static bool is_of_age(uint64_t born)
+/* Whether every file that is created from now on gets another btime. The host's clock for them goes
+ * in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
+static bool is_conclusive(uint64_t btime)
 {
-    const uint64_t second = 1000000000u, step = born % second ? second / 10 : 2 * second;
+    const uint64_t second = 1000000000u, step = btime % second ? second / 10 : 2 * second;
     struct timespec now;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    return born && born + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
+    return btime && btime + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
 }
 
 static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
 {
-    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->born == b->born &&
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->btime == b->btime &&
            a->mnt_id == b->mnt_id;
 }
 
@@ -107,7 +70,7 @@ int v9_recipe_make(v9_export *ex, int32_t fd, const struct v9_identity *is,
     struct v9_identity seen;
     union handle handle;
     uint64_t nlink;
-    int size, err = v9_attr_identify(fd, "", &seen, host_mode, &nlink);
+    int size, err = v9_host_identify(fd, "", &seen, host_mode, &nlink);
 
     if (err)
         return err;
@@ -115,10 +78,10 @@ int v9_recipe_make(v9_export *ex, int32_t fd, const struct v9_identity *is,
         return -EBUSY;
     if (!nlink || !is_same(&seen, is))
         return -ESTALE;
-    size = v9_recipe_path(ex, fd, "", recipe->path);
+    size = v9_export_path(ex, fd, "", recipe->path);
     recipe->path_size = size < 0 ? 0 : (uint32_t)size;
     recipe->handle_size = 0;
-    recipe->btime_conclusive = is_of_age(is->born);
+    recipe->btime_conclusive = is_conclusive(is->btime);
     if (read_handle(fd, &handle) < 0)
         return recipe->btime_conclusive ? 0 : -EAGAIN;
     recipe->handle_type = handle.head.handle_type;
@@ -155,7 +118,7 @@ static bool is_on_mount(int fd, uint64_t mnt_id)
     uint64_t nlink;
     uint32_t mode;
 
-    return !v9_attr_identify(fd, "", &seen, &mode, &nlink) && seen.mnt_id == mnt_id;
+    return !v9_host_identify(fd, "", &seen, &mode, &nlink) && seen.mnt_id == mnt_id;
 }
 
 /* Opens something on a mount for reading, which can be asked for files by handle: the export's
@@ -204,7 +167,7 @@ static bool is_proven(int fd, const struct v9_identity *is, const struct v9_reci
     uint64_t nlink;
     uint32_t mode;
 
-    if (v9_attr_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
+    if (v9_host_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
         return false;
     if (!recipe->handle_size)
         return true;

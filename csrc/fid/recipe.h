@@ -25,7 +25,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "fs/attributes.h"
+#include "base/host_stat.h"
+#include "export/export.h"
 #include "vhost9p.h"
 
 enum { V9_HANDLE_MAX = 128 }; /* MAX_HANDLE_SZ */
@@ -58,8 +59,5 @@ int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
  */
 int v9_recipe_open(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *recipe,
                    int32_t anchor);
-/* The path of fd, or of `name` in directory fd, below the export's root: its length; -EBUSY for
- * the root itself, -ENOENT for what is outside. */
-int v9_recipe_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX]);
 
 #endif

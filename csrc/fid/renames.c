@@ -34,7 +34,7 @@ int v9_names_before_loss(struct v9_fids *fids, uint32_t export, int32_t fd, cons
 
     if (fd < 0)
         fd = fids->exports[export]->conf.root_fd;
-    if (v9_attr_identify(fd, name, &is, &mode, &nlink))
+    if (v9_host_identify(fd, name, &is, &mode, &nlink))
         return 0;
     pthread_mutex_lock(&fids->lock);
     err = v9_restore_before_loss(fids, is.st_dev, is.st_ino);
@@ -78,7 +78,7 @@ int v9_names_of_fid(struct v9_fids *fids, const struct v9_fid *fid, char name[V9
     if (fd == -ENODATA)
         return v9_export_parent(fids->exports[inode->export], inode->path_fd, name);
     if (fd >= 0)
-        fd = v9_export_is_entry(inode->path_fd, fd, name) ? v9_budget_dup(fd) : -ENOENT;
+        fd = v9_export_is_entry(inode->path_fd, fd, name) ? v9_sys_dup(fd) : -ENOENT;
     if (parent)
         v9_fids_release_inode(fids, parent);
     return fd;
@@ -92,7 +92,7 @@ static bool is_there(struct v9_fids *fids, const struct v9_fid *fid, const char 
     uint32_t parent = 0;
     int32_t fd =
         *name ? v9_fids_inode(fids, fid)->path_fd : v9_fids_own_name(fids, fid, own, &parent);
-    bool is = fd >= 0 && !v9_attr_glance(fd, *name ? name : own, &attr);
+    bool is = fd >= 0 && !v9_host_stat(fd, *name ? name : own, &attr);
 
     if (parent)
         v9_fids_release_inode(fids, parent);

@@ -81,7 +81,7 @@ static int reopen(struct v9_fids *fids, const struct v9_inode *inode, int32_t io
         pthread_mutex_unlock(&fids->lock);
         fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : open_recipe(ex, inode, &recipe, anchor_fd);
         *meta_fd = fd >= 0 ? v9_mapped_find(ex, fd) : -1;
-        settled = !patient || v9_seqcount_held(&ex->moves, begun);
+        settled = !patient || !v9_seqcount_read_retry(&ex->moves, begun);
         if (fd == -ESTALE && !settled)
             nanosleep(&pause, NULL);
         pthread_mutex_lock(&fids->lock);

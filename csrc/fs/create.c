@@ -1,6 +1,21 @@
+/*
+ * create: creating and unlinking entries of an export's directories.
+ *
+ * v9_create and v9_unlink (vhost9p.h) map the guest's ids to the host's, keep the quota true, and
+ * leave the rest to the security model:
+ *
+ *   passthrough, none   here: what the guest creates has the guest's owner and mode on the host.
+ *       With privilege the creating call runs as that owner (export/credentials.h); without, the
+ *       daemon can create files of its own user only: passthrough fails with EPERM, none does not.
+ *   mapped              fs/create_mapped.c: plain files of the daemon's own user. A file gets its
+ *       content and its metadata before it gets its name: the guest never sees it as something
+ *       else, and a daemon that ends in the middle never leaves half of one.
+ *
+ * Before each change the most that it may take of the quota is set aside. A new name may let its
+ * directory grow by a block; new directories and symlinks may take one of their own. Removing takes
+ * nothing, and is never refused.
+ */
 #define _GNU_SOURCE
-#include "fs/create.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,7 +25,13 @@
 #include "base/budget.h"
 #include "base/sys.h"
 #include "export/containment.h"
+#include "export/credentials.h"
+#include "export/export.h"
+#include "fs/create_mapped.h"
+#include "fs/created.h"
 #include "mapped/mapped.h"
+#include "mapped/sidecar.h"
+#include "quota/change.h"
 #include "quota/quota.h"
 
 enum {
@@ -20,17 +41,6 @@ enum {
     SET_IDS = S_ISUID | S_ISGID,
     NOT_FOR_NEW = O_TRUNC | O_DIRECTORY, /* mean nothing for a file that is just created */
 };
-
-void v9_created_close(struct v9_created *made)
-{
-    if (made->path_fd >= 0)
-        v9_budget_close(made->path_fd);
-    if (made->meta_fd >= 0)
-        v9_budget_close(made->meta_fd);
-    if (made->io_fd >= 0)
-        v9_budget_close(made->io_fd);
-    *made = V9_CREATED_NONE;
-}
 
 /* ---- as the owner ------------------------------------------------------------------------------
  */
@@ -99,19 +109,19 @@ static int step(v9_export *ex, int dir_fd, const char *name)
     return fd;
 }
 
-/* Whether a name still stands for a file of the kind that was made: nothing is done to another. */
+/* Whether a name still stands for a file of the kind that was created: others are left alone. */
 static bool is_kind(int fd, const struct v9_new *as)
 {
-    const uint32_t inode = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
+    const uint32_t special = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
     const uint32_t kind = as->kind == V9_NEW_DIR    ? S_IFDIR
                           : as->kind == V9_NEW_LINK ? S_IFLNK
-                                                    : inode;
+                                                    : special;
     struct stat st;
 
     return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind;
 }
 
-static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
+static int create_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
 {
     struct v9_cred cred;
     int fd, err = cred_of(ex, as, &cred);
@@ -120,11 +130,11 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
         return err;
     do
         if (as->kind == V9_NEW_DIR)
-            err = v9_sys_mkdir(&cred, dir_fd, name, as->mode);
+            err = v9_cred_mkdir(&cred, dir_fd, name, as->mode);
         else if (as->kind == V9_NEW_LINK)
-            err = v9_sys_symlink(&cred, as->target, dir_fd, name);
+            err = v9_cred_symlink(&cred, as->target, dir_fd, name);
         else
-            err = v9_sys_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
+            err = v9_cred_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
     while (try_as_self(&cred, err));
     if (err || is_complete(ex, as))
         return err;
@@ -139,44 +149,25 @@ static int make_entry(v9_export *ex, int dir_fd, const char *name, const struct 
 /* ---- files that are opened ---------------------------------------------------------------------
  */
 
-static bool is_same(int one, int other)
-{
-    struct stat a, b;
-
-    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
-int v9_created_reach(v9_export *ex, int dir_fd, const char *name, int fd)
-{
-    int path_fd = v9_sys_reach(dir_fd, name, 0);
-
-    if (path_fd >= 0 && is_same(path_fd, fd))
-        return path_fd;
-    if (path_fd >= 0)
-        v9_budget_close(path_fd);
-    return v9_export_reopen(ex, fd);
-}
-
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                      int host, struct v9_created *made)
+                      int host, struct v9_created *created)
 {
     struct v9_cred cred;
     int err = cred_of(ex, as, &cred);
 
     if (err)
         return err;
-    made->io_flags = host;
+    created->io_flags = host;
     do
-        made->io_fd = v9_sys_create(&cred, dir_fd, name, host, as->mode);
-    while (try_as_self(&cred, made->io_fd));
-    if (made->io_fd < 0)
-        return made->io_fd;
-    err = is_complete(ex, as) ? 0 : complete(ex, made->io_fd, as);
+        created->io_fd = v9_cred_create(&cred, dir_fd, name, host, as->mode);
+    while (try_as_self(&cred, created->io_fd));
+    if (created->io_fd < 0)
+        return created->io_fd;
+    err = is_complete(ex, as) ? 0 : complete(ex, created->io_fd, as);
     if (err)
         return err;
-    made->path_fd = v9_created_reach(ex, dir_fd, name, made->io_fd);
-    return made->path_fd < 0 ? made->path_fd : 0;
+    created->path_fd = v9_created_reach(ex, dir_fd, name, created->io_fd);
+    return created->path_fd < 0 ? created->path_fd : 0;
 }
 
 /* The type that an open file has in the guest. */
@@ -202,54 +193,54 @@ static int type_of(v9_export *ex, int fd, uint32_t *type)
 
 /* By its descriptor, and only if it is regular. */
 static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
-                         struct v9_created *made)
+                         struct v9_created *created)
 {
     uint32_t type, caps_seen = 0;
     int err;
 
-    made->path_fd = step(ex, dir_fd, name);
-    if (made->path_fd < 0)
-        return made->path_fd;
-    err = type_of(ex, made->path_fd, &type);
+    created->path_fd = step(ex, dir_fd, name);
+    if (created->path_fd < 0)
+        return created->path_fd;
+    err = type_of(ex, created->path_fd, &type);
     if (!err)
         err = S_ISLNK(type) ? -ELOOP : S_ISDIR(type) ? -EISDIR : S_ISREG(type) ? 0 : -ENXIO;
     if (err)
         return err;
-    made->io_flags = host;
-    made->io_fd = v9_export_open(ex, made->path_fd, host);
-    if (made->io_fd < 0)
-        return made->io_fd;
-    return host & O_TRUNC ? v9_caps_drop(&ex->caps, made->io_fd, &caps_seen) : 0;
+    created->io_flags = host;
+    created->io_fd = v9_export_open(ex, created->path_fd, host);
+    if (created->io_fd < 0)
+        return created->io_fd;
+    return host & O_TRUNC ? v9_caps_drop(&ex->caps, created->io_fd, &caps_seen) : 0;
 }
 
-static int create(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                  struct v9_created *made)
+static int create_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                       struct v9_created *created)
 {
     const int host = v9_sys_open_flags(as->flags);
     int err;
 
     for (int i = 0; i < RACES; i++) {
         err = ex->conf.model == V9_MODEL_HOST
-                  ? create_new(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, made)
-                  : v9_create_mapped_file(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, made);
+                  ? create_new(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, created)
+                  : v9_create_mapped_file(ex, dir_fd, name, as, host & ~NOT_FOR_NEW, created);
         if (err != -EEXIST || as->flags & P9_EXCL)
             return err;
-        v9_created_close(made);
-        err = open_existing(ex, dir_fd, name, host & ~O_NOATIME, made);
+        v9_created_close(created);
+        err = open_existing(ex, dir_fd, name, host & ~O_NOATIME, created);
         if (err != -ENOENT)
             return err;
-        v9_created_close(made);
+        v9_created_close(created);
     }
     return -EAGAIN;
 }
 
-static int make(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                struct v9_created *made)
+static int create_any(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                      struct v9_created *created)
 {
     if (as->kind == V9_NEW_FILE)
-        return create(ex, dir_fd, name, as, made);
-    return ex->conf.model == V9_MODEL_HOST ? make_entry(ex, dir_fd, name, as)
-                                           : v9_create_mapped_other(ex, dir_fd, name, as, made);
+        return create_file(ex, dir_fd, name, as, created);
+    return ex->conf.model == V9_MODEL_HOST ? create_entry(ex, dir_fd, name, as)
+                                           : v9_create_mapped_other(ex, dir_fd, name, as, created);
 }
 
 /* ---- within the quota --------------------------------------------------------------------------
@@ -262,24 +253,24 @@ static int look_for(int dir_fd, const char *name)
 }
 
 static int open_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                        int there, struct v9_created *made)
+                        int there, struct v9_created *created)
 {
     struct v9_quota_change change = {.fds = {there, -1, -1}};
     int err = v9_quota_change_begin(ex->quota, &change);
 
     if (err)
         return err;
-    err = make(ex, dir_fd, name, as, made);
+    err = create_any(ex, dir_fd, name, as, created);
     v9_quota_change_end(ex->quota, &change);
     return err;
 }
 
-/* Counts what was made. While the names are locked only a host process may have put another file
+/* Counts what was created. While the names are locked only a host process may have put another file
  * there, which counts as well. */
 static void count_new(v9_export *ex, int dir_fd, const char *name)
 {
     const struct v9_budget_charged before = v9_budget_insist();
-    const int fd = look_for(dir_fd, name); /* what was made must not stay uncounted */
+    const int fd = look_for(dir_fd, name); /* what was created must be counted */
 
     v9_budget_restore(before);
     if (fd < 0)
@@ -288,8 +279,8 @@ static void count_new(v9_export *ex, int dir_fd, const char *name)
     v9_budget_close(fd);
 }
 
-static int make_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                        struct v9_created *made)
+static int create_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                          struct v9_created *created)
 {
     const uint64_t blocks = as->kind == V9_NEW_DIR || as->kind == V9_NEW_LINK ? 2 : 1;
     struct v9_quota_change change = {
@@ -298,23 +289,23 @@ static int make_counted(v9_export *ex, int dir_fd, const char *name, const struc
 
     if (err)
         return err;
-    err = make(ex, dir_fd, name, as, made);
+    err = create_any(ex, dir_fd, name, as, created);
     count_new(ex, dir_fd, name);
     v9_quota_change_end(ex->quota, &change);
     return err;
 }
 
-static int make_within_quota(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                             struct v9_created *made)
+static int create_within_quota(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                               struct v9_created *created)
 {
     const int there = look_for(dir_fd, name);
     int err;
 
     if (there == -ENOENT)
-        return make_counted(ex, dir_fd, name, as, made);
+        return create_counted(ex, dir_fd, name, as, created);
     if (there < 0)
-        return there; /* nor could what is made be looked at, to count it */
-    err = open_counted(ex, dir_fd, name, as, there, made);
+        return there; /* nor could the new entry be opened to count it */
+    err = open_counted(ex, dir_fd, name, as, there, created);
     v9_budget_close(there);
     return err;
 }
@@ -333,47 +324,47 @@ static void end(v9_export *ex)
 }
 
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *new,
-              struct v9_created *made)
+              struct v9_created *created)
 {
     struct v9_new as = *new;
     int err = v9_idmap_creator(&ex->ids[V9_UID], new->uid, ex->self.uid, &as.uid);
 
-    *made = V9_CREATED_NONE;
+    *created = V9_CREATED_NONE;
     if (!err)
         err = v9_idmap_creator(&ex->ids[V9_GID], new->gid, ex->self.gid, &as.gid);
     if (err)
         return err;
     if (v9_export_hides(ex, dir_fd, name))
         return -EINVAL;
-    if (as.kind != V9_NEW_NODE)
+    if (as.kind != V9_NEW_SPECIAL)
         as.mode &= PERMISSIONS;
     begin(ex);
-    err = ex->quota ? make_within_quota(ex, dir_fd, name, &as, made)
-                    : make(ex, dir_fd, name, &as, made);
+    err = ex->quota ? create_within_quota(ex, dir_fd, name, &as, created)
+                    : create_any(ex, dir_fd, name, &as, created);
     end(ex);
     if (err)
-        v9_created_close(made);
+        v9_created_close(created);
     return err;
 }
 
 /* ---- removing ----------------------------------------------------------------------------------
  */
 
-static int unmake(v9_export *ex, int dir_fd, const char *name, bool directory)
+static int remove_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
     if (ex->conf.model == V9_MODEL_FILE)
         return v9_sidecar_remove(ex, dir_fd, name, directory);
     return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
 }
 
-static int unmake_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
+static int remove_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
     const int victim = look_for(dir_fd, name); /* if it cannot be had, it stays counted */
     struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
     int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
 
     if (!err) {
-        err = unmake(ex, dir_fd, name, directory);
+        err = remove_entry(ex, dir_fd, name, directory);
         change.gone[1] = !err && directory;
         v9_quota_change_end(ex->quota, &change);
     }
@@ -389,8 +380,8 @@ int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t director
     if (v9_export_hides(ex, dir_fd, name))
         return -EINVAL;
     begin(ex);
-    err = ex->quota ? unmake_counted(ex, dir_fd, name, directory)
-                    : unmake(ex, dir_fd, name, directory);
+    err = ex->quota ? remove_counted(ex, dir_fd, name, directory)
+                    : remove_entry(ex, dir_fd, name, directory);
     end(ex);
     return err;
 }

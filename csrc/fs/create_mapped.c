@@ -1,12 +1,6 @@
-/*
- * make_mapped: what the mapped security models make of the guest's files on the host.
- *
- * Regular files (a symlink's content is its target) and directories of the daemon's own user, with
- * the modes fmode and dmode and the process's umask, and metadata beside them (mapped/mapped.h).
- * File systems without O_TMPFILE show a moment of a name without metadata, and a crash may leave
- * that.
- */
 #define _GNU_SOURCE
+#include "fs/create_mapped.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,8 +11,10 @@
 
 #include "base/budget.h"
 #include "base/sys.h"
-#include "fs/create.h"
-#include "mapped/mapped.h"
+#include "export/credentials.h"
+#include "fs/created.h"
+#include "mapped/sidecar.h"
+#include "mapped/xattr.h"
 
 enum {
     PERMISSIONS = 07777,
@@ -55,15 +51,15 @@ static int fill(const v9_export *ex, int fd, const struct v9_mapped *mapped, con
 }
 
 /* A new file with its content and metadata, open for writing with `flags`: a descriptor. */
-static int make_file(v9_export *ex, int dir_fd, const char *name, int flags,
-                     const struct v9_mapped *mapped, const char *content)
+static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
+                       const struct v9_mapped *mapped, const char *content)
 {
     char number[16];
-    int fd = v9_sys_make_nameless(dir_fd, flags, ex->conf.fmode), err;
+    int fd = v9_sys_tmpfile(dir_fd, flags, ex->conf.fmode), err;
     const bool named = fd < 0 && has_no_tmpfile(-fd);
 
     if (named)
-        fd = v9_sys_create(&v9_sys_as_daemon, dir_fd, name, flags, ex->conf.fmode);
+        fd = v9_cred_create(&v9_cred_daemon, dir_fd, name, flags, ex->conf.fmode);
     if (fd < 0)
         return fd;
     err = fill(ex, fd, mapped, content);
@@ -87,35 +83,35 @@ static int place_file(v9_export *ex, int dir_fd, const char *name, int flags,
 
     if (err)
         return err;
-    fd = make_file(ex, dir_fd, name, flags, mapped, content);
+    fd = create_file(ex, dir_fd, name, flags, mapped, content);
     v9_sidecar_placed(meta_dir, name, fd < 0);
     return fd;
 }
 
 int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                          int host, struct v9_created *made)
+                          int host, struct v9_created *created)
 {
     const bool writable = (host & O_ACCMODE) != O_RDONLY;
     int fd;
 
-    made->kept = mapped_of(as, S_IFREG | as->mode);
-    fd = place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &made->kept, "",
-                    &made->meta_fd);
+    created->metadata = mapped_of(as, S_IFREG | as->mode);
+    fd = place_file(ex, dir_fd, name, writable ? host : host | O_RDWR, &created->metadata, "",
+                    &created->meta_fd);
     if (fd < 0)
         return fd;
-    made->path_fd = v9_created_reach(ex, dir_fd, name, fd);
-    made->io_flags = host;
-    made->io_fd = fd;
-    if (made->path_fd < 0)
-        return made->path_fd;
+    created->path_fd = v9_created_reach(ex, dir_fd, name, fd);
+    created->io_flags = host;
+    created->io_fd = fd;
+    if (created->path_fd < 0)
+        return created->path_fd;
     if (writable)
         return 0;
-    made->io_fd = v9_export_open(ex, made->path_fd, host);
+    created->io_fd = v9_export_open(ex, created->path_fd, host);
     v9_budget_close(fd);
-    return made->io_fd < 0 ? made->io_fd : 0;
+    return created->io_fd < 0 ? created->io_fd : 0;
 }
 
-static int make_dir(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped)
+static int create_dir(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped)
 {
     int fd, err = mkdirat(dir_fd, name, ex->conf.dmode) < 0 ? -errno : 0;
 
@@ -138,12 +134,12 @@ static int place_dir(v9_export *ex, int dir_fd, const char *name, const struct v
         return err;
     if (meta_fd >= 0)
         v9_budget_close(meta_fd);
-    err = make_dir(ex, dir_fd, name, mapped);
+    err = create_dir(ex, dir_fd, name, mapped);
     v9_sidecar_placed(meta_dir, name, err);
     return err;
 }
 
-static int check_node(uint32_t kind)
+static int check_type(uint32_t kind)
 {
     if (kind == S_IFDIR)
         return -EPERM;
@@ -154,11 +150,11 @@ static int check_node(uint32_t kind)
 }
 
 int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
-                           struct v9_created *made)
+                           struct v9_created *created)
 {
     const uint32_t kind = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
-    struct v9_mapped *const mapped = &made->kept;
-    int fd, meta_fd, err = as->kind == V9_NEW_NODE ? check_node(kind) : 0;
+    struct v9_mapped *const mapped = &created->metadata;
+    int fd, meta_fd, err = as->kind == V9_NEW_SPECIAL ? check_type(kind) : 0;
 
     if (err)
         return err;

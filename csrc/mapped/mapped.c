@@ -8,58 +8,23 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/budget.h"
-#include "fs/attributes.h"
-
-#define META_DIR ".virtfs_metadata"
-#define META_ROOT ".virtfs_metadata_root"
+#include "base/host_stat.h"
+#include "base/sys.h"
+#include "export/hidden_names.h"
+#include "mapped/text.h"
+#include "mapped/xattr.h"
 
 enum {
     TEXT_READ = 1024, /* bytes of a metadata file that are looked at; QEMU writes less than 100 */
     PERMISSIONS = 07777,
     TRIES = 64, /* how often a lookup that a change of names broke begins again, every 0.1 ms */
 };
-
-const char *v9_mapped_name(uint32_t which)
-{
-    return which == V9_META_DIR ? META_DIR : META_ROOT;
-}
-
-/* Whether a name could stand for one of ours where case, trailing dots or characters that look like
- * none do not count, or files have short names beside their own (vfat, casefold). */
-static bool may_be_alias(const char *name)
-{
-    if (!strncasecmp(name, META_DIR, strlen(META_DIR)))
-        return true;
-    while (*name && *name != '~' && (signed char)*name > 0)
-        name++;
-    return *name;
-}
-
-int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
-{
-    static const char *const names[] = {META_DIR, META_ROOT};
-    struct stat named, kept;
-
-    if (ex->conf.model != V9_MODEL_FILE)
-        return 0;
-    for (int i = 0; i < 2; i++)
-        if (!strcmp(name, names[i]))
-            return 1;
-    if (!may_be_alias(name) || fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
-        return 0;
-    for (int i = 0; i < 2; i++)
-        if (fstatat(dir_fd, names[i], &kept, AT_SYMLINK_NOFOLLOW) == 0 &&
-            kept.st_dev == named.st_dev && kept.st_ino == named.st_ino)
-            return 1;
-    return 0;
-}
 
 /* ---- mapped-file's files -----------------------------------------------------------------------
  */
@@ -80,9 +45,9 @@ static int open_meta(v9_export *ex, int dir_fd, const char *path)
 
 static int open_meta_of(v9_export *ex, int dir_fd, const char *name)
 {
-    char path[sizeof(META_DIR) + V9_NAME_SIZE];
+    char path[sizeof(V9_META_DIR_NAME) + V9_NAME_SIZE];
 
-    if ((size_t)snprintf(path, sizeof(path), META_DIR "/%s", name) >= sizeof(path))
+    if ((size_t)snprintf(path, sizeof(path), V9_META_DIR_NAME "/%s", name) >= sizeof(path))
         return -ENAMETOOLONG;
     return open_meta(ex, dir_fd, path);
 }
@@ -96,7 +61,7 @@ static int find_once(v9_export *ex, int fd)
     if (fstat(fd, &st) < 0)
         return -errno;
     if (v9_export_is_root(ex, &st))
-        return open_meta(ex, ex->conf.root_fd, META_ROOT);
+        return open_meta(ex, ex->conf.root_fd, V9_META_ROOT_NAME);
     dir = v9_export_parent(ex, fd, name);
     if (dir < 0)
         return dir == -EBUSY ? -ENOENT : dir; /* it was moved out of the export */
@@ -113,28 +78,28 @@ void v9_mapped_changing(v9_export *ex, uint32_t begin)
     v9_seqcount_change(&ex->names, begin);
 }
 
-uint32_t v9_mapped_moment(const v9_export *ex)
+uint32_t v9_mapped_read_begin(const v9_export *ex)
 {
     return v9_seqcount_read_begin(&ex->names);
 }
 
-bool v9_mapped_settled(const v9_export *ex, uint32_t moment)
+bool v9_mapped_read_retry(const v9_export *ex, uint32_t seq)
 {
-    return v9_seqcount_held(&ex->names, moment);
+    return v9_seqcount_read_retry(&ex->names, seq);
 }
 
 int v9_mapped_find(v9_export *ex, int32_t fd)
 {
     const struct timespec pause = {0, 100000};
-    uint32_t moment;
+    uint32_t seq;
     int meta;
 
     if (ex->conf.model != V9_MODEL_FILE)
         return -ENOENT;
     for (int i = 0; i < TRIES; i++) {
-        moment = v9_mapped_moment(ex);
+        seq = v9_mapped_read_begin(ex);
         meta = find_once(ex, fd);
-        if (v9_mapped_settled(ex, moment))
+        if (!v9_mapped_read_retry(ex, seq))
             return meta;
         if (meta >= 0)
             v9_budget_close(meta);
@@ -144,8 +109,7 @@ int v9_mapped_find(v9_export *ex, int32_t fd)
                      */
 }
 
-int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd,
-                          uint32_t moment)
+int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd, uint32_t seq)
 {
     int meta;
 
@@ -153,7 +117,7 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
         return -1;
     if (strcmp(name, "..") && strcmp(name, ".")) {
         meta = open_meta_of(ex, dir_fd, name);
-        if (v9_mapped_settled(ex, moment))
+        if (!v9_mapped_read_retry(ex, seq))
             return meta < 0 ? -1 : meta;
         if (meta >= 0)
             v9_budget_close(meta);
@@ -169,13 +133,13 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
 static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
 {
     char text[TEXT_READ];
-    uint32_t moment;
+    uint32_t seq;
     ssize_t size = 0;
 
     for (int i = 0; i < TRIES; i++) {
-        moment = v9_seqcount_read_begin(&ex->texts);
+        seq = v9_seqcount_read_begin(&ex->texts);
         size = pread(meta_fd, text, sizeof(text), 0);
-        if (v9_seqcount_held(&ex->texts, moment))
+        if (!v9_seqcount_read_retry(&ex->texts, seq))
             break;
         sched_yield();
     }
@@ -221,7 +185,7 @@ void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr)
     const uint32_t type = effective_type(attr->mode, mapped);
 
     if (is_device(type) && S_ISREG(attr->mode))
-        attr->rdev = v9_attr_rdev(major(mapped->rdev), minor(mapped->rdev));
+        attr->rdev = v9_host_rdev(major(mapped->rdev), minor(mapped->rdev));
     if (mapped->has & V9_HAS_MODE)
         attr->mode = type | (mapped->mode & PERMISSIONS);
     if (mapped->has & V9_HAS_UID)
@@ -234,7 +198,7 @@ int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd)
 {
     if (ex->conf.model != V9_MODEL_FILE)
         return -1;
-    return v9_sys_resolve(dir_fd, META_DIR, O_DIRECTORY, RESOLVE_BENEATH);
+    return v9_sys_resolve(dir_fd, V9_META_DIR_NAME, O_DIRECTORY, RESOLVE_BENEATH);
 }
 
 int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
@@ -297,7 +261,7 @@ static void merge(struct v9_mapped *into, const struct v9_mapped *change)
 }
 
 /* Puts a text in place of another: in one write, which blank lines make as long as what was there,
- * so that at no moment there is a mixture; only then the blank lines go. */
+ * so that there is never a mixture; only then the blank lines go. */
 static int write_text(int fd, const char *text, size_t size)
 {
     char padded[TEXT_READ];
@@ -322,7 +286,7 @@ static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
                       const struct v9_mapped *change)
 {
     struct v9_mapped whole = *old;
-    char text[V9_MODEL_TEXT];
+    char text[V9_MAPPED_TEXT];
     size_t size;
     int fd = v9_export_open(ex, meta_fd, O_RDWR), err;
 
@@ -367,7 +331,7 @@ int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_
         return -EINVAL;
     if (fstat(fd, &st) < 0)
         return -errno;
-    pthread_mutex_lock(&ex->model_lock);
+    pthread_mutex_lock(&ex->metadata_lock);
     if (ex->conf.model == V9_MODEL_FILE || !(new.mode &S_IFMT))
         v9_mapped_read(ex, fd, "", meta_fd, V9_HAS_ALL, &old);
     settle(st.st_mode, &old, &new);
@@ -375,6 +339,6 @@ int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_
         err = v9_mapped_write_xattrs(fd, &new);
     else
         err = write_meta(ex, meta_fd, &old, &new);
-    pthread_mutex_unlock(&ex->model_lock);
+    pthread_mutex_unlock(&ex->metadata_lock);
     return err;
 }

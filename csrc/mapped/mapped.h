@@ -1,5 +1,5 @@
 /*
- * model: what the mapped security models keep beside a host file, in QEMU's formats.
+ * mapped: what the mapped security models keep beside a host file, in QEMU's formats.
  *
  * Under mapped-xattr and mapped-file everything that the guest creates is a regular file or a
  * directory of the daemon's own user on the host, with mode fmode or dmode; what the guest is told
@@ -20,8 +20,8 @@
  * inode holds a second one, of its metadata file, which renames, hard links and unlinking leave the
  * file's own; it is rewritten in place and never exchanged. It is found by name when the file is
  * walked to. Python moves a file and its metadata one after the other; while it does, and until it
- * has finished, a pair that was found is not trusted and looked for again (v9_mapped_settled). One
- * daemon serves a tree: nobody else is waited for.
+ * has finished, a pair that was found is not trusted and looked for again (v9_mapped_read_retry).
+ * One daemon serves a tree: nobody else is waited for.
  */
 #ifndef V9_MAPPED_MAPPED_H
 #define V9_MAPPED_MAPPED_H
@@ -30,28 +30,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "export/export.h"
 #include "vhost9p.h"
 
-/* Metadata of a text; what is no number of 32 bits counts as absent. */
-void v9_mapped_parse(const char *text, size_t size, struct v9_mapped *out);
-enum { V9_MODEL_TEXT = 128 }; /* room for all four lines and a NUL */
-/* The text of metadata; its length. */
-size_t v9_mapped_format(const struct v9_mapped *mapped, char text[V9_MODEL_TEXT]);
-
-/* mapped/xattr.c: the `wanted` (V9_HAS_*) attributes of `name` in directory `fd`, or of `fd` itself
- * where name is "", are added to *out. */
-void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out);
-int v9_mapped_write_xattrs(int32_t fd, const struct v9_mapped *change);
-
-/* The moment since which a lookup is to be unbroken by changes of names. */
-uint32_t v9_mapped_moment(const v9_export *ex);
-bool v9_mapped_settled(const v9_export *ex, uint32_t moment);
+/* Around a lookup that a change of names would break (base/seqcount.h). */
+uint32_t v9_mapped_read_begin(const v9_export *ex);
+bool v9_mapped_read_retry(const v9_export *ex, uint32_t seq);
 /*
- * The metadata file of what v9_export_step(ex, dir_fd, name) has just opened as `fd`, begun at
- * `moment`: a descriptor, or -1 where there is none (always so but under mapped-file).
+ * The metadata file of what v9_export_step(ex, dir_fd, name) has just opened as `fd`, after
+ * v9_mapped_read_begin returned `seq`: a descriptor, or -1 where there is none (always so but under
+ * mapped-file).
  */
 int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd,
-                          uint32_t moment);
+                          uint32_t seq);
 
 /*
  * Metadata of `name` in directory `fd`, or of `fd` itself where name is "", which `meta_fd` is the

@@ -1,17 +1,6 @@
-/*
- * keep: mapped-file's metadata files (mapped/mapped.h), while names of their files change.
- *
- * Files are found by name, so each change of names has two halves, which are ordered around the
- * host's call:
- *
- * - A name appears with its metadata: they are there before it is.
- * - A name goes before its metadata do. What a crash leaves behind is metadata of nothing; whatever
- *   gets that name next begins with metadata of its own.
- *
- * All of it happens under the export's lock of names. While metadata of a name that is in use go,
- * readers do not trust what they find by name (v9_mapped_changing).
- */
 #define _GNU_SOURCE
+#include "mapped/sidecar.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,8 +11,9 @@
 
 #include "base/budget.h"
 #include "base/sys.h"
-#include "fs/create.h"
+#include "export/hidden_names.h"
 #include "mapped/mapped.h"
+#include "mapped/text.h"
 
 enum { META_FMODE = 0600, META_DMODE = 0700 };
 
@@ -34,14 +24,13 @@ static int forget(int dir_fd, const char *name, int flags)
 
 int v9_sidecar_dir(int32_t dir_fd)
 {
-    const char *const meta = v9_mapped_name(V9_META_DIR);
-    int fd = v9_sys_reach(dir_fd, meta, O_DIRECTORY);
+    int fd = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
 
     if (fd != -ENOENT)
         return fd;
-    if (mkdirat(dir_fd, meta, META_DMODE) < 0 && errno != EEXIST)
+    if (mkdirat(dir_fd, V9_META_DIR_NAME, META_DMODE) < 0 && errno != EEXIST)
         return -errno;
-    return v9_sys_reach(dir_fd, meta, O_DIRECTORY);
+    return v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
 }
 
 static int look(int dir_fd, const char *name)
@@ -51,7 +40,7 @@ static int look(int dir_fd, const char *name)
 }
 
 /* -EEXIST for a name in use; metadata that lie there for another file are removed. */
-static int make_free(v9_export *ex, int dir_fd, const char *name, int meta_dir)
+static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 {
     int err = look(dir_fd, name);
 
@@ -68,8 +57,8 @@ static int make_free(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 
 int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped)
 {
-    int fd = v9_sys_create(&v9_sys_as_daemon, meta_dir, name, O_RDWR, META_FMODE), err;
-    char text[V9_MODEL_TEXT];
+    int fd = v9_cred_create(&v9_cred_daemon, meta_dir, name, O_RDWR, META_FMODE), err;
+    char text[V9_MAPPED_TEXT];
     const size_t size = v9_mapped_format(mapped, text);
     ssize_t put;
 
@@ -86,7 +75,7 @@ int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *m
 
 int v9_sidecar_discard(int32_t dir_fd, const char *name)
 {
-    int err, meta_dir = v9_sys_reach(dir_fd, v9_mapped_name(V9_META_DIR), O_DIRECTORY);
+    int err, meta_dir = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
 
     if (meta_dir < 0)
         return meta_dir == -ENOENT ? 0 : meta_dir;
@@ -102,7 +91,7 @@ static int open_place(v9_export *ex, int dir_fd, const char *name)
 
     if (meta_dir < 0)
         return meta_dir;
-    err = make_free(ex, dir_fd, name, meta_dir);
+    err = clear_name(ex, dir_fd, name, meta_dir);
     if (!err)
         return meta_dir;
     v9_budget_close(meta_dir);
@@ -212,7 +201,7 @@ static int has_metadata_only(DIR *all)
     int err, has = 0;
 
     while ((err = read_entry(all, &name)) > 0) {
-        if (strcmp(name, v9_mapped_name(V9_META_DIR)))
+        if (strcmp(name, V9_META_DIR_NAME))
             return 0;
         has = 1;
     }
@@ -221,7 +210,6 @@ static int has_metadata_only(DIR *all)
 
 int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name)
 {
-    const char *const meta = v9_mapped_name(V9_META_DIR);
     DIR *all = open_dir(ex, dir_fd, name), *kept;
     int err;
 
@@ -229,10 +217,10 @@ int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name)
         return v9_budget_lacks(-errno) ? -errno : 0;
     err = has_metadata_only(all);
     if (err > 0) {
-        kept = open_dir(ex, dirfd(all), meta);
+        kept = open_dir(ex, dirfd(all), V9_META_DIR_NAME);
         err = kept ? empty(kept) : -errno;
         if (!err)
-            err = forget(dirfd(all), meta, AT_REMOVEDIR);
+            err = forget(dirfd(all), V9_META_DIR_NAME, AT_REMOVEDIR);
     }
     close_dir(all);
     return err;

@@ -1,11 +1,9 @@
-/*
- * model_text: the text of mapped-file's metadata, as mapped/mapped.h describes it.
- */
+#include "mapped/text.h"
+
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-
-#include "mapped/mapped.h"
 
 /* A whole line's number: decimal, of 32 bits with or without a sign, blanks around it. */
 static bool parse_number(const char *at, const char *end, uint32_t *out)
@@ -76,7 +74,7 @@ void v9_mapped_parse(const char *text, size_t size, struct v9_mapped *out)
     }
 }
 
-size_t v9_mapped_format(const struct v9_mapped *mapped, char text[V9_MODEL_TEXT])
+size_t v9_mapped_format(const struct v9_mapped *mapped, char text[V9_MAPPED_TEXT])
 {
     int size = 0;
 

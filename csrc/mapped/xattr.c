@@ -1,19 +1,15 @@
-/*
- * model_xattr: the metadata of mapped-xattr, as extended attributes of the file itself.
- */
 #define _GNU_SOURCE
-#include "mapped/mapped.h"
+#include "mapped/xattr.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
-
-#include "fs/attributes.h"
 
 /* ---- reading -----------------------------------------------------------------------------------
  */

@@ -1,13 +1,13 @@
 /*
  * fast_make: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: what makes and removes entries
- * (fs/create.h).
+ * (fs/create.c).
  *
  * A reply tells the qid of what was made, and that may be a question for Python. The request is run
  * again then, but nothing is made twice: what it has made stays in the request meanwhile, by its
  * descriptors, and goes with it if nobody waits for it any more.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,9 @@
 
 #include "fid/enter.h"
 #include "fid/renames.h"
-#include "fs/create.h"
+#include "fs/created.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
 
 enum { P9_AT_REMOVEDIR = 0x200 };
 
@@ -56,7 +58,7 @@ static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 {
     const int fd = r->made.path_fd;
 
-    return v9_p9_question(r, fd, attr, v9_attr_read_made(ex, fd, "", &r->made, attr));
+    return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->made, attr));
 }
 
 /* ---- Tlcreate ----------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
     as->uid = fid->uid;
     err = v9_create(ex, inode->path_fd, name, as, &made);
     if (!err) {
-        err = v9_attr_read_made(ex, inode->path_fd, name, &made, attr);
+        err = v9_attr_read_created(ex, inode->path_fd, name, &made, attr);
         if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
             err = hold(r, ex, inode, name);
         if (!err && r->made.path_fd >= 0)
@@ -193,7 +195,7 @@ int v9_p9_mkdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 int v9_p9_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                 struct v9_scratch *scratch)
 {
-    struct v9_new as = {.kind = V9_NEW_NODE};
+    struct v9_new as = {.kind = V9_NEW_SPECIAL};
     uint32_t number = v9_in_u32(in);
     char name[V9_NAME_SIZE];
     int err = take_name(in, EEXIST, name);

@@ -3,11 +3,11 @@
  *
  * File data moves between the file and guest memory by preadv and pwritev on the chain's own
  * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
- * V9_PASS where the request is Python's (xattr fids, directories in 9P2000.u). Message layouts:
- * intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
+ * -V9_NOT_OURS where the request is Python's (xattr fids, directories in 9P2000.u). Message
+ * layouts: intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,71 +18,11 @@
 #include "export/containment.h"
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
+#include "p9/lookup.h"
 #include "quota/quota.h"
 #include "request/rate_queue.h"
+#include "request/reply.h"
 #include "virtio/iov.h"
-
-int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
-{
-    int32_t meta = __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE), spare;
-
-    if (meta >= 0 || ex->conf.model != V9_MODEL_FILE)
-        return meta;
-    meta = v9_mapped_find(ex, inode->path_fd);
-    if (meta < 0)
-        return -1;
-    spare = v9_inode_adopt(inode, meta);
-    if (spare >= 0)
-        v9_budget_close(spare);
-    return __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE);
-}
-
-int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
-{
-    if (err == -V9_NO_DEVICE) {
-        r->question.a = attr->st_dev;
-        r->question.b = attr->mnt_id;
-        r->question.fd = v9_budget_dup(fd);
-        if (r->question.fd < 0)
-            return r->question.fd;
-    } else if (err == -V9_NO_GROUP) {
-        r->question.a = attr->device;
-        r->question.b = attr->st_ino;
-    }
-    return err;
-}
-
-int v9_p9_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, struct v9_attr *attr)
-{
-    return v9_p9_question(r, fd, attr, v9_attr_read_held(ex, fd, "", meta_fd, attr));
-}
-
-int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
-                  struct v9_attr *attr)
-{
-    int err = v9_attr_read(ex, dir_fd, name, attr), fd;
-
-    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
-        return err;
-    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
-    if (fd < 0)
-        return fd;
-    err = v9_p9_attr(ex, r, fd, -1, attr);
-    attr->told_by = -1;
-    v9_budget_close(fd);
-    return err;
-}
-
-int v9_p9_complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
-{
-    v9_export *ex = v9_inode_export(dev, use->inode);
-    const int32_t fd = use->inode->path_fd, meta_fd = v9_inode_meta(ex, use->inode);
-    struct v9_attr *attr = &use->attr;
-
-    if (!use->seen)
-        return v9_p9_attr(ex, r, fd, meta_fd, attr);
-    return v9_p9_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
-}
 
 int v9_p9_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                  struct v9_scratch *scratch)
@@ -266,7 +206,7 @@ struct transfer {
     uint32_t count;
 };
 
-/* 0, -errno, or V9_PASS where the fid is Python's. */
+/* 0, -errno, or -V9_NOT_OURS where the fid is Python's. */
 static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transfer *t)
 {
     uint32_t number = v9_in_u32(in);
@@ -279,7 +219,7 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     err = v9_fids_pin(&dev->fids, number, &t->fid);
     if (err)
         return err;
-    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? V9_PASS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
+    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? -V9_NOT_OURS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
     if (err)
         v9_fids_unpin(&dev->fids, t->fid);
     return err;
@@ -313,7 +253,7 @@ int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     inode = v9_fids_inode(&dev->fids, t.fid);
     if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) {
         v9_fids_unpin(&dev->fids, t.fid);
-        return V9_PASS;
+        return -V9_NOT_OURS;
     }
     got = v9_rate_queue_admit(dev, v9_inode_export(dev, inode), r, t.count);
     if (!got)
@@ -459,7 +399,7 @@ int v9_p9_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
 
     if (err)
-        return err == -EBUSY ? V9_PASS : err; /* Python keeps something for it */
+        return err == -EBUSY ? -V9_NOT_OURS : err; /* Python keeps something for it */
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
     return v9_request_reply(r, reply, sizeof(reply));
 }

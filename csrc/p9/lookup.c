@@ -22,16 +22,17 @@
  * Open fids, and those of extended attributes on their way, stay what they are.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/lookup.h"
 
 #include <errno.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/ctime.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
-#include "mapped/metadata_cache.h"
+#include "p9/handler.h"
 
 enum {
     LEVELS = 64,         /* that are looked at without asking again which are to be */
@@ -101,9 +102,9 @@ static int hold_above(struct look *look, uint32_t at)
 static void settle(const struct look *look, struct v9_dentry *dentry)
 {
     const struct v9_attr *attr = &look->use->attr;
-    const bool sure = look->ex->sure_ctime && attr->st_dev == look->ex->root_dev;
+    const bool sure = look->ex->ctime_is_reliable && attr->st_dev == look->ex->root_dev;
 
-    dentry->settled = sure ? v9_metadata_cache_settled(attr, look->use->moment) : 0;
+    dentry->settled = sure ? v9_ctime_settled(attr, look->use->moment) : 0;
     dentry->rebound = look->dev->fids.dentries.rebound;
 }
 
@@ -122,7 +123,7 @@ static bool is_unchanged(struct look *look, uint32_t at)
 /* Whether the guest changed names while this one was looked at. */
 static bool is_moving(const struct look *look)
 {
-    return !v9_seqcount_held(&look->ex->moves, look->moves);
+    return v9_seqcount_read_retry(&look->ex->moves, look->moves);
 }
 
 /* Has the name lead to a file that was stepped to. */
@@ -150,7 +151,7 @@ static int bind(struct look *look, uint32_t at, const struct v9_found *found)
 /* Steps to what has the name now. */
 static int step(struct look *look, uint32_t at)
 {
-    const uint32_t moment = v9_mapped_moment(look->ex);
+    const uint32_t moment = v9_mapped_read_begin(look->ex);
     struct v9_found found = {-1, -1, look->ex->index, &look->use->attr};
     v9_export *where = look->ex;
     int err;
@@ -190,7 +191,7 @@ static int look_at(struct look *look, uint32_t at)
     int err;
 
     look->above = look->lost = 0;
-    look->use->moment = look->ex->sure_ctime ? v9_metadata_cache_now() : 0;
+    look->use->moment = look->ex->ctime_is_reliable ? v9_ctime_now() : 0;
     err = hold_above(look, at);
     pthread_mutex_unlock(&fids->lock);
     if (!err)
@@ -292,13 +293,13 @@ static uint64_t settled_ctime(struct v9_device *dev, const struct v9_use *use)
 static bool has_kept_name(struct v9_device *dev, struct v9_use *use)
 {
     v9_export *ex = v9_inode_export(dev, v9_fids_inode(&dev->fids, use->fid));
-    const uint64_t settled = ex->sure_ctime ? settled_ctime(dev, use) : 0;
+    const uint64_t settled = ex->ctime_is_reliable ? settled_ctime(dev, use) : 0;
 
     if (!settled)
         return false;
-    use->moment = v9_metadata_cache_now();
+    use->moment = v9_ctime_now();
     use->seen = !v9_attr_look(ex, v9_fids_inode(&dev->fids, use->fid)->path_fd, "", &use->attr) &&
-                use->attr.nlink && v9_metadata_cache_settled(&use->attr, use->moment) == settled;
+                use->attr.nlink && v9_ctime_settled(&use->attr, use->moment) == settled;
     return use->seen;
 }
 
@@ -360,6 +361,18 @@ int v9_p9_use(struct v9_device *dev, struct v9_request *r, uint32_t number, stru
     return use_fid(dev, r, number, use);
 }
 
+/* What a request that uses a fid has not read of its file's attributes yet. */
+static int complete(struct v9_device *dev, struct v9_request *r, struct v9_use *use)
+{
+    v9_export *ex = v9_inode_export(dev, use->inode);
+    const int32_t fd = use->inode->path_fd, meta_fd = v9_inode_meta(ex, use->inode);
+    struct v9_attr *attr = &use->attr;
+
+    if (!use->seen)
+        return v9_p9_attr(ex, r, fd, meta_fd, attr);
+    return v9_p9_question(r, fd, attr, v9_attr_complete_held(ex, fd, meta_fd, use->moment, attr));
+}
+
 int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)
 {
     int err;
@@ -368,7 +381,7 @@ int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
     err = use_fid(dev, r, number, use);
     if (err)
         return err;
-    err = v9_p9_complete(dev, r, use);
+    err = complete(dev, r, use);
     if (err)
         v9_fids_unpin(&dev->fids, use->fid);
     return err;

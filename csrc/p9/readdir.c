@@ -10,7 +10,7 @@
  * and read again: seeking in a directory is slow on some file systems.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,6 +22,8 @@
 
 #include "export/mounts.h"
 #include "mapped/mapped.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
 
 struct v9_dirent { /* getdents64(2) */
     uint64_t d_ino;
@@ -251,14 +253,14 @@ static int view_mounts(struct listing *list, struct v9_request *r)
     const v9_export *ex = list->ex;
     uint64_t generation;
 
-    if (!ex->mounts || ex->below || ex->disguises || !list->inode->mnt_id)
+    if (!ex->mounts || ex->below || ex->overrides || !list->inode->mnt_id)
         return 0;
     list->view = v9_mounts_view(ex->mounts, list->inode->mnt_id, &generation);
     if (list->view || r->asked >= ASK_MAX)
         return 0;
     r->question.a = list->inode->mnt_id;
     r->question.b = generation;
-    r->question.fd = v9_budget_dup(list->inode->path_fd);
+    r->question.fd = v9_sys_dup(list->inode->path_fd);
     if (r->question.fd < 0)
         return 0; /* there is another way: all entries are looked at */
     r->asked++;

@@ -2,7 +2,7 @@
  * fast_dir: Twalk and Treadlink, and what a listing (p9/readdir.c) needs a step for.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "p9/handler.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,9 +10,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/ctime.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
-#include "mapped/metadata_cache.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
 
 struct walk {
     uint32_t fid, newfid;
@@ -79,7 +81,7 @@ static void leave(struct v9_fids *fids, const struct place *place)
 static int step(struct v9_request *r, const struct place *at, const char *name, struct place *next,
                 struct v9_attr *attr)
 {
-    uint32_t moment = v9_mapped_moment(at->ex);
+    uint32_t moment = v9_mapped_read_begin(at->ex);
     int err;
 
     *next = (struct place){at->ex, at->uid, -1, -1, 0, 0};
@@ -97,7 +99,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
 /* Whether a step may lead to a inode that is there already, and is to make one that lingers. */
 static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
 {
-    return !at->ex->below && !at->ex->disguises && strcmp(name, "..") &&
+    return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&
            v9_inodes_worth_lookup(&fids->inodes, at->ex->index, at->path, name);
 }
 
@@ -106,8 +108,8 @@ static bool is_remembered(const struct v9_fids *fids, const struct place *at, co
 static int step_to_node(struct v9_fids *fids, const struct place *at, const char *name,
                         struct place *next, struct v9_attr *attr)
 {
-    const int64_t moment = v9_metadata_cache_now();
-    int err = v9_attr_glance(at->fd, name, attr);
+    const int64_t moment = v9_ctime_now();
+    int err = v9_host_stat(at->fd, name, attr);
     bool is_same;
 
     if (err)

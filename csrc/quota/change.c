@@ -1,9 +1,5 @@
-/*
- * quota_change: the bracket around a change of files: claim and hold, change, settle and give back
- * (quota/quota.h). What makes and removes entries uses it, and Python for all that it changes.
- * Writes have the account of their inode and claim as much as each may take instead
- * (v9_quota_admit).
- */
+#include "quota/change.h"
+
 #include <string.h>
 
 #include "quota/quota.h"

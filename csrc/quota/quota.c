@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "fs/attributes.h"
 #include "quota/usage.h"
 
 enum {
@@ -20,7 +19,7 @@ struct v9_quota {
     struct v9_quota_conf conf;
     struct v9_quota_usage *usage;
     void *page; /* what `usage` is in */
-    uint64_t ticket;
+    uint64_t seq;
     pthread_mutex_t lock; /* everything below */
     struct v9_usages accounts;
     uint64_t claimed_bytes, claimed_inodes;
@@ -83,12 +82,6 @@ void v9_quota_free(v9_quota *q)
     free(q);
 }
 
-int v9_export_set_quota(v9_export *ex, v9_quota *quota)
-{
-    ex->quota = quota;
-    return 0;
-}
-
 /* ---- accounts; with the lock held unless their names are public ------------------------------
  */
 
@@ -106,7 +99,7 @@ static void add_changing(v9_quota *q, int64_t change)
     __atomic_fetch_add(&q->usage->changing, (uint64_t)change, __ATOMIC_SEQ_CST);
 }
 
-static void bury(v9_quota *q, uint32_t index)
+static void retire(v9_quota *q, uint32_t index)
 {
     add(&q->usage->bytes, -q->accounts.entries[index].counted);
     add(&q->usage->inodes, -1);
@@ -120,7 +113,7 @@ static void drop(v9_quota *q, uint32_t index)
     if (--a->refs)
         return;
     if (a->gone) {
-        bury(q, index);
+        retire(q, index);
         add_changing(q, -1);
     } else if (a->counted == V9_UNCOUNTED) {
         v9_usages_forget(&q->accounts, index);
@@ -206,7 +199,7 @@ static void count_again(v9_quota *q, struct v9_usage *a, const struct stat *st)
     doom(q, a);
 }
 
-uint32_t v9_quota_meet(v9_quota *q, int32_t fd)
+uint32_t v9_quota_acquire(v9_quota *q, int32_t fd)
 {
     struct stat st;
     uint32_t index;
@@ -227,32 +220,32 @@ uint32_t v9_quota_meet(v9_quota *q, int32_t fd)
 }
 
 /* With the lock held. */
-static void believe(v9_quota *q, struct v9_usage *a, uint64_t ticket, const struct stat *st)
+static void believe(v9_quota *q, struct v9_usage *a, uint64_t seq, const struct stat *st)
 {
-    if (a->counted != V9_UNCOUNTED && ticket > a->looked) {
+    if (a->counted != V9_UNCOUNTED && seq > a->looked) {
         add(&q->usage->bytes, bytes_of(st) - a->counted);
         __atomic_store_n(&a->counted, bytes_of(st), __ATOMIC_RELAXED);
-        a->looked = ticket;
+        a->looked = seq;
     }
     if (!st->st_nlink)
         doom(q, a);
 }
 
-static uint64_t next_ticket(v9_quota *q)
+static uint64_t next_seq(v9_quota *q)
 {
-    return __atomic_add_fetch(&q->ticket, 1, __ATOMIC_SEQ_CST);
+    return __atomic_add_fetch(&q->seq, 1, __ATOMIC_SEQ_CST);
 }
 
 /* Looks at a file that was changed. Returns with the lock held. */
 static void look_and_lock(v9_quota *q, uint32_t account, int fd)
 {
-    const uint64_t ticket = next_ticket(q);
+    const uint64_t seq = next_seq(q);
     struct stat st;
     const bool seen = fstat(fd, &st) == 0;
 
     pthread_mutex_lock(&q->lock);
     if (seen)
-        believe(q, &q->accounts.entries[account], ticket, &st);
+        believe(q, &q->accounts.entries[account], seq, &st);
 }
 
 void v9_quota_settle(v9_quota *q, uint32_t account, int32_t fd, bool gone)
@@ -269,7 +262,7 @@ void v9_quota_close(v9_quota *q, uint32_t account, int32_t fd)
         v9_quota_settle(q, account, fd, false);
 }
 
-int v9_quota_hold_file(v9_quota *q, int32_t fd, bool born)
+int v9_quota_hold_file(v9_quota *q, int32_t fd, bool created)
 {
     struct stat st;
     uint32_t index;
@@ -278,10 +271,10 @@ int v9_quota_hold_file(v9_quota *q, int32_t fd, bool born)
     if (fstat(fd, &st) < 0)
         return -errno;
     pthread_mutex_lock(&q->lock);
-    if (born)
+    if (created)
         lose(q, st.st_dev, st.st_ino);
     index = v9_usages_hold(&q->accounts, st.st_dev, st.st_ino, !st.st_nlink);
-    if (index && born) {
+    if (index && created) {
         if (q->accounts.entries[index].counted == V9_UNCOUNTED)
             q->accounts.entries[index].counted = 0;
         add(&q->usage->inodes, 1);

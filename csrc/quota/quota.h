@@ -14,8 +14,8 @@
  *              the claim is given back, at once, so that nothing is counted twice
  *
  * What a file counts for is its *account*. Requests that write one file at the same time need no
- * lock around their system calls: each look takes a ticket before it begins, and only the newest
- * one tells. A look with a higher ticket began after the change of one with a lower ticket had
+ * lock around their system calls: each look takes a seq before it begins, and only the newest
+ * one tells. A look with a higher seq began after the change of one with a lower seq had
  * ended, so it has seen it.
  *
  * Nodes hold the accounts of their files. A file that has lost its last name keeps its blocks as
@@ -47,20 +47,18 @@ uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool g
  * did before it had this account, it has been given back already, and counts once more until it is
  * let go.
  */
-uint32_t v9_quota_meet(v9_quota *quota, int32_t fd);
+uint32_t v9_quota_acquire(v9_quota *quota, int32_t fd);
 
 /* Bytes that the file system allocates at once. */
 uint32_t v9_quota_block(const v9_quota *quota);
 
 /* The parts of a change (v9_quota_change_begin). What is held counts as it does, or as nothing if
- * it was `born` by the change, whose inode is then counted; its account, or -errno. */
+ * it was `created` by the change, whose inode is then counted; its account, or -errno. */
 int v9_quota_begin(v9_quota *quota, uint64_t bytes, uint64_t inodes);
 void v9_quota_end(v9_quota *quota, uint64_t bytes, uint64_t inodes);
-int v9_quota_hold_file(v9_quota *quota, int32_t fd, bool born);
+int v9_quota_hold_file(v9_quota *quota, int32_t fd, bool created);
 void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, bool gone);
 void v9_quota_release(v9_quota *quota, uint32_t account);
-/* Within a change: this file was made by it. */
-void v9_quota_count_new(v9_quota *quota, int32_t fd);
 
 struct v9_quota_write {
     int fd;

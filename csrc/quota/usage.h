@@ -16,7 +16,7 @@ enum { V9_UNCOUNTED = -1 };
 struct v9_usage {
     uint64_t st_dev, st_ino;
     int64_t counted; /* bytes that the usage has of it; V9_UNCOUNTED: it was not changed yet */
-    uint64_t looked; /* ticket of the look that told so */
+    uint64_t looked; /* seq of the look that told so */
     uint32_t refs;
     uint32_t next;         /* in the bucket's chain or the free list; 0 ends it */
     uint32_t older, newer; /* among those that nobody refers to */

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "request/request.h"
+#include "request/state.h"
 
 /* A description of our own where there can be one, else the frontend's. -errno. */
 static int own_descriptor(int fd, uint32_t mode)
@@ -77,7 +77,7 @@ static void write_one(struct v9_device *dev, struct v9_notifier *notifier)
     dev->notify.thread = pthread_self();
     dev->notify.count++;
     notifier->users++;
-    v9_workers_watch(dev);
+    v9_device_watch(dev);
     pthread_mutex_unlock(&dev->lock);
     /* What is full says EAGAIN, or blocks until the watch interrupts it: both mean the same. */
     put_bytes = notifier->is_socket
@@ -111,4 +111,65 @@ void v9_notify_watch(struct v9_notify *notify)
     if (notify->writing && notify->count == notify->seen)
         pthread_kill(notify->thread, v9_sys_wake_signal());
     notify->seen = notify->count;
+}
+
+/* ---- who else is to hear of something
+ * ------------------------------------------- */
+
+struct timespec v9_from_now(int64_t ns)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    ns += at.tv_nsec;
+    at.tv_sec += ns / 1000000000;
+    at.tv_nsec = ns % 1000000000;
+    return at;
+}
+
+void v9_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+void v9_device_wake(struct v9_device *dev)
+{
+    const uint64_t one = 1;
+
+    /* Who is not asleep looks at everything once more, under the lock, before it sleeps. */
+    if (!__atomic_load_n(&dev->sleeping, __ATOMIC_RELAXED))
+        return;
+    while (write(dev->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+void v9_device_watch(struct v9_device *dev)
+{
+    if (dev->watch_asleep) {
+        dev->watch_asleep = false;
+        pthread_cond_signal(&dev->watch);
+    }
+}
+
+void v9_device_signal(struct v9_device *dev)
+{
+    if (!dev->unsignalled)
+        return;
+    dev->unsignalled = 0;
+    if (!v9_virtqueue_is_live(&dev->ring) || !v9_virtqueue_should_signal(&dev->ring))
+        return;
+    dev->unheard = !dev->notify.call;
+    if (dev->unheard)
+        return;
+    dev->signals++;
+    dev->notify.call_due = true;
+}
+
+void v9_device_tell(struct v9_device *dev)
+{
+    dev->news = true;
+    v9_device_wake(dev);
 }

@@ -14,24 +14,9 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
-struct v9_device;
-
-/* A descriptor to be notified, which lives until the last thread is through with it. */
-struct v9_notifier {
-    int fd;
-    bool is_socket;
-    uint32_t users;
-};
-
-/* Guarded by the device's lock. */
-struct v9_notify {
-    struct v9_notifier *call, *err; /* NULL: none */
-    bool call_due, err_due;         /* a serving thread is to write to it */
-    bool writing;                   /* `thread` does */
-    pthread_t thread;
-    uint64_t count, seen; /* how often one began to; at the watch's last look */
-};
+#include "request/state.h"
 
 /* Takes (a duplicate of) a descriptor, or none (-1). -errno. */
 int v9_notifier_new(int fd, struct v9_notifier **notifier);
@@ -48,5 +33,19 @@ static inline bool v9_notify_is_due(const struct v9_notify *notify)
 void v9_notify(struct v9_device *dev); /* [locked] */
 /* The watch's look, once a millisecond: a thread that hangs is interrupted. */
 void v9_notify_watch(struct v9_notify *notify); /* [locked] */
+
+/* Has the driver told of what was pushed, if it asks for it: v9_notify is due then. Whoever is no
+ * serving thread wakes one. */
+void v9_device_signal(struct v9_device *dev); /* [locked] */
+/* Python is to hear of something (v9_upcall_news). */
+void v9_device_tell(struct v9_device *dev); /* [locked] */
+/* After a change, made under the lock, that a sleeping serving thread has to hear of. */
+void v9_device_wake(struct v9_device *dev);
+/* A thread begins something that may hang: somebody keeps watch. */
+void v9_device_watch(struct v9_device *dev); /* [locked] */
+
+/* A condition whose waits end by CLOCK_MONOTONIC, and the time `ns` from now on that clock. */
+void v9_cond_init(pthread_cond_t *cond);
+struct timespec v9_from_now(int64_t ns);
 
 #endif

@@ -6,7 +6,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
-#include "request/request.h"
+#include "request/state.h"
 
 enum { NS = 1000000000 };
 
@@ -19,15 +19,15 @@ static int64_t now_ns(void)
 
 int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *conf)
 {
-    struct v9_rate_queues *delays = aligned_alloc(_Alignof(struct v9_rate_queues), sizeof(*delays));
+    struct v9_rate_queues *queues = aligned_alloc(_Alignof(struct v9_rate_queues), sizeof(*queues));
 
-    if (!delays)
+    if (!queues)
         return -ENOMEM;
-    *delays = (struct v9_rate_queues){0};
-    v9_token_bucket_init(&delays->throttle, conf, now_ns());
+    *queues = (struct v9_rate_queues){0};
+    v9_token_bucket_init(&queues->bucket, conf, now_ns());
     for (int i = 0; i < 2; i++)
-        delays->queues[i].last = &delays->queues[i].first;
-    ex->delays = delays;
+        queues->waiting[i].last = &queues->waiting[i].first;
+    ex->rate_queues = queues;
     return 0;
 }
 
@@ -38,21 +38,21 @@ static bool is_write(const struct v9_request *r)
 
 int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *r, uint32_t bytes)
 {
-    struct v9_rate_queues *delays = ex->delays;
+    struct v9_rate_queues *queues = ex->rate_queues;
     const bool write = is_write(r);
     int64_t now;
     bool wait;
 
-    if (!delays || r->admitted)
+    if (!queues || r->admitted)
         return 0;
-    r->delays = delays;
+    r->rate_queues = queues;
     r->bytes = bytes;
     pthread_mutex_lock(&dev->lock);
     now = now_ns();
     wait = !dev->hurry &&
-           (delays->queues[write].first || v9_token_bucket_wait(&delays->throttle, write, now));
+           (queues->waiting[write].first || v9_token_bucket_wait(&queues->bucket, write, now));
     if (!wait)
-        v9_token_bucket_pour(&delays->throttle, write, bytes, now);
+        v9_token_bucket_pour(&queues->bucket, write, bytes, now);
     pthread_mutex_unlock(&dev->lock);
     return wait ? -V9_NOT_YET : 0;
 }
@@ -61,13 +61,13 @@ int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *
  */
 
 /* Nanoseconds until one of an export's requests may go; INT64_MAX: none waits. */
-static int64_t shortest_wait(struct v9_rate_queues *delays, int64_t now)
+static int64_t shortest_wait(struct v9_rate_queues *queues, int64_t now)
 {
     int64_t shortest = INT64_MAX;
 
     for (int write = 0; write < 2; write++) {
-        int64_t wait = delays->queues[write].first
-                           ? v9_token_bucket_wait(&delays->throttle, write, now)
+        int64_t wait = queues->waiting[write].first
+                           ? v9_token_bucket_wait(&queues->bucket, write, now)
                            : INT64_MAX;
         shortest = wait < shortest ? wait : shortest;
     }
@@ -82,7 +82,7 @@ static void set_timer(v9_device *dev, int64_t now)
 
     for (uint32_t i = 0; dev->delayed && i < V9_EXPORTS_MAX; i++) {
         const v9_export *ex = dev->exports[i];
-        int64_t its = ex && ex->delays ? shortest_wait(ex->delays, now) : INT64_MAX;
+        int64_t its = ex && ex->rate_queues ? shortest_wait(ex->rate_queues, now) : INT64_MAX;
         wait = its < wait ? its : wait;
     }
     due = wait < INT64_MAX - now ? now + wait : INT64_MAX;
@@ -98,7 +98,7 @@ static void set_timer(v9_device *dev, int64_t now)
 
 void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
 {
-    struct v9_queue *queue = &r->delays->queues[is_write(r)];
+    struct v9_queue *queue = &r->rate_queues->waiting[is_write(r)];
 
     r->state = V9_RATE_LIMITED;
     r->next = NULL;
@@ -111,7 +111,7 @@ void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
 
 void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
 {
-    struct v9_queue *queue = &r->delays->queues[is_write(r)];
+    struct v9_queue *queue = &r->rate_queues->waiting[is_write(r)];
 
     *r->link = r->next;
     if (r->next)
@@ -121,27 +121,21 @@ void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
     dev->delayed--;
 }
 
-void v9_rate_queue_call_off(v9_device *dev, struct v9_request *r)
-{
-    v9_rate_queue_leave(dev, r);
-    v9_request_finish(dev, r, v9_request_error(r, EINTR));
-}
-
 /* The first of an export's requests, if its time has come; they take turns with reads and writes,
  * so that neither waits for the end of the other. Where a new session waits, it ends with EINTR. */
-static struct v9_request *next_of(v9_device *dev, struct v9_rate_queues *delays, int64_t now)
+static struct v9_request *next_of(v9_device *dev, struct v9_rate_queues *queues, int64_t now)
 {
     for (int i = 0; i < 2; i++) {
-        const bool write = delays->turn != (i == 1);
-        struct v9_request *r = delays->queues[write].first;
+        const bool write = queues->turn != (i == 1);
+        struct v9_request *r = queues->waiting[write].first;
         if (r && dev->barrier) {
             r->error = -EINTR;
             return r;
         }
-        if (!r || (!dev->hurry && v9_token_bucket_wait(&delays->throttle, write, now)))
+        if (!r || (!dev->hurry && v9_token_bucket_wait(&queues->bucket, write, now)))
             continue;
-        delays->turn = !write;
-        v9_token_bucket_pour(&delays->throttle, write, r->bytes, now);
+        queues->turn = !write;
+        v9_token_bucket_pour(&queues->bucket, write, r->bytes, now);
         return r;
     }
     return NULL;
@@ -158,8 +152,8 @@ struct v9_request *v9_rate_queue_next(v9_device *dev)
     if (now < dev->due && !dev->hurry && !dev->barrier)
         return NULL;
     for (uint32_t i = 0; !r && i < V9_EXPORTS_MAX; i++)
-        if (dev->exports[i] && dev->exports[i]->delays)
-            r = next_of(dev, dev->exports[i]->delays, now);
+        if (dev->exports[i] && dev->exports[i]->rate_queues)
+            r = next_of(dev, dev->exports[i]->rate_queues, now);
     if (r) {
         v9_rate_queue_leave(dev, r);
         r->admitted = true;

@@ -29,9 +29,9 @@ struct v9_queue {
 };
 
 struct v9_rate_queues {
-    struct v9_token_bucket throttle;
-    struct v9_queue queues[2]; /* of reads, and of writes: oldest first */
-    bool turn;                 /* the queue that is looked at first: they take turns */
+    struct v9_token_bucket bucket;
+    struct v9_queue waiting[2]; /* of reads, and of writes: oldest first */
+    bool turn;                  /* the queue that is looked at first: they take turns */
 };
 
 /* Whether `r` may move `bytes` of a file of `ex` now: 0 or -V9_NOT_YET. Takes the device's lock. */
@@ -42,8 +42,6 @@ int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *
 void v9_rate_queue_enter(v9_device *dev, struct v9_request *r);
 /* Takes a request out that is not to wait any longer; it is its caller's. */
 void v9_rate_queue_leave(v9_device *dev, struct v9_request *r);
-/* Ends a request with EINTR that the guest has flushed. */
-void v9_rate_queue_call_off(v9_device *dev, struct v9_request *r);
 /* The next request whose time has come, charged and out of its queue; NULL where there is none. */
 struct v9_request *v9_rate_queue_next(v9_device *dev);
 

@@ -1,8 +1,5 @@
-/*
- * answer: what a request is answered with: a reply or an error.
- */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "request/reply.h"
 
 #include <errno.h>
 #include <string.h>

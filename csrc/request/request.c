@@ -5,28 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "request/notify.h"
 #include "request/rate_queue.h"
+#include "request/reply.h"
 #include "virtio/iov.h"
-
-void v9_device_signal(struct v9_device *dev)
-{
-    if (!dev->unsignalled)
-        return;
-    dev->unsignalled = 0;
-    if (!v9_virtqueue_is_live(&dev->ring) || !v9_virtqueue_should_signal(&dev->ring))
-        return;
-    dev->unheard = !dev->notify.call;
-    if (dev->unheard)
-        return;
-    dev->signals++;
-    dev->notify.call_due = true;
-}
-
-void v9_device_tell(struct v9_device *dev)
-{
-    dev->news = true;
-    v9_workers_wake(dev);
-}
 
 static void break_ring(struct v9_device *dev, const char *reason)
 {
@@ -122,7 +104,7 @@ static void free_slot(struct v9_device *dev, struct v9_request *r)
         v9_mem_retire(&dev->retired);
     if (dev->starved) {
         dev->starved = false;
-        v9_workers_wake(dev);
+        v9_device_wake(dev);
     }
 }
 
@@ -180,6 +162,13 @@ static int reply_to_flush(struct v9_request *r)
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
+/* A request that has not begun ends. */
+static void call_off(struct v9_device *dev, struct v9_request *r)
+{
+    v9_rate_queue_leave(dev, r);
+    v9_request_finish(dev, r, v9_request_error(r, EINTR));
+}
+
 /* Whether a Tflush has to wait: Rflush follows the reply to the request that it names, or comes at
  * once where that is over. */
 static bool start_flush(struct v9_device *dev, struct v9_request *r)
@@ -194,7 +183,7 @@ static bool start_flush(struct v9_device *dev, struct v9_request *r)
     r->target_seq = target->seq;
     target->flushers++;
     if (target->state == V9_RATE_LIMITED)
-        v9_rate_queue_call_off(dev, target);
+        call_off(dev, target);
     else if (target->state == V9_LATER)
         v9_device_tell(dev);
     return true;
@@ -236,7 +225,7 @@ static struct v9_request *pop(struct v9_device *dev)
         dev->starved = true;
         return NULL;
     }
-    if (v9_virtqueue_take(&dev->ring, &dev->mem, &r->chain) == 0 &&
+    if (v9_virtqueue_pop(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
         enter_tag(dev, r);
@@ -274,85 +263,7 @@ bool v9_request_is_due(struct v9_device *dev)
     return dev->news || called_off || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 
-/* ---- running -----------------------------------------------------------------------------------
- */
-
-static v9_handler *const handlers[256] = {
-    [P9_TSTATFS] = v9_p9_statfs,   [P9_TLOPEN] = v9_p9_lopen,       [P9_TREADLINK] = v9_p9_readlink,
-    [P9_TGETATTR] = v9_p9_getattr, [P9_TREADDIR] = v9_p9_readdir,   [P9_TWALK] = v9_p9_walk,
-    [P9_TREAD] = v9_p9_read,       [P9_TWRITE] = v9_p9_write,       [P9_TCLUNK] = v9_p9_clunk,
-    [P9_TLCREATE] = v9_p9_lcreate, [P9_TMKDIR] = v9_p9_mkdir,       [P9_TMKNOD] = v9_p9_mknod,
-    [P9_TSYMLINK] = v9_p9_symlink, [P9_TUNLINKAT] = v9_p9_unlinkat,
-};
-
-/* Of the messages below Tversion 9P2000.u has none. */
-static v9_handler *const unix_handlers[256] = {
-    [P9_TWALK] = v9_p9_walk,   [P9_TOPEN] = v9_p9_open,   [P9_TREAD] = v9_p9_read,
-    [P9_TWRITE] = v9_p9_write, [P9_TCLUNK] = v9_p9_clunk,
-};
-
-/* The question for Python that a handler's result is; 0: none. */
-static uint32_t question_kind(int result)
-{
-    switch (result) {
-    case -V9_NO_DEVICE:
-        return V9_UP_DEVICE;
-    case -V9_NO_GROUP:
-        return V9_UP_GROUP;
-    case -V9_NO_MOUNT:
-        return V9_UP_MOUNT;
-    default:
-        return 0;
-    }
-}
-
-/* A request that is Python's. What its fids stand for is settled before. */
-static int pass(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
-                struct v9_scratch *scratch)
-{
-    const int err = v9_p9_prepare(dev, r);
-
-    (void)in, (void)scratch;
-    return err ? err : V9_PASS;
-}
-
-/* Runs a handler; and again, once Python has decided what it asked. */
-static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handler,
-                  struct v9_scratch *scratch)
-{
-    int result;
-
-    do {
-        struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
-        uint32_t kind;
-        result = handler(dev, r, &in, scratch);
-        kind = question_kind(result);
-        if (!kind)
-            return result;
-        result = v9_upcall_question(dev, r, kind, &scratch->worker);
-    } while (!result);
-    return result;
-}
-
-/* Runs a request without the lock. The size of the reply, which is written already, or V9_PASS,
- * V9_FLUSH or -V9_NOT_YET. */
-int v9_request_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
-{
-    v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
-    int result = r->error;
-
-    if (!result && r->type == P9_TFLUSH)
-        result = r->size == P9_TFLUSH_SIZE ? V9_FLUSH : -EINVAL;
-    else if (!result)
-        result = handle(dev, r, handler ? handler : pass, scratch);
-    if (result == V9_PASS || result == V9_FLUSH || result == -V9_NOT_YET)
-        return result;
-    /* Not under the lock: a host file may hang. */
-    v9_created_close(&r->made);
-    if (r->question.fd >= 0)
-        v9_budget_close(r->question.fd);
-    return result < 0 ? v9_request_error(r, -result) : result;
-}
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq, uint32_t count)
 {
@@ -375,7 +286,7 @@ static bool goes_on(struct v9_device *dev, struct v9_request *r, int result)
 {
     if (r->dead)
         return false;
-    if (result == V9_FLUSH)
+    if (result == -V9_IS_FLUSH)
         return start_flush(dev, r);
     if (result != -V9_NOT_YET || v9_request_is_unwanted(dev, r))
         return false;
@@ -383,7 +294,7 @@ static bool goes_on(struct v9_device *dev, struct v9_request *r, int result)
     return true;
 }
 
-/* Ends a request in the way that `result` (of v9_request_run) says. */
+/* Ends a request in the way that `result` (of v9_p9_run) says. */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 {
     const uint32_t slot = r->slot, seq = r->seq, flushers = r->flushers;
@@ -393,7 +304,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         pthread_cond_broadcast(&dev->idle);
         return;
     }
-    if (!dead && result == V9_FLUSH)
+    if (!dead && result == -V9_IS_FLUSH)
         result = reply_to_flush(r);
     else if (!dead && result == -V9_NOT_YET)
         result = v9_request_error(r, EINTR);
@@ -403,13 +314,13 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
     v9_device_look(dev);
     if (r == dev->barrier) {
         dev->barrier = NULL;
-        v9_workers_wake(dev);
+        v9_device_wake(dev);
     }
     free_slot(dev, r);
     if (flushers)
         finish_flushers(dev, slot, seq, flushers);
     if (next_version(dev))
-        v9_workers_wake(dev);
+        v9_device_wake(dev);
     pthread_cond_broadcast(&dev->idle);
 }
 

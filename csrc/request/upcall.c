@@ -9,10 +9,13 @@
  * Meanwhile the request is Python's (V9_UPCALL): memory may change under it, or the ring stop. What
  * waits for a lock is answered later (V9_LATER), by whoever waits for it.
  */
-#include "request/request.h"
+#include "request/upcall.h"
 
 #include <errno.h>
 
+#include "request/notify.h"
+#include "request/reply.h"
+#include "request/request.h"
 #include "virtio/iov.h"
 
 static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint32_t seq)
@@ -129,7 +132,7 @@ int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, u
         v9_device_signal(dev);
     }
     pthread_mutex_unlock(&dev->lock);
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     return err;
 }
 

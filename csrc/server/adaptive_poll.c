@@ -3,57 +3,57 @@
 enum {
     STEPS = 8,        /* the smallest window is this part of the largest */
     MISSES = 4,       /* of the longest windows in a row may end without a request */
-    TURNS = 3,        /* times in a row that another thread may have had the CPU */
+    YIELDS = 3,       /* times in a row that another thread may have had the CPU */
     HITS = 64,        /* requests found in a row after which all is forgotten */
     REST_FIRST = 32,  /* sleeps without looking */
     REST_LAST = 4096, /* that it doubles to */
 };
 
-void v9_adaptive_poll_init(struct v9_adaptive_poll *pace, int64_t max)
+void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max)
 {
-    *pace = (struct v9_adaptive_poll){.max = max, .rest_next = REST_FIRST};
+    *poll = (struct v9_adaptive_poll){.max = max, .rest_next = REST_FIRST};
 }
 
-static void rest(struct v9_adaptive_poll *pace)
+static void rest(struct v9_adaptive_poll *poll)
 {
-    pace->window = 0;
-    pace->misses = pace->turns = pace->hits = 0;
-    pace->rest = pace->rest_next;
-    if (pace->rest_next < REST_LAST)
-        pace->rest_next *= 2;
+    poll->window = 0;
+    poll->misses = poll->yields = poll->hits = 0;
+    poll->rest = poll->rest_next;
+    if (poll->rest_next < REST_LAST)
+        poll->rest_next *= 2;
 }
 
-static void grow(struct v9_adaptive_poll *pace)
+static void grow(struct v9_adaptive_poll *poll)
 {
-    pace->window = pace->window ? 2 * pace->window : pace->max / STEPS;
-    if (pace->window > pace->max)
-        pace->window = pace->max;
+    poll->window = poll->window ? 2 * poll->window : poll->max / STEPS;
+    if (poll->window > poll->max)
+        poll->window = poll->max;
 }
 
-void v9_adaptive_poll_found(struct v9_adaptive_poll *pace)
+void v9_adaptive_poll_found(struct v9_adaptive_poll *poll)
 {
-    pace->misses = pace->turns = 0;
-    if (++pace->hits >= HITS)
-        pace->rest_next = REST_FIRST;
-    grow(pace);
+    poll->misses = poll->yields = 0;
+    if (++poll->hits >= HITS)
+        poll->rest_next = REST_FIRST;
+    grow(poll);
 }
 
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *pace, int64_t gap, bool looked)
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool looked)
 {
-    if (pace->rest) {
-        pace->rest--;
+    if (poll->rest) {
+        poll->rest--;
         return;
     }
-    if (looked && pace->window == pace->max && ++pace->misses == MISSES)
-        rest(pace);
-    else if (gap <= 2 * pace->max)
-        grow(pace);
+    if (looked && poll->window == poll->max && ++poll->misses == MISSES)
+        rest(poll);
+    else if (gap <= 2 * poll->max)
+        grow(poll);
     else
-        pace->window = pace->window / 2 < pace->max / STEPS ? 0 : pace->window / 2;
+        poll->window = poll->window / 2 < poll->max / STEPS ? 0 : poll->window / 2;
 }
 
-void v9_adaptive_poll_disturbed(struct v9_adaptive_poll *pace)
+void v9_adaptive_poll_disturbed(struct v9_adaptive_poll *poll)
 {
-    if (++pace->turns == TURNS)
-        rest(pace);
+    if (++poll->yields == YIELDS)
+        rest(poll);
 }

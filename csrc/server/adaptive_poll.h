@@ -1,5 +1,6 @@
 /*
- * pace: how long a thread that has run out of requests looks for the next one before it sleeps.
+ * adaptive_poll: how long a thread that has run out of requests looks for the next one before it
+ * sleeps.
  *
  * To sleep and be woken takes longer than most requests do, for both sides: the driver has to kick,
  * and the kernel to switch. Where requests come in quick succession it is faster, and often even
@@ -24,16 +25,16 @@
 struct v9_adaptive_poll {
     int64_t max;    /* of a window; 0: never look */
     int64_t window; /* the next one; 0: sleep at once */
-    uint32_t misses, turns, hits, rest, rest_next;
+    uint32_t misses, yields, hits, rest, rest_next;
 };
 
-void v9_adaptive_poll_init(struct v9_adaptive_poll *pace, int64_t max);
+void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max);
 /* A request was found by looking. */
-void v9_adaptive_poll_found(struct v9_adaptive_poll *pace);
+void v9_adaptive_poll_found(struct v9_adaptive_poll *poll);
 /* A sleep has ended, so long after the last request; `looked`: before it a window was used up. */
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *pace, int64_t gap, bool looked);
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool looked);
 /* Another thread got the CPU while this one was looking; before v9_adaptive_poll_found, if that
  * follows. */
-void v9_adaptive_poll_disturbed(struct v9_adaptive_poll *pace);
+void v9_adaptive_poll_disturbed(struct v9_adaptive_poll *poll);
 
 #endif

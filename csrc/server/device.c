@@ -15,11 +15,17 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/host_stat.h"
+#include "export/containment.h"
 #include "fid/enter.h"
 #include "fid/evict.h"
 #include "fid/known_size.h"
-#include "fid/recipe.h"
 #include "fid/sweeper.h"
+#include "p9/handler.h"
+#include "request/notify.h"
+#include "request/reply.h"
+#include "server/ring_setup.h"
+#include "server/workers.h"
 
 enum {
     QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
@@ -104,7 +110,7 @@ static uint64_t own_mount(const v9_export *ex)
 {
     struct v9_attr attr;
 
-    return v9_attr_glance(ex->conf.root_fd, "", &attr) ? 0 : attr.mnt_id;
+    return v9_host_stat(ex->conf.root_fd, "", &attr) ? 0 : attr.mnt_id;
 }
 
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
@@ -121,7 +127,7 @@ int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
     dev->fids.inodes.quotas[index] = ex->quota;
     dev->fids.inodes.cached_mounts[index] = cached_mount;
     pthread_mutex_unlock(&dev->lock);
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     return 0;
 }
 
@@ -183,7 +189,7 @@ static void wait_notified(struct v9_device *dev)
     struct v9_notify *notify = &dev->notify;
     struct timespec until = v9_from_now((int64_t)NOTIFY_MS * 1000000);
 
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     while (notify->call_due || notify->err_due || notify->writing)
         if (pthread_cond_timedwait(&dev->idle, &dev->lock, &until) == ETIMEDOUT)
             break;
@@ -203,7 +209,7 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
 
     pthread_mutex_lock(&dev->lock);
     dev->paused = dev->hurry = true;
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     if (!wait_idle(dev, &dev->inflight, timeout_ms)) {
         v9_device_kill(dev, true);
         v9_device_attach(dev);
@@ -259,7 +265,7 @@ static void end_memory_change(struct v9_device *dev, bool paused)
     v9_device_attach(dev);
     dev->paused = paused;
     pthread_mutex_unlock(&dev->lock);
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
 }
 
 /* Regions keep their descriptors. They are not refused where the guest has taken all else, so they
@@ -282,7 +288,7 @@ int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
     if (!err && !v9_virtqueue_is_live(&dev->ring))
         v9_device_attach(dev);
     pthread_mutex_unlock(&dev->lock);
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     return err;
 }
 
@@ -357,7 +363,7 @@ int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
 {
     char path[PATH_MAX];
-    const int size = path_fd < 0 ? -1 : v9_recipe_path(dev->exports[export], path_fd, "", path);
+    const int size = path_fd < 0 ? -1 : v9_export_path(dev->exports[export], path_fd, "", path);
     const struct v9_route route = {
         .root = (int32_t)export,
         .size = size > 0 ? (uint32_t)size : 0,

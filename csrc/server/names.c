@@ -3,7 +3,7 @@
  */
 #include <limits.h>
 
-#include "fid/recipe.h"
+#include "export/containment.h"
 #include "fid/renames.h"
 #include "request/request.h"
 
@@ -27,7 +27,7 @@ int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *nam
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
                   char path[V9_PATH_SIZE])
 {
-    return v9_recipe_path(dev->exports[export], fd, name, path);
+    return v9_export_path(dev->exports[export], fd, name, path);
 }
 
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name)

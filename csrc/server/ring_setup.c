@@ -7,7 +7,9 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include "request/request.h"
+#include "request/notify.h"
+
+#include "server/ring_setup.h"
 
 /*
  * Set-up is for a stopped ring: the caller stops it first (v9_ring_pause, v9_ring_drain). A message
@@ -131,7 +133,7 @@ int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason)
     pthread_mutex_unlock(&dev->lock);
     if (err && copy >= 0)
         v9_budget_close(copy);
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     return err;
 }
 
@@ -159,7 +161,7 @@ int v9_ring_set_call(v9_device *dev, int32_t fd)
     dev->unsignalled += dev->unheard;
     v9_device_signal(dev);
     pthread_mutex_unlock(&dev->lock);
-    v9_workers_wake(dev);
+    v9_device_wake(dev);
     return 0;
 }
 
@@ -181,7 +183,7 @@ int v9_ring_enable(v9_device *dev, uint32_t enable)
     pthread_mutex_lock(&dev->lock);
     dev->enabled = enable != 0;
     pthread_mutex_unlock(&dev->lock);
-    v9_workers_wake(dev); /* a kick before this was not lost: the ring is looked at again */
+    v9_device_wake(dev); /* a kick before this was not lost: the ring is looked at again */
     return 0;
 }
 

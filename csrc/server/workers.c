@@ -6,8 +6,8 @@
  * locks is faster than two. The watch looks once per millisecond while requests are running. When
  * every runner is inside a request and asleep there since the last look, they hang in system calls
  * (a cold disk, an NFS server that is gone): the watch declares them stuck, which begins a new
- * epoch, and turns runner itself; a spare, made if there is none, takes over the watch. A stuck
- * thread that comes back into a later epoch turns spare, or goes where there is one. Without
+ * round, and turns runner itself; a spare, made if there is none, takes over the watch. A stuck
+ * thread that comes back into a later round turns spare, or goes where there is one. Without
  * traffic the watch sleeps for good and costs nothing.
  *
  * Who computes is not stuck: another thread would only take the CPU from it. Asleep is who used no
@@ -20,7 +20,7 @@
  * for their time.
  */
 #define _GNU_SOURCE
-#include "request/request.h"
+#include "server/workers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,6 +36,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "p9/dispatch.h"
+#include "request/notify.h"
+#include "request/rate_queue.h"
+#include "request/request.h"
+#include "request/upcall.h"
+#include "server/adaptive_poll.h"
+
 enum {
     WATCH_INTERVAL_NS = 1000000,
     WATCH_IDLE_LOOKS = 50, /* looks without progress or work before the watch goes to sleep */
@@ -47,45 +54,13 @@ enum {
     SLICE_NS = 100000,            /* that others run at least who have work of their own */
 };
 
+/* A serving thread. */
+struct thread {
+    struct v9_scratch scratch;
+    struct v9_adaptive_poll poll;
+};
+
 static uint32_t looking; /* threads of the process that look for requests */
-
-struct timespec v9_from_now(int64_t ns)
-{
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    ns += at.tv_nsec;
-    at.tv_sec += ns / 1000000000;
-    at.tv_nsec = ns % 1000000000;
-    return at;
-}
-
-void v9_cond_init(pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
-void v9_workers_wake(struct v9_device *dev)
-{
-    const uint64_t one = 1;
-
-    /* Who is not asleep looks at everything once more, under the lock, before it sleeps. */
-    if (!__atomic_load_n(&dev->sleeping, __ATOMIC_RELAXED))
-        return;
-    while (write(dev->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
-}
-
-void v9_workers_watch(struct v9_device *dev)
-{
-    if (dev->watch_asleep) {
-        dev->watch_asleep = false;
-        pthread_cond_signal(&dev->watch);
-    }
-}
 
 /* ---- roles; all with the lock held -------------------------------------------------------------
  */
@@ -101,7 +76,7 @@ static void wait_for_kick(struct v9_device *dev)
     pthread_mutex_lock(&dev->lock);
     __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
     if (v9_device_can_run(dev))
-        v9_virtqueue_disarm(&dev->ring);
+        v9_virtqueue_disable_notification(&dev->ring);
 }
 
 /* A runner begins something that may take long. */
@@ -112,20 +87,20 @@ static void begin_work(struct v9_device *dev, struct v9_worker *worker)
     dev->at_work = worker;
     dev->progress++;
     dev->executing++;
-    v9_workers_watch(dev);
+    v9_device_watch(dev);
     /* A fellow runner sleeps: it must hear of the next chain, whether it is there already or the
      * driver, who was told to kick for this one only, is yet to add it. */
-    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_arm(&dev->ring))
-        v9_workers_wake(dev);
+    if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_enable_notification(&dev->ring))
+        v9_device_wake(dev);
 }
 
 /* False where the thread was declared stuck meanwhile and is a runner no more. */
-static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t epoch)
+static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t round)
 {
     struct v9_worker **at = &dev->at_work;
 
     dev->progress++;
-    if (epoch != dev->epoch) {
+    if (round != dev->watch_round) {
         v9_device_signal(dev); /* nobody else may come by */
         v9_notify(dev);
         return false;
@@ -140,30 +115,30 @@ static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t e
 /* Runs a request to its end. */
 static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
-    const uint64_t epoch = dev->epoch;
+    const uint64_t round = dev->watch_round;
     int result;
 
     begin_work(dev, &scratch->worker);
     v9_fids_begin_request(&dev->fids);
     pthread_mutex_unlock(&dev->lock);
-    result = v9_request_run(dev, r, scratch);
+    result = v9_p9_run(dev, r, scratch);
     pthread_mutex_lock(&dev->lock);
     if (!r->dead)
         dev->busy--;
-    if (result == V9_PASS && !r->dead)
+    if (result == -V9_NOT_OURS && !r->dead)
         v9_upcall_request(dev, r, scratch);
     else
         v9_request_finish(dev, r, result);
-    return end_work(dev, &scratch->worker, epoch);
+    return end_work(dev, &scratch->worker, round);
 }
 
 static bool pass_news_on(struct v9_device *dev, struct v9_worker *worker)
 {
-    const uint64_t epoch = dev->epoch;
+    const uint64_t round = dev->watch_round;
 
     begin_work(dev, worker);
     v9_upcall_news(dev, worker);
-    return end_work(dev, worker, epoch);
+    return end_work(dev, worker, round);
 }
 
 static int64_t now_ns(void)
@@ -204,9 +179,9 @@ static bool is_disturbed(int64_t between, const struct v9_request *r)
     return between > (r ? SWITCH_NS : SLICE_NS);
 }
 
-/* Looks for a request, from `since` on, for as long as the pace says; NULL: there came none. The
- * lock is free most of the time. */
-static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *pace, int64_t since)
+/* Looks for a request, from `since` on, for as long as the adaptive poll says; NULL: there came
+ * none. The lock is free most of the time. */
+static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *poll, int64_t since)
 {
     int64_t last = since;
 
@@ -216,12 +191,12 @@ static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *p
         v9_notify(dev);
         r = v9_request_next(dev);
         if (is_disturbed(now - last, r)) {
-            v9_adaptive_poll_disturbed(pace);
+            v9_adaptive_poll_disturbed(poll);
             return r;
         }
         if (r)
-            v9_adaptive_poll_found(pace);
-        if (r || now - since >= pace->window)
+            v9_adaptive_poll_found(poll);
+        if (r || now - since >= poll->window)
             return r;
         last = now;
         pthread_mutex_unlock(&dev->lock);
@@ -232,40 +207,40 @@ static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *p
 }
 
 /* There is no request: waits for the next one, which it may return. */
-static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adaptive_poll *pace)
+static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adaptive_poll *poll)
 {
     const int64_t since = now_ns();
-    const bool looks = pace->window && may_look(dev);
+    const bool looks = poll->window && may_look(dev);
     struct v9_request *r = NULL;
 
     v9_device_signal(dev);
     v9_notify(dev); /* which may have the driver run in this thread's place at once */
     if (looks) {
-        r = look(dev, pace, since);
+        r = look(dev, poll, since);
         __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
     }
     if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
-               !v9_virtqueue_arm(&dev->ring))) {
+               !v9_virtqueue_enable_notification(&dev->ring))) {
         v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
         if (v9_request_is_due(dev))
             return NULL;
         wait_for_kick(dev);
-        v9_adaptive_poll_slept(pace, now_ns() - since, looks);
+        v9_adaptive_poll_slept(poll, now_ns() - since, looks);
     }
     return r;
 }
 
-static void be_runner(struct v9_device *dev, struct v9_scratch *scratch)
+static void be_runner(struct v9_device *dev, struct thread *self)
 {
     while (!dev->quit) {
         struct v9_request *r;
         v9_notify(dev);
-        if (dev->news && !pass_news_on(dev, &scratch->worker))
+        if (dev->news && !pass_news_on(dev, &self->scratch.worker))
             return;
         r = v9_request_next(dev);
         if (!r)
-            r = wait_for_request(dev, &scratch->pace);
-        if (r && !execute(dev, r, scratch))
+            r = wait_for_request(dev, &self->poll);
+        if (r && !execute(dev, r, &self->scratch))
             return;
     }
     dev->runners--;
@@ -276,7 +251,7 @@ static int spawn(struct v9_device *dev);
 /* Every runner is stuck: from here on this thread is the one runner, and another keeps watch. */
 static void take_over(struct v9_device *dev)
 {
-    dev->epoch++;
+    dev->watch_round++;
     dev->executing = 0;
     dev->at_work = NULL;
     dev->runners = 1;
@@ -367,16 +342,16 @@ static void keep_watch(struct v9_device *dev)
 }
 
 /* False where there is nothing to do for one more thread. */
-static bool take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
+static bool take_a_role(struct v9_device *dev, struct thread *self)
 {
     if (dev->runners < dev->conf.threads) {
         dev->runners++;
-        be_runner(dev, scratch);
+        be_runner(dev, self);
     } else if (!dev->watch_taken) {
         dev->watch_taken = true;
         keep_watch(dev);
         if (!dev->quit)
-            be_runner(dev, scratch);
+            be_runner(dev, self);
     } else if (dev->spares < SPARES_KEPT) {
         dev->spares++;
         pthread_cond_wait(&dev->spare, &dev->lock);
@@ -390,24 +365,24 @@ static bool take_a_role(struct v9_device *dev, struct v9_scratch *scratch)
 static void *serve(void *argument)
 {
     struct v9_device *dev = argument;
-    struct v9_scratch *scratch = malloc(sizeof(*scratch));
+    struct thread *self = malloc(sizeof(*self));
 
     v9_budget_charge(dev->fids.inodes.account);
-    if (scratch) {
-        scratch->reply = malloc(dev->conf.msize_max);
-        v9_adaptive_poll_init(&scratch->pace, (int64_t)dev->conf.poll_us * 1000);
-        scratch->worker = (struct v9_worker){.tid = (int32_t)gettid()};
-        pthread_getcpuclockid(pthread_self(), &scratch->worker.clock);
+    if (self) {
+        self->scratch.reply = malloc(dev->conf.msize_max);
+        v9_adaptive_poll_init(&self->poll, (int64_t)dev->conf.poll_us * 1000);
+        self->scratch.worker = (struct v9_worker){.tid = (int32_t)gettid()};
+        pthread_getcpuclockid(pthread_self(), &self->scratch.worker.clock);
     }
     pthread_mutex_lock(&dev->lock);
-    while (!dev->quit && scratch && scratch->reply && take_a_role(dev, scratch))
+    while (!dev->quit && self && self->scratch.reply && take_a_role(dev, self))
         ;
     dev->thread_count--;
     pthread_cond_broadcast(&dev->gone);
     pthread_mutex_unlock(&dev->lock);
-    if (scratch)
-        free(scratch->reply);
-    free(scratch);
+    if (self)
+        free(self->scratch.reply);
+    free(self);
     return NULL;
 }
 

@@ -16,7 +16,8 @@
 enum {
     GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
     BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
-    KNOWN = 2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many graves, windows */
+    KNOWN =
+        2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many retired ones, windows */
 };
 
 /*
@@ -446,22 +447,22 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
 static int move_region(struct v9_mem *mem, struct v9_region *region,
                        struct v9_retired_mapping **retired)
 {
-    struct v9_retired_mapping *grave = malloc(sizeof(*grave));
+    struct v9_retired_mapping *entry = malloc(sizeof(*entry));
     const struct v9_mapping old = region->map;
     int err;
 
     region->map = (struct v9_mapping){0};
     /* A failure leaves the old mapping to the late writers for good: unmapped, its addresses could
      * come to hold something of ours. */
-    if (!grave)
+    if (!entry)
         return -ENOMEM;
     err = map_zeros(old.at, old.len);
     if (err) {
-        free(grave);
+        free(entry);
         return err;
     }
-    *grave = (struct v9_retired_mapping){*retired, old};
-    *retired = grave;
+    *entry = (struct v9_retired_mapping){*retired, old};
+    *retired = entry;
     return map_region(mem, region);
 }
 
@@ -482,9 +483,9 @@ int v9_mem_cut_off(struct v9_mem *mem, struct v9_retired_mapping **retired)
 void v9_mem_retire(struct v9_retired_mapping **retired)
 {
     while (*retired) {
-        struct v9_retired_mapping *grave = *retired;
-        *retired = grave->next;
-        v9_mapping_end(&grave->map);
-        free(grave);
+        struct v9_retired_mapping *entry = *retired;
+        *retired = entry->next;
+        v9_mapping_end(&entry->map);
+        free(entry);
     }
 }

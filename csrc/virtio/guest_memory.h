@@ -69,7 +69,7 @@ int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, ui
 /* -ENOENT unless a region has exactly these three values. */
 int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
 void v9_mem_clear(struct v9_mem *mem);
-/* The end of it, when its graves are buried, too. */
+/* Frees it, once its retired mappings are gone. */
 void v9_mem_destroy(struct v9_mem *mem);
 /* Whether a page was lost since the last call. */
 bool v9_mem_lost(struct v9_mem *mem);

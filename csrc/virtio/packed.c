@@ -1,39 +1,25 @@
-/*
- * vring_packed: the packed layout (virtio 1.3, section 2.8).
- *
- * Both sides go round one ring of descriptors, each with a bit, its turn, that flips when it starts
- * over. A descriptor is available where its AVAIL bit is the driver's turn and its USED bit is not;
- * the device marks one as used by setting both to its own turn. A chain takes descriptors in a row;
- * the last one has its buffer id. The device returns it in one descriptor, wherever it stands now,
- * and goes on by as many as the chain took: so what is in flight may be overwritten by what is
- * returned, and a chain is read only once.
- *
- * Each side says in its event area when it wants to hear of the other's progress: always, never, or
- * at a place of the ring (with EVENT_IDX).
- */
-#define _GNU_SOURCE
+#include "virtio/packed.h"
+
 #include <errno.h>
 #include <string.h>
 
-#include "virtio/ring_layout.h"
-
 enum { AVAIL = 1 << 7, USED = 1 << 15 };
 enum { EVENT_ENABLE = 0, EVENT_DISABLE = 1, EVENT_DESC = 2 };
-enum { EVENT_PLACE = 0x7fff, EVENT_TURN = 0x8000 };
+enum { EVENT_PLACE = 0x7fff, EVENT_WRAP = 0x8000 };
 
 struct event {
-    uint16_t place; /* EVENT_DESC: bits 0-14 the descriptor, bit 15 the turn */
+    uint16_t place; /* EVENT_DESC: bits 0-14 the descriptor, bit 15 the wrap counter */
     uint16_t flags;
 };
 
 static struct v9_place place_of(uint32_t base)
 {
-    return (struct v9_place){{base & EVENT_PLACE}, base & EVENT_TURN};
+    return (struct v9_place){{base & EVENT_PLACE}, base & EVENT_WRAP};
 }
 
 static uint32_t base_of(struct v9_place place)
 {
-    return place.index.value | (place.turn ? EVENT_TURN : 0);
+    return place.index.value | (place.wrap_counter ? EVENT_WRAP : 0);
 }
 
 const char *v9_packed_check(const struct v9_virtqueue_setup *setup)
@@ -44,60 +30,61 @@ const char *v9_packed_check(const struct v9_virtqueue_setup *setup)
     return NULL;
 }
 
-const char *v9_packed_map(struct v9_virtqueue *vr, struct v9_mem *mem)
+const char *v9_packed_map(struct v9_virtqueue *vq, struct v9_mem *mem)
 {
-    const struct v9_virtqueue_setup *setup = &vr->setup;
+    const struct v9_virtqueue_setup *setup = &vq->setup;
 
-    vr->desc = v9_mem_window(mem, setup->desc_uva, (uint64_t)setup->num * sizeof(struct v9_desc),
-                             &vr->windows[0]);
-    vr->avail = v9_mem_window(mem, setup->avail_uva, sizeof(struct event), &vr->windows[1]);
-    vr->used = v9_mem_window(mem, setup->used_uva, sizeof(struct event), &vr->windows[2]);
-    if (!vr->desc || !vr->avail || !vr->used)
+    vq->desc = v9_mem_window(mem, setup->desc_uva, (uint64_t)setup->num * sizeof(struct v9_desc),
+                             &vq->windows[0]);
+    vq->avail = v9_mem_window(mem, setup->avail_uva, sizeof(struct event), &vq->windows[1]);
+    vq->used = v9_mem_window(mem, setup->used_uva, sizeof(struct event), &vq->windows[2]);
+    if (!vq->desc || !vq->avail || !vq->used)
         return "a part of it lies outside guest memory, or cannot be mapped (SET_VRING_ADDR)";
-    if ((setup->desc_uva | (uintptr_t)vr->desc) % 16 ||
-        (setup->avail_uva | (uintptr_t)vr->avail) % 4 ||
-        (setup->used_uva | (uintptr_t)vr->used) % 4)
+    if ((setup->desc_uva | (uintptr_t)vq->desc) % 16 ||
+        (setup->avail_uva | (uintptr_t)vq->avail) % 4 ||
+        (setup->used_uva | (uintptr_t)vq->used) % 4)
         return "its parts are aligned to 16, 4 and 4 bytes (SET_VRING_ADDR)";
     return NULL;
 }
 
 /* Whether the device has ever returned something in this ring, or the driver gone round. */
-static bool is_used(const struct v9_virtqueue *vr)
+static bool is_used(const struct v9_virtqueue *vq)
 {
-    for (uint32_t i = 0; i < vr->setup.num; i++)
-        if (__atomic_load_n(&vr->desc[i].next_or_flags, __ATOMIC_RELAXED) & USED)
+    for (uint32_t i = 0; i < vq->setup.num; i++)
+        if (__atomic_load_n(&vq->desc[i].next_or_flags, __ATOMIC_RELAXED) & USED)
             return true;
     return false;
 }
 
-void v9_packed_begin(struct v9_virtqueue *vr)
+void v9_packed_begin(struct v9_virtqueue *vq)
 {
-    vr->take_at = place_of(vr->setup.base);
-    vr->push_at = place_of(vr->setup.base >> 16);
-    if (!vr->setup.base && !is_used(vr))
-        vr->take_at.turn = vr->push_at.turn = true;
+    vq->pop_at = place_of(vq->setup.base);
+    vq->push_at = place_of(vq->setup.base >> 16);
+    if (!vq->setup.base && !is_used(vq))
+        vq->pop_at.wrap_counter = vq->push_at.wrap_counter = true;
 }
 
-uint32_t v9_packed_base(const struct v9_virtqueue *vr)
+uint32_t v9_packed_base(const struct v9_virtqueue *vq)
 {
-    return base_of(vr->take_at) | base_of(vr->push_at) << 16;
+    return base_of(vq->pop_at) | base_of(vq->push_at) << 16;
 }
 
-/* ---- taking ------------------------------------------------------------------------------------
+/* ---- popping -----------------------------------------------------------------------------------
  */
 
-static bool is_available(const struct v9_virtqueue *vr)
+static bool is_available(const struct v9_virtqueue *vq)
 {
     /* Acquire: the driver writes these flags last, after the chain and what it describes. */
     const uint16_t flags =
-        __atomic_load_n(&v9_virtqueue_desc(vr, vr->take_at.index)->next_or_flags, __ATOMIC_ACQUIRE);
+        __atomic_load_n(&v9_virtqueue_desc(vq, vq->pop_at.index)->next_or_flags, __ATOMIC_ACQUIRE);
 
-    return !!(flags & AVAIL) == vr->take_at.turn && !!(flags & USED) != vr->take_at.turn;
+    return !!(flags & AVAIL) == vq->pop_at.wrap_counter &&
+           !!(flags & USED) != vq->pop_at.wrap_counter;
 }
 
-int v9_packed_peek(struct v9_virtqueue *vr)
+int v9_packed_peek(struct v9_virtqueue *vq)
 {
-    return is_available(vr);
+    return is_available(vq);
 }
 
 /* One copy, which is checked and used: the guest may change the original. */
@@ -107,14 +94,14 @@ static struct v9_buffer copy_desc(const uint8_t *at)
 
     memcpy(&desc, at, sizeof(desc));
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not read it again */
-    return (struct v9_buffer){desc.addr, desc.len, desc.next_or_flags, 0, desc.flags_or_id};
+    return (struct v9_buffer){desc.gpa, desc.len, desc.next_or_flags, 0, desc.flags_or_id};
 }
 
 /* All of an indirect table: its descriptors follow one another, and only WRITE means something. */
-static int take_table(struct v9_virtqueue *vr, struct v9_mem *mem, const struct v9_buffer *indirect,
-                      struct v9_chain *chain)
+static int pop_table(struct v9_virtqueue *vq, struct v9_mem *mem, const struct v9_buffer *indirect,
+                     struct v9_chain *chain)
 {
-    const uint8_t *table = v9_virtqueue_table(vr, mem, indirect);
+    const uint8_t *table = v9_chain_table(vq, mem, indirect);
     const uint32_t count = indirect->len / sizeof(struct v9_desc);
 
     if (!table)
@@ -122,94 +109,95 @@ static int take_table(struct v9_virtqueue *vr, struct v9_mem *mem, const struct 
     for (uint32_t i = 0; i < count; i++) {
         const struct v9_buffer buffer = copy_desc(table + i * sizeof(struct v9_desc));
         if (buffer.flags & V9_DESC_INDIRECT)
-            return v9_virtqueue_break(vr, "an indirect descriptor in an indirect table");
-        if (v9_chain_add(vr, mem, &buffer, i + 1, chain) < 0)
+            return v9_virtqueue_break(vq, "an indirect descriptor in an indirect table");
+        if (v9_chain_add(vq, mem, &buffer, i + 1, chain) < 0)
             return -EPROTO;
     }
     return 0;
 }
 
-int v9_packed_take(struct v9_virtqueue *vr, struct v9_mem *mem, struct v9_chain *chain)
+int v9_packed_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *chain)
 {
-    struct v9_place at = vr->take_at;
+    struct v9_place at = vq->pop_at;
     struct v9_buffer buffer;
     uint32_t steps = 0;
 
     do {
-        if (++steps > vr->setup.num)
-            return v9_virtqueue_break(vr, "a chain that is longer than the ring");
-        buffer = copy_desc((const uint8_t *)v9_virtqueue_desc(vr, at.index));
+        if (++steps > vq->setup.num)
+            return v9_virtqueue_break(vq, "a chain that is longer than the ring");
+        buffer = copy_desc((const uint8_t *)v9_virtqueue_desc(vq, at.index));
         if (!(buffer.flags & V9_DESC_INDIRECT)) {
-            if (v9_chain_add(vr, mem, &buffer, steps, chain) < 0)
+            if (v9_chain_add(vq, mem, &buffer, steps, chain) < 0)
                 return -EPROTO;
         } else if (steps > 1) {
-            return v9_virtqueue_break(vr, "an indirect descriptor within a chain");
-        } else if (take_table(vr, mem, &buffer, chain) < 0) {
+            return v9_virtqueue_break(vq, "an indirect descriptor within a chain");
+        } else if (pop_table(vq, mem, &buffer, chain) < 0) {
             return -EPROTO;
         }
-        at = v9_place_after(vr, at, 1);
+        at = v9_place_after(vq, at, 1);
     } while (buffer.flags & V9_DESC_NEXT);
     chain->head = buffer.id;
     chain->slots = (uint16_t)steps;
-    vr->take_at = at;
+    vq->pop_at = at;
     return 0;
 }
 
-/* ---- returning ---------------------------------------------------------------------------------
+/* ---- pushing -----------------------------------------------------------------------------------
  */
 
-void v9_packed_push(struct v9_virtqueue *vr, const struct v9_chain *chain, uint32_t written)
+void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written)
 {
-    struct v9_desc *desc = v9_virtqueue_desc(vr, vr->push_at.index);
-    const uint16_t flags = (vr->push_at.turn ? AVAIL | USED : 0) | (written ? V9_DESC_WRITE : 0);
+    struct v9_desc *desc = v9_virtqueue_desc(vq, vq->push_at.index);
+    const uint16_t flags =
+        (vq->push_at.wrap_counter ? AVAIL | USED : 0) | (written ? V9_DESC_WRITE : 0);
 
     desc->len = written;
     desc->flags_or_id = chain->head;
     /* Release: id, length and the reply are written before the driver sees the flags. */
     __atomic_store_n(&desc->next_or_flags, flags, __ATOMIC_RELEASE);
-    vr->push_at = v9_place_after(vr, vr->push_at, chain->slots);
-    /* More than a turn cannot be told from a turn. */
-    const uint32_t went = (uint32_t)vr->unsignalled + chain->slots;
-    vr->unsignalled = (uint16_t)(went < vr->setup.num ? went : vr->setup.num);
+    vq->push_at = v9_place_after(vq, vq->push_at, chain->slots);
+    /* More than one round looks like one round. */
+    const uint32_t went = (uint32_t)vq->unsignalled + chain->slots;
+    vq->unsignalled = (uint16_t)(went < vq->setup.num ? went : vq->setup.num);
 }
 
-bool v9_packed_wants_signal(struct v9_virtqueue *vr, uint16_t went)
+bool v9_packed_wants_signal(struct v9_virtqueue *vq, uint16_t went)
 {
-    const uint16_t new = (uint16_t)vr->push_at.index.value, old = (uint16_t)(new - went);
-    const struct event *driver = vr->avail;
+    const uint16_t new = (uint16_t)vq->push_at.index.value, old = (uint16_t)(new - went);
+    const struct event *driver = vq->avail;
     /* Acquire: where the flags say so, the place was written before them. */
     const uint16_t flags = __atomic_load_n(&driver->flags, __ATOMIC_ACQUIRE);
     uint16_t place;
 
-    if (!vr->setup.event_idx || flags != EVENT_DESC)
+    if (!vq->setup.event_idx || flags != EVENT_DESC)
         return flags != EVENT_DISABLE;
     place = __atomic_load_n(&driver->place, __ATOMIC_RELAXED);
-    /* On one line with the indices: a place of the turn before lies one ring's length back. */
-    if (!!(place & EVENT_TURN) != vr->push_at.turn)
-        return v9_event_passed((uint16_t)((place & EVENT_PLACE) - vr->setup.num), new, old);
+    /* On one line with the indices: a place of the previous round lies one ring's length back. */
+    if (!!(place & EVENT_WRAP) != vq->push_at.wrap_counter)
+        return v9_event_passed((uint16_t)((place & EVENT_PLACE) - vq->setup.num), new, old);
     return v9_event_passed(place & EVENT_PLACE, new, old);
 }
 
-static void store_event(struct v9_virtqueue *vr, uint16_t flags)
+static void store_event(struct v9_virtqueue *vq, uint16_t flags)
 {
-    struct event *device = vr->used;
+    struct event *device = vq->used;
 
     /* Release: the place counts once the flags say so. */
     __atomic_store_n(&device->flags, flags, __ATOMIC_RELEASE);
 }
 
-bool v9_packed_arm(struct v9_virtqueue *vr)
+bool v9_packed_enable_notification(struct v9_virtqueue *vq)
 {
-    struct event *device = vr->used;
+    struct event *device = vq->used;
 
-    if (vr->setup.event_idx)
-        __atomic_store_n(&device->place, (uint16_t)base_of(vr->take_at), __ATOMIC_RELAXED);
-    store_event(vr, vr->setup.event_idx ? EVENT_DESC : EVENT_ENABLE);
+    if (vq->setup.event_idx)
+        __atomic_store_n(&device->place, (uint16_t)base_of(vq->pop_at), __ATOMIC_RELAXED);
+    store_event(vq, vq->setup.event_idx ? EVENT_DESC : EVENT_ENABLE);
     v9_full_barrier(); /* our wish is visible before we look whether the driver has missed it */
-    return is_available(vr);
+    return is_available(vq);
 }
 
-void v9_packed_disarm(struct v9_virtqueue *vr)
+void v9_packed_disable_notification(struct v9_virtqueue *vq)
 {
-    store_event(vr, EVENT_DISABLE);
+    store_event(vq, EVENT_DISABLE);
 }

@@ -20,7 +20,7 @@ enum { NUM = 8, NEXT = 1, WRITE = 2, INDIRECT = 4 };
 enum { DESC_AT = 0, AVAIL_AT = 0x1000, USED_AT = 0x2000, TABLE_AT = 0x4000, DATA_AT = 0x20000 };
 
 struct desc {
-    uint64_t addr;
+    uint64_t gpa;
     uint32_t len;
     uint16_t flags, next;
 };
@@ -96,7 +96,7 @@ static inline void offer(uint16_t head)
 static inline int take(void)
 {
     int found = v9_virtqueue_peek(&ring);
-    return found == 1 ? v9_virtqueue_take(&ring, &mem, &chain) : found < 0 ? found : -EAGAIN;
+    return found == 1 ? v9_virtqueue_pop(&ring, &mem, &chain) : found < 0 ? found : -EAGAIN;
 }
 
 /* Returns a chain of one descriptor. */

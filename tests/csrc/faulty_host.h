@@ -18,7 +18,7 @@
 
 #include "check.h"
 #include "fs/attributes.h"
-#include "fs/create.h"
+#include "fs/created.h"
 
 #define META ".virtfs_metadata"
 
@@ -176,7 +176,7 @@ static inline int make(v9_export *ex, uint32_t kind, uint32_t flags)
 {
     const struct v9_new as = {
         .kind = kind,
-        .mode = kind == V9_NEW_NODE ? S_IFIFO | 0640 : 0640,
+        .mode = kind == V9_NEW_SPECIAL ? S_IFIFO | 0640 : 0640,
         .uid = 1000,
         .gid = 2000,
         .flags = flags,

@@ -31,9 +31,9 @@ PROGRAMS = sorted([*HERE.rglob("test_*.c"), *(ROOT / "tests" / "fuzz").rglob("fu
 SKIPPED = 77  # check.h's
 
 NOT_FOR_RACES = (
-    "test_vring_threads",  # two threads that spin, and
-    "fuzz_vring",  # one that changes all memory: by far too slow
-    "test_guest_mem",  # takes memory away under one that writes there, on purpose
+    "test_virtqueue_threads",  # two threads that spin, and
+    "fuzz_virtqueue",  # one that changes all memory: by far too slow
+    "test_guest_memory",  # takes memory away under one that writes there, on purpose
 )
 
 
@@ -85,12 +85,17 @@ def object_of(source: Path, variant: str, folder: Path) -> Path:
     return target
 
 
-def sources_of(program: Path) -> list[Path]:
-    """A program begins with `// sources: a.c b.c`, over as many lines of comments as it takes."""
+def sources_of(program: Path, *, rooms: bool = True) -> list[Path]:
+    """A program begins with `// sources: a.c room/`, over as many lines of comments as it takes; a
+    room stands for all of its files."""
     lines = itertools.takewhile(lambda line: line.startswith("//"), program.open())
     match = re.fullmatch(r"sources: (.+)", " ".join(line[2:].strip() for line in lines))
     assert match, f"{program.name} does not begin with its sources"
-    return [program, *(ROOT / "csrc" / name for name in match[1].split())]
+    named = (ROOT / "csrc" / name for name in match[1].split())
+    files = (
+        [path] if path.is_file() else sorted(path.glob("*.c")) if rooms else [] for path in named
+    )
+    return [program, *dict.fromkeys(itertools.chain(*files))]
 
 
 def build(program: Path, variant: str, folder: Path) -> Path:

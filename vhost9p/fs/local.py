@@ -4,7 +4,7 @@ Everything is done by descriptor. Calls that exist only with a path get /proc/se
 descriptor that is held, which names the file itself (proc(5)), whatever its names have become; a
 final symlink there is the file, not what it points to.
 
-Entries are made and removed by C, for the security models too (csrc/fs/create.h).
+Entries are made and removed by C, for the security models too (csrc/fs/create.c).
 """
 
 import errno

@@ -1,7 +1,7 @@
 """The driver of the mapped security models: the guest's owners, modes, symlinks and device nodes on
 a host that grants the daemon nothing of the kind.
 
-What the guest creates, and removes, is C's (csrc/fs/create.h), as are the formats of what is kept
+What the guest creates, and removes, is C's (csrc/fs/create.c), as are the formats of what is kept
 beside the files (csrc/mapped/mapped.h). Here is what changes that later: modes, owners, names
 (fs/keepers.py).
 """

@@ -20,8 +20,8 @@ from vhost9p.native.qidmap import FileKey, QidMap
 MODEL_HOST: int = lib.V9_MODEL_HOST
 MODEL_XATTR: int = lib.V9_MODEL_XATTR
 MODEL_FILE: int = lib.V9_MODEL_FILE
-META_DIR: bytes = ffi.string(lib.v9_mapped_name(lib.V9_META_DIR))
-META_ROOT: bytes = ffi.string(lib.v9_mapped_name(lib.V9_META_ROOT))
+META_DIR: bytes = ffi.string(lib.v9_hidden_name(lib.V9_META_DIR))
+META_ROOT: bytes = ffi.string(lib.v9_hidden_name(lib.V9_META_ROOT))
 """Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
@@ -159,6 +159,7 @@ class Export:
         self.native = lib.v9_export_new(conf, self.qidmap.native, err)
         if not self.native:
             raise OSError(-err[0], os.strerror(-err[0]))
+        lib.v9_export_cache_metadata(self.native)
         if mounts:
             check(lib.v9_export_set_mounts(self.native, mounts.native))
         self.policy: QidPolicy | None = None
@@ -275,7 +276,7 @@ class Export:
         self, dir_fd: int, name: bytes, mode: int, device: tuple[int, int], uid: int, gid: int
     ) -> None:
         """Creates a node. See v9_create."""
-        self._make(dir_fd, name, (lib.V9_NEW_NODE, mode, uid, gid, 0, *device, ffi.NULL))
+        self._make(dir_fd, name, (lib.V9_NEW_SPECIAL, mode, uid, gid, 0, *device, ffi.NULL))
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, uid: int, gid: int) -> None:
         """Creates a symlink. See v9_create."""

@@ -1,7 +1,7 @@
 """Quotas: an export's files may take so much of the host and no more.
 
 C accounts for what it does itself: writes, opens that empty a file (csrc/quota/quota.h), what is
-made and removed (csrc/fs/create.h). This layer does it for all that Python changes. It stands right
+made and removed (csrc/fs/create.c). This layer does it for all that Python changes. It stands right
 in front of the driver, so what other policies make of a request has been made of it before.
 
 Before each change the most that it may take is set aside, or the request is refused with EDQUOT or

@@ -1,4 +1,4 @@
-// sources: base/budget.c base/shrinker.c
+// sources: base/budget.c base/shrinker.c base/sys.c
 /*
  * Budgets: what counts, what is refused, that loans go back first, and that no device ever lacks
  * its share, whatever others take meanwhile.
@@ -11,7 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
+#include "base/sys.h"
 #include "check.h"
 
 enum { SHARE = 10, POOL = 5, DEVICES = 4 };
@@ -113,7 +114,7 @@ TEST(only_open_descriptors_count)
     v9_budget_charge(one);
     V9_OPEN(fd, open("/nonexistent", O_PATH | O_CLOEXEC));
     CHECK(fd == -ENOENT && v9_budget_held(one) == 0);
-    CHECK(v9_budget_dup(-1) == -EBADF && v9_budget_held(one) == 0);
+    CHECK(v9_sys_dup(-1) == -EBADF && v9_budget_held(one) == 0);
     fd = open_one();
     close(fd); /* without telling: it counts until its number is another one's */
     CHECK(v9_budget_held(one) == 1 && open_one() == fd && v9_budget_held(one) == 1);

@@ -1,6 +1,4 @@
-// sources: export/containment.c fid/recipe.c fs/attributes.c mapped/mapped.c mapped/text.c
-// mapped/xattr.c mapped/metadata_cache.c export/file_caps.c export/idmap.c export/qidmap.c
-// base/budget.c base/shrinker.c base/sys.c
+// sources: export/containment.c export/export.c export/hidden_names.c export/ base/
 /*
  * Files reached from below and by paths: what proves that they are inside, and in how many calls.
  * Those below stand in the C library's place.

@@ -6,7 +6,6 @@
 
 #include "check.h"
 #include "export/idmap.h"
-#include "fs/attributes.h"
 
 TEST(new_entries_belong_to_the_mapped_creator_or_the_default)
 {

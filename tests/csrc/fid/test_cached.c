@@ -1,8 +1,6 @@
-// sources: base/arena.c base/budget.c base/hash_table.c base/shrinker.c base/sys.c
-// export/containment.c export/file_caps.c export/idmap.c export/qidmap.c fid/deferred.c
-// fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c fid/fid_table.c fid/inode.c
-// fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/attributes.c mapped/mapped.c
-// mapped/metadata_cache.c mapped/text.c mapped/xattr.c quota/quota.c quota/usage.c
+// sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
+// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/
+// mapped/ export/ quota/ base/
 /*
  * Cached inodes: what finds them, what drops them, and many threads that walk, clunk, unlink and
  * make files anew while others drop what is cached.
@@ -21,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "check.h"
 #include "fid/enter.h"
 #include "fid/evict.h"
@@ -57,7 +56,7 @@ SET_UP()
     v9_budget_init();
     CHECK(export && v9_fids_init(&fids, 5000, exports, &v9_evict_ops) == 0);
     v9_budget_charge(fids.inodes.account);
-    CHECK(v9_attr_glance(root_fd, "", &attr) == 0);
+    CHECK(v9_host_stat(root_fd, "", &attr) == 0);
     fids.inodes.cached_mounts[0] = attr.mnt_id;
 }
 
@@ -76,7 +75,7 @@ TEAR_DOWN()
     nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static void make_file(const char *name)
+static void create_file(const char *name)
 {
     int fd = openat(root_fd, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     CHECK(fd >= 0);
@@ -89,7 +88,7 @@ static bool step(const char *name, uint32_t *inode, struct v9_attr *attr)
     struct v9_found found = {-1, -1, 0, attr};
 
     *inode = 0;
-    if (v9_attr_glance(root_fd, name, attr))
+    if (v9_host_stat(root_fd, name, attr))
         return false;
     *inode = v9_fids_lookup_inode(&fids, 0, attr);
     if (*inode)
@@ -97,7 +96,7 @@ static bool step(const char *name, uint32_t *inode, struct v9_attr *attr)
     found.path_fd = v9_sys_reach(root_fd, name, 0);
     if (found.path_fd < 0)
         return false;
-    CHECK(v9_attr_glance(found.path_fd, "", attr) == 0);
+    CHECK(v9_host_stat(found.path_fd, "", attr) == 0);
     *inode = v9_fids_acquire_inode(&fids, &found);
     if (!*inode)
         v9_budget_close(found.path_fd);
@@ -136,7 +135,7 @@ TEST(a_walk_finds_the_cached_inode_of_an_unchanged_file)
     const int before = open_count();
     struct stat st;
 
-    make_file("one");
+    create_file("one");
     CHECK(!visit("one") && fids.inodes.cached.count == 1 && fids.inodes.open.count == 0);
     CHECK(visit("one") && visit("one") && open_count() == before + 1);
     CHECK(walk("one", 1) && walk("one", 2) && fids.inodes.count == 1);
@@ -148,7 +147,7 @@ TEST(a_walk_finds_the_cached_inode_of_an_unchanged_file)
     CHECK(fchmodat(root_fd, "one", 0640, 0) == 0 && !visit("one") && visit("one"));
     CHECK(open_count() == before + 1);
     /* Another file of the name. */
-    make_file("new");
+    create_file("new");
     CHECK(renameat(root_fd, "one", root_fd, "other") == 0 && !visit("other"));
     CHECK(renameat(root_fd, "new", root_fd, "one") == 0 && !visit("one"));
     CHECK(fstatat(root_fd, "one", &st, 0) == 0);
@@ -186,10 +185,10 @@ TEST(a_cached_file_is_held_by_the_name_of_the_last_walk)
     const int before = open_count();
     struct v9_attr attr;
 
-    make_file("old");
+    create_file("old");
     CHECK(!visit("old") && visit("old"));
     CHECK(linkat(root_fd, "old", root_fd, "young", 0) == 0);
-    CHECK(v9_attr_glance(root_fd, "old", &attr) == 0);
+    CHECK(v9_host_stat(root_fd, "old", &attr) == 0);
     /* As if it were within one tick of the clock that tells changes. */
     fids.inodes.entries[fids.inodes.cached.last - 1].ctime =
         attr.ctime_sec * 1000000000u + attr.ctime_nsec;
@@ -206,7 +205,7 @@ TEST(inodes_of_other_mounts_unshared_or_short_of_budget_are_not_cached)
     const int before = open_count();
     const uint64_t mount = fids.inodes.cached_mounts[0];
 
-    make_file("one");
+    create_file("one");
     fids.inodes.cached_mounts[0] = mount + 1;
     CHECK(!visit("one") && open_count() == before);
     fids.inodes.cached_mounts[0] = 0;
@@ -229,7 +228,7 @@ TEST(the_cache_is_bounded_and_makes_room_for_fids)
 
     for (int i = 0; i < V9_CACHED_MAX + 10; i++) {
         snprintf(name, sizeof(name), "n%d", i);
-        make_file(name);
+        create_file(name);
         visit(name);
     }
     CHECK(fids.inodes.cached.count == V9_CACHED_MAX);
@@ -238,7 +237,7 @@ TEST(the_cache_is_bounded_and_makes_room_for_fids)
     for (uint32_t i = 0; i < fids.max; i++) {
         snprintf(name, sizeof(name), "n%u", i);
         if (i >= V9_CACHED_MAX + 10)
-            make_file(name);
+            create_file(name);
         walk(name, i);
     }
     CHECK(fids.inodes.open.count == fids.max);
@@ -257,8 +256,8 @@ TEST(names_that_are_never_found_are_seldom_looked_up)
     char name[32];
     int tried = 0, often = 0; /* of many names; of one in many directories */
 
-    make_file("two");
-    CHECK(v9_attr_glance(root_fd, "two", &attr) == 0);
+    create_file("two");
+    CHECK(v9_host_stat(root_fd, "two", &attr) == 0);
     for (int i = 0; i < 1000; i++)
         CHECK(!v9_fids_lookup_inode(&fids, 0, &attr));
     for (int i = 0; i < 1000; i++) {
@@ -280,7 +279,7 @@ TEST(the_sweeper_closes_what_nobody_asks_for)
 {
     const int before = open_count();
 
-    make_file("two");
+    create_file("two");
     CHECK(v9_sweeper_start()); /* not before: what was visited has been cached for long enough */
     visit("two");
     for (int i = 0; i < 200 && open_count() > before; i++)
@@ -342,7 +341,7 @@ static void *end_all(void *unused)
 }
 
 /* As fid/renames.c does it for the guest's own unlinking. */
-static void *make_anew(void *unused)
+static void *recreate_files(void *unused)
 {
     struct stat st;
     char name[32];
@@ -355,7 +354,7 @@ static void *make_anew(void *unused)
         }
         unlinkat(root_fd, name, 0);
         v9_seqcount_change(&export->moves, false);
-        make_file(name);
+        create_file(name);
     }
     return unused;
 }
@@ -369,10 +368,10 @@ TEST(threads_walk_while_others_unlink_and_sweep)
 
     for (int i = 0; i < FILES; i++) {
         snprintf(name, sizeof(name), "s%d", i);
-        make_file(name);
+        create_file(name);
     }
     CHECK(!pthread_create(&ender, NULL, end_all, NULL));
-    CHECK(!pthread_create(&maker, NULL, make_anew, NULL));
+    CHECK(!pthread_create(&maker, NULL, recreate_files, NULL));
     for (int i = 0; i < USERS; i++) {
         seeds[i] = (unsigned)i + 1;
         CHECK(!pthread_create(&users[i], NULL, use, &seeds[i]));

@@ -1,8 +1,6 @@
-// sources: base/arena.c base/budget.c base/hash_table.c base/shrinker.c base/sys.c
-// export/containment.c export/file_caps.c export/idmap.c export/qidmap.c fid/deferred.c
-// fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c fid/fid_table.c fid/inode.c
-// fid/recipe.c fid/recipe_store.c fid/renames.c fid/restore.c fid/sweeper.c fs/attributes.c
-// mapped/mapped.c mapped/metadata_cache.c mapped/text.c mapped/xattr.c quota/quota.c quota/usage.c
+// sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
+// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/renames.c fid/restore.c
+// fid/sweeper.c fs/ mapped/ export/ quota/ base/
 /*
  * Evicting and restoring, and many threads that use fids while others give their
  * descriptors up and rename and unlink the files.
@@ -21,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "check.h"
 #include "fid/enter.h"
 #include "fid/evict.h"
@@ -76,7 +75,7 @@ static void path_to(const char *name, char path[PATH_MAX])
     snprintf(path, PATH_MAX, "%s/%s", top, name);
 }
 
-static void make_file(const char *name)
+static void create_file(const char *name)
 {
     char path[PATH_MAX];
     FILE *file;
@@ -146,8 +145,8 @@ TEST(evicted_files_are_restored)
     char data[8] = {0};
     ino_t ino;
 
-    make_file("one");
-    make_file("two");
+    create_file("one");
+    create_file("two");
     age();
     ino = ino_of("two");
     CHECK(enter(1, "one", O_RDWR) == 0 && enter(2, "two", -1) == 0 && enter(3, "two", -1) == 0);
@@ -184,9 +183,9 @@ TEST(roots_unlinked_and_locked_files_keep_a_descriptor)
     struct v9_fid *fid;
     uint64_t handle;
 
-    make_file("gone");
-    make_file("locked");
-    make_file("there");
+    create_file("gone");
+    create_file("locked");
+    create_file("there");
     age();
     CHECK(enter(1, "", -1) == 0 && enter(2, "gone", O_RDONLY) == 0);
     CHECK(enter(3, "locked", O_RDONLY) == 0 && enter(4, "there", -1) == 0);
@@ -203,7 +202,7 @@ TEST(roots_unlinked_and_locked_files_keep_a_descriptor)
     v9_fids_unpin(&fids, fid);
     path_to("there", path);
     CHECK(unlink(path) == 0);
-    make_file("there");
+    create_file("there");
     CHECK(v9_fids_pin(&fids, 4, &fid) == -ESTALE);
     CHECK(v9_fids_find(&fids, 4, &handle) == 0 && v9_fids_find(&fids, 5, &handle) == -EBADF);
     CHECK(v9_fids_remove(&fids, 4) == 0);
@@ -217,7 +216,7 @@ TEST(an_open_descriptor_restores_the_inode_of_an_unlinked_file)
     char path[PATH_MAX], data[8] = {0};
     struct v9_fid *fid;
 
-    make_file("open");
+    create_file("open");
     age();
     CHECK(enter(1, "open", O_RDONLY) == 0);
     for (int i = 0; i < 2 && fids.inodes.open.count; i++)
@@ -238,7 +237,7 @@ TEST(a_clunked_fid_in_use_stays_open)
     struct v9_fid *fid;
     char data[8] = {0};
 
-    make_file("read");
+    create_file("read");
     age();
     CHECK(enter(1, "read", O_RDONLY) == 0 && v9_fids_pin(&fids, 1, &fid) == 0);
     CHECK(v9_fids_remove(&fids, 1) == 0);
@@ -267,7 +266,7 @@ TEST(an_anchor_stays_while_it_is_used)
     bool out = false;
     pthread_t thread;
 
-    make_file("here");
+    create_file("here");
     age();
     CHECK(enter(1, "here", -1) == 0);
     evict_all();
@@ -378,7 +377,7 @@ TEST(threads_use_fids_while_others_evict_and_rename_files)
     CHECK(mkdir(path, 0700) == 0);
     for (int i = 0; i < FILES; i++) {
         name_of(i, false, name);
-        make_file(name);
+        create_file(name);
         inos[i] = ino_of(name);
     }
     age();

@@ -1,8 +1,6 @@
-// sources: base/arena.c base/budget.c base/hash_table.c base/shrinker.c base/sys.c
-// export/containment.c export/file_caps.c export/idmap.c export/qidmap.c fid/deferred.c
-// fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c fid/fid_table.c fid/inode.c
-// fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/attributes.c mapped/mapped.c
-// mapped/metadata_cache.c mapped/text.c mapped/xattr.c quota/quota.c quota/usage.c
+// sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
+// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/
+// mapped/ export/ quota/ base/
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
@@ -262,7 +260,7 @@ TEST(only_its_own_descriptor_shows_that_a_file_is_openable)
     const int fd = some_fd();
     const struct {
         uint32_t type;
-        int told_by;
+        int stat_fd;
         bool openable;
     } cases[] = {
         {040000, fd, true},  {0100000, fd, true},     {010000, fd, false},
@@ -271,7 +269,7 @@ TEST(only_its_own_descriptor_shows_that_a_file_is_openable)
 
     for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         const struct v9_attr attr = {
-            .mode = 040755, .st_ino = 1, .type = cases[i].type, .told_by = cases[i].told_by};
+            .mode = 040755, .st_ino = 1, .type = cases[i].type, .stat_fd = cases[i].stat_fd};
         const struct v9_fid_new as = {1, 0, 0, -1, 0, NULL, NULL};
         const struct v9_found file = {fd, -1, 0, &attr};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);

@@ -1,7 +1,4 @@
-// sources: fs/create.c fs/create_mapped.c mapped/sidecar.c base/sys.c quota/quota.c quota/change.c
-// quota/usage.c fs/attributes.c export/containment.c fid/recipe.c mapped/mapped.c mapped/text.c
-// mapped/xattr.c export/file_caps.c export/idmap.c export/qidmap.c base/budget.c base/shrinker.c
-// mapped/metadata_cache.c
+// sources: fs/create.c fs/create_mapped.c fs/created.c fs/ mapped/ export/ quota/ base/
 /*
  * Entries created and unlinked: what calls that fail, file systems that lack something, and a
  * daemon that ends half way leave behind.
@@ -16,7 +13,7 @@
 
 #include "faulty_host.h"
 
-static const char *const kinds[] = {"file", "dir", "inode", "link"};
+static const char *const kinds[] = {"file", "dir", "special", "link"};
 
 static void check_kinds(uint32_t model, bool no_tmpfile)
 {
@@ -74,7 +71,7 @@ static void check_full(uint32_t model, bool no_tmpfile)
     unsigned before;
     v9_export *ex;
 
-    for (uint32_t kind = V9_NEW_FILE; kind <= V9_NEW_NODE; kind++) {
+    for (uint32_t kind = V9_NEW_FILE; kind <= V9_NEW_SPECIAL; kind++) {
         begin();
         ex = export_of(model);
         host.no_tmpfile = no_tmpfile;

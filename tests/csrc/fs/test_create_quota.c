@@ -1,7 +1,4 @@
-// sources: fs/create.c fs/create_mapped.c mapped/sidecar.c base/sys.c quota/quota.c quota/change.c
-// quota/usage.c fs/attributes.c export/containment.c fid/recipe.c mapped/mapped.c mapped/text.c
-// mapped/xattr.c export/file_caps.c export/idmap.c export/qidmap.c base/budget.c base/shrinker.c
-// mapped/metadata_cache.c
+// sources: fs/create.c fs/ mapped/ export/ quota/ base/
 /*
  * Entries created and unlinked under a quota: the count is right, whatever fails and races.
  */

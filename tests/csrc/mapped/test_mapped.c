@@ -1,6 +1,5 @@
-// sources: mapped/mapped.c mapped/text.c mapped/xattr.c mapped/metadata_cache.c fs/attributes.c
-// export/containment.c fid/recipe.c export/file_caps.c export/idmap.c export/qidmap.c base/budget.c
-// base/shrinker.c base/sys.c
+// sources: mapped/mapped.c mapped/text.c mapped/xattr.c fs/attributes.c fs/ mapped/ export/ quota/
+// base/
 /*
  * Metadata of the mapped security models: texts, whatever is in them; files found by name and by
  * descriptor; changes that a reader never sees half of.
@@ -20,9 +19,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/host_stat.h"
 #include "check.h"
 #include "fs/attributes.h"
 #include "mapped/mapped.h"
+#include "mapped/text.h"
 
 static struct v9_mapped parsed(const char *text)
 {
@@ -74,15 +75,15 @@ TEST(texts_are_read_as_qemu_writes_them_and_whatever_else_is_in_them)
 /* The very texts that QEMU writes. */
 TEST(texts_are_written_as_qemu_writes_them)
 {
-    const struct v9_mapped inode = {15, 0, 4000000000u, S_IFCHR | 0644, makedev(511, 1048575)};
+    const struct v9_mapped device = {15, 0, 4000000000u, S_IFCHR | 0644, makedev(511, 1048575)};
     const struct v9_mapped mode = {.has = V9_HAS_MODE, .mode = S_IFREG | 0600};
-    char text[V9_MODEL_TEXT];
+    char text[V9_MAPPED_TEXT];
 
     CHECK(v9_mapped_format(&mode, text) == 18 && !strcmp(text, "virtfs.mode=33152\n"));
-    v9_mapped_format(&inode, text);
+    v9_mapped_format(&device, text);
     CHECK(!strcmp(text, "virtfs.uid=0\nvirtfs.gid=-294967296\nvirtfs.mode=8612\n"
                         "virtfs.rdev=-917505\n"));
-    CHECK(parsed(text).rdev == inode.rdev && parsed(text).gid == inode.gid);
+    CHECK(parsed(text).rdev == device.rdev && parsed(text).gid == device.gid);
     CHECK(v9_mapped_format(&(struct v9_mapped){0}, text) == 0);
 }
 
@@ -122,13 +123,14 @@ static v9_qidmap *qids;
 static v9_export *files, *xattrs; /* two views of one folder */
 static int root;
 
-static v9_export *make_export(uint32_t model)
+static v9_export *new_export(uint32_t model)
 {
     struct v9_export_conf conf = {.root_fd = root, .model = model};
     int32_t err;
     v9_export *ex = v9_export_new(&conf, qids, &err);
 
     CHECK(ex && !err);
+    v9_export_cache_metadata(ex);
     return ex;
 }
 
@@ -138,8 +140,8 @@ SET_UP()
     CHECK(mkdtemp(folder) != NULL);
     root = open(folder, O_RDONLY | O_DIRECTORY);
     CHECK(mkdirat(root, ".virtfs_metadata", 0700) == 0);
-    files = make_export(V9_MODEL_FILE);
-    xattrs = make_export(V9_MODEL_XATTR);
+    files = new_export(V9_MODEL_FILE);
+    xattrs = new_export(V9_MODEL_XATTR);
 }
 
 TEAR_DOWN()
@@ -170,7 +172,7 @@ static uint32_t uid_of(v9_export *ex, int fd, const char *name, int meta)
 
 TEST(metadata_are_found_by_name_and_by_descriptor)
 {
-    const uint32_t moment = v9_mapped_moment(files);
+    const uint32_t seq = v9_mapped_read_begin(files);
     int sub, file, meta;
 
     mkdirat(root, "sub", 0700);
@@ -184,7 +186,7 @@ TEST(metadata_are_found_by_name_and_by_descriptor)
     CHECK(uid_of(files, file, "", -1) == 41);
     CHECK(uid_of(files, root, "", -1) == 40);
     CHECK(v9_mapped_find(files, sub) == -ENOENT); /* none for the directory itself */
-    meta = v9_mapped_stepped(files, sub, "f", file, moment);
+    meta = v9_mapped_stepped(files, sub, "f", file, seq);
     CHECK(meta >= 0 && uid_of(files, file, "", meta) == 41);
     /* The open file keeps its metadata under whatever name, and without any. */
     renameat(root, "sub/f", root, "g");
@@ -258,15 +260,15 @@ TEST(a_listing_shows_stored_types)
 /* A change of names that goes on: what is found meanwhile is not trusted. */
 TEST(nothing_found_during_a_change_of_names_is_trusted)
 {
-    uint32_t moment = v9_mapped_moment(files);
+    uint32_t seq = v9_mapped_read_begin(files);
 
-    CHECK(v9_mapped_settled(files, moment));
+    CHECK(!v9_mapped_read_retry(files, seq));
     v9_mapped_changing(files, 1);
-    CHECK(!v9_mapped_settled(files, moment));
-    CHECK(!v9_mapped_settled(files, v9_mapped_moment(files)));
+    CHECK(v9_mapped_read_retry(files, seq));
+    CHECK(v9_mapped_read_retry(files, v9_mapped_read_begin(files)));
     v9_mapped_changing(files, 0);
-    CHECK(!v9_mapped_settled(files, moment));
-    CHECK(v9_mapped_settled(files, v9_mapped_moment(files)));
+    CHECK(v9_mapped_read_retry(files, seq));
+    CHECK(!v9_mapped_read_retry(files, v9_mapped_read_begin(files)));
 }
 
 struct race {
@@ -327,14 +329,14 @@ TEST(a_reader_never_sees_half_a_change)
 }
 
 /* A file that its xattrs make a block device; its descriptor. */
-static int put_node(const char *name)
+static int put_special(const char *name)
 {
-    const struct v9_mapped inode = {15, 1, 2, S_IFBLK | 0600, makedev(259, 4097)};
+    const struct v9_mapped device = {15, 1, 2, S_IFBLK | 0600, makedev(259, 4097)};
     int fd;
 
     put(root, name, "123");
     fd = openat(root, name, O_PATH);
-    CHECK(v9_mapped_write(xattrs, fd, -1, &inode) == 0);
+    CHECK(v9_mapped_write(xattrs, fd, -1, &device) == 0);
     return fd;
 }
 
@@ -344,13 +346,13 @@ TEST(xattrs_are_written_as_qemu_writes_them)
     struct v9_attr attr;
     int fd;
 
-    fd = put_node("x");
+    fd = put_special("x");
     fchdir(root);
     CHECK(getxattr("x", "user.virtfs.rdev", stored, 8) == 8 &&
           !memcmp(stored, "\1\3\1\1\0\0\0\0", 8));
     CHECK(getxattr("x", "user.virtfs.uid", stored, 8) == 4 && !memcmp(stored, "\1\0\0\0", 4));
     v9_attr_read(xattrs, fd, "", &attr);
-    CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097) && attr.uid == 1);
+    CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_host_rdev(259, 4097) && attr.uid == 1);
     CHECK(v9_mapped_type(xattrs, root, -1, "x") == S_IFBLK);
     put(root, "g", "");
     CHECK(v9_mapped_type(xattrs, root, -1, "g") == S_IFREG);
@@ -385,13 +387,13 @@ TEST(attributes_are_the_same_without_getxattrat)
 {
     struct v9_attr attr;
 
-    close(put_node("x"));
+    close(put_special("x"));
     put(root, "g", "");
     symlinkat("to", root, "real");
     for (int old = 0; old < 2; old++) {
         for (int i = 0; i < 2; i++) {
             v9_attr_read(xattrs, root, "x", &attr);
-            CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_attr_rdev(259, 4097));
+            CHECK(attr.mode == (S_IFBLK | 0600) && attr.rdev == v9_host_rdev(259, 4097));
             CHECK(attr.gid == 2);
             CHECK(v9_mapped_type(xattrs, root, -1, "x") == S_IFBLK);
             CHECK(v9_mapped_type(xattrs, root, -1, "g") == S_IFREG);

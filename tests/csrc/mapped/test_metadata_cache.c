@@ -1,4 +1,4 @@
-// sources: mapped/metadata_cache.c
+// sources: mapped/metadata_cache.c base/ctime.c
 /*
  * Metadata that are remembered: what is found again, and above all what is not.
  */
@@ -15,20 +15,20 @@
 enum { DEV = 7, MS = 1000000 };
 static const int64_t S = 1000000000;
 
-static struct v9_metadata_cache *recall;
+static struct v9_metadata_cache *cache;
 static int tmpfs_fd;
 
 SET_UP()
 {
     tmpfs_fd = memfd_create("of tmpfs", MFD_CLOEXEC);
-    recall = v9_metadata_cache_new(tmpfs_fd, DEV);
-    if (!CHECK(recall))
+    cache = v9_metadata_cache_new(tmpfs_fd, DEV);
+    if (!CHECK(cache))
         exit(1);
 }
 
 TEAR_DOWN()
 {
-    v9_metadata_cache_free(recall);
+    free(cache);
     close(tmpfs_fd);
 }
 
@@ -63,14 +63,14 @@ TEST(metadata_of_an_unchanged_file_are_found)
     const struct v9_attr one = file(1, 50 * S + 1), other = file(2, 50 * S + 1);
     struct v9_mapped found;
 
-    CHECK(!v9_metadata_cache_find(recall, &one, &found));
-    v9_metadata_cache_keep(recall, &one, 60 * S, &kept);
-    CHECK(v9_metadata_cache_find(recall, &one, &found) && same(&found, &kept));
-    CHECK(!v9_metadata_cache_find(recall, &other, &found));
-    v9_metadata_cache_keep(recall, &other, 60 * S,
-                           &none); /* that there are none is worth knowing */
-    CHECK(v9_metadata_cache_find(recall, &other, &found) && same(&found, &none));
-    CHECK(v9_metadata_cache_find(recall, &one, &found) && same(&found, &kept));
+    CHECK(!v9_metadata_cache_find(cache, &one, &found));
+    v9_metadata_cache_enter(cache, &one, 60 * S, &kept);
+    CHECK(v9_metadata_cache_find(cache, &one, &found) && same(&found, &kept));
+    CHECK(!v9_metadata_cache_find(cache, &other, &found));
+    v9_metadata_cache_enter(cache, &other, 60 * S,
+                            &none); /* that there are none is worth knowing */
+    CHECK(v9_metadata_cache_find(cache, &other, &found) && same(&found, &none));
+    CHECK(v9_metadata_cache_find(cache, &one, &found) && same(&found, &kept));
 }
 
 TEST(metadata_of_a_changed_file_are_not_found)
@@ -80,35 +80,35 @@ TEST(metadata_of_a_changed_file_are_not_found)
     struct v9_attr is = was;
     struct v9_mapped found;
 
-    v9_metadata_cache_keep(recall, &was, 60 * S, &kept);
+    v9_metadata_cache_enter(cache, &was, 60 * S, &kept);
     is.ctime_nsec++;
-    CHECK(!v9_metadata_cache_find(recall, &is, &found));
+    CHECK(!v9_metadata_cache_find(cache, &is, &found));
     is = was;
     is.ctime_sec--;
-    CHECK(!v9_metadata_cache_find(recall, &is, &found));
+    CHECK(!v9_metadata_cache_find(cache, &is, &found));
     is = was;
     is.btime_sec++;
-    CHECK(!v9_metadata_cache_find(recall, &is, &found));
+    CHECK(!v9_metadata_cache_find(cache, &is, &found));
     is = was;
     is.has_btime = 0;
-    CHECK(!v9_metadata_cache_find(recall, &is, &found));
+    CHECK(!v9_metadata_cache_find(cache, &is, &found));
     is = was;
     is.st_dev++;
-    CHECK(!v9_metadata_cache_find(recall, &is, &found));
-    v9_metadata_cache_keep(recall, &is, 60 * S, &kept); /* another file system: never */
-    CHECK(!v9_metadata_cache_find(recall, &is, &found));
+    CHECK(!v9_metadata_cache_find(cache, &is, &found));
+    v9_metadata_cache_enter(cache, &is, 60 * S, &kept); /* another file system: never */
+    CHECK(!v9_metadata_cache_find(cache, &is, &found));
 }
 
-/* Whether a file that changed at `changed` is remembered after a stat at `moment`. */
-static bool counts(int64_t changed, int64_t moment)
+/* Whether a file that changed at `changed` is remembered after a stat at `now`. */
+static bool counts(int64_t changed, int64_t now)
 {
     static uint64_t ino = 1000;
     const struct v9_attr attr = file(++ino, changed);
     const struct v9_mapped kept = metadata(5);
     struct v9_mapped found;
 
-    v9_metadata_cache_keep(recall, &attr, moment, &kept);
-    return v9_metadata_cache_find(recall, &attr, &found);
+    v9_metadata_cache_enter(cache, &attr, now, &kept);
+    return v9_metadata_cache_find(cache, &attr, &found);
 }
 
 TEST(a_file_changed_just_before_its_stat_is_not_cached)
@@ -132,7 +132,7 @@ TEST(a_file_changed_just_before_its_stat_is_not_cached)
 enum { FIRST = 10000 }; /* files that nothing before has kept anything of */
 
 /* Each file's metadata follow from its number and its time of change; so a mixture shows. */
-static void *keep_and_find(void *seed)
+static void *enter_and_find(void *seed)
 {
     uint32_t random = *(const uint32_t *)seed;
 
@@ -143,8 +143,8 @@ static void *keep_and_find(void *seed)
         attr = file(FIRST + (random >> 24), 50 * S + (random >> 16 & 7));
         right = metadata((random >> 24) * 8 + (random >> 16 & 7));
         if (random >> 8 & 1)
-            v9_metadata_cache_keep(recall, &attr, 60 * S, &right);
-        else if (v9_metadata_cache_find(recall, &attr, &found))
+            v9_metadata_cache_enter(cache, &attr, 60 * S, &right);
+        else if (v9_metadata_cache_find(cache, &attr, &found))
             CHECK(same(&found, &right));
     }
     return NULL;
@@ -157,7 +157,7 @@ TEST(threads_find_whole_entries)
 
     for (uint32_t i = 0; i < 4; i++) {
         seeds[i] = i;
-        CHECK(pthread_create(&threads[i], NULL, keep_and_find, &seeds[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, enter_and_find, &seeds[i]) == 0);
     }
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
@@ -170,5 +170,4 @@ TEST(other_file_systems_have_no_cache)
     CHECK(fd >= 0 && !v9_metadata_cache_new(fd, DEV));
     close(fd);
     CHECK(!v9_metadata_cache_new(-1, DEV));
-    v9_metadata_cache_free(NULL);
 }

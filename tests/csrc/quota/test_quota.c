@@ -20,9 +20,9 @@
 
 enum { BLOCK = 4096, THREADS = 4, ROUNDS = 400 };
 
-enum { AGES = 3600 * 1000, A_MOMENT = 20 }; /* milliseconds */
+enum { AGES = 3600 * 1000, A_WHILE = 20 }; /* milliseconds */
 
-static v9_quota *make_patient(uint64_t bytes, uint64_t inodes, uint32_t accounts, uint32_t patience)
+static v9_quota *set_patience(uint64_t bytes, uint64_t inodes, uint32_t accounts, uint32_t patience)
 {
     struct v9_quota_conf conf = {bytes,    inodes,  memfd_create("state", 0), ENOSPC, BLOCK,
                                  accounts, patience};
@@ -39,7 +39,7 @@ static v9_quota *make_patient(uint64_t bytes, uint64_t inodes, uint32_t accounts
 
 static v9_quota *make(uint64_t bytes, uint64_t inodes, uint32_t accounts)
 {
-    return make_patient(bytes, inodes, accounts, AGES);
+    return set_patience(bytes, inodes, accounts, AGES);
 }
 
 /* Memory: its file system allocates blocks of data at once, and nothing else. */
@@ -255,7 +255,7 @@ TEST(a_file_removed_before_its_inode_is_entered_counts_nothing)
 
     CHECK(pwrite(fd, "x", 1, 0) == 1);
     account = v9_quota_hold_file(q, fd, true);
-    CHECK(v9_quota_meet(q, fd) == (uint32_t)account);
+    CHECK(v9_quota_acquire(q, fd) == (uint32_t)account);
     v9_quota_settle(q, (uint32_t)account, fd, false);
     v9_quota_release(q, (uint32_t)account);
     unlink(path);
@@ -264,7 +264,7 @@ TEST(a_file_removed_before_its_inode_is_entered_counts_nothing)
     CHECK(usage_of(q).inodes == 0 && usage_of(q).bytes == 0 && usage_of(q).changing == 0);
 
     for (int i = 0; i < 2; i++) {
-        inodes[i] = v9_quota_meet(q, fd);
+        inodes[i] = v9_quota_acquire(q, fd);
         CHECK(usage_of(q).inodes == 1 && usage_of(q).bytes == BLOCK && usage_of(q).changing == 1);
     }
     CHECK(inodes[0] && inodes[0] == inodes[1]);
@@ -466,7 +466,7 @@ TEST(claims_that_others_may_return_are_waited_for)
     v9_quota_end(q, BLOCK, 0);
     pthread_join(thread, NULL);
     v9_quota_free(q);
-    hasty = make_patient(BLOCK, UINT64_MAX, 10, A_MOMENT);
+    hasty = set_patience(BLOCK, UINT64_MAX, 10, A_WHILE);
     CHECK(v9_quota_begin(hasty, BLOCK, 0) == 0);
     CHECK(v9_quota_begin(hasty, 1, 0) == -ENOSPC); /* not for ever */
     CHECK(v9_quota_begin(hasty, 0, 0) == 0);       /* what takes nothing is always allowed */

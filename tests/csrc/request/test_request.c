@@ -1,13 +1,16 @@
-// sources: request/reply.c base/budget.c request/rate_queue.c virtio/guest_memory.c virtio/iov.c
-// base/shrinker.c request/request.c base/token_bucket.c request/upcall.c virtio/virtqueue.c
-// virtio/packed.c virtio/split.c
+// sources: request/reply.c request/request.c request/notify.c request/rate_queue.c request/upcall.c
+// p9/dispatch.c base/ virtio/
 /*
  * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
  * that a guest that goes on sending it does not keep the lock.
  */
 #define _GNU_SOURCE
 #include "driver.h"
+#include "p9/dispatch.h"
+#include "p9/handler.h"
+#include "p9/lookup.h"
 #include "request/request.h"
+#include "request/upcall.h"
 
 enum { COUNT = 3, READ_AT = 0, REPLY_AT = 0x8000, ROOM = 128 };
 
@@ -44,11 +47,6 @@ int v9_p9_prepare(struct v9_device *device, struct v9_request *r)
 {
     (void)device, (void)r;
     return 0;
-}
-
-void v9_workers_wake(struct v9_device *device)
-{
-    (void)device;
 }
 
 void v9_created_close(struct v9_created *made)
@@ -133,10 +131,10 @@ static bool turn(void)
     pthread_mutex_unlock(&dev.lock);
     if (!r)
         return false;
-    result = v9_request_run(&dev, r, &scratch);
+    result = v9_p9_run(&dev, r, &scratch);
     pthread_mutex_lock(&dev.lock);
     dev.busy--;
-    if (result == V9_PASS)
+    if (result == -V9_NOT_OURS)
         v9_upcall_request(&dev, r, &scratch);
     else
         v9_request_finish(&dev, r, result);

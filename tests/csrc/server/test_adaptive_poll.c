@@ -16,101 +16,101 @@ struct outcome {
     int64_t looked;
 };
 
-static struct outcome run(struct v9_adaptive_poll *pace, int64_t gap, int requests)
+static struct outcome run(struct v9_adaptive_poll *poll, int64_t gap, int requests)
 {
     struct outcome outcome = {0, 0};
 
     for (int i = 0; i < requests; i++) {
-        int64_t window = pace->window;
+        int64_t window = poll->window;
         if (window > gap) {
-            v9_adaptive_poll_found(pace);
+            v9_adaptive_poll_found(poll);
             outcome.found++;
             outcome.looked += gap;
         } else {
-            v9_adaptive_poll_slept(pace, gap, window > 0);
+            v9_adaptive_poll_slept(poll, gap, window > 0);
             outcome.looked += window;
         }
-        CHECK(pace->window >= 0 && pace->window <= pace->max);
+        CHECK(poll->window >= 0 && poll->window <= poll->max);
     }
     return outcome;
 }
 
 TEST(without_a_window_nothing_is_polled)
 {
-    struct v9_adaptive_poll pace;
+    struct v9_adaptive_poll poll;
 
-    v9_adaptive_poll_init(&pace, 0);
-    CHECK(run(&pace, 0, 100).looked == 0);
-    CHECK(run(&pace, 1, 100).found == 0);
+    v9_adaptive_poll_init(&poll, 0);
+    CHECK(run(&poll, 0, 100).looked == 0);
+    CHECK(run(&poll, 1, 100).found == 0);
 }
 
 TEST(requests_in_quick_succession_are_polled_for)
 {
-    struct v9_adaptive_poll pace;
+    struct v9_adaptive_poll poll;
 
-    v9_adaptive_poll_init(&pace, MAX);
-    CHECK(pace.window == 0);
-    CHECK(run(&pace, 2 * US, 100).found > 90);
-    CHECK(run(&pace, 10 * US, 100).found > 90);
+    v9_adaptive_poll_init(&poll, MAX);
+    CHECK(poll.window == 0);
+    CHECK(run(&poll, 2 * US, 100).found > 90);
+    CHECK(run(&poll, 10 * US, 100).found > 90);
     /* A long pause or two do not change it; many do. */
-    CHECK(run(&pace, 1000 * US, 2).found == 0);
-    CHECK(run(&pace, 2 * US, 100).found > 90);
-    CHECK(run(&pace, 1000 * US, 100).looked <= 4 * MAX);
-    CHECK(pace.window == 0);
+    CHECK(run(&poll, 1000 * US, 2).found == 0);
+    CHECK(run(&poll, 2 * US, 100).found > 90);
+    CHECK(run(&poll, 1000 * US, 100).looked <= 4 * MAX);
+    CHECK(poll.window == 0);
 }
 
 TEST(a_sleep_counts_with_its_wakeup)
 {
-    struct v9_adaptive_poll pace;
+    struct v9_adaptive_poll poll;
 
-    v9_adaptive_poll_init(&pace, MAX);
-    v9_adaptive_poll_slept(&pace, 2 * MAX, false);
-    CHECK(pace.window > 0);
-    v9_adaptive_poll_init(&pace, MAX);
-    v9_adaptive_poll_slept(&pace, 2 * MAX + 1, false);
-    CHECK(pace.window == 0);
+    v9_adaptive_poll_init(&poll, MAX);
+    v9_adaptive_poll_slept(&poll, 2 * MAX, false);
+    CHECK(poll.window > 0);
+    v9_adaptive_poll_init(&poll, MAX);
+    v9_adaptive_poll_slept(&poll, 2 * MAX + 1, false);
+    CHECK(poll.window == 0);
 }
 
 TEST(polling_in_vain_ends)
 {
-    struct v9_adaptive_poll pace;
+    struct v9_adaptive_poll poll;
     struct outcome outcome;
 
-    v9_adaptive_poll_init(&pace, MAX);
-    outcome = run(&pace, MAX + 10 * US, 100000);
+    v9_adaptive_poll_init(&poll, MAX);
+    outcome = run(&poll, MAX + 10 * US, 100000);
     CHECK(outcome.found == 0);
     CHECK(outcome.looked < 100000ll * US / 10); /* less than a tenth of a microsecond each */
     /* It is tried again all the same. */
-    CHECK(run(&pace, 2 * US, 10000).found > 5000);
-    CHECK(run(&pace, 2 * US, 1000).found == 1000);
+    CHECK(run(&poll, 2 * US, 10000).found > 5000);
+    CHECK(run(&poll, 2 * US, 1000).found == 1000);
 }
 
-static void disturb(struct v9_adaptive_poll *pace)
+static void disturb(struct v9_adaptive_poll *poll)
 {
-    for (int i = 0; i < 10 && pace->window; i++)
-        v9_adaptive_poll_disturbed(pace);
-    CHECK(!pace->window);
+    for (int i = 0; i < 10 && poll->window; i++)
+        v9_adaptive_poll_disturbed(poll);
+    CHECK(!poll->window);
 }
 
 TEST(polling_ends_where_others_want_the_cpu)
 {
-    struct v9_adaptive_poll pace;
+    struct v9_adaptive_poll poll;
     int rest = 0;
 
-    v9_adaptive_poll_init(&pace, MAX);
-    run(&pace, 2 * US, 100);
+    v9_adaptive_poll_init(&poll, MAX);
+    run(&poll, 2 * US, 100);
     for (int i = 0; i < 100; i++) { /* once in a while it means nothing */
-        v9_adaptive_poll_disturbed(&pace);
-        CHECK(pace.window > 0);
-        v9_adaptive_poll_found(&pace);
+        v9_adaptive_poll_disturbed(&poll);
+        CHECK(poll.window > 0);
+        v9_adaptive_poll_found(&poll);
     }
-    disturb(&pace);
-    for (; !pace.window && rest < 10000; rest++)
-        v9_adaptive_poll_slept(&pace, 2 * US, false);
+    disturb(&poll);
+    for (; !poll.window && rest < 10000; rest++)
+        v9_adaptive_poll_slept(&poll, 2 * US, false);
     CHECK(rest > 10 && rest < 1000);
-    disturb(&pace);
+    disturb(&poll);
     for (int i = 0; i < rest; i++) {
-        CHECK(pace.window == 0); /* longer than the first time */
-        v9_adaptive_poll_slept(&pace, 2 * US, false);
+        CHECK(poll.window == 0); /* longer than the first time */
+        v9_adaptive_poll_slept(&poll, 2 * US, false);
     }
 }

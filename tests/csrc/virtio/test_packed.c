@@ -1,4 +1,5 @@
-// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/guest_memory.c virtio/iov.c
+// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
+// virtio/guest_memory.c virtio/iov.c
 /*
  * The packed virtqueue against a driver that this file plays, well-behaved and not.
  */
@@ -17,8 +18,8 @@ enum { AVAIL = 1 << 7, USED = 1 << 15 };
 enum { ENABLE = 0, DISABLE = 1, DESC = 2 };
 
 /* As struct desc, but the last two are buffer id and flags. */
-static uint16_t place;   /* where the driver goes on */
-static bool turn = true; /* and in which turn */
+static uint16_t place;           /* where the driver goes on, */
+static bool wrap_counter = true; /* and its wrap counter */
 static uint16_t *driver_event, *device_event;
 
 static void begin_packed(bool event_idx)
@@ -30,24 +31,24 @@ static void begin_packed(bool event_idx)
     driver_event = (uint16_t *)(guest + AVAIL_AT);
     device_event = (uint16_t *)(guest + USED_AT);
     place = 0;
-    turn = true;
+    wrap_counter = true;
 }
 
 /* Writes one descriptor where the driver stands. */
 static void put(uint32_t offset, uint32_t len, uint16_t id, uint16_t flags)
 {
-    flags |= turn ? AVAIL : USED;
+    flags |= wrap_counter ? AVAIL : USED;
     descs[place] = (struct desc){GPA + DATA_AT + offset, len, id, flags};
     if (++place == NUM) {
         place = 0;
-        turn = !turn;
+        wrap_counter = !wrap_counter;
     }
 }
 
-static bool is_used(uint16_t at, bool in_turn)
+static bool is_used(uint16_t at, bool wrapped)
 {
     const uint16_t flags = descs[at].next;
-    return !!(flags & AVAIL) == in_turn && !!(flags & USED) == in_turn;
+    return !!(flags & AVAIL) == wrapped && !!(flags & USED) == wrapped;
 }
 
 TEST(a_packed_ring_starts_only_where_all_its_parts_are_in_memory)
@@ -85,8 +86,8 @@ TEST(a_base_holds_both_indexes_and_wrap_counters)
     CHECK(ring.setup.base == FRESH);
     setup.base = 3 | 5u << 16 | 0x80000000u;
     start();
-    CHECK(ring.take_at.index.value == 3 && !ring.take_at.turn);
-    CHECK(ring.push_at.index.value == 5 && ring.push_at.turn);
+    CHECK(ring.pop_at.index.value == 3 && !ring.pop_at.wrap_counter);
+    CHECK(ring.push_at.index.value == 5 && ring.push_at.wrap_counter);
     v9_virtqueue_stop(&ring);
     CHECK(ring.setup.base == setup.base);
     setup.base = NUM;
@@ -112,7 +113,7 @@ TEST(a_base_of_zero_starts_a_fresh_ring)
     v9_virtqueue_stop(&ring);
     CHECK(ring.setup.base == 0);
     start();
-    CHECK(!ring.take_at.turn && v9_virtqueue_peek(&ring) == 0);
+    CHECK(!ring.pop_at.wrap_counter && v9_virtqueue_peek(&ring) == 0);
     put(0, 10, 3, WRITE);
     CHECK(take() == 0 && chain.head == 3);
 }
@@ -140,7 +141,7 @@ TEST(a_direct_chain_is_popped_and_pushed)
     put(30, 40, 79, WRITE | NEXT);
     put(500, 50, 5, WRITE);
     CHECK(v9_virtqueue_peek(&ring) == 1);
-    CHECK(take() == 0 && chain.head == 5 && chain.slots == 4 && ring.take_at.index.value == 4);
+    CHECK(take() == 0 && chain.head == 5 && chain.slots == 4 && ring.pop_at.index.value == 4);
     CHECK(chain.readable_count == 1 && chain.readable_size == 30);
     CHECK(chain.writable_count == 2 && chain.writable_size == 90);
     CHECK(v9_virtqueue_peek(&ring) == 0);
@@ -178,7 +179,7 @@ TEST(wrap_counters_flip_at_the_end_of_the_ring)
 {
     static struct v9_chain two[2];
     uint16_t used_place = 0;
-    bool used_turn = true;
+    bool used_wrap_counter = true;
 
     begin_packed(true);
     for (uint32_t round = 0; round < 10000; round++) {
@@ -188,7 +189,7 @@ TEST(wrap_counters_flip_at_the_end_of_the_ring)
             for (uint32_t k = 0; k < length; k++)
                 put(k * 100, 10, ids[i], (uint16_t)(WRITE | (k + 1 < length ? NEXT : 0)));
             if (!CHECK(v9_virtqueue_peek(&ring) == 1 &&
-                       v9_virtqueue_take(&ring, &mem, &two[i]) == 0) ||
+                       v9_virtqueue_pop(&ring, &mem, &two[i]) == 0) ||
                 !CHECK(two[i].head == ids[i] && two[i].writable_size == 10 * length))
                 return;
         }
@@ -196,11 +197,11 @@ TEST(wrap_counters_flip_at_the_end_of_the_ring)
             return;
         for (int i = 1; i >= 0; i--) {
             v9_virtqueue_push(&ring, &two[i], round);
-            if (!CHECK(is_used(used_place, used_turn)) ||
+            if (!CHECK(is_used(used_place, used_wrap_counter)) ||
                 !CHECK(descs[used_place].flags == ids[i] && descs[used_place].len == round))
                 return;
             used_place = (uint16_t)(used_place + two[i].slots);
-            used_turn ^= used_place >= NUM;
+            used_wrap_counter ^= used_place >= NUM;
             used_place %= NUM;
         }
     }
@@ -267,7 +268,7 @@ TEST(the_driver_is_called_where_its_event_asks_for_it)
     driver_event[1] = ENABLE;
     give(1);
     CHECK(v9_virtqueue_should_signal(&ring));
-    /* Two done; wanted: when descriptor 3 of this turn is. */
+    /* Two done; wanted: when descriptor 3 of this round is. */
     driver_event[0] = 3 | 1 << 15;
     driver_event[1] = DESC;
     give(1);
@@ -276,10 +277,10 @@ TEST(the_driver_is_called_where_its_event_asks_for_it)
     CHECK(v9_virtqueue_should_signal(&ring));
     give(1);
     CHECK(!v9_virtqueue_should_signal(&ring)); /* once */
-    /* Over the end: 5 to 2 of the next turn passes 6 of this one, and 1 of the next. */
+    /* Over the end: 5 to 2 of the next round passes 6 of this one, and 1 of the next. */
     driver_event[0] = 6 | 1 << 15;
     give(5);
-    CHECK(ring.push_at.index.value == 2 && !ring.push_at.turn);
+    CHECK(ring.push_at.index.value == 2 && !ring.push_at.wrap_counter);
     CHECK(v9_virtqueue_should_signal(&ring));
     begin_packed(true);
     driver_event[1] = DESC;
@@ -302,20 +303,20 @@ TEST(the_driver_is_called_where_its_event_asks_for_it)
 TEST(kicks_are_asked_for_before_sleeping)
 {
     begin_packed(true);
-    v9_virtqueue_disarm(&ring);
+    v9_virtqueue_disable_notification(&ring);
     CHECK(device_event[1] == DISABLE);
     put(0, 10, 0, WRITE);
-    CHECK(v9_virtqueue_arm(&ring)); /* something is there: do not sleep */
-    CHECK(take() == 0 && !v9_virtqueue_arm(&ring));
+    CHECK(v9_virtqueue_enable_notification(&ring)); /* something is there: do not sleep */
+    CHECK(take() == 0 && !v9_virtqueue_enable_notification(&ring));
     CHECK(device_event[0] == (1 | 1 << 15) && device_event[1] == DESC);
     for (int i = 1; i < NUM; i++) {
         put(0, 10, 0, WRITE);
         CHECK(take() == 0);
     }
-    CHECK(!v9_virtqueue_arm(&ring) && device_event[0] == 0);
+    CHECK(!v9_virtqueue_enable_notification(&ring) && device_event[0] == 0);
     begin_packed(false);
-    v9_virtqueue_disarm(&ring);
-    CHECK(!v9_virtqueue_arm(&ring) && device_event[1] == ENABLE);
+    v9_virtqueue_disable_notification(&ring);
+    CHECK(!v9_virtqueue_enable_notification(&ring) && device_event[1] == ENABLE);
 }
 
 /* What waits while the memory changes finds its buffers again, wherever they are by then, though

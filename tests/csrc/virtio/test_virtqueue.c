@@ -1,4 +1,5 @@
-// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/guest_memory.c virtio/iov.c
+// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
+// virtio/guest_memory.c virtio/iov.c
 /*
  * The split virtqueue against a driver that this file plays, well-behaved and not: how a ring is
  * mapped and its chains are popped.
@@ -255,10 +256,10 @@ TEST(a_ring_in_truncated_memory_reads_as_zeros)
     fd = mem.regions[0].fd;
     CHECK(ftruncate(fd, 0) == 0);
     CHECK(take() != 0 && mem.faulted); /* idx reads 0: nothing there */
-    CHECK(v9_virtqueue_take(&ring, &mem, &chain) == 0 && chain.writable_size == 0);
+    CHECK(v9_virtqueue_pop(&ring, &mem, &chain) == 0 && chain.writable_size == 0);
     give_back(0, 0);
     v9_virtqueue_should_signal(&ring);
-    v9_virtqueue_arm(&ring);
+    v9_virtqueue_enable_notification(&ring);
     mem.faulted = false;
 }
 
@@ -323,7 +324,7 @@ static void loop_indirect(void)
 
 static void table_in_table(void)
 {
-    descs[0] = indirect, table[0] = indirect, table[0].addr += 32;
+    descs[0] = indirect, table[0] = indirect, table[0].gpa += 32;
     table[2] = table[3] = data(0, 10, WRITE, 0);
 }
 
@@ -349,7 +350,7 @@ static void table_and_a_bit(void)
 
 static void table_outside(void)
 {
-    descs[0] = indirect, descs[0].addr = GPA + MEMORY - 16;
+    descs[0] = indirect, descs[0].gpa = GPA + MEMORY - 16;
 }
 
 static void wrapping_buffer(void)

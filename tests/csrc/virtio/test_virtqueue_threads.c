@@ -1,4 +1,5 @@
-// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/guest_memory.c virtio/iov.c
+// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
+// virtio/guest_memory.c virtio/iov.c
 /*
  * A driver in a thread of its own. First both sleep whenever the rules allow it: no kick and no
  * signal is lost (nothing would end the poll), and no reply is seen before it is written. Then the
@@ -24,7 +25,7 @@ enum { NUM = 4, REQUESTS = 150000, NEXT = 1, WRITE = 2, PATIENCE_MS = 60000 };
 enum { AVAIL_AT = 0x1000, USED_AT = 0x2000, DATA_AT = 0x3000, MEMORY = 0x4000 };
 
 struct desc {
-    uint64_t addr;
+    uint64_t gpa;
     uint32_t len;
     uint16_t flags, next;
 };
@@ -62,7 +63,7 @@ struct driver {
 };
 
 /* Request n: asks for n + 1. */
-static void make_available(struct driver *driver, uint32_t n)
+static void offer(struct driver *driver, uint32_t n)
 {
     const uint16_t pair = (uint16_t)(driver->idx % (NUM / 2)), head = (uint16_t)(pair * 2);
     struct desc *descs = (struct desc *)guest;
@@ -104,7 +105,7 @@ static void *drive(void *argument)
     (void)argument;
     while (done < REQUESTS) {
         while (sent < REQUESTS && sent - done < NUM / 2)
-            make_available(&driver, sent++);
+            offer(&driver, sent++);
         if (!wait_for_used(&driver))
             break;
         memcpy(&reply, guest + DATA_AT + done % (NUM / 2) * 16 + 8, 4);
@@ -127,7 +128,7 @@ static bool answer(void)
     static struct v9_chain chain;
     uint32_t number;
 
-    if (!CHECK(v9_virtqueue_take(&ring, &mem, &chain) == 0))
+    if (!CHECK(v9_virtqueue_pop(&ring, &mem, &chain) == 0))
         return false;
     v9_iov_gather(chain.iov, chain.readable_count, 0, &number, 4);
     number++;
@@ -141,14 +142,14 @@ static void serve(void)
     uint32_t served = 0;
 
     while (served < REQUESTS) {
-        v9_virtqueue_disarm(&ring);
+        v9_virtqueue_disable_notification(&ring);
         for (; v9_virtqueue_peek(&ring) == 1; served++) {
             if (!answer())
                 return;
             if (v9_virtqueue_should_signal(&ring))
                 raise_fd(call_fd);
         }
-        if (served < REQUESTS && !v9_virtqueue_arm(&ring) && !wait_for(kick_fd))
+        if (served < REQUESTS && !v9_virtqueue_enable_notification(&ring) && !wait_for(kick_fd))
             return;
     }
 }
@@ -261,7 +262,7 @@ TEST(going_to_sleep_misses_nothing_that_happens_just_then)
         bool noticed;
         line_up(round);
         if (round % 2 == 0) {
-            noticed = v9_virtqueue_arm(&ring);
+            noticed = v9_virtqueue_enable_notification(&ring);
         } else {
             v9_virtqueue_push(&ring, &nothing, 0);
             noticed = v9_virtqueue_should_signal(&ring);

@@ -1,4 +1,5 @@
-// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/guest_memory.c virtio/iov.c
+// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
+// virtio/guest_memory.c virtio/iov.c
 /*
  * The split virtqueue on its way back: the used ring, when the driver is signalled, and when it is
  * asked for kicks.
@@ -101,10 +102,10 @@ TEST(kicks_are_asked_for_before_sleeping)
     avail_event = used + 2 + 4 * NUM;
     descs[0] = data(0, 10, WRITE, 0);
     offer(0);
-    CHECK(v9_virtqueue_arm(&ring)); /* something is there: do not sleep */
-    CHECK(take() == 0 && !v9_virtqueue_arm(&ring) && *avail_event == 1);
+    CHECK(v9_virtqueue_enable_notification(&ring)); /* something is there: do not sleep */
+    CHECK(take() == 0 && !v9_virtqueue_enable_notification(&ring) && *avail_event == 1);
     begin(false);
-    v9_virtqueue_disarm(&ring);
+    v9_virtqueue_disable_notification(&ring);
     CHECK(used[0] == 1);
-    CHECK(!v9_virtqueue_arm(&ring) && used[0] == 0);
+    CHECK(!v9_virtqueue_enable_notification(&ring) && used[0] == 0);
 }

@@ -1,4 +1,5 @@
-// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/guest_memory.c virtio/iov.c
+// sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
+// virtio/guest_memory.c virtio/iov.c
 /*
  * Rings of both layouts full of random descriptors, heads and tables: chains stay within their
  * bounds and name nothing outside guest memory, and every ring ends empty or broken. Between the
@@ -79,7 +80,7 @@ static uint32_t below(uint32_t bound)
 /* A descriptor that is nearly right, so that checks behind the first are reached. */
 static void write_desc(uint8_t *at)
 {
-    uint64_t addr = below(8) ? GPA + below(MEMORY) : (uint64_t)random_number() << below(33);
+    uint64_t gpa = below(8) ? GPA + below(MEMORY) : (uint64_t)random_number() << below(33);
     uint32_t len = below(8) ? below(512) * (below(2) ? 16 : 1) : random_number();
     uint16_t flags = (uint16_t)(below(16) ? below(4) : below(65536));
     uint16_t next = (uint16_t)(below(16) ? below(NUM) : below(65536));
@@ -87,8 +88,8 @@ static void write_desc(uint8_t *at)
     if (!below(6))
         flags = 4;
     if (!below(40))
-        addr = ~(uint64_t)below(4096);
-    memcpy(at, &addr, 8);
+        gpa = ~(uint64_t)below(4096);
+    memcpy(at, &gpa, 8);
     memcpy(at + 8, &len, 4);
     memcpy(at + 12, &flags, 2);
     memcpy(at + 14, &next, 2);
@@ -107,7 +108,7 @@ static void scramble(void)
 }
 
 /* The same descriptors as a packed ring has them: id and flags in place of flags and next, most of
- * them available in one turn or the other. */
+ * them available under either wrap counter. */
 static void scramble_packed(void)
 {
     scramble();
@@ -251,14 +252,14 @@ static bool take_one(void)
 {
     const int found = v9_virtqueue_peek(&ring);
 
-    if (found == 1 && v9_virtqueue_take(&ring, &mem, &held[held_count]) == 0) {
+    if (found == 1 && v9_virtqueue_pop(&ring, &mem, &held[held_count]) == 0) {
         taken++;
         use_chain(&held[held_count++]);
         return true;
     }
     refused += ring.broken != NULL;
     CHECK(found == 0 || (v9_virtqueue_peek(&ring) == -EPROTO && ring.broken));
-    v9_virtqueue_arm(&ring);
+    v9_virtqueue_enable_notification(&ring);
     return false;
 }
 

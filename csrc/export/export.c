@@ -1,0 +1,144 @@
+#define _GNU_SOURCE
+#include "export/export.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "base/ctime.h"
+
+static void init_recursive(pthread_mutex_t *lock)
+{
+    pthread_mutexattr_t attr;
+
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+}
+
+v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err)
+{
+    struct v9_export *ex = calloc(1, sizeof(*ex));
+    struct stat st;
+
+    *err = -ENOMEM;
+    if (!ex)
+        return NULL;
+    ex->conf = *conf;
+    ex->qidmap = qidmap;
+    ex->proc_fd = -1;
+    ex->conf.root_fd = fcntl(conf->root_fd, F_DUPFD_CLOEXEC, 3);
+    if (ex->conf.root_fd < 0 || fstat(ex->conf.root_fd, &st) < 0) {
+        *err = -errno;
+        goto fail;
+    }
+    ex->root_dev = st.st_dev;
+    ex->root_ino = st.st_ino;
+    ex->ctime_is_reliable = v9_ctime_is_reliable(ex->conf.root_fd);
+    ex->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (ex->proc_fd < 0) {
+        *err = -errno;
+        goto fail;
+    }
+    *err = v9_self_read(&ex->self);
+    if (*err)
+        goto fail;
+    pthread_mutex_init(&ex->override_lock, NULL);
+    pthread_mutex_init(&ex->metadata_lock, NULL);
+    init_recursive(&ex->names_lock);
+    *err = 0;
+    return ex;
+fail:
+    if (ex->conf.root_fd >= 0)
+        v9_budget_close(ex->conf.root_fd);
+    if (ex->proc_fd >= 0)
+        v9_budget_close(ex->proc_fd);
+    free(ex);
+    return NULL;
+}
+
+void v9_export_free(v9_export *ex)
+{
+    v9_budget_close(ex->conf.root_fd);
+    v9_budget_close(ex->proc_fd);
+    pthread_mutex_destroy(&ex->override_lock);
+    pthread_mutex_destroy(&ex->metadata_lock);
+    pthread_mutex_destroy(&ex->names_lock);
+    v9_self_free(&ex->self);
+    free(ex->metadata_cache);
+    free(ex->overrides);
+    free(ex->rate_queues);
+    v9_idmap_free(&ex->ids[V9_UID]);
+    v9_idmap_free(&ex->ids[V9_GID]);
+    free(ex);
+}
+
+int v9_export_join(v9_export *above, const char *name, v9_export *ex)
+{
+    if (strlen(name) >= sizeof(ex->name))
+        return -ENAMETOOLONG;
+    strcpy(ex->name, name);
+    ex->above = above;
+    ex->aside = above->below;
+    above->below = ex;
+    return 0;
+}
+
+uint32_t v9_export_index(const v9_export *ex)
+{
+    return ex->index;
+}
+
+void v9_export_lock_names(v9_export *ex)
+{
+    pthread_mutex_lock(&ex->names_lock);
+}
+
+void v9_export_unlock_names(v9_export *ex)
+{
+    pthread_mutex_unlock(&ex->names_lock);
+}
+
+int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_conf *conf)
+{
+    return kind > V9_GID ? -EINVAL : v9_idmap_set(&ex->ids[kind], conf);
+}
+
+int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest)
+{
+    uint32_t host;
+    int err = v9_idmap_host(&ex->ids[kind == V9_GID], guest, &host);
+
+    return err ? err : (int64_t)host;
+}
+
+uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host)
+{
+    return v9_idmap_guest(&ex->ids[kind == V9_GID], host);
+}
+
+int v9_export_set_quota(v9_export *ex, v9_quota *quota)
+{
+    ex->quota = quota;
+    return 0;
+}
+
+int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts)
+{
+    ex->mounts = mounts;
+    return 0;
+}
+
+int v9_export_watch_caps(v9_export *ex, const char *name)
+{
+    return v9_caps_watch(&ex->caps, name);
+}
+
+void v9_export_caps_set(v9_export *ex)
+{
+    v9_caps_changed(&ex->caps);
+}

@@ -1,0 +1,39 @@
+#define _GNU_SOURCE
+#include "fs/created.h"
+
+#include <stdbool.h>
+#include <sys/stat.h>
+
+#include "base/budget.h"
+#include "base/sys.h"
+#include "export/containment.h"
+
+void v9_created_close(struct v9_created *created)
+{
+    if (created->path_fd >= 0)
+        v9_budget_close(created->path_fd);
+    if (created->meta_fd >= 0)
+        v9_budget_close(created->meta_fd);
+    if (created->io_fd >= 0)
+        v9_budget_close(created->io_fd);
+    *created = V9_CREATED_NONE;
+}
+
+static bool is_same(int one, int other)
+{
+    struct stat a, b;
+
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+int v9_created_reach(v9_export *ex, int dir_fd, const char *name, int fd)
+{
+    int path_fd = v9_sys_reach(dir_fd, name, 0);
+
+    if (path_fd >= 0 && is_same(path_fd, fd))
+        return path_fd;
+    if (path_fd >= 0)
+        v9_budget_close(path_fd);
+    return v9_export_reopen(ex, fd);
+}

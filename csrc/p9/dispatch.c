@@ -1,0 +1,89 @@
+/*
+ * dispatch: which function answers a request, and what follows from what it returns.
+ */
+#define _GNU_SOURCE
+#include "p9/dispatch.h"
+
+#include <errno.h>
+
+#include "p9/handler.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
+#include "request/upcall.h"
+
+static v9_handler *const handlers[256] = {
+    [P9_TSTATFS] = v9_p9_statfs,   [P9_TLOPEN] = v9_p9_lopen,       [P9_TREADLINK] = v9_p9_readlink,
+    [P9_TGETATTR] = v9_p9_getattr, [P9_TREADDIR] = v9_p9_readdir,   [P9_TWALK] = v9_p9_walk,
+    [P9_TREAD] = v9_p9_read,       [P9_TWRITE] = v9_p9_write,       [P9_TCLUNK] = v9_p9_clunk,
+    [P9_TLCREATE] = v9_p9_lcreate, [P9_TMKDIR] = v9_p9_mkdir,       [P9_TMKNOD] = v9_p9_mknod,
+    [P9_TSYMLINK] = v9_p9_symlink, [P9_TUNLINKAT] = v9_p9_unlinkat,
+};
+
+/* Of the messages below Tversion 9P2000.u has none. */
+static v9_handler *const unix_handlers[256] = {
+    [P9_TWALK] = v9_p9_walk,   [P9_TOPEN] = v9_p9_open,   [P9_TREAD] = v9_p9_read,
+    [P9_TWRITE] = v9_p9_write, [P9_TCLUNK] = v9_p9_clunk,
+};
+
+/* The question for Python that a handler's result is; 0: none. */
+static uint32_t question_kind(int result)
+{
+    switch (result) {
+    case -V9_NO_DEVICE:
+        return V9_UP_DEVICE;
+    case -V9_NO_GROUP:
+        return V9_UP_GROUP;
+    case -V9_NO_MOUNT:
+        return V9_UP_MOUNT;
+    default:
+        return 0;
+    }
+}
+
+/* A request that is Python's. What its fids stand for is settled before. */
+static int pass(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    const int err = v9_p9_prepare(dev, r);
+
+    (void)in, (void)scratch;
+    return err ? err : -V9_NOT_OURS;
+}
+
+/* Runs a handler; and again, once Python has decided what it asked. */
+static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handler,
+                  struct v9_scratch *scratch)
+{
+    int result;
+
+    do {
+        struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
+        uint32_t kind;
+        result = handler(dev, r, &in, scratch);
+        kind = question_kind(result);
+        if (!kind)
+            return result;
+        result = v9_upcall_question(dev, r, kind, &scratch->worker);
+    } while (!result);
+    return result;
+}
+
+/* Runs a request without the lock. The size of the reply, which is written already, or
+ * -V9_NOT_OURS, -V9_IS_FLUSH or -V9_NOT_YET. */
+int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+{
+    v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
+    int result = r->error;
+
+    if (!result && r->type == P9_TFLUSH)
+        result = r->size == P9_TFLUSH_SIZE ? -V9_IS_FLUSH : -EINVAL;
+    else if (!result)
+        result = handle(dev, r, handler ? handler : pass, scratch);
+    if (result == -V9_NOT_OURS || result == -V9_IS_FLUSH || result == -V9_NOT_YET)
+        return result;
+    /* Not under the lock: a host file may hang. */
+    v9_created_close(&r->made);
+    if (r->question.fd >= 0)
+        v9_budget_close(r->question.fd);
+    return result < 0 ? v9_request_error(r, -result) : result;
+}

@@ -1,0 +1,58 @@
+#define _GNU_SOURCE
+#include "p9/handler.h"
+
+#include <errno.h>
+
+#include "base/sys.h"
+#include "mapped/mapped.h"
+
+int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
+{
+    int32_t meta = __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE), spare;
+
+    if (meta >= 0 || ex->conf.model != V9_MODEL_FILE)
+        return meta;
+    meta = v9_mapped_find(ex, inode->path_fd);
+    if (meta < 0)
+        return -1;
+    spare = v9_inode_adopt(inode, meta);
+    if (spare >= 0)
+        v9_budget_close(spare);
+    return __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE);
+}
+
+int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
+{
+    if (err == -V9_NO_DEVICE) {
+        r->question.a = attr->st_dev;
+        r->question.b = attr->mnt_id;
+        r->question.fd = v9_sys_dup(fd);
+        if (r->question.fd < 0)
+            return r->question.fd;
+    } else if (err == -V9_NO_GROUP) {
+        r->question.a = attr->device;
+        r->question.b = attr->st_ino;
+    }
+    return err;
+}
+
+int v9_p9_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, struct v9_attr *attr)
+{
+    return v9_p9_question(r, fd, attr, v9_attr_read_held(ex, fd, "", meta_fd, attr));
+}
+
+int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
+                  struct v9_attr *attr)
+{
+    int err = v9_attr_read(ex, dir_fd, name, attr), fd;
+
+    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
+        return err;
+    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
+    if (fd < 0)
+        return fd;
+    err = v9_p9_attr(ex, r, fd, -1, attr);
+    attr->stat_fd = -1;
+    v9_budget_close(fd);
+    return err;
+}

@@ -1,0 +1,12 @@
+/*
+ * ring_setup: how the frontend sets a device's ring up; see ring_setup.c.
+ */
+#ifndef V9_SERVER_RING_SETUP_H
+#define V9_SERVER_RING_SETUP_H
+
+#include "request/state.h"
+
+/* Forgets all that the frontend has set a stopped ring up with. */
+void v9_ring_release(struct v9_device *dev); /* [locked] */
+
+#endif
