@@ -46,7 +46,7 @@ int v9_budget_begin(void);
 /* How many descriptors a device may always hold. */
 uint32_t v9_budget_share(void);
 /* Duplicates a descriptor; -EMFILE beyond the budget. */
-int v9_budget_dup(int32_t fd);
+int v9_sys_dup(int32_t fd);
 /* Closes what any of these functions has opened, or another call. */
 void v9_budget_close(int32_t fd);
 

@@ -274,11 +274,3 @@ void v9_budget_close(int32_t fd)
     close(fd);
     give(account);
 }
-
-int v9_budget_dup(int32_t fd)
-{
-    int copy;
-
-    V9_OPEN(copy, fcntl(fd, F_DUPFD_CLOEXEC, 3));
-    return copy;
-}

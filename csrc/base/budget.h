@@ -26,7 +26,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/shrinker.h"
 #include "vhost9p.h"
 
 enum { V9_ACCOUNTS_MAX = 1024 };
@@ -75,17 +74,5 @@ static inline bool v9_budget_lacks(int result)
 uint32_t v9_budget_held(uint32_t account);
 /* Whether less than half of its share is in use. */
 bool v9_budget_is_ample(uint32_t account);
-
-/* Opens a descriptor by the expression `call`, which is one of open(2)'s kind, evicting what it
- * takes. Sets fd to it or to -errno. */
-#define V9_OPEN(fd, call)                                                                          \
-    do {                                                                                           \
-        uint32_t v9_tries = 0;                                                                     \
-        do {                                                                                       \
-            (fd) = v9_budget_take();                                                               \
-            if (!(fd))                                                                             \
-                (fd) = v9_budget_enter((int)(call));                                               \
-        } while ((fd) < 0 && v9_shrinker_eased(-(fd), &v9_tries));                                 \
-    } while (0)
 
 #endif

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
 #include "base/sys.h"
 #include "export/hidden_names.h"
 
@@ -184,7 +184,7 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
 
 static int hold_root(const struct v9_export *ex)
 {
-    return v9_budget_dup(ex->conf.root_fd);
+    return v9_sys_dup(ex->conf.root_fd);
 }
 
 /* The export that is joined to another one's root by this name; NULL: none, or not that root. */

@@ -11,7 +11,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
 #include "vhost9p.h"
 
 /* ---- identity -------------------------------------------------------------------------------- */

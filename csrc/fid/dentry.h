@@ -26,7 +26,7 @@
 
 #include "base/arena.h"
 #include "base/hash_table.h"
-#include "inode.h"
+#include "fid/inode.h"
 
 struct v9_dentry {
     uint64_t checked;         /* v9_dentry_now() of when the name led to the inode; 0: never */
@@ -36,7 +36,7 @@ struct v9_dentry {
     uint32_t refs;            /* fids, dentries below it, and who looks at it */
     uint32_t rebound;         /* v9_dentries.rebound when `settled` was read */
     uint32_t inode;           /* index + 1, with a reference; 0: not known, or an export's root */
-    uint32_t longer, shorter; /* in the list of those of several components */
+    struct v9_list_link list; /* while it has several components (`many`) */
     uint32_t far;             /* where the text is that has no room here; 0: it has */
     uint16_t size, room;      /* of the text, and for it, without the NUL */
     uint16_t export;
@@ -46,11 +46,11 @@ struct v9_dentry {
 };
 
 struct v9_dentries {
-    struct v9_arena *heap;
+    struct v9_arena *arena;
     struct v9_inodes *inodes;
     struct v9_hash names;
-    uint64_t key;  /* odd, and drawn by lot: no guest knows which names share a bucket */
-    uint32_t many; /* the first of several components */
+    uint64_t key;        /* odd and random: no guest knows which names share a bucket */
+    struct v9_list many; /* those of several components */
     uint32_t count;
     uint32_t rebound;               /* names that were found to lead elsewhere */
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */
@@ -67,9 +67,13 @@ struct v9_route {
     uint64_t now;     /* v9_dentry_now() of before it was looked at */
 };
 
+/* `heads` are `buckets` zeros. */
+void v9_dentries_init(struct v9_dentries *dentries, struct v9_arena *arena,
+                      struct v9_inodes *inodes, uint32_t *heads, uint32_t buckets, uint64_t key);
+
 static inline struct v9_dentry *v9_dentry_at(const struct v9_dentries *dentries, uint32_t at)
 {
-    return v9_arena_at(dentries->heap, at);
+    return v9_arena_at(dentries->arena, at);
 }
 
 /*
@@ -100,11 +104,11 @@ uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *r
 uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, const char *name);
 /* Drops a reference. With the last one the dentry ends: its inode's descriptors go to *spare, and
  * a reference of its parent is to be dropped next, which is returned; else 0. */
-uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_inode_fds *spare);
+uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_deferred *deferred);
 /* The name leads to this inode now, of which a reference is taken over; that of the old one is
  * dropped. */
 void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, uint64_t now,
-                    struct v9_inode_fds *spare);
+                    struct v9_deferred *deferred);
 /* Whether a dentry stands for this inode: its own one, or one of the same file. */
 bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode);
 /* Splits the dentries of several components. */

@@ -1,5 +1,5 @@
 /*
- * way: how a file is found again whose descriptor was closed, and never another file.
+ * recipe: how a file is found again whose descriptor was closed, and never another file.
  *
  * What is noted is the file's path below the export's root and, where its file system has them, its
  * file handle (open_by_handle_at(2)). The path is tried first: it needs no privilege, and the new
@@ -41,23 +41,23 @@ struct v9_recipe {
 };
 
 /*
- * Notes the way to the file `is` that fd, an O_PATH descriptor, names. *host_mode is its st_mode.
- * -EBUSY for the export's root, -ESTALE for a file without links or one that `is` does not
+ * Notes the recipe to the file `is` that fd, an O_PATH descriptor, names. *host_mode is its
+ * st_mode. -EBUSY for the export's root, -ESTALE for a file without links or one that `is` does not
  * describe, -EAGAIN where nothing could prove yet that it is the file.
  */
-int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, struct v9_recipe *way,
-                   uint32_t *host_mode);
+int v9_recipe_make(v9_export *ex, int32_t fd, const struct v9_identity *is,
+                   struct v9_recipe *recipe, uint32_t *host_mode);
 /*
  * Opens something of the file's mount that can be asked for files by handle, or at least keeps the
- * mount (*by_handle tells). Arguments are those of v9_recipe_note.
+ * mount (*by_handle tells). Arguments are those of v9_recipe_make.
  */
 int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
-                     const struct v9_recipe *way, uint32_t host_mode, bool *by_handle);
+                     const struct v9_recipe *recipe, uint32_t host_mode, bool *by_handle);
 /*
  * A new O_PATH descriptor of the file. `anchor` is v9_recipe_anchor's if that may be asked, else
  * -1. -ESTALE where the file is not found.
  */
-int v9_recipe_follow(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *way,
-                     int32_t anchor);
+int v9_recipe_open(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *recipe,
+                   int32_t anchor);
 
 #endif

@@ -13,6 +13,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "fid/enter.h"
+#include "fid/renames.h"
 #include "fs/created.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
@@ -236,20 +238,20 @@ int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 /* ---- Tunlinkat ---------------------------------------------------------------------------------
  */
 
-/* What is parked keeps its file (fid/evict.h), and nothing lingers of what is removed. */
+/* Evicted inodes keep their file (fid/evict.h), and nothing that is removed stays cached. */
 static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid,
                         const struct v9_inode *inode, const char *name, bool directory)
 {
     const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
     int err = 0;
 
-    if (v9_names_begin(dev, inode->export, kind))
-        err = v9_names_rescue(dev, inode->export, inode->path_fd, name);
+    if (v9_names_change_begin(&dev->fids, inode->export, kind))
+        err = v9_names_before_loss(&dev->fids, inode->export, inode->path_fd, name);
     if (err >= 0)
         err = v9_unlink(v9_inode_export(dev, inode), inode->path_fd, name, directory);
     if (!err)
-        v9_fids_lost(&dev->fids, fid, name);
-    v9_names_end(dev, inode->export);
+        v9_fids_name_removed(&dev->fids, fid, name);
+    v9_names_change_end(&dev->fids, inode->export);
     return err;
 }
 

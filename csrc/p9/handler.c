@@ -26,7 +26,7 @@ int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
-        r->question.fd = v9_budget_dup(fd);
+        r->question.fd = v9_sys_dup(fd);
         if (r->question.fd < 0)
             return r->question.fd;
     } else if (err == -V9_NO_GROUP) {

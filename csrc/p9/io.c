@@ -19,6 +19,7 @@
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
+#include "quota/quota.h"
 #include "request/rate_queue.h"
 #include "request/reply.h"
 #include "virtio/iov.h"
@@ -147,21 +148,21 @@ static int leave_size_out(v9_export *ex, struct v9_request *r, struct v9_inode *
                           uint64_t mask, struct v9_attr *a, bool *out)
 {
     const uint64_t all = 0x3fff;
-    struct v9_known_size told = v9_known_size_now(inode);
+    struct v9_known_size known = v9_known_size_now(inode);
     int err;
 
     *out = false;
-    if (mask == all && v9_known_size_may_know(inode, &told)) {
-        *out = told.told == a->size + 1;
+    if (mask == all && v9_known_size_may_know(inode, &known)) {
+        *out = known.size == a->size + 1;
         if (*out)
             return 0;
         err = v9_p9_attr(ex, r, inode->path_fd, v9_inode_meta(ex, inode), a);
         if (err)
             return err;
-        *out = v9_known_size_knows(inode, &told, a->size);
+        *out = v9_known_size_is_known(inode, &known, a->size);
     }
     if (!*out)
-        v9_known_size_tell(inode, told, a->size);
+        v9_known_size_reported(inode, known, a->size);
     return 0;
 }
 
@@ -249,7 +250,7 @@ int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         return err;
     if (t.count > dev->msize - P9_IO_SIZE)
         t.count = dev->msize - P9_IO_SIZE;
-    inode = v9_fids_node(&dev->fids, t.fid);
+    inode = v9_fids_inode(&dev->fids, t.fid);
     if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) {
         v9_fids_unpin(&dev->fids, t.fid);
         return -V9_NOT_OURS;
@@ -371,7 +372,7 @@ int v9_p9_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    inode = v9_fids_node(&dev->fids, t.fid);
+    inode = v9_fids_inode(&dev->fids, t.fid);
     ex = v9_inode_export(dev, inode);
     if (ex->conf.readonly)
         err = -EROFS;

@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
-#include "fid/evict.h"
+#include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
 
@@ -90,7 +90,7 @@ static int hold_above(struct look *look, uint32_t at)
 
     if (dentry->fixed || dentry->many || dentry->size >= sizeof(look->name))
         return AGAIN;
-    look->fd = v9_fids_hold_above(&look->dev->fids, at, look->name, &look->above);
+    look->fd = v9_fids_acquire_parent(&look->dev->fids, at, look->name, &look->above);
     if (look->fd == -ESTALE && !dentry_at(look, above)->fixed) {
         look->lost = above;
         return AGAIN;
@@ -113,7 +113,7 @@ static bool is_unchanged(struct look *look, uint32_t at)
 {
     const uint32_t inode = dentry_at(look, at)->inode;
 
-    if (!inode || !v9_inode_is(&look->dev->fids.inodes, inode, &look->use->attr))
+    if (!inode || !v9_inode_is_file(&look->dev->fids.inodes, inode, &look->use->attr))
         return false;
     __atomic_store_n(&dentry_at(look, at)->checked, look->now, __ATOMIC_RELAXED);
     settle(look, dentry_at(look, at));
@@ -130,21 +130,21 @@ static bool is_moving(const struct look *look)
 static int bind(struct look *look, uint32_t at, const struct v9_found *found)
 {
     struct v9_fids *fids = &look->dev->fids;
-    struct v9_inode_fds before = V9_INODE_FDS_NONE;
+    struct v9_deferred before = {0};
     uint32_t inode;
-    int err = v9_fids_hold(fids, found, &inode);
+    int err = v9_fids_acquire_found(fids, found, &inode);
 
     if (err)
         return err;
     pthread_mutex_lock(&fids->lock);
     if (is_moving(look) || dentry_at(look, at)->fixed) {
-        v9_inodes_drop(&fids->inodes, inode, &before);
+        v9_inodes_release(&fids->inodes, inode, &before);
         err = AGAIN;
     } else {
         v9_dentry_bind(&fids->dentries, at, inode, look->now, &before);
     }
     pthread_mutex_unlock(&fids->lock);
-    v9_inode_fds_close(&before);
+    v9_fids_finish(fids, &before);
     return err;
 }
 
@@ -177,9 +177,9 @@ static int look_again(struct look *look, uint32_t at, int err)
     if (!err || err == -ESTALE)
         err = step(look, at);
     if (look->lost)
-        v9_fids_doubt(&look->dev->fids, look->lost);
+        v9_fids_invalidate_name(&look->dev->fids, look->lost);
     if (look->above)
-        v9_fids_step_off(&look->dev->fids, look->above);
+        v9_fids_release_inode(&look->dev->fids, look->above);
     return err < 0 && err > -V9_NO_DEVICE && is_moving(look) ? AGAIN : err;
 }
 
@@ -187,7 +187,7 @@ static int look_again(struct look *look, uint32_t at, int err)
 static int look_at(struct look *look, uint32_t at)
 {
     struct v9_fids *fids = &look->dev->fids;
-    struct v9_inode_fds none; /* the dentry has a reference too */
+    struct v9_deferred none = {0}; /* the dentry has a reference too */
     int err;
 
     look->above = look->lost = 0;
@@ -203,7 +203,7 @@ static int look_at(struct look *look, uint32_t at)
         (!look->above || fids->inodes.entries[look->above - 1].refs > 1)) {
         if (look->above) {
             fids->inodes.entries[look->above - 1].pins--;
-            v9_inodes_drop(&fids->inodes, look->above, &none);
+            v9_inodes_release(&fids->inodes, look->above, &none);
         }
         look->use->seen = at == look->leaf;
         return 0;
@@ -242,7 +242,7 @@ static int look_at_name(struct v9_device *dev, struct v9_request *r, const struc
     look.dev = dev;
     look.r = r;
     look.use = use;
-    look.ex = v9_inode_export(dev, v9_fids_node(&dev->fids, fid));
+    look.ex = v9_inode_export(dev, v9_fids_inode(&dev->fids, fid));
     look.leaf = fid->dentry;
     look.now = now;
     for (int i = 0; i < PATIENCE; i++) {
@@ -292,13 +292,13 @@ static uint64_t settled_ctime(struct v9_device *dev, const struct v9_use *use)
  */
 static bool has_kept_name(struct v9_device *dev, struct v9_use *use)
 {
-    v9_export *ex = v9_inode_export(dev, v9_fids_node(&dev->fids, use->fid));
+    v9_export *ex = v9_inode_export(dev, v9_fids_inode(&dev->fids, use->fid));
     const uint64_t settled = ex->ctime_is_reliable ? settled_ctime(dev, use) : 0;
 
     if (!settled)
         return false;
     use->moment = v9_ctime_now();
-    use->seen = !v9_attr_look(ex, v9_fids_node(&dev->fids, use->fid)->path_fd, "", &use->attr) &&
+    use->seen = !v9_attr_look(ex, v9_fids_inode(&dev->fids, use->fid)->path_fd, "", &use->attr) &&
                 use->attr.nlink && v9_ctime_settled(&use->attr, use->moment) == settled;
     return use->seen;
 }
@@ -332,13 +332,13 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
     use->seen = false;
     use->now = 0;
     if (err == -ESTALE) { /* parked, and not to be found: something else may have its name */
-        err = v9_fids_pin_parked(&dev->fids, number, &use->fid);
+        err = v9_fids_pin_evicted(&dev->fids, number, &use->fid);
         if (!err && !v9_fid_is_by_name(use->fid)) {
             v9_fids_unpin(&dev->fids, use->fid);
             err = -ESTALE;
         }
         if (!err) {
-            v9_fids_doubt(&dev->fids, use->fid->dentry);
+            v9_fids_invalidate_name(&dev->fids, use->fid->dentry);
             err = follow_name(dev, r, number, use);
         }
         if (!err)
@@ -348,7 +348,7 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
     }
     if (err)
         return err;
-    use->inode = v9_fids_node(&dev->fids, use->fid);
+    use->inode = v9_fids_inode(&dev->fids, use->fid);
     if (use->inode)
         return 0;
     v9_fids_unpin(&dev->fids, use->fid);
@@ -476,7 +476,7 @@ static int look_only(struct v9_device *dev, struct v9_request *r, uint32_t numbe
     if (use.fid->dentry && !is_believed(v9_dentry_at(&dev->fids.dentries, use.fid->dentry), now))
         err = look_at_name(dev, r, use.fid, now, &use);
     if (err) /* what it led to before, the guest would not reach by it */
-        v9_fids_doubt(&dev->fids, use.fid->dentry);
+        v9_fids_invalidate_name(&dev->fids, use.fid->dentry);
     v9_fids_unpin(&dev->fids, use.fid);
     return err == -V9_NO_DEVICE || err == -V9_NO_GROUP ? err : 0;
 }

@@ -260,7 +260,7 @@ static int view_mounts(struct listing *list, struct v9_request *r)
         return 0;
     r->question.a = list->inode->mnt_id;
     r->question.b = generation;
-    r->question.fd = v9_budget_dup(list->inode->path_fd);
+    r->question.fd = v9_sys_dup(list->inode->path_fd);
     if (r->question.fd < 0)
         return 0; /* there is another way: all entries are looked at */
     r->asked++;
@@ -345,7 +345,7 @@ static uint64_t last_offset(const uint8_t *dents, int size)
 int v9_fid_read_dir(v9_device *dev, uint64_t handle, uint64_t offset, uint8_t *out, uint32_t size)
 {
     const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
-    const struct v9_inode *inode = v9_fids_node(&dev->fids, fid);
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
     struct v9_fid_dir *dir = v9_fids_dir(&dev->fids, fid);
     int got;
 

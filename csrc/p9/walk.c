@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
+#include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
@@ -68,7 +69,7 @@ struct place {
 static void leave(struct v9_fids *fids, const struct place *place)
 {
     if (place->inode) {
-        v9_fids_step_off(fids, place->inode);
+        v9_fids_release_inode(fids, place->inode);
         return;
     }
     v9_budget_close(place->fd);
@@ -99,7 +100,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
 static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
 {
     return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&
-           v9_inodes_may_meet(&fids->inodes, at->ex->index, at->path, name);
+           v9_inodes_worth_lookup(&fids->inodes, at->ex->index, at->path, name);
 }
 
 /* Takes a step to a file whose inode is there, which a stat tells: 0, -ENOENT, or -EAGAIN where it
@@ -113,7 +114,8 @@ static int step_to_node(struct v9_fids *fids, const struct place *at, const char
 
     if (err)
         return err == -ENOENT ? err : -EAGAIN;
-    *next = (struct place){at->ex, at->uid, -1, -1, v9_fids_meet(fids, at->ex->index, attr), 0};
+    *next =
+        (struct place){at->ex, at->uid, -1, -1, v9_fids_lookup_inode(fids, at->ex->index, attr), 0};
     if (!next->inode)
         return -EAGAIN;
     next->fd = fids->inodes.entries[next->inode - 1].path_fd;
@@ -122,7 +124,7 @@ static int step_to_node(struct v9_fids *fids, const struct place *at, const char
     if (is_same)
         return 0;
     /* Python has to be asked about it, or it is denied, or metadata make another kind of it. */
-    v9_fids_step_off(fids, next->inode);
+    v9_fids_release_inode(fids, next->inode);
     return -EAGAIN;
 }
 
@@ -139,7 +141,7 @@ static int walk_step(struct v9_fids *fids, struct v9_request *r, const struct pl
     if (err || !remembered)
         return err;
     found = (struct v9_found){next->fd, next->meta_fd, next->ex->index, attr};
-    next->inode = v9_fids_stand(fids, &found);
+    next->inode = v9_fids_acquire_inode(fids, &found);
     if (next->inode)
         next->fd = fids->inodes.entries[next->inode - 1].path_fd;
     return 0;
@@ -216,7 +218,7 @@ static int enter(struct v9_device *dev, const struct v9_fid_new *as, const struc
     int err;
 
     if (end->inode)
-        err = v9_fids_enter_here(&dev->fids, as, end->inode, attr->qid.version, instead);
+        err = v9_fids_enter_inode(&dev->fids, as, end->inode, attr->qid.version, instead);
     else
         err = v9_fids_enter(&dev->fids, as, &found, instead);
     if (err)

@@ -17,9 +17,10 @@
 
 #include "base/host_stat.h"
 #include "export/containment.h"
-#include "fid/cached.h"
+#include "fid/enter.h"
+#include "fid/evict.h"
 #include "fid/known_size.h"
-#include "fid/recipe.h"
+#include "fid/sweeper.h"
 #include "p9/handler.h"
 #include "request/notify.h"
 #include "request/reply.h"
@@ -62,14 +63,14 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (dev->slots == MAP_FAILED)
         goto fail;
-    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports);
+    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports, &v9_evict_ops);
     if (*err)
         goto fail_slots;
     *err = v9_workers_start(dev);
     if (!*err)
         return dev;
     if (!v9_workers_stop(dev))
-        return NULL; /* a thread that hangs keeps the memory */
+        return NULL; /* a thread that hangs cached_mount the memory */
     v9_fids_destroy(&dev->fids);
 fail_slots:
     munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
@@ -90,7 +91,7 @@ int v9_device_free(v9_device *dev)
     v9_ring_release(dev);
     pthread_mutex_unlock(&dev->lock);
     if (!v9_workers_stop(dev)) {
-        v9_shrinker_leave(&dev->fids.holder, false);
+        v9_shrinker_leave(&dev->fids.shrinker, false);
         return 0; /* they will look at it */
     }
     v9_virtqueue_stop(&dev->ring);
@@ -104,7 +105,7 @@ int v9_device_free(v9_device *dev)
     return 1;
 }
 
-/* The mount that an export's root is on, which that keeps; 0 if the host does not tell. */
+/* The mount that an export's root is on, which that cached_mount; 0 if the host does not tell. */
 static uint64_t own_mount(const v9_export *ex)
 {
     struct v9_attr attr;
@@ -114,17 +115,17 @@ static uint64_t own_mount(const v9_export *ex)
 
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
 {
-    uint64_t keeps = 0;
+    uint64_t cached_mount = 0;
 
     if (index >= V9_EXPORTS_MAX)
         return -ENOSPC;
-    if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_cached_start())
-        keeps = own_mount(ex);
+    if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_sweeper_start())
+        cached_mount = own_mount(ex);
     pthread_mutex_lock(&dev->lock);
     ex->index = index;
     dev->exports[index] = ex;
     dev->fids.inodes.quotas[index] = ex->quota;
-    dev->fids.inodes.keeps[index] = keeps;
+    dev->fids.inodes.cached_mounts[index] = cached_mount;
     pthread_mutex_unlock(&dev->lock);
     v9_device_wake(dev);
     return 0;
@@ -163,7 +164,7 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
     pthread_mutex_lock(&dev->fids.lock);
     out->fids = dev->fids.count;
     out->inodes = dev->fids.inodes.count;
-    out->evicted = dev->fids.inodes.park.count;
+    out->evicted = dev->fids.inodes.recipes.count;
     pthread_mutex_unlock(&dev->fids.lock);
 }
 
@@ -326,7 +327,7 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 
     if (err)
         return err;
-    inode = v9_fids_node(&dev->fids, fid);
+    inode = v9_fids_inode(&dev->fids, fid);
     meta_fd = inode ? v9_inode_meta(v9_inode_export(dev, inode), inode) : -1;
     pthread_mutex_lock(&dev->fids.lock);
     *out = (struct v9_fid_info){
@@ -380,7 +381,7 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
                   const struct v9_attr *attr)
 {
     struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
-    const uint32_t export = v9_fids_node(&dev->fids, directory)->export;
+    const uint32_t export = v9_fids_inode(&dev->fids, directory)->export;
 
     return v9_fids_become(&dev->fids, directory, name, made, export, attr);
 }
@@ -392,7 +393,7 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 
 static struct v9_inode *node_of(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_node(&dev->fids, v9_fids_of(&dev->fids, handle));
+    return v9_fids_inode(&dev->fids, v9_fids_of(&dev->fids, handle));
 }
 
 void v9_fid_resizing(v9_device *dev, uint64_t handle)
@@ -410,7 +411,7 @@ void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_end(&dev->fids, handle);
+    return v9_fids_remove_handle(&dev->fids, handle);
 }
 
 int v9_fid_clear(v9_device *dev)

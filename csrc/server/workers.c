@@ -119,7 +119,7 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
     int result;
 
     begin_work(dev, &scratch->worker);
-    v9_fids_begin(&dev->fids);
+    v9_fids_begin_request(&dev->fids);
     pthread_mutex_unlock(&dev->lock);
     result = v9_p9_run(dev, r, scratch);
     pthread_mutex_lock(&dev->lock);
