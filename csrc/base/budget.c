@@ -28,7 +28,7 @@ static struct account {
 } accounts[V9_ACCOUNTS_MAX + 1];
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     uint32_t devices;
     uint32_t capacity;            /* of all devices; 0: not known yet, nobody is refused */
     uint32_t share, pool, loaned; /* read without the lock */

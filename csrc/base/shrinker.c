@@ -23,7 +23,7 @@ static _Thread_local bool shrinking;
 static int reserve[RESERVE] = {-1, -1, -1, -1};
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     pthread_cond_t left;
     struct v9_shrinker *first;
 } shrinkers = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
@@ -145,7 +145,7 @@ bool v9_shrinker_thread(void *(*run)(void *))
 }
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     pthread_cond_t wanted, done;
     bool runs, asked;
     bool late;        /* somebody has waited in vain for the present round: its file system hangs */

@@ -31,8 +31,10 @@ struct v9_export {
     struct v9_seqcount moves; /* files lose names, or get other ones (fid/renames.c) */
     struct v9_seqcount texts; /* a metadata file is written */
     struct v9_metadata_cache *metadata_cache; /* NULL: metadata are read each time */
-    pthread_mutex_t metadata_lock;            /* metadata are read, changed and written as one */
-    pthread_mutex_t names_lock;               /* v9_export_lock_names: recursive */
+    /* Metadata are read, changed and written as one; lock order: docs/architecture.md */
+    pthread_mutex_t metadata_lock;
+    /* v9_export_lock_names: recursive; lock order: docs/architecture.md */
+    pthread_mutex_t names_lock;
     struct v9_self self;
     uint64_t root_dev, root_ino;
     bool ctime_is_reliable; /* of the files on root_dev (base/ctime.h) */
@@ -40,7 +42,7 @@ struct v9_export {
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */
     struct v9_idmap ids[2];             /* by V9_UID, V9_GID */
-    /* For tests with synthetic devices (fs/stat_override.h). */
+    /* For tests with synthetic devices (fs/stat_override.h); lock order: docs/architecture.md */
     pthread_mutex_t override_lock;
     struct v9_stat_override *overrides; /* open addressing, host_ino 0 = empty; NULL: none */
     uint32_t override_count, override_mask;

@@ -12,8 +12,8 @@
 enum { PLACES = 4096 }; /* a power of two; the kernel numbers mounts one by one */
 
 struct v9_mounts {
-    pthread_mutex_t lock;
-    int fd; /* mountinfo */
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
+    int fd;               /* mountinfo */
     uint64_t generation;
     struct v9_view *views[PLACES]; /* by mount id, of any generation */
 };

@@ -46,7 +46,7 @@ struct header {
 };
 
 struct v9_qidmap {
-    pthread_rwlock_t lock;
+    pthread_rwlock_t lock; /* lock order: docs/architecture.md */
     int fd;
     uint8_t *base;
     uint64_t size;

@@ -48,12 +48,13 @@ _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
 
 /* More of a fid that has a directory open; of others it is not touched, and takes no memory. */
 struct v9_fid_dir {
-    pthread_mutex_t lock; /* lseek and getdents64 belong together */
-    uint64_t offset;      /* d_off where io_fd stands */
+    /* lseek and getdents64 belong together; lock order: docs/architecture.md */
+    pthread_mutex_t lock;
+    uint64_t offset; /* d_off where io_fd stands */
 };
 
 struct v9_fids {
-    pthread_mutex_t lock; /* guards inodes and dentries too */
+    pthread_mutex_t lock; /* guards inodes and dentries too; lock order: docs/architecture.md */
     struct v9_inodes inodes;
     struct v9_dentries dentries;
     uint32_t max;          /* capacity of entries */

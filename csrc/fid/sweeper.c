@@ -10,7 +10,7 @@
 enum { TICK_NS = 200000000 };
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     pthread_cond_t wanted;
     bool runs;
     bool awake; /* something may be cached; read without the lock */

@@ -20,7 +20,7 @@ struct v9_quota {
     struct v9_quota_usage *usage;
     void *page; /* what `usage` is in */
     uint64_t seq;
-    pthread_mutex_t lock; /* everything below */
+    pthread_mutex_t lock; /* everything below; lock order: docs/architecture.md */
     struct v9_usages accounts;
     uint64_t claimed_bytes, claimed_inodes;
     uint32_t waiting;

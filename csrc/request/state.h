@@ -112,7 +112,7 @@ struct v9_device {
     struct v9_device_conf conf;
     v9_export *exports[V9_EXPORTS_MAX]; /* those that are set never change */
     struct v9_fids fids;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
 
     struct v9_mem mem;
     struct v9_retired_mapping *retired;

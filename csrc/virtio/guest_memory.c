@@ -38,6 +38,7 @@ struct v9_registry {
 };
 
 static _Atomic(struct v9_registry *) registries;
+/* Lock order: docs/architecture.md */
 static pthread_mutex_t registries_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct v9_registry *take_registry(atomic_bool *faulted)
