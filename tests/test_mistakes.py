@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
