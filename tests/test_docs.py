@@ -270,6 +270,7 @@ def place(name: str) -> Path:
 def walk(request: str) -> list[list[str]]:
     """The files of a walk, table by table."""
     found = list(tables(section(f"### {request}")))
+    assert found, f"no table shows the walk of a {request}"
     return [[name for row in rows for name in short_names(row[0])] for rows in found]
 
 
