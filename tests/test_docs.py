@@ -283,10 +283,10 @@ def test_each_file_of_the_architecture_exists() -> None:
 def test_the_rooms_are_listed_in_their_order_with_their_sizes() -> None:
     rows = next(tables(section("## Rooms of csrc")))
     assert [code(row[0])[0] for row in rows] == [f"csrc/{room}/" for room in rooms.ROOMS]
-    for (_, _, told), room in zip(rows, rooms.ROOMS, strict=True):
+    for (_, _, stated), room in zip(rows, rooms.ROOMS, strict=True):
         files = (ROOT / "csrc" / room).glob("*.[ch]")
         lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
-        assert lines == pytest.approx(int(told), rel=0.25), room
+        assert lines == pytest.approx(int(stated), rel=0.25), room
 
 
 @pytest.mark.parametrize("request_name", WALKS)
