@@ -97,7 +97,7 @@ struct v9_attr {
     uint32_t mode, uid, gid;
     uint64_t nlink, rdev, size, blksize, blocks;
     uint64_t atime_sec, atime_nsec, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec;
-    uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none; has_btime tells */
+    uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none (has_btime) */
     uint32_t has_btime;
     uint32_t device; /* the qid map's device index */
     uint32_t type;   /* S_IFMT of the host's file, whatever the metadata say */
@@ -143,36 +143,37 @@ int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name
 /* Its index in its device. */
 uint32_t v9_export_index(const v9_export *ex);
 /*
- * Opens a directory by its path below the export's root (1 to 4095 bytes), without symlinks, at
- * once: an O_PATH descriptor. ".." is clamped at the root, or where the export is joined to another
- * -EXDEV. The last component may not be hidden by mapped-file, which only v9_export_step finds out.
+ * Opens a directory by its path below the export's root (1 to 4095 bytes), in one step and without
+ * following symlinks: an O_PATH descriptor. ".." is clamped at the root, or fails with -EXDEV if
+ * the export is joined to another. Hidden names are refused by their usual spelling only;
+ * v9_export_step refuses all spellings.
  */
 int v9_export_descend(v9_export *ex, const char *path);
 /*
- * The directory, as an O_PATH descriptor, and the name in it by which the file `fd` was reached,
- * after it was seen that the name stands for that file. -EBUSY for the root, and for what was moved
- * out of the export; -ENOENT where the name stands for another file, or none.
+ * Finds the directory (returned as an O_PATH descriptor) and the name in it by which the file `fd`
+ * was reached, and checks that the name still stands for that file: else -ENOENT. -EBUSY for the
+ * root, and for a file that was moved out of the export.
  */
 enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
 int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
 /*
- * Opens what a descriptor names for reading or writing: the one function that does so to a file of
- * the host. -ENXIO for what is neither a regular file nor a directory, -ELOOP for a symlink.
+ * Opens the file that a descriptor names for reading or writing. No other function does so to a
+ * file of the host. -ELOOP for a symlink; -ENXIO for other files than regular ones and directories.
  */
 int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
-/* export/hidden_names.c: names under which mapped-file keeps metadata: of a directory's files, of
- * the export's root. */
+/* export/hidden_names.c: the names under which mapped-file keeps metadata, of a directory's files
+ * and of the export's root. */
 enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
 const char *v9_hidden_name(uint32_t which);
-/* Whether the guest may neither see nor name this entry of directory `dir_fd`: under mapped-file it
- * is one of these names, or another way to write one where the host's file system knows several. */
+/* Whether this entry of directory `dir_fd` is hidden from the guest: under mapped-file, one of
+ * these names, or another spelling of one that the host's file system accepts. */
 int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /*
- * export/idmap.c: the map of owners (V9_UID) or groups (V9_GID). Everything is copied. `ranges` are
- * in the order of their host ids, and do not overlap: else -EINVAL. From then on a host id that no
- * range has shows as V9_ID_NOBODY, and a guest id of no range is `squash` on the host, or is
- * refused, as are forbidden ones. Once per kind, before the export is served; not set: ids are as
- * they are.
+ * export/idmap.c: sets the map of owners (V9_UID) or groups (V9_GID). Everything is copied.
+ * `ranges` are in the order of their host ids and do not overlap: else -EINVAL. A host id outside
+ * all ranges shows as V9_ID_NOBODY; a guest id outside all ranges becomes `squash` on the host, or
+ * is refused, as are forbidden ones. Once per kind, before the export is served; without a map, ids
+ * stay as they are.
  */
 struct v9_id_range {
     uint32_t guest, host, count;
@@ -185,19 +186,18 @@ struct v9_id_conf {
 enum { V9_UID = 0, V9_GID = 1, V9_ID_NOBODY = 65534 };
 #define V9_NO_ID 4294967295
 int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_conf *conf);
-/* What a host id is in the guest. */
+/* The guest's id for a host's. */
 uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host);
-/* What a guest's id is on the host; -EPERM where the guest may not use it. V9_NO_ID, which is no
- * id, stays. */
+/* The host's id for a guest's; -EPERM where the guest may not use it. V9_NO_ID, which is no id,
+ * stays. */
 int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest);
 /*
- * export/file_caps.c: capabilities of programs that are kept as the attribute `name`
- * (NUL-terminated, copied), which the kernel does not know as such. From now on whoever writes to a
- * file takes them away first. Once per export, before it is served. -EINVAL for a name that is too
- * long.
+ * export/file_caps.c: capabilities of programs are kept as the attribute `name` (NUL-terminated,
+ * copied), which the kernel does not know as such. From now on, writing to a file removes them
+ * first. Once per export, before it is served. -EINVAL for an empty name or one that is too long.
  */
 int v9_export_watch_caps(v9_export *ex, const char *name);
-/* Some file has them now: open files are looked at again. */
+/* Some file has them now: open files are checked again. */
 void v9_export_caps_set(v9_export *ex);
 /* ---- base/token_bucket.c: how fast reads and writes may be ----------------------------------- */
 
@@ -251,7 +251,7 @@ struct v9_mapped {
  * where there is none, which it is but under mapped-file. */
 int v9_mapped_find(v9_export *ex, int32_t fd);
 /* Under mapped-file, the directory that has the metadata files of a directory's files: a
- * descriptor, or negative: -EMFILE or -ENFILE where it lacked one. */
+ * descriptor, or negative: -EMFILE or -ENFILE where none was left. */
 int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
 int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
@@ -298,7 +298,7 @@ int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 /*
  * A change of files, between begin and end. Begin sets aside the most that it may take, or returns
  * -EDQUOT or -ENOSPC, and holds the files that it touches. End settles these, and gives back what
- * was set aside. A file that is made is counted in between (v9_quota_count_new, quota/change.h).
+ * was set aside. A new file is counted in between (v9_quota_count_new, quota/change.h).
  */
 enum { V9_QUOTA_FILES = 3 };
 struct v9_quota_change {
@@ -314,18 +314,19 @@ void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
 
 /* Which entries' attributes a listing has to read: those on whose names something is mounted, */
 enum {
-    V9_LOOK_NAMED = 0, /* and no other: the rest are what the directory tells, on its own device */
-    V9_LOOK_DIRS = 1,  /* and directories */
-    V9_LOOK_ALL = 2,   /* all */
+    V9_LOOK_NAMED =
+        0,            /* and no other: the directory itself describes the rest, on its own device */
+    V9_LOOK_DIRS = 1, /* and directories */
+    V9_LOOK_ALL = 2,  /* all */
 };
 
 /* `mountinfo` (/proc/self/mountinfo) is duplicated; nobody else may poll it. */
 v9_mounts *v9_mounts_new(int32_t mountinfo, int32_t *err);
 void v9_mounts_free(v9_mounts *mounts);
 /*
- * Installs what V9_UP_MOUNT asked for: it tells the generation, and the mount table was read since.
- * `names` are the names, each NUL-terminated, `size` bytes in all. Nothing is installed, which is
- * no error, where mounts have changed again; the request then asks again.
+ * Installs what V9_UP_MOUNT asked for: `generation` came with the question, and the mount table was
+ * read since. `names` are the names, each NUL-terminated, `size` bytes in all. Nothing is
+ * installed, which is no error, where mounts have changed again; the request then asks again.
  */
 int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint32_t look,
                   const char *names, uint32_t size);
@@ -510,8 +511,8 @@ int v9_fid_clear(v9_device *dev);
  * with O_NONBLOCK, O_NOCTTY and O_CLOEXEC. O_APPEND is kept on write-only opens and dropped on
  * read-write ones: with cache=mmap or loose the client opens write-only files as O_RDWR|O_APPEND
  * and writes pages back by offset, and pwrite on an O_APPEND descriptor would append them. O_DIRECT
- * is dropped, since the client's buffers need not be aligned; so is what only the caller can tell
- * to be right, O_CREAT and O_EXCL.
+ * is dropped, since the client's buffers need not be aligned; so are
+ * O_CREAT and O_EXCL, which are the caller's.
  */
 int v9_sys_open_flags(uint32_t flags);
 /* 9P2000.L's flags for the mode[1] of Topen and Tcreate (open(5) of Plan 9). -EOPNOTSUPP for
@@ -539,12 +540,12 @@ int v9_lock_flock(int32_t fd, int32_t type, const int32_t *cancel);
 /* Sets *cancel, for other threads to see. */
 void v9_lock_cancel(int32_t *cancel);
 struct v9_lock {
-    int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nobody is in the way */
+    int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nothing conflicts */
     int32_t pid;  /* -1: an open-file-description lock */
     uint64_t start, length;
 };
 enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
-/* Who is in the way of such a lock: fills *lock. */
+/* Finds a lock that conflicts with *lock, and fills it in there. */
 int v9_lock_ofd_test(int32_t fd, struct v9_lock *lock);
 
 /* ---- export/credentials.c -------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /*
  * The part of vhost9p.h, which includes it, that is about names of files: entries of directories
- * that are created and unlinked (fs/create.c), what is kept for them (mapped/sidecar.c), and what
- * changes of names mean to files that guests know (fid/renames.c).
+ * that are created and unlinked (fs/create.c), their metadata files (mapped/sidecar.c), and the
+ * effect of changed names on files that guests know (fid/renames.c).
  */
 #ifndef V9_VHOST9P_NAMES_H
 #define V9_VHOST9P_NAMES_H
@@ -50,8 +50,7 @@ void v9_export_lock_names(v9_export *ex);
 void v9_export_unlock_names(v9_export *ex);
 
 /* mapped/sidecar.c: mapped-file's metadata files, while names change. The lock is held. */
-/* The directory with the metadata of a directory's files, which is made where there is none: a
- * descriptor. */
+/* Opens, or creates, the directory with the metadata of a directory's files: a descriptor. */
 int v9_sidecar_dir(int32_t dir_fd);
 /* Before a file gets one more name: its metadata, which `meta_fd` is open on, get that name too.
  * Metadata that lie there for another file are removed; -EEXIST for a name in use. Returns the

@@ -2,7 +2,7 @@
  * fast_dir: Twalk and Treadlink, and what a listing (p9/readdir.c) needs a step for.
  */
 #define _GNU_SOURCE
-#include "p9/handler.h"
+#include "p9/walk.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include "base/ctime.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
+#include "p9/handler.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
 
