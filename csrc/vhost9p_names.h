@@ -66,39 +66,39 @@ int v9_sidecar_discard(int32_t dir_fd, const char *name);
  * empty. What is no directory is left alone. */
 int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
-/* ---- fid/renames.c --------------------------------------------------------------------------- */
+/* ---- server/names.c: the guest's changes of names -------------------------------------------- */
 
 /*
- * fid/renames.c: changes of names by the guest. Between begin and end nothing of the export is
- * parked (fid/evict.h), so a file that loses its name in between stays reachable. Begin tells
- * whether anything of the device is parked, or something of the kinds that may lose a name may
- * linger (fid/cached.h); if not, the other calls but end may be left out.
+ * Between begin and end nothing of the export is evicted (fid/evict.h), so a file that loses its
+ * name in between stays reachable. Begin returns whether anything of the device is evicted, or
+ * something of the kinds that may lose a name may be cached (fid/inode.h); if not, the caller may
+ * leave out the other calls but end.
  *
- * Renames that concern what is parked are noted in the order in which the host made them: lock
- * comes after begin then, and unlock after renamed. Without anything parked before, nothing is
+ * Renames that concern evicted files are recorded in the order in which the host made them: then
+ * lock comes after begin, and unlock after renamed. If nothing was evicted at begin, nothing is
  * until end.
  */
 enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses a name: brings back what it stands for, and lets it linger no more.
- * Whether that is a directory: then its rename concerns what is parked below it. -EMFILE or -ENFILE
- * where there is no descriptor for it: then it must keep its name. */
-int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
+ * file `fd` itself ("") loses a name: restores the file, and caches it no more. Whether it is a
+ * directory: then its rename concerns what is evicted below it. -EMFILE or -ENFILE where there is
+ * no descriptor for it: then it must keep its name. */
+int v9_names_before_loss(v9_device *dev, uint32_t export, int32_t fd, const char *name);
 /* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
  * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
 enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
                   char path[V9_PATH_SIZE]);
-/* A directory has been renamed; paths as v9_names_path tells them. */
+/* A directory has been renamed; paths as v9_names_path writes them. */
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
 void v9_names_end(v9_device *dev, uint32_t export);
 void v9_names_lock(v9_device *dev, uint32_t export);
 void v9_names_unlock(v9_device *dev, uint32_t export);
 /*
- * The directory, as an O_PATH descriptor to be closed, and the name in it by which the guest
- * reached a pinned fid: that one name of a file that has several. -ENOENT where it has it no more,
- * whoever took it; -EBUSY for an export's root.
+ * The directory, as an O_PATH descriptor that the caller closes, and the name in it by which the
+ * guest reached a pinned fid: that one name of a file that has several. -ENOENT where it has it no
+ * more, whoever took it; -EBUSY for an export's root.
  */
 int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
 /* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's

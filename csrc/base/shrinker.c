@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 enum {
-    BATCH = 32,    /* descriptors at a time */
-    PATIENCE = 64, /* times that a shrinker is left alone which had nothing to give */
+    BATCH = 32, /* descriptors at a time */
+    SKIPS = 64, /* times that a shrinker is skipped which evicted nothing */
     TRIES = 8,
     RESERVE = 4,
     WAIT_NS = 100000000, /* for another device's descriptors */
@@ -19,7 +19,7 @@ enum {
 
 static _Thread_local bool shrinking;
 
-/* Descriptors that are closed for those that it takes to give others up. */
+/* Descriptors that are closed to make room for those that eviction itself needs. */
 static int reserve[RESERVE] = {-1, -1, -1, -1};
 
 static struct {
@@ -73,8 +73,9 @@ void v9_shrinker_leave(struct v9_shrinker *shrinker, bool wait)
     pthread_mutex_unlock(&shrinkers.lock);
 }
 
-/* The shrinker with the most of those that may be asked, or only that of an account (0: any), with
- * a user more; or NULL. `first`: of a round, which shortens the rests. */
+/* The shrinker whose account holds the most, or only that of an account (0: any), with one more
+ * user; or NULL. Skips those that evicted nothing; the `first` choice of a round counts as a skip.
+ */
 static struct v9_shrinker *choose(uint32_t only, bool first)
 {
     struct v9_shrinker *most = NULL;
@@ -100,7 +101,7 @@ static struct v9_shrinker *choose(uint32_t only, bool first)
     return most;
 }
 
-static void leave_alone(struct v9_shrinker *shrinker, uint32_t skips)
+static void release(struct v9_shrinker *shrinker, uint32_t skips)
 {
     pthread_mutex_lock(&shrinkers.lock);
     shrinker->skips = skips;
@@ -121,13 +122,12 @@ static uint32_t shrink(uint32_t only)
         evicted = shrinker->ops->evict(shrinker, BATCH);
         shrinking = false;
         v9_budget_restore(before);
-        leave_alone(shrinker, evicted ? 0 : PATIENCE);
+        release(shrinker, evicted ? 0 : SKIPS);
     }
     return evicted;
 }
 
-/* ---- the thread --------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 bool v9_shrinker_thread(void *(*run)(void *))
 {
@@ -148,7 +148,7 @@ static struct {
     pthread_mutex_t lock; /* lock order: docs/architecture.md */
     pthread_cond_t wanted, done;
     bool runs, asked;
-    bool late;        /* somebody has waited in vain for the present round: its file system hangs */
+    bool late;        /* a wait for the present round timed out: its file system hangs */
     uint64_t round;   /* that have ended */
     uint32_t evicted; /* in the last one */
 } thread = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER};
@@ -188,7 +188,7 @@ static bool start(void)
     return thread.runs;
 }
 
-/* Has the thread ask who holds the most; how many were evicted up in time. */
+/* Has the thread evict from whoever holds the most; returns how many were evicted in time. */
 static uint32_t ask(void)
 {
     struct timespec until;
@@ -213,8 +213,7 @@ static uint32_t ask(void)
     return evicted;
 }
 
-/* ---- visits ------------------------------------------------------------------------------------
- */
+/* ---- visits ---------------------------------------------------------------------------------- */
 
 static uint64_t visits; /* that have begun */
 
@@ -249,8 +248,7 @@ void v9_shrinker_visit(void (*visit)(struct v9_shrinker *shrinker))
     pthread_mutex_unlock(&shrinkers.lock);
 }
 
-/* ---- when one lacks ----------------------------------------------------------------------------
- */
+/* ---- when one lacks -------------------------------------------------------------------------- */
 
 static bool others_hold_more(uint32_t account)
 {
@@ -269,7 +267,7 @@ bool v9_shrinker_retry(int error, uint32_t *tries)
     const uint32_t account = v9_budget_charged_account();
     uint32_t evicted;
 
-    /* What gives up needs descriptors too; it must not have others evicted up for them. */
+    /* Eviction needs descriptors too; it must not evict others for them. */
     if ((error != EMFILE && error != ENFILE) || *tries == TRIES || shrinking)
         return false;
     ++*tries;

@@ -28,6 +28,12 @@ struct v9_deferred {
     } accounts[V9_DEFERRED_ACCOUNTS];
 };
 
+/* Declares an empty one. The arrays are left as they are: this is on the path of every Tclunk. */
+#define V9_DEFERRED(name)                                                                          \
+    struct v9_deferred name;                                                                       \
+    name.fd_count = name.account_count = name.dentry = 0;                                          \
+    name.cached = false
+
 /* -1: nothing to close. */
 static inline void v9_deferred_close(struct v9_deferred *deferred, int32_t fd)
 {

@@ -12,7 +12,7 @@ void v9_dentries_init(struct v9_dentries *dentries, struct v9_arena *arena,
     *dentries = (struct v9_dentries){.arena = arena, .inodes = inodes, .key = key};
     dentries->names =
         v9_hash_of(heads, buckets, base + offsetof(struct v9_dentry, link), V9_ARENA_UNIT, 0);
-    dentries->many = v9_list_of(base + offsetof(struct v9_dentry, list), V9_ARENA_UNIT, 0);
+    dentries->compounds = v9_list_of(base + offsetof(struct v9_dentry, list), V9_ARENA_UNIT, 0);
 }
 
 const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry)
@@ -20,8 +20,7 @@ const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_d
     return dentry->far ? v9_arena_at(dentries->arena, dentry->far) : dentry->text;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static uint32_t hash_of(const struct v9_dentries *dentries, uint32_t parent, const char *text,
                         size_t size)
@@ -86,17 +85,16 @@ uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, con
     return find(dentries, parent, name, strlen(name));
 }
 
-/* ---- dentries ----------------------------------------------------------------------------------
- */
+/* ---- dentries -------------------------------------------------------------------------------- */
 
 /* Enters a dentry into the list of those of several components, or takes it out. */
-static void set_many(struct v9_dentries *dentries, uint32_t at, bool many)
+static void set_compound(struct v9_dentries *dentries, uint32_t at, bool compound)
 {
     struct v9_dentry *dentry = v9_dentry_at(dentries, at);
 
-    if (dentry->many != many)
-        (many ? v9_list_append : v9_list_remove)(&dentries->many, at);
-    dentry->many = many;
+    if (dentry->compound != compound)
+        (compound ? v9_list_append : v9_list_remove)(&dentries->compounds, at);
+    dentry->compound = compound;
 }
 
 /* A new one, with a reference, which takes one of its parent over; 0: no room. */
@@ -137,7 +135,7 @@ static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const ch
         return 0;
     v9_dentry_at(dentries, parent)->refs++;
     enter(dentries, at, hash);
-    set_many(dentries, at, memchr(text, '/', size) != NULL);
+    set_compound(dentries, at, memchr(text, '/', size) != NULL);
     return at;
 }
 
@@ -156,7 +154,7 @@ static uint32_t reach(struct v9_dentries *dentries, uint32_t parent, const char 
         size -= (size_t)(slash + 1 - text);
         text = slash + 1;
     }
-    if (!slash && dentries->many.count && !find(dentries, parent, text, size))
+    if (!slash && dentries->compounds.count && !find(dentries, parent, text, size))
         v9_dentry_split_all(dentries);
     return child_of(dentries, parent, text, size);
 }
@@ -178,7 +176,7 @@ uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *r
     uint32_t at = route->root >= 0 ? root_of(dentries, (uint32_t)route->root) : route->from;
 
     for (uint32_t i = 0; at && i < route->ups; i++) {
-        if (v9_dentry_at(dentries, at)->many)
+        if (v9_dentry_at(dentries, at)->compound)
             v9_dentry_split_all(dentries);
         if (v9_dentry_at(dentries, at)->parent)
             at = v9_dentry_at(dentries, at)->parent;
@@ -198,7 +196,7 @@ uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_def
     if (--dentry->refs)
         return 0;
     take_out(dentries, at);
-    set_many(dentries, at, false);
+    set_compound(dentries, at, false);
     if (dentry->inode)
         v9_inodes_release(dentries->inodes, dentry->inode, deferred);
     if (dentry->far)
@@ -232,13 +230,12 @@ bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inod
            !v9_dentry_at(dentries, at)->parent;
 }
 
-/* ---- changes of names --------------------------------------------------------------------------
- */
+/* ---- changes of names ------------------------------------------------------------------------ */
 
 static void fix(struct v9_dentries *dentries, uint32_t at)
 {
     take_out(dentries, at);
-    set_many(dentries, at, false);
+    set_compound(dentries, at, false);
     __atomic_store_n(&v9_dentry_at(dentries, at)->fixed, true, __ATOMIC_RELAXED);
 }
 
@@ -284,7 +281,7 @@ static void split(struct v9_dentries *dentries, uint32_t at)
 
     split_shorter(dentries, parent, text);
     take_out(dentries, at);
-    set_many(dentries, at, false);
+    set_compound(dentries, at, false);
     while ((slash = strchr(text, '/'))) {
         child = child_of(dentries, parent, text, (size_t)(slash - text));
         if (!child)
@@ -302,8 +299,8 @@ static void split(struct v9_dentries *dentries, uint32_t at)
 
 void v9_dentry_split_all(struct v9_dentries *dentries)
 {
-    while (dentries->many.count)
-        split(dentries, dentries->many.first);
+    while (dentries->compounds.count)
+        split(dentries, dentries->compounds.first);
 }
 
 void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone)

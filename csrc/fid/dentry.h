@@ -2,20 +2,21 @@
  * dentry: the names by which the guest has reached the files that its fids stand for.
  *
  * A dentry is one name: a component in the directory of another dentry, up to that of an export's
- * root. It knows the inode that the name has led to last, and when that was looked at. Fids that
- * were reached by one name share its dentry. While a dentry is *fixed* it is no name any more: it
- * is an export's root, or what the guest itself has removed or renamed over, which stays the file
- * that it was.
+ * root. It knows the inode that the name led to last, and when that was checked. Fids that were
+ * reached by one name share its dentry. A *fixed* dentry is not looked up any more: it is an
+ * export's root, or what the guest itself has removed or renamed over, which stays the file that it
+ * was.
  *
- * The guest's own renames move a dentry, and with it all that is below. What others do on the host
- * shows when the name is looked at (p9/lookup.c): then the dentry is bound to another inode.
+ * The guest's own renames move a dentry, and with it all dentries below. A change by others on the
+ * host is noticed when the name is looked up (p9/lookup.c), which binds the dentry to another
+ * inode.
  *
- * A walk of several names makes one dentry, whose text has several components; it is split into one
- * for each before anything is done to it. So walks that are clunked at once cost nothing for what
- * is between.
+ * A walk of several names makes one dentry, whose text has several components. It is split into one
+ * for each before anything is done to it, so a walk that is clunked at once costs nothing for the
+ * directories between.
  *
- * Dentries lie in the heap of the fid table's arena, are named by offset there, and are guarded by
- * its lock; `checked` may be read and written without it by who holds a reference.
+ * Dentries lie in the fid table's arena, are named by their offset, and are guarded by the table's
+ * lock. Whoever holds a reference may read and write `checked` without it.
  */
 #ifndef V9_FID_DENTRY_H
 #define V9_FID_DENTRY_H
@@ -36,11 +37,11 @@ struct v9_dentry {
     uint32_t refs;            /* fids, dentries below it, and who looks at it */
     uint32_t rebound;         /* v9_dentries.rebound when `settled` was read */
     uint32_t inode;           /* index + 1, with a reference; 0: not known, or an export's root */
-    struct v9_list_link list; /* while it has several components (`many`) */
+    struct v9_list_link list; /* while it has several components (`compound`) */
     uint32_t far;             /* where the text is that has no room here; 0: it has */
     uint16_t size, room;      /* of the text, and for it, without the NUL */
     uint16_t export;
-    bool fixed, hashed, many;
+    bool fixed, hashed, compound;
     bool gone; /* fixed, since the guest has removed it: there is nothing below it */
     char text[];
 };
@@ -49,8 +50,8 @@ struct v9_dentries {
     struct v9_arena *arena;
     struct v9_inodes *inodes;
     struct v9_hash names;
-    uint64_t key;        /* odd and random: no guest knows which names share a bucket */
-    struct v9_list many; /* those of several components */
+    uint64_t key;             /* odd and random: no guest knows which names share a bucket */
+    struct v9_list compounds; /* those of several components */
     uint32_t count;
     uint32_t rebound;               /* names that were found to lead elsewhere */
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */

@@ -75,7 +75,7 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     v9_quota *quota = file ? fids->inodes.quotas[file->export] : NULL;
     uint32_t inode = 0, account = quota ? v9_quota_acquire(quota, file->path_fd) : 0;
     int err = -EBADF;
@@ -110,7 +110,7 @@ int v9_fids_become(struct v9_fids *fids, struct v9_fid *directory, const char *n
 
 uint32_t v9_fids_acquire_inode(struct v9_fids *fids, const struct v9_found *found)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     uint32_t inode, no_account = 0; /* nothing within a quota is cached */
 
     pthread_mutex_lock(&fids->lock);
@@ -139,7 +139,7 @@ uint32_t v9_fids_lookup_inode(struct v9_fids *fids, uint32_t export, const struc
 int v9_fids_enter_inode(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t inode,
                         uint32_t version, struct v9_fid *instead)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
@@ -171,7 +171,7 @@ static int enter_again(struct v9_fids *fids, const struct v9_fid_new *as, uint32
 int v9_fids_clone(struct v9_fids *fids, const struct v9_fid *fid, uint32_t number, bool named)
 {
     const struct v9_fid_new as = {.number = number, .uid = fid->uid, .io_fd = -1};
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     int err;
 
     pthread_mutex_lock(&fids->lock);
@@ -185,7 +185,7 @@ int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
     const uint32_t flags = fid->walked_fids ? V9_FID_MOVED : 0;
     const struct v9_fid_new as = {
         .number = fid->number, .uid = fid->uid, .flags = flags, .io_fd = -1};
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     uint32_t inode;
     int err = 0;
 

@@ -18,8 +18,7 @@
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
 
-/* ---- inodes ------------------------------------------------------------------------------------
- */
+/* ---- inodes ---------------------------------------------------------------------------------- */
 
 /* Marks an inode as one that is being evicted, and takes a reference, unless it is in use or
  * `spares` what was used lately. The lock is held. */
@@ -92,7 +91,7 @@ static bool evict_inode(struct v9_fids *fids, uint32_t index)
     v9_export *ex = fids->exports[inode->export];
     const uint32_t begun = v9_seqcount_read_begin(&ex->moves);
     const int32_t fd = inode->path_fd; /* it stays while the inode is marked */
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     uint32_t host_mode, stored = 0;
     bool is_anchored, by_handle;
     struct v9_recipe recipe;
@@ -121,8 +120,7 @@ static bool evict_inode(struct v9_fids *fids, uint32_t index)
     return stored;
 }
 
-/* ---- open files --------------------------------------------------------------------------------
- */
+/* ---- open files ------------------------------------------------------------------------------ */
 
 /* Whether nobody uses an open fid but its number, and `others` that count as users. One without a
  * number is there for its pins alone. */
@@ -209,7 +207,7 @@ static bool evict_io(struct v9_fids *fids, uint32_t index)
 {
     struct v9_fid *fid = &fids->entries[index - 1];
     const struct v9_inode *inode = v9_fids_inode(fids, fid);
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     bool has_name = false, was_read;
     const bool can = look_at_claimed(fids, fid, &was_read) &&
                      can_reopen(fids->exports[inode->export], fid, was_read, &has_name);
@@ -230,8 +228,7 @@ static bool evict_io(struct v9_fids *fids, uint32_t index)
     return deferred.fd_count;
 }
 
-/* ---- classes -----------------------------------------------------------------------------------
- */
+/* ---- classes --------------------------------------------------------------------------------- */
 
 enum { LOOKS = 8192 }; /* entries that are looked at for one to be evicted */
 

@@ -159,7 +159,7 @@ void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid)
 
 void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
     v9_fids_drop(fids, fid, &deferred);
@@ -218,8 +218,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
     return err;
 }
 
-/* ---- sessions ----------------------------------------------------------------------------------
- */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 /* The session that this thread's request belongs to, of a table. */
 static _Thread_local struct {
@@ -238,13 +237,12 @@ bool v9_fids_is_straggler(const struct v9_fids *fids)
     return serving.fids == fids && serving.session != fids->session;
 }
 
-/* ---- removing ----------------------------------------------------------------------------------
- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 /* Takes the number away from an entered fid. The lock is held, and released. */
 static void remove_entry(struct v9_fids *fids, struct v9_fid *fid)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     v9_fid_table_withdraw(fids, fid);
     v9_fids_drop(fids, fid, &deferred);
@@ -298,7 +296,7 @@ static void remove_among(struct v9_fids *fids, uint32_t from, uint32_t to, uint6
 bool v9_fids_drop_cached(struct v9_fids *fids, uint32_t ticks)
 {
     struct v9_inodes *inodes = &fids->inodes;
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
     uint32_t first;
     bool drops;
 

@@ -28,8 +28,7 @@ int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports,
                  const struct v9_shrinker_ops *ops);
 void v9_fids_destroy(struct v9_fids *fids);
 
-/* ---- pins and handles --------------------------------------------------------------------------
- */
+/* ---- pins and handles ------------------------------------------------------------------------ */
 
 /* Restores what is evicted. -EBADF where the number is not entered; -ESTALE and more where its file
  * cannot be reopened. */
@@ -75,8 +74,7 @@ void v9_fids_set_open(struct v9_fids *fids, struct v9_fid *fid);
  */
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags);
 
-/* ---- removing ----------------------------------------------------------------------------------
- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 /* Drops a reference, under the lock. */
 void v9_fids_drop(struct v9_fids *fids, struct v9_fid *fid, struct v9_deferred *deferred);

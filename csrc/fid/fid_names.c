@@ -11,7 +11,7 @@ void v9_fids_finish(struct v9_fids *fids, struct v9_deferred *deferred)
 {
     v9_deferred_finish(deferred);
     while (deferred->dentry) {
-        struct v9_deferred more = {0};
+        V9_DEFERRED(more);
         pthread_mutex_lock(&fids->lock);
         deferred->dentry = v9_dentry_drop(&fids->dentries, deferred->dentry, &more);
         pthread_mutex_unlock(&fids->lock);
@@ -31,7 +31,7 @@ bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid)
 
 void v9_fids_invalidate_name(struct v9_fids *fids, uint32_t dentry)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
     v9_dentry_bind(&fids->dentries, dentry, 0, 0, &deferred);
@@ -50,7 +50,7 @@ int v9_fids_acquire_found(struct v9_fids *fids, const struct v9_found *found, ui
 {
     v9_quota *quota = fids->inodes.quotas[found->export];
     uint32_t account = quota ? v9_quota_acquire(quota, found->path_fd) : 0;
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
     *inode = v9_inodes_acquire(&fids->inodes, found, &account, &deferred);
@@ -65,7 +65,7 @@ int v9_fids_acquire_found(struct v9_fids *fids, const struct v9_found *found, ui
 
 void v9_fids_release_inode(struct v9_fids *fids, uint32_t inode)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
     v9_inode_at(&fids->inodes, inode)->pins--;
@@ -74,8 +74,7 @@ void v9_fids_release_inode(struct v9_fids *fids, uint32_t inode)
     v9_deferred_finish(&deferred);
 }
 
-/* ---- the guest changes names -------------------------------------------------------------------
- */
+/* ---- the guest changes names ----------------------------------------------------------------- */
 
 /* The dentry of a directory's fid, if that stands for what has its name; 0. */
 static uint32_t directory_of(struct v9_fids *fids, const struct v9_fid *fid)

@@ -8,8 +8,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-/* ---- the arena ---------------------------------------------------------------------------------
- */
+/* ---- the arena ------------------------------------------------------------------------------- */
 
 enum {
     RECIPE_BYTES = 512, /* room for each fid's name and recipe; most take much less */
@@ -100,8 +99,7 @@ void v9_fid_table_unmap(struct v9_fids *fids)
     v9_budget_close(fids->fd);
 }
 
-/* ---- where an entry is -------------------------------------------------------------------------
- */
+/* ---- where an entry is ----------------------------------------------------------------------- */
 
 enum { HOME_AHEAD = 1024 }; /* how far beyond all others a number may be and be at home */
 

@@ -20,8 +20,7 @@ void v9_inodes_init(struct v9_inodes *inodes, struct v9_inode *entries, uint32_t
     inodes->open = inodes->cached = v9_list_of(bytes + offsetof(struct v9_inode, lru), stride, 1);
 }
 
-/* ---- the hash by device and inode number -------------------------------------------------------
- */
+/* ---- the hash by device and inode number ----------------------------------------------------- */
 
 static uint32_t hash_of(uint64_t st_dev, uint64_t st_ino)
 {
@@ -92,8 +91,7 @@ static void chain(struct v9_inodes *inodes, uint32_t index)
     v9_hash_enter(&inodes->files, index, hash_of(inode->st_dev, inode->st_ino));
 }
 
-/* ---- states ------------------------------------------------------------------------------------
- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 /* Adds a reference to an inode that may be cached. */
 static void refer(struct v9_inodes *inodes, uint32_t index)
@@ -159,8 +157,7 @@ void v9_inode_set_cacheable(struct v9_inodes *inodes, uint32_t index, bool cache
     inode->cacheable = cacheable;
 }
 
-/* ---- acquiring ---------------------------------------------------------------------------------
- */
+/* ---- acquiring ------------------------------------------------------------------------------- */
 
 /* A free entry, perhaps that of a cached inode; 0: there is none. */
 static uint32_t allocate(struct v9_inodes *inodes, struct v9_deferred *deferred)
@@ -263,8 +260,7 @@ uint32_t v9_inodes_acquire(struct v9_inodes *inodes, const struct v9_found *foun
     return index;
 }
 
-/* ---- looking up by a stat ----------------------------------------------------------------------
- */
+/* ---- looking up by a stat -------------------------------------------------------------------- */
 
 enum {
     MISSES = 256,   /* misses, less... */
@@ -312,8 +308,7 @@ uint32_t v9_inodes_lookup(struct v9_inodes *inodes, uint32_t export, const struc
     return index;
 }
 
-/* ---- releasing ---------------------------------------------------------------------------------
- */
+/* ---- releasing ------------------------------------------------------------------------------- */
 
 /* Frees the entry of an inode that is in no list any more. */
 static void set_free(struct v9_inodes *inodes, uint32_t index)

@@ -20,8 +20,7 @@ union handle {
     uint8_t bytes[sizeof(struct file_handle) + V9_HANDLE_MAX];
 };
 
-/* ---- handles -----------------------------------------------------------------------------------
- */
+/* ---- handles --------------------------------------------------------------------------------- */
 
 static int read_handle(int fd, union handle *handle)
 {
@@ -44,8 +43,7 @@ static int open_handle(int anchor, const struct v9_recipe *recipe)
     return fd;
 }
 
-/* ---- noting ------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 /* Whether every file that is created from now on gets another btime. The host's clock for them goes
  * in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
@@ -157,8 +155,7 @@ int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
     return anchor >= 0 ? anchor : v9_export_reopen(ex, fd);
 }
 
-/* ---- following ---------------------------------------------------------------------------------
- */
+/* ---- opening ------------------------------------------------------------------------------- */
 
 static bool is_proven(int fd, const struct v9_identity *is, const struct v9_recipe *recipe)
 {

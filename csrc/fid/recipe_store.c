@@ -45,8 +45,7 @@ void v9_recipes_remove(struct v9_recipe_store *store, uint32_t at)
         v9_recipes_clear_journal(store);
 }
 
-/* ---- renames -----------------------------------------------------------------------------------
- */
+/* ---- renames --------------------------------------------------------------------------------- */
 
 /* Follows a rename of the file, or of a directory that it is in. One whose text is lost, or a path
  * that becomes too long, leaves no path. */
@@ -144,8 +143,7 @@ void v9_recipes_clear_journal(struct v9_recipe_store *store)
     store->rename_count = 0;
 }
 
-/* ---- anchors -----------------------------------------------------------------------------------
- */
+/* ---- anchors --------------------------------------------------------------------------------- */
 
 struct v9_anchor *v9_recipes_anchor(struct v9_recipe_store *store, uint64_t mnt_id)
 {

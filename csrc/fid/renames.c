@@ -7,7 +7,7 @@
 #include "export/containment.h"
 #include "fid/restore.h"
 
-int v9_names_change_begin(struct v9_fids *fids, uint32_t export, uint32_t kinds)
+int v9_renames_begin(struct v9_fids *fids, uint32_t export, uint32_t kinds)
 {
     const struct v9_inodes *inodes = &fids->inodes;
     int concerned;
@@ -20,12 +20,12 @@ int v9_names_change_begin(struct v9_fids *fids, uint32_t export, uint32_t kinds)
     return concerned;
 }
 
-void v9_names_change_end(struct v9_fids *fids, uint32_t export)
+void v9_renames_end(struct v9_fids *fids, uint32_t export)
 {
     v9_seqcount_change(&fids->exports[export]->moves, false);
 }
 
-int v9_names_before_loss(struct v9_fids *fids, uint32_t export, int32_t fd, const char *name)
+int v9_renames_before_loss(struct v9_fids *fids, uint32_t export, int32_t fd, const char *name)
 {
     struct v9_identity is;
     uint64_t nlink;
@@ -55,8 +55,7 @@ static void apply_journal(struct v9_fids *fids)
     v9_recipes_clear_journal(store);
 }
 
-void v9_names_directory_renamed(struct v9_fids *fids, uint32_t export, const char *old,
-                                const char *new)
+void v9_renames_directory(struct v9_fids *fids, uint32_t export, const char *old, const char *new)
 {
     struct v9_recipe_store *store = &fids->inodes.recipes;
 
@@ -69,7 +68,7 @@ void v9_names_directory_renamed(struct v9_fids *fids, uint32_t export, const cha
     pthread_mutex_unlock(&fids->lock);
 }
 
-int v9_names_of_fid(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE])
+int v9_renames_name_of(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE])
 {
     const struct v9_inode *inode = v9_fids_inode(fids, fid);
     uint32_t parent;
@@ -99,8 +98,8 @@ static bool is_there(struct v9_fids *fids, const struct v9_fid *fid, const char 
     return is;
 }
 
-void v9_names_entry_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
-                            const struct v9_fid *into, const char *new)
+void v9_renames_entry(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
+                      const struct v9_fid *into, const char *new)
 {
     if (!is_there(fids, fid, old))
         v9_fids_name_renamed(fids, fid, old, into, new);

@@ -18,8 +18,7 @@ static void finish_unlocked(struct v9_fids *fids, const struct v9_deferred *defe
     pthread_mutex_lock(&fids->lock);
 }
 
-/* ---- inodes ------------------------------------------------------------------------------------
- */
+/* ---- inodes ---------------------------------------------------------------------------------- */
 
 /*
  * An inode that is not shared stands for one name of its file. A handle leads to the file and to
@@ -53,7 +52,7 @@ static int32_t enter_anchor(struct v9_fids *fids, uint64_t mnt_id)
 
 static void leave_anchor(struct v9_fids *fids, uint64_t mnt_id)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     v9_deferred_close(&deferred, v9_recipes_leave_anchor(&fids->inodes.recipes, mnt_id));
     if (deferred.fd_count)
@@ -100,7 +99,7 @@ static int restore_inode(struct v9_fids *fids, uint32_t index, int32_t io_fd, bo
     int fd;
 
     while (inode->path_fd < 0) {
-        struct v9_deferred deferred = {0};
+        V9_DEFERRED(deferred);
         if (inode->restoring) {
             pthread_cond_wait(&fids->restored, &fids->lock);
             continue;
@@ -126,8 +125,7 @@ int v9_restore_inode(struct v9_fids *fids, uint32_t inode)
     return restore_inode(fids, inode, -1, true);
 }
 
-/* ---- open files --------------------------------------------------------------------------------
- */
+/* ---- open files ------------------------------------------------------------------------------ */
 
 static int restore_io(struct v9_fids *fids, struct v9_fid *fid)
 {
@@ -161,8 +159,7 @@ int v9_restore_fid(struct v9_fids *fids, struct v9_fid *fid)
     return err ? err : restore_io(fids, fid);
 }
 
-/* ---- before a name is lost ---------------------------------------------------------------------
- */
+/* ---- before a name is lost ------------------------------------------------------------------- */
 
 static void forbid_caching(struct v9_fids *fids, uint64_t st_dev, uint64_t st_ino)
 {
@@ -170,7 +167,7 @@ static void forbid_caching(struct v9_fids *fids, uint64_t st_dev, uint64_t st_in
     uint32_t index = v9_inodes_of_file(inodes, st_dev, st_ino, 0);
 
     while (index) {
-        struct v9_deferred deferred = {0};
+        V9_DEFERRED(deferred);
         if (v9_inode_at(inodes, index)->refs) {
             v9_inode_set_cacheable(inodes, index, false);
             index = v9_inodes_of_file(inodes, st_dev, st_ino, index);
@@ -199,7 +196,7 @@ static uint32_t next_evicted(struct v9_fids *fids, uint64_t st_dev, uint64_t st_
 
 static void release(struct v9_fids *fids, uint32_t index)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     v9_inodes_release(&fids->inodes, index, &deferred);
     finish_unlocked(fids, &deferred);

@@ -245,13 +245,13 @@ static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid,
     const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
     int err = 0;
 
-    if (v9_names_change_begin(&dev->fids, inode->export, kind))
-        err = v9_names_before_loss(&dev->fids, inode->export, inode->path_fd, name);
+    if (v9_renames_begin(&dev->fids, inode->export, kind))
+        err = v9_renames_before_loss(&dev->fids, inode->export, inode->path_fd, name);
     if (err >= 0)
         err = v9_unlink(v9_inode_export(dev, inode), inode->path_fd, name, directory);
     if (!err)
         v9_fids_name_removed(&dev->fids, fid, name);
-    v9_names_change_end(&dev->fids, inode->export);
+    v9_renames_end(&dev->fids, inode->export);
     return err;
 }
 

@@ -74,7 +74,7 @@ static uint32_t collect(const struct look *look, uint32_t at, uint32_t levels[LE
     uint32_t count = 0;
 
     for (; !is_believed(dentry_at(look, at), look->now); at = dentry_at(look, at)->parent) {
-        if (dentry_at(look, at)->many)
+        if (dentry_at(look, at)->compound)
             v9_dentry_split_all(dentries);
         levels[count++ % LEVELS] = at;
     }
@@ -88,7 +88,7 @@ static int hold_above(struct look *look, uint32_t at)
     const struct v9_dentry *dentry = dentry_at(look, at);
     const uint32_t above = dentry->parent;
 
-    if (dentry->fixed || dentry->many || dentry->size >= sizeof(look->name))
+    if (dentry->fixed || dentry->compound || dentry->size >= sizeof(look->name))
         return AGAIN;
     look->fd = v9_fids_acquire_parent(&look->dev->fids, at, look->name, &look->above);
     if (look->fd == -ESTALE && !dentry_at(look, above)->fixed) {
@@ -130,7 +130,7 @@ static bool is_moving(const struct look *look)
 static int bind(struct look *look, uint32_t at, const struct v9_found *found)
 {
     struct v9_fids *fids = &look->dev->fids;
-    struct v9_deferred before = {0};
+    V9_DEFERRED(before);
     uint32_t inode;
     int err = v9_fids_acquire_found(fids, found, &inode);
 
@@ -187,7 +187,7 @@ static int look_again(struct look *look, uint32_t at, int err)
 static int look_at(struct look *look, uint32_t at)
 {
     struct v9_fids *fids = &look->dev->fids;
-    struct v9_deferred none = {0}; /* the dentry has a reference too */
+    V9_DEFERRED(none); /* the dentry has a reference too */
     int err;
 
     look->above = look->lost = 0;
@@ -331,7 +331,7 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
 
     use->seen = false;
     use->now = 0;
-    if (err == -ESTALE) { /* parked, and not to be found: something else may have its name */
+    if (err == -ESTALE) { /* evicted, and not found: something else may have its name */
         err = v9_fids_pin_evicted(&dev->fids, number, &use->fid);
         if (!err && !v9_fid_is_by_name(use->fid)) {
             v9_fids_unpin(&dev->fids, use->fid);

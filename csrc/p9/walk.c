@@ -97,7 +97,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
     return err;
 }
 
-/* Whether a step may lead to a inode that is there already, and is to make one that lingers. */
+/* Whether a step may lead to an inode that exists, and one that it makes may be cached. */
 static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
 {
     return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&

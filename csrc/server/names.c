@@ -16,12 +16,12 @@ static const struct v9_fid *fid_of(v9_device *dev, uint64_t handle)
 
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds)
 {
-    return v9_names_change_begin(&dev->fids, export, kinds);
+    return v9_renames_begin(&dev->fids, export, kinds);
 }
 
-int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name)
+int v9_names_before_loss(v9_device *dev, uint32_t export, int32_t fd, const char *name)
 {
-    return v9_names_before_loss(&dev->fids, export, fd, name);
+    return v9_renames_before_loss(&dev->fids, export, fd, name);
 }
 
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
@@ -32,7 +32,7 @@ int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
 
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name)
 {
-    v9_names_directory_renamed(&dev->fids, export, old, name);
+    v9_renames_directory(&dev->fids, export, old, name);
 }
 
 void v9_names_lost(v9_device *dev, uint64_t handle, const char *name)
@@ -42,7 +42,7 @@ void v9_names_lost(v9_device *dev, uint64_t handle, const char *name)
 
 int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE])
 {
-    return v9_names_of_fid(&dev->fids, fid_of(dev, handle), name);
+    return v9_renames_name_of(&dev->fids, fid_of(dev, handle), name);
 }
 
 void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
@@ -50,13 +50,13 @@ void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t 
 {
     const bool own = directory == V9_OWN_DIRECTORY;
 
-    v9_names_entry_renamed(&dev->fids, fid_of(dev, handle), name,
-                           own ? NULL : fid_of(dev, directory), into);
+    v9_renames_entry(&dev->fids, fid_of(dev, handle), name, own ? NULL : fid_of(dev, directory),
+                     into);
 }
 
 void v9_names_end(v9_device *dev, uint32_t export)
 {
-    v9_names_change_end(&dev->fids, export);
+    v9_renames_end(&dev->fids, export);
 }
 
 void v9_names_lock(v9_device *dev, uint32_t export)

@@ -170,42 +170,42 @@ class FidTable:
         """The block removes entry `name` of a directory, or the name by which a file was reached:
         what it stands for keeps its descriptor."""
 
-        def rescue() -> None:
-            check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
+        def prepare() -> None:
+            check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
 
         def done() -> None:
             lib.v9_names_lost(self._device, fid.handle, name)
 
-        return _Change(self._device, fid.export, rescue, done)
+        return _Change(self._device, fid.export, prepare, done)
 
     def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> "_Change":
         """The block renames entry `name` of a directory, or b"" the file of a fid itself, to
         `new` in `directory`; None: it stays in its own. What is renamed over keeps its descriptor,
-        and what is parked its way."""
+        and evicted files their recipes."""
 
-        def rescue() -> tuple[bytes, bytes] | None:
-            return self._rescue(fid, name, directory, new)
+        def prepare() -> tuple[bytes, bytes] | None:
+            return self._prepare_rename(fid, name, directory, new)
 
         def done() -> None:
             into = _OWN_DIRECTORY if directory is None else directory.handle
             lib.v9_names_moved(self._device, fid.handle, name, into, new)
 
-        return _Change(self._device, fid.export, rescue, done)
+        return _Change(self._device, fid.export, prepare, done)
 
-    def _rescue(
+    def _prepare_rename(
         self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
     ) -> tuple[bytes, bytes] | None:
-        """Brings back what is renamed, and what is renamed over. Of a directory, the old path and
+        """Restores what is renamed, and what is renamed over. Of a directory, the old path and
         the new one, for what is below it."""
-        is_directory = check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
+        is_directory = check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
         old_path = self._path(fid, name) if is_directory or directory is None else b""
         if directory is not None:
-            check(lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new))
+            check(lib.v9_names_before_loss(self._device, fid.export, directory.path_fd, new))
             new_path = self._path(directory, new) if is_directory else b""
         else:
             parent, slash, _ = old_path.rpartition(b"/")
             new_path = parent + slash + new
-            check(lib.v9_names_rescue(self._device, fid.export, -1, new_path))
+            check(lib.v9_names_before_loss(self._device, fid.export, -1, new_path))
         return (old_path, new_path) if is_directory and old_path and new_path else None
 
     def _path(self, fid: Fid, name: bytes) -> bytes:
@@ -221,11 +221,10 @@ class FidTable:
 
 
 class _Change:
-    """Names of an export change in the `with` block: nothing is parked meanwhile
-    (csrc/fid/evict.h). Where something is parked already, or lingers, `prepare` comes first, and
-    tells the old and the new path of a directory that the block renames; no other block does then.
-    `done` follows where
-    the block succeeds."""
+    """Names of an export change in the `with` block: nothing is evicted meanwhile
+    (csrc/fid/evict.h). If something is evicted already, or may be cached, `prepare` comes first and
+    returns the old and the new path of a directory that the block renames; no other block renames
+    one then. `done` follows if the block succeeds."""
 
     __slots__ = ("_device", "_done", "_export", "_prepare", "_prepared", "_renamed")
 

@@ -290,8 +290,7 @@ TEST(the_sweeper_closes_what_nobody_asks_for)
     CHECK(open_count() == before);
 }
 
-/* ---- many threads ------------------------------------------------------------------------------
- */
+/* ---- many threads ---------------------------------------------------------------------------- */
 
 enum { FILES = 32, USERS = 4, TURNS = 6000 };
 

@@ -35,7 +35,7 @@ bool v9_inodes_are_same(const struct v9_inodes *inodes, uint32_t one, uint32_t o
 
 static void drop(uint32_t at)
 {
-    struct v9_deferred deferred = {0};
+    V9_DEFERRED(deferred);
 
     while (at)
         at = v9_dentry_drop(&dentries, at, &deferred);

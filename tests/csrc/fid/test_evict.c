@@ -293,8 +293,7 @@ TEST(an_anchor_stays_while_it_is_used)
     CHECK(open_count() == before);
 }
 
-/* ---- many threads ------------------------------------------------------------------------------
- */
+/* ---- many threads ---------------------------------------------------------------------------- */
 
 enum { FILES = 64, USERS = 4, TURNS = 4000 };
 
@@ -357,7 +356,7 @@ static void *rename_all(void *unused)
             path_to(new, to);
             v9_seqcount_change(&export->moves, true);
             CHECK(rename(from, to) == 0);
-            v9_names_directory_renamed(&fids, 0, old, new);
+            v9_renames_directory(&fids, 0, old, new);
             v9_seqcount_change(&export->moves, false);
         }
     }
