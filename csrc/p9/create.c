@@ -56,9 +56,9 @@ static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t n
 /* The attributes of what was made, and is held. */
 static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 {
-    const int fd = r->made.path_fd;
+    const int fd = r->created.path_fd;
 
-    return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->made, attr));
+    return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->created, attr));
 }
 
 /* ---- Tlcreate ----------------------------------------------------------------------------------
@@ -73,18 +73,18 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* in use for something else */
-    if (r->made.path_fd < 0) {
-        r->made_in = inode->export;
-        err = v9_create(ex, inode->path_fd, name, as, &r->made);
-    } else if (r->made_in != inode->export) {
+    if (r->created.path_fd < 0) {
+        r->created_in = inode->export;
+        err = v9_create(ex, inode->path_fd, name, as, &r->created);
+    } else if (r->created_in != inode->export) {
         err = -EBADF; /* the number has become another file's meanwhile */
     }
     if (!err)
         err = look_at(ex, r, attr);
     if (!err)
-        err = v9_fids_become(&dev->fids, fid, name, &r->made, r->made_in, attr);
+        err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, attr);
     if (!err)
-        r->made = V9_CREATED_NONE;
+        r->created = V9_CREATED_NONE;
     return err;
 }
 
@@ -130,8 +130,8 @@ static int hold(struct v9_request *r, v9_export *ex, const struct v9_inode *inod
 
     if (fd < 0)
         return fd;
-    r->made.path_fd = fd;
-    r->made_in = inode->export;
+    r->created.path_fd = fd;
+    r->created_in = inode->export;
     return 0;
 }
 
@@ -144,8 +144,8 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
     v9_export *ex;
     int err;
 
-    if (r->made.path_fd >= 0)
-        return look_at(dev->exports[r->made_in], r, attr);
+    if (r->created.path_fd >= 0)
+        return look_at(dev->exports[r->created_in], r, attr);
     err = pin_directory(dev, r, number, &fid, &inode);
     if (err)
         return err;
@@ -156,7 +156,7 @@ static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t numb
         err = v9_attr_read_created(ex, inode->path_fd, name, &made, attr);
         if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
             err = hold(r, ex, inode, name);
-        if (!err && r->made.path_fd >= 0)
+        if (!err && r->created.path_fd >= 0)
             err = look_at(ex, r, attr);
     }
     v9_fids_unpin(&dev->fids, fid);

@@ -82,7 +82,7 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
     if (result == -V9_NOT_OURS || result == -V9_IS_FLUSH || result == -V9_NOT_YET)
         return result;
     /* Not under the lock: a host file may hang. */
-    v9_created_close(&r->made);
+    v9_created_close(&r->created);
     if (r->question.fd >= 0)
         v9_budget_close(r->question.fd);
     return result < 0 ? v9_request_error(r, -result) : result;
