@@ -399,7 +399,7 @@ int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex);
 enum { V9_EXPORTS_MAX = 256 };
 /* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to
  * be kept. */
-void v9_device_reset(v9_device *dev, uint32_t keep_memory);
+void v9_device_reset(v9_device *dev, uint32_t memory_stays);
 /* -EBUSY while the ring runs. */
 int v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);

@@ -228,14 +228,14 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     return base;
 }
 
-void v9_device_reset(v9_device *dev, uint32_t keep_memory)
+void v9_device_reset(v9_device *dev, uint32_t memory_stays)
 {
     v9_ring_drain(dev, QUIESCE_MS);
     pthread_mutex_lock(&dev->lock);
     v9_ring_release(dev);
     dev->unsignalled = 0;
     dev->unheard = false;
-    if (!keep_memory)
+    if (!memory_stays)
         v9_mem_clear(&dev->mem);
     v9_mem_restore(&dev->mem);
     dev->msize = dev->conf.msize_max;
