@@ -69,41 +69,40 @@ int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 /* ---- fid/renames.c --------------------------------------------------------------------------- */
 
 /*
- * fid/renames.c: changes of names by the guest. Between begin and end nothing of the export is
- * parked (fid/evict.h), so a file that loses its name in between stays reachable. Begin tells
- * whether anything of the device is parked, or something of the kinds that may lose a name may
- * linger (fid/cached.h); if not, the other calls but end may be left out.
+ * fid/renames.c: changes of names by the guest. Between begin and end, no inode of the export is
+ * evicted (fid/evict.h), so a file that loses its name in between stays reachable. Begin returns
+ * whether any inode of the device is evicted, or any of the `kinds` that may lose a name may be
+ * cached; if not, all other calls except end may be omitted.
  *
- * Renames that concern what is parked are noted in the order in which the host made them: lock
- * comes after begin then, and unlock after renamed. Without anything parked before, nothing is
- * until end.
+ * Renames that concern evicted inodes are recorded in the order in which the host makes them. So if
+ * begin returns true, call lock before the rename, and unlock after renamed.
  */
 enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses a name: brings back what it stands for, and lets it linger no more.
- * Whether that is a directory: then its rename concerns what is parked below it. -EMFILE or -ENFILE
- * where there is no descriptor for it: then it must keep its name. */
+ * file `fd` itself ("") loses its name: restores the file's inode if it is evicted, and removes it
+ * from the cache. Returns whether it is a directory, whose rename concerns evicted inodes below it.
+ * -EMFILE or -ENFILE: no descriptor was left, so the file must keep its name. */
 int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
 /* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
  * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
 enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
                   char path[V9_PATH_SIZE]);
-/* A directory has been renamed; paths as v9_names_path tells them. */
+/* A directory has been renamed; paths as v9_names_path writes them. */
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
 void v9_names_end(v9_device *dev, uint32_t export);
 void v9_names_lock(v9_device *dev, uint32_t export);
 void v9_names_unlock(v9_device *dev, uint32_t export);
 /*
- * The directory, as an O_PATH descriptor to be closed, and the name in it by which the guest
- * reached a pinned fid: that one name of a file that has several. -ENOENT where it has it no more,
- * whoever took it; -EBUSY for an export's root.
+ * The directory (an O_PATH descriptor, which the caller closes) and the name in it by which the
+ * guest reached a pinned fid, even if the file has several names. -ENOENT if it has lost that name,
+ * to the guest or the host; -EBUSY for an export's root.
  */
 int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
-/* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's
- * own name (""), is gone, or has become `into` in the directory of another (V9_OWN_DIRECTORY: its
- * own). */
+/* Call one before the end, if the change succeeded. Entry `name` of a pinned fid's directory, or
+ * the fid's own name (""), was removed (lost), or renamed to `into` in the directory of the fid
+ * `directory` (V9_OWN_DIRECTORY: its own). */
 #define V9_OWN_DIRECTORY 18446744073709551615U
 void v9_names_lost(v9_device *dev, uint64_t handle, const char *name);
 void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
