@@ -203,7 +203,8 @@ class Daemon:
 
 
 def run(config: Config) -> int:
-    """Serves; returns the process's exit code, or ends the process."""
+    """Serves; returns the process's exit code, or ends the process. Raises UserError for a mistake
+    that shows only when the state directory is made."""
     occupy_standard_streams()
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)

@@ -30,9 +30,5 @@ int v9_p9_attr(v9_export *ex, struct v9_request *r, int fd, int32_t meta_fd, str
 /* The same for an entry of a directory. */
 int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *name,
                   struct v9_attr *attr);
-/* The same for an entry of a pinned fid's directory that takes a step of a walk to reach: "..", or
- * the root of a joined export. */
-int v9_p9_attr_by_step(v9_export *ex, struct v9_request *r, const struct v9_fid *fid,
-                       const struct v9_inode *inode, const char *name, struct v9_attr *attr);
 
 #endif

@@ -23,6 +23,7 @@
 #include "export/mounts.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
+#include "p9/walk.h"
 #include "request/reply.h"
 
 struct v9_dirent { /* getdents64(2) */

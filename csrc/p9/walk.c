@@ -3,7 +3,7 @@
  * (p9/readdir.c).
  */
 #define _GNU_SOURCE
-#include "p9/handler.h"
+#include "p9/walk.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +14,7 @@
 #include "base/ctime.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
+#include "p9/handler.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
 

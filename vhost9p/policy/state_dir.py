@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vhost9p.errors import UserError
 from vhost9p.policy.locked_file import StateError
 
 
@@ -30,16 +31,18 @@ def state_problem(path: str) -> str | None:
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor of the directory, which is made if it is missing. What fails here or in the
-    block becomes a StateError."""
+    """A descriptor of the directory, which is made if it is missing. Raises UserError where that
+    fails: it is the user's choice. What fails in the block becomes a StateError."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield folder
-        finally:
-            os.close(folder)
+    except OSError as error:
+        raise UserError(f"{_named(path)} cannot be used: {error.strerror or error}") from error
+    try:
+        yield folder
     except StateError as error:
         raise StateError(f"{_named(path)}: {error}") from error
     except OSError as error:
         raise StateError(f"{_named(path)} cannot be used: {error.strerror or error}") from error
+    finally:
+        os.close(folder)
