@@ -28,10 +28,10 @@ int v9_p9_use(struct v9_device *dev, struct v9_request *r, uint32_t number, stru
 int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
                    struct v9_use *use);
 /* Whether a pinned fid's file still has the fid's name, so that clones and walks from it have
- * names: an open fid may stand for a file that has lost its name. 1, 0, or an error as of
+ * names: an open fid may stand for a file that has lost its name. 1, 0, or an error as in
  * v9_p9_file. */
 int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid);
-/* Brings the fids of a request for Python up to date. Errors as of v9_p9_file. */
+/* Brings the fids of a request for Python up to date. Errors as in v9_p9_file. */
 int v9_p9_prepare(struct v9_device *dev, struct v9_request *r);
 
 #endif

@@ -122,7 +122,7 @@ struct v9_device {
     bool unheard;   /* there was no call descriptor for completions */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
-    bool report_due;        /* Python has to hear of cancelled V9_LATER requests, or */
+    bool report_due;        /* v9_upcall_report has work: cancelled V9_LATER requests, or */
     bool broken_unreported; /* Python has yet to log that the ring is broken */
 
     struct v9_request *slots;
