@@ -30,24 +30,25 @@ typedef struct v9_mounts v9_mounts;
 
 /* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
 int v9_init(void);
-/* How many bytes of addresses the process has, all of them. */
+/* The size of the process's address space, in bytes. */
 uint64_t v9_address_space(void);
 
 /* ---- server/stop.c: SIGTERM and SIGINT ------------------------------------------------------- */
 
-/* From now on they are written to the eventfd `fd` by their numbers, and so many milliseconds after
- * the first of them the process ends, with status 0. Every thread has them blocked before. */
+/* From now on, the first of these signals is written to the eventfd `fd` by its number, and
+ * `patience_ms` milliseconds later the process ends, with status 0. Every thread has to block both
+ * signals before. */
 int v9_stop_start(int32_t fd, uint32_t patience_ms);
 /* ---- base/budget.c: how many descriptors each device may hold -------------------------------- */
 
-/* Divides what the limit of open files leaves among the devices that there are; once, when they
- * have been made. Returns 0, or how high the limit would have to be to serve them all. */
+/* Divides the descriptors that the limit of open files leaves among the devices; once, after all
+ * devices exist. Returns 0, or the limit that would be needed to serve them all. */
 int v9_budget_begin(void);
-/* How many descriptors a device may always hold. */
+/* The number of descriptors that a device may always hold. */
 uint32_t v9_budget_share(void);
 /* Duplicates a descriptor; -EMFILE beyond the budget. */
 int v9_sys_dup(int32_t fd);
-/* Closes what any of these functions has opened, or another call. */
+/* Closes a descriptor, whichever call has opened it. */
 void v9_budget_close(int32_t fd);
 
 /* ---- base/name.c ----------------------------------------------------------------------------- */
@@ -229,7 +230,7 @@ int v9_export_override_stat(v9_export *ex, uint64_t host_ino, uint64_t st_dev, u
  * qid filled in.
  */
 int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *out);
-/* As v9_attr_read, where the metadata file (mapped/mapped.c) is known already; -1: to be looked
+/* As v9_attr_read, with the file's metadata file (mapped/mapped.c); -1: not known, it is searched
  * for. */
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *out);
@@ -247,8 +248,8 @@ struct v9_mapped {
     uint64_t rdev; /* a dev_t (makedev(3)) */
 };
 
-/* Opens the metadata file of the file that `fd` (O_PATH will do) names by its present name; -ENOENT
- * where there is none, which it is but under mapped-file. */
+/* Opens the metadata file of the file `fd` (O_PATH will do), by the file's present name; -ENOENT:
+ * it has none, or the model is not mapped-file. */
 int v9_mapped_find(v9_export *ex, int32_t fd);
 /* Under mapped-file, the directory that has the metadata files of a directory's files: a
  * descriptor, or negative: -EMFILE or -ENFILE where none was left. */
@@ -261,10 +262,11 @@ int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
  * is the old one or the new one.
  */
 int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
-/* Keeps metadata of mapped-xattr in memory where ctime shows whether they are still right
+/* Caches metadata of mapped-xattr as long as ctime proves that they are current
  * (mapped/metadata_cache.h). Once, before the export is served. */
 void v9_export_cache_metadata(v9_export *ex);
-/* Python changes names (begin 1), or has done so (0): files and their metadata part meanwhile. */
+/* Python begins to change names (begin 1), or has ended (0). In between, a file and its metadata
+ * may have different names. */
 void v9_mapped_changing(v9_export *ex, uint32_t begin);
 
 /* ---- quota/quota.c: what an export's files take of the host, and its limits ------------------ */
@@ -287,11 +289,11 @@ struct v9_quota_conf {
     int32_t error;          /* errno beyond a limit: ENOSPC or EDQUOT */
     uint32_t block;         /* bytes that the file system allocates at once */
     uint32_t max_accounts;  /* files held, and remembered, at a time */
-    uint32_t patience_ms;   /* how long what others have set aside is waited for */
+    uint32_t patience_ms;   /* how long to wait for what others have set aside */
 };
 
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err);
-/* Leaves it to the end of the process where a change still hangs in a system call. */
+/* Frees it, unless a change still hangs in a system call: then it stays until the process ends. */
 void v9_quota_free(v9_quota *quota);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
@@ -343,29 +345,29 @@ enum {
 };
 
 /*
- * What Python implements (vhost9p/native/device.py). Serving threads call it, each with a request
- * of its own and several at a time; never with a lock held, since it waits for the interpreter.
- * `device` is the id that v9_device_new was given.
+ * Python implements these functions (vhost9p/native/device.py). Several serving threads may call
+ * them at a time, each for its own request, and never with a lock held, since they wait for the
+ * interpreter. `device` is conf.id of v9_device_new.
  */
 #ifdef V9_CDEF
 extern "Python+C" {
 #endif
-/* Answers a T-message: the size of the R-message written to `reply`, which has room for msize_max
- * bytes, or -errno; 0: it will be answered later, with v9_reply. */
+/* Answers a T-message. Returns the size of the R-message in `reply`, which has room for msize_max
+ * bytes, or -errno; 0: v9_reply answers it later. */
 int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *data, uint32_t size,
                       char *reply);
-/* Decides what a handler in C needs to know, and installs it: 0 or -errno. Closes fd. */
+/* Decides the question of a handler in C, and installs the decision: 0 or -errno. Closes fd. */
 int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd);
-/* Nobody waits any more for a request that is to be answered later. */
+/* A request that is to be answered later was cancelled. */
 void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq);
-/* The ring is broken, which is to be logged. */
+/* Logs that the ring is broken. */
 void v9_up_broken(uint32_t device, const char *reason);
 #ifdef V9_CDEF
 }
 #endif
 
-/* Answers later with a whole R-message; one that does not fit the guest's buffer becomes EMSGSIZE.
- * -ESTALE where the ring was stopped meanwhile (nothing is published, nothing is wrong). */
+/* Answers a request later, with a whole R-message; if that does not fit the guest's buffer, with
+ * EMSGSIZE. -ESTALE if the ring was stopped meanwhile: nothing is published, which is no error. */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
 /* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
 int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
@@ -382,24 +384,24 @@ struct v9_device_conf {
     uint32_t max_fids;
     uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
     uint64_t mem_bytes;   /* of guest memory, in all regions */
-    uint32_t poll_us;     /* how long a thread looks for requests before it sleeps */
+    uint32_t poll_us;     /* how long an idle thread polls for requests before it sleeps */
     uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
 };
 
 v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);
 /* Its account of descriptors. */
 uint32_t v9_device_account(const v9_device *dev);
-/* Stops the threads, closes every descriptor, frees. The export stays. 0 where threads hang in
- * system calls, which come back to the device: it is left to the end of the process. */
+/* Stops the threads, closes every descriptor, and frees the device: 1. The exports stay. 0 if
+ * threads hang in system calls and will use the device again: it then stays until the process
+ * ends. */
 int v9_device_free(v9_device *dev);
-/* Adds an export; the first is what Tattach without a name gets, and makes the device serve, so
- * it is the last one to be set. Fids tell which of them they belong to. -ENOSPC at
- * V9_EXPORTS_MAX. */
+/* Adds an export. Index 0 is the one that Tattach without a name attaches. Setting it makes the
+ * device serve, so it is set last. -ENOSPC at V9_EXPORTS_MAX. */
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex);
 enum { V9_EXPORTS_MAX = 256 };
-/* Back to the state after v9_device_new: ring stopped, fids gone, and memory gone unless it is to
- * be kept. */
-void v9_device_reset(v9_device *dev, uint32_t keep_memory);
+/* Returns to the state after v9_device_new: the ring is stopped, fids are removed, and so is memory
+ * unless `memory_stays`. */
+void v9_device_reset(v9_device *dev, uint32_t memory_stays);
 /* -EBUSY while the ring runs. */
 int v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);
@@ -412,8 +414,7 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
 /* Live counts, for metrics and leak tests. */
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
-    uint64_t inodes,
-        evicted; /* files that fids stand for; those without descriptors (fid/evict.h) */
+    uint64_t inodes, evicted; /* files in the table; those without descriptors (fid/evict.h) */
     uint32_t threads, broken;
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
@@ -423,33 +424,32 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
-/* Replaces all regions; on failure there are none. */
+/* Replaces all regions; on failure, none is left. */
 struct v9_region_conf {
     uint64_t gpa, size, uva, mmap_offset;
     int32_t fd;
 };
 int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count);
 
-/* Ring set-up, of a stopped ring: -EBUSY else. What one message alone shows to be wrong is -EINVAL.
- */
+/* Set-up of a stopped ring; -EBUSY while it runs. -EINVAL for a value that is invalid by itself. */
 int v9_ring_set_num(v9_device *dev, uint32_t num);
 int v9_ring_set_base(v9_device *dev, uint32_t base);
 int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail);
 /*
- * Starts the ring, or where it runs exchanges the kick descriptor. Descriptors are duplicated; -1
- * for "none: poll" (kick) or "do not signal" (call). -EINVAL with a *reason where what was set up
- * makes no ring, which then stays stopped.
+ * Starts the ring, or replaces the kick descriptor of a running one. Descriptors are duplicated; -1
+ * means "none: poll" (kick) or "do not signal" (call). -EINVAL with a *reason if the set-up makes
+ * no valid ring; it then stays stopped.
  */
 int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason);
-/* Whether it was started, and not stopped since. */
+/* Whether the ring was started and not stopped since. */
 uint32_t v9_ring_is_started(v9_device *dev);
 int v9_ring_set_call(v9_device *dev, int32_t fd);
 int v9_ring_set_err(v9_device *dev, int32_t fd);
 int v9_ring_enable(v9_device *dev, uint32_t enable);
 /* Stops taking requests (they stay in the ring). Returns at once. */
 void v9_ring_pause(v9_device *dev);
-/* After v9_ring_pause: waits up to timeout_ms for what is in flight, answers EIO for what is left
- * and cuts it off from guest memory; returns what GET_VRING_BASE answers. */
+/* After v9_ring_pause: waits up to timeout_ms for the requests in flight, answers EIO to those that
+ * are left, and cuts them off from guest memory. Returns the base for GET_VRING_BASE. */
 uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
 
 /* ---- fid/fid.c ------------------------------------------------------------------------------- */
@@ -460,12 +460,12 @@ enum {
 };
 
 struct v9_fid_info {
-    uint64_t handle;  /* names this fid, and none that has its number before or after (fid/fid.h) */
+    uint64_t handle;  /* identifies this fid, and no other that ever has its number (fid/fid.h) */
     int32_t path_fd;  /* O_PATH */
     int32_t meta_fd;  /* metadata file (mapped/mapped.c), -1: none */
     int32_t io_fd;    /* -1 unless opened */
     int32_t io_flags; /* open(2) flags of io_fd */
-    uint32_t uid;     /* n_uname of the attach that it descends from */
+    uint32_t uid;     /* n_uname of the Tattach from which it descends */
     uint32_t flags;   /* V9_FID_* */
     uint32_t export;  /* index of the export that the file belongs to */
     uint64_t st_dev, st_ino;
@@ -474,32 +474,33 @@ struct v9_fid_info {
 /* Pins the entry: its descriptors stay open until v9_fid_put, whatever the guest does. -EBADF. */
 int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
 void v9_fid_put(v9_device *dev, uint64_t handle);
-/* The handle that a number stands for now, whether its file can be had or not. -EBADF. */
+/* The present handle of a number, even if its file cannot be reopened. -EBADF. */
 int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
-/* Enters a fid, and tells its handle; takes path_fd over on success, which may be -1 (an xattr
- * fid). -EBADF where the number is in use (as the kernel's client never does) or the session is
- * over, -EMFILE at the cap. */
+/* Enters a fid, and returns its handle in *handle. On success it owns path_fd, which may be -1 (an
+ * xattr fid). -EBADF if the number is in use (the kernel's client never does this) or the session
+ * is over; -EMFILE at the cap. */
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
                uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
-/* Tcreate: the number of a directory's fid now stands for the file that was made in it as `name`.
- * Takes the descriptors over on success. */
+/* Tcreate: the fid of a directory now stands for the file created in it as `name`. On success it
+ * owns the descriptors. */
 struct v9_created;
 int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
                   const struct v9_attr *attr);
-/* Adds V9_FID_* flags: from now on only Python clunks the fid. What it keeps for it is stored
- * before, by the handle. -EBADF: the fid has lost its number, or is in use for something else. */
+/* Adds V9_FID_* flags: from now on, only Python clunks the fid. Python stores its state for the
+ * fid, by the handle, before this call. -EBADF: the fid has lost its number, or has another use. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
-/* The size of a pinned fid's file is about to be set for the guest; has been, or not (-1). */
+/* Surround a change of the size of a pinned fid's file for the guest; `size` is the new one, -1: it
+ * did not change. */
 void v9_fid_resizing(v9_device *dev, uint64_t handle);
 void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size);
-/* Reads entries of a pinned fid's open directory, from behind the one at `offset` (its d_off; 0:
- * from the first), as getdents64(2) lays them out. Returns their size in bytes, 0 at the end.
- * -EBADF, -ENOTDIR. */
+/* Reads entries of a pinned fid's open directory, in the layout of getdents64(2), from the one
+ * after `offset` (a d_off; 0: from the first). Returns their size in bytes, 0 at the end. -EBADF,
+ * -ENOTDIR. */
 int v9_fid_read_dir(v9_device *dev, uint64_t handle, uint64_t offset, uint8_t *out, uint32_t size);
-/* Takes the number away from a fid; descriptors close when the last pin goes. -EBADF: it had none
+/* Removes a fid's number; its descriptors are closed with its last pin. -EBADF: it had no number
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);
-/* Begins a session. -ESTALE where the next one has begun meanwhile. */
+/* Begins a session, and removes all fids. -ESTALE if another session has begun meanwhile. */
 int v9_fid_clear(v9_device *dev);
 
 #include "vhost9p_names.h"
@@ -550,8 +551,8 @@ int v9_lock_ofd_test(int32_t fd, struct v9_lock *lock);
 
 /* ---- export/credentials.c -------------------------------------------------------------------- */
 
-/* The capabilities that the daemon lacks, of those that giving files any owner takes; a bit for
- * each (linux/capability.h). 0: it may. */
+/* The capabilities that the daemon needs to give files any owner, and lacks; a bit for each
+ * (linux/capability.h). 0: none. */
 uint32_t v9_cred_lacking_caps(void);
 
 #endif

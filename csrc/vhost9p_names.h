@@ -69,21 +69,20 @@ int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 /* ---- server/names.c: the guest's changes of names -------------------------------------------- */
 
 /*
- * Between begin and end nothing of the export is evicted (fid/evict.h), so a file that loses its
- * name in between stays reachable. Begin returns whether anything of the device is evicted, or
- * something of the kinds that may lose a name may be cached (fid/inode.h); if not, the caller may
- * leave out the other calls but end.
+ * fid/renames.c: changes of names by the guest. Between begin and end, no inode of the export is
+ * evicted (fid/evict.h), so a file that loses its name in between stays reachable. Begin returns
+ * whether any inode of the device is evicted, or any of the `kinds` that may lose a name may be
+ * cached; if not, all other calls except end may be omitted.
  *
- * Renames that concern evicted files are recorded in the order in which the host made them: then
- * lock comes after begin, and unlock after renamed. If nothing was evicted at begin, nothing is
- * until end.
+ * Renames that concern evicted inodes are recorded in the order in which the host makes them. So if
+ * begin returns true, call lock before the rename, and unlock after renamed.
  */
 enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses a name: restores the file, and caches it no more. Whether it is a
- * directory: then its rename concerns what is evicted below it. -EMFILE or -ENFILE where there is
- * no descriptor for it: then it must keep its name. */
+ * file `fd` itself ("") loses its name: restores the file's inode if it is evicted, and removes it
+ * from the cache. Returns whether it is a directory, whose rename concerns evicted inodes below it.
+ * -EMFILE or -ENFILE: no descriptor was left, so the file must keep its name. */
 int v9_names_before_loss(v9_device *dev, uint32_t export, int32_t fd, const char *name);
 /* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
  * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
@@ -96,14 +95,14 @@ void v9_names_end(v9_device *dev, uint32_t export);
 void v9_names_lock(v9_device *dev, uint32_t export);
 void v9_names_unlock(v9_device *dev, uint32_t export);
 /*
- * The directory, as an O_PATH descriptor that the caller closes, and the name in it by which the
- * guest reached a pinned fid: that one name of a file that has several. -ENOENT where it has it no
- * more, whoever took it; -EBUSY for an export's root.
+ * The directory (an O_PATH descriptor, which the caller closes) and the name in it by which the
+ * guest reached a pinned fid, even if the file has several names. -ENOENT if it has lost that name,
+ * to the guest or the host; -EBUSY for an export's root.
  */
 int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
-/* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's
- * own name (""), is gone, or has become `into` in the directory of another (V9_OWN_DIRECTORY: its
- * own). */
+/* Call one before the end, if the change succeeded. Entry `name` of a pinned fid's directory, or
+ * the fid's own name (""), was removed (lost), or renamed to `into` in the directory of the fid
+ * `directory` (V9_OWN_DIRECTORY: its own). */
 #define V9_OWN_DIRECTORY 18446744073709551615U
 void v9_names_lost(v9_device *dev, uint64_t handle, const char *name);
 void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,

@@ -25,7 +25,7 @@ KNOWN_NEEDS: set[str] = set()
 """Upwards; to be empty."""
 KNOWN_KNOTS: set[str] = set()
 """Rooms with circles; to be empty."""
-KNOWN_WORDS = {"p9", "request", "server"}
+KNOWN_WORDS: set[str] = set()
 """Rooms with words that have a standard one; to be empty."""
 
 COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.DOTALL)

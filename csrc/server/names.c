@@ -1,5 +1,5 @@
 /*
- * names: Python's calls for the guest's changes of names (fid/renames.h), with a device.
+ * names: Python's calls that report the guest's changes of names (fid/renames.h), for a device.
  */
 #include <limits.h>
 

@@ -44,10 +44,11 @@ struct v9_buffer {
 
 /* An empty chain. */
 void v9_chain_begin(struct v9_chain *chain);
-/* Adds what a descriptor says to a chain; `steps` counts them. -EPROTO where it breaks the ring. */
+/* Adds a descriptor's buffer to a chain; `steps` counts descriptors. -EPROTO if it breaks the
+ * ring. */
 int v9_chain_add(struct v9_virtqueue *vq, struct v9_mem *mem, const struct v9_buffer *buffer,
                  uint32_t steps, struct v9_chain *chain);
-/* The table that an indirect descriptor names, or NULL where it breaks the ring. */
+/* The table of an indirect descriptor, or NULL if it breaks the ring. */
 const uint8_t *v9_chain_table(struct v9_virtqueue *vq, struct v9_mem *mem,
                               const struct v9_buffer *buffer);
 

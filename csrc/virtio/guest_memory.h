@@ -55,7 +55,7 @@ struct v9_mem {
     uint64_t limit_bytes; /* of all regions together; 0: none */
     struct v9_registry *registry;
     uint32_t recent;     /* index of the region that was hit last */
-    atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
+    atomic_bool faulted; /* a page was lost to SIGBUS since the last check */
     bool patched;        /* zero pages may be mapped in place of the frontend's */
 };
 

@@ -103,7 +103,7 @@ bool v9_virtqueue_should_signal(struct v9_virtqueue *vq)
     const uint16_t went = vq->unsignalled;
 
     vq->unsignalled = 0;
-    v9_full_barrier(); /* what was used is visible before we look whether the driver sleeps */
+    v9_full_barrier(); /* used chains are visible before we check whether the driver sleeps */
     if (vq->must_signal) {
         vq->must_signal = false;
         return true;

@@ -47,14 +47,14 @@ static inline bool v9_virtqueue_is_live(const struct v9_virtqueue *vq)
 
 /* 1 if a chain is available; 0 if not; -EPROTO when the ring is (now) broken. */
 int v9_virtqueue_peek(struct v9_virtqueue *vq);
-/* After a peek that said 1: reads the chain and advances past it. 0 or -EPROTO (broken). */
+/* After a peek that returned 1: reads the chain and advances past it. 0 or -EPROTO (broken). */
 int v9_virtqueue_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *chain);
 /* Returns a chain with `written` bytes and publishes it. False, without any effect, where the ring
  * was stopped since. */
 bool v9_virtqueue_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written);
 /* After one or several pushes: does the driver want a notification? (full barrier inside) */
 bool v9_virtqueue_should_signal(struct v9_virtqueue *vq);
-/* Asks for kicks from here on; true if chains are available already (look again, do not sleep). */
+/* Asks for kicks from here on; true if chains are available already (pop them, do not sleep). */
 bool v9_virtqueue_enable_notification(struct v9_virtqueue *vq);
 /* Asks for no kicks while the ring is being served (a hint). */
 void v9_virtqueue_disable_notification(struct v9_virtqueue *vq);

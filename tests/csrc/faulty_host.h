@@ -1,6 +1,6 @@
 /*
- * A host that fails as a test wants it, and an export on it. The calls below stand in the C
- * library's place.
+ * A host whose calls fail as a test needs it, and an export on it. The functions below replace
+ * those of the C library.
  */
 #ifndef FAULTY_HOST_H
 #define FAULTY_HOST_H
@@ -26,7 +26,7 @@
 
 static struct {
     bool no_tmpfile;   /* file systems that do not know O_TMPFILE */
-    bool always_there; /* who creates comes too late, who opens too early */
+    bool always_there; /* exclusive creation fails with EEXIST */
     bool full;         /* nothing can be written */
     bool no_paths;     /* no descriptors for names, as where there are too many already */
     const char *bad;   /* an entry that comes last, and cannot be read */

@@ -83,7 +83,7 @@ TEST(a_device_has_its_share_and_borrows_from_the_pool)
     close_many(mine, SHARE + POOL);
 }
 
-/* What opens for eviction goes beyond the share, and does not turn loans into anything else. */
+/* Descriptors opened for eviction may exceed the share, and do not change what counts as a loan. */
 TEST(opening_for_eviction_goes_beyond_the_share)
 {
     const uint32_t one = accounts[0];

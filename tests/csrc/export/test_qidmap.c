@@ -57,7 +57,7 @@ TEST(lookups_report_what_was_set)
     v9_qidmap_free(NULL);
 }
 
-/* Where a group fits, it tells what a lookup tells; where none does, nothing. */
+/* A group that fits returns the same as a lookup; one that does not fit returns nothing. */
 TEST(a_kept_group_agrees_with_lookups)
 {
     static const uint64_t inos[] = {

@@ -290,7 +290,8 @@ static void *read_on(void *argument)
     return NULL;
 }
 
-/* Long and short texts in turn, read all the time: the inode stays, and no mixture is ever seen. */
+/* Long and short texts alternate while a reader reads: the inode stays, and a mixture is never
+ * seen. */
 TEST(a_reader_never_sees_half_a_change)
 {
     struct v9_mapped change = {7, 1, 1, S_IFREG | 0640, 0};
