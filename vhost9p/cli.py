@@ -1,10 +1,9 @@
 """The command line: from arguments to a Config, and the process's exit code.
 
-Exit codes: 0 after SIGTERM, SIGINT or --once. 2 for a mistake in the options, the configuration or
-what they name (a directory that is missing, a right that the daemon lacks): it stays one until
-somebody changes it. 1 where serving could not begin although they are right: somebody else uses the
-socket or the state, or the host is out of something. All mistakes are collected, of whichever kind,
-and reported in one round, a line each.
+Exit codes: 0 after SIGTERM, SIGINT or --once. 2 for an error in the options, the configuration or
+what they name (a missing directory, a missing right), which stays until somebody fixes it. 1 if
+serving could not begin although they are right: another process uses the socket or the state, or
+the host is out of a resource. All errors are reported at once, one line each.
 """
 
 import argparse
@@ -58,7 +57,7 @@ def _from_options(
 ) -> c.Config:
     before = len(problems.texts)
     tree = cli_options.device_tree(options, problems, wrong)
-    # What options mean together is looked at where each is right in itself.
+    # Combinations are checked only if each option is valid.
     whole = DEVICE.can_be_checked(wrong) and "virtfs" not in wrong
     whole = whole and len(problems.texts) == before
     if not {"path", "exports"} & {*tree, *wrong} and "virtfs" not in wrong:
@@ -96,8 +95,8 @@ def _make_paths_absolute(tree: Tree) -> None:
 def build_config(
     options: argparse.Namespace, wrong: set[str], problems: Problems
 ) -> c.Config | None:
-    """What the options mean, without those that are `wrong`; None where that cannot be known.
-    Mistakes are noted."""
+    """Builds the configuration from the options, without the `wrong` ones; None if that is
+    impossible. Adds errors to `problems`."""
     given = cli_options.given(options)
     if options.socket is not None and options.fd is not None:
         problems.add("--fd and --socket exclude each other: name one")
@@ -151,7 +150,7 @@ def _serve(argv: list[str] | None) -> int:
     with problems.collect():
         config = config and preflight.check(config)
     problems.raise_all()
-    assert config is not None, "it is None after a mistake only"
+    assert config is not None, "it is None only after an error"
     start_log(config.log_level)
     return daemon.run(config)
 

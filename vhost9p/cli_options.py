@@ -1,7 +1,6 @@
 """The options of the command line, and the device that they describe.
 
-What an option says goes into the same plain tree that a file gives (config_schema.py), and is
-checked by the same checks.
+Options fill the same plain tree as a file (config_schema.py), and pass the same checks.
 """
 
 import argparse
@@ -191,7 +190,7 @@ def _add_where(parser: Parser) -> None:
         "--config",
         metavar="FILE",
         type=typed(v.parse_path),
-        help="serve what this YAML file says",
+        help="read the configuration from this YAML file",
     )
 
 
@@ -263,8 +262,8 @@ def _add_what(parser: Parser) -> None:
         "--poll-us",
         metavar="US",
         type=_leaf("poll_us"),
-        help="microseconds that a serving thread stays awake for the next request, at most, where "
-        "they come in quick succession; 0: it sleeps at once (default: 50)",
+        help="an idle serving thread polls for up to this many microseconds while requests arrive "
+        "back to back; 0: it sleeps at once (default: 50)",
     )
     what.add_argument(
         "--ring",
@@ -296,7 +295,7 @@ def _add_files(parser: Parser) -> None:
         "--writeout",
         metavar="immediate",
         type=_leaf("writeout"),
-        help="send what is written out to the disk at once",
+        help="start writing data out to disk at once",
     )
     files.add_argument(
         "--xattr-rule",
@@ -347,7 +346,7 @@ def _add_limits(parser: Parser) -> None:
         "--quota-bytes",
         metavar="SIZE",
         type=_leaf("quota", "bytes"),
-        help="what the files of an export may take",
+        help="the space that the files of an export may use",
     )
     limits.add_argument(
         "--quota-inodes",
@@ -359,13 +358,13 @@ def _add_limits(parser: Parser) -> None:
         "--quota-error",
         metavar="ERROR",
         type=_leaf("quota", "error"),
-        help="ENOSPC | EDQUOT: what is said beyond the quota (default: ENOSPC)",
+        help="ENOSPC | EDQUOT: the error beyond the quota (default: ENOSPC)",
     )
     limits.add_argument(
         "--quota-rescan",
         action="store_true",
         default=None,
-        help="count anew what there is, at the start",
+        help="count the export's files again at start",
     )
 
 
@@ -403,22 +402,22 @@ ID_OPTIONS = tuple(
     f"{what}_{kind}" for kind in ("uid", "gid") for what in ("map", "squash", "forbid")
 )
 WHAT = ("virtfs", *PLAIN, "xattr_rule", *ID_OPTIONS, "throttling", *QUOTA_OPTIONS)
-"""Options that describe the device, and so exclude a file that does."""
+"""Options that describe the device, and so exclude --config."""
 
 
 PLACE = ("socket", "fd", "socket_mode", "socket_owner", "socket_group")
-"""Options that say where the VMM connects, beside a file too."""
+"""Options for where the VMM connects; also allowed with --config."""
 PARTS = {
     "id_map": ID_OPTIONS,
     "quota": QUOTA_OPTIONS,
     "throttling": ("throttling",),
     "xattrs": ("xattr_rule",),
 }
-"""Keys that several options make together."""
+"""Keys that several options fill together."""
 
 
 def given(options: argparse.Namespace, keys: tuple[str, ...] = WHAT) -> Tree:
-    """Those that are given, with their values."""
+    """Returns the options that are given, with their values."""
     return {key: value for key in keys if (value := getattr(options, key)) is not None}
 
 
@@ -430,8 +429,8 @@ def option(key: str) -> str:
 def device_tree(
     options: argparse.Namespace, problems: Problems, wrong: Collection[str] = ()
 ) -> Tree:
-    """The device that the options describe, unchecked. A part of which an option is `wrong` is left
-    out."""
+    """Returns the device that the options describe, unchecked. Leaves out parts with a `wrong`
+    option."""
     tree = given(options, PLAIN)
     if pairs := options.throttling:
         tree["throttling"] = _throttling(pairs, problems)
@@ -448,7 +447,7 @@ def device_tree(
 
 
 def _with_virtfs(said: Tree, tree: Tree, problems: Problems, wrong: Collection[str]) -> Tree:
-    """What QEMU's string says and what options say beside it."""
+    """Combines QEMU's string and the options beside it."""
     theirs = {virtfs.NAMES.get(key, key).partition(".")[0] for key in virtfs.KEYS}
     if twice := [option(key) for key in tree if key in theirs - {"tag"} or key == "exports"]:
         problems.add(f"--virtfs excludes {', '.join(twice)}: say it in --virtfs")

@@ -1,9 +1,8 @@
 """How the words of a command line become options and values.
 
-argparse knows the options and prints the help. It ends at the first mistake, though, so it is given
-one option at a time, with the words that follow it: every mistake is collected, and what is right
-is known nevertheless. Of an option that is wrong its name is remembered, so that nobody complains
-that it is missing.
+argparse knows the options and prints the help. It stops at the first error, so it gets one option
+at a time, with the words that follow it: all errors are collected, and the valid options are used
+for further checks. The names of invalid options are kept, so that they are not reported as missing.
 """
 
 import argparse

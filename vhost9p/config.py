@@ -1,9 +1,9 @@
 """What is served, and how: the options and what each means.
 
-Belongs here: the dataclasses that the rest of the daemon is given, and what they say of the host's
-folders. How values are written is config_values.py's, which keys there are and what goes together
-config_schema.py's; the YAML file (config_file.py), the command line (cli.py) and QEMU's own option
-string (virtfs.py) are ways to say them.
+This module has the dataclasses that the rest of the daemon uses, and their default folders.
+config_values.py parses values; config_schema.py defines the keys and their combinations. The YAML
+file (config_file.py), the command line (cli.py) and QEMU's option string (virtfs.py) are three
+syntaxes for them.
 """
 
 import os
@@ -147,7 +147,7 @@ class Quota:
     bytes: int | None = None
     inodes: int | None = None
     error: Literal["ENOSPC", "EDQUOT"] = "ENOSPC"
-    """What the guest is told beyond it."""
+    """The guest's error beyond it."""
     rescan: bool = False
     """Count the export's files again when the daemon starts, whatever is known of them."""
 
@@ -212,7 +212,7 @@ class DeviceConfig:
     cpus: tuple[int, ...] = ()
     """CPUs that the threads that serve may run on; empty: all that the daemon may."""
     poll_us: int = 50
-    """Microseconds that a thread looks for requests, at most, before it sleeps."""
+    """Microseconds that an idle thread polls at most, before it sleeps."""
     ring: Literal["packed", "split"] = "packed"
     """The newest layout of the virtqueue that the guest is offered; split always is."""
     once: bool = False

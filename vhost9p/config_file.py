@@ -1,10 +1,9 @@
-"""The YAML file that says what is served.
+"""Reads the YAML file that describes what is served.
 
-A file describes one VM: a list of devices, or one device at the top level. All mistakes of a file
-are collected, each with its line, column and key, before any of them is told; nothing is served
-from a file with a mistake, but what is right in it is known, so that the host can be asked about it
-in the same round. Nodes are read, not Python objects: they know their places, and nothing in a file
-can stand for more than itself.
+A file describes one VM: a list of devices, or one device at the top level. All errors in a file are
+reported at once, each with line, column and key. Nothing is served from a file with errors, but its
+valid values are used, so that the host can be checked in the same run. The reader works on YAML
+nodes instead of Python objects: they know their places, and aliases cannot expand.
 """
 
 import os
@@ -37,7 +36,7 @@ SHOWN_MAX = 80
 DEPTH_MAX = 16
 """Levels of lists and mappings in a file."""
 PROBLEMS_MAX = 100
-"""Mistakes that are collected before the rest of a file is left unread."""
+"""After this many errors the rest of a file is not read."""
 
 
 ALIASES = "anchors (&name) and aliases (*name) are not supported; write the value out"
@@ -80,8 +79,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _scalar(node: yaml.Node, *, as_text: bool) -> str | bool | int:
-    """What a node says; ValueError where that is neither text, number nor truth value. Numbers are
-    left as they are written if so wished: 0640 is a number to YAML, and a mode."""
+    """Returns a node's value; ValueError if it is neither text, number nor truth value. With
+    `as_text` numbers stay text: 0640 is a number to YAML, and a mode here."""
     if isinstance(node, _Alias):
         raise ValueError(f"is an alias: {ALIASES}")
     if not isinstance(node, yaml.ScalarNode):
@@ -113,7 +112,7 @@ def _label(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A device as the file has it: the right ones of its values, and where each key stands."""
+    """A device in the file: its valid values, and the place of each key."""
 
     mark: Any
     values: Tree
@@ -143,7 +142,7 @@ def _read(file: str) -> str:
 
 
 class _Reader:
-    """Makes sense of one file's text and collects what is wrong with it."""
+    """Reads one file's text and collects its errors."""
 
     def __init__(self, file: str, text: str, *, socket_needed: bool) -> None:
         self.file = file
@@ -159,7 +158,7 @@ class _Reader:
         return f"{self.file}:{mark.line + 1}:{mark.column + 1}: "
 
     def complain(self, mark: Any, text: str) -> None:
-        """Notes a mistake at a place in the file."""
+        """Adds an error at a place in the file."""
         self.problems.append((mark.line, mark.column, self.place(mark) + text))
         if len(self.problems) == PROBLEMS_MAX:
             raise UserError(
@@ -244,7 +243,7 @@ class _Reader:
         return value
 
     def read(self, shape: Shape, node: yaml.Node, entry: _Entry, path: Path) -> Any:
-        """What a node says, by its shape; what is wrong is left out, None where all is."""
+        """Returns a node's value, by its shape, without invalid parts; None if nothing is valid."""
         label = _label(path)
         if isinstance(shape, Leaf):
             return self.value(label, node, shape)
@@ -269,7 +268,7 @@ class _Reader:
         path: Path,
         more: Iterable[str] = (),
     ) -> Tree | None:
-        """A mapping. What its values mean together is looked at where each is right in itself."""
+        """Reads a mapping. Combinations are checked only if each value is valid."""
         label = _label(path)
         if not isinstance(node, yaml.MappingNode):
             keys = ", ".join(shape.keys)
@@ -342,7 +341,7 @@ class _Reader:
                 seen.setdefault(same, mark.line + 1)
 
     def origins(self, entry: _Entry) -> Callable[[Path], str]:
-        """Tells where the parts of a device are."""
+        """Returns a function from a path in a device to its place in the file."""
         return lambda path: self.place(entry.nearest(path))
 
     def top(self, root: yaml.MappingNode) -> dict[str, Any]:

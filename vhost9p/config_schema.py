@@ -1,9 +1,8 @@
 """Which keys there are, what their values look like, and what goes together.
 
-The schema is data: a tree of `Leaf`, `Group` and `Items`. Whoever reads options, from a file or
-from a command line, makes a plain tree of them (dictionaries and lists with parsed leaves), has it
-checked by the groups' own checks, which tell each mistake with the keys that lead to it, and turns
-it into a DeviceConfig by `make_device`.
+The schema is data: a tree of `Leaf`, `Group` and `Items`. Each reader of options (file, command
+line) fills a plain tree of dictionaries and lists with parsed leaves. The groups' checks report
+each error with the keys that lead to it. `make_device` turns the tree into a DeviceConfig.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Set
@@ -61,7 +60,7 @@ class Group:
     """The keys that it looks at; None: all."""
 
     def can_be_checked(self, wrong: Set[str]) -> bool:
-        """Whether what some keys say, which are left out, is nothing to the check."""
+        """Whether the check ignores the keys in `wrong`, which are left out."""
         return not (wrong if self.together is None else wrong & self.together)
 
 
@@ -256,7 +255,7 @@ TOP_KEYS: dict[str, Leaf] = {
 
 
 def missing(shape: Group, given: Container[str]) -> Iterator[str]:
-    """What is said of keys that a group needs, and that are not given."""
+    """Yields messages about required keys that are missing."""
     for keys in shape.needed:
         if not any(key in given for key in keys):
             yield f"{' or '.join(keys)}: is missing; {shape.noun} needs it"
@@ -275,8 +274,8 @@ def find_problems(shape: Shape, tree: Any, path: Path = ()) -> Iterator[Problem]
 
 
 def sound(tree: Tree, problems: Iterable[Problem]) -> Tree:
-    """A tree without the parts in which there are problems, so that a device can be made of it: one
-    that is not served, but whose places on the host can be looked at."""
+    """Returns a tree without its invalid parts. The device made from it is not served, but its
+    places on the host can be checked."""
     tree = (
         {**tree, "exports": [{**each} for each in tree["exports"]]} if "exports" in tree else tree
     )
@@ -304,8 +303,9 @@ def _problems_within(
 def make_device(
     tree: Tree, origin: Callable[[Path], str] = lambda path: "", **more: Any
 ) -> DeviceConfig:
-    """The device that a tree describes. `origin` tells the place of a path in it; `more` are fields
-    that no tree has. An export without a path is left out: it has been complained of."""
+    """Returns the device that a tree describes. `origin` returns the place of a path in it; `more`
+    are fields that no tree has. An export without a path is left out: its error is reported
+    already."""
     own = {key: tree[key] for key in OWN_KEYS if key in tree}
     if "exports" in tree:
         own.setdefault("multidevs", "remap")

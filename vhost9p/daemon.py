@@ -173,7 +173,7 @@ class Daemon:
             stop.set_result(signal.Signals(os.eventfd_read(self._stop_fd)))
 
         loop.add_reader(self._stop_fd, end)
-        for number in signals.IGNORED:
+        for number in signals.LOGGED:
             loop.add_signal_handler(number, self._go_on, number)
 
     def _go_on(self, number: signal.Signals) -> None:

@@ -1,10 +1,9 @@
 """One device: where the vhost-user session, the C layer, the 9P server and the policy meet.
 
-Two kinds of input arrive here. The frontend's wishes come from the session, on the connection's own
-thread: some wait for requests in flight, and all may wait for the device's lock. The guest's
-requests that C does not answer come as upcalls, each on the serving thread that has it and several
-at a time, and go to the server; so do the questions that only the policy can answer, after which C
-goes on.
+Two kinds of input arrive here. The frontend's requests come from the session, on the connection's
+own thread; some wait for requests in flight, and all may wait for the device's lock. The guest's
+requests that C does not answer come as upcalls from serving threads, several at a time, and go to
+the server. So do questions that only the policy can answer, after which C continues.
 """
 
 import logging
@@ -27,12 +26,12 @@ from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_B
 log = logging.getLogger(__name__)
 
 DRAIN_MS = 2000
-"""How long the frontend is kept waiting for requests that hang."""
+"""How long the frontend waits for requests that hang."""
 MIN_MEM_SLOTS = 8
-"""As many as SET_MEM_TABLE may have at once."""
+"""The most regions that SET_MEM_TABLE may have."""
 MAPS_PER_SLOT = 8
-"""What a region may take of the process's mappings: itself, two guards, and zeros in its place; and
-the same once more while a request that hangs keeps the mapping before."""
+"""Mappings of the process that a region may use: itself, two guards, and zeros in its place; and
+the same again while a hanging request keeps the previous mapping."""
 
 
 def memory_slots(devices: int) -> int:
@@ -47,9 +46,9 @@ def memory_slots(devices: int) -> int:
 
 
 def memory_bytes(devices: int) -> int:
-    """How much guest memory each device may have: a quarter of the process's addresses is shared
-    evenly, since a request that hangs keeps the mapping before. A file may be longer than all of
-    them together, and cost its maker nothing."""
+    """How much guest memory each device may have: a quarter of the process's address space is
+    shared evenly, since a hanging request keeps the previous mapping. The limit is needed because a
+    sparse file of any size costs its creator nothing."""
     return address_space() // 4 // devices
 
 
@@ -88,7 +87,9 @@ class Device:
                 msize_max=config.msize_max,
                 max_xattr=config.max_xattr,
                 set_msize=self._native.set_msize,
-                set_dialect=lambda dialect: self._native.set_dialect(unix=dialect is Dialect.U),
+                set_dialect=lambda dialect: self._native.set_dialect(
+                    dialect_u=dialect is Dialect.U
+                ),
                 wake_signal=sys.wake_signal(),
             )
             undo.callback(self._server.close)
@@ -140,7 +141,7 @@ class Device:
         return self._config_space
 
     def reset(self) -> None:
-        """See Backend. With the guest go its fids, its locks and what it had written halfway."""
+        """See Backend. Drops the guest's fids, its locks and its unfinished attribute values."""
         self._reset(keep_memory=False)
 
     def reset_device(self) -> None:
@@ -150,7 +151,7 @@ class Device:
     def _reset(self, *, keep_memory: bool) -> None:
         self._native.ring_pause()
         self._server.cancel_waits()
-        self._native.reset(keep_memory=keep_memory)  # nothing of the guest's goes on then
+        self._native.reset(keep_memory=keep_memory)  # afterwards no request of the guest runs
         self._server.reset()
 
     def set_features(self, features: int) -> None:
@@ -213,13 +214,14 @@ class Device:
         self._native.ring_enable(enable)
 
     def ring_stop(self) -> int:
-        """See Backend. What waits for a lock is told to ask again."""
+        """See Backend. Requests that wait for a lock are answered with BLOCKED: the client asks
+        again."""
         self._native.ring_pause()
         self._server.cancel_waits()
         return self._native.ring_drain(DRAIN_MS)
 
     def _stop_first(self) -> None:
-        """A running ring does not change: what sets it up stops it."""
+        """Stops a running ring, before a change of its set-up."""
         if self._native.ring_is_started():
             self.ring_stop()
 

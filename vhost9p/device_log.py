@@ -1,8 +1,8 @@
 """The log lines of one device.
 
-A guest and its frontend can cause lines as fast as they like, by refused messages, broken rings and
-new connections; so each device has so many a second, whatever they are about, and what it has
-beyond is counted. Lines of level debug are not limited: whoever asks for them wants all.
+A guest and its frontend can cause log lines at any rate, by refused messages, broken rings and new
+connections. So each device may log a limited number of lines a second; the others are counted.
+Lines of level debug are not limited.
 """
 
 import logging
@@ -16,8 +16,8 @@ BURST = 100
 
 
 class DeviceLog(logging.LoggerAdapter[logging.Logger]):
-    """Puts the device's name before each line, and leaves out those that are too many. May be used
-    from any thread. `clock` is for tests."""
+    """Puts the device's name before each line, and drops lines beyond the limit. Thread-safe.
+    `clock` is for tests."""
 
     def __init__(
         self, logger: logging.Logger, name: str, clock: Callable[[], float] = time.monotonic
@@ -68,7 +68,7 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
         )
 
     def _admit(self) -> int | None:
-        """How many lines have been left out before this one; None: it is left out, too."""
+        """Returns the number of lines dropped before this one; None if it is dropped, too."""
         with self._lock:
             now = self._clock()
             self._left = min(self._left + (now - self._since) * LINES_PER_SECOND, BURST)

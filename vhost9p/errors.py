@@ -1,11 +1,11 @@
-"""Mistakes of the person who starts the daemon; each text is one whole line: what, where, why."""
+"""Errors of the person who starts the daemon. Each text is one whole line: what, where, why."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """What is wrong with the command line, the configuration or the host; one line each."""
+    """Errors in the command line, the configuration or the host; one line each."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -13,24 +13,24 @@ class UserError(Exception):
 
 
 class Problems:
-    """Mistakes that are collected, so that all are reported in one round."""
+    """Collects errors, so that all are reported at once."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
     def add(self, *texts: str) -> None:
-        """Notes mistakes; one that is known already only once."""
+        """Adds errors, each only once."""
         self.texts += [text for text in texts if text not in self.texts]
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Notes what the block raises, and goes on behind it."""
+        """Adds a UserError that the block raises, and continues after the block."""
         try:
             yield
         except UserError as error:
             self.add(*error.problems)
 
     def raise_all(self) -> None:
-        """Raises UserError where there is a mistake."""
+        """Raises UserError if there are errors."""
         if self.texts:
             raise UserError(*self.texts)

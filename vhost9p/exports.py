@@ -1,8 +1,8 @@
 """The exports of one device: from the configuration to what C and the 9P server work with.
 
-For each export there is a C `Export`, which reads and moves, and a stack of drivers, which change:
-the one that keeps the files and the layers in front of it (vhost9p.fs.layer). All exports of a
-device are one tree to the guest, so they share one qid map and one multidevs policy.
+Each export has a C `Export` for C's requests, and a stack of drivers for Python's: the one that
+accesses the files, and the layers in front of it (vhost9p.fs.layer). All exports of a device are
+one tree to the guest, so they share one qid map and one multidevs policy.
 
 A device with one export shows it as the mount's root. With several, export 0 is a directory that
 holds nothing but their names, and cannot be changed by the guest.
@@ -29,7 +29,7 @@ from vhost9p.policy.state import StateFile
 
 MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
 HIDDEN = {"mapped-file": (META_DIR, META_ROOT)}
-"""Names that a security model keeps for itself."""
+"""Names that a security model reserves."""
 
 
 class Exports:
@@ -142,13 +142,13 @@ def _throttle(export: Export, at: Throttling) -> None:
 
 
 def _key(config: DeviceConfig) -> str:
-    """What the daemon keeps is kept for each pair of exports and tag, so that two guests of one
-    tree do not disturb each other."""
+    """State belongs to a pair of exports and tag, so that two guests of one tree do not disturb
+    each other."""
     paths = [os.path.realpath(each.path) for each in config.exports]
     return "\0".join((*paths, config.tag, str(config.socket)))
 
 
 def _open_state(config: DeviceConfig) -> StateFile:
-    """The file that keeps the exports' identities over a restart of the daemon."""
+    """Opens the file that preserves the exports' identities over a restart of the daemon."""
     with state_dir.opened(config.state_dir) as folder:
         return StateFile(folder, _key(config))

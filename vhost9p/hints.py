@@ -1,8 +1,8 @@
-"""What to say of a key or an option that is unknown: what may have been meant.
+"""Suggestions for an unknown key or option.
 
-Three things are tried: whether QEMU or virtiofsd calls something so, what ours is called that does
-the same, and which of ours is spelled nearly so. The names of others are kept here only; they are
-never taken, since their values differ.
+A name of QEMU's or virtiofsd's is answered with our name for it, or with why there is none; any
+other name with ours that is spelled most like it. Others' names appear only here; they are never
+accepted, since their values differ.
 """
 
 from collections.abc import Iterable
@@ -30,14 +30,14 @@ OURS = {
     "no-announce-submounts": "multidevs",
     "socket-name": "socket",
 }
-"""What others' names are called here, as an option."""
+"""Others' names, and our options for them."""
 
 KEYS = {
     "map_uid": "id_map.uid",
     "map_gid": "id_map.gid",
     "xattr_rule": "xattrs.rules",
 }
-"""Where a file calls it otherwise. (virtfs is the command line's only.)"""
+"""Options with another name in a file. (virtfs exists on the command line only.)"""
 
 WORDS = {
     # QEMU's
@@ -67,11 +67,12 @@ WORDS = {
     # YAML's
     "<<": "merging (<<) is not supported; write the keys out",
 }
-"""What others' names, which have nothing like them here, come to."""
+"""Others' names without a counterpart here, and why."""
 
 
 def for_option(word: str, known: Iterable[str]) -> tuple[str, str | None]:
-    """The end of a message about an unknown option, and the option that was probably meant."""
+    """Returns the end of a message about an unknown option, and the option that was probably
+    meant."""
     name = word.lstrip("-").replace("_", "-")
     if ours := OURS.get(name):
         option = f"--{ours.replace('_', '-')}"
@@ -83,8 +84,8 @@ def for_option(word: str, known: Iterable[str]) -> tuple[str, str | None]:
 
 
 def for_key(key: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown key of a file. Keys that have no place where the
-    unknown one stands are not suggested."""
+    """Returns the end of a message about an unknown key of a file. Suggests only keys that are
+    valid in the same place."""
     name = key.replace("_", "-").replace(".", "-")
     ours = OURS.get(name, "")
     ours = KEYS.get(ours, ours)

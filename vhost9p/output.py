@@ -1,8 +1,8 @@
-"""What goes to standard error: a line each, whatever it quotes.
+"""Writes to standard error, one line per message.
 
-A line may hold what a guest, a frontend or the host has named: descriptors, files, programs. What
-cannot be printed of it is shown as an escape, so that it makes no line of its own and gives a
-terminal no commands. Whether anybody reads it is no reason to end.
+A line may contain names from a guest, a frontend or the host: descriptors, files, programs.
+Unprintable characters are escaped, so that they cannot add lines or send commands to a terminal. A
+failed write never ends the daemon.
 """
 
 import logging
@@ -12,27 +12,27 @@ from contextlib import suppress
 
 
 def one_line(text: str) -> str:
-    """The text with escapes for all that is no printable character."""
+    """Returns the text with unprintable characters escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def say(text: str) -> None:
-    """One line, if there is a standard error."""
+    """Writes one line, if standard error is open."""
     with suppress(OSError, ValueError):
         if sys.stderr:
             print(f"vhost9p: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def occupy_standard_streams() -> None:
-    """The descriptors 0 to 2 are standard streams for all that is in the process: where one was
-    closed, no file of a guest is to be there when something prints."""
+    """Opens /dev/null for descriptors 0 to 2 that are closed, so that no file of a guest gets a
+    number to which libraries print."""
     while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
         pass
     os.close(fd)
 
 
 def flush() -> None:
-    """Writes out what has been said, as far as somebody takes it."""
+    """Flushes both streams, ignoring errors."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             if stream:
@@ -40,14 +40,14 @@ def flush() -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Tracebacks, which are ours, stay as they are."""
+    """Escapes messages; tracebacks, which are ours, stay as they are."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return one_line(super().formatMessage(record))
 
 
 def start_log(level: str) -> None:
-    """From now on the log goes there, from this level on."""
+    """Sends the log, from this level up, to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("vhost9p: %(levelname)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,19 +1,17 @@
-"""What the host must have and allow before anything is served; and what it decides.
+"""Checks, before serving starts, what the host must have and allow.
 
-All that the options name is looked at in one round: directories, sockets, descriptors, rights.
-Whatever is wrong here is a mistake of the options, and stays wrong until somebody changes them or
-the host. What is left to fail later is what changes by itself: a socket or a state file that
-another process uses, memory, descriptors.
+Everything that the options name is checked at once: directories, sockets, descriptors, rights. An
+error here stays until somebody changes the options or the host. What can fail later are conditions
+that change by themselves: a socket or a state file in use by another process, memory, descriptors.
 
-Where the security model is left open, it is decided here.
+If no security model is set, it is chosen here.
 
-A guest that can reach the daemon's socket, state or configuration, or whose writable export
-overlaps another guest's, reaches more than it was given. Such a configuration is refused unless
-forced.
+A guest must not reach the daemon's socket, state or configuration, and its writable export must not
+overlap another guest's. Such a configuration is refused unless forced.
 
-One directory may be seen at several paths, through symlinks and bind mounts. So paths are not
-compared but *places*: a file system and a path within it, as the mount table tells. An export shows
-the place of its directory and, below that, the roots of all that is mounted there.
+One directory may be seen at several paths, through symlinks and bind mounts. So *places* are
+compared instead of paths: a file system and a path within it, from the mount table. An export shows
+the place of its directory, and the roots of all mounts below it.
 """
 
 import os
@@ -35,7 +33,7 @@ KERNEL_TYPES = frozenset(
     b"bpf cgroup cgroup2 debugfs devpts devtmpfs mqueue proc securityfs sysfs tracefs".split()
 )
 """File systems that are interfaces to the kernel. Every root file system has mounts of them, and
-what two exports share there is nobody's data."""
+they hold no data that two exports could share."""
 
 ADVICE = "or force it (--force; in a file, force: true)"
 MODELS = (
@@ -60,7 +58,7 @@ def _is_within(path: bytes, folder: bytes) -> bool:
 
 
 class _Host:
-    """Where paths are, by the mount table at one moment."""
+    """Finds the places of paths, by one reading of the mount table."""
 
     def __init__(self, table: MountTable) -> None:
         self._table = table
@@ -119,8 +117,8 @@ def _socket_path(device: DeviceConfig) -> str | None:
 
 
 def _own_files(config: Config) -> Iterator[tuple[str, str]]:
-    """The daemon's own files, each with what it is. State that nobody has kept yet does not count
-    where no device keeps any."""
+    """Yields the kind and path of each of the daemon's own files. A state directory that no device
+    uses counts only if it exists."""
     for device in config.devices:
         if path := _socket_path(device):
             yield "socket", path
@@ -196,8 +194,8 @@ def _check_model(export: ExportConfig) -> Iterator[str]:
 
 
 def _settle(export: ExportConfig) -> ExportConfig:
-    """The export with the security model that the daemon's rights decide. An id_map says whose
-    files are, and that the daemon may make them so has been checked."""
+    """Returns the export with a security model, by the daemon's rights if none is set. With an
+    id_map these rights have been checked already."""
     if export.security_model:
         return export
     owners = export.id_map or not rights.why_not_owners(export)
@@ -236,8 +234,8 @@ def _check_overlaps(host: _Host, devices: Iterable[DeviceConfig]) -> Iterator[st
 
 
 def check(config: Config) -> Config:
-    """The configuration with what the host decides. Raises UserError with all that is wrong,
-    OSError where /proc is missing."""
+    """Returns the configuration with security models chosen. Raises UserError with all errors,
+    OSError if /proc is missing."""
     problems = [text for each in config.devices for text in _check_device(each)]
     with closing(MountTable()) as table:
         host = _Host(table)

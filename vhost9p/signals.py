@@ -1,10 +1,10 @@
 """Which signals end the daemon.
 
-A daemon that ends takes the mounts of its guests along, so nothing may end it but what is meant
-to: SIGTERM and SIGINT; SIGQUIT, which asks for a core dump; a fault of its own; a limit of CPU time
-that somebody has set; SIGKILL. Everything else that would by default, a hang-up of its terminal
-among it, is ignored from the first moment on. The daemon can be stopped and continued by hand
-(SIGTSTP), but is not stopped for writing to its terminal from the background (SIGTTOU).
+When the daemon ends, its guests' mounts hang. So only deliberate signals end it: SIGTERM and
+SIGINT; SIGQUIT, for a core dump; its own faults; a limit of CPU time; SIGKILL. All other signals
+that would end it by default, such as a hang-up of its terminal, are ignored from the start. The
+daemon can be stopped and continued by hand (SIGTSTP), but it does not stop when it writes to its
+terminal from the background (SIGTTOU).
 
 Imports nothing but `signal`: it is what the process does first.
 """
@@ -14,10 +14,10 @@ import signal
 STOP = (signal.SIGTERM, signal.SIGINT)
 """They end the daemon, once its event loop runs."""
 
-IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""They are ignored, with a line in the log: whoever sent one may expect an effect."""
+LOGGED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""They are ignored and logged, since their sender may expect an effect."""
 
-LEFT = frozenset(
+NOT_IGNORED = frozenset(
     {
         *STOP,
         signal.SIGQUIT,
@@ -44,6 +44,6 @@ LEFT = frozenset(
 
 def ignore() -> None:
     """Ignores all signals but those above. One that has a handler already is in use."""
-    for number in signal.valid_signals() - LEFT:
+    for number in signal.valid_signals() - NOT_IGNORED:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)

@@ -21,8 +21,8 @@ from tests.bench import servers
 from tests.bench.driver import Driver, DriverError, Point, Sample
 from tests.frontend.client import SET_MODE, SET_SIZE, Client
 from tests.frontend.daemon import Daemon
+from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.machine import Machine
-from tests.frontend.unix import UnixClient
 from tests.frontend.wire import NOFID, T
 
 RING_SIZE = 1024
@@ -111,7 +111,7 @@ def chmod(client: Client, tree: Path, size: Size) -> Iterator[None]:
 
 
 WORK: dict[str, tuple[type[Client], Callable[[Client, Path, Size], Iterator[None]]]] = {
-    "Tversion with many fids (9P2000.u)": (UnixClient, tversion),
+    "Tversion with many fids (9P2000.u)": (DialectUClient, tversion),
     "Tattach, 4,000 bytes, 30 at a time": (Client, attach),
     "Trename by fid, far down": (Client, rename),
     "Tsetattr: a large file of holes to size 0": (Client, truncate),

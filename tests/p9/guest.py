@@ -205,7 +205,7 @@ def a_device() -> Iterator[Device]:
         if _idle
         else Device(NoRing(), threads=1, msize_max=65536, max_fids=1000, mem_regions=1, mem_bytes=0)
     )
-    device.set_dialect(unix=False)
+    device.set_dialect(dialect_u=False)
     yield device
     _idle.append(device)
 
@@ -253,7 +253,7 @@ def serving(
 
         def set_dialect(dialect: Dialect) -> None:
             dialects.append(dialect)
-            device.set_dialect(unix=dialect is Dialect.U)
+            device.set_dialect(dialect_u=dialect is Dialect.U)
 
         server = Server(
             fids,

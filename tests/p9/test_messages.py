@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhost9p.p9 import codec
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9 import messages as m
-from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid, Record, decode
 
 R = TypeVar("R", bound=Record)

@@ -150,8 +150,8 @@ def test_version_negotiates_msize_and_dialect(guest: Guest) -> None:
     assert guest.call(m.Tversion(8192, b"9P2000.L"), m.Rversion) == m.Rversion(8192, b"9P2000.L")
     capped = guest.call(m.Tversion(1 << 31, b"9P2000.L"), m.Rversion)
     assert capped.msize == 65536
-    unix = guest.call(m.Tversion(8192, b"9P2000.u"), m.Rversion)
-    assert unix == m.Rversion(8192, b"9P2000.u")
+    dialect_u = guest.call(m.Tversion(8192, b"9P2000.u"), m.Rversion)
+    assert dialect_u == m.Rversion(8192, b"9P2000.u")
     assert guest.msizes == [8192, 65536, 8192]
     assert guest.dialects == [Dialect.L, Dialect.L, Dialect.U]
 

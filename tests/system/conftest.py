@@ -18,8 +18,8 @@ import pytest
 
 from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
+from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.machine import Machine
-from tests.frontend.unix import UnixClient
 from tests.frontend.vhost_user import Frontend
 from tests.system.host_locks import HostProcess
 from tests.system.pair import Pair, two_guests
@@ -122,9 +122,9 @@ def share(common: Common, folder: str, speaks: type[Client]) -> Iterator[Share]:
 
 
 @pytest.fixture
-def client(share: Share) -> UnixClient:
+def client(share: Share) -> DialectUClient:
     """The client of `share`, where that speaks 9P2000.u."""
-    assert isinstance(share.client, UnixClient)
+    assert isinstance(share.client, DialectUClient)
     return share.client
 
 

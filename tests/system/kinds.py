@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 
-from tests.frontend.unix import (
+from tests.frontend.dialect_u import (
     DMDEVICE,
     DMDIR,
     DMNAMEDPIPE,

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.frontend.client import Client
+from tests.frontend.dialect_u import DialectUClient, Stat, encode_stat
 from tests.frontend.machine import Machine
-from tests.frontend.unix import Stat, UnixClient, encode_stat
 from tests.frontend.wire import NOFID, Kind, T, U
 
 OWN = 0xFFFFFFFF
@@ -85,7 +85,7 @@ LINUX: list[tuple[int, Draw]] = [
     (12, lambda r: (T.LOCK, _lock(r))),
     (4, lambda r: (T.GETLOCK, (_fid(r), r.randrange(3), 0, 0, 1, b"guest"))),
 ]
-UNIX: list[tuple[int, Draw]] = [
+DIALECT_U: list[tuple[int, Draw]] = [
     *COMMON,
     (14, lambda r: (U.OPEN, (_fid(r), r.choice([0, 0, 1, 2, 0x12])))),
     (8, lambda r: (U.CREATE, (_fid(r), _name(r), 0o644, 2, b""))),
@@ -100,14 +100,14 @@ UNIX: list[tuple[int, Draw]] = [
 
 
 class Crowd:
-    """See the module. `unix`: it speaks 9P2000.u; `packed`: over a packed ring."""
+    """See the module. `dialect_u`: it speaks 9P2000.u; `packed`: over a packed ring."""
 
-    def __init__(self, socket: str, seed: int, *, unix: bool, packed: bool) -> None:
+    def __init__(self, socket: str, seed: int, *, dialect_u: bool, packed: bool) -> None:
         self._random = random.Random(seed)
         self._socket = socket
         self._packed = packed
-        self._speaks: type[Client] = UnixClient if unix else Client
-        table = UNIX if unix else LINUX
+        self._speaks: type[Client] = DialectUClient if dialect_u else Client
+        table = DIALECT_U if dialect_u else LINUX
         self._weights = [weight for weight, _ in table]
         self._draws = [draw for _, draw in table]
         self._machine: Machine | None = None
@@ -138,7 +138,7 @@ class Crowd:
         walks = [[], *([name] for name in NAMES), *([name, NAMES[0]] for name in NAMES[:8])]
         self._each(T.WALK, [(0, fid, self._random.choice(walks)) for fid in everything])
         opens = self._random.sample(everything, FIDS // 2)
-        kind: Kind = U.OPEN if self._speaks is UnixClient else T.LOPEN
+        kind: Kind = U.OPEN if self._speaks is DialectUClient else T.LOPEN
         self._each(kind, [(fid, self._random.choice((0, 2))) for fid in opens])
 
     def _each(self, kind: Kind, requests: list[tuple[Any, ...]]) -> None:
@@ -195,7 +195,7 @@ class Crowd:
     def _remount(self) -> None:
         """Tversion, with requests in flight."""
         self._submit(IN_FLIGHT // 2)
-        version = b"9P2000.u" if self._speaks is UnixClient else b"9P2000.L"
+        version = b"9P2000.u" if self._speaks is DialectUClient else b"9P2000.L"
         self._client.submit(T.VERSION, 8192, version)
         self._collect(0)
         self._client.attach(0)

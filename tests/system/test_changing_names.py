@@ -16,7 +16,7 @@ import pytest
 
 from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import DMNAMEDPIPE, DMSYMLINK, UnixClient
+from tests.frontend.dialect_u import DMNAMEDPIPE, DMSYMLINK, DialectUClient
 from tests.system.share import SECURITY, Share, mounted
 
 ROUNDS = 500
@@ -68,9 +68,9 @@ def serving(folder: Path, model: str, speaks: type[Client]) -> Iterator[Share]:
 
 
 def test_a_listing_opens_nothing_that_a_symlink_has_become(tmp_path: Path) -> None:
-    with serving(tmp_path, SECURITY[1], UnixClient) as share:
+    with serving(tmp_path, SECURITY[1], DialectUClient) as share:
         client = share.client
-        assert isinstance(client, UnixClient)
+        assert isinstance(client, DialectUClient)
         fifo = os.fsencode(tmp_path / "fifo")
         os.mkfifo(fifo)
         opened = watch_opens(fifo)
@@ -91,9 +91,9 @@ def test_a_listing_opens_nothing_that_a_symlink_has_become(tmp_path: Path) -> No
 
 def test_attributes_and_metadata_are_of_one_file(tmp_path: Path) -> None:
     """Under mapped-xattr a size and an owner, in listings and by a walk."""
-    with serving(tmp_path, "mapped-xattr", UnixClient) as share:
+    with serving(tmp_path, "mapped-xattr", DialectUClient) as share:
         client = share.client
-        assert isinstance(client, UnixClient)
+        assert isinstance(client, DialectUClient)
         sizes = {b"a": 1000, b"b": 2000}
         for name, size in sizes.items():
             share.put(name, bytes(size))

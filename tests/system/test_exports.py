@@ -12,8 +12,8 @@ import pytest
 
 from tests.frontend.client import AT_REMOVEDIR, Client
 from tests.frontend.daemon import Daemon
+from tests.frontend.dialect_u import DMDIR, DMLINK, ORDWR, DialectUClient
 from tests.frontend.machine import Machine
-from tests.frontend.unix import DMDIR, DMLINK, ORDWR, UnixClient
 from tests.frontend.wire import DirEntry
 from tests.system.share import fails
 
@@ -136,8 +136,8 @@ def test_nothing_moves_between_exports(client: Client, base: Path) -> None:
 
 
 def test_the_same_in_the_other_dialect(base: Path) -> None:
-    with serving(base, UnixClient) as client:
-        assert isinstance(client, UnixClient)
+    with serving(base, DialectUClient) as client:
+        assert isinstance(client, DialectUClient)
         entries = {each.name: each for each in client.stats(client.walk_open(ROOT))}
         assert sorted(entries) == [b".", b"..", b"out", b"src"]
         for name in (b"out", b"src"):

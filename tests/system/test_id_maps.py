@@ -12,7 +12,7 @@ import pytest
 
 from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.system.share import USER, USER_GROUP, Share, as_user, fails, mounted, needs_root
 
 NOBODY = 65534
@@ -178,10 +178,10 @@ def test_chown_maps_ids(tmp_path: Path) -> None:
 @needs_root
 def test_ids_are_mapped_in_9p2000u(tmp_path: Path) -> None:
     """Numbers and texts of Tstat and of directories, and Twstat. Tcreate names no group."""
-    with mapped(tmp_path, *MAP, *REST, n_uname=1000, speaks=UnixClient) as share:
+    with mapped(tmp_path, *MAP, *REST, n_uname=1000, speaks=DialectUClient) as share:
         os.chmod(share.export, 0o777)
         client = share.client
-        assert isinstance(client, UnixClient)
+        assert isinstance(client, DialectUClient)
         client.make(share.top, b"f")
         assert owner(share, b"f") == (500, 200000)
         os.chown(share.path("f"), 100003, 200004)
@@ -316,7 +316,7 @@ def several(folder: Path, speaks: type[Client]) -> Iterator[tuple[Share, Client,
 
 
 @needs_root
-@pytest.mark.parametrize("speaks", [Client, UnixClient])
+@pytest.mark.parametrize("speaks", [Client, DialectUClient])
 @pytest.mark.parametrize("names", WAYS_IN, ids=lambda names: b"-".join(names).decode())
 def test_no_walk_leads_a_forbidden_user_in(
     tmp_path: Path, speaks: type[Client], names: tuple[bytes, ...]
@@ -346,7 +346,7 @@ def test_no_walk_leads_a_forbidden_user_in(
 
 
 @needs_root
-@pytest.mark.parametrize("speaks", [Client, UnixClient])
+@pytest.mark.parametrize("speaks", [Client, DialectUClient])
 def test_a_forbidden_user_sees_the_name_and_nothing_of_the_export(
     tmp_path: Path, speaks: type[Client]
 ) -> None:
@@ -354,7 +354,7 @@ def test_a_forbidden_user_sees_the_name_and_nothing_of_the_export(
         os.chmod(share.path("two"), 0o1771)
         (qid,) = client.walk(share.root, client.new_fid(), b"two")
         for user, same in ((share.root, True), (top, False)):
-            if isinstance(client, UnixClient):
+            if isinstance(client, DialectUClient):
                 stats = {each.name: each for each in client.stats(client.walk_open(user))}
                 assert sorted(stats) == [b".", b"..", b"one", b"two"]
                 assert (stats[b"two"].mode & 0o777 == 0o771) is same

@@ -13,7 +13,7 @@ import pytest
 
 from tests.frontend.client import SET_GID, SET_MODE, SET_SIZE, SET_UID, Client, P9Errno
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import DMDEVICE, DMNAMEDPIPE, DMSYMLINK, OREAD, UnixClient
+from tests.frontend.dialect_u import DMDEVICE, DMNAMEDPIPE, DMSYMLINK, OREAD, DialectUClient
 from tests.frontend.wire import NOFID, T
 from tests.system.conftest import Common
 from tests.system.share import Share, fails, mounted
@@ -170,7 +170,7 @@ def test_open_files_keep_their_attributes(share: Share) -> None:
 
 def test_attributes_in_9p2000_u(share: Share) -> None:
     """What metadata say of a file, with its target or its numbers, also when its name is gone."""
-    client = UnixClient(share.machine)
+    client = DialectUClient(share.machine)
     client.version()
     client.attach(share.root, n_uname=0)
     client.walk(share.root, share.top, share.name)
@@ -336,7 +336,7 @@ def test_hidden_names_are_not_there(hidden: Share, name: bytes) -> None:
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_hidden_names_of_the_other_dialect(hidden: Share, name: bytes) -> None:
-    client = UnixClient(hidden.machine)
+    client = DialectUClient(hidden.machine)
     client.version()
     client.attach(1)
     fid = client.walk_to(1, b"f")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import DirEntry, Qid
 from tests.system.share import (
     IS_ROOT,
@@ -213,9 +213,9 @@ def test_forbid_denies_other_devices(export: Path) -> None:
 
 
 def test_forbidden_devices_are_visible_in_9p2000_u(export: Path) -> None:
-    with serving(export, "forbid", speaks=UnixClient) as share:
+    with serving(export, "forbid", speaks=DialectUClient) as share:
         client = share.client
-        assert isinstance(client, UnixClient)
+        assert isinstance(client, DialectUClient)
         for name in (b"one", b"bound-file"):
             with fails(errno.ENODEV):
                 client.walk_to(share.top, name)
@@ -227,9 +227,9 @@ def test_forbidden_devices_are_visible_in_9p2000_u(export: Path) -> None:
 
 
 def test_listings_in_9p2000_u_show_the_qids_of_walks(export: Path, tmp_path: Path) -> None:
-    with serving(export, "remap", tmp_path, UnixClient) as share:
+    with serving(export, "remap", tmp_path, DialectUClient) as share:
         client = share.client
-        assert isinstance(client, UnixClient)
+        assert isinstance(client, DialectUClient)
         found = {each.name: each.qid for each in client.stats(client.walk_open(share.top))}
         for path in TREE:
             if len(path) == 1:

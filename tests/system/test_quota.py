@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, SET_SIZE, Client, P9Errno, Statfs
 from tests.frontend.daemon import Daemon, run_cli
-from tests.frontend.unix import DMDIR, DMSYMLINK, ORDWR, OTRUNC, UnixClient
+from tests.frontend.dialect_u import DMDIR, DMSYMLINK, ORDWR, OTRUNC, DialectUClient
 from tests.frontend.wire import T
 from tests.system.share import SECURITY, Share, fails, mounted
 from vhost9p.native.quota import USAGE_OFFSET
@@ -250,7 +250,7 @@ def test_the_usage_outlives_a_restart(place: Place) -> None:
         share.daemon.wait_line("0 inodes, counted in")
     (place.export / "by the host").write_bytes(bytes(BLOCK))
     with place.guest(*limit) as share:
-        share.daemon.wait_line("1 inodes, as kept")
+        share.daemon.wait_line("1 inodes, from the state file")
         with fails(errno.ENOSPC):
             share.client.create(share.top, b"other")
         assert place.counts().inodes == place.found().inodes - 1
@@ -301,7 +301,7 @@ def test_a_daemon_that_is_killed(place: Place, idle: bool) -> None:
             daemon.wait()
         with place.guest(*limit) as again:
             if idle:
-                again.daemon.wait_line(f"{kept.inodes} inodes, as kept")
+                again.daemon.wait_line(f"{kept.inodes} inodes, from the state file")
             assert place.counts() == place.found()
             for name in os.listdir(place.export):
                 directory = (place.export / name).is_dir()
@@ -328,9 +328,9 @@ def test_a_quota_holds_in_9p2000u(place: Place) -> None:
     limits = ("--quota-bytes", "1MiB", "--quota-inodes", "4")
     with (
         place.daemon(*SECURITY, *limits) as daemon,
-        mounted(daemon, place.export, speaks=UnixClient) as share,
+        mounted(daemon, place.export, speaks=DialectUClient) as share,
     ):
-        client, top = cast(UnixClient, share.client), share.top
+        client, top = cast(DialectUClient, share.client), share.top
         first = client.make(top, b"file", mode=ORDWR)
         second = client.walk_open(top, b"file", mode=ORDWR)
         for i in range(20):

@@ -66,7 +66,7 @@ def test_no_races(sanitized: Path, scratch: Path) -> None:
     daemon = thread_sanitizer.Sanitized(sanitized, "--force", "--config", str(config), files=FILES)
     config.write_text(CONFIG.format(run=daemon.directory, model=SECURITY[1], **directories))
     crowds = [
-        Crowd(f"{daemon.directory}/{name}", seed, unix=name == "b", packed=name in "bd")
+        Crowd(f"{daemon.directory}/{name}", seed, dialect_u=name == "b", packed=name in "bd")
         for seed, name in enumerate("abcd")
     ]
     with daemon, ThreadPoolExecutor(len(crowds)) as pool:

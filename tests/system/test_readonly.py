@@ -22,7 +22,7 @@ from tests.frontend.client import (
     UNLCK,
 )
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import DMDIR, DMSYMLINK, ORDWR, OTRUNC, OWRITE, UnixClient
+from tests.frontend.dialect_u import DMDIR, DMSYMLINK, ORDWR, OTRUNC, OWRITE, DialectUClient
 from tests.system.share import SECURITY, Share, fails, mounted
 
 
@@ -112,18 +112,18 @@ def test_read_locks_work(frozen: Share) -> None:
 
 
 @pytest.fixture
-def unix(daemon: Daemon, scratch: Path) -> Iterator[UnixClient]:
+def dialect_u(daemon: Daemon, scratch: Path) -> Iterator[DialectUClient]:
     """A client of the other dialect; fid 2 is the export."""
     export = scratch / "readonly"
-    with mounted(daemon, export, speaks=UnixClient) as share:
+    with mounted(daemon, export, speaks=DialectUClient) as share:
         before = state(export)
-        assert isinstance(share.client, UnixClient)
+        assert isinstance(share.client, DialectUClient)
         yield share.client
         assert state(export) == before
     daemon.check_output()
 
 
-UNIX_CHANGES: dict[str, Callable[[UnixClient, int], object]] = {
+DIALECT_U_CHANGES: dict[str, Callable[[DialectUClient, int], object]] = {
     "create": lambda u, f: u.make(2, b"new", 0o644),
     "mkdir": lambda u, f: u.make(2, b"new", DMDIR | 0o755),
     "symlink": lambda u, f: u.make(2, b"new", DMSYMLINK, extension=b"x"),
@@ -139,17 +139,17 @@ UNIX_CHANGES: dict[str, Callable[[UnixClient, int], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", UNIX_CHANGES)
-def test_change_is_refused_in_the_other_dialect(unix: UnixClient, change: str) -> None:
-    fid = unix.walk_to(2, b"file")
+@pytest.mark.parametrize("change", DIALECT_U_CHANGES)
+def test_change_is_refused_in_the_other_dialect(dialect_u: DialectUClient, change: str) -> None:
+    fid = dialect_u.walk_to(2, b"file")
     with fails(errno.EROFS):
-        UNIX_CHANGES[change](unix, fid)
+        DIALECT_U_CHANGES[change](dialect_u, fid)
 
 
-def test_reading_works_in_the_other_dialect(unix: UnixClient) -> None:
-    fid = unix.walk_open(2, b"file")
-    assert unix.read(fid, 0, 100) == b"data"
-    unix.wstat(fid)  # fsync(2)
-    names = {each.name for each in unix.stats(unix.walk_open(2))}
+def test_reading_works_in_the_other_dialect(dialect_u: DialectUClient) -> None:
+    fid = dialect_u.walk_open(2, b"file")
+    assert dialect_u.read(fid, 0, 100) == b"data"
+    dialect_u.wstat(fid)  # fsync(2)
+    names = {each.name for each in dialect_u.stats(dialect_u.walk_open(2))}
     assert names == {b".", b"..", b"d", b"empty", b"file", b"link"}
-    assert unix.stat(2, b"link").extension == b"file"
+    assert dialect_u.stat(2, b"link").extension == b"file"

@@ -15,9 +15,9 @@ from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
 from tests.system.share import SECURITY, mounted, serve
-from vhost9p.signals import IGNORED, LEFT
+from vhost9p.signals import LOGGED, NOT_IGNORED
 
-STRAY = sorted(signal.valid_signals() - LEFT)
+STRAY = sorted(signal.valid_signals() - NOT_IGNORED)
 """What nobody sends who wants the daemon to end."""
 
 
@@ -41,7 +41,7 @@ def test_stray_signals_do_not_end_a_daemon_with_a_guest(export: Path) -> None:
         for number in STRAY:
             daemon.process.send_signal(number)
             share.client.getattr(fid)
-        for number in IGNORED:
+        for number in LOGGED:
             daemon.wait_line(f"{number.name} is ignored: the daemon goes on; SIGTERM ends it")
         assert share.client.read(fid, 0, 10) == b"data"
 
@@ -138,7 +138,7 @@ def test_a_start_that_takes_long(export: Path, tmp_path: Path, sign: signal.Sign
     ).start(wait=False)  # fmt: skip
     try:
         daemon.wait_line("counting")
-        for number in IGNORED:
+        for number in LOGGED:
             daemon.process.send_signal(number)
         assert os.path.exists(daemon.socket)
         daemon.stop(sign)

@@ -1,1 +1,1 @@
-"""Drivers: how files are reached. The Protocol is in `driver`, the one that serves in `local`."""
+"""Drivers, which access files. `driver` has the Protocol, `local` the driver that serves."""

@@ -1,9 +1,9 @@
-"""What the 9P server asks of a file system.
+"""The interface between the 9P server and a file system.
 
-Files are named by O_PATH descriptors, or by an O_PATH descriptor of their directory and one
-component, which the server has validated; never by a path. Every method raises OSError with the
-errno that the guest is to see, changes nothing in that case, and may be called from several threads
-at once; the file system itself orders concurrent changes.
+Files are identified by O_PATH descriptors, or by an O_PATH descriptor of their directory and one
+component, which the server has validated; never by a path. Every method may raise OSError with the
+errno for the guest, and then has changed nothing. It may be called from several threads at once;
+the file system itself orders concurrent changes.
 """
 
 from typing import NamedTuple, Protocol
@@ -20,16 +20,16 @@ OWN_ID = 0xFFFFFFFF
 
 
 class File(NamedTuple):
-    """A file whose owner, mode or names are to change: an O_PATH descriptor, and one of the file
-    that holds its metadata (csrc/mapped/mapped.h), -1 where there is none or it is not known."""
+    """A file for a change of owner, mode or names: an O_PATH descriptor, and a descriptor of its
+    sidecar (csrc/mapped/mapped.h); -1 if there is none or it is not known."""
 
     fd: int
     meta_fd: int = -1
 
 
 class Owner(NamedTuple):
-    """Whose a created file is to be. A uid of OWN_ID stands for the daemon's own; a gid of OWN_ID
-    for the directory's where that is set-gid, else the daemon's own."""
+    """The owner of a new file. A uid of OWN_ID means the daemon's own; a gid of OWN_ID means the
+    directory's if that is set-gid, else the daemon's own."""
 
     uid: int
     gid: int
@@ -58,8 +58,8 @@ class Driver(Protocol):
     readonly: bool
 
     def admit(self, uid: int) -> None:
-        """Lets a user attach (0xFFFFFFFF: one whom the guest does not name); EPERM for one whom
-        the export does not know."""
+        """Allows a user to attach (0xFFFFFFFF: an unnamed user). EPERM if the export does not know
+        the user."""
 
     def attach(self, path: bytes) -> tuple[int, Attr]:
         """An O_PATH descriptor of the root, or of a directory below it."""
@@ -67,27 +67,28 @@ class Driver(Protocol):
     def attr(
         self, fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None
     ) -> Attr:
-        """Attributes of a file, whose metadata are in the file `meta_fd` if that is known, or of an
-        entry of a directory. ENODEV for what multidevs=forbid denies, unless it is to be shown with
-        the qid.path `shown_as`, as listings show it."""
+        """Returns attributes of a file, whose sidecar is `meta_fd` if known, or of an entry of a
+        directory. ENODEV for a file that multidevs=forbid denies; with `shown_as`, as in listings,
+        its attributes have that qid.path instead."""
 
     def walk(self, dir_fd: int, name: bytes) -> tuple[int, Attr]:
-        """An O_PATH descriptor of an entry. A symlink is not followed."""
+        """Returns an O_PATH descriptor of an entry. Does not follow a symlink."""
 
     def step(self, uid: int, dir_fd: int, name: bytes) -> tuple[int, int]:
-        """A user's step to an entry or to "..", which may lead to another export: the index of the
-        one that it leads to, and an O_PATH descriptor. A symlink is not followed. EPERM where that
-        export does not know the user."""
+        """Walks to an entry or to "..", which may lead to another export. Returns that export's
+        index and an O_PATH descriptor. Does not follow a symlink. EPERM if that export does not
+        know the user."""
 
     def read_link(self, fd: int) -> bytes:
         """A symlink's target."""
 
     def name_of(self, fd: int) -> bytes | None:
-        """The last component of the name by which a file was reached, or that it got or had since;
-        b"" where the host cannot tell, None for the export's root."""
+        """Returns the last component of the name by which the guest reached a file, or of a later
+        name; b"" if the host cannot report it, None for the export's root."""
 
     def open(self, fd: int, flags: int) -> tuple[int, int]:
-        """Opens a regular file or directory with 9P2000.L `flags`; descriptor and host flags."""
+        """Opens a regular file or directory with 9P2000.L `flags`. Returns descriptor and host
+        flags."""
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """Creates a regular file and opens it with 9P2000.L `flags`; opens an existing one unless
@@ -117,17 +118,17 @@ class Driver(Protocol):
         """Changes permission bits."""
 
     def chown(self, file: File, uid: int, gid: int) -> None:
-        """Changes owner and group; -1 leaves one alone."""
+        """Changes owner and group; -1 leaves one unchanged."""
 
     def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        """Changes the size, through `io_fd` where that is a descriptor open for writing. Sets the
-        time of modification, whether the size was another or not."""
+        """Changes the size, through `io_fd` if that is open for writing. Sets mtime even if the
+        size stays the same."""
 
     def utimens(self, fd: int, times: Times) -> None:
         """Changes the times."""
 
     def touch(self, fd: int) -> None:
-        """Sets the time of change (ctime) and changes nothing else."""
+        """Sets ctime and changes nothing else."""
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """Makes an open file durable. May take long."""
@@ -145,5 +146,5 @@ class Driver(Protocol):
         """Removes one."""
 
     def open_for_locks(self, fd: int) -> tuple[int, int]:
-        """A descriptor of its own for holding locks on a regular file or directory, and its access
-        mode (os.O_ACCMODE)."""
+        """Opens a separate descriptor for locks on a regular file or directory. Returns it and its
+        access mode (os.O_ACCMODE)."""

@@ -1,9 +1,9 @@
 """A driver that stands in front of another one.
 
-What a policy changes about an export (the names of attributes, the ids of owners) is the same
-whatever keeps the files. It is a layer: a subclass of `Layer` overrides the methods that it
-concerns; the others go on to the driver below. Layers are stacked when an export is made, the one
-nearest to the guest last.
+A policy's changes to an export (names of attributes, ids of owners) do not depend on the driver
+that stores the files. So a policy is a layer: a subclass of `Layer` overrides some methods, and the
+others call the driver below. Layers are stacked when an export is created, the one nearest to the
+guest last.
 """
 
 from vhost9p.fs.driver import Attr, Created, Driver, File, Owner, Times

@@ -1,10 +1,10 @@
 """The driver that serves a directory of the host.
 
-Everything is done by descriptor. Calls that exist only with a path get /proc/self/fd/N of a
-descriptor that is held, which names the file itself (proc(5)), whatever its names have become; a
-final symlink there is the file, not what it points to.
+Everything works on descriptors. Calls that need a path get /proc/self/fd/N of an open descriptor,
+which refers to the file itself (proc(5)), even if its names have changed. If that file is a
+symlink, it is not followed.
 
-Entries are made and removed by C, for the security models too (csrc/fs/create.c).
+C creates and unlinks entries, for all security models (csrc/fs/create.c).
 """
 
 import errno
@@ -24,12 +24,13 @@ LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
 
 
 def proc_path(fd: int) -> str:
-    """A path that names what a descriptor of this process names."""
+    """Returns a path to the file of a descriptor of this process."""
     return f"/proc/self/fd/{fd}"
 
 
 def require_regular(mode: int, otherwise: int) -> None:
-    """Lets regular files pass; EISDIR for a directory, `otherwise` for what is never opened."""
+    """Accepts regular files only. EISDIR for a directory, `otherwise` for files that are never
+    opened."""
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, "a directory")
     if not stat.S_ISREG(mode):
@@ -47,7 +48,7 @@ def closed_on_error(fd: int) -> Iterator[None]:
 
 
 UNOWNABLE = (errno.EPERM, errno.EINVAL, errno.EOVERFLOW)
-"""What chown(2) says of an id that a file cannot be given to."""
+"""Errors of chown(2) for an id that cannot own a file."""
 
 
 class LocalDriver:
@@ -67,15 +68,15 @@ class LocalDriver:
         return self.export.attr(fd, name, meta_fd, shown_as)
 
     def _mode(self, fd: int) -> int:
-        """The type, with the permission bits, that a file has in the guest."""
+        """Returns type and permission bits that a file has in the guest."""
         return os.stat(fd).st_mode
 
     def admit(self, uid: int) -> None:
-        """See Driver. The host knows every id."""
+        """See Driver. Every id is valid."""
 
     def attach(self, path: bytes) -> tuple[int, Attr]:
-        """See Driver. The path is taken below the export, without symlinks: all but its last
-        component at once, however many there are."""
+        """See Driver. The path is resolved below the export, without symlinks. All components but
+        the last are resolved in one call."""
         *parents, last = [name for name in path.split(b"/") if name not in (b"", b".")] or [b"."]
         parent = self.export.descend(b"/".join(parents) or b".")
         try:
@@ -103,7 +104,7 @@ class LocalDriver:
         return self.export.read_link(fd)
 
     def name_of(self, fd: int) -> bytes | None:
-        """See Driver. Linux marks the path of a file that has no name any more."""
+        """See Driver. Linux marks the path of an unlinked file."""
         if os.path.sameopenfile(fd, self._root_fd):
             return None
         try:
@@ -123,14 +124,15 @@ class LocalDriver:
         return self.export.open(fd, host), host
 
     def parent_of(self, fd: int) -> tuple[int, bytes]:
-        """The directory, as a descriptor to be closed, and the name by which a file was reached;
-        EBUSY for the export's root."""
+        """Returns a file's directory, as a descriptor to be closed, and the name by which the guest
+        reached the file. EBUSY for the export's root."""
         return self.export.parent_of(fd)
 
     # ---- creating ---------------------------------------------------------------------------
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
-        """See Driver. An existing file is opened by its descriptor and only if it is regular."""
+        """See Driver. An existing file is opened through its descriptor, and only if it is
+        regular."""
         path_fd, io_fd, host = self.export.create(dir_fd, name, flags, mode, *owner)
         with closed_on_error(io_fd), closed_on_error(path_fd):
             return Created(path_fd, io_fd, host, self.attr(path_fd))
@@ -170,8 +172,8 @@ class LocalDriver:
         os.chmod(proc_path(file.fd), mode & PERMISSIONS)
 
     def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver. Where owners do not matter, an id changes nothing that the daemon may not
-        give (EPERM), or that its user namespace (EINVAL) or the mount (EOVERFLOW) does not have."""
+        """See Driver. If owners do not matter, a chown is ignored if the daemon may not set the id
+        (EPERM), or if its user namespace (EINVAL) or the mount (EOVERFLOW) lacks the id."""
         try:
             os.chown(proc_path(file.fd), uid, gid)
         except OSError as error:
@@ -195,8 +197,8 @@ class LocalDriver:
         sys.utimens(fd, times.atime, times.mtime)
 
     def touch(self, fd: int) -> None:
-        """See Driver. A chown to nobody does it, but would clear a program's set-id bits; a chmod
-        would not, but cannot be had of symlinks."""
+        """See Driver. A chown with both ids -1 would clear a program's set-id bits; a chmod would
+        not, but does not work on symlinks."""
         mode = os.stat(fd).st_mode
         if mode & SET_IDS:
             os.chmod(proc_path(fd), stat.S_IMODE(mode))
@@ -231,7 +233,7 @@ class LocalDriver:
     # ---- locks ------------------------------------------------------------------------------
 
     def open_for_locks(self, fd: int) -> tuple[int, int]:
-        """See Driver. For writing too wherever the host allows it, to be able to hold any lock."""
+        """See Driver. Opens for writing too if the host allows it, so that it can hold any lock."""
         mode = self._mode(fd)
         if not stat.S_ISDIR(mode):
             require_regular(mode, errno.EBADF)

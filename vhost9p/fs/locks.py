@@ -4,26 +4,26 @@ A guest process is named by (client_id, proc_id); fcntl and flock look alike on 
 (file, process) that holds locks there is one host descriptor of its own, a `LockFile`: locks of an
 open file description belong to the descriptor, so a process never conflicts with itself, whichever
 of its fids it locks or unlocks through, and does conflict with every other process of every guest
-and of the host. Closing the descriptor gives all of its locks up.
+and of the host. Closing the descriptor releases all of its locks.
 
-A flock belongs to an open file of the guest, which is one fid, and so to every process that has it
-by fork, exec or over a socket. So a lock of the whole file also remembers the fids that it was
-taken through (`LockFile.shares`). Linux's client asks its own list of locks before it asks the
-server (v9fs_file_do_lock). So when another process locks the whole file through the same fid, and
-the two locks exclude each other, the first is either the same flock, or an fcntl lock that the
-client has given up already, with the request for it still on its way. In both cases the second
-process shares the first one's LockFile and takes its lock over, and the next unlock of the first
-gives up nothing.
+A flock belongs to an open file of the guest, which is one fid, and so to every process that
+inherited it by fork or exec, or received it over a socket. So a lock of the whole file also records
+the fids through which it was taken (`LockFile.shares`). Linux's client checks its own list of locks
+before it asks the server (v9fs_file_do_lock). So if another process locks the whole file through
+the same fid with a conflicting lock, the first lock is either the same flock, or an fcntl lock that
+the client has released already, while the request to do so is still on its way. In both cases the
+second process shares the first one's LockFile and takes over its lock, and the first one's next
+unlock releases nothing.
 
-A lock on the whole file may have been asked for with flock or with fcntl, so it is held as both:
-flock(2) and an open-file-description lock (fcntl(2)); host processes of either kind see it. A write
-lock through a descriptor that cannot write exists as flock only. Two locks are taken without
-deadlock: both are tried, the one that is in the way is waited for, and if then the other is held,
-the first is given up and the other waited for.
+A request for a lock on the whole file may come from flock or fcntl, so it is held as both, flock(2)
+and an open-file-description lock (fcntl(2)), and host processes that use either see it. A write
+lock through a descriptor that cannot write exists as flock only. Taking two locks must not
+deadlock: both are tried, and the thread waits for the one that conflicts; if the other is held by
+then, the first is released and the thread waits for the other.
 
-A lock that cannot be had leaves the process with what it had before. fcntl does that by itself;
-flock gives the old lock up before it looks for the new one, so the old one is taken again: the one
-gap that is left, since another process may have been waiting for it.
+If a lock cannot be taken, the process keeps the locks that it had. fcntl guarantees that. flock
+releases the old lock before it tries the new one, so the old one is taken again. This leaves one
+gap: another process may have been waiting for the old lock.
 """
 
 import errno
@@ -46,13 +46,13 @@ __all__ = [
 ]  # fmt: skip
 
 FILES_MAX = 4096
-"""Descriptors that one guest's locks may cost; ENOLCK beyond."""
+"""Descriptors that one guest's locks may use; ENOLCK beyond."""
 SHARE_PART = 7 / 8
-"""They stay open, so they are taken within the device's share alone, and leave some of that."""
+"""They stay open, so they may use only this part of the device's own share of descriptors."""
 PIECES_MAX = 65536
 FILE_PIECES_MAX = 8192
-"""Ranges that one guest may have locked, in all and in one file; ENOLCK beyond. The kernel looks
-through a list of those of a file, whoever has them."""
+"""Ranges that one guest may lock, in total and in one file; ENOLCK beyond. The kernel searches a
+list of all locked ranges of a file, whoever holds them."""
 
 FileId = tuple[int, int]
 """Device and inode."""
@@ -68,7 +68,7 @@ class Holder(NamedTuple):
 
 
 class Blocker(NamedTuple):
-    """A lock that is in the way. Of the host's processes only some are known; then proc_id is 0."""
+    """A conflicting lock. proc_id is 0 if the holder is an unknown process of the host."""
 
     kind: int
     span: Range
@@ -79,11 +79,11 @@ class Blocker(NamedTuple):
 OpenFile = Callable[[], tuple[int, int]]
 """Opens a file for locks: a descriptor, and its access mode (os.O_ACCMODE)."""
 Wait = Callable[[Cancel], None]
-"""Waits for a lock and takes it; InterruptedError where it was cancelled."""
+"""Waits for a lock and takes it; InterruptedError if it was cancelled."""
 
 
 class Asker(NamedTuple):
-    """The process that asks, and the handle of the fid through which."""
+    """The asking process, and the handle of the fid that it uses."""
 
     holder: Holder
     fid: int
@@ -97,26 +97,25 @@ class LockFile:
     fd: int
     access: int
     holders: dict[Holder, None] = field(default_factory=dict)
-    """The processes that have the locks."""
+    """The processes that hold the locks."""
     former: set[Holder] = field(default_factory=set)
-    """The processes whose lock another has taken over."""
+    """The processes whose lock another process has taken over."""
     fids: set[int] = field(default_factory=set)
-    """Handles of fids that locks were asked for through and that are not clunked."""
+    """Handles of fids, not yet clunked, through which locks were requested."""
     ranges: RangeMap = field(default_factory=RangeMap)
     flock: int = UNLCK
     """How the whole file is locked."""
     only_flock: bool = False
     """Whether it is so as flock(2) alone."""
     shares: set[int] = field(default_factory=set)
-    """The fids through which the whole file was locked and may be as with flock: several where a
-    process has locked it to read through each of them; none where their locks would have excluded
-    each other."""
+    """The fids through which the whole file was locked, possibly with flock: several if a process
+    holds a read lock through each of them; none if their locks would have conflicted."""
     divided: bool = False
-    """Some of several shares were given up: the lock is a flock of each."""
+    """Some of several shares were released: the lock is a flock of each."""
     uses: int = 0
-    """Requests at work on `fd`, waiting ones among them; it stays open for them."""
+    """Requests that use `fd`, including waiting ones; it stays open for them."""
     abandoned: bool = False
-    """Its fids are gone: what a request still gets is worth nothing."""
+    """Its fids are gone: a lock that a request still gets is void."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """See LockTable."""
 
@@ -132,7 +131,7 @@ class LockFile:
 
     @property
     def holder(self) -> Holder:
-        """The process that is named for them all."""
+        """The process that is reported for all of them."""
         return next(iter(self.holders))
 
     def allows_range(self, kind: int, *, fid_writable: bool) -> bool:
@@ -143,7 +142,7 @@ class LockFile:
 
 
 def _opened(open_file: OpenFile) -> tuple[int, int]:
-    """Raises OSError ENOLCK for want of descriptors: as fcntl(2) tells it."""
+    """Raises OSError ENOLCK if descriptors run out, as fcntl(2) does."""
     try:
         return open_file()
     except OSError as error:
@@ -170,7 +169,7 @@ class LockTable:
     that locks or unlocks without waiting, and the record of it, so that both always agree. The
     table's, which is taken after it, guards all records; no system call is made under it.
 
-    `released` is called when something of a file was given up that others may wait for.
+    `released` is called when a lock on a file was released for which others may wait.
     """
 
     def __init__(self, released: Callable[[FileId], None]) -> None:
@@ -178,8 +177,8 @@ class LockTable:
         self._files: dict[Holder, LockFile] = {}
         self._by_fid: dict[int, dict[LockFile, None]] = {}
         self._by_piece: dict[tuple[int, int, *Piece], dict[LockFile, None]] = {}
-        """The same by fid, and by device, inode and a locked range: of many locks few concern a
-        request, and none is looked for."""
+        """The same by fid, and by device, inode and locked range, so that a request finds its few
+        locks among many without a search."""
         self._lock = threading.Lock()
         self._pieces = 0
         self._in_file = Counter[FileId]()
@@ -288,10 +287,10 @@ class LockTable:
         fid_writable: bool,
         cancel: Cancel | None,
     ) -> None:
-        """Takes a lock; waits for it where `cancel` is given.
+        """Takes a lock; waits for it if `cancel` is given.
 
-        What a wait gains counts for nothing by itself, since other threads of the process may have
-        locked and unlocked meanwhile: the lock is tried once more.
+        After a wait the lock is tried once more, since other threads of the process may have locked
+        and unlocked meanwhile.
 
         Raises BlockingIOError (held by another), InterruptedError (the wait was cancelled), OSError
         ENOLCK (too many), EBADF (the fids are gone); then the process has what it had before.
@@ -311,7 +310,8 @@ class LockTable:
     def _attempt(
         self, file: LockFile, asker: Asker, kind: int, span: Range, *, only_flock: bool
     ) -> Wait | None:
-        """Takes a lock and records it; or nothing, and then, how to wait for what is in the way."""
+        """Takes a lock and records it. If it conflicts, changes nothing, and returns how to wait
+        for it."""
         with file.lock:
             try:
                 with self._lock:
@@ -344,8 +344,8 @@ class LockTable:
         return None
 
     def _put_back(self, file: LockFile, span: Range) -> None:
-        """Back to what the process had, as it is recorded. Of flock another may have been faster.
-        With the file's lock held."""
+        """Restores the locks that are recorded for the process. Another process may have taken a
+        flock first. The caller holds the file's lock."""
         if span.is_whole():
             try:
                 sys.flock(file.fd, file.flock)
@@ -403,8 +403,8 @@ class LockTable:
     def _unlock_each(
         self, files: list[LockFile], span: Range, gives_up: Callable[[LockFile], bool]
     ) -> None:
-        """Unlocks those of the files, which are in use, that the process gives up by that, and ends
-        their use. `gives_up` is asked, and may change the records, with the table's lock held."""
+        """Unlocks those of the files for which `gives_up` returns true, and ends their use.
+        `gives_up` is called with the table's lock held, and may change the records."""
         with ExitStack() as uses:
             for file in files:
                 uses.callback(self.done, file)
@@ -416,8 +416,8 @@ class LockTable:
                         self._unlock(file, span)
 
     def _gives_up(self, file: LockFile, asker: Asker, span: Range, *, flock: bool) -> bool:
-        """A process unlocks: its part of what it shares with another, its locks through one of
-        several fids, or everything. Whether nobody has the lock then."""
+        """Records that a process unlocks: its part of a shared lock, its locks through one of
+        several fids, or everything. Returns whether nobody holds the lock afterwards."""
         holder, fid = asker
         if holder in file.former:
             file.former.discard(holder)
@@ -434,13 +434,13 @@ class LockTable:
         return not file.several or self._gives_up_share(file, fid)
 
     def _gives_up_share(self, file: LockFile, fid: int) -> bool:
-        """What was locked as a whole through this fid alone is unlocked."""
+        """Unlocks what was locked as a whole through this fid alone."""
         file.shares.discard(fid)
         file.divided = bool(file.shares)
         return not file.shares
 
     def clunk(self, fid: int) -> None:
-        """A fid goes; with its last fid a process's locks on a file go."""
+        """Records that a fid was clunked. A process's locks on a file end with its last fid."""
         with self._lock:
             orphans: list[LockFile] = []
             others: list[LockFile] = []
@@ -456,14 +456,15 @@ class LockTable:
         )
 
     def clear(self) -> None:
-        """Gives every lock up, after the fids are gone."""
+        """Releases every lock, after the fids are gone."""
         with self._lock:
             files = set(self._files.values())
             self._abandon(files)
         self._give_up(files)
 
     def _abandon(self, files: Iterable[LockFile]) -> None:
-        """Takes files out of the table, and uses them, for `_give_up`. With the table's lock."""
+        """Removes files from the table, and uses them, for `_give_up`. The caller holds the table's
+        lock."""
         for file in files:
             self._leave(file)
             file.abandoned = True
@@ -484,8 +485,8 @@ class LockTable:
     def blocker(
         self, holder: Holder, kind: int, span: Range, open_file: OpenFile
     ) -> Blocker | None:
-        """What is in the way of a lock, or None. flock's locks are not, as with F_GETLK. The kernel
-        says which lock it is; whose, if it is the guest's, this table."""
+        """Returns a conflicting lock, or None. flock's locks are ignored, as by F_GETLK. The kernel
+        reports the lock; this table knows its holder if that is the guest."""
         with self._lock:
             file = self._files.get(holder)
             if file:

@@ -1,9 +1,9 @@
 """Byte ranges of a file, and which of them are locked how.
 
-The kernel keeps the locks of an open file description but does not tell them to their owner. A
-`RangeMap` keeps the same account beside it: a later lock replaces what it overlaps, neighbours of
-one kind merge (fcntl(2)). It is needed to put things back as they were when a lock that consists
-of two cannot be had, to close a descriptor with its last lock, and to name the holder of a lock.
+The kernel does not report an open file description's locks to their owner. A `RangeMap` records
+them by the same rules: a later lock replaces what it overlaps, and neighbours of one kind merge
+(fcntl(2)). It is needed to restore locks if the second half of a double lock fails, to close a
+descriptor with its last lock, and to name the holder of a lock.
 """
 
 from bisect import bisect_left, bisect_right

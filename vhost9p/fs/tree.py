@@ -1,8 +1,8 @@
-"""What one guest sees: the drivers of its exports.
+"""A guest's tree: the drivers of its exports.
 
-A device has one export, or several which appear as directories of a first one that holds nothing
-else. Files know the export that they belong to by its index; C crosses from one to the other where
-a walk does (csrc/fs/attributes.c, v9_export_step).
+A device has one export, or several, which appear as the only directories of a first one. Files
+refer to their export by its index; C crosses from one export to another when a walk does
+(csrc/fs/attributes.c, v9_export_step).
 """
 
 import os
@@ -16,8 +16,8 @@ from vhost9p.fs.driver import Attr, Driver
 
 
 class Tree:
-    """Drivers by the index of their export; `names` tells under which names of the first one's
-    root the others appear."""
+    """Drivers by the index of their export; `names` are the names of the others in the first one's
+    root."""
 
     def __init__(self, drivers: Sequence[Driver], names: Mapping[bytes, int] | None = None) -> None:
         self._drivers = drivers
@@ -32,13 +32,13 @@ class Tree:
         return next((name for name, index in self._names.items() if index == export), b"/")
 
     def attach(self, path: bytes, uid: int) -> tuple[int, int, Attr]:
-        """Where a user (0xFFFFFFFF: one whom the guest does not name) begins: the root (an empty
-        path), an export, or a directory below one.
+        """Attaches a user (0xFFFFFFFF: unnamed) to the root (an empty path), an export, or a
+        directory below one.
 
         Returns the export's index, an O_PATH descriptor and its attributes; raises OSError.
         """
         components = deque(name for name in path.split(b"/") if name not in (b"", b"."))
-        while components and components[0] == b"..":  # above the top there is nothing
+        while components and components[0] == b"..":  # ".." of the root is the root
             components.popleft()
         export = self._names.get(components[0], 0) if components else 0
         if export:
@@ -49,11 +49,11 @@ class Tree:
 
 
 def open_meeting_place(folder_fd: int, key: str, names: Sequence[bytes]) -> int:
-    """An O_PATH descriptor of a directory that holds an empty directory for each name and nothing
-    else: what several exports appear in.
+    """Opens (O_PATH) the directory in which several exports appear: it has an empty directory for
+    each name and nothing else.
 
-    It is kept in the folder `folder_fd`, one for each key, so that the guest finds the same one
-    after a restart of the daemon. Raises OSError; ENOTEMPTY where somebody has put files there.
+    It is in the folder `folder_fd`, one for each key, so that the guest finds the same one after a
+    restart of the daemon. Raises OSError; ENOTEMPTY if it contains other files.
     """
     name = xxh3_128_hexdigest(key.encode(errors="surrogateescape")) + ".exports"
     with suppress(FileExistsError):

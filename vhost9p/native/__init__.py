@@ -1,5 +1,5 @@
 """The typed face of the C layer: the only package that imports the extension `vhost9p._native`.
 
-Everything below deals in Python values and raises OSError; `lib` and `ffi` stay inside. What the C
-functions promise stands in csrc/vhost9p.h and is not repeated here.
+Its modules take and return Python values and raise OSError; `lib` and `ffi` stay inside. The
+contracts of the C functions are in csrc/vhost9p.h and are not repeated here.
 """

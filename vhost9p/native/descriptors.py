@@ -10,11 +10,11 @@ def close(fd: int) -> None:
 
 
 def share() -> int:
-    """How many descriptors a device may always hold, whatever others do."""
+    """Returns the number of descriptors that a device may always hold, whatever others do."""
     return int(lib.v9_budget_share())
 
 
 def divide() -> int:
-    """Divides what the limit of open files leaves among the devices that there are; once, when they
-    have been made. Returns 0, or how high the limit would have to be to serve them all."""
+    """Divides the remaining limit of open files among the devices; called once, after they are
+    created. Returns 0, or the limit that would be needed to serve them all."""
     return check(lib.v9_budget_begin())

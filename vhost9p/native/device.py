@@ -1,8 +1,8 @@
 """A device, and the upcalls of its serving threads.
 
-Serving threads call Python for what C does not answer (csrc/request/upcall.c): each with one
-request, on several threads at a time, of one device too. Every method may be called from any
-thread. A device that was closed answers ESTALE to late replies instead of touching freed memory.
+Serving threads call Python for requests that C does not answer (csrc/request/upcall.c), one request
+per call, several threads at a time, even of one device. Every method may be called from any thread.
+Late replies to a closed device fail with ESTALE and touch no freed memory.
 """
 
 import errno
@@ -30,13 +30,12 @@ def initialise() -> None:
 
 
 def address_space() -> int:
-    """How many bytes of addresses the process has."""
+    """Returns the size of the process's address space in bytes."""
     return int(lib.v9_address_space())
 
 
 class Request:
-    """A request of the guest. One that is to be answered later is answered once, with `reply`, from
-    any thread."""
+    """A request of the guest. A later reply is sent once, with `reply`, from any thread."""
 
     __slots__ = ("_device", "seq", "slot", "tag")
 
@@ -48,18 +47,18 @@ class Request:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Names the request while it is in flight."""
+        """Identifies the request while it is in flight."""
         return self.slot, self.seq
 
     def reply(self, data: bytes) -> None:
-        """Answers later. A request that was cut off meanwhile is no error."""
+        """Sends a later reply. It is no error if the request was aborted meanwhile."""
         device = self._device
         with device._answering:
             if device._native:
                 lib.v9_reply(device._native, self.slot, self.seq, data, len(data))
 
     def payload(self, offset: int, size: int) -> bytes:
-        """Bytes of the request that its data lack; OSError ESTALE if it was cut off."""
+        """Returns bytes of the request that its data lack; OSError ESTALE if it was aborted."""
         out = ffi.new("uint8_t[]", size)
         device = self._device
         with device._answering:
@@ -70,23 +69,23 @@ class Request:
 
 
 class Handler(Protocol):
-    """What serving threads call, several at a time. It raises OSError to answer with an errno."""
+    """Called by serving threads, several at a time. Raises OSError to answer with an errno."""
 
     def request(self, data: bytes, request: Request) -> bytes | None:
         """Answers a T-message with an R-message, or None: later. `data` may lack the payload of a
         Twrite."""
 
     def question_device(self, st_dev: int, mnt_id: int, fd: int) -> None:
-        """Decides what a device stands for, of which `fd` is a file, and installs that."""
+        """Decides what a device stands for, and installs that. `fd` is a file on it."""
 
     def question_group(self, device: int, st_ino: int) -> None:
         """Decides the group of an inode of a device index, and installs that."""
 
     def question_mount(self, mnt_id: int, generation: int, fd: int) -> None:
-        """Decides which entries of a mount, which `fd` is on, to look at, and installs that."""
+        """Decides which entries of a mount need a stat, and installs that. `fd` is on the mount."""
 
     def flush(self, key: tuple[int, int]) -> None:
-        """Nobody waits any more for a request that is to be answered later."""
+        """Reports that a request with a later reply was flushed."""
 
     def broken(self, reason: str) -> None:
         """The ring is broken."""
@@ -102,12 +101,12 @@ _faults: set[tuple[str, int]] = set()
 
 
 def _failed(kind: Any, error: Any, trace: TracebackType) -> None:
-    """An upcall has ended with what no upcall should, which the guest is told as EIO. However often
-    it makes that happen, a place in the code is logged once."""
+    """Handles an unexpected exception of an upcall: the guest gets EIO. Each place in the code is
+    logged only once, however often a guest triggers it."""
     place = [(each.filename, each.lineno or 0) for each in traceback.extract_tb(trace)][-1]
     if place not in _faults:
         _faults.add(place)
-        log.error("a request failed as no request should", exc_info=(kind, error, trace))
+        log.error("unexpected error in a request", exc_info=(kind, error, trace))
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
@@ -132,7 +131,7 @@ def v9_up_request(number: int, slot: int, seq: int, data: Any, size: int, reply:
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
 def v9_up_question(number: int, kind: int, a: int, b: int, fd: int) -> int:
-    """Decides what a handler in C needs to know."""
+    """Answers a question of a handler in C."""
     try:
         handler = _devices[number].handler
         if kind == lib.V9_UP_DEVICE:
@@ -151,7 +150,7 @@ def v9_up_question(number: int, kind: int, a: int, b: int, fd: int) -> int:
 
 @ffi.def_extern(onerror=_failed)  # type: ignore[untyped-decorator]
 def v9_up_flush(number: int, slot: int, seq: int) -> None:
-    """Nobody waits for a request any more."""
+    """Reports a flushed request."""
     _devices[number].handler.flush((slot, seq))
 
 
@@ -176,7 +175,7 @@ class Stats:
     inodes: int
     """Files that fids stand for."""
     evicted: int
-    """Those of them whose descriptors were given up."""
+    """Those of them that are evicted."""
     threads: int
     broken: bool
 
@@ -184,8 +183,8 @@ class Stats:
 class Device:
     """One virtio-9p device: memory, ring, fids, serving threads.
 
-    `threads` is how many serve at once while none is stuck, `cpus` where they may run (empty:
-    anywhere), `poll_us` how many microseconds they look for requests before they sleep;
+    `threads` is the number that serve at once while none is stuck; `cpus` are those on which they
+    may run (empty: any); `poll_us` is the time that they poll before they sleep, in microseconds;
     `msize_max` is in bytes.
     """
 
@@ -204,7 +203,7 @@ class Device:
         self.handler = handler
         self.msize_max = msize_max
         self._answering = threading.Lock()
-        """Held while `_native` is used for an answer, which may come late."""
+        """Held while `_native` is used for a reply, which may come late."""
         self._native: Any = None
         self._number = next(_numbers)
         _devices[self._number] = self
@@ -228,11 +227,11 @@ class Device:
             del _devices[self._number]
             raise OSError(-err[0], os.strerror(-err[0]))
         self.account = int(lib.v9_device_account(self._native))
-        """What is opened for the device counts to it (csrc/base/budget.h)."""
+        """Descriptors opened for the device count against it (csrc/base/budget.h)."""
         self.fids = FidTable(self._native)
 
     def close(self) -> None:
-        """Stops the threads and frees everything; late answers find nothing."""
+        """Stops the threads and frees everything; late replies fail."""
         with self._answering:
             native, self._native = self._native, None
         if native and lib.v9_device_free(native):
@@ -241,7 +240,7 @@ class Device:
     # ---- set-up -----------------------------------------------------------------------------
 
     def set_exports(self, exports: Sequence[Export]) -> None:
-        """What the device serves from now on; the first holds the root of the guest's mount."""
+        """Sets the exports of the device; the first holds the root of the guest's mount."""
         for index in reversed(range(len(exports))):
             check(lib.v9_device_set_export(self._native, index, exports[index].native))
 
@@ -254,9 +253,9 @@ class Device:
         """The negotiated message size, bytes."""
         lib.v9_device_set_msize(self._native, msize)
 
-    def set_dialect(self, *, unix: bool) -> None:
+    def set_dialect(self, *, dialect_u: bool) -> None:
         """The session's dialect: 9P2000.u, or 9P2000.L."""
-        lib.v9_device_set_dialect(self._native, lib.V9_9P2000U if unix else lib.V9_9P2000L)
+        lib.v9_device_set_dialect(self._native, lib.V9_9P2000U if dialect_u else lib.V9_9P2000L)
 
     def stats(self) -> Stats:
         """Live counts."""
@@ -293,7 +292,7 @@ class Device:
         check(lib.v9_device_mem_set(self._native, native, len(native)))
 
     def ring_set_num(self, num: int) -> None:
-        """Entries of the ring; of a split one a power of two."""
+        """Sets the number of the ring's entries; a power of two for a split ring."""
         check(lib.v9_ring_set_num(self._native, num))
 
     def ring_set_base(self, base: int) -> None:
@@ -305,8 +304,8 @@ class Device:
         check(lib.v9_ring_set_addr(self._native, desc, used, avail))
 
     def ring_set_kick(self, fd: int | None) -> None:
-        """Starts the ring; without a descriptor it is polled. Where what was set up makes no ring,
-        the OSError says what is wrong."""
+        """Starts the ring; without a descriptor it is polled. If the set-up is invalid, the OSError
+        says what is wrong."""
         reason = ffi.new("const char **")
         err = lib.v9_ring_set_kick(self._native, -1 if fd is None else fd, reason)
         if reason[0]:

@@ -1,8 +1,8 @@
 """An export as C sees it: its root, its qid map, the attribute reader.
 
-Reading attributes may find a host device or an inode range that the qid map does not know. Then the
-policy decides, installs its decision, and the attributes are read again: the same conversation that
-the serving threads have with Python through upcalls.
+Reading attributes may find a host device or an inode range that is not in the qid map. Then the
+policy decides, installs its decision, and the attributes are read again, as in the upcalls of
+serving threads.
 """
 
 import errno
@@ -22,7 +22,7 @@ MODEL_XATTR: int = lib.V9_MODEL_XATTR
 MODEL_FILE: int = lib.V9_MODEL_FILE
 META_DIR: bytes = ffi.string(lib.v9_hidden_name(lib.V9_META_DIR))
 META_ROOT: bytes = ffi.string(lib.v9_hidden_name(lib.V9_META_ROOT))
-"""Names under which mapped-file keeps metadata, of a directory's files and of the export's root."""
+"""Names of mapped-file's metadata: of a directory's files, and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
 PATH_MAX = 4096
@@ -31,7 +31,8 @@ NO_ID = 0xFFFFFFFF
 
 
 class QidPolicy(Protocol):
-    """Decides what the qid map lacks. Both methods may be called from several threads."""
+    """Decides about entries that the qid map lacks. Both methods may be called from several
+    threads."""
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """Installs what (st_dev, mnt_id), seen on the open file `fd`, stands for."""
@@ -119,11 +120,11 @@ class Mapped:
 
 class Export:
     """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
-    one guest sees share a `qidmap`. With `writeout` what is written goes out to the disk at once.
-    With `stat_entries` listings tell the qids that walks tell: by looking at every entry, or with
-    `mounts`, which outlives the export, at those that may lie on another device. Where
-    `owners_matter` nothing is made that cannot get its owner. The mapped models give files and
-    directories of the host `fmode` and `dmode`.
+    one guest sees share a `qidmap`. With `writeout` written data goes to disk at once. With
+    `stat_entries` listings return the same qids as walks: by a stat of every entry, or with
+    `mounts`, which must outlive the export, of those that may lie on another device. With
+    `owners_matter` creation fails if a file cannot get its owner. The mapped models create files
+    and directories on the host with modes `fmode` and `dmode`.
     """
 
     def __init__(
@@ -195,12 +196,12 @@ class Export:
         check(lib.v9_export_set_ids(self.native, kind, conf))
 
     def host_id(self, kind: int, guest: int) -> int:
-        """What a guest's id is on the host; OSError EPERM where the guest may not use it. NO_ID
+        """Returns the host id of a guest's id; OSError EPERM if the guest may not use it. NO_ID
         stays."""
         return check(lib.v9_export_host_id(self.native, kind, guest))
 
     def guest_id(self, kind: int, host: int) -> int:
-        """What a host id is in the guest; 65534 where the map does not have it."""
+        """Returns the guest id of a host id; 65534 if it is not in the map."""
         return int(lib.v9_export_guest_id(self.native, kind, host))
 
     def set_throttle(self, limits: Sequence[tuple[int, int, int]], iops_size: int) -> None:
@@ -211,8 +212,8 @@ class Export:
         check(lib.v9_export_set_throttle(self.native, conf))
 
     def watch_capabilities(self, name: bytes) -> None:
-        """Takes away what the attribute `name` keeps of a program's capabilities when the program
-        is written. Once, before the export is served; OSError EINVAL for a name that is none."""
+        """Drops the capabilities that the attribute `name` stores when a program is written. Call
+        it once, before the export is served; OSError EINVAL for an invalid name."""
         check(lib.v9_export_watch_caps(self.native, name))
 
     def capabilities_set(self) -> None:
@@ -220,8 +221,8 @@ class Export:
         lib.v9_export_caps_set(self.native)
 
     def step(self, fd: int, name: bytes) -> int:
-        """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV where
-        that is in another export."""
+        """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV if it
+        is in another export."""
         where = ffi.new("v9_export **", self.native)
         opened = check(lib.v9_export_step(where, NO_ID, fd, name))
         if where[0] != self.native:
@@ -230,8 +231,8 @@ class Export:
         return opened
 
     def step_across(self, uid: int, fd: int, name: bytes) -> tuple[int, int]:
-        """The same as a walk of this user takes it, which may lead to another export: the index of
-        the one that it leads to, and the descriptor."""
+        """The same for a walk of this user, which may lead to another export. Returns that export's
+        index and the descriptor."""
         where = ffi.new("v9_export **", self.native)
         opened = check(lib.v9_export_step(where, uid, fd, name))
         return int(lib.v9_export_index(where[0])), opened
@@ -247,8 +248,8 @@ class Export:
         return check(lib.v9_export_descend(self.native, path))
 
     def parent_of(self, fd: int) -> tuple[int, bytes]:
-        """The directory, as a descriptor to be closed, and the name by which a file was reached,
-        proven to be still its own. See v9_export_parent."""
+        """Returns a file's directory, as a descriptor to be closed, and the name by which the guest
+        reached the file, which is proven to be current. See v9_export_parent."""
         name = ffi.new("char[]", lib.V9_NAME_SIZE)
         return check(lib.v9_export_parent(self.native, fd, name)), ffi.string(name)
 
@@ -295,7 +296,8 @@ class Export:
 
     @contextmanager
     def names_locked(self) -> Iterator[None]:
-        """Nobody else changes names meanwhile (v9_export_lock_names). May be nested."""
+        """Keeps others from changing names during the block (v9_export_lock_names). May be
+        nested."""
         lib.v9_export_lock_names(self.native)
         try:
             yield
@@ -313,7 +315,7 @@ class Export:
         return check(lib.v9_mapped_find(self.native, fd))
 
     def write_metadata(self, fd: int, meta_fd: int, change: Mapped) -> None:
-        """Changes what is kept for the file `fd`, in its metadata file under mapped-file."""
+        """Changes the metadata of the file `fd`, under mapped-file in its sidecar `meta_fd`."""
         check(lib.v9_mapped_write(self.native, fd, meta_fd, change.native()))
 
     def find_metadata_dir(self, dir_fd: int) -> int:
@@ -326,12 +328,13 @@ class Export:
         return check(lib.v9_sidecar_dir(dir_fd))
 
     def share_metadata(self, dir_fd: int, name: bytes, meta_fd: int) -> int:
-        """Gives the metadata file `meta_fd` one more name, before its file gets it; OSError EEXIST
-        where that is in use. Returns a descriptor for `placed`, which has to follow."""
+        """Gives the sidecar `meta_fd` one more name, before its file gets it; OSError EEXIST if
+        that is in use. Returns a descriptor for `placed`, which must follow."""
         return check(lib.v9_sidecar_share(self.native, dir_fd, name, meta_fd))
 
     def placed(self, meta_dir: int, name: bytes, *, failed: bool) -> None:
-        """The file has the name of its metadata now; or not, and they lose it."""
+        """Reports that the file has got the name of its sidecar; if it failed, the sidecar loses
+        the name."""
         lib.v9_sidecar_placed(meta_dir, name, failed)
 
     def new_metadata(self, meta_dir: int, name: bytes, mapped: Mapped) -> int:
@@ -348,7 +351,8 @@ class Export:
 
     @contextmanager
     def changing_names(self) -> Iterator[None]:
-        """Files and their metadata files part for a moment: nobody trusts what it finds now."""
+        """Marks a time in which files and sidecars do not match, so that C does not trust what it
+        finds."""
         lib.v9_mapped_changing(self.native, True)
         try:
             yield
@@ -385,7 +389,7 @@ class Export:
         raise BlockingIOError(11, "the file's mount keeps changing")
 
     def probe(self, fd: int) -> FileKey:
-        """Where the open file `fd` (O_PATH will do) lives; needs no policy. Raises OSError."""
+        """Where the open file `fd` (O_PATH is enough) lives; needs no policy. Raises OSError."""
         out = ffi.new("struct v9_attr *")
         result = lib.v9_attr_read(self.native, fd, b"", out)
         if result not in (-lib.V9_NO_DEVICE, -lib.V9_NO_GROUP, -errno.ENODEV):

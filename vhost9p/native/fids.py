@@ -53,7 +53,7 @@ class Fid:
 
     @contextmanager
     def resizing(self, size: int) -> Iterator[None]:
-        """The block sets the file's size for the guest, which knows it then
+        """Brackets a change of the file's size by the guest, which knows the size afterwards
         (csrc/fid/known_size.h)."""
         lib.v9_fid_resizing(self._device, self.handle)
         now = -1
@@ -96,7 +96,7 @@ _OWN_DIRECTORY = 2**64 - 1
 
 
 class FidTable:
-    """What the guest's fids stand for. Safe to use from several threads."""
+    """Maps the guest's fids to files. Thread-safe."""
 
     def __init__(self, device: Any) -> None:
         self._device = device
@@ -109,7 +109,8 @@ class FidTable:
         return Fid(self._device, number, INFO.unpack_from(room.bytes))
 
     def find(self, number: int) -> int:
-        """A fid's handle, whether its file can be had or not; OSError EBADF if there is none."""
+        """Returns a fid's handle, even if its file cannot be reopened; OSError EBADF if there is
+        none."""
         out = ffi.new("uint64_t *")
         check(lib.v9_fid_find(self._device, number, out))
         return int(out[0])
@@ -123,8 +124,8 @@ class FidTable:
         flags: int,
         attr: Attr | None,
     ) -> int:
-        """Enters a fid; takes `path_fd` (-1 for an xattr fid) over unless it raises. Returns its
-        handle."""
+        """Adds a fid and returns its handle. Takes ownership of `path_fd` (-1 for an xattr fid)
+        unless it raises."""
         native, handle = attr.native if attr else ffi.new("struct v9_attr *"), ffi.new("uint64_t *")
         where = (self._device, number, path_fd, export)
         check(lib.v9_fid_add(*where, uid, flags, native, handle))
@@ -133,18 +134,18 @@ class FidTable:
     def become(
         self, fid: Fid, name: bytes, path_fd: int, io_fd: int, io_flags: int, attr: Attr
     ) -> None:
-        """Makes the number of a directory's fid stand for what was made there; takes both
-        descriptors over unless it raises."""
+        """Makes a directory's fid number refer to the file that was created there. Takes ownership
+        of both descriptors unless it raises."""
         made = ffi.new("struct v9_created *", (path_fd, -1, io_fd, io_flags))
         check(lib.v9_fid_become(self._device, fid.handle, name, made, attr.native))
 
     def mark(self, handle: int, flags: int) -> None:
-        """Adds FID_* flags; OSError EBADF where the fid has lost its number, or is in use for
-        something else."""
+        """Adds FID_* flags; OSError EBADF if the fid has lost its number, or has a conflicting
+        use."""
         check(lib.v9_fid_mark(self._device, handle, flags))
 
     def clunk(self, handle: int) -> None:
-        """Takes the number away from a fid; OSError EBADF if it had none any more."""
+        """Frees a fid's number; OSError EBADF if it was free already."""
         check(lib.v9_fid_clunk(self._device, handle))
 
     def read_dir(self, fid: Fid, position: int, size: int) -> list[Entry]:
@@ -167,8 +168,8 @@ class FidTable:
             descriptors.close(directory)
 
     def removing(self, fid: Fid, name: bytes = b"") -> "_Change":
-        """The block removes entry `name` of a directory, or the name by which a file was reached:
-        what it stands for keeps its descriptor."""
+        """Brackets the removal of entry `name` of a directory, or of the name by which the guest
+        reached a file. The removed file keeps its descriptor."""
 
         def prepare() -> None:
             check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
@@ -179,9 +180,9 @@ class FidTable:
         return _Change(self._device, fid.export, prepare, done)
 
     def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> "_Change":
-        """The block renames entry `name` of a directory, or b"" the file of a fid itself, to
-        `new` in `directory`; None: it stays in its own. What is renamed over keeps its descriptor,
-        and evicted files their recipes."""
+        """Brackets the rename of entry `name` of a directory, or of a fid's file itself (b""), to
+        `new` in `directory` (None: its own). A file that is replaced keeps its descriptor, and
+        evicted files keep their reopen recipes."""
 
         def prepare() -> tuple[bytes, bytes] | None:
             return self._prepare_rename(fid, name, directory, new)
@@ -195,8 +196,8 @@ class FidTable:
     def _prepare_rename(
         self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
     ) -> tuple[bytes, bytes] | None:
-        """Restores what is renamed, and what is renamed over. Of a directory, the old path and
-        the new one, for what is below it."""
+        """Restores the renamed file and the one that it replaces. Returns the old and the new path
+        of a directory, for the files below it."""
         is_directory = check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
         old_path = self._path(fid, name) if is_directory or directory is None else b""
         if directory is not None:
@@ -215,16 +216,16 @@ class FidTable:
         return bytes(ffi.buffer(out, max(size, 0)))
 
     def clear(self) -> None:
-        """Removes all fids: a session begins. OSError ESTALE where the next one has begun, of which
-        nothing may be removed."""
+        """Removes all fids, since a session begins. OSError ESTALE if the next session has begun
+        already: its fids must stay."""
         check(lib.v9_fid_clear(self._device))
 
 
 class _Change:
-    """Names of an export change in the `with` block: nothing is evicted meanwhile
-    (csrc/fid/evict.h). If something is evicted already, or may be cached, `prepare` comes first and
-    returns the old and the new path of a directory that the block renames; no other block renames
-    one then. `done` follows if the block succeeds."""
+    """Brackets a change of names in an export: nothing is evicted meanwhile (csrc/fid/evict.h). If
+    files are evicted or cached already, `prepare` runs first, and returns the old and the new path
+    of a directory that the block renames; no other change runs then. `done` runs if the block
+    succeeds."""
 
     __slots__ = ("_device", "_done", "_export", "_prepare", "_prepared", "_renamed")
 

@@ -1,6 +1,5 @@
-"""What C knows of the host's mounts (csrc/export/mounts.h): which entries of a directory a listing
-has to
-look at, since they may lie on another device than the directory."""
+"""C's view of the host's mounts (csrc/export/mounts.h): which entries of a directory a listing has
+to stat, since they may lie on another device than the directory."""
 
 import os
 from collections.abc import Iterable
@@ -36,8 +35,8 @@ class MountViews:
         ffi.release(self.native)
 
     def set(self, mnt_id: int, generation: int, look: Look, names: Iterable[bytes] = ()) -> None:
-        """Installs which entries of the mount's directories to look at: `look`, and those with one
-        of these names. Counts for nothing unless `generation`, which the question told, is still
-        the newest. Raises OSError (ENOMEM)."""
+        """Installs which entries of the mount's directories need a stat: `look`, and those with one
+        of these names. Ignored unless `generation`, from the question, is still the newest. Raises
+        OSError (ENOMEM)."""
         text = b"".join(name + b"\0" for name in names)
         check(lib.v9_mounts_set(self.native, mnt_id, generation, look, text, len(text)))

@@ -22,7 +22,8 @@ class DeviceFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class FileKey:
-    """Where an open file lives and what tells it from its inode number's next owner.
+    """The identity of an open file: its device and inode, and what distinguishes it from later
+    files with the same inode number.
 
     `mnt_id` is unique for the host's uptime since Linux 6.8, before it is reused; `btime` is the
     birth time in nanoseconds, 0 where the file system keeps none.
@@ -34,7 +35,7 @@ class FileKey:
 
 
 class QidMap:
-    """What (host device, inode) is to a guest."""
+    """Maps (host device, inode) to the guest's qid.path."""
 
     def __init__(self) -> None:
         native = lib.v9_qidmap_new()

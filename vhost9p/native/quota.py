@@ -13,8 +13,8 @@ USAGE_OFFSET: int = lib.V9_QUOTA_USAGE
 """Where in it C keeps struct v9_quota_usage."""
 NO_LIMIT = (1 << 64) - 1
 PATIENCE_MS = 1000
-"""How long a change waits, near the limit, for what others have set aside and may give back. One
-that hangs with its file is not waited for any longer."""
+"""How long a change near the limit waits for others' reservations to be returned. A change that
+hangs with its file is not waited for any longer."""
 
 
 class Change:
@@ -25,8 +25,8 @@ class Change:
         self._fds = fds
 
     def gone(self, fd: int) -> None:
-        """This one of its files has no names any more. Of other files than directories the host
-        tells by itself."""
+        """Reports that this file of the change has no names any more. The host reports that itself
+        for all but directories."""
         self._native.gone[self._fds.index(fd)] = True
 
 
@@ -74,9 +74,9 @@ class Quota:
 
     @contextmanager
     def change(self, *files: int | None, bytes: int = 0) -> Iterator[Change]:
-        """A change, for the length of a `with` block, of the files with these descriptors (None is
-        none; O_PATH will do; three at most). It may take so many bytes more: OSError where the
-        limit does not leave them. What it really took is found out at the end."""
+        """Brackets a change of the files with these descriptors (at most three; O_PATH is enough;
+        None is ignored). Reserves `bytes`: OSError if the limit does not allow them. The real usage
+        is measured at the end."""
         fds = [-1 if fd is None else fd for fd in files]
         fds += [-1] * (lib.V9_QUOTA_FILES - len(fds))
         native = ffi.new("struct v9_quota_change *", (bytes, 0, fds))

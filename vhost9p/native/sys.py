@@ -42,7 +42,7 @@ class Cancel:
         lib.v9_lock_cancel(self.native)
 
     def is_set(self) -> bool:
-        """Whether the wait was called off."""
+        """Whether the wait was cancelled."""
         return bool(self.native[0])
 
 
@@ -52,8 +52,8 @@ def wake_signal() -> int:
 
 
 def ofd_lock(fd: int, kind: int, start: int, length: int, cancel: Cancel | None = None) -> None:
-    """Takes or gives up a byte range; BlockingIOError where it is held and `cancel` is None,
-    InterruptedError where the wait was cancelled."""
+    """Locks or unlocks a byte range; BlockingIOError if it is held and `cancel` is None,
+    InterruptedError if the wait was cancelled."""
     native = cancel.native if cancel else ffi.NULL
     check(lib.v9_lock_ofd(fd, kind, start, length, native))
 
@@ -64,16 +64,16 @@ def flock(fd: int, kind: int, cancel: Cancel | None = None) -> None:
 
 
 def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int, int] | None:
-    """Who is in the way of such a lock: (kind, start, length, pid), pid -1 for a lock of an open
-    file description; None where nobody is."""
+    """Returns a conflicting lock: (kind, start, length, pid), with pid -1 for an open file
+    description; None if there is none."""
     lock = ffi.new("struct v9_lock *", {"type": kind, "start": start, "length": length})
     check(lib.v9_lock_ofd_test(fd, lock))
     return None if lock.type == UNLCK else (lock.type, lock.start, lock.length, lock.pid)
 
 
 def take_stop_signals(fd: int, patience: float) -> None:
-    """From now on SIGTERM and SIGINT, blocked in all threads, are written to an eventfd, and the
-    process ends with status 0 so many seconds after the first of them at the latest."""
+    """From now on SIGTERM and SIGINT, blocked in all threads, are written to an eventfd. The
+    process ends with status 0 at most `patience` seconds after the first of them."""
     check(lib.v9_stop_start(fd, round(patience * 1000)))
 
 
@@ -88,6 +88,6 @@ CAPABILITIES = {
 
 
 def lacking_capabilities() -> list[str]:
-    """Of the capabilities that giving files any owner takes, those that the daemon lacks."""
+    """Returns the capabilities that the daemon lacks of those needed to set any owner."""
     lacking = lib.v9_cred_lacking_caps()
     return [name for bit, name in CAPABILITIES.items() if lacking >> bit & 1]

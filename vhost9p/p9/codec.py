@@ -5,13 +5,14 @@ and the size follow from the annotations; so they do for a structure inside a me
 are little-endian; string[s] is a 16-bit length and that many bytes, which are no text (file names
 are bytes).
 
-Every field begins with a number; what is of variable size, or no number, goes on behind it in a way
-that the number tells (a string's length, a list's count). So a class is a few *runs* of numbers,
-each unpacked at once, with such a tail at its end (`_Layout`). Messages are not changed once they
-are made: the type checker sees to it, since at run time it would double what making one costs.
+Every field begins with a number. A field of variable size, or one that is no number, continues
+after it; the number determines how (a string's length, a list's count). So a class is a few *runs*
+of numbers, each unpacked at once, with such a tail at its end (`_Layout`). Messages are immutable
+by convention: only the type checker enforces it, since a check at run time would double the cost of
+making one.
 
-Decoding believes nothing: a message that is too short, too long or counts more than it holds raises
-P9Error, and no other exception.
+Decoding trusts nothing: a message that is too short, too long or counts more than it holds raises
+P9Error and no other exception.
 """
 
 import dataclasses
@@ -52,9 +53,9 @@ class Qid(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How a value stands on the wire: as a number, whose `code` is struct's, or as a number and a
-    tail. Then `take`, given the offset behind the number, and the number, returns the value and the
-    offset behind it; and `put` returns number and tail of a value."""
+    """A value's encoding: a number, whose `code` is struct's, or a number and a tail. With a tail,
+    `take` gets the offset after the number, and the number, and returns the value and the offset
+    after it; `put` returns a value's number and tail."""
 
     code: str
     take: Callable[[bytes, int, int], tuple[Any, int]] | None = None
@@ -63,7 +64,7 @@ class Wire:
 
 def _take_bytes(data: bytes, at: int, length: int) -> tuple[bytes, int]:
     end = at + length
-    return data[at:end], end  # where that is beyond the message, it is found out at its end
+    return data[at:end], end  # the end of the message is checked once, in Record.load
 
 
 def _put_bytes(value: bytes) -> tuple[int, bytes]:
@@ -88,7 +89,7 @@ _QID = Wire("B", _take_qid, _put_qid)
 
 
 class _Run(NamedTuple):
-    """Fields that are numbers, but for a tail of the last one."""
+    """Fields that are numbers; the last one may have a tail."""
 
     numbers: struct.Struct
     size: int
@@ -112,11 +113,11 @@ class _Layout:
                 codes, names = "<", []
         only = self._runs[0] if len(self._runs) == 1 else None
         self.numbers = only.numbers if only and not only.take else None
-        """All of a class that has nothing but numbers, as most have."""
+        """The layout of a class with numbers only, as most are."""
 
     def load(self, data: bytes, at: int) -> tuple[list[Any], int]:
-        """The fields' values and the offset behind them, which may lie beyond the data's end;
-        raises struct.error where numbers do."""
+        """Returns the fields' values and the offset after them, which may lie beyond the data's
+        end. Raises struct.error if a number lies beyond it."""
         values: list[Any] = []
         for numbers, size, _, take, _ in self._runs:
             values += numbers.unpack_from(data, at)
@@ -126,7 +127,7 @@ class _Layout:
         return values, at
 
     def dump(self, record: Any) -> bytes:
-        """The fields of a record."""
+        """Encodes the fields of a record."""
         out = b""
         for numbers, _, names, _, put in self._runs:
             values = [getattr(record, name) for name in names]
@@ -151,7 +152,7 @@ _HEADER = struct.Struct("<IBH")
 
 
 class Record:
-    """Base of all that consists of fields."""
+    """Base of messages and of structures inside messages."""
 
     __slots__ = ()
 
@@ -159,12 +160,13 @@ class Record:
     _layout: ClassVar[_Layout]
 
     def dump(self) -> bytes:
-        """The fields."""
+        """Encodes the fields."""
         return self._layout.dump(self)
 
     @classmethod
     def load(cls, data: bytes, at: int, end: int) -> Self:
-        """From the fields, which are all that there is between two offsets; raises P9Error."""
+        """Decodes the fields, which must fill the bytes between two offsets exactly. Raises
+        P9Error."""
         try:
             values, behind = cls._layout.load(data, at)
         except struct.error as error:
@@ -183,7 +185,7 @@ class Message(Record):
     TYPE: ClassVar[int]
 
     def encode(self, tag: int) -> bytes:
-        """The whole message."""
+        """Encodes the whole message."""
         if not self._wires:
             return _HEADER.pack(HEADER_SIZE, self.TYPE, tag)
         body = self._layout.dump(self)
@@ -223,7 +225,7 @@ def message(number: int) -> Callable[[M], M]:
 
 
 def sized(cls: type[Record]) -> Wire:
-    """n[2] size[2] and a structure of that size: both count it, and n the size too (stat(5))."""
+    """n[2] size[2] and a structure of `size` bytes; n counts the size field as well (stat(5))."""
     size = struct.Struct("<H")
 
     def take(data: bytes, at: int, outer: int) -> tuple[Record, int]:
@@ -241,12 +243,12 @@ def sized(cls: type[Record]) -> Wire:
 
 
 Rest = Callable[[int, int], bytes]
-"""Gets bytes of a message, by their offset and number, that were not given at once."""
+"""Gets the bytes of a message that were not passed at first, by offset and number."""
 
 
 def decode(data: bytes, rest: Rest | None = None) -> tuple[int, Message]:
-    """Tag and message; raises P9Error (EOPNOTSUPP for a type that no dialect has), and what `rest`
-    raises."""
+    """Returns tag and message. Raises P9Error (EOPNOTSUPP for a type that no dialect has), and what
+    `rest` raises."""
     if len(data) < HEADER_SIZE:
         raise P9Error(errno.EINVAL, f"a message of {len(data)} bytes")
     size, number, tag = _HEADER.unpack_from(data)

@@ -4,7 +4,7 @@ from enum import Enum
 
 
 class Dialect(Enum):
-    """What a session speaks; the value is its name in Tversion."""
+    """A session's protocol; the value is its name in Tversion."""
 
     L = b"9P2000.L"
     U = b"9P2000.u"
@@ -15,7 +15,7 @@ NONUNAME = 0xFFFFFFFF
 
 HEADER_SIZE = 7
 MSIZE_MIN = 4096
-"""Below this Linux's client refuses an Rversion."""
+"""Linux's client refuses a smaller msize in Rversion."""
 NAME_MAX = 255
 PATH_MAX = 4096
 
@@ -52,4 +52,4 @@ DMSETVTX = 0x00010000
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 XATTR_SIZE_MAX = 65536
-"""The kernel's own bound of a value and of a list (include/uapi/linux/limits.h)."""
+"""The kernel's limit for a value and for a list of names (include/uapi/linux/limits.h)."""

@@ -1,4 +1,4 @@
-"""What all request families share: the request, the tables, and the checks of names."""
+"""What all request families share: the request, the tables, the checks of names."""
 
 import errno
 from collections.abc import Callable
@@ -15,21 +15,21 @@ ID_DIGITS = 10
 
 
 class Request(Protocol):
-    """A request of the guest, answered once."""
+    """A request of the guest. It gets exactly one reply."""
 
     @property
     def tag(self) -> int:
-        """The guest's name for it."""
+        """The 9P tag."""
 
     @property
     def key(self) -> tuple[int, int]:
-        """Names the request while it is in flight."""
+        """Identifies the request while it is in flight."""
 
     def reply(self, data: bytes) -> None:
-        """Sends a whole R-message, later than the handler; from any thread."""
+        """Sends a whole R-message after the handler has returned. May be called from any thread."""
 
     def payload(self, offset: int, size: int) -> bytes:
-        """Bytes of the message that `Server.handle` was not given: a Twrite's data."""
+        """Returns bytes of the message that `Server.handle` did not get: a Twrite's data."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Context:
     dialect: Dialect = Dialect.L
 
     def begin(self, dialect: Dialect) -> None:
-        """A session of this dialect begins."""
+        """Begins a session of this dialect."""
         self.dialect = dialect
         self.set_dialect(dialect)
 
@@ -54,10 +54,10 @@ class Context:
         return self.tree.driver(fid.export)
 
     def writable(self, fid: Fid, *others: Fid) -> Driver:
-        """The driver of a fid's export, to change something there; EROFS where that is read-only.
+        """The driver of a fid's export, for a change. EROFS if the export is read-only.
 
-        EXDEV where another fid that has a part in the change belongs to another export: first, as
-        between mounts (rename(2)), since tools then copy.
+        EXDEV if another fid of the same request belongs to another export. This is checked first,
+        as between mounts (rename(2)), since tools then copy.
         """
         for other in others:
             if other.export != fid.export:
@@ -69,7 +69,7 @@ class Context:
 
 
 LATER = None
-"""What a handler returns that answers through its request, from another thread."""
+"""A handler returns this if it replies through its request later, from another thread."""
 
 Handler = Callable[[Request, Any], Message | None]
 
@@ -80,8 +80,8 @@ def qid_of(attr: Attr) -> Qid:
 
 
 def check_name(name: bytes, dots: int) -> bytes:
-    """Lets one directory entry's name pass; P9Error for what can be none, and with the errno `dots`
-    for "." and "..", which every directory has and keeps."""
+    """Returns a valid name of a directory entry. Raises P9Error for others, with the errno `dots`
+    for "." and ".."."""
     code = name_error(name, dots)
     if code:
         raise P9Error(code, f"{name!r} is no name for a file")
@@ -89,25 +89,26 @@ def check_name(name: bytes, dots: int) -> bytes:
 
 
 def id_of(name: bytes) -> int | None:
-    """The user or group whose name is a decimal number, the only names that mean something here."""
+    """The id that a decimal name stands for; None for other names, which mean nothing here."""
     number = int(name) if name.isdigit() and len(name) <= ID_DIGITS else NONUNAME
     return number if number < NONUNAME else None
 
 
 def check_target(target: bytes) -> bytes:
-    """Lets a symlink's target pass, which may be anything but contain NUL."""
+    """Returns a valid target of a symlink: it may contain anything but NUL."""
     if b"\0" in target:
         raise P9Error(errno.EINVAL, "a symlink's target with a NUL")
     return target
 
 
 def file_fd(path_fd: int) -> int:
-    """Lets the descriptor of a file's fid pass; EBADF for an extended attribute's."""
+    """Returns the descriptor of a file's fid. EBADF for the fid of an extended attribute."""
     if path_fd < 0:
         raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
     return path_fd
 
 
 def file_of(fid: Fid) -> File:
-    """The file of a fid, to change its owner, mode or names; EBADF for an extended attribute's."""
+    """The file of a fid, for a change of its owner, mode or names. EBADF for the fid of an extended
+    attribute."""
     return File(file_fd(fid.path_fd), fid.meta_fd)

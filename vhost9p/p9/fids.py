@@ -1,9 +1,10 @@
-"""What the handlers need of the fid table, which the device's C layer provides.
+"""The fid table as the handlers see it. The device's C layer provides it.
 
-Handlers of one device run side by side, and beside C. What is kept here for a fid is kept by its
-handle, since a number may stand for another fid at any moment: it is stored, then the fid is marked
-(`mark`), and where that fails it is taken back. A marked fid is clunked here, number first
-(`clunk`), and then what is kept for it goes: so nothing stays behind, whoever comes first.
+Handlers of one device run in parallel with each other and with C. Python stores data for a fid
+under its handle, not its number, since the guest may reuse the number at any time. The order is:
+store the data, then mark the fid (`mark`); if that fails, remove the data. Python clunks a marked
+fid: first its number (`clunk`), then its data. So no data is left over, in whatever order threads
+run.
 """
 
 from contextlib import AbstractContextManager
@@ -12,9 +13,9 @@ from typing import Any, Protocol
 from vhost9p.fs.driver import Attr, Entry
 
 FID_UPCALL = 1
-"""Tread, Twrite and Tclunk of the fid come to Python: it stands for an extended attribute."""
+"""Python answers Tread, Twrite and Tclunk of the fid: it stands for an extended attribute."""
 FID_LOCKS = 2
-"""Tclunk of the fid comes to Python: it has placed locks."""
+"""Python answers Tclunk of the fid: it has taken locks."""
 
 
 class Fid(Protocol):
@@ -22,19 +23,19 @@ class Fid(Protocol):
 
     @property
     def handle(self) -> int:
-        """Names this fid, and no other one that has its number before or after."""
+        """Identifies this fid, unlike its number, which the guest reuses."""
 
     @property
     def path_fd(self) -> int:
-        """O_PATH; -1 for a fid of an extended attribute."""
+        """An O_PATH descriptor; -1 for the fid of an extended attribute."""
 
     @property
     def meta_fd(self) -> int:
-        """The file that holds the file's metadata; -1: none, or none yet."""
+        """The sidecar with the file's metadata; -1 if there is none, or none yet."""
 
     @property
     def io_fd(self) -> int:
-        """What Tlopen or Tlcreate opened."""
+        """The descriptor that Tlopen or Tlcreate opened."""
 
     @property
     def io_flags(self) -> int:
@@ -46,7 +47,7 @@ class Fid(Protocol):
 
     @property
     def uid(self) -> int:
-        """n_uname of the attach that it descends from."""
+        """n_uname of the Tattach that the fid comes from."""
 
     @property
     def flags(self) -> int:
@@ -61,20 +62,20 @@ class Fid(Protocol):
         """The file's inode on the host."""
 
     def resizing(self, size: int) -> AbstractContextManager[None]:
-        """The block sets the file's size for the guest, which knows it then."""
+        """Brackets a change of the file's size by the guest, which knows the size afterwards."""
 
 
 class FidTable(Protocol):
-    """What the guest's fids stand for. Every method raises OSError and is thread-safe.
+    """Maps the guest's fids to files. Every method may raise OSError and is thread-safe.
 
-    `become`, `own_name`, `read_dir`, `removing` and `renaming` take what `get` gave.
+    `become`, `own_name`, `read_dir`, `removing` and `renaming` take a fid from `get`.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
-        """Pins a fid for the length of a `with` block; EBADF if there is none."""
+        """Pins a fid during a `with` block. EBADF if there is none."""
 
     def find(self, number: int) -> int:
-        """A fid's handle, whether its file can be had or not; EBADF if there is none."""
+        """Returns a fid's handle, even if its file cannot be reopened. EBADF if there is none."""
 
     def add(
         self,
@@ -85,40 +86,39 @@ class FidTable(Protocol):
         flags: int,
         attr: Attr | None,
     ) -> int:
-        """Enters a fid; takes `path_fd` over unless it raises. Returns its handle. EBADF: the
-        number is in use."""
+        """Adds a fid and returns its handle. Takes ownership of `path_fd` unless it raises. EBADF
+        if the number is in use."""
 
     def become(
         self, fid: Any, name: bytes, path_fd: int, io_fd: int, io_flags: int, attr: Attr
     ) -> None:
-        """Makes the number of a directory's fid stand for what was made there, which may be open.
-        Takes the descriptors over unless it raises."""
+        """Makes a directory's fid number refer to the file that was created there, which may be
+        open. Takes ownership of the descriptors unless it raises."""
 
     def mark(self, handle: int, flags: int) -> None:
-        """Adds FID_* flags. EBADF: the fid has lost its number, or is in use for something that
-        they do not go with."""
+        """Adds FID_* flags. EBADF if the fid has lost its number, or has a conflicting use."""
 
     def clunk(self, handle: int) -> None:
-        """Takes the number away from a fid; EBADF if it had none any more."""
+        """Frees a fid's number. EBADF if it was free already."""
 
     def read_dir(self, fid: Any, position: int, size: int) -> list[Entry]:
-        """Entries of a fid's open directory from a position on (0: from the first), out of about
-        `size` bytes of it; none at its end. ENOTDIR for what is no directory."""
+        """Returns entries of a fid's open directory from a position on (0: the first), about `size`
+        bytes of them; none at the end. ENOTDIR if it is no directory."""
 
     def own_name(self, fid: Any) -> AbstractContextManager[tuple[int, bytes]]:
-        """The directory, for the length of a `with` block, and the name in it by which the guest
-        reached a file: that one of several. ENOENT where the file has lost it."""
+        """Yields a file's directory, valid during a `with` block, and the name in it by which the
+        guest reached the file. ENOENT if the file has lost that name."""
 
     def removing(self, fid: Any, name: bytes = b"") -> AbstractContextManager[None]:
-        """For the length of a `with` block in which entry `name` of a directory is removed, or b""
-        the name by which the file itself was reached. Fids of that file stay good."""
+        """Brackets the removal of entry `name` of a directory; b"": of the name by which the guest
+        reached the file. Fids of that file stay valid."""
 
     def renaming(
         self, fid: Any, name: bytes, directory: Any | None, new: bytes
     ) -> AbstractContextManager[None]:
-        """For the length of a `with` block in which entry `name` of a directory is renamed, or b""
-        the file itself, to `new` in `directory` (None: its own). All fids stay good."""
+        """Brackets the rename of entry `name` of a directory, or of the file itself (b""), to `new`
+        in `directory` (None: its own). All fids stay valid."""
 
     def clear(self) -> None:
-        """Removes all fids: a session begins. ESTALE where the next one has begun, of which nothing
-        may be removed."""
+        """Removes all fids, since a session begins. ESTALE if the next session has begun already:
+        its fids must stay."""

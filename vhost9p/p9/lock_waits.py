@@ -1,18 +1,18 @@
-"""Requests that wait for a lock that somebody else holds.
+"""Requests that wait for a lock that another process holds.
 
-The host tells who waits in a system call, so a wait has a thread, as far as there are threads: all
-devices of the process share THREADS, each with the same part of them, since what one guest waits
-for must not be another's want. A wait beyond them is in the device's queue. One thread for each
-device that has a queue, the patrol, tries these without waiting: at once when a guest of this
-process has given up a lock of the file (`Releases`), else every now and then, for locks that the
-host's processes hold. A thread that has its lock takes the next wait from the queue.
+The host grants a lock to a thread that waits in a system call, so a wait occupies a thread, as long
+as there are threads. All devices of the process share THREADS evenly, so that one guest's waits
+cannot starve another. Further waits go to the device's queue. Each device with a queue has one more
+thread, the patrol, which tries the queued locks without waiting: at once when a guest of this
+process has released a lock on the file (`Releases`), otherwise at intervals, for locks held by
+processes of the host. A thread that has got its lock takes the next wait from the queue.
 
 A wait ends early when the guest flushes it (EINTR), and before the ring stops (BLOCKED: the client
-asks again). Then the patrol sends signals to its thread until the system call has ended: one that
-comes before the call is lost. Nobody waits for that but the ring's stop, and it not for long, since
-a file system may hold a call against all signals.
+asks again). The patrol then signals the thread until its system call has ended, since a signal that
+arrives before the call is lost. Only a stop of the ring waits for that, and briefly, since a file
+system may block all signals during a call.
 
-At most `max` requests of a device wait, so that waiting never fills the ring.
+At most `max` requests of a device wait, so that waiting requests never fill the ring.
 """
 
 import errno
@@ -31,23 +31,23 @@ from vhost9p.p9.context import Request
 log = logging.getLogger(__name__)
 
 THREADS = 64
-"""That wait for locks, in the whole process; where there are more devices, one for each."""
+"""Threads that wait for locks, in the whole process; one per device if there are more devices."""
 POLL = 0.05
-"""Seconds between the patrol's rounds through its queue, at least."""
+"""Minimum seconds between the patrol's rounds through its queue."""
 POLL_SHARE = 20
-"""A round takes one part in so many of the patrol's time, at most."""
+"""Rounds take at most 1/POLL_SHARE of the patrol's time."""
 SIGNAL_INTERVALS = (0.001, 1.0)
-"""Seconds between signals to a thread whose wait was cancelled: at first, doubled each time, and at
-most."""
+"""Seconds between signals to a thread whose wait was cancelled: the first interval, which doubles
+each time, and the longest."""
 PATIENCE = 1.0
-"""Seconds in which a stop sees cancelled waits end."""
+"""Seconds that a stop waits for cancelled waits to end."""
 
 Take = Callable[[Cancel | None], None]
 """Takes a lock; see LockTable.take."""
 
 
 class Bell:
-    """Wakes a patrol, and tells of which files locks were given up. Thread-safe."""
+    """Wakes a patrol, and collects the files whose locks were released. Thread-safe."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -62,7 +62,7 @@ class Bell:
             self._event.set()
 
     def wait(self, seconds: float) -> set[FileId]:
-        """The files since the last call; none after so many seconds."""
+        """Returns the files since the last call; none after a timeout."""
         self._event.wait(max(seconds, 0))
         with self._lock:
             self._event.clear()
@@ -71,7 +71,7 @@ class Bell:
 
 
 class Releases:
-    """What the devices of a process share for their waits. Thread-safe."""
+    """Shared by the waits of all devices of a process. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,26 +79,26 @@ class Releases:
         self._bells: frozenset[Bell] = frozenset()
 
     def count(self, devices: int) -> None:
-        """So many devices come, or go."""
+        """Adds devices to the count, or removes them (negative)."""
         with self._lock:
             self._devices += devices
 
     def threads(self) -> int:
-        """How many threads of one device may wait."""
+        """The number of threads of one device that may wait."""
         return max(THREADS // max(self._devices, 1), 1)
 
     def listen(self, bell: Bell) -> None:
-        """From now on it rings when a lock is given up."""
+        """Rings the bell from now on when a lock is released."""
         with self._lock:
             self._bells |= {bell}
 
     def ignore(self, bell: Bell) -> None:
-        """It does not ring any more."""
+        """Stops ringing the bell."""
         with self._lock:
             self._bells -= {bell}
 
     def released(self, file: FileId) -> None:
-        """Something of this file may be free now."""
+        """Reports that a range of this file may be free now."""
         for bell in self._bells:
             bell.ring(file)
 
@@ -110,8 +110,8 @@ RELEASES = Releases()
 class _Wait:
     """A request that waits.
 
-    `guard` keeps the thread from ending between the question whether it still waits and the signal:
-    pthread_kill(3) of a thread that has ended is undefined.
+    `guard` keeps the thread alive between the check that it still waits and the signal:
+    pthread_kill(3) on an ended thread is undefined.
     """
 
     def __init__(self, request: Request, file: LockFile, what: Hashable, take: Take) -> None:
@@ -121,7 +121,7 @@ class _Wait:
         self.cancel = Cancel()
         self.flushed = False
         self.tried = False
-        """The patrol is at it: no thread may take it over."""
+        """The patrol handles this wait: no thread may take it."""
         self.ended = threading.Event()
         self._what = (file.file_id, what)
         self._guard = threading.Lock()
@@ -129,28 +129,28 @@ class _Wait:
 
     @property
     def what(self) -> Hashable:
-        """Waits that say the same wait for the same; None: nothing is known about that."""
+        """Equal for waits for the same lock; None if unknown."""
         return None if self.file.holds_something else self._what
 
     def runs_here(self) -> None:
-        """The calling thread waits from now on."""
+        """Records the calling thread as the one that waits."""
         with self._guard:
             self._thread = threading.get_ident()
 
     def end(self) -> None:
-        """It was answered."""
+        """Records that the request was answered."""
         with self._guard:
             self.ended.set()
 
     def signal(self, number: int) -> None:
-        """Ends the system call of its thread, if it is in one."""
+        """Interrupts the system call of its thread, if it is in one."""
         with self._guard:
             if self._thread and not self.ended.is_set():
                 signal.pthread_kill(self._thread, number)
 
 
 class LockWaits:
-    """The waits of one device. See the module; `wake_signal` ends a system call that waits."""
+    """The waits of one device (see the module). `wake_signal` interrupts a waiting system call."""
 
     def __init__(self, table: LockTable, wake_signal: int) -> None:
         self._table = table
@@ -158,7 +158,7 @@ class LockWaits:
         self._lock = threading.Lock()
         self._waits: dict[tuple[int, int], _Wait] = {}
         self._queue: dict[tuple[int, int], _Wait] = {}
-        """Those of them that have no thread, the oldest first."""
+        """The waits without a thread, oldest first."""
         self._threads = 0
         self._patrolled = False
         self._bell = Bell()
@@ -167,12 +167,12 @@ class LockWaits:
         RELEASES.count(1)
 
     def close(self) -> None:
-        """The device goes. Nothing waits any more."""
+        """Ends the patrol, when the device goes. Nothing may wait any more."""
         RELEASES.count(-1)
 
     def start(self, request: Request, file: LockFile, what: Hashable, take: Take) -> bool:
-        """Lets a request wait and then answers it; False where it may not. `what` is the same for
-        those who ask for the same of a file."""
+        """Lets a request wait, then answers it. Returns False if too many wait. `what` is equal for
+        requests for the same lock on a file."""
         wait = _Wait(request, file, what, take)
         with self._lock:
             if self._draining or len(self._waits) >= self.max:
@@ -181,7 +181,7 @@ class LockWaits:
                 self._threads += 1
             elif self._patrol_runs():
                 self._queue[request.key] = wait
-                self._bell.ring(file.file_id)  # what was given up before the queue had it
+                self._bell.ring(file.file_id)  # for a lock released before the queue had this wait
             else:
                 return False
             self._waits[request.key] = wait
@@ -205,7 +205,7 @@ class LockWaits:
     # ---- waiting ----------------------------------------------------------------------------
 
     def _block(self, wait: _Wait | None) -> None:
-        """A thread: waits for one lock after the other."""
+        """Thread: waits for one lock after another."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._wake_signal})
         while wait:
             wait.runs_here()
@@ -222,11 +222,12 @@ class LockWaits:
             return None
 
     def _settle(self, wait: _Wait, cancel: Cancel | None) -> bool:
-        """Takes a lock and answers the request; False where it is held and there is no `cancel`."""
+        """Takes a lock and answers the request. Returns False if it is held and there is no
+        `cancel`."""
         reply: Message
         try:
             if wait.cancel.is_set():
-                raise InterruptedError(errno.EINTR, "the wait was called off")
+                raise InterruptedError(errno.EINTR, "the wait was cancelled")
             wait.take(cancel)
             reply = m.Rlock(c.LOCK_SUCCESS)
         except BlockingIOError:
@@ -236,7 +237,7 @@ class LockWaits:
         except OSError as error:
             reply = m.Rlerror(error.errno or errno.EIO)
         except Exception:
-            log.exception("a wait for a lock failed as none should")
+            log.exception("unexpected error while waiting for a lock")
             reply = m.Rlerror(errno.EIO)
         try:
             self._table.done(wait.file)
@@ -251,7 +252,7 @@ class LockWaits:
     # ---- the patrol -------------------------------------------------------------------------
 
     def _patrol(self) -> None:
-        """A thread: tries what is in the queue, and sends signals."""
+        """Thread: tries the waits in the queue, and sends signals."""
         due = pause = 0.0
         interval, longest = SIGNAL_INTERVALS
         while True:
@@ -293,7 +294,7 @@ class LockWaits:
     # ---- calling off ------------------------------------------------------------------------
 
     def flush(self, key: tuple[int, int]) -> None:
-        """Nobody waits for this request any more."""
+        """Cancels the wait of a request that the guest has flushed."""
         with self._lock:
             wait = self._waits.get(key)
             if wait:
@@ -308,8 +309,8 @@ class LockWaits:
             self._bell.ring()
 
     def stop(self) -> None:
-        """Ends every wait, and sees them answered unless that takes too long; until `resume`
-        nothing waits."""
+        """Cancels all waits, and waits up to PATIENCE for their replies. Nothing may wait until
+        `resume`."""
         with self._lock:
             self._draining = True
             waits = list(self._waits.values())
@@ -319,6 +320,6 @@ class LockWaits:
             wait.ended.wait(max(deadline - time.monotonic(), 0))
 
     def resume(self) -> None:
-        """The ring runs again."""
+        """Allows waits again, when the ring runs."""
         with self._lock:
             self._draining = False

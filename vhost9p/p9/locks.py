@@ -1,9 +1,8 @@
 """Tlock and Tgetlock.
 
-The locks themselves are the lock table's (vhost9p.fs.locks). A lock that is held by somebody else
-and asked for with the BLOCK flag is waited for here (vhost9p.p9.lock_waits), so that the guest gets
-it the moment it is free, instead of asking again every 30 seconds as its client does when told
-BLOCKED.
+The lock table (vhost9p.fs.locks) holds the locks. A Tlock with the BLOCK flag for a lock that
+another process holds waits here (vhost9p.p9.lock_waits): the guest gets the lock as soon as it is
+free. Linux's client would otherwise ask again every 30 seconds after BLOCKED.
 """
 
 import errno
@@ -30,7 +29,7 @@ from vhost9p.p9.fids import FID_LOCKS, Fid
 from vhost9p.p9.lock_waits import RELEASES, LockWaits, Take
 
 CLIENT_ID_MAX = 1024
-"""Bytes; Linux sends the host name, of at most 64."""
+"""Bytes. Linux sends the host name, at most 64."""
 
 
 KINDS = frozenset((RDLCK, WRLCK, UNLCK))
@@ -43,8 +42,8 @@ def _span(start: int, length: int) -> Range:
 
 
 def _holder(fid: Fid, t: m.Tlock | m.Tgetlock) -> Holder:
-    """The process that asks, about the file of an open fid: what cannot be opened, a FIFO or a
-    device, is not opened for locks either."""
+    """The asking process, with the file of an open fid. FIFOs and devices cannot be opened, so they
+    cannot be locked."""
     if fid.io_fd < 0:
         raise P9Error(errno.EBADF, "the fid is not open")
     if len(t.client_id) > CLIENT_ID_MAX:
@@ -53,10 +52,10 @@ def _holder(fid: Fid, t: m.Tlock | m.Tgetlock) -> Holder:
 
 
 def _find_any(find: Callable[..., Blocker | None]) -> Blocker | None:
-    """What is in the way of the lock that Linux's client does not name.
+    """Finds a conflict for a lock whose type Linux's client does not send.
 
-    F_GETLK arrives as UNLCK, whatever was asked for, once the client has found nothing in the way
-    among its own processes. So a read lock of one of these cannot be what is in the way.
+    F_GETLK arrives as UNLCK, whatever type was asked for, after the client has found no conflict
+    among its own processes. So a read lock of one of these cannot conflict.
     """
     found = find(kind=RDLCK)
     if found is None:
@@ -67,8 +66,8 @@ def _find_any(find: Callable[..., Blocker | None]) -> Blocker | None:
 
 
 class LockFamily:
-    """See the module. `waits` are the requests that wait; `wake_signal` ends a system call of
-    theirs."""
+    """See the module. `waits` are the waiting requests; `wake_signal` interrupts their system
+    calls."""
 
     def __init__(self, context: Context, wake_signal: int) -> None:
         self._context = context
@@ -83,7 +82,7 @@ class LockFamily:
     # ---- requests ---------------------------------------------------------------------------
 
     def lock(self, request: Request, t: m.Tlock) -> m.Rlock | None:
-        """Takes or gives up a lock."""
+        """Takes or releases a lock."""
         with self._fids.get(t.fid) as fid:
             asker = Asker(_holder(fid, t), fid.handle)
             if t.type not in KINDS:
@@ -100,7 +99,7 @@ class LockFamily:
         return self._take(request, t, file, what, partial(self._table.take, file, asker, *what))
 
     def _open(self, fid: Fid, asker: Asker, span: Range) -> LockFile:
-        """What the process's locks hang on; the fid is Python's to clunk from now on."""
+        """Opens the process's LockFile. From now on Python clunks the fid."""
         open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
         file = self._table.open(asker, span, open_file)
         try:
@@ -114,7 +113,7 @@ class LockFamily:
     def _take(
         self, request: Request, t: m.Tlock, file: LockFile, what: Hashable, take: Take
     ) -> m.Rlock | None:
-        """Takes the lock, starts to wait for it, or says BLOCKED."""
+        """Takes the lock, starts to wait for it, or replies BLOCKED."""
         waits = False
         try:
             take(None)
@@ -128,7 +127,7 @@ class LockFamily:
         return m.Rlock(c.LOCK_SUCCESS)
 
     def getlock(self, request: Request, t: m.Tgetlock) -> m.Rgetlock:
-        """What is in the way of a lock. A process is never in its own way."""
+        """Reports a conflicting lock. A process never conflicts with itself."""
         with self._fids.get(t.fid) as fid:
             holder = _holder(fid, t)
             if t.type not in KINDS:
@@ -142,9 +141,9 @@ class LockFamily:
         return m.Rgetlock(found.kind, *found.span, found.proc_id, found.client_id)
 
     def clunk(self, handle: int) -> None:
-        """A fid goes."""
+        """Releases the locks of a fid that is clunked."""
         self._table.clunk(handle)
 
     def forget(self) -> None:
-        """All fids are gone, and with them all locks."""
+        """Releases all locks, after all fids are gone."""
         self._table.clear()

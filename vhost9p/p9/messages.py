@@ -1,8 +1,8 @@
-"""The messages of 9P2000.L that Python answers, declared once; C has those that it answers itself.
+"""The messages of 9P2000.L that Python answers, each declared once. C answers the others.
 
-The line above a class is the message as the protocol's notes write it; the annotations are its
-layout (vhost9p.p9.codec). Source: intro(5) of Plan 9 from User Space for the messages from 100 on,
-diod's protocol.md and Linux's include/net/9p/9p.h for the others.
+The line above a class is the message in the notation of the protocol's documents; the annotations
+are its layout (vhost9p.p9.codec). Source: intro(5) of Plan 9 from User Space for the messages from
+100 on, diod's protocol.md and Linux's include/net/9p/9p.h for the others.
 """
 
 from vhost9p.p9.codec import (

@@ -19,11 +19,11 @@ KNOWN = 0x1FF
 IDS = c.SETATTR_UID | c.SETATTR_GID
 TIMES = c.SETATTR_ATIME | c.SETATTR_MTIME
 CHANGES = c.SETATTR_MODE | c.SETATTR_SIZE | c.SETATTR_ATIME | c.SETATTR_MTIME
-"""What sets the time of change by itself."""
+"""Changes that set ctime by themselves."""
 
 
 def _time(changes: int, explicit: int, sec: int, nsec: int) -> tuple[int, int]:
-    """One time as utimensat(2) wants it: left alone, the present, or an explicit one."""
+    """Returns one time for utimensat(2): unchanged, now, or explicit."""
     if not changes:
         return 0, TIME_OMIT
     if not explicit:
@@ -34,10 +34,10 @@ def _time(changes: int, explicit: int, sec: int, nsec: int) -> tuple[int, int]:
 
 
 def _times(t: m.Tsetattr) -> Times | None:
-    """The times to set, of which there is one at least; None: none after all.
+    """Returns the times to set, at least one; None if there are none.
 
-    A change of size sets mtime already. To set it once more would fail where the daemon may write
-    the file and does not own it.
+    A change of size sets mtime already. Setting it again would fail if the daemon may write the
+    file but does not own it.
     """
     valid = t.valid
     if valid & c.SETATTR_SIZE and valid & (TIMES | c.SETATTR_MTIME_SET) == c.SETATTR_MTIME:
@@ -56,7 +56,7 @@ def _check(t: m.Tsetattr) -> None:
 
 
 def _ids(t: m.Tsetattr) -> tuple[int, int]:
-    """Owner and group as chown(2) wants them: -1 leaves one alone."""
+    """Returns owner and group for chown(2): -1 leaves one unchanged."""
     uid = t.uid if t.valid & c.SETATTR_UID and t.uid != NO_ID else -1
     gid = t.gid if t.valid & c.SETATTR_GID and t.gid != NO_ID else -1
     return uid, gid
@@ -71,11 +71,12 @@ def change(
     mode: int | None = None,
     times: Times | None = None,
 ) -> None:
-    """Changes a file; -1 and None leave something alone. Owner and size before the mode, since they
-    clear set-id bits that it may set; times last, since the others change them.
+    """Changes a file; -1 and None leave a value unchanged. Owner and size come before the mode,
+    since they clear set-id bits, which the mode may set. Times come last, since the others change
+    them.
 
-    The size goes through the fid's own descriptor if it can write: its permission was checked when
-    it was opened, and may be gone.
+    The size is set through the fid's own descriptor if that can write: permission was checked at
+    open, and the file's mode may forbid writing now.
     """
     path_fd = file_fd(fid.path_fd)
     if uid != -1 or gid != -1:
@@ -102,7 +103,7 @@ class MetadataFamily:
         return {m.Tsetattr: self.setattr, m.Tfsync: self.fsync}
 
     def setattr(self, request: Request, t: m.Tsetattr) -> m.Rsetattr:
-        """See `change`; and the time of change where nothing else sets it."""
+        """Changes attributes (see `change`), and sets ctime if no change does."""
         valid = t.valid
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)

@@ -1,7 +1,7 @@
-"""Requests that give files names, change names, and remove what a fid stands for.
+"""Requests that add, change and remove names of files.
 
-What is made and removed by a directory's fid is C's (csrc/p9/create.c). Names are validated before
-anything happens.
+C creates and unlinks entries by their directory's fid (csrc/p9/create.c). Names are validated
+before anything changes.
 """
 
 import errno
@@ -25,7 +25,7 @@ from vhost9p.p9.fids import FID_UPCALL, Fid
 class NamespaceFamily:
     """Tlink, Tremove, Trename, Trenameat.
 
-    `drop` frees a fid, by its handle, and all that is kept for it.
+    `drop` frees a fid, by its handle, and all data stored for it.
     """
 
     def __init__(self, context: Context, drop: Callable[[int], None]) -> None:
@@ -51,7 +51,7 @@ class NamespaceFamily:
         return m.Rlink()
 
     def remove(self, request: Request, t: m.Tremove) -> m.Rremove:
-        """Removes the file and clunks the fid, the latter even where the former fails."""
+        """Removes the file and clunks the fid, even if the removal fails."""
         handle = self._fids.find(t.fid)
         try:
             with self._fids.get(t.fid) as fid:
@@ -83,7 +83,7 @@ class NamespaceFamily:
         """renameat(2)."""
         old, new = check_name(t.oldname, errno.EBUSY), check_name(t.newname, errno.EBUSY)
         with self._fids.get(t.olddirfid) as olddir:
-            if t.newdirfid == t.olddirfid:  # as most often: it is pinned once
+            if t.newdirfid == t.olddirfid:  # the usual case: pin it once
                 return self._renameat(olddir, old, olddir, new)
             with self._fids.get(t.newdirfid) as newdir:
                 return self._renameat(olddir, old, newdir, new)

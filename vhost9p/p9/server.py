@@ -1,12 +1,12 @@
 """The 9P server: from a request's bytes to a reply's.
 
-C answers the requests that only read or move data; what comes here changes something, or needs a
-decision. `Server.handle` decodes and looks the handler up in the table of the session's dialect.
-What is raised is the answer too: an OSError its errno, and anything else EIO. A handler that has to
-wait for a lock returns `LATER` and answers through its request from another thread.
+C answers most requests; those that reach Python change something, or need a decision.
+`Server.handle` decodes a request and looks its handler up in the table of the session's dialect. A
+handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
+wait for a lock returns `LATER`, and replies through its request from another thread.
 
 The handlers are in one module per family: session, namespace, metadata, xattr, locks for 9P2000.L;
-session, unix and unix_reading for 9P2000.u.
+session, dialect_u and dialect_u_reading for 9P2000.u.
 """
 
 import errno
@@ -18,13 +18,13 @@ from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error, decode
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.context import LATER, Context, Handler, Request
+from vhost9p.p9.dialect_u import DialectUFamily
+from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.metadata import MetadataFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
-from vhost9p.p9.unix import UnixFamily
-from vhost9p.p9.unix_reading import ReadingFamily
 from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """Answers one device's requests. Every method may be called by any thread, at the same time;
-    while a Tversion is handled no other request is."""
+    """Answers one device's requests. Every method may be called from any thread at any time, except
+    that no other request is handled during a Tversion."""
 
     def __init__(
         self,
@@ -70,20 +70,20 @@ class Server:
             },
             Dialect.U: {
                 **session,
-                **UnixFamily(context).handlers(),
+                **DialectUFamily(context).handlers(),
                 **self._reading.handlers(),
             },
         }
         self._handlers = self._tables[Dialect.L]
 
     def _begin(self, dialect: Dialect) -> None:
-        """A session of this dialect begins."""
+        """Begins a session of this dialect."""
         self._handlers = self._tables[dialect]
         self._set_dialect(dialect)
 
     def handle(self, data: bytes, request: Request) -> bytes | None:
-        """The answer to a request; None: it comes later. Raises OSError. `data` may lack a Twrite's
-        payload."""
+        """Returns the reply to a request; None if it comes later. Raises OSError. `data` may lack a
+        Twrite's payload."""
         try:
             tag, message = decode(data, request.payload)
             handler = self._handlers.get(type(message))
@@ -97,7 +97,7 @@ class Server:
             raise
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
-        """Of a fid that Python keeps something for: the others are C's."""
+        """Clunks a fid for which Python stores data; C clunks the others."""
         handle = self._fids.find(t.fid)
         try:
             self._xattrs.clunk(t.fid, handle)
@@ -106,7 +106,8 @@ class Server:
         return m.Rclunk()
 
     def _drop(self, handle: int) -> None:
-        """Frees a fid and what is kept for it: the number first, so that nothing comes after."""
+        """Frees a fid and the data stored for it. The number goes first, so that no data is added
+        later."""
         try:
             self._fids.clunk(handle)
         finally:
@@ -114,7 +115,7 @@ class Server:
             self._locks.clunk(handle)
 
     def _forget(self) -> None:
-        """After the fids are gone."""
+        """Drops all data stored for fids, after the fids are gone."""
         self._xattrs.forget()
         self._locks.forget()
         self._reading.forget()
@@ -122,30 +123,31 @@ class Server:
     # ---- the device's life ------------------------------------------------------------------
 
     def set_ring_size(self, size: int) -> None:
-        """A quarter of the ring may wait for locks."""
+        """Lets requests for a quarter of the ring's entries wait for locks."""
         self._locks.waits.max = size // 4
 
     def flush(self, key: tuple[int, int]) -> None:
-        """The guest has flushed a request: if it waits, it ends with EINTR."""
+        """Ends a wait with EINTR, after the guest has flushed its request."""
         self._locks.waits.flush(key)
 
     def cancel_waits(self) -> None:
-        """Before the ring stops: whatever waits is answered, and nothing waits from here on."""
+        """Answers all waiting requests before the ring stops. Nothing waits until
+        `resume_waits`."""
         self._locks.waits.stop()
 
     def resume_waits(self) -> None:
-        """The ring runs again."""
+        """Allows waits again, when the ring runs."""
         self._locks.waits.resume()
 
     def reset(self) -> None:
-        """The guest is gone, with its fids, locks and attribute values. Until `resume_waits`
-        nothing waits."""
+        """Drops the guest's fids, locks and attribute values. Nothing waits until
+        `resume_waits`."""
         self._locks.waits.stop()
         self._fids.clear()
         self._forget()
         self._context.begin(Dialect.L)
 
     def close(self) -> None:
-        """For good."""
+        """Ends the server for good."""
         self.reset()
         self._locks.waits.close()

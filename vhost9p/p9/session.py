@@ -13,8 +13,9 @@ VERSIONS = {dialect.value: dialect for dialect in c.Dialect}
 
 
 def _user(t: m.Tattach, dialect: c.Dialect) -> int:
-    """Whom an attach is for: n_uname. uname is ignored, since the kernel's client names "nobody"
-    there; but for a decimal number in 9P2000.u, whose older clients send no n_uname."""
+    """Returns the user who attaches: n_uname. uname is ignored, since the kernel's client sends
+    "nobody" in it. The exception is a decimal number in 9P2000.u, whose older clients send no
+    n_uname."""
     if dialect is c.Dialect.L or t.n_uname != c.NONUNAME:
         return t.n_uname
     number = id_of(t.uname)
@@ -22,7 +23,7 @@ def _user(t: m.Tattach, dialect: c.Dialect) -> int:
 
 
 class SessionFamily:
-    """`forget` drops what the other families keep for fids; Tversion ends all of them."""
+    """`forget` drops the data that other families store for fids, all of which Tversion ends."""
 
     def __init__(self, context: Context, forget: Callable[[], None]) -> None:
         self._context = context
@@ -33,7 +34,8 @@ class SessionFamily:
         return {m.Tversion: self.version, m.Tauth: self.auth, m.Tattach: self.attach}
 
     def version(self, request: Request, t: m.Tversion) -> m.Rversion:
-        """A new session: nothing else is in flight, and no fid of the old one survives."""
+        """Begins a new session. Nothing else is in flight, and no fid of the old session
+        survives."""
         if t.msize < c.MSIZE_MIN:
             raise P9Error(errno.EMSGSIZE, f"msize {t.msize} is below {c.MSIZE_MIN}")
         self._context.fids.clear()
@@ -47,11 +49,11 @@ class SessionFamily:
         return m.Rversion(msize, t.version)
 
     def auth(self, request: Request, t: m.Tauth) -> m.Rauth:
-        """There is nothing to prove: who may talk to the socket is the host's decision."""
+        """Refuses authentication: the host decides who may connect to the socket."""
         raise P9Error(errno.EOPNOTSUPP, "no authentication is required")
 
     def attach(self, request: Request, t: m.Tattach) -> m.Rattach:
-        """A root fid, or one of the directory that aname names."""
+        """Creates a fid for the root, or for the directory in aname."""
         if t.afid != c.NOFID:
             raise P9Error(errno.EINVAL, "no authentication is required, so there is no afid")
         if b"\0" in t.aname:

@@ -1,11 +1,11 @@
 """Extended attributes: Txattrwalk, Txattrcreate, and Tread, Twrite, Tclunk of their fids.
 
-9P reads an attribute through a fid that Txattrwalk makes and writes one through a fid that
-Txattrcreate turns; the value is set when that fid is clunked, so the clunk's error is the result.
-The values wait here: for one guest at most as many as it may have, and BYTES_MAX of them.
+A guest reads an attribute through a fid from Txattrwalk, and writes one through a fid that
+Txattrcreate converts. Tclunk sets the value, so its error is the result. Values are held here until
+then: a limited number per guest, and BYTES_MAX bytes at most.
 
-Removing has no message of its own: Linux's client sends size 0 with XATTR_REPLACE, which is also
-how it would replace a value by an empty one. An empty value with other flags is set.
+Removal has no message of its own: Linux's client sends size 0 with XATTR_REPLACE, as it would to
+replace a value with an empty one. An empty value with other flags is set.
 """
 
 import errno
@@ -20,18 +20,18 @@ from vhost9p.p9.context import Context, Handler, Request, file_fd
 from vhost9p.p9.fids import FID_UPCALL
 
 BYTES_MAX = 64 * 1024 * 1024
-"""A thousand of the largest values at once; a guest that leaks more gets ENOSPC."""
+"""A thousand of the largest values. A guest that leaks more gets ENOSPC."""
 
 
 @dataclass
 class _Value:
-    """What a fid of this family stands for: a value that is read, or one on its way in."""
+    """The value behind a fid: one that is read, or one that is being written."""
 
     data: bytes | bytearray
     size: int
-    """Bytes that it counts for, and that it has or has to get."""
+    """The value's size in bytes, also before all are written."""
     target: tuple[bytes, int] | None = None
-    """Attribute name and flags of a value on its way in."""
+    """Attribute name and flags of a value that is being written."""
 
 
 def _check_xattr_name(name: bytes) -> bytes:
@@ -43,17 +43,18 @@ def _check_xattr_name(name: bytes) -> bytes:
 
 
 class XattrFamily:
-    """See the module. Values are kept by their fid's handle (vhost9p.p9.fids)."""
+    """See the module. Values are stored by their fid's handle (vhost9p.p9.fids)."""
 
     def __init__(self, context: Context, values_max: int) -> None:
-        """`values_max`: how many a guest may have at a time; 0: as many as BYTES_MAX allows."""
+        """`values_max`: the number of values a guest may hold at a time; 0: as many as BYTES_MAX
+        allows."""
         self._context = context
         self._values_max = values_max
         self._fids = context.fids
         self._values: dict[int, _Value] = {}
         self._bytes = 0
         self._lock = threading.Lock()
-        """Guards the values, what they hold, and their sum; nothing else happens under it."""
+        """Guards the values, their data, and their sum; held for nothing else."""
 
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
@@ -67,7 +68,8 @@ class XattrFamily:
     # ---- values -----------------------------------------------------------------------------
 
     def _keep(self, handle: int, value: _Value) -> None:
-        """Keeps a value for a fid, which is Python's from now on; or neither, and OSError."""
+        """Stores a value for a fid and marks the fid as Python's; does neither if it raises
+        OSError."""
         with self._lock:
             if handle in self._values:
                 raise P9Error(errno.EBADF, "the fid is in use for something else")
@@ -83,14 +85,14 @@ class XattrFamily:
             raise
 
     def _value(self, handle: int, *, incoming: bool) -> _Value:
-        """With the lock held."""
+        """Returns a fid's value. The caller holds the lock."""
         value = self._values.get(handle)
         if value is None or (value.target is not None) != incoming:
-            raise P9Error(errno.EBADF, "the fid is not open for this")
+            raise P9Error(errno.EBADF, "the fid is not open for this operation")
         return value
 
     def drop(self, handle: int) -> _Value | None:
-        """Forgets what is kept for a fid; a value on its way in is not set."""
+        """Drops a fid's value; one that is being written is not set."""
         with self._lock:
             value = self._values.pop(handle, None)
             if value:
@@ -98,7 +100,7 @@ class XattrFamily:
         return value
 
     def forget(self) -> None:
-        """All fids are gone."""
+        """Drops all values, after all fids are gone."""
         with self._lock:
             self._values.clear()
             self._bytes = 0
@@ -106,7 +108,7 @@ class XattrFamily:
     # ---- requests ---------------------------------------------------------------------------
 
     def walk(self, request: Request, t: m.Txattrwalk) -> m.Rxattrwalk:
-        """Makes newfid stand for a value, or for the list of names if the name is empty."""
+        """Makes newfid refer to a value, or to the list of names if the name is empty."""
         with self._fids.get(t.fid) as fid:
             driver, fd = self._context.driver(fid), file_fd(fid.path_fd)
             if t.name:
@@ -123,7 +125,7 @@ class XattrFamily:
         return m.Rxattrwalk(len(data))
 
     def create(self, request: Request, t: m.Txattrcreate) -> m.Rxattrcreate:
-        """Makes the fid stand for a value to be written."""
+        """Makes the fid refer to a value to be written."""
         with self._fids.get(t.fid) as fid:
             self._context.writable(fid)
             file_fd(fid.path_fd)
@@ -138,7 +140,7 @@ class XattrFamily:
         return m.Rxattrcreate()
 
     def read(self, request: Request, t: m.Tread) -> m.Rread:
-        """A piece of a value."""
+        """Reads a piece of a value."""
         handle = self._fids.find(t.fid)
         with self._lock:
             value = self._value(handle, incoming=False)
@@ -146,20 +148,23 @@ class XattrFamily:
         return m.Rread(bytes(value.data[t.offset : t.offset + count]))
 
     def write(self, request: Request, t: m.Twrite) -> m.Rwrite:
-        """The next piece of a value."""
+        """Writes the next piece of a value."""
         handle = self._fids.find(t.fid)
         with self._lock:
             value = self._value(handle, incoming=True)
             assert isinstance(value.data, bytearray)
             if t.offset != len(value.data):
-                raise P9Error(errno.EINVAL, "attribute values are written from front to back")
+                raise P9Error(
+                    errno.EINVAL, "an attribute's value must be written from front to back"
+                )
             if t.offset + len(t.data) > value.size:
                 raise P9Error(errno.ENOSPC, f"the value was announced with {value.size} bytes")
             value.data += t.data
         return m.Rwrite(len(t.data))
 
     def clunk(self, number: int, handle: int) -> None:
-        """Ends a fid of this family; sets the value that was written. The fid goes either way."""
+        """Ends a fid of this family, and sets its value if one was written. The fid ends even if
+        that fails."""
         value = self.drop(handle)
         if value is None or value.target is None:
             return

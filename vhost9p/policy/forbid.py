@@ -1,8 +1,8 @@
-"""Where multidevs=forbid cannot work: a file system that shows several st_dev by itself.
+"""Detects where multidevs=forbid cannot work: a file system whose own files have several st_dev.
 
-forbid denies what has another st_dev than the export's root. On overlayfs without xino every
-non-directory has one, on btrfs every subvolume: the guest would be denied files for no reason that
-anyone can see. So such an export is refused before it is served.
+forbid denies files whose st_dev differs from that of the export's root. On overlayfs without xino
+that is every non-directory, on btrfs every subvolume: the guest would be denied files for no
+visible reason. So such an export is refused at start.
 """
 
 import os
@@ -12,20 +12,20 @@ from contextlib import closing
 from vhost9p.policy.mounts import MountTable
 
 LIMIT = 20_000
-"""Entries looked at. overlayfs shows itself at the first file; a btrfs subvolume that lies deeper
-is met when the guest gets there, and then denied and logged."""
+"""Entries that are examined. The first file reveals overlayfs; a btrfs subvolume that lies deeper
+is denied and logged when the guest gets there."""
 
 ONE_DEVICE = frozenset(
     b"ext2 ext3 ext4 xfs f2fs jfs reiserfs tmpfs ramfs vfat exfat ntfs3 squashfs erofs zfs "
     b"fuse fuseblk virtiofs nfs nfs4 cifs".split()
 )
-"""File system types all of whose files show the superblock's number."""
+"""File system types whose files all have the superblock's device number."""
 
 
 def why_not_forbid(root: bytes) -> str | None:
-    """Why forbid cannot be used for the export at this path; None where nothing speaks against it.
+    """Returns why forbid cannot be used for the export at this path; None if it can.
 
-    Raises OSError where `root` cannot be opened.
+    Raises OSError if `root` cannot be opened.
     """
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -48,7 +48,7 @@ def why_not_forbid(root: bytes) -> str | None:
 
 
 def _find_other(root: bytes, root_dev: int, number: int, mounts: MountTable) -> bytes | None:
-    """A path below `root` on its very mount with another st_dev; nearest first."""
+    """Finds a path below `root`, on the same mount, with another st_dev; nearest first."""
     left = LIMIT
     directories = deque([root])
     while directories and left > 0:

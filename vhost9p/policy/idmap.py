@@ -1,13 +1,13 @@
-"""Which host id a guest's user or group has.
+"""Maps users and groups of the guest to those of the host.
 
-Ranges map guest ids to host ids one to one, owners and groups apart. Both directions are C's
-(csrc/export/idmap.h): attributes are mapped where they are read, owners where files are made, and
-the rest asks it. 0xFFFFFFFF is no id: a user whom the guest does not name, an owner that is left
-alone.
+Ranges map guest ids to host ids one to one, users and groups separately. C implements both
+directions (csrc/export/idmap.h): it maps attributes when it reads them, and owners when it creates
+files; Python calls it for the rest. 0xFFFFFFFF is no id: an unnamed user, or an owner that stays
+unchanged.
 
-`IdLayer` is where the ids of Python's requests change sides: above it, to the guest, all are the
-guest's, as are those that fids carry; below it, drivers know the host's only, but for owners of
-what is created. Under the mapped security models the ids that are stored are the host's, too.
+`IdLayer` translates the ids in Python's requests. Above it, toward the guest, and in fids, all ids
+are the guest's. Below it drivers know the host's ids only, except for owners of new files. Mapped
+security models store the host's ids, too.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ GuestId = NewType("GuestId", int)
 HostId = NewType("HostId", int)
 
 LEFT_ALONE = -1
-"""An owner that chown(2) does not change."""
+"""chown(2) leaves this owner unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`count` ids from `guest` on are those from `host` on."""
+    """Maps `count` guest ids from `guest` on to host ids from `host` on."""
 
     guest: GuestId
     host: HostId
@@ -37,8 +37,8 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """The map of one kind, users or groups. The ranges do not overlap, neither in guest ids nor in
-    host ids. `forbidden`: (first, count) of guest ids."""
+    """The map of users or of groups. Ranges overlap neither in guest ids nor in host ids.
+    `forbidden`: (first, count) of guest ids."""
 
     ranges: Sequence[Range]
     squash: HostId | None = None
@@ -89,7 +89,7 @@ class IdLayer(Layer):
     # ---- ids in attributes ------------------------------------------------------------------
 
     def get_xattr(self, fd: int, name: bytes) -> bytes:
-        """See Driver. OSError EINVAL where the host's value is none of its kind."""
+        """See Driver. OSError EINVAL if the host's value is malformed."""
         value = self.below.get_xattr(fd, name)
         return map_value(name, value, self._guest_uid, self._guest_gid)
 

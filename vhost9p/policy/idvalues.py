@@ -1,12 +1,12 @@
-"""Ids within the values of extended attributes: access lists and capabilities of programs.
+"""Maps ids within the values of extended attributes: ACLs and file capabilities.
 
-An access list (acl(5), linux/posix_acl_xattr.h) is le32 version 2 and entries of le16 tag, le16
-permissions, le32 id; the id counts for entries of named users and groups.
+An ACL (acl(5), linux/posix_acl_xattr.h) is le32 version 2 and entries of le16 tag, le16
+permissions, le32 id. The id has a meaning in entries of named users and groups only.
 
-Capabilities (capabilities(7), linux/capability.h) are le32 revision and flags and two pairs of le32
-sets; revision 3 has a le32 behind them, the user id of the root of the user namespace in which they
-hold. Revision 2 is that of root itself: what a guest's root gives holds, on the host, for whom the
-guest's root is there, and not for the host's.
+Capabilities (capabilities(7), linux/capability.h) are le32 revision and flags, and two pairs of
+le32 sets. Revision 3 adds a le32: the user id of root of the user namespace in which they are
+valid. Revision 2 is valid for the host's root. So capabilities that a guest's root sets become
+valid, on the host, for the id that the guest's root maps to, and not for the host's root.
 """
 
 import errno
@@ -31,8 +31,8 @@ Map = Callable[[int], int]
 
 
 def map_value(name: bytes, value: bytes, uid: Map, gid: Map) -> bytes:
-    """The value of an attribute with its ids mapped. Raises what the maps raise, and OSError EINVAL
-    for a value that is none of its kind."""
+    """Returns an attribute's value with its ids mapped. Raises what the maps raise, and OSError
+    EINVAL for a malformed value."""
     if name in ACLS:
         return _map_acl(value, uid, gid) if value else value
     return _map_capability(value, uid) if name == CAPABILITY and value else value
@@ -40,7 +40,7 @@ def map_value(name: bytes, value: bytes, uid: Map, gid: Map) -> bytes:
 
 def _map_acl(value: bytes, uid: Map, gid: Map) -> bytes:
     if len(value) % _ENTRY.size != _HEADER.size or value[:4] != _HEADER.pack(_ACL_VERSION):
-        raise OSError(errno.EINVAL, f"no access list: {value[:16].hex(' ')}")
+        raise OSError(errno.EINVAL, f"malformed ACL: {value[:16].hex(' ')}")
     maps = {_ACL_USER: uid, _ACL_GROUP: gid}
     return value[:4] + b"".join(
         _ENTRY.pack(tag, permissions, maps[tag](number) if tag in maps else number)
@@ -51,7 +51,7 @@ def _map_acl(value: bytes, uid: Map, gid: Map) -> bytes:
 def _map_capability(value: bytes, uid: Map) -> bytes:
     revision = int.from_bytes(value[:4], "little") & _REVISION
     if (revision, len(value)) not in ((_REVISION_2, 20), (_REVISION_3, 24)):
-        raise OSError(errno.EINVAL, f"no capabilities: {value[:24].hex(' ')}")
+        raise OSError(errno.EINVAL, f"malformed capabilities: {value[:24].hex(' ')}")
     magic, sets = _CAPS.unpack_from(value)
     flags = magic & ~_REVISION
     root = uid(_ROOT_ID.unpack_from(value, _CAPS.size)[0] if revision == _REVISION_3 else 0)

@@ -1,7 +1,7 @@
 """The layers that an export's options ask for.
 
-From the host up: attributes' names (xattrs.py), then ids (idmap.py). So the ids in an attribute's
-value are mapped by the name that the guest has for it.
+From the host up: attributes' names (xattrs.py), then ids (idmap.py). So an attribute's guest name
+decides how the ids in its value are mapped.
 """
 
 import os
@@ -23,8 +23,8 @@ from vhost9p.policy.xattrs import (
 
 
 def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
-    """A driver with what the options change in front of it. Raises OSError, and ValueError where
-    `problem` finds one."""
+    """Returns the driver with the layers for an export's options in front. Raises OSError, and
+    ValueError if `problem` finds one."""
     xattrs, id_map, model = config.xattrs, config.id_map, config.model
     if xattrs or model in MODELS:
         rules = rules_of(model, _rules(xattrs) if xattrs else ())
@@ -37,7 +37,7 @@ def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
 
 
 def problem(config: ExportConfig) -> str | None:
-    """What is wrong between the rules for attributes; None where they go together."""
+    """Returns how the rules for attributes conflict; None if they do not."""
     if config.xattrs and (text := rules_problem(_rules(config.xattrs), config.model)):
         return f"xattrs: {text}"
     return None

@@ -1,19 +1,19 @@
-"""Which entries of a directory have to be looked at when it is listed under multidevs=remap.
+"""Decides which entries of a directory need a stat when it is listed under multidevs=remap.
 
-An entry's qid.path follows from the number that the directory tells for it (d_ino), unless the
-entry lies on another device, or the file system's directories tell other numbers than its files:
+An entry's qid.path follows from its inode number in the directory (d_ino), unless the entry lies on
+another device, or the file system's d_ino differs from st_ino:
 
-  * A mount point's number is that of the covered directory, or file. Where a mount's parent is the
-    directory's own mount, whatever has the last name of its mount point is looked at. Which
-    directory of the parent it lies in is left open: the paths in the mount table are the daemon's
-    own, relative to its root, and go stale whenever a directory above is renamed.
-  * btrfs has subvolumes, directories with an st_dev of their own.
-  * File systems that make up their inode numbers, lie on others or come from other machines
-    promise nothing: overlayfs, FUSE, NFS, vfat and more. All but those that are known to tell
-    the truth are taken for such.
+  * d_ino of a mount point is that of the covered directory or file. If a mount's parent is the
+    directory's mount, every entry with the last name of its mount point gets a stat, in whichever
+    directory of the parent: the paths in the mount table are relative to the daemon's root, and
+    go stale when a directory above is renamed.
+  * Subvolumes of btrfs are directories with an st_dev of their own.
+  * File systems that make up inode numbers, stack on others or come from other machines promise
+    nothing: overlayfs, FUSE, NFS, vfat and more. Every file system counts as one of these unless
+    its d_ino is known to be right.
 
-Mounts that cannot be seen (outside the daemon's root directory or in another mount namespace, or
-unmounted while they are in use) are none of those known.
+A mount that the daemon cannot see counts as one of these, too: outside its root directory, in
+another mount namespace, or unmounted while in use.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from collections.abc import Iterable
 from vhost9p.native.mounts import Look, MountViews
 from vhost9p.policy.mounts import MountLine, MountTable
 
-TRUTHFUL = {
+RELIABLE = {
     **dict.fromkeys((b"ext2", b"ext3", b"ext4", b"xfs", b"f2fs"), Look.NAMED),
     **dict.fromkeys((b"tmpfs", b"ramfs", b"rootfs"), Look.NAMED),
     b"btrfs": Look.DIRS,
 }
-"""File systems whose directories tell of each file the st_ino that stat(2) does, and where it has
-their own st_dev: by Linux's sources, each of them fills both from one inode number."""
+"""File systems whose d_ino is the st_ino of each file with the directory's st_dev: Linux's sources
+show that each of them fills both from one inode number."""
 
 
 class MountTree:
@@ -45,18 +45,18 @@ class MountTree:
                 self._names.setdefault(line.parent, set()).add(name)
 
     def look(self, number: int) -> Look:
-        """Which entries of the mount with this number are to be looked at in any case."""
-        return TRUTHFUL.get(self._types.get(number, b""), Look.ALL)
+        """Returns which entries of the mount with this number always need a stat."""
+        return RELIABLE.get(self._types.get(number, b""), Look.ALL)
 
     def names(self, number: int) -> set[bytes]:
-        """The names on which something is mounted somewhere in this mount."""
+        """Returns the names of all mount points in this mount."""
         return self._names.get(number, set())
 
 
 class ListingPolicy:
-    """Answers for one device what C asks about the mounts of directories. Thread-safe.
+    """Answers C's questions about the mounts of directories, for one device. Thread-safe.
 
-    To be made before the daemon is confined.
+    Create it before the daemon is confined.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class ListingPolicy:
             self._mounts.close()
             raise
         self._lock = threading.Lock()
-        """Guards the two below; what is called meanwhile looks at no file of the guest's."""
+        """Guards the two below. No file of the guest is accessed while it is held."""
         self._tree = MountTree(())
         self._generation = -1
 
@@ -78,8 +78,8 @@ class ListingPolicy:
         self._mounts.close()
 
     def mount(self, mnt_id: int, generation: int, fd: int) -> None:
-        """Tells C which entries to look at in directories of the mount `mnt_id`, on which the open
-        file `fd` lies. Where that fails, C looks at all of them, for the time being."""
+        """Installs in C which entries need a stat in directories of the mount `mnt_id`, which the
+        open file `fd` is on. If that fails, C looks at all of them for now."""
         with contextlib.suppress(OSError), self._lock:
             number = self._mounts.number_of(fd)
             if generation != self._generation:

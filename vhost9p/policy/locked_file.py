@@ -1,7 +1,7 @@
-"""Files that a policy keeps in the state directory: opened safely, and by one daemon at a time.
+"""Files of a policy in the state directory: opened safely, by one daemon at a time.
 
-Such a file holds what is true for one key (an export, an export as one guest sees it). Its name is
-the key's hash. Whoever serves the key has it locked; the lock goes with the process.
+Such a file holds the state of one key (an export, or an export as one guest sees it). Its name is
+the key's hash. The daemon that serves the key locks the file; the lock ends with the process.
 """
 
 import errno
@@ -13,17 +13,17 @@ from xxhash import xxh3_128_hexdigest
 
 
 class StateError(Exception):
-    """The state file cannot be used; the message names it and says what to do."""
+    """A state file that cannot be used; the message names it and says what to do."""
 
 
 def file_name(key: bytes, suffix: str) -> str:
-    """The name of a key's file."""
+    """Returns the name of a key's file."""
     return xxh3_128_hexdigest(key) + suffix
 
 
 def open_locked(dir_fd: int, name: str, key: bytes) -> int:
-    """A descriptor, for reading and writing, of the file `name` in a directory. It is created if
-    there is none, private to the daemon's user, and locked.
+    """Opens and locks the file `name` in a directory, for reading and writing. If it is missing,
+    creates it with mode 0600.
 
     Raises StateError (in use, not safe to use) or OSError.
     """
@@ -41,7 +41,7 @@ def open_locked(dir_fd: int, name: str, key: bytes) -> int:
         except BaseException:
             os.close(fd)
             raise
-        # A holder of the lock may have replaced the file before it ended.
+        # Another daemon may have replaced the file before it ended and released the lock.
         if _is_named(dir_fd, name, fd):
             return fd
         os.close(fd)
@@ -62,7 +62,7 @@ def _refuse_unsafe(name: str, found: os.stat_result) -> None:
 
 
 def lock(fd: int, name: str, key: bytes) -> None:
-    """Locks a file that is open already. StateError where another daemon has it."""
+    """Locks an open file. StateError if another daemon has locked it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

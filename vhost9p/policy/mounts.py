@@ -1,13 +1,12 @@
-"""The host's mounts: /proc/self/mountinfo (proc_pid_mountinfo(5)), and what tells a mount apart
-from the next one that the kernel gives the same numbers.
+"""The host's mounts: /proc/self/mountinfo (proc_pid_mountinfo(5)), and how a mount is distinguished
+from a later one with the same numbers.
 
-A mount has a *number*, which mountinfo and fdinfo show and the kernel reuses at once, and since
-Linux 6.8 an id that it never reuses, which only statx shows. Where there is none, or where a mount
-is not the same but its namespace's copy (a service manager makes new copies of all mounts whenever
-it restarts a confined daemon), the mount's root tells: the inode and its birth time to the
-nanosecond.
+A mount has a *number*, which mountinfo and fdinfo show and the kernel reuses at once. Since Linux
+6.8 it also has an id that is never reused, which only statx shows. Without ids, or if a mount is a
+copy in a new namespace (a service manager copies all mounts whenever it restarts a confined
+daemon), the mount's root identifies it: the inode and its birth time in nanoseconds.
 
-Everything is opened when a MountTable is made, so it works on after the daemon has been confined.
+A MountTable opens everything when it is created, so it keeps working after the daemon is confined.
 """
 
 import errno
@@ -22,7 +21,7 @@ from typing import NamedTuple
 from vhost9p.native.qidmap import FileKey
 
 Probe = Callable[[int], FileKey]
-"""Reads the key of an open file (O_PATH will do); raises OSError."""
+"""Reads the key of an open file (O_PATH is enough); raises OSError."""
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -40,7 +39,7 @@ class MountLine:
 
 
 def parse_mountinfo(text: bytes) -> dict[int, MountLine]:
-    """The lines of mountinfo by mount number; paths decoded (octal escapes)."""
+    """Returns the lines of mountinfo by mount number, with paths decoded (octal escapes)."""
     lines = {}
     for line in text.splitlines():
         fields = line.split(b" ")
@@ -64,8 +63,8 @@ def _unescape(field: bytes) -> bytes:
 
 
 class Mount(NamedTuple):
-    """A mount as a file on it shows it. `root_ino` is 0 where the root cannot be reached (it is
-    covered by another mount), `root_btime` also where the file system keeps no birth times."""
+    """A mount, as seen through a file on it. `root_ino` is 0 if the root cannot be reached (another
+    mount covers it); `root_btime` (ns) is 0 then too, and if the file system has no birth times."""
 
     mnt_id: int
     number: int
@@ -77,23 +76,23 @@ class Mount(NamedTuple):
         return self.mnt_id != self.number
 
     def is_same(self, other: "Mount") -> bool:
-        """Whether both are one mount, now and at the other time."""
+        """Whether both are the same mount, seen at different times."""
         if self.mnt_id != other.mnt_id:
             return False
         return self.has_unique_id() or self[2:] == other[2:]
 
     def has_same_root(self, other: "Mount") -> bool:
-        """Whether both provably show one directory (or file) as their root."""
+        """Whether both provably have the same directory (or file) as their root."""
         return self.root_btime != 0 and self[2:] == other[2:]
 
 
 class MountTable:
-    """Looks at the mounts of the namespace, and below the root directory, that it was made in.
+    """Reads the mounts of the namespace and root directory in which it was created.
 
-    poll(2) finds the descriptor `watched` in an exceptional state once after each change: whoever
-    polls it first. So it is either for `watch` or for one other that polls. `read` has a descriptor
-    of its own for that: the table is read, and parsed, once for all who ask until it changes, else
-    a thousand mounts that are met for the first time would have it parsed a thousand times.
+    poll(2) reports each change of the mounts on the descriptor `watched` once, to the first caller.
+    So either `watch` or one other caller polls it. `read` has a descriptor of its own, and reads
+    and parses the table once per change for all callers: otherwise a thousand new mounts would have
+    it parsed a thousand times.
     """
 
     def __init__(self) -> None:
@@ -110,7 +109,8 @@ class MountTable:
             self.close()
             raise
         self._lock = threading.Lock()
-        """Guards `_lines`, and that they are read by one at a time; no other lock is taken."""
+        """Guards `_lines`, and lets one thread at a time read them. No other lock is taken under
+        it."""
         self._lines: dict[int, MountLine] | None = None
 
     def _keep(self, fd: int) -> int:
@@ -118,13 +118,13 @@ class MountTable:
         return fd
 
     def close(self) -> None:
-        """Closes its descriptors. A watch must have been stopped."""
+        """Closes its descriptors. Stop a watch first."""
         while self._fds:
             os.close(self._fds.pop())
 
     def read(self) -> dict[int, MountLine]:
-        """All mounts now, by number; not to be changed. A mount point is where it was when a mount
-        came or went last, whatever directory above it has been renamed since."""
+        """Returns all mounts by number; do not change the result. Paths of mount points date from
+        the last mount or unmount, even if a directory above was renamed since."""
         with self._lock:
             if self._changes.poll(0) or self._lines is None:
                 self._lines = self._read()
@@ -139,7 +139,7 @@ class MountTable:
         return parse_mountinfo(b"".join(chunks))
 
     def number_of(self, fd: int) -> int:
-        """The mount number of an open file (proc_pid_fdinfo(5))."""
+        """Returns the mount number of an open file (proc_pid_fdinfo(5))."""
         info = os.open(str(fd), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fdinfo)
         try:
             text = os.read(info, 4096)
@@ -149,9 +149,9 @@ class MountTable:
         return int(found[1]) if found else 0
 
     def identify(self, mnt_id: int, fd: int, probe: Probe) -> Mount:
-        """The mount that the open file `fd` is on; `mnt_id` is what `probe` shows of it.
+        """Returns the mount that the open file `fd` is on; `mnt_id` is from `probe`.
 
-        Raises OSError where descriptors or memory have run out.
+        Raises OSError if descriptors or memory run out.
         """
         number = self.number_of(fd)
         seen = self._look(number, probe)
@@ -160,15 +160,15 @@ class MountTable:
         return seen
 
     def is_mounted(self, mount: Mount, probe: Probe) -> bool:
-        """Whether the mount provably still exists: False also where another covers it.
+        """Whether the mount provably still exists: False also if another covers it.
 
-        Raises OSError where descriptors or memory have run out.
+        Raises OSError if descriptors or memory run out.
         """
         seen = self._look(mount.number, probe)
         return seen is not None and mount.is_same(seen)
 
     def _look(self, number: int, probe: Probe) -> Mount | None:
-        """The mount with this number, seen at its mount point."""
+        """Returns the mount with this number, seen at its mount point."""
         seen = self._look_at(self.read().get(number), probe)
         if seen is None:  # a directory above may have been renamed
             seen = self._look_at(self._read().get(number), probe)
@@ -188,17 +188,17 @@ class MountTable:
                 os.close(root)
         except OSError as err:
             if err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise  # says nothing about the mount
+                raise  # the error is not about the mount
             return None
         return Mount(key.mnt_id, line.number, key.ino, key.btime)
 
     def watch(self, changed: Callable[[], None]) -> "MountWatch":
-        """Calls `changed` on a thread of its own whenever a mount has come or gone."""
+        """Calls `changed` on a separate thread after each mount or unmount."""
         return MountWatch(self.watched, changed)
 
 
 class MountWatch:
-    """A thread that polls mountinfo, which is in an exceptional state after each change."""
+    """A thread that polls mountinfo, which signals each change as POLLPRI."""
 
     def __init__(self, mountinfo: int, changed: Callable[[], None]) -> None:
         self._mountinfo = mountinfo

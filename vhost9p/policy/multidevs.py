@@ -1,14 +1,15 @@
-"""multidevs: what an export does with files of several host devices.
+"""multidevs: how an export treats files of several host devices.
 
-9P gives a file one number, qid.path, and a guest shows all files of a mount under one st_dev. Two
-host files with one st_ino on two devices look like one file to it, unless the policy prevents that:
+9P identifies a file by one number, qid.path, and a guest shows all files of a mount under one
+st_dev. Two host files with the same st_ino on two devices look like one file to the guest, unless
+the policy prevents it:
 
     warn    qid.path = st_ino; says once that another device has been met
     forbid  as warn, but files of another device than the root's are denied (ENODEV)
     remap   every (device, st_ino) has a path of its own: see `remap`
 
-A policy is asked by the C layer for each (st_dev, mount id) that it has not met, under remap also
-for each inode that no group fits, and installs its answer in the qid map.
+The C layer asks the policy about each new (st_dev, mount id), and under remap about each inode that
+fits no group. The policy installs its answer in the qid map.
 """
 
 import logging
@@ -28,25 +29,26 @@ MODES = ("warn", "forbid", "remap")
 
 
 class MultidevsPolicy(Protocol):
-    """What all of them offer. Thread-safe."""
+    """The interface of all policies. Thread-safe."""
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
-        """Installs what (st_dev, mnt_id) stands for; the open file `fd` (O_PATH will do) is there.
+        """Installs what (st_dev, mnt_id) stands for; the open file `fd` (O_PATH is enough) is on
+        it.
 
-        Raises OSError: what the state file's append, or looking at `fd`, fails with.
+        Raises OSError: errors of the state file's append, or of the stat of `fd`.
         """
 
     def group(self, device: int, ino: int) -> None:
         """Installs the group, or the single entry, of an inode of a device index.
 
-        Raises OSError: ENFILE where no path is left, what the state file's append fails with.
+        Raises OSError: ENFILE if no path is left, or errors of the state file's append.
         """
 
     def sizes(self) -> dict[str, int]:
-        """How many devices, groups and single files there are, for metrics."""
+        """Returns the numbers of devices, groups and single files, for metrics."""
 
     def close(self) -> None:
-        """Lets go of the state file and of the mounts."""
+        """Closes the state file and the mount table."""
 
 
 class PlainPolicy:
@@ -57,33 +59,33 @@ class PlainPolicy:
         self._root_dev = root_dev
         self._deny = deny
         self._lock = threading.Lock()
-        self._logged = False
+        self._reported = False
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """See MultidevsPolicy."""
         foreign = st_dev != self._root_dev
         flags = DeviceFlag.IDENTITY
         if foreign:
-            self._log_once(st_dev, fd)
+            self._report_once(st_dev, fd)
             if self._deny:
                 flags = DeviceFlag.DENY
         self._qidmap.set_device(st_dev, mnt_id, int(foreign), flags)
 
     def group(self, device: int, ino: int) -> None:
-        """See MultidevsPolicy; never asked, since no device of these policies has groups."""
+        """See MultidevsPolicy. Never called, since no device of these policies has groups."""
         raise LookupError(f"device {device} has no groups (inode {ino})")
 
     def sizes(self) -> dict[str, int]:
         """See MultidevsPolicy."""
-        return {"devices": 1 + self._logged, "groups": 0, "files": 0}
+        return {"devices": 1 + self._reported, "groups": 0, "files": 0}
 
     def close(self) -> None:
         """See MultidevsPolicy; holds nothing."""
 
-    def _log_once(self, st_dev: int, fd: int) -> None:
+    def _report_once(self, st_dev: int, fd: int) -> None:
         with self._lock:
-            logged, self._logged = self._logged, True
-        if logged:
+            reported, self._reported = self._reported, True
+        if reported:
             return
         where = (
             f"{_name_of(fd)} is on device {_show(st_dev)}, the export on {_show(self._root_dev)}"
@@ -124,11 +126,12 @@ def make_policy(
     *,
     max_files: int = MAX_FILES,
 ) -> MultidevsPolicy:
-    """The policy named `mode` for the export whose root has st_dev `root_dev`.
+    """Creates the policy named `mode` for the export whose root has st_dev `root_dev`.
 
-    Only remap uses `probe`, `state` (which it takes over; without one, identities last as long as
-    the process) and `max_files`, the most files that may be listed one by one. To be called before
-    the daemon is confined. Raises ValueError for another mode or limit, OSError.
+    Only remap uses `probe`, `state` and `max_files`. It takes ownership of `state`; without one,
+    identities last as long as the process. `max_files` limits the files that are numbered one by
+    one. Call it before the daemon is confined. Raises ValueError for an invalid mode or limit,
+    OSError.
     """
     if mode == "remap":
         with ExitStack() as undo:

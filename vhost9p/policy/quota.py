@@ -1,17 +1,16 @@
-"""Quotas: an export's files may take so much of the host and no more.
+"""Quotas: limits on the space and inodes that an export's files use on the host.
 
-C accounts for what it does itself: writes, opens that empty a file (csrc/quota/quota.h), what is
-made and removed (csrc/fs/create.c). This layer does it for all that Python changes. It stands right
-in front of the driver, so what other policies make of a request has been made of it before.
+C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), creation
+and removal (csrc/fs/create.c). This layer accounts for the changes that Python makes. It is
+directly in front of the driver, so it sees requests as the other policies have translated them.
 
-Before each change the most that it may take is set aside, or the request is refused with EDQUOT or
-ENOSPC. A new name may let its directory grow by a block; attributes may take one, and as many as
-the value fills. What takes nothing new (removing,
-emptying, changes of mode and owner, a new name in the same directory) is never refused; should it
-take something all the same, that is counted.
+Before each change its maximum cost is reserved, or the request is refused with EDQUOT or ENOSPC. A
+new name may make its directory grow by a block; an attribute may use one block, and as many as its
+value fills. A change that uses nothing new (removal, truncation to 0, changes of mode and owner, a
+new name in the same directory) is never refused; if it uses something after all, that is counted.
 
-Usage is right as long as the daemon alone changes the tree. What others do there is seen where the
-guest touches the same files; the rest at the next scan.
+Usage is exact as long as only the daemon changes the tree. Changes by others are noticed when the
+guest changes the same files; the rest at the next scan.
 """
 
 import errno
@@ -36,14 +35,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REMEMBERED = 65536
-"""Files that were changed, and are let go, whose accounts are kept (64 bytes each)."""
+"""Number of files whose accounts are remembered after a change (64 bytes each)."""
 BLOCK_MAX = 1 << 20
 
 
 @contextmanager
 def _opened(dir_fd: int, name: bytes) -> Iterator[int | None]:
-    """An entry's O_PATH descriptor for the length of a `with` block; None where there is none, or
-    none to be had, which the change itself will find out."""
+    """Yields an entry's O_PATH descriptor; None if there is no entry, or it cannot be opened: then
+    the change itself reports the error."""
     try:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except OSError:
@@ -64,7 +63,7 @@ def _same(one: int, other: int | None) -> bool:
 
 
 class QuotaLayer(Layer):
-    """Keeps `quota` true for a driver's changes. See Driver for the methods."""
+    """Accounts a driver's changes to `quota`. See Driver for the methods."""
 
     def __init__(self, below: LocalDriver, quota: Quota) -> None:
         super().__init__(below)
@@ -105,7 +104,7 @@ class QuotaLayer(Layer):
             self.below.chown(file, uid, gid)
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        """Delayed allocation ends here, and metadata blocks come."""
+        """fsync allocates delayed blocks, and metadata blocks."""
         self.below.fsync(io_fd, data_only=data_only)
         with self._quota.change(io_fd):
             pass
@@ -131,10 +130,10 @@ def open_quota(
     max_fids: int,
     undo: ExitStack,
 ) -> Quota:
-    """Counts an export's files, or reads what is kept of that in the folder, and sets its limits.
-    `undo` gets what frees it. `hidden` are names that the guest never sees.
+    """Counts an export's files, or reads the stored usage in the folder, and sets its limits.
+    Cleanup is added to `undo`. `hidden` are names that the guest never sees.
 
-    Raises StateError where another daemon does so for this export, OSError.
+    Raises StateError if another daemon counts this export, OSError.
     """
     usage_file = UsageFile(
         folder_fd, path, root_fd=root_fd, btime=export.probe(root_fd).btime, hidden=hidden

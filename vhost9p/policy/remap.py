@@ -1,32 +1,32 @@
-"""multidevs=remap: every (device, inode) gets a qid.path of its own, the same for as long as the
-host is up.
+"""multidevs=remap: every (device, inode) gets a unique qid.path, which stays the same until the
+host reboots.
 
-Paths. A path is the inode, shifted left, with a suffix in the freed low bits (see `suffix`). One
-suffix belongs to one group: a device and the high bits that the shift drops. The path of a file
-tells its suffix, that its group, and that, with the remaining bits, the device and the inode: no
-two files share one. Inodes are mostly small, so a device needs one or two groups and paths stay
-short. A group is created for the first inode that none of its device's groups fits, with the next
-free suffix. After 65535 groups files are numbered one by one: path = number << 33 | the 65536th
-suffix, which has 33 bits.
+Paths. A path is the inode shifted left, with a suffix in the freed low bits (see `suffix`). Each
+suffix belongs to one group: a device, and the high bits that the shift drops. A path determines its
+suffix, the suffix determines the group, and the group with the remaining bits determines device and
+inode: so no two files share a path. Inodes are mostly small, so a device needs one or two groups,
+and paths stay short. A new group, with the next free suffix, is created for the first inode that
+fits no group of its device. After 65535 groups files are numbered one by one: path = number << 33 |
+the 65536th suffix, which has 33 bits.
 
-Devices. Bind mounts of one file system must share their groups, or hard links across them would
-look like different files; but the kernel gives a device number that has become free to the next
-tmpfs, whose files must not be taken for the old one's. Of two superblocks that exist at one time,
-never both have the same number. So a file seen with (st_dev, file system id) on a mount not met
-before belongs to a known device with the same pair if
+Devices. Bind mounts of one file system must share groups, or hard links across them would look like
+different files. But the kernel reuses a free device number for the next tmpfs, whose files must not
+be taken for the old ones. Two superblocks that exist at the same time never have the same number.
+So a file seen with (st_dev, file system id) on a new mount belongs to a known device with the same
+pair if
 
-  * a mount on which that device has been met still exists: both exist now, so they are one; or
-  * it is the same file system mounted again, or seen from a new copy of the mount namespace, which
-    gives all mounts new ids (as when a service manager restarts the daemon): the pair names a block
-    device and a UUID, or a mount on which the device has been met had the same root, by inode and
-    birth time to the nanosecond.
+  * a mount on which that device was seen still exists: both exist now, so they are the same; or
+  * it is the same file system, mounted again or seen from a new copy of the mount namespace, in
+    which all mounts have new ids (as when a service manager restarts the daemon): the pair names a
+    block device and a UUID, or a mount on which the device was seen had the same root, by inode
+    and birth time in nanoseconds.
 
-Otherwise it is a new device. Where neither ids that are never reused (Linux 6.8) nor birth times
-exist, a reused device number on a reused mount number passes for the old device.
+Otherwise it is a new device. Without unique mount ids (Linux 6.8) and without birth times, a reused
+device number on a reused mount number passes for the old device.
 
-Everything is in the state file before it is installed, and so before a guest sees it. All that is
-not damaged there is valid again after a restart; the numbers that damaged records may have given
-out are never given out again.
+Every decision is written to the state file before it is installed, so before a guest sees it. After
+a restart all undamaged records are valid; numbers that damaged records may have assigned are never
+assigned again.
 """
 
 import errno
@@ -51,10 +51,10 @@ SINGLE = suffix(MAX_GROUPS + 1)
 MASK64 = (1 << 64) - 1
 
 MOUNTS_KEPT = 64
-"""Mounts remembered per device: the first and the latest. Others are judged anew when met."""
+"""Mounts remembered per device: the first and the latest. Others are examined again when seen."""
 
 WASTE = 1000
-"""A state file with this many useless records more than useful ones is rewritten at start."""
+"""A state file is rewritten at start if its obsolete records outnumber the others by this many."""
 
 
 class Kind(IntEnum):
@@ -69,12 +69,12 @@ class Kind(IntEnum):
     FILE = 4
     """device index, inode, number"""
     RESERVED = 5
-    """0, devices, groups, files: how many of each may have been given out"""
+    """0, devices, groups, files: the numbers that may have been assigned"""
 
 
 @dataclass(slots=True)
 class Device:
-    """A file system, or the part of one that has an st_dev of its own."""
+    """A file system, or a part of one with its own st_dev."""
 
     index: int
     st_dev: int
@@ -82,26 +82,26 @@ class Device:
     mounts: list[Mount] = field(default_factory=list)
 
     def is_named_for_good(self) -> bool:
-        """Whether st_dev and file system id alone tell this file system from any other.
+        """Whether st_dev and file system id alone identify this file system.
 
-        Anonymous numbers (major 0) are anyone's. The id is a hash of the UUID (statfs(2)), or else
-        the device number once more, or 0, which leaves its upper half empty; only file systems that
-        lie on others (overlayfs) pass on one that is not their own, and those have major 0.
+        Any file system may get an anonymous number (major 0). The id is a hash of the UUID
+        (statfs(2)), else the device number again or 0, with an empty upper half. Only stacked file
+        systems (overlayfs) pass on another's id, and they have major 0.
         """
         return os.major(self.st_dev) != 0 and self.fs_id >> 32 != 0
 
     def is_seen_again_on(self, mount: Mount) -> bool:
-        """Whether what is on `mount` is this device mounted again, given the same pair."""
+        """Whether `mount`, with the same pair, is this device mounted again."""
         return self.is_named_for_good() or any(mount.has_same_root(known) for known in self.mounts)
 
     def add_mount(self, mount: Mount) -> None:
-        """Remembers that the device is seen on this mount."""
+        """Remembers that the device was seen on this mount."""
         if len(self.mounts) == MOUNTS_KEPT:
             del self.mounts[1]
         self.mounts.append(mount)
 
     def records(self) -> list[Record]:
-        """As they go to the state file."""
+        """Returns the device's records for the state file."""
         device = Record(Kind.DEVICE, self.index, self.st_dev, self.fs_id)
         return [device, *(Record(Kind.MOUNT, self.index, *mount) for mount in self.mounts)]
 
@@ -109,10 +109,10 @@ class Device:
 class RemapPolicy:
     """See MultidevsPolicy. Owns `mounts` and `state`.
 
-    One lock (`_lock`) covers what is decided: it must be in the state file in the order in which it
-    was. Deciding on a device looks at mount points, and waits for their file systems: that has a
-    lock of its own (`_looking`), which is taken first, so that groups are decided meanwhile. It
-    guards the devices, and orders what is found out about mounts with the news of their going.
+    `_lock` covers decisions, which must be in the state file in the order in which they are made.
+    Deciding on a device reads mount points, and may wait for their file systems. So it has a lock
+    of its own (`_looking`), which is taken first, so that groups can be decided meanwhile.
+    `_looking` guards the devices, and orders findings about mounts and reports of unmounts.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class RemapPolicy:
         *,
         max_files: int = MAX_FILES,
     ) -> None:
-        """`max_files`: how many files may be numbered one by one. Raises ValueError, OSError."""
+        """`max_files` limits the files that are numbered one by one. Raises ValueError, OSError."""
         if not 0 <= max_files <= MAX_FILES_LIMIT:
             raise ValueError(f"max_files is {max_files}: it must be 0 to {MAX_FILES_LIMIT}")
         self._qidmap = qidmap
@@ -135,7 +135,7 @@ class RemapPolicy:
         self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._watch: MountWatch | None = None
-        self._logged: set[int] = set()
+        self._reported: set[int] = set()
         self._by_index: dict[int, Device] = {}
         self._by_key: dict[tuple[int, int], list[Device]] = {}
         self._devices = self._groups = self._files = 0
@@ -158,7 +158,7 @@ class RemapPolicy:
     # ---- devices ----------------------------------------------------------------------------
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
-        """See MultidevsPolicy. Mount id 0 is no mount: such a device is known by st_dev alone."""
+        """See MultidevsPolicy. Mount id 0 means no mount: st_dev alone identifies such a device."""
         with self._looking:
             if mnt_id:
                 fs_id = os.fstatvfs(fd).f_fsid & MASK64
@@ -197,7 +197,7 @@ class RemapPolicy:
         self._devices = max(self._devices, device.index + 1)
 
     def _watch_mounts(self) -> None:
-        """Where mount ids are reused, the map's keys only hold until a mount goes."""
+        """Where mount ids are reused, the map's keys are valid only until an unmount."""
         if self._watch is None:
             self._watch = self._mounts.watch(self._mounts_changed)
 
@@ -227,13 +227,13 @@ class RemapPolicy:
 
     def _add_file(self, device: int, ino: int) -> None:
         if self._files >= self._max_files:
-            self._log_once(
+            self._report_once(
                 logging.ERROR,
                 f"multidevs: remap has numbered {self._files} files one by one, its limit: every "
                 "further one is refused (ENFILE). Raise the limit, or export fewer devices",
             )
             raise OSError(errno.ENFILE, "no qid.path is left for the file")
-        self._log_once(
+        self._report_once(
             logging.WARNING,
             f"multidevs: remap has used up its {MAX_GROUPS} groups of inodes and numbers further "
             "files one by one, with degraded performance",
@@ -243,9 +243,9 @@ class RemapPolicy:
         self._files = number
         self._qidmap.add_file(device, ino, _single_path(number))
 
-    def _log_once(self, level: int, message: str) -> None:
-        if level not in self._logged:
-            self._logged.add(level)
+    def _report_once(self, level: int, message: str) -> None:
+        if level not in self._reported:
+            self._reported.add(level)
             log.log(level, message)
 
     # ---- the state file ---------------------------------------------------------------------
@@ -255,7 +255,7 @@ class RemapPolicy:
             self._state.append(*records)
 
     def _restore(self, state: StateFile) -> None:
-        """Takes up what an earlier run has left, and tidies the file."""
+        """Loads the records of earlier runs, and rewrites the file if that pays."""
         useless = 0
         for record in state.records():
             self._replay(record)

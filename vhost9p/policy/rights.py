@@ -1,13 +1,13 @@
-"""What the host must allow for an export's options to mean something.
+"""What the host must allow for an export's options to have an effect.
 
-These are questions to the host at start, so that a guest does not find out one file at a time: may
-the daemon give files to other users, may it write, and does the file system keep the attributes in
-which a mapped security model stores owners and modes?
+The host is asked at start, so that a guest does not find out one file at a time: may the daemon
+give files to other users, may it write, and does the file system have the attributes in which a
+mapped security model stores owners and modes?
 
-Whether it may set owners decides between passthrough and none where neither is asked for. It takes
-capabilities (csrc/base/sys.c says which), a user namespace with other users than the daemon's own,
-and a file system that lets owners be set: NFS with squashed root, a mount whose ids are mapped and
-FAT do not. An id_map names the host's ids itself, so there it takes those only.
+If no security model is set, the right to set owners decides between passthrough and none. It needs
+capabilities (listed in csrc/base/sys.c), a user namespace with other users than the daemon's, and a
+file system on which owners can be set: not NFS with squashed root, an idmapped mount or FAT. An
+id_map names ids of the host, so only the right to set those is needed.
 """
 
 import errno
@@ -22,14 +22,15 @@ from vhost9p.native.sys import lacking_capabilities
 PROBE = "user.virtfs.mode"
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 OTHERS = (1, 1000, 65534)
-"""Ids of which a file system that lets owners be set has one at least."""
+"""A file system on which owners can be set accepts at least one of these ids."""
 
 
 # ---- owners --------------------------------------------------------------------------------------
 
 
 def why_not_owners(export: ExportConfig) -> str | None:
-    """Why what the guest creates in an export could not get the guest's owner (passthrough)."""
+    """Returns why files in an export cannot get the guest's owners (passthrough); None if they
+    can."""
     if lacking := lacking_capabilities():
         return f"the daemon lacks {_listed(lacking)}"
     for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
@@ -39,8 +40,8 @@ def why_not_owners(export: ExportConfig) -> str | None:
 
 
 def _why_not_chown(path: str) -> str | None:
-    """Asks the file system by a file that never gets a name. One that has no such files is taken to
-    let owners be set."""
+    """Tries a chown on an unnamed file. If the file system has no unnamed files, assumes that
+    owners can be set."""
     try:
         fd = _open_nameless(path)
     except OSError:
@@ -55,7 +56,7 @@ def _why_not_chown(path: str) -> str | None:
 
 
 def _open_nameless(path: str) -> int:
-    """A file that never gets a name."""
+    """Creates a file without a name."""
     return os.open(path, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
 
 
@@ -80,8 +81,8 @@ def _listed(words: list[str]) -> str:
 
 
 def why_not_own(ids: IdMap) -> Iterator[str]:
-    """Which of the host's ids in a map the daemon cannot give a file to: without the capabilities
-    all but its own, with them those that its user namespace does not have."""
+    """Yields which host ids in a map the daemon cannot set as owners: without capabilities all but
+    its own; with them, those outside its user namespace."""
     lacking = lacking_capabilities()
     advice = "; map to that, or take security_model mapped-xattr" if lacking else ""
     for kind, ranges, squash in (
@@ -96,7 +97,7 @@ def why_not_own(ids: IdMap) -> Iterator[str]:
 
 
 def why_not_socket_id(kind: str, number: int | None) -> str | None:
-    """Why the daemon cannot give its socket to a user or group."""
+    """Returns why the daemon cannot give its socket to a user or group; None if it can."""
     if number is None:
         return None
     lacking = [each for each in lacking_capabilities() if each == "CAP_CHOWN"]
@@ -118,8 +119,8 @@ def _why_not_give(kind: str, first: int, last: int, lacking: list[str]) -> str |
 
 
 def _namespace(kind: str) -> list[tuple[int, int]]:
-    """First and last of the ids that the daemon's user namespace has (user_namespaces(7));
-    neighbouring ranges are one."""
+    """Returns the ranges (first, last) of ids in the daemon's user namespace (user_namespaces(7));
+    adjacent ranges are merged."""
     with open(f"/proc/self/{kind}_map", "rb") as lines:
         ranges = sorted((int(line.split()[0]), int(line.split()[2])) for line in lines)
     found: list[tuple[int, int]] = []
@@ -136,10 +137,10 @@ def _namespace(kind: str) -> list[tuple[int, int]]:
 
 
 def why_not_write(path: str) -> str | None:
-    """Why the daemon can create nothing in a directory."""
+    """Returns why the daemon cannot create files in a directory; None if it can."""
     if os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         if _nameless_error(path) == errno.EOVERFLOW:
-            return "its mount's ids are mapped, and the daemon's own is not among them"
+            return "it is on an idmapped mount without the daemon's own id"
         return None
     found = os.stat(path)
     if os.statvfs(path).f_flag & os.ST_RDONLY:
@@ -154,8 +155,8 @@ def why_not_write(path: str) -> str | None:
 
 
 def why_not_xattrs(path: str, *, readonly: bool) -> str | None:
-    """Why a directory cannot be exported with security_model mapped-xattr: its file system has no
-    attributes user.*. Asks without leaving anything behind, by a file that never gets a name."""
+    """Returns why a directory cannot be exported with mapped-xattr: its file system has no user.*
+    attributes. Tries them on an unnamed file, which leaves nothing behind."""
     try:
         _probe(path, readonly=readonly)
     except OSError as error:

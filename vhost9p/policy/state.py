@@ -1,20 +1,21 @@
-"""The state file: what a policy has told a guest and must still hold after the daemon's restart.
+"""The state file: facts that a guest has seen and that must stay true after a restart of the
+daemon.
 
-An append-only journal of fixed-size records of numbers; what they mean is the policy's business.
-One file belongs to one key (an export as one guest sees it); its name is the key's hash, and its
-header repeats the key, so that two keys can never share a file.
+An append-only journal of fixed-size records of numbers, whose meaning the policy defines. A file
+belongs to one key (an export as one guest sees it). Its name is the key's hash, and its header
+repeats the key, so that two keys never share a file.
 
     header:  magic[8] version[4] key_length[4] boot_id[16] key[key_length] checksum[8]
     record:  kind[1] zero[3] device[4] a[8] b[8] c[8] d[8] checksum[8]
 
-All little endian. A checksum is XXH3-64 of what precedes it; a record's is seeded with its
-position, so that a record is only valid in its own place. The numbers mean nothing after a reboot
-(device numbers and mount ids start again), so a file of another boot is emptied. For the same
-reason nothing is ever flushed to the disk: the page cache outlives the daemon, and the numbers do
-not outlive the host's kernel.
+All numbers are little-endian. A checksum is XXH3-64 of the preceding bytes; a record's is seeded
+with its position, so that a record is valid in its place only. The records mean nothing after a
+reboot, when device numbers and mount ids start again, so a file of another boot is emptied. For the
+same reason nothing is flushed to disk: the page cache outlives the daemon, and the records are
+useless after a crash of the kernel.
 
-The file is opened, checked and, where that pays, rewritten before the daemon is confined; from then
-on it is only appended to, through the open descriptor.
+The file is opened, checked and, if that pays, rewritten before the daemon is confined. After that
+it is only appended to, through the open descriptor.
 """
 
 import contextlib
@@ -57,7 +58,7 @@ class Record(NamedTuple):
 
 
 def boot_id() -> bytes:
-    """The host's boot id (random(4)), 16 bytes."""
+    """Returns the host's boot id (random(4)), 16 bytes."""
     return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
 
 
@@ -67,7 +68,7 @@ def _encode_header(key: bytes, boot: bytes) -> bytes:
 
 
 def _decode_header(data: bytes) -> tuple[bytes, bytes] | None:
-    """(key, boot id), or None where there is no intact header of this version."""
+    """Returns (key, boot id); None if there is no intact header of this version."""
     if len(data) < HEADER.size:
         return None
     magic, version, length, boot = HEADER.unpack_from(data)
@@ -90,7 +91,7 @@ def _decode(data: bytes, position: int) -> Record | None:
 
 
 class StateFile:
-    """An open, locked state file. Not thread-safe: the policy's lock covers it."""
+    """An open, locked state file. Not thread-safe: the policy's lock protects it."""
 
     def __init__(self, dir_fd: int, key: str, *, boot: bytes | None = None) -> None:
         """Opens, or creates, the state of `key` in directory `dir_fd`, which is duplicated.
@@ -133,7 +134,8 @@ class StateFile:
         self._count = whole
 
     def records(self) -> Iterator[Record]:
-        """The records now in the file, in order; then `damaged` tells how many cannot be read."""
+        """Yields the file's records in order. Afterwards `damaged` is the number of unreadable
+        ones."""
         self.damaged = 0
         return self._read(self._fd, self._count)
 
@@ -149,11 +151,11 @@ class StateFile:
                     yield record
 
     def _start(self) -> int:
-        """Where the first record lies."""
+        """Returns the offset of the first record."""
         return HEADER.size + len(self._key) + CHECKSUM.size
 
     def _start_anew(self, data: bytes) -> bool:
-        """Whether the file holds nothing that this daemon may use."""
+        """Whether the file has nothing that this daemon may use."""
         found = _decode_header(data)
         if found == (self._key, self._boot):
             return False
@@ -186,19 +188,19 @@ class StateFile:
             while done < len(data):
                 done += os.pwrite(self._fd, data[done:], start + done)
         except OSError:
-            # Whatever is left, the next append overwrites.
+            # The next append overwrites what is left.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, start)
             raise
 
     def rewrite(self, records: Iterable[Record]) -> None:
-        """Replaces the whole content at once. Raises OSError, and then nothing has changed.
+        """Replaces the whole content atomically. Nothing has changed if it raises OSError.
 
-        `records` may come from `records()`, read while the new file is written.
+        `records` may be a running `records()`, read while the new file is written.
         """
         temporary = self.name + ".new"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(FileNotFoundError):  # of a daemon that was killed amid this
+        with contextlib.suppress(FileNotFoundError):  # left by a daemon that was killed here
             os.unlink(temporary, dir_fd=self._dir_fd)
         old, old_count = self._fd, self._count
         self._fd = os.open(temporary, flags, 0o600, dir_fd=self._dir_fd)

@@ -1,7 +1,7 @@
-"""The directory in which the daemon keeps what must outlive it.
+"""The directory for state that must outlive the daemon.
 
-Every error here names the directory and the option that chooses another: nobody who uses the
-default knows that there is one.
+Every error here names the directory and the option that chooses another, since users of the default
+may not know of either.
 """
 
 import os
@@ -17,7 +17,7 @@ def _named(path: str) -> str:
 
 
 def state_problem(path: str) -> str | None:
-    """Why nothing can be kept in a directory, which is made if it is missing."""
+    """Returns why a directory cannot hold state; None if it can. A missing one will be created."""
     nearest = path
     while not os.path.lexists(nearest) and nearest != "/":
         nearest = os.path.dirname(nearest)
@@ -31,8 +31,8 @@ def state_problem(path: str) -> str | None:
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor of the directory, which is made if it is missing. Raises UserError where that
-    fails: it is the user's choice. What fails in the block becomes a StateError."""
+    """Yields a descriptor of the directory, created if missing. Raises UserError if that
+    fails: the user chose it. Turns errors in the block into StateError."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,10 +1,10 @@
 """The suffix code of multidevs=remap.
 
-A code word ("suffix") of index n = 1, 2, 3, … is the Exponential-Golomb word of order k, mirrored:
+The code word ("suffix") of index n = 1, 2, 3, … is the mirrored Exponential-Golomb word of order k.
 Exponential-Golomb words are prefix-free, so the mirrored words are suffix-free: none ends in
-another. Two numbers that end in different words therefore never coincide, whatever precedes the
-words. Words are short for small n: with k = 0 the first has 1 bit, the next two have 3, four have
-5, eight have 7, and so on.
+another. Numbers that end in different words therefore always differ, whatever precedes the words.
+Words are short for small n: with k = 0 the first has 1 bit, the next two have 3, four have 5, eight
+have 7, and so on.
 """
 
 from typing import NamedTuple
@@ -18,10 +18,10 @@ class Suffix(NamedTuple):
 
 
 def suffix(n: int, k: int = 0) -> Suffix:
-    """The n-th code word (n >= 1) of order k (k >= 0).
+    """Returns the n-th code word (n >= 1) of order k (k >= 0).
 
-    The Exponential-Golomb word is v = n + 2**k - 1 with enough leading zeros that their count
-    tells the word's length.
+    The Exponential-Golomb word is v = n + 2**k - 1 with leading zeros, whose number determines the
+    word's length.
     """
     if n < 1 or k < 0:
         raise ValueError(f"no code word of index {n}, order {k}: they start at 1 and 0")

@@ -1,20 +1,19 @@
-"""What an export's files take of the host: counted once by a scan, then kept in a file.
+"""An export's usage of the host: counted once by a scan, then kept up to date in a file.
 
-Counted is what the guest can reach below the export's root, mounts included: each inode once, by
-(st_dev, st_ino), however many names it has, and the blocks that it takes (st_blocks), of
-directories as well. The root's blocks count, its inode does not: an export that may have ten inodes
-has room for ten files. Not counted is what a security model hides from the guest.
+Everything that the guest can reach below the export's root counts, mounts included: each inode
+once, by (st_dev, st_ino), however many names it has, and its blocks (st_blocks), also those of
+directories. The root's blocks count, its inode does not: an export with ten inodes has room for ten
+files. Files that a security model hides from the guest do not count.
 
-The numbers live in one page that C maps and changes (csrc/quota/quota.h):
+The numbers are in one page, which C maps and changes (csrc/quota/quota.h):
 
     digest[16]           at 0: of everything that the numbers depend on
     bytes, inodes,       at V9_QUOTA_USAGE
     changes under way
 
-The page cache outlives a daemon that is killed, so the numbers are good if no change was under way.
-They are not believed after a reboot, as what a file says about the disk after a crash cannot be
-known, nor where the root is another directory, or something else is hidden. Then they are scanned
-anew.
+The page cache outlives a killed daemon, so the numbers are valid if no change was under way. The
+export is scanned again after a reboot, since a crash may leave the file and the disk out of step,
+and if the root is another directory or other names are hidden.
 """
 
 import errno
@@ -40,15 +39,16 @@ NUMBERS = struct.Struct("<qqQ")
 BLOCK = 512
 """Unit of st_blocks (inode(7))."""
 OPEN_MAX = 64
-"""Directories that a scan holds open; deeper down it gives the upper ones up for a while."""
+"""Directories that a scan holds open. Deeper down it closes the upper ones, and reopens them
+later."""
 TRIES = 3
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""How a directory says that it has vanished, or become something else, since it was listed."""
+"""Errors of an entry that was removed or replaced after it was listed."""
 
 
 class Usage(NamedTuple):
-    """Bytes in blocks, inodes, and what could not be looked at."""
+    """Bytes in blocks, inodes, and the number of entries that could not be read."""
 
     bytes: int
     inodes: int
@@ -56,17 +56,17 @@ class Usage(NamedTuple):
 
 
 class _MovedError(Exception):
-    """A directory was moved while it was being looked at: the way back is lost."""
+    """A directory was moved during the scan: the way back is lost."""
 
 
 class _Directory:
-    """One on the way from the root to where the scan is."""
+    """A directory on the path from the root to the scan's position."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.status = os.fstat(fd)
         self.left: list[str] = []
-        """Its directories that are still to be looked at."""
+        """Subdirectories that are still to be scanned."""
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -74,7 +74,7 @@ class _Directory:
             self.fd = -1
 
     def reopen(self, below: int) -> None:
-        """Opens it again, from a directory in it."""
+        """Opens it again, through ".." of a directory in it."""
         if self.fd >= 0:
             return
         fd = os.open("..", DIRECTORY, dir_fd=below)
@@ -94,7 +94,7 @@ class _Scan:
         self.bytes = self.inodes = self.unreadable = 0
 
     def run(self, root_fd: int) -> Usage:
-        """Depth first. Memory: the directories' names on the way, and the inodes with several
+        """Scans depth-first. Memory: the names of pending directories, and inodes with several
         names."""
         try:
             self._enter(os.open(".", DIRECTORY, dir_fd=root_fd))
@@ -150,10 +150,10 @@ class _Scan:
 
 
 def scan(root_fd: int, hidden: Collection[bytes] = ()) -> Usage:
-    """Counts a tree. Symlinks are not followed; what comes and goes meanwhile may be missed; names
-    in `hidden` are left out everywhere.
+    """Counts a tree, without following symlinks. Files created or removed meanwhile may be missed.
+    Names in `hidden` are skipped everywhere.
 
-    Raises OSError: the root cannot be read; EAGAIN: directories were moved about during each try.
+    Raises OSError if the root cannot be read; EAGAIN if directories were moved during every try.
     """
     for _ in range(TRIES):
         with suppress(_MovedError):
@@ -174,8 +174,8 @@ class UsageFile:
         hidden: Collection[bytes] = (),
         boot: bytes | None = None,
     ) -> None:
-        """Opens, or creates, the numbers of the export at `path` in directory `dir_fd`. `btime` is
-        the root's birth time in ns, 0 where it has none; `boot` stands in for the boot id.
+        """Opens, or creates, the page of the export at `path` in directory `dir_fd`. `btime` is the
+        root's birth time in ns, 0 if unknown; `boot` replaces the boot id in tests.
 
         Raises StateError (another daemon serves the export; not safe to use) or OSError.
         """
@@ -202,7 +202,7 @@ class UsageFile:
             self.fd = -1
 
     def read(self) -> Usage | None:
-        """The numbers, or None where they cannot be believed."""
+        """Returns the numbers; None if they may be wrong."""
         page = os.pread(self.fd, FILE_SIZE, 0)
         if len(page) < FILE_SIZE or not page.startswith(self._digest):
             return None
@@ -210,7 +210,7 @@ class UsageFile:
         return None if changing else Usage(count, inodes)
 
     def write(self, usage: Usage) -> None:
-        """Begins with these numbers. Raises OSError (ENOSPC)."""
+        """Starts with these numbers. Raises OSError (ENOSPC)."""
         page = bytearray(FILE_SIZE)
         page[: len(self._digest)] = self._digest
         NUMBERS.pack_into(page, USAGE_OFFSET, usage.bytes, usage.inodes, 0)
@@ -222,11 +222,11 @@ class UsageFile:
 def ensure_counted(
     usage_file: UsageFile, path: str, count: Callable[[], Usage], *, rescan: bool
 ) -> Usage:
-    """The numbers of an export, scanned (by `count`) unless the file has them and no `rescan` is
-    wanted. Raises OSError."""
+    """Returns an export's usage: from the file if that is valid and `rescan` is off, else from a
+    scan (by `count`). Raises OSError."""
     known = None if rescan else usage_file.read()
     if known:
-        log.info("%s: %d bytes in %d inodes, as kept", path, known.bytes, known.inodes)
+        log.info("%s: %d bytes in %d inodes, from the state file", path, known.bytes, known.inodes)
         return known
     started = time.monotonic()
     usage = count()

@@ -1,24 +1,24 @@
-"""Which extended attributes a guest has, under what names the host keeps them, and how many.
+"""Rules for a guest's extended attributes: which it may use, their names on the host, and limits.
 
-An attribute's name begins with its namespace, and namespaces differ in who may use them: on the
-host `security.*` and `trusted.*` take privilege, `system.posix_acl_*` acts on the host's own access
-checks, `user.*` is for everybody who may write the file. A guest's kernel makes the same
-distinctions about its own users. So what is privileged in the guest can be kept on the host under a
-name that is not: rules say which names are passed on, refused, or stored under other names.
+An attribute's name begins with its namespace, which determines who may use it. On the host
+`security.*` and `trusted.*` need privilege, `system.posix_acl_*` affects the host's access checks,
+and `user.*` is open to everyone who may write the file. The guest's kernel applies the same checks
+to its own users. So an attribute that is privileged in the guest can be stored on the host under an
+unprivileged name. Rules say which names are passed on, refused, or stored under other names.
 
 Two names of the guest never mean one attribute of the host:
 
-- What lies below a prefix that a rule stores under is reached through that rule only. Its host name
-  is never the guest's: no guest user writes `user.…security.capability` to gain what only the
-  guest's root may give.
-- No prefix that a rule stores under may begin another one's (`rules_problem`), so a host name
-  belongs to one rule at most, and what follows the prefix is the rest of the guest's name.
-- A host name is shown only if the guest's name for it leads back to it.
+- Names below a rule's store prefix are reached through that rule only; the guest cannot use these
+  host names directly. So no guest user can write `user.…security.capability` to gain what only the
+  guest's root may grant.
+- No store prefix may begin another one (`rules_problem`). So a host name belongs to at most one
+  rule, and the text after the prefix is the rest of the guest's name.
+- A host name is listed only if its guest name maps back to it.
 
-Real capabilities of a program go when it is written, truncated or given away: the host's kernel
-sees to it (capabilities(7)). Stored ones are plain data to it, so the daemon takes them away: here,
-and in C where files are written and emptied (csrc/export/file_caps.h). Access lists that are stored
-are data as well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
+The host's kernel drops a program's real capabilities when it is written, truncated or given away
+(capabilities(7)). Stored ones are plain data to the kernel, so the daemon drops them: here, and in
+C when files are written and truncated (csrc/export/file_caps.h). Stored ACLs are plain data as
+well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
 """
 
 import errno
@@ -34,17 +34,17 @@ from vhost9p.fs.layer import Layer
 from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
 LIST_MAX = 65536
-"""Bytes of names, each with its NUL, that listxattr(2) can tell (XATTR_LIST_MAX)."""
+"""Bytes of names, each with its NUL, that listxattr(2) can return (XATTR_LIST_MAX)."""
 
 Action = Literal["keep", "refuse", "hide", "store"]
 
 
 class Rule(NamedTuple):
-    """What becomes of the guest's names that begin with `match`.
+    """A rule for the guest's names that begin with `match`.
 
-    keep: the host's name is the same. refuse: there is none to get (ENODATA), none may be set
-    (EPERM). hide: the file system knows no such namespace (EOPNOTSUPP). store: the host's name is
-    `store` and what follows `match`.
+    keep: the host's name is the same. refuse: reading fails with ENODATA, setting with EPERM. hide:
+    both fail with EOPNOTSUPP, as on a file system without this namespace. store: the host's name is
+    `store` followed by the rest after `match`.
     """
 
     match: bytes
@@ -53,7 +53,8 @@ class Rule(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What one file may have: bytes of one value, attributes, bytes of names and values."""
+    """Limits of one file: bytes of one value, number of attributes, bytes of all names and
+    values."""
 
     value: int
     names: int
@@ -61,7 +62,7 @@ class Limits(NamedTuple):
 
 
 QEMU_PREFIX = b"user.virtfs."
-"""Where security_model mapped-xattr keeps owners and modes, and access lists: QEMU's own names."""
+"""The prefix of owners, modes and ACLs under mapped-xattr, as in QEMU."""
 
 MAPPED = (
     Rule(QEMU_PREFIX, "refuse"),
@@ -70,22 +71,22 @@ MAPPED = (
         for match in (b"system.posix_acl_", b"security.", b"trusted.")
     ),
 )
-"""The rules of mapped-xattr: the host's user of the daemon can set nothing but user.*."""
+"""The rules of mapped-xattr: the daemon's user on the host can set user.* only."""
 
 MAPPED_FILE = tuple(rule for rule in MAPPED if rule.match != b"system.posix_acl_")
-"""The rules of mapped-file, where access lists are the host's own, as QEMU has them."""
+"""The rules of mapped-file, which passes ACLs on to the host, as QEMU does."""
 
 UNLIMITED = Limits(65536, 65536, 2**31)
 """Nothing but the host's own limits (xattr(7))."""
 
 
 MODELS = {"mapped-xattr": MAPPED, "mapped-file": MAPPED_FILE}
-"""What security models add to the rules of an export."""
+"""The rules that a security model adds to those of an export."""
 
 
 def rules_of(security_model: str, rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """An export's rules, and its model's: what keeps the metadata stays out of reach, the others
-    hold where no rule of the export does."""
+    """Combines an export's rules and its model's: the model's metadata stay out of reach; its other
+    rules apply where no rule of the export does."""
     own = MODELS.get(security_model, ())
     return (*own[:1], *rules, *own[1:])
 
@@ -95,8 +96,8 @@ def _related(one: bytes, other: bytes) -> bool:
 
 
 def rules_problem(rules: Sequence[Rule], security_model: str = "") -> str | None:
-    """Why two attributes of the guest could come to be one of the host, or one that is the
-    model's own; None where they cannot."""
+    """Returns why two attributes of the guest could become the same one of the host, or one of the
+    model's own; None if they cannot."""
     stored = [rule for rule in rules if rule.action == "store"]
     for i, rule in enumerate(stored):
         where = f"the rule for {os.fsdecode(rule.match)!r} stores under {os.fsdecode(rule.store)!r}"
@@ -115,17 +116,18 @@ def rules_problem(rules: Sequence[Rule], security_model: str = "") -> str | None
 
 
 class Names:
-    """Translates names by rules, of which the first that matches counts."""
+    """Translates names by rules; the first match counts."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        """Raises ValueError where `rules_problem` finds one."""
+        """Raises ValueError if `rules_problem` finds one."""
         self._rules = tuple(rules)
         self._stores = tuple(rule for rule in self._rules if rule.action == "store")
         if problem := rules_problem(self._rules):
             raise ValueError(problem)
 
     def host(self, name: bytes, refused: int) -> bytes:
-        """The host's name. OSError EOPNOTSUPP where it is hidden, `refused` where it is refused."""
+        """Returns the host's name. OSError EOPNOTSUPP if it is hidden, `refused` if it is
+        refused."""
         for rule in self._rules:
             if name.startswith(rule.match):
                 return self._apply(rule, name, refused)
@@ -142,14 +144,14 @@ class Names:
 
     def _keep(self, name: bytes, refused: int) -> bytes:
         if self._store_of(name):
-            raise OSError(refused, f"attribute {name!r} is kept for another one")
+            raise OSError(refused, f"attribute {name!r} is reserved for stored attributes")
         return name
 
     def _store_of(self, host: bytes) -> Rule | None:
         return next((rule for rule in self._stores if host.startswith(rule.store)), None)
 
     def guest(self, host: bytes) -> bytes | None:
-        """The guest's name of an attribute that the host has; None where it is not to be seen."""
+        """Returns the guest's name of a host attribute; None if it is hidden."""
         rule = self._store_of(host)
         name = rule.match + host[len(rule.store) :] if rule else host
         with suppress(OSError):
@@ -159,35 +161,36 @@ class Names:
 
 
 class CapabilityWatch(Protocol):
-    """Takes stored capabilities away where files are written (native.export.Export)."""
+    """Drops stored capabilities when files are written (native.export.Export)."""
 
     def watch_capabilities(self, name: bytes) -> None:
-        """They are kept under this name of the host."""
+        """Watches the host attribute of this name, which stores them."""
 
     def capabilities_set(self) -> None:
-        """Some file has them now."""
+        """Reports that some file has them now."""
 
 
 class XattrLayer(Layer):
-    """Translates names, holds the limits, and takes stored capabilities away."""
+    """Translates names, enforces the limits, and drops stored capabilities."""
 
     def __init__(
         self, below: Driver, rules: Iterable[Rule], limits: Limits, watch: CapabilityWatch
     ) -> None:
-        """Raises ValueError where `rules_problem` finds one."""
+        """Raises ValueError if `rules_problem` finds one."""
         super().__init__(below)
         self._names = Names(rules)
         self._limits = limits
         self._lock = threading.Lock()
-        """Held from the look at a file's attributes to the change: the limits hold for all of an
-        export's requests together. Not taken under other locks."""
+        """Held from reading a file's attributes to the change, so that parallel requests cannot
+        exceed the limits together. Not taken under other locks."""
         self._watch = watch
         self._capability = self._stored_capability()
         if self._capability:
             watch.watch_capabilities(self._capability)
 
     def _stored_capability(self) -> bytes | None:
-        """Where capabilities are stored, unless the host's kernel knows them as such."""
+        """Returns the host's name of stored capabilities; None if they are real ones of the host's
+        kernel."""
         try:
             name = self._names.host(CAPABILITY, errno.EPERM)
         except OSError:
@@ -197,7 +200,7 @@ class XattrLayer(Layer):
     # ---- attributes -------------------------------------------------------------------------
 
     def list_xattrs(self, fd: int) -> list[bytes]:
-        """See Driver. E2BIG where a list as long as that could not be told (listxattr(2))."""
+        """See Driver. E2BIG if the list exceeds listxattr(2)'s limit."""
         names = [self._names.guest(host) for host in self.below.list_xattrs(fd)]
         shown = [name for name in names if name is not None]
         if sum(len(name) + 1 for name in shown) > LIST_MAX:
@@ -209,7 +212,7 @@ class XattrLayer(Layer):
         return self.below.get_xattr(fd, self._names.host(name, errno.ENODATA))
 
     def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        """See Driver. An empty access list is none, as for the kernel (acl(5))."""
+        """See Driver. Setting an empty ACL removes it, as in the kernel (acl(5))."""
         host = self._names.host(name, errno.EPERM)
         if name in ACLS and not value:
             self._remove_acl(fd, host)
@@ -232,7 +235,7 @@ class XattrLayer(Layer):
             self.below.remove_xattr(fd, host)
 
     def _remove_acl(self, fd: int, host: bytes) -> None:
-        """A file that has no access list has it removed with success."""
+        """Removing the ACL of a file without one succeeds."""
         try:
             self.below.remove_xattr(fd, host)
         except OSError as error:
@@ -240,8 +243,8 @@ class XattrLayer(Layer):
                 raise
 
     def _require_room(self, fd: int, name: bytes, size: int) -> None:
-        """ENOSPC where an attribute of this size would be above the limits, unless it takes the
-        place of one that is no smaller."""
+        """ENOSPC if an attribute of this size would exceed the limits, unless it replaces one that
+        is not smaller."""
         sizes = {each: len(each) + self._size(fd, each) for each in self.list_xattrs(fd)}
         mine = len(name) + size
         if mine <= sizes.get(name, -1):
@@ -253,7 +256,7 @@ class XattrLayer(Layer):
             raise OSError(errno.ENOSPC, f"{total} bytes of attributes of one file")
 
     def _size(self, fd: int, name: bytes) -> int:
-        """Of a value; 0 for one that has gone or that the daemon may not read."""
+        """Returns a value's size; 0 if it is gone or unreadable."""
         try:
             return len(self.get_xattr(fd, name))
         except OSError:
@@ -262,8 +265,8 @@ class XattrLayer(Layer):
     # ---- capabilities -----------------------------------------------------------------------
 
     def _drop_capability(self, fd: int) -> None:
-        """Of a regular file. Listing needs no permission; what is there and cannot be removed
-        stops the change."""
+        """Drops a regular file's stored capabilities. Listing needs no permission; if they exist
+        and cannot be removed, the change fails."""
         if (
             self._capability is not None
             and self._capability in self.below.list_xattrs(fd)

@@ -5,9 +5,9 @@ not let one read go on past a piece that has brought descriptors; but it may beg
 piece without any. A reader that never asks for more than `Framer.wanted` bytes stays inside of
 one message, so that every descriptor it gets belongs to that message.
 
-Whatever is wrong with a message, its size tells where the next one begins; so only a size beyond
-all reason means that the stream cannot be followed any more. Nothing is allocated for such a one,
-and it is the only thing that ends a connection from this side.
+Even after an invalid message, its size gives the start of the next one. So the stream is lost only
+if the size is impossible. Nothing is allocated then, and it is the only error for which this side
+ends a connection.
 """
 
 import os
@@ -65,7 +65,7 @@ class Framer:
             self._close_fd(self._fds.pop())
 
     def _advance(self) -> Message | None:
-        """What the bytes so far amount to: a header that tells the size, or a whole message."""
+        """Reads what is complete: a header, which has the size, or a whole message."""
         if len(self._data) == self._size == HEADER.size:
             self._look_at_header()
         if len(self._data) < self._size or self.broken:

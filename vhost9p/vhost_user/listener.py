@@ -1,10 +1,9 @@
 """Where connections come from: a unix socket with a path, or a descriptor that was inherited.
 
-A listener serves one frontend at a time, as one device has one guest. While a frontend is
-connected a second one is hung up on at once, with a line in the log: a VMM that was pointed at the
-wrong socket then ends with an error instead of waiting for ever. Where the first one has hung up
-already and its device is just being reset, the second waits its turn: a VM may be started again
-the moment it has ended.
+A listener serves one frontend at a time, as one device has one guest. While a frontend is connected
+a second one is hung up on at once, with a line in the log: a VMM that was pointed at the wrong
+socket then ends with an error instead of waiting for ever. If the first one has hung up and its
+device is still being reset, the second waits: a VM may be started again right after it has ended.
 
 A path that is taken is tried: if nobody listens there, it was left behind and is replaced. Between
 the try and the new socket no other listener may do the same, or one would remove the other's: each
@@ -196,8 +195,8 @@ def _set_access(path: str, mode: int, owner: int, group: int) -> None:
 
 @contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
-    """While no other process is in here for the same folder. Where the folder cannot be locked,
-    since it may not be read or somebody holds it on purpose, the race is left to chance."""
+    """Excludes other daemons in the same folder. If the folder cannot be locked, because it is
+    unreadable or another process holds the lock, the race remains."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
@@ -249,7 +248,7 @@ def _mode(path: str) -> int | None:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """What tells the file at `path` from another; None if there is none."""
+    """Returns the identity (device, inode) of the file at `path`; None if there is none."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -119,8 +119,8 @@ class Backend(Protocol):
         """The number of the ring's entries."""
 
     def ring_set_base(self, base: int) -> None:
-        """Where the ring goes on: the next avail index; packed: bits 0-14 the place to take from,
-        bits 16-30 the place to return to, each with its turn in the bit above."""
+        """Where the ring continues: the next avail index. Packed: bits 0-14 are the next avail
+        position, bits 16-30 the next used position, each with its wrap counter in the bit above."""
 
     def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
         """Where the ring's parts lie, as frontend addresses (uva)."""

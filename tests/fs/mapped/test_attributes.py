@@ -15,7 +15,7 @@ def test_a_mode_that_changes_while_the_owner_does(
 ) -> None:
     """Two threads: what chown(2) takes away is taken of the mode that there is by then."""
     place.make(b"program", 0o4755)
-    write = place.driver._keeper.write
+    write = place.driver._sidecar.write
 
     def between(file: File, change: Mapped) -> None:
         monkeypatch.undo()
@@ -23,7 +23,7 @@ def test_a_mode_that_changes_while_the_owner_does(
         write(file, change)
 
     with place.opened(b"program") as file:
-        monkeypatch.setattr(place.driver._keeper, "write", between)
+        monkeypatch.setattr(place.driver._sidecar, "write", between)
         place.driver.chown(file, 5, -1)
     assert place.attr(b"program").mode == stat.S_IFREG | 0o710
 

@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 from tests.frontend.client import SET_MODE, SET_SIZE
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T
 from tests.system.eviction.crowd import (
     CROWD,
@@ -232,9 +232,9 @@ def test_a_directory_that_is_being_read_keeps_its_position(tight: Share) -> None
 def test_each_fid_of_9p2000u_keeps_its_own_name(place: Place) -> None:
     """There each walk has a descriptor of its own, whose name is what Tremove removes and Twstat
     renames."""
-    with serving(place, LIMIT, speaks=UnixClient) as share:
+    with serving(place, LIMIT, speaks=DialectUClient) as share:
         client = share.client
-        assert isinstance(client, UnixClient)
+        assert isinstance(client, DialectUClient)
         put(share, "one", "data")
         os.link(share.path("one"), share.path("two"))
         age()

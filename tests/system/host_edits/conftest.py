@@ -11,7 +11,7 @@ import pytest
 
 from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.system.host_edits.edits import MODELS, Edits
 from tests.system.share import mounted
 
@@ -32,7 +32,7 @@ def edits(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[Edits]:
     export: Path = daemon.export  # type: ignore[attr-defined]
     folder = export / "t"
     folder.mkdir()
-    speaks = UnixClient if request.param == "u" else Client
+    speaks = DialectUClient if request.param == "u" else Client
     try:
         with mounted(daemon, export, "t", speaks=speaks) as share:
             yield Edits(share)

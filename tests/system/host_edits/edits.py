@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, Client
-from tests.frontend.unix import ORDWR, UnixClient
+from tests.frontend.dialect_u import ORDWR, DialectUClient
 from tests.system.share import IS_ROOT, SECURITY, Share, fails
 
 MODELS = (SECURITY[1], "mapped-xattr", "mapped-file")
@@ -59,14 +59,14 @@ class Edits:
 
     def number(self, fid: int) -> int:
         """The inode number, by Tgetattr or Tstat; the qid's path where there is no remap."""
-        if isinstance(self.client, UnixClient):
+        if isinstance(self.client, DialectUClient):
             return self.client.stat(fid).qid.path
         return self.client.getattr(fid).qid.path
 
     def open(self, fid: int, *, write: bool = False) -> int:
         """As open(2) of an entry that is in use: a clone, opened."""
         clone = self.client.walk_to(fid)
-        if isinstance(self.client, UnixClient):
+        if isinstance(self.client, DialectUClient):
             self.client.open_fid(clone, ORDWR if write else 0)
         else:
             self.client.lopen(clone, os.O_RDWR if write else os.O_RDONLY)
@@ -86,7 +86,7 @@ class Edits:
             lambda: client.walk_to(fid, b"x"),
             lambda: self.number(fid),
         ]
-        if not isinstance(client, UnixClient):
+        if not isinstance(client, DialectUClient):
             requests += [
                 lambda: client.lopen(fid, os.O_RDONLY),
                 lambda: client.setattr(fid, SET_MODE, mode=0o600),
@@ -107,7 +107,7 @@ class Edits:
 
 def guest_renames(edits: Edits, directory: int, old: bytes, new: bytes) -> None:
     client = edits.client
-    if isinstance(client, UnixClient):
+    if isinstance(client, DialectUClient):
         fid = client.walk_to(directory, old)
         client.wstat(fid, name=new)
         client.clunk(fid)
@@ -117,7 +117,7 @@ def guest_renames(edits: Edits, directory: int, old: bytes, new: bytes) -> None:
 
 def guest_removes(edits: Edits, directory: int, name: bytes) -> None:
     client = edits.client
-    if isinstance(client, UnixClient):
+    if isinstance(client, DialectUClient):
         client.remove(client.walk_to(directory, name))
     else:
         path = client.walk_to(directory, name)

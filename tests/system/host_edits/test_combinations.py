@@ -12,7 +12,7 @@ import pytest
 
 from tests.frontend.client import Client, P9Errno
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T
 from tests.system.eviction.crowd import LIMIT, Place, age, evict, serving, user_can_run
 from tests.system.host_edits.edits import Edits, guest_removes
@@ -20,7 +20,7 @@ from tests.system.share import IS_ROOT, SECURITY, fails, mounted, needs_root
 
 
 @pytest.mark.parametrize("privileged", [pytest.param(True, marks=needs_root), False])
-@pytest.mark.parametrize("speaks", [Client, UnixClient])
+@pytest.mark.parametrize("speaks", [Client, DialectUClient])
 def test_evicted_fids_stand_for_their_names(privileged: bool, speaks: type[Client]) -> None:
     """Files, and directories above, whose descriptors were given up."""
     place = Place("/dev/shm", privileged)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.frontend.client import AT_REMOVEDIR
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.system.host_edits.edits import GONE, Edits
 from tests.system.share import SECURITY, fails, mounted, needs_root
 
@@ -34,7 +34,7 @@ def test_a_directory_created_again_is_the_new_one(edits: Edits) -> None:
     edits.is_gone(below)
     with fails(*GONE):
         client.walk_to(fid, b"old")
-    if isinstance(client, UnixClient):
+    if isinstance(client, DialectUClient):
         client.clunk(client.make(fid, b"made"))
     else:
         client.clunk(client.create(fid, b"made"))

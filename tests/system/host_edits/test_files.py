@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from tests.frontend.client import SET_MODE, SET_SIZE, UNLCK, WRLCK
-from tests.frontend.unix import ORDWR, UnixClient
+from tests.frontend.dialect_u import ORDWR, DialectUClient
 from tests.system.host_edits.edits import Edits
 from tests.system.share import fails
 
@@ -33,7 +33,7 @@ def test_a_fid_that_is_opened_stays_with_its_file(edits: Edits) -> None:
     edits.put("f", "one")
     fid = edits.walk("f")
     edits.put("f", "two")
-    if isinstance(edits.client, UnixClient):
+    if isinstance(edits.client, DialectUClient):
         edits.client.open_fid(fid)
     else:
         edits.client.lopen(fid, os.O_RDONLY)
@@ -66,7 +66,7 @@ def test_a_name_may_come_to_be_of_another_kind(edits: Edits) -> None:
     assert edits.cat(client.walk_to(fid, b"g")) == "below"
     edits.rm("f")
     os.symlink("/target", edits.share.path("f"))
-    if isinstance(client, UnixClient):
+    if isinstance(client, DialectUClient):
         assert client.stat(fid).extension == b"/target"
     else:
         assert client.readlink(fid) == b"/target"
@@ -92,7 +92,7 @@ def test_a_replaced_symlink_leads_elsewhere(edits: Edits) -> None:
     fid = edits.walk("current")
     os.symlink("two", edits.share.path("next"))
     edits.mv("next", "current")
-    if isinstance(client, UnixClient):
+    if isinstance(client, DialectUClient):
         assert client.stat(fid).extension == b"two"
     else:
         assert client.readlink(fid) == b"two"
@@ -136,7 +136,7 @@ def test_setting_attributes_changes_the_file_that_has_the_name(edits: Edits) -> 
     os.link(edits.share.path("f"), kept)
     for turn in range(3):
         edits.put("f", "12345678")
-        if isinstance(client, UnixClient):
+        if isinstance(client, DialectUClient):
             client.wstat(fid, length=turn, mode=0o640)
             mode = client.stat(fid).mode
         else:
@@ -148,7 +148,7 @@ def test_setting_attributes_changes_the_file_that_has_the_name(edits: Edits) -> 
 
 def test_links_xattrs_and_renames_reach_the_file_that_has_the_name(edits: Edits) -> None:
     client = edits.client
-    if isinstance(client, UnixClient):
+    if isinstance(client, DialectUClient):
         pytest.skip("9P2000.u has no such requests")
     edits.mkdir("d")
     edits.put("d/f", "one")
@@ -203,7 +203,7 @@ def test_a_created_file_stays_and_its_clone_follows_the_name(edits: Edits) -> No
     client = edits.client
     made = (
         client.make(edits.share.top, b"f", mode=ORDWR)
-        if isinstance(client, UnixClient)
+        if isinstance(client, DialectUClient)
         else client.create(edits.share.top, b"f")
     )
     client.write(made, 0, b"one")
@@ -214,7 +214,7 @@ def test_a_created_file_stays_and_its_clone_follows_the_name(edits: Edits) -> No
 
 
 def test_a_lock_stays_with_the_open_file(edits: Edits) -> None:
-    if isinstance(edits.client, UnixClient):
+    if isinstance(edits.client, DialectUClient):
         pytest.skip("9P2000.u has no locks")
     client = edits.client
     edits.put("f", "one")

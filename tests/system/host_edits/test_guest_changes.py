@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import UnixClient
+from tests.frontend.dialect_u import DialectUClient
 from tests.system.host_edits.edits import GONE, Edits, guest_removes, guest_renames
 from tests.system.share import SECURITY, fails, mounted, needs_root
 
@@ -67,7 +67,7 @@ def test_a_fid_follows_the_guests_renames_of_directories_above(edits: Edits) -> 
 
 
 def test_a_fid_follows_the_guests_move_to_another_directory(edits: Edits) -> None:
-    if isinstance(edits.client, UnixClient):
+    if isinstance(edits.client, DialectUClient):
         pytest.skip("9P2000.u has no such request")
     client = edits.client
     edits.mkdir("a")
@@ -119,7 +119,7 @@ def test_removing_and_renaming_by_fid_spares_other_files(edits: Edits) -> None:
     fids = [edits.walk("f") for _ in range(2)]
     edits.put("f", "two")
     with fails(errno.ENOENT, errno.ESTALE):
-        if isinstance(client, UnixClient):
+        if isinstance(client, DialectUClient):
             client.wstat(fids[0], name=b"g")
         else:
             client.rename(fids[0], edits.share.top, b"g")
@@ -131,7 +131,7 @@ def test_removing_and_renaming_by_fid_spares_other_files(edits: Edits) -> None:
 
 def rename_by_fid(edits: Edits, fid: int, name: bytes) -> None:
     """In its directory, which is the top."""
-    if isinstance(edits.client, UnixClient):
+    if isinstance(edits.client, DialectUClient):
         edits.client.wstat(fid, name=name)
     else:
         edits.client.rename(fid, edits.share.top, name)

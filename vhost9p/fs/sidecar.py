@@ -1,18 +1,18 @@
-"""Where the mapped security models keep what the host does not: beside the file's data, as extended
-attributes (mapped-xattr), or in files of their own (mapped-file). The formats, reading and writing
-are C's (csrc/mapped/mapped.h), and so are files that come and go (csrc/mapped/sidecar.c). Here
-names change.
+"""The metadata of the mapped security models: extended attributes (mapped-xattr), or sidecars,
+which are files of their own (mapped-file). C implements the formats, reading and writing
+(csrc/mapped/mapped.h), and sidecars of new and unlinked files (csrc/mapped/sidecar.c). This module
+handles changes of names.
 
-Attributes belong to the file and go where it goes. Files are found by name, so each change of names
-has two halves, which a keeper orders around the host's call. Beside the rules of
-csrc/mapped/sidecar.c, from whose parts these changes are made:
+Attributes move with their file. A sidecar is found by its file's name, so each change of names has
+two halves, ordered around the host's call. The rules, besides those of csrc/mapped/sidecar.c, whose
+functions do the work:
 
-- A renamed file has its metadata under both names until it has moved. (Under the new one, where
-  the host's file system knows no hard links.)
-- Names of one file share one metadata file, so that they never differ.
+- A renamed file has a sidecar under both names until it has moved. (Only under the new name if the
+  host's file system has no hard links.)
+- All names of a file share one sidecar, so that their metadata never differ.
 
-While a change goes on, C does not trust what it finds by name (Export.changing_names). One daemon
-changes a tree at a time: other writers, QEMU among them, are not waited for.
+During a change C does not trust sidecars that it finds by name (Export.changing_names). Only one
+daemon may change a tree at a time: other writers, such as QEMU, are not synchronized.
 """
 
 import errno
@@ -28,57 +28,57 @@ from vhost9p.native import descriptors
 from vhost9p.native.export import META_DIR, META_ROOT, Export, Mapped
 
 SPARE = META_DIR
-"""A name that no file's metadata can have: the guest may not use it."""
+"""A name that no sidecar can have, since the guest may not use it."""
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
-"""How link(2) says that a file cannot have one more name."""
+"""Errors of link(2) if a file cannot have one more name."""
 
 
-class Keeper(Protocol):
-    """Keeps metadata. The context managers go around the host's call of the same meaning; where it
-    fails, all is as before."""
+class Sidecar(Protocol):
+    """Stores metadata. The context managers bracket the host's call of the same meaning, and undo
+    their changes if it fails."""
 
     def admit(self, dir_fd: int, name: bytes) -> None:
-        """Lets a name of the guest's pass; EINVAL for one that is the keeper's own."""
+        """Checks a name of the guest. EINVAL if it is reserved for metadata."""
 
     def linked(self, file: File, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
-        """A file gets one more name."""
+        """Brackets the creation of one more name."""
 
     def moved(
         self, old_dir: int, old: bytes, new_dir: int, new: bytes
     ) -> AbstractContextManager[None]:
-        """A name changes, and may take another file's place."""
+        """Brackets a rename, which may replace another file."""
 
     def write(self, file: File, change: Mapped) -> None:
         """Changes a file's metadata."""
 
 
-class XattrKeeper:
-    """mapped-xattr. See Keeper."""
+class XattrSidecar:
+    """mapped-xattr. See Sidecar."""
 
     def __init__(self, export: Export) -> None:
         self._export = export
 
     def admit(self, dir_fd: int, name: bytes) -> None:
-        """See Keeper."""
+        """See Sidecar."""
 
     def linked(self, file: File, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
-        """See Keeper."""
+        """See Sidecar."""
         return nullcontext()
 
     def moved(
         self, old_dir: int, old: bytes, new_dir: int, new: bytes
     ) -> AbstractContextManager[None]:
-        """See Keeper."""
+        """See Sidecar."""
         return nullcontext()
 
     def write(self, file: File, change: Mapped) -> None:
-        """See Keeper. The host has no such attributes for a symlink or a device of its own: EPERM
-        (xattr(7))."""
+        """See Sidecar. EPERM for a symlink or device of the host, which cannot have these
+        attributes (xattr(7))."""
         self._export.write_metadata(file.fd, -1, change)
 
 
 def _status(name: bytes, dir_fd: int) -> os.stat_result | None:
-    """What a directory has by a name."""
+    """Returns the status of an entry; None if there is none."""
     try:
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -90,14 +90,14 @@ def _is_directory(status: os.stat_result | None) -> bool:
 
 
 def _forget(name: bytes, dir_fd: int) -> None:
-    """Removes what lies in a metadata directory by a name, if anything."""
+    """Removes a name from a metadata directory, if it is there."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=dir_fd)
 
 
-class FileKeeper:
-    """mapped-file. See Keeper. `parent_of` tells the directory, as a descriptor to be closed, and
-    the name by which an open file was reached."""
+class FileSidecar:
+    """mapped-file. See Sidecar. `parent_of` returns an open file's directory, as a descriptor to be
+    closed, and the name by which the guest reached the file."""
 
     def __init__(
         self, export: Export, root_fd: int, parent_of: Callable[[int], tuple[int, bytes]]
@@ -107,15 +107,15 @@ class FileKeeper:
         self._parent_of = parent_of
 
     def admit(self, dir_fd: int, name: bytes) -> None:
-        """See Keeper."""
+        """See Sidecar."""
         if self._export.hides(dir_fd, name):
-            raise OSError(errno.EINVAL, f"{name!r} is kept for metadata")
+            raise OSError(errno.EINVAL, f"{name!r} is reserved for metadata")
 
     # ---- metadata files ---------------------------------------------------------------------
 
     @contextmanager
     def _made(self, dir_fd: int) -> Iterator[int]:
-        """The metadata directory of a directory, which is made where there is none."""
+        """Yields the metadata directory of a directory; creates it if it is missing."""
         fd = self._export.metadata_dir(dir_fd)
         try:
             yield fd
@@ -124,7 +124,7 @@ class FileKeeper:
 
     @contextmanager
     def _for(self, file: File) -> Iterator[int]:
-        """The metadata file of a file, made empty where there is none.
+        """Yields a file's sidecar; creates an empty one if it is missing.
 
         ENOENT for a file that has neither a name nor metadata.
         """
@@ -139,7 +139,7 @@ class FileKeeper:
             descriptors.close(meta_fd)
 
     def _find(self, file: File) -> int:
-        """The same, looked for by the file's name: a descriptor to be closed."""
+        """Finds or creates the sidecar by the file's name. Returns a descriptor to be closed."""
         with suppress(FileNotFoundError):
             return self._export.find_metadata(file.fd)
         if os.path.sameopenfile(file.fd, self._root_fd):
@@ -154,13 +154,13 @@ class FileKeeper:
     # ---- changes ----------------------------------------------------------------------------
 
     def write(self, file: File, change: Mapped) -> None:
-        """See Keeper."""
+        """See Sidecar."""
         with self._for(file) as meta_fd:
             self._export.write_metadata(file.fd, meta_fd, change)
 
     @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:
-        """See Keeper. A file that has no metadata gets an empty file, for its names to share."""
+        """See Sidecar. A file without metadata gets an empty sidecar, which its names share."""
         with self._export.names_locked():
             with self._for(file) as meta_fd:
                 meta_dir = self._export.share_metadata(dir_fd, name, meta_fd)
@@ -173,11 +173,11 @@ class FileKeeper:
 
     @contextmanager
     def moved(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> Iterator[None]:
-        """See Keeper."""
+        """See Sidecar."""
         with self._export.names_locked():
             source, target = _status(old, old_dir), _status(new, new_dir)
             if source and target and os.path.samestat(source, target):
-                yield  # which does nothing (rename(2))
+                yield  # the rename does nothing (rename(2))
                 return
             both = _is_directory(source) and _is_directory(target)
             with self._replaced(old_dir, old, new_dir, new, directories=both):
@@ -187,7 +187,7 @@ class FileKeeper:
     def _replaced(
         self, old_dir: int, old: bytes, new_dir: int, new: bytes, *, directories: bool
     ) -> Iterator[None]:
-        """Moves metadata, and removes those of what may be replaced."""
+        """Moves metadata, and removes those of a replaced file."""
         with self._export.changing_names(), self._made(new_dir) as meta_dir:
             if directories:
                 self._export.clear_metadata(new_dir, new)
@@ -202,12 +202,13 @@ class FileKeeper:
                 if replaced:
                     os.rename(SPARE, new, src_dir_fd=meta_dir, dst_dir_fd=meta_dir)
                 raise
-            with suppress(OSError):  # what stays is metadata of nothing
+            with suppress(OSError):  # what stays belongs to no file
                 _forget(SPARE, meta_dir)
                 self._export.discard_metadata(old_dir, old)
 
     def _set_aside(self, name: bytes, meta_dir: int) -> bool:
-        """Puts metadata of a file that may be replaced under a spare name; if there are any."""
+        """Moves the sidecar of a file that may be replaced to a spare name. Returns whether there
+        was one."""
         try:
             os.rename(name, SPARE, src_dir_fd=meta_dir, dst_dir_fd=meta_dir)
         except FileNotFoundError:
@@ -215,8 +216,8 @@ class FileKeeper:
         return True
 
     def _copy(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> bool:
-        """Gives metadata one more name, if there are any; False: a new one instead of the old, on a
-        file system where files have one only (link(2))."""
+        """Gives a sidecar, if any, one more name. Without hard links (link(2)) it gets the new name
+        instead of the old one; returns False then."""
         with suppress(FileNotFoundError):
             source = self._export.find_metadata_dir(old_dir)
             try:
@@ -231,7 +232,7 @@ class FileKeeper:
         return True
 
     def _return(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
-        """Gives metadata the name back that they had."""
+        """Gives a sidecar its old name back."""
         source = self._export.find_metadata_dir(old_dir)
         try:
             os.rename(new, old, src_dir_fd=meta_dir, dst_dir_fd=source)

@@ -71,7 +71,7 @@ def decode_stats(data: bytes) -> Iterator[tuple[int, Stat]]:
         data = data[size:]
 
 
-class UnixClient(Client):
+class DialectUClient(Client):
     """A client whose sessions are of 9P2000.u. In Linux every reply's buffer holds an Rerror."""
 
     def __init__(self, machine: Machine, layout: Layout | None = None) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.frontend import wire
 from tests.frontend.client import Client
-from tests.frontend.unix import (
+from tests.frontend.dialect_u import (
     DMDIR,
     OAPPEND,
     OEXEC,
@@ -20,8 +20,8 @@ from tests.frontend.unix import (
     OREAD,
     OTRUNC,
     OWRITE,
+    DialectUClient,
     Stat,
-    UnixClient,
     decode_stats,
     encode_stat,
 )
@@ -32,18 +32,18 @@ from tests.system.share import Share, fails, remount
 NO_FID = 4242
 FIELDS: dict[str, Any] = {"s": b"name", "w": NO_FID, "q": 1, "b": 0, "h": 0, "d": b"data"}
 FIELDS["S"] = [b"name"]
-UNIX_KINDS: list[Kind] = [T.ATTACH, T.WALK, T.READ, T.WRITE, T.CLUNK, T.REMOVE, *U]
+DIALECT_U_KINDS: list[Kind] = [T.ATTACH, T.WALK, T.READ, T.WRITE, T.CLUNK, T.REMOVE, *U]
 
 
 @pytest.fixture
 def speaks() -> type[Client]:
-    return UnixClient
+    return DialectUClient
 
 
 # ---- sessions -------------------------------------------------------------------------------
 
 
-def test_each_session_has_its_dialect(share: Share, client: UnixClient) -> None:
+def test_each_session_has_its_dialect(share: Share, client: DialectUClient) -> None:
     client.stat(share.top)
     client.version(version=b"9P2000.L")
     with fails(errno.EBADF):
@@ -59,7 +59,7 @@ def test_each_session_has_its_dialect(share: Share, client: UnixClient) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in T if kind < T.VERSION])
 def test_requests_of_the_other_dialect_are_refused(
-    share: Share, client: UnixClient, kind: T
+    share: Share, client: DialectUClient, kind: T
 ) -> None:
     share.put("file", b"data")
     fields = [FIELDS[letter] for letter in REQUEST_FIELDS[kind]]
@@ -78,15 +78,17 @@ def valid(kind: Kind) -> list[Any]:
     return fields
 
 
-@pytest.mark.parametrize("kind", [kind for kind in UNIX_KINDS if kind != T.ATTACH])
-def test_every_request_refuses_an_unknown_fid(share: Share, client: UnixClient, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in DIALECT_U_KINDS if kind != T.ATTACH])
+def test_every_request_refuses_an_unknown_fid(
+    share: Share, client: DialectUClient, kind: Kind
+) -> None:
     with fails(errno.EBADF):
         client.call(kind, *valid(kind))
     assert client.stat(share.top).mode & DMDIR
 
 
-@pytest.mark.parametrize("kind", UNIX_KINDS)
-def test_a_short_body_is_an_error(share: Share, client: UnixClient, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DIALECT_U_KINDS)
+def test_a_short_body_is_an_error(share: Share, client: DialectUClient, kind: Kind) -> None:
     fields = valid(kind)
     fields[0] = share.top
     whole = wire.encode(kind, 5, *fields)
@@ -97,7 +99,7 @@ def test_a_short_body_is_an_error(share: Share, client: UnixClient, kind: Kind) 
     assert os.listdir(share.host) == []
 
 
-def test_an_attach_may_name_a_number(share: Share, client: UnixClient) -> None:
+def test_an_attach_may_name_a_number(share: Share, client: DialectUClient) -> None:
     """Where there is no n_uname; a name that is no number is nobody's."""
     for number, (name, uid) in enumerate(
         [(b"1000", 1000), (b"nobody", os.geteuid()), (b"", os.geteuid()), (b"4294967295", 0)]
@@ -109,7 +111,7 @@ def test_an_attach_may_name_a_number(share: Share, client: UnixClient) -> None:
             assert os.stat(share.path(b"f%d" % number)).st_uid == uid
 
 
-def test_a_flood_of_both_dialects(share: Share, client: UnixClient) -> None:
+def test_a_flood_of_both_dialects(share: Share, client: DialectUClient) -> None:
     """Sessions that end while requests of theirs are in flight."""
     for i in range(100):
         share.put(f"f{i}")
@@ -131,7 +133,7 @@ def test_a_flood_of_both_dialects(share: Share, client: UnixClient) -> None:
 # ---- errors ---------------------------------------------------------------------------------
 
 
-def test_an_error_has_a_text_and_a_number(share: Share, client: UnixClient) -> None:
+def test_an_error_has_a_text_and_a_number(share: Share, client: DialectUClient) -> None:
     ticket = client.submit(T.WALK, share.top, 90, [b"absent"])
     reply = wire.decode(client.wait_raw(ticket))
     assert reply.type == wire.RERROR
@@ -139,7 +141,7 @@ def test_an_error_has_a_text_and_a_number(share: Share, client: UnixClient) -> N
 
 
 @pytest.mark.parametrize("from_python", [False, True])
-def test_an_error_fits_the_buffer(share: Share, client: UnixClient, from_python: bool) -> None:
+def test_an_error_fits_the_buffer(share: Share, client: DialectUClient, from_python: bool) -> None:
     """Of 11 and 12 bytes, an error of plain 9P2000 remains."""
     text = os.strerror(errno.EBADF).encode()
     request = wire.encode(*((T.REMOVE if from_python else T.CLUNK), 9, NO_FID))
@@ -155,7 +157,7 @@ def test_an_error_fits_the_buffer(share: Share, client: UnixClient, from_python:
         )
 
 
-def test_a_reply_that_does_not_fit_is_an_error(share: Share, client: UnixClient) -> None:
+def test_a_reply_that_does_not_fit_is_an_error(share: Share, client: DialectUClient) -> None:
     reply = client.wait_raw(client.submit_raw(wire.encode(U.STAT, 9, share.top), 60))
     assert wire.decode(reply).fields[1] == errno.EMSGSIZE
 
@@ -163,7 +165,7 @@ def test_a_reply_that_does_not_fit_is_an_error(share: Share, client: UnixClient)
 # ---- Tstat ----------------------------------------------------------------------------------
 
 
-def test_every_kind_of_file_has_its_stat(share: Share, client: UnixClient) -> None:
+def test_every_kind_of_file_has_its_stat(share: Share, client: DialectUClient) -> None:
     make_all(share)
     for name in os.listdir(os.fsencode(share.host)):
         found = client.stat(share.top, name)
@@ -173,7 +175,7 @@ def test_every_kind_of_file_has_its_stat(share: Share, client: UnixClient) -> No
         client.clunk(90)
 
 
-def test_names_of_what_has_none(share: Share, client: UnixClient) -> None:
+def test_names_of_what_has_none(share: Share, client: DialectUClient) -> None:
     assert client.stat(share.root).name == b"/"
     share.put("file")
     share.put("there")
@@ -184,7 +186,7 @@ def test_names_of_what_has_none(share: Share, client: UnixClient) -> None:
     assert client.stat(moved).name == b"here"
 
 
-def test_a_path_that_the_host_cannot_tell(share: Share, client: UnixClient) -> None:
+def test_a_path_that_the_host_cannot_tell(share: Share, client: DialectUClient) -> None:
     folder = os.open(share.host, os.O_RDONLY)
     fid = share.top
     for _ in range(20):
@@ -200,7 +202,7 @@ def test_a_path_that_the_host_cannot_tell(share: Share, client: UnixClient) -> N
     assert listed == {b".", b"..", b"file"}
 
 
-def test_a_name_that_ends_like_a_removed_files(share: Share, client: UnixClient) -> None:
+def test_a_name_that_ends_like_a_removed_files(share: Share, client: DialectUClient) -> None:
     share.put("odd (deleted)")
     assert client.stat(share.top, b"odd (deleted)").name == b"odd (deleted)"
 
@@ -208,7 +210,7 @@ def test_a_name_that_ends_like_a_removed_files(share: Share, client: UnixClient)
 # ---- Topen, Tread, Twrite -------------------------------------------------------------------
 
 
-def test_open_modes_are_obeyed(share: Share, client: UnixClient) -> None:
+def test_open_modes_are_obeyed(share: Share, client: DialectUClient) -> None:
     share.put("file", b"0123456789")
     for mode in (OREAD, OEXEC):
         fid = client.walk_open(share.top, b"file", mode=mode)
@@ -230,7 +232,7 @@ def test_open_modes_are_obeyed(share: Share, client: UnixClient) -> None:
     assert client.read(fid, 0, 9) == b"both"
 
 
-def test_what_is_never_opened(share: Share, client: UnixClient) -> None:
+def test_what_is_never_opened(share: Share, client: DialectUClient) -> None:
     make_all(share)
     for name, code in ((b"link", errno.ELOOP), (b"fifo", errno.ENXIO), (b"sock", errno.ENXIO)):
         with fails(code):
@@ -250,7 +252,7 @@ def names_of(stats: Iterator[Stat]) -> list[bytes]:
     return sorted(stat.name for stat in stats)
 
 
-def test_a_directory_reads_as_stat_structures(share: Share, client: UnixClient) -> None:
+def test_a_directory_reads_as_stat_structures(share: Share, client: DialectUClient) -> None:
     make_all(share)
     fid = client.walk_open(share.top)
     found = {each.name: each for each in client.stats(fid)}
@@ -262,13 +264,13 @@ def test_a_directory_reads_as_stat_structures(share: Share, client: UnixClient) 
         assert each == client.stat(share.top, name)
 
 
-def test_the_roots_parent_is_the_root(share: Share, client: UnixClient) -> None:
+def test_the_roots_parent_is_the_root(share: Share, client: DialectUClient) -> None:
     found = {each.name: each for each in client.stats(client.walk_open(share.root))}
     assert found[b".."]._replace(name=b"/") == client.stat(share.root)
 
 
 @pytest.mark.parametrize("count", [400, 8192, 511_976])
-def test_thousands_of_entries_are_listed(share: Share, client: UnixClient, count: int) -> None:
+def test_thousands_of_entries_are_listed(share: Share, client: DialectUClient, count: int) -> None:
     names = [b"entry%05d" % i * (1 + i % 9) for i in range(3000)]
     for name in names:
         os.close(os.open(share.path(name), os.O_CREAT, 0o600))
@@ -278,7 +280,7 @@ def test_thousands_of_entries_are_listed(share: Share, client: UnixClient, count
     assert names_of(client.stats(fid, count)) == expected  # and once more from the start
 
 
-def test_a_directory_is_read_from_offsets_it_gave(share: Share, client: UnixClient) -> None:
+def test_a_directory_is_read_from_offsets_it_gave(share: Share, client: DialectUClient) -> None:
     for i in range(200):
         share.put(f"f{i}", bytes(i))
     fid = client.walk_open(share.top)
@@ -301,7 +303,7 @@ def test_a_directory_is_read_from_offsets_it_gave(share: Share, client: UnixClie
     assert b"new" in names_of(client.stats(fid))
 
 
-def test_entries_that_vanish_while_they_are_read(share: Share, client: UnixClient) -> None:
+def test_entries_that_vanish_while_they_are_read(share: Share, client: DialectUClient) -> None:
     for i in range(500):
         share.put(f"f{i}")
     fid = client.walk_open(share.top)
@@ -318,7 +320,7 @@ def test_entries_that_vanish_while_they_are_read(share: Share, client: UnixClien
     assert not rest & set(left[::2])
 
 
-def test_a_target_that_no_reply_holds(share: Share, client: UnixClient) -> None:
+def test_a_target_that_no_reply_holds(share: Share, client: DialectUClient) -> None:
     share.put("a")
     os.symlink("t" * 4095, share.path("long"))
     share.put("z")
@@ -330,7 +332,7 @@ def test_a_target_that_no_reply_holds(share: Share, client: UnixClient) -> None:
     assert whole[b"long"] == b"t" * 4095
 
 
-def test_directories_are_read_and_nothing_else(share: Share, client: UnixClient) -> None:
+def test_directories_are_read_and_nothing_else(share: Share, client: DialectUClient) -> None:
     share.put("file")
     fid = client.walk_open(share.top)
     for count in (0, 1, 60):

@@ -1,9 +1,9 @@
-"""Tcreate and Twstat of 9P2000.u, one message each for what 9P2000.L has a dozen for.
+"""Tcreate and Twstat of 9P2000.u, which take the place of a dozen messages of 9P2000.L.
 
-A Tcreate names no group: what is created gets the daemon's, or that of a set-gid directory.
+Tcreate has no group: a new file gets the daemon's group, or that of a set-gid directory.
 
-Tcreate makes new files only (open(5) of Plan 9): Linux's client cannot say O_EXCL here, and says
-Tcreate only where it has found no such file.
+Tcreate creates new files only (open(5) of Plan 9). Linux's client cannot express O_EXCL here, and
+sends Tcreate only after it has found no such file.
 """
 
 import errno
@@ -26,7 +26,7 @@ from vhost9p.fs.driver import (
     open_mode,
 )
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import unix_messages as u
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.context import (
     Context,
@@ -39,15 +39,15 @@ from vhost9p.p9.context import (
     id_of,
     qid_of,
 )
+from vhost9p.p9.dialect_u_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 from vhost9p.p9.fids import Fid
 from vhost9p.p9.metadata import OFF_MAX, change
-from vhost9p.p9.unix_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 
 EXCL = 0o200
-"""O_EXCL as Tlcreate has it."""
+"""O_EXCL as Tlcreate encodes it."""
 
 ALONE16, ALONE32, ALONE64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
-"""Numbers of a Twstat that leave things alone."""
+"""Numbers in a Twstat that leave a field unchanged."""
 ANY_QID = Qid(0xFF, ALONE32, ALONE64)
 UNTOUCHED = u.Stat(
     type=ALONE16,
@@ -69,7 +69,7 @@ UNTOUCHED = u.Stat(
 
 
 class _New(NamedTuple):
-    """What a Tcreate asks for, below the directory of `fid`."""
+    """A Tcreate's arguments, for the directory of `fid`."""
 
     driver: Driver
     fid: Fid
@@ -79,7 +79,7 @@ class _New(NamedTuple):
     extension: bytes
 
 
-class UnixFamily:
+class DialectUFamily:
     """See the module."""
 
     def __init__(self, context: Context) -> None:
@@ -99,14 +99,14 @@ class UnixFamily:
         return {u.Tcreate: self.create, u.Twstat: self.wstat}
 
     def create(self, request: Request, t: u.Tcreate) -> u.Rcreate:
-        """Creates; the directory's fid then stands for the file, which is open if it is a regular
-        file or a directory."""
+        """Creates a file. The directory's fid then refers to it, open if it is a regular file or a
+        directory."""
         name, mode = check_name(t.name, errno.EEXIST), permissions(t.perm)
         flags, kind = open_mode(t.mode), t.perm & KIND_BITS
         if kind and kind not in self._makers:
             raise P9Error(errno.EINVAL, f"a file of several kinds: {t.perm:#x}")
         if kind == c.DMDIR and flags & os.O_ACCMODE != os.O_RDONLY:
-            raise P9Error(errno.EISDIR, "a directory is opened for reading")
+            raise P9Error(errno.EISDIR, "a directory can be opened for reading only")
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
             if fid.io_fd >= 0 or fid.flags:
@@ -121,7 +121,8 @@ class UnixFamily:
         return u.Rcreate(qid_of(made.attr), 0)
 
     def _become(self, fid: Fid, name: bytes, made: Created) -> None:
-        """Makes a directory's fid stand for what was created in it. Takes the descriptors over."""
+        """Makes a directory's fid refer to the file that was created in it. Takes ownership of the
+        descriptors."""
         try:
             self._fids.become(fid, name, *made)
         except OSError:
@@ -136,7 +137,7 @@ class UnixFamily:
             driver.link(file_of(fid), new.fid.path_fd, new.name)
 
     def wstat(self, request: Request, t: u.Twstat) -> u.Rwstat | None:
-        """Changes attributes, the name last; with all of them left alone, makes the file durable
+        """Changes attributes, the name last. If all are left unchanged, makes the file durable
         (stat(5)). muid is ignored: Linux's client sends it along with a name."""
         if replace(t.stat, muid=b"", n_muid=ALONE32) == UNTOUCHED:
             return self._sync(t.fid)
@@ -184,7 +185,7 @@ def _mknod(new: _New, kind: int, major: int = 0, minor: int = 0) -> None:
 
 
 def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
-    """What was just made. A directory that the daemon may not read stays closed."""
+    """Returns what was just created. A directory that the daemon may not read stays closed."""
     path_fd, attr = driver.walk(dir_fd, name)
     if kind == c.DMDIR:
         try:
@@ -198,7 +199,7 @@ def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
 
 
 class Changes(NamedTuple):
-    """What `change` takes."""
+    """The arguments of `change`."""
 
     uid: int
     gid: int
@@ -208,9 +209,9 @@ class Changes(NamedTuple):
 
 
 def _change(driver: Driver, fid: Fid, changes: Changes) -> None:
-    """A change of size sets mtime as well. Where a daemon that may write the file but does not own
-    it cannot set mtime once more, the host's own time is good enough: a client that truncates a
-    file sends the present."""
+    """Applies changes. A change of size sets mtime as well. A daemon that may write the file but
+    does not own it cannot set mtime again; the host's time is good enough then, since a client that
+    truncates a file sends the current time."""
     times = changes.times
     if changes.size is None or times is None or times.atime[1] != TIME_OMIT:
         change(driver, fid, *changes)
@@ -221,10 +222,11 @@ def _change(driver: Driver, fid: Fid, changes: Changes) -> None:
 
 
 def _changes(wanted: u.Stat, now: Attr) -> Changes:
-    """What a Twstat changes, but for the name; P9Error for what nobody can."""
+    """Returns the changes of a Twstat, except the name. Raises P9Error for fields that cannot
+    change."""
     fixed = (wanted.type, wanted.dev, wanted.qid, wanted.extension)
     if fixed != (ALONE16, ALONE32, ANY_QID, b""):
-        raise P9Error(errno.EPERM, "type, dev, qid and extension are not to be changed")
+        raise P9Error(errno.EPERM, "type, dev, qid and extension cannot be changed")
     if wanted.length != ALONE64 and wanted.length > OFF_MAX:
         raise P9Error(errno.EINVAL, f"a size of {wanted.length} bytes")
     times = Times(_time(wanted.atime), _time(wanted.mtime))
@@ -239,17 +241,18 @@ def _changes(wanted: u.Stat, now: Attr) -> Changes:
 
 def _chmod(mode: int, now: Attr) -> int:
     if mode & KIND_BITS != KINDS.get(stat.S_IFMT(now.mode), 0):
-        raise P9Error(errno.EINVAL, f"mode {mode:#x} is that of another kind of file")
+        raise P9Error(errno.EINVAL, f"mode {mode:#x} belongs to another kind of file")
     return permissions(mode)
 
 
 def _time(seconds: int) -> tuple[int, int]:
-    """As utimensat(2) wants it."""
+    """Returns a time for utimensat(2)."""
     return (0, TIME_OMIT) if seconds == ALONE32 else (seconds, 0)
 
 
 def _id(number: int, name: bytes) -> int:
-    """As chown(2) wants it. The number counts; a name counts without one, and has to be one."""
+    """Returns an id for chown(2): the number; without one the name, which must be a decimal
+    number."""
     if number != c.NONUNAME:
         return number
     if not name:

@@ -15,7 +15,7 @@ import pytest
 from tests.frontend import wire
 from tests.frontend.client import Client, P9Errno
 from tests.frontend.daemon import Daemon
-from tests.frontend.unix import (
+from tests.frontend.dialect_u import (
     DMAPPEND,
     DMDEVICE,
     DMDIR,
@@ -31,7 +31,7 @@ from tests.frontend.unix import (
     OREAD,
     OTRUNC,
     OWRITE,
-    UnixClient,
+    DialectUClient,
 )
 from tests.frontend.wire import U
 from tests.system.kinds import make_all
@@ -40,13 +40,13 @@ from tests.system.share import Share, fails, mounted, needs_root
 
 @pytest.fixture
 def speaks() -> type[Client]:
-    return UnixClient
+    return DialectUClient
 
 
 # ---- Tcreate --------------------------------------------------------------------------------
 
 
-def test_tcreate_makes_a_file(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_a_file(share: Share, client: DialectUClient) -> None:
     fid = client.make(share.top, b"new", DMSETUID | DMSETVTX | 0o751, ORDWR)
     status = os.stat(share.path("new"))
     assert stat.S_IMODE(status.st_mode) == 0o5751
@@ -61,7 +61,7 @@ def test_tcreate_makes_a_file(share: Share, client: UnixClient) -> None:
     assert share.get("new") == b"data"
 
 
-def test_tcreate_makes_a_directory(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_a_directory(share: Share, client: DialectUClient) -> None:
     fid = client.make(share.top, b"dir", DMDIR | DMSETVTX | 0o775)
     assert stat.S_IMODE(os.stat(share.path("dir")).st_mode) == 0o1775
     share.put("dir/inside")
@@ -73,7 +73,7 @@ def test_tcreate_makes_a_directory(share: Share, client: UnixClient) -> None:
     assert sorted(os.listdir(share.host)) == ["dir"]
 
 
-def test_tcreate_makes_links_fifos_and_sockets(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_links_fifos_and_sockets(share: Share, client: DialectUClient) -> None:
     share.put("file", b"data")
     file = client.walk_to(share.top, b"file")
     link = client.make(share.top, b"link", DMSYMLINK, OREAD, b"../\xff")
@@ -94,7 +94,7 @@ def test_tcreate_makes_links_fifos_and_sockets(share: Share, client: UnixClient)
 
 
 @needs_root
-def test_tcreate_makes_devices(share: Share, client: UnixClient) -> None:
+def test_tcreate_makes_devices(share: Share, client: DialectUClient) -> None:
     client.make(share.top, b"null", DMDEVICE | 0o600, OREAD, b"c 1 3")
     client.make(share.top, b"disk", DMDEVICE | 0o600, OREAD, b"b 4095 1048575\n")
     assert os.stat(share.path("null")).st_rdev == os.makedev(1, 3)
@@ -127,7 +127,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_tcreate_refuses_what_cannot_be(share: Share, client: UnixClient, what: str) -> None:
+def test_tcreate_refuses_what_cannot_be(share: Share, client: DialectUClient, what: str) -> None:
     perm, extension, code = HOSTILE[what]
     mode = ORCLOSE if what == "remove on clunk" else OREAD
     with fails(code):
@@ -147,7 +147,7 @@ NAMES = [
 
 @pytest.mark.parametrize(("name", "create", "rename"), NAMES)
 def test_what_is_no_name(
-    share: Share, client: UnixClient, name: bytes, create: int, rename: int
+    share: Share, client: DialectUClient, name: bytes, create: int, rename: int
 ) -> None:
     share.put("file")
     file = client.walk_to(share.top, b"file")
@@ -161,7 +161,7 @@ def test_what_is_no_name(
 
 
 @needs_root
-def test_owners_of_what_is_created(share: Share, client: UnixClient) -> None:
+def test_owners_of_what_is_created(share: Share, client: DialectUClient) -> None:
     """The user is the attach's; the group the daemon's, or that of a set-gid directory."""
     os.chmod(share.host, 0o777)
     os.mkdir(share.path("team"))
@@ -180,7 +180,7 @@ def test_owners_of_what_is_created(share: Share, client: UnixClient) -> None:
 # ---- Twstat ---------------------------------------------------------------------------------
 
 
-def test_wstat_changes_what_it_names(share: Share, client: UnixClient) -> None:
+def test_wstat_changes_what_it_names(share: Share, client: DialectUClient) -> None:
     path = share.put("file", b"0123456789")
     os.utime(path, (100, 200))
     fid = client.walk_to(share.top, b"file")
@@ -198,7 +198,7 @@ def test_wstat_changes_what_it_names(share: Share, client: UnixClient) -> None:
 
 
 @needs_root
-def test_wstat_changes_owners(share: Share, client: UnixClient) -> None:
+def test_wstat_changes_owners(share: Share, client: DialectUClient) -> None:
     path = share.put("file")
     os.symlink("file", share.path("link"))
     fid, link = client.walk_to(share.top, b"file"), client.walk_to(share.top, b"link")
@@ -217,7 +217,7 @@ def test_wstat_changes_owners(share: Share, client: UnixClient) -> None:
     assert os.stat(path).st_uid == 6
 
 
-def test_wstat_of_nothing_makes_durable(share: Share, client: UnixClient) -> None:
+def test_wstat_of_nothing_makes_durable(share: Share, client: DialectUClient) -> None:
     make_all(share)
     client.wstat(client.walk_open(share.top, b"file", mode=OWRITE))
     for name in (b"file", b"dir", b"link", b"fifo"):
@@ -239,7 +239,7 @@ def test_wstat_of_nothing_makes_durable(share: Share, client: UnixClient) -> Non
     ],
 )
 def test_wstat_refuses_what_cannot_be(
-    share: Share, client: UnixClient, fields: dict[str, Any], code: int
+    share: Share, client: DialectUClient, fields: dict[str, Any], code: int
 ) -> None:
     path = share.put("file", b"data")
     before = os.stat(path)
@@ -251,14 +251,14 @@ def test_wstat_refuses_what_cannot_be(
     assert os.listdir(share.host) == ["file"]
 
 
-def test_wstat_of_sizes_that_there_are_not(share: Share, client: UnixClient) -> None:
+def test_wstat_of_sizes_that_there_are_not(share: Share, client: DialectUClient) -> None:
     make_all(share)
     for name, code in ((b"dir", errno.EISDIR), (b"fifo", errno.EINVAL), (b"link", errno.EINVAL)):
         with fails(code):
             client.wstat(client.walk_to(share.top, name), length=0)
 
 
-def test_wstat_renames_within_the_directory(share: Share, client: UnixClient) -> None:
+def test_wstat_renames_within_the_directory(share: Share, client: DialectUClient) -> None:
     share.put("old", b"data")
     share.put("other", b"gone")
     os.mkdir(share.path("dir"))
@@ -279,7 +279,9 @@ def test_wstat_renames_within_the_directory(share: Share, client: UnixClient) ->
 # ---- names of hard links --------------------------------------------------------------------
 
 
-def test_each_fid_keeps_the_name_by_which_it_was_reached(share: Share, client: UnixClient) -> None:
+def test_each_fid_keeps_the_name_by_which_it_was_reached(
+    share: Share, client: DialectUClient
+) -> None:
     share.put("a", b"data")
     for name in "bcd":
         os.link(share.path("a"), share.path(name))
@@ -297,7 +299,7 @@ def test_each_fid_keeps_the_name_by_which_it_was_reached(share: Share, client: U
         client.remove(fids[b"b"])  # its name is gone: no other one goes for it
 
 
-def test_remove_frees_its_fid(share: Share, client: UnixClient) -> None:
+def test_remove_frees_its_fid(share: Share, client: DialectUClient) -> None:
     make_all(share)
     share.put("dir/inside")
     opened = client.walk_open(share.top, b"dir")
@@ -312,7 +314,7 @@ def test_remove_frees_its_fid(share: Share, client: UnixClient) -> None:
     assert os.listdir(share.host) == []
 
 
-def test_an_open_file_outlives_its_name(share: Share, client: UnixClient) -> None:
+def test_an_open_file_outlives_its_name(share: Share, client: DialectUClient) -> None:
     fid = client.make(share.top, b"file", 0o600, ORDWR)
     client.write(fid, 0, b"data")
     client.remove(client.walk_to(share.top, b"file"))
@@ -325,19 +327,22 @@ def test_an_open_file_outlives_its_name(share: Share, client: UnixClient) -> Non
 
 
 @pytest.fixture(params=["mapped-xattr", "mapped-file"])
-def mapped(request: pytest.FixtureRequest, scratch: Path) -> Iterator[tuple[UnixClient, Path]]:
+def mapped(request: pytest.FixtureRequest, scratch: Path) -> Iterator[tuple[DialectUClient, Path]]:
     """A client of an export of each model; fid 2 is its root."""
     export = scratch / request.param
     export.mkdir()
     args = ("--path", str(export), "--security-model", request.param, "--multidevs", "remap")
-    with Daemon(*args) as daemon, mounted(daemon, export, speaks=UnixClient, n_uname=1000) as share:
-        assert isinstance(share.client, UnixClient)
+    with (
+        Daemon(*args) as daemon,
+        mounted(daemon, export, speaks=DialectUClient, n_uname=1000) as share,
+    ):
+        assert isinstance(share.client, DialectUClient)
         yield share.client, export
     daemon.check_output()
     shutil.rmtree(export)
 
 
-def test_mapped_files_are_shown_as_the_guest_made_them(mapped: tuple[UnixClient, Path]) -> None:
+def test_mapped_files_are_shown_as_the_guest_made_them(mapped: tuple[DialectUClient, Path]) -> None:
     """Kinds, owners and links that the host does not know of are in every answer."""
     client, export = mapped
     made = {
@@ -373,7 +378,7 @@ def test_mapped_files_are_shown_as_the_guest_made_them(mapped: tuple[UnixClient,
     assert [name for name in os.listdir(export) if not name.startswith(".virtfs")] == ["file"]
 
 
-def test_names_of_mapped_metadata(mapped: tuple[UnixClient, Path]) -> None:
+def test_names_of_mapped_metadata(mapped: tuple[DialectUClient, Path]) -> None:
     client, export = mapped
     file = client.make(2, b"file", 0o644)
     for name in (b".virtfs_metadata", b".virtfs_metadata_root"):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.p9.guest import Guest, Refused, serving
 from vhost9p.p9 import constants as c
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9 import messages as m
-from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error, Qid
-from vhost9p.p9.unix import UNTOUCHED
-from vhost9p.p9.unix_stat import device_of, fid_of, permissions
+from vhost9p.p9.dialect_u import UNTOUCHED
+from vhost9p.p9.dialect_u_stat import device_of, fid_of, permissions
 
 U32 = st.one_of(st.integers(0, 2**32 - 1), st.just(2**32 - 1))
 NAMES = st.one_of(
@@ -47,7 +47,7 @@ PATIENT = settings(
 
 
 @pytest.fixture
-def unix(root: Path, guest: Guest) -> Guest:
+def dialect_u(root: Path, guest: Guest) -> Guest:
     """A guest in a session of 9P2000.u, with two files that nothing below names otherwise."""
     guest.call(m.Tversion(65536, b"9P2000.u"), m.Rversion)
     (root.parent / "outside").write_text("out of reach")
@@ -81,7 +81,7 @@ def settle(root: Path, caplog: pytest.LogCaptureFixture) -> None:
 @given(NAMES, st.one_of(KINDS, U32), U32, st.integers(0, 255), EXTENSIONS)
 @example(b"new", c.DMLINK, 0, 0, b"1")
 def test_any_create(
-    unix: Guest,
+    dialect_u: Guest,
     root: Path,
     caplog: pytest.LogCaptureFixture,
     name: bytes,
@@ -90,34 +90,34 @@ def test_any_create(
     mode: int,
     extension: bytes,
 ) -> None:
-    fid = unix.walk()
+    fid = dialect_u.walk()
     known = perm & 0o777 if kind & 0xFFFF else kind | perm & 0o7777
-    reply = attempt(unix, u.Tcreate(fid, name, known, mode, extension))
+    reply = attempt(dialect_u, u.Tcreate(fid, name, known, mode, extension))
     entries = os.listdir(os.fsencode(root))
     if reply:
         assert isinstance(reply, u.Rcreate)
         status = os.lstat(os.path.join(os.fsencode(root), name))
         assert (status.st_dev, status.st_ino) == (
-            unix.fids.look(fid).st_dev,
-            unix.fids.look(fid).st_ino,
+            dialect_u.fids.look(fid).st_dev,
+            dialect_u.fids.look(fid).st_ino,
         )
         assert sorted(entries) == sorted([b"old", name])
     else:
         assert entries == [b"old"]
-    unix.do(m.Tclunk(fid))
+    dialect_u.do(m.Tclunk(fid))
     settle(root, caplog)
 
 
 @PATIENT
 @given(st.sampled_from(["old", ""]), STATS)
 def test_any_wstat(
-    unix: Guest, root: Path, caplog: pytest.LogCaptureFixture, path: str, wanted: u.Stat
+    dialect_u: Guest, root: Path, caplog: pytest.LogCaptureFixture, path: str, wanted: u.Stat
 ) -> None:
-    fid = unix.walk(path)
-    reply = attempt(unix, u.Twstat(fid, wanted))
+    fid = dialect_u.walk(path)
+    reply = attempt(dialect_u, u.Twstat(fid, wanted))
     assert reply in (None, u.Rwstat())
     assert len(os.listdir(root)) == 1
-    unix.do(m.Tclunk(fid))
+    dialect_u.do(m.Tclunk(fid))
     os.chmod(root, 0o755)
     os.chown(root, os.geteuid(), os.getegid())
     settle(root, caplog)

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.unix import Stat, decode_stats
+from tests.frontend.dialect_u import Stat, decode_stats
 from tests.p9.guest import Guest, Refused, WatchedFids
 from vhost9p.fs.driver import Attr
 from vhost9p.native.fids import Entry, Fid
+from vhost9p.p9 import dialect_u_messages as u
+from vhost9p.p9 import dialect_u_reading
 from vhost9p.p9 import messages as m
-from vhost9p.p9 import unix_messages as u
-from vhost9p.p9 import unix_reading
 
 ALL = [b".", b"..", b"a", b"b", b"c", b"d", b"e", b"link"]
-"""What the directory of `unix` lists, in the order of names; the host has its own order."""
+"""What the directory of `dialect_u` lists, in the order of names; the host has its own order."""
 
 
 @pytest.fixture
-def unix(root: Path, guest: Guest) -> Guest:
+def dialect_u(root: Path, guest: Guest) -> Guest:
     """A guest in a session of 9P2000.u, with some files."""
     guest.call(m.Tversion(65536, b"9P2000.u"), m.Rversion)
     for name in "abcde":
@@ -59,8 +59,8 @@ class Reads:
 
 
 @pytest.fixture
-def reads(unix: Guest, monkeypatch: pytest.MonkeyPatch) -> Reads:
-    return Reads(unix, monkeypatch)
+def reads(dialect_u: Guest, monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(dialect_u, monkeypatch)
 
 
 def names(stats: list[Stat]) -> list[bytes]:
@@ -86,12 +86,12 @@ def test_other_offsets_are_counted_from_the_start(reads: Reads) -> None:
 
 
 def test_places_are_forgotten_where_there_are_too_many(
-    reads: Reads, unix: Guest, monkeypatch: pytest.MonkeyPatch
+    reads: Reads, dialect_u: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unix_reading, "PLACES_MAX", 2)
+    monkeypatch.setattr(dialect_u_reading, "PLACES_MAX", 2)
     first, end = reads.at(0, 200)
     for _ in range(2):
-        unix.call(m.Tread(unix.open("", os.O_RDONLY), 0, 200), m.Rread)
+        dialect_u.call(m.Tread(dialect_u.open("", os.O_RDONLY), 0, 200), m.Rread)
     second, _ = reads.at(end, 1000)
     assert sorted(names(first + second)) == ALL
     assert reads.positions[0] == 0
@@ -117,21 +117,21 @@ def give_handle(fids: WatchedFids, monkeypatch: pytest.MonkeyPatch, handle: int)
 
 
 def test_a_new_session_has_no_places(
-    reads: Reads, unix: Guest, monkeypatch: pytest.MonkeyPatch
+    reads: Reads, dialect_u: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, end = reads.at(0, 200)
-    handle = unix.fids.find(reads.fid)
-    unix.call(m.Tversion(65536, b"9P2000.u"), m.Rversion)
-    reads.fid = unix.open("", os.O_RDONLY)
-    give_handle(unix.fids, monkeypatch, handle)
+    handle = dialect_u.fids.find(reads.fid)
+    dialect_u.call(m.Tversion(65536, b"9P2000.u"), m.Rversion)
+    reads.fid = dialect_u.open("", os.O_RDONLY)
+    give_handle(dialect_u.fids, monkeypatch, handle)
     second, _ = reads.at(end, 1000)
     assert sorted(names(first + second)) == ALL
     assert reads.positions[0] == 0
 
 
-def fail_for(unix: Guest, monkeypatch: pytest.MonkeyPatch, ino: int, code: int) -> None:
+def fail_for(dialect_u: Guest, monkeypatch: pytest.MonkeyPatch, ino: int, code: int) -> None:
     """Attributes of this file cannot be read."""
-    below = unix.driver.attr
+    below = dialect_u.driver.attr
 
     def attr(fd: int, name: bytes = b"", meta_fd: int = -1, shown_as: int | None = None) -> Attr:
         found = below(fd, name, meta_fd, shown_as)
@@ -139,57 +139,57 @@ def fail_for(unix: Guest, monkeypatch: pytest.MonkeyPatch, ino: int, code: int) 
             raise OSError(code, os.strerror(code))
         return found
 
-    monkeypatch.setattr(unix.driver, "attr", attr)
+    monkeypatch.setattr(dialect_u.driver, "attr", attr)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ENOENT])
 def test_what_cannot_be_looked_at_is_left_out(
-    reads: Reads, unix: Guest, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    reads: Reads, dialect_u: Guest, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    fail_for(unix, monkeypatch, (root / "b").stat().st_ino, code)
+    fail_for(dialect_u, monkeypatch, (root / "b").stat().st_ino, code)
     found, _ = reads.at(0, 1000)
     assert sorted(names(found)) == [name for name in ALL if name != b"b"]
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOSPC])
 def test_what_the_server_lacks_fails_a_listing(
-    reads: Reads, unix: Guest, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    reads: Reads, dialect_u: Guest, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    fail_for(unix, monkeypatch, (root / "b").stat().st_ino, code)
+    fail_for(dialect_u, monkeypatch, (root / "b").stat().st_ino, code)
     with pytest.raises(Refused) as refused:
         reads.at(0, 1000)
     assert refused.value.errno == code
 
 
 def test_a_symlink_that_is_replaced_meanwhile(
-    reads: Reads, unix: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
+    reads: Reads, dialect_u: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attributes and target are those of one file."""
-    below = unix.driver.read_link
+    below = dialect_u.driver.read_link
 
     def read_link(fd: int) -> bytes:
         os.unlink(root / "link")
         os.symlink("other target", root / "link")
         return below(fd)
 
-    monkeypatch.setattr(unix.driver, "read_link", read_link)
+    monkeypatch.setattr(dialect_u.driver, "read_link", read_link)
     found = {stat.name: stat for stat in reads.at(0, 2000)[0]}[b"link"]
     assert (found.extension, found.length) == (b"target", len("target"))
 
 
-def test_a_file_is_no_directory(unix: Guest) -> None:
+def test_a_file_is_no_directory(dialect_u: Guest) -> None:
     with pytest.raises(Refused) as refused:
-        unix.do(m.Tread(unix.open("a", os.O_RDONLY), 0, 1000))
+        dialect_u.do(m.Tread(dialect_u.open("a", os.O_RDONLY), 0, 1000))
     assert refused.value.errno == errno.ENOTDIR
     with pytest.raises(Refused) as refused:
-        unix.do(m.Tread(unix.walk("a"), 0, 1000))
+        dialect_u.do(m.Tread(dialect_u.walk("a"), 0, 1000))
     assert refused.value.errno == errno.EBADF
 
 
-def test_a_stat_tells_the_name(unix: Guest, root: Path) -> None:
+def test_a_stat_tells_the_name(dialect_u: Guest, root: Path) -> None:
     os.rename(root / "a", root / "z")
-    fid = unix.walk("z")
+    fid = dialect_u.walk("z")
     os.unlink(root / "z")
-    found = unix.call(u.Tstat(fid), u.Rstat).stat
+    found = dialect_u.call(u.Tstat(fid), u.Rstat).stat
     assert (found.name, found.extension) == (b"z", b"HARDLINKCOUNT 0")
-    assert unix.call(u.Tstat(unix.walk()), u.Rstat).stat.name == b"/"
+    assert dialect_u.call(u.Tstat(dialect_u.walk()), u.Rstat).stat.name == b"/"

@@ -1,9 +1,9 @@
-"""How 9P2000.u writes modes, devices and attributes, and what it means by them.
+"""9P2000.u's encoding of modes, devices and attributes.
 
-Bits of a mode above the permissions say what kind of file it is, and the extension string the rest:
-a symlink's target, a device's numbers ("c 1 3"), in Tcreate also the fid of the file that a link is
-to. Ids are numbers, and the same in decimal as strings: the host's names for them would mean
-nothing to a guest. See stat(5) of Plan 9, and the notes on 9P2000.u.
+Bits of a mode above the permissions give the kind of file. The extension string gives the rest: a
+symlink's target, a device's numbers ("c 1 3"), in Tcreate also the fid of a link's target. Ids are
+numbers, and strings with the same numbers in decimal: the host's names would mean nothing to a
+guest. See stat(5) of Plan 9, and the notes on 9P2000.u.
 """
 
 import errno
@@ -13,7 +13,7 @@ import stat
 
 from vhost9p.fs.driver import Attr
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import unix_messages as u
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9.codec import P9Error
 from vhost9p.p9.context import qid_of
 
@@ -38,24 +38,24 @@ MAJOR_MAX, MINOR_MAX = 2**12 - 1, 2**20 - 1
 
 
 def permissions(mode: int) -> int:
-    """The bits of chmod(2) in a mode; EOPNOTSUPP for Plan 9's bits that no file here can have:
-    append-only, exclusive use, temporary."""
+    """Returns the bits of chmod(2) in a mode. EOPNOTSUPP for Plan 9's bits that no file here can
+    have: append-only, exclusive use, temporary."""
     if mode & ~KNOWN:
         raise P9Error(errno.EOPNOTSUPP, f"mode {mode:#x}")
     return mode & 0o7777 | sum(bit for flag, bit in SET_BITS.items() if mode & flag)
 
 
-def unix_mode(mode: int) -> int:
-    """The mode of a file whose st_mode this is."""
+def dialect_u_mode(mode: int) -> int:
+    """Returns 9P2000.u's mode for an st_mode."""
     bits = mode & 0o777 | sum(flag for flag, bit in SET_BITS.items() if mode & bit)
     return bits | KINDS.get(stat.S_IFMT(mode), 0)
 
 
 def device_of(extension: bytes) -> tuple[int, int, int]:
-    """Kind (S_IFCHR, S_IFBLK), major and minor number of "c 1 3"."""
+    """Returns kind (S_IFCHR, S_IFBLK), major and minor number of "c 1 3"."""
     match = re.fullmatch(rb"([bc]) (\d{1,10}) (\d{1,10})\n?", extension)
     if not match:
-        raise P9Error(errno.EINVAL, f"{extension!r} is no device, as b'c 1 3' is")
+        raise P9Error(errno.EINVAL, f"{extension!r} is no device; b'c 1 3' is one")
     major, minor = int(match[2]), int(match[3])
     if major > MAJOR_MAX or minor > MINOR_MAX:
         raise P9Error(errno.EINVAL, f"{extension!r}: at most {MAJOR_MAX} and {MINOR_MAX}")
@@ -63,13 +63,13 @@ def device_of(extension: bytes) -> tuple[int, int, int]:
 
 
 def device_text(attr: Attr) -> bytes:
-    """The extension of a device."""
+    """Returns the extension of a device."""
     kind = b"c" if stat.S_ISCHR(attr.mode) else b"b"
     return b"%s %d %d" % (kind, os.major(attr.rdev), os.minor(attr.rdev))
 
 
 def fid_of(extension: bytes) -> int:
-    """The fid that a link is made to: its number in decimal."""
+    """Returns the fid of a link's target, from its number in decimal."""
     match = re.fullmatch(rb"(\d{1,10})\n?", extension)
     if not match or int(match[1]) > U32_MAX:
         raise P9Error(errno.EINVAL, f"{extension!r} is no fid")
@@ -77,13 +77,13 @@ def fid_of(extension: bytes) -> int:
 
 
 def stat_of(attr: Attr, name: bytes, extension: bytes) -> u.Stat:
-    """A file's stat structure. Type and dev are a Plan 9 kernel's own; the host does not know who
-    changed a file last (muid)."""
+    """Returns a file's stat structure. Only a Plan 9 kernel uses type and dev; the host does not
+    know who changed a file last (muid)."""
     return u.Stat(
         type=0,
         dev=0,
         qid=qid_of(attr),
-        mode=unix_mode(attr.mode),
+        mode=dialect_u_mode(attr.mode),
         atime=attr.atime & U32_MAX,
         mtime=attr.mtime & U32_MAX,
         length=attr.size,

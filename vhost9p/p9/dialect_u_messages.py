@@ -1,8 +1,8 @@
-"""The messages of 9P2000.u that 9P2000.L does not have, and its stat structure, declared once.
+"""The messages that 9P2000.u adds to those of 9P2000.L, and its stat structure.
 
-See vhost9p.p9.messages for those that both have, and for how they are declared. Source: open(5) and
-stat(5) of Plan 9, and the notes on 9P2000.u that Linux's client was written from
-(Linux: include/net/9p/client.h, net/9p/protocol.c).
+vhost9p.p9.messages has those of both dialects, and explains the declarations. Source: open(5) and
+stat(5) of Plan 9, and the notes on 9P2000.u that Linux's client was written from (Linux:
+include/net/9p/client.h, net/9p/protocol.c).
 """
 
 from typing import Annotated
@@ -26,7 +26,7 @@ from vhost9p.p9.codec import (
 # extension[s] n_uid[4] n_gid[4] n_muid[4]
 @record
 class Stat(Record):
-    """Attributes. In Twstat all ones, or an empty string, leave a field alone."""
+    """Attributes. In Twstat all ones, or an empty string, leave a field unchanged."""
 
     type: U16
     dev: U32
@@ -45,7 +45,7 @@ class Stat(Record):
     n_muid: U32
 
     def record(self) -> bytes:
-        """As a directory's contents have it: size[2] and the fields."""
+        """Encodes an entry of a directory's contents: size[2] and the fields."""
         fields = self.dump()
         return len(fields).to_bytes(2, "little") + fields
 

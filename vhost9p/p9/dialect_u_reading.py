@@ -1,11 +1,11 @@
-"""Tstat, and Tread of a directory, in 9P2000.u: attributes, which a stat structure holds.
+"""Tstat and Tread of a directory in 9P2000.u: both return stat structures.
 
-An open directory reads as a row of such structures, never a part of one. A client continues at the
-offset where its last read ended, or begins again at 0. For another offset (seekdir(3), and a
-rewinddir(3) that Linux's client does half) structures are counted from the start.
+Reading an open directory returns whole structures. A client continues at the offset where its last
+read ended, or starts again at 0. For any other offset (seekdir(3), or rewinddir(3), which Linux's
+client implements only in part) structures are counted from the start.
 
-What an entry is, is read from one descriptor: its attributes and a symlink's target belong to the
-same file, whatever happens to the name meanwhile.
+Each entry is read through one descriptor, so that its attributes and a symlink's target belong to
+the same file even if its name changes meanwhile.
 """
 
 import errno
@@ -17,43 +17,43 @@ from typing import NamedTuple
 
 from vhost9p.fs.driver import Attr, Driver, Entry, close_fd
 from vhost9p.p9 import constants as c
+from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9 import messages as m
-from vhost9p.p9 import unix_messages as u
 from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import Context, Handler, Request, file_fd
+from vhost9p.p9.dialect_u_stat import device_text, stat_of
 from vhost9p.p9.fids import Fid
-from vhost9p.p9.unix_stat import device_text, stat_of
 
 PLACES_MAX = 1024
-"""Open directories for which the end of the last read is remembered."""
+"""The number of open directories for which the end of the last read is stored."""
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
-"""What fails a listing: any other error is that of an entry, which is left out."""
+"""Errors that fail a listing. For any other error of an entry, the entry is left out."""
 ABOVE = (errno.ESTALE, errno.ENOENT, errno.EPERM)
-"""How a step to ".." says that what is there is not the guest's to see."""
+"""Errors of a step to ".." that mean: the guest may not see that directory."""
 
 
 class _Place(NamedTuple):
-    """Where structures begin in a directory: the offset in bytes, and the host's position."""
+    """A place in a directory: the guest's offset in bytes, and the host's position."""
 
     offset: int = 0
     position: int = 0
 
 
 class _Places:
-    """For each open directory where its last read ended, by the fid's handle."""
+    """The end of the last read of each open directory, by the fid's handle."""
 
     def __init__(self) -> None:
         self._places: dict[int, _Place] = {}
         self._lock = threading.Lock()
 
     def before(self, handle: int, offset: int) -> _Place:
-        """The place to count from: where a read goes on, else the directory's start."""
+        """Returns the place to count from: the end of the last read, else the directory's start."""
         with self._lock:
             place = self._places.get(handle, _Place())
         return place if offset and offset == place.offset else _Place()
 
     def keep(self, handle: int, place: _Place) -> None:
-        """A read has ended there. The oldest place gives way where there are too many."""
+        """Stores the end of a read. Drops the oldest place if there are too many."""
         with self._lock:
             self._places.pop(handle, None)
             if len(self._places) >= PLACES_MAX:
@@ -61,7 +61,7 @@ class _Places:
             self._places[handle] = place
 
     def forget(self) -> None:
-        """All fids are gone."""
+        """Drops all places, after all fids are gone."""
         with self._lock:
             self._places.clear()
 
@@ -82,7 +82,7 @@ class ReadingFamily:
     # ---- Tstat ------------------------------------------------------------------------------
 
     def stat(self, request: Request, t: u.Tstat) -> u.Rstat:
-        """Attributes of a file, with the last component of its name."""
+        """Returns a file's attributes, with the last component of its name."""
         with self._fids.get(t.fid) as fid:
             driver, fd = self._context.driver(fid), file_fd(fid.path_fd)
             name = driver.name_of(fd)
@@ -95,8 +95,8 @@ class ReadingFamily:
     # ---- Tread ------------------------------------------------------------------------------
 
     def read(self, request: Request, t: m.Tread) -> m.Rread:
-        """The structures from an offset on; EINVAL where not even one fits. All but what concerns
-        directories is C's."""
+        """Returns the structures from an offset on. EINVAL if not even one fits. C reads files;
+        only directories are read here."""
         count = min(t.count, self._context.msize - c.HEADER_SIZE - 4)
         with self._fids.get(t.fid) as fid:
             if fid.io_fd < 0:
@@ -107,15 +107,15 @@ class ReadingFamily:
         return m.Rread(data)
 
     def _read(self, fid: Fid, start: _Place, skip: int, count: int) -> tuple[bytes, int]:
-        """Structures of `count` bytes at most, of those that begin `skip` bytes behind a place or
-        later; and the position behind them."""
+        """Returns at most `count` bytes of structures that begin at least `skip` bytes after a
+        place, and the position after them."""
         data, end = bytearray(), start.position
         for found, position in self._stats(fid, start.position, count):
             record = found.record() if found else b""
             if found and skip > 0:
                 skip -= len(record)
             elif found:
-                if not data and len(record) > count:  # a target must not end the listing
+                if not data and len(record) > count:  # a long target must not end the listing
                     record = replace(found, extension=b"").record()
                     if len(record) > count:
                         raise P9Error(errno.EINVAL, f"{count} bytes for {len(record)}")
@@ -126,7 +126,8 @@ class ReadingFamily:
         return bytes(data), end
 
     def _stats(self, fid: Fid, position: int, count: int) -> Iterator[tuple[u.Stat | None, int]]:
-        """What entries from a position on are, and the position behind each; None: left out."""
+        """Yields the structures of entries from a position on (None: left out), and the position
+        after each."""
         driver = self._context.driver(fid)
         while entries := self._fids.read_dir(fid, position, count // 2):
             for entry in entries:
@@ -139,13 +140,13 @@ class ReadingFamily:
         except OSError as error:
             if error.errno in LACKING:
                 raise
-            return None  # it vanished, is hidden, or cannot be looked at
+            return None  # it vanished, is hidden, or cannot be accessed
         return stat_of(attr, entry.name, extension)
 
     def _look_at(self, driver: Driver, fid: Fid, entry: Entry) -> tuple[Attr, bytes]:
-        """Attributes and extension of an entry. What the guest may not enter is still visible: a
-        file that multidevs=forbid denies by the number that the directory has for it; under the
-        name of an export that does not know the user, the directory that it covers."""
+        """Returns an entry's attributes and extension. Entries that the guest may not enter are
+        still visible: a file denied by multidevs=forbid, with the directory's inode number for it;
+        and the root of an export that refuses the user, as the directory that it covers."""
         try:
             export, fd = driver.step(fid.uid, fid.path_fd, entry.name)
         except OSError as error:
@@ -165,8 +166,8 @@ class ReadingFamily:
 
 
 def _extension(driver: Driver, fd: int, attr: Attr) -> bytes:
-    """What no other field holds: a symlink's target, a device's numbers; of files and directories
-    the number of their names, which Linux's client reads."""
+    """Returns what no other field holds: a symlink's target, a device's numbers, or the link count
+    of a file or directory, which Linux's client reads."""
     if stat.S_ISLNK(attr.mode):
         return driver.read_link(fd)
     if stat.S_ISCHR(attr.mode) or stat.S_ISBLK(attr.mode):
