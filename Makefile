@@ -6,6 +6,8 @@
 PYTHON ?= python3
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? 2 * n : 16)))
 export PYTHON
+# The tests start hundreds of daemons: without bytecode each would compile all modules first.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c) \
@@ -13,6 +15,10 @@ C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
 .PHONY: help build lint test test-all demo bench bench-upcalls profile bench-scale bench-guest clean
+
+# Fetches what guests need before there are workers that would wait for each other, each with a line
+# of progress. Where it fails, the tests say so.
+fetch = @$(BIN)/python -m tests.guest.fetch $(1) >/dev/null || true
 
 help:  ## this list
 	@echo 'make COMMAND [VARIABLE=value]'
@@ -42,9 +48,11 @@ lint: build  ## formats, style, layers and types, of Python and C
 	$(BIN)/mypy
 
 test: lint  ## set-up, lint, then unit, property, sanitizer and real-guest tests
+	$(call fetch,qemu tools userland 6.12 newest)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
 
 test-all: lint  ## the same with every kernel, model and user
+	$(call fetch)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 demo: build  ## set-up, then the daemon, a guest, a mount, and what there is to see

@@ -1,14 +1,12 @@
 /*
  * The part of vhost9p.h, which includes it, that is about names of files: entries of directories
- * that are created and unlinked (fs/create.c), what is kept for them (mapped/sidecar.c), and what
- * changes of names mean to files that guests know (fid/renames.c).
+ * that are created and unlinked (fs/create.c), their metadata files (mapped/sidecar.c), and the
+ * effect of changed names on files that guests know (fid/renames.c).
  */
 #ifndef V9_VHOST9P_NAMES_H
 #define V9_VHOST9P_NAMES_H
 
-/* ---- fs/create.c: entries of directories, made and removed
- * -----------------------------------------
- */
+/* ---- fs/create.c: entries of directories, created and unlinked ------------------------------- */
 
 enum {
     V9_NEW_FILE = 0, /* a regular file, which is opened */
@@ -24,35 +22,35 @@ struct v9_new {
     uint32_t major, minor; /* of a special file */
     const char *target;    /* of a symlink */
 };
-/* What was made. V9_NEW_FILE also tells its descriptors, which are the caller's, and those of what
- * it has found; else they are -1. */
+/* The result. For V9_NEW_FILE it has descriptors of the file that was created or found, which are
+ * the caller's; else they are -1. */
 struct v9_created {
     int32_t path_fd, meta_fd, io_fd, io_flags;
     struct v9_mapped metadata; /* that it began with; none: not known */
 };
 /*
- * Makes `name`, one component that the caller has validated, in directory `dir_fd`, as the guest's
- * user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for the
- * directory's where that is set-gid, else the daemon's own; with a map of ids see export/idmap.h.
- * Without O_EXCL a file that is there already is opened, if it is a regular one. Fills *created;
- * what it fails to complete stays, as open(2) with O_CREAT leaves a file that cannot be opened.
+ * Creates `name`, one component that the caller has validated, in directory `dir_fd`, as the
+ * guest's user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for
+ * the directory's where that is set-gid, else the daemon's own; with a map of ids see
+ * export/idmap.h. Without O_EXCL a file that is there already is opened, if it is a regular one.
+ * Fills *created; what it fails to complete stays, as open(2) with O_CREAT leaves a file that
+ * cannot be opened.
  */
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
               struct v9_created *created);
-/* Removes `name` of directory `dir_fd`, with what is kept beside it. */
+/* Removes `name` of directory `dir_fd`, and its metadata file. */
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
 
 /*
- * Excludes others that change names, and what is told of them elsewhere: metadata of mapped-file, a
- * quota's accounts. v9_create and v9_unlink take the lock where there is such; Python takes it to
- * rename and link. A thread may take it several times.
+ * Excludes others that change names together with metadata files or accounts of a quota. v9_create
+ * and v9_unlink take the lock where there are such; Python takes it to rename and link. A thread
+ * may take it several times.
  */
 void v9_export_lock_names(v9_export *ex);
 void v9_export_unlock_names(v9_export *ex);
 
 /* mapped/sidecar.c: mapped-file's metadata files, while names change. The lock is held. */
-/* The directory with the metadata of a directory's files, which is made where there is none: a
- * descriptor. */
+/* Opens, or creates, the directory with the metadata of a directory's files: a descriptor. */
 int v9_sidecar_dir(int32_t dir_fd);
 /* Before a file gets one more name: its metadata, which `meta_fd` is open on, get that name too.
  * Metadata that lie there for another file are removed; -EEXIST for a name in use. Returns the
@@ -68,46 +66,43 @@ int v9_sidecar_discard(int32_t dir_fd, const char *name);
  * empty. What is no directory is left alone. */
 int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
-/* ---- fid/renames.c
- * -------------------------------------------------------------------------------
- */
+/* ---- server/names.c: the guest's changes of names -------------------------------------------- */
 
 /*
- * fid/renames.c: changes of names by the guest. Between begin and end nothing of the export is
- * parked (fid/evict.h), so a file that loses its name in between stays reachable. Begin tells
- * whether anything of the device is parked, or something of the kinds that may lose a name may
- * linger (fid/cached.h); if not, the other calls but end may be left out.
+ * fid/renames.c: changes of names by the guest. Between begin and end, no inode of the export is
+ * evicted (fid/evict.h), so a file that loses its name in between stays reachable. Begin returns
+ * whether any inode of the device is evicted, or any of the `kinds` that may lose a name may be
+ * cached; if not, all other calls except end may be omitted.
  *
- * Renames that concern what is parked are noted in the order in which the host made them: lock
- * comes after begin then, and unlock after renamed. Without anything parked before, nothing is
- * until end.
+ * Renames that concern evicted inodes are recorded in the order in which the host makes them. So if
+ * begin returns true, call lock before the rename, and unlock after renamed.
  */
 enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
 int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
 /* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses a name: brings back what it stands for, and lets it linger no more.
- * Whether that is a directory: then its rename concerns what is parked below it. -EMFILE or -ENFILE
- * where there is no descriptor for it: then it must keep its name. */
-int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name);
+ * file `fd` itself ("") loses its name: restores the file's inode if it is evicted, and removes it
+ * from the cache. Returns whether it is a directory, whose rename concerns evicted inodes below it.
+ * -EMFILE or -ENFILE: no descriptor was left, so the file must keep its name. */
+int v9_names_before_loss(v9_device *dev, uint32_t export, int32_t fd, const char *name);
 /* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
  * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
 enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
 int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
                   char path[V9_PATH_SIZE]);
-/* A directory has been renamed; paths as v9_names_path tells them. */
+/* A directory has been renamed; paths as v9_names_path writes them. */
 void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
 void v9_names_end(v9_device *dev, uint32_t export);
 void v9_names_lock(v9_device *dev, uint32_t export);
 void v9_names_unlock(v9_device *dev, uint32_t export);
 /*
- * The directory, as an O_PATH descriptor to be closed, and the name in it by which the guest
- * reached a pinned fid: that one name of a file that has several. -ENOENT where it has it no more,
- * whoever took it; -EBUSY for an export's root.
+ * The directory (an O_PATH descriptor, which the caller closes) and the name in it by which the
+ * guest reached a pinned fid, even if the file has several names. -ENOENT if it has lost that name,
+ * to the guest or the host; -EBUSY for an export's root.
  */
 int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
-/* Before the end, where the change was made: entry `name` of a pinned fid's directory, or the fid's
- * own name (""), is gone, or has become `into` in the directory of another (V9_OWN_DIRECTORY: its
- * own). */
+/* Call one before the end, if the change succeeded. Entry `name` of a pinned fid's directory, or
+ * the fid's own name (""), was removed (lost), or renamed to `into` in the directory of the fid
+ * `directory` (V9_OWN_DIRECTORY: its own). */
 #define V9_OWN_DIRECTORY 18446744073709551615U
 void v9_names_lost(v9_device *dev, uint64_t handle, const char *name);
 void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,

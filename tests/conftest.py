@@ -60,10 +60,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Units:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def takes_long(item: pytest.Item) -> bool:
-        return any(item.get_closest_marker(name) for name in ("guest", "long"))
+    def length(item: pytest.Item) -> int:
+        return sum(item.get_closest_marker(name) is not None for name in ("guest", "long"))
 
-    items.sort(key=takes_long, reverse=True)
+    items.sort(key=length, reverse=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -232,7 +232,7 @@ def test_wrong_arguments_are_refused(run: Cli, args: list[str], said: str) -> No
     assert said in run.refused(*args)
 
 
-def test_all_that_is_wrong_with_a_file_is_told(run: Cli, write: Callable[..., str]) -> None:
+def test_all_that_is_wrong_with_a_file_is_reported(run: Cli, write: Callable[..., str]) -> None:
     file = write("socket: s\npath: [x]\nthreads: 0\n")
     assert run("--config", file) == cli.EXIT_USAGE
     assert [line.split(": ")[:3] for line in run.err.splitlines()] == [
@@ -241,7 +241,7 @@ def test_all_that_is_wrong_with_a_file_is_told(run: Cli, write: Callable[..., st
     ]
 
 
-def test_what_the_host_refuses_is_told_in_a_line(
+def test_what_the_host_refuses_is_reported_in_a_line(
     run: Cli, share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(config: Config) -> None:

@@ -376,7 +376,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         assert caught.value.problems == (f"{path}: cannot be read: {reason}",)
 
 
-def test_all_mistakes_are_told_at_once_in_order(load: Load) -> None:
+def test_all_mistakes_are_reported_at_once_in_order(load: Load) -> None:
     text = """\
 log_level: loud
 devices:

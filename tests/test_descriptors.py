@@ -11,7 +11,7 @@ OPENS = re.compile(r"\b(?:open|openat|open_by_handle_at|memfd_create)\(|\bSYS_op
 OWN = {
     "export/export.c": 2,  # an export's root and /proc/self/fd, when it is made
     "server/ring_setup.c": 1,  # the kick descriptor
-    "fid/fid.c": 1,  # the table's arena
+    "fid/fid_table.c": 1,  # the table's arena
     "virtio/guest_memory.c": 1,  # a region of guest memory: v9_device_mem_add bounds them
     "export/mounts.c": 1,  # the table of mounts, when an export is made
     "request/notify.c": 2,  # a call or err descriptor, by either way

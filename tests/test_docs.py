@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import test_rooms as rooms
 from tests.bench import publish
 from vhost9p import cli_options, config_file, virtfs
 from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Items, Leaf, Shape
@@ -131,9 +132,6 @@ def test_there_are_examples() -> None:
 
 # ---- links ---------------------------------------------------------------------------------------
 
-LATER = {ROOT / "docs/architecture.md"}
-"""Documents that are being written."""
-
 
 def prose(document: Path) -> str:
     """A document without its blocks of code."""
@@ -163,8 +161,6 @@ def links() -> Iterator[tuple[Path, str]]:
 def test_a_link_leads_somewhere(document: Path, target: str) -> None:
     name, _, fragment = target.partition("#")
     there = (document.parent / name).resolve() if name else document
-    if there in LATER and not there.exists():
-        return
     assert there.exists(), f"{document.name}: {target}"
     if fragment:
         assert fragment in anchors(there), f"{document.name}: {target}"
@@ -230,6 +226,110 @@ def test_a_run_that_is_not_whole_is_not_published(line: str, tmp_path: Path) -> 
     (tmp_path / "bench.md").write_text(RUN.replace("\n\n", f"\n- {line}\n\n", 1))
     with pytest.raises(SystemExit):
         publish.publish(tmp_path, tmp_path)
+
+
+# ---- architecture --------------------------------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+WALKS = ("Twrite", "Tlcreate", "Trenameat", "Tlock")
+"""Requests whose way through the files is written down, in tables. What all requests have in common
+(the ways in, up and back) is told once, in prose."""
+PACKAGES = ("device.py", "p9", "policy", "fs", "native")
+"""The order of a walk in Python."""
+LOCKS = {
+    "c": re.compile(r"^ *(?:static )?pthread_(?:mutex|rwlock)_t \w+(?:;| =)", re.MULTILINE),
+    "py": re.compile(r"threading\.(?:Lock|RLock|Condition)\b"),
+}
+
+
+def section(heading: str) -> str:
+    """The text under a heading, up to the next one of its level or above."""
+    _, _, text = ARCHITECTURE.partition(f"\n{heading}\n")
+    level = heading.index(" ")
+    return re.split(f"^#{{1,{level}}} ", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def tables(text: str) -> Iterator[list[list[str]]]:
+    """The tables, as rows of cells, without their heads."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        yield [cells(line) for line in table.splitlines()[2:]]
+
+
+def short_names(text: str) -> list[str]:
+    """Files that are named by room or package."""
+    return [name for name in code(text) if re.fullmatch(r"[\w/]+\.(?:c|h|py)", name)]
+
+
+def place(name: str) -> Path:
+    """Where a file lies that is named by room or package, or from the root."""
+    if name.startswith(("csrc/", "tests/", "vhost9p/")):
+        return ROOT / name
+    return ROOT / ("vhost9p" if name.endswith(".py") else "csrc") / name
+
+
+def walk(request: str) -> list[list[str]]:
+    """The files of a walk, table by table."""
+    found = list(tables(section(f"### {request}")))
+    assert found, f"no table shows the walk of a {request}"
+    return [[name for row in rows for name in short_names(row[0])] for rows in found]
+
+
+def test_each_file_of_the_architecture_exists() -> None:
+    names = short_names(ARCHITECTURE)
+    assert len(names) > 100
+    assert [name for name in names if not place(name).exists()] == []
+
+
+def test_the_rooms_are_listed_in_their_order_with_their_sizes() -> None:
+    rows = next(tables(section("## Rooms of csrc")))
+    assert [code(row[0])[0] for row in rows] == [f"csrc/{room}/" for room in rooms.ROOMS]
+    for (_, _, stated), room in zip(rows, rooms.ROOMS, strict=True):
+        files = (ROOT / "csrc" / room).glob("*.[ch]")
+        lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+        assert lines == pytest.approx(int(stated), rel=0.25), room
+
+
+@pytest.mark.parametrize("request_name", WALKS)
+def test_a_walk_goes_down(request_name: str) -> None:
+    """In C from room to room, in Python from package to package."""
+    for files in walk(request_name):
+        in_python = files[0].endswith(".py")
+        order = PACKAGES if in_python else rooms.ROOMS
+        at = [order.index(name.split("/")[0]) for name in files]
+        assert at == sorted(at), files
+
+
+@pytest.mark.parametrize("request_name", WALKS)
+def test_who_is_passed_in_a_walk_is_called(request_name: str) -> None:
+    """By one above it in its table; or by Python, in what comes after Python."""
+    needs, native = rooms.needs(), ""
+    for files in walk(request_name):
+        if files[0].endswith(".py"):
+            native = "".join(place(name).read_text() for name in files if "native/" in name)
+            continue
+        called = {rooms.unit(place(files[0]))}
+        called |= {unit for name, unit in rooms.definitions().items() if f"lib.{name}(" in native}
+        for name in files:
+            this = rooms.unit(place(name))
+            assert this in called, f"{name} is called by none of them"
+            called |= needs[this]
+
+
+def test_each_lock_has_its_place_in_the_order() -> None:
+    """Its file is in the table of locks, and its declaration in C refers to the order."""
+    listed = {
+        name for rows in tables(section("## Lock order")) for row in rows for name in code(row[1])
+    }
+    declared = set()
+    for file in (*ROOT.glob("csrc/*/*.[ch]"), *ROOT.glob("vhost9p/**/*.py")):
+        text = file.read_text(encoding="utf-8")
+        for found in LOCKS["py" if file.suffix == ".py" else "c"].finditer(text):
+            declared.add(str(Path(*file.relative_to(ROOT).parts[1:])))
+            around = "".join(text[: found.end()].splitlines(keepends=True)[-2:])
+            around += text[found.end() :].split("\n")[0]
+            if file.suffix != ".py":
+                assert "ock order: docs/architecture.md" in around, f"{file.name}: {found[0]}"
+    assert listed == declared
 
 
 # ---- quoted messages -----------------------------------------------------------------------------

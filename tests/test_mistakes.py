@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,3 +326,19 @@ def test_a_file_system_without_owners(
 def test_a_state_directory_that_can_be_made(tmp_path: Path) -> None:
     assert state_dir.state_problem(f"{tmp_path}/new/state") is None
     assert not os.path.exists(tmp_path / "new")
+
+
+def test_a_state_directory_that_only_its_making_shows_to_be_wrong(tmp_path: Path) -> None:
+    """/proc takes no directory, though root may write in it."""
+    command = [sys.executable, "-m", "vhost9p", f"--socket={tmp_path}/s", f"--path={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--force", "--multidevs=remap", "--state-dir=/proc/vhost9p"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == cli.EXIT_USAGE, done.stderr
+    assert "the state directory /proc/vhost9p (--state-dir; in a file, state_dir) cannot " in (
+        done.stderr
+    )

@@ -16,8 +16,8 @@ OWN_IN_C = {
 }
 """Functions that open what is no file of an export."""
 C_CALL = re.compile(
-    r"\b(?:open|open64|openat|openat2|open_by_handle_at|creat|fopen|freopen|opendir|scandir|nftw"
-    r"|SYS_open\w*)\s*[(,]"
+    r"\b(?:open|open64|openat|openat2|open_by_handle_at|creat|fopen|freopen|opendir|scandir|nftw)\("
+    r"|\bSYS_open\w*\s*,"
 )
 HARMLESS = re.compile(r"\bO_PATH\b|\bO_TMPFILE\b|\bO_CREAT \| O_EXCL\b")
 FUNCTION = re.compile(r"^[a-z][^;={}]*?\b(\w+)\([^;{}]*\)\n\{.*?^\}", re.MULTILINE | re.DOTALL)

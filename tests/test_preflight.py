@@ -187,7 +187,7 @@ def test_exports_that_overlap_are_refused(host: Host, one: str, other: str) -> N
         assert not host.refused(first, host.device(other, **change))
 
 
-def test_each_pair_is_told(host: Host) -> None:
+def test_each_pair_is_reported(host: Host) -> None:
     assert len(host.refused(host.device("a"), host.device("a/in"), host.device("a"))) == 3
 
 

@@ -27,7 +27,7 @@ from vhost9p.device import Device
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.sys import take_stop_signals
-from vhost9p.output import flush, keep_places, say
+from vhost9p.output import flush, occupy_standard_streams, say
 from vhost9p.policy.state import StateError
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -203,8 +203,9 @@ class Daemon:
 
 
 def run(config: Config) -> int:
-    """Serves; returns the process's exit code, or ends the process."""
-    keep_places()
+    """Serves; returns the process's exit code, or ends the process. Raises UserError for a mistake
+    that shows only when the state directory is made."""
+    occupy_standard_streams()
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
     try:

@@ -23,7 +23,7 @@ def say(text: str) -> None:
             print(f"vhost9p: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def keep_places() -> None:
+def occupy_standard_streams() -> None:
     """Opens /dev/null for descriptors 0 to 2 that are closed, so that no file of a guest gets a
     number to which libraries print."""
     while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:

@@ -1,10 +1,10 @@
 /*
- * arena: pieces of memory of any size within one flat arena, named by offset.
+ * arena: allocates pieces of any size within one flat area, and names them by offset.
  *
- * A piece is so many units of 16 bytes. Freed pieces wait in a list per size; a request takes from
- * the list of its size, else from what was never used, else from a list of larger ones, whose rest
- * goes to the list of its size. Nothing is joined again: what is kept here are paths, whose sizes
- * come back. Its owner's lock guards it.
+ * Sizes are rounded up to units of 16 bytes. There is a list of freed pieces for each size. A
+ * request takes a piece from the list of its size, else unused memory, else a larger freed piece,
+ * whose rest goes to the list of the rest's size. Neighbours are never joined again: the contents
+ * are paths, so the same sizes come back. The owner's lock guards the arena.
  */
 #ifndef V9_BASE_ARENA_H
 #define V9_BASE_ARENA_H
@@ -20,16 +20,16 @@ enum {
 };
 
 struct v9_arena {
-    uint8_t *base;                 /* of all offsets */
-    uint32_t units, used;          /* capacity; units ever handed out, the first of them never */
+    uint8_t *base;                 /* of offset 0 */
+    uint32_t units, used;          /* capacity; how far it was ever used; offset 0 never is */
     uint32_t free[V9_ARENA_SIZES]; /* by size in units: offset of the first free piece; 0: none */
 };
 
 /* `base` is aligned to V9_ARENA_UNIT, all zero, and outlives the arena. */
 void v9_arena_init(struct v9_arena *arena, void *base, size_t size);
-/* A piece for `size` bytes (1 to V9_ARENA_PIECE): its offset in units, or 0 where there is none. */
+/* Allocates `size` bytes (1 to V9_ARENA_PIECE): the offset in units, or 0 where no room is left. */
 uint32_t v9_arena_take(struct v9_arena *arena, size_t size);
-/* Gives a piece back that was taken for `size` bytes. */
+/* Frees a piece that was allocated for `size` bytes. */
 void v9_arena_give(struct v9_arena *arena, uint32_t at, size_t size);
 static inline void *v9_arena_at(const struct v9_arena *arena, uint32_t at)
 {

@@ -28,7 +28,7 @@ static struct account {
 } accounts[V9_ACCOUNTS_MAX + 1];
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     uint32_t devices;
     uint32_t capacity;            /* of all devices; 0: not known yet, nobody is refused */
     uint32_t share, pool, loaned; /* read without the lock */
@@ -41,8 +41,7 @@ _Static_assert(V9_ACCOUNTS_MAX < UINT16_MAX, "owners");
 
 static _Thread_local struct v9_budget_charged charged;
 
-/* ---- shares ------------------------------------------------------------------------------------
- */
+/* ---- shares ---------------------------------------------------------------------------------- */
 
 void v9_budget_set(uint32_t share, uint32_t pool)
 {
@@ -115,8 +114,7 @@ uint32_t v9_budget_share(void)
     return __atomic_load_n(&budget.share, __ATOMIC_RELAXED);
 }
 
-/* ---- accounts ----------------------------------------------------------------------------------
- */
+/* ---- accounts -------------------------------------------------------------------------------- */
 
 int v9_budget_join(void)
 {
@@ -194,7 +192,7 @@ static bool borrow(void)
     return false;
 }
 
-static void give_loan_back(bool loan)
+static void return_loan(bool loan)
 {
     if (loan)
         __atomic_sub_fetch(&budget.loaned, 1, __ATOMIC_RELAXED);
@@ -222,12 +220,12 @@ int v9_budget_take(void)
         if (__atomic_compare_exchange_n(state, &now, next, true, __ATOMIC_RELAXED,
                                         __ATOMIC_RELAXED))
             return 0;
-        give_loan_back(loan);
+        return_loan(loan);
     } while (true);
 }
 
 /* A descriptor of an account is gone. */
-static void give(uint32_t account)
+static void discharge(uint32_t account)
 {
     uint64_t *const state = &accounts[account].state;
     uint64_t now = __atomic_load_n(state, __ATOMIC_RELAXED);
@@ -239,11 +237,10 @@ static void give(uint32_t account)
         loan = now >> 32 && owned(now) <= v9_budget_share();
     while (!__atomic_compare_exchange_n(state, &now, now - 1 - ((uint64_t)loan << 32), true,
                                         __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-    give_loan_back(loan);
+    return_loan(loan);
 }
 
-/* ---- descriptors -------------------------------------------------------------------------------
- */
+/* ---- descriptors ----------------------------------------------------------------------------- */
 
 /* Sets whose a descriptor is; whose it was. One beyond the table is nobody's. */
 static uint32_t set_owner(int fd, uint32_t account)
@@ -257,13 +254,13 @@ int v9_budget_enter(int fd)
 {
     const int err = errno;
 
-    give(fd < 0 ? charged.account : set_owner(fd, charged.account));
+    discharge(fd < 0 ? charged.account : set_owner(fd, charged.account));
     return fd < 0 ? -err : fd;
 }
 
 void v9_budget_forget(int fd)
 {
-    give(set_owner(fd, 0));
+    discharge(set_owner(fd, 0));
 }
 
 /* Its number may be another one's as soon as it is closed. */
@@ -272,13 +269,5 @@ void v9_budget_close(int32_t fd)
     const uint32_t account = set_owner(fd, 0);
 
     close(fd);
-    give(account);
-}
-
-int v9_budget_dup(int32_t fd)
-{
-    int copy;
-
-    V9_OPEN(copy, fcntl(fd, F_DUPFD_CLOEXEC, 3));
-    return copy;
+    discharge(account);
 }

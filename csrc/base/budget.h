@@ -1,21 +1,21 @@
 /*
- * budget: how many descriptors each device may hold, and the one place that all of them pass.
+ * budget: how many descriptors each device may hold, and who counts them.
  *
- * Every descriptor that is opened for a device, whatever it is for and however briefly, is taken,
- * entered by its number, and closed here. Each device has an account, to which a thread that works
- * for the device charges what it opens; account 0 is the process itself, which is never refused.
+ * Every descriptor that is opened for a device, of whatever class and however briefly, is counted
+ * here when it is opened and when it is closed. Each device has an account. A thread that works for
+ * the device charges what it opens to that; account 0 is the process itself, which is never
+ * refused.
  *
  * The capacity is RLIMIT_NOFILE, less what the process has open itself and a reserve. An eighth of
- * it is for guest memory, and for what is counted but never refused. A device that is alone has the
- * rest as its share.
- * Several divide half of the capacity: no other device ever gets any of such a share. What is left
- * is a pool, from which a device borrows beyond its share, and to which whatever it closes goes
- * back first. A loan is not taken back by force: files that could be evicted when they were opened
- * may lose their names later, and then cannot. That is why shares are never lent. A device that has
- * used its share up, when nothing is left in the pool and nothing can be evicted (base/shrinker.h),
- * gets EMFILE; no other device notices.
+ * it is for guest memory, and for what is counted but never refused. A single device has the rest
+ * as its share. Several devices divide half of the capacity, and none ever gets any of another's
+ * share. The other half is a pool: beyond its share a device borrows from it, and what it closes
+ * goes back to the pool first. Loans are not called in: a file that could be evicted when it was
+ * opened may lose its name later, and then it cannot. That is why shares are never lent. A device
+ * gets EMFILE when its share is used up, the pool is empty and nothing can be evicted
+ * (base/shrinker.h); no other device notices.
  *
- * A descriptor that was closed without v9_budget_close counts until its number is entered anew.
+ * A descriptor that is closed without v9_budget_close counts until its number is opened again.
  *
  * Lock-free. Counts are exact: an account is one atomic word.
  */
@@ -26,7 +26,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/shrinker.h"
 #include "vhost9p.h"
 
 enum { V9_ACCOUNTS_MAX = 1024 };
@@ -43,8 +42,8 @@ void v9_budget_set(uint32_t share, uint32_t pool);
 /* What the calling thread opens from now on counts to this account: v9_device_account, or 0, the
  * process's own. */
 void v9_budget_charge(uint32_t account);
-/* What the calling thread opens meanwhile counts to this account and is never refused: it takes
- * that to evict something of it. */
+/* What the calling thread opens until v9_budget_restore is charged to this account and never
+ * refused: evicting something of it takes that. */
 struct v9_budget_charged {
     uint32_t account;
     bool forced;
@@ -65,7 +64,7 @@ int v9_budget_enter(int fd);
 /* The descriptor counts no more; it is closed by another call (closedir(3)). */
 void v9_budget_forget(int fd);
 
-/* Whether a result of -errno says that there was no descriptor: not that there is no such file. */
+/* Whether a result of -errno means that there was no descriptor, not that there is no such file. */
 static inline bool v9_budget_lacks(int result)
 {
     return result == -EMFILE || result == -ENFILE;
@@ -75,17 +74,5 @@ static inline bool v9_budget_lacks(int result)
 uint32_t v9_budget_held(uint32_t account);
 /* Whether less than half of its share is in use. */
 bool v9_budget_is_ample(uint32_t account);
-
-/* Opens a descriptor by the expression `call`, which is one of open(2)'s kind, evicting what it
- * takes. Sets fd to it or to -errno. */
-#define V9_OPEN(fd, call)                                                                          \
-    do {                                                                                           \
-        uint32_t v9_tries = 0;                                                                     \
-        do {                                                                                       \
-            (fd) = v9_budget_take();                                                               \
-            if (!(fd))                                                                             \
-                (fd) = v9_budget_enter((int)(call));                                               \
-        } while ((fd) < 0 && v9_shrinker_eased(-(fd), &v9_tries));                                 \
-    } while (0)
 
 #endif

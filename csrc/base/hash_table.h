@@ -1,14 +1,14 @@
 /*
- * buckets: a hash table that is as large as what is in it.
+ * hash_table: a hash table that uses only as much memory as its entries need.
  *
- * A table for a million entries that holds ten must not cost what a million does: each look at a
- * bucket that nobody has looked at for a while is a miss in every cache, and takes a page. So only
- * as many buckets are in use as there are entries (linear hashing: W. Litwin, 1980). With each
- * entry too many one more bucket comes into use, which gets its part of one other's chain. So no
- * entry waits for all the others.
+ * A table for a million entries that holds ten must not cost what a million do: each access to a
+ * bucket that was not used for a while misses every cache, and takes a page. So only as many
+ * buckets are in use as there are entries (linear hashing: W. Litwin, 1980). Whenever entries
+ * outnumber buckets, one more bucket comes into use, and gets its part of another one's chain. So
+ * no insertion ever waits for a rehash of the whole table.
  *
- * A chain is linked both ways, and entries keep their order in it when it is divided. They are
- * named by numbers, which say where their links are. The caller has a lock.
+ * Chains are linked both ways, and entries keep their order when a chain is split. An entry is
+ * named by a number, which also locates its links. The caller holds a lock.
  */
 #ifndef V9_BASE_HASH_TABLE_H
 #define V9_BASE_HASH_TABLE_H
@@ -18,7 +18,7 @@
 
 enum { V9_BUCKETS_MIN = 1024 }; /* in use from the start: a page */
 
-/* Of an entry that is in the table. */
+/* The part of an entry that the table uses. */
 struct v9_link {
     uint32_t next, before; /* in the chain; 0: none */
     uint32_t hash;
@@ -26,10 +26,10 @@ struct v9_link {
 
 struct v9_hash {
     uint32_t *heads;
-    uint32_t used, max; /* how many are in use, how many there may be: a power of two */
-    uint32_t mask;      /* the least one, of a power of two, that has room for `used` */
+    uint32_t used, max; /* buckets in use, and at most: a power of two */
+    uint32_t mask;      /* of the smallest power of two that is not below `used` */
     uint32_t count;     /* entries */
-    uint8_t *links;     /* the link of the entry that is called `base` */
+    uint8_t *links;     /* the link of entry number `base` */
     size_t stride;      /* from one entry's link to the next one's */
     uint32_t base;
 };
@@ -48,7 +48,7 @@ static inline uint32_t *v9_hash_head(const struct v9_hash *buckets, uint32_t has
     return &buckets->heads[at < buckets->used ? at : at & buckets->mask >> 1];
 }
 
-/* Enters what is not in the table; and takes out what is. */
+/* Enters an entry that is not in the table; takes out one that is. */
 void v9_hash_enter(struct v9_hash *buckets, uint32_t at, uint32_t hash);
 void v9_hash_take_out(struct v9_hash *buckets, uint32_t at);
 

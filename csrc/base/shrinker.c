@@ -9,41 +9,39 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/budget.h"
-
 enum {
-    BATCH = 32,    /* descriptors at a time */
-    PATIENCE = 64, /* times that a holder is left alone which had nothing to give */
+    BATCH = 32, /* descriptors at a time */
+    SKIPS = 64, /* times that a shrinker is skipped which evicted nothing */
     TRIES = 8,
-    SPARES = 4,
+    RESERVE = 4,
     WAIT_NS = 100000000, /* for another device's descriptors */
 };
 
-static _Thread_local bool relieving;
+static _Thread_local bool shrinking;
 
-/* Descriptors that are closed for those that it takes to give others up. */
-static int spares[SPARES] = {-1, -1, -1, -1};
+/* Descriptors that are closed to make room for those that eviction itself needs. */
+static int reserve[RESERVE] = {-1, -1, -1, -1};
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     pthread_cond_t left;
     struct v9_shrinker *first;
-} holders = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
+} shrinkers = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
 
-static void lend_spares(void)
+static void lend_reserve(void)
 {
-    for (int i = 0; i < SPARES; i++) {
-        int fd = __atomic_exchange_n(&spares[i], -1, __ATOMIC_ACQ_REL);
+    for (int i = 0; i < RESERVE; i++) {
+        int fd = __atomic_exchange_n(&reserve[i], -1, __ATOMIC_ACQ_REL);
         if (fd >= 0)
             close(fd);
     }
 }
 
-static void restore_spares(void)
+static void restore_reserve(void)
 {
-    for (int i = 0; i < SPARES; i++) {
+    for (int i = 0; i < RESERVE; i++) {
         int none = -1, fd = open("/", O_PATH | O_CLOEXEC);
-        if (fd >= 0 && !__atomic_compare_exchange_n(&spares[i], &none, fd, false, __ATOMIC_ACQ_REL,
+        if (fd >= 0 && !__atomic_compare_exchange_n(&reserve[i], &none, fd, false, __ATOMIC_ACQ_REL,
                                                     __ATOMIC_RELAXED))
             close(fd);
     }
@@ -51,43 +49,44 @@ static void restore_spares(void)
 
 void v9_shrinker_init(void)
 {
-    restore_spares();
+    restore_reserve();
 }
 
-void v9_shrinker_join(struct v9_shrinker *holder)
+void v9_shrinker_join(struct v9_shrinker *shrinker)
 {
-    pthread_mutex_lock(&holders.lock);
-    holder->next = holders.first;
-    holders.first = holder;
-    pthread_mutex_unlock(&holders.lock);
+    pthread_mutex_lock(&shrinkers.lock);
+    shrinker->next = shrinkers.first;
+    shrinkers.first = shrinker;
+    pthread_mutex_unlock(&shrinkers.lock);
 }
 
-void v9_shrinker_leave(struct v9_shrinker *holder, bool wait)
+void v9_shrinker_leave(struct v9_shrinker *shrinker, bool wait)
 {
-    struct v9_shrinker **link = &holders.first;
+    struct v9_shrinker **link = &shrinkers.first;
 
-    pthread_mutex_lock(&holders.lock);
-    while (*link != holder)
+    pthread_mutex_lock(&shrinkers.lock);
+    while (*link != shrinker)
         link = &(*link)->next;
-    *link = holder->next;
-    while (wait && holder->users)
-        pthread_cond_wait(&holders.left, &holders.lock);
-    pthread_mutex_unlock(&holders.lock);
+    *link = shrinker->next;
+    while (wait && shrinker->users)
+        pthread_cond_wait(&shrinkers.left, &shrinkers.lock);
+    pthread_mutex_unlock(&shrinkers.lock);
 }
 
-/* The holder with the most of those that may be asked, or only that of an account (0: any), with a
- * user more; or NULL. `first`: of a round, which shortens the rests. */
+/* The shrinker whose account holds the most, or only that of an account (0: any), with one more
+ * user; or NULL. Skips those that evicted nothing; the `first` choice of a round counts as a skip.
+ */
 static struct v9_shrinker *choose(uint32_t only, bool first)
 {
     struct v9_shrinker *most = NULL;
     uint32_t held, most_held = 0;
 
-    pthread_mutex_lock(&holders.lock);
-    for (struct v9_shrinker *each = holders.first; each; each = each->next) {
+    pthread_mutex_lock(&shrinkers.lock);
+    for (struct v9_shrinker *each = shrinkers.first; each; each = each->next) {
         if (only && each->account != only)
             continue;
-        if (each->rest) {
-            each->rest -= first;
+        if (each->skips) {
+            each->skips -= first;
             continue;
         }
         held = v9_budget_held(each->account);
@@ -98,51 +97,65 @@ static struct v9_shrinker *choose(uint32_t only, bool first)
     }
     if (most)
         most->users++;
-    pthread_mutex_unlock(&holders.lock);
+    pthread_mutex_unlock(&shrinkers.lock);
     return most;
 }
 
-static void leave_alone(struct v9_shrinker *holder, uint32_t rest)
+static void release(struct v9_shrinker *shrinker, uint32_t skips)
 {
-    pthread_mutex_lock(&holders.lock);
-    holder->rest = rest;
-    if (--holder->users == 0)
-        pthread_cond_broadcast(&holders.left);
-    pthread_mutex_unlock(&holders.lock);
+    pthread_mutex_lock(&shrinkers.lock);
+    shrinker->skips = skips;
+    if (--shrinker->users == 0)
+        pthread_cond_broadcast(&shrinkers.left);
+    pthread_mutex_unlock(&shrinkers.lock);
 }
 
-static uint32_t relieve(uint32_t only)
+static uint32_t shrink(uint32_t only)
 {
     struct v9_budget_charged before;
-    struct v9_shrinker *holder;
-    uint32_t given = 0;
+    struct v9_shrinker *shrinker;
+    uint32_t evicted = 0;
 
-    for (bool first = true; !given && (holder = choose(only, first)); first = false) {
-        before = v9_budget_force(holder->account);
-        relieving = true;
-        given = holder->give_up(holder, BATCH);
-        relieving = false;
+    for (bool first = true; !evicted && (shrinker = choose(only, first)); first = false) {
+        before = v9_budget_force(shrinker->account);
+        shrinking = true;
+        evicted = shrinker->ops->evict(shrinker, BATCH);
+        shrinking = false;
         v9_budget_restore(before);
-        leave_alone(holder, given ? 0 : PATIENCE);
+        release(shrinker, evicted ? 0 : SKIPS);
     }
-    return given;
+    return evicted;
 }
 
-/* ---- the thread --------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
+
+bool v9_shrinker_thread(void *(*run)(void *))
+{
+    sigset_t all, old;
+    pthread_t thread;
+    bool runs;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    runs = pthread_create(&thread, NULL, run, NULL) == 0;
+    if (runs)
+        pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return runs;
+}
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
     pthread_cond_t wanted, done;
     bool runs, asked;
-    bool late;      /* somebody has waited in vain for the present round: its file system hangs */
-    uint64_t round; /* that have ended */
-    uint32_t given; /* in the last one */
+    bool late;        /* a wait for the present round timed out: its file system hangs */
+    uint64_t round;   /* that have ended */
+    uint32_t evicted; /* in the last one */
 } thread = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER};
 
 static void *serve(void *unused)
 {
-    uint32_t given;
+    uint32_t evicted;
 
     pthread_mutex_lock(&thread.lock);
     while (true) {
@@ -150,9 +163,9 @@ static void *serve(void *unused)
             pthread_cond_wait(&thread.wanted, &thread.lock);
         thread.asked = false;
         pthread_mutex_unlock(&thread.lock);
-        given = relieve(0);
+        evicted = shrink(0);
         pthread_mutex_lock(&thread.lock);
-        thread.given = given;
+        thread.evicted = evicted;
         thread.late = false;
         thread.round++;
         pthread_cond_broadcast(&thread.done);
@@ -164,8 +177,6 @@ static void *serve(void *unused)
 static bool start(void)
 {
     pthread_condattr_t clock;
-    sigset_t all, old;
-    pthread_t id;
 
     if (thread.runs)
         return true;
@@ -173,22 +184,16 @@ static bool start(void)
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&thread.done, &clock);
     pthread_condattr_destroy(&clock);
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
-    if (pthread_create(&id, NULL, serve, NULL) == 0) {
-        pthread_detach(id);
-        thread.runs = true;
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    thread.runs = v9_shrinker_thread(serve);
     return thread.runs;
 }
 
-/* Has the thread ask who holds the most; how many were given up in time. */
+/* Has the thread evict from whoever holds the most; returns how many were evicted in time. */
 static uint32_t ask(void)
 {
     struct timespec until;
     uint64_t round;
-    uint32_t given = 0;
+    uint32_t evicted = 0;
 
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += WAIT_NS;
@@ -202,21 +207,20 @@ static uint32_t ask(void)
         while (thread.round == round && !thread.late)
             thread.late = pthread_cond_timedwait(&thread.done, &thread.lock, &until) == ETIMEDOUT &&
                           thread.round == round;
-        given = thread.round == round ? 0 : thread.given;
+        evicted = thread.round == round ? 0 : thread.evicted;
     }
     pthread_mutex_unlock(&thread.lock);
-    return given;
+    return evicted;
 }
 
-/* ---- visits ------------------------------------------------------------------------------------
- */
+/* ---- visits ---------------------------------------------------------------------------------- */
 
 static uint64_t visits; /* that have begun */
 
-/* The next holder that visit `number` has not come to yet, with a user more. */
+/* The next shrinker that visit `number` has not come to yet, with a user more. */
 static struct v9_shrinker *next_to_visit(uint64_t number)
 {
-    struct v9_shrinker *each = holders.first;
+    struct v9_shrinker *each = shrinkers.first;
 
     while (each && each->visit >= number)
         each = each->next;
@@ -227,51 +231,50 @@ static struct v9_shrinker *next_to_visit(uint64_t number)
     return each;
 }
 
-void v9_shrinker_visit(void (*visit)(struct v9_shrinker *holder))
+void v9_shrinker_visit(void (*visit)(struct v9_shrinker *shrinker))
 {
     struct v9_shrinker *each;
     uint64_t number;
 
-    pthread_mutex_lock(&holders.lock);
+    pthread_mutex_lock(&shrinkers.lock);
     number = ++visits;
     while ((each = next_to_visit(number))) { /* the list may change during a visit */
-        pthread_mutex_unlock(&holders.lock);
+        pthread_mutex_unlock(&shrinkers.lock);
         visit(each);
-        pthread_mutex_lock(&holders.lock);
+        pthread_mutex_lock(&shrinkers.lock);
         if (--each->users == 0)
-            pthread_cond_broadcast(&holders.left);
+            pthread_cond_broadcast(&shrinkers.left);
     }
-    pthread_mutex_unlock(&holders.lock);
+    pthread_mutex_unlock(&shrinkers.lock);
 }
 
-/* ---- when one lacks ----------------------------------------------------------------------------
- */
+/* ---- when one lacks -------------------------------------------------------------------------- */
 
 static bool others_hold_more(uint32_t account)
 {
     const uint32_t own = v9_budget_held(account);
     bool more = false;
 
-    pthread_mutex_lock(&holders.lock);
-    for (struct v9_shrinker *each = holders.first; each && !more; each = each->next)
+    pthread_mutex_lock(&shrinkers.lock);
+    for (struct v9_shrinker *each = shrinkers.first; each && !more; each = each->next)
         more = each->account != account && v9_budget_held(each->account) > own;
-    pthread_mutex_unlock(&holders.lock);
+    pthread_mutex_unlock(&shrinkers.lock);
     return more;
 }
 
-bool v9_shrinker_eased(int error, uint32_t *tries)
+bool v9_shrinker_retry(int error, uint32_t *tries)
 {
     const uint32_t account = v9_budget_charged_account();
-    uint32_t given;
+    uint32_t evicted;
 
-    /* What gives up needs descriptors too; it must not have others given up for them. */
-    if ((error != EMFILE && error != ENFILE) || *tries == TRIES || relieving)
+    /* Eviction needs descriptors too; it must not evict others for them. */
+    if ((error != EMFILE && error != ENFILE) || *tries == TRIES || shrinking)
         return false;
     ++*tries;
-    lend_spares();
-    given = others_hold_more(account) ? ask() : 0;
-    if (!given && account)
-        given = relieve(account);
-    restore_spares();
-    return given > 0;
+    lend_reserve();
+    evicted = others_hold_more(account) ? ask() : 0;
+    if (!evicted && account)
+        evicted = shrink(account);
+    restore_reserve();
+    return evicted > 0;
 }

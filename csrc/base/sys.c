@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
 #include "vhost9p.h"
 
 enum { RACES = 64 }; /* renames that a resolution with ".." may meet (openat2(2), EAGAIN) */
@@ -83,6 +83,14 @@ int v9_sys_open_file(int proc_fd, int fd, bool known, int flags)
     snprintf(number, sizeof(number), "%d", fd);
     V9_OPEN(opened, openat(proc_fd, number, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
     return opened;
+}
+
+int v9_sys_dup(int32_t fd)
+{
+    int copy;
+
+    V9_OPEN(copy, fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    return copy;
 }
 
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX])

@@ -97,7 +97,7 @@ static inline uint64_t v9_in_u64(struct v9_in *in)
     return v9_in_number(in, 8);
 }
 
-/* A string[s]: its bytes stay in the message, *size tells how many. */
+/* A string[s]: its bytes stay in the message, *size is their number. */
 static inline const char *v9_in_string(struct v9_in *in, uint16_t *size)
 {
     const uint8_t *at;
@@ -112,7 +112,7 @@ static inline const char *v9_in_string(struct v9_in *in, uint16_t *size)
     return (const char *)at;
 }
 
-/* Whether the message was all there, and nothing behind it. */
+/* Whether the message was complete, with nothing behind it. */
 static inline bool v9_in_is_done(const struct v9_in *in)
 {
     return !in->bad && in->at == in->end;

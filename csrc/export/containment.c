@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
 #include "base/sys.h"
 #include "export/hidden_names.h"
 
@@ -22,8 +22,7 @@ enum {
 #define EIGHT_UP "../../../../../../../.."
 _Static_assert(PATH_MAX / 2 >= 8 * (NAME_MAX + 1), "EIGHT_UP");
 
-/* ---- opening -----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 int v9_export_reopen(v9_export *ex, int32_t fd)
 {
@@ -45,8 +44,7 @@ int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
     return v9_sys_open_file(ex->proc_fd, fd, known, flags);
 }
 
-/* ---- paths -------------------------------------------------------------------------------------
- */
+/* ---- paths ----------------------------------------------------------------------------------- */
 
 /* Appends "/name". */
 static int append(char path[PATH_MAX], int size, const char *name)
@@ -83,8 +81,7 @@ int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_M
     return size ? size : -EBUSY;
 }
 
-/* ---- from below --------------------------------------------------------------------------------
- */
+/* ---- from below ------------------------------------------------------------------------------ */
 
 static bool is_gone(int err)
 {
@@ -99,8 +96,8 @@ static bool is_file(const struct stat *st, int fd, const char *name)
            there.st_dev == st->st_dev && there.st_ino == st->st_ino;
 }
 
-/* Whether a directory is where its path says, below the root: 0, -ESTALE, or why that cannot be
- * told. */
+/* Whether a directory is where its path says, below the root: 0, -ESTALE, or why that is not
+ * known. */
 static int prove_path(v9_export *ex, int fd)
 {
     char path[PATH_MAX], before[PATH_MAX] = "";
@@ -183,12 +180,11 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
     return -ENOENT;
 }
 
-/* ---- steps -------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static int hold_root(const struct v9_export *ex)
 {
-    return v9_budget_dup(ex->conf.root_fd);
+    return v9_sys_dup(ex->conf.root_fd);
 }
 
 /* The export that is joined to another one's root by this name; NULL: none, or not that root. */
@@ -226,7 +222,7 @@ static int step_up(v9_export **where, uint32_t uid, int fd)
         return -ENOTDIR;
     if (v9_export_is_root(ex, &st))
         return ex->above ? enter(where, uid, ex->above) : hold_root(ex);
-    /* Proven of what was reached, not of where it was reached from, which may be moved any time. */
+    /* The proof is of the directory reached: the one below it may be moved at any time. */
     up = v9_sys_reach(fd, "..", O_DIRECTORY);
     if (up < 0)
         return up;

@@ -3,16 +3,15 @@
  * proof that they are inside.
  *
  * A name stands for whatever the host has under it at the moment, so it is resolved once, to an
- * O_PATH descriptor; what is asked and done afterwards goes by the descriptor. To open what it
- * names, for reading or writing, is v9_export_open's alone, which demands to know what it is:
- * opening a device, a FIFO or a socket does something. (Files that the daemon makes, with O_EXCL,
- * are regular: base/sys.h.)
+ * O_PATH descriptor; everything afterwards goes by the descriptor. Only v9_export_open opens a file
+ * for reading or writing, and it checks the type first: opening a device, a FIFO or a socket has
+ * side effects. (Files that the daemon creates, with O_EXCL, are regular: export/credentials.h.)
  *
- * That a directory is inside the export is proven from the root: the kernel tells the path by which
- * it was reached (proc(5)), openat2(2) takes that path below the root, and what is there has to be
- * the very file. So a proof takes a few system calls, however deep the directory lies. Where its
- * path is too long to be told, an ancestor is proven instead, eight levels up at a time; at most
- * 512 levels below that the proof is given up.
+ * The proof that a directory is inside the export starts from the root: the kernel reports the path
+ * by which the directory was reached (proc(5)), openat2(2) resolves that path below the root, and
+ * the result has to be the same file. So a proof takes a few system calls, however deep the
+ * directory lies. Where its path is too long for the kernel, an ancestor is proven instead, eight
+ * levels up at a time; after 512 levels the proof fails.
  */
 #ifndef V9_EXPORT_CONTAINMENT_H
 #define V9_EXPORT_CONTAINMENT_H
@@ -25,10 +24,10 @@
 
 /* Another O_PATH descriptor of what `fd` names. */
 int v9_export_reopen(v9_export *ex, int32_t fd);
-/* v9_export_open; `known` where this O_PATH descriptor has told itself before that it is a regular
- * file or a directory: what it names is never another file. */
+/* v9_export_open; `known` if this O_PATH descriptor was seen before to be a regular file or a
+ * directory: a descriptor never names another file. */
 int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags);
-/* Whether what `fd` names is what a directory has by this name. */
+/* Whether the file `fd` is the entry `name` of a directory. */
 bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
 /* The path of fd, or of `name` in directory fd, below the export's root: its length; -EBUSY for
  * the root itself, -ENOENT for what is outside. */

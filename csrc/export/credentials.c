@@ -11,14 +11,13 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
 #include "vhost9p.h"
 
-/* ---- identity ----------------------------------------------------------------------------------
- */
+/* ---- identity -------------------------------------------------------------------------------- */
 
-/* What it takes to give a file any owner: to be that user while it is made, wherever that is, and
- * to change it afterwards. */
+/* The capabilities for giving a file any owner: to be that user while it is created, in any
+ * directory, and to change it afterwards. */
 #define OWNING                                                                                     \
     (1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_SETGID |              \
      1u << CAP_SETUID)
@@ -30,7 +29,7 @@ static int read_capabilities(struct __user_cap_data_struct data[2])
     return syscall(SYS_capget, &header, data) < 0 ? -errno : 0;
 }
 
-uint32_t v9_sys_lacking_caps(void)
+uint32_t v9_cred_lacking_caps(void)
 {
     struct __user_cap_data_struct data[2];
 
@@ -41,7 +40,7 @@ int v9_self_read(struct v9_self *self)
 {
     int count;
 
-    *self = (struct v9_self){geteuid(), getegid(), !v9_sys_lacking_caps(), 0, NULL};
+    *self = (struct v9_self){geteuid(), getegid(), !v9_cred_lacking_caps(), 0, NULL};
     count = self->privileged ? 0 : getgroups(0, NULL);
     if (count <= 0)
         return count < 0 ? -errno : 0;
@@ -106,7 +105,7 @@ static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *o
         return 0;
     own->gid = setfsgid(cred->gid);
     own->uid = setfsuid(cred->uid);
-    /* setfsuid tells no errors: asked with an invalid id, it tells the current one. An id that the
+    /* setfsuid reports no errors; with an invalid id it returns the current one. An id that the
      * daemon's user namespace does not have leaves its own. */
     if (cred->required &&
         (setfsuid((uid_t)-1) != (int)cred->uid || setfsgid((gid_t)-1) != (int)cred->gid))
@@ -120,8 +119,7 @@ static int enter(const struct v9_cred *cred, uint32_t needed, struct identity *o
 
 const struct v9_cred v9_cred_daemon = {.switched = false};
 
-/* ---- creating ----------------------------------------------------------------------------------
- */
+/* ---- creating -------------------------------------------------------------------------------- */
 
 /* -1 with errno. */
 static int create(const struct v9_cred *cred, int dir_fd, const char *name, int flags,

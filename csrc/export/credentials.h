@@ -29,7 +29,7 @@ bool v9_self_has_group(const struct v9_self *self, uint32_t gid);
 struct v9_cred {
     uint32_t uid, gid;
     bool switched; /* false: as the daemon is (it lacks the privilege, or need not) */
-    bool required; /* -EPERM where it cannot be these; else it stays what it cannot change */
+    bool required; /* -EPERM if the owner cannot be these; else the owner stays as far as needed */
 };
 
 extern const struct v9_cred v9_cred_daemon;

@@ -1,8 +1,8 @@
 /*
  * export: one exported directory with everything that its requests need to know.
  *
- * Belongs here: the object, what is set once before it is served, and the lock of its names. What
- * rooms above keep for an export hangs here as a pointer that they set.
+ * Belongs here: the object, what is set once before it is served, and the lock of its names. For
+ * the state of rooms above there are pointers that they set.
  */
 #ifndef V9_EXPORT_EXPORT_H
 #define V9_EXPORT_EXPORT_H
@@ -20,19 +20,21 @@
 
 struct v9_export {
     struct v9_export_conf conf;
-    v9_qidmap *qidmap; /* not its own: exports that one guest sees share it */
-    v9_mounts *mounts; /* likewise; NULL: listings look at every entry, or at none */
+    v9_qidmap *qidmap; /* shared by the exports of one device */
+    v9_mounts *mounts; /* likewise; NULL: listings stat every entry, or none */
     uint32_t index;    /* in its device */
     char name[V9_NAME_SIZE];
-    v9_export *above;         /* its root is directory `name` of this one's; NULL: of none */
+    v9_export *above;         /* its root appears as directory `name` there; NULL: nowhere */
     v9_export *below, *aside; /* the first that is joined to it; the next joined to the same */
     int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
     struct v9_seqcount names; /* a name and its metadata file change apart (mapped/mapped.h) */
     struct v9_seqcount moves; /* files lose names, or get other ones (fid/renames.c) */
     struct v9_seqcount texts; /* a metadata file is written */
     struct v9_metadata_cache *metadata_cache; /* NULL: metadata are read each time */
-    pthread_mutex_t metadata_lock;            /* metadata are read, changed and written as one */
-    pthread_mutex_t names_lock;               /* v9_export_lock_names: recursive */
+    /* Metadata are read, changed and written as one; lock order: docs/architecture.md */
+    pthread_mutex_t metadata_lock;
+    /* v9_export_lock_names: recursive; lock order: docs/architecture.md */
+    pthread_mutex_t names_lock;
     struct v9_self self;
     uint64_t root_dev, root_ino;
     bool ctime_is_reliable; /* of the files on root_dev (base/ctime.h) */
@@ -40,7 +42,7 @@ struct v9_export {
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */
     struct v9_idmap ids[2];             /* by V9_UID, V9_GID */
-    /* For tests with synthetic devices (fs/stat_override.h). */
+    /* For tests with synthetic devices (fs/stat_override.h); lock order: docs/architecture.md */
     pthread_mutex_t override_lock;
     struct v9_stat_override *overrides; /* open addressing, host_ino 0 = empty; NULL: none */
     uint32_t override_count, override_mask;

@@ -16,7 +16,7 @@ static bool is_cancelled(const int32_t *cancel)
     return cancel && __atomic_load_n(cancel, __ATOMIC_ACQUIRE);
 }
 
-void v9_sys_cancel(int32_t *cancel)
+void v9_lock_cancel(int32_t *cancel)
 {
     __atomic_store_n(cancel, 1, __ATOMIC_RELEASE);
 }
@@ -37,8 +37,7 @@ static int describe(struct flock *lock, int32_t type, uint64_t start, uint64_t l
     return 0;
 }
 
-int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
-                    const int32_t *cancel)
+int v9_lock_ofd(int32_t fd, int32_t type, uint64_t start, uint64_t length, const int32_t *cancel)
 {
     struct flock lock;
     int err = describe(&lock, type, start, length);
@@ -53,7 +52,7 @@ int v9_sys_ofd_lock(int32_t fd, int32_t type, uint64_t start, uint64_t length,
     return err;
 }
 
-int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel)
+int v9_lock_flock(int32_t fd, int32_t type, const int32_t *cancel)
 {
     int err = type < V9_LOCK_RDLCK || type > V9_LOCK_UNLCK ? -EINVAL : 0;
 
@@ -67,7 +66,7 @@ int v9_sys_flock(int32_t fd, int32_t type, const int32_t *cancel)
     return err;
 }
 
-int v9_sys_ofd_test(int32_t fd, struct v9_lock *out)
+int v9_lock_ofd_test(int32_t fd, struct v9_lock *out)
 {
     struct flock lock;
     int err = describe(&lock, out->type, out->start, out->length);

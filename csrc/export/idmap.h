@@ -1,9 +1,9 @@
 /*
- * idmap: which guest id a host id is, and which host id a guest's.
+ * idmap: translates between guest ids and host ids.
  *
- * Ranges map ids one to one. Host to guest is what attributes show; an id that no range has is
- * nobody's. Guest to host decides something, whether a guest may use an id: one of no range goes to
- * the one that is named for squashing, or is refused: -EPERM. A forbidden one is always refused.
+ * Ranges map ids one to one. Host to guest is what attributes show; an id outside all ranges shows
+ * as nobody's. Guest to host decides whether a guest may use an id: one outside all ranges becomes
+ * the squash id if there is one, and else is refused with -EPERM. A forbidden id is always refused.
  */
 #ifndef V9_EXPORT_IDMAP_H
 #define V9_EXPORT_IDMAP_H
@@ -29,9 +29,9 @@ void v9_idmap_free(struct v9_idmap *map);
 uint32_t v9_idmap_guest(const struct v9_idmap *map, uint32_t host);
 /* 0, or -EPERM. V9_NO_ID stays what it is. */
 int v9_idmap_host(const struct v9_idmap *map, uint32_t guest, uint32_t *host);
-/* As v9_idmap_host, for what is created. `own` is the daemon's id: by naming nobody no guest
- * becomes who the map keeps from it, so that is the daemon where the map has it, else the guest's
- * root. Without a map V9_NO_ID stays. */
+/* As v9_idmap_host, for what is created. `own` is the daemon's id, which V9_NO_ID
+ * stands for if the map has it; else it stands for the guest's root: naming no id must not give a
+ * guest one that the map withholds. Without a map V9_NO_ID stays. */
 int v9_idmap_creator(const struct v9_idmap *map, uint32_t guest, uint32_t own, uint32_t *host);
 
 #endif

@@ -12,8 +12,8 @@
 enum { PLACES = 4096 }; /* a power of two; the kernel numbers mounts one by one */
 
 struct v9_mounts {
-    pthread_mutex_t lock;
-    int fd; /* mountinfo */
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
+    int fd;               /* mountinfo */
     uint64_t generation;
     struct v9_view *views[PLACES]; /* by mount id, of any generation */
 };
@@ -46,8 +46,7 @@ void v9_mounts_free(v9_mounts *mounts)
     free(mounts);
 }
 
-/* ---- views -------------------------------------------------------------------------------------
- */
+/* ---- views ----------------------------------------------------------------------------------- */
 
 static const char *text_of(const struct v9_view *view)
 {
@@ -114,8 +113,7 @@ void v9_view_leave(struct v9_view *view)
         free(view);
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint32_t look,
                   const char *names, uint32_t size)
@@ -149,7 +147,7 @@ static void look(v9_mounts *mounts)
     struct pollfd poller = {mounts->fd, POLLPRI, 0};
     int ready = poll(&poller, 1, 0);
 
-    if (ready) /* an error tells nothing: the worst is assumed */
+    if (ready) /* also on an error: the worst is assumed */
         mounts->generation++;
 }
 

@@ -41,12 +41,12 @@ struct entry {
 };
 
 struct header {
-    uint64_t magic; /* stored last when the file is made */
+    uint64_t magic; /* stored last when the file is new */
     uint64_t table; /* offset << 8 | log2 of the number of slots: one store switches tables */
 };
 
 struct v9_qidmap {
-    pthread_rwlock_t lock;
+    pthread_rwlock_t lock; /* lock order: docs/architecture.md */
     int fd;
     uint8_t *base;
     uint64_t size;
@@ -118,8 +118,7 @@ static const struct entry *find(const v9_qidmap *map, enum kind kind, uint64_t a
     return entry->kind == EMPTY ? NULL : entry;
 }
 
-/* ---- growing -----------------------------------------------------------------------------------
- */
+/* ---- growing --------------------------------------------------------------------------------- */
 
 static int resize(v9_qidmap *map, uint64_t size)
 {
@@ -197,8 +196,7 @@ static int put(v9_qidmap *map, enum kind kind, uint64_t a, uint64_t b, uint64_t 
     return 0;
 }
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static bool is_sane(const v9_qidmap *map)
 {
@@ -289,8 +287,7 @@ void v9_qidmap_free(v9_qidmap *map)
     free(map);
 }
 
-/* ---- installing --------------------------------------------------------------------------------
- */
+/* ---- installing ------------------------------------------------------------------------------ */
 
 int v9_qidmap_set_device(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint32_t device,
                          uint32_t flags)
@@ -351,8 +348,7 @@ int v9_qidmap_add_file(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t p
     return err;
 }
 
-/* ---- looking up --------------------------------------------------------------------------------
- */
+/* ---- looking up ------------------------------------------------------------------------------ */
 
 /* The group that an inode fits into: no other group of the device has it, since a group is only
  * made for an inode that none has, and never with fewer bits than those before it. */

@@ -1,6 +1,6 @@
 /*
- * qidmap: what the rest of the C layer does not need to know of the qid map: its place in memory,
- * from which a successor of this process maps it again.
+ * qidmap: the map from host files to qid.path, for the rooms above (vhost9p.h has the rest), and
+ * its memory file, which a successor of this process maps again.
  */
 #ifndef V9_EXPORT_QIDMAP_H
 #define V9_EXPORT_QIDMAP_H
@@ -9,8 +9,8 @@
 
 #include "vhost9p.h"
 
-/* Inodes of one device whose paths follow from them: for most directories those of all entries. A
- * device's groups never change, so this one holds for as long as the device is the same. */
+/* A group of one device's inodes, whose paths are computed from their numbers; most directories
+ * have entries of one group only. Groups never change while the device stays the same. */
 struct v9_qid_group {
     uint64_t top, suffix;
     uint32_t bits; /* 0: qid.path = st_ino */

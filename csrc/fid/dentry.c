@@ -1,15 +1,26 @@
 #define _GNU_SOURCE
 #include "fid/dentry.h"
 
+#include <stddef.h>
 #include <string.h>
+
+void v9_dentries_init(struct v9_dentries *dentries, struct v9_arena *arena,
+                      struct v9_inodes *inodes, uint32_t *heads, uint32_t buckets, uint64_t key)
+{
+    uint8_t *const base = arena->base;
+
+    *dentries = (struct v9_dentries){.arena = arena, .inodes = inodes, .key = key};
+    dentries->names =
+        v9_hash_of(heads, buckets, base + offsetof(struct v9_dentry, link), V9_ARENA_UNIT, 0);
+    dentries->compounds = v9_list_of(base + offsetof(struct v9_dentry, list), V9_ARENA_UNIT, 0);
+}
 
 const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry)
 {
-    return dentry->far ? v9_arena_at(dentries->heap, dentry->far) : dentry->text;
+    return dentry->far ? v9_arena_at(dentries->arena, dentry->far) : dentry->text;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static uint32_t hash_of(const struct v9_dentries *dentries, uint32_t parent, const char *text,
                         size_t size)
@@ -74,34 +85,22 @@ uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, con
     return find(dentries, parent, name, strlen(name));
 }
 
-/* ---- dentries ----------------------------------------------------------------------------------
- */
+/* ---- dentries -------------------------------------------------------------------------------- */
 
-static void list(struct v9_dentries *dentries, uint32_t at, bool many)
+/* Enters a dentry into the list of those of several components, or takes it out. */
+static void set_compound(struct v9_dentries *dentries, uint32_t at, bool compound)
 {
     struct v9_dentry *dentry = v9_dentry_at(dentries, at);
 
-    if (dentry->many == many)
-        return;
-    dentry->many = many;
-    if (many) {
-        dentry->shorter = 0;
-        dentry->longer = dentries->many;
-        if (dentry->longer)
-            v9_dentry_at(dentries, dentry->longer)->shorter = at;
-        dentries->many = at;
-        return;
-    }
-    if (dentry->longer)
-        v9_dentry_at(dentries, dentry->longer)->shorter = dentry->shorter;
-    *(dentry->shorter ? &v9_dentry_at(dentries, dentry->shorter)->longer : &dentries->many) =
-        dentry->longer;
+    if (dentry->compound != compound)
+        (compound ? v9_list_append : v9_list_remove)(&dentries->compounds, at);
+    dentry->compound = compound;
 }
 
 /* A new one, with a reference, which takes one of its parent over; 0: no room. */
 static uint32_t make(struct v9_dentries *dentries, uint32_t parent, const char *text, size_t size)
 {
-    const uint32_t at = v9_arena_take(dentries->heap, sizeof(struct v9_dentry) + size + 1);
+    const uint32_t at = v9_arena_take(dentries->arena, sizeof(struct v9_dentry) + size + 1);
     struct v9_dentry *dentry;
 
     if (!at)
@@ -136,7 +135,7 @@ static uint32_t child_of(struct v9_dentries *dentries, uint32_t parent, const ch
         return 0;
     v9_dentry_at(dentries, parent)->refs++;
     enter(dentries, at, hash);
-    list(dentries, at, memchr(text, '/', size) != NULL);
+    set_compound(dentries, at, memchr(text, '/', size) != NULL);
     return at;
 }
 
@@ -155,7 +154,7 @@ static uint32_t reach(struct v9_dentries *dentries, uint32_t parent, const char 
         size -= (size_t)(slash + 1 - text);
         text = slash + 1;
     }
-    if (!slash && dentries->many && !find(dentries, parent, text, size))
+    if (!slash && dentries->compounds.count && !find(dentries, parent, text, size))
         v9_dentry_split_all(dentries);
     return child_of(dentries, parent, text, size);
 }
@@ -177,7 +176,7 @@ uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *r
     uint32_t at = route->root >= 0 ? root_of(dentries, (uint32_t)route->root) : route->from;
 
     for (uint32_t i = 0; at && i < route->ups; i++) {
-        if (v9_dentry_at(dentries, at)->many)
+        if (v9_dentry_at(dentries, at)->compound)
             v9_dentry_split_all(dentries);
         if (v9_dentry_at(dentries, at)->parent)
             at = v9_dentry_at(dentries, at)->parent;
@@ -189,32 +188,30 @@ uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *r
     return at;
 }
 
-uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_inode_fds *spare)
+uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_deferred *deferred)
 {
     struct v9_dentry *dentry = v9_dentry_at(dentries, at);
     const uint32_t parent = dentry->parent;
 
-    *spare = V9_INODE_FDS_NONE;
     if (--dentry->refs)
         return 0;
     take_out(dentries, at);
-    list(dentries, at, false);
+    set_compound(dentries, at, false);
     if (dentry->inode)
-        v9_inodes_drop(dentries->inodes, dentry->inode, spare);
+        v9_inodes_release(dentries->inodes, dentry->inode, deferred);
     if (dentry->far)
-        v9_arena_give(dentries->heap, dentry->far, dentry->size + 1u);
-    v9_arena_give(dentries->heap, at, sizeof(*dentry) + dentry->room + 1);
+        v9_arena_give(dentries->arena, dentry->far, dentry->size + 1u);
+    v9_arena_give(dentries->arena, at, sizeof(*dentry) + dentry->room + 1);
     dentries->count--;
     return parent;
 }
 
 void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, uint64_t now,
-                    struct v9_inode_fds *spare)
+                    struct v9_deferred *deferred)
 {
     struct v9_dentry *dentry = v9_dentry_at(dentries, at);
     const uint32_t old = dentry->fixed ? inode : dentry->inode;
 
-    *spare = V9_INODE_FDS_NONE;
     if (!dentry->fixed) {
         __atomic_store_n(&dentry->inode, inode, __ATOMIC_RELAXED);
         __atomic_store_n(&dentry->checked, now, __ATOMIC_RELAXED);
@@ -222,7 +219,7 @@ void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, u
         dentries->rebound++;
     }
     if (old)
-        v9_inodes_drop(dentries->inodes, old, spare);
+        v9_inodes_release(dentries->inodes, old, deferred);
 }
 
 bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode)
@@ -233,13 +230,12 @@ bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inod
            !v9_dentry_at(dentries, at)->parent;
 }
 
-/* ---- changes of names --------------------------------------------------------------------------
- */
+/* ---- changes of names ------------------------------------------------------------------------ */
 
 static void fix(struct v9_dentries *dentries, uint32_t at)
 {
     take_out(dentries, at);
-    list(dentries, at, false);
+    set_compound(dentries, at, false);
     __atomic_store_n(&v9_dentry_at(dentries, at)->fixed, true, __ATOMIC_RELAXED);
 }
 
@@ -251,15 +247,15 @@ static bool set_text(struct v9_dentries *dentries, struct v9_dentry *dentry, con
     uint32_t far = 0;
 
     if (size > dentry->room) {
-        far = v9_arena_take(dentries->heap, size + 1);
+        far = v9_arena_take(dentries->arena, size + 1);
         if (!far)
             return false;
     }
-    memmove(far ? v9_arena_at(dentries->heap, far) : dentry->text, text, size + 1);
+    memmove(far ? v9_arena_at(dentries->arena, far) : dentry->text, text, size + 1);
     dentry->far = far;
     dentry->size = (uint16_t)size;
     if (old)
-        v9_arena_give(dentries->heap, old, old_size + 1u);
+        v9_arena_give(dentries->arena, old, old_size + 1u);
     return true;
 }
 
@@ -285,7 +281,7 @@ static void split(struct v9_dentries *dentries, uint32_t at)
 
     split_shorter(dentries, parent, text);
     take_out(dentries, at);
-    list(dentries, at, false);
+    set_compound(dentries, at, false);
     while ((slash = strchr(text, '/'))) {
         child = child_of(dentries, parent, text, (size_t)(slash - text));
         if (!child)
@@ -303,8 +299,8 @@ static void split(struct v9_dentries *dentries, uint32_t at)
 
 void v9_dentry_split_all(struct v9_dentries *dentries)
 {
-    while (dentries->many)
-        split(dentries, dentries->many);
+    while (dentries->compounds.count)
+        split(dentries, dentries->compounds.first);
 }
 
 void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone)

@@ -2,20 +2,21 @@
  * dentry: the names by which the guest has reached the files that its fids stand for.
  *
  * A dentry is one name: a component in the directory of another dentry, up to that of an export's
- * root. It knows the inode that the name has led to last, and when that was looked at. Fids that
- * were reached by one name share its dentry. While a dentry is *fixed* it is no name any more: it
- * is an export's root, or what the guest itself has removed or renamed over, which stays the file
- * that it was.
+ * root. It knows the inode that the name led to last, and when that was checked. Fids that were
+ * reached by one name share its dentry. A *fixed* dentry is not looked up any more: it is an
+ * export's root, or what the guest itself has removed or renamed over, which stays the file that it
+ * was.
  *
- * The guest's own renames move a dentry, and with it all that is below. What others do on the host
- * shows when the name is looked at (p9/lookup.c): then the dentry is bound to another inode.
+ * The guest's own renames move a dentry, and with it all dentries below. A change by others on the
+ * host is noticed when the name is looked up (p9/lookup.c), which binds the dentry to another
+ * inode.
  *
- * A walk of several names makes one dentry, whose text has several components; it is split into one
- * for each before anything is done to it. So walks that are clunked at once cost nothing for what
- * is between.
+ * A walk of several names makes one dentry, whose text has several components. It is split into one
+ * for each before anything is done to it, so a walk that is clunked at once costs nothing for the
+ * directories between.
  *
- * Dentries lie in the heap of the fid table's arena, are named by offset there, and are guarded by
- * its lock; `checked` may be read and written without it by who holds a reference.
+ * Dentries lie in the fid table's arena, are named by their offset, and are guarded by the table's
+ * lock. Whoever holds a reference may read and write `checked` without it.
  */
 #ifndef V9_FID_DENTRY_H
 #define V9_FID_DENTRY_H
@@ -26,7 +27,7 @@
 
 #include "base/arena.h"
 #include "base/hash_table.h"
-#include "inode.h"
+#include "fid/inode.h"
 
 struct v9_dentry {
     uint64_t checked;         /* v9_dentry_now() of when the name led to the inode; 0: never */
@@ -36,21 +37,21 @@ struct v9_dentry {
     uint32_t refs;            /* fids, dentries below it, and who looks at it */
     uint32_t rebound;         /* v9_dentries.rebound when `settled` was read */
     uint32_t inode;           /* index + 1, with a reference; 0: not known, or an export's root */
-    uint32_t longer, shorter; /* in the list of those of several components */
+    struct v9_list_link list; /* while it has several components (`compound`) */
     uint32_t far;             /* where the text is that has no room here; 0: it has */
     uint16_t size, room;      /* of the text, and for it, without the NUL */
     uint16_t export;
-    bool fixed, hashed, many;
+    bool fixed, hashed, compound;
     bool gone; /* fixed, since the guest has removed it: there is nothing below it */
     char text[];
 };
 
 struct v9_dentries {
-    struct v9_arena *heap;
+    struct v9_arena *arena;
     struct v9_inodes *inodes;
     struct v9_hash names;
-    uint64_t key;  /* odd, and drawn by lot: no guest knows which names share a bucket */
-    uint32_t many; /* the first of several components */
+    uint64_t key;             /* odd and random: no guest knows which names share a bucket */
+    struct v9_list compounds; /* those of several components */
     uint32_t count;
     uint32_t rebound;               /* names that were found to lead elsewhere */
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */
@@ -67,9 +68,13 @@ struct v9_route {
     uint64_t now;     /* v9_dentry_now() of before it was looked at */
 };
 
+/* `heads` are `buckets` zeros. */
+void v9_dentries_init(struct v9_dentries *dentries, struct v9_arena *arena,
+                      struct v9_inodes *inodes, uint32_t *heads, uint32_t buckets, uint64_t key);
+
 static inline struct v9_dentry *v9_dentry_at(const struct v9_dentries *dentries, uint32_t at)
 {
-    return v9_arena_at(dentries->heap, at);
+    return v9_arena_at(dentries->arena, at);
 }
 
 /*
@@ -100,11 +105,11 @@ uint32_t v9_dentry_follow(struct v9_dentries *dentries, const struct v9_route *r
 uint32_t v9_dentry_find(const struct v9_dentries *dentries, uint32_t parent, const char *name);
 /* Drops a reference. With the last one the dentry ends: its inode's descriptors go to *spare, and
  * a reference of its parent is to be dropped next, which is returned; else 0. */
-uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_inode_fds *spare);
+uint32_t v9_dentry_drop(struct v9_dentries *dentries, uint32_t at, struct v9_deferred *deferred);
 /* The name leads to this inode now, of which a reference is taken over; that of the old one is
  * dropped. */
 void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, uint64_t now,
-                    struct v9_inode_fds *spare);
+                    struct v9_deferred *deferred);
 /* Whether a dentry stands for this inode: its own one, or one of the same file. */
 bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode);
 /* Splits the dentries of several components. */

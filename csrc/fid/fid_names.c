@@ -1,24 +1,21 @@
-/*
- * fid_names: what dentries mean to fids (fid/fid.h): the part that needs no entries.
- */
 #define _GNU_SOURCE
+#include "fid/fid_names.h"
+
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "export/export.h"
-#include "fid/evict.h"
-#include "fid/fid.h"
+#include "fid/restore.h"
+#include "quota/quota.h"
 
-void v9_fids_drop_dentry(struct v9_fids *fids, uint32_t dentry)
+void v9_fids_finish(struct v9_fids *fids, struct v9_deferred *deferred)
 {
-    struct v9_inode_fds spare;
-
-    while (dentry) {
+    v9_deferred_finish(deferred);
+    while (deferred->dentry) {
+        V9_DEFERRED(more);
         pthread_mutex_lock(&fids->lock);
-        dentry = v9_dentry_drop(&fids->dentries, dentry, &spare);
+        deferred->dentry = v9_dentry_drop(&fids->dentries, deferred->dentry, &more);
         pthread_mutex_unlock(&fids->lock);
-        v9_inode_fds_close(&spare);
+        v9_deferred_finish(&more);
     }
 }
 
@@ -32,14 +29,14 @@ bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid)
     return is;
 }
 
-void v9_fids_doubt(struct v9_fids *fids, uint32_t dentry)
+void v9_fids_invalidate_name(struct v9_fids *fids, uint32_t dentry)
 {
-    struct v9_inode_fds spare = V9_INODE_FDS_NONE;
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
-    v9_dentry_bind(&fids->dentries, dentry, 0, 0, &spare);
+    v9_dentry_bind(&fids->dentries, dentry, 0, 0, &deferred);
     pthread_mutex_unlock(&fids->lock);
-    v9_inode_fds_close(&spare);
+    v9_deferred_finish(&deferred);
 }
 
 void v9_found_close(const struct v9_found *found)
@@ -49,25 +46,35 @@ void v9_found_close(const struct v9_found *found)
         v9_budget_close(found->meta_fd);
 }
 
-int v9_fids_hold(struct v9_fids *fids, const struct v9_found *found, uint32_t *inode)
+int v9_fids_acquire_found(struct v9_fids *fids, const struct v9_found *found, uint32_t *inode)
 {
     v9_quota *quota = fids->inodes.quotas[found->export];
     uint32_t account = quota ? v9_quota_acquire(quota, found->path_fd) : 0;
-    struct v9_inode_fds spare;
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
-    *inode = v9_inodes_hold(&fids->inodes, found, &account, &spare);
+    *inode = v9_inodes_acquire(&fids->inodes, found, &account, &deferred);
     pthread_mutex_unlock(&fids->lock);
     if (account)
         v9_quota_release(quota, account);
-    v9_inode_fds_close(&spare);
+    v9_deferred_finish(&deferred);
     if (!*inode)
         v9_found_close(found);
     return *inode ? 0 : -EMFILE;
 }
 
-/* ---- the guest changes names -------------------------------------------------------------------
- */
+void v9_fids_release_inode(struct v9_fids *fids, uint32_t inode)
+{
+    V9_DEFERRED(deferred);
+
+    pthread_mutex_lock(&fids->lock);
+    v9_inode_at(&fids->inodes, inode)->pins--;
+    v9_inodes_release(&fids->inodes, inode, &deferred);
+    pthread_mutex_unlock(&fids->lock);
+    v9_deferred_finish(&deferred);
+}
+
+/* ---- the guest changes names ----------------------------------------------------------------- */
 
 /* The dentry of a directory's fid, if that stands for what has its name; 0. */
 static uint32_t directory_of(struct v9_fids *fids, const struct v9_fid *fid)
@@ -88,7 +95,7 @@ static uint32_t find_entry(struct v9_fids *fids, const struct v9_fid *fid, const
     return v9_dentry_at(&fids->dentries, at)->fixed ? 0 : v9_dentry_at(&fids->dentries, at)->parent;
 }
 
-void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *name)
+void v9_fids_name_removed(struct v9_fids *fids, const struct v9_fid *fid, const char *name)
 {
     char text[V9_NAME_SIZE];
     uint32_t above;
@@ -102,8 +109,8 @@ void v9_fids_lost(struct v9_fids *fids, const struct v9_fid *fid, const char *na
     pthread_mutex_unlock(&fids->lock);
 }
 
-int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
-                           uint32_t *inode)
+int32_t v9_fids_acquire_parent(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
+                               uint32_t *inode)
 {
     const struct v9_dentry *dentry = v9_dentry_at(&fids->dentries, at);
     const struct v9_dentry *above = v9_dentry_at(&fids->dentries, dentry->parent);
@@ -117,10 +124,10 @@ int32_t v9_fids_hold_above(struct v9_fids *fids, uint32_t at, char name[V9_NAME_
     if (above->gone || !above->inode)
         return -ENOENT;
     *inode = above->inode;
-    held = &fids->inodes.entries[*inode - 1];
+    held = v9_inode_at(&fids->inodes, *inode);
     held->refs++;
     held->pins++;
-    err = held->path_fd < 0 ? v9_evict_return_node(fids, *inode) : 0;
+    err = held->path_fd < 0 ? v9_restore_inode(fids, *inode) : 0;
     return err ? err : held->path_fd;
 }
 
@@ -137,13 +144,13 @@ int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char na
     if (dentry && (dentry->gone || !v9_dentry_is(&fids->dentries, fid->dentry, fid->inode)))
         fd = -ENOENT;
     else if (dentry && !dentry->fixed)
-        fd = v9_fids_hold_above(fids, fid->dentry, name, inode);
+        fd = v9_fids_acquire_parent(fids, fid->dentry, name, inode);
     pthread_mutex_unlock(&fids->lock);
     return fd;
 }
 
-void v9_fids_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
-                     const struct v9_fid *into, const char *new)
+void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
+                          const struct v9_fid *into, const char *new)
 {
     char text[V9_NAME_SIZE];
     uint32_t from, to;

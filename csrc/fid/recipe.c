@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
 #include "base/sys.h"
 #include "export/containment.h"
 
@@ -20,8 +20,7 @@ union handle {
     uint8_t bytes[sizeof(struct file_handle) + V9_HANDLE_MAX];
 };
 
-/* ---- handles -----------------------------------------------------------------------------------
- */
+/* ---- handles --------------------------------------------------------------------------------- */
 
 static int read_handle(int fd, union handle *handle)
 {
@@ -31,30 +30,30 @@ static int read_handle(int fd, union handle *handle)
     return name_to_handle_at(fd, "", &handle->head, &mount_id, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
-static int open_handle(int anchor, const struct v9_recipe *way)
+static int open_handle(int anchor, const struct v9_recipe *recipe)
 {
     union handle handle;
     int fd;
 
-    handle.head.handle_bytes = way->handle_size;
-    handle.head.handle_type = way->handle_type;
-    memcpy(handle.bytes + offsetof(struct file_handle, f_handle), way->handle, way->handle_size);
+    handle.head.handle_bytes = recipe->handle_size;
+    handle.head.handle_type = recipe->handle_type;
+    memcpy(handle.bytes + offsetof(struct file_handle, f_handle), recipe->handle,
+           recipe->handle_size);
     V9_OPEN(fd, open_by_handle_at(anchor, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC));
     return fd;
 }
 
-/* ---- noting ------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
-/* Whether every file that is born from now on has another birth time. The host's clock for them
- * goes in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
-static bool is_of_age(uint64_t born)
+/* Whether every file that is created from now on gets another btime. The host's clock for them goes
+ * in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
+static bool is_conclusive(uint64_t btime)
 {
-    const uint64_t second = 1000000000u, step = born % second ? second / 10 : 2 * second;
+    const uint64_t second = 1000000000u, step = btime % second ? second / 10 : 2 * second;
     struct timespec now;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    return born && born + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
+    return btime && btime + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
 }
 
 static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
@@ -63,8 +62,8 @@ static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
            a->mnt_id == b->mnt_id;
 }
 
-int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, struct v9_recipe *way,
-                   uint32_t *host_mode)
+int v9_recipe_make(v9_export *ex, int32_t fd, const struct v9_identity *is,
+                   struct v9_recipe *recipe, uint32_t *host_mode)
 {
     struct v9_identity seen;
     union handle handle;
@@ -77,28 +76,29 @@ int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, stru
         return -EBUSY;
     if (!nlink || !is_same(&seen, is))
         return -ESTALE;
-    size = v9_export_path(ex, fd, "", way->path);
-    way->path_size = size < 0 ? 0 : (uint32_t)size;
-    way->handle_size = 0;
-    way->btime_conclusive = is_of_age(is->btime);
+    size = v9_export_path(ex, fd, "", recipe->path);
+    recipe->path_size = size < 0 ? 0 : (uint32_t)size;
+    recipe->handle_size = 0;
+    recipe->btime_conclusive = is_conclusive(is->btime);
     if (read_handle(fd, &handle) < 0)
-        return way->btime_conclusive ? 0 : -EAGAIN;
-    way->handle_type = handle.head.handle_type;
-    way->handle_size = handle.head.handle_bytes;
-    memcpy(way->handle, handle.bytes + offsetof(struct file_handle, f_handle), way->handle_size);
+        return recipe->btime_conclusive ? 0 : -EAGAIN;
+    recipe->handle_type = handle.head.handle_type;
+    recipe->handle_size = handle.head.handle_bytes;
+    memcpy(recipe->handle, handle.bytes + offsetof(struct file_handle, f_handle),
+           recipe->handle_size);
     return 0;
 }
 
 /* Opens the directory that the path is in. */
-static int open_parent(v9_export *ex, const struct v9_recipe *way)
+static int open_parent(v9_export *ex, const struct v9_recipe *recipe)
 {
     char parent[PATH_MAX];
     char *slash;
     int dir, fd;
 
-    if (!way->path_size)
+    if (!recipe->path_size)
         return -ENOENT;
-    memcpy(parent, way->path, way->path_size + 1);
+    memcpy(parent, recipe->path, recipe->path_size + 1);
     slash = strrchr(parent, '/');
     if (slash)
         *slash = 0;
@@ -121,7 +121,7 @@ static bool is_on_mount(int fd, uint64_t mnt_id)
 
 /* Opens something on a mount for reading, which can be asked for files by handle: the export's
  * root, the file itself if it is a directory, the directory that it is in; the file at last. */
-static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9_recipe *way,
+static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9_recipe *recipe,
                          uint32_t host_mode)
 {
     int opened = -1;
@@ -130,7 +130,8 @@ static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9
         if (i == 0)
             opened = v9_export_open(ex, ex->conf.root_fd, O_RDONLY);
         else if (i == 1)
-            opened = S_ISDIR(host_mode) ? v9_export_open(ex, fd, O_RDONLY) : open_parent(ex, way);
+            opened =
+                S_ISDIR(host_mode) ? v9_export_open(ex, fd, O_RDONLY) : open_parent(ex, recipe);
         else if (S_ISREG(host_mode))
             opened = v9_export_open(ex, fd, O_RDONLY);
         if (opened >= 0 && is_on_mount(opened, mnt_id))
@@ -143,10 +144,10 @@ static int open_on_mount(v9_export *ex, int fd, uint64_t mnt_id, const struct v9
 }
 
 int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
-                     const struct v9_recipe *way, uint32_t host_mode, bool *by_handle)
+                     const struct v9_recipe *recipe, uint32_t host_mode, bool *by_handle)
 {
-    int anchor = open_on_mount(ex, fd, is->mnt_id, way, host_mode);
-    int probe = anchor >= 0 && way->handle_size ? open_handle(anchor, way) : -1;
+    int anchor = open_on_mount(ex, fd, is->mnt_id, recipe, host_mode);
+    int probe = anchor >= 0 && recipe->handle_size ? open_handle(anchor, recipe) : -1;
 
     *by_handle = probe >= 0;
     if (probe >= 0)
@@ -154,10 +155,9 @@ int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
     return anchor >= 0 ? anchor : v9_export_reopen(ex, fd);
 }
 
-/* ---- following ---------------------------------------------------------------------------------
- */
+/* ---- opening ------------------------------------------------------------------------------- */
 
-static bool is_proven(int fd, const struct v9_identity *is, const struct v9_recipe *way)
+static bool is_proven(int fd, const struct v9_identity *is, const struct v9_recipe *recipe)
 {
     struct v9_identity seen;
     union handle handle;
@@ -166,17 +166,17 @@ static bool is_proven(int fd, const struct v9_identity *is, const struct v9_reci
 
     if (v9_host_identify(fd, "", &seen, &mode, &nlink) || !is_same(&seen, is))
         return false;
-    if (!way->handle_size)
+    if (!recipe->handle_size)
         return true;
-    return !read_handle(fd, &handle) && handle.head.handle_type == way->handle_type &&
-           handle.head.handle_bytes == way->handle_size &&
-           !memcmp(handle.bytes + offsetof(struct file_handle, f_handle), way->handle,
-                   way->handle_size);
+    return !read_handle(fd, &handle) && handle.head.handle_type == recipe->handle_type &&
+           handle.head.handle_bytes == recipe->handle_size &&
+           !memcmp(handle.bytes + offsetof(struct file_handle, f_handle), recipe->handle,
+                   recipe->handle_size);
 }
 
-static int prove(int fd, const struct v9_identity *is, const struct v9_recipe *way)
+static int prove(int fd, const struct v9_identity *is, const struct v9_recipe *recipe)
 {
-    if (fd < 0 || is_proven(fd, is, way))
+    if (fd < 0 || is_proven(fd, is, recipe))
         return fd;
     v9_budget_close(fd);
     return -ESTALE;
@@ -188,18 +188,18 @@ static bool is_gone(int err)
     return err == -ENOENT || err == -ENOTDIR || err == -ELOOP || err == -EXDEV || err == -ESTALE;
 }
 
-int v9_recipe_follow(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *way,
-                     int32_t anchor)
+int v9_recipe_open(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *recipe,
+                   int32_t anchor)
 {
-    int fd =
-        way->path_size ? v9_sys_resolve(ex->conf.root_fd, way->path, 0, RESOLVE_BENEATH) : -ENOENT;
+    int fd = recipe->path_size ? v9_sys_resolve(ex->conf.root_fd, recipe->path, 0, RESOLVE_BENEATH)
+                               : -ENOENT;
     int other;
 
-    fd = prove(fd, is, way);
+    fd = prove(fd, is, recipe);
     if (fd >= 0)
         return fd;
-    if (anchor >= 0 && way->handle_size) {
-        other = prove(open_handle(anchor, way), is, way);
+    if (anchor >= 0 && recipe->handle_size) {
+        other = prove(open_handle(anchor, recipe), is, recipe);
         if (other >= 0)
             return other;
     }

@@ -1,19 +1,19 @@
 /*
- * way: how a file is found again whose descriptor was closed, and never another file.
+ * recipe: how to reopen a file whose descriptor was closed, and never another file.
  *
- * What is noted is the file's path below the export's root and, where its file system has them, its
+ * A recipe has the file's path below the export's root and, where its file system has them, its
  * file handle (open_by_handle_at(2)). The path is tried first: it needs no privilege, and the new
- * descriptor has a name. The handle finds the file whatever has become of its name, where the
- * daemon may use it (CAP_DAC_READ_SEARCH).
+ * descriptor has a name. The handle finds the file whatever its name is by then, where the daemon
+ * may use it (CAP_DAC_READ_SEARCH).
  *
- * What was found has to prove that it is the file:
- *  - device, inode number, birth time and mount are the same. While anything is parked on a mount
- *    a descriptor keeps the mount, so that its id stands for nothing else;
+ * What was opened has to prove that it is the file:
+ *  - device, inode number, btime and mount are the same. While anything on a mount is evicted, a
+ *    descriptor keeps the mount, so that its id stands for nothing else;
  *  - the handle is the same, byte by byte. It contains the inode's generation;
- *  - where there are no handles, the birth time decides. An inode number is given to another file
- *    only after our descriptor was closed; a file that was born a while before that, by more than
- *    what clocks are coarse (it is of age), differs from all that come later. A younger one keeps
- *    its descriptor, and so does one whose birth time the host does not tell.
+ *  - without handles the btime decides. The kernel gives an inode number to another file only after
+ *    our descriptor was closed. If the file was created long enough before, by more than the
+ *    granularity of clocks, its btime differs from that of all later files: it is conclusive. A
+ *    younger file keeps its descriptor, and so does one without a btime.
  *
  * A file found by its handle may have been moved out of the export: a fid is a capability and stays
  * good, as it does with a descriptor.
@@ -41,23 +41,23 @@ struct v9_recipe {
 };
 
 /*
- * Notes the way to the file `is` that fd, an O_PATH descriptor, names. *host_mode is its st_mode.
- * -EBUSY for the export's root, -ESTALE for a file without links or one that `is` does not
+ * Makes the recipe of the file `is` that fd, an O_PATH descriptor, names. *host_mode is its
+ * st_mode. -EBUSY for the export's root, -ESTALE for a file without links or one that `is` does not
  * describe, -EAGAIN where nothing could prove yet that it is the file.
  */
-int v9_recipe_note(v9_export *ex, int32_t fd, const struct v9_identity *is, struct v9_recipe *way,
-                   uint32_t *host_mode);
+int v9_recipe_make(v9_export *ex, int32_t fd, const struct v9_identity *is,
+                   struct v9_recipe *recipe, uint32_t *host_mode);
 /*
- * Opens something of the file's mount that can be asked for files by handle, or at least keeps the
- * mount (*by_handle tells). Arguments are those of v9_recipe_note.
+ * Opens something on the file's mount that can be asked for files by handle, or at least keeps the
+ * mount (*by_handle says which). Arguments are those of v9_recipe_make.
  */
 int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
-                     const struct v9_recipe *way, uint32_t host_mode, bool *by_handle);
+                     const struct v9_recipe *recipe, uint32_t host_mode, bool *by_handle);
 /*
  * A new O_PATH descriptor of the file. `anchor` is v9_recipe_anchor's if that may be asked, else
  * -1. -ESTALE where the file is not found.
  */
-int v9_recipe_follow(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *way,
-                     int32_t anchor);
+int v9_recipe_open(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *recipe,
+                   int32_t anchor);
 
 #endif

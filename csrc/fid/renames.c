@@ -1,32 +1,31 @@
-/*
- * names: what the guest's own changes of names mean to files that are parked (fid/evict.h) or that
- * linger (fid/cached.h).
- */
 #define _GNU_SOURCE
+#include "fid/renames.h"
+
 #include <errno.h>
-#include <limits.h>
+#include <sys/stat.h>
 
 #include "export/containment.h"
-#include "fid/cached.h"
-#include "fid/evict.h"
-#include "request/request.h"
+#include "fid/restore.h"
 
-_Static_assert((int)V9_PATH_SIZE == PATH_MAX, "v9_names_path");
-
-int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds)
+int v9_renames_begin(struct v9_fids *fids, uint32_t export, uint32_t kinds)
 {
-    const struct v9_inodes *inodes = &dev->fids.inodes;
+    const struct v9_inodes *inodes = &fids->inodes;
     int concerned;
 
-    v9_seqcount_change(&dev->exports[export]->moves, true);
-    pthread_mutex_lock(&dev->fids.lock);
-    concerned = inodes->park.count > 0 || (kinds & V9_NAMES_FILE && inodes->lasting[0]) ||
-                (kinds & V9_NAMES_DIRECTORY && inodes->lasting[1]);
-    pthread_mutex_unlock(&dev->fids.lock);
+    v9_seqcount_change(&fids->exports[export]->moves, true);
+    pthread_mutex_lock(&fids->lock);
+    concerned = inodes->recipes.count > 0 || (kinds & V9_NAMES_FILE && inodes->cacheable[0]) ||
+                (kinds & V9_NAMES_DIRECTORY && inodes->cacheable[1]);
+    pthread_mutex_unlock(&fids->lock);
     return concerned;
 }
 
-int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *name)
+void v9_renames_end(struct v9_fids *fids, uint32_t export)
+{
+    v9_seqcount_change(&fids->exports[export]->moves, false);
+}
+
+int v9_renames_before_loss(struct v9_fids *fids, uint32_t export, int32_t fd, const char *name)
 {
     struct v9_identity is;
     uint64_t nlink;
@@ -34,83 +33,74 @@ int v9_names_rescue(v9_device *dev, uint32_t export, int32_t fd, const char *nam
     int err;
 
     if (fd < 0)
-        fd = dev->exports[export]->conf.root_fd;
+        fd = fids->exports[export]->conf.root_fd;
     if (v9_host_identify(fd, name, &is, &mode, &nlink))
         return 0;
-    v9_cached_lose(&dev->fids, is.st_dev, is.st_ino);
-    err = v9_evict_return_file(&dev->fids, is.st_dev, is.st_ino);
+    pthread_mutex_lock(&fids->lock);
+    err = v9_restore_before_loss(fids, is.st_dev, is.st_ino);
+    pthread_mutex_unlock(&fids->lock);
     return err ? err : S_ISDIR(mode);
 }
 
-int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
-                  char path[V9_PATH_SIZE])
+/* Applies the full journal to all recipes, and empties it. The lock is held. */
+static void apply_journal(struct v9_fids *fids)
 {
-    return v9_export_path(dev->exports[export], fd, name, path);
+    struct v9_recipe_store *store = &fids->inodes.recipes;
+
+    for (uint32_t i = 0; i < fids->inodes.used; i++) {
+        struct v9_inode *inode = &fids->inodes.entries[i];
+        if (inode->refs && inode->path_fd < 0)
+            inode->recipe = v9_recipes_renew(store, inode->recipe, inode->export);
+    }
+    v9_recipes_clear_journal(store);
 }
 
-void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name)
+void v9_renames_directory(struct v9_fids *fids, uint32_t export, const char *old, const char *new)
 {
-    v9_evict_renamed(&dev->fids, export, old, name);
+    struct v9_recipe_store *store = &fids->inodes.recipes;
+
+    pthread_mutex_lock(&fids->lock);
+    if (store->count) {
+        if (v9_recipes_journal_is_full(store))
+            apply_journal(fids);
+        v9_recipes_renamed(store, export, old, new);
+    }
+    pthread_mutex_unlock(&fids->lock);
 }
 
-void v9_names_lost(v9_device *dev, uint64_t handle, const char *name)
+int v9_renames_name_of(struct v9_fids *fids, const struct v9_fid *fid, char name[V9_NAME_SIZE])
 {
-    v9_fids_lost(&dev->fids, v9_fids_of(&dev->fids, handle), name);
-}
-
-int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE])
-{
-    const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
-    const struct v9_inode *inode = v9_fids_node(&dev->fids, fid);
-    uint32_t above;
-    int32_t fd = v9_fids_own_name(&dev->fids, fid, name, &above);
+    const struct v9_inode *inode = v9_fids_inode(fids, fid);
+    uint32_t parent;
+    int32_t fd = v9_fids_own_name(fids, fid, name, &parent);
 
     if (fd == -ENODATA)
-        return v9_export_parent(v9_inode_export(dev, inode), inode->path_fd, name);
+        return v9_export_parent(fids->exports[inode->export], inode->path_fd, name);
     if (fd >= 0)
-        fd = v9_export_is_entry(inode->path_fd, fd, name) ? v9_budget_dup(fd) : -ENOENT;
-    if (above)
-        v9_fids_step_off(&dev->fids, above);
+        fd = v9_export_is_entry(inode->path_fd, fd, name) ? v9_sys_dup(fd) : -ENOENT;
+    if (parent)
+        v9_fids_release_inode(fids, parent);
     return fd;
 }
 
-/* Whether a rename was none, since both names are of one file (rename(2)). */
-static bool is_there(struct v9_device *dev, const struct v9_fid *fid, const char *name)
+/* Whether the file has its old name still, since rename(2) does nothing where both are of one. */
+static bool is_there(struct v9_fids *fids, const struct v9_fid *fid, const char *name)
 {
     char own[V9_NAME_SIZE];
     struct v9_attr attr;
-    uint32_t above = 0;
-    int32_t fd = *name ? v9_fids_node(&dev->fids, fid)->path_fd
-                       : v9_fids_own_name(&dev->fids, fid, own, &above);
+    uint32_t parent = 0;
+    int32_t fd =
+        *name ? v9_fids_inode(fids, fid)->path_fd : v9_fids_own_name(fids, fid, own, &parent);
     bool is = fd >= 0 && !v9_host_stat(fd, *name ? name : own, &attr);
 
-    if (above)
-        v9_fids_step_off(&dev->fids, above);
+    if (parent)
+        v9_fids_release_inode(fids, parent);
     return is;
 }
 
-void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
-                    const char *into)
+void v9_renames_entry(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
+                      const struct v9_fid *into, const char *new)
 {
-    const bool own = directory == V9_OWN_DIRECTORY;
-    const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
-
-    if (!is_there(dev, fid, name))
-        v9_fids_renamed(&dev->fids, fid, name, own ? NULL : v9_fids_of(&dev->fids, directory),
-                        into);
-}
-
-void v9_names_end(v9_device *dev, uint32_t export)
-{
-    v9_seqcount_change(&dev->exports[export]->moves, false);
-}
-
-void v9_names_lock(v9_device *dev, uint32_t export)
-{
-    v9_export_lock_names(dev->exports[export]);
-}
-
-void v9_names_unlock(v9_device *dev, uint32_t export)
-{
-    v9_export_unlock_names(dev->exports[export]);
+    if (!is_there(fids, fid, old))
+        v9_fids_name_renamed(fids, fid, old, into, new);
 }

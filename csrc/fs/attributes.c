@@ -88,7 +88,7 @@ int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t no
     return read_mapped(ex, fd, "", meta_fd, now, attr);
 }
 
-int v9_attr_look(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
+int v9_attr_stat(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr)
 {
     int err = v9_host_stat(fd, name, attr);
 
@@ -105,7 +105,7 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
 
     if (*name && ex->conf.model == V9_MODEL_XATTR)
         return read_entry(ex, fd, name, attr);
-    err = v9_attr_look(ex, fd, name, attr);
+    err = v9_attr_stat(ex, fd, name, attr);
     return err ? err : read_mapped(ex, fd, name, meta_fd, now, attr);
 }
 
@@ -116,7 +116,7 @@ int v9_attr_read_created(v9_export *ex, int32_t fd, const char *name,
 
     if (!created->metadata.has)
         return v9_attr_read_held(ex, fd, name, created->meta_fd, attr);
-    err = v9_attr_look(ex, fd, name, attr);
+    err = v9_attr_stat(ex, fd, name, attr);
     return err ? err : complete(ex, &created->metadata, attr);
 }
 

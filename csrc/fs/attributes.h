@@ -13,8 +13,8 @@
  * an export without stat overrides, what v9_attr_read returns; fails as that does. */
 int v9_attr_complete(v9_export *ex, int32_t fd, int64_t now, struct v9_attr *attr);
 /* As v9_host_stat, with the numbers that the export gives the file. */
-int v9_attr_look(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr);
-/* The rest of v9_attr_read_held for the file `fd`, after v9_attr_look after `now`. */
+int v9_attr_stat(v9_export *ex, int32_t fd, const char *name, struct v9_attr *attr);
+/* The rest of v9_attr_read_held for the file `fd`, after v9_attr_stat after `now`. */
 int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t now,
                           struct v9_attr *attr);
 

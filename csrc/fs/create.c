@@ -42,10 +42,9 @@ enum {
     NOT_FOR_NEW = O_TRUNC | O_DIRECTORY, /* mean nothing for a file that is just created */
 };
 
-/* ---- as the owner ------------------------------------------------------------------------------
- */
+/* ---- as the owner ---------------------------------------------------------------------------- */
 
-/* Who creates; -EPERM where the owner could not be had, and matters. */
+/* Who creates; -EPERM if the owner matters and the daemon cannot create as it. */
 static int cred_of(const v9_export *ex, const struct v9_new *as, struct v9_cred *cred)
 {
     const struct v9_self *self = &ex->self;
@@ -74,8 +73,8 @@ static bool is_complete(const v9_export *ex, const struct v9_new *as)
     return ex->self.privileged && !(as->mode & SET_IDS);
 }
 
-/* Does what the creating call could not: without privilege set the group (where it matters), and
- * the set-id bits that got lost. */
+/* Does what the creating call could not do: without privilege sets the group (where it matters),
+ * and the set-id bits that got lost. */
 static int complete(const v9_export *ex, int fd, const struct v9_new *as)
 {
     const bool grouped = !ex->self.privileged && ex->conf.owners_matter && as->gid != V9_NO_ID;
@@ -95,8 +94,7 @@ static int complete(const v9_export *ex, int fd, const struct v9_new *as)
                : 0;
 }
 
-/* An entry of the export itself: what another one's root is joined to is not the guest's to make.
- */
+/* Opens an entry of the export itself; -EXDEV where another export is joined. */
 static int step(v9_export *ex, int dir_fd, const char *name)
 {
     v9_export *where = ex;
@@ -146,8 +144,7 @@ static int create_entry(v9_export *ex, int dir_fd, const char *name, const struc
     return err;
 }
 
-/* ---- files that are opened ---------------------------------------------------------------------
- */
+/* ---- files that are opened ------------------------------------------------------------------- */
 
 static int create_new(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
                       int host, struct v9_created *created)
@@ -243,8 +240,7 @@ static int create_any(v9_export *ex, int dir_fd, const char *name, const struct 
                                            : v9_create_mapped_other(ex, dir_fd, name, as, created);
 }
 
-/* ---- within the quota --------------------------------------------------------------------------
- */
+/* ---- within the quota ------------------------------------------------------------------------ */
 
 /* An entry, for its account: a descriptor. */
 static int look_for(int dir_fd, const char *name)
@@ -310,7 +306,7 @@ static int create_within_quota(v9_export *ex, int dir_fd, const char *name, cons
     return err;
 }
 
-/* Where a name and what is told of it elsewhere have to agree, names change one at a time. */
+/* Names change one at a time where metadata files or accounts have to agree with them. */
 static void begin(v9_export *ex)
 {
     if (ex->quota || ex->conf.model == V9_MODEL_FILE)
@@ -347,8 +343,7 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
     return err;
 }
 
-/* ---- removing ----------------------------------------------------------------------------------
- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 static int remove_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
@@ -359,7 +354,7 @@ static int remove_entry(v9_export *ex, int dir_fd, const char *name, bool direct
 
 static int remove_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
-    const int victim = look_for(dir_fd, name); /* if it cannot be had, it stays counted */
+    const int victim = look_for(dir_fd, name); /* if it cannot be opened, it stays counted */
     struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
     int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
 

@@ -28,7 +28,7 @@ static bool has_no_tmpfile(int err)
     return err == EOPNOTSUPP || err == EISDIR || err == ENOENT || err == EINVAL || err == EPERM;
 }
 
-/* What is kept: of an id that stands for the daemon's own nothing, since the host tells it. */
+/* The new metadata, without ids that stand for the daemon's own: the host reports those. */
 static struct v9_mapped mapped_of(const struct v9_new *as, uint32_t mode)
 {
     struct v9_mapped mapped = {.has = V9_HAS_MODE, .uid = as->uid, .gid = as->gid, .mode = mode};

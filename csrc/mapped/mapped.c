@@ -23,11 +23,10 @@
 enum {
     TEXT_READ = 1024, /* bytes of a metadata file that are looked at; QEMU writes less than 100 */
     PERMISSIONS = 07777,
-    TRIES = 64, /* how often a lookup that a change of names broke begins again, every 0.1 ms */
+    TRIES = 64, /* retries of a lookup that a change of names broke, every 0.1 ms */
 };
 
-/* ---- mapped-file's files -----------------------------------------------------------------------
- */
+/* ---- mapped-file's files --------------------------------------------------------------------- */
 
 /* Opens a metadata file. Only a regular one counts. */
 static int open_meta(v9_export *ex, int dir_fd, const char *path)
@@ -70,8 +69,7 @@ static int find_once(v9_export *ex, int fd)
     return meta;
 }
 
-/* ---- changes of names --------------------------------------------------------------------------
- */
+/* ---- changes of names ------------------------------------------------------------------------ */
 
 void v9_mapped_changing(v9_export *ex, uint32_t begin)
 {
@@ -105,8 +103,7 @@ int v9_mapped_find(v9_export *ex, int32_t fd)
             v9_budget_close(meta);
         nanosleep(&pause, NULL);
     }
-    return -ENOENT; /* a host call hangs in the middle of a rename: the host's attributes, for now
-                     */
+    return -ENOENT; /* a host call hangs in a rename: the host's attributes, for now */
 }
 
 int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd, uint32_t seq)
@@ -126,8 +123,7 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
     return meta < 0 ? -1 : meta;
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Reads a text that may be rewritten meanwhile. */
 static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
@@ -244,8 +240,7 @@ int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
     return length == (ssize_t)size ? -ENAMETOOLONG : (int)length;
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static void merge(struct v9_mapped *into, const struct v9_mapped *change)
 {
@@ -260,8 +255,8 @@ static void merge(struct v9_mapped *into, const struct v9_mapped *change)
         into->rdev = change->rdev;
 }
 
-/* Puts a text in place of another: in one write, which blank lines make as long as what was there,
- * so that there is never a mixture; only then the blank lines go. */
+/* Replaces a text in one write, padded with blank lines to the old length, so that there is never a
+ * mixture; then cuts the blank lines off. */
 static int write_text(int fd, const char *text, size_t size)
 {
     char padded[TEXT_READ];
@@ -306,7 +301,7 @@ uint32_t v9_mapped_set_ids(uint32_t mode)
     return S_ISDIR(mode) ? 0 : mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
 }
 
-/* What a change of the metadata `old`, of a file that has mode `host` on the host, comes to. */
+/* Completes a change of the metadata `old` of a file that has mode `host` on the host. */
 static void settle(uint32_t host, const struct v9_mapped *old, struct v9_mapped *change)
 {
     const uint32_t mode =

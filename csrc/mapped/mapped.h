@@ -2,26 +2,27 @@
  * mapped: what the mapped security models keep beside a host file, in QEMU's formats.
  *
  * Under mapped-xattr and mapped-file everything that the guest creates is a regular file or a
- * directory of the daemon's own user on the host, with mode fmode or dmode; what the guest is told
- * instead is metadata. What the metadata lack, and files that have none, comes from the host.
+ * directory of the daemon's own user on the host, with mode fmode or dmode; the guest sees metadata
+ * instead. For files without metadata, and for missing parts, the host's attributes count.
  *
  *   mapped-xattr  user.virtfs.uid, .gid, .mode: 4 bytes each; user.virtfs.rdev: 8 bytes, a dev_t as
  *                 makedev(3) makes it; all little endian. The host allows user.* for regular files
  *                 and directories only.
  *   mapped-file   the file DIR/.virtfs_metadata/NAME for DIR/NAME, and ROOT/.virtfs_metadata_root
  *                 for the export's root: lines "virtfs.uid=", ".gid=", ".mode=", ".rdev=" and a
- *                 signed 32-bit decimal number. Names of one file share theirs by a hard link.
+ *                 signed 32-bit decimal number. Names of one file share one metadata file by hard
+ *                 links.
  *
- * The mode has the file's type. It counts for regular files of the host, which may be a symlink
- * (whose content is its target), a device, a FIFO or a socket in the guest; what is something else
- * on the host is that in the guest too, whatever the metadata say.
+ * The mode includes the file's type. It counts for regular files of the host, which may be a
+ * symlink (whose content is its target), a device, a FIFO or a socket in the guest; any other file
+ * has the host's type in the guest too, whatever the metadata say.
  *
- * mapped-file and identity. A file is a descriptor here, and its name may change at any time. So a
- * inode holds a second one, of its metadata file, which renames, hard links and unlinking leave the
- * file's own; it is rewritten in place and never exchanged. It is found by name when the file is
- * walked to. Python moves a file and its metadata one after the other; while it does, and until it
- * has finished, a pair that was found is not trusted and looked for again (v9_mapped_read_retry).
- * One daemon serves a tree: nobody else is waited for.
+ * mapped-file and identity. A file is a descriptor here, and its name may change at any time. So an
+ * inode holds a second descriptor, of its metadata file, which stays the right one when the file is
+ * renamed, linked or unlinked; a metadata file is rewritten in place and never replaced. It is
+ * found by name when a walk reaches the file. Python moves a file and its metadata one after the
+ * other; a pair that was found meanwhile is not trusted, and looked up again
+ * (v9_mapped_read_retry). One daemon serves a tree: nobody else is waited for.
  */
 #ifndef V9_MAPPED_MAPPED_H
 #define V9_MAPPED_MAPPED_H
@@ -47,18 +48,19 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
 /*
  * Metadata of `name` in directory `fd`, or of `fd` itself where name is "", which `meta_fd` is the
  * metadata file of, if known (else -1). What cannot be read is absent; so may be what is not
- * `wanted` (V9_HAS_*), and the device number of what is no device. 0, or -EMFILE or -ENFILE where
- * it lacked a descriptor to find out.
+ * `wanted` (V9_HAS_*), and the device number of a file that is no device. 0, or -EMFILE or -ENFILE
+ * where no descriptor was left to read them.
  */
 int v9_mapped_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
                    struct v9_mapped *out);
 /* The set-id bits that a program of this mode loses when it is written or given away; 0 for a
  * directory. */
 uint32_t v9_mapped_set_ids(uint32_t mode);
-/* Makes a guest's attributes of a host's. */
+/* Turns the host's attributes into the guest's. */
 void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
 /* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
- * `dir_fd`, where v9_mapped_dir has told meta_dir since the name was there. -EMFILE, -ENFILE. */
+ * `dir_fd`, for which v9_mapped_dir has returned meta_dir after the name was there. -EMFILE,
+ * -ENFILE. */
 int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
 
 #endif

@@ -194,7 +194,7 @@ static DIR *open_dir(v9_export *ex, int dir_fd, const char *name)
 }
 
 /* Whether a directory, which may have millions of entries, has no other than its metadata's: 1, 0,
- * or -errno where it cannot be told. */
+ * or -errno. */
 static int has_metadata_only(DIR *all)
 {
     const char *name;

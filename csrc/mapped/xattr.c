@@ -11,8 +11,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 enum { PROC_PATH = 32 + V9_NAME_SIZE };
 
@@ -48,7 +47,7 @@ static ssize_t read_at(const struct carrier *from, const char *key, void *value,
     if (*from->name && !__atomic_load_n(&is_missing, __ATOMIC_RELAXED))
         got = syscall(SYS_getxattrat, from->fd, from->name, AT_SYMLINK_NOFOLLOW, key, &args,
                       sizeof(args));
-    if (got < 0 && errno == EPERM) /* so do filters of system calls deny what they do not know */
+    if (got < 0 && errno == EPERM) /* seccomp filters return it for unknown calls */
         errno = ENOSYS;
     if (got < 0 && errno == ENOSYS && *from->name)
         __atomic_store_n(&is_missing, true, __ATOMIC_RELAXED);
@@ -96,8 +95,7 @@ void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct
     }
 }
 
-/* ---- writing -----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* By the descriptor, or where that is O_PATH by a path. */
 static int write_xattr(int fd, const char *key, const void *value, size_t size)

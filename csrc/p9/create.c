@@ -1,10 +1,10 @@
 /*
- * fast_make: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: what makes and removes entries
- * (fs/create.c).
+ * create: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: handlers that create and remove directory
+ * entries (fs/create.c).
  *
- * A reply tells the qid of what was made, and that may be a question for Python. The request is run
- * again then, but nothing is made twice: what it has made stays in the request meanwhile, by its
- * descriptors, and goes with it if nobody waits for it any more.
+ * The reply contains the qid of the new file, which may require a question to Python. The request
+ * then runs again, but creates nothing twice: its descriptors of the new file stay in the request
+ * meanwhile, and are closed with it if it is cancelled.
  */
 #define _GNU_SOURCE
 #include "p9/handler.h"
@@ -13,6 +13,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "fid/enter.h"
+#include "fid/renames.h"
 #include "fs/created.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
@@ -20,8 +22,9 @@
 enum { P9_AT_REMOVEDIR = 0x200 };
 
 /*
- * The name of one directory entry, NUL-terminated. -errno for what can be none; `dots` for "." and
- * "..", which every directory has and keeps. A message that is too short is found out later.
+ * Decodes the name of one directory entry, NUL-terminated. -errno for an invalid name; -`dots` for
+ * "." and "..", which every directory has and keeps. The caller checks later whether the message
+ * was too short.
  */
 static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
 {
@@ -37,7 +40,7 @@ static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
     return 0;
 }
 
-/* Pins the fid of a directory that is to change; -EROFS where nothing there may. */
+/* Pins the fid of a directory that the request changes; -EROFS in a read-only export. */
 static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t number,
                          struct v9_fid **fid, struct v9_inode **inode)
 {
@@ -51,12 +54,12 @@ static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t n
     return -EROFS;
 }
 
-/* The attributes of what was made, and is held. */
-static int look_at(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
+/* Reads the attributes of the new file, of which the request has a descriptor. */
+static int read_attr(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 {
-    const int fd = r->made.path_fd;
+    const int fd = r->created.path_fd;
 
-    return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->made, attr));
+    return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->created, attr));
 }
 
 /* ---- Tlcreate ----------------------------------------------------------------------------------
@@ -70,19 +73,19 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     int err = 0;
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
-        return -EBADF; /* in use for something else */
-    if (r->made.path_fd < 0) {
-        r->made_in = inode->export;
-        err = v9_create(ex, inode->path_fd, name, as, &r->made);
-    } else if (r->made_in != inode->export) {
-        err = -EBADF; /* the number has become another file's meanwhile */
+        return -EBADF; /* open, or in use for xattrs or locks */
+    if (r->created.path_fd < 0) {
+        r->created_in = inode->export;
+        err = v9_create(ex, inode->path_fd, name, as, &r->created);
+    } else if (r->created_in != inode->export) {
+        err = -EBADF; /* the fid was reused for another file meanwhile */
     }
     if (!err)
-        err = look_at(ex, r, attr);
+        err = read_attr(ex, r, attr);
     if (!err)
-        err = v9_fids_become(&dev->fids, fid, name, &r->made, r->made_in, attr);
+        err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, attr);
     if (!err)
-        r->made = V9_CREATED_NONE;
+        r->created = V9_CREATED_NONE;
     return err;
 }
 
@@ -120,54 +123,55 @@ int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 /* ---- Tmkdir, Tmknod, Tsymlink ------------------------------------------------------------------
  */
 
-/* Holds what was just made, while Python is asked about it. */
-static int hold(struct v9_request *r, v9_export *ex, const struct v9_inode *inode, const char *name)
+/* Keeps a descriptor of the new file in the request, while Python is asked about it. */
+static int hold_created(struct v9_request *r, v9_export *ex, const struct v9_inode *inode,
+                        const char *name)
 {
     v9_export *where = ex;
     int fd = v9_export_step(&where, V9_NO_ID, inode->path_fd, name);
 
     if (fd < 0)
         return fd;
-    r->made.path_fd = fd;
-    r->made_in = inode->export;
+    r->created.path_fd = fd;
+    r->created_in = inode->export;
     return 0;
 }
 
-static int make_entry(struct v9_device *dev, struct v9_request *r, uint32_t number,
-                      const char *name, struct v9_new *as, struct v9_attr *attr)
+static int create_entry(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                        const char *name, struct v9_new *as, struct v9_attr *attr)
 {
     struct v9_inode *inode;
     struct v9_fid *fid;
-    struct v9_created made;
+    struct v9_created created;
     v9_export *ex;
     int err;
 
-    if (r->made.path_fd >= 0)
-        return look_at(dev->exports[r->made_in], r, attr);
+    if (r->created.path_fd >= 0)
+        return read_attr(dev->exports[r->created_in], r, attr);
     err = pin_directory(dev, r, number, &fid, &inode);
     if (err)
         return err;
     ex = v9_inode_export(dev, inode);
     as->uid = fid->uid;
-    err = v9_create(ex, inode->path_fd, name, as, &made);
+    err = v9_create(ex, inode->path_fd, name, as, &created);
     if (!err) {
-        err = v9_attr_read_created(ex, inode->path_fd, name, &made, attr);
+        err = v9_attr_read_created(ex, inode->path_fd, name, &created, attr);
         if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
-            err = hold(r, ex, inode, name);
-        if (!err && r->made.path_fd >= 0)
-            err = look_at(ex, r, attr);
+            err = hold_created(r, ex, inode, name);
+        if (!err && r->created.path_fd >= 0)
+            err = read_attr(ex, r, attr);
     }
     v9_fids_unpin(&dev->fids, fid);
     return err;
 }
 
-/* Rmkdir, Rmknod and Rsymlink are alike. */
-static int make(struct v9_device *dev, struct v9_request *r, uint32_t number, const char *name,
-                struct v9_new *as)
+/* Rmkdir, Rmknod and Rsymlink have the same layout. */
+static int create_and_reply(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                            const char *name, struct v9_new *as)
 {
     uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE];
     struct v9_attr attr;
-    int err = make_entry(dev, r, number, name, as, &attr);
+    int err = create_entry(dev, r, number, name, as, &attr);
 
     if (err)
         return err;
@@ -187,7 +191,7 @@ int v9_p9_mkdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     as.gid = v9_in_u32(in);
     if (!v9_in_is_done(in))
         return -EINVAL;
-    return err ? err : make(dev, r, number, name, &as);
+    return err ? err : create_and_reply(dev, r, number, name, &as);
 }
 
 int v9_p9_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -204,7 +208,7 @@ int v9_p9_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     as.gid = v9_in_u32(in);
     if (!v9_in_is_done(in))
         return -EINVAL;
-    return err ? err : make(dev, r, number, name, &as);
+    return err ? err : create_and_reply(dev, r, number, name, &as);
 }
 
 int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -230,26 +234,27 @@ int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     memcpy(target, bytes, size);
     target[size] = 0;
     as.target = target;
-    return make(dev, r, number, name, &as);
+    return create_and_reply(dev, r, number, name, &as);
 }
 
 /* ---- Tunlinkat ---------------------------------------------------------------------------------
  */
 
-/* What is parked keeps its file (fid/evict.h), and nothing lingers of what is removed. */
+/* Removes an entry. Evicted inodes keep their file (fid/evict.h), and the removed one does not stay
+ * cached. */
 static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid,
                         const struct v9_inode *inode, const char *name, bool directory)
 {
     const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
     int err = 0;
 
-    if (v9_names_begin(dev, inode->export, kind))
-        err = v9_names_rescue(dev, inode->export, inode->path_fd, name);
+    if (v9_renames_begin(&dev->fids, inode->export, kind))
+        err = v9_renames_before_loss(&dev->fids, inode->export, inode->path_fd, name);
     if (err >= 0)
         err = v9_unlink(v9_inode_export(dev, inode), inode->path_fd, name, directory);
     if (!err)
-        v9_fids_lost(&dev->fids, fid, name);
-    v9_names_end(dev, inode->export);
+        v9_fids_name_removed(&dev->fids, fid, name);
+    v9_renames_end(&dev->fids, inode->export);
     return err;
 }
 

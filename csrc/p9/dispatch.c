@@ -1,5 +1,5 @@
 /*
- * dispatch: which function answers a request, and what follows from what it returns.
+ * dispatch: which handler answers a request, and what happens with its result.
  */
 #define _GNU_SOURCE
 #include "p9/dispatch.h"
@@ -19,13 +19,13 @@ static v9_handler *const handlers[256] = {
     [P9_TSYMLINK] = v9_p9_symlink, [P9_TUNLINKAT] = v9_p9_unlinkat,
 };
 
-/* Of the messages below Tversion 9P2000.u has none. */
-static v9_handler *const unix_handlers[256] = {
+/* 9P2000.u has no messages with numbers below Tversion's. */
+static v9_handler *const handlers_u[256] = {
     [P9_TWALK] = v9_p9_walk,   [P9_TOPEN] = v9_p9_open,   [P9_TREAD] = v9_p9_read,
     [P9_TWRITE] = v9_p9_write, [P9_TCLUNK] = v9_p9_clunk,
 };
 
-/* The question for Python that a handler's result is; 0: none. */
+/* The kind of question to Python (V9_UP_*) that a handler's result means; 0: none. */
 static uint32_t question_kind(int result)
 {
     switch (result) {
@@ -40,9 +40,9 @@ static uint32_t question_kind(int result)
     }
 }
 
-/* A request that is Python's. What its fids stand for is settled before. */
-static int pass(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
-                struct v9_scratch *scratch)
+/* For requests that Python answers: brings their fids up to date first. */
+static int pass_to_python(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                          struct v9_scratch *scratch)
 {
     const int err = v9_p9_prepare(dev, r);
 
@@ -50,7 +50,7 @@ static int pass(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return err ? err : -V9_NOT_OURS;
 }
 
-/* Runs a handler; and again, once Python has decided what it asked. */
+/* Runs a handler; runs it again after Python has answered its question. */
 static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handler,
                   struct v9_scratch *scratch)
 {
@@ -68,21 +68,21 @@ static int handle(struct v9_device *dev, struct v9_request *r, v9_handler *handl
     return result;
 }
 
-/* Runs a request without the lock. The size of the reply, which is written already, or
- * -V9_NOT_OURS, -V9_IS_FLUSH or -V9_NOT_YET. */
+/* Runs a request, without the device's lock. Returns the size of the reply, which is written
+ * already, or -V9_NOT_OURS, -V9_IS_FLUSH or -V9_NOT_YET. */
 int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
-    v9_handler *handler = (r->dialect == V9_9P2000U ? unix_handlers : handlers)[r->type];
+    v9_handler *handler = (r->dialect == V9_9P2000U ? handlers_u : handlers)[r->type];
     int result = r->error;
 
     if (!result && r->type == P9_TFLUSH)
         result = r->size == P9_TFLUSH_SIZE ? -V9_IS_FLUSH : -EINVAL;
     else if (!result)
-        result = handle(dev, r, handler ? handler : pass, scratch);
+        result = handle(dev, r, handler ? handler : pass_to_python, scratch);
     if (result == -V9_NOT_OURS || result == -V9_IS_FLUSH || result == -V9_NOT_YET)
         return result;
-    /* Not under the lock: a host file may hang. */
-    v9_created_close(&r->made);
+    /* Here, not under the lock: closing a host file may hang. */
+    v9_created_close(&r->created);
     if (r->question.fd >= 0)
         v9_budget_close(r->question.fd);
     return result < 0 ? v9_request_error(r, -result) : result;

@@ -26,7 +26,7 @@ int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int
     if (err == -V9_NO_DEVICE) {
         r->question.a = attr->st_dev;
         r->question.b = attr->mnt_id;
-        r->question.fd = v9_budget_dup(fd);
+        r->question.fd = v9_sys_dup(fd);
         if (r->question.fd < 0)
             return r->question.fd;
     } else if (err == -V9_NO_GROUP) {
@@ -48,7 +48,7 @@ int v9_p9_attr_of(v9_export *ex, struct v9_request *r, int dir_fd, const char *n
 
     if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
         return err;
-    fd = v9_sys_reach(dir_fd, name, 0); /* what Python is asked about must be one file */
+    fd = v9_sys_reach(dir_fd, name, 0); /* the question to Python needs a descriptor of the file */
     if (fd < 0)
         return fd;
     err = v9_p9_attr(ex, r, fd, -1, attr);

@@ -1,10 +1,8 @@
 /*
- * fast_file: Tread, Twrite, Tlopen, Topen, Tgetattr, Tstatfs, Tclunk.
+ * io: Tread, Twrite, Tlopen, Topen, Tgetattr, Tstatfs, Tclunk: handlers for one file.
  *
- * File data moves between the file and guest memory by preadv and pwritev on the chain's own
- * segments. A handler writes its whole reply into the chain and returns its size, or -errno, or
- * -V9_NOT_OURS where the request is Python's (xattr fids, directories in 9P2000.u). Message
- * layouts: intro(5) of Plan 9 and the 9P2000.L notes of diod (protocol.md).
+ * preadv and pwritev on the chain's own segments move data between the file and guest memory.
+ * Python answers reads and writes of xattr fids, and reads of directories in 9P2000.u.
  */
 #define _GNU_SOURCE
 #include "p9/handler.h"
@@ -19,6 +17,7 @@
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
+#include "quota/quota.h"
 #include "request/rate_queue.h"
 #include "request/reply.h"
 #include "virtio/iov.h"
@@ -47,7 +46,7 @@ int v9_p9_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     memcpy(&fsid, &st.f_fsid, sizeof(fsid));
     at = v9_put_header(at, sizeof(reply), P9_TSTATFS + 1, r->tag);
     at = v9_put(at, (uint64_t)st.f_type, 4);
-    /* The counts are in units of f_frsize, and the client knows one block size only. */
+    /* The counts are in units of f_frsize, and the reply has only one block size. */
     at = v9_put(at, (uint64_t)(st.f_frsize ? st.f_frsize : st.f_bsize), 4);
     at = v9_put(v9_put(v9_put(at, st.f_blocks, 8), st.f_bfree, 8), st.f_bavail, 8);
     at = v9_put(v9_put(v9_put(at, st.f_files, 8), st.f_ffree, 8), fsid, 8);
@@ -55,7 +54,7 @@ int v9_p9_statfs(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/* Opens a file with flags of the host. Where that empties it, its quota gets the blocks back. */
+/* Opens a file with the host's flags. If that truncates it, the quota gets its blocks back. */
 static int reopen(v9_export *ex, const struct v9_inode *inode, int *host)
 {
     const bool emptied = ex->quota && *host & O_TRUNC && S_ISREG(inode->mode);
@@ -79,13 +78,13 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_i
     int host = v9_sys_open_flags(flags), fd, err;
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
-        return -EBADF; /* before it may empty the file; v9_fids_open knows for certain */
+        return -EBADF; /* checked before a truncation; v9_fids_open checks again */
     if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
         return -EROFS;
     if (S_ISLNK(inode->mode))
         return -ELOOP;
     if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
-        return -ENXIO; /* opening a device, FIFO or socket of the host is never the guest's */
+        return -ENXIO; /* the guest never opens devices, FIFOs or sockets of the host */
     fd = reopen(ex, inode, &host);
     if (fd < 0)
         return fd;
@@ -97,7 +96,7 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_i
     return err;
 }
 
-/* Rlopen and Ropen are alike. */
+/* Rlopen and Ropen have the same layout. */
 static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t number, uint32_t flags)
 {
     uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
@@ -139,29 +138,28 @@ int v9_p9_open(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 }
 
 /*
- * Whether the size among a file's attributes is left out of a reply. Only the request for all of
- * them is that of a client which has an inode already (P9_STATS_ALL); it asks for fewer to make
- * one.
+ * Decides whether the reply leaves out the size (fid/known_size.h). A client that has an inode
+ * already asks for all attributes (P9_STATS_ALL); to create an inode, it asks for fewer.
  */
 static int leave_size_out(v9_export *ex, struct v9_request *r, struct v9_inode *inode,
                           uint64_t mask, struct v9_attr *a, bool *out)
 {
     const uint64_t all = 0x3fff;
-    struct v9_known_size told = v9_known_size_now(inode);
+    struct v9_known_size known = v9_known_size_now(inode);
     int err;
 
     *out = false;
-    if (mask == all && v9_known_size_may_know(inode, &told)) {
-        *out = told.told == a->size + 1;
+    if (mask == all && v9_known_size_may_know(inode, &known)) {
+        *out = known.size == a->size + 1;
         if (*out)
             return 0;
         err = v9_p9_attr(ex, r, inode->path_fd, v9_inode_meta(ex, inode), a);
         if (err)
             return err;
-        *out = v9_known_size_knows(inode, &told, a->size);
+        *out = v9_known_size_is_known(inode, &known, a->size);
     }
     if (!*out)
-        v9_known_size_tell(inode, told, a->size);
+        v9_known_size_reported(inode, known, a->size);
     return 0;
 }
 
@@ -171,7 +169,7 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     const uint64_t basic = 0x7ff, size = 0x200, btime = 0x800, gen = 0x1000;
     uint8_t reply[P9_HEADER_SIZE + 153], *at = reply;
     uint32_t number = v9_in_u32(in);
-    uint64_t mask = v9_in_u64(in); /* all that one statx tells is answered, but see above */
+    uint64_t mask = v9_in_u64(in); /* ignored otherwise: the reply has all that one statx returns */
     struct v9_use use;
     struct v9_attr *const a = &use.attr;
     bool sizeless;
@@ -194,18 +192,18 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     at = v9_put(v9_put(at, a->mtime_sec, 8), a->mtime_nsec, 8);
     at = v9_put(v9_put(at, a->ctime_sec, 8), a->ctime_nsec, 8);
     at = v9_put(v9_put(at, a->btime_sec, 8), a->btime_nsec, 8);
-    v9_put(v9_put(at, a->gen, 8), 0, 8); /* data_version: the host has none */
+    v9_put(v9_put(at, a->gen, 8), 0, 8); /* data_version: none on the host */
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/* What Tread and Twrite begin with: fid[4] offset[8] count[4]. */
+/* The first fields of Tread and Twrite: fid[4] offset[8] count[4]. */
 struct transfer {
     struct v9_fid *fid; /* pinned, and open */
     uint64_t offset;
     uint32_t count;
 };
 
-/* 0, -errno, or -V9_NOT_OURS where the fid is Python's. */
+/* Decodes them and pins the fid. 0, -errno, or -V9_NOT_OURS for a fid of Python's. */
 static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transfer *t)
 {
     uint32_t number = v9_in_u32(in);
@@ -224,7 +222,7 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     return err;
 }
 
-/* Reads into a request's reply; the number of bytes, or -errno. */
+/* Reads into a request's reply. Returns the number of bytes, or -errno. */
 static int get_data(const struct v9_request *r, const struct transfer *t, struct iovec *slice)
 {
     uint32_t pieces = v9_iov_slice(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
@@ -249,7 +247,7 @@ int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
         return err;
     if (t.count > dev->msize - P9_IO_SIZE)
         t.count = dev->msize - P9_IO_SIZE;
-    inode = v9_fids_node(&dev->fids, t.fid);
+    inode = v9_fids_inode(&dev->fids, t.fid);
     if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) {
         v9_fids_unpin(&dev->fids, t.fid);
         return -V9_NOT_OURS;
@@ -267,10 +265,10 @@ int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 }
 
 /*
- * A write by anybody but root takes set-id bits away (write(2) of a process without CAP_FSETID).
- * The host's kernel does not, since the daemon may have that capability, and clients before
- * Linux 6.4 leave it to the server. The bits go before the data comes: nobody runs what was written
- * as the file's owner.
+ * Removes set-id bits before a write by anybody but root, as write(2) does for a process without
+ * CAP_FSETID. The host's kernel may keep them, since the daemon may have that capability, and
+ * clients before Linux 6.4 leave it to the server. The bits are removed before data is written, so
+ * that nobody can run the new data as the file's owner.
  */
 static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_inode *inode)
 {
@@ -300,10 +298,11 @@ static int drop_set_ids(v9_export *ex, const struct v9_fid *fid, struct v9_inode
 }
 
 /*
- * Has the host begin to write what was just written out to its disk, and waits until what was begun
- * before on these pages is done (sync_file_range(2)): little stays in its page cache for long. What
- * an append has written may be anywhere. An error is that of data written before; it would not be
- * told again to a later fsync.
+ * Starts write-out of the data just written to the host's disk, after waiting for any write-out of
+ * the same pages that is under way (sync_file_range(2)). So dirty data does not stay in the host's
+ * page cache for long. The position of appended data is unknown, so the whole file is written out.
+ * An error belongs to data written before; it is returned here because a later fsync would not
+ * report it again.
  */
 static int write_out(const struct transfer *t, int put)
 {
@@ -315,7 +314,7 @@ static int write_out(const struct transfer *t, int put)
     return put;
 }
 
-/* Writes a request's data; the number of bytes, or -errno. */
+/* Writes a request's data. Returns the number of bytes, or -errno. */
 static int put_data(v9_export *ex, const struct v9_request *r, const struct transfer *t,
                     struct v9_inode *inode, struct iovec *slice)
 {
@@ -341,7 +340,7 @@ static int put_data(v9_export *ex, const struct v9_request *r, const struct tran
     return put && ex->conf.writeout ? write_out(t, (int)put) : (int)put;
 }
 
-/* Writes as much of a request's data as the quota has room for. */
+/* The same, for as much of the data as the quota permits. */
 static int put_within_quota(v9_export *ex, const struct v9_request *r, struct transfer *t,
                             struct v9_inode *inode, struct iovec *slice)
 {
@@ -371,7 +370,7 @@ int v9_p9_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    inode = v9_fids_node(&dev->fids, t.fid);
+    inode = v9_fids_inode(&dev->fids, t.fid);
     ex = v9_inode_export(dev, inode);
     if (ex->conf.readonly)
         err = -EROFS;
@@ -398,7 +397,7 @@ int v9_p9_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
 
     if (err)
-        return err == -EBUSY ? -V9_NOT_OURS : err; /* Python keeps something for it */
+        return err == -EBUSY ? -V9_NOT_OURS : err; /* Python has state for it */
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
     return v9_request_reply(r, reply, sizeof(reply));
 }

@@ -1,13 +1,13 @@
 /*
- * fast_list: Treaddir, and entries for Python, which lists in 9P2000.u (v9_fid_read_dir).
+ * readdir: Treaddir, and entries for Python, which lists directories in 9P2000.u (v9_fid_read_dir).
  *
- * An entry has to be told with the qid that a walk to it tells. Where an entry cannot lie on
- * another device than its directory (export/mounts.h tells which can), its qid follows from what
- * the directory says, and costs no system call; else its attributes are read. A listing whose
- * mounts have changed before it was done is made once more, with all attributes.
+ * An entry's qid must be the one that a walk to it returns. If the entry cannot lie on another
+ * device than its directory (export/mounts.h), its qid follows from the directory's own record and
+ * takes no system call; else its attributes are read. If mounts change during a listing, it is made
+ * again with all attributes.
  *
- * The kernel is asked for no more entries than the reply holds, so that none has to be thrown away
- * and read again: seeking in a directory is slow on some file systems.
+ * Each getdents64 asks for no more entries than fit into the reply, so that none is read twice:
+ * seeking in a directory is slow on some file systems.
  */
 #define _GNU_SOURCE
 #include "p9/handler.h"
@@ -23,6 +23,7 @@
 #include "export/mounts.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
+#include "p9/walk.h"
 #include "request/reply.h"
 
 struct v9_dirent { /* getdents64(2) */
@@ -38,23 +39,23 @@ struct listing {
     v9_export *ex;
     const struct v9_fid *fid;
     const struct v9_inode *inode;
-    struct v9_view *view;      /* which entries to look at (export/mounts.h); NULL: all, if any */
-    struct v9_qid_group group; /* the directory's own device's, as last used */
-    int32_t meta_dir;          /* its files' metadata (mapped/mapped.h); -1: none */
+    struct v9_view *view;      /* entries to stat (export/mounts.h); NULL: all, or none */
+    struct v9_qid_group group; /* of the directory's own device, as last used */
+    int32_t meta_dir;          /* with its files' metadata (mapped/mapped.h); -1: none */
     uint8_t *start, *at, *end;
-    uint64_t offset; /* d_off of the last entry that was dealt with */
+    uint64_t offset; /* d_off of the last entry that was packed or left out */
     bool full;
 };
 
 enum {
     ENTRY_SIZE = P9_QID_SIZE + 8 + 1 + 2, /* qid offset[8] type[1] name[s] */
     /* A struct linux_dirent64 with a name of n bytes takes 20 + n, rounded up to a multiple of 8:
-     * at least 6/7 of what the entry takes in the reply, 24 + n. */
+     * at least 6/7 of its size in the reply, 24 + n. */
     DIRENT_SHARE = 6,
     ENTRY_SHARE = 7,
-    DIRENT_USUAL = 280, /* the largest: of a name of 255 bytes, */
-    DIRENT_MAX = 1024,  /* or of 255 characters */
-    ASK_MAX = 2,        /* questions about mounts, where the answers are outrun by changes */
+    DIRENT_USUAL = 280, /* the largest record of a name of 255 bytes */
+    DIRENT_MAX = 1024,  /* the largest of a name of 255 characters */
+    ASK_MAX = 2,        /* questions about mounts, if they change before the answer arrives */
 };
 
 /* ---- one entry ---------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ static bool is_dots(const char *name)
 }
 
 /* Whether an entry's attributes have to be read for its qid. */
-static bool must_look(const struct listing *list, const struct v9_dirent *entry, size_t length)
+static bool must_stat(const struct listing *list, const struct v9_dirent *entry, size_t length)
 {
     const struct v9_view *view = list->view;
 
@@ -77,14 +78,14 @@ static bool must_look(const struct listing *list, const struct v9_dirent *entry,
            (view->count && v9_view_names(view, entry->d_name, length));
 }
 
-/* The qid.path that follows from what the directory says, if it does. */
-static bool follows(struct listing *list, const struct v9_dirent *entry, size_t length,
-                    uint64_t *path)
+/* Derives the qid.path from the directory's own record; false if that is not possible. */
+static bool path_from_dirent(struct listing *list, const struct v9_dirent *entry, size_t length,
+                             uint64_t *path)
 {
     const struct v9_inode *inode = list->inode;
     uint32_t device;
 
-    if (must_look(list, entry, length))
+    if (must_stat(list, entry, length))
         return false;
     if (!list->ex->conf.stat_entries) {
         *path = entry->d_ino;
@@ -99,11 +100,11 @@ static bool follows(struct listing *list, const struct v9_dirent *entry, size_t 
 }
 
 /*
- * The qid and the type of an entry: what a mapped model makes something else has to be looked at
- * for its type in any case. -ENOENT: leave out.
+ * Finds the qid and the type of an entry. The type of a regular file under a mapped model comes
+ * from its metadata. -ENOENT: the entry is left out.
  */
-static int look_at(struct listing *list, struct v9_request *r, const struct v9_dirent *entry,
-                   size_t length, struct v9_qid *qid, uint8_t *type)
+static int read_entry(struct listing *list, struct v9_request *r, const struct v9_dirent *entry,
+                      size_t length, struct v9_qid *qid, uint8_t *type)
 {
     const bool there = list->ex->below || !strcmp(entry->d_name, "..");
     const struct v9_inode *inode = list->inode;
@@ -112,8 +113,8 @@ static int look_at(struct listing *list, struct v9_request *r, const struct v9_d
 
     *type = entry->d_type;
     *qid = (struct v9_qid){0};
-    if (there || !follows(list, entry, length, &qid->path)) {
-        err = there ? v9_p9_look_there(list->ex, r, list->fid, inode, entry->d_name, &attr)
+    if (there || !path_from_dirent(list, entry, length, &qid->path)) {
+        err = there ? v9_p9_attr_by_step(list->ex, r, list->fid, inode, entry->d_name, &attr)
                     : v9_p9_attr_of(list->ex, r, list->fid->io_fd, entry->d_name, &attr);
         if (err)
             return err;
@@ -131,7 +132,7 @@ static int look_at(struct listing *list, struct v9_request *r, const struct v9_d
     return 0;
 }
 
-/* Writes an entry at `at`, leaves it out or finds the reply full; sets `offset` unless it is. */
+/* Writes an entry at `at`, or leaves it out, and sets `offset`; or sets `full`. */
 static int pack_entry(struct listing *list, struct v9_request *r, const struct v9_dirent *entry)
 {
     const size_t length = strlen(entry->d_name);
@@ -143,14 +144,14 @@ static int pack_entry(struct listing *list, struct v9_request *r, const struct v
         list->full = true;
         return 0;
     }
-    err = look_at(list, r, entry, length, &qid, &type);
+    err = read_entry(list, r, entry, length, &qid, &type);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP || v9_budget_lacks(err))
         return err;
     list->offset = (uint64_t)entry->d_off;
-    if (err == -ENODEV) /* multidevs=forbid: visible, by the number that the directory tells */
+    if (err == -ENODEV) /* multidevs=forbid: visible, with the inode number in the directory */
         qid = (struct v9_qid){.type = entry->d_type == DT_DIR ? 0x80 : 0, .path = entry->d_ino};
     else if (err)
-        return 0; /* it vanished, or cannot be looked at: left out */
+        return 0; /* it vanished, or its attributes cannot be read: left out */
     list->at = v9_put_qid(list->at, &qid);
     list->at = v9_put(v9_put(list->at, (uint64_t)entry->d_off, 8), type, 1);
     list->at = v9_put(list->at, length, 2);
@@ -182,7 +183,7 @@ static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t 
 {
     int err;
 
-    /* Only now, after these names were read: metadata are there before names are. */
+    /* Opened after these names were read: metadata are created before names. */
     list->meta_dir = v9_mapped_dir(list->ex, list->fid->io_fd);
     if (v9_budget_lacks(list->meta_dir))
         return list->meta_dir;
@@ -192,20 +193,21 @@ static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t 
     return err;
 }
 
-/* How many bytes of directory to read at once: 0 where the reply is as good as full. */
+/* How many bytes of entries to read at once; 0: the reply is nearly full. */
 static size_t read_size(const struct listing *list, size_t most)
 {
     const size_t room = (size_t)(list->end - list->at) / ENTRY_SHARE * DIRENT_SHARE;
 
     if (list->at == list->start && room < DIRENT_MAX)
-        return DIRENT_MAX; /* an entry that fits must not be missed; others are read again */
+        return DIRENT_MAX; /* at least one entry must be returned; the others are read again */
     if (room < DIRENT_USUAL)
         return 0;
     return room < most ? room : most;
 }
 
-/* Makes getdents64 continue behind the entry at `offset`. The directory's mutex is held: it makes
- * seeking and reading one step. Offset 0 is always sought: rewinddir(3) has to see new entries. */
+/* Makes getdents64 continue after the entry at `offset`. The directory's mutex is held, so that
+ * seeking and reading are one step. For offset 0 it always seeks: rewinddir(3) must show new
+ * entries. */
 static int seek(int fd, struct v9_fid_dir *dir, uint64_t offset)
 {
     if ((offset == 0 || dir->offset != offset) && lseek(fd, (off_t)offset, SEEK_SET) < 0)
@@ -214,7 +216,7 @@ static int seek(int fd, struct v9_fid_dir *dir, uint64_t offset)
     return 0;
 }
 
-/* Fills the listing with what is behind the entry at `offset`. -EINVAL where not even one fits. */
+/* Fills the listing with the entries after `offset`. -EINVAL if not even one fits. */
 static int list_from(struct listing *list, struct v9_request *r, struct v9_fid_dir *dir,
                      uint64_t offset, struct v9_scratch *scratch)
 {
@@ -247,7 +249,7 @@ static int list_from(struct listing *list, struct v9_request *r, struct v9_fid_d
 /* ---- Treaddir ----------------------------------------------------------------------------------
  */
 
-/* Finds out which entries must be looked at. -V9_NO_MOUNT: up to Python. */
+/* Finds out which entries take a stat. -V9_NO_MOUNT: Python has to decide. */
 static int view_mounts(struct listing *list, struct v9_request *r)
 {
     const v9_export *ex = list->ex;
@@ -260,9 +262,9 @@ static int view_mounts(struct listing *list, struct v9_request *r)
         return 0;
     r->question.a = list->inode->mnt_id;
     r->question.b = generation;
-    r->question.fd = v9_budget_dup(list->inode->path_fd);
+    r->question.fd = v9_sys_dup(list->inode->path_fd);
     if (r->question.fd < 0)
-        return 0; /* there is another way: all entries are looked at */
+        return 0; /* not fatal: all entries take a stat */
     r->asked++;
     return -V9_NO_MOUNT;
 }
@@ -345,7 +347,7 @@ static uint64_t last_offset(const uint8_t *dents, int size)
 int v9_fid_read_dir(v9_device *dev, uint64_t handle, uint64_t offset, uint8_t *out, uint32_t size)
 {
     const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
-    const struct v9_inode *inode = v9_fids_node(&dev->fids, fid);
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
     struct v9_fid_dir *dir = v9_fids_dir(&dev->fids, fid);
     int got;
 

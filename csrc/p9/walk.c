@@ -1,8 +1,9 @@
 /*
- * fast_dir: Twalk and Treadlink, and what a listing (p9/readdir.c) needs a step for.
+ * walk: Twalk and Treadlink; and the attributes of entries that take a step to reach, for listings
+ * (p9/readdir.c).
  */
 #define _GNU_SOURCE
-#include "p9/handler.h"
+#include "p9/walk.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +12,9 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
+#include "fid/enter.h"
 #include "mapped/mapped.h"
+#include "p9/handler.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
 
@@ -19,13 +22,13 @@ struct walk {
     uint32_t fid, newfid;
     uint16_t count;
     struct {
-        int error; /* why there can be no such file */
+        int error; /* why no file can have this name; 0: one can */
         char bytes[P9_NAME_MAX + 1];
     } names[P9_WALK_MAX];
 };
 
-/* Decodes a Twalk; its names are copied out to be NUL-terminated. One that no file can have ends
- * the walk where it comes to it. */
+/* Decodes a Twalk, and copies its names to be NUL-terminated. A name that no file can have ends the
+ * walk only when the walk reaches it. */
 static int decode_walk(struct v9_in *in, struct walk *walk)
 {
     walk->fid = v9_in_u32(in);
@@ -49,14 +52,14 @@ static int decode_walk(struct v9_in *in, struct walk *walk)
     return v9_in_is_done(in) ? 0 : -EINVAL;
 }
 
-/* The names that lead to where a walk is, from its fid or from an export's root. */
+/* The names from a walk's fid, or from an export's root, to the walk's current place. */
 struct trail {
     int32_t root; /* index of an export; -1: from the fid */
     uint32_t ups, count;
-    uint16_t names[P9_WALK_MAX]; /* indices of the walk's */
+    uint16_t names[P9_WALK_MAX]; /* indices into the walk's names */
 };
 
-/* A file on the way of a walk: a inode, which has the descriptors; or they are the walk's own. */
+/* A file on a walk's path. An inode has its descriptors, or the walk itself has. */
 struct place {
     v9_export *ex;
     uint32_t uid; /* who walks */
@@ -65,10 +68,10 @@ struct place {
     uint64_t path;  /* of its qid */
 };
 
-static void leave(struct v9_fids *fids, const struct place *place)
+static void release_place(struct v9_fids *fids, const struct place *place)
 {
     if (place->inode) {
-        v9_fids_step_off(fids, place->inode);
+        v9_fids_release_inode(fids, place->inode);
         return;
     }
     v9_budget_close(place->fd);
@@ -76,11 +79,11 @@ static void leave(struct v9_fids *fids, const struct place *place)
         v9_budget_close(place->meta_fd);
 }
 
-/* Takes one step, and reads what is there. `at` stays as it is; *next is new on success. */
+/* Takes one step, and reads the attributes of the new place, *next. `at` is not changed. */
 static int step(struct v9_request *r, const struct place *at, const char *name, struct place *next,
                 struct v9_attr *attr)
 {
-    uint32_t moment = v9_mapped_read_begin(at->ex);
+    uint32_t seq = v9_mapped_read_begin(at->ex);
     int err;
 
     *next = (struct place){at->ex, at->uid, -1, -1, 0, 0};
@@ -88,65 +91,67 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
     if (next->fd < 0)
         return next->fd;
     next->meta_fd =
-        v9_mapped_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, moment);
+        v9_mapped_stepped(next->ex, at->fd, next->ex == at->ex ? name : "..", next->fd, seq);
     err = v9_p9_attr(next->ex, r, next->fd, next->meta_fd, attr);
     if (err)
-        leave(NULL, next);
+        release_place(NULL, next);
     return err;
 }
 
-/* Whether a step may lead to a inode that is there already, and is to make one that lingers. */
-static bool is_remembered(const struct v9_fids *fids, const struct place *at, const char *name)
+/* Whether a step may lead to a cached inode, and should cache the one that it creates. */
+static bool may_be_cached(const struct v9_fids *fids, const struct place *at, const char *name)
 {
     return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&
-           v9_inodes_may_meet(&fids->inodes, at->ex->index, at->path, name);
+           v9_inodes_worth_lookup(&fids->inodes, at->ex->index, at->path, name);
 }
 
-/* Takes a step to a file whose inode is there, which a stat tells: 0, -ENOENT, or -EAGAIN where it
- * has to be opened, whatever for. */
-static int step_to_node(struct v9_fids *fids, const struct place *at, const char *name,
-                        struct place *next, struct v9_attr *attr)
+/* Takes a step to a file that has an inode already, found by a stat: 0, -ENOENT, or -EAGAIN if the
+ * file has to be opened. */
+static int step_to_cached(struct v9_fids *fids, const struct place *at, const char *name,
+                          struct place *next, struct v9_attr *attr)
 {
-    const int64_t moment = v9_ctime_now();
+    const int64_t now = v9_ctime_now();
     int err = v9_host_stat(at->fd, name, attr);
     bool is_same;
 
     if (err)
         return err == -ENOENT ? err : -EAGAIN;
-    *next = (struct place){at->ex, at->uid, -1, -1, v9_fids_meet(fids, at->ex->index, attr), 0};
+    *next =
+        (struct place){at->ex, at->uid, -1, -1, v9_fids_lookup_inode(fids, at->ex->index, attr), 0};
     if (!next->inode)
         return -EAGAIN;
     next->fd = fids->inodes.entries[next->inode - 1].path_fd;
-    is_same = !v9_attr_complete(at->ex, next->fd, moment, attr) &&
+    is_same = !v9_attr_complete(at->ex, next->fd, now, attr) &&
               !((attr->mode ^ fids->inodes.entries[next->inode - 1].mode) & S_IFMT);
     if (is_same)
         return 0;
-    /* Python has to be asked about it, or it is denied, or metadata make another kind of it. */
-    v9_fids_step_off(fids, next->inode);
+    /* Python has to be asked about it, or it is denied, or its metadata have another type. */
+    v9_fids_release_inode(fids, next->inode);
     return -EAGAIN;
 }
 
 static int walk_step(struct v9_fids *fids, struct v9_request *r, const struct place *at,
                      const char *name, struct place *next, struct v9_attr *attr)
 {
-    const bool remembered = is_remembered(fids, at, name);
-    int err = remembered ? step_to_node(fids, at, name, next, attr) : -EAGAIN;
+    const bool cached = may_be_cached(fids, at, name);
+    int err = cached ? step_to_cached(fids, at, name, next, attr) : -EAGAIN;
     struct v9_found found;
 
     if (err != -EAGAIN)
         return err;
     err = step(r, at, name, next, attr);
-    if (err || !remembered)
+    if (err || !cached)
         return err;
     found = (struct v9_found){next->fd, next->meta_fd, next->ex->index, attr};
-    next->inode = v9_fids_stand(fids, &found);
+    next->inode = v9_fids_acquire_inode(fids, &found);
     if (next->inode)
         next->fd = fids->inodes.entries[next->inode - 1].path_fd;
     return 0;
 }
 
-/* A step by the walk's name number `index` was taken, to an export's root if that is not -1. */
-static void follow(struct trail *trail, const struct walk *walk, uint16_t index, int32_t root)
+/* Adds the walk's name number `index` to the trail; a `root` other than -1 is an export that the
+ * step has entered. */
+static void extend_trail(struct trail *trail, const struct walk *walk, uint16_t index, int32_t root)
 {
     const char *name = walk->names[index].bytes;
 
@@ -158,7 +163,7 @@ static void follow(struct trail *trail, const struct walk *walk, uint16_t index,
         trail->names[trail->count++] = index;
 }
 
-/* The route that a trail is; `text` has room for its names. */
+/* Turns a trail into a route; `text` has room for its names. */
 static struct v9_route route_of(const struct trail *trail, const struct walk *walk, char *text)
 {
     struct v9_route route = {.root = trail->root, .ups = trail->ups, .text = text};
@@ -180,8 +185,9 @@ static struct v9_route route_of(const struct trail *trail, const struct walk *wa
 }
 
 /*
- * Walks component by component from *at, which is the caller's. Returns how many were walked, with
- * the errno of the next one in *err; *end is a new place, and *attr what it is, when all were.
+ * Walks component by component from *at, which the caller releases. Returns the number of steps
+ * taken, and in *err the error of the next one. If all were taken, *end is a new place and *attr
+ * has its attributes.
  */
 static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const struct walk *walk,
                            const struct place *at, struct v9_qid *qids, struct v9_attr *attr,
@@ -196,10 +202,10 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
         if (!*err)
             *err = walk_step(fids, r, &here, walk->names[done].bytes, &next, attr);
         if (done)
-            leave(fids, &here);
+            release_place(fids, &here);
         if (*err)
             break;
-        follow(trail, walk, done, next.ex != here.ex ? (int32_t)next.ex->index : -1);
+        extend_trail(trail, walk, done, next.ex != here.ex ? (int32_t)next.ex->index : -1);
         here = next;
         here.path = attr->qid.path;
         qids[done++] = attr->qid;
@@ -208,19 +214,19 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
     return done;
 }
 
-/* Makes newfid stand for where a walk has ended. */
-static int enter(struct v9_device *dev, const struct v9_fid_new *as, const struct place *end,
-                 const struct v9_attr *attr, struct v9_fid *instead)
+/* Makes newfid stand for the end of a walk. */
+static int enter_newfid(struct v9_device *dev, const struct v9_fid_new *as, const struct place *end,
+                        const struct v9_attr *attr, struct v9_fid *instead)
 {
     const struct v9_found found = {end->fd, end->meta_fd, end->ex->index, attr};
     int err;
 
     if (end->inode)
-        err = v9_fids_enter_here(&dev->fids, as, end->inode, attr->qid.version, instead);
+        err = v9_fids_enter_inode(&dev->fids, as, end->inode, attr->qid.version, instead);
     else
         err = v9_fids_enter(&dev->fids, as, &found, instead);
     if (err)
-        leave(&dev->fids, end);
+        release_place(&dev->fids, end);
     return err;
 }
 
@@ -244,23 +250,23 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     *done = 0;
     if (walk->count == 0 && walk->newfid == walk->fid)
         return 0;
-    named = v9_p9_passes_name_on(dev, r, fid);
+    named = v9_p9_has_name(dev, r, fid);
     if (named < 0)
         return named;
     if (walk->count == 0)
         return v9_fids_clone(&dev->fids, fid, walk->newfid, named);
     if (walk->newfid == walk->fid && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
-        return -EBADF; /* an open fid stays where it is: locks and more hang on it */
+        return -EBADF; /* an open fid keeps its file, for its locks and more */
     *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     if (err)
-        return *done ? 0 : err; /* a partial walk is no error, and makes no newfid */
+        return *done ? 0 : err; /* a partial walk is no error, and creates no newfid */
     route = route_of(&trail, walk, text);
     route.from = named ? fid->dentry : 0;
     route.now = now;
     as.route = &route;
-    return enter(dev, &as, &end, &attr, instead);
+    return enter_newfid(dev, &as, &end, &attr, instead);
 }
 
 int v9_p9_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -314,11 +320,10 @@ int v9_p9_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     return v9_request_reply(r, reply, size);
 }
 
-/* What a step leads to. "..", seen from the guest's root, is the root: what is above it is not the
- * guest's to see. Of an export that does not admit the user he sees the name, and the directory
- * that it covers. */
-int v9_p9_look_there(v9_export *ex, struct v9_request *r, const struct v9_fid *fid,
-                     const struct v9_inode *inode, const char *name, struct v9_attr *attr)
+/* ".." of the guest's root is the root itself: the guest may not see what is above. A user whom a
+ * joined export does not admit sees the attributes of the directory that the export covers. */
+int v9_p9_attr_by_step(v9_export *ex, struct v9_request *r, const struct v9_fid *fid,
+                       const struct v9_inode *inode, const char *name, struct v9_attr *attr)
 {
     const struct place here = {ex, fid->uid, inode->path_fd, -1, 0, 0};
     struct place there;
@@ -330,6 +335,6 @@ int v9_p9_look_there(v9_export *ex, struct v9_request *r, const struct v9_fid *f
     if (err == -EPERM && ex->below)
         return v9_p9_attr_of(ex, r, fid->io_fd, name, attr);
     if (!err)
-        leave(NULL, &there);
+        release_place(NULL, &there);
     return err;
 }

@@ -20,16 +20,14 @@ struct v9_quota {
     struct v9_quota_usage *usage;
     void *page; /* what `usage` is in */
     uint64_t seq;
-    pthread_mutex_t lock; /* everything below */
+    pthread_mutex_t lock; /* everything below; lock order: docs/architecture.md */
     struct v9_usages accounts;
     uint64_t claimed_bytes, claimed_inodes;
     uint32_t waiting;
     pthread_cond_t given_back;
 };
 
-/* ---- making
- * -------------------------------------------------------------------------------------
- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err)
 {
@@ -82,8 +80,7 @@ void v9_quota_free(v9_quota *q)
     free(q);
 }
 
-/* ---- accounts; with the lock held unless their names are public ------------------------------
- */
+/* ---- accounts; with the lock held unless their names are public ------------------------------ */
 
 /* Usage never shows less than nothing: files that others have put there may go. */
 static void add(int64_t *number, int64_t change)
@@ -92,8 +89,8 @@ static void add(int64_t *number, int64_t change)
     __atomic_store_n(number, sum < 0 ? 0 : sum, __ATOMIC_RELAXED);
 }
 
-/* Whoever finds the file after a crash believes the numbers where this is zero, so what it covers
- * stays between its two steps. */
+/* After a crash the numbers count as right if this is zero, so everything that it covers stays
+ * between its two steps. */
 static void add_changing(v9_quota *q, int64_t change)
 {
     __atomic_fetch_add(&q->usage->changing, (uint64_t)change, __ATOMIC_SEQ_CST);
@@ -130,8 +127,8 @@ static void doom(v9_quota *q, struct v9_usage *a)
     add_changing(q, 1); /* until it is given back */
 }
 
-/* Somebody else has removed a file that had an account: its inode is a new file's now. Not so of an
- * account that is held: who holds it has the file, the new one, which a walk has found already. */
+/* Drops the account of a file that somebody else removed, whose number a new file has now. If the
+ * account is held, it is the new file's already: a walk has found it. */
 static void lose(v9_quota *q, uint64_t st_dev, uint64_t st_ino)
 {
     uint32_t index = v9_usages_find(&q->accounts, st_dev, st_ino, false);
@@ -162,15 +159,14 @@ void v9_quota_release(v9_quota *q, uint32_t account)
     pthread_mutex_unlock(&q->lock);
 }
 
-/* ---- looking at files --------------------------------------------------------------------------
- */
+/* ---- looking at files ------------------------------------------------------------------------ */
 
 static int64_t bytes_of(const struct stat *st)
 {
     return (int64_t)st->st_blocks * STAT_UNIT;
 }
 
-/* Begins to change a held file: notes what it counts for. */
+/* Before the first change of a held file: sets what it counts for. */
 static int look(v9_quota *q, uint32_t account, int32_t fd)
 {
     struct v9_usage *a = &q->accounts.entries[account];
@@ -293,8 +289,7 @@ uint32_t v9_quota_block(const v9_quota *q)
     return q->conf.block;
 }
 
-/* ---- claims ------------------------------------------------------------------------------------
- */
+/* ---- claims ---------------------------------------------------------------------------------- */
 
 static uint64_t room(uint64_t limit, int64_t used, uint64_t claimed)
 {
@@ -375,8 +370,7 @@ void v9_quota_settle_claim(v9_quota *q, uint32_t account, int fd, uint64_t claim
     pthread_mutex_unlock(&q->lock);
 }
 
-/* ---- writes ------------------------------------------------------------------------------------
- */
+/* ---- writes ---------------------------------------------------------------------------------- */
 
 static uint64_t round_up(uint64_t number, uint64_t unit)
 {
@@ -466,8 +460,7 @@ int64_t v9_quota_admit(v9_quota *q, uint32_t account, const struct v9_quota_writ
     return taken ? (int64_t)write->count : admit_closely(q, write, claim);
 }
 
-/* ---- statfs ------------------------------------------------------------------------------------
- */
+/* ---- statfs ---------------------------------------------------------------------------------- */
 
 void v9_quota_statfs(v9_quota *q, struct statfs *st)
 {

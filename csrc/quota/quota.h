@@ -1,32 +1,31 @@
 /*
- * quota: what an export's files take of the host, kept true while they change, and its limits.
+ * quota: how much of the host an export's files take, kept true while they change, and its limits.
  *
  * Usage is the sum of st_blocks of every file and directory (a file with several names once), and
- * the number of inodes. It lies in a file that is mapped shared, so that a daemon that is killed
- * loses nothing of it. `changing` there counts what is not settled yet; a daemon that finds it at
- * zero may believe the numbers.
+ * the number of inodes. It lies in a file that is mapped shared, so that nothing is lost when the
+ * daemon is killed. `changing` there counts changes that are not settled yet; a daemon that finds
+ * it at zero can rely on the numbers.
  *
  * A change is bracketed:
  *
- *     claim    the most that it may take is set aside, or it is refused before it begins
+ *     claim    sets aside the most that the change may take, or refuses it before it begins
  *     change
- *     settle   the file is looked at; the difference to what it counted for goes to the usage, and
- *              the claim is given back, at once, so that nothing is counted twice
+ *     settle   looks at the file, adds the difference to its account's number to the usage, and
+ *              gives the claim back, in one step, so that nothing is counted twice
  *
  * What a file counts for is its *account*. Requests that write one file at the same time need no
- * lock around their system calls: each look takes a seq before it begins, and only the newest
- * one tells. A look with a higher seq began after the change of one with a lower seq had
- * ended, so it has seen it.
+ * lock around their system calls: each look takes a sequence number before it begins, and only the
+ * newest look counts. It began after the changes of all earlier ones had ended, so it saw them.
  *
- * Nodes hold the accounts of their files. A file that has lost its last name keeps its blocks as
- * long as somebody holds it, and so does its account; the last holder gives them back. Accounts
- * that nobody holds are remembered for a while: file systems change st_blocks behind the last
- * change (metadata at writeback, compression, preallocation that is trimmed), and the next look
- * sets the usage right, other than a new account, which begins with what it finds.
+ * Inodes hold the accounts of their files. A file that has lost its last name keeps its blocks as
+ * long as somebody holds it, and so does its account; the last holder gives them back. An account
+ * that nobody holds is remembered for a while: file systems change st_blocks after the last change
+ * (metadata at writeback, compression, preallocation that is trimmed), and the next look corrects
+ * the usage. A new account would begin with what it finds.
  *
- * Near a limit the most that a write may take is more than there is. Then its holes are looked for:
- * what is allocated is written free of charge, and of the rest as much as fits. It waits for claims
- * of others that may be given back.
+ * Near a limit, the most that a write may take is more than there is. Then the holes that it would
+ * fill are counted: allocated blocks are written at no charge, and of the rest as much as fits. The
+ * write waits for claims of others that may be given back.
  */
 #ifndef V9_QUOTA_QUOTA_H
 #define V9_QUOTA_QUOTA_H
@@ -39,13 +38,13 @@
 
 /* The usage now. */
 void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
-/* The account of a file for a inode, with one more reference: not zero, unless there is no room.
- * `gone` tells a file without names from one that has got its number since. */
+/* The account of an inode's file, with one more reference; 0 where there is no room. `gone`
+ * distinguishes a file without names from a later one with the same number. */
 uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool gone);
 /*
- * The same of what `fd`, which stays open, names. Others may remove the file at any time: if they
- * did before it had this account, it has been given back already, and counts once more until it is
- * let go.
+ * The same for the file `fd`, which stays open. Others may remove the file at any time: if they did
+ * so before it had this account, its blocks were given back already, and count again until it is
+ * released.
  */
 uint32_t v9_quota_acquire(v9_quota *quota, int32_t fd);
 

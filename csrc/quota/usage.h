@@ -1,8 +1,8 @@
 /*
- * account: what each file counts for in the usage of a quota (quota/quota.h, which holds the lock).
+ * usage: what each file counts for in the usage of a quota (quota/quota.h, which holds the lock).
  *
- * Accounts are found by device and inode number. One that somebody refers to stays. One that nobody
- * does is remembered in the order in which they were left, until its place is needed.
+ * Accounts are found by device and inode number. An account with references stays. One without is
+ * remembered until its place is needed, the longest unused one first.
  */
 #ifndef V9_QUOTA_USAGE_H
 #define V9_QUOTA_USAGE_H
@@ -15,15 +15,15 @@ enum { V9_UNCOUNTED = -1 };
 
 struct v9_usage {
     uint64_t st_dev, st_ino;
-    int64_t counted; /* bytes that the usage has of it; V9_UNCOUNTED: it was not changed yet */
-    uint64_t looked; /* seq of the look that told so */
+    int64_t counted; /* bytes of it in the usage; V9_UNCOUNTED: it was not changed yet */
+    uint64_t looked; /* sequence number of the look that found so */
     uint32_t refs;
     uint32_t next;         /* in the bucket's chain or the free list; 0 ends it */
-    uint32_t older, newer; /* among those that nobody refers to */
+    uint32_t older, newer; /* among those without references */
     bool gone;             /* it has no names */
 };
 
-/* Entry 0 is none, and both ends of the list of those that nobody refers to. */
+/* Entry 0 is no account: it is both ends of the list of those without references. */
 struct v9_usages {
     uint32_t max, used, free, mask; /* entries; ever handed out; first free one; buckets - 1 */
     uint32_t *buckets;
@@ -35,12 +35,12 @@ struct v9_usages {
 /* 0 or -errno. Memory is taken as it is needed. */
 int v9_usages_init(struct v9_usages *all, uint32_t max);
 void v9_usages_destroy(struct v9_usages *all);
-/* The index, or 0. A file that has names never is one that has lost them (`gone`); one without may
- * not be known as such. */
+/* The index, or 0. A file with names is never one that has lost them (`gone`); the account of one
+ * without names may not say so yet. */
 uint32_t v9_usages_find(const struct v9_usages *all, uint64_t st_dev, uint64_t st_ino, bool gone);
-/* One more reference of an account that is found or made; 0 where there is no room. */
+/* Adds a reference to an account, which is found or new; 0 where there is no room. */
 uint32_t v9_usages_hold(struct v9_usages *all, uint64_t st_dev, uint64_t st_ino, bool gone);
-/* Nobody refers to it any more. */
+/* The last reference has gone. */
 void v9_usages_leave(struct v9_usages *all, uint32_t index);
 /* Frees one that is not in the list. */
 void v9_usages_forget(struct v9_usages *all, uint32_t index);

@@ -12,7 +12,7 @@
 
 #include "request/state.h"
 
-/* A description of our own where there can be one, else the frontend's. -errno. */
+/* Opens a file description of our own if possible; else duplicates the frontend's. -errno. */
 static int own_descriptor(int fd, uint32_t mode)
 {
     char path[32];
@@ -58,7 +58,7 @@ static void put(struct v9_notifier *notifier)
 {
     if (!notifier || --notifier->users)
         return;
-    v9_budget_close(notifier->fd); /* an eventfd, a pipe or a unix socket: it does not block */
+    v9_budget_close(notifier->fd); /* closing an eventfd, a pipe or a unix socket does not block */
     free(notifier);
 }
 
@@ -77,9 +77,10 @@ static void write_one(struct v9_device *dev, struct v9_notifier *notifier)
     dev->notify.thread = pthread_self();
     dev->notify.count++;
     notifier->users++;
-    v9_device_watch(dev);
+    v9_device_wake_watchdog(dev);
     pthread_mutex_unlock(&dev->lock);
-    /* What is full says EAGAIN, or blocks until the watch interrupts it: both mean the same. */
+    /* A full descriptor returns EAGAIN, or blocks until the watchdog interrupts the write. In both
+     * cases its reader has been woken already. */
     put_bytes = notifier->is_socket
                     ? send(notifier->fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL)
                     : write(notifier->fd, &one, sizeof(one));
@@ -106,15 +107,14 @@ void v9_notify(struct v9_device *dev)
     }
 }
 
-void v9_notify_watch(struct v9_notify *notify)
+void v9_notify_check(struct v9_notify *notify)
 {
     if (notify->writing && notify->count == notify->seen)
         pthread_kill(notify->thread, v9_sys_wake_signal());
     notify->seen = notify->count;
 }
 
-/* ---- who else is to hear of something
- * ------------------------------------------- */
+/* ---- waking threads -------------------------------------------------------------------------- */
 
 struct timespec v9_from_now(int64_t ns)
 {
@@ -139,18 +139,18 @@ void v9_device_wake(struct v9_device *dev)
 {
     const uint64_t one = 1;
 
-    /* Who is not asleep looks at everything once more, under the lock, before it sleeps. */
+    /* A thread that is not asleep checks everything once more, under the lock, before it sleeps. */
     if (!__atomic_load_n(&dev->sleeping, __ATOMIC_RELAXED))
         return;
     while (write(dev->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
 }
 
-void v9_device_watch(struct v9_device *dev)
+void v9_device_wake_watchdog(struct v9_device *dev)
 {
-    if (dev->watch_asleep) {
-        dev->watch_asleep = false;
-        pthread_cond_signal(&dev->watch);
+    if (dev->watchdog_asleep) {
+        dev->watchdog_asleep = false;
+        pthread_cond_signal(&dev->watchdog);
     }
 }
 
@@ -168,8 +168,8 @@ void v9_device_signal(struct v9_device *dev)
     dev->notify.call_due = true;
 }
 
-void v9_device_tell(struct v9_device *dev)
+void v9_device_schedule_report(struct v9_device *dev)
 {
-    dev->news = true;
+    dev->report_due = true;
     v9_device_wake(dev);
 }

@@ -1,12 +1,13 @@
 /*
- * notify: telling the frontend: its call and err descriptors.
+ * notify: waking others: the frontend, by its call and err descriptors; the serving threads; the
+ * watchdog.
  *
- * They are the frontend's, which may make any write to them block: an eventfd has one description
- * for both sides, whose O_NONBLOCK either can clear, and no second one can be had; a pipe has one
- * of our own where the host lets us open it; of a socket (User Mode Linux's "pipe" is one) each
- * send says for itself that it does not wait. So nobody writes to them under a lock, nor on a
- * thread that others need: only a device's serving threads do, one at a time, and the watch
- * interrupts one that hangs there. A descriptor that is full has woken its reader already.
+ * The frontend can make any write to its descriptors block. Both sides share the one file
+ * description of an eventfd, and either can clear O_NONBLOCK. For a pipe we open a description of
+ * our own if the host permits it. For a socket (User Mode Linux's "pipe" is one) each send asks not
+ * to wait. So nobody writes to these descriptors under a lock, or on a thread that others need.
+ * Only a device's serving threads do, one at a time, and the watchdog interrupts a write that
+ * hangs. If a descriptor is full, its reader has been woken already.
  */
 #ifndef V9_REQUEST_NOTIFY_H
 #define V9_REQUEST_NOTIFY_H
@@ -18,9 +19,9 @@
 
 #include "request/state.h"
 
-/* Takes (a duplicate of) a descriptor, or none (-1). -errno. */
+/* Duplicates a descriptor for notifications; -1: none, *notifier is NULL. -errno. */
 int v9_notifier_new(int fd, struct v9_notifier **notifier);
-/* In the place of the one before. */
+/* Replaces *where, and releases the notifier that was there. */
 void v9_notifier_set(struct v9_notifier **where, struct v9_notifier *notifier); /* [locked] */
 
 /* Whether this thread should call v9_notify. */
@@ -29,22 +30,23 @@ static inline bool v9_notify_is_due(const struct v9_notify *notify)
     return (notify->call_due || notify->err_due) && !notify->writing;
 }
 
-/* On a serving thread: does what is due. The lock is free meanwhile. */
+/* On a serving thread: sends the notifications that are due. Releases the lock while it writes. */
 void v9_notify(struct v9_device *dev); /* [locked] */
-/* The watch's look, once a millisecond: a thread that hangs is interrupted. */
-void v9_notify_watch(struct v9_notify *notify); /* [locked] */
+/* Called by the watchdog once a millisecond: interrupts a thread that hangs in a write. */
+void v9_notify_check(struct v9_notify *notify); /* [locked] */
 
-/* Has the driver told of what was pushed, if it asks for it: v9_notify is due then. Whoever is no
- * serving thread wakes one. */
+/* After pushes: if the driver wants a notification, v9_notify becomes due. A thread that does not
+ * serve the ring has to wake one that does. */
 void v9_device_signal(struct v9_device *dev); /* [locked] */
-/* Python is to hear of something (v9_upcall_news). */
-void v9_device_tell(struct v9_device *dev); /* [locked] */
-/* After a change, made under the lock, that a sleeping serving thread has to hear of. */
+/* Schedules a report to Python (v9_upcall_report). */
+void v9_device_schedule_report(struct v9_device *dev); /* [locked] */
+/* Wakes a sleeping serving thread, after a change made under the lock. */
 void v9_device_wake(struct v9_device *dev);
-/* A thread begins something that may hang: somebody keeps watch. */
-void v9_device_watch(struct v9_device *dev); /* [locked] */
+/* Wakes the watchdog, before a thread begins something that may hang. */
+void v9_device_wake_watchdog(struct v9_device *dev); /* [locked] */
 
-/* A condition whose waits end by CLOCK_MONOTONIC, and the time `ns` from now on that clock. */
+/* Initialises a condition variable whose timed waits use CLOCK_MONOTONIC; the time `ns` from now on
+ * that clock. */
 void v9_cond_init(pthread_cond_t *cond);
 struct timespec v9_from_now(int64_t ns);
 

@@ -60,7 +60,7 @@ int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *
 /* ---- the timer; all below with the lock held ---------------------------------------------------
  */
 
-/* Nanoseconds until one of an export's requests may go; INT64_MAX: none waits. */
+/* Nanoseconds until one of an export's requests may start; INT64_MAX: none waits. */
 static int64_t shortest_wait(struct v9_rate_queues *queues, int64_t now)
 {
     int64_t shortest = INT64_MAX;
@@ -74,13 +74,13 @@ static int64_t shortest_wait(struct v9_rate_queues *queues, int64_t now)
     return shortest;
 }
 
-/* Has a thread woken when the first request is due. */
+/* Sets the timer that wakes a thread when the first request is due. */
 static void set_timer(v9_device *dev, int64_t now)
 {
     int64_t wait = INT64_MAX, due;
     struct itimerspec at = {0};
 
-    for (uint32_t i = 0; dev->delayed && i < V9_EXPORTS_MAX; i++) {
+    for (uint32_t i = 0; dev->rate_limited && i < V9_EXPORTS_MAX; i++) {
         const v9_export *ex = dev->exports[i];
         int64_t its = ex && ex->rate_queues ? shortest_wait(ex->rate_queues, now) : INT64_MAX;
         wait = its < wait ? its : wait;
@@ -105,7 +105,7 @@ void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
     r->link = queue->last;
     *queue->last = r;
     queue->last = &r->next;
-    dev->delayed++;
+    dev->rate_limited++;
     set_timer(dev, now_ns());
 }
 
@@ -118,15 +118,16 @@ void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
         r->next->link = r->link;
     else
         queue->last = r->link;
-    dev->delayed--;
+    dev->rate_limited--;
 }
 
-/* The first of an export's requests, if its time has come; they take turns with reads and writes,
- * so that neither waits for the end of the other. Where a new session waits, it ends with EINTR. */
+/* Returns the first of an export's requests if it is due. Reads and writes alternate, so that
+ * neither waits for all of the other. If a new session waits, requests are returned at once, with
+ * EINTR. */
 static struct v9_request *next_of(v9_device *dev, struct v9_rate_queues *queues, int64_t now)
 {
     for (int i = 0; i < 2; i++) {
-        const bool write = queues->turn != (i == 1);
+        const bool write = queues->write_first != (i == 1);
         struct v9_request *r = queues->waiting[write].first;
         if (r && dev->barrier) {
             r->error = -EINTR;
@@ -134,7 +135,7 @@ static struct v9_request *next_of(v9_device *dev, struct v9_rate_queues *queues,
         }
         if (!r || (!dev->hurry && v9_token_bucket_wait(&queues->bucket, write, now)))
             continue;
-        queues->turn = !write;
+        queues->write_first = !write;
         v9_token_bucket_pour(&queues->bucket, write, r->bytes, now);
         return r;
     }
@@ -146,7 +147,7 @@ struct v9_request *v9_rate_queue_next(v9_device *dev)
     struct v9_request *r = NULL;
     int64_t now;
 
-    if (!dev->delayed || (dev->paused && !dev->hurry))
+    if (!dev->rate_limited || (dev->paused && !dev->hurry))
         return NULL;
     now = now_ns();
     if (now < dev->due && !dev->hurry && !dev->barrier)

@@ -14,12 +14,12 @@ static void break_ring(struct v9_device *dev, const char *reason)
 {
     if (!dev->ring.broken)
         dev->ring.broken = reason;
-    dev->broken_news = true;
+    dev->broken_unreported = true;
     dev->notify.err_due = true;
-    v9_device_tell(dev);
+    v9_device_schedule_report(dev);
 }
 
-void v9_device_look(struct v9_device *dev)
+void v9_device_check_memory(struct v9_device *dev)
 {
     if (v9_mem_lost(&dev->mem) && !dev->ring.broken)
         break_ring(dev, "the frontend took memory away (SIGBUS)");
@@ -43,7 +43,7 @@ static void enter_tag(struct v9_device *dev, struct v9_request *r)
     *first = (uint16_t)(r->slot + 1);
 }
 
-/* Does nothing where the request was not entered. */
+/* Does nothing if the request was not entered. */
 static void leave_tag(struct v9_device *dev, struct v9_request *r)
 {
     uint16_t *first = tag_list(dev, r);
@@ -79,13 +79,13 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->seq++;
     r->state = V9_RUNNING;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = r->told = false;
+    r->dead = r->admitted = r->flush_reported = false;
     r->flushers = r->tag_before = r->tag_after = 0;
     r->asked = 0;
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
-    r->made = V9_CREATED_NONE;
+    r->created = V9_CREATED_NONE;
     dev->inflight++;
     return r;
 }
@@ -108,8 +108,8 @@ static void free_slot(struct v9_device *dev, struct v9_request *r)
     }
 }
 
-/* Copies the message (of a Twrite only its header) and checks what all messages have in common.
- * What is wrong goes to r->error: the guest gets it as Rlerror. */
+/* Copies the message (only the header of a Twrite) and checks what all messages have in common.
+ * Stores an error in r->error; the guest receives it as Rlerror. */
 static void parse(struct v9_device *dev, struct v9_request *r)
 {
     const struct v9_chain *chain = &r->chain;
@@ -132,16 +132,18 @@ static void parse(struct v9_device *dev, struct v9_request *r)
     else if (r->size > dev->msize)
         r->error = -EMSGSIZE;
     else if (r->type != P9_TWRITE && r->size > V9_REQUEST_DATA)
-        r->error = -ENAMETOOLONG; /* nothing but names can make it so long */
+        r->error = -ENAMETOOLONG; /* only names can make it so long */
     if (r->error)
         return;
     r->data_size = r->type == P9_TWRITE && r->size > P9_TWRITE_SIZE ? P9_TWRITE_SIZE : r->size;
     v9_iov_gather(chain->iov, chain->readable_count, 0, r->data, r->data_size);
-    /* The copy is what counts from here on: the guest may have written between the two. */
+    /* From here on only the copy counts: the guest may have changed the original between the two
+     * reads. */
     v9_put_header(r->data, r->size, r->type, r->tag);
 }
 
-/* A flush that a Tflush names is over before anybody could see that it was flushed. */
+/* Finds the request that a Tflush names. A Tflush is never found: it ends before its own flush
+ * could have an effect. */
 static struct v9_request *find_tag(struct v9_device *dev, const struct v9_request *flush,
                                    uint16_t tag)
 {
@@ -162,15 +164,15 @@ static int reply_to_flush(struct v9_request *r)
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/* A request that has not begun ends. */
-static void call_off(struct v9_device *dev, struct v9_request *r)
+/* Ends a request that has not begun. */
+static void cancel(struct v9_device *dev, struct v9_request *r)
 {
     v9_rate_queue_leave(dev, r);
     v9_request_finish(dev, r, v9_request_error(r, EINTR));
 }
 
-/* Whether a Tflush has to wait: Rflush follows the reply to the request that it names, or comes at
- * once where that is over. */
+/* Whether a Tflush has to wait: Rflush follows the reply to the flushed request, or is sent at once
+ * if that has ended. */
 static bool start_flush(struct v9_device *dev, struct v9_request *r)
 {
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
@@ -183,25 +185,26 @@ static bool start_flush(struct v9_device *dev, struct v9_request *r)
     r->target_seq = target->seq;
     target->flushers++;
     if (target->state == V9_RATE_LIMITED)
-        call_off(dev, target);
+        cancel(dev, target);
     else if (target->state == V9_LATER)
-        v9_device_tell(dev);
+        v9_device_schedule_report(dev);
     return true;
 }
 
-/* A new session begins, for which whatever is in flight comes to its end first: NULL until then.
- * What waits is called off. Nothing else begins before it is answered, since it clears all fids. */
+/* A Tversion begins a new session. It waits until all requests in flight have ended (NULL until
+ * then), and cancels those that wait. No other request begins before it is answered, since it
+ * clears all fids. */
 static struct v9_request *start_version(struct v9_device *dev, struct v9_request *r)
 {
     dev->barrier = r;
     if (dev->inflight == 1)
         return r;
     r->state = V9_BARRIER;
-    dev->news = true;
+    dev->report_due = true;
     return NULL;
 }
 
-/* The Tversion that has waited for all others. */
+/* Returns the Tversion that waits, once all other requests have ended. */
 static struct v9_request *next_version(struct v9_device *dev)
 {
     struct v9_request *r = dev->barrier;
@@ -237,8 +240,8 @@ static struct v9_request *pop(struct v9_device *dev)
     return NULL;
 }
 
-/* The next request for a serving thread, or NULL. Each costs its turn, one that is wrong or flushes
- * another as well: whoever else wants the lock gets it in between. */
+/* Returns at most one request, even one that is invalid or a Tflush, so that other
+ * threads get the lock in between. */
 struct v9_request *v9_request_next(struct v9_device *dev)
 {
     struct v9_request *r = v9_rate_queue_next(dev);
@@ -259,8 +262,8 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 
 bool v9_request_is_due(struct v9_device *dev)
 {
-    const bool called_off = dev->barrier && dev->delayed && (!dev->paused || dev->hurry);
-    return dev->news || called_off || v9_notify_is_due(&dev->notify) || next_version(dev);
+    const bool cancelled = dev->barrier && dev->rate_limited && (!dev->paused || dev->hurry);
+    return dev->report_due || cancelled || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
@@ -276,31 +279,30 @@ static void finish_flushers(struct v9_device *dev, uint32_t slot, uint32_t seq, 
     }
 }
 
-bool v9_request_is_unwanted(const struct v9_device *dev, const struct v9_request *r)
+bool v9_request_is_cancelled(const struct v9_device *dev, const struct v9_request *r)
 {
     return r->flushers || dev->barrier;
 }
 
-/* Whether a request is not over, though its thread is through with it. */
-static bool goes_on(struct v9_device *dev, struct v9_request *r, int result)
+/* Whether a request stays in flight after its handler has returned. */
+static bool stays_in_flight(struct v9_device *dev, struct v9_request *r, int result)
 {
     if (r->dead)
         return false;
     if (result == -V9_IS_FLUSH)
         return start_flush(dev, r);
-    if (result != -V9_NOT_YET || v9_request_is_unwanted(dev, r))
+    if (result != -V9_NOT_YET || v9_request_is_cancelled(dev, r))
         return false;
     v9_rate_queue_enter(dev, r);
     return true;
 }
 
-/* Ends a request in the way that `result` (of v9_p9_run) says. */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 {
     const uint32_t slot = r->slot, seq = r->seq, flushers = r->flushers;
     const bool dead = r->dead;
 
-    if (goes_on(dev, r, result)) {
+    if (stays_in_flight(dev, r, result)) {
         pthread_cond_broadcast(&dev->idle);
         return;
     }
@@ -311,7 +313,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
     if (!dead && v9_virtqueue_push(&dev->ring, &r->chain, (uint32_t)result) &&
         ++dev->unsignalled >= V9_SIGNAL_BATCH)
         v9_device_signal(dev);
-    v9_device_look(dev);
+    v9_device_check_memory(dev);
     if (r == dev->barrier) {
         dev->barrier = NULL;
         v9_device_wake(dev);
@@ -341,14 +343,14 @@ static void kill_request(struct v9_device *dev, struct v9_request *r)
     if (r->state == V9_RATE_LIMITED)
         v9_rate_queue_leave(dev, r);
     if (r->state == V9_RATE_LIMITED || r->state == V9_FLUSHING || r->state == V9_BARRIER)
-        free_slot(dev, r); /* the others are with a thread, or Python */
+        free_slot(dev, r); /* a thread or Python frees the others */
 }
 
 /*
- * Answers EIO for what is still in flight (all of it, or only what a thread may be writing into
- * guest memory for) and takes the guest's memory from under it. A read that goes on does not touch
- * the first 11 bytes of its buffer, so an Rlerror and the data do not mix; of an Rerror what may
- * mix is the text and the number, and it stays an error.
+ * Answers EIO to the requests in flight (all of them, or only those whose threads may be writing
+ * into guest memory) and cuts them off from the guest's memory. A read that is still running does
+ * not touch the first 11 bytes of its buffer, so its data cannot overwrite an Rlerror. They may
+ * overwrite the text and the number of an Rerror, which remains an error.
  */
 void v9_device_kill(struct v9_device *dev, bool all)
 {
@@ -367,10 +369,10 @@ void v9_device_kill(struct v9_device *dev, bool all)
 }
 
 /*
- * Around a change of the memory table: what the ring and the waiting requests know of it is let go
- * before, and looked up again after. A request whose buffers are gone stays without them; what is
- * answered meanwhile reaches nobody. Chains with a serving thread are not touched: there are none,
- * or they were killed.
+ * Before a change of the memory table, the ring and the waiting requests give up their pointers
+ * into guest memory; after it, they are translated again. A request whose buffers are gone stays
+ * without them, and a reply in between reaches nobody. Chains of running requests are not touched:
+ * there are none, or they were killed.
  */
 void v9_device_detach(struct v9_device *dev)
 {

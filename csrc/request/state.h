@@ -1,10 +1,8 @@
 /*
- * state: a device and its requests in flight, as the serving threads see them.
+ * state: a device and its requests in flight, as the serving threads see them. Types only.
  *
- * Types only; what is done to them is in the files that include this.
- *
- * One mutex per device guards everything here; no file system call is made under it. Functions
- * that are marked [locked] are called with it held.
+ * One mutex per device guards everything here, and no file system call is made under it. Functions
+ * marked [locked] are called with it held.
  */
 #ifndef V9_REQUEST_STATE_H
 #define V9_REQUEST_STATE_H
@@ -25,7 +23,7 @@
 #include "virtio/virtqueue.h"
 
 #define V9_SLOTS 1024 /* requests in flight of one device */
-/* Every valid message but Twrite fits: 16 names of a Twalk, a path. */
+/* Room for every valid message but Twrite; the longest are a Twalk of 16 names and a path. */
 #define V9_REQUEST_DATA 8192
 #define V9_THREADS_MAX 64 /* of one device, stuck ones included */
 #define V9_SIGNAL_BATCH 8 /* completions that one notification may cover */
@@ -38,12 +36,12 @@ enum v9_state {
     V9_RUNNING,      /* a serving thread has it */
     V9_UPCALL,       /* a serving thread has called Python for it */
     V9_LATER,        /* Python answers it later, from another thread */
-    V9_RATE_LIMITED, /* it waits for its time (request/rate_queue.h) */
+    V9_RATE_LIMITED, /* it waits in a rate queue (request/rate_queue.h) */
     V9_FLUSHING,     /* a Tflush that waits for its target */
     V9_BARRIER,      /* a Tversion that waits for all others */
 };
 
-/* What a handler in C needs to know from Python. */
+/* A question of a handler in C to Python: V9_UP_*'s arguments. */
 struct v9_question {
     uint64_t a, b;
     int32_t fd;
@@ -52,39 +50,39 @@ struct v9_question {
 struct v9_request {
     enum v9_state state;
     uint32_t slot, seq;
-    bool dead;         /* cut off: whoever has it publishes nothing */
-    bool told;         /* V9_LATER: Python knows that nobody waits for it any more */
-    uint16_t flushers; /* V9_FLUSHING requests that wait for it */
+    bool dead;           /* cut off: its thread, or Python, publishes nothing */
+    bool flush_reported; /* V9_LATER: Python knows that it is cancelled */
+    uint16_t flushers;   /* V9_FLUSHING requests that wait for it */
     uint8_t type;
-    uint8_t dialect; /* V9_9P2000*: the session's that it came in */
-    bool admitted;   /* it has waited for its time */
-    uint8_t asked;   /* how often it has asked about a mount */
+    uint8_t dialect; /* V9_9P2000*: of the session in which it came */
+    bool admitted;   /* it has left its rate queue */
+    uint8_t asked;   /* questions about mounts, so far */
     uint16_t tag;
-    uint16_t tag_before, tag_after;     /* slot + 1: others in its list of dev->tags */
+    uint16_t tag_before, tag_after;     /* slot + 1: neighbours in its list of dev->tags */
     int error;                          /* found while parsing the header, -errno */
     uint32_t size;                      /* size[4] of the message */
     uint32_t data_size;                 /* bytes of it in data */
     uint32_t target, target_seq;        /* V9_FLUSHING: the request that was flushed */
-    uint32_t bytes;                     /* that it is to move, and */
-    struct v9_rate_queues *rate_queues; /* where it waits for that: request/rate_queue.c's */
-    struct v9_request *next, **link; /* in the device's free list, or (link, too) in a rate queue */
-    struct v9_question question;     /* V9_UP_DEVICE, _GROUP, _MOUNT: what its handler asks */
-    struct v9_created made;          /* p9/create.c: what it has made, and is still to tell of; */
-    uint32_t made_in;                /* the index of the export that this belongs to */
+    uint32_t bytes;                     /* that its transfer asks for */
+    struct v9_rate_queues *rate_queues; /* of its export (request/rate_queue.c) */
+    struct v9_request *next, **link;    /* in the free list (next), or in a rate queue */
+    struct v9_question question;        /* V9_UP_DEVICE, _GROUP, _MOUNT: its handler's */
+    struct v9_created created;          /* p9/create.c: created, but not reported yet; */
+    uint32_t created_in;                /* index of the export that `created` belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
 
-/* A serving thread, as the watch looks at it (server/workers.c). */
+/* A serving thread, as the watchdog sees it (server/workers.c). */
 struct v9_worker {
     struct v9_worker *next;
-    clockid_t clock; /* its CPU time, and */
-    int64_t used;    /* what that was at the last look, in ns; -1: this request is new */
+    clockid_t clock; /* its CPU time */
+    int64_t used;    /* CPU time in ns at the last check; -1: this request is new */
     int32_t tid;
     bool in_python;
 };
 
-/* What a serving thread needs to work without allocating. */
+/* A serving thread's buffers, so that requests need no allocation. */
 struct v9_scratch {
     struct v9_worker worker;
     struct iovec slice[V9_CHAIN_MAX];
@@ -92,7 +90,7 @@ struct v9_scratch {
     uint8_t *reply; /* msize_max bytes */
 };
 
-/* A descriptor to be notified, which lives until the last thread is through with it. */
+/* A descriptor for notifications, which lives until its last user is done. */
 struct v9_notifier {
     int fd;
     bool is_socket;
@@ -102,58 +100,58 @@ struct v9_notifier {
 /* Guarded by the device's lock. */
 struct v9_notify {
     struct v9_notifier *call, *err; /* NULL: none */
-    bool call_due, err_due;         /* a serving thread is to write to it */
+    bool call_due, err_due;         /* a serving thread has to write to it */
     bool writing;                   /* `thread` does */
     pthread_t thread;
-    uint64_t count, seen; /* how often one began to; at the watch's last look */
+    uint64_t count, seen; /* writes begun; the same at the watchdog's last check */
 };
 
 struct v9_device {
     struct v9_device_conf conf;
     v9_export *exports[V9_EXPORTS_MAX]; /* those that are set never change */
     struct v9_fids fids;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* lock order: docs/architecture.md */
 
     struct v9_mem mem;
     struct v9_retired_mapping *retired;
     struct v9_virtqueue_setup setup; /* of the next start: it changes while the ring is stopped */
     struct v9_virtqueue ring;
-    bool started, enabled, paused; /* served iff started && enabled && !paused && live && whole */
+    bool started, enabled, paused; /* v9_device_can_run */
     int kick_fd;
     struct v9_notify notify;
-    bool unheard;   /* completions that there was no call descriptor for */
+    bool unheard;   /* there was no call descriptor for completions */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
-    bool news;        /* V9_LATER requests may be unwanted, or: */
-    bool broken_news; /* that the ring is broken is yet to be logged */
+    bool report_due;        /* v9_upcall_report has work: cancelled V9_LATER requests, or */
+    bool broken_unreported; /* Python has yet to log that the ring is broken */
 
     struct v9_request *slots;
     uint32_t slots_used; /* slots ever handed out */
     struct v9_request *free_slots;
     uint16_t tags[V9_SLOTS];    /* slot + 1, by the tag modulo V9_SLOTS: the newest request */
-    uint32_t inflight, dead;    /* live requests; cut-off ones */
-    uint32_t busy;              /* RUNNING requests that are alive */
+    uint32_t inflight, dead;    /* requests that are alive; requests that were cut off */
+    uint32_t busy;              /* V9_RUNNING requests that are alive */
     struct v9_request *barrier; /* a Tversion, until it is answered: nothing else begins */
     bool starved;               /* a chain waits for a free slot */
-    uint32_t delayed;           /* DELAYED requests */
-    bool hurry;                 /* the ring is being stopped: nothing is delayed */
+    uint32_t rate_limited;      /* V9_RATE_LIMITED requests */
+    bool hurry;                 /* the ring is being stopped: rate limits are ignored */
     int64_t due;                /* CLOCK_MONOTONIC in ns: when the timer goes off */
-    pthread_cond_t idle;        /* inflight or busy fell */
+    pthread_cond_t idle;        /* signalled when inflight or busy falls */
     uint32_t msize;
     uint8_t dialect; /* V9_9P2000* */
 
     /* server/workers.c */
     int epoll_fd, wake_fd, quit_fd, timer_fd;
     bool quit;
-    uint32_t cpu_count; /* that the process may use */
+    uint32_t cpu_count; /* CPUs that the process may use */
     uint32_t thread_count, runners, spares;
-    uint32_t sleeping; /* runners about to be in epoll_wait, or there */
+    uint32_t sleeping; /* runners in epoll_wait, or about to call it */
     uint32_t executing;
     struct v9_worker *at_work; /* runners inside a request, `executing` of them */
     uint64_t progress;         /* changes whenever a request starts or ends */
-    uint64_t watch_round;      /* changes when the runners are declared stuck */
-    bool watch_taken, watch_asleep;
-    pthread_cond_t watch, spare, gone;
+    uint64_t watchdog_round;   /* changes when the runners are declared stuck */
+    bool watchdog_taken, watchdog_asleep;
+    pthread_cond_t watchdog, spare, gone;
 
     uint64_t requests, upcalls, signals;
 };

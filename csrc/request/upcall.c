@@ -1,13 +1,6 @@
 /*
- * upcall: a serving thread's calls of Python, and the answers that Python gives later.
- *
- * A serving thread that has a request for Python calls it itself: it takes the interpreter there
- * and publishes the answer when it is back. So nothing is shared between devices but the
- * interpreter, and a request that hangs in a system call of Python's holds up its own thread only.
- * It waits for the interpreter without any lock, because who has the interpreter may want that.
- *
- * Meanwhile the request is Python's (V9_UPCALL): memory may change under it, or the ring stop. What
- * waits for a lock is answered later (V9_LATER), by whoever waits for it.
+ * upcall: serving threads call Python, and Python answers some requests later. The theory is in
+ * upcall.h.
  */
 #include "request/upcall.h"
 
@@ -24,7 +17,7 @@ static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint
     return r && r->seq == seq && (r->state == V9_UPCALL || r->state == V9_LATER) ? r : NULL;
 }
 
-/* With `result` bytes of data, or an error, -errno. */
+/* Ends a request with `result` bytes of data, or with an error (-errno). */
 static void end(struct v9_device *dev, struct v9_request *r, const void *data, int32_t result)
 {
     int size = 0;
@@ -51,7 +44,7 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
 
     r->state = V9_UPCALL;
     dev->upcalls++;
-    pthread_cond_broadcast(&dev->idle); /* no thread is at its memory any more */
+    pthread_cond_broadcast(&dev->idle); /* no thread uses its memory any more */
     pthread_mutex_unlock(&dev->lock);
     set_in_python(&scratch->worker, true);
     result = v9_up_request(dev->conf.id, slot, seq, (const char *)r->data, r->data_size,
@@ -60,14 +53,14 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
     pthread_mutex_lock(&dev->lock);
     r = find_upcall(dev, slot, seq);
     if (!r)
-        return; /* another thread was faster with the answer */
+        return; /* another thread has answered it already */
     if (result) {
         end(dev, r, scratch->reply, result);
         return;
     }
     r->state = V9_LATER;
-    if (v9_request_is_unwanted(dev, r))
-        v9_device_tell(dev);
+    if (v9_request_is_cancelled(dev, r))
+        v9_device_schedule_report(dev);
 }
 
 int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
@@ -83,28 +76,28 @@ int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kin
     return err;
 }
 
-static struct v9_request *find_unwanted(struct v9_device *dev)
+static struct v9_request *find_cancelled(struct v9_device *dev)
 {
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
-        if (r->state == V9_LATER && !r->told && v9_request_is_unwanted(dev, r))
+        if (r->state == V9_LATER && !r->flush_reported && v9_request_is_cancelled(dev, r))
             return r;
     }
     return NULL;
 }
 
-void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker)
+void v9_upcall_report(struct v9_device *dev, struct v9_worker *worker)
 {
-    const char *reason = dev->broken_news ? dev->ring.broken : NULL;
-    struct v9_request *r = find_unwanted(dev);
+    const char *reason = dev->broken_unreported ? dev->ring.broken : NULL;
+    struct v9_request *r = find_cancelled(dev);
     uint32_t slot = 0, seq = 0;
 
-    dev->news = dev->broken_news = false;
+    dev->report_due = dev->broken_unreported = false;
     if (r) {
         slot = r->slot;
         seq = r->seq;
-        r->told = true;
-        dev->news = true; /* there may be more */
+        r->flush_reported = true;
+        dev->report_due = true; /* there may be more */
     }
     pthread_mutex_unlock(&dev->lock);
     set_in_python(worker, true);

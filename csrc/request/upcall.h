@@ -1,20 +1,29 @@
 /*
- * upcall: a serving thread's calls of Python, and the answers that Python gives later.
+ * upcall: serving threads call Python, and Python answers some requests later.
  *
- * None of these is called with another lock held than the device's, which they give up.
+ * A serving thread calls Python itself: it acquires the interpreter, and publishes the reply on its
+ * return. So devices share nothing but the interpreter, and a request that hangs in one of Python's
+ * system calls holds up its own thread only. The thread waits for the interpreter without any lock,
+ * because the thread that has the interpreter may want the lock.
+ *
+ * During the call the request is Python's (V9_UPCALL): the memory table may change, or the ring may
+ * stop. A Tlock that waits is answered later (V9_LATER), by Python's thread that waits for the
+ * lock.
+ *
+ * Call these functions with no lock held except the device's, which they release during the call.
  */
 #ifndef V9_REQUEST_UPCALL_H
 #define V9_REQUEST_UPCALL_H
 
 #include "request/state.h"
 
-/* Has Python answer a request, and ends it unless that comes later. */
+/* Passes a request to Python, and ends it unless Python answers later. */
 void v9_upcall_request(struct v9_device *dev, struct v9_request *r,
                        struct v9_scratch *scratch); /* [locked] */
-/* Has Python decide r->question, of a kind (V9_UP_*), and install that: 0 or -errno. */
+/* Passes r->question, of a kind (V9_UP_*), to Python, which installs its decision: 0 or -errno. */
 int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
                        struct v9_worker *worker);
-/* Reports to Python what has come up. */
-void v9_upcall_news(struct v9_device *dev, struct v9_worker *worker); /* [locked] */
+/* Reports to Python that the ring is broken, and one cancelled V9_LATER request. */
+void v9_upcall_report(struct v9_device *dev, struct v9_worker *worker); /* [locked] */
 
 #endif

@@ -1,12 +1,12 @@
 #include "server/adaptive_poll.h"
 
 enum {
-    STEPS = 8,        /* the smallest window is this part of the largest */
-    MISSES = 4,       /* of the longest windows in a row may end without a request */
-    YIELDS = 3,       /* times in a row that another thread may have had the CPU */
-    HITS = 64,        /* requests found in a row after which all is forgotten */
-    REST_FIRST = 32,  /* sleeps without looking */
-    REST_LAST = 4096, /* that it doubles to */
+    STEPS = 8,        /* the smallest window is `max` divided by this */
+    MISSES = 4,       /* so many windows of length `max` in a row without a request: rest */
+    YIELDS = 3,       /* so many preemptions in a row: rest */
+    HITS = 64,        /* so many requests found in a row reset the length of rests */
+    REST_FIRST = 32,  /* the first rest, in sleeps without polling */
+    REST_LAST = 4096, /* the longest; each one is twice the one before */
 };
 
 void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max)
@@ -38,13 +38,13 @@ void v9_adaptive_poll_found(struct v9_adaptive_poll *poll)
     grow(poll);
 }
 
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool looked)
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool polled)
 {
     if (poll->rest) {
         poll->rest--;
         return;
     }
-    if (looked && poll->window == poll->max && ++poll->misses == MISSES)
+    if (polled && poll->window == poll->max && ++poll->misses == MISSES)
         rest(poll);
     else if (gap <= 2 * poll->max)
         grow(poll);
@@ -52,7 +52,7 @@ void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool loo
         poll->window = poll->window / 2 < poll->max / STEPS ? 0 : poll->window / 2;
 }
 
-void v9_adaptive_poll_disturbed(struct v9_adaptive_poll *poll)
+void v9_adaptive_poll_preempted(struct v9_adaptive_poll *poll)
 {
     if (++poll->yields == YIELDS)
         rest(poll);

@@ -1,18 +1,16 @@
 /*
- * adaptive_poll: how long a thread that has run out of requests looks for the next one before it
- * sleeps.
+ * adaptive_poll: how long an idle thread polls for the next request before it sleeps.
  *
- * To sleep and be woken takes longer than most requests do, for both sides: the driver has to kick,
- * and the kernel to switch. Where requests come in quick succession it is faster, and often even
- * cheaper, to go on looking; where they do not, looking is a waste of the CPU. What comes next is
- * guessed from what came before:
+ * Sleeping and waking up takes longer than most requests, for both sides: the driver has to kick,
+ * and the kernel has to switch threads. When requests arrive back to back, polling is faster, and
+ * often even cheaper; otherwise it wastes the CPU. The past predicts the future:
  *
- *  - the window, how long is looked, grows while the gaps between requests are short: up to twice
- *    `max`, since the time it takes to wake up is part of those that end a sleep. It shrinks, to
- *    nothing at last, while they are long.
- *  - where window after window ends without a request, or somebody else wants the CPU time after
- *    time, looking rests for a number of sleeps; twice as many each time, until it has found a
- * request again.
+ *  - The window, which is the time spent on polling, grows up to `max` while the gaps between
+ *    requests are short, and shrinks to 0 while they are long. A gap that ended a sleep is short up
+ *    to twice `max`, since it includes the time to wake up.
+ *  - After several empty windows in a row, or several preemptions in a row, polling rests for a
+ *    number of sleeps. Each rest is twice as long as the one before, until polling finds requests
+ *    again.
  *
  * Nothing here reads a clock. Times are in nanoseconds.
  */
@@ -23,18 +21,18 @@
 #include <stdint.h>
 
 struct v9_adaptive_poll {
-    int64_t max;    /* of a window; 0: never look */
+    int64_t max;    /* of a window; 0: never poll */
     int64_t window; /* the next one; 0: sleep at once */
     uint32_t misses, yields, hits, rest, rest_next;
 };
 
 void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max);
-/* A request was found by looking. */
+/* Polling found a request. */
 void v9_adaptive_poll_found(struct v9_adaptive_poll *poll);
-/* A sleep has ended, so long after the last request; `looked`: before it a window was used up. */
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool looked);
-/* Another thread got the CPU while this one was looking; before v9_adaptive_poll_found, if that
- * follows. */
-void v9_adaptive_poll_disturbed(struct v9_adaptive_poll *poll);
+/* A sleep has ended, `gap` after the last request; `polled`: an empty window preceded it. */
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool polled);
+/* Another thread ran on the CPU during the poll. Call it before v9_adaptive_poll_found, if both
+ * apply. */
+void v9_adaptive_poll_preempted(struct v9_adaptive_poll *poll);
 
 #endif

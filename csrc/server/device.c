@@ -1,10 +1,10 @@
 /*
- * device: what the frontend sets up: memory and life cycle (server/ring_setup.c: the ring); and the
- * fid calls of Python.
+ * device: a device's life cycle, its memory table and its draining; and Python's calls for fids.
+ * The ring's set-up is in server/ring_setup.c.
  *
- * The ring runs while it is started (a kick descriptor was given), enabled, mapped and whole.
- * Memory may change while it runs: the device pauses, waits for the requests that threads may be
- * moving data for, changes the table and translates everything again.
+ * The ring runs while it is started (a kick descriptor was given), enabled, mapped and not broken.
+ * The memory table may change meanwhile: the device pauses, waits for the requests whose threads
+ * may be using guest memory, changes the table, and translates all addresses again.
  */
 #define _GNU_SOURCE
 #include "request/request.h"
@@ -17,9 +17,10 @@
 
 #include "base/host_stat.h"
 #include "export/containment.h"
-#include "fid/cached.h"
+#include "fid/enter.h"
+#include "fid/evict.h"
 #include "fid/known_size.h"
-#include "fid/recipe.h"
+#include "fid/sweeper.h"
 #include "p9/handler.h"
 #include "request/notify.h"
 #include "request/reply.h"
@@ -27,10 +28,10 @@
 #include "server/workers.h"
 
 enum {
-    QUIESCE_MS = 2000, /* the frontend waits in its main loop: the VM stands still meanwhile */
-    NOTIFY_MS = 100, /* for a serving thread to come by: it does at once, unless all of them hang */
-    REGIONS_MIN = 8, /* regions of guest memory that a device may have in any case, */
-    REGIONS_PART = 8, /* or such a part of its share of descriptors */
+    QUIESCE_MS = 2000, /* the frontend waits in its main loop, so the VM makes no progress */
+    NOTIFY_MS = 100,   /* for a serving thread to notify: at once, unless all of them hang */
+    REGIONS_MIN = 8,   /* regions of guest memory that a device may always have, */
+    REGIONS_PART = 8,  /* or its share of descriptors divided by this, if that is more */
 };
 
 int v9_init(void)
@@ -57,19 +58,19 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
     dev->kick_fd = -1;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
-    /* Sparse: a slot costs memory once it was in flight. */
+    /* Sparse: a slot takes no memory before its first use. */
     dev->slots = mmap(NULL, V9_SLOTS * sizeof(*dev->slots), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (dev->slots == MAP_FAILED)
         goto fail;
-    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports);
+    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports, &v9_evict_ops);
     if (*err)
         goto fail_slots;
     *err = v9_workers_start(dev);
     if (!*err)
         return dev;
     if (!v9_workers_stop(dev))
-        return NULL; /* a thread that hangs keeps the memory */
+        return NULL; /* a thread that hangs still uses the memory */
     v9_fids_destroy(&dev->fids);
 fail_slots:
     munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
@@ -90,8 +91,8 @@ int v9_device_free(v9_device *dev)
     v9_ring_release(dev);
     pthread_mutex_unlock(&dev->lock);
     if (!v9_workers_stop(dev)) {
-        v9_shrinker_leave(&dev->fids.holder, false);
-        return 0; /* they will look at it */
+        v9_shrinker_leave(&dev->fids.shrinker, false);
+        return 0; /* threads that hang still use the device */
     }
     v9_virtqueue_stop(&dev->ring);
     v9_mem_retire(&dev->retired);
@@ -104,7 +105,7 @@ int v9_device_free(v9_device *dev)
     return 1;
 }
 
-/* The mount that an export's root is on, which that keeps; 0 if the host does not tell. */
+/* The mount id of an export's root, whose inodes are cached; 0 if the host does not report it. */
 static uint64_t own_mount(const v9_export *ex)
 {
     struct v9_attr attr;
@@ -114,17 +115,17 @@ static uint64_t own_mount(const v9_export *ex)
 
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
 {
-    uint64_t keeps = 0;
+    uint64_t cached_mount = 0;
 
     if (index >= V9_EXPORTS_MAX)
         return -ENOSPC;
-    if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_cached_start())
-        keeps = own_mount(ex);
+    if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_sweeper_start())
+        cached_mount = own_mount(ex);
     pthread_mutex_lock(&dev->lock);
     ex->index = index;
     dev->exports[index] = ex;
     dev->fids.inodes.quotas[index] = ex->quota;
-    dev->fids.inodes.keeps[index] = keeps;
+    dev->fids.inodes.cached_mounts[index] = cached_mount;
     pthread_mutex_unlock(&dev->lock);
     v9_device_wake(dev);
     return 0;
@@ -142,7 +143,7 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect)
     pthread_mutex_lock(&dev->lock);
     dev->dialect = (uint8_t)dialect;
     pthread_mutex_unlock(&dev->lock);
-    /* Tremove and Twstat work by the name through which the fid was reached. */
+    /* Tremove and Twstat of 9P2000.u use the name by which the fid was reached. */
     pthread_mutex_lock(&dev->fids.lock);
     __atomic_store_n(&dev->fids.inodes.unshared, dialect == V9_9P2000U, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&dev->fids.lock);
@@ -163,15 +164,15 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
     pthread_mutex_lock(&dev->fids.lock);
     out->fids = dev->fids.count;
     out->inodes = dev->fids.inodes.count;
-    out->evicted = dev->fids.inodes.park.count;
+    out->evicted = dev->fids.inodes.recipes.count;
     pthread_mutex_unlock(&dev->fids.lock);
 }
 
 /* ---- draining ----------------------------------------------------------------------------------
  */
 
-/* Waits until the count (of the requests in flight, or of those in threads) is 0; false on
- * time-out. The device is paused, so the count only falls. */
+/* Waits until the count (requests in flight, or running ones) is 0; false on time-out. The device
+ * is paused, so the count only falls. */
 static bool wait_idle(struct v9_device *dev, const uint32_t *count, uint32_t timeout_ms)
 {
     struct timespec until = v9_from_now((int64_t)timeout_ms * 1000000);
@@ -182,7 +183,8 @@ static bool wait_idle(struct v9_device *dev, const uint32_t *count, uint32_t tim
     return true;
 }
 
-/* The frontend hears of what has ended before the ring has stopped, and of nothing afterwards. */
+/* Waits until the frontend is notified of all completions: after the ring has stopped, no
+ * notification may follow. */
 static void wait_notified(struct v9_device *dev)
 {
     struct v9_notify *notify = &dev->notify;
@@ -226,14 +228,14 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     return base;
 }
 
-void v9_device_reset(v9_device *dev, uint32_t keep_memory)
+void v9_device_reset(v9_device *dev, uint32_t memory_stays)
 {
     v9_ring_drain(dev, QUIESCE_MS);
     pthread_mutex_lock(&dev->lock);
     v9_ring_release(dev);
     dev->unsignalled = 0;
     dev->unheard = false;
-    if (!keep_memory)
+    if (!memory_stays)
         v9_mem_clear(&dev->mem);
     v9_mem_restore(&dev->mem);
     dev->msize = dev->conf.msize_max;
@@ -245,7 +247,8 @@ void v9_device_reset(v9_device *dev, uint32_t keep_memory)
 /* ---- memory ------------------------------------------------------------------------------------
  */
 
-/* Takes the lock with no thread inside guest memory; returns whether the device was paused. */
+/* Takes the lock when no thread uses guest memory any more; returns whether the device was
+ * paused. */
 static bool begin_memory_change(struct v9_device *dev)
 {
     bool paused;
@@ -267,8 +270,8 @@ static void end_memory_change(struct v9_device *dev, bool paused)
     v9_device_wake(dev);
 }
 
-/* Regions keep their descriptors. They are not refused where the guest has taken all else, so they
- * are bounded on their own, and base/budget.c leaves room for them. */
+/* A region keeps a descriptor. The budget of the device never refuses it, so the number of regions
+ * has its own limit, and base/budget.c leaves room for them. */
 static int add_region(struct v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd)
 {
@@ -282,7 +285,7 @@ int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
 {
     int err;
 
-    pthread_mutex_lock(&dev->lock); /* nothing moves: requests in flight go on */
+    pthread_mutex_lock(&dev->lock); /* no address changes: requests in flight continue */
     err = add_region(dev, gpa, size, uva, mmap_offset, fd);
     if (!err && !v9_virtqueue_is_live(&dev->ring))
         v9_device_attach(dev);
@@ -326,7 +329,7 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 
     if (err)
         return err;
-    inode = v9_fids_node(&dev->fids, fid);
+    inode = v9_fids_inode(&dev->fids, fid);
     meta_fd = inode ? v9_inode_meta(v9_inode_export(dev, inode), inode) : -1;
     pthread_mutex_lock(&dev->fids.lock);
     *out = (struct v9_fid_info){
@@ -380,7 +383,7 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
                   const struct v9_attr *attr)
 {
     struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
-    const uint32_t export = v9_fids_node(&dev->fids, directory)->export;
+    const uint32_t export = v9_fids_inode(&dev->fids, directory)->export;
 
     return v9_fids_become(&dev->fids, directory, name, made, export, attr);
 }
@@ -390,27 +393,27 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
     return v9_fids_mark(&dev->fids, handle, flags);
 }
 
-static struct v9_inode *node_of(v9_device *dev, uint64_t handle)
+static struct v9_inode *inode_of(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_node(&dev->fids, v9_fids_of(&dev->fids, handle));
+    return v9_fids_inode(&dev->fids, v9_fids_of(&dev->fids, handle));
 }
 
 void v9_fid_resizing(v9_device *dev, uint64_t handle)
 {
-    v9_known_size_changing(node_of(dev, handle));
+    v9_known_size_changing(inode_of(dev, handle));
 }
 
 void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
 {
     if (size < 0)
-        v9_known_size_changed_nothing(node_of(dev, handle));
+        v9_known_size_changed_nothing(inode_of(dev, handle));
     else
-        v9_known_size_resized(node_of(dev, handle), (uint64_t)size);
+        v9_known_size_resized(inode_of(dev, handle), (uint64_t)size);
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)
 {
-    return v9_fids_end(&dev->fids, handle);
+    return v9_fids_remove_handle(&dev->fids, handle);
 }
 
 int v9_fid_clear(v9_device *dev)

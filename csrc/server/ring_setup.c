@@ -1,5 +1,6 @@
 /*
- * device_ring: how the frontend sets a device's ring up, starts it, and what it gives to notify.
+ * ring_setup: how the frontend sets up and starts a device's ring, and its descriptors for kicks
+ * and notifications.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,8 +13,8 @@
 #include "server/ring_setup.h"
 
 /*
- * Set-up is for a stopped ring: the caller stops it first (v9_ring_pause, v9_ring_drain). A message
- * is checked alone here, and all of them together when the ring starts.
+ * Only a stopped ring can be set up: the caller stops it first (v9_ring_pause, v9_ring_drain). Each
+ * message is checked alone here, and all of them together when the ring starts.
  */
 static int take_setup(struct v9_device *dev, const struct v9_virtqueue_setup *setup)
 {
@@ -25,7 +26,7 @@ static int take_setup(struct v9_device *dev, const struct v9_virtqueue_setup *se
     return err;
 }
 
-/* Takes the lock, which take_setup gives up. */
+/* Takes the lock, which take_setup releases. */
 static struct v9_virtqueue_setup begin_setup(struct v9_device *dev)
 {
     pthread_mutex_lock(&dev->lock);
@@ -38,7 +39,7 @@ int v9_device_set_features(v9_device *dev, uint64_t features)
     const bool packed = features >> V9_FEATURE_PACKED & 1;
 
     if (setup.packed != packed)
-        setup.base = 0; /* the one layout's means nothing in the other */
+        setup.base = 0; /* the base of one layout has no meaning in the other */
     setup.packed = packed;
     setup.indirect = features >> V9_FEATURE_INDIRECT & 1;
     setup.event_idx = features >> V9_FEATURE_EVENT_IDX & 1;
@@ -81,7 +82,7 @@ static int duplicate(int fd)
     return fd >= 0 && copy < 0 ? -errno : copy;
 }
 
-/* Starts the ring unless it runs. NULL, or why it cannot. */
+/* Starts the ring unless it runs. NULL, or the reason why it cannot start. */
 static const char *start_ring(struct v9_device *dev)
 {
     const char *reason = NULL;
@@ -156,7 +157,7 @@ int v9_ring_set_call(v9_device *dev, int32_t fd)
         return err;
     pthread_mutex_lock(&dev->lock);
     v9_notifier_set(&dev->notify.call, call);
-    /* What was completed while there was no call descriptor is signalled now. */
+    /* Signals the completions that had no call descriptor. */
     dev->ring.must_signal = true;
     dev->unsignalled += dev->unheard;
     v9_device_signal(dev);
@@ -183,7 +184,7 @@ int v9_ring_enable(v9_device *dev, uint32_t enable)
     pthread_mutex_lock(&dev->lock);
     dev->enabled = enable != 0;
     pthread_mutex_unlock(&dev->lock);
-    v9_device_wake(dev); /* a kick before this was not lost: the ring is looked at again */
+    v9_device_wake(dev); /* no kick is lost: the ring is checked again */
     return 0;
 }
 

@@ -6,7 +6,7 @@
 
 #include "request/state.h"
 
-/* Forgets all that the frontend has set a stopped ring up with. */
+/* Resets everything that the frontend has set up, of a stopped ring. */
 void v9_ring_release(struct v9_device *dev); /* [locked] */
 
 #endif

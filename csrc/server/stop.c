@@ -1,8 +1,9 @@
 /*
- * stop: the end of the process on SIGTERM and SIGINT, whatever hangs.
+ * stop: ends the process on SIGTERM and SIGINT, even if threads hang.
  *
- * A thread of its own takes them, which needs neither a lock nor the interpreter. It hands them on
- * to the event loop for an orderly end, and when that has not come in time ends the process itself.
+ * A separate thread waits for the signals. It needs no lock and no interpreter. It passes the first
+ * signal to the event loop for an orderly end; if the process still runs when the time is up, the
+ * thread ends it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,7 +39,7 @@ static void *wait_for_signal(void *argument)
         ;
     while (nanosleep(&left, &left) < 0)
         ;
-    _exit(0); /* not exit(3): what hangs may hold any lock */
+    _exit(0); /* not exit(3): a thread that hangs may hold any lock */
 }
 
 int v9_stop_start(int32_t fd, uint32_t patience_ms)

@@ -1,23 +1,22 @@
 /*
- * threads: who serves a device's ring.
+ * workers: the threads that serve a device's ring.
  *
- * A thread is a runner (it takes requests and runs them to their end, inline), a spare (it sleeps)
- * or keeps watch. conf.threads runners are enough while none is stuck: one thread without contended
- * locks is faster than two. The watch looks once per millisecond while requests are running. When
- * every runner is inside a request and asleep there since the last look, they hang in system calls
- * (a cold disk, an NFS server that is gone): the watch declares them stuck, which begins a new
- * round, and turns runner itself; a spare, made if there is none, takes over the watch. A stuck
- * thread that comes back into a later round turns spare, or goes where there is one. Without
- * traffic the watch sleeps for good and costs nothing.
+ * A thread is a runner (it takes requests and runs them to their end, inline), the watchdog, or a
+ * spare (it sleeps). conf.threads runners are enough while none is stuck: one thread without
+ * contended locks is faster than two. While requests are running, the watchdog checks the runners
+ * once per millisecond. If every runner has been asleep inside a request since the last check, they
+ * all hang in system calls (a cold disk, a lost NFS server). The watchdog then declares them stuck,
+ * which begins a new round, and becomes a runner itself. A spare, started if there is none, becomes
+ * the watchdog. A stuck thread that returns in a later round becomes a spare, or ends if there is
+ * one. Without traffic, the watchdog sleeps and costs nothing.
  *
- * Who computes is not stuck: another thread would only take the CPU from it. Asleep is who used no
- * CPU time between two looks, and does not just wait for a CPU. Nor is stuck who waits for the
- * interpreter, which another thread has: the next request may want it as well.
+ * A runner that computes is not stuck: another thread would only take the CPU from it. A runner is
+ * asleep if it used no CPU time between two checks and does not just wait for a CPU. A runner that
+ * waits for the interpreter is not stuck either: the next request may need the interpreter as well.
  *
- * A runner without a request looks for the next one for a while (server/adaptive_poll.h): the
- * driver need not kick it, and nobody has to wake it. Then it sleeps in epoll on the kick
- * descriptor, edge-triggered, so that it need not be read; and on a timer, for requests that wait
- * for their time.
+ * A runner without a request polls for the next one for a while (server/adaptive_poll.h), so that
+ * the driver need not kick and nobody has to wake the runner. Then it sleeps in epoll on the kick
+ * descriptor (edge-triggered, so that it need not be read) and on the timer of the rate queues.
  */
 #define _GNU_SOURCE
 #include "server/workers.h"
@@ -44,14 +43,14 @@
 #include "server/adaptive_poll.h"
 
 enum {
-    WATCH_INTERVAL_NS = 1000000,
-    WATCH_IDLE_LOOKS = 50, /* looks without progress or work before the watch goes to sleep */
-    RING_POLL_MS = 1,      /* where the frontend gave no kick descriptor */
+    WATCHDOG_INTERVAL_NS = 1000000,
+    WATCHDOG_IDLE_CHECKS = 50,    /* checks without progress or work before the watchdog sleeps */
+    RING_POLL_MS = 1,             /* if the frontend gave no kick descriptor */
     STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
-    SPARES_KEPT = 1,              /* threads that nobody needs at the moment */
-    PAUSES = 8,                   /* of the CPU between two looks at the ring */
-    SWITCH_NS = 2000,             /* that it takes at least to run another thread in between */
-    SLICE_NS = 100000,            /* that others run at least who have work of their own */
+    SPARES_KEPT = 1,              /* idle spares; more of them end */
+    PAUSES = 8,                   /* CPU pauses between two polls of the ring */
+    SWITCH_NS = 2000,             /* the shortest time that another thread takes in between */
+    SLICE_NS = 100000,            /* the same for one that has work of its own */
 };
 
 /* A serving thread. */
@@ -60,7 +59,7 @@ struct thread {
     struct v9_adaptive_poll poll;
 };
 
-static uint32_t looking; /* threads of the process that look for requests */
+static uint32_t polling; /* threads of the process that poll */
 
 /* ---- roles; all with the lock held -------------------------------------------------------------
  */
@@ -79,7 +78,7 @@ static void wait_for_kick(struct v9_device *dev)
         v9_virtqueue_disable_notification(&dev->ring);
 }
 
-/* A runner begins something that may take long. */
+/* Marks a runner as busy with something that may take long. */
 static void begin_work(struct v9_device *dev, struct v9_worker *worker)
 {
     worker->used = -1;
@@ -87,21 +86,21 @@ static void begin_work(struct v9_device *dev, struct v9_worker *worker)
     dev->at_work = worker;
     dev->progress++;
     dev->executing++;
-    v9_device_watch(dev);
-    /* A fellow runner sleeps: it must hear of the next chain, whether it is there already or the
-     * driver, who was told to kick for this one only, is yet to add it. */
+    v9_device_wake_watchdog(dev);
+    /* Another runner sleeps and has to be woken for the next chain. If the chain is available
+     * already, we wake it; else the driver has to kick. */
     if (dev->sleeping && v9_device_can_run(dev) && v9_virtqueue_enable_notification(&dev->ring))
         v9_device_wake(dev);
 }
 
-/* False where the thread was declared stuck meanwhile and is a runner no more. */
+/* False if the thread was declared stuck meanwhile, and is no runner any more. */
 static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t round)
 {
     struct v9_worker **at = &dev->at_work;
 
     dev->progress++;
-    if (round != dev->watch_round) {
-        v9_device_signal(dev); /* nobody else may come by */
+    if (round != dev->watchdog_round) {
+        v9_device_signal(dev); /* the other runners may be asleep */
         v9_notify(dev);
         return false;
     }
@@ -115,11 +114,11 @@ static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t r
 /* Runs a request to its end. */
 static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
-    const uint64_t round = dev->watch_round;
+    const uint64_t round = dev->watchdog_round;
     int result;
 
     begin_work(dev, &scratch->worker);
-    v9_fids_begin(&dev->fids);
+    v9_fids_begin_request(&dev->fids);
     pthread_mutex_unlock(&dev->lock);
     result = v9_p9_run(dev, r, scratch);
     pthread_mutex_lock(&dev->lock);
@@ -132,12 +131,12 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scrat
     return end_work(dev, &scratch->worker, round);
 }
 
-static bool pass_news_on(struct v9_device *dev, struct v9_worker *worker)
+static bool report_to_python(struct v9_device *dev, struct v9_worker *worker)
 {
-    const uint64_t round = dev->watch_round;
+    const uint64_t round = dev->watchdog_round;
 
     begin_work(dev, worker);
-    v9_upcall_news(dev, worker);
+    v9_upcall_report(dev, worker);
     return end_work(dev, worker, round);
 }
 
@@ -160,28 +159,28 @@ static void pause_cpu(void)
 #endif
 }
 
-/* Of all threads that could look one less does than there are CPUs: the guest needs one to send
- * something from. */
-static bool may_look(const struct v9_device *dev)
+/* At most one thread less than there are CPUs may poll: the guest needs a CPU to send requests. */
+static bool may_poll(const struct v9_device *dev)
 {
-    if (__atomic_add_fetch(&looking, 1, __ATOMIC_RELAXED) < dev->cpu_count)
+    if (__atomic_add_fetch(&polling, 1, __ATOMIC_RELAXED) < dev->cpu_count)
         return true;
-    __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&polling, 1, __ATOMIC_RELAXED);
     return false;
 }
 
 /*
- * Whether another thread had the CPU between two looks: one with work of its own for a while, or
- * the driver itself just long enough to send `r`. With that one it is better to take turns.
+ * Whether another thread had the CPU between two polls: a thread with work of its own for a while,
+ * or the driver just long enough to send `r`. If the driver shares our CPU, it is better to sleep.
  */
-static bool is_disturbed(int64_t between, const struct v9_request *r)
+static bool was_preempted(int64_t between, const struct v9_request *r)
 {
     return between > (r ? SWITCH_NS : SLICE_NS);
 }
 
-/* Looks for a request, from `since` on, for as long as the adaptive poll says; NULL: there came
- * none. The lock is free most of the time. */
-static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *poll, int64_t since)
+/* Polls for a request since `since`, for the window of the adaptive poll; NULL: none came. Releases
+ * the lock most of the time. */
+static struct v9_request *poll_for_request(struct v9_device *dev, struct v9_adaptive_poll *poll,
+                                           int64_t since)
 {
     int64_t last = since;
 
@@ -190,8 +189,8 @@ static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *p
         struct v9_request *r;
         v9_notify(dev);
         r = v9_request_next(dev);
-        if (is_disturbed(now - last, r)) {
-            v9_adaptive_poll_disturbed(poll);
+        if (was_preempted(now - last, r)) {
+            v9_adaptive_poll_preempted(poll);
             return r;
         }
         if (r)
@@ -206,26 +205,26 @@ static struct v9_request *look(struct v9_device *dev, struct v9_adaptive_poll *p
     return NULL;
 }
 
-/* There is no request: waits for the next one, which it may return. */
+/* Waits for the next request, and may return it; NULL: check again. */
 static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adaptive_poll *poll)
 {
     const int64_t since = now_ns();
-    const bool looks = poll->window && may_look(dev);
+    const bool polls = poll->window && may_poll(dev);
     struct v9_request *r = NULL;
 
     v9_device_signal(dev);
-    v9_notify(dev); /* which may have the driver run in this thread's place at once */
-    if (looks) {
-        r = look(dev, poll, since);
-        __atomic_sub_fetch(&looking, 1, __ATOMIC_RELAXED);
+    v9_notify(dev); /* the driver may run on this CPU at once */
+    if (polls) {
+        r = poll_for_request(dev, poll, since);
+        __atomic_sub_fetch(&polling, 1, __ATOMIC_RELAXED);
     }
     if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
                !v9_virtqueue_enable_notification(&dev->ring))) {
-        v9_device_look(dev); /* the ring itself may be gone, and look like one that is empty */
+        v9_device_check_memory(dev); /* if the ring's own memory is lost, the ring appears empty */
         if (v9_request_is_due(dev))
             return NULL;
         wait_for_kick(dev);
-        v9_adaptive_poll_slept(poll, now_ns() - since, looks);
+        v9_adaptive_poll_slept(poll, now_ns() - since, polls);
     }
     return r;
 }
@@ -235,7 +234,7 @@ static void be_runner(struct v9_device *dev, struct thread *self)
     while (!dev->quit) {
         struct v9_request *r;
         v9_notify(dev);
-        if (dev->news && !pass_news_on(dev, &self->scratch.worker))
+        if (dev->report_due && !report_to_python(dev, &self->scratch.worker))
             return;
         r = v9_request_next(dev);
         if (!r)
@@ -248,16 +247,16 @@ static void be_runner(struct v9_device *dev, struct thread *self)
 
 static int spawn(struct v9_device *dev);
 
-/* Every runner is stuck: from here on this thread is the one runner, and another keeps watch. */
+/* Every runner is stuck: this thread becomes the only runner, and another the watchdog. */
 static void take_over(struct v9_device *dev)
 {
-    dev->watch_round++;
+    dev->watchdog_round++;
     dev->executing = 0;
     dev->at_work = NULL;
     dev->runners = 1;
-    dev->watch_taken = false;
+    dev->watchdog_taken = false;
     if (!dev->spares && dev->thread_count < V9_THREADS_MAX)
-        spawn(dev); /* if it fails, the thread that comes back first takes the watch */
+        spawn(dev); /* if it fails, the first thread that returns becomes the watchdog */
     pthread_cond_broadcast(&dev->spare);
 }
 
@@ -268,8 +267,9 @@ static int64_t cpu_time(const struct v9_worker *worker)
                                                : (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
 }
 
-/* Whether a thread that uses no CPU time waits for something that may not come: not for a CPU, nor,
- * where it is in Python, for the interpreter, which is waited for with a time-out (futex(2)). */
+/* Whether a thread that uses no CPU time waits for something that may never come: not for a CPU
+ * and, inside Python, not for the interpreter. A wait for the interpreter is a futex(2) with a
+ * time-out. */
 static bool is_asleep(int32_t tid, bool in_python)
 {
     char path[64], text[256];
@@ -281,7 +281,7 @@ static bool is_asleep(int32_t tid, bool in_python)
     snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return true; /* the kernel does not tell */
+        return true; /* the kernel does not report it */
     size = read(fd, text, sizeof(text) - 1);
     close(fd);
     text[size < 0 ? 0 : size] = '\0';
@@ -291,7 +291,7 @@ static bool is_asleep(int32_t tid, bool in_python)
            number != SYS_futex || !timeout;
 }
 
-/* Whether all runners have been asleep inside their requests since the last look. */
+/* Whether all runners have been asleep inside their requests since the last check. */
 static bool are_stuck(struct v9_device *dev)
 {
     struct v9_worker found[V9_THREADS_MAX];
@@ -315,23 +315,23 @@ static bool are_stuck(struct v9_device *dev)
     return stuck && dev->progress == seen;
 }
 
-/* Looks after the runners; returns as a runner, or when the device goes. */
-static void keep_watch(struct v9_device *dev)
+/* Checks the runners; returns as a runner, or when the device ends. */
+static void be_watchdog(struct v9_device *dev)
 {
     uint64_t seen = dev->progress;
     uint32_t idle = 0;
 
     while (!dev->quit) {
-        struct timespec at = v9_from_now(WATCH_INTERVAL_NS);
-        if (idle < WATCH_IDLE_LOOKS) {
-            pthread_cond_timedwait(&dev->watch, &dev->lock, &at);
+        struct timespec at = v9_from_now(WATCHDOG_INTERVAL_NS);
+        if (idle < WATCHDOG_IDLE_CHECKS) {
+            pthread_cond_timedwait(&dev->watchdog, &dev->lock, &at);
         } else {
-            dev->watch_asleep = true;
-            while (dev->watch_asleep && !dev->quit)
-                pthread_cond_wait(&dev->watch, &dev->lock);
+            dev->watchdog_asleep = true;
+            while (dev->watchdog_asleep && !dev->quit)
+                pthread_cond_wait(&dev->watchdog, &dev->lock);
             idle = 0;
         }
-        v9_notify_watch(&dev->notify);
+        v9_notify_check(&dev->notify);
         if (are_stuck(dev)) {
             take_over(dev);
             return;
@@ -341,15 +341,15 @@ static void keep_watch(struct v9_device *dev)
     }
 }
 
-/* False where there is nothing to do for one more thread. */
+/* False if no role is left for this thread. */
 static bool take_a_role(struct v9_device *dev, struct thread *self)
 {
     if (dev->runners < dev->conf.threads) {
         dev->runners++;
         be_runner(dev, self);
-    } else if (!dev->watch_taken) {
-        dev->watch_taken = true;
-        keep_watch(dev);
+    } else if (!dev->watchdog_taken) {
+        dev->watchdog_taken = true;
+        be_watchdog(dev);
         if (!dev->quit)
             be_runner(dev, self);
     } else if (dev->spares < SPARES_KEPT) {
@@ -386,8 +386,8 @@ static void *serve(void *argument)
     return NULL;
 }
 
-/* Signals are Python's main thread's; only what a thread does itself (SIGBUS) reaches it here, and
- * what ends its wait. */
+/* Python's main thread handles signals. A serving thread receives only those of its own faults
+ * (SIGBUS) and the one that interrupts its system calls. */
 static int spawn(struct v9_device *dev)
 {
     pthread_attr_t attr;
@@ -416,7 +416,7 @@ static int spawn(struct v9_device *dev)
 /* ---- life --------------------------------------------------------------------------------------
  */
 
-static int watch_fd(int epoll_fd, int fd, uint32_t events)
+static int add_to_epoll(int epoll_fd, int fd, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.fd = fd};
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
@@ -430,7 +430,7 @@ int v9_workers_start(struct v9_device *dev)
     CPU_ZERO(&cpus);
     sched_getaffinity(0, sizeof(cpus), &cpus);
     dev->cpu_count = (uint32_t)CPU_COUNT(&cpus);
-    v9_cond_init(&dev->watch);
+    v9_cond_init(&dev->watchdog);
     v9_cond_init(&dev->spare);
     v9_cond_init(&dev->gone);
     dev->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -439,11 +439,11 @@ int v9_workers_start(struct v9_device *dev)
     dev->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (dev->epoll_fd < 0 || dev->wake_fd < 0 || dev->quit_fd < 0 || dev->timer_fd < 0)
         return -errno;
-    err = watch_fd(dev->epoll_fd, dev->wake_fd, EPOLLIN | EPOLLET);
+    err = add_to_epoll(dev->epoll_fd, dev->wake_fd, EPOLLIN | EPOLLET);
     if (!err)
-        err = watch_fd(dev->epoll_fd, dev->timer_fd, EPOLLIN | EPOLLET);
+        err = add_to_epoll(dev->epoll_fd, dev->timer_fd, EPOLLIN | EPOLLET);
     if (!err)
-        err = watch_fd(dev->epoll_fd, dev->quit_fd, EPOLLIN); /* level: it wakes every runner */
+        err = add_to_epoll(dev->epoll_fd, dev->quit_fd, EPOLLIN); /* wakes every runner */
     pthread_mutex_lock(&dev->lock);
     for (uint32_t i = 0; !err && i < dev->conf.threads + 1; i++)
         err = spawn(dev);
@@ -461,7 +461,7 @@ bool v9_workers_stop(struct v9_device *dev)
     dev->quit = true;
     while (write(dev->quit_fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
-    pthread_cond_broadcast(&dev->watch);
+    pthread_cond_broadcast(&dev->watchdog);
     pthread_cond_broadcast(&dev->spare);
     while (dev->thread_count &&
            pthread_cond_timedwait(&dev->gone, &dev->lock, &deadline) != ETIMEDOUT)
@@ -474,7 +474,7 @@ bool v9_workers_stop(struct v9_device *dev)
     close(dev->wake_fd);
     close(dev->quit_fd);
     close(dev->timer_fd);
-    pthread_cond_destroy(&dev->watch);
+    pthread_cond_destroy(&dev->watchdog);
     pthread_cond_destroy(&dev->spare);
     pthread_cond_destroy(&dev->gone);
     return true;

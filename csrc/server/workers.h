@@ -1,5 +1,5 @@
 /*
- * workers: the threads that serve a device's ring; see workers.c.
+ * workers: the threads that serve a device's ring. The theory is in workers.c.
  */
 #ifndef V9_SERVER_WORKERS_H
 #define V9_SERVER_WORKERS_H

@@ -12,8 +12,8 @@ void v9_chain_begin(struct v9_chain *chain)
     chain->readable_size = chain->writable_size = 0;
 }
 
-/* Adds a buffer. One that cannot be used is the request's trouble, not the ring's: the chain notes
- * it, and its writable part ends before it. */
+/* Adds a buffer. An unusable one is an error of the request, not of the ring: the chain stores the
+ * error, and its writable part ends before the buffer. */
 static int add_buffer(struct v9_virtqueue *vq, struct v9_mem *mem, const struct v9_buffer *buffer,
                       struct v9_chain *chain)
 {

@@ -20,10 +20,10 @@
 /* A descriptor chain: readable segments first, then writable ones. */
 struct v9_chain {
     uint64_t generation; /* of its ring: nothing of an earlier one is pushed to a later one */
-    uint16_t head;  /* what names it to the driver: its first descriptor; packed: its buffer id */
-    uint16_t slots; /* descriptors of the ring that it takes */
-    int error;      /* -EFAULT or -E2BIG: a buffer that cannot be used */
-    bool cut;       /* it is a writable one: the writable part ends before it */
+    uint16_t head;       /* its name for the driver: its first descriptor; packed: its buffer id */
+    uint16_t slots;      /* descriptors of the ring that it takes */
+    int error;           /* -EFAULT or -E2BIG: a buffer that cannot be used */
+    bool cut;            /* `error` is of a writable one: the writable part ends before it */
     bool seen_writable;
     uint32_t readable_count, writable_count; /* elements of iov: [0, r) and [r, r+w) */
     uint64_t readable_size, writable_size;   /* bytes */
@@ -44,19 +44,20 @@ struct v9_buffer {
 
 /* An empty chain. */
 void v9_chain_begin(struct v9_chain *chain);
-/* Adds what a descriptor says to a chain; `steps` counts them. -EPROTO where it breaks the ring. */
+/* Adds a descriptor's buffer to a chain; `steps` counts descriptors. -EPROTO if it breaks the
+ * ring. */
 int v9_chain_add(struct v9_virtqueue *vq, struct v9_mem *mem, const struct v9_buffer *buffer,
                  uint32_t steps, struct v9_chain *chain);
-/* The table that an indirect descriptor names, or NULL where it breaks the ring. */
+/* The table of an indirect descriptor, or NULL if it breaks the ring. */
 const uint8_t *v9_chain_table(struct v9_virtqueue *vq, struct v9_mem *mem,
                               const struct v9_buffer *buffer);
 
 /*
- * Before the memory table changes: takes the chain's segments away and keeps what they were to the
- * guest, since its descriptors may be overwritten by now. Until it is attached again it has none.
+ * Before the memory table changes: replaces the chain's segments by their guest addresses, since
+ * its descriptors may be overwritten by now. Until it is attached again, it has no segments.
  */
 void v9_chain_detach(struct v9_chain *chain, struct v9_mem *mem);
-/* Afterwards. Where memory lacks a part of them the chain stays detached. */
+/* Afterwards. Where memory lacks one of them, the chain stays detached. */
 void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem);
 
 #endif

@@ -15,15 +15,14 @@
 
 enum {
     GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
-    BIG_PAGE = 2 << 20, /* a mapping that is aligned so may be made of big pages */
-    KNOWN =
-        2 * V9_MEM_REGIONS + 8, /* mappings of one v9_mem: regions, as many retired ones, windows */
+    BIG_PAGE = 2 << 20, /* a mapping with this alignment may use big pages */
+    KNOWN = 2 * V9_MEM_REGIONS + 8, /* mappings of a v9_mem: regions, as many retired, windows */
 };
 
 /*
- * The mappings of a v9_mem, for the SIGBUS handler: it may run at any moment in any thread, so it
- * reads atomics only. An entry is valid while `start` is not 0; `start` is written last and cleared
- * first. Registries are never freed, since a handler may be looking through them, but used again.
+ * The mappings of a v9_mem, for the SIGBUS handler: it may run at any time in any thread, so it
+ * reads only atomics. An entry is valid while `start` is not 0; `start` is written last and cleared
+ * first. Registries are reused and never freed, since a handler may be reading them.
  */
 struct v9_known {
     _Atomic uintptr_t start;
@@ -39,6 +38,7 @@ struct v9_registry {
 };
 
 static _Atomic(struct v9_registry *) registries;
+/* Lock order: docs/architecture.md */
 static pthread_mutex_t registries_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct v9_registry *take_registry(atomic_bool *faulted)
@@ -95,7 +95,7 @@ static int map_zeros(void *at, size_t len)
                : 0;
 }
 
-/* The mapping of a registry that an address lies in: what it is, in *found. */
+/* Copies the registry's mapping that an address lies in to *found. */
 static bool find_known(struct v9_registry *registry, uintptr_t at, struct v9_mapping *found)
 {
     const uint32_t used = atomic_load(&registry->used);
@@ -106,8 +106,8 @@ static bool find_known(struct v9_registry *registry, uintptr_t at, struct v9_map
         found->at = (uint8_t *)start;
         found->len = atomic_load(&known->len);
         found->page = atomic_load(&known->page);
-        /* Another thread may be exchanging the entry: they belong together only if start stayed.
-         * What is being left or entered is not where we faulted. */
+        /* Another thread may be replacing the entry: the values belong together only if `start` has
+         * not changed. The fault was not in a mapping that is being added or removed. */
         if (start && at - start < found->len && atomic_load(&known->start) == start)
             return true;
     }
@@ -136,7 +136,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     }
     signal(number, SIG_DFL); /* not guest memory: the repeated access ends the process */
     if (info->si_code <= 0)
-        raise(number); /* sent by somebody (kill): nothing is repeated */
+        raise(number); /* sent by kill(2): no access is repeated */
     errno = saved;
 }
 
@@ -180,7 +180,7 @@ static int check_region(const struct v9_mem *mem, const struct v9_region *new)
     return mem->limit_bytes && bytes > mem->limit_bytes ? -ENOMEM : 0;
 }
 
-/* The size that mappings of this file are made of: a huge page's on hugetlbfs. */
+/* The page size of this file's mappings: a huge page's on hugetlbfs. */
 static size_t page_size(int fd)
 {
     struct statfs st;
@@ -214,7 +214,8 @@ void v9_mapping_end(struct v9_mapping *map)
     *map = (struct v9_mapping){0};
 }
 
-/* Finds room for what map->len, page and offset say, and maps it. On failure map->at is NULL. */
+/* Reserves addresses for map->len, with guards, and maps the file there. On failure map->at is
+ * NULL. */
 static int map_guarded(struct v9_mem *mem, struct v9_mapping *map, int fd)
 {
     const size_t align =
@@ -325,8 +326,8 @@ void v9_mem_destroy(struct v9_mem *mem)
 
 bool v9_mem_lost(struct v9_mem *mem)
 {
-    /* Asked for each completion: an exchange would wait until the driver's CPU has let go of what
-     * was just published. */
+    /* Called for each completion: an atomic exchange would wait until the driver's CPU has released
+     * the cache line that was just published. */
     if (!atomic_load_explicit(&mem->faulted, memory_order_relaxed))
         return false;
     atomic_store(&mem->faulted, false);
@@ -345,8 +346,7 @@ void v9_mem_restore(struct v9_mem *mem)
     mem->patched = false;
 }
 
-/* ---- translation -------------------------------------------------------------------------------
- */
+/* ---- translation ----------------------------------------------------------------------------- */
 
 static struct v9_region *find_gpa(struct v9_mem *mem, uint64_t gpa)
 {
@@ -436,13 +436,12 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
     return 0;
 }
 
-/* ---- cutting off -------------------------------------------------------------------------------
- */
+/* ---- cutting off ----------------------------------------------------------------------------- */
 
 /*
- * Exchanges one region's mapping for anonymous memory, which is left to the retired, and maps the
- * region elsewhere. Its mapping is none after a failure. The old range stays registered until it is
- * buried: a thread may have faulted there just before, and its handler runs just after.
+ * Replaces one region's mapping by anonymous memory, which joins the retired mappings, and maps the
+ * region elsewhere. After a failure it has no mapping. The old range stays registered until it is
+ * retired: a thread may have faulted there just before, and its handler runs just after.
  */
 static int move_region(struct v9_mem *mem, struct v9_region *region,
                        struct v9_retired_mapping **retired)
@@ -452,8 +451,8 @@ static int move_region(struct v9_mem *mem, struct v9_region *region,
     int err;
 
     region->map = (struct v9_mapping){0};
-    /* A failure leaves the old mapping to the late writers for good: unmapped, its addresses could
-     * come to hold something of ours. */
+    /* After a failure the old mapping stays for the late writers: if it were unmapped, a mapping of
+     * ours could take its addresses. */
     if (!entry)
         return -ENOMEM;
     err = map_zeros(old.at, old.len);

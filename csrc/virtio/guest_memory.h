@@ -1,17 +1,17 @@
 /*
- * guest_mem: the guest's memory as the frontend shares it.
+ * guest_memory: the guest's memory as the frontend shares it.
  *
  * A table of regions, each a range of guest-physical addresses (gpa) that is mapped from a
- * descriptor; the frontend knows the same bytes under its own user addresses (uva), we know them
- * under ours (hva). Rings are given by uva, buffers by gpa. Guests and frontends are not trusted:
- * every range is checked as a whole, and memory that the frontend truncates (SIGBUS) is replaced
- * by zero pages and reported, never fatal. From the lost page on to the end of its mapping, that
- * is: most often all of it is gone, and pages one by one would need more mappings than a process
- * may have. Until it is restored, what is written there reaches nobody.
+ * descriptor. The frontend knows the same bytes by its own addresses (uva), we know them by ours
+ * (hva). Rings are given by uva, buffers by gpa. Guests and frontends are not trusted: every range
+ * is checked as a whole. When the frontend truncates memory (SIGBUS), zero pages replace it, from
+ * the lost page to the end of its mapping: most often all of it is gone, and replacing single pages
+ * would need more mappings than a process may have. The loss is reported and never fatal. Until the
+ * memory is restored, nobody sees what is written there.
  *
- * Each mapping lies between stretches of address space where nothing may be touched, wider than any
- * ring: an access that goes astray ends the process, and reaches no other VM's memory. And it holds
- * no more of the frontend's file than its region, but for whole pages.
+ * Each mapping lies between stretches of address space that may not be touched, wider than any
+ * ring: a stray access ends the process, and never reaches another VM's memory. Apart from whole
+ * pages, a mapping holds no more of the frontend's file than its region.
  *
  * A v9_mem has room for its own mappings, which no other can take from it.
  *
@@ -31,12 +31,12 @@
 struct v9_known; /* a mapping as the SIGBUS handler knows it */
 struct v9_registry;
 
-/* A part of a file in our memory, of whole pages of `page` bytes. `at` is NULL where it is none. */
+/* A part of a file in our memory, of whole pages of `page` bytes. `at` is NULL: no mapping. */
 struct v9_mapping {
     uint8_t *at;
     size_t len, page;
     int64_t offset; /* in the file */
-    void *reserved; /* the mapping with what guards it */
+    void *reserved; /* the mapping with its guards */
     size_t reserved_len;
     struct v9_known *known;
 };
@@ -55,7 +55,7 @@ struct v9_mem {
     uint64_t limit_bytes; /* of all regions together; 0: none */
     struct v9_registry *registry;
     uint32_t recent;     /* index of the region that was hit last */
-    atomic_bool faulted; /* a page was lost to SIGBUS since the last look */
+    atomic_bool faulted; /* a page was lost to SIGBUS since the last check */
     bool patched;        /* zero pages may be mapped in place of the frontend's */
 };
 
@@ -73,17 +73,17 @@ void v9_mem_clear(struct v9_mem *mem);
 void v9_mem_destroy(struct v9_mem *mem);
 /* Whether a page was lost since the last call. */
 bool v9_mem_lost(struct v9_mem *mem);
-/* Maps what the frontend has now in place of what was lost, at the same addresses. Where that fails
- * zero pages stay. */
+/* Maps what the frontend has now in place of what was lost, at the same addresses. Where that
+ * fails, zero pages stay. */
 void v9_mem_restore(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 /*
- * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in: what the range is
- * mapped at, or NULL unless one region holds all of it. It ends before the regions change.
+ * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in. Returns where the
+ * range is mapped, or NULL unless one region holds all of it. End it before the regions change.
  */
 void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window);
-/* Does nothing where it is none. */
+/* Unmaps it, if it is one. */
 void v9_mapping_end(struct v9_mapping *map);
 /* The gpa of a byte that a region maps; 0 where none does. */
 uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva);
@@ -93,15 +93,13 @@ uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva);
 int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov, uint32_t *count,
                uint32_t max, uint32_t fresh);
 /*
- * Cuts late writers off: puts anonymous memory over every mapping (its addresses stay valid, what
- * is written there goes nowhere) and maps the regions again elsewhere. The old ranges are
- * remembered by the caller through *retired (a malloc'ed list) and released by v9_mem_retire once
- * nobody can touch them; mem outlives them. Removing a region under a straggler: the same, then
- * v9_mem_remove.
+ * Cuts late writers off from the guest: puts anonymous memory over every mapping, so that its
+ * addresses stay valid, and maps the regions again elsewhere. The caller keeps the old ranges in
+ * *retired (a malloc'ed list), and releases them by v9_mem_retire once nobody can touch them; mem
+ * outlives them. To remove a region that a late writer may use: the same, then v9_mem_remove.
  *
- * -ENOMEM, -ENOSPC or mmap's error: some regions are gone from the table. The ranges that late
- * writers know stay valid even then; where anonymous memory could not be had, they still reach the
- * guest's.
+ * -ENOMEM, -ENOSPC or mmap's error: some regions are gone from the table. The old ranges stay valid
+ * even then; where anonymous memory could not be mapped, they still reach the guest.
  */
 struct v9_retired_mapping {
     struct v9_retired_mapping *next;

@@ -47,7 +47,7 @@ const char *v9_packed_map(struct v9_virtqueue *vq, struct v9_mem *mem)
     return NULL;
 }
 
-/* Whether the device has ever returned something in this ring, or the driver gone round. */
+/* Whether the device has ever returned a chain in this ring, or the driver has wrapped around. */
 static bool is_used(const struct v9_virtqueue *vq)
 {
     for (uint32_t i = 0; i < vq->setup.num; i++)
@@ -69,8 +69,7 @@ uint32_t v9_packed_base(const struct v9_virtqueue *vq)
     return base_of(vq->pop_at) | base_of(vq->push_at) << 16;
 }
 
-/* ---- popping -----------------------------------------------------------------------------------
- */
+/* ---- popping --------------------------------------------------------------------------------- */
 
 static bool is_available(const struct v9_virtqueue *vq)
 {
@@ -87,7 +86,8 @@ int v9_packed_peek(struct v9_virtqueue *vq)
     return is_available(vq);
 }
 
-/* One copy, which is checked and used: the guest may change the original. */
+/* Copies a descriptor once; the copy is checked and used, since the guest may change the
+ * original. */
 static struct v9_buffer copy_desc(const uint8_t *at)
 {
     struct v9_desc desc;
@@ -97,7 +97,7 @@ static struct v9_buffer copy_desc(const uint8_t *at)
     return (struct v9_buffer){desc.gpa, desc.len, desc.next_or_flags, 0, desc.flags_or_id};
 }
 
-/* All of an indirect table: its descriptors follow one another, and only WRITE means something. */
+/* Adds all descriptors of an indirect table, in their order; of their flags, only WRITE counts. */
 static int pop_table(struct v9_virtqueue *vq, struct v9_mem *mem, const struct v9_buffer *indirect,
                      struct v9_chain *chain)
 {
@@ -142,8 +142,7 @@ int v9_packed_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *
     return 0;
 }
 
-/* ---- pushing -----------------------------------------------------------------------------------
- */
+/* ---- pushing --------------------------------------------------------------------------------- */
 
 void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written)
 {
@@ -156,7 +155,7 @@ void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint3
     /* Release: id, length and the reply are written before the driver sees the flags. */
     __atomic_store_n(&desc->next_or_flags, flags, __ATOMIC_RELEASE);
     vq->push_at = v9_place_after(vq, vq->push_at, chain->slots);
-    /* More than one round looks like one round. */
+    /* More than one round counts as one round. */
     const uint32_t went = (uint32_t)vq->unsignalled + chain->slots;
     vq->unsignalled = (uint16_t)(went < vq->setup.num ? went : vq->setup.num);
 }
@@ -165,14 +164,15 @@ bool v9_packed_wants_signal(struct v9_virtqueue *vq, uint16_t went)
 {
     const uint16_t new = (uint16_t)vq->push_at.index.value, old = (uint16_t)(new - went);
     const struct event *driver = vq->avail;
-    /* Acquire: where the flags say so, the place was written before them. */
+    /* Acquire: with EVENT_DESC, the place was written before the flags. */
     const uint16_t flags = __atomic_load_n(&driver->flags, __ATOMIC_ACQUIRE);
     uint16_t place;
 
     if (!vq->setup.event_idx || flags != EVENT_DESC)
         return flags != EVENT_DISABLE;
     place = __atomic_load_n(&driver->place, __ATOMIC_RELAXED);
-    /* On one line with the indices: a place of the previous round lies one ring's length back. */
+    /* Converts the place to the scale of the indices: one of the previous round is one ring's
+     * length lower. */
     if (!!(place & EVENT_WRAP) != vq->push_at.wrap_counter)
         return v9_event_passed((uint16_t)((place & EVENT_PLACE) - vq->setup.num), new, old);
     return v9_event_passed(place & EVENT_PLACE, new, old);
@@ -182,7 +182,7 @@ static void store_event(struct v9_virtqueue *vq, uint16_t flags)
 {
     struct event *device = vq->used;
 
-    /* Release: the place counts once the flags say so. */
+    /* Release: the place is written before the flags that make it valid. */
     __atomic_store_n(&device->flags, flags, __ATOMIC_RELEASE);
 }
 
@@ -193,7 +193,7 @@ bool v9_packed_enable_notification(struct v9_virtqueue *vq)
     if (vq->setup.event_idx)
         __atomic_store_n(&device->place, (uint16_t)base_of(vq->pop_at), __ATOMIC_RELAXED);
     store_event(vq, vq->setup.event_idx ? EVENT_DESC : EVENT_ENABLE);
-    v9_full_barrier(); /* our wish is visible before we look whether the driver has missed it */
+    v9_full_barrier(); /* the request for kicks is visible before we check for new chains */
     return is_available(vq);
 }
 

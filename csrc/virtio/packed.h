@@ -22,17 +22,19 @@
 #include "virtio/guest_memory.h"
 #include "virtio/ring.h"
 
-/* What is wrong with the set-up, or NULL; */
+/* Why the set-up makes no ring, or NULL. */
 const char *v9_packed_check(const struct v9_virtqueue_setup *setup);
-/* where its parts lie, or what is wrong with that; */
+/* Maps the ring's parts; why that failed, or NULL. */
 const char *v9_packed_map(struct v9_virtqueue *vq, struct v9_mem *mem);
-/* where it begins: mapped and checked before. */
+/* Sets the progress of a mapped ring from its set-up. */
 void v9_packed_begin(struct v9_virtqueue *vq);
+/* The progress, as GET_VRING_BASE returns it. */
 uint32_t v9_packed_base(const struct v9_virtqueue *vq);
+/* For these, see the functions of virtio/virtqueue.h with the same names. */
 int v9_packed_peek(struct v9_virtqueue *vq);
 int v9_packed_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *chain);
 void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written);
-/* Whether the driver wants to hear of the last `went` steps of pushing. */
+/* Whether the driver wants a call for the last `went` steps of pushing. */
 bool v9_packed_wants_signal(struct v9_virtqueue *vq, uint16_t went);
 bool v9_packed_enable_notification(struct v9_virtqueue *vq);
 void v9_packed_disable_notification(struct v9_virtqueue *vq);

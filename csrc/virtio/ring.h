@@ -14,7 +14,7 @@
 
 #define V9_VRING_MAX 32768 /* entries of a ring */
 
-/* What the frontend sets up while the ring is stopped, as it said it. */
+/* What the frontend sets up while the ring is stopped, unchecked. */
 struct v9_virtqueue_setup {
     uint32_t num;
     /* Progress as the frontend keeps it (SET_VRING_BASE, GET_VRING_BASE): the next avail index;
@@ -24,12 +24,12 @@ struct v9_virtqueue_setup {
     bool event_idx, indirect, packed;       /* negotiated */
 };
 
-/* An index that lies within its table: v9_index_in and the functions below make one. */
+/* An index that lies within its table: only the functions below create one. */
 typedef struct {
     uint32_t value;
 } v9_index;
 
-/* Where one side of a packed ring stands. */
+/* The position of one side in a packed ring. */
 struct v9_place {
     v9_index index;
     bool wrap_counter;
@@ -62,7 +62,7 @@ struct v9_virtqueue {
     const char *broken;   /* reason, or NULL */
 };
 
-/* The index `value` of a table of `count` entries; false where it has none. */
+/* The index `value` of a table of `count` entries; false if it is outside. */
 static inline bool v9_index_in(uint32_t count, uint32_t value, v9_index *index)
 {
     if (value >= count)
@@ -71,13 +71,13 @@ static inline bool v9_index_in(uint32_t count, uint32_t value, v9_index *index)
     return true;
 }
 
-/* Where a counter that runs freely stands in a split ring, whose size is a power of two. */
+/* The index in a split ring, whose size is a power of two, for a free-running counter. */
 static inline v9_index v9_index_of_counter(const struct v9_virtqueue *vq, uint16_t counter)
 {
     return (v9_index){counter & (vq->setup.num - 1)};
 }
 
-/* `by` (at most the ring's size) further in a packed ring. */
+/* The position `by` entries (at most the ring's size) after `from` in a packed ring. */
 static inline struct v9_place v9_place_after(const struct v9_virtqueue *vq, struct v9_place from,
                                              uint32_t by)
 {
@@ -93,7 +93,7 @@ static inline struct v9_desc *v9_virtqueue_desc(const struct v9_virtqueue *vq, v
     return &vq->desc[index.value];
 }
 
-/* Notes why the ring is broken; -EPROTO. */
+/* Breaks the ring for a reason; -EPROTO. */
 static inline int v9_virtqueue_break(struct v9_virtqueue *vq, const char *reason)
 {
     if (!vq->broken)
@@ -101,14 +101,14 @@ static inline int v9_virtqueue_break(struct v9_virtqueue *vq, const char *reason
     return -EPROTO;
 }
 
-/* What was stored before is visible before anything after is loaded: both sides raise their flag
- * and then look at the other's. */
+/* Stores before it are visible before loads after it: each side sets its own flag and then reads
+ * the other's. */
 static inline void v9_full_barrier(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Whether going on from `old` to `new` passed `event` (virtio 1.3, section 2.7.7.2). */
+/* Whether the step from `old` to `new` passed `event` (virtio 1.3, section 2.7.7.2). */
 static inline bool v9_event_passed(uint16_t event, uint16_t new, uint16_t old)
 {
     return (uint16_t)(new - event - 1) < (uint16_t)(new - old);

@@ -19,8 +19,7 @@ struct used {
     struct used_elem ring[]; /* num elements, then avail_event */
 };
 
-/* ---- shared memory -----------------------------------------------------------------------------
- */
+/* ---- shared memory --------------------------------------------------------------------------- */
 
 static struct avail *avail_of(const struct v9_virtqueue *vq)
 {
@@ -71,7 +70,7 @@ const char *v9_split_map(struct v9_virtqueue *vq, struct v9_mem *mem)
                              &vq->windows[2]);
     if (!vq->desc || !vq->avail || !vq->used)
         return "a part of it lies outside guest memory, or cannot be mapped (SET_VRING_ADDR)";
-    /* Its place in our memory follows from the region's offset, which may be any. */
+    /* Their alignment in our memory depends on the region's offset, which is arbitrary. */
     if ((setup->desc_uva | (uintptr_t)vq->desc) % 16 ||
         (setup->avail_uva | (uintptr_t)vq->avail) % 2 ||
         (setup->used_uva | (uintptr_t)vq->used) % 4)
@@ -90,8 +89,7 @@ uint32_t v9_split_base(const struct v9_virtqueue *vq)
     return vq->last_avail;
 }
 
-/* ---- popping -----------------------------------------------------------------------------------
- */
+/* ---- popping --------------------------------------------------------------------------------- */
 
 int v9_split_peek(struct v9_virtqueue *vq)
 {
@@ -109,8 +107,8 @@ struct table {
     bool indirect;
 };
 
-/* One copy of a descriptor, which is checked and used: the guest may change the original. An
- * indirect table may lie at any address. */
+/* Copies a descriptor once; the copy is checked and used, since the guest may change the original.
+ * An indirect table may lie at any address. */
 static struct v9_buffer copy_desc(const struct table *table, v9_index index)
 {
     struct v9_desc desc;
@@ -120,7 +118,7 @@ static struct v9_buffer copy_desc(const struct table *table, v9_index index)
     return (struct v9_buffer){desc.gpa, desc.len, desc.flags_or_id, desc.next_or_flags, 0};
 }
 
-/* Goes on to an indirect table. */
+/* Continues with an indirect table. */
 static int enter_table(struct v9_virtqueue *vq, struct v9_mem *mem, const struct v9_buffer *buffer,
                        struct table *table)
 {
@@ -132,7 +130,7 @@ static int enter_table(struct v9_virtqueue *vq, struct v9_mem *mem, const struct
     return table->at ? 0 : -EPROTO;
 }
 
-/* The chain that begins at descriptor `next` of the ring's own table. */
+/* Reads the chain that begins at descriptor `next` of the ring's own table. */
 static int pop_chain(struct v9_virtqueue *vq, struct v9_mem *mem, uint32_t next,
                      struct v9_chain *chain)
 {
@@ -175,8 +173,7 @@ int v9_split_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *c
     return 0;
 }
 
-/* ---- pushing -----------------------------------------------------------------------------------
- */
+/* ---- pushing --------------------------------------------------------------------------------- */
 
 void v9_split_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written)
 {
@@ -203,7 +200,7 @@ bool v9_split_enable_notification(struct v9_virtqueue *vq)
         store_avail_event(vq, vq->last_avail);
     else
         __atomic_store_n(&used_of(vq)->flags, 0, __ATOMIC_RELAXED);
-    v9_full_barrier(); /* our wish is visible before we look whether the driver has missed it */
+    v9_full_barrier(); /* the request for kicks is visible before we check for new chains */
     return load_avail_idx(vq) != vq->last_avail;
 }
 

@@ -6,8 +6,7 @@
 #include "virtio/packed.h"
 #include "virtio/split.h"
 
-/* ---- set-up ------------------------------------------------------------------------------------
- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 static const char *check_setup(const struct v9_virtqueue_setup *setup)
 {
@@ -72,8 +71,7 @@ void v9_virtqueue_remap(struct v9_virtqueue *vq, struct v9_mem *mem)
         map_ring(vq, mem);
 }
 
-/* ---- either layout -----------------------------------------------------------------------------
- */
+/* ---- either layout --------------------------------------------------------------------------- */
 
 int v9_virtqueue_peek(struct v9_virtqueue *vq)
 {
@@ -105,7 +103,7 @@ bool v9_virtqueue_should_signal(struct v9_virtqueue *vq)
     const uint16_t went = vq->unsignalled;
 
     vq->unsignalled = 0;
-    v9_full_barrier(); /* what was used is visible before we look whether the driver sleeps */
+    v9_full_barrier(); /* used chains are visible before we check whether the driver sleeps */
     if (vq->must_signal) {
         vq->must_signal = false;
         return true;

@@ -6,10 +6,10 @@
  * virtio/packed.c): one ring of descriptors that both sides overwrite; wrap counters show whose a
  * descriptor is.
  *
- * Nothing that the guest wrote is believed: a descriptor is copied once into private memory, the
- * copy is validated and the copy is used. What violates the specification breaks the ring (a
- * reason is given); what concerns one request only (a buffer outside memory) is reported in the
- * chain. This module does not know that 9P exists.
+ * Nothing that the guest wrote is trusted: a descriptor is copied once into private memory, and the
+ * copy is checked and used. A violation of the specification breaks the ring, for a reason that is
+ * noted; an error of one request only (a buffer outside memory) is reported in its chain. This room
+ * does not know that 9P exists.
  *
  * Not thread-safe: the owner serialises.
  */
@@ -35,11 +35,11 @@ const char *v9_virtqueue_start(struct v9_virtqueue *vq, const struct v9_virtqueu
                                struct v9_mem *mem);
 /* Stops it: nothing is popped or pushed any more. Its progress stays in setup.base. */
 void v9_virtqueue_stop(struct v9_virtqueue *vq);
-/* Around a change of the memory table. A ring that memory lacks a part of goes on once it has it.
+/* Around a change of the memory table. A ring goes on once memory has all of its parts again.
  */
 void v9_virtqueue_unmap(struct v9_virtqueue *vq);
 void v9_virtqueue_remap(struct v9_virtqueue *vq, struct v9_mem *mem);
-/* Whether it is running and mapped, as all but v9_virtqueue_push below have it. */
+/* Whether it is running and mapped, which all below but v9_virtqueue_push require. */
 static inline bool v9_virtqueue_is_live(const struct v9_virtqueue *vq)
 {
     return vq->desc != NULL;
@@ -47,14 +47,14 @@ static inline bool v9_virtqueue_is_live(const struct v9_virtqueue *vq)
 
 /* 1 if a chain is available; 0 if not; -EPROTO when the ring is (now) broken. */
 int v9_virtqueue_peek(struct v9_virtqueue *vq);
-/* After a peek that said 1: reads the chain and advances past it. 0 or -EPROTO (broken). */
+/* After a peek that returned 1: reads the chain and advances past it. 0 or -EPROTO (broken). */
 int v9_virtqueue_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *chain);
-/* Returns a chain with `written` bytes; publishes it. False where the ring that it came from is no
- * more: nothing happens. */
+/* Returns a chain with `written` bytes and publishes it. False, without any effect, where the ring
+ * was stopped since. */
 bool v9_virtqueue_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written);
 /* After one or several pushes: does the driver want a notification? (full barrier inside) */
 bool v9_virtqueue_should_signal(struct v9_virtqueue *vq);
-/* Asks for kicks from here on; true if chains are available already (look again, do not sleep). */
+/* Asks for kicks from here on; true if chains are available already (pop them, do not sleep). */
 bool v9_virtqueue_enable_notification(struct v9_virtqueue *vq);
 /* Asks for no kicks while the ring is being served (a hint). */
 void v9_virtqueue_disable_notification(struct v9_virtqueue *vq);

@@ -1,5 +1,5 @@
 /*
- * A guest's driver for tests: one small ring in guest memory, which the test writes as it likes.
+ * A guest's driver for tests: one small ring in guest memory, whose content the test writes.
  */
 #ifndef DRIVER_H
 #define DRIVER_H
@@ -43,14 +43,14 @@ TEAR_DOWN()
     v9_mem_clear(&mem);
 }
 
-/* Starts the ring as `setup` has it, and expects that to work. */
+/* Starts the ring by `setup`, which must succeed. */
 static inline void start(void)
 {
     CHECK(v9_virtqueue_start(&ring, &setup, &mem) == NULL && v9_virtqueue_is_live(&ring));
     ring.must_signal = false; /* only what a test does counts */
 }
 
-/* The ring must not start, for a reason with these words. */
+/* Starting the ring must fail, with these words in the reason. */
 static inline void refuse(const char *words)
 {
     const char *reason = v9_virtqueue_start(&ring, &setup, &mem);
@@ -92,7 +92,7 @@ static inline void offer(uint16_t head)
     avail[1]++;
 }
 
-/* Takes what is offered: 0, or -EPROTO. */
+/* Pops the chain that is available: 0, or -EPROTO. */
 static inline int take(void)
 {
     int found = v9_virtqueue_peek(&ring);

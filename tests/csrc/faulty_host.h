@@ -1,6 +1,6 @@
 /*
- * A host that fails as a test wants it, and an export on it. The calls below stand in the C
- * library's place.
+ * A host whose calls fail as a test needs it, and an export on it. The functions below replace
+ * those of the C library.
  */
 #ifndef FAULTY_HOST_H
 #define FAULTY_HOST_H
@@ -22,12 +22,11 @@
 
 #define META ".virtfs_metadata"
 
-/* ---- calls that fail ---------------------------------------------------------------------------
- */
+/* ---- calls that fail ------------------------------------------------------------------------- */
 
 static struct {
     bool no_tmpfile;   /* file systems that do not know O_TMPFILE */
-    bool always_there; /* who creates comes too late, who opens too early */
+    bool always_there; /* exclusive creation fails with EEXIST */
     bool full;         /* nothing can be written */
     bool no_paths;     /* no descriptors for names, as where there are too many already */
     const char *bad;   /* an entry that comes last, and cannot be read */
@@ -116,8 +115,7 @@ struct dirent *readdir(DIR *all)
     return NULL;
 }
 
-/* ---- an export ---------------------------------------------------------------------------------
- */
+/* ---- an export ------------------------------------------------------------------------------- */
 
 static v9_qidmap *qids;
 static char root_path[] = "/var/tmp/v9-make-XXXXXX";

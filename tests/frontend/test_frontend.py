@@ -191,7 +191,7 @@ def test_write_behind_the_buffer_is_found(loop: Loop) -> None:
         client.wait(ticket)
 
 
-def test_no_reply_is_told_apart(loop: Loop) -> None:
+def test_no_reply_is_distinguished(loop: Loop) -> None:
     client = loop.client()
     ticket = client.submit(T.CLUNK, 1)
     loop.reply = lambda request: b""

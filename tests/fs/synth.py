@@ -39,9 +39,9 @@ class SynthDriver(LocalDriver):
         """Raises OSError where a path does not exist."""
         super().__init__(export, root_fd, readonly=readonly)
         for path, appearance in numbers.items():
-            self.disguise(path, appearance)
+            self.override_stat(path, appearance)
 
-    def disguise(self, path: bytes, numbers: Numbers) -> None:
+    def override_stat(self, path: bytes, numbers: Numbers) -> None:
         """Makes one existing file appear with other numbers from now on. Raises OSError."""
         status = os.stat(path or b".", dir_fd=self._root_fd, follow_symlinks=False)
         check(lib.v9_export_override_stat(self.export.native, status.st_ino, *numbers))

@@ -23,6 +23,7 @@ from tests.guest.vm import VM, Virtfs
 
 pytestmark = [
     pytest.mark.guest,
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="the host's device nodes and owners need root"),
 ]
 

@@ -58,9 +58,9 @@ def test_a_guest_caches_more_files_than_there_are_descriptors(boot: Boot) -> Non
         for f in range(FILES):  # the guest cannot know, and gets no other file
             (share.export / "d19" / f"f{f:02}").unlink()
             (share.export / "d19" / f"f{f:02}").write_text("impostor\n")
-        told = share.sh("cat d19/* 2>&1 || :").splitlines()
-        assert len(told) == FILES
-        for f, line in enumerate(told):
+        reported = share.sh("cat d19/* 2>&1 || :").splitlines()
+        assert len(reported) == FILES
+        for f, line in enumerate(reported):
             assert line == f"19 {f}" or line.endswith(f"d19/f{f:02}: Stale file handle"), line
         assert share.daemon.fd_count() < LIMIT
         share.daemon.check_output()

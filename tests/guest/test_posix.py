@@ -19,6 +19,8 @@ from tests.guest.conftest import Boot
 from tests.guest.posix.build import build_posix
 from tests.guest.vm import VM, Virtfs
 
+pytestmark = pytest.mark.long
+
 USER = 12345
 # As another user, who may still read Python itself wherever root has installed it.
 CAPABILITY = "-all,+dac_read_search"

@@ -63,7 +63,7 @@ def test_quiet_leaves_out_what_passed(program: Path, tmp_path: Path) -> None:
     assert result.stdout.splitlines() == ["2 passed, 0 failed, 0 skipped"]
 
 
-def test_failures_are_told(program: Path) -> None:
+def test_failures_are_reported(program: Path) -> None:
     """/proc/self/task takes no directory: the program says so and does not count it as success."""
     result = run(program, "/proc/self/task")
     assert result.returncode == 2

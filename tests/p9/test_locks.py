@@ -415,7 +415,7 @@ def test_a_wait_that_fails_as_none_should_is_answered(
     assert code(locked, wait(locked.open("file"))) == errno.EIO
 
 
-def test_requests_are_told_apart(locked: Guest) -> None:
+def test_requests_are_distinguished(locked: Guest) -> None:
     """Two with one tag, as after a flush: their keys differ."""
     fid = locked.open("file")
     one, two = (FakeRequest(wait(fid, pid).encode(9), 9) for pid in (1, 2))

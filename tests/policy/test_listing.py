@@ -40,12 +40,12 @@ def test_types_that_tell_the_truth(tree: MountTree) -> None:
     assert tree.look(99) is Look.ALL, "a mount that is not in the table"
 
 
-class Told(ListingPolicy):
+class Scripted(ListingPolicy):
     """Keeps what C is told."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[object, ...]] = []
+        self.reported: list[tuple[object, ...]] = []
         self.reads = 0
         self.views.set = self._set  # type: ignore[method-assign]
         read = self._mounts.read
@@ -57,36 +57,36 @@ class Told(ListingPolicy):
         self._mounts.read = counted  # type: ignore[assignment, method-assign]
 
     def _set(self, mnt_id: int, generation: int, look: Look, names: object = ()) -> None:
-        self.told.append((mnt_id, generation, look, names))
+        self.reported.append((mnt_id, generation, look, names))
 
 
 @pytest.fixture
-def policy() -> Iterator[Told]:
-    made = Told()
+def policy() -> Iterator[Scripted]:
+    made = Scripted()
     yield made
     made.close()
 
 
-def test_the_table_is_read_once_for_a_generation(policy: Told) -> None:
+def test_the_table_is_read_once_for_a_generation(policy: Scripted) -> None:
     fd = os.open("/proc/self", os.O_PATH)
     asked = [(70, 0), (71, 0), (70, 1), (70, 1), (70, 2)]
     for mnt_id, generation in asked:
         policy.mount(mnt_id, generation, fd)
     os.close(fd)
     assert policy.reads == 3
-    assert policy.told == [(*question, Look.ALL, ()) for question in asked]
+    assert policy.reported == [(*question, Look.ALL, ()) for question in asked]
 
 
-def test_what_cannot_be_found_out_is_left_to_c(policy: Told) -> None:
+def test_what_cannot_be_found_out_is_left_to_c(policy: Scripted) -> None:
     policy.mount(70, 0, 1 << 20)
-    assert policy.told == []
+    assert policy.reported == []
 
 
-def test_the_mount_of_this_directory(policy: Told) -> None:
+def test_the_mount_of_this_directory(policy: Scripted) -> None:
     fd = os.open("/", os.O_PATH)
     policy.mount(4711, 5, fd)
     os.close(fd)
-    ((mnt_id, generation, look, names),) = policy.told
+    ((mnt_id, generation, look, names),) = policy.reported
     assert (mnt_id, generation) == (4711, 5)
     assert isinstance(names, (set, tuple))
     if look is not Look.ALL:

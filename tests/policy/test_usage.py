@@ -168,7 +168,9 @@ def test_a_directory_that_is_moved_away_under_the_scan(
     assert caught.value.errno == errno.EAGAIN
 
 
-def test_unreadable_directories_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_directories_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "closed").mkdir()
 
     def refuse(path: str, dir_fd: int | None) -> None:

@@ -148,7 +148,7 @@ def test_what_is_above_a_limit_may_shrink(tmp_path: Path) -> None:
         it.driver.remove_xattr(it.fd, b"user.b")
 
 
-def test_a_list_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xattrs_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names may be longer in the guest than on the host, where the kernel bounds their list."""
     with case(tmp_path, (Rule(b"security." + b"x" * 200, "store", b"user.g."),)) as it:
         for count, fails in ((307, False), (308, True)):  # of 213 bytes each

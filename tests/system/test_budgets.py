@@ -301,6 +301,6 @@ def test_guest_memory_of_very_many_pieces() -> None:
         do_everything(greedy, b"beside")
 
 
-def test_limit_that_is_too_low_is_told() -> None:
+def test_limit_that_is_too_low_is_reported() -> None:
     with neighbours(privileged=IS_ROOT, limit=128) as guests:
         guests[0].daemon.wait_line(r"WARNING: .* too low for 2 devices.* \d+ would do")

@@ -154,7 +154,7 @@ def test_an_idle_file_is_closed_while_others_are_in_use(export: Path) -> None:
             share.put(name)
             stat_of(share, name)
         deadline = time.monotonic() + PATIENCE
-        while any("idle" in path for path in open_paths(daemon.pid, export)):
+        while any(path.endswith("/idle") for path in open_paths(daemon.pid, export)):
             stat_of(share, b"used")
             assert time.monotonic() < deadline
 
@@ -394,8 +394,8 @@ class Crowd:
             return
         fid = self.share.client.walk_to(self.share.root, *name)
         attr = self.share.client.getattr(fid)
-        told = (attr.qid.path, attr.mode, attr.nlink, attr.size)
-        assert told == (seen.st_ino, seen.st_mode, seen.st_nlink, seen.st_size), name
+        reported = (attr.qid.path, attr.mode, attr.nlink, attr.size)
+        assert reported == (seen.st_ino, seen.st_mode, seen.st_nlink, seen.st_size), name
         self.held[fid] = Held(name, seen.st_ino)
         self.check(fid)
 

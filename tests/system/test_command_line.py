@@ -203,7 +203,7 @@ def test_overlapping_writable_exports_are_refused(export: Path, tmp_path: Path) 
     refused("--config", str(config), words=("overlap",))
 
 
-def test_configuration_mistakes_are_told_all_at_once(export: Path, tmp_path: Path) -> None:
+def test_configuration_mistakes_are_reported_all_at_once(export: Path, tmp_path: Path) -> None:
     config = tmp_path / "vm.yaml"
     config.write_text(
         f"devices:\n"

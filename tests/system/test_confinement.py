@@ -185,7 +185,7 @@ def test_special_files_are_seen_and_managed(share: Share, special: bytes) -> Non
     assert os.listdir(share.host) == []
 
 
-def test_node_swapped_for_a_fifo_is_not_opened(share: Share) -> None:
+def test_inode_swapped_for_a_fifo_is_not_opened(share: Share) -> None:
     client = share.client
     share.put("file", b"data")
     fid = client.walk_to(share.top, b"file")

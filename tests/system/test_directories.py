@@ -64,7 +64,7 @@ def test_a_listing_goes_on_where_it_ended(share: Share, count: int) -> None:
     assert set(found) - {b".", b".."} == names
 
 
-def test_any_offset_that_was_told_may_be_resumed(share: Share) -> None:
+def test_any_offset_that_was_returned_may_be_resumed(share: Share) -> None:
     for i in range(50):
         share.put(f"file{i}")
     client = share.client

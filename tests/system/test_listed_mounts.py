@@ -296,19 +296,19 @@ def test_mounts_that_come_and_go_amid_a_listing(place: Place) -> None:
     names = [f"d{i:03}" for i in range(120)]
     place.make(*(f"{name}/" for name in names))
     mounted_now: list[str] = []
-    told = []
+    reported = []
     for i, part in enumerate(parts(place, 400)):
         for entry in part:
             assert entry.qid.path == place.walked(entry.name), entry.name
-            told.append(entry.name.decode())
-        left = [name for name in names if name not in told]
+            reported.append(entry.name.decode())
+        left = [name for name in names if name not in reported]
         if left and i % 3 < 2:
             for name in (left[0], left[-1]):
                 place.inside.mount(name)
                 mounted_now.append(name)
         elif mounted_now:
             place.inside.umount(mounted_now.pop())
-    assert sorted(told) == names
+    assert sorted(reported) == names
     place.check()
 
 

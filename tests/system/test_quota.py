@@ -216,10 +216,10 @@ def test_df_shows_the_quota(place: Place) -> None:
     root = os.stat(place.export).st_blocks // 8
 
     def df(share: Share) -> tuple[int, int, int]:
-        told: Statfs = share.client.statfs(share.top)
-        assert told.bsize == BLOCK
-        assert told.bavail == told.bfree and told.files == 10
-        return told.blocks, told.bfree, told.ffree
+        reported: Statfs = share.client.statfs(share.top)
+        assert reported.bsize == BLOCK
+        assert reported.bavail == reported.bfree and reported.files == 10
+        return reported.blocks, reported.bfree, reported.ffree
 
     with place.guest("--quota-bytes", "400KiB", "--quota-inodes", "10") as share:
         assert df(share) == (100, 50 - root, 9)

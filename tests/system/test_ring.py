@@ -239,7 +239,7 @@ def test_indirect_needs_the_feature(common: Common, folder: str) -> None:
     common.check()
 
 
-def test_broken_ring_stops_without_delay(bench: Bench) -> None:
+def test_broken_ring_stops_at_once(bench: Bench) -> None:
     """GET_VRING_BASE of a broken ring; what came after the violation was not taken."""
     taken = bench.ring.avail_idx
     head_is_huge(bench)

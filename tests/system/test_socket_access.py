@@ -42,7 +42,7 @@ def others_may_connect(path: str, *ids: str) -> bool:
     return done.returncode == 0
 
 
-def test_the_daemons_alone_unless_told(export: Path) -> None:
+def test_the_daemons_alone_unless_configured(export: Path) -> None:
     with serve(export) as daemon:
         assert access(daemon.socket) == (0o600, os.geteuid(), os.getegid())
 

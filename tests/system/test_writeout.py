@@ -103,7 +103,7 @@ def test_what_is_written_goes_out(noted: Noted) -> None:
 
 
 @pytest.mark.parametrize("noted", ["immediate"], indirect=True)
-def test_lost_data_are_told(noted: Noted) -> None:
+def test_lost_data_are_reported(noted: Noted) -> None:
     """The error is told once by the host, here: a later fsync would not know of it."""
     fid = noted.share.client.create(noted.share.top, b"file")
     noted.broken.touch()

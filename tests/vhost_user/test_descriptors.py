@@ -25,7 +25,7 @@ def closing(*fds: int) -> Iterator[None]:
             os.close(fd)
 
 
-def test_event_descriptors_are_told_from_others() -> None:
+def test_event_descriptors_are_distinguished_from_others() -> None:
     event, (reader, writer) = os.eventfd(0), os.pipe()
     with closing(event, reader, writer):
         for fd in (event, reader, writer):
@@ -45,7 +45,7 @@ def test_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -
                 check_event(fd)
 
 
-def test_memory_descriptors_are_told_from_others() -> None:
+def test_memory_descriptors_are_distinguished_from_others() -> None:
     """A memfd, with a name of any kind, and a file on tmpfs."""
     memory = os.memfd_create("pipe:[1]")
     shared = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR)

@@ -51,7 +51,7 @@ def test_the_socket_has_the_mode_that_was_asked_for(path: str, mode: int, umask:
     listener.close()
 
 
-def test_only_the_owner_may_connect_unless_told(path: str) -> None:
+def test_only_the_owner_may_connect_unless_configured(path: str) -> None:
     listener = Listener.bind(path)
     assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
     listener.close()

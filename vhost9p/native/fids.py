@@ -171,42 +171,42 @@ class FidTable:
         """Brackets the removal of entry `name` of a directory, or of the name by which the guest
         reached a file. The removed file keeps its descriptor."""
 
-        def rescue() -> None:
-            check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
+        def prepare() -> None:
+            check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
 
         def done() -> None:
             lib.v9_names_lost(self._device, fid.handle, name)
 
-        return _Change(self._device, fid.export, rescue, done)
+        return _Change(self._device, fid.export, prepare, done)
 
     def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> "_Change":
         """Brackets the rename of entry `name` of a directory, or of a fid's file itself (b""), to
         `new` in `directory` (None: its own). A file that is replaced keeps its descriptor, and
         evicted files keep their reopen recipes."""
 
-        def rescue() -> tuple[bytes, bytes] | None:
-            return self._rescue(fid, name, directory, new)
+        def prepare() -> tuple[bytes, bytes] | None:
+            return self._prepare_rename(fid, name, directory, new)
 
         def done() -> None:
             into = _OWN_DIRECTORY if directory is None else directory.handle
             lib.v9_names_moved(self._device, fid.handle, name, into, new)
 
-        return _Change(self._device, fid.export, rescue, done)
+        return _Change(self._device, fid.export, prepare, done)
 
-    def _rescue(
+    def _prepare_rename(
         self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
     ) -> tuple[bytes, bytes] | None:
         """Restores the renamed file and the one that it replaces. Returns the old and the new path
         of a directory, for the files below it."""
-        is_directory = check(lib.v9_names_rescue(self._device, fid.export, fid.path_fd, name))
+        is_directory = check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
         old_path = self._path(fid, name) if is_directory or directory is None else b""
         if directory is not None:
-            check(lib.v9_names_rescue(self._device, fid.export, directory.path_fd, new))
+            check(lib.v9_names_before_loss(self._device, fid.export, directory.path_fd, new))
             new_path = self._path(directory, new) if is_directory else b""
         else:
             parent, slash, _ = old_path.rpartition(b"/")
             new_path = parent + slash + new
-            check(lib.v9_names_rescue(self._device, fid.export, -1, new_path))
+            check(lib.v9_names_before_loss(self._device, fid.export, -1, new_path))
         return (old_path, new_path) if is_directory and old_path and new_path else None
 
     def _path(self, fid: Fid, name: bytes) -> bytes:

@@ -39,7 +39,7 @@ class Cancel:
 
     def set(self) -> None:
         """From now on a signal ends the wait."""
-        lib.v9_sys_cancel(self.native)
+        lib.v9_lock_cancel(self.native)
 
     def is_set(self) -> bool:
         """Whether the wait was cancelled."""
@@ -55,19 +55,19 @@ def ofd_lock(fd: int, kind: int, start: int, length: int, cancel: Cancel | None 
     """Locks or unlocks a byte range; BlockingIOError if it is held and `cancel` is None,
     InterruptedError if the wait was cancelled."""
     native = cancel.native if cancel else ffi.NULL
-    check(lib.v9_sys_ofd_lock(fd, kind, start, length, native))
+    check(lib.v9_lock_ofd(fd, kind, start, length, native))
 
 
 def flock(fd: int, kind: int, cancel: Cancel | None = None) -> None:
     """flock(2); fails as `ofd_lock`."""
-    check(lib.v9_sys_flock(fd, kind, cancel.native if cancel else ffi.NULL))
+    check(lib.v9_lock_flock(fd, kind, cancel.native if cancel else ffi.NULL))
 
 
 def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int, int] | None:
     """Returns a conflicting lock: (kind, start, length, pid), with pid -1 for an open file
     description; None if there is none."""
     lock = ffi.new("struct v9_lock *", {"type": kind, "start": start, "length": length})
-    check(lib.v9_sys_ofd_test(fd, lock))
+    check(lib.v9_lock_ofd_test(fd, lock))
     return None if lock.type == UNLCK else (lock.type, lock.start, lock.length, lock.pid)
 
 
@@ -89,5 +89,5 @@ CAPABILITIES = {
 
 def lacking_capabilities() -> list[str]:
     """Returns the capabilities that the daemon lacks of those needed to set any owner."""
-    lacking = lib.v9_sys_lacking_caps()
+    lacking = lib.v9_cred_lacking_caps()
     return [name for bit, name in CAPABILITIES.items() if lacking >> bit & 1]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vhost9p.errors import UserError
 from vhost9p.policy.locked_file import StateError
 
 
@@ -30,16 +31,18 @@ def state_problem(path: str) -> str | None:
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """Yields a descriptor of the directory, created if missing. Turns errors, here and in the
-    block, into StateError."""
+    """Yields a descriptor of the directory, created if missing. Raises UserError if that
+    fails: the user chose it. Turns errors in the block into StateError."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield folder
-        finally:
-            os.close(folder)
+    except OSError as error:
+        raise UserError(f"{_named(path)} cannot be used: {error.strerror or error}") from error
+    try:
+        yield folder
     except StateError as error:
         raise StateError(f"{_named(path)}: {error}") from error
     except OSError as error:
         raise StateError(f"{_named(path)} cannot be used: {error.strerror or error}") from error
+    finally:
+        os.close(folder)

@@ -1,4 +1,4 @@
-// sources: base/budget.c base/shrinker.c
+// sources: base/budget.c base/shrinker.c base/sys.c
 /*
  * Budgets: what counts, what is refused, that loans go back first, and that no device ever lacks
  * its share, whatever others take meanwhile.
@@ -11,7 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/budget.h"
+#include "base/shrinker.h"
+#include "base/sys.h"
 #include "check.h"
 
 enum { SHARE = 10, POOL = 5, DEVICES = 4 };
@@ -82,7 +83,7 @@ TEST(a_device_has_its_share_and_borrows_from_the_pool)
     close_many(mine, SHARE + POOL);
 }
 
-/* What opens for eviction goes beyond the share, and does not turn loans into anything else. */
+/* Descriptors opened for eviction may exceed the share, and do not change what counts as a loan. */
 TEST(opening_for_eviction_goes_beyond_the_share)
 {
     const uint32_t one = accounts[0];
@@ -113,7 +114,7 @@ TEST(only_open_descriptors_count)
     v9_budget_charge(one);
     V9_OPEN(fd, open("/nonexistent", O_PATH | O_CLOEXEC));
     CHECK(fd == -ENOENT && v9_budget_held(one) == 0);
-    CHECK(v9_budget_dup(-1) == -EBADF && v9_budget_held(one) == 0);
+    CHECK(v9_sys_dup(-1) == -EBADF && v9_budget_held(one) == 0);
     fd = open_one();
     close(fd); /* without telling: it counts until its number is another one's */
     CHECK(v9_budget_held(one) == 1 && open_one() == fd && v9_budget_held(one) == 1);
@@ -121,39 +122,42 @@ TEST(only_open_descriptors_count)
     CHECK(v9_budget_held(one) == 0 && close(fd) == 0);
 }
 
-/* ---- who gives up ------------------------------------------------------------------------------
+/* ---- who evicts
+ * -----------------------------------------------------------------------------------
  */
 
 static int kept[SHARE + POOL], kept_count;
 static bool hangs, hung;
 
-static uint32_t give_kept(struct v9_shrinker *holder, uint32_t batch)
+static uint32_t evict_kept(struct v9_shrinker *shrinker, uint32_t batch)
 {
     const struct timespec pause = {0, 1000000};
-    uint32_t given = 0;
+    uint32_t evicted = 0;
 
-    (void)holder;
+    (void)shrinker;
     while (__atomic_load_n(&hangs, __ATOMIC_RELAXED)) {
         __atomic_store_n(&hung, true, __ATOMIC_RELAXED);
         nanosleep(&pause, NULL);
     }
-    for (; given < batch && kept_count; given++)
+    for (; evicted < batch && kept_count; evicted++)
         v9_budget_close(kept[--kept_count]);
-    return given;
+    return evicted;
 }
 
-static uint32_t give_nothing(struct v9_shrinker *holder, uint32_t batch)
+static uint32_t evict_nothing(struct v9_shrinker *shrinker, uint32_t batch)
 {
-    (void)holder, (void)batch;
+    (void)shrinker, (void)batch;
     return 0;
 }
 
-/* A device that borrows gets what another one can give up, and does not wait where that hangs. */
+static const struct v9_shrinker_ops keeper = {evict_kept, NULL}, pauper = {evict_nothing, NULL};
+
+/* A device that borrows gets what another one can evict, and does not wait where that hangs. */
 TEST(a_borrower_gets_what_another_device_can_evict)
 {
     const uint32_t one = accounts[0], other = accounts[1];
-    struct v9_shrinker rich = {.give_up = give_kept, .account = one};
-    struct v9_shrinker poor = {.give_up = give_nothing, .account = other};
+    struct v9_shrinker rich = {.ops = &keeper, .account = one};
+    struct v9_shrinker poor = {.ops = &pauper, .account = other};
     int fds[64];
 
     v9_shrinker_join(&rich);

@@ -1,8 +1,8 @@
 // sources: base/token_bucket.c
 /*
  * Leaky buckets in simulated time: what a limit lets through, to the nanosecond; and for random
- * configurations, that no span of time lets through more than it may, and that all who wait as long
- * as they are told to get the whole rate.
+ * configurations, that no span of time lets through more than it may, and that requests which wait
+ * exactly as long as required get the whole rate.
  */
 #define _GNU_SOURCE
 #include "base/token_bucket.h"
@@ -192,8 +192,7 @@ TEST(extreme_limits_do_not_overflow)
     }
 }
 
-/* ---- properties --------------------------------------------------------------------------------
- */
+/* ---- properties ------------------------------------------------------------------------------ */
 
 static uint64_t up_to(uint64_t limit)
 {

@@ -17,8 +17,7 @@
 #include "check.h"
 #include "export/containment.h"
 
-/* ---- counted calls -----------------------------------------------------------------------------
- */
+/* ---- counted calls --------------------------------------------------------------------------- */
 
 static unsigned opened; /* calls that resolve a name */
 
@@ -30,8 +29,7 @@ int openat(int dir, const char *path, int flags, ...)
     return (int)fd;
 }
 
-/* ---- an export ---------------------------------------------------------------------------------
- */
+/* ---- an export ------------------------------------------------------------------------------- */
 
 static char top[] = "/tmp/v9-reach-XXXXXX";
 static v9_qidmap *map;

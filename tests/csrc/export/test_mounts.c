@@ -33,7 +33,7 @@ static struct table open_table(void)
     return table;
 }
 
-/* From now on the mount table is another one each time that it is looked at. */
+/* From now on, the mount table changes before each poll. */
 static void never_rests(struct table *table)
 {
     close(table->pipe[0]);
@@ -162,7 +162,7 @@ TEST(a_change_of_the_mount_table_outdates_every_view)
     CHECK(v9_mounts_set(table.mounts, 7, first, 0, "old", 4) == 0);
     CHECK(v9_mounts_set(table.mounts, 7, now, 0, "new", 4) == 0);
     CHECK(v9_mounts_set(table.mounts, 7, first, 0, "old", 4) == 0);
-    close(table.pipe[1]); /* ours alone is left, which tells as before */
+    close(table.pipe[1]); /* our own descriptor is left, and works as before */
     table.pipe[1] = -1;
     CHECK(v9_mounts_view(table.mounts, 7, &now) == NULL);
     close_table(&table);
@@ -184,8 +184,7 @@ TEST(a_view_older_or_newer_than_the_table_is_not_installed)
     close_table(&table);
 }
 
-/* ---- readers beside a writer -------------------------------------------------------------------
- */
+/* ---- readers beside a writer ----------------------------------------------------------------- */
 
 enum { TURNS = 20000 };
 

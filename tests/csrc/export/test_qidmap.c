@@ -57,7 +57,7 @@ TEST(lookups_report_what_was_set)
     v9_qidmap_free(NULL);
 }
 
-/* Where a group fits, it tells what a lookup tells; where none does, nothing. */
+/* A group that fits returns the same as a lookup; one that does not fit returns nothing. */
 TEST(a_kept_group_agrees_with_lookups)
 {
     static const uint64_t inos[] = {
@@ -181,8 +181,7 @@ TEST(devices_without_end_take_bounded_memory)
     v9_qidmap_free(map);
 }
 
-/* ---- threads -----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 static v9_qidmap *shared;
 static uint32_t added;
@@ -218,8 +217,7 @@ TEST(readers_beside_a_writer_find_whole_entries)
     v9_qidmap_free(shared);
 }
 
-/* ---- successors --------------------------------------------------------------------------------
- */
+/* ---- successors ------------------------------------------------------------------------------ */
 
 /* Adds files without end and says so after each. */
 static void add_and_report(v9_qidmap *map, uint32_t first, int out)

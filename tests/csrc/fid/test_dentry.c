@@ -1,4 +1,4 @@
-// sources: base/hash_table.c fid/dentry.c base/arena.c
+// sources: base/arena.c base/hash_table.c fid/dentry.c
 /*
  * Dentries: at random, names are reached by steps and at once, dropped, removed and renamed; each
  * has the path that it ought to have, and there is one for each. In the end nothing is left.
@@ -20,12 +20,12 @@ static struct {
     char path[PATH];
 } held[HELD];
 static struct v9_dentries dentries;
-static struct v9_arena heap;
+static struct v9_arena arena;
 static uint32_t buckets[BUCKETS];
 
-void v9_inodes_drop(struct v9_inodes *inodes, uint32_t index, struct v9_inode_fds *spare)
+void v9_inodes_release(struct v9_inodes *inodes, uint32_t index, struct v9_deferred *deferred)
 {
-    CHECK(!inodes && index && spare);
+    CHECK(!inodes && index && deferred);
 }
 
 bool v9_inodes_are_same(const struct v9_inodes *inodes, uint32_t one, uint32_t other)
@@ -35,10 +35,10 @@ bool v9_inodes_are_same(const struct v9_inodes *inodes, uint32_t one, uint32_t o
 
 static void drop(uint32_t at)
 {
-    struct v9_inode_fds spare;
+    V9_DEFERRED(deferred);
 
     while (at)
-        at = v9_dentry_drop(&dentries, at, &spare);
+        at = v9_dentry_drop(&dentries, at, &deferred);
 }
 
 static void path_of(uint32_t at, char path[PATH])
@@ -175,10 +175,8 @@ SET_UP()
 {
     static _Alignas(64) uint8_t room[ROOM];
 
-    v9_arena_init(&heap, room, sizeof(room));
-    dentries = (struct v9_dentries){.heap = &heap, .key = 0x9E3779B97F4A7C15ull};
-    dentries.names =
-        v9_hash_of(buckets, BUCKETS, room + offsetof(struct v9_dentry, link), V9_ARENA_UNIT, 0);
+    v9_arena_init(&arena, room, sizeof(room));
+    v9_dentries_init(&dentries, &arena, NULL, buckets, BUCKETS, 0x9E3779B97F4A7C15ull);
 }
 
 TEST(held_names_keep_their_paths_while_others_come_and_go)
@@ -205,7 +203,7 @@ TEST(a_name_without_room_is_refused)
     drop(reach("a")); /* which leaves the root */
     memset(path, 'x', PATH - 1);
     path[PATH - 1] = 0;
-    heap.units = heap.used;
-    memset(heap.free, 0, sizeof(heap.free));
+    arena.units = arena.used;
+    memset(arena.free, 0, sizeof(arena.free));
     CHECK(reach(path) == 0);
 }

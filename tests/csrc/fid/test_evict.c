@@ -1,7 +1,8 @@
-// sources: fid/dentry.c fid/fid_names.c fid/fid.c fid/cached.c fid/evict.c fid/inode.c
-// fid/evicted.c fid/recipe.c fs/ mapped/ export/ quota/ base/
+// sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
+// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/renames.c fid/restore.c
+// fid/sweeper.c fs/ mapped/ export/ quota/ base/
 /*
- * Evicting: the way to a file and back, and many threads that use fids while others give their
+ * Evicting and restoring, and many threads that use fids while others give their
  * descriptors up and rename and unlink the files.
  */
 #define _GNU_SOURCE
@@ -20,9 +21,11 @@
 
 #include "base/sys.h"
 #include "check.h"
+#include "fid/enter.h"
 #include "fid/evict.h"
+#include "fid/renames.h"
 
-static char top[] = "/tmp/v9-idle-XXXXXX";
+static char top[] = "/tmp/v9-evict-XXXXXX";
 static v9_export *export, *exports[V9_EXPORTS_MAX];
 static v9_qidmap *qidmap;
 static struct v9_fids fids;
@@ -38,7 +41,7 @@ SET_UP()
     conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
     export = exports[0] = v9_export_new(&conf, qidmap, &err);
     v9_budget_init();
-    CHECK(export && v9_fids_init(&fids, 5000, exports) == 0);
+    CHECK(export && v9_fids_init(&fids, 5000, exports, &v9_evict_ops) == 0);
     v9_budget_charge(fids.inodes.account);
 }
 
@@ -72,7 +75,7 @@ static void path_to(const char *name, char path[PATH_MAX])
     snprintf(path, PATH_MAX, "%s/%s", top, name);
 }
 
-static void make_file(const char *name)
+static void create_file(const char *name)
 {
     char path[PATH_MAX];
     FILE *file;
@@ -113,10 +116,10 @@ static int enter(uint32_t number, const char *name, int flags)
 /* Evicts everything that can be. */
 static void evict_all(void)
 {
-    while (v9_evict_give_up(&fids.holder, 16))
+    while (v9_evict_ops.evict(&fids.shrinker, 16))
         ;
-    v9_evict_give_up(&fids.holder, 16); /* what was recent is not any more */
-    while (v9_evict_give_up(&fids.holder, 16))
+    v9_evict_ops.evict(&fids.shrinker, 16); /* what was used lately is not any more */
+    while (v9_evict_ops.evict(&fids.shrinker, 16))
         ;
 }
 
@@ -142,22 +145,22 @@ TEST(evicted_files_are_restored)
     char data[8] = {0};
     ino_t ino;
 
-    make_file("one");
-    make_file("two");
+    create_file("one");
+    create_file("two");
     age();
     ino = ino_of("two");
     CHECK(enter(1, "one", O_RDWR) == 0 && enter(2, "two", -1) == 0 && enter(3, "two", -1) == 0);
-    CHECK(fids.inodes.awake.count == 2 && fids.open_count == 1);
+    CHECK(fids.inodes.open.count == 2 && fids.open_io.count == 1);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
     evict_all();
-    CHECK(fids.inodes.awake.count == 1 &&
-          v9_fids_node(&fids, fid)->path_fd >= 0); /* pinned: it stays */
+    CHECK(fids.inodes.open.count == 1 &&
+          v9_fids_inode(&fids, fid)->path_fd >= 0); /* pinned: it stays */
     v9_fids_unpin(&fids, fid);
     evict_all();
-    CHECK(fids.inodes.awake.count == 0 && fids.open_count == 0 && fids.inodes.park.count == 2);
+    CHECK(fids.inodes.open.count == 0 && fids.open_io.count == 0 && fids.inodes.recipes.count == 2);
     CHECK(open_count() == before + 1); /* the mount's */
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
-    CHECK(v9_fids_node(&fids, fid)->st_ino == ino && v9_fids_node(&fids, fid)->path_fd >= 0);
+    CHECK(v9_fids_inode(&fids, fid)->st_ino == ino && v9_fids_inode(&fids, fid)->path_fd >= 0);
     CHECK(open_count() == before + 2);
     v9_fids_unpin(&fids, fid);
     CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
@@ -167,7 +170,7 @@ TEST(evicted_files_are_restored)
     v9_fids_unpin(&fids, fid);
     evict_all();
     CHECK(enter(4, "two", -1) == 0); /* a walk brings it back too */
-    CHECK(fids.inodes.count == 2 && fids.inodes.awake.count == 1);
+    CHECK(fids.inodes.count == 2 && fids.inodes.open.count == 1);
     evict_all();
     v9_fids_clear(&fids);
     CHECK(open_count() == before && v9_budget_held(fids.inodes.account) == 0);
@@ -180,9 +183,9 @@ TEST(roots_unlinked_and_locked_files_keep_a_descriptor)
     struct v9_fid *fid;
     uint64_t handle;
 
-    make_file("gone");
-    make_file("locked");
-    make_file("there");
+    create_file("gone");
+    create_file("locked");
+    create_file("there");
     age();
     CHECK(enter(1, "", -1) == 0 && enter(2, "gone", O_RDONLY) == 0);
     CHECK(enter(3, "locked", O_RDONLY) == 0 && enter(4, "there", -1) == 0);
@@ -193,13 +196,13 @@ TEST(roots_unlinked_and_locked_files_keep_a_descriptor)
     CHECK(unlink(path) == 0);
     evict_all();
     /* The root, one of the unlinked file's descriptors, the other one's of the locks. */
-    CHECK(fids.inodes.awake.count == 2 && fids.open_count == 1 && fids.inodes.park.count == 2);
+    CHECK(fids.inodes.open.count == 2 && fids.open_io.count == 1 && fids.inodes.recipes.count == 2);
     CHECK(v9_fids_pin(&fids, 2, &fid) == 0);
     CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 4 && !strcmp(data, "gone"));
     v9_fids_unpin(&fids, fid);
     path_to("there", path);
     CHECK(unlink(path) == 0);
-    make_file("there");
+    create_file("there");
     CHECK(v9_fids_pin(&fids, 4, &fid) == -ESTALE);
     CHECK(v9_fids_find(&fids, 4, &handle) == 0 && v9_fids_find(&fids, 5, &handle) == -EBADF);
     CHECK(v9_fids_remove(&fids, 4) == 0);
@@ -213,16 +216,16 @@ TEST(an_open_descriptor_restores_the_inode_of_an_unlinked_file)
     char path[PATH_MAX], data[8] = {0};
     struct v9_fid *fid;
 
-    make_file("open");
+    create_file("open");
     age();
     CHECK(enter(1, "open", O_RDONLY) == 0);
-    for (int i = 0; i < 2 && fids.inodes.awake.count; i++)
-        v9_evict_give_up(&fids.holder, 1);
-    CHECK(fids.inodes.awake.count == 0 && fids.open_count == 1);
+    for (int i = 0; i < 2 && fids.inodes.open.count; i++)
+        v9_evict_ops.evict(&fids.shrinker, 1);
+    CHECK(fids.inodes.open.count == 0 && fids.open_io.count == 1);
     path_to("open", path);
     CHECK(unlink(path) == 0);
     CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
-    CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 4 && v9_fids_node(&fids, fid)->path_fd >= 0);
+    CHECK(pread(fid->io_fd, data, sizeof(data), 0) == 4 && v9_fids_inode(&fids, fid)->path_fd >= 0);
     v9_fids_unpin(&fids, fid);
     v9_fids_clear(&fids);
 }
@@ -234,14 +237,14 @@ TEST(a_clunked_fid_in_use_stays_open)
     struct v9_fid *fid;
     char data[8] = {0};
 
-    make_file("read");
+    create_file("read");
     age();
     CHECK(enter(1, "read", O_RDONLY) == 0 && v9_fids_pin(&fids, 1, &fid) == 0);
     CHECK(v9_fids_remove(&fids, 1) == 0);
     evict_all();
     CHECK(fid->io_fd >= 0 && pread(fid->io_fd, data, sizeof(data), 0) == 4);
     v9_fids_unpin(&fids, fid);
-    CHECK(fids.open_count == 0 && open_count() == before);
+    CHECK(fids.open_io.count == 0 && open_count() == before);
 }
 
 static void *pin_and_unpin(void *unused)
@@ -263,11 +266,12 @@ TEST(an_anchor_stays_while_it_is_used)
     bool out = false;
     pthread_t thread;
 
-    make_file("here");
+    create_file("here");
     age();
     CHECK(enter(1, "here", -1) == 0);
     evict_all();
-    anchor = v9_evicted_anchor(&fids.inodes.park, v9_fids_node(&fids, &fids.entries[1])->mnt_id);
+    anchor =
+        v9_recipes_anchor(&fids.inodes.recipes, v9_fids_inode(&fids, &fids.entries[1])->mnt_id);
     CHECK(anchor && anchor->users == 1);
     anchor->by_handle = false; /* or the file would be found at once */
     path_to("here", path);
@@ -277,7 +281,7 @@ TEST(an_anchor_stays_while_it_is_used)
     CHECK(pthread_create(&thread, NULL, pin_and_unpin, NULL) == 0);
     while (!out) {
         pthread_mutex_lock(&fids.lock);
-        out = v9_fids_node(&fids, &fids.entries[1])->returning;
+        out = v9_fids_inode(&fids, &fids.entries[1])->restoring;
         CHECK(!out || anchor->users == 2);
         pthread_mutex_unlock(&fids.lock);
     }
@@ -289,8 +293,7 @@ TEST(an_anchor_stays_while_it_is_used)
     CHECK(open_count() == before);
 }
 
-/* ---- many threads ------------------------------------------------------------------------------
- */
+/* ---- many threads ---------------------------------------------------------------------------- */
 
 enum { FILES = 64, USERS = 4, TURNS = 4000 };
 
@@ -317,7 +320,7 @@ static void *use(void *seed_of)
         name_of(i, false, name);
         if (!CHECK(v9_fids_pin(&fids, (uint32_t)i, &fid) == 0))
             continue;
-        CHECK(fstat(v9_fids_node(&fids, fid)->path_fd, &st) == 0 && st.st_ino == inos[i]);
+        CHECK(fstat(v9_fids_inode(&fids, fid)->path_fd, &st) == 0 && st.st_ino == inos[i]);
         if (i % 4 < 2)
             CHECK(pread(fid->io_fd, data, sizeof(data), 0) > 0 && !strcmp(data, name));
         if (turn % 5 == 0)
@@ -336,7 +339,7 @@ static void *use(void *seed_of)
 static void *give_up(void *unused)
 {
     while (!__atomic_load_n(&over, __ATOMIC_RELAXED))
-        v9_evict_give_up(&fids.holder, 16);
+        v9_evict_ops.evict(&fids.shrinker, 16);
     return unused;
 }
 
@@ -353,7 +356,7 @@ static void *rename_all(void *unused)
             path_to(new, to);
             v9_seqcount_change(&export->moves, true);
             CHECK(rename(from, to) == 0);
-            v9_evict_renamed(&fids, 0, old, new);
+            v9_renames_directory(&fids, 0, old, new);
             v9_seqcount_change(&export->moves, false);
         }
     }
@@ -373,7 +376,7 @@ TEST(threads_use_fids_while_others_evict_and_rename_files)
     CHECK(mkdir(path, 0700) == 0);
     for (int i = 0; i < FILES; i++) {
         name_of(i, false, name);
-        make_file(name);
+        create_file(name);
         inos[i] = ino_of(name);
     }
     age();
@@ -395,6 +398,6 @@ TEST(threads_use_fids_while_others_evict_and_rename_files)
     pthread_join(evictors[1], NULL);
     pthread_join(renamer, NULL);
     v9_fids_clear(&fids);
-    CHECK(fids.inodes.count == 0 && fids.inodes.awake.count == 0 && fids.inodes.park.count == 0);
+    CHECK(fids.inodes.count == 0 && fids.inodes.open.count == 0 && fids.inodes.recipes.count == 0);
     CHECK(v9_budget_held(fids.inodes.account) == 0 && open_count() == before);
 }

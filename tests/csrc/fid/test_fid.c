@@ -1,5 +1,6 @@
-// sources: fid/dentry.c fid/fid_names.c fid/fid.c fid/cached.c fid/evict.c fid/inode.c
-// fid/evicted.c fid/recipe.c fs/ mapped/ export/ quota/ base/
+// sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
+// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/
+// mapped/ export/ quota/ base/
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
@@ -14,15 +15,16 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "fid/cached.h"
+#include "fid/enter.h"
 #include "fid/evict.h"
 #include "fid/fid.h"
+#include "fid/restore.h"
 
 static struct v9_fids table, *const fids = &table;
 
 SET_UP()
 {
-    CHECK(v9_fids_init(fids, 100, NULL) == 0);
+    CHECK(v9_fids_init(fids, 100, NULL, &v9_evict_ops) == 0);
 }
 
 TEAR_DOWN()
@@ -85,7 +87,7 @@ TEST(a_number_names_one_fid_until_it_is_removed)
     CHECK(v9_fids_remove(fids, 5) == -EBADF);
     CHECK(pin(fids, 5) == NULL);
     struct v9_fid *other = pin(fids, 5 + (1u << 20));
-    CHECK(other && v9_fids_node(fids, other)->st_ino == 5 + (1u << 20));
+    CHECK(other && v9_fids_inode(fids, other)->st_ino == 5 + (1u << 20));
     v9_fids_unpin(fids, other);
     v9_fids_clear(fids);
     CHECK(fids->count == 0 && fids->inodes.count == 0);
@@ -97,7 +99,7 @@ TEST(a_pinned_fid_outlives_its_number)
     CHECK(enter(fids, 7) == 0);
     struct v9_fid *pinned = pin(fids, 7);
     CHECK(v9_fids_remove(fids, 7) == 0);
-    int fd = v9_fids_node(fids, pinned)->path_fd;
+    int fd = v9_fids_inode(fids, pinned)->path_fd;
     CHECK(fcntl(fd, F_GETFD) >= 0);
     v9_fids_unpin(fids, pinned);
     CHECK(fcntl(fd, F_GETFD) < 0 && errno == EBADF);
@@ -111,8 +113,8 @@ TEST(a_number_can_move_to_another_file)
     CHECK(enter_for(fids, 9, 99, old) == 0);
     CHECK(fids->count == 1);
     struct v9_fid *now = pin(fids, 9);
-    CHECK(now != old && v9_fids_node(fids, now)->st_ino == 99);
-    CHECK(v9_fids_node(fids, old)->st_ino == 9);
+    CHECK(now != old && v9_fids_inode(fids, now)->st_ino == 99);
+    CHECK(v9_fids_inode(fids, old)->st_ino == 9);
     CHECK(enter_for(fids, 9, 9, old) == -EBADF); /* old is 9 no more */
     CHECK(v9_fids_open(fids, now, some_fd(), O_RDONLY) == 0);
     CHECK(v9_fids_open(fids, now, 1, O_RDONLY) == -EBADF);
@@ -144,7 +146,7 @@ TEST(a_nearly_full_table_finds_what_is_in_it)
     struct v9_fids fids;
     uint32_t count = 0, seed = 1;
 
-    CHECK(v9_fids_init(&fids, MAX, NULL) == 0);
+    CHECK(v9_fids_init(&fids, MAX, NULL, &v9_evict_ops) == 0);
     CHECK(enter(&fids, 7) == 0);
     struct v9_fid *first = pin(&fids, 7);
     for (int step = 0; step < STEPS; step++) {
@@ -171,10 +173,10 @@ TEST(a_nearly_full_table_finds_what_is_in_it)
             v9_fids_unpin(&fids, fid);
         CHECK(fids.count == count + 1 && fids.live == count + 1);
     }
-    CHECK(count > MAX / 2 && fids.strays);
+    CHECK(count > MAX / 2 && fids.strays.count);
     v9_fids_unpin(&fids, first);
     v9_fids_clear(&fids);
-    CHECK(!fids.count && !fids.live && !fids.strays && !fids.inodes.count);
+    CHECK(!fids.count && !fids.live && !fids.strays.count && !fids.inodes.count);
     v9_fids_destroy(&fids);
 }
 
@@ -184,10 +186,10 @@ TEST(fids_of_one_file_share_its_inode)
     CHECK(enter_for(fids, 1, 77, NULL) == 0);
     CHECK(enter_for(fids, 2, 77, NULL) == 0);
     struct v9_fid *one = pin(fids, 1), *two = pin(fids, 2);
-    CHECK(one != two && v9_fids_node(fids, one) == v9_fids_node(fids, two));
+    CHECK(one != two && v9_fids_inode(fids, one) == v9_fids_inode(fids, two));
     CHECK(v9_fids_clone(fids, one, 3, false) == 0 && v9_fids_clone(fids, one, 2, false) == -EBADF);
     CHECK(fids->inodes.count == 1 && open_count() == before + 1);
-    CHECK(v9_fids_node(fids, one)->refs == 3 && v9_fids_node(fids, one)->pins == 2);
+    CHECK(v9_fids_inode(fids, one)->refs == 3 && v9_fids_inode(fids, one)->pins == 2);
     v9_fids_unpin(fids, one);
     v9_fids_unpin(fids, two);
     CHECK(v9_fids_remove(fids, 1) == 0 && v9_fids_remove(fids, 2) == 0);
@@ -244,7 +246,7 @@ TEST(a_file_is_held_by_its_newest_name)
     file.path_fd = open(path, O_PATH);
     CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
     struct v9_fid *fid = pin(fids, 1);
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", v9_fids_node(fids, fid)->path_fd);
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", v9_fids_inode(fids, fid)->path_fd);
     CHECK(readlink(link, shown, sizeof(shown) - 1) > 0 && !strcmp(shown, path));
     v9_fids_unpin(fids, fid);
     v9_fids_clear(fids);
@@ -272,7 +274,7 @@ TEST(only_its_own_descriptor_shows_that_a_file_is_openable)
         const struct v9_found file = {fd, -1, 0, &attr};
         CHECK(v9_fids_enter(fids, &as, &file, NULL) == 0);
         struct v9_fid *fid = pin(fids, 1);
-        CHECK(v9_fids_node(fids, fid)->openable == cases[i].openable);
+        CHECK(v9_fids_inode(fids, fid)->openable == cases[i].openable);
         v9_fids_unpin(fids, fid);
         v9_fids_clear(fids);
         CHECK(some_fd() == fd); /* it was closed */
@@ -291,7 +293,7 @@ TEST(a_request_from_before_a_session_enters_nothing_in_it)
 {
     pthread_t other;
 
-    v9_fids_begin(fids);
+    v9_fids_begin_request(fids);
     CHECK(enter(fids, 1) == 0);
     struct v9_fid *fid = pin(fids, 1);
     CHECK(pthread_create(&other, NULL, clear, fids) == 0 && !pthread_join(other, NULL));
@@ -299,7 +301,7 @@ TEST(a_request_from_before_a_session_enters_nothing_in_it)
     CHECK(enter(fids, 2) == -EBADF);
     CHECK(v9_fids_clone(fids, fid, 3, false) == -EBADF);
     v9_fids_unpin(fids, fid);
-    v9_fids_begin(fids);
+    v9_fids_begin_request(fids);
     CHECK(enter(fids, 2) == 0);
     CHECK(v9_fids_clear(fids) == 0);
     CHECK(enter(fids, 2) == 0 && v9_fids_clear(fids) == 0);
@@ -325,7 +327,7 @@ TEST(a_stale_handle_is_refused)
     CHECK(enter(fids, 1) == 0); /* in the same place, with the same number */
     CHECK((uint32_t)handle_of(fids, 1) == (uint32_t)handle && handle_of(fids, 1) != handle);
     CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
-    CHECK(v9_fids_end(fids, handle) == -EBADF);
+    CHECK(v9_fids_remove_handle(fids, handle) == -EBADF);
     handle = handle_of(fids, 1);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF); /* it is not open */
     struct v9_fid *pinned = pin(fids, 1);
@@ -334,8 +336,8 @@ TEST(a_stale_handle_is_refused)
     CHECK(v9_fids_open(fids, pinned, 1, O_RDONLY) == -EBADF);
     CHECK(enter_for(fids, 1, 2, pinned) == -EBADF); /* nor does it become another file's */
     CHECK(v9_fids_remove(fids, 1) == -EBUSY);
-    CHECK(v9_fids_end(fids, handle) == 0);
-    CHECK(v9_fids_end(fids, handle) == -EBADF && v9_fids_remove(fids, 1) == -EBADF);
+    CHECK(v9_fids_remove_handle(fids, handle) == 0);
+    CHECK(v9_fids_remove_handle(fids, handle) == -EBADF && v9_fids_remove(fids, 1) == -EBADF);
     v9_fids_unpin(fids, pinned);
 }
 
@@ -352,7 +354,7 @@ TEST(an_open_or_locked_fid_becomes_nothing_else)
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == 0);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == 0);
     CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
-    CHECK(v9_fids_remove(fids, 1) == -EBUSY && v9_fids_end(fids, handle) == 0);
+    CHECK(v9_fids_remove(fids, 1) == -EBUSY && v9_fids_remove_handle(fids, handle) == 0);
     v9_fids_unpin(fids, pinned);
     CHECK(fids->count == 0 && fids->live == 0);
 }
@@ -378,7 +380,7 @@ TEST(hundreds_of_thousands_of_unshared_inodes_of_one_file_come_and_go)
     struct v9_fids fids;
     struct v9_fid *fid;
 
-    CHECK(v9_fids_init(&fids, MANY, NULL) == 0);
+    CHECK(v9_fids_init(&fids, MANY, NULL, &v9_evict_ops) == 0);
     fids.inodes.unshared = true;
     for (int round = 0; round < 2; round++) {
         enter_many(&fids, MANY, 1, 77);
@@ -386,8 +388,9 @@ TEST(hundreds_of_thousands_of_unshared_inodes_of_one_file_come_and_go)
         for (uint32_t i = 0; i < MANY; i += 2)
             CHECK(v9_fids_remove(&fids, i) == 0);
         CHECK(v9_fids_pin(&fids, 1, &fid) == 0);
-        v9_evict_return_file(&fids, 0, 77); /* of which none is evicted */
-        v9_cached_lose(&fids, 0, 77);
+        pthread_mutex_lock(&fids.lock);
+        v9_restore_before_loss(&fids, 0, 77); /* of which none is evicted or cached */
+        pthread_mutex_unlock(&fids.lock);
         v9_fids_unpin(&fids, fid);
         v9_fids_clear(&fids);
         CHECK(!fids.inodes.count && !fids.live);
@@ -403,12 +406,12 @@ TEST(numbers_chosen_to_collide_are_spread_over_the_buckets)
     struct v9_fid *fid;
     uint32_t longest = 0, here;
 
-    CHECK(v9_fids_init(&fids, BUCKETS, NULL) == 0);
+    CHECK(v9_fids_init(&fids, BUCKETS, NULL, &v9_evict_ops) == 0);
     enter_many(&fids, BUCKETS - 1, BUCKETS, 77);
-    CHECK(fids.strays == BUCKETS - 2); /* 0 is at home */
-    for (uint32_t bucket = 0; bucket <= fids.mask; bucket++) {
+    CHECK(fids.strays.count == BUCKETS - 2); /* 0 is at home */
+    for (uint32_t bucket = 0; bucket < fids.strays.used; bucket++) {
         here = 0;
-        for (uint32_t i = fids.buckets[bucket]; i; i = fids.entries[i - 1].next)
+        for (uint32_t i = fids.strays.heads[bucket]; i; i = fids.entries[i - 1].link.next)
             here++;
         longest = here > longest ? here : longest;
     }
@@ -418,7 +421,7 @@ TEST(numbers_chosen_to_collide_are_spread_over_the_buckets)
         v9_fids_unpin(&fids, fid);
     }
     v9_fids_clear(&fids);
-    CHECK(!fids.strays && !fids.live);
+    CHECK(!fids.strays.count && !fids.live);
     v9_fids_destroy(&fids);
 }
 
@@ -427,7 +430,7 @@ TEST(an_emptied_table_forgets_its_size)
 {
     struct v9_fids fids;
 
-    CHECK(v9_fids_init(&fids, MANY, NULL) == 0);
+    CHECK(v9_fids_init(&fids, MANY, NULL, &v9_evict_ops) == 0);
     enter_many(&fids, MANY - 1, 1, 77);
     v9_fids_clear(&fids);
     for (int session = 0; session < 20000; session++) {

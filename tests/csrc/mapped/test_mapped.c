@@ -115,8 +115,7 @@ TEST(a_stored_mode_never_makes_a_directory_or_special_file_regular)
     }
 }
 
-/* ---- on a file system --------------------------------------------------------------------------
- */
+/* ---- on a file system ------------------------------------------------------------------------ */
 
 static char folder[] = "/var/tmp/v9-model-XXXXXX";
 static v9_qidmap *qids;
@@ -291,7 +290,8 @@ static void *read_on(void *argument)
     return NULL;
 }
 
-/* Long and short texts in turn, read all the time: the inode stays, and no mixture is ever seen. */
+/* Long and short texts alternate while a reader reads: the inode stays, and a mixture is never
+ * seen. */
 TEST(a_reader_never_sees_half_a_change)
 {
     struct v9_mapped change = {7, 1, 1, S_IFREG | 0640, 0};

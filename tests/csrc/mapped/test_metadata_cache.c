@@ -126,8 +126,7 @@ TEST(a_file_changed_just_before_its_stat_is_not_cached)
     CHECK(!counts(-5 * S, 50 * S));
 }
 
-/* ---- several threads ----------------------------------------------------------------------------
- */
+/* ---- several threads ------------------------------------------------------------------------- */
 
 enum { FIRST = 10000 }; /* files that nothing before has kept anything of */
 

@@ -245,7 +245,7 @@ TEST(a_file_written_before_it_is_counted_counts_once)
     v9_quota_free(q);
 }
 
-/* Removed, and given back, before a inode had its account. */
+/* The file is removed, and its usage given back, before an inode has its account. */
 TEST(a_file_removed_before_its_inode_is_entered_counts_nothing)
 {
     v9_quota *q = make(UINT64_MAX, UINT64_MAX, 10);
@@ -386,7 +386,7 @@ TEST(statfs_shows_the_tighter_of_quota_and_host)
     close(fd);
 }
 
-/* ---- threads ---- */
+/* ---- threads -------------------------------------------------------------------------------- */
 
 struct race {
     v9_quota *q;

@@ -1,8 +1,8 @@
 // sources: request/reply.c request/request.c request/notify.c request/rate_queue.c request/upcall.c
 // p9/dispatch.c base/ virtio/
 /*
- * Requests under the device's lock: what is wrong, and what flushes, takes a turn of its own, so
- * that a guest that goes on sending it does not keep the lock.
+ * Requests under the device's lock. Each invalid message and each Tflush is served alone, so that a
+ * guest that keeps sending them cannot hold the lock.
  */
 #define _GNU_SOURCE
 #include "driver.h"
@@ -17,9 +17,9 @@ enum { COUNT = 3, READ_AT = 0, REPLY_AT = 0x8000, ROOM = 128 };
 static struct v9_device dev;
 static struct v9_request slots[V9_SLOTS];
 static struct v9_scratch scratch;
-static int flushed; /* how often Python was told */
+static int flushed; /* reports of flushes to Python */
 
-/* What is not looked at here. */
+/* Handlers that these tests do not use. */
 #define HANDLER(name)                                                                              \
     int name(struct v9_device *device, struct v9_request *r, struct v9_in *in,                     \
              struct v9_scratch *room)                                                              \
@@ -91,12 +91,13 @@ static void start_device(void)
     dev.started = dev.enabled = true;
     dev.kick_fd = -1;
     dev.msize = dev.conf.msize_max = 8192;
-    dev.exports[0] = (v9_export *)&dev; /* there is one, which nothing looks at */
+    dev.exports[0] = (v9_export *)&dev; /* only its presence counts */
     pthread_mutex_init(&dev.lock, NULL);
     pthread_cond_init(&dev.idle, NULL);
 }
 
-/* Sends a message of `size` bytes, whose header says `says`, with a body of zeros and `body`. */
+/* Sends a message of `size` bytes, with `says` as the size in its header, and a body of `body` and
+ * zeros. */
 static void send(uint16_t head, uint32_t says, uint8_t type, uint16_t tag, uint16_t body)
 {
     const uint32_t at = (uint32_t)head * ROOM;
@@ -109,7 +110,7 @@ static void send(uint16_t head, uint32_t says, uint8_t type, uint16_t tag, uint1
     offer(head);
 }
 
-/* Rlerror, as Python answers later. */
+/* Answers later with Rlerror, as Python does. */
 static int fail(uint32_t slot, uint32_t seq, uint32_t error)
 {
     uint8_t message[11];
@@ -118,15 +119,15 @@ static int fail(uint32_t slot, uint32_t seq, uint32_t error)
     return v9_reply(&dev, slot, seq, message, sizeof(message));
 }
 
-/* One turn of a serving thread; whether it had a request. */
-static bool turn(void)
+/* Serves one request, as a serving thread does; whether there was one. */
+static bool serve_one(void)
 {
     struct v9_request *r;
     int result;
 
     pthread_mutex_lock(&dev.lock);
-    if (dev.news)
-        v9_upcall_news(&dev, &scratch.worker);
+    if (dev.report_due)
+        v9_upcall_report(&dev, &scratch.worker);
     r = v9_request_next(&dev);
     pthread_mutex_unlock(&dev.lock);
     if (!r)
@@ -142,64 +143,64 @@ static bool turn(void)
     return true;
 }
 
-static void each_takes_a_turn(uint32_t says, uint8_t type)
+static void each_is_served_alone(uint32_t says, uint8_t type)
 {
     start_device();
     for (uint16_t i = 0; i < COUNT; i++)
         send((uint16_t)(2 * i), says, type, i, 77);
     for (uint16_t i = 0; i < COUNT; i++) {
         CHECK(used[1] == i);
-        CHECK(turn());
+        CHECK(serve_one());
     }
     CHECK(used[1] == COUNT && dev.inflight == 0 && dev.busy == 0);
-    CHECK(!turn());
+    CHECK(!serve_one());
 }
 
-TEST(each_flush_of_nothing_takes_a_turn)
+TEST(each_flush_of_nothing_is_served_alone)
 {
-    each_takes_a_turn(P9_TFLUSH_SIZE, P9_TFLUSH);
+    each_is_served_alone(P9_TFLUSH_SIZE, P9_TFLUSH);
 }
 
-TEST(each_message_shorter_than_a_header_takes_a_turn)
+TEST(each_message_shorter_than_a_header_is_served_alone)
 {
-    each_takes_a_turn(3, 110);
+    each_is_served_alone(3, 110);
 }
 
-TEST(each_message_longer_than_its_buffers_takes_a_turn)
+TEST(each_message_longer_than_its_buffers_is_served_alone)
 {
-    each_takes_a_turn(100000, 110);
+    each_is_served_alone(100000, 110);
 }
 
-/* Rflush follows the reply; Python is told once, by whoever comes by. */
+/* Rflush follows the reply; the flush is reported to Python once, by the next serving thread. */
 TEST(flushes_are_answered_after_the_request_that_waits)
 {
     start_device();
     send(0, 30, 52, 5, 0); /* Tlock */
-    CHECK(turn());
+    CHECK(serve_one());
     CHECK(slots[0].state == V9_LATER);
     send(2, P9_TFLUSH_SIZE, P9_TFLUSH, 6, 5);
     send(4, P9_TFLUSH_SIZE, P9_TFLUSH, 7, 5);
     flushed = 0;
-    CHECK(turn() && turn());
-    CHECK(!turn() && flushed >= 1 && used[1] == 0);
+    CHECK(serve_one() && serve_one());
+    CHECK(!serve_one() && flushed >= 1 && used[1] == 0);
     CHECK(fail(slots[0].slot, slots[0].seq, EINTR) == 0);
     CHECK(used[1] == 3 && dev.inflight == 0);
     CHECK(fail(0, slots[0].seq, EINTR) == -ESTALE);
 }
 
-/* Tags that share a list are told apart, in whatever order their requests end. */
-TEST(tags_of_one_hash_list_are_told_apart)
+/* Tags that share a hash list are distinguished, in whatever order their requests end. */
+TEST(tags_of_one_hash_list_are_distinguished)
 {
     for (uint16_t first = 0; first < COUNT; first++) {
         start_device();
         for (uint16_t i = 0; i < COUNT; i++) {
             send((uint16_t)(2 * i), 30, 52, (uint16_t)(5 + i * V9_SLOTS), 0);
-            CHECK(turn());
+            CHECK(serve_one());
         }
         for (uint16_t i = 0; i < COUNT; i++) {
             const uint16_t at = (uint16_t)((first + i) % COUNT);
             send(6, P9_TFLUSH_SIZE, P9_TFLUSH, 6, (uint16_t)(5 + at * V9_SLOTS));
-            CHECK(turn() && slots[at].flushers == 1);
+            CHECK(serve_one() && slots[at].flushers == 1);
             CHECK(fail(at, slots[at].seq, EINTR) == 0);
             CHECK(used[1] == 2 * i + 2);
         }
@@ -207,20 +208,20 @@ TEST(tags_of_one_hash_list_are_told_apart)
     }
 }
 
-/* A Tversion waits for all others, and all others for it. */
+/* A Tversion waits for all other requests, and later ones wait for it. */
 TEST(a_version_waits_for_all_others_and_they_for_it)
 {
     start_device();
     send(0, 30, 52, 5, 0);
-    CHECK(turn());
+    CHECK(serve_one());
     send(2, 21, P9_TVERSION, 0xffff, 0);
     send(4, P9_TFLUSH_SIZE, P9_TFLUSH, 7, 77);
     flushed = 0;
-    CHECK(!turn() && !turn());
+    CHECK(!serve_one() && !serve_one());
     CHECK(flushed == 1 && used[1] == 0);
     CHECK(fail(slots[0].slot, slots[0].seq, EINTR) == 0);
-    CHECK(turn()); /* Tversion, which Python answers later in this test */
-    CHECK(!turn() && used[1] == 1);
+    CHECK(serve_one()); /* Tversion, which Python answers later in this test */
+    CHECK(!serve_one() && used[1] == 1);
     CHECK(fail(slots[1].slot, slots[1].seq, EIO) == 0);
-    CHECK(turn() && used[1] == 3);
+    CHECK(serve_one() && used[1] == 3);
 }

@@ -147,8 +147,8 @@ TEST(truncated_memory_reads_as_zeros)
     close(fd);
 }
 
-/* More lost pages than the process can have mappings (vm.max_map_count), each after its
- * neighbours above; then the frontend puts its file right, and the ring begins anew. */
+/* More lost pages than the process can have mappings (vm.max_map_count), each after its neighbours
+ * above; then the frontend repairs its file, and the ring is started again. */
 TEST(more_lost_pages_than_mappings_are_survived_and_restored)
 {
     const uint64_t pages = 2 * 70000;
@@ -176,7 +176,7 @@ TEST(more_lost_pages_than_mappings_are_survived_and_restored)
     close(fd);
 }
 
-/* Only the owner of the lost page hears of it. */
+/* Only the owner of the lost page is notified. */
 TEST(only_the_table_that_lost_a_page_is_marked)
 {
     static struct v9_mem other;
@@ -224,7 +224,7 @@ TEST(a_region_of_odd_size_at_an_odd_offset_is_mapped)
     close(fd);
 }
 
-/* The signal that a child ends by. */
+/* The signal that ends a child. */
 static int fate_of_child(void (*act)(void))
 {
     const struct rlimit no_core = {0, 0};
@@ -309,7 +309,7 @@ TEST(a_late_write_to_memory_that_was_cut_off_goes_nowhere)
     close(fd);
 }
 
-/* More often than the process can have mappings at a time: what is buried is given back. */
+/* More often than the process can have mappings at a time: retired ones are unmapped. */
 TEST(memory_can_be_cut_off_again_and_again)
 {
     struct v9_retired_mapping *retired = NULL;
@@ -365,8 +365,8 @@ TEST(truncated_memory_can_be_cut_off_under_a_writer)
     close(fd);
 }
 
-/* Where the regions cannot be mapped again, what late writers know stays valid all the same; and
- * the room that is lacking is this table's own. */
+/* If the regions cannot be mapped again, the addresses of late writers still stay valid; and only
+ * this table lacks room. */
 TEST(late_writers_are_safe_where_there_is_no_room_to_map_again)
 {
     static struct v9_mem other;
@@ -418,7 +418,8 @@ static void touch_forbidden(void)
     *(volatile uint8_t *)forbidden = 1;
 }
 
-/* Around a region nothing can be touched: neither the rest of its file nor what lies beside. */
+/* Accesses around a region fault: neither the rest of its file nor other mappings can be
+ * reached. */
 TEST(nothing_beside_a_region_can_be_touched)
 {
     const int64_t beside[] = {-1, -(1 << 20), 2 * PAGE, 2 * PAGE + (1 << 20) - 1};

@@ -1,7 +1,7 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
 // virtio/guest_memory.c virtio/iov.c
 /*
- * The packed virtqueue against a driver that this file plays, well-behaved and not.
+ * The packed virtqueue against this file's driver, valid and invalid.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,7 +18,7 @@ enum { AVAIL = 1 << 7, USED = 1 << 15 };
 enum { ENABLE = 0, DISABLE = 1, DESC = 2 };
 
 /* As struct desc, but the last two are buffer id and flags. */
-static uint16_t place;           /* where the driver goes on, */
+static uint16_t place;           /* the driver's next descriptor, */
 static bool wrap_counter = true; /* and its wrap counter */
 static uint16_t *driver_event, *device_event;
 
@@ -34,7 +34,7 @@ static void begin_packed(bool event_idx)
     wrap_counter = true;
 }
 
-/* Writes one descriptor where the driver stands. */
+/* Writes the driver's next descriptor. */
 static void put(uint32_t offset, uint32_t len, uint16_t id, uint16_t flags)
 {
     flags |= wrap_counter ? AVAIL : USED;
@@ -96,8 +96,8 @@ TEST(a_base_holds_both_indexes_and_wrap_counters)
     refuse("base");
 }
 
-/* User Mode Linux says 0 for a ring that nobody has used; who has gone round exactly once says it,
- * too, and goes on from there. */
+/* User Mode Linux sets 0 for an unused ring. A frontend whose ring was used for exactly one round
+ * sets it, too, and continues from there. */
 TEST(a_base_of_zero_starts_a_fresh_ring)
 {
     begin_packed(true);
@@ -319,8 +319,8 @@ TEST(kicks_are_asked_for_before_sleeping)
     CHECK(!v9_virtqueue_enable_notification(&ring) && device_event[1] == ENABLE);
 }
 
-/* What waits while the memory changes finds its buffers again, wherever they are by then, though
- * its descriptors are written over; or stays without them. */
+/* A chain that waits while the memory table changes gets its buffers back at their new addresses,
+ * though its descriptors were overwritten; or it stays detached. */
 TEST(a_detached_chain_finds_its_buffers_again)
 {
     int fd = memfd_create("more", MFD_CLOEXEC);

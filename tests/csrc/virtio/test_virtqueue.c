@@ -1,8 +1,8 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
 // virtio/guest_memory.c virtio/iov.c
 /*
- * The split virtqueue against a driver that this file plays, well-behaved and not: how a ring is
- * mapped and its chains are popped.
+ * The split virtqueue against this file's driver, valid and invalid: how a ring is mapped and its
+ * chains are popped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -75,7 +75,7 @@ TEST(a_ring_misaligned_in_our_memory_is_refused)
     close(fd);
 }
 
-/* What is in flight when a ring stops never reaches a later one. */
+/* A chain in flight when a ring stops is never pushed to a later one. */
 TEST(a_chain_in_flight_when_the_ring_stops_is_never_pushed)
 {
     begin(true);
@@ -93,8 +93,8 @@ TEST(a_chain_in_flight_when_the_ring_stops_is_never_pushed)
     CHECK(take() == 0 && v9_virtqueue_push(&ring, &chain, 5) && used[1] == 1);
 }
 
-/* Memory goes and comes back under a running ring, which goes on where it stood, whatever the
- * driver has written into its used index meanwhile. */
+/* Memory is removed and added again under a running ring. The ring continues where it was, whatever
+ * the driver has written into its used index meanwhile. */
 TEST(a_running_ring_goes_on_after_its_memory_was_replaced)
 {
     begin(true);
@@ -127,7 +127,7 @@ static bool is_fatal(volatile uint8_t *at)
            WTERMSIG(status) == SIGSEGV;
 }
 
-/* Around the pages of each part nothing can be touched, though the guest's memory goes on there. */
+/* Accesses around the pages of each part fault, though the guest's memory continues there. */
 TEST(nothing_beside_the_parts_of_a_ring_can_be_touched)
 {
     const uint64_t page = 4096, beyond = 30000 * 16;
@@ -281,7 +281,7 @@ TEST(a_buffer_outside_memory_fails_the_request_alone)
     descs[3] = data(10, 10, WRITE, 0);
     offer(0);
     CHECK(take() == 0 && chain.error == -EFAULT && chain.readable_size == 10);
-    CHECK(chain.writable_size == 10); /* what comes behind a hole is no use */
+    CHECK(chain.writable_size == 10); /* buffers after a hole are not usable */
     CHECK(!ring.broken);
 }
 

@@ -1,10 +1,10 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
 // virtio/guest_memory.c virtio/iov.c
 /*
- * A driver in a thread of its own. First both sleep whenever the rules allow it: no kick and no
- * signal is lost (nothing would end the poll), and no reply is seen before it is written. Then the
- * moment that decides, over and over: one raises its index while the other goes to sleep, and at
- * least one of them must notice; a processor without the full barrier lets both miss it.
+ * A driver in its own thread. First both sides sleep whenever the rules allow it: no kick and no
+ * signal is lost (nothing else would end the poll), and no reply is seen before it is written. Then
+ * the critical race, repeated: one side raises its index while the other goes to sleep. At least
+ * one of them must notice; without the full barrier, a processor lets both miss it.
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -54,8 +54,7 @@ static bool wait_for(int fd)
     return CHECK(poll(&item, 1, PATIENCE_MS) == 1) && read(fd, &count, sizeof(count)) > 0;
 }
 
-/* ---- the driver: one readable and one writable byte string for each request ---------------------
- */
+/* ---- the driver: one readable and one writable byte string for each request ------------------ */
 
 struct driver {
     uint16_t *avail, *used;
@@ -120,8 +119,7 @@ static void *drive(void *argument)
     return NULL;
 }
 
-/* ---- the device ---------------------------------------------------------------------------------
- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static bool answer(void)
 {
@@ -198,8 +196,7 @@ TEST(no_kick_and_no_call_is_lost_with_flags)
     exchange(false);
 }
 
-/* ---- the moment of going to sleep ---------------------------------------------------------------
- */
+/* ---- going to sleep -------------------------------------------------------------------------- */
 
 enum { ROUNDS = 300000 };
 static _Atomic uint32_t device_round, driver_round; /* the last one that is over */

@@ -1,8 +1,7 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
 // virtio/guest_memory.c virtio/iov.c
 /*
- * The split virtqueue on its way back: the used ring, when the driver is signalled, and when it is
- * asked for kicks.
+ * The split virtqueue's used ring: when the driver is signalled, and when it is asked for kicks.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -130,8 +130,8 @@ def test_half_a_million_fids_are_served_with_4096_descriptors(
 
 def test_prlimit_limits_the_descriptors_of_its_command() -> None:
     """The wrapper that these tests rely on."""
-    told = subprocess.run(
+    reported = subprocess.run(
         ["prlimit", "--nofile=99:99", "sh", "-c", "ulimit -n"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert told.stdout.strip() == "99"
+    assert reported.stdout.strip() == "99"

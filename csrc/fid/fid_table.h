@@ -1,0 +1,122 @@
+/*
+ * fid table: from the numbers that the guest chose to entries, and the arena that all of it is in.
+ *
+ * A fid stands for an inode, the file, and has a descriptor of its own once it is open. It knows
+ * the name by which it was reached (fid/dentry.h). Entries lie in a flat array. Linux's client
+ * numbers its fids densely, so an entry is nearly always *at home*, at the index that is its
+ * number, and one look finds it. The others, *strays*, are in a hash: those whose number is far
+ * beyond all others, or whose home is taken.
+ *
+ * Pinned entries have their descriptors; those that nobody pins may be evicted (fid/evict.h).
+ */
+#ifndef V9_FID_FID_TABLE_H
+#define V9_FID_FID_TABLE_H
+
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/shrinker.h"
+#include "fid/dentry.h"
+#include "fid/inode.h"
+#include "vhost9p.h"
+
+enum { V9_IO_EVICTED = -2 }; /* io_fd of a fid that was opened */
+
+/* What every request looks at is one cache line: with a million fids each look is a miss. */
+struct v9_fid {
+    _Alignas(64) uint32_t number;
+    uint32_t refs; /* pins, and one for the number while it is entered */
+    uint32_t uid;
+    uint32_t flags;             /* V9_FID_* */
+    uint32_t inode;             /* index + 1; 0: none, an xattr fid */
+    int32_t io_fd;              /* -1 until opened; V9_IO_EVICTED, which no pinned one is */
+    int32_t io_flags;           /* open(2) flags of io_fd */
+    uint32_t caps_seen;         /* export/file_caps.h */
+    struct v9_list_link io_lru; /* in the list of fids with io_fd */
+    bool io_used_lately : 1;    /* used since the eviction clock passed it */
+    bool io_restoring : 1;      /* a thread is reopening io_fd */
+    bool entered : 1;           /* its number leads to it */
+    bool stray : 1;             /* found by the hash */
+    bool listed : 1;            /* in the free list: perhaps taken as a home since */
+    uint8_t walked_fids;        /* how many it counts for: fid/known_size.h */
+    uint32_t life;              /* counts the fids that this entry was */
+    struct v9_link link;        /* of a stray; `next` is index + 1 in the free list */
+    uint32_t dentry;            /* 0: it stands for its inode, whatever has become of the name */
+};
+_Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
+
+/* More of a fid that has a directory open; of others it is not touched, and takes no memory. */
+struct v9_fid_dir {
+    /* lseek and getdents64 belong together; lock order: docs/architecture.md */
+    pthread_mutex_t lock;
+    uint64_t offset; /* d_off where io_fd stands */
+};
+
+struct v9_fids {
+    pthread_mutex_t lock; /* guards inodes and dentries too; lock order: docs/architecture.md */
+    struct v9_inodes inodes;
+    struct v9_dentries dentries;
+    uint32_t max;          /* capacity of entries */
+    uint32_t count;        /* entered numbers */
+    uint64_t session;      /* how often the table was cleared */
+    uint32_t live;         /* entries with references */
+    uint32_t homes;        /* no entry with a greater index was ever at home */
+    uint32_t free;         /* index + 1 of the first entry that was handed out and is free again */
+    uint32_t unused;       /* entries from here on were handed out to strays */
+    struct v9_hash strays; /* by number */
+    uint64_t key;          /* odd and random: no guest knows which numbers share a bucket */
+    struct v9_fid *entries;
+    struct v9_fid_dir *dirs; /* by the entry's index */
+    void *map;
+    size_t map_size;
+    int fd;                    /* the arena's memfd */
+    v9_export *const *exports; /* by index; NULL: nothing is evicted */
+    struct v9_list open_io;    /* fids with io_fd, least recently used first */
+    pthread_cond_t restored;   /* something evicted is back, or cannot be reopened */
+    struct v9_shrinker shrinker;
+};
+
+/* Maps the arena and lays it out: 0 or -errno. */
+int v9_fid_table_map(struct v9_fids *fids, uint32_t max);
+void v9_fid_table_unmap(struct v9_fids *fids);
+
+/* The rest is called with the lock held. */
+
+static inline uint32_t v9_fid_index(const struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return (uint32_t)(fid - fids->entries) + 1;
+}
+/* Index + 1 of a stray's entry, or 0. */
+uint32_t v9_fid_table_find_stray(const struct v9_fids *fids, uint32_t number);
+/* Index + 1 of a number's entry, or 0. */
+static inline uint32_t v9_fid_table_find(const struct v9_fids *fids, uint32_t number)
+{
+    if (number < fids->homes && fids->entries[number].entered &&
+        fids->entries[number].number == number)
+        return number + 1;
+    return fids->strays.count ? v9_fid_table_find_stray(fids, number) : 0;
+}
+/* Lets an entry's number lead to it; nothing else has that number. */
+void v9_fid_table_publish(struct v9_fids *fids, struct v9_fid *fid);
+void v9_fid_table_withdraw(struct v9_fids *fids, struct v9_fid *fid);
+/* A free entry for a number, or NULL where all are in use. */
+struct v9_fid *v9_fid_table_allocate(struct v9_fids *fids, uint32_t number);
+/* Frees an entry whose last reference is gone. */
+void v9_fid_table_free(struct v9_fids *fids, struct v9_fid *fid);
+/* Forgets which entries of an empty table were used: to clear it the next time takes as long as
+ * what was entered since. */
+void v9_fid_table_forget(struct v9_fids *fids);
+
+/* The rest of a fid that has a directory open. */
+static inline struct v9_fid_dir *v9_fids_dir(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return &fids->dirs[fid - fids->entries];
+}
+/* The file that a pinned fid stands for, or NULL. Needs no lock. */
+static inline struct v9_inode *v9_fids_inode(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return fid->inode ? v9_inode_at(&fids->inodes, fid->inode) : NULL;
+}
+
+#endif
