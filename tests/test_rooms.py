@@ -45,7 +45,7 @@ CLIENTS_TICKETS = {"Ticket", "ticket", "tickets"}
 """What the tests' client returns for a request, to wait for its reply."""
 UNTESTED = dict.fromkeys(
     (
-        *("p9/create", "p9/readdir"),
+        "p9/readdir",
         *("server/device", "server/names", "server/ring_setup", "server/stop", "server/workers"),
     ),
     "it takes a whole device: tests/system",
