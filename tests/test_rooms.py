@@ -44,10 +44,7 @@ FOREIGN = re.compile(
 CLIENTS_TICKETS = {"Ticket", "ticket", "tickets"}
 """What the tests' client returns for a request, to wait for its reply."""
 UNTESTED = dict.fromkeys(
-    (
-        "p9/readdir",
-        *("server/device", "server/names", "server/ring_setup", "server/stop", "server/workers"),
-    ),
+    (*("server/device", "server/names", "server/ring_setup", "server/stop", "server/workers"),),
     "it takes a whole device: tests/system",
 )
 """Files without a test program in their room, and why."""
