@@ -20,7 +20,10 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
+WARNINGS = (
+    *("-std=c11", "-Wall", "-Wextra", "-Werror"),
+    *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),  # as csrc/build.py
+)
 VARIANTS = {
     "sanitized": ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "optimised": ("-O2",),
@@ -51,9 +54,9 @@ def builds() -> list[tuple[Path, str]]:
 
 
 def as_test(program: Path, variant: str, *case: str) -> object:
-    """The parameters of one test, with a name that -k finds."""
+    """The parameters of one test, with a name that -k finds by its room, program and case."""
     marks = [pytest.mark.full] if variant == "races" else []
-    name = "-".join((program.stem, *case, variant))
+    name = "-".join((program.parent.name, program.stem, *case, variant))
     return pytest.param(program, variant, *case, id=name, marks=marks)
 
 
@@ -99,7 +102,7 @@ def sources_of(program: Path, *, rooms: bool = True) -> list[Path]:
 
 
 def build(program: Path, variant: str, folder: Path) -> Path:
-    target = folder / variant / program.stem
+    target = (folder / variant / program.relative_to(ROOT)).with_suffix("")
     with made_once(target) as missing:
         if missing:
             objects = [str(object_of(source, variant, folder)) for source in sources_of(program)]
@@ -141,7 +144,7 @@ def test_case(program: Path, variant: str, case: str, build_folder: Path) -> Non
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_case_of_a_program_is_collected(program: Path, build_folder: Path) -> None:
     listed = run(build(program, "optimised", build_folder), "--list").stdout.split()
     assert listed and listed == cases_of(program)

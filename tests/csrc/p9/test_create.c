@@ -1,0 +1,159 @@
+// sources: p9/create.c p9/ request/ fid/ fs/ mapped/ export/ quota/ base/ virtio/
+/*
+ * Tlcreate, Tmkdir, Tmknod, Tsymlink and Tunlinkat: what they make and remove, and which names and
+ * fids they refuse.
+ */
+#define _GNU_SOURCE
+#include "p9/device.h"
+
+enum { REMOVEDIR = 0x200, QID_INO_AT = P9_HEADER_SIZE + 5 };
+
+static int create(int fid, const char *name, int flags)
+{
+    return ask(P9_TLCREATE, "4s444", fid, name, flags, 0640, getegid());
+}
+
+static int make_directory(const char *name)
+{
+    return ask(P9_TMKDIR, "4s44", ROOT, name, 0750, getegid());
+}
+
+static int make_link(const char *name, const char *target)
+{
+    return ask(P9_TSYMLINK, "4ss4", ROOT, name, target, getegid());
+}
+
+static int make_special(const char *name, int mode)
+{
+    return ask(P9_TMKNOD, "4s4444", ROOT, name, mode, 0, 0, getegid());
+}
+
+static int unlink_name(const char *name, int flags)
+{
+    return ask(P9_TUNLINKAT, "4s4", ROOT, name, flags);
+}
+
+static mode_t host_mode(const char *name)
+{
+    struct stat st;
+
+    return lstat(host(name), &st) ? 0 : st.st_mode;
+}
+
+static void clone_root(int fid)
+{
+    CHECK(ask(P9_TWALK, "442", ROOT, fid, 0) == 0);
+}
+
+/* ---- creating ----------------------------------------------------------------------------------
+ */
+
+TEST(the_fid_of_the_directory_becomes_the_open_file)
+{
+    clone_root(1);
+    CHECK(create(1, "file", O_RDWR) == 0);
+    CHECK(reply_number(QID_INO_AT, 8) == host_ino("file"));
+    CHECK(host_mode("file") == (S_IFREG | 0640));
+    CHECK(ask(P9_TWRITE, "484d", 1, 0, 4, "text") == 0 && host_has("file", "text"));
+    CHECK(ino_of_fid(1) == host_ino("file"));
+}
+
+TEST(a_file_that_is_there_is_not_created_exclusively)
+{
+    host_writes("file", "text");
+    clone_root(1);
+    CHECK(create(1, "file", O_RDWR | O_EXCL) == -EEXIST);
+    CHECK(ino_of_fid(1) == host_ino("") && host_has("file", "text"));
+}
+
+TEST(a_fid_that_is_open_becomes_no_other_file)
+{
+    clone_root(1);
+    CHECK(ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0);
+    CHECK(create(1, "file", O_RDWR) == -EBADF && !host_mode("file"));
+}
+
+TEST(every_kind_of_entry_is_made_and_its_qid_reported)
+{
+    CHECK(make_directory("directory") == 0);
+    CHECK(host_mode("directory") == (S_IFDIR | 0750));
+    CHECK(reply[P9_HEADER_SIZE] == 0x80 && reply_number(QID_INO_AT, 8) == host_ino("directory"));
+    CHECK(make_link("link", "any/where") == 0 && S_ISLNK(host_mode("link")));
+    CHECK(reply[P9_HEADER_SIZE] == 0x02 && reply_number(QID_INO_AT, 8) == host_ino("link"));
+    CHECK(make_special("pipe", S_IFIFO | 0600) == 0 && host_mode("pipe") == (S_IFIFO | 0600));
+    CHECK(reply_number(QID_INO_AT, 8) == host_ino("pipe"));
+}
+
+TEST(nothing_is_made_over_a_name_that_is_taken)
+{
+    host_writes("name", "text");
+    CHECK(make_directory("name") == -EEXIST && make_link("name", "x") == -EEXIST);
+    CHECK(make_special("name", S_IFIFO | 0600) == -EEXIST && host_has("name", "text"));
+}
+
+TEST(names_that_no_entry_can_have_are_refused)
+{
+    host_makes_directory("a");
+    CHECK(make_directory("a/b") == -EINVAL && !host_mode("a/b"));
+    CHECK(make_directory("") == -ENOENT && make_directory("..") == -EEXIST);
+    clone_root(1);
+    CHECK(create(1, "../outside", O_RDWR) == -EINVAL && create(1, ".", O_RDWR) == -EEXIST);
+}
+
+TEST(a_readonly_export_does_not_change)
+{
+    host_writes("file", "text");
+    clone_root(1);
+    dev.exports[0]->conf.readonly = true;
+    CHECK(create(1, "new", O_RDWR) == -EROFS && make_directory("new") == -EROFS);
+    CHECK(make_link("new", "x") == -EROFS && make_special("new", S_IFIFO) == -EROFS);
+    CHECK(unlink_name("file", 0) == -EROFS);
+    CHECK(!host_mode("new") && host_has("file", "text"));
+}
+
+/* Python's refusal comes when the file is there: what is held for the request is closed with it. */
+TEST(a_request_that_fails_after_it_has_created_keeps_no_descriptor)
+{
+    const uint32_t before = v9_budget_held(dev.fids.inodes.account);
+
+    refusal = -ENODEV;
+    CHECK(ask(P9_TMKDIR, "4s44", ROOT, "directory", 0755, getegid()) == -ENODEV);
+    CHECK(questions == 1 && request.made.path_fd == -1);
+    CHECK(v9_budget_held(dev.fids.inodes.account) == before);
+}
+
+/* ---- unlinking ---------------------------------------------------------------------------------
+ */
+
+TEST(files_and_directories_are_unlinked_each_in_their_way)
+{
+    host_writes("file", "text");
+    host_makes_directory("directory");
+    CHECK(unlink_name("file", REMOVEDIR) == -ENOTDIR && unlink_name("directory", 0) == -EISDIR);
+    CHECK(unlink_name("file", 0) == 0 && unlink_name("directory", REMOVEDIR) == 0);
+    CHECK(!host_mode("file") && !host_mode("directory"));
+    CHECK(unlink_name("file", 0) == -ENOENT);
+}
+
+TEST(a_directory_with_entries_is_kept)
+{
+    host_makes_directory("directory");
+    host_writes("directory/file", "");
+    CHECK(unlink_name("directory", REMOVEDIR) == -ENOTEMPTY && host_mode("directory/file"));
+}
+
+TEST(no_other_flags_and_no_dots_are_unlinked)
+{
+    host_writes("file", "text");
+    CHECK(unlink_name("file", 1) == -EINVAL && host_has("file", "text"));
+    CHECK(unlink_name(".", REMOVEDIR) == -EINVAL && unlink_name("..", REMOVEDIR) == -EINVAL);
+}
+
+TEST(an_unlinked_file_is_read_through_the_fid_that_has_it_open)
+{
+    host_writes("file", "text");
+    CHECK(walk_to(1, "file") == 0 && ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0);
+    CHECK(unlink_name("file", 0) == 0 && !host_mode("file"));
+    CHECK(ask(P9_TREAD, "484", 1, 0, 10) == 0);
+    CHECK(reply_number(P9_HEADER_SIZE, 4) == 4 && !memcmp(reply + P9_IO_SIZE, "text", 4));
+}

@@ -1,0 +1,150 @@
+// sources: p9/lookup.c p9/ request/ fid/ fs/ mapped/ export/ quota/ base/ virtio/
+/*
+ * Fids stand for names until they are opened: what somebody renames, removes and makes on the host
+ * shows to a guest that goes on using its fids; what the guest itself removes stays what it was.
+ */
+#define _GNU_SOURCE
+#include "p9/device.h"
+
+static void host_renames(const char *from, const char *to)
+{
+    CHECK(rename(host(from), host(to)) == 0);
+    names_grow_old();
+}
+
+static void host_removes(const char *name)
+{
+    CHECK(remove(host(name)) == 0);
+    names_grow_old();
+}
+
+TEST(an_unopened_fid_stands_for_the_file_that_is_renamed_over_its_name)
+{
+    uint64_t ino;
+
+    host_writes("file", "old");
+    host_writes("other", "new");
+    ino = host_ino("other");
+    CHECK(walk_to(1, "file") == 0 && ino_of_fid(1) == host_ino("file"));
+    host_renames("other", "file");
+    CHECK(ino_of_fid(1) == ino);
+    CHECK(ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0 && ask(P9_TREAD, "484", 1, 0, 10) == 0);
+    CHECK(!memcmp(reply + P9_IO_SIZE, "new", 3));
+}
+
+TEST(an_open_fid_stays_the_file_that_it_was)
+{
+    uint64_t ino;
+
+    host_writes("file", "old");
+    host_writes("other", "new");
+    ino = host_ino("file");
+    CHECK(walk_to(1, "file") == 0 && ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0);
+    host_renames("other", "file");
+    CHECK(ino_of_fid(1) == ino);
+    CHECK(ask(P9_TREAD, "484", 1, 0, 10) == 0 && !memcmp(reply + P9_IO_SIZE, "old", 3));
+}
+
+TEST(a_clone_of_an_open_fid_stands_for_the_open_file)
+{
+    uint64_t ino;
+
+    host_writes("file", "old");
+    host_writes("other", "new");
+    ino = host_ino("file");
+    CHECK(walk_to(1, "file") == 0 && ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0);
+    host_renames("other", "file");
+    CHECK(ask(P9_TWALK, "442", 1, 2, 0) == 0 && ino_of_fid(2) == ino);
+}
+
+TEST(a_clone_of_an_unopened_fid_has_its_name)
+{
+    uint64_t ino;
+
+    host_writes("file", "old");
+    host_writes("other", "new");
+    ino = host_ino("other");
+    CHECK(walk_to(1, "file") == 0 && ask(P9_TWALK, "442", 1, 2, 0) == 0);
+    host_renames("other", "file");
+    CHECK(ino_of_fid(2) == ino);
+}
+
+TEST(a_name_that_is_gone_fails_until_it_is_back)
+{
+    host_writes("file", "old");
+    CHECK(walk_to(1, "file") == 0);
+    host_removes("file");
+    CHECK(ask(P9_TGETATTR, "48", 1, 0x7ff) == -ENOENT);
+    CHECK(ask(P9_TLOPEN, "44", 1, O_RDONLY) == -ENOENT);
+    host_makes_directory("file");
+    CHECK(ino_of_fid(1) == host_ino("file"));
+}
+
+TEST(a_file_that_the_host_renames_is_not_followed_to_its_new_name)
+{
+    host_writes("file", "text");
+    CHECK(walk_to(1, "file") == 0);
+    host_renames("file", "elsewhere");
+    CHECK(ask(P9_TGETATTR, "48", 1, 0x7ff) == -ENOENT);
+}
+
+TEST(a_directory_that_is_replaced_takes_the_fids_below_it_along)
+{
+    uint64_t ino;
+
+    host_makes_directory("a");
+    host_makes_directory("b");
+    host_writes("a/file", "old");
+    host_writes("b/file", "new");
+    ino = host_ino("b/file");
+    CHECK(ask(P9_TWALK, "442ss", ROOT, 1, 2, "a", "file") == 0);
+    CHECK(rename(host("a"), host("c")) == 0);
+    host_renames("b", "a");
+    CHECK(ino_of_fid(1) == ino);
+}
+
+TEST(a_walk_begins_in_the_directory_that_has_the_name_now)
+{
+    host_makes_directory("a");
+    host_makes_directory("b");
+    host_writes("b/file", "new");
+    CHECK(walk_to(1, "a") == 0);
+    CHECK(rename(host("a"), host("c")) == 0);
+    host_renames("b", "a");
+    CHECK(ask(P9_TWALK, "442s", 1, 2, 1, "file") == 0);
+    CHECK(ino_of_fid(2) == host_ino("a/file"));
+}
+
+TEST(a_directory_that_becomes_a_symlink_is_not_followed)
+{
+    host_makes_directory("a");
+    host_writes("a/file", "text");
+    CHECK(ask(P9_TWALK, "442ss", ROOT, 1, 2, "a", "file") == 0);
+    CHECK(rename(host("a"), host("b")) == 0 && symlink("b", host("a")) == 0);
+    names_grow_old();
+    CHECK(ask(P9_TGETATTR, "48", 1, 0x7ff) == -ENOTDIR);
+}
+
+TEST(what_the_guest_itself_removes_stays_the_file_that_it_was)
+{
+    uint64_t ino;
+
+    host_writes("file", "old");
+    ino = host_ino("file");
+    CHECK(walk_to(1, "file") == 0);
+    CHECK(ask(P9_TUNLINKAT, "4s4", ROOT, "file", 0) == 0);
+    host_writes("file", "new");
+    names_grow_old();
+    CHECK(ino_of_fid(1) == ino);
+    CHECK(ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0 && ask(P9_TREAD, "484", 1, 0, 10) == 0);
+    CHECK(!memcmp(reply + P9_IO_SIZE, "old", 3));
+}
+
+TEST(a_rename_by_python_finds_its_directories_by_their_names)
+{
+    host_makes_directory("a");
+    CHECK(walk_to(1, "a") == 0);
+    CHECK(ask(P9_TRENAMEAT, "4s4s", ROOT, "x", 1, "y") == -V9_NOT_OURS);
+    host_removes("a");
+    CHECK(ask(P9_TRENAMEAT, "4s4s", ROOT, "x", 1, "y") == -ENOENT);
+}
