@@ -233,7 +233,7 @@ static inline int run(uint8_t type)
                                                                            : (uint32_t)message_size;
     request.question.fd = -1;
     request.asked = 0;
-    request.made = V9_CREATED_NONE;
+    request.created = V9_CREATED_NONE;
     memcpy(request.data, message, request.data_size);
     chain->iov[0] = (struct iovec){message, message_size};
     chain->iov[1] = (struct iovec){reply, reply_room};

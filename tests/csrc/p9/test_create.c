@@ -13,17 +13,17 @@ static int create(int fid, const char *name, int flags)
     return ask(P9_TLCREATE, "4s444", fid, name, flags, 0640, getegid());
 }
 
-static int make_directory(const char *name)
+static int create_directory(const char *name)
 {
     return ask(P9_TMKDIR, "4s44", ROOT, name, 0750, getegid());
 }
 
-static int make_link(const char *name, const char *target)
+static int create_link(const char *name, const char *target)
 {
     return ask(P9_TSYMLINK, "4ss4", ROOT, name, target, getegid());
 }
 
-static int make_special(const char *name, int mode)
+static int create_special(const char *name, int mode)
 {
     return ask(P9_TMKNOD, "4s4444", ROOT, name, mode, 0, 0, getegid());
 }
@@ -75,27 +75,27 @@ TEST(a_fid_that_is_open_becomes_no_other_file)
 
 TEST(every_kind_of_entry_is_made_and_its_qid_reported)
 {
-    CHECK(make_directory("directory") == 0);
+    CHECK(create_directory("directory") == 0);
     CHECK(host_mode("directory") == (S_IFDIR | 0750));
     CHECK(reply[P9_HEADER_SIZE] == 0x80 && reply_number(QID_INO_AT, 8) == host_ino("directory"));
-    CHECK(make_link("link", "any/where") == 0 && S_ISLNK(host_mode("link")));
+    CHECK(create_link("link", "any/where") == 0 && S_ISLNK(host_mode("link")));
     CHECK(reply[P9_HEADER_SIZE] == 0x02 && reply_number(QID_INO_AT, 8) == host_ino("link"));
-    CHECK(make_special("pipe", S_IFIFO | 0600) == 0 && host_mode("pipe") == (S_IFIFO | 0600));
+    CHECK(create_special("pipe", S_IFIFO | 0600) == 0 && host_mode("pipe") == (S_IFIFO | 0600));
     CHECK(reply_number(QID_INO_AT, 8) == host_ino("pipe"));
 }
 
 TEST(nothing_is_made_over_a_name_that_is_taken)
 {
     host_writes("name", "text");
-    CHECK(make_directory("name") == -EEXIST && make_link("name", "x") == -EEXIST);
-    CHECK(make_special("name", S_IFIFO | 0600) == -EEXIST && host_has("name", "text"));
+    CHECK(create_directory("name") == -EEXIST && create_link("name", "x") == -EEXIST);
+    CHECK(create_special("name", S_IFIFO | 0600) == -EEXIST && host_has("name", "text"));
 }
 
 TEST(names_that_no_entry_can_have_are_refused)
 {
     host_makes_directory("a");
-    CHECK(make_directory("a/b") == -EINVAL && !host_mode("a/b"));
-    CHECK(make_directory("") == -ENOENT && make_directory("..") == -EEXIST);
+    CHECK(create_directory("a/b") == -EINVAL && !host_mode("a/b"));
+    CHECK(create_directory("") == -ENOENT && create_directory("..") == -EEXIST);
     clone_root(1);
     CHECK(create(1, "../outside", O_RDWR) == -EINVAL && create(1, ".", O_RDWR) == -EEXIST);
 }
@@ -105,8 +105,8 @@ TEST(a_readonly_export_does_not_change)
     host_writes("file", "text");
     clone_root(1);
     dev.exports[0]->conf.readonly = true;
-    CHECK(create(1, "new", O_RDWR) == -EROFS && make_directory("new") == -EROFS);
-    CHECK(make_link("new", "x") == -EROFS && make_special("new", S_IFIFO) == -EROFS);
+    CHECK(create(1, "new", O_RDWR) == -EROFS && create_directory("new") == -EROFS);
+    CHECK(create_link("new", "x") == -EROFS && create_special("new", S_IFIFO) == -EROFS);
     CHECK(unlink_name("file", 0) == -EROFS);
     CHECK(!host_mode("new") && host_has("file", "text"));
 }
@@ -118,7 +118,7 @@ TEST(a_request_that_fails_after_it_has_created_keeps_no_descriptor)
 
     refusal = -ENODEV;
     CHECK(ask(P9_TMKDIR, "4s44", ROOT, "directory", 0755, getegid()) == -ENODEV);
-    CHECK(questions == 1 && request.made.path_fd == -1);
+    CHECK(questions == 1 && request.created.path_fd == -1);
     CHECK(v9_budget_held(dev.fids.inodes.account) == before);
 }
 

@@ -144,7 +144,7 @@ TEST(what_python_refuses_fails_the_request_that_asked)
 TEST(what_was_created_before_python_was_asked_is_not_created_twice)
 {
     CHECK(ask(P9_TMKDIR, "4s44", ROOT, "directory", 0755, getgid()) == 0);
-    CHECK(questions == 1 && request.made.path_fd == -1);
+    CHECK(questions == 1 && request.created.path_fd == -1);
     CHECK(reply_number(P9_HEADER_SIZE + 5, 8) == host_ino("directory"));
 }
 
