@@ -42,8 +42,8 @@ FOREIGN = re.compile(
 CLIENTS_TICKETS = {"Ticket", "ticket", "tickets"}
 """What the tests' client returns for a request, to wait for its reply."""
 UNTESTED = dict.fromkeys(
-    (*("server/device", "server/names", "server/ring_setup", "server/stop", "server/workers"),),
-    "it takes a whole device: tests/system",
+    ("server/device", "server/names", "server/ring_setup", "server/workers"),
+    "it takes a whole device, with threads: tests/system",
 )
 """Files without a test program in their room, and why."""
 
