@@ -341,7 +341,7 @@ int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
 enum {
     V9_UP_DEVICE = 1, /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file */
     V9_UP_GROUP = 2,  /* a = device index, b = st_ino */
-    V9_UP_MOUNT = 5,  /* a = mount id, b = generation, fd = O_PATH descriptor on it */
+    V9_UP_MOUNT = 3,  /* a = mount id, b = generation, fd = O_PATH descriptor on it */
 };
 
 /*
@@ -411,7 +411,7 @@ enum {
 };
 /* The session's dialect: which requests C knows, and what an error looks like. */
 void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
-/* Live counts, for metrics and leak tests. */
+/* Live counts, which tests for leaks read. */
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
     uint64_t inodes, evicted; /* files in the table; those without descriptors (fid/evict.h) */

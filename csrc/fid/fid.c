@@ -42,9 +42,7 @@ void v9_fids_destroy(struct v9_fids *fids)
     pthread_mutex_destroy(&fids->lock);
 }
 
-/* ---- pins and handles
- * -----------------------------------------------------------------------------------
- */
+/* ---- pins and handles ------------------------------------------------------------------------ */
 
 int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle)
 {

@@ -62,8 +62,7 @@ static int read_attr(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
     return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->created, attr));
 }
 
-/* ---- Tlcreate ----------------------------------------------------------------------------------
- */
+/* ---- Tlcreate -------------------------------------------------------------------------------- */
 
 static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
                   const struct v9_inode *inode, const char *name, const struct v9_new *as,
@@ -120,8 +119,7 @@ int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return v9_request_reply(r, reply, sizeof(reply));
 }
 
-/* ---- Tmkdir, Tmknod, Tsymlink ------------------------------------------------------------------
- */
+/* ---- Tmkdir, Tmknod, Tsymlink ---------------------------------------------------------------- */
 
 /* Keeps a descriptor of the new file in the request, while Python is asked about it. */
 static int hold_created(struct v9_request *r, v9_export *ex, const struct v9_inode *inode,
@@ -237,8 +235,7 @@ int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return create_and_reply(dev, r, number, name, &as);
 }
 
-/* ---- Tunlinkat ---------------------------------------------------------------------------------
- */
+/* ---- Tunlinkat ------------------------------------------------------------------------------- */
 
 /* Removes an entry. Evicted inodes keep their file (fid/evict.h), and the removed one does not stay
  * cached. */

@@ -139,7 +139,7 @@ int v9_p9_open(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 
 /*
  * Decides whether the reply leaves out the size (fid/known_size.h). A client that has an inode
- * already asks for all attributes (P9_STATS_ALL); to create an inode, it asks for fewer.
+ * already asks for all attributes; to create an inode, it asks for fewer.
  */
 static int leave_size_out(v9_export *ex, struct v9_request *r, struct v9_inode *inode,
                           uint64_t mask, struct v9_attr *a, bool *out)

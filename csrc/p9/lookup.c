@@ -257,8 +257,7 @@ static int check_name(struct v9_device *dev, struct v9_request *r, const struct 
     return -ESTALE; /* a system call of the host hangs during a rename */
 }
 
-/* ---- fids --------------------------------------------------------------------------------------
- */
+/* ---- fids ------------------------------------------------------------------------------------ */
 
 /* Unpins the fid, and pins the one that has its number now. */
 static int pin_again(struct v9_device *dev, uint32_t number, struct v9_use *use)
@@ -416,8 +415,7 @@ int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_
     return !err && v9_fids_is_named(&dev->fids, fid);
 }
 
-/* ---- requests that Python answers --------------------------------------------------------------
- */
+/* ---- requests that Python answers ------------------------------------------------------------ */
 
 /* The fids that a request uses by name; returns their number. *own is a fid that keeps its file and
  * loses or changes its name; else P9_NOFID. */

@@ -58,8 +58,7 @@ enum {
     ASK_MAX = 2,        /* questions about mounts, if they change before the answer arrives */
 };
 
-/* ---- one entry ---------------------------------------------------------------------------------
- */
+/* ---- one entry ------------------------------------------------------------------------------- */
 
 static bool is_dots(const char *name)
 {
@@ -160,8 +159,7 @@ static int pack_entry(struct listing *list, struct v9_request *r, const struct v
     return 0;
 }
 
-/* ---- a directory -------------------------------------------------------------------------------
- */
+/* ---- a directory ----------------------------------------------------------------------------- */
 
 static int pack_all(struct listing *list, struct v9_request *r, const uint8_t *dents, long size)
 {
@@ -246,8 +244,7 @@ static int list_from(struct listing *list, struct v9_request *r, struct v9_fid_d
                                                  : 0; /* as getdents64 with too small a buffer */
 }
 
-/* ---- Treaddir ----------------------------------------------------------------------------------
- */
+/* ---- Treaddir -------------------------------------------------------------------------------- */
 
 /* Finds out which entries take a stat. -V9_NO_MOUNT: Python has to decide. */
 static int view_mounts(struct listing *list, struct v9_request *r)
@@ -332,8 +329,7 @@ int v9_p9_readdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     return v9_request_reply(r, scratch->reply, size);
 }
 
-/* ---- for Python --------------------------------------------------------------------------------
- */
+/* ---- for Python ------------------------------------------------------------------------------ */
 
 static uint64_t last_offset(const uint8_t *dents, int size)
 {

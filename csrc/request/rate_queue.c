@@ -57,8 +57,7 @@ int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *
     return wait ? -V9_NOT_YET : 0;
 }
 
-/* ---- the timer; all below with the lock held ---------------------------------------------------
- */
+/* ---- the timer; all below with the lock held ------------------------------------------------- */
 
 /* Nanoseconds until one of an export's requests may start; INT64_MAX: none waits. */
 static int64_t shortest_wait(struct v9_rate_queues *queues, int64_t now)
@@ -93,8 +92,7 @@ static void set_timer(v9_device *dev, int64_t now)
     timerfd_settime(dev->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-/* ---- waiting -----------------------------------------------------------------------------------
- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
 {

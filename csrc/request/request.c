@@ -25,8 +25,7 @@ void v9_device_check_memory(struct v9_device *dev)
         break_ring(dev, "the frontend took memory away (SIGBUS)");
 }
 
-/* ---- by tag ------------------------------------------------------------------------------------
- */
+/* ---- by tag ---------------------------------------------------------------------------------- */
 
 static uint16_t *tag_list(struct v9_device *dev, const struct v9_request *r)
 {
@@ -56,8 +55,7 @@ static void leave_tag(struct v9_device *dev, struct v9_request *r)
         dev->slots[r->tag_after - 1].tag_before = r->tag_before;
 }
 
-/* ---- from the ring -----------------------------------------------------------------------------
- */
+/* ---- from the ring --------------------------------------------------------------------------- */
 
 bool v9_device_can_run(struct v9_device *dev)
 {
@@ -192,8 +190,8 @@ static bool start_flush(struct v9_device *dev, struct v9_request *r)
 }
 
 /* A Tversion begins a new session. It waits until all requests in flight have ended (NULL until
- * then), and cancels those that wait. No other request begins before it is answered, since it
- * clears all fids. */
+ * then); those that wait are cancelled (v9_request_is_cancelled). No other request begins before it
+ * is answered, since it clears all fids. */
 static struct v9_request *start_version(struct v9_device *dev, struct v9_request *r)
 {
     dev->barrier = r;
@@ -326,8 +324,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
     pthread_cond_broadcast(&dev->idle);
 }
 
-/* ---- stragglers --------------------------------------------------------------------------------
- */
+/* ---- stragglers ------------------------------------------------------------------------------ */
 
 static void kill_request(struct v9_device *dev, struct v9_request *r)
 {

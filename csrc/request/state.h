@@ -67,7 +67,7 @@ struct v9_request {
     struct v9_rate_queues *rate_queues; /* of its export (request/rate_queue.c) */
     struct v9_request *next, **link;    /* in the free list (next), or in a rate queue */
     struct v9_question question;        /* V9_UP_DEVICE, _GROUP, _MOUNT: its handler's */
-    struct v9_created created;          /* p9/create.c: created, but not reported yet; */
+    struct v9_created created;          /* p9/create.c: created, but not reported yet */
     uint32_t created_in;                /* index of the export that `created` belongs to */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
@@ -122,7 +122,8 @@ struct v9_device {
     bool unheard;   /* there was no call descriptor for completions */
     bool poll_ring; /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
-    bool report_due;        /* v9_upcall_report has work: cancelled V9_LATER requests, or */
+    bool report_due; /* v9_upcall_report has work: cancelled V9_LATER requests, or broken_unreported
+                      */
     bool broken_unreported; /* Python has yet to log that the ring is broken */
 
     struct v9_request *slots;

@@ -34,8 +34,7 @@ static void set_in_python(struct v9_worker *worker, bool in_python)
     __atomic_store_n(&worker->in_python, in_python, __ATOMIC_RELAXED);
 }
 
-/* ---- on a serving thread -----------------------------------------------------------------------
- */
+/* ---- on a serving thread --------------------------------------------------------------------- */
 
 void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
 {
@@ -109,8 +108,7 @@ void v9_upcall_report(struct v9_device *dev, struct v9_worker *worker)
     pthread_mutex_lock(&dev->lock);
 }
 
-/* ---- on any thread, for Python -----------------------------------------------------------------
- */
+/* ---- on any thread, for Python --------------------------------------------------------------- */
 
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
 {

@@ -41,8 +41,7 @@ int v9_init(void)
     return v9_mem_init();
 }
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
 {
@@ -168,8 +167,7 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
     pthread_mutex_unlock(&dev->fids.lock);
 }
 
-/* ---- draining ----------------------------------------------------------------------------------
- */
+/* ---- draining -------------------------------------------------------------------------------- */
 
 /* Waits until the count (requests in flight, or running ones) is 0; false on time-out. The device
  * is paused, so the count only falls. */
@@ -244,8 +242,7 @@ void v9_device_reset(v9_device *dev, uint32_t memory_stays)
     v9_device_set_dialect(dev, V9_9P2000L);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Takes the lock when no thread uses guest memory any more; returns whether the device was
  * paused. */
@@ -317,8 +314,7 @@ int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint
     return err;
 }
 
-/* ---- fids, for Python --------------------------------------------------------------------------
- */
+/* ---- fids, for Python ------------------------------------------------------------------------ */
 
 int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 {

@@ -61,8 +61,7 @@ struct thread {
 
 static uint32_t polling; /* threads of the process that poll */
 
-/* ---- roles; all with the lock held -------------------------------------------------------------
- */
+/* ---- roles; all with the lock held ----------------------------------------------------------- */
 
 static void wait_for_kick(struct v9_device *dev)
 {
@@ -413,8 +412,7 @@ static int spawn(struct v9_device *dev)
     return -err;
 }
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int add_to_epoll(int epoll_fd, int fd, uint32_t events)
 {

@@ -110,7 +110,7 @@ RELEASES = Releases()
 class _Wait:
     """A request that waits.
 
-    `guard` keeps the thread alive between the check that it still waits and the signal:
+    `_guard` keeps the thread alive between the check that it still waits and the signal:
     pthread_kill(3) on an ended thread is undefined.
     """
 

@@ -14,7 +14,7 @@ enum { ORDERLY = 3, FOR_EVER = 1000000, AT_ONCE = 1 };
 
 /* Runs a process that gets SIGTERM; `is_orderly`: one that ends when it reads of it. Returns its
  * exit status. */
-static int end_process(int told, uint32_t patience_ms, bool is_orderly)
+static int end_process(int reported, uint32_t patience_ms, bool is_orderly)
 {
     uint64_t number;
     int status = -1;
@@ -26,10 +26,10 @@ static int end_process(int told, uint32_t patience_ms, bool is_orderly)
         sigaddset(&set, SIGTERM);
         sigaddset(&set, SIGINT);
         sigprocmask(SIG_BLOCK, &set, NULL);
-        if (v9_stop_start(told, patience_ms))
+        if (v9_stop_start(reported, patience_ms))
             _exit(1);
         kill(getpid(), SIGTERM);
-        if (is_orderly && read(told, &number, sizeof(number)) == sizeof(number))
+        if (is_orderly && read(reported, &number, sizeof(number)) == sizeof(number))
             _exit(number == SIGTERM ? ORDERLY : 1);
         for (;;)
             pause();
@@ -40,18 +40,18 @@ static int end_process(int told, uint32_t patience_ms, bool is_orderly)
 
 TEST(a_process_that_hears_of_the_signal_ends_by_itself)
 {
-    const int told = eventfd(0, EFD_CLOEXEC);
+    const int reported = eventfd(0, EFD_CLOEXEC);
 
-    CHECK(end_process(told, FOR_EVER, true) == ORDERLY);
-    close(told);
+    CHECK(end_process(reported, FOR_EVER, true) == ORDERLY);
+    close(reported);
 }
 
 TEST(a_process_that_hangs_is_ended_with_status_0)
 {
-    const int told = eventfd(0, EFD_CLOEXEC);
+    const int reported = eventfd(0, EFD_CLOEXEC);
     uint64_t number = 0;
 
-    CHECK(end_process(told, AT_ONCE, false) == 0);
-    CHECK(read(told, &number, sizeof(number)) == sizeof(number) && number == SIGTERM);
-    close(told);
+    CHECK(end_process(reported, AT_ONCE, false) == 0);
+    CHECK(read(reported, &number, sizeof(number)) == sizeof(number) && number == SIGTERM);
+    close(reported);
 }
