@@ -32,6 +32,16 @@ bool v9_ctime_is_reliable(int32_t fd)
     }
 }
 
+bool v9_ctime_shows_renames(int32_t fd)
+{
+    struct statfs st;
+
+    if (fstatfs(fd, &st) < 0)
+        return false;
+    return st.f_type == EXT4_SUPER_MAGIC || st.f_type == BTRFS_SUPER_MAGIC ||
+           st.f_type == TMPFS_MAGIC;
+}
+
 int64_t v9_ctime_now(void)
 {
     struct timespec now;

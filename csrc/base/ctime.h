@@ -19,6 +19,9 @@
 
 /* Whether the file system that `fd` (O_PATH will do) is on keeps ctime so. */
 bool v9_ctime_is_reliable(int32_t fd);
+/* Whether it does so for each file that loses or changes a name, too. XFS and F2FS do not for two
+ * files that are exchanged (RENAME_EXCHANGE, rename(2)). */
+bool v9_ctime_shows_renames(int32_t fd);
 /* The present time, to be read before the stat that is passed to v9_ctime_settled. */
 int64_t v9_ctime_now(void);
 /* The ctime in ns from a stat that began at `now`, if any later change of the file changes it; 0 if

@@ -45,9 +45,6 @@ void v9_shrinker_visit(void (*visit)(struct v9_shrinker *shrinker));
 /* Starts a detached thread that no signal interrupts; whether it runs. */
 bool v9_shrinker_thread(void *(*run)(void *));
 
-/* Evicts a batch, on the calling thread, from whoever holds the most; returns the number of
- * descriptors closed. The caller holds no locks. */
-uint32_t v9_shrinker_shrink(void);
 /* Whether a call that failed with errno value `error` may be tried once more, since it lacked a
  * descriptor and some were closed. `tries` counts, from 0. */
 bool v9_shrinker_retry(int error, uint32_t *tries);

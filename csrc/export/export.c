@@ -39,6 +39,7 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
     ex->root_dev = st.st_dev;
     ex->root_ino = st.st_ino;
     ex->ctime_is_reliable = v9_ctime_is_reliable(ex->conf.root_fd);
+    ex->ctime_shows_renames = v9_ctime_shows_renames(ex->conf.root_fd);
     ex->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (ex->proc_fd < 0) {
         *err = -errno;

@@ -37,7 +37,7 @@ struct v9_export {
     pthread_mutex_t names_lock;
     struct v9_self self;
     uint64_t root_dev, root_ino;
-    bool ctime_is_reliable; /* of the files on root_dev (base/ctime.h) */
+    bool ctime_is_reliable, ctime_shows_renames; /* of the files on root_dev (base/ctime.h) */
     struct v9_caps caps;
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */

@@ -216,7 +216,7 @@ void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, u
         __atomic_store_n(&dentry->inode, inode, __ATOMIC_RELAXED);
         __atomic_store_n(&dentry->checked, now, __ATOMIC_RELAXED);
         dentry->settled = 0;
-        dentries->rebound++;
+        dentries->rebound += old && old != inode;
     }
     if (old)
         v9_inodes_release(dentries->inodes, old, deferred);

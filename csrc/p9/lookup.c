@@ -49,6 +49,7 @@ struct lookup {
     uint32_t leaf;
     uint64_t now;
     uint32_t moves;          /* seqcount of ex->moves */
+    uint32_t rebound;        /* dentries.rebound before the parent was acquired */
     uint32_t above;          /* inode of the parent directory, pinned; 0: the root */
     uint32_t lost;           /* dentry of a parent that cannot be reopened; or 0 */
     int32_t fd;              /* the parent's descriptor */
@@ -102,10 +103,11 @@ static int acquire_parent(struct lookup *lookup, uint32_t at)
 static void note_ctime(const struct lookup *lookup, struct v9_dentry *dentry)
 {
     const struct v9_attr *attr = &lookup->use->attr;
-    const bool sure = lookup->ex->ctime_is_reliable && attr->st_dev == lookup->ex->root_dev;
+    const bool sure = lookup->ex->ctime_shows_renames && attr->st_dev == lookup->ex->root_dev &&
+                      !lookup->ex->overrides;
 
     dentry->settled = sure ? v9_ctime_settled(attr, lookup->use->ctime_now) : 0;
-    dentry->rebound = lookup->dev->fids.dentries.rebound;
+    dentry->rebound = lookup->rebound;
 }
 
 /* Whether the name still leads to the same file. The lock is held. */
@@ -192,6 +194,7 @@ static int check_level(struct lookup *lookup, uint32_t at)
 
     lookup->above = lookup->lost = 0;
     lookup->use->ctime_now = lookup->ex->ctime_is_reliable ? v9_ctime_now() : 0;
+    lookup->rebound = fids->dentries.rebound;
     err = acquire_parent(lookup, at);
     pthread_mutex_unlock(&fids->lock);
     if (!err)
@@ -262,6 +265,7 @@ static int check_name(struct v9_device *dev, struct v9_request *r, const struct 
 /* Unpins the fid, and pins the one that has its number now. */
 static int pin_again(struct v9_device *dev, uint32_t number, struct v9_use *use)
 {
+    use->seen = false; /* attributes of what it stood for */
     v9_fids_unpin(&dev->fids, use->fid);
     return v9_fids_pin(&dev->fids, number, &use->fid);
 }
@@ -286,13 +290,13 @@ static uint64_t settled_ctime(struct v9_device *dev, const struct v9_use *use)
 /*
  * Whether a file's attributes prove that it still has its name. Renaming or removing a file changes
  * its ctime. So while its directory is checked by name, one stat of the file itself returns its
- * attributes and checks its name. It does not detect that something was mounted over the file, so a
+ * attributes and checks its name. It does not detect mounts over the file that come or go, so a
  * check by name follows every V9_SETTLED_BELIEF.
  */
 static bool has_kept_name(struct v9_device *dev, struct v9_use *use)
 {
     v9_export *ex = v9_inode_export(dev, v9_fids_inode(&dev->fids, use->fid));
-    const uint64_t settled = ex->ctime_is_reliable ? settled_ctime(dev, use) : 0;
+    const uint64_t settled = ex->ctime_shows_renames ? settled_ctime(dev, use) : 0;
 
     if (!settled)
         return false;

@@ -32,6 +32,55 @@ TEST(an_unopened_fid_stands_for_the_file_that_is_renamed_over_its_name)
     CHECK(!memcmp(reply + P9_IO_SIZE, "new", 3));
 }
 
+/* The dentry of fid 1 in the root, whose file's ctime is settled: its name was checked, and is to
+ * be checked again soon, but its attributes alone will do until then. */
+static struct v9_dentry *settled_name(void)
+{
+    struct v9_dentry *dentry;
+    uint64_t handle;
+
+    nanosleep(&(struct timespec){0, 100000000}, NULL); /* ctime is long past */
+    CHECK(walk_to(1, "file") == 0 && v9_fids_find(&dev.fids, 1, &handle) == 0);
+    dentry = v9_dentry_at(&dev.fids.dentries, v9_fids_of(&dev.fids, handle)->dentry);
+    names_grow_old();
+    CHECK(ino_of_fid(1) == host_ino("file"));
+    CHECK(dentry->settled || !dev.exports[0]->ctime_shows_renames);
+    dentry->checked = v9_dentry_now() - V9_BELIEF;
+    return dentry;
+}
+
+/* How often one of many stats did without a check of the name. Who is interrupted for too long
+ * between the two lines has the name checked. */
+TEST(attributes_with_an_unchanged_ctime_show_that_a_file_has_its_name)
+{
+    struct v9_dentry *dentry;
+    uint64_t checked;
+    int shown = 0;
+
+    host_writes("file", "text");
+    dentry = settled_name();
+    if (!dentry->settled)
+        SKIP("ctime does not show renames on this file system");
+    for (int i = 0; i < 1000; i++) {
+        dentry->checked = checked = v9_dentry_now() - V9_BELIEF;
+        CHECK(ino_of_fid(1) == host_ino("file"));
+        shown += dentry->checked == checked;
+    }
+    CHECK(shown > 0);
+}
+
+TEST(a_ctime_that_has_changed_shows_that_a_file_may_have_lost_its_name)
+{
+    uint64_t ino;
+
+    host_writes("file", "old");
+    host_writes("other", "new");
+    ino = host_ino("other");
+    settled_name();
+    CHECK(renameat2(AT_FDCWD, host("other"), AT_FDCWD, host("file"), RENAME_EXCHANGE) == 0);
+    CHECK(ino_of_fid(1) == ino);
+}
+
 TEST(an_open_fid_stays_the_file_that_it_was)
 {
     uint64_t ino;
