@@ -384,7 +384,10 @@ def test_a_connection_that_cannot_be_accepted_is_tried_again(
     run: Run, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A connection that cannot be accepted is tried again."""
+    import gc
     import resource
+
+    gc.collect()  # nothing that earlier tests left may free a descriptor meanwhile
 
     async def script(backend: FakeBackend, task: asyncio.Task[None]) -> None:
         frontend = await connect(path)
