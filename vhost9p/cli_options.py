@@ -228,6 +228,10 @@ def _add_what(parser: Parser) -> None:
         help=" | ".join(MULTIDEVS) + ": files of several host devices (default: warn; remap with "
         "--export)",
     )
+    _add_service(what)
+
+
+def _add_service(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--msize-max",
         metavar="SIZE",

@@ -38,8 +38,14 @@ bool v9_ctime_shows_renames(int32_t fd)
 
     if (fstatfs(fd, &st) < 0)
         return false;
-    return st.f_type == EXT4_SUPER_MAGIC || st.f_type == BTRFS_SUPER_MAGIC ||
-           st.f_type == TMPFS_MAGIC;
+    switch ((uint32_t)st.f_type) {
+    case EXT4_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+        return true;
+    default:
+        return false;
+    }
 }
 
 int64_t v9_ctime_now(void)

@@ -42,7 +42,8 @@ TEST(only_known_file_systems_are_reliable)
     const int tmpfs = memfd_create("file", MFD_CLOEXEC), proc = open("/proc/self", O_PATH);
 
     CHECK(v9_ctime_is_reliable(tmpfs) && !v9_ctime_is_reliable(proc) && !v9_ctime_is_reliable(-1));
-    CHECK(v9_ctime_now() > 1600000000 * S);
+    CHECK(v9_ctime_shows_renames(tmpfs) && !v9_ctime_shows_renames(proc));
+    CHECK(!v9_ctime_shows_renames(-1) && v9_ctime_now() > 1600000000 * S);
     close(tmpfs);
     close(proc);
 }
