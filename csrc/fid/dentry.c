@@ -222,6 +222,18 @@ void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, u
         v9_inodes_release(dentries->inodes, old, deferred);
 }
 
+uint64_t v9_dentry_settled(const struct v9_dentries *dentries, uint32_t at, uint32_t inode,
+                           uint64_t now)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+
+    if (dentry->settled && dentry->inode == inode && dentry->rebound == dentries->rebound &&
+        now - dentry->checked < V9_SETTLED_BELIEF &&
+        v9_dentry_is_fresh(v9_dentry_at(dentries, dentry->parent), now))
+        return dentry->settled;
+    return 0;
+}
+
 bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode)
 {
     const uint32_t own = v9_dentry_at(dentries, at)->inode;

@@ -97,6 +97,18 @@ static inline uint64_t v9_dentry_now(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 #endif
+
+/* Whether a dentry need not be looked up. A reference is held, the lock need not be. */
+static inline bool v9_dentry_is_fresh(const struct v9_dentry *dentry, uint64_t now)
+{
+    return now - __atomic_load_n(&dentry->checked, __ATOMIC_RELAXED) < V9_BELIEF ||
+           __atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED);
+}
+
+/* The ctime that proves, if the inode still has it, that the inode still has this name. 0: there is
+ * none, since the name was not looked up for too long, or one above it was found replaced. */
+uint64_t v9_dentry_settled(const struct v9_dentries *dentries, uint32_t at, uint32_t inode,
+                           uint64_t now);
 /* The text, with a NUL. */
 const char *v9_dentry_text(const struct v9_dentries *dentries, const struct v9_dentry *dentry);
 /* The dentry that a route leads to, with one more reference; 0: none, or no room. */

@@ -165,41 +165,73 @@ void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
     v9_fids_finish(fids, &deferred);
 }
 
-static int pin(struct v9_fids *fids, uint32_t number, bool restores, struct v9_fid **fid)
+/* Adds a pin to the fid that has a number; NULL: none has it. The lock is held. */
+static struct v9_fid *add_pin(struct v9_fids *fids, uint32_t number)
 {
+    const uint32_t index = v9_fid_table_find(fids, number);
+    struct v9_fid *fid = &fids->entries[index - 1];
     struct v9_inode *inode;
-    uint32_t index;
-    int err = 0;
 
-    *fid = NULL;
-    pthread_mutex_lock(&fids->lock);
-    index = v9_fid_table_find(fids, number);
-    if (index) {
-        *fid = &fids->entries[index - 1];
-        (*fid)->refs++;
-        (*fid)->io_used_lately = true;
-        inode = v9_fids_inode(fids, *fid);
-        if (inode) {
-            inode->pins++;
-            inode->used_lately = true;
-            if (restores && (inode->path_fd < 0 || (*fid)->io_fd == V9_IO_EVICTED))
-                err = v9_restore_fid(fids, *fid);
-        }
+    if (!index)
+        return NULL;
+    fid->refs++;
+    fid->io_used_lately = true;
+    inode = v9_fids_inode(fids, fid);
+    if (inode) {
+        inode->pins++;
+        inode->used_lately = true;
     }
+    return fid;
+}
+
+/* Restores what a pinned fid's file lacks. The lock is held. */
+static int restore(struct v9_fids *fids, struct v9_fid *fid)
+{
+    const struct v9_inode *inode = v9_fids_inode(fids, fid);
+
+    if (!inode || (inode->path_fd >= 0 && fid->io_fd != V9_IO_EVICTED))
+        return 0;
+    return v9_restore_fid(fids, fid);
+}
+
+int v9_fids_pin_settled(struct v9_fids *fids, uint32_t number, uint64_t now, struct v9_fid **fid,
+                        uint64_t *settled)
+{
+    int err = -EBADF;
+
+    *settled = 0;
+    pthread_mutex_lock(&fids->lock);
+    *fid = add_pin(fids, number);
+    if (*fid)
+        err = restore(fids, *fid);
+    if (!err && (*fid)->dentry)
+        *settled = v9_dentry_settled(&fids->dentries, (*fid)->dentry, (*fid)->inode, now);
     pthread_mutex_unlock(&fids->lock);
-    if (err)
+    if (err && *fid)
         v9_fids_unpin(fids, *fid);
-    return index ? err : -EBADF;
+    return err;
 }
 
 int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
 {
-    return pin(fids, number, true, fid);
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    *fid = add_pin(fids, number);
+    if (*fid)
+        err = restore(fids, *fid);
+    pthread_mutex_unlock(&fids->lock);
+    if (err && *fid)
+        v9_fids_unpin(fids, *fid);
+    return err;
 }
 
 int v9_fids_pin_evicted(struct v9_fids *fids, uint32_t number, struct v9_fid **fid)
 {
-    return pin(fids, number, false, fid);
+    pthread_mutex_lock(&fids->lock);
+    *fid = add_pin(fids, number);
+    pthread_mutex_unlock(&fids->lock);
+    return *fid ? 0 : -EBADF;
 }
 
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags)

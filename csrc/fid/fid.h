@@ -33,6 +33,10 @@ void v9_fids_destroy(struct v9_fids *fids);
 /* Restores what is evicted. -EBADF where the number is not entered; -ESTALE and more where its file
  * cannot be reopened. */
 int v9_fids_pin(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
+/* As v9_fids_pin; *settled is what v9_dentry_settled answers at that time, if the fid has a name.
+ */
+int v9_fids_pin_settled(struct v9_fids *fids, uint32_t number, uint64_t now, struct v9_fid **fid,
+                        uint64_t *settled);
 /* As v9_fids_pin, but what is evicted stays so. */
 int v9_fids_pin_evicted(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);

@@ -61,12 +61,6 @@ static struct v9_dentry *dentry_at(const struct lookup *lookup, uint32_t at)
     return v9_dentry_at(&lookup->dev->fids.dentries, at);
 }
 
-static bool is_fresh(const struct v9_dentry *dentry, uint64_t now)
-{
-    return now - __atomic_load_n(&dentry->checked, __ATOMIC_RELAXED) < V9_BELIEF ||
-           __atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED);
-}
-
 /* Collects the dentries to be checked, from `at` up; if there are more than LEVELS, the upper ones.
  * Splits names of several components. The lock is held. */
 static uint32_t collect(const struct lookup *lookup, uint32_t at, uint32_t levels[LEVELS])
@@ -74,7 +68,8 @@ static uint32_t collect(const struct lookup *lookup, uint32_t at, uint32_t level
     struct v9_dentries *dentries = &lookup->dev->fids.dentries;
     uint32_t count = 0;
 
-    for (; !is_fresh(dentry_at(lookup, at), lookup->now); at = dentry_at(lookup, at)->parent) {
+    for (; !v9_dentry_is_fresh(dentry_at(lookup, at), lookup->now);
+         at = dentry_at(lookup, at)->parent) {
         if (dentry_at(lookup, at)->compound)
             v9_dentry_split_all(dentries);
         levels[count++ % LEVELS] = at;
@@ -270,51 +265,34 @@ static int pin_again(struct v9_device *dev, uint32_t number, struct v9_use *use)
     return v9_fids_pin(&dev->fids, number, &use->fid);
 }
 
-/* The ctime that proves, if unchanged, that the file still has its name; 0 if the name has to be
- * checked, because it was not for too long, or a directory above it was found replaced. */
-static uint64_t settled_ctime(struct v9_device *dev, const struct v9_use *use)
-{
-    const struct v9_dentries *dentries = &dev->fids.dentries;
-    const struct v9_dentry *dentry = v9_dentry_at(dentries, use->fid->dentry);
-    uint64_t settled = 0;
-
-    pthread_mutex_lock(&dev->fids.lock);
-    if (dentry->settled && dentry->rebound == dentries->rebound &&
-        use->now - dentry->checked < V9_SETTLED_BELIEF && dentry->inode == use->fid->inode &&
-        is_fresh(v9_dentry_at(dentries, dentry->parent), use->now))
-        settled = dentry->settled;
-    pthread_mutex_unlock(&dev->fids.lock);
-    return settled;
-}
-
 /*
- * Whether a file's attributes prove that it still has its name. Renaming or removing a file changes
- * its ctime. So while its directory is checked by name, one stat of the file itself returns its
- * attributes and checks its name. It does not detect mounts over the file that come or go, so a
- * check by name follows every V9_SETTLED_BELIEF.
+ * Whether a file's attributes prove that it still has its name, by the ctime that it had when the
+ * name was checked. Renaming or removing a file changes its ctime. So while its directory is
+ * checked by name, one stat of the file itself returns its attributes and checks its name. It does
+ * not detect mounts over the file that come or go, so a check by name follows every
+ * V9_SETTLED_BELIEF.
  */
-static bool has_kept_name(struct v9_device *dev, struct v9_use *use)
+static bool has_kept_name(struct v9_device *dev, struct v9_use *use, uint64_t settled)
 {
-    v9_export *ex = v9_inode_export(dev, v9_fids_inode(&dev->fids, use->fid));
-    const uint64_t settled = ex->ctime_shows_renames ? settled_ctime(dev, use) : 0;
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, use->fid);
 
-    if (!settled)
+    if (!settled || !use->wanted)
         return false;
     use->ctime_now = v9_ctime_now();
-    use->seen = !v9_attr_stat(ex, v9_fids_inode(&dev->fids, use->fid)->path_fd, "", &use->attr) &&
+    use->seen = !v9_attr_stat(v9_inode_export(dev, inode), inode->path_fd, "", &use->attr) &&
                 use->attr.nlink && v9_ctime_settled(&use->attr, use->ctime_now) == settled;
     return use->seen;
 }
 
-/* Brings a pinned fid that stands for a name up to date. On failure it is unpinned. */
+/* Brings a pinned fid that stands for a name up to date; `settled` as of v9_fids_pin_settled. On
+ * failure it is unpinned. */
 static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t number,
-                       struct v9_use *use)
+                       uint64_t settled, struct v9_use *use)
 {
     const struct v9_dentry *dentry = v9_dentry_at(&dev->fids.dentries, use->fid->dentry);
     int err = 0;
 
-    use->now = v9_dentry_now();
-    if (!is_fresh(dentry, use->now) && !(use->wanted && has_kept_name(dev, use)))
+    if (!v9_dentry_is_fresh(dentry, use->now) && !has_kept_name(dev, use, settled))
         err = check_name(dev, r, use->fid, use->now, use);
     if (!err && !__atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED) &&
         __atomic_load_n(&dentry->inode, __ATOMIC_RELAXED) != use->fid->inode) {
@@ -329,10 +307,12 @@ static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t num
 
 static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)
 {
-    int err = v9_fids_pin(&dev->fids, number, &use->fid);
+    uint64_t settled;
+    int err;
 
     use->seen = false;
-    use->now = 0;
+    use->now = v9_dentry_now();
+    err = v9_fids_pin_settled(&dev->fids, number, use->now, &use->fid, &settled);
     if (err == -ESTALE) { /* evicted and not found: another file may have its name */
         err = v9_fids_pin_evicted(&dev->fids, number, &use->fid);
         if (!err && !v9_fid_is_by_name(use->fid)) {
@@ -341,12 +321,12 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
         }
         if (!err) {
             v9_fids_invalidate_name(&dev->fids, use->fid->dentry);
-            err = follow_name(dev, r, number, use);
+            err = follow_name(dev, r, number, 0, use);
         }
         if (!err)
             err = pin_again(dev, number, use);
     } else if (!err && v9_fid_is_by_name(use->fid)) {
-        err = follow_name(dev, r, number, use);
+        err = follow_name(dev, r, number, settled, use);
     }
     if (err)
         return err;
@@ -412,7 +392,7 @@ int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_
     if (v9_fid_is_by_name(fid))
         return 1; /* it was checked */
     now = v9_dentry_now();
-    if (!is_fresh(v9_dentry_at(&dev->fids.dentries, fid->dentry), now))
+    if (!v9_dentry_is_fresh(v9_dentry_at(&dev->fids.dentries, fid->dentry), now))
         err = check_name(dev, r, fid, now, &use);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
@@ -475,7 +455,8 @@ static int check_own_name(struct v9_device *dev, struct v9_request *r, uint32_t 
 
     if (err)
         return 0; /* Python reports the error */
-    if (use.fid->dentry && !is_fresh(v9_dentry_at(&dev->fids.dentries, use.fid->dentry), now))
+    if (use.fid->dentry &&
+        !v9_dentry_is_fresh(v9_dentry_at(&dev->fids.dentries, use.fid->dentry), now))
         err = check_name(dev, r, use.fid, now, &use);
     if (err) /* the guest could not reach the file by it any more */
         v9_fids_invalidate_name(&dev->fids, use.fid->dentry);

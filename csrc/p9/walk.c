@@ -236,7 +236,6 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     char text[P9_WALK_MAX * (P9_NAME_MAX + 1)];
     struct v9_fid *const fid = use->fid;
     const struct v9_inode *inode = use->inode;
-    const uint64_t now = use->now ? use->now : v9_dentry_now();
     struct v9_fid_new as = {walk->newfid, fid->uid, V9_FID_WALKED, -1, 0, NULL, NULL};
     const struct place start = {
         v9_inode_export(dev, inode), fid->uid, inode->path_fd, -1, 0, inode->qid.path};
@@ -264,7 +263,7 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
         return *done ? 0 : err; /* a partial walk is no error, and creates no newfid */
     route = route_of(&trail, walk, text);
     route.from = named ? fid->dentry : 0;
-    route.now = now;
+    route.now = use->now;
     as.route = &route;
     return enter_newfid(dev, &as, &end, &attr, instead);
 }
