@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -137,4 +138,27 @@ int v9_sys_wake_signal(void)
 
     sigemptyset(&action.sa_mask);
     return sigaction(number, &action, NULL) < 0 ? -errno : number;
+}
+
+/* ---- modes ----------------------------------------------------------------------------------- */
+
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452 /* Linux 6.6 */
+#endif
+
+int v9_sys_chmod(int proc_fd, int fd, uint32_t mode)
+{
+    static bool is_missing;
+    char number[16];
+
+    if (!__atomic_load_n(&is_missing, __ATOMIC_RELAXED)) {
+        if (syscall(SYS_fchmodat2, fd, "", mode, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno == ENOSYS)
+            __atomic_store_n(&is_missing, true, __ATOMIC_RELAXED);
+        else if (errno != EPERM) /* which seccomp filters return for unknown calls */
+            return -errno;
+    }
+    snprintf(number, sizeof(number), "%d", fd);
+    return fchmodat(proc_fd, number, mode, 0) < 0 ? -errno : 0;
 }

@@ -21,6 +21,8 @@ int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope)
 int v9_sys_open_file(int proc_fd, int fd, bool known, int flags);
 /* The path by which a descriptor was reached, as the kernel has it now (proc(5)); its length. */
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX]);
+/* chmod(2) by a descriptor, O_PATH will do. */
+int v9_sys_chmod(int proc_fd, int fd, uint32_t mode);
 /* A new regular file of the daemon's own, without a name (O_TMPFILE). */
 int v9_sys_tmpfile(int dir_fd, int flags, uint32_t mode);
 

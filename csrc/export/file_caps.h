@@ -26,9 +26,12 @@ struct v9_caps {
 int v9_caps_watch(struct v9_caps *caps, const char *name);
 /* Some file has capabilities now. */
 void v9_caps_changed(struct v9_caps *caps);
+/* Before the file `fd` (O_PATH will do) is cut or changes its owner: 0, or -errno where it has
+ * capabilities that cannot be removed. */
+int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd);
 /*
- * Before a write through io_fd. `seen` is the sequence number at which the open file was checked
- * last, 0 at first. 0, or -errno where the file has capabilities that cannot be removed.
+ * The same before a write through io_fd. `seen` is the sequence number at which the open file was
+ * checked last, 0 at first.
  */
 int v9_caps_drop(const struct v9_caps *caps, int32_t io_fd, uint32_t *seen);
 

@@ -22,6 +22,39 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *ou
 int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
                       struct v9_attr *out);
 
+/* ---- setattr.c: changing attributes -----------------------------------------------------------
+ */
+
+enum { /* as in 9P2000.L's Tsetattr */
+       V9_SETATTR_MODE = 0x001,
+       V9_SETATTR_UID = 0x002,
+       V9_SETATTR_GID = 0x004,
+       V9_SETATTR_SIZE = 0x008,
+       V9_SETATTR_ATIME = 0x010, /* to now, unless ATIME_SET */
+       V9_SETATTR_MTIME = 0x020,
+       V9_SETATTR_CTIME =
+           0x040, /* to now, which other changes than that of an owner to V9_NO_ID do */
+       V9_SETATTR_ATIME_SET = 0x080,
+       V9_SETATTR_MTIME_SET = 0x100,
+       V9_SETATTR_ALL = 0x1ff,
+};
+struct v9_setattr {
+    uint32_t valid;    /* V9_SETATTR_* */
+    uint32_t mode;     /* permission bits; others are ignored */
+    uint32_t uid, gid; /* the guest's; V9_NO_ID: left alone */
+    uint64_t size;
+    uint64_t atime_sec, atime_nsec, mtime_sec, mtime_nsec; /* seconds: two's complement */
+};
+/*
+ * Changes attributes of the file `fd` (O_PATH will do). `meta_fd` is its metadata file, -1: none,
+ * or not known; `io_fd` a descriptor of it that is open for writing, -1: none. With that the size
+ * can be changed even if the mode forbids writing now. -EINVAL for values that are invalid, -EPERM
+ * for an owner that the guest may not use; -EISDIR and -EINVAL for the size of other files than
+ * regular ones.
+ */
+int v9_setattr(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t io_fd,
+               const struct v9_setattr *to);
+
 /* ---- create.c: entries of directories, created and unlinked ---------------------------------- */
 
 enum {

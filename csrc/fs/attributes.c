@@ -124,3 +124,23 @@ int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
 {
     return v9_attr_read_held(ex, fd, name, -1, attr);
 }
+
+int v9_attr_type(v9_export *ex, int32_t fd, int32_t meta_fd, uint32_t *type)
+{
+    struct v9_attr attr = {0};
+    struct v9_mapped mapped;
+    struct stat st;
+    int err;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    attr.mode = st.st_mode;
+    if (ex->conf.model != V9_MODEL_HOST) {
+        err = v9_mapped_read(ex, fd, "", meta_fd, V9_HAS_MODE, &mapped);
+        if (err)
+            return err;
+        v9_mapped_apply(&mapped, &attr);
+    }
+    *type = attr.mode & S_IFMT;
+    return 0;
+}

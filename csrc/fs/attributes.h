@@ -18,6 +18,8 @@ int v9_attr_stat(v9_export *ex, int32_t fd, const char *name, struct v9_attr *at
 int v9_attr_complete_held(v9_export *ex, int32_t fd, int32_t meta_fd, int64_t now,
                           struct v9_attr *attr);
 
+/* The type (S_IFMT) that the file `fd` has in the guest; `meta_fd` as in v9_attr_read_held. */
+int v9_attr_type(v9_export *ex, int32_t fd, int32_t meta_fd, uint32_t *type);
 /* As v9_attr_read_held, of a file that was just created: known metadata are not read. */
 int v9_attr_read_created(v9_export *ex, int32_t fd, const char *name,
                          const struct v9_created *created, struct v9_attr *attr);

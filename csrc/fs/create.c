@@ -18,7 +18,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,6 +26,7 @@
 #include "export/containment.h"
 #include "export/credentials.h"
 #include "export/export.h"
+#include "fs/attributes.h"
 #include "fs/create_mapped.h"
 #include "fs/created.h"
 #include "mapped/mapped.h"
@@ -78,7 +78,6 @@ static bool is_complete(const v9_export *ex, const struct v9_new *as)
 static int complete(const v9_export *ex, int fd, const struct v9_new *as)
 {
     const bool grouped = !ex->self.privileged && ex->conf.owners_matter && as->gid != V9_NO_ID;
-    char number[16];
     struct stat st;
 
     if (fstat(fd, &st) < 0)
@@ -88,10 +87,7 @@ static int complete(const v9_export *ex, int fd, const struct v9_new *as)
         return -errno;
     if (!(as->mode & SET_IDS & ~st.st_mode))
         return 0;
-    snprintf(number, sizeof(number), "%d", fd);
-    return fchmodat(ex->proc_fd, number, (st.st_mode & PERMISSIONS) | (as->mode & SET_IDS), 0) < 0
-               ? -errno
-               : 0;
+    return v9_sys_chmod(ex->proc_fd, fd, (st.st_mode & PERMISSIONS) | (as->mode & SET_IDS));
 }
 
 /* Opens an entry of the export itself; -EXDEV where another export is joined. */
@@ -167,27 +163,6 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
     return created->path_fd < 0 ? created->path_fd : 0;
 }
 
-/* The type that an open file has in the guest. */
-static int type_of(v9_export *ex, int fd, uint32_t *type)
-{
-    struct v9_attr attr = {0};
-    struct v9_mapped mapped;
-    struct stat st;
-    int err;
-
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    attr.mode = st.st_mode;
-    if (ex->conf.model != V9_MODEL_HOST) {
-        err = v9_mapped_read(ex, fd, "", -1, V9_HAS_MODE, &mapped);
-        if (err)
-            return err;
-        v9_mapped_apply(&mapped, &attr);
-    }
-    *type = attr.mode & S_IFMT;
-    return 0;
-}
-
 /* By its descriptor, and only if it is regular. */
 static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
                          struct v9_created *created)
@@ -198,7 +173,7 @@ static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
     created->path_fd = step(ex, dir_fd, name);
     if (created->path_fd < 0)
         return created->path_fd;
-    err = type_of(ex, created->path_fd, &type);
+    err = v9_attr_type(ex, created->path_fd, -1, &type);
     if (!err)
         err = S_ISLNK(type) ? -ELOOP : S_ISDIR(type) ? -EISDIR : S_ISREG(type) ? 0 : -ENXIO;
     if (err)

@@ -34,6 +34,12 @@
 #include "export/export.h"
 #include "mapped/api.h"
 
+/* In a change: a program loses its set-id bits, as by chown(2) and write(2), whatever its mode is
+ * by then. Not together with a mode. */
+enum { V9_NO_SET_IDS = 16 };
+/* Opens the metadata file of the file `fd` (O_PATH will do), by the file's present name; -ENOENT:
+ * it has none, or the model is not mapped-file. */
+int v9_mapped_find(v9_export *ex, int32_t fd);
 /* Around a lookup that a change of names would break (base/seqcount.h). */
 uint32_t v9_mapped_read_begin(const v9_export *ex);
 bool v9_mapped_read_retry(const v9_export *ex, uint32_t seq);
@@ -56,6 +62,12 @@ int v9_mapped_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
 /* The set-id bits that a program of this mode loses when it is written or given away; 0 for a
  * directory. */
 uint32_t v9_mapped_set_ids(uint32_t mode);
+/*
+ * Changes the metadata of the file `fd` (O_PATH will do); `meta_fd` is its metadata file under
+ * mapped-file. A mode without a type leaves the type alone. After a crash the text of mapped-file
+ * is the old one or the new one.
+ */
+int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change);
 /* Turns the host's attributes into the guest's. */
 void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
 /* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory

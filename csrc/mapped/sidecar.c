@@ -11,6 +11,7 @@
 
 #include "base/budget.h"
 #include "base/sys.h"
+#include "export/containment.h"
 #include "export/hidden_names.h"
 #include "mapped/mapped.h"
 #include "mapped/text.h"
@@ -55,7 +56,8 @@ static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
     return err;
 }
 
-int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *mapped)
+/* A new metadata file with its text: a descriptor. */
+static int create_meta(int meta_dir, const char *name, const struct v9_mapped *mapped)
 {
     int fd = v9_cred_create(&v9_cred_daemon, meta_dir, name, O_RDWR, META_FMODE), err;
     char text[V9_MAPPED_TEXT];
@@ -71,6 +73,41 @@ int v9_sidecar_new(int32_t meta_dir, const char *name, const struct v9_mapped *m
     v9_budget_close(fd);
     forget(meta_dir, name, 0);
     return err;
+}
+
+/* Creates the metadata file of a file that has none: a descriptor. */
+static int create_meta_of(v9_export *ex, int fd)
+{
+    const struct v9_mapped none = {0};
+    char name[V9_NAME_SIZE];
+    int parent, meta_dir, meta;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (v9_export_is_root(ex, &st))
+        return create_meta(ex->conf.root_fd, V9_META_ROOT_NAME, &none);
+    parent = v9_export_parent(ex, fd, name);
+    if (parent < 0)
+        return parent;
+    meta_dir = v9_sidecar_dir(parent);
+    meta = meta_dir < 0 ? meta_dir : create_meta(meta_dir, name, &none);
+    if (meta_dir >= 0)
+        v9_budget_close(meta_dir);
+    v9_budget_close(parent);
+    return meta;
+}
+
+int v9_sidecar_open(v9_export *ex, int32_t fd)
+{
+    int meta;
+
+    v9_export_lock_names(ex);
+    meta = v9_mapped_find(ex, fd);
+    if (meta == -ENOENT)
+        meta = create_meta_of(ex, fd);
+    v9_export_unlock_names(ex);
+    return meta;
 }
 
 int v9_sidecar_discard(int32_t dir_fd, const char *name)
@@ -107,7 +144,7 @@ int v9_sidecar_place(v9_export *ex, int dir_fd, const char *name, const struct v
     *meta_dir = open_place(ex, dir_fd, name);
     if (*meta_dir < 0)
         return *meta_dir;
-    *meta_fd = v9_sidecar_new(*meta_dir, name, mapped);
+    *meta_fd = create_meta(*meta_dir, name, mapped);
     if (*meta_fd >= 0)
         return 0;
     v9_budget_close(*meta_dir);

@@ -1,0 +1,70 @@
+/*
+ * setattr: Tsetattr (fs/setattr.c).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+
+#include "fid/known_size.h"
+#include "p9/handler.h"
+#include "p9/lookup.h"
+#include "request/reply.h"
+
+/* The fid's own descriptor if that can write: permission was checked when it was opened, and the
+ * file's mode may forbid writing now. -1: none. */
+static int32_t writable_io(const struct v9_fid *fid)
+{
+    const int32_t io_fd = v9_fid_io(fid);
+
+    return io_fd >= 0 && (fid->io_flags & O_ACCMODE) != O_RDONLY ? io_fd : -1;
+}
+
+static int change(struct v9_device *dev, const struct v9_fid *fid, struct v9_inode *inode,
+                  const struct v9_setattr *to)
+{
+    v9_export *ex = v9_inode_export(dev, inode);
+    const int32_t meta_fd = v9_inode_meta(ex, inode);
+    int err;
+
+    if (!(to->valid & V9_SETATTR_SIZE))
+        return v9_setattr(ex, inode->path_fd, meta_fd, -1, to);
+    v9_known_size_changing(inode);
+    err = v9_setattr(ex, inode->path_fd, meta_fd, writable_io(fid), to);
+    if (err)
+        v9_known_size_changed_nothing(inode);
+    else
+        v9_known_size_resized(inode, to->size);
+    return err;
+}
+
+int v9_p9_setattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                  struct v9_scratch *scratch)
+{
+    const uint32_t number = v9_in_u32(in);
+    uint8_t reply[P9_HEADER_SIZE];
+    struct v9_inode *inode;
+    struct v9_setattr to;
+    struct v9_fid *fid;
+    int err;
+
+    to.valid = v9_in_u32(in);
+    to.mode = v9_in_u32(in);
+    to.uid = v9_in_u32(in);
+    to.gid = v9_in_u32(in);
+    to.size = v9_in_u64(in);
+    to.atime_sec = v9_in_u64(in);
+    to.atime_nsec = v9_in_u64(in);
+    to.mtime_sec = v9_in_u64(in);
+    to.mtime_nsec = v9_in_u64(in);
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    err = v9_p9_file_to_change(dev, r, number, &fid, &inode);
+    if (err)
+        return err;
+    err = change(dev, fid, inode, &to);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TSETATTR + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
