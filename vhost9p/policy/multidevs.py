@@ -22,6 +22,7 @@ from vhost9p.native.qidmap import DeviceFlag, QidMap
 from vhost9p.policy.mounts import MountTable, Probe
 from vhost9p.policy.remap import MAX_FILES, RemapPolicy
 from vhost9p.policy.state import StateFile
+from vhost9p.procfs import proc_path
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _show(st_dev: int) -> str:
 def _name_of(fd: int) -> str:
     """The file's host path, for messages only."""
     try:
-        return repr(os.readlink(f"/proc/self/fd/{fd}"))
+        return repr(os.readlink(proc_path(fd)))
     except OSError:
         return "a file"
 
