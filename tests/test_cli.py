@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from vhost9p import __version__, cli, preflight
-from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.config import Config, DeviceConfig, ExportConfig, SecurityModel
 from vhost9p.errors import UserError
 
 SOCKET = "/tmp/v9-test-cli.sock"
@@ -112,7 +112,7 @@ def write(tmp_path: Path) -> Callable[..., str]:
 
 def test_a_socket_and_a_path_are_enough(run: Cli, share: str) -> None:
     config = run.config("--socket", SOCKET, "--path", share)
-    model = "passthrough" if os.geteuid() == 0 else "none"
+    model: SecurityModel = "passthrough" if os.geteuid() == 0 else "none"
     export = ExportConfig(share, security_model=model)
     assert config == Config((DeviceConfig((export,), socket=SOCKET),))
     assert (run.out, run.err) == ("", "")

@@ -11,6 +11,7 @@ from typing import Any
 from vhost9p import __version__, virtfs
 from vhost9p import config_values as v
 from vhost9p.cli_parser import Parser, typed
+from vhost9p.config import MULTIDEVS, SECURITY_MODELS, XATTR_ACTIONS
 from vhost9p.config_checks import Tree
 from vhost9p.config_schema import (
     DEVICE,
@@ -19,9 +20,7 @@ from vhost9p.config_schema import (
     FORBIDDEN,
     ID_RANGE,
     LOG_LEVELS,
-    MULTIDEVS,
     QUOTA,
-    SECURITY_MODELS,
     THROTTLING,
     TOP_KEYS,
     YES,
@@ -71,7 +70,7 @@ def _numbers(group: Group) -> Callable[[str], Tree]:
 def _xattr_rule(text: str) -> Tree:
     match, equals, action = text.rpartition("=")
     word, _, prefix = action.partition(":")
-    if not equals or word not in ("store", "refuse", "hide", "keep"):
+    if not equals or word not in XATTR_ACTIONS:
         raise ValueError(
             "is not of the form MATCH=ACTION, with store:PREFIX, refuse, hide or keep for ACTION"
         )

@@ -8,7 +8,17 @@ syntaxes for them.
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+SecurityModel = Literal["passthrough", "none", "mapped-xattr", "mapped-file"]
+"""Where the guest's owners and modes are stored (docs/security-models.md)."""
+SECURITY_MODELS: tuple[SecurityModel, ...] = get_args(SecurityModel)
+Multidevs = Literal["warn", "forbid", "remap"]
+"""How files of several host devices are told apart (policy/multidevs.py)."""
+MULTIDEVS: tuple[Multidevs, ...] = get_args(Multidevs)
+XattrAction = Literal["store", "refuse", "hide", "keep"]
+"""What a rule for extended attributes does (policy/xattrs.py)."""
+XATTR_ACTIONS: tuple[XattrAction, ...] = get_args(XattrAction)
 
 SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
@@ -122,7 +132,7 @@ class XattrRule:
     """What becomes of the guest's attributes whose names begin with `match`."""
 
     match: str
-    action: Literal["keep", "refuse", "hide", "store"]
+    action: XattrAction
     store: str = ""
     """What takes the place of `match` in the host's name."""
 
@@ -160,9 +170,8 @@ class ExportConfig:
     """Absolute."""
     name: str = ""
     """Of the directory that the guest sees; empty where the export is the root of its mount."""
-    security_model: str | None = None
-    """passthrough, none, mapped-xattr or mapped-file; None until preflight has looked at what the
-    daemon may do."""
+    security_model: SecurityModel | None = None
+    """None until preflight has looked at what the daemon may do."""
     readonly: bool = False
     fmode: int = 0o600
     """Permission bits, on the host, of files that a mapped model makes."""
@@ -178,7 +187,7 @@ class ExportConfig:
     """Where a file has the export, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
     @property
-    def model(self) -> str:
+    def model(self) -> SecurityModel:
         """The security model; none, which takes no rights, where nothing has decided."""
         return self.security_model or "none"
 
@@ -200,8 +209,7 @@ class DeviceConfig:
     socket_group: int | None = None
     tag: str = "host0"
     """The mount tag that the guest sees."""
-    multidevs: str = "warn"
-    """warn, forbid or remap."""
+    multidevs: Multidevs = "warn"
     msize_max: int = 1024 * 1024
     """Bytes; what a guest may ask for at most."""
     max_fids: int = 1_000_000

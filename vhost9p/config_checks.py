@@ -7,8 +7,9 @@ stands.
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from vhost9p.config import XATTR_ACTIONS, XattrAction
 from vhost9p.config_values import ID_MAX
 
 Tree = dict[str, Any]
@@ -168,22 +169,15 @@ def _gaps(spans: list[_Span]) -> Iterator[tuple[int, int]]:
 
 # ---- attributes ----------------------------------------------------------------------------------
 
-ACTIONS: tuple[Literal["store", "refuse", "hide", "keep"], ...] = (
-    "store",
-    "refuse",
-    "hide",
-    "keep",
-)
-
 
 def xattr_rule(tree: Tree) -> Iterator[Problem]:
     """One action."""
-    found = [action for action in ACTIONS if action in tree]
+    found = [action for action in XATTR_ACTIONS if action in tree]
     if len(found) != 1:
         what = f"has {' and '.join(found)}" if found else "has no action"
         yield Problem((), f"{what}; give one of store, refuse, hide and keep")
 
 
-def action_of(tree: Tree) -> Literal["store", "refuse", "hide", "keep"]:
+def action_of(tree: Tree) -> XattrAction:
     """What a rule does."""
-    return next(action for action in ACTIONS if action in tree)
+    return next(action for action in XATTR_ACTIONS if action in tree)

@@ -13,12 +13,15 @@ from vhost9p import config_checks as checks
 from vhost9p import config_values as v
 from vhost9p.config import (
     EXPORTS_MAX,
+    MULTIDEVS,
+    SECURITY_MODELS,
     DeviceConfig,
     ExportConfig,
     IdMap,
     IdRange,
     Limit,
     Quota,
+    SecurityModel,
     Throttling,
     XattrRule,
     XattrRules,
@@ -27,9 +30,7 @@ from vhost9p.config import (
 )
 from vhost9p.config_checks import Check, Path, Problem, Tree
 
-MAPPED = ("mapped-xattr", "mapped-file")
-SECURITY_MODELS = ("passthrough", "none", *MAPPED)
-MULTIDEVS = ("warn", "forbid", "remap")
+MAPPED: tuple[SecurityModel, ...] = ("mapped-xattr", "mapped-file")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -11,7 +11,7 @@ holds nothing but their names, and cannot be changed by the guest.
 import os
 from contextlib import ExitStack
 
-from vhost9p.config import DeviceConfig, ExportConfig, Throttling
+from vhost9p.config import DeviceConfig, ExportConfig, SecurityModel, Throttling
 from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
@@ -27,8 +27,8 @@ from vhost9p.policy.multidevs import make_policy
 from vhost9p.policy.quota import QuotaLayer, open_quota
 from vhost9p.policy.state import StateFile
 
-MODELS = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
-HIDDEN = {"mapped-file": (META_DIR, META_ROOT)}
+MODELS: dict[SecurityModel, int] = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
+HIDDEN: dict[SecurityModel, tuple[bytes, ...]] = {"mapped-file": (META_DIR, META_ROOT)}
 """Names that a security model reserves."""
 
 

@@ -27,8 +27,8 @@ void v9_budget_close(int32_t fd);
 
 enum { V9_NAME_DOTS = 1 };
 /* Whether a directory entry may have this name: 0, V9_NAME_DOTS for "." and "..", which every
- * directory has and keeps; -ENOENT for an empty one, -EINVAL for one with a slash or a NUL,
- * -ENAMETOOLONG. */
+ * directory has and keeps; -ENOENT for an empty one, -ENAMETOOLONG for one of more than 255 bytes
+ * whatever they are, else -EINVAL for one with a slash or a NUL. */
 int v9_name_check(const char *name, uint32_t size);
 
 /* ---- host_stat.c: attributes of a file ------------------------------------------------------- */

@@ -275,6 +275,12 @@ def test_walk_refuses_what_is_no_name(share: Share, name: bytes) -> None:
             share.client.clunk(90)
 
 
+def test_walk_by_a_name_that_is_too_long_says_so_whatever_its_bytes_are(share: Share) -> None:
+    for name in (b"n" * 256, b"a/" + b"n" * 254, b"n" * 256 + b"\0", b"/" * 8000, b"/" * 9000):
+        with fails(errno.ENAMETOOLONG):
+            share.client.walk(share.top, 90, name)
+
+
 def test_dotdot_is_clamped_at_the_export(share: Share) -> None:
     client = share.client
     root = client.getattr(share.root).qid.path

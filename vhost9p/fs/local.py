@@ -1,8 +1,7 @@
 """The driver that serves a directory of the host.
 
-Everything works on descriptors. Calls that need a path get /proc/self/fd/N of an open descriptor,
-which refers to the file itself (proc(5)), even if its names have changed. If that file is a
-symlink, it is not followed.
+Everything works on descriptors. Calls that need a path get that of an open descriptor
+(vhost9p/procfs.py), which leads to the file itself, even if its names have changed.
 
 C creates and unlinks entries, for all security models (csrc/fs/create.c).
 """
@@ -16,16 +15,12 @@ from contextlib import contextmanager
 from vhost9p.fs.driver import Created, File, Owner, Times
 from vhost9p.native import descriptors, sys
 from vhost9p.native.export import Attr, Export
+from vhost9p.procfs import proc_path
 
 PERMISSIONS = 0o7777
 SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
-
-
-def proc_path(fd: int) -> str:
-    """Returns a path to the file of a descriptor of this process."""
-    return f"/proc/self/fd/{fd}"
 
 
 def require_regular(mode: int, otherwise: int) -> None:

@@ -4,7 +4,9 @@ A guest process is named by (client_id, proc_id); fcntl and flock look alike on 
 (file, process) that holds locks there is one host descriptor of its own, a `LockFile`: locks of an
 open file description belong to the descriptor, so a process never conflicts with itself, whichever
 of its fids it locks or unlocks through, and does conflict with every other process of every guest
-and of the host. Closing the descriptor releases all of its locks.
+and of the host. Closing the descriptor releases all of its locks. A LockFile knows how to lock
+through its descriptor (vhost9p/fs/lock_file.py); the table knows all lock files, and decides which
+one a request uses, and who holds its lock afterwards.
 
 A flock belongs to an open file of the guest, which is one fid, and so to every process that
 inherited it by fork or exec, or received it over a socket. So a lock of the whole file also records
@@ -14,36 +16,21 @@ the same fid with a conflicting lock, the first lock is either the same flock, o
 the client has released already, while the request to do so is still on its way. In both cases the
 second process shares the first one's LockFile and takes over its lock, and the first one's next
 unlock releases nothing.
-
-A request for a lock on the whole file may come from flock or fcntl, so it is held as both, flock(2)
-and an open-file-description lock (fcntl(2)), and host processes that use either see it. A write
-lock through a descriptor that cannot write exists as flock only. Taking two locks must not
-deadlock: both are tried, and the thread waits for the one that conflicts; if the other is held by
-then, the first is released and the thread waits for the other.
-
-If a lock cannot be taken, the process keeps the locks that it had. fcntl guarantees that. flock
-releases the old lock before it tries the new one, so the old one is taken again. This leaves one
-gap: another process may have been waiting for the old lock.
 """
 
 import errno
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, TypeVar
 
-from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range, RangeMap
+from vhost9p.fs.lock_file import FileId, Holder, LockFile, OpenFile, Wait, opened
+from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range
 from vhost9p.native import descriptors, sys
 from vhost9p.native.sys import Cancel
 
-__all__ = [
-    "RDLCK", "UNLCK", "WRLCK", "Asker", "Blocker", "Cancel", "FileId", "Holder", "LockFile",
-    "LockTable",
-]  # fmt: skip
+__all__ = ["RDLCK", "UNLCK", "WRLCK", "Asker", "Blocker", "Cancel", "LockTable"]
 
 FILES_MAX = 4096
 """Descriptors that one guest's locks may use; ENOLCK beyond."""
@@ -53,18 +40,6 @@ PIECES_MAX = 65536
 FILE_PIECES_MAX = 8192
 """Ranges that one guest may lock, in total and in one file; ENOLCK beyond. The kernel searches a
 list of all locked ranges of a file, whoever holds them."""
-
-FileId = tuple[int, int]
-"""Device and inode."""
-
-
-class Holder(NamedTuple):
-    """A guest process and the file that it locks."""
-
-    st_dev: int
-    st_ino: int
-    client_id: bytes
-    proc_id: int
 
 
 class Blocker(NamedTuple):
@@ -76,79 +51,11 @@ class Blocker(NamedTuple):
     client_id: bytes
 
 
-OpenFile = Callable[[], tuple[int, int]]
-"""Opens a file for locks: a descriptor, and its access mode (os.O_ACCMODE)."""
-Wait = Callable[[Cancel], None]
-"""Waits for a lock and takes it; InterruptedError if it was cancelled."""
-
-
 class Asker(NamedTuple):
     """The asking process, and the handle of the fid that it uses."""
 
     holder: Holder
     fid: int
-
-
-@dataclass(eq=False)
-class LockFile:
-    """The locks on one file of one process, or of several that share an open file's flock."""
-
-    file_id: FileId
-    fd: int
-    access: int
-    holders: dict[Holder, None] = field(default_factory=dict)
-    """The processes that hold the locks."""
-    former: set[Holder] = field(default_factory=set)
-    """The processes whose lock another process has taken over."""
-    fids: set[int] = field(default_factory=set)
-    """Handles of fids, not yet clunked, through which locks were requested."""
-    ranges: RangeMap = field(default_factory=RangeMap)
-    flock: int = UNLCK
-    """How the whole file is locked."""
-    only_flock: bool = False
-    """Whether it is so as flock(2) alone."""
-    shares: set[int] = field(default_factory=set)
-    """The fids through which the whole file was locked, possibly with flock: several if a process
-    holds a read lock through each of them; none if their locks would have conflicted."""
-    divided: bool = False
-    """Some of several shares were released: the lock is a flock of each."""
-    uses: int = 0
-    """Requests that use `fd`, including waiting ones; it stays open for them."""
-    abandoned: bool = False
-    """Its fids are gone: a lock that a request still gets is void."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    """See LockTable."""
-
-    @property
-    def several(self) -> bool:
-        """Whether a process has a flock through each of several fids."""
-        return self.divided or len(self.shares) > 1
-
-    @property
-    def holds_something(self) -> bool:
-        """Whether there is a lock."""
-        return self.flock != UNLCK or bool(self.ranges)
-
-    @property
-    def holder(self) -> Holder:
-        """The process that is reported for all of them."""
-        return next(iter(self.holders))
-
-    def allows_range(self, kind: int, *, fid_writable: bool) -> bool:
-        """Whether a whole-file lock is held as a range lock too (fcntl(2), EBADF)."""
-        if kind == WRLCK:
-            return fid_writable and self.access != os.O_RDONLY
-        return self.access != os.O_WRONLY
-
-
-def _opened(open_file: OpenFile) -> tuple[int, int]:
-    """Raises OSError ENOLCK if descriptors run out, as fcntl(2) does."""
-    try:
-        return open_file()
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise OSError(errno.ENOLCK, "no descriptor is left for one more lock") from error
-        raise
 
 
 K = TypeVar("K")
@@ -197,7 +104,7 @@ class LockTable:
             file = self._known(asker, span)
             if file:
                 return self._use(file, asker.fid)
-        made = LockFile(asker.holder[:2], *_opened(open_file), {asker.holder: None})
+        made = LockFile(asker.holder[:2], *opened(open_file), {asker.holder: None})
         try:
             with self._lock:
                 file = self._known(asker, span)  # another thread may have been faster
@@ -316,7 +223,7 @@ class LockTable:
             try:
                 with self._lock:
                     self._require_usable(file, room=not span.is_whole())
-                wait = self._try(file, kind, span, only_flock=only_flock)
+                wait = file.try_lock(kind, span, only_flock=only_flock)
                 if not wait:
                     with self._lock:
                         less = kind == RDLCK and file.holds_something
@@ -330,31 +237,11 @@ class LockTable:
                 self._released(file.file_id)
             return wait
 
-    def _try(self, file: LockFile, kind: int, span: Range, *, only_flock: bool) -> Wait | None:
-        if span.is_whole():
-            try:
-                sys.flock(file.fd, kind)
-            except BlockingIOError:
-                return partial(sys.flock, file.fd, kind)
-        if not only_flock:
-            try:
-                sys.ofd_lock(file.fd, kind, *span)
-            except BlockingIOError:
-                return partial(sys.ofd_lock, file.fd, kind, *span)
-        return None
-
     def _put_back(self, file: LockFile, span: Range) -> None:
-        """Restores the locks that are recorded for the process. Another process may have taken a
-        flock first. The caller holds the file's lock."""
-        if span.is_whole():
-            try:
-                sys.flock(file.fd, file.flock)
-            except BlockingIOError:
-                with self._lock:
-                    self._unlocked(file)
-        for piece, kind in file.ranges.within(span):
-            with suppress(BlockingIOError):
-                sys.ofd_lock(file.fd, kind, *piece)
+        """Restores the recorded locks, with the file's lock held."""
+        if not file.put_back(span):
+            with self._lock:
+                file.drop_flock()
 
     def _locked(
         self, file: LockFile, asker: Asker, kind: int, span: Range, *, only_flock: bool
@@ -373,10 +260,6 @@ class LockTable:
 
     # ---- giving up --------------------------------------------------------------------------
 
-    def _unlocked(self, file: LockFile) -> None:
-        file.flock, file.only_flock, file.divided = UNLCK, False, False
-        file.shares.clear()
-
     def _unlock(self, file: LockFile, span: Range) -> None:
         """With the file's lock held."""
         sys.ofd_lock(file.fd, UNLCK, *span)
@@ -386,7 +269,7 @@ class LockTable:
         if span.is_whole() or pieces:  # fcntl may give up in pieces what it has locked as a whole
             sys.flock(file.fd, UNLCK)
             with self._lock:
-                self._unlocked(file)
+                file.drop_flock()
         self._released(file.file_id)
 
     def release(self, asker: Asker, span: Range, *, flock: bool) -> None:
@@ -424,20 +307,14 @@ class LockTable:
             del self._files[holder]
             return False
         if holder not in file.holders:
-            return flock and fid in file.shares and self._gives_up_share(file, fid)
+            return flock and fid in file.shares and file.gives_up_share(fid)
         if not span.is_whole():
             self._require_usable(file, room=True)
             return len(file.holders) == 1
         if len(file.holders) > 1:
             del file.holders[holder], self._files[holder]
             return False
-        return not file.several or self._gives_up_share(file, fid)
-
-    def _gives_up_share(self, file: LockFile, fid: int) -> bool:
-        """Unlocks what was locked as a whole through this fid alone."""
-        file.shares.discard(fid)
-        file.divided = bool(file.shares)
-        return not file.shares
+        return not file.several or file.gives_up_share(fid)
 
     def clunk(self, fid: int) -> None:
         """Records that a fid was clunked. A process's locks on a file end with its last fid."""
@@ -451,9 +328,7 @@ class LockTable:
             for file in others:
                 file.uses += 1
         self._give_up(orphans)
-        self._unlock_each(
-            others, WHOLE, lambda file: file.several and self._gives_up_share(file, fid)
-        )
+        self._unlock_each(others, WHOLE, lambda file: file.several and file.gives_up_share(fid))
 
     def clear(self) -> None:
         """Releases every lock, after the fids are gone."""
@@ -491,7 +366,7 @@ class LockTable:
             file = self._files.get(holder)
             if file:
                 file.uses += 1
-        fd = file.fd if file else _opened(open_file)[0]
+        fd = file.fd if file else opened(open_file)[0]
         try:
             elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
         finally:

@@ -114,7 +114,7 @@ class FileSidecar:
     # ---- metadata files ---------------------------------------------------------------------
 
     @contextmanager
-    def _made(self, dir_fd: int) -> Iterator[int]:
+    def _metadata_dir(self, dir_fd: int) -> Iterator[int]:
         """Yields the metadata directory of a directory; creates it if it is missing."""
         fd = self._export.metadata_dir(dir_fd)
         try:
@@ -123,7 +123,7 @@ class FileSidecar:
             descriptors.close(fd)
 
     @contextmanager
-    def _for(self, file: File) -> Iterator[int]:
+    def _opened_sidecar(self, file: File) -> Iterator[int]:
         """Yields a file's sidecar; creates an empty one if it is missing.
 
         ENOENT for a file that has neither a name nor metadata.
@@ -132,13 +132,13 @@ class FileSidecar:
             yield file.meta_fd
             return
         with self._export.names_locked():
-            meta_fd = self._find(file)
+            meta_fd = self._find_or_create(file)
         try:
             yield meta_fd
         finally:
             descriptors.close(meta_fd)
 
-    def _find(self, file: File) -> int:
+    def _find_or_create(self, file: File) -> int:
         """Finds or creates the sidecar by the file's name. Returns a descriptor to be closed."""
         with suppress(FileNotFoundError):
             return self._export.find_metadata(file.fd)
@@ -146,7 +146,7 @@ class FileSidecar:
             return self._export.new_metadata(self._root_fd, META_ROOT, Mapped())
         parent, name = self._parent_of(file.fd)
         try:
-            with self._made(parent) as meta_dir:
+            with self._metadata_dir(parent) as meta_dir:
                 return self._export.new_metadata(meta_dir, name, Mapped())
         finally:
             descriptors.close(parent)
@@ -155,14 +155,14 @@ class FileSidecar:
 
     def write(self, file: File, change: Mapped) -> None:
         """See Sidecar."""
-        with self._for(file) as meta_fd:
+        with self._opened_sidecar(file) as meta_fd:
             self._export.write_metadata(file.fd, meta_fd, change)
 
     @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:
         """See Sidecar. A file without metadata gets an empty sidecar, which its names share."""
         with self._export.names_locked():
-            with self._for(file) as meta_fd:
+            with self._opened_sidecar(file) as meta_fd:
                 meta_dir = self._export.share_metadata(dir_fd, name, meta_fd)
             failed = True
             try:
@@ -180,22 +180,23 @@ class FileSidecar:
                 yield  # the rename does nothing (rename(2))
                 return
             both = _is_directory(source) and _is_directory(target)
-            with self._replaced(old_dir, old, new_dir, new, directories=both):
+            with self._metadata_moved(old_dir, old, new_dir, new, directories=both):
                 yield
 
     @contextmanager
-    def _replaced(
+    def _metadata_moved(
         self, old_dir: int, old: bytes, new_dir: int, new: bytes, *, directories: bool
     ) -> Iterator[None]:
-        """Moves metadata, and removes those of a replaced file."""
-        with self._export.changing_names(), self._made(new_dir) as meta_dir:
+        """Brackets a rename: moves the sidecar with the name, and removes that of a replaced
+        file."""
+        with self._export.changing_names(), self._metadata_dir(new_dir) as meta_dir:
             if directories:
                 self._export.clear_metadata(new_dir, new)
             replaced = self._set_aside(new, meta_dir)
             take_back: Callable[[], None] = partial(_forget, new, meta_dir)
             try:
-                if not self._copy(old_dir, old, new, meta_dir):
-                    take_back = partial(self._return, old_dir, old, new, meta_dir)
+                if not self._share_or_move(old_dir, old, new, meta_dir):
+                    take_back = partial(self._move_back, old_dir, old, new, meta_dir)
                 yield
             except BaseException:
                 take_back()
@@ -215,7 +216,7 @@ class FileSidecar:
             return False
         return True
 
-    def _copy(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> bool:
+    def _share_or_move(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> bool:
         """Gives a sidecar, if any, one more name. Without hard links (link(2)) it gets the new name
         instead of the old one; returns False then."""
         with suppress(FileNotFoundError):
@@ -231,7 +232,7 @@ class FileSidecar:
                 descriptors.close(source)
         return True
 
-    def _return(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
+    def _move_back(self, old_dir: int, old: bytes, new: bytes, meta_dir: int) -> None:
         """Gives a sidecar its old name back."""
         source = self._export.find_metadata_dir(old_dir)
         try:

@@ -22,7 +22,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 
-from vhost9p.fs.locks import Cancel, FileId, LockFile, LockTable
+from vhost9p.fs.lock_file import FileId, LockFile
+from vhost9p.fs.locks import Cancel, LockTable
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message

@@ -10,16 +10,8 @@ import os
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from vhost9p.fs.locks import (
-    RDLCK,
-    UNLCK,
-    WRLCK,
-    Asker,
-    Blocker,
-    Holder,
-    LockFile,
-    LockTable,
-)
+from vhost9p.fs.lock_file import Holder, LockFile
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, LockTable
 from vhost9p.fs.ranges import OFFSET_END, Range
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m

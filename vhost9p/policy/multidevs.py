@@ -18,14 +18,14 @@ import threading
 from contextlib import ExitStack
 from typing import Protocol
 
+from vhost9p.config import Multidevs
 from vhost9p.native.qidmap import DeviceFlag, QidMap
 from vhost9p.policy.mounts import MountTable, Probe
 from vhost9p.policy.remap import MAX_FILES, RemapPolicy
 from vhost9p.policy.state import StateFile
+from vhost9p.procfs import proc_path
 
 log = logging.getLogger(__name__)
-
-MODES = ("warn", "forbid", "remap")
 
 
 class MultidevsPolicy(Protocol):
@@ -112,13 +112,13 @@ def _show(st_dev: int) -> str:
 def _name_of(fd: int) -> str:
     """The file's host path, for messages only."""
     try:
-        return repr(os.readlink(f"/proc/self/fd/{fd}"))
+        return repr(os.readlink(proc_path(fd)))
     except OSError:
         return "a file"
 
 
 def make_policy(
-    mode: str,
+    mode: Multidevs,
     qidmap: QidMap,
     root_dev: int,
     probe: Probe,
@@ -130,8 +130,7 @@ def make_policy(
 
     Only remap uses `probe`, `state` and `max_files`. It takes ownership of `state`; without one,
     identities last as long as the process. `max_files` limits the files that are numbered one by
-    one. Call it before the daemon is confined. Raises ValueError for an invalid mode or limit,
-    OSError.
+    one. Call it before the daemon is confined. Raises ValueError for an invalid limit, OSError.
     """
     if mode == "remap":
         with ExitStack() as undo:
@@ -142,6 +141,4 @@ def make_policy(
             policy = RemapPolicy(qidmap, mounts, probe, state, max_files=max_files)
             undo.pop_all()
         return policy
-    if mode in MODES:
-        return PlainPolicy(qidmap, root_dev, deny=mode == "forbid")
-    raise ValueError(f"multidevs: {mode!r} is not one of {', '.join(MODES)}")
+    return PlainPolicy(qidmap, root_dev, deny=mode == "forbid")

@@ -27,16 +27,15 @@ import stat
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from vhost9p.config import SecurityModel, XattrAction
 from vhost9p.fs.driver import Driver, File
 from vhost9p.fs.layer import Layer
 from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
 LIST_MAX = 65536
 """Bytes of names, each with its NUL, that listxattr(2) can return (XATTR_LIST_MAX)."""
-
-Action = Literal["keep", "refuse", "hide", "store"]
 
 
 class Rule(NamedTuple):
@@ -48,7 +47,7 @@ class Rule(NamedTuple):
     """
 
     match: bytes
-    action: Action
+    action: XattrAction
     store: bytes = b""
 
 
@@ -80,11 +79,11 @@ UNLIMITED = Limits(65536, 65536, 2**31)
 """Nothing but the host's own limits (xattr(7))."""
 
 
-MODELS = {"mapped-xattr": MAPPED, "mapped-file": MAPPED_FILE}
+MODELS: dict[SecurityModel, tuple[Rule, ...]] = {"mapped-xattr": MAPPED, "mapped-file": MAPPED_FILE}
 """The rules that a security model adds to those of an export."""
 
 
-def rules_of(security_model: str, rules: Sequence[Rule]) -> tuple[Rule, ...]:
+def rules_of(security_model: SecurityModel, rules: Sequence[Rule]) -> tuple[Rule, ...]:
     """Combines an export's rules and its model's: the model's metadata stay out of reach; its other
     rules apply where no rule of the export does."""
     own = MODELS.get(security_model, ())
@@ -95,7 +94,7 @@ def _related(one: bytes, other: bytes) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def rules_problem(rules: Sequence[Rule], security_model: str = "") -> str | None:
+def rules_problem(rules: Sequence[Rule], security_model: SecurityModel = "none") -> str | None:
     """Returns why two attributes of the guest could become the same one of the host, or one of the
     model's own; None if they cannot."""
     stored = [rule for rule in rules if rule.action == "store"]

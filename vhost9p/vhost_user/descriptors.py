@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 
+from vhost9p.procfs import proc_path
 from vhost9p.vhost_user.messages import VhostUserError
 
 MAX_THREADS = 8
@@ -30,7 +31,7 @@ def _target(fd: int) -> str:
     """What the descriptor leads to. Where the kernel cannot say it the name is too long, or gone
     with what it was on: a file with a name is none that is looked for here."""
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")
+        return os.readlink(proc_path(fd))
     except OSError as error:
         return f"a file whose name cannot be read ({error.strerror})"
 

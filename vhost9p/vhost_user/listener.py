@@ -26,6 +26,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
 from vhost9p.device_log import DeviceLog
+from vhost9p.procfs import proc_path
 from vhost9p.vhost_user.channel import Channel
 from vhost9p.vhost_user.descriptors import Closer
 from vhost9p.vhost_user.session import Backend
@@ -186,9 +187,9 @@ def _set_access(path: str, mode: int, owner: int, group: int) -> None:
     """Raises OSError. The mode goes first: of a file that is given away it cannot be set."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.chmod(f"/proc/self/fd/{fd}", mode)
+        os.chmod(proc_path(fd), mode)
         if (owner, group) != (-1, -1):
-            os.chown(f"/proc/self/fd/{fd}", owner, group)
+            os.chown(proc_path(fd), owner, group)
     finally:
         os.close(fd)
 

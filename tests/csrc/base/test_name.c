@@ -30,3 +30,15 @@ TEST(what_no_entry_can_be_called_is_refused)
     longest[255] = 'x';
     CHECK(check(longest) == -ENAMETOOLONG);
 }
+
+TEST(a_name_that_is_too_long_is_too_long_whatever_its_bytes_are)
+{
+    char name[256];
+
+    memset(name, 'x', sizeof(name));
+    name[1] = '/';
+    CHECK(v9_name_check(name, sizeof(name)) == -ENAMETOOLONG);
+    CHECK(v9_name_check(name, sizeof(name) - 1) == -EINVAL);
+    name[1] = 0;
+    CHECK(v9_name_check(name, sizeof(name)) == -ENAMETOOLONG);
+}

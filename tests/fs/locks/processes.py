@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, Cancel, Holder, LockTable
+from vhost9p.fs.lock_file import Holder
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, Cancel, LockTable
 from vhost9p.fs.ranges import WHOLE, Range
 from vhost9p.native import sys
 
