@@ -83,11 +83,6 @@ int v9_sys_open_flags(uint32_t flags);
  * ORCLOSE, to remove the file with the fid. */
 int v9_sys_open_mode(uint32_t mode);
 
-/* utimensat on a descriptor (O_PATH will do); nsec may be V9_TIME_NOW or V9_TIME_OMIT. */
-int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mtime_sec,
-                   int64_t mtime_nsec);
-enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
-
 /* The signal that ends a thread's wait in a system call; installs its empty handler. */
 int v9_sys_wake_signal(void);
 

@@ -23,6 +23,10 @@ int v9_sys_open_file(int proc_fd, int fd, bool known, int flags);
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX]);
 /* chmod(2) by a descriptor, O_PATH will do. */
 int v9_sys_chmod(int proc_fd, int fd, uint32_t mode);
+/* utimensat on a descriptor (O_PATH will do); nsec may be V9_TIME_NOW or V9_TIME_OMIT. */
+int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mtime_sec,
+                   int64_t mtime_nsec);
+enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
 /* A new regular file of the daemon's own, without a name (O_TMPFILE). */
 int v9_sys_tmpfile(int dir_fd, int flags, uint32_t mode);
 

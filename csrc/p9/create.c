@@ -40,6 +40,20 @@ static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
     return 0;
 }
 
+/* Pins the fid of a directory that the request changes; -EROFS in a read-only export. */
+static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                         struct v9_fid **fid, struct v9_inode **inode)
+{
+    int err = v9_p9_file(dev, r, number, fid, inode);
+
+    if (err)
+        return err;
+    if (!v9_inode_export(dev, *inode)->conf.readonly)
+        return 0;
+    v9_fids_unpin(&dev->fids, *fid);
+    return -EROFS;
+}
+
 /* Reads the attributes of the new file, of which the request has a descriptor. */
 static int read_attr(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 {
@@ -92,7 +106,7 @@ int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     if (!v9_in_is_done(in))
         return -EINVAL;
     if (!err)
-        err = v9_p9_file_to_change(dev, r, number, &fid, &inode);
+        err = pin_directory(dev, r, number, &fid, &inode);
     if (err)
         return err;
     as.uid = fid->uid;
@@ -132,7 +146,7 @@ static int create_entry(struct v9_device *dev, struct v9_request *r, uint32_t nu
 
     if (r->created.path_fd >= 0)
         return read_attr(dev->exports[r->created_in], r, attr);
-    err = v9_p9_file_to_change(dev, r, number, &fid, &inode);
+    err = pin_directory(dev, r, number, &fid, &inode);
     if (err)
         return err;
     ex = v9_inode_export(dev, inode);
@@ -255,7 +269,7 @@ int v9_p9_unlinkat(struct v9_device *dev, struct v9_request *r, struct v9_in *in
     if (!v9_in_is_done(in))
         return -EINVAL;
     if (!err)
-        err = v9_p9_file_to_change(dev, r, number, &fid, &inode);
+        err = pin_directory(dev, r, number, &fid, &inode);
     if (err)
         return err;
     err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL

@@ -381,19 +381,6 @@ int v9_p9_file(struct v9_device *dev, struct v9_request *r, uint32_t number, str
     return err;
 }
 
-int v9_p9_file_to_change(struct v9_device *dev, struct v9_request *r, uint32_t number,
-                         struct v9_fid **fid, struct v9_inode **inode)
-{
-    int err = v9_p9_file(dev, r, number, fid, inode);
-
-    if (err)
-        return err;
-    if (!v9_inode_export(dev, *inode)->conf.readonly)
-        return 0;
-    v9_fids_unpin(&dev->fids, *fid);
-    return -EROFS;
-}
-
 int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid)
 {
     struct v9_use use;

@@ -23,9 +23,6 @@ struct v9_use {
  */
 int v9_p9_file(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_fid **fid,
                struct v9_inode **inode);
-/* The same for a file that the request changes: -EROFS in a read-only export. */
-int v9_p9_file_to_change(struct v9_device *dev, struct v9_request *r, uint32_t number,
-                         struct v9_fid **fid, struct v9_inode **inode);
 int v9_p9_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use);
 /* The same, with the file's attributes in use->attr. */
 int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,

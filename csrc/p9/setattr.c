@@ -2,6 +2,8 @@
  * setattr: Tsetattr (fs/setattr.c).
  */
 #define _GNU_SOURCE
+#include "p9/setattr.h"
+
 #include <errno.h>
 #include <fcntl.h>
 
@@ -19,13 +21,19 @@ static int32_t writable_io(const struct v9_fid *fid)
     return io_fd >= 0 && (fid->io_flags & O_ACCMODE) != O_RDONLY ? io_fd : -1;
 }
 
-static int change(struct v9_device *dev, const struct v9_fid *fid, struct v9_inode *inode,
-                  const struct v9_setattr *to)
+int v9_p9_change(struct v9_device *dev, const struct v9_fid *fid, const struct v9_setattr *to)
 {
-    v9_export *ex = v9_inode_export(dev, inode);
-    const int32_t meta_fd = v9_inode_meta(ex, inode);
+    struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
+    v9_export *ex;
+    int32_t meta_fd;
     int err;
 
+    if (!inode)
+        return -EBADF;
+    ex = v9_inode_export(dev, inode);
+    if (ex->conf.readonly)
+        return -EROFS;
+    meta_fd = v9_inode_meta(ex, inode);
     if (!(to->valid & V9_SETATTR_SIZE))
         return v9_setattr(ex, inode->path_fd, meta_fd, -1, to);
     v9_known_size_changing(inode);
@@ -58,10 +66,10 @@ int v9_p9_setattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     to.mtime_nsec = v9_in_u64(in);
     if (!v9_in_is_done(in))
         return -EINVAL;
-    err = v9_p9_file_to_change(dev, r, number, &fid, &inode);
+    err = v9_p9_file(dev, r, number, &fid, &inode);
     if (err)
         return err;
-    err = change(dev, fid, inode, &to);
+    err = v9_p9_change(dev, fid, &to);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;

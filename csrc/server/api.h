@@ -110,10 +110,8 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
 /* Adds V9_FID_* flags: from now on, only Python clunks the fid. Python stores its state for the
  * fid, by the handle, before this call. -EBADF: the fid has lost its number, or has another use. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
-/* Surround a change of the size of a pinned fid's file for the guest; `size` is the new one, -1: it
- * did not change. */
-void v9_fid_resizing(v9_device *dev, uint64_t handle);
-void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size);
+/* Changes attributes of a pinned fid's file, for the guest: errors as of v9_setattr; -EROFS. */
+int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to);
 /* Removes a fid's number; its descriptors are closed with its last pin. -EBADF: it had no number
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);

@@ -10,8 +10,8 @@
 
 #include "export/containment.h"
 #include "fid/enter.h"
-#include "fid/known_size.h"
 #include "p9/handler.h"
+#include "p9/setattr.h"
 #include "request/request.h"
 #include "server/api.h"
 
@@ -88,22 +88,9 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
     return v9_fids_mark(&dev->fids, handle, flags);
 }
 
-static struct v9_inode *inode_of(v9_device *dev, uint64_t handle)
+int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to)
 {
-    return v9_fids_inode(&dev->fids, v9_fids_of(&dev->fids, handle));
-}
-
-void v9_fid_resizing(v9_device *dev, uint64_t handle)
-{
-    v9_known_size_changing(inode_of(dev, handle));
-}
-
-void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
-{
-    if (size < 0)
-        v9_known_size_changed_nothing(inode_of(dev, handle));
-    else
-        v9_known_size_resized(inode_of(dev, handle), (uint64_t)size);
+    return v9_p9_change(dev, v9_fids_of(&dev->fids, handle), to);
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fs.changes import chmod, chown, touch, truncate
 from vhost9p.fs.driver import OWN_ID, Driver, File, Owner
 from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import Export
@@ -158,7 +159,7 @@ def test_without_privilege_none_creates_as_itself(place: Path, kind: str) -> Non
             make(driver, fd, kind, Owner(1234, 5678))
             assert ids(place / "n") == (NOBODY, NOBODY)
             made = os.open("n", os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
-            driver.chown(File(made), 1234, 5678)
+            chown(driver.export, File(made), 1234, 5678)
             assert ids(place / "n") == (NOBODY, NOBODY)
 
     in_child(work)
@@ -173,8 +174,8 @@ def test_without_privilege_chown_is_refused_where_owners_matter(place: Path) -> 
             make(driver, fd, "create", Owner(NOBODY, NOBODY))
             made = os.open("n", os.O_PATH, dir_fd=fd)
             with pytest.raises(PermissionError):
-                driver.chown(File(made), 1234, -1)
-            driver.chown(File(made), NOBODY, NOBODY + 1)
+                chown(driver.export, File(made), 1234, -1)
+            chown(driver.export, File(made), NOBODY, NOBODY + 1)
             assert ids(place / "n") == (NOBODY, NOBODY + 1)
 
     in_child(work)
@@ -189,8 +190,8 @@ def test_without_privilege_a_foreign_file_is_cut(place: Path) -> None:
     def work() -> None:
         with driver_of(place) as (driver, fd):
             made = os.open("n", os.O_PATH, dir_fd=fd)
-            driver.truncate(made, -1, 1)
-            driver.touch(made)
+            truncate(driver.export, made, -1, 1)
+            touch(driver.export, made)
 
     in_child(work)
     assert (place / "n").read_bytes() == b"d"
@@ -207,7 +208,7 @@ def test_a_path_through_proc_is_the_file_itself(place: Path, target: str) -> Non
         opened = os.open(target, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
         before = os.stat(place / "file")
         gid = 5678 if IS_ROOT else os.getegid()
-        driver.chown(File(opened), -1, gid)
+        chown(driver.export, File(opened), -1, gid)
         assert ids(place / target)[1] == gid
         if target != "file":
             assert os.stat(place / "file") == before
@@ -216,7 +217,7 @@ def test_a_path_through_proc_is_the_file_itself(place: Path, target: str) -> Non
             assert os.lstat(place / "again").st_ino == os.lstat(place / target).st_ino
         if target == "link":
             with pytest.raises(OSError) as refused:
-                driver.chmod(File(opened), 0o600)
+                chmod(driver.export, File(opened), 0o600)
             assert refused.value.errno in (errno.EOPNOTSUPP, errno.EPERM)
         os.close(opened)
 
@@ -241,9 +242,9 @@ def test_locks_through_what_may_be_opened(place: Path) -> None:
             opened = os.open("n", os.O_PATH, dir_fd=fd)
             expected = {0o600: os.O_RDWR, 0o400: os.O_RDONLY, 0o200: os.O_WRONLY}
             for mode, access in expected.items():
-                driver.chmod(File(opened), mode)
+                chmod(driver.export, File(opened), mode)
                 assert driver.open_for_locks(opened)[1] == access
-            driver.chmod(File(opened), 0)
+            chmod(driver.export, File(opened), 0)
             with pytest.raises(PermissionError):
                 driver.open_for_locks(opened)
 

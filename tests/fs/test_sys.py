@@ -167,20 +167,6 @@ def test_remove_on_close_is_refused(mode: int) -> None:
     assert refused.value.errno == errno.EOPNOTSUPP
 
 
-def test_times_are_set_to_values_and_to_now(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    fd = os.open(tmp_path / "file", os.O_PATH)
-    sys.utimens(fd, (5, 6), (-7, 8))
-    assert (os.fstat(fd).st_atime_ns, os.fstat(fd).st_mtime_ns) == (5_000_000_006, -6_999_999_992)
-    sys.utimens(fd, (0, sys.TIME_OMIT), (0, sys.TIME_NOW))
-    assert os.fstat(fd).st_atime_ns == 5_000_000_006
-    assert os.fstat(fd).st_mtime > 1_000_000
-    with pytest.raises(OSError) as refused:
-        sys.utimens(fd, (0, 1_000_000_000), (0, 0))
-    assert refused.value.errno == errno.EINVAL
-    os.close(fd)
-
-
 @pytest.mark.parametrize(
     ("kind", "start", "length"),
     [(3, 0, 0), (-1, 0, 0), (sys.WRLCK, 1 << 63, 0), (sys.WRLCK, 0, 1 << 63)],

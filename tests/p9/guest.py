@@ -18,7 +18,7 @@ from vhost9p.fs.tree import Tree
 from vhost9p.native import sys
 from vhost9p.native.device import Device
 from vhost9p.native.export import Export
-from vhost9p.native.fids import Fid, FidTable
+from vhost9p.native.fids import Fid, FidTable, SetAttr
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, decode
 from vhost9p.p9.constants import Dialect
@@ -184,6 +184,14 @@ class Guest:
         number = self.walk(above, number=number)
         self.become(number, name, flags)
         return number
+
+    def setattr(self, number: int, to: SetAttr) -> None:
+        """What C makes of Tsetattr."""
+        with self.fids.get(number) as fid:
+            try:
+                fid.setattr(to)
+            except OSError as error:
+                raise Refused(*error.args) from error
 
     def become(self, number: int, name: str, flags: int = os.O_RDWR) -> None:
         """Makes a directory's fid stand for an entry, which is open then."""

@@ -112,7 +112,7 @@ NO_CHANGE = 1  # the root: any other answer than EROFS means that something was 
 CHANGES = [
     m.Tlink(NO_CHANGE, NO_CHANGE, b"n"),
     m.Trename(NO_CHANGE, NO_CHANGE, b"n"), m.Trenameat(NO_CHANGE, b"file", NO_CHANGE, b"n"),
-    m.Tsetattr(NO_CHANGE, 1, 0, 0, 0, 0, 0, 0, 0, 0), m.Txattrcreate(NO_CHANGE, b"user.a", 1, 0),
+    m.Txattrcreate(NO_CHANGE, b"user.a", 1, 0),
 ]  # fmt: skip
 
 

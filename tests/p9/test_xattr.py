@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import Guest, Refused
+from vhost9p.native.fids import SetAttr
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9 import xattr
@@ -164,7 +165,7 @@ def test_walk_to_a_used_fid(guest: Guest, file: Path) -> None:
     fid = guest.walk("file")
     for newfid in (fid, guest.walk()):
         assert code(guest, m.Txattrwalk(fid, newfid, b"")) == errno.EBADF
-    assert guest.do(m.Tsetattr(fid, 0, 0, 0, 0, 0, 0, 0, 0, 0)) == m.Rsetattr()
+    guest.setattr(fid, SetAttr(0))
 
 
 def test_values_are_written_from_front_to_back(guest: Guest, file: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fs.changes import chmod, chown, truncate
 from tests.fs.test_local import driver_of
 from vhost9p.fs.driver import OWN_ID, File, Owner
+from vhost9p.native.export import Export
 from vhost9p.policy.idvalues import CAPABILITY
 from vhost9p.policy.xattrs import MAPPED, UNLIMITED, Limits, Rule, XattrLayer
 
@@ -22,8 +24,11 @@ ACL = b"system.posix_acl_access"
 class Case:
     """A file, a descriptor of it, and the driver that serves its directory."""
 
-    def __init__(self, driver: XattrLayer, root_fd: int, path: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, driver: XattrLayer, export: Export, root_fd: int, path: Path, stack: ExitStack
+    ) -> None:
         self.driver = driver
+        self.export = export
         self.root_fd = root_fd
         self.path = path
         self._stack = stack
@@ -46,7 +51,7 @@ def case(root: Path, rules: tuple[Rule, ...], limits: Limits = WIDE) -> Iterator
     with ExitStack() as stack:
         local, root_fd = stack.enter_context(driver_of(root, "none"))
         layer = XattrLayer(local, rules, limits, local.export)
-        one = Case(layer, root_fd, root / "file", stack)
+        one = Case(layer, local.export, root_fd, root / "file", stack)
         try:
             os.setxattr(one.path, "user.probe", b"")
         except OSError as error:
@@ -181,12 +186,12 @@ def test_stored_capabilities_go_with_the_contents_and_the_owner(tmp_path: Path) 
             os.close(made.io_fd)
 
         io_fd = it.open("file", os.O_RDWR)
-        assert change(lambda: driver.truncate(it.fd, -1, 0))
-        assert change(lambda: driver.truncate(it.fd, io_fd, 5))
-        assert change(lambda: driver.chown(File(it.fd), os.geteuid(), os.getegid()))
+        assert change(lambda: truncate(it.export, it.fd, -1, 0))
+        assert change(lambda: truncate(it.export, it.fd, io_fd, 5))
+        assert change(lambda: chown(it.export, File(it.fd), os.geteuid(), os.getegid()))
         assert change(lambda: create(os.O_RDWR | 0o1000))
         assert not change(lambda: create(os.O_RDWR))
-        assert not change(lambda: driver.chmod(File(it.fd), 0o755))
+        assert not change(lambda: chmod(it.export, File(it.fd), 0o755))
 
 
 def test_a_directorys_stay(tmp_path: Path) -> None:
@@ -194,5 +199,5 @@ def test_a_directorys_stay(tmp_path: Path) -> None:
     with case(tmp_path, MAPPED) as it:
         fd = it.open("d")
         it.driver.set_xattr(fd, CAPABILITY, b"cap", 0)
-        it.driver.chown(File(fd), os.geteuid(), os.getegid())
+        chown(it.export, File(fd), os.geteuid(), os.getegid())
         assert os.listxattr(tmp_path / "d") == [STORED.decode()]

@@ -75,6 +75,7 @@ def test_requests_at_any_distance_are_answered(
         for i in range(1500):
             tickets = [client.submit(T.GETATTR, fid, 0x7FF) for _ in range(i % 4)]
             client.setattr(fid, SET_MODE, mode=0o600 + i % 8)
+            client.fsync(fid)
             assert client.getattr(fid).mode & 0o777 == 0o600 + i % 8
             for ticket in tickets:
                 client.wait(ticket)

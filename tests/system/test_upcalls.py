@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.frontend.client import SET_MODE
 from tests.frontend.daemon import Daemon
 from tests.frontend.wire import T
 from tests.system.faulty_daemon import FAULTY
@@ -87,7 +86,7 @@ def test_the_interpreter_ends_under_serving_threads(tmp_path: Path) -> None:
             with contextlib.suppress(TimeoutError):  # at the end nothing is answered
                 while daemon.alive:
                     for _ in range(100 - len(client.in_flight)):
-                        client.submit(T.SETATTR, fid, SET_MODE, 0o600, *[0] * 7)
+                        client.submit(T.FSYNC, fid, 0)
                     client.reap(1)
             assert daemon.wait() == 1
             assert "ZeroDivisionError: a fault of the daemon" in daemon.output

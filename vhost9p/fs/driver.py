@@ -10,17 +10,17 @@ from typing import NamedTuple, Protocol
 
 from vhost9p.native.descriptors import close as close_fd
 from vhost9p.native.export import Attr
-from vhost9p.native.fids import Entry
-from vhost9p.native.sys import TIME_NOW, TIME_OMIT, name_error, open_mode
+from vhost9p.native.fids import Entry, SetAttr
+from vhost9p.native.sys import name_error, open_mode
 
-__all__ = ["OWN_ID", "TIME_NOW", "TIME_OMIT", "Attr", "Created", "Driver", "Entry", "File"]
-__all__ += ["Owner", "Times", "close_fd", "name_error", "open_mode"]
+__all__ = ["OWN_ID", "Attr", "Created", "Driver", "Entry", "File"]
+__all__ += ["Owner", "SetAttr", "close_fd", "name_error", "open_mode"]
 
 OWN_ID = 0xFFFFFFFF
 
 
 class File(NamedTuple):
-    """A file for a change of owner, mode or names: an O_PATH descriptor, and a descriptor of its
+    """A file for a change of names: an O_PATH descriptor, and a descriptor of its
     sidecar (csrc/mapped/mapped.h); -1 if there is none or it is not known."""
 
     fd: int
@@ -43,13 +43,6 @@ class Created(NamedTuple):
     io_fd: int
     io_flags: int
     attr: Attr
-
-
-class Times(NamedTuple):
-    """(seconds, nanoseconds) each; nanoseconds may be TIME_NOW or TIME_OMIT."""
-
-    atime: tuple[int, int]
-    mtime: tuple[int, int]
 
 
 class Driver(Protocol):
@@ -113,22 +106,6 @@ class Driver(Protocol):
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         """Renames an entry, over an existing one where rename(2) does."""
-
-    def chmod(self, file: File, mode: int) -> None:
-        """Changes permission bits."""
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        """Changes owner and group; -1 leaves one unchanged."""
-
-    def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        """Changes the size, through `io_fd` if that is open for writing. Sets mtime even if the
-        size stays the same."""
-
-    def utimens(self, fd: int, times: Times) -> None:
-        """Changes the times."""
-
-    def touch(self, fd: int) -> None:
-        """Sets ctime and changes nothing else."""
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """Makes an open file durable. May take long."""

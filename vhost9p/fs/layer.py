@@ -6,7 +6,7 @@ others call the driver below. Layers are stacked when an export is created, the 
 guest last.
 """
 
-from vhost9p.fs.driver import Attr, Created, Driver, File, Owner, Times
+from vhost9p.fs.driver import Attr, Created, Driver, File, Owner
 
 
 class Layer:
@@ -64,21 +64,6 @@ class Layer:
 
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         self.below.rename(old_dir, old, new_dir, new)
-
-    def chmod(self, file: File, mode: int) -> None:
-        self.below.chmod(file, mode)
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        self.below.chown(file, uid, gid)
-
-    def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        self.below.truncate(fd, io_fd, size)
-
-    def utimens(self, fd: int, times: Times) -> None:
-        self.below.utimens(fd, times)
-
-    def touch(self, fd: int) -> None:
-        self.below.touch(fd)
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         self.below.fsync(io_fd, data_only=data_only)

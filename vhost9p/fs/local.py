@@ -12,13 +12,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vhost9p.fs.driver import Created, File, Owner, Times
+from vhost9p.fs.driver import Created, File, Owner
 from vhost9p.native import descriptors, sys
 from vhost9p.native.export import Attr, Export
 from vhost9p.procfs import proc_path
-
-PERMISSIONS = 0o7777
-SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
 
@@ -160,45 +157,7 @@ class LocalDriver:
         """See Driver."""
         os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
-    # ---- metadata ---------------------------------------------------------------------------
-
-    def chmod(self, file: File, mode: int) -> None:
-        """See Driver."""
-        os.chmod(proc_path(file.fd), mode & PERMISSIONS)
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver. If owners do not matter, a chown is ignored if the daemon may not set the id
-        (EPERM), or if its user namespace (EINVAL) or the mount (EOVERFLOW) lacks the id."""
-        try:
-            os.chown(proc_path(file.fd), uid, gid)
-        except OSError as error:
-            if self.export.owners_matter or error.errno not in UNOWNABLE:
-                raise
-
-    def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        """See Driver. Not truncate(2), which leaves the times alone where the size is the same."""
-        if io_fd >= 0:
-            os.ftruncate(io_fd, size)
-            return
-        require_regular(self._mode(fd), errno.EINVAL)
-        opened = self.export.open(fd, os.O_WRONLY)
-        try:
-            os.ftruncate(opened, size)
-        finally:
-            descriptors.close(opened)
-
-    def utimens(self, fd: int, times: Times) -> None:
-        """See Driver."""
-        sys.utimens(fd, times.atime, times.mtime)
-
-    def touch(self, fd: int) -> None:
-        """See Driver. A chown with both ids -1 would clear a program's set-id bits; a chmod would
-        not, but does not work on symlinks."""
-        mode = os.stat(fd).st_mode
-        if mode & SET_IDS:
-            os.chmod(proc_path(fd), stat.S_IMODE(mode))
-        else:
-            os.chown(proc_path(fd), -1, -1)
+    # ---- durability ------------------------------------------------------------------------
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """See Driver."""

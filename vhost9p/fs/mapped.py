@@ -5,12 +5,10 @@ C creates and unlinks files (csrc/fs/create.c), and implements the metadata's fo
 (csrc/mapped/mapped.h). This module makes later changes: modes, owners, names (fs/sidecar.py).
 """
 
-from contextlib import suppress
-
 from vhost9p.fs.driver import File
-from vhost9p.fs.local import PERMISSIONS, LocalDriver
+from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.sidecar import FileSidecar, Sidecar, XattrSidecar
-from vhost9p.native.export import MODEL_FILE, Export, Mapped
+from vhost9p.native.export import MODEL_FILE, Export
 
 
 class MappedDriver(LocalDriver):
@@ -41,21 +39,3 @@ class MappedDriver(LocalDriver):
         self._sidecar.admit(new_dir, new)
         with self._sidecar.moved(old_dir, old, new_dir, new):
             super().rename(old_dir, old, new_dir, new)
-
-    # ---- metadata ---------------------------------------------------------------------------
-
-    def chmod(self, file: File, mode: int) -> None:
-        """See Driver."""
-        self._change(file, Mapped(mode=mode & PERMISSIONS))
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver. As with chown(2), a program that changes its owner loses its set-id bits."""
-        owner, group = uid if uid != -1 else None, gid if gid != -1 else None
-        self._change(file, Mapped(owner, group, no_set_ids=True))
-
-    def _change(self, file: File, change: Mapped) -> None:
-        """Changes metadata. The host does not see that as a change of the file, so sets its ctime
-        if the host lets the daemon do that."""
-        self._sidecar.write(file, change)
-        with suppress(PermissionError):
-            self.touch(file.fd)

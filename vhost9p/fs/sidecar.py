@@ -25,7 +25,7 @@ from typing import Protocol
 
 from vhost9p.fs.driver import File
 from vhost9p.native import descriptors
-from vhost9p.native.export import META_DIR, META_ROOT, Export, Mapped
+from vhost9p.native.export import META_DIR, Export
 
 SPARE = META_DIR
 """A name that no sidecar can have, since the guest may not use it."""
@@ -48,9 +48,6 @@ class Sidecar(Protocol):
     ) -> AbstractContextManager[None]:
         """Brackets a rename, which may replace another file."""
 
-    def write(self, file: File, change: Mapped) -> None:
-        """Changes a file's metadata."""
-
 
 class XattrSidecar:
     """mapped-xattr. See Sidecar."""
@@ -70,11 +67,6 @@ class XattrSidecar:
     ) -> AbstractContextManager[None]:
         """See Sidecar."""
         return nullcontext()
-
-    def write(self, file: File, change: Mapped) -> None:
-        """See Sidecar. EPERM for a symlink or device of the host, which cannot have these
-        attributes (xattr(7))."""
-        self._export.write_metadata(file.fd, -1, change)
 
 
 def _status(name: bytes, dir_fd: int) -> os.stat_result | None:
@@ -131,32 +123,13 @@ class FileSidecar:
         if file.meta_fd >= 0:
             yield file.meta_fd
             return
-        with self._export.names_locked():
-            meta_fd = self._find_or_create(file)
+        meta_fd = self._export.open_sidecar(file.fd)
         try:
             yield meta_fd
         finally:
             descriptors.close(meta_fd)
 
-    def _find_or_create(self, file: File) -> int:
-        """Finds or creates the sidecar by the file's name. Returns a descriptor to be closed."""
-        with suppress(FileNotFoundError):
-            return self._export.find_metadata(file.fd)
-        if os.path.sameopenfile(file.fd, self._root_fd):
-            return self._export.new_metadata(self._root_fd, META_ROOT, Mapped())
-        parent, name = self._parent_of(file.fd)
-        try:
-            with self._metadata_dir(parent) as meta_dir:
-                return self._export.new_metadata(meta_dir, name, Mapped())
-        finally:
-            descriptors.close(parent)
-
     # ---- changes ----------------------------------------------------------------------------
-
-    def write(self, file: File, change: Mapped) -> None:
-        """See Sidecar."""
-        with self._opened_sidecar(file) as meta_fd:
-            self._export.write_metadata(file.fd, meta_fd, change)
 
     @contextmanager
     def linked(self, file: File, dir_fd: int, name: bytes) -> Iterator[None]:

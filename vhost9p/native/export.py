@@ -91,33 +91,6 @@ def _attr_from(native: Any) -> Attr:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """What a mapped security model keeps beside a file (csrc/mapped/mapped.h); None: not this
-    one."""
-
-    uid: int | None = None
-    gid: int | None = None
-    mode: int | None = None
-    """With the file's type; without one, as a change, the type stays."""
-    rdev: int | None = None
-    """A dev_t (os.makedev)."""
-    no_set_ids: bool = False
-    """As a change, without a mode: a program loses its set-id bits."""
-
-    def native(self) -> Any:
-        """The C struct."""
-        has = (
-            (self.uid is not None and lib.V9_HAS_UID)
-            | (self.gid is not None and lib.V9_HAS_GID)
-            | (self.mode is not None and lib.V9_HAS_MODE)
-            | (self.rdev is not None and lib.V9_HAS_RDEV)
-            | (self.no_set_ids and lib.V9_NO_SET_IDS)
-        )
-        values = (self.uid or 0, self.gid or 0, self.mode or 0, self.rdev or 0)
-        return ffi.new("struct v9_mapped *", (has, *values))
-
-
 class Export:
     """One exported directory. `root_fd` may be an O_PATH descriptor; it is duplicated. Exports that
     one guest sees share a `qidmap`. With `writeout` written data goes to disk at once. With
@@ -310,13 +283,10 @@ class Export:
         """Whether the guest may neither see nor name this directory entry: it holds metadata."""
         return bool(lib.v9_export_hides(self.native, dir_fd, name))
 
-    def find_metadata(self, fd: int) -> int:
-        """Opens the metadata file of an open file by its present name; OSError ENOENT."""
-        return check(lib.v9_mapped_find(self.native, fd))
-
-    def write_metadata(self, fd: int, meta_fd: int, change: Mapped) -> None:
-        """Changes the metadata of the file `fd`, under mapped-file in its sidecar `meta_fd`."""
-        check(lib.v9_mapped_write(self.native, fd, meta_fd, change.native()))
+    def open_sidecar(self, fd: int) -> int:
+        """Opens a file's sidecar, or creates an empty one; OSError ENOENT for a file that has
+        neither a name nor metadata."""
+        return check(lib.v9_sidecar_open(self.native, fd))
 
     def find_metadata_dir(self, dir_fd: int) -> int:
         """Opens the directory with the metadata of a directory's files; OSError ENOENT."""
@@ -336,10 +306,6 @@ class Export:
         """Reports that the file has got the name of its sidecar; if it failed, the sidecar loses
         the name."""
         lib.v9_sidecar_placed(meta_dir, name, failed)
-
-    def new_metadata(self, meta_dir: int, name: bytes, mapped: Mapped) -> int:
-        """A new metadata file with its text: a descriptor."""
-        return check(lib.v9_sidecar_new(meta_dir, name, mapped.native()))
 
     def discard_metadata(self, dir_fd: int, name: bytes) -> None:
         """Removes a name's metadata if there are any."""

@@ -23,6 +23,21 @@ assert INFO.names == (
 )
 
 
+class SetAttr(NamedTuple):
+    """Changes of a file's attributes: the fields of Tsetattr (struct v9_setattr in
+    csrc/fs/api.h)."""
+
+    valid: int
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    atime_sec: int = 0
+    atime_nsec: int = 0
+    mtime_sec: int = 0
+    mtime_nsec: int = 0
+
+
 class Fid:
     """A pinned fid: its descriptors stay open until the end of a `with` block, whatever the guest
     does. -1 stands for no descriptor."""
@@ -51,17 +66,10 @@ class Fid:
     def __exit__(self, *_: object) -> None:
         lib.v9_fid_put(self._device, self.handle)
 
-    @contextmanager
-    def resizing(self, size: int) -> Iterator[None]:
-        """Brackets a change of the file's size by the guest, which knows the size afterwards
-        (csrc/fid/known_size.h)."""
-        lib.v9_fid_resizing(self._device, self.handle)
-        now = -1
-        try:
-            yield
-            now = size
-        finally:
-            lib.v9_fid_resized(self._device, self.handle, now)
+    def setattr(self, to: SetAttr) -> None:
+        """Changes attributes of the file. OSError EROFS if its export is read-only, EINVAL for
+        invalid values, EPERM for an owner that the guest may not use."""
+        check(lib.v9_fid_setattr(self._device, self.handle, ffi.new("struct v9_setattr *", to)))
 
 
 class Entry(NamedTuple):

@@ -2,16 +2,9 @@
 
 from vhost9p.native.library import check, ffi, lib
 
-TIME_NOW: int = lib.V9_TIME_NOW
-TIME_OMIT: int = lib.V9_TIME_OMIT
 RDLCK: int = lib.V9_LOCK_RDLCK
 WRLCK: int = lib.V9_LOCK_WRLCK
 UNLCK: int = lib.V9_LOCK_UNLCK
-
-
-def utimens(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
-    """Sets times, each (seconds, nanoseconds or TIME_NOW or TIME_OMIT), of an O_PATH descriptor."""
-    check(lib.v9_sys_utimens(fd, *atime, *mtime))
 
 
 def open_flags(flags: int) -> int:

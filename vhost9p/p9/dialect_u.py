@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 from vhost9p.fs.driver import (
     OWN_ID,
-    TIME_OMIT,
     Attr,
     Created,
     Driver,
     Owner,
-    Times,
+    SetAttr,
     close_fd,
     open_mode,
 )
@@ -41,13 +40,13 @@ from vhost9p.p9.context import (
 )
 from vhost9p.p9.dialect_u_stat import KIND_BITS, KINDS, device_of, fid_of, permissions
 from vhost9p.p9.fids import Fid
-from vhost9p.p9.metadata import OFF_MAX, change
 
 EXCL = 0o200
 """O_EXCL as Tlcreate encodes it."""
 
 ALONE16, ALONE32, ALONE64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 """Numbers in a Twstat that leave a field unchanged."""
+TIMES = c.SETATTR_ATIME | c.SETATTR_ATIME_SET | c.SETATTR_MTIME | c.SETATTR_MTIME_SET
 ANY_QID = Qid(0xFF, ALONE32, ALONE64)
 UNTOUCHED = u.Stat(
     type=ALONE16,
@@ -145,7 +144,7 @@ class DialectUFamily:
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
             attr = driver.attr(file_fd(fid.path_fd), meta_fd=fid.meta_fd)
-            _change(driver, fid, _changes(t.stat, attr))
+            _change(fid, _changes(t.stat, attr))
             if name:
                 with (
                     self._fids.renaming(fid, b"", None, name),
@@ -198,44 +197,42 @@ def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
     return Created(path_fd, -1, 0, attr)
 
 
-class Changes(NamedTuple):
-    """The arguments of `change`."""
-
-    uid: int
-    gid: int
-    size: int | None
-    mode: int | None
-    times: Times | None
-
-
-def _change(driver: Driver, fid: Fid, changes: Changes) -> None:
+def _change(fid: Fid, changes: SetAttr) -> None:
     """Applies changes. A change of size sets mtime as well. A daemon that may write the file but
     does not own it cannot set mtime again; the host's time is good enough then, since a client that
     truncates a file sends the current time."""
-    times = changes.times
-    if changes.size is None or times is None or times.atime[1] != TIME_OMIT:
-        change(driver, fid, *changes)
+    times = changes.valid & TIMES
+    if not changes.valid & c.SETATTR_SIZE or times & c.SETATTR_ATIME:
+        fid.setattr(changes)
         return
-    change(driver, fid, *changes._replace(times=None))
-    with suppress(PermissionError):
-        change(driver, fid, times=times)
+    fid.setattr(changes._replace(valid=changes.valid & ~TIMES))
+    if times:
+        with suppress(PermissionError):
+            fid.setattr(changes._replace(valid=times))
 
 
-def _changes(wanted: u.Stat, now: Attr) -> Changes:
+def _changes(wanted: u.Stat, now: Attr) -> SetAttr:
     """Returns the changes of a Twstat, except the name. Raises P9Error for fields that cannot
     change."""
     fixed = (wanted.type, wanted.dev, wanted.qid, wanted.extension)
     if fixed != (ALONE16, ALONE32, ANY_QID, b""):
         raise P9Error(errno.EPERM, "type, dev, qid and extension cannot be changed")
-    if wanted.length != ALONE64 and wanted.length > OFF_MAX:
-        raise P9Error(errno.EINVAL, f"a size of {wanted.length} bytes")
-    times = Times(_time(wanted.atime), _time(wanted.mtime))
-    return Changes(
+    valid = (
+        c.SETATTR_UID
+        | c.SETATTR_GID
+        | (c.SETATTR_MODE if wanted.mode != ALONE32 else 0)
+        | (c.SETATTR_SIZE if wanted.length != ALONE64 else 0)
+        | (c.SETATTR_ATIME | c.SETATTR_ATIME_SET if wanted.atime != ALONE32 else 0)
+        | (c.SETATTR_MTIME | c.SETATTR_MTIME_SET if wanted.mtime != ALONE32 else 0)
+    )
+    return SetAttr(
+        valid,
+        _chmod(wanted.mode, now) if wanted.mode != ALONE32 else 0,
         _id(wanted.n_uid, wanted.uid),
         _id(wanted.n_gid, wanted.gid),
-        None if wanted.length == ALONE64 else wanted.length,
-        None if wanted.mode == ALONE32 else _chmod(wanted.mode, now),
-        None if times == ((0, TIME_OMIT), (0, TIME_OMIT)) else times,
+        wanted.length,
+        atime_sec=wanted.atime,
+        mtime_sec=wanted.mtime,
     )
 
 
@@ -245,18 +242,11 @@ def _chmod(mode: int, now: Attr) -> int:
     return permissions(mode)
 
 
-def _time(seconds: int) -> tuple[int, int]:
-    """Returns a time for utimensat(2)."""
-    return (0, TIME_OMIT) if seconds == ALONE32 else (seconds, 0)
-
-
 def _id(number: int, name: bytes) -> int:
-    """Returns an id for chown(2): the number; without one the name, which must be a decimal
-    number."""
-    if number != c.NONUNAME:
+    """Returns an id: the number; without one the name, which must be a decimal number; OWN_ID,
+    which leaves the owner alone, without either."""
+    if number != c.NONUNAME or not name:
         return number
-    if not name:
-        return -1
     found = id_of(name)
     if found is None:
         raise P9Error(errno.EINVAL, f"{name!r} is no decimal number of a user or group")

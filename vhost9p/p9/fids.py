@@ -10,7 +10,7 @@ run.
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from vhost9p.fs.driver import Attr, Entry
+from vhost9p.fs.driver import Attr, Entry, SetAttr
 
 FID_UPCALL = 1
 """Python answers Tread, Twrite and Tclunk of the fid: it stands for an extended attribute."""
@@ -61,8 +61,9 @@ class Fid(Protocol):
     def st_ino(self) -> int:
         """The file's inode on the host."""
 
-    def resizing(self, size: int) -> AbstractContextManager[None]:
-        """Brackets a change of the file's size by the guest, which knows the size afterwards."""
+    def setattr(self, to: SetAttr) -> None:
+        """Changes attributes of the file. EROFS if its export is read-only, EINVAL for invalid
+        values, EPERM for an owner that the guest may not use."""
 
 
 class FidTable(Protocol):

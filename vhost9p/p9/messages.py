@@ -37,28 +37,6 @@ class Rrename(Message):
     pass
 
 
-# size[4] Tsetattr tag[2] fid[4] valid[4] mode[4] uid[4] gid[4] size[8] atime_sec[8] atime_nsec[8]
-# mtime_sec[8] mtime_nsec[8]
-@message(26)
-class Tsetattr(Message):
-    fid: U32
-    valid: U32
-    mode: U32
-    uid: U32
-    gid: U32
-    size: U64
-    atime_sec: U64
-    atime_nsec: U64
-    mtime_sec: U64
-    mtime_nsec: U64
-
-
-# size[4] Rsetattr tag[2]
-@message(27)
-class Rsetattr(Message):
-    pass
-
-
 # size[4] Txattrwalk tag[2] fid[4] newfid[4] name[s]
 @message(30)
 class Txattrwalk(Message):

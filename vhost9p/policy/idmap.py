@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NewType
 
-from vhost9p.fs.driver import Driver, File
+from vhost9p.fs.driver import Driver
 from vhost9p.fs.layer import Layer
 from vhost9p.native.export import GID, UID, Export
 from vhost9p.policy.idvalues import map_value
@@ -77,14 +77,6 @@ class IdLayer(Layer):
 
     def _guest_gid(self, gid: int) -> int:
         return self._export.guest_id(GID, gid)
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver."""
-        self.below.chown(
-            file,
-            uid if uid == LEFT_ALONE else self._host_uid(uid),
-            gid if gid == LEFT_ALONE else self._host_gid(gid),
-        )
 
     # ---- ids in attributes ------------------------------------------------------------------
 

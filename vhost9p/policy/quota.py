@@ -91,18 +91,6 @@ class QuotaLayer(Layer):
 
     # ---- files ------------------------------------------------------------------------------
 
-    def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        with self._quota.change(fd):
-            self.below.truncate(fd, io_fd, size)
-
-    def chmod(self, file: File, mode: int) -> None:
-        with self._quota.change(file.fd):
-            self.below.chmod(file, mode)
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        with self._quota.change(file.fd):
-            self.below.chown(file, uid, gid)
-
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """fsync allocates delayed blocks, and metadata blocks."""
         self.below.fsync(io_fd, data_only=data_only)

@@ -23,14 +23,13 @@ well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from vhost9p.config import SecurityModel, XattrAction
-from vhost9p.fs.driver import Driver, File
+from vhost9p.fs.driver import Driver
 from vhost9p.fs.layer import Layer
 from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
@@ -260,25 +259,3 @@ class XattrLayer(Layer):
             return len(self.get_xattr(fd, name))
         except OSError:
             return 0
-
-    # ---- capabilities -----------------------------------------------------------------------
-
-    def _drop_capability(self, fd: int) -> None:
-        """Drops a regular file's stored capabilities. Listing needs no permission; if they exist
-        and cannot be removed, the change fails."""
-        if (
-            self._capability is not None
-            and self._capability in self.below.list_xattrs(fd)
-            and stat.S_ISREG(os.stat(fd).st_mode)
-        ):
-            self.below.remove_xattr(fd, self._capability)
-
-    def truncate(self, fd: int, io_fd: int, size: int) -> None:
-        """See Driver."""
-        self._drop_capability(fd)
-        self.below.truncate(fd, io_fd, size)
-
-    def chown(self, file: File, uid: int, gid: int) -> None:
-        """See Driver."""
-        self.below.chown(file, uid, gid)
-        self._drop_capability(file.fd)

@@ -42,7 +42,7 @@ class Place(NamedTuple):
         fd = self.driver.export.step(self.fd, name)
         meta = -1
         with contextlib.suppress(OSError):
-            meta = self.driver.export.find_metadata(fd)
+            meta = os.open(os.fsencode(self.path / META) + b"/" + name, os.O_RDONLY)
         try:
             yield File(fd, meta)
         finally:

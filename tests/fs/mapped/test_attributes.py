@@ -5,27 +5,9 @@ import stat
 
 import pytest
 
+from tests.fs.changes import chmod, chown
 from tests.fs.mapped.place import META, Place, shown
 from vhost9p.fs.driver import OWN_ID, File, Owner
-from vhost9p.native.export import Mapped
-
-
-def test_a_mode_that_changes_while_the_owner_does(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two threads: what chown(2) takes away is taken of the mode that there is by then."""
-    place.make(b"program", 0o4755)
-    write = place.driver._sidecar.write
-
-    def between(file: File, change: Mapped) -> None:
-        monkeypatch.undo()
-        place.driver.chmod(file, 0o6710)
-        write(file, change)
-
-    with place.opened(b"program") as file:
-        monkeypatch.setattr(place.driver._sidecar, "write", between)
-        place.driver.chown(file, 5, -1)
-    assert place.attr(b"program").mode == stat.S_IFREG | 0o710
 
 
 def test_a_host_file_without_metadata_gets_some_when_it_is_changed(place: Place) -> None:
@@ -33,7 +15,7 @@ def test_a_host_file_without_metadata_gets_some_when_it_is_changed(place: Place)
     (place.path / "f").chmod(0o4640)
     assert shown(place, b"f") == (0o4640, os.geteuid())
     with place.opened(b"f") as file:
-        place.driver.chown(file, 7, -1)
+        chown(place.driver.export, file, 7, -1)
     attr = place.attr(b"f")
     assert (attr.uid, attr.gid) == (7, os.getegid())
     assert attr.mode == stat.S_IFREG | 0o640, "a program that is given away loses its set-id bits"
@@ -41,8 +23,8 @@ def test_a_host_file_without_metadata_gets_some_when_it_is_changed(place: Place)
 
 
 def test_the_root_has_attributes_too(place: Place) -> None:
-    place.driver.chmod(File(place.fd), 0o1755)
-    place.driver.chown(File(place.fd), 3, 4)
+    chmod(place.driver.export, File(place.fd), 0o1755)
+    chown(place.driver.export, File(place.fd), 3, 4)
     fd, attr = place.driver.attach(b"")
     os.close(fd)
     assert (attr.mode, attr.uid, attr.gid) == (stat.S_IFDIR | 0o1755, 3, 4)
@@ -57,11 +39,11 @@ def test_symlinks_and_fifos_of_the_host_are_themselves(place: Place) -> None:
     for name in (b"l", b"p"):
         with place.opened(name) as file:
             if place.model == "mapped-file":
-                place.driver.chown(file, 5, 6)
+                chown(place.driver.export, file, 5, 6)
                 assert place.attr(name).uid == 5
             else:
                 with pytest.raises(PermissionError):
-                    place.driver.chown(file, 5, 6)
+                    chown(place.driver.export, file, 5, 6)
     assert os.readlink(place.path / "l") == "to"
 
 

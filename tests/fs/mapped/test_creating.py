@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fs.changes import chmod, chown, truncate
 from tests.fs.mapped.place import EXCL, MODELS, OWNER, Place, serving
 from tests.fs.test_local import in_child, needs_root
 from vhost9p.fs.driver import OWN_ID, Owner
@@ -62,8 +63,8 @@ def test_no_privilege_is_needed(folder: Path, model: str) -> None:
             make_all(it)
             check_all(it, 0o600, 0o700)
             with it.opened(b"reg") as file:
-                it.driver.chown(file, 0, 0)
-                it.driver.chmod(file, 0o2711)
+                chown(it.driver.export, file, 0, 0)
+                chmod(it.driver.export, file, 0o2711)
             assert (it.attr(b"reg").uid, it.attr(b"reg").mode) == (0, stat.S_IFREG | 0o2711)
             for name in MADE:
                 it.driver.unlink(it.fd, name, directory=name == b"dir")
@@ -120,7 +121,7 @@ def test_only_regular_files_are_opened_by_create(place: Place) -> None:
             place.driver.create(place.fd, name, os.O_RDWR, 0o600, OWNER)
         assert caught.value.errno == code
     with place.opened(b"chr") as file, pytest.raises(OSError):
-        place.driver.truncate(file.fd, -1, 0)
+        truncate(place.driver.export, file.fd, -1, 0)
     with place.opened(b"fifo") as file, pytest.raises(OSError):
         place.driver.open_for_locks(file.fd)
 

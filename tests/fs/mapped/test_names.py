@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.fs.changes import chmod, chown
 from tests.fs.mapped.place import MODELS, OWNER, Place, serving, shown
 from vhost9p.fs.driver import File, Owner
 from vhost9p.native.export import Export
@@ -136,8 +137,8 @@ def test_names_of_one_file_never_differ(place: Place, by_host: bool) -> None:
     with place.opened(b"a") as file:
         place.driver.link(file, place.fd, b"b")
     with place.opened(b"b") as file:
-        place.driver.chmod(file, 0o604)
-        place.driver.chown(file, 9, -1)
+        chmod(place.driver.export, file, 0o604)
+        chown(place.driver.export, file, 9, -1)
     assert shown(place, b"a") == shown(place, b"b") == (0o604, 9)
     place.driver.unlink(place.fd, b"a", directory=False)
     assert shown(place, b"b") == (0o604, 9)
@@ -149,8 +150,8 @@ def test_a_file_without_a_name_keeps_its_attributes(place: Place) -> None:
     with place.opened(b"f") as file:
         place.driver.unlink(place.fd, b"f", directory=False)
         place.make(b"f", 0o602, Owner(2, 2))
-        place.driver.chmod(file, 0o444)
-        place.driver.chown(file, 5, 6)
+        chmod(place.driver.export, file, 0o444)
+        chown(place.driver.export, file, 5, 6)
         attr = place.driver.export.attr(file.fd, meta_fd=file.meta_fd)
         assert (attr.mode, attr.uid, attr.gid) == (stat.S_IFREG | 0o444, 5, 6)
     assert shown(place, b"f") == (0o602, 2)
@@ -173,7 +174,7 @@ def test_directories_that_only_hold_metadata_are_empty(place: Place) -> None:
 
 def test_metadata_names_are_the_drivers_own(files: Place) -> None:
     files.make(b"f")
-    files.driver.chmod(File(files.fd), 0o755)
+    chmod(files.driver.export, File(files.fd), 0o755)
     driver, fd = files.driver, files.fd
     for name in (b".virtfs_metadata", b".virtfs_metadata_root"):
         with files.opened(b"f") as file:
@@ -214,7 +215,7 @@ def killed_after(calls: int, work: Callable[[], object]) -> bool:
 
         for name in ("link", "unlink", "rename"):
             setattr(os, name, counted(getattr(os, name)))
-        parts = ("write_metadata", "metadata_dir", "new_metadata", "share_metadata", "placed")
+        parts = ("metadata_dir", "open_sidecar", "share_metadata", "placed")
         for name in (*parts, "discard_metadata"):
             setattr(Export, name, counted(getattr(Export, name)))
         try:

@@ -1,4 +1,4 @@
-"""Tsetattr: every bit of `valid`, and what must not change with it."""
+"""Changes of attributes: every bit of `valid`, and what must not change with it."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.p9.guest import Guest, Refused
+from vhost9p.native.fids import SetAttr
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 
@@ -18,8 +19,8 @@ def setattr_of(
     guest: Guest, fid: int, valid: int, *, mode: int = 0, uid: int = 0, gid: int = 0, size: int = 0,
     atime: tuple[int, int] = (0, 0), mtime: tuple[int, int] = (0, 0),
 ) -> None:  # fmt: skip
-    """One Tsetattr."""
-    guest.call(m.Tsetattr(fid, valid, mode, uid, gid, size, *atime, *mtime), m.Rsetattr)
+    """What C makes of one Tsetattr."""
+    guest.setattr(fid, SetAttr(valid, mode, uid, gid, size, *atime, *mtime))
 
 
 def age(path: Path) -> None:
