@@ -10,6 +10,7 @@
 typedef struct v9_export v9_export;
 typedef struct v9_qidmap v9_qidmap;
 typedef struct v9_mounts v9_mounts;
+typedef struct v9_xattr_names v9_xattr_names;
 
 enum { V9_EXPORTS_MAX = 256 }; /* of a device */
 
@@ -144,6 +145,33 @@ int v9_export_set_quota(v9_export *ex, v9_quota *quota);
  */
 void v9_export_lock_names(v9_export *ex);
 void v9_export_unlock_names(v9_export *ex);
+
+/* ---- xattr_names.c: the guest's names of extended attributes and the host's -------------------
+ */
+
+/* What a rule does with the guest's names that begin with `match`. */
+enum {
+    V9_XATTR_KEEP = 0,   /* the host has the same name */
+    V9_XATTR_REFUSE = 1, /* as if the file had no such attribute */
+    V9_XATTR_HIDE = 2,   /* as if the file system had no such attributes */
+    V9_XATTR_STORE = 3,  /* the host has `store` and what follows the match */
+};
+struct v9_xattr_rule {
+    const char *match, *store;
+    uint32_t action; /* V9_XATTR_* */
+};
+/* The first rule that matches counts; rules are copied. NULL: no memory. */
+v9_xattr_names *v9_xattr_names_new(const struct v9_xattr_rule *rules, uint32_t count);
+void v9_xattr_names_free(v9_xattr_names *names);
+/* The host's name for a name of the guest: its length. -EOPNOTSUPP for a hidden one; -`refused` for
+ * a refused one, and for one that begins as a rule stores others; -ERANGE for one that is too long.
+ */
+enum { V9_XATTR_NAME = 256 }; /* XATTR_NAME_MAX and a NUL */
+int v9_xattr_names_host(const v9_xattr_names *names, const char *name, int refused,
+                        char host[V9_XATTR_NAME]);
+/* From now on names are translated; `names` outlive the export. Once, before the export is served.
+ */
+void v9_export_set_xattr_names(v9_export *ex, const v9_xattr_names *names);
 
 /* ---- mounts.c: which entries of a directory may lie on another device ------------------------ */
 

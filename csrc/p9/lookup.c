@@ -411,7 +411,6 @@ static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2], ui
     *own = P9_NOFID;
     numbers[0] = v9_in_u32(&in);
     switch (r->type) {
-    case P9_TSETATTR:
     case P9_TSTAT:
     case P9_TXATTRWALK:
     case P9_TXATTRCREATE:

@@ -16,6 +16,7 @@ from vhost9p.native import descriptors
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.mounts import MountViews
 from vhost9p.native.qidmap import FileKey, QidMap
+from vhost9p.native.xattr_names import XattrNames
 
 MODEL_HOST: int = lib.V9_MODEL_HOST
 MODEL_XATTR: int = lib.V9_MODEL_XATTR
@@ -183,6 +184,12 @@ class Export:
         bytes in total, read, written, and of requests likewise. Once, before it is served."""
         conf = ffi.new("struct v9_token_bucket_conf *", (list(limits), iops_size))
         check(lib.v9_export_set_throttle(self.native, conf))
+
+    def set_xattr_names(self, names: XattrNames) -> None:
+        """Translates names of extended attributes from now on. Once, before the export is
+        served."""
+        self._xattr_names = names  # C keeps no copy
+        lib.v9_export_set_xattr_names(self.native, names.native)
 
     def watch_capabilities(self, name: bytes) -> None:
         """Drops the capabilities that the attribute `name` stores when a program is written. Call

@@ -16,9 +16,9 @@ Two names of the guest never mean one attribute of the host:
 - A host name is listed only if its guest name maps back to it.
 
 The host's kernel drops a program's real capabilities when it is written, truncated or given away
-(capabilities(7)). Stored ones are plain data to the kernel, so the daemon drops them: here, and in
-C when files are written and truncated (csrc/export/file_caps.h). Stored ACLs are plain data as
-well: the guest's kernel, mounted with `posixacl`, checks and inherits them.
+(capabilities(7)). Stored ones are plain data to the kernel, so C drops them
+(csrc/export/file_caps.h). Stored ACLs are plain data as well: the guest's kernel, mounted with
+`posixacl`, checks and inherits them.
 """
 
 import errno
@@ -31,6 +31,7 @@ from typing import NamedTuple, Protocol
 from vhost9p.config import SecurityModel, XattrAction
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.layer import Layer
+from vhost9p.native.xattr_names import XattrNames
 from vhost9p.policy.idvalues import ACLS, CAPABILITY
 
 LIST_MAX = 65536
@@ -119,31 +120,15 @@ class Names:
     def __init__(self, rules: Iterable[Rule]) -> None:
         """Raises ValueError if `rules_problem` finds one."""
         self._rules = tuple(rules)
+        self.native = XattrNames(self._rules)
         self._stores = tuple(rule for rule in self._rules if rule.action == "store")
         if problem := rules_problem(self._rules):
             raise ValueError(problem)
 
     def host(self, name: bytes, refused: int) -> bytes:
         """Returns the host's name. OSError EOPNOTSUPP if it is hidden, `refused` if it is
-        refused."""
-        for rule in self._rules:
-            if name.startswith(rule.match):
-                return self._apply(rule, name, refused)
-        return self._keep(name, refused)
-
-    def _apply(self, rule: Rule, name: bytes, refused: int) -> bytes:
-        if rule.action == "store":
-            return rule.store + name[len(rule.match) :]
-        if rule.action == "keep":
-            return self._keep(name, refused)
-        if rule.action == "refuse":
-            raise OSError(refused, f"attribute {name!r} is refused by a rule")
-        raise OSError(errno.EOPNOTSUPP, f"attribute {name!r} is hidden by a rule")
-
-    def _keep(self, name: bytes, refused: int) -> bytes:
-        if self._store_of(name):
-            raise OSError(refused, f"attribute {name!r} is reserved for stored attributes")
-        return name
+        refused, ERANGE if it is too long."""
+        return self.native.host(name, refused)
 
     def _store_of(self, host: bytes) -> Rule | None:
         return next((rule for rule in self._stores if host.startswith(rule.store)), None)
@@ -158,8 +143,8 @@ class Names:
         return None
 
 
-class CapabilityWatch(Protocol):
-    """Drops stored capabilities when files are written (native.export.Export)."""
+class ExportXattrs(Protocol):
+    """What C does with attributes (native.export.Export)."""
 
     def watch_capabilities(self, name: bytes) -> None:
         """Watches the host attribute of this name, which stores them."""
@@ -167,24 +152,28 @@ class CapabilityWatch(Protocol):
     def capabilities_set(self) -> None:
         """Reports that some file has them now."""
 
+    def set_xattr_names(self, names: XattrNames) -> None:
+        """Lets C translate names, too."""
+
 
 class XattrLayer(Layer):
     """Translates names, enforces the limits, and drops stored capabilities."""
 
     def __init__(
-        self, below: Driver, rules: Iterable[Rule], limits: Limits, watch: CapabilityWatch
+        self, below: Driver, rules: Iterable[Rule], limits: Limits, export: ExportXattrs
     ) -> None:
         """Raises ValueError if `rules_problem` finds one."""
         super().__init__(below)
         self._names = Names(rules)
+        export.set_xattr_names(self._names.native)
         self._limits = limits
         self._lock = threading.Lock()
         """Held from reading a file's attributes to the change, so that parallel requests cannot
         exceed the limits together. Not taken under other locks."""
-        self._watch = watch
+        self._export = export
         self._capability = self._stored_capability()
         if self._capability:
-            watch.watch_capabilities(self._capability)
+            export.watch_capabilities(self._capability)
 
     def _stored_capability(self) -> bytes | None:
         """Returns the host's name of stored capabilities; None if they are real ones of the host's
@@ -222,7 +211,7 @@ class XattrLayer(Layer):
                 self._require_room(fd, name, len(value))
             self.below.set_xattr(fd, host, value, flags)
         if host == self._capability:
-            self._watch.capabilities_set()
+            self._export.capabilities_set()
 
     def remove_xattr(self, fd: int, name: bytes) -> None:
         """See Driver."""

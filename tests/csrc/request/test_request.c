@@ -42,6 +42,8 @@ HANDLER(v9_p9_mkdir)
 HANDLER(v9_p9_mknod)
 HANDLER(v9_p9_symlink)
 HANDLER(v9_p9_unlinkat)
+HANDLER(v9_p9_setattr)
+HANDLER(v9_p9_xattrwalk)
 
 int v9_p9_prepare(struct v9_device *device, struct v9_request *r)
 {
