@@ -18,6 +18,7 @@
 #include "base/wire.h"
 #include "driver.h"
 #include "host_files.h"
+#include "server/api.h"
 
 /* Message types: Python answers at once; later; or when it is released, and meanwhile its thread
  * hangs. */
@@ -299,6 +300,26 @@ static inline int reply_in(uint16_t slot)
     return reply[4] == P9_RLERROR ? -error : reply[4];
 }
 
+/* Sends a request in slot 0, and waits for the reply: reply_in. */
+static inline int ask(uint8_t type, const void *body, uint32_t size)
+{
+    const uint16_t before = used[1];
+
+    send_body(0, type, body, size);
+    wait_for_used((uint16_t)(before + 1));
+    return reply_in(0);
+}
+
+/* Sends one that Python answers at once, and waits for the reply. */
+static inline void exchange(uint16_t slot)
+{
+    const uint16_t before = used[1];
+
+    send(slot, AT_ONCE, 0);
+    wait_for_used((uint16_t)(before + 1));
+    CHECK(reply_in(slot) == AT_ONCE + 1);
+}
+
 /* ---- fids --------------------------------------------------------------------------------------
  */
 
@@ -316,6 +337,16 @@ static inline uint64_t add_fid(uint32_t number, const char *name)
     }
     CHECK(!err && v9_fid_add(dev, number, fd, 0, geteuid(), 0, &attr, &handle) == 0);
     return handle;
+}
+
+/* Walks from the root by one name, as the guest does. */
+static inline void walk(uint32_t newfid, const char *name)
+{
+    const uint16_t size = (uint16_t)strlen(name);
+    uint8_t body[64], *at = v9_put(v9_put(v9_put(body, ROOT, 4), newfid, 4), 1, 2);
+
+    memcpy(v9_put(at, size, 2), name, size);
+    CHECK(ask(P9_TWALK, body, 12u + size) == P9_TWALK + 1);
 }
 
 #endif

@@ -13,15 +13,6 @@ enum { FAR_SIZE = 0x10000 };
 #define FAR_GPA (GPA + 0x10000000)
 #define FAR_UVA (UVA + 0x10000000)
 
-static void exchange(uint16_t slot)
-{
-    const uint16_t before = used[1];
-
-    send(slot, AT_ONCE, 0);
-    wait_for_used((uint16_t)(before + 1));
-    CHECK(reply_in(slot) == AT_ONCE + 1);
-}
-
 /* ---- memory ------------------------------------------------------------------------------------
  */
 
@@ -344,11 +335,8 @@ TEST(a_device_serves_once_it_has_its_first_export)
 static int exchange_sized(uint32_t size)
 {
     static const uint8_t body[ROOM];
-    const uint16_t before = used[1];
 
-    send_body(0, AT_ONCE, body, size - P9_HEADER_SIZE);
-    wait_for_used((uint16_t)(before + 1));
-    return reply_in(0);
+    return ask(AT_ONCE, body, size - P9_HEADER_SIZE);
 }
 
 /* The guest's choice, up to the one of the configuration. */

@@ -209,18 +209,6 @@ TEST(a_rename_to_another_name_of_the_file_moves_none)
 /* ---- before a name is lost ---------------------------------------------------------------------
  */
 
-/* As the guest does it. */
-static void walk(uint32_t newfid, const char *name)
-{
-    const uint16_t size = (uint16_t)strlen(name), before = used[1];
-    uint8_t body[64], *at = v9_put(v9_put(v9_put(body, ROOT, 4), newfid, 4), 1, 2);
-
-    memcpy(v9_put(at, size, 2), name, size);
-    send_body(0, P9_TWALK, body, 12u + size);
-    wait_for_used((uint16_t)(before + 1));
-    CHECK(reply_in(0) == P9_TWALK + 1);
-}
-
 TEST(a_change_has_to_be_prepared_for_what_may_be_cached)
 {
     uint64_t handle;

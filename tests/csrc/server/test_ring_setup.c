@@ -21,16 +21,6 @@ static void begin_device(void)
     CHECK(v9_device_set_export(dev, 0, export) == 0);
 }
 
-/* Sends a request that Python answers, and waits for the reply. */
-static void exchange(uint16_t slot)
-{
-    const uint16_t before = used[1];
-
-    send(slot, AT_ONCE, 0);
-    wait_for_used((uint16_t)(before + 1));
-    CHECK(reply_in(slot) == AT_ONCE + 1);
-}
-
 static uint32_t stop_ring(void)
 {
     v9_ring_pause(dev);
