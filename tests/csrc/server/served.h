@@ -27,7 +27,7 @@ enum { ROOM = 256, REPLY_AT = 0x8000, SLOTS = NUM / 2 };
 enum { ROOT = 0, STAT_DEVICE = 3, PATIENCE_S = 60 };
 
 static struct v9_device_conf conf = {
-    .id = 7, .threads = 1, .msize_max = 8192, .max_fids = 100}; /* of make_device */
+    .id = 7, .threads = 1, .msize_max = 8192, .max_fids = 100}; /* of create_device */
 static v9_device *dev;
 static v9_export *export;
 static v9_qidmap *qidmap;
@@ -129,7 +129,7 @@ static inline int answer_later(uint16_t tag)
  */
 
 /* By `conf`, without an export. */
-static inline void make_device(void)
+static inline void create_device(void)
 {
     struct v9_export_conf export_conf = {.stat_entries = true};
     int32_t err;
@@ -152,7 +152,7 @@ static inline void make_device(void)
 }
 
 /* New memory for the guest, with driver.h's names for what lies there; the old one stays mapped. */
-static inline void make_memory(void)
+static inline void create_memory(void)
 {
     if (memory_fd >= 0)
         close(memory_fd);
@@ -180,8 +180,8 @@ static inline void start_ring(int kick)
 /* A device that serves a split ring. */
 static inline void serve(void)
 {
-    make_device();
-    make_memory();
+    create_device();
+    create_memory();
     CHECK(v9_device_mem_add(dev, GPA, MEMORY, UVA, 0, memory_fd) == 0);
     CHECK(v9_device_set_export(dev, 0, export) == 0);
     set_up_ring(0);

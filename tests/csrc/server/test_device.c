@@ -17,7 +17,7 @@ enum { FAR_SIZE = 0x10000 };
  */
 
 /* A second region, which holds a request to Python. */
-static int make_far_region(void)
+static int create_far_region(void)
 {
     const int fd = memfd_create("far", MFD_CLOEXEC);
     uint8_t request[P9_HEADER_SIZE];
@@ -47,7 +47,7 @@ TEST(memory_comes_and_goes_while_the_ring_is_served)
     int fd;
 
     serve();
-    fd = make_far_region();
+    fd = create_far_region();
     CHECK(exchange_far() == -EFAULT);
     CHECK(v9_device_mem_add(dev, FAR_GPA, FAR_SIZE, FAR_UVA, 0, fd) == 0);
     CHECK(exchange_far() == AT_ONCE + 1);
@@ -70,7 +70,7 @@ TEST(requests_that_wait_are_answered_in_the_memory_that_is_there_then)
     send(1, HANGS, 0);
     wait_for(waits_fd);
     old = guest;
-    make_memory();
+    create_memory();
     memcpy(guest, old, MEMORY);
     region.fd = memory_fd;
     CHECK(v9_device_mem_set(dev, &region, 1) == 0);
@@ -142,8 +142,8 @@ TEST(regions_take_no_more_than_their_part_of_the_descriptors)
     const uint32_t shares[] = {16, 160}, most[] = {8, 20};
     uint32_t count;
 
-    make_device();
-    make_memory();
+    create_device();
+    create_memory();
     for (int i = 0; i < 2; i++) {
         v9_budget_set(shares[i], 0);
         CHECK(v9_device_mem_set(dev, NULL, 0) == 0);
@@ -310,8 +310,8 @@ TEST(a_device_serves_once_it_has_its_first_export)
     v9_export *other;
     int32_t err;
 
-    make_device();
-    make_memory();
+    create_device();
+    create_memory();
     CHECK(v9_device_mem_add(dev, GPA, MEMORY, UVA, 0, memory_fd) == 0);
     set_up_ring(0);
     start_ring(kick_fd);

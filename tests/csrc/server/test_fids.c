@@ -14,7 +14,7 @@ enum { CLUNKED = P9_TCLUNK + 1 };
 
 static void begin_device(void)
 {
-    make_device();
+    create_device();
     CHECK(v9_device_set_export(dev, 0, export) == 0);
 }
 

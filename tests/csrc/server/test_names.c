@@ -16,7 +16,7 @@ static int root_fd;
 
 static void begin_device(void)
 {
-    make_device();
+    create_device();
     CHECK(v9_device_set_export(dev, 0, export) == 0);
     root_fd = open(top, O_PATH | O_CLOEXEC);
 }

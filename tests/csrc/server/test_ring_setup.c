@@ -15,8 +15,8 @@ static const char *reason;
 
 static void begin_device(void)
 {
-    make_device();
-    make_memory();
+    create_device();
+    create_memory();
     CHECK(v9_device_mem_add(dev, GPA, MEMORY, UVA, 0, memory_fd) == 0);
     CHECK(v9_device_set_export(dev, 0, export) == 0);
 }
@@ -356,4 +356,18 @@ TEST(the_frontend_hears_of_an_error_by_its_descriptor)
     exchange(1);
     stop();
     close(err_fd);
+}
+
+/* The frontend takes guest memory away, and gives it back. */
+TEST(memory_that_was_lost_is_restored_when_the_ring_starts)
+{
+    serve();
+    CHECK(ftruncate(memory_fd, 0) == 0);
+    notify(kick_fd);
+    expect_broken("took memory away");
+    CHECK(stop_ring() == 0);
+    CHECK(ftruncate(memory_fd, MEMORY) == 0);
+    start_ring(kick_fd);
+    exchange(0);
+    stop();
 }

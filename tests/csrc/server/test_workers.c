@@ -55,8 +55,8 @@ static void miss_none(uint32_t threads, uint32_t poll_us, bool event_idx)
 {
     conf.threads = threads;
     conf.poll_us = poll_us;
-    make_device();
-    make_memory();
+    create_device();
+    create_memory();
     CHECK(v9_device_mem_add(dev, GPA, MEMORY, UVA, 0, memory_fd) == 0);
     CHECK(v9_device_set_export(dev, 0, export) == 0);
     set_up_ring((uint64_t)event_idx << EVENT_IDX);
@@ -142,7 +142,7 @@ TEST(python_hears_that_a_ring_is_broken)
 TEST(threads_that_have_nothing_to_do_end)
 {
     conf.threads = 4;
-    make_device();
+    create_device();
     CHECK(stats().threads == conf.threads + 1);
     stop();
 }
