@@ -181,23 +181,6 @@ TEST(a_drain_waits_for_the_requests_in_flight)
     stop();
 }
 
-/* The driver is called for the answers before the drain returns: afterwards it hears nothing. */
-TEST(the_driver_is_called_for_all_answers_before_a_drain_returns)
-{
-    uint64_t calls;
-
-    serve();
-    for (uint16_t round = 1; round <= 100; round++) {
-        send(0, AT_ONCE, 0);
-        while (__atomic_load_n(&used[1], __ATOMIC_SEQ_CST) != round)
-            sched_yield();
-        CHECK(v9_ring_drain(dev, LONG_MS) == round);
-        CHECK(read(call_fd, &calls, sizeof(calls)) == sizeof(calls));
-        start_ring(kick_fd);
-    }
-    stop();
-}
-
 /* Of three requests, Python answers one later, and hangs in one; the last one hangs in C. None of
  * them is published any more when it ends, to this ring or to the next. */
 TEST(requests_that_are_left_after_a_drain_are_answered_with_an_error)
