@@ -61,6 +61,20 @@ static struct v9_dentry *dentry_at(const struct lookup *lookup, uint32_t at)
     return v9_dentry_at(&lookup->dev->fids.dentries, at);
 }
 
+/* Whether a dentry has to be checked: the leaf also where its directory is not known, since a walk
+ * of several names has only passed that. */
+static bool is_due(const struct lookup *lookup, uint32_t at)
+{
+    const struct v9_dentry *dentry = dentry_at(lookup, at), *above;
+
+    if (!v9_dentry_is_fresh(dentry, lookup->now))
+        return true;
+    if (at != lookup->leaf || dentry->fixed)
+        return false;
+    above = dentry_at(lookup, dentry->parent);
+    return dentry->compound || (!above->fixed && !above->inode);
+}
+
 /* Collects the dentries to be checked, from `at` up; if there are more than LEVELS, the upper ones.
  * Splits names of several components. The lock is held. */
 static uint32_t collect(const struct lookup *lookup, uint32_t at, uint32_t levels[LEVELS])
@@ -68,8 +82,7 @@ static uint32_t collect(const struct lookup *lookup, uint32_t at, uint32_t level
     struct v9_dentries *dentries = &lookup->dev->fids.dentries;
     uint32_t count = 0;
 
-    for (; !v9_dentry_is_fresh(dentry_at(lookup, at), lookup->now);
-         at = dentry_at(lookup, at)->parent) {
+    for (; is_due(lookup, at); at = dentry_at(lookup, at)->parent) {
         if (dentry_at(lookup, at)->compound)
             v9_dentry_split_all(dentries);
         levels[count++ % LEVELS] = at;
@@ -453,9 +466,8 @@ static int check_own_name(struct v9_device *dev, struct v9_request *r, uint32_t 
     int err = v9_fids_pin(&dev->fids, number, &use.fid);
 
     if (err)
-        return 0; /* Python reports the error */
-    if (use.fid->dentry &&
-        !v9_dentry_is_fresh(v9_dentry_at(&dev->fids.dentries, use.fid->dentry), now))
+        return 0;        /* Python reports the error */
+    if (use.fid->dentry) /* a fresh one too: its directory has to be known */
         err = check_name(dev, r, use.fid, now, &use);
     if (err) /* the guest could not reach the file by it any more */
         v9_fids_invalidate_name(&dev->fids, use.fid->dentry);

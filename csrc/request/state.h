@@ -147,6 +147,7 @@ struct v9_device {
     uint32_t cpu_count; /* CPUs that the process may use */
     uint32_t thread_count, runners, spares;
     uint32_t sleeping; /* runners in epoll_wait, or about to call it */
+    uint32_t working;  /* threads inside a request, stuck ones included */
     uint32_t executing;
     struct v9_worker *at_work; /* runners inside a request, `executing` of them */
     uint64_t progress;         /* changes whenever a request starts or ends */

@@ -47,6 +47,7 @@ enum {
     WATCHDOG_IDLE_CHECKS = 50,    /* checks without progress or work before the watchdog sleeps */
     RING_POLL_MS = 1,             /* if the frontend gave no kick descriptor */
     STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
+    STOP_WAITS = 30,              /* of that length, for those that are late */
     SPARES_KEPT = 1,              /* idle spares; more of them end */
     PAUSES = 8,                   /* CPU pauses between two polls of the ring */
     SWITCH_NS = 2000,             /* the shortest time that another thread takes in between */
@@ -85,6 +86,7 @@ static void begin_work(struct v9_device *dev, struct v9_worker *worker)
     dev->at_work = worker;
     dev->progress++;
     dev->executing++;
+    dev->working++;
     v9_device_wake_watchdog(dev);
     /* Another runner sleeps and has to be woken for the next chain. If the chain is available
      * already, we wake it; else the driver has to kick. */
@@ -98,6 +100,7 @@ static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t r
     struct v9_worker **at = &dev->at_work;
 
     dev->progress++;
+    dev->working--;
     if (round != dev->watchdog_round) {
         v9_device_signal(dev); /* the other runners may be asleep */
         v9_notify(dev);
@@ -449,10 +452,24 @@ int v9_workers_start(struct v9_device *dev)
     return err;
 }
 
+/* Waits until the threads have ended; false if some are left. Those that are inside a request may
+ * hang there. The others end once the host gives them a CPU, which may take long, or once the
+ * frontend's descriptor takes what they write. The lock is held. */
+static bool wait_for_end(struct v9_device *dev)
+{
+    int waits = 0;
+
+    while (dev->thread_count && waits < STOP_WAITS) {
+        struct timespec until = v9_from_now(STOP_PATIENCE_NS);
+        if (pthread_cond_timedwait(&dev->gone, &dev->lock, &until) == ETIMEDOUT)
+            waits = dev->thread_count == dev->working ? STOP_WAITS : waits + 1;
+    }
+    return !dev->thread_count;
+}
+
 bool v9_workers_stop(struct v9_device *dev)
 {
     const uint64_t one = 1;
-    struct timespec deadline = v9_from_now(STOP_PATIENCE_NS);
     bool all;
 
     pthread_mutex_lock(&dev->lock);
@@ -461,10 +478,7 @@ bool v9_workers_stop(struct v9_device *dev)
         ;
     pthread_cond_broadcast(&dev->watchdog);
     pthread_cond_broadcast(&dev->spare);
-    while (dev->thread_count &&
-           pthread_cond_timedwait(&dev->gone, &dev->lock, &deadline) != ETIMEDOUT)
-        ;
-    all = dev->thread_count == 0;
+    all = wait_for_end(dev);
     pthread_mutex_unlock(&dev->lock);
     if (!all)
         return false;

@@ -58,6 +58,15 @@ static inline void refuse(const char *words)
         fprintf(stderr, "%s instead of %s\n", reason ? reason : "a start", words);
 }
 
+/* Where everything lies in the guest's memory. */
+static inline void lay_out(void)
+{
+    descs = (struct desc *)(guest + DESC_AT);
+    table = (struct desc *)(guest + TABLE_AT);
+    avail = (uint16_t *)(guest + AVAIL_AT);
+    used = (uint16_t *)(guest + USED_AT);
+}
+
 /* A new ring in zeroed memory. */
 static inline void begin(bool event_idx)
 {
@@ -68,10 +77,7 @@ static inline void begin(bool event_idx)
     CHECK(v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
     close(fd);
     guest = v9_mem_gpa(&mem, GPA, MEMORY);
-    descs = (struct desc *)(guest + DESC_AT);
-    table = (struct desc *)(guest + TABLE_AT);
-    avail = (uint16_t *)(guest + AVAIL_AT);
-    used = (uint16_t *)(guest + USED_AT);
+    lay_out();
     setup = (struct v9_virtqueue_setup){.num = NUM,
                                         .desc_uva = UVA + DESC_AT,
                                         .avail_uva = UVA + AVAIL_AT,

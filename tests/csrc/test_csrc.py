@@ -33,6 +33,7 @@ VARIANTS = {
 PROGRAMS = sorted([*HERE.rglob("test_*.c"), *(ROOT / "tests" / "fuzz").rglob("fuzz_*.c")])
 SKIPPED = 77  # check.h's
 
+THREADS = ("pthread_create", "server/served.h")  # what starts some
 NOT_FOR_RACES = (
     "test_virtqueue_threads",  # two threads that spin, and
     "fuzz_virtqueue",  # one that changes all memory: by far too slow
@@ -45,7 +46,8 @@ def cases_of(program: Path) -> list[str]:
 
 
 def variants_of(program: Path) -> list[str]:
-    threaded = "pthread_create" in program.read_text() and program.stem not in NOT_FOR_RACES
+    text = program.read_text()
+    threaded = any(word in text for word in THREADS) and program.stem not in NOT_FOR_RACES
     return [variant for variant in VARIANTS if variant != "races" or threaded]
 
 

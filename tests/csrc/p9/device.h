@@ -9,22 +9,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <limits.h>
 #include <stdarg.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "base/wire.h"
 #include "check.h"
 #include "fid/enter.h"
 #include "fid/evict.h"
+#include "host_files.h"
 #include "p9/dispatch.h"
 #include "request/upcall.h"
 
 enum { MSIZE = 8192, ROOT = 0, FIDS = 1000, TAG = 0x1234, STAT_DEVICE = 3 };
 
-static char top[] = "/tmp/v9-p9-XXXXXX";
 static struct v9_device dev;
 static struct v9_scratch scratch;
 static struct v9_request request;
@@ -88,7 +85,7 @@ SET_UP()
     struct v9_export_conf conf = {.stat_entries = true};
     int32_t err;
 
-    CHECK(mkdtemp(top) != NULL);
+    host_begins();
     conf.root_fd = open(top, O_PATH | O_CLOEXEC);
     qidmap = v9_qidmap_new();
     v9_budget_init();
@@ -102,65 +99,13 @@ SET_UP()
     enter_root(ROOT, geteuid());
 }
 
-static inline int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    return remove(path);
-}
-
 TEAR_DOWN()
 {
     v9_fids_destroy(&dev.fids);
     v9_export_free(dev.exports[0]);
     v9_qidmap_free(qidmap);
     pthread_mutex_destroy(&dev.lock);
-    nftw(top, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-/* ---- the host ----------------------------------------------------------------------------------
- */
-
-/* The path of a file below the export's root, until the fourth call from now. */
-static inline const char *host(const char *name)
-{
-    static char paths[4][PATH_MAX];
-    static unsigned turn;
-    char *path = paths[turn++ % 4];
-
-    snprintf(path, PATH_MAX, "%s/%s", top, name);
-    return path;
-}
-
-static inline void host_writes(const char *name, const char *text)
-{
-    FILE *file = fopen(host(name), "w");
-
-    CHECK(file && fputs(text, file) >= 0 && fclose(file) == 0);
-}
-
-static inline void host_makes_directory(const char *name)
-{
-    CHECK(mkdir(host(name), 0755) == 0);
-}
-
-static inline uint64_t host_ino(const char *name)
-{
-    struct stat st = {0};
-
-    CHECK(lstat(host(name), &st) == 0);
-    return st.st_ino;
-}
-
-static inline bool host_has(const char *name, const char *text)
-{
-    char found[64] = {0};
-    FILE *file = fopen(host(name), "r");
-    size_t size;
-
-    if (!file)
-        return false;
-    size = fread(found, 1, sizeof(found) - 1, file);
-    fclose(file);
-    return size == strlen(text) && !strcmp(found, text);
+    host_ends();
 }
 
 /* Names that were looked at are not believed any more (V9_BELIEF). */

@@ -4,6 +4,7 @@
  * shows to a guest that goes on using its fids; what the guest itself removes stays what it was.
  */
 #define _GNU_SOURCE
+#include "fid/renames.h"
 #include "p9/device.h"
 
 static void host_renames(const char *from, const char *to)
@@ -196,4 +197,25 @@ TEST(a_rename_by_python_finds_its_directories_by_their_names)
     CHECK(ask(P9_TRENAMEAT, "4s4s", ROOT, "x", 1, "y") == -V9_NOT_OURS);
     host_removes("a");
     CHECK(ask(P9_TRENAMEAT, "4s4s", ROOT, "x", 1, "y") == -ENOENT);
+}
+
+/* Whose directory the guest has only passed by: it has no fid of it. */
+TEST(a_removal_by_python_finds_a_fids_own_name_right_after_the_walk)
+{
+    char name[V9_NAME_SIZE];
+    struct stat st = {0};
+    struct v9_fid *fid;
+    int directory;
+
+    host_makes_directory("dir");
+    host_writes("dir/file", "text");
+    CHECK(ask(P9_TWALK, "442ss", ROOT, 1, 2, "dir", "file") == 0);
+    CHECK(v9_fids_pin(&dev.fids, 1, &fid) == 0);
+    v9_dentry_at(&dev.fids.dentries, fid->dentry)->checked = v9_dentry_now();
+    CHECK(ask(P9_TREMOVE, "4", 1) == -V9_NOT_OURS);
+    directory = v9_renames_name_of(&dev.fids, fid, name);
+    CHECK(directory >= 0 && fstat(directory, &st) == 0);
+    CHECK(st.st_ino == host_ino("dir") && !strcmp(name, "file"));
+    v9_budget_close(directory);
+    v9_fids_unpin(&dev.fids, fid);
 }
