@@ -213,6 +213,7 @@ static bool reports_size(void)
 /* A client that has a file open knows what it has made of its size (fid/known_size.h). */
 TEST(a_size_that_the_guest_has_set_is_not_reported_to_it)
 {
+    struct v9_setattr to = {.valid = V9_SETATTR_SIZE, .size = 20};
     struct v9_fid_info info;
     uint8_t body[10] = {0};
 
@@ -228,14 +229,10 @@ TEST(a_size_that_the_guest_has_set_is_not_reported_to_it)
     CHECK(truncate(host("file"), 10) == 0); /* by the host */
     CHECK(reports_size() && !reports_size());
     CHECK(v9_fid_get(dev, 2, &info) == 0);
-    v9_fid_resizing(dev, info.handle);
-    CHECK(truncate(host("file"), 20) == 0 && !reports_size());
-    v9_fid_resized(dev, info.handle, 20);
-    CHECK(!reports_size());
-    v9_fid_resizing(dev, info.handle);
+    CHECK(v9_fid_setattr(dev, info.handle, &to) == 0 && !reports_size()); /* by the guest */
     CHECK(truncate(host("file"), 30) == 0);
-    v9_fid_resized(dev, info.handle, -1); /* it was not the guest */
-    CHECK(reports_size());
+    to.valid |= V9_SETATTR_ALL + 1;
+    CHECK(v9_fid_setattr(dev, info.handle, &to) == -EINVAL && reports_size());
     v9_fid_put(dev, info.handle);
     stop();
 }
