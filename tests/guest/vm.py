@@ -9,9 +9,9 @@ reach the guest is channel.py's.
 
 The guest's memory is a shared memfd, as vhost-user needs. Emulation (TCG) is the rule, because
 /dev/kvm may exist and still hang; VHOST9P_KVM=1 in the environment asks for KVM. QEMU ends with
-the thread that started it (PR_SET_PDEATHSIG), so a killed test run leaves no guest behind: start a
-VM from a thread that lives as long as it. Every call that waits for the guest fails at once, with
-the end of the console, when QEMU exits or the guest's kernel panics or oopses.
+the thread that started it (tests/children.py), so a killed test run leaves no guest behind. Every
+call that waits for the guest fails at once, with the end of the console, when QEMU exits or the
+guest's kernel panics or oopses.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tests.children import ending_with_tests
 from tests.guest import cache, fetch
 from tests.guest.channel import Channel, GuestLost, Process, Result
 from tests.guest.image import Image
@@ -130,7 +131,10 @@ class VM:
         try:
             with self._qemu_log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    ending_with_tests(self.command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                 )
             self._wait_sockets()
             self._qmp = Qmp(self._folder / "qmp")
