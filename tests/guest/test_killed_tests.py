@@ -10,10 +10,15 @@ from tests.guest import fetch
 from tests.guest.image import Image
 from tests.guest.vm import VM
 
-with VM(Image.build(fetch.kernel(sys.argv[1]))) as vm:
-    print(vm.process.pid, flush=True)
-    sys.stdin.read()
+class Paused(VM):
+    def wait_boot(self):
+        self.pause()
+        print(self.process.pid, flush=True)
+        sys.stdin.read()
+
+Paused(Image.build(fetch.kernel(sys.argv[1]))).start()
 """
+"""Were the guest not paused, it would power off when it has booted and lost its agent's channel."""
 
 
 def test_a_guest_ends_with_killed_tests(kernel: Kernel) -> None:

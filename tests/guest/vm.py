@@ -9,7 +9,8 @@ reach the guest is channel.py's.
 
 The guest's memory is a shared memfd, as vhost-user needs. Emulation (TCG) is the rule, because
 /dev/kvm may exist and still hang; VHOST9P_KVM=1 in the environment asks for KVM. QEMU ends with
-the thread that started it (tests/children.py), so a killed test run leaves no guest behind. Every
+the thread that started it (exit-with-parent; tests/children.py has that for other programs), so a
+killed test run leaves no guest behind: start a VM from a thread that lives as long as it. Every
 call that waits for the guest fails at once, with the end of the console, when QEMU exits or the
 guest's kernel panics or oopses.
 """
@@ -28,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tests.children import ending_with_tests
 from tests.guest import cache, fetch
 from tests.guest.channel import Channel, GuestLost, Process, Result
 from tests.guest.image import Image
@@ -131,10 +131,7 @@ class VM:
         try:
             with self._qemu_log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    ending_with_tests(self.command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             self._wait_sockets()
             self._qmp = Qmp(self._folder / "qmp")
