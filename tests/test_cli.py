@@ -193,9 +193,9 @@ REFUSED = [
     (["--socket", SOCKET, "--fd", "3"], "--fd and --socket exclude each other: name one"),
     (
         ["--config", "vm.yaml", "--path", ".", "--readonly"],
-        "--config excludes --path, --readonly: say it in the file. With --config go --socket, "
-        "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and "
-        "--log-level",
+        "--config excludes --path, --readonly: set it in the file. Allowed with --config are "
+        "--socket, --fd, --socket-mode, --socket-owner, --socket-group, --once, --force, "
+        "--state-dir and --log-level",
     ),
     (["--socket"], "argument --socket/--socket-path: expected one argument (vhost9p --help lists"),
     (["--sock", SOCKET], "unknown option --sock; did you mean '--socket'? (vhost9p --help"),
@@ -365,4 +365,4 @@ def test_which_of_several_devices_has_the_socket(
     )
     assert len(run.config("--config", file).devices) == 2
     said = run.refused("--config", file, "--socket", SOCKET)
-    assert said == f"{file}: has several devices, so --socket cannot be for one of them"
+    assert said == f"{file}: has several devices, so --socket would not say for which"

@@ -345,8 +345,8 @@ OPTIONS = [
     (["--map-uid=0:0:4294967295"], "id_map: maps uid only; map gid, too"),
     (["--xattr-rule=a"], "argument --xattr-rule: 'a' is not of the form MATCH=ACTION, with stor"),
     (["--xattr-rule=a=keeep"], "'a=keeep' is not of the form MATCH=ACTION"),
-    (["--xattr-rule=a=store"], "is no rule: a prefix belongs to store, as in security.=store:user"),
-    (["--xattr-rule=a=keep:b"], "is no rule: a prefix belongs to store"),
+    (["--xattr-rule=a=store"], "is no rule: store needs a prefix, as in security.=store:user"),
+    (["--xattr-rule=a=keep:b"], "is no rule: store needs a prefix"),
     (["--quota-error=EDQUOT"], "quota: bytes or inodes: is missing; a quota needs it"),
     (["--quota-bytes=-1"], "argument --quota-bytes: '-1' is no size from 1 to"),
     (["--quota-inodes=1K"], "argument --quota-inodes: '1K' is no whole number from 1 to"),
@@ -363,10 +363,10 @@ OPTIONS = [
     (["--virtfs=proxy"], "argument --virtfs: 'proxy': 'proxy' is another of QEMU's drivers; only"),
     (["--virtfs=local,path=/x,security_model=none"], "--virtfs has no mount_tag; add it, or a --t"),
     (["--virtfs=local,path=/x,security_model=none,mount_tag=t", "--tag=u"],
-     "--virtfs has a mount_tag, so --tag cannot name another"),
+     "--virtfs has a mount_tag, so --tag is not allowed"),
     (["--virtfs=local,path=/x,security_model=none,mount_tag=t", "--path=/y", "--readonly",
       "--throttling=bps-total=1", "--export=name=a,path=b"],
-     "--virtfs excludes --path, --export, --readonly, --throttling: say it in --virtfs"),
+     "--virtfs excludes --path, --export, --readonly, --throttling: set it in --virtfs"),
 ]  # fmt: skip
 
 

@@ -145,7 +145,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
       "fmode: is for security_model mapped-xattr and mapped-file only"]),
     ([*HERE, "--fd=999", "--config", "@/none.yaml", "--tag=x"],
      ["--fd and --socket exclude each other: name one",
-      "--config excludes --tag: say it in the file. With --config go --socket, --fd, "
+      "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
       "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and --log-level",
       "@/none.yaml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
