@@ -193,18 +193,18 @@ REFUSED = [
     (["--socket", SOCKET, "--fd", "3"], "--fd and --socket exclude each other: name one"),
     (
         ["--config", "vm.yaml", "--path", ".", "--readonly"],
-        "--config excludes --path, --readonly: say it in the file. With --config go --socket, "
-        "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and "
-        "--log-level",
+        "--config excludes --path, --readonly: set it in the file. Allowed with --config are "
+        "--socket, --fd, --socket-mode, --socket-owner, --socket-group, --once, --force, "
+        "--state-dir and --log-level",
     ),
     (["--socket"], "argument --socket/--socket-path: expected one argument (vhost9p --help lists"),
     (["--sock", SOCKET], "unknown option --sock; did you mean '--socket'? (vhost9p --help"),
     (["--socket", SOCKET, "extra"], "'extra' belongs to no option (vhost9p --help lists"),
     (["--socket", ""], "argument --socket/--socket-path: '' is no path"),
-    (["--socket", "/tmp/"], "'/tmp/' is a folder's name; a socket's is expected"),
+    (["--socket", "/tmp/"], "'/tmp/' is the name of a directory; a socket's is expected"),
     (["--socket", "/" + "s" * 107], "108 bytes; a socket's path has at most 107 bytes"),
     (["--path", ""], "argument --path: '' is no path"),
-    (["--path", "a\nb"], "argument --path: 'a\\nb' has control characters in it"),
+    (["--path", "a\nb"], "argument --path: 'a\\nb' contains control characters"),
     (["--config", ""], "argument --config: '' is no path"),
     (["--config", "/none/x.yaml"], "/none/x.yaml: cannot be read: No such file or directory"),
     (["--fd", "2"], "argument --fd: '2' is no inherited descriptor: a number from 3"),
@@ -365,4 +365,4 @@ def test_which_of_several_devices_has_the_socket(
     )
     assert len(run.config("--config", file).devices) == 2
     said = run.refused("--config", file, "--socket", SOCKET)
-    assert said == f"{file}: has several devices, so --socket cannot be for one of them"
+    assert said == f"{file}: has several devices, so --socket would not say for which"

@@ -155,14 +155,14 @@ ONE = "socket: s\npath: one\n"
 KEYS = ", ".join(DEVICE.keys)
 
 VALUES = [
-    ("tag: 5", "3:6: tag: '5' is no text in YAML; quote it if it is meant"),
-    ("tag: on", "3:6: tag: 'on' is no text in YAML; quote it if it is meant"),
+    ("tag: 5", "3:6: tag: '5' is no text in YAML; quote it if text is meant"),
+    ("tag: on", "3:6: tag: 'on' is no text in YAML; quote it if text is meant"),
     ("tag: 2020-01-01", "3:6: tag: '2020-01-01' is taken for timestamp by YAML; quote it, or"),
     ("tag: ''", "3:6: tag: '' is no mount tag, which has 1 to 254 bytes and no /"),
     ("tag: a/b", "3:6: tag: 'a/b' is no mount tag"),
     ("tag: " + "é" * 128, "3:6: tag: 'ééé"),
-    ('tag: "a\\nb"', "3:6: tag: 'a\\nb' has control characters"),
-    ('tag: "\\ud800"', "3:6: tag: '\\ud800' has a character that no file name can have"),
+    ('tag: "a\\nb"', "3:6: tag: 'a\\nb' contains control characters"),
+    ('tag: "\\ud800"', "3:6: tag: '\\ud800' contains a character that no file name can have"),
     ("tag:", "3:5: tag: '' is no value"),
     ("tag: [a]", "3:6: tag: '[…]' is a list or a mapping; one value is expected"),
     ("tag: {a: b}", "3:6: tag: '[…]' is a list or a mapping; one value is expected"),
@@ -274,7 +274,7 @@ SHAPES = [
     (ONE.replace("one", "gone"), ["vm.yaml:2:7: path: /"]),
     (ONE.replace("one", "vm.yaml"), ["vm.yaml:2:7: path: /"]),
     (ONE.replace("one", '""'), ["vm.yaml:2:7: path: '' is no path"]),
-    (ONE.replace(": s", ": d/"), ["vm.yaml:1:9: socket: 'd/' is a folder's name; a socket's is"]),
+    (ONE.replace(": s", ": d/"), ["vm.yaml:1:9: socket: 'd/' is the name of a directory; a"]),
     (ONE.replace(": s", ": " + "s" * 108), ["vm.yaml:1:9: socket: /"]),
 ]
 

@@ -169,7 +169,7 @@ def test_several_exports_on_the_command_line() -> None:
 
 # ---- mistakes in a file --------------------------------------------------------------------------
 
-ALL = f"{REST}, the last id there is"
+ALL = f"{REST}, the last valid id"
 SQUASH = "squash_to: {uid: 1, gid: 1}"
 
 WRONG = [
@@ -192,14 +192,14 @@ WRONG = [
     ("throttling: {iops-total: 4K}", "3:26: throttling: iops-total: '4K' is no whole number from"),
     ("throttling: {bps-total-max-length: 0}", "'0' is no whole number from 1 to 4294967295"),
     ("throttling: {bps-total: 1, bps-read: 1}",
-     "3:14: throttling: bps-total: excludes bps-read: limit either all together, or reading and"),
+     "3:14: throttling: bps-total: excludes bps-read: limit either the total, or reads and"),
     ("throttling: {iops-write: 1, iops-total: 1}", "throttling: iops-total: excludes iops-write"),
     ("throttling: {bps-read: 5, bps-read-max: 4}",
      "3:27: throttling: bps-read-max: 4 is lower than bps-read, which is 5"),
     ("throttling: {bps-read-max: 4}",
-     "3:14: throttling: bps-read-max: needs bps-read, the rate beyond which a burst goes"),
+     "3:14: throttling: bps-read-max: needs bps-read, the rate that a burst may exceed"),
     ("throttling: {bps-read: 4, bps-read-max-length: 2}",
-     "3:27: throttling: bps-read-max-length: needs bps-read-max, the rate of such a burst"),
+     "3:27: throttling: bps-read-max-length: needs bps-read-max, the rate of the burst"),
     ("throttling: {bps-read: 4, bps-read-max: 1000000000000000, bps-read-max-length: 2}",
      "bps-read-max-length: a burst of 1000000000000000 for 2 s is more than 1000000000000000"),
     ("throttling: {bps-read: 4, iops-size: 4}",
@@ -207,7 +207,7 @@ WRONG = [
     # ids
     ("id_map: []", "3:9: id_map: an id_map is a mapping of uid, gid, squash_to, forbid"),
     ("id_map: {}", "3:1: id_map: is empty; give ranges, squash_to or forbid for uid and gid"),
-    ("id_map: {squash_to: {uid: 1}}", "3:1: id_map: maps uid only; say what the guest's gid are"),
+    ("id_map: {squash_to: {uid: 1}}", "3:1: id_map: maps uid only; map gid, too"),
     ("id_map: {forbid: {gid: [{guest: 0, count: 4294967295}]}}", "3:1: id_map: maps gid only"),
     ("id_map: {uid: []}", "3:15: id_map: uid: a list of ranges is expected"),
     ("id_map: {uid: {guest: 0}}", "3:15: id_map: uid: a list of ranges is expected"),
@@ -231,11 +231,11 @@ WRONG = [
     ("id_map: {uid: [{guest: 3, host: 0}], forbid: {uid: [{guest: 0, count: 9}]}, " + SQUASH + "}",
      "3:16: id_map: uid: guest ids 3 overlap 0 to 8; 3 would mean two things"),
     ("id_map: {uid: [{guest: 0, host: 1000, count: 1}], squash_to: {gid: 1}}",
-     "3:10: id_map: uid: guest ids 1 to 4294967294 are mapped to nothing; add a range, squash_to "
+     "3:10: id_map: uid: guest ids 1 to 4294967294 are not mapped; add a range, squash_to "
      "or forbid"),
     ("id_map: {uid: [{guest: 2, host: 2}, {guest: 4, host: 4}, {guest: 6, host: 6}], "
      "squash_to: {gid: 1}}",
-     "uid: guest ids 0 to 1, 3, 5 (and 1 more ranges) are mapped to nothing"),
+     "uid: guest ids 0 to 1, 3, 5 (and 1 more ranges) are not mapped"),
     # attributes
     ("xattrs: {rules: []}", "3:17: xattrs: rules: a list of rules is expected"),
     ("xattrs: {rules: [{store: user.}]}", "3:18: xattrs: rules: match: is missing; a rule needs"),
@@ -243,7 +243,7 @@ WRONG = [
     ("xattrs: {rules: [{match: a, hide: true, keep: true}]}",
      "3:18: xattrs: rules: has hide and keep; give one of store, refuse, hide and keep"),
     ("xattrs: {rules: [{match: a, hide: false}]}",
-     "3:35: xattrs: rules: hide: 'false' says nothing; write true, or leave the key out"),
+     "3:35: xattrs: rules: hide: 'false' has no effect; write true, or leave the key out"),
     ("xattrs: {rules: [{match: a, store: ''}]}", "store: '' is no prefix of attributes' names, wh"),
     ("xattrs: {rules: [{match: %s, keep: true}]}" % ("a" * 256), "which has 0 to 255 bytes"),
     ("xattrs: {max_value: 0}", "3:21: xattrs: max_value: '0' is no size from 1 to 65536 bytes"),
@@ -288,7 +288,7 @@ EXPORTS = [
     ("exports: [{name: a, path: one}, {name: a, path: two}]",
      ["2:34: exports: name: 'a' is another export's already"]),
     *((f"exports: [{{name: {name}, path: one}}]",
-       [f"2:18: exports: name: '{shown}' is no name for an export: one of a directory is expected"])
+       [f"2:18: exports: name: '{shown}' is no name for an export: a directory's name is expected"])
       for name, shown in (("''", ""), (".", "."), ("..", ".."), ("a/b", "a/b"),
                           (".virtfs_metadata", ".virtfs_metadata"), ("b" * 256, "b" * 80 + "…"))),
     ("fmode: 0600\nexports: [{name: a, path: one}]",
@@ -341,16 +341,16 @@ OPTIONS = [
     (["--map-gid=0:0:0"], "'0:0:0' count: '0' is no whole number from 1 to 4294967295"),
     (["--forbid-uid=5"], "argument --forbid-uid: '5' is not of the form GUEST:COUNT"),
     (["--squash-uid=-1"], "argument --squash-uid: '-1' is no whole number from 0 to 4294967294"),
-    (["--map-uid=0:0:1", "--squash-gid=0"], "id_map: uid: guest ids 1 to 4294967294 are mapped to"),
-    (["--map-uid=0:0:4294967295"], "id_map: maps uid only; say what the guest's gid are, too"),
+    (["--map-uid=0:0:1", "--squash-gid=0"], "id_map: uid: guest ids 1 to 4294967294 are not map"),
+    (["--map-uid=0:0:4294967295"], "id_map: maps uid only; map gid, too"),
     (["--xattr-rule=a"], "argument --xattr-rule: 'a' is not of the form MATCH=ACTION, with stor"),
     (["--xattr-rule=a=keeep"], "'a=keeep' is not of the form MATCH=ACTION"),
-    (["--xattr-rule=a=store"], "is no rule: a prefix belongs to store, as in security.=store:user"),
-    (["--xattr-rule=a=keep:b"], "is no rule: a prefix belongs to store"),
+    (["--xattr-rule=a=store"], "is no rule: store needs a prefix, as in security.=store:user"),
+    (["--xattr-rule=a=keep:b"], "is no rule: store needs a prefix"),
     (["--quota-error=EDQUOT"], "quota: bytes or inodes: is missing; a quota needs it"),
     (["--quota-bytes=-1"], "argument --quota-bytes: '-1' is no size from 1 to"),
     (["--quota-inodes=1K"], "argument --quota-inodes: '1K' is no whole number from 1 to"),
-    (["--export=one"], "argument --export: 'one': has 'one' in it, where key=value is expected"),
+    (["--export=one"], "argument --export: 'one': contains 'one', where key=value is expected"),
     (["--export=name=a"], "exports: path: is missing; an export needs it"),
     (["--export=path=a"], "exports: name: is missing; an export needs it"),
     (["--export=name=a,path=b,x=c"], "unknown key 'x'; valid are name, path, security_model"),
@@ -363,10 +363,10 @@ OPTIONS = [
     (["--virtfs=proxy"], "argument --virtfs: 'proxy': 'proxy' is another of QEMU's drivers; only"),
     (["--virtfs=local,path=/x,security_model=none"], "--virtfs has no mount_tag; add it, or a --t"),
     (["--virtfs=local,path=/x,security_model=none,mount_tag=t", "--tag=u"],
-     "--virtfs has a mount_tag, so --tag cannot name another"),
+     "--virtfs has a mount_tag, so --tag is not allowed"),
     (["--virtfs=local,path=/x,security_model=none,mount_tag=t", "--path=/y", "--readonly",
       "--throttling=bps-total=1", "--export=name=a,path=b"],
-     "--virtfs excludes --path, --export, --readonly, --throttling: say it in --virtfs"),
+     "--virtfs excludes --path, --export, --readonly, --throttling: set it in --virtfs"),
 ]  # fmt: skip
 
 

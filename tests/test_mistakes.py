@@ -79,16 +79,16 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
          "unknown key 'tag'; valid are path, mount_tag, security_model, multidevs, readonly, "
          "fmode, dmode, writeout, max_xattr, id, fsdev, throttling.bps-total, and so on",
          "readonly: '1' is neither on nor off",
-         "security_model is missing, which QEMU wants, too")]),
+         "security_model is missing; QEMU requires it, too")]),
     # ---- what goes together
     (["--path", "@/share"],
      ["name a --socket to listen on, an --fd, or a --config (vhost9p --help)"]),
     ([*SERVE, "--fmode", "0600"],
      ["fmode: is for security_model mapped-xattr and mapped-file only"]),
     ([*SERVE, "--throttling", "bps-total-max=5"],
-     ["throttling: bps-total-max: needs bps-total, the rate beyond which a burst goes"]),
+     ["throttling: bps-total-max: needs bps-total, the rate that a burst may exceed"]),
     ([*SERVE, "--map-uid", "0:0:4294967295"],
-     ["id_map: maps uid only; say what the guest's gid are, too"]),
+     ["id_map: maps uid only; map gid, too"]),
     (["--config", "@/none.yaml", "--socket-mode", "0660"],
      ["@/none.yaml: cannot be read: No such file or directory"]),
     # ---- the host
@@ -139,13 +139,13 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
       f"loose{HELP}",
       f"argument --quota-error: 'EIO' is not one of ENOSPC, EDQUOT{HELP}",
       f"argument --fd: 'x' is no inherited descriptor: a number from 3{HELP}",
-      "id_map: uid: guest ids 1 to 4294967294 are mapped to nothing; add a range, squash_to or "
+      "id_map: uid: guest ids 1 to 4294967294 are not mapped; add a range, squash_to or "
       "forbid",
-      "id_map: maps uid only; say what the guest's gid are, too",
+      "id_map: maps uid only; map gid, too",
       "fmode: is for security_model mapped-xattr and mapped-file only"]),
     ([*HERE, "--fd=999", "--config", "@/none.yaml", "--tag=x"],
      ["--fd and --socket exclude each other: name one",
-      "--config excludes --tag: say it in the file. With --config go --socket, --fd, "
+      "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
       "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and --log-level",
       "@/none.yaml: cannot be read: No such file or directory"]),
 ]  # fmt: skip

@@ -6,8 +6,8 @@ from vhost9p import signals
 
 
 def main() -> int:
-    """Runs the daemon; returns the process's exit code. Signals first: the rest takes a while to
-    load."""
+    """Runs the daemon; returns the process's exit code. Ignores signals first, since the other
+    modules take a while to load."""
     signals.ignore()
     try:
         from vhost9p import cli

@@ -1,9 +1,9 @@
-"""The command line: from arguments to a Config, and the process's exit code.
+"""The command line: turns arguments into a Config, and returns the process's exit code.
 
-Exit codes: 0 after SIGTERM, SIGINT or --once. 2 for an error in the options, the configuration or
-what they name (a missing directory, a missing right), which stays until somebody fixes it. 1 if
-serving could not begin although they are right: another process uses the socket or the state, or
-the host is out of a resource. All errors are reported at once, one line each.
+Exit codes: 0 after SIGTERM, SIGINT or --once. 2 for an error that stays until somebody fixes it, in
+the options, the configuration, or what they name (a missing directory, a missing right). 1 if
+serving cannot begin for another reason: another process uses the socket or the state, or the host
+lacks a resource. All errors are reported at once, one line each.
 """
 
 import argparse
@@ -26,7 +26,8 @@ CAPABILITIES = {"type": "9p", "features": []}
 
 
 def find_config(socket: str) -> str | None:
-    """The configuration named after a socket: the user's, then the system's."""
+    """Returns the path of the configuration file named after a socket, the user's before the
+    system's; None if there is none."""
     name = os.path.splitext(os.path.basename(socket))[0] + ".yaml"
     for folder in (c.xdg_folder("XDG_CONFIG_HOME", "~/.config"), "/etc"):
         if folder and os.path.isfile(file := os.path.join(folder, "vhost9p", name)):
@@ -37,11 +38,12 @@ def find_config(socket: str) -> str | None:
 def _from_file(
     file: str, options: argparse.Namespace, place: dict[str, Any], problems: Problems
 ) -> c.Config:
+    """Reads a configuration file, and applies the options that are allowed with it."""
     elsewhere = "socket" in place or "fd" in place
     config = config_file.read(file, problems, socket_needed=not elsewhere)
     if place and len(config.devices) != 1:
         names = ", ".join(map(cli_options.option, place))
-        problems.add(f"{file}: has several devices, so {names} cannot be for one of them")
+        problems.add(f"{file}: has several devices, so {names} would not say for which")
         return config
     changes: dict[str, Any] = {"socket": None, "fd": None, **place} if elsewhere else {**place}
     for key in ("once", "force"):
@@ -55,6 +57,7 @@ def _from_file(
 def _from_options(
     options: argparse.Namespace, wrong: set[str], place: dict[str, Any], problems: Problems
 ) -> c.Config:
+    """Makes a configuration of one device from the options, without the `wrong` ones."""
     before = len(problems.texts)
     tree = cli_options.device_tree(options, problems, wrong)
     # Combinations are checked only if each option is valid.
@@ -104,8 +107,8 @@ def build_config(
     if options.config is not None and given:
         names = ", ".join(cli_options.option(key) for key in given)
         problems.add(
-            f"--config excludes {names}: say it in the file. With --config go --socket, --fd, "
-            "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and "
+            f"--config excludes {names}: set it in the file. Allowed with --config are --socket, "
+            "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and "
             "--log-level"
         )
     for key in ("socket", "state_dir"):
@@ -144,7 +147,7 @@ def _serve(argv: list[str] | None) -> int:
     config = None
     with problems.collect():
         config = build_config(options, wrong, problems)
-    # Late, so that --help does not wait for the C layer to load.
+    # Late, so that --help does not wait for the event loop and the 9P server to load.
     from vhost9p import daemon, preflight
 
     with problems.collect():
@@ -166,5 +169,5 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         say(f"{error.filename or 'error'}: {error.strerror or error}")
         return EXIT_FAILURE
-    except KeyboardInterrupt:  # before the daemon takes signals itself
+    except KeyboardInterrupt:  # before the daemon handles signals itself
         return 0

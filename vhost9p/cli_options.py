@@ -1,6 +1,7 @@
 """The options of the command line, and the device that they describe.
 
-Options fill the same plain tree as a file (config_schema.py), and pass the same checks.
+Options fill the same plain tree as a configuration file (config_schema.py), and pass the same
+checks.
 """
 
 import argparse
@@ -34,7 +35,7 @@ FD_MAX = 2**31 - 1
 
 
 def _leaf(*path: str) -> Callable[[str], Any]:
-    """The parser of a device's key."""
+    """Returns the parser of a device's key, as argparse wants it."""
     shape: Shape = DEVICE
     for key in path:
         assert isinstance(shape, Group)
@@ -53,7 +54,7 @@ def _descriptor(text: str) -> int:
 
 
 def _numbers(group: Group) -> Callable[[str], Tree]:
-    """The numbers of a group's keys, with colons between them."""
+    """Returns a parser of the numbers of a group's keys, separated by colons."""
 
     def parse(text: str) -> Tree:
         tree: Tree = {}
@@ -75,13 +76,15 @@ def _xattr_rule(text: str) -> Tree:
             "is not of the form MATCH=ACTION, with store:PREFIX, refuse, hide or keep for ACTION"
         )
     if (word == "store") != bool(prefix):
-        raise ValueError("is no rule: a prefix belongs to store, as in security.=store:user.s.")
+        raise ValueError(
+            "is no rule: store needs a prefix, as in security.=store:user.s.; others have none"
+        )
     return {"match": match, word: prefix or True}
 
 
 def fill(tree: Tree, shape: Group, key: str, text: str) -> None:
-    """Sets a key, which may be one of a group's (throttling.bps-total), from text. Raises
-    ValueError with what is wrong."""
+    """Sets a key in a tree from text. The key may be in a group (throttling.bps-total). Raises
+    ValueError; its text begins with the key."""
     *groups, last = key.split(".")
     for name in groups:
         inner = shape.keys.get(name)
@@ -107,7 +110,7 @@ def _unknown(key: str, shape: Group) -> str:
 
 
 def _fill_by(shape: Group) -> Callable[[str], tuple[str, str]]:
-    """KEY=VALUE, of a group's keys."""
+    """Returns a parser of KEY=VALUE, for the keys of a group. It returns both as text."""
 
     def parse(text: str) -> tuple[str, str]:
         key, equals, value = text.partition("=")
@@ -120,7 +123,7 @@ def _fill_by(shape: Group) -> Callable[[str], tuple[str, str]]:
 
 
 def _export(text: str) -> Tree:
-    """An export as key=value,key=value."""
+    """Parses an export, written as key=value,key=value."""
     tree: Tree = {}
     wrong: list[str] = []
     for key, value in v.split_commas(text):
@@ -137,13 +140,13 @@ def _export(text: str) -> Tree:
 
 
 def build_parser() -> Parser:
-    """All options. Those that describe the device have None where they are not given."""
+    """Returns the parser of all options. Options that describe the device are None if not given."""
     parser = Parser(
         prog="vhost9p",
         description="Serves virtio-9p to a virtual machine over a vhost-user socket.",
-        epilog="With --socket alone: the configuration named after the socket is taken "
-        "(9p.sock: 9p.yaml in ~/.config/vhost9p or /etc/vhost9p), else the current directory is "
-        "exported.",
+        epilog="With --socket alone: reads the configuration named after the socket (for 9p.sock: "
+        "9p.yaml in ~/.config/vhost9p or /etc/vhost9p), or exports the current directory if there "
+        "is none.",
         allow_abbrev=False,
     )
     _add_where(parser)
@@ -153,7 +156,9 @@ def build_parser() -> Parser:
     _add_limits(parser)
     _add_how(parser)
     parser.add_argument(
-        "--print-capabilities", action="store_true", help="print what this backend is, and end"
+        "--print-capabilities",
+        action="store_true",
+        help="print the backend's type as JSON, as management tools expect, and exit",
     )
     parser.add_argument("--version", action="version", version=f"vhost9p {__version__}")
     return parser
@@ -175,15 +180,14 @@ def _add_where(parser: Parser) -> None:
         "--socket-mode",
         metavar="MODE",
         type=_leaf("socket_mode"),
-        help="permissions of the socket (default: 0600); to connect takes the one to write",
+        help="permissions of the socket (default: 0600); connecting needs the right to write",
     )
     for what, noun in (("owner", "user"), ("group", "group")):
         where.add_argument(
             f"--socket-{what}",
             metavar=noun.upper(),
             type=_leaf(f"socket_{what}"),
-            help=f"the {noun} that the socket belongs to, by name or number (default: the "
-            "daemon's)",
+            help=f"the socket's {noun}, by name or number (default: the daemon's)",
         )
     where.add_argument(
         "--config",
@@ -207,25 +211,25 @@ def _add_what(parser: Parser) -> None:
         dest="exports",
         action="append",
         type=typed(_export, ": "),
-        help="show this directory as one in the mount's root; may be given several times. KEY: "
-        "what the file has for an export, as readonly=on or quota.bytes=1GiB; a comma within a "
-        "value is doubled. The options below hold for each export that does not say otherwise",
+        help="show this directory under a name in the mount's root; may be given several times. "
+        "KEY: an export's key in the configuration file, as in readonly=on or quota.bytes=1GiB; "
+        "double a comma within a value. The options below apply to each export without its own",
     )
     what.add_argument(
         "--virtfs",
         metavar="local,path=…,mount_tag=…,…",
         type=typed(virtfs.parse, ": "),
-        help="what QEMU's -virtfs or -fsdev takes, as it is: "
+        help="the argument of QEMU's -virtfs or -fsdev, unchanged: "
         f"{', '.join(virtfs.PLAIN)}, throttling.…; "
-        f"{' and '.join(virtfs.MEANINGLESS)} may stand in it, and mean nothing here",
+        f"{' and '.join(virtfs.MEANINGLESS)} are allowed and ignored",
     )
     what.add_argument("--tag", type=_leaf("tag"), help="the mount tag (default: host0)")
     what.add_argument(
         "--multidevs",
         metavar="POLICY",
         type=_leaf("multidevs"),
-        help=" | ".join(MULTIDEVS) + ": files of several host devices (default: warn; remap with "
-        "--export)",
+        help=" | ".join(MULTIDEVS) + ": how files of several host devices are treated (default: "
+        "warn; remap with --export)",
     )
     _add_service(what)
 
@@ -235,13 +239,13 @@ def _add_service(what: argparse._ArgumentGroup) -> None:
         "--msize-max",
         metavar="SIZE",
         type=_leaf("msize_max"),
-        help="the largest message a guest may ask for (default: 1MiB)",
+        help="the largest msize that a guest may negotiate (default: 1MiB)",
     )
     what.add_argument(
         "--max-fids",
         metavar="N",
         type=_leaf("max_fids"),
-        help="files that a guest may hold at a time (default: 1000000)",
+        help="fids that a guest may hold at a time (default: 1000000)",
     )
     what.add_argument(
         "--max-xattr",
@@ -291,22 +295,22 @@ def _add_files(parser: Parser) -> None:
             f"--{key}",
             metavar="MODE",
             type=_leaf(key),
-            help=f"permissions, on the host, of {what} that a mapped model makes "
+            help=f"permissions, on the host, of {what} that a mapped model creates "
             f"(default: {default})",
         )
     files.add_argument(
         "--writeout",
         metavar="immediate",
         type=_leaf("writeout"),
-        help="start writing data out to disk at once",
+        help="start writing data to disk at once",
     )
     files.add_argument(
         "--xattr-rule",
         metavar="MATCH=ACTION",
         action="append",
         type=typed(_xattr_rule),
-        help="what becomes of extended attributes whose names begin with MATCH: store:PREFIX "
-        "(kept under that prefix instead) | refuse | hide | keep; the first that matches counts",
+        help="how extended attributes whose names begin with MATCH are treated: store:PREFIX "
+        "(stored with PREFIX in place of MATCH) | refuse | hide | keep; the first match counts",
     )
 
 
@@ -318,20 +322,20 @@ def _add_ids(parser: Parser) -> None:
             metavar="GUEST:HOST:COUNT",
             action="append",
             type=typed(_numbers(ID_RANGE)),
-            help=f"COUNT {kind}s of the guest from GUEST on are the host's from HOST on",
+            help=f"map COUNT {kind}s of the guest, from GUEST on, to the host's from HOST on",
         )
         ids.add_argument(
             f"--squash-{kind}",
             metavar="HOST",
             type=_leaf("id_map", "squash_to", kind),
-            help=f"the host's {kind} for all others of the guest",
+            help=f"the host's {kind} for all other {kind}s of the guest",
         )
         ids.add_argument(
             f"--forbid-{kind}",
             metavar="FIRST:COUNT",
             action="append",
             type=typed(_numbers(FORBIDDEN)),
-            help=f"{kind}s of the guest that it may not use",
+            help=f"{kind}s that the guest may not use",
         )
 
 
@@ -343,25 +347,25 @@ def _add_limits(parser: Parser) -> None:
         action="append",
         type=typed(_fill_by(THROTTLING), ": "),
         help="bytes (bps) or requests (iops) per second: {bps,iops}-{total,read,write}, each with "
-        "-max (in a burst) and -max-length (its seconds), and iops-size",
+        "-max (rate of a burst) and -max-length (seconds of a burst), and iops-size",
     )
     limits.add_argument(
         "--quota-bytes",
         metavar="SIZE",
         type=_leaf("quota", "bytes"),
-        help="the space that the files of an export may use",
+        help="the space that an export's files may use",
     )
     limits.add_argument(
         "--quota-inodes",
         metavar="N",
         type=_leaf("quota", "inodes"),
-        help="how many files an export may have",
+        help="the number of files that an export may have",
     )
     limits.add_argument(
         "--quota-error",
         metavar="ERROR",
         type=_leaf("quota", "error"),
-        help="ENOSPC | EDQUOT: the error beyond the quota (default: ENOSPC)",
+        help="ENOSPC | EDQUOT: the error if the quota is exceeded (default: ENOSPC)",
     )
     limits.add_argument(
         "--quota-rescan",
@@ -373,17 +377,17 @@ def _add_limits(parser: Parser) -> None:
 
 def _add_how(parser: Parser) -> None:
     how = parser.add_argument_group("how")
-    how.add_argument("--once", action="store_true", help="end when the first VMM has left")
+    how.add_argument("--once", action="store_true", help="exit after the first VMM disconnects")
     how.add_argument(
         "--force",
         action="store_true",
-        help="serve exports that overlap, contain the daemon's own files, or cannot be written in",
+        help="serve exports that overlap, contain the daemon's own files, or are not writable",
     )
     how.add_argument(
         "--state-dir",
         metavar="DIR",
         type=typed(v.parse_path),
-        help="where identities are kept (default: /var/lib/vhost9p, ~/.local/state/vhost9p)",
+        help="directory for identities (default: /var/lib/vhost9p, ~/.local/state/vhost9p)",
     )
     how.add_argument(
         "--log-level",
@@ -406,8 +410,6 @@ ID_OPTIONS = tuple(
 )
 WHAT = ("virtfs", *PLAIN, "xattr_rule", *ID_OPTIONS, "throttling", *QUOTA_OPTIONS)
 """Options that describe the device, and so exclude --config."""
-
-
 PLACE = ("socket", "fd", "socket_mode", "socket_owner", "socket_group")
 """Options for where the VMM connects; also allowed with --config."""
 PARTS = {
@@ -425,7 +427,7 @@ def given(options: argparse.Namespace, keys: tuple[str, ...] = WHAT) -> Tree:
 
 
 def option(key: str) -> str:
-    """How an option is written."""
+    """Returns the option of a key, as it is written on the command line."""
     return "--" + {"exports": "export"}.get(key, key).replace("_", "-")
 
 
@@ -453,9 +455,9 @@ def _with_virtfs(said: Tree, tree: Tree, problems: Problems, wrong: Collection[s
     """Combines QEMU's string and the options beside it."""
     theirs = {virtfs.NAMES.get(key, key).partition(".")[0] for key in virtfs.KEYS}
     if twice := [option(key) for key in tree if key in theirs - {"tag"} or key == "exports"]:
-        problems.add(f"--virtfs excludes {', '.join(twice)}: say it in --virtfs")
+        problems.add(f"--virtfs excludes {', '.join(twice)}: set it in --virtfs")
     if "tag" in said and "tag" in tree:
-        problems.add("--virtfs has a mount_tag, so --tag cannot name another")
+        problems.add("--virtfs has a mount_tag, so --tag is not allowed")
     if "tag" not in said and "tag" not in tree and "tag" not in wrong:
         problems.add("--virtfs has no mount_tag; add it, or a --tag beside --virtfs")
     return {**said, **tree}

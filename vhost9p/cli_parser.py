@@ -1,8 +1,8 @@
-"""How the words of a command line become options and values.
+"""Parses the words of a command line into options and values.
 
 argparse knows the options and prints the help. It stops at the first error, so it gets one option
-at a time, with the words that follow it: all errors are collected, and the valid options are used
-for further checks. The names of invalid options are kept, so that they are not reported as missing.
+at a time, with the words that follow it. All errors are collected, and further checks use the valid
+options. The names of invalid options are kept, so that they are not reported as missing.
 """
 
 import argparse
@@ -18,8 +18,8 @@ HELP = "(vhost9p --help lists the options)"
 
 
 def typed(parse: v.Parser, between: str = " ") -> Callable[[str], Any]:
-    """A parser of values as argparse wants it. `between` goes between a wrong value and what is
-    wrong with it; ValueError may have several arguments, a mistake each."""
+    """Returns a parser of values for argparse's `type`. A message consists of the wrong value,
+    `between`, and the text of the ValueError. A ValueError has one argument for each error."""
 
     def parse_argument(text: str) -> Any:
         try:
@@ -32,10 +32,11 @@ def typed(parse: v.Parser, between: str = " ") -> Callable[[str], Any]:
 
 
 class Parser(argparse.ArgumentParser):
-    """All options, each of which can be parsed alone."""
+    """An argparse parser that parses one option at a time, and collects errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Several mistakes of one value are lines, behind the option's name."""
+        """Raises UserError. `message` begins with the option, and has a line for each error of its
+        value."""
         option, _, first = message.partition(": ")
         first, *others = first.split("\n") if first else [""]
         texts = [f"{option}: {first}" if first else option]
@@ -43,12 +44,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(*(f"{each} {HELP}" for each in texts))
 
     def key(self, word: str) -> str | None:
-        """What an option's value is kept as; None where there is no such option."""
+        """Returns the key of an option's value in the namespace; None for an unknown option."""
         action = self._option_string_actions.get(word.partition("=")[0])
         return action.dest if action else None
 
     def read(self, argv: list[str], problems: Problems) -> tuple[argparse.Namespace, set[str]]:
-        """The values that are right, and the keys of options that are given, but wrong."""
+        """Returns the valid options, and the keys of the invalid ones. Adds errors to
+        `problems`."""
         options, _ = self.parse_known_args([])
         wrong: set[str] = set()
         for words in _chunks(argv):
@@ -66,7 +68,8 @@ class Parser(argparse.ArgumentParser):
         return options, wrong - {""}
 
     def _unknown(self, word: str, problems: Problems) -> str:
-        """Complains of an option; returns the key that was probably meant."""
+        """Reports an unknown option. Returns the key of the option that was probably meant; empty
+        if none is similar."""
         name = word.partition("=")[0]
         hint, meant = hints.for_option(name, self._option_string_actions)
         problems.add(f"unknown option {name}{hint} {HELP}")
@@ -74,8 +77,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _chunks(argv: list[str]) -> Iterator[list[str]]:
-    """Each option with the words that follow it; words before the first one. A negative number is
-    a value."""
+    """Yields the words before the first option, then each option with the words that follow it. A
+    negative number is no option."""
     chunk: list[str] = []
     for word in argv:
         if len(word) > 1 and word.startswith("-") and not re.match(r"-\d", word):

@@ -14,7 +14,7 @@ SecurityModel = Literal["passthrough", "none", "mapped-xattr", "mapped-file"]
 """Where the guest's owners and modes are stored (docs/security-models.md)."""
 SECURITY_MODELS: tuple[SecurityModel, ...] = get_args(SecurityModel)
 Multidevs = Literal["warn", "forbid", "remap"]
-"""How files of several host devices are told apart (policy/multidevs.py)."""
+"""How files of several host devices are treated (policy/multidevs.py)."""
 MULTIDEVS: tuple[Multidevs, ...] = get_args(Multidevs)
 XattrAction = Literal["store", "refuse", "hide", "keep"]
 """What a rule for extended attributes does (policy/xattrs.py)."""

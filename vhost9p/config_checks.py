@@ -1,8 +1,8 @@
-"""What goes together among options.
+"""Checks of options that depend on each other.
 
-Each check looks at a part of the options as a plain tree, whose values are right in themselves, and
-yields what is wrong between them: which key, from there, and what. A reader knows where that key
-stands.
+A check gets a part of the options as a plain tree whose values are valid one by one. It yields a
+Problem for each combination that is not allowed, with the path of the key from that part on. The
+reader of a syntax (config_file.py, cli.py) knows the line or option of that key.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """A mistake: the keys and indices that lead to it, and what it is."""
+    """An error: the keys and indices that lead to the option, and a text that follows its name."""
 
     path: Path
     text: str
@@ -30,18 +30,18 @@ Check = Callable[[Tree], Iterator[Problem]]
 
 
 def nothing(tree: Tree) -> Iterator[Problem]:
-    """Where all goes together."""
+    """Accepts every combination."""
     yield from ()
 
 
 # ---- throttling ----------------------------------------------------------------------------------
 
 RATE_MAX = 10**15
-"""What QEMU takes for a rate at most, and for what one burst may move."""
+"""The largest rate, and the most that one burst may transfer, as in QEMU (docs/throttle.txt)."""
 
 
 def throttling(tree: Tree) -> Iterator[Problem]:
-    """What QEMU refuses, too."""
+    """Refuses the combinations of limits that QEMU refuses (util/throttle.c)."""
     for unit in ("bps", "iops"):
         for suffix in ("", "-max"):
             given = [
@@ -50,8 +50,8 @@ def throttling(tree: Tree) -> Iterator[Problem]:
             if "total" in given and len(given) > 1:
                 yield Problem(
                     (f"{unit}-total{suffix}",),
-                    f"excludes {unit}-{given[1]}{suffix}: limit either all together, or reading "
-                    "and writing apart",
+                    f"excludes {unit}-{given[1]}{suffix}: limit either the total, or reads and "
+                    "writes separately",
                 )
         for what in ("total", "read", "write"):
             yield from _burst(tree, f"{unit}-{what}")
@@ -68,9 +68,9 @@ def _burst(tree: Tree, key: str) -> Iterator[Problem]:
         tree.get(f"{key}-max-length", 1),
     )
     if length > 1 and not burst:
-        yield Problem((f"{key}-max-length",), f"needs {key}-max, the rate of such a burst")
+        yield Problem((f"{key}-max-length",), f"needs {key}-max, the rate of the burst")
     if burst and not rate:
-        yield Problem((f"{key}-max",), f"needs {key}, the rate beyond which a burst goes")
+        yield Problem((f"{key}-max",), f"needs {key}, the rate that a burst may exceed")
     elif 0 < burst < rate:
         yield Problem((f"{key}-max",), f"{burst} is lower than {key}, which is {rate}")
     if burst and burst * length > RATE_MAX:
@@ -83,6 +83,8 @@ def _burst(tree: Tree, key: str) -> Iterator[Problem]:
 
 
 class _Span(NamedTuple):
+    """Ids from `first` to `last`, and where the options have them."""
+
     first: int
     last: int
     path: Path
@@ -96,29 +98,30 @@ def _ids(first: int, last: int) -> str:
 
 
 def id_range(tree: Tree) -> Iterator[Problem]:
-    """A range ends with the last id there is."""
+    """Refuses a range beyond the last valid id."""
     count = tree.get("count", 1)
     for side in ("guest", "host"):
         if side in tree and tree[side] + count - 1 > ID_MAX:
             yield Problem(
                 ("count",) if "count" in tree else (),
-                f"{count} ids from {side} {tree[side]} on go beyond {ID_MAX}, the last id there is",
+                f"{count} ids from {side} {tree[side]} on go beyond {ID_MAX}, the last valid id",
             )
 
 
 def id_map(tree: Tree) -> Iterator[Problem]:
-    """Each id of the guest has one meaning, and no id of the host has two."""
-    spoken = [kind for kind in ("uid", "gid") if _says(tree, kind)]
+    """Requires that each id of the guest has exactly one meaning, and each id of the host at most
+    one."""
+    mapped = [kind for kind in ("uid", "gid") if _is_mapped(tree, kind)]
     for kind, other in (("uid", "gid"), ("gid", "uid")):
-        if kind in spoken:
-            yield from _kind(tree, kind)
-        elif other in spoken:
-            yield Problem((), f"maps {other} only; say what the guest's {kind} are, too")
-    if not spoken:
+        if kind in mapped:
+            yield from _check_kind(tree, kind)
+        elif other in mapped:
+            yield Problem((), f"maps {other} only; map {kind}, too")
+    if not mapped:
         yield Problem((), "is empty; give ranges, squash_to or forbid for uid and gid")
 
 
-def _says(tree: Tree, kind: str) -> bool:
+def _is_mapped(tree: Tree, kind: str) -> bool:
     return any(kind in part for part in (tree, tree.get("squash_to", {}), tree.get("forbid", {})))
 
 
@@ -130,7 +133,7 @@ def _spans(tree: Tree, side: str, *path: str) -> Iterator[_Span]:
         yield _Span(each[side], each[side] + each.get("count", 1) - 1, (*path, i))
 
 
-def _kind(tree: Tree, kind: str) -> Iterator[Problem]:
+def _check_kind(tree: Tree, kind: str) -> Iterator[Problem]:
     guest = sorted([*_spans(tree, "guest", kind), *_spans(tree, "guest", "forbid", kind)])
     host = sorted(_spans(tree, "host", kind))
     overlaps = [*_overlaps("guest", guest), *_overlaps("host", host)]
@@ -142,8 +145,8 @@ def _kind(tree: Tree, kind: str) -> Iterator[Problem]:
         more = f" (and {len(missing) - 3} more ranges)" if len(missing) > 3 else ""
         yield Problem(
             (kind,),
-            f"guest ids {', '.join(missing[:3])}{more} are mapped to nothing; add a range, "
-            "squash_to or forbid",
+            f"guest ids {', '.join(missing[:3])}{more} are not mapped; add a range, squash_to or "
+            "forbid",
         )
 
 
@@ -157,21 +160,21 @@ def _overlaps(side: str, spans: list[_Span]) -> Iterator[Problem]:
 
 
 def _gaps(spans: list[_Span]) -> Iterator[tuple[int, int]]:
-    """Ids that no span has; spans are sorted and apart."""
-    ahead = 0
+    """Yields the ranges of ids that are in no span. The spans are sorted and do not overlap."""
+    following = 0
     for each in spans:
-        if each.first > ahead:
-            yield ahead, each.first - 1
-        ahead = each.last + 1
-    if ahead <= ID_MAX:
-        yield ahead, ID_MAX
+        if each.first > following:
+            yield following, each.first - 1
+        following = each.last + 1
+    if following <= ID_MAX:
+        yield following, ID_MAX
 
 
 # ---- attributes ----------------------------------------------------------------------------------
 
 
 def xattr_rule(tree: Tree) -> Iterator[Problem]:
-    """One action."""
+    """Requires that a rule has exactly one action."""
     found = [action for action in XATTR_ACTIONS if action in tree]
     if len(found) != 1:
         what = f"has {' and '.join(found)}" if found else "has no action"
@@ -179,5 +182,5 @@ def xattr_rule(tree: Tree) -> Iterator[Problem]:
 
 
 def action_of(tree: Tree) -> XattrAction:
-    """What a rule does."""
+    """Returns the action of a valid rule."""
     return next(action for action in XATTR_ACTIONS if action in tree)

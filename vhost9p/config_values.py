@@ -1,8 +1,8 @@
-"""How an option's value is written: text, numbers, sizes, modes, paths.
+"""Parsers of options' values: text, numbers, sizes, modes, paths.
 
-A parser takes what YAML or the command line has (text, a number, a truth value) and returns the
-option's value. ValueError says what is wrong with it and what would be valid, as the end of a
-sentence that begins with the value.
+A parser gets the value from YAML or the command line (text, a number, a boolean) and returns the
+option's value. It raises ValueError with a text that says what is wrong and what would be valid.
+The text continues a sentence that begins with the value: "'x' is neither on nor off".
 """
 
 import difflib
@@ -20,32 +20,32 @@ from vhost9p.native.sys import name_error
 Parser = Callable[[Any], Any]
 
 TAG_SIZE_MAX = 254
-"""Bytes: the frontend's configuration space has 256, two of which hold the length."""
+"""Bytes of a mount tag: the configuration space has 256 bytes, and the length takes two of them."""
 NAME_SIZE_MAX = 255
-"""Bytes of a file's or an attribute's name (path_resolution(7), xattr(7))."""
+"""Bytes of a file's or an extended attribute's name (path_resolution(7), xattr(7))."""
 ID_MAX = 2**32 - 2
-"""The last user or group id; 2^32-1 is none (chown(2))."""
+"""The last user or group id; 2^32 - 1 stands for no id (chown(2))."""
 CPUS_MAX = 1024
-"""CPUs that a thread may be bound to (cpu_set_t of sched_setaffinity(2))."""
+"""The number of CPUs in a cpu_set_t (sched_setaffinity(2))."""
 METADATA_DIR = os.fsdecode(META_DIR)
-"""Where QEMU's model mapped-file keeps what it knows of a directory's files."""
+"""The directory in which QEMU's security model mapped-file stores metadata."""
 
 
 def parse_text(value: Any) -> str:
-    """Text that a file name can have, without control characters."""
+    """Parses text without control characters that can be a file name's."""
     if not isinstance(value, str):
-        raise ValueError("is no text in YAML; quote it if it is meant")
+        raise ValueError("is no text in YAML; quote it if text is meant")
     if any(ord(char) < 32 or ord(char) == 127 for char in value):
-        raise ValueError("has control characters in it")
+        raise ValueError("contains control characters")
     try:
         os.fsencode(value)
     except UnicodeError:
-        raise ValueError("has a character that no file name can have") from None
+        raise ValueError("contains a character that no file name can have") from None
     return value
 
 
 def parse_choice(*choices: str, **others: str) -> Parser:
-    """One of some words; `others` are read as what they stand for."""
+    """Returns a parser of one of several words; it returns the value of one of the `others`."""
 
     def parse(value: Any) -> str:
         if value not in choices and value not in others:
@@ -56,18 +56,18 @@ def parse_choice(*choices: str, **others: str) -> Parser:
 
 
 def guess(value: Any, choices: Iterable[str]) -> str:
-    """The end of a message that says which of the choices may have been meant, if any."""
+    """Returns the end of a message that suggests a similar choice; empty if there is none."""
     found = closest(value, choices)
     return f"; did you mean {found!r}?" if found else ""
 
 
 def closest(value: Any, choices: Iterable[str]) -> str:
-    """The choice that is spelled most like a value; empty where none is."""
+    """Returns the choice whose spelling is closest to a value; empty if none is close."""
     return next(iter(difflib.get_close_matches(str(value), list(choices), 1)), "")
 
 
 def parse_bool(value: Any) -> bool:
-    """true or false."""
+    """Parses true or false."""
     if isinstance(value, str):
         raise ValueError("is text; true or false is expected, without quotes")
     if not isinstance(value, bool):
@@ -76,14 +76,14 @@ def parse_bool(value: Any) -> bool:
 
 
 def parse_true(value: Any) -> bool:
-    """true: a key that says something by being there."""
+    """Parses true, the only value of a key whose presence is its meaning."""
     if parse_bool(value) is False:
-        raise ValueError("says nothing; write true, or leave the key out")
+        raise ValueError("has no effect; write true, or leave the key out")
     return True
 
 
 def parse_switch(text: str) -> bool:
-    """on or off, as options within an option have it."""
+    """Parses on or off, in options within an option (`--export …,readonly=on`)."""
     for value, words in ((True, ("on", "yes", "true", "y")), (False, ("off", "no", "false", "n"))):
         if text in words:
             return value
@@ -91,8 +91,8 @@ def parse_switch(text: str) -> bool:
 
 
 def split_commas(text: str, alone: str | None = None) -> list[tuple[str, str]]:
-    """The keys and values of `key=value,key=value`; a doubled comma is one within a value. A key
-    `alone` has that value. Raises ValueError."""
+    """Splits `key=value,key=value` into keys and values. A doubled comma stands for a comma in a
+    value. A key without a value gets `alone`; if that is None, raises ValueError."""
     parts = [""]
     for piece in re.findall(",,|,|[^,]+", text):
         if piece == ",":
@@ -105,45 +105,45 @@ def split_commas(text: str, alone: str | None = None) -> list[tuple[str, str]]:
     for part in parts:
         key, equals, value = part.partition("=")
         if not key or not (equals or alone):
-            raise ValueError(f"has {part!r} in it, where key=value is expected")
+            raise ValueError(f"contains {part!r}, where key=value is expected")
         found.append((key, value if equals else str(alone)))
     return found
 
 
 def parse_path(value: Any) -> str:
-    """A path; relative to what, the caller knows."""
+    """Parses a path, and expands ~. The caller makes it absolute."""
     if not parse_text(value):
         raise ValueError("is no path")
     return os.path.expanduser(str(value))
 
 
 def parse_socket(value: Any) -> str:
-    """A path that a socket can have."""
+    """Parses the path of a socket."""
     path = parse_path(value)
     if path.endswith("/"):
-        raise ValueError("is a folder's name; a socket's is expected")
+        raise ValueError("is the name of a directory; a socket's is expected")
     return path
 
 
 def parse_tag(value: Any) -> str:
-    """A mount tag."""
+    """Parses a mount tag."""
     if not 0 < len(os.fsencode(parse_text(value))) <= TAG_SIZE_MAX or "/" in value:
         raise ValueError(f"is no mount tag, which has 1 to {TAG_SIZE_MAX} bytes and no /")
     return str(value)
 
 
 def parse_name(value: Any) -> str:
-    """The name of a directory that an export appears as."""
+    """Parses the name under which an export appears in the mount's root."""
     if name_error(os.fsencode(parse_text(value)), errno.EEXIST) or value == METADATA_DIR:
         raise ValueError(
-            f"is no name for an export: one of a directory is expected, of 1 to {NAME_SIZE_MAX} "
+            f"is no name for an export: a directory's name is expected, of 1 to {NAME_SIZE_MAX} "
             f"bytes without /, and not ., .. or {METADATA_DIR}"
         )
     return str(value)
 
 
 def parse_prefix(low: int) -> Parser:
-    """What names of attributes begin with."""
+    """Returns a parser of a prefix of extended attributes' names, of `low` bytes at least."""
 
     def parse(value: Any) -> str:
         if not low <= len(os.fsencode(parse_text(value))) <= NAME_SIZE_MAX:
@@ -156,7 +156,7 @@ def parse_prefix(low: int) -> Parser:
 
 
 def parse_number(low: int, high: int) -> Parser:
-    """A whole number."""
+    """Returns a parser of a whole number from `low` to `high`."""
 
     def parse(value: Any) -> int:
         if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
@@ -169,7 +169,7 @@ def parse_number(low: int, high: int) -> Parser:
 
 
 def parse_cpus(value: Any) -> tuple[int, ...]:
-    """Numbers of CPUs, as taskset(1) takes them: 0,4-7."""
+    """Parses a list of CPUs in the syntax of taskset(1): 0,4-7."""
     numbers: set[int] = set()
     for part in str(value).split(","):
         match = re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
@@ -189,7 +189,8 @@ _UNITS = {
 
 
 def parse_size(low: int, high: int) -> Parser:
-    """Bytes, with K, KiB, M, MiB, G, GiB, T or TiB behind them if so wished."""
+    """Returns a parser of a size in bytes, from `low` to `high`. The number may be followed by K,
+    KiB, M, MiB, G, GiB, T or TiB, all powers of 1024."""
 
     def parse(value: Any) -> int:
         match = re.fullmatch("([0-9]{1,18}) ?([a-z]*)", str(value).lower())
@@ -204,7 +205,8 @@ def parse_size(low: int, high: int) -> Parser:
 
 
 def parse_mode(value: Any) -> int:
-    """Permission bits, as text: in octal, and so that nobody can take them for decimal."""
+    """Parses permission bits in octal. The text must begin with 0, so that it cannot be taken for a
+    decimal number."""
     if not isinstance(value, str) or not re.fullmatch("0|0o?[0-7]{1,3}", value):
         raise ValueError("is no mode from 0 to 0777; write it in octal with a 0 in front, as 0640")
     return int(value.removeprefix("0o"), 8)

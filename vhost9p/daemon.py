@@ -1,10 +1,10 @@
 """The process: its limits, its threads, its signals, and the devices that it serves.
 
-The main thread runs the event loop (sockets, signals). Each device has serving threads of its own,
-in C, which call Python for what C does not answer. SIGTERM and SIGINT end the process within a
-second, whatever hangs: host file systems, frontends, or the interpreter itself
-(csrc/server/stop.c). With it go the mounts of the guests, which hang from then on: the log says
-whose. No other signal ends it (signals.py).
+The main thread runs the event loop (sockets, signals). Each device has its own serving threads in
+C, which call Python for the requests that C does not answer. SIGTERM and SIGINT end the process
+within a second, even if host file systems, frontends or the interpreter itself hang
+(csrc/server/stop.c). From then on the guests' mounts hang, and the log reports which. No other
+signal ends the process (signals.py).
 """
 
 import asyncio
@@ -35,18 +35,18 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 STOP_PATIENCE_S = 0.8
-"""For an orderly end; what hangs by then ends with the process."""
+"""Seconds for an orderly end. Then the process ends, whatever still hangs."""
 
 T = TypeVar("T")
 
 
 class _Stopped(BaseException):
-    """A signal to stop came while the daemon was starting."""
+    """A signal to stop arrived while the daemon was starting."""
 
 
 def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
-    """Does what may take long or hang, on a thread that a signal to stop does not wait for. Raises
-    _Stopped then, else what `work` raises."""
+    """Runs `work`, which may take long or hang, on a thread. Raises _Stopped at once if `stop_fd`
+    becomes readable; else returns or raises as `work` does."""
     outcome: Future[T] = Future()
     done = os.eventfd(0, os.EFD_CLOEXEC)
 
@@ -62,20 +62,23 @@ def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
     ready, _, _ = select.select([stop_fd, done], [], [])
     if stop_fd in ready:
         raise _Stopped
-    thread.join()  # it may not be back from its write yet
+    thread.join()  # it may still be in its write to `done`
     os.close(done)
     return outcome.result()
 
 
 def prepare_process(stop_fd: int) -> None:
-    """What holds for the whole process: no umask (the guest sends modes), no supplementary groups
-    (they would be lent to guest users), as many descriptors as allowed. Signals to stop go to
-    `stop_fd`, by number; they end the process within STOP_PATIENCE_S."""
+    """Prepares the whole process: no umask, since the guest sends complete modes; no supplementary
+    groups, since guest users would gain them; as many open files as the hard limit allows.
+
+    Signals to stop are written to the eventfd `stop_fd`, and end the process after STOP_PATIENCE_S
+    seconds at most. Raises OSError.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
     take_stop_signals(stop_fd, STOP_PATIENCE_S)
     os.umask(0)
     if os.geteuid() == 0:
-        with suppress(PermissionError):  # a user namespace made without privilege forbids it
+        with suppress(PermissionError):  # not allowed in an unprivileged user namespace
             os.setgroups([])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -83,7 +86,7 @@ def prepare_process(stop_fd: int) -> None:
 
 
 def describe(config: DeviceConfig, socket: str) -> str:
-    """The line that says what is served where."""
+    """Returns the line that reports what is served on which socket."""
     where = f"as {config.tag!r} on {socket}"
     first, policy = config.exports[0], f"multidevs {config.multidevs}"
     if not first.name:
@@ -99,11 +102,11 @@ def _options(export: ExportConfig, *more: str) -> list[str]:
 
 
 class Daemon:
-    """All devices of one configuration."""
+    """Serves all devices of one configuration."""
 
     def __init__(self, config: Config, stop_fd: int) -> None:
-        """Opens everything; raises OSError, StateError, ListenError, _Stopped. `stop_fd` becomes
-        readable when a signal to stop has come."""
+        """Opens sockets and exports. `stop_fd` becomes readable after a signal to stop. Raises
+        OSError, StateError, ListenError, _Stopped."""
         self._config = config
         self._stop_fd = stop_fd
         self._served: list[tuple[Device, Listener, DeviceConfig]] = []
@@ -116,8 +119,8 @@ class Daemon:
             raise
         if needed:
             log.warning(
-                "the limit of open files is too low for %d devices, which may fail for want of "
-                "them: %d would do (ulimit -n)",
+                "the limit of open files is too low for %d devices, and their requests may fail: "
+                "set it to %d at least (ulimit -n)",
                 len(config.devices),
                 needed,
             )
@@ -147,7 +150,7 @@ class Daemon:
             listener.close()
 
     async def serve(self) -> None:
-        """Serves until a signal comes, or until there is nothing left to serve."""
+        """Serves until a signal to stop arrives or all listeners have ended. Raises OSError."""
         stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
         self._take_signals(stop)
         serving = asyncio.gather(
@@ -165,7 +168,8 @@ class Daemon:
             serving.result()
 
     def _take_signals(self, stop: "asyncio.Future[signal.Signals]") -> None:
-        """Signals to stop resolve `stop`, from now on; others that are sent by hand are logged."""
+        """From now on signals to stop resolve `stop`, and the signals in `signals.LOGGED` are
+        logged."""
         loop = asyncio.get_running_loop()
 
         def end() -> None:
@@ -174,13 +178,13 @@ class Daemon:
 
         loop.add_reader(self._stop_fd, end)
         for number in signals.LOGGED:
-            loop.add_signal_handler(number, self._go_on, number)
+            loop.add_signal_handler(number, self._ignore, number)
 
-    def _go_on(self, number: signal.Signals) -> None:
-        log.warning("%s is ignored: the daemon goes on; SIGTERM ends it", number.name)
+    def _ignore(self, number: signal.Signals) -> None:
+        log.warning("%s is ignored: the daemon continues; SIGTERM ends it", number.name)
 
     def _say_who_hangs(self, number: signal.Signals) -> None:
-        """Which VMs are connected while the daemon ends."""
+        """Logs which connected VMs lose their mounts because the daemon ends."""
         hanging = [
             (config.tag, listener.name, listener.channel.peer)
             for _, listener, config in self._served
@@ -203,8 +207,8 @@ class Daemon:
 
 
 def run(config: Config) -> int:
-    """Serves; returns the process's exit code, or ends the process. Raises UserError for a mistake
-    that shows only when the state directory is made."""
+    """Serves until the end. Ends the process, or returns its exit code if serving cannot begin.
+    Raises UserError for an error that shows only when the state directory is created."""
     occupy_standard_streams()
     stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     prepare_process(stop_fd)
@@ -227,6 +231,6 @@ def run(config: Config) -> int:
         code = EXIT_FAILURE
     finally:
         daemon.close()
-    # Threads may hang in system calls on the host's files: nothing waits for them.
+    # Without waiting for threads, which may hang in system calls on the host's files.
     flush()
     os._exit(code)

@@ -1,15 +1,18 @@
-"""QEMU's own way to say what is exported: the argument of its -virtfs and -fsdev options.
+"""Parses QEMU's description of an export, the argument of its -virtfs and -fsdev options.
 
     local,path=/srv/data,mount_tag=data,security_model=mapped-xattr,readonly=on
 
-Values are separated by commas, and a doubled comma is one within a value. Numbers are C's: octal
-with a leading 0, hexadecimal with 0x, without units. Of a key that is given twice the last counts.
-A key alone is on, one behind "no" is off. (qemu(1); what QEMU 11 takes and refuses was tried out.)
+Commas separate the parts; a doubled comma stands for a comma in a value. Numbers are written as in
+C: octal with a leading 0, hexadecimal with 0x, without units. If a key is given twice, the last
+value counts. A key alone means on, a key with the prefix "no" means off. Source: qemu(1), and
+experiments with QEMU 11.
 
-The differences from QEMU are: throttling is taken whichever of the two options the string was
-meant for (-virtfs has none, -fsdev has); a writeout of an unknown kind is refused, which QEMU takes
-for none; so are fmode and dmode where they have no meaning, as -fsdev does; and so is a burst of
-more than 2^32 - 1 seconds, of which QEMU takes the rest.
+Differences from QEMU:
+
+- Throttling is accepted; QEMU accepts it in -fsdev but not in -virtfs.
+- An unknown writeout is refused; QEMU ignores it.
+- fmode and dmode are refused if the security model ignores them, as -fsdev does.
+- A burst of more than 2^32 - 1 seconds is refused; QEMU truncates the number.
 """
 
 import re
@@ -21,14 +24,14 @@ from vhost9p.config_schema import DEVICE, THROTTLING, Leaf
 
 DRIVER = "local"
 OTHER_DRIVERS = ("synth", "proxy", "handle")
-"""QEMU has, or had, these as well."""
+"""QEMU's other drivers, present and past."""
 OTHERS_KEYS = ("socket", "sock_fd")
 """Keys of the driver proxy."""
 MODES = ("fmode", "dmode")
 NAMES = {"mount_tag": "tag"}
-"""Keys that are called otherwise here."""
+"""Keys that have another name in the configuration."""
 MEANINGLESS = ("id", "fsdev")
-"""They connect QEMU's options with each other."""
+"""Keys that connect QEMU's options with each other."""
 PLAIN = (
     *("path", "mount_tag", "security_model", "multidevs", "readonly", "fmode", "dmode"),
     *("writeout", "max_xattr"),
@@ -42,8 +45,8 @@ NUMBER = (
 
 
 def parse(text: str) -> Tree:
-    """The device that the string describes, as a tree of vhost9p.config_schema. Raises ValueError
-    with all that is wrong in it, an argument each."""
+    """Returns the device that the string describes, as a tree of vhost9p.config_schema. Raises
+    ValueError with one argument for each error."""
     tree: Tree = {}
     wrong: list[str] = []
     met: set[str] = set()
@@ -60,7 +63,7 @@ def parse(text: str) -> Tree:
             wrong += error.args
     if "fsdriver" not in met:
         wrong.append(f"begins with no driver; {DRIVER},path=… is expected")
-    wrong += [f"{key} is missing, which QEMU wants, too" for key in NEEDED if key not in met]
+    wrong += [f"{key} is missing; QEMU requires it, too" for key in NEEDED if key not in met]
     if wrong:
         raise ValueError(*wrong)
     return tree
@@ -73,7 +76,7 @@ def _check_driver(name: str) -> None:
 
 
 def _positive(key: str, value: str) -> tuple[str, str]:
-    """noreadonly is readonly=off."""
+    """Returns key and value; the key noreadonly stands for readonly=off."""
     if key not in KEYS and key.removeprefix("no") in KEYS:
         return key.removeprefix("no"), "off"
     return key, value
@@ -115,14 +118,14 @@ def _value(key: str, text: str, group: Any) -> Any:
 
 
 def _path(text: str) -> str:
-    """As it stands: QEMU does not expand a ~."""
+    """Returns the path unchanged, since QEMU does not expand ~."""
     if not v.parse_text(text):
         raise ValueError("is no path")
     return text
 
 
 def _number(text: str) -> int:
-    """strtoull(3) with a base of 0."""
+    """Parses a number as strtoull(3) does with base 0."""
     match = re.fullmatch(NUMBER, text, re.ASCII)
     if not match:
         raise ValueError("is no number; units are not allowed here, 0600 is octal")

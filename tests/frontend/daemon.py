@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
+from tests.children import ending_with_tests
 from tests.frontend import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +50,8 @@ class Daemon:
     `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
     added to the environment; `wrapper` is a command that ends in executing the words behind it
     (as another user, in a namespace); `command` is an installed vhost9p instead of this tree's.
-    As a context manager it is running inside, and at the end
-    it is stopped and has to exit with 0.
+    As a context manager it is running inside, and at the end it is stopped and has to exit with 0.
+    It never outlives the thread that starts it (tests/children.py).
     """
 
     started: ClassVar[list[Daemon]] = []
@@ -85,7 +86,7 @@ class Daemon:
         )
         self.cwd = cwd
         self.pass_fds = pass_fds
-        self.command = [*wrapper, *command]
+        self.command = ending_with_tests(command, wrapper)
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._silent = False  # its output has ended

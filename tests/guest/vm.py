@@ -9,9 +9,10 @@ reach the guest is channel.py's.
 
 The guest's memory is a shared memfd, as vhost-user needs. Emulation (TCG) is the rule, because
 /dev/kvm may exist and still hang; VHOST9P_KVM=1 in the environment asks for KVM. QEMU ends with
-the thread that started it (PR_SET_PDEATHSIG), so a killed test run leaves no guest behind: start a
-VM from a thread that lives as long as it. Every call that waits for the guest fails at once, with
-the end of the console, when QEMU exits or the guest's kernel panics or oopses.
+the thread that started it (exit-with-parent; tests/children.py has that for other programs), so a
+killed test run leaves no guest behind: start a VM from a thread that lives as long as it. Every
+call that waits for the guest fails at once, with the end of the console, when QEMU exits or the
+guest's kernel panics or oopses.
 """
 
 from __future__ import annotations

@@ -303,4 +303,4 @@ def test_guest_memory_of_very_many_pieces() -> None:
 
 def test_limit_that_is_too_low_is_reported() -> None:
     with neighbours(privileged=IS_ROOT, limit=128) as guests:
-        guests[0].daemon.wait_line(r"WARNING: .* too low for 2 devices.* \d+ would do")
+        guests[0].daemon.wait_line(r"WARNING: .* too low for 2 devices.* \d+ at least")

@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon
+from tests.frontend.hostile import slow_to_close
 from tests.frontend.machine import Machine
 from tests.frontend.memory import GIB, MIB, PAGE
 from tests.frontend.vhost_user import (
@@ -139,28 +139,6 @@ def test_a_daemon_ends_while_its_call_descriptors_block(tmp_path: Path) -> None:
         clear_nonblock(fd)
         share.machine.ring._arm()
         polled(share, T.GETATTR, share.top, 0)
-
-
-@contextlib.contextmanager
-def slow_to_close() -> Iterator[int]:
-    """A TCP socket with unsent data, whose last close waits for an hour (SO_LINGER), or until this
-    ends. Whoever has it as an argument closes it, which had better not be the last time."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        client = socket.create_connection(server.getsockname())
-        peer, _ = server.accept()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-        client.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                client.send(bytes(65536))
-        client.setblocking(True)
-        try:
-            yield client.detach()
-        finally:
-            peer.close()
 
 
 @contextlib.contextmanager

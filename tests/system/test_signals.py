@@ -42,7 +42,7 @@ def test_stray_signals_do_not_end_a_daemon_with_a_guest(export: Path) -> None:
             daemon.process.send_signal(number)
             share.client.getattr(fid)
         for number in LOGGED:
-            daemon.wait_line(f"{number.name} is ignored: the daemon goes on; SIGTERM ends it")
+            daemon.wait_line(f"{number.name} is ignored: the daemon continues; SIGTERM ends it")
         assert share.client.read(fid, 0, 10) == b"data"
 
 

@@ -434,7 +434,7 @@ def test_coming_and_going_is_logged(run: Run, ends: Ends, caplog: pytest.LogCapt
 def test_a_thread_that_cannot_be_had(
     run: Run, ends: Ends, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The host has a limit of threads. Nothing was set up: the frontend is hung up on."""
+    """The host has a limit of threads. Nothing was set up: the frontend is disconnected."""
     ends.ours.sendall(message(R.GET_FEATURES))
     caplog.set_level(logging.INFO)
 
@@ -448,7 +448,7 @@ def test_a_thread_that_cannot_be_had(
     run(main())
     with pytest.raises(ConnectionResetError):
         ends.ours.recv(1)
-    assert "connection lost: it gets no thread: can't start new thread" in caplog.text
+    assert "connection lost: no thread can be started: can't start new thread" in caplog.text
     assert "Traceback" not in caplog.text
 
 

@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.frontend.hostile import slow_to_close
 from vhost9p.vhost_user.descriptors import Closer, adopt_channel, check_event, check_memory
 from vhost9p.vhost_user.messages import VhostUserError
 
@@ -88,27 +88,6 @@ def test_no_channels() -> None:
                 adopt_channel(fd)
 
 
-@contextlib.contextmanager
-def stuck() -> Iterator[int]:
-    """A socket whose close waits until this ends (SO_LINGER)."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        client = socket.create_connection(server.getsockname())
-        peer, _ = server.accept()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-        client.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                client.send(bytes(65536))
-        client.setblocking(True)
-        try:
-            yield client.detach()
-        finally:
-            peer.close()
-
-
 def is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -120,7 +99,7 @@ def is_open(fd: int) -> bool:
 
 def test_one_that_hangs_holds_up_no_other() -> None:
     closer = Closer()
-    with stuck() as first:
+    with slow_to_close() as first:
         closer.close(first)
         event, plain = os.eventfd(0), os.open("/dev/null", os.O_RDONLY)
         closer.close(event)

@@ -1,5 +1,5 @@
-"""The loaded extension, the one place where a negative result becomes an OSError, and how C's
-structs are read."""
+"""The loaded extension, the conversion of a negative result to an OSError, and the layout of C
+structs."""
 
 import os
 import struct
@@ -12,15 +12,15 @@ _CODES = {"int32_t": "i", "uint32_t": "I", "uint64_t": "Q"}
 
 
 def check(result: int) -> int:
-    """Passes a result of 0 or more on; raises OSError for -errno."""
+    """Returns a result of 0 or more; raises OSError for a result of -errno."""
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result
 
 
 class Layout(struct.Struct):
-    """How a C struct of integers lies in memory: all fields at once are read faster so than one at
-    a time through cffi. `names` are the fields', in order."""
+    """The memory layout of a C struct of integers. Unpacking all fields at once is faster than
+    reading each one through cffi. `names` has the names of the fields, in order."""
 
     def __init__(self, ctype: str) -> None:
         fields = ffi.typeof(ctype).fields

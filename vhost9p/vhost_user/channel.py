@@ -1,11 +1,12 @@
-"""One connection on a socket: bytes and descriptors in, replies out, until the frontend is gone.
+"""One connection: bytes and descriptors in, replies out, until the frontend disconnects.
 
-Messages are taken one at a time: the next is not read before the last has been carried out and
-answered, so a frontend that floods us fills its own socket and not our memory. The event loop only
-waits until the socket is ready. What follows happens on a thread of the connection's own, since all
-of it can take as long as the frontend likes: a message waits for requests in flight, and a read
-closes descriptors that there is no room for. The event loop is used through `add_reader` and
-`add_writer` only, since no loop knows of descriptors beside bytes.
+Messages are handled one at a time. The next message is read after the previous one was answered, so
+a frontend that floods the daemon fills its own socket and not the daemon's memory.
+
+The event loop only waits until the socket is ready. Everything else happens on a thread of the
+connection's own, since the frontend decides how long it takes: a message waits for requests in
+flight, and the kernel closes received descriptors that exceed the buffer. Only `add_reader` and
+`add_writer` of the loop are used, because its methods for sockets receive no descriptors.
 """
 
 import array
@@ -30,24 +31,24 @@ T = TypeVar("T")
 
 FD_SIZE = array.array("i").itemsize
 CLOSE_PATIENCE_S = 1.0
-"""How long the end of a connection waits for its descriptors to be closed."""
+"""Seconds that the end of a connection waits for its descriptors to be closed."""
 CREDENTIALS = struct.Struct("3i")
 """struct ucred (unix(7))."""
 
 
 class Channel:
-    """One connection. Takes the connected stream socket over. The device's log and what closes its
-    descriptors outlive it."""
+    """One connection. Takes ownership of the connected stream socket; the device's log and closer
+    outlive the channel."""
 
     def __init__(
         self, sock: socket.socket, backend: Backend, log: DeviceLog, closer: Closer
     ) -> None:
-        self.messages = 0  # carried out so far
+        self.messages = 0  # number of messages carried out
         self.peer = _peer(sock)
         self._socket = sock
         self._socket.setblocking(False)
         self._socket_lock = threading.Lock()
-        """Held where the loop asks about the descriptor, and the thread takes it away."""
+        """Guards the socket's descriptor: the loop polls it while the thread may detach it."""
         self._log = log
         self._closer = closer
         self._framer = Framer(closer.close)
@@ -55,10 +56,10 @@ class Channel:
         self._thread = ThreadPoolExecutor(1, "vhost-user")
 
     async def run(self) -> None:
-        """Serves until the frontend disconnects, then resets the device and closes all.
+        """Serves until the frontend disconnects, then resets the device and closes all descriptors.
 
-        A cancellation takes effect when the message in hand has been carried out and the device
-        has been reset. Raises nothing else.
+        A cancellation takes effect after the current message was carried out and the device was
+        reset. Raises nothing else.
         """
         self._log.info("connected")
         try:
@@ -73,10 +74,10 @@ class Channel:
             self._log.info("disconnected")
 
     async def _finish(self) -> None:
-        """Whatever fails at the end of one connection is not to reach others."""
+        """Ends the connection. Errors are logged, so that they reach no other connection."""
         try:
             await _to_its_end(self._in_thread(self._end))
-        except OSError as error:  # no message was carried out then: there is nothing to reset
+        except OSError as error:  # without a thread no message was carried out: nothing to reset
             self._log.info("connection lost: %s", error.strerror or error)
         except Exception:
             self._log.exception("the end of the connection failed")
@@ -86,7 +87,7 @@ class Channel:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the frontend has hung up, though there may be messages left to carry out."""
+        """Whether the frontend has disconnected; messages may still be unread."""
         with self._socket_lock:
             fd = self._socket.fileno()
             if fd < 0:
@@ -103,11 +104,11 @@ class Channel:
         try:
             return asyncio.get_running_loop().run_in_executor(self._thread, work)
         except RuntimeError as error:  # the host's limit of threads
-            raise OSError(errno.EAGAIN, f"it gets no thread: {error}") from error
+            raise OSError(errno.EAGAIN, f"no thread can be started: {error}") from error
 
     async def _next_reply(self) -> bytes | None:
-        """Carries one message out, or a part of it, and returns what to send; None when no more
-        will come."""
+        """Waits for data, and reads at most one message. Returns the bytes to send, b"" for none
+        yet; None if no further message will come."""
         loop = asyncio.get_running_loop()
         await _until(self._socket, loop.add_reader, loop.remove_reader)
         return await _to_its_end(self._in_thread(self._step))
@@ -146,8 +147,8 @@ class Channel:
         return reply
 
     def _check_other_end(self) -> None:
-        """Raises OSError where the frontend gave its end of this very connection away, to be kept
-        here (descriptors.adopt_channel): its end would never be noticed."""
+        """Raises OSError if the frontend has sent its own end of this connection, which
+        `adopt_channel` has shut down: while the backend kept it, the connection would never end."""
         try:
             self._socket.send(b"")
         except BrokenPipeError:
@@ -157,16 +158,16 @@ class Channel:
             raise
 
     def _end(self) -> None:
-        with contextlib.ExitStack() as ending:  # each of them, from the last line up
+        with contextlib.ExitStack() as ending:  # runs all, from the last line up, even if one fails
             ending.callback(self._closer.settle, CLOSE_PATIENCE_S)
             ending.callback(self._session.close)
             ending.callback(self._framer.close)
-            # messages with descriptors may lie in it
+            # The socket's close may block: unread messages in it may have descriptors.
             ending.callback(lambda: self._closer.close(self._take_descriptor()))
 
 
 def _peer(sock: socket.socket) -> str:
-    """The process at the other end, for the log: its number and the name of its program."""
+    """Returns the process at the other end for the log: pid and program (SO_PEERCRED, unix(7))."""
     try:
         data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         pid: int = CREDENTIALS.unpack(data)[0]
@@ -177,7 +178,8 @@ def _peer(sock: socket.socket) -> str:
 
 
 def _receive_piece(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
-    """At most `size` bytes, the descriptors beside them, and whether some were lost."""
+    """Returns at most `size` bytes, b"" at the end of the stream; the descriptors sent with them;
+    and whether descriptors were lost. Raises OSError (recvmsg(2))."""
     room = socket.CMSG_SPACE(MAX_FDS * FD_SIZE)
     data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
@@ -192,7 +194,7 @@ async def _until(
     watch: Callable[[socket.socket, Callable[[], None]], object],
     unwatch: Callable[[socket.socket], object],
 ) -> None:
-    """Waits until the socket is ready for what `watch` watches it for."""
+    """Waits until the socket is ready, as `watch` (add_reader or add_writer) reports."""
     ready = asyncio.get_running_loop().create_future()
 
     def wake() -> None:
@@ -208,7 +210,7 @@ async def _until(
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:
-    """Awaits something that a cancellation must not cut short; it is raised afterwards."""
+    """Awaits work that a cancellation must not interrupt; raises the cancellation afterwards."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -1,14 +1,14 @@
-"""Descriptors that a frontend sends: which kind of file they are, and how they are closed.
+"""Descriptors that a frontend sends: checking their kind, and closing them.
 
-A frontend may send any descriptor it has, and its file may be one that does harm when it is used or
-closed: memory on a FUSE file system faults until its server answers, the close of a TCP socket
-waits as SO_LINGER says, and the frontend's own end of its connection, kept here, would keep the
-connection from ever ending. So whatever is kept is of a known kind, and what is not of a harmless
-one is closed on threads that nobody else needs.
+A frontend may send any descriptor. Using or closing its file may block: a page fault in memory on a
+FUSE file system lasts until the file system's server answers, and closing a TCP socket may wait for
+SO_LINGER. If the backend kept the frontend's own end of the connection, the connection would never
+end. So the backend keeps only known kinds of files, and closes all but harmless ones on separate
+threads.
 
-The kind is what the kernel says. The target of /proc/self/fd/N begins with a slash for every file
-that has a path, whatever its name; F_GET_SEALS works on shmem and hugetlbfs files alone (the
-kernel's mm/memfd.c).
+The kernel reports the kind. The target of /proc/self/fd/N begins with a slash for every file that
+has a path, whatever its name; F_GET_SEALS works only on shmem and hugetlbfs files (the kernel's
+mm/memfd.c).
 """
 
 import errno
@@ -23,13 +23,16 @@ from vhost9p.procfs import proc_path
 from vhost9p.vhost_user.messages import VhostUserError
 
 MAX_THREADS = 8
+"""Threads of one Closer."""
 MAX_PENDING = 64
+"""Descriptors that wait to be closed; beyond that the backend receives no further message."""
 THREAD_IDLE_S = 5.0
+"""Seconds after which an idle thread ends."""
 
 
 def _target(fd: int) -> str:
-    """What the descriptor leads to. Where the kernel cannot say it the name is too long, or gone
-    with what it was on: a file with a name is none that is looked for here."""
+    """Returns the kernel's name for the descriptor's file. If the kernel cannot report it, the file
+    has a path that is too long or no longer exists, so it is none of the kinds sought here."""
     try:
         return os.readlink(proc_path(fd))
     except OSError as error:
@@ -49,23 +52,25 @@ def _is_memory(fd: int) -> bool:
 
 
 def check_event(fd: int) -> None:
-    """The descriptor is an eventfd or a pipe, as for kicks. VhostUserError.
+    """Checks that a descriptor, such as a kick, is an eventfd or a pipe. Raises VhostUserError.
 
-    A named pipe is none: its file system would be touched."""
+    A named pipe is refused: using it could block on its file system."""
     target = _target(fd)
     if not _is_event(target):
         raise VhostUserError(f"its descriptor is {target}; an eventfd or a pipe would be valid")
 
 
 def adopt_notified(fd: int) -> None:
-    """The descriptor is to be notified: as for kicks, or a unix stream socket, which is what User
-    Mode Linux's "pipes" are. That is kept like a channel for requests. VhostUserError."""
+    """Checks that a descriptor can be notified (call, err): an eventfd, a pipe, or a unix stream
+    socket, which User Mode Linux uses as a pipe. A socket is prepared as by `adopt_channel`. Raises
+    VhostUserError."""
     if not _is_event(_target(fd)):
         _adopt_socket(fd, "an eventfd, a pipe or a connected unix stream socket")
 
 
 def check_memory(fd: int) -> None:
-    """The descriptor is memory, whose faults end: memfd, tmpfs or hugetlbfs. VhostUserError."""
+    """Checks that a descriptor is memory whose page faults cannot hang: a memfd, or a file on tmpfs
+    or hugetlbfs. Raises VhostUserError."""
     if not _is_memory(fd):
         raise VhostUserError(
             f"guest memory is a memfd, or a file on tmpfs or hugetlbfs; this is {_target(fd)}"
@@ -73,15 +78,17 @@ def check_memory(fd: int) -> None:
 
 
 def adopt_channel(fd: int) -> None:
-    """Makes a socket for requests of the backend one that may be kept. VhostUserError."""
+    """Prepares the socket of SET_BACKEND_REQ_FD to be kept open. Raises VhostUserError if it is no
+    connected unix stream socket."""
     _adopt_socket(fd, "a connected unix stream socket")
 
 
 def _adopt_socket(fd: int, valid: str) -> None:
-    """Makes a socket one that may be kept: nothing that was sent to it, or will be, stays in it,
-    since that may be descriptors.
+    """Prepares a socket to be kept open: discards received data, which may hold descriptors, and
+    shuts down reception, so that no more arrive. Raises VhostUserError.
 
-    Where the other end of it is the backend's own end of the connection, that cannot send any more.
+    If it is the frontend's end of this connection, the backend's end can no longer send
+    (`Channel._check_other_end`).
     """
     target = _target(fd)
     problem = f"its descriptor is {target}; {valid} would be valid"
@@ -103,17 +110,17 @@ def _adopt_socket(fd: int, valid: str) -> None:
 
 
 class Closer:
-    """Closes descriptors, without letting the caller wait for those whose close may block."""
+    """Closes descriptors; those whose close may block, on threads of its own. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[int] = deque()
-        self._pending = 0  # waiting, or being closed
+        self._pending = 0  # those waiting and those being closed
         self._threads = 0
         self._idle = 0
 
     def close(self, fd: int) -> None:
-        """Closes a descriptor, at once where it is of a harmless kind."""
+        """Closes a descriptor, at once if it is of a harmless kind. Never blocks."""
         if _is_event(_target(fd)) or _is_memory(fd):
             os.close(fd)
             return
@@ -126,7 +133,7 @@ class Closer:
 
     @property
     def has_room(self) -> bool:
-        """Whether few enough are pending for more to be received."""
+        """Whether so few descriptors are pending that more may be received."""
         return self._pending < MAX_PENDING
 
     def wait_room(self) -> None:
@@ -135,17 +142,17 @@ class Closer:
             self._changed.wait_for(lambda: self.has_room)
 
     def settle(self, timeout: float) -> bool:
-        """Waits until all are closed, for so many seconds at most; whether they are."""
+        """Waits at most `timeout` seconds until all are closed; returns whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending, timeout)
 
     def _start(self) -> None:
-        with suppress(RuntimeError):  # the host's limit of threads: those that there are go on
+        with suppress(RuntimeError):  # the host's limit of threads: the others continue
             threading.Thread(target=self._run, name="close", daemon=True).start()
             self._threads += 1
 
     def _next(self) -> int | None:
-        """The next descriptor; None: there has been none for a while, and the thread ends."""
+        """Waits for the next descriptor; returns None after THREAD_IDLE_S, when the thread ends."""
         with self._changed:
             self._idle += 1
             found = self._changed.wait_for(lambda: self._waiting, THREAD_IDLE_S)

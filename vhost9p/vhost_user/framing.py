@@ -1,13 +1,13 @@
-"""From pieces of a byte stream and the descriptors beside them to whole messages.
+"""Assembles messages from pieces of a byte stream and the descriptors sent with them.
 
-A descriptor travels with the first byte of the piece that was sent with it, and the kernel does
-not let one read go on past a piece that has brought descriptors; but it may begin in an earlier
-piece without any. A reader that never asks for more than `Framer.wanted` bytes stays inside of
-one message, so that every descriptor it gets belongs to that message.
+A descriptor arrives with the first byte of the data that it was sent with. One recvmsg(2) never
+returns data from beyond a piece with descriptors, but it may begin with earlier data that had none
+(unix(7)). So a reader that asks for at most `Framer.wanted` bytes stays within one message, and all
+descriptors that it receives belong to that message.
 
-Even after an invalid message, its size gives the start of the next one. So the stream is lost only
-if the size is impossible. Nothing is allocated then, and it is the only error for which this side
-ends a connection.
+The size of a message gives the start of the next one, even if the message is invalid. Only a size
+beyond MAX_PAYLOAD breaks the stream: nothing is allocated, and the backend ends the connection. It
+does so for no other error.
 """
 
 import os
@@ -17,29 +17,29 @@ from vhost9p.vhost_user.messages import HEADER, MAX_FDS, MAX_PAYLOAD, Message
 
 
 class Framer:
-    """Collects one connection's messages. `broken` says why, once no more can come. `close` closes
-    a descriptor."""
+    """Collects the messages of one connection. `broken` is the reason why no further message can be
+    read, or None. `close` closes a descriptor."""
 
     def __init__(self, close: Callable[[int], None] = os.close) -> None:
         self._close_fd = close
         self.broken: str | None = None
         self._data = bytearray()
-        self._size = HEADER.size  # of the message, as far as it is known
+        self._size = HEADER.size  # bytes of the message, as far as its header is known
         self._fds: list[int] = []
         self._fds_lost = False
 
     @property
     def wanted(self) -> int:
-        """How many bytes a read may ask for without leaving the message: 0 when broken."""
+        """How many bytes complete the header or the message; 0 if the stream is broken."""
         return 0 if self.broken else self._size - len(self._data)
 
     def feed(
         self, data: bytes, fds: Iterable[int] = (), *, fds_lost: bool = False
     ) -> list[Message]:
-        """Takes a piece, of any length, with the descriptors that belong to the message in which
-        it begins; returns the messages that it completes. The descriptors are taken over.
+        """Adds a piece of any length; returns the messages that it completes. Takes ownership of
+        the descriptors `fds`, which belong to the message in which the piece begins.
 
-        `fds_lost`: the kernel had more descriptors than it could hand over.
+        `fds_lost`: the kernel has dropped descriptors (MSG_CTRUNC, recvmsg(2)).
         """
         self._take_fds(fds, fds_lost)
         messages = []
@@ -54,7 +54,7 @@ class Framer:
         return messages
 
     def close(self) -> None:
-        """Closes the descriptors of a message that has not come to its end."""
+        """Closes the descriptors of an incomplete message."""
         while self._fds:
             self._close_fd(self._fds.pop())
 
@@ -65,9 +65,9 @@ class Framer:
             self._close_fd(self._fds.pop())
 
     def _advance(self) -> Message | None:
-        """Reads what is complete: a header, which has the size, or a whole message."""
+        """Decodes a complete header, and returns a complete message, else None."""
         if len(self._data) == self._size == HEADER.size:
-            self._look_at_header()
+            self._take_header()
         if len(self._data) < self._size or self.broken:
             return None
         number, flags, _ = HEADER.unpack_from(self._data)
@@ -79,7 +79,7 @@ class Framer:
         self._fds_lost = False
         return message
 
-    def _look_at_header(self) -> None:
+    def _take_header(self) -> None:
         number, _, size = HEADER.unpack(self._data)
         if size > MAX_PAYLOAD:
             self.broken = f"request {number} claims {size} bytes; {MAX_PAYLOAD} are the most"

@@ -1,17 +1,17 @@
-"""Where connections come from: a unix socket with a path, or a descriptor that was inherited.
+"""Accepts connections, on a unix socket with a path or on an inherited descriptor.
 
-A listener serves one frontend at a time, as one device has one guest. While a frontend is connected
-a second one is hung up on at once, with a line in the log: a VMM that was pointed at the wrong
-socket then ends with an error instead of waiting for ever. If the first one has hung up and its
-device is still being reset, the second waits: a VM may be started again right after it has ended.
+A listener serves one frontend at a time, since a device has one guest. While a frontend is
+connected, a second one is disconnected at once, with a line in the log: a VMM with the wrong socket
+then ends with an error instead of waiting forever. If the first frontend has disconnected and its
+device is still being reset, the second one waits: a VM may be restarted right after it has ended.
 
-A path that is taken is tried: if nobody listens there, it was left behind and is replaced. Between
-the try and the new socket no other listener may do the same, or one would remove the other's: each
-holds a lock on the folder meanwhile.
+If the path exists, the listener tries to connect to it. If nobody listens there, the socket was
+left behind and is replaced. Another listener must not do the same between the attempt and bind, or
+one would remove the other's socket: so each holds a lock on the directory meanwhile.
 
-The socket's file appears with bind, and nobody can connect before listen: in between it is given
-its mode and its owner. They are set through a descriptor of the file, so that they reach nothing
-that a link leads to which somebody puts in its place.
+bind creates the socket's file, and nobody can connect before listen. In between the file gets its
+mode and owner, through a descriptor: if somebody replaces the file by a symlink, they do not reach
+the symlink's target.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ from vhost9p.vhost_user.session import Backend
 
 log = logging.getLogger(__name__)
 
-MAX_PATH = 107  # bytes, what sun_path holds with its final NUL (unix(7))
-BACKLOG = 16
-RETRY_S = 1
-LOCK_TRIES, LOCK_PAUSE_S = 40, 0.05
+MAX_PATH = 107  # bytes that sun_path holds beside its final NUL (unix(7))
+BACKLOG = 16  # connections that wait to be accepted (listen(2))
+RETRY_S = 1  # seconds after a failed accept
+LOCK_TRIES, LOCK_PAUSE_S = 40, 0.05  # for the lock on the directory; seconds between two attempts
 
 
 class ListenError(Exception):
-    """A socket that cannot be used; the text names it and says why."""
+    """A socket cannot be used; the text names it and the reason."""
 
 
 class Listener:
-    """A source of connections. Made by `bind` or `inherit`; `name` is for the log."""
+    """A source of connections, created by `bind` or `inherit`. `name` is for the log."""
 
     def __init__(self, sock: socket.socket, name: str, path: str | None = None) -> None:
         self.name = name
@@ -58,8 +58,8 @@ class Listener:
 
     @classmethod
     def bind(cls, path: str, mode: int = 0o600, owner: int = -1, group: int = -1) -> Self:
-        """Listens at `path`, where `close` removes it; -1 leaves owner or group the daemon's.
-        Raises ListenError."""
+        """Listens at `path`; `close` removes it. `mode` has the permission bits; an `owner` or
+        `group` of -1 is the daemon's own. Raises ListenError."""
         if problem := path_problem(path):
             raise ListenError(problem)
         with ExitStack() as undo:
@@ -67,7 +67,7 @@ class Listener:
             try:
                 with _alone_in(os.path.dirname(os.path.abspath(path))):
                     _clear(path)
-                    os.fchmod(sock.fileno(), 0o600)  # of the file that bind makes, less the umask
+                    os.fchmod(sock.fileno(), 0o600)  # the mode of bind's file, before the umask
                     sock.bind(path)
                     undo.callback(os.unlink, path)
                     _set_access(path, mode, owner, group)
@@ -80,7 +80,7 @@ class Listener:
 
     @classmethod
     def inherit(cls, fd: int) -> Self:
-        """Takes over a listening or a connected unix stream socket. Raises ListenError."""
+        """Takes ownership of a listening or connected unix stream socket. Raises ListenError."""
         if problem := descriptor_problem(fd):
             raise ListenError(problem)
         sock = socket.socket(fileno=fd)
@@ -88,8 +88,8 @@ class Listener:
         return cls(sock, f"--fd {fd}")
 
     def close(self) -> None:
-        """Listens no more, and removes the path if it is still this socket's. Call it when `serve`
-        has ended, or its loop."""
+        """Stops listening, and removes the path if it is still this socket's. Call it after `serve`
+        or its event loop has ended."""
         self._socket.close()
         if self._path and _identity(self._path) == self._identity:
             try:
@@ -99,9 +99,8 @@ class Listener:
         self._path = None
 
     async def serve(self, backend: Backend, *, once: bool = False) -> None:
-        """Serves one frontend after the other, with `once` only one: a connection that ends
-        without a message does not count. Runs until it is cancelled; a connected socket that
-        was inherited is served once."""
+        """Serves one frontend after the other until cancelled. With `once`, returns after the first
+        connection that sent a message. An inherited connected socket is served once."""
         if not _is_listening(self._socket):
             await self._serve_one(self._socket, backend)
             return
@@ -124,32 +123,34 @@ class Listener:
             self.channel = None
 
     async def _accept(self) -> socket.socket:
-        """The next connection, however long it takes."""
+        """Waits for the next connection."""
         while True:
             try:
                 sock, _ = await asyncio.get_running_loop().sock_accept(self._socket)
                 return sock
             except OSError as error:
-                # Too many open files, most likely: that passes.
+                # Most likely too many files are open, for now.
                 self._log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(RETRY_S)
 
     def _turn_away(self) -> None:
-        """A second frontend has connected."""
+        """Called when a second frontend has connected: disconnects it, or lets it wait until the
+        first connection has ended."""
         if self.channel and not self.channel.abandoned and self._closer.has_room:
             try:
                 self._closer.close(self._socket.accept()[0].detach())
-                self._log.warning("a second frontend was hung up on: one is connected")
+                self._log.warning("a second frontend was disconnected: one is connected already")
                 return
             except BlockingIOError:
                 return
             except OSError as error:
                 self._log.warning("cannot accept a connection: %s", error.strerror)
-        asyncio.get_running_loop().remove_reader(self._socket)  # it waits for its turn
+        asyncio.get_running_loop().remove_reader(self._socket)
 
 
 def path_problem(path: str) -> str | None:
-    """Why no socket can be made at a path, whoever else there is."""
+    """Returns why no socket can be created at a path; None if one can, unless another process
+    listens there."""
     if not path or "\0" in path:
         return f"{path!r} is no path: it is empty or contains a NUL"
     if len(os.fsencode(path)) > MAX_PATH:
@@ -165,7 +166,7 @@ def path_problem(path: str) -> str | None:
 
 
 def descriptor_problem(fd: int) -> str | None:
-    """Why an inherited descriptor cannot be served."""
+    """Returns why an inherited descriptor cannot be served; None if it can."""
     name = f"--fd {fd}"
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -184,7 +185,8 @@ def descriptor_problem(fd: int) -> str | None:
 
 
 def _set_access(path: str, mode: int, owner: int, group: int) -> None:
-    """Raises OSError. The mode goes first: of a file that is given away it cannot be set."""
+    """Sets mode, owner and group of the socket's file. The mode comes first: only a file's owner
+    may set it (chmod(2)). Raises OSError."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.chmod(proc_path(fd), mode)
@@ -196,8 +198,9 @@ def _set_access(path: str, mode: int, owner: int, group: int) -> None:
 
 @contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
-    """Excludes other daemons in the same folder. If the folder cannot be locked, because it is
-    unreadable or another process holds the lock, the race remains."""
+    """Excludes other daemons that create sockets in a directory, during a `with` block. If the
+    directory cannot be locked, because it is unreadable or another process holds the lock, the
+    block runs without the lock."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
@@ -215,7 +218,8 @@ def _alone_in(folder: str) -> Iterator[None]:
 
 
 def _clear(path: str) -> None:
-    """Removes a socket that was left behind. Raises ListenError where something else is there."""
+    """Removes a socket on which nobody listens. Raises ListenError if the path is in use or is no
+    socket, OSError."""
     mode = _mode(path)
     if mode is None:
         return
@@ -232,7 +236,7 @@ def _clear(path: str) -> None:
         os.unlink(path)
         return
     except BlockingIOError:
-        pass  # so many wait to be accepted that no more can
+        pass  # somebody listens: the queue of connections is full
     raise ListenError(f"{path} is in use: another process listens there")
 
 
@@ -241,7 +245,7 @@ def _is_listening(sock: socket.socket) -> bool:
 
 
 def _mode(path: str) -> int | None:
-    """Kind and permissions of the file at `path`; None if there is none."""
+    """Returns type and permissions of the file at `path`; None if there is none."""
     try:
         return os.lstat(path).st_mode
     except OSError:

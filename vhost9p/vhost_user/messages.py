@@ -1,16 +1,16 @@
-"""The messages: numbers, layouts, and the checks that need nothing but the message itself.
+"""The messages: their numbers and layouts, and all checks that need only the message itself.
 
-Every message is a header {u32 request, u32 flags, u32 size} in native byte order, `size` bytes of
-payload, and up to eight descriptors beside them. Flags hold the version (1) in bits 0-1, "this is
-a reply" in bit 2 and "a reply is wanted" in bit 3. `Request` has one row for each request of the
-frontend that is understood here: its number, its payload's layout, how many descriptors come with
-it and whether it has a reply of its own; name, decoding and checks follow from the row.
+A message is a header {u32 request, u32 flags, u32 size} in native byte order, a payload of `size`
+bytes, and up to eight descriptors sent with them. Bits 0-1 of the flags are the version (1), bit 2
+marks a reply, bit 3 asks for a reply. `Request` has a row for each of the frontend's requests that
+the backend knows: the number, the payload's class, the number of descriptors, and whether the
+request has a reply of its own. Name, decoding and checks follow from the row.
 
-A request without a reply of its own is acknowledged by a u64 that is 0 on success, where
-REPLY_ACK was negotiated and bit 3 asks for it.
+If REPLY_ACK was negotiated and bit 3 is set, a request without a reply of its own is acknowledged
+by a u64, which is 0 on success.
 
-Source: QEMU's docs/interop/vhost-user.rst, and for the virtio features the virtio specification,
-section 6. No input or output happens here.
+Source: QEMU's docs/interop/vhost-user.rst; for virtio features the virtio specification, section 6.
+This module does no input or output.
 """
 
 import errno
@@ -30,9 +30,9 @@ REPLY_FLAG = 1 << 2
 NEED_REPLY_FLAG = 1 << 3
 
 MAX_FDS = 8
-MAX_PAYLOAD = 4096  # bytes: the longest request that exists has 268
-MAX_CONFIG = 256  # bytes
-MAX_MEM_SLOTS = 509
+MAX_PAYLOAD = 4096  # bytes; the longest valid payload has 268
+MAX_CONFIG = 256  # bytes of configuration space
+MAX_MEM_SLOTS = 509  # regions of guest memory
 
 # Virtio features.
 MOUNT_TAG_BIT = 0
@@ -56,8 +56,8 @@ INDEX_MASK = 0xFF
 
 
 class VhostUserError(Exception):
-    """A message that cannot be carried out: what is wrong with which value, and the errno that
-    stands for it in the acknowledgement."""
+    """A message cannot be carried out. The text names the value and what is wrong with it; `code`
+    is the errno in the acknowledgement."""
 
     def __init__(self, text: str, code: int = errno.EINVAL) -> None:
         super().__init__(text)
@@ -66,7 +66,7 @@ class VhostUserError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Payload(ABC):
-    """What every payload can do."""
+    """A decoded payload."""
 
     @classmethod
     @abstractmethod
@@ -74,7 +74,7 @@ class Payload(ABC):
         """Decodes and checks. Raises VhostUserError."""
 
     def __str__(self) -> str:
-        """The fields for people, addresses in hexadecimal: "(index=0, num=128)"."""
+        """The fields for the log, large numbers in hexadecimal: "(index=0, num=128)"."""
         shown = (_show(each.name, getattr(self, each.name)) for each in fields(self))
         return f"({', '.join(shown)})"
 
@@ -95,7 +95,7 @@ def _check_size(data: bytes, size: int) -> None:
 
 
 def _parse_head(data: bytes, head: struct.Struct) -> tuple[int, ...]:
-    """The integers that a payload of variable size begins with."""
+    """Decodes the integers at the start of a payload of variable size. Raises VhostUserError."""
     if len(data) < head.size:
         raise VhostUserError(f"its payload has {len(data)} bytes, fewer than {head.size}")
     return head.unpack_from(data)
@@ -136,7 +136,7 @@ class U64(Fixed):
 
 @dataclass(frozen=True, slots=True)
 class RingState(Fixed):
-    """A ring's index and a number whose meaning the request gives."""
+    """A ring's index, and a number whose meaning depends on the request."""
 
     LAYOUT = struct.Struct("=II")
 
@@ -146,7 +146,7 @@ class RingState(Fixed):
 
 @dataclass(frozen=True, slots=True)
 class RingAddresses(Fixed):
-    """Where the parts of a ring lie, as frontend addresses (uva); `log` is a guest address."""
+    """The addresses of a ring's parts in the frontend (uva); `log` is a guest address."""
 
     LAYOUT = struct.Struct("=IIQQQQ")
 
@@ -167,17 +167,17 @@ class RingFd(Payload):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Decodes. Raises VhostUserError for a wrong size and for bits without a meaning."""
+        """Decodes. Raises VhostUserError for a wrong size and for undefined bits."""
         value = U64.parse(data).value
         if value & ~(NO_FD_FLAG | INDEX_MASK):
-            raise VhostUserError(f"{value:#x} has bits that mean nothing: only 0 to 8 do")
+            raise VhostUserError(f"{value:#x} has undefined bits: only bits 0 to 8 have a meaning")
         return cls(value & INDEX_MASK, not value & NO_FD_FLAG)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRegion(Fixed):
-    """Guest memory: `size` bytes at guest address `gpa`, at `uva` in the frontend, and from byte
-    `mmap_offset` on in the descriptor that comes with it."""
+    """Guest memory: `size` bytes at guest address `gpa`, at address `uva` in the frontend, and at
+    byte `mmap_offset` of the file whose descriptor comes with the region."""
 
     LAYOUT = struct.Struct("=QQQQ")
 
@@ -195,7 +195,7 @@ class MemoryRegion(Fixed):
 
 @dataclass(frozen=True, slots=True)
 class MemoryTable(Payload):
-    """The whole of guest memory, a descriptor for each region."""
+    """All of guest memory; one descriptor comes for each region."""
 
     HEAD = struct.Struct("=II")
 
@@ -230,7 +230,7 @@ class MemorySlot(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Config(Payload):
-    """A piece of the device's configuration space, `offset` bytes from its start."""
+    """A part of the device's configuration space, from byte `offset` on."""
 
     HEAD = struct.Struct("=III")
 
@@ -240,7 +240,7 @@ class Config(Payload):
 
     @property
     def end(self) -> int:
-        """The offset behind the piece."""
+        """The offset after the part's last byte."""
         return self.offset + len(self.data)
 
     @classmethod
@@ -248,7 +248,7 @@ class Config(Payload):
         """Decodes {u32 offset, u32 size, u32 flags, bytes}. Raises VhostUserError."""
         offset, size, flags = _parse_head(data, cls.HEAD)
         if not 0 < size <= MAX_CONFIG:
-            raise VhostUserError(f"it is about {size} bytes; 1 to {MAX_CONFIG} would be valid")
+            raise VhostUserError(f"it names {size} bytes; 1 to {MAX_CONFIG} would be valid")
         _check_size(data, cls.HEAD.size + size)
         return cls(offset, flags, data[cls.HEAD.size :])
 
@@ -264,7 +264,7 @@ FD_PER_REGION = range(MAX_FDS + 1)
 
 
 class Request(Enum):
-    """The frontend's requests: (number, payload, count of descriptors, has a reply of its own)."""
+    """The frontend's requests: (number, payload, numbers of descriptors, has its own reply)."""
 
     GET_FEATURES = 1, Empty, NO_FDS, True
     SET_FEATURES = 2, U64, NO_FDS, False
@@ -298,7 +298,7 @@ class Request(Enum):
 
     @staticmethod
     def find(number: int) -> "Request | None":
-        """The request with this number, or None if it is not understood here."""
+        """Returns the request with this number; None if the backend does not know it."""
         return _BY_NUMBER.get(number)
 
 
@@ -307,9 +307,9 @@ _BY_NUMBER = {request.number: request for request in Request}
 
 @dataclass(slots=True)
 class Message:
-    """One whole message as it came. Its descriptors belong to it until `close_fds`.
+    """A whole message as received. It owns its descriptors until `close_fds`.
 
-    `fds_lost` says that more came than a message may have, or than this process could open.
+    `fds_lost`: more descriptors came than a message may have, or than this process could open.
     """
 
     number: int
@@ -320,17 +320,18 @@ class Message:
 
     @property
     def name(self) -> str:
-        """The request's name, for people."""
+        """The request's name, for the log."""
         request = Request.find(self.number)
         return request.name if request else f"request {self.number}"
 
     @property
     def needs_reply(self) -> bool:
-        """Whether an acknowledgement is asked for."""
+        """Whether the frontend asks for an acknowledgement."""
         return bool(self.flags & NEED_REPLY_FLAG)
 
     def parse(self, request: Request) -> Payload:
-        """Decodes the payload and counts the descriptors. Raises VhostUserError."""
+        """Checks the header and the number of descriptors; returns the decoded payload. Raises
+        VhostUserError."""
         if self.flags & VERSION_MASK != VERSION:
             raise VhostUserError(f"version {self.flags & VERSION_MASK} instead of {VERSION}")
         if self.flags & REPLY_FLAG:
@@ -356,10 +357,10 @@ class Message:
 
 
 def encode_reply(number: int, payload: bytes) -> bytes:
-    """A whole reply to the request with this number."""
+    """Returns the whole reply to the request with this number."""
     return HEADER.pack(number, VERSION | REPLY_FLAG, len(payload)) + payload
 
 
 def show_bits(value: int) -> str:
-    """The numbers of the bits that are set, for people: "3, 9"."""
+    """Returns the numbers of the bits that are set, for messages: "3, 9"."""
     return ", ".join(str(bit) for bit in range(value.bit_length()) if value >> bit & 1)

@@ -1,21 +1,20 @@
-"""What the frontend's messages mean: the state of one connection, and an answer to each message.
+"""Carries out the frontend's messages: the state of one connection, and the answer to each message.
 
-Every message gets exactly one answer or, where the protocol wants none, no answer: a request with
-a reply of its own gets that reply, an empty one if it failed; any other, known or not, gets an
-acknowledgement if it asks for one and REPLY_ACK is negotiated. A message that is refused is
-logged, and the connection goes on: the frontend's VM would die with it.
+A request with a reply of its own gets that reply, an empty one if it failed. Any other request,
+known or not, gets an acknowledgement if it asks for one and REPLY_ACK was negotiated, else no
+answer. A refused message is logged, and the connection continues: the frontend's VM depends on it.
 
-A session of the device begins at SET_OWNER, not at the connection: when a device is unplugged and
-another plugged in, a frontend makes the whole handshake again on the same connection and adds all
-memory again without having removed it. So SET_OWNER brings the device back to its first state.
-The protocol features and SET_BACKEND_REQ_FD come before it and stay. RESET_DEVICE keeps guest
-memory: the frontend goes on to send only what changes in it.
+A session of the device begins at SET_OWNER, not at the connection. When a device is unplugged and
+another one plugged in, the frontend repeats the whole handshake on the same connection, and adds
+all memory again without having removed it. So SET_OWNER resets the device to its initial state. The
+protocol features and SET_BACKEND_REQ_FD precede SET_OWNER and are kept. RESET_DEVICE keeps guest
+memory: after it the frontend sends only changes of memory.
 
-Which protocol features were negotiated matters for acknowledgements alone; requests that belong to
-a feature that is offered work with or without it.
+The negotiated protocol features only decide about acknowledgements. A request works whether or not
+its feature was negotiated.
 
-Descriptors are closed here: the session owns those of the message that it handles, and the backend
-duplicates what it wants to keep. A message may take seconds: each connection has a thread for them.
+The session owns the descriptors of the message that it handles, and closes them; the backend
+duplicates what it keeps. A message may take seconds, so each connection has a thread of its own.
 """
 
 import errno
@@ -76,74 +75,75 @@ QUEUES = 1
 
 
 class Backend(Protocol):
-    """The device, as the frontend may set it up.
+    """What a frontend can set up of a device.
 
-    Calls come one after the other, in the frontend's order, on a thread of the connection's own:
-    some wait for requests in flight. All may raise OSError or VhostUserError: the request then
-    fails with that text and number, and what was set before still holds unless said otherwise.
+    Calls come one at a time, in the frontend's order, on a thread of the connection's own; some
+    wait for requests in flight. All may raise OSError or VhostUserError: the request then fails
+    with that text and errno, and earlier settings stay valid unless said otherwise.
 
-    Descriptors are closed by the caller after the call: whatever is kept has to be a duplicate.
+    The caller closes descriptors after the call, so an implementation keeps duplicates.
     """
 
     withheld: int
-    """Virtio features of FEATURES that this device does not offer. It does not change."""
+    """Virtio features of FEATURES that this device does not offer. Constant."""
 
     memory_slots: int
-    """How many regions of guest memory it may have. It does not change."""
+    """The largest number of regions of guest memory. Constant."""
 
     def config_read(self) -> bytes:
-        """The whole configuration space, at most 256 bytes."""
+        """Returns the whole configuration space, at most 256 bytes."""
 
     def reset(self) -> None:
-        """Back to the first state: ring stopped and disabled, no memory, no descriptors, no
-        features, no fids. At the start of a session and at the end of a connection."""
+        """Restores the initial state: ring stopped and disabled, no memory, no descriptors, no
+        features, no fids. Called at the start of a session and at the end of a connection."""
 
     def reset_device(self) -> None:
-        """As `reset`, but guest memory stays."""
+        """Does the same as `reset`, but keeps guest memory."""
 
     def set_features(self, features: int) -> None:
-        """The negotiated virtio features, PROTOCOL_FEATURES_BIT among them or not. This and the
-        ring's set-up below stop a running ring first, as `ring_stop` does."""
+        """Sets the negotiated virtio features, with or without PROTOCOL_FEATURES_BIT. This and the
+        calls below that set the ring up stop a running ring first, as `ring_stop` does."""
 
     def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
-        """Replaces guest memory by these regions, each with its descriptor. On an error there is
-        no guest memory."""
+        """Replaces guest memory by these regions, each with its descriptor. After an error there
+        is no guest memory."""
 
     def mem_add(self, region: MemoryRegion, fd: int) -> None:
         """Adds a region of guest memory."""
 
     def mem_remove(self, region: MemoryRegion) -> None:
-        """Removes a region of guest memory: the one with this gpa, size and uva."""
+        """Removes the region of guest memory with this gpa, size and uva."""
 
     def ring_set_num(self, num: int) -> None:
-        """The number of the ring's entries."""
+        """Sets the number of the ring's entries."""
 
     def ring_set_base(self, base: int) -> None:
-        """Where the ring continues: the next avail index. Packed: bits 0-14 are the next avail
-        position, bits 16-30 the next used position, each with its wrap counter in the bit above."""
+        """Sets where the ring continues: the next avail index. Packed ring: bits 0-14 are the next
+        avail position and bits 16-30 the next used position, each with its wrap counter in the bit
+        above."""
 
     def ring_set_addr(self, desc: int, used: int, avail: int) -> None:
-        """Where the ring's parts lie, as frontend addresses (uva)."""
+        """Sets the addresses of the ring's parts in the frontend (uva)."""
 
     def ring_set_kick(self, fd: int | None) -> None:
-        """Starts the ring. None: it is to be polled."""
+        """Starts the ring with this kick descriptor; None: the ring has to be polled."""
 
     def ring_set_call(self, fd: int | None) -> None:
-        """What signals completions. None: nothing does."""
+        """Sets the descriptor that signals completions; None: nothing signals them."""
 
     def ring_set_err(self, fd: int | None) -> None:
-        """What signals that the ring is broken. None: nothing does."""
+        """Sets the descriptor that signals a broken ring; None: nothing signals it."""
 
     def ring_enable(self, enable: bool) -> None:
-        """A disabled ring takes no requests, whether it is started or not."""
+        """Enables or disables the ring. A disabled ring takes no requests, even if started."""
 
     def ring_stop(self) -> int:
-        """Stops the ring: waits at most 2 s for what is in flight, touches no guest memory and
-        signals nothing afterwards. Returns where it stands, as `ring_set_base` has it."""
+        """Stops the ring: waits at most 2 s for requests in flight; afterwards touches no guest
+        memory and signals nothing. Returns the ring's position as in `ring_set_base`."""
 
 
 class Session:
-    """One connection's state. `close` closes a descriptor that came with a message."""
+    """The state of one connection. `close` closes a descriptor that came with a message."""
 
     def __init__(
         self, backend: Backend, log: DeviceLog, close: Callable[[int], None] = os.close
@@ -156,15 +156,15 @@ class Session:
         self._backend_req_fd: int | None = None
 
     def handle(self, message: Message) -> bytes:
-        """Carries a message out and closes its descriptors. Returns the bytes to send back, b""
-        for none. Raises nothing."""
+        """Carries out a message and closes its descriptors. Returns the bytes to send, b"" for
+        none. Raises nothing."""
         acknowledges = self._acknowledges
         try:
             reply, code = self._carry_out(message), 0
         except VhostUserError as error:
             reply, code = b"", error.code
             self._log.warning("%s refused: %s", message.name, error)
-        except Exception:  # a mistake of ours: the VM had better live on
+        except Exception:  # a bug of the daemon: the VM can continue
             reply, code = b"", errno.EIO
             self._log.exception("%s failed", message.name)
         finally:
@@ -172,13 +172,13 @@ class Session:
         request = Request.find(message.number)
         if request and request.has_reply:
             return encode_reply(message.number, reply)
-        # Its own acknowledgement is among what SET_PROTOCOL_FEATURES negotiates.
+        # SET_PROTOCOL_FEATURES may itself negotiate that it is acknowledged.
         if message.needs_reply and (acknowledges or self._acknowledges):
             return encode_reply(message.number, U64(code).pack())
         return b""
 
     def close(self) -> None:
-        """The connection is gone: so is all that it had set up. Raises nothing."""
+        """Ends the session: the device loses all that the connection has set up. Raises nothing."""
         self._keep_backend_req_fd(None)
         try:
             self._backend.reset()
@@ -192,7 +192,7 @@ class Session:
     def _carry_out(self, message: Message) -> bytes:
         request = Request.find(message.number)
         if request is None:
-            raise VhostUserError("it is not known here", errno.EOPNOTSUPP)
+            raise VhostUserError("the backend does not know it", errno.EOPNOTSUPP)
         payload = message.parse(request)
         self._log.debug("%s %s", message.name, payload)
         try:
@@ -213,14 +213,14 @@ class Session:
             )
         self._backend.set_features(new.value)
         if not new.value >> PROTOCOL_FEATURES_BIT & 1:
-            self._backend.ring_enable(True)  # such a frontend knows nothing of enabling
+            self._backend.ring_enable(True)  # such a frontend never sends SET_VRING_ENABLE
 
     def _get_protocol_features(self, _: Empty, fds: list[int]) -> bytes:
         return U64(PROTOCOL_FEATURES).pack()
 
     def _set_protocol_features(self, new: U64, fds: list[int]) -> None:
-        # What is known of them is taken even where the rest is refused: this request is rarely
-        # acknowledged, and a frontend that believes in REPLY_ACK would wait for ever.
+        # Known features are set even if others are refused. This request is rarely acknowledged, so
+        # the frontend may not see the refusal, and without REPLY_ACK it would wait forever.
         self.protocol_features = new.value & PROTOCOL_FEATURES
         if unknown := new.value & ~PROTOCOL_FEATURES:
             raise VhostUserError(
@@ -245,8 +245,8 @@ class Session:
         self._keep_backend_req_fd(fds.pop())
 
     def _keep_backend_req_fd(self, fd: int | None) -> None:
-        # Kept open, though a 9P device has nothing to ask for: a frontend watches the other end
-        # and takes its closing for a failure.
+        # The descriptor stays open, although a 9P device sends no requests: a frontend watches the
+        # other end and takes its closing for a failure.
         if self._backend_req_fd is not None:
             self._close_fd(self._backend_req_fd)
         self._backend_req_fd = fd
@@ -318,16 +318,17 @@ def _check_index(index: int) -> None:
 
 
 def _ring_fd(ring: RingFd, fds: list[int]) -> int | None:
-    """The descriptor that comes with the message, which has to say so. Raises VhostUserError."""
+    """Returns the message's descriptor, or None if bit 8 says that it has none. Raises
+    VhostUserError if the two disagree."""
     _check_index(ring.index)
     if ring.has_fd and not fds:
-        raise VhostUserError("it came without a descriptor, and bit 8 does not say so")
+        raise VhostUserError("it came without a descriptor, but bit 8 is not set")
     if fds and not ring.has_fd:
-        raise VhostUserError("it came with a descriptor, yet bit 8 says that there is none")
+        raise VhostUserError("it came with a descriptor, but bit 8 says that there is none")
     return fds[0] if fds else None
 
 
-# The payload of each is of the class that the request's row names.
+# Each handler gets a payload of the class in the request's row.
 Handler = Callable[[Session, Any, list[int]], bytes | None]
 HANDLERS: dict[Request, Handler] = {
     request: getattr(Session, f"_{request.name.lower()}") for request in Request

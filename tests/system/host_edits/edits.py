@@ -6,8 +6,11 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, Client
 from tests.frontend.dialect_u import ORDWR, DialectUClient
@@ -15,6 +18,16 @@ from tests.system.share import IS_ROOT, SECURITY, Share, fails
 
 MODELS = (SECURITY[1], "mapped-xattr", "mapped-file")
 GONE = (errno.ENOENT, errno.ENOTDIR)
+
+
+@contextmanager
+def covered(directory: Path) -> Iterator[None]:
+    """During the block a new tmpfs is mounted over a directory. It takes root."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 @dataclass

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DialectUClient
-from tests.system.host_edits.edits import GONE, Edits, guest_removes, guest_renames
+from tests.system.host_edits.edits import GONE, Edits, covered, guest_removes, guest_renames
 from tests.system.share import SECURITY, fails, mounted, needs_root
 
 
@@ -188,12 +187,9 @@ def test_removing_and_renaming_by_fid_spares_what_a_mount_covers(
         client = share.client
         above = client.walk_to(share.root, b"m")
         one, two = (client.walk_to(above, b"f") for _ in range(2))
-        subprocess.run(["mount", "-t", "tmpfs", "none", str(export / "m")], check=True)
-        try:
+        with covered(export / "m"):
             with fails(*GONE, errno.ENODEV):
                 client.rename(two, share.root, b"g")
             with fails(*GONE, errno.ENODEV):
                 client.remove(one)
-        finally:
-            subprocess.run(["umount", "--lazy", str(export / "m")], check=True)
         assert (export / "m" / "f").read_bytes() == b"1"
