@@ -108,7 +108,7 @@ FULL: dict[str, tuple[tuple[Wait, tuple[int, ...]], ...]] = {
     "tmpfs": (("poll", (1, 32)), ("call", (1, 32))),
     "disk": (("poll", (1, 32)), ("call", (1,))),
 }
-SHORT: tuple[tuple[Wait, tuple[int, ...]], ...] = (("poll", (1, 32)), ("call", (1,)))
+SHORT: tuple[tuple[Wait, tuple[int, ...]], ...] = (("poll", (1,)), ("call", (8,)))
 
 HEADLINE: tuple[tuple[str, Wait, int], ...] = (
     ("32 in flight", "poll", 32),

@@ -106,11 +106,11 @@ def table(rows: Iterable[Row], servers: list[str]) -> str:
 
 def summary(rows: Iterable[Row], medium: str) -> str:
     """A line for each workload: QEMU, virtiofsd and vhost9p at the points of HEADLINE, and how
-    many times as fast as virtiofsd vhost9p is."""
+    many times as fast as virtiofsd vhost9p is. Nothing where those were not measured."""
     servers = (QEMU, PEER, OURS)
     found: dict[str, dict[tuple[str, int], Row]] = {}
     for row in rows:
-        if row.medium == medium and row.value(OURS):
+        if row.medium == medium and _headline(row) and row.value(OURS):
             points = found.setdefault(f"{row.workload.title}, {row.workload.unit}", {})
             points[row.point.wait, row.point.depth] = row
     head = ["workload, unit"]
@@ -124,7 +124,7 @@ def summary(rows: Iterable[Row], medium: str) -> str:
             cells += map(there.cell, servers) if there else ["-"] * len(servers)
             cells.append(_ratio(there.ratio(OURS, PEER)) if there else "-")
         lines.append(cells)
-    return _markdown(lines)
+    return _markdown(lines) if found else ""
 
 
 def footnotes(rows: Iterable[Row]) -> str:
@@ -191,19 +191,19 @@ def as_json(rows: Iterable[Row], about: dict[str, object]) -> str:
 
 # ---- the chart
 
-_LEFT, _WIDTH, _BAR, _GAP, _TOP = 270, 480, 11, 12, 56
-_COLOURS = {OURS: "#1b6ca8", PEER: "#9aa5ae", QEMU: "#d08c2e"}
+_LEFT, _WIDTH, _BAR, _GAP, _TOP = 270, 480, 8, 6, 56
+_COLOURS = {OURS: "#1b6ca8", QEMU: "#d08c2e"}
 
 
 def chart(rows: Iterable[Row], medium: str) -> str:
-    """An SVG of how fast each server is at the points of HEADLINE, virtiofsd being 1.
+    """An SVG of how fast each server is at the points of HEADLINE, virtiofsd being the dashed line.
 
-    Without virtiofsd QEMU is 1. Rows where neither was measured are left out.
+    Without virtiofsd it is QEMU. Rows where neither was measured are left out.
     """
     shown = [r for r in rows if r.medium == medium and _headline(r) and r.value(OURS)]
     base = PEER if any(r.value(PEER) for r in shown) else QEMU
     shown = [r for r in shown if r.value(base)]
-    names = [n for n in _COLOURS if any(r.value(n) for r in shown)]
+    names = [n for n in _COLOURS if n != base and any(r.value(n) for r in shown)]
     ratios = [r.ratio(n, base) or 0 for r in shown for n in names]
     scale = _WIDTH / max([1.0, *ratios])
     step = _BAR * len(names) + _GAP
@@ -212,7 +212,7 @@ def chart(rows: Iterable[Row], medium: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 60}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="10" y="18" font-size="14">Speed on {medium} relative to {base}</text>',
+        f'<text x="10" y="18" font-size="14">Speed on {medium} relative to {base} (dashed)</text>',
     ]
     for index, name in enumerate(names):
         x = _LEFT + 110 * index
@@ -248,7 +248,7 @@ def _chart_row(row: Row, y: float, names: list[str], base: str, scale: float) ->
             f'fill="{_COLOURS[name]}"/>'
         )
         x = _LEFT + ratio * scale + 4
-        parts.append(f'<text x="{x:.1f}" y="{top + 9}" font-size="9">{ratio:.2f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{top + 7}" font-size="8">{ratio:.2f}</text>')
     return parts
 
 
