@@ -3,8 +3,9 @@
 Belongs here: what the extension is compiled from and how, the check for a compiler, and what
 pyproject.toml cannot say in every setuptools that is served (Debian 12 has 66: its pyproject.toml
 knows neither extension modules nor an SPDX licence, so both are given to setup() here). cffi turns
-the declarations of vhost9p.h, run through the C preprocessor so that nothing is declared twice,
-into build/_native.c, which is compiled with the rest of csrc/ as one extension module.
+the declarations of the folders' api.h, which vhost9p.h includes, into build/_native.c, which is
+compiled with the rest of csrc/ as one extension module. They go through the C preprocessor, so that
+nothing is declared twice.
 """
 
 import os
@@ -66,7 +67,8 @@ def generate() -> None:
     """Writes build/_native.c."""
     from cffi import FFI  # a source distribution is made without it
 
-    command = [*compiler(), "-E", "-P", "-DV9_CDEF", str(ROOT / "csrc" / "vhost9p.h")]
+    command = [*compiler(), "-E", "-P", "-DV9_CDEF", "-I", str(ROOT / "csrc")]
+    command.append(str(ROOT / "csrc" / "vhost9p.h"))
     declarations = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     builder = FFI()
     builder.cdef(declarations)

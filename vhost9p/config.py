@@ -15,7 +15,7 @@ SOCKET_SIZE_MAX = 107
 SOCKET_MODE = 0o600
 """Of a socket of which nothing else is said."""
 EXPORTS_MAX = 255
-"""Named exports of a device (V9_EXPORTS_MAX in csrc/vhost9p.h counts what they appear in, too)."""
+"""Named exports of a device; V9_EXPORTS_MAX (csrc/export/api.h) counts what they appear in, too."""
 
 
 def default_state_dir() -> str:

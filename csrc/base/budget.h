@@ -26,7 +26,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "base/api.h"
 
 enum { V9_ACCOUNTS_MAX = 1024 };
 

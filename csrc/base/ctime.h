@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "base/api.h"
 
 /* Whether the file system that `fd` (O_PATH will do) is on keeps ctime so. */
 bool v9_ctime_is_reliable(int32_t fd);

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "base/api.h"
 
 /* Fills *attr but for the qid, of `name` in directory `fd` or of `fd` itself (""); owner and mode
  * are the host's. */

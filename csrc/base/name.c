@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/api.h"
 #include "base/wire.h"
-#include "vhost9p.h"
 
 int v9_name_check(const char *name, uint32_t size)
 {

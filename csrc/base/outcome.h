@@ -1,8 +1,6 @@
 /*
  * outcome: what a handler may return besides a reply's size or -errno: one of these, negated like
  * an errno, of which none has such a number.
- *
- * The part of vhost9p.h, which includes it, that every room needs.
  */
 #ifndef V9_BASE_OUTCOME_H
 #define V9_BASE_OUTCOME_H

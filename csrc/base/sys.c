@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/api.h"
 #include "base/shrinker.h"
-#include "vhost9p.h"
 
 enum { RACES = 64 }; /* renames that a resolution with ".." may meet (openat2(2), EAGAIN) */
 

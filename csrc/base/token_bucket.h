@@ -23,7 +23,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "base/api.h"
 
 __extension__ typedef unsigned __int128 v9_amount; /* billionths of a byte or of a request */
 

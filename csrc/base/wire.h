@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "vhost9p.h"
+#include "base/api.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "vhost9p reads rings and 9P messages in place: little-endian hosts only"

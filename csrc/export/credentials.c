@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/shrinker.h"
-#include "vhost9p.h"
+#include "export/api.h"
 
 /* ---- identity -------------------------------------------------------------------------------- */
 

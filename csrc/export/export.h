@@ -13,10 +13,10 @@
 #include <sys/stat.h>
 
 #include "base/seqcount.h"
+#include "export/api.h"
 #include "export/credentials.h"
 #include "export/file_caps.h"
 #include "export/idmap.h"
-#include "vhost9p.h"
 
 struct v9_export {
     struct v9_export_conf conf;

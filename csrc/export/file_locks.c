@@ -1,6 +1,6 @@
 /*
  * file_locks: open-file-description locks (fcntl(2)) and flock(2) on files of an export, which
- * Python waits for in threads of its own (vhost9p.h).
+ * Python waits for in threads of its own (export/api.h).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -9,7 +9,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "vhost9p.h"
+#include "export/api.h"
 
 static bool is_cancelled(const int32_t *cancel)
 {

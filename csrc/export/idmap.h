@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "export/api.h"
 
 struct v9_idmap {
     bool set; /* else every id is itself */

@@ -31,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "export/api.h"
 
 struct v9_view {
     uint64_t mnt_id, generation;

@@ -1,5 +1,5 @@
 /*
- * qidmap: the map from host files to qid.path, for the rooms above (vhost9p.h has the rest), and
+ * qidmap: the map from host files to qid.path, for the rooms above (export/api.h has the rest), and
  * its memory file, which a successor of this process maps again.
  */
 #ifndef V9_EXPORT_QIDMAP_H
@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-#include "vhost9p.h"
+#include "export/api.h"
 
 /* A group of one device's inodes, whose paths are computed from their numbers; most directories
  * have entries of one group only. Groups never change while the device stays the same. */

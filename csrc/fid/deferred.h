@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "fid/api.h"
 
 /* At most, where a fid replaces another: three descriptors by v9_inodes_acquire, and two by each
  * v9_inodes_release, of the old fid's inode, its name's, and what the new name led to. */

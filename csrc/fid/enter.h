@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "fid/fid.h"
+#include "fs/api.h"
 
 /* The highest among the flags of a v9_fid_new, which become `walked_fids`: a walk of names made it,
  * or a fid that was made so moves. */

@@ -18,9 +18,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fid/api.h"
 #include "fid/fid_names.h"
 #include "fid/fid_table.h"
-#include "vhost9p.h"
 
 /* `exports`, of the device, by index, outlives the table; NULL: nothing is evicted that has fids.
  * `ops` are what evicts and expires (fid/evict.h). */

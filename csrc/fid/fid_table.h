@@ -17,9 +17,9 @@
 #include <sys/types.h>
 
 #include "base/shrinker.h"
+#include "fid/api.h"
 #include "fid/dentry.h"
 #include "fid/inode.h"
-#include "vhost9p.h"
 
 enum { V9_IO_EVICTED = -2 }; /* io_fd of a fid that was opened */
 

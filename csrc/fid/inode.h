@@ -43,9 +43,9 @@
 #include "base/budget.h"
 #include "base/hash_table.h"
 #include "base/index_list.h"
+#include "fid/api.h"
 #include "fid/deferred.h"
 #include "fid/recipe_store.h"
-#include "vhost9p.h"
 
 enum { V9_CACHED_MAX = 4096 }; /* inodes of one table */
 

@@ -27,7 +27,7 @@
 
 #include "base/host_stat.h"
 #include "export/export.h"
-#include "vhost9p.h"
+#include "fid/api.h"
 
 enum { V9_HANDLE_MAX = 128 }; /* MAX_HANDLE_SZ */
 

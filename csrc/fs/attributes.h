@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "export/export.h"
-#include "vhost9p.h"
+#include "fs/api.h"
 
 /* Makes of what v9_host_stat reported after `now` (v9_ctime_now) of the file `fd`, one of
  * an export without stat overrides, what v9_attr_read returns; fails as that does. */

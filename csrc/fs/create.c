@@ -1,7 +1,7 @@
 /*
  * create: creating and unlinking entries of an export's directories.
  *
- * v9_create and v9_unlink (vhost9p.h) map the guest's ids to the host's, keep the quota true, and
+ * v9_create and v9_unlink (fs/api.h) map the guest's ids to the host's, keep the quota true, and
  * leave the rest to the security model:
  *
  *   passthrough, none   here: what the guest creates has the guest's owner and mode on the host.

@@ -10,7 +10,7 @@
 #define V9_FS_CREATE_MAPPED_H
 
 #include "export/export.h"
-#include "vhost9p.h"
+#include "fs/api.h"
 
 /* Both take the host's ids. Creates a regular file, and opens it with flags of the host. */
 int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,

@@ -5,7 +5,7 @@
 #define V9_FS_CREATED_H
 
 #include "export/export.h"
-#include "vhost9p.h"
+#include "fs/api.h"
 
 #define V9_CREATED_NONE ((struct v9_created){.path_fd = -1, .meta_fd = -1, .io_fd = -1})
 

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "export/export.h"
-#include "vhost9p.h"
+#include "fs/api.h"
 
 struct v9_stat_override {
     uint64_t host_ino, st_dev, st_ino;

@@ -32,7 +32,7 @@
 #include <stdint.h>
 
 #include "export/export.h"
-#include "vhost9p.h"
+#include "mapped/api.h"
 
 /* Around a lookup that a change of names would break (base/seqcount.h). */
 uint32_t v9_mapped_read_begin(const v9_export *ex);

@@ -17,7 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "mapped/api.h"
 
 struct v9_metadata_cache;
 

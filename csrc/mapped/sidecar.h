@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #include "export/export.h"
-#include "vhost9p.h"
+#include "mapped/api.h"
 
 /* Puts metadata in place for a name that is about to appear. On success the caller has a descriptor
  * of the metadata file in *meta_fd (-1: the model has none), and passes *meta_dir on to

@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-#include "vhost9p.h"
+#include "mapped/api.h"
 
 /* Parses metadata; what is no number of 32 bits counts as absent. */
 void v9_mapped_parse(const char *text, size_t size, struct v9_mapped *out);

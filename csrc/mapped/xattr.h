@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "mapped/api.h"
 
 /* Adds to *out the `wanted` (V9_HAS_*) attributes of `name` in directory `fd`, or of `fd` itself
  * where name is "". */

@@ -22,6 +22,7 @@
 
 #include "export/mounts.h"
 #include "mapped/mapped.h"
+#include "p9/api.h"
 #include "p9/lookup.h"
 #include "p9/walk.h"
 #include "request/reply.h"

@@ -3,14 +3,14 @@
  * (quota/quota.h). Creating and unlinking use it, and Python for everything that it changes. Writes
  * hold the account of their inode, and claim as much as each may take instead (v9_quota_admit).
  *
- * v9_quota_change_begin and v9_quota_change_end are in vhost9p.h.
+ * v9_quota_change_begin and v9_quota_change_end are in quota/api.h.
  */
 #ifndef V9_QUOTA_CHANGE_H
 #define V9_QUOTA_CHANGE_H
 
 #include <stdint.h>
 
-#include "vhost9p.h"
+#include "quota/api.h"
 
 /* Within a change: counts a file that the change has created. */
 void v9_quota_count_new(v9_quota *quota, int32_t fd);

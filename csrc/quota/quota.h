@@ -34,7 +34,7 @@
 #include <stdint.h>
 #include <sys/statfs.h>
 
-#include "vhost9p.h"
+#include "quota/api.h"
 
 /* The usage now. */
 void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);

@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "base/token_bucket.h"
+#include "request/api.h"
 
 struct v9_request;
 

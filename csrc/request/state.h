@@ -18,7 +18,7 @@
 #include "fid/fid.h"
 #include "fs/attributes.h"
 #include "fs/created.h"
-#include "vhost9p.h"
+#include "request/api.h"
 #include "virtio/guest_memory.h"
 #include "virtio/virtqueue.h"
 

@@ -6,6 +6,7 @@
 #include "export/containment.h"
 #include "fid/renames.h"
 #include "request/request.h"
+#include "server/api.h"
 
 _Static_assert((int)V9_PATH_SIZE == PATH_MAX, "v9_names_path");
 

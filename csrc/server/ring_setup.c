@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "request/notify.h"
+#include "server/api.h"
 
 #include "server/ring_setup.h"
 

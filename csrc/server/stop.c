@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "vhost9p.h"
+#include "server/api.h"
 
 struct stop {
     int fd;

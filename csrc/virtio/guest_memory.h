@@ -26,7 +26,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "vhost9p.h"
+#include "virtio/api.h"
 
 struct v9_known; /* a mapping as the SIGBUS handler knows it */
 struct v9_registry;

@@ -21,7 +21,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WARNINGS = (
-    *("-std=c11", "-Wall", "-Wextra", "-Werror"),
+    *("-std=c11", "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror"),
     *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),  # as csrc/build.py
 )
 VARIANTS = {

@@ -91,7 +91,7 @@ class Handler(Protocol):
         """The ring is broken."""
 
 
-# ---- upcalls: what C calls (csrc/vhost9p.h) -------------------------------------------------
+# ---- upcalls: what C calls (csrc/request/api.h) ---------------------------------------------
 
 _devices: dict[int, "Device"] = {}
 _numbers = itertools.count(1)

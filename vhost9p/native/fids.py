@@ -92,7 +92,7 @@ class _Room(threading.local):
 
 
 _OWN_DIRECTORY = 2**64 - 1
-"""V9_OWN_DIRECTORY (csrc/vhost9p_names.h)."""
+"""V9_OWN_DIRECTORY (csrc/server/api.h)."""
 
 
 class FidTable:

@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/api.h"
 #include "check.h"
-#include "vhost9p.h"
 
 static int check(const char *name)
 {

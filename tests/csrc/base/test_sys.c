@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/api.h"
 #include "check.h"
-#include "vhost9p.h"
 
 static char path[] = "/var/tmp/v9-sys-XXXXXX";
 static int top, proc;

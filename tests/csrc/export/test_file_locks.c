@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "vhost9p.h"
+#include "export/api.h"
 
 static char path[] = "/var/tmp/v9-locks-XXXXXX";
 static int one, other;

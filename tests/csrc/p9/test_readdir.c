@@ -4,6 +4,7 @@
  * reports.
  */
 #define _GNU_SOURCE
+#include "p9/api.h"
 #include "p9/device.h"
 
 #include <dirent.h>

@@ -8,7 +8,7 @@
 #include <sys/eventfd.h>
 
 #include "check.h"
-#include "vhost9p.h"
+#include "server/api.h"
 
 enum { ORDERLY = 3, FOR_EVER = 1000000, AT_ONCE = 1 };
 

@@ -1,0 +1,94 @@
+/*
+ * api: what Python sees of base/ (vhost9p.h).
+ */
+#ifndef V9_BASE_API_H
+#define V9_BASE_API_H
+
+#ifndef V9_CDEF
+#include <stddef.h>
+#include <stdint.h>
+#endif
+
+#include "base/outcome.h"
+
+/* ---- budget.c: how many descriptors each device may hold ------------------------------------- */
+
+/* Divides the descriptors that the limit of open files leaves among the devices; once, after all
+ * devices exist. Returns 0, or the limit that would be needed to serve them all. */
+int v9_budget_begin(void);
+/* The number of descriptors that a device may always hold. */
+uint32_t v9_budget_share(void);
+/* Duplicates a descriptor; -EMFILE beyond the budget. */
+int v9_sys_dup(int32_t fd);
+/* Closes a descriptor, whichever call has opened it. */
+void v9_budget_close(int32_t fd);
+
+/* ---- name.c ---------------------------------------------------------------------------------- */
+
+enum { V9_NAME_DOTS = 1 };
+/* Whether a directory entry may have this name: 0, V9_NAME_DOTS for "." and "..", which every
+ * directory has and keeps; -ENOENT for an empty one, -EINVAL for one with a slash or a NUL,
+ * -ENAMETOOLONG. */
+int v9_name_check(const char *name, uint32_t size);
+
+/* ---- host_stat.c: attributes of a file ------------------------------------------------------- */
+
+struct v9_qid {
+    uint8_t type;
+    uint32_t version;
+    uint64_t path;
+};
+
+struct v9_attr {
+    struct v9_qid qid;
+    uint64_t st_dev, st_ino, mnt_id; /* the host's, for the policy and the lock table */
+    uint32_t mode, uid, gid;
+    uint64_t nlink, rdev, size, blksize, blocks;
+    uint64_t atime_sec, atime_nsec, mtime_sec, mtime_nsec, ctime_sec, ctime_nsec;
+    uint64_t btime_sec, btime_nsec, gen; /* 0 where the host has none (has_btime) */
+    uint32_t has_btime;
+    uint32_t device; /* the qid map's device index */
+    uint32_t type;   /* S_IFMT of the host's file, whatever the metadata say */
+    int32_t stat_fd; /* the descriptor of the file that was used; -1: a name was */
+};
+
+/* ---- token_bucket.c: how fast reads and writes may be ---------------------------------------- */
+
+enum { V9_BPS_TOTAL, V9_BPS_READ, V9_BPS_WRITE, V9_IOPS_TOTAL, V9_IOPS_READ, V9_IOPS_WRITE };
+#define V9_LIMITS 6
+
+struct v9_limit {
+    uint64_t avg;    /* bytes or requests per second; 0: no limit */
+    uint64_t max;    /* per second, in a burst; 0: a tenth of a second's worth of avg may burst */
+    uint32_t length; /* seconds that a burst may last; where it is more than 1, max is not 0 */
+};
+
+struct v9_token_bucket_conf {
+    struct v9_limit limits[V9_LIMITS]; /* by V9_BPS_TOTAL and so on; all that are set apply */
+    uint64_t iops_size; /* bytes beyond which a request counts as a multiple; 0: never */
+};
+
+/* ---- sys.c: system calls that Python's os module lacks --------------------------------------- */
+
+/*
+ * open(2) flags for 9P2000.L's, which are Linux's generic numbers, whatever this host's are. Always
+ * with O_NONBLOCK, O_NOCTTY and O_CLOEXEC. O_APPEND is kept on write-only opens and dropped on
+ * read-write ones: with cache=mmap or loose the client opens write-only files as O_RDWR|O_APPEND
+ * and writes pages back by offset, and pwrite on an O_APPEND descriptor would append them. O_DIRECT
+ * is dropped, since the client's buffers need not be aligned; so are
+ * O_CREAT and O_EXCL, which are the caller's.
+ */
+int v9_sys_open_flags(uint32_t flags);
+/* 9P2000.L's flags for the mode[1] of Topen and Tcreate (open(5) of Plan 9). -EOPNOTSUPP for
+ * ORCLOSE, to remove the file with the fid. */
+int v9_sys_open_mode(uint32_t mode);
+
+/* utimensat on a descriptor (O_PATH will do); nsec may be V9_TIME_NOW or V9_TIME_OMIT. */
+int v9_sys_utimens(int32_t fd, int64_t atime_sec, int64_t atime_nsec, int64_t mtime_sec,
+                   int64_t mtime_nsec);
+enum { V9_TIME_NOW = 1073741823, V9_TIME_OMIT = 1073741822 };
+
+/* The signal that ends a thread's wait in a system call; installs its empty handler. */
+int v9_sys_wake_signal(void);
+
+#endif

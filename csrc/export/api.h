@@ -1,0 +1,199 @@
+/*
+ * api: what Python sees of export/ (vhost9p.h).
+ */
+#ifndef V9_EXPORT_API_H
+#define V9_EXPORT_API_H
+
+#include "base/api.h"
+#include "quota/api.h"
+
+typedef struct v9_export v9_export;
+typedef struct v9_qidmap v9_qidmap;
+typedef struct v9_mounts v9_mounts;
+
+enum { V9_EXPORTS_MAX = 256 }; /* of a device */
+
+/* ---- qidmap.c: (host device, inode) -> qid.path ---------------------------------------------- */
+
+enum {
+    V9_DEV_IDENTITY = 1, /* qid.path = st_ino (multidevs warn, and forbid's own device) */
+    V9_DEV_DENY = 2,     /* every file of this device: ENODEV (multidevs forbid) */
+};
+
+v9_qidmap *v9_qidmap_new(void);
+void v9_qidmap_free(v9_qidmap *map);
+/* Installs what (st_dev, mnt_id) stands for: a device index of Python's choice and V9_DEV_* flags.
+ * Several mounts of one file system share an index. */
+int v9_qidmap_set_device(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint32_t device,
+                         uint32_t flags);
+/* Installs a group: inodes of `device` whose top `bits` bits equal `top` get (ino << bits)|suffix.
+ */
+int v9_qidmap_add_group(v9_qidmap *map, uint32_t device, uint32_t bits, uint64_t top,
+                        uint64_t suffix);
+/* Installs one file of the fallback, when groups have run out. */
+int v9_qidmap_add_file(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t path);
+/* Looks up; fills *device when known. 0, -ENODEV (denied), -V9_NO_DEVICE or -V9_NO_GROUP. */
+int v9_qidmap_lookup(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino,
+                     uint32_t *device, uint64_t *path);
+/* The same for a device index, whatever its flags: 0 or -V9_NO_GROUP. */
+int v9_qidmap_find(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path);
+/* Forgets what v9_qidmap_set_device has installed; groups and files stay. */
+int v9_qidmap_forget_devices(v9_qidmap *map);
+
+/* ---- export.c: one exported directory -------------------------------------------------------- */
+
+struct v9_export_conf {
+    int32_t root_fd;        /* O_PATH descriptor of the export's root; duplicated */
+    uint32_t readonly;      /* opens for writing fail with EROFS */
+    uint32_t stat_entries;  /* listings return the same qids as walks (multidevs remap) */
+    uint32_t model;         /* V9_MODEL_* */
+    uint32_t writeout;      /* written data goes to the disk at once (writeout=immediate) */
+    uint32_t owners_matter; /* creating fails if the owner cannot be set (passthrough, not none) */
+    uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
+};
+
+/* Where owner, mode, type and device number of the guest's files are kept (mapped/mapped.h). */
+enum {
+    V9_MODEL_HOST = 0,  /* the host's own: passthrough and none */
+    V9_MODEL_XATTR = 1, /* mapped-xattr */
+    V9_MODEL_FILE = 2,  /* mapped-file */
+};
+
+/* `qidmap` outlives the export, which uses it; exports of one device share theirs. */
+v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err);
+void v9_export_free(v9_export *ex);
+/* Joins `ex`: its root appears as directory `name` of the root of `above`, and hides that entry.
+ * Before both are served. */
+int v9_export_join(v9_export *above, const char *name, v9_export *ex);
+/*
+ * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
+ * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the
+ * one that the new descriptor belongs to. ".." is clamped at the root of an export that is joined
+ * to none; where it would leave the export, because the directory was moved out of it, -ESTALE.
+ *
+ * `uid` is the guest's user who takes the step. This is where a walk enters another export, and
+ * the one place where that is refused, with -EPERM, to a user whom its map of ids forbids: so no
+ * fid of his is ever there. (Attaching is Python's: policy/idmap.py.)
+ */
+int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name);
+/* Its index in its device. */
+uint32_t v9_export_index(const v9_export *ex);
+/*
+ * Opens a directory by its path below the export's root (1 to 4095 bytes), in one step and without
+ * following symlinks: an O_PATH descriptor. ".." is clamped at the root, or fails with -EXDEV if
+ * the export is joined to another. Hidden names are refused by their usual spelling only;
+ * v9_export_step refuses all spellings.
+ */
+int v9_export_descend(v9_export *ex, const char *path);
+/*
+ * Finds the directory (returned as an O_PATH descriptor) and the name in it by which the file `fd`
+ * was reached, and checks that the name still stands for that file: else -ENOENT. -EBUSY for the
+ * root, and for a file that was moved out of the export.
+ */
+enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
+int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
+/*
+ * Opens the file that a descriptor names for reading or writing. No other function does so to a
+ * file of the host. -ELOOP for a symlink; -ENXIO for other files than regular ones and directories.
+ */
+int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
+/* export/hidden_names.c: the names under which mapped-file keeps metadata, of a directory's files
+ * and of the export's root. */
+enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
+const char *v9_hidden_name(uint32_t which);
+/* Whether this entry of directory `dir_fd` is hidden from the guest: under mapped-file, one of
+ * these names, or another spelling of one that the host's file system accepts. */
+int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
+/*
+ * export/idmap.c: sets the map of owners (V9_UID) or groups (V9_GID). Everything is copied.
+ * `ranges` are in the order of their host ids and do not overlap: else -EINVAL. A host id outside
+ * all ranges shows as V9_ID_NOBODY; a guest id outside all ranges becomes `squash` on the host, or
+ * is refused, as are forbidden ones. Once per kind, before the export is served; without a map, ids
+ * stay as they are.
+ */
+struct v9_id_range {
+    uint32_t guest, host, count;
+};
+struct v9_id_conf {
+    const struct v9_id_range *ranges, *forbidden; /* of these, the guest ids */
+    uint32_t count, forbidden_count;
+    uint32_t squashes, squash; /* whether there is a squash; the host id */
+};
+enum { V9_UID = 0, V9_GID = 1, V9_ID_NOBODY = 65534 };
+#define V9_NO_ID 4294967295
+int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_conf *conf);
+/* The guest's id for a host's. */
+uint32_t v9_export_guest_id(const v9_export *ex, uint32_t kind, uint32_t host);
+/* The host's id for a guest's; -EPERM where the guest may not use it. V9_NO_ID, which is no id,
+ * stays. */
+int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest);
+/*
+ * export/file_caps.c: capabilities of programs are kept as the attribute `name` (NUL-terminated,
+ * copied), which the kernel does not know as such. From now on, writing to a file removes them
+ * first. Once per export, before it is served. -EINVAL for an empty name or one that is too long.
+ */
+int v9_export_watch_caps(v9_export *ex, const char *name);
+/* Some file has them now: open files are checked again. */
+void v9_export_caps_set(v9_export *ex);
+/* `quota` outlives the export. Once, before the export is served. */
+int v9_export_set_quota(v9_export *ex, v9_quota *quota);
+/*
+ * Excludes others that change names together with metadata files or accounts of a quota. v9_create
+ * and v9_unlink take the lock where there are such; Python takes it to rename and link. A thread
+ * may take it several times.
+ */
+void v9_export_lock_names(v9_export *ex);
+void v9_export_unlock_names(v9_export *ex);
+
+/* ---- mounts.c: which entries of a directory may lie on another device ------------------------ */
+
+/* Which entries' attributes a listing has to read: those on whose names something is mounted, */
+enum {
+    V9_LOOK_NAMED =
+        0,            /* and no other: the directory itself describes the rest, on its own device */
+    V9_LOOK_DIRS = 1, /* and directories */
+    V9_LOOK_ALL = 2,  /* all */
+};
+
+/* `mountinfo` (/proc/self/mountinfo) is duplicated; nobody else may poll it. */
+v9_mounts *v9_mounts_new(int32_t mountinfo, int32_t *err);
+void v9_mounts_free(v9_mounts *mounts);
+/*
+ * Installs what V9_UP_MOUNT asked for: `generation` came with the question, and the mount table was
+ * read since. `names` are the names, each NUL-terminated, `size` bytes in all. Nothing is
+ * installed, which is no error, where mounts have changed again; the request then asks again.
+ */
+int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint32_t look,
+                  const char *names, uint32_t size);
+/* With stat_entries: from now on not every entry's attributes are read. `mounts` outlives the
+ * export. Once, before the export is served. */
+int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
+
+/* ---- file_locks.c ---------------------------------------------------------------------------- */
+
+/*
+ * Open-file-description locks (fcntl(2)) and flock(2). `cancel` NULL: -EAGAIN where another holds
+ * the lock. Else the call waits, and ends with -EINTR once *cancel is set and the thread is sent
+ * v9_sys_wake_signal's signal (again and again, until the call has ended: one that arrives just
+ * before the wait begins is lost).
+ */
+int v9_lock_ofd(int32_t fd, int32_t type, uint64_t start, uint64_t length, const int32_t *cancel);
+int v9_lock_flock(int32_t fd, int32_t type, const int32_t *cancel);
+/* Sets *cancel, for other threads to see. */
+void v9_lock_cancel(int32_t *cancel);
+struct v9_lock {
+    int32_t type; /* V9_LOCK_*; V9_LOCK_UNLCK: nothing conflicts */
+    int32_t pid;  /* -1: an open-file-description lock */
+    uint64_t start, length;
+};
+enum { V9_LOCK_RDLCK = 0, V9_LOCK_WRLCK = 1, V9_LOCK_UNLCK = 2 }; /* as on the wire */
+/* Finds a lock that conflicts with *lock, and fills it in there. */
+int v9_lock_ofd_test(int32_t fd, struct v9_lock *lock);
+
+/* ---- credentials.c --------------------------------------------------------------------------- */
+
+/* The capabilities that the daemon needs to give files any owner, and lacks; a bit for each
+ * (linux/capability.h). 0: none. */
+uint32_t v9_cred_lacking_caps(void);
+
+#endif

@@ -1,0 +1,60 @@
+/*
+ * api: what Python sees of fs/ (vhost9p.h).
+ */
+#ifndef V9_FS_API_H
+#define V9_FS_API_H
+
+#include "export/api.h"
+#include "mapped/api.h"
+
+/* ---- attributes.c: attributes as the guest sees them ----------------------------------------- */
+
+/* For tests: a file whose host inode is `host_ino` appears with this st_dev and st_ino. */
+int v9_export_override_stat(v9_export *ex, uint64_t host_ino, uint64_t st_dev, uint64_t st_ino);
+/*
+ * Attributes of `name` in directory descriptor `fd`, or of `fd` itself (O_PATH will do) when name
+ * is "". A final symlink is not followed. -V9_NO_DEVICE and -V9_NO_GROUP leave everything but the
+ * qid filled in.
+ */
+int v9_attr_read(v9_export *ex, int32_t fd, const char *name, struct v9_attr *out);
+/* As v9_attr_read, with the file's metadata file (mapped/mapped.c); -1: not known, it is searched
+ * for. */
+int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd,
+                      struct v9_attr *out);
+
+/* ---- create.c: entries of directories, created and unlinked ---------------------------------- */
+
+enum {
+    V9_NEW_FILE = 0, /* a regular file, which is opened */
+    V9_NEW_DIR = 1,
+    V9_NEW_SPECIAL = 2, /* a FIFO, socket, device node or regular file */
+    V9_NEW_LINK = 3,    /* a symlink */
+};
+struct v9_new {
+    uint32_t kind;         /* V9_NEW_* */
+    uint32_t mode;         /* permission bits; of a special file with its type */
+    uint32_t uid, gid;     /* the guest's; V9_NO_ID: see v9_create */
+    uint32_t flags;        /* of a file: Tlcreate's */
+    uint32_t major, minor; /* of a special file */
+    const char *target;    /* of a symlink */
+};
+/* The result. For V9_NEW_FILE it has descriptors of the file that was created or found, which are
+ * the caller's; else they are -1. */
+struct v9_created {
+    int32_t path_fd, meta_fd, io_fd, io_flags;
+    struct v9_mapped metadata; /* that it began with; none: not known */
+};
+/*
+ * Creates `name`, one component that the caller has validated, in directory `dir_fd`, as the
+ * guest's user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for
+ * the directory's where that is set-gid, else the daemon's own; with a map of ids see
+ * export/idmap.h. Without O_EXCL a file that is there already is opened, if it is a regular one.
+ * Fills *created; what it fails to complete stays, as open(2) with O_CREAT leaves a file that
+ * cannot be opened.
+ */
+int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
+              struct v9_created *created);
+/* Removes `name` of directory `dir_fd`, and its metadata file. */
+int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
+
+#endif

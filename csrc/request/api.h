@@ -1,0 +1,70 @@
+/*
+ * api: what Python sees of request/ (vhost9p.h).
+ */
+#ifndef V9_REQUEST_API_H
+#define V9_REQUEST_API_H
+
+#include "export/api.h"
+
+typedef struct v9_device v9_device;
+
+struct v9_device_conf {
+    uint32_t id;
+    uint32_t threads;   /* running serving threads, 1..64 */
+    uint32_t msize_max; /* cap of msize, bytes */
+    uint32_t max_fids;
+    uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
+    uint64_t mem_bytes;   /* of guest memory, in all regions */
+    uint32_t poll_us;     /* how long an idle thread polls for requests before it sleeps */
+    uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
+};
+
+enum {
+    V9_9P2000L = 0, /* also before the first Tversion */
+    V9_9P2000U = 1,
+};
+
+/* ---- upcall.c: upcalls ----------------------------------------------------------------------- */
+
+enum {
+    V9_UP_DEVICE = 1, /* a = st_dev, b = mount id, fd = O_PATH descriptor of the file */
+    V9_UP_GROUP = 2,  /* a = device index, b = st_ino */
+    V9_UP_MOUNT = 3,  /* a = mount id, b = generation, fd = O_PATH descriptor on it */
+};
+
+/*
+ * Python implements these functions (vhost9p/native/device.py). Several serving threads may call
+ * them at a time, each for its own request, and never with a lock held, since they wait for the
+ * interpreter. `device` is conf.id of v9_device_new.
+ */
+#ifdef V9_CDEF
+extern "Python+C" {
+#endif
+/* Answers a T-message. Returns the size of the R-message in `reply`, which has room for msize_max
+ * bytes, or -errno; 0: v9_reply answers it later. */
+int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *data, uint32_t size,
+                      char *reply);
+/* Decides the question of a handler in C, and installs the decision: 0 or -errno. Closes fd. */
+int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd);
+/* A request that is to be answered later was cancelled. */
+void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq);
+/* Logs that the ring is broken. */
+void v9_up_broken(uint32_t device, const char *reason);
+#ifdef V9_CDEF
+}
+#endif
+
+/* Answers a request later, with a whole R-message; if that does not fit the guest's buffer, with
+ * EMSGSIZE. -ESTALE if the ring was stopped meanwhile: nothing is published, which is no error. */
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
+/* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
+int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
+              uint32_t size);
+
+/* ---- rate_queue.c ---------------------------------------------------------------------------- */
+
+/* Delays Tread and Twrite of files so that the limits hold. Once, before the export is served.
+ * -ENOMEM. */
+int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *conf);
+
+#endif

@@ -1,0 +1,163 @@
+/*
+ * api: what Python sees of server/ (vhost9p.h).
+ */
+#ifndef V9_SERVER_API_H
+#define V9_SERVER_API_H
+
+#include "fid/api.h"
+#include "fs/api.h"
+#include "request/api.h"
+
+/* Process-wide set-up: the SIGBUS handler for guest memory that the frontend truncates. */
+int v9_init(void);
+
+/* ---- stop.c: SIGTERM and SIGINT -------------------------------------------------------------- */
+
+/* From now on, the first of these signals is written to the eventfd `fd` by its number, and
+ * `patience_ms` milliseconds later the process ends, with status 0. Every thread has to block both
+ * signals before. */
+int v9_stop_start(int32_t fd, uint32_t patience_ms);
+
+/* ---- device.c, ring_setup.c: one vhost-user device with its ring, memory and fids ------------ */
+
+v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);
+/* Its account of descriptors. */
+uint32_t v9_device_account(const v9_device *dev);
+/* Stops the threads, closes every descriptor, and frees the device: 1. The exports stay. 0 if
+ * threads hang in system calls and will use the device again: it then stays until the process
+ * ends. */
+int v9_device_free(v9_device *dev);
+/* Adds an export. Index 0 is the one that Tattach without a name attaches. Setting it makes the
+ * device serve, so it is set last. -ENOSPC at V9_EXPORTS_MAX. */
+int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex);
+/* Returns to the state after v9_device_new: the ring is stopped, fids are removed, and so is memory
+ * unless `memory_stays`. */
+void v9_device_reset(v9_device *dev, uint32_t memory_stays);
+/* -EBUSY while the ring runs. */
+int v9_device_set_features(v9_device *dev, uint64_t features);
+void v9_device_set_msize(v9_device *dev, uint32_t msize);
+/* The session's dialect: which requests C knows, and what an error looks like. */
+void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
+/* Live counts, which tests for leaks read. */
+struct v9_device_stats {
+    uint64_t fids, inflight, requests, upcalls, signals;
+    uint64_t inodes, evicted; /* files in the table; those without descriptors (fid/evict.h) */
+    uint32_t threads, broken;
+};
+void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
+
+/* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions),
+ * -ENOMEM (mem_bytes). */
+int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
+                      uint64_t mmap_offset, int32_t fd);
+int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
+/* Replaces all regions; on failure, none is left. */
+struct v9_region_conf {
+    uint64_t gpa, size, uva, mmap_offset;
+    int32_t fd;
+};
+int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count);
+
+/* Set-up of a stopped ring; -EBUSY while it runs. -EINVAL for a value that is invalid by itself. */
+int v9_ring_set_num(v9_device *dev, uint32_t num);
+int v9_ring_set_base(v9_device *dev, uint32_t base);
+int v9_ring_set_addr(v9_device *dev, uint64_t desc, uint64_t used, uint64_t avail);
+/*
+ * Starts the ring, or replaces the kick descriptor of a running one. Descriptors are duplicated; -1
+ * means "none: poll" (kick) or "do not signal" (call). -EINVAL with a *reason if the set-up makes
+ * no valid ring; it then stays stopped.
+ */
+int v9_ring_set_kick(v9_device *dev, int32_t fd, const char **reason);
+/* Whether the ring was started and not stopped since. */
+uint32_t v9_ring_is_started(v9_device *dev);
+int v9_ring_set_call(v9_device *dev, int32_t fd);
+int v9_ring_set_err(v9_device *dev, int32_t fd);
+int v9_ring_enable(v9_device *dev, uint32_t enable);
+/* Stops taking requests (they stay in the ring). Returns at once. */
+void v9_ring_pause(v9_device *dev);
+/* After v9_ring_pause: waits up to timeout_ms for the requests in flight, answers EIO to those that
+ * are left, and cuts them off from guest memory. Returns the base for GET_VRING_BASE. */
+uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
+
+/* ---- fids.c: a device's fids ----------------------------------------------------------------- */
+struct v9_fid_info {
+    uint64_t handle;  /* identifies this fid, and no other that ever has its number (fid/fid.h) */
+    int32_t path_fd;  /* O_PATH */
+    int32_t meta_fd;  /* metadata file (mapped/mapped.c), -1: none */
+    int32_t io_fd;    /* -1 unless opened */
+    int32_t io_flags; /* open(2) flags of io_fd */
+    uint32_t uid;     /* n_uname of the Tattach from which it descends */
+    uint32_t flags;   /* V9_FID_* */
+    uint32_t export;  /* index of the export that the file belongs to */
+    uint64_t st_dev, st_ino;
+};
+
+/* Pins the entry: its descriptors stay open until v9_fid_put, whatever the guest does. -EBADF. */
+int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
+void v9_fid_put(v9_device *dev, uint64_t handle);
+/* The present handle of a number, even if its file cannot be reopened. -EBADF. */
+int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
+/* Enters a fid, and returns its handle in *handle. On success it owns path_fd, which may be -1 (an
+ * xattr fid). -EBADF if the number is in use (the kernel's client never does this) or the session
+ * is over; -EMFILE at the cap. */
+int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
+               uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
+/* Tcreate: the fid of a directory now stands for the file created in it as `name`. On success it
+ * owns the descriptors. */
+struct v9_created;
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
+                  const struct v9_attr *attr);
+/* Adds V9_FID_* flags: from now on, only Python clunks the fid. Python stores its state for the
+ * fid, by the handle, before this call. -EBADF: the fid has lost its number, or has another use. */
+int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* Surround a change of the size of a pinned fid's file for the guest; `size` is the new one, -1: it
+ * did not change. */
+void v9_fid_resizing(v9_device *dev, uint64_t handle);
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size);
+/* Removes a fid's number; its descriptors are closed with its last pin. -EBADF: it had no number
+ * any more. */
+int v9_fid_clunk(v9_device *dev, uint64_t handle);
+/* Begins a session, and removes all fids. -ESTALE if another session has begun meanwhile. */
+int v9_fid_clear(v9_device *dev);
+
+/* ---- names.c: the guest's changes of names --------------------------------------------------- */
+
+/*
+ * fid/renames.c: changes of names by the guest. Between begin and end, no inode of the export is
+ * evicted (fid/evict.h), so a file that loses its name in between stays reachable. Begin returns
+ * whether any inode of the device is evicted, or any of the `kinds` that may lose a name may be
+ * cached; if not, all other calls except end may be omitted.
+ *
+ * Renames that concern evicted inodes are recorded in the order in which the host makes them. So if
+ * begin returns true, call lock before the rename, and unlock after renamed.
+ */
+int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
+/* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
+ * file `fd` itself ("") loses its name: restores the file's inode if it is evicted, and removes it
+ * from the cache. Returns whether it is a directory, whose rename concerns evicted inodes below it.
+ * -EMFILE or -ENFILE: no descriptor was left, so the file must keep its name. */
+int v9_names_before_loss(v9_device *dev, uint32_t export, int32_t fd, const char *name);
+/* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
+ * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
+int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
+                  char path[V9_PATH_SIZE]);
+/* A directory has been renamed; paths as v9_names_path writes them. */
+void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
+void v9_names_end(v9_device *dev, uint32_t export);
+void v9_names_lock(v9_device *dev, uint32_t export);
+void v9_names_unlock(v9_device *dev, uint32_t export);
+/*
+ * The directory (an O_PATH descriptor, which the caller closes) and the name in it by which the
+ * guest reached a pinned fid, even if the file has several names. -ENOENT if it has lost that name,
+ * to the guest or the host; -EBUSY for an export's root.
+ */
+int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
+/* Call one before the end, if the change succeeded. Entry `name` of a pinned fid's directory, or
+ * the fid's own name (""), was removed (lost), or renamed to `into` in the directory of the fid
+ * `directory` (V9_OWN_DIRECTORY: its own). */
+#define V9_OWN_DIRECTORY 18446744073709551615U
+void v9_names_lost(v9_device *dev, uint64_t handle, const char *name);
+void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
+                    const char *into);
+
+#endif

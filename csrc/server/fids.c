@@ -1,0 +1,117 @@
+/*
+ * fids: what Python asks of and does to a device's fids.
+ *
+ * Python names a fid by its number until it has pinned it, and by its handle from then on: a number
+ * may meanwhile stand for another fid, a handle never does (fid/fid.h).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+
+#include "export/containment.h"
+#include "fid/enter.h"
+#include "fid/known_size.h"
+#include "p9/handler.h"
+#include "request/request.h"
+#include "server/api.h"
+
+int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
+{
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    int32_t meta_fd;
+    int err = v9_fids_pin(&dev->fids, number, &fid);
+
+    if (err)
+        return err;
+    inode = v9_fids_inode(&dev->fids, fid);
+    meta_fd = inode ? v9_inode_meta(v9_inode_export(dev, inode), inode) : -1;
+    pthread_mutex_lock(&dev->fids.lock);
+    *out = (struct v9_fid_info){
+        .handle = v9_fids_handle(&dev->fids, fid),
+        .path_fd = -1,
+        .meta_fd = meta_fd,
+        .io_fd = fid->io_fd,
+        .io_flags = fid->io_flags,
+        .uid = fid->uid,
+        .flags = fid->flags,
+    };
+    if (inode) {
+        out->path_fd = inode->path_fd;
+        out->export = inode->export;
+        out->st_dev = inode->st_dev;
+        out->st_ino = inode->st_ino;
+    }
+    pthread_mutex_unlock(&dev->fids.lock);
+    return 0;
+}
+
+void v9_fid_put(v9_device *dev, uint64_t handle)
+{
+    v9_fids_unpin(&dev->fids, v9_fids_of(&dev->fids, handle));
+}
+
+int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)
+{
+    return v9_fids_find(&dev->fids, number, handle);
+}
+
+int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
+               uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
+{
+    char path[PATH_MAX];
+    const int size = path_fd < 0 ? -1 : v9_export_path(dev->exports[export], path_fd, "", path);
+    const struct v9_route route = {
+        .root = (int32_t)export,
+        .size = size > 0 ? (uint32_t)size : 0,
+        .text = path,
+        .now = v9_dentry_now(),
+    };
+    const bool has_name = size > 0 || size == -EBUSY; /* the root */
+    const struct v9_fid_new as = {number, uid, flags, -1, 0, has_name ? &route : NULL, handle};
+    const struct v9_found file = {path_fd, -1, export, attr};
+
+    return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
+}
+
+int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
+                  const struct v9_attr *attr)
+{
+    struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
+    const uint32_t export = v9_fids_inode(&dev->fids, directory)->export;
+
+    return v9_fids_become(&dev->fids, directory, name, made, export, attr);
+}
+
+int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
+{
+    return v9_fids_mark(&dev->fids, handle, flags);
+}
+
+static struct v9_inode *inode_of(v9_device *dev, uint64_t handle)
+{
+    return v9_fids_inode(&dev->fids, v9_fids_of(&dev->fids, handle));
+}
+
+void v9_fid_resizing(v9_device *dev, uint64_t handle)
+{
+    v9_known_size_changing(inode_of(dev, handle));
+}
+
+void v9_fid_resized(v9_device *dev, uint64_t handle, int64_t size)
+{
+    if (size < 0)
+        v9_known_size_changed_nothing(inode_of(dev, handle));
+    else
+        v9_known_size_resized(inode_of(dev, handle), (uint64_t)size);
+}
+
+int v9_fid_clunk(v9_device *dev, uint64_t handle)
+{
+    return v9_fids_remove_handle(&dev->fids, handle);
+}
+
+int v9_fid_clear(v9_device *dev)
+{
+    return v9_fids_clear(&dev->fids);
+}
