@@ -165,7 +165,8 @@ uint64_t draw(struct lane *lane);
 void engine_call(struct lane *lane);
 
 /* Does one operation to its end, or until the server says that it does not support it. The second
- * ends the run without being wrong: `refused` of its outcome is the errno. */
+ * ends the run without being wrong: `refused` of its outcome is the errno. Servers say so at the
+ * first request of an operation or at its last, so that no fid is left over. */
 void engine_try(struct lane *lane, bool (*step)(struct lane *lane));
 
 /* Takes an error that the reply to `request` should not have: it is wrong, but in engine_try. */
