@@ -58,7 +58,7 @@ test-all: lint  ## the same with every kernel, model and user
 demo: build  ## set-up, then the daemon, a guest, a mount, and what there is to see
 	$(BIN)/python -m tests.guest.demo
 
-bench: build  ## vhost9p beside its peers: speed, latency, CPU time (a few minutes)
+bench: build  ## vhost9p beside its peers: speed, latency, CPU time (a quarter of an hour)
 	$(BIN)/python -m tests.bench.run $(BENCH)
 
 bench-upcalls: build  ## what the requests cost that Python answers

@@ -201,30 +201,68 @@ tmpfs is tmpfs.
 | workload, unit | ratio |
 | --- | --- |
 | stat | 2.00 |
+| lock | -[^ENOSYS] |
+
+[^ENOSYS]: The server answers ENOSYS.
 
 Everything:
+
+| workload | ratio |
+| --- | --- |
+"""
+GUEST_RUN = """| step | ratio |
+| --- | --- |
+| create | 1.00 |
+
+Requests:
+
+| request | count |
+| --- | --- |
 """
 
 
-def test_a_run_is_published(tmp_path: Path) -> None:
+def runs(folder: Path, run: str, guest: str) -> Path:
+    """A folder as the benchmarks leave it."""
+    (folder / "bench.md").write_text(run)
+    (folder / "guest.md").write_text(guest)
+    (folder / publish.CHART).write_text("chart")
+    return folder
+
+
+def test_runs_are_published(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/bench.md"):
         (tmp_path / name).write_text("Before.\n<!-- measured -->\nold\n<!-- end -->\nAfter.\n")
-    (tmp_path / "bench.md").write_text(RUN)
-    (tmp_path / publish.CHART).write_text("chart")
-    publish.publish(tmp_path, tmp_path)
-    table = "| workload, unit | ratio |\n| --- | --- |\n| stat | 2.00 |"
-    about = "- a machine\n- vhost9p: vhost9p 1"
-    for name, block in (("README.md", f"{about}\n\n{table}"), ("docs/bench.md", RUN.strip())):
+    publish.publish(runs(tmp_path, RUN, GUEST_RUN), tmp_path)
+    excerpt = (
+        "- a machine\n- vhost9p: vhost9p 1\n\n"
+        "| workload, unit | ratio |\n| --- | --- |\n| stat | 2.00 |\n| lock | -[^ENOSYS] |\n\n"
+        "[^ENOSYS]: The server answers ENOSYS.\n\n"
+        "In a real guest:\n\n| step | ratio |\n| --- | --- |\n| create | 1.00 |"
+    )
+    both = f"{RUN}\nIn a real guest:\n\n{GUEST_RUN.strip()}"
+    for name, block in (("README.md", excerpt), ("docs/bench.md", both)):
         expected = f"Before.\n<!-- measured -->\n{block}\n<!-- end -->\nAfter.\n"
         assert (tmp_path / name).read_text() == expected
+    assert publish.excerpt(both) == excerpt
     assert (tmp_path / "docs" / publish.CHART).read_text() == "chart"
 
 
-@pytest.mark.parametrize("line", ["FAILED stat", "virtiofsd was left out: it is missing"])
-def test_a_run_that_is_not_whole_is_not_published(line: str, tmp_path: Path) -> None:
-    (tmp_path / "bench.md").write_text(RUN.replace("\n\n", f"\n- {line}\n\n", 1))
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    "line", ["FAILED stat", "PARTS: --short", "virtiofsd was left out: it is missing"]
+)
+@pytest.mark.parametrize("name", ["bench.md", "guest.md"])
+def test_a_run_that_is_not_whole_is_not_published(line: str, name: str, tmp_path: Path) -> None:
+    file = runs(tmp_path, RUN, f"- a guest\n\n{GUEST_RUN}") / name
+    file.write_text(file.read_text().replace("\n\n", f"\n- {line}\n\n", 1))
+    with pytest.raises(SystemExit, match="not whole"):
+        publish.publish(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bench.md", "guest.md"])
+def test_a_run_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    (runs(tmp_path, RUN, GUEST_RUN) / name).unlink()
+    with pytest.raises(SystemExit, match=f"{name} is missing: make bench"):
         publish.publish(tmp_path, tmp_path)
 
 

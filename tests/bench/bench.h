@@ -33,19 +33,25 @@ enum workload {
     WRITE_LARGE,
     LIST,
     CREATE,
-    /* What vhost9p answers in Python: is_upcall. */
+    /* On a file of each lane's own: has_own_file. */
     CHMOD,
     UTIMENS,
     TRUNCATE,
     RENAME,
     LINK,
+    MKDIR,
+    SYMLINK,
+    READLINK,
     XATTR_GET,
+    XATTR_NONE,
+    XATTR_LIST,
     XATTR_SET,
     LOCK,
     GETLOCK,
     FSYNC,
+    STATFS,
     ATTACH,
-    /* What there may be many of: is_scale. */
+    /* Of what there may be many: is_scale. */
     FIDS_FILL,
     FIDS_GETATTR,
     FIDS_CLONE,
@@ -58,7 +64,7 @@ enum workload {
     WORKLOADS,
 };
 
-static inline bool is_upcall(enum workload workload)
+static inline bool has_own_file(enum workload workload)
 {
     return workload >= CHMOD && workload <= ATTACH;
 }
@@ -67,11 +73,6 @@ static inline bool is_scale(enum workload workload)
 {
     return workload >= FIDS_FILL && workload <= ENTRIES_LIST;
 }
-
-/* The attribute of XATTR_GET and XATTR_SET. */
-#define XATTR_NAME "user.bench"
-#define XATTR_VALUE "a value of 24 bytes, say"
-enum { XATTR_SIZE = sizeof(XATTR_VALUE) - 1 };
 
 enum payload { NO_PAYLOAD, PAYLOAD_OUT, PAYLOAD_IN };
 
@@ -85,12 +86,13 @@ struct lane {
     enum payload way;
     uint32_t in_size; /* bytes of `in` that the reply may use */
     bool silent;      /* it is answered with no bytes at all */
+    int error;        /* the errno that the right reply has */
     bool busy;        /* it is in the ring */
     /* The reply: bytes written into `in` and then into `data`. */
     uint32_t written;
     /* What the operation remembers between its steps. */
     uint32_t choice;
-    uint64_t offset, handle, node;
+    uint64_t offset, handle, node, ino;
     uint64_t nodes[8];
     uint64_t random;
     uint64_t began; /* ns */
@@ -98,35 +100,30 @@ struct lane {
     uint8_t *seen; /* one byte per entry of the listing */
 };
 
+/* How the operation of one workload is done. */
+struct operation {
+    /* Before a run, for each lane that takes part; may be null. */
+    void (*prepare)(struct lane *lane);
+    /*
+     * One step of an operation: checks the reply if there is one (step > 0), and either makes the
+     * next request (true) or has ended the operation (false). Null: the protocol has no such thing.
+     */
+    bool (*step)(struct lane *lane);
+    /* After a run, for each lane; may be null. */
+    void (*release)(struct lane *lane);
+};
+
 /* One way to reach the files. */
 struct protocol {
     /* Begins the session on lane 0. */
     void (*begin)(struct lane *lane);
-    /* Before and after a run, for each lane that takes part. */
-    void (*prepare)(enum workload workload, struct lane *lane);
-    void (*release)(enum workload workload, struct lane *lane);
-    /*
-     * One step of an operation: checks the reply if there is one (step > 0), and either makes the
-     * next request (true) or has ended the operation (false).
-     */
-    bool (*step)(enum workload workload, struct lane *lane);
-    /* Checks what all replies have in common: sizes, type, tag. */
+    /* Checks what all replies have in common: sizes, type, tag, error. */
     void (*check)(const struct lane *lane);
-    bool lacks_some; /* the workloads that is_upcall and is_scale tell */
+    struct operation operations[WORKLOADS];
 };
 
 extern const struct protocol ninep, fuse, host;
 extern int host_directory; /* what `host` works on */
-
-/* host_upcalls.c */
-void host_prepare_upcall(enum workload workload);
-void host_release_upcall(void);
-void host_step_upcall(enum workload workload);
-
-/* host_scale.c */
-void host_prepare_scale(enum workload workload);
-void host_release_scale(void);
-void host_step_scale(enum workload workload, struct lane *lane);
 
 /* The run under way, for messages, and what it works on. */
 struct run {
@@ -140,6 +137,13 @@ struct run {
 };
 
 extern struct run run;
+
+/* Bytes of each read or write of the run. */
+static inline uint32_t io_size(void)
+{
+    return run.workload == READ_SMALL || run.workload == WRITE_SMALL ? SMALL : PAYLOAD_MAX;
+}
+
 extern const char *const workload_names[WORKLOADS];
 
 /* Says what the server did wrong, and where, and ends the process with 3. */
@@ -155,7 +159,17 @@ uint64_t now(void);
 /* A lane's next pseudo-random number (splitmix64). */
 uint64_t draw(struct lane *lane);
 
-/* Sends the lane's request and waits for the reply (engine.c): for what is not measured. */
+/* ---- engine.c, for what is not measured */
+
+/* Sends the lane's request and waits for the reply. */
 void engine_call(struct lane *lane);
+
+/* Does one operation to its end, or until the server says that it does not support it. The second
+ * ends the run without being wrong: `refused` of its outcome is the errno. Servers say so at the
+ * first request of an operation or at its last, so that no fid is left over. */
+void engine_try(struct lane *lane, bool (*step)(struct lane *lane));
+
+/* Takes an error that the reply to `request` should not have: it is wrong, but in engine_try. */
+void engine_take_error(const struct lane *lane, unsigned request, int error);
 
 #endif

@@ -31,6 +31,14 @@ class WrongReply(DriverError):
     """The server's reply was wrong."""
 
 
+class RefusedError(Exception):
+    """The server says that it does not support a workload; `errno` is how."""
+
+    def __init__(self, workload: str, errno: int) -> None:
+        super().__init__(f"{workload}: {os.strerror(errno)}")
+        self.errno = errno
+
+
 class Point(NamedTuple):
     """One thing to measure."""
 
@@ -48,6 +56,7 @@ class Sample(NamedTuple):
     ops: int
     ns: int
     cpu_ns: int  # of the server's processes
+    mean_ns: int  # of an operation's latency, as are the quantiles
     p50_ns: int
     p99_ns: int
     kicks: int
@@ -115,10 +124,14 @@ class Driver:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def run(self, point: Point, milliseconds: int, serial: int) -> Sample:
         """Runs a point once. `serial` differs between any two runs on one tree.
 
-        Raises WrongReply or DriverError.
+        Raises RefusedError, WrongReply or DriverError.
         """
         assert self._process.stdin is not None
         words = (point.workload, point.depth, point.wait, milliseconds, point.think_us, serial)
@@ -127,7 +140,10 @@ class Driver:
             print(*words, *(point.scale or ()), file=self._process.stdin, flush=True)
         except BrokenPipeError:
             self._fail()
-        return Sample(**json.loads(self._answer(PATIENCE + milliseconds / 1000)))
+        found = json.loads(self._answer(PATIENCE + milliseconds / 1000))
+        if "refused" in found:
+            raise RefusedError(point.workload, found["refused"])
+        return Sample(**found)
 
     def _answer(self, timeout: float) -> str:
         assert self._process.stdout is not None

@@ -21,6 +21,13 @@ static struct lane *lanes;
 static int tree_fd;
 static struct histogram latencies;
 static uint64_t begun; /* operations of this run */
+static bool trying;
+static int refused; /* errno */
+
+static const struct operation *operation(void)
+{
+    return &protocol->operations[run.workload];
+}
 
 static unsigned add_payload(struct segment *segments, const struct lane *lane)
 {
@@ -80,12 +87,30 @@ void engine_call(struct lane *lane)
         __builtin_ia32_pause();
 }
 
+void engine_try(struct lane *lane, bool (*step)(struct lane *lane))
+{
+    trying = true;
+    lane->step = 0;
+    while (!refused && step(lane))
+        engine_call(lane); /* counts the steps */
+    lane->step = 0;
+    trying = false;
+}
+
+void engine_take_error(const struct lane *lane, unsigned request, int error)
+{
+    if (!trying || (error != ENOSYS && error != EOPNOTSUPP))
+        wrong(lane, "request %u got error %d", request, error);
+    refused = error;
+}
+
 void engine_open(const struct protocol *spoken, struct ring *over, struct lane *with, int tree)
 {
     protocol = spoken;
     ring = over;
     lanes = with;
     tree_fd = tree;
+    tree_note_size(tree);
     protocol->begin(&lanes[0]);
 }
 
@@ -113,7 +138,7 @@ static bool begin(struct lane *lane, uint64_t started)
     begun++;
     lane->step = 0;
     lane->began = time;
-    return protocol->step(run.workload, lane);
+    return operation()->step(lane);
 }
 
 static void send_on(struct lane *lane)
@@ -142,7 +167,7 @@ static void run_over_ring(struct outcome *outcome)
             ring_wait(ring);
             continue;
         }
-        if (!protocol->step(run.workload, lane)) {
+        if (!operation()->step(lane)) {
             outcome->ops++;
             histogram_add(&latencies, now() - lane->began);
             if (!begin(lane, started)) {
@@ -163,7 +188,7 @@ static void run_by_itself(struct outcome *outcome)
         before = time;
         begun++;
         lanes[0].step = 0;
-        protocol->step(run.workload, &lanes[0]);
+        operation()->step(&lanes[0]);
         time = now();
         histogram_add(&latencies, time - before);
         outcome->ops++;
@@ -174,11 +199,6 @@ static void run_by_itself(struct outcome *outcome)
     outcome->ns = time - started;
 }
 
-static uint32_t write_size(void)
-{
-    return run.workload == WRITE_SMALL ? SMALL : PAYLOAD_MAX;
-}
-
 static bool writes(void)
 {
     return run.workload == WRITE_SMALL || run.workload == WRITE_LARGE;
@@ -187,7 +207,7 @@ static bool writes(void)
 /* Whether files are made in `made`, and removed again. */
 static bool makes(void)
 {
-    return run.workload == CREATE || is_upcall(run.workload);
+    return run.workload == CREATE || has_own_file(run.workload);
 }
 
 static void before_run(void)
@@ -197,21 +217,25 @@ static void before_run(void)
     if (writes())
         tree_written_begin();
     run.fresh = 0;
+    refused = 0;
     for (unsigned i = 0; i < run.depth; i++) {
         lanes[i].random = run.serial * MAX_LANES + i;
         lanes[i].step = 0;
         if (writes())
-            tree_block_fill(&lanes[i], write_size());
-        protocol->prepare(run.workload, &lanes[i]);
+            tree_block_fill(&lanes[i], io_size());
+        if (operation()->prepare)
+            operation()->prepare(&lanes[i]);
     }
+    if (has_own_file(run.workload))
+        engine_try(&lanes[0], operation()->step);
 }
 
 static void after_run(void)
 {
-    for (unsigned i = 0; i < run.depth; i++)
-        protocol->release(run.workload, &lanes[i]);
+    for (unsigned i = 0; i < run.depth && operation()->release; i++)
+        operation()->release(&lanes[i]);
     if (writes())
-        tree_written_check(tree_fd, write_size());
+        tree_written_check(tree_fd, io_size());
     if (makes() && unlinkat(tree_fd, "made", AT_REMOVEDIR) < 0)
         wrong(NULL, "files that were removed are still there (errno %d)", errno);
     if (makes() && mkdirat(tree_fd, "made", 0755) < 0)
@@ -220,30 +244,41 @@ static void after_run(void)
         tree_fresh_remove(tree_fd, run.workload);
 }
 
+static void measure_ring(struct outcome *outcome)
+{
+    ring->kicks = ring->calls = 0;
+    ring_wait_by(ring, run.waiting);
+    engine_clock(true);
+    run_over_ring(outcome);
+    engine_clock(false);
+    outcome->kicks = ring->kicks;
+    outcome->calls = ring->calls;
+    ring_wait_by(ring, WAIT_POLL);
+}
+
+static void measure_system_calls(struct outcome *outcome)
+{
+    if (run.depth != 1)
+        broken("system calls have depth 1 only");
+    engine_clock(true);
+    run_by_itself(outcome);
+    engine_clock(false);
+}
+
 struct outcome engine_run(void)
 {
     struct outcome outcome = {0};
 
-    if (!ring && run.depth != 1)
-        broken("system calls have depth 1 only");
     histogram_clear(&latencies);
     begun = 0;
     before_run();
-    if (ring) {
-        ring->kicks = ring->calls = 0;
-        ring_wait_by(ring, run.waiting);
-        engine_clock(true);
-        run_over_ring(&outcome);
-        engine_clock(false);
-        outcome.kicks = ring->kicks;
-        outcome.calls = ring->calls;
-        ring_wait_by(ring, WAIT_POLL);
-    } else {
-        engine_clock(true);
-        run_by_itself(&outcome);
-        engine_clock(false);
-    }
+    outcome.refused = refused;
+    if (ring && !refused)
+        measure_ring(&outcome);
+    else if (!refused)
+        measure_system_calls(&outcome);
     after_run();
+    outcome.mean = histogram_mean(&latencies);
     outcome.p50 = histogram_quantile(&latencies, 0.50);
     outcome.p99 = histogram_quantile(&latencies, 0.99);
     return outcome;

@@ -7,8 +7,10 @@
 #include "bench.h"
 
 struct outcome {
-    uint64_t ops, ns, p50, p99; /* the quantiles in ns per operation */
-    uint64_t kicks, calls;      /* notifications: sent to the server, waited for from it */
+    uint64_t ops, ns;
+    uint64_t mean, p50, p99; /* latency of an operation in ns */
+    uint64_t kicks, calls;   /* notifications: sent to the server, waited for from it */
+    int refused;             /* the errno by which the server said that it cannot do this, or 0 */
 };
 
 /*

@@ -15,7 +15,9 @@
 
 enum { PROTOCOL_MINOR = 38 };
 
-static uint64_t files_node, made_node, fresh_node;
+uint64_t fuse_made;
+
+static uint64_t files_node, fresh_node;
 static uint64_t file_inos[FILES], level_inos[LEVELS];
 
 static void expect_file(struct lane *lane)
@@ -104,8 +106,10 @@ static bool step_open(struct lane *lane)
     }
 }
 
-static bool step_read(struct lane *lane, uint32_t size)
+static bool step_read(struct lane *lane)
 {
+    const uint32_t size = io_size();
+
     if (lane->step == 0)
         return fuse_transfer(lane, FUSE_READ, draw(lane) % (DATA_SIZE / size) * size, size);
     fuse_expect_body(lane, size);
@@ -114,8 +118,10 @@ static bool step_read(struct lane *lane, uint32_t size)
     return false;
 }
 
-static bool step_write(struct lane *lane, uint32_t size)
+static bool step_write(struct lane *lane)
 {
+    const uint32_t size = io_size();
+
     if (lane->step == 0) {
         fuse_transfer(lane, FUSE_WRITE, tree_block_choose(lane, size), size);
         tree_block_stamp(lane);
@@ -163,28 +169,6 @@ static bool step_list(struct lane *lane)
     return false;
 }
 
-static bool create(struct lane *lane, const char *name)
-{
-    struct fuse_create_in in = {.flags = O_RDWR | O_CREAT | O_EXCL, .mode = 0100644};
-
-    fuse_start(lane, FUSE_CREATE, made_node,
-               sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out));
-    fuse_put(lane, &in, sizeof(in));
-    fuse_put(lane, name, strlen(name) + 1);
-    return fuse_finish(lane);
-}
-
-static void take_created(struct lane *lane)
-{
-    const struct fuse_entry_out *made = fuse_body(lane);
-
-    fuse_expect_body(lane, sizeof(*made) + sizeof(struct fuse_open_out));
-    if (!made->nodeid || made->attr.mode != 0100644 || made->attr.size)
-        wrong(lane, "a new file has mode %o", made->attr.mode);
-    lane->node = made->nodeid;
-    lane->handle = ((const struct fuse_open_out *)(made + 1))->fh;
-}
-
 static bool step_create(struct lane *lane)
 {
     char name[16];
@@ -192,15 +176,13 @@ static bool step_create(struct lane *lane)
     tree_file_name(name, lane->index);
     switch (lane->step) {
     case 0:
-        return create(lane, name);
+        return fuse_create(lane, fuse_made, name);
     case 1:
-        take_created(lane);
+        fuse_take_created(lane);
         return fuse_release_handle(lane, FUSE_RELEASE);
     case 2:
         fuse_expect_body(lane, 0);
-        fuse_start(lane, FUSE_UNLINK, made_node, 0);
-        fuse_put(lane, name, strlen(name) + 1);
-        return fuse_finish(lane);
+        return fuse_remove(lane, FUSE_UNLINK, fuse_made, name);
     case 3:
         fuse_expect_body(lane, 0);
         return fuse_forget(lane, 1, &lane->node);
@@ -230,6 +212,11 @@ static bool step_fresh_stat(struct lane *lane)
     }
 }
 
+static bool step_walk(struct lane *lane)
+{
+    return step_down(lane, FUSE_ROOT_ID, tree_levels[0], tree_levels, level_inos);
+}
+
 static bool step_fresh_walk(struct lane *lane)
 {
     char name[16];
@@ -239,48 +226,7 @@ static bool step_fresh_walk(struct lane *lane)
     return step_down(lane, fresh_node, name, tree_fresh_levels, NULL);
 }
 
-static bool step(enum workload workload, struct lane *lane)
-{
-    switch (workload) {
-    case GETATTR:
-        return step_getattr(lane);
-    case STAT:
-        return step_stat(lane);
-    case WALK:
-        return step_down(lane, FUSE_ROOT_ID, tree_levels[0], tree_levels, level_inos);
-    case OPEN:
-        return step_open(lane);
-    case READ_SMALL:
-    case READ_LARGE:
-        return step_read(lane, workload == READ_SMALL ? SMALL : PAYLOAD_MAX);
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-        return step_write(lane, workload == WRITE_SMALL ? SMALL : PAYLOAD_MAX);
-    case LIST:
-        return step_list(lane);
-    case CREATE:
-        return step_create(lane);
-    case FRESH_STAT:
-        return step_fresh_stat(lane);
-    default:
-        return step_fresh_walk(lane);
-    }
-}
-
 /* ---- around the runs */
-
-static const struct fuse_entry_out *reach(struct lane *lane, uint64_t parent, const char *name)
-{
-    fuse_lookup(lane, parent, name);
-    engine_call(lane);
-    return fuse_entry(lane);
-}
-
-static void give_back(struct lane *lane, uint64_t node)
-{
-    fuse_forget(lane, 1, &node);
-    engine_call(lane);
-}
 
 static void learn_files(struct lane *lane)
 {
@@ -290,12 +236,12 @@ static void learn_files(struct lane *lane)
         const struct fuse_entry_out *found;
 
         tree_file_name(name, i);
-        found = reach(lane, files_node, name);
+        found = fuse_reach(lane, files_node, name);
         file_inos[i] = found->attr.ino;
         for (unsigned other = 0; other < i; other++)
             if (file_inos[other] == file_inos[i])
                 wrong(lane, "files %u and %u have one inode number", other, i);
-        give_back(lane, found->nodeid);
+        fuse_give_back(lane, found->nodeid);
     }
 }
 
@@ -304,7 +250,7 @@ static void learn_levels(struct lane *lane)
     uint64_t nodes[LEVELS], parent = FUSE_ROOT_ID;
 
     for (unsigned i = 0; i < LEVELS; i++) {
-        const struct fuse_entry_out *found = reach(lane, parent, tree_levels[i]);
+        const struct fuse_entry_out *found = fuse_reach(lane, parent, tree_levels[i]);
 
         level_inos[i] = found->attr.ino;
         nodes[i] = parent = found->nodeid;
@@ -318,8 +264,8 @@ static void begin(struct lane *lane)
     struct fuse_init_in in = {.major = FUSE_KERNEL_VERSION,
                               .minor = PROTOCOL_MINOR,
                               .max_readahead = 128 * 1024,
-                              .flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_PARALLEL_DIROPS |
-                                       FUSE_ATOMIC_O_TRUNC | FUSE_MAX_PAGES};
+                              .flags = FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_BIG_WRITES |
+                                       FUSE_PARALLEL_DIROPS | FUSE_ATOMIC_O_TRUNC | FUSE_MAX_PAGES};
     const struct fuse_init_out *out = fuse_body(lane);
 
     fuse_start(lane, FUSE_INIT, 0, sizeof(struct fuse_init_out));
@@ -329,14 +275,14 @@ static void begin(struct lane *lane)
     fuse_expect_body(lane, sizeof(*out));
     if (out->major != FUSE_KERNEL_VERSION || out->max_write < PAYLOAD_MAX)
         wrong(lane, "version %u, writes of up to %u bytes", out->major, out->max_write);
-    files_node = reach(lane, FUSE_ROOT_ID, "files")->nodeid;
+    files_node = fuse_reach(lane, FUSE_ROOT_ID, "files")->nodeid;
     learn_files(lane);
     learn_levels(lane);
 }
 
 static void open_own(struct lane *lane, unsigned opcode, const char *name, uint32_t flags)
 {
-    lane->node = reach(lane, FUSE_ROOT_ID, name)->nodeid;
+    lane->node = fuse_reach(lane, FUSE_ROOT_ID, name)->nodeid;
     fuse_open_node(lane, opcode, lane->node, flags);
     engine_call(lane);
     fuse_take_handle(lane);
@@ -347,71 +293,106 @@ static void close_own(struct lane *lane, unsigned opcode)
     fuse_release_handle(lane, opcode);
     engine_call(lane);
     fuse_expect_body(lane, 0);
-    give_back(lane, lane->node);
+    fuse_give_back(lane, lane->node);
 }
 
-static void prepare(enum workload workload, struct lane *lane)
+static void reach_own(struct lane *lane)
+{
+    char name[16];
+
+    tree_file_name(name, lane->index);
+    lane->node = fuse_reach(lane, files_node, name)->nodeid;
+}
+
+static void release_node(struct lane *lane)
+{
+    fuse_give_back(lane, lane->node);
+}
+
+static void open_data(struct lane *lane)
+{
+    open_own(lane, FUSE_OPEN, "data", O_RDONLY);
+}
+
+static void open_written(struct lane *lane)
+{
+    open_own(lane, FUSE_OPEN, "written", O_RDWR);
+}
+
+static void close_file(struct lane *lane)
+{
+    close_own(lane, FUSE_RELEASE);
+}
+
+static void open_list(struct lane *lane)
+{
+    open_own(lane, FUSE_OPENDIR, "list", O_RDONLY | O_DIRECTORY);
+}
+
+static void close_list(struct lane *lane)
+{
+    close_own(lane, FUSE_RELEASEDIR);
+}
+
+void fuse_reach_made(struct lane *lane)
+{
+    if (lane->index == 0)
+        fuse_made = fuse_reach(lane, FUSE_ROOT_ID, "made")->nodeid;
+}
+
+void fuse_release_made(struct lane *lane)
+{
+    if (lane->index + 1 == run.depth)
+        fuse_give_back(lane, fuse_made);
+}
+
+static void reach_fresh(struct lane *lane)
 {
     char name[40];
 
-    switch (workload) {
-    case GETATTR:
-        tree_file_name(name, lane->index);
-        lane->node = reach(lane, files_node, name)->nodeid;
-        break;
-    case READ_SMALL:
-    case READ_LARGE:
-        open_own(lane, FUSE_OPEN, "data", O_RDONLY);
-        break;
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-        open_own(lane, FUSE_OPEN, "written", O_RDWR);
-        break;
-    case LIST:
-        open_own(lane, FUSE_OPENDIR, "list", O_RDONLY | O_DIRECTORY);
-        break;
-    case CREATE:
-        if (lane->index == 0)
-            made_node = reach(lane, FUSE_ROOT_ID, "made")->nodeid;
-        break;
-    case FRESH_STAT:
-    case FRESH_WALK:
-        tree_fresh_name(name);
-        if (lane->index == 0)
-            fresh_node = reach(lane, FUSE_ROOT_ID, name)->nodeid;
-        break;
-    default:
-        break;
-    }
+    tree_fresh_name(name);
+    if (lane->index == 0)
+        fresh_node = fuse_reach(lane, FUSE_ROOT_ID, name)->nodeid;
 }
 
-static void release(enum workload workload, struct lane *lane)
+static void release_fresh(struct lane *lane)
 {
-    switch (workload) {
-    case GETATTR:
-        give_back(lane, lane->node);
-        break;
-    case READ_SMALL:
-    case READ_LARGE:
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-        close_own(lane, FUSE_RELEASE);
-        break;
-    case LIST:
-        close_own(lane, FUSE_RELEASEDIR);
-        break;
-    case CREATE:
-        if (lane->index == 0)
-            give_back(lane, made_node);
-        break;
-    case FRESH_STAT:
-    case FRESH_WALK:
-        if (lane->index == 0)
-            give_back(lane, fresh_node);
-        break;
-    default:
-        break;
-    }
+    if (lane->index == 0)
+        fuse_give_back(lane, fresh_node);
 }
 
-const struct protocol fuse = {begin, prepare, release, step, fuse_check, true};
+const struct protocol fuse = {
+    .begin = begin,
+    .check = fuse_check,
+    .operations =
+        {
+            [GETATTR] = {reach_own, step_getattr, release_node},
+            [STAT] = {NULL, step_stat, NULL},
+            [WALK] = {NULL, step_walk, NULL},
+            [OPEN] = {NULL, step_open, NULL},
+            [READ_SMALL] = {open_data, step_read, close_file},
+            [WRITE_SMALL] = {open_written, step_write, close_file},
+            [READ_LARGE] = {open_data, step_read, close_file},
+            [WRITE_LARGE] = {open_written, step_write, close_file},
+            [LIST] = {open_list, step_list, close_list},
+            [CREATE] = {fuse_reach_made, step_create, fuse_release_made},
+            [CHMOD] = {fuse_prepare_own, fuse_chmod, fuse_release_own},
+            [UTIMENS] = {fuse_prepare_own, fuse_utimens, fuse_release_own},
+            [TRUNCATE] = {fuse_prepare_own, fuse_truncate, fuse_release_own},
+            [RENAME] = {fuse_prepare_own, fuse_rename, fuse_release_own},
+            [LINK] = {fuse_prepare_own, fuse_link, fuse_release_own},
+            [MKDIR] = {fuse_prepare_own, fuse_mkdir, fuse_release_own},
+            [SYMLINK] = {fuse_prepare_own, fuse_symlink, fuse_release_own},
+            [READLINK] = {fuse_prepare_own, fuse_readlink, fuse_release_own},
+            [XATTR_GET] = {fuse_prepare_own, fuse_xattr_get, fuse_release_own},
+            [XATTR_NONE] = {fuse_prepare_own, fuse_xattr_none, fuse_release_own},
+            [XATTR_LIST] = {fuse_prepare_own, fuse_xattr_list, fuse_release_own},
+            [XATTR_SET] = {fuse_prepare_own, fuse_xattr_set, fuse_release_own},
+            [LOCK] = {fuse_prepare_own, fuse_lock, fuse_release_own},
+            [GETLOCK] = {fuse_prepare_own, fuse_getlock, fuse_release_own},
+            [FSYNC] = {fuse_prepare_own, fuse_fsync, fuse_release_own},
+            [STATFS] = {fuse_prepare_own, fuse_statfs, fuse_release_own},
+            [FRESH_STAT] = {reach_fresh, step_fresh_stat, release_fresh},
+            [FRESH_WALK] = {reach_fresh, step_fresh_walk, release_fresh},
+        },
+};

@@ -1,6 +1,7 @@
 /*
  * FUSE on the wire: requests as the kernel's client makes them, and what has to be true of replies.
  */
+#include <fcntl.h>
 #include <string.h>
 
 #include "fuse.h"
@@ -13,6 +14,11 @@ void fuse_put(struct lane *lane, const void *bytes, size_t size)
     lane->head += (uint32_t)size;
 }
 
+void fuse_put_name(struct lane *lane, const char *name)
+{
+    fuse_put(lane, name, strlen(name) + 1);
+}
+
 void fuse_start(struct lane *lane, unsigned opcode, uint64_t node, size_t reply)
 {
     struct fuse_in_header header = {
@@ -23,6 +29,7 @@ void fuse_start(struct lane *lane, unsigned opcode, uint64_t node, size_t reply)
     lane->way = NO_PAYLOAD;
     lane->in_size = (uint32_t)(sizeof(struct fuse_out_header) + reply);
     lane->silent = false;
+    lane->error = 0;
     fuse_put(lane, &header, sizeof(header));
 }
 
@@ -36,7 +43,7 @@ bool fuse_finish(struct lane *lane)
 bool fuse_lookup(struct lane *lane, uint64_t parent, const char *name)
 {
     fuse_start(lane, FUSE_LOOKUP, parent, sizeof(struct fuse_entry_out));
-    fuse_put(lane, name, strlen(name) + 1);
+    fuse_put_name(lane, name);
     return fuse_finish(lane);
 }
 
@@ -67,6 +74,24 @@ bool fuse_release_handle(struct lane *lane, unsigned opcode)
 {
     fuse_start(lane, opcode, lane->node, 0);
     fuse_put(lane, &(struct fuse_release_in){.fh = lane->handle}, sizeof(struct fuse_release_in));
+    return fuse_finish(lane);
+}
+
+bool fuse_create(struct lane *lane, uint64_t parent, const char *name)
+{
+    struct fuse_create_in in = {.flags = O_RDWR | O_CREAT | O_EXCL, .mode = 0100644};
+
+    fuse_start(lane, FUSE_CREATE, parent,
+               sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out));
+    fuse_put(lane, &in, sizeof(in));
+    fuse_put_name(lane, name);
+    return fuse_finish(lane);
+}
+
+bool fuse_remove(struct lane *lane, unsigned opcode, uint64_t parent, const char *name)
+{
+    fuse_start(lane, opcode, parent, 0);
+    fuse_put_name(lane, name);
     return fuse_finish(lane);
 }
 
@@ -107,8 +132,8 @@ void fuse_check(const struct lane *lane)
     if (got->unique != asked->unique)
         wrong(lane, "the reply is to %llu, not to %llu", (unsigned long long)got->unique,
               (unsigned long long)asked->unique);
-    if (got->error)
-        wrong(lane, "request %u got error %d", asked->opcode, got->error);
+    if (got->error != -lane->error)
+        engine_take_error(lane, asked->opcode, -got->error);
 }
 
 void fuse_expect_body(const struct lane *lane, size_t size)
@@ -143,4 +168,31 @@ void fuse_take_handle(struct lane *lane)
 {
     fuse_expect_body(lane, sizeof(struct fuse_open_out));
     lane->handle = ((const struct fuse_open_out *)fuse_body(lane))->fh;
+}
+
+void fuse_take_created(struct lane *lane)
+{
+    const struct fuse_entry_out *made = fuse_body(lane);
+
+    fuse_expect_body(lane, sizeof(*made) + sizeof(struct fuse_open_out));
+    if (!made->nodeid || made->attr.mode != 0100644 || made->attr.size)
+        wrong(lane, "a new file has mode %o", made->attr.mode);
+    lane->node = made->nodeid;
+    lane->ino = made->attr.ino;
+    lane->handle = ((const struct fuse_open_out *)(made + 1))->fh;
+}
+
+/* ---- requests whose replies are waited for */
+
+const struct fuse_entry_out *fuse_reach(struct lane *lane, uint64_t parent, const char *name)
+{
+    fuse_lookup(lane, parent, name);
+    engine_call(lane);
+    return fuse_entry(lane);
+}
+
+void fuse_give_back(struct lane *lane, uint64_t node)
+{
+    fuse_forget(lane, 1, &node);
+    engine_call(lane);
 }

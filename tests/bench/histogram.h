@@ -1,5 +1,6 @@
 /*
- * Durations by their logarithm: 64 steps an octave, so that a quantile is right to 1.6 %.
+ * Durations by their logarithm: 64 steps an octave, so that a quantile is right to 1.6 %; and
+ * their mean.
  */
 #ifndef HISTOGRAM_H
 #define HISTOGRAM_H
@@ -10,7 +11,7 @@
 enum { STEPS = 64, OCTAVES = 40 };
 
 struct histogram {
-    uint64_t count, bins[STEPS * OCTAVES];
+    uint64_t count, sum, bins[STEPS * OCTAVES];
 };
 
 static inline void histogram_clear(struct histogram *all)
@@ -28,6 +29,12 @@ static inline void histogram_add(struct histogram *all, uint64_t ns)
         bin = STEPS * OCTAVES - 1;
     all->bins[bin]++;
     all->count++;
+    all->sum += ns;
+}
+
+static inline uint64_t histogram_mean(const struct histogram *all)
+{
+    return all->count ? all->sum / all->count : 0;
 }
 
 /* The duration in ns that `share` of all do not exceed. */

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host.h"
 #include "tree.h"
 
 int host_directory;
@@ -49,16 +50,17 @@ static void expect_file(struct lane *lane, const struct stat *found, unsigned in
         wrong(lane, "file %u has size %llu", index, (unsigned long long)found->st_size);
 }
 
-static void do_getattr(struct lane *lane)
+static bool do_getattr(struct lane *lane)
 {
     struct stat found;
 
     if (fstat(own_fd, &found) < 0)
         broken("fstat: %s", strerror(errno));
     expect_file(lane, &found, 0);
+    return false;
 }
 
-static void do_stat(struct lane *lane)
+static bool do_stat(struct lane *lane)
 {
     unsigned index = draw(lane) % FILES;
     struct stat found;
@@ -67,6 +69,7 @@ static void do_stat(struct lane *lane)
     tree_file_name(name, index);
     close(look_up(files_fd, name, &found));
     expect_file(lane, &found, index);
+    return false;
 }
 
 /* The directories below `at`, one in the other. */
@@ -88,34 +91,40 @@ static void walk(struct lane *lane, int at, const char *first, const char *const
     close(fd);
 }
 
-static void do_open(struct lane *lane)
+static bool do_open(struct lane *lane)
 {
     char name[16];
 
     tree_file_name(name, draw(lane) % FILES);
     close(opened(openat(files_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC), name));
+    return false;
 }
 
-static void do_read(struct lane *lane, uint32_t size)
+static bool do_read(struct lane *lane)
 {
+    const uint32_t size = io_size();
     uint64_t offset = draw(lane) % (DATA_SIZE / size) * size;
 
     if (pread(own_fd, lane->data, size, (off_t)offset) != (ssize_t)size)
         wrong(lane, "a short read");
     if (!tree_data_right(lane->data, offset, size))
         wrong(lane, "other data at %llu", (unsigned long long)offset);
+    return false;
 }
 
-static void do_write(struct lane *lane, uint32_t size)
+static bool do_write(struct lane *lane)
 {
+    const uint32_t size = io_size();
+
     lane->offset = tree_block_choose(lane, size);
     tree_block_stamp(lane);
     if (pwrite(own_fd, lane->data, size, (off_t)lane->offset) != (ssize_t)size)
         wrong(lane, "a short write");
     tree_written_note(lane->offset);
+    return false;
 }
 
-static void do_list(struct lane *lane)
+static bool do_list(struct lane *lane)
 {
     long bytes;
 
@@ -130,74 +139,49 @@ static void do_list(struct lane *lane)
         }
     }
     tree_listing_check(lane);
+    return false;
 }
 
-static void do_create(void)
+static bool do_create(struct lane *lane)
 {
-    close(opened(openat(own_fd, "f", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644), "f"));
-    if (unlinkat(own_fd, "f", 0) < 0)
-        broken("f: %s", strerror(errno));
+    char name[16];
+
+    tree_file_name(name, lane->index);
+    close(opened(openat(own_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644), name));
+    if (unlinkat(own_fd, name, 0) < 0)
+        broken("%s: %s", name, strerror(errno));
+    return false;
 }
 
-static void do_fresh(struct lane *lane)
+static bool do_walk(struct lane *lane)
+{
+    walk(lane, host_directory, tree_levels[0], tree_levels, level_inos);
+    return false;
+}
+
+static bool do_fresh_walk(struct lane *lane)
+{
+    char name[16];
+
+    tree_fresh_entry(name, FRESH_WALK, run.fresh++);
+    walk(lane, own_fd, name, tree_fresh_levels, NULL);
+    return false;
+}
+
+static bool do_fresh_stat(struct lane *lane)
 {
     uint32_t index = run.fresh++;
     struct stat found;
     char name[16];
 
-    tree_fresh_entry(name, run.workload, index);
-    if (run.workload == FRESH_WALK) {
-        walk(lane, own_fd, name, tree_fresh_levels, NULL);
-        return;
-    }
+    tree_fresh_entry(name, FRESH_STAT, index);
     close(look_up(own_fd, name, &found));
     if (found.st_mode != (S_IFREG | tree_fresh_mode(index)))
         wrong(lane, "%s has mode %o", name, found.st_mode);
-}
-
-static bool step(enum workload workload, struct lane *lane)
-{
-    if (is_upcall(workload)) {
-        host_step_upcall(workload);
-        return false;
-    }
-    if (is_scale(workload)) {
-        host_step_scale(workload, lane);
-        return false;
-    }
-    switch (workload) {
-    case GETATTR:
-        do_getattr(lane);
-        break;
-    case STAT:
-        do_stat(lane);
-        break;
-    case WALK:
-        walk(lane, host_directory, tree_levels[0], tree_levels, level_inos);
-        break;
-    case OPEN:
-        do_open(lane);
-        break;
-    case READ_SMALL:
-    case READ_LARGE:
-        do_read(lane, workload == READ_SMALL ? SMALL : PAYLOAD_MAX);
-        break;
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-        do_write(lane, workload == WRITE_SMALL ? SMALL : PAYLOAD_MAX);
-        break;
-    case LIST:
-        do_list(lane);
-        break;
-    case CREATE:
-        do_create();
-        break;
-    default:
-        do_fresh(lane);
-        break;
-    }
     return false;
 }
+
+/* ---- around the runs */
 
 static void begin(struct lane *lane)
 {
@@ -220,42 +204,94 @@ static void begin(struct lane *lane)
         broken("out of memory");
 }
 
-static void prepare(enum workload workload, struct lane *lane)
+static void open_own(const char *name, int flags)
 {
-    static const char *const names[WORKLOADS] = {
-        [GETATTR] = "files/f000",  [READ_SMALL] = "data",     [READ_LARGE] = "data",
-        [WRITE_SMALL] = "written", [WRITE_LARGE] = "written", [LIST] = "list",
-        [CREATE] = "made",
-    };
+    own_fd = opened(openat(host_directory, name, flags | O_CLOEXEC), name);
+}
+
+static void open_file(struct lane *lane)
+{
+    char name[16], path[32];
+
+    tree_file_name(name, lane->index);
+    snprintf(path, sizeof(path), "files/%s", name);
+    open_own(path, O_RDONLY);
+}
+
+static void open_data(struct lane *lane)
+{
+    (void)lane;
+    open_own("data", O_RDONLY);
+}
+
+static void open_written(struct lane *lane)
+{
+    (void)lane;
+    open_own("written", O_RDWR);
+}
+
+static void open_list(struct lane *lane)
+{
+    (void)lane;
+    open_own("list", O_RDONLY);
+}
+
+static void open_made(struct lane *lane)
+{
+    (void)lane;
+    open_own("made", O_RDONLY);
+}
+
+static void open_fresh(struct lane *lane)
+{
     char name[40];
-    int flags = O_RDONLY | O_CLOEXEC;
 
-    if (lane->index || workload == STAT || workload == WALK || workload == OPEN)
-        return;
-    if (is_upcall(workload)) {
-        host_prepare_upcall(workload);
-        return;
-    }
-    if (is_scale(workload)) {
-        host_prepare_scale(workload);
-        return;
-    }
+    (void)lane;
     tree_fresh_name(name);
-    if (workload < FRESH_STAT)
-        snprintf(name, sizeof(name), "%s", names[workload]);
-    if (workload == WRITE_SMALL || workload == WRITE_LARGE)
-        flags = O_RDWR | O_CLOEXEC;
-    own_fd = opened(openat(host_directory, name, flags), name);
+    open_own(name, O_RDONLY);
 }
 
-static void release(enum workload workload, struct lane *lane)
+static void close_own(struct lane *lane)
 {
-    if (is_upcall(workload))
-        host_release_upcall();
-    else if (is_scale(workload))
-        host_release_scale();
-    else if (lane->index == 0 && workload != STAT && workload != WALK && workload != OPEN)
-        close(own_fd);
+    (void)lane;
+    close(own_fd);
 }
 
-const struct protocol host = {begin, prepare, release, step, NULL, false};
+const struct protocol host = {
+    .begin = begin,
+    .operations =
+        {
+            [GETATTR] = {open_file, do_getattr, close_own},
+            [STAT] = {NULL, do_stat, NULL},
+            [WALK] = {NULL, do_walk, NULL},
+            [OPEN] = {NULL, do_open, NULL},
+            [READ_SMALL] = {open_data, do_read, close_own},
+            [WRITE_SMALL] = {open_written, do_write, close_own},
+            [READ_LARGE] = {open_data, do_read, close_own},
+            [WRITE_LARGE] = {open_written, do_write, close_own},
+            [LIST] = {open_list, do_list, close_own},
+            [CREATE] = {open_made, do_create, close_own},
+            [CHMOD] = {host_prepare_own, host_chmod, host_release_own},
+            [UTIMENS] = {host_prepare_own, host_utimens, host_release_own},
+            [TRUNCATE] = {host_prepare_own, host_truncate, host_release_own},
+            [RENAME] = {host_prepare_own, host_rename, host_release_own},
+            [LINK] = {host_prepare_own, host_link, host_release_own},
+            [MKDIR] = {host_prepare_own, host_mkdir, host_release_own},
+            [SYMLINK] = {host_prepare_own, host_symlink, host_release_own},
+            [READLINK] = {host_prepare_own, host_readlink, host_release_own},
+            [XATTR_GET] = {host_prepare_own, host_xattr_get, host_release_own},
+            [XATTR_NONE] = {host_prepare_own, host_xattr_none, host_release_own},
+            [XATTR_LIST] = {host_prepare_own, host_xattr_list, host_release_own},
+            [XATTR_SET] = {host_prepare_own, host_xattr_set, host_release_own},
+            [LOCK] = {host_prepare_own, host_lock, host_release_own},
+            [GETLOCK] = {host_prepare_own, host_getlock, host_release_own},
+            [FSYNC] = {host_prepare_own, host_fsync, host_release_own},
+            [STATFS] = {host_prepare_own, host_statfs, host_release_own},
+            [ATTACH] = {host_prepare_own, host_attach, host_release_own},
+            [FIDS_FILL] = {host_prepare_scale, host_fill, host_release_scale},
+            [FIDS_GETATTR] = {host_prepare_scale, host_members_getattr, host_release_scale},
+            [ENTRIES_LIST] = {host_prepare_scale, host_entries, host_release_scale},
+            [FRESH_STAT] = {open_fresh, do_fresh_stat, close_own},
+            [FRESH_WALK] = {open_fresh, do_fresh_walk, close_own},
+        },
+};

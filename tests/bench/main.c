@@ -11,8 +11,10 @@
  *
  *     WORKLOAD DEPTH poll|call|rest MILLISECONDS THINK-MICROSECONDS SERIAL [SIZE FILES ENTRIES]
  *
- * and is answered by one line of JSON. PIDs are the server's processes, whose CPU time is taken.
- * The first wrong reply ends the process with exit status 3 and a line on standard error.
+ * and is answered by one line of JSON: what was measured, or `refused`, the errno by which the
+ * server said that it does not support the workload. PIDs are the server's processes, whose CPU
+ * time is taken. The first wrong reply ends the process with exit status 3 and a line on standard
+ * error.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -31,11 +33,42 @@
 enum { MAX_PROCESSES = 8, LANE_TABLE = 0x4000, LANE_SIZE = 0x90000 };
 
 const char *const workload_names[WORKLOADS] = {
-    "getattr",   "stat",          "walk8",        "open",         "read4k",       "write4k",
-    "read512k",  "write512k",     "list",         "create",       "chmod",        "utimens",
-    "truncate",  "rename",        "link",         "xattr-get",    "xattr-set",    "lock",
-    "getlock",   "fsync",         "attach",       "fids-fill",    "fids-getattr", "fids-clone",
-    "fids-walk", "devices-first", "devices-stat", "entries-list", "fresh-stat",   "fresh-walk8",
+    [GETATTR] = "getattr",
+    [STAT] = "stat",
+    [WALK] = "walk8",
+    [OPEN] = "open",
+    [READ_SMALL] = "read4k",
+    [WRITE_SMALL] = "write4k",
+    [READ_LARGE] = "read512k",
+    [WRITE_LARGE] = "write512k",
+    [LIST] = "list",
+    [CREATE] = "create",
+    [CHMOD] = "chmod",
+    [UTIMENS] = "utimens",
+    [TRUNCATE] = "truncate",
+    [RENAME] = "rename",
+    [LINK] = "link",
+    [MKDIR] = "mkdir",
+    [SYMLINK] = "symlink",
+    [READLINK] = "readlink",
+    [XATTR_GET] = "xattr-get",
+    [XATTR_NONE] = "xattr-none",
+    [XATTR_LIST] = "xattr-list",
+    [XATTR_SET] = "xattr-set",
+    [LOCK] = "lock",
+    [GETLOCK] = "getlock",
+    [FSYNC] = "fsync",
+    [STATFS] = "statfs",
+    [ATTACH] = "attach",
+    [FIDS_FILL] = "fids-fill",
+    [FIDS_GETATTR] = "fids-getattr",
+    [FIDS_CLONE] = "fids-clone",
+    [FIDS_WALK] = "fids-walk",
+    [DEVICES_FIRST] = "devices-first",
+    [DEVICES_STAT] = "devices-stat",
+    [ENTRIES_LIST] = "entries-list",
+    [FRESH_STAT] = "fresh-stat",
+    [FRESH_WALK] = "fresh-walk8",
 };
 struct run run;
 
@@ -175,8 +208,8 @@ static bool read_run(const struct protocol *protocol)
         broken("no workload is called %s", name);
     if (words != (is_scale(run.workload) ? 9 : 6))
         broken("not a run of %s: %s", name, line);
-    if (protocol->lacks_some && (is_upcall(run.workload) || is_scale(run.workload)))
-        broken("%s is for 9P only", name);
+    if (!protocol->operations[run.workload].step)
+        broken("%s is not for this protocol", name);
     if (run.depth < 1 || run.depth > MAX_LANES)
         broken("depth %u is not 1 to %d", run.depth, MAX_LANES);
     run.waiting = !strcmp(waiting, "call")   ? WAIT_CALL
@@ -186,6 +219,23 @@ static bool read_run(const struct protocol *protocol)
     run.think = think * 1000;
     run.serial = serial;
     return true;
+}
+
+static void print_outcome(const struct outcome *outcome)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } fields[] = {
+        {"ops", outcome->ops},      {"ns", outcome->ns},       {"cpu_ns", cpu_taken},
+        {"mean_ns", outcome->mean}, {"p50_ns", outcome->p50},  {"p99_ns", outcome->p99},
+        {"kicks", outcome->kicks},  {"calls", outcome->calls},
+    };
+
+    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+        printf("%s\"%s\": %llu", i ? ", " : "{", fields[i].name,
+               (unsigned long long)fields[i].value);
+    puts("}");
 }
 
 static void serve_runs(const struct protocol *protocol, bool over_ring, int tree)
@@ -203,12 +253,10 @@ static void serve_runs(const struct protocol *protocol, bool over_ring, int tree
     while (read_run(protocol)) {
         struct outcome outcome = engine_run();
 
-        printf("{\"ops\": %llu, \"ns\": %llu, \"cpu_ns\": %llu, \"p50_ns\": %llu, "
-               "\"p99_ns\": %llu, \"kicks\": %llu, \"calls\": %llu}\n",
-               (unsigned long long)outcome.ops, (unsigned long long)outcome.ns,
-               (unsigned long long)cpu_taken, (unsigned long long)outcome.p50,
-               (unsigned long long)outcome.p99, (unsigned long long)outcome.kicks,
-               (unsigned long long)outcome.calls);
+        if (outcome.refused)
+            printf("{\"refused\": %d}\n", outcome.refused);
+        else
+            print_outcome(&outcome);
         fflush(stdout);
     }
 }

@@ -37,8 +37,7 @@ static bool step_stat(struct lane *lane)
         expect_attr(lane, file_qids[lane->choice], 0100644, tree_file_size(lane->choice));
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
@@ -53,8 +52,7 @@ static bool step_walk(struct lane *lane)
             expect_qid(lane, lane->in + HEADER + 2 + i * QID, level_qids[i]);
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
@@ -75,13 +73,14 @@ static bool step_open(struct lane *lane)
         expect_qid(lane, lane->in + HEADER, file_qids[lane->choice]);
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
-static bool step_read(struct lane *lane, uint32_t size)
+static bool step_read(struct lane *lane)
 {
+    const uint32_t size = io_size();
+
     if (lane->step == 0)
         return transfer(lane, T_READ, draw(lane) % (DATA_SIZE / size) * size, size);
     received(lane, size, false);
@@ -90,8 +89,10 @@ static bool step_read(struct lane *lane, uint32_t size)
     return false;
 }
 
-static bool step_write(struct lane *lane, uint32_t size)
+static bool step_write(struct lane *lane)
 {
+    const uint32_t size = io_size();
+
     if (lane->step == 0) {
         transfer(lane, T_WRITE, tree_block_choose(lane, size), size);
         tree_block_stamp(lane);
@@ -151,13 +152,7 @@ static bool step_create(struct lane *lane)
         return walk(lane, FID_MADE, own_fid(lane), 0, NULL);
     case 1:
         expect_size(lane, HEADER + 2);
-        start(lane, T_LCREATE);
-        put(lane, own_fid(lane), 4);
-        put_string(lane, name);
-        put(lane, O_RDWR | O_CREAT | O_EXCL, 4);
-        put(lane, 0644, 4);
-        put(lane, 0, 4);
-        return finish(lane);
+        return lcreate(lane, own_fid(lane), name);
     case 2:
         expect_size(lane, HEADER + QID + 4);
         if (lane->in[HEADER])
@@ -165,10 +160,9 @@ static bool step_create(struct lane *lane)
         return clunk(lane, own_fid(lane));
     case 3:
         expect_size(lane, HEADER);
-        return unlink_in(lane, FID_MADE, name);
+        return unlink_in(lane, FID_MADE, name, 0);
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
@@ -191,8 +185,7 @@ static bool step_fresh_stat(struct lane *lane)
         expect_attr(lane, (struct qid){0, lane->node}, 0100000 | tree_fresh_mode(lane->choice), 0);
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
@@ -214,40 +207,7 @@ static bool step_fresh_walk(struct lane *lane)
                 wrong(lane, "name %u is no directory", i);
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
-    }
-}
-
-static bool step(enum workload workload, struct lane *lane)
-{
-    if (is_upcall(workload))
-        return step_upcall(workload, lane);
-    if (is_scale(workload))
-        return step_scale(workload, lane);
-    switch (workload) {
-    case GETATTR:
-        return step_getattr(lane);
-    case STAT:
-        return step_stat(lane);
-    case WALK:
-        return step_walk(lane);
-    case OPEN:
-        return step_open(lane);
-    case READ_SMALL:
-    case READ_LARGE:
-        return step_read(lane, workload == READ_SMALL ? SMALL : PAYLOAD_MAX);
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-        return step_write(lane, workload == WRITE_SMALL ? SMALL : PAYLOAD_MAX);
-    case LIST:
-        return step_list(lane);
-    case CREATE:
-        return step_create(lane);
-    case FRESH_STAT:
-        return step_fresh_stat(lane);
-    default:
-        return step_fresh_walk(lane);
+        return ended(lane);
     }
 }
 
@@ -263,8 +223,7 @@ static void learn_files(struct lane *lane)
         for (unsigned other = 0; other < i; other++)
             if (file_qids[other].path == file_qids[i].path)
                 wrong(lane, "files %u and %u have one qid", other, i);
-        clunk(lane, own_fid(lane));
-        engine_call(lane);
+        give_back(lane, own_fid(lane));
     }
 }
 
@@ -278,8 +237,7 @@ static void learn_levels(struct lane *lane)
         if (level_qids[i].type != QID_DIR)
             wrong(lane, "level %u is no directory", i + 1);
     }
-    clunk(lane, own_fid(lane));
-    engine_call(lane);
+    give_back(lane, own_fid(lane));
 }
 
 static void begin(struct lane *lane)
@@ -307,80 +265,101 @@ static void open_own(struct lane *lane, const char *name, uint32_t flags)
     expect_qid(lane, lane->in + HEADER, qid);
 }
 
-static void prepare(enum workload workload, struct lane *lane)
+static void reach_own(struct lane *lane)
+{
+    char name[16];
+
+    tree_file_name(name, lane->index);
+    reach(lane, FID_FILES, own_fid(lane), name);
+}
+
+static void open_data(struct lane *lane)
+{
+    open_own(lane, "data", O_RDONLY);
+}
+
+static void open_written(struct lane *lane)
+{
+    open_own(lane, "written", O_RDWR);
+}
+
+static void open_list(struct lane *lane)
+{
+    open_own(lane, "list", O_RDONLY | O_DIRECTORY);
+}
+
+static void release_fid(struct lane *lane)
+{
+    give_back(lane, own_fid(lane));
+}
+
+static void reach_made(struct lane *lane)
+{
+    if (lane->index == 0)
+        reach(lane, FID_ROOT, FID_MADE, "made");
+}
+
+static void release_made(struct lane *lane)
+{
+    if (lane->index == 0)
+        give_back(lane, FID_MADE);
+}
+
+static void reach_fresh(struct lane *lane)
 {
     char name[40];
 
-    if (is_upcall(workload)) {
-        prepare_upcall(workload, lane);
-        return;
-    }
-    if (is_scale(workload)) {
-        prepare_scale(workload, lane);
-        return;
-    }
-    switch (workload) {
-    case GETATTR:
-        tree_file_name(name, lane->index);
-        reach(lane, FID_FILES, own_fid(lane), name);
-        break;
-    case READ_SMALL:
-    case READ_LARGE:
-        open_own(lane, "data", O_RDONLY);
-        break;
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-        open_own(lane, "written", O_RDWR);
-        break;
-    case LIST:
-        open_own(lane, "list", O_RDONLY | O_DIRECTORY);
-        break;
-    case CREATE:
-        if (lane->index == 0)
-            reach(lane, FID_ROOT, FID_MADE, "made");
-        break;
-    case FRESH_STAT:
-    case FRESH_WALK:
-        tree_fresh_name(name);
-        if (lane->index == 0)
-            reach(lane, FID_ROOT, FID_FRESH, name);
-        break;
-    default:
-        break;
-    }
+    tree_fresh_name(name);
+    if (lane->index == 0)
+        reach(lane, FID_ROOT, FID_FRESH, name);
 }
 
-static void release(enum workload workload, struct lane *lane)
+static void release_fresh(struct lane *lane)
 {
-    if (is_upcall(workload)) {
-        release_upcall(workload, lane);
-        return;
-    }
-    if (is_scale(workload)) {
-        release_scale(workload, lane);
-        return;
-    }
-    switch (workload) {
-    case GETATTR:
-    case READ_SMALL:
-    case READ_LARGE:
-    case WRITE_SMALL:
-    case WRITE_LARGE:
-    case LIST:
-        clunk(lane, own_fid(lane));
-        engine_call(lane);
-        break;
-    case CREATE:
-    case FRESH_STAT:
-    case FRESH_WALK:
-        if (lane->index)
-            break;
-        clunk(lane, workload == CREATE ? FID_MADE : FID_FRESH);
-        engine_call(lane);
-        break;
-    default:
-        break;
-    }
+    if (lane->index == 0)
+        give_back(lane, FID_FRESH);
 }
 
-const struct protocol ninep = {begin, prepare, release, step, check, false};
+const struct protocol ninep = {
+    .begin = begin,
+    .check = check,
+    .operations =
+        {
+            [GETATTR] = {reach_own, step_getattr, release_fid},
+            [STAT] = {NULL, step_stat, NULL},
+            [WALK] = {NULL, step_walk, NULL},
+            [OPEN] = {NULL, step_open, NULL},
+            [READ_SMALL] = {open_data, step_read, release_fid},
+            [WRITE_SMALL] = {open_written, step_write, release_fid},
+            [READ_LARGE] = {open_data, step_read, release_fid},
+            [WRITE_LARGE] = {open_written, step_write, release_fid},
+            [LIST] = {open_list, step_list, release_fid},
+            [CREATE] = {reach_made, step_create, release_made},
+            [CHMOD] = {prepare_own, step_chmod, release_own},
+            [UTIMENS] = {prepare_own, step_utimens, release_own},
+            [TRUNCATE] = {prepare_own, step_truncate, release_own},
+            [RENAME] = {prepare_own, step_rename, release_own},
+            [LINK] = {prepare_own, step_link, release_own},
+            [MKDIR] = {prepare_own, step_mkdir, release_own},
+            [SYMLINK] = {prepare_own, step_symlink, release_own},
+            [READLINK] = {prepare_own, step_readlink, release_own},
+            [XATTR_GET] = {prepare_own, step_xattr_get, release_own},
+            [XATTR_NONE] = {prepare_own, step_xattr_none, release_own},
+            [XATTR_LIST] = {prepare_own, step_xattr_list, release_own},
+            [XATTR_SET] = {prepare_own, step_xattr_set, release_own},
+            [LOCK] = {prepare_own, step_lock, release_own},
+            [GETLOCK] = {prepare_own, step_getlock, release_own},
+            [FSYNC] = {prepare_own, step_fsync, release_own},
+            [STATFS] = {prepare_own, step_statfs, release_own},
+            [ATTACH] = {prepare_own, step_attach, release_own},
+            [FIDS_FILL] = {prepare_scale, step_fill, release_scale},
+            [FIDS_GETATTR] = {prepare_scale, step_members_getattr, release_scale},
+            [FIDS_CLONE] = {prepare_scale, step_members_clone, release_scale},
+            [FIDS_WALK] = {prepare_scale, step_members_walk, release_scale},
+            [DEVICES_FIRST] = {prepare_scale, step_devices, release_scale},
+            [DEVICES_STAT] = {prepare_scale, step_devices, release_scale},
+            [ENTRIES_LIST] = {prepare_scale, step_entries, release_scale},
+            [FRESH_STAT] = {reach_fresh, step_fresh_stat, release_fresh},
+            [FRESH_WALK] = {reach_fresh, step_fresh_walk, release_fresh},
+        },
+};

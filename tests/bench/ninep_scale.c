@@ -46,7 +46,7 @@ static struct qid member_qid(const struct lane *lane)
     return (struct qid){0, paths[lane->choice]};
 }
 
-static bool step_fill(struct lane *lane)
+bool step_fill(struct lane *lane)
 {
     struct qid qid;
     char name[16];
@@ -64,7 +64,7 @@ static bool step_fill(struct lane *lane)
     return false;
 }
 
-static bool step_members_getattr(struct lane *lane)
+bool step_members_getattr(struct lane *lane)
 {
     if (lane->step == 0) {
         lane->choice = draw(lane) % run.size;
@@ -74,7 +74,7 @@ static bool step_members_getattr(struct lane *lane)
     return false;
 }
 
-static bool step_members_clone(struct lane *lane)
+bool step_members_clone(struct lane *lane)
 {
     switch (lane->step) {
     case 0:
@@ -84,12 +84,11 @@ static bool step_members_clone(struct lane *lane)
         expect_size(lane, HEADER + 2);
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
-static bool step_members_walk(struct lane *lane)
+bool step_members_walk(struct lane *lane)
 {
     char name[16];
 
@@ -102,8 +101,7 @@ static bool step_members_walk(struct lane *lane)
         expect_qid(lane, walked(lane, 1), member_qid(lane));
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
@@ -122,7 +120,7 @@ static void note_device(struct lane *lane, const uint8_t *at)
     expect_qid(lane, at, (struct qid){0, paths[lane->choice]});
 }
 
-static bool step_devices(struct lane *lane)
+bool step_devices(struct lane *lane)
 {
     char name[16];
     const char *names[DEVICE_NAMES] = {"devices", name, "f"};
@@ -139,8 +137,7 @@ static bool step_devices(struct lane *lane)
         expect_attr(lane, member_qid(lane), 0100000 | tree_fresh_mode(lane->choice), 0);
         return clunk(lane, own_fid(lane));
     default:
-        expect_size(lane, HEADER);
-        return false;
+        return ended(lane);
     }
 }
 
@@ -182,7 +179,7 @@ static uint64_t note_entries(struct lane *lane, uint32_t bytes)
     return offset;
 }
 
-static bool step_entries(struct lane *lane)
+bool step_entries(struct lane *lane)
 {
     uint32_t bytes;
 
@@ -199,42 +196,24 @@ static bool step_entries(struct lane *lane)
     return false;
 }
 
-bool step_scale(enum workload workload, struct lane *lane)
-{
-    switch (workload) {
-    case FIDS_FILL:
-        return step_fill(lane);
-    case FIDS_GETATTR:
-        return step_members_getattr(lane);
-    case FIDS_CLONE:
-        return step_members_clone(lane);
-    case FIDS_WALK:
-        return step_members_walk(lane);
-    case ENTRIES_LIST:
-        return step_entries(lane);
-    default:
-        return step_devices(lane);
-    }
-}
-
 /* ---- around the runs */
 
-static bool needs_directory(enum workload workload)
+static bool needs_directory(void)
 {
-    return workload == FIDS_FILL || workload == FIDS_WALK;
+    return run.workload == FIDS_FILL || run.workload == FIDS_WALK;
 }
 
-void prepare_scale(enum workload workload, struct lane *lane)
+void prepare_scale(struct lane *lane)
 {
     char name[32];
 
-    if (workload != ENTRIES_LIST && !run.size)
-        broken("%s of none", workload_names[workload]);
+    if (run.workload != ENTRIES_LIST && !run.size)
+        broken("%s of none", workload_names[run.workload]);
     make_room(run.size);
     tree_many_name(name);
-    if (needs_directory(workload) && lane->index == 0)
+    if (needs_directory() && lane->index == 0)
         reach(lane, FID_ROOT, FID_MANY, name);
-    if (workload != ENTRIES_LIST)
+    if (run.workload != ENTRIES_LIST)
         return;
     lane->seen = realloc(lane->seen, run.entries > ENTRIES ? run.entries : ENTRIES);
     if (!lane->seen)
@@ -244,13 +223,10 @@ void prepare_scale(enum workload workload, struct lane *lane)
     engine_call(lane);
 }
 
-void release_scale(enum workload workload, struct lane *lane)
+void release_scale(struct lane *lane)
 {
-    if (workload == ENTRIES_LIST)
-        clunk(lane, own_fid(lane));
-    else if (needs_directory(workload) && lane->index == 0)
-        clunk(lane, FID_MANY);
-    else
-        return;
-    engine_call(lane);
+    if (run.workload == ENTRIES_LIST)
+        give_back(lane, own_fid(lane));
+    else if (needs_directory() && lane->index == 0)
+        give_back(lane, FID_MANY);
 }

@@ -3,6 +3,7 @@
  */
 #include "ninep.h"
 
+#include <fcntl.h>
 #include <string.h>
 
 /* ---- requests */
@@ -28,6 +29,7 @@ void start(struct lane *lane, unsigned type)
     lane->payload = 0;
     lane->way = NO_PAYLOAD;
     lane->in_size = HEADER_MAX;
+    lane->error = 0;
     put(lane, type, 1);
     put(lane, type == T_VERSION ? 0xffff : lane->index, 2);
 }
@@ -110,12 +112,23 @@ bool attach(struct lane *lane, uint32_t fid)
     return finish(lane);
 }
 
-bool unlink_in(struct lane *lane, uint32_t directory, const char *name)
+bool lcreate(struct lane *lane, uint32_t fid, const char *name)
+{
+    start(lane, T_LCREATE);
+    put(lane, fid, 4);
+    put_string(lane, name);
+    put(lane, O_RDWR | O_CREAT | O_EXCL, 4);
+    put(lane, 0644, 4);
+    put(lane, 0, 4);
+    return finish(lane);
+}
+
+bool unlink_in(struct lane *lane, uint32_t directory, const char *name, uint32_t flags)
 {
     start(lane, T_UNLINKAT);
     put(lane, directory, 4);
     put_string(lane, name);
-    put(lane, 0, 4);
+    put(lane, flags, 4);
     return finish(lane);
 }
 
@@ -133,14 +146,15 @@ void check(const struct lane *lane)
 {
     unsigned asked = lane->out[4], type = lane->in[4];
     uint16_t tag = asked == T_VERSION ? 0xffff : (uint16_t)lane->index;
+    int error = type == R_LERROR ? (int)get(lane->in + HEADER, 4) : 0;
 
     if (lane->written < HEADER || get(lane->in, 4) != lane->written)
         wrong(lane, "size %u in a reply of %u bytes", (unsigned)get(lane->in, 4), lane->written);
     if (get(lane->in + 5, 2) != tag)
         wrong(lane, "tag %u instead of %u", (unsigned)get(lane->in + 5, 2), tag);
-    if (type == R_LERROR)
-        wrong(lane, "request %u got error %u", asked, (unsigned)get(lane->in + HEADER, 4));
-    if (type != asked + 1)
+    if (error != lane->error)
+        engine_take_error(lane, asked, error);
+    if (type != R_LERROR && type != asked + 1)
         wrong(lane, "request %u got reply %u", asked, type);
 }
 
@@ -148,6 +162,12 @@ void expect_size(const struct lane *lane, uint32_t size)
 {
     if (lane->written != size)
         wrong(lane, "%u bytes instead of %u", lane->written, size);
+}
+
+bool ended(const struct lane *lane)
+{
+    expect_size(lane, HEADER);
+    return false;
 }
 
 struct qid qid_at(const uint8_t *at)
@@ -200,4 +220,11 @@ struct qid reach(struct lane *lane, uint32_t from, uint32_t to, const char *name
     walk(lane, from, to, 1, &name);
     engine_call(lane);
     return qid_at(walked(lane, 1));
+}
+
+void give_back(struct lane *lane, uint32_t fid)
+{
+    clunk(lane, fid);
+    engine_call(lane);
+    expect_size(lane, HEADER);
 }

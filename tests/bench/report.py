@@ -1,11 +1,14 @@
-"""What was measured, as a table, as JSON and as a chart.
+"""What was measured, as tables, as JSON and as a chart.
 
-Every figure is the median of its rounds.
+Every figure is the median of its rounds. Where a server says that it does not support a workload,
+the cell is a dash with a footnote.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from tests.bench.driver import Point, Sample
-from tests.bench.plan import Workload
+from tests.bench.plan import HEADLINE, Workload
 
 OURS, PEER, QEMU, HOST = "vhost9p", "virtiofsd", "QEMU 9p", "host"
 MAPPED, OTHER = "vhost9p mapped", "other"
@@ -27,6 +30,8 @@ class Row:
     workload: Workload
     point: Point
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    """By which errno servers said that they do not support it."""
 
     def value(self, server: str) -> float | None:
         runs = self.samples.get(server)
@@ -37,7 +42,8 @@ class Row:
         runs = [run for run in self.samples.get(server, ()) if run.ops]
         return statistics.median(r.cpu_ns / r.ops / 1000 for r in runs) if runs else None
 
-    def quantile_us(self, server: str, name: str) -> float | None:
+    def latency_us(self, server: str, name: str) -> float | None:
+        """`name` is the mean's or a quantile's among the fields of Sample."""
         runs = self.samples.get(server)
         return statistics.median(getattr(run, name) / 1000 for run in runs) if runs else None
 
@@ -47,9 +53,19 @@ class Row:
         return self.workload.ratio(mine, theirs) if mine and theirs else None
 
     @property
-    def missed(self) -> bool:
-        reached = self.ratio(OURS, PEER)
-        return bool(reached and self.workload.goal and reached < self.workload.goal)
+    def goal(self) -> float | None:
+        return self.workload.goal_at(self.point.depth)
+
+    def cell(self, server: str) -> str:
+        """A server's value, as the tables have it."""
+        if server in self.refused:
+            return f"-[^{errno.errorcode[self.refused[server]]}]"
+        return _number(self.value(server))
+
+    def ratio_cell(self, other: str, goal: float | None) -> str:
+        """vhost9p's ratio to another server, and whether it misses a goal."""
+        reached = self.ratio(OURS, other)
+        return _ratio(reached) + (" missed" if reached and goal and reached < goal else "")
 
 
 def _number(value: float | None) -> str:
@@ -62,49 +78,63 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _markdown(lines: Iterable[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+LATENCIES = {"mean µs": "mean_ns", "p50 µs": "p50_ns", "p99 µs": "p99_ns"}
+
+
 def table(rows: Iterable[Row], servers: list[str]) -> str:
-    """The rows as a Markdown table; of each server the rate, CPU for an operation, p50 and p99."""
+    """All rows: of each server the rate, and CPU time and latency of an operation."""
     head = ["medium", "workload", "unit", "depth", "wait", *servers]
     head += [f"{OURS}/{PEER}", "goal", f"{OURS}/{QEMU}"]
     timed = [name for name in servers if name != HOST]
-    head += [f"{what}: {', '.join(timed)}" for what in ("CPU µs/op", "p50 µs", "p99 µs")]
+    head += [f"{what}: {', '.join(timed)}" for what in ("CPU µs/op", *LATENCIES)]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        goal = row.workload.goal
         cells = [row.medium, row.workload.title, row.workload.unit, str(row.point.depth)]
-        cells += [row.point.wait, *(_number(row.value(name)) for name in servers)]
-        cells += [_ratio(row.ratio(OURS, PEER))]
-        cells += [f"{goal:.2f}{' missed' if row.missed else ''}" if goal else "-"]
-        cells += [_ratio(row.ratio(OURS, QEMU))]
+        cells += [row.point.wait, *map(row.cell, servers)]
+        cells += [row.ratio_cell(PEER, row.goal), f"{row.goal:.2f}" if row.goal else "-"]
+        cells += [row.ratio_cell(QEMU, 1 if row.workload.beats_qemu else None)]
         cells += [", ".join(_number(row.cpu_us(name)) for name in timed)]
-        for name in ("p50_ns", "p99_ns"):
-            cells.append(", ".join(_number(row.quantile_us(server, name)) for server in timed))
+        for name in LATENCIES.values():
+            cells.append(", ".join(_number(row.latency_us(server, name)) for server in timed))
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _markdown(lines)
 
 
-def summary(rows: Iterable[Row], medium: str, depths: tuple[int, int] = (1, 32)) -> str:
-    """One line for each workload, waiting by polling: QEMU, virtiofsd and vhost9p at both depths,
-    and how many times as fast as virtiofsd vhost9p is."""
+def summary(rows: Iterable[Row], medium: str) -> str:
+    """A line for each workload: QEMU, virtiofsd and vhost9p at the points of HEADLINE, and how
+    many times as fast as virtiofsd vhost9p is. Nothing where those were not measured."""
     servers = (QEMU, PEER, OURS)
-    found: dict[str, dict[int, Row]] = {}
+    found: dict[str, dict[tuple[str, int], Row]] = {}
     for row in rows:
-        if row.medium == medium and row.point.wait == "poll" and row.value(OURS):
-            found.setdefault(f"{row.workload.title}, {row.workload.unit}", {})[row.point.depth] = (
-                row
-            )
+        if row.medium == medium and _headline(row) and row.value(OURS):
+            points = found.setdefault(f"{row.workload.title}, {row.workload.unit}", {})
+            points[row.point.wait, row.point.depth] = row
     head = ["workload, unit"]
-    for depth in depths:
-        head += [f"depth {depth}: {servers[0]}", *servers[1:], "ratio"]
+    for title, _, _ in HEADLINE:
+        head += [f"{title}: {servers[0]}", *servers[1:], "ratio"]
     lines = [head, ["---"] * len(head)]
-    for title, at in found.items():
+    for title, points in found.items():
         cells = [title]
-        for depth in depths:
-            there = at.get(depth)
-            cells += [_number(there.value(name)) if there else "-" for name in servers]
+        for _, wait, depth in HEADLINE:
+            there = points.get((wait, depth))
+            cells += map(there.cell, servers) if there else ["-"] * len(servers)
             cells.append(_ratio(there.ratio(OURS, PEER)) if there else "-")
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _markdown(lines) if found else ""
+
+
+def footnotes(rows: Iterable[Row]) -> str:
+    """What the dashes of the other tables refer to."""
+    numbers = sorted({number for row in rows for number in row.refused.values()})
+    return "\n".join(
+        f"[^{errno.errorcode[number]}]: The server answers {errno.errorcode[number]} "
+        f"({os.strerror(number)})."
+        for number in numbers
+    )
 
 
 def mapped_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
@@ -112,9 +142,9 @@ def mapped_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
     lines = [["workload", "depth", "wait", theirs, ours, "ratio"], ["---"] * 6]
     for row in rows:
         cells = [row.workload.title, str(row.point.depth), row.point.wait]
-        cells += [_number(row.value(theirs)), _number(row.value(ours))]
+        cells += [row.cell(theirs), row.cell(ours)]
         lines.append([*cells, _ratio(row.ratio(ours, theirs))])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _markdown(lines)
 
 
 def other_table(rows: Iterable[Row]) -> str:
@@ -128,8 +158,8 @@ def other_table(rows: Iterable[Row]) -> str:
     lines = [["ratio", "medium", "workload", "depth", "wait", OTHER, OURS], ["---"] * 7]
     for ratio, row, ours in sorted(found, key=lambda entry: entry[0]):
         cells = [_ratio(ratio), row.medium, row.workload.title, str(row.point.depth)]
-        lines.append([*cells, row.point.wait, _number(row.value(OTHER)), _number(row.value(ours))])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        lines.append([*cells, row.point.wait, row.cell(OTHER), row.cell(ours)])
+    return _markdown(lines)
 
 
 def as_json(rows: Iterable[Row], about: dict[str, object]) -> str:
@@ -139,14 +169,16 @@ def as_json(rows: Iterable[Row], about: dict[str, object]) -> str:
             "medium": row.medium,
             "title": row.workload.title,
             "unit": row.workload.unit,
-            "goal": row.workload.goal,
+            "goal": row.goal,
+            "refused": row.refused,
             **row.point._asdict(),
             "servers": {
                 name: {
                     "median": row.value(name),
                     "cpu_us_per_op": row.cpu_us(name),
-                    "p50_us": row.quantile_us(name, "p50_ns"),
-                    "p99_us": row.quantile_us(name, "p99_ns"),
+                    "mean_us": row.latency_us(name, "mean_ns"),
+                    "p50_us": row.latency_us(name, "p50_ns"),
+                    "p99_us": row.latency_us(name, "p99_ns"),
                     "runs": [sample._asdict() for sample in samples],
                 }
                 for name, samples in row.samples.items()
@@ -159,20 +191,19 @@ def as_json(rows: Iterable[Row], about: dict[str, object]) -> str:
 
 # ---- the chart
 
-_LEFT, _WIDTH, _BAR, _GAP, _TOP = 270, 480, 11, 12, 56
-_COLOURS = {OURS: "#1b6ca8", PEER: "#9aa5ae", QEMU: "#d08c2e"}
+_LEFT, _WIDTH, _BAR, _GAP, _TOP = 270, 480, 8, 6, 56
+_COLOURS = {OURS: "#1b6ca8", QEMU: "#d08c2e"}
 
 
-def chart(rows: Iterable[Row], medium: str, depths: tuple[int, ...] = (1, 32)) -> str:
-    """An SVG of how fast each server is, virtiofsd being 1, waiting by polling.
+def chart(rows: Iterable[Row], medium: str) -> str:
+    """An SVG of how fast each server is at the points of HEADLINE, virtiofsd being the dashed line.
 
-    Without virtiofsd QEMU is 1. Rows where neither was measured are left out.
+    Without virtiofsd it is QEMU. Rows where neither was measured are left out.
     """
-    shown = [r for r in rows if r.medium == medium and r.point.wait == "poll"]
-    shown = [r for r in shown if r.point.depth in depths and r.value(OURS)]
+    shown = [r for r in rows if r.medium == medium and _headline(r) and r.value(OURS)]
     base = PEER if any(r.value(PEER) for r in shown) else QEMU
     shown = [r for r in shown if r.value(base)]
-    names = [n for n in _COLOURS if any(r.value(n) for r in shown)]
+    names = [n for n in _COLOURS if n != base and any(r.value(n) for r in shown)]
     ratios = [r.ratio(n, base) or 0 for r in shown for n in names]
     scale = _WIDTH / max([1.0, *ratios])
     step = _BAR * len(names) + _GAP
@@ -181,7 +212,7 @@ def chart(rows: Iterable[Row], medium: str, depths: tuple[int, ...] = (1, 32)) -
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 60}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="10" y="18" font-size="14">Speed on {medium} relative to {base}</text>',
+        f'<text x="10" y="18" font-size="14">Speed on {medium} relative to {base} (dashed)</text>',
     ]
     for index, name in enumerate(names):
         x = _LEFT + 110 * index
@@ -197,9 +228,15 @@ def chart(rows: Iterable[Row], medium: str, depths: tuple[int, ...] = (1, 32)) -
     return "\n".join([*parts, "</svg>", ""])
 
 
+def _headline(row: Row) -> str | None:
+    """Which of the headline's points it is."""
+    at = (row.point.wait, row.point.depth)
+    return next((title for title, *point in HEADLINE if tuple(point) == at), None)
+
+
 def _chart_row(row: Row, y: float, names: list[str], base: str, scale: float) -> list[str]:
     middle = y + _BAR * len(names) / 2 + 4
-    title = escape(f"{row.workload.title}, depth {row.point.depth}")
+    title = escape(f"{row.workload.title}, {_headline(row)}")
     parts = [f'<text x="{_LEFT - 8}" y="{middle:.1f}" text-anchor="end">{title}</text>']
     for index, name in enumerate(names):
         ratio = row.ratio(name, base)
@@ -211,7 +248,7 @@ def _chart_row(row: Row, y: float, names: list[str], base: str, scale: float) ->
             f'fill="{_COLOURS[name]}"/>'
         )
         x = _LEFT + ratio * scale + 4
-        parts.append(f'<text x="{x:.1f}" y="{top + 9}" font-size="9">{ratio:.2f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{top + 7}" font-size="8">{ratio:.2f}</text>')
     return parts
 
 
@@ -221,4 +258,5 @@ def write(folder: Path, rows: list[Row], text: str, about: dict[str, object]) ->
     (folder / "bench.md").write_text(text)
     (folder / "bench.json").write_text(as_json(rows, about))
     for medium in dict.fromkeys(row.medium for row in rows if row.value(OURS)):
-        (folder / f"bench-{medium}.svg").write_text(chart(rows, medium))
+        name = f"bench-{medium.replace(', ', '-')}.svg"
+        (folder / name).write_text(chart(rows, medium))

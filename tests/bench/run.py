@@ -4,8 +4,9 @@ Belongs here: which servers run where, the order of the runs, and what the optio
 
 All servers run beside one another, each with a driver in session; a run is a fraction of a second,
 and each round of a point goes over all servers, beginning with another one each time. So whatever
-else the machine does, it does to all of them. Nothing fails for being slow: the exit status is 1
-for a wrong reply or a server that ended, 2 for options.
+else the machine does, it does to all of them. Which CPUs they have is placement.py's business.
+Nothing fails for being slow: the exit status is 1 for a wrong reply or a server that ended, 2 for
+options.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from tests.bench import driver, plan, report, servers
-from tests.bench.driver import Driver, DriverError, Point, Sample
+from tests.bench import driver, placement, plan, report, servers
+from tests.bench.driver import Driver, DriverError, Point, RefusedError, Sample
+from tests.bench.placement import ANYWHERE, Placement
 from tests.bench.plan import Effort, Workload
 from tests.bench.report import HOST, Row
 from tests.bench.servers import Server, ServerError
@@ -33,6 +35,7 @@ from tests.guest.apt import FetchError
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = (servers.QEMU, servers.VIRTIOFSD, servers.VHOST9P)
 MAPPED = (servers.QEMU_MAPPED, servers.VHOST9P_MAPPED)
+UNPINNED = ", unpinned"
 
 
 class Bench:
@@ -52,7 +55,9 @@ class Bench:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def drivers(self, directory: Path, wanted: Sequence[Server]) -> Iterator[dict[str, Driver]]:
+    def drivers(
+        self, directory: Path, wanted: Sequence[Server], where: Placement
+    ) -> Iterator[dict[str, Driver]]:
         """A driver for each server that can be had, and one for the host's system calls."""
         with ExitStack() as stack:
             found = {HOST: stack.enter_context(closing(Driver(self.program, directory, None)))}
@@ -70,6 +75,10 @@ class Bench:
                     self.fail(server.name, error)
                     continue
                 found[server.name] = stack.enter_context(closing(made))
+                for pid in queue.pids:
+                    placement.pin(pid, where.server)
+            for made in found.values():
+                placement.pin(made.pid, where.driver)
             yield found
 
     def fail(self, server: str, error: Exception) -> None:
@@ -99,14 +108,23 @@ class Bench:
         for name in names[shift:] + names[:shift]:
             if name == HOST and row.point[1:3] != (1, "poll"):
                 continue  # depth and waiting mean nothing there
-            sample = self.run(drivers, name, row.point, milliseconds)
+            if name in row.refused:
+                continue
+            try:
+                sample = self.run(drivers, name, row.point, milliseconds)
+            except RefusedError as error:
+                row.refused[name] = error.errno
+                continue
             if sample:
                 row.samples.setdefault(name, []).append(sample)
 
     def run(
         self, drivers: dict[str, Driver], name: str, point: Point, milliseconds: int
     ) -> Sample | None:
-        """Runs a point once on one driver; one that fails is taken out of `drivers`."""
+        """Runs a point once on one driver; one that fails is taken out of `drivers`.
+
+        Raises RefusedError.
+        """
         try:
             return drivers[name].run(point, milliseconds, next(self._serials))
         except DriverError as error:
@@ -124,6 +142,7 @@ def _about(bench: Bench, arguments: argparse.Namespace) -> dict[str, object]:
         "processor": f"{len(models)} x {models[0] if models else platform.machine()}",
         "rounds": arguments.rounds,
         "milliseconds": arguments.milliseconds,
+        "placement": str(arguments.where),
         "versions": bench.versions,
         "left_out": bench.left_out,
         "failures": bench.failures,
@@ -177,7 +196,21 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         arguments.rounds, arguments.milliseconds = 1, 10
     if arguments.disk is None:
         arguments.disk = str(arguments.out)
+    arguments.parts = _parts(arguments)
+    arguments.where = placement.choose(os.sched_getaffinity(0))
     return arguments
+
+
+def _parts(arguments: argparse.Namespace) -> list[str]:
+    """The options by which not everything is measured."""
+    found = {
+        "--short": arguments.short,
+        "--workload": arguments.workload,
+        "--no-mapped": arguments.no_mapped,
+        "--tmpfs ''": not arguments.tmpfs,
+        "--disk ''": not arguments.disk,
+    }
+    return [option for option, given in found.items() if given]
 
 
 def _effort(arguments: argparse.Namespace, medium: str) -> Effort:
@@ -185,41 +218,75 @@ def _effort(arguments: argparse.Namespace, medium: str) -> Effort:
     return Effort(depths, arguments.rounds, arguments.milliseconds)
 
 
+def _measure_on(
+    bench: Bench,
+    arguments: argparse.Namespace,
+    medium: str,
+    wanted: Sequence[Server],
+    workloads: Sequence[Workload],
+    where: Placement,
+    how: str = "",
+) -> str:
+    """Measures workloads on servers in a tree of their own; the rows' medium is `medium` and
+    `how`. Returns what the file system is called."""
+    with (
+        measured_tree(bench.program, getattr(arguments, medium)) as tree,
+        bench.drivers(tree, wanted, where) as drivers,
+    ):
+        bench.measure(medium + how, drivers, workloads, _effort(arguments, medium))
+        return _file_system(tree)
+
+
 def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
     """Measures everything; returns the report."""
     wanted = arguments.workload or [workload.name for workload in plan.WORKLOADS]
     workloads = [workload for workload in plan.WORKLOADS if workload.name in wanted]
-    texts = []
     peers, mapped = [*PEERS], [*MAPPED]
     if arguments.against:
         checkout = arguments.against.resolve()
         peers.append(servers.other(checkout))
         mapped.append(servers.other(checkout, "mapped-xattr"))
-    for medium in ("tmpfs", "disk"):
-        below = getattr(arguments, medium)
-        if not below or (medium == "disk" and arguments.short):
-            continue
-        with measured_tree(bench.program, below) as tree, bench.drivers(tree, peers) as drivers:
-            texts.append(f"{medium} is {_file_system(tree)}.")
-            here = [w for w in workloads if medium == "tmpfs" or not w.tmpfs_only]
-            bench.measure(medium, drivers, here, _effort(arguments, medium))
-    texts += [report.summary(bench.rows, "tmpfs"), "Everything:"]
-    texts.append(report.table(bench.rows, [HOST, *(server.name for server in PEERS)]))
+    where, texts = arguments.where, []
+    if arguments.tmpfs:
+        kind = _measure_on(bench, arguments, "tmpfs", peers, workloads, where)
+        texts.append(f"tmpfs is {kind}.")
+    if arguments.disk and not arguments.short:
+        here = [workload for workload in workloads if not workload.tmpfs_only]
+        texts.append(f"disk is {_measure_on(bench, arguments, 'disk', peers, here, where)}.")
+    if arguments.tmpfs and where.spare:
+        _measure_on(bench, arguments, "tmpfs", peers, workloads, ANYWHERE, UNPINNED)
+    texts += _report(bench, where)
     if arguments.tmpfs and not arguments.no_mapped:
         kept = [w for w in workloads if w.name in plan.MAPPED and not w.think_us]
         rows = len(bench.rows)
-        with (
-            measured_tree(bench.program, arguments.tmpfs) as tree,
-            bench.drivers(tree, mapped) as drivers,
-        ):
-            drivers.pop(HOST)
-            bench.measure("tmpfs, mapped-xattr", drivers, kept, _effort(arguments, "tmpfs"))
-        texts.append("Under mapped-xattr, on tmpfs:")
+        _measure_on(bench, arguments, "tmpfs", mapped, kept, where, ", mapped-xattr")
         ours, theirs = MAPPED[1].name, MAPPED[0].name
+        texts.append("Under mapped-xattr, on tmpfs:")
         texts.append(report.mapped_table(bench.rows[rows:], ours, theirs))
     if arguments.against:
         texts += ["Beside the other checkout:", report.other_table(bench.rows)]
-    return "\n\n".join(texts) + "\n"
+    return "\n\n".join(filter(None, texts)) + "\n"
+
+
+def _report(bench: Bench, where: Placement) -> list[str]:
+    """The tables that have all servers; the headline first."""
+    texts = [report.summary(bench.rows, "tmpfs"), report.footnotes(bench.rows)]
+    if where.spare:
+        texts += ["On tmpfs, nothing pinned:", report.summary(bench.rows, "tmpfs" + UNPINNED)]
+    table = report.table(bench.rows, [HOST, *(server.name for server in PEERS)])
+    return [*texts, "Everything:", table]
+
+
+def _head(bench: Bench, arguments: argparse.Namespace, about: dict[str, object]) -> str:
+    """What was measured, where and how; and why it is not everything."""
+    lines = [f"{about['processor']}, Linux {about['kernel']}, {about['date']} UTC"]
+    lines += [f"{arguments.where}; medians of {arguments.rounds} x {arguments.milliseconds} ms"]
+    lines += [f"{name}: {version}" for name, version in bench.versions.items()]
+    if arguments.parts:
+        lines.append(f"PARTS: {', '.join(arguments.parts)}")
+    lines += [f"{name} was left out: {why}" for name, why in bench.left_out.items()]
+    lines += [f"FAILED {what}" for what in bench.failures]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -228,11 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
     bench = Bench(driver.build(arguments.out))
     text = _measure(bench, arguments)
     about = _about(bench, arguments)
-    lines = [f"{about['processor']}, Linux {about['kernel']}, {about['date']} UTC"]
-    lines += [f"{name}: {version}" for name, version in bench.versions.items()]
-    lines += [f"{name} was left out: {why}" for name, why in bench.left_out.items()]
-    lines += [f"FAILED {what}" for what in bench.failures]
-    text = "\n\n".join(["\n".join(f"- {line}" for line in lines), text])
+    text = f"{_head(bench, arguments, about)}\n\n{text}"
     report.write(arguments.out, bench.rows, text, about)
     print(text)
     print(f"Also in {os.path.relpath(arguments.out)}: bench.md, bench.json, bench-*.svg")

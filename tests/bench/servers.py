@@ -177,11 +177,13 @@ def connected(socket_path: str, pid: int) -> Iterator[Queue]:
 
 @contextmanager
 def virtiofsd_process(directory: Path) -> Iterator[tuple[Path, int]]:
-    """virtiofsd without a cache in the guest and without a pool of threads: socket and pid."""
+    """virtiofsd without a cache in the guest and without a pool of threads, with extended
+    attributes, as 9P servers have them: socket and pid."""
     with _folder() as folder:
         path = folder / "fs.sock"
         words = [*fetch.virtiofsd().command, "--socket-path", str(path)]
         words += ["--shared-dir", str(directory), "--cache=never", "--thread-pool-size=0"]
+        words += ["--xattr"]
         words += ["--sandbox=chroot" if os.geteuid() == 0 else "--sandbox=none"]
         with _process(words, folder / "log") as process:
             _wait(path.exists, "virtiofsd's socket", process)

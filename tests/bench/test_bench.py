@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import re
@@ -12,8 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import driver, guest, plan, run, scale, servers
-from tests.bench.driver import Driver, Point, WrongReply
+from tests.bench import driver, guest, placement, plan, run, scale, servers
+from tests.bench.driver import Driver, Point, RefusedError, WrongReply
 from tests.bench.report import HOST
 from tests.guest import fetch
 from tests.guest.apt import FetchError
@@ -29,22 +31,86 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_workload_runs_on_every_server_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every workload on every server that can be had here, and the three kinds of report."""
+    """Every workload on every server that can be had here, and the three kinds of report. vhost9p
+    refuses nothing but what the host does."""
     assert run.main(["--short", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
     found = json.loads((tmp_path / "bench.json").read_text())
     expected = {HOST, *(server.name for server in run.PEERS)} - set(found["left_out"])
     assert servers.VHOST9P.name in expected
-    assert {point["medium"] for point in found["points"]} == {"tmpfs", "tmpfs, mapped-xattr"}
+    assert {point["medium"] for point in found["points"]} >= {"tmpfs", "tmpfs, mapped-xattr"}
+    refused_here = {point["title"] for point in found["points"] if HOST in point["refused"]}
     for point in found["points"]:
         if point["medium"] == "tmpfs":
-            here = expected if point["depth"] == 1 else expected - {HOST}
-            assert set(point["servers"]) == here, point["title"]
+            alone = (point["depth"], point["wait"]) == (1, "poll")
+            here = expected if alone else expected - {HOST}
+            assert {*point["servers"], *point["refused"]} == here, point["title"]
+        if servers.VHOST9P.name in point["refused"]:
+            assert point["title"] in refused_here
         for name, server in point["servers"].items():
             assert all(sample["ops"] for sample in server["runs"]), (point["title"], name)
+            assert server["mean_us"] and server["p50_us"] <= server["p99_us"]
     table = (tmp_path / "bench.md").read_text()
     assert table in capsys.readouterr().out
     assert "| create, unlink |" in table
+    for note in re.findall(r"-\[\^(\w+)\]", table):
+        assert f"\n[^{note}]: " in table
     ElementTree.parse(tmp_path / "bench-tmpfs.svg")
+
+
+def test_the_figures_without_pinning_come_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with more than two CPUs."""
+    where = placement.choose(os.sched_getaffinity(0))
+    spare = dataclasses.replace(where, spare=True)
+    monkeypatch.setattr(placement, "choose", lambda allowed: spare)
+    words = ["--short", "--workload", "getattr", "--no-mapped", "--out", str(tmp_path)]
+    assert run.main(words) == 0, capsys.readouterr().err
+    text = (tmp_path / "bench.md").read_text()
+    assert f"- {where}; " in text
+    assert "\nOn tmpfs, nothing pinned:\n" in text
+    assert f"| tmpfs{run.UNPINNED} | getattr on a fid |" in text
+    assert (tmp_path / "bench-tmpfs-unpinned.svg").exists()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
+def test_driver_and_servers_have_cpus_of_their_own(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All their threads, those included that a server starts while it is measured."""
+    driver.make_tree(program, tmp_path)
+    where = placement.choose(os.sched_getaffinity(0))
+    pids: dict[int, int | None] = {}
+    pin = placement.pin
+
+    def noted(pid: int, cpu: int | None) -> None:
+        pids[pid] = cpu
+        pin(pid, cpu)
+
+    monkeypatch.setattr(placement, "pin", noted)
+    bench = run.Bench(program, quiet=True)
+    with bench.drivers(tmp_path, run.PEERS, where) as drivers:
+        for name in drivers:
+            if name != HOST:
+                assert bench.run(drivers, name, Point("stat", 32, "call"), 50)
+        assert len(pids) == 2 * len(drivers) - 1
+        assert set(pids.values()) == {where.driver, where.server}
+        for pid, cpu in pids.items():
+            assert all(found == {cpu} for found in placement.affinities(pid).values())
+
+
+def test_what_a_server_does_not_support_is_no_wrong_reply(program: Path, tmp_path: Path) -> None:
+    """virtiofsd has no locks, and goes on."""
+    driver.make_tree(program, tmp_path)
+    try:
+        servers.VIRTIOFSD.version()
+    except FetchError as error:
+        pytest.skip(f"virtiofsd cannot be had: {error}")
+    with servers.virtiofsd(tmp_path) as queue, closing(Driver(program, tmp_path, queue)) as made:
+        with pytest.raises(RefusedError) as caught:
+            made.run(Point("lock", 2, "call"), 10, 1)
+        assert caught.value.errno == errno.ENOSYS
+        assert made.run(Point("chmod", 2, "call"), 10, 2).ops
 
 
 def test_two_builds_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +118,7 @@ def test_two_builds_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     words = ["--short", "--workload", "getattr", "--no-mapped", "--against", str(run.ROOT)]
     assert run.main([*words, "--out", str(tmp_path)]) == 0, capsys.readouterr().err
     *_, table = (tmp_path / "bench.md").read_text().split("Beside the other checkout:")
-    assert table.count("getattr on a fid") == len(plan.SHORT)
+    assert table.count("getattr on a fid") == sum(len(depths) for _, depths in plan.SHORT)
 
 
 def test_a_checkout_that_is_not_built_is_refused(
@@ -87,6 +153,10 @@ def _other_names(tree: Path) -> None:
     (tree / "list" / "e00000").rename(tree / "list" / "e1")
 
 
+def _taken_name(tree: Path) -> None:
+    (tree / "made" / "g000").mkdir()
+
+
 def _fewer_names(tree: Path) -> None:
     (tree / "list" / "e09999").unlink()
 
@@ -102,6 +172,7 @@ def _fewer_names(tree: Path) -> None:
         (_other_file, "open"),
         (_other_names, "list"),
         (_fewer_names, "list"),
+        *((_taken_name, name) for name in ("rename", "link", "mkdir", "symlink", "readlink")),
     ],
 )
 @pytest.mark.parametrize("server", [servers.VHOST9P, servers.VIRTIOFSD], ids=lambda s: s.name)

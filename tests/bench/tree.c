@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 const char *const tree_levels[LEVELS] = {"level1", "level2", "level3", "level4",
@@ -16,6 +17,7 @@ const char *const tree_levels[LEVELS] = {"level1", "level2", "level3", "level4",
 const char *const tree_fresh_levels[LEVELS] = {"", "a", "b", "c", "d", "e", "f", "g"};
 
 static uint8_t written_blocks[DATA_SIZE / SMALL];
+static uint64_t file_system_size;
 
 static void must(bool held, const char *what, const char *name)
 {
@@ -129,6 +131,38 @@ void tree_file_name(char name[16], unsigned index)
 uint64_t tree_file_size(unsigned index)
 {
     return 1000 + 3 * (uint64_t)index;
+}
+
+void tree_own_name(const struct lane *lane, char name[16], bool other)
+{
+    snprintf(name, 16, "%c%03u", other ? 'g' : 'f', lane->index);
+}
+
+bool tree_names_xattr(const uint8_t *names, uint32_t size)
+{
+    for (uint32_t at = 0; at < size;) {
+        uint32_t length = (uint32_t)strnlen((const char *)names + at, size - at);
+
+        if (length == sizeof(XATTR_NAME) - 1 && !memcmp(names + at, XATTR_NAME, length))
+            return at + length < size;
+        at += length + 1;
+    }
+    return false;
+}
+
+void tree_note_size(int at)
+{
+    struct statvfs found;
+
+    must(fstatvfs(at, &found) == 0, "no size of", "the tree");
+    file_system_size = found.f_frsize * found.f_blocks;
+}
+
+bool tree_size_right(uint64_t unit, uint64_t blocks)
+{
+    uint64_t size = unit * blocks;
+
+    return unit && size <= file_system_size && file_system_size - size < unit;
 }
 
 /* ---- listings */

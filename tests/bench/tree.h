@@ -32,6 +32,31 @@ void tree_file_name(char name[16], unsigned index);
 uint64_t tree_file_size(unsigned index);
 
 /*
+ * Each lane's own file in `made`, and what is made beside it or takes its place (`other`).
+ */
+void tree_own_name(const struct lane *lane, char name[16], bool other);
+
+/* What workloads set on it, and have to find there. */
+#define XATTR_NAME "user.bench"
+#define XATTR_VALUE "a value of 24 bytes, say"
+#define XATTR_MISSING "user.missing"
+#define LINK_TARGET "where/the/link/points"
+enum {
+    XATTR_SIZE = sizeof(XATTR_VALUE) - 1,
+    XATTR_NAMES_MAX = 1024,
+    TARGET_SIZE = sizeof(LINK_TARGET) - 1,
+    TIME_SET = 1000000000, /* seconds */
+};
+
+/* Whether a list of names, each ended by a 0, has XATTR_NAME. */
+bool tree_names_xattr(const uint8_t *names, uint32_t size);
+
+/* The size of the file system that the tree lies in, and whether a server's is the same: servers
+ * may count in larger units. */
+void tree_note_size(int at);
+bool tree_size_right(uint64_t unit, uint64_t blocks);
+
+/*
  * A listing of `list`: begun, told each name that it gives (returns the entry's number, or -1 for
  * `.` and `..`; all else, and what comes twice, is wrong), and checked to be whole at its end.
  */

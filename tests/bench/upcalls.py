@@ -12,12 +12,13 @@ slices, makes CPU time longer and never shorter.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench import driver, servers
+from tests.bench import driver, placement, servers
 from tests.bench.driver import Point
 from tests.bench.report import HOST
 from tests.bench.run import ROOT, Bench, measured_tree
@@ -64,9 +65,10 @@ class Cost(NamedTuple):
 def measure(bench: Bench, rounds: int, milliseconds: int, tmpfs: str) -> list[Cost]:
     """Runs every operation; a driver that fails is in bench.failures."""
     costs: list[Cost] = []
+    where = placement.choose(os.sched_getaffinity(0))
     with (
         measured_tree(bench.program, tmpfs) as tree,
-        bench.drivers(tree, [servers.VHOST9P]) as drivers,
+        bench.drivers(tree, [servers.VHOST9P], where) as drivers,
     ):
         for operation in OPERATIONS:
             points = [(HOST, 1), *((servers.VHOST9P.name, depth) for depth in DEPTHS)]
