@@ -105,7 +105,7 @@ def many_vms(program: Path, trees: Sequence[Path], milliseconds: int, rounds: in
     rows = []
     for title, started in (("one daemon", in_one_daemon), ("a daemon each", in_daemons)):
         with started(program, trees) as drivers:
-            for name, depth in (("stat", 4), ("chmod", 4)):
+            for name, depth in (("stat", 4), ("rename", 4)):
                 work = [(driver, Point(name, depth, "call")) for driver in drivers]
                 found = [
                     Shares(tuple(map(_rate, at_once(work, milliseconds)))) for _ in range(rounds)
@@ -123,7 +123,7 @@ def flooded(
     """A guest's upcalls while another one of the same daemon makes `depth` at a time."""
     alone, beside, flood = [], [], []
     with in_one_daemon(program, trees[:2]) as (quiet, loud):
-        one, many = Point("chmod", 1, "call"), Point("chmod", depth, "call")
+        one, many = Point("rename", 1, "call"), Point("rename", depth, "call")
         for _ in range(rounds):
             alone.append(at_once([(quiet, one)], milliseconds)[0])
             with ThreadPoolExecutor(1) as pool:
@@ -142,7 +142,7 @@ def flooded(
 
     return "\n".join(
         (
-            f"**Upcalls (Tsetattr) beside a guest that makes {depth} at a time**\n",
+            f"**Upcalls (Trenameat) beside a guest that makes {depth} at a time**\n",
             "| guest | ops/s | p50 µs | p99 µs |",
             "| --- | --: | --: | --: |",
             row("one at a time, alone", alone),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tests.bench import servers
 from tests.bench.driver import Driver, DriverError, Point, Sample
-from tests.frontend.client import SET_MODE, SET_SIZE, Client
+from tests.frontend.client import SET_SIZE, Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.machine import Machine
@@ -97,16 +97,11 @@ def truncate(client: Client, tree: Path, size: Size) -> Iterator[None]:
             yield
 
 
-def chmod(client: Client, tree: Path, size: Size) -> Iterator[None]:
-    """As many changes of a mode as are allowed in flight."""
-    client.walk(ROOT_FID, 2, b"loud")
-    fields = (0o600, *[0] * 7)
+def renameat(client: Client, tree: Path, size: Size) -> Iterator[None]:
+    """As many renames as are allowed in flight, of a file to its own name."""
+    names = (ROOT_FID, b"loud", ROOT_FID, b"loud")
     while True:
-        _in_flight(
-            client,
-            16 * IN_FLIGHT,
-            lambda n: client.submit(T.SETATTR, 2, SET_MODE, *fields, kick=False),
-        )
+        _in_flight(client, 16 * IN_FLIGHT, lambda n: client.submit(T.RENAMEAT, *names, kick=False))
         yield
 
 
@@ -115,7 +110,7 @@ WORK: dict[str, tuple[type[Client], Callable[[Client, Path, Size], Iterator[None
     "Tattach, 4,000 bytes, 30 at a time": (Client, attach),
     "Trename by fid, far down": (Client, rename),
     "Tsetattr: a large file of holes to size 0": (Client, truncate),
-    "Tsetattr: mode, 64 at a time": (Client, chmod),
+    "Trenameat, 64 at a time": (Client, renameat),
 }
 
 
@@ -160,7 +155,7 @@ def isolation(
     program: Path, trees: Sequence[Path], milliseconds: int, rounds: int, size: Size
 ) -> str:
     """The quiet guest's latency alone, and beside each."""
-    point = Point("chmod", 1, "call")
+    point = Point("rename", 1, "call")
     found: dict[str, list[Sample]] = {"nothing": []}
     with TemporaryDirectory(prefix="v9b-") as name:
         sockets = [f"{name}/{number}.sock" for number in range(2)]
@@ -199,5 +194,5 @@ def isolation(
         cells = (title, f"{rate:,.0f}", f"{p50 / 1000:,.0f}", f"{p99 / 1000:,.0f}")
         rows.append(f"| {' | '.join(cells)} | {p99 / alone:.1f} |")
     head = "| beside a guest that makes | ops/s | p50 µs | p99 µs | p99, times that alone |"
-    title = "**A chmod at a time, while another guest of the same daemon makes its worst**\n"
+    title = "**A rename at a time, while another guest of the same daemon makes its worst**\n"
     return "\n".join((title, head, "| --- | --: | --: | --: | --: |", *rows))

@@ -45,8 +45,7 @@ class Workload:
 
 
 def _setattr(name: str, what: str) -> Workload:
-    """The goal is for what Python answers."""
-    return Workload(name, f"setattr: {what}", goal=0.5, goal_depth=32, beats_qemu=True)
+    return Workload(name, f"setattr: {what}", goal=1.5, goal_depth=32, beats_qemu=True)
 
 
 WORKLOADS = (

@@ -35,9 +35,6 @@ class Operation(NamedTuple):
 
 
 OPERATIONS = (
-    Operation("chmod", "Tsetattr: mode", 1),
-    Operation("utimens", "Tsetattr: times", 1),
-    Operation("truncate", "Tsetattr: size", 1),
     Operation("rename", "Trenameat", 1),
     Operation("link", "Tlink, Tunlinkat", 1),
     Operation("xattr-get", "Txattrwalk, Tread, Tclunk", 3),
