@@ -13,8 +13,6 @@ from tests.guest.conftest import Boot
 from tests.guest.fetch import Kernel
 from tests.guest.vm import VM, Virtfs
 
-pytestmark = pytest.mark.newest
-
 
 @dataclass(frozen=True)
 class Guest:
@@ -35,11 +33,13 @@ def vm(guest: Guest) -> VM:
     return guest.vm
 
 
+@pytest.mark.newest
 def test_the_wanted_kernel_runs(vm: VM, kernel: Kernel) -> None:
     assert vm.run("uname -r").text == kernel.release == vm.channel.release
     assert vm.channel.boots == 1
 
 
+@pytest.mark.newest
 def test_a_command_gives_output_and_status(vm: VM) -> None:
     result = vm.run("echo out; echo err >&2; exit 3", check=False)
     assert (result.stdout, result.stderr, result.returncode) == (b"out\n", b"err\n", 3)
@@ -114,6 +114,7 @@ def test_what_runs_on_in_the_background_holds_nobody_up(vm: VM) -> None:
     vm.run(f"kill -0 {process.text} && kill {process.text}")
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("cache", ["none", "mmap", "loose"])
 def test_mount_and_both_sides_see_the_files(guest: Guest, cache: str) -> None:
     vm, name = guest.vm, f"from-host-{cache}"
@@ -154,6 +155,7 @@ def test_the_full_image_has_real_programs(vm: VM) -> None:
     assert shown.splitlines() == ["42", "b", *acl, "true cap_chown=ep", "42"]
 
 
+@pytest.mark.newest
 def test_the_kernel_loads_modules_when_it_needs_them(vm: VM) -> None:
     vm.run(
         """set -e
@@ -198,6 +200,7 @@ def test_extra_files_are_there_after_a_reboot(boot: Boot, tmp_path: Path) -> Non
     assert (share / "count").read_text() == "once\nonce\n"
 
 
+@pytest.mark.newest
 def test_a_panic_ends_the_waiting(boot: Boot) -> None:
     vm = boot()
     process = vm.popen("read line; echo c > /proc/sysrq-trigger; sleep 1000", stdin=None)
