@@ -2,8 +2,10 @@
 #include "export/file_caps.h"
 
 #include <errno.h>
+#include <linux/limits.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -24,31 +26,48 @@ void v9_caps_changed(struct v9_caps *caps)
     __atomic_add_fetch(&caps->seq, 1, __ATOMIC_RELEASE);
 }
 
-/* Lists the names: unlike reading one attribute, that needs no permission on the file, which may be
- * open for writing with a mode that lets nobody read. A longer list counts as having the name. */
-static bool may_have(const char *path, const char *name)
+static bool is_listed(const char *list, ssize_t size, const char *name)
 {
-    char list[4096];
-    ssize_t size = listxattr(path, list, sizeof(list));
-
-    if (size < 0)
-        return errno == ERANGE || errno == E2BIG;
     for (const char *at = list; at < list + size; at += strlen(at) + 1)
         if (!strcmp(at, name))
             return true;
     return false;
 }
 
+/* Whether a file has the attribute: 1, 0, or -errno. Lists the names: unlike reading one attribute,
+ * that needs no permission on the file, which may be open for writing with a mode that lets nobody
+ * read. A list that the kernel cannot return counts as having the name (listxattr(2), BUGS). */
+static int has(const char *path, const char *name)
+{
+    char few[4096], *list = few;
+    ssize_t size = listxattr(path, few, sizeof(few));
+    int found;
+
+    if (size < 0 && errno == ERANGE) {
+        list = malloc(XATTR_LIST_MAX);
+        size = list ? listxattr(path, list, XATTR_LIST_MAX) : -1;
+    }
+    if (size >= 0)
+        found = is_listed(list, size, name);
+    else
+        found = errno == ERANGE || errno == E2BIG ? 1 : errno == EOPNOTSUPP ? 0 : -errno;
+    if (list != few)
+        free(list);
+    return found;
+}
+
 int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd)
 {
     char path[32];
     struct stat st;
+    int found;
 
     if (!caps->name[0])
         return 0;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    if (!may_have(path, caps->name))
-        return 0;
+    found = has(path, caps->name);
+    if (found <= 0)
+        return found;
     if (fstat(fd, &st) < 0)
         return -errno;
     if (!S_ISREG(st.st_mode))

@@ -25,18 +25,18 @@ int v9_attr_read_held(v9_export *ex, int32_t fd, const char *name, int32_t meta_
 /* ---- setattr.c: changing attributes -----------------------------------------------------------
  */
 
-enum { /* as in 9P2000.L's Tsetattr */
-       V9_SETATTR_MODE = 0x001,
-       V9_SETATTR_UID = 0x002,
-       V9_SETATTR_GID = 0x004,
-       V9_SETATTR_SIZE = 0x008,
-       V9_SETATTR_ATIME = 0x010, /* to now, unless ATIME_SET */
-       V9_SETATTR_MTIME = 0x020,
-       V9_SETATTR_CTIME =
-           0x040, /* to now, which other changes than that of an owner to V9_NO_ID do */
-       V9_SETATTR_ATIME_SET = 0x080,
-       V9_SETATTR_MTIME_SET = 0x100,
-       V9_SETATTR_ALL = 0x1ff,
+/* What is changed, as in 9P2000.L's Tsetattr. */
+enum {
+    V9_SETATTR_MODE = 0x001,
+    V9_SETATTR_UID = 0x002,
+    V9_SETATTR_GID = 0x004,
+    V9_SETATTR_SIZE = 0x008,
+    V9_SETATTR_ATIME = 0x010, /* to now, unless ATIME_SET */
+    V9_SETATTR_MTIME = 0x020,
+    V9_SETATTR_CTIME = 0x040, /* to now, as all other changes do by themselves */
+    V9_SETATTR_ATIME_SET = 0x080,
+    V9_SETATTR_MTIME_SET = 0x100,
+    V9_SETATTR_ALL = 0x1ff,
 };
 struct v9_setattr {
     uint32_t valid;    /* V9_SETATTR_* */

@@ -3,13 +3,12 @@
  *
  * Owner and size come before the mode, since they clear set-id bits, which the mode may set. Times
  * come last, since the others change them. What fails leaves the changes before it made, as in a
- * series of system calls.
+ * series of system calls. Values are checked, ids mapped and a metadata file opened before all.
  *
  *   passthrough, none   the host's attributes are changed. With none, the owner stays if the daemon
  *       may not set it, or if its user namespace or the mount lacks the id.
- *   mapped              owner and mode are metadata (mapped/mapped.h); size and times are the
- * host's. The host does not see a change of metadata as one of the file, so the file's ctime is
- * set.
+ *   mapped              owner and mode are metadata (mapped/mapped.h); the rest is the host's. A
+ *       change of metadata is none of the file to the host, so the file's ctime is set.
  */
 #define _GNU_SOURCE
 #include <errno.h>

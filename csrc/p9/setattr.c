@@ -34,14 +34,15 @@ int v9_p9_change(struct v9_device *dev, const struct v9_fid *fid, const struct v
     if (ex->conf.readonly)
         return -EROFS;
     meta_fd = v9_inode_meta(ex, inode);
-    if (!(to->valid & V9_SETATTR_SIZE))
-        return v9_setattr(ex, inode->path_fd, meta_fd, -1, to);
-    v9_known_size_changing(inode);
+    if (to->valid & V9_SETATTR_SIZE)
+        v9_known_size_changing(inode);
     err = v9_setattr(ex, inode->path_fd, meta_fd, writable_io(fid), to);
-    if (err)
-        v9_known_size_changed_nothing(inode);
-    else
+    if (meta_fd < 0)
+        v9_inode_meta(ex, inode); /* which the file may have now, and keeps without a name */
+    if (to->valid & V9_SETATTR_SIZE && !err)
         v9_known_size_resized(inode, to->size);
+    else if (to->valid & V9_SETATTR_SIZE)
+        v9_known_size_changed_nothing(inode);
     return err;
 }
 

@@ -1,7 +1,8 @@
 /*
  * change: the bracket around a change of files: claim and hold, change, settle and give back
- * (quota/quota.h). Creating and unlinking use it, and Python for everything that it changes. Writes
- * hold the account of their inode, and claim as much as each may take instead (v9_quota_admit).
+ * (quota/quota.h). Creating, unlinking and changing attributes use it, and Python for what it
+ * changes. Writes hold the account of their inode, and claim as much as each may take instead
+ * (v9_quota_admit).
  *
  * v9_quota_change_begin and v9_quota_change_end are in quota/api.h.
  */

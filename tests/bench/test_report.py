@@ -62,7 +62,7 @@ def test_a_goal_is_missed_at_its_depth_alone() -> None:
     assert one[9:12] == ["0.10", "-", "0.91 missed"]
 
 
-def test_latencies_are_told() -> None:
+def test_latencies_are_shown() -> None:
     """Of each server the medians of its rounds."""
     rows = [row(CHMOD, 1, "call", peer=1)]
     rows[0].samples[OURS] = [sample(1, mean, 2000, 3000) for mean in (1000, 7000, 1500)]

@@ -115,11 +115,6 @@ class LocalDriver:
         host = sys.open_flags(flags)
         return self.export.open(fd, host), host
 
-    def parent_of(self, fd: int) -> tuple[int, bytes]:
-        """Returns a file's directory, as a descriptor to be closed, and the name by which the guest
-        reached the file. EBUSY for the export's root."""
-        return self.export.parent_of(fd)
-
     # ---- creating ---------------------------------------------------------------------------
 
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:

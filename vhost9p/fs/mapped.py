@@ -1,8 +1,8 @@
 """The driver of the mapped security models: the guest has owners, modes, symlinks and device nodes
 that the daemon may not create on the host.
 
-C creates and unlinks files (csrc/fs/create.c), and implements the metadata's formats
-(csrc/mapped/mapped.h). This module makes later changes: modes, owners, names (fs/sidecar.py).
+C creates and unlinks files (csrc/fs/create.c), changes their attributes (csrc/fs/setattr.c), and
+implements the metadata's formats (csrc/mapped/mapped.h). This module changes names (fs/sidecar.py).
 """
 
 from vhost9p.fs.driver import File
@@ -17,9 +17,7 @@ class MappedDriver(LocalDriver):
     def __init__(self, export: Export, root_fd: int, *, readonly: bool) -> None:
         super().__init__(export, root_fd, readonly=readonly)
         self._sidecar: Sidecar = (
-            FileSidecar(export, root_fd, self.parent_of)
-            if export.model == MODEL_FILE
-            else XattrSidecar(export)
+            FileSidecar(export) if export.model == MODEL_FILE else XattrSidecar(export)
         )
 
     def _mode(self, fd: int) -> int:

@@ -88,15 +88,10 @@ def _forget(name: bytes, dir_fd: int) -> None:
 
 
 class FileSidecar:
-    """mapped-file. See Sidecar. `parent_of` returns an open file's directory, as a descriptor to be
-    closed, and the name by which the guest reached the file."""
+    """mapped-file. See Sidecar."""
 
-    def __init__(
-        self, export: Export, root_fd: int, parent_of: Callable[[int], tuple[int, bytes]]
-    ) -> None:
+    def __init__(self, export: Export) -> None:
         self._export = export
-        self._root_fd = root_fd
-        self._parent_of = parent_of
 
     def admit(self, dir_fd: int, name: bytes) -> None:
         """See Sidecar."""

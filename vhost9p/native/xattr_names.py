@@ -17,7 +17,9 @@ class XattrNames:
     vhost9p.policy.xattrs."""
 
     def __init__(self, rules: Sequence[tuple[bytes, str, bytes]]) -> None:
-        """Raises MemoryError."""
+        """Raises ValueError for a text with a NUL, which no name has; MemoryError."""
+        if any(b"\0" in match + store for match, _, store in rules):
+            raise ValueError("a rule for extended attributes with a NUL")
         texts = [(ffi.new("char[]", match), ffi.new("char[]", store)) for match, _, store in rules]
         native = ffi.new("struct v9_xattr_rule[]", len(texts))
         for each, (match, store), (_, action, _) in zip(native, texts, rules, strict=True):

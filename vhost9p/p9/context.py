@@ -109,6 +109,5 @@ def file_fd(path_fd: int) -> int:
 
 
 def file_of(fid: Fid) -> File:
-    """The file of a fid, for a change of its owner, mode or names. EBADF for the fid of an extended
-    attribute."""
+    """The file of a fid, for a change of its names. EBADF for the fid of an extended attribute."""
     return File(file_fd(fid.path_fd), fid.meta_fd)

@@ -1,9 +1,9 @@
 """Maps users and groups of the guest to those of the host.
 
 Ranges map guest ids to host ids one to one, users and groups separately. C implements both
-directions (csrc/export/idmap.h): it maps attributes when it reads them, and owners when it creates
-files; Python calls it for the rest. 0xFFFFFFFF is no id: an unnamed user, or an owner that stays
-unchanged.
+directions (csrc/export/idmap.h): it maps attributes when it reads and changes them, and owners of
+new files; Python calls it for the rest. 0xFFFFFFFF is no id: an unnamed user, or an owner that
+stays unchanged.
 
 `IdLayer` translates the ids in Python's requests. Above it, toward the guest, and in fids, all ids
 are the guest's. Below it drivers know the host's ids only, except for owners of new files. Mapped
@@ -21,9 +21,6 @@ from vhost9p.policy.idvalues import map_value
 
 GuestId = NewType("GuestId", int)
 HostId = NewType("HostId", int)
-
-LEFT_ALONE = -1
-"""chown(2) leaves this owner unchanged."""
 
 
 @dataclass(frozen=True, slots=True)

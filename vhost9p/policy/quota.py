@@ -1,13 +1,14 @@
 """Quotas: limits on the space and inodes that an export's files use on the host.
 
-C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), creation
-and removal (csrc/fs/create.c). This layer accounts for the changes that Python makes. It is
-directly in front of the driver, so it sees requests as the other policies have translated them.
+C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), creation,
+removal and changes of attributes (csrc/fs/). This layer accounts for the changes that Python makes.
+It is directly in front of the driver, so it sees requests as the other policies have translated
+them.
 
 Before each change its maximum cost is reserved, or the request is refused with EDQUOT or ENOSPC. A
 new name may make its directory grow by a block; an attribute may use one block, and as many as its
-value fills. A change that uses nothing new (removal, truncation to 0, changes of mode and owner, a
-new name in the same directory) is never refused; if it uses something after all, that is counted.
+value fills. A change that uses nothing new (removal of an attribute, a new name in the same
+directory) is never refused; if it uses something after all, that is counted.
 
 Usage is exact as long as only the daemon changes the tree. Changes by others are noticed when the
 guest changes the same files; the rest at the next scan.

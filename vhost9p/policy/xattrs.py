@@ -157,7 +157,7 @@ class ExportXattrs(Protocol):
 
 
 class XattrLayer(Layer):
-    """Translates names, enforces the limits, and drops stored capabilities."""
+    """Translates names and enforces the limits."""
 
     def __init__(
         self, below: Driver, rules: Iterable[Rule], limits: Limits, export: ExportXattrs

@@ -7,8 +7,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -59,4 +61,22 @@ TEST(a_name_that_is_none_is_refused)
 
     memset(longest, 'x', V9_CAPS_NAME);
     CHECK(v9_caps_watch(&caps, "") == -EINVAL && v9_caps_watch(&caps, longest) == -EINVAL);
+}
+
+TEST(a_long_list_of_names_without_capabilities_is_no_reason_to_refuse)
+{
+    char shared[] = "/dev/shm/v9-caps-XXXXXX", name[128];
+    const int roomy = mkstemp(shared);
+    struct v9_caps caps = {0};
+
+    CHECK(roomy >= 0 && unlink(shared) == 0 && v9_caps_watch(&caps, NAME) == 0);
+    for (int i = 0; i < 60; i++) {
+        snprintf(name, sizeof(name), "user.%0100d", i);
+        if (fsetxattr(roomy, name, "", 0, 0) < 0)
+            SKIP("tmpfs has no user attributes before Linux 6.6");
+    }
+    CHECK(fchmod(roomy, 0400) == 0 && v9_caps_drop_file(&caps, roomy) == 0);
+    CHECK(fsetxattr(roomy, NAME, "x", 1, 0) == 0 && v9_caps_drop_file(&caps, roomy) == 0);
+    CHECK(fgetxattr(roomy, NAME, NULL, 0) < 0 && errno == ENODATA);
+    close(roomy);
 }

@@ -153,6 +153,17 @@ TEST(a_mapped_file_gets_metadata_and_stays_what_it_is_on_the_host)
     CHECK(faccessat(top, META "/f", F_OK, 0) == 0);
 }
 
+/* As by chown(2): not those of the host's mode. */
+TEST(a_mapped_program_that_is_given_away_loses_the_set_id_bits_of_its_metadata)
+{
+    struct v9_mapped found;
+
+    serve(V9_MODEL_FILE, false);
+    CHECK(set_mode(file, 06755) == 0 && set_owner(file, 5, V9_NO_ID) == 0);
+    CHECK(v9_mapped_read(ex, file, "", -1, V9_HAS_ALL, &found) == 0);
+    CHECK(found.mode == (S_IFREG | 0755) && found.uid == 5);
+}
+
 TEST(a_mapped_file_without_a_name_keeps_the_metadata_that_it_has_none_of)
 {
     serve(V9_MODEL_FILE, false);
