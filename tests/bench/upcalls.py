@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench import driver, placement, servers
-from tests.bench.driver import Point
+from tests.bench.driver import Point, RefusedError
 from tests.bench.report import HOST
 from tests.bench.run import ROOT, Bench, measured_tree
 
@@ -60,7 +60,7 @@ class Cost(NamedTuple):
 
 
 def measure(bench: Bench, rounds: int, milliseconds: int, tmpfs: str) -> list[Cost]:
-    """Runs every operation; a driver that fails is in bench.failures."""
+    """Runs every operation; a driver that fails is in bench.failures. Raises RefusedError."""
     costs: list[Cost] = []
     where = placement.choose(os.sched_getaffinity(0))
     with (
@@ -113,7 +113,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tmpfs", default="/dev/shm", metavar="DIR")
     arguments = parser.parse_args(words)
     bench = Bench(driver.build(arguments.out))
-    costs = measure(bench, arguments.rounds, arguments.milliseconds, arguments.tmpfs)
+    try:
+        costs = measure(bench, arguments.rounds, arguments.milliseconds, arguments.tmpfs)
+    except RefusedError as error:
+        print(f"{arguments.tmpfs} does not allow what is measured: {error}", file=sys.stderr)
+        return 1
     print(table(costs))
     return 1 if bench.failures else 0
 
