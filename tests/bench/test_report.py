@@ -58,7 +58,7 @@ def test_a_goal_is_missed_at_its_depth_alone() -> None:
         row(CHMOD, 1, "poll", ours=10, peer=100, qemu=11),
     ]
     many, one = cells(report.table(rows, [HOST, QEMU, PEER, OURS]), "setattr: mode")
-    assert many[9:12] == ["0.49 missed", "0.50", "4.90"]
+    assert many[9:12] == ["0.49 missed", "1.50", "4.90"]
     assert one[9:12] == ["0.10", "-", "0.91 missed"]
 
 

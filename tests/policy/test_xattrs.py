@@ -23,7 +23,7 @@ WIDE = Limits(65536, 1000, 1 << 30)
 _NAMES = st.lists(st.sampled_from([b"a.", b"b.", b"ab", b"user.", b"c"]), max_size=4).map(b"".join)
 _RULES = st.lists(
     st.one_of(
-        st.builds(Rule, _NAMES, st.sampled_from(["keep", "refuse", "hide"])),
+        st.builds(Rule, _NAMES, st.sampled_from(["keep", "refuse", "hide"]), st.just(b"")),
         st.builds(Rule, _NAMES, st.just("store"), _NAMES.map(lambda name: b"user." + name)),
     ),
     max_size=4,
@@ -61,6 +61,13 @@ def test_what_is_stored_has_no_other_name(rules: list[Rule], name: bytes) -> Non
     for rule in rules:
         if rule.action == "store" and found is not None and found.startswith(rule.store):
             assert name.startswith(rule.match)
+
+
+def test_a_rule_has_no_nul() -> None:
+    """C would read the text up to it, and `rules_problem` all of it."""
+    for rule in (Rule(b"user.a\0b", "hide"), Rule(b"user.", "store", b"user.g.\0")):
+        with pytest.raises(ValueError, match="NUL"):
+            Names([rule])
 
 
 def test_the_first_rule_counts() -> None:
