@@ -87,7 +87,9 @@ OF_THE_FORMATS = 20
 
 @pytest.mark.guest
 @pytest.mark.parametrize("user", ["other", pytest.param("root", marks=pytest.mark.full)])
-@pytest.mark.parametrize("model", ["mapped-xattr", "mapped-file"])
+@pytest.mark.parametrize(
+    "model", ["mapped-file", pytest.param("mapped-xattr", marks=pytest.mark.full)]
+)
 def test_posix_holds_with_mapped_metadata(boot: Boot, export: Path, model: str, user: str) -> None:
     """Guest root, and all users that it turns into, whoever the daemon is."""
     root = os.geteuid() == 0
