@@ -18,8 +18,6 @@
 int v9_budget_begin(void);
 /* The number of descriptors that a device may always hold. */
 uint32_t v9_budget_share(void);
-/* Duplicates a descriptor; -EMFILE beyond the budget. */
-int v9_sys_dup(int32_t fd);
 /* Closes a descriptor, whichever call has opened it. */
 void v9_budget_close(int32_t fd);
 

@@ -86,13 +86,7 @@ uint32_t v9_export_index(const v9_export *ex);
  * v9_export_step refuses all spellings.
  */
 int v9_export_descend(v9_export *ex, const char *path);
-/*
- * Finds the directory (returned as an O_PATH descriptor) and the name in it by which the file `fd`
- * was reached, and checks that the name still stands for that file: else -ENOENT. -EBUSY for the
- * root, and for a file that was moved out of the export.
- */
 enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
-int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
 /*
  * Opens the file that a descriptor names for reading or writing. No other function does so to a
  * file of the host. -ELOOP for a symlink; -ENXIO for other files than regular ones and directories.

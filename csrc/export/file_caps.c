@@ -4,11 +4,12 @@
 #include <errno.h>
 #include <linux/limits.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+
+#include "base/sys.h"
 
 int v9_caps_watch(struct v9_caps *caps, const char *name)
 {
@@ -58,13 +59,13 @@ static int has(const char *path, const char *name)
 
 int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd)
 {
-    char path[32];
+    char path[V9_PROC_PATH];
     struct stat st;
     int found;
 
     if (!caps->name[0])
         return 0;
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    v9_sys_proc_path(fd, path);
     found = has(path, caps->name);
     if (found <= 0)
         return found;

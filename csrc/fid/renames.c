@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "base/sys.h"
 #include "export/containment.h"
 #include "fid/restore.h"
 

@@ -16,6 +16,7 @@
 #include "base/budget.h"
 #include "base/host_stat.h"
 #include "base/sys.h"
+#include "export/containment.h"
 #include "export/hidden_names.h"
 #include "mapped/text.h"
 #include "mapped/xattr.h"

@@ -5,20 +5,24 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
-#include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/sys.h"
+
 /* ---- reading --------------------------------------------------------------------------------- */
 
-enum { PROC_PATH = 32 + V9_NAME_SIZE };
+enum { PROC_PATH = V9_PROC_PATH + V9_NAME_SIZE };
 
 /* A path that names `name` in directory `fd`, or `fd` itself. The xattr calls take nothing else. */
 static void proc_path(int fd, const char *name, char path[PROC_PATH])
 {
-    snprintf(path, PROC_PATH, *name ? "/proc/self/fd/%d/%s" : "/proc/self/fd/%d", fd, name);
+    v9_sys_proc_path(fd, path);
+    if (*name)
+        strcat(strcat(path, "/"), name);
 }
 
 /* A file whose attributes are read: `name` in directory `fd`, or `fd` itself. */

@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "export/mounts.h"
 #include "mapped/mapped.h"
 #include "p9/api.h"

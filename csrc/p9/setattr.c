@@ -12,6 +12,8 @@
 #include "p9/lookup.h"
 #include "request/reply.h"
 
+enum { METADATA = V9_SETATTR_UID | V9_SETATTR_GID | V9_SETATTR_MODE };
+
 /* The fid's own descriptor if that can write: permission was checked when it was opened, and the
  * file's mode may forbid writing now. -1: none. */
 static int32_t writable_io(const struct v9_fid *fid)
@@ -37,7 +39,7 @@ int v9_p9_change(struct v9_device *dev, const struct v9_fid *fid, const struct v
     if (to->valid & V9_SETATTR_SIZE)
         v9_known_size_changing(inode);
     err = v9_setattr(ex, inode->path_fd, meta_fd, writable_io(fid), to);
-    if (meta_fd < 0)
+    if (meta_fd < 0 && to->valid & METADATA)
         v9_inode_meta(ex, inode); /* which the file may have now, and keeps without a name */
     if (to->valid & V9_SETATTR_SIZE && !err)
         v9_known_size_resized(inode, to->size);

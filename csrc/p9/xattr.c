@@ -6,10 +6,10 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/xattr.h>
 
+#include "base/sys.h"
 #include "export/xattr_names.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
@@ -17,12 +17,12 @@
 /* The size of an attribute of the file `fd` by the guest's name. */
 static int size_of(const v9_export *ex, int32_t fd, const char *name)
 {
-    char host[V9_XATTR_NAME], path[32];
+    char host[V9_XATTR_NAME], path[V9_PROC_PATH];
     int size = v9_export_xattr_name(ex, name, ENODATA, host);
 
     if (size < 0)
         return size;
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    v9_sys_proc_path(fd, path);
     size = (int)getxattr(path, host, NULL, 0);
     return size < 0 ? -errno : size;
 }

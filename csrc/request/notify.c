@@ -10,16 +10,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "request/state.h"
 
 /* Opens a file description of our own if possible; else duplicates the frontend's. -errno. */
 static int own_descriptor(int fd, uint32_t mode)
 {
-    char path[32];
+    char path[V9_PROC_PATH];
     int copy = -1;
 
     if (S_ISFIFO(mode)) {
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        v9_sys_proc_path(fd, path);
         copy = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     }
     if (copy >= 0)

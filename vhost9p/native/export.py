@@ -227,12 +227,6 @@ class Export:
         """Opens a directory by its path below the root with O_PATH (v9_export_descend)."""
         return check(lib.v9_export_descend(self.native, path))
 
-    def parent_of(self, fd: int) -> tuple[int, bytes]:
-        """Returns a file's directory, as a descriptor to be closed, and the name by which the guest
-        reached the file, which is proven to be current. See v9_export_parent."""
-        name = ffi.new("char[]", lib.V9_NAME_SIZE)
-        return check(lib.v9_export_parent(self.native, fd, name)), ffi.string(name)
-
     def open(self, fd: int, flags: int) -> int:
         """Opens for I/O what a descriptor names: only regular files and directories."""
         return check(lib.v9_export_open(self.native, fd, flags))

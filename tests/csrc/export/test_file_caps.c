@@ -1,4 +1,4 @@
-// sources: export/file_caps.c
+// sources: export/file_caps.c export/ base/
 /*
  * Capabilities under another name go before the program is written.
  */

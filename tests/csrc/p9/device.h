@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <time.h>
 
+#include "base/sys.h"
 #include "base/wire.h"
 #include "check.h"
 #include "fid/enter.h"
