@@ -144,7 +144,7 @@ struct v9_device {
     /* server/workers.c */
     int epoll_fd, wake_fd, quit_fd, timer_fd;
     bool quit;
-    uint32_t cpu_count; /* CPUs that the process may use */
+    uint32_t pollers_max; /* threads of the process that may poll at a time */
     uint32_t thread_count, runners, spares;
     uint32_t sleeping; /* runners in epoll_wait, or about to call it */
     uint32_t working;  /* threads inside a request, stuck ones included */

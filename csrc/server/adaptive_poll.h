@@ -2,37 +2,59 @@
  * adaptive_poll: how long an idle thread polls for the next request before it sleeps.
  *
  * Sleeping and waking up takes longer than most requests, for both sides: the driver has to kick,
- * and the kernel has to switch threads. When requests arrive back to back, polling is faster, and
- * often even cheaper; otherwise it wastes the CPU. The past predicts the future:
+ * and the kernel has to switch threads and may have to wake a CPU. When the next request comes
+ * soon, polling is faster, and even cheaper. When it comes late, polling wastes the CPU. The past
+ * predicts the future:
  *
- *  - The window, which is the time spent on polling, grows up to `max` while the gaps between
- *    requests are short, and shrinks to 0 while they are long. A gap that ended a sleep is short up
- *    to twice `max`, since it includes the time to wake up.
- *  - After several empty windows in a row, or several preemptions in a row, polling rests for a
- *    number of sleeps. Each rest is twice as long as the one before, until polling finds requests
- *    again.
+ *  - What the guest does next depends on what it has just asked: a walk is followed by the getattr
+ *    of the same system call, a clunk by whatever its program does next. So gaps are observed by
+ *    the type of the request before them: a few polls of the full length (`max`) show how many
+ *    requests come how soon.
+ *  - The window is the time that pays best. A poll that finds a request saves a wake-up, which is
+ *    worth a fixed part of `max`; a poll costs the time that it takes. If no window pays, polling
+ *    rests, each time for twice as many requests, until an observation finds one that does.
+ *  - A window is observed anew after a number of requests, and when it was empty several times in
+ *    a row, for instance because the guest is idle.
+ *  - After several preemptions in a row polling rests altogether: the driver needs our CPU.
  *
  * Nothing here reads a clock. Times are in nanoseconds.
  */
 #ifndef V9_SERVER_ADAPTIVE_POLL_H
 #define V9_SERVER_ADAPTIVE_POLL_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
+enum {
+    V9_POLL_STEPS = 8,  /* the lengths of a window are `max` divided by this, and multiples */
+    V9_POLL_TYPES = 64, /* requests have even types below 128 */
+};
+
+/* The gaps after requests of one type. */
+struct v9_poll_gaps {
+    uint8_t found[V9_POLL_STEPS]; /* by the step of the window in which the next request came */
+    uint8_t observed;             /* polls of full length; some have found nothing */
+    uint8_t misses;               /* so many windows in a row were empty */
+    uint8_t steps;                /* of the window that pays; 0: none does */
+    uint16_t left;                /* requests until the next observation; 0: it has begun */
+    uint16_t rest_next;           /* `left`, when no window pays */
+};
+
 struct v9_adaptive_poll {
-    int64_t max;    /* of a window; 0: never poll */
-    int64_t window; /* the next one; 0: sleep at once */
-    uint32_t misses, yields, hits, rest, rest_next;
+    int64_t max; /* of a window; 0: never poll */
+    struct v9_poll_gaps after[V9_POLL_TYPES];
+    uint32_t yields, hits, rest, rest_next;
 };
 
 void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max);
-/* Polling found a request. */
-void v9_adaptive_poll_found(struct v9_adaptive_poll *poll);
-/* A sleep has ended, `gap` after the last request; `polled`: an empty window preceded it. */
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, int64_t gap, bool polled);
-/* Another thread ran on the CPU during the poll. Call it before v9_adaptive_poll_found, if both
- * apply. */
+/* How long to poll for the next request after one of this type; 0: sleep at once. */
+int64_t v9_adaptive_poll_window(const struct v9_adaptive_poll *poll, uint8_t type);
+/* Polling found a request, `gap` after the one before. */
+void v9_adaptive_poll_found(struct v9_adaptive_poll *poll, uint8_t type, int64_t gap);
+/* The window passed without a request. */
+void v9_adaptive_poll_missed(struct v9_adaptive_poll *poll, uint8_t type);
+/* A thread slept at once. */
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, uint8_t type);
+/* Another thread ran on the CPU during the poll. */
 void v9_adaptive_poll_preempted(struct v9_adaptive_poll *poll);
 
 #endif

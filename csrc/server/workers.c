@@ -14,9 +14,7 @@
  * asleep if it used no CPU time between two checks and does not just wait for a CPU. A runner that
  * waits for the interpreter is not stuck either: the next request may need the interpreter as well.
  *
- * A runner without a request polls for the next one for a while (server/adaptive_poll.h), so that
- * the driver need not kick and nobody has to wake the runner. Then it sleeps in epoll on the kick
- * descriptor (edge-triggered, so that it need not be read) and on the timer of the rate queues.
+ * A runner without a request polls for the next one, or sleeps (server/wait.h).
  */
 #define _GNU_SOURCE
 #include "server/workers.h"
@@ -40,43 +38,23 @@
 #include "request/rate_queue.h"
 #include "request/request.h"
 #include "request/upcall.h"
-#include "server/adaptive_poll.h"
+#include "server/wait.h"
 
 enum {
     WATCHDOG_INTERVAL_NS = 1000000,
     WATCHDOG_IDLE_CHECKS = 50,    /* checks without progress or work before the watchdog sleeps */
-    RING_POLL_MS = 1,             /* if the frontend gave no kick descriptor */
     STOP_PATIENCE_NS = 300000000, /* for threads that hang while the process ends */
     STOP_WAITS = 30,              /* of that length, for those that are late */
     SPARES_KEPT = 1,              /* idle spares; more of them end */
-    PAUSES = 8,                   /* CPU pauses between two polls of the ring */
-    SWITCH_NS = 2000,             /* the shortest time that another thread takes in between */
-    SLICE_NS = 100000,            /* the same for one that has work of its own */
 };
 
 /* A serving thread. */
 struct thread {
     struct v9_scratch scratch;
-    struct v9_adaptive_poll poll;
+    struct v9_waiter waiter;
 };
 
-static uint32_t polling; /* threads of the process that poll */
-
 /* ---- roles; all with the lock held ----------------------------------------------------------- */
-
-static void wait_for_kick(struct v9_device *dev)
-{
-    struct epoll_event event;
-    int timeout = dev->poll_ring && v9_device_can_run(dev) ? RING_POLL_MS : -1;
-
-    __atomic_add_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&dev->lock);
-    epoll_wait(dev->epoll_fd, &event, 1, timeout);
-    pthread_mutex_lock(&dev->lock);
-    __atomic_sub_fetch(&dev->sleeping, 1, __ATOMIC_RELAXED);
-    if (v9_device_can_run(dev))
-        v9_virtqueue_disable_notification(&dev->ring);
-}
 
 /* Marks a runner as busy with something that may take long. */
 static void begin_work(struct v9_device *dev, struct v9_worker *worker)
@@ -114,11 +92,13 @@ static bool end_work(struct v9_device *dev, struct v9_worker *worker, uint64_t r
 }
 
 /* Runs a request to its end. */
-static bool execute(struct v9_device *dev, struct v9_request *r, struct v9_scratch *scratch)
+static bool execute(struct v9_device *dev, struct v9_request *r, struct thread *self)
 {
     const uint64_t round = dev->watchdog_round;
+    struct v9_scratch *scratch = &self->scratch;
     int result;
 
+    self->waiter.last = r->type;
     begin_work(dev, &scratch->worker);
     v9_fids_begin_request(&dev->fids);
     pthread_mutex_unlock(&dev->lock);
@@ -142,95 +122,6 @@ static bool report_to_python(struct v9_device *dev, struct v9_worker *worker)
     return end_work(dev, worker, round);
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static void pause_cpu(void)
-{
-    for (int i = 0; i < PAUSES; i++)
-#if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
-#elif defined(__aarch64__)
-        __asm__ volatile("yield");
-#else
-        __atomic_signal_fence(__ATOMIC_SEQ_CST);
-#endif
-}
-
-/* At most one thread less than there are CPUs may poll: the guest needs a CPU to send requests. */
-static bool may_poll(const struct v9_device *dev)
-{
-    if (__atomic_add_fetch(&polling, 1, __ATOMIC_RELAXED) < dev->cpu_count)
-        return true;
-    __atomic_sub_fetch(&polling, 1, __ATOMIC_RELAXED);
-    return false;
-}
-
-/*
- * Whether another thread had the CPU between two polls: a thread with work of its own for a while,
- * or the driver just long enough to send `r`. If the driver shares our CPU, it is better to sleep.
- */
-static bool was_preempted(int64_t between, const struct v9_request *r)
-{
-    return between > (r ? SWITCH_NS : SLICE_NS);
-}
-
-/* Polls for a request since `since`, for the window of the adaptive poll; NULL: none came. Releases
- * the lock most of the time. */
-static struct v9_request *poll_for_request(struct v9_device *dev, struct v9_adaptive_poll *poll,
-                                           int64_t since)
-{
-    int64_t last = since;
-
-    while (!dev->quit && v9_device_can_run(dev) && !dev->barrier && !dev->starved) {
-        const int64_t now = now_ns();
-        struct v9_request *r;
-        v9_notify(dev);
-        r = v9_request_next(dev);
-        if (was_preempted(now - last, r)) {
-            v9_adaptive_poll_preempted(poll);
-            return r;
-        }
-        if (r)
-            v9_adaptive_poll_found(poll);
-        if (r || now - since >= poll->window)
-            return r;
-        last = now;
-        pthread_mutex_unlock(&dev->lock);
-        pause_cpu();
-        pthread_mutex_lock(&dev->lock);
-    }
-    return NULL;
-}
-
-/* Waits for the next request, and may return it; NULL: check again. */
-static struct v9_request *wait_for_request(struct v9_device *dev, struct v9_adaptive_poll *poll)
-{
-    const int64_t since = now_ns();
-    const bool polls = poll->window && may_poll(dev);
-    struct v9_request *r = NULL;
-
-    v9_device_signal(dev);
-    v9_notify(dev); /* the driver may run on this CPU at once */
-    if (polls) {
-        r = poll_for_request(dev, poll, since);
-        __atomic_sub_fetch(&polling, 1, __ATOMIC_RELAXED);
-    }
-    if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
-               !v9_virtqueue_enable_notification(&dev->ring))) {
-        v9_device_check_memory(dev); /* if the ring's own memory is lost, the ring appears empty */
-        if (v9_request_is_due(dev))
-            return NULL;
-        wait_for_kick(dev);
-        v9_adaptive_poll_slept(poll, now_ns() - since, polls);
-    }
-    return r;
-}
-
 static void be_runner(struct v9_device *dev, struct thread *self)
 {
     while (!dev->quit) {
@@ -240,8 +131,8 @@ static void be_runner(struct v9_device *dev, struct thread *self)
             return;
         r = v9_request_next(dev);
         if (!r)
-            r = wait_for_request(dev, &self->poll);
-        if (r && !execute(dev, r, &self->scratch))
+            r = v9_wait_for_request(dev, &self->waiter);
+        if (r && !execute(dev, r, self))
             return;
     }
     dev->runners--;
@@ -372,7 +263,7 @@ static void *serve(void *argument)
     v9_budget_charge(dev->fids.inodes.account);
     if (self) {
         self->scratch.reply = malloc(dev->conf.msize_max);
-        v9_adaptive_poll_init(&self->poll, (int64_t)dev->conf.poll_us * 1000);
+        v9_waiter_init(&self->waiter, (int64_t)dev->conf.poll_us * 1000);
         self->scratch.worker = (struct v9_worker){.tid = (int32_t)gettid()};
         pthread_getcpuclockid(pthread_self(), &self->scratch.worker.clock);
     }
@@ -425,12 +316,9 @@ static int add_to_epoll(int epoll_fd, int fd, uint32_t events)
 
 int v9_workers_start(struct v9_device *dev)
 {
-    cpu_set_t cpus;
     int err = 0;
 
-    CPU_ZERO(&cpus);
-    sched_getaffinity(0, sizeof(cpus), &cpus);
-    dev->cpu_count = (uint32_t)CPU_COUNT(&cpus);
+    dev->pollers_max = v9_wait_pollers_max();
     v9_cond_init(&dev->watchdog);
     v9_cond_init(&dev->spare);
     v9_cond_init(&dev->gone);

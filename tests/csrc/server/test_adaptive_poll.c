@@ -6,33 +6,42 @@
 #define _GNU_SOURCE
 #include "server/adaptive_poll.h"
 
+#include <stdbool.h>
+
 #include "check.h"
 
-enum { US = 1000, MAX = 20 * US };
+enum { US = 1000, MAX = 40 * US, WALK = 110, CLUNK = 120 };
 
-/* The outcome of requests at a fixed gap: how many were found by polling, and the time spent on
- * polling. */
+/* The outcome of requests: how many were found by polling, and the time spent on polling. */
 struct outcome {
     int found;
     int64_t polled;
 };
 
-static struct outcome run(struct v9_adaptive_poll *poll, int64_t gap, int requests)
+/* One request, `gap` after one of this type. */
+static void one(struct v9_adaptive_poll *poll, uint8_t type, int64_t gap, struct outcome *outcome)
+{
+    const int64_t window = v9_adaptive_poll_window(poll, type);
+
+    CHECK(window >= 0 && window <= poll->max);
+    if (!window) {
+        v9_adaptive_poll_slept(poll, type);
+    } else if (gap < window) {
+        v9_adaptive_poll_found(poll, type, gap);
+        outcome->found++;
+        outcome->polled += gap;
+    } else {
+        v9_adaptive_poll_missed(poll, type);
+        outcome->polled += window;
+    }
+}
+
+static struct outcome run(struct v9_adaptive_poll *poll, uint8_t type, int64_t gap, int requests)
 {
     struct outcome outcome = {0, 0};
 
-    for (int i = 0; i < requests; i++) {
-        int64_t window = poll->window;
-        if (window > gap) {
-            v9_adaptive_poll_found(poll);
-            outcome.found++;
-            outcome.polled += gap;
-        } else {
-            v9_adaptive_poll_slept(poll, gap, window > 0);
-            outcome.polled += window;
-        }
-        CHECK(poll->window >= 0 && poll->window <= poll->max);
-    }
+    for (int i = 0; i < requests; i++)
+        one(poll, type, gap, &outcome);
     return outcome;
 }
 
@@ -41,8 +50,8 @@ TEST(without_a_window_nothing_is_polled)
     struct v9_adaptive_poll poll;
 
     v9_adaptive_poll_init(&poll, 0);
-    CHECK(run(&poll, 0, 100).polled == 0);
-    CHECK(run(&poll, 1, 100).found == 0);
+    CHECK(run(&poll, WALK, 0, 100).polled == 0);
+    CHECK(run(&poll, WALK, 1, 100).found == 0);
 }
 
 TEST(requests_in_quick_succession_are_polled_for)
@@ -50,47 +59,64 @@ TEST(requests_in_quick_succession_are_polled_for)
     struct v9_adaptive_poll poll;
 
     v9_adaptive_poll_init(&poll, MAX);
-    CHECK(poll.window == 0);
-    CHECK(run(&poll, 2 * US, 100).found > 90);
-    CHECK(run(&poll, 10 * US, 100).found > 90);
-    /* One or two long pauses do not stop it; many do. */
-    CHECK(run(&poll, 1000 * US, 2).found == 0);
-    CHECK(run(&poll, 2 * US, 100).found > 90);
-    CHECK(run(&poll, 1000 * US, 100).polled <= 4 * MAX);
-    CHECK(poll.window == 0);
+    CHECK(run(&poll, WALK, 2 * US, 10000).found == 10000);
+    /* A long pause does not stop it; many do, and cost little. */
+    CHECK(run(&poll, WALK, 1000 * US, 1).found == 0);
+    CHECK(run(&poll, WALK, 2 * US, 100).found == 100);
+    CHECK(run(&poll, WALK, 1000 * US, 1000).polled < 200 * MAX);
+    CHECK(v9_adaptive_poll_window(&poll, WALK) == 0);
 }
 
-TEST(a_sleep_counts_with_its_wakeup)
+TEST(a_window_is_as_long_as_the_gaps)
 {
     struct v9_adaptive_poll poll;
+    struct outcome outcome = {0, 0};
 
     v9_adaptive_poll_init(&poll, MAX);
-    v9_adaptive_poll_slept(&poll, 2 * MAX, false);
-    CHECK(poll.window > 0);
-    v9_adaptive_poll_init(&poll, MAX);
-    v9_adaptive_poll_slept(&poll, 2 * MAX + 1, false);
-    CHECK(poll.window == 0);
+    run(&poll, WALK, 2 * US, 100);
+    CHECK(v9_adaptive_poll_window(&poll, WALK) == MAX / 8);
+    /* The gaps grow: found again, once the window has been empty for a few times. */
+    run(&poll, WALK, 12 * US, 100);
+    CHECK(v9_adaptive_poll_window(&poll, WALK) == 3 * MAX / 8);
+    /* One of many that comes late is not waited for. */
+    for (int i = 0; i < 2000; i++)
+        one(&poll, WALK, i % 8 ? 2 * US : 35 * US, &outcome);
+    CHECK(v9_adaptive_poll_window(&poll, WALK) == MAX / 8);
 }
 
-TEST(polling_in_vain_ends)
+TEST(a_request_that_comes_late_is_not_waited_for)
 {
     struct v9_adaptive_poll poll;
     struct outcome outcome;
 
     v9_adaptive_poll_init(&poll, MAX);
-    outcome = run(&poll, MAX + 10 * US, 100000);
-    CHECK(outcome.found == 0);
+    outcome = run(&poll, WALK, MAX - 5 * US, 100000); /* within reach, but not worth it */
+    CHECK(outcome.found > 0);
     CHECK(outcome.polled < 100000ll * US / 10); /* less than a tenth of a microsecond each */
     /* Polling is tried again later. */
-    CHECK(run(&poll, 2 * US, 10000).found > 5000);
-    CHECK(run(&poll, 2 * US, 1000).found == 1000);
+    CHECK(run(&poll, WALK, 2 * US, 30000).found > 10000);
+    CHECK(run(&poll, WALK, 2 * US, 1000).found == 1000);
+}
+
+TEST(what_pays_depends_on_the_request_before)
+{
+    struct v9_adaptive_poll poll;
+    struct outcome walks = {0, 0}, clunks = {0, 0};
+
+    v9_adaptive_poll_init(&poll, MAX);
+    for (int i = 0; i < 10000; i++) {
+        one(&poll, WALK, 5 * US, &walks);
+        one(&poll, CLUNK, 500 * US, &clunks);
+    }
+    CHECK(walks.found == 10000);
+    CHECK(clunks.found == 0 && clunks.polled < 10000ll * MAX / 50);
 }
 
 static void preempt(struct v9_adaptive_poll *poll)
 {
-    for (int i = 0; i < 10 && poll->window; i++)
+    for (int i = 0; i < 10 && v9_adaptive_poll_window(poll, WALK); i++)
         v9_adaptive_poll_preempted(poll);
-    CHECK(!poll->window);
+    CHECK(!v9_adaptive_poll_window(poll, WALK) && !v9_adaptive_poll_window(poll, CLUNK));
 }
 
 TEST(polling_ends_where_others_want_the_cpu)
@@ -99,19 +125,28 @@ TEST(polling_ends_where_others_want_the_cpu)
     int rest = 0;
 
     v9_adaptive_poll_init(&poll, MAX);
-    run(&poll, 2 * US, 100);
+    run(&poll, WALK, 2 * US, 100);
     for (int i = 0; i < 100; i++) { /* single preemptions have no effect */
         v9_adaptive_poll_preempted(&poll);
-        CHECK(poll.window > 0);
-        v9_adaptive_poll_found(&poll);
+        CHECK(v9_adaptive_poll_window(&poll, WALK) > 0);
+        v9_adaptive_poll_found(&poll, WALK, 2 * US);
     }
     preempt(&poll);
-    for (; !poll.window && rest < 10000; rest++)
-        v9_adaptive_poll_slept(&poll, 2 * US, false);
+    for (; !v9_adaptive_poll_window(&poll, WALK) && rest < 10000; rest++)
+        v9_adaptive_poll_slept(&poll, WALK);
     CHECK(rest > 10 && rest < 1000);
     preempt(&poll);
     for (int i = 0; i < rest; i++) {
-        CHECK(poll.window == 0); /* longer than the first time */
-        v9_adaptive_poll_slept(&poll, 2 * US, false);
+        CHECK(!v9_adaptive_poll_window(&poll, WALK)); /* longer than the first time */
+        v9_adaptive_poll_slept(&poll, WALK);
     }
+}
+
+TEST(every_type_has_a_place)
+{
+    struct v9_adaptive_poll poll;
+
+    v9_adaptive_poll_init(&poll, MAX);
+    for (int type = 0; type < 256; type++)
+        CHECK(run(&poll, (uint8_t)type, 2 * US, 50).found == 50);
 }

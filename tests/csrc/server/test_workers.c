@@ -6,8 +6,6 @@
 #define _GNU_SOURCE
 #include "server/served.h"
 
-enum { ROUNDS = 1000, EVENT_IDX = 29 };
-
 TEST(requests_are_answered_in_c)
 {
     serve();
@@ -48,47 +46,6 @@ TEST(what_python_answers_later_is_signalled)
     CHECK(reply_in(0) == LATER + 1 && stats().inflight == 0);
     CHECK(answer_later(0) == -ESTALE);
     stop();
-}
-
-/* One request after the other, each kicked only if the device asks for it. */
-static void miss_none(uint32_t threads, uint32_t poll_us, bool event_idx)
-{
-    conf.threads = threads;
-    conf.poll_us = poll_us;
-    create_device();
-    create_memory();
-    CHECK(v9_device_mem_add(dev, GPA, MEMORY, UVA, 0, memory_fd) == 0);
-    CHECK(v9_device_set_export(dev, 0, export) == 0);
-    set_up_ring((uint64_t)event_idx << EVENT_IDX);
-    start_ring(kick_fd);
-    send(0, AT_ONCE, 0);
-    wait_for_used(1);
-    for (uint16_t i = 1; i < ROUNDS; i++) {
-        offer_to(0, event_idx, kick_fd);
-        wait_for_used((uint16_t)(i + 1));
-    }
-    CHECK(stats().requests == ROUNDS && reply_in(0) == AT_ONCE + 1);
-    stop();
-}
-
-TEST(a_thread_that_sleeps_misses_no_request)
-{
-    miss_none(1, 0, false);
-}
-
-TEST(a_thread_that_sleeps_misses_no_event)
-{
-    miss_none(1, 0, true);
-}
-
-TEST(a_thread_that_polls_misses_no_request)
-{
-    miss_none(1, 20, true);
-}
-
-TEST(threads_that_share_a_ring_miss_no_request)
-{
-    miss_none(3, 20, false);
 }
 
 /* The device has one thread to serve with. */
