@@ -132,13 +132,6 @@ int v9_export_watch_caps(v9_export *ex, const char *name);
 void v9_export_caps_set(v9_export *ex);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
-/*
- * Excludes others that change names together with metadata files or accounts of a quota. v9_create
- * and v9_unlink take the lock where there are such; Python takes it to rename and link. A thread
- * may take it several times.
- */
-void v9_export_lock_names(v9_export *ex);
-void v9_export_unlock_names(v9_export *ex);
 
 /* ---- xattr_names.c: the guest's names of extended attributes and the host's -------------------
  */
