@@ -13,24 +13,31 @@
 #include "fid/restore.h"
 #include "fs/api.h"
 
-/* Which files lose a name by a change. */
-enum { FILES = 1, DIRECTORIES = 2 };
+/* What a change of names may concern, besides the host. */
+enum {
+    FILES = 1, /* that are cached, or will be */
+    DIRECTORIES = 2,
+    EVICTED = 4,
+};
 
 /* ---- before and after a change --------------------------------------------------------------- */
 
-/* Whether a change has to be prepared: anything of the table is evicted, or what loses a name may
- * be cached. */
-static bool begin(struct v9_fids *fids, uint32_t export, uint32_t kinds)
+/* Begins a change; which of `kinds` may be cached, and whether anything of the table is evicted. */
+static uint32_t begin(struct v9_fids *fids, uint32_t export, uint32_t kinds)
 {
     const struct v9_inodes *inodes = &fids->inodes;
-    bool concerned;
+    uint32_t concerns = 0;
 
     v9_seqcount_change(&fids->exports[export]->moves, true);
     pthread_mutex_lock(&fids->lock);
-    concerned = inodes->recipes.count > 0 || (kinds & FILES && inodes->cacheable[0]) ||
-                (kinds & DIRECTORIES && inodes->cacheable[1]);
+    if (inodes->recipes.count)
+        concerns |= EVICTED;
+    if (inodes->cacheable[0])
+        concerns |= FILES;
+    if (inodes->cacheable[1])
+        concerns |= DIRECTORIES;
     pthread_mutex_unlock(&fids->lock);
-    return concerned;
+    return concerns & (kinds | EVICTED);
 }
 
 static void end(struct v9_fids *fids, uint32_t export)
@@ -106,7 +113,7 @@ int v9_renames_name_of(struct v9_fids *fids, const struct v9_fid *fid, char name
 struct rename {
     struct v9_fids *fids;
     v9_export *ex;
-    uint32_t export;
+    uint32_t export, concerns;
     int32_t old_dir, new_dir;
     const char *old, *new;
 };
@@ -117,31 +124,15 @@ struct paths {
     char old[PATH_MAX], new[PATH_MAX];
 };
 
-/* Restores the renamed file and the one that it replaces. */
+/* Restores the renamed file, and finds out its paths if it is a directory. */
 static int prepare(const struct rename *it, struct paths *paths)
 {
     const int is_directory = before_loss(it->fids, it->old_dir, it->old);
-    int err = is_directory;
 
-    if (err >= 0)
-        err = before_loss(it->fids, it->new_dir, it->new);
-    if (err < 0)
-        return err;
-    paths->known = is_directory && v9_export_path(it->ex, it->old_dir, it->old, paths->old) > 0 &&
+    paths->known = is_directory > 0 &&
+                   v9_export_path(it->ex, it->old_dir, it->old, paths->old) > 0 &&
                    v9_export_path(it->ex, it->new_dir, it->new, paths->new) > 0;
-    return 0;
-}
-
-static int rename_prepared(const struct rename *it)
-{
-    struct paths paths;
-    int err = prepare(it, &paths);
-
-    if (!err)
-        err = v9_rename(it->ex, it->old_dir, it->old, it->new_dir, it->new);
-    if (!err && paths.known)
-        record(it->fids, it->export, paths.old, paths.new);
-    return err;
+    return is_directory < 0 ? is_directory : 0;
 }
 
 /* rename(2) does nothing where both names are of one file. */
@@ -152,46 +143,69 @@ static bool has_moved(const struct rename *it)
     return fstatat(it->old_dir, it->old, &st, AT_SYMLINK_NOFOLLOW) < 0;
 }
 
-/* The names are locked, if the change has to be `prepared`. */
-static int rename_entry(struct rename *it, const struct v9_fid *fid, const char *old,
-                        const struct v9_fid *into, bool prepared)
+/* Renames over a file that may be there; *moved: its name has changed. */
+static int replace(const struct rename *it, bool *moved)
 {
-    char own[V9_NAME_SIZE];
-    int32_t parent = -1;
+    int err = it->concerns ? before_loss(it->fids, it->new_dir, it->new) : 0;
+
+    if (err >= 0)
+        err = v9_rename(it->ex, it->old_dir, it->old, it->new_dir, it->new);
+    *moved = !err && has_moved(it);
+    return err;
+}
+
+/* Where something is evicted, renames are one at a time, to be recorded in their order. */
+static int rename_and_record(const struct rename *it, bool *moved)
+{
+    struct paths paths;
     int err;
 
-    it->old_dir = *old ? v9_fids_inode(it->fids, fid)->path_fd : -1;
-    if (!*old) {
-        it->old_dir = parent = v9_renames_name_of(it->fids, fid, own);
-        it->old = own;
-    }
-    if (it->old_dir < 0)
-        return it->old_dir;
-    it->new_dir = into ? v9_fids_inode(it->fids, into)->path_fd : it->old_dir;
-    err = prepared ? rename_prepared(it)
-                   : v9_rename(it->ex, it->old_dir, it->old, it->new_dir, it->new);
-    if (!err && has_moved(it))
-        v9_fids_name_renamed(it->fids, fid, old, into, it->new);
-    if (parent >= 0)
-        v9_budget_close(parent);
+    v9_export_lock_names(it->ex);
+    err = prepare(it, &paths);
+    if (!err)
+        err = replace(it, moved);
+    if (!err && paths.known)
+        record(it->fids, it->export, paths.old, paths.new);
+    v9_export_unlock_names(it->ex);
     return err;
+}
+
+static int rename_any(const struct rename *it, bool *moved)
+{
+    if (it->concerns & EVICTED)
+        return rename_and_record(it, moved);
+    *moved = !v9_rename_to_free(it->ex, it->old_dir, it->old, it->new_dir, it->new);
+    return *moved ? 0 : replace(it, moved);
 }
 
 int v9_renames_entry(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
                      const struct v9_fid *into, const char *new)
 {
-    const uint32_t export = v9_fids_inode(fids, fid)->export;
+    const struct v9_inode *inode = v9_fids_inode(fids, fid);
     struct rename it = {
-        .fids = fids, .ex = fids->exports[export], .export = export, .old = old, .new = new};
-    const bool prepared = begin(fids, export, FILES | DIRECTORIES);
+        .fids = fids,
+        .ex = fids->exports[inode->export],
+        .export = inode->export,
+        .concerns = begin(fids, inode->export, FILES | DIRECTORIES),
+        .old_dir = inode->path_fd,
+        .old = old,
+        .new = new,
+    };
+    char own[V9_NAME_SIZE];
+    bool moved = false;
     int err;
 
-    if (prepared)
-        v9_export_lock_names(it.ex);
-    err = rename_entry(&it, fid, old, into, prepared);
-    if (prepared)
-        v9_export_unlock_names(it.ex);
-    end(fids, export);
+    if (!*old) {
+        it.old_dir = v9_renames_name_of(fids, fid, own);
+        it.old = own;
+    }
+    it.new_dir = into ? v9_fids_inode(fids, into)->path_fd : it.old_dir;
+    err = it.old_dir < 0 ? it.old_dir : rename_any(&it, &moved);
+    if (moved)
+        v9_fids_name_renamed(fids, fid, old, into, new);
+    end(fids, it.export);
+    if (!*old && it.old_dir >= 0)
+        v9_budget_close(it.old_dir);
     return err;
 }
 
@@ -209,7 +223,7 @@ int v9_renames_unlink(struct v9_fids *fids, const struct v9_fid *fid, const char
                       bool directory)
 {
     const struct v9_inode *inode = v9_fids_inode(fids, fid);
-    const bool prepared = begin(fids, inode->export, directory ? DIRECTORIES : FILES);
+    const bool prepared = !!begin(fids, inode->export, directory ? DIRECTORIES : FILES);
     int err = unlink_entry(fids, inode->export, inode->path_fd, name, directory, prepared);
 
     if (!err)
@@ -222,11 +236,11 @@ int v9_renames_remove(struct v9_fids *fids, const struct v9_fid *fid)
 {
     const struct v9_inode *inode = v9_fids_inode(fids, fid);
     const bool directory = S_ISDIR(inode->mode);
-    const bool prepared = begin(fids, inode->export, directory ? DIRECTORIES : FILES);
+    const bool prepared = !!begin(fids, inode->export, directory ? DIRECTORIES : FILES);
     char name[V9_NAME_SIZE];
     const int32_t parent = v9_renames_name_of(fids, fid, name);
-    int err = parent < 0 ? parent
-                         : unlink_entry(fids, inode->export, parent, name, directory, prepared);
+    int err =
+        parent < 0 ? parent : unlink_entry(fids, inode->export, parent, name, directory, prepared);
 
     if (!err)
         v9_fids_name_removed(fids, fid, "");

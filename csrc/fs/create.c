@@ -1,8 +1,8 @@
 /*
  * create: creating entries of an export's directories.
  *
- * v9_create (fs/api.h) maps the guest's ids to the host's, keeps the quota true, and leaves the rest
- * to the security model:
+ * v9_create (fs/api.h) maps the guest's ids to the host's, keeps the quota true, and leaves the
+ * rest to the security model:
  *
  *   passthrough, none   here: what the guest creates has the guest's owner and mode on the host.
  *       With privilege the creating call runs as that owner (export/credentials.h); without, the

@@ -149,3 +149,11 @@ int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, 
     v9_export_names_end(ex);
     return err;
 }
+
+int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir,
+                      const char *new)
+{
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
+        return -EEXIST;
+    return renameat2(old_dir, old, new_dir, new, RENAME_NOREPLACE) < 0 ? -errno : 0;
+}
