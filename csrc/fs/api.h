@@ -96,7 +96,7 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
 
 /* Gives the file `fd` (O_PATH will do), whose metadata file is `meta_fd` (-1: none, or not known),
  * one more name in directory `dir_fd`. */
-int v9_link(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name);
+int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name);
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
 int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, const char *new);
 /* The same where nothing has the new name; else -EEXIST. Fails as well, and changes nothing, where

@@ -50,7 +50,7 @@ static int link_counted(v9_export *ex, int fd, int meta_fd, int dir_fd, const ch
     return err;
 }
 
-int v9_link(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name)
+int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name)
 {
     int err;
 

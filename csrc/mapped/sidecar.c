@@ -23,7 +23,7 @@ static int forget(int dir_fd, const char *name, int flags)
 }
 
 /* Opens, or creates, the directory with the metadata of a directory's files. */
-static int make_dir_of(int dir_fd)
+static int metadata_dir(int dir_fd)
 {
     int fd = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
 
@@ -90,7 +90,7 @@ static int create_meta_of(v9_export *ex, int fd)
     parent = v9_export_parent(ex, fd, name);
     if (parent < 0)
         return parent;
-    meta_dir = make_dir_of(parent);
+    meta_dir = metadata_dir(parent);
     meta = meta_dir < 0 ? meta_dir : create_meta(meta_dir, name, &none);
     if (meta_dir >= 0)
         v9_budget_close(meta_dir);
@@ -125,7 +125,7 @@ static int discard(int dir_fd, const char *name)
 /* The metadata directory in which a new name is free: a descriptor. */
 static int open_place(v9_export *ex, int dir_fd, const char *name)
 {
-    int meta_dir = make_dir_of(dir_fd), err;
+    int meta_dir = metadata_dir(dir_fd), err;
 
     if (meta_dir < 0)
         return meta_dir;
@@ -363,7 +363,7 @@ static int rename_with_metadata(struct rename *it)
 {
     int err;
 
-    it->to = make_dir_of(it->new_dir);
+    it->to = metadata_dir(it->new_dir);
     if (it->to < 0)
         return it->to;
     it->from = v9_sys_reach(it->old_dir, V9_META_DIR_NAME, O_DIRECTORY);

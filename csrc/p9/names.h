@@ -4,7 +4,7 @@
  * Names are single components that the caller has checked. -EBADF for a fid that stands for no
  * file, -EROFS in a read-only export, -EXDEV for fids of different exports: this comes first, as
  * between mounts (rename(2)), since tools then copy. Other errors are those of fid/renames.h and
- * v9_link.
+ * v9_link_file.
  */
 #ifndef V9_P9_NAMES_H
 #define V9_P9_NAMES_H

@@ -169,7 +169,7 @@ def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("count", [1, 0xFFFF])
 def test_a_count_beyond_the_message_is_refused(count: int) -> None:
-    for cls, fixed in ((m.Tlink, 8), (m.Txattrwalk, 8), (m.Tversion, 4), (m.Rversion, 4)):
+    for cls, fixed in ((m.Txattrwalk, 8), (m.Tversion, 4), (m.Rversion, 4)):
         body = bytes(fixed) + count.to_bytes(2, "little")
         data = (len(body) + 7).to_bytes(4, "little") + bytes([cls.TYPE, 0, 0]) + body
         with pytest.raises(P9Error):
@@ -211,4 +211,4 @@ def test_a_stat_structure_does_not_reach_beyond_its_message(beyond: int) -> None
 
 
 def test_a_message_names_its_fields() -> None:
-    assert repr(m.Tlink(1, 5, b"\xff")) == "Tlink(dfid=1, fid=5, name=b'\\xff')"
+    assert repr(m.Txattrwalk(1, 5, b"\xff")) == "Txattrwalk(fid=1, newfid=5, name=b'\\xff')"
