@@ -96,9 +96,6 @@ int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
  * and of the export's root. */
 enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
 const char *v9_hidden_name(uint32_t which);
-/* Whether this entry of directory `dir_fd` is hidden from the guest: under mapped-file, one of
- * these names, or another spelling of one that the host's file system accepts. */
-int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /*
  * export/idmap.c: sets the map of owners (V9_UID) or groups (V9_GID). Everything is copied.
  * `ranges` are in the order of their host ids and do not overlap: else -EINVAL. A host id outside

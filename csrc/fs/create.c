@@ -25,6 +25,7 @@
 #include "export/containment.h"
 #include "export/credentials.h"
 #include "export/export.h"
+#include "export/hidden_names.h"
 #include "fs/attributes.h"
 #include "fs/create_mapped.h"
 #include "fs/created.h"

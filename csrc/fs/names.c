@@ -20,6 +20,7 @@
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/export.h"
+#include "export/hidden_names.h"
 #include "fs/api.h"
 #include "mapped/sidecar.h"
 #include "quota/change.h"

@@ -41,7 +41,7 @@ int v9_p9_add_name(struct v9_device *dev, const struct v9_fid *fid, const struct
     inode = v9_fids_inode(&dev->fids, fid);
     ex = v9_inode_export(dev, inode);
     return v9_link_file(ex, inode->path_fd, v9_inode_meta(ex, inode),
-                   v9_fids_inode(&dev->fids, into)->path_fd, name);
+                        v9_fids_inode(&dev->fids, into)->path_fd, name);
 }
 
 int v9_p9_move_name(struct v9_device *dev, const struct v9_fid *fid, const char *old,
