@@ -15,7 +15,6 @@ from vhost9p.config import DeviceConfig, ExportConfig, SecurityModel, Throttling
 from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
-from vhost9p.fs.mapped import MappedDriver
 from vhost9p.fs.tree import Tree, open_meeting_place
 from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
@@ -90,7 +89,7 @@ class Exports:
             _throttle(export, config.throttling)
         if config.name:
             self.natives[0].join(os.fsencode(config.name), export)
-        driver = _make_driver(config, export, fd)
+        driver = LocalDriver(export, fd, readonly=config.readonly)
         if config.quota is None:
             return layered(driver, export, config)
         quota = self._open_quota(config, config.quota, export, fd)
@@ -127,12 +126,6 @@ class Exports:
         self._undo.callback(self.policy.close)
         for export in self.natives:
             export.policy = self.policy
-
-
-def _make_driver(config: ExportConfig, export: Export, root_fd: int) -> LocalDriver:
-    """What keeps an export's files."""
-    driver = MappedDriver if config.model in MODELS else LocalDriver
-    return driver(export, root_fd, readonly=config.readonly)
 
 
 def _throttle(export: Export, at: Throttling) -> None:

@@ -114,6 +114,14 @@ int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX])
     return (int)size;
 }
 
+int v9_sys_link(int proc_fd, int fd, int dir_fd, const char *name)
+{
+    char number[16];
+
+    snprintf(number, sizeof(number), "%d", fd);
+    return linkat(proc_fd, number, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
 int v9_sys_tmpfile(int dir_fd, int flags, uint32_t mode)
 {
     int fd;

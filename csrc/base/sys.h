@@ -27,6 +27,8 @@ void v9_sys_proc_path(int fd, char path[V9_PROC_PATH]);
 int v9_sys_dup(int fd);
 /* The path by which a descriptor was reached, as the kernel has it now (proc(5)); its length. */
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX]);
+/* link(2) by a descriptor, O_PATH will do. */
+int v9_sys_link(int proc_fd, int fd, int dir_fd, const char *name);
 /* chmod(2) by a descriptor, O_PATH will do. */
 int v9_sys_chmod(int proc_fd, int fd, uint32_t mode);
 /* utimensat on a descriptor (O_PATH will do); nsec may be V9_TIME_NOW or V9_TIME_OMIT. */

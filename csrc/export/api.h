@@ -96,9 +96,6 @@ int v9_export_open(v9_export *ex, int32_t fd, int32_t flags);
  * and of the export's root. */
 enum { V9_META_DIR = 0, V9_META_ROOT = 1 };
 const char *v9_hidden_name(uint32_t which);
-/* Whether this entry of directory `dir_fd` is hidden from the guest: under mapped-file, one of
- * these names, or another spelling of one that the host's file system accepts. */
-int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 /*
  * export/idmap.c: sets the map of owners (V9_UID) or groups (V9_GID). Everything is copied.
  * `ranges` are in the order of their host ids and do not overlap: else -EINVAL. A host id outside
@@ -132,13 +129,6 @@ int v9_export_watch_caps(v9_export *ex, const char *name);
 void v9_export_caps_set(v9_export *ex);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
-/*
- * Excludes others that change names together with metadata files or accounts of a quota. v9_create
- * and v9_unlink take the lock where there are such; Python takes it to rename and link. A thread
- * may take it several times.
- */
-void v9_export_lock_names(v9_export *ex);
-void v9_export_unlock_names(v9_export *ex);
 
 /* ---- xattr_names.c: the guest's names of extended attributes and the host's -------------------
  */

@@ -104,6 +104,23 @@ void v9_export_unlock_names(v9_export *ex)
     pthread_mutex_unlock(&ex->names_lock);
 }
 
+static bool has_more_than_names(const v9_export *ex)
+{
+    return ex->quota || ex->conf.model == V9_MODEL_FILE;
+}
+
+void v9_export_names_begin(v9_export *ex)
+{
+    if (has_more_than_names(ex))
+        v9_export_lock_names(ex);
+}
+
+void v9_export_names_end(v9_export *ex)
+{
+    if (has_more_than_names(ex))
+        v9_export_unlock_names(ex);
+}
+
 int v9_export_set_ids(v9_export *ex, uint32_t kind, const struct v9_id_conf *conf)
 {
     return kind > V9_GID ? -EINVAL : v9_idmap_set(&ex->ids[kind], conf);

@@ -49,6 +49,13 @@ struct v9_export {
     uint32_t override_count, override_mask;
 };
 
+/* Changes of names one at a time. A thread may take the lock several times. */
+void v9_export_lock_names(v9_export *ex);
+void v9_export_unlock_names(v9_export *ex);
+/* The same only where metadata files or accounts of a quota have to agree with names. */
+void v9_export_names_begin(v9_export *ex);
+void v9_export_names_end(v9_export *ex);
+
 static inline bool v9_export_is_root(const struct v9_export *ex, const struct stat *st)
 {
     return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;

@@ -28,22 +28,22 @@ static bool may_be_alias(const char *name)
     return *name;
 }
 
-int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
+bool v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
 {
     struct stat named, metadata;
 
     if (ex->conf.model != V9_MODEL_FILE)
-        return 0;
+        return false;
     for (int i = 0; i < HIDDEN; i++)
         if (!strcmp(name, hidden[i]))
-            return 1;
+            return true;
     if (!may_be_alias(name) || fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
-        return 0;
+        return false;
     for (int i = 0; i < HIDDEN; i++)
         if (fstatat(dir_fd, hidden[i], &metadata, AT_SYMLINK_NOFOLLOW) == 0 &&
             metadata.st_dev == named.st_dev && metadata.st_ino == named.st_ino)
-            return 1;
-    return 0;
+            return true;
+    return false;
 }
 
 bool v9_export_hides_path(const v9_export *ex, const char *path)

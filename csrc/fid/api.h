@@ -12,10 +12,4 @@ enum {
     V9_FID_LOCKS = 2,  /* Tclunk goes to Python (the fid has placed locks) */
 };
 
-/* Which files lose a name by a change (fid/renames.h). */
-enum { V9_NAMES_FILE = 1, V9_NAMES_DIRECTORY = 2 };
-
-/* Of a path below an export's root, with its NUL. */
-enum { V9_PATH_SIZE = 4096 }; /* PATH_MAX */
-
 #endif

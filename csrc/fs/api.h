@@ -55,7 +55,7 @@ struct v9_setattr {
 int v9_setattr(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t io_fd,
                const struct v9_setattr *to);
 
-/* ---- create.c: entries of directories, created and unlinked ---------------------------------- */
+/* ---- create.c: entries of directories, created ----------------------------------------------- */
 
 enum {
     V9_NEW_FILE = 0, /* a regular file, which is opened */
@@ -87,7 +87,21 @@ struct v9_created {
  */
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
               struct v9_created *created);
-/* Removes `name` of directory `dir_fd`, and its metadata file. */
+
+/* ---- names.c: entries of directories, linked, unlinked and renamed ---------------------------
+ */
+
+/* Names are single components that the caller has validated; -EINVAL for one that is reserved for
+ * metadata. Other errors are those of link(2), unlink(2), rename(2), and the quota's. */
+
+/* Gives the file `fd` (O_PATH will do), whose metadata file is `meta_fd` (-1: none, or not known),
+ * one more name in directory `dir_fd`. */
+int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name);
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
+int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, const char *new);
+/* The same where nothing has the new name; else -EEXIST. Fails as well, and changes nothing, where
+ * v9_rename has to look what has that name. */
+int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir,
+                      const char *new);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * create: creating and unlinking entries of an export's directories.
+ * create: creating entries of an export's directories.
  *
- * v9_create and v9_unlink (fs/api.h) map the guest's ids to the host's, keep the quota true, and
- * leave the rest to the security model:
+ * v9_create (fs/api.h) maps the guest's ids to the host's, keeps the quota true, and leaves the
+ * rest to the security model:
  *
  *   passthrough, none   here: what the guest creates has the guest's owner and mode on the host.
  *       With privilege the creating call runs as that owner (export/credentials.h); without, the
@@ -12,8 +12,7 @@
  *       else, and a daemon that ends in the middle never leaves half of one.
  *
  * Before each change the most that it may take of the quota is set aside. A new name may let its
- * directory grow by a block; new directories and symlinks may take one of their own. Removing takes
- * nothing, and is never refused.
+ * directory grow by a block; new directories and symlinks may take one of their own.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,11 +25,11 @@
 #include "export/containment.h"
 #include "export/credentials.h"
 #include "export/export.h"
+#include "export/hidden_names.h"
 #include "fs/attributes.h"
 #include "fs/create_mapped.h"
 #include "fs/created.h"
 #include "mapped/mapped.h"
-#include "mapped/sidecar.h"
 #include "quota/change.h"
 #include "quota/quota.h"
 
@@ -281,19 +280,6 @@ static int create_within_quota(v9_export *ex, int dir_fd, const char *name, cons
     return err;
 }
 
-/* Names change one at a time where metadata files or accounts have to agree with them. */
-static void begin(v9_export *ex)
-{
-    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
-        v9_export_lock_names(ex);
-}
-
-static void end(v9_export *ex)
-{
-    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
-        v9_export_unlock_names(ex);
-}
-
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *new,
               struct v9_created *created)
 {
@@ -309,49 +295,11 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
         return -EINVAL;
     if (as.kind != V9_NEW_SPECIAL)
         as.mode &= PERMISSIONS;
-    begin(ex);
+    v9_export_names_begin(ex);
     err = ex->quota ? create_within_quota(ex, dir_fd, name, &as, created)
                     : create_any(ex, dir_fd, name, &as, created);
-    end(ex);
+    v9_export_names_end(ex);
     if (err)
         v9_created_close(created);
-    return err;
-}
-
-/* ---- removing -------------------------------------------------------------------------------- */
-
-static int remove_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
-{
-    if (ex->conf.model == V9_MODEL_FILE)
-        return v9_sidecar_remove(ex, dir_fd, name, directory);
-    return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
-}
-
-static int remove_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
-{
-    const int victim = look_for(dir_fd, name); /* if it cannot be opened, it stays counted */
-    struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
-    int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
-
-    if (!err) {
-        err = remove_entry(ex, dir_fd, name, directory);
-        change.gone[1] = !err && directory;
-        v9_quota_change_end(ex->quota, &change);
-    }
-    if (victim >= 0)
-        v9_budget_close(victim);
-    return err;
-}
-
-int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory)
-{
-    int err;
-
-    if (v9_export_hides(ex, dir_fd, name))
-        return -EINVAL;
-    begin(ex);
-    err = ex->quota ? remove_counted(ex, dir_fd, name, directory)
-                    : remove_entry(ex, dir_fd, name, directory);
-    end(ex);
     return err;
 }

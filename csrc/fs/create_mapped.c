@@ -54,7 +54,6 @@ static int fill(const v9_export *ex, int fd, const struct v9_mapped *mapped, con
 static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
                        const struct v9_mapped *mapped, const char *content)
 {
-    char number[16];
     int fd = v9_sys_tmpfile(dir_fd, flags, ex->conf.fmode), err;
     const bool named = fd < 0 && has_no_tmpfile(-fd);
 
@@ -63,10 +62,8 @@ static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
     if (fd < 0)
         return fd;
     err = fill(ex, fd, mapped, content);
-    if (!err && !named) {
-        snprintf(number, sizeof(number), "%d", fd);
-        err = linkat(ex->proc_fd, number, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-    }
+    if (!err && !named)
+        err = v9_sys_link(ex->proc_fd, fd, dir_fd, name);
     if (!err)
         return fd;
     v9_budget_close(fd);

@@ -24,29 +24,5 @@ int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 /* Caches metadata of mapped-xattr as long as ctime proves that they are current
  * (mapped/metadata_cache.h). Once, before the export is served. */
 void v9_export_cache_metadata(v9_export *ex);
-/* Python begins to change names (begin 1), or has ended (0). In between, a file and its metadata
- * may have different names. */
-void v9_mapped_changing(v9_export *ex, uint32_t begin);
-
-/* ---- sidecar.c: mapped-file's metadata files, while names change ----------------------------- */
-
-/* All but v9_sidecar_open are called under the export's lock of names. */
-
-/* The metadata file of the file `fd` (O_PATH will do), found by the file's name, or created without
- * metadata: a descriptor. -ENOENT for a file that has neither a name nor metadata. */
-int v9_sidecar_open(v9_export *ex, int32_t fd);
-/* Opens, or creates, the directory with the metadata of a directory's files: a descriptor. */
-int v9_sidecar_dir(int32_t dir_fd);
-/* Before a file gets one more name: its metadata, which `meta_fd` is open on, get that name too.
- * Metadata that lie there for another file are removed; -EEXIST for a name in use. Returns the
- * metadata directory for v9_sidecar_placed, which has to follow when the file has its name, or when
- * that has `failed`. */
-int v9_sidecar_share(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_fd);
-void v9_sidecar_placed(int32_t meta_dir, const char *name, uint32_t failed);
-/* Removes a name's metadata, if there are any. */
-int v9_sidecar_discard(int32_t dir_fd, const char *name);
-/* Removes the metadata directory of directory `name` that holds nothing else, for it to count as
- * empty. What is no directory is left alone. */
-int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name);
 
 #endif

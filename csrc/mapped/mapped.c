@@ -72,7 +72,7 @@ static int find_once(v9_export *ex, int fd)
 
 /* ---- changes of names ------------------------------------------------------------------------ */
 
-void v9_mapped_changing(v9_export *ex, uint32_t begin)
+void v9_mapped_changing(v9_export *ex, bool begin)
 {
     v9_seqcount_change(&ex->names, begin);
 }

@@ -20,8 +20,8 @@
  * mapped-file and identity. A file is a descriptor here, and its name may change at any time. So an
  * inode holds a second descriptor, of its metadata file, which stays the right one when the file is
  * renamed, linked or unlinked; a metadata file is rewritten in place and never replaced. It is
- * found by name when a walk reaches the file. Python moves a file and its metadata one after the
- * other; a pair that was found meanwhile is not trusted, and looked up again
+ * found by name when a walk reaches the file. A file and its metadata are renamed one after the
+ * other (mapped/sidecar.h); a pair that was found meanwhile is not trusted, and looked up again
  * (v9_mapped_read_retry). One daemon serves a tree: nobody else is waited for.
  */
 #ifndef V9_MAPPED_MAPPED_H
@@ -40,6 +40,9 @@ enum { V9_NO_SET_IDS = 16 };
 /* Opens the metadata file of the file `fd` (O_PATH will do), by the file's present name; -ENOENT:
  * it has none, or the model is not mapped-file. */
 int v9_mapped_find(v9_export *ex, int32_t fd);
+/* A change of names begins, or has ended. In between, a file and its metadata may have different
+ * names. */
+void v9_mapped_changing(v9_export *ex, bool begin);
 /* Around a lookup that a change of names would break (base/seqcount.h). */
 uint32_t v9_mapped_read_begin(const v9_export *ex);
 bool v9_mapped_read_retry(const v9_export *ex, uint32_t seq);

@@ -13,7 +13,6 @@
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/hidden_names.h"
-#include "mapped/mapped.h"
 #include "mapped/text.h"
 
 enum { META_FMODE = 0600, META_DMODE = 0700 };
@@ -23,7 +22,8 @@ static int forget(int dir_fd, const char *name, int flags)
     return unlinkat(dir_fd, name, flags) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-int v9_sidecar_dir(int32_t dir_fd)
+/* Opens, or creates, the directory with the metadata of a directory's files. */
+static int metadata_dir(int dir_fd)
 {
     int fd = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
 
@@ -90,7 +90,7 @@ static int create_meta_of(v9_export *ex, int fd)
     parent = v9_export_parent(ex, fd, name);
     if (parent < 0)
         return parent;
-    meta_dir = v9_sidecar_dir(parent);
+    meta_dir = metadata_dir(parent);
     meta = meta_dir < 0 ? meta_dir : create_meta(meta_dir, name, &none);
     if (meta_dir >= 0)
         v9_budget_close(meta_dir);
@@ -110,7 +110,8 @@ int v9_sidecar_open(v9_export *ex, int32_t fd)
     return meta;
 }
 
-int v9_sidecar_discard(int32_t dir_fd, const char *name)
+/* Removes a name's metadata, if there are any. */
+static int discard(int dir_fd, const char *name)
 {
     int err, meta_dir = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
 
@@ -124,7 +125,7 @@ int v9_sidecar_discard(int32_t dir_fd, const char *name)
 /* The metadata directory in which a new name is free: a descriptor. */
 static int open_place(v9_export *ex, int dir_fd, const char *name)
 {
-    int meta_dir = v9_sidecar_dir(dir_fd), err;
+    int meta_dir = metadata_dir(dir_fd), err;
 
     if (meta_dir < 0)
         return meta_dir;
@@ -151,22 +152,28 @@ int v9_sidecar_place(v9_export *ex, int dir_fd, const char *name, const struct v
     return *meta_fd;
 }
 
-int v9_sidecar_share(v9_export *ex, int32_t dir_fd, const char *name, int32_t meta_fd)
+int v9_sidecar_share(v9_export *ex, int fd, int meta_fd, int dir_fd, const char *name,
+                     int *meta_dir)
 {
-    int meta_dir = open_place(ex, dir_fd, name), err;
-    char number[16];
+    int meta = meta_fd, err;
 
-    if (meta_dir < 0)
-        return meta_dir;
-    snprintf(number, sizeof(number), "%d", meta_fd);
-    err = linkat(ex->proc_fd, number, meta_dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-    if (!err)
-        return meta_dir;
-    v9_budget_close(meta_dir);
+    *meta_dir = -1;
+    if (ex->conf.model != V9_MODEL_FILE)
+        return 0;
+    if (meta < 0)
+        meta = v9_sidecar_open(ex, fd);
+    if (meta < 0)
+        return meta;
+    *meta_dir = open_place(ex, dir_fd, name);
+    err = *meta_dir < 0 ? *meta_dir : v9_sys_link(ex->proc_fd, meta, *meta_dir, name);
+    if (err && *meta_dir >= 0)
+        v9_budget_close(*meta_dir);
+    if (meta != meta_fd)
+        v9_budget_close(meta);
     return err;
 }
 
-void v9_sidecar_placed(int32_t meta_dir, const char *name, uint32_t failed)
+void v9_sidecar_placed(int meta_dir, const char *name, bool failed)
 {
     if (meta_dir < 0)
         return;
@@ -245,7 +252,9 @@ static int has_metadata_only(DIR *all)
     return err ? err : has;
 }
 
-int v9_sidecar_clear(v9_export *ex, int32_t dir_fd, const char *name)
+/* Removes the metadata directory of directory `name` that holds nothing else, for it to count as
+ * empty. What is no directory is left alone. */
+static int clear(v9_export *ex, int dir_fd, const char *name)
 {
     DIR *all = open_dir(ex, dir_fd, name), *kept;
     int err;
@@ -269,11 +278,121 @@ int v9_sidecar_remove(v9_export *ex, int dir_fd, const char *name, bool director
 
     v9_mapped_changing(ex, true);
     if (directory)
-        err = v9_sidecar_clear(ex, dir_fd, name);
+        err = clear(ex, dir_fd, name);
     if (!err && unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
         err = -errno;
     if (!err)
-        v9_sidecar_discard(dir_fd, name); /* what stays is metadata of nothing */
+        discard(dir_fd, name); /* what stays is metadata of nothing */
+    v9_mapped_changing(ex, false);
+    return err;
+}
+
+/* ---- renaming -------------------------------------------------------------------------------- */
+
+/* A rename, while it goes on. */
+struct rename {
+    int old_dir, new_dir;
+    const char *old, *new;
+    int from, to;   /* metadata directories; from is -1 where there is none */
+    bool set_aside; /* metadata of `new` have the name SPARE meanwhile */
+    bool moved;     /* the metadata have lost their old name already */
+};
+
+/* A name that no metadata file has, since the guest may not use it. */
+#define SPARE V9_META_DIR_NAME
+
+static int move(int old_dir, const char *old, int new_dir, const char *new)
+{
+    return renameat(old_dir, old, new_dir, new) < 0 ? -errno : 0;
+}
+
+/* Whether link(2) fails because a file cannot have one more name. */
+static bool has_no_links(int err)
+{
+    return err == -EPERM || err == -EOPNOTSUPP || err == -EMLINK;
+}
+
+/* Gives the metadata of the renamed file, if any, one more name. Without hard links they get the
+ * new name instead of the old one. */
+static int share_or_move(struct rename *it)
+{
+    int err;
+
+    if (it->from < 0)
+        return 0;
+    err = linkat(it->from, it->old, it->to, it->new, 0) < 0 ? -errno : 0;
+    if (has_no_links(err)) {
+        err = move(it->from, it->old, it->to, it->new);
+        it->moved = !err;
+    }
+    return err == -ENOENT ? 0 : err;
+}
+
+static void undo(const struct rename *it)
+{
+    if (it->moved)
+        move(it->to, it->new, it->from, it->old);
+    else
+        forget(it->to, it->new, 0);
+    if (it->set_aside)
+        move(it->to, SPARE, it->to, it->new);
+}
+
+static int rename_all(struct rename *it)
+{
+    int err = move(it->to, it->new, it->to, SPARE);
+
+    if (err && err != -ENOENT)
+        return err;
+    it->set_aside = !err;
+    err = share_or_move(it);
+    if (!err)
+        err = move(it->old_dir, it->old, it->new_dir, it->new);
+    if (err) {
+        undo(it);
+        return err;
+    }
+    forget(it->to, SPARE, 0); /* what stays is metadata of nothing */
+    if (it->from >= 0)
+        forget(it->from, it->old, 0);
+    return 0;
+}
+
+/* Renames with both metadata directories open. */
+static int rename_with_metadata(struct rename *it)
+{
+    int err;
+
+    it->to = metadata_dir(it->new_dir);
+    if (it->to < 0)
+        return it->to;
+    it->from = v9_sys_reach(it->old_dir, V9_META_DIR_NAME, O_DIRECTORY);
+    err = it->from < 0 && it->from != -ENOENT ? it->from : rename_all(it);
+    if (it->from >= 0)
+        v9_budget_close(it->from);
+    v9_budget_close(it->to);
+    return err;
+}
+
+int v9_sidecar_rename(v9_export *ex, int old_dir, const char *old, int new_dir, const char *new)
+{
+    struct rename it = {.old_dir = old_dir, .new_dir = new_dir, .old = old, .new = new};
+    struct stat from, to;
+    bool replaces;
+    int err = 0;
+
+    if (fstatat(old_dir, old, &from, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    replaces = fstatat(new_dir, new, &to, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!replaces && errno != ENOENT)
+        return -errno;
+    if (replaces && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
+        return move(old_dir, old, new_dir, new); /* which does nothing (rename(2)) */
+    v9_mapped_changing(ex, true);
+    if (replaces && S_ISDIR(from.st_mode) && S_ISDIR(to.st_mode))
+        err = clear(ex, new_dir, new);
+    if (!err)
+        err = rename_with_metadata(&it);
     v9_mapped_changing(ex, false);
     return err;
 }

@@ -1,6 +1,5 @@
 /*
- * create: Tlcreate, Tmkdir, Tmknod, Tsymlink, Tunlinkat: handlers that create and remove directory
- * entries (fs/create.c).
+ * create: Tlcreate, Tmkdir, Tmknod, Tsymlink: handlers that create directory entries (fs/create.c).
  *
  * The reply contains the qid of the new file, which may require a question to Python. The request
  * then runs again, but creates nothing twice: its descriptors of the new file stay in the request
@@ -14,31 +13,9 @@
 #include <unistd.h>
 
 #include "fid/enter.h"
-#include "fid/renames.h"
 #include "fs/created.h"
 #include "p9/lookup.h"
 #include "request/reply.h"
-
-enum { P9_AT_REMOVEDIR = 0x200 };
-
-/*
- * Decodes the name of one directory entry, NUL-terminated. -errno for an invalid name; -`dots` for
- * "." and "..", which every directory has and keeps. The caller checks later whether the message
- * was too short.
- */
-static int take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
-{
-    uint16_t size;
-    const char *bytes = v9_in_string(in, &size);
-    const int err = v9_name_check(bytes, size);
-
-    name[0] = 0;
-    if (err)
-        return err == V9_NAME_DOTS ? -dots : err;
-    memcpy(name, bytes, size);
-    name[size] = 0;
-    return 0;
-}
 
 /* Pins the fid of a directory that the request changes; -EROFS in a read-only export. */
 static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t number,
@@ -98,7 +75,7 @@ int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_attr attr;
     struct v9_inode *inode;
     struct v9_fid *fid;
-    int err = take_name(in, EEXIST, name);
+    int err = v9_p9_take_name(in, EEXIST, name);
 
     as.flags = v9_in_u32(in);
     as.mode = v9_in_u32(in);
@@ -183,7 +160,7 @@ int v9_p9_mkdir(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_new as = {.kind = V9_NEW_DIR};
     uint32_t number = v9_in_u32(in);
     char name[V9_NAME_SIZE];
-    int err = take_name(in, EEXIST, name);
+    int err = v9_p9_take_name(in, EEXIST, name);
 
     as.mode = v9_in_u32(in);
     as.gid = v9_in_u32(in);
@@ -198,7 +175,7 @@ int v9_p9_mknod(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_new as = {.kind = V9_NEW_SPECIAL};
     uint32_t number = v9_in_u32(in);
     char name[V9_NAME_SIZE];
-    int err = take_name(in, EEXIST, name);
+    int err = v9_p9_take_name(in, EEXIST, name);
 
     as.mode = v9_in_u32(in);
     as.major = v9_in_u32(in);
@@ -218,7 +195,7 @@ int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     char name[V9_NAME_SIZE];
     const char *bytes;
     uint16_t size;
-    int err = take_name(in, EEXIST, name);
+    int err = v9_p9_take_name(in, EEXIST, name);
 
     _Static_assert(sizeof(scratch->dents) > V9_REQUEST_DATA, "a target is part of a message");
     bytes = v9_in_string(in, &size);
@@ -233,50 +210,4 @@ int v9_p9_symlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     target[size] = 0;
     as.target = target;
     return create_and_reply(dev, r, number, name, &as);
-}
-
-/* ---- Tunlinkat ------------------------------------------------------------------------------- */
-
-/* Removes an entry. Evicted inodes keep their file (fid/evict.h), and the removed one does not stay
- * cached. */
-static int unlink_entry(struct v9_device *dev, const struct v9_fid *fid,
-                        const struct v9_inode *inode, const char *name, bool directory)
-{
-    const uint32_t kind = directory ? V9_NAMES_DIRECTORY : V9_NAMES_FILE;
-    int err = 0;
-
-    if (v9_renames_begin(&dev->fids, inode->export, kind))
-        err = v9_renames_before_loss(&dev->fids, inode->export, inode->path_fd, name);
-    if (err >= 0)
-        err = v9_unlink(v9_inode_export(dev, inode), inode->path_fd, name, directory);
-    if (!err)
-        v9_fids_name_removed(&dev->fids, fid, name);
-    v9_renames_end(&dev->fids, inode->export);
-    return err;
-}
-
-int v9_p9_unlinkat(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
-                   struct v9_scratch *scratch)
-{
-    uint32_t number = v9_in_u32(in), flags;
-    uint8_t reply[P9_HEADER_SIZE];
-    char name[V9_NAME_SIZE];
-    struct v9_inode *inode;
-    struct v9_fid *fid;
-    int err = take_name(in, EINVAL, name);
-
-    flags = v9_in_u32(in);
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    if (!err)
-        err = pin_directory(dev, r, number, &fid, &inode);
-    if (err)
-        return err;
-    err = flags & ~(uint32_t)P9_AT_REMOVEDIR ? -EINVAL
-                                             : unlink_entry(dev, fid, inode, name, flags != 0);
-    v9_fids_unpin(&dev->fids, fid);
-    if (err)
-        return err;
-    v9_put_header(reply, sizeof(reply), P9_TUNLINKAT + 1, r->tag);
-    return v9_request_reply(r, reply, sizeof(reply));
 }

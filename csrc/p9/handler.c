@@ -21,6 +21,20 @@ int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
     return __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE);
 }
 
+int v9_p9_take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])
+{
+    uint16_t size;
+    const char *bytes = v9_in_string(in, &size);
+    const int err = v9_name_check(bytes, size);
+
+    name[0] = 0;
+    if (err)
+        return err == V9_NAME_DOTS ? -dots : err;
+    memcpy(name, bytes, size);
+    name[size] = 0;
+    return 0;
+}
+
 int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err)
 {
     if (err == -V9_NO_DEVICE) {

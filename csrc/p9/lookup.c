@@ -412,81 +412,64 @@ int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_
     return !err && v9_fids_is_named(&dev->fids, fid);
 }
 
+int v9_p9_own_file(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                   struct v9_fid **fid)
+{
+    struct v9_use use;
+    int err = v9_fids_pin(&dev->fids, number, fid);
+
+    if (err || !(*fid)->dentry)
+        return err;
+    /* A fresh name too: its directory has to be known. */
+    err = check_name(dev, r, *fid, v9_dentry_now(), &use);
+    if (!err)
+        return 0;
+    v9_fids_invalidate_name(&dev->fids, (*fid)->dentry);
+    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
+        return 0; /* the guest could not reach the file by it any more */
+    v9_fids_unpin(&dev->fids, *fid);
+    return err;
+}
+
 /* ---- requests that Python answers ------------------------------------------------------------ */
 
-/* The fids that a request uses by name; returns their number. *own is a fid that keeps its file and
- * loses or changes its name; else P9_NOFID. */
-static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2], uint32_t *own)
+/* The fid whose file a request uses by name, or `own`: whose own name it changes. */
+static uint32_t fid_by_name(const struct v9_request *r, bool *own)
 {
     struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
-    uint16_t size;
+    const uint32_t number = v9_in_u32(&in);
 
-    *own = P9_NOFID;
-    numbers[0] = v9_in_u32(&in);
+    *own = r->type == P9_TREMOVE;
     switch (r->type) {
     case P9_TSTAT:
     case P9_TXATTRCREATE:
     case P9_TCREATE:
-        return in.bad ? 0 : 1;
-    case P9_TWSTAT: { /* stat[n]: its name follows 43 bytes of other fields */
-        const uint8_t *name = in.at + 43;
-        if (in.end - in.at < 45)
-            return 0;
-        if (!name[0] && !name[1])
-            return 1;
-        *own = numbers[0];
-        return 0;
-    }
-    case P9_TRENAMEAT:
-        v9_in_string(&in, &size);
-        numbers[1] = v9_in_u32(&in);
-        return in.bad ? 0 : 2;
-    case P9_TLINK:
-        numbers[1] = v9_in_u32(&in);
-        return in.bad ? 0 : 2;
-    case P9_TRENAME:
-        *own = numbers[0];
-        numbers[0] = v9_in_u32(&in);
-        return in.bad ? 0 : 1;
     case P9_TREMOVE:
-        *own = numbers[0];
-        return 0;
+        return in.bad ? P9_NOFID : number;
+    case P9_TWSTAT: /* stat[n]: its name follows 43 bytes of other fields */
+        if (in.end - in.at < 45)
+            return P9_NOFID;
+        *own = in.at[43] || in.at[44];
+        return number;
     default:
-        return 0;
+        return P9_NOFID;
     }
-}
-
-/* Checks the name of a fid that keeps its file. v9_names_own returns later whether the file still
- * has that name. */
-static int check_own_name(struct v9_device *dev, struct v9_request *r, uint32_t number)
-{
-    struct v9_use use;
-    uint64_t now = v9_dentry_now();
-    int err = v9_fids_pin(&dev->fids, number, &use.fid);
-
-    if (err)
-        return 0;        /* Python reports the error */
-    if (use.fid->dentry) /* a fresh one too: its directory has to be known */
-        err = check_name(dev, r, use.fid, now, &use);
-    if (err) /* the guest could not reach the file by it any more */
-        v9_fids_invalidate_name(&dev->fids, use.fid->dentry);
-    v9_fids_unpin(&dev->fids, use.fid);
-    return err == -V9_NO_DEVICE || err == -V9_NO_GROUP ? err : 0;
 }
 
 int v9_p9_prepare(struct v9_device *dev, struct v9_request *r)
 {
-    uint32_t numbers[2], own, count = fids_by_name(r, numbers, &own);
     struct v9_inode *inode;
     struct v9_fid *fid;
+    bool own;
+    const uint32_t number = fid_by_name(r, &own);
     int err;
 
-    for (uint32_t i = 0; i < count; i++) {
-        err = v9_p9_file(dev, r, numbers[i], &fid, &inode);
-        if (!err)
-            v9_fids_unpin(&dev->fids, fid);
-        else if (err != -EBADF) /* Python reports this error */
-            return err;
-    }
-    return own == P9_NOFID ? 0 : check_own_name(dev, r, own);
+    if (number == P9_NOFID)
+        return 0;
+    err = own ? v9_p9_own_file(dev, r, number, &fid) : v9_p9_file(dev, r, number, &fid, &inode);
+    if (!err)
+        v9_fids_unpin(&dev->fids, fid);
+    if (err == -EBADF || (own && err != -V9_NO_DEVICE && err != -V9_NO_GROUP))
+        return 0; /* Python reports it; a Tremove frees the fid first */
+    return err;
 }

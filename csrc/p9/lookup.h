@@ -27,11 +27,15 @@ int v9_p9_use(struct v9_device *dev, struct v9_request *r, uint32_t number, stru
 /* The same, with the file's attributes in use->attr. */
 int v9_p9_use_attr(struct v9_device *dev, struct v9_request *r, uint32_t number,
                    struct v9_use *use);
+/* Pins a fid that keeps its file, and whose own name is to change: first looks who has that name
+ * now (fid/renames.h reports it). Errors are those of a pin, or -V9_NO_DEVICE, -V9_NO_GROUP. */
+int v9_p9_own_file(struct v9_device *dev, struct v9_request *r, uint32_t number,
+                   struct v9_fid **fid);
 /* Whether a pinned fid's file still has the fid's name, so that clones and walks from it have
  * names: an open fid may stand for a file that has lost its name. 1, 0, or an error as in
  * v9_p9_file. */
 int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid);
-/* Brings the fids of a request for Python up to date. Errors as in v9_p9_file. */
+/* Brings the fid of a request for Python up to date. Errors as in v9_p9_file. */
 int v9_p9_prepare(struct v9_device *dev, struct v9_request *r);
 
 #endif

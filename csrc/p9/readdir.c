@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/sys.h"
+#include "export/hidden_names.h"
 #include "export/mounts.h"
 #include "mapped/mapped.h"
 #include "p9/api.h"

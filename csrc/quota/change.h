@@ -1,6 +1,6 @@
 /*
  * change: the bracket around a change of files: claim and hold, change, settle and give back
- * (quota/quota.h). Creating, unlinking and changing attributes use it, and Python for what it
+ * (quota/quota.h). Creating and changing names and attributes use it, and Python for what it
  * changes. Writes hold the account of their inode, and claim as much as each may take instead
  * (v9_quota_admit).
  *

@@ -112,50 +112,16 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
 /* Changes attributes of a pinned fid's file, for the guest: errors as of v9_setattr; -EROFS. */
 int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to);
+/* Changes names of a pinned fid's file, for the guest; `name` is one component that the caller has
+ * checked. Errors as of p9/names.h. One more name, in the directory of another pinned fid: */
+int v9_fid_link(v9_device *dev, uint64_t handle, uint64_t directory, const char *name);
+/* The name by which the guest reached it becomes another one of the same directory, or is gone: */
+int v9_fid_rename(v9_device *dev, uint64_t handle, const char *name);
+int v9_fid_unlink(v9_device *dev, uint64_t handle);
 /* Removes a fid's number; its descriptors are closed with its last pin. -EBADF: it had no number
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);
 /* Begins a session, and removes all fids. -ESTALE if another session has begun meanwhile. */
 int v9_fid_clear(v9_device *dev);
-
-/* ---- names.c: the guest's changes of names --------------------------------------------------- */
-
-/*
- * fid/renames.c: changes of names by the guest. Between begin and end, no inode of the export is
- * evicted (fid/evict.h), so a file that loses its name in between stays reachable. Begin returns
- * whether any inode of the device is evicted, or any of the `kinds` that may lose a name may be
- * cached; if not, all other calls except end may be omitted.
- *
- * Renames that concern evicted inodes are recorded in the order in which the host makes them. So if
- * begin returns true, call lock before the rename, and unlock after renamed.
- */
-int v9_names_begin(v9_device *dev, uint32_t export, uint32_t kinds);
-/* Before `name` of directory `fd`, or of the export's root (fd -1; then it may be a path), or the
- * file `fd` itself ("") loses its name: restores the file's inode if it is evicted, and removes it
- * from the cache. Returns whether it is a directory, whose rename concerns evicted inodes below it.
- * -EMFILE or -ENFILE: no descriptor was left, so the file must keep its name. */
-int v9_names_before_loss(v9_device *dev, uint32_t export, int32_t fd, const char *name);
-/* Writes the path, below the export's root, of `name` in directory `fd` or of `fd` itself (""),
- * NUL-terminated; its length, -ENOENT where it is outside, -ENAMETOOLONG. */
-int v9_names_path(v9_device *dev, uint32_t export, int32_t fd, const char *name,
-                  char path[V9_PATH_SIZE]);
-/* A directory has been renamed; paths as v9_names_path writes them. */
-void v9_names_renamed(v9_device *dev, uint32_t export, const char *old, const char *name);
-void v9_names_end(v9_device *dev, uint32_t export);
-void v9_names_lock(v9_device *dev, uint32_t export);
-void v9_names_unlock(v9_device *dev, uint32_t export);
-/*
- * The directory (an O_PATH descriptor, which the caller closes) and the name in it by which the
- * guest reached a pinned fid, even if the file has several names. -ENOENT if it has lost that name,
- * to the guest or the host; -EBUSY for an export's root.
- */
-int v9_names_own(v9_device *dev, uint64_t handle, char name[V9_NAME_SIZE]);
-/* Call one before the end, if the change succeeded. Entry `name` of a pinned fid's directory, or
- * the fid's own name (""), was removed (lost), or renamed to `into` in the directory of the fid
- * `directory` (V9_OWN_DIRECTORY: its own). */
-#define V9_OWN_DIRECTORY 18446744073709551615U
-void v9_names_lost(v9_device *dev, uint64_t handle, const char *name);
-void v9_names_moved(v9_device *dev, uint64_t handle, const char *name, uint64_t directory,
-                    const char *into);
 
 #endif

@@ -11,6 +11,7 @@
 #include "export/containment.h"
 #include "fid/enter.h"
 #include "p9/handler.h"
+#include "p9/names.h"
 #include "p9/setattr.h"
 #include "request/request.h"
 #include "server/api.h"
@@ -91,6 +92,22 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to)
 {
     return v9_p9_change(dev, v9_fids_of(&dev->fids, handle), to);
+}
+
+int v9_fid_link(v9_device *dev, uint64_t handle, uint64_t directory, const char *name)
+{
+    return v9_p9_add_name(dev, v9_fids_of(&dev->fids, handle), v9_fids_of(&dev->fids, directory),
+                          name);
+}
+
+int v9_fid_rename(v9_device *dev, uint64_t handle, const char *name)
+{
+    return v9_p9_move_name(dev, v9_fids_of(&dev->fids, handle), "", NULL, name);
+}
+
+int v9_fid_unlink(v9_device *dev, uint64_t handle)
+{
+    return v9_p9_remove_name(dev, v9_fids_of(&dev->fids, handle));
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)

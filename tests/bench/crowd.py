@@ -123,7 +123,7 @@ def flooded(
     """A guest's upcalls while another one of the same daemon makes `depth` at a time."""
     alone, beside, flood = [], [], []
     with in_one_daemon(program, trees[:2]) as (quiet, loud):
-        one, many = Point("rename", 1, "call"), Point("rename", depth, "call")
+        one, many = Point("attach", 1, "call"), Point("attach", depth, "call")
         for _ in range(rounds):
             alone.append(at_once([(quiet, one)], milliseconds)[0])
             with ThreadPoolExecutor(1) as pool:
@@ -142,7 +142,7 @@ def flooded(
 
     return "\n".join(
         (
-            f"**Upcalls (Trenameat) beside a guest that makes {depth} at a time**\n",
+            f"**Upcalls (Tattach) beside a guest that makes {depth} at a time**\n",
             "| guest | ops/s | p50 µs | p99 µs |",
             "| --- | --: | --: | --: |",
             row("one at a time, alone", alone),

@@ -1,7 +1,7 @@
 """What one guest's worst requests cost another one of the same daemon.
 
-A quiet guest (the driver) changes modes one at a time; beside it a loud one, a process of its own
-with a client in Python, makes what takes a server longest, over and over.
+A quiet guest (the driver) attaches one at a time, which Python answers; beside it a loud one, a
+process of its own with a client in Python, makes what takes a server longest, over and over.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def isolation(
     program: Path, trees: Sequence[Path], milliseconds: int, rounds: int, size: Size
 ) -> str:
     """The quiet guest's latency alone, and beside each."""
-    point = Point("rename", 1, "call")
+    point = Point("attach", 1, "call")
     found: dict[str, list[Sample]] = {"nothing": []}
     with TemporaryDirectory(prefix="v9b-") as name:
         sockets = [f"{name}/{number}.sock" for number in range(2)]
@@ -194,5 +194,5 @@ def isolation(
         cells = (title, f"{rate:,.0f}", f"{p50 / 1000:,.0f}", f"{p99 / 1000:,.0f}")
         rows.append(f"| {' | '.join(cells)} | {p99 / alone:.1f} |")
     head = "| beside a guest that makes | ops/s | p50 µs | p99 µs | p99, times that alone |"
-    title = "**A rename at a time, while another guest of the same daemon makes its worst**\n"
+    title = "**A Tattach at a time, while another guest of the same daemon makes its worst**\n"
     return "\n".join((title, head, "| --- | --: | --: | --: | --: |", *rows))

@@ -26,12 +26,14 @@
 /* ---- calls that fail ------------------------------------------------------------------------- */
 
 static struct {
-    bool no_tmpfile;   /* file systems that do not know O_TMPFILE */
-    bool always_there; /* exclusive creation fails with EEXIST */
-    bool full;         /* nothing can be written */
-    bool no_paths;     /* no descriptors for names, as where there are too many already */
-    const char *bad;   /* an entry that comes last, and cannot be read */
-    long left;         /* calls that change something, until the process ends; -1: it does not */
+    bool no_tmpfile;             /* file systems that do not know O_TMPFILE */
+    bool always_there;           /* exclusive creation fails with EEXIST */
+    bool full;                   /* nothing can be written */
+    bool no_paths;               /* no descriptors for names, as where there are too many already */
+    bool no_links;               /* file systems on which a file has one name */
+    void (*before_rename)(void); /* what somebody else does first */
+    const char *bad;             /* an entry that comes last, and cannot be read */
+    long left; /* calls that change something, until the process ends; -1: it does not */
 } host = {.left = -1};
 
 static inline void change(void)
@@ -71,8 +73,18 @@ int linkat(int from, const char *old, int to, const char *new, int flags)
 {
     if (host.always_there)
         return failed(EEXIST);
+    if (host.no_links)
+        return failed(EPERM);
     change();
     return (int)syscall(SYS_linkat, from, old, to, new, flags);
+}
+
+int renameat(int from, const char *old, int to, const char *new)
+{
+    if (host.before_rename)
+        host.before_rename();
+    change();
+    return (int)syscall(SYS_renameat2, from, old, to, new, 0);
 }
 
 int unlinkat(int dir, const char *path, int flags)
@@ -165,7 +177,8 @@ static inline void begin(void)
 
 static inline void end(v9_export *ex)
 {
-    host.no_tmpfile = host.always_there = host.full = host.no_paths = false;
+    host.no_tmpfile = host.always_there = host.full = host.no_paths = host.no_links = false;
+    host.before_rename = NULL;
     v9_export_free(ex);
     close(top);
 }

@@ -1,12 +1,21 @@
-"""Changes of attributes below the fids: what Tsetattr and Twstat end in (csrc/fs/setattr.c)."""
+"""Changes below the fids: of attributes, which Tsetattr and Twstat end in (csrc/fs/setattr.c), and
+of names (csrc/fs/names.c)."""
 
-from vhost9p.fs.driver import File
+from typing import NamedTuple
+
 from vhost9p.native.export import Export
 from vhost9p.native.fids import SetAttr
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.p9 import constants as c
 
 NO_ID = 0xFFFFFFFF
+
+
+class File(NamedTuple):
+    """An O_PATH descriptor of a file, and one of its metadata file; -1 if there is none."""
+
+    fd: int
+    meta_fd: int = -1
 
 
 def change(export: Export, file: File, to: SetAttr, io_fd: int = -1) -> None:
@@ -29,3 +38,15 @@ def truncate(export: Export, fd: int, io_fd: int, size: int) -> None:
 
 def touch(export: Export, fd: int) -> None:
     change(export, File(fd), SetAttr(c.SETATTR_CTIME))
+
+
+def link(export: Export, file: File, dir_fd: int, name: bytes) -> None:
+    check(lib.v9_link_file(export.native, file.fd, file.meta_fd, dir_fd, name))
+
+
+def unlink(export: Export, dir_fd: int, name: bytes, *, directory: bool) -> None:
+    check(lib.v9_unlink(export.native, dir_fd, name, directory))
+
+
+def rename(export: Export, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
+    check(lib.v9_rename(export.native, old_dir, old, new_dir, new))

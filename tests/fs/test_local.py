@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.changes import chmod, chown, touch, truncate
-from vhost9p.fs.driver import OWN_ID, Driver, File, Owner
+from tests.fs.changes import File, chmod, chown, link, touch, truncate, unlink
+from vhost9p.fs.driver import OWN_ID, Driver, Owner
 from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import Export
 from vhost9p.policy.multidevs import make_policy
@@ -101,7 +101,7 @@ def test_root_creates_for_everyone(place: Path, model: str, kind: str) -> None:
             make(driver, fd, kind, owner)
             expected = 0 if owner.uid == OWN_ID else owner.uid
             assert ids(place / "n") == (expected, owner.gid)
-            driver.unlink(fd, b"n", directory=kind == "mkdir")
+            unlink(driver.export, fd, b"n", directory=kind == "mkdir")
 
 
 @needs_root
@@ -144,7 +144,7 @@ def test_without_privilege_passthrough_creates_for_itself(place: Path, kind: str
                 assert ids(place / "n") == (NOBODY, owner.gid)
                 if kind != "symlink":
                     assert stat.S_IMODE(os.lstat(place / "n").st_mode) == 0o6750
-                driver.unlink(fd, b"n", directory=kind == "mkdir")
+                unlink(driver.export, fd, b"n", directory=kind == "mkdir")
 
     in_child(work)
 
@@ -213,7 +213,7 @@ def test_a_path_through_proc_is_the_file_itself(place: Path, target: str) -> Non
         if target != "file":
             assert os.stat(place / "file") == before
         if target != "dir":
-            driver.link(File(opened), fd, b"again")
+            link(driver.export, File(opened), fd, b"again")
             assert os.lstat(place / "again").st_ino == os.lstat(place / target).st_ino
         if target == "link":
             with pytest.raises(OSError) as refused:

@@ -9,7 +9,7 @@ import itertools
 import os
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,8 +42,6 @@ class WatchedFids(FidTable):
         super().__init__(device._native)
         self.before_mark: Callable[[], object] = lambda: None
         """What somebody else does just before a fid is marked."""
-        self.changing: tuple[Any, ...] | None = None
-        """The change of names that goes on."""
 
     def look(self, number: int) -> Fid:
         """A fid as it is, not pinned any more; OSError EBADF if there is none."""
@@ -58,22 +56,6 @@ class WatchedFids(FidTable):
     def mark(self, handle: int, flags: int) -> None:
         self.before_mark()
         super().mark(handle, flags)
-
-    @contextmanager
-    def _announced(self, change: AbstractContextManager[None], *names: Any) -> Iterator[None]:
-        with change:
-            self.changing = names
-            try:
-                yield
-            finally:
-                self.changing = None
-
-    def removing(self, fid: Fid, name: bytes = b"") -> Any:
-        return self._announced(super().removing(fid, name), fid.number, name)
-
-    def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> Any:
-        names = (fid.number, name, directory and directory.number, new)
-        return self._announced(super().renaming(fid, name, directory, new), *names)
 
 
 class NoRing:

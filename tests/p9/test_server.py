@@ -52,7 +52,6 @@ def test_flags_and_sizes_are_those_of_c() -> None:
     """vhost9p.p9 knows nothing of C, and has these numbers once more."""
     assert (fids.FID_UPCALL, fids.FID_LOCKS) == (lib.V9_FID_UPCALL, lib.V9_FID_LOCKS)
     assert c.NAME_MAX + 1 == lib.V9_NAME_SIZE
-    assert c.PATH_MAX == lib.V9_PATH_SIZE
 
 
 def test_a_requests_errno_reaches_the_guest_and_no_log(
@@ -109,11 +108,7 @@ def test_fsync_wants_an_open_fid(guest: Guest) -> None:
 
 
 NO_CHANGE = 1  # the root: any other answer than EROFS means that something was tried
-CHANGES = [
-    m.Tlink(NO_CHANGE, NO_CHANGE, b"n"),
-    m.Trename(NO_CHANGE, NO_CHANGE, b"n"), m.Trenameat(NO_CHANGE, b"file", NO_CHANGE, b"n"),
-    m.Txattrcreate(NO_CHANGE, b"user.a", 1, 0),
-]  # fmt: skip
+CHANGES = [m.Txattrcreate(NO_CHANGE, b"user.a", 1, 0)]
 
 
 @pytest.mark.parametrize("message", CHANGES, ids=lambda message: type(message).__name__)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.changes import chmod, chown, truncate
+from tests.fs.changes import File, chmod, chown, truncate
 from tests.fs.test_local import driver_of
-from vhost9p.fs.driver import OWN_ID, File, Owner
+from vhost9p.fs.driver import OWN_ID, Owner
 from vhost9p.native.export import Export
 from vhost9p.policy.idvalues import CAPABILITY
 from vhost9p.policy.xattrs import MAPPED, UNLIMITED, Limits, Rule, XattrLayer

@@ -13,18 +13,10 @@ from vhost9p.native.export import Attr
 from vhost9p.native.fids import Entry, SetAttr
 from vhost9p.native.sys import name_error, open_mode
 
-__all__ = ["OWN_ID", "Attr", "Created", "Driver", "Entry", "File"]
+__all__ = ["OWN_ID", "Attr", "Created", "Driver", "Entry"]
 __all__ += ["Owner", "SetAttr", "close_fd", "name_error", "open_mode"]
 
 OWN_ID = 0xFFFFFFFF
-
-
-class File(NamedTuple):
-    """A file for a change of names: an O_PATH descriptor, and a descriptor of its
-    sidecar (csrc/mapped/mapped.h); -1 if there is none or it is not known."""
-
-    fd: int
-    meta_fd: int = -1
 
 
 class Owner(NamedTuple):
@@ -97,15 +89,6 @@ class Driver(Protocol):
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """Creates a symlink."""
-
-    def link(self, file: File, dir_fd: int, name: bytes) -> None:
-        """Gives a file one more name."""
-
-    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
-        """Removes an entry."""
-
-    def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
-        """Renames an entry, over an existing one where rename(2) does."""
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """Makes an open file durable. May take long."""

@@ -6,7 +6,7 @@ others call the driver below. Layers are stacked when an export is created, the 
 guest last.
 """
 
-from vhost9p.fs.driver import Attr, Created, Driver, File, Owner
+from vhost9p.fs.driver import Attr, Created, Driver, Owner
 
 
 class Layer:
@@ -55,15 +55,6 @@ class Layer:
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         self.below.symlink(dir_fd, name, target, owner)
-
-    def link(self, file: File, dir_fd: int, name: bytes) -> None:
-        self.below.link(file, dir_fd, name)
-
-    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
-        self.below.unlink(dir_fd, name, directory=directory)
-
-    def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
-        self.below.rename(old_dir, old, new_dir, new)
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         self.below.fsync(io_fd, data_only=data_only)

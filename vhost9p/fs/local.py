@@ -1,9 +1,10 @@
-"""The driver that serves a directory of the host.
+"""The driver that serves a directory of the host, for all security models.
 
 Everything works on descriptors. Calls that need a path get that of an open descriptor
 (vhost9p/procfs.py), which leads to the file itself, even if its names have changed.
 
-C creates and unlinks entries, for all security models (csrc/fs/create.c).
+C creates files (csrc/fs/create.c), changes their names (csrc/fs/names.c) and attributes
+(csrc/fs/setattr.c), and implements the metadata of the mapped models (csrc/mapped/mapped.h).
 """
 
 import errno
@@ -12,9 +13,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vhost9p.fs.driver import Created, File, Owner
+from vhost9p.fs.driver import Created, Owner
 from vhost9p.native import descriptors, sys
-from vhost9p.native.export import Attr, Export
+from vhost9p.native.export import MODEL_HOST, Attr, Export
 from vhost9p.procfs import proc_path
 
 LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
@@ -61,7 +62,7 @@ class LocalDriver:
 
     def _mode(self, fd: int) -> int:
         """Returns type and permission bits that a file has in the guest."""
-        return os.stat(fd).st_mode
+        return os.stat(fd).st_mode if self.export.model == MODEL_HOST else self.attr(fd).mode
 
     def admit(self, uid: int) -> None:
         """See Driver. Every id is valid."""
@@ -137,20 +138,6 @@ class LocalDriver:
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """See Driver."""
         self.export.symlink(dir_fd, name, target, *owner)
-
-    # ---- names ------------------------------------------------------------------------------
-
-    def link(self, file: File, dir_fd: int, name: bytes) -> None:
-        """See Driver."""
-        os.link(proc_path(file.fd), name, dst_dir_fd=dir_fd, follow_symlinks=True)
-
-    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
-        """See Driver."""
-        self.export.unlink(dir_fd, name, directory=directory)
-
-    def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
-        """See Driver."""
-        os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
     # ---- durability ------------------------------------------------------------------------
 

@@ -7,8 +7,7 @@ serving threads.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -263,68 +262,6 @@ class Export:
         what = ffi.new("struct v9_new *", values)
         check(lib.v9_create(self.native, dir_fd, name, what, made))
         return made
-
-    def unlink(self, dir_fd: int, name: bytes, *, directory: bool) -> None:
-        """Removes an entry. See v9_unlink."""
-        check(lib.v9_unlink(self.native, dir_fd, name, directory))
-
-    @contextmanager
-    def names_locked(self) -> Iterator[None]:
-        """Keeps others from changing names during the block (v9_export_lock_names). May be
-        nested."""
-        lib.v9_export_lock_names(self.native)
-        try:
-            yield
-        finally:
-            lib.v9_export_unlock_names(self.native)
-
-    # ---- metadata of the mapped security models ---------------------------------------------
-
-    def hides(self, dir_fd: int, name: bytes) -> bool:
-        """Whether the guest may neither see nor name this directory entry: it holds metadata."""
-        return bool(lib.v9_export_hides(self.native, dir_fd, name))
-
-    def open_sidecar(self, fd: int) -> int:
-        """Opens a file's sidecar, or creates an empty one; OSError ENOENT for a file that has
-        neither a name nor metadata."""
-        return check(lib.v9_sidecar_open(self.native, fd))
-
-    def find_metadata_dir(self, dir_fd: int) -> int:
-        """Opens the directory with the metadata of a directory's files; OSError ENOENT."""
-        return check(lib.v9_mapped_dir(self.native, dir_fd))
-
-    def metadata_dir(self, dir_fd: int) -> int:
-        """Opens the directory with the metadata of a directory's files, which is made where there
-        is none."""
-        return check(lib.v9_sidecar_dir(dir_fd))
-
-    def share_metadata(self, dir_fd: int, name: bytes, meta_fd: int) -> int:
-        """Gives the sidecar `meta_fd` one more name, before its file gets it; OSError EEXIST if
-        that is in use. Returns a descriptor for `placed`, which must follow."""
-        return check(lib.v9_sidecar_share(self.native, dir_fd, name, meta_fd))
-
-    def placed(self, meta_dir: int, name: bytes, *, failed: bool) -> None:
-        """Reports that the file has got the name of its sidecar; if it failed, the sidecar loses
-        the name."""
-        lib.v9_sidecar_placed(meta_dir, name, failed)
-
-    def discard_metadata(self, dir_fd: int, name: bytes) -> None:
-        """Removes a name's metadata if there are any."""
-        check(lib.v9_sidecar_discard(dir_fd, name))
-
-    def clear_metadata(self, dir_fd: int, name: bytes) -> None:
-        """Removes the metadata directory of a directory that holds nothing else."""
-        check(lib.v9_sidecar_clear(self.native, dir_fd, name))
-
-    @contextmanager
-    def changing_names(self) -> Iterator[None]:
-        """Marks a time in which files and sidecars do not match, so that C does not trust what it
-        finds."""
-        lib.v9_mapped_changing(self.native, True)
-        try:
-            yield
-        finally:
-            lib.v9_mapped_changing(self.native, False)
 
     # ---- attributes -------------------------------------------------------------------------
 

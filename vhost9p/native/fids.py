@@ -2,11 +2,9 @@
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
-from vhost9p.native import descriptors
 from vhost9p.native.export import Attr
 from vhost9p.native.library import Layout, check, ffi, lib
 
@@ -71,6 +69,19 @@ class Fid:
         invalid values, EPERM for an owner that the guest may not use."""
         check(lib.v9_fid_setattr(self._device, self.handle, ffi.new("struct v9_setattr *", to)))
 
+    def link(self, directory: Self, name: bytes) -> None:
+        """Gives the file one more name, in a directory. OSError EROFS, EXDEV."""
+        check(lib.v9_fid_link(self._device, self.handle, directory.handle, name))
+
+    def rename(self, name: bytes) -> None:
+        """Renames the file within the directory in which the guest reached it. OSError EROFS;
+        ENOENT if the file has lost its name, EBUSY for an export's root."""
+        check(lib.v9_fid_rename(self._device, self.handle, name))
+
+    def unlink(self) -> None:
+        """Removes the name by which the guest reached the file. Errors as of `rename`."""
+        check(lib.v9_fid_unlink(self._device, self.handle))
+
 
 class Entry(NamedTuple):
     """An entry of a directory: its name, the inode number that the directory has for it, and the
@@ -97,10 +108,6 @@ class _Room(threading.local):
         self.info = ffi.new("struct v9_fid_info *")
         self.bytes = ffi.buffer(self.info)
         self.dents = ffi.new("uint8_t[]", DIRENTS_MAX)
-
-
-_OWN_DIRECTORY = 2**64 - 1
-"""V9_OWN_DIRECTORY (csrc/server/api.h)."""
 
 
 class FidTable:
@@ -163,113 +170,7 @@ class FidTable:
         got = check(lib.v9_fid_read_dir(self._device, fid.handle, position, dents, size))
         return list(_entries(memoryview(ffi.buffer(dents, got))))
 
-    # ---- changes of names -------------------------------------------------------------------
-
-    @contextmanager
-    def own_name(self, fid: Fid) -> Iterator[tuple[int, bytes]]:
-        """See vhost9p.p9.fids."""
-        name = ffi.new("char[]", lib.V9_NAME_SIZE)
-        directory = check(lib.v9_names_own(self._device, fid.handle, name))
-        try:
-            yield directory, ffi.string(name)
-        finally:
-            descriptors.close(directory)
-
-    def removing(self, fid: Fid, name: bytes = b"") -> "_Change":
-        """Brackets the removal of entry `name` of a directory, or of the name by which the guest
-        reached a file. The removed file keeps its descriptor."""
-
-        def prepare() -> None:
-            check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
-
-        def done() -> None:
-            lib.v9_names_lost(self._device, fid.handle, name)
-
-        return _Change(self._device, fid.export, prepare, done)
-
-    def renaming(self, fid: Fid, name: bytes, directory: Fid | None, new: bytes) -> "_Change":
-        """Brackets the rename of entry `name` of a directory, or of a fid's file itself (b""), to
-        `new` in `directory` (None: its own). A file that is replaced keeps its descriptor, and
-        evicted files keep their reopen recipes."""
-
-        def prepare() -> tuple[bytes, bytes] | None:
-            return self._prepare_rename(fid, name, directory, new)
-
-        def done() -> None:
-            into = _OWN_DIRECTORY if directory is None else directory.handle
-            lib.v9_names_moved(self._device, fid.handle, name, into, new)
-
-        return _Change(self._device, fid.export, prepare, done)
-
-    def _prepare_rename(
-        self, fid: Fid, name: bytes, directory: Fid | None, new: bytes
-    ) -> tuple[bytes, bytes] | None:
-        """Restores the renamed file and the one that it replaces. Returns the old and the new path
-        of a directory, for the files below it."""
-        is_directory = check(lib.v9_names_before_loss(self._device, fid.export, fid.path_fd, name))
-        old_path = self._path(fid, name) if is_directory or directory is None else b""
-        if directory is not None:
-            check(lib.v9_names_before_loss(self._device, fid.export, directory.path_fd, new))
-            new_path = self._path(directory, new) if is_directory else b""
-        else:
-            parent, slash, _ = old_path.rpartition(b"/")
-            new_path = parent + slash + new
-            check(lib.v9_names_before_loss(self._device, fid.export, -1, new_path))
-        return (old_path, new_path) if is_directory and old_path and new_path else None
-
-    def _path(self, fid: Fid, name: bytes) -> bytes:
-        """A path below the export's root; b"" for what has none."""
-        out = ffi.new("char[]", lib.V9_PATH_SIZE)
-        size = lib.v9_names_path(self._device, fid.export, fid.path_fd, name, out)
-        return bytes(ffi.buffer(out, max(size, 0)))
-
     def clear(self) -> None:
         """Removes all fids, since a session begins. OSError ESTALE if the next session has begun
         already: its fids must stay."""
         check(lib.v9_fid_clear(self._device))
-
-
-class _Change:
-    """Brackets a change of names in an export: nothing is evicted meanwhile (csrc/fid/evict.h). If
-    files are evicted or cached already, `prepare` runs first, and returns the old and the new path
-    of a directory that the block renames; no other change runs then. `done` runs if the block
-    succeeds."""
-
-    __slots__ = ("_device", "_done", "_export", "_prepare", "_prepared", "_renamed")
-
-    def __init__(
-        self,
-        device: Any,
-        export: int,
-        prepare: Callable[[], tuple[bytes, bytes] | None],
-        done: Callable[[], None],
-    ) -> None:
-        self._device = device
-        self._export = export
-        self._prepare = prepare
-        self._prepared = False
-        self._done = done
-        self._renamed: tuple[bytes, bytes] | None = None
-
-    def __enter__(self) -> None:
-        kinds = lib.V9_NAMES_FILE | lib.V9_NAMES_DIRECTORY
-        self._prepared = bool(lib.v9_names_begin(self._device, self._export, kinds))
-        if self._prepared:
-            lib.v9_names_lock(self._device, self._export)
-            try:
-                self._renamed = self._prepare()
-            except BaseException:
-                self._end()
-                raise
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._done()
-        if self._renamed and kind is None:
-            lib.v9_names_renamed(self._device, self._export, *self._renamed)
-        self._end()
-
-    def _end(self) -> None:
-        if self._prepared:
-            lib.v9_names_unlock(self._device, self._export)
-        lib.v9_names_end(self._device, self._export)

@@ -1,8 +1,7 @@
 """An export's usage and its limits, as C keeps them (csrc/quota/quota.h)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from vhost9p.native.export import Export
 from vhost9p.native.library import check, ffi, lib
@@ -15,19 +14,6 @@ NO_LIMIT = (1 << 64) - 1
 PATIENCE_MS = 1000
 """How long a change near the limit waits for others' reservations to be returned. A change that
 hangs with its file is not waited for any longer."""
-
-
-class Change:
-    """A change of files that is under way."""
-
-    def __init__(self, native: Any, fds: Sequence[int]) -> None:
-        self._native = native
-        self._fds = fds
-
-    def gone(self, fd: int) -> None:
-        """Reports that this file of the change has no names any more. The host reports that itself
-        for all but directories."""
-        self._native.gone[self._fds.index(fd)] = True
 
 
 class Quota:
@@ -73,15 +59,13 @@ class Quota:
         check(lib.v9_export_set_quota(export.native, self._native))
 
     @contextmanager
-    def change(self, *files: int | None, bytes: int = 0) -> Iterator[Change]:
-        """Brackets a change of the files with these descriptors (at most three; O_PATH is enough;
-        None is ignored). Reserves `bytes`: OSError if the limit does not allow them. The real usage
-        is measured at the end."""
-        fds = [-1 if fd is None else fd for fd in files]
-        fds += [-1] * (lib.V9_QUOTA_FILES - len(fds))
+    def change(self, fd: int, bytes: int = 0) -> Iterator[None]:
+        """Brackets a change of an open file (O_PATH is enough). Reserves `bytes`: OSError if the
+        limit does not allow them. The real usage is measured at the end."""
+        fds = [fd] + [-1] * (lib.V9_QUOTA_FILES - 1)
         native = ffi.new("struct v9_quota_change *", (bytes, 0, fds))
         check(lib.v9_quota_change_begin(self._native, native))
         try:
-            yield Change(native, fds)
+            yield
         finally:
             lib.v9_quota_change_end(self._native, native)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vhost9p.fs.driver import Attr, Driver, File, name_error
+from vhost9p.fs.driver import Attr, Driver, name_error
 from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.constants import NONUNAME, Dialect
@@ -53,15 +53,8 @@ class Context:
         """The driver of a fid's export."""
         return self.tree.driver(fid.export)
 
-    def writable(self, fid: Fid, *others: Fid) -> Driver:
-        """The driver of a fid's export, for a change. EROFS if the export is read-only.
-
-        EXDEV if another fid of the same request belongs to another export. This is checked first,
-        as between mounts (rename(2)), since tools then copy.
-        """
-        for other in others:
-            if other.export != fid.export:
-                raise P9Error(errno.EXDEV, "the files belong to different exports")
+    def writable(self, fid: Fid) -> Driver:
+        """The driver of a fid's export, for a change. EROFS if the export is read-only."""
         driver = self.tree.driver(fid.export)
         if driver.readonly:
             raise P9Error(errno.EROFS)
@@ -106,8 +99,3 @@ def file_fd(path_fd: int) -> int:
     if path_fd < 0:
         raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
     return path_fd
-
-
-def file_of(fid: Fid) -> File:
-    """The file of a fid, for a change of its names. EBADF for the fid of an extended attribute."""
-    return File(file_fd(fid.path_fd), fid.meta_fd)

@@ -34,7 +34,6 @@ from vhost9p.p9.context import (
     check_name,
     check_target,
     file_fd,
-    file_of,
     id_of,
     qid_of,
 )
@@ -132,8 +131,7 @@ class DialectUFamily:
 
     def _link(self, new: _New) -> None:
         with self._fids.get(fid_of(new.extension)) as fid:
-            driver = self._context.writable(new.fid, fid)
-            driver.link(file_of(fid), new.fid.path_fd, new.name)
+            fid.link(new.fid, new.name)
 
     def wstat(self, request: Request, t: u.Twstat) -> u.Rwstat | None:
         """Changes attributes, the name last. If all are left unchanged, makes the file durable
@@ -146,11 +144,7 @@ class DialectUFamily:
             attr = driver.attr(file_fd(fid.path_fd), meta_fd=fid.meta_fd)
             _change(fid, _changes(t.stat, attr))
             if name:
-                with (
-                    self._fids.renaming(fid, b"", None, name),
-                    self._fids.own_name(fid) as (parent, own),
-                ):
-                    driver.rename(parent, own, parent, name)
+                fid.rename(name)
         return u.Rwstat()
 
     def _sync(self, number: int) -> u.Rwstat:

@@ -65,11 +65,23 @@ class Fid(Protocol):
         """Changes attributes of the file. EROFS if its export is read-only, EINVAL for invalid
         values, EPERM for an owner that the guest may not use."""
 
+    def link(self, directory: Any, name: bytes) -> None:
+        """Gives the file one more name, in a directory. EROFS if its export is read-only, EXDEV
+        if the directory belongs to another one."""
+
+    def rename(self, name: bytes) -> None:
+        """Renames the file within the directory in which the guest reached it. EROFS; ENOENT if
+        the file has lost its name, EBUSY for an export's root."""
+
+    def unlink(self) -> None:
+        """Removes the name by which the guest reached the file. Errors as of `rename`; EBADF for
+        the fid of an extended attribute."""
+
 
 class FidTable(Protocol):
     """Maps the guest's fids to files. Every method may raise OSError and is thread-safe.
 
-    `become`, `own_name`, `read_dir`, `removing` and `renaming` take a fid from `get`.
+    `become` and `read_dir` take a fid from `get`.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
@@ -105,20 +117,6 @@ class FidTable(Protocol):
     def read_dir(self, fid: Any, position: int, size: int) -> list[Entry]:
         """Returns entries of a fid's open directory from a position on (0: the first), about `size`
         bytes of them; none at the end. ENOTDIR if it is no directory."""
-
-    def own_name(self, fid: Any) -> AbstractContextManager[tuple[int, bytes]]:
-        """Yields a file's directory, valid during a `with` block, and the name in it by which the
-        guest reached the file. ENOENT if the file has lost that name."""
-
-    def removing(self, fid: Any, name: bytes = b"") -> AbstractContextManager[None]:
-        """Brackets the removal of entry `name` of a directory; b"": of the name by which the guest
-        reached the file. Fids of that file stay valid."""
-
-    def renaming(
-        self, fid: Any, name: bytes, directory: Any | None, new: bytes
-    ) -> AbstractContextManager[None]:
-        """Brackets the rename of entry `name` of a directory, or of the file itself (b""), to `new`
-        in `directory` (None: its own). All fids stay valid."""
 
     def clear(self) -> None:
         """Removes all fids, since a session begins. ESTALE if the next session has begun already:

@@ -23,20 +23,6 @@ class Rlerror(Message):
     ecode: U32
 
 
-# size[4] Trename tag[2] fid[4] dfid[4] name[s]
-@message(20)
-class Trename(Message):
-    fid: U32
-    dfid: U32
-    name: String
-
-
-# size[4] Rrename tag[2]
-@message(21)
-class Rrename(Message):
-    pass
-
-
 # size[4] Txattrwalk tag[2] fid[4] newfid[4] name[s]
 @message(30)
 class Txattrwalk(Message):
@@ -116,35 +102,6 @@ class Rgetlock(Message):
     length: U64
     proc_id: U32
     client_id: String
-
-
-# size[4] Tlink tag[2] dfid[4] fid[4] name[s]
-@message(70)
-class Tlink(Message):
-    dfid: U32
-    fid: U32
-    name: String
-
-
-# size[4] Rlink tag[2]
-@message(71)
-class Rlink(Message):
-    pass
-
-
-# size[4] Trenameat tag[2] olddirfid[4] oldname[s] newdirfid[4] newname[s]
-@message(74)
-class Trenameat(Message):
-    olddirfid: U32
-    oldname: String
-    newdirfid: U32
-    newname: String
-
-
-# size[4] Rrenameat tag[2]
-@message(75)
-class Rrenameat(Message):
-    pass
 
 
 # size[4] Tversion tag[2] msize[4] version[s]

@@ -5,8 +5,8 @@ C answers most requests; those that reach Python change something, or need a dec
 handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
 wait for a lock returns `LATER`, and replies through its request from another thread.
 
-The handlers are in one module per family: session, namespace, fsync, xattr, locks for 9P2000.L;
-session, dialect_u and dialect_u_reading for 9P2000.u.
+The handlers are in one module per family: session, fsync, xattr, locks for 9P2000.L; session,
+dialect_u and dialect_u_reading for 9P2000.u.
 """
 
 import errno
@@ -23,7 +23,6 @@ from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
 from vhost9p.p9.fsync import FsyncFamily
 from vhost9p.p9.locks import LockFamily
-from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
 from vhost9p.p9.xattr import XattrFamily
 
@@ -54,16 +53,14 @@ class Server:
         self._locks = LockFamily(context, wake_signal)
         self._reading = ReadingFamily(context)
         self._xattrs = XattrFamily(context, max_xattr)
-        names = NamespaceFamily(context, self._drop)
         session: dict[type[Message], Handler] = {
             **SessionFamily(context, self._forget).handlers(),
-            m.Tremove: names.remove,
             m.Tclunk: self._clunk,
+            m.Tremove: self._remove,
         }
         self._tables: dict[Dialect, dict[type[Message], Handler]] = {
             Dialect.L: {
                 **session,
-                **names.handlers(),
                 **FsyncFamily(context).handlers(),
                 **self._xattrs.handlers(),
                 **self._locks.handlers(),
@@ -104,6 +101,16 @@ class Server:
         finally:
             self._drop(handle)
         return m.Rclunk()
+
+    def _remove(self, request: Request, t: m.Tremove) -> m.Rremove:
+        """Removes the file and clunks the fid, even if the removal fails."""
+        handle = self._fids.find(t.fid)
+        try:
+            with self._fids.get(t.fid) as fid:
+                fid.unlink()
+        finally:
+            self._drop(handle)
+        return m.Rremove()
 
     def _drop(self, handle: int) -> None:
         """Frees a fid and the data stored for it. The number goes first, so that no data is added

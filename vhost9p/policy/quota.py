@@ -1,14 +1,13 @@
 """Quotas: limits on the space and inodes that an export's files use on the host.
 
-C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), creation,
-removal and changes of attributes (csrc/fs/). This layer accounts for the changes that Python makes.
+C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), and changes
+of names and attributes (csrc/fs/). This layer accounts for the changes that Python makes.
 It is directly in front of the driver, so it sees requests as the other policies have translated
 them.
 
-Before each change its maximum cost is reserved, or the request is refused with EDQUOT or ENOSPC. A
-new name may make its directory grow by a block; an attribute may use one block, and as many as its
-value fills. A change that uses nothing new (removal of an attribute, a new name in the same
-directory) is never refused; if it uses something after all, that is counted.
+Before each change its maximum cost is reserved, or the request is refused with EDQUOT or ENOSPC: an
+attribute may use one block, and as many as its value fills. A change that uses nothing new (removal
+of an attribute) is never refused; if it uses something after all, that is counted.
 
 Usage is exact as long as only the daemon changes the tree. Changes by others are noticed when the
 guest changes the same files; the rest at the next scan.
@@ -17,16 +16,13 @@ guest changes the same files; the rest at the next scan.
 import errno
 import logging
 import os
-import stat
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from typing import TypeVar
 
 from vhost9p.config import Quota as Limits
-from vhost9p.fs.driver import File
 from vhost9p.fs.layer import Layer
 from vhost9p.fs.local import LocalDriver
-from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.quota import Quota
 from vhost9p.policy.usage import UsageFile, ensure_counted, scan
@@ -40,57 +36,12 @@ REMEMBERED = 65536
 BLOCK_MAX = 1 << 20
 
 
-@contextmanager
-def _opened(dir_fd: int, name: bytes) -> Iterator[int | None]:
-    """Yields an entry's O_PATH descriptor; None if there is no entry, or it cannot be opened: then
-    the change itself reports the error."""
-    try:
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    except OSError:
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        descriptors.close(fd)
-
-
-def _is_directory(fd: int | None) -> bool:
-    return fd is not None and stat.S_ISDIR(os.fstat(fd).st_mode)
-
-
-def _same(one: int, other: int | None) -> bool:
-    return other is not None and os.path.samestat(os.fstat(one), os.fstat(other))
-
-
 class QuotaLayer(Layer):
     """Accounts a driver's changes to `quota`. See Driver for the methods."""
 
     def __init__(self, below: LocalDriver, quota: Quota) -> None:
         super().__init__(below)
-        self._names_locked = below.export.names_locked
         self._quota = quota
-
-    # ---- names ------------------------------------------------------------------------------
-
-    def link(self, file: File, dir_fd: int, name: bytes) -> None:
-        with self._names_locked(), self._quota.change(dir_fd, bytes=self._quota.block):
-            self.below.link(file, dir_fd, name)
-
-    def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
-        growth = 0 if _same(old_dir, new_dir) else self._quota.block
-        with (
-            self._names_locked(),
-            _opened(new_dir, new) as victim,
-            self._quota.change(old_dir, new_dir, victim, bytes=growth) as change,
-        ):
-            self.below.rename(old_dir, old, new_dir, new)
-            if victim is not None and _is_directory(victim):
-                with _opened(new_dir, new) as now:
-                    if not _same(victim, now):
-                        change.gone(victim)
-
-    # ---- files ------------------------------------------------------------------------------
 
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """fsync allocates delayed blocks, and metadata blocks."""

@@ -211,3 +211,60 @@ TEST(only_files_and_directories_are_opened_for_io)
     close(fifo);
     close(link);
 }
+
+/* ---- paths -------------------------------------------------------------------------------------
+ */
+
+static int path_is(int fd, const char *name, const char *expected)
+{
+    char path[PATH_MAX];
+    const int size = v9_export_path(ex, fd, name, path);
+
+    CHECK(size < 0 || strlen(path) == (size_t)size);
+    return size < 0 ? size : !strcmp(path, expected);
+}
+
+TEST(paths_are_below_the_root)
+{
+    char beside[64];
+    int fd;
+
+    snprintf(beside, sizeof(beside), "%s/export2", top); /* whose path begins as the root's does */
+    CHECK(mkdir(beside, 0755) == 0 && mkdirat(root, "dir", 0755) == 0);
+    CHECK(mkdirat(root, "dir/sub", 0755) == 0);
+    fd = openat(root, "dir/sub", O_PATH | O_CLOEXEC);
+    CHECK(path_is(root, "new", "new") == 1);
+    CHECK(path_is(fd, "", "dir/sub") == 1 && path_is(fd, "new", "dir/sub/new") == 1);
+    close(fd);
+    CHECK(path_is(root, "", "") == -EBUSY);
+    fd = open(beside, O_PATH | O_CLOEXEC);
+    CHECK(path_is(fd, "", "") == -ENOENT && path_is(fd, "new", "") == -ENOENT);
+    close(fd);
+    fd = open("/", O_PATH | O_CLOEXEC);
+    CHECK(path_is(fd, "tmp", "") == -ENOENT);
+    close(fd);
+}
+
+TEST(a_path_that_is_too_long_is_refused)
+{
+    char name[V9_NAME_SIZE] = {0}, path[PATH_MAX];
+    const char *level = memset(name, 'n', 100);
+    int fd, below, size = 0;
+
+    for (fd = dup(root); size < PATH_MAX - V9_NAME_SIZE; fd = below) {
+        CHECK(mkdirat(fd, level, 0755) == 0);
+        below = openat(fd, level, O_PATH | O_CLOEXEC);
+        close(fd);
+        size = v9_export_path(ex, below, "", path);
+        if (!CHECK(size > 0))
+            break;
+    }
+    memset(name, 'n', V9_NAME_SIZE - 1);
+    CHECK(v9_export_path(ex, fd, name, path) == -ENAMETOOLONG);
+    name[PATH_MAX - 1 - size] = 0; /* no room for the NUL */
+    CHECK(v9_export_path(ex, fd, name, path) == -ENAMETOOLONG);
+    name[PATH_MAX - 2 - size] = 0;
+    CHECK(v9_export_path(ex, fd, name, path) == PATH_MAX - 1);
+    CHECK(strlen(path) == PATH_MAX - 1);
+    close(fd);
+}

@@ -295,7 +295,7 @@ TEST(an_anchor_stays_while_it_is_used)
 
 /* ---- many threads ---------------------------------------------------------------------------- */
 
-enum { FILES = 64, USERS = 4, TURNS = 4000 };
+enum { FILES = 64, USERS = 4, TURNS = 4000, DIRECTORIES = 4000 /* fids */ };
 
 static bool over;
 static ino_t inos[FILES];
@@ -343,23 +343,25 @@ static void *give_up(void *unused)
     return unused;
 }
 
-/* As fid/renames.c does it for the guest's own renames. */
+/* The guest's own renames, from one directory to the other and back. */
 static void *rename_all(void *unused)
 {
-    char from[PATH_MAX], to[PATH_MAX], old[32], new[32];
+    struct v9_fid *directories[2];
+    char name[32];
 
+    v9_budget_charge(fids.inodes.account);
+    CHECK(enter(DIRECTORIES, "here", -1) == 0 && enter(DIRECTORIES + 1, "away", -1) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(v9_fids_pin(&fids, (uint32_t)(DIRECTORIES + i), &directories[i]) == 0);
     for (int turn = 0; !__atomic_load_n(&over, __ATOMIC_RELAXED); turn++) {
+        const struct v9_fid *from = directories[turn % 2], *to = directories[!(turn % 2)];
         for (int i = 3; i < FILES; i += 4) {
-            name_of(i, turn % 2, old);
-            name_of(i, !(turn % 2), new);
-            path_to(old, from);
-            path_to(new, to);
-            v9_seqcount_change(&export->moves, true);
-            CHECK(rename(from, to) == 0);
-            v9_renames_directory(&fids, 0, old, new);
-            v9_seqcount_change(&export->moves, false);
+            snprintf(name, sizeof(name), "f%d", i);
+            CHECK(v9_renames_entry(&fids, from, name, to, name) == 0);
         }
     }
+    v9_fids_unpin(&fids, directories[0]);
+    v9_fids_unpin(&fids, directories[1]);
     return unused;
 }
 

@@ -21,6 +21,7 @@
 
 #include "base/host_stat.h"
 #include "check.h"
+#include "export/hidden_names.h"
 #include "fs/attributes.h"
 #include "mapped/mapped.h"
 #include "mapped/text.h"

@@ -1,12 +1,11 @@
 // sources: p9/create.c p9/ request/ fid/ fs/ mapped/ export/ quota/ base/ virtio/
 /*
- * Tlcreate, Tmkdir, Tmknod, Tsymlink and Tunlinkat: what they make and remove, and which names and
- * fids they refuse.
+ * Tlcreate, Tmkdir, Tmknod and Tsymlink: what they make, and which names and fids they refuse.
  */
 #define _GNU_SOURCE
 #include "p9/device.h"
 
-enum { REMOVEDIR = 0x200, QID_INO_AT = P9_HEADER_SIZE + 5 };
+enum { QID_INO_AT = P9_HEADER_SIZE + 5 };
 
 static int create(int fid, const char *name, int flags)
 {
@@ -26,11 +25,6 @@ static int create_link(const char *name, const char *target)
 static int create_special(const char *name, int mode)
 {
     return ask(P9_TMKNOD, "4s4444", ROOT, name, mode, 0, 0, getegid());
-}
-
-static int unlink_name(const char *name, int flags)
-{
-    return ask(P9_TUNLINKAT, "4s4", ROOT, name, flags);
 }
 
 static mode_t host_mode(const char *name)
@@ -107,7 +101,6 @@ TEST(a_readonly_export_does_not_change)
     dev.exports[0]->conf.readonly = true;
     CHECK(create(1, "new", O_RDWR) == -EROFS && create_directory("new") == -EROFS);
     CHECK(create_link("new", "x") == -EROFS && create_special("new", S_IFIFO) == -EROFS);
-    CHECK(unlink_name("file", 0) == -EROFS);
     CHECK(!host_mode("new") && host_has("file", "text"));
 }
 
@@ -120,40 +113,4 @@ TEST(a_request_that_fails_after_it_has_created_keeps_no_descriptor)
     CHECK(ask(P9_TMKDIR, "4s44", ROOT, "directory", 0755, getegid()) == -ENODEV);
     CHECK(questions == 1 && request.created.path_fd == -1);
     CHECK(v9_budget_held(dev.fids.inodes.account) == before);
-}
-
-/* ---- unlinking ---------------------------------------------------------------------------------
- */
-
-TEST(files_and_directories_are_unlinked_each_in_their_way)
-{
-    host_writes("file", "text");
-    host_makes_directory("directory");
-    CHECK(unlink_name("file", REMOVEDIR) == -ENOTDIR && unlink_name("directory", 0) == -EISDIR);
-    CHECK(unlink_name("file", 0) == 0 && unlink_name("directory", REMOVEDIR) == 0);
-    CHECK(!host_mode("file") && !host_mode("directory"));
-    CHECK(unlink_name("file", 0) == -ENOENT);
-}
-
-TEST(a_directory_with_entries_is_kept)
-{
-    host_makes_directory("directory");
-    host_writes("directory/file", "");
-    CHECK(unlink_name("directory", REMOVEDIR) == -ENOTEMPTY && host_mode("directory/file"));
-}
-
-TEST(no_other_flags_and_no_dots_are_unlinked)
-{
-    host_writes("file", "text");
-    CHECK(unlink_name("file", 1) == -EINVAL && host_has("file", "text"));
-    CHECK(unlink_name(".", REMOVEDIR) == -EINVAL && unlink_name("..", REMOVEDIR) == -EINVAL);
-}
-
-TEST(an_unlinked_file_is_read_through_the_fid_that_has_it_open)
-{
-    host_writes("file", "text");
-    CHECK(walk_to(1, "file") == 0 && ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0);
-    CHECK(unlink_name("file", 0) == 0 && !host_mode("file"));
-    CHECK(ask(P9_TREAD, "484", 1, 0, 10) == 0);
-    CHECK(reply_number(P9_HEADER_SIZE, 4) == 4 && !memcmp(reply + P9_IO_SIZE, "text", 4));
 }

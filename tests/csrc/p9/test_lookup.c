@@ -190,15 +190,6 @@ TEST(what_the_guest_itself_removes_stays_the_file_that_it_was)
     CHECK(!memcmp(reply + P9_IO_SIZE, "old", 3));
 }
 
-TEST(a_rename_by_python_finds_its_directories_by_their_names)
-{
-    host_makes_directory("a");
-    CHECK(walk_to(1, "a") == 0);
-    CHECK(ask(P9_TRENAMEAT, "4s4s", ROOT, "x", 1, "y") == -V9_NOT_OURS);
-    host_removes("a");
-    CHECK(ask(P9_TRENAMEAT, "4s4s", ROOT, "x", 1, "y") == -ENOENT);
-}
-
 /* Whose directory the guest has only passed by: it has no fid of it. */
 TEST(a_removal_by_python_finds_a_fids_own_name_right_after_the_walk)
 {

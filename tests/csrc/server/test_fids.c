@@ -7,6 +7,7 @@
 
 #include "base/sys.h"
 #include "fid/evict.h"
+#include "fid/renames.h"
 #include "request/state.h"
 #include "server/served.h"
 
@@ -188,11 +189,54 @@ TEST(a_directorys_fid_becomes_the_file_that_was_created_there)
     v9_fid_put(dev, handle);
     CHECK(v9_fid_clunk(dev, handle) == -EBADF);
     CHECK(v9_fid_get(dev, 1, &info) == 0 && info.handle != handle);
+    handle = info.handle;
     CHECK(is_file(info.path_fd, "dir/new") && is_file(info.io_fd, "dir/new"));
     CHECK(info.io_flags == O_RDWR && info.uid == geteuid());
-    directory = v9_names_own(dev, info.handle, name);
+    directory = v9_renames_name_of(&dev->fids, v9_fids_of(&dev->fids, handle), name);
     CHECK(is_file(directory, "dir") && !strcmp(name, "new"));
     v9_budget_close(directory);
+    v9_fid_put(dev, info.handle);
+    stop();
+}
+
+TEST(names_of_a_fids_file_are_changed_for_9p2000u)
+{
+    struct v9_fid_info file, directory;
+
+    begin_device();
+    host_makes_directory("dir");
+    host_writes("dir/file", "text");
+    add_fid(ROOT, "");
+    add_fid(1, "dir");
+    add_fid(2, "dir/file");
+    CHECK(v9_fid_get(dev, 1, &directory) == 0 && v9_fid_get(dev, 2, &file) == 0);
+    CHECK(v9_fid_rename(dev, file.handle, "renamed") == 0 && host_has("dir/renamed", "text"));
+    CHECK(v9_fid_link(dev, file.handle, directory.handle, "linked") == 0);
+    CHECK(v9_fid_link(dev, file.handle, directory.handle, "linked") == -EEXIST);
+    CHECK(v9_fid_unlink(dev, directory.handle) == -ENOTEMPTY);
+    export->conf.readonly = true;
+    CHECK(v9_fid_unlink(dev, file.handle) == -EROFS);
+    CHECK(v9_fid_rename(dev, file.handle, "x") == -EROFS);
+    CHECK(v9_fid_link(dev, file.handle, directory.handle, "x") == -EROFS);
+    export->conf.readonly = false;
+    CHECK(v9_fid_unlink(dev, file.handle) == 0 && v9_fid_unlink(dev, file.handle) == -ENOENT);
+    CHECK(access(host("dir/renamed"), F_OK) < 0 && host_has("dir/linked", "text"));
+    v9_fid_put(dev, file.handle);
+    v9_fid_put(dev, directory.handle);
+    stop();
+}
+
+/* A fid of an extended attribute that is being written has a file, which is not meant. */
+TEST(a_fid_that_is_in_use_for_an_attribute_unlinks_nothing)
+{
+    struct v9_fid_info info;
+
+    begin_device();
+    host_writes("file", "text");
+    add_fid(ROOT, "");
+    add_fid(1, "file");
+    CHECK(v9_fid_get(dev, 1, &info) == 0 && v9_fid_mark(dev, info.handle, V9_FID_UPCALL) == 0);
+    CHECK(v9_fid_unlink(dev, info.handle) == -EBADF && host_has("file", "text"));
     v9_fid_put(dev, info.handle);
     stop();
 }

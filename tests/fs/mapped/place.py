@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vhost9p.fs.driver import Attr, File, Owner
-from vhost9p.fs.mapped import MappedDriver
+from tests.fs.changes import File
+from vhost9p.fs.driver import Attr, Owner
+from vhost9p.fs.local import LocalDriver
 from vhost9p.native.export import MODEL_FILE, MODEL_XATTR, Export
 from vhost9p.policy.multidevs import make_policy
 
@@ -21,7 +22,7 @@ PATH = os.O_PATH | os.O_NOFOLLOW
 class Place(NamedTuple):
     """An export, served by a driver; `fd` is its root."""
 
-    driver: MappedDriver
+    driver: LocalDriver
     fd: int
     path: Path
     model: str
@@ -73,7 +74,7 @@ def serving(path: Path, model: str, *, fmode: int = 0o600, dmode: int = 0o700) -
         dmode=dmode,
     )
     export.policy = make_policy("warn", export.qidmap, os.stat(path).st_dev, export.probe, None)
-    driver = MappedDriver(export, root_fd, readonly=False)
+    driver = LocalDriver(export, root_fd, readonly=False)
     old = os.umask(0)
     try:
         yield Place(driver, root_fd, path, model)

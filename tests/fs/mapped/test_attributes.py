@@ -5,9 +5,9 @@ import stat
 
 import pytest
 
-from tests.fs.changes import chmod, chown
+from tests.fs.changes import File, chmod, chown
 from tests.fs.mapped.place import META, Place, shown
-from vhost9p.fs.driver import OWN_ID, File, Owner
+from vhost9p.fs.driver import OWN_ID, Owner
 
 
 def test_a_host_file_without_metadata_gets_some_when_it_is_changed(place: Place) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.changes import chmod, chown, truncate
+from tests.fs.changes import chmod, chown, link, rename, truncate, unlink
 from tests.fs.mapped.place import EXCL, MODELS, OWNER, Place, serving
 from tests.fs.test_local import in_child, needs_root
 from vhost9p.fs.driver import OWN_ID, Owner
@@ -67,7 +67,7 @@ def test_no_privilege_is_needed(folder: Path, model: str) -> None:
                 chmod(it.driver.export, file, 0o2711)
             assert (it.attr(b"reg").uid, it.attr(b"reg").mode) == (0, stat.S_IFREG | 0o2711)
             for name in MADE:
-                it.driver.unlink(it.fd, name, directory=name == b"dir")
+                unlink(it.driver.export, it.fd, name, directory=name == b"dir")
             assert it.names() == it.metadata() == set()
 
     in_child(work)
@@ -110,7 +110,7 @@ def test_creating_over_an_existing_name_changes_nothing(place: Place) -> None:
             with pytest.raises(FileExistsError):
                 change()
     with place.opened(b"reg") as file, pytest.raises(FileExistsError):
-        place.driver.link(file, place.fd, b"chr")
+        link(place.driver.export, file, place.fd, b"chr")
     check_all(place, 0o600, 0o700)
 
 
@@ -135,9 +135,9 @@ def test_only_regular_files_are_opened_by_create(place: Place) -> None:
         (lambda it: it.driver.mknod(it.fd, b"n", stat.S_IFLNK, (0, 0), OWNER), errno.EINVAL),
         (lambda it: it.driver.mknod(it.fd, b"n", 0o170000, (0, 0), OWNER), errno.EINVAL),
         (lambda it: it.make(b"n" * 256), errno.ENAMETOOLONG),
-        (lambda it: it.driver.rename(it.fd, b"n", it.fd, b"m"), errno.ENOENT),
-        (lambda it: it.driver.unlink(it.fd, b"n", directory=False), errno.ENOENT),
-        (lambda it: it.driver.unlink(it.fd, b"n", directory=True), errno.ENOENT),
+        (lambda it: rename(it.driver.export, it.fd, b"n", it.fd, b"m"), errno.ENOENT),
+        (lambda it: unlink(it.driver.export, it.fd, b"n", directory=False), errno.ENOENT),
+        (lambda it: unlink(it.driver.export, it.fd, b"n", directory=True), errno.ENOENT),
     ],
 )
 def test_a_failed_change_leaves_nothing(
@@ -152,7 +152,7 @@ def test_a_failed_change_leaves_nothing(
 def test_nothing_is_created_in_a_removed_directory(place: Place) -> None:
     place.driver.mkdir(place.fd, b"d", 0o755, OWNER)
     fd = place.driver.export.step(place.fd, b"d")
-    place.driver.unlink(place.fd, b"d", directory=True)
+    unlink(place.driver.export, place.fd, b"d", directory=True)
     for make in (
         lambda: place.driver.create(fd, b"n", EXCL, 0o600, OWNER),
         lambda: place.driver.mkdir(fd, b"n", 0o700, OWNER),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import sys
-import tempfile
 
 import pytest
 
 from tests.frontend.client import SET_MODE, SET_SIZE
 from tests.frontend.dialect_u import DialectUClient
-from tests.frontend.wire import T
 from tests.system.eviction.crowd import (
     CROWD,
     LIMIT,
-    WITHOUT_HANDLES,
     Place,
     age,
     evict,
@@ -25,9 +20,7 @@ from tests.system.eviction.crowd import (
     put,
     serving,
 )
-from tests.system.held_daemon import GO, HELD
 from tests.system.share import (
-    IS_ROOT,
     Share,
     fails,
 )
@@ -101,32 +94,6 @@ def test_evicted_files_follow_the_guests_renames(tight: Share) -> None:
 
     client.lopen(plain, os.O_RDONLY)
     assert client.read(plain, 0, 10) == b"plain"
-
-
-def test_an_evicted_file_follows_two_renames_at_the_same_time() -> None:
-    """Of a directory, and of one in it: a file below them that is opened by its path follows both,
-    in their order."""
-    place = Place(tempfile.gettempdir(), privileged=IS_ROOT)
-    runner = [*WITHOUT_HANDLES, sys.executable, "-m", "tests.system.held_daemon"]
-    with serving(place, LIMIT, "--threads", "2", runner=runner) as share:
-        client = share.client
-        for name in ("outer", "outer/x"):
-            mkdir(share, name)
-        put(share, "outer/x/file", "data")
-        age()
-        file = client.walk_to(share.top, b"outer", b"x", b"file")
-        evict(share, "outer/")
-        outer = client.walk_to(share.top, b"outer")
-        first = client.submit(T.RENAMEAT, share.top, b"outer", share.top, HELD)
-        share.daemon.wait_until(lambda: os.path.exists(share.path(HELD)), "a rename")
-        second = client.submit(T.RENAMEAT, outer, b"x", outer, b"y")
-        with contextlib.suppress(TimeoutError):
-            client.wait(second, 1)
-        share.put(GO)
-        client.wait(first)
-        client.wait(second)
-        client.lopen(file, os.O_RDONLY)
-        assert client.read(file, 0, 10) == b"data"
 
 
 def test_evicted_files_that_lose_their_names_stay_what_they_are(tight: Share) -> None:
