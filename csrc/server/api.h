@@ -112,6 +112,8 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
 /* Changes attributes of a pinned fid's file, for the guest: errors as of v9_setattr; -EROFS. */
 int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to);
+/* Makes the file of a pinned fid durable, whether it is open or not. */
+int v9_fid_sync(v9_device *dev, uint64_t handle);
 /* Removes a fid's number; its descriptors are closed with its last pin. -EBADF: it had no number
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);

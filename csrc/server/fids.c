@@ -10,6 +10,7 @@
 
 #include "export/containment.h"
 #include "fid/enter.h"
+#include "p9/fsync.h"
 #include "p9/handler.h"
 #include "p9/setattr.h"
 #include "request/request.h"
@@ -91,6 +92,11 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to)
 {
     return v9_p9_change(dev, v9_fids_of(&dev->fids, handle), to);
+}
+
+int v9_fid_sync(v9_device *dev, uint64_t handle)
+{
+    return v9_p9_sync(dev, v9_fids_of(&dev->fids, handle));
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)

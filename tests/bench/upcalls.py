@@ -41,7 +41,6 @@ OPERATIONS = (
     Operation("xattr-set", "Twalk, Txattrcreate, Twrite, Tclunk", 3),
     Operation("lock", "Tlock, Tlock (unlock)", 2),
     Operation("getlock", "Tgetlock", 1),
-    Operation("fsync", "Tfsync", 1),
     Operation("attach", "Tattach, Tclunk", 1),
 )
 

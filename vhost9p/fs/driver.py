@@ -107,9 +107,6 @@ class Driver(Protocol):
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         """Renames an entry, over an existing one where rename(2) does."""
 
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        """Makes an open file durable. May take long."""
-
     def list_xattrs(self, fd: int) -> list[bytes]:
         """Names of extended attributes."""
 

@@ -65,9 +65,6 @@ class Layer:
     def rename(self, old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         self.below.rename(old_dir, old, new_dir, new)
 
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        self.below.fsync(io_fd, data_only=data_only)
-
     def list_xattrs(self, fd: int) -> list[bytes]:
         return self.below.list_xattrs(fd)
 

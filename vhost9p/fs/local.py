@@ -152,15 +152,6 @@ class LocalDriver:
         """See Driver."""
         os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
-    # ---- durability ------------------------------------------------------------------------
-
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        """See Driver."""
-        if data_only:
-            os.fdatasync(io_fd)
-        else:
-            os.fsync(io_fd)
-
     # ---- extended attributes ----------------------------------------------------------------
 
     def list_xattrs(self, fd: int) -> list[bytes]:

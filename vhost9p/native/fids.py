@@ -71,6 +71,10 @@ class Fid:
         invalid values, EPERM for an owner that the guest may not use."""
         check(lib.v9_fid_setattr(self._device, self.handle, ffi.new("struct v9_setattr *", to)))
 
+    def sync(self) -> None:
+        """Makes the file durable, whether it is open or not."""
+        check(lib.v9_fid_sync(self._device, self.handle))
+
 
 class Entry(NamedTuple):
     """An entry of a directory: its name, the inode number that the directory has for it, and the

@@ -65,6 +65,9 @@ class Fid(Protocol):
         """Changes attributes of the file. EROFS if its export is read-only, EINVAL for invalid
         values, EPERM for an owner that the guest may not use."""
 
+    def sync(self) -> None:
+        """Makes the file durable, whether it is open or not. May take long."""
+
 
 class FidTable(Protocol):
     """Maps the guest's fids to files. Every method may raise OSError and is thread-safe.

@@ -5,7 +5,7 @@ C answers most requests; those that reach Python change something, or need a dec
 handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
 wait for a lock returns `LATER`, and replies through its request from another thread.
 
-The handlers are in one module per family: session, namespace, fsync, xattr, locks for 9P2000.L;
+The handlers are in one module per family: session, namespace, xattr, locks for 9P2000.L;
 session, dialect_u and dialect_u_reading for 9P2000.u.
 """
 
@@ -21,7 +21,6 @@ from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.dialect_u import DialectUFamily
 from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
-from vhost9p.p9.fsync import FsyncFamily
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.namespace import NamespaceFamily
 from vhost9p.p9.session import SessionFamily
@@ -64,7 +63,6 @@ class Server:
             Dialect.L: {
                 **session,
                 **names.handlers(),
-                **FsyncFamily(context).handlers(),
                 **self._xattrs.handlers(),
                 **self._locks.handlers(),
             },
