@@ -20,7 +20,8 @@ static v9_handler *const handlers[256] = {
     [P9_TMKDIR] = v9_p9_mkdir,       [P9_TMKNOD] = v9_p9_mknod,
     [P9_TSYMLINK] = v9_p9_symlink,   [P9_TUNLINKAT] = v9_p9_unlinkat,
     [P9_TSETATTR] = v9_p9_setattr,   [P9_TXATTRWALK] = v9_p9_xattrwalk,
-    [P9_TFSYNC] = v9_p9_fsync,
+    [P9_TFSYNC] = v9_p9_fsync,       [P9_TLOCK] = v9_p9_lock,
+    [P9_TGETLOCK] = v9_p9_getlock,
 };
 
 /* 9P2000.u has no messages with numbers below Tversion's. */

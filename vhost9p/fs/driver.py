@@ -118,7 +118,3 @@ class Driver(Protocol):
 
     def remove_xattr(self, fd: int, name: bytes) -> None:
         """Removes one."""
-
-    def open_for_locks(self, fd: int) -> tuple[int, int]:
-        """Opens a separate descriptor for locks on a regular file or directory. Returns it and its
-        access mode (os.O_ACCMODE)."""

@@ -76,6 +76,3 @@ class Layer:
 
     def remove_xattr(self, fd: int, name: bytes) -> None:
         self.below.remove_xattr(fd, name)
-
-    def open_for_locks(self, fd: int) -> tuple[int, int]:
-        return self.below.open_for_locks(fd)

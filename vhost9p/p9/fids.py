@@ -102,6 +102,10 @@ class FidTable(Protocol):
     def mark(self, handle: int, flags: int) -> None:
         """Adds FID_* flags. EBADF if the fid has lost its number, or has a conflicting use."""
 
+    def open_for_locks(self, handle: int) -> tuple[int, int]:
+        """Opens a separate descriptor of a pinned fid's file, which is open. Returns it and its
+        access mode (os.O_ACCMODE). ENOLCK if no descriptor is left."""
+
     def clunk(self, handle: int) -> None:
         """Frees a fid's number. EBADF if it was free already."""
 

@@ -51,6 +51,7 @@ class Server:
         self._context = context
         self._set_dialect = set_dialect
         self._locks = LockFamily(context, wake_signal)
+        self.try_lock = self._locks.try_lock
         self._reading = ReadingFamily(context)
         self._xattrs = XattrFamily(context, max_xattr)
         names = NamespaceFamily(context, self._drop)
