@@ -8,6 +8,7 @@
  *
  * fsync allocates delayed blocks and blocks of metadata, which the quota counts afterwards. It is
  * not a change that begins before: one that hangs would look like one that a crash has interrupted.
+ * Sidecars do not count.
  */
 #define _GNU_SOURCE
 #include "p9/fsync.h"
@@ -54,7 +55,7 @@ static int sync_sidecar_names(v9_export *ex, int32_t fd)
 static int sync_open(v9_export *ex, struct v9_inode *inode, int32_t io_fd, bool data_only)
 {
     const int32_t meta_fd = data_only ? -1 : v9_inode_meta(ex, inode);
-    struct v9_quota_change change = {.fds = {io_fd, meta_fd, -1}};
+    struct v9_quota_change change = {.fds = {io_fd, -1, -1}};
     int err = sync_descriptor(io_fd, data_only);
 
     if (!err && meta_fd >= 0)
