@@ -70,8 +70,8 @@ class RangeMap:
                 return (), ()
             self._pieces.insert(low, (start, end, kind))
             return (), ((start, end, kind),)
-        changed = []
-        for piece in self._pieces[low:high]:  # what overlaps or touches
+        gone, changed = self._pieces[low:high], []
+        for piece in gone:  # what overlaps or touches
             if piece[0] < start:
                 changed.append((piece[0], min(piece[1], start), piece[2]))
             if piece[1] > end:
@@ -84,7 +84,6 @@ class RangeMap:
                 merged[-1] = (merged[-1][0], piece[1], piece[2])
             else:
                 merged.append(piece)
-        gone = self._pieces[low:high]
         self._pieces[low:high] = merged
         return gone, merged
 
