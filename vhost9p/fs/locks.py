@@ -8,6 +8,9 @@ and of the host. Closing the descriptor releases all of its locks. A LockFile kn
 through its descriptor (vhost9p/fs/lock_file.py); the table knows all lock files, and decides which
 one a request uses, and who holds its lock afterwards.
 
+A lock file that holds nothing may stay open for the process's next lock, until its fids are gone.
+It does so if the fid can write, and thus keeps no more of the host's file than the fid does.
+
 A flock belongs to an open file of the guest, which is one fid, and so to every process that
 inherited it by fork or exec, or received it over a socket. So a lock of the whole file also records
 the fids through which it was taken (`LockFile.shares`). Linux's client checks its own list of locks
@@ -333,6 +336,7 @@ class LockTable:
         with self._lock:
             own = self._files.get(holder)
             files = [own] if own else list(self._shared(holder, fid)) if flock else []
+            keep = keep and own is not None and fid in own.fids
             for file in files:
                 self._begin_use(file)
         self._unlock_each(

@@ -84,6 +84,14 @@ def test_a_file_that_holds_nothing_stays_open_for_the_next_lock(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_another_fid_does_not_keep_a_file_open(table: Table, path: Path, one: Process) -> None:
+    """The file would stay open after that fid, which can write, is gone."""
+    sibling = Process(table, path, 1, fid=99)
+    one.lock(WRLCK)
+    sibling.unlock(keep=True)
+    assert not table._files
+
+
 def test_few_files_that_hold_nothing_stay_open(
     table: Table, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
