@@ -93,6 +93,7 @@ class Device:
                 wake_signal=sys.wake_signal(),
             )
             undo.callback(self._server.close)
+            self.try_lock = self._server.try_lock
             self._native.set_exports(self.exports.natives)
             self._undo = undo.pop_all()
 

@@ -9,7 +9,22 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "export/api.h"
+#include "base/budget.h"
+#include "export/containment.h"
+#include "export/export.h"
+
+int v9_lock_open(v9_export *ex, int32_t fd, int32_t *access)
+{
+    static const int32_t accesses[] = {O_RDWR, O_RDONLY, O_WRONLY};
+    const uint32_t first = ex->conf.readonly ? 1 : 0, count = ex->conf.readonly ? 1 : 3;
+    int opened = -EBADF;
+
+    for (uint32_t i = first; i < first + count && opened < 0 && !v9_budget_lacks(opened); i++) {
+        *access = accesses[i]; /* permission, a read-only file system, a program that runs */
+        opened = v9_export_open_known(ex, fd, true, *access);
+    }
+    return v9_budget_lacks(opened) ? -ENOLCK : opened;
+}
 
 static bool is_cancelled(const int32_t *cancel)
 {

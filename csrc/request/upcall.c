@@ -75,6 +75,19 @@ int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kin
     return err;
 }
 
+int v9_upcall_lock(struct v9_device *dev, const struct v9_lock_request *lock,
+                   struct v9_worker *worker)
+{
+    int err;
+
+    set_in_python(worker, true);
+    err = v9_up_lock(dev->conf.id, lock->fid, lock->writable, lock->st_dev, lock->st_ino,
+                     lock->client_id, lock->client_size, lock->proc_id, lock->type, lock->start,
+                     lock->length, lock->flock);
+    set_in_python(worker, false);
+    return err;
+}
+
 static struct v9_request *find_cancelled(struct v9_device *dev)
 {
     for (uint32_t i = 0; i < dev->slots_used; i++) {

@@ -23,6 +23,20 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r,
 /* Passes r->question, of a kind (V9_UP_*), to Python, which installs its decision: 0 or -errno. */
 int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
                        struct v9_worker *worker);
+/* A Tlock of a process, which C has checked. */
+struct v9_lock_request {
+    uint64_t fid; /* handle of the pinned fid, which is open */
+    bool writable;
+    uint64_t st_dev, st_ino; /* its file */
+    const char *client_id;   /* of the process */
+    uint16_t client_size;
+    uint32_t proc_id, type; /* V9_LOCK_* */
+    uint64_t start, length;
+    bool flock; /* it may be one of flock(2) */
+};
+/* Lets Python take or release a lock: 0; -EAGAIN: another process holds it; -errno. */
+int v9_upcall_lock(struct v9_device *dev, const struct v9_lock_request *lock,
+                   struct v9_worker *worker);
 /* Reports to Python that the ring is broken, and one cancelled V9_LATER request. */
 void v9_upcall_report(struct v9_device *dev, struct v9_worker *worker); /* [locked] */
 

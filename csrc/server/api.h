@@ -110,6 +110,8 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
 /* Adds V9_FID_* flags: from now on, only Python clunks the fid. Python stores its state for the
  * fid, by the handle, before this call. -EBADF: the fid has lost its number, or has another use. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* v9_lock_open for the file of a pinned fid, which is open: a descriptor, or -errno. */
+int v9_fid_open_for_locks(v9_device *dev, uint64_t handle, int32_t *access);
 /* Changes attributes of a pinned fid's file, for the guest: errors as of v9_setattr; -EROFS. */
 int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to);
 /* Changes names of a pinned fid's file, for the guest; `name` is one component that the caller has
@@ -118,6 +120,8 @@ int v9_fid_link(v9_device *dev, uint64_t handle, uint64_t directory, const char 
 /* The name by which the guest reached it becomes another one of the same directory, or is gone: */
 int v9_fid_rename(v9_device *dev, uint64_t handle, const char *name);
 int v9_fid_unlink(v9_device *dev, uint64_t handle);
+/* Makes the file of a pinned fid durable, whether it is open or not. */
+int v9_fid_sync(v9_device *dev, uint64_t handle);
 /* Removes a fid's number; its descriptors are closed with its last pin. -EBADF: it had no number
  * any more. */
 int v9_fid_clunk(v9_device *dev, uint64_t handle);

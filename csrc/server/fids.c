@@ -10,6 +10,7 @@
 
 #include "export/containment.h"
 #include "fid/enter.h"
+#include "p9/fsync.h"
 #include "p9/handler.h"
 #include "p9/names.h"
 #include "p9/setattr.h"
@@ -89,6 +90,13 @@ int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
     return v9_fids_mark(&dev->fids, handle, flags);
 }
 
+int v9_fid_open_for_locks(v9_device *dev, uint64_t handle, int32_t *access)
+{
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, v9_fids_of(&dev->fids, handle));
+
+    return v9_lock_open(v9_inode_export(dev, inode), inode->path_fd, access);
+}
+
 int v9_fid_setattr(v9_device *dev, uint64_t handle, const struct v9_setattr *to)
 {
     return v9_p9_change(dev, v9_fids_of(&dev->fids, handle), to);
@@ -108,6 +116,11 @@ int v9_fid_rename(v9_device *dev, uint64_t handle, const char *name)
 int v9_fid_unlink(v9_device *dev, uint64_t handle)
 {
     return v9_p9_remove_name(dev, v9_fids_of(&dev->fids, handle));
+}
+
+int v9_fid_sync(v9_device *dev, uint64_t handle)
+{
+    return v9_p9_sync(dev, v9_fids_of(&dev->fids, handle));
 }
 
 int v9_fid_clunk(v9_device *dev, uint64_t handle)

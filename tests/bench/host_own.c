@@ -149,49 +149,30 @@ bool host_xattr_set(struct lane *lane)
 
 /* ---- locks, and the rest */
 
-/* Opens the file for its locks, as the daemon does for each process of a guest. */
-static int open_for_locks(void)
-{
-    struct stat found;
-    int fd;
-
-    must(fstat(path_fd, &found) == 0, "fstat");
-    fd = open(proc_path(), O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    must(fd >= 0, "open");
-    return fd;
-}
-
 bool host_lock(struct lane *lane)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
-    int fd = open_for_locks();
 
     (void)lane;
-    must(fcntl(fd, F_OFD_SETLK, &lock) == 0, "a lock");
+    must(fcntl(file_fd, F_OFD_SETLK, &lock) == 0, "a lock");
     lock.l_type = F_UNLCK;
-    must(fcntl(fd, F_OFD_SETLK, &lock) == 0, "an unlock");
-    close(fd);
+    must(fcntl(file_fd, F_OFD_SETLK, &lock) == 0, "an unlock");
     return false;
 }
 
 bool host_getlock(struct lane *lane)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
-    int fd = open_for_locks();
 
     (void)lane;
-    must(fcntl(fd, F_OFD_GETLK, &lock) == 0, "a look for a lock");
-    close(fd);
+    must(fcntl(file_fd, F_OFD_GETLK, &lock) == 0, "a look for a lock");
     return false;
 }
 
 bool host_fsync(struct lane *lane)
 {
-    int fd = fcntl(file_fd, F_DUPFD_CLOEXEC, 0);
-
     (void)lane;
-    must(fd >= 0 && fsync(fd) == 0, "fsync");
-    close(fd);
+    must(fsync(file_fd) == 0, "fsync");
     return false;
 }
 

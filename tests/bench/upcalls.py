@@ -38,8 +38,6 @@ OPERATIONS = (
     Operation("xattr-get", "Txattrwalk, Tread, Tclunk", 3),
     Operation("xattr-set", "Twalk, Txattrcreate, Twrite, Tclunk", 3),
     Operation("lock", "Tlock, Tlock (unlock)", 2),
-    Operation("getlock", "Tgetlock", 1),
-    Operation("fsync", "Tfsync", 1),
     Operation("attach", "Tattach, Tclunk", 1),
 )
 

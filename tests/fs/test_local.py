@@ -220,32 +220,3 @@ def test_a_path_through_proc_is_the_file_itself(place: Path, target: str) -> Non
                 chmod(driver.export, File(opened), 0o600)
             assert refused.value.errno in (errno.EOPNOTSUPP, errno.EPERM)
         os.close(opened)
-
-
-def test_locks_on_a_read_only_export(place: Path) -> None:
-    (place / "file").touch()
-    with driver_of(place, readonly=True) as (driver, fd):
-        opened = os.open("file", os.O_PATH, dir_fd=fd)
-        lock_fd, access = driver.open_for_locks(opened)
-        assert access == os.O_RDONLY
-        os.close(lock_fd)
-        os.close(opened)
-
-
-@needs_root
-def test_locks_through_what_may_be_opened(place: Path) -> None:
-    os.chown(place, NOBODY, NOBODY)
-
-    def work() -> None:
-        with driver_of(place) as (driver, fd):
-            make(driver, fd, "create", Owner(NOBODY, NOBODY))
-            opened = os.open("n", os.O_PATH, dir_fd=fd)
-            expected = {0o600: os.O_RDWR, 0o400: os.O_RDONLY, 0o200: os.O_WRONLY}
-            for mode, access in expected.items():
-                chmod(driver.export, File(opened), mode)
-                assert driver.open_for_locks(opened)[1] == access
-            chmod(driver.export, File(opened), 0)
-            with pytest.raises(PermissionError):
-                driver.open_for_locks(opened)
-
-    in_child(work)

@@ -46,9 +46,3 @@ def test_a_range_may_end_at_the_largest_offset() -> None:
     ]
     ranges.set(Range(5, 0), UNLCK)
     assert len(ranges) == 0
-
-
-def test_only_the_whole_is_whole() -> None:
-    assert WHOLE.is_whole()
-    assert not Range(0, 1).is_whole()
-    assert not Range(1, 0).is_whole()

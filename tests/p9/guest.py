@@ -19,6 +19,7 @@ from vhost9p.native import sys
 from vhost9p.native.device import Device
 from vhost9p.native.export import Export
 from vhost9p.native.fids import Fid, FidTable, SetAttr
+from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, decode
 from vhost9p.p9.constants import Dialect
@@ -42,6 +43,8 @@ class WatchedFids(FidTable):
         super().__init__(device._native)
         self.before_mark: Callable[[], object] = lambda: None
         """What somebody else does just before a fid is marked."""
+        self.before_open: Callable[[], object] = lambda: None
+        """The same before a file is opened for locks."""
 
     def look(self, number: int) -> Fid:
         """A fid as it is, not pinned any more; OSError EBADF if there is none."""
@@ -56,6 +59,10 @@ class WatchedFids(FidTable):
     def mark(self, handle: int, flags: int) -> None:
         self.before_mark()
         super().mark(handle, flags)
+
+    def open_for_locks(self, handle: int) -> tuple[int, int]:
+        self.before_open()
+        return super().open_for_locks(handle)
 
 
 class NoRing:
@@ -127,12 +134,27 @@ class Guest:
     def handle(self, data: bytes, request: FakeRequest) -> None:
         """What a serving thread does."""
         try:
-            reply = self.server.handle(data, request)
+            reply = self._lock(data) or self.server.handle(data, request)
         except OSError as error:
             request.reply(m.Rlerror(error.errno or errno.EIO).encode(request.tag))
         else:
             if reply is not None:
                 request.reply(reply)
+
+    def _lock(self, data: bytes) -> bytes | None:
+        """What C does with a Tlock first; None: the rest is Python's (csrc/p9/lock.c)."""
+        if data[4:5] != bytes([m.Tlock.TYPE]):
+            return None
+        tag, t = decode(data)
+        assert isinstance(t, m.Tlock)
+        with self.fids.get(t.fid) as fid:
+            holder = (fid.st_dev, fid.st_ino, t.client_id, t.proc_id)
+            writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
+            blocks = t.flags & c.LOCK_FLAGS_BLOCK
+            span = t.start, t.length
+            if self.server.try_lock(fid.handle, writable, holder, t.type, span, blocks):
+                return m.Rlock(c.LOCK_SUCCESS).encode(tag)
+        return None if blocks else m.Rlock(c.LOCK_BLOCKED).encode(tag)
 
     def call(self, message: Message, expected: type[R]) -> R:
         """A request and its reply."""

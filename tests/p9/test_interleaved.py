@@ -138,7 +138,7 @@ def test_a_marked_fid_goes_while_it_locks_again(guest: Guest, root: Path) -> Non
     fid = guest.open("file")
     guest.do(lock(fid, pid=1))
     between(guest, lambda: guest.do(m.Tclunk(fid)))
-    assert code(guest, lock(fid, pid=2)) == errno.EBADF
+    assert code(guest, m.Tlock(fid, WRLCK, 0, 5, 1, 2, b"guest")) == errno.EBADF
     assert not is_locked(root / "file")
 
 
@@ -174,19 +174,15 @@ def test_a_request_that_outlives_its_session_keeps_nothing(
     keep_and_set(guest)
 
 
-def test_a_lock_file_that_two_threads_open_is_kept_once(
-    guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_file_that_two_threads_open_is_kept_once(guest: Guest, root: Path) -> None:
     """Two threads of one guest process lock at the same time: one descriptor is kept."""
     one, two = guest.open("file"), guest.open("file")
-    open_for_locks = guest.driver.open_for_locks
 
-    def meanwhile(fd: int) -> tuple[int, int]:
-        monkeypatch.undo()
+    def meanwhile() -> None:
+        guest.fids.before_open = lambda: None
         guest.do(lock(two))
-        return open_for_locks(fd)
 
-    monkeypatch.setattr(guest.driver, "open_for_locks", meanwhile)
+    guest.fids.before_open = meanwhile
     guest.do(lock(one))
     guest.do(m.Tclunk(two))
     assert is_locked(root / "file")

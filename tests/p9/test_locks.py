@@ -18,7 +18,6 @@ from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
 
 RD, WR, UN = RDLCK, WRLCK, UNLCK
-END = 2**63
 
 
 @pytest.fixture
@@ -116,49 +115,13 @@ def test_locks_go_with_their_fids(guest: Guest, file: Path) -> None:
     assert status(guest, lock(guest.open("file"), WR, pid=3)) == c.LOCK_SUCCESS
 
 
-@pytest.mark.parametrize(
-    ("start", "length", "expected"),
-    [
-        (END, 0, errno.EOVERFLOW),
-        (0, END, errno.EOVERFLOW),
-        (END - 1, 2, errno.EOVERFLOW),
-        (2**64 - 1, 2**64 - 1, errno.EOVERFLOW),
-        (END - 1, 1, None),
-        (1, END - 1, None),
-        (0, END - 1, None),
-    ],
-)
-def test_lock_offsets_are_bounded_as_in_the_kernel(
-    guest: Guest, file: Path, start: int, length: int, expected: int | None
-) -> None:
-    fid = guest.open("file")
-    for message in (lock(fid, WR, start, length), m.Tgetlock(fid, WR, start, length, 1, b"g")):
-        if expected:
-            assert code(guest, message) == expected
-        else:
-            guest.do(message)
-
-
-def test_what_is_no_request(guest: Guest, file: Path) -> None:
-    fid = guest.open("file")
-    assert code(guest, lock(fid, 3)) == errno.EINVAL
-    assert code(guest, lock(fid, WR, flags=4)) == errno.EINVAL
-    assert code(guest, m.Tgetlock(fid, 3, 0, 0, 1, b"g")) == errno.EINVAL
-    assert code(guest, m.Tlock(fid, WR, 0, 0, 0, 1, bytes(1025))) == errno.EINVAL
+def test_what_is_not_open_is_not_looked_at(guest: Guest, file: Path) -> None:
+    """A FIFO never is."""
+    os.mkfifo(file.parent / "fifo")
     unopened = guest.walk("file")
     guest.do(m.Txattrwalk(unopened, 700, b""))
-    for number in (unopened, 700, 701):
-        for kind in (RD, WR, UN):
-            assert code(guest, lock(number, kind)) == errno.EBADF
+    for number in (unopened, guest.walk("fifo"), 700, 701):
         assert code(guest, m.Tgetlock(number, WR, 0, 0, 1, b"g")) == errno.EBADF
-
-
-def test_a_fifo_is_not_opened_to_look_for_locks(guest: Guest, root: Path) -> None:
-    os.mkfifo(root / "fifo")
-    assert code(guest, m.Tgetlock(guest.walk("fifo"), RD, 0, 0, 1, b"g")) == errno.EBADF
-    with pytest.raises(OSError) as refused:
-        guest.driver.open_for_locks(guest.fids.look(guest.walk("fifo")).path_fd)
-    assert refused.value.errno == errno.EBADF
 
 
 def test_directories_are_locked_too(guest: Guest, root: Path) -> None:

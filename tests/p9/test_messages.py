@@ -58,7 +58,7 @@ VALUES[wire_of(u.StatField)] = some(u.Stat)
 # From the notes on 9P2000.L and 9P2000.u, and intro(5): sizes of the fixed part behind the header.
 FIXED: dict[type[Message], int] = {
     m.Rlerror: 4, m.Txattrwalk: 10,
-    m.Rxattrwalk: 8, m.Txattrcreate: 18, m.Rxattrcreate: 0, m.Tfsync: 8, m.Rfsync: 0, m.Tlock: 31,
+    m.Rxattrwalk: 8, m.Txattrcreate: 18, m.Rxattrcreate: 0, m.Tlock: 31,
     m.Rlock: 1, m.Tgetlock: 27, m.Rgetlock: 23,
     m.Tversion: 6, m.Rversion: 6, m.Tauth: 12, m.Rauth: 13, m.Tattach: 16,
     m.Rattach: 13, m.Tread: 16, m.Rread: 4, m.Twrite: 16, m.Rwrite: 4, m.Tclunk: 4, m.Rclunk: 0,

@@ -79,34 +79,6 @@ def test_reset_forgets_everything(guest: Guest, root: Path) -> None:
     assert reply.status == 0
 
 
-@pytest.mark.parametrize("datasync", [0, 1])
-def test_fsync_is_answered_by_another_thread(guest: Guest, root: Path, datasync: int) -> None:
-    (root / "file").touch()
-    fid = guest.open("file")
-    requests = [guest.send(m.Tfsync(fid, datasync)) for _ in range(20)]
-    guest.do(m.Tversion(8192, b"9P2000.L"))  # the copies of the descriptor outlive the fid
-    for request in requests:
-        request.result(m.Rfsync)
-
-
-def test_fsync_that_fails(guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "file").touch()
-
-    def fail(io_fd: int, *, data_only: bool) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(guest.driver, "fsync", fail)
-    with pytest.raises(Refused) as refused:
-        guest.call(m.Tfsync(guest.open("file"), 0), m.Rfsync)
-    assert refused.value.errno == errno.ENOSPC
-
-
-def test_fsync_wants_an_open_fid(guest: Guest) -> None:
-    with pytest.raises(Refused) as refused:
-        guest.do(m.Tfsync(guest.walk(), 0))
-    assert refused.value.errno == errno.EBADF
-
-
 NO_CHANGE = 1  # the root: any other answer than EROFS means that something was tried
 CHANGES = [m.Txattrcreate(NO_CHANGE, b"user.a", 1, 0)]
 

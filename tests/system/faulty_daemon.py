@@ -1,6 +1,6 @@
 """Runs a vhost9p command with faults: `python -m tests.system.faulty_daemon TABLE COMMAND…`.
 
-The policy fails at every device but the export's own, and Tgetlock at everything, both with what no
+The policy fails at every device but the export's own, and locks always, all of them with what no
 request may fail with. TABLE is the synth driver's (tests.fs.synth_daemon).
 """
 
@@ -29,9 +29,15 @@ def getlock(self: LockFamily, request: object, t: object) -> None:
     raise KeyboardInterrupt("a fault of a handler")
 
 
+def try_lock(self: LockFamily, *args: object) -> bool:
+    """The same for what C asks Python."""
+    raise KeyboardInterrupt("a fault of a lock")
+
+
 if __name__ == "__main__":
     with (
         patch.object(RemapPolicy, "device", device),
         patch.object(LockFamily, "getlock", getlock),
+        patch.object(LockFamily, "try_lock", try_lock),
     ):
         sys.exit(synth_daemon.run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import sys
@@ -44,14 +45,22 @@ def test_faults_are_answered_and_logged_once(tmp_path: Path) -> None:
     with faulty(tmp_path) as share:
         client = share.client
         good = client.open(share.root, b"good")
-        for _ in range(TIMES):
-            with fails(errno.EIO):
-                client.getlock(good, 1, 0, 0)
-            with fails(errno.EIO):
-                client.walk_to(share.root, b"bad")
+        with open(share.path("good"), "r+b") as host:
+            fcntl.lockf(host, fcntl.LOCK_EX)
+            for _ in range(TIMES):
+                with fails(errno.EIO):
+                    client.getlock(good, 1, 0, 0)
+                with fails(errno.EIO):
+                    client.lock(good, 1)
+                with fails(errno.EIO):
+                    client.walk_to(share.root, b"bad")
         remount(share)
         assert client.read(client.open(share.root, b"good"), 0, 10) == b"data"
-        for fault in ("ZeroDivisionError: a fault", "KeyboardInterrupt: a fault"):
+        for fault in (
+            "ZeroDivisionError: a fault",
+            "KeyboardInterrupt: a fault of a handler",
+            "KeyboardInterrupt: a fault of a lock",
+        ):
             share.daemon.wait_line(fault)
             assert share.daemon.output.count(fault) == 1
 

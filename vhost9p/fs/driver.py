@@ -90,8 +90,6 @@ class Driver(Protocol):
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """Creates a symlink."""
 
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        """Makes an open file durable. May take long."""
 
     def list_xattrs(self, fd: int) -> list[bytes]:
         """Names of extended attributes."""
@@ -104,7 +102,3 @@ class Driver(Protocol):
 
     def remove_xattr(self, fd: int, name: bytes) -> None:
         """Removes one."""
-
-    def open_for_locks(self, fd: int) -> tuple[int, int]:
-        """Opens a separate descriptor for locks on a regular file or directory. Returns it and its
-        access mode (os.O_ACCMODE)."""

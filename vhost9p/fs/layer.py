@@ -56,8 +56,6 @@ class Layer:
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         self.below.symlink(dir_fd, name, target, owner)
 
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        self.below.fsync(io_fd, data_only=data_only)
 
     def list_xattrs(self, fd: int) -> list[bytes]:
         return self.below.list_xattrs(fd)
@@ -70,6 +68,3 @@ class Layer:
 
     def remove_xattr(self, fd: int, name: bytes) -> None:
         self.below.remove_xattr(fd, name)
-
-    def open_for_locks(self, fd: int) -> tuple[int, int]:
-        return self.below.open_for_locks(fd)

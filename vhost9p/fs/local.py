@@ -18,8 +18,6 @@ from vhost9p.native import descriptors, sys
 from vhost9p.native.export import MODEL_HOST, Attr, Export
 from vhost9p.procfs import proc_path
 
-LOCK_ACCESS = (os.O_RDWR, os.O_RDONLY, os.O_WRONLY)
-
 
 def require_regular(mode: int, otherwise: int) -> None:
     """Accepts regular files only. EISDIR for a directory, `otherwise` for files that are never
@@ -139,14 +137,6 @@ class LocalDriver:
         """See Driver."""
         self.export.symlink(dir_fd, name, target, *owner)
 
-    # ---- durability ------------------------------------------------------------------------
-
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        """See Driver."""
-        if data_only:
-            os.fdatasync(io_fd)
-        else:
-            os.fsync(io_fd)
 
     # ---- extended attributes ----------------------------------------------------------------
 
@@ -165,19 +155,3 @@ class LocalDriver:
     def remove_xattr(self, fd: int, name: bytes) -> None:
         """See Driver."""
         os.removexattr(proc_path(fd), name)
-
-    # ---- locks ------------------------------------------------------------------------------
-
-    def open_for_locks(self, fd: int) -> tuple[int, int]:
-        """See Driver. Opens for writing too if the host allows it, so that it can hold any lock."""
-        mode = self._mode(fd)
-        if not stat.S_ISDIR(mode):
-            require_regular(mode, errno.EBADF)
-        *first, last = (os.O_RDONLY,) if self.readonly else LOCK_ACCESS
-        for access in first:
-            try:
-                return self.export.open(fd, access), access
-            except OSError as error:  # permission, a read-only file system, a program that runs
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    raise
-        return self.export.open(fd, last), last

@@ -15,77 +15,58 @@ A lock file knows neither other processes nor the table (vhost9p/fs/locks.py), w
 records.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
-from vhost9p.fs.ranges import UNLCK, WRLCK, Range, RangeMap
+from vhost9p.fs.ranges import UNLCK, WHOLE, WRLCK, RangeMap, Span
 from vhost9p.native import sys
 from vhost9p.native.sys import Cancel
 
 FileId = tuple[int, int]
 """Device and inode."""
-
-
-class Holder(NamedTuple):
-    """A guest process and the file that it locks."""
-
-    st_dev: int
-    st_ino: int
-    client_id: bytes
-    proc_id: int
-
-
-OpenFile = Callable[[], tuple[int, int]]
-"""Opens a file for locks: a descriptor, and its access mode (os.O_ACCMODE)."""
+Holder = tuple[int, int, bytes, int]
+"""A guest process and the file that it locks: device, inode, client_id, proc_id. One is made for
+each request, and a tuple without names costs least."""
 Wait = Callable[[Cancel], None]
 """Waits for a lock and takes it; InterruptedError if it was cancelled."""
 
 
-def opened(open_file: OpenFile) -> tuple[int, int]:
-    """Opens a file for locks. Raises OSError, ENOLCK if descriptors run out, as fcntl(2) does."""
-    try:
-        return open_file()
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise OSError(errno.ENOLCK, "no descriptor is left for one more lock") from error
-        raise
-
-
-@dataclass(eq=False)
 class LockFile:
-    """The locks on one file of one process, or of several that share an open file's flock."""
+    """The locks on one file of one process, or of several that share an open file's flock.
 
-    file_id: FileId
-    fd: int
-    access: int
-    holders: dict[Holder, None] = field(default_factory=dict)
-    """The processes that hold the locks."""
-    former: set[Holder] = field(default_factory=set)
-    """The processes whose lock another process has taken over."""
-    fids: set[int] = field(default_factory=set)
-    """Handles of fids, not yet clunked, through which locks were requested."""
-    ranges: RangeMap = field(default_factory=RangeMap)
-    flock: int = UNLCK
+    `fd` is open with the access mode `access` (os.O_ACCMODE). `lock`: see LockTable.
+    """
+
+    flock = UNLCK
     """How the whole file is locked."""
-    only_flock: bool = False
+    only_flock = False
     """Whether it is so as flock(2) alone."""
-    shares: set[int] = field(default_factory=set)
-    """The fids through which the whole file was locked, possibly with flock: several if a process
-    holds a read lock through each of them; none if their locks would have conflicted."""
-    divided: bool = False
+    divided = False
     """Some of several shares were released: the lock is a flock of each."""
-    uses: int = 0
+    uses = 0
     """Requests that use `fd`, including waiting ones; it stays open for them."""
-    abandoned: bool = False
+    abandoned = False
     """Its fids are gone: a lock that a request still gets is void."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    """See LockTable."""
+
+    def __init__(self, holder: Holder, fd: int, access: int) -> None:
+        self.file_id: FileId = holder[:2]
+        self.fd = fd
+        self.access = access
+        self.holders = {holder: None}
+        """The processes that hold the locks."""
+        self.former = set[Holder]()
+        """The processes whose lock another process has taken over."""
+        self.fids = set[int]()
+        """Handles of fids, not yet clunked, through which locks were requested."""
+        self.ranges = RangeMap()
+        self.shares = set[int]()
+        """The fids through which the whole file was locked, possibly with flock: several if a
+        process holds a read lock through each of them; none if their locks would have
+        conflicted."""
+        self.lock = threading.Lock()
 
     @property
     def several(self) -> bool:
@@ -98,6 +79,11 @@ class LockFile:
         return self.flock != UNLCK or bool(self.ranges)
 
     @property
+    def has_one_holder(self) -> bool:
+        """Whether no other process has ever used it, or may come back to it."""
+        return len(self.holders) == 1 and not self.former
+
+    @property
     def holder(self) -> Holder:
         """The process that is reported for all of them."""
         return next(iter(self.holders))
@@ -108,10 +94,10 @@ class LockFile:
             return fid_writable and self.access != os.O_RDONLY
         return self.access != os.O_WRONLY
 
-    def try_lock(self, kind: int, span: Range, *, only_flock: bool) -> Wait | None:
+    def try_lock(self, kind: int, span: Span, *, only_flock: bool) -> Wait | None:
         """Locks without waiting, both ways unless `only_flock`. Returns None, or how to wait for
         the lock that another process holds; call `put_back` then. Raises OSError."""
-        if span.is_whole():
+        if span == WHOLE:
             try:
                 sys.flock(self.fd, kind)
             except BlockingIOError:
@@ -123,11 +109,11 @@ class LockFile:
                 return partial(sys.ofd_lock, self.fd, kind, *span)
         return None
 
-    def put_back(self, span: Range) -> bool:
+    def put_back(self, span: Span) -> bool:
         """Restores the recorded locks after an attempt to lock a range. Returns False if another
         process has taken the flock first. Raises OSError."""
         kept = True
-        if span.is_whole():
+        if span == WHOLE:
             try:
                 sys.flock(self.fd, self.flock)
             except BlockingIOError:

@@ -8,6 +8,9 @@ and of the host. Closing the descriptor releases all of its locks. A LockFile kn
 through its descriptor (vhost9p/fs/lock_file.py); the table knows all lock files, and decides which
 one a request uses, and who holds its lock afterwards.
 
+A lock file that holds nothing may stay open for the process's next lock, until its fids are gone.
+It does so if the fid can write, and thus keeps no more of the host's file than the fid does.
+
 A flock belongs to an open file of the guest, which is one fid, and so to every process that
 inherited it by fork or exec, or received it over a socket. So a lock of the whole file also records
 the fids through which it was taken (`LockFile.shares`). Linux's client checks its own list of locks
@@ -20,22 +23,25 @@ unlock releases nothing.
 
 import errno
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from vhost9p.fs.lock_file import FileId, Holder, LockFile, OpenFile, Wait, opened
-from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range
+from vhost9p.fs.lock_file import FileId, Holder, LockFile, Wait
+from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range, Span
 from vhost9p.native import descriptors, sys
 from vhost9p.native.sys import Cancel
 
-__all__ = ["RDLCK", "UNLCK", "WRLCK", "Asker", "Blocker", "Cancel", "LockTable"]
+__all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "LockTable"]
 
 FILES_MAX = 4096
 """Descriptors that one guest's locks may use; ENOLCK beyond."""
 SHARE_PART = 7 / 8
 """They stay open, so they may use only this part of the device's own share of descriptors."""
+IDLE_MAX = 64
+IDLE_PART = 1 / 16
+"""The same of those that hold nothing."""
 PIECES_MAX = 65536
 FILE_PIECES_MAX = 8192
 """Ranges that one guest may lock, in total and in one file; ENOLCK beyond. The kernel searches a
@@ -49,13 +55,6 @@ class Blocker(NamedTuple):
     span: Range
     proc_id: int
     client_id: bytes
-
-
-class Asker(NamedTuple):
-    """The asking process, and the handle of the fid that it uses."""
-
-    holder: Holder
-    fid: int
 
 
 K = TypeVar("K")
@@ -76,67 +75,102 @@ class LockTable:
     that locks or unlocks without waiting, and the record of it, so that both always agree. The
     table's, which is taken after it, guards all records; no system call is made under it.
 
-    `released` is called when a lock on a file was released for which others may wait.
+    `released` is called when a lock on a file was released for which others may wait; `open_file`
+    opens a fid's file for locks, and returns a descriptor and its access mode; `mark` makes Python
+    clunk a fid, or raises OSError.
     """
 
-    def __init__(self, released: Callable[[FileId], None]) -> None:
+    def __init__(
+        self,
+        released: Callable[[FileId], None],
+        open_file: Callable[[int], tuple[int, int]],
+        mark: Callable[[int], None],
+    ) -> None:
         self._released = released
+        self._open_file = open_file
+        self._mark = mark
         self._files: dict[Holder, LockFile] = {}
+        self._idle: dict[LockFile, None] = {}
+        """Those that hold nothing and are not in use, the last used one at the end."""
         self._by_fid: dict[int, dict[LockFile, None]] = {}
-        self._by_piece: dict[tuple[int, int, *Piece], dict[LockFile, None]] = {}
-        """The same by fid, and by device, inode and locked range, so that a request finds its few
-        locks among many without a search."""
+        self._by_piece: dict[tuple[FileId, Piece], dict[LockFile, None]] = {}
+        """The same by fid, and by file and locked range, so that a request finds its few locks
+        among many without a search."""
         self._lock = threading.Lock()
         self._pieces = 0
-        self._in_file = Counter[FileId]()
+        self._in_file: dict[FileId, int] = {}
         """How many there are, and of each file."""
+
+    @cached_property
+    def _files_max(self) -> float:
+        return min(FILES_MAX, descriptors.share() * SHARE_PART)
+
+    @cached_property
+    def _idle_max(self) -> float:
+        return min(IDLE_MAX, self._files_max * IDLE_PART)
 
     # ---- lock files -------------------------------------------------------------------------
 
-    def open(self, asker: Asker, span: Range, open_file: OpenFile) -> LockFile:
+    def open(self, holder: Holder, fid: int, span: Span) -> LockFile:
         """The lock file for a lock of this range, opened if need be, used by one more request until
         `done`: the process's own, or the one whose flock it shares.
 
-        The caller marks the fid afterwards, and calls `clunk` where it is gone. Raises OSError:
-        what `open_file` raises, ENOLCK (too many).
+        Raises OSError: what `open_file` and `mark` raise, ENOLCK (too many).
         """
         with self._lock:
-            file = self._known(asker, span)
-            if file:
-                return self._use(file, asker.fid)
-        made = LockFile(asker.holder[:2], *opened(open_file), {asker.holder: None})
+            file = self._known(holder, fid, span)
+            new = file is not None and self._use(file, fid)
+        if file is None:
+            file, new = self._open(holder, fid, span)
+        if new:
+            try:
+                self._mark(fid)
+            except OSError:
+                self.clunk(fid)
+                self.done(file)
+                raise
+        return file
+
+    def _open(self, holder: Holder, fid: int, span: Span) -> tuple[LockFile, bool]:
+        made = LockFile(holder, *self._open_file(fid))
+        file = None
         try:
             with self._lock:
-                file = self._known(asker, span)  # another thread may have been faster
+                file = self._known(holder, fid, span)  # another thread may have been faster
                 if file is None:
-                    file = self._files[asker.holder] = made
-                return self._use(file, asker.fid)
+                    file = self._files[holder] = made
+                return file, self._use(file, fid)
         finally:
             if file is not made:
                 descriptors.close(made.fd)
 
-    def _known(self, asker: Asker, span: Range) -> LockFile | None:
+    def _known(self, holder: Holder, fid: int, span: Span) -> LockFile | None:
         """Raises OSError ENOLCK where one more process would be too many."""
-        file = self._files.get(asker.holder)
-        if file is None and len(self._files) >= min(FILES_MAX, descriptors.share() * SHARE_PART):
+        file = self._files.get(holder)
+        if file is None and len(self._files) - len(self._idle) >= self._files_max:
             raise OSError(errno.ENOLCK, f"{len(self._files)} files are locked")
-        if file is None and span.is_whole():
-            file = next(self._shared(asker), None)
+        if file is None and span == WHOLE:
+            file = next(self._shared(holder, fid), None)
         return file
 
-    def _shared(self, asker: Asker) -> Iterator[LockFile]:
+    def _shared(self, holder: Holder, fid: int) -> Iterator[LockFile]:
         """What other processes of the same client have locked as a whole through this fid."""
-        holder, fid = asker
         for file in self._by_fid.get(fid, ()):
             if fid in file.shares and holder[:3] == file.holder[:3]:
                 yield file
 
-    def _use(self, file: LockFile, fid: int) -> LockFile:
-        if fid not in file.fids:
-            file.fids.add(fid)
-            self._by_fid.setdefault(fid, {})[file] = None
+    def _begin_use(self, file: LockFile) -> None:
         file.uses += 1
-        return file
+        self._idle.pop(file, None)
+
+    def _use(self, file: LockFile, fid: int) -> bool:
+        """Returns whether the fid is new to it."""
+        self._begin_use(file)
+        if fid in file.fids:
+            return False
+        file.fids.add(fid)
+        self._by_fid.setdefault(fid, {})[file] = None
+        return True
 
     def _join(self, file: LockFile, holder: Holder, *, alone: bool) -> None:
         """A process has locked; `alone`: no other has any more."""
@@ -149,17 +183,24 @@ class LockTable:
         file.former.discard(holder)
 
     def _leave(self, file: LockFile) -> None:
+        self._idle.pop(file, None)
         for holder in (*file.holders, *file.former):
             del self._files[holder]
         for fid in file.fids:
             _discard(self._by_fid, fid, file)
 
-    def done(self, file: LockFile) -> None:
-        """Ends a use that `open` began."""
+    def done(self, file: LockFile, *, keep: bool = False) -> None:
+        """Ends a use that `open` began. Closes the file if it holds nothing; with `keep`, the one
+        that has been idle for longest if there are too many."""
         with self._lock:
             file.uses -= 1
             if file.uses or (file.holds_something and not file.abandoned):
                 return
+            if keep and file.has_one_holder and not file.abandoned:
+                self._idle[file] = None
+                if len(self._idle) <= self._idle_max:
+                    return
+                file = next(iter(self._idle))
             if not file.abandoned:
                 self._leave(file)
         descriptors.close(file.fd)
@@ -169,32 +210,45 @@ class LockTable:
             raise OSError(errno.EBADF, "the fid is gone")
         if not room:
             return
-        if self._pieces > PIECES_MAX or self._in_file[file.file_id] > FILE_PIECES_MAX:
+        if self._pieces > PIECES_MAX or self._in_file.get(file.file_id, 0) > FILE_PIECES_MAX:
             raise OSError(errno.ENOLCK, f"{self._pieces} ranges are locked")
 
-    def _record(self, file: LockFile, span: Range, kind: int) -> None:
+    def _record(self, file: LockFile, span: Span, kind: int) -> None:
         gone, come = file.ranges.set(span, kind)
+        file_id = file.file_id
         for piece in gone:
-            _discard(self._by_piece, (*file.file_id, *piece), file)
+            _discard(self._by_piece, (file_id, piece), file)
         for piece in come:
-            self._by_piece.setdefault((*file.file_id, *piece), {})[file] = None
-        self._pieces += len(come) - len(gone)
-        self._in_file[file.file_id] += len(come) - len(gone)
-        if not self._in_file[file.file_id]:
-            del self._in_file[file.file_id]
+            self._by_piece.setdefault((file_id, piece), {})[file] = None
+        more = len(come) - len(gone)
+        if more:
+            self._pieces += more
+            count = self._in_file.pop(file_id, 0) + more
+            if count:
+                self._in_file[file_id] = count
 
     # ---- taking -----------------------------------------------------------------------------
+
+    def lock(self, holder: Holder, fid: int, kind: int, span: Span, *, fid_writable: bool) -> bool:
+        """Takes a lock; False if another process holds it. Raises OSError: what `open` and `take`
+        raise."""
+        file = self.open(holder, fid, span)
+        try:
+            return self._attempt(file, holder, fid, kind, span, fid_writable) is None
+        finally:
+            self.done(file)
 
     def take(
         self,
         file: LockFile,
-        asker: Asker,
+        holder: Holder,
+        fid: int,
         kind: int,
-        span: Range,
+        span: Span,
         fid_writable: bool,
         cancel: Cancel | None,
     ) -> None:
-        """Takes a lock; waits for it if `cancel` is given.
+        """Takes a lock through a file from `open`; waits for it if `cancel` is given.
 
         After a wait the lock is tried once more, since other threads of the process may have locked
         and unlocked meanwhile.
@@ -202,8 +256,7 @@ class LockTable:
         Raises BlockingIOError (held by another), InterruptedError (the wait was cancelled), OSError
         ENOLCK (too many), EBADF (the fids are gone); then the process has what it had before.
         """
-        only_flock = span.is_whole() and not file.allows_range(kind, fid_writable=fid_writable)
-        while wait := self._attempt(file, asker, kind, span, only_flock=only_flock):
+        while wait := self._attempt(file, holder, fid, kind, span, fid_writable):
             if cancel is None:
                 raise BlockingIOError(errno.EAGAIN, "the file is locked")
             try:
@@ -215,19 +268,20 @@ class LockTable:
                 raise
 
     def _attempt(
-        self, file: LockFile, asker: Asker, kind: int, span: Range, *, only_flock: bool
+        self, file: LockFile, holder: Holder, fid: int, kind: int, span: Span, fid_writable: bool
     ) -> Wait | None:
         """Takes a lock and records it. If it conflicts, changes nothing, and returns how to wait
         for it."""
+        whole = span == WHOLE
+        only_flock = whole and not file.allows_range(kind, fid_writable=fid_writable)
         with file.lock:
             try:
-                with self._lock:
-                    self._require_usable(file, room=not span.is_whole())
+                self._require_usable(file, room=not whole)  # `_locked` checks again
                 wait = file.try_lock(kind, span, only_flock=only_flock)
                 if not wait:
                     with self._lock:
                         less = kind == RDLCK and file.holds_something
-                        self._locked(file, asker, kind, span, only_flock=only_flock)
+                        self._locked(file, holder, fid, kind, span, only_flock=only_flock)
             except OSError:
                 self._put_back(file, span)
                 raise
@@ -237,78 +291,88 @@ class LockTable:
                 self._released(file.file_id)
             return wait
 
-    def _put_back(self, file: LockFile, span: Range) -> None:
+    def _put_back(self, file: LockFile, span: Span) -> None:
         """Restores the recorded locks, with the file's lock held."""
         if not file.put_back(span):
             with self._lock:
                 file.drop_flock()
 
     def _locked(
-        self, file: LockFile, asker: Asker, kind: int, span: Range, *, only_flock: bool
+        self, file: LockFile, holder: Holder, fid: int, kind: int, span: Span, *, only_flock: bool
     ) -> None:
         self._require_usable(file, room=False)
         if not only_flock:
             self._record(file, span, kind)
-        if not span.is_whole():
+        if span != WHOLE:
             return
-        self._join(file, asker.holder, alone=WRLCK in (kind, file.flock))
+        self._join(file, holder, alone=WRLCK in (kind, file.flock))
         if file.flock == UNLCK or (file.shares and kind == file.flock == RDLCK):
-            file.shares.add(asker.fid)
-        elif file.shares != {asker.fid}:
+            file.shares.add(fid)
+        elif file.shares != {fid}:
             file.shares.clear()
         file.flock, file.only_flock = kind, only_flock
 
     # ---- giving up --------------------------------------------------------------------------
 
-    def _unlock(self, file: LockFile, span: Range) -> None:
+    def _unlock(self, file: LockFile, span: Span) -> None:
         """With the file's lock held."""
         sys.ofd_lock(file.fd, UNLCK, *span)
         with self._lock:
             self._record(file, span, UNLCK)
             pieces = file.flock != UNLCK and not file.only_flock and not file.ranges
-        if span.is_whole() or pieces:  # fcntl may give up in pieces what it has locked as a whole
+        if pieces or span == WHOLE:  # fcntl may give up in pieces what it has locked as a whole
             sys.flock(file.fd, UNLCK)
             with self._lock:
                 file.drop_flock()
         self._released(file.file_id)
 
-    def release(self, asker: Asker, span: Range, *, flock: bool) -> None:
+    def release(
+        self, holder: Holder, fid: int, span: Span, *, flock: bool, keep: bool = False
+    ) -> None:
         """Unlocks a range; `flock`: as LOCK_UN does, which is also good for what another process
-        locked through this fid. OSError ENOLCK where that would make too many ranges of one."""
-        flock = flock and span.is_whole()
+        locked through this fid; `keep`: see `done`. OSError ENOLCK where that would make too many
+        ranges of one."""
+        flock = flock and span == WHOLE
         with self._lock:
-            own = self._files.get(asker.holder)
-            files = [own] if own else list(self._shared(asker)) if flock else []
+            own = self._files.get(holder)
+            files = [own] if own else list(self._shared(holder, fid)) if flock else []
+            keep = keep and own is not None and fid in own.fids
             for file in files:
-                file.uses += 1
-        self._unlock_each(files, span, lambda file: self._gives_up(file, asker, span, flock=flock))
+                self._begin_use(file)
+        self._unlock_each(
+            files, span, lambda file: self._gives_up(file, holder, fid, span, flock), keep
+        )
 
     def _unlock_each(
-        self, files: list[LockFile], span: Range, gives_up: Callable[[LockFile], bool]
+        self,
+        files: list[LockFile],
+        span: Span,
+        gives_up: Callable[[LockFile], bool],
+        keep: bool = False,
     ) -> None:
         """Unlocks those of the files for which `gives_up` returns true, and ends their use.
         `gives_up` is called with the table's lock held, and may change the records."""
-        with ExitStack() as uses:
-            for file in files:
-                uses.callback(self.done, file)
+        try:
             for file in files:
                 with file.lock:
                     with self._lock:
                         unlock = not file.abandoned and gives_up(file)
                     if unlock:
                         self._unlock(file, span)
+        finally:
+            for file in files:
+                self.done(file, keep=keep)
 
-    def _gives_up(self, file: LockFile, asker: Asker, span: Range, *, flock: bool) -> bool:
+    def _gives_up(self, file: LockFile, holder: Holder, fid: int, span: Span, flock: bool) -> bool:
         """Records that a process unlocks: its part of a shared lock, its locks through one of
         several fids, or everything. Returns whether nobody holds the lock afterwards."""
-        holder, fid = asker
         if holder in file.former:
             file.former.discard(holder)
             del self._files[holder]
             return False
         if holder not in file.holders:
             return flock and fid in file.shares and file.gives_up_share(fid)
-        if not span.is_whole():
+        if span != WHOLE:
             self._require_usable(file, room=True)
             return len(file.holders) == 1
         if len(file.holders) > 1:
@@ -326,7 +390,7 @@ class LockTable:
                 (others if file.fids else orphans).append(file)
             self._abandon(orphans)
             for file in others:
-                file.uses += 1
+                self._begin_use(file)
         self._give_up(orphans)
         self._unlock_each(others, WHOLE, lambda file: file.several and file.gives_up_share(fid))
 
@@ -348,39 +412,38 @@ class LockTable:
     def _give_up(self, files: Iterable[LockFile]) -> None:
         for file in files:
             with file.lock:
-                with suppress(OSError):
-                    self._unlock(file, WHOLE)
-                with self._lock:
-                    self._record(file, WHOLE, UNLCK)
+                if file.holds_something:
+                    with suppress(OSError):
+                        self._unlock(file, WHOLE)
+                    with self._lock:
+                        self._record(file, WHOLE, UNLCK)
             self.done(file)
             self._released(file.file_id)
 
     # ---- asking -----------------------------------------------------------------------------
 
-    def blocker(
-        self, holder: Holder, kind: int, span: Range, open_file: OpenFile
-    ) -> Blocker | None:
+    def blocker(self, holder: Holder, kind: int, span: Span, fd: int) -> Blocker | None:
         """Returns a conflicting lock, or None. flock's locks are ignored, as by F_GETLK. The kernel
-        reports the lock; this table knows its holder if that is the guest."""
+        reports the lock; this table knows its holder if that is the guest. `fd` is a descriptor of
+        the file through which nothing is locked."""
         with self._lock:
             file = self._files.get(holder)
+            keep = file in self._idle
             if file:
-                file.uses += 1
-        fd = file.fd if file else opened(open_file)[0]
+                self._begin_use(file)
         try:
-            elsewhere = sys.ofd_test(fd, kind, span.start, span.length)
+            elsewhere = sys.ofd_test(file.fd if file else fd, kind, *span)
         finally:
             if file:
-                self.done(file)
-            else:
-                descriptors.close(fd)
+                self.done(file, keep=keep)
         if elsewhere is None:
             return None
         held, start, length, pid = elsewhere
-        span = Range(start, length)
+        found = Range(start, length)
         with self._lock:
-            owners = self._by_piece.get((*holder[:2], start, span.end, held), ())
+            owners = self._by_piece.get((holder[:2], (start, found.end, held)), ())
             other = next((each.holder for each in owners if holder not in each.holders), None)
         if other:
-            return Blocker(held, span, other.proc_id, other.client_id)
-        return Blocker(held, span, max(pid, 0), b"")
+            _, _, client_id, proc_id = other
+            return Blocker(held, found, proc_id, client_id)
+        return Blocker(held, found, max(pid, 0), b"")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from vhost9p.native.sys import RDLCK, UNLCK, WRLCK
 
-__all__ = ["OFFSET_END", "RDLCK", "UNLCK", "WHOLE", "WRLCK", "Range", "RangeMap"]
+__all__ = ["OFFSET_END", "RDLCK", "UNLCK", "WHOLE", "WRLCK", "Range", "RangeMap", "Span"]
 
 OFFSET_END = 2**63
 """One more than the largest offset (off_t)."""
@@ -30,12 +30,11 @@ class Range(NamedTuple):
         """The offset behind the last byte."""
         return self.start + self.length if self.length else OFFSET_END
 
-    def is_whole(self) -> bool:
-        """Whether flock(2) can express it."""
-        return self == WHOLE
 
-
-WHOLE = Range(0, 0)
+Span = tuple[int, int]
+"""The same without names: a request has one, and a tuple costs less than a Range."""
+WHOLE: Span = (0, 0)
+"""The whole file: all that flock(2) can express."""
 
 
 def _between(start: int, end: int) -> Range:
@@ -51,6 +50,8 @@ _end_of = itemgetter(1)
 class RangeMap:
     """Disjoint locked ranges in ascending order. Not thread-safe."""
 
+    __slots__ = ("_pieces",)
+
     def __init__(self) -> None:
         self._pieces: list[Piece] = []
 
@@ -58,9 +59,10 @@ class RangeMap:
         """How many pieces there are; 0: nothing is locked."""
         return len(self._pieces)
 
-    def set(self, span: Range, kind: int) -> tuple[Sequence[Piece], Sequence[Piece]]:
+    def set(self, span: Span, kind: int) -> tuple[Sequence[Piece], Sequence[Piece]]:
         """Locks a range, or unlocks it (UNLCK); the pieces that went, and that came instead."""
-        start, end = span.start, span.end
+        start, length = span
+        end = start + length if length else OFFSET_END
         low = bisect_left(self._pieces, start, key=_end_of)
         high = bisect_right(self._pieces, end, key=_start_of)
         if low == high:  # as most often: nothing there
@@ -68,8 +70,8 @@ class RangeMap:
                 return (), ()
             self._pieces.insert(low, (start, end, kind))
             return (), ((start, end, kind),)
-        changed = []
-        for piece in self._pieces[low:high]:  # what overlaps or touches
+        gone, changed = self._pieces[low:high], []
+        for piece in gone:  # what overlaps or touches
             if piece[0] < start:
                 changed.append((piece[0], min(piece[1], start), piece[2]))
             if piece[1] > end:
@@ -82,12 +84,12 @@ class RangeMap:
                 merged[-1] = (merged[-1][0], piece[1], piece[2])
             else:
                 merged.append(piece)
-        gone = self._pieces[low:high]
         self._pieces[low:high] = merged
         return gone, merged
 
-    def within(self, span: Range) -> list[tuple[Range, int]]:
+    def within(self, span: Span) -> list[tuple[Range, int]]:
         """The range in pieces, each with its kind, UNLCK for what is not locked."""
+        span = Range(*span)
         found, at = [], span.start
         for first, last, kind in self._pieces:
             start, end = max(first, span.start), min(last, span.end)

@@ -75,6 +75,19 @@ class Handler(Protocol):
         """Answers a T-message with an R-message, or None: later. `data` may lack the payload of a
         Twrite."""
 
+    def try_lock(
+        self,
+        fid: int,
+        writable: int,
+        holder: tuple[int, int, bytes, int],
+        kind: int,
+        span: tuple[int, int],
+        flock: int,
+    ) -> bool:
+        """Takes a lock of a pinned fid, given by its handle, or releases one; False if another
+        process holds it. `holder` is the file (device, inode) and the process (client_id, proc_id),
+        `span` start and length of a Tlock."""
+
     def question_device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """Decides what a device stands for, and installs that. `fd` is a file on it."""
 
@@ -127,6 +140,32 @@ def v9_up_request(number: int, slot: int, seq: int, data: Any, size: int, reply:
         return -errno.EMSGSIZE
     ffi.memmove(reply, answer, length)
     return length
+
+
+@ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
+def v9_up_lock(
+    number: int,
+    fid: int,
+    writable: int,
+    st_dev: int,
+    st_ino: int,
+    client_id: Any,
+    client_size: int,
+    proc_id: int,
+    kind: int,
+    start: int,
+    length: int,
+    flock: int,
+) -> int:
+    """Takes or releases a lock without waiting."""
+    holder = (st_dev, st_ino, ffi.unpack(client_id, client_size), proc_id)
+    try:
+        handler = _devices[number].handler
+        if handler.try_lock(fid, writable, holder, kind, (start, length), flock):
+            return 0
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    return -errno.EAGAIN
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]

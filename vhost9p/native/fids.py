@@ -82,6 +82,10 @@ class Fid:
         """Removes the name by which the guest reached the file. Errors as of `rename`."""
         check(lib.v9_fid_unlink(self._device, self.handle))
 
+    def sync(self) -> None:
+        """Makes the file durable, whether it is open or not."""
+        check(lib.v9_fid_sync(self._device, self.handle))
+
 
 class Entry(NamedTuple):
     """An entry of a directory: its name, the inode number that the directory has for it, and the
@@ -107,6 +111,7 @@ class _Room(threading.local):
     def __init__(self) -> None:
         self.info = ffi.new("struct v9_fid_info *")
         self.bytes = ffi.buffer(self.info)
+        self.access = ffi.new("int32_t *")
         self.dents = ffi.new("uint8_t[]", DIRENTS_MAX)
 
 
@@ -158,6 +163,13 @@ class FidTable:
         """Adds FID_* flags; OSError EBADF if the fid has lost its number, or has a conflicting
         use."""
         check(lib.v9_fid_mark(self._device, handle, flags))
+
+    def open_for_locks(self, handle: int) -> tuple[int, int]:
+        """Opens a separate descriptor of a pinned fid's file, which is open: for writing too if the
+        host allows it, so that it can hold any lock. Returns it and its access mode; OSError ENOLCK
+        if no descriptor is left."""
+        access = self._room.access
+        return check(lib.v9_fid_open_for_locks(self._device, handle, access)), access[0]
 
     def clunk(self, handle: int) -> None:
         """Frees a fid's number; OSError EBADF if it was free already."""

@@ -137,7 +137,9 @@ class DialectUFamily:
         """Changes attributes, the name last. If all are left unchanged, makes the file durable
         (stat(5)). muid is ignored: Linux's client sends it along with a name."""
         if replace(t.stat, muid=b"", n_muid=ALONE32) == UNTOUCHED:
-            return self._sync(t.fid)
+            with self._fids.get(t.fid) as fid:
+                fid.sync()
+            return u.Rwstat()
         name = check_name(t.stat.name, errno.EBUSY) if t.stat.name else b""
         with self._fids.get(t.fid) as fid:
             driver = self._context.writable(fid)
@@ -145,21 +147,6 @@ class DialectUFamily:
             _change(fid, _changes(t.stat, attr))
             if name:
                 fid.rename(name)
-        return u.Rwstat()
-
-    def _sync(self, number: int) -> u.Rwstat:
-        with self._fids.get(number) as fid:
-            driver = self._context.driver(fid)
-            if fid.io_fd >= 0:
-                driver.fsync(fid.io_fd, data_only=False)
-                return u.Rwstat()
-            mode = driver.attr(file_fd(fid.path_fd), meta_fd=fid.meta_fd).mode
-            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-                io_fd, _ = driver.open(fid.path_fd, os.O_RDONLY)
-                try:
-                    driver.fsync(io_fd, data_only=False)
-                finally:
-                    close_fd(io_fd)
         return u.Rwstat()
 
 

@@ -77,6 +77,9 @@ class Fid(Protocol):
         """Removes the name by which the guest reached the file. Errors as of `rename`; EBADF for
         the fid of an extended attribute."""
 
+    def sync(self) -> None:
+        """Makes the file durable, whether it is open or not. May take long."""
+
 
 class FidTable(Protocol):
     """Maps the guest's fids to files. Every method may raise OSError and is thread-safe.
@@ -110,6 +113,10 @@ class FidTable(Protocol):
 
     def mark(self, handle: int, flags: int) -> None:
         """Adds FID_* flags. EBADF if the fid has lost its number, or has a conflicting use."""
+
+    def open_for_locks(self, handle: int) -> tuple[int, int]:
+        """Opens a separate descriptor of a pinned fid's file, which is open. Returns it and its
+        access mode (os.O_ACCMODE). ENOLCK if no descriptor is left."""
 
     def clunk(self, handle: int) -> None:
         """Frees a fid's number. EBADF if it was free already."""

@@ -1,60 +1,32 @@
 """Tlock and Tgetlock.
 
-The lock table (vhost9p.fs.locks) holds the locks. A Tlock with the BLOCK flag for a lock that
-another process holds waits here (vhost9p.p9.lock_waits): the guest gets the lock as soon as it is
-free. Linux's client would otherwise ask again every 30 seconds after BLOCKED.
+The lock table (vhost9p.fs.locks) holds the locks. C decodes and checks a Tlock, and asks `try_lock`
+(csrc/p9/lock.c). If the guest is to wait for a lock that another process holds, the request itself
+comes here, and waits (vhost9p.p9.lock_waits): the guest gets the lock as soon as it is free.
+Linux's client would otherwise ask again every 30 seconds after BLOCKED. A Tgetlock comes here if
+there is any lock that may be in the way.
 """
 
 import errno
 import os
-from collections.abc import Callable, Hashable
 from functools import partial
 
-from vhost9p.fs.lock_file import Holder, LockFile
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, LockTable
-from vhost9p.fs.ranges import OFFSET_END, Range
+from vhost9p.fs.lock_file import Holder
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, LockTable
+from vhost9p.fs.ranges import Span
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error
-from vhost9p.p9.context import LATER, Context, Handler, Request, file_fd
+from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.fids import FID_LOCKS, Fid
-from vhost9p.p9.lock_waits import RELEASES, LockWaits, Take
-
-CLIENT_ID_MAX = 1024
-"""Bytes. Linux sends the host name, at most 64."""
-
-
-KINDS = frozenset((RDLCK, WRLCK, UNLCK))
-
-
-def _span(start: int, length: int) -> Range:
-    if start >= OFFSET_END or length >= OFFSET_END or start + length > OFFSET_END:
-        raise P9Error(errno.EOVERFLOW, f"a lock of {length} bytes from {start}")
-    return Range(start, length)
+from vhost9p.p9.lock_waits import RELEASES, LockWaits
 
 
 def _holder(fid: Fid, t: m.Tlock | m.Tgetlock) -> Holder:
-    """The asking process, with the file of an open fid. FIFOs and devices cannot be opened, so they
-    cannot be locked."""
+    """The asking process, with the file of an open fid."""
     if fid.io_fd < 0:
         raise P9Error(errno.EBADF, "the fid is not open")
-    if len(t.client_id) > CLIENT_ID_MAX:
-        raise P9Error(errno.EINVAL, f"a client id of {len(t.client_id)} bytes")
-    return Holder(fid.st_dev, fid.st_ino, t.client_id, t.proc_id)
-
-
-def _find_any(find: Callable[..., Blocker | None]) -> Blocker | None:
-    """Finds a conflict for a lock whose type Linux's client does not send.
-
-    F_GETLK arrives as UNLCK, whatever type was asked for, after the client has found no conflict
-    among its own processes. So a read lock of one of these cannot conflict.
-    """
-    found = find(kind=RDLCK)
-    if found is None:
-        found = find(kind=WRLCK)
-        if found and found.client_id:
-            return None
-    return found
+    return fid.st_dev, fid.st_ino, t.client_id, t.proc_id
 
 
 class LockFamily:
@@ -62,56 +34,45 @@ class LockFamily:
     calls."""
 
     def __init__(self, context: Context, wake_signal: int) -> None:
-        self._context = context
         self._fids = context.fids
-        self._table = LockTable(RELEASES.released)
+        self._table = LockTable(
+            RELEASES.released,
+            context.fids.open_for_locks,
+            lambda handle: context.fids.mark(handle, FID_LOCKS),
+        )
         self.waits = LockWaits(self._table, wake_signal)
 
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""
-        return {m.Tlock: self.lock, m.Tgetlock: self.getlock}
+        return {m.Tlock: self.wait, m.Tgetlock: self.getlock}
 
     # ---- requests ---------------------------------------------------------------------------
 
-    def lock(self, request: Request, t: m.Tlock) -> m.Rlock | None:
-        """Takes or releases a lock."""
+    def try_lock(
+        self, fid: int, writable: int, holder: Holder, kind: int, span: Span, flock: int
+    ) -> bool:
+        """Takes a lock, or releases one (UNLCK); False if another process holds it. `fid` is the
+        handle of a pinned fid, which is open, and `writable` whether for writing; `flock`: the
+        guest may have called flock(2)."""
+        if kind == UNLCK:
+            # A descriptor that stays open must not keep more of the host's file than the fid does.
+            self._table.release(holder, fid, span, flock=bool(flock), keep=bool(writable))
+            return True
+        return self._table.lock(holder, fid, kind, span, fid_writable=bool(writable))
+
+    def wait(self, request: Request, t: m.Tlock) -> m.Rlock | None:
+        """Takes a lock that another process has just held, starts to wait for it, or replies
+        BLOCKED."""
         with self._fids.get(t.fid) as fid:
-            asker = Asker(_holder(fid, t), fid.handle)
-            if t.type not in KINDS:
-                raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
-            if t.flags & ~(c.LOCK_FLAGS_BLOCK | c.LOCK_FLAGS_RECLAIM):
-                raise P9Error(errno.EINVAL, f"lock flags {t.flags:#x}")
-            span = _span(t.start, t.length)
-            if t.type == UNLCK:
-                self._table.release(asker, span, flock=bool(t.flags & c.LOCK_FLAGS_BLOCK))
-                return m.Rlock(c.LOCK_SUCCESS)
+            holder, span = _holder(fid, t), (t.start, t.length)
+            file = self._table.open(holder, fid.handle, span)
             writable = fid.io_flags & os.O_ACCMODE != os.O_RDONLY
-            file = self._open(fid, asker, span)
-        what = (t.type, span, writable)
-        return self._take(request, t, file, what, partial(self._table.take, file, asker, *what))
-
-    def _open(self, fid: Fid, asker: Asker, span: Range) -> LockFile:
-        """Opens the process's LockFile. From now on Python clunks the fid."""
-        open_file = partial(self._context.driver(fid).open_for_locks, fid.path_fd)
-        file = self._table.open(asker, span, open_file)
-        try:
-            self._fids.mark(fid.handle, FID_LOCKS)
-        except OSError:
-            self._table.clunk(fid.handle)
-            self._table.done(file)
-            raise
-        return file
-
-    def _take(
-        self, request: Request, t: m.Tlock, file: LockFile, what: Hashable, take: Take
-    ) -> m.Rlock | None:
-        """Takes the lock, starts to wait for it, or replies BLOCKED."""
+            take = partial(self._table.take, file, holder, fid.handle, t.type, span, writable)
         waits = False
         try:
             take(None)
         except BlockingIOError:
-            if t.flags & c.LOCK_FLAGS_BLOCK:
-                waits = self.waits.start(request, file, what, take)
+            waits = self.waits.start(request, file, (t.type, span, writable), take)
             return LATER if waits else m.Rlock(c.LOCK_BLOCKED)
         finally:
             if not waits:
@@ -121,16 +82,25 @@ class LockFamily:
     def getlock(self, request: Request, t: m.Tgetlock) -> m.Rgetlock:
         """Reports a conflicting lock. A process never conflicts with itself."""
         with self._fids.get(t.fid) as fid:
-            holder = _holder(fid, t)
-            if t.type not in KINDS:
-                raise P9Error(errno.EINVAL, f"a lock of type {t.type}")
-            span = _span(t.start, t.length)
-            open_file = partial(self._context.driver(fid).open_for_locks, file_fd(fid.path_fd))
-            find = partial(self._table.blocker, holder, span=span, open_file=open_file)
-            found = _find_any(find) if t.type == UNLCK else find(kind=t.type)
+            found = self._find(_holder(fid, t), t.type, (t.start, t.length), fid.io_fd)
         if found is None:
             return m.Rgetlock(UNLCK, t.start, t.length, t.proc_id, t.client_id)
         return m.Rgetlock(found.kind, *found.span, found.proc_id, found.client_id)
+
+    def _find(self, holder: Holder, kind: int, span: Span, fd: int) -> Blocker | None:
+        """Finds a conflict, also for a lock whose type Linux's client does not send.
+
+        F_GETLK arrives as UNLCK, whatever type was asked for, after the client has found no
+        conflict among its own processes. So a read lock of one of these cannot conflict.
+        """
+        if kind != UNLCK:
+            return self._table.blocker(holder, kind, span, fd)
+        found = self._table.blocker(holder, RDLCK, span, fd)
+        if found is None:
+            found = self._table.blocker(holder, WRLCK, span, fd)
+            if found and found.client_id:
+                return None
+        return found
 
     def clunk(self, handle: int) -> None:
         """Releases the locks of a fid that is clunked."""

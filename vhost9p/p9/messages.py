@@ -52,19 +52,6 @@ class Rxattrcreate(Message):
     pass
 
 
-# size[4] Tfsync tag[2] fid[4] datasync[4]
-@message(50)
-class Tfsync(Message):
-    fid: U32
-    datasync: U32
-
-
-# size[4] Rfsync tag[2]
-@message(51)
-class Rfsync(Message):
-    pass
-
-
 # size[4] Tlock tag[2] fid[4] type[1] flags[4] start[8] length[8] proc_id[4] client_id[s]
 @message(52)
 class Tlock(Message):

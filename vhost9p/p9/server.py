@@ -5,8 +5,8 @@ C answers most requests; those that reach Python change something, or need a dec
 handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
 wait for a lock returns `LATER`, and replies through its request from another thread.
 
-The handlers are in one module per family: session, fsync, xattr, locks for 9P2000.L; session,
-dialect_u and dialect_u_reading for 9P2000.u.
+The handlers are in one module per family: session, xattr, locks for 9P2000.L; session, dialect_u
+and dialect_u_reading for 9P2000.u.
 """
 
 import errno
@@ -21,7 +21,6 @@ from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.dialect_u import DialectUFamily
 from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
-from vhost9p.p9.fsync import FsyncFamily
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.session import SessionFamily
 from vhost9p.p9.xattr import XattrFamily
@@ -51,6 +50,7 @@ class Server:
         self._context = context
         self._set_dialect = set_dialect
         self._locks = LockFamily(context, wake_signal)
+        self.try_lock = self._locks.try_lock
         self._reading = ReadingFamily(context)
         self._xattrs = XattrFamily(context, max_xattr)
         session: dict[type[Message], Handler] = {
@@ -61,7 +61,6 @@ class Server:
         self._tables: dict[Dialect, dict[type[Message], Handler]] = {
             Dialect.L: {
                 **session,
-                **FsyncFamily(context).handlers(),
                 **self._xattrs.handlers(),
                 **self._locks.handlers(),
             },

@@ -1,9 +1,9 @@
 """Quotas: limits on the space and inodes that an export's files use on the host.
 
-C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), and changes
-of names and attributes (csrc/fs/). This layer accounts for the changes that Python makes.
-It is directly in front of the driver, so it sees requests as the other policies have translated
-them.
+C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), changes of
+names and attributes (csrc/fs/), and fsync (csrc/p9/fsync.c). This layer accounts for the changes
+that Python makes. It is directly in front of the driver, so it sees requests as the other policies
+have translated them.
 
 Before each change its maximum cost is reserved, or the request is refused with EDQUOT or ENOSPC: an
 attribute may use one block, and as many as its value fills. A change that uses nothing new (removal
@@ -43,11 +43,6 @@ class QuotaLayer(Layer):
         super().__init__(below)
         self._quota = quota
 
-    def fsync(self, io_fd: int, *, data_only: bool) -> None:
-        """fsync allocates delayed blocks, and metadata blocks."""
-        self.below.fsync(io_fd, data_only=data_only)
-        with self._quota.change(io_fd):
-            pass
 
     def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
         block = self._quota.block

@@ -1,4 +1,4 @@
-// sources: export/file_locks.c base/
+// sources: export/file_locks.c export/ quota/ base/
 /*
  * Locks of two descriptions of one file, and a wait that is called off.
  */

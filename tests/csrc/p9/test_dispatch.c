@@ -9,7 +9,7 @@
 #include "base/sys.h"
 #include "p9/handler.h"
 
-enum { P9_TLOCK = 52, P9_TATTACH = 104 };
+enum { P9_TATTACH = 104 };
 
 /* ---- whose a request is ------------------------------------------------------------------------
  */
@@ -48,7 +48,6 @@ TEST(what_has_no_handler_is_up_to_python_in_both_dialects)
     for (dev.dialect = V9_9P2000L; dev.dialect <= V9_9P2000U; dev.dialect++) {
         CHECK(ask(P9_TVERSION, "4s", MSIZE, "9P2000.L") == -V9_NOT_OURS);
         CHECK(ask(P9_TATTACH, "44ss4", 1, -1, "", "", 0) == -V9_NOT_OURS);
-        CHECK(ask(P9_TLOCK, "41488", ROOT, 0, 0, 0, 0) == -V9_NOT_OURS);
         CHECK(ask(255, "") == -V9_NOT_OURS);
     }
 }

@@ -47,6 +47,9 @@ HANDLER(v9_p9_rename)
 HANDLER(v9_p9_renameat)
 HANDLER(v9_p9_setattr)
 HANDLER(v9_p9_xattrwalk)
+HANDLER(v9_p9_fsync)
+HANDLER(v9_p9_lock)
+HANDLER(v9_p9_getlock)
 
 int v9_p9_prepare(struct v9_device *device, struct v9_request *r)
 {
@@ -64,6 +67,15 @@ int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *
 {
     (void)device, (void)slot, (void)seq, (void)data, (void)size, (void)reply;
     return 0; /* later */
+}
+
+int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
+                   uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock)
+{
+    (void)device, (void)fid, (void)writable, (void)st_dev, (void)st_ino, (void)client_id;
+    (void)client_size, (void)proc_id, (void)type, (void)start, (void)length, (void)flock;
+    return -EIO;
 }
 
 int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd)

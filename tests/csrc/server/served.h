@@ -87,6 +87,13 @@ int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *
     return P9_HEADER_SIZE;
 }
 
+int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
+                   uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock)
+{
+    return -EIO;
+}
+
 int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd)
 {
     CHECK(device == conf.id && kind == V9_UP_DEVICE);

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.locks.processes import Host, Process
-from vhost9p.fs.locks import LockTable
+from tests.fs.locks.processes import Host, Process, Table
 from vhost9p.native import sys
 
 
@@ -20,30 +19,30 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def table() -> Iterator[LockTable]:
+def table() -> Iterator[Table]:
     """A table that has to leave no descriptor open."""
     sys.wake_signal()
     before = len(os.listdir("/proc/self/fd"))
-    table = LockTable(lambda file: None)
+    table = Table()
     yield table
     table.clear()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture
-def one(table: LockTable, path: Path) -> Process:
+def one(table: Table, path: Path) -> Process:
     """A guest process."""
     return Process(table, path, 1)
 
 
 @pytest.fixture
-def two(table: LockTable, path: Path) -> Process:
+def two(table: Table, path: Path) -> Process:
     """Another one."""
     return Process(table, path, 2)
 
 
 @pytest.fixture
-def host(path: Path, table: LockTable) -> Iterator[Host]:
+def host(path: Path, table: Table) -> Iterator[Host]:
     """A host process."""
     host = Host(path)
     yield host
@@ -51,8 +50,6 @@ def host(path: Path, table: LockTable) -> Iterator[Host]:
 
 
 @pytest.fixture
-def child(table: LockTable, path: Path, one: Process) -> Process:
+def child(table: Table, path: Path, one: Process) -> Process:
     """A process that has inherited the descriptor of `one`."""
-    child = Process(table, path, 2)
-    child.fid = one.fid
-    return child
+    return Process(table, path, 2, fid=one.fid)

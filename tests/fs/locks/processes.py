@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from vhost9p.fs.lock_file import Holder
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Asker, Blocker, Cancel, LockTable
-from vhost9p.fs.ranges import WHOLE, Range
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, Cancel, LockTable
+from vhost9p.fs.ranges import WHOLE, Span
 from vhost9p.native import sys
 
 FID = 7
@@ -27,7 +27,7 @@ class Host:
     def close(self) -> None:
         os.close(self._fd)
 
-    def fcntl(self, kind: int, span: Range = WHOLE) -> bool:
+    def fcntl(self, kind: int, span: Span = WHOLE) -> bool:
         """Takes or gives up a range; whether that was possible."""
         with suppress(BlockingIOError):
             sys.ofd_lock(self._fd, kind, *span)
@@ -41,7 +41,7 @@ class Host:
             return True
         return False
 
-    def finds(self, kind: int, span: Range = WHOLE) -> int:
+    def finds(self, kind: int, span: Span = WHOLE) -> int:
         """The kind of lock that is in the way of a range lock; UNLCK: none."""
         found = sys.ofd_test(self._fd, kind, *span)
         return found[0] if found else UNLCK
@@ -59,39 +59,63 @@ class Host:
             os.close(probe)
 
 
+class Table(LockTable):
+    """A lock table without a fid table: each process (`Process`) has added what its fid opens."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda file: None, self._open_path, lambda fid: None)
+        self._opens: dict[int, tuple[Path, int]] = {}
+
+    def add(self, fid: int, path: Path, access: int) -> None:
+        self._opens[fid] = path, access
+
+    def _open_path(self, fid: int) -> tuple[int, int]:
+        path, access = self._opens[fid]
+        return os.open(path, access), access
+
+
 class Process:
     """A process of a guest: locks through one fid."""
 
-    def __init__(self, table: LockTable, path: Path, pid: int, access: int = os.O_RDWR) -> None:
+    def __init__(
+        self,
+        table: Table,
+        path: Path,
+        pid: int,
+        access: int = os.O_RDWR,
+        *,
+        fid: int | None = None,
+        client: bytes = b"guest",
+    ) -> None:
         status = os.stat(path)
         self.table = table
-        self.holder = Holder(status.st_dev, status.st_ino, b"guest", pid)
-        self.fid = FID + pid
+        self.holder: Holder = (status.st_dev, status.st_ino, client, pid)
+        self.fid = FID + pid if fid is None else fid
         self._path = path
-        self._access = access
-
-    def _open(self) -> tuple[int, int]:
-        return os.open(self._path, self._access), self._access
+        table.add(self.fid, path, access)
 
     def lock(
-        self, kind: int, span: Range = WHOLE, *, writable: bool = True, cancel: Cancel | None = None
+        self, kind: int, span: Span = WHOLE, *, writable: bool = True, cancel: Cancel | None = None
     ) -> bool:
         """Takes a lock; False where it is held."""
-        asker = Asker(self.holder, self.fid)
-        file = self.table.open(asker, span, self._open)
+        if cancel is None:
+            return self.table.lock(self.holder, self.fid, kind, span, fid_writable=writable)
+        file = self.table.open(self.holder, self.fid, span)
         try:
-            self.table.take(file, asker, kind, span, writable, cancel)
-        except BlockingIOError:
-            return False
+            self.table.take(file, self.holder, self.fid, kind, span, writable, cancel)
         finally:
             self.table.done(file)
         return True
 
-    def unlock(self, span: Range = WHOLE, *, flock: bool = False) -> None:
-        self.table.release(Asker(self.holder, self.fid), span, flock=flock)
+    def unlock(self, span: Span = WHOLE, *, flock: bool = False, keep: bool = False) -> None:
+        self.table.release(self.holder, self.fid, span, flock=flock, keep=keep)
 
-    def blocker(self, kind: int, span: Range = WHOLE) -> Blocker | None:
-        return self.table.blocker(self.holder, kind, span, self._open)
+    def blocker(self, kind: int, span: Span = WHOLE) -> Blocker | None:
+        fd = os.open(self._path, os.O_RDONLY)
+        try:
+            return self.table.blocker(self.holder, kind, span, fd)
+        finally:
+            os.close(fd)
 
 
 class Waiter:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.fs.locks.processes import Process
+from tests.fs.locks.processes import Process, Table
 from vhost9p.fs import locks
-from vhost9p.fs.locks import RDLCK, WRLCK, Blocker, LockTable
+from vhost9p.fs.locks import RDLCK, WRLCK, Blocker
 from vhost9p.fs.ranges import Range
 
 
@@ -22,14 +22,14 @@ def test_processes_of_one_fid_are_bounded(
     one.lock(WRLCK)
     with pytest.raises(OSError) as refused:
         for pid in range(10, 20):
-            child.holder = child.holder._replace(proc_id=pid)
+            child.holder = (*child.holder[:3], pid)
             child.lock(WRLCK)
     assert refused.value.errno == errno.ENOLCK
 
 
 @pytest.mark.parametrize("bound", ["PIECES_MAX", "FILE_PIECES_MAX"])
 def test_what_goes_beyond_a_bound_fails_with_enolck(
-    table: LockTable, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch, bound: str
+    table: Table, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(locks, "FILES_MAX", 1)
     monkeypatch.setattr(locks, bound, 5)
@@ -66,7 +66,7 @@ def steps(work: Callable[[], object]) -> int:
 
 
 def test_the_blocker_is_found_in_as_many_steps_among_many_ranges(
-    table: LockTable, one: Process, path: Path
+    table: Table, one: Process, path: Path
 ) -> None:
     """However many processes have however many ranges of a file."""
     last = Range(1_000_000, 10)
@@ -85,7 +85,7 @@ def test_the_blocker_is_found_in_as_many_steps_among_many_ranges(
 
 
 def test_ranges_of_all_processes_in_a_file_are_bounded(
-    table: LockTable, path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "FILE_PIECES_MAX", 5)
     processes = [Process(table, path, pid) for pid in range(10, 20)]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.locks.processes import Host, Process
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, LockTable
+from tests.fs.locks.processes import Host, Process, Table
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK
 from vhost9p.fs.ranges import Range
 
 
@@ -34,7 +34,7 @@ def test_other_locks_are_not_given_up_through_an_inherited_descriptor(
 
 
 def test_another_client_is_not_another_process(one: Process, child: Process, host: Host) -> None:
-    child.holder = child.holder._replace(client_id=b"else")
+    child.holder = (*child.holder[:2], b"else", child.holder[3])
     one.lock(WRLCK)
     assert not child.lock(WRLCK)
     child.unlock(flock=True)
@@ -58,7 +58,7 @@ def test_a_lock_changes_hands_through_one_fid(
 
 
 def test_a_flock_that_changed_hands_goes_with_its_last_taker(
-    table: LockTable, one: Process, child: Process, host: Host
+    table: Table, one: Process, child: Process, host: Host
 ) -> None:
     one.lock(WRLCK)
     child.lock(WRLCK)
@@ -83,11 +83,10 @@ def test_two_readers_through_one_fid_hold_it_until_both_unlock(
 
 
 def test_flocks_of_one_process_through_two_open_files_are_two(
-    table: LockTable, path: Path, one: Process, host: Host
+    table: Table, path: Path, one: Process, host: Host
 ) -> None:
     """As the threads of a program do, each with a descriptor of its own."""
-    sibling = Process(table, path, 1)
-    sibling.fid = 99
+    sibling = Process(table, path, 1, fid=99)
     for end in (partial(one.unlock, flock=True), one.unlock, partial(table.clunk, one.fid)):
         one.lock(RDLCK)
         sibling.lock(RDLCK)
@@ -100,11 +99,10 @@ def test_flocks_of_one_process_through_two_open_files_are_two(
 
 @pytest.mark.parametrize(("first", "then"), [(WRLCK, WRLCK), (RDLCK, WRLCK), (WRLCK, RDLCK)])
 def test_locks_that_would_exclude_each_other_as_flock_are_fcntls(
-    table: LockTable, path: Path, one: Process, child: Process, host: Host, first: int, then: int
+    table: Table, path: Path, one: Process, child: Process, host: Host, first: int, then: int
 ) -> None:
     """Locks of one process through two open files: flock's would have excluded each other."""
-    sibling = Process(table, path, 1)
-    sibling.fid = 99
+    sibling = Process(table, path, 1, fid=99)
     sibling.lock(first)
     one.lock(then)
     child.unlock(flock=True)
@@ -115,7 +113,7 @@ def test_locks_that_would_exclude_each_other_as_flock_are_fcntls(
     assert host.finds(WRLCK) == host.finds_flock() == UNLCK
 
 
-def test_a_flock_stays_when_ranges_go(table: LockTable, path: Path, host: Host) -> None:
+def test_a_flock_stays_when_ranges_go(table: Table, path: Path, host: Host) -> None:
     process = Process(table, path, 1, os.O_RDONLY)
     process.lock(WRLCK)
     process.lock(RDLCK, Range(0, 10))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.locks.processes import Host, Process
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, LockTable
-from vhost9p.fs.ranges import Range
+from tests.fs.locks.processes import Host, Process, Table
+from vhost9p.fs import locks
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker
+from vhost9p.fs.ranges import WHOLE, Range
 
 
 def test_whole_file_locks_are_of_both_kinds(one: Process, host: Host) -> None:
@@ -47,7 +48,7 @@ def test_a_refused_lock_leaves_ranges(one: Process, host: Host) -> None:
     assert host.finds_flock() == UNLCK
 
 
-def test_the_last_unlock_closes_the_file(table: LockTable, one: Process, host: Host) -> None:
+def test_the_last_unlock_closes_the_file(table: Table, one: Process, host: Host) -> None:
     before = len(os.listdir("/proc/self/fd"))
     one.lock(WRLCK, Range(0, 10))
     one.lock(RDLCK, Range(20, 10))
@@ -61,11 +62,66 @@ def test_the_last_unlock_closes_the_file(table: LockTable, one: Process, host: H
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_lock_of_two_fids_goes_with_the_last_one(
-    table: LockTable, path: Path, host: Host
+def test_a_file_that_holds_nothing_stays_open_for_the_next_lock(
+    table: Table, path: Path, one: Process, host: Host
 ) -> None:
-    one, sibling = Process(table, path, 1), Process(table, path, 1)
-    sibling.fid = 99
+    """Until its fid goes. It locks nothing, and its process is not named any more."""
+    before = len(os.listdir("/proc/self/fd"))
+    for span in (Range(0, 10), WHOLE):
+        assert one.lock(WRLCK, span)
+        one.unlock(span, keep=True)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        assert host.fcntl(WRLCK)
+        assert host.flock(WRLCK)
+        assert not one.lock(WRLCK, span)
+        assert host.fcntl(UNLCK)
+        assert host.flock(UNLCK)
+    assert one.lock(WRLCK)
+    one.unlock(keep=True)
+    assert one.blocker(WRLCK) is None
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    table.clunk(one.fid)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_another_fid_does_not_keep_a_file_open(table: Table, path: Path, one: Process) -> None:
+    """The file would stay open after that fid, which can write, is gone."""
+    sibling = Process(table, path, 1, fid=99)
+    one.lock(WRLCK)
+    sibling.unlock(keep=True)
+    assert not table._files
+
+
+def test_few_files_that_hold_nothing_stay_open(
+    table: Table, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ones that were used last."""
+    monkeypatch.setattr(locks, "IDLE_MAX", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    processes = [Process(table, path, pid) for pid in range(10, 14)]
+    for process in (*processes, processes[2]):
+        assert process.lock(RDLCK)
+        process.unlock(keep=True)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert [each.holder in table._files for each in processes] == [False, False, True, True]
+    one, *others = processes
+    assert one.lock(RDLCK)
+    one.unlock(keep=True)
+    assert [each.holder in table._files for each in others] == [False, True, False]
+
+
+def test_a_lock_file_that_changed_hands_is_closed(
+    table: Table, one: Process, child: Process
+) -> None:
+    """Its first process might come back to it, as to a lock that the other has."""
+    one.lock(WRLCK)
+    assert child.lock(WRLCK)
+    child.unlock(keep=True)
+    assert not table._files
+
+
+def test_a_lock_of_two_fids_goes_with_the_last_one(table: Table, path: Path, host: Host) -> None:
+    one, sibling = Process(table, path, 1), Process(table, path, 1, fid=99)
     one.lock(WRLCK)
     sibling.lock(WRLCK, Range(5, 5))
     table.clunk(one.fid)
@@ -94,7 +150,7 @@ def test_a_whole_file_given_up_in_pieces_is_free(one: Process, host: Host) -> No
     ],
 )
 def test_what_the_descriptor_does_not_allow_as_fcntl_is_flock_alone(
-    table: LockTable, path: Path, host: Host, access: int, writable: bool, kind: int, expected: int
+    table: Table, path: Path, host: Host, access: int, writable: bool, kind: int, expected: int
 ) -> None:
     process = Process(table, path, 1, access)
     assert process.lock(kind, writable=writable)
@@ -104,7 +160,7 @@ def test_what_the_descriptor_does_not_allow_as_fcntl_is_flock_alone(
     assert host.finds_flock() == UNLCK
 
 
-def test_a_flock_survives_a_refused_upgrade(table: LockTable, path: Path, host: Host) -> None:
+def test_a_flock_survives_a_refused_upgrade(table: Table, path: Path, host: Host) -> None:
     process = Process(table, path, 1, os.O_RDONLY)
     process.lock(RDLCK)
     assert host.flock(RDLCK)

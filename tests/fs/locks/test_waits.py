@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.locks.processes import TIMEOUT, Host, Process, Waiter
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Cancel, LockTable
+from tests.fs.locks.processes import TIMEOUT, Host, Process, Table, Waiter
+from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Cancel
 from vhost9p.fs.ranges import WHOLE, Range
 from vhost9p.native import sys
 
@@ -59,11 +59,11 @@ def test_a_cancelled_wait_leaves_what_was_held(
     assert isinstance(waiter.error, InterruptedError)
     assert take(UNLCK)
     assert host.finds(WRLCK) == held
-    assert host.finds_flock() == (held if span.is_whole() else UNLCK)
+    assert host.finds_flock() == (held if span == WHOLE else UNLCK)
 
 
 def test_an_unlock_does_not_end_another_threads_wait(
-    table: LockTable, one: Process, host: Host
+    table: Table, one: Process, host: Host
 ) -> None:
     """POSIX gives up what is held, not what a thread of the process is about to get."""
     assert host.fcntl(WRLCK, Range(0, 1))
@@ -79,9 +79,7 @@ def test_an_unlock_does_not_end_another_threads_wait(
     assert host.finds(RDLCK) == WRLCK
 
 
-def test_a_wait_whose_fid_is_clunked_gets_nothing(
-    table: LockTable, one: Process, host: Host
-) -> None:
+def test_a_wait_whose_fid_is_clunked_gets_nothing(table: Table, one: Process, host: Host) -> None:
     for span in (WHOLE, Range(0, 10)):
         assert host.fcntl(WRLCK)
         waiter = Waiter(partial(one.lock, WRLCK, span))
@@ -96,7 +94,7 @@ def test_a_wait_whose_fid_is_clunked_gets_nothing(
 
 
 def test_racing_threads_leave_the_table_as_the_kernel_has_it(
-    table: LockTable, one: Process, host: Host
+    table: Table, one: Process, host: Host
 ) -> None:
     """What is counted is what the kernel has, whoever was faster."""
 

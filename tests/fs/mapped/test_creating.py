@@ -122,8 +122,6 @@ def test_only_regular_files_are_opened_by_create(place: Place) -> None:
         assert caught.value.errno == code
     with place.opened(b"chr") as file, pytest.raises(OSError):
         truncate(place.driver.export, file.fd, -1, 0)
-    with place.opened(b"fifo") as file, pytest.raises(OSError):
-        place.driver.open_for_locks(file.fd)
 
 
 @pytest.mark.parametrize(

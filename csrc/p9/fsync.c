@@ -1,0 +1,116 @@
+/*
+ * fsync: Tfsync. It may take long, like a write (server/workers.c).
+ *
+ * After fsync(2) a program expects the file's mode and owner to be durable, and after that of a
+ * directory its names. Under mapped-file both are in other files: the sidecar, and the directory
+ * with the sidecars of a directory's files. So these are synced, too, unless the guest asks for
+ * the data only.
+ *
+ * fsync allocates delayed blocks and blocks of metadata, which the quota counts afterwards. It is
+ * not a change that begins before: one that hangs would look like one that a crash has interrupted.
+ * Sidecars do not count.
+ */
+#define _GNU_SOURCE
+#include "p9/fsync.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "export/containment.h"
+#include "mapped/mapped.h"
+#include "p9/handler.h"
+#include "quota/quota.h"
+#include "request/reply.h"
+
+static int sync_descriptor(int fd, bool data_only)
+{
+    int err;
+
+    do
+        err = data_only ? fdatasync(fd) : fsync(fd);
+    while (err < 0 && errno == EINTR);
+    return err < 0 ? -errno : 0;
+}
+
+/* Syncs the names of the sidecars of a directory's files, if it has any. */
+static int sync_sidecar_names(v9_export *ex, int32_t fd)
+{
+    const int dir = v9_mapped_dir(ex, fd);
+    int opened, err;
+
+    if (dir < 0)
+        return v9_budget_lacks(dir) ? dir : 0;
+    opened = v9_export_open_known(ex, dir, true, O_RDONLY | O_DIRECTORY);
+    v9_budget_close(dir);
+    if (opened < 0)
+        return opened;
+    err = sync_descriptor(opened, false);
+    v9_budget_close(opened);
+    return err;
+}
+
+static int sync_open(v9_export *ex, struct v9_inode *inode, int32_t io_fd, bool data_only)
+{
+    const int32_t meta_fd = data_only ? -1 : v9_inode_meta(ex, inode);
+    struct v9_quota_change change = {.fds = {io_fd, -1, -1}};
+    int err = sync_descriptor(io_fd, data_only);
+
+    if (!err && meta_fd >= 0)
+        err = sync_descriptor(meta_fd, false);
+    if (!err && !data_only && S_ISDIR(inode->mode))
+        err = sync_sidecar_names(ex, io_fd);
+    if (!err && ex->quota)
+        err = v9_quota_change_begin(ex->quota, &change);
+    if (!err && ex->quota)
+        v9_quota_change_end(ex->quota, &change);
+    return err;
+}
+
+int v9_p9_sync(struct v9_device *dev, struct v9_fid *fid)
+{
+    struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
+    int32_t io_fd = v9_fid_io(fid);
+    v9_export *ex;
+    int err;
+
+    if (!inode)
+        return -EBADF;
+    ex = v9_inode_export(dev, inode);
+    if (io_fd >= 0)
+        return sync_open(ex, inode, io_fd, false);
+    if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
+        return 0;
+    io_fd = v9_export_open_known(ex, inode->path_fd, inode->openable, O_RDONLY);
+    if (io_fd < 0)
+        return io_fd;
+    err = sync_open(ex, inode, io_fd, false);
+    v9_budget_close(io_fd);
+    return err;
+}
+
+int v9_p9_fsync(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                struct v9_scratch *scratch)
+{
+    const uint32_t number = v9_in_u32(in), data_only = v9_in_u32(in);
+    uint8_t reply[P9_HEADER_SIZE];
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    int err;
+
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    err = v9_fids_pin(&dev->fids, number, &fid);
+    if (err)
+        return err;
+    inode = v9_fids_inode(&dev->fids, fid);
+    err = v9_fid_io(fid) < 0 ? -EBADF
+                             : sync_open(v9_inode_export(dev, inode), inode, fid->io_fd, data_only);
+    v9_fids_unpin(&dev->fids, fid);
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TFSYNC + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
