@@ -90,7 +90,6 @@ class Driver(Protocol):
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """Creates a symlink."""
 
-
     def list_xattrs(self, fd: int) -> list[bytes]:
         """Names of extended attributes."""
 

@@ -56,7 +56,6 @@ class Layer:
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         self.below.symlink(dir_fd, name, target, owner)
 
-
     def list_xattrs(self, fd: int) -> list[bytes]:
         return self.below.list_xattrs(fd)
 

@@ -137,7 +137,6 @@ class LocalDriver:
         """See Driver."""
         self.export.symlink(dir_fd, name, target, *owner)
 
-
     # ---- extended attributes ----------------------------------------------------------------
 
     def list_xattrs(self, fd: int) -> list[bytes]:

@@ -43,7 +43,6 @@ class QuotaLayer(Layer):
         super().__init__(below)
         self._quota = quota
 
-
     def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
         block = self._quota.block
         with self._quota.change(fd, bytes=(len(value) // block + 1) * block):
