@@ -48,8 +48,15 @@ HANDLER(v9_p9_renameat)
 HANDLER(v9_p9_setattr)
 HANDLER(v9_p9_xattrwalk)
 HANDLER(v9_p9_fsync)
-HANDLER(v9_p9_lock)
 HANDLER(v9_p9_getlock)
+
+/* The guest waits for a lock. */
+int v9_p9_lock(struct v9_device *device, struct v9_request *r, struct v9_in *in,
+               struct v9_scratch *room)
+{
+    (void)device, (void)r, (void)in, (void)room;
+    return -V9_NOT_OURS;
+}
 
 int v9_p9_prepare(struct v9_device *device, struct v9_request *r)
 {
