@@ -12,14 +12,23 @@
 #include "request/upcall.h"
 
 static v9_handler *const handlers[256] = {
-    [P9_TSTATFS] = v9_p9_statfs,     [P9_TLOPEN] = v9_p9_lopen,
-    [P9_TREADLINK] = v9_p9_readlink, [P9_TGETATTR] = v9_p9_getattr,
-    [P9_TREADDIR] = v9_p9_readdir,   [P9_TWALK] = v9_p9_walk,
-    [P9_TREAD] = v9_p9_read,         [P9_TWRITE] = v9_p9_write,
-    [P9_TCLUNK] = v9_p9_clunk,       [P9_TLCREATE] = v9_p9_lcreate,
-    [P9_TMKDIR] = v9_p9_mkdir,       [P9_TMKNOD] = v9_p9_mknod,
-    [P9_TSYMLINK] = v9_p9_symlink,   [P9_TUNLINKAT] = v9_p9_unlinkat,
-    [P9_TSETATTR] = v9_p9_setattr,   [P9_TXATTRWALK] = v9_p9_xattrwalk,
+    [P9_TSTATFS] = v9_p9_statfs,
+    [P9_TLOPEN] = v9_p9_lopen,
+    [P9_TREADLINK] = v9_p9_readlink,
+    [P9_TGETATTR] = v9_p9_getattr,
+    [P9_TREADDIR] = v9_p9_readdir,
+    [P9_TWALK] = v9_p9_walk,
+    [P9_TREAD] = v9_p9_read,
+    [P9_TWRITE] = v9_p9_write,
+    [P9_TCLUNK] = v9_p9_clunk,
+    [P9_TLCREATE] = v9_p9_lcreate,
+    [P9_TMKDIR] = v9_p9_mkdir,
+    [P9_TMKNOD] = v9_p9_mknod,
+    [P9_TSYMLINK] = v9_p9_symlink,
+    [P9_TUNLINKAT] = v9_p9_unlinkat,
+    [P9_TSETATTR] = v9_p9_setattr,
+    [P9_TXATTRWALK] = v9_p9_xattrwalk,
+    [P9_TXATTRCREATE] = v9_p9_xattrcreate,
 };
 
 /* 9P2000.u has no messages with numbers below Tversion's. */

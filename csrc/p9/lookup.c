@@ -425,7 +425,6 @@ static uint32_t fids_by_name(const struct v9_request *r, uint32_t numbers[2], ui
     numbers[0] = v9_in_u32(&in);
     switch (r->type) {
     case P9_TSTAT:
-    case P9_TXATTRCREATE:
     case P9_TCREATE:
         return in.bad ? 0 : 1;
     case P9_TWSTAT: { /* stat[n]: its name follows 43 bytes of other fields */

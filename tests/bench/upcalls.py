@@ -37,8 +37,6 @@ class Operation(NamedTuple):
 OPERATIONS = (
     Operation("rename", "Trenameat", 1),
     Operation("link", "Tlink, Tunlinkat", 1),
-    Operation("xattr-get", "Txattrwalk, Tread, Tclunk", 3),
-    Operation("xattr-set", "Twalk, Txattrcreate, Twrite, Tclunk", 3),
     Operation("lock", "Tlock, Tlock (unlock)", 2),
     Operation("getlock", "Tgetlock", 1),
     Operation("fsync", "Tfsync", 1),

@@ -146,8 +146,7 @@ def test_what_is_no_request(guest: Guest, file: Path) -> None:
     assert code(guest, m.Tgetlock(fid, 3, 0, 0, 1, b"g")) == errno.EINVAL
     assert code(guest, m.Tlock(fid, WR, 0, 0, 0, 1, bytes(1025))) == errno.EINVAL
     unopened = guest.walk("file")
-    guest.do(m.Txattrwalk(unopened, 700, b""))
-    for number in (unopened, 700, 701):
+    for number in (unopened, 701):
         for kind in (RD, WR, UN):
             assert code(guest, lock(number, kind)) == errno.EBADF
         assert code(guest, m.Tgetlock(number, WR, 0, 0, 1, b"g")) == errno.EBADF

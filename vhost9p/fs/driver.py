@@ -110,18 +110,6 @@ class Driver(Protocol):
     def fsync(self, io_fd: int, *, data_only: bool) -> None:
         """Makes an open file durable. May take long."""
 
-    def list_xattrs(self, fd: int) -> list[bytes]:
-        """Names of extended attributes."""
-
-    def get_xattr(self, fd: int, name: bytes) -> bytes:
-        """An extended attribute's value."""
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        """Sets one; flags as of setxattr(2)."""
-
-    def remove_xattr(self, fd: int, name: bytes) -> None:
-        """Removes one."""
-
     def open_for_locks(self, fd: int) -> tuple[int, int]:
         """Opens a separate descriptor for locks on a regular file or directory. Returns it and its
         access mode (os.O_ACCMODE)."""

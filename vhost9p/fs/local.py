@@ -3,7 +3,8 @@
 Everything works on descriptors. Calls that need a path get that of an open descriptor
 (vhost9p/procfs.py), which leads to the file itself, even if its names have changed.
 
-C creates and unlinks entries, for all security models (csrc/fs/create.c).
+C creates and unlinks entries, for all security models (csrc/fs/create.c), and reads and changes
+extended attributes (csrc/fs/xattr.c).
 """
 
 import errno
@@ -160,24 +161,6 @@ class LocalDriver:
             os.fdatasync(io_fd)
         else:
             os.fsync(io_fd)
-
-    # ---- extended attributes ----------------------------------------------------------------
-
-    def list_xattrs(self, fd: int) -> list[bytes]:
-        """See Driver."""
-        return [os.fsencode(name) for name in os.listxattr(proc_path(fd))]
-
-    def get_xattr(self, fd: int, name: bytes) -> bytes:
-        """See Driver."""
-        return os.getxattr(proc_path(fd), name)
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        """See Driver."""
-        os.setxattr(proc_path(fd), name, value, flags)
-
-    def remove_xattr(self, fd: int, name: bytes) -> None:
-        """See Driver."""
-        os.removexattr(proc_path(fd), name)
 
     # ---- locks ------------------------------------------------------------------------------
 

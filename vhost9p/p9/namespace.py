@@ -19,7 +19,7 @@ from vhost9p.p9.context import (
     file_fd,
     file_of,
 )
-from vhost9p.p9.fids import FID_UPCALL, Fid
+from vhost9p.p9.fids import FID_XATTR, Fid
 
 
 class NamespaceFamily:
@@ -56,7 +56,7 @@ class NamespaceFamily:
         try:
             with self._fids.get(t.fid) as fid:
                 driver = self._context.writable(fid)
-                if fid.flags & FID_UPCALL:
+                if fid.flags & FID_XATTR:
                     raise P9Error(errno.EBADF, "the fid stands for an extended attribute")
                 directory = stat.S_ISDIR(os.stat(fid.path_fd).st_mode)
                 with self._fids.removing(fid), self._fids.own_name(fid) as (parent, name):

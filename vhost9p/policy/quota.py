@@ -1,14 +1,13 @@
 """Quotas: limits on the space and inodes that an export's files use on the host.
 
 C accounts for its own changes: writes, opens that truncate a file (csrc/quota/quota.h), creation,
-removal and changes of attributes (csrc/fs/). This layer accounts for the changes that Python makes.
-It is directly in front of the driver, so it sees requests as the other policies have translated
-them.
+removal, changes of attributes and extended attributes (csrc/fs/). This layer accounts for the
+changes that Python makes. It is directly in front of the driver, so it sees requests as the other
+policies have translated them.
 
 Before each change its maximum cost is reserved, or the request is refused with EDQUOT or ENOSPC. A
-new name may make its directory grow by a block; an attribute may use one block, and as many as its
-value fills. A change that uses nothing new (removal of an attribute, a new name in the same
-directory) is never refused; if it uses something after all, that is counted.
+new name may make its directory grow by a block. A change that uses nothing new (a new name in the
+same directory) is never refused; if it uses something after all, that is counted.
 
 Usage is exact as long as only the daemon changes the tree. Changes by others are noticed when the
 guest changes the same files; the rest at the next scan.
@@ -97,15 +96,6 @@ class QuotaLayer(Layer):
         self.below.fsync(io_fd, data_only=data_only)
         with self._quota.change(io_fd):
             pass
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        block = self._quota.block
-        with self._quota.change(fd, bytes=(len(value) // block + 1) * block):
-            self.below.set_xattr(fd, name, value, flags)
-
-    def remove_xattr(self, fd: int, name: bytes) -> None:
-        with self._quota.change(fd):
-            self.below.remove_xattr(fd, name)
 
 
 def open_quota(

@@ -44,6 +44,7 @@ HANDLER(v9_p9_symlink)
 HANDLER(v9_p9_unlinkat)
 HANDLER(v9_p9_setattr)
 HANDLER(v9_p9_xattrwalk)
+HANDLER(v9_p9_xattrcreate)
 
 int v9_p9_prepare(struct v9_device *device, struct v9_request *r)
 {
