@@ -292,7 +292,7 @@ static void remove_entry(struct v9_fids *fids, struct v9_fid *fid)
 }
 
 /* Whether more has to be done when a fid is clunked: it has locks, or a value to be set. */
-static bool has_an_end(const struct v9_fid *fid)
+static bool is_unfinished(const struct v9_fid *fid)
 {
     return fid->flags & V9_FID_XATTR ? fid->value->name != NULL : fid->flags != 0;
 }
@@ -304,7 +304,7 @@ int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 
     pthread_mutex_lock(&fids->lock);
     index = v9_fid_table_find(fids, number);
-    err = !index ? -EBADF : has_an_end(&fids->entries[index - 1]) ? -EBUSY : 0;
+    err = !index ? -EBADF : is_unfinished(&fids->entries[index - 1]) ? -EBUSY : 0;
     if (err)
         pthread_mutex_unlock(&fids->lock);
     else
