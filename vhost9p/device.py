@@ -75,6 +75,7 @@ class Device:
                 threads=config.threads,
                 msize_max=config.msize_max,
                 max_fids=config.max_fids,
+                max_xattr=config.max_xattr,
                 mem_regions=self.memory_slots,
                 mem_bytes=memory_bytes(devices),
                 cpus=config.cpus,
@@ -85,7 +86,6 @@ class Device:
                 self._native.fids,
                 self.exports.tree,
                 msize_max=config.msize_max,
-                max_xattr=config.max_xattr,
                 set_msize=self._native.set_msize,
                 set_dialect=lambda dialect: self._native.set_dialect(
                     dialect_u=dialect is Dialect.U

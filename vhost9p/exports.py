@@ -18,12 +18,11 @@ from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.tree import Tree, open_meeting_place
 from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
-from vhost9p.native.quota import Quota
 from vhost9p.policy import state_dir
 from vhost9p.policy.layers import layered
 from vhost9p.policy.listing import ListingPolicy
 from vhost9p.policy.multidevs import make_policy
-from vhost9p.policy.quota import QuotaLayer, open_quota
+from vhost9p.policy.quota import open_quota
 from vhost9p.policy.state import StateFile
 
 MODELS: dict[SecurityModel, int] = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
@@ -90,14 +89,13 @@ class Exports:
         if config.name:
             self.natives[0].join(os.fsencode(config.name), export)
         driver = LocalDriver(export, fd, readonly=config.readonly)
-        if config.quota is None:
-            return layered(driver, export, config)
-        quota = self._open_quota(config, config.quota, export, fd)
-        return layered(QuotaLayer(driver, quota), export, config)
+        if config.quota is not None:
+            self._open_quota(config, config.quota, export, fd)
+        return layered(driver, export, config)
 
-    def _open_quota(self, config: ExportConfig, limits: Limits, export: Export, fd: int) -> Quota:
+    def _open_quota(self, config: ExportConfig, limits: Limits, export: Export, fd: int) -> None:
         with state_dir.opened(self._config.state_dir) as folder:
-            return open_quota(
+            open_quota(
                 limits,
                 export,
                 fd,

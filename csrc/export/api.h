@@ -125,8 +125,6 @@ int64_t v9_export_host_id(const v9_export *ex, uint32_t kind, uint32_t guest);
  * first. Once per export, before it is served. -EINVAL for an empty name or one that is too long.
  */
 int v9_export_watch_caps(v9_export *ex, const char *name);
-/* Some file has them now: open files are checked again. */
-void v9_export_caps_set(v9_export *ex);
 /* `quota` outlives the export. Once, before the export is served. */
 int v9_export_set_quota(v9_export *ex, v9_quota *quota);
 
@@ -153,9 +151,19 @@ void v9_xattr_names_free(v9_xattr_names *names);
 enum { V9_XATTR_NAME = 256 }; /* XATTR_NAME_MAX and a NUL */
 int v9_xattr_names_host(const v9_xattr_names *names, const char *name, int refused,
                         char host[V9_XATTR_NAME]);
+/* The guest's name for a name of the host: its length. -ENODATA for one that the guest does not
+ * see, since no name of the guest leads to it. */
+int v9_xattr_names_guest(const v9_xattr_names *names, const char *host, char guest[V9_XATTR_NAME]);
 /* From now on names are translated; `names` outlive the export. Once, before the export is served.
  */
 void v9_export_set_xattr_names(v9_export *ex, const v9_xattr_names *names);
+/* Limits of one file. Once, before the export is served; without, only the host's hold. */
+struct v9_xattr_limits {
+    uint32_t value; /* bytes of one value */
+    uint32_t names; /* attributes */
+    uint64_t total; /* bytes of all names and values */
+};
+void v9_export_limit_xattrs(v9_export *ex, const struct v9_xattr_limits *limits);
 
 /* ---- mounts.c: which entries of a directory may lie on another device ------------------------ */
 

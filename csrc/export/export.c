@@ -50,6 +50,7 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
         goto fail;
     pthread_mutex_init(&ex->override_lock, NULL);
     pthread_mutex_init(&ex->metadata_lock, NULL);
+    pthread_mutex_init(&ex->xattr_lock, NULL);
     init_recursive(&ex->names_lock);
     *err = 0;
     return ex;
@@ -68,6 +69,7 @@ void v9_export_free(v9_export *ex)
     v9_budget_close(ex->proc_fd);
     pthread_mutex_destroy(&ex->override_lock);
     pthread_mutex_destroy(&ex->metadata_lock);
+    pthread_mutex_destroy(&ex->xattr_lock);
     pthread_mutex_destroy(&ex->names_lock);
     v9_self_free(&ex->self);
     free(ex->metadata_cache);
@@ -154,9 +156,4 @@ int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts)
 int v9_export_watch_caps(v9_export *ex, const char *name)
 {
     return v9_caps_watch(&ex->caps, name);
-}
-
-void v9_export_caps_set(v9_export *ex)
-{
-    v9_caps_changed(&ex->caps);
 }

@@ -39,7 +39,11 @@ struct v9_export {
     uint64_t root_dev, root_ino;
     bool ctime_is_reliable, ctime_shows_renames; /* of the files on root_dev (base/ctime.h) */
     struct v9_caps caps;
-    const v9_xattr_names *xattr_names;  /* not its own; NULL: names stay */
+    const v9_xattr_names *xattr_names;   /* not its own; NULL: names stay */
+    struct v9_xattr_limits xattr_limits; /* of names 0: none */
+    /* From reading a file's attributes to the change, so that parallel requests do not exceed the
+     * limits together; lock order: docs/architecture.md */
+    pthread_mutex_t xattr_lock;
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */
     struct v9_idmap ids[2];             /* by V9_UID, V9_GID */

@@ -2,13 +2,11 @@
 #include "export/file_caps.h"
 
 #include <errno.h>
-#include <linux/limits.h>
-#include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include "base/host_xattrs.h"
 #include "base/sys.h"
 
 int v9_caps_watch(struct v9_caps *caps, const char *name)
@@ -27,33 +25,19 @@ void v9_caps_changed(struct v9_caps *caps)
     __atomic_add_fetch(&caps->seq, 1, __ATOMIC_RELEASE);
 }
 
-static bool is_listed(const char *list, ssize_t size, const char *name)
-{
-    for (const char *at = list; at < list + size; at += strlen(at) + 1)
-        if (!strcmp(at, name))
-            return true;
-    return false;
-}
-
 /* Whether a file has the attribute: 1, 0, or -errno. Lists the names: unlike reading one attribute,
  * that needs no permission on the file, which may be open for writing with a mode that lets nobody
  * read. A list that the kernel cannot return counts as having the name (listxattr(2), BUGS). */
 static int has(const char *path, const char *name)
 {
-    char few[4096], *list = few;
-    ssize_t size = listxattr(path, few, sizeof(few));
-    int found;
+    struct v9_host_xattrs list;
+    int found = v9_host_xattrs_list(path, &list);
 
-    if (size < 0 && errno == ERANGE) {
-        list = malloc(XATTR_LIST_MAX);
-        size = list ? listxattr(path, list, XATTR_LIST_MAX) : -1;
-    }
-    if (size >= 0)
-        found = is_listed(list, size, name);
-    else
-        found = errno == ERANGE || errno == E2BIG ? 1 : errno == EOPNOTSUPP ? 0 : -errno;
-    if (list != few)
-        free(list);
+    if (found)
+        return found == -ERANGE || found == -E2BIG ? 1 : found == -EOPNOTSUPP ? 0 : found;
+    for (const char *at = list.names; at < list.names + list.size && !found; at += strlen(at) + 1)
+        found = !strcmp(at, name);
+    v9_host_xattrs_free(&list);
     return found;
 }
 

@@ -50,9 +50,9 @@ void v9_xattr_names_free(v9_xattr_names *names)
     free(names);
 }
 
-static int copy(char host[V9_XATTR_NAME], const char *begin, const char *rest)
+static int copy(char name[V9_XATTR_NAME], const char *begin, const char *rest)
 {
-    const int size = snprintf(host, V9_XATTR_NAME, "%s%s", begin, rest);
+    const int size = snprintf(name, V9_XATTR_NAME, "%s%s", begin, rest);
 
     return size >= V9_XATTR_NAME ? -ERANGE : size;
 }
@@ -85,6 +85,27 @@ int v9_xattr_names_host(const v9_xattr_names *names, const char *name, int refus
     return keep(names, name, refused, host);
 }
 
+/* The guest's name for a host's, whether or not the guest may use it. */
+static int translate_back(const v9_xattr_names *names, const char *host, char guest[V9_XATTR_NAME])
+{
+    for (uint32_t i = 0; i < names->count; i++) {
+        const struct rule *rule = &names->rules[i];
+        if (rule->action == V9_XATTR_STORE && !strncmp(host, rule->store, rule->store_size))
+            return copy(guest, rule->match, host + rule->store_size);
+    }
+    return copy(guest, host, "");
+}
+
+int v9_xattr_names_guest(const v9_xattr_names *names, const char *host, char guest[V9_XATTR_NAME])
+{
+    char back[V9_XATTR_NAME];
+    const int size = translate_back(names, host, guest);
+
+    if (size < 0 || v9_xattr_names_host(names, guest, ENODATA, back) < 0 || strcmp(back, host))
+        return -ENODATA;
+    return size;
+}
+
 int v9_export_xattr_name(const v9_export *ex, const char *name, int refused,
                          char host[V9_XATTR_NAME])
 {
@@ -93,7 +114,19 @@ int v9_export_xattr_name(const v9_export *ex, const char *name, int refused,
     return copy(host, name, "");
 }
 
+int v9_export_xattr_shown(const v9_export *ex, const char *host, char guest[V9_XATTR_NAME])
+{
+    if (ex->xattr_names)
+        return v9_xattr_names_guest(ex->xattr_names, host, guest);
+    return copy(guest, host, "");
+}
+
 void v9_export_set_xattr_names(v9_export *ex, const v9_xattr_names *names)
 {
     ex->xattr_names = names;
+}
+
+void v9_export_limit_xattrs(v9_export *ex, const struct v9_xattr_limits *limits)
+{
+    ex->xattr_limits = *limits;
 }

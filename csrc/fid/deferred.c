@@ -17,6 +17,7 @@ void v9_deferred_finish(const struct v9_deferred *deferred)
         }
         v9_quota_release(account->quota, account->number);
     }
+    v9_xattr_value_free(deferred->value);
     if (deferred->cached)
         v9_sweeper_wake();
 }

@@ -51,7 +51,8 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
         .number = as->number,
         .refs = 1,
         .uid = as->uid,
-        .flags = as->flags & ~(V9_FID_WALKED | V9_FID_MOVED),
+        .flags = (as->flags & ~(V9_FID_WALKED | V9_FID_MOVED)) | (as->value ? V9_FID_XATTR : 0u),
+        .value = as->value,
         .inode = inode,
         .dentry = dentry,
         .io_fd = as->io_fd,
@@ -87,6 +88,8 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
             inode = v9_inodes_acquire(&fids->inodes, file, &account, &deferred);
             err = inode ? 0 : -EMFILE;
         }
+        if (!err && as->value)
+            err = v9_xattr_values_add(&fids->values, as->value);
         if (!err)
             err = enter(fids, as, inode, 0, instead, &deferred);
     }

@@ -24,12 +24,14 @@ struct v9_fid_new {
     int32_t io_fd, io_flags;      /* io_fd -1: not open */
     const struct v9_route *route; /* NULL: it is not known by which name */
     uint64_t *handle;             /* gets its handle; NULL: not wanted */
+    struct v9_xattr_value *value; /* of a fid without a file; NULL: none */
 };
 
 /*
  * Enters a fid for a file (NULL: none). `instead` is the pinned entry that it replaces, or NULL.
  * -EBADF where the number is taken, or is no longer instead's, which must be neither open nor
- * marked; -EMFILE at the cap. Takes over the descriptors on success only.
+ * marked; -EMFILE at the cap, -ENOSPC at that of values. Takes over the descriptors and the value
+ * on success only.
  */
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead);

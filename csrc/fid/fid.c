@@ -64,14 +64,6 @@ static struct v9_fid *held_by(struct v9_fids *fids, uint64_t handle)
     return fid->entered && fid->life == handle >> 32 ? fid : NULL;
 }
 
-/* Whether a fid may get these flags, or keep them where it has them already. */
-static bool may_mark(const struct v9_fid *fid, uint32_t flags)
-{
-    const bool is_open = fid->io_fd != -1;
-
-    return (flags | fid->flags) & V9_FID_UPCALL ? !is_open && !(fid->flags & ~flags) : is_open;
-}
-
 int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
 {
     struct v9_fid *fid;
@@ -79,9 +71,24 @@ int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
 
     pthread_mutex_lock(&fids->lock);
     fid = held_by(fids, handle);
-    if (fid && may_mark(fid, flags)) {
+    if (fid && fid->io_fd != -1) {
         __atomic_store_n(&fid->flags, fid->flags | flags, __ATOMIC_RELEASE);
         err = 0;
+    }
+    pthread_mutex_unlock(&fids->lock);
+    return err;
+}
+
+int v9_fids_set_value(struct v9_fids *fids, struct v9_fid *fid, struct v9_xattr_value *value)
+{
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    if (fid->entered && fid->io_fd == -1 && !fid->flags)
+        err = v9_xattr_values_add(&fids->values, value);
+    if (!err) {
+        fid->value = value;
+        __atomic_store_n(&fid->flags, V9_FID_XATTR, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&fids->lock);
     return err;
@@ -128,6 +135,10 @@ void v9_fids_drop(struct v9_fids *fids, struct v9_fid *fid, struct v9_deferred *
     v9_deferred_close(deferred, fid->io_fd);
     if (fid->io_fd >= 0)
         v9_list_remove(&fids->open_io, v9_fid_index(fids, fid));
+    if (fid->flags & V9_FID_XATTR) {
+        v9_xattr_values_remove(&fids->values, fid->value);
+        deferred->value = fid->value;
+    }
     if (fid->io_fd != -1 && fid->inode)
         set_closed(fids, fid);
     if (fid->walked_fids)
@@ -238,7 +249,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 {
     int err = -EBADF;
     pthread_mutex_lock(&fids->lock);
-    if (fid->io_fd == -1 && !(fid->flags & V9_FID_UPCALL)) {
+    if (fid->io_fd == -1 && !(fid->flags & V9_FID_XATTR)) {
         fid->io_flags = io_flags;
         v9_fids_set_open(fids, fid);
         __atomic_store_n(&fid->io_fd, io_fd, __ATOMIC_RELEASE);
@@ -280,6 +291,12 @@ static void remove_entry(struct v9_fids *fids, struct v9_fid *fid)
     v9_fids_finish(fids, &deferred);
 }
 
+/* Whether more has to be done when a fid is clunked: it has locks, or a value to be set. */
+static bool is_unfinished(const struct v9_fid *fid)
+{
+    return fid->flags & V9_FID_XATTR ? fid->value->name != NULL : fid->flags != 0;
+}
+
 int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 {
     uint32_t index;
@@ -287,7 +304,7 @@ int v9_fids_remove(struct v9_fids *fids, uint32_t number)
 
     pthread_mutex_lock(&fids->lock);
     index = v9_fid_table_find(fids, number);
-    err = !index ? -EBADF : fids->entries[index - 1].flags ? -EBUSY : 0;
+    err = !index ? -EBADF : is_unfinished(&fids->entries[index - 1]) ? -EBUSY : 0;
     if (err)
         pthread_mutex_unlock(&fids->lock);
     else

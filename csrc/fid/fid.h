@@ -4,7 +4,7 @@
  * An entry that a request uses is pinned. Tclunk takes the number away at once; the descriptors
  * close with the last pin. A fid that comes to stand for another file (Twalk onto itself, Tlcreate)
  * gets a new entry, so what a pinned entry stands for never changes: only io_fd is set, once, and
- * flags are added.
+ * flags are added, with the value of an extended attribute.
  *
  * Several threads may use one number. What a decision depends on is checked under the lock under
  * which it is changed: a number goes away, gets another entry or a flag only while it is what it
@@ -52,9 +52,12 @@ static inline struct v9_fid *v9_fids_of(struct v9_fids *fids, uint64_t handle)
 }
 /* The handle of an entered fid, which stays evicted if it is; -EBADF. */
 int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle);
-/* Adds V9_FID_* flags. -EBADF where the fid is not entered any more, or is in use for something
- * that they do not go with: an xattr fid is not open, and a fid for locks is. */
+/* Adds flags: V9_FID_LOCKS. -EBADF where the fid is not entered any more, or is not open. */
 int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags);
+/* Has a pinned fid of a file stand for a value to be written, which it takes over on success.
+ * -EBADF where it is not entered any more, or in use for something else; -ENOSPC for too many
+ * values. */
+int v9_fids_set_value(struct v9_fids *fids, struct v9_fid *fid, struct v9_xattr_value *value);
 /* The flags of a pinned fid. */
 static inline uint32_t v9_fid_flags(const struct v9_fid *fid)
 {
@@ -82,7 +85,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 
 /* Drops a reference, under the lock. */
 void v9_fids_drop(struct v9_fids *fids, struct v9_fid *fid, struct v9_deferred *deferred);
-/* Takes a number away. -EBADF; -EBUSY where the fid is marked. */
+/* Takes a number away. -EBADF; -EBUSY where the fid has locks, or a value to be set. */
 int v9_fids_remove(struct v9_fids *fids, uint32_t number);
 /* Takes the number away from a fid, marked or not. -EBADF where it has none any more. */
 int v9_fids_remove_handle(struct v9_fids *fids, uint64_t handle);

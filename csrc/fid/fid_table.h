@@ -20,6 +20,7 @@
 #include "fid/api.h"
 #include "fid/dentry.h"
 #include "fid/inode.h"
+#include "fid/xattr_value.h"
 
 enum { V9_IO_EVICTED = -2 }; /* io_fd of a fid that was opened */
 
@@ -28,21 +29,24 @@ struct v9_fid {
     _Alignas(64) uint32_t number;
     uint32_t refs; /* pins, and one for the number while it is entered */
     uint32_t uid;
-    uint32_t flags;             /* V9_FID_* */
-    uint32_t inode;             /* index + 1; 0: none, an xattr fid */
-    int32_t io_fd;              /* -1 until opened; V9_IO_EVICTED, which no pinned one is */
-    int32_t io_flags;           /* open(2) flags of io_fd */
-    uint32_t caps_seen;         /* export/file_caps.h */
-    struct v9_list_link io_lru; /* in the list of fids with io_fd */
-    bool io_used_lately : 1;    /* used since the eviction clock passed it */
-    bool io_restoring : 1;      /* a thread is reopening io_fd */
-    bool entered : 1;           /* its number leads to it */
-    bool stray : 1;             /* found by the hash */
-    bool listed : 1;            /* in the free list: perhaps taken as a home since */
-    uint8_t walked_fids;        /* how many it counts for: fid/known_size.h */
-    uint32_t life;              /* counts the fids that this entry was */
-    struct v9_link link;        /* of a stray; `next` is index + 1 in the free list */
-    uint32_t dentry;            /* 0: it stands for its inode, whatever has become of the name */
+    uint32_t flags;     /* V9_FID_* */
+    uint32_t inode;     /* index + 1; 0: none, an attribute that is read */
+    int32_t io_fd;      /* -1 until opened; V9_IO_EVICTED, which no pinned one is */
+    int32_t io_flags;   /* open(2) flags of io_fd */
+    uint32_t caps_seen; /* export/file_caps.h */
+    union {
+        struct v9_list_link io_lru;   /* in the list of fids with io_fd */
+        struct v9_xattr_value *value; /* of one with V9_FID_XATTR, which has no io_fd */
+    };
+    bool io_used_lately : 1; /* used since the eviction clock passed it */
+    bool io_restoring : 1;   /* a thread is reopening io_fd */
+    bool entered : 1;        /* its number leads to it */
+    bool stray : 1;          /* found by the hash */
+    bool listed : 1;         /* in the free list: perhaps taken as a home since */
+    uint8_t walked_fids;     /* how many it counts for: fid/known_size.h */
+    uint32_t life;           /* counts the fids that this entry was */
+    struct v9_link link;     /* of a stray; `next` is index + 1 in the free list */
+    uint32_t dentry;         /* 0: it stands for its inode, whatever has become of the name */
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
 
@@ -75,6 +79,7 @@ struct v9_fids {
     struct v9_list open_io;    /* fids with io_fd, least recently used first */
     pthread_cond_t restored;   /* something evicted is back, or cannot be reopened */
     struct v9_shrinker shrinker;
+    struct v9_xattr_values values; /* that the fids have */
 };
 
 /* Maps the arena and lays it out: 0 or -errno. */

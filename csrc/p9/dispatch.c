@@ -21,8 +21,9 @@ static v9_handler *const handlers[256] = {
     [P9_TSYMLINK] = v9_p9_symlink,     [P9_TUNLINKAT] = v9_p9_unlinkat,
     [P9_TLINK] = v9_p9_link,           [P9_TRENAME] = v9_p9_rename,
     [P9_TRENAMEAT] = v9_p9_renameat,   [P9_TSETATTR] = v9_p9_setattr,
-    [P9_TXATTRWALK] = v9_p9_xattrwalk, [P9_TFSYNC] = v9_p9_fsync,
-    [P9_TLOCK] = v9_p9_lock,           [P9_TGETLOCK] = v9_p9_getlock,
+    [P9_TXATTRWALK] = v9_p9_xattrwalk, [P9_TXATTRCREATE] = v9_p9_xattrcreate,
+    [P9_TFSYNC] = v9_p9_fsync,         [P9_TLOCK] = v9_p9_lock,
+    [P9_TGETLOCK] = v9_p9_getlock,
 };
 
 /* 9P2000.u has no messages with numbers below Tversion's. */

@@ -22,7 +22,7 @@
 #include "export/containment.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
-#include "quota/quota.h"
+#include "quota/change.h"
 #include "request/reply.h"
 
 static int sync_descriptor(int fd, bool data_only)

@@ -16,7 +16,8 @@ typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in
                        struct v9_scratch *scratch);
 v9_handler v9_p9_statfs, v9_p9_lopen, v9_p9_getattr, v9_p9_read, v9_p9_write;
 v9_handler v9_p9_clunk, v9_p9_walk, v9_p9_readdir, v9_p9_readlink;
-v9_handler v9_p9_open, v9_p9_setattr, v9_p9_xattrwalk, v9_p9_fsync, v9_p9_lock, v9_p9_getlock;
+v9_handler v9_p9_open, v9_p9_setattr, v9_p9_xattrwalk, v9_p9_xattrcreate;
+v9_handler v9_p9_fsync, v9_p9_lock, v9_p9_getlock;
 v9_handler v9_p9_lcreate, v9_p9_mkdir, v9_p9_mknod, v9_p9_symlink;
 v9_handler v9_p9_link, v9_p9_unlinkat, v9_p9_rename, v9_p9_renameat;
 

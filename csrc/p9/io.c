@@ -2,7 +2,8 @@
  * io: Tread, Twrite, Tlopen, Topen, Tgetattr, Tstatfs, Tclunk: handlers for one file.
  *
  * preadv and pwritev on the chain's own segments move data between the file and guest memory.
- * Python answers reads and writes of xattr fids, and reads of directories in 9P2000.u.
+ * Those of an extended attribute's fid are in p9/xattr.c; Python answers reads of directories in
+ * 9P2000.u.
  */
 #define _GNU_SOURCE
 #include "p9/handler.h"
@@ -17,6 +18,8 @@
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
+#include "p9/xattr.h"
+#include "quota/change.h"
 #include "quota/quota.h"
 #include "request/rate_queue.h"
 #include "request/reply.h"
@@ -198,12 +201,12 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 
 /* The first fields of Tread and Twrite: fid[4] offset[8] count[4]. */
 struct transfer {
-    struct v9_fid *fid; /* pinned, and open */
+    struct v9_fid *fid; /* pinned; open, or one of an extended attribute */
     uint64_t offset;
     uint32_t count;
 };
 
-/* Decodes them and pins the fid. 0, -errno, or -V9_NOT_OURS for a fid of Python's. */
+/* Decodes them and pins the fid: 0 or -errno. */
 static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transfer *t)
 {
     uint32_t number = v9_in_u32(in);
@@ -216,7 +219,7 @@ static int begin_transfer(struct v9_device *dev, struct v9_in *in, struct transf
     err = v9_fids_pin(&dev->fids, number, &t->fid);
     if (err)
         return err;
-    err = v9_fid_flags(t->fid) & V9_FID_UPCALL ? -V9_NOT_OURS : v9_fid_io(t->fid) < 0 ? -EBADF : 0;
+    err = v9_p9_is_xattr(t->fid) || v9_fid_io(t->fid) >= 0 ? 0 : -EBADF;
     if (err)
         v9_fids_unpin(&dev->fids, t->fid);
     return err;
@@ -235,26 +238,33 @@ static int get_data(const struct v9_request *r, const struct transfer *t, struct
     return got < 0 ? -errno : (int)got;
 }
 
+/* Reads what a fid has. Returns the number of bytes, or a handler's other results. */
+static int read_fid(struct v9_device *dev, struct v9_request *r, const struct transfer *t,
+                    struct iovec *slice)
+{
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, t->fid);
+    int err;
+
+    if (v9_p9_is_xattr(t->fid))
+        return v9_p9_xattr_read(r, t->fid, t->offset, t->count);
+    if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode))
+        return -V9_NOT_OURS;
+    err = v9_rate_queue_admit(dev, v9_inode_export(dev, inode), r, t->count);
+    return err ? err : get_data(r, t, slice);
+}
+
 int v9_p9_read(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                struct v9_scratch *scratch)
 {
     uint8_t header[P9_IO_SIZE];
     struct transfer t;
-    const struct v9_inode *inode;
     int got, err = begin_transfer(dev, in, &t);
 
     if (err)
         return err;
     if (t.count > dev->msize - P9_IO_SIZE)
         t.count = dev->msize - P9_IO_SIZE;
-    inode = v9_fids_inode(&dev->fids, t.fid);
-    if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) {
-        v9_fids_unpin(&dev->fids, t.fid);
-        return -V9_NOT_OURS;
-    }
-    got = v9_rate_queue_admit(dev, v9_inode_export(dev, inode), r, t.count);
-    if (!got)
-        got = get_data(r, &t, scratch->slice);
+    got = read_fid(dev, r, &t, scratch->slice);
     v9_fids_unpin(&dev->fids, t.fid);
     if (got < 0)
         return got;
@@ -358,32 +368,41 @@ static int put_within_quota(v9_export *ex, const struct v9_request *r, struct tr
     return put;
 }
 
+/* Writes to what a fid has. Returns the number of bytes, or a handler's other results. */
+static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfer *t,
+                     struct v9_scratch *scratch)
+{
+    struct v9_inode *inode = v9_fids_inode(&dev->fids, t->fid);
+    v9_export *ex;
+    int err;
+
+    if (t->count > r->size - P9_TWRITE_SIZE)
+        return -EINVAL;
+    if (v9_p9_is_xattr(t->fid))
+        return v9_p9_xattr_write(r, t->fid, t->offset, t->count, scratch);
+    ex = v9_inode_export(dev, inode);
+    if (ex->conf.readonly)
+        return -EROFS;
+    err = v9_rate_queue_admit(dev, ex, r, t->count);
+    if (err || !t->count)
+        return err;
+    return ex->quota ? put_within_quota(ex, r, t, inode, scratch->slice)
+                     : put_data(ex, r, t, inode, scratch->slice);
+}
+
 int v9_p9_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                 struct v9_scratch *scratch)
 {
     uint8_t reply[P9_IO_SIZE];
-    struct v9_inode *inode;
     struct transfer t;
-    v9_export *ex;
-    int err, put = 0;
+    int put, err = begin_transfer(dev, in, &t);
 
-    err = begin_transfer(dev, in, &t);
     if (err)
         return err;
-    inode = v9_fids_inode(&dev->fids, t.fid);
-    ex = v9_inode_export(dev, inode);
-    if (ex->conf.readonly)
-        err = -EROFS;
-    else if (t.count > r->size - P9_TWRITE_SIZE)
-        err = -EINVAL;
-    if (!err)
-        err = v9_rate_queue_admit(dev, ex, r, t.count);
-    if (!err && t.count)
-        put = ex->quota ? put_within_quota(ex, r, &t, inode, scratch->slice)
-                        : put_data(ex, r, &t, inode, scratch->slice);
+    put = write_fid(dev, r, &t, scratch);
     v9_fids_unpin(&dev->fids, t.fid);
-    if (err || put < 0)
-        return err ? err : put;
+    if (put < 0)
+        return put;
     v9_put_header(reply, sizeof(reply), P9_TWRITE + 1, r->tag);
     v9_put(reply + P9_HEADER_SIZE, (uint64_t)put, 4);
     return v9_request_reply(r, reply, sizeof(reply));
@@ -396,8 +415,10 @@ int v9_p9_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     uint32_t number = v9_in_u32(in);
     int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
 
+    if (err == -EBUSY)
+        err = v9_p9_xattr_clunk(dev, number); /* Python clunks those with locks */
     if (err)
-        return err == -EBUSY ? -V9_NOT_OURS : err; /* Python has state for it */
+        return err;
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
     return v9_request_reply(r, reply, sizeof(reply));
 }

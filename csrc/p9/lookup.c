@@ -442,7 +442,6 @@ static uint32_t fid_by_name(const struct v9_request *r, bool *own)
     *own = r->type == P9_TREMOVE;
     switch (r->type) {
     case P9_TSTAT:
-    case P9_TXATTRCREATE:
     case P9_TCREATE:
     case P9_TREMOVE:
         return in.bad ? P9_NOFID : number;

@@ -56,7 +56,7 @@ int v9_p9_remove_name(struct v9_device *dev, const struct v9_fid *fid)
 {
     int err = check(dev, fid, fid);
 
-    if (!err && v9_fid_flags(fid) & V9_FID_UPCALL)
+    if (!err && v9_fid_flags(fid) & V9_FID_XATTR)
         err = -EBADF; /* it stands for an extended attribute */
     return err ? err : v9_renames_remove(&dev->fids, fid);
 }

@@ -1,56 +1,230 @@
 /*
- * xattr: Txattrwalk to an attribute that is not there. Linux's client asks for attributes that
- * hardly any file has: security.capability before writes, ACLs and labels for each file that is
- * listed. So C answers that there is none; if there is one, or the request needs more, Python
- * answers it (vhost9p/p9/xattr.py).
+ * xattr: extended attributes: Txattrwalk, Txattrcreate, and Tread, Twrite, Tclunk of their fids.
+ *
+ * A guest reads an attribute, or the list of names, through a fid from Txattrwalk, and writes one
+ * through a fid that Txattrcreate converts. Tclunk sets the value, so its error is the result.
+ * Until then the fid has the value (fid/xattr_value.h).
+ *
+ * Removal has no message of its own: Linux's client sends size 0 with XATTR_REPLACE, as it would to
+ * replace a value with an empty one. An empty value with other flags is set.
  */
 #define _GNU_SOURCE
+#include "p9/xattr.h"
+
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
 
-#include "base/sys.h"
-#include "export/xattr_names.h"
+#include "fid/enter.h"
+#include "fs/xattr.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
+#include "request/reply.h"
+#include "virtio/iov.h"
 
-/* The size of an attribute of the file `fd` by the guest's name. */
-static int size_of(const v9_export *ex, int32_t fd, const char *name)
+enum { SHORT = 256 }; /* bytes: longer values and lists take a second system call */
+
+static int copy_name(const char *bytes, uint16_t size, char name[V9_XATTR_NAME])
 {
-    char host[V9_XATTR_NAME], path[V9_PROC_PATH];
-    int size = v9_export_xattr_name(ex, name, ENODATA, host);
+    if (!size || memchr(bytes, 0, size))
+        return -EINVAL;
+    if (size >= V9_XATTR_NAME)
+        return -ERANGE;
+    memcpy(name, bytes, size);
+    name[size] = 0;
+    return 0;
+}
+
+/* ---- Txattrwalk ------------------------------------------------------------------------------ */
+
+/* A value, or for the empty name the list of names, in so much room. */
+static int get(const v9_export *ex, int32_t fd, const char *name, uint8_t *bytes, size_t room)
+{
+    if (name[0])
+        return v9_xattr_get(ex, fd, name, bytes, room);
+    return v9_xattr_list(ex, fd, (char *)bytes, room < XATTR_LIST_MAX ? room : XATTR_LIST_MAX);
+}
+
+/* Returns the size of what it reads, or -errno. */
+static int read_value(const v9_export *ex, int32_t fd, const char *name,
+                      struct v9_xattr_value **value)
+{
+    uint8_t few[SHORT], *bytes = few;
+    int size = get(ex, fd, name, few, sizeof(few));
+
+    if (size == -ERANGE) {
+        bytes = malloc(V9_XATTR_ROOM);
+        size = bytes ? get(ex, fd, name, bytes, V9_XATTR_ROOM) : -ENOMEM;
+    }
+    if (size >= 0) {
+        *value = v9_xattr_value_new(bytes, (uint32_t)size);
+        size = *value ? size : -ENOMEM;
+    }
+    if (bytes != few)
+        free(bytes);
+    return size;
+}
+
+/* Enters newfid for an attribute of a file, or for the list of names; the size of its value. */
+static int enter_newfid(struct v9_device *dev, const struct v9_fid *fid,
+                        const struct v9_inode *inode, uint32_t newfid, const char *name)
+{
+    struct v9_fid_new as = {.number = newfid, .uid = fid->uid, .io_fd = -1};
+    int err, size = read_value(v9_inode_export(dev, inode), inode->path_fd, name, &as.value);
 
     if (size < 0)
         return size;
-    v9_sys_proc_path(fd, path);
-    size = (int)getxattr(path, host, NULL, 0);
-    return size < 0 ? -errno : size;
+    err = v9_fids_enter(&dev->fids, &as, NULL, NULL);
+    if (err)
+        v9_xattr_value_free(as.value);
+    return err ? err : size;
 }
 
 int v9_p9_xattrwalk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                     struct v9_scratch *scratch)
 {
+    const uint32_t number = v9_in_u32(in), newfid = v9_in_u32(in);
+    char name[V9_XATTR_NAME] = "";
+    uint8_t reply[P9_HEADER_SIZE + 8];
+    struct v9_inode *inode;
+    struct v9_fid *fid;
+    const char *bytes;
+    uint16_t length;
+    int size;
+
+    bytes = v9_in_string(in, &length);
+    size = v9_in_is_done(in) ? v9_p9_file(dev, r, number, &fid, &inode) : -EINVAL;
+    if (size)
+        return size;
+    if (length)
+        size = copy_name(bytes, length, name);
+    if (!size)
+        size = enter_newfid(dev, fid, inode, newfid, name);
+    v9_fids_unpin(&dev->fids, fid);
+    if (size < 0)
+        return size;
+    v9_put(v9_put_header(reply, sizeof(reply), P9_TXATTRWALK + 1, r->tag), (uint64_t)size, 8);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* ---- Txattrcreate ---------------------------------------------------------------------------- */
+
+/* Has a pinned fid stand for a value of so many bytes, to be written. */
+static int announce(struct v9_device *dev, struct v9_fid *fid, const char *name, uint64_t size,
+                    uint32_t flags)
+{
+    struct v9_xattr_value *value;
+    int err;
+
+    if (size > XATTR_SIZE_MAX)
+        return -E2BIG;
+    if (flags & ~(uint32_t)(XATTR_CREATE | XATTR_REPLACE))
+        return -EINVAL;
+    value = v9_xattr_value_announce(name, (uint32_t)size, (int)flags);
+    if (!value)
+        return -ENOMEM;
+    err = v9_fids_set_value(&dev->fids, fid, value);
+    if (err)
+        v9_xattr_value_free(value);
+    return err;
+}
+
+int v9_p9_xattrcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
+                      struct v9_scratch *scratch)
+{
     const uint32_t number = v9_in_u32(in);
+    uint8_t reply[P9_HEADER_SIZE];
     char name[V9_XATTR_NAME];
     struct v9_inode *inode;
     struct v9_fid *fid;
     const char *bytes;
-    uint16_t size;
+    uint16_t length;
+    uint64_t size;
+    uint32_t flags;
     int err;
 
-    v9_in_u32(in); /* newfid */
-    bytes = v9_in_string(in, &size);
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    err = v9_p9_file(dev, r, number, &fid, &inode);
+    bytes = v9_in_string(in, &length);
+    size = v9_in_u64(in);
+    flags = v9_in_u32(in);
+    err = v9_in_is_done(in) ? v9_p9_file(dev, r, number, &fid, &inode) : -EINVAL;
     if (err)
         return err;
-    err = -V9_NOT_OURS;
-    if (size && size < sizeof(name) && !memchr(bytes, 0, size)) {
-        memcpy(name, bytes, size);
-        name[size] = 0;
-        err = size_of(v9_inode_export(dev, inode), inode->path_fd, name);
-    }
+    if (v9_inode_export(dev, inode)->conf.readonly)
+        err = -EROFS;
+    else if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
+        err = -EBADF;
+    else
+        err = copy_name(bytes, length, name);
+    if (!err)
+        err = announce(dev, fid, name, size, flags);
     v9_fids_unpin(&dev->fids, fid);
-    return err < 0 ? err : -V9_NOT_OURS;
+    if (err)
+        return err;
+    v9_put_header(reply, sizeof(reply), P9_TXATTRCREATE + 1, r->tag);
+    return v9_request_reply(r, reply, sizeof(reply));
+}
+
+/* ---- Tread, Twrite, Tclunk ------------------------------------------------------------------- */
+
+int v9_p9_xattr_read(const struct v9_request *r, const struct v9_fid *fid, uint64_t offset,
+                     uint32_t count)
+{
+    const struct v9_xattr_value *value = fid->value;
+    const uint64_t rest = offset < value->size ? value->size - offset : 0;
+
+    if (value->name)
+        return -EBADF;
+    if (!rest)
+        return 0;
+    return (int)v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count,
+                               P9_IO_SIZE, value->data + offset, count < rest ? count : rest);
+}
+
+/* The data is copied out of the guest's memory first: that may hang, and no lock is held. */
+int v9_p9_xattr_write(const struct v9_request *r, const struct v9_fid *fid, uint64_t offset,
+                      uint32_t count, struct v9_scratch *scratch)
+{
+    const size_t got =
+        v9_iov_gather(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, scratch->reply, count);
+    const int err =
+        got == count ? v9_xattr_value_append(fid->value, offset, scratch->reply, count) : -EINVAL;
+
+    return err ? err : (int)count;
+}
+
+/* Sets, or removes, the attribute of a fid that has lost its number. */
+static int set_value(struct v9_device *dev, const struct v9_fid *fid)
+{
+    struct v9_xattr_value *value = fid->value;
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
+    v9_export *ex = v9_inode_export(dev, inode);
+
+    if (!v9_xattr_value_is_complete(value))
+        return -EINVAL;
+    if (!value->size && value->flags == XATTR_REPLACE)
+        return v9_xattr_remove(ex, inode->path_fd, value->name);
+    return v9_xattr_set(ex, inode->path_fd, value->name, value->data, value->size, value->flags);
+}
+
+int v9_p9_xattr_clunk(struct v9_device *dev, uint32_t number)
+{
+    struct v9_fids *fids = &dev->fids;
+    struct v9_fid *fid, *again;
+    int restored, err = v9_fids_pin_evicted(fids, number, &fid);
+
+    if (err)
+        return err;
+    if (!v9_p9_is_xattr(fid)) {
+        v9_fids_unpin(fids, fid);
+        return -V9_NOT_OURS;
+    }
+    restored = v9_fids_pin(fids, number, &again);
+    err = v9_fids_remove_handle(fids, v9_fids_handle(fids, fid)); /* of two clunks one sets it */
+    if (!err)
+        err = restored ? restored : set_value(dev, fid);
+    if (!restored)
+        v9_fids_unpin(fids, again);
+    v9_fids_unpin(fids, fid);
+    return err;
 }

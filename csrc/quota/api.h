@@ -11,7 +11,7 @@
 
 typedef struct v9_quota v9_quota;
 
-/* ---- quota.c, change.c: what an export's files take of the host, and its limits -------------- */
+/* ---- quota.c: what an export's files take of the host, and its limits -------------- */
 
 /*
  * The state file as C sees it: V9_QUOTA_FILE bytes, mapped shared, with the usage at
@@ -37,19 +37,5 @@ struct v9_quota_conf {
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err);
 /* Frees it, unless a change still hangs in a system call: then it stays until the process ends. */
 void v9_quota_free(v9_quota *quota);
-/*
- * A change of files, between begin and end. Begin sets aside the most that it may take, or returns
- * -EDQUOT or -ENOSPC, and holds the files that it touches. End settles these, and gives back what
- * was set aside. A new file is counted in between (v9_quota_count_new, quota/change.h).
- */
-enum { V9_QUOTA_FILES = 3 };
-struct v9_quota_change {
-    uint64_t bytes, inodes;            /* the most that it may take */
-    int32_t fds[V9_QUOTA_FILES];       /* of the files, O_PATH will do; negative: none */
-    uint32_t gone[V9_QUOTA_FILES];     /* set before the end: it certainly has no name any more */
-    uint32_t accounts[V9_QUOTA_FILES]; /* set by begin; 0: none */
-};
-int v9_quota_change_begin(v9_quota *quota, struct v9_quota_change *change);
-void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
 
 #endif

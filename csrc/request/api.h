@@ -13,6 +13,7 @@ struct v9_device_conf {
     uint32_t threads;   /* running serving threads, 1..64 */
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
+    uint32_t max_xattr;   /* values of extended attributes that fids may have; 0: any number */
     uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
     uint64_t mem_bytes;   /* of guest memory, in all regions */
     uint32_t poll_us;     /* how long an idle thread polls for requests before it sleeps */
@@ -63,9 +64,6 @@ void v9_up_broken(uint32_t device, const char *reason);
 /* Answers a request later, with a whole R-message; if that does not fit the guest's buffer, with
  * EMSGSIZE. -ESTALE if the ring was stopped meanwhile: nothing is published, which is no error. */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
-/* Copies request bytes that `data` does not hold (the payload of Twrite). Returns bytes copied. */
-int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
-              uint32_t size);
 
 /* ---- rate_queue.c ---------------------------------------------------------------------------- */
 

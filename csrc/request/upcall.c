@@ -9,7 +9,6 @@
 #include "request/notify.h"
 #include "request/reply.h"
 #include "request/request.h"
-#include "virtio/iov.h"
 
 static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint32_t seq)
 {
@@ -138,21 +137,4 @@ int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, u
     pthread_mutex_unlock(&dev->lock);
     v9_device_wake(dev);
     return err;
-}
-
-int v9_gather(v9_device *dev, uint32_t slot, uint32_t seq, uint32_t offset, uint8_t *out,
-              uint32_t size)
-{
-    struct v9_request *r;
-    int got = -ESTALE;
-
-    pthread_mutex_lock(&dev->lock);
-    r = find_upcall(dev, slot, seq);
-    if (r && !r->dead) {
-        uint32_t rest = offset < r->size ? r->size - offset : 0;
-        got = (int)v9_iov_gather(r->chain.iov, r->chain.readable_count, offset, out,
-                                 size < rest ? size : rest);
-    }
-    pthread_mutex_unlock(&dev->lock);
-    return got;
 }

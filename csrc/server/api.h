@@ -97,18 +97,18 @@ int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
 void v9_fid_put(v9_device *dev, uint64_t handle);
 /* The present handle of a number, even if its file cannot be reopened. -EBADF. */
 int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
-/* Enters a fid, and returns its handle in *handle. On success it owns path_fd, which may be -1 (an
- * xattr fid). -EBADF if the number is in use (the kernel's client never does this) or the session
- * is over; -EMFILE at the cap. */
+/* Enters a fid, and returns its handle in *handle. On success it owns path_fd. -EBADF if the
+ * number is in use (the kernel's client never does this) or the session is over; -EMFILE at the
+ * cap. */
 int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, uint32_t uid,
-               uint32_t flags, const struct v9_attr *attr, uint64_t *handle);
+               const struct v9_attr *attr, uint64_t *handle);
 /* Tcreate: the fid of a directory now stands for the file created in it as `name`. On success it
  * owns the descriptors. */
 struct v9_created;
 int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
                   const struct v9_attr *attr);
-/* Adds V9_FID_* flags: from now on, only Python clunks the fid. Python stores its state for the
- * fid, by the handle, before this call. -EBADF: the fid has lost its number, or has another use. */
+/* Adds flags, V9_FID_LOCKS: from now on, only Python clunks the fid. Python stores its state for
+ * the fid, by the handle, before this call. -EBADF: the fid has lost its number, or is not open. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
 /* v9_lock_open for the file of a pinned fid, which is open: a descriptor, or -errno. */
 int v9_fid_open_for_locks(v9_device *dev, uint64_t handle, int32_t *access);

@@ -66,6 +66,7 @@ v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
     *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports, &v9_evict_ops);
     if (*err)
         goto fail_slots;
+    dev->fids.values.max = conf->max_xattr;
     *err = v9_workers_start(dev);
     if (!*err)
         return dev;

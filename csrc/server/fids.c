@@ -59,10 +59,10 @@ int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)
 }
 
 int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export, uint32_t uid,
-               uint32_t flags, const struct v9_attr *attr, uint64_t *handle)
+               const struct v9_attr *attr, uint64_t *handle)
 {
     char path[PATH_MAX];
-    const int size = path_fd < 0 ? -1 : v9_export_path(dev->exports[export], path_fd, "", path);
+    const int size = v9_export_path(dev->exports[export], path_fd, "", path);
     const struct v9_route route = {
         .root = (int32_t)export,
         .size = size > 0 ? (uint32_t)size : 0,
@@ -70,10 +70,10 @@ int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export
         .now = v9_dentry_now(),
     };
     const bool has_name = size > 0 || size == -EBUSY; /* the root */
-    const struct v9_fid_new as = {number, uid, flags, -1, 0, has_name ? &route : NULL, handle};
+    const struct v9_fid_new as = {number, uid, 0, -1, 0, has_name ? &route : NULL, handle};
     const struct v9_found file = {path_fd, -1, export, attr};
 
-    return v9_fids_enter(&dev->fids, &as, path_fd < 0 ? NULL : &file, NULL);
+    return v9_fids_enter(&dev->fids, &as, &file, NULL);
 }
 
 int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,

@@ -35,8 +35,6 @@ class Operation(NamedTuple):
 
 
 OPERATIONS = (
-    Operation("xattr-get", "Txattrwalk, Tread, Tclunk", 3),
-    Operation("xattr-set", "Twalk, Txattrcreate, Twrite, Tclunk", 3),
     Operation("lock", "Tlock, Tlock (unlock)", 2),
     Operation("attach", "Tattach, Tclunk", 1),
 )

@@ -73,7 +73,7 @@ class NoRing:
 
 
 class FakeRequest:
-    """A request in flight. `data` is what the ring holds of it, `given` what the server got."""
+    """A request in flight."""
 
     counter = itertools.count()
 
@@ -85,9 +85,6 @@ class FakeRequest:
 
     def reply(self, data: bytes) -> None:
         self.replies.put(data)
-
-    def payload(self, offset: int, size: int) -> bytes:
-        return self.data[offset : offset + size]
 
     @property
     def waits(self) -> bool:
@@ -123,12 +120,12 @@ class Guest:
         """How many fids it has."""
         return self.device.stats().fids
 
-    def send(self, message: Message, *, held_back: int = 0) -> FakeRequest:
-        """Starts a request; the server is not given the last `held_back` bytes at once."""
+    def send(self, message: Message) -> FakeRequest:
+        """Starts a request."""
         tag = next(self._tags)
         data = message.encode(tag)
         request = FakeRequest(data, tag)
-        self.handle(data[: len(data) - held_back], request)
+        self.handle(data, request)
         return request
 
     def handle(self, data: bytes, request: FakeRequest) -> None:
@@ -179,7 +176,7 @@ class Guest:
             below = self.driver.export.step(fd, os.fsencode(last) or b".")
         finally:
             os.close(fd)
-        self.fids.add(number, below, 0, uid, 0, self.driver.attr(below))
+        self.fids.add(number, below, 0, uid, self.driver.attr(below))
         return number
 
     def open(self, path: str, flags: int = os.O_RDWR, number: int | None = None) -> int:
@@ -209,14 +206,22 @@ class Guest:
 _idle: list[Device] = []
 
 
+def _new_device() -> Device:
+    return Device(
+        NoRing(),
+        threads=1,
+        msize_max=65536,
+        max_fids=1000,
+        max_xattr=0,
+        mem_regions=1,
+        mem_bytes=0,
+    )
+
+
 @contextmanager
 def a_device() -> Iterator[Device]:
     """A device that nobody else uses meanwhile. None is closed: its threads take time to end."""
-    device = (
-        _idle.pop()
-        if _idle
-        else Device(NoRing(), threads=1, msize_max=65536, max_fids=1000, mem_regions=1, mem_bytes=0)
-    )
+    device = _idle.pop() if _idle else _new_device()
     device.set_dialect(dialect_u=False)
     yield device
     _idle.append(device)
@@ -240,7 +245,6 @@ def serving(
     readonly: bool = False,
     security_model: str = "passthrough",
     ring: int = 128,
-    max_xattr: int = 0,
 ) -> Iterator[Guest]:
     """A server over a directory, and a guest that has not said Tversion yet. No descriptor may be
     left at the end."""
@@ -272,7 +276,6 @@ def serving(
             fids,
             Tree([driver]),
             msize_max=65536,
-            max_xattr=max_xattr,
             set_msize=msizes.append,
             set_dialect=set_dialect,
             wake_signal=sys.wake_signal(),

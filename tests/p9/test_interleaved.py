@@ -4,7 +4,6 @@ opened; C's own Tclunk takes an unmarked fid's number away and tells nobody."""
 
 import errno
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,10 +19,10 @@ NEW = 5000
 
 @pytest.fixture
 def guest(root: Path) -> Iterator[Guest]:
-    """A guest of an export with two files, that may have one attribute value at a time."""
+    """A guest of an export with two files."""
     (root / "file").write_bytes(b"1")
     (root / "other").write_bytes(b"22")
-    with serving(root, max_xattr=1) as guest:
+    with serving(root) as guest:
         yield guest
 
 
@@ -69,57 +68,6 @@ def reuse(guest: Guest, number: int) -> None:
     """The same, and the number comes to stand for the other file, open."""
     clunk_in_c(guest, number)
     guest.open("other", number=number)
-
-
-def keep_and_set(guest: Guest) -> None:
-    """A value is written, which is the only one that there is room for."""
-    fid = guest.walk("file")
-    guest.do(m.Txattrcreate(fid, b"user.a", 1, 0))
-    guest.send(m.Twrite(fid, 0, b"x"), held_back=1).result(m.Rwrite)
-    guest.do(m.Tclunk(fid))
-
-
-@pytest.mark.parametrize("goes", [clunk_in_c, reuse])
-def test_a_fid_goes_while_it_becomes_a_value(
-    guest: Guest, goes: Callable[[Guest, int], None]
-) -> None:
-    fid = guest.walk("file")
-    between(guest, lambda: goes(guest, fid))
-    assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
-    if goes is reuse:
-        assert not guest.fids.look(fid).flags
-        assert code(guest, m.Tread(fid, 0, 1)) == errno.EBADF  # C's, were it not open
-    keep_and_set(guest)
-
-
-def test_a_value_to_read_goes_at_once(guest: Guest) -> None:
-    """Of a fid that is marked from the beginning, so its Tclunk comes to Python."""
-    source = guest.walk("file")
-    keep_and_set(guest)
-    between(guest, lambda: guest.do(m.Tclunk(NEW)))
-    assert code(guest, m.Txattrwalk(source, NEW, b"user.a")) == errno.EBADF
-    assert NEW not in guest.fids
-    keep_and_set(guest)
-
-
-def test_a_fid_gets_one_of_two_values(guest: Guest, root: Path) -> None:
-    fid = guest.walk("file")
-
-    def second() -> None:
-        assert code(guest, m.Txattrcreate(fid, b"user.b", 2, 0)) == errno.EBADF
-
-    between(guest, second)
-    guest.do(m.Txattrcreate(fid, b"user.a", 1, 0))
-    guest.send(m.Twrite(fid, 0, b"x"), held_back=1).result(m.Rwrite)
-    guest.do(m.Tclunk(fid))
-    assert os.listxattr(root / "file") == ["user.a"]
-
-
-def test_a_file_is_created_while_its_fid_becomes_a_value(guest: Guest) -> None:
-    fid = guest.walk()
-    between(guest, lambda: guest.become(fid, "file"))
-    assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
-    keep_and_set(guest)
 
 
 @pytest.mark.parametrize("goes", [clunk_in_c, reuse])
@@ -168,10 +116,6 @@ def test_a_request_that_outlives_its_session_keeps_nothing(
     between(guest, end)
     assert code(guest, lock(fid)) == errno.EBADF
     assert not is_locked(root / "file")
-    fid = guest.walk("file")
-    between(guest, end)
-    assert code(guest, m.Txattrcreate(fid, b"user.a", 1, 0)) == errno.EBADF
-    keep_and_set(guest)
 
 
 def test_a_lock_file_that_two_threads_open_is_kept_once(guest: Guest, root: Path) -> None:

@@ -29,17 +29,6 @@ def test_remove_frees_what_hangs_on_the_fid(guest: Guest, root: Path) -> None:
     assert reply.status == 0
 
 
-def test_remove_through_an_attribute_removes_nothing(guest: Guest, root: Path) -> None:
-    (root / "file").touch()
-    fid = guest.walk("file")
-    guest.do(m.Txattrcreate(fid, b"user.a", 1, 0))
-    guest.do(m.Twrite(fid, 0, b"x"))
-    assert codes(guest, m.Tremove(fid)) == errno.EBADF
-    assert os.listdir(root) == ["file"]
-    assert os.listxattr(root / "file") == []
-    assert fid not in guest.fids
-
-
 def test_remove_by_a_name_that_is_another_files_now(guest: Guest, root: Path) -> None:
     (root / "file").write_text("old")
     fid = guest.walk("file")

@@ -10,7 +10,6 @@ import pytest
 from tests.p9.guest import Guest, Refused
 from vhost9p.native.fids import SetAttr
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import messages as m
 
 IS_ROOT = os.geteuid() == 0
 
@@ -177,10 +176,3 @@ def test_bad_values_change_nothing(
         )  # fmt: skip
     assert refused.value.errno == errno.EINVAL
     assert os.stat(root / "file") == before
-
-
-def test_not_through_an_attribute(guest: Guest) -> None:
-    guest.do(m.Txattrwalk(guest.walk(), 500, b""))
-    with pytest.raises(Refused) as refused:
-        setattr_of(guest, 500, c.SETATTR_MODE)
-    assert refused.value.errno == errno.EBADF

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,11 +11,9 @@ from hypothesis import strategies as st
 
 from vhost9p.native.export import GID, UID, Export
 from vhost9p.policy.idmap import GuestId, HostId, Ids, Range
-from vhost9p.policy.idvalues import CAPABILITY, map_value
 
 NOBODY = 65534
 NO_ID = 0xFFFFFFFF
-ACL = b"system.posix_acl_access"
 
 # Where ranges begin and end, over the whole of 32 bits, and near each other.
 _EDGES = st.one_of(st.integers(0, 40), st.integers(0, NO_ID - 1))
@@ -116,62 +113,3 @@ def test_c_takes_no_ranges_that_overlap() -> None:
     assert caught.value.errno == errno.EINVAL
     with export_of(Ids([])) as export, pytest.raises(OSError):
         export.set_ids(UID, [])  # once
-
-
-# ---- values
-
-
-def plus(number: int) -> int:
-    """A map that shows where it was used, and refuses 13."""
-    if number == 13:
-        raise PermissionError(errno.EPERM, "13")
-    return number + 100
-
-
-def access_list(*entries: tuple[int, int, int]) -> bytes:
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *each) for each in entries)
-
-
-def test_named_entries_of_access_lists() -> None:
-    before = access_list((1, 7, NO_ID), (2, 6, 5), (4, 5, NO_ID), (8, 4, 6), (0x10, 7, NO_ID))
-    after = access_list((1, 7, NO_ID), (2, 6, 105), (4, 5, NO_ID), (8, 4, 7), (0x10, 7, NO_ID))
-    for name in (ACL, b"system.posix_acl_default"):
-        assert map_value(name, before, plus, lambda gid: gid + 1) == after
-    assert map_value(b"user.acl", before, plus, plus) == before
-    assert map_value(ACL, b"", plus, plus) == b""
-    with pytest.raises(PermissionError):
-        map_value(ACL, access_list((2, 7, 13)), plus, plus)
-
-
-SETS = bytes(range(16))
-V2, V3 = (struct.pack("<I", revision | 1) + SETS for revision in (0x02000000, 0x03000000))
-
-
-@pytest.mark.parametrize(
-    ("value", "mapped", "expected"),
-    [
-        (V2, 0, V2),
-        (V2, 100000, V3 + struct.pack("<I", 100000)),
-        (V3 + struct.pack("<I", 5), 0, V2),
-        (V3 + struct.pack("<I", 5), 9, V3 + struct.pack("<I", 9)),
-    ],
-)
-def test_root_of_capabilities(value: bytes, mapped: int, expected: bytes) -> None:
-    asked: list[int] = []
-
-    def root(uid: int) -> int:
-        asked.append(uid)
-        return mapped
-
-    assert map_value(CAPABILITY, value, root, plus) == expected
-    assert asked == [0 if value == V2 else 5]
-
-
-@given(st.sampled_from([ACL, CAPABILITY]), st.binary(min_size=1, max_size=40))
-def test_garbage_is_refused(name: bytes, value: bytes) -> None:
-    try:
-        map_value(name, value, lambda uid: uid, lambda gid: gid)
-    except OSError as error:
-        assert error.errno == errno.EINVAL
-    else:
-        assert value[:4] == bytes([2, 0, 0, 0]) if name == ACL else value[3] in (2, 3)

@@ -20,6 +20,7 @@ from tests.frontend.client import (
     SET_MTIME_VALUE,
     SET_SIZE,
     SET_UID,
+    WRLCK,
     P9Errno,
 )
 from tests.system.share import Share, fails, needs_root
@@ -420,6 +421,39 @@ def test_xattr_fids_are_no_files(share: Share) -> None:
     assert client.read(reader, 0, 100) == b"value"
     with fails(errno.EBADF, errno.EINVAL):
         client.xattrwalk(fid, share.top, b"user.name")
+
+
+def test_nothing_else_is_done_through_xattr_fids(share: Share) -> None:
+    client = share.client
+    fid = xattrs(share)
+    reader = client.new_fid()
+    client.xattrwalk(fid, reader)
+    for request in (
+        lambda: client.setattr(reader, SET_MODE, mode=0),
+        lambda: client.lock(reader, WRLCK),
+        lambda: client.getlock(reader, WRLCK),
+        lambda: client.link(share.top, reader, b"link"),
+        lambda: client.rename(reader, share.top, b"new"),
+        lambda: client.xattrcreate(reader, b"user.a", 1),
+        lambda: client.remove(reader),
+    ):
+        with fails(errno.EBADF):
+            request()
+    with fails(errno.EBADF):  # Tremove frees the fid, whatever it answers
+        client.clunk(reader)
+
+
+def test_remove_through_an_unfinished_xattr_removes_and_sets_nothing(share: Share) -> None:
+    client = share.client
+    fid = xattrs(share)
+    client.xattrcreate(fid, b"user.name", 1)
+    client.write(fid, 0, b"x")
+    with fails(errno.EBADF):
+        client.remove(fid)
+    assert os.listdir(share.host) == ["file"]
+    assert os.listxattr(share.path("file")) == []
+    with fails(errno.EBADF):
+        client.clunk(fid)
 
 
 @needs_root

@@ -89,15 +89,3 @@ class Driver(Protocol):
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """Creates a symlink."""
-
-    def list_xattrs(self, fd: int) -> list[bytes]:
-        """Names of extended attributes."""
-
-    def get_xattr(self, fd: int, name: bytes) -> bytes:
-        """An extended attribute's value."""
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        """Sets one; flags as of setxattr(2)."""
-
-    def remove_xattr(self, fd: int, name: bytes) -> None:
-        """Removes one."""

@@ -1,6 +1,6 @@
 """A driver that stands in front of another one.
 
-A policy's changes to an export (names of attributes, ids of owners) do not depend on the driver
+A policy's changes to an export (who may attach, what a quota counts) do not depend on the driver
 that stores the files. So a policy is a layer: a subclass of `Layer` overrides some methods, and the
 others call the driver below. Layers are stacked when an export is created, the one nearest to the
 guest last.
@@ -55,15 +55,3 @@ class Layer:
 
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         self.below.symlink(dir_fd, name, target, owner)
-
-    def list_xattrs(self, fd: int) -> list[bytes]:
-        return self.below.list_xattrs(fd)
-
-    def get_xattr(self, fd: int, name: bytes) -> bytes:
-        return self.below.get_xattr(fd, name)
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        self.below.set_xattr(fd, name, value, flags)
-
-    def remove_xattr(self, fd: int, name: bytes) -> None:
-        self.below.remove_xattr(fd, name)

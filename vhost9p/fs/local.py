@@ -3,8 +3,9 @@
 Everything works on descriptors. Calls that need a path get that of an open descriptor
 (vhost9p/procfs.py), which leads to the file itself, even if its names have changed.
 
-C creates files (csrc/fs/create.c), changes their names (csrc/fs/names.c) and attributes
-(csrc/fs/setattr.c), and implements the metadata of the mapped models (csrc/mapped/mapped.h).
+C creates files (csrc/fs/create.c), changes their names (csrc/fs/names.c), attributes
+(csrc/fs/setattr.c) and extended attributes (csrc/fs/xattr.c), and implements the metadata of the
+mapped models (csrc/mapped/mapped.h).
 """
 
 import errno
@@ -136,21 +137,3 @@ class LocalDriver:
     def symlink(self, dir_fd: int, name: bytes, target: bytes, owner: Owner) -> None:
         """See Driver."""
         self.export.symlink(dir_fd, name, target, *owner)
-
-    # ---- extended attributes ----------------------------------------------------------------
-
-    def list_xattrs(self, fd: int) -> list[bytes]:
-        """See Driver."""
-        return [os.fsencode(name) for name in os.listxattr(proc_path(fd))]
-
-    def get_xattr(self, fd: int, name: bytes) -> bytes:
-        """See Driver."""
-        return os.getxattr(proc_path(fd), name)
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        """See Driver."""
-        os.setxattr(proc_path(fd), name, value, flags)
-
-    def remove_xattr(self, fd: int, name: bytes) -> None:
-        """See Driver."""
-        os.removexattr(proc_path(fd), name)

@@ -57,23 +57,12 @@ class Request:
             if device._native:
                 lib.v9_reply(device._native, self.slot, self.seq, data, len(data))
 
-    def payload(self, offset: int, size: int) -> bytes:
-        """Returns bytes of the request that its data lack; OSError ESTALE if it was aborted."""
-        out = ffi.new("uint8_t[]", size)
-        device = self._device
-        with device._answering:
-            if not device._native:
-                raise OSError(errno.ESTALE, "the device is closed")
-            got = check(lib.v9_gather(device._native, self.slot, self.seq, offset, out, size))
-        return bytes(ffi.buffer(out, got))
-
 
 class Handler(Protocol):
     """Called by serving threads, several at a time. Raises OSError to answer with an errno."""
 
     def request(self, data: bytes, request: Request) -> bytes | None:
-        """Answers a T-message with an R-message, or None: later. `data` may lack the payload of a
-        Twrite."""
+        """Answers a T-message with an R-message, or None: later."""
 
     def try_lock(
         self,
@@ -234,6 +223,7 @@ class Device:
         threads: int,
         msize_max: int,
         max_fids: int,
+        max_xattr: int,
         mem_regions: int,
         mem_bytes: int,
         cpus: Sequence[int] = (),
@@ -253,6 +243,7 @@ class Device:
                 "threads": threads,
                 "msize_max": msize_max,
                 "max_fids": max_fids,
+                "max_xattr": max_xattr,
                 "mem_regions": mem_regions,
                 "mem_bytes": mem_bytes,
                 "poll_us": poll_us,

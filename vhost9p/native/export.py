@@ -190,14 +190,16 @@ class Export:
         self._xattr_names = names  # C keeps no copy
         lib.v9_export_set_xattr_names(self.native, names.native)
 
+    def limit_xattrs(self, value: int, names: int, total: int) -> None:
+        """Limits a file's extended attributes: bytes of one value, number of attributes, bytes of
+        all names and values. Once, before the export is served."""
+        limits = ffi.new("struct v9_xattr_limits *", (value, names, total))
+        lib.v9_export_limit_xattrs(self.native, limits)
+
     def watch_capabilities(self, name: bytes) -> None:
         """Drops the capabilities that the attribute `name` stores when a program is written. Call
         it once, before the export is served; OSError EINVAL for an invalid name."""
         check(lib.v9_export_watch_caps(self.native, name))
-
-    def capabilities_set(self) -> None:
-        """Some file has capabilities under that name now."""
-        lib.v9_export_caps_set(self.native)
 
     def step(self, fd: int, name: bytes) -> int:
         """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV if it

@@ -141,14 +141,12 @@ class FidTable:
         path_fd: int,
         export: int,
         uid: int,
-        flags: int,
-        attr: Attr | None,
+        attr: Attr,
     ) -> int:
-        """Adds a fid and returns its handle. Takes ownership of `path_fd` (-1 for an xattr fid)
-        unless it raises."""
-        native, handle = attr.native if attr else ffi.new("struct v9_attr *"), ffi.new("uint64_t *")
+        """Adds a fid and returns its handle. Takes ownership of `path_fd` unless it raises."""
+        handle = ffi.new("uint64_t *")
         where = (self._device, number, path_fd, export)
-        check(lib.v9_fid_add(*where, uid, flags, native, handle))
+        check(lib.v9_fid_add(*where, uid, attr.native, handle))
         return int(handle[0])
 
     def become(
@@ -160,8 +158,7 @@ class FidTable:
         check(lib.v9_fid_become(self._device, fid.handle, name, made, attr.native))
 
     def mark(self, handle: int, flags: int) -> None:
-        """Adds FID_* flags; OSError EBADF if the fid has lost its number, or has a conflicting
-        use."""
+        """Adds FID_* flags; OSError EBADF if the fid has lost its number, or is not open."""
         check(lib.v9_fid_mark(self._device, handle, flags))
 
     def open_for_locks(self, handle: int) -> tuple[int, int]:

@@ -1,8 +1,5 @@
 """An export's usage and its limits, as C keeps them (csrc/quota/quota.h)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from vhost9p.native.export import Export
 from vhost9p.native.library import check, ffi, lib
 
@@ -46,7 +43,6 @@ class Quota:
         err = ffi.new("int32_t *")
         self._native = lib.v9_quota_new(conf, err)
         check(err[0])
-        self.block = block
 
     def close(self) -> None:
         """Frees it. No export that is served may be using it."""
@@ -57,15 +53,3 @@ class Quota:
     def limit(self, export: Export) -> None:
         """Makes it the quota of an export. Once, before that is served."""
         check(lib.v9_export_set_quota(export.native, self._native))
-
-    @contextmanager
-    def change(self, fd: int, bytes: int = 0) -> Iterator[None]:
-        """Brackets a change of an open file (O_PATH is enough). Reserves `bytes`: OSError if the
-        limit does not allow them. The real usage is measured at the end."""
-        fds = [fd] + [-1] * (lib.V9_QUOTA_FILES - 1)
-        native = ffi.new("struct v9_quota_change *", (bytes, 0, fds))
-        check(lib.v9_quota_change_begin(self._native, native))
-        try:
-            yield
-        finally:
-            lib.v9_quota_change_end(self._native, native)

@@ -35,3 +35,9 @@ class XattrNames:
         host = ffi.new("char[]", lib.V9_XATTR_NAME)
         size = check(lib.v9_xattr_names_host(self.native, name, refused, host))
         return bytes(ffi.buffer(host, size))
+
+    def guest(self, host: bytes) -> bytes:
+        """Returns the guest's name of a host attribute. OSError ENODATA if it is hidden."""
+        name = ffi.new("char[]", lib.V9_XATTR_NAME)
+        size = check(lib.v9_xattr_names_guest(self.native, host, name))
+        return bytes(ffi.buffer(name, size))

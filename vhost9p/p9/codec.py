@@ -242,18 +242,11 @@ def sized(cls: type[Record]) -> Wire:
     return Wire("H", take, put)
 
 
-Rest = Callable[[int, int], bytes]
-"""Gets the bytes of a message that were not passed at first, by offset and number."""
-
-
-def decode(data: bytes, rest: Rest | None = None) -> tuple[int, Message]:
-    """Returns tag and message. Raises P9Error (EOPNOTSUPP for a type that no dialect has), and what
-    `rest` raises."""
+def decode(data: bytes) -> tuple[int, Message]:
+    """Returns tag and message. Raises P9Error (EOPNOTSUPP for a type that no dialect has)."""
     if len(data) < HEADER_SIZE:
         raise P9Error(errno.EINVAL, f"a message of {len(data)} bytes")
     size, number, tag = _HEADER.unpack_from(data)
-    if size > len(data) and rest:
-        data += rest(len(data), size - len(data))
     if size != len(data):
         raise P9Error(errno.EINVAL, f"size[4] says {size}, the message has {len(data)} bytes")
     cls = _by_type.get(number)

@@ -47,9 +47,3 @@ DMSOCKET = 0x00100000
 DMSETUID = 0x00080000
 DMSETGID = 0x00040000
 DMSETVTX = 0x00010000
-
-# Txattrcreate: flags
-XATTR_CREATE = 1
-XATTR_REPLACE = 2
-XATTR_SIZE_MAX = 65536
-"""The kernel's limit for a value and for a list of names (include/uapi/linux/limits.h)."""

@@ -28,9 +28,6 @@ class Request(Protocol):
     def reply(self, data: bytes) -> None:
         """Sends a whole R-message after the handler has returned. May be called from any thread."""
 
-    def payload(self, offset: int, size: int) -> bytes:
-        """Returns bytes of the message that `Server.handle` did not get: a Twrite's data."""
-
 
 @dataclass
 class Context:

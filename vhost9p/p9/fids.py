@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from vhost9p.fs.driver import Attr, Entry, SetAttr
 
-FID_UPCALL = 1
-"""Python answers Tread, Twrite and Tclunk of the fid: it stands for an extended attribute."""
+FID_XATTR = 1
+"""The fid has the value of an extended attribute (csrc/fid/xattr_value.h)."""
 FID_LOCKS = 2
 """Python answers Tclunk of the fid: it has taken locks."""
 
@@ -99,8 +99,7 @@ class FidTable(Protocol):
         path_fd: int,
         export: int,
         uid: int,
-        flags: int,
-        attr: Attr | None,
+        attr: Attr,
     ) -> int:
         """Adds a fid and returns its handle. Takes ownership of `path_fd` unless it raises. EBADF
         if the number is in use."""
@@ -112,7 +111,7 @@ class FidTable(Protocol):
         open. Takes ownership of the descriptors unless it raises."""
 
     def mark(self, handle: int, flags: int) -> None:
-        """Adds FID_* flags. EBADF if the fid has lost its number, or has a conflicting use."""
+        """Adds FID_* flags. EBADF if the fid has lost its number, or is not open."""
 
     def open_for_locks(self, handle: int) -> tuple[int, int]:
         """Opens a separate descriptor of a pinned fid's file, which is open. Returns it and its

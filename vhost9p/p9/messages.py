@@ -23,35 +23,6 @@ class Rlerror(Message):
     ecode: U32
 
 
-# size[4] Txattrwalk tag[2] fid[4] newfid[4] name[s]
-@message(30)
-class Txattrwalk(Message):
-    fid: U32
-    newfid: U32
-    name: String
-
-
-# size[4] Rxattrwalk tag[2] size[8]
-@message(31)
-class Rxattrwalk(Message):
-    size: U64
-
-
-# size[4] Txattrcreate tag[2] fid[4] name[s] attr_size[8] flags[4]
-@message(32)
-class Txattrcreate(Message):
-    fid: U32
-    name: String
-    attr_size: U64
-    flags: U32
-
-
-# size[4] Rxattrcreate tag[2]
-@message(33)
-class Rxattrcreate(Message):
-    pass
-
-
 # size[4] Tlock tag[2] fid[4] type[1] flags[4] start[8] length[8] proc_id[4] client_id[s]
 @message(52)
 class Tlock(Message):
@@ -148,20 +119,6 @@ class Tread(Message):
 @message(117)
 class Rread(Message):
     data: Data
-
-
-# size[4] Twrite tag[2] fid[4] offset[8] count[4] data[count]
-@message(118)
-class Twrite(Message):
-    fid: U32
-    offset: U64
-    data: Data
-
-
-# size[4] Rwrite tag[2] count[4]
-@message(119)
-class Rwrite(Message):
-    count: U32
 
 
 # size[4] Tclunk tag[2] fid[4]

@@ -5,8 +5,8 @@ C answers most requests; those that reach Python change something, or need a dec
 handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
 wait for a lock returns `LATER`, and replies through its request from another thread.
 
-The handlers are in one module per family: session, xattr, locks for 9P2000.L; session, dialect_u
-and dialect_u_reading for 9P2000.u.
+The handlers are in one module per family: session, locks for 9P2000.L; session, dialect_u and
+dialect_u_reading for 9P2000.u.
 """
 
 import errno
@@ -23,7 +23,6 @@ from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.session import SessionFamily
-from vhost9p.p9.xattr import XattrFamily
 
 __all__ = ["Request", "Server"]
 
@@ -40,7 +39,6 @@ class Server:
         tree: Tree,
         *,
         msize_max: int,
-        max_xattr: int,
         set_msize: Callable[[int], None],
         set_dialect: Callable[[Dialect], None],
         wake_signal: int,
@@ -52,7 +50,6 @@ class Server:
         self._locks = LockFamily(context, wake_signal)
         self.try_lock = self._locks.try_lock
         self._reading = ReadingFamily(context)
-        self._xattrs = XattrFamily(context, max_xattr)
         session: dict[type[Message], Handler] = {
             **SessionFamily(context, self._forget).handlers(),
             m.Tclunk: self._clunk,
@@ -61,7 +58,6 @@ class Server:
         self._tables: dict[Dialect, dict[type[Message], Handler]] = {
             Dialect.L: {
                 **session,
-                **self._xattrs.handlers(),
                 **self._locks.handlers(),
             },
             Dialect.U: {
@@ -78,10 +74,9 @@ class Server:
         self._set_dialect(dialect)
 
     def handle(self, data: bytes, request: Request) -> bytes | None:
-        """Returns the reply to a request; None if it comes later. Raises OSError. `data` may lack a
-        Twrite's payload."""
+        """Returns the reply to a request; None if it comes later. Raises OSError."""
         try:
-            tag, message = decode(data, request.payload)
+            tag, message = decode(data)
             handler = self._handlers.get(type(message))
             if handler is None:
                 name, dialect = type(message).__name__, self._context.dialect.value.decode()
@@ -94,11 +89,7 @@ class Server:
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Clunks a fid for which Python stores data; C clunks the others."""
-        handle = self._fids.find(t.fid)
-        try:
-            self._xattrs.clunk(t.fid, handle)
-        finally:
-            self._drop(handle)
+        self._drop(self._fids.find(t.fid))
         return m.Rclunk()
 
     def _remove(self, request: Request, t: m.Tremove) -> m.Rremove:
@@ -117,12 +108,10 @@ class Server:
         try:
             self._fids.clunk(handle)
         finally:
-            self._xattrs.drop(handle)
             self._locks.clunk(handle)
 
     def _forget(self) -> None:
         """Drops all data stored for fids, after the fids are gone."""
-        self._xattrs.forget()
         self._locks.forget()
         self._reading.forget()
 
@@ -146,7 +135,7 @@ class Server:
         self._locks.waits.resume()
 
     def reset(self) -> None:
-        """Drops the guest's fids, locks and attribute values. Nothing waits until
+        """Drops the guest's fids and locks. Nothing waits until
         `resume_waits`."""
         self._locks.waits.stop()
         self._fids.clear()

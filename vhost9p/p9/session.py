@@ -63,7 +63,7 @@ class SessionFamily:
         uid = _user(t, self._context.dialect)
         export, fd, attr = self._context.tree.attach(t.aname, uid)
         try:
-            self._context.fids.add(t.fid, fd, export, uid, 0, attr)
+            self._context.fids.add(t.fid, fd, export, uid, attr)
         except OSError:
             close_fd(fd)
             raise

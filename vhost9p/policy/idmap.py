@@ -1,13 +1,13 @@
 """Maps users and groups of the guest to those of the host.
 
 Ranges map guest ids to host ids one to one, users and groups separately. C implements both
-directions (csrc/export/idmap.h): it maps attributes when it reads and changes them, and owners of
-new files; Python calls it for the rest. 0xFFFFFFFF is no id: an unnamed user, or an owner that
-stays unchanged.
+directions (csrc/export/idmap.h): it maps attributes when it reads and changes them, owners of new
+files, and ids in extended attributes (csrc/export/xattr_ids.h). 0xFFFFFFFF is no id: an unnamed
+user, or an owner that stays unchanged.
 
-`IdLayer` translates the ids in Python's requests. Above it, toward the guest, and in fids, all ids
-are the guest's. Below it drivers know the host's ids only, except for owners of new files. Mapped
-security models store the host's ids, too.
+`IdLayer` refuses users who attach. Above it, toward the guest, and in fids, all ids are the
+guest's. Below it drivers know the host's ids only, except for owners of new files. Mapped security
+models store the host's ids, too.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from typing import NewType
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.layer import Layer
 from vhost9p.native.export import GID, UID, Export
-from vhost9p.policy.idvalues import map_value
 
 GuestId = NewType("GuestId", int)
 HostId = NewType("HostId", int)
@@ -59,30 +58,4 @@ class IdLayer(Layer):
 
     def admit(self, uid: int) -> None:
         """See Driver."""
-        self.below.admit(self._host_uid(uid))
-
-    # ---- owners -----------------------------------------------------------------------------
-
-    def _host_uid(self, uid: int) -> int:
-        return self._export.host_id(UID, uid)
-
-    def _host_gid(self, gid: int) -> int:
-        return self._export.host_id(GID, gid)
-
-    def _guest_uid(self, uid: int) -> int:
-        return self._export.guest_id(UID, uid)
-
-    def _guest_gid(self, gid: int) -> int:
-        return self._export.guest_id(GID, gid)
-
-    # ---- ids in attributes ------------------------------------------------------------------
-
-    def get_xattr(self, fd: int, name: bytes) -> bytes:
-        """See Driver. OSError EINVAL if the host's value is malformed."""
-        value = self.below.get_xattr(fd, name)
-        return map_value(name, value, self._guest_uid, self._guest_gid)
-
-    def set_xattr(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
-        """See Driver. OSError EPERM for an id that the guest may not use."""
-        value = map_value(name, value, self._host_uid, self._host_gid)
-        self.below.set_xattr(fd, name, value, flags)
+        self.below.admit(self._export.host_id(UID, uid))

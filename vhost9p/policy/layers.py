@@ -1,8 +1,5 @@
-"""The layers that an export's options ask for.
-
-From the host up: attributes' names (xattrs.py), then ids (idmap.py). So an attribute's guest name
-decides how the ids in its value are mapped.
-"""
+"""What an export's options ask for: rules and limits of extended attributes (xattrs.py), which C
+applies, and a layer for ids (idmap.py)."""
 
 import os
 from collections.abc import Iterable
@@ -13,22 +10,21 @@ from vhost9p.native.export import Export
 from vhost9p.policy.idmap import GuestId, HostId, IdLayer, Ids, Range
 from vhost9p.policy.xattrs import (
     MODELS,
-    UNLIMITED,
     Limits,
     Rule,
-    XattrLayer,
+    install,
     rules_of,
     rules_problem,
 )
 
 
 def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
-    """Returns the driver with the layers for an export's options in front. Raises OSError, and
-    ValueError if `problem` finds one."""
+    """Installs what an export's options ask for, and returns the driver with the layers for them in
+    front. Raises OSError, and ValueError if `problem` finds one."""
     xattrs, id_map, model = config.xattrs, config.id_map, config.model
     if xattrs or model in MODELS:
         rules = rules_of(model, _rules(xattrs) if xattrs else ())
-        driver = XattrLayer(driver, rules, _limits(xattrs) if xattrs else UNLIMITED, export)
+        install(export, rules, _limits(xattrs) if xattrs else None)
     if id_map:
         uids = Ids(_ranges(id_map.uid), _host_id(id_map.squash_uid), id_map.forbid_uid)
         gids = Ids(_ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)

@@ -61,9 +61,47 @@ TEST(a_name_that_becomes_too_long_is_refused)
     CHECK(translate(name) == -ERANGE);
 }
 
+/* The guest's name of a host's attribute; "": it has none. */
+static const char *shown(const char *name)
+{
+    static char guest[V9_XATTR_NAME];
+    const int size = v9_xattr_names_guest(names, name, guest);
+
+    CHECK(size == -ENODATA || size == (int)strlen(guest));
+    return size < 0 ? "" : guest;
+}
+
+TEST(a_hosts_name_is_shown_where_the_guests_leads_back_to_it)
+{
+    CHECK(!strcmp(shown("security.keep"), "security.keep"));
+    CHECK(!strcmp(shown("user.guest.a"), "security.a"));
+    CHECK(!strcmp(shown("user.a"), "user.a"));
+    CHECK(!*shown("security.a"));      /* which is another one for the guest */
+    CHECK(!*shown("user.guest.keep")); /* which the guest has elsewhere */
+    CHECK(!*shown("trusted.a") && !*shown("system.a"));
+}
+
+TEST(a_name_that_would_be_too_long_for_the_guest_is_not_shown)
+{
+    static const struct v9_xattr_rule longer[] = {
+        {"security.and.more.", "user.", V9_XATTR_STORE},
+    };
+    v9_xattr_names *own = v9_xattr_names_new(longer, 1);
+    char name[V9_XATTR_NAME], guest[V9_XATTR_NAME];
+
+    memset(name, 'x', sizeof(name));
+    memcpy(name, "user.", 5);
+    name[242] = 0; /* "security.and.more." has 13 bytes more */
+    CHECK(v9_xattr_names_guest(own, name, guest) == 255);
+    memcpy(name + 242, "x", 2);
+    CHECK(v9_xattr_names_guest(own, name, guest) == -ENODATA);
+    v9_xattr_names_free(own);
+}
+
 TEST(without_rules_a_name_stays)
 {
     const v9_export ex = {.xattr_names = NULL};
 
     CHECK(v9_export_xattr_name(&ex, "user.a", EPERM, host) == 6 && !strcmp(host, "user.a"));
+    CHECK(v9_export_xattr_shown(&ex, "user.b", host) == 6 && !strcmp(host, "user.b"));
 }

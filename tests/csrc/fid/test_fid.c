@@ -1,6 +1,6 @@
 // sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
-// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c fs/
-// mapped/ export/ quota/ base/
+// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c
+// fid/xattr_value.c fs/ mapped/ export/ quota/ base/
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */
@@ -323,16 +323,17 @@ TEST(a_stale_handle_is_refused)
     CHECK(enter(fids, 1) == 0);
     handle = handle_of(fids, 1);
     CHECK(v9_fids_remove(fids, 1) == 0);
-    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF);
     CHECK(enter(fids, 1) == 0); /* in the same place, with the same number */
     CHECK((uint32_t)handle_of(fids, 1) == (uint32_t)handle && handle_of(fids, 1) != handle);
-    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF);
     CHECK(v9_fids_remove_handle(fids, handle) == -EBADF);
     handle = handle_of(fids, 1);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF); /* it is not open */
     struct v9_fid *pinned = pin(fids, 1);
-    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == 0);
-    CHECK(v9_fid_flags(pinned) == V9_FID_UPCALL);
+    CHECK(v9_fids_set_value(fids, pinned, v9_xattr_value_announce("user.a", 1, 0)) == 0);
+    CHECK(v9_fid_flags(pinned) == V9_FID_XATTR);
+    CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF);
     CHECK(v9_fids_open(fids, pinned, 1, O_RDONLY) == -EBADF);
     CHECK(enter_for(fids, 1, 2, pinned) == -EBADF); /* nor does it become another file's */
     CHECK(v9_fids_remove(fids, 1) == -EBUSY);
@@ -341,8 +342,42 @@ TEST(a_stale_handle_is_refused)
     v9_fids_unpin(fids, pinned);
 }
 
+/* Gives fid 1 a value, writes it and ends the fid, while another thread does the same. */
+static void *use_values(void *of)
+{
+    struct v9_fids *fids = of;
+
+    for (int i = 0; i < 3000; i++) {
+        struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 1, 0);
+        struct v9_fid *pinned;
+
+        enter(fids, 1);
+        pinned = pin(fids, 1);
+        if (!pinned || v9_fids_set_value(fids, pinned, value))
+            v9_xattr_value_free(value);
+        if (pinned && v9_fid_flags(pinned) & V9_FID_XATTR)
+            v9_xattr_value_append(pinned->value, 0, "x", 1);
+        if (pinned) {
+            v9_fids_remove_handle(fids, v9_fids_handle(fids, pinned));
+            v9_fids_unpin(fids, pinned);
+        }
+    }
+    return NULL;
+}
+
+TEST(a_value_goes_with_the_last_user_of_its_fid)
+{
+    pthread_t other;
+
+    CHECK(pthread_create(&other, NULL, use_values, fids) == 0);
+    use_values(fids);
+    pthread_join(other, NULL);
+    CHECK(fids->live == 0 && !fids->values.count && !fids->values.bytes);
+}
+
 TEST(an_open_or_locked_fid_becomes_nothing_else)
 {
+    struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 1, 0);
     uint64_t handle;
 
     CHECK(enter(fids, 1) == 0);
@@ -350,12 +385,13 @@ TEST(an_open_or_locked_fid_becomes_nothing_else)
     CHECK(v9_fids_open(fids, pinned, some_fd(), O_RDONLY) == 0);
     handle = handle_of(fids, 1);
     CHECK(enter_for(fids, 1, 2, pinned) == -EBADF);
-    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_set_value(fids, pinned, value) == -EBADF);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == 0);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == 0);
-    CHECK(v9_fids_mark(fids, handle, V9_FID_UPCALL) == -EBADF);
+    CHECK(v9_fids_set_value(fids, pinned, value) == -EBADF);
     CHECK(v9_fids_remove(fids, 1) == -EBUSY && v9_fids_remove_handle(fids, handle) == 0);
     v9_fids_unpin(fids, pinned);
+    v9_xattr_value_free(value);
     CHECK(fids->count == 0 && fids->live == 0);
 }
 

@@ -25,15 +25,6 @@ static int write_text(int fid, int offset, const char *text)
     return ask(P9_TWRITE, "484d", fid, offset, (int)strlen(text), text);
 }
 
-/* Has the fid be one that Python keeps something for. */
-static void mark(uint32_t fid)
-{
-    uint64_t handle;
-
-    CHECK(v9_fids_find(&dev.fids, fid, &handle) == 0);
-    CHECK(v9_fids_mark(&dev.fids, handle, V9_FID_UPCALL) == 0);
-}
-
 /* ---- opening -----------------------------------------------------------------------------------
  */
 
@@ -163,14 +154,16 @@ TEST(a_users_write_takes_set_id_bits_away)
 /* ---- what is Python's --------------------------------------------------------------------------
  */
 
-TEST(a_fid_that_python_keeps_something_for_is_read_and_clunked_by_python)
+TEST(a_fid_with_locks_is_clunked_by_python)
 {
+    uint64_t handle;
+
     host_writes("file", "text");
-    CHECK(walk_to(1, "file") == 0);
-    mark(1);
-    CHECK(ask(P9_TREAD, "484", 1, 0, 10) == -V9_NOT_OURS);
-    CHECK(write_text(1, 0, "x") == -V9_NOT_OURS && ask(P9_TCLUNK, "4", 1) == -V9_NOT_OURS);
-    CHECK(ask(P9_TLOPEN, "44", 1, O_RDONLY) == -EBADF);
+    open_file(1, "file", O_RDWR);
+    CHECK(v9_fids_find(&dev.fids, 1, &handle) == 0);
+    CHECK(v9_fids_mark(&dev.fids, handle, V9_FID_LOCKS) == 0);
+    CHECK(write_text(1, 0, "x") == 0 && ask(P9_TCLUNK, "4", 1) == -V9_NOT_OURS);
+    CHECK(ask(P9_TREAD, "484", 1, 0, 10) == 0);
 }
 
 TEST(in_9p2000u_python_reads_directories)

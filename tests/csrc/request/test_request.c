@@ -47,6 +47,7 @@ HANDLER(v9_p9_rename)
 HANDLER(v9_p9_renameat)
 HANDLER(v9_p9_setattr)
 HANDLER(v9_p9_xattrwalk)
+HANDLER(v9_p9_xattrcreate)
 HANDLER(v9_p9_fsync)
 HANDLER(v9_p9_getlock)
 

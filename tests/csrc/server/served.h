@@ -342,7 +342,7 @@ static inline uint64_t add_fid(uint32_t number, const char *name)
         v9_qidmap_set_device(qidmap, attr.st_dev, attr.mnt_id, STAT_DEVICE, V9_DEV_IDENTITY);
         err = v9_attr_read(export, fd, "", &attr);
     }
-    CHECK(!err && v9_fid_add(dev, number, fd, 0, geteuid(), 0, &attr, &handle) == 0);
+    CHECK(!err && v9_fid_add(dev, number, fd, 0, geteuid(), &attr, &handle) == 0);
     return handle;
 }
 

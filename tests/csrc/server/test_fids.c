@@ -70,10 +70,10 @@ TEST(a_number_in_use_is_refused_and_the_cap_holds)
     add_fid(ROOT, "");
     attr = attr_of("");
     fd = open(top, O_PATH | O_CLOEXEC);
-    CHECK(v9_fid_add(dev, ROOT, fd, 0, 0, 0, &attr, &handle) == -EBADF);
-    CHECK(v9_fid_add(dev, P9_NOFID, fd, 0, 0, 0, &attr, &handle) == -EBADF);
+    CHECK(v9_fid_add(dev, ROOT, fd, 0, 0, &attr, &handle) == -EBADF);
+    CHECK(v9_fid_add(dev, P9_NOFID, fd, 0, 0, &attr, &handle) == -EBADF);
     add_fid(1, "");
-    CHECK(v9_fid_add(dev, 2, fd, 0, 0, 0, &attr, &handle) == -EMFILE);
+    CHECK(v9_fid_add(dev, 2, fd, 0, 0, &attr, &handle) == -EMFILE);
     CHECK(fcntl(fd, F_GETFD) >= 0); /* the caller's still */
     CHECK(stats().fids == 2 && stats().inodes == 1);
     close(fd);
@@ -133,7 +133,7 @@ static bool is_pythons(uint32_t fid)
 
 TEST(a_fid_that_is_marked_is_pythons_to_clunk)
 {
-    uint64_t locks, handle;
+    uint64_t locks;
     uint8_t open_request[8];
 
     serve();
@@ -142,26 +142,27 @@ TEST(a_fid_that_is_marked_is_pythons_to_clunk)
     CHECK(v9_fid_mark(dev, locks, V9_FID_LOCKS) == -EBADF); /* which go with an open file */
     v9_put(v9_put(open_request, 1, 4), O_RDWR, 4);
     CHECK(ask(P9_TLOPEN, open_request, sizeof(open_request)) == P9_TLOPEN + 1);
-    CHECK(v9_fid_mark(dev, locks, V9_FID_UPCALL) == -EBADF); /* which go with none */
     CHECK(v9_fid_mark(dev, locks, V9_FID_LOCKS) == 0 && is_pythons(1));
-    CHECK(v9_fid_add(dev, 2, -1, 0, 5, V9_FID_UPCALL, NULL, &handle) == 0 && is_pythons(2));
-    add_fid(3, "file");
-    CHECK(!is_pythons(3));
+    add_fid(2, "file");
+    CHECK(!is_pythons(2));
     CHECK(v9_fid_clunk(dev, locks) == 0 && v9_fid_mark(dev, locks, V9_FID_LOCKS) == -EBADF);
     stop();
 }
 
 TEST(a_fid_of_an_extended_attribute_has_no_file)
 {
+    const uint8_t list[] = {1, 0, 0, 0, 2, 0, 0, 0, 0, 0};
     struct v9_fid_info info;
-    uint64_t handle;
 
-    begin_device();
-    CHECK(v9_fid_add(dev, 1, -1, 0, 5, V9_FID_UPCALL, NULL, &handle) == 0);
-    CHECK(v9_fid_get(dev, 1, &info) == 0);
-    CHECK(info.path_fd == -1 && info.io_fd == -1 && info.meta_fd == -1 && info.uid == 5);
-    CHECK(info.flags == V9_FID_UPCALL && info.handle == handle && stats().inodes == 0);
-    v9_fid_put(dev, handle);
+    serve();
+    host_writes("file", "text");
+    add_fid(1, "file");
+    CHECK(ask(P9_TXATTRWALK, list, sizeof(list)) == P9_TXATTRWALK + 1);
+    CHECK(v9_fid_get(dev, 2, &info) == 0);
+    CHECK(info.path_fd == -1 && info.io_fd == -1 && info.meta_fd == -1);
+    CHECK(info.uid == geteuid() && info.flags == V9_FID_XATTR);
+    v9_fid_put(dev, info.handle);
+    CHECK(v9_fid_mark(dev, info.handle, V9_FID_LOCKS) == -EBADF && !is_pythons(2));
     stop();
 }
 
@@ -229,13 +230,16 @@ TEST(names_of_a_fids_file_are_changed_for_9p2000u)
 /* A fid of an extended attribute that is being written has a file, which is not meant. */
 TEST(a_fid_that_is_in_use_for_an_attribute_unlinks_nothing)
 {
+    const uint8_t create[] = {1, 0, 0, 0, 6, 0, 'u', 's', 'e', 'r', '.', 'a',
+                              1, 0, 0, 0, 0, 0, 0,   0,   0,   0,   0,   0};
     struct v9_fid_info info;
 
-    begin_device();
+    serve();
     host_writes("file", "text");
     add_fid(ROOT, "");
     add_fid(1, "file");
-    CHECK(v9_fid_get(dev, 1, &info) == 0 && v9_fid_mark(dev, info.handle, V9_FID_UPCALL) == 0);
+    CHECK(ask(P9_TXATTRCREATE, create, sizeof(create)) == P9_TXATTRCREATE + 1);
+    CHECK(v9_fid_get(dev, 1, &info) == 0 && info.flags == V9_FID_XATTR);
     CHECK(v9_fid_unlink(dev, info.handle) == -EBADF && host_has("file", "text"));
     v9_fid_put(dev, info.handle);
     stop();
@@ -325,9 +329,9 @@ TEST(a_straggler_neither_clears_nor_enters_fids)
     v9_fids_begin_request(&dev->fids);
     CHECK(pthread_create(&thread, NULL, clear, NULL) == 0 && pthread_join(thread, NULL) == 0);
     CHECK(v9_fid_clear(dev) == -ESTALE && stats().fids == 1);
-    CHECK(v9_fid_add(dev, 1, fd, 0, 0, 0, &attr, &handle) == -EBADF);
+    CHECK(v9_fid_add(dev, 1, fd, 0, 0, &attr, &handle) == -EBADF);
     CHECK(v9_fid_find(dev, ROOT, &handle) == 0);
     v9_fids_begin_request(&dev->fids);
-    CHECK(v9_fid_add(dev, 1, fd, 0, 0, 0, &attr, &handle) == 0);
+    CHECK(v9_fid_add(dev, 1, fd, 0, 0, &attr, &handle) == 0);
     stop();
 }

@@ -1,0 +1,51 @@
+/*
+ * xattr value: the value behind the fid of an extended attribute.
+ *
+ * Txattrwalk enters a fid with a value, or a list of names, that the guest reads. Txattrcreate
+ * gives a value to be written to a fid that stands for a file. The value is the fid's from then on,
+ * and is freed with it, in whatever way the fid ends. A value that is read never changes; one that
+ * is written grows from front to back, and is set by Tclunk.
+ */
+#ifndef V9_FID_XATTR_VALUE_H
+#define V9_FID_XATTR_VALUE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct v9_xattr_value {
+    uint32_t size;    /* in bytes, also before all are written */
+    uint32_t written; /* of one that is written: so far */
+    int flags;        /* setxattr(2)'s */
+    char *name;       /* the guest's, of one that is written; NULL: it is read */
+    /* Of one that is written: guards `written` and data; lock order: docs/architecture.md */
+    pthread_mutex_t lock;
+    uint8_t data[]; /* has room for V9_XATTR_IDS_MORE bytes more */
+};
+
+/* A thousand of the largest values. A guest that leaks more gets ENOSPC. */
+enum { V9_XATTR_VALUES_BYTES = 64 << 20 };
+
+/* The values of a device's fids. The fid table's lock guards it. */
+struct v9_xattr_values {
+    uint32_t max; /* how many there may be; 0: as many as V9_XATTR_VALUES_BYTES allows */
+    uint32_t count;
+    uint64_t bytes;
+};
+
+/* A value that is read, copied; NULL: no memory. */
+struct v9_xattr_value *v9_xattr_value_new(const void *data, uint32_t size);
+/* A value of so many bytes that is to be written, and then set under the guest's name `name`. */
+struct v9_xattr_value *v9_xattr_value_announce(const char *name, uint32_t size, int flags);
+void v9_xattr_value_free(struct v9_xattr_value *value);
+/* Writes the next piece of a value. -EBADF for one that is read, -EINVAL if the offset is not its
+ * end so far, -ENOSPC beyond the announced size. */
+int v9_xattr_value_append(struct v9_xattr_value *value, uint64_t offset, const void *data,
+                          uint32_t count);
+/* Whether all of it was written: then it does not change any more. */
+bool v9_xattr_value_is_complete(struct v9_xattr_value *value);
+/* Counts a value; -ENOSPC where there are too many. */
+int v9_xattr_values_add(struct v9_xattr_values *values, const struct v9_xattr_value *value);
+void v9_xattr_values_remove(struct v9_xattr_values *values, const struct v9_xattr_value *value);
+
+#endif
