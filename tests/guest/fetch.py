@@ -142,6 +142,13 @@ def userland() -> Path:
 
 
 @once
+def rsync() -> Program:
+    """rsync, which many hosts lack."""
+    command = _foreign(userland(), "usr/bin/rsync")
+    return Program(command, _output((*command, "--version")).partition("\n")[0])
+
+
+@once
 def databases() -> Path:
     """A root folder with LMDB's Python module, Redis and PostgreSQL, and all their libraries."""
     return _packages("databases", "trixie", ("postgresql-17", "python3-lmdb", "redis-server"))

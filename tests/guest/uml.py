@@ -9,8 +9,8 @@ the guest is channel.py's.
 Nothing is emulated, so that the guest's kernel and programs run at the machine's own speed; and it
 boots in a third of a second. Its root is the host's own, read-only, through hostfs: what is
 installed on the host can be run in the guest. /tmp, /run and /dev are the guest's; /mnt is the
-folder `shared` of the host. The guest's memory is a file on a tmpfs, which the kernel shares with
-its vhost-user devices. It ends with the thread that started it.
+host's folder `shared`, read-only. The guest's memory is a file on a tmpfs, which the kernel shares
+with its vhost-user devices. It ends with the thread that started it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tracefs tracefs /sys/kernel/tracing
-mount -t hostfs -o FOLDER shared /mnt
+mount -t hostfs -o ro,FOLDER shared /mnt
 mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs run /run
 mount -t devtmpfs dev /dev
