@@ -191,14 +191,17 @@ def connected(socket_path: str, pid: int) -> Iterator[Queue]:
 
 
 @contextmanager
-def virtiofsd_process(directory: Path, cache: str = "never") -> Iterator[tuple[Path, int]]:
+def virtiofsd_process(
+    directory: Path, cache: str = "never", tag: str = ""
+) -> Iterator[tuple[Path, int]]:
     """virtiofsd without a pool of threads, with extended attributes, as 9P servers have them:
-    socket and pid. `cache` is what it lets the guest keep."""
+    socket and pid. `cache` is what it lets the guest keep; `tag` is for a frontend that asks the
+    server for it."""
     with _folder() as folder:
         path = folder / "fs.sock"
         words = [*fetch.virtiofsd().command, "--socket-path", str(path)]
         words += ["--shared-dir", str(directory), f"--cache={cache}", "--thread-pool-size=0"]
-        words += ["--xattr"]
+        words += ["--xattr", *(["--tag", tag] if tag else [])]
         words += ["--sandbox=chroot" if os.geteuid() == 0 else "--sandbox=none"]
         with _process(words, folder / "log") as process:
             _wait(path.exists, "virtiofsd's socket", process)

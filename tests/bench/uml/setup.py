@@ -76,7 +76,7 @@ class Setup:
     ) -> AbstractContextManager[tuple[Path, int]]:
         """A server on a directory: socket and pid."""
         if server == PEER:
-            return servers.virtiofsd_process(export, PAIRS[cache])
+            return servers.virtiofsd_process(export, PAIRS[cache], tag="fs")
         checkout = self.against if server == OTHER and self.against else servers.ROOT
         return servers.vhost9p_process(export, options=self.options, checkout=checkout)
 
