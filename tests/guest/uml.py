@@ -128,6 +128,13 @@ class Uml:
             self._channel.close()
         shutil.rmtree(self._state, ignore_errors=True)
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Its kernel. Raises GuestLost when it has not been started."""
+        if not self._process:
+            raise GuestLost("the guest has not been started")
+        return self._process
+
     def run(
         self,
         command: str | Sequence[str | bytes],

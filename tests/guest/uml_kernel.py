@@ -28,13 +28,22 @@ SUITE = "trixie-backports"
 # 9p and fuse count the requests.
 _ON = (
     *("VIRTIO", "VIRTIO_UML", "NET", "UNIX", "INET", "HOSTFS", "TMPFS", "TMPFS_XATTR", "DEVTMPFS"),
-    *("NET_9P", "NET_9P_VIRTIO", "9P_FS", "9P_FS_POSIX_ACL", "FUSE_FS", "VIRTIO_FS"),
+    *("NET_9P", "NET_9P_VIRTIO", "9P_FS", "9P_FS_POSIX_ACL", "9P_FS_SECURITY", "FUSE_FS"),
+    *("VIRTIO_FS", "DEBUG_INFO_NONE"),
     *("SSL", "POSIX_TIMERS", "HIGH_RES_TIMERS", "FTRACE", "ENABLE_DEFAULT_TRACERS"),
 )
-_OFF = ("MODULES", "DEBUG_INFO", "SOUND", "WERROR", "SMP", "NETDEVICES", "BLK_DEV")
+_OFF = (
+    "MODULES",
+    "DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT",
+    "SOUND",
+    "WERROR",
+    "SMP",
+    "NETDEVICES",
+    "BLK_DEV",
+)
 _REQUIRED = ("VIRTIO_UML", "NET_9P_VIRTIO", "9P_FS", "VIRTIO_FS", "HOSTFS", "TRACING")
 
-_PROGRAMS = {
+PROGRAMS = {
     "make": "make",
     "gcc": "gcc",
     "flex": "flex",
@@ -70,7 +79,7 @@ def version(program: Path) -> str:
 
 
 def _make(target: Path) -> None:
-    missing = [package for name, package in _PROGRAMS.items() if not shutil.which(name)]
+    missing = [package for name, package in PROGRAMS.items() if not shutil.which(name)]
     if missing:
         raise FetchError(
             "User Mode Linux cannot be built; install what is missing: "

@@ -16,12 +16,12 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 from tests.bench import placement
 from tests.bench.placement import Placement
-from tests.bench.uml import jobs, report
+from tests.bench.uml import counting, jobs, report
 from tests.bench.uml.jobs import Job
 from tests.bench.uml.report import Counted, Samples
 from tests.bench.uml.setup import PAIRS, Setup, served
@@ -47,65 +47,95 @@ def measure(setup: Setup, cache: str, work: Sequence[Job], rounds: int) -> Sampl
 
 
 def count(setup: Setup, cache: str, work: Sequence[Job]) -> Counted:
-    """Does all jobs once on each server, and counts."""
+    """Does all jobs once on each server, and counts; vhost9p does not poll."""
+    setup = replace(setup, options=[*setup.options, "--poll-us", "0"])
     counted: Counted = {job.title: {} for job in work}
     for name in setup.servers:
         _say(f"cache={cache}, counting, {name}")
         with served(setup, name, cache) as running:
             for job in work:
-                counted[job.title][name] = running.traced(job)
+                counted[job.title][name] = counting.count(running, job)
     return counted
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the jobs; returns the exit status."""
     arguments = _arguments(words)
-    size = jobs.SHORT if arguments.short else jobs.FULL
-    with tempfile.TemporaryDirectory(prefix="vhost9p-bench-", dir=arguments.tmpfs) as shared:
-        try:
-            jobs.prepare(Path(shared), size)
-            where = placement.choose(os.sched_getaffinity(0))
-            options = shlex.split(arguments.options)
-            setup = Setup(arguments.tmpfs, where, Path(shared), options, arguments.against)
-            text = _all(setup, size, arguments)
-        except (CommandFailed, FetchError) as error:
-            print(f"FAILED {error}", file=sys.stderr)
-            return 1
-    (arguments.out / "uml.md").write_text(text)
-    print(text)
+    try:
+        with tempfile.TemporaryDirectory(prefix="vhost9p-bench-", dir=arguments.tmpfs) as shared:
+            _measure_all(arguments, Path(shared))
+    except (CommandFailed, FetchError) as error:
+        print(f"FAILED {error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _all(setup: Setup, size: jobs.Size, arguments: argparse.Namespace) -> str:
-    """Measures and counts; returns the report, and writes what it is made from."""
+def _measure_all(arguments: argparse.Namespace, shared: Path) -> None:
+    """Prints and writes the report, and what it is made from."""
+    size = jobs.SHORT if arguments.short else jobs.FULL
+    jobs.prepare(shared, size)
+    where = placement.choose(os.sched_getaffinity(0))
+    options = shlex.split(arguments.options)
+    setup = Setup(arguments.tmpfs, where, shared, options, arguments.against)
     parts = {"tree": jobs.tree(size), "programs": jobs.real(size)}
     wanted = [job for part in arguments.jobs for job in parts[part]]
     left_out = jobs.left_out(wanted)
     work = [job for job in wanted if job.title not in left_out]
-    release = uml_kernel.version(uml_kernel.kernel())
-    lines = [f"User Mode Linux {release}; {_placed(setup.where)}; medians of {arguments.rounds}"]
-    lines += [f"{title} was left out: {why}" for title, why in left_out.items()]
-    texts = ["\n".join(f"- {line}" for line in lines)]
-    found: dict[str, object] = {}
+    samples, counted = {}, {}
     for cache in arguments.cache:
-        samples = measure(setup, cache, work, arguments.rounds)
-        texts += [report.title(cache), report.times(samples)]
-        counted: Counted = {} if arguments.no_count else count(setup, cache, work)
-        if counted:
-            texts += [report.requests(counted)]
-        found[cache] = {
-            "times": {
-                title: {name: [asdict(s) for s in runs] for name, runs in by_name.items()}
-                for title, by_name in samples.items()
-            },
-            "requests": {
-                title: {name: asdict(requests) for name, (_, requests) in by_name.items()}
-                for title, by_name in counted.items()
-            },
-        }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "uml.json").write_text(json.dumps(found, indent=1) + "\n")
-    return "\n\n".join(texts) + "\n"
+        samples[cache] = measure(setup, cache, work, arguments.rounds)
+        if not arguments.no_count:
+            counted[cache] = count(setup, cache, work)
+    about = [f"{_placed(where)}; medians of {arguments.rounds}", *_parts(arguments)]
+    about += [f"{title} was left out: {why}" for title, why in left_out.items()]
+    _write(arguments.out, about, samples, counted)
+
+
+def _write(
+    folder: Path, about: list[str], samples: dict[str, Samples], counted: dict[str, Counted]
+) -> None:
+    """uml.md has the times, uml-requests.md the requests, uml.json both."""
+    head = "\n".join(f"- {line}" for line in (_kernel(), *about))
+    texts = [head, report.summary(samples)]
+    for cache, found in samples.items():
+        texts += [report.title(cache), report.times(found)]
+    requests = [head]
+    for cache, counts in counted.items():
+        requests += [report.title(cache), report.round_trips(samples[cache], counts)]
+        requests += [report.requests(counts)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, parts in (("uml.md", texts), ("uml-requests.md", requests)):
+        text = "\n\n".join(parts) + "\n"
+        (folder / name).write_text(text)
+        print(text)
+    data = {"samples": _plain(samples), "counted": _plain(counted)}
+    (folder / "uml.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _plain(value: object) -> object:
+    """Without the dataclasses."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _kernel() -> str:
+    return f"User Mode Linux {uml_kernel.version(uml_kernel.kernel())}"
+
+
+def _parts(arguments: argparse.Namespace) -> list[str]:
+    """A line with the options by which not everything is measured, if there are any."""
+    found = {
+        "--short": arguments.short,
+        "--cache": len(arguments.cache) < len(PAIRS),
+        "--jobs": len(arguments.jobs) < 2,
+        "--no-count": arguments.no_count,
+        "--options": arguments.options,
+    }
+    given = [option for option, is_given in found.items() if is_given]
+    return [f"PARTS: {', '.join(given)}"] if given else []
 
 
 def _placed(where: Placement) -> str:

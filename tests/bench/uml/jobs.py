@@ -37,7 +37,7 @@ class Size:
     packages: int  # of npm
 
 
-FULL = Size(directories=40, files=50, bulk=64, sources=900, units=20, packages=30)
+FULL = Size(directories=40, files=50, bulk=64, sources=300, units=20, packages=15)
 SHORT = Size(directories=2, files=5, bulk=2, sources=30, units=2, packages=2)
 
 

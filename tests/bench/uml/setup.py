@@ -6,7 +6,6 @@ measured of it. What the jobs are is the business of jobs.py.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -36,21 +35,6 @@ class Sample:
 
     elapsed: float
     cpu: float
-
-
-@dataclass(frozen=True)
-class Requests:
-    """What a guest sent during a job, as request_trace.py has it."""
-
-    counts: dict[str, int]
-    errors: dict[str, int]
-    waits: dict[str, int]
-    busy: int
-
-    @property
-    def total(self) -> int:
-        """Round trips."""
-        return sum(self.counts.values())
 
 
 @dataclass(frozen=True)
@@ -90,26 +74,23 @@ class Served:
 
     def run(self, job: Job) -> Sample:
         """Does a job. Raises CommandFailed where it goes wrong."""
-        self._shell(f"{jobs.COLD if job.cold else ''}\n{job.before}")
-        start = cpu_time(self.pid)
-        said = self._shell(job.script)
-        sample = Sample(float(said.splitlines()[-1]), cpu_time(self.pid) - start)
-        self._shell(job.check)
+        self.prepare(job)
+        sample = self.measure(job)
+        self.shell(job.check)
         return sample
 
-    def traced(self, job: Job) -> tuple[Sample, Requests]:
-        """Does a job with the guest's tracepoints on, which make it a little slower."""
-        self._shell(f"{jobs.COLD if job.cold else ''}\n{job.before}")
-        tracer = f"python3 {jobs.SHARED}/request_trace.py"
-        self._shell(f"{tracer} start")
-        start = cpu_time(self.pid)
-        said = self._shell(job.script)
-        sample = Sample(float(said.splitlines()[-1]), cpu_time(self.pid) - start)
-        requests = Requests(**json.loads(self._shell(f"{tracer} stop")))
-        self._shell(job.check)
-        return sample, requests
+    def prepare(self, job: Job) -> None:
+        """What comes before a job."""
+        self.shell(f"{jobs.COLD if job.cold else ''}\n{job.before}")
 
-    def _shell(self, script: str) -> str:
+    def measure(self, job: Job) -> Sample:
+        """The job itself."""
+        start = cpu_time(self.pid)
+        said = self.shell(job.script)
+        return Sample(float(said.splitlines()[-1]), cpu_time(self.pid) - start)
+
+    def shell(self, script: str) -> str:
+        """Runs a script in the mount; what it prints."""
         if not script.strip():
             return ""
         words = ("/bin/bash", "-ec", script)
