@@ -55,10 +55,15 @@ class Job:
     """One of programs.NEEDED."""
 
 
+MARK = "/sys/kernel/tracing/trace_marker"
+"""Where a script says that what is measured begins and ends, for request_trace.py."""
+
+
 def measured(script: str) -> str:
     """A script that prints how long another one took."""
     return (
-        f"start=$EPOCHREALTIME\n{script}\nend=$EPOCHREALTIME\necho $((${{end/./}} - ${{start/./}}))"
+        f"echo begin > {MARK}; start=$EPOCHREALTIME\n{script}\n"
+        f"end=$EPOCHREALTIME; echo end > {MARK}\necho $((${{end/./}} - ${{start/./}}))"
     )
 
 

@@ -3,9 +3,9 @@
 
 Belongs here: which events there are, and what is counted. `stop` prints a JSON object: `counts` of
 requests by type, `errors`, of error replies by type and number, `waits`, the µs from request to
-reply by type, and `busy`, the µs in which at least one request was on its way. FUSE's FORGET is not
-among them: it has no reply, and no tracepoint. This runs under whatever Python the guest has, so it
-imports nothing of ours.
+reply by type, and `busy`, the µs in which at least one request was on its way; all of them between
+the marks `begin` and `end`. FUSE's FORGET is not among them: it has no reply, and no tracepoint.
+This runs under whatever Python the guest has, so it imports nothing of ours.
 """
 
 import errno
@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 TRACING = Path("/sys/kernel/tracing")
@@ -27,6 +27,7 @@ LINE = re.compile(
     r"|connection \d+ req (?P<unique>\d+)"
     r"(?: opcode \d+ \(FUSE_(?P<fuse>\w+)\)| len \d+ error (?P<error>-?\d+))?)"
 )
+MARK = re.compile(r": tracing_mark_write: (begin|end)$")
 STARTS = ("9p_client_req", "fuse_request_send")
 
 
@@ -53,6 +54,18 @@ def name(line: "re.Match[str]") -> str:
     return line["fuse"] or ""
 
 
+def between_marks(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a trace that belong to what is measured."""
+    inside = False
+    for text in lines:
+        if "LOST" in text:
+            raise SystemExit(f"the trace is not whole: {text.strip()}")
+        if mark := MARK.search(text.rstrip()):
+            inside = mark[1] == "begin"
+        elif inside:
+            yield text
+
+
 def summary(lines: Iterable[str]) -> dict[str, object]:
     """What a trace says."""
     counts: Counter[str] = Counter()
@@ -60,11 +73,9 @@ def summary(lines: Iterable[str]) -> dict[str, object]:
     waits: Counter[str] = Counter()
     pending: dict[str, tuple[float, str]] = {}
     busy, busy_from = 0.0, 0.0
-    for text in lines:
+    for text in between_marks(lines):
         line = LINE.search(text)
         if not line:
-            if "LOST" in text:
-                raise SystemExit(f"the trace is not whole: {text.strip()}")
             continue
         at, key = float(line["at"]) * 1e6, line["tag"] or line["unique"]
         if line["event"] in STARTS:

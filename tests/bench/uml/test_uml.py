@@ -80,6 +80,9 @@ def test_a_wrong_result_is_noticed(
 
 TRACE = """\
 # tracer: nop
+ python3-31 [000] .....  9.000000: 9p_client_req: client 163 request P9_TCLUNK tag  0
+ python3-31 [000] .....  9.000040: 9p_client_res: client 163 response P9_TCLUNK tag  0 err 0
+ python3-31 [000] .....  9.500000: tracing_mark_write: begin
  python3-31 [000] ..... 10.000000: 9p_client_req: client 163 request P9_TWALK tag  0
  python3-31 [000] ..... 10.000040: 9p_client_res: client 163 response P9_TWALK tag  0 err -2
  python3-31 [000] ..... 10.000100: 9p_client_req: client 163 request P9_TGETATTR tag  0
@@ -88,10 +91,14 @@ TRACE = """\
  kworker-12 [000] ..... 10.000150: 9p_client_res: client 163 response P9_TGETATTR tag  1 err 0
  sh-9 [000] ..... 11.000000: fuse_request_send: connection 40 req 2 opcode 1 (FUSE_LOOKUP) len 4
  sh-9 [000] ..... 11.000007: fuse_request_end: connection 40 req 2 len 16 error -2
+ python3-31 [000] ..... 12.000000: tracing_mark_write: end
+ python3-31 [000] ..... 13.000000: 9p_client_req: client 163 request P9_TCLUNK tag  0
+ python3-31 [000] ..... 13.000040: 9p_client_res: client 163 response P9_TCLUNK tag  0 err 0
 """
 
 
 def test_requests_are_counted_by_type_and_paired_with_their_replies() -> None:
+    """And those outside of what is measured are not."""
     found = request_trace.summary(TRACE.splitlines())
     assert found["counts"] == {"Twalk": 1, "Tgetattr": 2, "LOOKUP": 1}
     assert found["errors"] == {"Twalk ENOENT": 1, "LOOKUP ENOENT": 1}
