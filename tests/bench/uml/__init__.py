@@ -1,1 +1,1 @@
-"""The benchmark in a native guest; __main__.py says what it compares."""
+"""The benchmark in User Mode Linux: what it compares, and how, is in __main__.py."""

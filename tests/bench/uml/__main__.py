@@ -76,7 +76,9 @@ def _measure_all(arguments: argparse.Namespace, shared: Path) -> None:
     jobs.prepare(shared, size)
     where = placement.choose(os.sched_getaffinity(0))
     options = shlex.split(arguments.options)
-    setup = Setup(arguments.tmpfs, where, shared, options, arguments.against)
+    setup = Setup(
+        arguments.tmpfs, where, shared, options, arguments.against and arguments.against.resolve()
+    )
     parts = {"tree": jobs.tree(size), "programs": jobs.real(size)}
     wanted = [job for part in arguments.jobs for job in parts[part]]
     left_out = jobs.left_out(wanted)
@@ -168,6 +170,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if arguments.rounds < 1:
         parser.error("--rounds is at least 1")
+    if arguments.against and not (arguments.against / ".venv" / "bin" / "python").exists():
+        parser.error(f"--against: {arguments.against} is no checkout in which make build has run")
     if arguments.short:
         arguments.rounds = 1
     arguments.cache = arguments.cache or list(PAIRS)
