@@ -71,7 +71,7 @@ profile: build  ## where the time of the three most expensive of them goes
 bench-scale: build  ## whether a request costs the same however many files, devices, VMs there are
 	$(BIN)/python -m tests.bench.scale $(BENCH)
 
-bench-guest: build  ## real programs in real guests: under emulation, and in User Mode Linux
+bench-guest: build  ## real programs in real guests: under emulation, and natively (half an hour)
 	$(BIN)/python -m tests.bench.guest $(BENCH)
 	$(BIN)/python -m tests.bench.uml $(BENCH)
 
