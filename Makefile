@@ -53,6 +53,7 @@ test: lint  ## set-up, lint, then unit, property, sanitizer and real-guest tests
 
 test-all: lint  ## the same with every kernel, model and user
 	$(call fetch)
+	@$(BIN)/python -m tests.guest.uml_kernel >/dev/null || true
 	$(BIN)/python -m pytest -n $(JOBS)
 
 demo: build  ## set-up, then the daemon, a guest, a mount, and what there is to see
@@ -70,8 +71,9 @@ profile: build  ## where the time of the three most expensive of them goes
 bench-scale: build  ## whether a request costs the same however many files, devices, VMs there are
 	$(BIN)/python -m tests.bench.scale $(BENCH)
 
-bench-guest: build  ## the same as bench, in a real guest under emulation
+bench-guest: build  ## real programs in real guests: under emulation, and natively (half an hour)
 	$(BIN)/python -m tests.bench.guest $(BENCH)
+	$(BIN)/python -m tests.bench.uml $(BENCH)
 
 clean:  ## removes what the build made; the cache of QEMU and kernels stays
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

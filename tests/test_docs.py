@@ -219,49 +219,69 @@ Requests:
 | request | count |
 | --- | --- |
 """
+NATIVE_RUN = """- a kernel
+
+| time | none ~ never |
+| --- | --- |
+| create | 2.00 |
+
+| job | CPU |
+| --- | --- |
+"""
+REQUESTS = "- a kernel\n\n| job | requests |\n| --- | --- |\n"
+RUNS = {
+    "bench.md": RUN,
+    "guest.md": f"- a guest\n\n{GUEST_RUN}",
+    "uml.md": NATIVE_RUN,
+    "uml-requests.md": REQUESTS,
+}
 
 
-def runs(folder: Path, run: str, guest: str) -> Path:
+def runs(folder: Path) -> Path:
     """A folder as the benchmarks leave it."""
-    (folder / "bench.md").write_text(run)
-    (folder / "guest.md").write_text(guest)
+    for name, text in RUNS.items():
+        (folder / name).write_text(text)
     (folder / publish.CHART).write_text("chart")
     return folder
 
 
 def test_runs_are_published(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/bench.md"):
+    documents = ("README.md", "docs/bench.md", "docs/performance.md")
+    for name in documents:
         (tmp_path / name).write_text("Before.\n<!-- measured -->\nold\n<!-- end -->\nAfter.\n")
-    publish.publish(runs(tmp_path, RUN, GUEST_RUN), tmp_path)
+    publish.publish(runs(tmp_path), tmp_path)
     excerpt = (
         "- a machine\n- vhost9p: vhost9p 1\n\n"
         "| workload, unit | ratio |\n| --- | --- |\n| stat | 2.00 |\n| lock | -[^ENOSYS] |\n\n"
         "[^ENOSYS]: The server answers ENOSYS.\n\n"
-        "In a real guest:\n\n| step | ratio |\n| --- | --- |\n| create | 1.00 |"
+        "In a native guest:\n\n| time | none ~ never |\n| --- | --- |\n| create | 2.00 |"
     )
-    both = f"{RUN}\nIn a real guest:\n\n{GUEST_RUN.strip()}"
-    for name, block in (("README.md", excerpt), ("docs/bench.md", both)):
+    all_times = (
+        f"{RUN}\nIn a guest under emulation:\n\n{RUNS['guest.md']}\n"
+        f"In a native guest:\n\n{NATIVE_RUN.strip()}"
+    )
+    for name, block in zip(documents, (excerpt, all_times, REQUESTS.strip()), strict=True):
         expected = f"Before.\n<!-- measured -->\n{block}\n<!-- end -->\nAfter.\n"
         assert (tmp_path / name).read_text() == expected
-    assert publish.excerpt(both) == excerpt
+    assert publish.excerpt(all_times) == excerpt
     assert (tmp_path / "docs" / publish.CHART).read_text() == "chart"
 
 
 @pytest.mark.parametrize(
     "line", ["FAILED stat", "PARTS: --short", "virtiofsd was left out: it is missing"]
 )
-@pytest.mark.parametrize("name", ["bench.md", "guest.md"])
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_not_whole_is_not_published(line: str, name: str, tmp_path: Path) -> None:
-    file = runs(tmp_path, RUN, f"- a guest\n\n{GUEST_RUN}") / name
+    file = runs(tmp_path) / name
     file.write_text(file.read_text().replace("\n\n", f"\n- {line}\n\n", 1))
     with pytest.raises(SystemExit, match="not whole"):
         publish.publish(tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["bench.md", "guest.md"])
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
-    (runs(tmp_path, RUN, GUEST_RUN) / name).unlink()
+    (runs(tmp_path) / name).unlink()
     with pytest.raises(SystemExit, match=f"{name} is missing: make bench"):
         publish.publish(tmp_path, tmp_path)
 

@@ -56,7 +56,7 @@ OTHERS = "the rest"
 def kind(frames: Sequence[tuple[str, str]]) -> str:
     """What a sample belongs to: its frames are (symbol, object), innermost first."""
     for symbol, _ in frames:
-        if match := re.match(r"__(?:x64|arm64|se)_sys_(\w+)", symbol):
+        if match := re.match(r"(?:__(?:x64|arm64|se)_sys|ksys)_(\w+)", symbol):
             return WAITING.get(match[1], f"kernel: {match[1]}")
     name = Path(frames[0][1]).name
     if name == "[kernel.kallsyms]":

@@ -1,9 +1,11 @@
 """Puts whole runs of `make bench` and `make bench-guest` into the documents:
 `python -m tests.bench.publish [FOLDER]`.
 
-Between `<!-- measured -->` and `<!-- end -->` docs/bench.md gets both runs, and the README the
-machine, the programs, and the first table of each; docs/bench-tmpfs.svg is the chart. Belongs here:
-where the figures go. What they are, and how they look, is the business of report.py and guest.py.
+Between `<!-- measured -->` and `<!-- end -->` docs/bench.md gets the times of all, the README the
+machine, the programs, and the first table of `make bench` and of the native guest, and
+docs/performance.md the native guest's requests; docs/bench-tmpfs.svg is the chart. Belongs here:
+where the figures go. What they are, and how they look, is the business of report.py, guest.py and
+uml/.
 """
 
 import re
@@ -14,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile("(^<!-- measured -->\n).*?(^<!-- end -->$)", re.MULTILINE | re.DOTALL)
 CHART = "bench-tmpfs.svg"
-GUEST = "In a real guest:"
+EMULATED = "In a guest under emulation:"
+NATIVE = "In a native guest:"
 """What comes before the figures of `make bench-guest`."""
 TABLE = re.compile(r"(?:^\|.*\n?)+", re.MULTILINE)
 FOOTNOTES = re.compile(r"(?:^\[\^\w+\]: .*\n?)+", re.MULTILINE)
@@ -27,13 +30,14 @@ def _first(pattern: re.Pattern[str], text: str) -> list[str]:
 
 def excerpt(run: str) -> str:
     """The part of a run for the README: the machine, the programs that the first table compares,
-    that table with its footnotes, and the first table of what was measured in a guest."""
-    run, _, guest = run.partition(f"\n{GUEST}\n")
+    that table with its footnotes, and the first table of what was measured in a native guest."""
+    run, _, guests = run.partition(f"\n{EMULATED}\n")
+    native = guests.partition(f"\n{NATIVE}\n")[2]
     head, _, rest = run.partition("\n\n")
     about = [line for line in head.splitlines() if " mapped: " not in line]
     parts = ["\n".join(about), *_first(TABLE, rest), *_first(FOOTNOTES, rest)]
-    if guest:
-        parts += [GUEST, *_first(TABLE, guest)]
+    if native:
+        parts += [NATIVE, *_first(TABLE, native)]
     return "\n\n".join(parts)
 
 
@@ -45,23 +49,28 @@ def fill(document: str, text: str) -> str:
     return filled
 
 
-def whole(folder: Path) -> str:
-    """Both runs of a folder as one text; ends where one is missing or not whole."""
-    files = {"make bench": folder / "bench.md", "make bench-guest": folder / "guest.md"}
-    for command, file in files.items():
-        if not file.exists():
-            sys.exit(f"{file} is missing: {command} has not run")
-    run, guest = (file.read_text() for file in files.values())
-    if re.search(r"^- (?:FAILED |PARTS: )| was left out: ", run + guest, re.MULTILINE):
+def whole(folder: Path) -> list[str]:
+    """The runs of a folder: `make bench`, the guest under emulation, the native guest, and its
+    requests; ends where one is missing or not whole."""
+    names = ("bench.md", "guest.md", "uml.md", "uml-requests.md")
+    for name in names:
+        command = "make bench" if name == names[0] else "make bench-guest"
+        if not (folder / name).exists():
+            sys.exit(f"{folder / name} is missing: {command} has not run")
+    texts = [(folder / name).read_text().strip() for name in names]
+    lines = r"^- (?:FAILED |PARTS: )| was left out: "
+    if any(re.search(lines, text, re.MULTILINE) for text in texts):
         sys.exit(f"{folder}: the runs are not whole")
-    return f"{run.strip()}\n\n{GUEST}\n\n{guest.strip()}\n"
+    return texts
 
 
 def publish(folder: Path, root: Path = ROOT) -> None:
     """Takes the runs from their folder into the documents of a tree; ends where they are not
     whole."""
-    run = whole(folder)
-    for name, text in (("README.md", excerpt(run)), ("docs/bench.md", run)):
+    bench, emulated, native, requests = whole(folder)
+    run = "\n\n".join((bench, EMULATED, emulated, NATIVE, native))
+    texts = {"README.md": excerpt(run), "docs/bench.md": run, "docs/performance.md": requests}
+    for name, text in texts.items():
         document = root / name
         document.write_text(fill(document.read_text(), text))
     shutil.copyfile(folder / CHART, root / "docs" / CHART)

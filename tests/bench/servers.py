@@ -147,14 +147,15 @@ def _vhost_user_queue(stack: ExitStack, path: str, index: int) -> tuple[int, int
 
 
 @contextmanager
-def vhost9p(
+def vhost9p_process(
     directory: Path,
     model: str = "passthrough",
     options: Sequence[str] = (),
     wrapper: Sequence[str] = (),
     checkout: Path = ROOT,
-) -> Iterator[Queue]:
-    """vhost9p on a directory; `wrapper` as Daemon has it. `checkout` is one that is built."""
+) -> Iterator[tuple[Path, int]]:
+    """vhost9p on a directory: socket and pid. `wrapper` as Daemon has it; `checkout` is one that is
+    built."""
     words = ("--path", str(directory), "--security-model", model, "--multidevs", "remap", *options)
     python = sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python")
     daemon = Daemon(
@@ -164,7 +165,21 @@ def vhost9p(
         env={"PYTHONPATH": str(checkout)},
         cwd="/",
     )
-    with daemon, connected(daemon.socket, daemon.pid) as queue:
+    with daemon:
+        yield Path(daemon.socket), daemon.pid
+
+
+@contextmanager
+def vhost9p(
+    directory: Path,
+    model: str = "passthrough",
+    options: Sequence[str] = (),
+    wrapper: Sequence[str] = (),
+    checkout: Path = ROOT,
+) -> Iterator[Queue]:
+    """The queue of a vhost9p_process."""
+    process = vhost9p_process(directory, model, options, wrapper, checkout)
+    with process as (path, pid), connected(str(path), pid) as queue:
         yield queue
 
 
@@ -176,14 +191,17 @@ def connected(socket_path: str, pid: int) -> Iterator[Queue]:
 
 
 @contextmanager
-def virtiofsd_process(directory: Path) -> Iterator[tuple[Path, int]]:
-    """virtiofsd without a cache in the guest and without a pool of threads, with extended
-    attributes, as 9P servers have them: socket and pid."""
+def virtiofsd_process(
+    directory: Path, cache: str = "never", tag: str = ""
+) -> Iterator[tuple[Path, int]]:
+    """virtiofsd without a pool of threads, with extended attributes, as 9P servers have them:
+    socket and pid. `cache` is what it lets the guest keep; `tag` is for a frontend that asks the
+    server for it."""
     with _folder() as folder:
         path = folder / "fs.sock"
         words = [*fetch.virtiofsd().command, "--socket-path", str(path)]
-        words += ["--shared-dir", str(directory), "--cache=never", "--thread-pool-size=0"]
-        words += ["--xattr"]
+        words += ["--shared-dir", str(directory), f"--cache={cache}", "--thread-pool-size=0"]
+        words += ["--xattr", *(["--tag", tag] if tag else [])]
         words += ["--sandbox=chroot" if os.geteuid() == 0 else "--sandbox=none"]
         with _process(words, folder / "log") as process:
             _wait(path.exists, "virtiofsd's socket", process)

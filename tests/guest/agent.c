@@ -1,5 +1,6 @@
 /*
- * The guest's agent: runs commands for the host, many at a time, over a virtio-serial port.
+ * The guest's agent: runs commands for the host, many at a time, over a virtio-serial port, or over
+ * the terminal that its argument names.
  *
  * It is the guest's first process (pid 1): it reaps every orphan and never exits. The port is a
  * plain stream of bytes that outlives neither end's restart, so both ends must find the start of
@@ -34,6 +35,7 @@
 #include <sys/signalfd.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #define PORT_NAME "org.vhost9p.agent"
@@ -144,6 +146,18 @@ static int open_port(void)
     }
     if (dir)
         closedir(dir);
+    return fd;
+}
+
+static int open_terminal(const char *path)
+{
+    struct termios settings;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 || tcgetattr(fd, &settings))
+        die(path);
+    cfmakeraw(&settings);
+    if (tcsetattr(fd, TCSANOW, &settings))
+        die(path);
     return fd;
 }
 
@@ -428,7 +442,7 @@ static void serve(int signals)
         read_port();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     sigset_t child;
     sigemptyset(&child);
@@ -440,7 +454,7 @@ int main(void)
         die("signalfd");
     for (size_t i = 0; i < sizeof magic; i++)
         magic[i] = (unsigned char)~inverted_magic[i];
-    while ((port = open_port()) < 0)
+    while ((port = argc > 1 ? open_terminal(argv[1]) : open_port()) < 0)
         usleep(10000);
     for (;;)
         serve(signals);

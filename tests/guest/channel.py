@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 _MAGIC = bytes.fromhex("76686f7374397000ff81c2e41ba6592d")
@@ -139,9 +138,9 @@ class Process:
 class Channel:
     """The connection to the agent of one guest, over all its boots."""
 
-    def __init__(self, path: Path, check: Callable[[], None]) -> None:
-        """Connect to the Unix socket `path`. `check` raises when the guest cannot answer any more;
-        it is called several times a second while somebody waits."""
+    def __init__(self, connection: socket.socket, check: Callable[[], None]) -> None:
+        """`connection` is the host's end, and is closed with this. `check` raises when the guest
+        cannot answer any more; it is called several times a second while somebody waits."""
         self.boots = 0
         """How often the guest has booted."""
         self.release = ""
@@ -154,8 +153,7 @@ class Channel:
         self._boot_id = b""
         self._closed = False
         self._buffer = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        self._socket = connection
         self._reader = threading.Thread(target=self._read, name="guest channel", daemon=True)
         self._reader.start()
 

@@ -142,6 +142,13 @@ def userland() -> Path:
 
 
 @once
+def rsync() -> Program:
+    """rsync, which many hosts lack."""
+    command = _foreign(userland(), "usr/bin/rsync")
+    return Program(command, _output((*command, "--version")).partition("\n")[0])
+
+
+@once
 def databases() -> Path:
     """A root folder with LMDB's Python module, Redis and PostgreSQL, and all their libraries."""
     return _packages("databases", "trixie", ("postgresql-17", "python3-lmdb", "redis-server"))
@@ -168,7 +175,7 @@ def kernel(name: str) -> Kernel:
 
 def _fetch_kernel(suite: str, target: Path, what: str) -> None:
     """Unpack the packages that make up the newest kernel of `suite`: one, or one and its parts."""
-    archive = _archive(suite)
+    archive = open_archive(suite)
     first = [p for p in archive.depends(suite, "linux-image-amd64") if "-image-" in p]
     wanted: list[str] = []
     while first:
@@ -210,7 +217,7 @@ def _packages(name: str, suite: str, packages: tuple[str, ...], trim: bool = Fal
         raise FetchError(f"guests run on x86_64 hosts only; this is {platform.machine()}")
 
     def make(target: Path) -> None:
-        archive = _archive(suite)
+        archive = open_archive(suite)
         wanted = archive.closure(suite, packages)
         if trim:
             wanted = [package for package in wanted if not _UNUSED_PACKAGES.fullmatch(package)]
@@ -223,7 +230,8 @@ def _packages(name: str, suite: str, packages: tuple[str, ...], trim: bool = Fal
 
 
 @once
-def _archive(suite: str) -> Archive:
+def open_archive(suite: str) -> Archive:
+    """The archive that has a suite."""
     return Archive(("bookworm",)) if suite == "bookworm" else _trixie()
 
 

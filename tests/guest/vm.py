@@ -21,6 +21,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -135,7 +136,9 @@ class VM:
                 )
             self._wait_sockets()
             self._qmp = Qmp(self._folder / "qmp")
-            self._channel = Channel(self._folder / "agent", self.check)
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(str(self._folder / "agent"))
+            self._channel = Channel(connection, self.check)
             self.wait_boot()
         except BaseException as error:
             try:

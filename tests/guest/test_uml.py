@@ -1,0 +1,73 @@
+"""User Mode Linux as a guest, and what its kernel needs to be built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.children import ends_with_killed_tests
+from tests.frontend import PATIENCE
+from tests.guest import uml_kernel
+from tests.guest.apt import FetchError
+from tests.guest.channel import CommandFailed, GuestLost
+from tests.guest.uml import Uml
+
+built = pytest.mark.skipif(
+    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
+)
+
+TESTS = """
+import sys, tempfile
+from pathlib import Path
+from tests.guest.uml import Uml
+
+with Uml([], Path(tempfile.mkdtemp())) as guest:
+    print(guest.process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Uml]:
+    (tmp_path / "beside").write_text("the host's\n")
+    with Uml([], tmp_path) as guest:
+        yield guest
+
+
+@built
+@pytest.mark.guest
+def test_a_guest_runs_the_hosts_programs_and_changes_nothing(guest: Uml, tmp_path: Path) -> None:
+    assert guest.run("uname -r").text == uml_kernel.version(uml_kernel.kernel())
+    assert guest.run("cat /mnt/beside").text == "the host's"
+    for path in ("/mnt/beside", "/usr/new"):
+        with pytest.raises(CommandFailed, match="Read-only"):
+            guest.run(f"echo the guest\\'s > {path}")
+    guest.run("echo mine > /tmp/file")
+    assert (tmp_path / "beside").read_text() == "the host's\n"
+
+
+@built
+@pytest.mark.guest
+def test_a_guest_that_ends_is_lost(guest: Uml) -> None:
+    """And its console says why."""
+    with pytest.raises(GuestLost, match="sysrq triggered crash"):
+        guest.run("echo c > /proc/sysrq-trigger")
+
+
+@built
+@pytest.mark.guest
+def test_a_guest_ends_with_killed_tests() -> None:
+    assert ends_with_killed_tests(TESTS, timeout=PATIENCE)
+
+
+def test_a_build_names_the_packages_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(uml_kernel, "PROGRAMS", {"no-such-program": "its-package", "sh": "dash"})
+    uml_kernel.kernel.cache_clear()
+    with pytest.raises(FetchError, match=r"apt-get install its-package$"):
+        uml_kernel.kernel()
+    assert not uml_kernel.is_built()
