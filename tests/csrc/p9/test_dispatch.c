@@ -57,15 +57,17 @@ TEST(what_python_is_to_answer_fails_at_once_where_its_fid_has_lost_its_file)
 {
     host_writes("file", "");
     CHECK(walk_to(1, "file") == 0);
-    CHECK(ask(P9_TXATTRCREATE, "4", 1) == -V9_NOT_OURS);
+    dev.dialect = V9_9P2000U;
+    CHECK(ask(P9_TSTAT, "4", 1) == -V9_NOT_OURS);
     CHECK(unlink(host("file")) == 0);
     names_grow_old();
-    CHECK(ask(P9_TXATTRCREATE, "4", 1) == -ENOENT);
+    CHECK(ask(P9_TSTAT, "4", 1) == -ENOENT);
 }
 
 TEST(python_reports_an_unknown_fid_itself)
 {
-    CHECK(ask(P9_TXATTRCREATE, "4", 77) == -V9_NOT_OURS);
+    dev.dialect = V9_9P2000U;
+    CHECK(ask(P9_TSTAT, "4", 77) == -V9_NOT_OURS);
 }
 
 /* ---- Tflush ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "quota/change.h"
 #include "quota/quota.h"
 #include "quota/usage.h"
 
