@@ -28,6 +28,8 @@ from vhost9p.policy.state import StateFile
 MODELS: dict[SecurityModel, int] = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
 HIDDEN: dict[SecurityModel, tuple[bytes, ...]] = {"mapped-file": (META_DIR, META_ROOT)}
 """Names that a security model reserves."""
+SELINUX = "/sys/fs/selinux"
+"""Where a host's SELinux is, if it has one."""
 
 
 class Exports:
@@ -71,6 +73,7 @@ class Exports:
             model=MODELS.get(model, MODEL_HOST),
             writeout=config is not None and config.writeout == "immediate",
             owners_matter=model == "passthrough",
+            unlabelled=not os.path.exists(SELINUX),
             **modes,
             qidmap=self._qidmap,
             mounts=self.listing.views if self.listing else None,

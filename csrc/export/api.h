@@ -51,6 +51,7 @@ struct v9_export_conf {
     uint32_t writeout;      /* written data goes to the disk at once (writeout=immediate) */
     uint32_t owners_matter; /* creating fails if the owner cannot be set (passthrough, not none) */
     uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
+    uint32_t unlabelled;    /* the host has no SELinux, so its files have no labels (fs/xattr.h) */
 };
 
 /* Where owner, mode, type and device number of the guest's files are kept (mapped/mapped.h). */

@@ -2,6 +2,7 @@
 #include "fs/xattr.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/xattr.h>
 
@@ -29,6 +30,12 @@ static int find(const v9_export *ex, int32_t fd, const char *name, int refused,
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+/* Whether the guest need not ask for the same of other files. */
+static bool none_has(const v9_export *ex, const char *name)
+{
+    return ex->conf.unlabelled && !strcmp(name, "security.selinux");
+}
+
 int v9_xattr_get(const v9_export *ex, int32_t fd, const char *name, void *value, size_t room)
 {
     struct attribute at;
@@ -38,7 +45,7 @@ int v9_xattr_get(const v9_export *ex, int32_t fd, const char *name, void *value,
         return (int)size;
     size = getxattr(at.path, at.name, value, room - V9_XATTR_IDS_MORE);
     if (size < 0)
-        return -errno;
+        return errno == ENODATA && none_has(ex, name) ? -EOPNOTSUPP : -errno;
     return v9_xattr_map_ids(ex, V9_XATTR_TO_GUEST, name, value, (size_t)size);
 }
 

@@ -18,7 +18,8 @@ enum { V9_XATTR_ROOM = XATTR_SIZE_MAX + V9_XATTR_IDS_MORE }; /* for any value wh
 
 /* Reads a value into `room` bytes, at most V9_XATTR_ROOM and more than V9_XATTR_IDS_MORE, and
  * returns its size. -ERANGE if it may not fit; -ENODATA, -EOPNOTSUPP; -EINVAL for a malformed value
- * of the host. */
+ * of the host. A label that is missing on an unlabelled host is -EOPNOTSUPP: after -ENODATA `ls -l`
+ * would ask for that of each file. */
 int v9_xattr_get(const v9_export *ex, int32_t fd, const char *name, void *value, size_t room);
 /* Lists the names, each with its NUL, and returns their size. -ERANGE if they do not fit `room`
  * bytes; -E2BIG if they exceed the XATTR_LIST_MAX bytes that listxattr(2) can return. */

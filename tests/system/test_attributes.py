@@ -24,6 +24,7 @@ from tests.frontend.client import (
     P9Errno,
 )
 from tests.system.share import Share, fails, needs_root
+from vhost9p.exports import SELINUX
 
 BTIME = 0x800
 GEN = 0x1000
@@ -328,6 +329,12 @@ def test_a_missing_xattr_is_enodata(share: Share) -> None:
         client.clunk(client.new_fid() - 1)
     with fails(errno.ENODATA):
         client.removexattr(fid, b"user.none")
+
+
+def test_a_missing_label_is_not_supported_where_the_host_has_no_selinux(share: Share) -> None:
+    """So that `ls -l` does not ask for that of each file."""
+    with fails(errno.ENODATA if os.path.exists(SELINUX) else errno.EOPNOTSUPP):
+        share.client.getxattr(xattrs(share), b"security.selinux")
 
 
 def test_xattr_create_and_replace_flags_are_obeyed(share: Share) -> None:

@@ -97,7 +97,8 @@ class Export:
     `stat_entries` listings return the same qids as walks: by a stat of every entry, or with
     `mounts`, which must outlive the export, of those that may lie on another device. With
     `owners_matter` creation fails if a file cannot get its owner. The mapped models create files
-    and directories on the host with modes `fmode` and `dmode`.
+    and directories on the host with modes `fmode` and `dmode`. If the host is `unlabelled`, the
+    guest is told that SELinux's labels are not supported, unless a file has one.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Export:
         owners_matter: bool = True,
         fmode: int = 0o600,
         dmode: int = 0o700,
+        unlabelled: bool = False,
         qidmap: QidMap | None = None,
         mounts: MountViews | None = None,
     ) -> None:
@@ -125,6 +127,7 @@ class Export:
                 "owners_matter": owners_matter,
                 "fmode": fmode,
                 "dmode": dmode,
+                "unlabelled": unlabelled,
             },
         )
         err = ffi.new("int32_t *")

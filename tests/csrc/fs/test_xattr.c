@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "export/export.h"
 #include "export/xattr_names.h"
 #include "fs/api.h"
 
@@ -171,6 +172,20 @@ TEST(without_rules_names_and_values_are_the_hosts)
     CHECK(v9_xattr_remove(ex, file, "user.a") == 0 && get("user.a") == -ENODATA);
     CHECK(v9_xattr_remove(ex, file, "user.a") == -ENODATA && count_names() == 1);
     CHECK(get("nonsense") == -EOPNOTSUPP);
+}
+
+/* So that `ls -l` does not ask for each file. */
+TEST(a_host_without_labels_supports_none_but_has_what_was_set)
+{
+    rule(mapped, 5); /* security.* is stored as user.* */
+    CHECK(get("security.selinux") == -ENODATA);
+    ex->conf.unlabelled = true;
+    CHECK(get("security.selinux") == -EOPNOTSUPP && get("security.other") == -ENODATA);
+    if (!host_has_attributes())
+        SKIP("no user attributes in /var/tmp");
+    CHECK(set("security.selinux", "label") == 0 && reads("security.selinux", "label"));
+    CHECK(v9_xattr_remove(ex, file, "security.selinux") == 0);
+    CHECK(get("security.selinux") == -EOPNOTSUPP);
 }
 
 TEST(privileged_names_need_no_privilege)
