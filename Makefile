@@ -65,7 +65,7 @@ bench: build  ## vhost9p beside its peers: speed, latency, CPU time (a quarter o
 bench-upcalls: build  ## what the requests cost that Python answers
 	$(BIN)/python -m tests.bench.upcalls $(BENCH)
 
-profile: build  ## where the time of the three most expensive of them goes
+profile: build  ## where their time goes
 	$(BIN)/python -m tests.bench.profile $(BENCH)
 
 bench-scale: build  ## whether a request costs the same however many files, devices, VMs there are

@@ -1,10 +1,8 @@
-"""Where the time of the most expensive requests goes that Python answers:
-`python -m tests.bench.profile`.
+"""Where the time of the requests goes that Python answers: `python -m tests.bench.profile`.
 
-Measures all of them (tests/bench/upcalls.py), takes the three that cost the server the most CPU
-time a request, and samples the daemon with perf(1) while it answers them. Prints one table, a
-column for each request, in µs of a request. perf does not see Python's own functions (as of 3.11):
-what runs in the interpreter is one row.
+Measures all of them (tests/bench/upcalls.py), and samples the daemon with perf(1) while it answers
+them. Prints one table, a column for each request, in µs of a request. perf does not see Python's
+own functions (as of 3.11): what runs in the interpreter is one row.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from tests.bench.run import ROOT, Bench, measured_tree
 from tests.bench.upcalls import Cost, Operation
 
 DEPTH = upcalls.DEPTHS[-1]
-SHOWN = 3
 SECONDS = 2.0
 FREQUENCY = 4000
 """Samples a second."""
@@ -131,12 +128,12 @@ def main(words: Sequence[str] | None = None) -> int:
     if bench.failures:
         return 1
     costs.sort(key=lambda cost: cost.server[-1] / cost.operation.requests, reverse=True)
-    dearest, columns = costs[:SHOWN], []
+    columns = []
     with tempfile.TemporaryDirectory() as folder:
-        for cost in dearest:
+        for cost in costs:
             counts = record(bench, cost.operation, arguments.tmpfs, Path(folder) / "perf.data")
             columns.append(times(cost, counts))
-    print(table(dearest, columns))
+    print(table(costs, columns))
     return 0
 
 
