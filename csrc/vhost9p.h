@@ -6,8 +6,8 @@
  * function returns 0 or a positive value on success and -errno on failure unless it says otherwise;
  * none keeps a pointer to the caller's memory. All are thread-safe.
  *
- * Division of labour: C moves bytes between the ring, guest memory and host files and answers the
- * requests that only read or move data. Whatever needs a decision comes to Python as an upcall;
+ * Division of labour: C moves bytes between the ring, guest memory and host files and answers most
+ * requests. Whatever needs a decision comes to Python as an upcall;
  * Python installs its decision (a root fid, a qid group, a device's verdict) and C uses it from
  * then on, as a software switch uses its flow cache.
  */

@@ -269,8 +269,8 @@ def _add_service(what: argparse._ArgumentGroup) -> None:
         "--poll-us",
         metavar="US",
         type=_leaf("poll_us"),
-        help="an idle serving thread polls for up to this many microseconds while requests arrive "
-        "back to back; 0: it sleeps at once (default: 50)",
+        help="an idle serving thread polls for up to this many microseconds, as long as experience "
+        "says that it pays; 0: it sleeps at once (default: 50)",
     )
     what.add_argument(
         "--ring",

@@ -192,10 +192,6 @@ int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
 
 /* ---- file_locks.c ---------------------------------------------------------------------------- */
 
-/* Opens a separate descriptor for locks of a regular file or directory, which `fd` (O_PATH) is
- * known to be: for writing too if the host allows it, so that it can hold any lock. Its access mode
- * (O_ACCMODE) is in *access. -ENOLCK: no descriptor is left. */
-int v9_lock_open(v9_export *ex, int32_t fd, int32_t *access);
 /*
  * Open-file-description locks (fcntl(2)) and flock(2). `cancel` NULL: -EAGAIN where another holds
  * the lock. Else the call waits, and ends with -EINTR once *cancel is set and the thread is sent

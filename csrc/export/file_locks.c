@@ -3,6 +3,8 @@
  * Python waits for in threads of its own (export/api.h).
  */
 #define _GNU_SOURCE
+#include "export/file_locks.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>

@@ -138,27 +138,6 @@ static int check_room(const v9_export *ex, const struct attribute *set, uint64_t
 
 /* ---- changing -------------------------------------------------------------------------------- */
 
-static int set(const struct attribute *at, const void *value, size_t size, int flags)
-{
-    return setxattr(at->path, at->name, value, size, flags) < 0 ? -errno : 0;
-}
-
-/* Sets a value within the limits; `name` is the guest's. */
-static int set_within_limits(v9_export *ex, const struct attribute *at, const char *name,
-                             const void *value, size_t size, int flags)
-{
-    int err;
-
-    if (!ex->xattr_limits.names)
-        return set(at, value, size, flags);
-    pthread_mutex_lock(&ex->xattr_lock);
-    err = check_room(ex, at, strlen(name) + size);
-    if (!err)
-        err = set(at, value, size, flags);
-    pthread_mutex_unlock(&ex->xattr_lock);
-    return err;
-}
-
 /* Begins a change of a file within the quota, if there is one. */
 static int begin(const v9_export *ex, struct v9_quota_change *change)
 {
@@ -169,6 +148,40 @@ static void end(const v9_export *ex, const struct v9_quota_change *change)
 {
     if (ex->quota)
         v9_quota_change_end(ex->quota, change);
+}
+
+/* Sets a value within the quota. */
+static int set(v9_export *ex, const struct attribute *at, const void *value, size_t size, int flags)
+{
+    const uint64_t block = ex->quota ? v9_quota_block(ex->quota) : 1;
+    struct v9_quota_change change = {.fds = {at->fd, -1, -1}};
+    int err;
+
+    change.bytes = (size / block + 1) * block; /* as many blocks as the value fills, and one */
+    err = begin(ex, &change);
+    if (err)
+        return err;
+    if (setxattr(at->path, at->name, value, size, flags) < 0)
+        err = -errno;
+    end(ex, &change);
+    return err;
+}
+
+/* The same within the limits; `name` is the guest's. Whoever waits for the lock has nothing of the
+ * quota set aside. */
+static int set_within_limits(v9_export *ex, const struct attribute *at, const char *name,
+                             const void *value, size_t size, int flags)
+{
+    int err;
+
+    if (!ex->xattr_limits.names)
+        return set(ex, at, value, size, flags);
+    pthread_mutex_lock(&ex->xattr_lock);
+    err = check_room(ex, at, strlen(name) + size);
+    if (!err)
+        err = set(ex, at, value, size, flags);
+    pthread_mutex_unlock(&ex->xattr_lock);
+    return err;
 }
 
 static int remove_found(v9_export *ex, const struct attribute *at, const char *name)
@@ -194,8 +207,6 @@ int v9_xattr_remove(v9_export *ex, int32_t fd, const char *name)
 
 int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, void *value, size_t size, int flags)
 {
-    const uint64_t block = ex->quota ? v9_quota_block(ex->quota) : 1;
-    struct v9_quota_change change = {.fds = {fd, -1, -1}};
     struct attribute at;
     int err = v9_xattr_map_ids(ex, V9_XATTR_TO_HOST, name, value, size);
 
@@ -209,12 +220,7 @@ int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, void *value, size_
         return remove_found(ex, &at, name);
     if (ex->xattr_limits.names && size > ex->xattr_limits.value)
         return -E2BIG;
-    change.bytes = (size / block + 1) * block; /* as many blocks as the value fills, and one */
-    err = begin(ex, &change);
-    if (err)
-        return err;
     err = set_within_limits(ex, &at, name, value, size, flags);
-    end(ex, &change);
     if (!err && !strcmp(at.name, ex->caps.name))
         v9_caps_changed(&ex->caps);
     return err;

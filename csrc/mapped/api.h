@@ -16,9 +16,6 @@ struct v9_mapped {
     uint64_t rdev; /* a dev_t (makedev(3)) */
 };
 
-/* Under mapped-file, the directory that has the metadata files of a directory's files: a
- * descriptor, or negative: -EMFILE or -ENFILE where none was left. */
-int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd);
 /* The target of a symlink of the guest: its length, at most `size` - 1; -ENAMETOOLONG. */
 int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size);
 /* Caches metadata of mapped-xattr as long as ctime proves that they are current

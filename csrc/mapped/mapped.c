@@ -24,7 +24,9 @@
 enum {
     TEXT_READ = 1024, /* bytes of a metadata file that are looked at; QEMU writes less than 100 */
     PERMISSIONS = 07777,
-    TRIES = 64, /* retries of a lookup that a change of names broke, every 0.1 ms */
+    TRIES = 64,         /* retries of a lookup that a change of names broke */
+    LOCK_TRIES = 10000, /* then, to keep names from changing: a second and more */
+    PAUSE_NS = 100000,  /* between tries */
 };
 
 /* ---- mapped-file's files --------------------------------------------------------------------- */
@@ -87,24 +89,39 @@ bool v9_mapped_read_retry(const v9_export *ex, uint32_t seq)
     return v9_seqcount_read_retry(&ex->names, seq);
 }
 
+/* As find_once, while no name changes; waits for that, but not for ever: a host call may hang. */
+static int find_locked(v9_export *ex, int32_t fd)
+{
+    const struct timespec pause = {0, PAUSE_NS};
+    int meta;
+
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (!pthread_mutex_trylock(&ex->names_lock)) {
+            meta = find_once(ex, fd);
+            pthread_mutex_unlock(&ex->names_lock);
+            return meta;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return -ENOENT; /* the host's attributes, for now */
+}
+
 int v9_mapped_find(v9_export *ex, int32_t fd)
 {
-    const struct timespec pause = {0, 100000};
-    uint32_t seq;
-    int meta;
+    const struct timespec pause = {0, PAUSE_NS};
 
     if (ex->conf.model != V9_MODEL_FILE)
         return -ENOENT;
     for (int i = 0; i < TRIES; i++) {
-        seq = v9_mapped_read_begin(ex);
-        meta = find_once(ex, fd);
+        const uint32_t seq = v9_mapped_read_begin(ex);
+        const int meta = find_once(ex, fd);
         if (!v9_mapped_read_retry(ex, seq))
             return meta;
         if (meta >= 0)
             v9_budget_close(meta);
         nanosleep(&pause, NULL);
     }
-    return -ENOENT; /* a host call hangs in a rename: the host's attributes, for now */
+    return find_locked(ex, fd); /* names change all the time */
 }
 
 int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32_t fd, uint32_t seq)

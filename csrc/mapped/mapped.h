@@ -77,5 +77,8 @@ void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
  * `dir_fd`, for which v9_mapped_dir has returned meta_dir after the name was there. -EMFILE,
  * -ENFILE. */
 int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
+/* Under mapped-file, the directory that has the metadata files of a directory's files: a
+ * descriptor, or negative: -EMFILE or -ENFILE where none was left. */
+int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd);
 
 #endif

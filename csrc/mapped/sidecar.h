@@ -8,7 +8,8 @@
  * - A name goes before its metadata do. What a crash leaves behind is metadata of nothing; whatever
  *   gets that name next begins with metadata of its own.
  * - A renamed file has metadata under both names until it has moved. (Only under the new name if
- *   the host's file system has no hard links.)
+ *   the host's file system has no hard links.) A crash in the middle of a rename that replaces a
+ *   file may leave the replaced one with the metadata of the other, or without any.
  * - All names of a file share one metadata file, so that their metadata never differ.
  *
  * All of it happens under the export's lock of names. While metadata of a name that is in use go,

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,7 @@
 #include "p9/handler.h"
 #include "quota/change.h"
 #include "request/reply.h"
+#include "request/request.h"
 
 static int sync_descriptor(int fd, bool data_only)
 {
@@ -35,6 +37,27 @@ static int sync_descriptor(int fd, bool data_only)
     return err < 0 ? -errno : 0;
 }
 
+/* Whether metadata cannot be reached; other errors mean that there are none. */
+static bool is_failure(int err)
+{
+    return v9_budget_lacks(err) || err == -EIO;
+}
+
+static int sync_sidecar(v9_export *ex, struct v9_inode *inode)
+{
+    const int32_t known = v9_inode_meta(ex, inode);
+    int found, err;
+
+    if (known >= 0)
+        return sync_descriptor(known, false);
+    found = v9_mapped_find(ex, inode->path_fd);
+    if (found < 0)
+        return is_failure(found) ? found : 0;
+    err = sync_descriptor(found, false);
+    v9_budget_close(found);
+    return err;
+}
+
 /* Syncs the names of the sidecars of a directory's files, if it has any. */
 static int sync_sidecar_names(v9_export *ex, int32_t fd)
 {
@@ -42,7 +65,7 @@ static int sync_sidecar_names(v9_export *ex, int32_t fd)
     int opened, err;
 
     if (dir < 0)
-        return v9_budget_lacks(dir) ? dir : 0;
+        return is_failure(dir) ? dir : 0;
     opened = v9_export_open_known(ex, dir, true, O_RDONLY | O_DIRECTORY);
     v9_budget_close(dir);
     if (opened < 0)
@@ -54,13 +77,13 @@ static int sync_sidecar_names(v9_export *ex, int32_t fd)
 
 static int sync_open(v9_export *ex, struct v9_inode *inode, int32_t io_fd, bool data_only)
 {
-    const int32_t meta_fd = data_only ? -1 : v9_inode_meta(ex, inode);
+    const bool more = ex->conf.model == V9_MODEL_FILE && !data_only;
     struct v9_quota_change change = {.fds = {io_fd, -1, -1}};
     int err = sync_descriptor(io_fd, data_only);
 
-    if (!err && meta_fd >= 0)
-        err = sync_descriptor(meta_fd, false);
-    if (!err && !data_only && S_ISDIR(inode->mode))
+    if (!err && more)
+        err = sync_sidecar(ex, inode);
+    if (!err && more && S_ISDIR(inode->mode))
         err = sync_sidecar_names(ex, io_fd);
     if (!err && ex->quota)
         err = v9_quota_change_begin(ex->quota, &change);
@@ -106,8 +129,10 @@ int v9_p9_fsync(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     if (err)
         return err;
     inode = v9_fids_inode(&dev->fids, fid);
+    v9_request_leave_memory(dev, r);
     err = v9_fid_io(fid) < 0 ? -EBADF
                              : sync_open(v9_inode_export(dev, inode), inode, fid->io_fd, data_only);
+    v9_request_use_memory(dev, r);
     v9_fids_unpin(&dev->fids, fid);
     if (err)
         return err;

@@ -17,6 +17,7 @@
 #include "export/api.h"
 #include "p9/handler.h"
 #include "request/reply.h"
+#include "request/request.h"
 #include "request/upcall.h"
 
 enum {
@@ -82,6 +83,7 @@ int v9_p9_lock(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     if (err)
         return err;
     inode = v9_fids_inode(&dev->fids, asked.fid);
+    v9_request_leave_memory(dev, r);
     err = v9_upcall_lock(dev,
                          &(struct v9_lock_request){
                              .fid = v9_fids_handle(&dev->fids, asked.fid),
@@ -97,6 +99,7 @@ int v9_p9_lock(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                              .flock = asked.flags & FLAG_BLOCK,
                          },
                          &scratch->worker);
+    v9_request_use_memory(dev, r);
     v9_fids_unpin(&dev->fids, asked.fid);
     if (err == -EAGAIN && asked.flags & FLAG_BLOCK)
         return -V9_NOT_OURS;
@@ -108,7 +111,7 @@ int v9_p9_lock(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 }
 
 /* Whether nothing is locked that conflicts. Linux's client sends V9_LOCK_UNLCK for any type, and a
- * write lock conflicts with most. */
+ * write lock conflicts with all others. */
 static int find_none(const struct asked *asked)
 {
     struct v9_lock lock = {

@@ -148,7 +148,7 @@ static struct v9_request *find_tag(struct v9_device *dev, const struct v9_reques
     for (uint32_t i = dev->tags[tag % V9_SLOTS]; i; i = dev->slots[i - 1].tag_after) {
         struct v9_request *r = &dev->slots[i - 1];
         if (r != flush && r->tag == tag && !r->dead && r->type != P9_TFLUSH &&
-            (r->state == V9_RUNNING || r->state == V9_UPCALL || r->state == V9_LATER ||
+            (r->state == V9_RUNNING || r->state == V9_AWAY || r->state == V9_LATER ||
              r->state == V9_RATE_LIMITED))
             return r;
     }
@@ -262,6 +262,29 @@ bool v9_request_is_due(struct v9_device *dev)
 {
     const bool cancelled = dev->barrier && dev->rate_limited && (!dev->paused || dev->hurry);
     return dev->report_due || cancelled || v9_notify_is_due(&dev->notify) || next_version(dev);
+}
+
+/* ---- without memory -------------------------------------------------------------------------- */
+
+void v9_request_leave_memory(struct v9_device *dev, struct v9_request *r)
+{
+    pthread_mutex_lock(&dev->lock);
+    if (!r->dead) {
+        r->state = V9_AWAY;
+        dev->busy--;
+        pthread_cond_broadcast(&dev->idle);
+    }
+    pthread_mutex_unlock(&dev->lock);
+}
+
+void v9_request_use_memory(struct v9_device *dev, struct v9_request *r)
+{
+    pthread_mutex_lock(&dev->lock);
+    if (!r->dead) {
+        r->state = V9_RUNNING;
+        dev->busy++;
+    }
+    pthread_mutex_unlock(&dev->lock);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

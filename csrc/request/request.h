@@ -18,6 +18,10 @@ struct v9_request *v9_request_next(struct v9_device *dev); /* [locked] */
 /* Ends a request, or lets it wait, depending on `result`: a reply's size, -V9_IS_FLUSH or
  * -V9_NOT_YET. */
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result); /* [locked] */
+/* Between the two calls a handler touches no guest memory: so it may take long, and the memory
+ * table changes meanwhile (V9_AWAY). Call them without the lock. */
+void v9_request_leave_memory(struct v9_device *dev, struct v9_request *r);
+void v9_request_use_memory(struct v9_device *dev, struct v9_request *r);
 /* Whether a serving thread has work other than the chains in the ring. */
 bool v9_request_is_due(struct v9_device *dev); /* [locked] */
 /* Whether a request that waits, or has not begun, is flushed or ends for a new session. */

@@ -34,7 +34,7 @@
 enum v9_state {
     V9_FREE,
     V9_RUNNING,      /* a serving thread has it */
-    V9_UPCALL,       /* a serving thread has called Python for it */
+    V9_AWAY,         /* its thread uses no guest memory: it is in Python, or waits for the host */
     V9_LATER,        /* Python answers it later, from another thread */
     V9_RATE_LIMITED, /* it waits in a rate queue (request/rate_queue.h) */
     V9_FLUSHING,     /* a Tflush that waits for its target */

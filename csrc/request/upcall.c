@@ -13,7 +13,7 @@
 static struct v9_request *find_upcall(struct v9_device *dev, uint32_t slot, uint32_t seq)
 {
     struct v9_request *r = slot < dev->slots_used ? &dev->slots[slot] : NULL;
-    return r && r->seq == seq && (r->state == V9_UPCALL || r->state == V9_LATER) ? r : NULL;
+    return r && r->seq == seq && (r->state == V9_AWAY || r->state == V9_LATER) ? r : NULL;
 }
 
 /* Ends a request with `result` bytes of data, or with an error (-errno). */
@@ -40,7 +40,7 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
     const uint32_t slot = r->slot, seq = r->seq;
     int32_t result;
 
-    r->state = V9_UPCALL;
+    r->state = V9_AWAY;
     dev->upcalls++;
     pthread_cond_broadcast(&dev->idle); /* no thread uses its memory any more */
     pthread_mutex_unlock(&dev->lock);

@@ -6,9 +6,9 @@
  * system calls holds up its own thread only. The thread waits for the interpreter without any lock,
  * because the thread that has the interpreter may want the lock.
  *
- * During the call the request is Python's (V9_UPCALL): the memory table may change, or the ring may
- * stop. A Tlock that waits is answered later (V9_LATER), by Python's thread that waits for the
- * lock.
+ * During the call for a request, and for a lock, the request is V9_AWAY: the memory table may
+ * change, or the ring may stop. A Tlock that waits is answered later (V9_LATER), by Python's thread
+ * that waits for the lock.
  *
  * Call these functions with no lock held except the device's, which they release during the call.
  */

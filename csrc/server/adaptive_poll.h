@@ -11,11 +11,12 @@
  *    the type of the request before them: a few polls of the full length (`max`) show how many
  *    requests come how soon.
  *  - The window is the time that pays best. A poll that finds a request saves a wake-up, which is
- *    worth a fixed part of `max`; a poll costs the time that it takes. If no window pays, polling
+ *    worth five eighths of `max`; a poll costs the time that it takes. If no window pays, polling
  *    rests, each time for twice as many requests, until an observation finds one that does.
  *  - A window is observed anew after a number of requests, and when it was empty several times in
  *    a row, for instance because the guest is idle.
- *  - After several preemptions in a row polling rests altogether: the driver needs our CPU.
+ *  - After several preemptions without a request found in between polling rests altogether: the
+ * driver needs our CPU.
  *
  * Nothing here reads a clock. Times are in nanoseconds.
  */

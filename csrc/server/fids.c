@@ -9,6 +9,7 @@
 #include <limits.h>
 
 #include "export/containment.h"
+#include "export/file_locks.h"
 #include "fid/enter.h"
 #include "p9/fsync.h"
 #include "p9/handler.h"

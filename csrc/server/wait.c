@@ -79,7 +79,8 @@ static bool may_poll(const struct v9_device *dev)
     return false;
 }
 
-/* Whether another thread has taken the CPU from this one since the last call. */
+/* Whether another thread has taken the CPU from this one since the last call, at whatever time. It
+ * is called rarely, so that an old preemption counts once. */
 static bool was_switched(struct v9_waiter *self)
 {
     const long before = self->switches;

@@ -19,8 +19,8 @@ struct v9_waiter {
 
 void v9_waiter_init(struct v9_waiter *self, int64_t poll_ns);
 /* The threads of the process that may poll at a time: one for each CPU that it may use, but one
- * less than there are. A daemon that was started on one CPU of several may poll there: the guest
- * has the others. */
+ * less than there are. A daemon that was started on one CPU of several may poll there, since the
+ * guest can have the others. */
 uint32_t v9_wait_pollers_max(void);
 /* [locked] Waits for the next request, and may return it; NULL: check again. */
 struct v9_request *v9_wait_for_request(struct v9_device *dev, struct v9_waiter *self);

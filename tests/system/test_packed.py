@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.frontend.client import Ticket
+from tests.frontend.client import LOCK_SUCCESS, RDLCK, UNLCK
 from tests.frontend.daemon import Daemon
 from tests.frontend.layout import Layout
 from tests.frontend.wire import T
@@ -60,23 +61,21 @@ def test_a_packed_ring_goes_round_and_round(packed: Share, indirect: bool) -> No
 
 
 def test_many_at_once_and_out_of_order(packed: Share) -> None:
-    """Creates go to Python and come back after what was asked later."""
+    """A lock that waits comes after what was asked later."""
     client = packed.client
     packed.put("file", bytes(range(256)) * 16)
-    fid = client.open(packed.top, b"file")
-    for _ in range(20):
-        tickets: list[tuple[Ticket, int | None]] = []
-        for i in range(DEPTH // 2):
-            name = b"dir%d" % i
-            tickets.append((client.submit(T.MKDIR, packed.top, name, 0o755, 0), None))
-            tickets.append((client.submit(T.READ, fid, i, 1), i))
-        packed.machine.ring.kick()
-        for ticket, expected in reversed(tickets):
-            reply = client.wait(ticket)
-            if expected is not None:
-                assert reply.fields[0] == bytes([expected])
-        for i in range(DEPTH // 2):
-            client.unlinkat(packed.top, b"dir%d" % i, 0x200)
+    fid, locked = (client.open(packed.top, b"file") for _ in range(2))
+    with open(packed.path("file"), "rb") as host:
+        for _ in range(20):
+            fcntl.flock(host, fcntl.LOCK_EX)
+            lock = client.submit_lock(locked, RDLCK)
+            reads = [client.submit(T.READ, fid, i, 1) for i in range(DEPTH - 2)]
+            packed.machine.ring.kick()
+            for i, ticket in reversed(list(enumerate(reads))):
+                assert client.wait(ticket).fields[0] == bytes([i])
+            fcntl.flock(host, fcntl.LOCK_UN)
+            assert client.wait(lock).fields[0] == LOCK_SUCCESS
+            client.lock(locked, UNLCK)
 
 
 def test_it_goes_on_where_it_stopped(packed: Share) -> None:

@@ -1,6 +1,6 @@
 """A driver that stands in front of another one.
 
-A policy's changes to an export (who may attach, what a quota counts) do not depend on the driver
+A policy's changes to an export (who may attach, whose a new file is) do not depend on the driver
 that stores the files. So a policy is a layer: a subclass of `Layer` overrides some methods, and the
 others call the driver below. Layers are stacked when an export is created, the one nearest to the
 guest last.

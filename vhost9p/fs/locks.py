@@ -90,8 +90,9 @@ class LockTable:
         self._open_file = open_file
         self._mark = mark
         self._files: dict[Holder, LockFile] = {}
-        self._idle: dict[LockFile, None] = {}
-        """Those that hold nothing and are not in use, the last used one at the end."""
+        self._idle: dict[LockFile, int] = {}
+        """Those that hold nothing and are not in use, the last used one at the end, with the fid
+        that keeps each open."""
         self._by_fid: dict[int, dict[LockFile, None]] = {}
         self._by_piece: dict[tuple[FileId, Piece], dict[LockFile, None]] = {}
         """The same by fid, and by file and locked range, so that a request finds its few locks
@@ -165,6 +166,10 @@ class LockTable:
 
     def _use(self, file: LockFile, fid: int) -> bool:
         """Returns whether the fid is new to it."""
+        if file in self._idle:  # nothing is locked through the fids that it had
+            for other in file.fids - {fid}:
+                _discard(self._by_fid, other, file)
+            file.fids &= {fid}
         self._begin_use(file)
         if fid in file.fids:
             return False
@@ -189,15 +194,15 @@ class LockTable:
         for fid in file.fids:
             _discard(self._by_fid, fid, file)
 
-    def done(self, file: LockFile, *, keep: bool = False) -> None:
-        """Ends a use that `open` began. Closes the file if it holds nothing; with `keep`, the one
-        that has been idle for longest if there are too many."""
+    def done(self, file: LockFile, *, keep: int | None = None) -> None:
+        """Ends a use that `open` began. Closes the file if it holds nothing; with `keep`, a fid of
+        it that can write, the one that has been idle for longest if there are too many."""
         with self._lock:
             file.uses -= 1
             if file.uses or (file.holds_something and not file.abandoned):
                 return
-            if keep and file.has_one_holder and not file.abandoned:
-                self._idle[file] = None
+            if keep in file.fids and file.has_one_holder and not file.abandoned:
+                self._idle[file] = keep
                 if len(self._idle) <= self._idle_max:
                     return
                 file = next(iter(self._idle))
@@ -336,11 +341,13 @@ class LockTable:
         with self._lock:
             own = self._files.get(holder)
             files = [own] if own else list(self._shared(holder, fid)) if flock else []
-            keep = keep and own is not None and fid in own.fids
             for file in files:
                 self._begin_use(file)
         self._unlock_each(
-            files, span, lambda file: self._gives_up(file, holder, fid, span, flock), keep
+            files,
+            span,
+            lambda file: self._gives_up(file, holder, fid, span, flock),
+            fid if keep else None,
         )
 
     def _unlock_each(
@@ -348,7 +355,7 @@ class LockTable:
         files: list[LockFile],
         span: Span,
         gives_up: Callable[[LockFile], bool],
-        keep: bool = False,
+        keep: int | None = None,
     ) -> None:
         """Unlocks those of the files for which `gives_up` returns true, and ends their use.
         `gives_up` is called with the table's lock held, and may change the records."""
@@ -428,7 +435,7 @@ class LockTable:
         the file through which nothing is locked."""
         with self._lock:
             file = self._files.get(holder)
-            keep = file in self._idle
+            keep = self._idle.get(file) if file else None
             if file:
                 self._begin_use(file)
         try:

@@ -1,6 +1,7 @@
 """The 9P server: from a request's bytes to a reply's.
 
-C answers most requests; those that reach Python change something, or need a decision.
+C answers most requests. To Python come those of the session (version, attach), locks that wait, and
+most of 9P2000.u.
 `Server.handle` decodes a request and looks its handler up in the table of the session's dialect. A
 handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
 wait for a lock returns `LATER`, and replies through its request from another thread.

@@ -206,6 +206,40 @@ TEST(metadata_are_found_by_name_and_by_descriptor)
     close(sub);
 }
 
+static bool changing;
+
+/* Names change all the time. */
+static void *change_names(void *unused)
+{
+    v9_export_names_begin(files);
+    v9_mapped_changing(files, true);
+    __atomic_store_n(&changing, true, __ATOMIC_RELEASE);
+    usleep(100000);
+    v9_mapped_changing(files, false);
+    v9_export_names_end(files);
+    return unused;
+}
+
+TEST(metadata_are_found_while_other_names_change)
+{
+    pthread_t thread;
+    int file, meta;
+
+    put(root, "calm", "");
+    put(root, ".virtfs_metadata/calm", "virtfs.uid=42\n");
+    file = openat(root, "calm", O_PATH);
+    pthread_create(&thread, NULL, change_names, NULL);
+    while (!__atomic_load_n(&changing, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    meta = v9_mapped_find(files, file);
+    pthread_join(thread, NULL);
+    CHECK(meta >= 0 && uid_of(files, file, "", meta) == 42);
+    close(meta);
+    close(file);
+    unlinkat(root, "calm", 0);
+    unlinkat(root, ".virtfs_metadata/calm", 0);
+}
+
 /* What a host process may have put where metadata are expected. */
 TEST(what_is_no_metadata_file_is_ignored)
 {

@@ -8,6 +8,8 @@
 
 #include <unistd.h>
 
+#include "export/file_locks.h"
+
 enum { FILE_FID = 1, NOBODY = 65534, PROCESS = 5, BLOCK = 1, RECLAIM = 2 };
 enum { STATUS_AT = P9_HEADER_SIZE, RDLCK = 0, WRLCK = 1, UNLCK = 2 };
 

@@ -86,6 +86,37 @@ TEST(requests_that_wait_are_answered_in_the_memory_that_is_there_then)
             break;
 }
 
+/* The C library's, which may take long. */
+int fsync(int fd)
+{
+    hang();
+    return fd < 0 ? -1 : 0;
+}
+
+TEST(memory_may_change_while_the_host_makes_a_file_durable)
+{
+    struct v9_region_conf region = {.gpa = GPA, .size = MEMORY, .uva = UVA};
+    const uint32_t open_file[] = {1, O_RDWR}, fsync_file[] = {1, 0};
+    uint8_t *old;
+
+    serve();
+    host_writes("file", "text");
+    add_fid(1, "file");
+    CHECK(ask(P9_TLOPEN, open_file, sizeof(open_file)) == P9_TLOPEN + 1);
+    send_body(1, P9_TFSYNC, fsync_file, sizeof(fsync_file));
+    wait_for(waits_fd);
+    old = guest;
+    create_memory();
+    memcpy(guest, old, MEMORY);
+    region.fd = memory_fd;
+    CHECK(v9_device_mem_set(dev, &region, 1) == 0);
+    memset(old, 0, MEMORY);
+    notify(release_fd);
+    wait_for_used(2);
+    CHECK(reply_in(1) == P9_TFSYNC + 1);
+    stop();
+}
+
 TEST(a_ring_goes_on_once_memory_has_all_of_its_parts_again)
 {
     serve();

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.fs.locks.processes import Host, Process, Table
 from vhost9p.fs import locks
 from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker
 from vhost9p.fs.ranges import WHOLE, Range
+from vhost9p.native import sys
 
 
 def test_whole_file_locks_are_of_both_kinds(one: Process, host: Host) -> None:
@@ -108,6 +110,38 @@ def test_few_files_that_hold_nothing_stay_open(
     assert one.lock(RDLCK)
     one.unlock(keep=True)
     assert [each.holder in table._files for each in others] == [False, True, False]
+
+
+def test_a_lock_goes_with_its_fid_where_another_kept_the_file_open(
+    table: Table, path: Path, host: Host
+) -> None:
+    first, second = Process(table, path, 1), Process(table, path, 1, fid=99)
+    first.lock(WRLCK)
+    first.unlock(keep=True)
+    assert second.lock(WRLCK)
+    table.clunk(99)
+    assert host.finds(WRLCK) == UNLCK
+    assert host.finds_flock() == UNLCK
+
+
+def test_a_question_does_not_keep_a_file_open_for_a_fid_that_is_gone(
+    table: Table, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = Process(table, path, 1), Process(table, path, 1, os.O_RDONLY, fid=99)
+    before = len(os.listdir("/proc/self/fd"))
+    assert writer.lock(WRLCK, Range(0, 1))
+    assert reader.lock(RDLCK, Range(2, 1))
+    reader.unlock(Range(2, 1))
+    writer.unlock(Range(0, 1), keep=True)
+    test = sys.ofd_test
+
+    def clunked_meanwhile(*arguments: Any) -> Any:
+        table.clunk(writer.fid)
+        return test(*arguments)
+
+    monkeypatch.setattr(sys, "ofd_test", clunked_meanwhile)
+    writer.blocker(WRLCK)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_lock_file_that_changed_hands_is_closed(
