@@ -1,25 +1,22 @@
 #include "server/adaptive_poll.h"
 
 #include <stdbool.h>
-#include <string.h>
 
 enum {
-    SAVED = 5,            /* what a wake-up is worth, in steps of a window */
-    OBSERVED = 16,        /* polls of an observation */
-    HELD = 512,           /* requests for which a window is kept */
-    MISSES = 4,           /* so many empty windows in a row: observe anew */
-    REST_FIRST = 32,      /* the first rest, in requests; each one is twice the one before */
-    REST_LAST = 16384,    /* the longest */
-    YIELDS = 3,           /* so many preemptions in a row: rest altogether */
-    HITS = 64,            /* so many requests found reset the length of those rests */
-    PREEMPTED_MAX = 4096, /* the longest of them */
+    SAVED = 5,          /* what a wake-up is worth, in steps of a window */
+    OBSERVED = 32,      /* polls of an observation */
+    HELD = 1024,        /* requests for which windows are kept */
+    MISSES = 4,         /* so many empty windows in a row: observe anew */
+    YIELDS = 3,         /* so many preemptions in a row: rest */
+    HITS = 64,          /* so many requests found reset the length of those rests */
+    REST_FIRST = 32,    /* the first rest, in requests */
+    REST_GROWTH = 4,    /* each one is so many times as long as the one before */
+    REST_LAST = 131072, /* the longest */
 };
 
 void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max)
 {
-    *poll = (struct v9_adaptive_poll){.max = max, .rest_next = REST_FIRST};
-    for (int i = 0; i < V9_POLL_TYPES; i++)
-        poll->after[i].rest_next = REST_FIRST;
+    *poll = (struct v9_adaptive_poll){.max = max, .left_next = REST_FIRST, .rest_next = REST_FIRST};
 }
 
 static struct v9_poll_gaps *gaps_after(struct v9_adaptive_poll *poll, uint8_t type)
@@ -29,11 +26,20 @@ static struct v9_poll_gaps *gaps_after(struct v9_adaptive_poll *poll, uint8_t ty
 
 int64_t v9_adaptive_poll_window(const struct v9_adaptive_poll *poll, uint8_t type)
 {
-    const struct v9_poll_gaps *gaps = &poll->after[type / 2 % V9_POLL_TYPES];
-
     if (poll->rest)
         return 0;
-    return gaps->left ? poll->max * gaps->steps / V9_POLL_STEPS : poll->max;
+    return poll->left ? poll->max * poll->after[type / 2 % V9_POLL_TYPES].steps / V9_POLL_STEPS
+                      : poll->max;
+}
+
+/* The length of a rest; the next one is longer. */
+static uint32_t take_rest(uint32_t *next)
+{
+    const uint32_t now = *next;
+
+    if (now < REST_LAST)
+        *next = REST_GROWTH * now;
+    return now;
 }
 
 /* The number of steps whose saved wake-ups are worth most beyond what polling takes; 0: none is.
@@ -58,61 +64,60 @@ static uint8_t best_steps(const struct v9_poll_gaps *gaps)
 }
 
 /* Ends an observation. */
-static void choose(struct v9_poll_gaps *gaps)
+static void choose(struct v9_adaptive_poll *poll)
 {
-    gaps->steps = best_steps(gaps);
-    if (gaps->steps) {
-        gaps->left = HELD;
-        gaps->rest_next = REST_FIRST;
-    } else {
-        gaps->left = gaps->rest_next;
-        if (gaps->rest_next < REST_LAST)
-            gaps->rest_next *= 2;
+    bool pays = false;
+
+    for (int i = 0; i < V9_POLL_TYPES; i++) {
+        const uint8_t steps = best_steps(&poll->after[i]);
+        poll->after[i] = (struct v9_poll_gaps){.steps = steps};
+        pays = pays || steps;
     }
-    gaps->observed = gaps->misses = 0;
-    memset(gaps->found, 0, sizeof(gaps->found));
+    if (pays)
+        poll->left_next = REST_FIRST;
+    poll->left = pays ? HELD : take_rest(&poll->left_next);
+    poll->observed = poll->misses = 0;
 }
 
 /* Counts a poll: of an observation, or one fewer until the next. */
-static void count(struct v9_poll_gaps *gaps)
+static void count(struct v9_adaptive_poll *poll, struct v9_poll_gaps *gaps)
 {
-    if (gaps->left)
-        gaps->left--;
-    else if (++gaps->observed == OBSERVED)
-        choose(gaps);
+    if (poll->left) {
+        poll->left--;
+        return;
+    }
+    gaps->observed++;
+    if (++poll->observed == OBSERVED)
+        choose(poll);
 }
 
 void v9_adaptive_poll_found(struct v9_adaptive_poll *poll, uint8_t type, int64_t gap)
 {
     struct v9_poll_gaps *gaps = gaps_after(poll, type);
 
-    poll->yields = 0;
+    poll->yields = poll->misses = 0;
     if (++poll->hits >= HITS)
         poll->rest_next = REST_FIRST;
-    gaps->misses = 0;
-    if (!gaps->left && gap < poll->max)
+    if (!poll->left && gap < poll->max)
         gaps->found[gap * V9_POLL_STEPS / poll->max]++;
-    count(gaps);
+    count(poll, gaps);
 }
 
 void v9_adaptive_poll_missed(struct v9_adaptive_poll *poll, uint8_t type)
 {
-    struct v9_poll_gaps *gaps = gaps_after(poll, type);
-    const bool observes = !gaps->left;
+    const bool observes = !poll->left;
 
-    count(gaps);
-    if (!observes && ++gaps->misses == MISSES)
-        gaps->left = gaps->misses = 0;
+    count(poll, gaps_after(poll, type));
+    if (!observes && ++poll->misses == MISSES)
+        poll->left = poll->misses = 0;
 }
 
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, uint8_t type)
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll)
 {
-    struct v9_poll_gaps *gaps = gaps_after(poll, type);
-
     if (poll->rest)
         poll->rest--;
-    else if (gaps->left)
-        gaps->left--;
+    else if (poll->left)
+        poll->left--;
 }
 
 void v9_adaptive_poll_preempted(struct v9_adaptive_poll *poll)
@@ -120,7 +125,5 @@ void v9_adaptive_poll_preempted(struct v9_adaptive_poll *poll)
     if (++poll->yields < YIELDS)
         return;
     poll->yields = poll->hits = 0;
-    poll->rest = poll->rest_next;
-    if (poll->rest_next < PREEMPTED_MAX)
-        poll->rest_next *= 2;
+    poll->rest = take_rest(&poll->rest_next);
 }

@@ -8,13 +8,15 @@
  *
  *  - What the guest does next depends on what it has just asked: a walk is followed by the getattr
  *    of the same system call, a clunk by whatever its program does next. So gaps are observed by
- *    the type of the request before them: a few polls of the full length (`max`) show how many
+ *    the type of the request before them: some polls of the full length (`max`) show how many
  *    requests come how soon.
- *  - The window is the time that pays best. A poll that finds a request saves a wake-up, which is
- *    worth five eighths of `max`; a poll costs the time that it takes. If no window pays, polling
- *    rests, each time for twice as many requests, until an observation finds one that does.
- *  - A window is observed anew after a number of requests, and when it was empty several times in
- *    a row, for instance because the guest is idle.
+ *  - The window of a type is the time that pays best. A poll that finds a request saves a wake-up,
+ *    which is worth five eighths of `max`; a poll costs the time that it takes. If no window pays,
+ *    polling rests, each time for four times as many requests, until an observation finds one that
+ * does.
+ *  - All types are observed at the same time, since a driver that is kept waiting after one request
+ *    sleeps deeper, and is later with the next ones. That is done anew after a number of requests,
+ *    and when several windows in a row were empty, for instance because the guest is idle.
  *  - After several preemptions without a request found in between polling rests altogether: the
  * driver needs our CPU.
  *
@@ -34,16 +36,17 @@ enum {
 struct v9_poll_gaps {
     uint8_t found[V9_POLL_STEPS]; /* by the step of the window in which the next request came */
     uint8_t observed;             /* polls of full length; some have found nothing */
-    uint8_t misses;               /* so many windows in a row were empty */
     uint8_t steps;                /* of the window that pays; 0: none does */
-    uint16_t left;                /* requests until the next observation; 0: it has begun */
-    uint16_t rest_next;           /* `left`, when no window pays */
 };
 
 struct v9_adaptive_poll {
     int64_t max; /* of a window; 0: never poll */
     struct v9_poll_gaps after[V9_POLL_TYPES];
-    uint32_t yields, hits, rest, rest_next;
+    uint32_t observed;                      /* polls of the observation */
+    uint32_t left;                          /* requests until the next one; 0: it has begun */
+    uint32_t left_next;                     /* `left`, if no window pays */
+    uint32_t misses;                        /* so many windows in a row were empty */
+    uint32_t yields, hits, rest, rest_next; /* preemptions */
 };
 
 void v9_adaptive_poll_init(struct v9_adaptive_poll *poll, int64_t max);
@@ -54,7 +57,7 @@ void v9_adaptive_poll_found(struct v9_adaptive_poll *poll, uint8_t type, int64_t
 /* The window passed without a request. */
 void v9_adaptive_poll_missed(struct v9_adaptive_poll *poll, uint8_t type);
 /* A thread slept at once. */
-void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll, uint8_t type);
+void v9_adaptive_poll_slept(struct v9_adaptive_poll *poll);
 /* Another thread ran on the CPU during the poll. */
 void v9_adaptive_poll_preempted(struct v9_adaptive_poll *poll);
 

@@ -144,7 +144,7 @@ struct v9_request *v9_wait_for_request(struct v9_device *dev, struct v9_waiter *
         r = poll_for_request(dev, self, since, window);
         __atomic_sub_fetch(&polling, 1, __ATOMIC_RELAXED);
     } else {
-        v9_adaptive_poll_slept(&self->poll, self->last);
+        v9_adaptive_poll_slept(&self->poll);
     }
     if (!r && (!v9_device_can_run(dev) || dev->barrier || dev->starved ||
                !v9_virtqueue_enable_notification(&dev->ring))) {
