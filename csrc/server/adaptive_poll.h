@@ -13,12 +13,12 @@
  *  - The window of a type is the time that pays best. A poll that finds a request saves a wake-up,
  *    which is worth five eighths of `max`; a poll costs the time that it takes. If no window pays,
  *    polling rests, each time for four times as many requests, until an observation finds one that
- * does.
+ *    does.
  *  - All types are observed at the same time, since a driver that is kept waiting after one request
  *    sleeps deeper, and is later with the next ones. That is done anew after a number of requests,
  *    and when several windows in a row were empty, for instance because the guest is idle.
  *  - After several preemptions without a request found in between polling rests altogether: the
- * driver needs our CPU.
+ *    driver needs our CPU.
  *
  * Nothing here reads a clock. Times are in nanoseconds.
  */
