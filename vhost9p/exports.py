@@ -1,8 +1,7 @@
 """The exports of one device: from the configuration to what C and the 9P server work with.
 
-Each export has a C `Export` for C's requests, and a stack of drivers for Python's: the one that
-accesses the files, and the layers in front of it (vhost9p.fs.layer). All exports of a device are
-one tree to the guest, so they share one qid map and one multidevs policy.
+Each export has a C `Export` for C's requests, and a driver for Python's. All exports of a device
+are one tree to the guest, so they share one qid map and one multidevs policy.
 
 A device with one export shows it as the mount's root. With several, export 0 is a directory that
 holds nothing but their names, and cannot be changed by the guest.
@@ -18,8 +17,7 @@ from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.tree import Tree, open_meeting_place
 from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
-from vhost9p.policy import state_dir
-from vhost9p.policy.layers import layered
+from vhost9p.policy import export_options, state_dir
 from vhost9p.policy.listing import ListingPolicy
 from vhost9p.policy.multidevs import make_policy
 from vhost9p.policy.quota import open_quota
@@ -94,7 +92,8 @@ class Exports:
         driver = LocalDriver(export, fd, readonly=config.readonly)
         if config.quota is not None:
             self._open_quota(config, config.quota, export, fd)
-        return layered(driver, export, config)
+        export_options.install(export, config)
+        return driver
 
     def _open_quota(self, config: ExportConfig, limits: Limits, export: Export, fd: int) -> None:
         with state_dir.opened(self._config.state_dir) as folder:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig, cpus_problem, directory_problem
 from vhost9p.errors import UserError
-from vhost9p.policy import layers, rights
+from vhost9p.policy import export_options, rights
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountTable
 from vhost9p.policy.state_dir import state_problem
@@ -173,7 +173,7 @@ def _check_export(export: ExportConfig, device: DeviceConfig) -> Iterator[str]:
             f"(--readonly; in a file, readonly: true), change the directory, {ADVICE}"
         )
     yield from _check_model(export)
-    if problem := layers.problem(export):
+    if problem := export_options.problem(export):
         yield problem
 
 

@@ -11,7 +11,7 @@
 #include "export/containment.h"
 #include "fid/fid_names.h"
 #include "fid/restore.h"
-#include "fs/api.h"
+#include "fs/names.h"
 
 /* What a change of names may concern, besides the host. */
 enum {

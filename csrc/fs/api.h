@@ -99,9 +99,5 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
 int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name);
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory);
 int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, const char *new);
-/* The same where nothing has the new name; else -EEXIST. Fails as well, and changes nothing, where
- * v9_rename has to look what has that name. */
-int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir,
-                      const char *new);
 
 #endif

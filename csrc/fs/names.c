@@ -9,6 +9,8 @@
  * never refused; if it takes something after all, that is counted.
  */
 #define _GNU_SOURCE
+#include "fs/names.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -21,7 +23,6 @@
 #include "export/containment.h"
 #include "export/export.h"
 #include "export/hidden_names.h"
-#include "fs/api.h"
 #include "mapped/sidecar.h"
 #include "quota/change.h"
 #include "quota/quota.h"

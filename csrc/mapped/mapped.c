@@ -103,7 +103,7 @@ static int find_locked(v9_export *ex, int32_t fd)
         }
         nanosleep(&pause, NULL);
     }
-    return -ENOENT; /* the host's attributes, for now */
+    return -ENOENT; /* the host's attributes, until the next lookup */
 }
 
 int v9_mapped_find(v9_export *ex, int32_t fd)

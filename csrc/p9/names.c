@@ -74,6 +74,18 @@ static int reply(struct v9_request *r, int err)
     return v9_request_reply(r, header, sizeof(header));
 }
 
+/* Decodes the last field, a name, and pins the directory that it is for. */
+static int begin(struct v9_device *dev, struct v9_request *r, struct v9_in *in, uint32_t directory,
+                 int dots, char name[V9_NAME_SIZE], struct v9_fid **into)
+{
+    const int err = v9_p9_take_name(in, dots, name);
+    struct v9_inode *inode;
+
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    return err ? err : v9_p9_file(dev, r, directory, into, &inode);
+}
+
 int v9_p9_link(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                struct v9_scratch *scratch)
 {
@@ -81,12 +93,8 @@ int v9_p9_link(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_fid *into, *fid;
     struct v9_inode *inode;
     char name[V9_NAME_SIZE];
-    int err = v9_p9_take_name(in, EEXIST, name);
+    int err = begin(dev, r, in, directory, EEXIST, name, &into);
 
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    if (!err)
-        err = v9_p9_file(dev, r, directory, &into, &inode);
     if (err)
         return err;
     err = v9_p9_file(dev, r, number, &fid, &inode);
@@ -129,14 +137,9 @@ int v9_p9_rename(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 {
     const uint32_t number = v9_in_u32(in), directory = v9_in_u32(in);
     struct v9_fid *fid, *into;
-    struct v9_inode *inode;
     char name[V9_NAME_SIZE];
-    int err = v9_p9_take_name(in, EBUSY, name);
+    int err = begin(dev, r, in, directory, EBUSY, name, &into);
 
-    if (!v9_in_is_done(in))
-        return -EINVAL;
-    if (!err)
-        err = v9_p9_file(dev, r, directory, &into, &inode);
     if (err)
         return err;
     err = v9_p9_own_file(dev, r, number, &fid);

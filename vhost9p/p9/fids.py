@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 from vhost9p.fs.driver import Attr, Entry, SetAttr
 
-FID_XATTR = 1
-"""The fid has the value of an extended attribute (csrc/fid/xattr_value.h)."""
 FID_LOCKS = 2
 """Python answers Tclunk of the fid: it has taken locks."""
 

@@ -1,10 +1,10 @@
 """The 9P server: from a request's bytes to a reply's.
 
 C answers most requests. To Python come those of the session (version, attach), locks that wait, and
-most of 9P2000.u.
-`Server.handle` decodes a request and looks its handler up in the table of the session's dialect. A
-handler may raise: OSError is answered with its errno, anything else with EIO. A handler that has to
-wait for a lock returns `LATER`, and replies through its request from another thread.
+most of 9P2000.u. `Server.handle` decodes a request and looks its handler up in the table of the
+session's dialect. A handler may raise: OSError is answered with its errno, anything else with EIO.
+A handler that has to wait for a lock returns `LATER`, and replies through its request from another
+thread.
 
 The handlers are in one module per family: session, locks for 9P2000.L; session, dialect_u and
 dialect_u_reading for 9P2000.u.
@@ -136,8 +136,7 @@ class Server:
         self._locks.waits.resume()
 
     def reset(self) -> None:
-        """Drops the guest's fids and locks. Nothing waits until
-        `resume_waits`."""
+        """Drops the guest's fids and locks. Nothing waits until `resume_waits`."""
         self._locks.waits.stop()
         self._fids.clear()
         self._forget()

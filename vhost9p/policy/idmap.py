@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NewType
 
-from vhost9p.fs.driver import Driver
-from vhost9p.fs.layer import Layer
-from vhost9p.native.export import GID, UID, Export
+from vhost9p.native.export import Export
 
 GuestId = NewType("GuestId", int)
 HostId = NewType("HostId", int)
@@ -44,18 +42,3 @@ class Ids:
         """Makes it the export's map of UID or GID. Raises OSError."""
         ranges = [(each.guest, each.host, each.count) for each in self.ranges]
         export.set_ids(kind, ranges, self.squash, self.forbidden)
-
-
-class IdLayer(Layer):
-    """See the module."""
-
-    def __init__(self, below: Driver, export: Export, uids: Ids, gids: Ids) -> None:
-        """Installs the maps in the export, which must have none yet. Raises OSError."""
-        super().__init__(below)
-        self._export = export
-        uids.install(export, UID)
-        gids.install(export, GID)
-
-    def admit(self, uid: int) -> None:
-        """See Driver."""
-        self.below.admit(self._export.host_id(UID, uid))

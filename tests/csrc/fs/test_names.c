@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "faulty_host.h"
+#include "fs/names.h"
 #include "quota/quota.h"
 
 static v9_export *ex;

@@ -57,10 +57,23 @@ TEST(memory_comes_and_goes_while_the_ring_is_served)
     stop();
 }
 
+/* Replaces all memory by a copy, and clears the old one, which it returns. */
+static uint8_t *replace_memory(void)
+{
+    struct v9_region_conf region = {.gpa = GPA, .size = MEMORY, .uva = UVA};
+    uint8_t *old = guest;
+
+    create_memory();
+    memcpy(guest, old, MEMORY);
+    region.fd = memory_fd;
+    CHECK(v9_device_mem_set(dev, &region, 1) == 0);
+    memset(old, 0, MEMORY);
+    return old;
+}
+
 /* All memory is replaced. Of the requests, Python answers one later, and hangs in the other. */
 TEST(requests_that_wait_are_answered_in_the_memory_that_is_there_then)
 {
-    struct v9_region_conf region = {.gpa = GPA, .size = MEMORY, .uva = UVA};
     uint8_t *old;
 
     serve();
@@ -69,12 +82,7 @@ TEST(requests_that_wait_are_answered_in_the_memory_that_is_there_then)
     wait_for(waits_fd);
     send(1, HANGS, 0);
     wait_for(waits_fd);
-    old = guest;
-    create_memory();
-    memcpy(guest, old, MEMORY);
-    region.fd = memory_fd;
-    CHECK(v9_device_mem_set(dev, &region, 1) == 0);
-    memset(old, 0, MEMORY);
+    old = replace_memory();
     exchange(2);
     CHECK(answer_later(0) == 0);
     notify(release_fd);
@@ -95,9 +103,7 @@ int fsync(int fd)
 
 TEST(memory_may_change_while_the_host_makes_a_file_durable)
 {
-    struct v9_region_conf region = {.gpa = GPA, .size = MEMORY, .uva = UVA};
     const uint32_t open_file[] = {1, O_RDWR}, fsync_file[] = {1, 0};
-    uint8_t *old;
 
     serve();
     host_writes("file", "text");
@@ -105,12 +111,7 @@ TEST(memory_may_change_while_the_host_makes_a_file_durable)
     CHECK(ask(P9_TLOPEN, open_file, sizeof(open_file)) == P9_TLOPEN + 1);
     send_body(1, P9_TFSYNC, fsync_file, sizeof(fsync_file));
     wait_for(waits_fd);
-    old = guest;
-    create_memory();
-    memcpy(guest, old, MEMORY);
-    region.fd = memory_fd;
-    CHECK(v9_device_mem_set(dev, &region, 1) == 0);
-    memset(old, 0, MEMORY);
+    replace_memory();
     notify(release_fd);
     wait_for_used(2);
     CHECK(reply_in(1) == P9_TFSYNC + 1);

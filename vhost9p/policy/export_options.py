@@ -1,35 +1,27 @@
-"""What an export's options ask for: rules and limits of extended attributes (xattrs.py), which C
-applies, and a layer for ids (idmap.py)."""
+"""What an export's options ask for, installed in C, which applies it: rules and limits of extended
+attributes (xattrs.py), and maps of ids (idmap.py)."""
 
 import os
 from collections.abc import Iterable
 
 from vhost9p.config import ExportConfig, IdRange, XattrRules
-from vhost9p.fs.driver import Driver
-from vhost9p.native.export import Export
-from vhost9p.policy.idmap import GuestId, HostId, IdLayer, Ids, Range
-from vhost9p.policy.xattrs import (
-    MODELS,
-    Limits,
-    Rule,
-    install,
-    rules_of,
-    rules_problem,
-)
+from vhost9p.native.export import GID, UID, Export
+from vhost9p.policy import xattrs as xattr_rules
+from vhost9p.policy.idmap import GuestId, HostId, Ids, Range
+from vhost9p.policy.xattrs import MODELS, Limits, Rule, rules_of, rules_problem
 
 
-def layered(driver: Driver, export: Export, config: ExportConfig) -> Driver:
-    """Installs what an export's options ask for, and returns the driver with the layers for them in
-    front. Raises OSError, and ValueError if `problem` finds one."""
+def install(export: Export, config: ExportConfig) -> None:
+    """Once, before the export is served. Raises OSError, and ValueError if `problem` finds one."""
     xattrs, id_map, model = config.xattrs, config.id_map, config.model
     if xattrs or model in MODELS:
         rules = rules_of(model, _rules(xattrs) if xattrs else ())
-        install(export, rules, _limits(xattrs) if xattrs else None)
+        xattr_rules.install(export, rules, _limits(xattrs) if xattrs else None)
     if id_map:
         uids = Ids(_ranges(id_map.uid), _host_id(id_map.squash_uid), id_map.forbid_uid)
         gids = Ids(_ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)
-        driver = IdLayer(driver, export, uids, gids)
-    return driver
+        uids.install(export, UID)
+        gids.install(export, GID)
 
 
 def problem(config: ExportConfig) -> str | None:
