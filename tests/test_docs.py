@@ -224,6 +224,8 @@ NATIVE_RUN = """- a kernel
 | time | none ~ never |
 | --- | --- |
 | create | 2.00 |
+| lstat all, cold | 2.00 |
+| git clone | 2.00 |
 
 | job | CPU |
 | --- | --- |
@@ -255,7 +257,7 @@ def test_runs_are_published(tmp_path: Path) -> None:
         "- a machine\n- vhost9p: vhost9p 1\n\n"
         "| workload, unit | ratio |\n| --- | --- |\n| stat | 2.00 |\n| lock | -[^ENOSYS] |\n\n"
         "[^ENOSYS]: The server answers ENOSYS.\n\n"
-        "In a native guest:\n\n| time | none ~ never |\n| --- | --- |\n| create | 2.00 |"
+        "In a native guest:\n\n| time | none ~ never |\n| --- | --- |\n| git clone | 2.00 |"
     )
     all_times = (
         f"{RUN}\nIn a guest under emulation:\n\n{RUNS['guest.md']}\n"

@@ -19,6 +19,12 @@ CHART = "bench-tmpfs.svg"
 EMULATED = "In a guest under emulation:"
 NATIVE = "In a native guest:"
 """What comes before the figures of `make bench-guest`."""
+DETAILS = (
+    *("setattr: size", "setattr: times", "symlink, unlink", "readlink", "statfs"),
+    *("create", "lstat all", "read all", "ls -lR", "rename all", "unlink all"),
+)
+"""How lines begin that the README leaves to docs/bench.md: requests that differ little from others,
+and what a native guest does one by one."""
 TABLE = re.compile(r"(?:^\|.*\n?)+", re.MULTILINE)
 FOOTNOTES = re.compile(r"(?:^\[\^\w+\]: .*\n?)+", re.MULTILINE)
 
@@ -28,16 +34,25 @@ def _first(pattern: re.Pattern[str], text: str) -> list[str]:
     return [found[0].strip()] if found else []
 
 
+def _overview(table: list[str]) -> list[str]:
+    lines = "\n".join(table).splitlines(keepends=True)
+    details = tuple(
+        f"| {name}{end}" for name in DETAILS for end in (" |", ", ops/s |", ", cold |", ", again |")
+    )
+    return ["".join(line for line in lines if not line.startswith(details)).strip()]
+
+
 def excerpt(run: str) -> str:
     """The part of a run for the README: the machine, the programs that the first table compares,
-    that table with its footnotes, and the first table of what was measured in a native guest."""
+    that table with its footnotes, and the first table of what was measured in a native guest,
+    without the details."""
     run, _, guests = run.partition(f"\n{EMULATED}\n")
     native = guests.partition(f"\n{NATIVE}\n")[2]
     head, _, rest = run.partition("\n\n")
     about = [line for line in head.splitlines() if " mapped: " not in line]
-    parts = ["\n".join(about), *_first(TABLE, rest), *_first(FOOTNOTES, rest)]
+    parts = ["\n".join(about), *_overview(_first(TABLE, rest)), *_first(FOOTNOTES, rest)]
     if native:
-        parts += [NATIVE, *_first(TABLE, native)]
+        parts += [NATIVE, *_overview(_first(TABLE, native))]
     return "\n\n".join(parts)
 
 
