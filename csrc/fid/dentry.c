@@ -354,7 +354,7 @@ void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *o
             fix(dentries, more);
             continue;
         }
-        v9_dentry_at(dentries, parent)->refs--; /* who renames holds it */
+        v9_dentry_at(dentries, parent)->refs--; /* the caller holds it */
         v9_dentry_at(dentries, into)->refs++;
         dentry->parent = into;
         enter_anew(dentries, more);

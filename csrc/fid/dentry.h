@@ -129,7 +129,7 @@ void v9_dentry_split_all(struct v9_dentries *dentries);
 /* A name of a directory stands for what it was: the guest has removed it (`gone`), or renamed it to
  * where it is not known. */
 void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone);
-/* The guest has renamed. */
+/* The guest has renamed. The caller holds `parent`. */
 void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
                     const char *name);
 

@@ -154,12 +154,17 @@ void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const 
 {
     char text[V9_NAME_SIZE];
     uint32_t from, to;
+    V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
     from = find_entry(fids, fid, &old);
     to = into ? directory_of(fids, into) : from;
-    if (from)
+    if (from) {
         strcpy(text, old);
+        /* Maybe only the name that leaves it holds it. */
+        v9_dentry_at(&fids->dentries, from)->refs++;
+        deferred.dentry = from;
+    }
     if (from && to)
         v9_dentry_move(&fids->dentries, from, text, to, new);
     else if (from)
@@ -167,4 +172,5 @@ void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const 
     else if (to)
         v9_dentry_lose(&fids->dentries, to, new, true);
     pthread_mutex_unlock(&fids->lock);
+    v9_fids_finish(fids, &deferred);
 }

@@ -376,3 +376,19 @@ TEST(two_renames_at_the_same_time_are_recorded_in_their_order)
     pthread_join(second, NULL);
     CHECK(is_reachable(3) && is_at(3, "elsewhere/later", "file") == 1);
 }
+
+/* A fid moves on into a directory, which nothing else stands for any more, and its file is renamed
+ * out of it. */
+TEST(a_directory_ends_with_the_last_name_in_it)
+{
+    const uint32_t inodes = dev.fids.inodes.count, names = dev.fids.dentries.count;
+
+    host_makes_directory("d");
+    host_writes("d/file", "text");
+    CHECK(walk_to(1, "d") == 0);
+    CHECK(ask(P9_TWALK, "442s", 1, 1, 1, "file") == 0);
+    CHECK(ask(P9_TRENAME, "44s", 1, ROOT, "moved") == 0);
+    CHECK(dev.fids.inodes.count == inodes + 1 && dev.fids.dentries.count == names + 1);
+    CHECK(ask(P9_TCLUNK, "4", 1) == 0);
+    CHECK(dev.fids.inodes.count == inodes && dev.fids.dentries.count == names);
+}
