@@ -12,6 +12,7 @@ cache of tests/guest/cache.py, which builds each entry once under a lock.
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import shlex
 from collections.abc import Generator
@@ -47,6 +48,14 @@ class Units(LoadScopeScheduling):  # type: ignore[misc]
         if kernel is None:
             return file
         return f"{file} {kernel[1]}" if _shares_guests(file) else nodeid
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_of_other_files() -> None:
+    """What the tests of other files have left to the garbage collector goes before those of this
+    file, which may count descriptors: else it goes in the middle of them, and its descriptors with
+    it."""
+    gc.collect()
 
 
 @functools.cache

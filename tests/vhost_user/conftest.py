@@ -31,10 +31,8 @@ def kept_fds() -> set[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_up() -> None:
-    """The first loop of a process opens a pipe for its signals and keeps it. What other tests have
-    left to the collector goes before any test here, not during one."""
+    """The first loop of a process opens a pipe for its signals and keeps it."""
     uvloop.run(asyncio.sleep(0))
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)
