@@ -1,20 +1,23 @@
 # `make` lists the commands (from the comments beside the targets) and these variables.
 # PYTHON: the interpreter that .venv is made from
 # JOBS: how many tests run at a time
+# SECONDS: how long `make fuzz` runs each target
 # BENCH: options of a benchmark; BENCH=--help lists them
 
 PYTHON ?= python3
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? 2 * n : 16)))
+SECONDS ?= 60
 export PYTHON
 # The tests start hundreds of daemons: without bytecode each would compile all modules first.
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
-C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c) \
+C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c tests/fuzz/*.h) \
            $(wildcard tests/bench/*.c tests/bench/*.h) \
+           $(wildcard tests/system/host_attacks/*.c) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: help build lint test test-all demo bench bench-upcalls profile bench-scale bench-guest clean
+.PHONY: help build lint test test-all fuzz demo bench bench-upcalls profile bench-scale bench-idle bench-guest clean
 
 # Fetches what guests need before there are workers that would wait for each other, each with a line
 # of progress. Where it fails, the tests say so.
@@ -40,6 +43,13 @@ $(VENV)/.built: $(VENV)/.venv-made $(shell find csrc -name "*.[ch]" -o -name "*.
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# The fuzzing engine is large, and there are wheels of it for x86-64 only: elsewhere the tests of
+# tests/fuzz are skipped, and `make fuzz` fails.
+$(VENV)/.fuzz-made: $(VENV)/.venv-made pyproject.toml
+	@if $(BIN)/python -m pip install --quiet --only-binary :all: \
+	    $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["fuzz"])'); \
+	then touch $@; else echo "No fuzzing here: there is no wheel of atheris for this machine and Python."; fi
+
 lint: build  ## formats, style, layers and types, of Python and C
 	$(BIN)/ruff check vhost9p tests csrc
 	$(BIN)/ruff format --check vhost9p tests csrc
@@ -47,14 +57,17 @@ lint: build  ## formats, style, layers and types, of Python and C
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint  ## set-up, lint, then unit, property, sanitizer and real-guest tests
+test: lint $(VENV)/.fuzz-made  ## set-up, lint, then unit, property, sanitizer and real-guest tests
 	$(call fetch,qemu tools userland 6.12 newest)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
 
-test-all: lint  ## the same with every kernel, model and user
+test-all: lint $(VENV)/.fuzz-made  ## the same with every kernel, model and user
 	$(call fetch)
 	@$(BIN)/python -m tests.guest.uml_kernel >/dev/null || true
 	$(BIN)/python -m pytest -n $(JOBS)
+
+fuzz: build $(VENV)/.fuzz-made  ## coverage-guided fuzzing; keeps what it finds in tests/fuzz/corpus
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 demo: build  ## set-up, then the daemon, a guest, a mount, and what there is to see
 	$(BIN)/python -m tests.guest.demo
@@ -70,6 +83,9 @@ profile: build  ## where their time goes
 
 bench-scale: build  ## whether a request costs the same however many files, devices, VMs there are
 	$(BIN)/python -m tests.bench.scale $(BENCH)
+
+bench-idle: build  ## what VMs cost that do nothing
+	$(BIN)/python -m tests.bench.idle $(BENCH)
 
 bench-guest: build  ## real programs in real guests: under emulation, and natively (half an hour)
 	$(BIN)/python -m tests.bench.guest $(BENCH)

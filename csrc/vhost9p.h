@@ -22,6 +22,7 @@
 #include "p9/api.h"
 #include "quota/api.h"
 #include "request/api.h"
+#include "sandbox/api.h"
 #include "server/api.h"
 #include "virtio/api.h"
 

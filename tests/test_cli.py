@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from vhost9p import __version__, cli, preflight
-from vhost9p.config import Config, DeviceConfig, ExportConfig, SecurityModel
+from vhost9p.config import Config, DeviceConfig, ExportConfig, Level, Seccomp, SecurityModel
 from vhost9p.errors import UserError
 
 SOCKET = "/tmp/v9-test-cli.sock"
@@ -134,6 +133,7 @@ def test_every_option_is_read(run: Cli, share: str, tmp_path: Path) -> None:
         "--multidevs=remap", "--readonly", "--msize-max=512KiB", "--max-fids=1000", "--threads=4",
         "--cpus=1", "--poll-us=70",
         "--ring=split", "--once", "--force", f"--state-dir={tmp_path}/state", "--log-level=error",
+        "--sandbox=namespace", "--seccomp=log",
     )  # fmt: skip
     assert config == Config(
         (
@@ -157,6 +157,8 @@ def test_every_option_is_read(run: Cli, share: str, tmp_path: Path) -> None:
             ),
         ),
         log_level="error",
+        sandbox=Level.NAMESPACE,
+        seccomp=Seccomp.LOG,
     )
 
 
@@ -167,7 +169,7 @@ def test_relative_paths(
     device = run.device("--socket", "s", "--path", "share", "--state-dir", "share/../state")
     assert device.socket == f"{tmp_path}/s"
     assert device.exports[0].path == share
-    assert device.state_dir == f"{tmp_path}/share/../state"
+    assert device.state_dir == f"{tmp_path}/state"
 
 
 def test_a_descriptor_instead_of_a_socket(run: Cli, share: str) -> None:
@@ -195,7 +197,7 @@ REFUSED = [
         ["--config", "vm.yaml", "--path", ".", "--readonly"],
         "--config excludes --path, --readonly: set it in the file. Allowed with --config are "
         "--socket, --fd, --socket-mode, --socket-owner, --socket-group, --once, --force, "
-        "--state-dir and --log-level",
+        "--state-dir, --sandbox, --seccomp and --log-level",
     ),
     (["--socket"], "argument --socket/--socket-path: expected one argument (vhost9p --help lists"),
     (["--sock", SOCKET], "unknown option --sock; did you mean '--socket'? (vhost9p --help"),
@@ -260,17 +262,6 @@ def test_nothing_unprintable_is_printed(
 
     monkeypatch.setattr(preflight, "check", fail)
     assert run.refused("--socket", SOCKET, "--path", share) == "a\\nb\\x1b\\udcffé"
-
-
-def test_interrupted_while_starting(run: Cli, share: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "check", lambda config: signal.raise_signal(signal.SIGINT))
-    # Who runs the tests in the background may have them ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        assert run("--socket", SOCKET, "--path", share) == 0
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert run.served is None
 
 
 # ---- --socket alone ------------------------------------------------------------------------------

@@ -229,28 +229,34 @@ SHAPES = [
     (
         ONE + "sokcet: t\n",
         [
-            f"vm.yaml:3:1: unknown key 'sokcet'; valid are {KEYS}, log_level, state_dir, devices; "
+            f"vm.yaml:3:1: unknown key 'sokcet'; valid are {KEYS}, "
+            "log_level, sandbox, seccomp, state_dir, devices; "
             "did you mean 'socket'?"
         ],
     ),
     (
         ONE + "zzz: t\n",
-        [f"vm.yaml:3:1: unknown key 'zzz'; valid are {KEYS}, log_level, state_dir, devices"],
+        [
+            f"vm.yaml:3:1: unknown key 'zzz'; valid are {KEYS}, "
+            "log_level, sandbox, seccomp, state_dir, devices"
+        ],
     ),
     (ONE + "path: two\n", ["vm.yaml:3:1: path: is in line 2 already"]),
     (ONE + "log_level: info\nlog_level: x\n", ["vm.yaml:4:1: log_level: is in line 3 already"]),
     (
         ONE + "devices: [{socket: t, path: two}]\n",
         [
-            "vm.yaml:1:1: unknown key 'socket'; valid are log_level, state_dir, devices",
-            "vm.yaml:2:1: unknown key 'path'; valid are log_level, state_dir, devices",
+            "vm.yaml:1:1: unknown key 'socket'; valid are "
+            "log_level, sandbox, seccomp, state_dir, devices",
+            "vm.yaml:2:1: unknown key 'path'; valid are "
+            "log_level, sandbox, seccomp, state_dir, devices",
         ],
     ),
     (
         ONE + "[a]: b\n",
         [
-            f"vm.yaml:3:1: a list or a mapping is no key; valid are {KEYS}, log_level, state_dir, "
-            "devices"
+            f"vm.yaml:3:1: a list or a mapping is no key; valid are {KEYS}, log_level, sandbox, "
+            "seccomp, state_dir, devices"
         ],
     ),
     (ONE + "<<: {tag: x}\n", ["vm.yaml:3:1: unknown key '<<'"]),
@@ -350,7 +356,8 @@ ALIASES = "anchors (&name) and aliases (*name) are not supported; write the valu
             "4:10: threads: '0' is no whole number from 1 to 32",
         ]),
         ("<<: {tag: x}\n", [
-            f"3:1: unknown key '<<'; valid are {KEYS}, log_level, state_dir, devices; merging (<<) "
+            f"3:1: unknown key '<<'; valid are {KEYS}, "
+            "log_level, sandbox, seccomp, state_dir, devices; merging (<<) "
             "is not supported; write the keys out"
         ]),
     ],
@@ -399,7 +406,8 @@ stat_dir: x
         (["7", "12"], "socket"),
         (["8", "35"], "threads"),
         (["8", "44"], "tag"),
-        (["9", "1"], "unknown key 'stat_dir'; valid are log_level, state_dir, devices; did you "
+        (["9", "1"], "unknown key 'stat_dir'; valid are "
+        "log_level, sandbox, seccomp, state_dir, devices; did you "
          "mean 'state_dir'?"),
     ]  # fmt: skip
 

@@ -11,12 +11,14 @@ OPENS = re.compile(r"\b(?:open|openat|open_by_handle_at|memfd_create)\(|\bSYS_op
 OWN = {
     "export/export.c": 2,  # an export's root and /proc/self/fd, when it is made
     "server/ring_setup.c": 1,  # the kick descriptor
-    "fid/fid_table.c": 1,  # the table's arena
     "virtio/guest_memory.c": 1,  # a region of guest memory: v9_device_mem_add bounds them
     "export/mounts.c": 1,  # the table of mounts, when an export is made
     "request/notify.c": 2,  # a call or err descriptor, by either way
     "export/qidmap.c": 1,  # a map's arena
     "export/credentials.c": 1,  # what v9_cred_create calls through V9_OPEN
+    "sandbox/landlock.c": 1,  # each path, before serving
+    "sandbox/root_directory.c": 1,  # /proc, before serving
+    "sandbox/system_calls.c": 1,  # opens nothing: SYS_openat2 is in the list
     "server/workers.c": 1,  # whether a thread sleeps, for a moment
 }
 """How many descriptors are opened elsewhere: the process's own, which v9_budget_begin has seen."""
@@ -27,6 +29,8 @@ CLOSES = {
     "export/mounts.c",
     "base/shrinker.c",
     "export/qidmap.c",
+    "sandbox/landlock.c",
+    "sandbox/root_directory.c",
     "server/workers.c",
 }
 """Files with a close(2) of their own."""

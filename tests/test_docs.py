@@ -27,7 +27,7 @@ README_LINES_MAX = 200
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
-WHOLE = {"--config", "--virtfs"}
+WHOLE = {"--config", "--config-dir", "--virtfs"}
 """They describe a device at once."""
 OTHER_OPTIONS = {*WHOLE, "--help", "-h", "--version", "--print-capabilities"}
 THE_SAME = "the same"
@@ -390,6 +390,19 @@ def test_each_lock_has_its_place_in_the_order() -> None:
             if file.suffix != ".py":
                 assert "ock order: docs/architecture.md" in around, f"{file.name}: {found[0]}"
     assert listed == declared
+
+
+# ---- threat model --------------------------------------------------------------------------------
+
+
+def test_each_claim_of_the_threat_model_has_a_test() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    claims = [cells(line) for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(claims) >= 8
+    for *_, test in claims:
+        (name,) = code(test)
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), name
 
 
 # ---- quoted messages -----------------------------------------------------------------------------

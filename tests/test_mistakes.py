@@ -42,9 +42,8 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
      [f"unknown option --shared-dir; it is called --path here{HELP}"]),
     ([*SERVE, "--thread-pool-size=4"],
      [f"unknown option --thread-pool-size; it is called --threads here{HELP}"]),
-    ([*SERVE, "--sandbox", "none"],
-     ["unknown option --sandbox; the daemon does not confine itself; run it in a container or a "
-      f"service's sandbox{HELP}"]),
+    ([*SERVE, "--sandbox", "jail"],
+     [f"argument --sandbox: 'jail' is not one of auto, namespace, chroot, none{HELP}"]),
     ([*SERVE, "--cache", "auto"],
      ["unknown option --cache; the guest decides what it caches, by mount -o cache=none, mmap or "
       f"loose{HELP}"]),
@@ -146,7 +145,8 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
     ([*HERE, "--fd=999", "--config", "@/none.yaml", "--tag=x"],
      ["--fd and --socket exclude each other: name one",
       "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
-      "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and --log-level",
+      "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
+      "--sandbox, --seccomp and --log-level",
       "@/none.yaml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
 

@@ -10,7 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OPENER = "v9_sys_open_file"
 OWN_IN_C = {
+    "find_arguments": "where the kernel finds the process's command line, in /proc",
     "count_open": "the process's descriptors, in /proc",
+    "find_orphan": "the same",
     "is_asleep": "what a thread waits for, in /proc",
     "own_descriptor": "a pipe that the frontend gave, as a description of our own",
 }
@@ -27,15 +29,17 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # configuration), and no file that a guest reaches.
 OWN_FILES = {
     "config_file.py",
-    "device.py",
+    "host.py",
+    "keeper.py",
+    "native/sandbox.py",
     "output.py",
     "exports.py",
+    "fs/lock_recovery.py",
     "policy/locked_file.py",
     "policy/mounts.py",
     "policy/rights.py",
     "policy/state.py",
     "policy/state_dir.py",
-    "vhost_user/channel.py",
     "vhost_user/listener.py",
     "fs/tree.py",
 }
@@ -84,7 +88,7 @@ def test_python_opens_no_file_of_an_export() -> None:
         if name in OWN_FILES:
             assert calls, f"{name} opens nothing"
         elif name == "policy/usage.py":
-            assert all(", DIRECTORY, " in call for call in calls)
+            assert all(", DIRECTORY, " in call or "O_PATH" in call for call in calls)
         else:
             assert not [call for call in calls if "O_PATH" not in call and "flags" not in call], (
                 name

@@ -6,15 +6,13 @@ from vhost9p import signals
 
 
 def main() -> int:
-    """Runs the daemon; returns the process's exit code. Ignores signals first, since the other
+    """Runs the daemon; returns the process's exit code. Sees to signals first, since the other
     modules take a while to load."""
     signals.ignore()
-    try:
-        from vhost9p import cli
+    signals.leave_on_stop()
+    from vhost9p import cli
 
-        return cli.main()
-    except KeyboardInterrupt:
-        return 0
+    return cli.main()
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ def build_config(
         names = ", ".join(cli_options.option(key) for key in given)
         problems.add(
             f"--config excludes {names}: set it in the file. Allowed with --config are --socket, "
-            "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir and "
-            "--log-level"
+            "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
+            "--sandbox, --seccomp and --log-level"
         )
     for key in ("socket", "state_dir"):
         if (path := getattr(options, key)) is not None:
@@ -120,7 +120,7 @@ def build_config(
         options.socket = None
     place = cli_options.given(options, cli_options.PLACE)
     file = options.config
-    if not {"socket", "fd", "config"} & {*place, *wrong} and file is None:
+    if not {"socket", "fd", "config", "config_dir"} & {*place, *wrong} and file is None:
         problems.add("name a --socket to listen on, an --fd, or a --config (vhost9p --help)")
     if "config" in wrong:
         return None
@@ -134,7 +134,47 @@ def build_config(
             config = _from_file(file, options, place, problems)
         else:
             config = _from_options(options, wrong, place, problems)
-    return config and c.with_overrides(config, log_level=options.log_level)
+    return config and _with_overrides(config, options)
+
+
+def _with_overrides(config: c.Config, options: argparse.Namespace) -> c.Config:
+    """The same, with the options for the whole process that are given."""
+    overrides = {key: getattr(options, key) for key in ("log_level", "sandbox", "seccomp")}
+    return c.with_overrides(config, **overrides)
+
+
+FOLDER_EXCLUDES = ("config", *cli_options.PLACE, *cli_options.WHAT)
+
+
+def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
+    """Serves the VMs of --config-dir."""
+    names = [cli_options.option(key) for key in cli_options.given(options, FOLDER_EXCLUDES)]
+    names += ["--once"] if options.once else []
+    if names:
+        problems.add(
+            f"--config-dir excludes {', '.join(names)}: each VM has a file of its own. Allowed "
+            "with it are --force, --state-dir, --sandbox, --seccomp and --log-level"
+        )
+    with problems.collect():
+        if options.state_dir is not None:
+            options.state_dir = _absolute(options.state_dir)
+        folder = _absolute(options.config_dir)
+        try:
+            os.listdir(folder)
+        except OSError as error:
+            problems.add(f"--config-dir: {folder} cannot be read: {error.strerror}")
+    problems.raise_all()
+    from vhost9p import vm_folder
+
+    def load(file: str) -> c.Config:
+        found = Problems()
+        with found.collect():
+            config = _from_file(file, options, {}, found)
+        found.raise_all()
+        return _with_overrides(config, options)
+
+    start_log(options.log_level or c.Config(()).log_level)
+    return vm_folder.run(folder, load)
 
 
 def _serve(argv: list[str] | None) -> int:
@@ -144,6 +184,8 @@ def _serve(argv: list[str] | None) -> int:
     if options.print_capabilities and not problems.texts:
         print(json.dumps(CAPABILITIES))
         return 0
+    if options.config_dir is not None:
+        return _serve_folder(options, problems)
     config = None
     with problems.collect():
         config = build_config(options, wrong, problems)
@@ -169,5 +211,3 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         say(f"{error.filename or 'error'}: {error.strerror or error}")
         return EXIT_FAILURE
-    except KeyboardInterrupt:  # before the daemon handles signals itself
-        return 0

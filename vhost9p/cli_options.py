@@ -12,7 +12,7 @@ from typing import Any
 from vhost9p import __version__, virtfs
 from vhost9p import config_values as v
 from vhost9p.cli_parser import Parser, typed
-from vhost9p.config import MULTIDEVS, SECURITY_MODELS, XATTR_ACTIONS
+from vhost9p.config import MULTIDEVS, SECURITY_MODELS, XATTR_ACTIONS, Level, Seccomp
 from vhost9p.config_checks import Tree
 from vhost9p.config_schema import (
     DEVICE,
@@ -194,6 +194,12 @@ def _add_where(parser: Parser) -> None:
         metavar="FILE",
         type=typed(v.parse_path),
         help="read the configuration from this YAML file",
+    )
+    where.add_argument(
+        "--config-dir",
+        metavar="DIR",
+        type=typed(v.parse_path),
+        help="serve each VM that a file *.yaml in this directory describes; SIGHUP looks again",
     )
 
 
@@ -389,6 +395,16 @@ def _add_how(parser: Parser) -> None:
         type=typed(v.parse_path),
         help="directory for identities (default: /var/lib/vhost9p, ~/.local/state/vhost9p)",
     )
+    for name, metavar, values, default, what in (
+        ("sandbox", "LEVEL", Level, Level.AUTO, "how the daemon confines itself"),
+        ("seccomp", "ACTION", Seccomp, Seccomp.KILL, "what becomes of other system calls"),
+    ):
+        how.add_argument(
+            f"--{name}",
+            metavar=metavar,
+            type=typed(TOP_KEYS[name].parse),
+            help=f"{' | '.join(values)}: {what} (default: {default})",
+        )
     how.add_argument(
         "--log-level",
         metavar="LEVEL",

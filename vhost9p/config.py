@@ -8,6 +8,7 @@ syntaxes for them.
 
 import os
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Literal, get_args
 
 SecurityModel = Literal["passthrough", "none", "mapped-xattr", "mapped-file"]
@@ -19,6 +20,28 @@ MULTIDEVS: tuple[Multidevs, ...] = get_args(Multidevs)
 XattrAction = Literal["store", "refuse", "hide", "keep"]
 """What a rule for extended attributes does (policy/xattrs.py)."""
 XATTR_ACTIONS: tuple[XattrAction, ...] = get_args(XattrAction)
+
+
+class Level(StrEnum):
+    """How the daemon confines itself (docs/threat-model.md)."""
+
+    AUTO = "auto"
+    """As far as the host allows."""
+    NAMESPACE = "namespace"
+    """With all of it, or not at all."""
+    CHROOT = "chroot"
+    """Without namespaces."""
+    NONE = "none"
+
+
+class Seccomp(StrEnum):
+    """What becomes of a system call that serving does not take."""
+
+    KILL = "kill"
+    """The process ends."""
+    LOG = "log"
+    """It is carried out, and the kernel logs it."""
+
 
 SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
@@ -167,7 +190,7 @@ class ExportConfig:
     """A directory of the host and how it is served."""
 
     path: str
-    """Absolute."""
+    """Absolute, on the host."""
     name: str = ""
     """Of the directory that the guest sees; empty where the export is the root of its mount."""
     security_model: SecurityModel | None = None
@@ -183,6 +206,8 @@ class ExportConfig:
     id_map: IdMap | None = None
     xattrs: XattrRules | None = None
     quota: Quota | None = None
+    place: str = ""
+    """Where the directory is if the daemon's root directory is not the host's any more."""
     origin: str = ""
     """Where a file has the export, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
@@ -232,6 +257,12 @@ class DeviceConfig:
     origin: str = ""
     """Where a file has the device, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether something of it is kept in the state directory."""
+        named = any(each.name or each.quota for each in self.exports)
+        return self.multidevs == "remap" or named
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -239,6 +270,8 @@ class Config:
 
     devices: tuple[DeviceConfig, ...]
     log_level: str = "info"
+    sandbox: Level = Level.AUTO
+    seccomp: Seccomp = Seccomp.KILL
     file: str | None = None
     """Where it was read from."""
 

@@ -19,8 +19,10 @@ from vhost9p.config import (
     ExportConfig,
     IdMap,
     IdRange,
+    Level,
     Limit,
     Quota,
+    Seccomp,
     SecurityModel,
     Throttling,
     XattrRule,
@@ -251,6 +253,8 @@ DEVICE = Group(
 )
 TOP_KEYS: dict[str, Leaf] = {
     "log_level": Leaf(v.parse_choice(*LOG_LEVELS)),
+    "sandbox": Leaf(v.parse_member(Level)),
+    "seccomp": Leaf(v.parse_member(Seccomp)),
     "state_dir": Leaf(v.parse_path, is_path=True),
 }
 

@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Any
 
 from vhost9p.native.export import META_DIR
@@ -53,6 +54,12 @@ def parse_choice(*choices: str, **others: str) -> Parser:
         return others.get(value, str(value))
 
     return parse
+
+
+def parse_member(words: type[StrEnum]) -> Parser:
+    """Returns a parser of the values of an enumeration."""
+    word = parse_choice(*words)
+    return lambda value: words(word(value))
 
 
 def guess(value: Any, choices: Iterable[str]) -> str:

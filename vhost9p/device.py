@@ -7,17 +7,19 @@ the server. So do questions that only the policy can answer, after which C conti
 """
 
 import logging
+import mmap
 import os
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from vhost9p import host
 from vhost9p.config import DeviceConfig
 from vhost9p.device_log import DeviceLog
 from vhost9p.exports import Exports
 from vhost9p.native import sys
+from vhost9p.native.device import Area, Request, Stats, address_space
 from vhost9p.native.device import Device as NativeDevice
-from vhost9p.native.device import Request, Stats, address_space
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.vhost_user.descriptors import adopt_notified, check_event, check_memory
@@ -37,11 +39,7 @@ the same again while a hanging request keeps the previous mapping."""
 def memory_slots(devices: int) -> int:
     """How many regions of guest memory each device may have: half of the mappings that the process
     may have (proc(5), vm.max_map_count) are shared evenly."""
-    try:
-        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
-            maps = int(file.read())
-    except (OSError, ValueError):
-        maps = 65530
+    maps = host.max_map_count()
     return min(max(maps // 2 // MAPS_PER_SLOT // devices, MIN_MEM_SLOTS), MAX_MEM_SLOTS)
 
 
@@ -60,8 +58,15 @@ def config_space(tag: bytes) -> bytes:
 class Device:
     """Serves exports to one guest. It is the session's Backend."""
 
-    def __init__(self, config: DeviceConfig, devices: int = 1) -> None:
-        """One of so many devices in the process. Raises OSError, StateError."""
+    def __init__(
+        self,
+        config: DeviceConfig,
+        devices: int = 1,
+        area: Area | None = None,
+        locks: mmap.mmap | None = None,
+    ) -> None:
+        """One of so many devices in the process. `area` and `locks` have the state that outlives
+        the process; it goes on with what they hold. Raises OSError, StateError."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag)
         self.memory_slots = memory_slots(devices)
@@ -80,6 +85,7 @@ class Device:
                 mem_bytes=memory_bytes(devices),
                 cpus=config.cpus,
                 poll_us=config.poll_us,
+                area=area,
             )
             undo.callback(self._native.close)
             self._server = Server(
@@ -91,11 +97,23 @@ class Device:
                     dialect_u=dialect is Dialect.U
                 ),
                 wake_signal=sys.wake_signal(),
+                locks=locks,
             )
             undo.callback(self._server.close)
             self.try_lock = self._server.try_lock
+            if area and area.is_taken_over:
+                self._take_over()
             self._native.set_exports(self.exports.natives)
             self._undo = undo.pop_all()
+
+    def _take_over(self) -> None:
+        """Goes on with the session of a process that died."""
+        session = self._native.session()
+        self._server.take_over(
+            Dialect.U if session.dialect_u else Dialect.L, session.msize, session.ring_size
+        )
+        if self._native.ring_is_started():
+            self._server.resume_waits()
 
     def close(self) -> None:
         """Stops serving and frees everything."""
@@ -159,6 +177,10 @@ class Device:
         """See Backend."""
         self._stop_first()
         self._native.set_features(features)
+
+    def mem_count(self) -> int:
+        """See Backend."""
+        return self._native.mem_count()
 
     def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """See Backend."""

@@ -10,6 +10,7 @@ holds nothing but their names, and cannot be changed by the guest.
 import os
 from contextlib import ExitStack
 
+from vhost9p import host
 from vhost9p.config import DeviceConfig, ExportConfig, SecurityModel, Throttling
 from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
@@ -26,8 +27,6 @@ from vhost9p.policy.state import StateFile
 MODELS: dict[SecurityModel, int] = {"mapped-xattr": MODEL_XATTR, "mapped-file": MODEL_FILE}
 HIDDEN: dict[SecurityModel, tuple[bytes, ...]] = {"mapped-file": (META_DIR, META_ROOT)}
 """Names that a security model reserves."""
-SELINUX = "/sys/fs/selinux"
-"""Where a host's SELinux is, if it has one."""
 
 
 class Exports:
@@ -71,7 +70,7 @@ class Exports:
             model=MODELS.get(model, MODEL_HOST),
             writeout=config is not None and config.writeout == "immediate",
             owners_matter=model == "passthrough",
-            unlabelled=not os.path.exists(SELINUX),
+            unlabelled=not host.has_selinux(),
             **modes,
             qidmap=self._qidmap,
             mounts=self.listing.views if self.listing else None,
@@ -83,7 +82,9 @@ class Exports:
         return export
 
     def _open(self, config: ExportConfig) -> Driver:
-        fd = self._keep(os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        fd = self._keep(
+            os.open(config.place or config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        )
         export = self._make(fd, readonly=config.readonly, config=config)
         if config.throttling:
             _throttle(export, config.throttling)

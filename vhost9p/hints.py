@@ -45,8 +45,6 @@ WORDS = {
     "id": "QEMU connects its own options by it; leave it out",
     "sock-fd": "QEMU's driver proxy has it; only local directories are served",
     # virtiofsd's
-    "sandbox": "the daemon does not confine itself; run it in a container or a service's sandbox",
-    "seccomp": "the daemon does not confine itself; run it in a container or a service's sandbox",
     "modcaps": "the daemon keeps the capabilities that it is started with",
     "cache": "the guest decides what it caches, by mount -o cache=none, mmap or loose",
     "allow-mmap": "the guest decides, by mount -o cache=mmap",

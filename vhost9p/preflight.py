@@ -4,7 +4,9 @@ Everything that the options name is checked at once: directories, sockets, descr
 error here stays until somebody changes the options or the host. What can fail later are conditions
 that change by themselves: a socket or a state file in use by another process, memory, descriptors.
 
-If no security model is set, it is chosen here.
+If no security model is set, it is chosen here. And paths become real ones here: the processes that
+serve have other descriptors, another /proc and another root directory, in which a path such as
+/proc/self/fd/5 names something else, or a symlink nothing.
 
 A guest must not reach the daemon's socket, state or configuration, and its writable export must not
 overlap another guest's. Such a configuration is refused unless forced.
@@ -16,7 +18,7 @@ the place of its directory, and the roots of all mounts below it.
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
@@ -122,16 +124,24 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
     for device in config.devices:
         if path := _socket_path(device):
             yield "socket", path
-        if _keeps_state(device) or os.path.exists(device.state_dir):
+        if device.keeps_state or os.path.exists(device.state_dir):
             yield "state directory", device.state_dir
     if config.file:
         yield "configuration", config.file
 
 
+def _check_sockets(config: Config, beside: Collection[Config]) -> Iterator[str]:
+    """Whether another VM has the socket. An attempt to connect would look like a frontend to it."""
+    taken = {each.socket for other in beside for each in other.devices}
+    for device in config.devices:
+        if device.socket is not None and device.socket in taken:
+            yield f"{device.origin}{device.socket} is in use: it is another VM's"
+
+
 def _check_device(device: DeviceConfig) -> Iterator[str]:
     for wrong in _check_place(device):
         yield device.origin + wrong
-    if _keeps_state(device) and (problem := state_problem(device.state_dir)):
+    if device.keeps_state and (problem := state_problem(device.state_dir)):
         yield device.origin + problem
     for export in device.exports:
         for wrong in _check_export(export, device):
@@ -156,14 +166,12 @@ def _check_place(device: DeviceConfig) -> Iterator[str]:
             yield f"{key}: {problem}"
 
 
-def _keeps_state(device: DeviceConfig) -> bool:
-    named = any(each.name or each.quota for each in device.exports)
-    return device.multidevs == "remap" or named
-
-
 def _check_export(export: ExportConfig, device: DeviceConfig) -> Iterator[str]:
     if problem := directory_problem(export.path):
         yield problem
+        return
+    if not _is_same(export.path, os.path.realpath(export.path)):
+        yield f"{export.path} cannot be exported: the directory has no path of its own"
         return
     if device.multidevs == "forbid" and (reason := why_not_forbid(os.fsencode(export.path))):
         yield reason
@@ -175,6 +183,13 @@ def _check_export(export: ExportConfig, device: DeviceConfig) -> Iterator[str]:
     yield from _check_model(export)
     if problem := export_options.problem(export):
         yield problem
+
+
+def _is_same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def _check_model(export: ExportConfig) -> Iterator[str]:
@@ -194,17 +209,19 @@ def _check_model(export: ExportConfig) -> Iterator[str]:
 
 
 def _settle(export: ExportConfig) -> ExportConfig:
-    """Returns the export with a security model, by the daemon's rights if none is set. With an
-    id_map these rights have been checked already."""
+    """Returns the export with its real path and a security model, by the daemon's rights if none
+    is set. With an id_map these rights have been checked already."""
+    export = replace(export, path=os.path.realpath(export.path))
     if export.security_model:
         return export
     owners = export.id_map or not rights.why_not_owners(export)
     return replace(export, security_model="passthrough" if owners else "none")
 
 
-def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Iterator[str]:
+def _check_own_files(host: _Host, configs: Iterable[Config], export: ExportConfig) -> Iterator[str]:
     shown = host.shown(export.path)
-    for what, path in dict.fromkeys(_own_files(config)):
+    own = (each for config in configs for each in _own_files(config))
+    for what, path in dict.fromkeys(own):
         place = host.place(path)
         if any(each.contains(place) for each in shown):
             everything = os.path.realpath(export.path) == "/"
@@ -215,11 +232,21 @@ def _check_own_files(host: _Host, config: Config, export: ExportConfig) -> Itera
             )
 
 
-def _check_overlaps(host: _Host, devices: Iterable[DeviceConfig]) -> Iterator[str]:
-    """Two writable exports, of whichever devices."""
-    exports = [(device, each) for device in devices for each in device.exports if not each.readonly]
+def _check_overlaps(
+    host: _Host, devices: Iterable[DeviceConfig], others: Collection[DeviceConfig]
+) -> Iterator[str]:
+    """Two writable exports: of `devices`, which are in question, or of one of them and one of
+    the `others`."""
+    exports = [
+        (device, each)
+        for device in (*others, *devices)
+        for each in device.exports
+        if not each.readonly
+    ]
     shown = [host.shown(export.path) for _, export in exports]
     for i, (device, one) in enumerate(exports):
+        if device in others:
+            continue
         for j, (other_device, other) in enumerate(exports[:i]):
             if any(a.contains(b) or b.contains(a) for a in shown[i] for b in shown[j]):
                 why = (
@@ -233,20 +260,28 @@ def _check_overlaps(host: _Host, devices: Iterable[DeviceConfig]) -> Iterator[st
                 )
 
 
-def check(config: Config) -> Config:
-    """Returns the configuration with security models chosen. Raises UserError with all errors,
-    OSError if /proc is missing."""
+def check(config: Config, beside: Collection[Config] = ()) -> Config:
+    """Returns the configuration with real paths, and security models chosen. `beside` are other
+    VMs', which are served already. Raises UserError with all errors, OSError if /proc is
+    missing."""
     problems = [text for each in config.devices for text in _check_device(each)]
+    problems += _check_sockets(config, beside)
     with closing(MountTable()) as table:
         host = _Host(table)
         careful = [_with_directories(device) for device in config.devices if not device.force]
         for export in (each for device in careful for each in device.exports):
-            problems += _check_own_files(host, config, export)
-        problems += _check_overlaps(host, careful)
+            problems += _check_own_files(host, (config, *beside), export)
+        others = [device for each in beside for device in each.devices if not device.force]
+        problems += _check_overlaps(host, careful, others)
     if problems:
         raise UserError(*problems)
     devices = (
-        replace(device, exports=tuple(map(_settle, device.exports))) for device in config.devices
+        replace(
+            device,
+            exports=tuple(map(_settle, device.exports)),
+            state_dir=os.path.realpath(device.state_dir),
+        )
+        for device in config.devices
     )
     return replace(config, devices=tuple(devices))
 

@@ -6,13 +6,14 @@ that would end it by default, such as a hang-up of its terminal, are ignored fro
 daemon can be stopped and continued by hand (SIGTSTP), but it does not stop when it writes to its
 terminal from the background (SIGTTOU).
 
-Imports nothing but `signal`: it is what the process does first.
+Imports next to nothing: it is what the process does first.
 """
 
+import os
 import signal
 
 STOP = (signal.SIGTERM, signal.SIGINT)
-"""They end the daemon, once its event loop runs."""
+"""They end the daemon."""
 
 LOGGED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """They are ignored and logged, since their sender may expect an effect."""
@@ -40,6 +41,18 @@ NOT_IGNORED = frozenset(
         signal.SIGWINCH,
     }
 )
+
+
+def leave_on_stop() -> None:
+    """Until the daemon handles the signals to stop, they end the process at once: there is nothing
+    to clean up yet. An exception, Python's own way, would come anywhere in the modules that are
+    being loaded, and some of them go on after any."""
+    for number in STOP:
+        signal.signal(number, _leave)
+
+
+def _leave(*_: object) -> None:
+    os._exit(0)
 
 
 def ignore() -> None:

@@ -9,13 +9,13 @@
 #ifndef V9_BASE_ARENA_H
 #define V9_BASE_ARENA_H
 
-#include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
     V9_ARENA_UNIT = 16,
-    V9_ARENA_PIECE = 3 * PATH_MAX, /* bytes of the largest piece */
+    V9_ARENA_PIECE = 72 << 10, /* bytes of the largest piece: an attribute's value with its name */
     V9_ARENA_SIZES = V9_ARENA_PIECE / V9_ARENA_UNIT + 1,
 };
 
@@ -31,6 +31,31 @@ void v9_arena_init(struct v9_arena *arena, void *base, size_t size);
 uint32_t v9_arena_take(struct v9_arena *arena, size_t size);
 /* Frees a piece that was allocated for `size` bytes. */
 void v9_arena_give(struct v9_arena *arena, uint32_t at, size_t size);
+/* ---- after a death: what is kept ---- */
+
+/* Where an arena lies, and that it ends there; the rest is as it was. */
+void v9_arena_place(struct v9_arena *arena, void *base, size_t size);
+
+/* A bit for each unit that was ever used. */
+struct v9_arena_marks {
+    uint64_t *kept;  /* units that a piece occupies */
+    uint64_t *heads; /* where pieces of a kind begin, whose owner has to know them again */
+};
+
+/* Marks without any; false: no memory. */
+bool v9_arena_marks_init(struct v9_arena_marks *marks, const struct v9_arena *arena);
+void v9_arena_marks_free(struct v9_arena_marks *marks);
+/* Whether a piece lies in what was ever used. */
+bool v9_arena_holds(const struct v9_arena *arena, uint32_t at, size_t size);
+/* Marks a piece; false where it lies outside, or overlaps one that is marked. */
+bool v9_arena_mark(const struct v9_arena *arena, struct v9_arena_marks *marks, uint32_t at,
+                   size_t size);
+/* Marks a piece's begin; whether that was done. */
+void v9_arena_mark_head(struct v9_arena_marks *marks, uint32_t at);
+bool v9_arena_is_head(const struct v9_arena *arena, const struct v9_arena_marks *marks,
+                      uint32_t at);
+/* Frees whatever is not marked; the free lists are made anew. */
+void v9_arena_keep(struct v9_arena *arena, const struct v9_arena_marks *marks);
 static inline void *v9_arena_at(const struct v9_arena *arena, uint32_t at)
 {
     return arena->base + (size_t)at * V9_ARENA_UNIT;

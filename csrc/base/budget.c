@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/proc.h"
+
 enum {
     TABLE_MAX = 1 << 24, /* descriptors that are counted; the host may allow a billion */
     RESERVE_PART = 8,    /* of the limit, but */
@@ -64,9 +66,12 @@ static void divide(void)
 
 static uint32_t count_open(void)
 {
-    DIR *all = opendir("/proc/self/fd");
+    char path[V9_PROC_PATH];
     uint32_t count = 0;
+    DIR *all;
 
+    v9_proc_fds(path);
+    all = opendir(path);
     if (!all)
         return 0;
     while (readdir(all))
@@ -256,6 +261,15 @@ int v9_budget_enter(int fd)
 
     discharge(fd < 0 ? charged.account : set_owner(fd, charged.account));
     return fd < 0 ? -err : fd;
+}
+
+void v9_budget_adopt(int fd, uint32_t account)
+{
+    const struct v9_budget_charged before = v9_budget_force(account);
+
+    if (fd >= 0 && v9_budget_take() == 0)
+        discharge(set_owner(fd, account));
+    v9_budget_restore(before);
 }
 
 void v9_budget_forget(int fd)

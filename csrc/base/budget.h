@@ -61,6 +61,8 @@ int v9_budget_take(void);
 /* Enters the descriptor that room was made for; fd -1: the call failed, with errno. Returns the
  * descriptor or -errno. */
 int v9_budget_enter(int fd);
+/* An open descriptor counts to this account from now on. */
+void v9_budget_adopt(int fd, uint32_t account);
 /* The descriptor counts no more; it is closed by another call (closedir(3)). */
 void v9_budget_forget(int fd);
 

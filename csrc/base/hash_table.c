@@ -22,6 +22,7 @@ static void grow(struct v9_hash *buckets)
 
     if (young > buckets->mask)
         buckets->mask = buckets->mask << 1 | 1;
+    buckets->heads[young] = 0; /* after a death it holds what it held */
     old = &buckets->heads[young & buckets->mask >> 1];
     for (at = *old; at; at = next) {
         struct v9_link *link = link_at(buckets, at);

@@ -15,6 +15,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum { V9_BUCKETS_MIN = 1024 }; /* in use from the start: a page */
 
@@ -39,7 +40,15 @@ static inline struct v9_hash v9_hash_of(uint32_t *heads, uint32_t max, void *lin
                                         uint32_t base)
 {
     const uint32_t used = max < V9_BUCKETS_MIN ? max : V9_BUCKETS_MIN;
-    return (struct v9_hash){heads, used, max, used - 1, 0, links, stride, base};
+    return (struct v9_hash){heads, used, max, used - 1, 0, (uint8_t *)links, stride, base};
+}
+
+/* Empties a table, whatever it contains. */
+static inline void v9_hash_clear(struct v9_hash *buckets)
+{
+    memset(buckets->heads, 0, buckets->used * sizeof(*buckets->heads));
+    *buckets =
+        v9_hash_of(buckets->heads, buckets->max, buckets->links, buckets->stride, buckets->base);
 }
 
 static inline uint32_t *v9_hash_head(const struct v9_hash *buckets, uint32_t hash)

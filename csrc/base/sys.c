@@ -94,11 +94,6 @@ int v9_sys_dup(int32_t fd)
     return copy;
 }
 
-void v9_sys_proc_path(int fd, char path[V9_PROC_PATH])
-{
-    snprintf(path, V9_PROC_PATH, "/proc/self/fd/%d", fd);
-}
-
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX])
 {
     char number[16];

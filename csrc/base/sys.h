@@ -19,10 +19,6 @@ int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope)
  * export/containment.h). Its type is checked, unless it is `known`: this O_PATH
  * descriptor was seen before to be either. `proc_fd` is /proc/self/fd. */
 int v9_sys_open_file(int proc_fd, int fd, bool known, int flags);
-/* A path that leads to the file of a descriptor, O_PATH or not (proc(5)), for calls that take no
- * such descriptor. */
-enum { V9_PROC_PATH = 32 };
-void v9_sys_proc_path(int fd, char path[V9_PROC_PATH]);
 /* Duplicates a descriptor; -EMFILE beyond the budget. */
 int v9_sys_dup(int fd);
 /* The path by which a descriptor was reached, as the kernel has it now (proc(5)); its length. */

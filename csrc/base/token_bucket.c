@@ -89,3 +89,15 @@ void v9_token_bucket_pour(struct v9_token_bucket *t, bool write, uint32_t bytes,
             t->buckets[i].level =
                 add(t->buckets[i].level, i / 2 >= V9_IOPS_TOTAL ? requests : (v9_amount)bytes * NS);
 }
+
+/* A level may be half written. More than one transfer beyond its capacity no bucket ever had. */
+void v9_token_bucket_go_on(struct v9_token_bucket *t, const struct v9_token_bucket *left)
+{
+    if (!left->then || left->then > t->then)
+        return;
+    for (int i = 0; i < V9_BUCKETS; i++) {
+        const v9_amount most = t->buckets[i].capacity + t->buckets[i].capacity;
+        t->buckets[i].level = left->buckets[i].level < most ? left->buckets[i].level : most;
+    }
+    t->then = left->then;
+}

@@ -44,6 +44,8 @@ struct v9_token_bucket {
  * possible. */
 void v9_token_bucket_init(struct v9_token_bucket *t, const struct v9_token_bucket_conf *conf,
                           int64_t now);
+/* Takes the levels of buckets that were left by a process that died. */
+void v9_token_bucket_go_on(struct v9_token_bucket *t, const struct v9_token_bucket *left);
 /* Nanoseconds from `now` until the next read (or write) may move its data; 0: it may now. */
 int64_t v9_token_bucket_wait(struct v9_token_bucket *t, bool write, int64_t now);
 /* Counts a request that moves `bytes`, even if it did not wait: then the next ones wait longer. */

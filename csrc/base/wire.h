@@ -42,6 +42,7 @@ enum {
     P9_TVERSION = 100,
     P9_RERROR = 107,
     P9_TFLUSH = 108,
+    P9_TATTACH = 104,
     P9_TWALK = 110,
     P9_TOPEN = 112,
     P9_TCREATE = 114,

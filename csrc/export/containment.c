@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/evidence.h"
 #include "base/shrinker.h"
 #include "base/sys.h"
 #include "export/hidden_names.h"
@@ -42,6 +43,25 @@ int v9_export_open(v9_export *ex, int32_t fd, int32_t flags)
 int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags)
 {
     return v9_sys_open_file(ex->proc_fd, fd, known, flags);
+}
+
+int v9_export_take_made(v9_export *ex, int dir_fd, const char *name, int flags)
+{
+    int path_fd, fd = v9_evidence_take_made();
+    struct stat st;
+
+    if (fd >= 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == (flags & O_ACCMODE))
+        return fd;
+    if (fd >= 0)
+        v9_budget_close(fd);
+    path_fd = v9_sys_reach(dir_fd, name, 0);
+    if (path_fd < 0)
+        return path_fd;
+    fd = -EEXIST; /* a host process has put something else there */
+    if (fstat(path_fd, &st) == 0 && S_ISREG(st.st_mode))
+        fd = v9_export_open(ex, path_fd, flags);
+    v9_budget_close(path_fd);
+    return fd;
 }
 
 /* ---- paths ----------------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/evidence.h"
 #include "base/shrinker.h"
 #include "export/api.h"
 
@@ -152,8 +153,11 @@ int v9_cred_create(const struct v9_cred *cred, int dir_fd, const char *name, int
 int v9_cred_mkdir(const struct v9_cred *cred, int dir_fd, const char *name, uint32_t mode)
 {
     struct identity own;
-    int result = enter(cred, 0, &own);
+    int result;
 
+    if (v9_evidence_made(dir_fd, name))
+        return 0;
+    result = enter(cred, 0, &own);
     if (result)
         return result;
     result = mkdirat(dir_fd, name, mode) < 0 ? -errno : 0;
@@ -165,8 +169,11 @@ int v9_cred_mknod(const struct v9_cred *cred, int dir_fd, const char *name, uint
                   uint32_t major, uint32_t minor)
 {
     struct identity own;
-    int result = enter(cred, 1u << CAP_MKNOD, &own);
+    int result;
 
+    if (v9_evidence_made(dir_fd, name))
+        return 0;
+    result = enter(cred, 1u << CAP_MKNOD, &own);
     if (result)
         return result;
     result = mknodat(dir_fd, name, mode, makedev(major, minor)) < 0 ? -errno : 0;
@@ -177,8 +184,11 @@ int v9_cred_mknod(const struct v9_cred *cred, int dir_fd, const char *name, uint
 int v9_cred_symlink(const struct v9_cred *cred, const char *target, int dir_fd, const char *name)
 {
     struct identity own;
-    int result = enter(cred, 0, &own);
+    int result;
 
+    if (v9_evidence_made(dir_fd, name))
+        return 0;
+    result = enter(cred, 0, &own);
     if (result)
         return result;
     result = symlinkat(target, dir_fd, name) < 0 ? -errno : 0;

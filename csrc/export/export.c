@@ -9,6 +9,7 @@
 
 #include "base/budget.h"
 #include "base/ctime.h"
+#include "base/proc.h"
 
 static void init_recursive(pthread_mutex_t *lock)
 {
@@ -23,6 +24,7 @@ static void init_recursive(pthread_mutex_t *lock)
 v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, int32_t *err)
 {
     struct v9_export *ex = calloc(1, sizeof(*ex));
+    char fds[V9_PROC_PATH];
     struct stat st;
 
     *err = -ENOMEM;
@@ -40,7 +42,8 @@ v9_export *v9_export_new(const struct v9_export_conf *conf, v9_qidmap *qidmap, i
     ex->root_ino = st.st_ino;
     ex->ctime_is_reliable = v9_ctime_is_reliable(ex->conf.root_fd);
     ex->ctime_shows_renames = v9_ctime_shows_renames(ex->conf.root_fd);
-    ex->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    v9_proc_fds(fds);
+    ex->proc_fd = open(fds, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (ex->proc_fd < 0) {
         *err = -errno;
         goto fail;

@@ -7,7 +7,7 @@
 #include <sys/xattr.h>
 
 #include "base/host_xattrs.h"
-#include "base/sys.h"
+#include "base/proc.h"
 
 int v9_caps_watch(struct v9_caps *caps, const char *name)
 {
@@ -49,7 +49,7 @@ int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd)
 
     if (!caps->name[0])
         return 0;
-    v9_sys_proc_path(fd, path);
+    v9_proc_path(fd, path);
     found = has(path, caps->name);
     if (found <= 0)
         return found;

@@ -8,8 +8,9 @@
 
 /* Of a fid. */
 enum {
-    V9_FID_XATTR = 1, /* it has the value of an extended attribute (fid/xattr_value.h) */
-    V9_FID_LOCKS = 2, /* Tclunk goes to Python (the fid has placed locks) */
+    V9_FID_XATTR = 1,  /* it has the value of an extended attribute (fid/xattr_value.h) */
+    V9_FID_LOCKS = 2,  /* Tclunk goes to Python (the fid has placed locks) */
+    V9_FID_ENDING = 4, /* a Tclunk sets its value, and ends it then */
 };
 
 #endif

@@ -4,12 +4,16 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "base/commit.h"
+
 void v9_dentries_init(struct v9_dentries *dentries, struct v9_arena *arena,
                       struct v9_inodes *inodes, uint32_t *heads, uint32_t buckets, uint64_t key)
 {
     uint8_t *const base = arena->base;
 
-    *dentries = (struct v9_dentries){.arena = arena, .inodes = inodes, .key = key};
+    dentries->arena = arena;
+    dentries->inodes = inodes;
+    dentries->key = key;
     dentries->names =
         v9_hash_of(heads, buckets, base + offsetof(struct v9_dentry, link), V9_ARENA_UNIT, 0);
     dentries->compounds = v9_list_of(base + offsetof(struct v9_dentry, list), V9_ARENA_UNIT, 0);
@@ -251,21 +255,35 @@ static void fix(struct v9_dentries *dentries, uint32_t at)
     __atomic_store_n(&v9_dentry_at(dentries, at)->fixed, true, __ATOMIC_RELAXED);
 }
 
-/* Gives a dentry that is not hashed another text; false: no room. */
-static bool set_text(struct v9_dentries *dentries, struct v9_dentry *dentry, const char *text)
+/* Gives a dentry another name as one step: whoever finds a change that is due makes it again. */
+static void apply(struct v9_dentries *dentries)
 {
-    const size_t size = strlen(text);
-    const uint32_t old = dentry->far, old_size = dentry->size;
-    uint32_t far = 0;
+    const struct v9_dentry_change *to = &dentries->change;
+    struct v9_dentry *dentry = v9_dentry_at(dentries, to->at);
 
-    if (size > dentry->room) {
-        far = v9_arena_take(dentries->arena, size + 1);
-        if (!far)
-            return false;
-    }
-    memmove(far ? v9_arena_at(dentries->arena, far) : dentry->text, text, size + 1);
-    dentry->far = far;
-    dentry->size = (uint16_t)size;
+    dentry->parent = to->parent;
+    dentry->far = to->far;
+    dentry->size = to->size;
+    V9_COMMIT();
+    dentries->change.at = 0;
+}
+
+/* Moves a dentry that is not hashed; false: no room. */
+static bool rename_to(struct v9_dentries *dentries, uint32_t at, uint32_t parent, const char *text)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+    const uint32_t old = dentry->far, old_size = dentry->size;
+    const size_t size = strlen(text);
+    const uint32_t far = v9_arena_take(dentries->arena, size + 1);
+
+    if (!far)
+        return false;
+    memcpy(v9_arena_at(dentries->arena, far), text, size + 1);
+    dentries->change = (struct v9_dentry_change){0, parent, far, (uint16_t)size};
+    V9_COMMIT();
+    dentries->change.at = at;
+    V9_COMMIT();
+    apply(dentries);
     if (old)
         v9_arena_give(dentries->arena, old, old_size + 1u);
     return true;
@@ -302,11 +320,12 @@ static void split(struct v9_dentries *dentries, uint32_t at)
         parent = child;
         text = slash + 1;
     }
-    dentry->parent = parent;
-    if (slash || !set_text(dentries, dentry, text))
+    if (slash || !rename_to(dentries, at, parent, text)) {
         fix(dentries, at); /* no room: it stays what it is */
-    else
+        dentry->parent = parent;
+    } else {
         enter_anew(dentries, at);
+    }
 }
 
 void v9_dentry_split_all(struct v9_dentries *dentries)
@@ -320,8 +339,9 @@ void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *n
     uint32_t at;
 
     while ((at = v9_dentry_find(dentries, parent, name))) {
-        fix(dentries, at);
         v9_dentry_at(dentries, at)->gone = gone;
+        V9_COMMIT();
+        fix(dentries, at);
     }
 }
 
@@ -347,16 +367,134 @@ void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *o
         more = at;
     }
     for (; more; more = at) {
-        struct v9_dentry *dentry = v9_dentry_at(dentries, more);
-        at = dentry->link.next;
+        at = v9_dentry_at(dentries, more)->link.next;
         /* A host that moved directories between may have made a circle of it. */
-        if (is_below(dentries, into, more) || !set_text(dentries, dentry, name)) {
+        if (is_below(dentries, into, more) || !rename_to(dentries, more, into, name)) {
             fix(dentries, more);
             continue;
         }
         v9_dentry_at(dentries, parent)->refs--; /* the caller holds it */
         v9_dentry_at(dentries, into)->refs++;
-        dentry->parent = into;
         enter_anew(dentries, more);
+    }
+}
+
+/* ---- after a death --------------------------------------------------------------------------- */
+
+/* A flag in memory that may hold anything. */
+static bool read_flag(const bool *flag)
+{
+    uint8_t byte;
+
+    memcpy(&byte, flag, sizeof(byte));
+    return byte & 1;
+}
+
+/* Whether the text is one: components that fit where names are copied to. */
+static bool is_text(const char *text, uint32_t size)
+{
+    uint32_t length = 0;
+
+    for (uint32_t i = 0; i < size; i++) {
+        length = text[i] == '/' ? 0 : length + 1;
+        if (!text[i] || length >= V9_NAME_SIZE)
+            return false;
+    }
+    return !text[size];
+}
+
+/* Whether a dentry can be one. */
+static bool is_whole(const struct v9_dentries *dentries, uint32_t at)
+{
+    const struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+
+    if (!v9_arena_holds(dentries->arena, at, sizeof(*dentry)) ||
+        !v9_arena_holds(dentries->arena, at, sizeof(*dentry) + dentry->room + 1) ||
+        !v9_inodes_has_export(dentries->inodes, dentry->export))
+        return false;
+    if (dentry->far ? !v9_arena_holds(dentries->arena, dentry->far, dentry->size + 1u)
+                    : dentry->size > dentry->room)
+        return false;
+    return is_text(v9_dentry_text(dentries, dentry), dentry->size);
+}
+
+/* Marks the pieces of a dentry; false where it is none. */
+static bool mark(const struct v9_dentries *dentries, struct v9_arena_marks *marks, uint32_t at)
+{
+    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+
+    if (!is_whole(dentries, at) ||
+        !v9_arena_mark(dentries->arena, marks, at, sizeof(*dentry) + dentry->room + 1) ||
+        (dentry->far && !v9_arena_mark(dentries->arena, marks, dentry->far, dentry->size + 1u)))
+        return false;
+    dentry->fixed = read_flag(&dentry->fixed);
+    dentry->gone = read_flag(&dentry->gone) && dentry->fixed;
+    v9_arena_mark_head(marks, at);
+    return true;
+}
+
+/* Enters a marked dentry, with a reference. */
+static void revive(struct v9_dentries *dentries, uint32_t at, uint32_t turn)
+{
+    struct v9_dentry *dentry = v9_dentry_at(dentries, at);
+
+    dentries->count++;
+    dentry->refs = 1;
+    dentry->checked = turn; /* long ago */
+    dentry->settled = 0;
+    dentry->hashed = dentry->compound = false;
+    if (dentry->fixed)
+        return;
+    enter_anew(dentries, at);
+    set_compound(dentries, at, strchr(v9_dentry_text(dentries, dentry), '/') != NULL);
+}
+
+bool v9_dentry_recover(struct v9_dentries *dentries, struct v9_arena_marks *marks, uint32_t at,
+                       uint32_t turn)
+{
+    struct v9_dentry *dentry = NULL;
+    uint32_t below = 0;
+
+    for (; at; below = at, at = dentry->parent) {
+        if (v9_arena_is_head(dentries->arena, marks, at) &&
+            v9_dentry_at(dentries, at)->checked < turn) {
+            v9_dentry_at(dentries, at)->refs++;
+            return true;
+        }
+        if (!mark(dentries, marks, at))
+            break;
+        dentry = v9_dentry_at(dentries, at);
+        revive(dentries, at, turn);
+        if (dentry->inode && !v9_inode_recover(dentries->inodes, marks, dentry->inode))
+            dentry->inode = 0;
+    }
+    if (at && below) {
+        fix(dentries, below);
+        v9_dentry_at(dentries, below)->parent = 0;
+    }
+    return !at || below;
+}
+
+static bool is_root(const struct v9_dentry *dentry)
+{
+    return !dentry->parent && !dentry->size && !dentry->far && !dentry->inode;
+}
+
+void v9_dentries_recover(struct v9_dentries *dentries, struct v9_arena_marks *marks)
+{
+    if (v9_arena_holds(dentries->arena, dentries->change.at, sizeof(struct v9_dentry)))
+        apply(dentries);
+    dentries->change.at = 0;
+    v9_hash_clear(&dentries->names);
+    dentries->count = 0;
+    for (uint32_t export = 0; export < V9_EXPORTS_MAX; export ++) {
+        const uint32_t root = dentries->roots[export];
+        if (root && mark(dentries, marks, root) && is_root(v9_dentry_at(dentries, root))) {
+            v9_dentry_at(dentries, root)->export = (uint16_t)export;
+            v9_dentry_at(dentries, root)->fixed = true;
+            revive(dentries, root, 0);
+        } else {
+            dentries->roots[export] = 0;
+        }
     }
 }

@@ -46,6 +46,13 @@ struct v9_dentry {
     char text[];
 };
 
+/* A change of a dentry's name, which is made as a whole even if the process dies in it. */
+struct v9_dentry_change {
+    uint32_t at; /* the dentry; 0: none is due */
+    uint32_t parent, far;
+    uint16_t size;
+};
+
 struct v9_dentries {
     struct v9_arena *arena;
     struct v9_inodes *inodes;
@@ -53,7 +60,8 @@ struct v9_dentries {
     uint64_t key;             /* odd and random: no guest knows which names share a bucket */
     struct v9_list compounds; /* those of several components */
     uint32_t count;
-    uint32_t rebound;               /* names that were found to lead elsewhere */
+    uint32_t rebound; /* names that were found to lead elsewhere */
+    struct v9_dentry_change change;
     uint32_t roots[V9_EXPORTS_MAX]; /* 0: not made yet */
 };
 
@@ -68,7 +76,8 @@ struct v9_route {
     uint64_t now;     /* v9_dentry_now() of before it was looked at */
 };
 
-/* `heads` are `buckets` zeros. */
+/* Begins an empty table, in zeros, or one that is recovered then: the roots, and a change of a name
+ * that is due, stay. `heads` are `buckets` zeros. */
 void v9_dentries_init(struct v9_dentries *dentries, struct v9_arena *arena,
                       struct v9_inodes *inodes, uint32_t *heads, uint32_t buckets, uint64_t key);
 
@@ -126,6 +135,18 @@ void v9_dentry_bind(struct v9_dentries *dentries, uint32_t at, uint32_t inode, u
 bool v9_dentry_is(const struct v9_dentries *dentries, uint32_t at, uint32_t inode);
 /* Splits the dentries of several components. */
 void v9_dentry_split_all(struct v9_dentries *dentries);
+/* ---- after a death (fid/recover.h) ---- */
+
+/* Finishes a change of names, and empties the table but for the roots, whose pieces it marks in
+ * `marks` (base/arena.h). */
+void v9_dentries_recover(struct v9_dentries *dentries, struct v9_arena_marks *marks);
+/*
+ * Enters a dentry and those above it, marks their pieces, and adds a reference; false where it is
+ * not whole. One that is not whole above it is left out: what is below stays what it is. `turn`,
+ * from 1, is another one in each call. The inode of each gets a reference (v9_inode_recover).
+ */
+bool v9_dentry_recover(struct v9_dentries *dentries, struct v9_arena_marks *marks, uint32_t at,
+                       uint32_t turn);
 /* A name of a directory stands for what it was: the guest has removed it (`gone`), or renamed it to
  * where it is not known. */
 void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone);

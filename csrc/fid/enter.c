@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/commit.h"
 #include "base/wire.h"
 #include "fid/known_size.h"
 #include "quota/quota.h"
@@ -32,6 +33,21 @@ static void name(struct v9_fids *fids, struct v9_fid *fid, const struct v9_route
     v9_dentry_bind(&fids->dentries, fid->dentry, fid->inode, route->now, deferred);
 }
 
+/* Lets a number lead to a fid, and no more to another: as one step, if the process dies in it. */
+static void publish(struct v9_fids *fids, struct v9_fid *fid, struct v9_fid *instead)
+{
+    fids->old = instead ? v9_fid_index(fids, instead) : 0;
+    V9_COMMIT();
+    fids->young = v9_fid_index(fids, fid);
+    V9_COMMIT();
+    v9_fid_table_publish(fids, fid);
+    V9_COMMIT();
+    if (instead)
+        v9_fid_table_withdraw(fids, instead);
+    V9_COMMIT();
+    fids->young = 0;
+}
+
 /* Enters a fid under the lock; on success the entry holds a reference of `inode` (0: none), and of
  * `dentry`, its name where as->route does not lead to it (0: none). */
 static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t inode, uint32_t dentry,
@@ -41,8 +57,6 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
 
     if (!fid)
         return -EMFILE;
-    if (instead)
-        v9_fid_table_withdraw(fids, instead);
     *fid = (struct v9_fid){
         .link.next = fid->link.next, /* while it is listed */
         .listed = fid->listed,
@@ -65,9 +79,10 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
         v9_fids_set_open(fids, fid);
     if (as->route)
         name(fids, fid, as->route, deferred);
-    v9_fid_table_publish(fids, fid);
     if (as->handle)
         *as->handle = v9_fids_handle(fids, fid);
+    v9_fids_will_change(fids, fid);
+    publish(fids, fid, instead);
     if (instead)
         v9_fids_drop(fids, instead, deferred);
     return 0;

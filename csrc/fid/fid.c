@@ -5,27 +5,33 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/commit.h"
 #include "fid/known_size.h"
 #include "fid/restore.h"
 #include "fid/sweeper.h"
 
-int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports,
+int v9_fids_init(struct v9_fids *fids, uint32_t max, void *map, v9_export *const *exports,
                  const struct v9_shrinker_ops *ops)
 {
-    const int account = v9_budget_join();
     int err;
+
+    memset(fids, 0, sizeof(*fids));
+    err = v9_fid_table_init(fids, max, map);
+    return err ? err : v9_fids_serve(fids, exports, ops);
+}
+
+int v9_fids_serve(struct v9_fids *fids, v9_export *const *exports,
+                  const struct v9_shrinker_ops *ops)
+{
+    const int account = v9_budget_join();
 
     if (account < 0)
         return account;
-    memset(fids, 0, sizeof(*fids));
-    err = v9_fid_table_map(fids, max);
-    if (err) {
-        v9_budget_leave((uint32_t)account);
-        return err;
-    }
     pthread_mutex_init(&fids->lock, NULL);
     pthread_cond_init(&fids->restored, NULL);
     fids->exports = exports;
+    memset(fids->inodes.quotas, 0, sizeof(fids->inodes.quotas));
+    memset(fids->inodes.cached_mounts, 0, sizeof(fids->inodes.cached_mounts));
     fids->inodes.account = (uint32_t)account;
     fids->shrinker = (struct v9_shrinker){.ops = ops, .account = (uint32_t)account};
     v9_shrinker_join(&fids->shrinker);
@@ -56,11 +62,12 @@ int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle)
     return index ? 0 : -EBADF;
 }
 
-/* The entered fid of a handle, or NULL, under the lock. */
-static struct v9_fid *held_by(struct v9_fids *fids, uint64_t handle)
+struct v9_fid *v9_fids_entered(struct v9_fids *fids, uint64_t handle)
 {
     struct v9_fid *fid = v9_fids_of(fids, handle);
 
+    if ((uint32_t)handle >= fids->max)
+        return NULL;
     return fid->entered && fid->life == handle >> 32 ? fid : NULL;
 }
 
@@ -70,7 +77,7 @@ int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
-    fid = held_by(fids, handle);
+    fid = v9_fids_entered(fids, handle);
     if (fid && fid->io_fd != -1) {
         __atomic_store_n(&fid->flags, fid->flags | flags, __ATOMIC_RELEASE);
         err = 0;
@@ -88,7 +95,23 @@ int v9_fids_set_value(struct v9_fids *fids, struct v9_fid *fid, struct v9_xattr_
         err = v9_xattr_values_add(&fids->values, value);
     if (!err) {
         fid->value = value;
+        v9_fids_will_change(fids, fid);
         __atomic_store_n(&fid->flags, V9_FID_XATTR, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&fids->lock);
+    return err;
+}
+
+int v9_fids_begin_end(struct v9_fids *fids, uint64_t handle)
+{
+    struct v9_fid *fid;
+    int err = -EBADF;
+
+    pthread_mutex_lock(&fids->lock);
+    fid = v9_fids_entered(fids, handle);
+    if (fid && !(fid->flags & V9_FID_ENDING)) {
+        __atomic_store_n(&fid->flags, fid->flags | V9_FID_ENDING, __ATOMIC_RELEASE);
+        err = 0;
     }
     pthread_mutex_unlock(&fids->lock);
     return err;
@@ -252,6 +275,7 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
     if (fid->io_fd == -1 && !(fid->flags & V9_FID_XATTR)) {
         fid->io_flags = io_flags;
         v9_fids_set_open(fids, fid);
+        v9_fids_will_change(fids, fid);
         __atomic_store_n(&fid->io_fd, io_fd, __ATOMIC_RELEASE);
         err = 0;
     }
@@ -265,12 +289,21 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 static _Thread_local struct {
     const struct v9_fids *fids;
     uint64_t session;
+    uint64_t *changes;
 } serving;
 
-void v9_fids_begin_request(struct v9_fids *fids)
+void v9_fids_begin_request(struct v9_fids *fids, uint64_t *changes)
 {
     serving.fids = fids;
     serving.session = __atomic_load_n(&fids->session, __ATOMIC_RELAXED);
+    serving.changes = changes;
+}
+
+void v9_fids_will_change(const struct v9_fids *fids, const struct v9_fid *fid)
+{
+    if (serving.changes && serving.fids == fids)
+        *serving.changes = v9_fids_handle(fids, fid);
+    V9_COMMIT();
 }
 
 bool v9_fids_is_straggler(const struct v9_fids *fids)
@@ -285,6 +318,7 @@ static void remove_entry(struct v9_fids *fids, struct v9_fid *fid)
 {
     V9_DEFERRED(deferred);
 
+    v9_fids_will_change(fids, fid);
     v9_fid_table_withdraw(fids, fid);
     v9_fids_drop(fids, fid, &deferred);
     pthread_mutex_unlock(&fids->lock);
@@ -317,7 +351,7 @@ int v9_fids_remove_handle(struct v9_fids *fids, uint64_t handle)
     struct v9_fid *fid;
 
     pthread_mutex_lock(&fids->lock);
-    fid = held_by(fids, handle);
+    fid = v9_fids_entered(fids, handle);
     if (fid)
         remove_entry(fids, fid);
     else

@@ -22,10 +22,14 @@
 #include "fid/fid_names.h"
 #include "fid/fid_table.h"
 
-/* `exports`, of the device, by index, outlives the table; NULL: nothing is evicted that has fids.
- * `ops` are what evicts and expires (fid/evict.h). */
-int v9_fids_init(struct v9_fids *fids, uint32_t max, v9_export *const *exports,
+/* Begins an empty table in `map` (v9_fid_table_map), which it takes over. `exports`, of the device,
+ * by index, outlives the table; NULL: nothing is evicted that has fids. `ops` are what evicts and
+ * expires (fid/evict.h). 0 or -errno. */
+int v9_fids_init(struct v9_fids *fids, uint32_t max, void *map, v9_export *const *exports,
                  const struct v9_shrinker_ops *ops);
+/* The part of that which each process does that serves a table. */
+int v9_fids_serve(struct v9_fids *fids, v9_export *const *exports,
+                  const struct v9_shrinker_ops *ops);
 void v9_fids_destroy(struct v9_fids *fids);
 
 /* ---- pins and handles ------------------------------------------------------------------------ */
@@ -58,6 +62,9 @@ int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags);
  * -EBADF where it is not entered any more, or in use for something else; -ENOSPC for too many
  * values. */
 int v9_fids_set_value(struct v9_fids *fids, struct v9_fid *fid, struct v9_xattr_value *value);
+/* Begins the end of a fid, given by its handle, with a value that is to be set. -EBADF where
+ * another has begun it, or the fid has ended. */
+int v9_fids_begin_end(struct v9_fids *fids, uint64_t handle);
 /* The flags of a pinned fid. */
 static inline uint32_t v9_fid_flags(const struct v9_fid *fid)
 {
@@ -93,8 +100,16 @@ int v9_fids_remove_handle(struct v9_fids *fids, uint64_t handle);
  * refused. -ESTALE where the caller is such a thread itself, or became one: another session has
  * begun. */
 int v9_fids_clear(struct v9_fids *fids);
-/* The calling thread begins a request of the present session, until it begins the next one. */
-void v9_fids_begin_request(struct v9_fids *fids);
+/* The calling thread begins a request of the present session, until it begins the next one. Before
+ * the request enters, opens, marks or removes a fid, that fid's handle is stored in *changes, so
+ * that a successor of this process can tell whether it was done (NULL: nowhere). */
+void v9_fids_begin_request(struct v9_fids *fids, uint64_t *changes);
+/* The calling thread's request is about to change a fid as one store that makes the difference. The
+ * lock is held. */
+void v9_fids_will_change(const struct v9_fids *fids, const struct v9_fid *fid);
+/* The fid of a handle where it is entered still, or NULL. The lock is held, or there is no other
+ * thread. */
+struct v9_fid *v9_fids_entered(struct v9_fids *fids, uint64_t handle);
 /* Whether this thread's request has hung until its session ended. The lock is held. */
 bool v9_fids_is_straggler(const struct v9_fids *fids);
 /* Drops the inode that was cached first, if it has been for so many ticks of the sweeper; whether

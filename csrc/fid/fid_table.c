@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 /* ---- the arena ------------------------------------------------------------------------------- */
 
@@ -33,7 +32,7 @@ static uint32_t buckets_for(uint32_t max)
 /* What lies in the arena. It is sparse: pages that no fid has touched cost nothing. Every inode has
  * a fid or a walk; cached ones make room. */
 struct layout {
-    size_t heads, entries, inodes, dirs, recipes; /* their sizes in bytes */
+    size_t heads, entries, inodes, dirs, recipes, values; /* their sizes in bytes */
 };
 
 static size_t lay_out(uint32_t max, struct layout *sizes)
@@ -43,10 +42,13 @@ static size_t lay_out(uint32_t max, struct layout *sizes)
     sizes->inodes = round_up(((size_t)max + WALKS) * sizeof(struct v9_inode));
     sizes->dirs = round_up((size_t)max * sizeof(struct v9_fid_dir));
     sizes->recipes = round_up((size_t)max * RECIPE_BYTES);
-    return 3 * sizes->heads + sizes->entries + sizes->inodes + sizes->dirs + sizes->recipes;
+    sizes->values = V9_XATTR_VALUES_ROOM;
+    return 3 * sizes->heads + sizes->entries + sizes->inodes + sizes->dirs + sizes->recipes +
+           sizes->values;
 }
 
-static void furnish(struct v9_fids *fids, const struct layout *sizes)
+/* Lays out the memory of a table that is empty, or (`again`) of one whose process died. */
+static void furnish(struct v9_fids *fids, const struct layout *sizes, bool again)
 {
     const uint32_t buckets = buckets_for(fids->max);
     struct v9_arena *arena = &fids->inodes.recipes.arena;
@@ -65,11 +67,33 @@ static void furnish(struct v9_fids *fids, const struct layout *sizes)
     v9_inodes_init(&fids->inodes, (struct v9_inode *)at, fids->max + WALKS, files, buckets);
     at += sizes->inodes;
     fids->dirs = (struct v9_fid_dir *)at;
-    v9_arena_init(arena, at + sizes->dirs, sizes->recipes);
+    at += sizes->dirs;
+    if (again) {
+        v9_arena_place(arena, at, sizes->recipes);
+        v9_arena_place(&fids->values.arena, at + sizes->recipes, sizes->values);
+    } else {
+        v9_recipes_init(&fids->inodes.recipes, at, sizes->recipes);
+        v9_xattr_values_init(&fids->values, at + sizes->recipes);
+    }
     v9_dentries_init(&fids->dentries, arena, &fids->inodes, names, buckets, fids->key);
 }
 
-int v9_fid_table_map(struct v9_fids *fids, uint32_t max)
+size_t v9_fid_table_size(uint32_t max)
+{
+    struct layout sizes;
+
+    return lay_out(max, &sizes);
+}
+
+void *v9_fid_table_map(uint32_t max)
+{
+    void *map = mmap(NULL, v9_fid_table_size(max), PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return map == MAP_FAILED ? NULL : map;
+}
+
+int v9_fid_table_init(struct v9_fids *fids, uint32_t max, void *map)
 {
     struct layout sizes;
 
@@ -78,25 +102,15 @@ int v9_fid_table_map(struct v9_fids *fids, uint32_t max)
     fids->key |= 1;
     fids->max = fids->unused = max;
     fids->map_size = lay_out(max, &sizes);
-    fids->fd = memfd_create("vhost9p-fids", MFD_CLOEXEC);
-    if (fids->fd < 0)
-        return -errno;
-    fids->map = MAP_FAILED;
-    if (ftruncate(fids->fd, (off_t)fids->map_size) == 0)
-        fids->map = mmap(NULL, fids->map_size, PROT_READ | PROT_WRITE, MAP_SHARED, fids->fd, 0);
-    if (fids->map == MAP_FAILED) {
-        const int err = -errno;
-        v9_budget_close(fids->fd);
-        return err;
-    }
-    furnish(fids, &sizes);
+    fids->map = map;
+    furnish(fids, &sizes, false);
     return 0;
 }
 
 void v9_fid_table_unmap(struct v9_fids *fids)
 {
+    v9_xattr_values_destroy(&fids->values);
     munmap(fids->map, fids->map_size);
-    v9_budget_close(fids->fd);
 }
 
 /* ---- where an entry is ----------------------------------------------------------------------- */
@@ -153,24 +167,54 @@ struct v9_fid *v9_fid_table_allocate(struct v9_fids *fids, uint32_t number)
             fid = &fids->entries[fids->free - 1];
             fids->free = fid->link.next;
             fid->listed = false;
-        } else {
+        } else if (fids->unused) {
             fid = &fids->entries[--fids->unused];
+        } else { /* memory that was damaged had lost some */
+            fids->live--;
+            return NULL;
         }
     } while (fid->refs);
     fid->stray = true;
     return fid;
 }
 
-void v9_fid_table_free(struct v9_fids *fids, struct v9_fid *fid)
+/* Lists a free entry that strays may get again. */
+static void list_free(struct v9_fids *fids, struct v9_fid *fid)
 {
     const uint32_t index = v9_fid_index(fids, fid);
 
-    fids->live--;
     if (index <= fids->unused || fid->listed)
         return;
     fid->listed = true;
     fid->link.next = fids->free;
     fids->free = index;
+}
+
+void v9_fid_table_free(struct v9_fids *fids, struct v9_fid *fid)
+{
+    fids->live--;
+    list_free(fids, fid);
+}
+
+void v9_fid_table_recover(struct v9_fids *fids)
+{
+    struct layout sizes;
+
+    fids->map_size = lay_out(fids->max, &sizes);
+    fids->key |= 1;
+    furnish(fids, &sizes, true);
+    v9_hash_clear(&fids->strays);
+    fids->count = fids->live = fids->free = 0;
+    if (fids->homes > fids->max)
+        fids->homes = fids->max;
+    if (fids->unused > fids->max)
+        fids->unused = fids->max;
+}
+
+void v9_fid_table_set_free(struct v9_fids *fids, struct v9_fid *fid)
+{
+    *fid = (struct v9_fid){.life = fid->life};
+    list_free(fids, fid);
 }
 
 void v9_fid_table_forget(struct v9_fids *fids)

@@ -68,13 +68,13 @@ struct v9_fids {
     uint32_t homes;        /* no entry with a greater index was ever at home */
     uint32_t free;         /* index + 1 of the first entry that was handed out and is free again */
     uint32_t unused;       /* entries from here on were handed out to strays */
+    uint32_t young, old;   /* index + 1 of two that have a number for a moment; 0: none */
     struct v9_hash strays; /* by number */
     uint64_t key;          /* odd and random: no guest knows which numbers share a bucket */
     struct v9_fid *entries;
     struct v9_fid_dir *dirs; /* by the entry's index */
     void *map;
     size_t map_size;
-    int fd;                    /* the arena's memfd */
     v9_export *const *exports; /* by index; NULL: nothing is evicted */
     struct v9_list open_io;    /* fids with io_fd, least recently used first */
     pthread_cond_t restored;   /* something evicted is back, or cannot be reopened */
@@ -82,8 +82,12 @@ struct v9_fids {
     struct v9_xattr_values values; /* that the fids have */
 };
 
-/* Maps the arena and lays it out: 0 or -errno. */
-int v9_fid_table_map(struct v9_fids *fids, uint32_t max);
+/* The memory of a table of so many fids: its size, a multiple of a page's; or the memory itself,
+ * zeros, which processes that are forked share; NULL where there is no room. */
+size_t v9_fid_table_size(uint32_t max);
+void *v9_fid_table_map(uint32_t max);
+/* Lays out the memory, which is the table's from now on: 0 or -errno. */
+int v9_fid_table_init(struct v9_fids *fids, uint32_t max, void *map);
 void v9_fid_table_unmap(struct v9_fids *fids);
 
 /* The rest is called with the lock held. */
@@ -112,6 +116,12 @@ void v9_fid_table_free(struct v9_fids *fids, struct v9_fid *fid);
 /* Forgets which entries of an empty table were used: to clear it the next time takes as long as
  * what was entered since. */
 void v9_fid_table_forget(struct v9_fids *fids);
+
+/* After a death: lays out the memory of fids->map for fids->max fids again, and leaves the entries
+ * as they are. Of everything else, only what the entries do not tell is believed. */
+void v9_fid_table_recover(struct v9_fids *fids);
+/* Frees an entry that is not entered. */
+void v9_fid_table_set_free(struct v9_fids *fids, struct v9_fid *fid);
 
 /* The rest of a fid that has a directory open. */
 static inline struct v9_fid_dir *v9_fids_dir(struct v9_fids *fids, const struct v9_fid *fid)

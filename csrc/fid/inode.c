@@ -3,10 +3,13 @@
 
 #include <fcntl.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/commit.h"
 #include "fid/sweeper.h"
+#include "quota/quota.h"
 
 void v9_inodes_init(struct v9_inodes *inodes, struct v9_inode *entries, uint32_t max,
                     uint32_t *heads, uint32_t buckets)
@@ -120,6 +123,7 @@ void v9_inode_evict(struct v9_inodes *inodes, uint32_t index, uint32_t recipe,
     struct v9_inode *inode = v9_inode_at(inodes, index);
 
     inode->recipe = recipe;
+    V9_COMMIT();
     if (!is_chained(inode))
         chain(inodes, index);
     v9_list_remove(&inodes->open, index);
@@ -139,9 +143,10 @@ void v9_inode_restore(struct v9_inodes *inodes, uint32_t index, int32_t path_fd,
 {
     struct v9_inode *inode = v9_inode_at(inodes, index);
 
-    forget_recipe(inodes, inode, deferred);
-    inode->path_fd = path_fd;
     inode->openable = false;
+    inode->path_fd = path_fd;
+    V9_COMMIT();
+    forget_recipe(inodes, inode, deferred);
     if (!is_chained(inode))
         v9_hash_take_out(&inodes->files, index);
     v9_list_append(&inodes->open, index);
@@ -375,4 +380,99 @@ void v9_inodes_release(struct v9_inodes *inodes, uint32_t index, struct v9_defer
     close_fds(inode, deferred);
     inode->refs = 0;
     set_free(inodes, index);
+}
+
+/* ---- after a death --------------------------------------------------------------------------- */
+
+void v9_inodes_recover_begin(struct v9_inodes *inodes)
+{
+    if (inodes->used > inodes->max)
+        inodes->used = inodes->max;
+    v9_hash_clear(&inodes->files);
+    inodes->open = inodes->cached = v9_list_of(inodes->open.links, sizeof(struct v9_inode), 1);
+    inodes->count = inodes->free = inodes->misses = 0;
+    inodes->cacheable[0] = inodes->cacheable[1] = 0;
+    for (uint32_t index = 1; index <= inodes->used; index++)
+        v9_inode_at(inodes, index)->refs = 0;
+}
+
+/* Whether the descriptor is the file's, or a recipe stands for it. */
+static bool is_whole(struct v9_inodes *inodes, struct v9_arena_marks *marks,
+                     const struct v9_inode *inode)
+{
+    struct stat st;
+
+    if (!v9_inodes_has_export(inodes, inode->export))
+        return false;
+    if (inode->path_fd < 0)
+        return v9_recipe_recover(&inodes->recipes, marks, inode->recipe, inode->mnt_id);
+    return fstat(inode->path_fd, &st) == 0 && st.st_ino == inode->st_ino;
+}
+
+/* Whether a descriptor may be of a file with metadata (mapped/sidecar.h). */
+static bool is_metadata(int fd)
+{
+    struct stat st;
+
+    return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool v9_inode_recover(struct v9_inodes *inodes, struct v9_arena_marks *marks, uint32_t index)
+{
+    uint8_t shared, conclusive; /* flags in memory that may hold anything */
+    struct v9_inode *inode;
+
+    if (!index || index > inodes->used)
+        return false;
+    inode = v9_inode_at(inodes, index);
+    if (inode->refs) {
+        inode->refs++;
+        return true;
+    }
+    memcpy(&shared, &inode->shared, sizeof(shared));
+    memcpy(&conclusive, &inode->btime_conclusive, sizeof(conclusive));
+    if (!is_whole(inodes, marks, inode))
+        return false;
+    inode->shared = shared & 1;
+    inode->btime_conclusive = conclusive & 1;
+    inode->refs = 1;
+    inode->pins = inode->open_fids = inode->walked_fids = 0;
+    inode->resizing = 0;
+    inode->account = 0;    /* v9_inodes_hold_accounts */
+    inode->known_size = 0; /* the reply that reported it may not have been sent */
+    inode->evicting = inode->restoring = inode->openable = inode->cacheable = false;
+    if (inode->path_fd >= 0)
+        inode->recipe = 0;
+    if (!is_metadata(inode->meta_fd))
+        inode->meta_fd = -1;
+    inodes->count++;
+    if (is_chained(inode))
+        chain(inodes, index);
+    if (inode->path_fd >= 0)
+        v9_list_append(&inodes->open, index);
+    return true;
+}
+
+void v9_inodes_hold_accounts(struct v9_inodes *inodes, uint32_t export)
+{
+    v9_quota *quota = inodes->quotas[export];
+    struct stat st;
+    bool gone;
+
+    for (uint32_t i = 0; quota && i < inodes->used; i++) {
+        struct v9_inode *inode = &inodes->entries[i];
+        if (!inode->refs || inode->export != export || inode->account)
+            continue;
+        gone = inode->path_fd >= 0 && fstat(inode->path_fd, &st) == 0 && !st.st_nlink;
+        inode->account = v9_quota_hold(quota, inode->st_dev, inode->st_ino, gone);
+    }
+}
+
+void v9_inodes_recover_end(struct v9_inodes *inodes)
+{
+    for (uint32_t index = inodes->used; index; index--)
+        if (!v9_inode_at(inodes, index)->refs) {
+            v9_inode_at(inodes, index)->link.next = inodes->free;
+            inodes->free = index;
+        }
 }

@@ -98,12 +98,19 @@ struct v9_inodes {
     struct v9_inode *entries;
     v9_quota *quotas[V9_EXPORTS_MAX];       /* by the export's index; NULL: none */
     uint64_t cached_mounts[V9_EXPORTS_MAX]; /* likewise: the mount that is cached; 0: none */
+    uint32_t exports; /* how many are served, for who recovers; 0: not known */
     struct v9_list open, cached;
     uint32_t cacheable[2]; /* how many are cacheable: of files, of directories */
     uint32_t misses;       /* of v9_inodes_lookup (v9_inodes_worth_lookup) */
     struct v9_recipe_store recipes;
     uint32_t account; /* whose descriptors these are (base/budget.h) */
 };
+
+/* Whether there is such an export, as far as that is known after a death. */
+static inline bool v9_inodes_has_export(const struct v9_inodes *inodes, uint32_t export)
+{
+    return export < V9_EXPORTS_MAX && (!inodes->exports || export < inodes->exports);
+}
 
 /* `entries` are `max` zeros, `heads` as many as the hash table's buckets. */
 void v9_inodes_init(struct v9_inodes *inodes, struct v9_inode *entries, uint32_t max,
@@ -153,6 +160,19 @@ void v9_inode_evict(struct v9_inodes *inodes, uint32_t index, uint32_t recipe,
 /* Gives an evicted inode a descriptor, which it takes over. */
 void v9_inode_restore(struct v9_inodes *inodes, uint32_t index, int32_t path_fd,
                       struct v9_deferred *deferred);
+/* ---- after a death (fid/recover.h) ---- */
+
+/* Forgets all inodes, lists and counts. */
+void v9_inodes_recover_begin(struct v9_inodes *inodes);
+/* Adds a reference to an inode: enters it with the first one. False where it is not whole. Marks
+ * its recipe in `marks` (base/arena.h). */
+bool v9_inode_recover(struct v9_inodes *inodes, struct v9_arena_marks *marks, uint32_t index);
+/* Gives the inodes of an export accounts of its quota. What they count for is in the usage already.
+ */
+void v9_inodes_hold_accounts(struct v9_inodes *inodes, uint32_t export);
+/* Frees the others. */
+void v9_inodes_recover_end(struct v9_inodes *inodes);
+
 /* The next inode of a file after `index` (0: the first), whatever its export; 0: no more. */
 uint32_t v9_inodes_of_file(struct v9_inodes *inodes, uint64_t st_dev, uint64_t st_ino,
                            uint32_t index);

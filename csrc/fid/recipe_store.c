@@ -1,18 +1,34 @@
 #include "fid/recipe_store.h"
 
 #include <string.h>
+#include <sys/stat.h>
+
+#include "base/commit.h"
 
 struct record {
     uint64_t seq; /* renames noted before it was stored */
     int32_t handle_type;
     uint16_t path_size;
     uint8_t handle_size;
-    char bytes[]; /* handle, path, NUL */
+    char bytes[]; /* handle, path, NUL; a path that was lost begins with NUL */
 };
+
+static char *path_of(const struct record *record)
+{
+    return (char *)record->bytes + record->handle_size;
+}
 
 static size_t record_size(uint32_t handle_size, uint32_t path_size)
 {
     return offsetof(struct record, bytes) + handle_size + path_size + 1;
+}
+
+void v9_recipes_init(struct v9_recipe_store *store, void *base, size_t size)
+{
+    memset(store, 0, sizeof(*store));
+    v9_arena_init(&store->arena, base, size);
+    for (int i = 0; i < V9_ANCHORS_MAX; i++)
+        store->anchors[i].fd = -1;
 }
 
 uint32_t v9_recipes_put(struct v9_recipe_store *store, const struct v9_recipe *recipe)
@@ -76,71 +92,71 @@ void v9_recipes_get(const struct v9_recipe_store *store, uint32_t at, uint32_t e
                     struct v9_recipe *recipe)
 {
     const struct record *record = v9_arena_at(&store->arena, at);
-    const uint64_t first = store->seq - store->rename_count;
-    const uint32_t from = record->seq > first ? (uint32_t)(record->seq - first) : 0;
+    const uint32_t count = v9_recipes_journal_count(store);
+    const uint32_t from = record->seq > store->first ? (uint32_t)(record->seq - store->first) : 0;
 
     recipe->handle_type = record->handle_type;
     recipe->handle_size = record->handle_size;
-    recipe->path_size = record->path_size;
+    recipe->path_size = *path_of(record) ? record->path_size : 0;
     memcpy(recipe->handle, record->bytes, record->handle_size);
-    memcpy(recipe->path, record->bytes + record->handle_size, record->path_size + 1u);
-    for (uint32_t i = from; i < store->rename_count && recipe->path_size; i++)
+    memcpy(recipe->path, path_of(record), record->path_size + 1u);
+    for (uint32_t i = from; i < count && recipe->path_size; i++)
         if (store->renames[i].export == export)
             apply(store, &store->renames[i], recipe);
 }
 
-/* Room for what is stored now there is always: a path that has become longer and finds none is
- * left out. */
-uint32_t v9_recipes_renew(struct v9_recipe_store *store, uint32_t at, uint32_t export)
+void v9_recipes_renew(struct v9_recipe_store *store, uint32_t *at, uint32_t export)
 {
-    const struct record *record = v9_arena_at(&store->arena, at);
+    const uint32_t old = *at;
+    struct record *record = v9_arena_at(&store->arena, old);
     struct v9_recipe recipe;
     uint32_t renewed;
 
-    v9_recipes_get(store, at, export, &recipe);
-    v9_arena_give(&store->arena, at, record_size(record->handle_size, record->path_size));
-    store->count--;
+    v9_recipes_get(store, old, export, &recipe);
     renewed = v9_recipes_put(store, &recipe);
-    if (renewed)
-        return renewed;
-    recipe.path_size = 0;
-    return v9_recipes_put(store, &recipe);
+    if (!renewed) {
+        *path_of(record) = 0;
+        return;
+    }
+    V9_COMMIT();
+    *at = renewed;
+    V9_COMMIT();
+    v9_arena_give(&store->arena, old, record_size(record->handle_size, record->path_size));
+    store->count--;
 }
 
 void v9_recipes_renamed(struct v9_recipe_store *store, uint32_t export, const char *old,
                         const char *new)
 {
-    struct v9_rename *rename = &store->renames[store->rename_count++];
     const size_t old_size = strlen(old), new_size = strlen(new);
-    char *text;
+    const uint32_t at = v9_arena_take(&store->arena, old_size + new_size + 2);
 
+    if (at) {
+        char *text = v9_arena_at(&store->arena, at);
+        memcpy(text, old, old_size + 1);
+        memcpy(text + old_size + 1, new, new_size + 1);
+    }
+    store->renames[v9_recipes_journal_count(store)] =
+        (struct v9_rename){export, at, (uint32_t)old_size, (uint32_t)new_size};
+    V9_COMMIT();
     store->seq++;
-    *rename = (struct v9_rename){
-        .export = export,
-        .text = v9_arena_take(&store->arena, old_size + new_size + 2),
-        .old_size = (uint32_t)old_size,
-        .new_size = (uint32_t)new_size,
-    };
-    if (!rename->text)
-        return;
-    text = v9_arena_at(&store->arena, rename->text);
-    memcpy(text, old, old_size + 1);
-    memcpy(text + old_size + 1, new, new_size + 1);
 }
 
 bool v9_recipes_journal_is_full(const struct v9_recipe_store *store)
 {
-    return store->rename_count == V9_JOURNAL_MAX;
+    return v9_recipes_journal_count(store) == V9_JOURNAL_MAX;
 }
 
 void v9_recipes_clear_journal(struct v9_recipe_store *store)
 {
-    for (uint32_t i = 0; i < store->rename_count; i++) {
+    const uint32_t count = v9_recipes_journal_count(store);
+
+    store->first = store->seq;
+    for (uint32_t i = 0; i < count; i++) {
         const struct v9_rename *rename = &store->renames[i];
         if (rename->text)
             v9_arena_give(&store->arena, rename->text, rename->old_size + rename->new_size + 2);
     }
-    store->rename_count = 0;
 }
 
 /* ---- anchors --------------------------------------------------------------------------------- */
@@ -158,7 +174,9 @@ struct v9_anchor *v9_recipes_add_anchor(struct v9_recipe_store *store, uint64_t 
 {
     for (int i = 0; i < V9_ANCHORS_MAX; i++)
         if (!store->anchors[i].users) {
-            store->anchors[i] = (struct v9_anchor){mnt_id, 0, fd, by_handle};
+            store->anchors[i] = (struct v9_anchor){mnt_id, 0, -1, by_handle};
+            V9_COMMIT();
+            store->anchors[i].fd = fd;
             return &store->anchors[i];
         }
     return NULL;
@@ -167,6 +185,73 @@ struct v9_anchor *v9_recipes_add_anchor(struct v9_recipe_store *store, uint64_t 
 int32_t v9_recipes_leave_anchor(struct v9_recipe_store *store, uint64_t mnt_id)
 {
     struct v9_anchor *anchor = v9_recipes_anchor(store, mnt_id);
+    const int32_t fd = anchor->fd;
 
-    return --anchor->users ? -1 : anchor->fd;
+    if (--anchor->users)
+        return -1;
+    anchor->fd = -1;
+    return fd;
+}
+
+/* ---- after a death --------------------------------------------------------------------------- */
+
+/* Whether a descriptor is of a directory or a file, as an anchor's is. */
+static bool is_anchor(int fd)
+{
+    struct stat st;
+
+    return fd >= 0 && fstat(fd, &st) == 0 && (S_ISDIR(st.st_mode) || S_ISREG(st.st_mode));
+}
+
+static bool mark_rename(const struct v9_recipe_store *store, struct v9_arena_marks *marks,
+                        uint32_t index)
+{
+    const struct v9_rename *rename = &store->renames[index];
+    const size_t size = (size_t)rename->old_size + rename->new_size + 2;
+
+    return !rename->text || v9_arena_mark(&store->arena, marks, rename->text, size);
+}
+
+void v9_recipes_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks)
+{
+    store->count = 0;
+    for (int i = 0; i < V9_ANCHORS_MAX; i++) {
+        store->anchors[i].users = 0;
+        if (!is_anchor(store->anchors[i].fd))
+            store->anchors[i].fd = -1;
+    }
+    if (store->seq - store->first > V9_JOURNAL_MAX)
+        store->first = store->seq;
+    for (uint32_t i = 0; i < v9_recipes_journal_count(store); i++)
+        if (!mark_rename(store, marks, i))
+            store->renames[i].text = 0;
+}
+
+bool v9_recipe_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks, uint32_t at,
+                       uint64_t mnt_id)
+{
+    const struct record *record = v9_arena_at(&store->arena, at);
+
+    if (!v9_arena_holds(&store->arena, at, sizeof(*record)) ||
+        record->handle_size > V9_HANDLE_MAX || record->path_size >= PATH_MAX)
+        return false;
+    for (int i = 0; i < V9_ANCHORS_MAX; i++) {
+        struct v9_anchor *anchor = &store->anchors[i];
+        if (anchor->fd < 0 || anchor->mnt_id != mnt_id)
+            continue;
+        if (!v9_arena_mark(&store->arena, marks, at,
+                           record_size(record->handle_size, record->path_size)))
+            return false;
+        anchor->users++;
+        store->count++;
+        return true;
+    }
+    return false;
+}
+
+void v9_recipes_recover_end(struct v9_recipe_store *store)
+{
+    for (int i = 0; i < V9_ANCHORS_MAX; i++)
+        if (!store->anchors[i].users)
+            store->anchors[i].fd = -1;
 }

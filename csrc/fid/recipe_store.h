@@ -26,7 +26,7 @@ enum { V9_ANCHORS_MAX = 64, V9_JOURNAL_MAX = 256 };
 struct v9_anchor {
     uint64_t mnt_id;
     uint32_t users; /* evicted inodes, and threads at work with it */
-    int32_t fd;
+    int32_t fd;     /* -1: none, the anchor is free */
     bool by_handle; /* files may be opened by handle */
 };
 
@@ -40,28 +40,45 @@ struct v9_recipe_store {
     struct v9_arena arena;
     uint32_t count; /* recipes stored */
     struct v9_anchor anchors[V9_ANCHORS_MAX];
-    uint64_t seq; /* renames ever recorded; the journal holds the last of them */
-    uint32_t rename_count;
+    uint64_t seq;   /* renames ever recorded */
+    uint64_t first; /* the journal's first one; it holds all since */
     struct v9_rename renames[V9_JOURNAL_MAX];
 };
 
+/* An empty store. `base` is that of v9_arena_init. */
+void v9_recipes_init(struct v9_recipe_store *store, void *base, size_t size);
 /* Stores a recipe: where, or 0 where there is no room. */
 uint32_t v9_recipes_put(struct v9_recipe_store *store, const struct v9_recipe *recipe);
 /* Reads the recipe of a file of this export, as it is after all renames. */
 void v9_recipes_get(const struct v9_recipe_store *store, uint32_t at, uint32_t export,
                     struct v9_recipe *recipe);
 void v9_recipes_remove(struct v9_recipe_store *store, uint32_t at);
-/* Applies the journal to a recipe; returns its new place. */
-uint32_t v9_recipes_renew(struct v9_recipe_store *store, uint32_t at, uint32_t export);
+/* Applies the journal to the recipe at *at, and sets *at to its new place. Where there is no room
+ * it loses its path. */
+void v9_recipes_renew(struct v9_recipe_store *store, uint32_t *at, uint32_t export);
 
 /* Records a directory's rename, of paths below the export's root. Only while
  * v9_recipes_journal_is_full says no.
  */
 void v9_recipes_renamed(struct v9_recipe_store *store, uint32_t export, const char *old,
                         const char *new);
+static inline uint32_t v9_recipes_journal_count(const struct v9_recipe_store *store)
+{
+    return (uint32_t)(store->seq - store->first);
+}
 /* Whether the journal has to be applied to all recipes, and then cleared. */
 bool v9_recipes_journal_is_full(const struct v9_recipe_store *store);
 void v9_recipes_clear_journal(struct v9_recipe_store *store);
+
+/* ---- after a death (fid/recover.h) ---- */
+
+/* Counts the users of anchors anew, and marks the journal in `marks` (base/arena.h). */
+void v9_recipes_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks);
+/* Keeps the recipe of a file on this mount, and its anchor; false where one is not whole. */
+bool v9_recipe_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks, uint32_t at,
+                       uint64_t mnt_id);
+/* Frees the anchors that nobody uses. */
+void v9_recipes_recover_end(struct v9_recipe_store *store);
 
 /* The anchor of a mount, or NULL. */
 struct v9_anchor *v9_recipes_anchor(struct v9_recipe_store *store, uint64_t mnt_id);

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/budget.h"
+#include "base/evidence.h"
 #include "base/host_stat.h"
 #include "base/sys.h"
 #include "export/containment.h"
@@ -72,7 +73,7 @@ static void apply_journal(struct v9_fids *fids)
     for (uint32_t i = 0; i < fids->inodes.used; i++) {
         struct v9_inode *inode = &fids->inodes.entries[i];
         if (inode->refs && inode->path_fd < 0)
-            inode->recipe = v9_recipes_renew(store, inode->recipe, inode->export);
+            v9_recipes_renew(store, &inode->recipe, inode->export);
     }
     v9_recipes_clear_journal(store);
 }
@@ -101,8 +102,11 @@ int v9_renames_name_of(struct v9_fids *fids, const struct v9_fid *fid, char name
 
     if (fd == -ENODATA)
         return v9_export_parent(fids->exports[inode->export], inode->path_fd, name);
+    /* After a death the file may have lost the name already, by this request. */
+    if (fd >= 0 && !v9_evidence_is_noted() && !v9_export_is_entry(inode->path_fd, fd, name))
+        fd = -ENOENT;
     if (fd >= 0)
-        fd = v9_export_is_entry(inode->path_fd, fd, name) ? v9_sys_dup(fd) : -ENOENT;
+        fd = v9_sys_dup(fd);
     if (parent)
         v9_fids_release_inode(fids, parent);
     return fd;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/evidence.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/credentials.h"
@@ -150,9 +151,13 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
     if (err)
         return err;
     created->io_flags = host;
-    do
-        created->io_fd = v9_cred_create(&cred, dir_fd, name, host, as->mode);
-    while (try_as_self(&cred, created->io_fd));
+    if (v9_evidence_made(dir_fd, name)) {
+        created->io_fd = v9_export_take_made(ex, dir_fd, name, host);
+    } else {
+        do
+            created->io_fd = v9_cred_create(&cred, dir_fd, name, host, as->mode);
+        while (try_as_self(&cred, created->io_fd));
+    }
     if (created->io_fd < 0)
         return created->io_fd;
     err = is_complete(ex, as) ? 0 : complete(ex, created->io_fd, as);

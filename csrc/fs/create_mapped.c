@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/evidence.h"
 #include "base/sys.h"
+#include "export/containment.h"
 #include "export/credentials.h"
 #include "fs/created.h"
 #include "mapped/sidecar.h"
@@ -50,13 +52,29 @@ static int fill(const v9_export *ex, int fd, const struct v9_mapped *mapped, con
     return ex->conf.model == V9_MODEL_XATTR ? v9_mapped_write_xattrs(fd, mapped) : 0;
 }
 
+/* One that a process that died has made; it may lack the rest. */
+static int take_made(v9_export *ex, int dir_fd, const char *name, int flags,
+                     const struct v9_mapped *mapped, const char *content)
+{
+    const int fd = v9_export_take_made(ex, dir_fd, name, flags);
+    const int err = fd < 0 ? fd : fill(ex, fd, mapped, content);
+
+    if (fd >= 0 && err)
+        v9_budget_close(fd);
+    return err ? err : fd;
+}
+
 /* A new file with its content and metadata, open for writing with `flags`: a descriptor. */
 static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
                        const struct v9_mapped *mapped, const char *content)
 {
-    int fd = v9_sys_tmpfile(dir_fd, flags, ex->conf.fmode), err;
-    const bool named = fd < 0 && has_no_tmpfile(-fd);
+    int fd, err;
+    bool named;
 
+    if (v9_evidence_made(dir_fd, name))
+        return take_made(ex, dir_fd, name, flags, mapped, content);
+    fd = v9_sys_tmpfile(dir_fd, flags, ex->conf.fmode);
+    named = fd < 0 && has_no_tmpfile(-fd);
     if (named)
         fd = v9_cred_create(&v9_cred_daemon, dir_fd, name, flags, ex->conf.fmode);
     if (fd < 0)
@@ -110,8 +128,10 @@ int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const str
 
 static int create_dir(v9_export *ex, int dir_fd, const char *name, const struct v9_mapped *mapped)
 {
-    int fd, err = mkdirat(dir_fd, name, ex->conf.dmode) < 0 ? -errno : 0;
+    int fd, err = 0;
 
+    if (!v9_evidence_made(dir_fd, name) && mkdirat(dir_fd, name, ex->conf.dmode) < 0)
+        err = -errno;
     if (err || ex->conf.model != V9_MODEL_XATTR)
         return err;
     fd = v9_sys_reach(dir_fd, name, O_DIRECTORY);

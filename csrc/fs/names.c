@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/evidence.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/export.h"
@@ -35,7 +36,7 @@ static int link_file(v9_export *ex, int fd, int meta_fd, int dir_fd, const char 
 
     if (err)
         return err;
-    err = v9_sys_link(ex->proc_fd, fd, dir_fd, name);
+    err = v9_evidence_made(dir_fd, name) ? 0 : v9_sys_link(ex->proc_fd, fd, dir_fd, name);
     v9_sidecar_placed(meta_dir, name, err);
     return err;
 }
@@ -71,6 +72,8 @@ static int unlink_entry(v9_export *ex, int dir_fd, const char *name, bool direct
 {
     if (ex->conf.model == V9_MODEL_FILE)
         return v9_sidecar_remove(ex, dir_fd, name, directory);
+    if (v9_evidence_removed(dir_fd, name))
+        return 0;
     return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
 }
 
@@ -109,6 +112,8 @@ static int rename_entry(v9_export *ex, int old_dir, const char *old, int new_dir
 {
     if (ex->conf.model == V9_MODEL_FILE)
         return v9_sidecar_rename(ex, old_dir, old, new_dir, new);
+    if (v9_evidence_moved(old_dir, old, new_dir, new))
+        return 0;
     return renameat(old_dir, old, new_dir, new) < 0 ? -errno : 0;
 }
 
@@ -157,5 +162,7 @@ int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t n
 {
     if (ex->quota || ex->conf.model == V9_MODEL_FILE)
         return -EEXIST;
+    if (v9_evidence_moved(old_dir, old, new_dir, new))
+        return 0;
     return renameat2(old_dir, old, new_dir, new, RENAME_NOREPLACE) < 0 ? -errno : 0;
 }

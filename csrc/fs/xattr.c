@@ -7,7 +7,7 @@
 #include <sys/xattr.h>
 
 #include "base/host_xattrs.h"
-#include "base/sys.h"
+#include "base/proc.h"
 #include "export/xattr_names.h"
 #include "quota/change.h"
 #include "quota/quota.h"
@@ -24,7 +24,7 @@ static int find(const v9_export *ex, int32_t fd, const char *name, int refused,
                 struct attribute *found)
 {
     found->fd = fd;
-    v9_sys_proc_path(fd, found->path);
+    v9_proc_path(fd, found->path);
     return v9_export_xattr_name(ex, name, refused, found->name);
 }
 
@@ -74,7 +74,7 @@ int v9_xattr_list(const v9_export *ex, int32_t fd, char *names, size_t room)
     char path[V9_PROC_PATH];
     ssize_t size;
 
-    v9_sys_proc_path(fd, path);
+    v9_proc_path(fd, path);
     if (!ex->xattr_names) {
         size = listxattr(path, names, room);
         return size < 0 ? -errno : (int)size;

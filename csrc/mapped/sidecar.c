@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/evidence.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/hidden_names.h"
@@ -43,8 +44,11 @@ static int look(int dir_fd, const char *name)
 /* -EEXIST for a name in use; metadata that lie there for another file are removed. */
 static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 {
-    int err = look(dir_fd, name);
+    int err;
 
+    if (v9_evidence_made(dir_fd, name))
+        return 0; /* the name was made, and before it its metadata */
+    err = look(dir_fd, name);
     if (err != -ENOENT)
         return err ? err : -EEXIST;
     err = look(meta_dir, name);
@@ -57,13 +61,18 @@ static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 }
 
 /* A new metadata file with its text: a descriptor. */
-static int create_meta(int meta_dir, const char *name, const struct v9_mapped *mapped)
+static int create_meta(v9_export *ex, int meta_dir, const char *name,
+                       const struct v9_mapped *mapped)
 {
-    int fd = v9_cred_create(&v9_cred_daemon, meta_dir, name, O_RDWR, META_FMODE), err;
     char text[V9_MAPPED_TEXT];
     const size_t size = v9_mapped_format(mapped, text);
     ssize_t put;
+    int fd, err;
 
+    if (v9_evidence_made(meta_dir, name))
+        fd = v9_export_take_made(ex, meta_dir, name, O_RDWR);
+    else
+        fd = v9_cred_create(&v9_cred_daemon, meta_dir, name, O_RDWR, META_FMODE);
     if (fd < 0)
         return fd;
     put = pwrite(fd, text, size, 0);
@@ -86,12 +95,12 @@ static int create_meta_of(v9_export *ex, int fd)
     if (fstat(fd, &st) < 0)
         return -errno;
     if (v9_export_is_root(ex, &st))
-        return create_meta(ex->conf.root_fd, V9_META_ROOT_NAME, &none);
+        return create_meta(ex, ex->conf.root_fd, V9_META_ROOT_NAME, &none);
     parent = v9_export_parent(ex, fd, name);
     if (parent < 0)
         return parent;
     meta_dir = metadata_dir(parent);
-    meta = meta_dir < 0 ? meta_dir : create_meta(meta_dir, name, &none);
+    meta = meta_dir < 0 ? meta_dir : create_meta(ex, meta_dir, name, &none);
     if (meta_dir >= 0)
         v9_budget_close(meta_dir);
     v9_budget_close(parent);
@@ -145,7 +154,7 @@ int v9_sidecar_place(v9_export *ex, int dir_fd, const char *name, const struct v
     *meta_dir = open_place(ex, dir_fd, name);
     if (*meta_dir < 0)
         return *meta_dir;
-    *meta_fd = create_meta(*meta_dir, name, mapped);
+    *meta_fd = create_meta(ex, *meta_dir, name, mapped);
     if (*meta_fd >= 0)
         return 0;
     v9_budget_close(*meta_dir);
@@ -165,7 +174,9 @@ int v9_sidecar_share(v9_export *ex, int fd, int meta_fd, int dir_fd, const char 
     if (meta < 0)
         return meta;
     *meta_dir = open_place(ex, dir_fd, name);
-    err = *meta_dir < 0 ? *meta_dir : v9_sys_link(ex->proc_fd, meta, *meta_dir, name);
+    err = *meta_dir < 0 ? *meta_dir : 0;
+    if (!err && !v9_evidence_made(*meta_dir, name))
+        err = v9_sys_link(ex->proc_fd, meta, *meta_dir, name);
     if (err && *meta_dir >= 0)
         v9_budget_close(*meta_dir);
     if (meta != meta_fd)
@@ -279,7 +290,8 @@ int v9_sidecar_remove(v9_export *ex, int dir_fd, const char *name, bool director
     v9_mapped_changing(ex, true);
     if (directory)
         err = clear(ex, dir_fd, name);
-    if (!err && unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
+    if (!err && !v9_evidence_removed(dir_fd, name) &&
+        unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
         err = -errno;
     if (!err)
         discard(dir_fd, name); /* what stays is metadata of nothing */
@@ -296,6 +308,8 @@ struct rename {
     int from, to;   /* metadata directories; from is -1 where there is none */
     bool set_aside; /* metadata of `new` have the name SPARE meanwhile */
     bool moved;     /* the metadata have lost their old name already */
+    bool again;     /* a process that died had begun it, */
+    bool done;      /* and has renamed the file */
 };
 
 /* A name that no metadata file has, since the guest may not use it. */
@@ -338,24 +352,42 @@ static void undo(const struct rename *it)
         move(it->to, SPARE, it->to, it->new);
 }
 
+/* A process that died had begun: what it had done to the metadata is undone, to begin anew. */
+static void go_back(struct rename *it)
+{
+    it->set_aside = !look(it->to, SPARE);
+    it->moved = it->from >= 0 && look(it->from, it->old) && !look(it->to, it->new);
+    if (it->set_aside || (it->moved && look(it->new_dir, it->new)))
+        undo(it);
+    it->set_aside = it->moved = false;
+}
+
+/* The names of a renamed file have changed: its metadata lose the old name. */
+static void finish(const struct rename *it)
+{
+    forget(it->to, SPARE, 0); /* what stays is metadata of nothing */
+    if (it->from >= 0 && look(it->old_dir, it->old))
+        forget(it->from, it->old, 0);
+}
+
 static int rename_all(struct rename *it)
 {
-    int err = move(it->to, it->new, it->to, SPARE);
+    int err;
 
+    if (it->again)
+        go_back(it);
+    err = move(it->to, it->new, it->to, SPARE);
     if (err && err != -ENOENT)
         return err;
     it->set_aside = !err;
     err = share_or_move(it);
     if (!err)
         err = move(it->old_dir, it->old, it->new_dir, it->new);
-    if (err) {
+    if (err)
         undo(it);
-        return err;
-    }
-    forget(it->to, SPARE, 0); /* what stays is metadata of nothing */
-    if (it->from >= 0)
-        forget(it->from, it->old, 0);
-    return 0;
+    else
+        finish(it);
+    return err;
 }
 
 /* Renames with both metadata directories open. */
@@ -367,10 +399,25 @@ static int rename_with_metadata(struct rename *it)
     if (it->to < 0)
         return it->to;
     it->from = v9_sys_reach(it->old_dir, V9_META_DIR_NAME, O_DIRECTORY);
-    err = it->from < 0 && it->from != -ENOENT ? it->from : rename_all(it);
+    err = it->from < 0 && it->from != -ENOENT ? it->from : 0;
+    if (!err && it->done)
+        finish(it);
+    else if (!err)
+        err = rename_all(it);
     if (it->from >= 0)
         v9_budget_close(it->from);
     v9_budget_close(it->to);
+    return err;
+}
+
+/* Completes a rename that a process that died has made, but for the metadata. */
+static int complete(v9_export *ex, struct rename *it)
+{
+    int err;
+
+    v9_mapped_changing(ex, true);
+    err = rename_with_metadata(it);
+    v9_mapped_changing(ex, false);
     return err;
 }
 
@@ -381,6 +428,10 @@ int v9_sidecar_rename(v9_export *ex, int old_dir, const char *old, int new_dir, 
     bool replaces;
     int err = 0;
 
+    it.again = v9_evidence_is_noted();
+    it.done = v9_evidence_moved(old_dir, old, new_dir, new);
+    if (it.done)
+        return complete(ex, &it);
     if (fstatat(old_dir, old, &from, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
     replaces = fstatat(new_dir, new, &to, AT_SYMLINK_NOFOLLOW) == 0;

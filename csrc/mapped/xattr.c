@@ -11,7 +11,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "base/sys.h"
+#include "base/proc.h"
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -20,7 +20,7 @@ enum { PROC_PATH = V9_PROC_PATH + V9_NAME_SIZE };
 /* A path that names `name` in directory `fd`, or `fd` itself. The xattr calls take nothing else. */
 static void proc_path(int fd, const char *name, char path[PROC_PATH])
 {
-    v9_sys_proc_path(fd, path);
+    v9_proc_path(fd, path);
     if (*name)
         strcat(strcat(path, "/"), name);
 }

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/commit.h"
 #include "fid/enter.h"
 #include "fs/created.h"
 #include "p9/lookup.h"
@@ -41,38 +42,61 @@ static int read_attr(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
 
 /* ---- Tlcreate -------------------------------------------------------------------------------- */
 
+static int promise_create(struct v9_request *r, const struct v9_attr *attr)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4], *at;
+
+    at = v9_put_header(reply, sizeof(reply), P9_TLCREATE + 1, r->tag);
+    v9_put(v9_put_qid(at, &attr->qid), 0, 4); /* iounit 0: as much as msize allows */
+    return v9_request_promise(r, reply, sizeof(reply));
+}
+
+/* Keeps the descriptors in the request, also for a successor of this process. */
+static void hold(struct v9_request *r, const struct v9_created *made, uint32_t export)
+{
+    r->created_in = export;
+    r->created = *made;
+    r->created.path_fd = -1;
+    V9_COMMIT();
+    r->created.path_fd = made->path_fd;
+}
+
+/* Returns the size of the reply. */
 static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
-                  const struct v9_inode *inode, const char *name, const struct v9_new *as,
-                  struct v9_attr *attr)
+                  const struct v9_inode *inode, const char *name, const struct v9_new *as)
 {
     v9_export *ex = v9_inode_export(dev, inode);
-    int err = 0;
+    struct v9_created made;
+    struct v9_attr attr;
+    int err = 0, size = 0;
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* open, or in use for xattrs or locks */
     if (r->created.path_fd < 0) {
-        r->created_in = inode->export;
-        err = v9_create(ex, inode->path_fd, name, as, &r->created);
+        err = v9_create(ex, inode->path_fd, name, as, &made);
+        if (!err)
+            hold(r, &made, inode->export);
     } else if (r->created_in != inode->export) {
         err = -EBADF; /* the fid was reused for another file meanwhile */
     }
     if (!err)
-        err = read_attr(ex, r, attr);
-    if (!err)
-        err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, attr);
-    if (!err)
-        r->created = V9_CREATED_NONE;
-    return err;
+        err = read_attr(ex, r, &attr);
+    if (!err) {
+        size = promise_create(r, &attr);
+        err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, &attr);
+    }
+    if (err)
+        return err;
+    r->created = V9_CREATED_NONE;
+    return size;
 }
 
 int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                   struct v9_scratch *scratch)
 {
-    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4], *at;
     struct v9_new as = {.kind = V9_NEW_FILE};
     uint32_t number = v9_in_u32(in);
     char name[V9_NAME_SIZE];
-    struct v9_attr attr;
     struct v9_inode *inode;
     struct v9_fid *fid;
     int err = v9_p9_take_name(in, EEXIST, name);
@@ -87,13 +111,9 @@ int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     if (err)
         return err;
     as.uid = fid->uid;
-    err = create(dev, r, fid, inode, name, &as, &attr);
+    err = create(dev, r, fid, inode, name, &as);
     v9_fids_unpin(&dev->fids, fid);
-    if (err)
-        return err;
-    at = v9_put_header(reply, sizeof(reply), P9_TLCREATE + 1, r->tag);
-    v9_put(v9_put_qid(at, &attr.qid), 0, 4); /* iounit 0: as much as msize allows */
-    return v9_request_reply(r, reply, sizeof(reply));
+    return err;
 }
 
 /* ---- Tmkdir, Tmknod, Tsymlink ---------------------------------------------------------------- */
@@ -107,8 +127,7 @@ static int hold_created(struct v9_request *r, v9_export *ex, const struct v9_ino
 
     if (fd < 0)
         return fd;
-    r->created.path_fd = fd;
-    r->created_in = inode->export;
+    hold(r, &(struct v9_created){.path_fd = fd, .meta_fd = -1, .io_fd = -1}, inode->export);
     return 0;
 }
 

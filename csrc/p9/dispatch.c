@@ -82,6 +82,8 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
     v9_handler *handler = (r->dialect == V9_9P2000U ? handlers_u : handlers)[r->type];
     int result = r->error;
 
+    if (r->done)
+        return (int)r->reply_size;
     if (!result && r->type == P9_TFLUSH)
         result = r->size == P9_TFLUSH_SIZE ? -V9_IS_FLUSH : -EINVAL;
     else if (!result)
@@ -90,6 +92,7 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
         return result;
     /* Here, not under the lock: closing a host file may hang. */
     v9_created_close(&r->created);
+    v9_evidence_end(&r->evidence);
     if (r->question.fd >= 0)
         v9_budget_close(r->question.fd);
     return result < 0 ? v9_request_error(r, -result) : result;

@@ -14,6 +14,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include "base/evidence.h"
 #include "export/containment.h"
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
@@ -74,11 +75,23 @@ static int reopen(v9_export *ex, const struct v9_inode *inode, int *host)
     return fd;
 }
 
-static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_inode *inode,
-                    uint32_t flags)
+/* Rlopen and Ropen have the same layout. */
+static int promise_open(struct v9_request *r, const struct v9_inode *inode)
+{
+    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4], *at;
+    const struct v9_qid qid = v9_inode_qid(inode);
+
+    at = v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag);
+    v9_put(v9_put_qid(at, &qid), 0, 4); /* iounit 0: as much as msize allows */
+    return v9_request_promise(r, reply, sizeof(reply));
+}
+
+/* Returns the size of the reply. */
+static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                    const struct v9_inode *inode, uint32_t flags)
 {
     v9_export *ex = v9_inode_export(dev, inode);
-    int host = v9_sys_open_flags(flags), fd, err;
+    int host = v9_sys_open_flags(flags), size = 0, fd, err;
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* checked before a truncation; v9_fids_open checks again */
@@ -92,33 +105,26 @@ static int open_fid(struct v9_device *dev, struct v9_fid *fid, const struct v9_i
     if (fd < 0)
         return fd;
     err = host & O_TRUNC ? v9_caps_drop(&ex->caps, fd, &fid->caps_seen) : 0;
-    if (!err)
+    if (!err) {
+        size = promise_open(r, inode);
         err = v9_fids_open(&dev->fids, fid, fd, host);
+    }
     if (err)
         v9_budget_close(fd);
-    return err;
+    return err ? err : size;
 }
 
-/* Rlopen and Ropen have the same layout. */
 static int open_number(struct v9_device *dev, struct v9_request *r, uint32_t number, uint32_t flags)
 {
-    uint8_t reply[P9_HEADER_SIZE + P9_QID_SIZE + 4];
     struct v9_inode *inode;
     struct v9_fid *fid;
-    struct v9_qid qid;
-    int err = v9_p9_file(dev, r, number, &fid, &inode);
+    int result = v9_p9_file(dev, r, number, &fid, &inode);
 
-    if (err)
-        return err;
-    err = open_fid(dev, fid, inode, flags);
-    if (!err) {
-        uint8_t *at = v9_put_header(reply, sizeof(reply), (uint8_t)(r->type + 1), r->tag);
-        qid = v9_inode_qid(inode);
-        v9_put(v9_put_qid(at, &qid), 0, 4); /* iounit 0: as much as msize allows */
-        err = v9_request_reply(r, reply, sizeof(reply));
-    }
+    if (result)
+        return result;
+    result = open_fid(dev, r, fid, inode, flags);
     v9_fids_unpin(&dev->fids, fid);
-    return err;
+    return result;
 }
 
 int v9_p9_lopen(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -324,6 +330,20 @@ static int write_out(const struct transfer *t, int put)
     return put;
 }
 
+static ssize_t write_slice(const struct transfer *t, const struct iovec *slice, int pieces)
+{
+    const bool append = t->fid->io_flags & O_APPEND;
+    ssize_t put;
+
+    if (append)
+        v9_evidence_append(t->fid->io_fd);
+    do
+        put = append ? writev(t->fid->io_fd, slice, pieces)
+                     : pwritev(t->fid->io_fd, slice, pieces, (off_t)t->offset);
+    while (put < 0 && errno == EINTR);
+    return put;
+}
+
 /* Writes a request's data. Returns the number of bytes, or -errno. */
 static int put_data(v9_export *ex, const struct v9_request *r, const struct transfer *t,
                     struct v9_inode *inode, struct iovec *slice)
@@ -338,9 +358,7 @@ static int put_data(v9_export *ex, const struct v9_request *r, const struct tran
         return err;
     pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t->count, slice);
     v9_known_size_changing(inode);
-    do
-        put = pwritev(t->fid->io_fd, slice, (int)pieces, (off_t)t->offset);
-    while (put < 0 && errno == EINTR);
+    put = write_slice(t, slice, (int)pieces);
     if (put < 0) {
         err = -errno;
         v9_known_size_changed_nothing(inode);
@@ -413,12 +431,14 @@ int v9_p9_clunk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 {
     uint8_t reply[P9_HEADER_SIZE];
     uint32_t number = v9_in_u32(in);
-    int err = v9_in_is_done(in) ? v9_fids_remove(&dev->fids, number) : -EINVAL;
+    int err = v9_in_is_done(in) ? 0 : -EINVAL, size;
 
-    if (err == -EBUSY)
-        err = v9_p9_xattr_clunk(dev, number); /* Python clunks those with locks */
     if (err)
         return err;
     v9_put_header(reply, sizeof(reply), P9_TCLUNK + 1, r->tag);
-    return v9_request_reply(r, reply, sizeof(reply));
+    size = v9_request_promise(r, reply, sizeof(reply));
+    err = v9_fids_remove(&dev->fids, number);
+    if (err == -EBUSY)
+        err = v9_p9_xattr_clunk(dev, r, number); /* Python clunks those with locks */
+    return err ? err : size;
 }

@@ -97,6 +97,7 @@ int v9_p9_lock(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                              .start = asked.start,
                              .length = asked.length,
                              .flock = asked.flags & FLAG_BLOCK,
+                             .request = (uint64_t)r->seq << 32 | r->slot,
                          },
                          &scratch->worker);
     v9_request_use_memory(dev, r);

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
+#include "base/evidence.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -418,8 +419,8 @@ int v9_p9_own_file(struct v9_device *dev, struct v9_request *r, uint32_t number,
     struct v9_use use;
     int err = v9_fids_pin(&dev->fids, number, fid);
 
-    if (err || !(*fid)->dentry)
-        return err;
+    if (err || !(*fid)->dentry || v9_evidence_is_noted())
+        return err; /* after a death it may have lost its name, by this request */
     /* A fresh name too: its directory has to be known. */
     err = check_name(dev, r, *fid, v9_dentry_now(), &use);
     if (!err)

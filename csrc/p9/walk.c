@@ -230,9 +230,23 @@ static int enter_newfid(struct v9_device *dev, const struct v9_fid_new *as, cons
     return err;
 }
 
-static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
-                    const struct v9_use *use, struct v9_qid *qids, uint16_t *done)
+/* Writes the reply, with the qids of the steps that were taken. */
+static int promise_walk(struct v9_request *r, const struct v9_qid *qids, uint16_t done)
 {
+    const uint32_t size = P9_HEADER_SIZE + 2 + done * (uint32_t)P9_QID_SIZE;
+    uint8_t reply[P9_HEADER_SIZE + 2 + P9_WALK_MAX * P9_QID_SIZE], *at;
+
+    at = v9_put(v9_put_header(reply, size, P9_TWALK + 1, r->tag), done, 2);
+    for (uint16_t i = 0; i < done; i++)
+        at = v9_put_qid(at, &qids[i]);
+    return v9_request_promise(r, reply, size);
+}
+
+/* Returns the size of the reply. */
+static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
+                    const struct v9_use *use)
+{
+    struct v9_qid qids[P9_WALK_MAX];
     char text[P9_WALK_MAX * (P9_NAME_MAX + 1)];
     struct v9_fid *const fid = use->fid;
     const struct v9_inode *inode = use->inode;
@@ -244,54 +258,50 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     struct v9_route route;
     struct v9_attr attr;
     struct place end;
-    int err, named;
+    int err, named, size;
+    uint16_t done;
 
-    *done = 0;
     if (walk->count == 0 && walk->newfid == walk->fid)
-        return 0;
+        return promise_walk(r, NULL, 0);
     named = v9_p9_has_name(dev, r, fid);
     if (named < 0)
         return named;
-    if (walk->count == 0)
-        return v9_fids_clone(&dev->fids, fid, walk->newfid, named);
+    if (walk->count == 0) {
+        size = promise_walk(r, NULL, 0);
+        err = v9_fids_clone(&dev->fids, fid, walk->newfid, named);
+        return err ? err : size;
+    }
     if (walk->newfid == walk->fid && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
         return -EBADF; /* an open fid keeps its file, for its locks and more */
-    *done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
+    done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
     if (err)
-        return *done ? 0 : err; /* a partial walk is no error, and creates no newfid */
+        return done ? promise_walk(r, qids, done)
+                    : err; /* a partial walk is no error, and creates no newfid */
     route = route_of(&trail, walk, text);
     route.from = named ? fid->dentry : 0;
     route.now = use->now;
     as.route = &route;
-    return enter_newfid(dev, &as, &end, &attr, instead);
+    size = promise_walk(r, qids, done);
+    err = enter_newfid(dev, &as, &end, &attr, instead);
+    return err ? err : size;
 }
 
 int v9_p9_walk(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                struct v9_scratch *scratch)
 {
-    uint8_t reply[P9_HEADER_SIZE + 2 + P9_WALK_MAX * P9_QID_SIZE], *at;
-    struct v9_qid qids[P9_WALK_MAX];
     struct v9_use use;
     struct walk walk;
-    uint16_t done;
-    uint32_t size;
-    int err = decode_walk(in, &walk);
+    int result = decode_walk(in, &walk);
 
-    if (!err)
-        err = v9_p9_use(dev, r, walk.fid, &use);
-    if (err)
-        return err;
-    err = walk_fid(dev, r, &walk, &use, qids, &done);
+    if (!result)
+        result = v9_p9_use(dev, r, walk.fid, &use);
+    if (result)
+        return result;
+    result = walk_fid(dev, r, &walk, &use);
     v9_fids_unpin(&dev->fids, use.fid);
-    if (err)
-        return err;
-    size = P9_HEADER_SIZE + 2 + done * (uint32_t)P9_QID_SIZE;
-    at = v9_put(v9_put_header(reply, size, P9_TWALK + 1, r->tag), done, 2);
-    for (uint16_t i = 0; i < done; i++)
-        at = v9_put_qid(at, &qids[i]);
-    return v9_request_reply(r, reply, size);
+    return result;
 }
 
 int v9_p9_readlink(struct v9_device *dev, struct v9_request *r, struct v9_in *in,

@@ -47,18 +47,19 @@ static int get(const v9_export *ex, int32_t fd, const char *name, uint8_t *bytes
 }
 
 /* Returns the size of what it reads, or -errno. */
-static int read_value(const v9_export *ex, int32_t fd, const char *name,
+static int read_value(struct v9_device *dev, const struct v9_inode *inode, const char *name,
                       struct v9_xattr_value **value)
 {
+    const v9_export *ex = v9_inode_export(dev, inode);
     uint8_t few[SHORT], *bytes = few;
-    int size = get(ex, fd, name, few, sizeof(few));
+    int size = get(ex, inode->path_fd, name, few, sizeof(few));
 
     if (size == -ERANGE) {
         bytes = malloc(V9_XATTR_ROOM);
-        size = bytes ? get(ex, fd, name, bytes, V9_XATTR_ROOM) : -ENOMEM;
+        size = bytes ? get(ex, inode->path_fd, name, bytes, V9_XATTR_ROOM) : -ENOMEM;
     }
     if (size >= 0) {
-        *value = v9_xattr_value_new(bytes, (uint32_t)size);
+        *value = v9_xattr_value_new(&dev->fids.values, bytes, (uint32_t)size);
         size = *value ? size : -ENOMEM;
     }
     if (bytes != few)
@@ -66,15 +67,18 @@ static int read_value(const v9_export *ex, int32_t fd, const char *name,
     return size;
 }
 
-/* Enters newfid for an attribute of a file, or for the list of names; the size of its value. */
-static int enter_newfid(struct v9_device *dev, const struct v9_fid *fid,
+/* Enters newfid for an attribute of a file, or for the list of names; the size of the reply. */
+static int enter_newfid(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid,
                         const struct v9_inode *inode, uint32_t newfid, const char *name)
 {
     struct v9_fid_new as = {.number = newfid, .uid = fid->uid, .io_fd = -1};
-    int err, size = read_value(v9_inode_export(dev, inode), inode->path_fd, name, &as.value);
+    uint8_t reply[P9_HEADER_SIZE + 8];
+    int err, size = read_value(dev, inode, name, &as.value);
 
     if (size < 0)
         return size;
+    v9_put(v9_put_header(reply, sizeof(reply), P9_TXATTRWALK + 1, r->tag), (uint64_t)size, 8);
+    size = v9_request_promise(r, reply, sizeof(reply));
     err = v9_fids_enter(&dev->fids, &as, NULL, NULL);
     if (err)
         v9_xattr_value_free(as.value);
@@ -86,7 +90,6 @@ int v9_p9_xattrwalk(struct v9_device *dev, struct v9_request *r, struct v9_in *i
 {
     const uint32_t number = v9_in_u32(in), newfid = v9_in_u32(in);
     char name[V9_XATTR_NAME] = "";
-    uint8_t reply[P9_HEADER_SIZE + 8];
     struct v9_inode *inode;
     struct v9_fid *fid;
     const char *bytes;
@@ -100,41 +103,40 @@ int v9_p9_xattrwalk(struct v9_device *dev, struct v9_request *r, struct v9_in *i
     if (length)
         size = copy_name(bytes, length, name);
     if (!size)
-        size = enter_newfid(dev, fid, inode, newfid, name);
+        size = enter_newfid(dev, r, fid, inode, newfid, name);
     v9_fids_unpin(&dev->fids, fid);
-    if (size < 0)
-        return size;
-    v9_put(v9_put_header(reply, sizeof(reply), P9_TXATTRWALK + 1, r->tag), (uint64_t)size, 8);
-    return v9_request_reply(r, reply, sizeof(reply));
+    return size;
 }
 
 /* ---- Txattrcreate ---------------------------------------------------------------------------- */
 
-/* Has a pinned fid stand for a value of so many bytes, to be written. */
-static int announce(struct v9_device *dev, struct v9_fid *fid, const char *name, uint64_t size,
-                    uint32_t flags)
+/* Has a pinned fid stand for a value of so many bytes, to be written. Returns the reply's size. */
+static int announce(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                    const char *name, uint64_t size, uint32_t flags)
 {
+    uint8_t reply[P9_HEADER_SIZE];
     struct v9_xattr_value *value;
-    int err;
+    int err, written;
 
     if (size > XATTR_SIZE_MAX)
         return -E2BIG;
     if (flags & ~(uint32_t)(XATTR_CREATE | XATTR_REPLACE))
         return -EINVAL;
-    value = v9_xattr_value_announce(name, (uint32_t)size, (int)flags);
+    value = v9_xattr_value_announce(&dev->fids.values, name, (uint32_t)size, (int)flags);
     if (!value)
         return -ENOMEM;
+    v9_put_header(reply, sizeof(reply), P9_TXATTRCREATE + 1, r->tag);
+    written = v9_request_promise(r, reply, sizeof(reply));
     err = v9_fids_set_value(&dev->fids, fid, value);
     if (err)
         v9_xattr_value_free(value);
-    return err;
+    return err ? err : written;
 }
 
 int v9_p9_xattrcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                       struct v9_scratch *scratch)
 {
     const uint32_t number = v9_in_u32(in);
-    uint8_t reply[P9_HEADER_SIZE];
     char name[V9_XATTR_NAME];
     struct v9_inode *inode;
     struct v9_fid *fid;
@@ -157,12 +159,9 @@ int v9_p9_xattrcreate(struct v9_device *dev, struct v9_request *r, struct v9_in 
     else
         err = copy_name(bytes, length, name);
     if (!err)
-        err = announce(dev, fid, name, size, flags);
+        err = announce(dev, r, fid, name, size, flags);
     v9_fids_unpin(&dev->fids, fid);
-    if (err)
-        return err;
-    v9_put_header(reply, sizeof(reply), P9_TXATTRCREATE + 1, r->tag);
-    return v9_request_reply(r, reply, sizeof(reply));
+    return err;
 }
 
 /* ---- Tread, Twrite, Tclunk ------------------------------------------------------------------- */
@@ -187,13 +186,24 @@ int v9_p9_xattr_write(const struct v9_request *r, const struct v9_fid *fid, uint
 {
     const size_t got =
         v9_iov_gather(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, scratch->reply, count);
-    const int err =
-        got == count ? v9_xattr_value_append(fid->value, offset, scratch->reply, count) : -EINVAL;
+    int err;
 
+    if (r->again && v9_xattr_value_ends_at(fid->value, offset + count))
+        return (int)count; /* a process that died has written it */
+    err = got == count ? v9_xattr_value_append(fid->value, offset, scratch->reply, count) : -EINVAL;
     return err ? err : (int)count;
 }
 
-/* Sets, or removes, the attribute of a fid that has lost its number. */
+/* Whether a process that died has created, or removed, the attribute for this request. */
+static bool was_done(const v9_export *ex, const struct v9_inode *inode, const char *name)
+{
+    uint8_t few[SHORT];
+    const int size = v9_xattr_get(ex, inode->path_fd, name, few, sizeof(few));
+
+    return v9_evidence_toggled(size >= 0 || size == -ERANGE);
+}
+
+/* Sets, or removes, the attribute of a fid that ends. */
 static int set_value(struct v9_device *dev, const struct v9_fid *fid)
 {
     struct v9_xattr_value *value = fid->value;
@@ -202,12 +212,14 @@ static int set_value(struct v9_device *dev, const struct v9_fid *fid)
 
     if (!v9_xattr_value_is_complete(value))
         return -EINVAL;
+    if (value->flags && was_done(ex, inode, value->name))
+        return 0;
     if (!value->size && value->flags == XATTR_REPLACE)
         return v9_xattr_remove(ex, inode->path_fd, value->name);
     return v9_xattr_set(ex, inode->path_fd, value->name, value->data, value->size, value->flags);
 }
 
-int v9_p9_xattr_clunk(struct v9_device *dev, uint32_t number)
+int v9_p9_xattr_clunk(struct v9_device *dev, struct v9_request *r, uint32_t number)
 {
     struct v9_fids *fids = &dev->fids;
     struct v9_fid *fid, *again;
@@ -220,9 +232,13 @@ int v9_p9_xattr_clunk(struct v9_device *dev, uint32_t number)
         return -V9_NOT_OURS;
     }
     restored = v9_fids_pin(fids, number, &again);
-    err = v9_fids_remove_handle(fids, v9_fids_handle(fids, fid)); /* of two clunks one sets it */
-    if (!err)
+    err = v9_fids_begin_end(fids, v9_fids_handle(fids, fid)); /* of two clunks one sets it */
+    if (!err) {
         err = restored ? restored : set_value(dev, fid);
+        if (err)
+            v9_request_promise_error(r, -err);
+        v9_fids_remove_handle(fids, v9_fids_handle(fids, fid)); /* or the session has ended */
+    }
     if (!restored)
         v9_fids_unpin(fids, again);
     v9_fids_unpin(fids, fid);

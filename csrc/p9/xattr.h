@@ -19,8 +19,9 @@ int v9_p9_xattr_read(const struct v9_request *r, const struct v9_fid *fid, uint6
  * the number of bytes. Errors are those of v9_xattr_value_append. */
 int v9_p9_xattr_write(const struct v9_request *r, const struct v9_fid *fid, uint64_t offset,
                       uint32_t count, struct v9_scratch *scratch);
-/* Ends a fid whose value is to be set, and sets it: the fid ends even if that fails. -EINVAL if not
- * all of it was written; -V9_NOT_OURS for a fid without a value, which does not end. */
-int v9_p9_xattr_clunk(struct v9_device *dev, uint32_t number);
+/* Sets the value of a fid whose value is to be set, and ends the fid, even if that fails; the error
+ * is promised then (request/reply.h). -EINVAL if not all of it was written; -V9_NOT_OURS for a fid
+ * without a value, which does not end. */
+int v9_p9_xattr_clunk(struct v9_device *dev, struct v9_request *r, uint32_t number);
 
 #endif

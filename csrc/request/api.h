@@ -47,10 +47,11 @@ int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *
                       char *reply);
 /* Takes a lock of the pinned fid with this handle, or releases one (V9_LOCK_UNLCK), for a process
  * of the guest: 0; -EAGAIN: another process holds it; -errno. `flock`: it may be one of flock(2).
- */
+ * `request` is no other request's number, and stays the same if the request runs again. */
 int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
                    uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
-                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock);
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock,
+                   uint64_t request);
 /* Decides the question of a handler in C, and installs the decision: 0 or -errno. Closes fd. */
 int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, int32_t fd);
 /* A request that is to be answered later was cancelled. */

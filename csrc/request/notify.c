@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/commit.h"
+#include "base/proc.h"
 #include "base/sys.h"
 #include "request/state.h"
 
@@ -20,7 +22,7 @@ static int own_descriptor(int fd, uint32_t mode)
     int copy = -1;
 
     if (S_ISFIFO(mode)) {
-        v9_sys_proc_path(fd, path);
+        v9_proc_path(fd, path);
         copy = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     }
     if (copy >= 0)
@@ -63,10 +65,44 @@ static void put(struct v9_notifier *notifier)
     free(notifier);
 }
 
-void v9_notifier_set(struct v9_notifier **where, struct v9_notifier *notifier)
+/* A successor of this process finds the descriptor, not the notifier. */
+static void set(struct v9_notifier **where, int32_t *fd, struct v9_notifier *notifier)
 {
+    *fd = notifier ? notifier->fd : -1;
+    V9_COMMIT();
     put(*where);
     *where = notifier;
+}
+
+void v9_notify_set_call(struct v9_notify *notify, struct v9_notifier *notifier)
+{
+    set(&notify->call, &notify->call_fd, notifier);
+}
+
+void v9_notify_set_err(struct v9_notify *notify, struct v9_notifier *notifier)
+{
+    set(&notify->err, &notify->err_fd, notifier);
+}
+
+static struct v9_notifier *recover(int32_t *fd)
+{
+    struct v9_notifier *notifier = *fd >= 0 ? malloc(sizeof(*notifier)) : NULL;
+    struct stat st;
+
+    if (notifier && fstat(*fd, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {
+        *notifier = (struct v9_notifier){*fd, S_ISSOCK(st.st_mode), 1};
+        return notifier;
+    }
+    free(notifier);
+    *fd = -1;
+    return NULL;
+}
+
+void v9_notify_recover(struct v9_notify *notify)
+{
+    notify->call = recover(&notify->call_fd);
+    notify->err = recover(&notify->err_fd);
+    notify->call_due = notify->err_due = notify->writing = false;
 }
 
 static void write_one(struct v9_device *dev, struct v9_notifier *notifier)

@@ -21,8 +21,12 @@
 
 /* Duplicates a descriptor for notifications; -1: none, *notifier is NULL. -errno. */
 int v9_notifier_new(int fd, struct v9_notifier **notifier);
-/* Replaces *where, and releases the notifier that was there. */
-void v9_notifier_set(struct v9_notifier **where, struct v9_notifier *notifier); /* [locked] */
+/* Replace the notifier for completions, or for a broken ring, and release the one that was there.
+ */
+void v9_notify_set_call(struct v9_notify *notify, struct v9_notifier *notifier); /* [locked] */
+void v9_notify_set_err(struct v9_notify *notify, struct v9_notifier *notifier);  /* [locked] */
+/* After a death: both again, with the same descriptors. */
+void v9_notify_recover(struct v9_notify *notify);
 
 /* Whether this thread should call v9_notify. */
 static inline bool v9_notify_is_due(const struct v9_notify *notify)

@@ -24,11 +24,19 @@ int v9_export_set_throttle(v9_export *ex, const struct v9_token_bucket_conf *con
     if (!queues)
         return -ENOMEM;
     *queues = (struct v9_rate_queues){0};
-    v9_token_bucket_init(&queues->bucket, conf, now_ns());
+    v9_token_bucket_init(&queues->fresh, conf, now_ns());
+    queues->bucket = &queues->fresh;
     for (int i = 0; i < 2; i++)
         queues->waiting[i].last = &queues->waiting[i].first;
     ex->rate_queues = queues;
     return 0;
+}
+
+void v9_rate_queues_keep(struct v9_rate_queues *queues, struct v9_token_bucket *kept)
+{
+    v9_token_bucket_go_on(&queues->fresh, kept);
+    *kept = queues->fresh;
+    queues->bucket = kept;
 }
 
 static bool is_write(const struct v9_request *r)
@@ -50,9 +58,9 @@ int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *
     pthread_mutex_lock(&dev->lock);
     now = now_ns();
     wait = !dev->hurry &&
-           (queues->waiting[write].first || v9_token_bucket_wait(&queues->bucket, write, now));
+           (queues->waiting[write].first || v9_token_bucket_wait(queues->bucket, write, now));
     if (!wait)
-        v9_token_bucket_pour(&queues->bucket, write, bytes, now);
+        v9_token_bucket_pour(queues->bucket, write, bytes, now);
     pthread_mutex_unlock(&dev->lock);
     return wait ? -V9_NOT_YET : 0;
 }
@@ -66,7 +74,7 @@ static int64_t shortest_wait(struct v9_rate_queues *queues, int64_t now)
 
     for (int write = 0; write < 2; write++) {
         int64_t wait = queues->waiting[write].first
-                           ? v9_token_bucket_wait(&queues->bucket, write, now)
+                           ? v9_token_bucket_wait(queues->bucket, write, now)
                            : INT64_MAX;
         shortest = wait < shortest ? wait : shortest;
     }
@@ -131,10 +139,10 @@ static struct v9_request *next_of(v9_device *dev, struct v9_rate_queues *queues,
             r->error = -EINTR;
             return r;
         }
-        if (!r || (!dev->hurry && v9_token_bucket_wait(&queues->bucket, write, now)))
+        if (!r || (!dev->hurry && v9_token_bucket_wait(queues->bucket, write, now)))
             continue;
         queues->write_first = !write;
-        v9_token_bucket_pour(&queues->bucket, write, r->bytes, now);
+        v9_token_bucket_pour(queues->bucket, write, r->bytes, now);
         return r;
     }
     return NULL;
@@ -145,7 +153,7 @@ struct v9_request *v9_rate_queue_next(v9_device *dev)
     struct v9_request *r = NULL;
     int64_t now;
 
-    if (!dev->rate_limited || (dev->paused && !dev->hurry))
+    if (!dev->rate_limited || v9_device_is_held(dev))
         return NULL;
     now = now_ns();
     if (now < dev->due && !dev->hurry && !dev->barrier)

@@ -30,7 +30,8 @@ struct v9_queue {
 };
 
 struct v9_rate_queues {
-    struct v9_token_bucket bucket;
+    struct v9_token_bucket *bucket; /* of the device (v9_rate_queues_keep); before, fresh */
+    struct v9_token_bucket fresh;
     struct v9_queue waiting[2]; /* of reads, and of writes: oldest first */
     bool write_first;           /* the queue that is checked first; alternates */
 };
@@ -38,6 +39,10 @@ struct v9_rate_queues {
 /* Whether `r` may move `bytes` of a file of `ex` now: 0 or -V9_NOT_YET. Takes the device's lock. */
 int v9_rate_queue_admit(v9_device *dev, const v9_export *ex, struct v9_request *r, uint32_t bytes);
 /* All below: [locked]. */
+
+/* From now on the levels are kept in `kept`, from which they go on if a process before this one has
+ * kept them there. */
+void v9_rate_queues_keep(struct v9_rate_queues *queues, struct v9_token_bucket *kept);
 
 /* Queues a request whose handler has returned -V9_NOT_YET. */
 void v9_rate_queue_enter(v9_device *dev, struct v9_request *r);

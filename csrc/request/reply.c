@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/commit.h"
 #include "virtio/iov.h"
 
 int v9_request_reply(struct v9_request *r, const void *data, uint32_t size)
@@ -12,6 +13,25 @@ int v9_request_reply(struct v9_request *r, const void *data, uint32_t size)
         return v9_request_error(r, EMSGSIZE);
     v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count, 0, data, size);
     return (int)size;
+}
+
+static int promise(struct v9_request *r, int written)
+{
+    r->changes = 0;
+    V9_COMMIT();
+    r->reply_size = (uint32_t)written;
+    V9_COMMIT();
+    return written;
+}
+
+int v9_request_promise(struct v9_request *r, const void *data, uint32_t size)
+{
+    return promise(r, v9_request_reply(r, data, size));
+}
+
+void v9_request_promise_error(struct v9_request *r, int error)
+{
+    promise(r, v9_request_error(r, error));
 }
 
 /*

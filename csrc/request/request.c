@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/commit.h"
 #include "request/notify.h"
 #include "request/rate_queue.h"
 #include "request/reply.h"
@@ -32,10 +33,11 @@ static uint16_t *tag_list(struct v9_device *dev, const struct v9_request *r)
     return &dev->tags[r->tag % V9_SLOTS];
 }
 
-static void enter_tag(struct v9_device *dev, struct v9_request *r)
+void v9_request_enter_tag(struct v9_device *dev, struct v9_request *r)
 {
     uint16_t *first = tag_list(dev, r);
 
+    r->tag_before = 0;
     r->tag_after = *first;
     if (*first)
         dev->slots[*first - 1].tag_before = (uint16_t)(r->slot + 1);
@@ -59,8 +61,8 @@ static void leave_tag(struct v9_device *dev, struct v9_request *r)
 
 bool v9_device_can_run(struct v9_device *dev)
 {
-    return dev->started && dev->enabled && !dev->paused && v9_virtqueue_is_live(&dev->ring) &&
-           !dev->ring.broken && dev->exports[0];
+    return dev->started && dev->enabled && !dev->paused && !dev->changing &&
+           v9_virtqueue_is_live(&dev->ring) && !dev->ring.broken && dev->exports[0];
 }
 
 static struct v9_request *take_slot(struct v9_device *dev)
@@ -75,15 +77,17 @@ static struct v9_request *take_slot(struct v9_device *dev)
         return NULL;
     r->slot = (uint32_t)(r - dev->slots);
     r->seq++;
-    r->state = V9_RUNNING;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = r->flush_reported = false;
+    r->dead = r->admitted = r->flush_reported = r->again = r->done = false;
     r->flushers = r->tag_before = r->tag_after = 0;
     r->asked = 0;
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
     r->created = V9_CREATED_NONE;
+    r->reply_size = 0;
+    r->changes = 0;
+    v9_evidence_clear(&r->evidence);
     dev->inflight++;
     return r;
 }
@@ -96,6 +100,8 @@ static void free_slot(struct v9_device *dev, struct v9_request *r)
     else
         dev->inflight--;
     r->state = V9_FREE;
+    V9_COMMIT();
+    dev->pushing = 0;
     r->next = dev->free_slots;
     dev->free_slots = r;
     if (!dev->dead)
@@ -149,7 +155,7 @@ static struct v9_request *find_tag(struct v9_device *dev, const struct v9_reques
         struct v9_request *r = &dev->slots[i - 1];
         if (r != flush && r->tag == tag && !r->dead && r->type != P9_TFLUSH &&
             (r->state == V9_RUNNING || r->state == V9_AWAY || r->state == V9_LATER ||
-             r->state == V9_RATE_LIMITED))
+             r->state == V9_RATE_LIMITED || r->state == V9_AGAIN))
             return r;
     }
     return NULL;
@@ -207,7 +213,7 @@ static struct v9_request *next_version(struct v9_device *dev)
 {
     struct v9_request *r = dev->barrier;
 
-    if (!r || r->state != V9_BARRIER || dev->inflight > 1 || (dev->paused && !dev->hurry))
+    if (!r || r->state != V9_BARRIER || dev->inflight > 1 || v9_device_is_held(dev))
         return NULL;
     return r;
 }
@@ -226,16 +232,37 @@ static struct v9_request *pop(struct v9_device *dev)
         dev->starved = true;
         return NULL;
     }
+    /* A request is popped once it is whole. After a death before that, it is popped again. */
+    r->pop_at = v9_virtqueue_pop_place(&dev->ring);
+    V9_COMMIT();
+    dev->popping = r->slot + 1;
+    V9_COMMIT();
     if (v9_virtqueue_pop(&dev->ring, &dev->mem, &r->chain) == 0 &&
         r->chain.writable_size >= P9_RLERROR_SIZE) {
         parse(dev, r);
-        enter_tag(dev, r);
-        dev->requests++;
-        return r;
+        v9_request_enter_tag(dev, r);
+        r->order = ++dev->requests;
+        V9_COMMIT();
+        r->state = V9_RUNNING;
+    } else {
+        break_ring(dev, dev->ring.broken ? dev->ring.broken : "no room for a reply of 11 bytes");
+        free_slot(dev, r);
+        r = NULL;
     }
-    break_ring(dev, dev->ring.broken ? dev->ring.broken : "no room for a reply of 11 bytes");
-    free_slot(dev, r);
-    return NULL;
+    V9_COMMIT();
+    dev->popping = 0;
+    return r;
+}
+
+/* The next request that a process that died had begun with. */
+static struct v9_request *next_again(struct v9_device *dev)
+{
+    struct v9_request *r = dev->again;
+
+    if (!r || !dev->exports[0] || v9_device_is_held(dev) || !v9_virtqueue_is_live(&dev->ring))
+        return NULL;
+    dev->again = r->next;
+    return r;
 }
 
 /* Returns at most one request, even one that is invalid or a Tflush, so that other
@@ -246,8 +273,10 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 
     if (!r)
         r = next_version(dev);
-    if (!r && v9_device_can_run(dev) && !dev->barrier) {
-        r = pop(dev);
+    if (!r) {
+        r = next_again(dev);
+        if (!r && v9_device_can_run(dev) && !dev->barrier)
+            r = pop(dev);
         if (r && r->type == P9_TVERSION && !r->error)
             r = start_version(dev, r);
     }
@@ -260,7 +289,7 @@ struct v9_request *v9_request_next(struct v9_device *dev)
 
 bool v9_request_is_due(struct v9_device *dev)
 {
-    const bool cancelled = dev->barrier && dev->rate_limited && (!dev->paused || dev->hurry);
+    const bool cancelled = dev->barrier && dev->rate_limited && !v9_device_is_held(dev);
     return dev->report_due || cancelled || v9_notify_is_due(&dev->notify) || next_version(dev);
 }
 
@@ -318,6 +347,20 @@ static bool stays_in_flight(struct v9_device *dev, struct v9_request *r, int res
     return true;
 }
 
+/* Returns a request's chain with its reply. After a death on the way, until the slot is free, it is
+ * pushed again (v9_virtqueue_push_again). */
+static bool push(struct v9_device *dev, struct v9_request *r, uint32_t size)
+{
+    if (!v9_virtqueue_is_live(&dev->ring))
+        return false;
+    r->push_at = v9_virtqueue_push_place(&dev->ring);
+    r->reply_size = size;
+    V9_COMMIT();
+    dev->pushing = r->slot + 1;
+    V9_COMMIT();
+    return v9_virtqueue_push(&dev->ring, &r->chain, size);
+}
+
 void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 {
     const uint32_t slot = r->slot, seq = r->seq, flushers = r->flushers;
@@ -331,8 +374,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         result = reply_to_flush(r);
     else if (!dead && result == -V9_NOT_YET)
         result = v9_request_error(r, EINTR);
-    if (!dead && v9_virtqueue_push(&dev->ring, &r->chain, (uint32_t)result) &&
-        ++dev->unsignalled >= V9_SIGNAL_BATCH)
+    if (!dead && push(dev, r, (uint32_t)result) && ++dev->unsignalled >= V9_SIGNAL_BATCH)
         v9_device_signal(dev);
     v9_device_check_memory(dev);
     if (r == dev->barrier) {
@@ -349,20 +391,34 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
 
 /* ---- stragglers ------------------------------------------------------------------------------ */
 
+static void leave_again(struct v9_device *dev, const struct v9_request *r)
+{
+    struct v9_request **at = &dev->again;
+
+    while (*at != r)
+        at = &(*at)->next;
+    *at = r->next;
+}
+
 static void kill_request(struct v9_device *dev, struct v9_request *r)
 {
-    if (v9_virtqueue_push(&dev->ring, &r->chain, (uint32_t)v9_request_error(r, EIO)))
+    if (push(dev, r, (uint32_t)v9_request_error(r, EIO)))
         dev->unsignalled++;
     dev->inflight--;
     dev->dead++;
     r->dead = true;
+    V9_COMMIT();
+    dev->pushing = 0;
     if (r == dev->barrier)
         dev->barrier = NULL;
     if (r->state == V9_RUNNING)
         dev->busy--;
     if (r->state == V9_RATE_LIMITED)
         v9_rate_queue_leave(dev, r);
-    if (r->state == V9_RATE_LIMITED || r->state == V9_FLUSHING || r->state == V9_BARRIER)
+    if (r->state == V9_AGAIN)
+        leave_again(dev, r);
+    if (r->state == V9_RATE_LIMITED || r->state == V9_FLUSHING || r->state == V9_BARRIER ||
+        r->state == V9_AGAIN)
         free_slot(dev, r); /* a thread or Python frees the others */
 }
 

@@ -12,7 +12,9 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/evidence.h"
 #include "base/outcome.h"
+#include "base/token_bucket.h"
 #include "base/wire.h"
 #include "export/qidmap.h"
 #include "fid/fid.h"
@@ -39,6 +41,7 @@ enum v9_state {
     V9_RATE_LIMITED, /* it waits in a rate queue (request/rate_queue.h) */
     V9_FLUSHING,     /* a Tflush that waits for its target */
     V9_BARRIER,      /* a Tversion that waits for all others */
+    V9_AGAIN,        /* its process died: it is run again (request/recover.h) */
 };
 
 /* A question of a handler in C to Python: V9_UP_*'s arguments. */
@@ -69,6 +72,13 @@ struct v9_request {
     struct v9_question question;        /* V9_UP_DEVICE, _GROUP, _MOUNT: its handler's */
     struct v9_created created;          /* p9/create.c: created, but not reported yet */
     uint32_t created_in;                /* index of the export that `created` belongs to */
+    uint64_t order;                     /* counts requests, by when they were popped */
+    struct v9_place pop_at, push_at;    /* where in the ring it was popped and is pushed */
+    uint32_t reply_size;                /* written already, when `changes` makes it come true */
+    uint64_t changes;            /* handle of the fid that it was the last to change (fid/fid.h) */
+    struct v9_evidence evidence; /* of names that it changes */
+    bool again;                  /* a process that died had begun it (request/recover.h) */
+    bool done;                   /* and had done it: its reply is written */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -100,14 +110,17 @@ struct v9_notifier {
 /* Guarded by the device's lock. */
 struct v9_notify {
     struct v9_notifier *call, *err; /* NULL: none */
+    int32_t call_fd, err_fd;        /* theirs; -1: none */
     bool call_due, err_due;         /* a serving thread has to write to it */
     bool writing;                   /* `thread` does */
     pthread_t thread;
     uint64_t count, seen; /* writes begun; the same at the watchdog's last check */
 };
 
+/* Lies in memory that a successor of the process has, too. */
 struct v9_device {
     struct v9_device_conf conf;
+    bool begun;                         /* there is something to go on with */
     v9_export *exports[V9_EXPORTS_MAX]; /* those that are set never change */
     struct v9_fids fids;
     pthread_mutex_t lock; /* lock order: docs/architecture.md */
@@ -117,6 +130,7 @@ struct v9_device {
     struct v9_virtqueue_setup setup; /* of the next start: it changes while the ring is stopped */
     struct v9_virtqueue ring;
     bool started, enabled, paused; /* v9_device_can_run */
+    bool changing;                 /* the memory table changes: nothing begins */
     int kick_fd;
     struct v9_notify notify;
     bool unheard;   /* there was no call descriptor for completions */
@@ -126,8 +140,11 @@ struct v9_device {
                       */
     bool broken_unreported; /* Python has yet to log that the ring is broken */
 
+    struct v9_token_bucket throttles[V9_EXPORTS_MAX];
     struct v9_request *slots;
-    uint32_t slots_used; /* slots ever handed out */
+    uint32_t slots_used;       /* slots ever handed out */
+    uint32_t popping, pushing; /* slot + 1 of a request that moves from or to the ring; 0: none */
+    struct v9_request *again;  /* requests that are to be run again, oldest first */
     struct v9_request *free_slots;
     uint16_t tags[V9_SLOTS];    /* slot + 1, by the tag modulo V9_SLOTS: the newest request */
     uint32_t inflight, dead;    /* requests that are alive; requests that were cut off */
@@ -157,6 +174,12 @@ struct v9_device {
 
     uint64_t requests, upcalls, signals;
 };
+
+/* Whether requests that wait may not begin. [locked] */
+static inline bool v9_device_is_held(const struct v9_device *dev)
+{
+    return dev->changing || (dev->paused && !dev->hurry);
+}
 
 static inline v9_export *v9_inode_export(struct v9_device *dev, const struct v9_inode *inode)
 {

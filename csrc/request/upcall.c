@@ -5,6 +5,7 @@
 #include "request/upcall.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "request/notify.h"
 #include "request/reply.h"
@@ -28,6 +29,29 @@ static void end(struct v9_device *dev, struct v9_request *r, const void *data, i
     v9_request_finish(dev, r, size);
 }
 
+/* The request that the calling thread has passed to Python. */
+static _Thread_local struct {
+    struct v9_device *dev;
+    struct v9_request *request;
+} passed;
+
+void v9_upcall_promise(struct v9_device *dev, int err, uint8_t type, const void *body,
+                       uint32_t size)
+{
+    struct v9_request *r = passed.dev == dev ? passed.request : NULL;
+    uint8_t reply[P9_HEADER_SIZE + V9_PROMISE_MAX];
+
+    if (!r)
+        return;
+    memcpy(v9_put_header(reply, P9_HEADER_SIZE + size, type, r->tag), body, size);
+    pthread_mutex_lock(&dev->lock); /* the memory table may change meanwhile */
+    if (!r->dead && err)
+        v9_request_promise_error(r, -err);
+    else if (!r->dead)
+        v9_request_promise(r, reply, P9_HEADER_SIZE + size);
+    pthread_mutex_unlock(&dev->lock);
+}
+
 static void set_in_python(struct v9_worker *worker, bool in_python)
 {
     __atomic_store_n(&worker->in_python, in_python, __ATOMIC_RELAXED);
@@ -45,8 +69,11 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
     pthread_cond_broadcast(&dev->idle); /* no thread uses its memory any more */
     pthread_mutex_unlock(&dev->lock);
     set_in_python(&scratch->worker, true);
+    passed.dev = dev;
+    passed.request = r;
     result = v9_up_request(dev->conf.id, slot, seq, (const char *)r->data, r->data_size,
                            (char *)scratch->reply);
+    passed.request = NULL;
     set_in_python(&scratch->worker, false);
     pthread_mutex_lock(&dev->lock);
     r = find_upcall(dev, slot, seq);
@@ -82,7 +109,7 @@ int v9_upcall_lock(struct v9_device *dev, const struct v9_lock_request *lock,
     set_in_python(worker, true);
     err = v9_up_lock(dev->conf.id, lock->fid, lock->writable, lock->st_dev, lock->st_ino,
                      lock->client_id, lock->client_size, lock->proc_id, lock->type, lock->start,
-                     lock->length, lock->flock);
+                     lock->length, lock->flock, lock->request);
     set_in_python(worker, false);
     return err;
 }

@@ -20,6 +20,11 @@
 /* Passes a request to Python, and ends it unless Python answers later. */
 void v9_upcall_request(struct v9_device *dev, struct v9_request *r,
                        struct v9_scratch *scratch); /* [locked] */
+enum { V9_PROMISE_MAX = 32 };
+/* While Python answers a request: as v9_request_promise, a reply of this type with a body of at
+ * most V9_PROMISE_MAX bytes; or as v9_request_promise_error, for -errno. */
+void v9_upcall_promise(struct v9_device *dev, int err, uint8_t type, const void *body,
+                       uint32_t size);
 /* Passes r->question, of a kind (V9_UP_*), to Python, which installs its decision: 0 or -errno. */
 int v9_upcall_question(struct v9_device *dev, struct v9_request *r, uint32_t kind,
                        struct v9_worker *worker);
@@ -32,7 +37,8 @@ struct v9_lock_request {
     uint16_t client_size;
     uint32_t proc_id, type; /* V9_LOCK_* */
     uint64_t start, length;
-    bool flock; /* it may be one of flock(2) */
+    bool flock;       /* it may be one of flock(2) */
+    uint64_t request; /* its number (v9_up_lock) */
 };
 /* Lets Python take or release a lock: 0; -EAGAIN: another process holds it; -errno. */
 int v9_upcall_lock(struct v9_device *dev, const struct v9_lock_request *lock,

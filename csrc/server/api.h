@@ -14,13 +14,112 @@ int v9_init(void);
 /* ---- stop.c: SIGTERM and SIGINT -------------------------------------------------------------- */
 
 /* From now on, the first of these signals is written to the eventfd `fd` by its number, and
- * `patience_ms` milliseconds later the process ends, with status 0. Every thread has to block both
- * signals before. */
+ * `patience_ms` milliseconds later the process ends, with status 0. A thread waits for them: every
+ * other thread has to block both signals before. */
 int v9_stop_start(int32_t fd, uint32_t patience_ms);
+/* The same for a process that starts no threads: handlers take the signals, which are unblocked
+ * from now on. */
+int v9_stop_handle(int32_t fd, uint32_t patience_ms);
+
+/* ---- process.c: keepers and workers ---------------------------------------------------------- */
+
+/*
+ * Creates a child that shares this process's descriptor table and copies everything else, as
+ * fork(2) does. The process has no other thread. `before` runs first, and `in_parent` or `in_child`
+ * at the end; nothing runs between them but the system call. Returns the child's pid, 0 in the
+ * child, and a pidfd of the child in the shared table. -EOPNOTSUPP: a kernel without
+ * PR_GET_TID_ADDRESS (CONFIG_CHECKPOINT_RESTORE).
+ */
+int v9_process_clone(void (*before)(void), void (*in_parent)(void), void (*in_child)(void),
+                     int32_t *pidfd);
+/* From now on the kernel kills this process when its parent ends, whose pid is `parent`; changed
+ * credentials undo that (prctl(2), PR_SET_PDEATHSIG). -ESRCH: it has ended already. */
+int v9_process_end_with(int32_t parent);
+/* What ps(1) shows: the name of the main thread, at most 15 bytes, and the command line, cut off at
+ * the length of the original one. NULL leaves that as it is. */
+void v9_process_name(const char *name, const char *title);
+/* A signalfd of these signals, which are blocked. */
+int v9_process_signals(const int32_t *numbers, uint32_t count);
+/* Closes the descriptors from `first` to `last`, if there are any. */
+int v9_process_close_range(uint32_t first, uint32_t last);
+
+/* ---- connection.c: a vhost-user connection that outlives its process ------------------------- */
+
+enum {
+    V9_MESSAGE_MAX = 4108, /* bytes: a header and the longest payload that is received */
+    V9_MESSAGE_FDS = 8,
+    V9_REPLY_MAX = 280,
+    V9_CONNECTION_FDS = 10, /* what one may own */
+};
+
+enum {
+    V9_CONNECTION_NONE,
+    V9_CONNECTION_OPEN,
+    V9_CONNECTION_ENDING, /* the device is about to lose what the connection has set up */
+    V9_CONNECTION_ENDED,
+};
+
+/* Read by anybody; changed by the functions below, save where it says otherwise. */
+struct v9_connection {
+    uint32_t stage; /* V9_CONNECTION_* */
+    int32_t fd;     /* -1: closed, or about to be */
+    uint64_t steps; /* three for each message: received, handled, answered */
+    /* what the session sets */
+    uint64_t protocol_features;
+    int32_t backend_req_fd; /* -1: none */
+    /* as they were when the message had been received */
+    uint32_t noted_regions;
+    uint64_t noted_protocol_features;
+    /* the message, as far as it has been received */
+    uint32_t received, fd_count, fds_lost;
+    int32_t fds[V9_MESSAGE_FDS];
+    uint8_t message[V9_MESSAGE_MAX];
+    /* its reply, of which so much was sent */
+    uint32_t reply_size, sent;
+    uint8_t reply[V9_REPLY_MAX];
+};
+
+/* A new one in memory that this process shares with its children. NULL: no memory. */
+struct v9_connection *v9_connection_new(void);
+void v9_connection_free(struct v9_connection *connection);
+
+/* A frontend has connected: its socket, owned from now on. */
+void v9_connection_begin(struct v9_connection *connection, int32_t fd);
+/* Receives at most `size` bytes of the message, and the descriptors that come with them, without
+ * waiting. The number of bytes, 0 at the end of the stream; errors of recvmsg(2), -EMSGSIZE. */
+int v9_connection_receive(struct v9_connection *connection, uint32_t size);
+/* The message is whole, and is handled from now on. When that begins once more, after a death, the
+ * number of regions of guest memory that was noted the first time stays. */
+void v9_connection_received(struct v9_connection *connection, uint32_t regions);
+/* The message was handled, and will not be again. Its descriptors are the caller's, who closes
+ * them, but for backend_req_fd. -EMSGSIZE: the reply is too long. */
+int v9_connection_handled(struct v9_connection *connection, const uint8_t *reply, uint32_t size);
+/* Sends the reply without waiting. 0 when all of it has been sent: the next message may come. Else
+ * the number of bytes that are left, or -errno of sendmsg(2). */
+int v9_connection_send(struct v9_connection *connection);
+/* The connection is ending, from here to v9_connection_ended. */
+void v9_connection_end(struct v9_connection *connection);
+void v9_connection_ended(struct v9_connection *connection);
+/* While it ends: what it owned of a kind becomes the caller's, who closes it. The socket, or -1;
+ * the message's descriptors, how many. */
+int32_t v9_connection_take_fd(struct v9_connection *connection);
+uint32_t v9_connection_take_fds(struct v9_connection *connection, int32_t fds[V9_MESSAGE_FDS]);
+
+/* After the death of the process that used it, before another one does: enters what the kernel has
+ * done and the process has not entered. 0 if the state makes no sense: the connection is ending. */
+int v9_connection_recover(struct v9_connection *connection);
+/* The descriptors that it owns; how many. */
+uint32_t v9_connection_list(const struct v9_connection *connection, int32_t fds[V9_CONNECTION_FDS]);
+/* There is no connection, and never was: what it owned is closed by others. */
+void v9_connection_forget(struct v9_connection *connection);
 
 /* ---- device.c, ring_setup.c: one vhost-user device with its ring, memory and fids ------------ */
 
-v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err);
+/* Maps the memory of a device with so many fids, which processes share that are cloned from now on;
+ * NULL: there is no room. */
+v9_device *v9_device_reserve(uint32_t max_fids);
+/* Begins to serve it, or goes on if it was recovered; conf->max_fids is the same. 0 or -errno. */
+int v9_device_start(v9_device *dev, const struct v9_device_conf *conf);
 /* Its account of descriptors. */
 uint32_t v9_device_account(const v9_device *dev);
 /* Stops the threads, closes every descriptor, and frees the device: 1. The exports stay. 0 if
@@ -38,6 +137,11 @@ int v9_device_set_features(v9_device *dev, uint64_t features);
 void v9_device_set_msize(v9_device *dev, uint32_t msize);
 /* The session's dialect: which requests C knows, and what an error looks like. */
 void v9_device_set_dialect(v9_device *dev, uint32_t dialect);
+/* What the guest's session and the frontend have agreed upon. */
+struct v9_device_session {
+    uint32_t msize, dialect, ring_size;
+};
+void v9_device_session(v9_device *dev, struct v9_device_session *out);
 /* Live counts, which tests for leaks read. */
 struct v9_device_stats {
     uint64_t fids, inflight, requests, upcalls, signals;
@@ -51,6 +155,8 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
                       uint64_t mmap_offset, int32_t fd);
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva);
+/* The number of regions. */
+uint32_t v9_device_mem_count(v9_device *dev);
 /* Replaces all regions; on failure, none is left. */
 struct v9_region_conf {
     uint64_t gpa, size, uva, mmap_offset;
@@ -78,6 +184,17 @@ void v9_ring_pause(v9_device *dev);
 /* After v9_ring_pause: waits up to timeout_ms for the requests in flight, answers EIO to those that
  * are left, and cuts them off from guest memory. Returns the base for GET_VRING_BASE. */
 uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
+
+/* How many requests were popped, in all processes. Needs no lock. */
+uint64_t v9_device_requests(const v9_device *dev);
+
+/* ---- recover.c: a device whose process died -------------------------------------------------- */
+
+/* Makes it good again, before it is started: 1. 0 if no process has served it yet; -errno. */
+int v9_device_recover(v9_device *dev, uint32_t max_fids);
+/* Lists the descriptors that it has then: how many, of which at most `room` are stored. All others
+ * were about to be used or closed by the process that died. */
+uint32_t v9_device_descriptors(const v9_device *dev, int32_t *fds, uint32_t room);
 
 /* ---- fids.c: a device's fids ----------------------------------------------------------------- */
 struct v9_fid_info {

@@ -11,20 +11,24 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/commit.h"
 #include "base/host_stat.h"
 #include "export/containment.h"
 #include "fid/enter.h"
 #include "fid/evict.h"
 #include "fid/known_size.h"
+#include "fid/recover.h"
 #include "fid/sweeper.h"
 #include "p9/handler.h"
 #include "request/notify.h"
+#include "request/rate_queue.h"
+#include "request/recover.h"
 #include "request/reply.h"
 #include "server/api.h"
+#include "server/device.h"
 #include "server/ring_setup.h"
 #include "server/workers.h"
 
@@ -44,40 +48,119 @@ int v9_init(void)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-v9_device *v9_device_new(const struct v9_device_conf *conf, int32_t *err)
-{
-    struct v9_device *dev = calloc(1, sizeof(*dev));
+/* A device and its slots; its fid table's memory follows. Sparse: a slot takes no memory before its
+ * first use. */
+struct area {
+    struct v9_device device;
+    _Alignas(4096) struct v9_request slots[V9_SLOTS];
+};
 
-    *err = -ENOMEM;
-    if (!dev)
+/* Where the parts are; not believed after a death, like anything that can be told without. */
+static void locate(struct v9_device *dev, uint32_t max_fids)
+{
+    struct area *area = (struct area *)dev;
+
+    dev->slots = area->slots;
+    dev->fids.map = area + 1;
+    dev->fids.max = max_fids;
+}
+
+/* In zeros. */
+static void begin_memory(struct v9_device *dev, uint32_t max_fids)
+{
+    locate(dev, max_fids);
+    dev->kick_fd = dev->notify.call_fd = dev->notify.err_fd = -1;
+}
+
+v9_device *v9_device_reserve(uint32_t max_fids)
+{
+    struct area *area =
+        mmap(NULL, sizeof(*area) + v9_fid_table_size(max_fids), PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (area == MAP_FAILED)
         return NULL;
+    begin_memory(&area->device, max_fids);
+    return &area->device;
+}
+
+bool v9_device_locate(v9_device *dev, uint32_t max_fids)
+{
+    if (dev->begun) {
+        locate(dev, max_fids);
+    } else { /* whatever a process has left that died before it served */
+        memset(dev, 0, sizeof(*dev));
+        begin_memory(dev, max_fids);
+    }
+    return dev->begun;
+}
+
+/* What each process begins with that serves the device. */
+static void begin_process(struct v9_device *dev, const struct v9_device_conf *conf)
+{
     dev->conf = *conf;
-    dev->msize = conf->msize_max;
     dev->mem.limit = conf->mem_regions;
     dev->mem.limit_bytes = conf->mem_bytes;
-    dev->kick_fd = -1;
+    memset(dev->exports, 0, sizeof(dev->exports));
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
-    /* Sparse: a slot takes no memory before its first use. */
-    dev->slots = mmap(NULL, V9_SLOTS * sizeof(*dev->slots), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (dev->slots == MAP_FAILED)
-        goto fail;
-    *err = v9_fids_init(&dev->fids, conf->max_fids, dev->exports, &v9_evict_ops);
-    if (*err)
-        goto fail_slots;
-    dev->fids.values.max = conf->max_xattr;
-    *err = v9_workers_start(dev);
-    if (!*err)
-        return dev;
-    if (!v9_workers_stop(dev))
-        return NULL; /* a thread that hangs still uses the memory */
+}
+
+/* A device that nobody has served yet. */
+static int begin(struct v9_device *dev, const struct v9_device_conf *conf)
+{
+    int err = v9_fids_init(&dev->fids, conf->max_fids, dev->fids.map, dev->exports, &v9_evict_ops);
+
+    if (err)
+        return err;
+    dev->msize = conf->msize_max;
+    V9_COMMIT();
+    dev->begun = true;
+    return 0;
+}
+
+static void unmap(struct v9_device *dev)
+{
     v9_fids_destroy(&dev->fids);
-fail_slots:
-    munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
-fail:
-    free(dev);
-    return NULL;
+    pthread_cond_destroy(&dev->idle);
+    pthread_mutex_destroy(&dev->lock);
+    munmap(dev, sizeof(struct area));
+}
+
+static void adopt(void *context, int32_t fd)
+{
+    const struct v9_device *dev = context;
+
+    v9_budget_adopt(fd, dev->fids.inodes.account);
+}
+
+/* A device that was recovered. */
+static int resume(struct v9_device *dev)
+{
+    const int err = v9_fids_resume(&dev->fids, dev->exports, &v9_evict_ops);
+
+    if (dev->msize > dev->conf.msize_max)
+        dev->msize = dev->conf.msize_max;
+    if (!err)
+        v9_requests_list_descriptors(dev, adopt, dev);
+    return err;
+}
+
+int v9_device_start(v9_device *dev, const struct v9_device_conf *conf)
+{
+    int err;
+
+    begin_process(dev, conf);
+    err = dev->begun ? resume(dev) : begin(dev, conf);
+    if (err)
+        return err;
+    dev->fids.values.max = conf->max_xattr;
+    err = v9_workers_start(dev);
+    if (!err)
+        return 0;
+    if (v9_workers_stop(dev)) /* else a thread that hangs still uses the memory */
+        unmap(dev);
+    return err;
 }
 
 uint32_t v9_device_account(const v9_device *dev)
@@ -98,11 +181,7 @@ int v9_device_free(v9_device *dev)
     v9_virtqueue_stop(&dev->ring);
     v9_mem_retire(&dev->retired);
     v9_mem_destroy(&dev->mem);
-    v9_fids_destroy(&dev->fids);
-    munmap(dev->slots, V9_SLOTS * sizeof(*dev->slots));
-    pthread_cond_destroy(&dev->idle);
-    pthread_mutex_destroy(&dev->lock);
-    free(dev);
+    unmap(dev);
     return 1;
 }
 
@@ -125,9 +204,14 @@ int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
     pthread_mutex_lock(&dev->lock);
     ex->index = index;
     dev->exports[index] = ex;
+    if (dev->fids.inodes.exports <= index)
+        dev->fids.inodes.exports = index + 1;
     dev->fids.inodes.quotas[index] = ex->quota;
     dev->fids.inodes.cached_mounts[index] = cached_mount;
+    if (ex->rate_queues)
+        v9_rate_queues_keep(ex->rate_queues, &dev->throttles[index]);
     pthread_mutex_unlock(&dev->lock);
+    v9_inodes_hold_accounts(&dev->fids.inodes, index);
     v9_device_wake(dev);
     return 0;
 }
@@ -148,6 +232,18 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect)
     pthread_mutex_lock(&dev->fids.lock);
     __atomic_store_n(&dev->fids.inodes.unshared, dialect == V9_9P2000U, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&dev->fids.lock);
+}
+
+uint64_t v9_device_requests(const v9_device *dev)
+{
+    return __atomic_load_n(&dev->requests, __ATOMIC_RELAXED);
+}
+
+void v9_device_session(v9_device *dev, struct v9_device_session *out)
+{
+    pthread_mutex_lock(&dev->lock);
+    *out = (struct v9_device_session){dev->msize, dev->dialect, dev->setup.num};
+    pthread_mutex_unlock(&dev->lock);
 }
 
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
@@ -221,6 +317,7 @@ uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms)
     if (dev->started) {
         v9_virtqueue_stop(&dev->ring);
         dev->setup.base = dev->ring.setup.base;
+        V9_COMMIT(); /* the frontend may ask once more */
     }
     dev->started = false;
     base = dev->setup.base;
@@ -237,6 +334,7 @@ void v9_device_reset(v9_device *dev, uint32_t memory_stays)
     dev->unheard = false;
     if (!memory_stays)
         v9_mem_clear(&dev->mem);
+    dev->changing = false;
     v9_mem_restore(&dev->mem);
     dev->msize = dev->conf.msize_max;
     pthread_mutex_unlock(&dev->lock);
@@ -246,25 +344,21 @@ void v9_device_reset(v9_device *dev, uint32_t memory_stays)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* Takes the lock when no thread uses guest memory any more; returns whether the device was
- * paused. */
-static bool begin_memory_change(struct v9_device *dev)
+/* Takes the lock when no thread uses guest memory any more. If the process dies before the end,
+ * nothing begins in its successor until the frontend's message is handled again. */
+static void begin_memory_change(struct v9_device *dev)
 {
-    bool paused;
-
     pthread_mutex_lock(&dev->lock);
-    paused = dev->paused;
-    dev->paused = true;
+    dev->changing = true;
     if (!wait_idle(dev, &dev->busy, QUIESCE_MS))
         v9_device_kill(dev, false);
     v9_device_detach(dev);
-    return paused;
 }
 
-static void end_memory_change(struct v9_device *dev, bool paused)
+static void end_memory_change(struct v9_device *dev)
 {
     v9_device_attach(dev);
-    dev->paused = paused;
+    dev->changing = false;
     pthread_mutex_unlock(&dev->lock);
     v9_device_wake(dev);
 }
@@ -295,23 +389,35 @@ int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,
 
 int v9_device_mem_remove(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva)
 {
-    bool paused = begin_memory_change(dev);
-    int err = v9_mem_remove(&dev->mem, gpa, size, uva);
-    end_memory_change(dev, paused);
+    int err;
+
+    begin_memory_change(dev);
+    err = v9_mem_remove(&dev->mem, gpa, size, uva);
+    end_memory_change(dev);
     return err;
+}
+
+uint32_t v9_device_mem_count(v9_device *dev)
+{
+    uint32_t count;
+
+    pthread_mutex_lock(&dev->lock);
+    count = dev->mem.count;
+    pthread_mutex_unlock(&dev->lock);
+    return count;
 }
 
 int v9_device_mem_set(v9_device *dev, const struct v9_region_conf *regions, uint32_t count)
 {
-    bool paused = begin_memory_change(dev);
     int err = 0;
 
+    begin_memory_change(dev);
     v9_mem_clear(&dev->mem);
     for (uint32_t i = 0; i < count && !err; i++)
         err = add_region(dev, regions[i].gpa, regions[i].size, regions[i].uva,
                          regions[i].mmap_offset, regions[i].fd);
     if (err)
         v9_mem_clear(&dev->mem);
-    end_memory_change(dev, paused);
+    end_memory_change(dev);
     return err;
 }

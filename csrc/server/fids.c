@@ -16,6 +16,7 @@
 #include "p9/names.h"
 #include "p9/setattr.h"
 #include "request/request.h"
+#include "request/upcall.h"
 #include "server/api.h"
 
 int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
@@ -82,7 +83,10 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
 {
     struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
     const uint32_t export = v9_fids_inode(&dev->fids, directory)->export;
+    uint8_t reply[P9_QID_SIZE + 4];
 
+    v9_put(v9_put_qid(reply, &attr->qid), 0, 4); /* iounit 0: as much as msize allows */
+    v9_upcall_promise(dev, 0, P9_TCREATE + 1, reply, sizeof(reply));
     return v9_fids_become(&dev->fids, directory, name, made, export, attr);
 }
 
@@ -116,7 +120,10 @@ int v9_fid_rename(v9_device *dev, uint64_t handle, const char *name)
 
 int v9_fid_unlink(v9_device *dev, uint64_t handle)
 {
-    return v9_p9_remove_name(dev, v9_fids_of(&dev->fids, handle));
+    const int err = v9_p9_remove_name(dev, v9_fids_of(&dev->fids, handle));
+
+    v9_upcall_promise(dev, err, P9_TREMOVE + 1, "", 0); /* it is clunked in either case */
+    return err;
 }
 
 int v9_fid_sync(v9_device *dev, uint64_t handle)

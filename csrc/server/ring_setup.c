@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/commit.h"
 #include "request/notify.h"
 #include "server/api.h"
 
@@ -99,11 +100,14 @@ static const char *start_ring(struct v9_device *dev)
 
 static void drop_kick(struct v9_device *dev)
 {
-    if (dev->kick_fd < 0)
+    const int fd = dev->kick_fd;
+
+    if (fd < 0)
         return;
-    epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, dev->kick_fd, NULL);
-    v9_budget_close(dev->kick_fd);
     dev->kick_fd = -1;
+    V9_COMMIT();
+    epoll_ctl(dev->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    v9_budget_close(fd);
 }
 
 /* Takes the new kick descriptor, -1 for none, in place of the old one. */
@@ -157,7 +161,7 @@ int v9_ring_set_call(v9_device *dev, int32_t fd)
     if (err)
         return err;
     pthread_mutex_lock(&dev->lock);
-    v9_notifier_set(&dev->notify.call, call);
+    v9_notify_set_call(&dev->notify, call);
     /* Signals the completions that had no call descriptor. */
     dev->ring.must_signal = true;
     dev->unsignalled += dev->unheard;
@@ -175,7 +179,7 @@ int v9_ring_set_err(v9_device *dev, int32_t fd)
     if (err)
         return err;
     pthread_mutex_lock(&dev->lock);
-    v9_notifier_set(&dev->notify.err, notifier);
+    v9_notify_set_err(&dev->notify, notifier);
     pthread_mutex_unlock(&dev->lock);
     return 0;
 }
@@ -192,8 +196,8 @@ int v9_ring_enable(v9_device *dev, uint32_t enable)
 void v9_ring_release(struct v9_device *dev)
 {
     drop_kick(dev);
-    v9_notifier_set(&dev->notify.call, NULL);
-    v9_notifier_set(&dev->notify.err, NULL);
+    v9_notify_set_call(&dev->notify, NULL);
+    v9_notify_set_err(&dev->notify, NULL);
     dev->setup = (struct v9_virtqueue_setup){0};
     dev->enabled = dev->poll_ring = false;
 }

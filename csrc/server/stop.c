@@ -1,15 +1,17 @@
 /*
- * stop: ends the process on SIGTERM and SIGINT, even if threads hang.
+ * stop: ends the process on SIGTERM and SIGINT, even if it hangs.
  *
  * A separate thread waits for the signals. It needs no lock and no interpreter. It passes the first
  * signal to the event loop for an orderly end; if the process still runs when the time is up, the
- * thread ends it.
+ * thread ends it. A process that is to be forked has no such thread: in it, handlers do the same,
+ * which interrupt whatever it waits for.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -61,4 +63,46 @@ int v9_stop_start(int32_t fd, uint32_t patience_ms)
     else
         pthread_detach(thread);
     return -err;
+}
+
+/* ---- a process without threads --------------------------------------------------------------- */
+
+static struct stop handled;
+static volatile sig_atomic_t is_stopping;
+
+static void on_time_up(int number)
+{
+    if (is_stopping) /* else it is a stray signal */
+        _exit(0);
+}
+
+static void on_signal(int number)
+{
+    const struct itimerval at = {{0, 0},
+                                 {handled.patience_ms / 1000, handled.patience_ms % 1000 * 1000L}};
+    const uint64_t got = (uint64_t)number;
+    const int err = errno;
+
+    if (!is_stopping && write(handled.fd, &got, sizeof(got)) == sizeof(got))
+        setitimer(ITIMER_REAL, &at, NULL);
+    is_stopping = 1;
+    errno = err;
+}
+
+int v9_stop_handle(int32_t fd, uint32_t patience_ms)
+{
+    struct sigaction on_stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    const struct sigaction on_alarm = {.sa_handler = on_time_up};
+    sigset_t needed; /* a mask is inherited, and may have them blocked */
+
+    handled = (struct stop){fd, patience_ms};
+    sigemptyset(&on_stop.sa_mask);
+    sigaddset(&on_stop.sa_mask, SIGTERM);
+    sigaddset(&on_stop.sa_mask, SIGINT);
+    if (sigaction(SIGALRM, &on_alarm, NULL) < 0 || sigaction(SIGTERM, &on_stop, NULL) < 0 ||
+        sigaction(SIGINT, &on_stop, NULL) < 0)
+        return -errno;
+    needed = on_stop.sa_mask;
+    sigaddset(&needed, SIGALRM);
+    return -pthread_sigmask(SIG_UNBLOCK, &needed, NULL);
 }

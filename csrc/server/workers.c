@@ -33,6 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/proc.h"
 #include "p9/dispatch.h"
 #include "request/notify.h"
 #include "request/rate_queue.h"
@@ -100,7 +101,8 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct thread *
 
     self->waiter.last = r->type;
     begin_work(dev, &scratch->worker);
-    v9_fids_begin_request(&dev->fids);
+    v9_fids_begin_request(&dev->fids, &r->changes);
+    v9_evidence_begin(&r->evidence, r->again);
     pthread_mutex_unlock(&dev->lock);
     result = v9_p9_run(dev, r, scratch);
     pthread_mutex_lock(&dev->lock);
@@ -165,13 +167,13 @@ static int64_t cpu_time(const struct v9_worker *worker)
  * time-out. */
 static bool is_asleep(int32_t tid, bool in_python)
 {
-    char path[64], text[256];
+    char path[V9_PROC_PATH], text[256];
     unsigned long timeout = 0;
     long number = 0;
     ssize_t size;
     int fd;
 
-    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+    v9_proc_system_call(tid, path);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return true; /* the kernel does not report it */
@@ -314,10 +316,20 @@ static int add_to_epoll(int epoll_fd, int fd, uint32_t events)
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
+/* Nobody serves the device. */
+static void begin_anew(struct v9_device *dev)
+{
+    dev->quit = dev->watchdog_taken = dev->watchdog_asleep = false;
+    dev->thread_count = dev->runners = dev->spares = 0;
+    dev->sleeping = dev->working = dev->executing = 0;
+    dev->at_work = NULL;
+}
+
 int v9_workers_start(struct v9_device *dev)
 {
     int err = 0;
 
+    begin_anew(dev);
     dev->pollers_max = v9_wait_pollers_max();
     v9_cond_init(&dev->watchdog);
     v9_cond_init(&dev->spare);
@@ -333,7 +345,10 @@ int v9_workers_start(struct v9_device *dev)
         err = add_to_epoll(dev->epoll_fd, dev->timer_fd, EPOLLIN | EPOLLET);
     if (!err)
         err = add_to_epoll(dev->epoll_fd, dev->quit_fd, EPOLLIN); /* wakes every runner */
+    if (!err && dev->kick_fd >= 0) /* of a device that was recovered */
+        err = add_to_epoll(dev->epoll_fd, dev->kick_fd, EPOLLIN | EPOLLET);
     pthread_mutex_lock(&dev->lock);
+    v9_device_signal(dev);
     for (uint32_t i = 0; !err && i < dev->conf.threads + 1; i++)
         err = spawn(dev);
     pthread_mutex_unlock(&dev->lock);

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/commit.h"
+
 void v9_chain_begin(struct v9_chain *chain)
 {
     chain->slots = 0;
@@ -87,9 +89,34 @@ void v9_chain_detach(struct v9_chain *chain, struct v9_mem *mem)
         chain->iov[i].iov_base = (void *)(uintptr_t)v9_mem_gpa_of(mem, chain->iov[i].iov_base);
     chain->detached_readable = chain->readable_count;
     chain->detached_writable = chain->writable_count;
+    V9_COMMIT();
+    chain->detached = true;
+    V9_COMMIT();
     chain->readable_count = chain->writable_count = 0;
     chain->readable_size = chain->writable_size = 0;
-    chain->detached = true;
+}
+
+/* An element is an address of the dead process, or a guest address already. */
+void v9_chain_detach_dead(struct v9_chain *chain, const struct v9_mem *mem)
+{
+    uint32_t count = chain->readable_count + chain->writable_count;
+
+    if (chain->detached)
+        count = chain->detached_readable + chain->detached_writable;
+    for (uint32_t i = 0; i < count && i < V9_CHAIN_MAX; i++) {
+        void **base = &chain->iov[i].iov_base;
+        if (v9_mem_has(mem, *base))
+            *base = (void *)(uintptr_t)v9_mem_gpa_of(mem, *base);
+    }
+    if (!chain->detached) {
+        chain->detached_readable = chain->readable_count;
+        chain->detached_writable = chain->writable_count;
+        V9_COMMIT();
+        chain->detached = true;
+        V9_COMMIT();
+    }
+    chain->readable_count = chain->writable_count = 0;
+    chain->readable_size = chain->writable_size = 0;
 }
 
 void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem)
@@ -98,7 +125,8 @@ void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem)
     uint64_t readable_size = 0, writable_size = 0;
     uint32_t count = 0, readable = 0;
 
-    if (!chain->detached)
+    if (!chain->detached || chain->detached_readable > V9_CHAIN_MAX ||
+        chain->detached_writable > V9_CHAIN_MAX - chain->detached_readable)
         return;
     for (uint32_t i = 0; i < chain->detached_readable + chain->detached_writable; i++) {
         const struct iovec *kept = &chain->iov[i];
@@ -117,5 +145,6 @@ void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem)
     chain->writable_count = count - readable;
     chain->readable_size = readable_size;
     chain->writable_size = writable_size;
+    V9_COMMIT();
     chain->detached = false;
 }

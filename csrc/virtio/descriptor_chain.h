@@ -57,6 +57,9 @@ const uint8_t *v9_chain_table(struct v9_virtqueue *vq, struct v9_mem *mem,
  * its descriptors may be overwritten by now. Until it is attached again, it has no segments.
  */
 void v9_chain_detach(struct v9_chain *chain, struct v9_mem *mem);
+/* The same after a death, also where the process died while it did so, or while it attached the
+ * chain. `mem` is as it was then: not recovered yet. */
+void v9_chain_detach_dead(struct v9_chain *chain, const struct v9_mem *mem);
 /* Afterwards. Where memory lacks one of them, the chain stays detached. */
 void v9_chain_attach(struct v9_chain *chain, struct v9_mem *mem);
 

@@ -13,6 +13,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/commit.h"
+
 enum {
     GUARD = 1 << 20,    /* bytes on either side: twice what the largest ring's descriptors take */
     BIG_PAGE = 2 << 20, /* a mapping with this alignment may use big pages */
@@ -281,18 +283,30 @@ int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, ui
         close(region.fd);
         return err;
     }
-    mem->regions[mem->count++] = region;
+    mem->regions[mem->count] = region;
+    V9_COMMIT();
+    mem->count++;
     return 0;
 }
 
+/* The last region takes the place of the one that goes. After a death in between, a region without
+ * descriptor is none, and of two that have the same one, the second is none. */
 static void drop_region(struct v9_mem *mem, uint32_t index)
 {
-    struct v9_region *region = &mem->regions[index];
+    struct v9_region *region = &mem->regions[index], gone = *region;
+    struct v9_region last = mem->regions[mem->count - 1];
+    const int fd = last.fd;
 
-    v9_mapping_end(&region->map);
-    close(region->fd);
-    *region = mem->regions[--mem->count];
+    region->fd = last.fd = -1;
+    V9_COMMIT();
+    *region = last;
+    V9_COMMIT();
+    region->fd = fd;
+    V9_COMMIT();
+    mem->count--;
     mem->recent = 0;
+    v9_mapping_end(&gone.map);
+    close(gone.fd);
 }
 
 int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva)
@@ -322,6 +336,47 @@ void v9_mem_destroy(struct v9_mem *mem)
     mem->registry->taken = false;
     mem->registry = NULL;
     pthread_mutex_unlock(&registries_lock);
+}
+
+/* Whether a region was whole when the process died; those before it count. */
+static bool is_whole(const struct v9_mem *mem, uint32_t index)
+{
+    const struct v9_region *region = &mem->regions[index];
+    struct v9_mem before = {.count = index};
+    bool whole = region->fd >= 0;
+
+    memcpy(before.regions, mem->regions, index * sizeof(*region));
+    for (uint32_t i = 0; i < index; i++)
+        whole = whole && mem->regions[i].fd != region->fd;
+    return whole && check_region(&before, region) == 0;
+}
+
+/* Whether a region's file is memory, and long enough. */
+static bool has_file(const struct v9_region *region)
+{
+    struct stat st;
+
+    return fstat(region->fd, &st) == 0 &&
+           (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= region->mmap_offset + region->size);
+}
+
+void v9_mem_recover(struct v9_mem *mem)
+{
+    mem->registry = NULL;
+    mem->recent = 0;
+    mem->patched = false;
+    atomic_store(&mem->faulted, false);
+    if (mem->count > V9_MEM_REGIONS)
+        mem->count = V9_MEM_REGIONS;
+    for (uint32_t i = mem->count; i-- > 0;) {
+        struct v9_region *region = &mem->regions[i];
+        const bool whole = is_whole(mem, i) && has_file(region);
+        region->map = (struct v9_mapping){0}; /* it went with its process */
+        if (!whole)
+            region->fd = -1;
+        if (!whole || map_region(mem, region) < 0)
+            drop_region(mem, i);
+    }
 }
 
 bool v9_mem_lost(struct v9_mem *mem)
@@ -393,15 +448,26 @@ void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_ma
     return map_part(mem, window, region->fd, region->mmap_offset + (uva - region->uva), len, &err);
 }
 
-uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva)
+static const struct v9_region *find_hva(const struct v9_mem *mem, const void *hva)
 {
     for (uint32_t i = 0; i < mem->count; i++) {
         const struct v9_region *region = &mem->regions[i];
-        const uint64_t offset = (uint64_t)((const uint8_t *)hva - region->hva);
-        if ((const uint8_t *)hva >= region->hva && offset < region->size)
-            return region->gpa + offset;
+        if ((uintptr_t)hva - (uintptr_t)region->hva < region->size)
+            return region;
     }
-    return 0;
+    return NULL;
+}
+
+bool v9_mem_has(const struct v9_mem *mem, const void *hva)
+{
+    return find_hva(mem, hva) != NULL;
+}
+
+uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva)
+{
+    const struct v9_region *region = find_hva(mem, hva);
+
+    return region ? region->gpa + (uint64_t)((const uint8_t *)hva - region->hva) : 0;
 }
 
 int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov, uint32_t *count,

@@ -69,6 +69,9 @@ int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, ui
 /* -ENOENT unless a region has exactly these three values. */
 int v9_mem_remove(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
 void v9_mem_clear(struct v9_mem *mem);
+/* After a death, in the process that takes over: maps the regions again, at other addresses. One
+ * that cannot be mapped is gone. */
+void v9_mem_recover(struct v9_mem *mem);
 /* Frees it, once its retired mappings are gone. */
 void v9_mem_destroy(struct v9_mem *mem);
 /* Whether a page was lost since the last call. */
@@ -85,6 +88,8 @@ void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window);
 /* Unmaps it, if it is one. */
 void v9_mapping_end(struct v9_mapping *map);
+/* Whether a region maps a byte. */
+bool v9_mem_has(const struct v9_mem *mem, const void *hva);
 /* The gpa of a byte that a region maps; 0 where none does. */
 uint64_t v9_mem_gpa_of(const struct v9_mem *mem, const void *hva);
 /* Appends [gpa, gpa+len) to iov[*count], which has room for max; may span adjacent regions; merges

@@ -71,14 +71,18 @@ uint32_t v9_packed_base(const struct v9_virtqueue *vq)
 
 /* ---- popping --------------------------------------------------------------------------------- */
 
-static bool is_available(const struct v9_virtqueue *vq)
+static bool is_available_at(const struct v9_virtqueue *vq, struct v9_place place)
 {
     /* Acquire: the driver writes these flags last, after the chain and what it describes. */
     const uint16_t flags =
-        __atomic_load_n(&v9_virtqueue_desc(vq, vq->pop_at.index)->next_or_flags, __ATOMIC_ACQUIRE);
+        __atomic_load_n(&v9_virtqueue_desc(vq, place.index)->next_or_flags, __ATOMIC_ACQUIRE);
 
-    return !!(flags & AVAIL) == vq->pop_at.wrap_counter &&
-           !!(flags & USED) != vq->pop_at.wrap_counter;
+    return !!(flags & AVAIL) == place.wrap_counter && !!(flags & USED) != place.wrap_counter;
+}
+
+static bool is_available(const struct v9_virtqueue *vq)
+{
+    return is_available_at(vq, vq->pop_at);
 }
 
 int v9_packed_peek(struct v9_virtqueue *vq)
@@ -158,6 +162,18 @@ void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint3
     /* More than one round counts as one round. */
     const uint32_t went = (uint32_t)vq->unsignalled + chain->slots;
     vq->unsignalled = (uint16_t)(went < vq->setup.num ? went : vq->setup.num);
+}
+
+/* The driver may have taken the chain already, and may have made the place available again: so
+ * what is written there decides. Before the push it was available in this round. */
+void v9_packed_push_again(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written,
+                          struct v9_place place)
+{
+    vq->push_at = place;
+    if (is_available_at(vq, place))
+        v9_packed_push(vq, chain, written);
+    else
+        vq->push_at = v9_place_after(vq, place, chain->slots);
 }
 
 bool v9_packed_wants_signal(struct v9_virtqueue *vq, uint16_t went)

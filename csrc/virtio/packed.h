@@ -34,6 +34,8 @@ uint32_t v9_packed_base(const struct v9_virtqueue *vq);
 int v9_packed_peek(struct v9_virtqueue *vq);
 int v9_packed_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *chain);
 void v9_packed_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written);
+void v9_packed_push_again(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written,
+                          struct v9_place place);
 /* Whether the driver wants a call for the last `went` steps of pushing. */
 bool v9_packed_wants_signal(struct v9_virtqueue *vq, uint16_t went);
 bool v9_packed_enable_notification(struct v9_virtqueue *vq);

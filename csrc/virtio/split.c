@@ -187,6 +187,15 @@ void v9_split_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32
     __atomic_store_n(&used->idx, vq->used_idx, __ATOMIC_RELEASE);
 }
 
+/* To write the same once more does no harm: the driver reads each element once, and the place is
+ * not used again before the chain's descriptors are. */
+void v9_split_push_again(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written,
+                         struct v9_place place)
+{
+    vq->used_idx = (uint16_t)place.index.value;
+    v9_split_push(vq, chain, written);
+}
+
 bool v9_split_wants_signal(struct v9_virtqueue *vq, uint16_t went)
 {
     if (!vq->setup.event_idx)

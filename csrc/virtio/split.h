@@ -25,6 +25,8 @@ int v9_split_peek(struct v9_virtqueue *vq);
 int v9_split_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chain *chain);
 void v9_split_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written);
 /* Whether the driver wants a call for the last `went` steps of pushing. */
+void v9_split_push_again(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written,
+                         struct v9_place place);
 bool v9_split_wants_signal(struct v9_virtqueue *vq, uint16_t went);
 bool v9_split_enable_notification(struct v9_virtqueue *vq);
 void v9_split_disable_notification(struct v9_virtqueue *vq);

@@ -2,7 +2,9 @@
 #include "virtio/virtqueue.h"
 
 #include <errno.h>
+#include <string.h>
 
+#include "base/commit.h"
 #include "virtio/packed.h"
 #include "virtio/split.h"
 
@@ -51,6 +53,7 @@ void v9_virtqueue_stop(struct v9_virtqueue *vq)
 {
     if (vq->running)
         vq->setup.base = vq->setup.packed ? v9_packed_base(vq) : v9_split_base(vq);
+    V9_COMMIT();
     vq->running = false;
     vq->broken = NULL;
     v9_virtqueue_unmap(vq);
@@ -71,6 +74,64 @@ void v9_virtqueue_remap(struct v9_virtqueue *vq, struct v9_mem *mem)
         map_ring(vq, mem);
 }
 
+/* ---- progress -------------------------------------------------------------------------------- */
+
+struct v9_place v9_virtqueue_pop_place(const struct v9_virtqueue *vq)
+{
+    return vq->setup.packed ? vq->pop_at : (struct v9_place){{vq->last_avail}, false};
+}
+
+struct v9_place v9_virtqueue_push_place(const struct v9_virtqueue *vq)
+{
+    return vq->setup.packed ? vq->push_at : (struct v9_place){{vq->used_idx}, false};
+}
+
+/* Whether a chain was popped since the ring began. */
+static bool is_of_ring(const struct v9_virtqueue *vq, const struct v9_chain *chain)
+{
+    return v9_virtqueue_is_live(vq) && chain->generation == vq->generation &&
+           chain->slots <= vq->setup.num;
+}
+
+/* Whether a place lies in the ring. */
+static bool is_place(const struct v9_virtqueue *vq, struct v9_place place)
+{
+    return !vq->setup.packed || place.index.value < vq->setup.num;
+}
+
+void v9_virtqueue_set_pop_place(struct v9_virtqueue *vq, struct v9_place place)
+{
+    if (!is_place(vq, place))
+        return;
+    if (vq->setup.packed)
+        vq->pop_at = place;
+    else
+        vq->last_avail = (uint16_t)place.index.value;
+}
+
+void v9_virtqueue_recover(struct v9_virtqueue *vq, struct v9_mem *mem)
+{
+    memset(vq->windows, 0, sizeof(vq->windows)); /* they went with their process */
+    vq->unsignalled = 0;
+    vq->must_signal = true;
+    if (vq->broken)
+        vq->broken = "it was broken before its process died";
+    if (check_setup(&vq->setup) || !is_place(vq, vq->pop_at) || !is_place(vq, vq->push_at))
+        vq->running = false;
+    v9_virtqueue_remap(vq, mem);
+}
+
+void v9_virtqueue_push_again(struct v9_virtqueue *vq, const struct v9_chain *chain,
+                             uint32_t written, struct v9_place place)
+{
+    if (!is_of_ring(vq, chain) || !is_place(vq, place))
+        return;
+    if (vq->setup.packed)
+        v9_packed_push_again(vq, chain, written, place);
+    else
+        v9_split_push_again(vq, chain, written, place);
+}
+
 /* ---- either layout --------------------------------------------------------------------------- */
 
 int v9_virtqueue_peek(struct v9_virtqueue *vq)
@@ -89,7 +150,7 @@ int v9_virtqueue_pop(struct v9_virtqueue *vq, struct v9_mem *mem, struct v9_chai
 
 bool v9_virtqueue_push(struct v9_virtqueue *vq, const struct v9_chain *chain, uint32_t written)
 {
-    if (!v9_virtqueue_is_live(vq) || chain->generation != vq->generation)
+    if (!is_of_ring(vq, chain))
         return false;
     if (vq->setup.packed)
         v9_packed_push(vq, chain, written);

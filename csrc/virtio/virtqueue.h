@@ -39,6 +39,17 @@ void v9_virtqueue_stop(struct v9_virtqueue *vq);
  */
 void v9_virtqueue_unmap(struct v9_virtqueue *vq);
 void v9_virtqueue_remap(struct v9_virtqueue *vq, struct v9_mem *mem);
+/* Where the next chain is popped or pushed: a free-running index in a split ring. Setting it undoes
+ * a pop. */
+struct v9_place v9_virtqueue_pop_place(const struct v9_virtqueue *vq);
+struct v9_place v9_virtqueue_push_place(const struct v9_virtqueue *vq);
+void v9_virtqueue_set_pop_place(struct v9_virtqueue *vq, struct v9_place place);
+/* After a death, in the process that takes over: maps the ring again, and signals at the next
+ * opportunity, since the last signal may not have been sent. */
+void v9_virtqueue_recover(struct v9_virtqueue *vq, struct v9_mem *mem);
+/* After a death during the push of this chain to `place`: the chain is pushed once then. */
+void v9_virtqueue_push_again(struct v9_virtqueue *vq, const struct v9_chain *chain,
+                             uint32_t written, struct v9_place place);
 /* Whether it is running and mapped, which all below but v9_virtqueue_push require. */
 static inline bool v9_virtqueue_is_live(const struct v9_virtqueue *vq)
 {

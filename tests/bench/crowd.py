@@ -81,7 +81,7 @@ def in_one_daemon(
         config = Path(name) / "config.yaml"
         config.write_text("\n".join(lines) + "\n")
         daemon = stack.enter_context(Daemon("--config", str(config), socket=False))
-        queues = [stack.enter_context(servers.connected(path, daemon.pid)) for path in sockets]
+        queues = [stack.enter_context(servers.connected(path, daemon.worker)) for path in sockets]
         yield _drivers(stack, program, trees, queues)
 
 

@@ -63,5 +63,5 @@ def costs(tree: Path, sizes: tuple[int, ...], rounds: int) -> dict[int, list[flo
         client.lopen(_FIRST_FID, 0)
         for turn in range(rounds):
             for size in sizes[turn % len(sizes) :] + sizes[: turn % len(sizes)]:
-                found[size].append(_flush_all(client, daemon.pid, size))
+                found[size].append(_flush_all(client, daemon.worker, size))
     return found

@@ -170,7 +170,7 @@ def isolation(
         )
         with (
             Daemon("--config", str(config), socket=False) as daemon,
-            servers.connected(sockets[0], daemon.pid) as queue,
+            servers.connected(sockets[0], daemon.worker) as queue,
             closing(Driver(program, trees[0], queue)) as driver,
         ):
 

@@ -168,12 +168,14 @@ class Scale:
 
 
 def mapped_bytes(pid: int | str, name: str) -> int:
-    """What a process's memory files of a name take of memory."""
+    """What a process's mappings of files of a name (below /) take of memory."""
     text = Path(f"/proc/{pid}/smaps").read_text()
-    pattern = rf"^.*/memfd:{name}.*\n(?:\w+:.*\n)*?Rss:\s+(\d+) kB$"
+    pattern = rf"^.*/{name}.*\n(?:\w+:.*\n)*?Rss:\s+(\d+) kB$"
     return sum(int(kib) << 10 for kib in re.findall(pattern, text, re.MULTILINE))
 
 
+SHARED = "dev/zero"
+"""Memory that workers share (mmap(2), MAP_SHARED | MAP_ANONYMOUS): the fid table is in it."""
 OPERATIONS = (
     ("fids-getattr", "getattr of any fid"),
     ("fids-clone", "clone of any fid, clunk"),
@@ -221,7 +223,7 @@ def live_fids(scale: Scale, population: Population) -> tuple[Table, float]:
             if hosts:
                 sample = scale.run(hosts[size], point("fids-getattr", size, 1))
                 table.add("(statx by the host alone)", size, cost(sample))
-        taken = [mapped_bytes(found[size][1], "vhost9p-fids") for size in (sizes[0], sizes[-1])]
+        taken = [mapped_bytes(found[size][1], SHARED) for size in (sizes[0], sizes[-1])]
     return table, (taken[1] - taken[0]) / (sizes[-1] - sizes[0])
 
 
@@ -255,11 +257,11 @@ def fid_axes(scale: Scale) -> Iterator[str]:
 def group_axis(scale: Scale) -> Iterator[str]:
     """What groups of inodes take in memory, in a qid map that has all there can be."""
     qidmap = QidMap()
-    before = mapped_bytes("self", "v9_qidmap")
+    before = mapped_bytes("self", "memfd:v9_qidmap")
     for number in range(1, MAX_GROUPS + 1):
         bits, value = suffix(number)
         qidmap.add_group(0, bits, number % (1 << bits), value)
-    each = (mapped_bytes("self", "v9_qidmap") - before) / MAX_GROUPS
+    each = (mapped_bytes("self", "memfd:v9_qidmap") - before) / MAX_GROUPS
     qidmap.close()
     yield "\n".join(
         (

@@ -166,7 +166,7 @@ def vhost9p_process(
         cwd="/",
     )
     with daemon:
-        yield Path(daemon.socket), daemon.pid
+        yield Path(daemon.socket), daemon.worker
 
 
 @contextmanager

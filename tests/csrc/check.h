@@ -9,7 +9,8 @@
  * `test_x` runs all of them, each in a process of its own, so that no case sees what another one
  * left behind; `test_x case…` runs those named, a single one in the program's own process, where a
  * debugger finds it; `test_x --list` prints the names. test_csrc.py finds the names by their lines,
- * which therefore begin with TEST. SET_UP and TEAR_DOWN surround each case.
+ * which therefore begin with TEST, or with LONG_TEST for what takes minutes. SET_UP and TEAR_DOWN
+ * surround each case.
  *
  * CHECK reports what failed and where, and goes on; the exit status shows the result. (assert would
  * vanish with NDEBUG, and hide the checks behind it.) SKIP ends a case that this machine cannot
@@ -67,6 +68,8 @@ static void (*check_set_up)(void), (*check_tear_down)(void);
         check_last = &entry.next;                                                                  \
     }                                                                                              \
     static void name_(void)
+
+#define LONG_TEST(name_) TEST(name_)
 
 #define CHECK_AROUND(which)                                                                        \
     static void which##_each(void);                                                                \

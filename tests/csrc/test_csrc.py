@@ -1,10 +1,12 @@
 """Collects every case of the C tests as a test of its own, for each way of building it.
 
-The programs are the test_*.c below this folder and the fuzzers. Each begins with the csrc files
-that it is made of, and its cases are its lines `TEST(name)` (see check.h). All are built with the
-address and undefined-behaviour sanitizers and as they ship; those with threads, in the full matrix,
-with the thread sanitizer as well. What is built is shared by all processes of a test run: each
-object and each program is compiled once per variant, by the first that needs it.
+The programs are the test_*.c below this folder. Each begins with the csrc files
+that it is made of, and its cases are its lines `TEST(name)` (see check.h); those of
+`LONG_TEST(name)` run in the full matrix only. All are built with the address and
+undefined-behaviour sanitizers and as they ship; those with threads, in the full matrix, with the
+thread sanitizer as well. Those that kill a process at every point are built for that instead. What
+is built is shared by all processes of a test run: each object and each program is compiled once per
+variant, by the first that needs it.
 """
 
 import fcntl
@@ -30,25 +32,33 @@ VARIANTS = {
     # -Wno-tsan: it warns of fences, but around them all is atomic.
     "races": ("-g", "-O1", "-fsanitize=thread", "-Wno-tsan"),
 }
-PROGRAMS = sorted([*HERE.rglob("test_*.c"), *(ROOT / "tests" / "fuzz").rglob("fuzz_*.c")])
+TESTED = tuple(VARIANTS)
+# For programs that kill processes (POINTS), and for tests/fuzz.
+VARIANTS["points"] = ("-g", "-O1", "-DV9_POINTS")  # csrc/base/commit.h
+VARIANTS["fuzzed"] = (*VARIANTS["sanitized"], "-fsanitize-coverage=trace-pc,trace-cmp")
+PROGRAMS = sorted(HERE.rglob("test_*.c"))
 SKIPPED = 77  # check.h's
+STEPPED = ("test_recover",)  # instruction by instruction, which takes long
 
+POINTS = ("server/restart.h", "server/kinds_of_")  # what kills at them
 THREADS = ("pthread_create", "server/served.h")  # what starts some
 NOT_FOR_RACES = (
     "test_virtqueue_threads",  # two threads that spin, and
-    "fuzz_virtqueue",  # one that changes all memory: by far too slow
+    "test_racing_guest",  # one that changes all memory: by far too slow
     "test_guest_memory",  # takes memory away under one that writes there, on purpose
 )
 
 
-def cases_of(program: Path) -> list[str]:
-    return re.findall(r"^TEST\((\w+)\)$", program.read_text(), re.MULTILINE)
+def cases_of(program: Path, *, kind: str = "(?:LONG_)?TEST") -> list[str]:
+    return re.findall(rf"^{kind}\((\w+)\)$", program.read_text(), re.MULTILINE)
 
 
 def variants_of(program: Path) -> list[str]:
     text = program.read_text()
+    if any(word in text for word in POINTS):
+        return ["points"]
     threaded = any(word in text for word in THREADS) and program.stem not in NOT_FOR_RACES
-    return [variant for variant in VARIANTS if variant != "races" or threaded]
+    return [variant for variant in TESTED if variant != "races" or threaded]
 
 
 def builds() -> list[tuple[Path, str]]:
@@ -57,7 +67,9 @@ def builds() -> list[tuple[Path, str]]:
 
 def as_test(program: Path, variant: str, *case: str) -> object:
     """The parameters of one test, with a name that -k finds by its room, program and case."""
-    marks = [pytest.mark.full] if variant == "races" else []
+    long = any(name in cases_of(program, kind="LONG_TEST") for name in case)
+    slow = variant == "sanitized" and program.stem in STEPPED
+    marks = [pytest.mark.full] if variant == "races" or long or slow else []
     name = "-".join((program.parent.name, program.stem, *case, variant))
     return pytest.param(program, variant, *case, id=name, marks=marks)
 
@@ -85,7 +97,7 @@ def object_of(source: Path, variant: str, folder: Path) -> Path:
     target = (folder / variant / source.relative_to(ROOT)).with_suffix(".o")
     with made_once(target) as missing:
         if missing:
-            includes = (f"-I{ROOT / 'csrc'}", f"-I{HERE}")
+            includes = (f"-I{ROOT / 'csrc'}", f"-I{HERE}", f"-I{ROOT / 'tests'}")
             compile_into(target, *VARIANTS[variant], *includes, "-pthread", "-c", str(source))
     return target
 
@@ -129,7 +141,7 @@ def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [str(target), *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         env={**os.environ, "ASAN_OPTIONS": options},
     )
@@ -148,5 +160,6 @@ def test_case(program: Path, variant: str, case: str, build_folder: Path) -> Non
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_case_of_a_program_is_collected(program: Path, build_folder: Path) -> None:
-    listed = run(build(program, "optimised", build_folder), "--list").stdout.split()
+    variant = "points" if "points" in variants_of(program) else "optimised"
+    listed = run(build(program, variant, build_folder), "--list").stdout.split()
     assert listed and listed == cases_of(program)

@@ -1,7 +1,7 @@
 """A vhost9p daemon as a child process: started, watched from outside, stopped.
 
-What is counted (descriptors, threads, anonymous memory) is read from /proc, so that the daemon
-needs no help for it.
+What is counted (descriptors, threads, anonymous memory) is the worker's, which serves, and is read
+from /proc, so that the daemon needs no help for it.
 
 VHOST9P_TEST_PRELOAD names libraries to preload into the daemon alone: a sanitizer's runtime, where
 the extension was built with it.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -42,6 +44,65 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
         **({"LD_PRELOAD": preload} if preload else {}),
         **env,
     }
+
+
+def children(pid: int, name: str) -> list[int]:
+    """The children of a process whose main threads have this name."""
+    with suppress(FileNotFoundError):
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [child for child in map(int, text.split()) if name_of(child) == name]
+    return []
+
+
+def name_of(pid: int) -> str:
+    """The name of a process's main thread; empty if it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    return ""
+
+
+def worker_of(keeper: int) -> int:
+    """The worker of a keeper, once there is one."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := children(keeper, "vhost9p-worker")):
+        if time.monotonic() > deadline:
+            raise DaemonError("a keeper starts no worker")
+        time.sleep(0.005)
+    return found[0]
+
+
+def _mounts(pid: int) -> list[tuple[str, str, str]]:
+    """What is mounted in a process's namespace: file system, directory in it, mount point
+    (proc_pid_mountinfo(5))."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        fields = [[_unescaped(word) for word in line.split(" ")[2:5]] for line in table]
+    return [(device, root, point) for device, root, point in fields]
+
+
+def _unescaped(word: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
+
+
+def host_paths(worker: int, main: int) -> dict[str, str]:
+    """The mount points of a confined worker, deepest first, each with its path for main. Empty if
+    they share a namespace."""
+    if len({os.readlink(f"/proc/{pid}/ns/mnt") for pid in (worker, main)}) == 1:
+        return {}
+    outside = sorted(_mounts(main), key=lambda mount: len(mount[1]), reverse=True)
+    found = {}
+    for device, root, point in sorted(_mounts(worker), key=lambda mount: -len(mount[2])):
+        for other, above, path in outside:
+            if other == device and Path(root).is_relative_to(above):
+                found[point] = str(Path(path, Path(root).relative_to(above)))
+                break
+    return found
+
+
+def _on_host(path: str, places: Mapping[str, str]) -> str:
+    for point, host in places.items():
+        if path == point or path.startswith(point.rstrip("/") + "/"):
+            return host + path[len(point.rstrip("/")) :]
+    return path
 
 
 class Daemon:
@@ -88,6 +149,7 @@ class Daemon:
         self.pass_fds = pass_fds
         self.command = ending_with_tests(command, wrapper)
         self.lines: list[str] = []
+        self.ready = "vhost9p: serving "  # what it says when it serves
         self._news = threading.Condition()
         self._silent = False  # its output has ended
         self._reader: threading.Thread | None = None
@@ -100,7 +162,21 @@ class Daemon:
 
     @property
     def pid(self) -> int:
+        """The main process."""
         return self.process.pid
+
+    @property
+    def keepers(self) -> list[int]:
+        """The keepers, one for each VM."""
+        return children(self.pid, "vhost9p-keeper")
+
+    @property
+    def worker(self) -> int:
+        """The process that serves the only VM. A version of one process is that itself."""
+        if not self.keepers:
+            return self.pid
+        (keeper,) = self.keepers
+        return worker_of(keeper)
 
     @property
     def alive(self) -> bool:
@@ -138,7 +214,7 @@ class Daemon:
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
         if wait:
-            self.wait_line("vhost9p: serving ")
+            self.wait_line(self.ready)
         return self
 
     def _read_lines(self) -> None:
@@ -200,6 +276,15 @@ class Daemon:
             self._reader.join(timeout)
         return code
 
+    def die(self) -> None:
+        """Kills main, and waits until the processes of its VMs have died, too."""
+        pidfds = [os.pidfd_open(pid) for pid in (*self.keepers, self.worker)]
+        self.process.kill()
+        self.wait()
+        for pidfd in pidfds:
+            select.select([pidfd], [], [], PATIENCE)
+            os.close(pidfd)
+
     def kill(self) -> None:
         """Ends it whatever its state, and removes its directory."""
         if self.alive:
@@ -210,26 +295,28 @@ class Daemon:
     # ---- counting
 
     def fds(self) -> dict[int, str]:
-        """Open descriptors with what they point to."""
+        """Open descriptors with what they point to, by the host's paths."""
         found = {}
-        folder = f"/proc/{self.pid}/fd"
+        worker = self.worker
+        folder = f"/proc/{worker}/fd"
+        places = host_paths(worker, self.pid)
         for name in os.listdir(folder):
             try:
-                found[int(name)] = os.readlink(f"{folder}/{name}")
+                found[int(name)] = _on_host(os.readlink(f"{folder}/{name}"), places)
             except FileNotFoundError:
                 continue
         return found
 
     def fd_count(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(os.listdir(f"/proc/{self.worker}/fd"))
 
     def map_count(self, containing: str = "") -> int:
         """Mappings whose line in /proc/PID/maps holds a text."""
-        with open(f"/proc/{self.pid}/maps", encoding="utf-8", errors="replace") as maps:
+        with open(f"/proc/{self.worker}/maps", encoding="utf-8", errors="replace") as maps:
             return sum(containing in line for line in maps)
 
     def _status(self, key: str) -> int:
-        with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
+        with open(f"/proc/{self.worker}/status", encoding="ascii", errors="replace") as status:
             for line in status:
                 if line.startswith(key + ":"):
                     return int(line.split()[1])

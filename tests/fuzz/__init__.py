@@ -1,1 +1,1 @@
-"""Programs that feed the C layer what no honest guest sends; tests/csrc builds and runs them."""
+"""Coverage-guided fuzzers of what guests and frontends send: CONTRIBUTING.md, Fuzz."""

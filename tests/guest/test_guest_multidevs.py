@@ -15,7 +15,7 @@ import pytest
 from tests.frontend.daemon import Daemon
 from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, scratch_export
-from tests.system.share import IS_ROOT, UNSHARE
+from tests.system.share import IS_ROOT, UNSHARE, entering
 
 pytestmark = pytest.mark.guest
 
@@ -124,11 +124,8 @@ def test_remap_keeps_files_of_several_devices_apart(boot: Boot) -> None:
         check_listings(share)
         inside(share, "late").mkdir()
         check_listings(share)
-        enter = ["nsenter", "--target", str(share.daemon.pid), "--mount"]
-        enter += [] if IS_ROOT else ["--user", "--preserve-credentials"]
-        subprocess.run(
-            [*enter, "mount", "-t", "tmpfs", "late", str(share.export / "late")], check=True
-        )
+        late = ["mount", "-t", "tmpfs", "late", str(share.export / "late")]
+        subprocess.run([*entering(share.daemon), *late], check=True)
         check_listings(share)
         share.remount(cache="loose")
         for _ in range(2):  # from the server, from the cache

@@ -167,7 +167,7 @@ def exports(example: Example) -> None:
 
 def hugepages(example: Example) -> None:
     one_export(example)
-    with open(f"/proc/{example.daemon.pid}/smaps", encoding="utf-8") as smaps:
+    with open(f"/proc/{example.daemon.worker}/smaps", encoding="utf-8") as smaps:
         assert re.search(r"^KernelPageSize:\s+2048 kB$", smaps.read(), re.MULTILINE)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.inotify import IN_OPEN, Watch
 from tests.system.share import UNSHARE
 from vhost9p.native.quota import FILE_SIZE, USAGE_OFFSET
 from vhost9p.policy import usage
@@ -166,6 +167,28 @@ def test_a_directory_that_is_moved_away_under_the_scan(
     with disturbed(monkeypatch, tease), pytest.raises(OSError) as caught:
         count(root)
     assert caught.value.errno == errno.EAGAIN
+
+
+def test_what_a_directory_is_moved_to_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "OPEN_MAX", 1)
+    root, outside, watch = tmp_path / "root", tmp_path / "outside", Watch()
+    (root / "a" / "b").mkdir(parents=True)
+    outside.mkdir()
+    watch.add(outside, IN_OPEN)
+
+    def move(path: str, dir_fd: int | None) -> None:
+        if path == ".." and (root / "a" / "b").exists():
+            (root / "a" / "b").rename(outside / "b")
+
+    with disturbed(monkeypatch, move):
+        assert count(root).inodes == 1
+    assert (outside / "b").exists()
+    assert not watch.seen()
+    os.close(os.open(outside, os.O_RDONLY))
+    assert watch.seen()
+    watch.close()
 
 
 def test_unreadable_directories_are_reported(

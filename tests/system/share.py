@@ -33,8 +33,12 @@ SECURITY = ("--security-model", "passthrough" if IS_ROOT else "none")
 USER, USER_GROUP = (65534, 65534) if IS_ROOT else (os.geteuid(), os.getegid())
 AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER_GROUP}", "--clear-groups"]
 
-# A mount namespace of its own, by root's rights or in a user namespace.
-UNSHARE = ["unshare", "--mount"] if IS_ROOT else ["unshare", "--map-root-user", "--mount"]
+# A mount namespace of its own, by root's rights or in a user namespace. As on a host with systemd,
+# what is mounted there later appears in the namespaces that are made from it: a keeper's.
+UNSHARE = [
+    *(["unshare", "--mount"] if IS_ROOT else ["unshare", "--map-root-user", "--mount"]),
+    *("sh", "-c", 'mount --make-rshared / && exec "$@"', "sh"),
+]
 
 ROOT_FID = 1
 TOP_FID = 2
@@ -128,6 +132,18 @@ def remount(share: Share, msize: int = 512000, n_uname: int = 0xFFFFFFFF) -> Non
     share.client.attach(share.root, n_uname)
     names = [share.name] if share.name else []
     assert len(share.client.walk(share.root, share.top, *names)) == len(names)
+
+
+def entering(daemon: Daemon) -> list[str]:
+    """What runs the words behind it in the mount namespace in which main is: the host's, to the
+    daemon."""
+    user = [] if IS_ROOT else ["--user", "--preserve-credentials"]
+    return ["nsenter", "--target", str(daemon.pid), "--mount", *user, "--"]
+
+
+def seen_by_main(daemon: Daemon, path: Path) -> Path:
+    """Where a path leads in the mount namespace in which main is."""
+    return Path(f"/proc/{daemon.pid}/root{path}")
 
 
 def skip_without_namespaces() -> None:

@@ -24,7 +24,7 @@ from tests.frontend.client import (
     P9Errno,
 )
 from tests.system.share import Share, fails, needs_root
-from vhost9p.exports import SELINUX
+from vhost9p.host import SELINUX
 
 BTIME = 0x800
 GEN = 0x1000

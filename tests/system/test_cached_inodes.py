@@ -18,7 +18,16 @@ import pytest
 
 from tests.frontend.client import AT_REMOVEDIR, P9Errno
 from tests.frontend.daemon import Daemon
-from tests.system.share import SECURITY, Share, fails, mounted, needs_root
+from tests.system.share import (
+    SECURITY,
+    UNSHARE,
+    Share,
+    entering,
+    fails,
+    mounted,
+    needs_root,
+    seen_by_main,
+)
 
 PATIENCE = 10.0
 """Seconds; what the host deleted is free after about one."""
@@ -36,22 +45,14 @@ def serve(export: Path, *more: str) -> Daemon:
     return Daemon("--path", str(export), *SECURITY, *more)
 
 
-def open_paths(pid: int, below: Path) -> list[str]:
+def open_paths(daemon: Daemon, below: Path) -> list[str]:
     """What below a directory, with its name now, the daemon has open."""
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{name}")
-        except FileNotFoundError:
-            continue
-        if target.startswith(f"{below}/"):
-            found.append(target)
-    return found
+    return [path for path in daemon.fds().values() if path.startswith(f"{below}/")]
 
 
 def wait_until_closed(share: Share, name: str = "") -> None:
     deadline = time.monotonic() + PATIENCE
-    while left := [path for path in open_paths(share.daemon.pid, share.export) if name in path]:
+    while left := [path for path in open_paths(share.daemon, share.export) if name in path]:
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
@@ -61,11 +62,11 @@ def test_a_repeated_walk_opens_nothing_new(export: Path) -> None:
     (export / "d" / "f").write_bytes(b"1")
     with serve(export) as daemon, mounted(daemon, export) as share:
         stat_of(share, b"d", b"f")
-        before = sorted(open_paths(daemon.pid, export))
+        before = sorted(open_paths(daemon, export))
         assert before == [f"{export}/d", f"{export}/d/f"]
         for _ in range(20):
             stat_of(share, b"d", b"f")
-        assert len(open_paths(daemon.pid, export)) <= 2
+        assert len(open_paths(daemon, export)) <= 2
         wait_until_closed(share)
         stat_of(share, b"d", b"f")
 
@@ -143,7 +144,7 @@ def test_the_space_of_what_the_host_deletes_is_free_soon(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         (export / "big").write_bytes(b"x" * (8 << 20))
         stat_of(share, b"big")
-        assert any("big" in path for path in open_paths(daemon.pid, export))
+        assert any("big" in path for path in open_paths(daemon, export))
         (export / "big").unlink()
         wait_until_closed(share, "big")
 
@@ -154,7 +155,7 @@ def test_an_idle_file_is_closed_while_others_are_in_use(export: Path) -> None:
             share.put(name)
             stat_of(share, name)
         deadline = time.monotonic() + PATIENCE
-        while any(path.endswith("/idle") for path in open_paths(daemon.pid, export)):
+        while any(path.endswith("/idle") for path in open_paths(daemon, export)):
             stat_of(share, b"used")
             assert time.monotonic() < deadline
 
@@ -175,7 +176,7 @@ def test_the_space_of_what_the_guest_deletes_is_free_at_once(export: Path, held:
             client.unlinkat(share.root, b"over")
             for fid in fids:
                 client.clunk(fid)
-            assert not open_paths(daemon.pid, export), turn
+            assert not open_paths(daemon, export), turn
 
 
 def test_the_space_of_a_file_removed_by_its_fid_is_free_at_once(export: Path) -> None:
@@ -183,7 +184,7 @@ def test_the_space_of_a_file_removed_by_its_fid_is_free_at_once(export: Path) ->
         share.put("f", b"1")
         stat_of(share, b"f")
         share.client.remove(share.client.walk_to(share.root, b"f"))
-        assert not open_paths(daemon.pid, export)
+        assert not open_paths(daemon, export)
 
 
 @pytest.mark.parametrize("how", ["remove", "rename"])
@@ -244,25 +245,25 @@ def test_a_new_session_begins_with_nothing(export: Path) -> None:
     with serve(export) as daemon, mounted(daemon, export) as share:
         share.put("f")
         stat_of(share, b"f")
-        assert open_paths(daemon.pid, export)
+        assert open_paths(daemon, export)
         share.client.version()
-        assert not open_paths(daemon.pid, export)
+        assert not open_paths(daemon, export)
 
 
 @needs_root
 def test_mounts_are_never_busy(export: Path) -> None:
     """One below the export can be unmounted as soon as the guest has left it."""
     (export / "m").mkdir()
-    with serve(export) as daemon, mounted(daemon, export) as share:
+    unshared = Daemon("--path", str(export), *SECURITY, wrapper=UNSHARE)
+    with unshared as daemon, mounted(daemon, export) as share:
         for turn in range(5):
             assert stat_of(share, b"m")[0] != 0
-            subprocess.run(["mount", "-t", "tmpfs", "none", str(export / "m")], check=True)
-            try:
-                (export / "m" / "f").write_bytes(b"x" * turn)
-                for _ in range(3):
-                    assert stat_of(share, b"m", b"f")[1] == turn
-            finally:
-                subprocess.run(["umount", str(export / "m")], check=True)
+            host = entering(daemon)
+            subprocess.run([*host, "mount", "-t", "tmpfs", "none", str(export / "m")], check=True)
+            (seen_by_main(daemon, export) / "m" / "f").write_bytes(b"x" * turn)
+            for _ in range(3):
+                assert stat_of(share, b"m", b"f")[1] == turn
+            subprocess.run([*host, "umount", str(export / "m")], check=True)
             with fails(errno.ENOENT):
                 share.client.walk_to(share.root, b"m", b"f")
 
@@ -279,7 +280,7 @@ def test_nothing_fails_where_few_descriptors_are_left(export: Path) -> None:
         kept = [share.client.walk_to(share.root, b"f%d" % number) for number in range(count // 2)]
         for number in range(count):
             assert stat_of(share, b"f%d" % number)[1] == number
-            assert len(os.listdir(f"/proc/{daemon.pid}/fd")) <= 200
+            assert len(os.listdir(f"/proc/{daemon.worker}/fd")) <= 200
         for number, fid in enumerate(kept):
             assert share.client.getattr(fid).size == number
 

@@ -13,15 +13,27 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, SET_SIZE, P9Errno
-from tests.system.share import IS_ROOT, Share, fails
+from tests.system.share import IS_ROOT, Share, as_user, fails
+
+
+@pytest.fixture(params=["root", "user"] if IS_ROOT else ["user"])
+def share(request: pytest.FixtureRequest, share: Share) -> Iterator[Share]:
+    """A guest of root's daemon, and one of an ordinary user's."""
+    if request.param == "root" or not IS_ROOT:
+        yield share
+    else:
+        with as_user("--security-model", "none") as other:
+            yield other
 
 
 @pytest.fixture
 def outside(scratch: Path) -> Iterator[Path]:
-    """A directory beside the export with a file that nobody may see."""
+    """A directory beside the export with a file that no guest may see, though the daemon may."""
     path = scratch / "outside"
     path.mkdir()
+    path.chmod(0o777)
     (path / "secret").write_bytes(b"secret")
+    (path / "secret").chmod(0o666)
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
@@ -141,6 +153,8 @@ def special(share: Share, request: pytest.FixtureRequest) -> Iterator[bytes]:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(path)
             sock.listen()
+            status = os.stat(share.host)
+            os.chown(path, status.st_uid, status.st_gid)
             yield name
         return
     elif not IS_ROOT:
@@ -149,6 +163,8 @@ def special(share: Share, request: pytest.FixtureRequest) -> Iterator[bytes]:
         os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     else:
         os.mknod(path, stat.S_IFBLK | 0o666, os.makedev(7, 200))
+    status = os.stat(share.host)
+    os.chown(path, status.st_uid, status.st_gid)
     yield name
 
 

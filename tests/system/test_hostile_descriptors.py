@@ -144,11 +144,11 @@ def test_a_daemon_ends_while_its_call_descriptors_block(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def frozen(daemon: Daemon) -> Iterator[None]:
     """While the daemon reads nothing: what was sent is in flight."""
-    os.kill(daemon.pid, signal.SIGSTOP)
+    os.kill(daemon.worker, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(daemon.pid, signal.SIGCONT)
+        os.kill(daemon.worker, signal.SIGCONT)
 
 
 REQUESTS = {

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,7 +51,7 @@ class Hung:
 
 
 @contextlib.contextmanager
-def hanging(export: Path, config: Path | None = None) -> Iterator[Hung]:
+def hanging(export: Path, config: Path | None = None, *more: str) -> Iterator[Hung]:
     """A guest of `export`, whose directory `gone` hangs. The device that it has is the first of
     `config`, or the only one."""
     skip_without_namespaces()
@@ -61,7 +63,7 @@ def hanging(export: Path, config: Path | None = None) -> Iterator[Hung]:
     wrapper = [*UNSHARE, sys.executable, "-m", "tests.system.hung_files"]
     wrapper += [str(export / "gone"), str(theirs)]
     args = ["--config", str(config)] if config else ["--path", str(export), *SECURITY]
-    args += [] if config else ["--multidevs", "remap"]
+    args += [] if config else ["--multidevs", "remap", *more]
     daemon = Daemon(*args, socket=not config, wrapper=wrapper, pass_fds=[theirs])
     if config:
         daemon.socket = str(config.parent / "0")
@@ -283,3 +285,25 @@ def test_daemon_can_be_stopped(hung: Hung) -> None:
         hang(hung.share.client, fid)
     hung.share.daemon.stop()
     hung.released = True
+
+
+@pytest.mark.parametrize("sandbox", ["none", "auto"])
+def test_the_next_keeper_waits_for_a_worker_that_hangs(
+    scratch: Path, tmp_path: Path, sandbox: str
+) -> None:
+    """The kernel cannot end it before its system call has ended. Without a pid namespace its keeper
+    may end before it does."""
+    with hanging(scratch / f"hung-{tmp_path.name}", None, "--sandbox", sandbox) as hung:
+        daemon, client = hung.share.daemon, hung.share.client
+        HANGERS["fsync"](client, hung.open())
+        serves(hung.share)
+        worker = os.pidfd_open(daemon.worker)
+        os.kill(daemon.keepers[0], signal.SIGKILL)
+        if sandbox == "none":
+            daemon.wait_line("a worker outlives its keeper, so the next keeper waits")
+            assert not daemon.keepers
+        assert not select.select([worker], [], [], 0)[0]
+        hung.release()
+        daemon.wait_until(lambda: daemon.output.count("serving ") == 2, "it is not served again")
+        assert select.select([worker], [], [], 0)[0]
+        os.close(worker)

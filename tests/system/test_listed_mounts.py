@@ -27,16 +27,18 @@ from hypothesis import strategies as st
 from tests.frontend.daemon import Daemon
 from tests.frontend.wire import DirEntry
 from tests.system.share import (
-    IS_ROOT,
     SECURITY,
     UNSHARE,
     Share,
     as_user,
+    entering,
     mounted,
     skip_without_namespaces,
 )
 
 NUMBERS = itertools.count()
+# What is below a shared mount cannot be moved (mount(8)).
+MOVE = ["sh", "-c", 'mount --bind "$1" "$2" && umount "$1"', "sh"]
 ODD = ["a b", "tab\there", "line\nbreak", "back\\slash", "\\040", "dots...", "ü", "-x", "#"]
 
 
@@ -44,8 +46,7 @@ class Inside:
     """A shell in the daemon's mount namespace, in the test's directory."""
 
     def __init__(self, share: Share) -> None:
-        user = [] if IS_ROOT else ["--user", "--preserve-credentials"]
-        enter = ["nsenter", "--target", str(share.daemon.pid), "--mount", *user, "--", "sh"]
+        enter = [*entering(share.daemon), "sh"]
         self._shell = subprocess.Popen(
             enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -234,7 +235,7 @@ def test_what_is_renamed_above_a_mount(place: Place) -> None:
     place.check()
     os.rename(place.share.path("old"), place.share.path("new"))
     place.check()
-    place.inside.run("mount", "--move", "./new/dir/point", "./new/dir/other")
+    place.inside.run(*MOVE, "./new/dir/point", "./new/dir/other")
     place.check()
 
 
@@ -391,7 +392,7 @@ def test_whatever_is_mounted_where(
         "touch": ["touch"],
         "tmpfs": ["mount", "-t", "tmpfs", "tmpfs"],
         "bind": ["mount", "--bind"],
-        "move": ["mount", "--move"],
+        "move": MOVE,
         "umount": ["umount", "--lazy"],
     }
     with new_place(*served) as place:

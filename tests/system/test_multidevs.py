@@ -20,10 +20,10 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import DirEntry, Qid
 from tests.system.share import (
-    IS_ROOT,
     SECURITY,
     UNSHARE,
     Share,
+    entering,
     fails,
     mounted,
     skip_without_namespaces,
@@ -260,11 +260,9 @@ def test_mount_that_appears_while_a_guest_runs(export: Path) -> None:
         client = share.client
         before = client.listing(share.top)[b"plain"].qid.path
         subprocess.run(
-            ["nsenter", "--target", str(share.daemon.pid), "--mount",
-             *([] if IS_ROOT else ["--user", "--preserve-credentials"]),
-             "mount", "-t", "tmpfs", "late", str(export / "plain")],
+            [*entering(share.daemon), "mount", "-t", "tmpfs", "late", str(export / "plain")],
             check=True,
-        )  # fmt: skip
+        )
         after = client.listing(share.top)[b"plain"].qid.path
         (qid,) = client.walk(share.top, client.new_fid(), b"plain")
         assert after == qid.path != before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -297,8 +296,7 @@ def test_a_daemon_that_is_killed(place: Place, idle: bool) -> None:
             if idle:
                 kept = place.counts()
                 assert kept == place.found()
-            daemon.process.send_signal(signal.SIGKILL)
-            daemon.wait()
+            daemon.die()
         with place.guest(*limit) as again:
             if idle:
                 again.daemon.wait_line(f"{kept.inodes} inodes, from the state file")
@@ -316,8 +314,7 @@ def test_a_file_without_names_is_not_counted_after_a_crash(place: Place) -> None
         fid = share.client.create(share.top, b"file")
         fill(share.client, fid)
         share.client.unlinkat(share.top, b"file")
-        daemon.process.send_signal(signal.SIGKILL)
-        daemon.wait()
+        daemon.die()
     daemon.kill()
     with place.guest("--quota-bytes", "1MiB"):
         assert place.counts() == place.found()

@@ -36,9 +36,9 @@ def test_threads_run_on_the_cpus_of_the_option(export: Path) -> None:
     if len(everywhere) == 1:
         pytest.skip("there is one CPU to run on")
     with serve(export) as daemon, mounted(daemon, export):
-        assert str(last) not in cpus_of_threads(daemon.pid)
+        assert str(last) not in cpus_of_threads(daemon.worker)
     with serve(export, f"--cpus={last}", "--threads=3") as daemon, mounted(daemon, export):
-        found = cpus_of_threads(daemon.pid)
+        found = cpus_of_threads(daemon.worker)
         assert found.count(str(last)) == 4  # and one that keeps watch
         assert len(set(found)) == 2  # the others stay free
 

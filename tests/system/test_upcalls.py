@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,26 +80,30 @@ def test_no_request_is_served_before_the_tversion_ahead_of_it(export: Path) -> N
             client.attach(share.root)
 
 
-def test_the_interpreter_ends_under_serving_threads(tmp_path: Path) -> None:
-    """With the error that it ends by, whoever is in Python, or comes back to it, meanwhile."""
-    theirs, ours = os.pipe()
-    wrapper = [sys.executable, "-m", "tests.system.ending_daemon", str(theirs)]
-    args = ("--path", str(tmp_path), *SECURITY, "--threads=4")
-    daemon = Daemon(*args, wrapper=wrapper, pass_fds=[theirs]).start()
+def test_a_worker_ends_under_serving_threads(tmp_path: Path) -> None:
+    """With the error that it ends by, whoever is in Python, or comes back to it, meanwhile. The
+    next one serves. Unconfined, since the signal to end is a file outside the export."""
+    (tmp_path / "export").mkdir()
+    end = tmp_path / "end"
+    wrapper = [sys.executable, "-m", "tests.system.ending_daemon", str(end)]
+    args = ("--path", str(tmp_path / "export"), *SECURITY, "--threads=4", "--sandbox=none")
+    daemon = Daemon(*args, wrapper=wrapper).start()
     try:
-        with mounted(daemon, tmp_path) as share:
+        with mounted(daemon, tmp_path / "export") as share:
             client = share.client
             fid = client.create(share.root, b"file")
-            os.write(ours, b"x")
+            end.touch()
             with contextlib.suppress(TimeoutError):  # at the end nothing is answered
-                while daemon.alive:
+                while end.exists():
                     for _ in range(100 - len(client.in_flight)):
                         client.submit(T.FSYNC, fid, 0)
                     client.reap(1)
-            assert daemon.wait() == 1
-            assert "ZeroDivisionError: a fault of the daemon" in daemon.output
-            assert "Fatal" not in daemon.output
+        daemon.wait_line("the worker ended with status 70, death 1: ")
+        with mounted(daemon, tmp_path / "export") as share:
+            share.client.getattr(share.root)
+        daemon.process.terminate()
+        assert daemon.wait() == 0
     finally:
         daemon.kill()
-        os.close(theirs)
-        os.close(ours)
+    assert "ZeroDivisionError: a fault of the daemon" in daemon.output
+    assert "Fatal" not in daemon.output

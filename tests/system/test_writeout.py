@@ -79,7 +79,8 @@ def noted(request: pytest.FixtureRequest, scratch: Path, tmp_path: Path) -> Iter
     }
     args = ["--writeout", request.param] if request.param else []
     with (
-        Daemon("--path", str(export), *SECURITY, *args, env=env) as daemon,
+        # Unconfined: the library looks for files outside the export.
+        Daemon("--path", str(export), *SECURITY, "--sandbox=none", *args, env=env) as daemon,
         mounted(daemon, export) as share,
     ):
         yield Noted(share, tmp_path)

@@ -61,6 +61,7 @@ class Sanitized(Daemon):
         }
         super().__init__(
             *args,
+            "--sandbox=none",  # the sanitizer writes its reports outside the exports
             socket=False,
             cwd=folder,
             wrapper=[*_without_random_addresses(), "prlimit", f"--nofile={files}:{files}"],

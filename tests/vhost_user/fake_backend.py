@@ -38,6 +38,7 @@ class FakeBackend:
     def __init__(self, withheld: int = 0) -> None:
         self.withheld = withheld
         self.memory_slots = 509
+        self.regions = 0
         self.calls: list[tuple[object, ...]] = []
         self.finished = 0
         self.errors: dict[str, Exception] = {}
@@ -78,14 +79,20 @@ class FakeBackend:
     def set_features(self, features: int) -> None:
         self._note("set_features", features)
 
+    def mem_count(self) -> int:
+        return self.regions
+
     def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         self._note("mem_set_table", [(region, file_of(fd)) for region, fd in regions])
+        self.regions = len(regions)
 
     def mem_add(self, region: MemoryRegion, fd: int) -> None:
         self._note("mem_add", region, file_of(fd))
+        self.regions += 1
 
     def mem_remove(self, region: MemoryRegion) -> None:
         self._note("mem_remove", region)
+        self.regions = max(self.regions - 1, 0)
 
     def ring_set_num(self, num: int) -> None:
         self._note("ring_set_num", num)

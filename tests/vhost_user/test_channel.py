@@ -35,9 +35,10 @@ from tests.vhost_user.conftest import Run, kept_fds
 from tests.vhost_user.examples import COMMANDS, FEATURES, FIRST, PROTOCOL, QUERIES
 from tests.vhost_user.fake_backend import BASE, FakeBackend, memfds
 from vhost9p.device_log import DeviceLog
+from vhost9p.native.connection import Connection
 from vhost9p.vhost_user.channel import Channel
 from vhost9p.vhost_user.descriptors import Closer
-from vhost9p.vhost_user.framing import Framer
+from vhost9p.vhost_user.session import Session
 
 
 class Ends:
@@ -50,9 +51,10 @@ class Ends:
         self.backend = FakeBackend()
 
     def channel(self) -> Channel:
-        return Channel(
-            self._theirs, self.backend, DeviceLog(logging.getLogger("vhost9p"), "vm"), Closer()
-        )
+        connection = Connection()
+        connection.begin(self._theirs.detach())
+        log = DeviceLog(logging.getLogger("vhost9p"), "vm")
+        return Channel(connection, self.backend, log, Closer())
 
     def serve(self, run: Run, talk: Callable[[], None]) -> None:
         """Runs the channel on a loop while `talk` plays the frontend in a thread, then hangs up."""
@@ -454,14 +456,10 @@ def test_a_thread_that_cannot_be_had(
 
 def test_abandoned_is_not_asked_of_a_descriptor_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection's thread takes it away meanwhile: a new frontend must not be turned away."""
-    ours, theirs = socket.socketpair()
-    log = DeviceLog(logging.getLogger(__name__), "device")
-    channel = Channel(theirs, FakeBackend(), log, Closer())
-    ours.close()
-    poll, taking = (
-        select.poll,
-        threading.Thread(target=lambda: os.close(channel._take_descriptor())),
-    )
+    ends = Ends()
+    channel = ends.channel()
+    ends.ours.close()
+    poll, taking = select.poll, threading.Thread(target=channel._close_socket, args=[os.close])
 
     class Poll:
         def __init__(self) -> None:
@@ -490,7 +488,7 @@ def test_an_end_that_fails(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(Framer, "close", fail)
+    monkeypatch.setattr(Session, "close", fail)
     ends.serve(run, lambda: None)
-    assert ends.backend.names() == ["reset"]
+    assert ends.backend.names() == []
     assert "the end of the connection failed" in caplog.text

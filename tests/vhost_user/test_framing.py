@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import os
-import struct
+import socket
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from tests.frontend.vhost_user import HEADER
 from tests.vhost_user.conftest import kept_fds
 from tests.vhost_user.fake_backend import file_of, memfds
-from vhost9p.vhost_user.framing import Framer
+from vhost9p.native.connection import Connection
+from vhost9p.vhost_user.framing import BrokenStream, message_of, missing
 from vhost9p.vhost_user.messages import MAX_FDS, MAX_PAYLOAD, Message
 
 U32 = st.integers(0, 0xFFFFFFFF)
@@ -25,7 +28,7 @@ def raw(number: int, flags: int, payload: bytes) -> bytes:
     return HEADER.pack(number, flags, len(payload)) + payload
 
 
-def split(data: bytes, cuts: list[int]) -> list[bytes]:
+def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     pieces = []
     for cut in cuts:
         pieces.append(data[:cut])
@@ -33,127 +36,182 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [piece for piece in [*pieces, data] if piece]
 
 
+class Stream:
+    """What a frontend sends, and the messages that it is cut into."""
+
+    def __init__(self) -> None:
+        self._frontend, self._socket = socket.socketpair()
+        self.connection = Connection()
+        self.connection.begin(self._socket.fileno())
+
+    def put(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Takes ownership of the descriptors."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        assert self._frontend.sendmsg([data], rights) == len(data)
+        for fd in fds:
+            os.close(fd)
+
+    def take(self) -> Message | None:
+        """The next message, if it is whole; the caller closes its descriptors."""
+        try:
+            while size := missing(self.connection.data):
+                self.connection.receive(size)
+        except BlockingIOError:
+            return None
+        message = message_of(self.connection)
+        self.connection.received(0)
+        self.connection.handled(b"")
+        self.connection.send()
+        return message
+
+    def close(self) -> None:
+        self.connection.end()
+        close_all(self.connection.take_fds())
+        self.connection.ended()
+        self._frontend.close()
+        self._socket.close()
+
+
+def close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 @given(MESSAGES, CUTS)
 def test_any_split_gives_the_same_messages(
     messages: list[tuple[int, int, bytes]], cuts: list[int]
 ) -> None:
-    framer = Framer()
+    stream = Stream()
     got: list[Message] = []
     for piece in split(b"".join(raw(*message) for message in messages), cuts):
-        got += framer.feed(piece)
+        stream.put(piece)
+        while message := stream.take():
+            got.append(message)
     assert [(each.number, each.flags, each.payload) for each in got] == messages
-    assert not framer.broken
-    assert framer.wanted == HEADER.size
+    assert missing(stream.connection.data) == HEADER.size
+    stream.close()
 
 
 @given(MESSAGES, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1))
 def test_descriptors_belong_to_the_message_they_came_with(
     messages: list[tuple[int, int, bytes]], script: list[tuple[int, int]]
 ) -> None:
-    """As the channel reads: never beyond `wanted`; descriptors may come with any piece."""
-    framer = Framer()
+    """They may come with any piece that lies in one message."""
+    stream = Stream()
     steps = itertools.cycle(script)
     before = kept_fds()
+    sent: list[list[int]] = []
     for message in messages:
         data = raw(*message)
-        sent: list[int] = []
-        got: list[Message] = []
-        while not got:
+        sent.append([])
+        while data:
             size, count = next(steps)
-            fds = memfds(count) if len(sent) + count <= MAX_FDS else []
-            sent += [file_of(fd) for fd in fds]
-            piece = data[: min(size, framer.wanted)]
-            data = data[len(piece) :]
-            got = framer.feed(piece, fds)
-        assert not data
-        assert [file_of(fd) for fd in got[0].fds] == sent
-        assert not got[0].fds_lost
-        got[0].close_fds()
+            fds = memfds(count) if len(sent[-1]) + count <= MAX_FDS else []
+            sent[-1] += [file_of(fd) for fd in fds]
+            stream.put(data[:size], fds)
+            data = data[size:]
+    for files in sent:
+        got = stream.take()
+        assert got
+        assert [file_of(fd) for fd in got.fds] == files
+        assert not got.fds_lost
+        close_all(got.fds)
     assert kept_fds() == before
+    stream.close()
 
 
-def test_wanted_never_leaves_the_message() -> None:
-    framer = Framer()
-    assert framer.wanted == 12
-    framer.feed(HEADER.pack(1, 1, 100)[:5])
-    assert framer.wanted == 7
-    framer.feed(HEADER.pack(1, 1, 100)[5:])
-    assert framer.wanted == 100
-    framer.feed(bytes(99))
-    assert framer.wanted == 1
-    assert len(framer.feed(b"\0")) == 1
-    assert framer.wanted == 12
+def test_what_is_missing_never_leaves_the_message() -> None:
+    message = raw(1, 1, bytes(100))
+    assert missing(b"") == 12
+    assert missing(message[:5]) == 7
+    assert missing(message[:12]) == 100
+    assert missing(message[:111]) == 1
+    assert missing(message) == 0
+    assert missing(raw(1, 1, b"")) == 0
 
 
 @pytest.mark.parametrize("portions", [(9,), (8, 1), (1,) * 12, (5, 5)])
 def test_more_descriptors_than_a_message_may_have(portions: tuple[int, ...]) -> None:
-    framer = Framer()
+    stream = Stream()
     data = raw(99, 1, bytes(20))
     before = len(kept_fds())
     for portion in portions:
-        assert framer.feed(data[:1], memfds(portion)) == []
+        stream.put(data[:1], memfds(portion))
+        assert stream.take() is None
         data = data[1:]
         assert len(kept_fds()) - before <= MAX_FDS
-    (message,) = framer.feed(data)
+    stream.put(data)
+    message = stream.take()
+    assert message
     assert message.fds_lost
     assert len(message.fds) == MAX_FDS
-    message.close_fds()
-    (following,) = framer.feed(raw(1, 1, b""))
+    close_all(message.fds)
+    stream.put(raw(1, 1, b""))
+    following = stream.take()
+    assert following
     assert not following.fds_lost
     assert following.fds == []
-
-
-def test_descriptors_that_the_kernel_could_not_hand_over() -> None:
-    framer = Framer()
-    framer.feed(HEADER.pack(5, 1, 1), fds_lost=True)
-    (message,) = framer.feed(b"\0")
-    assert message.fds_lost
+    stream.close()
 
 
 @pytest.mark.parametrize("size", [MAX_PAYLOAD + 1, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_monstrous_size_ends_the_stream(size: int) -> None:
-    framer = Framer()
-    got = framer.feed(raw(1, 1, b"") + HEADER.pack(77, 1, size) + bytes(50), memfds(1))
-    assert [message.number for message in got] == [1]
-    got[0].close_fds()
-    assert framer.broken
-    assert "77" in framer.broken
-    assert str(size) in framer.broken
-    assert framer.wanted == 0
-    assert framer.feed(raw(1, 1, b""), memfds(2)) == []
+    stream = Stream()
+    stream.put(raw(1, 1, b""))
+    stream.put(HEADER.pack(77, 1, size) + bytes(50), memfds(1))
+    first = stream.take()
+    assert first
+    assert first.number == 1
+    for _ in range(2):
+        with pytest.raises(BrokenStream, match=f"request 77 claims {size} bytes"):
+            stream.take()
+        assert len(stream.connection.data) == HEADER.size
+    stream.close()
 
 
 def test_largest_payload_is_taken() -> None:
-    framer = Framer()
-    (message,) = framer.feed(raw(99, 1, bytes(MAX_PAYLOAD)))
+    stream = Stream()
+    stream.put(raw(99, 1, bytes(MAX_PAYLOAD)))
+    message = stream.take()
+    assert message
     assert len(message.payload) == MAX_PAYLOAD
+    stream.close()
 
 
-def test_descriptors_of_an_unfinished_message_are_closed() -> None:
-    framer = Framer()
-    assert framer.feed(raw(12, 1, bytes(8))[:-1], memfds(3)) == []
-    framer.close()
-    framer.close()
+def test_descriptors_of_an_unfinished_message_are_handed_over() -> None:
+    stream = Stream()
+    stream.put(raw(12, 1, bytes(8))[:-1], memfds(3))
+    assert stream.take() is None
+    assert len(stream.connection.fds) == 3
+    stream.close()
 
 
-@given(st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 10)), max_size=20))
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=60), st.integers(0, 10)), max_size=20))
 def test_any_bytes_neither_raise_nor_leak(pieces: list[tuple[bytes, int]]) -> None:
-    framer = Framer()
+    stream = Stream()
     before = kept_fds()
     for data, count in pieces:
-        for message in framer.feed(data, memfds(count)):
-            message.close_fds()
+        stream.put(data, memfds(count))
+        try:
+            while message := stream.take():
+                close_all(message.fds)
+        except BrokenStream:
+            break
         assert len(kept_fds() - before) <= MAX_FDS
-        assert framer.wanted <= MAX_PAYLOAD
-    framer.close()
-    assert kept_fds() == before
+    stream.close()
+    assert not kept_fds() - before
 
 
-def test_descriptor_numbers_are_taken_over() -> None:
-    framer = Framer()
-    (fd,) = memfds(1)
-    (message,) = framer.feed(struct.pack("=III", 21, 1, 0), [fd])
-    assert message.fds == [fd]
-    message.close_fds()
-    with pytest.raises(OSError):
-        os.fstat(fd)
+def test_descriptors_of_a_message_are_the_connections_until_it_was_handled() -> None:
+    stream = Stream()
+    stream.put(raw(21, 1, b""), memfds(1))
+    assert missing(stream.connection.data) == 12
+    assert stream.connection.receive(12) == 12
+    (fd,) = message_of(stream.connection).fds
+    assert fd in stream.connection.descriptors()
+    stream.connection.received(0)
+    assert fd in stream.connection.descriptors()
+    stream.connection.handled(b"")
+    assert fd not in stream.connection.descriptors()
+    os.close(fd)
+    stream.close()

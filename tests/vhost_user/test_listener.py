@@ -19,6 +19,7 @@ from tests.frontend.vhost_user import Request as R
 from tests.vhost_user.conftest import Run
 from tests.vhost_user.examples import FEATURES
 from tests.vhost_user.fake_backend import FakeBackend
+from vhost9p.native.connection import Connection
 from vhost9p.vhost_user import listener as listener_module
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -245,7 +246,7 @@ def test_inherited_connection_is_served_once(run: Run) -> None:
 
     async def main() -> None:
         listener = Listener.inherit(theirs.detach())
-        serving = asyncio.create_task(listener.serve(backend))
+        serving = asyncio.create_task(listener.serve(backend, Connection()))
         assert await asyncio.to_thread(Frontend(sock=ours).get_features) == FEATURES
         ours.close()
         await serving
@@ -273,7 +274,7 @@ def serving(
         listener = Listener.bind(path)
         if inherit:
             listener = Listener.inherit(listener._socket.detach())
-        task = asyncio.create_task(listener.serve(backend, once=once))
+        task = asyncio.create_task(listener.serve(backend, Connection(), once=once))
         try:
             async with asyncio.timeout(20):
                 await script(backend, task)
@@ -364,6 +365,70 @@ def test_once_serves_one_frontend(run: Run, path: str) -> None:
         await task
 
     serving(run, path, script, once=True)
+
+
+def test_a_connection_that_a_dead_worker_has_accepted_is_found(path: str) -> None:
+    """And nothing else: neither a client, nor what another listener has accepted."""
+    listener, other = Listener.bind(path), Listener.bind(path + "2")
+    connection = Connection()
+    listener.adopt(connection)
+    assert not connection.is_live
+    with unix_socket() as client, unix_socket() as gone, unix_socket() as stranger:
+        stranger.connect(path + "2")
+        gone.connect(path)
+        with other._socket.accept()[0], listener._socket.accept()[0]:
+            gone.close()
+            client.connect(path)
+            listener.adopt(connection)
+            assert not connection.is_live
+            with listener._socket.accept()[0] as accepted:
+                listener.adopt(connection)
+                assert connection.is_live
+                assert connection.descriptors() == [accepted.fileno()]
+                other.adopt(connection)
+                assert connection.fd == accepted.fileno()
+                connection.forget()
+    listener.close()
+    other.close()
+
+
+@pytest.mark.parametrize("messages", [0, 1])
+def test_once_is_over_for_the_next_worker_too(run: Run, path: str, messages: int) -> None:
+    connection = Connection()
+    connection.begin(unix_socket().detach())
+    for _ in range(messages):
+        connection.received(0)
+        connection.handled(b"")
+        connection.send()
+    connection.end()
+    os.close(connection.take_fd())
+    connection.ended()
+
+    async def main() -> None:
+        listener = Listener.bind(path)
+        serving = asyncio.create_task(listener.serve(FakeBackend(), connection, once=True))
+        await asyncio.wait([serving], timeout=0.01)
+        assert serving.done() == bool(messages)
+        serving.cancel()
+        await asyncio.wait([serving])
+        listener.close()
+
+    run(main())
+
+
+def test_a_connected_socket_is_not_served_again(run: Run) -> None:
+    connection = Connection()
+    ours, theirs = socket.socketpair()
+    ours.close()
+    listener = Listener.inherit(os.dup(theirs.fileno()))
+    backend = FakeBackend()
+
+    async def main() -> None:
+        await listener.serve(backend, connection)
+        await Listener.inherit(theirs.detach()).serve(backend, connection)
+
+    run(main())
+    assert backend.names() == ["reset"]
 
 
 def test_stopping_while_a_frontend_is_connected(run: Run, path: str) -> None:

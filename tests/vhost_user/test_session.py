@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -29,10 +31,21 @@ from tests.vhost_user.examples import (
 from tests.vhost_user.fake_backend import BASE, FakeBackend, file_of, memfds, sockets
 from tests.vhost_user.fake_backend import CONFIG as SPACE
 from vhost9p.device_log import BURST, DeviceLog
+from vhost9p.native.connection import Connection
 from vhost9p.vhost_user.messages import MemoryRegion, Message, VhostUserError
 from vhost9p.vhost_user.session import Session
 
 PLAIN, NEED_REPLY = 1, 1 | 8
+
+
+SOCKETS: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def disconnected(no_leaks: None) -> Iterator[None]:
+    yield
+    while SOCKETS:
+        SOCKETS.pop().close()
 
 
 class Talk:
@@ -40,20 +53,33 @@ class Talk:
 
     def __init__(self, protocol: int | None = PROTOCOL, withheld: int = 0) -> None:
         self.backend = FakeBackend(withheld)
-        self.session = Session(self.backend, DeviceLog(logging.getLogger("vm"), "vm"))
+        self.connection = Connection()
+        self._frontend, theirs = socket.socketpair()
+        SOCKETS.extend((self._frontend, theirs))
+        self.connection.begin(theirs.fileno())
+        self.log(DeviceLog(logging.getLogger("vm"), "vm"))
         if protocol is not None:
             self.tell(R.SET_PROTOCOL_FEATURES, U64.pack(protocol))
+
+    def log(self, log: DeviceLog) -> None:
+        """The next worker's session goes on, which logs to `log`."""
+        self.session = Session(self.backend, self.connection, log)
 
     def say(
         self, number: int, payload: bytes = b"", fds: list[int] | None = None, flags: int = PLAIN
     ) -> bytes | None:
-        message = Message(number, flags, payload, fds or [])
-        answer = self.session.handle(message)
-        assert message.fds == []
+        answer = self.handle(Message(number, flags, payload, fds or []))
         if not answer:
             return None
         assert HEADER.unpack_from(answer) == (number, 5, len(answer) - HEADER.size)
         return answer[HEADER.size :]
+
+    def handle(self, message: Message) -> bytes:
+        answer = self.session.handle(message)
+        self.connection.send()
+        if answer:
+            assert self._frontend.recv(1000) == answer
+        return answer
 
     def tell(self, number: int, payload: bytes = b"", fds: list[int] | None = None) -> None:
         assert self.say(number, payload, fds) is None
@@ -111,6 +137,45 @@ def test_failed_query_has_an_empty_answer(example: Example, flags: int) -> None:
     assert talk.say(example.request, example.payload + b"x", flags=flags) == b""
     assert talk.say(example.request, example.payload, memfds(1), flags) == b""
     assert talk.backend.calls == []
+
+
+@pytest.mark.parametrize("example", [*COMMANDS, *QUERIES], ids=title)
+@pytest.mark.parametrize("protocol", [PROTOCOL, 0])
+def test_a_message_is_handled_again_by_the_next_worker(example: Example, protocol: int) -> None:
+    """With the same answer, although the first worker has carried it out."""
+    talk = Talk(protocol)
+    talk.backend.regions = 1
+    fds = fds_of(example)
+    talk.connection.received(talk.backend.mem_count())
+    message = Message(example.request, NEED_REPLY, example.payload, fds)
+    answer = talk.session._reply(message)
+    talk.log(DeviceLog(logging.getLogger("vm"), "vm"))
+    assert talk.handle(message) == answer
+    once = {"mem_add", "mem_remove"}.issuperset(example.does)
+    assert talk.backend.names() == list(example.does) * (1 if once else 2)
+    talk.close()
+
+
+def test_an_end_of_acknowledgements_is_acknowledged_by_the_next_worker() -> None:
+    talk = Talk()
+    message = Message(R.SET_PROTOCOL_FEATURES, NEED_REPLY, U64.pack(0), [])
+    talk.connection.received(0)
+    assert talk.session._reply(message)
+    talk.log(DeviceLog(logging.getLogger("vm"), "vm"))
+    assert talk.handle(message)
+    assert talk.say(R.SET_OWNER, flags=NEED_REPLY) is None
+
+
+def test_a_refused_message_is_refused_by_the_next_worker() -> None:
+    talk = Talk()
+    talk.backend.errors["mem_add"] = OSError(errno.EEXIST, "it is there")
+    talk.backend.regions = 3
+    (fd,) = memfds(1)
+    message = Message(R.ADD_MEM_REG, NEED_REPLY, SLOT, [fd])
+    talk.connection.received(talk.backend.mem_count())
+    answer = talk.session._reply(message)
+    assert answer.endswith(U64.pack(errno.EEXIST))
+    assert talk.handle(message) == answer
 
 
 @pytest.mark.parametrize("number", [0, 6, 7, 19, 31, 32, 40, 99, 0xFFFFFFFF])
@@ -178,7 +243,7 @@ def test_refusal_names_request_and_value(caplog: pytest.LogCaptureFixture) -> No
 def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     talk = Talk()
-    talk.session = Session(talk.backend, DeviceLog(logging.getLogger("vm"), "vm", lambda: 0.0))
+    talk.log(DeviceLog(logging.getLogger("vm"), "vm", lambda: 0.0))
     for _ in range(3 * BURST):
         assert talk.say(R.SET_CONFIG, CONFIG.pack(0, 1, 0) + b"x") is None
     assert caplog.text.count("SET_CONFIG refused") == BURST
@@ -400,14 +465,14 @@ ANYTHING = st.lists(
 def test_any_messages_are_answered_once_and_leak_nothing(
     messages: list[tuple[int, int, bytes, int, bool]], acknowledges: bool
 ) -> None:
-    before = kept_fds()
     talk = Talk(PROTOCOL if acknowledges else 0)
+    before = kept_fds()
     has_reply = {example.request.value for example in QUERIES}
     for number, flags, payload, count, lost in messages:
-        was = bool(talk.session.protocol_features & REPLY_ACK)
+        was = bool(talk.connection.protocol_features & REPLY_ACK)
         message = Message(number, flags, payload, memfds(count), lost)
-        answer = talk.session.handle(message)
-        now = bool(talk.session.protocol_features & REPLY_ACK)
+        answer = talk.handle(message)
+        now = bool(talk.connection.protocol_features & REPLY_ACK)
         expected = number in has_reply or bool(flags & 8 and (was or now))
         assert bool(answer) == expected
         if answer:

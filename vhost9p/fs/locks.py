@@ -5,11 +5,8 @@ A guest process is named by (client_id, proc_id); fcntl and flock look alike on 
 open file description belong to the descriptor, so a process never conflicts with itself, whichever
 of its fids it locks or unlocks through, and does conflict with every other process of every guest
 and of the host. Closing the descriptor releases all of its locks. A LockFile knows how to lock
-through its descriptor (vhost9p/fs/lock_file.py); the table knows all lock files, and decides which
-one a request uses, and who holds its lock afterwards.
-
-A lock file that holds nothing may stay open for the process's next lock, until its fids are gone.
-It does so if the fid can write, and thus keeps no more of the host's file than the fid does.
+through its descriptor (vhost9p/fs/lock_file.py). The table knows all lock files, decides which one
+a request uses (vhost9p/fs/lock_files.py), and who holds its lock afterwards.
 
 A flock belongs to an open file of the guest, which is one fid, and so to every process that
 inherited it by fork or exec, or received it over a socket. So a lock of the whole file also records
@@ -22,30 +19,23 @@ unlock releases nothing.
 """
 
 import errno
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from vhost9p.fs import lock_recovery
 from vhost9p.fs.lock_file import FileId, Holder, LockFile, Wait
-from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Piece, Range, Span
-from vhost9p.native import descriptors, sys
+from vhost9p.fs.lock_files import LockFiles
+from vhost9p.fs.lock_records import SIZE, Memory
+from vhost9p.fs.lock_recovery import Found
+from vhost9p.fs.ranges import RDLCK, UNLCK, WHOLE, WRLCK, Range, Span
+from vhost9p.native import sys
 from vhost9p.native.sys import Cancel
 
-__all__ = ["RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "LockTable"]
+__all__ = ["MEMORY_SIZE", "RDLCK", "UNLCK", "WRLCK", "Blocker", "Cancel", "LockTable"]
 
-FILES_MAX = 4096
-"""Descriptors that one guest's locks may use; ENOLCK beyond."""
-SHARE_PART = 7 / 8
-"""They stay open, so they may use only this part of the device's own share of descriptors."""
-IDLE_MAX = 64
-IDLE_PART = 1 / 16
-"""The same of those that hold nothing."""
-PIECES_MAX = 65536
-FILE_PIECES_MAX = 8192
-"""Ranges that one guest may lock, in total and in one file; ENOLCK beyond. The kernel searches a
-list of all locked ranges of a file, whoever holds them."""
+MEMORY_SIZE = SIZE
+"""Bytes that a lock table needs to survive its process."""
 
 
 class Blocker(NamedTuple):
@@ -57,18 +47,7 @@ class Blocker(NamedTuple):
     client_id: bytes
 
 
-K = TypeVar("K")
-
-
-def _discard(index: dict[K, dict[LockFile, None]], key: K, file: LockFile) -> None:
-    files = index.get(key)
-    if files:
-        files.pop(file, None)
-        if not files:
-            del index[key]
-
-
-class LockTable:
+class LockTable(LockFiles):
     """All locks of one device's guest. Thread-safe; fids are named by their handles.
 
     Two kinds of locks guard it. A file's own (`LockFile.lock`) is held around a call to the host
@@ -77,7 +56,8 @@ class LockTable:
 
     `released` is called when a lock on a file was released for which others may wait; `open_file`
     opens a fid's file for locks, and returns a descriptor and its access mode; `mark` makes Python
-    clunk a fid, or raises OSError.
+    clunk a fid, or raises OSError if the fid is gone. `memory`, of MEMORY_SIZE bytes, survives the
+    process: a table that has it next begins with `recover`.
     """
 
     def __init__(
@@ -85,30 +65,13 @@ class LockTable:
         released: Callable[[FileId], None],
         open_file: Callable[[int], tuple[int, int]],
         mark: Callable[[int], None],
+        memory: Memory | None = None,
     ) -> None:
+        super().__init__(open_file, memory)
         self._released = released
-        self._open_file = open_file
         self._mark = mark
-        self._files: dict[Holder, LockFile] = {}
-        self._idle: dict[LockFile, int] = {}
-        """Those that hold nothing and are not in use, the last used one at the end, with the fid
-        that keeps each open."""
-        self._by_fid: dict[int, dict[LockFile, None]] = {}
-        self._by_piece: dict[tuple[FileId, Piece], dict[LockFile, None]] = {}
-        """The same by fid, and by file and locked range, so that a request finds its few locks
-        among many without a search."""
-        self._lock = threading.Lock()
-        self._pieces = 0
-        self._in_file: dict[FileId, int] = {}
-        """How many there are, and of each file."""
-
-    @cached_property
-    def _files_max(self) -> float:
-        return min(FILES_MAX, descriptors.share() * SHARE_PART)
-
-    @cached_property
-    def _idle_max(self) -> float:
-        return min(IDLE_MAX, self._files_max * IDLE_PART)
+        self._released_before: frozenset[int] = frozenset()
+        """Requests that had unlocked what their processes had, when the process before died."""
 
     # ---- lock files -------------------------------------------------------------------------
 
@@ -132,105 +95,11 @@ class LockTable:
                 raise
         return file
 
-    def _open(self, holder: Holder, fid: int, span: Span) -> tuple[LockFile, bool]:
-        made = LockFile(holder, *self._open_file(fid))
-        file = None
-        try:
-            with self._lock:
-                file = self._known(holder, fid, span)  # another thread may have been faster
-                if file is None:
-                    file = self._files[holder] = made
-                return file, self._use(file, fid)
-        finally:
-            if file is not made:
-                descriptors.close(made.fd)
-
-    def _known(self, holder: Holder, fid: int, span: Span) -> LockFile | None:
-        """Raises OSError ENOLCK where one more process would be too many."""
-        file = self._files.get(holder)
-        if file is None and len(self._files) - len(self._idle) >= self._files_max:
-            raise OSError(errno.ENOLCK, f"{len(self._files)} files are locked")
-        if file is None and span == WHOLE:
-            file = next(self._shared(holder, fid), None)
-        return file
-
-    def _shared(self, holder: Holder, fid: int) -> Iterator[LockFile]:
-        """What other processes of the same client have locked as a whole through this fid."""
-        for file in self._by_fid.get(fid, ()):
-            if fid in file.shares and holder[:3] == file.holder[:3]:
-                yield file
-
-    def _begin_use(self, file: LockFile) -> None:
-        file.uses += 1
-        self._idle.pop(file, None)
-
-    def _use(self, file: LockFile, fid: int) -> bool:
-        """Returns whether the fid is new to it."""
-        if file in self._idle:  # nothing is locked through the fids that it had
-            for other in file.fids - {fid}:
-                _discard(self._by_fid, other, file)
-            file.fids &= {fid}
-        self._begin_use(file)
-        if fid in file.fids:
-            return False
-        file.fids.add(fid)
-        self._by_fid.setdefault(fid, {})[file] = None
-        return True
-
-    def _join(self, file: LockFile, holder: Holder, *, alone: bool) -> None:
-        """A process has locked; `alone`: no other has any more."""
-        if self._files.setdefault(holder, file) is not file:
-            return
-        if alone:
-            file.former.update(file.holders)
-            file.holders.clear()
-        file.holders[holder] = None
-        file.former.discard(holder)
-
-    def _leave(self, file: LockFile) -> None:
-        self._idle.pop(file, None)
-        for holder in (*file.holders, *file.former):
-            del self._files[holder]
-        for fid in file.fids:
-            _discard(self._by_fid, fid, file)
-
-    def done(self, file: LockFile, *, keep: int | None = None) -> None:
-        """Ends a use that `open` began. Closes the file if it holds nothing; with `keep`, a fid of
-        it that can write, the one that has been idle for longest if there are too many."""
-        with self._lock:
-            file.uses -= 1
-            if file.uses or (file.holds_something and not file.abandoned):
-                return
-            if keep in file.fids and file.has_one_holder and not file.abandoned:
-                self._idle[file] = keep
-                if len(self._idle) <= self._idle_max:
-                    return
-                file = next(iter(self._idle))
-            if not file.abandoned:
-                self._leave(file)
-        descriptors.close(file.fd)
-
     def _require_usable(self, file: LockFile, *, room: bool) -> None:
         if file.abandoned:
             raise OSError(errno.EBADF, "the fid is gone")
-        if not room:
-            return
-        if self._pieces > PIECES_MAX or self._in_file.get(file.file_id, 0) > FILE_PIECES_MAX:
-            raise OSError(errno.ENOLCK, f"{self._pieces} ranges are locked")
-
-    def _record(self, file: LockFile, span: Span, kind: int) -> None:
-        gone, come = file.ranges.set(span, kind)
-        file_id = file.file_id
-        for piece in gone:
-            _discard(self._by_piece, (file_id, piece), file)
-        for piece in come:
-            self._by_piece.setdefault((file_id, piece), {})[file] = None
-        more = len(come) - len(gone)
-        if more:
-            self._pieces += more
-            count = self._in_file.pop(file_id, 0) + more
-            if count:
-                self._in_file[file_id] = count
+        if room:
+            self._ranges.require_room(file.file_id)
 
     # ---- taking -----------------------------------------------------------------------------
 
@@ -282,6 +151,8 @@ class LockTable:
         with file.lock:
             try:
                 self._require_usable(file, room=not whole)  # `_locked` checks again
+                if whole and not (file.bare and file.flock == UNLCK):
+                    file.record.try_whole(fid, holder[3], kind, only_flock)
                 wait = file.try_lock(kind, span, only_flock=only_flock)
                 if not wait:
                     with self._lock:
@@ -298,24 +169,28 @@ class LockTable:
 
     def _put_back(self, file: LockFile, span: Span) -> None:
         """Restores the recorded locks, with the file's lock held."""
-        if not file.put_back(span):
-            with self._lock:
-                file.drop_flock()
+        kept = True
+        try:
+            kept = file.put_back(span)
+        finally:
+            if not kept:
+                with self._lock:
+                    file.drop_flock()
+            elif span == WHOLE:
+                file.store()
 
     def _locked(
         self, file: LockFile, holder: Holder, fid: int, kind: int, span: Span, *, only_flock: bool
     ) -> None:
         self._require_usable(file, room=False)
+        if span == WHOLE:
+            self._join(file, holder, alone=WRLCK in (kind, file.flock))
+            file.took_flock(kind, fid, only_flock)
+        elif file.bare:
+            file.bare = False
+            file.store()
         if not only_flock:
-            self._record(file, span, kind)
-        if span != WHOLE:
-            return
-        self._join(file, holder, alone=WRLCK in (kind, file.flock))
-        if file.flock == UNLCK or (file.shares and kind == file.flock == RDLCK):
-            file.shares.add(fid)
-        elif file.shares != {fid}:
-            file.shares.clear()
-        file.flock, file.only_flock = kind, only_flock
+            self._ranges.set(file, span, kind)
 
     # ---- giving up --------------------------------------------------------------------------
 
@@ -323,32 +198,58 @@ class LockTable:
         """With the file's lock held."""
         sys.ofd_lock(file.fd, UNLCK, *span)
         with self._lock:
-            self._record(file, span, UNLCK)
+            self._ranges.set(file, span, UNLCK)
+            # fcntl may give up in pieces what it has locked as a whole
             pieces = file.flock != UNLCK and not file.only_flock and not file.ranges
-        if pieces or span == WHOLE:  # fcntl may give up in pieces what it has locked as a whole
-            sys.flock(file.fd, UNLCK)
-            with self._lock:
+            ends = pieces or span == WHOLE
+            if ends:
                 file.drop_flock()
+        if ends:
+            sys.flock(file.fd, UNLCK)
         self._released(file.file_id)
 
     def release(
-        self, holder: Holder, fid: int, span: Span, *, flock: bool, keep: bool = False
+        self,
+        holder: Holder,
+        fid: int,
+        span: Span,
+        *,
+        flock: bool,
+        keep: bool = False,
+        request: int = 0,
     ) -> None:
         """Unlocks a range; `flock`: as LOCK_UN does, which is also good for what another process
-        locked through this fid; `keep`: see `done`. OSError ENOLCK where that would make too many
+        locked through this fid; `keep`: see `done`; `request`: a number that names the request,
+        also when it runs again (0: it never does). OSError ENOLCK where that would make too many
         ranges of one."""
         flock = flock and span == WHOLE
         with self._lock:
+            if self._records.kept:
+                self._records.next_request()
             own = self._files.get(holder)
-            files = [own] if own else list(self._shared(holder, fid)) if flock else []
+            if own:
+                files = [own]
+                if flock and request and len(self._by_fid.get(fid, ())) > 1:
+                    self._note_release(own, holder, fid, request)
+            elif flock and request not in self._released_before:
+                files = list(self._shared(holder, fid))
+            else:
+                files = []
             for file in files:
                 self._begin_use(file)
         self._unlock_each(
             files,
             span,
-            lambda file: self._gives_up(file, holder, fid, span, flock),
+            lambda file: self._gives_up(file, holder, fid, span, flock, request if flock else 0),
             fid if keep else None,
         )
+
+    def _note_release(self, own: LockFile, holder: Holder, fid: int, request: int) -> None:
+        """Records that a process that locks a file of its own unlocks that. When this is done, the
+        same request, run again, would be good for those that share the fid."""
+        for file in self._shared(holder, fid):
+            if file is not own:
+                file.record.add_released(holder[3], request)
 
     def _unlock_each(
         self,
@@ -356,9 +257,11 @@ class LockTable:
         span: Span,
         gives_up: Callable[[LockFile], bool],
         keep: int | None = None,
+        clunked: int | None = None,
     ) -> None:
         """Unlocks those of the files for which `gives_up` returns true, and ends their use.
-        `gives_up` is called with the table's lock held, and may change the records."""
+        `gives_up` is called with the table's lock held, and may change the records. `clunked`: a
+        fid that they lose with that."""
         try:
             for file in files:
                 with file.lock:
@@ -366,15 +269,21 @@ class LockTable:
                         unlock = not file.abandoned and gives_up(file)
                     if unlock:
                         self._unlock(file, span)
+                    if clunked is not None:
+                        with self._lock:
+                            file.record.drop_fid(clunked)
         finally:
             for file in files:
                 self.done(file, keep=keep)
 
-    def _gives_up(self, file: LockFile, holder: Holder, fid: int, span: Span, flock: bool) -> bool:
+    def _gives_up(
+        self, file: LockFile, holder: Holder, fid: int, span: Span, flock: bool, request: int
+    ) -> bool:
         """Records that a process unlocks: its part of a shared lock, its locks through one of
         several fids, or everything. Returns whether nobody holds the lock afterwards."""
         if holder in file.former:
             file.former.discard(holder)
+            file.record.drop_process(holder[3], request)
             del self._files[holder]
             return False
         if holder not in file.holders:
@@ -383,6 +292,7 @@ class LockTable:
             self._require_usable(file, room=True)
             return len(file.holders) == 1
         if len(file.holders) > 1:
+            file.record.drop_process(holder[3], request)
             del file.holders[holder], self._files[holder]
             return False
         return not file.several or file.gives_up_share(fid)
@@ -399,7 +309,7 @@ class LockTable:
             for file in others:
                 self._begin_use(file)
         self._give_up(orphans)
-        self._unlock_each(others, WHOLE, lambda file: file.several and file.gives_up_share(fid))
+        self._unlock_each(others, WHOLE, lambda file: file.loses_fid(fid), clunked=fid)
 
     def clear(self) -> None:
         """Releases every lock, after the fids are gone."""
@@ -414,6 +324,7 @@ class LockTable:
         for file in files:
             self._leave(file)
             file.abandoned = True
+            file.record.drop_fids()
             file.uses += 1
 
     def _give_up(self, files: Iterable[LockFile]) -> None:
@@ -423,9 +334,43 @@ class LockTable:
                     with suppress(OSError):
                         self._unlock(file, WHOLE)
                     with self._lock:
-                        self._record(file, WHOLE, UNLCK)
+                        self._ranges.set(file, WHOLE, UNLCK)
             self.done(file)
             self._released(file.file_id)
+
+    # ---- after a death ----------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Takes over what a process has left in `memory` that was killed. To be called before any
+        other method but `descriptors`, and again, in another process, if this one is killed
+        meanwhile. Raises OSError if /proc cannot be read."""
+        found = [each for each in lock_recovery.find(self._records) if self._enter(each)]
+        self._released_before = frozenset(number for each in found for number in each.requests)
+        for each in found:
+            with suppress(OSError):
+                self._settle(each)
+            if not each.file.holds_something:
+                self._idle[each.file] = next(iter(each.file.fids))
+        for fid in list(self._by_fid):
+            try:
+                self._mark(fid)
+            except OSError:  # it was clunked
+                self.clunk(fid)
+
+    def _settle(self, found: Found) -> None:
+        """Makes the kernel and the records agree: by another attempt at what was being tried, or by
+        giving back what was not granted."""
+        file, tried = found.file, found.tried
+        if tried and tried.fid in file.fids:
+            holder = (*file.holder[:3], tried.process)
+            whole = (file, holder, tried.fid, tried.kind, WHOLE)
+            self._attempt(*whole, not tried.only_flock)
+            return
+        with file.lock:
+            if file.bare or found.held.flock != file.flock:
+                self._put_back(file, WHOLE)
+            else:
+                file.store()
 
     # ---- asking -----------------------------------------------------------------------------
 
@@ -448,7 +393,7 @@ class LockTable:
         held, start, length, pid = elsewhere
         found = Range(start, length)
         with self._lock:
-            owners = self._by_piece.get((holder[:2], (start, found.end, held)), ())
+            owners = self._ranges.owners(holder[:2], (start, found.end, held))
             other = next((each.holder for each in owners if holder not in each.holders), None)
         if other:
             _, _, client_id, proc_id = other

@@ -8,13 +8,12 @@ Late replies to a closed device fail with ESTALE and touch no freed memory.
 import errno
 import itertools
 import logging
-import os
 import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from vhost9p.native import descriptors
 from vhost9p.native.export import Export
@@ -72,10 +71,12 @@ class Handler(Protocol):
         kind: int,
         span: tuple[int, int],
         flock: int,
+        request: int,
     ) -> bool:
         """Takes a lock of a pinned fid, given by its handle, or releases one; False if another
         process holds it. `holder` is the file (device, inode) and the process (client_id, proc_id),
-        `span` start and length of a Tlock."""
+        `span` start and length of a Tlock, `request` a number that names the request, also when it
+        runs again."""
 
     def question_device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """Decides what a device stands for, and installs that. `fd` is a file on it."""
@@ -145,12 +146,13 @@ def v9_up_lock(
     start: int,
     length: int,
     flock: int,
+    request: int,
 ) -> int:
     """Takes or releases a lock without waiting."""
     holder = (st_dev, st_ino, ffi.unpack(client_id, client_size), proc_id)
     try:
         handler = _devices[number].handler
-        if handler.try_lock(fid, writable, holder, kind, (start, length), flock):
+        if handler.try_lock(fid, writable, holder, kind, (start, length), flock, request):
             return 0
     except OSError as error:
         return -(error.errno or errno.EIO)
@@ -208,9 +210,50 @@ class Stats:
     broken: bool
 
 
+class Session(NamedTuple):
+    """See Device.session."""
+
+    msize: int
+    dialect_u: bool
+    ring_size: int
+
+
+class Area:
+    """The memory of a device with so many fids. A process that is cloned from this one has it, too:
+    it can go on with the device after the process that served it has died."""
+
+    def __init__(self, max_fids: int) -> None:
+        """Raises OSError."""
+        self.max_fids = max_fids
+        self.is_taken_over = False
+        """Whether `recover` has found a device that a process has left."""
+        self.native: Any = lib.v9_device_reserve(max_fids)
+        if not self.native:
+            raise OSError(errno.ENOMEM, f"no memory for {max_fids} fids")
+
+    @property
+    def requests(self) -> int:
+        """How many requests of the guest were taken from the ring, by all processes."""
+        return int(lib.v9_device_requests(self.native))
+
+    def recover(self) -> bool:
+        """After a death: makes the device good again, so that `Device` goes on with it. False if
+        nobody has served it yet. Raises OSError."""
+        self.is_taken_over = bool(check(lib.v9_device_recover(self.native, self.max_fids)))
+        return self.is_taken_over
+
+    def descriptors(self) -> list[int]:
+        """The descriptors that a recovered device has."""
+        count = lib.v9_device_descriptors(self.native, ffi.NULL, 0)
+        fds = ffi.new("int32_t[]", count)
+        lib.v9_device_descriptors(self.native, fds, count)
+        return list(fds)
+
+
 class Device:
     """One virtio-9p device: memory, ring, fids, serving threads.
 
+    It lies in `area`, in one of its own if that is None, and goes on with what that holds.
     `threads` is the number that serve at once while none is stuck; `cpus` are those on which they
     may run (empty: any); `poll_us` is the time that they poll before they sleep, in microseconds;
     `msize_max` is in bytes.
@@ -228,7 +271,10 @@ class Device:
         mem_bytes: int,
         cpus: Sequence[int] = (),
         poll_us: int = 0,
+        area: Area | None = None,
     ) -> None:
+        """Raises OSError."""
+        native = (area or Area(max_fids)).native
         self.handler = handler
         self.msize_max = msize_max
         self._answering = threading.Lock()
@@ -251,11 +297,11 @@ class Device:
         )
         for cpu in cpus:
             conf.cpus[cpu // 64] |= 1 << cpu % 64
-        err = ffi.new("int32_t *")
-        self._native = lib.v9_device_new(conf, err)
-        if not self._native:
+        err = lib.v9_device_start(native, conf)
+        if err:
             del _devices[self._number]
-            raise OSError(-err[0], os.strerror(-err[0]))
+        check(err)
+        self._native = native
         self.account = int(lib.v9_device_account(self._native))
         """Descriptors opened for the device count against it (csrc/base/budget.h)."""
         self.fids = FidTable(self._native)
@@ -287,6 +333,12 @@ class Device:
         """The session's dialect: 9P2000.u, or 9P2000.L."""
         lib.v9_device_set_dialect(self._native, lib.V9_9P2000U if dialect_u else lib.V9_9P2000L)
 
+    def session(self) -> Session:
+        """What the guest's session and the frontend have agreed upon."""
+        out = ffi.new("struct v9_device_session *")
+        lib.v9_device_session(self._native, out)
+        return Session(out.msize, out.dialect == lib.V9_9P2000U, out.ring_size)
+
     def stats(self) -> Stats:
         """Live counts."""
         out = ffi.new("struct v9_device_stats *")
@@ -314,6 +366,10 @@ class Device:
     def mem_remove(self, gpa: int, size: int, uva: int) -> None:
         """Removes a region (waits up to 2 s for requests)."""
         check(lib.v9_device_mem_remove(self._native, gpa, size, uva))
+
+    def mem_count(self) -> int:
+        """Returns the number of regions."""
+        return int(lib.v9_device_mem_count(self._native))
 
     def mem_set(self, regions: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Replaces all regions (waits up to 2 s for requests) by these: gpa, size, uva, mmap

@@ -64,12 +64,6 @@ def ofd_test(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int
     return None if lock.type == UNLCK else (lock.type, lock.start, lock.length, lock.pid)
 
 
-def take_stop_signals(fd: int, patience: float) -> None:
-    """From now on SIGTERM and SIGINT, blocked in all threads, are written to an eventfd. The
-    process ends with status 0 at most `patience` seconds after the first of them."""
-    check(lib.v9_stop_start(fd, round(patience * 1000)))
-
-
 CAPABILITIES = {
     0: "CAP_CHOWN",
     1: "CAP_DAC_OVERRIDE",

@@ -12,6 +12,7 @@ import os
 from functools import partial
 
 from vhost9p.fs.lock_file import Holder
+from vhost9p.fs.lock_records import Memory
 from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, LockTable
 from vhost9p.fs.ranges import Span
 from vhost9p.p9 import constants as c
@@ -33,12 +34,13 @@ class LockFamily:
     """See the module. `waits` are the waiting requests; `wake_signal` interrupts their system
     calls."""
 
-    def __init__(self, context: Context, wake_signal: int) -> None:
+    def __init__(self, context: Context, wake_signal: int, memory: Memory | None = None) -> None:
         self._fids = context.fids
         self._table = LockTable(
             RELEASES.released,
             context.fids.open_for_locks,
             lambda handle: context.fids.mark(handle, FID_LOCKS),
+            memory,
         )
         self.waits = LockWaits(self._table, wake_signal)
 
@@ -49,14 +51,23 @@ class LockFamily:
     # ---- requests ---------------------------------------------------------------------------
 
     def try_lock(
-        self, fid: int, writable: int, holder: Holder, kind: int, span: Span, flock: int
+        self,
+        fid: int,
+        writable: int,
+        holder: Holder,
+        kind: int,
+        span: Span,
+        flock: int,
+        request: int,
     ) -> bool:
         """Takes a lock, or releases one (UNLCK); False if another process holds it. `fid` is the
         handle of a pinned fid, which is open, and `writable` whether for writing; `flock`: the
-        guest may have called flock(2)."""
+        guest may have called flock(2); `request` names the request, also when it runs again."""
         if kind == UNLCK:
             # A descriptor that stays open must not keep more of the host's file than the fid does.
-            self._table.release(holder, fid, span, flock=bool(flock), keep=bool(writable))
+            self._table.release(
+                holder, fid, span, flock=bool(flock), keep=bool(writable), request=request
+            )
             return True
         return self._table.lock(holder, fid, kind, span, fid_writable=bool(writable))
 
@@ -101,6 +112,10 @@ class LockFamily:
             if found and found.client_id:
                 return None
         return found
+
+    def recover(self) -> None:
+        """Takes the locks over that a process that died has left in `memory`. Raises OSError."""
+        self._table.recover()
 
     def clunk(self, handle: int) -> None:
         """Releases the locks of a fid that is clunked."""

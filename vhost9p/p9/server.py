@@ -12,6 +12,7 @@ dialect_u_reading for 9P2000.u.
 
 import errno
 import logging
+import mmap
 from collections.abc import Callable
 
 from vhost9p.fs.tree import Tree
@@ -43,12 +44,14 @@ class Server:
         set_msize: Callable[[int], None],
         set_dialect: Callable[[Dialect], None],
         wake_signal: int,
+        locks: mmap.mmap | None = None,
     ) -> None:
+        """`locks` is the memory of the lock table, if that is to outlive the process."""
         self._fids = fids
         context = Context(fids, tree, msize_max, set_msize, self._begin, msize_max)
         self._context = context
         self._set_dialect = set_dialect
-        self._locks = LockFamily(context, wake_signal)
+        self._locks = LockFamily(context, wake_signal, locks)
         self.try_lock = self._locks.try_lock
         self._reading = ReadingFamily(context)
         session: dict[type[Message], Handler] = {
@@ -73,6 +76,14 @@ class Server:
         """Begins a session of this dialect."""
         self._handlers = self._tables[dialect]
         self._set_dialect(dialect)
+
+    def take_over(self, dialect: Dialect, msize: int, ring_size: int) -> None:
+        """Goes on with the session of a process that died, and with its locks. Raises OSError."""
+        self._context.dialect = dialect
+        self._context.msize = msize
+        self._handlers = self._tables[dialect]
+        self._locks.recover()
+        self.set_ring_size(ring_size)
 
     def handle(self, data: bytes, request: Request) -> bytes | None:
         """Returns the reply to a request; None if it comes later. Raises OSError."""

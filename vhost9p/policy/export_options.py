@@ -15,13 +15,17 @@ def install(export: Export, config: ExportConfig) -> None:
     """Once, before the export is served. Raises OSError, and ValueError if `problem` finds one."""
     xattrs, id_map, model = config.xattrs, config.id_map, config.model
     if xattrs or model in MODELS:
-        rules = rules_of(model, _rules(xattrs) if xattrs else ())
-        xattr_rules.install(export, rules, _limits(xattrs) if xattrs else None)
+        xattr_rules.install(export, xattr_rules_of(config), _limits(xattrs) if xattrs else None)
     if id_map:
         uids = Ids(_ranges(id_map.uid), _host_id(id_map.squash_uid), id_map.forbid_uid)
         gids = Ids(_ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)
         uids.install(export, UID)
         gids.install(export, GID)
+
+
+def xattr_rules_of(config: ExportConfig) -> tuple[Rule, ...]:
+    """Returns the rules for attributes: the export's and its model's."""
+    return rules_of(config.model, _rules(config.xattrs) if config.xattrs else ())
 
 
 def problem(config: ExportConfig) -> str | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vhost9p import procfs
 from vhost9p.native.qidmap import FileKey
 
 Probe = Callable[[int], FileKey]
@@ -99,11 +100,11 @@ class MountTable:
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._fds: list[int] = []
         try:
-            self._mountinfo = self._keep(os.open("/proc/self/mountinfo", flags))
+            self._mountinfo = self._keep(os.open(procfs.path("self/mountinfo"), flags))
             self._changes = select.poll()
             self._changes.register(self._mountinfo, select.POLLPRI)
-            self.watched = self._keep(os.open("/proc/self/mountinfo", flags))
-            self._fdinfo = self._keep(os.open("/proc/self/fdinfo", flags | os.O_DIRECTORY))
+            self.watched = self._keep(os.open(procfs.path("self/mountinfo"), flags))
+            self._fdinfo = self._keep(os.open(procfs.path("self/fdinfo"), flags | os.O_DIRECTORY))
             self._root = self._keep(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError:
             self.close()

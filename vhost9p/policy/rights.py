@@ -13,16 +13,64 @@ id_map names ids of the host, so only the right to set those is needed.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from vhost9p import procfs
 from vhost9p.config import ExportConfig, IdMap
 from vhost9p.fs.local import UNOWNABLE
 from vhost9p.native.sys import lacking_capabilities
+from vhost9p.policy import export_options, xattrs
 
 PROBE = "user.virtfs.mode"
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 OTHERS = (1, 1000, 65534)
 """A file system on which owners can be set accepts at least one of these ids."""
+
+
+# ---- capabilities --------------------------------------------------------------------------------
+
+CAP_CHOWN = 0
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
+CAP_FOWNER = 3
+CAP_FSETID = 4
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_SYS_ADMIN = 21
+CAP_MKNOD = 27
+CAP_SETFCAP = 31
+READING = frozenset({CAP_DAC_READ_SEARCH, CAP_FOWNER})
+"""Every model: files of any owner, without a change of their access times; files by handle."""
+CHANGING = READING | {CAP_DAC_OVERRIDE}
+OWNING = CHANGING | {CAP_CHOWN, CAP_FSETID, CAP_SETGID, CAP_SETUID, CAP_MKNOD}
+
+
+def capabilities(exports: Iterable[ExportConfig]) -> frozenset[int]:
+    """Returns the capabilities that serving uses if the daemon has them: root reaches the files of
+    all users, whatever the security model. The mapped models give nothing away, so they own nothing
+    and make no device nodes."""
+    needed: set[int] = set()
+    for export in exports:
+        if export.readonly:
+            needed |= READING
+        else:
+            needed |= CHANGING if export.model in xattrs.MODELS else OWNING
+        needed.update(_for_xattrs(export))
+    return frozenset(needed)
+
+
+def _for_xattrs(export: ExportConfig) -> Iterator[int]:
+    """Attributes that only privilege reaches on the host (xattr(7)), where no rule keeps the guest
+    from them."""
+    rules = export_options.xattr_rules_of(export)
+    if xattrs.reach(rules, b"trusted."):
+        yield CAP_SYS_ADMIN
+    if export.readonly:
+        return
+    if xattrs.reach(rules, b"security."):
+        yield CAP_SYS_ADMIN
+    if xattrs.reach(rules, xattrs.CAPABILITY):
+        yield CAP_SETFCAP
 
 
 # ---- owners --------------------------------------------------------------------------------------
@@ -121,7 +169,7 @@ def _why_not_give(kind: str, first: int, last: int, lacking: list[str]) -> str |
 def _namespace(kind: str) -> list[tuple[int, int]]:
     """Returns the ranges (first, last) of ids in the daemon's user namespace (user_namespaces(7));
     adjacent ranges are merged."""
-    with open(f"/proc/self/{kind}_map", "rb") as lines:
+    with open(procfs.path(f"self/{kind}_map"), "rb") as lines:
         ranges = sorted((int(line.split()[0]), int(line.split()[2])) for line in lines)
     found: list[tuple[int, int]] = []
     for first, count in ranges:

@@ -23,17 +23,16 @@ import fcntl
 import logging
 import os
 import struct
-import uuid
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from vhost9p import host
 from vhost9p.policy.locked_file import StateError, file_name, lock, open_locked
 
-__all__ = ["RECORD_SIZE", "Record", "StateError", "StateFile", "boot_id"]
+__all__ = ["RECORD_SIZE", "Record", "StateError", "StateFile"]
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +54,6 @@ class Record(NamedTuple):
     b: int = 0
     c: int = 0
     d: int = 0
-
-
-def boot_id() -> bytes:
-    """Returns the host's boot id (random(4)), 16 bytes."""
-    return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
 
 
 def _encode_header(key: bytes, boot: bytes) -> bytes:
@@ -99,7 +93,7 @@ class StateFile:
         Raises StateError (in use, not safe to use) or OSError. `boot` stands in for the boot id.
         """
         self._key = key.encode(errors="surrogateescape")
-        self._boot = boot_id() if boot is None else boot
+        self._boot = host.boot_id() if boot is None else boot
         self.name = file_name(self._key, ".state")
         self.damaged = 0
         self._count = 0

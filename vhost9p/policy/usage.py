@@ -28,9 +28,9 @@ from typing import NamedTuple
 
 from xxhash import xxh3_128_digest
 
+from vhost9p import host
 from vhost9p.native.quota import FILE_SIZE, USAGE_OFFSET
 from vhost9p.policy.locked_file import file_name, open_locked
-from vhost9p.policy.state import boot_id
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +74,17 @@ class _Directory:
             self.fd = -1
 
     def reopen(self, below: int) -> None:
-        """Opens it again, through ".." of a directory in it."""
+        """Opens it again, through ".." of a directory in it, which may have been moved: then that
+        is some directory of the host, which is not opened."""
         if self.fd >= 0:
             return
-        fd = os.open("..", DIRECTORY, dir_fd=below)
-        if not os.path.samestat(os.fstat(fd), self.status):
-            os.close(fd)
-            raise _MovedError
-        self.fd = fd
+        above = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=below)
+        try:
+            if not os.path.samestat(os.fstat(above), self.status):
+                raise _MovedError
+            self.fd = os.open(".", DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
 
 
 class _Scan:
@@ -186,7 +189,7 @@ class UsageFile:
                 (
                     VERSION,
                     key,
-                    boot_id() if boot is None else boot,
+                    host.boot_id() if boot is None else boot,
                     (root.st_dev, root.st_ino, btime),
                     sorted(hidden),
                 )

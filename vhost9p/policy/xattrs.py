@@ -84,6 +84,19 @@ def rules_of(security_model: SecurityModel, rules: Sequence[Rule]) -> tuple[Rule
     return (*own[:1], *rules, *own[1:])
 
 
+def reach(rules: Sequence[Rule], namespace: bytes) -> bool:
+    """Returns whether some attribute of the guest is one of the host's whose name begins with
+    `namespace`."""
+    if any(each.action == "store" and each.store.startswith(namespace) for each in rules):
+        return True
+    for rule in rules:
+        if namespace.startswith(rule.match):
+            return rule.action == "keep"
+        if rule.match.startswith(namespace) and rule.action == "keep":
+            return True
+    return True
+
+
 def _related(one: bytes, other: bytes) -> bool:
     return one.startswith(other) or other.startswith(one)
 

@@ -25,9 +25,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
+from vhost9p import procfs
 from vhost9p.device_log import DeviceLog
 from vhost9p.procfs import proc_path
-from vhost9p.vhost_user.channel import Channel
+from vhost9p.vhost_user.channel import Channel, is_abandoned, shut_down, until_ready
+from vhost9p.vhost_user.connection import Connection
 from vhost9p.vhost_user.descriptors import Closer
 from vhost9p.vhost_user.session import Backend
 
@@ -49,6 +51,8 @@ class Listener:
     def __init__(self, sock: socket.socket, name: str, path: str | None = None) -> None:
         self.name = name
         self.channel: Channel | None = None
+        self.is_listening = _is_listening(sock)
+        """Whether frontends can connect; else the socket is the one connection."""
         self._log = DeviceLog(log, name)
         self._closer = Closer()
         self._socket = sock
@@ -87,6 +91,10 @@ class Listener:
         sock.set_inheritable(False)
         return cls(sock, f"--fd {fd}")
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Stops listening, and removes the path if it is still this socket's. Call it after `serve`
         or its event loop has ended."""
@@ -98,36 +106,47 @@ class Listener:
                 log.warning("%s: cannot be removed: %s", self._path, error.strerror)
         self._path = None
 
-    async def serve(self, backend: Backend, *, once: bool = False) -> None:
+    async def serve(self, backend: Backend, connection: Connection, *, once: bool = False) -> None:
         """Serves one frontend after the other until cancelled. With `once`, returns after the first
-        connection that sent a message. An inherited connected socket is served once."""
-        if not _is_listening(self._socket):
-            await self._serve_one(self._socket, backend)
+        connection that sent a message. An inherited connected socket is served once.
+
+        `connection` has the state of one after the other: at first of the one that another worker
+        has left, if there is one."""
+        if connection.has_ended and (not self.is_listening or (once and connection.messages)):
+            return
+        if not self.is_listening:
+            fd = self._socket.detach()
+            if not connection.is_live:
+                connection.begin(fd)
+            await self._serve_one(connection, backend)
             return
         while True:
-            sock = await self._accept()
+            if not connection.is_live:
+                connection.begin(await self._accept())
             asyncio.get_running_loop().add_reader(self._socket, self._turn_away)
             try:
-                channel = await self._serve_one(sock, backend)
+                await self._serve_one(connection, backend)
             finally:
                 asyncio.get_running_loop().remove_reader(self._socket)
-            if once and channel.messages:
+            if once and connection.messages:
                 return
 
-    async def _serve_one(self, sock: socket.socket, backend: Backend) -> Channel:
-        self.channel = Channel(sock, backend, self._log, self._closer)
+    async def _serve_one(self, connection: Connection, backend: Backend) -> None:
+        self.channel = Channel(connection, backend, self._log, self._closer)
         try:
             await self.channel.run()
-            return self.channel
         finally:
             self.channel = None
 
-    async def _accept(self) -> socket.socket:
-        """Waits for the next connection."""
+    async def _accept(self) -> int:
+        """Waits for the next connection; returns its socket."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await asyncio.get_running_loop().sock_accept(self._socket)
-                return sock
+                await until_ready(self.fileno(), loop.add_reader, loop.remove_reader)
+                return self._socket.accept()[0].detach()
+            except BlockingIOError:
+                pass
             except OSError as error:
                 # Most likely too many files are open, for now.
                 self._log.warning("cannot accept a connection: %s", error.strerror)
@@ -138,7 +157,9 @@ class Listener:
         first connection has ended."""
         if self.channel and not self.channel.abandoned and self._closer.has_room:
             try:
-                self._closer.close(self._socket.accept()[0].detach())
+                fd = self._socket.accept()[0].detach()
+                shut_down(fd)
+                self._closer.close(fd)
                 self._log.warning("a second frontend was disconnected: one is connected already")
                 return
             except BlockingIOError:
@@ -146,6 +167,17 @@ class Listener:
             except OSError as error:
                 self._log.warning("cannot accept a connection: %s", error.strerror)
         asyncio.get_running_loop().remove_reader(self._socket)
+
+    def adopt(self, connection: Connection) -> None:
+        """After the death of a worker, before others open descriptors: if it has accepted a
+        connection and was killed before it could record that, records it."""
+        if connection.is_live or not self.is_listening:
+            return
+        name = self._socket.getsockname()
+        for fd in map(int, os.listdir(procfs.path("self/fd"))):
+            if _is_connection(fd, name):
+                connection.begin(fd)
+                return
 
 
 def path_problem(path: str) -> str | None:
@@ -238,6 +270,21 @@ def _clear(path: str) -> None:
     except BlockingIOError:
         pass  # somebody listens: the queue of connections is full
     raise ListenError(f"{path} is in use: another process listens there")
+
+
+def _is_connection(fd: int, name: str | bytes) -> bool:
+    """Whether a descriptor is a connection that was accepted on the socket with this name, and is
+    not disconnected. The sockets of clients have no name."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:  # no socket, or closed
+        return False
+    try:
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            return False
+        return sock.getsockname() == name and not _is_listening(sock) and not is_abandoned(fd)
+    finally:
+        sock.detach()
 
 
 def _is_listening(sock: socket.socket) -> bool:

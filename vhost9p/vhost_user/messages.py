@@ -14,10 +14,8 @@ This module does no input or output.
 """
 
 import errno
-import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from enum import Enum
 from typing import ClassVar, Self
@@ -307,7 +305,7 @@ _BY_NUMBER = {request.number: request for request in Request}
 
 @dataclass(slots=True)
 class Message:
-    """A whole message as received. It owns its descriptors until `close_fds`.
+    """A whole message as received, with its descriptors.
 
     `fds_lost`: more descriptors came than a message may have, or than this process could open.
     """
@@ -349,11 +347,6 @@ class Message:
             valid = " or ".join(map(str, allowed))
             raise VhostUserError(f"it came with {len(self.fds)} descriptors instead of {valid}")
         return payload
-
-    def close_fds(self, close: Callable[[int], None] = os.close) -> None:
-        """Closes the descriptors; a second call does nothing."""
-        while self.fds:
-            close(self.fds.pop())
 
 
 def encode_reply(number: int, payload: bytes) -> bytes:

@@ -13,8 +13,14 @@ memory: after it the frontend sends only changes of memory.
 The negotiated protocol features only decide about acknowledgements. A request works whether or not
 its feature was negotiated.
 
-The session owns the descriptors of the message that it handles, and closes them; the backend
-duplicates what it keeps. A message may take seconds, so each connection has a thread of its own.
+The session closes the descriptors of the message that it has handled; the backend duplicates what
+it keeps. A message may take seconds, so each connection has a thread of its own.
+
+If the worker dies while it handles a message, the next one handles it again, from the start. For
+most requests that is harmless: they set something, and set the same again, or stop and reset what
+is stopped and new already. There are two exceptions. A region of memory has been added or removed
+already if the number of regions is not the one from before. And SET_PROTOCOL_FEATURES may end the
+acknowledgements: it is itself acknowledged by the features from before, too.
 """
 
 import errno
@@ -23,6 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from vhost9p.device_log import DeviceLog
+from vhost9p.vhost_user.connection import Connection
 from vhost9p.vhost_user.descriptors import adopt_channel
 from vhost9p.vhost_user.messages import (
     BACKEND_REQ_BIT,
@@ -104,6 +111,10 @@ class Backend(Protocol):
         """Sets the negotiated virtio features, with or without PROTOCOL_FEATURES_BIT. This and the
         calls below that set the ring up stop a running ring first, as `ring_stop` does."""
 
+    def mem_count(self) -> int:
+        """Returns the number of regions of guest memory. `mem_add` and `mem_remove` change it by
+        one, if they succeed, when they take effect."""
+
     def mem_set_table(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """Replaces guest memory by these regions, each with its descriptor. After an error there
         is no guest memory."""
@@ -143,22 +154,34 @@ class Backend(Protocol):
 
 
 class Session:
-    """The state of one connection. `close` closes a descriptor that came with a message."""
+    """Handles the messages of a connection. `close` closes a descriptor that came with a
+    message."""
 
     def __init__(
-        self, backend: Backend, log: DeviceLog, close: Callable[[int], None] = os.close
+        self,
+        backend: Backend,
+        connection: Connection,
+        log: DeviceLog,
+        close: Callable[[int], None] = os.close,
     ) -> None:
-        self.protocol_features = 0
         self._offered = FEATURES & ~backend.withheld
         self._backend = backend
+        self._connection = connection
         self._log = log
         self._close_fd = close
-        self._backend_req_fd: int | None = None
 
     def handle(self, message: Message) -> bytes:
-        """Carries out a message and closes its descriptors. Returns the bytes to send, b"" for
-        none. Raises nothing."""
-        acknowledges = self._acknowledges
+        """Carries out the connection's message, and has it answered. Closes the message's
+        descriptors. Returns the answer, b"" for none. Raises nothing."""
+        self._connection.received(self._backend.mem_count())
+        reply = self._reply(message)
+        self._connection.handled(reply)
+        for fd in message.fds:
+            if fd != self._connection.backend_req_fd:
+                self._close_fd(fd)
+        return reply
+
+    def _reply(self, message: Message) -> bytes:
         try:
             reply, code = self._carry_out(message), 0
         except VhostUserError as error:
@@ -167,19 +190,16 @@ class Session:
         except Exception:  # a bug of the daemon: the VM can continue
             reply, code = b"", errno.EIO
             self._log.exception("%s failed", message.name)
-        finally:
-            message.close_fds(self._close_fd)
         request = Request.find(message.number)
         if request and request.has_reply:
             return encode_reply(message.number, reply)
-        # SET_PROTOCOL_FEATURES may itself negotiate that it is acknowledged.
-        if message.needs_reply and (acknowledges or self._acknowledges):
+        if message.needs_reply and self._acknowledges:
             return encode_reply(message.number, U64(code).pack())
         return b""
 
     def close(self) -> None:
         """Ends the session: the device loses all that the connection has set up. Raises nothing."""
-        self._keep_backend_req_fd(None)
+        self._keep_backend_req_fd(-1)
         try:
             self._backend.reset()
         except Exception:
@@ -187,7 +207,10 @@ class Session:
 
     @property
     def _acknowledges(self) -> bool:
-        return bool(self.protocol_features >> REPLY_ACK_BIT & 1)
+        """Whether the message may ask for an acknowledgement. SET_PROTOCOL_FEATURES may itself
+        negotiate that, or end it."""
+        features = self._connection.noted_features | self._connection.protocol_features
+        return bool(features >> REPLY_ACK_BIT & 1)
 
     def _carry_out(self, message: Message) -> bytes:
         request = Request.find(message.number)
@@ -221,7 +244,7 @@ class Session:
     def _set_protocol_features(self, new: U64, fds: list[int]) -> None:
         # Known features are set even if others are refused. This request is rarely acknowledged, so
         # the frontend may not see the refusal, and without REPLY_ACK it would wait forever.
-        self.protocol_features = new.value & PROTOCOL_FEATURES
+        self._connection.protocol_features = new.value & PROTOCOL_FEATURES
         if unknown := new.value & ~PROTOCOL_FEATURES:
             raise VhostUserError(
                 f"protocol features {show_bits(unknown)} were not offered; "
@@ -242,14 +265,15 @@ class Session:
 
     def _set_backend_req_fd(self, _: Empty, fds: list[int]) -> None:
         adopt_channel(fds[0])
-        self._keep_backend_req_fd(fds.pop())
+        self._keep_backend_req_fd(fds[0])
 
-    def _keep_backend_req_fd(self, fd: int | None) -> None:
+    def _keep_backend_req_fd(self, fd: int) -> None:
         # The descriptor stays open, although a 9P device sends no requests: a frontend watches the
         # other end and takes its closing for a failure.
-        if self._backend_req_fd is not None:
-            self._close_fd(self._backend_req_fd)
-        self._backend_req_fd = fd
+        old = self._connection.backend_req_fd
+        self._connection.backend_req_fd = fd
+        if old not in (-1, fd):
+            self._close_fd(old)
 
     # ---- configuration space
 
@@ -271,10 +295,17 @@ class Session:
         return U64(self._backend.memory_slots).pack()
 
     def _add_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
-        self._backend.mem_add(slot.region, fds[0])
+        if not self._memory_has_changed:
+            self._backend.mem_add(slot.region, fds[0])
 
     def _rem_mem_reg(self, slot: MemorySlot, fds: list[int]) -> None:
-        self._backend.mem_remove(slot.region)
+        if not self._memory_has_changed:
+            self._backend.mem_remove(slot.region)
+
+    @property
+    def _memory_has_changed(self) -> bool:
+        """Whether a worker has carried out the message before it died."""
+        return self._backend.mem_count() != self._connection.noted_regions
 
     # ---- the ring
 

@@ -12,7 +12,7 @@
 
 TEST(pieces_keep_their_contents_while_others_come_and_go)
 {
-    enum { SIZE = 1 << 20, PIECES = 400 };
+    enum { SIZE = 6 << 20, PIECES = 400 };
     void *base = aligned_alloc(V9_ARENA_UNIT, SIZE);
     struct v9_arena arena;
     struct {

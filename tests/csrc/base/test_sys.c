@@ -1,4 +1,4 @@
-// sources: base/sys.c base/
+// sources: base/proc.c base/sys.c base/
 /*
  * The calls that open files of the host: what they refuse, and that they follow no symlink.
  */

@@ -41,7 +41,7 @@ SET_UP()
     conf.root_fd = root_fd = open(top, O_PATH | O_CLOEXEC);
     export = exports[0] = v9_export_new(&conf, qidmap, &err);
     v9_budget_init();
-    CHECK(export && v9_fids_init(&fids, 5000, exports, &v9_evict_ops) == 0);
+    CHECK(export && v9_fids_init(&fids, 5000, v9_fid_table_map(5000), exports, &v9_evict_ops) == 0);
     v9_budget_charge(fids.inodes.account);
 }
 

@@ -24,7 +24,7 @@ static struct v9_fids table, *const fids = &table;
 
 SET_UP()
 {
-    CHECK(v9_fids_init(fids, 100, NULL, &v9_evict_ops) == 0);
+    CHECK(v9_fids_init(fids, 100, v9_fid_table_map(100), NULL, &v9_evict_ops) == 0);
 }
 
 TEAR_DOWN()
@@ -146,7 +146,7 @@ TEST(a_nearly_full_table_finds_what_is_in_it)
     struct v9_fids fids;
     uint32_t count = 0, seed = 1;
 
-    CHECK(v9_fids_init(&fids, MAX, NULL, &v9_evict_ops) == 0);
+    CHECK(v9_fids_init(&fids, MAX, v9_fid_table_map(MAX), NULL, &v9_evict_ops) == 0);
     CHECK(enter(&fids, 7) == 0);
     struct v9_fid *first = pin(&fids, 7);
     for (int step = 0; step < STEPS; step++) {
@@ -293,7 +293,7 @@ TEST(a_request_from_before_a_session_enters_nothing_in_it)
 {
     pthread_t other;
 
-    v9_fids_begin_request(fids);
+    v9_fids_begin_request(fids, NULL);
     CHECK(enter(fids, 1) == 0);
     struct v9_fid *fid = pin(fids, 1);
     CHECK(pthread_create(&other, NULL, clear, fids) == 0 && !pthread_join(other, NULL));
@@ -301,7 +301,7 @@ TEST(a_request_from_before_a_session_enters_nothing_in_it)
     CHECK(enter(fids, 2) == -EBADF);
     CHECK(v9_fids_clone(fids, fid, 3, false) == -EBADF);
     v9_fids_unpin(fids, fid);
-    v9_fids_begin_request(fids);
+    v9_fids_begin_request(fids, NULL);
     CHECK(enter(fids, 2) == 0);
     CHECK(v9_fids_clear(fids) == 0);
     CHECK(enter(fids, 2) == 0 && v9_fids_clear(fids) == 0);
@@ -331,7 +331,8 @@ TEST(a_stale_handle_is_refused)
     handle = handle_of(fids, 1);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF); /* it is not open */
     struct v9_fid *pinned = pin(fids, 1);
-    CHECK(v9_fids_set_value(fids, pinned, v9_xattr_value_announce("user.a", 1, 0)) == 0);
+    CHECK(v9_fids_set_value(fids, pinned, v9_xattr_value_announce(&fids->values, "user.a", 1, 0)) ==
+          0);
     CHECK(v9_fid_flags(pinned) == V9_FID_XATTR);
     CHECK(v9_fids_mark(fids, handle, V9_FID_LOCKS) == -EBADF);
     CHECK(v9_fids_open(fids, pinned, 1, O_RDONLY) == -EBADF);
@@ -348,7 +349,7 @@ static void *use_values(void *of)
     struct v9_fids *fids = of;
 
     for (int i = 0; i < 3000; i++) {
-        struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 1, 0);
+        struct v9_xattr_value *value = v9_xattr_value_announce(&fids->values, "user.a", 1, 0);
         struct v9_fid *pinned;
 
         enter(fids, 1);
@@ -377,7 +378,7 @@ TEST(a_value_goes_with_the_last_user_of_its_fid)
 
 TEST(an_open_or_locked_fid_becomes_nothing_else)
 {
-    struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 1, 0);
+    struct v9_xattr_value *value = v9_xattr_value_announce(&fids->values, "user.a", 1, 0);
     uint64_t handle;
 
     CHECK(enter(fids, 1) == 0);
@@ -416,7 +417,7 @@ TEST(hundreds_of_thousands_of_unshared_inodes_of_one_file_come_and_go)
     struct v9_fids fids;
     struct v9_fid *fid;
 
-    CHECK(v9_fids_init(&fids, MANY, NULL, &v9_evict_ops) == 0);
+    CHECK(v9_fids_init(&fids, MANY, v9_fid_table_map(MANY), NULL, &v9_evict_ops) == 0);
     fids.inodes.unshared = true;
     for (int round = 0; round < 2; round++) {
         enter_many(&fids, MANY, 1, 77);
@@ -442,7 +443,7 @@ TEST(numbers_chosen_to_collide_are_spread_over_the_buckets)
     struct v9_fid *fid;
     uint32_t longest = 0, here;
 
-    CHECK(v9_fids_init(&fids, BUCKETS, NULL, &v9_evict_ops) == 0);
+    CHECK(v9_fids_init(&fids, BUCKETS, v9_fid_table_map(BUCKETS), NULL, &v9_evict_ops) == 0);
     enter_many(&fids, BUCKETS - 1, BUCKETS, 77);
     CHECK(fids.strays.count == BUCKETS - 2); /* 0 is at home */
     for (uint32_t bucket = 0; bucket < fids.strays.used; bucket++) {
@@ -466,7 +467,7 @@ TEST(an_emptied_table_forgets_its_size)
 {
     struct v9_fids fids;
 
-    CHECK(v9_fids_init(&fids, MANY, NULL, &v9_evict_ops) == 0);
+    CHECK(v9_fids_init(&fids, MANY, v9_fid_table_map(MANY), NULL, &v9_evict_ops) == 0);
     enter_many(&fids, MANY - 1, 1, 77);
     v9_fids_clear(&fids);
     for (int session = 0; session < 20000; session++) {

@@ -30,7 +30,7 @@ TEST(paths_of_evicted_files_follow_renames)
     struct v9_recipe recipe;
 
     memset(base, 0, SIZE);
-    v9_arena_init(&store.arena, base, SIZE);
+    v9_recipes_init(&store, base, SIZE);
     for (int i = 0; i < COUNT; i++) {
         recipe = recipe_of(cases[i][0]);
         CHECK((at[i] = v9_recipes_put(&store, &recipe)) != 0);
@@ -46,11 +46,11 @@ TEST(paths_of_evicted_files_follow_renames)
             v9_recipes_get(&store, at[i], 0, &recipe);
             CHECK(!strcmp(recipe.path, cases[i][1]) && recipe.path_size == strlen(recipe.path));
             CHECK(recipe.handle_size == 3 && !memcmp(recipe.handle, "abc", 3));
-            at[i] = v9_recipes_renew(&store, at[i], 0);
+            v9_recipes_renew(&store, &at[i], 0);
         }
         v9_recipes_get(&store, later, 0, &recipe);
         CHECK(!strcmp(recipe.path, "a/later"));
-        later = v9_recipes_renew(&store, later, 0);
+        v9_recipes_renew(&store, &later, 0);
         v9_recipes_clear_journal(&store);
     }
     for (int i = 0; i < COUNT; i++)
@@ -71,7 +71,7 @@ TEST(a_path_that_outgrows_its_limit_leads_nowhere)
     uint32_t at;
 
     memset(base, 0, SIZE);
-    v9_arena_init(&store.arena, base, SIZE);
+    v9_recipes_init(&store, base, SIZE);
     memset(name, 'n', sizeof(name) - 1);
     name[sizeof(name) - 1] = 0;
     recipe = recipe_of("d/");
@@ -89,6 +89,6 @@ TEST(a_path_that_outgrows_its_limit_leads_nowhere)
     v9_recipes_get(&store, at, 0, &recipe);
     CHECK(recipe.path_size == 0 && recipe.handle_size == 3);
     v9_recipes_remove(&store, at);
-    CHECK(store.count == 0 && store.rename_count == 0);
+    CHECK(store.count == 0 && v9_recipes_journal_count(&store) == 0);
     free(base);
 }

@@ -1,4 +1,4 @@
-// sources: fid/xattr_value.c
+// sources: fid/xattr_value.c base/arena.c
 /*
  * Values of extended attributes: read, written from front to back, and counted.
  */
@@ -8,26 +8,44 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "check.h"
+
+static struct v9_xattr_values all;
+static void *room;
+
+SET_UP()
+{
+    room = mmap(NULL, V9_XATTR_VALUES_ROOM, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(room != MAP_FAILED);
+    v9_xattr_values_init(&all, room);
+}
+
+TEAR_DOWN()
+{
+    v9_xattr_values_destroy(&all);
+    munmap(room, V9_XATTR_VALUES_ROOM);
+}
 
 TEST(a_value_that_is_read_is_a_copy)
 {
     char bytes[] = "value";
-    struct v9_xattr_value *value = v9_xattr_value_new(bytes, 5);
+    struct v9_xattr_value *value = v9_xattr_value_new(&all, bytes, 5);
 
     bytes[0] = 'x';
     CHECK(value->size == 5 && !memcmp(value->data, "value", 5) && !value->name);
     CHECK(v9_xattr_value_append(value, 0, "y", 1) == -EBADF);
     v9_xattr_value_free(value);
-    value = v9_xattr_value_new("", 0);
+    value = v9_xattr_value_new(&all, "", 0);
     CHECK(value && !value->size);
     v9_xattr_value_free(value);
 }
 
 TEST(a_value_is_written_from_front_to_back)
 {
-    struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 5, 2);
+    struct v9_xattr_value *value = v9_xattr_value_announce(&all, "user.a", 5, 2);
 
     CHECK(!strcmp(value->name, "user.a") && value->flags == 2 && value->size == 5);
     CHECK(v9_xattr_value_append(value, 1, "x", 1) == -EINVAL);
@@ -46,7 +64,7 @@ TEST(a_value_is_written_from_front_to_back)
 
 TEST(an_empty_value_is_complete)
 {
-    struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 0, 0);
+    struct v9_xattr_value *value = v9_xattr_value_announce(&all, "user.a", 0, 0);
 
     CHECK(v9_xattr_value_is_complete(value));
     CHECK(v9_xattr_value_append(value, 0, "x", 1) == -ENOSPC);
@@ -88,7 +106,7 @@ static void *write_all(void *value)
 /* Two requests write the same pieces, and a third looks whether all are there. */
 TEST(pieces_are_written_once)
 {
-    struct v9_xattr_value *value = v9_xattr_value_announce("user.a", PIECES, 0);
+    struct v9_xattr_value *value = v9_xattr_value_announce(&all, "user.a", PIECES, 0);
     pthread_t other;
 
     CHECK(pthread_create(&other, NULL, write_all, value) == 0);

@@ -48,7 +48,7 @@ int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, i
 #ifndef OWN_LOCKS
 int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
                    uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
-                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock)
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock, uint64_t number)
 {
     CHECK(!"Python is asked for a lock");
     return -EIO;
@@ -103,7 +103,8 @@ SET_UP()
     dev.msize = dev.conf.msize_max = MSIZE;
     dev.exports[0] = v9_export_new(&conf, qidmap, &err);
     close(conf.root_fd);
-    CHECK(dev.exports[0] && v9_fids_init(&dev.fids, FIDS, dev.exports, &v9_evict_ops) == 0);
+    CHECK(dev.exports[0] &&
+          v9_fids_init(&dev.fids, FIDS, v9_fid_table_map(FIDS), dev.exports, &v9_evict_ops) == 0);
     v9_budget_charge(dev.fids.inodes.account);
     pthread_mutex_init(&dev.lock, NULL);
     scratch.reply = replies;
@@ -196,7 +197,7 @@ static inline int run(uint8_t type)
     chain->readable_count = chain->writable_count = 1;
     chain->readable_size = message_size;
     chain->writable_size = reply_room;
-    v9_fids_begin_request(&dev.fids);
+    v9_fids_begin_request(&dev.fids, NULL);
     return result_of(v9_p9_run(&dev, &request, &scratch));
 }
 

@@ -9,8 +9,6 @@
 #include "base/sys.h"
 #include "p9/handler.h"
 
-enum { P9_TATTACH = 104 };
-
 /* ---- whose a request is ------------------------------------------------------------------------
  */
 

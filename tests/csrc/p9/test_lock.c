@@ -17,14 +17,14 @@ static const uint64_t end_of_offsets = (uint64_t)1 << 63;
 
 /* The last lock that Python was asked for, and what it says. */
 static unsigned locks;
-static uint64_t locked_fid, locked_ino, locked_start, locked_length;
+static uint64_t locked_fid, locked_ino, locked_start, locked_length, locked_by;
 static uint32_t locked_type, locked_process;
 static bool locked_writable, locked_flock;
 static int answer;
 
 int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
                    uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
-                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock)
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock, uint64_t number)
 {
     CHECK(device == dev.conf.id &&
           st_dev == v9_fids_inode(&dev.fids, &dev.fids.entries[0])->st_dev);
@@ -38,6 +38,7 @@ int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st
     locked_process = proc_id;
     locked_writable = writable;
     locked_flock = flock;
+    locked_by = number;
     return answer;
 }
 
@@ -63,6 +64,7 @@ TEST(python_gets_the_fid_the_process_and_the_range)
     struct v9_fid *fid;
 
     open_file(O_RDWR);
+    request.seq = 5;
     CHECK(lock(FILE_FID, WRLCK, 0, 3, 4) == 0 && reply_number(STATUS_AT, 1) == 0);
     CHECK(v9_fids_pin(&dev.fids, FILE_FID, &fid) == 0);
     CHECK(locks == 1 && locked_fid == v9_fids_handle(&dev.fids, fid));
@@ -70,6 +72,7 @@ TEST(python_gets_the_fid_the_process_and_the_range)
     CHECK(locked_ino == host_ino("file") && locked_process == PROCESS);
     CHECK(locked_type == V9_LOCK_WRLCK && locked_start == 3 && locked_length == 4);
     CHECK(locked_writable && !locked_flock && !scratch.worker.in_python);
+    CHECK(locked_by == ((uint64_t)request.seq << 32 | request.slot));
 }
 
 TEST(a_fid_that_cannot_write_and_a_flock_are_reported)

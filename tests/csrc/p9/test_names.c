@@ -185,8 +185,10 @@ TEST(names_that_no_entry_can_have_are_refused)
 
 TEST(fids_that_stand_for_no_file_are_refused)
 {
-    const struct v9_fid_new attribute = {
-        .number = 7, .flags = V9_FID_XATTR, .io_fd = -1, .value = v9_xattr_value_new("", 0)};
+    const struct v9_fid_new attribute = {.number = 7,
+                                         .flags = V9_FID_XATTR,
+                                         .io_fd = -1,
+                                         .value = v9_xattr_value_new(&dev.fids.values, "", 0)};
 
     host_writes("file", "text");
     CHECK(walk_to(1, "file") == 0 && v9_fids_enter(&dev.fids, &attribute, NULL, NULL) == 0);

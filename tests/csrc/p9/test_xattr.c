@@ -377,7 +377,7 @@ TEST(a_pinned_value_outlives_its_number)
 
 TEST(a_fid_that_goes_gets_no_value)
 {
-    struct v9_xattr_value *value = v9_xattr_value_announce("user.a", 1, 0);
+    struct v9_xattr_value *value = v9_xattr_value_announce(&dev.fids.values, "user.a", 1, 0);
     struct v9_fid *fid;
 
     file_has_attributes();

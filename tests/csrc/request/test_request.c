@@ -1,5 +1,5 @@
 // sources: request/reply.c request/request.c request/notify.c request/rate_queue.c request/upcall.c
-// p9/dispatch.c base/ virtio/
+// request/recover.c p9/dispatch.c base/ virtio/
 /*
  * Requests under the device's lock. Each invalid message and each Tflush is served alone, so that a
  * guest that keeps sending them cannot hold the lock.
@@ -9,6 +9,8 @@
 #include "p9/dispatch.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
+#include "request/recover.h"
+#include "request/reply.h"
 #include "request/request.h"
 #include "request/upcall.h"
 
@@ -70,6 +72,22 @@ void v9_created_close(struct v9_created *made)
     (void)made;
 }
 
+static bool entered; /* the fid that a request was about to change */
+
+struct v9_fid *v9_fids_entered(struct v9_fids *fids, uint64_t handle)
+{
+    static struct v9_fid fid;
+
+    (void)fids, (void)handle;
+    return entered ? &fid : NULL;
+}
+
+int v9_fids_remove_handle(struct v9_fids *fids, uint64_t handle)
+{
+    (void)fids, (void)handle;
+    return -EBADF;
+}
+
 int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *data, uint32_t size,
                       char *reply)
 {
@@ -79,10 +97,11 @@ int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *
 
 int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
                    uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
-                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock)
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock, uint64_t request)
 {
     (void)device, (void)fid, (void)writable, (void)st_dev, (void)st_ino, (void)client_id;
-    (void)client_size, (void)proc_id, (void)type, (void)start, (void)length, (void)flock;
+    (void)client_size, (void)proc_id, (void)type, (void)start, (void)length, (void)flock,
+        (void)request;
     return -EIO;
 }
 
@@ -249,4 +268,78 @@ TEST(a_version_waits_for_all_others_and_they_for_it)
     CHECK(!serve_one() && used[1] == 1);
     CHECK(fail(slots[1].slot, slots[1].seq, EIO) == 0);
     CHECK(serve_one() && used[1] == 3);
+}
+
+/* ---- after a death --------------------------------------------------------------------------- */
+
+/* The process dies, and the next one goes on. */
+static void die(void)
+{
+    v9_requests_detach_dead(&dev);
+    v9_requests_recover(&dev);
+}
+
+/* Two that were begun, of which one waits, and one that was not. */
+TEST(requests_of_a_process_that_died_run_again_in_their_order)
+{
+    start_device();
+    send(0, P9_HEADER_SIZE + 2, P9_TLOCK, 1, 0);
+    send(2, P9_HEADER_SIZE + 2, P9_TREAD, 2, 0);
+    send(4, P9_TFLUSH_SIZE, P9_TFLUSH, 3, 77);
+    CHECK(serve_one());
+    pthread_mutex_lock(&dev.lock);
+    CHECK(v9_request_next(&dev)->tag == 2);
+    pthread_mutex_unlock(&dev.lock);
+    die();
+    CHECK(used[1] == 0 && dev.inflight == 2 && dev.busy == 0);
+    CHECK(serve_one() && slots[0].state == V9_LATER && slots[0].again);
+    CHECK(serve_one() && used[1] == 1 && used[2] == 2);
+    CHECK(serve_one() && used[1] == 2 && dev.inflight == 1 && !serve_one());
+}
+
+TEST(a_request_that_was_not_whole_is_popped_again)
+{
+    start_device();
+    send(0, P9_HEADER_SIZE + 2, P9_TREAD, 1, 0);
+    CHECK(serve_one() && used[1] == 1);
+    send(2, P9_HEADER_SIZE + 2, P9_TREAD, 2, 0);
+    slots[0].pop_at = v9_virtqueue_pop_place(&dev.ring);
+    dev.popping = 1;
+    CHECK(v9_virtqueue_pop(&dev.ring, &dev.mem, &slots[0].chain) == 0);
+    die();
+    CHECK(serve_one() && used[1] == 2 && slots[0].tag == 2 && !slots[0].again);
+}
+
+/* The process dies before, or after, the driver can see the chain. */
+TEST(a_chain_is_returned_once)
+{
+    for (int pushed = 0; pushed < 2; pushed++) {
+        struct v9_request *r;
+        start_device();
+        send(0, P9_HEADER_SIZE + 2, P9_TREAD, 1, 0);
+        r = v9_request_next(&dev);
+        r->push_at = v9_virtqueue_push_place(&dev.ring);
+        r->reply_size = P9_RLERROR_SIZE;
+        dev.pushing = r->slot + 1;
+        if (pushed)
+            CHECK(v9_virtqueue_push(&dev.ring, &r->chain, r->reply_size));
+        die();
+        CHECK(used[1] == 1 && dev.inflight == 0 && !serve_one());
+    }
+}
+
+TEST(a_fid_that_changed_shows_that_a_request_was_done)
+{
+    for (int changed = 0; changed < 2; changed++) {
+        struct v9_request *r;
+        start_device();
+        send(0, P9_HEADER_SIZE + 2, P9_TWALK, 1, 0);
+        r = v9_request_next(&dev);
+        v9_request_promise(r, "\t\0\0\0o\1\0\0\0", 9);
+        r->changes = 7;
+        entered = changed;
+        die();
+        CHECK(r->done == changed && serve_one());
+        CHECK(guest[DATA_AT + REPLY_AT + 4] == (changed ? P9_TWALK + 1 : P9_RLERROR));
+    }
 }

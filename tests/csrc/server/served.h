@@ -1,7 +1,7 @@
 /*
  * A whole device for tests of the server: its threads serve a ring of driver.h in memory that the
- * test shares with it. It has one export, a new directory of the host. The functions v9_up_* stand
- * for Python.
+ * test shares with it, in either layout. It has one export, a new directory of the host. The
+ * functions v9_up_* stand for Python.
  *
  * The driver kicks only if the device asks for it, and waits for a call: a notification that is
  * missed ends the test by SIGALRM.
@@ -20,9 +20,9 @@
 #include "host_files.h"
 #include "server/api.h"
 
-/* Message types: Python answers at once; later; or when it is released, and meanwhile its thread
- * hangs. */
-enum { AT_ONCE = 200, LATER = 202, HANGS = 204 };
+/* Message types: Python answers at once; later; when it is released, and meanwhile its thread
+ * hangs; or once it has called `python_calls`. */
+enum { AT_ONCE = 200, LATER = 202, HANGS = 204, CALLS = 206 };
 enum { ROOM = 256, REPLY_AT = 0x8000, SLOTS = NUM / 2 };
 enum { ROOT = 0, STAT_DEVICE = 3, PATIENCE_S = 60 };
 
@@ -39,7 +39,9 @@ static struct {
     uint32_t slot, seq;
 } later;                    /* the last request that Python answers later */
 static bool questions_hang; /* as HANGS does, in a handler in C */
+static void (*python_calls)(void);
 static unsigned descriptors_before;
+static enum { SPLIT_RING, EVENT_IDX_RING, PACKED_RING } layout; /* of the ring */
 
 /* ---- Python ------------------------------------------------------------------------------------
  */
@@ -83,13 +85,15 @@ int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *
     }
     if (type == HANGS)
         hang();
+    if (type == CALLS)
+        python_calls();
     v9_put_header((uint8_t *)reply, P9_HEADER_SIZE, (uint8_t)(type + 1), tag);
     return P9_HEADER_SIZE;
 }
 
 int32_t v9_up_lock(uint32_t device, uint64_t fid, uint32_t writable, uint64_t st_dev,
                    uint64_t st_ino, const char *client_id, uint32_t client_size, uint32_t proc_id,
-                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock)
+                   uint32_t type, uint64_t start, uint64_t length, uint32_t flock, uint64_t request)
 {
     return -EIO;
 }
@@ -149,8 +153,8 @@ static inline void create_device(void)
     qidmap = v9_qidmap_new();
     export = v9_export_new(&export_conf, qidmap, &err);
     close(export_conf.root_fd);
-    dev = v9_device_new(&conf, &err);
-    CHECK(export && dev && !err);
+    dev = v9_device_reserve(conf.max_fids);
+    CHECK(export && dev && v9_device_start(dev, &conf) == 0);
     kick_fd = eventfd(0, EFD_CLOEXEC);
     call_fd = eventfd(0, EFD_CLOEXEC);
     waits_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
@@ -264,6 +268,58 @@ static inline void offer_to(uint16_t head, bool event_idx, int kick)
         notify(kick);
 }
 
+/* Where the driver is in a packed ring. Each of its chains takes two descriptors, and has the id
+ * that its head has in a split ring. */
+static struct {
+    uint16_t offered, seen; /* chains, since the ring began */
+    uint32_t ids[64];       /* of those seen */
+} packed;
+enum { IN_ROUND = NUM / 2, PACKED_AVAIL = 1 << 7, PACKED_USED = 1 << 15 };
+
+/* Flags that make a descriptor available in the round of a chain. */
+static inline uint16_t packed_flags(uint16_t chain, uint16_t flags)
+{
+    return (uint16_t)(flags | (chain / IN_ROUND % 2 ? PACKED_USED : PACKED_AVAIL));
+}
+
+static inline void offer_packed(uint32_t at, uint32_t size)
+{
+    const uint16_t chain_number = packed.offered++, id = (uint16_t)(2 * at / ROOM);
+    struct desc *head = &descs[chain_number % IN_ROUND * 2];
+
+    head[1] = data(REPLY_AT + at, ROOM, id, packed_flags(chain_number, WRITE));
+    *head = data(at, size, id, head->next);
+    __atomic_store_n(&head->next, packed_flags(chain_number, NEXT), __ATOMIC_RELEASE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (used[1] != 1) /* RING_EVENT_FLAGS_DISABLE */
+        notify(kick_fd);
+}
+
+static inline uint16_t count_packed(void)
+{
+    const uint16_t both = PACKED_AVAIL | PACKED_USED;
+    const struct desc *at = &descs[packed.seen % IN_ROUND * 2];
+
+    while ((__atomic_load_n(&at->next, __ATOMIC_SEQ_CST) & both) ==
+           (packed.seen / IN_ROUND % 2 ? 0 : both)) {
+        packed.ids[packed.seen++ % 64] = at->flags;
+        at = &descs[packed.seen % IN_ROUND * 2];
+    }
+    return packed.seen;
+}
+
+/* How many chains were returned since the ring began. */
+static inline uint16_t count_used(void)
+{
+    return layout == PACKED_RING ? count_packed() : __atomic_load_n(&used[1], __ATOMIC_SEQ_CST);
+}
+
+/* The slot of one of them. */
+static inline uint32_t used_slot(uint16_t number)
+{
+    return (layout == PACKED_RING ? packed.ids[number % 64] : used[2 + 4 * (number % NUM)]) / 2;
+}
+
 /* Sends a request in two descriptors. */
 static inline void send_body(uint16_t slot, uint8_t type, const void *body, uint32_t size)
 {
@@ -271,9 +327,13 @@ static inline void send_body(uint16_t slot, uint8_t type, const void *body, uint
     const uint32_t at = slot * (uint32_t)ROOM;
 
     write_request(slot, type, body, size);
+    if (layout == PACKED_RING) {
+        offer_packed(at, P9_HEADER_SIZE + size);
+        return;
+    }
     descs[head] = data(at, P9_HEADER_SIZE + size, NEXT, (uint16_t)(head + 1));
     descs[head + 1] = data(REPLY_AT + at, ROOM, WRITE, 0);
-    offer_to(head, false, kick_fd);
+    offer_to(head, layout == EVENT_IDX_RING, kick_fd);
 }
 
 /* One with a number, for example a fid's. */
@@ -287,9 +347,10 @@ static inline void wait_for_used(uint16_t count)
 {
     uint16_t seen;
 
-    while ((seen = __atomic_load_n(&used[1], __ATOMIC_SEQ_CST)) != count) {
-        __atomic_store_n(&avail[2 + NUM], seen, __ATOMIC_SEQ_CST); /* EVENT_IDX: of the next one */
-        if (__atomic_load_n(&used[1], __ATOMIC_SEQ_CST) == seen)
+    while ((seen = count_used()) != count) {
+        if (layout != PACKED_RING) /* EVENT_IDX: of the next one */
+            __atomic_store_n(&avail[2 + NUM], seen, __ATOMIC_SEQ_CST);
+        if (count_used() == seen)
             wait_for(call_fd);
     }
 }
@@ -310,7 +371,7 @@ static inline int reply_in(uint16_t slot)
 /* Sends a request in slot 0, and waits for the reply: reply_in. */
 static inline int ask(uint8_t type, const void *body, uint32_t size)
 {
-    const uint16_t before = used[1];
+    const uint16_t before = count_used();
 
     send_body(0, type, body, size);
     wait_for_used((uint16_t)(before + 1));
@@ -320,7 +381,7 @@ static inline int ask(uint8_t type, const void *body, uint32_t size)
 /* Sends one that Python answers at once, and waits for the reply. */
 static inline void exchange(uint16_t slot)
 {
-    const uint16_t before = used[1];
+    const uint16_t before = count_used();
 
     send(slot, AT_ONCE, 0);
     wait_for_used((uint16_t)(before + 1));

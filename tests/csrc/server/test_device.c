@@ -50,8 +50,10 @@ TEST(memory_comes_and_goes_while_the_ring_is_served)
     fd = create_far_region();
     CHECK(exchange_far() == -EFAULT);
     CHECK(v9_device_mem_add(dev, FAR_GPA, FAR_SIZE, FAR_UVA, 0, fd) == 0);
+    CHECK(v9_device_mem_count(dev) == 2);
     CHECK(exchange_far() == AT_ONCE + 1);
     CHECK(v9_device_mem_remove(dev, FAR_GPA, FAR_SIZE, FAR_UVA) == 0);
+    CHECK(v9_device_mem_count(dev) == 1);
     CHECK(exchange_far() == -EFAULT);
     close(fd);
     stop();

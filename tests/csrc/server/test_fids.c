@@ -326,12 +326,12 @@ TEST(a_straggler_neither_clears_nor_enters_fids)
     add_fid(ROOT, "");
     attr = attr_of("");
     fd = open(top, O_PATH | O_CLOEXEC);
-    v9_fids_begin_request(&dev->fids);
+    v9_fids_begin_request(&dev->fids, NULL);
     CHECK(pthread_create(&thread, NULL, clear, NULL) == 0 && pthread_join(thread, NULL) == 0);
     CHECK(v9_fid_clear(dev) == -ESTALE && stats().fids == 1);
     CHECK(v9_fid_add(dev, 1, fd, 0, 0, &attr, &handle) == -EBADF);
     CHECK(v9_fid_find(dev, ROOT, &handle) == 0);
-    v9_fids_begin_request(&dev->fids);
+    v9_fids_begin_request(&dev->fids, NULL);
     CHECK(v9_fid_add(dev, 1, fd, 0, 0, &attr, &handle) == 0);
     stop();
 }

@@ -12,9 +12,10 @@
 
 enum { ORDERLY = 3, FOR_EVER = 1000000, AT_ONCE = 1 };
 
-/* Runs a process that gets SIGTERM; `is_orderly`: one that ends when it reads of it. Returns its
- * exit status. */
-static int end_process(int reported, uint32_t patience_ms, bool is_orderly)
+/* Runs a process that gets SIGTERM; `is_orderly`: one that ends when it reads of it. `start` takes
+ * the signals. Returns its exit status. */
+static int end_process(int (*start)(int32_t, uint32_t), int reported, uint32_t patience_ms,
+                       bool is_orderly)
 {
     uint64_t number;
     int status = -1;
@@ -25,8 +26,9 @@ static int end_process(int reported, uint32_t patience_ms, bool is_orderly)
         sigemptyset(&set);
         sigaddset(&set, SIGTERM);
         sigaddset(&set, SIGINT);
-        sigprocmask(SIG_BLOCK, &set, NULL);
-        if (v9_stop_start(reported, patience_ms))
+        if (start == v9_stop_start)
+            sigprocmask(SIG_BLOCK, &set, NULL);
+        if (start(reported, patience_ms))
             _exit(1);
         kill(getpid(), SIGTERM);
         if (is_orderly && read(reported, &number, sizeof(number)) == sizeof(number))
@@ -38,20 +40,70 @@ static int end_process(int reported, uint32_t patience_ms, bool is_orderly)
     return WEXITSTATUS(status);
 }
 
+static int (*const starts[])(int32_t, uint32_t) = {v9_stop_start, v9_stop_handle};
+
 TEST(a_process_that_hears_of_the_signal_ends_by_itself)
 {
     const int reported = eventfd(0, EFD_CLOEXEC);
 
-    CHECK(end_process(reported, FOR_EVER, true) == ORDERLY);
+    for (int i = 0; i < 2; i++)
+        CHECK(end_process(starts[i], reported, FOR_EVER, true) == ORDERLY);
     close(reported);
 }
 
 TEST(a_process_that_hangs_is_ended_with_status_0)
 {
     const int reported = eventfd(0, EFD_CLOEXEC);
-    uint64_t number = 0;
+    uint64_t number;
 
-    CHECK(end_process(reported, AT_ONCE, false) == 0);
-    CHECK(read(reported, &number, sizeof(number)) == sizeof(number) && number == SIGTERM);
+    for (int i = 0; i < 2; i++) {
+        number = 0;
+        CHECK(end_process(starts[i], reported, AT_ONCE, false) == 0);
+        CHECK(read(reported, &number, sizeof(number)) == sizeof(number) && number == SIGTERM);
+    }
+    close(reported);
+}
+
+TEST(only_the_first_signal_is_reported)
+{
+    const int reported = eventfd(0, EFD_CLOEXEC);
+    uint64_t number = 0;
+    int status = -1;
+    const pid_t child = fork();
+
+    if (child == 0) {
+        if (v9_stop_handle(reported, FOR_EVER))
+            _exit(1);
+        raise(SIGALRM);
+        raise(SIGINT);
+        raise(SIGTERM);
+        _exit(ORDERLY);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == ORDERLY);
+    CHECK(read(reported, &number, sizeof(number)) == sizeof(number) && number == SIGINT);
+    close(reported);
+}
+
+/* Whoever starts the daemon may have blocked them, which is inherited. */
+TEST(blocked_signals_end_a_process_too)
+{
+    const int reported = eventfd(0, EFD_CLOEXEC);
+    int status = -1;
+    sigset_t all;
+    const pid_t child = fork();
+
+    if (child == 0) {
+        sigfillset(&all);
+        sigprocmask(SIG_SETMASK, &all, NULL);
+        if (v9_stop_handle(reported, AT_ONCE))
+            _exit(1);
+        kill(getpid(), SIGTERM);
+        for (int i = 0; i < 1000; i++)
+            usleep(10000);
+        _exit(1);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
     close(reported);
 }

@@ -1,6 +1,8 @@
 """Processes that lock: of a guest, through a lock table, and of the host; threads that wait."""
 
+import errno
 import fcntl
+import mmap
 import os
 import signal
 import threading
@@ -9,7 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from vhost9p.fs.lock_file import Holder
-from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker, Cancel, LockTable
+from vhost9p.fs.locks import (
+    MEMORY_SIZE,
+    RDLCK,
+    UNLCK,
+    WRLCK,
+    Blocker,
+    Cancel,
+    LockTable,
+)
 from vhost9p.fs.ranges import WHOLE, Span
 from vhost9p.native import sys
 
@@ -26,6 +36,9 @@ class Host:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def fileno(self) -> int:
+        return self._fd
 
     def fcntl(self, kind: int, span: Span = WHOLE) -> bool:
         """Takes or gives up a range; whether that was possible."""
@@ -60,14 +73,27 @@ class Host:
 
 
 class Table(LockTable):
-    """A lock table without a fid table: each process (`Process`) has added what its fid opens."""
+    """A lock table without a fid table: each process (`Process`) has added what its fid opens.
+    `before` is a table whose process has been killed."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda file: None, self._open_path, lambda fid: None)
-        self._opens: dict[int, tuple[Path, int]] = {}
+    def __init__(self, before: "Table | None" = None) -> None:
+        self.memory: mmap.mmap = before.memory if before else mmap.mmap(-1, MEMORY_SIZE)
+        super().__init__(lambda file: None, self._open_path, self._check, self.memory)
+        self._opens: dict[int, tuple[Path, int]] = before._opens if before else {}
+        if before:
+            self.recover()
 
     def add(self, fid: int, path: Path, access: int) -> None:
         self._opens[fid] = path, access
+
+    def remove(self, fid: int) -> None:
+        """As Tclunk does: first the fid, then its locks."""
+        self._opens.pop(fid, None)
+        self.clunk(fid)
+
+    def _check(self, fid: int) -> None:
+        if fid not in self._opens:
+            raise OSError(errno.EBADF, "the fid is gone")
 
     def _open_path(self, fid: int) -> tuple[int, int]:
         path, access = self._opens[fid]
@@ -91,7 +117,7 @@ class Process:
         self.table = table
         self.holder: Holder = (status.st_dev, status.st_ino, client, pid)
         self.fid = FID + pid if fid is None else fid
-        self._path = path
+        self.path = path
         table.add(self.fid, path, access)
 
     def lock(
@@ -107,11 +133,13 @@ class Process:
             self.table.done(file)
         return True
 
-    def unlock(self, span: Span = WHOLE, *, flock: bool = False, keep: bool = False) -> None:
-        self.table.release(self.holder, self.fid, span, flock=flock, keep=keep)
+    def unlock(
+        self, span: Span = WHOLE, *, flock: bool = False, keep: bool = False, request: int = 0
+    ) -> None:
+        self.table.release(self.holder, self.fid, span, flock=flock, keep=keep, request=request)
 
     def blocker(self, kind: int, span: Span = WHOLE) -> Blocker | None:
-        fd = os.open(self._path, os.O_RDONLY)
+        fd = os.open(self.path, os.O_RDONLY)
         try:
             return self.table.blocker(self.holder, kind, span, fd)
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fs.locks.processes import Process, Table
-from vhost9p.fs import locks
+from vhost9p.fs import lock_files, locked_ranges
 from vhost9p.fs.locks import RDLCK, WRLCK, Blocker
 from vhost9p.fs.ranges import Range
 
@@ -19,7 +19,7 @@ from vhost9p.fs.ranges import Range
 def test_processes_of_one_fid_are_bounded(
     one: Process, child: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "FILES_MAX", 3)
+    monkeypatch.setattr(lock_files, "FILES_MAX", 3)
     one.lock(WRLCK)
     with pytest.raises(OSError) as refused:
         for pid in range(10, 20):
@@ -32,8 +32,8 @@ def test_processes_of_one_fid_are_bounded(
 def test_what_goes_beyond_a_bound_fails_with_enolck(
     table: Table, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(locks, "FILES_MAX", 1)
-    monkeypatch.setattr(locks, bound, 5)
+    monkeypatch.setattr(lock_files, "FILES_MAX", 1)
+    monkeypatch.setattr(locked_ranges, bound, 5)
     one.lock(WRLCK, Range(0, 1))
     with pytest.raises(OSError) as refused:
         two.lock(WRLCK, Range(90, 1))
@@ -91,7 +91,7 @@ def test_the_blocker_is_found_in_as_many_steps_among_many_ranges(
 def test_ranges_of_all_processes_in_a_file_are_bounded(
     table: Table, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "FILE_PIECES_MAX", 5)
+    monkeypatch.setattr(locked_ranges, "FILE_PIECES_MAX", 5)
     processes = [Process(table, path, pid) for pid in range(10, 20)]
     for process in processes[:6]:
         assert process.lock(RDLCK, Range(process.fid, 1))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fs.locks.processes import Host, Process, Table
-from vhost9p.fs import locks
+from vhost9p.fs import lock_files
 from vhost9p.fs.locks import RDLCK, UNLCK, WRLCK, Blocker
 from vhost9p.fs.ranges import WHOLE, Range
 from vhost9p.native import sys
@@ -98,7 +98,7 @@ def test_few_files_that_hold_nothing_stay_open(
     table: Table, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ones that were used last."""
-    monkeypatch.setattr(locks, "IDLE_MAX", 2)
+    monkeypatch.setattr(lock_files, "IDLE_MAX", 2)
     before = len(os.listdir("/proc/self/fd"))
     processes = [Process(table, path, pid) for pid in range(10, 14)]
     for process in (*processes, processes[2]):

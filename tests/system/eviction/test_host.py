@@ -27,6 +27,7 @@ from tests.system.share import (
     fails,
     mounted,
     needs_root,
+    seen_by_main,
     skip_without_namespaces,
 )
 
@@ -173,7 +174,7 @@ def test_without_handles_birth_times_tell_files_apart(scratch: Path) -> None:
     )  # fmt: skip
     with daemon, mounted(daemon, folder) as share:
         client = share.client
-        share.host = Path(f"/proc/{daemon.pid}/root{folder}/merged")
+        share.host = seen_by_main(daemon, folder) / "merged"
         names = [b"%d" % i for i in range(CROWD)]
         for name in names:
             share.put(name, name)

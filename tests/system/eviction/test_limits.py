@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.scale import SHARED, mapped_bytes
 from tests.frontend.daemon import Daemon
 from tests.system.eviction.crowd import (
     AS_USER,
@@ -34,7 +35,7 @@ from tests.system.share import (
 
 def limit_files(share: Share, place: Place, limit: int) -> None:
     """Sets the daemon's limit; its user may, where root needs a capability for it (prlimit(2))."""
-    command = ["prlimit", f"--pid={share.daemon.pid}", f"--nofile={limit}:"]
+    command = ["prlimit", f"--pid={share.daemon.worker}", f"--nofile={limit}:"]
     user = AS_USER if IS_ROOT and not place.privileged else []
     subprocess.run([*user, *command], cwd="/", check=True)
 
@@ -97,9 +98,7 @@ def test_a_guest_evicts_for_another_one(parent: str) -> None:
 
 def memory(daemon: Daemon) -> int:
     """Bytes that the daemon takes for itself: its own memory and the fid table, not the guest's."""
-    tables = [fd for fd, path in daemon.fds().items() if "vhost9p-fids" in path]
-    blocks = sum(os.stat(f"/proc/{daemon.pid}/fd/{fd}").st_blocks for fd in tables)
-    return blocks * 512 + daemon.anonymous_kib() * 1024
+    return mapped_bytes(daemon.worker, SHARED) + daemon.anonymous_kib() * 1024
 
 
 @pytest.mark.full

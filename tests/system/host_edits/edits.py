@@ -13,21 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, Client
+from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import ORDWR, DialectUClient
-from tests.system.share import IS_ROOT, SECURITY, Share, fails
+from tests.system.share import IS_ROOT, SECURITY, Share, entering, fails, seen_by_main
 
 MODELS = (SECURITY[1], "mapped-xattr", "mapped-file")
 GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 @contextmanager
-def covered(directory: Path) -> Iterator[None]:
-    """During the block a new tmpfs is mounted over a directory. It takes root."""
-    subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+def covered(daemon: Daemon, directory: Path) -> Iterator[Path]:
+    """During the block a new tmpfs is mounted over a directory, for a daemon that UNSHARE runs. The
+    value is a path of what is mounted."""
+    host = entering(daemon)
+    subprocess.run([*host, "mount", "-t", "tmpfs", "none", directory], check=True)
     try:
-        yield
+        yield seen_by_main(daemon, directory)
     finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
+        subprocess.run([*host, "umount", "--lazy", directory], check=True)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tests.frontend.client import AT_REMOVEDIR
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DialectUClient
 from tests.system.host_edits.edits import GONE, Edits, covered
-from tests.system.share import SECURITY, fails, mounted, needs_root
+from tests.system.share import SECURITY, UNSHARE, fails, mounted, needs_root
 
 
 def test_a_directory_created_again_is_the_new_one(edits: Edits) -> None:
@@ -209,17 +209,19 @@ def test_a_file_system_that_the_host_mounts_and_unmounts_is_followed(
     (export / "m").mkdir(exist_ok=True)
     (export / "m" / "f").write_bytes(b"1")
     with (
-        Daemon("--path", str(export), *SECURITY, "--multidevs", multidevs) as daemon,
+        Daemon(
+            "--path", str(export), *SECURITY, "--multidevs", multidevs, wrapper=UNSHARE
+        ) as daemon,
         mounted(daemon, export) as share,
     ):
         client = share.client
         above = client.walk_to(share.root, b"m")
         fid = client.walk_to(above, b"f")
         for turn in range(3):
-            with covered(export / "m"):
+            with covered(daemon, export / "m") as directory:
                 with fails(*GONE):
                     client.getattr(fid)
-                (export / "m" / "f").write_bytes(b"x" * (turn + 2))
+                (directory / "f").write_bytes(b"x" * (turn + 2))
                 assert client.getattr(fid).size == turn + 2
                 client.clunk(client.walk_to(above, b"f"))
             assert client.getattr(fid).size == 1

@@ -1,0 +1,184 @@
+#define _GNU_SOURCE
+#include "base/evidence.h"
+
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/budget.h"
+#include "base/commit.h"
+
+enum kind { MAKE = 1, REMOVE, MOVE, TOGGLE };
+
+static _Thread_local struct {
+    struct v9_evidence *evidence;
+    uint32_t noted; /* steps that a process before this one has noted */
+    uint32_t next;
+} running;
+
+void v9_evidence_begin(struct v9_evidence *evidence, bool again)
+{
+    running.evidence = evidence;
+    running.noted = evidence && again ? evidence->count : 0;
+    running.next = 0;
+}
+
+bool v9_evidence_is_noted(void)
+{
+    return running.evidence && running.next < running.noted;
+}
+
+/* What a name leads to. */
+static struct v9_step look(enum kind kind, int dir_fd, const char *name)
+{
+    struct v9_step step = {.kind = (uint8_t)kind, .dir_fd = dir_fd};
+    struct stat st;
+
+    if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+        step.existed = true;
+        step.st_dev = st.st_dev;
+        step.st_ino = st.st_ino;
+    }
+    return step;
+}
+
+static bool is_same(const struct v9_step *a, const struct v9_step *b)
+{
+    return a->existed && b->existed && a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+static void note(struct v9_evidence *evidence, uint32_t index, const struct v9_step *now)
+{
+    evidence->steps[index] = *now;
+    V9_COMMIT();
+    evidence->count = index + 1;
+    V9_COMMIT();
+}
+
+/* The next step, which leads from `now`: what was noted of it by a process before this one, or
+ * NULL; then it is noted now. */
+static const struct v9_step *next_step(const struct v9_step *now)
+{
+    struct v9_evidence *evidence = running.evidence;
+    const uint32_t index = running.next++;
+
+    if (index < running.noted && evidence->steps[index].kind == now->kind)
+        return &evidence->steps[index];
+    running.noted = 0; /* it takes another way now */
+    if (index < V9_STEPS_MAX)
+        note(evidence, index, now);
+    return NULL;
+}
+
+bool v9_evidence_made(int dir_fd, const char *name)
+{
+    const struct v9_step *before;
+    struct v9_step now;
+
+    if (!running.evidence)
+        return false;
+    now = look(MAKE, dir_fd, name);
+    before = next_step(&now);
+    return before && !before->existed && now.existed;
+}
+
+bool v9_evidence_removed(int dir_fd, const char *name)
+{
+    const struct v9_step *before;
+    struct v9_step now;
+
+    if (!running.evidence)
+        return false;
+    now = look(REMOVE, dir_fd, name);
+    before = next_step(&now);
+    return before && before->existed && !is_same(before, &now);
+}
+
+bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *new)
+{
+    const struct v9_step *before;
+    struct v9_step now, target;
+
+    if (!running.evidence)
+        return false;
+    now = look(MOVE, old_dir, old);
+    before = next_step(&now);
+    if (!before || is_same(before, &now))
+        return false;
+    target = look(MOVE, new_dir, new);
+    return is_same(before, &target);
+}
+
+bool v9_evidence_toggled(bool exists)
+{
+    const struct v9_step now = {.kind = TOGGLE, .existed = exists}, *before;
+
+    if (!running.evidence)
+        return false;
+    before = next_step(&now);
+    return before && before->existed != exists;
+}
+
+int v9_evidence_take_made(void)
+{
+    struct v9_evidence *evidence = running.evidence;
+    int fd;
+
+    if (!evidence || evidence->made_by != running.next)
+        return -1;
+    fd = evidence->made;
+    evidence->made = -1;
+    return fd;
+}
+
+void v9_evidence_append(int fd)
+{
+    struct v9_evidence *evidence = running.evidence;
+    struct stat st;
+
+    if (!evidence || fstat(fd, &st) < 0)
+        return;
+    evidence->append_at = lseek(fd, 0, SEEK_CUR);
+    evidence->size = st.st_size;
+    V9_COMMIT();
+    evidence->append_fd = fd;
+    V9_COMMIT();
+}
+
+uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count)
+{
+    const int64_t at = evidence->append_fd < 0 ? 0 : lseek(evidence->append_fd, 0, SEEK_CUR);
+
+    if (evidence->append_fd < 0 || at <= evidence->append_at)
+        return 0;
+    /* Less, where the disk was full. If others have appended meanwhile, all of it. */
+    return at - evidence->size < count ? (uint32_t)(at - evidence->size) : count;
+}
+
+int v9_evidence_making(const struct v9_evidence *evidence)
+{
+    const struct v9_step *last;
+
+    if (!evidence->count || evidence->count > V9_STEPS_MAX)
+        return -1;
+    last = &evidence->steps[evidence->count - 1];
+    return last->kind == MAKE && !last->existed ? last->dir_fd : -1;
+}
+
+void v9_evidence_adopt(struct v9_evidence *evidence, int fd)
+{
+    evidence->made_by = evidence->count;
+    V9_COMMIT();
+    evidence->made = fd;
+}
+
+void v9_evidence_end(struct v9_evidence *evidence)
+{
+    const int fd = evidence->made;
+
+    evidence->made = -1;
+    V9_COMMIT();
+    if (fd >= 0)
+        v9_budget_close(fd);
+}

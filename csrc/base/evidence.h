@@ -1,0 +1,79 @@
+/*
+ * evidence: what tells whether a request's change of names was made, where its process died.
+ *
+ * Making, removing and moving a name cannot be done twice: the second time fails, or hits what
+ * somebody else has put there since. So before each such call a request notes what the name led to,
+ * in memory that outlives the process. If it is run again, by the process's successor, it comes to
+ * the same calls in the same order, its *steps*. A step that shows in the names is taken as made;
+ * from the first one that does not on, the request goes on as if nothing had happened. So changes
+ * of several steps are completed, too.
+ *
+ * One who changes the same name between the note and the call may be taken for us; only processes
+ * of the host can, within microseconds, since the guest's kernel changes a directory in one request
+ * at a time.
+ *
+ * The thread that runs a request has its evidence; one that runs none notes nothing.
+ */
+#ifndef V9_BASE_EVIDENCE_H
+#define V9_BASE_EVIDENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { V9_STEPS_MAX = 8 }; /* more than any request takes */
+
+struct v9_step {
+    uint8_t kind;
+    bool existed;            /* the name led to a file, the one with this identity: */
+    uint64_t st_dev, st_ino; /* (0 where it did not) */
+    int32_t dir_fd;          /* the directory */
+};
+
+struct v9_evidence {
+    uint32_t count;          /* steps that were noted */
+    int32_t made;            /* descriptor of a file that step made_by has made; -1: not known */
+    uint32_t made_by;        /* counted from 1 */
+    int32_t append_fd;       /* that is appended to; -1: none */
+    int64_t append_at, size; /* its position, and the file's size, before */
+    struct v9_step steps[V9_STEPS_MAX];
+};
+
+/* No evidence yet. */
+static inline void v9_evidence_clear(struct v9_evidence *evidence)
+{
+    evidence->count = 0;
+    evidence->made = evidence->append_fd = -1;
+}
+
+/* The calling thread runs a request, for the first time or again, until it begins with the next;
+ * NULL: it runs none. */
+void v9_evidence_begin(struct v9_evidence *evidence, bool again);
+
+/* Whether a process that died has noted the next step. */
+bool v9_evidence_is_noted(void);
+/* Before a name is made: whether that was done. */
+bool v9_evidence_made(int dir_fd, const char *name);
+/* Before a name is removed. */
+bool v9_evidence_removed(int dir_fd, const char *name);
+/* Before a file is moved from one name to another. */
+bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *new);
+/* The descriptor of the file that the last step has made, which is the caller's from now on; -1. */
+int v9_evidence_take_made(void);
+
+/* Before something that exists, or does not, comes to be the opposite. */
+bool v9_evidence_toggled(bool exists);
+/* Before a write to a descriptor with O_APPEND, for which only write(2) and writev(2) will do: they
+ * move the descriptor's position if and only if they write. */
+void v9_evidence_append(int fd);
+/* How many of `count` bytes a request that died has appended; 0: it has not. */
+uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count);
+
+/* The directory in which a request that died was about to make a name, as its last step; -1: none.
+ */
+int v9_evidence_making(const struct v9_evidence *evidence);
+/* This descriptor was found to be of the file that the last step has made. */
+void v9_evidence_adopt(struct v9_evidence *evidence, int fd);
+/* The request ends: closes the descriptor if nobody has taken it. */
+void v9_evidence_end(struct v9_evidence *evidence);
+
+#endif

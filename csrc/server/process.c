@@ -1,0 +1,113 @@
+/*
+ * process: what a keeper and its workers need of the kernel and Python's os module lacks
+ * (vhost9p/keeper.py has the theory).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "server/api.h"
+
+#ifndef PR_GET_TID_ADDRESS
+#define PR_GET_TID_ADDRESS 40
+#endif
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x1000
+#endif
+
+/* The C library keeps the number of the running thread in memory. The kernel writes the child's own
+ * there, as for fork(3): the address is the one that the library has registered for this thread. */
+static void *thread_number(void)
+{
+    void *address = NULL;
+
+    return prctl(PR_GET_TID_ADDRESS, &address, 0, 0, 0) < 0 ? NULL : address;
+}
+
+int v9_process_clone(void (*before)(void), void (*in_parent)(void), void (*in_child)(void),
+                     int32_t *pidfd)
+{
+    const unsigned long flags =
+        CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
+    void *number = thread_number();
+    int err;
+    long pid;
+
+    if (!number)
+        return -EOPNOTSUPP;
+    before();
+    /* Without a stack of its own the child goes on here, on its copy of this one. The last two
+     * arguments are the address and a TLS that is not set, in an order of each architecture. */
+    pid = syscall(SYS_clone, flags, NULL, pidfd, number, number);
+    err = errno;
+    if (pid == 0)
+        in_child();
+    else
+        in_parent();
+    return pid < 0 ? -err : (int)pid;
+}
+
+int v9_process_end_with(int32_t parent)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+        return -errno;
+    return getppid() == parent ? 0 : -ESRCH;
+}
+
+/* Where the kernel finds the command line for /proc/PID/cmdline (proc_pid_stat(5), fields 48 and
+ * 49). */
+static size_t find_arguments(char **start)
+{
+    enum { FIRST = 3, ARG_START = 48 }; /* the fields behind the name; the name may hold anything */
+    unsigned long from = 0, to = 0;
+    char text[2048], *at;
+    FILE *stat = fopen("/proc/self/stat", "re");
+    size_t size = stat ? fread(text, 1, sizeof(text) - 1, stat) : 0;
+
+    if (stat)
+        fclose(stat);
+    text[size] = 0;
+    at = strrchr(text, ')');
+    for (int field = FIRST; at && field <= ARG_START; field++)
+        at = strchr(at + 1, ' ');
+    if (!at || sscanf(at, " %lu %lu", &from, &to) != 2 || !from || to <= from)
+        return 0;
+    *start = (char *)from; /* NOLINT: the kernel's number of an address */
+    return to - from;
+}
+
+void v9_process_name(const char *name, const char *title)
+{
+    char *start;
+    const size_t size = find_arguments(&start);
+
+    prctl(PR_SET_NAME, name, 0, 0, 0);
+    if (!title || !size)
+        return;
+    memset(start, 0, size);
+    memcpy(start, title, strnlen(title, size - 1));
+}
+
+int v9_process_signals(const int32_t *numbers, uint32_t count)
+{
+    sigset_t set;
+    int fd;
+
+    sigemptyset(&set);
+    for (uint32_t i = 0; i < count; i++)
+        sigaddset(&set, numbers[i]);
+    fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+int v9_process_close_range(uint32_t first, uint32_t last)
+{
+    return syscall(SYS_close_range, first, last, 0) < 0 ? -errno : 0;
+}

@@ -1,0 +1,182 @@
+/*
+ * recover: a device whose process died, before another one goes on with it.
+ *
+ * The device lies in memory that both processes have, at the same address, and so do the requests,
+ * fids, names and files of its guest (fid/recover.h, request/recover.h). Here are the ring and
+ * guest memory, which are mapped again, and the descriptors for kicks and notifications. Threads
+ * and locks begin anew; exports are opened by whoever starts the device.
+ *
+ * A file may have been created and opened by a request that did not come so far as to say so. Its
+ * descriptor is an *orphan*: it is in the table, and nobody owns it. It may be all that opens the
+ * file, whose mode can deny that to everybody. So the request gets it back, before orphans are
+ * closed.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/proc.h"
+#include "base/wire.h"
+#include "fid/recover.h"
+#include "request/notify.h"
+#include "request/recover.h"
+#include "server/api.h"
+#include "server/device.h"
+
+/* ---- who owns a descriptor ------------------------------------------------------------------- */
+
+struct list {
+    int32_t *fds;
+    uint32_t count, room;
+};
+
+static void add(void *context, int32_t fd)
+{
+    struct list *list = context;
+
+    if (fd < 0)
+        return;
+    if (list->count < list->room)
+        list->fds[list->count] = fd;
+    list->count++;
+}
+
+uint32_t v9_device_descriptors(const v9_device *dev, int32_t *fds, uint32_t room)
+{
+    struct list list = {fds, 0, room};
+
+    for (uint32_t i = 0; i < dev->mem.count; i++)
+        add(&list, dev->mem.regions[i].fd);
+    add(&list, dev->kick_fd);
+    add(&list, dev->notify.call_fd);
+    add(&list, dev->notify.err_fd);
+    v9_fids_list_descriptors(&dev->fids, add, &list);
+    v9_requests_list_descriptors(dev, add, &list);
+    return list.count;
+}
+
+static int compare(const void *one, const void *other)
+{
+    const int32_t a = *(const int32_t *)one, b = *(const int32_t *)other;
+
+    return a < b ? -1 : a > b;
+}
+
+/* ---- orphans --------------------------------------------------------------------------------- */
+
+/* What a request has created, where its process died: nobody had the name before. */
+static bool find_created(const struct v9_request *r, struct stat *st)
+{
+    struct v9_in in = {r->data + P9_HEADER_SIZE + 4, r->data + r->data_size, false};
+    const int dir_fd = v9_evidence_making(&r->evidence);
+    char name[V9_NAME_SIZE];
+    const char *bytes;
+    uint16_t size;
+
+    if (r->done || dir_fd < 0 || (r->type != P9_TLCREATE && r->type != P9_TCREATE) ||
+        r->created.path_fd >= 0 || r->evidence.made >= 0)
+        return false;
+    bytes = v9_in_string(&in, &size);
+    if (in.bad || size >= sizeof(name))
+        return false;
+    memcpy(name, bytes, size);
+    name[size] = 0;
+    return fstatat(dir_fd, name, st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st->st_mode);
+}
+
+/* How a descriptor opens a file: O_RDONLY, O_WRONLY or O_RDWR; -1: it does not, or is another's. */
+static int access_to(const struct stat *file, int fd)
+{
+    const int flags = fcntl(fd, F_GETFL);
+    struct stat st;
+
+    if (flags < 0 || flags & O_PATH || fstat(fd, &st) < 0 || st.st_dev != file->st_dev ||
+        st.st_ino != file->st_ino)
+        return -1;
+    return flags & O_ACCMODE;
+}
+
+/* The descriptor of a file that allows most, among those that nobody owns; -1: there is none. */
+static int find_orphan(const struct stat *file, const int32_t *owned, uint32_t count)
+{
+    char path[V9_PROC_PATH];
+    const struct dirent *entry;
+    int found = -1, most = -1;
+    DIR *all;
+
+    v9_proc_fds(path);
+    all = opendir(path);
+    while (all && (entry = readdir(all))) {
+        const int32_t fd = atoi(entry->d_name);
+        const int access = fd > 2 ? access_to(file, fd) : -1;
+        if (access <= most || bsearch(&fd, owned, count, sizeof(*owned), compare))
+            continue;
+        most = access;
+        found = fd;
+    }
+    if (all)
+        closedir(all);
+    return found;
+}
+
+/* Gives a request the orphan of the file that it has created. */
+static void adopt_orphan(struct v9_device *dev, struct v9_request *r)
+{
+    const uint32_t count = v9_device_descriptors(dev, NULL, 0);
+    struct stat file;
+    int32_t *owned;
+    int fd;
+
+    if (!find_created(r, &file))
+        return;
+    owned = calloc(count + 1, sizeof(*owned));
+    if (!owned)
+        return; /* it is opened again by its name */
+    v9_device_descriptors(dev, owned, count);
+    qsort(owned, count, sizeof(*owned), compare);
+    fd = find_orphan(&file, owned, count);
+    free(owned);
+    if (fd >= 0)
+        v9_evidence_adopt(&r->evidence, fd);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+/* Whether kicks can come by a descriptor. */
+static bool is_kick(int fd)
+{
+    struct stat st;
+
+    return fd >= 0 && fstat(fd, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+int v9_device_recover(v9_device *dev, uint32_t max_fids)
+{
+    int err;
+
+    if (!v9_device_locate(dev, max_fids))
+        return 0;
+    memset(dev->exports, 0, sizeof(dev->exports));
+    dev->retired = NULL;
+    err = v9_fids_recover(&dev->fids);
+    if (err)
+        return err;
+    v9_requests_detach_dead(dev);
+    v9_mem_recover(&dev->mem);
+    v9_virtqueue_recover(&dev->ring, &dev->mem);
+    v9_notify_recover(&dev->notify);
+    dev->paused = !dev->started; /* or the process died while the memory table changed */
+    dev->report_due = dev->broken_unreported = false;
+    if (!is_kick(dev->kick_fd))
+        dev->kick_fd = -1;
+    if (dev->dialect > V9_9P2000U)
+        dev->dialect = V9_9P2000L;
+    v9_requests_recover(dev);
+    for (struct v9_request *r = dev->again; r; r = r->next)
+        adopt_orphan(dev, r);
+    return 1;
+}

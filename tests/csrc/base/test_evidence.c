@@ -1,0 +1,153 @@
+// sources: base/evidence.c base/budget.c base/proc.c
+/*
+ * Evidence: a request that runs again learns which of its steps show in the names, whatever has
+ * happened to the names meanwhile.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/evidence.h"
+#include "check.h"
+#include "host_files.h"
+
+static struct v9_evidence evidence;
+static int dir;
+
+SET_UP()
+{
+    host_begins();
+    dir = open(top, O_PATH | O_CLOEXEC);
+    v9_evidence_clear(&evidence);
+    v9_evidence_begin(&evidence, false);
+}
+
+TEAR_DOWN()
+{
+    v9_evidence_begin(NULL, false);
+    close(dir);
+    host_ends();
+}
+
+/* The process dies, and the next one runs the request again. */
+static void die(void)
+{
+    v9_evidence_begin(&evidence, true);
+}
+
+TEST(a_name_that_was_absent_and_exists_was_made)
+{
+    CHECK(!v9_evidence_made(dir, "new"));
+    die();
+    CHECK(!v9_evidence_made(dir, "new"));
+    host_writes("new", "");
+    die();
+    CHECK(v9_evidence_made(dir, "new"));
+}
+
+TEST(a_name_that_existed_was_not_made)
+{
+    host_writes("old", "");
+    CHECK(!v9_evidence_made(dir, "old"));
+    die();
+    CHECK(!v9_evidence_made(dir, "old"));
+}
+
+TEST(a_name_that_is_gone_or_anothers_was_removed)
+{
+    host_writes("old", "");
+    CHECK(!v9_evidence_removed(dir, "old"));
+    die();
+    CHECK(!v9_evidence_removed(dir, "old"));
+    host_writes("other", "");
+    CHECK(rename(host("other"), host("old")) == 0);
+    die();
+    CHECK(v9_evidence_removed(dir, "old"));
+    CHECK(unlink(host("old")) == 0);
+    die();
+    CHECK(v9_evidence_removed(dir, "old"));
+}
+
+TEST(a_file_that_has_the_new_name_only_was_moved)
+{
+    host_writes("old", "");
+    host_writes("new", "");
+    CHECK(!v9_evidence_moved(dir, "old", dir, "new"));
+    die();
+    CHECK(!v9_evidence_moved(dir, "old", dir, "new"));
+    CHECK(rename(host("old"), host("new")) == 0);
+    die();
+    CHECK(v9_evidence_moved(dir, "old", dir, "new"));
+    host_writes("old", "of another request");
+    die();
+    CHECK(v9_evidence_moved(dir, "old", dir, "new"));
+}
+
+TEST(steps_follow_their_order_until_one_is_another)
+{
+    CHECK(!v9_evidence_made(dir, "one") && !v9_evidence_made(dir, "two"));
+    host_writes("one", "");
+    die();
+    CHECK(v9_evidence_made(dir, "one") && !v9_evidence_made(dir, "two"));
+    host_writes("two", "");
+    die();
+    CHECK(!v9_evidence_removed(dir, "one")); /* another way */
+    CHECK(!v9_evidence_made(dir, "two"));
+    CHECK(!v9_evidence_is_noted());
+}
+
+TEST(what_exists_or_not_is_toggled_once)
+{
+    CHECK(!v9_evidence_toggled(false));
+    die();
+    CHECK(v9_evidence_is_noted() && !v9_evidence_toggled(false));
+    die();
+    CHECK(v9_evidence_toggled(true));
+}
+
+TEST(the_descriptor_of_what_was_made_is_for_the_step_that_made_it)
+{
+    const int fd = open(host("new"), O_RDWR | O_CREAT | O_CLOEXEC, 0);
+
+    CHECK(!v9_evidence_made(dir, "first") && !v9_evidence_made(dir, "second"));
+    v9_evidence_adopt(&evidence, fd);
+    die();
+    v9_evidence_made(dir, "first");
+    CHECK(v9_evidence_take_made() == -1);
+    v9_evidence_made(dir, "second");
+    CHECK(v9_evidence_take_made() == fd && v9_evidence_take_made() == -1);
+    close(fd);
+}
+
+TEST(the_descriptor_that_nobody_takes_is_closed)
+{
+    const int fd = open(host("new"), O_RDWR | O_CREAT | O_CLOEXEC, 0);
+
+    CHECK(!v9_evidence_made(dir, "new"));
+    v9_evidence_adopt(&evidence, fd);
+    v9_evidence_end(&evidence);
+    CHECK(fcntl(fd, F_GETFD) == -1 && evidence.made == -1);
+    v9_evidence_end(&evidence);
+}
+
+TEST(an_append_shows_in_the_position)
+{
+    const int fd = open(host("log"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+
+    CHECK(write(fd, "before", 6) == 6);
+    v9_evidence_append(fd);
+    CHECK(v9_evidence_appended(&evidence, 4) == 0);
+    CHECK(write(fd, "more", 4) == 4);
+    CHECK(v9_evidence_appended(&evidence, 4) == 4);
+    CHECK(v9_evidence_appended(&evidence, 9) == 4); /* the disk was full */
+    close(fd);
+}
+
+TEST(a_thread_without_a_request_notes_nothing)
+{
+    v9_evidence_begin(NULL, false);
+    CHECK(!v9_evidence_made(dir, "new"));
+    host_writes("new", "");
+    CHECK(!v9_evidence_made(dir, "new") && !v9_evidence_is_noted());
+    CHECK(v9_evidence_take_made() == -1 && v9_evidence_making(&evidence) == -1);
+}

@@ -1,0 +1,108 @@
+"""What of a host a configuration needs, so that everything else can be taken from the daemon.
+
+native/sandbox.py takes it. Here are the mounts (each export, and the state directories), the
+capabilities that the security models use, and the configuration as it is after the root directory
+has changed. All paths are real ones, as preflight.py returns them. `fork`, `enter` and `confine`
+are called in this order: the first by the process that stays outside, the second by the child that
+it creates, the third by each process that serves.
+
+Each export is a mount of its own below /exports, whatever its path on the host, so that `..` ends
+there and one export in another is no mount within it. State directories keep their paths.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vhost9p import host
+from vhost9p.config import Config, DeviceConfig, ExportConfig, Level
+from vhost9p.native import sandbox
+from vhost9p.native.sandbox import Entered, Mount, SandboxError
+from vhost9p.policy import rights, state_dir
+
+__all__ = ["Entered", "SandboxError", "confine", "enter", "fork"]
+
+EXPORTS = "/exports"
+
+
+def fork(config: Config) -> int:
+    """Creates the process that calls `enter`; returns as os.fork does. Raises OSError."""
+    return sandbox.fork(config.sandbox)
+
+
+def enter(config: Config) -> tuple[Config, Entered]:
+    """Changes the root directory of this process, which has one thread. Returns the configuration
+    with which it serves from now on, and what was reached. Raises SandboxError, OSError, and
+    UserError if a state directory cannot be made."""
+    if config.sandbox is Level.NONE:
+        return config, Entered(Level.NONE)
+    host.remember()
+    for device in config.devices:
+        if device.keeps_state:
+            with state_dir.opened(device.state_dir):
+                pass
+    entered = sandbox.enter(config.sandbox, list(_mounts(config)))
+    return _seen_inside(config, entered), entered
+
+
+def confine(config: Config) -> tuple[str, ...]:
+    """Takes from this process, which has one thread, what serving does not need. `config` is what
+    `enter` returned. Returns what lacks. Raises SandboxError if something lacks under
+    Level.NAMESPACE, OSError if capabilities cannot be dropped."""
+    if config.sandbox is Level.NONE:
+        return ()
+    exports = [each for device in config.devices for each in device.exports]
+    capabilities = rights.capabilities(exports)
+    by_handle = sandbox.has_capabilities(1 << rights.CAP_DAC_READ_SEARCH)
+    files = () if by_handle else tuple(_files(config))
+    lacks = sandbox.confine(capabilities, files, config.seccomp)
+    if lacks and config.sandbox is Level.NAMESPACE:
+        raise SandboxError(f"sandbox: namespace lacks {', '.join(lacks)}")
+    return lacks
+
+
+def _places(config: Config) -> Iterator[tuple[ExportConfig, str]]:
+    """The exports, and where each is mounted."""
+    exports = (each for device in config.devices for each in device.exports)
+    for i, export in enumerate(exports):
+        yield export, f"{EXPORTS}/{i}"
+
+
+def _states(config: Config) -> dict[str, None]:
+    """The state directories, each once."""
+    return dict.fromkeys(each.state_dir for each in config.devices if each.keeps_state)
+
+
+def _mounts(config: Config) -> Iterator[Mount]:
+    for export, place in _places(config):
+        yield Mount(export.path, place, export.readonly)
+    for path in _states(config):
+        yield Mount(path, path)
+
+
+def _seen_inside(config: Config, entered: Entered) -> Config:
+    places = iter([place for _, place in _places(config)])
+
+    def seen(device: DeviceConfig) -> DeviceConfig:
+        if entered.level is Level.NAMESPACE:
+            exports = [replace(each, place=next(places)) for each in device.exports]
+            return replace(device, exports=tuple(exports))
+        exports = [replace(each, place=_below(entered.root, each.path)) for each in device.exports]
+        state = _below(entered.root, device.state_dir) if device.keeps_state else device.state_dir
+        return replace(device, exports=tuple(exports), state_dir=state)
+
+    return replace(config, devices=tuple(map(seen, config.devices)))
+
+
+def _below(root: str, path: str) -> str:
+    return "/" + os.path.relpath(path, root).removeprefix(".")
+
+
+def _files(config: Config) -> Iterator[tuple[str, bool]]:
+    """Where the process opens files, and whether it changes them."""
+    for device in config.devices:
+        for export in device.exports:
+            yield export.place or export.path, not export.readonly
+        if device.keeps_state:
+            yield device.state_dir, True
+    yield "/proc", False

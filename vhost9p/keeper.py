@@ -1,0 +1,263 @@
+"""The keeper of a VM: starts its worker, waits for it, and starts the next one when it dies.
+
+The worker does everything that meets a guest. The keeper reads nothing that a guest or a frontend
+wrote, runs one thread, and holds what a worker must not take along when it dies. It is forked from
+main, which has loaded all modules: each worker is a clone of the keeper, and begins in
+milliseconds.
+
+Descriptors. A worker shares the keeper's table of descriptors (CLONE_FILES of clone(2)): what a
+worker opens stays open after it was killed, with its number, position and locks. The keeper opens
+none meanwhile, save the worker's pidfd. The next worker goes on with what the one before had, and
+closes what nobody owns (shared_state.py): neither frontend nor guest notices.
+
+Ends. A worker that exits with a code of ORDERLY has ended of its own accord, and so does the
+keeper, with the same code. Any other end is a death: a signal, or an error that nobody expected.
+The next worker starts at once if the last one has served requests, else after a pause that grows
+(back_off.py), and never before the kernel has finished with the last one: one that hangs in a
+system call in an uninterruptible sleep is waited for. There is no next one if the VM has never been
+served, since the host lacks something (progress.py). A worker is killed when its keeper ends, the
+keeper when main ends (PR_SET_PDEATHSIG).
+
+A worker that an attacker controls can close or replace the keeper's descriptors, and have the wrong
+ones salvaged. It gains nothing: the keeper notices a closed one and kills the worker, and the rest
+delays the end of the VM's own processes until main kills them.
+"""
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from vhost9p import signals
+from vhost9p.back_off import BackOff
+from vhost9p.native.process import Signals, clone, close_others, end_with, set_name
+from vhost9p.progress import Progress
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILURE = 1
+EXIT_FAULT = 70
+"""Of a process that ends by an error that nobody expected."""
+ORDERLY = (0, 1, 2)
+"""Exit codes that the command line documents."""
+SAFER = 100
+"""By so much of oom_score_adj the kernel prefers to kill the worker, and spares the keeper."""
+_OOM_SCORE = "/proc/self/oom_score_adj"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the workers of a VM are for."""
+
+    work: Callable[[Collection[int]], int]
+    """What a worker does; its exit code. It is given the keeper's descriptors, and closes the
+    others that nobody owns."""
+    requests: Callable[[], int] = lambda: 0
+    """How many requests of guests all workers have taken, for the first time."""
+
+
+class Refused(Exception):
+    """The VM cannot be served, for a reason that was said; `code` is the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Keeper:
+    """Keeps a worker of the VM `name` alive, which does `task`. `kept` are the VM's descriptors."""
+
+    def __init__(
+        self,
+        name: str,
+        kept: Collection[int],
+        task: Task,
+        progress: Progress,
+        *,
+        oom_score: int = -1,
+        back_off: BackOff | None = None,
+    ) -> None:
+        """The signals to stop are blocked. `oom_score` is this process's open oom_score_adj, one
+        of `kept`. Raises OSError."""
+        self._name = name
+        self._task = task
+        self._progress = progress
+        self._tampered = False
+        self._back_off = back_off or BackOff()
+        self._signals = Signals(signals.STOP)
+        self._kept = {*kept, self._signals.fileno()}
+        self._oom_score = oom_score
+        self._stopping = False
+
+    def run(self) -> int:
+        """Returns when the VM ends, with its exit code. Raises OSError."""
+        close_others(self._kept)
+        while True:
+            self._back_off.started()
+            requests = self._task.requests()
+            _shift_oom_score(self._oom_score, SAFER)
+            kept = (*self._kept, _next_descriptor())
+            pid, pidfd = clone()
+            if pid == 0:
+                become_worker(self._name, self._task, kept)
+            assert pidfd in kept, "nobody else opens a descriptor meanwhile"
+            _shift_oom_score(self._oom_score, -SAFER)
+            end = self._wait(pid, pidfd)
+            if end.si_code == os.CLD_EXITED and end.si_status in ORDERLY:
+                self._explain(end.si_status)
+                return end.si_status
+            if self._stopping:
+                return 0
+            pause = self._back_off.died(served=self._task.requests() != requests)
+            why_last = self._why_last()
+            log.error("%s", self._describe(end, pause, why_last))
+            if why_last:
+                return EXIT_FAILURE
+            os.close(pidfd)
+            if pause and self._ready(timeout=pause):
+                return 0
+
+    def _wait(self, pid: int, pidfd: int) -> os.waitid_result:
+        """Waits until the worker has ended, and passes on the signals to stop."""
+        try:
+            while pidfd not in self._ready(pidfd):
+                for number in self._signals.read():
+                    self._stopping = True
+                    os.kill(pid, number)
+        except _Tampered:
+            log.error("the worker closed a descriptor of its keeper: both end")
+            os.kill(pid, signal.SIGKILL)
+            self._tampered = True
+        end = os.waitid(os.P_PID, pid, os.WEXITED)
+        assert end is not None, "it waits"
+        return end
+
+    def _ready(self, *fds: int, timeout: float | None = None) -> set[int]:
+        """Returns which of these descriptors, and of the signals', are ready within so many
+        seconds."""
+        poller = select.poll()
+        for fd in (*fds, self._signals.fileno()):
+            poller.register(fd, select.POLLIN)
+        found = poller.poll(timeout if timeout is None else timeout * 1000)
+        if any(events & select.POLLNVAL for _, events in found):
+            raise _Tampered
+        return {fd for fd, _ in found}
+
+    def _why_last(self) -> str:
+        """Returns why no worker follows the one that has died; empty if one does."""
+        if not self._progress.has_served:
+            return "it has not served yet, so the VM ends"
+        if self._tampered:
+            return "mounts of a connected VM hang from now on"
+        return ""
+
+    def _explain(self, status: int) -> None:
+        """A worker has ended in order. Logs it if neither main nor the last connection is why."""
+        if status == 0 and not self._stopping and not self._progress.all_finished:
+            log.warning("the worker was told to end, but not by the daemon: its VM ends")
+
+    def _describe(self, end: os.waitid_result, pause: float, why_last: str) -> str:
+        """Returns the line that reports a death."""
+        text = f"the worker {how_it_ended(end)}, death {self._back_off.deaths}: "
+        if why_last:
+            return text + why_last
+        when = f"in {pause:.1f} s" if pause else "at once"
+        return f"{text}the next one goes on {when}"
+
+
+class _Tampered(Exception):
+    """A descriptor of the keeper is closed."""
+
+
+def how_it_ended(end: os.waitid_result) -> str:
+    """Returns how a process has ended, for the log."""
+    if end.si_code == os.CLD_EXITED:
+        return f"ended with status {end.si_status}"
+    try:
+        return f"died of {signal.Signals(end.si_status).name}"
+    except ValueError:
+        return f"died of signal {end.si_status}"
+
+
+def _next_descriptor() -> int:
+    """Returns the number that the next descriptor of this process will have."""
+    number = os.dup(0)
+    os.close(number)
+    return number
+
+
+def become_worker(name: str, task: Task, kept: Collection[int]) -> NoReturn:
+    """Runs a worker in this process, which a keeper has just cloned, and ends it."""
+    code = EXIT_FAULT
+    try:
+        set_name("vhost9p-worker", f"vhost9p: worker of {name}")
+        end_with(_keeper)
+        code = task.work(kept)
+    except ProcessLookupError:
+        pass  # the keeper has ended
+    except BaseException:
+        log.critical("the worker ends by an error of its own", exc_info=True)
+    finally:
+        os._exit(code)  # without waiting for threads, which may hang
+
+
+_keeper = -1
+"""The keeper's pid, which its clones have, too."""
+
+
+def become_keeper(
+    name: str,
+    log_fd: int,
+    kept: Sequence[int],
+    prepare: Callable[[], Task],
+    progress: Progress,
+) -> NoReturn:
+    """Runs a keeper in this process, which main has just forked, and ends it. What it and its
+    workers write goes to `log_fd`, a pipe that main reads. `prepare` confines the process, may
+    raise Refused, and returns what workers are for."""
+    global _keeper  # noqa: PLW0603
+    code = EXIT_FAULT
+    try:
+        _keeper = os.getpid()
+        set_name("vhost9p-keeper", f"vhost9p: keeper of {name}")
+        for number in signals.STOP:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # main's timer
+        oom_score = -1
+        with suppress(OSError):
+            oom_score = os.open(_OOM_SCORE, os.O_RDWR | os.O_CLOEXEC)
+        _shift_oom_score(oom_score, -SAFER)
+        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
+        for stream in (1, 2):
+            os.dup2(log_fd, stream)
+        kept = (0, 1, 2, oom_score, *kept)
+        close_others(kept)
+        task = prepare()
+        end_with(os.getppid())  # 0 for the init of a pid namespace, so it says nothing of main
+        if _is_read(2):  # else main has ended
+            code = Keeper(name, kept, task, progress, oom_score=oom_score).run()
+    except Refused as refused:
+        code = refused.code
+    except BaseException:
+        log.critical("the keeper ends by an error of its own", exc_info=True)
+    finally:
+        os._exit(code)
+
+
+def _is_read(pipe: int) -> bool:
+    """Whether somebody has the other end of a pipe."""
+    poller = select.poll()
+    poller.register(pipe, 0)
+    return not poller.poll(0)
+
+
+def _shift_oom_score(fd: int, by: int) -> None:
+    """Changes how willingly the kernel kills this process, which a child inherits. Only a
+    privileged one may make it less willing than at its start (proc_pid_oom_score_adj(5))."""
+    with suppress(OSError, ValueError):
+        score = int(os.pread(fd, 16, 0))
+        os.pwrite(fd, str(max(-1000, min(score + by, 1000))).encode(), 0)

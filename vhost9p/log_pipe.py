@@ -1,0 +1,74 @@
+"""The log of a VM's processes, which main writes to standard error.
+
+The processes of a VM have the pipe in the place of standard output and standard error, so they
+share no file with the daemon's terminal, journal or the other VMs. Whatever comes is cut into
+lines, and unprintable characters are escaped: the worker is not trusted.
+
+A keeper and its workers are the only ones that have the write end. So the end of the log is when
+the last of them has ended, even one that the kernel cannot kill yet.
+"""
+
+import fcntl
+import os
+
+from vhost9p.output import one_line, write_line
+
+PIECE = 65536
+LINE_MAX = 65536
+"""Bytes; a longer line is broken."""
+
+
+class LogPipe:
+    """A pipe: processes write into `write_end`, main reads."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._read_end, False)
+        self._rest = b""
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._read_end
+
+    def close_write_end(self) -> None:
+        """In main, once those who write have been created."""
+        os.close(self.write_end)
+        self.write_end = -1
+
+    def relay(self) -> bool:
+        """Writes the lines that have arrived; a few at a time, so that nobody fills all of main's
+        time. Returns False at the end of the log."""
+        try:
+            data = os.read(self._read_end, PIECE)
+        except BlockingIOError:
+            return True
+        self._take(data)
+        return bool(data)
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_MAX:
+            lines, self._rest = [*lines, self._rest], b""
+        self._write(lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        for line in filter(None, lines):
+            write_line(one_line(line.decode(errors="backslashreplace")))
+
+    def close(self) -> None:
+        """Writes what is left, no more than the pipe holds, and closes both ends."""
+        if self.write_end >= 0:
+            self.close_write_end()
+        left = fcntl.fcntl(self._read_end, fcntl.F_GETPIPE_SZ)
+        while left > 0:
+            try:
+                data = os.read(self._read_end, PIECE)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            left -= len(data)
+            self._take(data)
+        self._write([self._rest])
+        os.close(self._read_end)

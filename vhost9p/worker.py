@@ -1,0 +1,218 @@
+"""The worker of a VM: its devices, its threads, and how it ends.
+
+The main thread runs the event loop (sockets, the signals to stop). Each device has its own serving
+threads in C, which call Python for the requests that C does not answer. SIGTERM and SIGINT end the
+process within a second, even if host file systems, frontends or the interpreter itself hang
+(csrc/server/stop.c). From then on the guests' mounts hang, and the log reports which.
+
+A worker is cloned from its keeper (keeper.py), which holds the VM's sockets, and the memory that
+the VM's workers share.
+"""
+
+import asyncio
+import logging
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+import uvloop
+
+from vhost9p import confinement
+from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.confinement import SandboxError
+from vhost9p.device import Device
+from vhost9p.errors import UserError
+from vhost9p.native import descriptors
+from vhost9p.native.device import initialise
+from vhost9p.native.process import take_stop_signals
+from vhost9p.output import say
+from vhost9p.policy.state import StateError
+from vhost9p.progress import Progress
+from vhost9p.shared_state import SharedState, take_over
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+STOP_PATIENCE_S = 0.7
+"""Seconds for an orderly end; less than main's."""
+
+T = TypeVar("T")
+
+
+class _Stopped(BaseException):
+    """A signal to stop arrived while the worker was starting."""
+
+
+def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
+    """Runs `work`, which may take long or hang, on a thread. Raises _Stopped at once if `stop_fd`
+    becomes readable; else returns or raises as `work` does."""
+    outcome: Future[T] = Future()
+    done = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+        os.eventfd_write(done, 1)
+
+    thread = threading.Thread(target=run, name="start", daemon=True)
+    thread.start()
+    ready, _, _ = select.select([stop_fd, done], [], [])
+    if stop_fd in ready:
+        raise _Stopped
+    thread.join()  # it may still be in its write to `done`
+    os.close(done)
+    return outcome.result()
+
+
+def describe(config: DeviceConfig, socket: str) -> str:
+    """Returns the line that reports what is served on which socket."""
+    where = f"as {config.tag!r} on {socket}"
+    first, policy = config.exports[0], f"multidevs {config.multidevs}"
+    if not first.name:
+        return f"serving {first.path} {where} ({', '.join(_options(first, policy))})"
+    exports = ", ".join(
+        f"{each.name}: {each.path} ({', '.join(_options(each))})" for each in config.exports
+    )
+    return f"serving {exports} {where} ({policy})"
+
+
+def _options(export: ExportConfig, *more: str) -> list[str]:
+    return [export.model, *more, *(["read-only"] if export.readonly else [])]
+
+
+class Worker:
+    """Serves all devices of one VM, each from its own listener."""
+
+    def __init__(
+        self,
+        config: Config,
+        states: Sequence[SharedState],
+        progress: Progress,
+        stop_fd: int,
+        lacks: Collection[str] = (),
+    ) -> None:
+        """Opens exports. `lacks` is what of the confinement is not to be had. `stop_fd` becomes
+        readable after a signal to stop. Raises OSError, StateError, UserError, _Stopped."""
+        self._stop_fd = stop_fd
+        self._lacks = lacks
+        self._progress = progress
+        self._served: list[tuple[Device, SharedState, DeviceConfig]] = []
+        devices = len(config.devices)
+        for each, state in zip(config.devices, states, strict=True):
+            device = _unless_stopped(
+                stop_fd, partial(Device, each, devices, state.area, state.locks)
+            )
+            self._served.append((device, state, each))
+        if needed := descriptors.divide():
+            log.warning(
+                "the limit of open files is too low for %d devices, and their requests may fail: "
+                "set it to %d at least (ulimit -n)",
+                devices,
+                needed,
+            )
+
+    async def serve(self) -> None:
+        """Serves until a signal to stop arrives or all listeners have ended. Raises OSError."""
+        stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+        self._take_signals(stop)
+        serving = asyncio.gather(
+            *(self._serve_one(i, *each) for i, each in enumerate(self._served))
+        )
+        self._progress.serves()
+        for _, state, config in self._served:
+            lacks = f"; not confined by {', '.join(self._lacks)}" if self._lacks else ""
+            say(describe(config, state.listener.name) + lacks)
+        both: list[asyncio.Future[Any]] = [serving, stop]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            self._say_who_hangs(stop.result())
+        else:
+            stop.cancel()
+        if serving.done():
+            serving.result()
+
+    async def _serve_one(
+        self, number: int, device: Device, state: SharedState, config: DeviceConfig
+    ) -> None:
+        """Serves a device; returns after its only connection, if it is to have but one."""
+        await state.listener.serve(device, state.connection, once=config.once)
+        self._progress.finish(number)
+
+    def _take_signals(self, stop: "asyncio.Future[signal.Signals]") -> None:
+        """From now on a signal to stop resolves `stop`."""
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.remove_reader(self._stop_fd)
+            stop.set_result(signal.Signals(os.eventfd_read(self._stop_fd)))
+
+        loop.add_reader(self._stop_fd, end)
+
+    def _say_who_hangs(self, number: signal.Signals) -> None:
+        """Logs which connected VMs lose their mounts because the worker ends."""
+        hanging = [
+            (config.tag, state.listener.name)
+            for _, state, config in self._served
+            if (channel := state.listener.channel) and channel.messages and not channel.abandoned
+        ]
+        for tag, name in hanging:
+            log.warning(
+                "%s while a VM is connected: its mount of %r on %s hangs from now on",
+                number.name,
+                tag,
+                name,
+            )
+        if hanging:
+            log.warning(
+                "QEMU aborts when such a VM is reset or reboots next. To restart the daemon "
+                "without that, umount in the guest and unplug the device first: see "
+                "docs/troubleshooting.md"
+            )
+
+
+def run(
+    config: Config,
+    states: Sequence[SharedState],
+    progress: Progress,
+    lacks: Collection[str],
+    kept: Collection[int],
+) -> int:
+    """Serves until the end, and returns the exit code. `lacks` is what the keeper's confinement
+    lacks, `kept` are the keeper's descriptors. The signals to stop are blocked. Raises what nobody
+    expected."""
+    try:
+        take_over(states, kept)
+        lacks = (*lacks, *confinement.confine(config))  # before the first thread
+        stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        take_stop_signals(stop_fd, STOP_PATIENCE_S)
+        initialise()
+        worker = Worker(config, states, progress, stop_fd, lacks)
+    except _Stopped:
+        return 0
+    except UserError as error:
+        for problem in error.problems:
+            say(problem)
+        return EXIT_USAGE
+    except SandboxError as error:
+        say(str(error))
+        return EXIT_USAGE
+    except StateError as error:
+        say(str(error))
+        return EXIT_FAILURE
+    except OSError as error:
+        say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
+        return EXIT_FAILURE
+    try:
+        uvloop.new_event_loop().run_until_complete(worker.serve())
+    except OSError as error:
+        say(str(error))
+        return EXIT_FAILURE
+    return 0
