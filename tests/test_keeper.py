@@ -65,9 +65,18 @@ def run_script(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_an_orderly_end_is_the_keepers(tmp_path: Path, code: int) -> None:
-    done = run(tmp_path, f"turn()\nreturn {code}")
+    body = f"    turn()\n    return {code}"
+    script = SCRIPT.format(body=body, requests="").replace("progress.serves()", "")
+    done = run_script(tmp_path, script)
     assert (done.returncode, "told to end" in done.stderr) == (code, code == 0)
     assert (tmp_path / "turns").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_successor_that_lacks_something_is_followed(tmp_path: Path, code: int) -> None:
+    done = run(tmp_path, f"return {code} if turn() < 3 else 0")
+    assert done.returncode == 0
+    assert done.stderr.count(f"the worker ended with status {code}, death ") == 2
 
 
 def test_a_signal_is_followed_by_another_worker(tmp_path: Path) -> None:

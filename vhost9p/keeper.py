@@ -10,17 +10,18 @@ worker opens stays open after it was killed, with its number, position and locks
 none meanwhile, save the worker's pidfd. The next worker goes on with what the one before had, and
 closes what nobody owns (shared_state.py): neither frontend nor guest notices.
 
-Ends. A worker that exits with a code of ORDERLY has ended of its own accord, and so does the
-keeper, with the same code. Any other end is a death: a signal, or an error that nobody expected.
+Ends. A worker that exits with 0, or before the VM was ever served with 1 or 2, has ended of its own
+accord, and so does the keeper, with the same code. Any other end is a death: a signal, an error
+that nobody expected, or a successor that lacks something for now, such as memory or an export.
 The next worker starts at once if the last one has served requests, else after a pause that grows
 (back_off.py), and never before the kernel has finished with the last one: one that hangs in a
 system call in an uninterruptible sleep is waited for. There is no next one if the VM has never been
 served, since the host lacks something (progress.py). A worker is killed when its keeper ends, the
 keeper when main ends (PR_SET_PDEATHSIG).
 
-A worker that an attacker controls can close or replace the keeper's descriptors, and have the wrong
-ones salvaged. It gains nothing: the keeper notices a closed one and kills the worker, and the rest
-delays the end of the VM's own processes until main kills them.
+A worker that an attacker controls can close or replace the keeper's descriptors. It gains nothing:
+the keeper notices a closed one and kills the worker, and the rest delays the end of the VM's own
+processes until main kills them.
 """
 
 import logging
@@ -99,6 +100,7 @@ class Keeper:
         while True:
             self._back_off.started()
             requests = self._task.requests()
+            ends = ORDERLY if not self._progress.has_served else ORDERLY[:1]
             _shift_oom_score(self._oom_score, SAFER)
             kept = (*self._kept, _next_descriptor())
             pid, pidfd = clone()
@@ -107,7 +109,7 @@ class Keeper:
             assert pidfd in kept, "nobody else opens a descriptor meanwhile"
             _shift_oom_score(self._oom_score, -SAFER)
             end = self._wait(pid, pidfd)
-            if end.si_code == os.CLD_EXITED and end.si_status in ORDERLY:
+            if end.si_code == os.CLD_EXITED and end.si_status in ends:
                 self._explain(end.si_status)
                 return end.si_status
             if self._stopping:

@@ -149,11 +149,12 @@ void v9_evidence_append(int fd)
 uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count)
 {
     const int64_t at = evidence->append_fd < 0 ? 0 : lseek(evidence->append_fd, 0, SEEK_CUR);
+    const int64_t grown = at - evidence->size;
 
     if (evidence->append_fd < 0 || at <= evidence->append_at)
         return 0;
-    /* Less, where the disk was full. If others have appended meanwhile, all of it. */
-    return at - evidence->size < count ? (uint32_t)(at - evidence->size) : count;
+    /* Less, where the disk was full. If others have changed the size meanwhile, all of it. */
+    return grown > 0 && grown < count ? (uint32_t)grown : count;
 }
 
 int v9_evidence_making(const struct v9_evidence *evidence)

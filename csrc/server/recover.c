@@ -169,7 +169,7 @@ int v9_device_recover(v9_device *dev, uint32_t max_fids)
     v9_mem_recover(&dev->mem);
     v9_virtqueue_recover(&dev->ring, &dev->mem);
     v9_notify_recover(&dev->notify);
-    dev->paused = !dev->started; /* or the process died while the memory table changed */
+    dev->paused = !dev->started;
     dev->report_due = dev->broken_unreported = false;
     if (!is_kick(dev->kick_fd))
         dev->kick_fd = -1;

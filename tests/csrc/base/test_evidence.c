@@ -140,6 +140,8 @@ TEST(an_append_shows_in_the_position)
     CHECK(write(fd, "more", 4) == 4);
     CHECK(v9_evidence_appended(&evidence, 4) == 4);
     CHECK(v9_evidence_appended(&evidence, 9) == 4); /* the disk was full */
+    evidence.size = 100;                            /* it was truncated before the write */
+    CHECK(v9_evidence_appended(&evidence, 4) == 4);
     close(fd);
 }
 
