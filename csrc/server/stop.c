@@ -69,10 +69,20 @@ int v9_stop_start(int32_t fd, uint32_t patience_ms)
 
 static struct stop handled;
 static volatile sig_atomic_t is_stopping;
+static uint64_t end_ms; /* when the time is up; written before `is_stopping` */
 
-static void on_time_up(int number)
+static uint64_t now_ms(void)
 {
-    if (is_stopping) /* else it is a stray signal */
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* SIGALRM: the timer's, or a stray one, which may even have been sent before the signal to stop. */
+static void on_alarm(int number)
+{
+    if (is_stopping && now_ms() >= end_ms)
         _exit(0);
 }
 
@@ -83,23 +93,25 @@ static void on_signal(int number)
     const uint64_t got = (uint64_t)number;
     const int err = errno;
 
-    if (!is_stopping && write(handled.fd, &got, sizeof(got)) == sizeof(got))
+    if (!is_stopping && write(handled.fd, &got, sizeof(got)) == sizeof(got)) {
+        end_ms = now_ms() + handled.patience_ms;
+        is_stopping = 1;
         setitimer(ITIMER_REAL, &at, NULL);
-    is_stopping = 1;
+    }
     errno = err;
 }
 
 int v9_stop_handle(int32_t fd, uint32_t patience_ms)
 {
     struct sigaction on_stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    const struct sigaction on_alarm = {.sa_handler = on_time_up};
+    const struct sigaction on_time_up = {.sa_handler = on_alarm};
     sigset_t needed; /* a mask is inherited, and may have them blocked */
 
     handled = (struct stop){fd, patience_ms};
     sigemptyset(&on_stop.sa_mask);
     sigaddset(&on_stop.sa_mask, SIGTERM);
     sigaddset(&on_stop.sa_mask, SIGINT);
-    if (sigaction(SIGALRM, &on_alarm, NULL) < 0 || sigaction(SIGTERM, &on_stop, NULL) < 0 ||
+    if (sigaction(SIGALRM, &on_time_up, NULL) < 0 || sigaction(SIGTERM, &on_stop, NULL) < 0 ||
         sigaction(SIGINT, &on_stop, NULL) < 0)
         return -errno;
     needed = on_stop.sa_mask;

@@ -85,6 +85,31 @@ TEST(only_the_first_signal_is_reported)
     close(reported);
 }
 
+/* Of two signals that wait, the kernel may begin with SIGTERM's handler, whichever came first. */
+TEST(a_stray_alarm_does_not_end_a_process_before_the_time_is_up)
+{
+    const int reported = eventfd(0, EFD_CLOEXEC);
+    int status = -1;
+    sigset_t both;
+    const pid_t child = fork();
+
+    if (child == 0) {
+        sigemptyset(&both);
+        sigaddset(&both, SIGALRM);
+        sigaddset(&both, SIGTERM);
+        if (v9_stop_handle(reported, FOR_EVER) || sigprocmask(SIG_BLOCK, &both, NULL))
+            _exit(1);
+        raise(SIGALRM);
+        raise(SIGTERM);
+        sigprocmask(SIG_UNBLOCK, &both, NULL);
+        raise(SIGALRM);
+        _exit(ORDERLY);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == ORDERLY);
+    close(reported);
+}
+
 /* Whoever starts the daemon may have blocked them, which is inherited. */
 TEST(blocked_signals_end_a_process_too)
 {
