@@ -15,6 +15,8 @@ static _Thread_local struct {
     struct v9_evidence *evidence;
     uint32_t noted; /* steps that a process before this one has noted */
     uint32_t next;
+    struct v9_step seen; /* what the next step finds there, if it is at this name: */
+    const char *seen_name;
 } running;
 
 void v9_evidence_begin(struct v9_evidence *evidence, bool again)
@@ -22,6 +24,14 @@ void v9_evidence_begin(struct v9_evidence *evidence, bool again)
     running.evidence = evidence;
     running.noted = evidence && again ? evidence->count : 0;
     running.next = 0;
+    running.seen_name = NULL;
+}
+
+void v9_evidence_seen(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino)
+{
+    running.seen =
+        (struct v9_step){.existed = true, .st_dev = st_dev, .st_ino = st_ino, .dir_fd = dir_fd};
+    running.seen_name = name;
 }
 
 bool v9_evidence_is_noted(void)
@@ -35,7 +45,10 @@ static struct v9_step look(enum kind kind, int dir_fd, const char *name)
     struct v9_step step = {.kind = (uint8_t)kind, .dir_fd = dir_fd};
     struct stat st;
 
-    if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+    if (running.seen_name == name && running.seen.dir_fd == dir_fd) {
+        step = running.seen;
+        step.kind = (uint8_t)kind;
+    } else if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         step.existed = true;
         step.st_dev = st.st_dev;
         step.st_ino = st.st_ino;
@@ -63,6 +76,7 @@ static const struct v9_step *next_step(const struct v9_step *now)
     struct v9_evidence *evidence = running.evidence;
     const uint32_t index = running.next++;
 
+    running.seen_name = NULL;
     if (index < running.noted && evidence->steps[index].kind == now->kind)
         return &evidence->steps[index];
     running.noted = 0; /* it takes another way now */

@@ -49,6 +49,8 @@ static inline void v9_evidence_clear(struct v9_evidence *evidence)
  * NULL: it runs none. */
 void v9_evidence_begin(struct v9_evidence *evidence, bool again);
 
+/* The thread has just seen that a name leads to this file: the next step need not look again. */
+void v9_evidence_seen(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino);
 /* Whether a process that died has noted the next step. */
 bool v9_evidence_is_noted(void);
 /* Before a name is made: whether that was done. */

@@ -57,6 +57,7 @@ static int before_loss(struct v9_fids *fids, int fd, const char *name)
 
     if (v9_host_identify(fd, name, &is, &mode, &nlink))
         return 0;
+    v9_evidence_seen(fd, name, is.st_dev, is.st_ino);
     pthread_mutex_lock(&fids->lock);
     err = v9_restore_before_loss(fids, is.st_dev, is.st_ino);
     pthread_mutex_unlock(&fids->lock);

@@ -96,6 +96,26 @@ TEST(steps_follow_their_order_until_one_is_another)
     CHECK(!v9_evidence_is_noted());
 }
 
+TEST(what_was_seen_is_not_looked_at_again_but_once)
+{
+    static const char old[] = "old", missing[] = "missing";
+
+    host_writes("old", "");
+    v9_evidence_seen(dir, old, 1, 2);
+    CHECK(!v9_evidence_removed(dir, missing) && !evidence.steps[0].existed);
+    CHECK(!v9_evidence_removed(dir, old) && evidence.steps[1].st_ino != 2);
+    v9_evidence_seen(dir, missing, 1, 2);
+    CHECK(!v9_evidence_removed(dir, missing) && evidence.steps[2].existed);
+    CHECK(evidence.steps[2].st_dev == 1 && evidence.steps[2].st_ino == 2);
+    die();
+    v9_evidence_removed(dir, missing);
+    v9_evidence_removed(dir, old);
+    CHECK(v9_evidence_removed(dir, missing)); /* it leads to no file now */
+    v9_evidence_seen(dir, missing, 1, 2);
+    die(); /* and forgets it */
+    CHECK(!v9_evidence_removed(dir, missing) && v9_evidence_is_noted());
+}
+
 TEST(what_exists_or_not_is_toggled_once)
 {
     CHECK(!v9_evidence_toggled(false));
