@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "base/evidence.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
 #include <sys/stat.h>
@@ -52,6 +53,8 @@ static struct v9_step look(enum kind kind, int dir_fd, const char *name)
         step.existed = true;
         step.st_dev = st.st_dev;
         step.st_ino = st.st_ino;
+    } else if (kind == MAKE && errno != ENOENT) {
+        step.existed = true; /* perhaps: it must not be taken for made */
     }
     return step;
 }
@@ -63,6 +66,8 @@ static bool is_same(const struct v9_step *a, const struct v9_step *b)
 
 static void note(struct v9_evidence *evidence, uint32_t index, const struct v9_step *now)
 {
+    evidence->count = index; /* what was noted of it, or after it, is of no use */
+    V9_COMMIT();
     evidence->steps[index] = *now;
     V9_COMMIT();
     evidence->count = index + 1;
@@ -85,6 +90,18 @@ static const struct v9_step *next_step(const struct v9_step *now)
     return NULL;
 }
 
+/* Whether the step shows that was looked up last. If not, those after it were undone, or not made:
+ * they are forgotten. */
+static bool settle(bool shows)
+{
+    if (!shows && running.noted) {
+        running.noted = 0;
+        running.evidence->count = running.next;
+        V9_COMMIT();
+    }
+    return shows;
+}
+
 bool v9_evidence_made(int dir_fd, const char *name)
 {
     const struct v9_step *before;
@@ -94,7 +111,7 @@ bool v9_evidence_made(int dir_fd, const char *name)
         return false;
     now = look(MAKE, dir_fd, name);
     before = next_step(&now);
-    return before && !before->existed && now.existed;
+    return settle(before && !before->existed && now.st_ino);
 }
 
 bool v9_evidence_removed(int dir_fd, const char *name)
@@ -106,7 +123,7 @@ bool v9_evidence_removed(int dir_fd, const char *name)
         return false;
     now = look(REMOVE, dir_fd, name);
     before = next_step(&now);
-    return before && before->existed && !is_same(before, &now);
+    return settle(before && before->existed && !is_same(before, &now));
 }
 
 bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *new)
@@ -119,9 +136,9 @@ bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *ne
     now = look(MOVE, old_dir, old);
     before = next_step(&now);
     if (!before || is_same(before, &now))
-        return false;
+        return settle(false);
     target = look(MOVE, new_dir, new);
-    return is_same(before, &target);
+    return settle(is_same(before, &target));
 }
 
 bool v9_evidence_toggled(bool exists)
@@ -131,7 +148,7 @@ bool v9_evidence_toggled(bool exists)
     if (!running.evidence)
         return false;
     before = next_step(&now);
-    return before && before->existed != exists;
+    return settle(before && before->existed != exists);
 }
 
 int v9_evidence_take_made(void)
@@ -171,19 +188,26 @@ uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count
     return grown > 0 && grown < count ? (uint32_t)grown : count;
 }
 
+/* The last step that makes, counted from 1: the last one, or what that takes back; 0: none. */
+static uint32_t find_making(const struct v9_evidence *evidence)
+{
+    uint32_t count = evidence->count <= V9_STEPS_MAX ? evidence->count : 0;
+
+    if (count && evidence->steps[count - 1].kind == REMOVE)
+        count--;
+    return count && evidence->steps[count - 1].kind == MAKE ? count : 0;
+}
+
 int v9_evidence_making(const struct v9_evidence *evidence)
 {
-    const struct v9_step *last;
+    const uint32_t making = find_making(evidence);
 
-    if (!evidence->count || evidence->count > V9_STEPS_MAX)
-        return -1;
-    last = &evidence->steps[evidence->count - 1];
-    return last->kind == MAKE && !last->existed ? last->dir_fd : -1;
+    return making && !evidence->steps[making - 1].existed ? evidence->steps[making - 1].dir_fd : -1;
 }
 
 void v9_evidence_adopt(struct v9_evidence *evidence, int fd)
 {
-    evidence->made_by = evidence->count;
+    evidence->made_by = find_making(evidence);
     V9_COMMIT();
     evidence->made = fd;
 }

@@ -6,7 +6,8 @@
  * in memory that outlives the process. If it is run again, by the process's successor, it comes to
  * the same calls in the same order, its *steps*. A step that shows in the names is taken as made;
  * from the first one that does not on, the request goes on as if nothing had happened. So changes
- * of several steps are completed, too.
+ * of several steps are completed, too. Where a step failed, those before it may have been undone,
+ * which are steps as well: a name that is made, and then removed, is made anew.
  *
  * One who changes the same name between the note and the call may be taken for us; only processes
  * of the host can, within microseconds, since the guest's kernel changes a directory in one request
@@ -25,7 +26,7 @@ enum { V9_STEPS_MAX = 8 }; /* more than any request takes */
 struct v9_step {
     uint8_t kind;
     bool existed;            /* the name led to a file, the one with this identity: */
-    uint64_t st_dev, st_ino; /* (0 where it did not) */
+    uint64_t st_dev, st_ino; /* (0 where it did not, or that is not known) */
     int32_t dir_fd;          /* the directory */
 };
 
@@ -70,10 +71,10 @@ void v9_evidence_append(int fd);
 /* How many of `count` bytes a request that died has appended; 0: it has not. */
 uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count);
 
-/* The directory in which a request that died was about to make a name, as its last step; -1: none.
- */
+/* The directory in which a request that died was about to make a name, as its last step but for
+ * taking it back; -1: none. */
 int v9_evidence_making(const struct v9_evidence *evidence);
-/* This descriptor was found to be of the file that the last step has made. */
+/* This descriptor was found to be of the file that this step has made. */
 void v9_evidence_adopt(struct v9_evidence *evidence, int fd);
 /* The request ends: closes the descriptor if nobody has taken it. */
 void v9_evidence_end(struct v9_evidence *evidence);

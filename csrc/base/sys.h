@@ -7,9 +7,19 @@
 #ifndef V9_BASE_SYS_H
 #define V9_BASE_SYS_H
 
+#include <errno.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+/* Whether a result of -errno means that the host could not do what it was asked for: nothing
+ * follows from it about what there is. Other errors are answers: no such file, not permitted. */
+static inline bool v9_sys_has_failed(int result)
+{
+    return result == -EIO || result == -ENOMEM || result == -EMFILE || result == -ENFILE ||
+           result == -ESTALE || result == -ENOSPC || result == -EDQUOT || result == -ETIMEDOUT ||
+           result == -EUCLEAN || result == -EBADMSG;
+}
 
 /* By name, only O_PATH descriptors, which open nothing, and new files. */
 int v9_sys_reach(int dir_fd, const char *name, int more_flags);

@@ -108,12 +108,15 @@ static bool is_gone(int err)
     return err == -ENOENT || err == -ENOTDIR || err == -ELOOP || err == -EXDEV || err == -EBUSY;
 }
 
-static bool is_file(const struct stat *st, int fd, const char *name)
+/* Whether `name` in directory fd, or fd itself, is this file: 1, 0, or -errno if that is not known.
+ */
+static int is_file(const struct stat *st, int fd, const char *name)
 {
     struct stat there;
 
-    return fstatat(fd, name, &there, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 &&
-           there.st_dev == st->st_dev && there.st_ino == st->st_ino;
+    if (fstatat(fd, name, &there, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0)
+        return v9_sys_has_failed(-errno) ? -errno : 0;
+    return there.st_dev == st->st_dev && there.st_ino == st->st_ino;
 }
 
 /* Whether a directory is where its path says, below the root: 0, -ESTALE, or why that is not
@@ -122,8 +125,7 @@ static int prove_path(v9_export *ex, int fd)
 {
     char path[PATH_MAX], before[PATH_MAX] = "";
     struct stat st;
-    bool found;
-    int at;
+    int at, found;
 
     if (fstat(fd, &st) < 0)
         return -errno;
@@ -135,11 +137,11 @@ static int prove_path(v9_export *ex, int fd)
             at = v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, RESOLVE_BENEATH);
         if (at < 0 && !is_gone(at))
             return at;
-        found = at >= 0 && is_file(&st, at, "");
+        found = at >= 0 ? is_file(&st, at, "") : 0;
         if (at >= 0)
             v9_budget_close(at);
         if (found)
-            return 0;
+            return found < 0 ? found : 0;
         if (!strcmp(path, before)) /* nobody has moved it meanwhile */
             break;
         memcpy(before, path, sizeof(before));
@@ -168,18 +170,18 @@ static int prove_inside(v9_export *ex, int fd)
     return err;
 }
 
-bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name)
+int v9_export_is_entry(int32_t fd, int32_t dir, const char *name)
 {
     struct stat st;
 
-    return fstat(fd, &st) == 0 && is_file(&st, dir, name);
+    return fstat(fd, &st) < 0 ? -errno : is_file(&st, dir, name);
 }
 
 int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
 {
     char path[PATH_MAX], *slash;
     struct stat st;
-    int dir, size = v9_export_path(ex, fd, "", path);
+    int dir, found, size = v9_export_path(ex, fd, "", path);
 
     if (size < 0)
         return size == -ENOENT ? -EBUSY : size;
@@ -194,10 +196,11 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
     dir = v9_sys_resolve(ex->conf.root_fd, slash ? path : ".", O_DIRECTORY, RESOLVE_BENEATH);
     if (dir < 0)
         return dir;
-    if (is_file(&st, dir, name))
+    found = is_file(&st, dir, name);
+    if (found > 0)
         return dir;
     v9_budget_close(dir);
-    return -ENOENT;
+    return found < 0 ? found : -ENOENT;
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */

@@ -29,8 +29,9 @@ int v9_export_reopen(v9_export *ex, int32_t fd);
 int v9_export_open_known(v9_export *ex, int32_t fd, bool known, int32_t flags);
 /* Opens a regular file that a process that died has made for this request (base/evidence.h). */
 int v9_export_take_made(v9_export *ex, int dir_fd, const char *name, int flags);
-/* Whether the file `fd` is the entry `name` of a directory. */
-bool v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
+/* Whether the file `fd` is the entry `name` of a directory: 1, 0, or -errno if that is not known.
+ */
+int v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
 /* The path of fd, or of `name` in directory fd, below the export's root: its length; -EBUSY for
  * the root itself, -ENOENT for what is outside. */
 int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX]);

@@ -30,6 +30,7 @@ struct v9_export {
     struct v9_seqcount names; /* a name and its metadata file change apart (mapped/mapped.h) */
     struct v9_seqcount moves; /* files lose names, or get other ones (fid/renames.c) */
     struct v9_seqcount texts; /* a metadata file is written */
+    bool texts_are_synced;    /* none was written since the last sync, on root_dev; atomic */
     struct v9_metadata_cache *metadata_cache; /* NULL: metadata are read each time */
     /* Metadata are read, changed and written as one; lock order: docs/architecture.md */
     pthread_mutex_t metadata_lock;

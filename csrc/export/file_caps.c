@@ -41,18 +41,25 @@ static int has(const char *path, const char *name)
     return found;
 }
 
-int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd)
+int v9_caps_has(const struct v9_caps *caps, int32_t fd)
 {
     char path[V9_PROC_PATH];
-    struct stat st;
-    int found;
 
     if (!caps->name[0])
         return 0;
     v9_proc_path(fd, path);
-    found = has(path, caps->name);
+    return has(path, caps->name);
+}
+
+int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd)
+{
+    const int found = v9_caps_has(caps, fd);
+    char path[V9_PROC_PATH];
+    struct stat st;
+
     if (found <= 0)
         return found;
+    v9_proc_path(fd, path);
     if (fstat(fd, &st) < 0)
         return -errno;
     if (!S_ISREG(st.st_mode))

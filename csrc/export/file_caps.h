@@ -26,6 +26,8 @@ struct v9_caps {
 int v9_caps_watch(struct v9_caps *caps, const char *name);
 /* Some file has capabilities now. */
 void v9_caps_changed(struct v9_caps *caps);
+/* Whether the file `fd` (O_PATH will do) has some: 1, 0 or -errno. */
+int v9_caps_has(const struct v9_caps *caps, int32_t fd);
 /* Before the file `fd` (O_PATH will do) is cut or changes its owner: 0, or -errno where it has
  * capabilities that cannot be removed. */
 int v9_caps_drop_file(const struct v9_caps *caps, int32_t fd);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/sys.h"
 #include "export/containment.h"
 #include "export/export.h"
 
@@ -21,7 +22,7 @@ int v9_lock_open(v9_export *ex, int32_t fd, int32_t *access)
     const uint32_t first = ex->conf.readonly ? 1 : 0, count = ex->conf.readonly ? 1 : 3;
     int opened = -EBADF;
 
-    for (uint32_t i = first; i < first + count && opened < 0 && !v9_budget_lacks(opened); i++) {
+    for (uint32_t i = first; i < first + count && opened < 0 && !v9_sys_has_failed(opened); i++) {
         *access = accesses[i]; /* permission, a read-only file system, a program that runs */
         opened = v9_export_open_known(ex, fd, true, *access);
     }

@@ -93,7 +93,8 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 {
     V9_DEFERRED(deferred);
     v9_quota *quota = file ? fids->inodes.quotas[file->export] : NULL;
-    uint32_t inode = 0, account = quota ? v9_quota_acquire(quota, file->path_fd) : 0;
+    const int held = quota ? v9_quota_acquire(quota, file->path_fd) : 0;
+    uint32_t inode = 0, account = held > 0 ? (uint32_t)held : 0;
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
@@ -101,7 +102,7 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
         err = fids->live < fids->max ? 0 : -EMFILE;
         if (!err && file) {
             inode = v9_inodes_acquire(&fids->inodes, file, &account, &deferred);
-            err = inode ? 0 : -EMFILE;
+            err = inode ? 0 : held < 0 ? held : -EMFILE;
         }
         if (!err && as->value)
             err = v9_xattr_values_add(&fids->values, as->value);

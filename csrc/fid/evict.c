@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "export/containment.h"
+#include "fid/lost_writes.h"
 #include "fid/restore.h"
 #include "fid/sweeper.h"
 
@@ -211,8 +212,10 @@ static bool evict_io(struct v9_fids *fids, uint32_t index)
     bool has_name = false, was_read;
     const bool can = look_at_claimed(fids, fid, &was_read) &&
                      can_reopen(fids->exports[inode->export], fid, was_read, &has_name);
+    const int lost = can ? v9_lost_writes_flush(fid) : 0;
 
     pthread_mutex_lock(&fids->lock);
+    v9_lost_writes_note(fid, lost);
     /* A file without a name is reopened by its inode, which is not evicted then. */
     if (can && is_idle(fid, 1) && !fid->io_used_lately && (has_name || inode->path_fd >= 0)) {
         v9_deferred_close(&deferred, fid->io_fd);

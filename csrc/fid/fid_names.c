@@ -49,7 +49,8 @@ void v9_found_close(const struct v9_found *found)
 int v9_fids_acquire_found(struct v9_fids *fids, const struct v9_found *found, uint32_t *inode)
 {
     v9_quota *quota = fids->inodes.quotas[found->export];
-    uint32_t account = quota ? v9_quota_acquire(quota, found->path_fd) : 0;
+    const int held = quota ? v9_quota_acquire(quota, found->path_fd) : 0;
+    uint32_t account = held > 0 ? (uint32_t)held : 0;
     V9_DEFERRED(deferred);
 
     pthread_mutex_lock(&fids->lock);
@@ -60,7 +61,7 @@ int v9_fids_acquire_found(struct v9_fids *fids, const struct v9_found *found, ui
     v9_deferred_finish(&deferred);
     if (!*inode)
         v9_found_close(found);
-    return *inode ? 0 : -EMFILE;
+    return *inode ? 0 : held < 0 ? held : -EMFILE;
 }
 
 void v9_fids_release_inode(struct v9_fids *fids, uint32_t inode)

@@ -43,6 +43,7 @@ struct v9_fid {
     bool entered : 1;        /* its number leads to it */
     bool stray : 1;          /* found by the hash */
     bool listed : 1;         /* in the free list: perhaps taken as a home since */
+    uint8_t lost_writes : 2; /* what its next sync reports: fid/lost_writes.h */
     uint8_t walked_fids;     /* how many it counts for: fid/known_size.h */
     uint32_t life;           /* counts the fids that this entry was */
     struct v9_link link;     /* of a stray; `next` is index + 1 in the free list */

@@ -47,7 +47,7 @@ static void end(struct v9_fids *fids, uint32_t export)
 }
 
 /* Before an entry, or the file `fd` itself (""), loses a name: restores the file, and caches it no
- * more. Whether it is a directory; -EMFILE, -ENFILE. */
+ * more. Whether it is a directory; -errno where the host has failed, and the name must stay. */
 static int before_loss(struct v9_fids *fids, int fd, const char *name)
 {
     struct v9_identity is;
@@ -55,8 +55,9 @@ static int before_loss(struct v9_fids *fids, int fd, const char *name)
     uint32_t mode;
     int err;
 
-    if (v9_host_identify(fd, name, &is, &mode, &nlink))
-        return 0;
+    err = v9_host_identify(fd, name, &is, &mode, &nlink);
+    if (err)
+        return v9_sys_has_failed(err) ? err : 0;
     v9_evidence_seen(fd, name, is.st_dev, is.st_ino);
     pthread_mutex_lock(&fids->lock);
     err = v9_restore_before_loss(fids, is.st_dev, is.st_ino);
@@ -100,14 +101,15 @@ int v9_renames_name_of(struct v9_fids *fids, const struct v9_fid *fid, char name
     const struct v9_inode *inode = v9_fids_inode(fids, fid);
     uint32_t parent;
     int32_t fd = v9_fids_own_name(fids, fid, name, &parent);
+    int is_entry;
 
     if (fd == -ENODATA)
         return v9_export_parent(fids->exports[inode->export], inode->path_fd, name);
-    /* After a death the file may have lost the name already, by this request. */
-    if (fd >= 0 && !v9_evidence_is_noted() && !v9_export_is_entry(inode->path_fd, fd, name))
-        fd = -ENOENT;
-    if (fd >= 0)
-        fd = v9_sys_dup(fd);
+    if (fd >= 0) {
+        /* After a death the file may have lost the name already, by this request. */
+        is_entry = v9_evidence_is_noted() ? 1 : v9_export_is_entry(inode->path_fd, fd, name);
+        fd = is_entry < 0 ? is_entry : is_entry ? v9_sys_dup(fd) : -ENOENT;
+    }
     if (parent)
         v9_fids_release_inode(fids, parent);
     return fd;
@@ -133,11 +135,16 @@ struct paths {
 static int prepare(const struct rename *it, struct paths *paths)
 {
     const int is_directory = before_loss(it->fids, it->old_dir, it->old);
+    int from = 0, to = 0;
 
-    paths->known = is_directory > 0 &&
-                   v9_export_path(it->ex, it->old_dir, it->old, paths->old) > 0 &&
-                   v9_export_path(it->ex, it->new_dir, it->new, paths->new) > 0;
-    return is_directory < 0 ? is_directory : 0;
+    if (is_directory > 0)
+        from = v9_export_path(it->ex, it->old_dir, it->old, paths->old);
+    if (from > 0)
+        to = v9_export_path(it->ex, it->new_dir, it->new, paths->new);
+    paths->known = from > 0 && to > 0;
+    if (is_directory < 0)
+        return is_directory;
+    return v9_sys_has_failed(from) ? from : v9_sys_has_failed(to) ? to : 0;
 }
 
 /* rename(2) does nothing where both names are of one file. */

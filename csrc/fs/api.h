@@ -75,18 +75,22 @@ struct v9_new {
  * the caller's; else they are -1. */
 struct v9_created {
     int32_t path_fd, meta_fd, io_fd, io_flags;
+    int32_t is_new;            /* whether it was not there before */
     struct v9_mapped metadata; /* that it began with; none: not known */
 };
 /*
  * Creates `name`, one component that the caller has validated, in directory `dir_fd`, as the
  * guest's user and within the quota. A uid of V9_NO_ID stands for the daemon's own; a gid of it for
  * the directory's where that is set-gid, else the daemon's own; with a map of ids see
- * export/idmap.h. Without O_EXCL a file that is there already is opened, if it is a regular one.
- * Fills *created; what it fails to complete stays, as open(2) with O_CREAT leaves a file that
- * cannot be opened.
+ * export/idmap.h. Without O_EXCL a file that is there already is opened, if it is a regular one;
+ * the caller truncates it. Fills *created. On failure nothing is left, unless the host fails twice.
  */
 int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_new *as,
               struct v9_created *created);
+/* Removes what v9_create has created, since what the request needs beside it has failed; nothing
+ * that was there before. `kind` is V9_NEW_*. */
+void v9_create_undo(v9_export *ex, int32_t dir_fd, const char *name, uint32_t kind,
+                    const struct v9_created *created);
 
 /* ---- names.c: entries of directories, linked, unlinked and renamed ---------------------------
  */

@@ -30,6 +30,7 @@
 #include "fs/attributes.h"
 #include "fs/create_mapped.h"
 #include "fs/created.h"
+#include "fs/names.h"
 #include "mapped/mapped.h"
 #include "quota/change.h"
 #include "quota/quota.h"
@@ -103,8 +104,9 @@ static int step(v9_export *ex, int dir_fd, const char *name)
     return fd;
 }
 
-/* Whether a name still stands for a file of the kind that was created: others are left alone. */
-static bool is_kind(int fd, const struct v9_new *as)
+/* Whether a name still stands for a file of the kind that was created: 1, 0 or -errno. Others are
+ * left alone. */
+static int is_kind(int fd, const struct v9_new *as)
 {
     const uint32_t special = as->mode & S_IFMT ? as->mode & S_IFMT : S_IFREG;
     const uint32_t kind = as->kind == V9_NEW_DIR    ? S_IFDIR
@@ -112,10 +114,11 @@ static bool is_kind(int fd, const struct v9_new *as)
                                                     : special;
     struct stat st;
 
-    return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind;
+    return fstat(fd, &st) < 0 ? -errno : (st.st_mode & S_IFMT) == kind;
 }
 
-static int create_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as)
+static int create_entry(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                        struct v9_created *created)
 {
     struct v9_cred cred;
     int fd, err = cred_of(ex, as, &cred);
@@ -130,12 +133,15 @@ static int create_entry(v9_export *ex, int dir_fd, const char *name, const struc
         else
             err = v9_cred_mknod(&cred, dir_fd, name, as->mode, as->major, as->minor);
     while (try_as_self(&cred, err));
+    created->is_new = !err;
     if (err || is_complete(ex, as))
         return err;
     fd = step(ex, dir_fd, name);
     if (fd < 0)
         return fd;
-    err = is_kind(fd, as) ? complete(ex, fd, as) : 0;
+    err = is_kind(fd, as);
+    if (err > 0)
+        err = complete(ex, fd, as);
     v9_budget_close(fd);
     return err;
 }
@@ -153,10 +159,12 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
     created->io_flags = host;
     if (v9_evidence_made(dir_fd, name)) {
         created->io_fd = v9_export_take_made(ex, dir_fd, name, host);
+        created->is_new = created->io_fd != -EEXIST; /* that is another's */
     } else {
         do
             created->io_fd = v9_cred_create(&cred, dir_fd, name, host, as->mode);
         while (try_as_self(&cred, created->io_fd));
+        created->is_new = created->io_fd >= 0;
     }
     if (created->io_fd < 0)
         return created->io_fd;
@@ -167,11 +175,11 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
     return created->path_fd < 0 ? created->path_fd : 0;
 }
 
-/* By its descriptor, and only if it is regular. */
+/* By its descriptor, and only if it is regular. It keeps its content. */
 static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
                          struct v9_created *created)
 {
-    uint32_t type, caps_seen = 0;
+    uint32_t type;
     int err;
 
     created->path_fd = step(ex, dir_fd, name);
@@ -184,9 +192,7 @@ static int open_existing(v9_export *ex, int dir_fd, const char *name, int host,
         return err;
     created->io_flags = host;
     created->io_fd = v9_export_open(ex, created->path_fd, host);
-    if (created->io_fd < 0)
-        return created->io_fd;
-    return host & O_TRUNC ? v9_caps_drop(&ex->caps, created->io_fd, &caps_seen) : 0;
+    return created->io_fd < 0 ? created->io_fd : 0;
 }
 
 static int create_file(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
@@ -202,7 +208,7 @@ static int create_file(v9_export *ex, int dir_fd, const char *name, const struct
         if (err != -EEXIST || as->flags & P9_EXCL)
             return err;
         v9_created_close(created);
-        err = open_existing(ex, dir_fd, name, host & ~O_NOATIME, created);
+        err = open_existing(ex, dir_fd, name, host & ~(O_NOATIME | O_TRUNC), created);
         if (err != -ENOENT)
             return err;
         v9_created_close(created);
@@ -210,13 +216,37 @@ static int create_file(v9_export *ex, int dir_fd, const char *name, const struct
     return -EAGAIN;
 }
 
+/* Whether `name` is still what was created: somebody else may have put another file there. */
+static bool is_created(int dir_fd, const char *name, const struct v9_created *created)
+{
+    const int fd = created->path_fd >= 0 ? created->path_fd : created->io_fd;
+
+    return created->is_new && (fd < 0 || v9_export_is_entry(fd, dir_fd, name) > 0);
+}
+
+/* Removes it, before it is counted. */
+static void take_back(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
+                      struct v9_created *created)
+{
+    if (is_created(dir_fd, name, created))
+        v9_unlink_entry(ex, dir_fd, name, as->kind == V9_NEW_DIR);
+    created->is_new = false;
+}
+
 static int create_any(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
                       struct v9_created *created)
 {
+    int err;
+
     if (as->kind == V9_NEW_FILE)
-        return create_file(ex, dir_fd, name, as, created);
-    return ex->conf.model == V9_MODEL_HOST ? create_entry(ex, dir_fd, name, as)
-                                           : v9_create_mapped_other(ex, dir_fd, name, as, created);
+        err = create_file(ex, dir_fd, name, as, created);
+    else if (ex->conf.model == V9_MODEL_HOST)
+        err = create_entry(ex, dir_fd, name, as, created);
+    else
+        err = v9_create_mapped_other(ex, dir_fd, name, as, created);
+    if (err)
+        take_back(ex, dir_fd, name, as, created);
+    return err;
 }
 
 /* ---- within the quota ------------------------------------------------------------------------ */
@@ -242,16 +272,18 @@ static int open_counted(v9_export *ex, int dir_fd, const char *name, const struc
 
 /* Counts what was created. While the names are locked only a host process may have put another file
  * there, which counts as well. */
-static void count_new(v9_export *ex, int dir_fd, const char *name)
+static int count_new(v9_export *ex, int dir_fd, const char *name)
 {
     const struct v9_budget_charged before = v9_budget_insist();
     const int fd = look_for(dir_fd, name); /* what was created must be counted */
+    int err;
 
     v9_budget_restore(before);
     if (fd < 0)
-        return;
-    v9_quota_count_new(ex->quota, fd);
+        return v9_sys_has_failed(fd) ? fd : 0;
+    err = v9_quota_count_new(ex->quota, fd);
     v9_budget_close(fd);
+    return err;
 }
 
 static int create_counted(v9_export *ex, int dir_fd, const char *name, const struct v9_new *as,
@@ -265,7 +297,11 @@ static int create_counted(v9_export *ex, int dir_fd, const char *name, const str
     if (err)
         return err;
     err = create_any(ex, dir_fd, name, as, created);
-    count_new(ex, dir_fd, name);
+    if (!err) {
+        err = count_new(ex, dir_fd, name);
+        if (err)
+            take_back(ex, dir_fd, name, as, created);
+    }
     v9_quota_change_end(ex->quota, &change);
     return err;
 }
@@ -307,4 +343,11 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
     if (err)
         v9_created_close(created);
     return err;
+}
+
+void v9_create_undo(v9_export *ex, int32_t dir_fd, const char *name, uint32_t kind,
+                    const struct v9_created *created)
+{
+    if (is_created(dir_fd, name, created))
+        v9_unlink(ex, dir_fd, name, kind == V9_NEW_DIR);
 }

@@ -52,7 +52,7 @@ static int fill(const v9_export *ex, int fd, const struct v9_mapped *mapped, con
     return ex->conf.model == V9_MODEL_XATTR ? v9_mapped_write_xattrs(fd, mapped) : 0;
 }
 
-/* One that a process that died has made; it may lack the rest. */
+/* One that a process that died has made; it may lack the rest. On failure it is removed. */
 static int take_made(v9_export *ex, int dir_fd, const char *name, int flags,
                      const struct v9_mapped *mapped, const char *content)
 {
@@ -61,6 +61,8 @@ static int take_made(v9_export *ex, int dir_fd, const char *name, int flags,
 
     if (fd >= 0 && err)
         v9_budget_close(fd);
+    if (err && err != -EEXIST) /* that is another's */
+        unlinkat(dir_fd, name, 0);
     return err ? err : fd;
 }
 
@@ -114,6 +116,7 @@ int v9_create_mapped_file(v9_export *ex, int dir_fd, const char *name, const str
                     &created->meta_fd);
     if (fd < 0)
         return fd;
+    created->is_new = true;
     created->path_fd = v9_created_reach(ex, dir_fd, name, fd);
     created->io_flags = host;
     created->io_fd = fd;
@@ -177,7 +180,9 @@ int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const st
         return err;
     if (as->kind == V9_NEW_DIR) {
         *mapped = mapped_of(as, S_IFDIR | as->mode);
-        return place_dir(ex, dir_fd, name, mapped);
+        err = place_dir(ex, dir_fd, name, mapped);
+        created->is_new = !err;
+        return err;
     }
     if (as->kind == V9_NEW_LINK) {
         if (!*as->target)
@@ -196,5 +201,6 @@ int v9_create_mapped_other(v9_export *ex, int dir_fd, const char *name, const st
         v9_budget_close(fd);
     if (meta_fd >= 0)
         v9_budget_close(meta_fd);
+    created->is_new = fd >= 0;
     return fd < 0 ? fd : 0;
 }

@@ -5,18 +5,24 @@
 #include <sys/stat.h>
 
 #include "base/budget.h"
+#include "base/commit.h"
 #include "base/sys.h"
 #include "export/containment.h"
 
 void v9_created_close(struct v9_created *created)
 {
-    if (created->path_fd >= 0)
-        v9_budget_close(created->path_fd);
-    if (created->meta_fd >= 0)
-        v9_budget_close(created->meta_fd);
-    if (created->io_fd >= 0)
-        v9_budget_close(created->io_fd);
+    const struct v9_created had = *created;
+
+    created->path_fd = -1; /* then the others are not looked at */
+    V9_COMMIT();
     *created = V9_CREATED_NONE;
+    V9_COMMIT();
+    if (had.path_fd >= 0)
+        v9_budget_close(had.path_fd);
+    if (had.meta_fd >= 0)
+        v9_budget_close(had.meta_fd);
+    if (had.io_fd >= 0)
+        v9_budget_close(had.io_fd);
 }
 
 static bool is_same(int one, int other)

@@ -9,7 +9,7 @@
 
 #define V9_CREATED_NONE ((struct v9_created){.path_fd = -1, .meta_fd = -1, .io_fd = -1})
 
-/* Closes the descriptors, and resets the struct. */
+/* Resets the struct, first for a successor of this process, and closes the descriptors. */
 void v9_created_close(struct v9_created *created);
 /* An O_PATH descriptor of the file `fd` that was just created. By its name: that takes half of the
  * time, and /proc goes on to report no name for a file that was created without one. Through `fd`

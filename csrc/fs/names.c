@@ -68,7 +68,7 @@ int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, con
 
 /* ---- unlinking ------------------------------------------------------------------------------- */
 
-static int unlink_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
+int v9_unlink_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
     if (ex->conf.model == V9_MODEL_FILE)
         return v9_sidecar_remove(ex, dir_fd, name, directory);
@@ -79,12 +79,12 @@ static int unlink_entry(v9_export *ex, int dir_fd, const char *name, bool direct
 
 static int unlink_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
-    const int victim = v9_sys_reach(dir_fd, name, 0); /* if that fails, it stays counted */
+    const int victim = v9_sys_reach(dir_fd, name, 0);
     struct v9_quota_change change = {.fds = {dir_fd, victim, -1}};
-    int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
+    int err = v9_sys_has_failed(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
 
     if (!err) {
-        err = unlink_entry(ex, dir_fd, name, directory);
+        err = v9_unlink_entry(ex, dir_fd, name, directory);
         change.gone[1] = !err && directory;
         v9_quota_change_end(ex->quota, &change);
     }
@@ -101,7 +101,7 @@ int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t director
         return -EINVAL;
     v9_export_names_begin(ex);
     err = ex->quota ? unlink_counted(ex, dir_fd, name, directory)
-                    : unlink_entry(ex, dir_fd, name, directory);
+                    : v9_unlink_entry(ex, dir_fd, name, directory);
     v9_export_names_end(ex);
     return err;
 }
@@ -123,16 +123,16 @@ static bool is_replaced(int victim, int dir_fd, const char *name)
     struct stat st;
 
     return victim >= 0 && fstat(victim, &st) == 0 && S_ISDIR(st.st_mode) &&
-           !v9_export_is_entry(victim, dir_fd, name);
+           v9_export_is_entry(victim, dir_fd, name) == 0;
 }
 
 static int rename_counted(v9_export *ex, int old_dir, const char *old, int new_dir, const char *new)
 {
-    const bool stays = old_dir == new_dir || v9_export_is_entry(old_dir, new_dir, "");
-    const int victim = v9_sys_reach(new_dir, new, 0); /* if that fails, it stays counted */
+    const bool stays = old_dir == new_dir || v9_export_is_entry(old_dir, new_dir, "") > 0;
+    const int victim = v9_sys_reach(new_dir, new, 0);
     struct v9_quota_change change = {.bytes = stays ? 0 : v9_quota_block(ex->quota),
                                      .fds = {old_dir, stays ? -1 : new_dir, victim}};
-    int err = v9_budget_lacks(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
+    int err = v9_sys_has_failed(victim) ? victim : v9_quota_change_begin(ex->quota, &change);
 
     if (!err) {
         err = rename_entry(ex, old_dir, old, new_dir, new);

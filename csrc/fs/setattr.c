@@ -101,12 +101,11 @@ static int touch(const v9_export *ex, int fd)
 
 static int write_metadata(const struct target *file, const struct v9_mapped *change)
 {
-    int err = v9_mapped_write(file->ex, file->fd, file->meta_fd, change);
+    const int err = v9_mapped_write(file->ex, file->fd, file->meta_fd, change);
 
-    if (err)
-        return err;
-    err = touch(file->ex, file->fd);
-    return err == -EPERM || err == -EACCES ? 0 : err; /* the host's owner may do it, others not */
+    if (!err)
+        touch(file->ex, file->fd); /* the host's owner may do it, others not; it is done without */
+    return err;
 }
 
 /* As by chown(2), a program that changes its owner loses its set-id bits. */
@@ -132,13 +131,16 @@ static bool is_unownable(int err)
 
 static int set_owner(const struct target *file, const struct v9_setattr *to)
 {
+    const int has_caps = v9_caps_has(&file->ex->caps, file->fd);
     int err = 0;
 
+    if (has_caps < 0)
+        return has_caps;
     if (file->ex->conf.model != V9_MODEL_HOST)
         err = set_metadata_owner(file, to);
     else if (fchownat(file->fd, "", to->uid, to->gid, AT_EMPTY_PATH) < 0)
         err = file->ex->conf.owners_matter || !is_unownable(errno) ? -errno : 0;
-    return err ? err : v9_caps_drop_file(&file->ex->caps, file->fd);
+    return err || !has_caps ? err : v9_caps_drop_file(&file->ex->caps, file->fd);
 }
 
 /* Not truncate(2), which leaves the times alone where the size is the same. */

@@ -40,7 +40,9 @@ static int open_meta(v9_export *ex, int dir_fd, const char *path)
 
     if (at < 0)
         return at;
-    fd = fstat(at, &st) < 0 || !S_ISREG(st.st_mode) ? -ENOENT : v9_export_open(ex, at, O_RDONLY);
+    fd = fstat(at, &st) < 0     ? -errno
+         : !S_ISREG(st.st_mode) ? -ENOENT
+                                : v9_export_open(ex, at, O_RDONLY);
     v9_budget_close(at);
     return fd;
 }
@@ -144,7 +146,7 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Reads a text that may be rewritten meanwhile. */
-static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
+static int read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
 {
     char text[TEXT_READ];
     uint32_t seq;
@@ -153,30 +155,34 @@ static void read_meta(const v9_export *ex, int meta_fd, struct v9_mapped *out)
     for (int i = 0; i < TRIES; i++) {
         seq = v9_seqcount_read_begin(&ex->texts);
         size = pread(meta_fd, text, sizeof(text), 0);
+        if (size < 0)
+            return -errno;
         if (!v9_seqcount_read_retry(&ex->texts, seq))
             break;
         sched_yield();
     }
-    v9_mapped_parse(text, size < 0 ? 0 : (size_t)size, out);
+    v9_mapped_parse(text, (size_t)size, out);
+    return 0;
 }
 
 int v9_mapped_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
                    struct v9_mapped *out)
 {
-    int own = -1;
+    int own = -1, err;
 
     *out = (struct v9_mapped){0};
     if (ex->conf.model == V9_MODEL_XATTR)
-        v9_mapped_read_xattrs(fd, name, wanted, out);
+        return v9_mapped_read_xattrs(fd, name, wanted, out);
     if (ex->conf.model != V9_MODEL_FILE)
         return 0;
     if (meta_fd < 0)
         meta_fd = own = *name ? open_meta_of(ex, fd, name) : v9_mapped_find(ex, fd);
-    if (meta_fd >= 0)
-        read_meta(ex, meta_fd, out);
+    if (meta_fd < 0)
+        return v9_sys_has_failed(meta_fd) ? meta_fd : 0;
+    err = read_meta(ex, meta_fd, out);
     if (own >= 0)
         v9_budget_close(own);
-    return v9_budget_lacks(own) ? own : 0;
+    return err;
 }
 
 static bool is_device(uint32_t mode)
@@ -218,20 +224,20 @@ int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd)
 int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name)
 {
     struct v9_mapped mapped = {0};
-    int meta;
+    int meta, err = 0;
 
     if (ex->conf.model == V9_MODEL_XATTR)
-        v9_mapped_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
+        err = v9_mapped_read_xattrs(dir_fd, name, V9_HAS_MODE, &mapped);
     if (ex->conf.model == V9_MODEL_FILE && meta_dir >= 0) {
         meta = open_meta(ex, meta_dir, name);
-        if (v9_budget_lacks(meta))
+        if (v9_sys_has_failed(meta))
             return meta;
         if (meta >= 0) {
-            read_meta(ex, meta, &mapped);
+            err = read_meta(ex, meta, &mapped);
             v9_budget_close(meta);
         }
     }
-    return (int)effective_type(S_IFREG, &mapped);
+    return err ? err : (int)effective_type(S_IFREG, &mapped);
 }
 
 int v9_mapped_readlink(v9_export *ex, int32_t fd, char *target, size_t size)
@@ -281,6 +287,7 @@ static int write_text(int fd, const char *text, size_t size)
     size_t length;
     struct stat st;
     ssize_t put;
+    bool is_cut;
 
     if (fstat(fd, &st) < 0)
         return -errno;
@@ -292,7 +299,9 @@ static int write_text(int fd, const char *text, size_t size)
     put = pwrite(fd, padded, length, 0);
     if (put != (ssize_t)length)
         return put < 0 ? -errno : -ENOSPC;
-    return (size_t)st.st_size > size && ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+    is_cut = (size_t)st.st_size <= size || ftruncate(fd, (off_t)size) == 0;
+    (void)is_cut; /* blank lines that stay mean nothing */
+    return 0;
 }
 
 static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
@@ -310,6 +319,7 @@ static int write_meta(v9_export *ex, int meta_fd, const struct v9_mapped *old,
     v9_seqcount_change(&ex->texts, true);
     err = write_text(fd, text, size);
     v9_seqcount_change(&ex->texts, false);
+    __atomic_store_n(&ex->texts_are_synced, false, __ATOMIC_SEQ_CST);
     v9_budget_close(fd);
     return err;
 }
@@ -334,11 +344,21 @@ static void settle(uint32_t host, const struct v9_mapped *old, struct v9_mapped 
         change->mode |= effective_type(host, old);
 }
 
+/* All of them, or none. Only changes without a type know the old ones: others are of new files. */
+static int write_xattrs(int fd, const struct v9_mapped *old, const struct v9_mapped *change)
+{
+    const int err = v9_mapped_write_xattrs(fd, change);
+
+    if (err)
+        v9_mapped_restore_xattrs(fd, change, old);
+    return err;
+}
+
 int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_mapped *change)
 {
     struct v9_mapped old = {0}, new = *change;
     struct stat st;
-    int err;
+    int err = 0;
 
     if (ex->conf.model == V9_MODEL_HOST || (ex->conf.model == V9_MODEL_FILE && meta_fd < 0))
         return -EINVAL;
@@ -346,12 +366,12 @@ int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_
         return -errno;
     pthread_mutex_lock(&ex->metadata_lock);
     if (ex->conf.model == V9_MODEL_FILE || !(new.mode &S_IFMT))
-        v9_mapped_read(ex, fd, "", meta_fd, V9_HAS_ALL, &old);
-    settle(st.st_mode, &old, &new);
-    if (ex->conf.model == V9_MODEL_XATTR)
-        err = v9_mapped_write_xattrs(fd, &new);
-    else
-        err = write_meta(ex, meta_fd, &old, &new);
+        err = v9_mapped_read(ex, fd, "", meta_fd, V9_HAS_ALL, &old);
+    if (!err) { /* else what is kept would be lost */
+        settle(st.st_mode, &old, &new);
+        err = ex->conf.model == V9_MODEL_XATTR ? write_xattrs(fd, &old, &new)
+                                               : write_meta(ex, meta_fd, &old, &new);
+    }
     pthread_mutex_unlock(&ex->metadata_lock);
     return err;
 }

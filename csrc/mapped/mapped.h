@@ -56,9 +56,9 @@ int32_t v9_mapped_stepped(v9_export *ex, int32_t dir_fd, const char *name, int32
 
 /*
  * Metadata of `name` in directory `fd`, or of `fd` itself where name is "", which `meta_fd` is the
- * metadata file of, if known (else -1). What cannot be read is absent; so may be what is not
- * `wanted` (V9_HAS_*), and the device number of a file that is no device. 0, or -EMFILE or -ENFILE
- * where no descriptor was left to read them.
+ * metadata file of, if known (else -1). What may not be read is absent; so may be what is not
+ * `wanted` (V9_HAS_*), and the device number of a file that is no device. 0, or -errno where the
+ * host has failed (v9_sys_has_failed): then nothing is known about them.
  */
 int v9_mapped_read(v9_export *ex, int32_t fd, const char *name, int32_t meta_fd, uint32_t wanted,
                    struct v9_mapped *out);
@@ -74,11 +74,11 @@ int v9_mapped_write(v9_export *ex, int32_t fd, int32_t meta_fd, const struct v9_
 /* Turns the host's attributes into the guest's. */
 void v9_mapped_apply(const struct v9_mapped *mapped, struct v9_attr *attr);
 /* The file type (S_IFMT) that a regular file of the host has in the guest: `name` in directory
- * `dir_fd`, for which v9_mapped_dir has returned meta_dir after the name was there. -EMFILE,
- * -ENFILE. */
+ * `dir_fd`, for which v9_mapped_dir has returned meta_dir after the name was there. -errno
+ * where the host has failed. */
 int v9_mapped_type(v9_export *ex, int32_t dir_fd, int32_t meta_dir, const char *name);
 /* Under mapped-file, the directory that has the metadata files of a directory's files: a
- * descriptor, or negative: -EMFILE or -ENFILE where none was left. */
+ * descriptor, or negative. */
 int32_t v9_mapped_dir(v9_export *ex, int32_t dir_fd);
 
 #endif

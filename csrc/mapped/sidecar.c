@@ -76,6 +76,7 @@ static int create_meta(v9_export *ex, int meta_dir, const char *name,
     if (fd < 0)
         return fd;
     put = pwrite(fd, text, size, 0);
+    __atomic_store_n(&ex->texts_are_synced, false, __ATOMIC_SEQ_CST);
     if (put == (ssize_t)size)
         return fd;
     err = put < 0 ? -errno : -ENOSPC;
@@ -117,18 +118,6 @@ int v9_sidecar_open(v9_export *ex, int32_t fd)
         meta = create_meta_of(ex, fd);
     v9_export_unlock_names(ex);
     return meta;
-}
-
-/* Removes a name's metadata, if there are any. */
-static int discard(int dir_fd, const char *name)
-{
-    int err, meta_dir = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
-
-    if (meta_dir < 0)
-        return meta_dir == -ENOENT ? 0 : meta_dir;
-    err = forget(meta_dir, name, 0);
-    v9_budget_close(meta_dir);
-    return err;
 }
 
 /* The metadata directory in which a new name is free: a descriptor. */
@@ -271,7 +260,7 @@ static int clear(v9_export *ex, int dir_fd, const char *name)
     int err;
 
     if (!all) /* symlinks and files are left to the host's call, which refuses them */
-        return v9_budget_lacks(-errno) ? -errno : 0;
+        return v9_sys_has_failed(-errno) ? -errno : 0;
     err = has_metadata_only(all);
     if (err > 0) {
         kept = open_dir(ex, dirfd(all), V9_META_DIR_NAME);
@@ -283,19 +272,33 @@ static int clear(v9_export *ex, int dir_fd, const char *name)
     return err;
 }
 
+static int remove_host(int dir_fd, const char *name, bool directory)
+{
+    if (v9_evidence_removed(dir_fd, name))
+        return 0;
+    return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
+}
+
 int v9_sidecar_remove(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
-    int err = 0;
+    /* Opened before the name is lost, which would leave the metadata behind. */
+    const int meta_dir = v9_sys_reach(dir_fd, V9_META_DIR_NAME, O_DIRECTORY);
+    int err;
 
+    if (v9_sys_has_failed(meta_dir))
+        return meta_dir;
     v9_mapped_changing(ex, true);
-    if (directory)
+    err = remove_host(dir_fd, name, directory);
+    if (err == -ENOTEMPTY || err == -EEXIST) {
         err = clear(ex, dir_fd, name);
-    if (!err && !v9_evidence_removed(dir_fd, name) &&
-        unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
-        err = -errno;
-    if (!err)
-        discard(dir_fd, name); /* what stays is metadata of nothing */
+        if (!err)
+            err = remove_host(dir_fd, name, directory);
+    }
+    if (!err && meta_dir >= 0)
+        forget(meta_dir, name, 0); /* what stays is metadata of nothing */
     v9_mapped_changing(ex, false);
+    if (meta_dir >= 0)
+        v9_budget_close(meta_dir);
     return err;
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/proc.h"
+#include "base/sys.h"
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -30,6 +31,7 @@ struct carrier {
     int fd;
     const char *name;
     char path[PROC_PATH]; /* "" until it is needed */
+    int err;              /* why something could not be read: -errno where the host has failed */
 };
 
 #ifndef SYS_getxattrat
@@ -68,6 +70,8 @@ static bool read_xattr(struct carrier *from, const char *key, void *value, size_
         got = *from->name ? lgetxattr(from->path, key, value, size)
                           : getxattr(from->path, key, value, size);
     }
+    if (got < 0 && v9_sys_has_failed(-errno))
+        from->err = -errno;
     return got == (ssize_t)size;
 }
 
@@ -81,7 +85,7 @@ static bool read_xattr32(struct carrier *from, const char *key, uint32_t *out)
     return true;
 }
 
-void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out)
+int v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out)
 {
     struct carrier from = {.fd = fd, .name = name};
     uint64_t rdev;
@@ -97,6 +101,7 @@ void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct
         out->has |= V9_HAS_RDEV;
         out->rdev = le64toh(rdev);
     }
+    return from.err;
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
@@ -135,4 +140,33 @@ int v9_mapped_write_xattrs(int32_t fd, const struct v9_mapped *change)
     if (!err && change->has & V9_HAS_RDEV)
         err = write_xattr(fd, "user.virtfs.rdev", &rdev, sizeof(rdev));
     return err;
+}
+
+static void restore_xattr(int fd, const char *key, const void *value, size_t size, bool was_there)
+{
+    char path[PROC_PATH];
+
+    if (was_there) {
+        write_xattr(fd, key, value, size);
+        return;
+    }
+    proc_path(fd, "", path);
+    removexattr(path, key);
+}
+
+static void restore_xattr32(int fd, const char *key, uint32_t value, bool was_there)
+{
+    const uint32_t stored = htole32(value);
+    restore_xattr(fd, key, &stored, sizeof(stored), was_there);
+}
+
+void v9_mapped_restore_xattrs(int32_t fd, const struct v9_mapped *change,
+                              const struct v9_mapped *old)
+{
+    if (change->has & V9_HAS_MODE)
+        restore_xattr32(fd, "user.virtfs.mode", old->mode, old->has & V9_HAS_MODE);
+    if (change->has & V9_HAS_UID)
+        restore_xattr32(fd, "user.virtfs.uid", old->uid, old->has & V9_HAS_UID);
+    if (change->has & V9_HAS_GID)
+        restore_xattr32(fd, "user.virtfs.gid", old->gid, old->has & V9_HAS_GID);
 }

@@ -9,8 +9,11 @@
 #include "mapped/api.h"
 
 /* Adds to *out the `wanted` (V9_HAS_*) attributes of `name` in directory `fd`, or of `fd` itself
- * where name is "". */
-void v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out);
+ * where name is "". -errno where the host has failed. */
+int v9_mapped_read_xattrs(int32_t fd, const char *name, uint32_t wanted, struct v9_mapped *out);
 int v9_mapped_write_xattrs(int32_t fd, const struct v9_mapped *change);
+/* Takes a change back that has failed half-way, from a file that had the attributes `old`. */
+void v9_mapped_restore_xattrs(int32_t fd, const struct v9_mapped *change,
+                              const struct v9_mapped *old);
 
 #endif

@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include "base/commit.h"
+#include "base/sys.h"
+#include "export/containment.h"
 #include "fid/enter.h"
 #include "fs/created.h"
 #include "p9/lookup.h"
@@ -40,6 +42,11 @@ static int read_attr(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
     return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->created, attr));
 }
 
+static bool is_question(int err)
+{
+    return err == -V9_NO_DEVICE || err == -V9_NO_GROUP;
+}
+
 /* ---- Tlcreate -------------------------------------------------------------------------------- */
 
 static int promise_create(struct v9_request *r, const struct v9_attr *attr)
@@ -54,11 +61,32 @@ static int promise_create(struct v9_request *r, const struct v9_attr *attr)
 /* Keeps the descriptors in the request, also for a successor of this process. */
 static void hold(struct v9_request *r, const struct v9_created *made, uint32_t export)
 {
+    struct v9_created held = *made;
+
+    held.path_fd = -1;
     r->created_in = export;
-    r->created = *made;
-    r->created.path_fd = -1;
+    r->created = held;
     V9_COMMIT();
     r->created.path_fd = made->path_fd;
+}
+
+/* A process that died may have undone what it had created: then it is created anew. */
+static void forget_undone(struct v9_request *r, const struct v9_inode *dir, const char *name)
+{
+    if (r->again && r->created.path_fd >= 0 && r->created_in == dir->export &&
+        v9_export_is_entry(r->created.path_fd, dir->path_fd, name) == 0)
+        v9_created_close(&r->created);
+}
+
+/* A file that was there already loses its content once nothing else can fail. */
+static int truncate_found(v9_export *ex, const struct v9_created *found, const struct v9_new *as)
+{
+    const struct v9_setattr to = {.valid = V9_SETATTR_SIZE};
+    const bool writes = (found->io_flags & O_ACCMODE) != O_RDONLY;
+
+    if (found->is_new || !(v9_sys_open_flags(as->flags) & O_TRUNC))
+        return 0;
+    return v9_setattr(ex, found->path_fd, found->meta_fd, writes ? found->io_fd : -1, &to);
 }
 
 /* Returns the size of the reply. */
@@ -72,6 +100,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* open, or in use for xattrs or locks */
+    forget_undone(r, inode, name);
     if (r->created.path_fd < 0) {
         err = v9_create(ex, inode->path_fd, name, as, &made);
         if (!err)
@@ -81,14 +110,17 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     }
     if (!err)
         err = read_attr(ex, r, &attr);
+    if (!err)
+        err = truncate_found(ex, &r->created, as);
     if (!err) {
         size = promise_create(r, &attr);
         err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, &attr);
     }
-    if (err)
-        return err;
-    r->created = V9_CREATED_NONE;
-    return size;
+    if (!err)
+        r->created = V9_CREATED_NONE;
+    else if (!is_question(err) && r->created_in == inode->export)
+        v9_create_undo(ex, inode->path_fd, name, V9_NEW_FILE, &r->created);
+    return err ? err : size;
 }
 
 int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
@@ -120,15 +152,46 @@ int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
 
 /* Keeps a descriptor of the new file in the request, while Python is asked about it. */
 static int hold_created(struct v9_request *r, v9_export *ex, const struct v9_inode *inode,
-                        const char *name)
+                        const char *name, struct v9_created *created)
 {
     v9_export *where = ex;
     int fd = v9_export_step(&where, V9_NO_ID, inode->path_fd, name);
 
     if (fd < 0)
         return fd;
-    hold(r, &(struct v9_created){.path_fd = fd, .meta_fd = -1, .io_fd = -1}, inode->export);
+    created->path_fd = fd;
+    hold(r, created, inode->export);
     return 0;
+}
+
+/* Creates an entry and reads its attributes. */
+static int create_in(v9_export *ex, struct v9_request *r, const struct v9_inode *inode,
+                     const char *name, const struct v9_new *as, struct v9_attr *attr)
+{
+    struct v9_created created;
+    int err = v9_create(ex, inode->path_fd, name, as, &created);
+
+    if (err)
+        return err;
+    err = v9_attr_read_created(ex, inode->path_fd, name, &created, attr);
+    if (is_question(err))
+        err = hold_created(r, ex, inode, name, &created);
+    if (!err && r->created.path_fd >= 0)
+        err = read_attr(ex, r, attr);
+    if (err && !is_question(err))
+        v9_create_undo(ex, inode->path_fd, name, as->kind, &created);
+    return err;
+}
+
+/* Reads the attributes of what was created before Python was asked. */
+static int finish_entry(v9_export *ex, struct v9_request *r, const struct v9_inode *inode,
+                        const char *name, const struct v9_new *as, struct v9_attr *attr)
+{
+    const int err = read_attr(ex, r, attr);
+
+    if (err && !is_question(err) && inode->export == r->created_in)
+        v9_create_undo(ex, inode->path_fd, name, as->kind, &r->created);
+    return err;
 }
 
 static int create_entry(struct v9_device *dev, struct v9_request *r, uint32_t number,
@@ -136,25 +199,19 @@ static int create_entry(struct v9_device *dev, struct v9_request *r, uint32_t nu
 {
     struct v9_inode *inode;
     struct v9_fid *fid;
-    struct v9_created created;
-    v9_export *ex;
-    int err;
+    int err = pin_directory(dev, r, number, &fid, &inode);
 
-    if (r->created.path_fd >= 0)
+    if (err && !is_question(err) &&
+        r->created.path_fd >= 0) /* the directory's fid may be gone meanwhile */
         return read_attr(dev->exports[r->created_in], r, attr);
-    err = pin_directory(dev, r, number, &fid, &inode);
     if (err)
         return err;
-    ex = v9_inode_export(dev, inode);
+    forget_undone(r, inode, name);
     as->uid = fid->uid;
-    err = v9_create(ex, inode->path_fd, name, as, &created);
-    if (!err) {
-        err = v9_attr_read_created(ex, inode->path_fd, name, &created, attr);
-        if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
-            err = hold_created(r, ex, inode, name);
-        if (!err && r->created.path_fd >= 0)
-            err = read_attr(ex, r, attr);
-    }
+    if (r->created.path_fd >= 0)
+        err = finish_entry(dev->exports[r->created_in], r, inode, name, as, attr);
+    else
+        err = create_in(v9_inode_export(dev, inode), r, inode, name, as, attr);
     v9_fids_unpin(&dev->fids, fid);
     return err;
 }

@@ -91,7 +91,7 @@ static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *
                     const struct v9_inode *inode, uint32_t flags)
 {
     v9_export *ex = v9_inode_export(dev, inode);
-    int host = v9_sys_open_flags(flags), size = 0, fd, err;
+    int host = v9_sys_open_flags(flags), size, fd, err;
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* checked before a truncation; v9_fids_open checks again */
@@ -101,14 +101,14 @@ static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *
         return -ELOOP;
     if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
         return -ENXIO; /* the guest never opens devices, FIFOs or sockets of the host */
+    err = host & O_TRUNC ? v9_caps_drop(&ex->caps, inode->path_fd, &fid->caps_seen) : 0;
+    if (err)
+        return err;
     fd = reopen(ex, inode, &host);
     if (fd < 0)
         return fd;
-    err = host & O_TRUNC ? v9_caps_drop(&ex->caps, fd, &fid->caps_seen) : 0;
-    if (!err) {
-        size = promise_open(r, inode);
-        err = v9_fids_open(&dev->fids, fid, fd, host);
-    }
+    size = promise_open(r, inode);
+    err = v9_fids_open(&dev->fids, fid, fd, host);
     if (err)
         v9_budget_close(fd);
     return err ? err : size;

@@ -31,6 +31,7 @@
 
 #include "base/ctime.h"
 #include "base/evidence.h"
+#include "base/sys.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -395,6 +396,13 @@ int v9_p9_file(struct v9_device *dev, struct v9_request *r, uint32_t number, str
     return err;
 }
 
+/* Whether a check has not found out if the name still stands for the file. ESTALE says that: what
+ * is above it, or the file, is not where it was. */
+static bool is_unknown(int err)
+{
+    return err != -ESTALE && v9_sys_has_failed(err);
+}
+
 int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_fid *fid)
 {
     struct v9_use use;
@@ -408,7 +416,7 @@ int v9_p9_has_name(struct v9_device *dev, struct v9_request *r, const struct v9_
     now = v9_dentry_now();
     if (!v9_dentry_is_fresh(v9_dentry_at(&dev->fids.dentries, fid->dentry), now))
         err = check_name(dev, r, fid, now, &use);
-    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
+    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP || is_unknown(err))
         return err;
     return !err && v9_fids_is_named(&dev->fids, fid);
 }
@@ -425,8 +433,9 @@ int v9_p9_own_file(struct v9_device *dev, struct v9_request *r, uint32_t number,
     err = check_name(dev, r, *fid, v9_dentry_now(), &use);
     if (!err)
         return 0;
-    v9_fids_invalidate_name(&dev->fids, (*fid)->dentry);
-    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP)
+    if (!is_unknown(err))
+        v9_fids_invalidate_name(&dev->fids, (*fid)->dentry);
+    if (err != -V9_NO_DEVICE && err != -V9_NO_GROUP && !is_unknown(err))
         return 0; /* the guest could not reach the file by it any more */
     v9_fids_unpin(&dev->fids, *fid);
     return err;

@@ -134,6 +134,23 @@ static int read_entry(struct listing *list, struct v9_request *r, const struct v
     return 0;
 }
 
+/* Whether a listing has to end with this error: where nothing is left, it can be made later. */
+static bool ends_listing(int err)
+{
+    return err == -V9_NO_DEVICE || err == -V9_NO_GROUP || err == -ENOMEM || v9_budget_lacks(err);
+}
+
+/* The qid of an entry whose attributes are not to be had: it has the inode number in the directory.
+ * With multidevs=forbid (ENODEV) its type is known. */
+static struct v9_qid qid_of_dirent(const struct listing *list, const struct v9_dirent *entry,
+                                   int err, uint8_t *type)
+{
+    const bool is_mapped = list->ex->conf.model != V9_MODEL_HOST && entry->d_type == DT_REG;
+
+    *type = is_mapped && err != -ENODEV ? DT_UNKNOWN : entry->d_type;
+    return (struct v9_qid){.type = entry->d_type == DT_DIR ? 0x80 : 0, .path = entry->d_ino};
+}
+
 /* Writes an entry at `at`, or leaves it out, and sets `offset`; or sets `full`. */
 static int pack_entry(struct listing *list, struct v9_request *r, const struct v9_dirent *entry)
 {
@@ -147,13 +164,13 @@ static int pack_entry(struct listing *list, struct v9_request *r, const struct v
         return 0;
     }
     err = read_entry(list, r, entry, length, &qid, &type);
-    if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP || v9_budget_lacks(err))
+    if (ends_listing(err))
         return err;
     list->offset = (uint64_t)entry->d_off;
-    if (err == -ENODEV) /* multidevs=forbid: visible, with the inode number in the directory */
-        qid = (struct v9_qid){.type = entry->d_type == DT_DIR ? 0x80 : 0, .path = entry->d_ino};
+    if (err == -ENODEV || v9_sys_has_failed(err))
+        qid = qid_of_dirent(list, entry, err, &type);
     else if (err)
-        return 0; /* it vanished, or its attributes cannot be read: left out */
+        return 0; /* it vanished, or its attributes may not be read: left out */
     list->at = v9_put_qid(list->at, &qid);
     list->at = v9_put(v9_put(list->at, (uint64_t)entry->d_off, 8), type, 1);
     list->at = v9_put(list->at, length, 2);
@@ -186,7 +203,7 @@ static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t 
 
     /* Opened after these names were read: metadata are created before names. */
     list->meta_dir = v9_mapped_dir(list->ex, list->fid->io_fd);
-    if (v9_budget_lacks(list->meta_dir))
+    if (v9_sys_has_failed(list->meta_dir))
         return list->meta_dir;
     err = pack_all(list, r, dents, size);
     if (list->meta_dir >= 0)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
+#include "base/sys.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -115,7 +116,7 @@ static int step_to_cached(struct v9_fids *fids, const struct place *at, const ch
     bool is_same;
 
     if (err)
-        return err == -ENOENT ? err : -EAGAIN;
+        return err == -ENOENT ? err : -EAGAIN; /* opening it reports what has failed */
     *next =
         (struct place){at->ex, at->uid, -1, -1, v9_fids_lookup_inode(fids, at->ex->index, attr), 0};
     if (!next->inode)
@@ -276,9 +277,10 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
     if (err == -V9_NO_DEVICE || err == -V9_NO_GROUP)
         return err;
+    /* A partial walk is no error, and creates no newfid. To Linux's client it means that there is
+     * no such file, which is not known where the host has failed. */
     if (err)
-        return done ? promise_walk(r, qids, done)
-                    : err; /* a partial walk is no error, and creates no newfid */
+        return done && !v9_sys_has_failed(err) ? promise_walk(r, qids, done) : err;
     route = route_of(&trail, walk, text);
     route.from = named ? fid->dentry : 0;
     route.now = use->now;

@@ -36,12 +36,13 @@ void v9_quota_change_end(v9_quota *q, const struct v9_quota_change *change)
     v9_quota_end(q, change->bytes, change->inodes);
 }
 
-void v9_quota_count_new(v9_quota *q, int32_t fd)
+int v9_quota_count_new(v9_quota *q, int32_t fd)
 {
     const int account = v9_quota_hold_file(q, fd, true);
 
     if (account < 0)
-        return;
+        return account;
     v9_quota_settle(q, (uint32_t)account, fd, false);
     v9_quota_release(q, (uint32_t)account);
+    return 0;
 }

@@ -24,7 +24,7 @@ struct v9_quota_change {
 };
 int v9_quota_change_begin(v9_quota *quota, struct v9_quota_change *change);
 void v9_quota_change_end(v9_quota *quota, const struct v9_quota_change *change);
-/* Within a change: counts a file that the change has created. */
-void v9_quota_count_new(v9_quota *quota, int32_t fd);
+/* Within a change: counts a file that the change has created. -errno: it is not counted. */
+int v9_quota_count_new(v9_quota *quota, int32_t fd);
 
 #endif

@@ -195,24 +195,24 @@ static void count_again(v9_quota *q, struct v9_usage *a, const struct stat *st)
     doom(q, a);
 }
 
-uint32_t v9_quota_acquire(v9_quota *q, int32_t fd)
+int v9_quota_acquire(v9_quota *q, int32_t fd)
 {
     struct stat st;
     uint32_t index;
 
     if (fstat(fd, &st) < 0)
-        return 0;
+        return -errno;
     index = v9_quota_hold(q, st.st_dev, st.st_ino, !st.st_nlink);
     if (index && st.st_nlink && fstat(fd, &st) == 0 && !st.st_nlink) {
         v9_quota_release(q, index); /* perhaps too late */
         index = v9_quota_hold(q, st.st_dev, st.st_ino, true);
     }
     if (!index || st.st_nlink)
-        return index;
+        return index ? (int)index : -EMFILE;
     pthread_mutex_lock(&q->lock);
     count_again(q, &q->accounts.entries[index], &st);
     pthread_mutex_unlock(&q->lock);
-    return index;
+    return (int)index;
 }
 
 /* With the lock held. */
@@ -242,6 +242,8 @@ static void look_and_lock(v9_quota *q, uint32_t account, int fd)
     pthread_mutex_lock(&q->lock);
     if (seen)
         believe(q, &q->accounts.entries[account], seq, &st);
+    else
+        add_changing(q, 1); /* for ever: the next process counts all files anew */
 }
 
 void v9_quota_settle(v9_quota *q, uint32_t account, int32_t fd, bool gone)

@@ -15,7 +15,8 @@
  *
  * What a file counts for is its *account*. Requests that write one file at the same time need no
  * lock around their system calls: each look takes a sequence number before it begins, and only the
- * newest look counts. It began after the changes of all earlier ones had ended, so it saw them.
+ * newest look counts. It began after the changes of all earlier ones had ended, so it saw them. If
+ * the host fails at a look, `changing` never becomes zero again.
  *
  * Inodes hold the accounts of their files. A file that has lost its last name keeps its blocks as
  * long as somebody holds it, and so does its account; the last holder gives them back. An account
@@ -44,9 +45,9 @@ uint32_t v9_quota_hold(v9_quota *quota, uint64_t st_dev, uint64_t st_ino, bool g
 /*
  * The same for the file `fd`, which stays open. Others may remove the file at any time: if they did
  * so before it had this account, its blocks were given back already, and count again until it is
- * released.
+ * released. -errno; -EMFILE where there is no room.
  */
-uint32_t v9_quota_acquire(v9_quota *quota, int32_t fd);
+int v9_quota_acquire(v9_quota *quota, int32_t fd);
 
 /* Bytes that the file system allocates at once. */
 uint32_t v9_quota_block(const v9_quota *quota);

@@ -45,6 +45,9 @@ static bool has_changed(struct v9_device *dev, const struct v9_request *r)
     case P9_TLOPEN:
     case P9_TOPEN:
         return fid && fid->io_fd != -1;
+    case P9_TFSYNC:
+    case P9_TWSTAT: /* a sync in the other dialect */
+        return fid && !fid->lost_writes;
     case P9_TXATTRCREATE:
         return fid && fid->flags & V9_FID_XATTR;
     case P9_TCLUNK:

@@ -74,8 +74,8 @@ static const int allowed[] = {
     /* files by descriptor */
     SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv,
     SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_close, SYS_lseek, SYS_fstat, SYS_fstatfs,
-    SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_sync_file_range, SYS_getdents64,
-    SYS_flock, SYS_fcntl, SYS_dup, SYS_dup3, SYS_fchmod, SYS_fchown, SYS_fgetxattr,
+    SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_sync_file_range, SYS_syncfs,
+    SYS_getdents64, SYS_flock, SYS_fcntl, SYS_dup, SYS_dup3, SYS_fchmod, SYS_fchown, SYS_fgetxattr,
     SYS_fsetxattr, SYS_flistxattr, SYS_fremovexattr, SYS_copy_file_range, SYS_fadvise64,
     /* files by name */
     SYS_openat, SYS_openat2, SYS_newfstatat, SYS_statx, SYS_statfs, SYS_readlinkat,

@@ -44,7 +44,7 @@ def identity() -> list[str]:
 
 
 def create(export: Export, fd: int, name: bytes, flags: int, mode: int, *ids: int) -> int:
-    path_fd, io_fd, _ = export.create(fd, name, flags, mode, *ids)
+    path_fd, io_fd, *_ = export.create(fd, name, flags, mode, *ids)
     os.close(path_fd)
     return io_fd
 

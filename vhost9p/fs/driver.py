@@ -79,6 +79,9 @@ class Driver(Protocol):
         """Creates a regular file and opens it with 9P2000.L `flags`; opens an existing one unless
         they contain O_EXCL."""
 
+    def take_back(self, dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+        """Removes what was just created, as far as that is possible: the request has failed."""
+
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """Creates a directory."""
 

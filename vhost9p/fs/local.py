@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from vhost9p.fs.driver import Created, Owner
 from vhost9p.native import descriptors, sys
@@ -102,7 +102,9 @@ class LocalDriver:
             return None
         try:
             path = os.fsencode(os.readlink(proc_path(fd)))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
             return b""
         if not os.stat(fd).st_nlink:
             path = path.removesuffix(b" (deleted)")
@@ -121,9 +123,19 @@ class LocalDriver:
     def create(self, dir_fd: int, name: bytes, flags: int, mode: int, owner: Owner) -> Created:
         """See Driver. An existing file is opened through its descriptor, and only if it is
         regular."""
-        path_fd, io_fd, host = self.export.create(dir_fd, name, flags, mode, *owner)
-        with closed_on_error(io_fd), closed_on_error(path_fd):
-            return Created(path_fd, io_fd, host, self.attr(path_fd))
+        path_fd, io_fd, host, is_new = self.export.create(dir_fd, name, flags, mode, *owner)
+        try:
+            with closed_on_error(io_fd), closed_on_error(path_fd):
+                return Created(path_fd, io_fd, host, self.attr(path_fd))
+        except OSError:
+            if is_new:
+                self.take_back(dir_fd, name, is_dir=False)
+            raise
+
+    def take_back(self, dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+        """See Driver."""
+        with suppress(OSError):
+            self.export.unlink(dir_fd, name, is_dir=is_dir)
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """See Driver."""

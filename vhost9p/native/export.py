@@ -239,13 +239,13 @@ class Export:
 
     def create(
         self, dir_fd: int, name: bytes, flags: int, mode: int, uid: int, gid: int
-    ) -> tuple[int, int, int]:
+    ) -> tuple[int, int, int, bool]:
         """Creates a file and opens it, with 9P2000.L's flags: an O_PATH descriptor, one for I/O,
-        and the host's flags of that. See v9_create."""
+        the host's flags of that, and whether it is new. See v9_create."""
         made = self._make(dir_fd, name, (lib.V9_NEW_FILE, mode, uid, gid, flags, 0, 0, ffi.NULL))
         if made.meta_fd >= 0:
             descriptors.close(made.meta_fd)
-        return made.path_fd, made.io_fd, made.io_flags
+        return made.path_fd, made.io_fd, made.io_flags, bool(made.is_new)
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, uid: int, gid: int) -> None:
         """Creates a directory. See v9_create."""
@@ -261,6 +261,10 @@ class Export:
         """Creates a symlink. See v9_create."""
         text = ffi.new("char[]", target)
         self._make(dir_fd, name, (lib.V9_NEW_LINK, 0, uid, gid, 0, 0, 0, text))
+
+    def unlink(self, dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+        """Removes an entry. See v9_unlink."""
+        check(lib.v9_unlink(self.native, dir_fd, name, is_dir))
 
     def _make(self, dir_fd: int, name: bytes, values: tuple[Any, ...]) -> Any:
         made = ffi.new("struct v9_created *")

@@ -110,12 +110,17 @@ class DialectUFamily:
             if fid.io_fd >= 0 or fid.flags:
                 raise P9Error(errno.EBADF, "the fid is in use for something else")
             owner, dir_fd = Owner(fid.uid, OWN_ID), file_fd(fid.path_fd)
-            if kind:
-                self._makers[kind](_New(driver, fid, name, mode, owner, t.extension))
-                made = _found(driver, dir_fd, name, kind)
-            else:
+            if not kind:
                 made = driver.create(dir_fd, name, flags | EXCL, mode, owner)
-            self._become(fid, name, made)
+            else:
+                self._makers[kind](_New(driver, fid, name, mode, owner, t.extension))
+            try:
+                if kind:
+                    made = _found(driver, dir_fd, name, kind)
+                self._become(fid, name, made)
+            except OSError:
+                driver.take_back(dir_fd, name, is_dir=kind == c.DMDIR)
+                raise
         return u.Rcreate(qid_of(made.attr), 0)
 
     def _become(self, fid: Fid, name: bytes, made: Created) -> None:

@@ -26,8 +26,11 @@ from vhost9p.p9.fids import Fid
 
 PLACES_MAX = 1024
 """The number of open directories for which the end of the last read is stored."""
-LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
-"""Errors that fail a listing. For any other error of an entry, the entry is left out."""
+FAILURES = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EUCLEAN)
+)
+"""Errors that fail a listing: the host has failed. For any other error of an entry, the entry is
+left out."""
 ABOVE = (errno.ESTALE, errno.ENOENT, errno.EPERM)
 """Errors of a step to ".." that mean: the guest may not see that directory."""
 
@@ -138,7 +141,7 @@ class ReadingFamily:
         try:
             attr, extension = self._look_at(driver, fid, entry)
         except OSError as error:
-            if error.errno in LACKING:
+            if error.errno in FAILURES:
                 raise
             return None  # it vanished, is hidden, or cannot be accessed
         return stat_of(attr, entry.name, extension)

@@ -53,6 +53,18 @@ TEST(a_name_that_existed_was_not_made)
     CHECK(!v9_evidence_made(dir, "old"));
 }
 
+TEST(a_name_that_cannot_be_looked_up_was_not_made)
+{
+    const int no_directory = open(host("file"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    CHECK(!v9_evidence_made(no_directory, "new"));
+    CHECK(dup3(dir, no_directory, O_CLOEXEC) == no_directory);
+    host_writes("new", "");
+    die();
+    CHECK(!v9_evidence_made(no_directory, "new"));
+    close(no_directory);
+}
+
 TEST(a_name_that_is_gone_or_anothers_was_removed)
 {
     host_writes("old", "");
@@ -116,6 +128,32 @@ TEST(what_was_seen_is_not_looked_at_again_but_once)
     CHECK(!v9_evidence_removed(dir, missing) && v9_evidence_is_noted());
 }
 
+/* It failed after its first step, which it took back. */
+static void create_and_undo(void)
+{
+    CHECK(!v9_evidence_made(dir, "new"));
+    host_writes("new", "");
+    CHECK(!v9_evidence_removed(dir, "new"));
+}
+
+TEST(what_was_undone_is_made_and_undone_anew)
+{
+    create_and_undo();
+    CHECK(unlink(host("new")) == 0);
+    die();
+    create_and_undo(); /* the other file, too */
+    die();
+    CHECK(v9_evidence_made(dir, "new") && !v9_evidence_removed(dir, "new"));
+}
+
+TEST(what_was_to_be_undone_is_made)
+{
+    create_and_undo();
+    die();
+    CHECK(v9_evidence_made(dir, "new") && v9_evidence_is_noted());
+    CHECK(!v9_evidence_removed(dir, "new"));
+}
+
 TEST(what_exists_or_not_is_toggled_once)
 {
     CHECK(!v9_evidence_toggled(false));
@@ -136,6 +174,21 @@ TEST(the_descriptor_of_what_was_made_is_for_the_step_that_made_it)
     CHECK(v9_evidence_take_made() == -1);
     v9_evidence_made(dir, "second");
     CHECK(v9_evidence_take_made() == fd && v9_evidence_take_made() == -1);
+    close(fd);
+}
+
+TEST(what_was_to_be_undone_gets_its_descriptor_back)
+{
+    const int fd = open(host("other"), O_RDWR | O_CREAT | O_CLOEXEC, 0);
+
+    create_and_undo();
+    CHECK(v9_evidence_making(&evidence) == dir);
+    v9_evidence_adopt(&evidence, fd);
+    die();
+    CHECK(v9_evidence_made(dir, "new") && v9_evidence_take_made() == fd);
+    CHECK(!v9_evidence_removed(dir, "new") && unlink(host("new")) == 0);
+    CHECK(!v9_evidence_removed(dir, "file"));
+    CHECK(v9_evidence_making(&evidence) == -1);
     close(fd);
 }
 

@@ -1,6 +1,6 @@
 // sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
-// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/renames.c fid/restore.c
-// fid/sweeper.c fid/xattr_value.c fs/ mapped/ export/ quota/ base/
+// fid/fid_table.c fid/inode.c fid/lost_writes.c fid/recipe.c fid/recipe_store.c fid/renames.c
+// fid/restore.c fid/sweeper.c fid/xattr_value.c fs/ mapped/ export/ quota/ base/
 /*
  * Evicting and restoring, and many threads that use fids while others give their
  * descriptors up and rename and unlink the files.

@@ -1,6 +1,6 @@
 // sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
-// fid/fid_table.c fid/inode.c fid/recipe.c fid/recipe_store.c fid/restore.c fid/sweeper.c
-// fid/xattr_value.c fs/ mapped/ export/ quota/ base/
+// fid/fid_table.c fid/inode.c fid/lost_writes.c fid/recipe.c fid/recipe_store.c fid/restore.c
+// fid/sweeper.c fid/xattr_value.c fs/ mapped/ export/ quota/ base/
 /*
  * The fid table: numbers, pins, replacement, the cap; descriptors are closed exactly once.
  */

@@ -256,7 +256,7 @@ TEST(a_file_removed_before_its_inode_is_entered_counts_nothing)
 
     CHECK(pwrite(fd, "x", 1, 0) == 1);
     account = v9_quota_hold_file(q, fd, true);
-    CHECK(v9_quota_acquire(q, fd) == (uint32_t)account);
+    CHECK(v9_quota_acquire(q, fd) == account);
     v9_quota_settle(q, (uint32_t)account, fd, false);
     v9_quota_release(q, (uint32_t)account);
     unlink(path);
@@ -265,7 +265,7 @@ TEST(a_file_removed_before_its_inode_is_entered_counts_nothing)
     CHECK(usage_of(q).inodes == 0 && usage_of(q).bytes == 0 && usage_of(q).changing == 0);
 
     for (int i = 0; i < 2; i++) {
-        inodes[i] = v9_quota_acquire(q, fd);
+        inodes[i] = (uint32_t)v9_quota_acquire(q, fd);
         CHECK(usage_of(q).inodes == 1 && usage_of(q).bytes == BLOCK && usage_of(q).changing == 1);
     }
     CHECK(inodes[0] && inodes[0] == inodes[1]);

@@ -142,6 +142,13 @@ static inline void open_for_both(void)
     open_as(FID, O_RDWR);
 }
 
+/* The host has reported that it lost what was written, when nobody asked. */
+static inline void lossy(void)
+{
+    open_for_both();
+    dev->fids.entries[v9_fid_table_find(&dev->fids, FID) - 1].lost_writes = 1;
+}
+
 static inline void opened_evicted(void)
 {
     open_for_both();
@@ -244,6 +251,8 @@ static const struct kind kinds_of_files[] = {
     {"read", a_file, open_for_both, {{P9_TREAD, read_on}}},
     {"readdir", many, listed, {{P9_TREADDIR, readdir_on}}},
     {"fsync", a_file, open_for_both, {{P9_TFSYNC, sync_file}}},
+    {"fsync with lost writes", a_file, lossy, {{P9_TFSYNC, sync_file}}},
+    {"read with lost writes", a_file, lossy, {{P9_TREAD, read_on}}},
     {"chmod", a_file, walked, {{P9_TSETATTR, chmod_file}}},
     {"truncate", a_file, open_for_both, {{P9_TSETATTR, truncate_file}}},
     {"getattr", a_file, open_for_both, {{P9_TGETATTR, getattr_file}}},

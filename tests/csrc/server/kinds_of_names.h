@@ -122,6 +122,14 @@ static inline uint32_t rmdir_dir(uint8_t *body)
     return (uint32_t)(at - body);
 }
 
+static inline uint32_t rmdir_new(uint8_t *body)
+{
+    uint8_t *at = begin_message(body, FID, "new");
+
+    put(&at, 0x200, 4);
+    return (uint32_t)(at - body);
+}
+
 /* ---- moved ----------------------------------------------------------------------------------- */
 
 static inline uint32_t rename_new(uint8_t *body)
@@ -167,6 +175,16 @@ static inline void file_open(void)
     open_as(FID, O_RDWR);
 }
 
+/* What was in it has left a directory for metadata, if they are in files. */
+static inline void emptied(void)
+{
+    uint8_t body[ROOM];
+
+    walked_dir();
+    must(P9_TMKDIR, body, mkdir_new(body));
+    must(P9_TUNLINKAT, body, rmdir_new(body));
+}
+
 static inline void below_open(void)
 {
     walked_dir();
@@ -203,6 +221,7 @@ static const struct kind kinds_of_names[] = {
     {"unlink", a_file, walked_dir, {{P9_TUNLINKAT, unlink_inner}}},
     {"unlink of an open file", a_file, file_open, {{P9_TUNLINKAT, unlink_file}}},
     {"rmdir", empty_dir, NULL, {{P9_TUNLINKAT, rmdir_dir}}},
+    {"rmdir of an emptied one", empty_dir, emptied, {{P9_TUNLINKAT, rmdir_dir}}},
     {"rmdir of one that is not empty", a_file, NULL, {{P9_TUNLINKAT, rmdir_dir}}},
     {"rename", a_file, walked, {{P9_TRENAME, rename_new}}},
     {"renameat", a_file, walked_dir, {{P9_TRENAMEAT, renameat_new}}},

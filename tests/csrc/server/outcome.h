@@ -62,6 +62,16 @@ static inline uint32_t metadata_files(void)
     return count;
 }
 
+/* How many fids have a loss of writes to report (fid/lost_writes.h). */
+static inline uint32_t losses(void)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < dev->fids.max; i++)
+        count += dev->fids.entries[i].entered && dev->fids.entries[i].lost_writes;
+    return count;
+}
+
 static uint64_t wanted_ino;
 static char found_name[64];
 

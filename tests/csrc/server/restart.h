@@ -177,7 +177,7 @@ static inline void describe_all(const struct kind *kind, uint16_t answered, uint
     if (kind->flushed)
         add_text("at the end %u\n", used_slot((uint16_t)(answered - 1)));
     exchange(LAST_SLOT);
-    add_text("fids %u live %u\n", dev->fids.count, dev->fids.live);
+    add_text("fids %u live %u, %u of lost writes\n", dev->fids.count, dev->fids.live, losses());
     if (!kind->unlisted)
         nftw(top, describe, 16, FTW_PHYS);
     probe(ROOT);

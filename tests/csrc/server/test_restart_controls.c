@@ -94,6 +94,7 @@ TEST(without_promises_fids_are_changed_twice)
     CHECK(goes_wrong(KIND(kinds_of_files, "clunk")));
     CHECK(goes_wrong(KIND(kinds_of_files, "xattr announced")));
     CHECK(goes_wrong(KIND(kinds_of_files, "xattr not created")));
+    CHECK(goes_wrong(KIND(kinds_of_files, "fsync with lost writes")));
 }
 
 /* As if the process had kept the position in a directory that it had before it read on. */

@@ -1,0 +1,1 @@
+"""The host fails: each system call of each request, and what was written before a crash."""
