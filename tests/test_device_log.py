@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from vhost9p.device import memory_slots
-from vhost9p.device_log import BURST, LINES_PER_SECOND, DeviceLog
+from vhost9p.device_log import BURST, LINES_PER_SECOND, DeviceLog, log_fault
 
 
 class Clock:
@@ -76,6 +76,21 @@ def test_traceback_is_kept(log: DeviceLog, caplog: pytest.LogCaptureFixture) -> 
     except RuntimeError:
         log.exception("failed")
     assert "RuntimeError: a mistake" in caplog.text
+
+
+def test_a_fault_is_logged_once_for_each_place(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(number: int) -> None:
+        if number % 2:
+            raise RuntimeError("odd")
+        raise RuntimeError("even")
+
+    for number in range(10):
+        try:
+            fail(number)
+        except RuntimeError as error:
+            log_fault(logging.getLogger("test"), "failed", error)
+    assert caplog.messages == ["failed", "failed"]
+    assert "RuntimeError: odd" in caplog.text and "RuntimeError: even" in caplog.text
 
 
 def test_memory_slots_are_shared_evenly() -> None:

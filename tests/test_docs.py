@@ -18,7 +18,8 @@ import yaml
 
 from tests import test_rooms as rooms
 from tests.bench import publish
-from vhost9p import cli_options, config_file, virtfs
+from vhost9p import cli_options, config_file, limits, log_pipe, virtfs
+from vhost9p.config import DeviceConfig, ExportConfig, Quota
 from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Items, Leaf, Shape
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 WHOLE = {"--config", "--config-dir", "--virtfs"}
 """They describe a device at once."""
-OTHER_OPTIONS = {*WHOLE, "--help", "-h", "--version", "--print-capabilities"}
+OTHER_OPTIONS = {*WHOLE, "--help", "-h", "--version", "--print-capabilities", "--print-limits"}
 THE_SAME = "the same"
 
 # ---- the tables of options -----------------------------------------------------------------------
@@ -286,6 +287,23 @@ def test_a_run_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
     (runs(tmp_path) / name).unlink()
     with pytest.raises(SystemExit, match=f"{name} is missing: make bench"):
         publish.publish(tmp_path, tmp_path)
+
+
+# ---- limits --------------------------------------------------------------------------------------
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    text = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    block = text.split("<!-- limits -->")[1].split("<!-- end -->")[0].strip()
+    export = ExportConfig("/srv", quota=Quota(bytes=1))
+    device = DeviceConfig((export,), multidevs="remap")
+    expected = [
+        [limit.what.removesuffix(" (/srv)"), f"{limit.most:,}", limit.took, limit.beyond]
+        for limit in limits.of_device(device, 1)
+        if "guest memory" not in limit.what  # that is the host's
+    ]
+    assert [cells(line) for line in block.splitlines()[2:]] == expected
+    assert f"{log_pipe.LINES_PER_SECOND} lines a second, and {log_pipe.BURST} at once" in text
 
 
 # ---- architecture --------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from vhost9p.back_off import FIRST_S, LONGEST_S, SOON_S, BackOff
-from vhost9p.keeper import EXIT_FAILURE, EXIT_FAULT
+from vhost9p.ends import EXIT_FAULT
+from vhost9p.keeper import EXIT_FAILURE
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -37,7 +38,7 @@ def turn():
 def opened():
     return sorted(os.listdir("/proc/self/fd"), key=int)
 
-def work(kept):
+def work(kept, cause):
 {body}
 
 start_log("info")
@@ -120,15 +121,15 @@ print(left, len(opened()), os.lseek(100, 0, os.SEEK_CUR), file=sys.stderr)
 sys.stderr.flush()
 return 0
 """
-    # Streams, score, turns, signals, the worker's pidfd, and what lists them.
-    assert run(tmp_path, body).stderr.splitlines()[-2] == f"{8 + 52} {8 + 1} 7"
+    # Streams, score, kills, turns, signals, the worker's pidfd, and what lists them.
+    assert run(tmp_path, body).stderr.splitlines()[-2] == f"{9 + 52} {9 + 1} 7"
 
 
 def test_nothing_of_main_stays_open(tmp_path: Path) -> None:
     body = "print(opened(), file=sys.stderr)\nreturn 0"
     script = SCRIPT.format(body="    " + body.replace("\n", "\n    "), requests="")
     script = script.replace('start_log("info")', "[os.dup(0) for _ in range(20)]")
-    assert len(run_script(tmp_path, script).stderr.splitlines()[0].split(",")) == 8
+    assert len(run_script(tmp_path, script).stderr.splitlines()[0].split(",")) == 9
 
 
 def test_a_vm_that_was_never_served_ends(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vhost9p.log_pipe import LINE_MAX, LogPipe
+from vhost9p.log_pipe import BURST, LINE_MAX, LINE_UNIT, LogPipe
 
 
 @pytest.fixture
@@ -66,3 +67,27 @@ def test_the_end_does_not_wait_for_who_still_writes(capsys: pytest.CaptureFixtur
         pipe.close()
         writer.kill()
     assert capsys.readouterr().err
+
+
+def test_lines_beyond_the_rate_are_dropped_and_counted(
+    pipe: LogPipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.limit("vm", 1)
+    said = relayed(pipe, capsys, *[b"line\n" * 100] * (BURST // 100 + 10)).splitlines()
+    assert BURST <= said.count("line") < BURST + 100
+    monkeypatch.setattr("vhost9p.line_rate.LineRate.admit", lambda rate, cost: rate._omitted)
+    said = relayed(pipe, capsys, b"again\n").splitlines()
+    assert said[1:] == ["again"]
+    assert re.fullmatch(r"vhost9p: vm: \d+ lines were dropped by the rate limit", said[0])
+
+
+def test_long_lines_count_more(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe.limit("vm", 1)
+    line = b"x" * (10 * LINE_UNIT) + b"\n"
+    said = relayed(pipe, capsys, *[line] * BURST).splitlines()
+    assert len(said) < BURST / 5
+
+
+def test_without_a_limit_all_lines_pass(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:
+    said = relayed(pipe, capsys, *[b"line\n" * 100] * (BURST // 100 + 10)).splitlines()
+    assert said == ["line"] * (BURST + 1000)

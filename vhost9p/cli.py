@@ -149,7 +149,7 @@ FOLDER_EXCLUDES = ("config", *cli_options.PLACE, *cli_options.WHAT)
 def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     """Serves the VMs of --config-dir."""
     names = [cli_options.option(key) for key in cli_options.given(options, FOLDER_EXCLUDES)]
-    names += ["--once"] if options.once else []
+    names += [cli_options.option(key) for key in ("once", "print_limits") if getattr(options, key)]
     if names:
         problems.add(
             f"--config-dir excludes {', '.join(names)}: each VM has a file of its own. Allowed "
@@ -177,6 +177,15 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     return vm_folder.run(folder, load)
 
 
+def _print_limits(config: c.Config | None) -> int:
+    from vhost9p import limits
+
+    assert config is not None, "it is None only after an error"
+    for line in limits.report(config):
+        print(line)
+    return 0
+
+
 def _serve(argv: list[str] | None) -> int:
     problems = Problems()
     words = sys.argv[1:] if argv is None else argv
@@ -189,6 +198,9 @@ def _serve(argv: list[str] | None) -> int:
     config = None
     with problems.collect():
         config = build_config(options, wrong, problems)
+    if options.print_limits:
+        problems.raise_all()
+        return _print_limits(config)
     # Late, so that --help does not wait for the event loop and the 9P server to load.
     from vhost9p import daemon, preflight
 

@@ -160,6 +160,11 @@ def build_parser() -> Parser:
         action="store_true",
         help="print the backend's type as JSON, as management tools expect, and exit",
     )
+    parser.add_argument(
+        "--print-limits",
+        action="store_true",
+        help="print what a guest of this configuration can take at most, and exit",
+    )
     parser.add_argument("--version", action="version", version=f"vhost9p {__version__}")
     return parser
 
@@ -258,6 +263,12 @@ def _add_service(what: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=_leaf("max_xattr"),
         help="values of extended attributes that a guest may hold open (default: 1024)",
+    )
+    what.add_argument(
+        "--max-guest-memory",
+        metavar="SIZE",
+        type=_leaf("max_guest_memory"),
+        help="the most of the guest's memory that is mapped (default: no limit but addresses)",
     )
     what.add_argument(
         "--threads",
@@ -416,8 +427,8 @@ def _add_how(parser: Parser) -> None:
 # ---- what they describe --------------------------------------------------------------------------
 
 PLAIN = (
-    *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr", "threads"),
-    *("cpus", "poll_us", "ring"),
+    *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr"),
+    *("max_guest_memory", "threads", "cpus", "poll_us", "ring"),
     *("security_model", "readonly", "fmode", "dmode", "writeout"),
 )
 QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)

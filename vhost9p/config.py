@@ -240,6 +240,8 @@ class DeviceConfig:
     max_fids: int = 1_000_000
     max_xattr: int = 1024
     """Values of attributes that a guest may hold open; 0: as many as memory is set aside for."""
+    max_guest_memory: int | None = None
+    """Bytes of the guest's memory that the daemon maps; None: as many as there are addresses."""
     threads: int = 1
     """Requests that are served at a time, while none hangs."""
     cpus: tuple[int, ...] = ()

@@ -237,6 +237,7 @@ OWN_KEYS: dict[str, Leaf] = {
     "msize_max": Leaf(v.parse_size(4096, 16 * 1024 * 1024)),
     "max_fids": Leaf(v.parse_number(16, 16_000_000)),
     "max_xattr": Leaf(v.parse_number(0, 2**32 - 1)),
+    "max_guest_memory": Leaf(v.parse_size(1, COUNT_MAX)),
     "threads": Leaf(v.parse_number(1, 32)),
     "cpus": Leaf(v.parse_cpus),
     "poll_us": Leaf(v.parse_number(0, 1000)),

@@ -26,11 +26,13 @@ from functools import partial
 from typing import Any
 
 from vhost9p import confinement, signals, worker
+from vhost9p.attempts import Attempts
 from vhost9p.back_off import BackOff
 from vhost9p.config import SOCKET_MODE, Config, DeviceConfig
 from vhost9p.confinement import SandboxError
+from vhost9p.ends import how_it_ended
 from vhost9p.errors import UserError
-from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper, how_it_ended
+from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
 from vhost9p.log_pipe import LogPipe
 from vhost9p.native.process import Signals, handle_stop_signals, set_name
 from vhost9p.output import never_wait, occupy_standard_streams, say, speak_for
@@ -135,6 +137,8 @@ class Vm:
         self.next_start = None
         self.awaits_worker = False
         log = LogPipe()
+        if self.config.log_level != "debug":
+            log.limit(self.name, len(self.listeners))
         try:
             self._fork(log)
         except OSError:
@@ -193,9 +197,11 @@ class Vm:
             SharedState.new(device, listener)
             for device, listener in zip(config.devices, self.listeners, strict=True)
         ]
+        attempts = Attempts(len(states))
         return Task(
-            work=partial(worker.run, config, states, self._progress, entered.lacks),
+            work=partial(worker.run, config, states, attempts, self._progress, entered.lacks),
             requests=lambda: sum(each.area.requests for each in states),
+            frontends=lambda: [each.frontend for each in states],
         )
 
     def stop(self, number: int) -> None:

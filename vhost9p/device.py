@@ -43,11 +43,12 @@ def memory_slots(devices: int) -> int:
     return min(max(maps // 2 // MAPS_PER_SLOT // devices, MIN_MEM_SLOTS), MAX_MEM_SLOTS)
 
 
-def memory_bytes(devices: int) -> int:
-    """How much guest memory each device may have: a quarter of the process's address space is
-    shared evenly, since a hanging request keeps the previous mapping. The limit is needed because a
-    sparse file of any size costs its creator nothing."""
-    return address_space() // 4 // devices
+def memory_bytes(config: DeviceConfig, devices: int) -> int:
+    """How much guest memory one of so many devices may have: a quarter of the process's address
+    space is shared evenly, since a hanging request keeps the previous mapping. The limit is needed
+    because a sparse file of any size costs its creator nothing."""
+    most = address_space() // 4 // devices
+    return most if config.max_guest_memory is None else min(config.max_guest_memory, most)
 
 
 def config_space(tag: bytes) -> bytes:
@@ -82,7 +83,7 @@ class Device:
                 max_fids=config.max_fids,
                 max_xattr=config.max_xattr,
                 mem_regions=self.memory_slots,
-                mem_bytes=memory_bytes(devices),
+                mem_bytes=memory_bytes(config, devices),
                 cpus=config.cpus,
                 poll_us=config.poll_us,
                 area=area,
@@ -114,6 +115,15 @@ class Device:
         )
         if self._native.ring_is_started():
             self._server.resume_waits()
+
+    def try_suspects(self) -> None:
+        """Runs the requests that may have ended the worker before, one at a time, while no device
+        of the process serves."""
+        self._native.try_suspects()
+
+    def begin(self) -> None:
+        """Serves from now on."""
+        self._native.begin()
 
     def close(self) -> None:
         """Stops serving and frees everything."""

@@ -2,14 +2,18 @@
 
 A guest and its frontend can cause log lines at any rate, by refused messages, broken rings and new
 connections. So each device may log a limited number of lines a second; the others are counted.
-Lines of level debug are not limited.
+Lines of level debug are not limited. What a worker writes is limited once more by main
+(log_pipe.py), which trusts no worker.
 """
 
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
+
+from vhost9p.line_rate import LineRate
 
 LINES_PER_SECOND = 10
 BURST = 100
@@ -24,11 +28,8 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
     ) -> None:
         super().__init__(logger, {})
         self._device = name
-        self._clock = clock
         self._lock = threading.Lock()
-        self._left: float = BURST
-        self._since = clock()
-        self._omitted = 0
+        self._rate = LineRate(LINES_PER_SECOND, BURST, clock)
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
@@ -49,7 +50,8 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
     ) -> None:
         """See LoggerAdapter: all other methods come here."""
         if level > logging.DEBUG and self.isEnabledFor(level):
-            omitted = self._admit()
+            with self._lock:
+                omitted = self._rate.admit()
             if omitted is None:
                 return
             if omitted:
@@ -65,15 +67,17 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
             **kwargs,
         )
 
-    def _admit(self) -> int | None:
-        """Returns the number of lines dropped before this one; None if it is dropped, too."""
-        with self._lock:
-            now = self._clock()
-            self._left = min(self._left + (now - self._since) * LINES_PER_SECOND, BURST)
-            self._since = now
-            if self._left < 1:
-                self._omitted += 1
-                return None
-            self._left -= 1
-            omitted, self._omitted = self._omitted, 0
-            return omitted
+
+_faults: set[tuple[str, int]] = set()
+"""Places in the code where requests have failed."""
+
+
+def log_fault(log: logging.Logger, text: str, error: BaseException) -> None:
+    """Logs an error of a request that nobody expected, with its traceback. Each place in the code
+    is logged once, however often a guest leads there."""
+    place = [
+        (each.filename, each.lineno or 0) for each in traceback.extract_tb(error.__traceback__)
+    ]
+    if place[-1] not in _faults:
+        _faults.add(place[-1])
+        log.error("%s", text, exc_info=error)

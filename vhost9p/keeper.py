@@ -15,7 +15,9 @@ accord, and so does the keeper, with the same code. Any other end is a death: a 
 that nobody expected, or a successor that lacks something for now, such as memory or an export.
 The next worker starts at once if the last one has served requests, else after a pause that grows
 (back_off.py), and never before the kernel has finished with the last one: one that hangs in a
-system call in an uninterruptible sleep is waited for. There is no next one if the VM has never been
+system call in an uninterruptible sleep is waited for. A frontend that speaks ends the pause: QEMU
+waits for the answer in its main loop, and the VM's monitor with it. The next worker is told why the
+last one ended (ends.py). There is no next one if the VM has never been
 served, since the host lacks something (progress.py). A worker is killed when its keeper ends, the
 keeper when main ends (PR_SET_PDEATHSIG).
 
@@ -34,15 +36,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vhost9p import signals
-from vhost9p.back_off import BackOff
+from vhost9p.back_off import FIRST_S, BackOff
+from vhost9p.ends import EXIT_FAULT, OOM_KILLS, Cause, cause_of, count_oom_kills, how_it_ended
 from vhost9p.native.process import Signals, clone, close_others, end_with, set_name
 from vhost9p.progress import Progress
 
 log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
-EXIT_FAULT = 70
-"""Of a process that ends by an error that nobody expected."""
 ORDERLY = (0, 1, 2)
 """Exit codes that the command line documents."""
 SAFER = 100
@@ -54,11 +55,13 @@ _OOM_SCORE = "/proc/self/oom_score_adj"
 class Task:
     """What the workers of a VM are for."""
 
-    work: Callable[[Collection[int]], int]
+    work: Callable[[Collection[int], Cause], int]
     """What a worker does; its exit code. It is given the keeper's descriptors, and closes the
-    others that nobody owns."""
+    others that nobody owns; and why the worker before it ended."""
     requests: Callable[[], int] = lambda: 0
     """How many requests of guests all workers have taken, for the first time."""
+    frontends: Callable[[], Collection[int]] = lambda: ()
+    """The descriptors that become readable when a frontend waits for a worker."""
 
 
 class Refused(Exception):
@@ -80,10 +83,11 @@ class Keeper:
         progress: Progress,
         *,
         oom_score: int = -1,
+        oom_kills: int = -1,
         back_off: BackOff | None = None,
     ) -> None:
-        """The signals to stop are blocked. `oom_score` is this process's open oom_score_adj, one
-        of `kept`. Raises OSError."""
+        """The signals to stop are blocked. `oom_score` is this process's open oom_score_adj and
+        `oom_kills` the open OOM_KILLS, both of `kept`. Raises OSError."""
         self._name = name
         self._task = task
         self._progress = progress
@@ -92,20 +96,23 @@ class Keeper:
         self._signals = Signals(signals.STOP)
         self._kept = {*kept, self._signals.fileno()}
         self._oom_score = oom_score
+        self._oom_kills = oom_kills
         self._stopping = False
 
     def run(self) -> int:
         """Returns when the VM ends, with its exit code. Raises OSError."""
         close_others(self._kept)
+        cause = Cause.OTHER
         while True:
             self._back_off.started()
+            oom_kills = count_oom_kills(self._oom_kills)
             requests = self._task.requests()
             ends = ORDERLY if not self._progress.has_served else ORDERLY[:1]
             _shift_oom_score(self._oom_score, SAFER)
             kept = (*self._kept, _next_descriptor())
             pid, pidfd = clone()
             if pid == 0:
-                become_worker(self._name, self._task, kept)
+                become_worker(self._name, self._task, kept, cause)
             assert pidfd in kept, "nobody else opens a descriptor meanwhile"
             _shift_oom_score(self._oom_score, -SAFER)
             end = self._wait(pid, pidfd)
@@ -114,13 +121,14 @@ class Keeper:
                 return end.si_status
             if self._stopping:
                 return 0
+            cause = cause_of(end, oom_kills=count_oom_kills(self._oom_kills) - oom_kills)
             pause = self._back_off.died(served=self._task.requests() != requests)
             why_last = self._why_last()
-            log.error("%s", self._describe(end, pause, why_last))
+            log.error("%s", self._describe(how_it_ended(end, cause), pause, why_last))
             if why_last:
                 return EXIT_FAILURE
             os.close(pidfd)
-            if pause and self._ready(timeout=pause):
+            if pause and self._is_stopped_within(pause):
                 return 0
 
     def _wait(self, pid: int, pidfd: int) -> os.waitid_result:
@@ -149,6 +157,17 @@ class Keeper:
             raise _Tampered
         return {fd for fd, _ in found}
 
+    def _is_stopped_within(self, pause: float) -> bool:
+        """Waits so many seconds before the next worker, less if a frontend speaks. Returns whether
+        a signal to stop has come. A frontend's descriptor may be any number: a worker said it."""
+        if self._ready(timeout=min(pause, FIRST_S)):
+            return True
+        poller = select.poll()
+        for fd in (self._signals.fileno(), *(fd for fd in self._task.frontends() if fd >= 0)):
+            poller.register(fd, select.POLLIN)
+        poller.poll((pause - FIRST_S) * 1000)
+        return bool(self._ready(timeout=0))
+
     def _why_last(self) -> str:
         """Returns why no worker follows the one that has died; empty if one does."""
         if not self._progress.has_served:
@@ -162,9 +181,9 @@ class Keeper:
         if status == 0 and not self._stopping and not self._progress.all_finished:
             log.warning("the worker was told to end, but not by the daemon: its VM ends")
 
-    def _describe(self, end: os.waitid_result, pause: float, why_last: str) -> str:
+    def _describe(self, how: str, pause: float, why_last: str) -> str:
         """Returns the line that reports a death."""
-        text = f"the worker {how_it_ended(end)}, death {self._back_off.deaths}: "
+        text = f"the worker {how}, death {self._back_off.deaths}: "
         if why_last:
             return text + why_last
         when = f"in {pause:.1f} s" if pause else "at once"
@@ -175,16 +194,6 @@ class _Tampered(Exception):
     """A descriptor of the keeper is closed."""
 
 
-def how_it_ended(end: os.waitid_result) -> str:
-    """Returns how a process has ended, for the log."""
-    if end.si_code == os.CLD_EXITED:
-        return f"ended with status {end.si_status}"
-    try:
-        return f"died of {signal.Signals(end.si_status).name}"
-    except ValueError:
-        return f"died of signal {end.si_status}"
-
-
 def _next_descriptor() -> int:
     """Returns the number that the next descriptor of this process will have."""
     number = os.dup(0)
@@ -192,13 +201,14 @@ def _next_descriptor() -> int:
     return number
 
 
-def become_worker(name: str, task: Task, kept: Collection[int]) -> NoReturn:
-    """Runs a worker in this process, which a keeper has just cloned, and ends it."""
+def become_worker(name: str, task: Task, kept: Collection[int], cause: Cause) -> NoReturn:
+    """Runs a worker in this process, which a keeper has just cloned, and ends it. `cause` is why
+    the one before ended."""
     code = EXIT_FAULT
     try:
         set_name("vhost9p-worker", f"vhost9p: worker of {name}")
         end_with(_keeper)
-        code = task.work(kept)
+        code = task.work(kept, cause)
     except ProcessLookupError:
         pass  # the keeper has ended
     except BaseException:
@@ -229,19 +239,22 @@ def become_keeper(
         for number in signals.STOP:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # main's timer
-        oom_score = -1
+        oom_score = oom_kills = -1
         with suppress(OSError):
             oom_score = os.open(_OOM_SCORE, os.O_RDWR | os.O_CLOEXEC)
+        with suppress(OSError):
+            oom_kills = os.open(OOM_KILLS, os.O_RDONLY | os.O_CLOEXEC)
         _shift_oom_score(oom_score, -SAFER)
         os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
         for stream in (1, 2):
             os.dup2(log_fd, stream)
-        kept = (0, 1, 2, oom_score, *kept)
+        kept = (0, 1, 2, *(fd for fd in (oom_score, oom_kills) if fd >= 0), *kept)
         close_others(kept)
         task = prepare()
         end_with(os.getppid())  # 0 for the init of a pid namespace, so it says nothing of main
         if _is_read(2):  # else main has ended
-            code = Keeper(name, kept, task, progress, oom_score=oom_score).run()
+            keeper = Keeper(name, kept, task, progress, oom_score=oom_score, oom_kills=oom_kills)
+            code = keeper.run()
     except Refused as refused:
         code = refused.code
     except BaseException:

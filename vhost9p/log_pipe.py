@@ -2,7 +2,9 @@
 
 The processes of a VM have the pipe in the place of standard output and standard error, so they
 share no file with the daemon's terminal, journal or the other VMs. Whatever comes is cut into
-lines, and unprintable characters are escaped: the worker is not trusted.
+lines, and unprintable characters are escaped: the worker is not trusted. Nor may it fill a disk:
+lines beyond a rate are dropped, and counted. That also holds for a guest that has its worker die
+again and again, with a new DeviceLog in each.
 
 A keeper and its workers are the only ones that have the write end. So the end of the log is when
 the last of them has ended, even one that the kernel cannot kill yet.
@@ -11,11 +13,17 @@ the last of them has ended, even one that the kernel cannot kill yet.
 import fcntl
 import os
 
-from vhost9p.output import one_line, write_line
+from vhost9p.line_rate import LineRate
+from vhost9p.output import one_line, say, write_line
 
 PIECE = 65536
 LINE_MAX = 65536
 """Bytes; a longer line is broken."""
+LINES_PER_SECOND = 50
+BURST = 500
+"""Lines of a VM for each of its devices: more than DeviceLog lets pass."""
+LINE_UNIT = 1024
+"""Bytes that count as a line."""
 
 
 class LogPipe:
@@ -26,6 +34,13 @@ class LogPipe:
         self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read_end, False)
         self._rest = b""
+        self._name = ""
+        self._rate: LineRate | None = None
+
+    def limit(self, name: str, devices: int) -> None:
+        """From now on lines are dropped beyond what a VM with so many devices may write."""
+        self._name = name
+        self._rate = LineRate(LINES_PER_SECOND * devices, BURST * devices)
 
     def fileno(self) -> int:
         """The descriptor that becomes readable."""
@@ -54,6 +69,11 @@ class LogPipe:
 
     def _write(self, lines: list[bytes]) -> None:
         for line in filter(None, lines):
+            omitted = self._rate.admit(1 + len(line) // LINE_UNIT) if self._rate else 0
+            if omitted is None:
+                continue
+            if omitted:
+                say(f"{self._name}: {omitted} lines were dropped by the rate limit")
             write_line(one_line(line.decode(errors="backslashreplace")))
 
     def close(self) -> None:

@@ -8,17 +8,28 @@ neither frontend nor guest notices.
 The next worker takes over before it opens anything: it makes the state good again, wherever the one
 before was killed, and closes all descriptors that nobody owns (the *sweep*): they were about to be
 recorded or to be closed.
+
+What ends worker after worker by a fault must come to an end itself:
+
+- A request, or a message of a frontend, is blamed for a death at which it was carried out. The
+  third one is its last (csrc/request/suspects.h, vhost_user/session.py).
+- The state, if workers die while they take it over (attempts.py). The guest's session is given up
+  first: its fids and locks. Requests in flight get EIO, old fids EBADF, and a new mount works. If
+  that is not enough, or a connection cannot even be ended, the device is as new, and without its
+  connection: nothing else can be said to a frontend whose set-up is lost.
 """
 
 import logging
 import mmap
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Self
 
+from vhost9p.attempts import DEATHS, Attempts
 from vhost9p.config import DeviceConfig
+from vhost9p.ends import Cause
 from vhost9p.fs.locks import MEMORY_SIZE, LockTable
 from vhost9p.native.connection import Connection
-from vhost9p.native.device import Area
+from vhost9p.native.device import Area, Blame
 from vhost9p.native.process import close_others
 from vhost9p.vhost_user.listener import Listener
 
@@ -39,23 +50,79 @@ class SharedState(NamedTuple):
         locks = mmap.mmap(-1, MEMORY_SIZE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         return cls(listener, Connection(), Area(config.max_fids), locks)
 
+    @property
+    def frontend(self) -> int:
+        """The descriptor that becomes readable when the frontend speaks, or one connects."""
+        return self.connection.fd if self.connection.is_live else self.listener.fileno()
+
     def recover(self) -> list[int]:
         """Makes the state good again. Returns the descriptors that it owns. Raises OSError."""
         if not self.area.recover():
-            self.connection.forget()
+            if not self.connection.has_ended:
+                self.connection.forget()
             return []
         if not self.connection.recover():
             log.error("%s: the state of the connection is damaged: it ends", self.listener.name)
         self.listener.adopt(self.connection)
+        for each in self.area.poisons():
+            log.error(
+                "%s: %d workers died at a request, which gets EIO: type %d of %s, tag %d, "
+                "%d bytes: %s",
+                self.listener.name,
+                DEATHS,
+                each.type,
+                "9P2000.u" if each.dialect_u else "9P2000.L",
+                each.tag,
+                each.size,
+                each.head.hex(),
+            )
         return [
             *self.connection.descriptors(),
             *self.area.descriptors(),
             *LockTable.descriptors_in(self.locks),
         ]
 
+    def give_up(self, *, all_of_it: bool) -> None:
+        """Gives up the guest's session, or all, instead of taking it over. `recover` is next.
+        Raises OSError."""
+        self.locks.madvise(mmap.MADV_REMOVE)
+        if all_of_it:
+            self.area.lose_all()
+            self.connection.ended()
+            text = "the device begins anew, without its connection: the mount hangs from now on"
+        else:
+            self.area.lose_fids()
+            text = "open files and locks of the guest are lost, until it mounts again"
+        log.error("%s: the state is damaged, and is given up: %s", self.listener.name, text)
 
-def take_over(states: Iterable[SharedState], kept: Collection[int]) -> None:
-    """Called by a worker before it opens anything. `kept` are the descriptors of the keeper. Raises
-    OSError."""
-    owned = {fd for state in states for fd in state.recover()}
+
+def take_over(
+    states: Sequence[SharedState], attempts: Attempts, kept: Collection[int], cause: Cause
+) -> None:
+    """Called by a worker before it opens anything. `kept` are the descriptors of the keeper,
+    `cause` is why the worker before ended. Raises OSError."""
+    attempts.begin(cause)
+    for number, all_of_it in attempts.due():
+        states[number].give_up(all_of_it=all_of_it)
+    blame(states, cause)
+    owned: set[int] = set()
+    for number, state in enumerate(states):
+        with attempts.taking_over(number):
+            owned.update(state.recover())
     close_others({*kept, *owned})
+
+
+def blame(states: Iterable[SharedState], cause: Cause) -> None:
+    """Blames what was carried out when the worker before died, if it may be why."""
+    may_be = cause is not Cause.OTHER
+    ran = 0
+    for state in states:
+        ran += state.area.running + state.connection.blame(blamed=may_be)
+        if state.connection.is_ending and state.connection.deaths >= DEATHS:
+            state.give_up(all_of_it=True)
+    tried = any(state.area.is_trying for state in states)
+    for state in states:
+        if not may_be or (tried and not state.area.is_trying):
+            state.area.blame(Blame.NOBODY)
+        else:
+            state.area.blame(Blame.ONE if tried or ran == 1 else Blame.ALL)

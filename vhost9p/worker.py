@@ -23,9 +23,11 @@ from typing import Any, TypeVar
 import uvloop
 
 from vhost9p import confinement
+from vhost9p.attempts import Attempts
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.confinement import SandboxError
 from vhost9p.device import Device
+from vhost9p.ends import Cause
 from vhost9p.errors import UserError
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
@@ -95,22 +97,26 @@ class Worker:
         self,
         config: Config,
         states: Sequence[SharedState],
+        attempts: Attempts,
         progress: Progress,
         stop_fd: int,
         lacks: Collection[str] = (),
     ) -> None:
-        """Opens exports. `lacks` is what of the confinement is not to be had. `stop_fd` becomes
-        readable after a signal to stop. Raises OSError, StateError, UserError, _Stopped."""
+        """Opens exports, and has suspects tried before anything is served. `lacks` is what of the
+        confinement is not to be had. `stop_fd` becomes readable after a signal to stop. Raises
+        OSError, StateError, UserError, _Stopped."""
         self._stop_fd = stop_fd
         self._lacks = lacks
         self._progress = progress
         self._served: list[tuple[Device, SharedState, DeviceConfig]] = []
         devices = len(config.devices)
-        for each, state in zip(config.devices, states, strict=True):
-            device = _unless_stopped(
-                stop_fd, partial(Device, each, devices, state.area, state.locks)
-            )
+        for number, (each, state) in enumerate(zip(config.devices, states, strict=True)):
+            with attempts.taking_over(number):
+                device = _unless_stopped(
+                    stop_fd, partial(Device, each, devices, state.area, state.locks)
+                )
             self._served.append((device, state, each))
+        attempts.succeeded()
         if needed := descriptors.divide():
             log.warning(
                 "the limit of open files is too low for %d devices, and their requests may fail: "
@@ -118,18 +124,21 @@ class Worker:
                 devices,
                 needed,
             )
+        for device, _, _ in self._served:
+            _unless_stopped(stop_fd, device.try_suspects)
 
     async def serve(self) -> None:
         """Serves until a signal to stop arrives or all listeners have ended. Raises OSError."""
         stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
         self._take_signals(stop)
+        for device, _, _ in self._served:
+            device.begin()
         serving = asyncio.gather(
             *(self._serve_one(i, *each) for i, each in enumerate(self._served))
         )
+        again = self._progress.has_served
         self._progress.serves()
-        for _, state, config in self._served:
-            lacks = f"; not confined by {', '.join(self._lacks)}" if self._lacks else ""
-            say(describe(config, state.listener.name) + lacks)
+        self._say_what_is_served(again=again)
         both: list[asyncio.Future[Any]] = [serving, stop]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
@@ -138,6 +147,15 @@ class Worker:
             stop.cancel()
         if serving.done():
             serving.result()
+
+    def _say_what_is_served(self, *, again: bool) -> None:
+        """The first worker of the VM says it in full, and those that follow say that they go on."""
+        lacks = f"; not confined by {', '.join(self._lacks)}" if self._lacks else ""
+        for _, state, config in self._served:
+            if again:
+                log.info("serving %r on %s again", config.tag, state.listener.name)
+            else:
+                say(describe(config, state.listener.name) + lacks)
 
     async def _serve_one(
         self, number: int, device: Device, state: SharedState, config: DeviceConfig
@@ -181,20 +199,22 @@ class Worker:
 def run(
     config: Config,
     states: Sequence[SharedState],
+    attempts: Attempts,
     progress: Progress,
     lacks: Collection[str],
     kept: Collection[int],
+    cause: Cause,
 ) -> int:
     """Serves until the end, and returns the exit code. `lacks` is what the keeper's confinement
-    lacks, `kept` are the keeper's descriptors. The signals to stop are blocked. Raises what nobody
-    expected."""
+    lacks, `kept` are the keeper's descriptors, `cause` is why the worker before ended. The signals
+    to stop are blocked. Raises what nobody expected."""
     try:
-        take_over(states, kept)
+        take_over(states, attempts, kept, cause)
         lacks = (*lacks, *confinement.confine(config))  # before the first thread
         stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         take_stop_signals(stop_fd, STOP_PATIENCE_S)
         initialise()
-        worker = Worker(config, states, progress, stop_fd, lacks)
+        worker = Worker(config, states, attempts, progress, stop_fd, lacks)
     except _Stopped:
         return 0
     except UserError as error:

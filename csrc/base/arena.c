@@ -1,7 +1,12 @@
+#define _GNU_SOURCE
 #include "base/arena.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { JOIN_PART = 8 }; /* of all units: so many were freed since neighbours were joined last */
 
 void v9_arena_init(struct v9_arena *arena, void *base, size_t size)
 {
@@ -39,13 +44,46 @@ static uint32_t pop(struct v9_arena *arena, uint32_t units)
     return at;
 }
 
-uint32_t v9_arena_take(struct v9_arena *arena, size_t size)
+static bool is_set(const uint64_t *bits, uint32_t at)
 {
-    const uint32_t units = units_for(size);
+    return bits[at / 64] >> at % 64 & 1;
+}
+
+static void set(uint64_t *bits, uint32_t at)
+{
+    bits[at / 64] |= (uint64_t)1 << at % 64;
+}
+
+static void clear(uint64_t *bits, uint32_t at)
+{
+    bits[at / 64] &= ~((uint64_t)1 << at % 64);
+}
+
+/* Joins free pieces that are neighbours; false: no memory. It takes as long as the arena is large,
+ * so that is not done for each request (JOIN_PART). */
+static bool join(struct v9_arena *arena)
+{
+    const size_t words = arena->used / 64 + 1;
+    struct v9_arena_marks marks = {.kept = malloc(words * sizeof(uint64_t))};
+
+    if (!marks.kept)
+        return false;
+    memset(marks.kept, 0xff, words * sizeof(uint64_t));
+    for (uint32_t units = 1; units < V9_ARENA_SIZES; units++)
+        while (arena->free[units]) {
+            const uint32_t at = pop(arena, units);
+            for (uint32_t unit = at; unit < at + units; unit++)
+                clear(marks.kept, unit);
+        }
+    v9_arena_keep(arena, &marks);
+    v9_arena_marks_free(&marks);
+    return true;
+}
+
+static uint32_t take(struct v9_arena *arena, uint32_t units)
+{
     uint32_t at;
 
-    if (!units || units >= V9_ARENA_SIZES)
-        return 0;
     if (arena->free[units])
         return pop(arena, units);
     if (units <= arena->units - arena->used) {
@@ -62,9 +100,43 @@ uint32_t v9_arena_take(struct v9_arena *arena, size_t size)
     return 0;
 }
 
+uint32_t v9_arena_take(struct v9_arena *arena, size_t size)
+{
+    const uint32_t units = units_for(size);
+    uint32_t at;
+
+    if (!units || units >= V9_ARENA_SIZES)
+        return 0;
+    at = take(arena, units);
+    if (!at && arena->freed >= units && arena->freed >= arena->units / JOIN_PART && join(arena))
+        at = take(arena, units);
+    return at;
+}
+
 void v9_arena_give(struct v9_arena *arena, uint32_t at, size_t size)
 {
-    push(arena, at, units_for(size));
+    const uint32_t units = units_for(size);
+
+    push(arena, at, units);
+    arena->freed = units > UINT32_MAX - arena->freed ? UINT32_MAX : arena->freed + units;
+}
+
+void v9_memory_return(void *from, void *to)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t start = ((uintptr_t)from + page - 1) / page * page;
+    const uintptr_t end = (uintptr_t)to / page * page;
+
+    if (start < end)
+        madvise((void *)start, end - start, MADV_REMOVE); /* else it stays, which does no harm */
+}
+
+void v9_arena_trim(struct v9_arena *arena)
+{
+    const uint32_t before = arena->used;
+
+    if (join(arena))
+        v9_memory_return(v9_arena_at(arena, arena->used), v9_arena_at(arena, before));
 }
 
 /* ---- after a death --------------------------------------------------------------------------- */
@@ -80,16 +152,6 @@ void v9_arena_marks_free(struct v9_arena_marks *marks)
 {
     free(marks->kept);
     free(marks->heads);
-}
-
-static bool is_set(const uint64_t *bits, uint32_t at)
-{
-    return bits[at / 64] >> at % 64 & 1;
-}
-
-static void set(uint64_t *bits, uint32_t at)
-{
-    bits[at / 64] |= (uint64_t)1 << at % 64;
 }
 
 bool v9_arena_holds(const struct v9_arena *arena, uint32_t at, size_t size)
@@ -129,6 +191,7 @@ void v9_arena_keep(struct v9_arena *arena, const struct v9_arena_marks *marks)
     uint32_t end, units;
 
     memset(arena->free, 0, sizeof(arena->free));
+    arena->freed = 0;
     while (arena->used > 1 && !is_set(marks->kept, arena->used - 1))
         arena->used--;
     for (uint32_t at = 1; at < arena->used; at = end) {

@@ -3,8 +3,10 @@
  *
  * Sizes are rounded up to units of 16 bytes. There is a list of freed pieces for each size. A
  * request takes a piece from the list of its size, else unused memory, else a larger freed piece,
- * whose rest goes to the list of the rest's size. Neighbours are never joined again: the contents
- * are paths, so the same sizes come back. The owner's lock guards the arena.
+ * whose rest goes to the list of the rest's size. The same sizes come back most often, so freed
+ * neighbours are joined only when nothing else is left, and much was freed since the last time: a
+ * guest that asks for one size after the other does not lose the room of those that it has given
+ * back. The owner's lock guards the arena.
  */
 #ifndef V9_BASE_ARENA_H
 #define V9_BASE_ARENA_H
@@ -22,6 +24,7 @@ enum {
 struct v9_arena {
     uint8_t *base;                 /* of offset 0 */
     uint32_t units, used;          /* capacity; how far it was ever used; offset 0 never is */
+    uint32_t freed;                /* units, since neighbours were joined */
     uint32_t free[V9_ARENA_SIZES]; /* by size in units: offset of the first free piece; 0: none */
 };
 
@@ -31,6 +34,12 @@ void v9_arena_init(struct v9_arena *arena, void *base, size_t size);
 uint32_t v9_arena_take(struct v9_arena *arena, size_t size);
 /* Frees a piece that was allocated for `size` bytes. */
 void v9_arena_give(struct v9_arena *arena, uint32_t at, size_t size);
+/* Returns to the kernel what lies behind the last piece. */
+void v9_arena_trim(struct v9_arena *arena);
+/* Returns the whole pages of a range to the kernel, which reads as zeros from then on. Without
+ * effect on memory that is not shared (MAP_SHARED, with this process alone or with others). */
+void v9_memory_return(void *from, void *to);
+
 /* ---- after a death: what is kept ---- */
 
 /* Where an arena lies, and that it ends there; the rest is as it was. */

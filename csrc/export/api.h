@@ -22,6 +22,8 @@ enum {
 };
 
 v9_qidmap *v9_qidmap_new(void);
+/* The memory that a map of so many groups and files takes at most, in bytes. */
+uint64_t v9_qidmap_memory(uint64_t entries);
 void v9_qidmap_free(v9_qidmap *map);
 /* Installs what (st_dev, mnt_id) stands for: a device index of Python's choice and V9_DEV_* flags.
  * Several mounts of one file system share an index. */

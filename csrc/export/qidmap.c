@@ -118,6 +118,15 @@ static const struct entry *find(const v9_qidmap *map, enum kind kind, uint64_t a
     return entry->kind == EMPTY ? NULL : entry;
 }
 
+uint64_t v9_qidmap_memory(uint64_t entries)
+{
+    unsigned order = MIN_ORDER;
+
+    while ((entries + MAX_DEVICES) * 2 > 1ull << order)
+        order++;
+    return table_bytes(order) + table_bytes(order - 1); /* while it grows */
+}
+
 /* ---- growing --------------------------------------------------------------------------------- */
 
 static int resize(v9_qidmap *map, uint64_t size)

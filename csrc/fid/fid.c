@@ -417,5 +417,9 @@ int v9_fids_clear(struct v9_fids *fids)
     pthread_mutex_unlock(&fids->lock);
     while (v9_fids_drop_cached(fids, 0))
         ;
+    pthread_mutex_lock(&fids->lock);
+    if (!fids->live)
+        v9_fid_table_trim(fids);
+    pthread_mutex_unlock(&fids->lock);
     return session == __atomic_load_n(&fids->session, __ATOMIC_RELAXED) ? 0 : -ESTALE;
 }

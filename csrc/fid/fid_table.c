@@ -217,6 +217,17 @@ void v9_fid_table_set_free(struct v9_fids *fids, struct v9_fid *fid)
     list_free(fids, fid);
 }
 
+void v9_fid_table_trim(struct v9_fids *fids)
+{
+    struct layout sizes;
+
+    lay_out(fids->max, &sizes);
+    v9_inodes_trim(&fids->inodes);
+    v9_memory_return(fids->dirs, (uint8_t *)fids->dirs + sizes.dirs);
+    v9_arena_trim(&fids->inodes.recipes.arena);
+    v9_xattr_values_trim(&fids->values);
+}
+
 void v9_fid_table_forget(struct v9_fids *fids)
 {
     for (uint32_t index = fids->free; index; index = fids->entries[index - 1].link.next)

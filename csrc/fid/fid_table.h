@@ -117,6 +117,9 @@ void v9_fid_table_free(struct v9_fids *fids, struct v9_fid *fid);
 /* Forgets which entries of an empty table were used: to clear it the next time takes as long as
  * what was entered since. */
 void v9_fid_table_forget(struct v9_fids *fids);
+/* Returns the memory of an empty table to the kernel, but for the entries, which count their
+ * lives. */
+void v9_fid_table_trim(struct v9_fids *fids);
 
 /* After a death: lays out the memory of fids->map for fids->max fids again, and leaves the entries
  * as they are. Of everything else, only what the entries do not tell is believed. */

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/arena.h"
 #include "base/commit.h"
 #include "fid/sweeper.h"
 #include "quota/quota.h"
@@ -380,6 +381,14 @@ void v9_inodes_release(struct v9_inodes *inodes, uint32_t index, struct v9_defer
     close_fds(inode, deferred);
     inode->refs = 0;
     set_free(inodes, index);
+}
+
+void v9_inodes_trim(struct v9_inodes *inodes)
+{
+    if (inodes->count)
+        return;
+    v9_memory_return(inodes->entries, &inodes->entries[inodes->used]);
+    inodes->used = inodes->free = 0;
 }
 
 /* ---- after a death --------------------------------------------------------------------------- */

@@ -160,6 +160,9 @@ void v9_inode_evict(struct v9_inodes *inodes, uint32_t index, uint32_t recipe,
 /* Gives an evicted inode a descriptor, which it takes over. */
 void v9_inode_restore(struct v9_inodes *inodes, uint32_t index, int32_t path_fd,
                       struct v9_deferred *deferred);
+/* Without inodes: returns the memory of the entries to the kernel. */
+void v9_inodes_trim(struct v9_inodes *inodes);
+
 /* ---- after a death (fid/recover.h) ---- */
 
 /* Forgets all inodes, lists and counts. */

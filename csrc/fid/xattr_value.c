@@ -121,17 +121,24 @@ int v9_xattr_values_add(struct v9_xattr_values *values, const struct v9_xattr_va
 {
     if (values->max && values->count >= values->max)
         return -ENOSPC;
-    if (values->bytes + value->size > V9_XATTR_VALUES_BYTES)
+    if (values->bytes + value->room > V9_XATTR_VALUES_BYTES)
         return -ENOSPC;
     values->count++;
-    values->bytes += value->size;
+    values->bytes += value->room;
     return 0;
 }
 
 void v9_xattr_values_remove(struct v9_xattr_values *values, const struct v9_xattr_value *value)
 {
     values->count--;
-    values->bytes -= value->size;
+    values->bytes -= value->room;
+}
+
+void v9_xattr_values_trim(struct v9_xattr_values *values)
+{
+    pthread_mutex_lock(&values->lock);
+    v9_arena_trim(&values->arena);
+    pthread_mutex_unlock(&values->lock);
 }
 
 /* ---- after a death --------------------------------------------------------------------------- */
@@ -169,6 +176,6 @@ bool v9_xattr_value_recover(struct v9_xattr_values *values, struct v9_arena_mark
     value->among = values;
     pthread_mutex_init(&value->lock, NULL);
     values->count++;
-    values->bytes += value->size;
+    values->bytes += value->room;
     return true;
 }

@@ -38,7 +38,7 @@ enum { V9_XATTR_VALUES_BYTES = 64 << 20 };
 struct v9_xattr_values {
     uint32_t max; /* how many there may be; 0: as many as V9_XATTR_VALUES_BYTES allows */
     uint32_t count;
-    uint64_t bytes;
+    uint64_t bytes;       /* of memory: an empty value takes some, too */
     pthread_mutex_t lock; /* of the arena; lock order: docs/architecture.md */
     struct v9_arena arena;
 };
@@ -66,6 +66,8 @@ bool v9_xattr_value_is_complete(struct v9_xattr_value *value);
 /* Counts a value; -ENOSPC where there are too many. */
 int v9_xattr_values_add(struct v9_xattr_values *values, const struct v9_xattr_value *value);
 void v9_xattr_values_remove(struct v9_xattr_values *values, const struct v9_xattr_value *value);
+/* Returns to the kernel what is not needed now. */
+void v9_xattr_values_trim(struct v9_xattr_values *values);
 
 /* ---- after a death (fid/recover.h) ---- */
 

@@ -35,6 +35,8 @@ struct v9_quota_conf {
 };
 
 v9_quota *v9_quota_new(const struct v9_quota_conf *conf, int32_t *err);
+/* The memory that accounts of so many files take at most, in bytes. */
+uint64_t v9_quota_memory(uint32_t max_accounts);
 /* Frees it, unless a change still hangs in a system call: then it stays until the process ends. */
 void v9_quota_free(v9_quota *quota);
 

@@ -59,6 +59,11 @@ fail:
     return NULL;
 }
 
+uint64_t v9_quota_memory(uint32_t max_accounts)
+{
+    return v9_usages_size(max_accounts);
+}
+
 void v9_quota_read(v9_quota *q, struct v9_quota_usage *out)
 {
     pthread_mutex_lock(&q->lock);

@@ -4,14 +4,25 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-int v9_usages_init(struct v9_usages *all, uint32_t max)
+static uint32_t buckets_for(uint32_t max)
 {
     uint32_t buckets = 1024;
 
     while (buckets < max)
         buckets *= 2;
-    *all = (struct v9_usages){.max = max, .mask = buckets - 1};
-    all->map_size = buckets * sizeof(*all->buckets) + (max + 1ul) * sizeof(*all->entries);
+    return buckets;
+}
+
+size_t v9_usages_size(uint32_t max)
+{
+    return buckets_for(max) * sizeof(uint32_t) + (max + 1ul) * sizeof(struct v9_usage);
+}
+
+int v9_usages_init(struct v9_usages *all, uint32_t max)
+{
+    const uint32_t buckets = buckets_for(max);
+
+    *all = (struct v9_usages){.max = max, .mask = buckets - 1, .map_size = v9_usages_size(max)};
     all->map = mmap(NULL, all->map_size, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all->map == MAP_FAILED)

@@ -32,6 +32,8 @@ struct v9_usages {
     size_t map_size;
 };
 
+/* The memory of so many entries, in bytes. */
+size_t v9_usages_size(uint32_t max);
 /* 0 or -errno. Memory is taken as it is needed. */
 int v9_usages_init(struct v9_usages *all, uint32_t max);
 void v9_usages_destroy(struct v9_usages *all);

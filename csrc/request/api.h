@@ -13,11 +13,12 @@ struct v9_device_conf {
     uint32_t threads;   /* running serving threads, 1..64 */
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
-    uint32_t max_xattr;   /* values of extended attributes that fids may have; 0: any number */
-    uint32_t mem_regions; /* of guest memory, 1..V9_MEM_REGIONS */
-    uint64_t mem_bytes;   /* of guest memory, in all regions */
-    uint32_t poll_us;     /* how long an idle thread polls for requests before it sleeps */
-    uint64_t cpus[16];    /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
+    uint32_t max_xattr;    /* values of extended attributes that fids may have; 0: any number */
+    uint32_t mem_regions;  /* of guest memory, 1..V9_MEM_REGIONS */
+    uint64_t mem_bytes;    /* of guest memory, in all regions */
+    uint32_t awaits_start; /* nothing begins before v9_device_begin, save a trial */
+    uint32_t poll_us;      /* how long an idle thread polls for requests before it sleeps */
+    uint64_t cpus[16];     /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
 };
 
 enum {
@@ -65,6 +66,23 @@ void v9_up_broken(uint32_t device, const char *reason);
 /* Answers a request later, with a whole R-message; if that does not fit the guest's buffer, with
  * EMSGSIZE. -ESTALE if the ring was stopped meanwhile: nothing is published, which is no error. */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
+
+/* ---- suspects.c: a request that ended processes ---------------------------------------------- */
+
+/* Whom the death of a process is blamed on: nobody; all that ran are suspects; or the only one that
+ * ran, or was on trial. */
+enum { V9_BLAME_NOBODY, V9_BLAME_ALL, V9_BLAME_ONE };
+
+/* A request that will be answered with EIO, since three processes died at it. */
+struct v9_poison {
+    uint32_t slot;
+    uint32_t type, tag, dialect;
+    uint32_t size;      /* of the message, bytes */
+    uint32_t data_size; /* of its head: */
+    uint8_t data[256];
+};
+/* The first one at or behind slot `from`, of a device that was recovered: 1; 0: there is none. */
+int v9_device_poison(const v9_device *dev, uint32_t from, struct v9_poison *out);
 
 /* ---- rate_queue.c ---------------------------------------------------------------------------- */
 

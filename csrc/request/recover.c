@@ -10,6 +10,7 @@
 #include "fs/created.h"
 #include "request/reply.h"
 #include "request/request.h"
+#include "request/suspects.h"
 
 /* Calls a function for each request that was in flight. */
 static void each(struct v9_device *dev, void (*visit)(struct v9_device *, struct v9_request *))
@@ -113,6 +114,8 @@ static void settle(struct v9_device *dev, struct v9_request *r)
         r->created = V9_CREATED_NONE; /* the fid has them */
     else
         withdraw(dev, r);
+    if (!r->done && r->deaths >= V9_DEATHS_MAX)
+        r->error = -EIO;
 }
 
 /* ---- the ring -------------------------------------------------------------------------------- */
@@ -142,14 +145,38 @@ static void settle_pushing(struct v9_device *dev)
     dev->pushing = 0;
 }
 
+/* Nobody knows how long the chain is at which processes died. */
+static void settle_pop_deaths(struct v9_device *dev)
+{
+    if (dev->pop_deaths < V9_DEATHS_MAX || !v9_virtqueue_is_live(&dev->ring))
+        return;
+    dev->ring.broken = "several processes died while they took a chain from it";
+    dev->pop_deaths = 0;
+    dev->report_due = dev->broken_unreported = dev->notify.err_due = true;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------- */
 
-/* Queues a request, by its age. */
+/* Which suspects come first, those that only take long last; 0: it is none. */
+static uint32_t suspicion(const struct v9_request *r)
+{
+    if (!v9_request_is_suspect(r))
+        return 0;
+    return r->overdue ? 1 : 1u + r->deaths;
+}
+
+static bool is_before(const struct v9_request *r, const struct v9_request *other)
+{
+    return suspicion(r) != suspicion(other) ? suspicion(r) > suspicion(other)
+                                            : r->order < other->order;
+}
+
+/* Queues a request, by suspicion and age. */
 static void run_again(struct v9_device *dev, struct v9_request *r)
 {
     struct v9_request **at = &dev->again;
 
-    while (*at && (*at)->order < r->order)
+    while (*at && is_before(*at, r))
         at = &(*at)->next;
     r->next = *at;
     *at = r;
@@ -192,13 +219,22 @@ void v9_requests_recover(struct v9_device *dev)
     dev->barrier = NULL;
     dev->starved = dev->hurry = false;
     dev->due = 0;
+    dev->on_trial = 0;
     settle_popping(dev);
     settle_pushing(dev);
     each(dev, settle);
     list_free(dev);
     each(dev, run_again);
     enter_tags(dev);
+    settle_pop_deaths(dev);
     dev->unsignalled = 1; /* the process may have died before it signalled */
+}
+
+void v9_requests_fail(struct v9_device *dev)
+{
+    for (uint32_t i = 0; i < dev->slots_used && i < V9_SLOTS; i++)
+        if (dev->slots[i].state != V9_FREE && !dev->slots[i].dead)
+            fail(&dev->slots[i]);
 }
 
 void v9_requests_list_descriptors(const struct v9_device *dev,

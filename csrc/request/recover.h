@@ -9,7 +9,8 @@
  * reply before (v9_request_promise), and says which fid; whether the fid is changed, decides. One
  * that changes names has noted what the names led to (base/evidence.h). Everything else may be done
  * twice. What was not done for certain is run again, in the order in which the driver made it
- * available, before anything new is popped.
+ * available, before anything new is popped. Those that may have ended the process come first
+ * (request/suspects.h).
  */
 #ifndef V9_REQUEST_RECOVER_H
 #define V9_REQUEST_RECOVER_H
@@ -21,6 +22,8 @@ void v9_requests_detach_dead(struct v9_device *dev);
 /* Once the fids, the memory and the ring are recovered: has requests run again, or only answered if
  * they were done. No other thread uses the device. */
 void v9_requests_recover(struct v9_device *dev);
+/* The fids are lost: all requests in flight are answered with EIO. */
+void v9_requests_fail(struct v9_device *dev);
 /* Calls `owns` for each descriptor that a request has. */
 void v9_requests_list_descriptors(const struct v9_device *dev,
                                   void (*owns)(void *context, int32_t fd), void *context);

@@ -61,7 +61,7 @@ static void leave_tag(struct v9_device *dev, struct v9_request *r)
 
 bool v9_device_can_run(struct v9_device *dev)
 {
-    return dev->started && dev->enabled && !dev->paused && !dev->changing &&
+    return dev->started && dev->enabled && !dev->paused && !dev->changing && !dev->awaits_start &&
            v9_virtqueue_is_live(&dev->ring) && !dev->ring.broken && dev->exports[0];
 }
 
@@ -78,9 +78,9 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->slot = (uint32_t)(r - dev->slots);
     r->seq++;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = r->flush_reported = r->again = r->done = false;
+    r->dead = r->admitted = r->flush_reported = r->again = r->done = r->overdue = false;
     r->flushers = r->tag_before = r->tag_after = 0;
-    r->asked = 0;
+    r->asked = r->deaths = 0;
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
@@ -105,7 +105,7 @@ static void free_slot(struct v9_device *dev, struct v9_request *r)
     r->next = dev->free_slots;
     dev->free_slots = r;
     if (!dev->dead)
-        v9_mem_retire(&dev->retired);
+        v9_mem_retire(&dev->mem, &dev->retired);
     if (dev->starved) {
         dev->starved = false;
         v9_device_wake(dev);
@@ -242,6 +242,7 @@ static struct v9_request *pop(struct v9_device *dev)
         parse(dev, r);
         v9_request_enter_tag(dev, r);
         r->order = ++dev->requests;
+        dev->pop_deaths = 0;
         V9_COMMIT();
         r->state = V9_RUNNING;
     } else {
@@ -254,12 +255,17 @@ static struct v9_request *pop(struct v9_device *dev)
     return r;
 }
 
+bool v9_request_can_run_again(struct v9_device *dev)
+{
+    return dev->exports[0] && !v9_device_is_held(dev) && v9_virtqueue_is_live(&dev->ring);
+}
+
 /* The next request that a process that died had begun with. */
 static struct v9_request *next_again(struct v9_device *dev)
 {
     struct v9_request *r = dev->again;
 
-    if (!r || !dev->exports[0] || v9_device_is_held(dev) || !v9_virtqueue_is_live(&dev->ring))
+    if (!r || !v9_request_can_run_again(dev) || !v9_request_may_begin(dev, r))
         return NULL;
     dev->again = r->next;
     return r;
@@ -440,7 +446,7 @@ void v9_device_kill(struct v9_device *dev, bool all)
     if (v9_mem_cut_off(&dev->mem, &dev->retired) < 0)
         v9_mem_clear(&dev->mem);
     if (!dev->dead)
-        v9_mem_retire(&dev->retired);
+        v9_mem_retire(&dev->mem, &dev->retired);
     pthread_cond_broadcast(&dev->idle);
 }
 

@@ -31,6 +31,9 @@ bool v9_request_is_cancelled(const struct v9_device *dev,
 /* Lets a Tflush find a request by its tag. */
 void v9_request_enter_tag(struct v9_device *dev, struct v9_request *r); /* [locked] */
 
+/* Whether requests that a process that died had begun can be run. */
+bool v9_request_can_run_again(struct v9_device *dev); /* [locked] */
+
 bool v9_device_can_run(struct v9_device *dev); /* [locked] */
 /* Breaks the ring if guest memory was lost. */
 void v9_device_check_memory(struct v9_device *dev);   /* [locked] */

@@ -79,6 +79,8 @@ struct v9_request {
     struct v9_evidence evidence; /* of names that it changes */
     bool again;                  /* a process that died had begun it (request/recover.h) */
     bool done;                   /* and had done it: its reply is written */
+    uint8_t deaths;              /* of processes that it may have ended (request/suspects.h) */
+    bool overdue;                /* a trial has ended before it did */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -144,7 +146,10 @@ struct v9_device {
     struct v9_request *slots;
     uint32_t slots_used;       /* slots ever handed out */
     uint32_t popping, pushing; /* slot + 1 of a request that moves from or to the ring; 0: none */
-    struct v9_request *again;  /* requests that are to be run again, oldest first */
+    struct v9_request *again;  /* requests that are to be run again: suspects, then oldest first */
+    bool awaits_start;         /* nothing begins but the request on trial (request/suspects.h) */
+    uint32_t on_trial;         /* its slot + 1; 0: none is */
+    uint8_t pop_deaths;        /* of processes that died while they took a chain from the ring */
     struct v9_request *free_slots;
     uint16_t tags[V9_SLOTS];    /* slot + 1, by the tag modulo V9_SLOTS: the newest request */
     uint32_t inflight, dead;    /* requests that are alive; requests that were cut off */
@@ -179,6 +184,13 @@ struct v9_device {
 static inline bool v9_device_is_held(const struct v9_device *dev)
 {
     return dev->changing || (dev->paused && !dev->hurry);
+}
+
+/* Whether a request that a process that died had begun may begin now: alone, or with others.
+ * [locked] */
+static inline bool v9_request_may_begin(const struct v9_device *dev, const struct v9_request *r)
+{
+    return !dev->awaits_start || dev->on_trial == r->slot + 1;
 }
 
 static inline v9_export *v9_inode_export(struct v9_device *dev, const struct v9_inode *inode)

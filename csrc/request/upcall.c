@@ -84,6 +84,7 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
         return;
     }
     r->state = V9_LATER;
+    pthread_cond_broadcast(&dev->idle); /* a trial ends here */
     if (v9_request_is_cancelled(dev, r))
         v9_device_schedule_report(dev);
 }

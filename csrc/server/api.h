@@ -67,6 +67,9 @@ struct v9_connection {
     /* what the session sets */
     uint64_t protocol_features;
     int32_t backend_req_fd; /* -1: none */
+    /* of processes that died while they handled the message, or ended the connection */
+    uint32_t deaths;
+    uint32_t begun; /* a process does */
     /* as they were when the message had been received */
     uint32_t noted_regions;
     uint64_t noted_protocol_features;
@@ -97,7 +100,7 @@ int v9_connection_handled(struct v9_connection *connection, const uint8_t *reply
 /* Sends the reply without waiting. 0 when all of it has been sent: the next message may come. Else
  * the number of bytes that are left, or -errno of sendmsg(2). */
 int v9_connection_send(struct v9_connection *connection);
-/* The connection is ending, from here to v9_connection_ended. */
+/* The connection is ending, from here to v9_connection_ended. Once more after a death. */
 void v9_connection_end(struct v9_connection *connection);
 void v9_connection_ended(struct v9_connection *connection);
 /* While it ends: what it owned of a kind becomes the caller's, who closes it. The socket, or -1;
@@ -105,6 +108,9 @@ void v9_connection_ended(struct v9_connection *connection);
 int32_t v9_connection_take_fd(struct v9_connection *connection);
 uint32_t v9_connection_take_fds(struct v9_connection *connection, int32_t fds[V9_MESSAGE_FDS]);
 
+/* After a death, before all else, once: whether a message was being handled, or the connection
+ * ended. If `blame` is set, that is one of its deaths. */
+int v9_connection_blame(struct v9_connection *connection, uint32_t blame);
 /* After the death of the process that used it, before another one does: enters what the kernel has
  * done and the process has not entered. 0 if the state makes no sense: the connection is ending. */
 int v9_connection_recover(struct v9_connection *connection);
@@ -120,6 +126,15 @@ void v9_connection_forget(struct v9_connection *connection);
 v9_device *v9_device_reserve(uint32_t max_fids);
 /* Begins to serve it, or goes on if it was recovered; conf->max_fids is the same. 0 or -errno. */
 int v9_device_start(v9_device *dev, const struct v9_device_conf *conf);
+/* The memory that a device of these takes at most, in bytes, whatever its guest does. */
+struct v9_device_memory {
+    uint64_t files;    /* fids, inodes, names, recipes */
+    uint64_t values;   /* of extended attributes */
+    uint64_t requests; /* in flight, `slots` at most */
+    uint64_t thread;   /* of a serving thread, of which there are `threads` at most */
+    uint32_t slots, threads;
+};
+void v9_device_memory(uint32_t max_fids, uint32_t msize_max, struct v9_device_memory *out);
 /* Its account of descriptors. */
 uint32_t v9_device_account(const v9_device *dev);
 /* Stops the threads, closes every descriptor, and frees the device: 1. The exports stay. 0 if
@@ -192,6 +207,21 @@ uint64_t v9_device_requests(const v9_device *dev);
 
 /* Makes it good again, before it is started: 1. 0 if no process has served it yet; -errno. */
 int v9_device_recover(v9_device *dev, uint32_t max_fids);
+/* Before that: how many requests ran when the process died, and whether one was on trial. */
+uint32_t v9_device_running(v9_device *dev, uint32_t max_fids);
+uint32_t v9_device_is_trying(const v9_device *dev);
+/* Then, also if nobody is to blame (V9_BLAME_*, request/suspects.h). */
+void v9_device_blame(v9_device *dev, uint32_t max_fids, uint32_t blame);
+/* Of a device that awaits its start, with all of its exports: runs suspects one at a time, which
+ * takes a few seconds at most. All devices of the process await their start. */
+void v9_device_try_suspects(v9_device *dev);
+/* It serves from now on. */
+void v9_device_begin(v9_device *dev);
+/* Instead of going on with all: the fids are lost, and requests in flight are answered with EIO.
+ * The device is recovered next. 0 or -errno. */
+int v9_device_lose_fids(v9_device *dev, uint32_t max_fids);
+/* The device is as one that nobody has served. */
+void v9_device_lose_all(v9_device *dev, uint32_t max_fids);
 /* Lists the descriptors that it has then: how many, of which at most `room` are stored. All others
  * were about to be used or closed by the process that died. */
 uint32_t v9_device_descriptors(const v9_device *dev, int32_t *fds, uint32_t room);

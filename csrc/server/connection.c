@@ -107,7 +107,10 @@ void v9_connection_forget(struct v9_connection *connection)
 void v9_connection_end(struct v9_connection *connection)
 {
     shared_of(connection)->in.header.msg_len = shared_of(connection)->out.header.msg_len = 0;
+    if (connection->stage != V9_CONNECTION_ENDING)
+        connection->deaths = 0;
     set_stage(connection, V9_CONNECTION_ENDING);
+    connection->begun = 1;
 }
 
 void v9_connection_ended(struct v9_connection *connection)
@@ -228,11 +231,14 @@ static void step(struct shared *shared)
 
 void v9_connection_received(struct v9_connection *connection, uint32_t regions)
 {
-    if (part(connection) != RECEIVING)
-        return;
-    connection->noted_regions = regions;
-    connection->noted_protocol_features = connection->protocol_features;
-    step(shared_of(connection));
+    if (part(connection) == RECEIVING) {
+        connection->noted_regions = regions;
+        connection->noted_protocol_features = connection->protocol_features;
+        connection->deaths = 0;
+        step(shared_of(connection));
+    }
+    V9_COMMIT();
+    connection->begun = 1;
 }
 
 int v9_connection_handled(struct v9_connection *connection, const uint8_t *reply, uint32_t size)
@@ -242,6 +248,7 @@ int v9_connection_handled(struct v9_connection *connection, const uint8_t *reply
     memcpy(connection->reply, reply, size);
     connection->reply_size = size;
     connection->sent = 0;
+    connection->begun = 0;
     step(shared_of(connection));
     return 0;
 }
@@ -301,6 +308,17 @@ uint32_t v9_connection_list(const struct v9_connection *connection, int32_t fds[
     return count;
 }
 
+int v9_connection_blame(struct v9_connection *connection, uint32_t blame)
+{
+    const bool begun = connection->begun && is_live(connection);
+
+    connection->begun = 0;
+    V9_COMMIT(); /* a death from here on is none of the message's */
+    if (begun && blame)
+        connection->deaths++;
+    return begun;
+}
+
 /* Whether a transfer stays within its buffer. */
 static bool fits(const struct transfer *transfer, uint32_t room)
 {
@@ -327,6 +345,7 @@ static void give_up(struct shared *shared)
     record->fd = record->backend_req_fd = -1;
     V9_COMMIT();
     record->received = record->fd_count = record->reply_size = record->sent = 0;
+    record->deaths = record->begun = 0;
     shared->in = shared->out = (struct transfer){0};
     set_stage(record, V9_CONNECTION_ENDING);
 }

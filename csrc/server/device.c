@@ -22,6 +22,7 @@
 #include "fid/known_size.h"
 #include "fid/recover.h"
 #include "fid/sweeper.h"
+#include "fs/xattr.h"
 #include "p9/handler.h"
 #include "request/notify.h"
 #include "request/rate_queue.h"
@@ -43,7 +44,7 @@ int v9_init(void)
 {
     v9_shrinker_init();
     v9_budget_init();
-    return v9_mem_init();
+    return v9_mapping_init();
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -84,6 +85,18 @@ v9_device *v9_device_reserve(uint32_t max_fids)
     return &area->device;
 }
 
+void v9_device_memory(uint32_t max_fids, uint32_t msize_max, struct v9_device_memory *out)
+{
+    *out = (struct v9_device_memory){
+        .files = v9_fid_table_size(max_fids) - V9_XATTR_VALUES_ROOM,
+        .values = V9_XATTR_VALUES_ROOM,
+        .requests = sizeof(struct area),
+        .thread = sizeof(struct v9_scratch) + msize_max + V9_XATTR_ROOM + XATTR_LIST_MAX,
+        .slots = V9_SLOTS,
+        .threads = V9_THREADS_MAX,
+    };
+}
+
 bool v9_device_locate(v9_device *dev, uint32_t max_fids)
 {
     if (dev->begun) {
@@ -99,6 +112,7 @@ bool v9_device_locate(v9_device *dev, uint32_t max_fids)
 static void begin_process(struct v9_device *dev, const struct v9_device_conf *conf)
 {
     dev->conf = *conf;
+    dev->awaits_start = conf->awaits_start;
     dev->mem.limit = conf->mem_regions;
     dev->mem.limit_bytes = conf->mem_bytes;
     memset(dev->exports, 0, sizeof(dev->exports));
@@ -179,7 +193,7 @@ int v9_device_free(v9_device *dev)
         return 0; /* threads that hang still use the device */
     }
     v9_virtqueue_stop(&dev->ring);
-    v9_mem_retire(&dev->retired);
+    v9_mem_retire(&dev->mem, &dev->retired);
     v9_mem_destroy(&dev->mem);
     unmap(dev);
     return 1;

@@ -10,12 +10,18 @@
  * descriptor is an *orphan*: it is in the table, and nobody owns it. It may be all that opens the
  * file, whose mode can deny that to everybody. So the request gets it back, before orphans are
  * closed.
+ *
+ * Whoever recovers the device blames the death before, and has suspects tried once the device is
+ * started and before it begins (request/suspects.h). What ends process after process before they
+ * serve is given up: the fids at first, then all of it.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,8 +30,12 @@
 #include "fid/recover.h"
 #include "request/notify.h"
 #include "request/recover.h"
+#include "request/suspects.h"
 #include "server/api.h"
 #include "server/device.h"
+
+/* A trial holds up the whole process, and with it a frontend that waits for an answer. */
+enum { TRIAL_NS = 1000000000, OVERDUE_MAX = 3 };
 
 /* ---- who owns a descriptor ------------------------------------------------------------------- */
 
@@ -179,4 +189,59 @@ int v9_device_recover(v9_device *dev, uint32_t max_fids)
     for (struct v9_request *r = dev->again; r; r = r->next)
         adopt_orphan(dev, r);
     return 1;
+}
+
+/* ---- who ended the process ------------------------------------------------------------------- */
+
+uint32_t v9_device_running(v9_device *dev, uint32_t max_fids)
+{
+    return v9_device_locate(dev, max_fids) ? v9_suspects_running(dev) : 0;
+}
+
+uint32_t v9_device_is_trying(const v9_device *dev)
+{
+    return dev->begun && dev->on_trial;
+}
+
+void v9_device_blame(v9_device *dev, uint32_t max_fids, uint32_t blame)
+{
+    if (v9_device_locate(dev, max_fids))
+        v9_suspects_blame(dev, blame);
+}
+
+void v9_device_try_suspects(v9_device *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    v9_suspects_try(dev, TRIAL_NS, OVERDUE_MAX);
+    pthread_mutex_unlock(&dev->lock);
+}
+
+void v9_device_begin(v9_device *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    dev->awaits_start = false;
+    pthread_mutex_unlock(&dev->lock);
+    v9_device_wake(dev);
+}
+
+/* ---- giving up ------------------------------------------------------------------------------- */
+
+int v9_device_lose_fids(v9_device *dev, uint32_t max_fids)
+{
+    if (!v9_device_locate(dev, max_fids))
+        return 0;
+    memset(&dev->fids, 0, sizeof(dev->fids));
+    v9_device_locate(dev, max_fids);
+    if (madvise(dev->fids.map, v9_fid_table_size(max_fids), MADV_REMOVE) < 0)
+        return -errno;
+    v9_requests_fail(dev);
+    return v9_fid_table_init(&dev->fids, max_fids, dev->fids.map);
+}
+
+void v9_device_lose_all(v9_device *dev, uint32_t max_fids)
+{
+    dev->begun = false;
+    v9_device_locate(dev, max_fids);
+    madvise(dev->fids.map, v9_fid_table_size(max_fids), MADV_REMOVE);
+    madvise(dev->slots, V9_SLOTS * sizeof(*dev->slots), MADV_REMOVE);
 }

@@ -4,16 +4,12 @@
  * A table of regions, each a range of guest-physical addresses (gpa) that is mapped from a
  * descriptor. The frontend knows the same bytes by its own addresses (uva), we know them by ours
  * (hva). Rings are given by uva, buffers by gpa. Guests and frontends are not trusted: every range
- * is checked as a whole. When the frontend truncates memory (SIGBUS), zero pages replace it, from
- * the lost page to the end of its mapping: most often all of it is gone, and replacing single pages
- * would need more mappings than a process may have. The loss is reported and never fatal. Until the
- * memory is restored, nobody sees what is written there.
+ * is checked as a whole. When the frontend truncates memory, zero pages replace it
+ * (virtio/mapping.h). Until it is restored, nobody sees what is written there.
  *
- * Each mapping lies between stretches of address space that may not be touched, wider than any
- * ring: a stray access ends the process, and never reaches another VM's memory. Apart from whole
- * pages, a mapping holds no more of the frontend's file than its region.
- *
- * A v9_mem has room for its own mappings, which no other can take from it.
+ * How many regions there may be, and how many bytes, is limited. That includes retired ones: a
+ * frontend that resets its device again and again, while requests hang, takes the addresses of no
+ * other device.
  *
  * Not thread-safe but for the SIGBUS handler: the owner of a v9_mem serialises.
  */
@@ -26,20 +22,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "virtio/api.h"
-
-struct v9_known; /* a mapping as the SIGBUS handler knows it */
-struct v9_registry;
-
-/* A part of a file in our memory, of whole pages of `page` bytes. `at` is NULL: no mapping. */
-struct v9_mapping {
-    uint8_t *at;
-    size_t len, page;
-    int64_t offset; /* in the file */
-    void *reserved; /* the mapping with its guards */
-    size_t reserved_len;
-    struct v9_known *known;
-};
+#include "virtio/mapping.h"
 
 struct v9_region {
     uint64_t gpa, size, uva, mmap_offset;
@@ -53,15 +36,13 @@ struct v9_mem {
     uint32_t count;
     uint32_t limit;       /* of regions; 0: V9_MEM_REGIONS */
     uint64_t limit_bytes; /* of all regions together; 0: none */
+    uint64_t retired_bytes;
     struct v9_registry *registry;
     uint32_t recent;     /* index of the region that was hit last */
     atomic_bool faulted; /* a page was lost to SIGBUS since the last check */
     bool patched;        /* zero pages may be mapped in place of the frontend's */
 };
 
-/* Installs the process's SIGBUS handler, once. A fault outside guest memory keeps its default
- * effect. */
-int v9_mem_init(void);
 /* Maps a region; duplicates fd. -EINVAL (size 0, overflow, file too short), -EEXIST (overlap in gpa
  * or uva), -ENOSPC and -ENOMEM (the limits), or mmap's error. */
 int v9_mem_add(struct v9_mem *mem, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t mmap_offset,
@@ -82,12 +63,10 @@ void v9_mem_restore(struct v9_mem *mem);
 /* hva of [gpa, gpa+len) or of [uva, uva+len), or NULL unless one region holds all of it. */
 void *v9_mem_gpa(struct v9_mem *mem, uint64_t gpa, uint64_t len);
 /*
- * A mapping of its own, between guards, of the pages that [uva, uva+len) lies in. Returns where the
- * range is mapped, or NULL unless one region holds all of it. End it before the regions change.
+ * A mapping of its own of the pages that [uva, uva+len) lies in. Returns where the range is mapped,
+ * or NULL unless one region holds all of it. End it (v9_mapping_end) before the regions change.
  */
 void *v9_mem_window(struct v9_mem *mem, uint64_t uva, uint64_t len, struct v9_mapping *window);
-/* Unmaps it, if it is one. */
-void v9_mapping_end(struct v9_mapping *map);
 /* Whether a region maps a byte. */
 bool v9_mem_has(const struct v9_mem *mem, const void *hva);
 /* The gpa of a byte that a region maps; 0 where none does. */
@@ -103,14 +82,15 @@ int v9_mem_iov(struct v9_mem *mem, uint64_t gpa, uint64_t len, struct iovec *iov
  * *retired (a malloc'ed list), and releases them by v9_mem_retire once nobody can touch them; mem
  * outlives them. To remove a region that a late writer may use: the same, then v9_mem_remove.
  *
- * -ENOMEM, -ENOSPC or mmap's error: some regions are gone from the table. The old ranges stay valid
- * even then; where anonymous memory could not be mapped, they still reach the guest.
+ * -ENOMEM (also for too much that is retired), -ENOSPC or mmap's error: some regions are gone from
+ * the table. The old ranges stay valid even then; where anonymous memory could not be mapped, they
+ * still reach the guest.
  */
 struct v9_retired_mapping {
     struct v9_retired_mapping *next;
     struct v9_mapping map;
 };
 int v9_mem_cut_off(struct v9_mem *mem, struct v9_retired_mapping **retired);
-void v9_mem_retire(struct v9_retired_mapping **retired);
+void v9_mem_retire(struct v9_mem *mem, struct v9_retired_mapping **retired);
 
 #endif

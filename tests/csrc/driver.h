@@ -35,7 +35,7 @@ static uint16_t *avail, *used; /* flags, idx, … */
 
 SET_UP()
 {
-    CHECK(v9_mem_init() == 0);
+    CHECK(v9_mapping_init() == 0);
 }
 
 TEAR_DOWN()

@@ -425,7 +425,7 @@ void fuzz_begins(void)
     umask(0);
     memset(untouched, 0xa5, sizeof(untouched));
     tree_begins();
-    CHECK(v9_mem_init() == 0 && ftruncate(fd, MEMORY) == 0);
+    CHECK(v9_mapping_init() == 0 && ftruncate(fd, MEMORY) == 0);
     CHECK(v9_mem_add(&dev.mem, GPA, MEMORY, UVA, 0, fd) == 0);
     close(fd);
     guest = v9_mem_gpa(&dev.mem, GPA, MEMORY);

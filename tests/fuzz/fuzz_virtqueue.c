@@ -1,5 +1,5 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
-// virtio/guest_memory.c virtio/iov.c
+// virtio/guest_memory.c virtio/mapping.c virtio/iov.c
 /*
  * The walk of a ring: see rings.h. The guest holds still while its ring is read, so that an input
  * says everything; tests/csrc/virtio/test_racing_guest.c has one that does not.

@@ -33,7 +33,7 @@ static inline void create_guest(void)
 {
     int fd = memfd_create("guest", MFD_CLOEXEC);
 
-    CHECK(v9_mem_init() == 0 && ftruncate(fd, MEMORY) == 0);
+    CHECK(v9_mapping_init() == 0 && ftruncate(fd, MEMORY) == 0);
     CHECK(v9_mem_add(&mem, GPA, MEMORY, UVA, 0, fd) == 0);
     close(fd);
     guest = v9_mem_gpa(&mem, GPA, MEMORY);

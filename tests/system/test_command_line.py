@@ -49,7 +49,7 @@ def test_version_and_help_are_printed() -> None:
     assert result.returncode == 0
     for option in (
         "--socket", "--path", "--tag", "--security-model", "--multidevs", "--readonly",
-        "--config", "--fd", "--once", "--log-level", "--print-capabilities",
+        "--config", "--fd", "--once", "--log-level", "--print-capabilities", "--print-limits",
     ):  # fmt: skip
         assert option in result.stdout
 

@@ -20,6 +20,8 @@ from tests.frontend.client import (
 from tests.frontend.wire import T
 from tests.system.host_locks import HostProcess
 from tests.system.share import Share, mounted, remount
+from vhost9p.native import memory
+from vhost9p.p9.lock_waits import WAITS_MAX
 
 
 def waiting(share: Share, ticket: Ticket) -> bool:
@@ -126,29 +128,46 @@ def test_quarter_of_the_ring_may_wait(share: Share, fid: int, host: HostProcess)
 
 
 def test_many_waits_take_few_threads(share: Share, fid: int, host: HostProcess) -> None:
-    """1,000 of them. Each is answered when its part is free, whether it has a thread or not."""
+    """500 of them. Each is answered when its part is free, whether it has a thread or not."""
     daemon, export, name = share.daemon, share.export, os.fsdecode(share.name)
     share.machine.close()
-    assert host.fcntl("w", 0, 1000)
+    assert host.fcntl("w", 0, 500)
     with mounted(daemon, export, name, ring_size=4096) as large:
         client = large.client
         opened = client.open(large.top, b"file", os.O_RDWR)
         before = daemon.threads()
-        tickets = [client.submit_lock(opened, WRLCK, i, 1, proc_id=i) for i in range(1000)]
+        tickets = [client.submit_lock(opened, WRLCK, i, 1, proc_id=i) for i in range(500)]
         assert waiting(large, tickets[-1])
         assert not any(ticket.reply for ticket in tickets)
         few = before + 64 + 1 + 8  # the patrol; spare threads that serve
         assert daemon.threads() <= few
-        assert host.fcntl("u", 0, 500)
-        for ticket in tickets[:500]:
+        assert host.fcntl("u", 0, 250)
+        for ticket in tickets[:250]:
             assert client.wait(ticket).fields == (LOCK_SUCCESS,)
-        assert not any(ticket.reply for ticket in tickets[500:])
-        for ticket in tickets[500:]:
+        assert not any(ticket.reply for ticket in tickets[250:])
+        for ticket in tickets[250:]:
             client.flush(ticket)
             assert ticket.reply is not None
         daemon.wait_until(lambda: daemon.threads() <= before + 8, "threads stay for no wait")
         assert not host.fcntl("w", 0, 1)
         assert host.fcntl("w", 500, 500)
+
+
+def test_waits_leave_room_in_a_large_ring(share: Share, fid: int) -> None:
+    """More than may wait, of fewer than may be in flight: the one that unlocks gets through."""
+    daemon, export, name = share.daemon, share.export, os.fsdecode(share.name)
+    share.machine.close()
+    assert memory.of_device(16, 4096).slots // 2 >= WAITS_MAX
+    with mounted(daemon, export, name, ring_size=4096) as large:
+        client = large.client
+        opened = client.open(large.top, b"file", os.O_RDWR)
+        assert client.lock(opened, WRLCK, proc_id=1) == LOCK_SUCCESS
+        tickets = [client.submit_lock(opened, WRLCK, 0, 9, proc_id=2) for _ in range(WAITS_MAX + 9)]
+        for ticket in tickets[WAITS_MAX:]:
+            assert client.wait(ticket).fields == (LOCK_BLOCKED,)
+        assert client.lock(opened, UNLCK, proc_id=1) == LOCK_SUCCESS
+        for ticket in tickets[:WAITS_MAX]:
+            assert client.wait(ticket).fields == (LOCK_SUCCESS,)
 
 
 def test_waiting_lock_does_not_hold_up_a_stop(share: Share, fid: int, host: HostProcess) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.frontend.daemon import Daemon, run_cli
 from tests.frontend.machine import Machine
+from tests.frontend.memory import GIB
+from tests.frontend.vhost_user import REGION, U64, Request
 from tests.system.share import SECURITY, fails, mounted, serve
 
 
@@ -42,6 +44,22 @@ def test_max_xattr_bounds_the_values(export: Path, args: tuple[str, ...], holds:
                 client.xattrwalk(share.root, fids[holds], b"user.a")
             client.clunk(fids[0])
             assert client.xattrwalk(share.root, fids[0], b"user.a") == 5
+
+
+def test_max_guest_memory_bounds_the_regions(export: Path) -> None:
+    with serve(export, "--max-guest-memory", "4GiB") as daemon, mounted(daemon, export) as share:
+        fd = os.memfd_create("region")
+        os.ftruncate(fd, 8 * GIB)
+        refused = []
+        for size in (GIB, 4 * GIB):
+            region = REGION.pack(1 << 50, size, 1 << 50, 0)
+            frontend = share.machine.frontend
+            refused.append(frontend.ack(Request.ADD_MEM_REG, U64.pack(0) + region, [fd]))
+            if not refused[-1]:
+                frontend.ack(Request.REM_MEM_REG, U64.pack(0) + region)
+        os.close(fd)
+        assert (bool(refused[0]), bool(refused[1])) == (False, True)
+        daemon.wait_line("ADD_MEM_REG refused: .*Cannot allocate memory")
 
 
 @pytest.mark.parametrize("model", ["mapped-xattr", "mapped-file"])

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from vhost9p.keeper import EXIT_FAULT
+from vhost9p.ends import EXIT_FAULT
 from vhost9p.native.connection import Connection
 from vhost9p.native.process import clone, close_others
 from vhost9p.vhost_user.listener import Listener

@@ -96,6 +96,10 @@ class Connection:
     def is_handled(self) -> bool:
         return bool(self._native.steps % 3 == 2)
 
+    @property
+    def deaths(self) -> int:
+        return int(self._native.deaths)
+
     def receive(self, size: int) -> int:
         return check(lib.v9_connection_receive(self._native, size))
 
@@ -108,7 +112,12 @@ class Connection:
     def send(self) -> None:
         check(lib.v9_connection_send(self._native))
 
-    # ---- after a death, by the keeper
+    # ---- after a death
+
+    def blame(self, *, blamed: bool) -> bool:
+        """Before all else, once: whether a message was being handled, or the connection ended. If
+        it is `blamed`, that is one of its `deaths`."""
+        return bool(lib.v9_connection_blame(self._native, blamed))
 
     def recover(self) -> bool:
         """Enters what the process that has died had not entered. Returns False if the state makes

@@ -9,12 +9,13 @@ import errno
 import itertools
 import logging
 import threading
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
+from vhost9p.device_log import log_fault
 from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
@@ -99,17 +100,10 @@ class Handler(Protocol):
 _devices: dict[int, "Device"] = {}
 _numbers = itertools.count(1)
 
-_faults: set[tuple[str, int]] = set()
-"""Places in the code where upcalls have failed."""
 
-
-def _failed(kind: Any, error: Any, trace: TracebackType) -> None:
-    """Handles an unexpected exception of an upcall: the guest gets EIO. Each place in the code is
-    logged only once, however often a guest triggers it."""
-    place = [(each.filename, each.lineno or 0) for each in traceback.extract_tb(trace)][-1]
-    if place not in _faults:
-        _faults.add(place)
-        log.error("unexpected error in a request", exc_info=(kind, error, trace))
+def _failed(kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
+    """Handles an unexpected exception of an upcall: the guest gets EIO."""
+    log_fault(log, "unexpected error in a request", error)
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]
@@ -218,6 +212,28 @@ class Session(NamedTuple):
     ring_size: int
 
 
+class Blame(Enum):
+    """Whom a death is blamed on (csrc/request/suspects.h)."""
+
+    NOBODY = lib.V9_BLAME_NOBODY
+    ALL = lib.V9_BLAME_ALL
+    """All requests that ran are suspects."""
+    ONE = lib.V9_BLAME_ONE
+    """The only one that ran, or that was on trial."""
+
+
+class Poison(NamedTuple):
+    """A request at which processes died."""
+
+    type: int
+    tag: int
+    dialect_u: bool
+    size: int
+    """Of the message, in bytes."""
+    head: bytes
+    """How the message begins."""
+
+
 class Area:
     """The memory of a device with so many fids. A process that is cloned from this one has it, too:
     it can go on with the device after the process that served it has died."""
@@ -242,6 +258,44 @@ class Area:
         self.is_taken_over = bool(check(lib.v9_device_recover(self.native, self.max_fids)))
         return self.is_taken_over
 
+    @property
+    def running(self) -> int:
+        """After a death: how many requests ran."""
+        return int(lib.v9_device_running(self.native, self.max_fids))
+
+    @property
+    def is_trying(self) -> bool:
+        """After a death: whether one of them was on trial."""
+        return bool(lib.v9_device_is_trying(self.native))
+
+    def blame(self, blame: Blame) -> None:
+        """After a death, before `recover`: the requests that ran are blamed for it, or not."""
+        lib.v9_device_blame(self.native, self.max_fids, blame.value)
+
+    def poisons(self) -> Iterator[Poison]:
+        """Yields the requests of a recovered device that will be answered with EIO, since processes
+        died at them."""
+        found = ffi.new("struct v9_poison *")
+        slot = 0
+        while lib.v9_device_poison(self.native, slot, found):
+            slot = found.slot + 1
+            yield Poison(
+                found.type,
+                found.tag,
+                found.dialect == lib.V9_9P2000U,
+                found.size,
+                bytes(ffi.buffer(found.data, found.data_size)),
+            )
+
+    def lose_fids(self) -> None:
+        """After a death, before `recover`: the fids are given up, and the requests in flight will
+        be answered with EIO. Raises OSError."""
+        check(lib.v9_device_lose_fids(self.native, self.max_fids))
+
+    def lose_all(self) -> None:
+        """The same of all: nobody has served the device."""
+        lib.v9_device_lose_all(self.native, self.max_fids)
+
     def descriptors(self) -> list[int]:
         """The descriptors that a recovered device has."""
         count = lib.v9_device_descriptors(self.native, ffi.NULL, 0)
@@ -253,7 +307,8 @@ class Area:
 class Device:
     """One virtio-9p device: memory, ring, fids, serving threads.
 
-    It lies in `area`, in one of its own if that is None, and goes on with what that holds.
+    It lies in `area`, in one of its own if that is None, and goes on with what that holds. No
+    request begins before `begin`.
     `threads` is the number that serve at once while none is stuck; `cpus` are those on which they
     may run (empty: any); `poll_us` is the time that they poll before they sleep, in microseconds;
     `msize_max` is in bytes.
@@ -292,6 +347,7 @@ class Device:
                 "max_xattr": max_xattr,
                 "mem_regions": mem_regions,
                 "mem_bytes": mem_bytes,
+                "awaits_start": 1,
                 "poll_us": poll_us,
             },
         )
@@ -312,6 +368,15 @@ class Device:
             native, self._native = self._native, None
         if native and lib.v9_device_free(native):
             del _devices[self._number]
+
+    def try_suspects(self) -> None:
+        """Runs the requests that may have ended the process before, one at a time. All exports are
+        set, and no other device of the process serves."""
+        lib.v9_device_try_suspects(self._native)
+
+    def begin(self) -> None:
+        """Serves from now on."""
+        lib.v9_device_begin(self._native)
 
     # ---- set-up -----------------------------------------------------------------------------
 

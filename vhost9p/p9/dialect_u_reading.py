@@ -26,6 +26,8 @@ from vhost9p.p9.fids import Fid
 
 PLACES_MAX = 1024
 """The number of open directories for which the end of the last read is stored."""
+BATCH = 32768
+"""Bytes of entries that are read at a time."""
 FAILURES = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EUCLEAN)
 )
@@ -132,7 +134,7 @@ class ReadingFamily:
         """Yields the structures of entries from a position on (None: left out), and the position
         after each."""
         driver = self._context.driver(fid)
-        while entries := self._fids.read_dir(fid, position, count // 2):
+        while entries := self._fids.read_dir(fid, position, min(count // 2, BATCH)):
             for entry in entries:
                 position = entry.position
                 yield self._stat(driver, fid, entry), position

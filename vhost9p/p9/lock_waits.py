@@ -12,7 +12,8 @@ asks again). The patrol then signals the thread until its system call has ended,
 arrives before the call is lost. Only a stop of the ring waits for that, and briefly, since a file
 system may block all signals during a call.
 
-At most `max` requests of a device wait, so that waiting requests never fill the ring.
+At most `max` requests of a device wait, so that waiting requests never take all the room that
+others need, such as the one that unlocks.
 """
 
 import errno
@@ -22,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 
+from vhost9p.device_log import log_fault
 from vhost9p.fs.lock_file import FileId, LockFile
 from vhost9p.fs.locks import Cancel, LockTable
 from vhost9p.p9 import constants as c
@@ -43,32 +45,43 @@ each time, and the longest."""
 PATIENCE = 1.0
 """Seconds that a stop waits for cancelled waits to end."""
 
+WAITS_MAX = 512
+"""Requests of a device that may wait: half of those that may be in flight (V9_SLOTS)."""
+FILES_MAX = 4096
+"""Files whose releases a patrol is told of one by one, while it is busy; beyond that it tries all
+its locks."""
+
 Take = Callable[[Cancel | None], None]
 """Takes a lock; see LockTable.take."""
 
 
 class Bell:
-    """Wakes a patrol, and collects the files whose locks were released. Thread-safe."""
+    """Wakes a patrol, and collects the files whose locks were released. Thread-safe. A patrol may
+    hang in a file system while other devices release locks: so no more than FILES_MAX."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._files: set[FileId] = set()
+        self._too_many = False
 
     def ring(self, file: FileId | None = None) -> None:
         """Wakes the patrol."""
         with self._lock:
-            if file:
+            if file and len(self._files) < FILES_MAX:
                 self._files.add(file)
+            elif file not in self._files:
+                self._too_many |= file is not None
             self._event.set()
 
-    def wait(self, seconds: float) -> set[FileId]:
-        """Returns the files since the last call; none after a timeout."""
+    def wait(self, seconds: float) -> set[FileId] | None:
+        """Returns the files since the last call, none after a timeout; None: any file."""
         self._event.wait(max(seconds, 0))
         with self._lock:
             self._event.clear()
             files, self._files = self._files, set()
-            return files
+            too_many, self._too_many = self._too_many, False
+            return None if too_many else files
 
 
 class Releases:
@@ -237,8 +250,8 @@ class LockWaits:
             reply = m.Rlerror(errno.EINTR) if wait.flushed else m.Rlock(c.LOCK_BLOCKED)
         except OSError as error:
             reply = m.Rlerror(error.errno or errno.EIO)
-        except Exception:
-            log.exception("unexpected error while waiting for a lock")
+        except Exception as error:
+            log_fault(log, "unexpected error while waiting for a lock", error)
             reply = m.Rlerror(errno.EIO)
         try:
             self._table.done(wait.file)
@@ -270,7 +283,7 @@ class LockWaits:
                 wait.signal(self._wake_signal)
             interval = min(max(interval, SIGNAL_INTERVALS[0]) * 2, longest) if cancelled else 0.0
             began = time.monotonic()
-            if began >= due:
+            if began >= due or freed is None:
                 self._round(queued)
                 pause = max(POLL, POLL_SHARE * (time.monotonic() - began))
                 due = time.monotonic() + pause

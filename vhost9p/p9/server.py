@@ -23,6 +23,7 @@ from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.dialect_u import DialectUFamily
 from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
+from vhost9p.p9.lock_waits import WAITS_MAX
 from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.session import SessionFamily
 
@@ -130,8 +131,8 @@ class Server:
     # ---- the device's life ------------------------------------------------------------------
 
     def set_ring_size(self, size: int) -> None:
-        """Lets requests for a quarter of the ring's entries wait for locks."""
-        self._locks.waits.max = size // 4
+        """Lets requests for a quarter of the ring's entries wait for locks, WAITS_MAX at most."""
+        self._locks.waits.max = min(size // 4, WAITS_MAX)
 
     def flush(self, key: tuple[int, int]) -> None:
         """Ends a wait with EINTR, after the guest has flushed its request."""

@@ -89,6 +89,11 @@ class Connection(Protocol):
     def is_handled(self) -> bool:
         """Whether the message was handled, and its reply has to be sent."""
 
+    @property
+    def deaths(self) -> int:
+        """How many workers died by a fault while they handled the message, or ended the
+        connection."""
+
     def receive(self, size: int) -> int:
         """Receives at most `size` bytes of the message, and descriptors. Returns the number of
         bytes, 0 at the end of the stream. Raises OSError (recvmsg(2)), BlockingIOError."""

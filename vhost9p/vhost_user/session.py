@@ -21,6 +21,9 @@ most requests that is harmless: they set something, and set the same again, or s
 is stopped and new already. There are two exceptions. A region of memory has been added or removed
 already if the number of regions is not the one from before. And SET_PROTOCOL_FEATURES may end the
 acknowledgements: it is itself acknowledged by the features from before, too.
+
+A message that was read and is never answered hangs the frontend, so one at which worker after
+worker dies by a fault is refused the third time, without being carried out.
 """
 
 import errno
@@ -79,6 +82,8 @@ PROTOCOL_FEATURES = (
     | 1 << CONFIGURE_MEM_SLOTS_BIT
 )
 QUEUES = 1
+DEATHS = 3
+"""Of workers, at one message: then it is refused."""
 
 
 class Backend(Protocol):
@@ -213,6 +218,11 @@ class Session:
         return bool(features >> REPLY_ACK_BIT & 1)
 
     def _carry_out(self, message: Message) -> bytes:
+        if self._connection.deaths >= DEATHS:
+            raise VhostUserError(
+                f"{self._connection.deaths} workers died at it: {message.payload[:256].hex(' ')}",
+                errno.EIO,
+            )
         request = Request.find(message.number)
         if request is None:
             raise VhostUserError("the backend does not know it", errno.EOPNOTSUPP)

@@ -341,12 +341,15 @@ TEST(values_are_bounded_in_number)
 TEST(all_values_together_are_bounded)
 {
     file_has_attributes();
-    dev.fids.values.bytes = V9_XATTR_VALUES_BYTES - 1000;
+    CHECK(create_attribute(FILE_FID, "user.a", 1000, 0) == 0);
+    const uint64_t room = dev.fids.values.bytes, others = V9_XATTR_VALUES_BYTES - room;
+    CHECK(room > 1000 && clunk(FILE_FID) == -EINVAL && walk_to(FILE_FID, "file") == 0);
+    dev.fids.values.bytes = others;
     CHECK(create_attribute(FILE_FID, "user.a", 1001, 0) == -ENOSPC);
     CHECK(create_attribute(FILE_FID, "user.a", 1000, 0) == 0 && clunk(FILE_FID) == -EINVAL);
     CHECK(walk_to(FILE_FID, "file") == 0 && create_attribute(FILE_FID, "user.a", 1000, 0) == 0);
     CHECK(clunk(FILE_FID) == -EINVAL);
-    dev.fids.values.bytes -= V9_XATTR_VALUES_BYTES - 1000;
+    dev.fids.values.bytes -= others;
     CHECK(no_values_are_left());
 }
 

@@ -1,5 +1,5 @@
-// sources: sandbox/namespaces.c sandbox/root_directory.c sandbox/capabilities.c sandbox/landlock.c
-// sandbox/system_calls.c base/proc.c
+// sources: base/fork.c base/proc.c sandbox/namespaces.c sandbox/root_directory.c
+// sandbox/capabilities.c sandbox/landlock.c sandbox/system_calls.c
 /*
  * Each part of the confinement by itself, in children. tests/sandbox shows that all of it together
  * lets nobody escape.

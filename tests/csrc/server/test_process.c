@@ -1,4 +1,4 @@
-// sources: server/process.c
+// sources: server/process.c base/fork.c
 /*
  * Children that share the descriptor table, and what a keeper does with it.
  */

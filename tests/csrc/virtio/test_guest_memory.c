@@ -1,4 +1,4 @@
-// sources: virtio/guest_memory.c
+// sources: virtio/guest_memory.c virtio/mapping.c
 /*
  * Guest memory: what regions are refused, how addresses are translated, what happens when the
  * frontend truncates the memory, and how late writers are cut off.
@@ -26,7 +26,7 @@ static struct v9_mem mem;
 
 SET_UP()
 {
-    CHECK(v9_mem_init() == 0);
+    CHECK(v9_mapping_init() == 0);
 }
 
 static int memory_file(size_t size)
@@ -303,7 +303,7 @@ TEST(a_late_write_to_memory_that_was_cut_off_goes_nowhere)
     late[0] = 9; /* goes nowhere */
     CHECK(now[0] == 1);
     CHECK(retired != NULL);
-    v9_mem_retire(&retired);
+    v9_mem_retire(&mem, &retired);
     CHECK(retired == NULL);
     v9_mem_clear(&mem);
     close(fd);
@@ -318,10 +318,29 @@ TEST(memory_can_be_cut_off_again_and_again)
     CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0);
     for (int i = 0; i < 5000 && !err; i++) {
         err = v9_mem_cut_off(&mem, &retired);
-        v9_mem_retire(&retired);
+        v9_mem_retire(&mem, &retired);
     }
     CHECK(err == 0);
     v9_mem_clear(&mem);
+    close(fd);
+}
+
+/* A request hangs, and the frontend resets its device again and again. */
+TEST(what_is_retired_is_bounded)
+{
+    struct v9_retired_mapping *retired = NULL;
+    int fd = memory_file(4 * PAGE), times = 0;
+
+    mem.limit_bytes = 4 * PAGE;
+    CHECK(v9_mem_add(&mem, GPA, 4 * PAGE, UVA, 0, fd) == 0);
+    while (!v9_mem_cut_off(&mem, &retired))
+        times++;
+    CHECK(times == 2 && mem.count == 0);
+    CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == -ENOMEM);
+    v9_mem_retire(&mem, &retired);
+    CHECK(v9_mem_add(&mem, GPA, 4 * PAGE, UVA, 0, fd) == 0);
+    v9_mem_clear(&mem);
+    mem.limit_bytes = 0;
     close(fd);
 }
 
@@ -359,7 +378,7 @@ TEST(truncated_memory_can_be_cut_off_under_a_writer)
     }
     straggler.stop = true;
     pthread_join(thread, NULL);
-    v9_mem_retire(&retired);
+    v9_mem_retire(&mem, &retired);
     v9_mem_clear(&mem);
     mem.faulted = false;
     close(fd);
@@ -383,7 +402,7 @@ TEST(late_writers_are_safe_where_there_is_no_room_to_map_again)
     CHECK(v9_mem_add(&other, GPA, PAGE, UVA, 0, fd) == 0);
     late[0] = 9;
     CHECK(pread(fd, &byte, 1, 0) == 1 && byte == 0);
-    v9_mem_retire(&retired);
+    v9_mem_retire(&mem, &retired);
     v9_mem_destroy(&other);
     CHECK(v9_mem_add(&mem, GPA, PAGE, UVA, 0, fd) == 0); /* there is room again */
     v9_mem_clear(&mem);

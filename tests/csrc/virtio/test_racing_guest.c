@@ -1,5 +1,5 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
-// virtio/guest_memory.c virtio/iov.c
+// virtio/guest_memory.c virtio/mapping.c virtio/iov.c
 /*
  * The rings of tests/fuzz/rings.h under a guest that goes on writing while they are read: what was
  * checked is what is used. Inputs are random. SEED and RINGS in the environment set the seed and

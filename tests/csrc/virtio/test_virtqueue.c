@@ -1,5 +1,5 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
-// virtio/guest_memory.c virtio/iov.c
+// virtio/guest_memory.c virtio/mapping.c virtio/iov.c
 /*
  * The split virtqueue against this file's driver, valid and invalid: how a ring is mapped and its
  * chains are popped.

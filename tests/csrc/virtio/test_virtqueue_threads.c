@@ -1,5 +1,5 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
-// virtio/guest_memory.c virtio/iov.c
+// virtio/guest_memory.c virtio/mapping.c virtio/iov.c
 /*
  * A driver in its own thread. First both sides sleep whenever the rules allow it: no kick and no
  * signal is lost (nothing else would end the poll), and no reply is seen before it is written. Then

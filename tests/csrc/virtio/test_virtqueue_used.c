@@ -1,5 +1,5 @@
 // sources: virtio/virtqueue.c virtio/split.c virtio/packed.c virtio/descriptor_chain.c
-// virtio/guest_memory.c virtio/iov.c
+// virtio/guest_memory.c virtio/mapping.c virtio/iov.c
 /*
  * The split virtqueue's used ring: when the driver is signalled, and when it is asked for kicks.
  */
