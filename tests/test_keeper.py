@@ -99,6 +99,45 @@ def test_one_that_has_served_is_followed_at_once(tmp_path: Path) -> None:
     assert done.stderr.count(": the next one goes on at once") == 4
 
 
+def test_the_next_worker_hears_why_the_last_one_ended(tmp_path: Path) -> None:
+    body = f"""
+print(cause.name, file=sys.stderr, flush=True)
+number = turn()
+if number == 3: os._exit({EXIT_FAULT})
+if number < 5: os.kill(os.getpid(), [0, 9, 11, 0, 6][number])
+return 0
+"""
+    lines = run(tmp_path, body).stderr.splitlines()
+    causes = [line for line in lines if line.isupper()]
+    assert causes == ["OTHER", "OTHER", "FAULT", "FAULT", "FAULT"]
+
+
+@pytest.mark.parametrize("how", ["frontends=lambda: [turns, -1]", "is_awaited=lambda: True"])
+def test_a_frontend_that_waits_ends_a_pause(tmp_path: Path, how: str) -> None:
+    """The pause is an hour, the test's patience a minute."""
+    script = SCRIPT.format(
+        body="    if turn() < 3: os.kill(os.getpid(), 9)\n    return 0",
+        requests=f", {how}",
+    ).replace("progress = ", "from vhost9p import back_off\nback_off.FIRST_S = 3600\n"
+              "back_off.LONGEST_S = 3600\nprogress = ")  # fmt: skip
+    done = run_script(tmp_path, script)
+    assert done.returncode == 0
+    assert "death 2: the next one goes on in 3600.0 s" in done.stderr
+
+
+def test_one_that_has_served_is_not_if_it_faults(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        "if turn() < 4: os.kill(os.getpid(), 11)\nreturn 0",
+        requests="lambda: os.fstat(turns).st_size",
+    )
+    assert [line.split(": ")[-1] for line in done.stderr.splitlines()[:3]] == [
+        "the next one goes on at once",
+        f"the next one goes on in {FIRST_S} s",
+        f"the next one goes on in {2 * FIRST_S} s",
+    ]
+
+
 @pytest.mark.parametrize("how", [f"os._exit({EXIT_FAULT})", "raise ZeroDivisionError('a fault')"])
 def test_so_is_an_error_that_nobody_expected(tmp_path: Path, how: str) -> None:
     done = run(tmp_path, f"if turn() == 1: {how}\nreturn 0")

@@ -75,10 +75,19 @@ def test_lines_beyond_the_rate_are_dropped_and_counted(
     pipe.limit("vm", 1)
     said = relayed(pipe, capsys, *[b"line\n" * 100] * (BURST // 100 + 10)).splitlines()
     assert BURST <= said.count("line") < BURST + 100
-    monkeypatch.setattr("vhost9p.line_rate.LineRate.admit", lambda rate, cost: rate._omitted)
+    monkeypatch.setattr("vhost9p.line_rate.LineRate.admit", lambda rate, cost: rate.omitted)
     said = relayed(pipe, capsys, b"again\n").splitlines()
     assert said[1:] == ["again"]
     assert re.fullmatch(r"vhost9p: vm: \d+ lines were dropped by the rate limit", said[0])
+
+
+def test_the_end_says_how_many_were_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = LogPipe()
+    pipe.limit("vm", 1)
+    relayed(pipe, capsys, *[b"line\n" * 100] * (BURST // 100 + 10))
+    pipe.close()
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"vhost9p: vm: \d+ lines were dropped by the rate limit\n", said)
 
 
 def test_long_lines_count_more(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,7 @@ class Vm:
             work=partial(worker.run, config, states, attempts, self._progress, entered.lacks),
             requests=lambda: sum(each.area.requests for each in states),
             frontends=lambda: [each.frontend for each in states],
+            is_awaited=lambda: any(each.connection.is_awaited for each in states),
         )
 
     def stop(self, number: int) -> None:

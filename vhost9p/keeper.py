@@ -13,13 +13,14 @@ closes what nobody owns (shared_state.py): neither frontend nor guest notices.
 Ends. A worker that exits with 0, or before the VM was ever served with 1 or 2, has ended of its own
 accord, and so does the keeper, with the same code. Any other end is a death: a signal, an error
 that nobody expected, or a successor that lacks something for now, such as memory or an export.
-The next worker starts at once if the last one has served requests, else after a pause that grows
-(back_off.py), and never before the kernel has finished with the last one: one that hangs in a
-system call in an uninterruptible sleep is waited for. A frontend that speaks ends the pause: QEMU
+The next worker starts at once if the last one has served requests and was only killed, else after
+a pause that grows (back_off.py): a guest that can make workers fault must not fill the host's time
+and log by that. It never starts before the kernel has finished with the last one: one that hangs in
+a system call in an uninterruptible sleep is waited for. A frontend that speaks ends the pause: QEMU
 waits for the answer in its main loop, and the VM's monitor with it. The next worker is told why the
-last one ended (ends.py). There is no next one if the VM has never been
-served, since the host lacks something (progress.py). A worker is killed when its keeper ends, the
-keeper when main ends (PR_SET_PDEATHSIG).
+last one ended (ends.py). There is no next one if the VM has never been served, since the host lacks
+something (progress.py). A worker is killed when its keeper ends, the keeper when main ends
+(PR_SET_PDEATHSIG).
 
 A worker that an attacker controls can close or replace the keeper's descriptors. It gains nothing:
 the keeper notices a closed one and kills the worker, and the rest delays the end of the VM's own
@@ -61,7 +62,9 @@ class Task:
     requests: Callable[[], int] = lambda: 0
     """How many requests of guests all workers have taken, for the first time."""
     frontends: Callable[[], Collection[int]] = lambda: ()
-    """The descriptors that become readable when a frontend waits for a worker."""
+    """The descriptors that become readable when a frontend speaks."""
+    is_awaited: Callable[[], bool] = lambda: False
+    """Whether a frontend waits for the answer to what it has said already."""
 
 
 class Refused(Exception):
@@ -122,7 +125,8 @@ class Keeper:
             if self._stopping:
                 return 0
             cause = cause_of(end, oom_kills=count_oom_kills(self._oom_kills) - oom_kills)
-            pause = self._back_off.died(served=self._task.requests() != requests)
+            served = cause is Cause.OTHER and self._task.requests() != requests
+            pause = self._back_off.died(served=served)
             why_last = self._why_last()
             log.error("%s", self._describe(how_it_ended(end, cause), pause, why_last))
             if why_last:
@@ -162,6 +166,8 @@ class Keeper:
         a signal to stop has come. A frontend's descriptor may be any number: a worker said it."""
         if self._ready(timeout=min(pause, FIRST_S)):
             return True
+        if self._task.is_awaited():
+            return False
         poller = select.poll()
         for fd in (self._signals.fileno(), *(fd for fd in self._task.frontends() if fd >= 0)):
             poller.register(fd, select.POLLIN)

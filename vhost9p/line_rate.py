@@ -16,7 +16,8 @@ class LineRate:
         self._clock = clock
         self._left = burst
         self._since = clock()
-        self._omitted = 0
+        self.omitted = 0
+        """Lines that were dropped since the last one that was admitted."""
 
     def admit(self, cost: float = 1) -> int | None:
         """Asks for a line, which counts as `cost` lines. Returns how many were dropped before it;
@@ -25,8 +26,8 @@ class LineRate:
         self._left = min(self._left + (now - self._since) * self._per_second, self._burst)
         self._since = now
         if self._left < 1:
-            self._omitted += 1
+            self.omitted += 1
             return None
         self._left -= cost
-        omitted, self._omitted = self._omitted, 0
+        omitted, self.omitted = self.omitted, 0
         return omitted

@@ -72,9 +72,12 @@ class LogPipe:
             omitted = self._rate.admit(1 + len(line) // LINE_UNIT) if self._rate else 0
             if omitted is None:
                 continue
-            if omitted:
-                say(f"{self._name}: {omitted} lines were dropped by the rate limit")
+            self._report(omitted)
             write_line(one_line(line.decode(errors="backslashreplace")))
+
+    def _report(self, omitted: int) -> None:
+        if omitted:
+            say(f"{self._name}: {omitted} lines were dropped by the rate limit")
 
     def close(self) -> None:
         """Writes what is left, no more than the pipe holds, and closes both ends."""
@@ -91,4 +94,6 @@ class LogPipe:
             left -= len(data)
             self._take(data)
         self._write([self._rest])
+        if self._rate:
+            self._report(self._rate.omitted)
         os.close(self._read_end)

@@ -124,8 +124,9 @@ class Worker:
                 devices,
                 needed,
             )
-        for device, _, _ in self._served:
-            _unless_stopped(stop_fd, device.try_suspects)
+        for device, state, _ in self._served:
+            if state.area.is_taken_over:
+                _unless_stopped(stop_fd, device.try_suspects)
 
     async def serve(self) -> None:
         """Serves until a signal to stop arrives or all listeners have ended. Raises OSError."""

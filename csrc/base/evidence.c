@@ -35,20 +35,33 @@ void v9_evidence_seen(int dir_fd, const char *name, uint64_t st_dev, uint64_t st
     running.seen_name = name;
 }
 
-bool v9_evidence_is_noted(void)
+bool v9_evidence_loss_is_noted(void)
 {
-    return running.evidence && running.next < running.noted;
+    for (uint32_t i = running.next; running.evidence && i < running.noted; i++)
+        if (running.evidence->steps[i].kind == REMOVE || running.evidence->steps[i].kind == MOVE)
+            return true;
+    return false;
+}
+
+static uint32_t hash(const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * 16777619u;
+    return hash;
 }
 
 /* What a name leads to. */
 static struct v9_step look(enum kind kind, int dir_fd, const char *name)
 {
-    struct v9_step step = {.kind = (uint8_t)kind, .dir_fd = dir_fd};
+    struct v9_step step = {.kind = (uint8_t)kind, .name = hash(name), .dir_fd = dir_fd};
     struct stat st;
 
     if (running.seen_name == name && running.seen.dir_fd == dir_fd) {
-        step = running.seen;
-        step.kind = (uint8_t)kind;
+        step.existed = true;
+        step.st_dev = running.seen.st_dev;
+        step.st_ino = running.seen.st_ino;
     } else if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         step.existed = true;
         step.st_dev = st.st_dev;
@@ -74,17 +87,27 @@ static void note(struct v9_evidence *evidence, uint32_t index, const struct v9_s
     V9_COMMIT();
 }
 
+static bool is_step(const struct v9_step *noted, const struct v9_step *now)
+{
+    return noted->kind == now->kind && noted->name == now->name;
+}
+
 /* The next step, which leads from `now`: what was noted of it by a process before this one, or
  * NULL; then it is noted now. */
 static const struct v9_step *next_step(const struct v9_step *now)
 {
     struct v9_evidence *evidence = running.evidence;
-    const uint32_t index = running.next++;
+    uint32_t index = running.next;
 
     running.seen_name = NULL;
-    if (index < running.noted && evidence->steps[index].kind == now->kind)
+    while (index < running.noted && !is_step(&evidence->steps[index], now))
+        index++;
+    if (index < running.noted) {
+        running.next = index + 1;
         return &evidence->steps[index];
+    }
     running.noted = 0; /* it takes another way now */
+    index = running.next++;
     if (index < V9_STEPS_MAX)
         note(evidence, index, now);
     return NULL;
@@ -171,6 +194,8 @@ void v9_evidence_append(int fd)
     if (!evidence || fstat(fd, &st) < 0)
         return;
     evidence->append_at = lseek(fd, 0, SEEK_CUR);
+    if (evidence->append_at > st.st_size) /* an append may end where the last one did */
+        evidence->append_at = lseek(fd, 0, SEEK_SET);
     evidence->size = st.st_size;
     V9_COMMIT();
     evidence->append_fd = fd;
@@ -182,7 +207,7 @@ uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count
     const int64_t at = evidence->append_fd < 0 ? 0 : lseek(evidence->append_fd, 0, SEEK_CUR);
     const int64_t grown = at - evidence->size;
 
-    if (evidence->append_fd < 0 || at <= evidence->append_at)
+    if (evidence->append_fd < 0 || at == evidence->append_at)
         return 0;
     /* Less, where the disk was full. If others have changed the size meanwhile, all of it. */
     return grown > 0 && grown < count ? (uint32_t)grown : count;

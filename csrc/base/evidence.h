@@ -4,10 +4,11 @@
  * Making, removing and moving a name cannot be done twice: the second time fails, or hits what
  * somebody else has put there since. So before each such call a request notes what the name led to,
  * in memory that outlives the process. If it is run again, by the process's successor, it comes to
- * the same calls in the same order, its *steps*. A step that shows in the names is taken as made;
- * from the first one that does not on, the request goes on as if nothing had happened. So changes
- * of several steps are completed, too. Where a step failed, those before it may have been undone,
- * which are steps as well: a name that is made, and then removed, is made anew.
+ * the same calls in the same order, its *steps*, save those for which there is no need any more: it
+ * finds what it had made. A step that shows in the names is taken as made; from the first one that
+ * does not on, the request goes on as if nothing had happened. So changes of several steps are
+ * completed, too. Where a step failed, those before it may have been undone, which are steps as
+ * well: a name that is made, and then removed, is made anew.
  *
  * One who changes the same name between the note and the call may be taken for us; only processes
  * of the host can, within microseconds, since the guest's kernel changes a directory in one request
@@ -26,6 +27,7 @@ enum { V9_STEPS_MAX = 8 }; /* more than any request takes */
 struct v9_step {
     uint8_t kind;
     bool existed;            /* the name led to a file, the one with this identity: */
+    uint32_t name;           /* a hash of it */
     uint64_t st_dev, st_ino; /* (0 where it did not, or that is not known) */
     int32_t dir_fd;          /* the directory */
 };
@@ -52,8 +54,8 @@ void v9_evidence_begin(struct v9_evidence *evidence, bool again);
 
 /* The thread has just seen that a name leads to this file: the next step need not look again. */
 void v9_evidence_seen(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino);
-/* Whether a process that died has noted the next step. */
-bool v9_evidence_is_noted(void);
+/* Whether a process that died has noted, as a step to come, that a name is removed or moved. */
+bool v9_evidence_loss_is_noted(void);
 /* Before a name is made: whether that was done. */
 bool v9_evidence_made(int dir_fd, const char *name);
 /* Before a name is removed. */
@@ -66,7 +68,8 @@ int v9_evidence_take_made(void);
 /* Before something that exists, or does not, comes to be the opposite. */
 bool v9_evidence_toggled(bool exists);
 /* Before a write to a descriptor with O_APPEND, for which only write(2) and writev(2) will do: they
- * move the descriptor's position if and only if they write. */
+ * move the descriptor's position to the file's end if and only if they write. So that it differs
+ * from where it was, it is moved if the file has been truncated since. */
 void v9_evidence_append(int fd);
 /* How many of `count` bytes a request that died has appended; 0: it has not. */
 uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count);

@@ -465,15 +465,16 @@ bool v9_inode_recover(struct v9_inodes *inodes, struct v9_arena_marks *marks, ui
 void v9_inodes_hold_accounts(struct v9_inodes *inodes, uint32_t export)
 {
     v9_quota *quota = inodes->quotas[export];
-    struct stat st;
-    bool gone;
 
     for (uint32_t i = 0; quota && i < inodes->used; i++) {
         struct v9_inode *inode = &inodes->entries[i];
+        int held;
+
         if (!inode->refs || inode->export != export || inode->account)
             continue;
-        gone = inode->path_fd >= 0 && fstat(inode->path_fd, &st) == 0 && !st.st_nlink;
-        inode->account = v9_quota_hold(quota, inode->st_dev, inode->st_ino, gone);
+        held = inode->path_fd >= 0 ? v9_quota_acquire(quota, inode->path_fd)
+                                   : (int)v9_quota_hold(quota, inode->st_dev, inode->st_ino, false);
+        inode->account = held > 0 ? (uint32_t)held : 0;
     }
 }
 

@@ -170,8 +170,8 @@ void v9_inodes_recover_begin(struct v9_inodes *inodes);
 /* Adds a reference to an inode: enters it with the first one. False where it is not whole. Marks
  * its recipe in `marks` (base/arena.h). */
 bool v9_inode_recover(struct v9_inodes *inodes, struct v9_arena_marks *marks, uint32_t index);
-/* Gives the inodes of an export accounts of its quota. What they count for is in the usage already.
- */
+/* Gives the inodes of an export accounts of its quota, in which files without names count again. No
+ * request runs yet. */
 void v9_inodes_hold_accounts(struct v9_inodes *inodes, uint32_t export);
 /* Frees the others. */
 void v9_inodes_recover_end(struct v9_inodes *inodes);

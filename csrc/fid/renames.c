@@ -107,7 +107,7 @@ int v9_renames_name_of(struct v9_fids *fids, const struct v9_fid *fid, char name
         return v9_export_parent(fids->exports[inode->export], inode->path_fd, name);
     if (fd >= 0) {
         /* After a death the file may have lost the name already, by this request. */
-        is_entry = v9_evidence_is_noted() ? 1 : v9_export_is_entry(inode->path_fd, fd, name);
+        is_entry = v9_evidence_loss_is_noted() ? 1 : v9_export_is_entry(inode->path_fd, fd, name);
         fd = is_entry < 0 ? is_entry : is_entry ? v9_sys_dup(fd) : -ENOENT;
     }
     if (parent)
@@ -254,6 +254,8 @@ int v9_renames_remove(struct v9_fids *fids, const struct v9_fid *fid)
     int err =
         parent < 0 ? parent : unlink_entry(fids, inode->export, parent, name, directory, prepared);
 
+    if (parent == -ENOENT && v9_evidence_loss_is_noted())
+        err = 0; /* a process that died has removed it, and the name as well */
     if (!err)
         v9_fids_name_removed(fids, fid, "");
     if (parent >= 0)

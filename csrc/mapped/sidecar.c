@@ -431,7 +431,7 @@ int v9_sidecar_rename(v9_export *ex, int old_dir, const char *old, int new_dir, 
     bool replaces;
     int err = 0;
 
-    it.again = v9_evidence_is_noted();
+    it.again = v9_evidence_loss_is_noted();
     it.done = v9_evidence_moved(old_dir, old, new_dir, new);
     if (it.done)
         return complete(ex, &it);

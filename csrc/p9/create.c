@@ -201,8 +201,8 @@ static int create_entry(struct v9_device *dev, struct v9_request *r, uint32_t nu
     struct v9_fid *fid;
     int err = pin_directory(dev, r, number, &fid, &inode);
 
-    if (err && !is_question(err) &&
-        r->created.path_fd >= 0) /* the directory's fid may be gone meanwhile */
+    /* The directory's fid may be gone meanwhile. */
+    if (err && !is_question(err) && r->created.path_fd >= 0)
         return read_attr(dev->exports[r->created_in], r, attr);
     if (err)
         return err;

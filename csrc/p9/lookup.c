@@ -427,7 +427,7 @@ int v9_p9_own_file(struct v9_device *dev, struct v9_request *r, uint32_t number,
     struct v9_use use;
     int err = v9_fids_pin(&dev->fids, number, fid);
 
-    if (err || !(*fid)->dentry || v9_evidence_is_noted())
+    if (err || !(*fid)->dentry || v9_evidence_loss_is_noted())
         return err; /* after a death it may have lost its name, by this request */
     /* A fresh name too: its directory has to be known. */
     err = check_name(dev, r, *fid, v9_dentry_now(), &use);

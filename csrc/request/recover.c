@@ -114,7 +114,8 @@ static void settle(struct v9_device *dev, struct v9_request *r)
         r->created = V9_CREATED_NONE; /* the fid has them */
     else
         withdraw(dev, r);
-    if (!r->done && r->deaths >= V9_DEATHS_MAX)
+    r->convicted = !r->done && r->deaths >= V9_DEATHS_MAX && r->error != -EIO;
+    if (r->convicted)
         r->error = -EIO;
 }
 

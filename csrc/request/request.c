@@ -78,7 +78,8 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->slot = (uint32_t)(r - dev->slots);
     r->seq++;
     r->dialect = dev->dialect;
-    r->dead = r->admitted = r->flush_reported = r->again = r->done = r->overdue = false;
+    r->dead = r->admitted = r->flush_reported = r->again = r->done = false;
+    r->overdue = r->convicted = false;
     r->flushers = r->tag_before = r->tag_after = 0;
     r->asked = r->deaths = 0;
     r->error = 0;

@@ -81,6 +81,7 @@ struct v9_request {
     bool done;                   /* and had done it: its reply is written */
     uint8_t deaths;              /* of processes that it may have ended (request/suspects.h) */
     bool overdue;                /* a trial has ended before it did */
+    bool convicted;              /* in the last recovery: it has an error from then on */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };

@@ -63,7 +63,7 @@ int v9_device_poison(const v9_device *dev, uint32_t from, struct v9_poison *out)
     for (uint32_t i = from; i < used(dev); i++) {
         const struct v9_request *r = &dev->slots[i];
         const bool is_short = r->data_size < sizeof(out->data);
-        if (r->state == V9_FREE || r->dead || r->done || r->deaths < V9_DEATHS_MAX)
+        if (r->state == V9_FREE || r->dead || !r->convicted)
             continue;
         *out = (struct v9_poison){.slot = i,
                                   .type = r->type,

@@ -215,17 +215,17 @@ int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex)
         return -ENOSPC;
     if (!ex->quota && ex->conf.model != V9_MODEL_FILE && v9_sweeper_start())
         cached_mount = own_mount(ex);
+    dev->fids.inodes.quotas[index] = ex->quota;
+    v9_inodes_hold_accounts(&dev->fids.inodes, index); /* no request runs before the first export */
     pthread_mutex_lock(&dev->lock);
     ex->index = index;
     dev->exports[index] = ex;
     if (dev->fids.inodes.exports <= index)
         dev->fids.inodes.exports = index + 1;
-    dev->fids.inodes.quotas[index] = ex->quota;
     dev->fids.inodes.cached_mounts[index] = cached_mount;
     if (ex->rate_queues)
         v9_rate_queues_keep(ex->rate_queues, &dev->throttles[index]);
     pthread_mutex_unlock(&dev->lock);
-    v9_inodes_hold_accounts(&dev->fids.inodes, index);
     v9_device_wake(dev);
     return 0;
 }

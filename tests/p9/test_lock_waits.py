@@ -14,7 +14,7 @@ def test_the_bell_names_the_files_whose_locks_were_released() -> None:
     assert bell.wait(0) == set()
 
 
-def test_a_patrol_that_hangs_is_told_of_so_many_files() -> None:
+def test_a_patrol_that_hangs_gets_so_many_files() -> None:
     """Then of any: it tries all that it has."""
     bell = Bell()
     for inode in range(FILES_MAX):

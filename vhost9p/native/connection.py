@@ -114,6 +114,11 @@ class Connection:
 
     # ---- after a death
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the frontend may wait for the answer to a message that was received."""
+        return bool(self._native.stage == lib.V9_CONNECTION_OPEN and self._native.steps % 3)
+
     def blame(self, *, blamed: bool) -> bool:
         """Before all else, once: whether a message was being handled, or the connection ended. If
         it is `blamed`, that is one of its `deaths`."""

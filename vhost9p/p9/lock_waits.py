@@ -48,7 +48,7 @@ PATIENCE = 1.0
 WAITS_MAX = 512
 """Requests of a device that may wait: half of those that may be in flight (V9_SLOTS)."""
 FILES_MAX = 4096
-"""Files whose releases a patrol is told of one by one, while it is busy; beyond that it tries all
+"""Files whose releases a patrol gets one by one, while it is busy; beyond that it tries all
 its locks."""
 
 Take = Callable[[Cancel | None], None]

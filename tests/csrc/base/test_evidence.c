@@ -105,7 +105,32 @@ TEST(steps_follow_their_order_until_one_is_another)
     die();
     CHECK(!v9_evidence_removed(dir, "one")); /* another way */
     CHECK(!v9_evidence_made(dir, "two"));
-    CHECK(!v9_evidence_is_noted());
+}
+
+TEST(steps_that_are_needed_no_more_are_passed_over)
+{
+    host_writes("old", "");
+    CHECK(!v9_evidence_made(dir, "one") && !v9_evidence_made(dir, "two"));
+    CHECK(!v9_evidence_moved(dir, "old", dir, "new"));
+    host_writes("two", "");
+    CHECK(rename(host("old"), host("new")) == 0);
+    die();
+    CHECK(v9_evidence_made(dir, "two") && v9_evidence_moved(dir, "old", dir, "new"));
+    die();
+    CHECK(v9_evidence_moved(dir, "old", dir, "new"));
+}
+
+TEST(a_loss_is_noted_until_its_step_has_come)
+{
+    host_writes("old", "");
+    CHECK(!v9_evidence_made(dir, "new"));
+    die();
+    CHECK(!v9_evidence_loss_is_noted());
+    CHECK(!v9_evidence_made(dir, "new") && !v9_evidence_removed(dir, "old"));
+    CHECK(!v9_evidence_loss_is_noted());
+    die();
+    CHECK(v9_evidence_loss_is_noted());
+    CHECK(!v9_evidence_removed(dir, "old") && !v9_evidence_loss_is_noted());
 }
 
 TEST(what_was_seen_is_not_looked_at_again_but_once)
@@ -119,13 +144,17 @@ TEST(what_was_seen_is_not_looked_at_again_but_once)
     v9_evidence_seen(dir, missing, 1, 2);
     CHECK(!v9_evidence_removed(dir, missing) && evidence.steps[2].existed);
     CHECK(evidence.steps[2].st_dev == 1 && evidence.steps[2].st_ino == 2);
-    die();
-    v9_evidence_removed(dir, missing);
-    v9_evidence_removed(dir, old);
-    CHECK(v9_evidence_removed(dir, missing)); /* it leads to no file now */
+}
+
+TEST(what_was_seen_is_forgotten_at_a_death)
+{
+    static const char missing[] = "missing";
+
     v9_evidence_seen(dir, missing, 1, 2);
-    die(); /* and forgets it */
-    CHECK(!v9_evidence_removed(dir, missing) && v9_evidence_is_noted());
+    CHECK(!v9_evidence_removed(dir, missing));
+    v9_evidence_seen(dir, missing, 1, 2);
+    die();
+    CHECK(v9_evidence_removed(dir, missing)); /* it leads to no file */
 }
 
 /* It failed after its first step, which it took back. */
@@ -150,7 +179,7 @@ TEST(what_was_to_be_undone_is_made)
 {
     create_and_undo();
     die();
-    CHECK(v9_evidence_made(dir, "new") && v9_evidence_is_noted());
+    CHECK(v9_evidence_made(dir, "new") && v9_evidence_loss_is_noted());
     CHECK(!v9_evidence_removed(dir, "new"));
 }
 
@@ -158,7 +187,7 @@ TEST(what_exists_or_not_is_toggled_once)
 {
     CHECK(!v9_evidence_toggled(false));
     die();
-    CHECK(v9_evidence_is_noted() && !v9_evidence_toggled(false));
+    CHECK(!v9_evidence_toggled(false));
     die();
     CHECK(v9_evidence_toggled(true));
 }
@@ -218,11 +247,46 @@ TEST(an_append_shows_in_the_position)
     close(fd);
 }
 
+TEST(an_append_shows_however_short_the_file_has_become)
+{
+    const int fd = open(host("log"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+
+    CHECK(write(fd, "before", 6) == 6);
+    for (int size = 2; size <= 4; size++) {
+        CHECK(ftruncate(fd, size) == 0);
+        v9_evidence_append(fd);
+        CHECK(v9_evidence_appended(&evidence, 2) == 0);
+        CHECK(write(fd, "xy", 2) == 2);
+        CHECK(v9_evidence_appended(&evidence, 2) == 2);
+    }
+    v9_evidence_append(fd);
+    CHECK(ftruncate(fd, 0) == 0 && write(fd, "xy", 2) == 2);
+    CHECK(v9_evidence_appended(&evidence, 2) == 2);
+    close(fd);
+}
+
+TEST(two_appends_at_the_same_time_both_show)
+{
+    const int fd = open(host("log"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    struct v9_evidence other;
+
+    CHECK(write(fd, "before", 6) == 6 && ftruncate(fd, 0) == 0);
+    v9_evidence_append(fd);
+    CHECK(write(fd, "xy", 2) == 2);
+    v9_evidence_clear(&other);
+    v9_evidence_begin(&other, false);
+    v9_evidence_append(fd);
+    CHECK(v9_evidence_appended(&evidence, 2) == 2 && v9_evidence_appended(&other, 2) == 0);
+    CHECK(write(fd, "z", 1) == 1);
+    CHECK(v9_evidence_appended(&evidence, 2) == 2 && v9_evidence_appended(&other, 1) == 1);
+    close(fd);
+}
+
 TEST(a_thread_without_a_request_notes_nothing)
 {
     v9_evidence_begin(NULL, false);
     CHECK(!v9_evidence_made(dir, "new"));
     host_writes("new", "");
-    CHECK(!v9_evidence_made(dir, "new") && !v9_evidence_is_noted());
+    CHECK(!v9_evidence_made(dir, "new") && !v9_evidence_loss_is_noted());
     CHECK(v9_evidence_take_made() == -1 && v9_evidence_making(&evidence) == -1);
 }

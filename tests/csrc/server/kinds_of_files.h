@@ -6,8 +6,6 @@
 
 #include "server/requests.h"
 
-enum { SET_MODE = 1, SET_SIZE = 8 };
-
 /* ---- fids ------------------------------------------------------------------------------------ */
 
 static inline uint32_t walk_one(uint8_t *body)
@@ -136,6 +134,26 @@ static inline void open_for_append(void)
     open_as(FID, O_WRONLY | O_APPEND);
 }
 
+/* Something was appended already, and the file was truncated since. */
+static inline void truncated_to(uint64_t size)
+{
+    uint8_t body[ROOM];
+
+    open_for_append();
+    must(P9_TWRITE, body, write_more(body));
+    must(P9_TSETATTR, body, fill_setattr(body, SET_SIZE, 0, size));
+}
+
+static inline void truncated(void)
+{
+    truncated_to(0);
+}
+
+static inline void truncated_by_as_much(void)
+{
+    truncated_to(7);
+}
+
 static inline void open_for_both(void)
 {
     walked();
@@ -246,6 +264,8 @@ static const struct kind kinds_of_files[] = {
     {"clunk", a_file, open_for_append, {{P9_TCLUNK, number}}},
     {"clunk of an evicted file", a_file, opened_evicted, {{P9_TCLUNK, number}}},
     {"append", a_file, open_for_append, {{P9_TWRITE, write_more}}},
+    {"append to a truncated file", a_file, truncated, {{P9_TWRITE, write_more}}},
+    {"append once more", a_file, truncated_by_as_much, {{P9_TWRITE, write_more}}},
     {"write", a_file, open_for_both, {{P9_TWRITE, write_inside}}},
     {"write to an evicted file", a_file, opened_evicted, {{P9_TWRITE, write_inside}}},
     {"read", a_file, open_for_both, {{P9_TREAD, read_on}}},

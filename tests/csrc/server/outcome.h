@@ -116,6 +116,9 @@ static inline void add_reply(uint16_t slot)
         for (uint32_t i = 0; i < number_at(body, 2); i++)
             add_qid(body + 2 + i * P9_QID_SIZE);
         break;
+    case P9_TATTACH + 1:
+    case P9_TOPEN + 1:
+    case P9_TCREATE + 1:
     case P9_TLOPEN + 1:
     case P9_TLCREATE + 1:
     case P9_TMKDIR + 1:

@@ -8,6 +8,8 @@
 
 #include "server/restart.h"
 
+enum { SET_MODE = 1, SET_SIZE = 8 }; /* of Tsetattr's valid */
+
 /* ---- messages -------------------------------------------------------------------------------- */
 
 /* Puts an integer, of so many bytes, or a string; moves on. */

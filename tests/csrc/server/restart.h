@@ -139,7 +139,8 @@ static inline void set_up(const struct kind *kind)
     create_memory();
     dev = v9_device_reserve(conf.max_fids);
     memcpy(keeper_fds,
-           (int[16]){kick_fd, call_fd, ready_fd, memory_fd, waits_fd, go_fd, command_fd},
+           (int[16]){kick_fd, call_fd, ready_fd, memory_fd, waits_fd, go_fd, command_fd,
+                     begin_usage()},
            sizeof(keeper_fds));
     start_worker();
     if (kind->before)
@@ -171,6 +172,17 @@ static inline uint32_t count_descriptors(void)
     return descriptors() - metadata_files();
 }
 
+/* The usage, and what is left of it once the fids are gone, with files that have no name. */
+static inline void add_usage(void)
+{
+    const uint32_t fids[] = {FID, NEW};
+
+    add_text("%jd bytes in %jd inodes\n", (intmax_t)usage->bytes, (intmax_t)usage->inodes);
+    for (int i = 0; i < 2; i++)
+        ask(P9_TCLUNK, &fids[i], sizeof(fids[i]));
+    add_text("then %jd bytes in %jd inodes\n", (intmax_t)usage->bytes, (intmax_t)usage->inodes);
+}
+
 static inline void describe_all(const struct kind *kind, uint16_t answered, uint16_t before)
 {
     add_replies(before, answered);
@@ -180,11 +192,14 @@ static inline void describe_all(const struct kind *kind, uint16_t answered, uint
     add_text("fids %u live %u, %u of lost writes\n", dev->fids.count, dev->fids.live, losses());
     if (!kind->unlisted)
         nftw(top, describe, 16, FTW_PHYS);
+    dev->dialect = V9_9P2000L; /* of the probes */
     probe(ROOT);
     probe(FID);
     probe(NEW);
     if (two_exports)
         probe(OTHER);
+    if (with_quota)
+        add_usage();
     add_text("%u descriptors\n", count_descriptors());
 }
 

@@ -21,7 +21,7 @@
 #include "server/api.h"
 
 /* Message types: Python answers at once; later; when it is released, and meanwhile its thread
- * hangs; or once it has called `python_calls`. */
+ * hangs; or once it has called `python_calls`. Requests of 9P are answered by `python_answers`. */
 enum { AT_ONCE = 200, LATER = 202, HANGS = 204, CALLS = 206 };
 enum { ROOM = 256, REPLY_AT = 0x8000, SLOTS = NUM / 2 };
 enum { ROOT = 0, STAT_DEVICE = 3, PATIENCE_S = 60 };
@@ -40,6 +40,7 @@ static struct {
 } later;                    /* the last request that Python answers later */
 static bool questions_hang; /* as HANGS does, in a handler in C */
 static void (*python_calls)(void);
+static int32_t (*python_answers)(const uint8_t *data, uint32_t size, uint8_t *reply);
 static unsigned descriptors_before;
 static enum { SPLIT_RING, EVENT_IDX_RING, PACKED_RING } layout; /* of the ring */
 
@@ -87,6 +88,8 @@ int32_t v9_up_request(uint32_t device, uint32_t slot, uint32_t seq, const char *
         hang();
     if (type == CALLS)
         python_calls();
+    if (type < AT_ONCE && python_answers)
+        return python_answers((const uint8_t *)data, size, (uint8_t *)reply);
     v9_put_header((uint8_t *)reply, P9_HEADER_SIZE, (uint8_t)(type + 1), tag);
     return P9_HEADER_SIZE;
 }

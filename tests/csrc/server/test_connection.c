@@ -267,3 +267,53 @@ TEST(a_damaged_record_ends_its_connection)
     }
     CHECK(open_now() == ours);
 }
+
+/* ---- messages at which processes die --------------------------------------------------------- */
+
+static void die(uint32_t blame, bool was_begun)
+{
+    CHECK(v9_connection_blame(connection, blame) == was_begun);
+    CHECK(v9_connection_blame(connection, blame) == 0); /* once */
+    CHECK(v9_connection_recover(connection) == 1);
+}
+
+TEST(deaths_at_a_message_are_counted_until_the_next)
+{
+    connect_one();
+    die(1, false);
+    v9_connection_received(connection, 0);
+    die(1, true);
+    CHECK(connection->deaths == 1);
+    die(1, false); /* before it was handled once more */
+    v9_connection_received(connection, 0);
+    die(0, true); /* an accident */
+    v9_connection_received(connection, 0);
+    die(1, true);
+    CHECK(connection->deaths == 2);
+    v9_connection_received(connection, 0);
+    CHECK(v9_connection_handled(connection, (const uint8_t *)"", 0) == 0);
+    die(1, false);
+    CHECK(v9_connection_send(connection) == 0);
+    v9_connection_received(connection, 0);
+    CHECK(connection->deaths == 0);
+    die(1, true);
+    CHECK(connection->deaths == 1);
+    disconnect();
+}
+
+TEST(deaths_at_the_end_of_a_connection_are_counted_by_themselves)
+{
+    connect_one();
+    v9_connection_received(connection, 0);
+    die(1, true);
+    v9_connection_end(connection);
+    CHECK(connection->deaths == 0);
+    for (uint32_t deaths = 1; deaths < 4; deaths++) {
+        die(1, true);
+        v9_connection_end(connection);
+        CHECK(connection->deaths == deaths);
+    }
+    v9_connection_ended(connection);
+    die(1, false);
+    disconnect();
+}

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "server/kinds_of_files.h"
 #include "server/kinds_of_names.h"
+#include "server/kinds_of_python.h"
 
 static const struct kind *find_kind(const struct kind *kinds, size_t count, const char *name)
 {
@@ -95,6 +96,8 @@ TEST(without_promises_fids_are_changed_twice)
     CHECK(goes_wrong(KIND(kinds_of_files, "xattr announced")));
     CHECK(goes_wrong(KIND(kinds_of_files, "xattr not created")));
     CHECK(goes_wrong(KIND(kinds_of_files, "fsync with lost writes")));
+    python_answers = answer_as_python;
+    CHECK(goes_wrong(KIND(kinds_of_dialect_u, "wstat of nothing, after lost writes")));
 }
 
 /* As if the process had kept the position in a directory that it had before it read on. */

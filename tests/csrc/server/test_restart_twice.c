@@ -8,6 +8,8 @@
 #define _GNU_SOURCE
 #include "server/kinds_of_files.h"
 #include "server/kinds_of_names.h"
+#include "server/kinds_of_python.h"
+#include "server/kinds_of_quota.h"
 
 /* Of all pairs of points each so many-th is tried; in long tests, more. */
 enum { STRIDE = 1009, SHORT_STRIDE = 11 };
@@ -88,6 +90,40 @@ TEST(a_successor_may_die_as_well_that_changes_names_with_metadata_in_files)
 TEST(a_successor_may_die_as_well_that_changes_files_with_metadata_in_files)
 {
     die_twice_in_each(V9_MODEL_FILE, kinds_of_files, COUNT(kinds_of_files), STRIDE);
+}
+
+static void die_twice_with_quota(uint32_t stride)
+{
+    with_quota = true;
+    die_twice_in_each(V9_MODEL_FILE, kinds_of_quota, COUNT(kinds_of_quota), stride);
+}
+
+static void die_twice_of_python(uint32_t stride)
+{
+    python_answers = answer_as_python;
+    dialect_u = true;
+    die_twice_in_each(V9_MODEL_FILE, kinds_of_python, COUNT(kinds_of_python), stride);
+    die_twice_in_each(V9_MODEL_FILE, kinds_of_dialect_u, COUNT(kinds_of_dialect_u), stride);
+}
+
+TEST(a_successor_may_die_as_well_that_uses_a_quota)
+{
+    die_twice_with_quota(STRIDE);
+}
+
+TEST(a_successor_may_die_as_well_that_asks_python)
+{
+    die_twice_of_python(STRIDE);
+}
+
+LONG_TEST(a_successor_may_die_anywhere_that_uses_a_quota)
+{
+    die_twice_with_quota(SHORT_STRIDE);
+}
+
+LONG_TEST(a_successor_may_die_anywhere_that_asks_python)
+{
+    die_twice_of_python(SHORT_STRIDE);
 }
 
 LONG_TEST(a_successor_may_die_anywhere_that_changes_names)

@@ -13,11 +13,12 @@
 #include "fid/evict.h"
 #include "request/state.h"
 #include "server/served.h"
+#include "server/usage.h"
 
 enum { OTHER = 3, NOBODY = 65534 }; /* the fid of the second export's root; a user */
 
 static uint32_t model = V9_MODEL_HOST;
-static bool unprivileged, two_exports, no_sweep;
+static bool unprivileged, two_exports, no_sweep, dialect_u;
 static void (*spoil_recovered)(void); /* done to the memory of a dead worker */
 static pid_t worker_pid;
 static int ready_fd, go_fd, command_fd, keeper_fds[16];
@@ -78,6 +79,8 @@ static inline void open_export(uint32_t index, const char *name)
     close(export_conf.root_fd);
     if (opened && v9_attr_read(opened, opened->conf.root_fd, "", &attr) == -V9_NO_DEVICE)
         v9_qidmap_set_device(qidmap, attr.st_dev, attr.mnt_id, STAT_DEVICE, V9_DEV_IDENTITY);
+    if (opened && with_quota)
+        limit(opened);
     if (!opened || v9_device_set_export(dev, index, opened))
         _exit(4);
 }
@@ -105,6 +108,8 @@ static inline void start_ring_of_layout(void)
 static inline void begin_session(void)
 {
     v9_device_mem_add(dev, GPA, MEMORY, UVA, 0, memory_fd);
+    if (dialect_u)
+        v9_device_set_dialect(dev, V9_9P2000U);
     start_ring_of_layout();
     attach(ROOT, 0, "");
     if (two_exports)

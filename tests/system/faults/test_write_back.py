@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -92,6 +93,23 @@ def test_the_next_fsync_reports_a_lost_write(disk: Disk, evicted: bool, seen: bo
     client.write(fid, 0, DATA)
     client.fsync(fid)
     assert disk.share.get("f") == DATA
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_it_is_reported_after_the_worker_has_died(disk: Disk, evicted: bool) -> None:
+    """Once."""
+    client, top = disk.share.client, disk.share.top
+    fid = client.create(top, b"f", os.O_RDWR)
+    client.fsync(fid)
+    with disk.full():
+        client.write(fid, 0, DATA)
+        subprocess.run(["sync", "--file-system", disk.share.host], check=False)
+        if evicted:
+            evict(client, disk.share, disk.injector, b"f")
+    os.kill(disk.share.daemon.worker, signal.SIGKILL)
+    with fails(errno.EIO, errno.ENOSPC):
+        client.fsync(fid)
+    client.fsync(fid)
 
 
 def test_a_fid_that_wrote_nothing_learns_of_it_too(disk: Disk) -> None:
