@@ -16,6 +16,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import layout
 import setuptools
 from setuptools import Extension, build_meta
 from setuptools.command.build_ext import build_ext
@@ -70,9 +71,10 @@ def generate() -> None:
     command = [*compiler(), "-E", "-P", "-DV9_CDEF", "-I", str(ROOT / "csrc")]
     command.append(str(ROOT / "csrc" / "vhost9p.h"))
     declarations = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    fields = layout.generate(ROOT / "csrc", compiler())
     builder = FFI()
-    builder.cdef(declarations)
-    builder.set_source("vhost9p._native", '#include "vhost9p.h"')
+    builder.cdef(declarations + layout.DECLARATION)
+    builder.set_source("vhost9p._native", f'#include "vhost9p.h"\n{fields}')
     (ROOT / "build").mkdir(exist_ok=True)
     builder.emit_c_code(str(ROOT / GENERATED))
 

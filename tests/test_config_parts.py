@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vhost9p import cli_options, config_file
+from vhost9p import cli_device, cli_options, config_file
 from vhost9p.config import (
     EXPORTS_MAX,
     DeviceConfig,
@@ -56,7 +56,7 @@ def from_options(*args: str) -> DeviceConfig:
     """What the command line says of a device. UserError where it is wrong."""
     found = Problems()
     options, wrong = cli_options.build_parser().read(list(args), found)
-    tree = cli_options.device_tree(options, found, wrong)
+    tree = cli_device.device_tree(options, found, wrong)
     tree.setdefault("path", "/p")
     if "exports" in tree:
         del tree["path"]

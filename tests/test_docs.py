@@ -27,7 +27,10 @@ README = ROOT / "README.md"
 README_LINES_MAX = 200
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+TROUBLESHOOTING, UPGRADE = (
+    (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+    for name in ("troubleshooting", "upgrade")
+)
 WHOLE = {"--config", "--config-dir", "--virtfs"}
 """They describe a device at once."""
 OTHER_OPTIONS = {*WHOLE, "--help", "-h", "--version", "--print-capabilities", "--print-limits"}
@@ -454,7 +457,7 @@ def strings_of_the_source() -> list[str]:
 def quoted_messages() -> list[str]:
     """What the first column has in each table of what the daemon says."""
     found, here = [], False
-    for line in TROUBLESHOOTING.splitlines():
+    for line in (TROUBLESHOOTING + UPGRADE).splitlines():
         here = (here and line.startswith("|")) or line.startswith("| the daemon says |")
         if here:
             found += code(cells(line)[0])

@@ -13,12 +13,13 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from vhost9p import cli_options, config_file
+from vhost9p import cli_device, cli_options, config_file, handover
 from vhost9p import config as c
 from vhost9p.config_checks import Tree, nothing
 from vhost9p.config_schema import DEVICE, find_problems, make_device, sound
 from vhost9p.errors import Problems, UserError
 from vhost9p.output import say, start_log
+from vhost9p.saved_state import Unreadable
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -42,7 +43,7 @@ def _from_file(
     elsewhere = "socket" in place or "fd" in place
     config = config_file.read(file, problems, socket_needed=not elsewhere)
     if place and len(config.devices) != 1:
-        names = ", ".join(map(cli_options.option, place))
+        names = ", ".join(map(cli_device.option, place))
         problems.add(f"{file}: has several devices, so {names} would not say for which")
         return config
     changes: dict[str, Any] = {"socket": None, "fd": None, **place} if elsewhere else {**place}
@@ -59,7 +60,7 @@ def _from_options(
 ) -> c.Config:
     """Makes a configuration of one device from the options, without the `wrong` ones."""
     before = len(problems.texts)
-    tree = cli_options.device_tree(options, problems, wrong)
+    tree = cli_device.device_tree(options, problems, wrong)
     # Combinations are checked only if each option is valid.
     whole = DEVICE.can_be_checked(wrong) and "virtfs" not in wrong
     whole = whole and len(problems.texts) == before
@@ -100,12 +101,12 @@ def build_config(
 ) -> c.Config | None:
     """Builds the configuration from the options, without the `wrong` ones; None if that is
     impossible. Adds errors to `problems`."""
-    given = cli_options.given(options)
+    given = cli_device.given(options)
     if options.socket is not None and options.fd is not None:
         problems.add("--fd and --socket exclude each other: name one")
         options.socket = None
     if options.config is not None and given:
-        names = ", ".join(cli_options.option(key) for key in given)
+        names = ", ".join(cli_device.option(key) for key in given)
         problems.add(
             f"--config excludes {names}: set it in the file. Allowed with --config are --socket, "
             "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
@@ -118,7 +119,7 @@ def build_config(
         problems.add(f"--socket: {problem}")
         wrong.add("socket")
         options.socket = None
-    place = cli_options.given(options, cli_options.PLACE)
+    place = cli_device.given(options, cli_device.PLACE)
     file = options.config
     if not {"socket", "fd", "config", "config_dir"} & {*place, *wrong} and file is None:
         problems.add("name a --socket to listen on, an --fd, or a --config (vhost9p --help)")
@@ -143,13 +144,13 @@ def _with_overrides(config: c.Config, options: argparse.Namespace) -> c.Config:
     return c.with_overrides(config, **overrides)
 
 
-FOLDER_EXCLUDES = ("config", *cli_options.PLACE, *cli_options.WHAT)
+FOLDER_EXCLUDES = ("config", *cli_device.PLACE, *cli_device.WHAT)
 
 
 def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     """Serves the VMs of --config-dir."""
-    names = [cli_options.option(key) for key in cli_options.given(options, FOLDER_EXCLUDES)]
-    names += [cli_options.option(key) for key in ("once", "print_limits") if getattr(options, key)]
+    names = [cli_device.option(key) for key in cli_device.given(options, FOLDER_EXCLUDES)]
+    names += [cli_device.option(key) for key in ("once", "print_limits") if getattr(options, key)]
     if names:
         problems.add(
             f"--config-dir excludes {', '.join(names)}: each VM has a file of its own. Allowed "
@@ -160,7 +161,8 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
             options.state_dir = _absolute(options.state_dir)
         folder = _absolute(options.config_dir)
         try:
-            os.listdir(folder)
+            if not handover.is_due():
+                os.listdir(folder)
         except OSError as error:
             problems.add(f"--config-dir: {folder} cannot be read: {error.strerror}")
     problems.raise_all()
@@ -189,12 +191,19 @@ def _print_limits(config: c.Config | None) -> int:
 def _serve(argv: list[str] | None) -> int:
     problems = Problems()
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["upgrade"]:
+        from vhost9p import upgrade_command
+
+        return upgrade_command.run(words[1:])
     options, wrong = cli_options.build_parser().read(words, problems)
     if options.print_capabilities and not problems.texts:
         print(json.dumps(CAPABILITIES))
         return 0
     if options.config_dir is not None:
         return _serve_folder(options, problems)
+    if handover.is_due():
+        problems.raise_all()
+        return _go_on()
     config = None
     with problems.collect():
         config = build_config(options, wrong, problems)
@@ -212,6 +221,13 @@ def _serve(argv: list[str] | None) -> int:
     return daemon.run(config)
 
 
+def _go_on() -> int:
+    """Goes on with the VM of the version before, with the configuration that it has."""
+    from vhost9p import daemon
+
+    return daemon.go_on()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the daemon; returns the process's exit code."""
     try:
@@ -220,6 +236,9 @@ def main(argv: list[str] | None = None) -> int:
         for problem in error.problems:
             say(problem)
         return EXIT_USAGE
+    except Unreadable as error:
+        say(str(error))
+        return EXIT_FAILURE
     except OSError as error:
         say(f"{error.filename or 'error'}: {error.strerror or error}")
         return EXIT_FAILURE

@@ -20,7 +20,7 @@ from vhost9p.native import sandbox
 from vhost9p.native.sandbox import Entered, Mount, SandboxError
 from vhost9p.policy import rights, state_dir
 
-__all__ = ["Entered", "SandboxError", "confine", "enter", "fork"]
+__all__ = ["Entered", "SandboxError", "confine", "enter", "fork", "seen_inside", "settle"]
 
 EXPORTS = "/exports"
 
@@ -42,7 +42,13 @@ def enter(config: Config) -> tuple[Config, Entered]:
             with state_dir.opened(device.state_dir):
                 pass
     entered = sandbox.enter(config.sandbox, list(_mounts(config)))
-    return _seen_inside(config, entered), entered
+    return seen_inside(config, entered), entered
+
+
+def settle(entered: Entered) -> None:
+    """Does what is left of `enter` in a process that was born where another one has entered (see
+    sandbox.fork_beside). Raises OSError."""
+    sandbox.settle(entered.level)
 
 
 def confine(config: Config) -> tuple[str, ...]:
@@ -80,7 +86,10 @@ def _mounts(config: Config) -> Iterator[Mount]:
         yield Mount(path, path)
 
 
-def _seen_inside(config: Config, entered: Entered) -> Config:
+def seen_inside(config: Config, entered: Entered) -> Config:
+    """Returns the configuration as it is after this confinement was entered."""
+    if entered.level is Level.NONE:
+        return config
     places = iter([place for _, place in _places(config)])
 
     def seen(device: DeviceConfig) -> DeviceConfig:

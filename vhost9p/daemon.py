@@ -2,51 +2,48 @@
 
 It touches no guest, no frontend and no export once its VMs have begun. It has loaded all modules,
 binds the sockets, and forks a keeper (keeper.py) for each configuration, which starts the worker
-that serves (worker.py). It has one thread, so that it can be forked at any time.
-
-When a keeper has died, the next one starts after the end of all processes of the VM, which is the
-end of their log (log_pipe.py): a worker that hangs in a system call may outlive its keeper, and
-what it still does must not meet the next one's work.
+that serves (worker.py). It has one thread, so that it can be forked at any time. What it knows of a
+VM, and what becomes of one whose keeper dies, is in vm.py.
 
 SIGTERM and SIGINT end the process within a second, even if a VM hangs: each keeper passes the
 signal on to its worker, whose end it waits for. When main's time is up it ends anyway
-(csrc/server/stop.c), and the kernel kills the others. No other signal ends it (signals.py).
+(csrc/server/stop.c), and the kernel kills the others. SIGUSR2 has it replaced by the code that is
+installed now (upgrade.py). No other signal ends it (signals.py).
 """
 
 import gc
 import logging
 import os
 import resource
+import select
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
-from vhost9p import confinement, signals, worker
-from vhost9p.attempts import Attempts
-from vhost9p.back_off import BackOff
+from vhost9p import __version__, handover, signals, upgrade
 from vhost9p.config import SOCKET_MODE, Config, DeviceConfig
-from vhost9p.confinement import SandboxError
-from vhost9p.ends import how_it_ended
-from vhost9p.errors import UserError
-from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
-from vhost9p.log_pipe import LogPipe
+from vhost9p.handover import Handover
+from vhost9p.keeper import EXIT_FAILURE
 from vhost9p.native.process import Signals, handle_stop_signals, set_name
-from vhost9p.output import never_wait, occupy_standard_streams, say, speak_for
-from vhost9p.progress import Progress
-from vhost9p.shared_state import SharedState
+from vhost9p.output import never_wait, occupy_standard_streams, say, start_log
+from vhost9p.saved_state import Unreadable
+from vhost9p.takeover import Failed
+from vhost9p.upgrade import Trial
+from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener, ListenError
+from vhost9p.vm import Vm
 
 log = logging.getLogger(__name__)
 
-EXIT_USAGE = 2
 STOP_PATIENCE_S = 0.8
 """Seconds for an orderly end. Then the process, or the VM that is to end, ends whatever hangs."""
 OUTLIVES_S = 1.0
 """Seconds after which a worker whose keeper has died is reported."""
+_ASKED_TO_END = "the daemon was told to end"
 
 
 def prepare_process(stop_fd: int) -> None:
@@ -91,182 +88,10 @@ def listen(config: Config) -> list[Listener]:
         return listeners
 
 
-@contextmanager
-def without_stop_signals() -> Iterator[None]:
-    """Blocks the signals to stop around a fork: until the child has its own way to take them, none
-    may arrive there."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
-
-
-class Vm:
-    """A VM: its configuration, its sockets, and its keeper, which lives between `start` and
-    `ended`. `speaks` as `name` before each line of the log, if there are other VMs."""
-
-    def __init__(
-        self, name: str, config: Config, listeners: list[Listener], *, speaks: bool
-    ) -> None:
-        """Takes ownership of the listeners, one for each device. Raises OSError."""
-        self.name = name
-        self.config = config
-        self.listeners = listeners
-        self.code = 0
-        self.pid = 0
-        """Of the keeper; 0 if there is none."""
-        self.pidfd = -1
-        self.stopped_at: float | None = None
-        """When it was told to end."""
-        self.killed = False
-        """Whether its time to end was up; it ends as soon as the kernel can."""
-        self.next_start: float | None = None
-        """When a keeper that has died is to be started again."""
-        self.awaits_worker = False
-        """Whether a worker has outlived its keeper, which is said once."""
-        self.log: LogPipe | None = None
-        """Of the keeper and its workers, until the last of them has ended."""
-        self._speaks = speaks
-        self._back_off = BackOff()
-        self._progress = Progress(len(listeners))
-
-    def start(self) -> None:
-        """Forks the keeper; there is no log of the last one. Raises OSError."""
-        self._back_off.started()
-        self.next_start = None
-        self.awaits_worker = False
-        log = LogPipe()
-        if self.config.log_level != "debug":
-            log.limit(self.name, len(self.listeners))
-        try:
-            self._fork(log)
-        except OSError:
-            log.close()
-            raise
-        log.close_write_end()
-        self.log = log
-
-    def _fork(self, log: LogPipe) -> None:
-        with without_stop_signals():
-            self.pid = confinement.fork(self.config)
-            if self.pid == 0:
-                try:
-                    self._become_keeper(log.write_end)
-                finally:  # it never comes back here
-                    os._exit(EXIT_FAILURE)
-            self._supervise()
-
-    def _supervise(self) -> None:
-        """Opens the pidfd of the keeper; else no keeper is left. Raises OSError."""
-        try:
-            self.pidfd = os.pidfd_open(self.pid)
-        except OSError:  # too many open files
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitid(os.P_PID, self.pid, os.WEXITED)
-            self.pid = 0
-            raise
-
-    def _become_keeper(self, log_fd: int) -> None:
-        logging.getLogger().setLevel(self.config.log_level.upper())
-        if self._speaks:
-            speak_for(self.name)
-        become_keeper(
-            self.name,
-            log_fd,
-            [each.fileno() for each in self.listeners],
-            self._confine,
-            self._progress,
-        )
-
-    def _confine(self) -> Task:
-        """Confines the keeper. Returns what its workers do. Raises Refused."""
-        try:
-            config, entered = confinement.enter(self.config)
-        except UserError as error:
-            for problem in error.problems:
-                say(problem)
-            raise Refused(EXIT_USAGE) from error
-        except SandboxError as error:
-            say(str(error))
-            raise Refused(EXIT_USAGE) from error
-        except OSError as error:
-            say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
-            raise Refused(EXIT_FAILURE) from error
-        states = [
-            SharedState.new(device, listener)
-            for device, listener in zip(config.devices, self.listeners, strict=True)
-        ]
-        attempts = Attempts(len(states))
-        return Task(
-            work=partial(worker.run, config, states, attempts, self._progress, entered.lacks),
-            requests=lambda: sum(each.area.requests for each in states),
-            frontends=lambda: [each.frontend for each in states],
-            is_awaited=lambda: any(each.connection.is_awaited for each in states),
-        )
-
-    def stop(self, number: int) -> None:
-        """Has the VM end: its sockets are removed, and its keeper gets the signal."""
-        self.stopped_at = time.monotonic()
-        for each in self.listeners:
-            each.close()
-        if self.pidfd >= 0:
-            signal.pidfd_send_signal(self.pidfd, number)
-
-    def kill(self) -> None:
-        """Ends the keeper, and with it the worker, whatever hangs."""
-        self.killed = True
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    def ended(self) -> bool:
-        """Called when the keeper has ended. Returns whether the VM has ended, too, with the exit
-        code `code`; else `next_start` says when it goes on."""
-        end = os.waitid(os.P_PID, self.pid, os.WEXITED)
-        os.close(self.pidfd)
-        self.pidfd = -1
-        self.pid = 0
-        assert end is not None, "it waits"
-        is_orderly = end.si_code == os.CLD_EXITED and end.si_status in ORDERLY
-        if self.stopped_at is not None or is_orderly:
-            self.code = end.si_status if self.stopped_at is None else 0
-            return True
-        if not self._progress.has_served:
-            log.error("the keeper of %s %s before it served", self.name, how_it_ended(end))
-            self.code = EXIT_FAILURE
-            return True
-        log.error(
-            "the keeper of %s %s: mounts of a connected VM hang from now on",
-            self.name,
-            how_it_ended(end),
-        )
-        can_connect = all(each.is_listening for each in self.listeners)
-        if not can_connect or self._progress.all_finished:
-            self.code = EXIT_FAILURE
-            return True
-        self.wait_for_start()
-        return False
-
-    def wait_for_start(self) -> None:
-        """The keeper has died, or could not be started: `next_start` says when to try again."""
-        self.next_start = time.monotonic() + self._back_off.died()
-
-    def end_log(self) -> None:
-        """Writes what is left of the log, if it has not ended yet."""
-        if self.log:
-            self.log.close()
-            self.log = None
-
-    def close(self) -> None:
-        """Removes the sockets, and writes what is left of the log."""
-        self.end_log()
-        for each in self.listeners:
-            each.close()
-
-
 class Daemon:
     """The VMs, and what main waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: StatusFile | None = None) -> None:
         """Raises OSError."""
         never_wait()
         gc.freeze()  # what is loaded stays; a collection in a child would copy all its pages
@@ -276,6 +101,11 @@ class Daemon:
         self.codes: set[int] = set()
         """Exit codes of the VMs that have ended."""
         self.stopping = False
+        self._status = status or StatusFile()
+        self._trial: Trial | None = None
+        """Of the code that is to take over."""
+        self._trial_ends = 0.0
+        """When its time is up."""
         self._logged = Signals(signals.LOGGED)
         self._ends = Signals({signal.SIGCHLD})
         self._selector = selectors.DefaultSelector()
@@ -297,9 +127,13 @@ class Daemon:
 
     def _start(self, vm: Vm) -> None:
         vm.start()
-        assert vm.log, "it has started"
-        self._watch(vm.pidfd, partial(self._keeper_ended, vm))
-        self._watch(vm.log.fileno(), partial(self._relay, vm))
+        self._watch_vm(vm)
+
+    def _watch_vm(self, vm: Vm) -> None:
+        if vm.pid:
+            self._watch(vm.pidfd, partial(self._keeper_ended, vm))
+        if vm.log:
+            self._watch(vm.log.fileno(), partial(self._relay, vm))
 
     def _relay(self, vm: Vm) -> None:
         if vm.log and not vm.log.relay():
@@ -336,6 +170,8 @@ class Daemon:
 
     def due(self) -> Iterator[tuple[float, Callable[[], None]]]:
         """Yields when something has to be done without an event, and what."""
+        if self._trial:
+            yield self._trial_ends, self._give_up_trial
         for vm in self.vms.values():
             if (at := self._due(vm)) is not None:
                 yield at, partial(self._do_what_is_due, vm)
@@ -387,6 +223,8 @@ class Daemon:
         self._selector.unregister(self._stop_fd)
         self.stopping = True
         number = os.eventfd_read(self._stop_fd)
+        if self._trial:
+            self._end_trial(_ASKED_TO_END)
         for vm in self.vms.values():
             vm.stop(number)
 
@@ -396,7 +234,98 @@ class Daemon:
 
     def take(self, number: signal.Signals) -> None:
         """A signal of `signals.LOGGED` has arrived."""
+        if number == signal.SIGUSR2:
+            self.upgrade()
+            return
         log.warning("%s is ignored: the daemon continues; SIGTERM ends it", number.name)
+
+    # ---- upgrade ----------------------------------------------------------------------------
+
+    def upgrade(self) -> None:
+        """Begins to replace the code of this process by what is installed now."""
+        if self._trial or self.stopping:
+            return  # one outcome for all who ask meanwhile
+        if why := self.why_not_now():
+            self._refuse(why)
+            return
+        try:
+            self._trial = Trial(self.written_down(), self._descriptors())
+        except OSError as error:
+            self._refuse(f"the new version cannot be started: {error.strerror}")
+            return
+        self._trial_ends = time.monotonic() + upgrade.PATIENCE_S
+        self._watch(self._trial.fileno(), self._take_trial)
+
+    def why_not_now(self) -> str:
+        """Returns why no other version can take over now; empty if one can."""
+        return next(filter(None, (vm.why_not_now for vm in self.vms.values())), "")
+
+    def written_down(self) -> dict[str, Any]:
+        """What the next version has to know, for JSON."""
+        return {
+            "version": __version__,
+            "status": self._status.fd,
+            "codes": sorted(self.codes),
+            "log_level": logging.getLevelName(logging.getLogger().level),
+            "vms": [vm.written_down() for vm in self.vms.values()],
+        }
+
+    def _descriptors(self) -> list[int]:
+        return [self._status.fd, *(fd for vm in self.vms.values() for fd in vm.descriptors)]
+
+    def _take_trial(self) -> None:
+        if not self._trial or not self._trial.receive():
+            return
+        self._selector.unregister(self._trial.fileno())
+        trial, self._trial = self._trial, None
+        if why := trial.result() or self.why_not_now():
+            self._refuse(why)
+            return
+        try:
+            upgrade.execute(self.written_down(), self._descriptors(), self._must_stop)
+            self._refuse(_ASKED_TO_END)
+        except OSError as error:
+            self._refuse(f"the new version cannot be executed: {error.strerror}")
+
+    def _must_stop(self) -> bool:
+        return bool(select.select([self._stop_fd], [], [], 0)[0])
+
+    def _give_up_trial(self) -> None:
+        if time.monotonic() >= self._trial_ends:
+            self._end_trial(f"the new version has said nothing for {upgrade.PATIENCE_S:g} s")
+
+    def _end_trial(self, why: str) -> None:
+        assert self._trial, "the caller has looked"
+        self._selector.unregister(self._trial.fileno())
+        self._trial.end()
+        self._trial = None
+        self._refuse(why)
+
+    def _refuse(self, why: str) -> None:
+        text = f"the upgrade is refused, and version {__version__} goes on: {why}"
+        log.error("%s", text)
+        self._status.report(succeeded=False, text=text)
+
+    def take_over(self, vms: Collection[Vm], before: str) -> None:
+        """Replaces the keepers of the version before."""
+        failed = 0
+        for vm in vms:
+            vm.supervise()
+            self.vms[vm.name] = vm
+            try:
+                if self._must_stop():
+                    raise Failed(_ASKED_TO_END)
+                if vm.pid:
+                    vm.take_over()
+            except (Failed, OSError, Unreadable) as error:
+                failed += 1
+                log.error("%s goes on with version %s: %s", vm.name, before, error)
+            self._watch_vm(vm)
+        text = f"upgraded from version {before} to {__version__}: {len(vms) - failed} VMs"
+        if failed:
+            text += f"; {failed} go on with the old version"
+        log.info("%s", text)
+        self._status.report(succeeded=not failed, text=text)
 
 
 def name_of(config: Config) -> str:
@@ -405,6 +334,31 @@ def name_of(config: Config) -> str:
         return os.path.splitext(os.path.basename(config.file))[0]
     device = config.devices[0]
     return device.socket or f"--fd {device.fd}"
+
+
+def go_on() -> int:
+    """Serves the VM of the version before until the end, and returns the exit code. Raises
+    Unreadable, OSError."""
+    received = handover.received()
+    assert received, "the caller has looked"
+    vms = read_vms(received)
+    daemon = Daemon(StatusFile(received.written["status"]))
+    daemon.codes.update(received.written["codes"])
+    daemon.take_over(vms, received.written["version"])
+    return _serve(daemon)
+
+
+def read_vms(received: Handover) -> list[Vm]:
+    """Returns the VMs of the version before. If this process only tries, it ends here. Raises
+    Unreadable, OSError."""
+    vms = [Vm.read(each) for each in received.written["vms"]]
+    if received.only_tries:
+        for vm in vms:
+            vm.rehearse()
+        received.answer()
+    start_log(received.written["log_level"])
+    set_name("vhost9p")
+    return vms
 
 
 def run(config: Config) -> int:
@@ -417,6 +371,10 @@ def run(config: Config) -> int:
     except ListenError as error:
         say(str(error))
         return EXIT_FAILURE
+    return _serve(daemon)
+
+
+def _serve(daemon: Daemon) -> int:
     while daemon.vms:
         daemon.step()
     return 0 if daemon.stopping else max(daemon.codes)

@@ -49,7 +49,6 @@ ORDERLY = (0, 1, 2)
 """Exit codes that the command line documents."""
 SAFER = 100
 """By so much of oom_score_adj the kernel prefers to kill the worker, and spares the keeper."""
-_OOM_SCORE = "/proc/self/oom_score_adj"
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class Task:
     """The descriptors that become readable when a frontend speaks."""
     is_awaited: Callable[[], bool] = lambda: False
     """Whether a frontend waits for the answer to what it has said already."""
+    left: Collection[int] = ()
+    """Descriptors that the keeper has from the one before (takeover.py), for the first worker."""
 
 
 class Refused(Exception):
@@ -104,7 +105,7 @@ class Keeper:
 
     def run(self) -> int:
         """Returns when the VM ends, with its exit code. Raises OSError."""
-        close_others(self._kept)
+        close_others({*self._kept, *self._task.left})
         cause = Cause.OTHER
         while True:
             self._back_off.started()
@@ -233,10 +234,13 @@ def become_keeper(
     kept: Sequence[int],
     prepare: Callable[[], Task],
     progress: Progress,
+    needed: Collection[int] = (),
+    own: tuple[int, int, int] | None = None,
 ) -> NoReturn:
     """Runs a keeper in this process, which main has just forked, and ends it. What it and its
     workers write goes to `log_fd`, a pipe that main reads. `prepare` confines the process, may
-    raise Refused, and returns what workers are for."""
+    raise Refused, and returns what workers are for; the descriptors in `needed` stay open for
+    it. `own` is what `open_own` returns, where this process cannot call it any more."""
     global _keeper  # noqa: PLW0603
     code = EXIT_FAULT
     try:
@@ -245,17 +249,13 @@ def become_keeper(
         for number in signals.STOP:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # main's timer
-        oom_score = oom_kills = -1
-        with suppress(OSError):
-            oom_score = os.open(_OOM_SCORE, os.O_RDWR | os.O_CLOEXEC)
-        with suppress(OSError):
-            oom_kills = os.open(OOM_KILLS, os.O_RDONLY | os.O_CLOEXEC)
+        null, oom_score, oom_kills = own or open_own("self")
         _shift_oom_score(oom_score, -SAFER)
-        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
+        os.dup2(null, 0)
         for stream in (1, 2):
             os.dup2(log_fd, stream)
-        kept = (0, 1, 2, *(fd for fd in (oom_score, oom_kills) if fd >= 0), *kept)
-        close_others(kept)
+        kept = (0, 1, 2, oom_score, oom_kills, *kept)
+        close_others((*kept, *needed))
         task = prepare()
         end_with(os.getppid())  # 0 for the init of a pid namespace, so it says nothing of main
         if _is_read(2):  # else main has ended
@@ -267,6 +267,22 @@ def become_keeper(
         log.critical("the keeper ends by an error of its own", exc_info=True)
     finally:
         os._exit(code)
+
+
+def open_own(process: int | str) -> tuple[int, int, int]:
+    """Opens /dev/null, the oom_score_adj of a process, and OOM_KILLS; what cannot be opened is
+    /dev/null, too, and says nothing. Raises OSError."""
+    oom_score = f"/proc/{process}/oom_score_adj", os.O_RDWR
+    return _open(os.devnull, os.O_RDWR), _open(*oom_score), _open(OOM_KILLS, os.O_RDONLY)
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError:
+        if path == os.devnull:
+            raise
+        return _open(os.devnull, flags)
 
 
 def _is_read(pipe: int) -> bool:

@@ -101,8 +101,8 @@ def report(config: Config) -> Iterator[str]:
         for limit in limits:
             took = ", ".join(filter(None, (f"{limit.most:,}", limit.took)))
             yield f"  {limit.what}: {took}; beyond: {limit.beyond}"
-    lines = devices * log_pipe.LINES_PER_SECOND
-    yield f"all of the VM: {_mib(total)}; {lines} lines of the log a second"
+    lines, burst = devices * log_pipe.LINES_PER_SECOND, devices * log_pipe.BURST
+    yield f"all of the VM: {_mib(total)}; {lines} lines of the log a second, {burst} at once"
 
 
 def _mib(size: int) -> str:

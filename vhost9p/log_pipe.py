@@ -29,9 +29,12 @@ LINE_UNIT = 1024
 class LogPipe:
     """A pipe: processes write into `write_end`, main reads."""
 
-    def __init__(self) -> None:
-        """Raises OSError."""
-        self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+    def __init__(self, read_end: int = -1) -> None:
+        """The one of this descriptor, which others write into already, or a new one. Raises
+        OSError."""
+        self._read_end, self.write_end = read_end, -1
+        if read_end < 0:
+            self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read_end, False)
         self._rest = b""
         self._name = ""

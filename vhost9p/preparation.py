@@ -17,10 +17,11 @@ from typing import NoReturn
 
 from vhost9p import signals
 from vhost9p.config import Config
-from vhost9p.daemon import listen, without_stop_signals
+from vhost9p.daemon import listen
 from vhost9p.errors import UserError
 from vhost9p.native.process import close_others, end_with
 from vhost9p.vhost_user.listener import Listener, ListenError
+from vhost9p.vm import without_stop_signals
 
 log = logging.getLogger(__name__)
 

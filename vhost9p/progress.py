@@ -1,19 +1,25 @@
 """What the workers of a VM have reached, in memory that main, keeper and workers share.
 
-It outlives each of them. A worker writes it, and who starts the next one reads it: a VM that has
-never served is not tried again. A worker that an attacker controls can write here, too: it can end
-its own VM by that, as it can anyway, or have it tried again.
+It is a file in memory, whose descriptor only main keeps, and outlives each of them. A worker writes
+it, and who starts the next one reads it: a VM that has never served is not tried again. A worker
+that an attacker controls can write here, too: it can end its own VM by that, as it can anyway, or
+have it tried again.
 """
 
 import mmap
+import os
+
+from vhost9p import memory_file
 
 
 class Progress:
     """The progress of a VM with so many devices. Processes forked from this one share it."""
 
-    def __init__(self, devices: int) -> None:
-        """Raises OSError."""
-        self._page = mmap.mmap(-1, 1 + devices)
+    def __init__(self, devices: int, fd: int = -1) -> None:
+        """That of the file `fd`, which is owned from now on, or a new one. Raises OSError."""
+        self.fd = memory_file.create("vhost9p-progress") if fd < 0 else fd
+        os.ftruncate(self.fd, 1 + devices)
+        self._page = mmap.mmap(self.fd, 1 + devices)
 
     @property
     def has_served(self) -> bool:
@@ -32,3 +38,8 @@ class Progress:
     def all_finished(self) -> bool:
         """Whether nobody can connect to any device any more."""
         return all(self._page[1:])
+
+    def close(self) -> None:
+        """In main, when the VM has ended."""
+        self._page.close()
+        os.close(self.fd)

@@ -1,9 +1,9 @@
 """What of a device outlives the worker that serves it.
 
-It lies in memory that the keeper has mapped before it clones its workers: the connection, the
-device (ring, guest memory, requests, fids) and the records of the guest's locks. Descriptors stay
-open with their numbers in the table that keeper and workers share. So the next worker goes on, and
-neither frontend nor guest notices.
+It lies in memory that the keeper has mapped before it clones its workers (saved_state.py): the
+connection, the device (ring, guest memory, requests, fids) and the records of the guest's locks.
+Descriptors stay open with their numbers in the table that keeper and workers share. So the next
+worker goes on, and neither frontend nor guest notices.
 
 The next worker takes over before it opens anything: it makes the state good again, wherever the one
 before was killed, and closes all descriptors that nobody owns (the *sweep*): they were about to be
@@ -25,12 +25,12 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from vhost9p.attempts import DEATHS, Attempts
-from vhost9p.config import DeviceConfig
 from vhost9p.ends import Cause
-from vhost9p.fs.locks import MEMORY_SIZE, LockTable
+from vhost9p.fs.locks import LockTable
 from vhost9p.native.connection import Connection
 from vhost9p.native.device import Area, Blame
 from vhost9p.native.process import close_others
+from vhost9p.saved_state import SavedState
 from vhost9p.vhost_user.listener import Listener
 
 log = logging.getLogger(__name__)
@@ -43,12 +43,15 @@ class SharedState(NamedTuple):
     connection: Connection
     area: Area
     locks: mmap.mmap
+    at_home: bool
+    """Whether code that was loaded anew can go on with it."""
 
     @classmethod
-    def new(cls, config: DeviceConfig, listener: Listener) -> Self:
-        """Maps the memory for a device that nobody has served yet. Raises OSError, MemoryError."""
-        locks = mmap.mmap(-1, MEMORY_SIZE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-        return cls(listener, Connection(), Area(config.max_fids), locks)
+    def map(cls, listener: Listener, saved: SavedState, *, is_new: bool) -> Self:
+        """Maps the saved state of a device. Raises OSError."""
+        parts = saved.map(anywhere=is_new)
+        area = Area(saved.header.max_fids, parts.device)
+        return cls(listener, Connection(parts.connection), area, parts.locks, parts.at_home)
 
     @property
     def frontend(self) -> int:
@@ -89,7 +92,7 @@ class SharedState(NamedTuple):
         if all_of_it:
             self.area.lose_all()
             self.connection.ended()
-            text = "the device begins anew, without its connection: the mount hangs from now on"
+            text = "the device begins anew, without its connection"
         else:
             self.area.lose_fids()
             text = "open files and locks of the guest are lost, until it mounts again"

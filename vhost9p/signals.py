@@ -16,7 +16,8 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 """They end the daemon."""
 
 LOGGED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""They are ignored and logged, since their sender may expect an effect."""
+"""They have an effect (SIGUSR2 is an upgrade), or are ignored and logged, since their sender may
+expect one."""
 
 NOT_IGNORED = frozenset(
     {

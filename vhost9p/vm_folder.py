@@ -12,15 +12,18 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from typing import Any
 
-from vhost9p import preflight
+from vhost9p import handover, plain, preflight
 from vhost9p.config import Config
-from vhost9p.daemon import Daemon, Vm
+from vhost9p.daemon import Daemon, read_vms
 from vhost9p.errors import UserError
 from vhost9p.native.process import set_name
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.preparation import Preparation, Prepared
+from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener
+from vhost9p.vm import Vm
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +36,11 @@ class FolderDaemon(Daemon):
     """Serves what the files of a folder describe. `load` reads one of them, and raises UserError
     with its errors."""
 
-    def __init__(self, folder: str, load: Callable[[str], Config]) -> None:
+    def __init__(
+        self, folder: str, load: Callable[[str], Config], status: StatusFile | None = None
+    ) -> None:
         """Raises OSError."""
-        super().__init__()
+        super().__init__(status)
         self._folder = folder
         self._load = load
         self._read: dict[str, Config] = {}
@@ -79,6 +84,26 @@ class FolderDaemon(Daemon):
         yield from super().due()
         if self._preparation:
             yield self._deadline, self._give_up
+
+    # ---- upgrade
+
+    def why_not_now(self) -> str:
+        """See Daemon."""
+        if self._preparation or self._waiting or self._again:
+            return "files are being taken up: try again"
+        return super().why_not_now()
+
+    def written_down(self) -> dict[str, Any]:
+        """See Daemon."""
+        read = {name: plain.to_plain(self._read[name]) for name in self.vms}
+        return {**super().written_down(), "read": read}
+
+    def go_on(self, vms: Collection[Vm], written: dict[str, Any]) -> None:
+        """Serves the VMs of the version before."""
+        self._read = {
+            name: plain.from_plain(Config, config) for name, config in written["read"].items()
+        }
+        self.take_over(vms, written["version"])
 
     # ---- files
 
@@ -194,11 +219,17 @@ class FolderDaemon(Daemon):
 
 
 def run(folder: str, load: Callable[[str], Config]) -> int:
-    """Serves until a signal to stop arrives, and returns the exit code."""
-    occupy_standard_streams()
-    set_name("vhost9p")
-    daemon = FolderDaemon(folder, load)
-    daemon.look()
+    """Serves until a signal to stop arrives, and returns the exit code. Raises Unreadable,
+    OSError."""
+    if received := handover.received():
+        vms = read_vms(received)
+        daemon = FolderDaemon(folder, load, StatusFile(received.written["status"]))
+        daemon.go_on(vms, received.written)
+    else:
+        occupy_standard_streams()
+        set_name("vhost9p")
+        daemon = FolderDaemon(folder, load)
+        daemon.look()
     while daemon.vms or not daemon.stopping:
         daemon.step()
     return 0

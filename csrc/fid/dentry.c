@@ -353,11 +353,11 @@ static bool is_below(const struct v9_dentries *dentries, uint32_t at, uint32_t a
 }
 
 void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
-                    const char *name)
+                    const char *name, bool again)
 {
     uint32_t at = v9_dentry_find(dentries, parent, old), more = 0;
 
-    if (parent == into && !strcmp(old, name))
+    if ((parent == into && !strcmp(old, name)) || (again && !at))
         return;
     v9_dentry_lose(dentries, into, name, true);
     /* They leave the table before any enters it anew. */

@@ -150,8 +150,9 @@ bool v9_dentry_recover(struct v9_dentries *dentries, struct v9_arena_marks *mark
 /* A name of a directory stands for what it was: the guest has removed it (`gone`), or renamed it to
  * where it is not known. */
 void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone);
-/* The guest has renamed. The caller holds `parent`. */
+/* The guest has renamed. The caller holds `parent`. `again`: a process that died may have entered
+ * it already. */
 void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
-                    const char *name);
+                    const char *name, bool again);
 
 #endif

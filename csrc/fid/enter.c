@@ -88,12 +88,23 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
     return 0;
 }
 
+/* An account of the quota for a file, by what was known of it if it cannot be looked at now: a
+ * request that has truncated it must not fail here. 0 or -EMFILE where there is no room. */
+static int acquire_account(v9_quota *quota, const struct v9_found *file)
+{
+    const int held = v9_quota_acquire(quota, file->path_fd);
+
+    if (held >= 0 || held == -EMFILE)
+        return held;
+    return (int)v9_quota_hold(quota, file->attr->st_dev, file->attr->st_ino, !file->attr->nlink);
+}
+
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead)
 {
     V9_DEFERRED(deferred);
     v9_quota *quota = file ? fids->inodes.quotas[file->export] : NULL;
-    const int held = quota ? v9_quota_acquire(quota, file->path_fd) : 0;
+    const int held = quota ? acquire_account(quota, file) : 0;
     uint32_t inode = 0, account = held > 0 ? (uint32_t)held : 0;
     int err = -EBADF;
 

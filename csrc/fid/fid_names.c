@@ -151,7 +151,7 @@ int32_t v9_fids_own_name(struct v9_fids *fids, const struct v9_fid *fid, char na
 }
 
 void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
-                          const struct v9_fid *into, const char *new)
+                          const struct v9_fid *into, const char *new, bool again)
 {
     char text[V9_NAME_SIZE];
     uint32_t from, to;
@@ -167,7 +167,7 @@ void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const 
         deferred.dentry = from;
     }
     if (from && to)
-        v9_dentry_move(&fids->dentries, from, text, to, new);
+        v9_dentry_move(&fids->dentries, from, text, to, new, again);
     else if (from)
         v9_dentry_lose(&fids->dentries, from, text, false);
     else if (to)

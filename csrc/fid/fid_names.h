@@ -25,9 +25,10 @@ void v9_found_close(const struct v9_found *found);
 
 /* The guest has removed an entry of a pinned fid's directory, or the fid's own name (""). */
 void v9_fids_name_removed(struct v9_fids *fids, const struct v9_fid *fid, const char *name);
-/* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. */
+/* It has renamed one, to `new` in the directory of another pinned fid; NULL: in its own. `again`: a
+ * process that died may have entered it already. */
 void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const char *old,
-                          const struct v9_fid *into, const char *new);
+                          const struct v9_fid *into, const char *new, bool again);
 
 /* The directory that a dentry is in, which is neither fixed nor of several components: its
  * descriptor, and the name there. *inode is its inode, pinned, to be released, also where this

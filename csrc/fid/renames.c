@@ -203,6 +203,7 @@ int v9_renames_entry(struct v9_fids *fids, const struct v9_fid *fid, const char 
         .old = old,
         .new = new,
     };
+    const bool again = v9_evidence_loss_is_noted();
     char own[V9_NAME_SIZE];
     bool moved = false;
     int err;
@@ -214,7 +215,7 @@ int v9_renames_entry(struct v9_fids *fids, const struct v9_fid *fid, const char 
     it.new_dir = into ? v9_fids_inode(fids, into)->path_fd : it.old_dir;
     err = it.old_dir < 0 ? it.old_dir : rename_any(&it, &moved);
     if (moved)
-        v9_fids_name_renamed(fids, fid, old, into, new);
+        v9_fids_name_renamed(fids, fid, old, into, new, again);
     end(fids, it.export);
     if (!*old && it.old_dir >= 0)
         v9_budget_close(it.old_dir);

@@ -104,6 +104,29 @@ static void fail(struct v9_request *r)
     v9_evidence_clear(&r->evidence);
 }
 
+/* A fid has no number after its Tclunk or Tremove, whatever the reply (clunk(9P), remove(9P)): the
+ * client gives the number to another one. */
+static void end_fid(struct v9_device *dev, const struct v9_request *r)
+{
+    struct v9_in in = {r->data + P9_HEADER_SIZE, r->data + r->data_size, false};
+    const uint32_t number = v9_in_u32(&in);
+    uint64_t handle;
+
+    if ((r->type == P9_TCLUNK || r->type == P9_TREMOVE) && !in.bad &&
+        v9_fids_find(&dev->fids, number, &handle) == 0)
+        v9_fids_remove_handle(&dev->fids, handle);
+}
+
+/* Answers a request with an error at which too many processes died. */
+static void convict(struct v9_device *dev, struct v9_request *r)
+{
+    r->convicted = r->error != -EIO;
+    if (!r->error)
+        end_fid(dev, r);
+    V9_COMMIT();
+    r->error = -EIO;
+}
+
 static void settle(struct v9_device *dev, struct v9_request *r)
 {
     v9_chain_attach(&r->chain, &dev->mem);
@@ -114,9 +137,9 @@ static void settle(struct v9_device *dev, struct v9_request *r)
         r->created = V9_CREATED_NONE; /* the fid has them */
     else
         withdraw(dev, r);
-    r->convicted = !r->done && r->deaths >= V9_DEATHS_MAX && r->error != -EIO;
-    if (r->convicted)
-        r->error = -EIO;
+    r->convicted = false;
+    if (!r->done && r->deaths >= V9_DEATHS_MAX)
+        convict(dev, r);
 }
 
 /* ---- the ring -------------------------------------------------------------------------------- */

@@ -6,14 +6,14 @@
  * be, but where several requests ran when the process died, nobody can tell which of them did it:
  * the thread that faulted may only have found what another one has damaged. So
  *
- * - each request that ran is a *suspect*, of one death more. One that waits, for the host's locks,
- * a throttle or other requests, did not run.
+ * - each request that ran is a *suspect*, of one death more. One that waits, for a lock of the
+ *   host, a throttle or other requests, did not run.
  * - The successor runs suspects again one at a time (the *trial*), those of most deaths first, and
  *   begins with nothing else meanwhile. If it dies, only the request on trial is blamed.
  * - A request is convicted by a death at which nothing else ran, and by no other: without a trial,
  *   suspicion stops one short of a conviction. So a request that hangs in a system call while
- * others end three processes stays innocent. A trial that takes too long ends without a result, and
- * others come before it the next time.
+ *   others end three processes stays innocent. A trial that takes too long ends without a result,
+ *   and others come before it the next time.
  *
  * A chain that ends the process while it is taken from the ring is no request yet. It is tried by
  * itself in any case, since suspects come first; nobody can answer it, so the third death breaks

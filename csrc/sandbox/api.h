@@ -14,6 +14,7 @@
 /* ---- namespaces.c ---------------------------------------------------------------------------- */
 
 enum { V9_NEW_USER = 1, V9_NEW_PID = 2, V9_NEW_MOUNTS = 4, V9_NEW_NET = 8, V9_NEW_IPC = 16 };
+enum { V9_AS_SIBLING = 32 }; /* of v9_namespaces_fork: the child is one of this process's parent */
 
 /*
  * Creates a child as fork(2) does, but in new namespaces (V9_NEW_*). The process has no other
@@ -25,6 +26,8 @@ int v9_namespaces_fork(uint32_t namespaces, void (*before)(void), void (*in_pare
                        void (*in_child)(void));
 /* Moves this process, which has one thread, to new namespaces; of V9_NEW_PID only its children. */
 int v9_namespaces_unshare(uint32_t namespaces);
+/* Moves it to those of another process, by a pidfd of it; of none if `namespaces` is 0. */
+int v9_namespaces_join(int32_t pidfd, uint32_t namespaces);
 
 /* ---- root_directory.c ------------------------------------------------------------------------ */
 
@@ -43,6 +46,9 @@ enum { V9_PROC_OWN, V9_PROC_HOST };
  * failure -errno, with what failed in `*step`.
  */
 int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const char **step);
+/* Where that has returned V9_PROC_OWN, in a process that was born into another pid namespace since:
+ * /proc becomes a new one of that. On failure the old one stays, or there is none. */
+int v9_root_renew_proc(void);
 /* chroot(2), which leaves the current directory in /proc (base/proc.h). */
 int v9_root_change(const char *path);
 

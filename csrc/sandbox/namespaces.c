@@ -18,7 +18,8 @@ static unsigned long flags_of(uint32_t namespaces)
            (namespaces & V9_NEW_PID ? CLONE_NEWPID : 0) |
            (namespaces & V9_NEW_MOUNTS ? CLONE_NEWNS : 0) |
            (namespaces & V9_NEW_NET ? CLONE_NEWNET : 0) |
-           (namespaces & V9_NEW_IPC ? CLONE_NEWIPC | CLONE_NEWUTS : 0);
+           (namespaces & V9_NEW_IPC ? CLONE_NEWIPC | CLONE_NEWUTS : 0) |
+           (namespaces & V9_AS_SIBLING ? CLONE_PARENT : 0);
 }
 
 int v9_namespaces_fork(uint32_t namespaces, void (*before)(void), void (*in_parent)(void),
@@ -30,4 +31,11 @@ int v9_namespaces_fork(uint32_t namespaces, void (*before)(void), void (*in_pare
 int v9_namespaces_unshare(uint32_t namespaces)
 {
     return unshare((int)flags_of(namespaces)) < 0 ? -errno : 0;
+}
+
+int v9_namespaces_join(int32_t pidfd, uint32_t namespaces)
+{
+    if (!namespaces)
+        return 0;
+    return setns(pidfd, (int)flags_of(namespaces)) < 0 ? -errno : 0;
 }

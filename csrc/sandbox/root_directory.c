@@ -100,13 +100,18 @@ static int bind(int root, const struct v9_sandbox_mount *mount)
     return result;
 }
 
+static int new_proc(void)
+{
+    return new_mount("proc", "subset", "pid", STRICT | MOUNT_ATTR_RDONLY);
+}
+
 /* Where no new one may be mounted (something covers a part of the host's, as in a container), the
  * host's own serves. */
 static int mount_proc(int root)
 {
     int kind = V9_PROC_OWN, fd, err;
 
-    fd = new_mount("proc", "subset", "pid", STRICT | MOUNT_ATTR_RDONLY);
+    fd = new_proc();
     if (fd < 0) {
         kind = V9_PROC_HOST;
         fd = copy_tree("/proc", STRICT | MOUNT_ATTR_RDONLY);
@@ -159,6 +164,20 @@ int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const c
     if (root >= 0)
         close(root);
     return kind < 0 ? -err : kind;
+}
+
+/* Not over the old one, or each would stay for ever. */
+int v9_root_renew_proc(void)
+{
+    int proc = new_proc(), err = 0;
+
+    if (proc < 0)
+        return -errno;
+    if (umount2("/proc", MNT_DETACH) < 0 ||
+        move_mount(proc, "", AT_FDCWD, "/proc", MOVE_MOUNT_F_EMPTY_PATH) < 0)
+        err = -errno;
+    close(proc);
+    return err;
 }
 
 int v9_root_change(const char *path)

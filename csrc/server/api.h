@@ -35,6 +35,11 @@ int v9_process_clone(void (*before)(void), void (*in_parent)(void), void (*in_ch
 /* From now on the kernel kills this process when its parent ends, whose pid is `parent`; changed
  * credentials undo that (prctl(2), PR_SET_PDEATHSIG). -ESRCH: it has ended already. */
 int v9_process_end_with(int32_t parent);
+/* A process and its descendants may take this one's descriptors, also where Yama's security module
+ * would allow it to ancestors only. */
+void v9_process_admit(int32_t pid);
+/* A copy of a descriptor of the process that a pidfd stands for (pidfd_getfd(2)). */
+int v9_process_take(int32_t pidfd, int32_t number);
 /* What ps(1) shows: the name of the main thread, at most 15 bytes, and the command line, cut off at
  * the length of the original one. NULL leaves that as it is. */
 void v9_process_name(const char *name, const char *title);
@@ -42,6 +47,10 @@ void v9_process_name(const char *name, const char *title);
 int v9_process_signals(const int32_t *numbers, uint32_t count);
 /* Closes the descriptors from `first` to `last`, if there are any. */
 int v9_process_close_range(uint32_t first, uint32_t last);
+/* Maps so many bytes of a file, to be shared, at an address that nothing is mapped at; or anywhere
+ * if `at` is 0. NULL: there is no room. */
+void *v9_process_map(int32_t fd, uint64_t offset, uint64_t size, uint64_t at);
+void v9_process_unmap(void *memory, uint64_t size);
 
 /* ---- connection.c: a vhost-user connection that outlives its process ------------------------- */
 
@@ -82,6 +91,9 @@ struct v9_connection {
     uint8_t reply[V9_REPLY_MAX];
 };
 
+/* The one in memory of v9_connection_size() bytes that others map, too: a new one in zeros. */
+struct v9_connection *v9_connection_at(void *memory);
+uint32_t v9_connection_size(void);
 /* A new one in memory that this process shares with its children. NULL: no memory. */
 struct v9_connection *v9_connection_new(void);
 void v9_connection_free(struct v9_connection *connection);
@@ -121,8 +133,11 @@ void v9_connection_forget(struct v9_connection *connection);
 
 /* ---- device.c, ring_setup.c: one vhost-user device with its ring, memory and fids ------------ */
 
-/* Maps the memory of a device with so many fids, which processes share that are cloned from now on;
- * NULL: there is no room. */
+/* The device of so many fids in memory of v9_device_size(max_fids) bytes, which others map, too, at
+ * the same address: a new one in zeros. */
+v9_device *v9_device_at(void *memory, uint32_t max_fids);
+uint64_t v9_device_size(uint32_t max_fids);
+/* A new one in memory that processes share that are cloned from now on; NULL: there is no room. */
 v9_device *v9_device_reserve(uint32_t max_fids);
 /* Begins to serve it, or goes on if it was recovered; conf->max_fids is the same. 0 or -errno. */
 int v9_device_start(v9_device *dev, const struct v9_device_conf *conf);

@@ -25,32 +25,16 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/commit.h"
-#include "server/api.h"
+#include "server/connection.h"
 
 enum { RECEIVING, HANDLING, SENDING, PARTS }; /* of a message: steps modulo PARTS */
 
-struct transfer {
-    uint32_t bytes, fds; /* how many the record had before */
-    struct iovec iov;
-    struct mmsghdr header; /* msg_len: what the kernel has transferred */
-    union {
-        struct cmsghdr header;
-        uint8_t bytes[CMSG_SPACE(V9_MESSAGE_FDS * sizeof(int32_t))];
-    } control;
-};
-
-struct shared {
-    struct v9_connection record;
-    struct transfer in, out;
-};
-
-static struct shared *shared_of(struct v9_connection *connection)
+static struct v9_shared_connection *shared_of(struct v9_connection *connection)
 {
-    return (struct shared *)connection;
+    return (struct v9_shared_connection *)connection;
 }
 
 static bool is_live(const struct v9_connection *connection)
@@ -61,7 +45,7 @@ static bool is_live(const struct v9_connection *connection)
 /* ---- life ------------------------------------------------------------------------------------ */
 
 /* All but the stage. */
-static void clear(struct shared *shared)
+static void clear(struct v9_shared_connection *shared)
 {
     const size_t kept = sizeof(shared->record.stage);
 
@@ -69,21 +53,32 @@ static void clear(struct shared *shared)
     shared->record.fd = shared->record.backend_req_fd = -1;
 }
 
+uint32_t v9_connection_size(void)
+{
+    return sizeof(struct v9_shared_connection);
+}
+
+struct v9_connection *v9_connection_at(void *memory)
+{
+    struct v9_shared_connection *shared = memory;
+
+    mlock(shared, sizeof(*shared));
+    if (shared->record.stage == V9_CONNECTION_NONE)
+        clear(shared);
+    return &shared->record;
+}
+
 struct v9_connection *v9_connection_new(void)
 {
-    struct shared *shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
-                                 MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    void *memory = mmap(NULL, sizeof(struct v9_shared_connection), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
-    if (shared == MAP_FAILED)
-        return NULL;
-    mlock(shared, sizeof(*shared));
-    clear(shared);
-    return &shared->record;
+    return memory == MAP_FAILED ? NULL : v9_connection_at(memory);
 }
 
 void v9_connection_free(struct v9_connection *connection)
 {
-    munmap(connection, sizeof(struct shared));
+    munmap(connection, sizeof(struct v9_shared_connection));
 }
 
 static void set_stage(struct v9_connection *connection, uint32_t stage)
@@ -129,7 +124,7 @@ int32_t v9_connection_take_fd(struct v9_connection *connection)
 
 /* ---- transfers ------------------------------------------------------------------------------- */
 
-static void touch(struct shared *shared)
+static void touch(struct v9_shared_connection *shared)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
 
@@ -141,8 +136,8 @@ static void touch(struct shared *shared)
 
 /* Makes a transfer of up to `size` bytes ready, which the record then has behind its first `bytes`
  * ones. */
-static void prepare(struct shared *shared, struct transfer *transfer, uint8_t *buffer,
-                    uint32_t bytes, uint32_t size)
+static void prepare(struct v9_shared_connection *shared, struct v9_transfer *transfer,
+                    uint8_t *buffer, uint32_t bytes, uint32_t size)
 {
     transfer->header.msg_len = 0;
     V9_COMMIT();
@@ -154,7 +149,7 @@ static void prepare(struct shared *shared, struct transfer *transfer, uint8_t *b
 }
 
 /* How many bytes of control data hold descriptors. */
-static size_t control_size(const struct transfer *in)
+static size_t control_size(const struct v9_transfer *in)
 {
     const struct cmsghdr *first = &in->control.header;
 
@@ -166,7 +161,7 @@ static size_t control_size(const struct transfer *in)
 }
 
 /* The descriptors of a transfer become the record's, behind those that it had. */
-static void enter_fds(struct v9_connection *record, const struct transfer *in)
+static void enter_fds(struct v9_connection *record, const struct v9_transfer *in)
 {
     const size_t size = control_size(in);
     uint32_t count = in->fds;
@@ -178,9 +173,9 @@ static void enter_fds(struct v9_connection *record, const struct transfer *in)
     record->fds_lost |= (in->header.msg_hdr.msg_flags & MSG_CTRUNC) != 0;
 }
 
-static void enter_received(struct shared *shared)
+static void enter_received(struct v9_shared_connection *shared)
 {
-    struct transfer *in = &shared->in;
+    struct v9_transfer *in = &shared->in;
 
     if (!in->header.msg_len)
         return;
@@ -189,7 +184,7 @@ static void enter_received(struct shared *shared)
     V9_COMMIT();
 }
 
-static void enter_sent(struct shared *shared)
+static void enter_sent(struct v9_shared_connection *shared)
 {
     if (shared->out.header.msg_len)
         shared->record.sent = shared->out.bytes + shared->out.header.msg_len;
@@ -198,7 +193,7 @@ static void enter_sent(struct shared *shared)
 
 int v9_connection_receive(struct v9_connection *connection, uint32_t size)
 {
-    struct shared *shared = shared_of(connection);
+    struct v9_shared_connection *shared = shared_of(connection);
     struct msghdr *header = &shared->in.header.msg_hdr;
     const uint32_t fds = V9_MESSAGE_FDS - connection->fd_count;
 
@@ -222,7 +217,7 @@ static uint32_t part(const struct v9_connection *connection)
 }
 
 /* The present part is over. What it has transferred is entered. */
-static void step(struct shared *shared)
+static void step(struct v9_shared_connection *shared)
 {
     shared->in.header.msg_len = shared->out.header.msg_len = 0;
     V9_COMMIT();
@@ -255,7 +250,7 @@ int v9_connection_handled(struct v9_connection *connection, const uint8_t *reply
 
 int v9_connection_send(struct v9_connection *connection)
 {
-    struct shared *shared = shared_of(connection);
+    struct v9_shared_connection *shared = shared_of(connection);
     const uint32_t left = connection->reply_size - connection->sent;
 
     if (left) {
@@ -320,13 +315,13 @@ int v9_connection_blame(struct v9_connection *connection, uint32_t blame)
 }
 
 /* Whether a transfer stays within its buffer. */
-static bool fits(const struct transfer *transfer, uint32_t room)
+static bool fits(const struct v9_transfer *transfer, uint32_t room)
 {
     return transfer->bytes <= room && transfer->header.msg_len <= room - transfer->bytes &&
            transfer->fds <= V9_MESSAGE_FDS;
 }
 
-static bool makes_sense(const struct shared *shared)
+static bool makes_sense(const struct v9_shared_connection *shared)
 {
     const struct v9_connection *record = &shared->record;
 
@@ -338,7 +333,7 @@ static bool makes_sense(const struct shared *shared)
 }
 
 /* May itself be cut short: without a socket it makes no sense again. */
-static void give_up(struct shared *shared)
+static void give_up(struct v9_shared_connection *shared)
 {
     struct v9_connection *record = &shared->record;
 
@@ -346,13 +341,13 @@ static void give_up(struct shared *shared)
     V9_COMMIT();
     record->received = record->fd_count = record->reply_size = record->sent = 0;
     record->deaths = record->begun = 0;
-    shared->in = shared->out = (struct transfer){0};
+    shared->in = shared->out = (struct v9_transfer){0};
     set_stage(record, V9_CONNECTION_ENDING);
 }
 
 int v9_connection_recover(struct v9_connection *connection)
 {
-    struct shared *shared = shared_of(connection);
+    struct v9_shared_connection *shared = shared_of(connection);
 
     if (!makes_sense(shared)) {
         give_up(shared);

@@ -73,16 +73,23 @@ static void begin_memory(struct v9_device *dev, uint32_t max_fids)
     dev->kick_fd = dev->notify.call_fd = dev->notify.err_fd = -1;
 }
 
+uint64_t v9_device_size(uint32_t max_fids)
+{
+    return sizeof(struct area) + v9_fid_table_size(max_fids);
+}
+
+v9_device *v9_device_at(void *memory, uint32_t max_fids)
+{
+    v9_device_locate(memory, max_fids);
+    return memory;
+}
+
 v9_device *v9_device_reserve(uint32_t max_fids)
 {
-    struct area *area =
-        mmap(NULL, sizeof(*area) + v9_fid_table_size(max_fids), PROT_READ | PROT_WRITE,
-             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = mmap(NULL, v9_device_size(max_fids), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    if (area == MAP_FAILED)
-        return NULL;
-    begin_memory(&area->device, max_fids);
-    return &area->device;
+    return memory == MAP_FAILED ? NULL : v9_device_at(memory, max_fids);
 }
 
 void v9_device_memory(uint32_t max_fids, uint32_t msize_max, struct v9_device_memory *out)

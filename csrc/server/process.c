@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
@@ -31,6 +32,18 @@ int v9_process_end_with(int32_t parent)
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
         return -errno;
     return getppid() == parent ? 0 : -ESRCH;
+}
+
+void v9_process_admit(int32_t pid)
+{
+    prctl(PR_SET_PTRACER, pid, 0, 0, 0);
+}
+
+int v9_process_take(int32_t pidfd, int32_t number)
+{
+    const long fd = syscall(SYS_pidfd_getfd, pidfd, number, 0);
+
+    return fd < 0 ? -errno : (int)fd;
 }
 
 /* Where the kernel finds the command line for /proc/PID/cmdline (proc_pid_stat(5), fields 48 and
@@ -82,4 +95,24 @@ int v9_process_signals(const int32_t *numbers, uint32_t count)
 int v9_process_close_range(uint32_t first, uint32_t last)
 {
     return syscall(SYS_close_range, first, last, 0) < 0 ? -errno : 0;
+}
+
+void *v9_process_map(int32_t fd, uint64_t offset, uint64_t size, uint64_t at)
+{
+    void *place = (void *)(uintptr_t)at; /* NOLINT: an address that all versions agree upon */
+    void *memory =
+        mmap(place, size, PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0), fd, (off_t)offset);
+
+    if (memory == MAP_FAILED)
+        return NULL;
+    if (!at || memory == place)
+        return memory;
+    munmap(memory, size); /* a kernel before 4.17, or a sanitizer's mmap */
+    return NULL;
+}
+
+void v9_process_unmap(void *memory, uint64_t size)
+{
+    munmap(memory, size);
 }

@@ -174,8 +174,8 @@ def mapped_bytes(pid: int | str, name: str) -> int:
     return sum(int(kib) << 10 for kib in re.findall(pattern, text, re.MULTILINE))
 
 
-SHARED = "dev/zero"
-"""Memory that workers share (mmap(2), MAP_SHARED | MAP_ANONYMOUS): the fid table is in it."""
+SHARED = "memfd:vhost9p-state"
+"""Memory that workers share: the fid table is in it."""
 OPERATIONS = (
     ("fids-getattr", "getattr of any fid"),
     ("fids-clone", "clone of any fid, clunk"),

@@ -61,13 +61,20 @@ def name_of(pid: int) -> str:
     return ""
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended. A zombie has no command line (proc_pid_cmdline(5))."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return False
+
+
 def worker_of(keeper: int) -> int:
     """The worker of a keeper, once there is one."""
     deadline = time.monotonic() + PATIENCE
-    while not (found := children(keeper, "vhost9p-worker")):
+    while not (found := [*filter(is_alive, children(keeper, "vhost9p-worker"))]):
         if time.monotonic() > deadline:
             raise DaemonError("a keeper starts no worker")
-        time.sleep(0.005)
+        time.sleep(0.001)
     return found[0]
 
 

@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.frontend.counting_daemon import WRAPPER, cut_off
 from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill, kill_inside
 from tests.guest import fetch
@@ -27,7 +26,8 @@ from tests.guest.channel import Process
 from tests.guest.image import Image
 from tests.guest.mounted import MOUNT, scratch_export
 from tests.guest.vm import VM
-from tests.system.deaths_under_load.held_locks import is_locked
+from tests.system.counting_daemon import WRAPPER, cut_off
+from tests.system.host_locks import is_locked
 
 LONGEST_S = 0.3
 """Between two deaths."""
@@ -157,11 +157,11 @@ def work(vm: VM, daemon: Daemon, export: Path, deaths: int) -> Report:
         for name, text in PROGRAMS.items()
     }
     daemon.wait_until((export / "locked").exists, "no lock was taken", TIMEOUT)
-    kill_workers(daemon, export, deaths, [*programs.values()])
+    killed = kill_workers(daemon, export, deaths, [*programs.values()])
     (export / "end").touch()
     results = {name: json.loads(each.wait(TIMEOUT).text) for name, each in programs.items()}
     return Report(
-        len(cut_off(daemon.lines)),
+        killed,
         inside(daemon),
         {name: rounds for name, (rounds, _) in results.items()},
         max(longest for _, longest in results.values()),
@@ -173,8 +173,9 @@ def inside(daemon: Daemon) -> int:
     return sum(map(bool, cut_off(daemon.lines)))
 
 
-def kill_workers(daemon: Daemon, export: Path, deaths: int, programs: list[Process]) -> None:
-    """Kills workers, half of them inside requests at least. The guest's locks hold meanwhile."""
+def kill_workers(daemon: Daemon, export: Path, deaths: int, programs: list[Process]) -> int:
+    """Kills so many workers at least, until half as many died inside requests; how many. The
+    guest's locks hold meanwhile."""
     whole, part = (os.open(export / name, os.O_RDWR) for name in ("whole", "part"))
     killed = 0
     while killed < deaths or 2 * inside(daemon) < deaths:
@@ -187,6 +188,7 @@ def kill_workers(daemon: Daemon, export: Path, deaths: int, programs: list[Proce
             assert each.poll() is None, each.wait(check=False)
     os.close(whole)
     os.close(part)
+    return killed
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.frontend.counting_daemon import WRAPPER
 from tests.guest.conftest import Boot
 from tests.guest.killed_workers import work
 from tests.guest.mounted import Mounted, mounted
+from tests.system.counting_daemon import WRAPPER
 
 pytestmark = [
     pytest.mark.guest,

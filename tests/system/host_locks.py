@@ -1,4 +1,4 @@
-"""A process of the host that holds locks.
+"""Locks of the host: what others hold, and a process that holds some.
 
 A child process, because a POSIX lock belongs to a process: a test that closed any descriptor of
 the file would lose it.
@@ -6,8 +6,12 @@ the file would lose it.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 import subprocess
 import sys
+from contextlib import suppress
 from types import TracebackType
 
 HOST_PROCESS = """
@@ -78,3 +82,21 @@ class HostProcess:
         if granted:
             self.fcntl("u", start, length)
         return granted
+
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+
+
+def is_locked(fd: int, start: int, length: int) -> bool:
+    """Whether another process has a lock in this range of a file."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
+
+
+def is_locked_by_flock(fd: int) -> bool:
+    """Whether another process keeps this one from locking a file with flock(2)."""
+    with suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return False
+    return True

@@ -159,6 +159,18 @@ def test_a_signal_of_a_fault_counts_whoever_sends_it(daemon: Daemon, export: Pat
         is_good(share)
 
 
+def test_a_fid_has_no_number_after_its_clunk(daemon: Daemon, export: Path) -> None:
+    """Linux's client gives the number to another file, whatever the reply."""
+    with mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file")
+        with replaced(daemon, "v9_p9_clunk"), fails(errno.EIO):
+            share.client.clunk(fid)
+        with fails(errno.EBADF):
+            share.client.getattr(fid)
+        share.client.walk(share.top, fid, b"file")
+        is_good(share)
+
+
 MEMORY_IS_SHORT = """
 import itertools, sys
 from vhost9p import keeper

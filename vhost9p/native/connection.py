@@ -1,14 +1,20 @@
 """The state of a vhost-user connection, in memory that the process shares with its children
 (csrc/server/connection.c)."""
 
+from typing import Any
+
 from vhost9p.native.library import check, ffi, lib
 
 
 class Connection:
     """See vhost9p/vhost_user/connection.py."""
 
-    def __init__(self) -> None:
-        """Raises MemoryError."""
+    def __init__(self, memory: Any = None) -> None:
+        """In memory that outlives it (native/shared_memory.py), or in some of its own. Raises
+        MemoryError."""
+        if memory:
+            self._native = lib.v9_connection_at(memory)
+            return
         native = lib.v9_connection_new()
         if not native:
             raise MemoryError

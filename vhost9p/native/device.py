@@ -235,15 +235,18 @@ class Poison(NamedTuple):
 
 
 class Area:
-    """The memory of a device with so many fids. A process that is cloned from this one has it, too:
-    it can go on with the device after the process that served it has died."""
+    """The memory of a device with so many fids: `memory` (native/shared_memory.py), or some of its
+    own. A process that is cloned from this one has it, too: it can go on with the device after the
+    process that served it has died."""
 
-    def __init__(self, max_fids: int) -> None:
+    def __init__(self, max_fids: int, memory: Any = None) -> None:
         """Raises OSError."""
         self.max_fids = max_fids
         self.is_taken_over = False
         """Whether `recover` has found a device that a process has left."""
-        self.native: Any = lib.v9_device_reserve(max_fids)
+        self.native: Any = (
+            lib.v9_device_at(memory, max_fids) if memory else lib.v9_device_reserve(max_fids)
+        )
         if not self.native:
             raise OSError(errno.ENOMEM, f"no memory for {max_fids} fids")
 

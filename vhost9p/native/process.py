@@ -39,6 +39,17 @@ def end_with(parent: int) -> None:
     check(lib.v9_process_end_with(parent))
 
 
+def admit(process: int) -> None:
+    """From now on another process and its descendants may take this one's descriptors, if all their
+    rights are at least this one's."""
+    lib.v9_process_admit(process)
+
+
+def take_descriptor(pidfd: int, number: int) -> int:
+    """Returns a copy of a descriptor of another process. Raises OSError."""
+    return check(lib.v9_process_take(pidfd, number))
+
+
 def set_name(name: str, title: str | None = None) -> None:
     """Sets what ps(1) shows: the name of the main thread and, unless it is None, the command
     line."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vhost9p import procfs
+from vhost9p import host, procfs
 from vhost9p.config import Level, Seccomp
 from vhost9p.native.library import check, ffi, lib
 
@@ -159,6 +159,46 @@ def _fork_inside(*, in_user_namespace: bool) -> int:
         _map_ids(*ids)
         _has_own_user_namespace = True
     return pid
+
+
+def fork_beside(pid: int, pidfd: int) -> int:
+    """Creates the process that goes on where another one has entered, in a pid namespace of its own
+    if that has one. Returns as os.fork does; it is a child of this process's parent. This process
+    enters the other's namespaces itself, and must have no other thread. Raises OSError."""
+    global _has_own_user_namespace  # noqa: PLW0603
+    host.remember()
+    lib.v9_syscalls_load()
+    own = {name for name in _NAMESPACES if _namespace("self", name) != _namespace(str(pid), name)}
+    has_own_root = not os.path.samefile(f"/proc/{pid}/root", "/")
+    check(lib.v9_namespaces_join(pidfd, sum(_NAMESPACES[name] for name in own - {"pid"})))
+    _has_own_user_namespace = "user" in own
+    if has_own_root and "mnt" not in own:
+        check(lib.v9_root_change(f"/proc/{pid}/root".encode()))
+        procfs.is_here()
+    new = lib.V9_NEW_PID if "pid" in own else 0
+    return check(_fork(lib.V9_AS_SIBLING | new, *_HOOKS))
+
+
+_NAMESPACES = {
+    "user": lib.V9_NEW_USER,
+    "pid": lib.V9_NEW_PID,
+    "mnt": lib.V9_NEW_MOUNTS,
+    "net": lib.V9_NEW_NET,
+    "ipc": lib.V9_NEW_IPC,
+}
+
+
+def _namespace(process: str, name: str) -> str:
+    return os.readlink(f"/proc/{process}/ns/{name}")
+
+
+def settle(level: Level) -> None:
+    """In the process that `fork_beside` has created: a /proc of its own, unless the one that there
+    is shows it already; and no rights in a user namespace. Raises OSError."""
+    if level is Level.NAMESPACE and not os.path.exists("/proc/self"):
+        check(lib.v9_root_renew_proc())
+    if _has_own_user_namespace:
+        check(lib.v9_caps_keep(0))
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Self
+from typing import Any, Self
 
 from vhost9p import procfs
 from vhost9p.device_log import DeviceLog
@@ -90,6 +90,23 @@ class Listener:
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
         return cls(sock, f"--fd {fd}")
+
+    @classmethod
+    def read(cls, sock: socket.socket, written: dict[str, Any]) -> Self:
+        """The listener that another process has written down; takes ownership of its socket."""
+        listener = cls(sock, written["name"])
+        listener._path = written["path"]
+        listener._identity = written["identity"] and tuple(written["identity"])
+        return listener
+
+    def written_down(self) -> dict[str, Any]:
+        """What another process needs beside the socket, for JSON."""
+        return {
+            "fd": self.fileno(),
+            "name": self.name,
+            "path": self._path,
+            "identity": self._identity,
+        }
 
     def fileno(self) -> int:
         """The socket's descriptor."""

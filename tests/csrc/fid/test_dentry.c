@@ -154,7 +154,7 @@ static void change(void)
         v9_dentry_lose(&dentries, from, last, true);
         lose(old);
     } else if (!is_at(new, old) && !is_at(old, new)) {
-        v9_dentry_move(&dentries, from, last, into, name);
+        v9_dentry_move(&dentries, from, last, into, name, false);
         lose(new);
         rename_held(old, new);
     }

@@ -68,7 +68,7 @@ TEST(a_fid_is_cloned_or_not)
 static void rename_it(void)
 {
     struct v9_fid *fid = pin(900);
-    v9_fids_name_renamed(fids, fid, "", NULL, "a name with more room than it had before");
+    v9_fids_name_renamed(fids, fid, "", NULL, "a name with more room than it had before", false);
     v9_fids_unpin(fids, fid);
 }
 

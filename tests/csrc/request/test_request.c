@@ -82,6 +82,12 @@ struct v9_fid *v9_fids_entered(struct v9_fids *fids, uint64_t handle)
     return entered ? &fid : NULL;
 }
 
+int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle)
+{
+    (void)fids, (void)number, (void)handle;
+    return -EBADF;
+}
+
 int v9_fids_remove_handle(struct v9_fids *fids, uint64_t handle)
 {
     (void)fids, (void)handle;

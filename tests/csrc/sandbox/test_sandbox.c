@@ -86,7 +86,7 @@ TEST(a_child_is_the_init_of_its_namespace)
     CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 
-static char folder[] = "/tmp/v9-sandbox-XXXXXX";
+static char folder[] = "/tmp/v9-sandbox-XXXXXX", path[64];
 
 static int see_mounts_only(void)
 {
@@ -115,6 +115,69 @@ TEST(the_mounts_are_all_that_there_is)
     close(open(file, O_CREAT | O_WRONLY, 0600));
     CHECK(child(see_mounts_only) == 0);
     unlink(file);
+    rmdir(folder);
+}
+
+static int in_new_root(void)
+{
+    const struct v9_sandbox_mount mounts[] = {{folder, "/a", 0}};
+    const char *step;
+
+    if (be_root_of_namespaces(V9_NEW_MOUNTS) < 0 || v9_root_pivot(mounts, 1, &step) != V9_PROC_OWN)
+        return 1;
+    raise(SIGSTOP);
+    return 0;
+}
+
+/* One that was born into a pid namespace of its own, where another process has gone before. */
+static int see_its_own_proc(void)
+{
+    char link[8] = "";
+    struct stat st;
+
+    if (getpid() != 1 || stat("/a/file", &st) < 0)
+        return 1;
+    if (v9_root_renew_proc() < 0 || readlink("/proc/self", link, sizeof(link)) != 1)
+        return 2;
+    return link[0] == '1' && open("/proc/self/comm", O_WRONLY) < 0 ? 0 : 3;
+}
+
+static int join_and_fork(int pidfd)
+{
+    int pid;
+
+    if (v9_namespaces_join(pidfd, V9_NEW_MOUNTS | (geteuid() ? V9_NEW_USER : 0)) < 0)
+        return 1;
+    pid = v9_namespaces_fork(V9_NEW_PID | V9_AS_SIBLING, before, in_parent, in_child);
+    if (pid == 0)
+        _exit(see_its_own_proc());
+    return pid < 0;
+}
+
+TEST(another_process_begins_where_one_has_entered)
+{
+    int pid, pidfd, between, status, first, second;
+
+    need_namespaces();
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(path, sizeof(path), "%s/file", folder);
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    pid = fork();
+    if (pid == 0)
+        _exit(in_new_root());
+    CHECK(waitpid(pid, &status, WUNTRACED) == pid);
+    if (!WIFSTOPPED(status))
+        SKIP("this host lets the user have no /proc");
+    pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    between = fork();
+    if (between == 0)
+        _exit(join_and_fork(pidfd));
+    first = waitpid(between, &status, 0) == between && status == 0;
+    kill(pid, SIGKILL);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    second = wait(&status) > 0 && status == 0; /* it is a child of this process */
+    CHECK(first && second);
+    unlink(path);
     rmdir(folder);
 }
 

@@ -46,6 +46,67 @@ static inline void name_lost(void)
     must(P9_TRENAMEAT, body, (uint32_t)(at - body));
 }
 
+/* The names by which the guest has reached files are what it has made of them. */
+static inline void remove_by_name(void)
+{
+    uint8_t body[ROOM];
+
+    dev->dialect = V9_9P2000L; /* whose errors are numbers */
+    add_text("remove: %d\n", ask(P9_TREMOVE, body, remove_fid(body)));
+}
+
+static inline uint32_t rename_dir_above(uint8_t *body)
+{
+    uint8_t *at = begin_message(body, ROOT, "dir");
+
+    put(&at, ROOT, 4);
+    put_name(&at, "moved");
+    return (uint32_t)(at - body);
+}
+
+static inline uint32_t rename_over_file(uint8_t *body)
+{
+    uint8_t *at = begin_message(body, NEW, "inner");
+
+    put(&at, ROOT, 4);
+    put_name(&at, "file");
+    return (uint32_t)(at - body);
+}
+
+static inline void both_walked(void)
+{
+    walk_to(ROOT, NEW, "dir");
+    walked();
+}
+
+static inline void walk_below(uint32_t newfid, const char *name)
+{
+    uint8_t body[ROOM], *at = body;
+
+    put(&at, ROOT, 4);
+    put(&at, newfid, 4);
+    put(&at, 2, 2);
+    put_name(&at, "dir");
+    put_name(&at, name);
+    must(P9_TWALK, body, (uint32_t)(at - body));
+}
+
+/* The directory is known by two walks of several names. */
+static inline void walked_below_twice(void)
+{
+    host_writes("dir/another", "another");
+    walk_below(FID, "inner");
+    walk_below(NEW, "another");
+}
+
+static inline void remove_both(void)
+{
+    const uint32_t other = NEW;
+
+    remove_by_name();
+    add_text("remove: %d\n", ask(P9_TREMOVE, &other, sizeof(other)));
+}
+
 static const struct kind kinds_of_python[] = {
     {"attach", a_file, NULL, {{P9_TATTACH, attach_again}}},
     {"remove", a_file, walked, {{P9_TREMOVE, remove_fid}}},
@@ -53,6 +114,14 @@ static const struct kind kinds_of_python[] = {
     {"remove of a directory", empty_dir, walked_dir, {{P9_TREMOVE, remove_fid}}},
     {"remove of one that is not empty", a_file, walked_dir, {{P9_TREMOVE, remove_fid}}},
     {"remove of a file that has lost its name", a_file, name_lost, {{P9_TREMOVE, remove_fid}}},
+    {"rename above it", a_file, inner_walked, {{P9_TRENAMEAT, rename_dir_above}}, remove_by_name},
+    {"the same, known twice",
+     a_file,
+     walked_below_twice,
+     {{P9_TRENAMEAT, rename_dir_above}},
+     remove_both},
+    {"rename of it", a_file, inner_walked, {{P9_TRENAMEAT, rename_over_file}}, remove_by_name},
+    {"rename over it", a_file, both_walked, {{P9_TRENAMEAT, rename_over_file}}, remove_by_name},
 };
 
 /* ---- 9P2000.u -------------------------------------------------------------------------------- */

@@ -29,8 +29,9 @@ struct kind {
         uint8_t type;
         uint32_t (*fill)(uint8_t *body); /* returns the size of the body */
     } requests[AT_ONCE_MAX];
-    bool flushed;  /* a Tflush of the first one follows when its process is about to die */
-    bool unlisted; /* the host's files are looked at by themselves */
+    void (*after)(void); /* tries what they have led to */
+    bool flushed;        /* a Tflush of the first one follows when its process is about to die */
+    bool unlisted;       /* the host's files are looked at by themselves */
 };
 
 #define COUNT(kinds) (sizeof(kinds) / sizeof(*(kinds)))
@@ -186,6 +187,8 @@ static inline void add_usage(void)
 static inline void describe_all(const struct kind *kind, uint16_t answered, uint16_t before)
 {
     add_replies(before, answered);
+    if (kind->after)
+        kind->after();
     if (kind->flushed)
         add_text("at the end %u\n", used_slot((uint16_t)(answered - 1)));
     exchange(LAST_SLOT);

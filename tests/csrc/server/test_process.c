@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 
@@ -195,4 +196,78 @@ TEST(a_range_is_closed)
     CHECK(v9_process_close_range((uint32_t)second, UINT32_MAX) == 0);
     CHECK(is_open(first) && !is_open(third));
     CHECK(v9_process_close_range(2, 1) == -EINVAL);
+}
+
+/* ---- what an upgrade needs ------------------------------------------------------------------- */
+
+static int shared_file(size_t size)
+{
+    const int fd = memfd_create("shared", MFD_CLOEXEC);
+
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+    return fd;
+}
+
+TEST(a_file_is_mapped_at_an_address)
+{
+    const uint64_t at = 0x200000000000;
+    const int fd = shared_file(12288);
+    char byte = 0, *memory;
+
+#if defined(__SANITIZE_THREAD__)
+    SKIP("this sanitizer keeps such addresses to itself");
+#endif
+    memory = v9_process_map(fd, 4096, 8192, at);
+    if (!CHECK(memory == (char *)(uintptr_t)at))
+        return;
+    memory[1] = 'x';
+    CHECK(pread(fd, &byte, 1, 4097) == 1 && byte == 'x');
+    CHECK(!v9_process_map(fd, 0, 4096, at)); /* it is in use, */
+    memory = v9_process_map(fd, 0, 4096, 0); /* elsewhere there is room */
+    CHECK(memory && memory[4097 - 4096] == 0);
+    v9_process_unmap((void *)(uintptr_t)at, 8192);
+    CHECK(v9_process_map(fd, 0, 4096, at));
+}
+
+/* Waits until somebody closes the other end. */
+static int wait_in_child(int *end, void (*work)(void))
+{
+    int ends[2], pid;
+
+    CHECK(pipe(ends) == 0);
+    pid = fork();
+    if (pid == 0) {
+        char byte;
+
+        close(ends[1]);
+        work();
+        _exit(read(ends[0], &byte, 1) != 0);
+    }
+    close(ends[0]);
+    *end = ends[1];
+    return pid;
+}
+
+static void admit_parent(void)
+{
+    v9_process_admit(getppid());
+}
+
+TEST(a_descriptor_is_taken_with_its_position)
+{
+    const int file = shared_file(100);
+    int end, taken, pidfd, pid;
+
+    CHECK(lseek(file, 17, SEEK_SET) == 17);
+    pid = wait_in_child(&end, admit_parent);
+    pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    taken = v9_process_take(pidfd, file);
+    if (taken == -EPERM || taken == -ENOSYS)
+        SKIP("this host refuses it");
+    CHECK(taken > file && lseek(taken, 5, SEEK_CUR) == 22 && lseek(file, 0, SEEK_CUR) == 22);
+    CHECK(fcntl(taken, F_GETFD) == FD_CLOEXEC);
+    CHECK(v9_process_take(pidfd, 1000) == -EBADF);
+    close(end);
+    CHECK(wait_for(pid) == 0);
+    CHECK(v9_process_take(pidfd, file) == -ESRCH);
 }

@@ -19,6 +19,7 @@ enum { OTHER = 3, NOBODY = 65534 }; /* the fid of the second export's root; a us
 
 static uint32_t model = V9_MODEL_HOST;
 static bool unprivileged, two_exports, no_sweep, dialect_u;
+static bool tries;                    /* deaths are faults, and suspects are tried */
 static void (*spoil_recovered)(void); /* done to the memory of a dead worker */
 static pid_t worker_pid;
 static int ready_fd, go_fd, command_fd, keeper_fds[16];
@@ -138,6 +139,8 @@ static inline void be_worker(bool waits)
         wait_for(go_fd);
     python_calls = evict_all;
     v9_init();
+    conf.awaits_start = tries;
+    v9_device_blame(dev, conf.max_fids, tries ? V9_BLAME_ONE : V9_BLAME_NOBODY);
     recovered = v9_device_recover(dev, conf.max_fids);
     if (recovered && spoil_recovered)
         spoil_recovered();
@@ -148,7 +151,11 @@ static inline void be_worker(bool waits)
         _exit(3);
     if (two_exports)
         open_export(1, "second");
-    open_export(0, ""); /* the device serves from now on */
+    open_export(0, ""); /* the device serves from now on, unless it tries suspects first */
+    if (tries) {
+        v9_device_try_suspects(dev);
+        v9_device_begin(dev);
+    }
     if (!recovered)
         begin_session();
     notify(ready_fd);

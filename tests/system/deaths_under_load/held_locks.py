@@ -9,18 +9,16 @@ flock(2) either, so that is tried.)
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
-import struct
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
+
+from tests.system.host_locks import is_locked, is_locked_by_flock
 
 UNLOCKED, LOCKED, CHANGING = range(3)
 STATES = 3
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 _END, _LOOKS = 0, 1
 _FIRST = 2
 
@@ -128,18 +126,3 @@ class Prober:
         if self._files[which] < 0:
             self._files[which] = os.open(self._paths[which], os.O_RDWR)
         return self._files[which]
-
-
-def is_locked(fd: int, start: int, length: int) -> bool:
-    """Whether another process has a lock in this range of a file."""
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-    return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
-
-
-def is_locked_by_flock(fd: int) -> bool:
-    """Whether another process keeps this one from locking a file with flock(2)."""
-    with suppress(BlockingIOError):
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        return False
-    return True

@@ -22,12 +22,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 from tests.frontend.client import Client, Ticket
-from tests.frontend.counting_daemon import WRAPPER, cut_off
-from tests.frontend.daemon import Daemon, children
+from tests.frontend.daemon import Daemon, worker_of
 from tests.frontend.deaths import kill
 from tests.frontend.wire import T, decode
-from tests.system.deaths_under_load.held_locks import Locks, Prober, is_locked, is_locked_by_flock
+from tests.system.counting_daemon import WRAPPER, cut_off
+from tests.system.deaths_under_load.held_locks import Locks, Prober
 from tests.system.deaths_under_load.programs import ROOT, Program, Request, Steps
+from tests.system.host_locks import is_locked, is_locked_by_flock
 from tests.system.share import SECURITY, mounted
 
 PROGRAMS = 32
@@ -116,10 +117,7 @@ class Killer:
     def _kill(self) -> None:
         kill(self._worker)
         self.left -= 1
-        # The last one may still be there as a zombie.
-        while (found := children(self._keeper, "vhost9p-worker")) in ([], [self._worker]):
-            time.sleep(0.0005)
-        self._worker = found[0]
+        self._worker = worker_of(self._keeper)
 
 
 # ---- what a run has led to -----------------------------------------------------------------------

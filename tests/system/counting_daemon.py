@@ -1,5 +1,5 @@
 """Runs a vhost9p command that says how many requests each death has cut off:
-`python -m tests.frontend.counting_daemon COMMAND…`.
+`python -m tests.system.counting_daemon COMMAND…`.
 
 These requests had been taken from the ring and were not answered when the worker died.
 """
@@ -13,7 +13,7 @@ from unittest.mock import patch
 from vhost9p.__main__ import main
 from vhost9p.device import Device
 
-WRAPPER = (sys.executable, "-m", "tests.frontend.counting_daemon")
+WRAPPER = (sys.executable, "-m", "tests.system.counting_daemon")
 CUT_OFF = "requests were cut off"
 _take_over = Device._take_over
 

@@ -1,0 +1,103 @@
+"""The upgrade of the daemon while its VMs run, as main does it.
+
+At SIGUSR2 main writes down what it knows (handover.py), and starts the new code in a child with its
+own command line, which only tries: whether it starts at all, knows the options, understands what
+was written, reads the saved states (saved_state.py) and can map them where they have to be. Whoever
+fails at that, or says nothing for a while, is refused: nothing has changed, and the old code goes
+on.
+
+Then main executes the new code itself, which stays the parent of the keepers, and replaces one
+after the other (takeover.py). A VM whose keeper cannot be replaced goes on with it.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Collection
+from typing import Any
+
+from vhost9p import handover, signals
+from vhost9p.output import one_line
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 20.0
+"""Seconds in which the new code has to say that it can go on."""
+OUTPUT_MAX = 65536
+"""Bytes of what it says."""
+
+
+class Trial:
+    """A child with the new code, which tries whether it can go on. It inherits `fds`."""
+
+    def __init__(self, main: dict[str, Any], fds: Collection[int]) -> None:
+        """Raises OSError."""
+        written = handover.write(main)
+        try:
+            self._process = subprocess.Popen(
+                handover.command(),
+                env=handover.environment(written, only_tries=True),
+                pass_fds=[*fds, written],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        finally:
+            os.close(written)
+        self._output = b""
+        os.set_blocking(self.fileno(), False)
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        assert self._process.stdout, "it is a pipe"
+        return self._process.stdout.fileno()
+
+    def receive(self) -> bool:
+        """Takes what the new code says. Returns whether that was all."""
+        try:
+            data = os.read(self.fileno(), OUTPUT_MAX)
+        except BlockingIOError:
+            return False
+        self._output = (self._output + data)[-OUTPUT_MAX:]
+        return not data
+
+    def result(self) -> str:
+        """Returns why the new code cannot go on; empty if it can. After `receive` returned True."""
+        lines = self._output.decode(errors="backslashreplace").splitlines()
+        self.end()
+        if lines and lines[-1] == handover.READY:
+            return ""
+        for line in lines:
+            log.warning("the new version says: %s", one_line(line))
+        return lines[-1] if lines else "it ends without a word"
+
+    def end(self) -> None:
+        """Ends the child, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+def execute(main: dict[str, Any], fds: Collection[int], is_stopping: Callable[[], bool]) -> None:
+    """Replaces the code of this process, which keeps `fds`. Returns if `is_stopping`: a signal to
+    stop has arrived; later ones wait for the new code. Raises OSError: the process goes on."""
+    written = handover.write(main)
+    kept = [*fds, written]
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+    try:
+        if is_stopping():
+            return
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        os.execve(
+            handover.command()[0],
+            handover.command(),
+            handover.environment(written, only_tries=False),
+        )
+    finally:
+        for fd in kept:
+            os.set_inheritable(fd, False)
+        os.close(written)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)

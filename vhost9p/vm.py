@@ -1,0 +1,391 @@
+"""A VM as main sees it: its sockets, its saved state, and its keeper.
+
+Main forks the keeper (keeper.py), and takes the next one's start upon itself when it dies: that
+begins with a new state, after the end of all processes of the VM, which is the end of their log
+(log_pipe.py). A worker that hangs in a system call may outlive its keeper, and what it still does
+must not meet the next one's work.
+
+After an upgrade, main is another version of the code, and knows the VM from what the version before
+has written down (`written_down`). The keeper, which is still the old version's, is then replaced by
+one that goes on with its VM (takeover.py), or stays what it is if that fails.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Self
+
+from vhost9p import confinement, memory_file, plain, signals, takeover, worker
+from vhost9p.attempts import Attempts
+from vhost9p.back_off import BackOff
+from vhost9p.config import Config
+from vhost9p.confinement import Entered, SandboxError
+from vhost9p.ends import how_it_ended
+from vhost9p.errors import UserError
+from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
+from vhost9p.log_pipe import LogPipe
+from vhost9p.native.process import admit
+from vhost9p.output import say, speak_for
+from vhost9p.progress import Progress
+from vhost9p.saved_state import FIRST_ADDRESS, SavedState
+from vhost9p.shared_state import SharedState
+from vhost9p.vhost_user.listener import Listener
+
+log = logging.getLogger(__name__)
+
+EXIT_USAGE = 2
+
+
+@contextmanager
+def without_stop_signals() -> Iterator[None]:
+    """Blocks the signals to stop around a fork: until the child has its own way to take them, none
+    may arrive there."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+
+
+class Vm:
+    """A VM: its configuration, its sockets, and its keeper, which lives between `start` and
+    `ended`. `speaks` as `name` before each line of the log, if there are other VMs."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        listeners: list[Listener],
+        *,
+        speaks: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        """Takes ownership of the listeners, one for each device. Raises OSError."""
+        self.name = name
+        self.config = config
+        self.listeners = listeners
+        self.code = 0
+        self.pid = 0
+        """Of the keeper; 0 if there is none."""
+        self.pidfd = -1
+        self.stopped_at: float | None = None
+        """When it was told to end."""
+        self.killed = False
+        """Whether its time to end was up; it ends as soon as the kernel can."""
+        self.next_start: float | None = None
+        """When a keeper that has died is to be started again."""
+        self.awaits_worker = False
+        """Whether a worker has outlived its keeper, which is said once."""
+        self.log: LogPipe | None = None
+        """Of the keeper and its workers, until the last of them has ended."""
+        self._speaks = speaks
+        self._back_off = BackOff()
+        self._progress = progress or Progress(len(listeners))
+        self._states: list[SavedState] = []
+        """Of the devices, since the keeper's start."""
+        self._report = -1
+        """A file in memory, where the keeper says how far it is confined."""
+
+    # ---- start ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Forks the keeper; there is no log of the last one. Raises OSError."""
+        self._back_off.started()
+        self.next_start = None
+        self.awaits_worker = False
+        self._close_states()
+        self._create_states()
+        log = LogPipe()
+        self._limit(log)
+        try:
+            self._fork(log)
+        except OSError:
+            log.close()
+            raise
+        log.close_write_end()
+        self.log = log
+
+    def _limit(self, log: LogPipe) -> None:
+        if self.config.log_level != "debug":
+            log.limit(self.name, len(self.listeners))
+
+    def _create_states(self) -> None:
+        """Raises OSError."""
+        address = FIRST_ADDRESS
+        self._report = memory_file.create("vhost9p-report")
+        for device in self.config.devices:
+            self._states.append(SavedState.create(device.max_fids, address))
+            address = self._states[-1].header.next_address
+
+    def _close_states(self) -> None:
+        for each in self._states:
+            each.close()
+        self._states = []
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
+
+    def _fork(self, log: LogPipe) -> None:
+        with without_stop_signals():
+            self.pid = confinement.fork(self.config)
+            if self.pid == 0:
+                try:
+                    self._become_keeper(log.write_end)
+                finally:  # it never comes back here
+                    os._exit(EXIT_FAILURE)
+            self._supervise()
+
+    def _supervise(self) -> None:
+        """Opens the pidfd of the keeper; else no keeper is left. Raises OSError."""
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:  # too many open files
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, self.pid, os.WEXITED)
+            self.pid = 0
+            raise
+
+    def _begin_to_speak(self) -> None:
+        """In the keeper."""
+        logging.getLogger().setLevel(self.config.log_level.upper())
+        if self._speaks:
+            speak_for(self.name)
+
+    def _become_keeper(self, log_fd: int) -> None:
+        self._begin_to_speak()
+        become_keeper(
+            self.name,
+            log_fd,
+            [each.fileno() for each in self.listeners],
+            self._confine,
+            self._progress,
+            (self._report, *(each.fd for each in self._states)),
+        )
+
+    def _confine(self) -> Task:
+        """Confines the keeper. Returns what its workers do. Raises Refused."""
+        try:
+            config, entered = confinement.enter(self.config)
+        except UserError as error:
+            for problem in error.problems:
+                say(problem)
+            raise Refused(EXIT_USAGE) from error
+        except SandboxError as error:
+            say(str(error))
+            raise Refused(EXIT_USAGE) from error
+        except OSError as error:
+            say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
+            raise Refused(EXIT_FAILURE) from error
+        states = self._map(is_new=True)
+        at_home = all(each.at_home for each in states)
+        report = json.dumps({"entered": plain.to_plain(entered), "at_home": at_home})
+        os.pwrite(self._report, report.encode(), 0)
+        admit(os.getppid())
+        return self._task(config, entered, states)
+
+    def _map(self, *, is_new: bool) -> list[SharedState]:
+        """Raises OSError."""
+        return [
+            SharedState.map(listener, saved, is_new=is_new)
+            for listener, saved in zip(self.listeners, self._states, strict=True)
+        ]
+
+    def _task(
+        self,
+        config: Config,
+        entered: Entered,
+        states: Sequence[SharedState],
+        left: Sequence[int] = (),
+    ) -> Task:
+        attempts = Attempts(len(states))
+        return Task(
+            work=partial(worker.run, config, states, attempts, self._progress, entered.lacks),
+            requests=lambda: sum(each.area.requests for each in states),
+            frontends=lambda: [each.frontend for each in states],
+            is_awaited=lambda: any(each.connection.is_awaited for each in states),
+            left=left,
+        )
+
+    # ---- end --------------------------------------------------------------------------------
+
+    def stop(self, number: int) -> None:
+        """Has the VM end: its sockets are removed, and its keeper gets the signal."""
+        self.stopped_at = time.monotonic()
+        for each in self.listeners:
+            each.close()
+        if self.pidfd >= 0:
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def kill(self) -> None:
+        """Ends the keeper, and with it the worker, whatever hangs."""
+        self.killed = True
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def ended(self) -> bool:
+        """Called when the keeper has ended. Returns whether the VM has ended, too, with the exit
+        code `code`; else `next_start` says when it goes on."""
+        end = os.waitid(os.P_PID, self.pid, os.WEXITED)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        self.pid = 0
+        assert end is not None, "it waits"
+        is_orderly = end.si_code == os.CLD_EXITED and end.si_status in ORDERLY
+        if self.stopped_at is not None or is_orderly:
+            self.code = end.si_status if self.stopped_at is None else 0
+            return True
+        if not self._progress.has_served:
+            log.error("the keeper of %s %s before it served", self.name, how_it_ended(end))
+            self.code = EXIT_FAILURE
+            return True
+        log.error(
+            "the keeper of %s %s: mounts of a connected VM hang from now on",
+            self.name,
+            how_it_ended(end),
+        )
+        can_connect = all(each.is_listening for each in self.listeners)
+        if not can_connect or self._progress.all_finished:
+            self.code = EXIT_FAILURE
+            return True
+        self.wait_for_start()
+        return False
+
+    def wait_for_start(self) -> None:
+        """The keeper has died, or could not be started: `next_start` says when to try again."""
+        self.next_start = time.monotonic() + self._back_off.died()
+
+    def end_log(self) -> None:
+        """Writes what is left of the log, if it has not ended yet."""
+        if self.log:
+            self.log.close()
+            self.log = None
+
+    def close(self) -> None:
+        """Removes the sockets, and writes what is left of the log."""
+        self.end_log()
+        self._close_states()
+        self._progress.close()
+        for each in self.listeners:
+            each.close()
+
+    # ---- upgrade ----------------------------------------------------------------------------
+
+    @property
+    def why_not_now(self) -> str:
+        """Why no other version of the code can take over now; empty if one can."""
+        if self.next_start is not None and self.stopped_at is None:
+            return ""  # its next keeper will be of the new version
+        if self.stopped_at is not None or not self.log:
+            return f"{self.name} is about to end: try again"
+        if not self._progress.has_served or not (report := self._read_report()):
+            return f"{self.name} has not begun to serve yet: try again"
+        if not report["at_home"]:
+            return f"{self.name}: the memory of its state is not where other processes can map it"
+        return ""
+
+    def _read_report(self) -> dict[str, Any]:
+        """What the keeper has said; nothing if it has not come so far."""
+        data = os.pread(self._report, 65536, 0)
+        return dict(json.loads(data)) if data else {}
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Those that the next version gets."""
+        states = [each.fd for each in self._states]
+        sockets = [each.fileno() for each in self.listeners]
+        logs = [self.log.fileno()] if self.log else []
+        return [*sockets, *states, self._report, self._progress.fd, *logs]
+
+    def written_down(self) -> dict[str, Any]:
+        """What the next version has to know of the VM, for JSON."""
+        return {
+            "name": self.name,
+            "speaks": self._speaks,
+            "config": plain.to_plain(self.config),
+            "keeper": self.pid,
+            "sockets": [each.written_down() for each in self.listeners],
+            "states": [each.fd for each in self._states],
+            "report": self._report,
+            "progress": self._progress.fd,
+            "log": self.log.fileno() if self.log else -1,
+        }
+
+    @classmethod
+    def read(cls, written: dict[str, Any]) -> Self:
+        """A VM that another version has written down. Raises OSError, Unreadable."""
+        config = plain.from_plain(Config, written["config"])
+        listeners = [
+            Listener.read(socket.socket(fileno=each["fd"]), each) for each in written["sockets"]
+        ]
+        progress = Progress(len(listeners), written["progress"])
+        vm = cls(written["name"], config, listeners, speaks=written["speaks"], progress=progress)
+        vm._states = [SavedState.open(fd) for fd in written["states"]]
+        vm._report = written["report"]
+        if written["log"] >= 0:
+            vm.log = LogPipe(written["log"])
+            vm._limit(vm.log)
+        vm.pid = written["keeper"]
+        for fd in vm.descriptors:
+            os.set_inheritable(fd, False)
+        return vm
+
+    def supervise(self) -> None:
+        """Goes on with the keeper that the version before has started, or with none if that has
+        died. Raises OSError."""
+        if self.pid:
+            self.pidfd = os.pidfd_open(self.pid)
+        else:
+            self.wait_for_start()
+
+    def rehearse(self) -> None:
+        """Does what a new keeper will do, as far as it changes nothing. Raises OSError,
+        Unreadable."""
+        if self.pid:
+            self._read_entered()
+        for each in self._states:
+            each.try_map()
+
+    def _read_entered(self) -> Entered:
+        return plain.from_plain(Entered, self._read_report().get("entered"))
+
+    def take_over(self) -> None:
+        """Replaces the keeper by one of this version. Raises Failed, OSError, Unreadable: the
+        old one goes on."""
+        entered = self._read_entered()
+        log = LogPipe()
+        self._limit(log)
+        with ExitStack() as undo, without_stop_signals():
+            undo.callback(log.close)
+            succeed = partial(self._succeed, log.write_end, entered)
+            self.pid, pidfd = takeover.replace(self.pid, succeed)
+            undo.pop_all()
+        os.close(self.pidfd)
+        self.pidfd = pidfd
+        self.end_log()
+        log.close_write_end()
+        self.log = log
+
+    def _succeed(self, log_fd: int, entered: Entered, successor: takeover.Successor) -> None:
+        """In the new keeper, which is where the old one was, and has not begun."""
+        self._begin_to_speak()
+        config = confinement.seen_inside(self.config, entered)
+        states = self._map(is_new=False)
+        sockets = [each.fileno() for each in self.listeners]
+        log_fd = successor.copy(sockets, log_fd)
+
+        def begin() -> Task:
+            try:
+                confinement.settle(entered)
+            except OSError as error:
+                successor.fail(error)
+            admit(os.getppid())
+            successor.take_leave()
+            return self._task(config, entered, states, successor.left)
+
+        needed = (successor.channel, *successor.left)
+        become_keeper(self.name, log_fd, sockets, begin, self._progress, needed, successor.own)
