@@ -100,6 +100,15 @@ def test_success_forgets_deaths(attempts: Attempts) -> None:
         assert die(attempts, None) == []
 
 
+def test_a_new_version_is_suspected_until_it_has_served() -> None:
+    attempts = Attempts(3, is_upgrade=True)
+    attempts.begin(Cause.OTHER)
+    assert not [each for _ in range(10 * DEATHS) for each in die(attempts, 1)]
+    attempts.succeeded()
+    given_up = [die(attempts, 1) for _ in range(1 + DEATHS)]
+    assert given_up == [[], [], [], [(1, False)]]
+
+
 def test_giving_up_is_done_again_if_the_worker_dies_in_it(attempts: Attempts) -> None:
     for _ in range(DEATHS - 1):
         die(attempts, 1)

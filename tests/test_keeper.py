@@ -6,6 +6,7 @@ work.
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from vhost9p.keeper import EXIT_FAILURE
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import os, signal, sys, time
-from vhost9p import signals
+from vhost9p.stop_signals import STOP
 from vhost9p.keeper import Task, become_keeper
 from vhost9p.native.process import close_others
 from vhost9p.output import start_log
@@ -42,7 +43,7 @@ def work(kept, cause):
 {body}
 
 start_log("info")
-signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 become_keeper("test", 2, [turns], lambda: Task(work{requests}), progress)
 """
 
@@ -116,13 +117,21 @@ return 0
 def test_a_frontend_that_waits_ends_a_pause(tmp_path: Path, how: str) -> None:
     """The pause is an hour, the test's patience a minute."""
     script = SCRIPT.format(
-        body="    if turn() < 3: os.kill(os.getpid(), 9)\n    return 0",
+        body="    if turn() < 3: os.kill(os.getpid(), 11)\n    return 0",
         requests=f", {how}",
     ).replace("progress = ", "from vhost9p import back_off\nback_off.FIRST_S = 3600\n"
               "back_off.LONGEST_S = 3600\nprogress = ")  # fmt: skip
     done = run_script(tmp_path, script)
     assert done.returncode == 0
     assert "death 2: the next one goes on in 3600.0 s" in done.stderr
+
+
+def test_one_that_somebody_kills_is_followed_soon(tmp_path: Path) -> None:
+    done = run(tmp_path, "if turn() < 6: os.kill(os.getpid(), 9)\nreturn 0")
+    assert [line.split(": ")[-1] for line in done.stderr.splitlines()[:5]] == [
+        "the next one goes on at once",
+        *[f"the next one goes on in {FIRST_S} s"] * 4,
+    ]
 
 
 def test_one_that_has_served_is_not_if_it_faults(tmp_path: Path) -> None:
@@ -205,7 +214,7 @@ def test_the_signal_to_stop_reaches_the_worker(tmp_path: Path) -> None:
     body = """
 turn()
 os.kill(os.getppid(), signal.SIGINT)
-assert signal.sigwait(signals.STOP) == signal.SIGINT
+assert signal.sigwait(STOP) == signal.SIGINT
 os.kill(os.getpid(), 9)
 """
     done = run(tmp_path, body)
@@ -263,8 +272,8 @@ def test_a_long_life_ends_the_pauses() -> None:
 
 
 LINES_MAX = 500
-"""Lines of Python, without empty ones, that somebody has to read who wants to know what a keeper
-does once it is confined."""
+"""Lines of Python, without empty ones and what a module begins with, that somebody has to read who
+wants to know what a keeper does once it is confined."""
 
 
 def test_the_keeper_can_be_read_in_one_sitting() -> None:
@@ -272,7 +281,8 @@ def test_the_keeper_can_be_read_in_one_sitting() -> None:
     wanted = ["vhost9p.keeper"]
     while wanted:
         name = wanted.pop()
-        lines = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines()
+        text = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        lines = text.splitlines()[ast.parse(text).body[0].end_lineno :]
         read[name] = len([line for line in lines if line.strip()])
         for line in lines:
             if found := re.match(r"from (vhost9p[.\w]*) import ([\w, ]+)", line):
@@ -281,5 +291,5 @@ def test_the_keeper_can_be_read_in_one_sitting() -> None:
                     [f"vhost9p.{each}" for each in names] if package == "vhost9p" else [package]
                 )
                 wanted += [each for each in modules if each not in {*read, "vhost9p._native"}]
-    assert "vhost9p.native.process" in read and "vhost9p.signals" in read
+    assert "vhost9p.native.process" in read and "vhost9p.stop_signals" in read
     assert sum(read.values()) <= LINES_MAX, read

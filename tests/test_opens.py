@@ -29,10 +29,13 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # configuration), and no file that a guest reaches.
 OWN_FILES = {
     "config_file.py",
+    "handover.py",
     "host.py",
     "keeper.py",
     "native/sandbox.py",
     "output.py",
+    "takeover.py",
+    "upgrade_status.py",
     "exports.py",
     "fs/lock_recovery.py",
     "policy/locked_file.py",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 
@@ -87,20 +88,76 @@ def test_a_level_is_one_again() -> None:
         plain.from_plain(Level, "high")
 
 
+def read(pid: int) -> Status | None:
+    """What the command sees of a process."""
+    if (fd := upgrade_status.find(pid)) < 0:
+        return None
+    try:
+        return upgrade_status.read(fd)
+    finally:
+        os.close(fd)
+
+
 def test_others_read_the_status() -> None:
-    assert upgrade_status.read(os.getpid()) is None
+    assert read(os.getpid()) is None
     file = StatusFile()
     try:
-        assert upgrade_status.read(os.getpid()) == Status()
-        file.report(succeeded=False, text="x" * 10000)
-        assert upgrade_status.read(os.getpid()) == Status(
-            1, False, "x" * (upgrade_status.SIZE // 8)
-        )
+        assert read(os.getpid()) == Status()
+        file.report(succeeded=False, text="\u1234" * 10000)
+        assert read(os.getpid()) == Status(1, False, "\u1234" * upgrade_status.TEXT_MAX)
         again = StatusFile(os.dup(file.fd))
         os.close(again.fd)
         again.fd = file.fd
         again.report(succeeded=True, text="\u00fc")
-        assert upgrade_status.read(os.getpid()) == Status(2, True, "\u00fc")
+        assert read(os.getpid()) == Status(2, True, "\u00fc")
     finally:
         os.close(file.fd)
-    assert upgrade_status.read(2**22 + 1) is None
+    with pytest.raises(FileNotFoundError):
+        read(2**22 + 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"count": []}',
+        b'{"count": 1, "succeeded": true, "text": 3}',
+        b"[" * upgrade_status.SIZE,
+    ],
+)
+def test_what_is_no_status_is_none(data: bytes) -> None:
+    """Nor is more of it read than a daemon writes."""
+    fd = os.memfd_create(upgrade_status.NAME)
+    try:
+        os.ftruncate(fd, 1 << 42)
+        os.pwrite(fd, data, 0)
+        assert upgrade_status.find(os.getpid()) >= 0
+        assert read(os.getpid()) is None
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to somebody else")
+def test_a_file_of_somebody_else_is_not_looked_at() -> None:
+    """Whose process was given it, and may know nothing of the signal."""
+    file = StatusFile()
+    try:
+        os.fchown(file.fd, 1, 1)
+        assert read(os.getpid()) is None
+    finally:
+        os.close(file.fd)
+
+
+def test_a_file_that_only_has_the_name_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system of the process's owner, who may answer as he likes, or a FIFO of that name."""
+    name = f"/memfd:{upgrade_status.NAME} (deleted)"
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text(json.dumps(asdict(Status())))
+    monkeypatch.setattr(os, "readlink", lambda _: name)
+    for each in ("fifo", "file"):
+        fd = os.open(tmp_path / each, os.O_PATH)
+        assert not upgrade_status._is_status(fd, {os.geteuid()})
+        os.close(fd)

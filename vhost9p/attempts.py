@@ -5,6 +5,9 @@ state is likely to be damaged, and would end each successor. So the third such d
 of the state, and the sixth all of it (shared_state.py). Which device it was is noted in memory that
 the workers share; a fault elsewhere counts against all of them. As soon as all devices have been
 started, the state is good.
+
+After an upgrade, the code is new as well. Until it has served all devices once, it is the code that
+is suspected: no death counts against a state that another version has served.
 """
 
 import mmap
@@ -14,18 +17,19 @@ from contextlib import contextmanager
 from vhost9p.ends import Cause
 
 DEATHS = 3
-_AT, _SERVED, _FIRST = range(3)
-"""Bytes: the device that is taken over, counted from 1, or 0; whether all have been; then two of
-each device, and of their VM before."""
+_AT, _SERVED, _TRUSTED, _FIRST = range(4)
+"""Bytes: the device that is taken over, counted from 1, or 0; whether all have been; whether the
+code has ever done that; then two of each device, and of their VM before."""
 
 
 class Attempts:
     """The attempts to take over so many devices. Processes cloned from this one share it."""
 
-    def __init__(self, devices: int) -> None:
-        """Raises OSError."""
+    def __init__(self, devices: int, *, is_upgrade: bool = False) -> None:
+        """`is_upgrade`: another version of the code has served them. Raises OSError."""
         self._devices = devices
         self._page = mmap.mmap(-1, _FIRST + 2 * (1 + devices))
+        self._page[_TRUSTED] = not is_upgrade
 
     def begin(self, cause: Cause) -> None:
         """A worker begins; `cause` is why the one before ended. An end for want of memory is none
@@ -33,7 +37,8 @@ class Attempts:
         page = self._page
         if page[_SERVED]:
             page[:] = bytes(len(page))
-        elif cause is Cause.FAULT:
+            page[_TRUSTED] = True
+        elif cause is Cause.FAULT and page[_TRUSTED]:
             at = _FIRST + 2 * min(page[_AT], self._devices)
             page[at] = min(page[at] + 1, 255)
         page[_AT] = 0

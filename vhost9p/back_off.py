@@ -27,12 +27,12 @@ class BackOff:
         """The process has been started."""
         self._since = self._clock()
 
-    def died(self, *, served: bool = False) -> float:
+    def died(self, *, served: bool = False, at_most: float | None = None) -> float:
         """The process has died, and may have served something. Returns the pause before the next
-        start, in seconds."""
+        start, in seconds: LONGEST_S, or `at_most`, is the longest one."""
         self.deaths += 1
         soon = not served and self._clock() - self._since < SOON_S
         self._soon = self._soon + 1 if soon else 1
         if self._soon == 1:
             return 0.0
-        return min(FIRST_S * 2.0 ** min(self._soon - 2, 10), LONGEST_S)
+        return min(FIRST_S * 2.0 ** min(self._soon - 2, 10), at_most or LONGEST_S)

@@ -241,6 +241,17 @@ def _add_what(parser: Parser) -> None:
 
 
 def _add_service(what: argparse._ArgumentGroup) -> None:
+    _add_bounds(what)
+    _add_threads(what)
+    what.add_argument(
+        "--ring",
+        metavar="LAYOUT",
+        type=_leaf("ring"),
+        help="packed | split: the newest layout of the virtqueue to offer (default: packed)",
+    )
+
+
+def _add_bounds(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--msize-max",
         metavar="SIZE",
@@ -265,6 +276,9 @@ def _add_service(what: argparse._ArgumentGroup) -> None:
         type=_leaf("max_guest_memory"),
         help="the most of the guest's memory that is mapped (default: no limit but addresses)",
     )
+
+
+def _add_threads(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--threads",
         metavar="N",
@@ -283,12 +297,6 @@ def _add_service(what: argparse._ArgumentGroup) -> None:
         type=_leaf("poll_us"),
         help="an idle serving thread polls for up to this many microseconds, as long as experience "
         "says that it pays; 0: it sleeps at once (default: 50)",
-    )
-    what.add_argument(
-        "--ring",
-        metavar="LAYOUT",
-        type=_leaf("ring"),
-        help="packed | split: the newest layout of the virtqueue to offer (default: packed)",
     )
 
 

@@ -20,7 +20,16 @@ from vhost9p.native import sandbox
 from vhost9p.native.sandbox import Entered, Mount, SandboxError
 from vhost9p.policy import rights, state_dir
 
-__all__ = ["Entered", "SandboxError", "confine", "enter", "fork", "seen_inside", "settle"]
+__all__ = [
+    "Entered",
+    "SandboxError",
+    "confine",
+    "enter",
+    "fork",
+    "prepare",
+    "seen_inside",
+    "settle",
+]
 
 EXPORTS = "/exports"
 
@@ -45,10 +54,16 @@ def enter(config: Config) -> tuple[Config, Entered]:
     return seen_inside(config, entered), entered
 
 
-def settle(entered: Entered) -> None:
-    """Does what is left of `enter` in a process that was born where another one has entered (see
-    sandbox.fork_beside). Raises OSError."""
-    sandbox.settle(entered.level)
+def prepare(entered: Entered) -> int:
+    """Begins what is left of `enter` in a process that was born where another one has entered (see
+    sandbox.fork_beside): nothing changes yet for that. Returns what `settle` needs. Raises
+    OSError."""
+    return sandbox.create_proc(entered.level)
+
+
+def settle(prepared: int) -> None:
+    """Does the rest, when the other one has gone. Raises OSError."""
+    sandbox.settle(prepared)
 
 
 def confine(config: Config) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from vhost9p.keeper import EXIT_FAILURE
 from vhost9p.native.process import Signals, handle_stop_signals, set_name
 from vhost9p.output import never_wait, occupy_standard_streams, say, start_log
 from vhost9p.saved_state import Unreadable
-from vhost9p.takeover import Failed
+from vhost9p.takeover import ASKED_TO_END, Failed
 from vhost9p.upgrade import Trial
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener, ListenError
@@ -43,7 +43,6 @@ STOP_PATIENCE_S = 0.8
 """Seconds for an orderly end. Then the process, or the VM that is to end, ends whatever hangs."""
 OUTLIVES_S = 1.0
 """Seconds after which a worker whose keeper has died is reported."""
-_ASKED_TO_END = "the daemon was told to end"
 
 
 def prepare_process(stop_fd: int) -> None:
@@ -106,6 +105,8 @@ class Daemon:
         """Of the code that is to take over."""
         self._trial_ends = 0.0
         """When its time is up."""
+        self._outcome: upgrade.Outcome | None = None
+        """Of the upgrade to this version, until it is reported."""
         self._logged = Signals(signals.LOGGED)
         self._ends = Signals({signal.SIGCHLD})
         self._selector = selectors.DefaultSelector()
@@ -172,6 +173,8 @@ class Daemon:
         """Yields when something has to be done without an event, and what."""
         if self._trial:
             yield self._trial_ends, self._give_up_trial
+        if self._outcome:
+            yield self._outcome.looks_at, self._look_at_outcome
         for vm in self.vms.values():
             if (at := self._due(vm)) is not None:
                 yield at, partial(self._do_what_is_due, vm)
@@ -224,7 +227,7 @@ class Daemon:
         self.stopping = True
         number = os.eventfd_read(self._stop_fd)
         if self._trial:
-            self._end_trial(_ASKED_TO_END)
+            self._end_trial(ASKED_TO_END)
         for vm in self.vms.values():
             vm.stop(number)
 
@@ -243,13 +246,13 @@ class Daemon:
 
     def upgrade(self) -> None:
         """Begins to replace the code of this process by what is installed now."""
-        if self._trial or self.stopping:
+        if self._trial or self._outcome or self.stopping:
             return  # one outcome for all who ask meanwhile
         if why := self.why_not_now():
             self._refuse(why)
             return
         try:
-            self._trial = Trial(self.written_down(), self._descriptors())
+            self._trial = Trial(self.written_down(), self._descriptors_of_vms())
         except OSError as error:
             self._refuse(f"the new version cannot be started: {error.strerror}")
             return
@@ -257,8 +260,14 @@ class Daemon:
         self._watch(self._trial.fileno(), self._take_trial)
 
     def why_not_now(self) -> str:
-        """Returns why no other version can take over now; empty if one can."""
-        return next(filter(None, (vm.why_not_now for vm in self.vms.values())), "")
+        """Returns why no other version can take over now; empty if one can. VMs that are left out
+        are no reason, unless there are no others."""
+        whys = []
+        for vm in self.vms.values():
+            if vm.is_about_to_end:
+                return f"{vm.name} is about to end: try again"
+            whys.append(vm.why_left_out and f"{vm.name}: {vm.why_left_out}")
+        return whys[0] if whys and all(whys) else ""
 
     def written_down(self) -> dict[str, Any]:
         """What the next version has to know, for JSON."""
@@ -270,8 +279,8 @@ class Daemon:
             "vms": [vm.written_down() for vm in self.vms.values()],
         }
 
-    def _descriptors(self) -> list[int]:
-        return [self._status.fd, *(fd for vm in self.vms.values() for fd in vm.descriptors)]
+    def _descriptors_of_vms(self) -> list[int]:
+        return [fd for vm in self.vms.values() for fd in vm.descriptors]
 
     def _take_trial(self) -> None:
         if not self._trial or not self._trial.receive():
@@ -282,8 +291,9 @@ class Daemon:
             self._refuse(why)
             return
         try:
-            upgrade.execute(self.written_down(), self._descriptors(), self._must_stop)
-            self._refuse(_ASKED_TO_END)
+            fds = [self._status.fd, *self._descriptors_of_vms()]
+            upgrade.execute(self.written_down(), fds, self._must_stop)
+            self._refuse(ASKED_TO_END)
         except OSError as error:
             self._refuse(f"the new version cannot be executed: {error.strerror}")
 
@@ -308,24 +318,38 @@ class Daemon:
 
     def take_over(self, vms: Collection[Vm], before: str) -> None:
         """Replaces the keepers of the version before."""
-        failed = 0
+        outcome = self._outcome = upgrade.Outcome(before)
         for vm in vms:
             vm.supervise()
             self.vms[vm.name] = vm
             try:
                 if self._must_stop():
-                    raise Failed(_ASKED_TO_END)
+                    raise Failed(ASKED_TO_END)
                 if vm.pid:
-                    vm.take_over()
+                    vm.take_over(self._stop_fd)
+                    outcome.awaited.add(vm.name)
+                outcome.replaced += 1
             except (Failed, OSError, Unreadable) as error:
-                failed += 1
+                outcome.failed += 1
                 log.error("%s goes on with version %s: %s", vm.name, before, error)
             self._watch_vm(vm)
-        text = f"upgraded from version {before} to {__version__}: {len(vms) - failed} VMs"
-        if failed:
-            text += f"; {failed} go on with the old version"
-        log.info("%s", text)
-        self._status.report(succeeded=not failed, text=text)
+        outcome.deadline = time.monotonic() + upgrade.SERVE_PATIENCE_S
+        self._look_at_outcome()
+
+    def _look_at_outcome(self) -> None:
+        """Reports how the upgrade went, if that is clear."""
+        outcome = self._outcome
+        if not outcome:
+            return
+        for name in [*outcome.awaited]:
+            if name in self.vms and self.vms[name].serves_anew:
+                outcome.awaited.remove(name)
+        if not outcome.is_final:
+            outcome.looks_at = time.monotonic() + upgrade.LOOK_S
+            return
+        log.log(logging.INFO if outcome.succeeded else logging.ERROR, "%s", outcome)
+        self._status.report(succeeded=outcome.succeeded, text=str(outcome))
+        self._outcome = None
 
 
 def name_of(config: Config) -> str:

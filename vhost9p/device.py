@@ -67,45 +67,54 @@ class Device:
         locks: mmap.mmap | None = None,
     ) -> None:
         """One of so many devices in the process. `area` and `locks` have the state that outlives
-        the process; it goes on with what they hold. Raises OSError, StateError."""
+        the process; it goes on with what they hold. Raises OSError, StateError: what `area` holds
+        is then for the next process, and this one has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag)
         self.memory_slots = memory_slots(devices)
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
-        with ExitStack() as undo:
-            self.exports = Exports(config)
-            undo.callback(self.exports.close)
-            self._native = NativeDevice(
-                self,
-                threads=config.threads,
-                msize_max=config.msize_max,
-                max_fids=config.max_fids,
-                max_xattr=config.max_xattr,
-                mem_regions=self.memory_slots,
-                mem_bytes=memory_bytes(config, devices),
-                cpus=config.cpus,
-                poll_us=config.poll_us,
-                area=area,
-            )
-            undo.callback(self._native.close)
-            self._server = Server(
-                self._native.fids,
-                self.exports.tree,
-                msize_max=config.msize_max,
-                set_msize=self._native.set_msize,
-                set_dialect=lambda dialect: self._native.set_dialect(
-                    dialect_u=dialect is Dialect.U
-                ),
-                wake_signal=sys.wake_signal(),
-                locks=locks,
-            )
-            undo.callback(self._server.close)
-            self.try_lock = self._server.try_lock
-            if area and area.is_taken_over:
-                self._take_over()
-            self._native.set_exports(self.exports.natives)
-            self._undo = undo.pop_all()
+        self._undo = ExitStack()
+        try:
+            self._open(config, memory_bytes(config, devices), area, locks)
+        except BaseException:
+            if area is None:
+                self._undo.close()
+            raise
+
+    def _open(
+        self, config: DeviceConfig, mem_bytes: int, area: Area | None, locks: mmap.mmap | None
+    ) -> None:
+        undo = self._undo
+        self.exports = Exports(config)
+        undo.callback(self.exports.close)
+        self._native = NativeDevice(
+            self,
+            threads=config.threads,
+            msize_max=config.msize_max,
+            max_fids=config.max_fids,
+            max_xattr=config.max_xattr,
+            mem_regions=self.memory_slots,
+            mem_bytes=mem_bytes,
+            cpus=config.cpus,
+            poll_us=config.poll_us,
+            area=area,
+        )
+        undo.callback(self._native.close)
+        self._server = Server(
+            self._native.fids,
+            self.exports.tree,
+            msize_max=config.msize_max,
+            set_msize=self._native.set_msize,
+            set_dialect=lambda dialect: self._native.set_dialect(dialect_u=dialect is Dialect.U),
+            wake_signal=sys.wake_signal(),
+            locks=locks,
+        )
+        undo.callback(self._server.close)
+        self.try_lock = self._server.try_lock
+        if area and area.is_taken_over:
+            self._take_over()
+        self._native.set_exports(self.exports.natives)
 
     def _take_over(self) -> None:
         """Goes on with the session of a process that died."""

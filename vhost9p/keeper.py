@@ -13,12 +13,13 @@ closes what nobody owns (shared_state.py): neither frontend nor guest notices.
 Ends. A worker that exits with 0, or before the VM was ever served with 1 or 2, has ended of its own
 accord, and so does the keeper, with the same code. Any other end is a death: a signal, an error
 that nobody expected, or a successor that lacks something for now, such as memory or an export.
-The next worker starts at once if the last one has served requests and was only killed, else after
+The next worker starts at once if the last one has answered requests and was only killed, else after
 a pause that grows (back_off.py): a guest that can make workers fault must not fill the host's time
-and log by that. It never starts before the kernel has finished with the last one: one that hangs in
-a system call in an uninterruptible sleep is waited for. A frontend that speaks ends the pause: QEMU
-waits for the answer in its main loop, and the VM's monitor with it. The next worker is told why the
-last one ended (ends.py). There is no next one if the VM has never been served, since the host lacks
+and log by that. It stays short where somebody has killed them, since a guest may wait. The next
+worker never starts before the kernel has finished with the last one: one that hangs in a system
+call in an uninterruptible sleep is waited for. A frontend that speaks ends the pause: QEMU waits
+for the answer in its main loop, and the VM's monitor with it. The next worker is told why the last
+one ended (ends.py). There is no next one if the VM has never been served, since the host lacks
 something (progress.py). A worker is killed when its keeper ends, the keeper when main ends
 (PR_SET_PDEATHSIG).
 
@@ -36,11 +37,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vhost9p import signals
 from vhost9p.back_off import FIRST_S, BackOff
 from vhost9p.ends import EXIT_FAULT, OOM_KILLS, Cause, cause_of, count_oom_kills, how_it_ended
 from vhost9p.native.process import Signals, clone, close_others, end_with, set_name
 from vhost9p.progress import Progress
+from vhost9p.stop_signals import STOP
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class Task:
     work: Callable[[Collection[int], Cause], int]
     """What a worker does; its exit code. It is given the keeper's descriptors, and closes the
     others that nobody owns; and why the worker before it ended."""
-    requests: Callable[[], int] = lambda: 0
-    """How many requests of guests all workers have taken, for the first time."""
+    answered: Callable[[], int] = lambda: 0
+    """How many requests of guests all workers have answered."""
     frontends: Callable[[], Collection[int]] = lambda: ()
     """The descriptors that become readable when a frontend speaks."""
     is_awaited: Callable[[], bool] = lambda: False
@@ -97,7 +98,7 @@ class Keeper:
         self._progress = progress
         self._tampered = False
         self._back_off = back_off or BackOff()
-        self._signals = Signals(signals.STOP)
+        self._signals = Signals(STOP)
         self._kept = {*kept, self._signals.fileno()}
         self._oom_score = oom_score
         self._oom_kills = oom_kills
@@ -110,7 +111,7 @@ class Keeper:
         while True:
             self._back_off.started()
             oom_kills = count_oom_kills(self._oom_kills)
-            requests = self._task.requests()
+            answered = self._task.answered()
             ends = ORDERLY if not self._progress.has_served else ORDERLY[:1]
             _shift_oom_score(self._oom_score, SAFER)
             kept = (*self._kept, _next_descriptor())
@@ -126,8 +127,9 @@ class Keeper:
             if self._stopping:
                 return 0
             cause = cause_of(end, oom_kills=count_oom_kills(self._oom_kills) - oom_kills)
-            served = cause is Cause.OTHER and self._task.requests() != requests
-            pause = self._back_off.died(served=served)
+            served = cause is Cause.OTHER and self._task.answered() != answered
+            killed = cause is Cause.OTHER and end.si_code != os.CLD_EXITED
+            pause = self._back_off.died(served=served, at_most=FIRST_S if killed else None)
             why_last = self._why_last()
             log.error("%s", self._describe(how_it_ended(end, cause), pause, why_last))
             if why_last:
@@ -245,8 +247,9 @@ def become_keeper(
     code = EXIT_FAULT
     try:
         _keeper = os.getpid()
-        set_name("vhost9p-keeper", f"vhost9p: keeper of {name}")
-        for number in signals.STOP:
+        names = "vhost9p-keeper", f"vhost9p: keeper of {name}"
+        set_name(*names)
+        for number in STOP:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # main's timer
         null, oom_score, oom_kills = own or open_own("self")
@@ -257,6 +260,9 @@ def become_keeper(
         kept = (0, 1, 2, oom_score, oom_kills, *kept)
         close_others((*kept, *needed))
         task = prepare()
+        set_name(
+            *names
+        )  # the command line was not to be had where /proc has not shown this process
         end_with(os.getppid())  # 0 for the init of a pid namespace, so it says nothing of main
         if _is_read(2):  # else main has ended
             keeper = Keeper(name, kept, task, progress, oom_score=oom_score, oom_kills=oom_kills)

@@ -74,9 +74,9 @@ def _write(line: str) -> bool:
 
 def occupy_standard_streams() -> None:
     """Opens /dev/null for descriptors 0 to 2 that are closed, so that no file of a guest gets a
-    number to which libraries print."""
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        pass
+    number to which libraries print. Programs that are executed have them, too."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
     os.close(fd)
 
 

@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from vhost9p import signals
 from vhost9p.config import Config
 from vhost9p.daemon import listen
 from vhost9p.errors import UserError
+from vhost9p.forking import without_stop_signals
 from vhost9p.native.process import close_others, end_with
+from vhost9p.stop_signals import STOP
 from vhost9p.vhost_user.listener import Listener, ListenError
-from vhost9p.vm import without_stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,10 @@ class Preparation:
 def _be_child(main: int, out: socket.socket, name: str, work: Callable[[], Prepared]) -> NoReturn:
     """Runs the child. It is the caller of os.fork, and ends here."""
     try:
-        for number in signals.STOP:
+        for number in STOP:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # main's timer
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
         end_with(main)
         close_others((0, 1, 2, out.fileno()))  # else the sockets of other VMs outlive these
         prepared, listeners = _prepare(name, work)

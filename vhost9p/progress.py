@@ -18,8 +18,8 @@ class Progress:
     def __init__(self, devices: int, fd: int = -1) -> None:
         """That of the file `fd`, which is owned from now on, or a new one. Raises OSError."""
         self.fd = memory_file.create("vhost9p-progress") if fd < 0 else fd
-        os.ftruncate(self.fd, 1 + devices)
-        self._page = mmap.mmap(self.fd, 1 + devices)
+        os.ftruncate(self.fd, 2 + devices)
+        self._page = mmap.mmap(self.fd, 2 + devices)
 
     @property
     def has_served(self) -> bool:
@@ -28,7 +28,16 @@ class Progress:
 
     def serves(self) -> None:
         """A worker serves."""
-        self._page[0] = 1
+        self._page[0] = self._page[-1] = 1
+
+    def begin_anew(self) -> None:
+        """A keeper takes the place of another one, whose worker has ended."""
+        self._page[-1] = 0
+
+    @property
+    def serves_anew(self) -> bool:
+        """Whether a worker of that keeper has served."""
+        return bool(self._page[-1])
 
     def finish(self, device: int) -> None:
         """The only connection of a device has ended."""
@@ -37,7 +46,7 @@ class Progress:
     @property
     def all_finished(self) -> bool:
         """Whether nobody can connect to any device any more."""
-        return all(self._page[1:])
+        return all(self._page[1:-1])
 
     def close(self) -> None:
         """In main, when the VM has ended."""

@@ -12,8 +12,7 @@ Imports next to nothing: it is what the process does first.
 import os
 import signal
 
-STOP = (signal.SIGTERM, signal.SIGINT)
-"""They end the daemon."""
+from vhost9p.stop_signals import STOP
 
 LOGGED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """They have an effect (SIGUSR2 is an upgrade), or are ignored and logged, since their sender may

@@ -4,7 +4,8 @@ To the VM it is one more death of its worker, which may die at any instant anywa
 belongs to a new keeper, which main forks. The old keeper takes no part in it, so it may be of any
 version:
 
-1. It is stopped (SIGSTOP), so that it starts no worker. Its worker is killed.
+1. It is stopped (SIGSTOP), so that it starts no worker. So is its worker, and then killed: a
+   thread that does not stop hangs in the kernel, and would not die either.
 2. A new keeper is born where the old one is: in its user, mount, network and IPC namespaces, since
    the guest's directories cannot be mixed with those of other mounts in a rename. Its pid
    namespace is a new one, since the old one ends with its init.
@@ -14,6 +15,10 @@ version:
 
 Until the last step nothing has changed for the old keeper. Whatever fails, it is continued
 (SIGCONT): it finds that its worker was killed, and starts the next one.
+
+Main waits for nobody without end. A killed process runs no code of its own any more, so nothing
+has to wait until the kernel has closed its files, which hangs where a file system does: main reaps
+it later, like any child that it does not know. A signal to stop ends each wait.
 
 One process is in between: main forks a child that enters the namespaces and creates the keeper as a
 child of main (CLONE_PARENT), since a process gets into a pid namespace by birth, and main itself
@@ -28,9 +33,11 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import count
 from typing import Any, NoReturn
 
+from vhost9p.forking import without_stop_signals
 from vhost9p.keeper import open_own
 from vhost9p.native import sandbox
 from vhost9p.native.process import close_others, take_descriptor
@@ -40,45 +47,81 @@ END_PATIENCE_S = 3.0
 sleep takes longer."""
 START_PATIENCE_S = 10.0
 """How long a step of the new keeper may take, on a host with much to do."""
+LEAVE_PATIENCE_S = 0.5
+"""How long the end of the old keeper is waited for, so that mostly the upgrade is over when it is
+reported."""
+PAUSE_S = 0.001
 MESSAGE_MAX = 4096
+ASKED_TO_END = "the daemon was told to end"
 
 
 class Failed(Exception):
     """The old keeper goes on; the text says why."""
 
 
-def replace(pid: int, succeed: Callable[["Successor"], None]) -> tuple[int, int]:
+def replace(
+    pid: int, pidfd: int, stop_fd: int, succeed: Callable[["Successor"], None]
+) -> tuple[int, int]:
     """Replaces a keeper, a child of this process. `succeed` runs in the new one, whose pid and
-    pidfd are returned. Raises Failed, OSError: nothing has changed."""
-    old = _OldKeeper(pid)
+    pidfd are returned. Raises Failed, OSError: nothing has changed. It fails as soon as `stop_fd`
+    is readable."""
+    waits = _Waits(stop_fd)
+    old = _OldKeeper(pid, pidfd, waits)
     try:
         old.freeze()
         old.end_worker()
-        return _fork(old, succeed)
+        return _fork(old, waits, succeed)
     except BaseException:
         old.thaw()
         raise
 
 
+class _Waits:
+    """Waits of main, which a signal to stop ends."""
+
+    def __init__(self, stop_fd: int) -> None:
+        self._stop_fd = stop_fd
+
+    def readable(self, seconds: float, fd: int | None = None) -> bool:
+        """Waits so long until a descriptor is readable. Returns whether it is. Raises Failed."""
+        poller = select.poll()
+        for each in (self._stop_fd, *([] if fd is None else [fd])):
+            poller.register(each, select.POLLIN)
+        ready = {each for each, _ in poller.poll(seconds * 1000)}
+        if self._stop_fd in ready:
+            raise Failed(ASKED_TO_END)
+        return fd in ready
+
+    def true(self, seconds: float, condition: Callable[[], bool]) -> bool:
+        """Waits so long for a condition. Returns whether it is met. Raises Failed."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            self.readable(PAUSE_S)
+        return True
+
+
 class _OldKeeper:
     """A keeper that is to be replaced."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, pidfd: int, waits: _Waits) -> None:
         self.pid = pid
+        self.pidfd = pidfd
+        self._waits = waits
 
     def freeze(self) -> None:
         """Raises Failed."""
         os.kill(self.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + END_PATIENCE_S
-        while time.monotonic() < deadline:
-            end = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if end and end.si_code == os.CLD_STOPPED:
-                os.waitid(os.P_PID, self.pid, os.WSTOPPED)
-                return
-            if end:
-                raise Failed("its keeper has just ended")
-            time.sleep(0.001)
-        raise Failed("its keeper cannot be stopped")
+        if not self._waits.true(END_PATIENCE_S, self._has_stopped):
+            raise Failed("its keeper cannot be stopped")
+
+    def _has_stopped(self) -> bool:
+        """Raises Failed."""
+        end = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if end and end.si_code != os.CLD_STOPPED:
+            raise Failed("its keeper has just ended")
+        return bool(end and os.waitid(os.P_PID, self.pid, os.WSTOPPED))
 
     def thaw(self) -> None:
         """It goes on."""
@@ -87,40 +130,62 @@ class _OldKeeper:
 
     def end_worker(self) -> None:
         """Kills its worker, if it has one. Raises Failed, OSError."""
-        deadline = time.monotonic() + END_PATIENCE_S
         # The option that lets workers be cloned (server/process.c) brings this file along.
         with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
             children = file.read().split()
-        for pid in children:
-            pidfd = os.pidfd_open(int(pid))
+        for pid in map(int, children):
+            pidfd = os.pidfd_open(pid)
             try:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                if not _is_ready(pidfd, deadline):
-                    raise Failed("its worker hangs in a system call and does not die")
+                self._end(pid, pidfd)
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+                raise
             finally:
                 os.close(pidfd)
+
+    def _end(self, pid: int, pidfd: int) -> None:
+        """Raises Failed: the worker is stopped, unless it was killed already."""
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        if not self._waits.true(END_PATIENCE_S, partial(_are_stopped, pid)):
+            raise Failed("its worker hangs in a system call")
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not self._waits.readable(END_PATIENCE_S, pidfd):
+            raise Failed("its worker hangs in a system call and does not die")
 
     def end(self) -> None:
         """The point of no return."""
         os.kill(self.pid, signal.SIGKILL)
-        _reap(self.pid)
 
 
-def _fork(old: _OldKeeper, succeed: Callable[["Successor"], None]) -> tuple[int, int]:
+def _are_stopped(pid: int) -> bool:
+    """Whether all threads of a process have stopped, or ended (proc_pid_stat(5))."""
+    folder = f"/proc/{pid}/task"
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(folder):
+            with open(f"{folder}/{thread}/stat", "rb") as file:
+                if file.read().rpartition(b") ")[2][:1] not in b"TtZX":
+                    return False
+    return True
+
+
+def _fork(
+    old: _OldKeeper, waits: _Waits, succeed: Callable[["Successor"], None]
+) -> tuple[int, int]:
     """Creates the new keeper, and ends the old one when it is ready. Raises Failed, OSError."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ExitStack() as undo:
         undo.enter_context(here)
-        between = os.fork()
-        if between == 0:
-            here.close()
-            _be_between(old, there, succeed)
-        there.close()
+        with there, without_stop_signals():
+            between = os.fork()
+            if between == 0:
+                here.close()
+                _be_between(old, there, succeed)
         try:
-            pid = int(_receive(here)["pid"])
+            pid = int(_receive(here, waits)["pid"])
         finally:
-            _kill(between)
-        undo.callback(_kill, pid)
+            os.kill(between, signal.SIGKILL)
+        undo.callback(os.kill, pid, signal.SIGKILL)
         pidfd = os.pidfd_open(pid)
         undo.callback(os.close, pidfd)
         own = open_own(pid)
@@ -129,12 +194,14 @@ def _fork(old: _OldKeeper, succeed: Callable[["Successor"], None]) -> tuple[int,
         finally:
             for fd in own:
                 os.close(fd)
-        _receive(here)
+        _receive(here, waits)
         old.end()
         undo.pop_all()
-        with here, suppress(OSError):  # if it has died, main hears of it like of any keeper's death
-            here.send(b"go on")
-        return pid, pidfd
+    with here, suppress(OSError):  # if it has died, main hears of it like of any keeper's death
+        here.send(b"go on")
+    with suppress(Failed):
+        waits.readable(LEAVE_PATIENCE_S, old.pidfd)
+    return pid, pidfd
 
 
 def _be_between(
@@ -143,13 +210,12 @@ def _be_between(
     """In the child: enters what the old keeper is in, and creates the new one."""
     successor = Successor(out)
     try:
-        pidfd = os.pidfd_open(old.pid)
         numbers = [int(each) for each in os.listdir(f"/proc/{old.pid}/fd")]
-        pid = sandbox.fork_beside(old.pid, pidfd)
+        pid = sandbox.fork_beside(old.pid, old.pidfd)
         if pid:
             out.send(json.dumps({"pid": pid}).encode())
         else:
-            successor.begin(pidfd, numbers)
+            successor.begin(old.pidfd, numbers)
             succeed(successor)
     except Exception as error:
         successor.fail(error)
@@ -227,27 +293,11 @@ def _numbers_but(taken: Collection[int]) -> Iterator[int]:
     return (number for number in count(3) if number not in taken)
 
 
-def _is_ready(fd: int, deadline: float) -> bool:
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(max(deadline - time.monotonic(), 0) * 1000))
-
-
-def _receive(channel: socket.socket) -> dict[str, Any]:
+def _receive(channel: socket.socket, waits: _Waits) -> dict[str, Any]:
     """Raises Failed."""
-    if not _is_ready(channel.fileno(), time.monotonic() + START_PATIENCE_S):
+    if not waits.readable(START_PATIENCE_S, channel.fileno()):
         raise Failed("the new keeper hangs")
     message = dict(json.loads(channel.recv(MESSAGE_MAX) or b'{"error": "the new keeper died"}'))
     if "error" in message:
         raise Failed(str(message["error"]))
     return message
-
-
-def _kill(pid: int) -> None:
-    """Ends a child, if it has not ended."""
-    os.kill(pid, signal.SIGKILL)
-    _reap(pid)
-
-
-def _reap(pid: int) -> None:
-    os.waitid(os.P_PID, pid, os.WEXITED)

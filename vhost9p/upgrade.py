@@ -7,23 +7,30 @@ fails at that, or says nothing for a while, is refused: nothing has changed, and
 on.
 
 Then main executes the new code itself, which stays the parent of the keepers, and replaces one
-after the other (takeover.py). A VM whose keeper cannot be replaced goes on with it.
+after the other (takeover.py). A VM whose keeper cannot be replaced goes on with it. The upgrade has
+succeeded when a worker of each new keeper has served.
 """
 
 import logging
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
-from vhost9p import handover, signals
+from vhost9p import __version__, handover
 from vhost9p.output import one_line
+from vhost9p.stop_signals import STOP
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 20.0
 """Seconds in which the new code has to say that it can go on."""
+SERVE_PATIENCE_S = 10.0
+"""Seconds in which a worker of each new keeper has to serve."""
+LOOK_S = 0.02
 OUTPUT_MAX = 65536
 """Bytes of what it says."""
 
@@ -85,7 +92,7 @@ def execute(main: dict[str, Any], fds: Collection[int], is_stopping: Callable[[]
     stop has arrived; later ones wait for the new code. Raises OSError: the process goes on."""
     written = handover.write(main)
     kept = [*fds, written]
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         if is_stopping():
             return
@@ -100,4 +107,37 @@ def execute(main: dict[str, Any], fds: Collection[int], is_stopping: Callable[[]
         for fd in kept:
             os.set_inheritable(fd, False)
         os.close(written)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+
+
+@dataclass
+class Outcome:
+    """How the VMs fare whose keepers were to be replaced."""
+
+    before: str
+    """The version before."""
+    replaced: int = 0
+    failed: int = 0
+    awaited: set[str] = field(default_factory=set)
+    """Names of VMs whose new keepers have no worker yet that has served."""
+    deadline: float = 0.0
+    looks_at: float = 0.0
+    """When to look at them next."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return not self.awaited or time.monotonic() >= self.deadline
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all VMs are served by the new version."""
+        return not self.failed and not self.awaited
+
+    def __str__(self) -> str:
+        text = f"upgraded from version {self.before} to {__version__}: {self.replaced} VMs"
+        if self.failed:
+            text += f"; {self.failed} go on with the old version"
+        if self.awaited:
+            text += f"; not served after {SERVE_PATIENCE_S:g} s: {', '.join(sorted(self.awaited))}"
+        return text

@@ -11,10 +11,11 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 from vhost9p import upgrade_status
-from vhost9p.output import say
+from vhost9p.output import one_line, say
 
 SIGNAL = signal.SIGUSR2
 PATIENCE_S = 120.0
@@ -33,8 +34,19 @@ def run(words: list[str]) -> int:
         "pid", nargs="*", type=int,
         help="main process of a daemon (default: all of this user; root: of everybody)",
     )  # fmt: skip
-    pids = parser.parse_args(words).pid or _all()
-    return max([_upgrade(pid) for pid in pids], default=0)
+    pids = parser.parse_args(words).pid
+    asked, codes = [], [0]
+    for pid in pids or _all():
+        try:
+            asked.append(_Asked(pid))
+        except ProcessLookupError as error:
+            if pids:
+                say(f"{pid}: {error.strerror}")
+                codes.append(EXIT_USAGE)
+        except OSError as error:
+            say(f"{pid}: {error.strerror or error}")
+            codes.append(EXIT_USAGE)
+    return max(*codes, *_outcomes(asked))
 
 
 def _all() -> list[int]:
@@ -44,30 +56,51 @@ def _all() -> list[int]:
         with suppress(OSError):
             if os.stat(f"/proc/{pid}/ns/mnt") != os.stat("/proc/self/ns/mnt"):
                 continue
-            if upgrade_status.read(pid):
+            if (fd := upgrade_status.find(pid)) >= 0:
+                os.close(fd)
                 found.append(pid)
-    return sorted(found)
+    # A process that a daemon has just created has its descriptors for a moment.
+    return sorted(pid for pid in found if upgrade_status.parent_of(pid) not in {-1, *found})
 
 
-def _upgrade(pid: int) -> int:
-    try:
-        pidfd = os.pidfd_open(pid)
-        before = upgrade_status.read(pid)
+class _Asked:
+    """A daemon that was asked to be upgraded."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises OSError."""
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._fd = upgrade_status.find(pid)
+        before = upgrade_status.read(self._fd) if self._fd >= 0 else None
         if not before:
-            say(f"{pid} is no daemon that can be upgraded")
-            return EXIT_USAGE
-        signal.pidfd_send_signal(pidfd, SIGNAL)
-    except (ProcessLookupError, PermissionError) as error:
-        say(f"{pid}: {error.strerror}")
-        return EXIT_USAGE
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        now = upgrade_status.read(pid)
-        if now and now.count > before.count:
-            print(f"{pid}: {now.text}", file=sys.stdout if now.succeeded else sys.stderr)
+            raise OSError("is no daemon that can be upgraded")
+        self._count = before.count
+        signal.pidfd_send_signal(self._pidfd, SIGNAL)
+
+    def outcome(self) -> int | None:
+        """Returns the exit code, once there is one, and says why. Raises OSError."""
+        now = upgrade_status.read(self._fd)
+        if now and now.count > self._count:
+            where = sys.stdout if now.succeeded else sys.stderr
+            print(one_line(f"{self.pid}: {now.text}"), file=where, flush=True)
             return 0 if now.succeeded else EXIT_FAILURE
-        if select.select([pidfd], [], [], PAUSE_S)[0]:
-            say(f"{pid} has ended")
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if poller.poll(0):
+            say(f"{self.pid} has ended")
             return EXIT_FAILURE
-    say(f"{pid} has not said within {PATIENCE_S:g} s how the upgrade went")
-    return EXIT_FAILURE
+        return None
+
+
+def _outcomes(asked: list[_Asked]) -> Iterator[int]:
+    """Waits for all of them. Yields the exit codes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while asked and time.monotonic() < deadline:
+        for each in [*asked]:
+            if (code := each.outcome()) is not None:
+                asked.remove(each)
+                yield code
+        time.sleep(PAUSE_S)
+    for each in asked:
+        say(f"{each.pid} has not said within {PATIENCE_S:g} s how the upgrade went")
+        yield EXIT_FAILURE

@@ -2,17 +2,27 @@
 
 Main keeps a file in memory, which whoever may look into the process finds by its name below
 /proc/PID/fd. A daemon has no socket for commands, so there is none to be guarded.
+
+Whoever reads it may be root, and the process anybody's: its descriptors may be anything. So each is
+opened without effect first (O_PATH of open(2)). It is read only if the kernel keeps it where it
+keeps files in memory, which nobody else can mount and which never wait, and if its owner is the
+process's, or root: else a process that was given somebody else's descriptor would get a signal that
+ends it.
 """
 
 import json
 import os
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from vhost9p import memory_file
 
 NAME = "vhost9p-upgrade"
-SIZE = 4096
+TEXT_MAX = 512
+"""Characters, of which JSON makes up to 12 bytes each."""
+SIZE = 8192
 """Bytes, which are written at once. A reader who sees a part of old and new reads again."""
 
 
@@ -37,36 +47,84 @@ class StatusFile:
 
     def report(self, *, succeeded: bool, text: str) -> None:
         """An attempt has ended. Raises OSError."""
-        self._status = Status(self._status.count + 1, succeeded, text[: SIZE // 8])
+        self._status = Status(self._status.count + 1, succeeded, text[:TEXT_MAX])
         self._write()
 
     def _write(self) -> None:
         os.pwrite(self.fd, json.dumps(asdict(self._status)).encode().ljust(SIZE), 0)
 
 
-def read(pid: int) -> Status | None:
-    """Returns the status of a daemon; None if the process is none, or has ended. Raises
-    PermissionError."""
+def find(pid: int) -> int:
+    """Returns a descriptor of a daemon's file, for `read`; -1 if the process is none, or has ended.
+    Raises OSError."""
     folder = f"/proc/{pid}/fd"
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for number in os.listdir(folder):
-            path = f"{folder}/{number}"
-            with suppress(FileNotFoundError, ProcessLookupError):
-                if os.readlink(path) == f"/memfd:{NAME} (deleted)":
-                    return _read(path)
-    return None
+    owners = {0, _owner(pid)}
+    for number in os.listdir(folder):
+        with suppress(OSError), _opened(f"{folder}/{number}", os.O_PATH) as fd:
+            if _is_status(fd, owners):
+                return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    return -1
 
 
-def _read(path: str) -> Status | None:
+def _owner(pid: int) -> int:
+    """Returns the effective uid of a process. Raises OSError."""
+    return _field(pid, b"Uid:", 2)
+
+
+def parent_of(pid: int) -> int:
+    """Returns the parent of a process; -1 if it has ended."""
+    with suppress(OSError):
+        return _field(pid, b"PPid:", 1)
+    return -1
+
+
+def _field(pid: int, name: bytes, number: int) -> int:
+    """Returns a word of a line of proc_pid_status(5); -1 if there is none. Raises OSError."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return next((int(line.split()[number]) for line in file if line.startswith(name)), -1)
+
+
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_status(fd: int, owners: set[int]) -> bool:
+    """Looks at nothing of a file system but the kernel's own. Raises OSError."""
+    if os.readlink(f"/proc/self/fd/{fd}") != f"/memfd:{NAME} (deleted)":
+        return False
+    own = memory_file.create("vhost9p-compared")
+    try:
+        if _mount(fd) != _mount(own):
+            return False
+    finally:
+        os.close(own)
+    found = os.fstat(fd)
+    return stat.S_ISREG(found.st_mode) and found.st_uid in owners
+
+
+def _mount(fd: int) -> bytes:
+    """The mount that a file is on (proc_pid_fdinfo(5)). Raises OSError."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        return next((line for line in file if line.startswith(b"mnt_id:")), b"")
+
+
+def read(fd: int) -> Status | None:
+    """Returns what a daemon says; None if it is no such thing. Raises OSError."""
     for _ in range(100):
-        with open(path, "rb") as file:
-            if status := _parse(file.read()):
-                return status
+        if status := _parse(os.pread(fd, SIZE, 0)):
+            return status
     return None
 
 
 def _parse(data: bytes) -> Status | None:
     """None: it is being written."""
-    with suppress(ValueError, TypeError):
-        return Status(**json.loads(data))
+    with suppress(ValueError, TypeError, RecursionError):
+        status = Status(**json.loads(data))
+        kinds = type(status.count), type(status.succeeded), type(status.text)
+        return status if kinds == (int, bool, str) else None
     return None

@@ -16,18 +16,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
-from vhost9p import confinement, memory_file, plain, signals, takeover, worker
+from vhost9p import confinement, memory_file, plain, takeover, worker
 from vhost9p.attempts import Attempts
 from vhost9p.back_off import BackOff
 from vhost9p.config import Config
 from vhost9p.confinement import Entered, SandboxError
 from vhost9p.ends import how_it_ended
 from vhost9p.errors import UserError
+from vhost9p.forking import without_stop_signals
 from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
 from vhost9p.log_pipe import LogPipe
 from vhost9p.native.process import admit
@@ -40,17 +41,6 @@ from vhost9p.vhost_user.listener import Listener
 log = logging.getLogger(__name__)
 
 EXIT_USAGE = 2
-
-
-@contextmanager
-def without_stop_signals() -> Iterator[None]:
-    """Blocks the signals to stop around a fork: until the child has its own way to take them, none
-    may arrive there."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
 
 
 class Vm:
@@ -201,15 +191,16 @@ class Vm:
         config: Config,
         entered: Entered,
         states: Sequence[SharedState],
-        left: Sequence[int] = (),
+        left: Sequence[int] | None = None,
     ) -> Task:
-        attempts = Attempts(len(states))
+        """`left` are the descriptors of the keeper before, if this one has taken over."""
+        attempts = Attempts(len(states), is_upgrade=left is not None)
         return Task(
             work=partial(worker.run, config, states, attempts, self._progress, entered.lacks),
-            requests=lambda: sum(each.area.requests for each in states),
+            answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),
-            left=left,
+            left=left or (),
         )
 
     # ---- end --------------------------------------------------------------------------------
@@ -276,16 +267,20 @@ class Vm:
     # ---- upgrade ----------------------------------------------------------------------------
 
     @property
-    def why_not_now(self) -> str:
-        """Why no other version of the code can take over now; empty if one can."""
-        if self.next_start is not None and self.stopped_at is None:
+    def is_about_to_end(self) -> bool:
+        """Whether no other version of the code can take over now, since that would not know."""
+        return self.stopped_at is not None
+
+    @property
+    def why_left_out(self) -> str:
+        """Why its keeper cannot be replaced now; empty if it can, or there is none. A worker that
+        an attacker controls can bring that about, but holds up no other VM by it."""
+        if not self.pid:
             return ""  # its next keeper will be of the new version
-        if self.stopped_at is not None or not self.log:
-            return f"{self.name} is about to end: try again"
         if not self._progress.has_served or not (report := self._read_report()):
-            return f"{self.name} has not begun to serve yet: try again"
+            return "it has not begun to serve yet: try again"
         if not report["at_home"]:
-            return f"{self.name}: the memory of its state is not where other processes can map it"
+            return "the memory of its state is not where other processes can map it"
         return ""
 
     def _read_report(self) -> dict[str, Any]:
@@ -345,6 +340,8 @@ class Vm:
     def rehearse(self) -> None:
         """Does what a new keeper will do, as far as it changes nothing. Raises OSError,
         Unreadable."""
+        if self.why_left_out:
+            return
         if self.pid:
             self._read_entered()
         for each in self._states:
@@ -353,22 +350,29 @@ class Vm:
     def _read_entered(self) -> Entered:
         return plain.from_plain(Entered, self._read_report().get("entered"))
 
-    def take_over(self) -> None:
+    def take_over(self, stop_fd: int) -> None:
         """Replaces the keeper by one of this version. Raises Failed, OSError, Unreadable: the
-        old one goes on."""
+        old one goes on. `stop_fd` becomes readable after a signal to stop, which ends it."""
+        if why := self.why_left_out:
+            raise takeover.Failed(why)
         entered = self._read_entered()
         log = LogPipe()
         self._limit(log)
-        with ExitStack() as undo, without_stop_signals():
+        with ExitStack() as undo:
             undo.callback(log.close)
             succeed = partial(self._succeed, log.write_end, entered)
-            self.pid, pidfd = takeover.replace(self.pid, succeed)
+            self.pid, pidfd = takeover.replace(self.pid, self.pidfd, stop_fd, succeed)
             undo.pop_all()
         os.close(self.pidfd)
         self.pidfd = pidfd
         self.end_log()
         log.close_write_end()
         self.log = log
+
+    @property
+    def serves_anew(self) -> bool:
+        """Whether a worker of the new keeper has served."""
+        return self._progress.serves_anew
 
     def _succeed(self, log_fd: int, entered: Entered, successor: takeover.Successor) -> None:
         """In the new keeper, which is where the old one was, and has not begun."""
@@ -380,11 +384,13 @@ class Vm:
 
         def begin() -> Task:
             try:
-                confinement.settle(entered)
+                prepared = confinement.prepare(entered)
             except OSError as error:
                 successor.fail(error)
             admit(os.getppid())
+            self._progress.begin_anew()
             successor.take_leave()
+            confinement.settle(prepared)
             return self._task(config, entered, states, successor.left)
 
         needed = (successor.channel, *successor.left)

@@ -10,19 +10,21 @@ the VM's workers share.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import uvloop
 
-from vhost9p import confinement
+from vhost9p import confinement, threads
 from vhost9p.attempts import Attempts
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.confinement import SandboxError
@@ -47,13 +49,22 @@ STOP_PATIENCE_S = 0.7
 T = TypeVar("T")
 
 
+@contextmanager
+def _memory_as_errno() -> Iterator[None]:
+    """Raises OSError instead of MemoryError: what the host lacks for now is no fault."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+
+
 class _Stopped(BaseException):
     """A signal to stop arrived while the worker was starting."""
 
 
 def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
     """Runs `work`, which may take long or hang, on a thread. Raises _Stopped at once if `stop_fd`
-    becomes readable; else returns or raises as `work` does."""
+    becomes readable; else returns or raises as `work` does, or raises OSError."""
     outcome: Future[T] = Future()
     done = os.eventfd(0, os.EFD_CLOEXEC)
 
@@ -65,7 +76,7 @@ def _unless_stopped(stop_fd: int, work: Callable[[], T]) -> T:
         os.eventfd_write(done, 1)
 
     thread = threading.Thread(target=run, name="start", daemon=True)
-    thread.start()
+    threads.start(thread)
     ready, _, _ = select.select([stop_fd, done], [], [])
     if stop_fd in ready:
         raise _Stopped
@@ -210,12 +221,13 @@ def run(
     lacks, `kept` are the keeper's descriptors, `cause` is why the worker before ended. The signals
     to stop are blocked. Raises what nobody expected."""
     try:
-        take_over(states, attempts, kept, cause)
-        lacks = (*lacks, *confinement.confine(config))  # before the first thread
-        stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        take_stop_signals(stop_fd, STOP_PATIENCE_S)
-        initialise()
-        worker = Worker(config, states, attempts, progress, stop_fd, lacks)
+        with _memory_as_errno():
+            take_over(states, attempts, kept, cause)
+            lacks = (*lacks, *confinement.confine(config))  # before the first thread
+            stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            take_stop_signals(stop_fd, STOP_PATIENCE_S)
+            initialise()
+            worker = Worker(config, states, attempts, progress, stop_fd, lacks)
     except _Stopped:
         return 0
     except UserError as error:
@@ -232,7 +244,8 @@ def run(
         say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
         return EXIT_FAILURE
     try:
-        uvloop.new_event_loop().run_until_complete(worker.serve())
+        with _memory_as_errno():
+            uvloop.new_event_loop().run_until_complete(worker.serve())
     except OSError as error:
         say(str(error))
         return EXIT_FAILURE

@@ -52,12 +52,13 @@ static uint32_t hash(const char *name)
     return hash;
 }
 
-/* What a name leads to. */
-static struct v9_step look(enum kind kind, int dir_fd, const char *name)
+/* What a name leads to; `is_gone` if it leads to nothing for certain. */
+static struct v9_step look(enum kind kind, int dir_fd, const char *name, bool *is_gone)
 {
     struct v9_step step = {.kind = (uint8_t)kind, .name = hash(name), .dir_fd = dir_fd};
     struct stat st;
 
+    *is_gone = false;
     if (running.seen_name == name && running.seen.dir_fd == dir_fd) {
         step.existed = true;
         step.st_dev = running.seen.st_dev;
@@ -66,8 +67,10 @@ static struct v9_step look(enum kind kind, int dir_fd, const char *name)
         step.existed = true;
         step.st_dev = st.st_dev;
         step.st_ino = st.st_ino;
-    } else if (kind == MAKE && errno != ENOENT) {
-        step.existed = true; /* perhaps: it must not be taken for made */
+    } else if (errno == ENOENT) {
+        *is_gone = true;
+    } else {
+        step.existed = kind == MAKE; /* perhaps: it must not be taken for made */
     }
     return step;
 }
@@ -75,6 +78,12 @@ static struct v9_step look(enum kind kind, int dir_fd, const char *name)
 static bool is_same(const struct v9_step *a, const struct v9_step *b)
 {
     return a->existed && b->existed && a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Whether a name that led to a file leads to another one, or is gone. */
+static bool has_left(const struct v9_step *before, const struct v9_step *now, bool is_gone)
+{
+    return before->existed && (now->existed ? !is_same(before, now) : is_gone);
 }
 
 static void note(struct v9_evidence *evidence, uint32_t index, const struct v9_step *now)
@@ -129,10 +138,11 @@ bool v9_evidence_made(int dir_fd, const char *name)
 {
     const struct v9_step *before;
     struct v9_step now;
+    bool is_gone;
 
     if (!running.evidence)
         return false;
-    now = look(MAKE, dir_fd, name);
+    now = look(MAKE, dir_fd, name, &is_gone);
     before = next_step(&now);
     return settle(before && !before->existed && now.st_ino);
 }
@@ -141,26 +151,28 @@ bool v9_evidence_removed(int dir_fd, const char *name)
 {
     const struct v9_step *before;
     struct v9_step now;
+    bool is_gone;
 
     if (!running.evidence)
         return false;
-    now = look(REMOVE, dir_fd, name);
+    now = look(REMOVE, dir_fd, name, &is_gone);
     before = next_step(&now);
-    return settle(before && before->existed && !is_same(before, &now));
+    return settle(before && has_left(before, &now, is_gone));
 }
 
 bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *new)
 {
     const struct v9_step *before;
     struct v9_step now, target;
+    bool is_gone, ignored;
 
     if (!running.evidence)
         return false;
-    now = look(MOVE, old_dir, old);
+    now = look(MOVE, old_dir, old, &is_gone);
     before = next_step(&now);
-    if (!before || is_same(before, &now))
+    if (!before || !has_left(before, &now, is_gone))
         return settle(false);
-    target = look(MOVE, new_dir, new);
+    target = look(MOVE, new_dir, new, &ignored);
     return settle(is_same(before, &target));
 }
 

@@ -5,24 +5,17 @@
 #include <sys/stat.h>
 
 #include "base/budget.h"
-#include "base/commit.h"
 #include "base/sys.h"
 #include "export/containment.h"
 
 void v9_created_close(struct v9_created *created)
 {
-    const struct v9_created had = *created;
+    const int32_t fds[] = {created->path_fd, created->meta_fd, created->io_fd};
 
-    created->path_fd = -1; /* then the others are not looked at */
-    V9_COMMIT();
-    *created = V9_CREATED_NONE;
-    V9_COMMIT();
-    if (had.path_fd >= 0)
-        v9_budget_close(had.path_fd);
-    if (had.meta_fd >= 0)
-        v9_budget_close(had.meta_fd);
-    if (had.io_fd >= 0)
-        v9_budget_close(had.io_fd);
+    v9_created_forget(created);
+    for (int i = 0; i < 3; i++)
+        if (fds[i] >= 0)
+            v9_budget_close(fds[i]);
 }
 
 static bool is_same(int one, int other)

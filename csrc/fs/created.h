@@ -4,12 +4,27 @@
 #ifndef V9_FS_CREATED_H
 #define V9_FS_CREATED_H
 
+#include <string.h>
+
+#include "base/commit.h"
 #include "export/export.h"
 #include "fs/api.h"
 
 #define V9_CREATED_NONE ((struct v9_created){.path_fd = -1, .meta_fd = -1, .io_fd = -1})
 
-/* Resets the struct, first for a successor of this process, and closes the descriptors. */
+/* Makes it V9_CREATED_NONE, one field after the other: a request's outlives the process, which may
+ * die in the middle of an assignment of the whole. */
+static inline void v9_created_forget(struct v9_created *created)
+{
+    created->path_fd = -1; /* then the others are not looked at */
+    V9_COMMIT();
+    created->meta_fd = created->io_fd = -1;
+    created->io_flags = created->is_new = 0;
+    memset(&created->metadata, 0, sizeof(created->metadata));
+    V9_COMMIT();
+}
+
+/* Forgets the descriptors, and closes them. */
 void v9_created_close(struct v9_created *created);
 /* An O_PATH descriptor of the file `fd` that was just created. By its name: that takes half of the
  * time, and /proc goes on to report no name for a file that was created without one. Through `fd`

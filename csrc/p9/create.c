@@ -63,7 +63,7 @@ static void hold(struct v9_request *r, const struct v9_created *made, uint32_t e
 {
     struct v9_created held = *made;
 
-    held.path_fd = -1;
+    held.path_fd = -1; /* last: it says that the others are there */
     r->created_in = export;
     r->created = held;
     V9_COMMIT();
@@ -117,7 +117,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
         err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, &attr);
     }
     if (!err)
-        r->created = V9_CREATED_NONE;
+        v9_created_forget(&r->created);
     else if (!is_question(err) && r->created_in == inode->export)
         v9_create_undo(ex, inode->path_fd, name, V9_NEW_FILE, &r->created);
     return err ? err : size;

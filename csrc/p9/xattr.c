@@ -200,7 +200,9 @@ static bool was_done(const v9_export *ex, const struct v9_inode *inode, const ch
     uint8_t few[SHORT];
     const int size = v9_xattr_get(ex, inode->path_fd, name, few, sizeof(few));
 
-    return v9_evidence_toggled(size >= 0 || size == -ERANGE);
+    if (size < 0 && size != -ERANGE && size != -ENODATA)
+        return false; /* nobody knows */
+    return v9_evidence_toggled(size != -ENODATA);
 }
 
 /* Sets, or removes, the attribute of a fid that ends. */

@@ -99,7 +99,7 @@ static void fail(struct v9_request *r)
 {
     r->error = -EIO;
     r->dialect = r->dialect <= V9_9P2000U ? r->dialect : V9_9P2000L;
-    r->created = V9_CREATED_NONE;
+    v9_created_forget(&r->created);
     r->changes = 0;
     v9_evidence_clear(&r->evidence);
 }
@@ -134,7 +134,7 @@ static void settle(struct v9_device *dev, struct v9_request *r)
         fail(r);
     r->done = has_appended(r) || (r->reply_size && r->changes && has_changed(dev, r));
     if (r->done)
-        r->created = V9_CREATED_NONE; /* the fid has them */
+        v9_created_forget(&r->created); /* the fid has them */
     else
         withdraw(dev, r);
     r->convicted = false;
@@ -153,6 +153,8 @@ static void settle_popping(struct v9_device *dev)
         v9_virtqueue_set_pop_place(&dev->ring, dev->slots[slot - 1].pop_at);
     V9_COMMIT();
     dev->popping = 0;
+    V9_COMMIT();
+    dev->pop_blamed = false;
 }
 
 static void settle_pushing(struct v9_device *dev)

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "request/request.h"
+#include "fs/created.h"
 
 #include <errno.h>
 #include <string.h>
@@ -85,7 +86,7 @@ static struct v9_request *take_slot(struct v9_device *dev)
     r->error = 0;
     r->next = NULL;
     r->question.fd = -1;
-    r->created = V9_CREATED_NONE;
+    v9_created_forget(&r->created);
     r->reply_size = 0;
     r->changes = 0;
     v9_evidence_clear(&r->evidence);
@@ -362,6 +363,7 @@ static bool push(struct v9_device *dev, struct v9_request *r, uint32_t size)
         return false;
     r->push_at = v9_virtqueue_push_place(&dev->ring);
     r->reply_size = size;
+    dev->answered++;
     V9_COMMIT();
     dev->pushing = r->slot + 1;
     V9_COMMIT();

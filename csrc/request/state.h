@@ -151,6 +151,7 @@ struct v9_device {
     bool awaits_start;         /* nothing begins but the request on trial (request/suspects.h) */
     uint32_t on_trial;         /* its slot + 1; 0: none is */
     uint8_t pop_deaths;        /* of processes that died while they took a chain from the ring */
+    bool pop_blamed;           /* the death at `popping` was counted, if it was to be */
     struct v9_request *free_slots;
     uint16_t tags[V9_SLOTS];    /* slot + 1, by the tag modulo V9_SLOTS: the newest request */
     uint32_t inflight, dead;    /* requests that are alive; requests that were cut off */
@@ -178,7 +179,7 @@ struct v9_device {
     bool watchdog_taken, watchdog_asleep;
     pthread_cond_t watchdog, spare, gone;
 
-    uint64_t requests, upcalls, signals;
+    uint64_t requests, answered, upcalls, signals;
 };
 
 /* Whether requests that wait may not begin. [locked] */

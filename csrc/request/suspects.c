@@ -26,9 +26,15 @@ static bool is_on_trial(const struct v9_device *dev, const struct v9_request *r)
 
 /* ---- after a death --------------------------------------------------------------------------- */
 
+/* Whether the process died while it took a chain from the ring. */
+static bool popped(const struct v9_device *dev)
+{
+    return dev->popping && !dev->pop_blamed;
+}
+
 uint32_t v9_suspects_running(const struct v9_device *dev)
 {
-    uint32_t count = dev->popping != 0;
+    uint32_t count = popped(dev);
 
     for (uint32_t i = 0; i < used(dev); i++)
         count += runs(&dev->slots[i]);
@@ -41,10 +47,19 @@ static void suspect(uint8_t *deaths, bool is_alone)
         ++*deaths;
 }
 
+static void blame_pop(struct v9_device *dev, uint32_t blame)
+{
+    if (!popped(dev))
+        return;
+    dev->pop_blamed = true;
+    V9_COMMIT(); /* a death from here on is none of the chain's */
+    if (blame != V9_BLAME_NOBODY && !dev->on_trial)
+        suspect(&dev->pop_deaths, blame == V9_BLAME_ONE);
+}
+
 void v9_suspects_blame(struct v9_device *dev, uint32_t blame)
 {
-    if (blame != V9_BLAME_NOBODY && dev->popping && !dev->on_trial)
-        suspect(&dev->pop_deaths, blame == V9_BLAME_ONE);
+    blame_pop(dev, blame);
     for (uint32_t i = 0; i < used(dev); i++) {
         struct v9_request *r = &dev->slots[i];
         if (!runs(r))

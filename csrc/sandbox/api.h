@@ -47,8 +47,11 @@ enum { V9_PROC_OWN, V9_PROC_HOST };
  */
 int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const char **step);
 /* Where that has returned V9_PROC_OWN, in a process that was born into another pid namespace since:
- * /proc becomes a new one of that. On failure the old one stays, or there is none. */
-int v9_root_renew_proc(void);
+ * a new /proc of that, as a descriptor, which is mounted nowhere yet. */
+int v9_root_create_proc(void);
+/* It takes the place of /proc, for all processes of this mount namespace. On failure the old one
+ * stays, or there is none. */
+int v9_root_replace_proc(int32_t proc);
 /* chroot(2), which leaves the current directory in /proc (base/proc.h). */
 int v9_root_change(const char *path);
 

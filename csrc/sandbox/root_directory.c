@@ -166,18 +166,20 @@ int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const c
     return kind < 0 ? -err : kind;
 }
 
-/* Not over the old one, or each would stay for ever. */
-int v9_root_renew_proc(void)
+int v9_root_create_proc(void)
 {
-    int proc = new_proc(), err = 0;
+    int proc = new_proc();
 
-    if (proc < 0)
-        return -errno;
+    return proc < 0 ? -errno : proc;
+}
+
+/* Not over the old one, or each would stay for ever. */
+int v9_root_replace_proc(int32_t proc)
+{
     if (umount2("/proc", MNT_DETACH) < 0 ||
         move_mount(proc, "", AT_FDCWD, "/proc", MOVE_MOUNT_F_EMPTY_PATH) < 0)
-        err = -errno;
-    close(proc);
-    return err;
+        return -errno;
+    return 0;
 }
 
 int v9_root_change(const char *path)

@@ -139,7 +139,8 @@ v9_device *v9_device_at(void *memory, uint32_t max_fids);
 uint64_t v9_device_size(uint32_t max_fids);
 /* A new one in memory that processes share that are cloned from now on; NULL: there is no room. */
 v9_device *v9_device_reserve(uint32_t max_fids);
-/* Begins to serve it, or goes on if it was recovered; conf->max_fids is the same. 0 or -errno. */
+/* Begins to serve it, or goes on if it was recovered; conf->max_fids is the same. 0 or -errno: then
+ * no thread serves it, and all it holds is left for another process. */
 int v9_device_start(v9_device *dev, const struct v9_device_conf *conf);
 /* The memory that a device of these takes at most, in bytes, whatever its guest does. */
 struct v9_device_memory {
@@ -215,8 +216,8 @@ void v9_ring_pause(v9_device *dev);
  * are left, and cuts them off from guest memory. Returns the base for GET_VRING_BASE. */
 uint32_t v9_ring_drain(v9_device *dev, uint32_t timeout_ms);
 
-/* How many requests were popped, in all processes. Needs no lock. */
-uint64_t v9_device_requests(const v9_device *dev);
+/* How many requests were answered, by all processes. Needs no lock. */
+uint64_t v9_device_answered(const v9_device *dev);
 
 /* ---- recover.c: a device whose process died -------------------------------------------------- */
 

@@ -177,10 +177,8 @@ int v9_device_start(v9_device *dev, const struct v9_device_conf *conf)
         return err;
     dev->fids.values.max = conf->max_xattr;
     err = v9_workers_start(dev);
-    if (!err)
-        return 0;
-    if (v9_workers_stop(dev)) /* else a thread that hangs still uses the memory */
-        unmap(dev);
+    if (err)
+        v9_workers_stop(dev); /* no more: the state is the next process's */
     return err;
 }
 
@@ -255,9 +253,9 @@ void v9_device_set_dialect(v9_device *dev, uint32_t dialect)
     pthread_mutex_unlock(&dev->fids.lock);
 }
 
-uint64_t v9_device_requests(const v9_device *dev)
+uint64_t v9_device_answered(const v9_device *dev)
 {
-    return __atomic_load_n(&dev->requests, __ATOMIC_RELAXED);
+    return __atomic_load_n(&dev->answered, __ATOMIC_RELAXED);
 }
 
 void v9_device_session(v9_device *dev, struct v9_device_session *out)

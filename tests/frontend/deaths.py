@@ -33,12 +33,14 @@ def kill_inside(worker: int, seconds: float = 5.0) -> None:
     """Kills a worker before or after a system call of a request that it has taken; anywhere, if
     there is none for so long."""
     until = time.monotonic() + seconds
-    with suppress(TimeoutError), Traced(worker, until) as thread:
+    # A thread that has nothing to do may end.
+    with suppress(TimeoutError, FileNotFoundError), Traced(worker, until) as thread:
         left = random.randrange(1, STOPS)
         while left:
             left = left - 1 if thread.step(until) != EPOLL_WAIT else random.randrange(1, STOPS)
         return
-    kill(worker)
+    with suppress(ProcessLookupError):
+        kill(worker)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Functions of a daemon that fault, or never return, whenever they are called.
+"""Functions of a daemon that fault, fail or never return, whenever they are called.
 
 Their first instruction is replaced in the memory of its keeper, of which all later workers are
 copies, and of its present worker. The product has no part in that.
@@ -23,6 +23,8 @@ FAULT = b"\x0f\x0b" if X86 else bytes(4)
 """ud2; udf #0: SIGILL."""
 LOOP = b"\xeb\xfe" if X86 else b"\x00\x00\x00\x14"
 """A jump to itself."""
+LACKS = b"\xb8\xf5\xff\xff\xff\xc3" if X86 else b"\x40\x01\x80\x12\xc0\x03\x5f\xd6"
+"""Returns -EAGAIN."""
 
 
 @cache

@@ -1,5 +1,6 @@
 """Tcreate and Twstat of 9P2000.u in front of anything that a guest may send; conversions."""
 
+import errno
 import os
 import stat
 from dataclasses import replace
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.p9.guest import Guest, Refused, serving
+from vhost9p.fs.local import LocalDriver
+from vhost9p.native.fids import FidTable
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9 import messages as m
@@ -106,6 +109,43 @@ def test_any_create(
         assert entries == [b"old"]
     dialect_u.do(m.Tclunk(fid))
     settle(root, caplog)
+
+
+def replace_by_another(root: Path, kind: int) -> None:
+    """Somebody else gives the name "new" to a file of the same kind."""
+    (root / "new").rename(root / "away")
+    (root / "new").mkdir() if kind == c.DMDIR else (root / "new").write_text("another's")
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize(
+    ("late", "kind"),
+    [
+        ((FidTable, "become"), 0),
+        ((FidTable, "become"), c.DMDIR),
+        ((FidTable, "become"), c.DMNAMEDPIPE),
+        ((LocalDriver, "attr"), 0),  # the others are looked up by their name
+    ],
+)
+def test_a_create_that_fails_removes_its_own_file_only(
+    dialect_u: Guest,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    late: tuple[type, str],
+    kind: int,
+    is_replaced: bool,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        if is_replaced:
+            replace_by_another(root, kind)
+        raise OSError(errno.ENOMEM, "no memory")
+
+    fid = dialect_u.walk()
+    monkeypatch.setattr(*late, fail)
+    before = len(os.listdir("/proc/self/fd"))
+    assert attempt(dialect_u, u.Tcreate(fid, b"new", kind | 0o644, 2 * (not kind), b"")) is None
+    assert sorted(os.listdir(root)) == (["away", "new", "old"] if is_replaced else ["old"])
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @PATIENT

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.saved_states import Descriptor, Fixture, fill_pages, identity
-from vhost9p import plain, signals, worker
+from vhost9p import plain, worker
 from vhost9p.attempts import Attempts
 from vhost9p.config import Config
 from vhost9p.keeper import Task, become_keeper
@@ -26,6 +26,7 @@ from vhost9p.output import start_log
 from vhost9p.progress import Progress
 from vhost9p.saved_state import SavedState
 from vhost9p.shared_state import SharedState
+from vhost9p.stop_signals import STOP
 from vhost9p.vhost_user.listener import Listener
 
 APART = 500
@@ -93,7 +94,7 @@ def main() -> None:
     progress = Progress(1)
     progress.serves()
     start_log("info")
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     task = Task(partial(worker.run, config, states, Attempts(1), progress, ()), left=left)
     become_keeper("fixture", 2, [listener.fileno()], lambda: task, progress, left)
 

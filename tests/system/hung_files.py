@@ -1,9 +1,10 @@
 """A file system whose files hang, as those of a server that is gone do.
 
-`python -m tests.system.hung_files MOUNTPOINT CONTROL COMMAND…`, in a mount namespace of its own,
-mounts a FUSE file system and runs COMMAND. Its directory has one file, `hung`, of SIZE bytes b"h".
-Opening and stating it works; reads, writes, fsync and truncation are not answered until a byte
-comes on the descriptor CONTROL, and all of them are from then on.
+`python -m tests.system.hung_files MOUNTPOINT CONTROL WHAT COMMAND…`, in a mount namespace of its
+own, mounts a FUSE file system and runs COMMAND. Its directory has one file, `hung`, of SIZE bytes
+b"h". Opening and stating it works. With `requests` as WHAT reads, writes, fsync and truncation are
+not answered until a byte comes on the descriptor CONTROL, and all of them are from then on; with
+`close` it is the close of a descriptor that is not.
 
 Reads and writes go through the page cache: with FUSE's direct I/O the kernel would hold on to the
 caller's pages themselves, which no change of mappings takes away.
@@ -31,7 +32,7 @@ ROOT, HUNG = 1, 2
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, STATFS = 1, 2, 3, 4, 14, 15, 16, 17
 RELEASE, FSYNC, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR = 18, 20, 25, 26, 27, 28, 29
 INTERRUPT, BATCH_FORGET = 36, 42
-HANGING = (READ, WRITE, FSYNC, SETATTR)
+HANGING = {"requests": (READ, WRITE, FSYNC, SETATTR), "close": (FLUSH,)}
 UNANSWERED = (FORGET, BATCH_FORGET, INTERRUPT)
 
 IN_HEADER = struct.Struct("=IIQQIIII")
@@ -79,7 +80,8 @@ def answer(opcode: int, node: int, body: bytes) -> bytes | int:
 class Server:
     """Answers the kernel; what hangs waits in `waiting`."""
 
-    def __init__(self, fuse: int, control: int) -> None:
+    def __init__(self, fuse: int, control: int, hanging: tuple[int, ...]) -> None:
+        self.hanging = hanging
         self.fuse = fuse
         self.control = control
         self.waiting: list[bytes] | None = []
@@ -95,7 +97,7 @@ class Server:
         opcode = IN_HEADER.unpack_from(request)[1]
         if opcode in UNANSWERED:
             return
-        if opcode in HANGING and self.waiting is not None:
+        if opcode in self.hanging and self.waiting is not None:
             self.waiting.append(request)
         else:
             self.reply(request)
@@ -136,7 +138,7 @@ def mount(point: str) -> int:
 
 def main() -> None:
     """See the module."""
-    point, control, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    point, control, what, command = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
     fuse = mount(point)
     if os.fork() == 0:
         # It ends with the daemon, whose hanging threads are let go by that; and it must not hold
@@ -144,7 +146,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(os.open("/dev/null", os.O_RDWR), 1)
         os.dup2(1, 2)
-        Server(fuse, control).run()
+        Server(fuse, control, HANGING[what]).run()
         os._exit(0)
     os.close(fuse)
     os.close(control)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import time
 from collections.abc import Callable, Generator
 from itertools import count
@@ -29,7 +30,11 @@ from tests.frontend.wire import NOFID, Kind, T, U
 from tests.system.host_locks import is_locked, is_locked_by_flock
 from tests.system.share import Share, mounted, needs_root, remount, serve
 
-pytestmark = [needs_root, pytest.mark.long]  # it traces processes that are confined
+pytestmark = [
+    needs_root,  # it traces processes that are confined
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="knows x86-64's system calls"),
+    pytest.mark.long,
+]
 
 SECONDS = 10.0
 MISSES = 3

@@ -51,9 +51,11 @@ class Hung:
 
 
 @contextlib.contextmanager
-def hanging(export: Path, config: Path | None = None, *more: str) -> Iterator[Hung]:
-    """A guest of `export`, whose directory `gone` hangs. The device that it has is the first of
-    `config`, or the only one."""
+def hanging(
+    export: Path, config: Path | None = None, *more: str, what: str = "requests"
+) -> Iterator[Hung]:
+    """A guest of `export`, whose directory `gone` hangs (`what` of it: see hung_files.py). The
+    device that it has is the first of `config`, or the only one."""
     skip_without_namespaces()
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no /dev/fuse")
@@ -61,7 +63,7 @@ def hanging(export: Path, config: Path | None = None, *more: str) -> Iterator[Hu
     (export / "file").write_bytes(b"data")
     theirs, ours = os.pipe()
     wrapper = [*UNSHARE, sys.executable, "-m", "tests.system.hung_files"]
-    wrapper += [str(export / "gone"), str(theirs)]
+    wrapper += [str(export / "gone"), str(theirs), what]
     args = ["--config", str(config)] if config else ["--path", str(export), *SECURITY]
     args += [] if config else ["--multidevs", "remap", *more]
     daemon = Daemon(*args, socket=not config, wrapper=wrapper, pass_fds=[theirs])

@@ -22,6 +22,8 @@ from tests.frontend.vhost_user import STATE, Request
 from tests.frontend.wire import T
 from tests.system.mixed_load import OWN
 from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
+from tests.system.test_upgrade import upgraded
+from tests.system.test_upgrade_refused import other
 
 OPTIONS = ("--multidevs", "remap", "--threads", "2")
 FREE_FID = 1 << 20
@@ -309,6 +311,33 @@ def test_kills_in_recovery_give_up_nothing(daemon: Daemon, export: Path) -> None
         function.heal()
         is_good(share)
     assert "given up" not in daemon.output
+
+
+FAULTS_AT_FIRST = """
+import mmap
+from vhost9p import worker
+page, work = mmap.mmap(-1, 1), worker.Device
+def faulty(*args):
+    page[0] += 1
+    if page[0] <= 4:
+        raise ZeroDivisionError("a fault of the new version")
+    return work(*args)
+worker.Device = faulty
+"""
+
+
+def test_a_new_version_that_cannot_serve_loses_no_session(export: Path) -> None:
+    """The state was good for the version before."""
+    (export / "file").write_bytes(b"data")
+    wrapper = other(FAULTS_AT_FIRST, "go")
+    with Daemon("--path", str(export), *SECURITY, wrapper=wrapper) as daemon:
+        with mounted(daemon, export) as share:
+            fid = share.client.open(share.top, b"file")
+            upgraded(daemon)
+            daemon.wait_line("the worker ended with status 70, death 4: ")
+            assert share.client.read(fid, 0, 10) == b"data"
+        assert "given up" not in daemon.output
+        daemon.lines.clear()  # with what a fault looks like
 
 
 def test_only_the_damaged_device_loses_its_state(scratch: Path) -> None:

@@ -95,7 +95,7 @@ def test_requests_are_done_once(model: str, count: int, scratch: Path) -> None:
     """Each of them fails, or does something else, when it is done twice."""
     if model == "passthrough" and not IS_ROOT:
         model = "none"
-    export = scratch / f"upgraded-{model}"
+    export = scratch / f"upgraded-{model}-{count}"
     export.mkdir()
     with Daemon("--path", str(export), "--security-model", model) as daemon:
         with mounted(daemon, export) as share, upgrades(daemon, count) as thread:
@@ -198,6 +198,28 @@ def test_everything_else_goes_on_as_before(daemon: Daemon, export: Path) -> None
     is_served(daemon, export)
 
 
+def test_no_descriptor_takes_the_number_of_a_closed_stream(export: Path) -> None:
+    shell = ("sh", "-c", 'exec "$@" <&-', "sh")
+    with Daemon("--path", str(export), *SECURITY, wrapper=shell) as daemon:
+        for _ in range(2):
+            upgraded(daemon)
+            for pid in (daemon.pid, daemon.keepers[0], daemon.worker):
+                assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+
+
+def test_processes_are_named_as_before(daemon: Daemon) -> None:
+    def titles() -> list[bytes]:
+        return [
+            Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+            for pid in (daemon.keepers[0], daemon.worker)
+        ]
+
+    before = titles()
+    assert before[0].startswith(b"vhost9p: keeper of ")
+    upgraded(daemon)
+    assert titles() == before
+
+
 def test_workers_die_meanwhile(daemon: Daemon, export: Path) -> None:
     """At any moment of an upgrade, whichever version's they are."""
     with mounted(daemon, export) as share, upgrades(daemon, 5) as thread:
@@ -242,8 +264,6 @@ def test_the_confinement_is_the_same(level: str, user: bool, scratch: Path) -> N
             share.client.renameat(share.top, b"file", folder, b"file")
             share.client.renameat(folder, b"file", share.client.walk_to(share.top), b"file")
         assert confinement(daemon) == before
-        last = [line for line in daemon.lines if " serving " in line][-1]
-        assert last == next(line for line in daemon.lines if " serving " in line)
 
 
 def confinement(daemon: Daemon) -> dict[str, object]:
@@ -331,22 +351,76 @@ def test_several_vms_go_on(scratch: Path) -> None:
         folder.is_served("c")
 
 
+def test_a_vm_that_does_not_serve_holds_up_no_other(scratch: Path) -> None:
+    """A worker that an attacker controls can claim that."""
+    folder = Folder(scratch)
+    folder.add("a")
+    folder.add("b")
+    with folder.daemon as daemon:
+        for name in "ab":
+            daemon.wait_line(f"^vhost9p: {name}: serving ")
+        descriptors = Path(f"/proc/{daemon.pid}/fd")
+        progress = [
+            each for each in descriptors.iterdir() if "vhost9p-progress" in os.readlink(each)
+        ]
+        last = max(progress, key=lambda path: int(path.name))  # of the VM that began last
+        keepers = {name: folder.keeper(name) for name in "ab"}
+        with last.open("r+b", buffering=0) as file:
+            file.write(b"\0")
+            done = upgrade(daemon.pid)
+            assert (done.returncode, "1 go on with the old version" in done.stderr) == (1, True)
+            line = daemon.wait_line("goes on with version .*: it has not begun to serve yet")
+            kept = line.split()[2]
+            assert [name for name in "ab" if folder.keeper(name) == keepers[name]] == [kept]
+            file.seek(0)
+            file.write(b"\1")
+        os.kill(daemon.pid, signal.SIGUSR1)
+        daemon.wait_line("WARNING: SIGUSR1 is ignored")
+        upgraded(daemon)
+        for name in "ab":
+            assert folder.keeper(name) != keepers[name]
+            folder.is_served(name)
+
+
 def test_a_worker_that_hangs_keeps_its_keeper(scratch: Path) -> None:
-    """The kernel cannot end it before its system call has ended, and no other one may start."""
+    """The kernel cannot end it before its system call has ended, and no other one may start. So it
+    is not killed, and goes on with what does not hang."""
     with hanging(scratch / "hung-1") as hung:
         daemon = hung.share.daemon
-        keepers = daemon.keepers
-        HANGERS["fsync"](hung.share.client, hung.open())
+        processes = daemon.keepers, daemon.worker
+        ticket = HANGERS["fsync"](hung.share.client, hung.open())
         serves(hung.share)
         done = upgrade(daemon.pid)
         assert (done.returncode, "1 go on with the old version" in done.stderr) == (1, True)
-        daemon.wait_line("its worker hangs in a system call and does not die")
-        hung.release()
-        daemon.wait_until(lambda: daemon.output.count(" serving ") == 2, "it is not served again")
-        assert daemon.keepers == keepers
+        daemon.wait_line("its worker hangs in a system call$")
+        assert (daemon.keepers, daemon.worker) == processes
         serves(hung.share)
+        assert not ticket.reply
+        hung.release()
+        hung.share.client.wait(ticket)
+        assert (daemon.keepers, daemon.worker) == processes
         upgraded(daemon)
         serves(hung.share)
+
+
+@pytest.mark.parametrize("sandbox", ["auto", "none"])
+def test_an_old_keeper_that_hangs_at_its_end_holds_up_nothing(sandbox: str, scratch: Path) -> None:
+    """It has a file open whose file system does not answer its close."""
+    export = scratch / f"hung-close-{sandbox}"
+    with hanging(export, None, "--sandbox", sandbox, what="close") as hung:
+        daemon = hung.share.daemon
+        (keeper,) = daemon.keepers
+        hung.open()
+        assert upgrade(daemon.pid).returncode == 0
+        serves(hung.share)
+        os.kill(daemon.pid, signal.SIGUSR1)
+        daemon.wait_line("WARNING: SIGUSR1 is ignored")
+        assert keeper in children(daemon.pid, "vhost9p-keeper")
+        hung.release()
+        daemon.wait_until(
+            lambda: keeper not in children(daemon.pid, "vhost9p-keeper"), "nobody reaps it"
+        )
+        upgraded(daemon)
 
 
 def test_a_vm_whose_keeper_has_died_is_no_obstacle(scratch: Path) -> None:
@@ -396,6 +470,27 @@ def test_the_command_finds_the_daemons_that_run_from_its_files(export: Path) -> 
         assert done.stdout.startswith(f"{daemon.pid}: upgraded")
         assert daemon.keepers != [keeper]
         assert upgrade(wrapper=("unshare", "--mount")).stdout == ""
+
+
+FAKE = """
+import json, os, signal, time
+fd = os.memfd_create("vhost9p-upgrade")
+os.write(fd, json.dumps({"count": 0}).encode())
+answer = json.dumps({"count": 1, "text": chr(27) + "[2J"}).encode()
+signal.signal(signal.SIGUSR2, lambda *_: os.pwrite(fd, answer, 0))
+print(flush=True)
+time.sleep(1000)
+"""
+
+
+def test_what_a_process_says_cannot_command_a_terminal() -> None:
+    with subprocess.Popen([sys.executable, "-c", FAKE], stdout=subprocess.PIPE) as fake:
+        try:
+            assert fake.stdout and fake.stdout.readline()
+            done = upgrade(fake.pid)
+        finally:
+            fake.kill()
+    assert (done.returncode, done.stdout) == (0, f"{fake.pid}: \\x1b[2J\n")
 
 
 def test_what_is_no_daemon_is_refused(daemon: Daemon) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def other(change: str, *purposes: str) -> list[str]:
     return [sys.executable, "-c", OTHER.format(purposes=purposes, change=body)]
 
 
+TAKEN = """
+from vhost9p.native import shared_memory
+from vhost9p import saved_state
+fd = os.memfd_create("x")
+os.ftruncate(fd, 4096)
+shared_memory.map_shared(fd, 0, 4096, saved_state.FIRST_ADDRESS + 4096)
+"""
+"""Something else is at the address."""
 REFUSALS = {
     "format": (
         "from vhost9p import saved_state\nsaved_state.FORMAT = 2",
@@ -51,12 +60,7 @@ REFUSALS = {
     "syntax": ("raise SyntaxError('unfinished')", "SyntaxError: unfinished"),
     "silent": ("sys.exit(0)", "it ends without a word"),
     "option": ("sys.argv.append('--unknown')", "--unknown"),
-    "address": (
-        "import mmap\nfrom vhost9p.native import memory\nfrom vhost9p import saved_state\n"
-        "fd = os.memfd_create('x')\nos.ftruncate(fd, 4096)\n"
-        "shared_memory.map_shared(fd, 0, 4096, saved_state.FIRST_ADDRESS + 4096)",
-        "the memory at 0x200000000000 is in use",
-    ),
+    "address": (TAKEN, "the memory at 0x200000000000 is in use"),
 }
 
 
@@ -75,6 +79,16 @@ def test_what_cannot_go_on_is_refused(kind: str, export: Path) -> None:
         assert (daemon.keepers, daemon.worker) == processes
         assert "the upgrade is refused" in daemon.output
         daemon.lines = [line for line in daemon.lines if "the new version says" not in line]
+
+
+def test_a_state_that_lies_elsewhere_is_not_handed_over(export: Path) -> None:
+    """The daemon serves, as on a machine without that address, but cannot be upgraded."""
+    (export / "file").write_bytes(b"data")
+    with Daemon("--path", str(export), *SECURITY, wrapper=other(TAKEN, "")) as daemon:
+        is_served(daemon, export)
+        done = upgrade(daemon.pid)
+        assert (done.returncode, "is not where other processes can map" in done.stderr) == (1, True)
+        is_served(daemon, export)
 
 
 HANGS = """
@@ -100,14 +114,15 @@ def test_one_that_hangs_is_refused(export: Path) -> None:
 
 FAILS = """
 from vhost9p import confinement
-def settle(entered):
+def prepare(entered):
     raise OSError(28, os.strerror(28))
-confinement.settle = settle
+confinement.prepare = prepare
 """
 DIES = """
-from vhost9p import confinement
-confinement.settle = lambda entered: os.kill(os.getpid(), 9) or os._exit(3)
+from vhost9p.takeover import Successor
+Successor.take_leave = lambda self: os.kill(os.getpid(), 9) or os._exit(3)
 """
+"""At the last moment."""
 NOT_FORKED = """
 from vhost9p.native import sandbox
 def fork_beside(*_):
@@ -139,3 +154,35 @@ def test_an_old_keeper_goes_on_if_the_new_one_fails(change: str, why: str, expor
         assert why in daemon.wait_line("goes on with version .*: ")
         is_served(daemon, export)
         assert worker_of(keepers[0])
+
+
+NEVER_READY = """
+import time
+from vhost9p.takeover import Successor
+Successor.copy = lambda *_: time.sleep(1000)
+"""
+
+
+def test_a_signal_to_stop_ends_the_wait_for_a_new_keeper(export: Path) -> None:
+    with Daemon("--path", str(export), *SECURITY, wrapper=other(NEVER_READY, "go")) as daemon:
+        stat = Path(f"/proc/{daemon.keepers[0]}/stat")
+        os.kill(daemon.pid, signal.SIGUSR2)
+        daemon.wait_until(lambda: ") T " in stat.read_text(), "its keeper is not replaced")
+        daemon.stop()
+        assert "goes on with version" in daemon.output
+        assert "the daemon was told to end" in daemon.output
+
+
+FAULTY = """
+from vhost9p import worker
+worker.run = lambda *_: os._exit(70)
+"""
+
+
+def test_success_is_reported_only_when_a_worker_has_served(export: Path) -> None:
+    """The new keeper is there, but its workers die: the VM is named."""
+    with Daemon("--path", str(export), *SECURITY, wrapper=other(FAULTY, "go")) as daemon:
+        done = upgrade(daemon.pid)
+        assert done.returncode == 1
+        assert f": 1 VMs; not served after 10 s: {daemon.socket}" in done.stderr
+        daemon.wait_line("the worker ended with status 70, death 2")

@@ -79,8 +79,9 @@ class Driver(Protocol):
         """Creates a regular file and opens it with 9P2000.L `flags`; opens an existing one unless
         they contain O_EXCL."""
 
-    def take_back(self, dir_fd: int, name: bytes, *, is_dir: bool) -> None:
-        """Removes what was just created, as far as that is possible: the request has failed."""
+    def take_back(self, dir_fd: int, name: bytes, path_fd: int, *, is_dir: bool) -> None:
+        """Removes what was just created, as far as that is possible: the request has failed. It is
+        the file of `path_fd`, where that is not -1; another one that has its name now stays."""
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """Creates a directory."""

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from vhost9p.fs.driver import Created, Owner
 from vhost9p.native import descriptors, sys
@@ -124,18 +124,17 @@ class LocalDriver:
         """See Driver. An existing file is opened through its descriptor, and only if it is
         regular."""
         path_fd, io_fd, host, is_new = self.export.create(dir_fd, name, flags, mode, *owner)
-        try:
-            with closed_on_error(io_fd), closed_on_error(path_fd):
+        with closed_on_error(io_fd), closed_on_error(path_fd):
+            try:
                 return Created(path_fd, io_fd, host, self.attr(path_fd))
-        except OSError:
-            if is_new:
-                self.take_back(dir_fd, name, is_dir=False)
-            raise
+            except OSError:
+                if is_new:
+                    self.take_back(dir_fd, name, path_fd, is_dir=False)
+                raise
 
-    def take_back(self, dir_fd: int, name: bytes, *, is_dir: bool) -> None:
+    def take_back(self, dir_fd: int, name: bytes, path_fd: int, *, is_dir: bool) -> None:
         """See Driver."""
-        with suppress(OSError):
-            self.export.unlink(dir_fd, name, is_dir=is_dir)
+        self.export.undo(dir_fd, name, path_fd, is_dir=is_dir)
 
     def mkdir(self, dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
         """See Driver."""

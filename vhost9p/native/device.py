@@ -251,9 +251,9 @@ class Area:
             raise OSError(errno.ENOMEM, f"no memory for {max_fids} fids")
 
     @property
-    def requests(self) -> int:
-        """How many requests of the guest were taken from the ring, by all processes."""
-        return int(lib.v9_device_requests(self.native))
+    def answered(self) -> int:
+        """How many requests of the guest were answered, by all processes."""
+        return int(lib.v9_device_answered(self.native))
 
     def recover(self) -> bool:
         """After a death: makes the device good again, so that `Device` goes on with it. False if
@@ -340,24 +340,21 @@ class Device:
         self._native: Any = None
         self._number = next(_numbers)
         _devices[self._number] = self
-        conf = ffi.new(
-            "struct v9_device_conf *",
-            {
-                "id": self._number,
-                "threads": threads,
-                "msize_max": msize_max,
-                "max_fids": max_fids,
-                "max_xattr": max_xattr,
-                "mem_regions": mem_regions,
-                "mem_bytes": mem_bytes,
-                "awaits_start": 1,
-                "poll_us": poll_us,
-            },
-        )
+        values = {
+            "id": self._number,
+            "threads": threads,
+            "msize_max": msize_max,
+            "max_fids": max_fids,
+            "max_xattr": max_xattr,
+            "mem_regions": mem_regions,
+            "mem_bytes": mem_bytes,
+            "awaits_start": 1,
+            "poll_us": poll_us,
+        }
+        conf = ffi.new("struct v9_device_conf *", values)
         for cpu in cpus:
             conf.cpus[cpu // 64] |= 1 << cpu % 64
-        err = lib.v9_device_start(native, conf)
-        if err:
+        if err := lib.v9_device_start(native, conf):
             del _devices[self._number]
         check(err)
         self._native = native

@@ -262,9 +262,12 @@ class Export:
         text = ffi.new("char[]", target)
         self._make(dir_fd, name, (lib.V9_NEW_LINK, 0, uid, gid, 0, 0, 0, text))
 
-    def unlink(self, dir_fd: int, name: bytes, *, is_dir: bool) -> None:
-        """Removes an entry. See v9_unlink."""
-        check(lib.v9_unlink(self.native, dir_fd, name, is_dir))
+    def undo(self, dir_fd: int, name: bytes, path_fd: int, *, is_dir: bool) -> None:
+        """Removes what was created, the file of `path_fd` if that is known. See v9_create_undo."""
+        fds = {"path_fd": path_fd, "meta_fd": -1, "io_fd": -1}
+        made = ffi.new("struct v9_created *", {**fds, "is_new": True})
+        kind = lib.V9_NEW_DIR if is_dir else lib.V9_NEW_FILE
+        lib.v9_create_undo(self.native, dir_fd, name, kind, made)
 
     def _make(self, dir_fd: int, name: bytes, values: tuple[Any, ...]) -> Any:
         made = ffi.new("struct v9_created *")

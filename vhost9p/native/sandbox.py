@@ -192,11 +192,20 @@ def _namespace(process: str, name: str) -> str:
     return os.readlink(f"/proc/{process}/ns/{name}")
 
 
-def settle(level: Level) -> None:
-    """In the process that `fork_beside` has created: a /proc of its own, unless the one that there
-    is shows it already; and no rights in a user namespace. Raises OSError."""
+def create_proc(level: Level) -> int:
+    """In the process that `fork_beside` has created: a /proc of its own, which nobody else sees
+    yet; -1 if the one that there is shows it already. Returns a descriptor. Raises OSError."""
     if level is Level.NAMESPACE and not os.path.exists("/proc/self"):
-        check(lib.v9_root_renew_proc())
+        return check(lib.v9_root_create_proc())
+    return -1
+
+
+def settle(proc: int) -> None:
+    """Puts what `create_proc` has returned, and closes, in its place, also for all others in this
+    mount namespace; and leaves this process no rights in a user namespace. Raises OSError."""
+    if proc >= 0:
+        check(lib.v9_root_replace_proc(proc))
+        os.close(proc)
     if _has_own_user_namespace:
         check(lib.v9_caps_keep(0))
 

@@ -114,25 +114,14 @@ class DialectUFamily:
                 made = driver.create(dir_fd, name, flags | EXCL, mode, owner)
             else:
                 self._makers[kind](_New(driver, fid, name, mode, owner, t.extension))
+                made = _found(driver, dir_fd, name, kind)
             try:
-                if kind:
-                    made = _found(driver, dir_fd, name, kind)
-                self._become(fid, name, made)
+                self._fids.become(fid, name, *made)
             except OSError:
-                driver.take_back(dir_fd, name, is_dir=kind == c.DMDIR)
+                driver.take_back(dir_fd, name, made.path_fd, is_dir=kind == c.DMDIR)
+                _close(made)
                 raise
         return u.Rcreate(qid_of(made.attr), 0)
-
-    def _become(self, fid: Fid, name: bytes, made: Created) -> None:
-        """Makes a directory's fid refer to the file that was created in it. Takes ownership of the
-        descriptors."""
-        try:
-            self._fids.become(fid, name, *made)
-        except OSError:
-            close_fd(made.path_fd)
-            if made.io_fd >= 0:
-                close_fd(made.io_fd)
-            raise
 
     def _link(self, new: _New) -> None:
         with self._fids.get(fid_of(new.extension)) as fid:
@@ -170,17 +159,27 @@ def _mknod(new: _New, kind: int, major: int = 0, minor: int = 0) -> None:
 
 
 def _found(driver: Driver, dir_fd: int, name: bytes, kind: int) -> Created:
-    """Returns what was just created. A directory that the daemon may not read stays closed."""
-    path_fd, attr = driver.walk(dir_fd, name)
-    if kind == c.DMDIR:
-        try:
-            return Created(path_fd, *driver.open(path_fd, os.O_RDONLY), attr)
-        except PermissionError:
-            pass
-        except OSError:
+    """Returns what was just created, or takes it back. A directory that the daemon may not read
+    stays closed."""
+    path_fd = -1
+    try:
+        path_fd, attr = driver.walk(dir_fd, name)
+        made = Created(path_fd, -1, 0, attr)
+        if kind == c.DMDIR:
+            with suppress(PermissionError):
+                return Created(path_fd, *driver.open(path_fd, os.O_RDONLY), attr)
+    except OSError:
+        driver.take_back(dir_fd, name, path_fd, is_dir=kind == c.DMDIR)
+        if path_fd >= 0:
             close_fd(path_fd)
-            raise
-    return Created(path_fd, -1, 0, attr)
+        raise
+    return made
+
+
+def _close(made: Created) -> None:
+    close_fd(made.path_fd)
+    if made.io_fd >= 0:
+        close_fd(made.io_fd)
 
 
 def _change(fid: Fid, changes: SetAttr) -> None:

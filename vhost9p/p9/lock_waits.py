@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 
+from vhost9p import threads
 from vhost9p.device_log import log_fault
 from vhost9p.fs.lock_file import FileId, LockFile
 from vhost9p.fs.locks import Cancel, LockTable
@@ -204,8 +205,8 @@ class LockWaits:
     def _spawn(self, name: str, work: Callable[..., None], *args: object) -> bool:
         thread = threading.Thread(target=work, args=args, name=name, daemon=True)
         try:
-            thread.start()
-        except RuntimeError:  # the host's limit of threads
+            threads.start(thread)
+        except OSError:
             return False
         return True
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vhost9p import procfs
+from vhost9p import procfs, threads
 from vhost9p.native.qidmap import FileKey
 
 Probe = Callable[[int], FileKey]
@@ -206,7 +206,7 @@ class MountWatch:
         self._changed = changed
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="mounts", daemon=True)
-        self._thread.start()
+        threads.start(self._thread)
 
     def stop(self) -> None:
         """Ends the thread."""

@@ -56,8 +56,11 @@ class Channel:
         """Serves until the frontend disconnects, then resets the device and closes all descriptors.
 
         A cancellation takes effect after the current message was carried out and the device was
-        reset. Raises nothing else.
+        reset. Else raises OSError only, if there is no thread for a connection that a process has
+        left which died. That stays as it is, for the next process.
         """
+        if self._connection.messages:
+            await self._in_thread(lambda: None)
         try:
             self._begin()
             while not self._connection.is_ending and await self._advance():
@@ -68,9 +71,10 @@ class Channel:
             self._log.info("connection lost: %s", error.strerror or error)
         except Exception:
             self._log.exception("the connection failed")
-        finally:
+        except asyncio.CancelledError:
             await self._finish()
-            self._log.info("disconnected")
+            raise
+        await self._finish()  # not if the process ends meanwhile, and with it this coroutine
 
     def _begin(self) -> None:
         if not self._connection.messages:
@@ -92,6 +96,7 @@ class Channel:
             self._log.exception("the end of the connection failed")
         finally:
             self._thread.shutdown(wait=False)
+        self._log.info("disconnected")
 
     @property
     def abandoned(self) -> bool:

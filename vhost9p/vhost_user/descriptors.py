@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 
+from vhost9p import threads
 from vhost9p.procfs import proc_path
 from vhost9p.vhost_user.messages import VhostUserError
 
@@ -147,8 +148,8 @@ class Closer:
             return self._changed.wait_for(lambda: not self._pending, timeout)
 
     def _start(self) -> None:
-        with suppress(RuntimeError):  # the host's limit of threads: the others continue
-            threading.Thread(target=self._run, name="close", daemon=True).start()
+        with suppress(OSError):  # the others continue
+            threads.start(threading.Thread(target=self._run, name="close", daemon=True))
             self._threads += 1
 
     def _next(self) -> int | None:

@@ -80,6 +80,34 @@ TEST(a_name_that_is_gone_or_anothers_was_removed)
     CHECK(v9_evidence_removed(dir, "old"));
 }
 
+/* A directory that cannot be looked into any more, by the same descriptor. */
+static int spoiled_directory(void)
+{
+    const int no_directory = open(host("no directory"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    const int spoiled = dup(dir);
+
+    CHECK(dup3(no_directory, spoiled, O_CLOEXEC) == spoiled);
+    close(no_directory);
+    return spoiled;
+}
+
+TEST(a_name_that_cannot_be_looked_up_was_neither_removed_nor_moved)
+{
+    const int spoiled = spoiled_directory();
+
+    host_writes("old", "");
+    CHECK(!v9_evidence_removed(dir, "old"));
+    die();
+    CHECK(!v9_evidence_removed(spoiled, "old"));
+    v9_evidence_clear(&evidence);
+    v9_evidence_begin(&evidence, false);
+    CHECK(!v9_evidence_moved(dir, "old", dir, "new"));
+    CHECK(link(host("old"), host("new")) == 0);
+    die();
+    CHECK(!v9_evidence_moved(spoiled, "old", dir, "new"));
+    close(spoiled);
+}
+
 TEST(a_file_that_has_the_new_name_only_was_moved)
 {
     host_writes("old", "");

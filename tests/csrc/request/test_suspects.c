@@ -65,6 +65,23 @@ TEST(a_death_in_recovery_is_blamed_on_no_request)
     CHECK(slots[0].deaths == 0);
 }
 
+TEST(a_death_in_recovery_is_blamed_on_no_chain)
+{
+    const uint32_t first[] = {V9_BLAME_NOBODY, V9_BLAME_ALL, V9_BLAME_ONE};
+
+    for (uint32_t i = 0; i < 3; i++) {
+        in_flight((enum v9_state[]){V9_FREE}, 1);
+        dev.popping = 1;
+        CHECK(v9_suspects_running(&dev) == 1);
+        v9_suspects_blame(&dev, first[i]);
+        for (int j = 0; j < MANY; j++) {
+            CHECK(v9_suspects_running(&dev) == 0);
+            v9_suspects_blame(&dev, V9_BLAME_ONE);
+        }
+        CHECK(dev.pop_deaths == (first[i] != V9_BLAME_NOBODY));
+    }
+}
+
 TEST(requests_that_run_together_are_never_convicted)
 {
     in_flight((enum v9_state[]){V9_RUNNING, V9_RUNNING}, 2);
@@ -82,6 +99,7 @@ TEST(the_one_on_trial_is_blamed_alone)
     for (int i = 0; i < V9_DEATHS_MAX; i++) {
         dev.on_trial = 2;
         dev.popping = 1;
+        dev.pop_blamed = false;
         die(0, 2, V9_BLAME_ONE);
         CHECK(!dev.on_trial);
     }

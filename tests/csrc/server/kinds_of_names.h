@@ -86,14 +86,24 @@ static inline uint32_t mknod_new(uint8_t *body)
     return (uint32_t)(at - body);
 }
 
-static inline uint32_t link_new(uint8_t *body)
+static inline uint32_t fill_link(uint8_t *body, const char *name)
 {
     uint8_t *at = body;
 
     put(&at, ROOT, 4);
     put(&at, FID, 4);
-    put_name(&at, "new");
+    put_name(&at, name);
     return (uint32_t)(at - body);
+}
+
+static inline uint32_t link_new(uint8_t *body)
+{
+    return fill_link(body, "new");
+}
+
+static inline uint32_t link_inner(uint8_t *body)
+{
+    return fill_link(body, "inner");
 }
 
 /* ---- removed --------------------------------------------------------------------------------- */
@@ -176,6 +186,12 @@ static inline void file_open(void)
 }
 
 /* What was in it has left a directory for metadata, if they are in files. */
+static inline void walked_inner(void)
+{
+    walked_dir();
+    walk_to(FID, FID, "inner");
+}
+
 static inline void emptied(void)
 {
     uint8_t body[ROOM];
@@ -218,6 +234,7 @@ static const struct kind kinds_of_names[] = {
     {"symlink", a_file, walked_dir, {{P9_TSYMLINK, symlink_new}}},
     {"mknod", a_file, walked_dir, {{P9_TMKNOD, mknod_new}}},
     {"link", a_file, walked, {{P9_TLINK, link_new}}},
+    {"link by the same name", a_file, walked_inner, {{P9_TLINK, link_inner}}},
     {"unlink", a_file, walked_dir, {{P9_TUNLINKAT, unlink_inner}}},
     {"unlink of an open file", a_file, file_open, {{P9_TUNLINKAT, unlink_file}}},
     {"rmdir", empty_dir, NULL, {{P9_TUNLINKAT, rmdir_dir}}},

@@ -4,12 +4,15 @@
 /*
  * A request that has created something and fails then takes it back, and truncates nothing, at
  * whichever point its process dies. statx(2) is replaced, which the last step of a creation takes.
+ * What cannot be looked at after a death is not taken for done.
  */
 #define _GNU_SOURCE
 #include <sys/sysmacros.h>
 
+#include "server/kinds_of_files.h"
 #include "server/kinds_of_names.h"
 
+static bool no_values_again;   /* requests that are run again can read no extended attributes */
 static bool fails_once;        /* not if the request is run again */
 static const char *unreadable; /* the name of what has no attributes that can be read, */
 static uint32_t new_device;    /* not even once it is known that it is on this device; 0: on none */
@@ -64,6 +67,16 @@ int statx(int dir_fd, const char *restrict name, int flags, unsigned mask,
     }
     st->stx_dev_minor = new_device;
     return 0;
+}
+
+ssize_t getxattr(const char *path, const char *name, void *value, size_t size)
+{
+    for (uint32_t slot = 0; no_values_again && slot < dev->slots_used; slot++)
+        if (dev->slots[slot].state == V9_RUNNING && dev->slots[slot].again) {
+            errno = EIO;
+            return -1;
+        }
+    return syscall(SYS_getxattr, path, name, value, size);
 }
 
 static const struct kind kinds[] = {
@@ -159,5 +172,23 @@ TEST(what_fails_once_is_done_or_undone)
         new_device = i < 3 ? 0 : 77;
         for (size_t j = 0; j < COUNT(kinds); j++)
             CHECK(!is_chosen(&kinds[j]) || !die_where_it_fails_once(&kinds[j]));
+    }
+}
+
+TEST(a_value_that_cannot_be_read_was_not_removed)
+{
+    const struct kind kind = {"xattr removed", named_value, xattr_removed, {{P9_TCLUNK, number}}};
+    struct fate fate = {1, {TO_THE_END, 0}};
+    char expected[OUTCOME];
+    struct stops stops;
+
+    no_values_again = true;
+    CHECK(expect(&kind, expected) && !strstr(expected, "before"));
+    CHECK(run_apart(run_here, &kind, &fate));
+    stops = outcome->stops;
+    for (uint32_t point = 0; point + 1 < stops.count; point++) {
+        fate.points[0] = (int)point;
+        if (stops.is_new[point])
+            CHECK(run_apart(run_here, &kind, &fate) && !strstr(outcome->text, "before"));
     }
 }

@@ -179,22 +179,36 @@ class Keeper:
         for guest, at in zip(self.guests, self.at, strict=True):
             guest.open_fids(before, at)
         table = Table(before)
-        for guest, twin, at in zip(self.guests, self.twins, self.at, strict=True):
-            state = locked_in(table, guest.inode)
-            assert is_between(state, twin.before, twin.after), (state, twin.before, twin.after)
-            assert guest.run(table, at) == twin.result, guest.requests[at]
-            state = locked_in(table, guest.inode)
-            assert state == twin.after, (guest.requests[at], state, twin.before, twin.after)
+        turn, all_good = threading.Lock(), threading.Barrier(THREADS)
         sys.setswitchinterval(1e-5)
         for thread in range(THREADS):
-            threading.Thread(target=self.serve, args=(table, thread)).start()
+            threading.Thread(target=self.serve, args=(table, thread, turn, all_good)).start()
         signal.pause()
 
-    def serve(self, table: Table, thread: int) -> None:
-        """Runs the requests of one thread."""
+    def serve(
+        self, table: Table, thread: int, turn: threading.Lock, all_good: threading.Barrier
+    ) -> None:
+        """Runs the requests of one thread. The first one, which runs again, is its own as well: to
+        the table, a thread's next request says that the one before was answered."""
+        try:
+            with turn:
+                self.check(table, thread)
+            all_good.wait()
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(WRONG)
         for number in range(self.at[thread] + 1, REQUESTS):
             self.at[thread] = number
             self.guests[thread].run(table, number)
+
+    def check(self, table: Table, thread: int) -> None:
+        """Runs the request again that was being run, and looks at the locks before and after."""
+        guest, twin, at = self.guests[thread], self.twins[thread], self.at[thread]
+        state = locked_in(table, guest.inode)
+        assert is_between(state, twin.before, twin.after), (state, twin.before, twin.after)
+        assert guest.run(table, at) == twin.result, guest.requests[at]
+        state = locked_in(table, guest.inode)
+        assert state == twin.after, (guest.requests[at], state, twin.before, twin.after)
 
     def sweep(self) -> None:
         """Closes what no record has."""
