@@ -100,15 +100,16 @@ int v9_process_close_range(uint32_t first, uint32_t last)
 void *v9_process_map(int32_t fd, uint64_t offset, uint64_t size, uint64_t at)
 {
     void *place = (void *)(uintptr_t)at; /* NOLINT: an address that all versions agree upon */
+    /* The kernel takes the address if nothing is there. MAP_FIXED_NOREPLACE would say the same, but
+     * ThreadSanitizer, whose own memory is there, ends the process for it. */
     void *memory =
-        mmap(place, size, PROT_READ | PROT_WRITE,
-             MAP_SHARED | MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0), fd, (off_t)offset);
+        mmap(place, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)offset);
 
     if (memory == MAP_FAILED)
         return NULL;
     if (!at || memory == place)
         return memory;
-    munmap(memory, size); /* a kernel before 4.17, or a sanitizer's mmap */
+    munmap(memory, size);
     return NULL;
 }
 
