@@ -17,7 +17,7 @@ C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.
            $(wildcard tests/system/host_attacks/*.c) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: help build lint test test-all fuzz demo bench bench-upcalls profile bench-scale bench-idle bench-guest clean
+.PHONY: help build lint test test-all fuzz demo bench bench-upcalls profile bench-scale bench-idle bench-guest dist clean
 
 # Fetches what guests need before there are workers that would wait for each other, each with a line
 # of progress. Where it fails, the tests say so.
@@ -91,7 +91,18 @@ bench-guest: build  ## real programs in real guests: under emulation, and native
 	$(BIN)/python -m tests.bench.guest $(BENCH)
 	$(BIN)/python -m tests.bench.uml $(BENCH)
 
+# The wheel is built from the source distribution, which nothing from earlier builds is in.
+dist: build  ## source distribution, wheel, manual pages, schema and completions, in dist/
+	@rm -rf dist
+	@PYTHONWARNINGS=ignore $(BIN)/python -c \
+	    'import sys; sys.path.insert(0, "csrc"); import build; build.backend.build_sdist("dist")' >/dev/null
+	@$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist dist/*.tar.gz
+	@for each in man1:vhost9p.1 man5:vhost9p.yaml.5 schema:vhost9p.schema.json \
+	    bash:vhost9p.bash zsh:_vhost9p fish:vhost9p.fish; do \
+	    $(BIN)/python -m vhost9p.reference $${each%%:*} > dist/$${each#*:} || exit 1; done
+	@ls dist
+
 clean:  ## removes what the build made; the cache of QEMU and kernels stays
-	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f vhost9p/_native.*
 	find vhost9p tests csrc -name __pycache__ -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost9p import __version__, cli, preflight
+from vhost9p import __version__, cli, cli_config, errors, preflight
 from vhost9p.config import Config, DeviceConfig, ExportConfig, Level, Seccomp, SecurityModel
 from vhost9p.errors import UserError
 
@@ -58,7 +58,7 @@ class Cli:
 
     def refused(self, *args: str) -> str:
         """What is said, a mistake in each line."""
-        assert self(*args) == cli.EXIT_USAGE
+        assert self(*args) == errors.EXIT_USAGE
         assert self.served is None
         assert self.out == ""
         lines = self.err.splitlines()
@@ -236,7 +236,7 @@ def test_wrong_arguments_are_refused(run: Cli, args: list[str], said: str) -> No
 
 def test_all_that_is_wrong_with_a_file_is_reported(run: Cli, write: Callable[..., str]) -> None:
     file = write("socket: s\npath: [x]\nthreads: 0\n")
-    assert run("--config", file) == cli.EXIT_USAGE
+    assert run("--config", file) == errors.EXIT_USAGE
     assert [line.split(": ")[:3] for line in run.err.splitlines()] == [
         ["vhost9p", f"{file}:2:7", "path"],
         ["vhost9p", f"{file}:3:10", "threads"],
@@ -250,7 +250,7 @@ def test_what_the_host_refuses_is_reported_in_a_line(
         raise OSError(13, "Permission denied", "/proc/self/mountinfo")
 
     monkeypatch.setattr(preflight, "check", fail)
-    assert run("--socket", SOCKET, "--path", share) == cli.EXIT_FAILURE
+    assert run("--socket", SOCKET, "--path", share) == errors.EXIT_FAILURE
     assert run.err == "vhost9p: /proc/self/mountinfo: Permission denied\n"
 
 
@@ -290,7 +290,7 @@ def test_the_current_directory_is_gone(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == cli.EXIT_USAGE
+        assert done.returncode == errors.EXIT_USAGE
         assert "No such file or directory" in done.stderr
         assert "Traceback" not in done.stderr
 
@@ -312,10 +312,10 @@ def test_the_configuration_named_after_the_socket(
 def test_the_configuration_of_the_system(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"/etc/vhost9p/9p.yaml"}
     monkeypatch.setattr(os.path, "isfile", lambda path: path in there)
-    assert cli.find_config("/tmp/9p.sock") == "/etc/vhost9p/9p.yaml"
-    assert cli.find_config("/tmp/vm.9p.sock") is None
+    assert cli_config.find_config("/tmp/9p.sock") == "/etc/vhost9p/9p.yaml"
+    assert cli_config.find_config("/tmp/vm.9p.sock") is None
     there.add(f"{home}/.config/vhost9p/9p.yaml")
-    assert cli.find_config("9p") == f"{home}/.config/vhost9p/9p.yaml"
+    assert cli_config.find_config("9p") == f"{home}/.config/vhost9p/9p.yaml"
 
 
 # ---- --config ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import json_schema
 from vhost9p import config as c
 from vhost9p import config_file
 from vhost9p.config import Config, DeviceConfig, ExportConfig
@@ -35,14 +36,18 @@ Load = Callable[..., Config]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Writes a file beside the directories "one" and "two", and reads it."""
+    """Writes a file beside the directories "one" and "two", and reads it. What is right by the
+    reader is right by the JSON Schema."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
 
     def write_and_read(text: str | bytes, **options: Any) -> Config:
         file = tmp_path / "vm.yaml"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return config_file.load(str(file), **options)
+        config = config_file.load(str(file), **options)
+        if isinstance(text, str):
+            assert json_schema.problems(text) == []
+        return config
 
     return write_and_read
 

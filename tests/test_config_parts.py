@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import json_schema
 from vhost9p import cli_device, cli_options, config_file
 from vhost9p.config import (
     EXPORTS_MAX,
@@ -22,7 +23,8 @@ from vhost9p.config import (
     XattrRule,
     XattrRules,
 )
-from vhost9p.config_schema import DEVICE, find_problems, make_device
+from vhost9p.config_schema import DEVICE
+from vhost9p.config_tree import find_problems, make_device
 from vhost9p.errors import Problems, UserError
 from vhost9p.native.library import lib
 
@@ -33,7 +35,8 @@ REST = 2**32 - 2
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Reads a file of these lines, with a socket as the first, beside "one" and "two"."""
+    """Reads a file of these lines, with a socket as the first, beside "one" and "two". What is
+    right by the reader is right by the JSON Schema."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
 
@@ -41,6 +44,7 @@ def load(tmp_path: Path) -> Load:
         file = tmp_path / "vm.yaml"
         file.write_text(f"socket: s\n{text}\n")
         (device,) = config_file.load(str(file)).devices
+        assert json_schema.problems(file.read_text()) == []
         return device
 
     return write_and_read

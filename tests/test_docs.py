@@ -1,6 +1,6 @@
 """README and docs/ are true where a test without a VM can check it.
 
-The tables of options are those of the schema, the examples are configurations, links lead
+The tables of options are made from the schema, the examples are configurations, links lead
 somewhere, files that are named exist, and the messages that troubleshooting quotes are in the
 source.
 """
@@ -10,17 +10,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests import json_schema, key_tables
 from tests import test_rooms as rooms
 from tests.bench import publish
-from vhost9p import cli_options, config_file, limits, log_pipe, virtfs
+from vhost9p import config_file, limits, log_pipe
 from vhost9p.config import DeviceConfig, ExportConfig, Quota
-from vhost9p.config_schema import DEVICE, TOP_KEYS, Group, Items, Leaf, Shape
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -31,18 +29,6 @@ TROUBLESHOOTING, UPGRADE = (
     (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
     for name in ("troubleshooting", "upgrade")
 )
-WHOLE = {"--config", "--config-dir", "--virtfs"}
-"""They describe a device at once."""
-OTHER_OPTIONS = {*WHOLE, "--help", "-h", "--version", "--print-capabilities", "--print-limits"}
-THE_SAME = "the same"
-
-# ---- the tables of options -----------------------------------------------------------------------
-
-
-def expand(text: str) -> list[str]:
-    """a.{b,c} is a.b and a.c."""
-    parts = re.split(r"\{(.*?)\}", text)
-    return ["".join(each) for each in product(*(part.split(",") for part in parts))]
 
 
 def code(cell: str) -> list[str]:
@@ -54,59 +40,9 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split(" |")]
 
 
-def rows() -> Iterator[list[str]]:
-    """The cells of the tables of options."""
-    for line in CONFIGURATION.splitlines():
-        found = cells(line)
-        if line.startswith("| `") and len(found) == 5:
-            yield found
-
-
-def keys(shape: Shape, path: str = "") -> Iterator[tuple[str, Shape]]:
-    """The keys that have values, with the groups that they are in."""
-    if isinstance(shape, Group):
-        for key, inner in shape.keys.items():
-            yield from keys(inner, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, shape
-
-
-def test_every_key_has_a_row() -> None:
-    shapes = dict(keys(DEVICE)) | dict(TOP_KEYS)
-    documented = [key for row in rows() for text in code(row[0]) for key in expand(text)]
-    assert sorted(documented) == sorted(shapes)
-    for row in rows():
-        for key in expand(code(row[0])[0]):
-            shape = shapes[key]
-            if isinstance(shape, Items) and isinstance(shape.item, Group):
-                inner = set(shape.item.keys) - set(DEVICE.keys)
-                assert inner <= set(code(row[3])), f"{key}: the parts of an entry"
-
-
-def test_every_option_has_a_row() -> None:
-    actions = cli_options.build_parser()._actions
-    there = {option for action in actions for option in action.option_strings} - OTHER_OPTIONS
-    assert {option for row in rows() for option in code(row[1])} == there
-    assert all(option in CONFIGURATION for option in WHOLE)
-
-
-def test_qemus_names_are_in_their_column() -> None:
-    found = []
-    for row in rows():
-        names = expand(code(row[0])[0]) if row[2] == THE_SAME else code(row[2])
-        found += names
-    assert sorted(found) == sorted(virtfs.KEYS)
-
-
-def test_each_choice_is_in_its_row() -> None:
-    by_key = {key: row for row in rows() for key in expand(code(row[0])[0])}
-    for key, shape in [*keys(DEVICE), *TOP_KEYS.items()]:
-        if not isinstance(shape, Leaf):
-            continue
-        with pytest.raises(ValueError) as caught:
-            shape.parse("no such word\0")
-        if choices := re.match("is not one of ([^;]*)", str(caught.value)):
-            assert set(choices[1].split(", ")) <= set(code(by_key[key][3])), key
+def test_the_tables_of_options_are_those_of_the_schema() -> None:
+    """`python -m tests.key_tables` writes them."""
+    assert key_tables.fill(CONFIGURATION) == CONFIGURATION
 
 
 # ---- the examples --------------------------------------------------------------------------------
@@ -127,7 +63,7 @@ def test_an_example_is_a_configuration(text: str, tmp_path: Path) -> None:
     file = tmp_path / "vm.yaml"
     file.write_text(text, encoding="utf-8")
     assert config_file.load(str(file)).devices
-    assert yaml.safe_load(text)
+    assert json_schema.problems(text) == []
 
 
 def test_there_are_examples() -> None:

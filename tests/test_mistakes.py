@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost9p import cli
+from vhost9p import cli, errors
 from vhost9p.policy import rights, state_dir
 
 HELP = " (vhost9p --help lists the options)"
@@ -235,7 +235,7 @@ class Bench:
         """The lines that are printed; the exit code is that of a mistake."""
         code = cli.main(args)
         out, err = self._capsys.readouterr()
-        assert (code, out) == (cli.EXIT_USAGE, ""), err
+        assert (code, out) == (errors.EXIT_USAGE, ""), err
         lines = err.splitlines()
         assert all(line.startswith("vhost9p: ") for line in lines), err
         return [line.removeprefix("vhost9p: ") for line in lines]
@@ -338,7 +338,7 @@ def test_a_state_directory_that_only_its_making_shows_to_be_wrong(tmp_path: Path
         timeout=60,
         check=False,
     )
-    assert done.returncode == cli.EXIT_USAGE, done.stderr
+    assert done.returncode == errors.EXIT_USAGE, done.stderr
     assert "the state directory /proc/vhost9p (--state-dir; in a file, state_dir) cannot " in (
         done.stderr
     )

@@ -4,6 +4,7 @@ The wheel is built and run with the oldest versions of what it needs that are se
 of the release that has this Python. The source distribution takes what is newest.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ import pytest
 
 from tests.frontend.daemon import Daemon
 from tests.system.share import SECURITY, mounted
+from vhost9p import __version__
+from vhost9p.reference import schema
+from vhost9p.reference.__main__ import OUTPUTS
 
 pytestmark = pytest.mark.long
 
@@ -136,6 +140,22 @@ def test_a_wheel_serves_with_the_oldest_versions(wheel: Path, tmp_path: Path) ->
     pip(environment, "install", wheel, *(name for name in OLDEST if "==" in name))
     serves(environment, tmp_path)
     assert (environment / "share/qemu/vhost-user/50-vhost9p.json").is_file()
+    assert printed(environment / "bin/vhost9p", "--version") == f"vhost9p {__version__}\n"
+    assert json.loads(printed(environment / "bin/vhost9p", "--print-schema")) == schema.schema()
+    prints_the_reference(environment)
+
+
+def printed(*command: str | Path) -> str:
+    done = run(*command)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def prints_the_reference(environment: Path) -> None:
+    """What is installed prints the same as this tree, for whoever makes a package of it."""
+    for name, output in OUTPUTS.items():
+        module = (environment / "bin/python", "-m", "vhost9p.reference")
+        assert printed(*module, name) == output()
 
 
 def metadata(wheel: Path) -> Message:

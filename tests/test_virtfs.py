@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.guest import fetch
 from tests.guest.apt import FetchError
 from vhost9p import virtfs
-from vhost9p.config_schema import DEVICE, find_problems, make_device
+from vhost9p.config_schema import DEVICE
+from vhost9p.config_tree import find_problems, make_device
 
 BASE = "local,path={path},security_model=mapped-xattr"
 VIRTFS = "local,path={path},mount_tag=t,security_model=mapped-xattr"

@@ -1,7 +1,6 @@
 """The options of the command line: their names, help and values. cli_device.py has the device that
 they describe."""
 
-import argparse
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,34 +8,32 @@ from typing import Any
 from vhost9p import __version__, virtfs
 from vhost9p import config_values as v
 from vhost9p.cli_parser import Parser, typed
-from vhost9p.config import MULTIDEVS, SECURITY_MODELS, XATTR_ACTIONS, Level, Seccomp
+from vhost9p.config import XATTR_ACTIONS
 from vhost9p.config_checks import Tree
-from vhost9p.config_schema import (
-    DEVICE,
-    EXPORT,
-    FLAG,
-    FORBIDDEN,
-    ID_RANGE,
-    LOG_LEVELS,
-    THROTTLING,
-    TOP_KEYS,
-    YES,
-    Group,
-    Leaf,
-    Shape,
-)
+from vhost9p.config_schema import DEVICE, EXPORT, FORBIDDEN, ID_RANGE, QUOTA, THROTTLING, TOP_KEYS
+from vhost9p.config_shapes import Group, Leaf, Shape, shape_at, without
 
+Function = Callable[[str], Any]
 FD_MAX = 2**31 - 1
+NAMES = {
+    "socket": ("--socket", "--socket-path"),
+    "exports": ("--export",),
+    "xattrs.rules": ("--xattr-rule",),
+    **{
+        f"id_map.{key}{kind}": (f"--{word}-{kind}",)
+        for key, word in (("", "map"), ("squash_to.", "squash"), ("forbid.", "forbid"))
+        for kind in ("uid", "gid")
+    },
+}
+"""Options of keys with names of their own."""
 
 
-def _leaf(*path: str) -> Callable[[str], Any]:
-    """Returns the parser of a device's key, as argparse wants it."""
-    shape: Shape = DEVICE
-    for key in path:
-        assert isinstance(shape, Group)
-        shape = shape.keys[key]
-    assert isinstance(shape, Leaf)
-    return typed(shape.parse)
+def names_of(path: str) -> tuple[str, ...]:
+    """Returns the options that a key of the file has, or would have: --quota-bytes for
+    quota.bytes. Those of a throttling share one."""
+    if path.startswith("throttling"):
+        return ("--throttling",)
+    return NAMES.get(path) or (f"--{path}".replace("_", "-").replace(".", "-"),)
 
 
 # ---- values with several parts -------------------------------------------------------------------
@@ -92,7 +89,8 @@ def fill(tree: Tree, shape: Group, key: str, text: str) -> None:
     if last in tree:
         raise ValueError(f"{key}: is given twice")
     try:
-        tree[last] = leaf.parse(v.parse_switch(text) if leaf in (FLAG, YES) else text)
+        is_switch = leaf.parse in (v.parse_bool, v.parse_true)
+        tree[last] = leaf.parse(v.parse_switch(text) if is_switch else text)
     except ValueError as error:
         raise ValueError(f"{key}: {text!r} {error}") from None
 
@@ -134,294 +132,155 @@ def _export(text: str) -> Tree:
 # ---- the options ---------------------------------------------------------------------------------
 
 
-def build_parser() -> Parser:
-    """Returns the parser of all options. Options that describe the device are None if not given."""
+def _help(shape: Shape, note: str = "") -> str:
+    """Returns the help of an option from the text of its key. `note` says how it is written."""
+    choices = shape.parse.choices if isinstance(shape, Leaf) else ()
+    text = f"{shape.text}: {' | '.join(choices)}" if len(choices) > 1 else shape.text
+    default = "" if _is_flag(shape) else without(shape)
+    return f"{text}{note and f'; {note}'}{default and f' (default: {default})'}".replace("%", "%%")
+
+
+def _is_flag(shape: Shape) -> bool:
+    return isinstance(shape, Leaf) and shape.parse is v.parse_bool
+
+
+class _Section:
+    """A part of the help, with the options in it."""
+
+    def __init__(self, parser: Parser, title: str) -> None:
+        self._group = parser.add_argument_group(title)
+
+    def add(self, name: str, metavar: str, parse: Function, help: str, between: str = " ") -> None:
+        """Adds an option that no key of the file has."""
+        self._group.add_argument(name, metavar=metavar, type=typed(parse, between), help=help)
+
+    def keys(self, *paths: str) -> None:
+        """Adds the options of keys with one value."""
+        for path in paths:
+            leaf = TOP_KEYS.get(path) or shape_at(DEVICE, path)
+            assert isinstance(leaf, Leaf)
+            if _is_flag(leaf):
+                self._group.add_argument(
+                    *names_of(path), action="store_true", default=None, help=_help(leaf)
+                )
+            else:
+                self._group.add_argument(
+                    *names_of(path),
+                    metavar=leaf.parse.metavar,
+                    type=typed(leaf.parse),
+                    help=_help(leaf),
+                )
+
+    def parts(
+        self, path: str, metavar: str, parse: Function, note: str = "", between: str = " "
+    ) -> None:
+        """Adds the option of a key with several values, each given by an option of its own."""
+        self._group.add_argument(
+            *names_of(path),
+            metavar=metavar,
+            action="append",
+            dest=path if path == "exports" else None,
+            type=typed(parse, between),
+            help=_help(shape_at(DEVICE, path), note),
+        )
+
+
+def build_parser(end: Callable[[], str] = str) -> Parser:
+    """Returns the parser of the daemon's options. Options are None if not given. `end` returns what
+    the help ends with."""
     parser = Parser(
+        end,
         prog="vhost9p",
         description="Serves virtio-9p to a virtual machine over a vhost-user socket.",
         epilog="With --socket alone: reads the configuration named after the socket (for 9p.sock: "
         "9p.yaml in ~/.config/vhost9p or /etc/vhost9p), or exports the current directory if there "
-        "is none. `vhost9p upgrade` replaces running daemons by the version that is installed now.",
-        allow_abbrev=False,
+        "is none.",
     )
-    _add_where(parser)
-    _add_what(parser)
-    _add_files(parser)
-    _add_ids(parser)
-    _add_limits(parser)
-    _add_how(parser)
+    _add_where(_Section(parser, "where"))
+    _add_what(_Section(parser, "what (instead of --config)"))
+    _add_files(_Section(parser, "files (instead of --config)"))
+    _add_ids(_Section(parser, "users and groups (instead of --config)"))
+    _add_limits(_Section(parser, "limits (instead of --config)"))
+    how = _Section(parser, "how")
+    how.keys("once", "force", "state_dir", "sandbox", "seccomp", "log_level")
+    for name, what in (
+        ("capabilities", "the backend's type as JSON, as management tools expect"),
+        ("limits", "what a guest of this configuration can take at most"),
+        ("schema", "the JSON Schema of the configuration file, for editors"),
+    ):
+        parser.add_argument(f"--print-{name}", action="store_true", help=f"print {what}, and exit")
     parser.add_argument(
-        "--print-capabilities",
-        action="store_true",
-        help="print the backend's type as JSON, as management tools expect, and exit",
+        "--version", action="version", version=f"vhost9p {__version__}", help="print the version"
     )
-    parser.add_argument(
-        "--print-limits",
-        action="store_true",
-        help="print what a guest of this configuration can take at most, and exit",
-    )
-    parser.add_argument("--version", action="version", version=f"vhost9p {__version__}")
     return parser
 
 
-def _add_where(parser: Parser) -> None:
-    where = parser.add_argument_group("where")
-    where.add_argument(
-        "--socket",
-        "--socket-path",
-        metavar="PATH",
-        type=_leaf("socket"),
-        help="listen on this unix socket",
-    )
-    where.add_argument(
-        "--fd", metavar="N", type=typed(_descriptor), help="take this inherited unix socket instead"
-    )
-    where.add_argument(
-        "--socket-mode",
-        metavar="MODE",
-        type=_leaf("socket_mode"),
-        help="permissions of the socket (default: 0600); connecting needs the right to write",
-    )
-    for what, noun in (("owner", "user"), ("group", "group")):
-        where.add_argument(
-            f"--socket-{what}",
-            metavar=noun.upper(),
-            type=_leaf(f"socket_{what}"),
-            help=f"the socket's {noun}, by name or number (default: the daemon's)",
-        )
-    where.add_argument(
+def _add_where(where: _Section) -> None:
+    where.keys("socket")
+    where.add("--fd", "N", _descriptor, "take this inherited unix socket instead")
+    where.keys("socket_mode", "socket_owner", "socket_group")
+    where.add(
         "--config",
-        metavar="FILE",
-        type=typed(v.parse_path),
-        help="read the configuration from this YAML file",
+        "FILE",
+        v.path_of("file"),
+        "read the configuration from this YAML file",
     )
-    where.add_argument(
+    where.add(
         "--config-dir",
-        metavar="DIR",
-        type=typed(v.parse_path),
-        help="serve each VM that a file *.yaml in this directory describes; SIGHUP looks again",
+        "DIR",
+        v.path_of("directory"),
+        "serve each VM that a file *.yaml in this directory describes; SIGHUP looks again",
     )
 
 
-def _add_what(parser: Parser) -> None:
-    what = parser.add_argument_group("what (instead of --config)")
-    what.add_argument(
-        "--path",
-        metavar="DIR",
-        type=_leaf("path"),
-        help="the directory to export (default: the current one)",
+def _add_what(what: _Section) -> None:
+    what.keys("path")
+    what.parts(
+        "exports",
+        "name=NAME,path=DIR[,KEY=VALUE…]",
+        _export,
+        "may be given several times. KEY: an export's key in the configuration file, as in "
+        "readonly=on or quota.bytes=1GiB; double a comma within a value. The options below apply "
+        "to each export without its own",
+        between=": ",
     )
-    what.add_argument(
-        "--export",
-        metavar="name=NAME,path=DIR[,KEY=VALUE…]",
-        dest="exports",
-        action="append",
-        type=typed(_export, ": "),
-        help="show this directory under a name in the mount's root; may be given several times. "
-        "KEY: an export's key in the configuration file, as in readonly=on or quota.bytes=1GiB; "
-        "double a comma within a value. The options below apply to each export without its own",
-    )
-    what.add_argument(
+    what.add(
         "--virtfs",
-        metavar="local,path=…,mount_tag=…,…",
-        type=typed(virtfs.parse, ": "),
-        help="the argument of QEMU's -virtfs or -fsdev, unchanged: "
+        "local,path=…,mount_tag=…,…",
+        virtfs.parse,
+        "the argument of QEMU's -virtfs or -fsdev, unchanged: "
         f"{', '.join(virtfs.PLAIN)}, throttling.…; "
         f"{' and '.join(virtfs.MEANINGLESS)} are allowed and ignored",
+        between=": ",
     )
-    what.add_argument("--tag", type=_leaf("tag"), help="the mount tag (default: host0)")
-    what.add_argument(
-        "--multidevs",
-        metavar="POLICY",
-        type=_leaf("multidevs"),
-        help=" | ".join(MULTIDEVS) + ": how files of several host devices are treated (default: "
-        "warn; remap with --export)",
-    )
-    _add_service(what)
+    what.keys("tag", "multidevs", "msize_max", "max_fids", "max_xattr", "max_guest_memory")
+    what.keys("threads", "cpus", "poll_us", "ring")
 
 
-def _add_service(what: argparse._ArgumentGroup) -> None:
-    _add_bounds(what)
-    _add_threads(what)
-    what.add_argument(
-        "--ring",
-        metavar="LAYOUT",
-        type=_leaf("ring"),
-        help="packed | split: the newest layout of the virtqueue to offer (default: packed)",
+def _add_files(files: _Section) -> None:
+    files.keys("security_model", "readonly", "fmode", "dmode", "writeout")
+    files.parts(
+        "xattrs.rules",
+        "MATCH=ACTION",
+        _xattr_rule,
+        "ACTION: store:PREFIX | refuse | hide | keep; the first match counts",
     )
 
 
-def _add_bounds(what: argparse._ArgumentGroup) -> None:
-    what.add_argument(
-        "--msize-max",
-        metavar="SIZE",
-        type=_leaf("msize_max"),
-        help="the largest msize that a guest may negotiate (default: 1MiB)",
+def _add_limits(limits: _Section) -> None:
+    limits.parts(
+        "throttling",
+        "KEY=VALUE",
+        _fill_by(THROTTLING),
+        "bytes (bps) or requests (iops) per second: {bps,iops}-{total,read,write}, each with -max "
+        "(in a burst) and -max-length (seconds of a burst), and iops-size",
+        between=": ",
     )
-    what.add_argument(
-        "--max-fids",
-        metavar="N",
-        type=_leaf("max_fids"),
-        help="fids that a guest may hold at a time (default: 1000000)",
-    )
-    what.add_argument(
-        "--max-xattr",
-        metavar="N",
-        type=_leaf("max_xattr"),
-        help="values of extended attributes that a guest may hold open (default: 1024)",
-    )
-    what.add_argument(
-        "--max-guest-memory",
-        metavar="SIZE",
-        type=_leaf("max_guest_memory"),
-        help="the most of the guest's memory that is mapped (default: no limit but addresses)",
-    )
+    limits.keys(*(f"quota.{key}" for key in QUOTA.keys))
 
 
-def _add_threads(what: argparse._ArgumentGroup) -> None:
-    what.add_argument(
-        "--threads",
-        metavar="N",
-        type=_leaf("threads"),
-        help="requests served at a time (default: 1)",
-    )
-    what.add_argument(
-        "--cpus",
-        metavar="LIST",
-        type=_leaf("cpus"),
-        help="CPUs that serving threads may run on, as 0,4-7 (default: all)",
-    )
-    what.add_argument(
-        "--poll-us",
-        metavar="US",
-        type=_leaf("poll_us"),
-        help="an idle serving thread polls for up to this many microseconds, as long as experience "
-        "says that it pays; 0: it sleeps at once (default: 50)",
-    )
-
-
-def _add_files(parser: Parser) -> None:
-    files = parser.add_argument_group("files (instead of --config)")
-    files.add_argument(
-        "--security-model",
-        metavar="MODEL",
-        type=_leaf("security_model"),
-        help=" | ".join(SECURITY_MODELS) + " (default: passthrough where the daemon may set "
-        "owners, else none)",
-    )
-    files.add_argument("--readonly", action="store_true", default=None, help="refuse all changes")
-    for key, default, what in (("fmode", "0600", "files"), ("dmode", "0700", "directories")):
-        files.add_argument(
-            f"--{key}",
-            metavar="MODE",
-            type=_leaf(key),
-            help=f"permissions, on the host, of {what} that a mapped model creates "
-            f"(default: {default})",
-        )
-    files.add_argument(
-        "--writeout",
-        metavar="immediate",
-        type=_leaf("writeout"),
-        help="start writing data to disk at once",
-    )
-    files.add_argument(
-        "--xattr-rule",
-        metavar="MATCH=ACTION",
-        action="append",
-        type=typed(_xattr_rule),
-        help="how extended attributes whose names begin with MATCH are treated: store:PREFIX "
-        "(stored with PREFIX in place of MATCH) | refuse | hide | keep; the first match counts",
-    )
-
-
-def _add_ids(parser: Parser) -> None:
-    ids = parser.add_argument_group("users and groups (instead of --config)")
+def _add_ids(ids: _Section) -> None:
     for kind in ("uid", "gid"):
-        ids.add_argument(
-            f"--map-{kind}",
-            metavar="GUEST:HOST:COUNT",
-            action="append",
-            type=typed(_numbers(ID_RANGE)),
-            help=f"map COUNT {kind}s of the guest, from GUEST on, to the host's from HOST on",
-        )
-        ids.add_argument(
-            f"--squash-{kind}",
-            metavar="HOST",
-            type=_leaf("id_map", "squash_to", kind),
-            help=f"the host's {kind} for all other {kind}s of the guest",
-        )
-        ids.add_argument(
-            f"--forbid-{kind}",
-            metavar="FIRST:COUNT",
-            action="append",
-            type=typed(_numbers(FORBIDDEN)),
-            help=f"{kind}s that the guest may not use",
-        )
-
-
-def _add_limits(parser: Parser) -> None:
-    limits = parser.add_argument_group("limits (instead of --config)")
-    limits.add_argument(
-        "--throttling",
-        metavar="KEY=VALUE",
-        action="append",
-        type=typed(_fill_by(THROTTLING), ": "),
-        help="bytes (bps) or requests (iops) per second: {bps,iops}-{total,read,write}, each with "
-        "-max (rate of a burst) and -max-length (seconds of a burst), and iops-size",
-    )
-    limits.add_argument(
-        "--quota-bytes",
-        metavar="SIZE",
-        type=_leaf("quota", "bytes"),
-        help="the space that an export's files may use",
-    )
-    limits.add_argument(
-        "--quota-inodes",
-        metavar="N",
-        type=_leaf("quota", "inodes"),
-        help="the number of files that an export may have",
-    )
-    limits.add_argument(
-        "--quota-error",
-        metavar="ERROR",
-        type=_leaf("quota", "error"),
-        help="ENOSPC | EDQUOT: the error if the quota is exceeded (default: ENOSPC)",
-    )
-    limits.add_argument(
-        "--quota-rescan",
-        action="store_true",
-        default=None,
-        help="count the export's files again at start",
-    )
-
-
-def _add_how(parser: Parser) -> None:
-    how = parser.add_argument_group("how")
-    how.add_argument("--once", action="store_true", help="exit after the first VMM disconnects")
-    how.add_argument(
-        "--force",
-        action="store_true",
-        help="serve exports that overlap, contain the daemon's own files, or are not writable",
-    )
-    how.add_argument(
-        "--state-dir",
-        metavar="DIR",
-        type=typed(v.parse_path),
-        help="directory for identities (default: /var/lib/vhost9p, ~/.local/state/vhost9p)",
-    )
-    for name, metavar, values, default, what in (
-        ("sandbox", "LEVEL", Level, Level.AUTO, "how the daemon confines itself"),
-        ("seccomp", "ACTION", Seccomp, Seccomp.KILL, "what becomes of other system calls"),
-    ):
-        how.add_argument(
-            f"--{name}",
-            metavar=metavar,
-            type=typed(TOP_KEYS[name].parse),
-            help=f"{' | '.join(values)}: {what} (default: {default})",
-        )
-    how.add_argument(
-        "--log-level",
-        metavar="LEVEL",
-        type=typed(TOP_KEYS["log_level"].parse),
-        help=" | ".join(LOG_LEVELS) + " (default: info)",
-    )
+        ids.parts(f"id_map.{kind}", "GUEST:HOST:COUNT", _numbers(ID_RANGE))
+        ids.keys(f"id_map.squash_to.{kind}")
+        ids.parts(f"id_map.forbid.{kind}", "FIRST:COUNT", _numbers(FORBIDDEN))

@@ -8,31 +8,47 @@ options. The names of invalid options are kept, so that they are not reported as
 import argparse
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from vhost9p import config_values as v
 from vhost9p import hints
 from vhost9p.errors import Problems, UserError
 
-HELP = "(vhost9p --help lists the options)"
 
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A parser of values, as argparse's `type` wants it."""
 
-def typed(parse: v.Parser, between: str = " ") -> Callable[[str], Any]:
-    """Returns a parser of values for argparse's `type`. A message consists of the wrong value,
-    `between`, and the text of the ValueError. A ValueError has one argument for each error."""
+    parse: Callable[[str], Any]
+    between: str
 
-    def parse_argument(text: str) -> Any:
+    def __call__(self, text: str) -> Any:
+        """Returns the value. Raises ArgumentTypeError."""
         try:
-            return parse(text)
+            return self.parse(text)
         except ValueError as error:
-            said = "\n".join(f"{text!r}{between}{each}" for each in error.args)
+            said = "\n".join(f"{text!r}{self.between}{each}" for each in error.args)
             raise argparse.ArgumentTypeError(said) from None
 
-    return parse_argument
+
+def typed(parse: Callable[[str], Any], between: str = " ") -> Typed:
+    """Returns a parser of values for argparse's `type`. A message consists of the wrong value,
+    `between`, and the text of the ValueError. A ValueError has one argument for each error."""
+    return Typed(parse, between)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that parses one option at a time, and collects errors."""
+    """An argparse parser whose errors are UserErrors. `end` returns what the help ends with."""
+
+    def __init__(self, end: Callable[[], str] = str, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+        self._end = end
+        self._hint = f"({self.prog} --help lists the options)"
+
+    def format_help(self) -> str:
+        """Returns the help."""
+        end = self._end()
+        return super().format_help() + (f"\n{end}\n" if end else "")
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError. `message` begins with the option, and has a line for each error of its
@@ -41,16 +57,34 @@ class Parser(argparse.ArgumentParser):
         first, *others = first.split("\n") if first else [""]
         texts = [f"{option}: {first}" if first else option]
         texts += [f"{option}: {each}" for each in others]
-        raise UserError(*(f"{each} {HELP}" for each in texts))
+        raise UserError(*(f"{each} {self._hint}" for each in texts))
 
     def key(self, word: str) -> str | None:
         """Returns the key of an option's value in the namespace; None for an unknown option."""
         action = self._option_string_actions.get(word.partition("=")[0])
         return action.dest if action else None
 
+    def sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
+        """Yields the titles of the help, with the options and arguments under each."""
+        for group in self._action_groups:
+            if group._group_actions:
+                yield str(group.title), group._group_actions
+
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        """Returns the options and arguments. Raises UserError with one line, at the first error."""
+        problems = Problems()
+        options, rest = self.parse_known_args(words)
+        for word in rest[:1]:
+            if word.startswith("-"):
+                self._unknown(word, problems)
+            else:
+                problems.add(f"{word!r} is one argument too many {self._hint}")
+        problems.raise_all()
+        return options
+
     def read(self, argv: list[str], problems: Problems) -> tuple[argparse.Namespace, set[str]]:
-        """Returns the valid options, and the keys of the invalid ones. Adds errors to
-        `problems`."""
+        """Returns the valid options, and the keys of the invalid ones. Parses one option at a
+        time, and adds all errors to `problems`."""
         options, _ = self.parse_known_args([])
         wrong: set[str] = set()
         for words in _chunks(argv):
@@ -64,7 +98,7 @@ class Parser(argparse.ArgumentParser):
                 wrong.add(self._unknown(rest.pop(0), problems))
                 rest = rest[1:]  # most likely its value
             for word in rest:
-                problems.add(f"{word!r} belongs to no option {HELP}")
+                problems.add(f"{word!r} belongs to no option {self._hint}")
         return options, wrong - {""}
 
     def _unknown(self, word: str, problems: Problems) -> str:
@@ -72,7 +106,7 @@ class Parser(argparse.ArgumentParser):
         if none is similar."""
         name = word.partition("=")[0]
         hint, meant = hints.for_option(name, self._option_string_actions)
-        problems.add(f"unknown option {name}{hint} {HELP}")
+        problems.add(f"unknown option {name}{hint} {self._hint}")
         return (meant and self.key(meant)) or ""
 
 

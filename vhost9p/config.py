@@ -49,12 +49,14 @@ SOCKET_MODE = 0o600
 """Of a socket of which nothing else is said."""
 EXPORTS_MAX = 255
 """Named exports of a device; V9_EXPORTS_MAX (csrc/export/api.h) counts what they appear in, too."""
+STATE_DIR = "/var/lib/vhost9p"
+"""Where root's daemons keep identities."""
 
 
 def default_state_dir() -> str:
     """Where identities are kept: of the system for root, else of the user."""
     home = xdg_folder("XDG_STATE_HOME", "" if os.geteuid() == 0 else "~/.local/state")
-    return os.path.join(home or "/var/lib", "vhost9p")
+    return os.path.join(home, "vhost9p") if home else STATE_DIR
 
 
 def xdg_folder(variable: str, default: str) -> str | None:
@@ -132,7 +134,7 @@ class IdRange:
 
     guest: int
     host: int
-    count: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

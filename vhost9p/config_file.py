@@ -17,16 +17,9 @@ import yaml
 from vhost9p import hints
 from vhost9p.config import Config, absolute
 from vhost9p.config_checks import Path, Tree
-from vhost9p.config_schema import (
-    DEVICE,
-    MAKERS,
-    TOP_KEYS,
-    Group,
-    Leaf,
-    Shape,
-    make_device,
-    missing,
-)
+from vhost9p.config_schema import DEVICE, TOP_KEYS
+from vhost9p.config_shapes import Group, Leaf, Shape
+from vhost9p.config_tree import MAKERS, make_device, missing
 from vhost9p.config_values import closest
 from vhost9p.errors import Problems, UserError
 

@@ -1,13 +1,15 @@
 """Which keys there are, what their values look like, and what goes together.
 
-The schema is data: a tree of `Leaf`, `Group` and `Items`. Each reader of options (file, command
-line) fills a plain tree of dictionaries and lists with parsed leaves. The groups' checks report
-each error with the keys that lead to it. `make_device` turns the tree into a DeviceConfig.
+The schema is data: a tree of shapes (config_shapes.py). Each reader of options (file, command
+line) fills a plain tree of dictionaries and lists with parsed leaves (config_tree.py). The groups'
+checks report each error with the keys that lead to it.
+
+Each key says here what it means, and its parser which values it has. The help of the options, the
+manual pages, the JSON Schema and the tables of the documents take it from here (reference/).
+Defaults are those of the dataclasses.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
 
 from vhost9p import config_checks as checks
 from vhost9p import config_values as v
@@ -15,9 +17,11 @@ from vhost9p.config import (
     EXPORTS_MAX,
     MULTIDEVS,
     SECURITY_MODELS,
+    SOCKET_MODE,
+    STATE_DIR,
+    Config,
     DeviceConfig,
     ExportConfig,
-    IdMap,
     IdRange,
     Level,
     Limit,
@@ -25,147 +29,216 @@ from vhost9p.config import (
     Seccomp,
     SecurityModel,
     Throttling,
-    XattrRule,
     XattrRules,
     directory_problem,
     socket_problem,
 )
-from vhost9p.config_checks import Check, Path, Problem, Tree
+from vhost9p.config_checks import Path, Problem, Tree
+from vhost9p.config_shapes import Group, Items, Leaf, Shape
 
 MAPPED: tuple[SecurityModel, ...] = ("mapped-xattr", "mapped-file")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-class Leaf(NamedTuple):
-    """One value."""
-
-    parse: v.Parser
-    is_path: bool = False
-    """Made absolute, from the folder of the file or the current directory."""
-    check: Callable[[str], str | None] | None = None
-    """What is wrong with an absolute path."""
-    as_text: bool = False
-    """A number is parsed as it is written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Named values."""
-
-    noun: str
-    """What it is, for messages."""
-    keys: "Mapping[str, Shape]"
-    needed: tuple[tuple[str, ...], ...] = ()
-    """Of each of these, one key at least."""
-    check: Check = checks.nothing
-    """Looks at a tree whose values are right in themselves."""
-    together: frozenset[str] | None = None
-    """The keys that it looks at; None: all."""
-
-    def can_be_checked(self, wrong: Set[str]) -> bool:
-        """Whether the check ignores the keys in `wrong`, which are left out."""
-        return not (wrong if self.together is None else wrong & self.together)
-
-
-@dataclass(frozen=True, slots=True)
-class Items:
-    """One value of a shape or more."""
-
-    noun: str
-    item: "Shape"
-
-
-Shape = Leaf | Group | Items
-
 SECONDS_MAX = 2**32 - 1
-COUNT_MAX = 2**62
-_SIZES = v.parse_size(0, checks.RATE_MAX)
-_NUMBERS = v.parse_number(0, checks.RATE_MAX)
-_ID = Leaf(v.parse_number(0, v.ID_MAX))
-_ID_COUNT = Leaf(v.parse_number(1, v.ID_MAX + 1))
-FLAG = Leaf(v.parse_bool)
-YES = Leaf(v.parse_true)
+_COUNT = v.parse_number(1, v.ID_MAX + 1)
+_DEVICE, _EXPORT = DeviceConfig(()), ExportConfig("")
+_LIMIT, _RULES, _QUOTA, _CONFIG = Limit(), XattrRules(), Quota(), Config(())
+"""Where the defaults are read."""
+
+
+def _id(text: str) -> Leaf:
+    return Leaf(v.parse_number(0, v.ID_MAX), text)
+
+
+def _flag(text: str, default: bool) -> Leaf:
+    return Leaf(v.parse_bool, text, default=default)
+
+
+_RATES = (
+    (
+        "bps",
+        v.parse_size(0, checks.RATE_MAX),
+        ("bytes per second", "bytes read per second", "bytes written per second"),
+    ),
+    (
+        "iops",
+        v.parse_number(0, checks.RATE_MAX),
+        ("requests per second", "read requests per second", "write requests per second"),
+    ),
+)
 
 
 def _rates() -> Iterator[tuple[str, Leaf]]:
-    for unit, parse in (("bps", _SIZES), ("iops", _NUMBERS)):
-        for what in ("total", "read", "write"):
-            yield f"{unit}-{what}", Leaf(parse)
-            yield f"{unit}-{what}-max", Leaf(parse)
-            yield f"{unit}-{what}-max-length", Leaf(v.parse_number(1, SECONDS_MAX))
+    for unit, parse, texts in _RATES:
+        for what, text in zip(("total", "read", "write"), texts, strict=True):
+            key = f"{unit}-{what}"
+            yield key, Leaf(parse, text, "0: no limit.", _LIMIT.avg)
+            more = f"At least {key}. 0: no bursts."
+            yield f"{key}-max", Leaf(parse, f"{text} in a burst", more, _LIMIT.max)
+            seconds = v.parse_number(1, SECONDS_MAX, "seconds")
+            length = f"how long a burst of {key}-max may last"
+            yield f"{key}-max-length", Leaf(seconds, length, default=_LIMIT.length)
 
 
 THROTTLING = Group(
     "a throttling",
-    {**dict(_rates()), "iops-size": Leaf(_SIZES)},
+    {
+        **dict(_rates()),
+        "iops-size": Leaf(
+            v.parse_size(0, checks.RATE_MAX),
+            "the size that counts as one request",
+            "A larger request counts as its size divided by this. 0: each request counts as one.",
+            Throttling().iops_size,
+        ),
+    },
+    "how fast the guest may read and write",
     check=checks.throttling,
+    absent="without limits",
 )
 
 ID_RANGE = Group(
     "a range of ids",
-    {"guest": _ID, "host": _ID, "count": _ID_COUNT},
+    {
+        "guest": _id("the first id of the guest"),
+        "host": _id("the first id of the host"),
+        "count": Leaf(_COUNT, "how many ids", default=IdRange(0, 0).count),
+    },
     needed=(("guest",), ("host",)),
     check=checks.id_range,
 )
 FORBIDDEN = Group(
     "a range of forbidden ids",
-    {"guest": _ID, "count": _ID_COUNT},
+    {
+        "guest": _id("the first id of the guest"),
+        "count": Leaf(_COUNT, "how many ids", default=IdRange(0, 0).count),
+    },
     needed=(("guest",),),
     check=checks.id_range,
 )
+
+
+def _of_both(make: Callable[[str], Shape]) -> dict[str, Shape]:
+    return {kind: make(kind) for kind in ("uid", "gid")}
+
+
+def _ranges(kind: str) -> Items:
+    text = f"ranges of {kind}s of the guest, and where they begin on the host"
+    return Items("ranges", ID_RANGE, text)
+
+
 ID_MAP = Group(
     "an id_map",
     {
-        "uid": Items("ranges", ID_RANGE),
-        "gid": Items("ranges", ID_RANGE),
-        "squash_to": Group("a squash_to", {"uid": _ID, "gid": _ID}),
+        **_of_both(_ranges),
+        "squash_to": Group(
+            "a squash_to",
+            _of_both(lambda kind: _id(f"the host's {kind} for all other {kind}s of the guest")),
+            "the host's ids for those in no range",
+        ),
         "forbid": Group(
-            "a forbid", {"uid": Items("ranges", FORBIDDEN), "gid": Items("ranges", FORBIDDEN)}
+            "a forbid",
+            _of_both(
+                lambda kind: Items(
+                    "ranges", FORBIDDEN, f"{kind}s that the guest may not use (EPERM)"
+                )
+            ),
+            "ids that the guest may not use",
         ),
     },
+    "how ids of the guest and of the host correspond",
     check=checks.id_map,
+    more="Each id of the guest is in one range, squashed or forbidden.",
+    absent="ids are the same",
 )
 
 RULE = Group(
     "a rule",
     {
-        "match": Leaf(v.parse_prefix(0)),
-        "store": Leaf(v.parse_prefix(1)),
-        "refuse": YES,
-        "hide": YES,
-        "keep": YES,
+        "match": Leaf(v.parse_prefix(0), "what the guest's names begin with"),
+        "store": Leaf(v.parse_prefix(1), "what takes the place of match in the host's name"),
+        "refuse": Leaf(v.parse_true, "there are none (ENODATA), and none can be set (EPERM)"),
+        "hide": Leaf(v.parse_true, "the file system does not support such names (EOPNOTSUPP)"),
+        "keep": Leaf(v.parse_true, "the host has them under the same name"),
     },
     needed=(("match",),),
     check=checks.xattr_rule,
+    more="A rule has one of store, refuse, hide and keep.",
 )
 XATTRS = Group(
     "an xattrs",
     {
-        "rules": Items("rules", RULE),
-        "max_value": Leaf(v.parse_size(1, 65536)),
-        "max_names": Leaf(v.parse_number(1, 65536)),
-        "max_total": Leaf(v.parse_size(1, 64 * 1024**2)),
+        "rules": Items(
+            "rules",
+            RULE,
+            "what becomes of extended attributes, by the beginning of their names",
+            "The first rule that matches counts.",
+            "names are the same",
+        ),
+        "max_value": Leaf(v.parse_size(1, 65536), "bytes of one value", default=_RULES.max_value),
+        "max_names": Leaf(
+            v.parse_number(1, 65536), "attributes of one file", default=_RULES.max_names
+        ),
+        "max_total": Leaf(
+            v.parse_size(1, 64 * 1024**2),
+            "bytes of the names and values of one file",
+            default=_RULES.max_total,
+        ),
     },
+    "which extended attributes there are, and under which names",
+    more="Its limits apply only to exports that have this key.",
+    absent="names are the same, without limits",
 )
 
 QUOTA = Group(
     "a quota",
     {
-        "bytes": Leaf(v.parse_size(1, COUNT_MAX)),
-        "inodes": Leaf(v.parse_number(1, COUNT_MAX)),
-        "error": Leaf(v.parse_choice("ENOSPC", "EDQUOT")),
-        "rescan": FLAG,
+        "bytes": Leaf(v.parse_size(1, v.COUNT_MAX), "the space that the export's files may use"),
+        "inodes": Leaf(
+            v.parse_number(1, v.COUNT_MAX), "the number of files that the export may have"
+        ),
+        "error": Leaf(
+            v.parse_choice("ENOSPC", "EDQUOT", metavar="ERROR"),
+            "the guest's error beyond the quota",
+            default=_QUOTA.error,
+        ),
+        "rescan": _flag(
+            "count the export's files again at start, even if the usage is known",
+            _QUOTA.rescan,
+        ),
     },
+    "what the export may hold",
     needed=(("bytes", "inodes"),),
+    absent="no limit",
 )
 
+
+def _mode(what: str, default: int) -> Leaf:
+    text = f"permissions, on the host, of {what} that a mapped model creates"
+    return Leaf(v.parse_mode, text, default=default, as_text=True)
+
+
 EXPORT_KEYS: dict[str, Shape] = {
-    "path": Leaf(v.parse_path, is_path=True, check=directory_problem),
-    "security_model": Leaf(v.parse_choice(*SECURITY_MODELS, mapped="mapped-xattr")),
-    "readonly": FLAG,
-    "fmode": Leaf(v.parse_mode, as_text=True),
-    "dmode": Leaf(v.parse_mode, as_text=True),
-    "writeout": Leaf(v.parse_choice("immediate")),
+    "path": Leaf(
+        v.path_of("directory"),
+        "the directory to export",
+        absent="the current one, with options alone",
+        is_path=True,
+        check=directory_problem,
+    ),
+    "security_model": Leaf(
+        v.parse_choice(*SECURITY_MODELS, metavar="MODEL", mapped="mapped-xattr"),
+        "who owns what the guest creates, and where its owners and modes are stored",
+        "mapped is another name of mapped-xattr.",
+        absent="passthrough where the daemon may set owners, or with an id_map; else none",
+    ),
+    "readonly": _flag("refuse all changes (EROFS)", _EXPORT.readonly),
+    "fmode": _mode("files", _EXPORT.fmode),
+    "dmode": _mode("directories", _EXPORT.dmode),
+    "writeout": Leaf(
+        v.parse_choice("immediate", metavar="WHEN"),
+        "start writing the guest's data to disk at once",
+        "Little of it then stays in the host's page cache.",
+        absent="the host's kernel decides",
+    ),
     "throttling": THROTTLING,
     "id_map": ID_MAP,
     "xattrs": XATTRS,
@@ -173,8 +246,9 @@ EXPORT_KEYS: dict[str, Shape] = {
 }
 EXPORT = Group(
     "an export",
-    {"name": Leaf(v.parse_name), **EXPORT_KEYS},
+    {"name": Leaf(v.parse_name, "the directory that the guest sees"), **EXPORT_KEYS},
     needed=(("name",), ("path",)),
+    more="What an export does not set, it has from the device.",
 )
 
 
@@ -227,154 +301,139 @@ def _check_modes(tree: Tree) -> Iterator[Problem]:
                 yield Problem((*path, key), text)
 
 
+_SOCKET = Leaf(
+    v.parse_socket,
+    "listen for the VMM on this unix socket",
+    "Each device has its own. A stale socket is replaced, a live one refused.",
+    is_path=True,
+    check=socket_problem,
+)
 OWN_KEYS: dict[str, Leaf] = {
-    "socket": Leaf(v.parse_socket, is_path=True, check=socket_problem),
-    "socket_mode": Leaf(v.parse_mode, as_text=True),
-    "socket_owner": Leaf(v.parse_user, as_text=True),
-    "socket_group": Leaf(v.parse_group, as_text=True),
-    "tag": Leaf(v.parse_tag),
-    "multidevs": Leaf(v.parse_choice(*MULTIDEVS)),
-    "msize_max": Leaf(v.parse_size(4096, 16 * 1024 * 1024)),
-    "max_fids": Leaf(v.parse_number(16, 16_000_000)),
-    "max_xattr": Leaf(v.parse_number(0, 2**32 - 1)),
-    "max_guest_memory": Leaf(v.parse_size(1, COUNT_MAX)),
-    "threads": Leaf(v.parse_number(1, 32)),
-    "cpus": Leaf(v.parse_cpus),
-    "poll_us": Leaf(v.parse_number(0, 1000)),
-    "ring": Leaf(v.parse_choice("packed", "split")),
-    "once": FLAG,
-    "force": FLAG,
+    "socket": _SOCKET,
+    "socket_mode": Leaf(
+        v.parse_mode,
+        "permissions of the socket",
+        "Connecting needs the right to write. Permissions, owner and group apply before anybody "
+        "can connect, and are refused with --fd.",
+        absent=v.parse_mode.write(SOCKET_MODE),
+        as_text=True,
+    ),
+    "socket_owner": Leaf(
+        v.parse_user,
+        "the user that the socket belongs to",
+        "Another user than the daemon's needs CAP_CHOWN.",
+        absent="the daemon's",
+        as_text=True,
+    ),
+    "socket_group": Leaf(
+        v.parse_group,
+        "the group that the socket belongs to",
+        "Without CAP_CHOWN the daemon has to be in it.",
+        absent="the daemon's",
+        as_text=True,
+    ),
+    "tag": Leaf(
+        v.parse_tag, "the mount tag that the guest names", "Each device has its own.", _DEVICE.tag
+    ),
+    "multidevs": Leaf(
+        v.parse_choice(*MULTIDEVS, metavar="POLICY"),
+        "how files of several file systems in one export are distinguished",
+        "remap gives each file a number of its own, warn logs the first file on another file "
+        "system, forbid refuses such files (ENODEV). With exports it is always remap.",
+        _DEVICE.multidevs,
+    ),
+    "msize_max": Leaf(
+        v.parse_size(4096, 16 * 1024 * 1024),
+        "the largest msize that a guest may negotiate",
+        default=_DEVICE.msize_max,
+    ),
+    "max_fids": Leaf(
+        v.parse_number(16, 16_000_000),
+        "fids that a guest may hold at a time",
+        default=_DEVICE.max_fids,
+    ),
+    "max_xattr": Leaf(
+        v.parse_number(0, 2**32 - 1),
+        "values of extended attributes that a guest may hold open",
+        "0: as many as fit into 64 MiB.",
+        _DEVICE.max_xattr,
+    ),
+    "max_guest_memory": Leaf(
+        v.parse_size(1, v.COUNT_MAX),
+        "the most of the guest's memory that is mapped",
+        "A VMM that shares more is refused. What the daemon writes to is the host's memory, even "
+        "if the VMM has not touched it.",
+        absent="as much as there are addresses for",
+    ),
+    "threads": Leaf(
+        v.parse_number(1, 32),
+        "requests that are served at a time, while none hangs",
+        default=_DEVICE.threads,
+    ),
+    "cpus": Leaf(
+        v.parse_cpus,
+        "CPUs that the serving threads may run on",
+        absent="all that the daemon may run on",
+    ),
+    "poll_us": Leaf(
+        v.parse_number(0, 1000, "microseconds"),
+        "microseconds that an idle serving thread polls at most, before it sleeps",
+        "It polls as long as experience says that it pays, if a wake-up is worth five eighths of "
+        "this. 0: it sleeps at once.",
+        _DEVICE.poll_us,
+    ),
+    "ring": Leaf(
+        v.parse_choice("packed", "split", metavar="LAYOUT"),
+        "the newest layout of the virtqueue to offer",
+        "Every guest knows split. User Mode Linux starts a packed ring at base 0; the daemon "
+        "understands that.",
+        _DEVICE.ring,
+    ),
+    "once": _flag("exit after the first VMM has left", _DEVICE.once),
+    "force": _flag(
+        "serve exports that overlap, contain the daemon's own files, or are not writable",
+        _DEVICE.force,
+    ),
 }
 DEVICE = Group(
     "a device",
-    {**OWN_KEYS, **EXPORT_KEYS, "exports": Items("exports", EXPORT)},
+    {
+        **OWN_KEYS,
+        **EXPORT_KEYS,
+        "exports": Items(
+            "exports",
+            EXPORT,
+            "several directories instead of path, each under a name in the mount's root",
+        ),
+    },
     needed=(("path", "exports"),),
     check=_check_device,
     together=frozenset({"path", "exports", "security_model", "multidevs", "fmode", "dmode"}),
 )
 TOP_KEYS: dict[str, Leaf] = {
-    "log_level": Leaf(v.parse_choice(*LOG_LEVELS)),
-    "sandbox": Leaf(v.parse_member(Level)),
-    "seccomp": Leaf(v.parse_member(Seccomp)),
-    "state_dir": Leaf(v.parse_path, is_path=True),
-}
-
-
-def missing(shape: Group, given: Container[str]) -> Iterator[str]:
-    """Yields messages about required keys that are missing."""
-    for keys in shape.needed:
-        if not any(key in given for key in keys):
-            yield f"{' or '.join(keys)}: is missing; {shape.noun} needs it"
-
-
-def find_problems(shape: Shape, tree: Any, path: Path = ()) -> Iterator[Problem]:
-    """What a tree lacks by a shape, and what the checks of all within it say."""
-    if isinstance(shape, Group):
-        inner = [*_problems_within(((key, shape.keys[key], tree[key]) for key in tree), path)]
-        inner += [Problem(path, text) for text in missing(shape, tree)]
-        yield from inner
-        if shape.can_be_checked({str((*each.path[len(path) :], "")[0]) for each in inner}):
-            yield from (Problem((*path, *each.path), each.text) for each in shape.check(tree))
-    elif isinstance(shape, Items):
-        yield from _problems_within(((i, shape.item, each) for i, each in enumerate(tree)), path)
-
-
-def sound(tree: Tree, problems: Iterable[Problem]) -> Tree:
-    """Returns a tree without its invalid parts. The device made from it is not served, but its
-    places on the host can be checked."""
-    tree = (
-        {**tree, "exports": [{**each} for each in tree["exports"]]} if "exports" in tree else tree
-    )
-    tree = {**tree}
-    for path, _ in problems:
-        part: Any = tree
-        for key in path:
-            if isinstance(part, dict) and key in MAKERS:
-                part.pop(key, None)
-                break
-            part = part[key] if isinstance(key, int) or key in part else {}
-    return tree
-
-
-def _problems_within(
-    parts: Iterator[tuple[str | int, Shape, Any]], path: Path
-) -> Iterator[Problem]:
-    for key, shape, tree in parts:
-        yield from find_problems(shape, tree, (*path, key))
-
-
-# ---- from a tree to dataclasses ------------------------------------------------------------------
-
-
-def make_device(
-    tree: Tree, origin: Callable[[Path], str] = lambda path: "", **more: Any
-) -> DeviceConfig:
-    """Returns the device that a tree describes. `origin` returns the place of a path in it; `more`
-    are fields that no tree has. An export without a path is left out: its error is reported
-    already."""
-    own = {key: tree[key] for key in OWN_KEYS if key in tree}
-    if "exports" in tree:
-        own.setdefault("multidevs", "remap")
-    exports = tuple(
-        _make_export({**each, "origin": origin(path)})
-        for path, each in exports_of(tree)
-        if "path" in each
-    )
-    return DeviceConfig(**own, **more, exports=exports, origin=origin(()))
-
-
-def _make_export(tree: Tree) -> ExportConfig:
-    return ExportConfig(
-        **{key: MAKERS[key](value) if key in MAKERS else value for key, value in tree.items()}
-    )
-
-
-def _make_throttling(tree: Tree) -> Throttling:
-    limits = {
-        f"{unit}_{what}": Limit(
-            tree.get(f"{unit}-{what}", 0),
-            tree.get(f"{unit}-{what}-max", 0),
-            tree.get(f"{unit}-{what}-max-length", 1),
-        )
-        for unit in ("bps", "iops")
-        for what in ("total", "read", "write")
-    }
-    return Throttling(**limits, iops_size=tree.get("iops-size", 0))
-
-
-def _make_id_map(tree: Tree) -> IdMap:
-    squash, forbid = tree.get("squash_to", {}), tree.get("forbid", {})
-
-    def ranges(kind: str) -> tuple[IdRange, ...]:
-        return tuple(
-            IdRange(each["guest"], each["host"], each.get("count", 1))
-            for each in tree.get(kind, ())
-        )
-
-    def forbidden(kind: str) -> tuple[tuple[int, int], ...]:
-        return tuple((each["guest"], each.get("count", 1)) for each in forbid.get(kind, ()))
-
-    return IdMap(
-        uid=ranges("uid"),
-        gid=ranges("gid"),
-        squash_uid=squash.get("uid"),
-        squash_gid=squash.get("gid"),
-        forbid_uid=forbidden("uid"),
-        forbid_gid=forbidden("gid"),
-    )
-
-
-def _make_xattrs(tree: Tree) -> XattrRules:
-    rules = tuple(
-        XattrRule(each["match"], checks.action_of(each), each.get("store", ""))
-        for each in tree.get("rules", ())
-    )
-    return XattrRules(**{**tree, "rules": rules})
-
-
-MAKERS: dict[str, Callable[[Tree], Any]] = {
-    "throttling": _make_throttling,
-    "id_map": _make_id_map,
-    "xattrs": _make_xattrs,
-    "quota": lambda tree: Quota(**tree),
+    "log_level": Leaf(
+        v.parse_choice(*LOG_LEVELS, metavar="LEVEL"),
+        "the least important messages that are logged",
+        default=_CONFIG.log_level,
+    ),
+    "sandbox": Leaf(
+        v.parse_member(Level, "LEVEL"),
+        "how the daemon confines itself",
+        "auto: as far as the host allows. namespace: with all of it, or the daemon does not "
+        "start. chroot: without namespaces. none: not at all.",
+        _CONFIG.sandbox,
+    ),
+    "seccomp": Leaf(
+        v.parse_member(Seccomp, "ACTION"),
+        "what becomes of a system call that serving does not take",
+        "kill: the process ends. log: the kernel logs it.",
+        _CONFIG.seccomp,
+    ),
+    "state_dir": Leaf(
+        v.path_of("directory"),
+        "where identities of files and the usage of quotas are kept",
+        "With XDG_STATE_HOME it is vhost9p in there.",
+        absent=f"{STATE_DIR} of root, ~/.local/state/vhost9p of others",
+        is_path=True,
+    ),
 }

@@ -3,6 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+EXIT_FAILURE = 1
+"""The process's exit code for a failure that nobody has to fix in the configuration."""
+EXIT_USAGE = 2
+"""The one for an error that stays until somebody fixes it."""
+
 
 class UserError(Exception):
     """Errors in the command line, the configuration or the host; one line each."""

@@ -1,4 +1,4 @@
-"""How the upgrades of a daemon went, for the command that asks for one (upgrade_command.py).
+"""How the upgrades of a daemon went, for the command that asks for one (commands/upgrade.py).
 
 Main keeps a file in memory, which whoever may look into the process finds by its name below
 /proc/PID/fd. A daemon has no socket for commands, so there is none to be guarded.

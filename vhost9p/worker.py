@@ -30,7 +30,7 @@ from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.confinement import SandboxError
 from vhost9p.device import Device
 from vhost9p.ends import Cause
-from vhost9p.errors import UserError
+from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.process import take_stop_signals
@@ -41,8 +41,6 @@ from vhost9p.shared_state import SharedState, take_over
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
 STOP_PATIENCE_S = 0.7
 """Seconds for an orderly end; less than main's."""
 

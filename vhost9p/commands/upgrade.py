@@ -15,26 +15,39 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from vhost9p import upgrade_status
+from vhost9p.cli_parser import typed
+from vhost9p.config_values import parse_number
+from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE
 from vhost9p.output import one_line, say
 
 SIGNAL = signal.SIGUSR2
 PATIENCE_S = 120.0
 PAUSE_S = 0.05
-EXIT_FAILURE, EXIT_USAGE = 1, 2
+PID_MAX = 2**31 - 1
+"""Of pid_t, an int."""
+
+SUMMARY = "replace the code of running daemons by what is installed now"
+DETAILS = (
+    "Their VMs go on. Exits with 0 if all have the new code, with 1 if a daemon goes on with the "
+    "old code or with a part of it, and with 2 if a pid is that of no daemon, or of one that this "
+    "user may not signal."
+)
+EXAMPLE = "vhost9p upgrade 4711"
 
 
-def run(words: list[str]) -> int:
-    """Returns the exit code: 1 if a daemon goes on with the old code, or with a part of it."""
-    parser = argparse.ArgumentParser(
-        prog="vhost9p upgrade",
-        description="Replaces the code of running daemons by what is installed now. Their VMs go "
-        "on. Exits with 0 if all have the new code.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the daemons."""
     parser.add_argument(
-        "pid", nargs="*", type=int,
+        "pid",
+        nargs="*",
+        type=typed(parse_number(1, PID_MAX)),
         help="main process of a daemon (default: all of this user; root: of everybody)",
-    )  # fmt: skip
-    pids = parser.parse_args(words).pid
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Asks the daemons, and waits for the outcomes; returns the exit code."""
+    pids = options.pid
     asked, codes = [], [0]
     for pid in pids or _all():
         try:
