@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/proc.h"
+#include "base/sightings.h"
 
 enum {
     TABLE_MAX = 1 << 24, /* descriptors that are counted; the host may allow a billion */
@@ -282,6 +283,7 @@ void v9_budget_close(int32_t fd)
 {
     const uint32_t account = set_owner(fd, 0);
 
+    v9_sightings_forget(fd);
     close(fd);
     discharge(account);
 }

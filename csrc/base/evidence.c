@@ -9,20 +9,91 @@
 
 #include "base/budget.h"
 #include "base/commit.h"
+#include "base/sightings.h"
 
 enum kind { MAKE = 1, REMOVE, MOVE, TOGGLE };
+enum { CHANGED_MAX = 2 * V9_STEPS_MAX }; /* a move changes two names */
+
+/* A name that the request changes. */
+struct changed {
+    struct v9_name_change change;
+    struct v9_sighting before, left; /* `at` 0: not known */
+    const char *name;
+    int32_t dir_fd;
+};
 
 static _Thread_local struct {
     struct v9_evidence *evidence;
+    bool again;
     uint32_t noted; /* steps that a process before this one has noted */
     uint32_t next;
-    struct v9_step seen; /* what the next step finds there, if it is at this name: */
+    uint32_t changed_count;
+    struct changed changed[CHANGED_MAX];
+    struct v9_sighting seen; /* what the next step finds there, if it is at this name: */
     const char *seen_name;
+    int seen_dir;
 } running;
+
+/* ---- what was seen --------------------------------------------------------------------------- */
+
+/* The request has changed all that it changes. */
+static void end_changes(void)
+{
+    for (uint32_t i = 0; i < running.changed_count; i++)
+        v9_sightings_end(&running.changed[i].change,
+                         running.changed[i].left.at ? &running.changed[i].left : NULL);
+    running.changed_count = 0;
+}
+
+/* A name is about to be changed. `before` is what it leads to, if that was seen. */
+static struct changed *begin_change(int dir_fd, const char *name)
+{
+    struct changed *changed;
+
+    if (running.changed_count == CHANGED_MAX)
+        end_changes(); /* what was changed before is changed by now */
+    changed = &running.changed[running.changed_count++];
+    changed->dir_fd = dir_fd;
+    changed->name = name;
+    changed->left.at = 0;
+    if (!v9_sightings_begin(dir_fd, name, &changed->change, &changed->before) || running.again)
+        changed->before.at = 0;
+    return changed;
+}
+
+/* What the request has begun to change last by this name; NULL: it has not. */
+static struct changed *find_change(int dir_fd, const char *name)
+{
+    for (uint32_t i = running.changed_count; i-- > 0;)
+        if (running.changed[i].dir_fd == dir_fd && running.changed[i].name == name)
+            return &running.changed[i];
+    return NULL;
+}
+
+void v9_evidence_leads(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino)
+{
+    struct changed *changed = find_change(dir_fd, name);
+
+    if (changed)
+        changed->left = (struct v9_sighting){v9_ticks_now(), st_dev, st_ino};
+}
+
+void v9_evidence_has_moved(int old_dir, const char *old, int new_dir, const char *new,
+                           uint64_t st_dev)
+{
+    const struct changed *from = find_change(old_dir, old);
+    struct changed *to = find_change(new_dir, new);
+
+    if (from && to && from->before.st_ino && from->before.st_dev == st_dev)
+        to->left = from->before;
+    v9_evidence_leads(old_dir, old, 0, 0);
+}
 
 void v9_evidence_begin(struct v9_evidence *evidence, bool again)
 {
+    end_changes();
     running.evidence = evidence;
+    running.again = again;
     running.noted = evidence && again ? evidence->count : 0;
     running.next = 0;
     running.seen_name = NULL;
@@ -30,8 +101,8 @@ void v9_evidence_begin(struct v9_evidence *evidence, bool again)
 
 void v9_evidence_seen(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino)
 {
-    running.seen =
-        (struct v9_step){.existed = true, .st_dev = st_dev, .st_ino = st_ino, .dir_fd = dir_fd};
+    running.seen = (struct v9_sighting){v9_ticks_now(), st_dev, st_ino};
+    running.seen_dir = dir_fd;
     running.seen_name = name;
 }
 
@@ -43,36 +114,41 @@ bool v9_evidence_loss_is_noted(void)
     return false;
 }
 
-static uint32_t hash(const char *name)
+/* Looks at a name that is about to be changed; false: what it leads to cannot be said. */
+static bool see(int dir_fd, const char *name, struct v9_sighting *seen)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-
-    for (; *name; name++)
-        hash = (hash ^ (uint8_t)*name) * 16777619u;
-    return hash;
-}
-
-/* What a name leads to; `is_gone` if it leads to nothing for certain. */
-static struct v9_step look(enum kind kind, int dir_fd, const char *name, bool *is_gone)
-{
-    struct v9_step step = {.kind = (uint8_t)kind, .name = hash(name), .dir_fd = dir_fd};
     struct stat st;
 
-    *is_gone = false;
-    if (running.seen_name == name && running.seen.dir_fd == dir_fd) {
-        step.existed = true;
-        step.st_dev = running.seen.st_dev;
-        step.st_ino = running.seen.st_ino;
-    } else if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        step.existed = true;
-        step.st_dev = st.st_dev;
-        step.st_ino = st.st_ino;
-    } else if (errno == ENOENT) {
-        *is_gone = true;
-    } else {
-        step.existed = kind == MAKE; /* perhaps: it must not be taken for made */
-    }
-    return step;
+    *seen = (struct v9_sighting){.at = v9_ticks_now()};
+    if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT;
+    seen->st_dev = st.st_dev;
+    seen->st_ino = st.st_ino;
+    return true;
+}
+
+/* What a name leads to that is about to be changed; `is_gone` if it leads to nothing for certain.
+ */
+static struct v9_step look(enum kind kind, int dir_fd, const char *name, bool *is_gone)
+{
+    struct changed *changed = begin_change(dir_fd, name);
+    struct v9_sighting *seen = &changed->before;
+    bool known = true;
+
+    if (running.seen_name == name && running.seen_dir == dir_fd)
+        *seen = running.seen;
+    else if (!seen->at)
+        known = see(dir_fd, name, seen);
+    *is_gone = known && !seen->st_ino;
+    return (struct v9_step){
+        .kind = (uint8_t)kind,
+        .name = changed->change.name,
+        .dir_fd = dir_fd,
+        /* perhaps: it must not be taken for made */
+        .existed = known ? seen->st_ino != 0 : kind == MAKE,
+        .st_dev = seen->st_dev,
+        .st_ino = seen->st_ino,
+    };
 }
 
 static bool is_same(const struct v9_step *a, const struct v9_step *b)
@@ -169,6 +245,7 @@ bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *ne
     if (!running.evidence)
         return false;
     now = look(MOVE, old_dir, old, &is_gone);
+    begin_change(new_dir, new);
     before = next_step(&now);
     if (!before || !has_left(before, &now, is_gone))
         return settle(false);
@@ -253,6 +330,8 @@ void v9_evidence_end(struct v9_evidence *evidence)
 {
     const int fd = evidence->made;
 
+    if (evidence->count)
+        end_changes();
     evidence->made = -1;
     V9_COMMIT();
     if (fd >= 0)

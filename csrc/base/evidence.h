@@ -10,9 +10,9 @@
  * completed, too. Where a step failed, those before it may have been undone, which are steps as
  * well: a name that is made, and then removed, is made anew.
  *
- * One who changes the same name between the note and the call may be taken for us; only processes
- * of the host can, within microseconds, since the guest's kernel changes a directory in one request
- * at a time.
+ * What the name leads to is what was seen last (base/sightings.h), or is looked up now. One who
+ * changes the same name between that and the call may be taken for us. Only processes of the host
+ * can, since changes by requests end what was seen.
  *
  * The thread that runs a request has its evidence; one that runs none notes nothing.
  */
@@ -52,7 +52,7 @@ static inline void v9_evidence_clear(struct v9_evidence *evidence)
  * NULL: it runs none. */
 void v9_evidence_begin(struct v9_evidence *evidence, bool again);
 
-/* The thread has just seen that a name leads to this file: the next step need not look again. */
+/* The thread has just looked, and a name leads to this file: the next step need not look again. */
 void v9_evidence_seen(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino);
 /* Whether a process that died has noted, as a step to come, that a name is removed or moved. */
 bool v9_evidence_loss_is_noted(void);
@@ -62,6 +62,13 @@ bool v9_evidence_made(int dir_fd, const char *name);
 bool v9_evidence_removed(int dir_fd, const char *name);
 /* Before a file is moved from one name to another. */
 bool v9_evidence_moved(int old_dir, const char *old, int new_dir, const char *new);
+/* The thread has just seen what a name that the request has changed leads to now, by a look or by a
+ * system call's success; st_ino 0: to nothing. */
+void v9_evidence_leads(int dir_fd, const char *name, uint64_t st_dev, uint64_t st_ino);
+/* A file has just been moved from one name to another; it has kept its number if it is on the
+ * device `st_dev`. */
+void v9_evidence_has_moved(int old_dir, const char *old, int new_dir, const char *new,
+                           uint64_t st_dev);
 /* The descriptor of the file that the last step has made, which is the caller's from now on; -1. */
 int v9_evidence_take_made(void);
 

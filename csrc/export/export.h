@@ -61,6 +61,13 @@ void v9_export_unlock_names(v9_export *ex);
 void v9_export_names_begin(v9_export *ex);
 void v9_export_names_end(v9_export *ex);
 
+/* Whether a file of this st_dev, as its attributes report it, keeps the st_ino that it has, however
+ * it is changed: elsewhere a link or a rename may give it another one. */
+static inline bool v9_export_keeps_numbers(const struct v9_export *ex, uint64_t st_dev)
+{
+    return ex->ctime_is_reliable && st_dev == ex->root_dev && !ex->overrides;
+}
+
 static inline bool v9_export_is_root(const struct v9_export *ex, const struct stat *st)
 {
     return st->st_dev == ex->root_dev && st->st_ino == ex->root_ino;

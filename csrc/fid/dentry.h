@@ -23,10 +23,10 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <time.h>
 
 #include "base/arena.h"
 #include "base/hash_table.h"
+#include "base/ticks.h"
 #include "fid/inode.h"
 
 struct v9_dentry {
@@ -86,26 +86,12 @@ static inline struct v9_dentry *v9_dentry_at(const struct v9_dentries *dentries,
     return v9_arena_at(dentries->arena, at);
 }
 
-/*
- * The time, and how long a look is believed: some 50 µs. Where the CPU's own counter is at hand it
- * will do, being read in no time: they run at 1 to 5 GHz. One that jumps ends a belief.
- */
-#if defined(__x86_64__)
-enum { V9_BELIEF = 120000, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
+/* The time, and how long a look is believed. */
+enum { V9_BELIEF = V9_TICKS, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
 static inline uint64_t v9_dentry_now(void)
 {
-    return __builtin_ia32_rdtsc();
+    return v9_ticks_now();
 }
-#else
-enum { V9_BELIEF = 50000, V9_SETTLED_BELIEF = 20 * V9_BELIEF };
-static inline uint64_t v9_dentry_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-#endif
 
 /* Whether a dentry need not be looked up. A reference is held, the lock need not be. */
 static inline bool v9_dentry_is_fresh(const struct v9_dentry *dentry, uint64_t now)

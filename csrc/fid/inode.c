@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "base/commit.h"
+#include "base/sightings.h"
 #include "fid/sweeper.h"
 #include "quota/quota.h"
 
@@ -257,8 +258,10 @@ uint32_t v9_inodes_acquire(struct v9_inodes *inodes, const struct v9_found *foun
     if (inode->path_fd < 0)
         v9_inode_restore(inodes, index, found->path_fd, deferred);
     if (inode->path_fd != found->path_fd) {
-        if (inode->ctime != ctime) /* the newest name under the same number, which users keep */
+        if (inode->ctime != ctime) { /* the newest name under the same number, which users keep */
+            v9_sightings_forget(inode->path_fd);
             dup3(found->path_fd, inode->path_fd, O_CLOEXEC);
+        }
         v9_deferred_close(deferred, found->path_fd);
     }
     v9_deferred_close(deferred, v9_inode_adopt(inode, found->meta_fd));

@@ -74,7 +74,10 @@ int v9_unlink_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
         return v9_sidecar_remove(ex, dir_fd, name, directory);
     if (v9_evidence_removed(dir_fd, name))
         return 0;
-    return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
+    if (unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
+        return -errno;
+    v9_evidence_leads(dir_fd, name, 0, 0);
+    return 0;
 }
 
 static int unlink_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
@@ -164,5 +167,8 @@ int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t n
         return -EEXIST;
     if (v9_evidence_moved(old_dir, old, new_dir, new))
         return 0;
-    return renameat2(old_dir, old, new_dir, new, RENAME_NOREPLACE) < 0 ? -errno : 0;
+    if (renameat2(old_dir, old, new_dir, new, RENAME_NOREPLACE) < 0)
+        return -errno;
+    v9_evidence_has_moved(old_dir, old, new_dir, new, ex->ctime_is_reliable ? ex->root_dev : 0);
+    return 0;
 }

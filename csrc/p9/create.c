@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/commit.h"
+#include "base/evidence.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "fid/enter.h"
@@ -40,6 +41,14 @@ static int read_attr(v9_export *ex, struct v9_request *r, struct v9_attr *attr)
     const int fd = r->created.path_fd;
 
     return v9_p9_question(r, fd, attr, v9_attr_read_created(ex, fd, "", &r->created, attr));
+}
+
+/* What was created has just been looked at. */
+static void note_seen(v9_export *ex, const struct v9_inode *dir, const char *name,
+                      const struct v9_attr *attr)
+{
+    if (v9_export_keeps_numbers(ex, attr->st_dev))
+        v9_evidence_leads(dir->path_fd, name, attr->st_dev, attr->st_ino);
 }
 
 static bool is_question(int err)
@@ -110,6 +119,8 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     }
     if (!err)
         err = read_attr(ex, r, &attr);
+    if (!err && r->created.is_new)
+        note_seen(ex, inode, name, &attr);
     if (!err)
         err = truncate_found(ex, &r->created, as);
     if (!err) {
@@ -174,6 +185,8 @@ static int create_in(v9_export *ex, struct v9_request *r, const struct v9_inode 
     if (err)
         return err;
     err = v9_attr_read_created(ex, inode->path_fd, name, &created, attr);
+    if (!err)
+        note_seen(ex, inode, name, attr);
     if (is_question(err))
         err = hold_created(r, ex, inode, name, &created);
     if (!err && r->created.path_fd >= 0)

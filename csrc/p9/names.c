@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#include "base/evidence.h"
 #include "fid/renames.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
@@ -32,7 +33,8 @@ static int check(struct v9_device *dev, const struct v9_fid *fid, const struct v
 int v9_p9_add_name(struct v9_device *dev, const struct v9_fid *fid, const struct v9_fid *into,
                    const char *name)
 {
-    const int err = check(dev, fid, into);
+    const struct v9_inode *dir = v9_fids_inode(&dev->fids, into);
+    int err = check(dev, fid, into);
     struct v9_inode *inode;
     v9_export *ex;
 
@@ -40,8 +42,10 @@ int v9_p9_add_name(struct v9_device *dev, const struct v9_fid *fid, const struct
         return err;
     inode = v9_fids_inode(&dev->fids, fid);
     ex = v9_inode_export(dev, inode);
-    return v9_link_file(ex, inode->path_fd, v9_inode_meta(ex, inode),
-                        v9_fids_inode(&dev->fids, into)->path_fd, name);
+    err = v9_link_file(ex, inode->path_fd, v9_inode_meta(ex, inode), dir->path_fd, name);
+    if (!err && v9_export_keeps_numbers(ex, inode->st_dev))
+        v9_evidence_leads(dir->path_fd, name, inode->st_dev, inode->st_ino);
+    return err;
 }
 
 int v9_p9_move_name(struct v9_device *dev, const struct v9_fid *fid, const char *old,

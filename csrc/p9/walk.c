@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
+#include "base/sightings.h"
 #include "base/sys.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
@@ -194,14 +195,18 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
                            const struct place *at, struct v9_qid *qids, struct v9_attr *attr,
                            struct place *end, struct trail *trail, int *err)
 {
+    const uint64_t now = v9_ticks_now();
     struct place here = *at, next;
     uint16_t done = 0;
 
     *err = 0;
     while (done < walk->count) {
         *err = walk->names[done].error;
-        if (!*err)
+        if (!*err) {
             *err = walk_step(fids, r, &here, walk->names[done].bytes, &next, attr);
+            if (*err == -ENOENT)
+                v9_sightings_absent(here.fd, walk->names[done].bytes, now);
+        }
         if (done)
             release_place(fids, &here);
         if (*err)

@@ -108,10 +108,12 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct thread *
     pthread_mutex_lock(&dev->lock);
     if (!r->dead)
         dev->busy--;
-    if (result == -V9_NOT_OURS && !r->dead)
+    if (result == -V9_NOT_OURS && !r->dead) {
         v9_upcall_request(dev, r, scratch);
-    else
+        v9_evidence_begin(NULL, false);
+    } else {
         v9_request_finish(dev, r, result);
+    }
     return end_work(dev, &scratch->worker, round);
 }
 

@@ -1,4 +1,4 @@
-// sources: base/budget.c base/shrinker.c base/proc.c base/sys.c
+// sources: base/budget.c base/sightings.c base/shrinker.c base/proc.c base/sys.c
 /*
  * Budgets: what counts, what is refused, that loans go back first, and that no device ever lacks
  * its share, whatever others take meanwhile.

@@ -1,4 +1,4 @@
-// sources: base/evidence.c base/budget.c base/proc.c
+// sources: base/evidence.c base/sightings.c base/budget.c base/proc.c
 /*
  * Evidence: a request that runs again learns which of its steps show in the names, whatever has
  * happened to the names meanwhile.
@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/evidence.h"
+#include "base/sightings.h"
 #include "check.h"
 #include "host_files.h"
 
@@ -308,6 +309,65 @@ TEST(two_appends_at_the_same_time_both_show)
     CHECK(write(fd, "z", 1) == 1);
     CHECK(v9_evidence_appended(&evidence, 2) == 2 && v9_evidence_appended(&other, 1) == 1);
     close(fd);
+}
+
+/* The next request of the process. */
+static void next(void)
+{
+    v9_evidence_end(&evidence);
+    v9_evidence_clear(&evidence);
+    v9_evidence_begin(&evidence, false);
+}
+
+TEST(a_name_that_was_just_looked_for_is_not_looked_up)
+{
+    v9_sightings_absent(dir, "new", v9_ticks_now());
+    host_writes("new", ""); /* by the host, which nobody has seen */
+    CHECK(!v9_evidence_made(dir, "new") && !evidence.steps[0].existed);
+    die();
+    CHECK(v9_evidence_made(dir, "new"));
+    next();
+    CHECK(!v9_evidence_made(dir, "new") && evidence.steps[0].existed);
+}
+
+TEST(what_a_request_has_left_is_not_looked_up)
+{
+    CHECK(!v9_evidence_made(dir, "new"));
+    v9_evidence_leads(dir, "new", 7, 8);
+    next();
+    CHECK(!v9_evidence_moved(dir, "new", dir, "newer") && evidence.steps[0].st_ino == 8);
+    v9_evidence_has_moved(dir, "new", dir, "newer", 7);
+    next();
+    CHECK(!v9_evidence_made(dir, "new") && !evidence.steps[0].existed);
+    CHECK(!v9_evidence_removed(dir, "newer") && evidence.steps[1].st_ino == 8);
+    v9_evidence_leads(dir, "newer", 0, 0);
+    next();
+    CHECK(!v9_evidence_made(dir, "newer") && !evidence.steps[0].existed);
+}
+
+TEST(a_file_that_may_have_got_another_number_is_looked_up)
+{
+    host_writes("old", "");
+    CHECK(!v9_evidence_moved(dir, "old", dir, "new"));
+    CHECK(rename(host("old"), host("new")) == 0);
+    v9_evidence_has_moved(dir, "old", dir, "new", 0);
+    host_writes("other", "");
+    CHECK(rename(host("other"), host("new")) == 0);
+    next();
+    CHECK(!v9_evidence_removed(dir, "new"));
+    die();
+    CHECK(!v9_evidence_removed(dir, "new"));
+}
+
+TEST(after_a_death_every_name_is_looked_up)
+{
+    host_writes("old", "");
+    CHECK(!v9_evidence_removed(dir, "old"));
+    v9_sightings_absent(dir, "new", v9_ticks_now());
+    host_writes("new", "");
+    die();
+    CHECK(!v9_evidence_removed(dir, "old"));
+    CHECK(!v9_evidence_made(dir, "new") && evidence.steps[1].existed);
 }
 
 TEST(a_thread_without_a_request_notes_nothing)

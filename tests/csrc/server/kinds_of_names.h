@@ -116,6 +116,14 @@ static inline uint32_t unlink_inner(uint8_t *body)
     return (uint32_t)(at - body);
 }
 
+static inline uint32_t unlink_new(uint8_t *body)
+{
+    uint8_t *at = begin_message(body, ROOT, "new");
+
+    put(&at, 0, 4);
+    return (uint32_t)(at - body);
+}
+
 static inline uint32_t unlink_file(uint8_t *body)
 {
     uint8_t *at = begin_message(body, ROOT, "file");
@@ -155,6 +163,11 @@ static inline uint32_t rename_new(uint8_t *body)
 static inline uint32_t renameat_new(uint8_t *body)
 {
     return fill_renameat(body, FID, "inner", ROOT, "new");
+}
+
+static inline uint32_t renameat_back(uint8_t *body)
+{
+    return fill_renameat(body, ROOT, "new", FID, "inner");
 }
 
 static inline uint32_t renameat_over(uint8_t *body)
@@ -199,6 +212,46 @@ static inline void emptied(void)
     walked_dir();
     must(P9_TMKDIR, body, mkdir_new(body));
     must(P9_TUNLINKAT, body, rmdir_new(body));
+}
+
+static inline void looked_for(void)
+{
+    uint8_t body[ROOM];
+
+    walked_dir();
+    ask(P9_TWALK, body, fill_walk(body, FID, NEW, "new"));
+}
+
+static inline void made_since(void)
+{
+    uint8_t body[ROOM];
+
+    looked_for();
+    must(P9_TMKDIR, body, mkdir_new(body));
+}
+
+static inline void linked(void)
+{
+    uint8_t body[ROOM];
+
+    walked();
+    must(P9_TLINK, body, link_new(body));
+}
+
+static inline void unlinked(void)
+{
+    uint8_t body[ROOM];
+
+    linked();
+    must(P9_TUNLINKAT, body, unlink_new(body));
+}
+
+static inline void moved(void)
+{
+    uint8_t body[ROOM];
+
+    walked_dir();
+    must(P9_TRENAMEAT, body, renameat_new(body));
 }
 
 static inline void below_open(void)
@@ -247,6 +300,22 @@ static const struct kind kinds_of_names[] = {
     {"rename above open files", deep, below_open, {{P9_TRENAMEAT, rename_dir}}},
     {"rename above evicted files", deep, below_evicted, {{P9_TRENAMEAT, rename_dir}}},
     {"rename above directories", deep, below_directory_open, {{P9_TRENAMEAT, rename_dir}}},
+};
+
+/* What is done to a name that a request before has just seen, or changed (base/sightings.h). */
+static const struct kind kinds_of_names_seen[] = {
+    {"mkdir of what was looked for", a_file, looked_for, {{P9_TMKDIR, mkdir_new}}},
+    {"create of what was looked for", a_file, looked_for, {{P9_TLCREATE, lcreate}}},
+    {"mkdir of what was made since", a_file, made_since, {{P9_TMKDIR, mkdir_new}}},
+    {"rmdir of what was made", a_file, made_since, {{P9_TUNLINKAT, rmdir_new}}},
+    {"mkdir of what was removed", a_file, emptied, {{P9_TMKDIR, mkdir_new}}},
+    {"rmdir of what was removed", a_file, emptied, {{P9_TUNLINKAT, rmdir_new}}},
+    {"link of what is there", a_file, linked, {{P9_TLINK, link_new}}},
+    {"unlink of a link", a_file, linked, {{P9_TUNLINKAT, unlink_new}}},
+    {"link of what was removed", a_file, unlinked, {{P9_TLINK, link_new}}},
+    {"unlink of what was removed", a_file, unlinked, {{P9_TUNLINKAT, unlink_new}}},
+    {"rename back", a_file, moved, {{P9_TRENAMEAT, renameat_back}}},
+    {"rename of what has moved", a_file, moved, {{P9_TRENAMEAT, renameat_new}}},
 };
 
 /* Without privilege what was created with such a mode cannot be opened again. */

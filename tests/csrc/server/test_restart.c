@@ -34,6 +34,17 @@ TEST(a_change_of_names_is_made_once_with_metadata_in_files)
     die_in_each(kinds_of_names, COUNT(kinds_of_names));
 }
 
+TEST(a_change_of_names_that_were_seen_is_made_once)
+{
+    die_in_each(kinds_of_names_seen, COUNT(kinds_of_names_seen));
+}
+
+TEST(a_change_of_names_that_were_seen_is_made_once_with_metadata_in_files)
+{
+    model = V9_MODEL_FILE;
+    die_in_each(kinds_of_names_seen, COUNT(kinds_of_names_seen));
+}
+
 TEST(what_a_request_does_to_files_is_done_once)
 {
     die_in_each(kinds_of_files, COUNT(kinds_of_files));
