@@ -178,6 +178,7 @@ VALUES = [
     ("security_model: passtrough", "did you mean 'passthrough'?"),
     ("multidevs: true", "3:12: multidevs: 'true' is not one of warn, forbid, remap"),
     ("multidevs: rempa", "is not one of warn, forbid, remap; did you mean 'remap'?"),
+    ("hide: ['']", "3:8: hide: '' is empty; a name or a path below the export's root is expected"),
     ("readonly: 1", "3:11: readonly: '1' is neither true nor false"),
     ("readonly: 'true'", "3:11: readonly: 'true' is text; true or false is expected, without"),
     ("readonly: !!bool maybe", "3:11: readonly: 'maybe' is taken for bool"),

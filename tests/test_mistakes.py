@@ -142,6 +142,14 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
       "forbid",
       "id_map: maps uid only; map gid, too",
       "fmode: is for security_model mapped-xattr and mapped-file only"]),
+    ([*SERVE, "--hide", "/etc", "--hide", "a**"],
+     ["argument --hide: '/etc' begins with a slash, but patterns are below the export's root; "
+      f"write ./NAME for a name in the root itself{HELP}",
+      "argument --hide: 'a**' has ** within a name; it stands alone between slashes, * within a "
+      f"name{HELP}"]),
+    ([*HERE, "--export", "name=a,path=@/share,security_model=none,hide=.env,hide=a/"],
+     ["argument --export: 'name=a,path=@/share,security_model=none,hide=.env,hide=a/': hide: 'a/' "
+      f"ends with a slash; leave it out: a directory is hidden with all below it{HELP}"]),
     ([*HERE, "--fd=999", "--config", "@/none.yaml", "--tag=x"],
      ["--fd and --socket exclude each other: name one",
       "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
@@ -166,6 +174,14 @@ FILES: list[tuple[str, list[str]]] = [
                               "caches, by mount -o cache=none, mmap or loose"]),
     (BASE + "throttling.bps-total: 5\n",
      ["3:1: unknown key 'throttling.bps-total'; valid …; it is called throttling here"]),
+    (BASE + "hide: .env\n", ["3:7: hide: a list of patterns is expected"]),
+    (BASE + "hide:\n- .env\n- ../a\n- '!b'\n- '[c'\n",
+     ["5:3: hide: '../a' has .. as a component, which is the name of no file",
+      "6:3: hide: '!b' begins with !, but what is hidden cannot be shown again; write \\! for a "
+      "name that begins so",
+      "7:3: hide: '[c' has a [ without a ]; write \\[ for the bracket itself"]),
+    (BASE + "hide: [" + "a, " * 257 + "]\n",
+     ["3:1: hide: has 257 patterns; an export has at most 256"]),
     (BASE + "tag: *t\n", [f"3:6: tag: '*t' is an alias: {ALIASES}"]),
     (BASE + "tag: &t x\n", [f"3:6: {ALIASES}"]),
     (BASE + "socket_mode: 0o1777\n",

@@ -18,6 +18,8 @@ import pytest
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.config_schema import EXPORT_KEYS
 from vhost9p.errors import UserError
+from vhost9p.policy import spelling
+from vhost9p.policy.mounts import parse_mountinfo
 from vhost9p.preflight import check
 
 UNSUPPORTED = 77
@@ -103,6 +105,23 @@ def test_file_systems_without_user_attributes(host: Host) -> None:
         "mapped-xattr keeps owners and modes; set security_model to mapped-file"
     )
     assert host.refused(host.device("b", security_model="mapped-xattr")) == []
+
+
+def test_hidden_paths_need_names_with_one_spelling(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.refused(host.device("a", hide=(".env",))) == []
+    types = set(parse_mountinfo(Path("/proc/self/mountinfo").read_bytes()).values())
+    monkeypatch.setattr(spelling, "IGNORES_CASE", {each.fs_type for each in types})
+    assert host.refused(host.device("a")) == []
+    (said,) = host.refused(host.device("a", hide=(".env",)))
+    assert said.startswith("hide: cannot be used where names have several spellings, and a is ")
+    monkeypatch.undo()
+    monkeypatch.setattr(spelling, "_ignores_case", lambda fd: True)
+    assert host.refused(host.device("a", hide=(".env",))) == [
+        "hide: cannot be used where names have several spellings, and a is a directory that "
+        "ignores case; export a file system that tells names apart by each byte, or leave hide out"
+    ]
 
 
 def test_an_export_that_contains_the_socket_is_refused(host: Host) -> None:

@@ -11,7 +11,7 @@ from vhost9p.cli_parser import Parser, typed
 from vhost9p.config import XATTR_ACTIONS
 from vhost9p.config_checks import Tree
 from vhost9p.config_schema import DEVICE, EXPORT, FORBIDDEN, ID_RANGE, QUOTA, THROTTLING, TOP_KEYS
-from vhost9p.config_shapes import Group, Leaf, Shape, shape_at, without
+from vhost9p.config_shapes import Group, Items, Leaf, Shape, shape_at, without
 
 Function = Callable[[str], Any]
 FD_MAX = 2**31 - 1
@@ -75,30 +75,37 @@ def _xattr_rule(text: str) -> Tree:
 
 
 def fill(tree: Tree, shape: Group, key: str, text: str) -> None:
-    """Sets a key in a tree from text. The key may be in a group (throttling.bps-total). Raises
-    ValueError; its text begins with the key."""
+    """Sets a key in a tree from text, or adds to its list. The key may be in a group
+    (throttling.bps-total). Raises ValueError; its text begins with the key."""
     *groups, last = key.split(".")
     for name in groups:
         inner = shape.keys.get(name)
         if not isinstance(inner, Group):
             raise ValueError(_unknown(key, shape))
         shape, tree = inner, tree.setdefault(name, {})
-    leaf = shape.keys.get(last)
+    known = shape.keys.get(last)
+    leaf = known.item if isinstance(known, Items) else known
     if not isinstance(leaf, Leaf):
         raise ValueError(_unknown(key, shape))
-    if last in tree:
+    if last in tree and leaf is known:
         raise ValueError(f"{key}: is given twice")
     try:
         is_switch = leaf.parse in (v.parse_bool, v.parse_true)
-        tree[last] = leaf.parse(v.parse_switch(text) if is_switch else text)
+        value = leaf.parse(v.parse_switch(text) if is_switch else text)
     except ValueError as error:
         raise ValueError(f"{key}: {text!r} {error}") from None
+    tree[last] = value if leaf is known else [*tree.get(last, ()), value]
+
+
+def _is_plain(shape: Shape) -> bool:
+    """Whether a value is one text, or a list of them."""
+    return isinstance(shape.item if isinstance(shape, Items) else shape, Leaf)
 
 
 def _unknown(key: str, shape: Group) -> str:
     prefix = key.rpartition(".")[0]
     dot = f"{prefix}." if prefix else ""
-    known = [dot + each for each, shape in shape.keys.items() if isinstance(shape, Leaf)]
+    known = [dot + each for each, one in shape.keys.items() if _is_plain(one)]
     return f"unknown key {key!r}; valid are {', '.join(known)}{v.guess(key, known)}"
 
 
@@ -259,6 +266,7 @@ def _add_what(what: _Section) -> None:
 
 def _add_files(files: _Section) -> None:
     files.keys("security_model", "readonly", "fmode", "dmode", "writeout")
+    files.parts("hide", "PATTERN", v.parse_pattern, "may be given several times")
     files.parts(
         "xattrs.rules",
         "MATCH=ACTION",

@@ -208,6 +208,8 @@ class ExportConfig:
     id_map: IdMap | None = None
     xattrs: XattrRules | None = None
     quota: Quota | None = None
+    hide: tuple[str, ...] = ()
+    """Patterns of paths that the guest neither sees nor uses (path_patterns.py)."""
     place: str = ""
     """Where the directory is if the daemon's root directory is not the host's any more."""
     origin: str = ""

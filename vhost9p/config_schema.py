@@ -35,6 +35,7 @@ from vhost9p.config import (
 )
 from vhost9p.config_checks import Path, Problem, Tree
 from vhost9p.config_shapes import Group, Items, Leaf, Shape
+from vhost9p.path_patterns import PATTERNS_MAX
 
 MAPPED: tuple[SecurityModel, ...] = ("mapped-xattr", "mapped-file")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -243,6 +244,13 @@ EXPORT_KEYS: dict[str, Shape] = {
     "id_map": ID_MAP,
     "xattrs": XATTRS,
     "quota": QUOTA,
+    "hide": Items(
+        "patterns",
+        Leaf(v.parse_pattern, "what is hidden, and all below it"),
+        "hide what a pattern matches, and all below it, from the guest",
+        ".env or *.key at any depth, .git/config from the export's root on. Nothing that is hidden "
+        "is listed, reached or made.",
+    ),
 }
 EXPORT = Group(
     "an export",
@@ -265,6 +273,7 @@ def exports_of(tree: Tree) -> Iterator[tuple[Path, Tree]]:
 def _check_device(tree: Tree) -> Iterator[Problem]:
     """What a device and its exports say."""
     yield from _check_modes(tree)
+    yield from _check_patterns(tree)
     if "exports" not in tree:
         return
     if (count := len(tree["exports"])) > EXPORTS_MAX:
@@ -299,6 +308,13 @@ def _check_modes(tree: Tree) -> Iterator[Problem]:
             if key in part and path not in mapped and (path or not mapped):
                 text = "is for security_model mapped-xattr and mapped-file only"
                 yield Problem((*path, key), text)
+
+
+def _check_patterns(tree: Tree) -> Iterator[Problem]:
+    for path, part in _parts(tree):
+        if (count := len(part.get("hide", ()))) > PATTERNS_MAX:
+            text = f"has {count} patterns; an export has at most {PATTERNS_MAX}"
+            yield Problem((*path, "hide"), text)
 
 
 _SOCKET = Leaf(
@@ -408,7 +424,9 @@ DEVICE = Group(
     },
     needed=(("path", "exports"),),
     check=_check_device,
-    together=frozenset({"path", "exports", "security_model", "multidevs", "fmode", "dmode"}),
+    together=frozenset(
+        {"path", "exports", "security_model", "multidevs", "fmode", "dmode", "hide"}
+    ),
 )
 TOP_KEYS: dict[str, Leaf] = {
     "log_level": Leaf(

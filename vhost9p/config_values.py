@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
+from vhost9p import path_patterns
 from vhost9p.native.export import META_DIR
 from vhost9p.native.sys import name_error
 
@@ -250,6 +251,13 @@ def parse_prefix(low: int) -> Parser:
         return str(value)
 
     return parse
+
+
+@described("PATTERN", "a pattern", {**TEXT, "minLength": 1})
+def parse_pattern(value: Any) -> str:
+    """Parses a pattern of hidden paths."""
+    path_patterns.parse(os.fsencode(parse_text(value)))
+    return str(value)
 
 
 def parse_number(low: int, high: int, unit: str = "") -> Parser:

@@ -28,6 +28,7 @@ from vhost9p.errors import UserError
 from vhost9p.policy import export_options, rights
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountTable
+from vhost9p.policy.spelling import why_not_hide
 from vhost9p.policy.state_dir import state_problem
 from vhost9p.vhost_user.listener import descriptor_problem, path_problem
 
@@ -182,6 +183,8 @@ def _check_export(export: ExportConfig, device: DeviceConfig) -> Iterator[str]:
         )
     yield from _check_model(export)
     if problem := export_options.problem(export):
+        yield problem
+    if export.hide and (problem := why_not_hide(export.path)):
         yield problem
 
 

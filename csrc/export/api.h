@@ -11,6 +11,7 @@ typedef struct v9_export v9_export;
 typedef struct v9_qidmap v9_qidmap;
 typedef struct v9_mounts v9_mounts;
 typedef struct v9_xattr_names v9_xattr_names;
+typedef struct v9_hidden_paths v9_hidden_paths;
 
 enum { V9_EXPORTS_MAX = 256 }; /* of a device */
 
@@ -83,10 +84,10 @@ int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name
 /* Its index in its device. */
 uint32_t v9_export_index(const v9_export *ex);
 /*
- * Opens a directory by its path below the export's root (1 to 4095 bytes), in one step and without
- * following symlinks: an O_PATH descriptor. ".." is clamped at the root, or fails with -EXDEV if
- * the export is joined to another. Hidden names are refused by their usual spelling only;
- * v9_export_step refuses all spellings.
+ * Opens a directory by its path below the export's root (1 to 4095 bytes), without following
+ * symlinks, and in one step where no paths are hidden: an O_PATH descriptor. ".." is clamped at the
+ * root, or fails with -EXDEV if the export is joined to another. Names of metadata are refused by
+ * their usual spelling only; v9_export_step refuses all spellings. -ENOENT for what is hidden.
  */
 int v9_export_descend(v9_export *ex, const char *path);
 enum { V9_NAME_SIZE = 256 }; /* one component and its NUL */
@@ -167,6 +168,39 @@ struct v9_xattr_limits {
     uint64_t total; /* bytes of all names and values */
 };
 void v9_export_limit_xattrs(v9_export *ex, const struct v9_xattr_limits *limits);
+
+/* ---- hidden_paths.c: what no guest may see or use ---------------------------------------------
+ */
+
+/* A component's tokens are bytes, or one of these. */
+enum {
+    V9_HIDDEN_ANY = 256,  /* any byte */
+    V9_HIDDEN_STAR = 257, /* any number of bytes */
+    V9_HIDDEN_SET = 258,  /* a byte of the first set; + 1: of the second */
+};
+enum {
+    V9_HIDDEN_SET_BYTES = 32,      /* a bit for each byte; byte 0 has the lowest bit of the first */
+    V9_HIDDEN_COMPONENTS_MAX = 63, /* of a pattern */
+    V9_HIDDEN_PATTERNS_MAX = 256,  /* of those that are more than a name at any depth */
+};
+struct v9_hidden_component {
+    uint32_t size;    /* tokens; 0: `**`, which is never the last */
+    uint32_t is_last; /* of its pattern */
+};
+/* All patterns, one after the other. */
+struct v9_hidden_patterns {
+    const struct v9_hidden_component *components;
+    const uint16_t *tokens; /* of all components */
+    const uint8_t *sets;
+    uint32_t component_count, token_count, set_count;
+};
+/* Everything is copied. NULL: no memory, or too many patterns or components. */
+v9_hidden_paths *v9_hidden_paths_new(const struct v9_hidden_patterns *from);
+void v9_hidden_paths_free(v9_hidden_paths *paths);
+/* Whether the patterns hide this path below an export's root, or one above it: 1 or 0. */
+int v9_hidden_paths_hide(const v9_hidden_paths *paths, const char *path);
+/* From now on they are hidden; `paths` outlive the export. Once, before the export is served. */
+void v9_export_hide(v9_export *ex, const v9_hidden_paths *paths);
 
 /* ---- mounts.c: which entries of a directory may lie on another device ------------------------ */
 

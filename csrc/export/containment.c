@@ -64,43 +64,6 @@ int v9_export_take_made(v9_export *ex, int dir_fd, const char *name, int flags)
     return fd;
 }
 
-/* ---- paths ----------------------------------------------------------------------------------- */
-
-/* Appends "/name". */
-static int append(char path[PATH_MAX], int size, const char *name)
-{
-    const size_t more = strlen(name), slash = size > 0;
-
-    if ((size_t)size + slash + more >= PATH_MAX)
-        return -ENAMETOOLONG;
-    if (slash)
-        path[size] = '/';
-    memcpy(path + size + slash, name, more + 1);
-    return size + (int)(slash + more);
-}
-
-int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
-{
-    char root[PATH_MAX];
-    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
-
-    if (base < 0)
-        return base;
-    size = v9_sys_path(ex->proc_fd, fd, path);
-    if (size < 0)
-        return size;
-    if (root[base - 1] == '/') /* "/" itself */
-        base--;
-    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
-        return -ENOENT;
-    base += path[base] == '/';
-    size -= base;
-    memmove(path, path + base, (size_t)size + 1);
-    if (*name)
-        return append(path, size, name);
-    return size ? size : -EBUSY;
-}
-
 /* ---- from below ------------------------------------------------------------------------------ */
 
 static bool is_gone(int err)
@@ -198,9 +161,13 @@ int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE])
         return dir;
     found = is_file(&st, dir, name);
     if (found > 0)
+        found = v9_export_hides_directory(ex, dir);
+    else if (!found)
+        found = -ENOENT;
+    if (!found)
         return dir;
     v9_budget_close(dir);
-    return found < 0 ? found : -ENOENT;
+    return found;
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -250,6 +217,8 @@ static int step_up(v9_export **where, uint32_t uid, int fd)
     if (up < 0)
         return up;
     err = prove_inside(ex, up);
+    if (!err)
+        err = v9_export_hides_directory(ex, up);
     if (err) {
         v9_budget_close(up);
         return err;
@@ -260,15 +229,42 @@ static int step_up(v9_export **where, uint32_t uid, int fd)
 int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name)
 {
     v9_export *joined;
+    int err;
 
     if (!strcmp(name, ".."))
         return step_up(where, uid, fd);
-    if (v9_export_hides(*where, fd, name))
-        return -ENOENT;
+    err = v9_export_hides(*where, fd, name);
+    if (err)
+        return err < 0 ? err : -ENOENT;
     joined = find_joined(*where, fd, name);
     if (joined)
         return enter(where, uid, joined);
     return v9_sys_resolve(fd, name, 0, RESOLVE_BENEATH);
+}
+
+/* Each component is checked before it is resolved: no error says what is hidden. */
+static int descend_by_steps(v9_export *ex, const char *path)
+{
+    int at = hold_root(ex), next;
+
+    for (size_t size; *path && at >= 0; path += size + (path[size] == '/'), at = next) {
+        char name[V9_NAME_SIZE];
+        v9_export *where = ex;
+        size = strcspn(path, "/");
+        if (size < sizeof(name)) {
+            memcpy(name, path, size);
+            name[size] = 0;
+            next = v9_export_step(&where, V9_NO_ID, at, name);
+        } else {
+            next = -ENAMETOOLONG;
+        }
+        v9_budget_close(at);
+        if (next >= 0 && where != ex) {
+            v9_budget_close(next);
+            next = -EXDEV;
+        }
+    }
+    return at;
 }
 
 int v9_export_descend(v9_export *ex, const char *path)
@@ -276,6 +272,8 @@ int v9_export_descend(v9_export *ex, const char *path)
     /* Where there is something above, ".." must not end at this root. */
     const uint64_t scope = ex->above ? RESOLVE_BENEATH : RESOLVE_IN_ROOT;
 
+    if (ex->hidden)
+        return descend_by_steps(ex, path);
     if (v9_export_hides_path(ex, path))
         return -ENOENT;
     return v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, scope);

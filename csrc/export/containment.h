@@ -32,13 +32,10 @@ int v9_export_take_made(v9_export *ex, int dir_fd, const char *name, int flags);
 /* Whether the file `fd` is the entry `name` of a directory: 1, 0, or -errno if that is not known.
  */
 int v9_export_is_entry(int32_t fd, int32_t dir, const char *name);
-/* The path of fd, or of `name` in directory fd, below the export's root: its length; -EBUSY for
- * the root itself, -ENOENT for what is outside. */
-int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX]);
 /*
  * Finds the directory (returned as an O_PATH descriptor) and the name in it by which the file `fd`
- * was reached, and checks that the name still stands for that file: else -ENOENT. -EBUSY for the
- * root, and for a file that was moved out of the export.
+ * was reached, and checks that the name still stands for that file, and that the directory is not
+ * hidden: else -ENOENT. -EBUSY for the root, and for a file that was moved out of the export.
  */
 int v9_export_parent(v9_export *ex, int32_t fd, char name[V9_NAME_SIZE]);
 

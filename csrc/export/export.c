@@ -10,6 +10,8 @@
 #include "base/budget.h"
 #include "base/ctime.h"
 #include "base/proc.h"
+#include "base/sys.h"
+#include "export/hidden_paths.h"
 
 static void init_recursive(pthread_mutex_t *lock)
 {
@@ -111,7 +113,8 @@ void v9_export_unlock_names(v9_export *ex)
 
 static bool has_more_than_names(const v9_export *ex)
 {
-    return ex->quota || ex->conf.model == V9_MODEL_FILE;
+    return ex->quota || ex->conf.model == V9_MODEL_FILE ||
+           (ex->hidden && v9_hidden_paths_have_places(ex->hidden));
 }
 
 void v9_export_names_begin(v9_export *ex)
@@ -156,7 +159,49 @@ int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts)
     return 0;
 }
 
+void v9_export_hide(v9_export *ex, const v9_hidden_paths *paths)
+{
+    ex->hidden = paths;
+}
+
 int v9_export_watch_caps(v9_export *ex, const char *name)
 {
     return v9_caps_watch(&ex->caps, name);
+}
+
+/* ---- paths ----------------------------------------------------------------------------------- */
+
+/* Appends "/name". */
+static int append(char path[PATH_MAX], int size, const char *name)
+{
+    const size_t more = strlen(name), slash = size > 0;
+
+    if ((size_t)size + slash + more >= PATH_MAX)
+        return -ENAMETOOLONG;
+    if (slash)
+        path[size] = '/';
+    memcpy(path + size + slash, name, more + 1);
+    return size + (int)(slash + more);
+}
+
+int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX])
+{
+    char root[PATH_MAX];
+    int base = v9_sys_path(ex->proc_fd, ex->conf.root_fd, root), size;
+
+    if (base < 0)
+        return base;
+    size = v9_sys_path(ex->proc_fd, fd, path);
+    if (size < 0)
+        return size;
+    if (root[base - 1] == '/') /* "/" itself */
+        base--;
+    if (size < base || memcmp(path, root, (size_t)base) || (path[base] && path[base] != '/'))
+        return -ENOENT;
+    base += path[base] == '/';
+    size -= base;
+    memmove(path, path + base, (size_t)size + 1);
+    if (*name)
+        return append(path, size, name);
+    return size ? size : -EBUSY;
 }

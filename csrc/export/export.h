@@ -7,6 +7,7 @@
 #ifndef V9_EXPORT_EXPORT_H
 #define V9_EXPORT_EXPORT_H
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -45,6 +46,7 @@ struct v9_export {
     /* From reading a file's attributes to the change, so that parallel requests do not exceed the
      * limits together; lock order: docs/architecture.md */
     pthread_mutex_t xattr_lock;
+    const v9_hidden_paths *hidden;      /* not its own; NULL: none (export/hidden_names.h) */
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */
     struct v9_idmap ids[2];             /* by V9_UID, V9_GID */
@@ -57,7 +59,8 @@ struct v9_export {
 /* Changes of names one at a time. A thread may take the lock several times. */
 void v9_export_lock_names(v9_export *ex);
 void v9_export_unlock_names(v9_export *ex);
-/* The same only where metadata files or accounts of a quota have to agree with names. */
+/* The same only where metadata files or accounts of a quota have to agree with names, or a name
+ * must not come to stand for a directory while it is moved (export/hidden_names.h). */
 void v9_export_names_begin(v9_export *ex);
 void v9_export_names_end(v9_export *ex);
 
@@ -67,6 +70,10 @@ static inline bool v9_export_keeps_numbers(const struct v9_export *ex, uint64_t 
 {
     return ex->ctime_is_reliable && st_dev == ex->root_dev && !ex->overrides;
 }
+
+/* The path of fd, or of `name` in directory fd, below the export's root: its length; -EBUSY for
+ * the root itself, -ENOENT for what is outside. */
+int v9_export_path(v9_export *ex, int32_t fd, const char *name, char path[PATH_MAX]);
 
 static inline bool v9_export_is_root(const struct v9_export *ex, const struct stat *st)
 {

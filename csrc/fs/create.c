@@ -332,8 +332,9 @@ int v9_create(v9_export *ex, int32_t dir_fd, const char *name, const struct v9_n
         err = v9_idmap_creator(&ex->ids[V9_GID], new->gid, ex->self.gid, &as.gid);
     if (err)
         return err;
-    if (v9_export_hides(ex, dir_fd, name))
-        return -EINVAL;
+    err = v9_export_check_name(ex, dir_fd, name, EACCES);
+    if (err)
+        return err;
     if (as.kind != V9_NEW_SPECIAL)
         as.mode &= PERMISSIONS;
     v9_export_names_begin(ex);

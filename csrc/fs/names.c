@@ -55,10 +55,10 @@ static int link_counted(v9_export *ex, int fd, int meta_fd, int dir_fd, const ch
 
 int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, const char *name)
 {
-    int err;
+    int err = v9_export_check_name(ex, dir_fd, name, EACCES);
 
-    if (v9_export_hides(ex, dir_fd, name))
-        return -EINVAL;
+    if (err)
+        return err;
     v9_export_names_begin(ex);
     err = ex->quota ? link_counted(ex, fd, meta_fd, dir_fd, name)
                     : link_file(ex, fd, meta_fd, dir_fd, name);
@@ -98,10 +98,10 @@ static int unlink_counted(v9_export *ex, int dir_fd, const char *name, bool dire
 
 int v9_unlink(v9_export *ex, int32_t dir_fd, const char *name, uint32_t directory)
 {
-    int err;
+    int err = v9_export_check_name(ex, dir_fd, name, ENOENT);
 
-    if (v9_export_hides(ex, dir_fd, name))
-        return -EINVAL;
+    if (err)
+        return err;
     v9_export_names_begin(ex);
     err = ex->quota ? unlink_counted(ex, dir_fd, name, directory)
                     : v9_unlink_entry(ex, dir_fd, name, directory);
@@ -149,13 +149,17 @@ static int rename_counted(v9_export *ex, int old_dir, const char *old, int new_d
 
 int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, const char *new)
 {
-    int err;
+    int err = v9_export_check_name(ex, old_dir, old, ENOENT);
 
-    if (v9_export_hides(ex, old_dir, old) || v9_export_hides(ex, new_dir, new))
-        return -EINVAL;
+    if (!err)
+        err = v9_export_check_name(ex, new_dir, new, EACCES);
+    if (err)
+        return err;
     v9_export_names_begin(ex);
-    err = ex->quota ? rename_counted(ex, old_dir, old, new_dir, new)
-                    : rename_entry(ex, old_dir, old, new_dir, new);
+    err = v9_export_may_move(ex, old_dir, old, new_dir, new);
+    if (!err)
+        err = ex->quota ? rename_counted(ex, old_dir, old, new_dir, new)
+                        : rename_entry(ex, old_dir, old, new_dir, new);
     v9_export_names_end(ex);
     return err;
 }
@@ -163,7 +167,7 @@ int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, 
 int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir,
                       const char *new)
 {
-    if (ex->quota || ex->conf.model == V9_MODEL_FILE)
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE || ex->hidden)
         return -EEXIST;
     if (v9_evidence_moved(old_dir, old, new_dir, new))
         return 0;

@@ -2,8 +2,10 @@
 #include "p9/handler.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 
 #include "base/sys.h"
+#include "export/hidden_names.h"
 #include "mapped/mapped.h"
 
 int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
@@ -19,6 +21,20 @@ int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode)
     if (spare >= 0)
         v9_budget_close(spare);
     return __atomic_load_n(&inode->meta_fd, __ATOMIC_ACQUIRE);
+}
+
+int v9_p9_check_place(struct v9_device *dev, const struct v9_fid *fid, const struct v9_inode *inode)
+{
+    v9_export *ex = v9_inode_export(dev, inode);
+    const struct v9_dentry *dentry;
+
+    if (!ex->hidden || !S_ISDIR(inode->mode) ||
+        (inode->st_dev == ex->root_dev && inode->st_ino == ex->root_ino))
+        return 0;
+    dentry = v9_fid_is_by_name(fid) ? v9_dentry_at(&dev->fids.dentries, fid->dentry) : NULL;
+    if (dentry && !__atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED))
+        return 0; /* its name was looked up */
+    return v9_export_hides_directory(ex, inode->path_fd);
 }
 
 int v9_p9_take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE])

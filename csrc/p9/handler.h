@@ -31,6 +31,10 @@ int v9_p9_take_name(struct v9_in *in, int dots, char name[V9_NAME_SIZE]);
 /* The metadata file (mapped/mapped.h) of an inode; -1: none. Each call searches for it until it is
  * found. */
 int32_t v9_inode_meta(v9_export *ex, struct v9_inode *inode);
+/* Whether the file of a pinned fid is a directory that is hidden by now (export/hidden_names.h),
+ * which it may be where its name was not looked up: 0, -ENOENT, or -errno if that is not known. */
+int v9_p9_check_place(struct v9_device *dev, const struct v9_fid *fid,
+                      const struct v9_inode *inode);
 /* Takes the result `err` of reading attributes of the file `fd`. For -V9_NO_DEVICE and
  * -V9_NO_GROUP, stores the question in the request. Returns `err`, or another error. */
 int v9_p9_question(struct v9_request *r, int fd, const struct v9_attr *attr, int err);

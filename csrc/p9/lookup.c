@@ -346,10 +346,10 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
     if (err)
         return err;
     use->inode = v9_fids_inode(&dev->fids, use->fid);
-    if (use->inode)
-        return 0;
-    v9_fids_unpin(&dev->fids, use->fid);
-    return -EBADF;
+    err = use->inode ? v9_p9_check_place(dev, use->fid, use->inode) : -EBADF;
+    if (err)
+        v9_fids_unpin(&dev->fids, use->fid);
+    return err;
 }
 
 int v9_p9_use(struct v9_device *dev, struct v9_request *r, uint32_t number, struct v9_use *use)

@@ -185,12 +185,12 @@ static int pack_all(struct listing *list, struct v9_request *r, const uint8_t *d
 {
     for (long at = 0; at < size && !list->full;) {
         const struct v9_dirent *entry = (const void *)(dents + at);
-        int err = 0;
-        if (v9_export_hides(list->ex, list->inode->path_fd, entry->d_name))
+        int err = v9_export_hides(list->ex, list->inode->path_fd, entry->d_name);
+        if (err > 0)
             list->offset = (uint64_t)entry->d_off;
-        else
+        else if (!err)
             err = pack_entry(list, r, entry);
-        if (err)
+        if (err < 0)
             return err;
         at += entry->d_reclen;
     }
@@ -371,6 +371,9 @@ int v9_fid_read_dir(v9_device *dev, uint64_t handle, uint64_t offset, uint8_t *o
         return -EBADF;
     if (!S_ISDIR(inode->mode))
         return -ENOTDIR;
+    got = v9_export_hides_directory(v9_inode_export(dev, inode), inode->path_fd);
+    if (got)
+        return got;
     pthread_mutex_lock(&dir->lock);
     got = seek(fid->io_fd, dir, offset);
     if (!got) {

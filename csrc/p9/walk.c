@@ -14,6 +14,7 @@
 #include "base/ctime.h"
 #include "base/sightings.h"
 #include "base/sys.h"
+#include "export/hidden_names.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -113,9 +114,12 @@ static int step_to_cached(struct v9_fids *fids, const struct place *at, const ch
                           struct place *next, struct v9_attr *attr)
 {
     const int64_t now = v9_ctime_now();
-    int err = v9_host_stat(at->fd, name, attr);
+    int err = v9_export_hides(at->ex, at->fd, name);
     bool is_same;
 
+    if (err)
+        return err < 0 ? err : -ENOENT;
+    err = v9_host_stat(at->fd, name, attr);
     if (err)
         return err == -ENOENT ? err : -EAGAIN; /* opening it reports what has failed */
     *next =

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from vhost9p.native import descriptors
+from vhost9p.native.hidden_paths import HiddenPaths
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.mounts import MountViews
 from vhost9p.native.qidmap import FileKey, QidMap
@@ -203,6 +204,11 @@ class Export:
         """Drops the capabilities that the attribute `name` stores when a program is written. Call
         it once, before the export is served; OSError EINVAL for an invalid name."""
         check(lib.v9_export_watch_caps(self.native, name))
+
+    def hide(self, paths: HiddenPaths) -> None:
+        """Hides these paths below the root from the guest. Once, before the export is served."""
+        self._hidden = paths  # C keeps no copy
+        lib.v9_export_hide(self.native, paths.native)
 
     def step(self, fd: int, name: bytes) -> int:
         """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV if it

@@ -1,11 +1,13 @@
 """What an export's options ask for, installed in C, which applies it: rules and limits of extended
-attributes (xattrs.py), and maps of ids (idmap.py)."""
+attributes (xattrs.py), maps of ids (idmap.py), and hidden paths (vhost9p/path_patterns.py)."""
 
 import os
 from collections.abc import Iterable
 
+from vhost9p import path_patterns
 from vhost9p.config import ExportConfig, IdRange, XattrRules
 from vhost9p.native.export import GID, UID, Export
+from vhost9p.native.hidden_paths import HiddenPaths
 from vhost9p.policy import xattrs as xattr_rules
 from vhost9p.policy.idmap import GuestId, HostId, Ids, Range
 from vhost9p.policy.xattrs import MODELS, Limits, Rule, rules_of, rules_problem
@@ -21,6 +23,9 @@ def install(export: Export, config: ExportConfig) -> None:
         gids = Ids(_ranges(id_map.gid), _host_id(id_map.squash_gid), id_map.forbid_gid)
         uids.install(export, UID)
         gids.install(export, GID)
+    if config.hide:
+        patterns = [path_patterns.parse(os.fsencode(each)) for each in config.hide]
+        export.hide(HiddenPaths(patterns))
 
 
 def xattr_rules_of(config: ExportConfig) -> tuple[Rule, ...]:
