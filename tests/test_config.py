@@ -236,7 +236,7 @@ SHAPES = [
         ONE + "sokcet: t\n",
         [
             f"vm.yaml:3:1: unknown key 'sokcet'; valid are {KEYS}, "
-            "log_level, sandbox, seccomp, state_dir, devices; "
+            "log_level, log_failures, sandbox, seccomp, state_dir, devices; "
             "did you mean 'socket'?"
         ],
     ),
@@ -244,7 +244,7 @@ SHAPES = [
         ONE + "zzz: t\n",
         [
             f"vm.yaml:3:1: unknown key 'zzz'; valid are {KEYS}, "
-            "log_level, sandbox, seccomp, state_dir, devices"
+            "log_level, log_failures, sandbox, seccomp, state_dir, devices"
         ],
     ),
     (ONE + "path: two\n", ["vm.yaml:3:1: path: is in line 2 already"]),
@@ -253,9 +253,9 @@ SHAPES = [
         ONE + "devices: [{socket: t, path: two}]\n",
         [
             "vm.yaml:1:1: unknown key 'socket'; valid are "
-            "log_level, sandbox, seccomp, state_dir, devices",
+            "log_level, log_failures, sandbox, seccomp, state_dir, devices",
             "vm.yaml:2:1: unknown key 'path'; valid are "
-            "log_level, sandbox, seccomp, state_dir, devices",
+            "log_level, log_failures, sandbox, seccomp, state_dir, devices",
         ],
     ),
     (
@@ -363,7 +363,7 @@ ALIASES = "anchors (&name) and aliases (*name) are not supported; write the valu
         ]),
         ("<<: {tag: x}\n", [
             f"3:1: unknown key '<<'; valid are {KEYS}, "
-            "log_level, sandbox, seccomp, state_dir, devices; merging (<<) "
+            "log_level, log_failures, sandbox, seccomp, state_dir, devices; merging (<<) "
             "is not supported; write the keys out"
         ]),
     ],
@@ -413,7 +413,7 @@ stat_dir: x
         (["8", "35"], "threads"),
         (["8", "44"], "tag"),
         (["9", "1"], "unknown key 'stat_dir'; valid are "
-        "log_level, sandbox, seccomp, state_dir, devices; did you "
+        "log_level, log_failures, sandbox, seccomp, state_dir, devices; did you "
          "mean 'state_dir'?"),
     ]  # fmt: skip
 

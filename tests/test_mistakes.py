@@ -154,7 +154,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
      ["--fd and --socket exclude each other: name one",
       "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
       "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
-      "--sandbox, --seccomp and --log-level",
+      "--sandbox, --seccomp, --log-level and --log-failures",
       "@/none.yaml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
 
@@ -331,7 +331,7 @@ def test_a_file_system_without_owners(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(rights, "lacking_capabilities", list)
-    monkeypatch.setattr(rights, "_namespace", lambda kind: [(0, 2**32 - 2)])
+    monkeypatch.setattr(rights, "namespace", lambda kind: [(0, 2**32 - 2)])
     monkeypatch.setattr(os, "fchown", refuse)
     (said,) = bench.said(
         [bench.fill(each) for each in (*HERE, "--path=@/share", "--security-model=passthrough")]

@@ -30,7 +30,7 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     if names:
         problems.add(
             f"--config-dir excludes {', '.join(names)}: each VM has a file of its own. Allowed "
-            "with it are --force, --state-dir, --sandbox, --seccomp and --log-level"
+            "with it are --force, --state-dir, --sandbox, --seccomp, --log-level and --log-failures"
         )
     with problems.collect():
         if options.state_dir is not None:

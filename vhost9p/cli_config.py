@@ -99,7 +99,7 @@ def build_config(
         problems.add(
             f"--config excludes {names}: set it in the file. Allowed with --config are --socket, "
             "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
-            "--sandbox, --seccomp and --log-level"
+            "--sandbox, --seccomp, --log-level and --log-failures"
         )
     for key in ("socket", "state_dir"):
         if (path := getattr(options, key)) is not None:
@@ -129,5 +129,7 @@ def build_config(
 
 def with_overrides(config: c.Config, options: argparse.Namespace) -> c.Config:
     """The same, with the options for the whole process that are given."""
-    overrides = {key: getattr(options, key) for key in ("log_level", "sandbox", "seccomp")}
+    overrides = {
+        key: getattr(options, key) for key in ("log_level", "log_failures", "sandbox", "seccomp")
+    }
     return c.with_overrides(config, **overrides)

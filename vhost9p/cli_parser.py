@@ -6,6 +6,7 @@ options. The names of invalid options are kept, so that they are not reported as
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,6 +74,10 @@ class Parser(argparse.ArgumentParser):
     def parse(self, words: list[str]) -> argparse.Namespace:
         """Returns the options and arguments. Raises UserError with one line, at the first error."""
         problems = Problems()
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            if word.startswith("--") and not self.key(word):
+                self._unknown(word, problems)  # before arguments that are missing
+                problems.raise_all()
         options, rest = self.parse_known_args(words)
         for word in rest[:1]:
             if word.startswith("-"):

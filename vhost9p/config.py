@@ -278,6 +278,8 @@ class Config:
     log_level: str = "info"
     sandbox: Level = Level.AUTO
     seccomp: Seccomp = Seccomp.KILL
+    log_failures: bool = False
+    """Log each request of a guest that fails, and why (failures.py)."""
     file: str | None = None
     """Where it was read from."""
 

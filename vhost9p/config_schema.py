@@ -50,8 +50,8 @@ def _id(text: str) -> Leaf:
     return Leaf(v.parse_number(0, v.ID_MAX), text)
 
 
-def _flag(text: str, default: bool) -> Leaf:
-    return Leaf(v.parse_bool, text, default=default)
+def _flag(text: str, default: bool, more: str = "") -> Leaf:
+    return Leaf(v.parse_bool, text, more, default)
 
 
 _RATES = (
@@ -433,6 +433,11 @@ TOP_KEYS: dict[str, Leaf] = {
         v.parse_choice(*LOG_LEVELS, metavar="LEVEL"),
         "the least important messages that are logged",
         default=_CONFIG.log_level,
+    ),
+    "log_failures": _flag(
+        "log each request of a guest that fails, and why",
+        _CONFIG.log_failures,
+        "As a warning; log_level debug does so, too.",
     ),
     "sandbox": Leaf(
         v.parse_member(Level, "LEVEL"),

@@ -13,13 +13,15 @@ import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from vhost9p import host
+from vhost9p import failures, host
 from vhost9p.config import DeviceConfig
 from vhost9p.device_log import DeviceLog
 from vhost9p.exports import Exports
+from vhost9p.failures import Failures
 from vhost9p.native import sys
 from vhost9p.native.device import Area, Request, Stats, address_space
 from vhost9p.native.device import Device as NativeDevice
+from vhost9p.native.refusals import Refusal
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.vhost_user.descriptors import adopt_notified, check_event, check_memory
@@ -65,9 +67,12 @@ class Device:
         devices: int = 1,
         area: Area | None = None,
         locks: mmap.mmap | None = None,
+        *,
+        log_failures: bool = False,
     ) -> None:
         """One of so many devices in the process. `area` and `locks` have the state that outlives
-        the process; it goes on with what they hold. Raises OSError, StateError: what `area` holds
+        the process; it goes on with what they hold. With `log_failures` requests that fail are
+        logged whatever the log's level is. Raises OSError, StateError: what `area` holds
         is then for the next process, and this one has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag)
@@ -75,6 +80,7 @@ class Device:
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
         self._undo = ExitStack()
+        self._log_failures = log_failures
         try:
             self._open(config, memory_bytes(config, devices), area, locks)
         except BaseException:
@@ -88,6 +94,7 @@ class Device:
         undo = self._undo
         self.exports = Exports(config)
         undo.callback(self.exports.close)
+        failures.enable(self.exports.natives, always=self._log_failures)
         self._native = NativeDevice(
             self,
             threads=config.threads,
@@ -101,6 +108,9 @@ class Device:
             area=area,
         )
         undo.callback(self._native.close)
+        self._failures = Failures(
+            config, self._native.fids, self.exports.tree, always=self._log_failures
+        )
         self._server = Server(
             self._native.fids,
             self.exports.tree,
@@ -171,6 +181,14 @@ class Device:
             "the ring is broken: %s. It serves again once the guest's driver has set it up anew",
             reason,
         )
+
+    def failure(self, data: bytes, code: int, refusal: Refusal, said: OSError | None) -> None:
+        """See Handler."""
+        self._failures.log(data, code, refusal, said)
+
+    def failures_omitted(self, count: int) -> None:
+        """See Handler."""
+        self._failures.omitted(count)
 
     # ---- Backend, on the connection's thread ------------------------------------------------
 

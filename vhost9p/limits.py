@@ -8,7 +8,7 @@ the guest (a VM that does nothing), the guest's own memory, and the stacks of th
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vhost9p import device_log, log_pipe
+from vhost9p import device_log, failures, log_pipe
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.device import memory_bytes, memory_slots
 from vhost9p.fs import lock_files, lock_records, locked_ranges
@@ -77,6 +77,8 @@ def of_device(config: DeviceConfig, devices: int) -> Iterator[Limit]:
     yield Limit("threads that close these", descriptors.MAX_THREADS, "they wait")
     yield Limit("lines of the log a second", device_log.LINES_PER_SECOND, "dropped, and counted")
     yield Limit("lines of the log at once", device_log.BURST, "dropped, and counted")
+    yield Limit("failed requests logged a second", failures.LINES_PER_SECOND, "counted")
+    yield Limit("failed requests logged at once", failures.BURST, "counted")
 
 
 def _of_locks() -> Iterator[Limit]:

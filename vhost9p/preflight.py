@@ -211,7 +211,7 @@ def _check_model(export: ExportConfig) -> Iterator[str]:
         )
 
 
-def _settle(export: ExportConfig) -> ExportConfig:
+def settle(export: ExportConfig) -> ExportConfig:
     """Returns the export with its real path and a security model, by the daemon's rights if none
     is set. With an id_map these rights have been checked already."""
     export = replace(export, path=os.path.realpath(export.path))
@@ -281,7 +281,7 @@ def check(config: Config, beside: Collection[Config] = ()) -> Config:
     devices = (
         replace(
             device,
-            exports=tuple(map(_settle, device.exports)),
+            exports=tuple(map(settle, device.exports)),
             state_dir=os.path.realpath(device.state_dir),
         )
         for device in config.devices

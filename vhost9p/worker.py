@@ -119,10 +119,11 @@ class Worker:
         self._progress = progress
         self._served: list[tuple[Device, SharedState, DeviceConfig]] = []
         devices = len(config.devices)
+        make = partial(Device, log_failures=config.log_failures)
         for number, (each, state) in enumerate(zip(config.devices, states, strict=True)):
             with attempts.taking_over(number):
                 device = _unless_stopped(
-                    stop_fd, partial(Device, each, devices, state.area, state.locks)
+                    stop_fd, partial(make, each, devices, state.area, state.locks)
                 )
             self._served.append((device, state, each))
         attempts.succeeded()

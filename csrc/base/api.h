@@ -11,6 +11,48 @@
 
 #include "base/outcome.h"
 
+/* ---- refusal.c: why a request fails ---------------------------------------------------------- */
+
+/* What has refused it. */
+enum {
+    V9_REFUSED_BY_HOST = 0,     /* a system call has failed, or nothing else is known */
+    V9_REFUSED_READONLY = 1,    /* the export is read-only */
+    V9_REFUSED_ID = 2,          /* the export's id_map forbids an id: `value` */
+    V9_REFUSED_HIDDEN = 3,      /* the guest may not use this name */
+    V9_REFUSED_BYTES = 4,       /* the quota: of bytes, */
+    V9_REFUSED_INODES = 5,      /* or of inodes */
+    V9_REFUSED_FIDS = 6,        /* max_fids: `value` */
+    V9_REFUSED_XATTRS_OPEN = 7, /* max_xattr: `value`; 0: the memory for values */
+    V9_REFUSED_XATTR_VALUE = 8, /* xattrs.max_value: `value` */
+    V9_REFUSED_XATTR_ROOM = 9,  /* xattrs.max_names, or max_total */
+    V9_REFUSED_XATTR_RULE = 10, /* a rule of xattrs.rules */
+    V9_REFUSED_DEVICE = 11,     /* multidevs=forbid */
+    V9_REFUSED_EXPORTS = 12,    /* it would reach from one export to another */
+    V9_REFUSED_OWNER = 13,      /* passthrough: the daemon may not create files of this owner */
+    V9_REFUSED_KIND = 14,       /* neither a regular file nor a directory: never opened */
+    V9_REFUSED_MOVED = 15,      /* it was moved out of the export, or away from where it was */
+    V9_REFUSED_USER = 16,       /* the export's id_map admits no such user: `value` */
+};
+
+/* What is known of a file of the host without asking a server for it. */
+struct v9_file_facts {
+    uint32_t known; /* 0: nothing is */
+    uint32_t mode, uid, gid;
+    uint64_t attributes; /* STATX_ATTR_* (statx(2)) */
+};
+
+void v9_file_facts(int32_t fd, struct v9_file_facts *out);
+
+/* Why the request of this thread fails. */
+struct v9_refusal {
+    uint32_t why;  /* V9_REFUSED_* */
+    int32_t error; /* the errno of that */
+    uint64_t value;
+    uint32_t walked;             /* a Twalk: names that it has followed before it failed, */
+    int32_t walk_error;          /* the errno there, which the reply does not say if walked > 0, */
+    struct v9_file_facts denied; /* and the directory where that was */
+};
+
 /* ---- budget.c: how many descriptors each device may hold ------------------------------------- */
 
 /* Divides the descriptors that the limit of open files leaves among the devices; once, after all

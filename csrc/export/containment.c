@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/evidence.h"
+#include "base/refusal.h"
 #include "base/shrinker.h"
 #include "base/sys.h"
 #include "export/hidden_names.h"
@@ -109,7 +110,7 @@ static int prove_path(v9_export *ex, int fd)
             break;
         memcpy(before, path, sizeof(before));
     }
-    return -ESTALE;
+    return v9_refuse(ESTALE, V9_REFUSED_MOVED, 0);
 }
 
 /* The same of a directory, or of one that it is below. */
@@ -195,7 +196,7 @@ static int enter(v9_export **where, uint32_t uid, v9_export *other)
     int err = v9_idmap_host(&other->ids[V9_UID], uid, &host);
 
     if (err)
-        return err;
+        return v9_refuse(-err, V9_REFUSED_USER, uid);
     *where = other;
     return hold_root(other);
 }
@@ -235,7 +236,7 @@ int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name
         return step_up(where, uid, fd);
     err = v9_export_hides(*where, fd, name);
     if (err)
-        return err < 0 ? err : -ENOENT;
+        return err < 0 ? err : v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0);
     joined = find_joined(*where, fd, name);
     if (joined)
         return enter(where, uid, joined);
@@ -275,6 +276,6 @@ int v9_export_descend(v9_export *ex, const char *path)
     if (ex->hidden)
         return descend_by_steps(ex, path);
     if (v9_export_hides_path(ex, path))
-        return -ENOENT;
+        return v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0);
     return v9_sys_resolve(ex->conf.root_fd, path, O_DIRECTORY, scope);
 }

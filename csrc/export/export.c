@@ -80,6 +80,7 @@ void v9_export_free(v9_export *ex)
     free(ex->metadata_cache);
     free(ex->overrides);
     free(ex->rate_queues);
+    free(ex->failures);
     v9_idmap_free(&ex->ids[V9_UID]);
     v9_idmap_free(&ex->ids[V9_GID]);
     free(ex);

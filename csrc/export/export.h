@@ -49,6 +49,7 @@ struct v9_export {
     const v9_hidden_paths *hidden;      /* not its own; NULL: none (export/hidden_names.h) */
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */
+    struct v9_failures *failures;       /* request/failure.h; NULL: they are not reported */
     struct v9_idmap ids[2];             /* by V9_UID, V9_GID */
     /* For tests with synthetic devices (fs/stat_override.h); lock order: docs/architecture.md */
     pthread_mutex_t override_lock;

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/refusal.h"
+
 static bool is_ordered(const struct v9_id_range *ranges, uint32_t count)
 {
     uint64_t end = 0;
@@ -114,10 +116,10 @@ int v9_idmap_host(const struct v9_idmap *map, uint32_t guest, uint32_t *host)
     for (uint32_t i = 0; i < map->forbidden_count; i++)
         if (guest >= map->forbidden[i].guest &&
             guest - map->forbidden[i].guest < map->forbidden[i].count)
-            return -EPERM;
+            return v9_refuse(EPERM, V9_REFUSED_ID, guest);
     range = range_of_guest(map, guest);
     if (!range && !map->squashes)
-        return -EPERM;
+        return v9_refuse(EPERM, V9_REFUSED_ID, guest);
     *host = range ? range->host + (guest - range->guest) : map->squash;
     return 0;
 }

@@ -28,6 +28,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/refusal.h"
+
 enum kind {
     EMPTY = 0,
     DEVICE,  /* (st_dev, mount id) -> flags << 32 | device index */
@@ -418,7 +420,7 @@ int v9_qidmap_near(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t in
         *device = (uint32_t)entry->value;
         flags = (uint32_t)(entry->value >> 32);
         if (flags & V9_DEV_DENY) {
-            err = -ENODEV;
+            err = v9_refuse(ENODEV, V9_REFUSED_DEVICE, 0);
         } else if (flags & V9_DEV_IDENTITY) {
             *group = (struct v9_qid_group){.known = true};
             *path = ino;

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/refusal.h"
+
 struct rule {
     char *match, *store;
     size_t match_size, store_size;
@@ -64,7 +66,7 @@ static int keep(const v9_xattr_names *names, const char *name, int refused,
     for (uint32_t i = 0; i < names->count; i++) {
         const struct rule *rule = &names->rules[i];
         if (rule->action == V9_XATTR_STORE && !strncmp(name, rule->store, rule->store_size))
-            return -refused;
+            return v9_refuse(refused, V9_REFUSED_XATTR_RULE, 0);
     }
     return copy(host, name, "");
 }
@@ -80,7 +82,8 @@ int v9_xattr_names_host(const v9_xattr_names *names, const char *name, int refus
             return copy(host, rule->store, name + rule->match_size);
         if (rule->action == V9_XATTR_KEEP)
             return keep(names, name, refused, host);
-        return rule->action == V9_XATTR_REFUSE ? -refused : -EOPNOTSUPP;
+        return v9_refuse(rule->action == V9_XATTR_REFUSE ? refused : EOPNOTSUPP,
+                         V9_REFUSED_XATTR_RULE, 0);
     }
     return keep(names, name, refused, host);
 }

@@ -13,4 +13,7 @@ enum {
     V9_FID_ENDING = 4, /* a Tclunk sets its value, and ends it then */
 };
 
+/* Bytes of the longest name of a file that is reported. */
+enum { V9_FID_PATH = 4096 };
+
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/commit.h"
+#include "base/refusal.h"
 #include "base/wire.h"
 #include "fid/known_size.h"
 #include "quota/quota.h"
@@ -48,6 +49,11 @@ static void publish(struct v9_fids *fids, struct v9_fid *fid, struct v9_fid *ins
     fids->young = 0;
 }
 
+static int refuse_fid(const struct v9_fids *fids)
+{
+    return v9_refuse(EMFILE, V9_REFUSED_FIDS, fids->max);
+}
+
 /* Enters a fid under the lock; on success the entry holds a reference of `inode` (0: none), and of
  * `dentry`, its name where as->route does not lead to it (0: none). */
 static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t inode, uint32_t dentry,
@@ -56,7 +62,7 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
     struct v9_fid *fid = v9_fid_table_allocate(fids, as->number);
 
     if (!fid)
-        return -EMFILE;
+        return refuse_fid(fids);
     *fid = (struct v9_fid){
         .link.next = fid->link.next, /* while it is listed */
         .listed = fid->listed,
@@ -110,7 +116,7 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
 
     pthread_mutex_lock(&fids->lock);
     if (is_vacant(fids, as->number, instead)) {
-        err = fids->live < fids->max ? 0 : -EMFILE;
+        err = fids->live < fids->max ? 0 : refuse_fid(fids);
         if (!err && file) {
             inode = v9_inodes_acquire(&fids->inodes, file, &account, &deferred);
             err = inode ? 0 : held < 0 ? held : -EMFILE;
@@ -191,7 +197,7 @@ static int enter_again(struct v9_fids *fids, const struct v9_fid_new *as, uint32
     if (!is_vacant(fids, as->number, instead))
         return -EBADF;
     if (fids->live == fids->max)
-        return -EMFILE;
+        return refuse_fid(fids);
     v9_inode_at(&fids->inodes, inode)->refs++; /* before the old fid goes */
     if (dentry)
         v9_dentry_at(&fids->dentries, dentry)->refs++;

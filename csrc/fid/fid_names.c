@@ -29,6 +29,32 @@ bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid)
     return is;
 }
 
+uint32_t v9_fids_path(struct v9_fids *fids, const struct v9_fid *fid, char path[V9_FID_PATH],
+                      uint8_t *known, uint8_t *cut)
+{
+    const struct v9_dentry *dentry;
+    uint32_t begin = V9_FID_PATH, at;
+
+    *known = *cut = false;
+    pthread_mutex_lock(&fids->lock);
+    for (at = fid->dentry; at && !*cut; at = dentry->parent) {
+        dentry = v9_dentry_at(&fids->dentries, at);
+        *known = dentry->fixed && !dentry->parent && !dentry->gone;
+        if (dentry->fixed)
+            break; /* a root, or no name any more */
+        *cut = dentry->size + 1u > begin;
+        if (*cut)
+            break;
+        begin -= dentry->size + 1u;
+        path[begin] = '/';
+        memcpy(path + begin + 1, v9_dentry_text(&fids->dentries, dentry), dentry->size);
+    }
+    pthread_mutex_unlock(&fids->lock);
+    *known |= *cut;
+    memmove(path, path + begin, V9_FID_PATH - begin);
+    return V9_FID_PATH - begin;
+}
+
 void v9_fids_invalidate_name(struct v9_fids *fids, uint32_t dentry)
 {
     V9_DEFERRED(deferred);

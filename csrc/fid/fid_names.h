@@ -17,6 +17,11 @@
 void v9_fids_finish(struct v9_fids *fids, struct v9_deferred *deferred);
 /* Whether a pinned fid stands for what its name led to when that was looked at last. */
 bool v9_fids_is_named(struct v9_fids *fids, const struct v9_fid *fid);
+/* The name by which the guest has reached a pinned fid, from its export's root on, without a NUL:
+ * its size. *known: whether it has one still. *cut: it is longer than V9_FID_PATH, and this is
+ * its end. */
+uint32_t v9_fids_path(struct v9_fids *fids, const struct v9_fid *fid, char path[V9_FID_PATH],
+                      uint8_t *known, uint8_t *cut);
 /* Forgets what a name has led to: the next lookup walks to it again. */
 void v9_fids_invalidate_name(struct v9_fids *fids, uint32_t dentry);
 /* The inode of a file, with a reference, or -EMFILE. Takes over the descriptors in either case. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/commit.h"
+#include "base/refusal.h"
 #include "export/xattr_ids.h"
 
 void v9_xattr_values_init(struct v9_xattr_values *values, void *base)
@@ -120,9 +121,9 @@ bool v9_xattr_value_is_complete(struct v9_xattr_value *value)
 int v9_xattr_values_add(struct v9_xattr_values *values, const struct v9_xattr_value *value)
 {
     if (values->max && values->count >= values->max)
-        return -ENOSPC;
+        return v9_refuse(ENOSPC, V9_REFUSED_XATTRS_OPEN, values->max);
     if (values->bytes + value->room > V9_XATTR_VALUES_BYTES)
-        return -ENOSPC;
+        return v9_refuse(ENOSPC, V9_REFUSED_XATTRS_OPEN, 0);
     values->count++;
     values->bytes += value->room;
     return 0;

@@ -22,6 +22,7 @@
 
 #include "base/budget.h"
 #include "base/evidence.h"
+#include "base/refusal.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/credentials.h"
@@ -56,7 +57,9 @@ static int cred_of(const v9_export *ex, const struct v9_new *as, struct v9_cred 
     cred->required = ex->conf.owners_matter;
     if (self->privileged || !ex->conf.owners_matter)
         return 0;
-    return cred->uid == self->uid && v9_self_has_group(self, cred->gid) ? 0 : -EPERM;
+    if (cred->uid == self->uid && v9_self_has_group(self, cred->gid))
+        return 0;
+    return v9_refuse(EPERM, V9_REFUSED_OWNER, cred->uid);
 }
 
 /* Whether to try again as the daemon: the mount does not have the guest's id (its ids are mapped),
@@ -99,7 +102,7 @@ static int step(v9_export *ex, int dir_fd, const char *name)
 
     if (fd >= 0 && where != ex) {
         v9_budget_close(fd);
-        return -EXDEV;
+        return v9_refuse(EXDEV, V9_REFUSED_EXPORTS, 0);
     }
     return fd;
 }

@@ -20,6 +20,7 @@
 
 #include "base/budget.h"
 #include "base/evidence.h"
+#include "base/refusal.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/export.h"

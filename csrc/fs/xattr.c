@@ -8,6 +8,7 @@
 
 #include "base/host_xattrs.h"
 #include "base/proc.h"
+#include "base/refusal.h"
 #include "export/xattr_names.h"
 #include "quota/change.h"
 #include "quota/quota.h"
@@ -133,7 +134,9 @@ static int check_room(const v9_export *ex, const struct attribute *set, uint64_t
     v9_host_xattrs_free(&list);
     if ((int64_t)size <= before)
         return 0;
-    return count + 1 > limits->names || total + size > limits->total ? -ENOSPC : 0;
+    if (count + 1 > limits->names || total + size > limits->total)
+        return v9_refuse(ENOSPC, V9_REFUSED_XATTR_ROOM, 0);
+    return 0;
 }
 
 /* ---- changing -------------------------------------------------------------------------------- */
@@ -219,7 +222,7 @@ int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, void *value, size_
     if (!size && v9_xattr_is_acl(name))
         return remove_found(ex, &at, name);
     if (ex->xattr_limits.names && size > ex->xattr_limits.value)
-        return -E2BIG;
+        return v9_refuse(E2BIG, V9_REFUSED_XATTR_VALUE, ex->xattr_limits.value);
     err = set_within_limits(ex, &at, name, value, size, flags);
     if (!err && !strcmp(at.name, ex->caps.name))
         v9_caps_changed(&ex->caps);

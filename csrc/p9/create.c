@@ -14,6 +14,7 @@
 
 #include "base/commit.h"
 #include "base/evidence.h"
+#include "base/refusal.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "fid/enter.h"
@@ -32,7 +33,7 @@ static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t n
     if (!v9_inode_export(dev, *inode)->conf.readonly)
         return 0;
     v9_fids_unpin(&dev->fids, *fid);
-    return -EROFS;
+    return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
 }
 
 /* Reads the attributes of the new file, of which the request has a descriptor. */

@@ -6,8 +6,10 @@
 
 #include <errno.h>
 
+#include "base/refusal.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
+#include "request/failure.h"
 #include "request/reply.h"
 #include "request/upcall.h"
 
@@ -84,6 +86,8 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
 
     if (r->done)
         return (int)r->reply_size;
+    if (v9_failures_are_reported(dev))
+        v9_refusal_begin();
     if (!result && r->type == P9_TFLUSH)
         result = r->size == P9_TFLUSH_SIZE ? -V9_IS_FLUSH : -EINVAL;
     else if (!result)
@@ -95,5 +99,7 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
     v9_evidence_end(&r->evidence);
     if (r->question.fd >= 0)
         v9_budget_close(r->question.fd);
+    if (result < 0 || r->type == P9_TWALK)
+        v9_failure_report(dev, r, result, &scratch->worker);
     return result < 0 ? v9_request_error(r, -result) : result;
 }

@@ -6,6 +6,7 @@
  * 9P2000.u.
  */
 #define _GNU_SOURCE
+#include "base/refusal.h"
 #include "p9/handler.h"
 
 #include <errno.h>
@@ -96,11 +97,12 @@ static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* checked before a truncation; v9_fids_open checks again */
     if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
-        return -EROFS;
+        return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     if (S_ISLNK(inode->mode))
         return -ELOOP;
     if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
-        return -ENXIO; /* the guest never opens devices, FIFOs or sockets of the host */
+        return v9_refuse(ENXIO, V9_REFUSED_KIND,
+                         0); /* the guest never opens devices, FIFOs or sockets of the host */
     err = host & O_TRUNC ? v9_caps_drop(&ex->caps, inode->path_fd, &fid->caps_seen) : 0;
     if (err)
         return err;
@@ -400,7 +402,7 @@ static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfe
         return v9_p9_xattr_write(r, t->fid, t->offset, t->count, scratch);
     ex = v9_inode_export(dev, inode);
     if (ex->conf.readonly)
-        return -EROFS;
+        return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     err = v9_rate_queue_admit(dev, ex, r, t->count);
     if (err || !t->count)
         return err;

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "base/evidence.h"
+#include "base/refusal.h"
 #include "fid/renames.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
@@ -26,8 +27,10 @@ static int check(struct v9_device *dev, const struct v9_fid *fid, const struct v
     if (!inode || !beside)
         return -EBADF;
     if (inode->export != beside->export)
-        return -EXDEV;
-    return v9_inode_export(dev, inode)->conf.readonly ? -EROFS : 0;
+        return v9_refuse(EXDEV, V9_REFUSED_EXPORTS, 0);
+    if (v9_inode_export(dev, inode)->conf.readonly)
+        return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
+    return 0;
 }
 
 int v9_p9_add_name(struct v9_device *dev, const struct v9_fid *fid, const struct v9_fid *into,

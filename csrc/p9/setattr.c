@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "base/refusal.h"
 #include "fid/known_size.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
@@ -34,7 +35,7 @@ int v9_p9_change(struct v9_device *dev, const struct v9_fid *fid, const struct v
         return -EBADF;
     ex = v9_inode_export(dev, inode);
     if (ex->conf.readonly)
-        return -EROFS;
+        return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     meta_fd = v9_inode_meta(ex, inode);
     if (to->valid & V9_SETATTR_SIZE)
         v9_known_size_changing(inode);

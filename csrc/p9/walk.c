@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/ctime.h"
+#include "base/refusal.h"
 #include "base/sightings.h"
 #include "base/sys.h"
 #include "export/hidden_names.h"
@@ -211,6 +212,8 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
             if (*err == -ENOENT)
                 v9_sightings_absent(here.fd, walk->names[done].bytes, now);
         }
+        if (*err && *err != -ENOENT && *err > -V9_NO_DEVICE)
+            v9_refusal_of_walk(-*err, done, here.fd);
         if (done)
             release_place(fids, &here);
         if (*err)

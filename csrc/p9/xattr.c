@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 
+#include "base/refusal.h"
 #include "fid/enter.h"
 #include "fs/xattr.h"
 #include "p9/handler.h"
@@ -153,7 +154,7 @@ int v9_p9_xattrcreate(struct v9_device *dev, struct v9_request *r, struct v9_in 
     if (err)
         return err;
     if (v9_inode_export(dev, inode)->conf.readonly)
-        err = -EROFS;
+        err = v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     else if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         err = -EBADF;
     else

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/refusal.h"
 #include "quota/usage.h"
 
 enum {
@@ -350,6 +351,15 @@ static bool wait_for_others(v9_quota *q, const struct timespec *until)
     return !err;
 }
 
+/* `bytes`, and more or less inodes, were too much. */
+static int refuse(const v9_quota *q, uint64_t bytes)
+{
+    const int64_t used = __atomic_load_n(&q->usage->bytes, __ATOMIC_RELAXED);
+    const bool of_bytes = bytes && bytes > room(q->conf.bytes, used, 0);
+
+    return v9_refuse(q->conf.error, of_bytes ? V9_REFUSED_BYTES : V9_REFUSED_INODES, 0);
+}
+
 int v9_quota_begin(v9_quota *q, uint64_t bytes, uint64_t inodes)
 {
     const struct timespec until = patience(q);
@@ -360,7 +370,7 @@ int v9_quota_begin(v9_quota *q, uint64_t bytes, uint64_t inodes)
         taken = take(q, bytes, inodes);
     while (!taken && wait_for_others(q, &until));
     pthread_mutex_unlock(&q->lock);
-    return taken ? 0 : -q->conf.error;
+    return taken ? 0 : refuse(q, bytes);
 }
 
 void v9_quota_end(v9_quota *q, uint64_t bytes, uint64_t inodes)
@@ -449,7 +459,7 @@ static int64_t admit_closely(v9_quota *q, const struct v9_quota_write *write, ui
         again = !taken && wait_for_others(q, &until);
         pthread_mutex_unlock(&q->lock);
     } while (again);
-    return taken ? (int64_t)count : -q->conf.error;
+    return taken ? (int64_t)count : refuse(q, *claim + 1);
 }
 
 int64_t v9_quota_admit(v9_quota *q, uint32_t account, const struct v9_quota_write *write,

@@ -59,6 +59,11 @@ int32_t v9_up_question(uint32_t device, uint32_t kind, uint64_t a, uint64_t b, i
 void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq);
 /* Logs that the ring is broken. */
 void v9_up_broken(uint32_t device, const char *reason);
+/* Logs that a request fails with an errno, before its reply: its message, without the data of a
+ * Twrite, and what has refused it. `omitted` have failed since the last call that are not logged.
+ */
+void v9_up_failure(uint32_t device, const char *data, uint32_t size, int32_t error,
+                   const struct v9_refusal *refusal, uint32_t omitted);
 #ifdef V9_CDEF
 }
 #endif
@@ -66,6 +71,17 @@ void v9_up_broken(uint32_t device, const char *reason);
 /* Answers a request later, with a whole R-message; if that does not fit the guest's buffer, with
  * EMSGSIZE. -ESTALE if the ring was stopped meanwhile: nothing is published, which is no error. */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
+
+/* ---- failure.c: which failed requests are reported ------------------------------------------- */
+
+enum { V9_ERRNO_MAX = 134 };
+struct v9_failure_conf {
+    uint32_t per_second, burst;    /* reports at most */
+    uint8_t skipped[V9_ERRNO_MAX]; /* by errno: 1 where it is not worth a report */
+};
+/* From now on v9_up_failure reports failed requests of the device whose first export this is. Once,
+ * before it is served. -ENOMEM. */
+int v9_export_report_failures(v9_export *ex, const struct v9_failure_conf *conf);
 
 /* ---- suspects.c: a request that ended processes ---------------------------------------------- */
 

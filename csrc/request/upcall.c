@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "request/failure.h"
 #include "request/notify.h"
 #include "request/reply.h"
 #include "request/request.h"
@@ -75,6 +76,8 @@ void v9_upcall_request(struct v9_device *dev, struct v9_request *r, struct v9_sc
                            (char *)scratch->reply);
     passed.request = NULL;
     set_in_python(&scratch->worker, false);
+    if (result < 0)
+        v9_failure_report(dev, r, result, &scratch->worker);
     pthread_mutex_lock(&dev->lock);
     r = find_upcall(dev, slot, seq);
     if (!r)

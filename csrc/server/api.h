@@ -258,6 +258,17 @@ struct v9_fid_info {
 /* Pins the entry: its descriptors stay open until v9_fid_put, whatever the guest does. -EBADF. */
 int v9_fid_get(v9_device *dev, uint32_t fid, struct v9_fid_info *out);
 void v9_fid_put(v9_device *dev, uint64_t handle);
+/* What is known of a fid at once, without its file being reopened or a server asked. */
+struct v9_fid_view {
+    uint32_t uid, export, flags;
+    uint32_t
+        path_size; /* of the name by which the guest has reached it, below the export's root: */
+    uint8_t path_known; /* 0: there is none any more */
+    uint8_t path_cut;   /* `path` is the end of it */
+    char path[V9_FID_PATH];
+    struct v9_file_facts facts;
+};
+int v9_fid_look(v9_device *dev, uint32_t fid, struct v9_fid_view *out); /* -EBADF */
 /* The present handle of a number, even if its file cannot be reopened. -EBADF. */
 int v9_fid_find(v9_device *dev, uint32_t fid, uint64_t *handle);
 /* Enters a fid, and returns its handle in *handle. On success it owns path_fd. -EBADF if the

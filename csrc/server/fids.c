@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 
+#include "base/refusal.h"
 #include "export/containment.h"
 #include "export/file_locks.h"
 #include "fid/enter.h"
@@ -53,6 +54,25 @@ int v9_fid_get(v9_device *dev, uint32_t number, struct v9_fid_info *out)
 void v9_fid_put(v9_device *dev, uint64_t handle)
 {
     v9_fids_unpin(&dev->fids, v9_fids_of(&dev->fids, handle));
+}
+
+int v9_fid_look(v9_device *dev, uint32_t number, struct v9_fid_view *out)
+{
+    const struct v9_inode *inode;
+    struct v9_fid *fid;
+    int err = v9_fids_pin_evicted(&dev->fids, number, &fid);
+
+    if (err)
+        return err;
+    inode = v9_fids_inode(&dev->fids, fid);
+    *out = (struct v9_fid_view){.uid = fid->uid, .flags = v9_fid_flags(fid)};
+    out->path_size = v9_fids_path(&dev->fids, fid, out->path, &out->path_known, &out->path_cut);
+    if (inode) {
+        out->export = inode->export;
+        v9_file_facts(__atomic_load_n(&inode->path_fd, __ATOMIC_ACQUIRE), &out->facts);
+    }
+    v9_fids_unpin(&dev->fids, fid);
+    return 0;
 }
 
 int v9_fid_find(v9_device *dev, uint32_t number, uint64_t *handle)

@@ -153,6 +153,12 @@ void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq)
     CHECK(slot < dev.slots_used);
 }
 
+void v9_up_failure(uint32_t device, const char *data, uint32_t size, int32_t error,
+                   const struct v9_refusal *refusal, uint32_t omitted)
+{
+    (void)device, (void)data, (void)size, (void)error, (void)refusal, (void)omitted;
+}
+
 void v9_up_broken(uint32_t device, const char *reason)
 {
     CHECK(!"a valid ring breaks");

@@ -58,6 +58,12 @@ void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq)
 {
 }
 
+void v9_up_failure(uint32_t device, const char *data, uint32_t size, int32_t error,
+                   const struct v9_refusal *refusal, uint32_t omitted)
+{
+    (void)device, (void)data, (void)size, (void)error, (void)refusal, (void)omitted;
+}
+
 void v9_up_broken(uint32_t device, const char *reason)
 {
     CHECK(reason);

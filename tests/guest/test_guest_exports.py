@@ -33,10 +33,11 @@ def share(boot: Boot, tmp_path: Path) -> Iterator[Mounted]:
         (base / "b").mkdir()
         socket = base.parent / f"{base.name}.sock"
         (tmp_path / "vm.yaml").write_text(CONFIG.format(base=base, socket=socket))
-        with Daemon("--config", str(tmp_path / "vm.yaml"), socket=False):
+        args = ("--config", str(tmp_path / "vm.yaml"), "--log-failures")
+        with Daemon(*args, socket=False) as daemon:
             vm = boot("full", [socket], hotplug=True)
             vm.mount("host0", MOUNT)
-            yield Mounted(Daemon(), base, vm)
+            yield Mounted(daemon, base, vm)
             vm.kill()
 
 
@@ -57,6 +58,9 @@ def test_two_directories_are_one_mount(share: Mounted) -> None:
     # A tool that moves a file between exports copies it, and cannot remove what is read-only.
     for change in ("mv src/deep/er/file out/", "mkdir new"):
         assert "Read-only file system" in share.sh(f"{change} 2>&1", check=False)
+    share.daemon.wait_line(
+        "host0: Tunlinkat '/src/deep/er/file' in export src, uid 0: EROFS: readonly export"
+    )
     assert (share.export / "b/file").read_text() == "source"
     assert (share.export / "a/deep/er/file").exists()
     share.sh("rm -r out/*; rmdir out", check=False)

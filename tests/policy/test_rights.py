@@ -64,7 +64,7 @@ def test_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_hosts_ids_are_all_there() -> None:
     with open("/proc/self/uid_map", encoding="ascii") as lines:
         whole = lines.read().split() == ["0", "0", "4294967295"]
-    assert (rights._namespace("uid") == [(0, 2**32 - 2)]) == whole
+    assert (rights.namespace("uid") == [(0, 2**32 - 2)]) == whole
 
 
 def start(path: Path, uid: int, gid: int) -> str:

@@ -15,6 +15,7 @@ from vhost9p.errors import UserError
 # In the order of the help. One line each, so that changes of several do not meet.
 NAMES = (
     "upgrade",
+    "why",
 )  # fmt: skip
 
 

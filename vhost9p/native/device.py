@@ -20,6 +20,7 @@ from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
 from vhost9p.native.library import check, ffi, lib
+from vhost9p.native.refusals import Refusal, refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,27 @@ class Handler(Protocol):
     def broken(self, reason: str) -> None:
         """The ring is broken."""
 
+    def failure(self, data: bytes, code: int, refusal: Refusal, said: OSError | None) -> None:
+        """A request fails with an errno, and is answered afterwards. `data` is its message, without
+        the data of a Twrite, and `said` the error of a request that Python answers."""
+
+    def failures_omitted(self, count: int) -> None:
+        """So many failures before the next one were too many to be reported."""
+
 
 # ---- upcalls: what C calls (csrc/request/api.h) ---------------------------------------------
 
 _devices: dict[int, "Device"] = {}
+
+
+class _Said(threading.local):
+    """The last request that this thread has answered with an error."""
+
+    request = b""
+    error: OSError | None = None
+
+
+_said = _Said()
 _numbers = itertools.count(1)
 
 
@@ -116,6 +134,7 @@ def v9_up_request(number: int, slot: int, seq: int, data: Any, size: int, reply:
             message, Request(device, slot, seq, message[5] | message[6] << 8)
         )
     except OSError as error:
+        _said.request, _said.error = message, error
         return -(error.errno or errno.EIO)
     if answer is None:
         return 0
@@ -182,6 +201,17 @@ def v9_up_flush(number: int, slot: int, seq: int) -> None:
 def v9_up_broken(number: int, reason: Any) -> None:
     """A ring is broken."""
     _devices[number].handler.broken(ffi.string(reason).decode(errors="replace"))
+
+
+@ffi.def_extern(onerror=_failed)  # type: ignore[untyped-decorator]
+def v9_up_failure(number: int, data: Any, size: int, code: int, refusal: Any, omitted: int) -> None:
+    """A request fails."""
+    handler = _devices[number].handler
+    message = ffi.unpack(data, size)
+    if omitted:
+        handler.failures_omitted(omitted)
+    said = _said.error if _said.request == message else None
+    handler.failure(message, code, refusal_of(refusal), said)
 
 
 # ---- devices --------------------------------------------------------------------------------

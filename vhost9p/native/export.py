@@ -188,6 +188,14 @@ class Export:
         conf = ffi.new("struct v9_token_bucket_conf *", (list(limits), iops_size))
         check(lib.v9_export_set_throttle(self.native, conf))
 
+    def report_failures(self, per_second: int, burst: int, skipped: Iterable[int]) -> None:
+        """From now on Handler.failure reports failed requests of the device whose first export this
+        is, so many at most, unless their errno is in `skipped`. Once, before it is served."""
+        conf = ffi.new("struct v9_failure_conf *", {"per_second": per_second, "burst": burst})
+        for code in skipped:
+            conf.skipped[code] = 1
+        check(lib.v9_export_report_failures(self.native, conf))
+
     def set_xattr_names(self, names: XattrNames) -> None:
         """Translates names of extended attributes from now on. Once, before the export is
         served."""

@@ -87,6 +87,41 @@ class Fid:
         check(lib.v9_fid_sync(self._device, self.handle))
 
 
+class Facts(NamedTuple):
+    """What is known of a file of the host without asking a server for it."""
+
+    known: bool
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    attributes: int = 0
+    """STATX_ATTR_* (statx(2))."""
+
+    @classmethod
+    def of(cls, native: Any) -> Self:
+        """From the C struct."""
+        known, *others = (native.known, native.mode, native.uid, native.gid, native.attributes)
+        return cls(bool(known), *others)
+
+
+def facts_of(fd: int) -> Facts:
+    """What is known of the file of a descriptor."""
+    out = ffi.new("struct v9_file_facts *")
+    lib.v9_file_facts(fd, out)
+    return Facts.of(out)
+
+
+class View(NamedTuple):
+    """What is known of a fid at once."""
+
+    uid: int
+    export: int
+    path: bytes | None
+    """The name by which the guest has reached it, below the export's root; None: it has none any
+    more."""
+    facts: Facts
+
+
 class Entry(NamedTuple):
     """An entry of a directory: its name, the inode number that the directory has for it, and the
     position behind it."""
@@ -113,6 +148,7 @@ class _Room(threading.local):
         self.bytes = ffi.buffer(self.info)
         self.access = ffi.new("int32_t *")
         self.dents = ffi.new("uint8_t[]", DIRENTS_MAX)
+        self.ended: tuple[int, View | None] = (0, None)
 
 
 class FidTable:
@@ -127,6 +163,20 @@ class FidTable:
         room = self._room
         check(lib.v9_fid_get(self._device, number, room.info))
         return Fid(self._device, number, INFO.unpack_from(room.bytes))
+
+    def view(self, number: int) -> View | None:
+        """Returns what is known of a fid without a call that may wait; None if there is none."""
+        out = ffi.new("struct v9_fid_view *")
+        (ended, known), self._room.ended = self._room.ended, (number, None)
+        if lib.v9_fid_look(self._device, number, out):
+            return known if ended == number else None
+        path = (b"..." if out.path_cut else b"") + bytes(ffi.buffer(out.path, out.path_size))
+        return View(out.uid, out.export, path if out.path_known else None, Facts.of(out.facts))
+
+    def remember(self, number: int) -> None:
+        """Remembers what is known of a fid for the next `view` of this thread, when the fid has
+        ended."""
+        self._room.ended = (number, self.view(number))
 
     def find(self, number: int) -> int:
         """Returns a fid's handle, even if its file cannot be reopened; OSError EBADF if there is

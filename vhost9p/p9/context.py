@@ -10,6 +10,7 @@ from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.constants import NONUNAME, Dialect
 from vhost9p.p9.fids import Fid, FidTable
+from vhost9p.policy.reasons import READONLY
 
 ID_DIGITS = 10
 
@@ -54,7 +55,7 @@ class Context:
         """The driver of a fid's export, for a change. EROFS if the export is read-only."""
         driver = self.tree.driver(fid.export)
         if driver.readonly:
-            raise P9Error(errno.EROFS)
+            raise P9Error(errno.EROFS, READONLY)
         return driver
 
 

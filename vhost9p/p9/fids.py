@@ -91,6 +91,9 @@ class FidTable(Protocol):
     def find(self, number: int) -> int:
         """Returns a fid's handle, even if its file cannot be reopened. EBADF if there is none."""
 
+    def remember(self, number: int) -> None:
+        """Remembers what is known of a fid, for the log: a request fails, and ends it."""
+
     def add(
         self,
         number: int,

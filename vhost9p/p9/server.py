@@ -11,7 +11,6 @@ dialect_u_reading for 9P2000.u.
 """
 
 import errno
-import logging
 import mmap
 from collections.abc import Callable
 
@@ -28,8 +27,6 @@ from vhost9p.p9.locks import LockFamily
 from vhost9p.p9.session import SessionFamily
 
 __all__ = ["Request", "Server"]
-
-log = logging.getLogger(__name__)
 
 
 class Server:
@@ -88,17 +85,13 @@ class Server:
 
     def handle(self, data: bytes, request: Request) -> bytes | None:
         """Returns the reply to a request; None if it comes later. Raises OSError."""
-        try:
-            tag, message = decode(data)
-            handler = self._handlers.get(type(message))
-            if handler is None:
-                name, dialect = type(message).__name__, self._context.dialect.value.decode()
-                raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect}")
-            reply = handler(request, message)
-            return None if reply is LATER else reply.encode(tag)
-        except OSError as error:
-            log.debug("tag %d: %s", request.tag, error)
-            raise
+        tag, message = decode(data)
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            name, dialect = type(message).__name__, self._context.dialect.value.decode()
+            raise P9Error(errno.EOPNOTSUPP, f"{name} is no request of {dialect}")
+        reply = handler(request, message)
+        return None if reply is LATER else reply.encode(tag)
 
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Clunks a fid for which Python stores data; C clunks the others."""
@@ -111,6 +104,9 @@ class Server:
         try:
             with self._fids.get(t.fid) as fid:
                 fid.unlink()
+        except OSError:
+            self._fids.remember(t.fid)
+            raise
         finally:
             self._drop(handle)
         return m.Rremove()

@@ -21,6 +21,16 @@ def file_name(key: bytes, suffix: str) -> str:
     return xxh3_128_hexdigest(key) + suffix
 
 
+def peek(folder: str, name: str, size: int) -> bytes:
+    """Returns the beginning of a file, which a daemon may have locked; nothing if it is missing, or
+    this user may not read it."""
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
 def open_locked(dir_fd: int, name: str, key: bytes) -> int:
     """Opens and locks the file `name` in a directory, for reading and writing. If it is missing,
     creates it with mode 0600.

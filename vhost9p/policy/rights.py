@@ -73,6 +73,12 @@ def _for_xattrs(export: ExportConfig) -> Iterator[int]:
         yield CAP_SETFCAP
 
 
+def effective() -> int:
+    """Returns the capabilities that this process has; a bit for each. Raises OSError."""
+    with open(procfs.path("self/status"), "rb") as lines:
+        return next(int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:"))
+
+
 # ---- owners --------------------------------------------------------------------------------------
 
 
@@ -82,7 +88,7 @@ def why_not_owners(export: ExportConfig) -> str | None:
     if lacking := lacking_capabilities():
         return f"the daemon lacks {_listed(lacking)}"
     for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
-        if _namespace(kind) == [(own, own)]:
+        if namespace(kind) == [(own, own)]:
             return f"the daemon's user namespace has no {kind} but its own (/proc/self/{kind}_map)"
     return None if export.readonly else _why_not_chown(export.path)
 
@@ -154,7 +160,7 @@ def why_not_socket_id(kind: str, number: int | None) -> str | None:
 
 def _why_not_give(kind: str, first: int, last: int, lacking: list[str]) -> str | None:
     own = [os.geteuid()] if kind == "uid" else sorted({os.getegid(), *os.getgroups()})
-    allowed = [(each, each) for each in own] if lacking else _namespace(kind)
+    allowed = [(each, each) for each in own] if lacking else namespace(kind)
     if any(low <= first and last <= high for low, high in allowed):
         return None
     ids = f"host ids {first} to {last}" if last > first else f"host id {first}"
@@ -166,7 +172,7 @@ def _why_not_give(kind: str, first: int, last: int, lacking: list[str]) -> str |
     )
 
 
-def _namespace(kind: str) -> list[tuple[int, int]]:
+def namespace(kind: str) -> list[tuple[int, int]]:
     """Returns the ranges (first, last) of ids in the daemon's user namespace (user_namespaces(7));
     adjacent ranges are merged."""
     with open(procfs.path(f"self/{kind}_map"), "rb") as lines:

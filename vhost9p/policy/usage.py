@@ -30,6 +30,7 @@ from xxhash import xxh3_128_digest
 
 from vhost9p import host
 from vhost9p.native.quota import FILE_SIZE, USAGE_OFFSET
+from vhost9p.policy import locked_file
 from vhost9p.policy.locked_file import file_name, open_locked
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,28 @@ def scan(root_fd: int, hidden: Collection[bytes] = ()) -> Usage:
     raise OSError(errno.EAGAIN, "directories of the export are moved while they are counted")
 
 
+def _digest(key: bytes, root_fd: int, btime: int, hidden: Collection[bytes], boot: bytes) -> bytes:
+    """Of everything that the numbers of an export depend on."""
+    root = os.fstat(root_fd)
+    what = (VERSION, key, boot, (root.st_dev, root.st_ino, btime), sorted(hidden))
+    return xxh3_128_digest(repr(what).encode())
+
+
+def peek(
+    folder: str, path: str, *, root_fd: int, btime: int, hidden: Collection[bytes] = ()
+) -> Usage | None:
+    """Returns the numbers that a daemon keeps, or has left, in the folder; None if there are none
+    for this export, or this user may not read them."""
+    key = os.fsencode(path)
+    page = locked_file.peek(folder, file_name(key, ".usage"), FILE_SIZE)
+    if len(page) < FILE_SIZE or not page.startswith(
+        _digest(key, root_fd, btime, hidden, host.boot_id())
+    ):
+        return None
+    count, inodes, _ = NUMBERS.unpack_from(page, USAGE_OFFSET)
+    return Usage(count, inodes)
+
+
 class UsageFile:
     """The page with the numbers, open and locked for as long as this daemon serves the export."""
 
@@ -182,19 +205,9 @@ class UsageFile:
 
         Raises StateError (another daemon serves the export; not safe to use) or OSError.
         """
-        root = os.fstat(root_fd)
         key = os.fsencode(path)
-        self._digest = xxh3_128_digest(
-            repr(
-                (
-                    VERSION,
-                    key,
-                    host.boot_id() if boot is None else boot,
-                    (root.st_dev, root.st_ino, btime),
-                    sorted(hidden),
-                )
-            ).encode()
-        )
+        boot = host.boot_id() if boot is None else boot
+        self._digest = _digest(key, root_fd, btime, hidden, boot)
         self.name = file_name(key, ".usage")
         self.fd = open_locked(dir_fd, self.name, key)
 

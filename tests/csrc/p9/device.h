@@ -67,6 +67,12 @@ void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq)
     CHECK(!"Python hears of a flush");
 }
 
+void v9_up_failure(uint32_t device, const char *data, uint32_t size, int32_t error,
+                   const struct v9_refusal *refusal, uint32_t omitted)
+{
+    CHECK(!"Python hears of a failure");
+}
+
 void v9_up_broken(uint32_t device, const char *reason)
 {
     CHECK(!"Python hears of a broken ring");

@@ -1,5 +1,5 @@
 // sources: request/reply.c request/request.c request/notify.c request/rate_queue.c request/upcall.c
-// request/recover.c p9/dispatch.c base/ virtio/
+// request/recover.c p9/dispatch.c base/ virtio/ request/failure.c
 /*
  * Requests under the device's lock. Each invalid message and each Tflush is served alone, so that a
  * guest that keeps sending them cannot hold the lock.
@@ -122,6 +122,13 @@ void v9_up_flush(uint32_t device, uint32_t slot, uint32_t seq)
     (void)device, (void)seq;
     CHECK(slot < dev.slots_used);
     flushed++;
+}
+
+void v9_up_failure(uint32_t device, const char *data, uint32_t size, int32_t error,
+                   const struct v9_refusal *refusal, uint32_t omitted)
+{
+    (void)device, (void)data, (void)size, (void)error, (void)refusal, (void)omitted;
+    CHECK(!"Python hears of a failure");
 }
 
 void v9_up_broken(uint32_t device, const char *reason)

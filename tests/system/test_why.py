@@ -1,0 +1,298 @@
+"""`vhost9p why`, as a person runs it: as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon, environment
+from tests.system.share import (
+    AS_USER,
+    IS_ROOT,
+    UNSHARE,
+    USER,
+    needs_root,
+    skip_without_namespaces,
+)
+
+ME = os.geteuid()
+
+
+@dataclass
+class Place:
+    """An export, and the configuration that serves it."""
+
+    folder: Path
+
+    @property
+    def export(self) -> Path:
+        return self.folder / "export"
+
+    def configure(self, text: str = "") -> Path:
+        file = self.folder / "vm.yaml"
+        path = "" if "exports:" in text else f"path: {self.export}\n"
+        state = f"state_dir: {self.folder / 'state'}\n"
+        file.write_text(f"socket: {self.folder / 'sock'}\n{path}{state}{text}")
+        return file
+
+    def ask(
+        self, path: str, *options: str, config: str = "", wrapper: Sequence[str] = ()
+    ) -> tuple[int, list[str]]:
+        """The exit code and the lines that are printed."""
+        words = ["-m", "vhost9p", "why", str(self.configure(config)), path, *options]
+        done = subprocess.run(
+            [*wrapper, sys.executable, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment({}),
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, [*done.stdout.splitlines(), *done.stderr.splitlines()]
+
+    def verdicts(self, path: str, *options: str, config: str = "") -> list[str]:
+        """The lines that begin with what is done."""
+        _, found = self.ask(path, *options, config=config)
+        return [line for line in found if not line.startswith("'")]
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    folder = Path(tempfile.mkdtemp(prefix="v9-why-"))
+    folder.chmod(0o755)
+    export = folder / "export"
+    (export / "dir").mkdir(parents=True)
+    for path in (export, export / "dir"):
+        path.chmod(0o755)
+    (export / "file").write_bytes(b"data")
+    (export / "file").chmod(0o640)
+    yield Place(folder)
+    shutil.rmtree(folder)
+
+
+def test_all_that_root_may(place: Place) -> None:
+    code, found = place.ask("/file", config="multidevs: remap\n")
+    model = "passthrough" if IS_ROOT else "none"
+    own = f"{ME}:{os.getegid()}"
+    assert found == [
+        f"'/': directory, {own} 0755; root of the export {place.export} ({model})",
+        f"'/file': file, {own} 0640",
+        "read: yes",
+        "write: yes",
+        "execute: no: it is no program: nobody may execute it",
+        "create: does not apply: no directory",
+        "delete: yes",
+    ]
+    assert code == 1
+    assert place.ask("/dir")[0] == 0
+
+
+def test_a_user_of_the_guest_by_what_the_guest_sees(place: Place) -> None:
+    owner = f"owner {ME}:{os.getegid()}"
+    who = "the guest's user 12345 may not"
+    assert place.verdicts("file", "--uid", "12345", "--gid", "12345") == [
+        f"read: no: {who} read it: {owner}, mode 0640, as the guest sees it",
+        f"write: no: {who} write to it: {owner}, mode 0640, as the guest sees it",
+        f"execute: no: {who} execute it: {owner}, mode 0640, as the guest sees it",
+        "create: does not apply: no directory",
+        f"delete: no: {who} remove entries of the directory: {owner}, mode 0755, as the guest "
+        "sees it",
+    ]
+    assert place.verdicts("file", "--uid", "12345", "--gid", str(os.getegid()))[0] == "read: yes"
+
+
+def test_a_readonly_export(place: Place) -> None:
+    assert place.verdicts("/dir", config="readonly: true\n") == [
+        "read: yes",
+        "write: does not apply: a directory",
+        "search: yes",
+        "create: no: readonly export",
+        "delete: no: readonly export",
+    ]
+
+
+def test_a_missing_file_may_or_may_not_be_created(place: Place) -> None:
+    start = "not reached: '/dir/new': No such file or directory; it may"
+    assert place.verdicts("/dir/new") == [f"{start} be created"]
+    assert place.verdicts("/dir/new", config="readonly: true\n") == [
+        f"{start} not be created: readonly export"
+    ]
+
+
+def test_symlinks_are_followed_and_said(place: Place) -> None:
+    (place.export / "link").symlink_to("dir/../file")
+    (place.export / "out").symlink_to("/etc/passwd")
+    (place.export / "loop").symlink_to("loop")
+    _, found = place.ask("/link")
+    assert found[1].endswith("; leads to 'dir/../file'")
+    assert found[1].startswith("'/link': symlink")
+    assert "read: yes" in found
+    assert place.verdicts("/out") == [
+        "not reached: the symlink leads to '/etc/passwd' of the guest's own tree: ask for that "
+        "path, if it is in this mount"
+    ]
+    assert place.verdicts("/loop") == [
+        "not reached: more than 40 symlinks (Too many levels of symbolic links)"
+    ]
+
+
+def test_id_map(place: Place) -> None:
+    ids = f"[{{guest: 0, host: {ME}}}]"
+    groups = f"[{{guest: 0, host: {os.getegid()}}}]"
+    forbid = "{uid: [{guest: 1, count: 4294967294}], gid: [{guest: 1, count: 4294967294}]}"
+    config = f"id_map: {{uid: {ids}, gid: {groups}, forbid: {forbid}}}\n"
+    _, found = place.ask("/file", config=config)
+    assert found[1].startswith("'/file': file, 0:0 0640")
+    assert place.verdicts("/file", "--uid", "5", config=config) == [
+        "not reached: user 5 may not enter the export: forbidden by id_map"
+    ]
+    assert "create: no: id 5 is forbidden by id_map" in place.verdicts(
+        "/dir", "--gid", "5", config=config
+    )
+
+
+def test_names_that_are_hidden(place: Place) -> None:
+    (place.export / ".virtfs_metadata").mkdir()
+    assert place.verdicts("/.virtfs_metadata", config="security_model: mapped-file\n") == [
+        "not reached: '/.virtfs_metadata': the name is hidden from the guest"
+    ]
+
+
+def test_a_mapped_model_shows_what_the_guest_sees(place: Place) -> None:
+    for key, value in (("uid", 7), ("gid", 8), ("mode", 0o100600)):
+        os.setxattr(place.export / "file", f"user.virtfs.{key}", value.to_bytes(4, "little"))
+    _, found = place.ask("/file", "--uid", "7", config="security_model: mapped-xattr\n")
+    own = f"{ME}:{os.getegid()}"
+    assert found[1] == f"'/file': file, 7:8 0600 (on the host {own} 0640)"
+    assert "read: yes" in found
+
+
+def test_several_exports_and_devices(place: Place) -> None:
+    exports = f"exports: [{{name: src, path: {place.export}, readonly: true}}]\n"
+    code, found = place.ask("/src/file", config=exports)
+    assert found[0].startswith("'/src': directory")
+    assert found[0].endswith("; readonly export")
+    assert "write: no: readonly export" in found
+    assert place.ask("/other", config=exports) == (
+        1,
+        ["not reached: 'other' is no export of the device; it has src"],
+    )
+    assert place.ask("/", config=exports)[0] == 1
+    code, (line,) = place.ask("/file", "--tag", "x")
+    assert (code, line) == (
+        2,
+        f"vhost9p: {place.folder}/vm.yaml: has no device with the tag 'x'; choose one by --tag: "
+        "host0",
+    )
+
+
+def test_json_says_the_same(place: Place) -> None:
+    code, found = place.ask("/file", "--json", config="readonly: true\n")
+    said = json.loads("\n".join(found))
+    assert (code, said["allowed"], said["tag"], said["path"]) == (1, False, "host0", "/file")
+    assert said["verdicts"]["read"] == {"allowed": True, "reason": ""}
+    assert said["verdicts"]["write"] == {"allowed": False, "reason": "readonly export"}
+    assert [step["path"] for step in said["steps"]] == ["'/'", "'/file'"]
+    assert said["steps"][1]["mode"] == 0o640
+
+
+def test_bad_input_gets_one_line(place: Place) -> None:
+    assert place.ask("/", config="multidev: x\n")[0] == 2
+    code, (line,) = place.ask("/", "--uid", "-1")
+    assert code == 2
+    assert "--uid" in line
+
+
+def test_a_quota_that_a_daemon_counts(place: Place) -> None:
+    quota = "quota: {inodes: 2}\nmultidevs: warn\n"
+    (place.folder / "state").mkdir()
+    before = place.verdicts("/dir", config=quota)
+    assert before[3] == "create: yes", "the usage is not known yet"
+    with (
+        Daemon("--config", str(place.configure(quota)), socket=False) as daemon,
+        Watching(daemon, place.folder / "sock"),
+    ):
+        assert place.verdicts("/dir", config=quota)[3] == (
+            "create: no: quota of 2 inodes is used up"
+        )
+
+
+class Watching:
+    """Lets Daemon check the socket that its configuration names."""
+
+    def __init__(self, daemon: Daemon, socket: Path) -> None:
+        daemon.socket = str(socket)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@needs_root
+def test_an_ordinary_user_is_refused_by_the_host(place: Place) -> None:
+    (place.export / "dir").chmod(0o700)
+    (place.export / "dir" / "entry").write_bytes(b"")
+    (place.export / "shared").mkdir()
+    (place.export / "shared").chmod(0o1777)
+    (place.export / "shared" / "entry").write_bytes(b"")
+    (place.export / "shared" / "entry").chmod(0o666)
+
+    def said(path: str) -> list[str]:
+        _, found = place.ask(path, wrapper=AS_USER, config="multidevs: remap\n")
+        return [line for line in found if not line.startswith("'")]
+
+    who = f"the daemon's user {USER} may not"
+    assert said("/file")[:2] == [
+        f"read: no: {who} read it: owner 0:0, mode 0640",
+        f"write: no: {who} write to it: owner 0:0, mode 0640",
+    ]
+    assert said("/file")[4] == (
+        f"delete: no: {who} remove entries of the directory: owner 0:0, mode 0755"
+    )
+    assert said("/dir/entry") == [
+        f"not reached: '/dir': {who} search the directory: owner 0:0, mode 0700"
+    ]
+    assert said("/shared/entry")[1] == "write: yes"
+    assert said("/shared/entry")[4] == (
+        "delete: no: the directory is sticky: only the owner of an entry may remove it, not the "
+        f"daemon's user {USER}"
+    )
+
+
+def test_mounts_and_what_is_mounted_readonly(place: Place) -> None:
+    skip_without_namespaces()
+    mount = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
+    wrapper = [*UNSHARE, "sh", "-c", mount, str(place.export / "dir")]
+    _, found = place.ask("/dir", wrapper=wrapper, config="multidevs: remap\n")
+    assert "mount point (device " in found[1]
+    assert "create: no: the host has it mounted read-only" in found
+    _, found = place.ask("/dir", wrapper=wrapper, config="multidevs: forbid\n")
+    assert found[-1] == (
+        "not reached: '/dir': it is on another file system of the host (multidevs: forbid)"
+    )
+
+
+@needs_root
+def test_what_is_immutable(place: Place) -> None:
+    changed = subprocess.run(
+        ["chattr", "+i", str(place.export / "file")], capture_output=True, text=True, check=False
+    )
+    if changed.returncode:
+        pytest.skip(f"chattr: {changed.stderr.strip()}")
+    try:
+        found = place.verdicts("/file")
+    finally:
+        subprocess.run(["chattr", "-i", str(place.export / "file")], check=True)
+    assert found[1] == "write: no: it is immutable on the host (chattr -i)"
+    assert found[4] == "delete: no: it is immutable on the host (chattr -i)"
