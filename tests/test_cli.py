@@ -34,7 +34,7 @@ class Cli:
         self.out = self.err = ""
 
     def run(self, config: Config) -> int:
-        """Stands in for vhost9p.daemon.run."""
+        """Stands in for vhost9p.single_vm.run."""
         self.served = config
         return RUN_EXIT
 
@@ -80,10 +80,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     run = Cli(capsys)
-    daemon = types.ModuleType("vhost9p.daemon")
-    daemon.run = run.run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vhost9p.daemon", daemon)
-    monkeypatch.setattr("vhost9p.daemon", daemon, raising=False)
+    single_vm = types.ModuleType("vhost9p.single_vm")
+    single_vm.run = run.run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vhost9p.single_vm", single_vm)
+    monkeypatch.setattr("vhost9p.single_vm", single_vm, raising=False)
     return run
 
 

@@ -29,6 +29,7 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # configuration), and no file that a guest reaches.
 OWN_FILES = {
     "config_file.py",
+    "fd_store.py",
     "handover.py",
     "host.py",
     "keeper.py",

@@ -87,21 +87,21 @@ def _serve(words: list[str]) -> int:
         problems.raise_all()
         return _print_limits(config)
     # Late, so that --help does not wait for the event loop and the 9P server to load.
-    from vhost9p import daemon, preflight
+    from vhost9p import preflight, single_vm
 
     with problems.collect():
         config = config and preflight.check(config)
     problems.raise_all()
     assert config is not None, "it is None only after an error"
     start_log(config.log_level)
-    return daemon.run(config)
+    return single_vm.run(config)
 
 
 def _go_on() -> int:
     """Goes on with the VM of the version before, with the configuration that it has."""
-    from vhost9p import daemon
+    from vhost9p import single_vm
 
-    return daemon.go_on()
+    return single_vm.go_on()
 
 
 def main(argv: list[str] | None = None) -> int:

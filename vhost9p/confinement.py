@@ -11,7 +11,7 @@ there and one export in another is no mount within it. State directories keep th
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from vhost9p import host
@@ -26,6 +26,7 @@ __all__ = [
     "confine",
     "enter",
     "fork",
+    "fork_in",
     "prepare",
     "seen_inside",
     "settle",
@@ -37,6 +38,12 @@ EXPORTS = "/exports"
 def fork(config: Config) -> int:
     """Creates the process that calls `enter`; returns as os.fork does. Raises OSError."""
     return sandbox.fork(config.sandbox)
+
+
+def fork_in(namespaces: Mapping[str, int], entered: Entered) -> int:
+    """Creates the process that goes on where another one, which has died, had `entered`; returns as
+    os.fork does. `prepare` and `settle` follow. Raises OSError."""
+    return sandbox.fork_in(namespaces, entered)
 
 
 def enter(config: Config) -> tuple[Config, Entered]:

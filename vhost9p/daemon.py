@@ -19,23 +19,23 @@ import select
 import selectors
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from vhost9p import __version__, handover, signals, upgrade
-from vhost9p.config import SOCKET_MODE, Config, DeviceConfig
-from vhost9p.handover import Handover
-from vhost9p.keeper import EXIT_FAILURE
-from vhost9p.native.process import Signals, handle_stop_signals, set_name
-from vhost9p.output import never_wait, occupy_standard_streams, say, start_log
+from vhost9p import __version__, signals, upgrade
+from vhost9p.birth import ASKED_TO_END, Failed
+from vhost9p.config import Config
+from vhost9p.copies import refuse
+from vhost9p.fd_store import FdStore
+from vhost9p.native.process import Signals, handle_stop_signals
+from vhost9p.notify import Manager
+from vhost9p.output import never_wait
 from vhost9p.saved_state import Unreadable
-from vhost9p.takeover import ASKED_TO_END, Failed
 from vhost9p.upgrade import Trial
 from vhost9p.upgrade_status import StatusFile
-from vhost9p.vhost_user.listener import Listener, ListenError
-from vhost9p.vm import Vm
+from vhost9p.vm import HANG, Vm
 
 log = logging.getLogger(__name__)
 
@@ -64,33 +64,10 @@ def prepare_process(stop_fd: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _listen(config: DeviceConfig) -> Listener:
-    if config.fd is not None:
-        return Listener.inherit(config.fd)
-    assert config.socket is not None
-    return Listener.bind(
-        config.socket,
-        SOCKET_MODE if config.socket_mode is None else config.socket_mode,
-        -1 if config.socket_owner is None else config.socket_owner,
-        -1 if config.socket_group is None else config.socket_group,
-    )
-
-
-def listen(config: Config) -> list[Listener]:
-    """Returns a listener for each device. Raises ListenError."""
-    with ExitStack() as undo:
-        listeners = []
-        for each in config.devices:
-            listeners.append(_listen(each))
-            undo.callback(listeners[-1].close)
-        undo.pop_all()
-        return listeners
-
-
 class Daemon:
     """The VMs, and what main waits for."""
 
-    def __init__(self, status: StatusFile | None = None) -> None:
+    def __init__(self, status: StatusFile | None = None, store: FdStore | None = None) -> None:
         """Raises OSError."""
         never_wait()
         gc.freeze()  # what is loaded stays; a collection in a child would copy all its pages
@@ -107,6 +84,12 @@ class Daemon:
         """When its time is up."""
         self._outcome: upgrade.Outcome | None = None
         """Of the upgrade to this version, until it is reported."""
+        self._store = store or FdStore(Manager(""))
+        self._store_is_due = False
+        self._is_announced = False
+        """Whether the service manager has heard that this process serves."""
+        self._changed: dict[str, Vm] = {}
+        """VMs whose descriptors are to be copied, by name."""
         self._logged = Signals(signals.LOGGED)
         self._ends = Signals({signal.SIGCHLD})
         self._selector = selectors.DefaultSelector()
@@ -125,14 +108,17 @@ class Daemon:
             vm.close()
             raise
         self.vms[vm.name] = vm
+        self._store_is_due = True
 
     def _start(self, vm: Vm) -> None:
-        vm.start()
+        vm.start(self._stop_fd)
         self._watch_vm(vm)
+        self._store_is_due = True
 
     def _watch_vm(self, vm: Vm) -> None:
         if vm.pid:
             self._watch(vm.pidfd, partial(self._keeper_ended, vm))
+            self._watch(vm.bell, partial(self._note_change, vm))
         if vm.log:
             self._watch(vm.log.fileno(), partial(self._relay, vm))
 
@@ -145,8 +131,23 @@ class Daemon:
             self._selector.unregister(vm.log.fileno())
             vm.end_log()
 
+    def _note_change(self, vm: Vm) -> None:
+        self._selector.unregister(vm.bell)
+        self._changed[vm.name] = vm
+
+    def _copy_anew(self, vm: Vm) -> None:
+        if vm.pid and not vm.why_left_out and vm.name not in self._changed:
+            self._note_change(vm)
+
+    def _take_copies(self, vm: Vm) -> None:
+        del self._changed[vm.name]
+        self._store_is_due |= vm.copies.take(vm.pid, vm.pidfd)
+        self._watch(vm.bell, partial(self._note_change, vm))
+
     def _keeper_ended(self, vm: Vm) -> None:
         self._selector.unregister(vm.pidfd)
+        if not self._changed.pop(vm.name, None):
+            self._selector.unregister(vm.bell)
         if vm.ended():
             self.forget(vm)
 
@@ -156,6 +157,7 @@ class Daemon:
         vm.close()
         self.codes.add(vm.code)
         del self.vms[vm.name]
+        self._store_is_due = True
 
     def step(self) -> None:
         """Waits for the next event, and handles it. Raises OSError."""
@@ -168,13 +170,37 @@ class Daemon:
         for at, act in [*self.due()]:
             if at <= time.monotonic():
                 act()
+        if self._store_is_due:
+            self._keep()
+        if not self._is_announced and self.is_ready:
+            self._is_announced = True
+            self._store.manager.send(f"READY=1\nSTATUS=serving {len(self.vms)} VMs")
+
+    def _keep(self) -> None:
+        """Has the service manager keep what another main process needs if this one dies."""
+        self._store_is_due = False
+        if self.stopping:
+            self._store.clear()
+            return
+        vms = [vm for vm in self.vms.values() if vm.stopped_at is None]
+        written = {**self.written_down(), "vms": [vm.written_for_store() for vm in vms]}
+        self._store.keep(written, [fd for vm in vms for fd in (*vm.descriptors, *vm.copies.fds)])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the service has started."""
+        return bool(self.vms) and all(vm.has_served for vm in self.vms.values())
 
     def due(self) -> Iterator[tuple[float, Callable[[], None]]]:
         """Yields when something has to be done without an event, and what."""
         if self._trial:
             yield self._trial_ends, self._give_up_trial
+        if self._store.retries_at is not None:
+            yield self._store.retries_at, self._keep
         if self._outcome:
             yield self._outcome.looks_at, self._look_at_outcome
+        for vm in self._changed.values():
+            yield vm.copies.looks_at, partial(self._take_copies, vm)
         for vm in self.vms.values():
             if (at := self._due(vm)) is not None:
                 yield at, partial(self._do_what_is_due, vm)
@@ -225,6 +251,8 @@ class Daemon:
         """A signal to stop has arrived."""
         self._selector.unregister(self._stop_fd)
         self.stopping = True
+        self._store.clear()
+        self._store.manager.send("STOPPING=1")
         number = os.eventfd_read(self._stop_fd)
         if self._trial:
             self._end_trial(ASKED_TO_END)
@@ -241,6 +269,10 @@ class Daemon:
             self.upgrade()
             return
         log.warning("%s is ignored: the daemon continues; SIGTERM ends it", number.name)
+
+    def end(self) -> None:
+        """All VMs have ended: the service manager keeps nothing."""
+        self._store.clear()
 
     # ---- upgrade ----------------------------------------------------------------------------
 
@@ -266,6 +298,8 @@ class Daemon:
         for vm in self.vms.values():
             if vm.is_about_to_end:
                 return f"{vm.name} is about to end: try again"
+            if vm.killed:
+                continue
             whys.append(vm.why_left_out and f"{vm.name}: {vm.why_left_out}")
         return whys[0] if whys and all(whys) else ""
 
@@ -275,12 +309,18 @@ class Daemon:
             "version": __version__,
             "status": self._status.fd,
             "codes": sorted(self.codes),
+            "manager": self._store.manager.address,
+            "store": self._store.written_down(),
             "log_level": logging.getLevelName(logging.getLogger().level),
-            "vms": [vm.written_down() for vm in self.vms.values()],
+            "vms": [vm.written_down() for vm in self._left()],
         }
 
+    def _left(self) -> list[Vm]:
+        """The VMs that another process goes on with."""
+        return [vm for vm in self.vms.values() if not vm.killed]
+
     def _descriptors_of_vms(self) -> list[int]:
-        return [fd for vm in self.vms.values() for fd in vm.descriptors]
+        return [fd for vm in self._left() for fd in vm.descriptors]
 
     def _take_trial(self) -> None:
         if not self._trial or not self._trial.receive():
@@ -290,12 +330,16 @@ class Daemon:
         if why := trial.result() or self.why_not_now():
             self._refuse(why)
             return
+        for vm in self.vms.values():
+            vm.copies.drop()  # to close them may hang, so not by execve(2)
         try:
             fds = [self._status.fd, *self._descriptors_of_vms()]
             upgrade.execute(self.written_down(), fds, self._must_stop)
             self._refuse(ASKED_TO_END)
         except OSError as error:
             self._refuse(f"the new version cannot be executed: {error.strerror}")
+        for vm in self.vms.values():
+            self._copy_anew(vm)
 
     def _must_stop(self) -> bool:
         return bool(select.select([self._stop_fd], [], [], 0)[0])
@@ -316,12 +360,36 @@ class Daemon:
         log.error("%s", text)
         self._status.report(succeeded=False, text=text)
 
+    # ---- after the death of the main process before -----------------------------------------
+
+    def adopt(self, vms: Collection[Vm], configs: Mapping[str, Config] | None = None) -> None:
+        """Goes on with the VMs of a main process that has died; with those in `configs`, if it is
+        given, where another configuration has no effect yet."""
+        for vm in vms:
+            if configs is not None and vm.name not in configs:
+                log.error("%s is configured no more: %s", vm.name, HANG)
+                sockets = [os.dup(each.fileno()) for each in vm.listeners]
+                vm.close()
+                refuse(sockets)
+                continue
+            if configs is not None and configs[vm.name] != vm.config:
+                log.warning("%s: its configuration has changed, which it ignores", vm.name)
+            log.error("the daemon has died with %s: %s", vm.name, vm.outlook)
+            self.vms[vm.name] = vm
+            self._watch_vm(vm)
+        self._store_is_due = True
+
     def take_over(self, vms: Collection[Vm], before: str) -> None:
         """Replaces the keepers of the version before."""
         outcome = self._outcome = upgrade.Outcome(before)
         for vm in vms:
-            vm.supervise()
             self.vms[vm.name] = vm
+            try:
+                vm.supervise()
+            except OSError as error:
+                outcome.failed += 1
+                log.error("%s begins anew: %s", vm.name, error.strerror)
+                vm.wait_for_start()
             try:
                 if self._must_stop():
                     raise Failed(ASKED_TO_END)
@@ -333,6 +401,7 @@ class Daemon:
                 outcome.failed += 1
                 log.error("%s goes on with version %s: %s", vm.name, before, error)
             self._watch_vm(vm)
+            self._copy_anew(vm)
         outcome.deadline = time.monotonic() + upgrade.SERVE_PATIENCE_S
         self._look_at_outcome()
 
@@ -350,55 +419,3 @@ class Daemon:
         log.log(logging.INFO if outcome.succeeded else logging.ERROR, "%s", outcome)
         self._status.report(succeeded=outcome.succeeded, text=str(outcome))
         self._outcome = None
-
-
-def name_of(config: Config) -> str:
-    """Returns the name of a VM: that of its file, or its socket."""
-    if config.file:
-        return os.path.splitext(os.path.basename(config.file))[0]
-    device = config.devices[0]
-    return device.socket or f"--fd {device.fd}"
-
-
-def go_on() -> int:
-    """Serves the VM of the version before until the end, and returns the exit code. Raises
-    Unreadable, OSError."""
-    received = handover.received()
-    assert received, "the caller has looked"
-    vms = read_vms(received)
-    daemon = Daemon(StatusFile(received.written["status"]))
-    daemon.codes.update(received.written["codes"])
-    daemon.take_over(vms, received.written["version"])
-    return _serve(daemon)
-
-
-def read_vms(received: Handover) -> list[Vm]:
-    """Returns the VMs of the version before. If this process only tries, it ends here. Raises
-    Unreadable, OSError."""
-    vms = [Vm.read(each) for each in received.written["vms"]]
-    if received.only_tries:
-        for vm in vms:
-            vm.rehearse()
-        received.answer()
-    start_log(received.written["log_level"])
-    set_name("vhost9p")
-    return vms
-
-
-def run(config: Config) -> int:
-    """Serves one VM until the end, and returns the exit code."""
-    occupy_standard_streams()
-    set_name("vhost9p")
-    daemon = Daemon()
-    try:
-        daemon.add(Vm(name_of(config), config, listen(config), speaks=False))
-    except ListenError as error:
-        say(str(error))
-        return EXIT_FAILURE
-    return _serve(daemon)
-
-
-def _serve(daemon: Daemon) -> int:
-    while daemon.vms:
-        daemon.step()
-    return 0 if daemon.stopping else max(daemon.codes)

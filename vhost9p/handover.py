@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from vhost9p import memory_file
 from vhost9p.saved_state import Unreadable
@@ -67,11 +67,20 @@ def received() -> Handover | None:
         return None
     purpose, _, number = value.partition(" ")
     with os.fdopen(int(number), encoding="utf-8") as file:
-        file.seek(0)
-        written = json.load(file)
+        written = read(file)
+    return Handover(purpose == "try", written)
+
+
+def read(file: TextIO) -> dict[str, Any]:
+    """Reads what `write` has written. Raises Unreadable, OSError."""
+    file.seek(0)
+    try:
+        written = dict(json.load(file))
+    except ValueError:
+        raise Unreadable("what the process before has written down is no JSON") from None
     if written.get("format") != FORMAT:
         raise Unreadable(
             f"the old version has written down what it knows in format {written.get('format')}, "
             f"and this version reads {FORMAT} only"
         )
-    return Handover(purpose == "try", written)
+    return written

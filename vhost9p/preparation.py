@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from vhost9p.config import Config
-from vhost9p.daemon import listen
 from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
 from vhost9p.native.process import close_others, end_with
+from vhost9p.single_vm import listen
 from vhost9p.stop_signals import STOP
 from vhost9p.vhost_user.listener import Listener, ListenError
 

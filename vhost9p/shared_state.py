@@ -19,6 +19,7 @@ What ends worker after worker by a fault must come to an end itself:
   connection: nothing else can be said to a frontend whose set-up is lost.
 """
 
+import errno
 import logging
 import mmap
 from collections.abc import Collection, Iterable, Sequence
@@ -26,7 +27,9 @@ from typing import NamedTuple, Self
 
 from vhost9p.attempts import DEATHS, Attempts
 from vhost9p.ends import Cause
+from vhost9p.fs import lock_records
 from vhost9p.fs.locks import LockTable
+from vhost9p.inventory import Loss
 from vhost9p.native.connection import Connection
 from vhost9p.native.device import Area, Blame
 from vhost9p.native.process import close_others
@@ -85,6 +88,29 @@ class SharedState(NamedTuple):
             *LockTable.descriptors_in(self.locks),
         ]
 
+    def lose_descriptors(self, numbers: tuple[list[int], list[int]] | None) -> None:
+        """All descriptors are lost but those of the session, which had numbers and have others now
+        (inventory.py); None: these, too. `recover` is next. Raises OSError."""
+        name, ends = self.listener.name, self.connection.is_live and not numbers
+        if numbers:
+            known, instead = numbers
+            try:
+                self.connection.lose_descriptors(known[:2], instead[:2])
+                self.area.lose_descriptors(known[2:], instead[2:])
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                ends = self.connection.is_live
+        held = lock_records.count_held(lock_records.words_of(self.locks))
+        self.locks.madvise(mmap.MADV_REMOVE)
+        if held:
+            log.warning("%s: %d locks of the guest are lost", name, held)
+        if ends:
+            log.error("%s: changed in the instant of the death: the connection ends", name)
+        if ends or not numbers:
+            self.area.lose_all()
+            self.connection.forget()
+
     def give_up(self, *, all_of_it: bool) -> None:
         """Gives up the guest's session, or all, instead of taking it over. `recover` is next.
         Raises OSError."""
@@ -100,18 +126,33 @@ class SharedState(NamedTuple):
 
 
 def take_over(
-    states: Sequence[SharedState], attempts: Attempts, kept: Collection[int], cause: Cause
+    states: Sequence[SharedState],
+    attempts: Attempts,
+    kept: Collection[int],
+    cause: Cause,
+    loss: Loss | None = None,
 ) -> None:
     """Called by a worker before it opens anything. `kept` are the descriptors of the keeper,
-    `cause` is why the worker before ended. Raises OSError."""
+    `cause` is why the worker before ended, `loss` what was lost with the keeper before. Raises
+    OSError."""
     attempts.begin(cause)
     for number, all_of_it in attempts.due():
         states[number].give_up(all_of_it=all_of_it)
     blame(states, cause)
+    lost = loss is not None and loss.is_due
+    if loss and lost:
+        for state, numbers in zip(states, loss.devices, strict=True):
+            state.lose_descriptors(numbers)
+        loss.settled()
     owned: set[int] = set()
     for number, state in enumerate(states):
         with attempts.taking_over(number):
             owned.update(state.recover())
+        if lost and state.area.is_taken_over and (count := state.area.lost_fids):
+            log.warning(
+                "%s: %d fids are lost, whose files have no name or are too young",
+                state.listener.name, count,
+            )  # fmt: skip
     close_others({*kept, *owned})
 
 

@@ -1,9 +1,10 @@
 """A VM as main sees it: its sockets, its saved state, and its keeper.
 
-Main forks the keeper (keeper.py), and takes the next one's start upon itself when it dies: that
-begins with a new state, after the end of all processes of the VM, which is the end of their log
-(log_pipe.py). A worker that hangs in a system call may outlive its keeper, and what it still does
-must not meet the next one's work.
+Main forks the keeper (keeper.py), and takes the next one's start upon itself when it dies. That
+comes after the end of all processes of the VM, which is the end of their log (log_pipe.py): a
+worker that hangs in a system call may outlive its keeper, and what it still does must not meet the
+next one's work. The next keeper goes on with the state of the devices, and with main's copies of
+what cannot be reopened (copies.py); where there are none, with a new state.
 
 After an upgrade, main is another version of the code, and knows the VM from what the version before
 has written down (`written_down`). The keeper, which is still the old version's, is then replaced by
@@ -16,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
@@ -24,23 +25,27 @@ from typing import Any, Self
 from vhost9p import confinement, memory_file, plain, takeover, worker
 from vhost9p.attempts import Attempts
 from vhost9p.back_off import BackOff
+from vhost9p.birth import Failed, Newborn, Waits, give_birth
 from vhost9p.config import Config
 from vhost9p.confinement import Entered, SandboxError
+from vhost9p.copies import Copies
 from vhost9p.ends import how_it_ended
 from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
+from vhost9p.inventory import Inventory, Loss
 from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
 from vhost9p.log_pipe import LogPipe
 from vhost9p.native.process import admit
 from vhost9p.output import say, speak_for
 from vhost9p.progress import Progress
-from vhost9p.saved_state import FIRST_ADDRESS, SavedState
+from vhost9p.saved_state import FIRST_ADDRESS, SavedState, Unreadable
 from vhost9p.shared_state import SharedState
 from vhost9p.vhost_user.listener import Listener
 
 log = logging.getLogger(__name__)
 
 EXIT_USAGE = 2
+HANG = "mounts of a connected VM hang from now on"
 
 
 class Vm:
@@ -55,6 +60,7 @@ class Vm:
         *,
         speaks: bool,
         progress: Progress | None = None,
+        inventory: Inventory | None = None,
     ) -> None:
         """Takes ownership of the listeners, one for each device. Raises OSError."""
         self.name = name
@@ -77,6 +83,10 @@ class Vm:
         self._speaks = speaks
         self._back_off = BackOff()
         self._progress = progress or Progress(len(listeners))
+        self._inventory = inventory or Inventory(len(listeners))
+        self.copies = Copies(name, self._inventory)
+        self._goes_on = False
+        """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
         """Of the devices, since the keeper's start."""
         self._report = -1
@@ -84,11 +94,20 @@ class Vm:
 
     # ---- start ------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Forks the keeper; there is no log of the last one. Raises OSError."""
+    def start(self, stop_fd: int) -> None:
+        """Starts the keeper; there is no log of the last one. `stop_fd` becomes readable after a
+        signal to stop. Raises OSError."""
         self._back_off.started()
         self.next_start = None
         self.awaits_worker = False
+        if self._goes_on:
+            self._goes_on = False
+            if self._start_again(stop_fd):
+                return
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self.copies.drop()
         self._close_states()
         self._create_states()
         log = LogPipe()
@@ -152,11 +171,16 @@ class Vm:
         become_keeper(
             self.name,
             log_fd,
-            [each.fileno() for each in self.listeners],
+            self._kept,
             self._confine,
             self._progress,
             (self._report, *(each.fd for each in self._states)),
         )
+
+    @property
+    def _kept(self) -> list[int]:
+        """Descriptors of the keeper, by main's numbers."""
+        return [self._inventory.bell, *(each.fileno() for each in self.listeners)]
 
     def _confine(self) -> Task:
         """Confines the keeper. Returns what its workers do. Raises Refused."""
@@ -191,17 +215,68 @@ class Vm:
         config: Config,
         entered: Entered,
         states: Sequence[SharedState],
-        left: Sequence[int] | None = None,
+        successor: takeover.Successor | None = None,
+        loss: Loss | None = None,
     ) -> Task:
-        """`left` are the descriptors of the keeper before, if this one has taken over."""
-        attempts = Attempts(len(states), is_upgrade=left is not None)
+        """`successor` is given if this keeper has taken over from one of another version, `loss` if
+        the one before has died."""
+        attempts = Attempts(len(states), is_upgrade=successor is not None)
+        left = successor.left if successor else loss.fds if loss else ()
+        shared = attempts, self._progress, self._inventory
         return Task(
-            work=partial(worker.run, config, states, attempts, self._progress, entered.lacks),
+            work=partial(worker.run, config, states, *shared, entered.lacks, loss),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),
-            left=left or (),
+            left=left,
         )
+
+    # ---- start after a death ----------------------------------------------------------------
+
+    def _start_again(self, stop_fd: int) -> bool:
+        """Starts a keeper that goes on with the state of the one that has died. Returns whether
+        that was possible."""
+        log_pipe = LogPipe()
+        self._limit(log_pipe)
+        try:
+            entered, loss = self._read_entered(), self.copies.loss()
+            self.pid, self.pidfd = give_birth(
+                Waits(stop_fd),
+                partial(confinement.fork_in, self.copies.namespaces, entered),
+                partial(self._live_again, log_pipe.write_end, entered, loss),
+            )
+        except (Failed, OSError, Unreadable) as error:
+            log_pipe.close()
+            why = (isinstance(error, OSError) and error.strerror) or error
+            log.error("%s cannot go on: %s: %s", self.name, why, HANG)
+            return False
+        log_pipe.close_write_end()
+        self.log = log_pipe
+        return True
+
+    def _live_again(self, log_fd: int, entered: Entered, loss: Loss, out: socket.socket) -> None:
+        """In the new keeper, which is where the one before was."""
+        newborn = Newborn()
+        newborn.begin(out)
+        self._begin_to_speak()
+        config = confinement.seen_inside(self.config, entered)
+        states = self._map(is_new=False)
+        task = partial(self._task, config, entered, states, loss=loss)
+        begin = partial(self._begin_in_place, newborn, entered, task)
+        needed = (newborn.channel, *loss.fds)
+        become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, newborn.own)
+
+    def _begin_in_place(self, newborn: Newborn, entered: Entered, task: Callable[[], Task]) -> Task:
+        """In a keeper in the namespaces of another one: the last steps."""
+        try:
+            prepared = confinement.prepare(entered)
+        except OSError as error:
+            newborn.fail(error)
+        admit(os.getppid())
+        self._progress.begin_anew()
+        newborn.take_leave()
+        confinement.settle(prepared)
+        return task()
 
     # ---- end --------------------------------------------------------------------------------
 
@@ -234,12 +309,9 @@ class Vm:
             log.error("the keeper of %s %s before it served", self.name, how_it_ended(end))
             self.code = EXIT_FAILURE
             return True
-        log.error(
-            "the keeper of %s %s: mounts of a connected VM hang from now on",
-            self.name,
-            how_it_ended(end),
-        )
-        can_connect = all(each.is_listening for each in self.listeners)
+        self._expect_keeper()
+        log.error("the keeper of %s %s: %s", self.name, how_it_ended(end), self.outlook)
+        can_connect = self._goes_on or all(each.is_listening for each in self.listeners)
         if not can_connect or self._progress.all_finished:
             self.code = EXIT_FAILURE
             return True
@@ -260,6 +332,8 @@ class Vm:
         """Removes the sockets, and writes what is left of the log."""
         self.end_log()
         self._close_states()
+        self.copies.drop()
+        self._inventory.close()
         self._progress.close()
         for each in self.listeners:
             each.close()
@@ -268,8 +342,9 @@ class Vm:
 
     @property
     def is_about_to_end(self) -> bool:
-        """Whether no other version of the code can take over now, since that would not know."""
-        return self.stopped_at is not None
+        """Whether no other version of the code can take over now, since that would not know. One
+        that was killed, and hangs, is left behind."""
+        return self.stopped_at is not None and not self.killed
 
     @property
     def why_left_out(self) -> str:
@@ -294,7 +369,8 @@ class Vm:
         states = [each.fd for each in self._states]
         sockets = [each.fileno() for each in self.listeners]
         logs = [self.log.fileno()] if self.log else []
-        return [*sockets, *states, self._report, self._progress.fd, *logs]
+        shared = self._report, self._progress.fd, self._inventory.fd, self._inventory.bell
+        return [*sockets, *states, *shared, *logs]
 
     def written_down(self) -> dict[str, Any]:
         """What the next version has to know of the VM, for JSON."""
@@ -307,8 +383,28 @@ class Vm:
             "states": [each.fd for each in self._states],
             "report": self._report,
             "progress": self._progress.fd,
+            "inventory": self._inventory.fd,
+            "bell": self._inventory.bell,
             "log": self.log.fileno() if self.log else -1,
         }
+
+    def written_for_store(self) -> dict[str, Any]:
+        """What another main process has to know of the VM if this one dies, for JSON."""
+        return {**self.written_down(), "keeper": 0, "copies": self.copies.written_down()}
+
+    def succeed_keeper(self) -> None:
+        """The keeper has died with the main process before: the next one is due."""
+        self._expect_keeper()
+        self.wait_for_start()
+
+    def _expect_keeper(self) -> None:
+        """The keeper has died."""
+        self._goes_on = self.copies.has_sessions() and bool(self._read_report().get("at_home"))
+
+    @property
+    def outlook(self) -> str:
+        """What the death of the keeper means to the guest."""
+        return "files are reopened, and locks are lost" if self._goes_on else HANG
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Self:
@@ -318,7 +414,12 @@ class Vm:
             Listener.read(socket.socket(fileno=each["fd"]), each) for each in written["sockets"]
         ]
         progress = Progress(len(listeners), written["progress"])
-        vm = cls(written["name"], config, listeners, speaks=written["speaks"], progress=progress)
+        shared = written.get("inventory", -1), written.get("bell", -1)  # older versions have none
+        inventory = Inventory(len(listeners), *shared)
+        vm = cls(
+            written["name"], config, listeners, speaks=written["speaks"],
+            progress=progress, inventory=inventory,
+        )  # fmt: skip
         vm._states = [SavedState.open(fd) for fd in written["states"]]
         vm._report = written["report"]
         if written["log"] >= 0:
@@ -329,11 +430,16 @@ class Vm:
             os.set_inheritable(fd, False)
         return vm
 
+    @property
+    def bell(self) -> int:
+        """The descriptor that becomes readable when `copies` have to be taken."""
+        return self._inventory.bell
+
     def supervise(self) -> None:
         """Goes on with the keeper that the version before has started, or with none if that has
-        died. Raises OSError."""
+        died. Raises OSError: then it is killed, and the next one begins anew."""
         if self.pid:
-            self.pidfd = os.pidfd_open(self.pid)
+            self._supervise()
         else:
             self.wait_for_start()
 
@@ -354,7 +460,7 @@ class Vm:
         """Replaces the keeper by one of this version. Raises Failed, OSError, Unreadable: the
         old one goes on. `stop_fd` becomes readable after a signal to stop, which ends it."""
         if why := self.why_left_out:
-            raise takeover.Failed(why)
+            raise Failed(why)
         entered = self._read_entered()
         log = LogPipe()
         self._limit(log)
@@ -370,6 +476,11 @@ class Vm:
         self.log = log
 
     @property
+    def has_served(self) -> bool:
+        """Whether a worker has ever served."""
+        return self._progress.has_served
+
+    @property
     def serves_anew(self) -> bool:
         """Whether a worker of the new keeper has served."""
         return self._progress.serves_anew
@@ -380,18 +491,8 @@ class Vm:
         config = confinement.seen_inside(self.config, entered)
         states = self._map(is_new=False)
         sockets = [each.fileno() for each in self.listeners]
-        log_fd = successor.copy(sockets, log_fd)
-
-        def begin() -> Task:
-            try:
-                prepared = confinement.prepare(entered)
-            except OSError as error:
-                successor.fail(error)
-            admit(os.getppid())
-            self._progress.begin_anew()
-            successor.take_leave()
-            confinement.settle(prepared)
-            return self._task(config, entered, states, successor.left)
-
+        log_fd, self._inventory.bell = successor.copy(sockets, (log_fd, self._inventory.bell))
+        task = partial(self._task, config, entered, states, successor)
+        begin = partial(self._begin_in_place, successor, entered, task)
         needed = (successor.channel, *successor.left)
-        become_keeper(self.name, log_fd, sockets, begin, self._progress, needed, successor.own)
+        become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, successor.own)

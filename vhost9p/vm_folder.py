@@ -16,10 +16,13 @@ from typing import Any
 
 from vhost9p import handover, plain, preflight
 from vhost9p.config import Config
-from vhost9p.daemon import Daemon, read_vms
+from vhost9p.daemon import Daemon
 from vhost9p.errors import UserError
+from vhost9p.fd_store import FdStore
 from vhost9p.native.process import set_name
+from vhost9p.notify import take_manager
 from vhost9p.output import occupy_standard_streams, say
+from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Preparation, Prepared
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener
@@ -37,10 +40,14 @@ class FolderDaemon(Daemon):
     with its errors."""
 
     def __init__(
-        self, folder: str, load: Callable[[str], Config], status: StatusFile | None = None
+        self,
+        folder: str,
+        load: Callable[[str], Config],
+        status: StatusFile | None = None,
+        store: FdStore | None = None,
     ) -> None:
         """Raises OSError."""
-        super().__init__(status)
+        super().__init__(status, store)
         self._folder = folder
         self._load = load
         self._read: dict[str, Config] = {}
@@ -85,6 +92,11 @@ class FolderDaemon(Daemon):
         if self._preparation:
             yield self._deadline, self._give_up
 
+    @property
+    def is_ready(self) -> bool:
+        """See Daemon. A VM that does not serve yet holds up no other."""
+        return not self._preparation
+
     # ---- upgrade
 
     def why_not_now(self) -> str:
@@ -95,15 +107,23 @@ class FolderDaemon(Daemon):
 
     def written_down(self) -> dict[str, Any]:
         """See Daemon."""
-        read = {name: plain.to_plain(self._read[name]) for name in self.vms}
+        read = {name: plain.to_plain(self._read[name]) for name in self.vms if name in self._read}
         return {**super().written_down(), "read": read}
 
     def go_on(self, vms: Collection[Vm], written: dict[str, Any]) -> None:
         """Serves the VMs of the version before."""
+        self._take_read(written)
+        self.take_over(vms, written["version"])
+
+    def go_on_after_death(self, vms: Collection[Vm], written: dict[str, Any]) -> None:
+        """Serves the VMs of a main process that has died."""
+        self._take_read(written)
+        self.adopt(vms)
+
+    def _take_read(self, written: dict[str, Any]) -> None:
         self._read = {
             name: plain.from_plain(Config, config) for name, config in written["read"].items()
         }
-        self.take_over(vms, written["version"])
 
     # ---- files
 
@@ -223,13 +243,19 @@ def run(folder: str, load: Callable[[str], Config]) -> int:
     OSError."""
     if received := handover.received():
         vms = read_vms(received)
-        daemon = FolderDaemon(folder, load, StatusFile(received.written["status"]))
+        status, store = StatusFile(received.written["status"]), store_of(received.written)
+        daemon = FolderDaemon(folder, load, status, store)
         daemon.go_on(vms, received.written)
     else:
         occupy_standard_streams()
         set_name("vhost9p")
-        daemon = FolderDaemon(folder, load)
+        store = FdStore(take_manager())
+        kept = receive(store)
+        daemon = FolderDaemon(folder, load, store=store)
+        if kept:
+            daemon.go_on_after_death(vms_of(kept), kept.written)
         daemon.look()
     while daemon.vms or not daemon.stopping:
         daemon.step()
+    daemon.end()
     return 0

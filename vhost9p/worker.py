@@ -31,6 +31,7 @@ from vhost9p.confinement import SandboxError
 from vhost9p.device import Device
 from vhost9p.ends import Cause
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
+from vhost9p.inventory import Inventory, Loss
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.process import take_stop_signals
@@ -108,6 +109,7 @@ class Worker:
         states: Sequence[SharedState],
         attempts: Attempts,
         progress: Progress,
+        inventory: Inventory,
         stop_fd: int,
         lacks: Collection[str] = (),
     ) -> None:
@@ -117,6 +119,7 @@ class Worker:
         self._stop_fd = stop_fd
         self._lacks = lacks
         self._progress = progress
+        self._inventory = inventory
         self._served: list[tuple[Device, SharedState, DeviceConfig]] = []
         devices = len(config.devices)
         make = partial(Device, log_failures=config.log_failures)
@@ -172,8 +175,16 @@ class Worker:
         self, number: int, device: Device, state: SharedState, config: DeviceConfig
     ) -> None:
         """Serves a device; returns after its only connection, if it is to have but one."""
-        await state.listener.serve(device, state.connection, once=config.once)
+        changed = partial(self._list_descriptors, number, state)
+        changed(True)
+        await state.listener.serve(device, state.connection, once=config.once, changed=changed)
         self._progress.finish(number)
+
+    def _list_descriptors(self, number: int, state: SharedState, anew: bool) -> None:
+        """Descriptors of a device's session may have changed; `anew`: also without another
+        number."""
+        fds = [*state.connection.session_descriptors(), *state.area.session_descriptors()]
+        self._inventory.write(number, fds, anew=anew)
 
     def _take_signals(self, stop: "asyncio.Future[signal.Signals]") -> None:
         """From now on a signal to stop resolves `stop`."""
@@ -212,21 +223,24 @@ def run(
     states: Sequence[SharedState],
     attempts: Attempts,
     progress: Progress,
+    inventory: Inventory,
     lacks: Collection[str],
+    loss: Loss | None,
     kept: Collection[int],
     cause: Cause,
 ) -> int:
     """Serves until the end, and returns the exit code. `lacks` is what the keeper's confinement
-    lacks, `kept` are the keeper's descriptors, `cause` is why the worker before ended. The signals
-    to stop are blocked. Raises what nobody expected."""
+    lacks, `loss` is what was lost with the keeper before, `kept` are the keeper's descriptors,
+    `cause` is why the worker before ended. The signals to stop are blocked. Raises what nobody
+    expected."""
     try:
         with _memory_as_errno():
-            take_over(states, attempts, kept, cause)
+            take_over(states, attempts, kept, cause, loss)
             lacks = (*lacks, *confinement.confine(config))  # before the first thread
             stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             take_stop_signals(stop_fd, STOP_PATIENCE_S)
             initialise()
-            worker = Worker(config, states, attempts, progress, stop_fd, lacks)
+            worker = Worker(config, states, attempts, progress, inventory, stop_fd, lacks)
     except _Stopped:
         return 0
     except UserError as error:

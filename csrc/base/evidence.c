@@ -302,6 +302,26 @@ uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count
     return grown > 0 && grown < count ? (uint32_t)grown : count;
 }
 
+void v9_evidence_lose_descriptors(struct v9_evidence *evidence)
+{
+    evidence->made = -1;
+    for (uint32_t i = 0; i < V9_STEPS_MAX; i++)
+        evidence->steps[i].dir_fd = -1;
+    if (evidence->append_fd >= 0)
+        evidence->append_fd = V9_APPEND_LOST;
+}
+
+uint32_t v9_evidence_grown(int fd, uint32_t count)
+{
+    const struct v9_evidence *evidence = running.evidence;
+    struct stat st;
+
+    if (!evidence || evidence->append_fd != V9_APPEND_LOST || fstat(fd, &st) < 0 ||
+        st.st_size <= evidence->size)
+        return 0;
+    return st.st_size - evidence->size < count ? (uint32_t)(st.st_size - evidence->size) : count;
+}
+
 /* The last step that makes, counted from 1: the last one, or what that takes back; 0: none. */
 static uint32_t find_making(const struct v9_evidence *evidence)
 {

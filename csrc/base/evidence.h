@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 enum { V9_STEPS_MAX = 8 }; /* more than any request takes */
+enum { V9_APPEND_LOST = -2 };
 
 struct v9_step {
     uint8_t kind;
@@ -36,7 +37,7 @@ struct v9_evidence {
     uint32_t count;          /* steps that were noted */
     int32_t made;            /* descriptor of a file that step made_by has made; -1: not known */
     uint32_t made_by;        /* counted from 1 */
-    int32_t append_fd;       /* that is appended to; -1: none */
+    int32_t append_fd;       /* that is appended to; -1: none; V9_APPEND_LOST */
     int64_t append_at, size; /* its position, and the file's size, before */
     struct v9_step steps[V9_STEPS_MAX];
 };
@@ -80,6 +81,12 @@ bool v9_evidence_toggled(bool exists);
 void v9_evidence_append(int fd);
 /* How many of `count` bytes a request that died has appended; 0: it has not. */
 uint32_t v9_evidence_appended(const struct v9_evidence *evidence, uint32_t count);
+
+/* The descriptors of all evidence are lost with the process. */
+void v9_evidence_lose_descriptors(struct v9_evidence *evidence);
+/* Before an append by another descriptor than the one that was lost: how many of `count` bytes were
+ * appended already, as far as the size of the file shows, which others may have changed as well. */
+uint32_t v9_evidence_grown(int fd, uint32_t count);
 
 /* The directory in which a request that died was about to make a name, as its last step but for
  * taking it back; -1: none. */

@@ -53,7 +53,7 @@ static int use_anchor(struct v9_fids *fids, v9_export *ex, const struct v9_ident
 
     pthread_mutex_lock(&fids->lock);
     anchor = v9_recipes_anchor(store, is->mnt_id);
-    if (!anchor) {
+    if (!anchor || anchor->fd < 0) {
         pthread_mutex_unlock(&fids->lock);
         made = v9_recipe_anchor(ex, fd, is, recipe, host_mode, by_handle);
         if (made < 0)
@@ -61,7 +61,9 @@ static int use_anchor(struct v9_fids *fids, v9_export *ex, const struct v9_ident
         pthread_mutex_lock(&fids->lock);
         anchor = v9_recipes_anchor(store, is->mnt_id);
     }
-    if (!anchor && (anchor = v9_recipes_add_anchor(store, is->mnt_id, made, *by_handle)))
+    if (anchor && made >= 0)
+        made = v9_recipes_equip_anchor(anchor, made, *by_handle);
+    else if (!anchor && (anchor = v9_recipes_add_anchor(store, is->mnt_id, made, *by_handle)))
         made = -1;
     if (anchor) {
         anchor->users++;

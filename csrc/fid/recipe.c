@@ -47,13 +47,13 @@ static int open_handle(int anchor, const struct v9_recipe *recipe)
 
 /* Whether every file that is created from now on gets another btime. The host's clock for them goes
  * in steps of some milliseconds; a file system may keep whole seconds, FAT two of them. */
-static bool is_conclusive(uint64_t btime)
+bool v9_recipe_is_conclusive(uint64_t btime, uint64_t ago)
 {
     const uint64_t second = 1000000000u, step = btime % second ? second / 10 : 2 * second;
     struct timespec now;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    return btime && btime + step < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
+    return btime && btime + step + ago < (uint64_t)now.tv_sec * second + (uint64_t)now.tv_nsec;
 }
 
 static bool is_same(const struct v9_identity *a, const struct v9_identity *b)
@@ -79,7 +79,7 @@ int v9_recipe_make(v9_export *ex, int32_t fd, const struct v9_identity *is,
     size = v9_export_path(ex, fd, "", recipe->path);
     recipe->path_size = size < 0 ? 0 : (uint32_t)size;
     recipe->handle_size = 0;
-    recipe->btime_conclusive = is_conclusive(is->btime);
+    recipe->btime_conclusive = v9_recipe_is_conclusive(is->btime, 0);
     if (read_handle(fd, &handle) < 0)
         return recipe->btime_conclusive ? 0 : -EAGAIN;
     recipe->handle_type = handle.head.handle_type;
@@ -153,6 +153,16 @@ int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
     if (probe >= 0)
         v9_budget_close(probe);
     return anchor >= 0 ? anchor : v9_export_reopen(ex, fd);
+}
+
+int v9_recipe_open_anchor(v9_export *ex, uint64_t mnt_id)
+{
+    const int opened = v9_export_open(ex, ex->conf.root_fd, O_RDONLY);
+
+    if (opened < 0 || is_on_mount(opened, mnt_id))
+        return opened < 0 ? -1 : opened;
+    v9_budget_close(opened);
+    return -1;
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */

@@ -59,5 +59,11 @@ int v9_recipe_anchor(v9_export *ex, int32_t fd, const struct v9_identity *is,
  */
 int v9_recipe_open(v9_export *ex, const struct v9_identity *is, const struct v9_recipe *recipe,
                    int32_t anchor);
+/* Whether no file that was created in the last `ago` nanoseconds, or is created from now on, can
+ * have this btime. */
+bool v9_recipe_is_conclusive(uint64_t btime, uint64_t ago);
+/* Opens an anchor (v9_recipe_anchor) anew that is lost, if the export's root is on its mount; -1.
+ */
+int v9_recipe_open_anchor(v9_export *ex, uint64_t mnt_id);
 
 #endif

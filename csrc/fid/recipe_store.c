@@ -52,10 +52,17 @@ uint32_t v9_recipes_put(struct v9_recipe_store *store, const struct v9_recipe *r
     return at;
 }
 
+static bool is_recipe(uint32_t at)
+{
+    return at != V9_RECIPE_NONE && at != V9_RECIPE_DUE;
+}
+
 void v9_recipes_remove(struct v9_recipe_store *store, uint32_t at)
 {
     const struct record *record = v9_arena_at(&store->arena, at);
 
+    if (!is_recipe(at))
+        return;
     v9_arena_give(&store->arena, at, record_size(record->handle_size, record->path_size));
     if (--store->count == 0)
         v9_recipes_clear_journal(store);
@@ -93,13 +100,17 @@ void v9_recipes_get(const struct v9_recipe_store *store, uint32_t at, uint32_t e
 {
     const struct record *record = v9_arena_at(&store->arena, at);
     const uint32_t count = v9_recipes_journal_count(store);
-    const uint32_t from = record->seq > store->first ? (uint32_t)(record->seq - store->first) : 0;
+    uint32_t from;
 
+    recipe->path_size = recipe->handle_size = 0;
+    if (!is_recipe(at))
+        return;
     recipe->handle_type = record->handle_type;
     recipe->handle_size = record->handle_size;
     recipe->path_size = *path_of(record) ? record->path_size : 0;
     memcpy(recipe->handle, record->bytes, record->handle_size);
     memcpy(recipe->path, path_of(record), record->path_size + 1u);
+    from = record->seq > store->first ? (uint32_t)(record->seq - store->first) : 0;
     for (uint32_t i = from; i < count && recipe->path_size; i++)
         if (store->renames[i].export == export)
             apply(store, &store->renames[i], recipe);
@@ -112,6 +123,8 @@ void v9_recipes_renew(struct v9_recipe_store *store, uint32_t *at, uint32_t expo
     struct v9_recipe recipe;
     uint32_t renewed;
 
+    if (!is_recipe(old))
+        return;
     v9_recipes_get(store, old, export, &recipe);
     renewed = v9_recipes_put(store, &recipe);
     if (!renewed) {
@@ -182,6 +195,16 @@ struct v9_anchor *v9_recipes_add_anchor(struct v9_recipe_store *store, uint64_t 
     return NULL;
 }
 
+int32_t v9_recipes_equip_anchor(struct v9_anchor *anchor, int32_t fd, bool by_handle)
+{
+    if (anchor->fd >= 0)
+        return fd;
+    anchor->by_handle = by_handle;
+    V9_COMMIT();
+    anchor->fd = fd;
+    return -1;
+}
+
 int32_t v9_recipes_leave_anchor(struct v9_recipe_store *store, uint64_t mnt_id)
 {
     struct v9_anchor *anchor = v9_recipes_anchor(store, mnt_id);
@@ -227,26 +250,55 @@ void v9_recipes_recover(struct v9_recipe_store *store, struct v9_arena_marks *ma
             store->renames[i].text = 0;
 }
 
-bool v9_recipe_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks, uint32_t at,
-                       uint64_t mnt_id)
+void v9_recipes_lose_descriptors(struct v9_recipe_store *store)
+{
+    for (int i = 0; i < V9_ANCHORS_MAX; i++)
+        store->anchors[i].fd = -1;
+}
+
+/* The anchor of a mount, which is made without a descriptor if there is none; NULL: there are too
+ * many. */
+static struct v9_anchor *find_or_make_anchor(struct v9_recipe_store *store, uint64_t mnt_id)
+{
+    struct v9_anchor *unused = NULL;
+
+    for (int i = 0; i < V9_ANCHORS_MAX; i++) {
+        struct v9_anchor *anchor = &store->anchors[i];
+        if (!anchor->users && anchor->fd < 0)
+            unused = anchor;
+        else if (anchor->mnt_id == mnt_id)
+            return anchor;
+    }
+    if (unused)
+        *unused = (struct v9_anchor){mnt_id, 0, -1, false};
+    return unused;
+}
+
+/* Keeps a recipe's record. */
+static bool keep(struct v9_recipe_store *store, struct v9_arena_marks *marks, uint32_t at)
 {
     const struct record *record = v9_arena_at(&store->arena, at);
 
-    if (!v9_arena_holds(&store->arena, at, sizeof(*record)) ||
-        record->handle_size > V9_HANDLE_MAX || record->path_size >= PATH_MAX)
-        return false;
-    for (int i = 0; i < V9_ANCHORS_MAX; i++) {
-        struct v9_anchor *anchor = &store->anchors[i];
-        if (anchor->fd < 0 || anchor->mnt_id != mnt_id)
-            continue;
-        if (!v9_arena_mark(&store->arena, marks, at,
-                           record_size(record->handle_size, record->path_size)))
-            return false;
-        anchor->users++;
-        store->count++;
+    if (!is_recipe(at))
         return true;
-    }
-    return false;
+    if (!v9_arena_holds(&store->arena, at, sizeof(*record)) ||
+        record->handle_size > V9_HANDLE_MAX || record->path_size >= PATH_MAX ||
+        !v9_arena_mark(&store->arena, marks, at,
+                       record_size(record->handle_size, record->path_size)))
+        return false;
+    store->count++;
+    return true;
+}
+
+bool v9_recipe_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks, uint32_t at,
+                       uint64_t mnt_id)
+{
+    struct v9_anchor *anchor = find_or_make_anchor(store, mnt_id);
+
+    if (!anchor || !keep(store, marks, at))
+        return false;
+    anchor->users++;
+    return true;
 }
 
 void v9_recipes_recover_end(struct v9_recipe_store *store)

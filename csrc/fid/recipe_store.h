@@ -10,6 +10,9 @@
  * the journal is older than itself. A full journal is applied to all recipes and begins anew. It
  * takes part in no proof: a wrong path leads to ESTALE, never to another file.
  *
+ * If descriptors were lost (fid/lost.h), an anchor may be without one: then nothing keeps its
+ * mount, until it is opened anew.
+ *
  * The fid table's lock guards all of this.
  */
 #ifndef V9_FID_RECIPE_STORE_H
@@ -22,11 +25,15 @@
 #include "fid/recipe.h"
 
 enum { V9_ANCHORS_MAX = 64, V9_JOURNAL_MAX = 256 };
+/* In the place of a recipe, of an inode whose descriptor was lost: it cannot be reopened; or that
+ * is not settled yet (fid/lost.h). */
+#define V9_RECIPE_NONE UINT32_MAX
+#define V9_RECIPE_DUE (UINT32_MAX - 1)
 
 struct v9_anchor {
     uint64_t mnt_id;
     uint32_t users; /* evicted inodes, and threads at work with it */
-    int32_t fd;     /* -1: none, the anchor is free */
+    int32_t fd;     /* -1: none */
     bool by_handle; /* files may be opened by handle */
 };
 
@@ -74,9 +81,12 @@ void v9_recipes_clear_journal(struct v9_recipe_store *store);
 
 /* Counts the users of anchors anew, and marks the journal in `marks` (base/arena.h). */
 void v9_recipes_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks);
-/* Keeps the recipe of a file on this mount, and its anchor; false where one is not whole. */
+/* Keeps the recipe of a file on this mount, and its anchor; false where one is not whole, or there
+ * are too many mounts. */
 bool v9_recipe_recover(struct v9_recipe_store *store, struct v9_arena_marks *marks, uint32_t at,
                        uint64_t mnt_id);
+/* Before that: no descriptor is left. */
+void v9_recipes_lose_descriptors(struct v9_recipe_store *store);
 /* Frees the anchors that nobody uses. */
 void v9_recipes_recover_end(struct v9_recipe_store *store);
 
@@ -85,6 +95,9 @@ struct v9_anchor *v9_recipes_anchor(struct v9_recipe_store *store, uint64_t mnt_
 /* Enters one with no users yet and takes its descriptor over; NULL where there are too many. */
 struct v9_anchor *v9_recipes_add_anchor(struct v9_recipe_store *store, uint64_t mnt_id, int32_t fd,
                                         bool by_handle);
+/* Gives an anchor that is without a descriptor this one, which opens files by handle. Returns the
+ * descriptor that the caller has to close, or -1. */
+int32_t v9_recipes_equip_anchor(struct v9_anchor *anchor, int32_t fd, bool by_handle);
 /* One user less; returns the descriptor that the caller has to close, or -1. */
 int32_t v9_recipes_leave_anchor(struct v9_recipe_store *store, uint64_t mnt_id);
 

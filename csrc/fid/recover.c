@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "fid/fid.h"
+#include "fid/lost.h"
 
 struct recovery {
     struct v9_fids *fids;
@@ -120,6 +121,7 @@ static void recover(struct recovery *self)
     v9_recipes_recover_end(&fids->inodes.recipes);
     v9_arena_keep(&fids->inodes.recipes.arena, &self->marks);
     v9_arena_keep(&fids->values.arena, &self->values);
+    v9_lost_settle(fids);
 }
 
 int v9_fids_recover(struct v9_fids *fids)
@@ -166,6 +168,6 @@ void v9_fids_list_descriptors(const struct v9_fids *fids, void (*owns)(void *con
     for (index = fids->open_io.first; index; index = fids->entries[index - 1].io_lru.after)
         owns(context, fids->entries[index - 1].io_fd);
     for (int i = 0; i < V9_ANCHORS_MAX; i++)
-        if (inodes->recipes.anchors[i].users)
+        if (inodes->recipes.anchors[i].users && inodes->recipes.anchors[i].fd >= 0)
             owns(context, inodes->recipes.anchors[i].fd);
 }

@@ -40,13 +40,32 @@ static int open_recipe(v9_export *ex, const struct v9_inode *inode, const struct
     return -ESTALE;
 }
 
+/* One without a descriptor gets another one, if possible. The anchor has a user. */
+static void reopen_anchor(struct v9_fids *fids, v9_export *ex, struct v9_anchor *anchor)
+{
+    int32_t fd;
+
+    pthread_mutex_unlock(&fids->lock);
+    fd = v9_recipe_open_anchor(ex, anchor->mnt_id);
+    pthread_mutex_lock(&fids->lock);
+    if (fd >= 0)
+        fd = v9_recipes_equip_anchor(anchor, fd, true);
+    if (fd >= 0) {
+        pthread_mutex_unlock(&fids->lock);
+        v9_budget_close(fd);
+        pthread_mutex_lock(&fids->lock);
+    }
+}
+
 /* Another thread may restore the last inode of the mount while the lock is released, so the anchor
  * gets one more user. Its descriptor, to open files by handle, or -1. */
-static int32_t enter_anchor(struct v9_fids *fids, uint64_t mnt_id)
+static int32_t enter_anchor(struct v9_fids *fids, v9_export *ex, uint64_t mnt_id)
 {
     struct v9_anchor *anchor = v9_recipes_anchor(&fids->inodes.recipes, mnt_id);
 
     anchor->users++;
+    if (anchor->fd < 0)
+        reopen_anchor(fids, ex, anchor);
     return anchor->by_handle ? anchor->fd : -1;
 }
 
@@ -75,8 +94,12 @@ static int reopen(struct v9_fids *fids, const struct v9_inode *inode, int32_t io
 
     for (int i = 0; i < SETTLE && fd == -ESTALE && inode->path_fd < 0; i++) {
         const uint32_t begun = v9_seqcount_read_begin(&ex->moves);
+        anchor_fd = enter_anchor(fids, ex, inode->mnt_id);
+        if (inode->path_fd >= 0) { /* a walk has come here meanwhile */
+            leave_anchor(fids, inode->mnt_id);
+            break;
+        }
         v9_recipes_get(&fids->inodes.recipes, inode->recipe, inode->export, &recipe);
-        anchor_fd = enter_anchor(fids, inode->mnt_id);
         pthread_mutex_unlock(&fids->lock);
         fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : open_recipe(ex, inode, &recipe, anchor_fd);
         *meta_fd = fd >= 0 ? v9_mapped_find(ex, fd) : -1;

@@ -335,8 +335,10 @@ static int write_out(const struct transfer *t, int put)
 static ssize_t write_slice(const struct transfer *t, const struct iovec *slice, int pieces)
 {
     const bool append = t->fid->io_flags & O_APPEND;
-    ssize_t put;
+    ssize_t put = append ? v9_evidence_grown(t->fid->io_fd, t->count) : 0;
 
+    if (put)
+        return put;
     if (append)
         v9_evidence_append(t->fid->io_fd);
     do

@@ -30,6 +30,18 @@ void v9_requests_detach_dead(struct v9_device *dev)
     each(dev, detach);
 }
 
+static void lose_descriptors(struct v9_device *dev, struct v9_request *r)
+{
+    (void)dev;
+    v9_created_forget(&r->created);
+    v9_evidence_lose_descriptors(&r->evidence);
+}
+
+void v9_requests_lose_descriptors(struct v9_device *dev)
+{
+    each(dev, lose_descriptors);
+}
+
 /* ---- what was done --------------------------------------------------------------------------- */
 
 /* Whether the fid that a request was the last to change is what the request makes of it. */

@@ -24,6 +24,8 @@ void v9_requests_detach_dead(struct v9_device *dev);
 void v9_requests_recover(struct v9_device *dev);
 /* The fids are lost: all requests in flight are answered with EIO. */
 void v9_requests_fail(struct v9_device *dev);
+/* Before all of that: no descriptor of the process that died is left. */
+void v9_requests_lose_descriptors(struct v9_device *dev);
 /* Calls `owns` for each descriptor that a request has. */
 void v9_requests_list_descriptors(const struct v9_device *dev,
                                   void (*owns)(void *context, int32_t fd), void *context);

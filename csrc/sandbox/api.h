@@ -28,6 +28,8 @@ int v9_namespaces_fork(uint32_t namespaces, void (*before)(void), void (*in_pare
 int v9_namespaces_unshare(uint32_t namespaces);
 /* Moves it to those of another process, by a pidfd of it; of none if `namespaces` is 0. */
 int v9_namespaces_join(int32_t pidfd, uint32_t namespaces);
+/* Moves it to the namespace that a descriptor stands for (namespaces(7), /proc/PID/ns). */
+int v9_namespaces_enter(int32_t fd);
 
 /* ---- root_directory.c ------------------------------------------------------------------------ */
 

@@ -39,3 +39,8 @@ int v9_namespaces_join(int32_t pidfd, uint32_t namespaces)
         return 0;
     return setns(pidfd, (int)flags_of(namespaces)) < 0 ? -errno : 0;
 }
+
+int v9_namespaces_enter(int32_t fd)
+{
+    return setns(fd, 0) < 0 ? -errno : 0;
+}

@@ -126,6 +126,11 @@ int v9_connection_blame(struct v9_connection *connection, uint32_t blame);
 /* After the death of the process that used it, before another one does: enters what the kernel has
  * done and the process has not entered. 0 if the state makes no sense: the connection is ending. */
 int v9_connection_recover(struct v9_connection *connection);
+/* Before that, if all descriptors were lost with the process: the socket and backend_req_fd, which
+ * had the numbers `known`, have the numbers `instead` now. Those of a message are not to be had any
+ * more. Done again, it changes nothing. -ESTALE: the connection has others. */
+int v9_connection_lose_descriptors(struct v9_connection *connection, const int32_t known[2],
+                                   const int32_t instead[2]);
 /* The descriptors that it owns; how many. */
 uint32_t v9_connection_list(const struct v9_connection *connection, int32_t fds[V9_CONNECTION_FDS]);
 /* There is no connection, and never was: what it owned is closed by others. */
@@ -238,6 +243,19 @@ void v9_device_begin(v9_device *dev);
 int v9_device_lose_fids(v9_device *dev, uint32_t max_fids);
 /* The device is as one that nobody has served. */
 void v9_device_lose_all(v9_device *dev, uint32_t max_fids);
+/* Lists the descriptors that the frontend has set up: for kicks, for notifications (call, err), and
+ * of each region of memory; -1: none. How many, of which at most `room` are stored. */
+uint32_t v9_device_session_descriptors(v9_device *dev, int32_t *fds, uint32_t room);
+/*
+ * After a death with which all descriptors were lost, before all else: the `count` ones of the
+ * session, which had the numbers `known`, have the numbers `instead` now, and no other number means
+ * anything. Done again, it changes nothing. -ESTALE: the session has other descriptors.
+ */
+int v9_device_lose_descriptors(v9_device *dev, uint32_t max_fids, const int32_t *known,
+                               const int32_t *instead, uint32_t count);
+/* Of a device that was recovered after that: how many fids stand for files that cannot be reopened.
+ */
+uint32_t v9_device_lost_fids(v9_device *dev);
 /* Lists the descriptors that it has then: how many, of which at most `room` are stored. All others
  * were about to be used or closed by the process that died. */
 uint32_t v9_device_descriptors(const v9_device *dev, int32_t *fds, uint32_t room);

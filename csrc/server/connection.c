@@ -345,6 +345,33 @@ static void give_up(struct v9_shared_connection *shared)
     set_stage(record, V9_CONNECTION_ENDING);
 }
 
+static bool is_one_of(int32_t fd, int32_t known, int32_t instead)
+{
+    return fd == known || fd == instead;
+}
+
+int v9_connection_lose_descriptors(struct v9_connection *connection, const int32_t known[2],
+                                   const int32_t instead[2])
+{
+    struct v9_shared_connection *shared = shared_of(connection);
+
+    if (!is_live(connection) || !makes_sense(shared))
+        return 0; /* it has none, or is given up */
+    if (!is_one_of(connection->fd, known[0], instead[0]) ||
+        !is_one_of(connection->backend_req_fd, known[1], instead[1]))
+        return -ESTALE;
+    connection->fd = instead[0];
+    connection->backend_req_fd = instead[1];
+    enter_received(shared);
+    connection->fds_lost |= connection->fd_count > 0 && part(connection) != SENDING;
+    V9_COMMIT();
+    shared->in.fds = 0;
+    shared->in.header.msg_hdr.msg_controllen = 0;
+    V9_COMMIT();
+    connection->fd_count = 0;
+    return 0;
+}
+
 int v9_connection_recover(struct v9_connection *connection)
 {
     struct v9_shared_connection *shared = shared_of(connection);

@@ -27,6 +27,7 @@
 
 #include "base/proc.h"
 #include "base/wire.h"
+#include "fid/lost.h"
 #include "fid/recover.h"
 #include "request/notify.h"
 #include "request/recover.h"
@@ -189,6 +190,55 @@ int v9_device_recover(v9_device *dev, uint32_t max_fids)
     for (struct v9_request *r = dev->again; r; r = r->next)
         adopt_orphan(dev, r);
     return 1;
+}
+
+/* ---- descriptors that are lost -----------------------------------------------------------------
+ */
+
+enum { RING_FDS = 3 };
+
+static uint32_t count_session(const v9_device *dev)
+{
+    return RING_FDS + (dev->mem.count < V9_MEM_REGIONS ? dev->mem.count : V9_MEM_REGIONS);
+}
+
+/* Where the number of a descriptor of the session is. */
+static int32_t *session_fd(v9_device *dev, uint32_t index)
+{
+    int32_t *const of_ring[RING_FDS] = {&dev->kick_fd, &dev->notify.call_fd, &dev->notify.err_fd};
+
+    return index < RING_FDS ? of_ring[index] : &dev->mem.regions[index - RING_FDS].fd;
+}
+
+uint32_t v9_device_session_descriptors(v9_device *dev, int32_t *fds, uint32_t room)
+{
+    const uint32_t count = count_session(dev);
+
+    for (uint32_t i = 0; i < count && i < room; i++)
+        fds[i] = *session_fd(dev, i);
+    return count;
+}
+
+int v9_device_lose_descriptors(v9_device *dev, uint32_t max_fids, const int32_t *known,
+                               const int32_t *instead, uint32_t count)
+{
+    if (!v9_device_locate(dev, max_fids))
+        return 0;
+    if (count != count_session(dev))
+        return -ESTALE;
+    for (uint32_t i = 0; i < count; i++)
+        if (*session_fd(dev, i) != known[i] && *session_fd(dev, i) != instead[i])
+            return -ESTALE;
+    for (uint32_t i = 0; i < count; i++)
+        *session_fd(dev, i) = instead[i];
+    v9_lost_forget_descriptors(&dev->fids);
+    v9_requests_lose_descriptors(dev);
+    return 0;
+}
+
+uint32_t v9_device_lost_fids(v9_device *dev)
+{
+    return v9_lost_count(&dev->fids);
 }
 
 /* ---- who ended the process ------------------------------------------------------------------- */

@@ -218,6 +218,7 @@ class Daemon:
             pass_fds=self.pass_fds,
         )
         Daemon.started.append(self)
+        self._silent = False
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
         if wait:

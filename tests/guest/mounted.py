@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,12 +59,16 @@ def scratch_export() -> Iterator[Path]:
 
 @contextmanager
 def mounted(
-    boot: Boot, *args: str, cpus: int = 1, wrapper: Sequence[str] = ()
+    boot: Boot,
+    *args: str,
+    cpus: int = 1,
+    wrapper: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Mounted]:
-    """Everything, until the block ends; `args` are the daemon's, `wrapper` runs it."""
+    """Everything, until the block ends; `args` and `env` are the daemon's, `wrapper` runs it."""
     with (
         scratch_export() as export,
-        Daemon("--path", str(export), *args, wrapper=wrapper) as daemon,
+        Daemon("--path", str(export), *args, wrapper=wrapper, env=env) as daemon,
     ):
         vm = boot("full", [Path(daemon.socket)], cpus=cpus, hotplug=True)
         vm.mount("host0", MOUNT)

@@ -21,6 +21,7 @@ from tests.saved_states import Descriptor, Fixture, fill_pages, identity
 from vhost9p import plain, worker
 from vhost9p.attempts import Attempts
 from vhost9p.config import Config
+from vhost9p.inventory import Inventory
 from vhost9p.keeper import Task, become_keeper
 from vhost9p.output import start_log
 from vhost9p.progress import Progress
@@ -95,8 +96,11 @@ def main() -> None:
     progress.serves()
     start_log("info")
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-    task = Task(partial(worker.run, config, states, Attempts(1), progress, ()), left=left)
-    become_keeper("fixture", 2, [listener.fileno()], lambda: task, progress, left)
+    inventory = Inventory(1, moved(os.memfd_create("inventory")), moved(os.eventfd(0)))
+    shared = Attempts(1), progress, inventory
+    task = Task(partial(worker.run, config, states, *shared, (), None), left=left)
+    kept = [listener.fileno(), inventory.bell]
+    become_keeper("fixture", 2, kept, lambda: task, progress, left)
 
 
 if __name__ == "__main__":

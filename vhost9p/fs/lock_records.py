@@ -115,6 +115,14 @@ def descriptors(words: memoryview) -> list[int]:
     return [words[at + FD] for at in starts if words[at]]
 
 
+def count_held(words: memoryview) -> int:
+    """Returns how many records in this memory are of locks that somebody holds."""
+    used = 0 if is_damaged(words) else words[FILES_USED_AT]
+    states = (words[FILES_AT + slot * RECORD_WORDS] for slot in range(used))
+    nothing = BARE | UNLCK
+    return sum(bool(state and state & (BARE | FLOCK_BITS) != nothing) for state in states)
+
+
 class Record:
     """The record of one lock file, or a free one."""
 

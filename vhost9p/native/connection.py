@@ -1,6 +1,7 @@
 """The state of a vhost-user connection, in memory that the process shares with its children
 (csrc/server/connection.c)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from vhost9p.native.library import check, ffi, lib
@@ -134,6 +135,15 @@ class Connection:
         """Enters what the process that has died had not entered. Returns False if the state makes
         no sense: then the connection is ending."""
         return bool(lib.v9_connection_recover(self._native))
+
+    def session_descriptors(self) -> list[int]:
+        """Returns the socket and the descriptor of SET_BACKEND_REQ_FD; -1: none."""
+        return [self.fd, self.backend_req_fd] if self.is_live else [-1, -1]
+
+    def lose_descriptors(self, known: Sequence[int], instead: Sequence[int]) -> None:
+        """Before `recover`, if all descriptors are lost: those of `session_descriptors` have other
+        numbers now. Raises OSError ESTALE if the connection has others."""
+        check(lib.v9_connection_lose_descriptors(self._native, known, instead))
 
     def descriptors(self) -> list[int]:
         """Returns the descriptors that the connection owns."""

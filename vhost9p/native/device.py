@@ -329,6 +329,27 @@ class Area:
         """The same of all: nobody has served the device."""
         lib.v9_device_lose_all(self.native, self.max_fids)
 
+    def session_descriptors(self) -> list[int]:
+        """The descriptors that the frontend has set up; -1: none."""
+        count = lib.v9_device_session_descriptors(self.native, ffi.NULL, 0)
+        fds = ffi.new("int32_t[]", count)
+        lib.v9_device_session_descriptors(self.native, fds, count)
+        return list(fds)
+
+    def lose_descriptors(self, known: Sequence[int], instead: Sequence[int]) -> None:
+        """After a death, before `recover`, if all descriptors are lost: those of
+        `session_descriptors` have other numbers now. Raises OSError ESTALE if the device has
+        others."""
+        check(
+            lib.v9_device_lose_descriptors(self.native, self.max_fids, known, instead, len(known))
+        )
+
+    @property
+    def lost_fids(self) -> int:
+        """How many fids of a device that was recovered after that stand for files that cannot be
+        reopened."""
+        return int(lib.v9_device_lost_fids(self.native))
+
     def descriptors(self) -> list[int]:
         """The descriptors that a recovered device has."""
         count = lib.v9_device_descriptors(self.native, ffi.NULL, 0)

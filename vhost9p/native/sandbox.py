@@ -16,7 +16,7 @@ This module decides nothing about exports: see vhost9p/confinement.py.
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +176,40 @@ def fork_beside(pid: int, pidfd: int) -> int:
         check(lib.v9_root_change(f"/proc/{pid}/root".encode()))
         procfs.is_here()
     new = lib.V9_NEW_PID if "pid" in own else 0
+    return check(_fork(lib.V9_AS_SIBLING | new, *_HOOKS))
+
+
+def open_namespaces(pid: int) -> dict[str, int]:
+    """Returns descriptors of a process's namespaces, by name, but for those that this process is
+    in, too. They stay while the descriptors are open; a pid namespace does not outlive its init, so
+    only its name counts. Raises OSError."""
+    found: dict[str, int] = {}
+    try:
+        for name in (*_NAMESPACES, "uts"):
+            if _namespace("self", name) != _namespace(str(pid), name):
+                path = f"/proc/{pid}/ns/{name}"
+                found[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        for fd in found.values():
+            os.close(fd)
+        raise
+    return found
+
+
+def fork_in(namespaces: Mapping[str, int], entered: Entered) -> int:
+    """The same as `fork_beside`, where the other process has died: in namespaces that
+    `open_namespaces` has returned, and where that had `entered`."""
+    global _has_own_user_namespace  # noqa: PLW0603
+    host.remember()
+    lib.v9_syscalls_load()
+    for name in sorted(namespaces, key=lambda name: name != "user"):  # it gives the right to others
+        if name != "pid":
+            check(lib.v9_namespaces_enter(namespaces[name]))
+    _has_own_user_namespace = "user" in namespaces
+    if entered.level is Level.CHROOT:
+        check(lib.v9_root_change(os.fsencode(entered.root)))
+        procfs.is_here()
+    new = lib.V9_NEW_PID if "pid" in namespaces else 0
     return check(_fork(lib.V9_AS_SIBLING | new, *_HOOKS))
 
 

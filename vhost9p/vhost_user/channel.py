@@ -37,9 +37,17 @@ class Channel:
     """Serves one connection, which is live. The device's log and closer outlive the channel."""
 
     def __init__(
-        self, connection: Connection, backend: Backend, log: DeviceLog, closer: Closer
+        self,
+        connection: Connection,
+        backend: Backend,
+        log: DeviceLog,
+        closer: Closer,
+        changed: Callable[[bool], None] = lambda _: None,
     ) -> None:
+        """`changed` is called when descriptors of the session may have changed, with whether new
+        ones have come. It raises nothing."""
         self._connection = connection
+        self._changed = changed
         self._socket_lock = threading.Lock()
         """Guards the socket's descriptor: the loop polls it while the thread may close it."""
         self._log = log
@@ -77,6 +85,7 @@ class Channel:
         await self._finish()  # not if the process ends meanwhile, and with it this coroutine
 
     def _begin(self) -> None:
+        self._changed(False)
         if not self._connection.messages:
             self._log.info("connected")
             return
@@ -142,6 +151,7 @@ class Channel:
             return True
         message = message_of(self._connection)
         self._session.handle(message)
+        self._changed(bool(message.fds))
         if message.fds:
             self._check_other_end()
         return True
@@ -163,6 +173,7 @@ class Channel:
     def _end(self, close: Callable[[int], None]) -> None:
         with contextlib.ExitStack() as ending:  # runs all, from the last line up, even if one fails
             ending.callback(self._closer.settle, CLOSE_PATIENCE_S)
+            ending.callback(self._changed, True)
             ending.callback(self._connection.ended)
             ending.callback(self._session.close)
             for fd in self._connection.take_fds():

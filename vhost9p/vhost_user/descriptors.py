@@ -110,6 +110,11 @@ def _adopt_socket(fd: int, valid: str) -> None:
         sock.detach()
 
 
+def is_harmless(fd: int) -> bool:
+    """Whether the close of a descriptor cannot hang. Never blocks."""
+    return _is_event(_target(fd)) or _is_memory(fd)
+
+
 class Closer:
     """Closes descriptors; those whose close may block, on threads of its own. Thread-safe."""
 
@@ -122,7 +127,7 @@ class Closer:
 
     def close(self, fd: int) -> None:
         """Closes a descriptor, at once if it is of a harmless kind. Never blocks."""
-        if _is_event(_target(fd)) or _is_memory(fd):
+        if is_harmless(fd):
             os.close(fd)
             return
         with self._changed:

@@ -21,7 +21,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
@@ -123,9 +123,17 @@ class Listener:
                 log.warning("%s: cannot be removed: %s", self._path, error.strerror)
         self._path = None
 
-    async def serve(self, backend: Backend, connection: Connection, *, once: bool = False) -> None:
+    async def serve(
+        self,
+        backend: Backend,
+        connection: Connection,
+        *,
+        once: bool = False,
+        changed: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         """Serves one frontend after the other until cancelled. With `once`, returns after the first
-        connection that sent a message. An inherited connected socket is served once.
+        connection that sent a message. An inherited connected socket is served once. `changed` is
+        Channel's.
 
         `connection` has the state of one after the other: at first of the one that another worker
         has left, if there is one."""
@@ -135,21 +143,23 @@ class Listener:
             fd = self._socket.detach()
             if not connection.is_live:
                 connection.begin(fd)
-            await self._serve_one(connection, backend)
+            await self._serve_one(connection, backend, changed)
             return
         while True:
             if not connection.is_live:
                 connection.begin(await self._accept())
             asyncio.get_running_loop().add_reader(self._socket, self._turn_away)
             try:
-                await self._serve_one(connection, backend)
+                await self._serve_one(connection, backend, changed)
             finally:
                 asyncio.get_running_loop().remove_reader(self._socket)
             if once and connection.messages:
                 return
 
-    async def _serve_one(self, connection: Connection, backend: Backend) -> None:
-        self.channel = Channel(connection, backend, self._log, self._closer)
+    async def _serve_one(
+        self, connection: Connection, backend: Backend, changed: Callable[[bool], None]
+    ) -> None:
+        self.channel = Channel(connection, backend, self._log, self._closer, changed)
         try:
             await self.channel.run()
         finally:

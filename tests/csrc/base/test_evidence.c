@@ -370,6 +370,23 @@ TEST(after_a_death_every_name_is_looked_up)
     CHECK(!v9_evidence_made(dir, "new") && evidence.steps[1].existed);
 }
 
+TEST(an_append_shows_in_the_size_if_its_descriptor_is_lost)
+{
+    const int fd = open(host("log"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+
+    CHECK(write(fd, "before", 6) == 6);
+    v9_evidence_append(fd);
+    CHECK(v9_evidence_grown(fd, 4) == 0);
+    v9_evidence_lose_descriptors(&evidence);
+    CHECK(v9_evidence_appended(&evidence, 4) == 0 && v9_evidence_grown(fd, 4) == 0);
+    CHECK(write(fd, "more", 4) == 4);
+    CHECK(v9_evidence_grown(fd, 4) == 4 && v9_evidence_grown(fd, 9) == 4);
+    CHECK(v9_evidence_grown(fd, 3) == 3);
+    v9_evidence_append(fd); /* the next piece */
+    CHECK(v9_evidence_grown(fd, 4) == 0);
+    close(fd);
+}
+
 TEST(a_thread_without_a_request_notes_nothing)
 {
     v9_evidence_begin(NULL, false);

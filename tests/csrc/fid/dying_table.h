@@ -64,7 +64,7 @@ static int enter(uint32_t number, const char *name, int flags, struct v9_fid *in
     return v9_fids_enter(fids, &as, &file, instead);
 }
 
-static struct v9_fid *pin(uint32_t number)
+static inline struct v9_fid *pin(uint32_t number)
 {
     struct v9_fid *fid;
     return v9_fids_pin(fids, number, &fid) ? NULL : fid;
@@ -333,7 +333,7 @@ static unsigned deaths(void (*work)(void), const char *before, const char *after
 }
 
 /* How often the work is neither done nor undone, and what it does, in words. */
-static unsigned half_done(void (*work)(void))
+static inline unsigned half_done(void (*work)(void))
 {
     char *before = shared_text(), *after = shared_text();
 

@@ -1,6 +1,7 @@
 // sources: fid/deferred.c fid/dentry.c fid/enter.c fid/evict.c fid/fid.c fid/fid_names.c
-// fid/fid_table.c fid/inode.c fid/lost_writes.c fid/recipe.c fid/recipe_store.c fid/recover.c
-// fid/renames.c fid/restore.c fid/sweeper.c fid/xattr_value.c fs/ mapped/ export/ quota/ base/
+// fid/fid_table.c fid/inode.c fid/lost_writes.c fid/recipe.c fid/lost.c fid/recipe_store.c
+// fid/recover.c fid/renames.c fid/restore.c fid/sweeper.c fid/xattr_value.c fs/ mapped/ export/
+// quota/ base/
 /*
  * Recovery of a fid table whose process died at any instruction (fid/dying_table.h).
  */

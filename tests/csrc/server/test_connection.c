@@ -155,6 +155,33 @@ TEST(descriptors_that_were_lost_are_missed_by_the_next_worker_too)
     deaths(send_too_many, serve, check_too_many);
 }
 
+TEST(other_numbers_are_entered_and_descriptors_of_a_message_are_missed)
+{
+    const struct message table = message_of(TABLE);
+    const int32_t wrong[2] = {DESCRIPTORS, -1};
+    int32_t known[2] = {-1, -1}, instead[2] = {-1, -1};
+
+    connect_one();
+    known[0] = connection->fd;
+    instead[0] = dup(connection->fd);
+    put(&table, sizeof(table), 2);
+    CHECK(v9_connection_receive(connection, sizeof(table)) == sizeof(table));
+    CHECK(connection->fd_count == 2);
+    for (uint32_t i = 0; i < connection->fd_count; i++)
+        close(connection->fds[i]);
+    CHECK(v9_connection_lose_descriptors(connection, wrong, wrong) == -ESTALE);
+    CHECK(connection->fd_count == 2);
+    for (int i = 0; i < 2; i++) { /* a process may die in it */
+        CHECK(v9_connection_lose_descriptors(connection, known, instead) == 0);
+        CHECK(connection->fd == instead[0] && !connection->fd_count && connection->fds_lost);
+    }
+    CHECK(v9_connection_recover(connection) == 1 && !connection->fd_count);
+    CHECK(connection->received == sizeof(table));
+    close(known[0]);
+    disconnect();
+    CHECK(open_now() == ours);
+}
+
 static void send_a_part(void)
 {
     const struct message table = message_of(TABLE), kept = message_of(KEEP);

@@ -1,0 +1,49 @@
+"""Whether main has copies of the descriptors that the sessions of a VM need."""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+from tests.frontend.daemon import Daemon
+from vhost9p.inventory import SLOT
+
+
+def _kinds(pid: int) -> dict[int, str]:
+    """What each descriptor of a process is of (proc_pid_fdinfo(5))."""
+    found = {}
+    for number in os.listdir(f"/proc/{pid}/fdinfo"):
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="ascii")
+            lines = [line for line in text.splitlines() if line.startswith(("ino:", "eventfd-id:"))]
+            found[int(number)] = " ".join(lines)
+    return found
+
+
+def _listed(pid: int) -> list[int]:
+    """The descriptors in the inventory of a daemon's only VM."""
+    folder = Path(f"/proc/{pid}/fd")
+    file = next(each for each in folder.iterdir() if "vhost9p-inventory" in os.readlink(each))
+    found: list[int] = []
+    data = file.read_bytes()
+    for at in range(0, len(data), SLOT):
+        _, count = struct.unpack_from("=QI", data, at)
+        found += struct.unpack_from(f"={count}i", data, at + 12)
+    return [fd for fd in found if fd >= 0]
+
+
+def has_copies(daemon: Daemon) -> bool:
+    """Whether main has copied all that a keeper's successor would need."""
+    try:
+        theirs, ours = _kinds(daemon.worker), {*_kinds(daemon.pid).values()}
+        listed = _listed(daemon.pid)
+    except FileNotFoundError:  # main has just closed some
+        return False
+    return len(listed) > 3 and {theirs.get(fd, "?") for fd in listed} <= ours
+
+
+def wait_for_copies(daemon: Daemon) -> None:
+    """Returns once the daemon's only keeper may die."""
+    daemon.wait_until(lambda: has_copies(daemon), "main has no copies")

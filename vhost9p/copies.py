@@ -1,0 +1,210 @@
+"""Main's copies of what a VM needs to outlive its keeper.
+
+A keeper may be killed, and its worker with it (PR_SET_PDEATHSIG). The state of the devices stays,
+in files that main holds (saved_state.py). What would be gone are the descriptors of the frontend's
+sessions, without which the guest hangs for ever, and the namespaces of the VM, whose mounts are
+part of what proves that a file is the same. So main has copies of these. All others are lost: files
+are reopened (csrc/fid/lost.h).
+
+Main copies them when the worker says that they have changed (inventory.py). Between a change and
+the copy a millisecond passes, or PAUSE_S after the last one: a death in between ends the connection
+of that device.
+
+Main only holds the copies. They may be of any kind, since a frontend or a worker that was taken
+over may have brought them about: main never reads or writes one, nor asks what it is beyond what
+the kernel itself answers. Even to close one may hang, in the file system that it is of. So a child
+does it that shares main's table of descriptors (CLONE_FILES of clone(2)), unless it is of a kind
+that cannot hang.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from vhost9p.forking import without_stop_signals
+from vhost9p.inventory import Inventory, Listed, Loss
+from vhost9p.native.process import clone, take_descriptor
+from vhost9p.native.sandbox import open_namespaces
+from vhost9p.vhost_user.channel import shut_down
+from vhost9p.vhost_user.descriptors import is_harmless
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 0.05
+"""Between two looks at an inventory: a worker cannot keep main busy."""
+
+
+class Copies:
+    """Those of the VM `name`."""
+
+    def __init__(self, name: str, inventory: Inventory) -> None:
+        self._name = name
+        self._inventory = inventory
+        self._devices: list[tuple[Listed, list[int]] | None] = [None] * inventory.devices
+        """For each device the list, and the copies of what it names."""
+        self._given: list[list[int] | None] = [None] * inventory.devices
+        """Which numbers the copies have in the present keeper, if it has begun with them."""
+        self.namespaces: dict[str, int] = {}
+        """By name, those that are not main's own: descriptors of them (namespaces(7))."""
+        self._has_namespaces = False
+        self._is_impossible = False
+        self.looks_at = 0.0
+        """When the inventory may be looked at again (time.monotonic)."""
+
+    @property
+    def fds(self) -> list[int]:
+        """All descriptors."""
+        each = [fd for copied in self._devices if copied for fd in copied[1] if fd >= 0]
+        return [*each, *self.namespaces.values()]
+
+    def take(self, pid: int, pidfd: int) -> bool:
+        """Copies what has changed from a keeper, which has entered its namespaces. Returns whether
+        something has changed. If that is not allowed, it is said once."""
+        self.looks_at = time.monotonic() + PAUSE_S
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._inventory.bell)
+        if self._is_impossible:
+            return False
+        changed = False
+        try:
+            if not self._has_namespaces:
+                self.namespaces = open_namespaces(pid)
+                self._has_namespaces = changed = True
+            for device in range(self._inventory.devices):
+                changed |= self._take_device(device, pidfd)
+        except ProcessLookupError:
+            pass  # it has ended, which comes next
+        except PermissionError as error:
+            self._is_impossible = True
+            self.drop()
+            log.warning(
+                "%s: descriptors of its keeper may not be copied, so mounts hang if that dies: %s",
+                self._name, error.strerror,
+            )  # fmt: skip
+        except OSError as error:  # too many open files, or the worker has gone on
+            log.debug("%s: descriptors of its keeper are not copied: %s", self._name, error)
+        return changed
+
+    def _take_device(self, device: int, pidfd: int) -> bool:
+        """Raises OSError."""
+        before, listed = self._devices[device], self._inventory.read(device)
+        if not listed or (before and before[0] == listed):
+            return False
+        copied: list[int] = []
+        try:
+            for fd in listed.fds:
+                copied.append(take_descriptor(pidfd, fd) if fd >= 0 else -1)
+        except OSError:
+            close(copied)
+            raise
+        self._devices[device] = listed, copied
+        self._given[device] = None
+        close(before[1] if before else ())
+        return True
+
+    def has_sessions(self) -> bool:
+        """Whether the VM can go on after the death of its keeper: there are namespaces, and what is
+        copied of a device with a connection is its list still."""
+        return self._has_namespaces and any(
+            each and each[0].fds[:1] not in ([], [-1]) for each in self._current()
+        )
+
+    def _current(self) -> list[tuple[Listed, list[int]] | None]:
+        return [self._current_of(device) for device in range(self._inventory.devices)]
+
+    def _current_of(self, device: int) -> tuple[Listed, list[int]] | None:
+        copied, listed = self._devices[device], self._inventory.read(device)
+        if not copied or not listed:
+            return None
+        # A keeper that has begun with the copies lists them by its numbers first.
+        first = Listed(copied[0].generation + 2, self._given[device] or [])
+        return (listed, copied[1]) if listed in (copied[0], first) else None
+
+    def loss(self) -> Loss:
+        """After the death of the keeper: what its successor begins with."""
+        current = self._current()
+        self._devices = current
+        self._given = [each and each[1] for each in current]
+        return Loss([each and (each[0].fds, each[1]) for each in current])
+
+    def drop(self) -> None:
+        """Closes all of them."""
+        close(self.fds)
+        self._devices = [None] * self._inventory.devices
+        self.namespaces = {}
+        self._has_namespaces = False
+
+    # ---- for another main (fd_store.py) -----------------------------------------------------
+
+    def written_down(self) -> dict[str, Any]:
+        """What another process needs, for JSON."""
+        return {
+            "namespaces": self.namespaces if self._has_namespaces else None,
+            "devices": [
+                each and {"generation": each[0].generation, "fds": each[0].fds, "copies": each[1]}
+                for each in self._devices
+            ],
+            "given": self._given,
+        }
+
+    def read(self, written: Mapping[str, Any], numbers: Mapping[int, int]) -> None:
+        """Those that another process has written down; `numbers` says which number here each
+        descriptor has that it names, and one number may stand for several. Raises KeyError,
+        OSError."""
+        taken: set[int] = set()
+
+        def take(fd: int) -> int:
+            if fd < 0:
+                return -1
+            number = numbers[fd] if numbers[fd] not in taken else os.dup(numbers[fd])
+            taken.add(number)
+            return number
+
+        self._has_namespaces = written["namespaces"] is not None
+        self.namespaces = {name: take(fd) for name, fd in (written["namespaces"] or {}).items()}
+        self._given = written["given"]
+        self._devices = [
+            each and (Listed(each["generation"], each["fds"]), [take(fd) for fd in each["copies"]])
+            for each in written["devices"]
+        ]
+
+
+def close(fds: Collection[int]) -> None:
+    """Closes copies, which may hang: not here."""
+    dangerous = []
+    for fd in fds:
+        if fd < 0:
+            continue
+        if is_harmless(fd):
+            os.close(fd)
+        else:
+            dangerous.append(fd)
+    if dangerous:
+        _close_elsewhere(dangerous)
+
+
+def refuse(fds: Collection[int]) -> None:
+    """Closes what a main process before has left and nobody goes on with. A service manager may
+    have it open still, so nobody can connect to its sockets any more, or wait for them."""
+    for fd in fds:
+        with suppress(OSError):  # most are no sockets
+            shut_down(fd)
+    close(fds)
+
+
+def _close_elsewhere(fds: Sequence[int]) -> None:
+    """In a child, which main reaps like any that it does not know."""
+    try:
+        with without_stop_signals():
+            pid, pidfd = clone()
+            if pid == 0:
+                for fd in fds:
+                    with suppress(OSError):
+                        os.close(fd)
+                os._exit(0)
+        os.close(pidfd)
+    except OSError as error:  # too many processes, for now
+        log.debug("copies of descriptors stay open: %s", error)

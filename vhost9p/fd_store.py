@@ -1,0 +1,170 @@
+"""What outlives main itself, if a service manager keeps it (systemd's file descriptor store).
+
+When main is killed, so are its keepers and workers. The manager starts it again, and hands over
+what it had stored: the sockets, the saved states and main's copies (copies.py), and a text with
+what main knew, as for an upgrade (handover.py). Each VM then goes on as after the death of its
+keeper (vm.py).
+
+Descriptors have names there, with numbers that are never used again. A manager takes one that it
+has already for stored, under the old name, so main knows what each is by what the kernel says about
+it, and stores nothing twice. The text names them. A new text is stored after all that it names, and
+before what it does not name is removed: so whenever main dies, the newest text is complete.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from vhost9p import handover
+from vhost9p.copies import close, refuse
+from vhost9p.notify import Manager, take_kept
+from vhost9p.saved_state import Unreadable
+
+log = logging.getLogger(__name__)
+
+PREFIX, TEXT_PREFIX = "vhost9p-", "vhost9p-text-"
+RETRY_S = 0.1
+"""Pause, if the manager has no room for more messages."""
+
+
+def _identity(fd: int) -> str:
+    """What a descriptor is of, without a look at its file system (proc_pid_fdinfo(5)); the manager
+    compares more strictly. Raises OSError."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
+        fields = dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
+    names = ("mnt_id", "ino", "eventfd-id")
+    return " ".join(fields.get(name, "").strip() for name in names) if "ino" in fields else str(fd)
+
+
+class Kept(NamedTuple):
+    """What the main process before has left: its text, and which number here each descriptor has
+    that the text names."""
+
+    written: dict[str, Any]
+    numbers: dict[int, int]
+
+
+class FdStore:
+    """What the manager keeps of this process."""
+
+    def __init__(self, manager: Manager, written: Mapping[str, Any] | None = None) -> None:
+        """`written` is what another version of the code has written down about it."""
+        written = written or {}
+        self.manager = manager
+        self._stored: dict[str, int] = dict(written.get("stored", {}))
+        """The number in the name of what is stored, by its identity."""
+        self._text: int = written.get("text", 0)
+        """The number in the name of the text; 0: there is none."""
+        self._next: int = written.get("next", 1)
+        self._obsolete: list[str] = list(written.get("obsolete", ()))
+        """Names of what is to be removed."""
+        self.retries_at: float | None = None
+        """When to call `keep`, or `clear`, again, since the manager had no room."""
+
+    def written_down(self) -> dict[str, Any]:
+        """What another version of the code has to know, for JSON."""
+        return {
+            "stored": self._stored,
+            "text": self._text,
+            "next": self._next,
+            "obsolete": self._obsolete,
+        }
+
+    def keep(self, written: dict[str, Any], fds: Collection[int]) -> None:
+        """From now on these are stored: what main knows, and the descriptors that are named there.
+        If the manager has no room, `retries_at` says when to call it again. Raises OSError."""
+        self.retries_at = None
+        if not self.manager.is_there:
+            return
+        names: dict[int, int] = {}
+        wanted: set[str] = set()
+        for fd in fds:
+            identity = _identity(fd)
+            wanted.add(identity)
+            if identity not in self._stored:
+                if not self._store(f"{PREFIX}{self._next}", fd):
+                    return
+                self._stored[identity] = self._next
+                self._next += 1
+            names[fd] = self._stored[identity]
+        if not self._keep_text({**written, "names": names}):
+            return
+        for identity in [*self._stored]:
+            if identity not in wanted:
+                self._obsolete.append(f"{PREFIX}{self._stored.pop(identity)}")
+        self._remove()
+
+    def _keep_text(self, written: dict[str, Any]) -> bool:
+        fd = handover.write(written)
+        try:
+            if not self._store(f"{TEXT_PREFIX}{self._next}", fd):
+                return False
+        finally:
+            os.close(fd)
+        if self._text:
+            self._obsolete.append(f"{TEXT_PREFIX}{self._text}")
+        self._text = self._next
+        self._next += 1
+        return True
+
+    def _store(self, name: str, fd: int) -> bool:
+        # Without FDPOLL=0 a connection whose other end closes would be removed.
+        return self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [fd])
+
+    def _send(self, text: str, fds: Collection[int] = ()) -> bool:
+        if self.manager.send(text, fds):
+            return True
+        self.retries_at = time.monotonic() + RETRY_S
+        return False
+
+    def _remove(self) -> None:
+        while self._obsolete and self._send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}"):
+            del self._obsolete[0]
+
+    def clear(self) -> None:
+        """Nothing is kept any more: this process ends in order."""
+        self.retries_at = None
+        self._obsolete += [f"{PREFIX}{number}" for number in self._stored.values()]
+        if self._text:
+            self._obsolete.append(f"{TEXT_PREFIX}{self._text}")
+        self._stored, self._text = {}, 0
+        self._remove()
+
+    def receive(self) -> Kept | None:
+        """Returns what the process before has left; None if that is nothing. Raises Unreadable,
+        OSError: then `clear` removes it."""
+        kept = {name: fd for name, fd in take_kept().items() if name.startswith(PREFIX)}
+        texts: dict[int, int] = {}
+        by_number: dict[int, int] = {}
+        for name, fd in kept.items():
+            os.set_inheritable(fd, False)
+            digits = name.removeprefix(TEXT_PREFIX).removeprefix(PREFIX)
+            if digits.isdigit():
+                (texts if name.startswith(TEXT_PREFIX) else by_number)[int(digits)] = fd
+        self._next = max((*texts, *by_number, self._next - 1)) + 1
+        self._stored = {_identity(fd): number for number, fd in by_number.items()}
+        if not texts:
+            refuse(by_number.values())
+            return None
+        self._text = max(texts)
+        for number in [*texts]:
+            if number != self._text:
+                self._obsolete.append(f"{TEXT_PREFIX}{number}")
+        try:
+            return _read(texts[self._text], by_number)
+        except (Unreadable, OSError):
+            refuse(by_number.values())
+            raise
+
+
+def _read(text: int, by_number: Mapping[int, int]) -> Kept:
+    """Raises Unreadable, OSError."""
+    with os.fdopen(text, encoding="utf-8") as file:
+        written = handover.read(file)
+    numbers = {
+        int(fd): by_number[number] for fd, number in written["names"].items() if number in by_number
+    }
+    close({*by_number.values()} - {*numbers.values()})  # they were about to be removed
+    return Kept(written, numbers)

@@ -1,0 +1,85 @@
+"""What main takes over from the main process before it: another version of the code, in the same
+process (upgrade.py), or one that has died, if a service manager has kept what it had
+(fd_store.py)."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from vhost9p import copies
+from vhost9p.fd_store import FdStore, Kept
+from vhost9p.handover import Handover
+from vhost9p.native.process import set_name
+from vhost9p.notify import Manager
+from vhost9p.output import start_log
+from vhost9p.saved_state import SavedState, Unreadable
+from vhost9p.vm import HANG, Vm
+
+log = logging.getLogger(__name__)
+
+# ---- another version -----------------------------------------------------------------------------
+
+
+def read_vms(received: Handover) -> list[Vm]:
+    """Returns the VMs of the version before. If this process only tries, it ends here. Raises
+    Unreadable, OSError."""
+    vms = [Vm.read(each) for each in received.written["vms"]]
+    if received.only_tries:
+        for vm in vms:
+            vm.rehearse()
+        received.answer()
+    start_log(received.written["log_level"])
+    set_name("vhost9p")
+    return vms
+
+
+def store_of(written: Mapping[str, Any]) -> FdStore:
+    """Returns the store of the version before, which may have had none. Raises OSError."""
+    return FdStore(Manager(written.get("manager", "")), written.get("store"))
+
+
+# ---- one that has died ---------------------------------------------------------------------------
+
+
+def receive(store: FdStore) -> Kept | None:
+    """Returns what a main process has left that has died; None if there is none, or it is refused,
+    which is said. Raises OSError."""
+    try:
+        return store.receive()
+    except Unreadable as error:
+        log.error("what the service manager has kept is refused: %s: %s", error, HANG)
+        store.clear()
+        return None
+
+
+def vms_of(kept: Kept) -> list[Vm]:
+    """Returns the VMs that go on after the death of the main process before; the others are
+    refused, which is said."""
+    vms = []
+    for written in kept.written["vms"]:
+        try:
+            vms.append(_vm_of(written, kept.numbers))
+        except (OSError, Unreadable) as error:
+            log.error("%s cannot go on: %s: %s", written.get("name"), error, HANG)
+    used = {fd for vm in vms for fd in (*vm.descriptors, *vm.copies.fds)}
+    copies.refuse({*kept.numbers.values()} - used)
+    return vms
+
+
+def _vm_of(written: dict[str, Any], numbers: Mapping[int, int]) -> Vm:
+    """Raises OSError, Unreadable."""
+    try:
+        one = {key: numbers[written[key]] for key in ("report", "progress", "inventory", "bell")}
+        more: dict[str, Any] = {
+            "states": [numbers[fd] for fd in written["states"]],
+            "sockets": [{**each, "fd": numbers[each["fd"]]} for each in written["sockets"]],
+            "log": numbers[written["log"]] if written["log"] >= 0 else -1,
+        }
+        for fd in more["states"]:
+            SavedState.open(fd)  # before anything is taken over
+        vm = Vm.read({**written, **one, **more, "keeper": 0})
+        vm.copies.read(written["copies"], numbers)
+    except KeyError as error:
+        raise Unreadable(f"descriptor {error} was not kept") from None
+    vm.succeed_keeper()
+    return vm
