@@ -261,8 +261,8 @@ SHAPES = [
     (
         ONE + "[a]: b\n",
         [
-            f"vm.yaml:3:1: a list or a mapping is no key; valid are {KEYS}, log_level, sandbox, "
-            "seccomp, state_dir, devices"
+            f"vm.yaml:3:1: a list or a mapping is no key; valid are {KEYS}, log_level, "
+            "log_failures, sandbox, seccomp, state_dir, devices"
         ],
     ),
     (ONE + "<<: {tag: x}\n", ["vm.yaml:3:1: unknown key '<<'"]),

@@ -109,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         if words and not words[0].startswith("-"):
-            return commands.run(words[0], words[1:])
+            # A daemon that a command has started is replaced as others are, without the command.
+            return _go_on() if handover.is_due() else commands.execute(words[0], words[1:])
         return _serve(words)
     except UserError as error:
         for problem in error.problems:

@@ -264,6 +264,13 @@ class DeviceConfig:
     """Where a file has the device, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
     @property
+    def place(self) -> str:
+        """Where the VMM connects, for messages."""
+        if self.socket is not None:
+            return self.socket
+        return f"the device {self.tag!r}" if self.fd is None else f"--fd {self.fd}"
+
+    @property
     def keeps_state(self) -> bool:
         """Whether something of it is kept in the state directory."""
         named = any(each.name or each.quota for each in self.exports)

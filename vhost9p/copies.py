@@ -13,8 +13,8 @@ of that device.
 Main only holds the copies. They may be of any kind, since a frontend or a worker that was taken
 over may have brought them about: main never reads or writes one, nor asks what it is beyond what
 the kernel itself answers. Even to close one may hang, in the file system that it is of. So a child
-does it that shares main's table of descriptors (CLONE_FILES of clone(2)), unless it is of a kind
-that cannot hang.
+does it that shares main's table of descriptors (CLONE_FILES of clone(2)), unless it is an eventfd:
+a pipe waits for who writes to it, and the last close of memory frees all of it.
 """
 
 import logging
@@ -22,14 +22,14 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from vhost9p.forking import without_stop_signals
 from vhost9p.inventory import Inventory, Listed, Loss
 from vhost9p.native.process import clone, take_descriptor
 from vhost9p.native.sandbox import open_namespaces
 from vhost9p.vhost_user.channel import shut_down
-from vhost9p.vhost_user.descriptors import is_harmless
+from vhost9p.vhost_user.descriptors import is_eventfd
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ class Copies:
         """Copies what has changed from a keeper, which has entered its namespaces. Returns whether
         something has changed. If that is not allowed, it is said once."""
         self.looks_at = time.monotonic() + PAUSE_S
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._inventory.bell)
+        self._inventory.silence()
         if self._is_impossible:
             return False
         changed = False
@@ -124,8 +123,12 @@ class Copies:
         return (listed, copied[1]) if listed in (copied[0], first) else None
 
     def loss(self) -> Loss:
-        """After the death of the keeper: what its successor begins with."""
+        """After the death of the keeper: what its successor begins with. The connections of the
+        other devices end."""
         current = self._current()
+        for before, now in zip(self._devices, current, strict=True):
+            if before and not now:
+                refuse(before[1])
         self._devices = current
         self._given = [each and each[1] for each in current]
         return Loss([each and (each[0].fds, each[1]) for each in current])
@@ -150,11 +153,10 @@ class Copies:
             "given": self._given,
         }
 
-    def read(self, written: Mapping[str, Any], numbers: Mapping[int, int]) -> None:
+    def read(self, written: Mapping[str, Any], numbers: Mapping[int, int], taken: set[int]) -> None:
         """Those that another process has written down; `numbers` says which number here each
-        descriptor has that it names, and one number may stand for several. Raises KeyError,
-        OSError."""
-        taken: set[int] = set()
+        descriptor has that it names. One number may stand for several: who comes first takes it,
+        unless it is in `taken`, and the others get copies. Raises KeyError, OSError."""
 
         def take(fd: int) -> int:
             if fd < 0:
@@ -174,37 +176,48 @@ class Copies:
 
 def close(fds: Collection[int]) -> None:
     """Closes copies, which may hang: not here."""
-    dangerous = []
-    for fd in fds:
-        if fd < 0:
-            continue
-        if is_harmless(fd):
-            os.close(fd)
-        else:
-            dangerous.append(fd)
-    if dangerous:
-        _close_elsewhere(dangerous)
+    _close(fds, shuts_down=False)
 
 
 def refuse(fds: Collection[int]) -> None:
     """Closes what a main process before has left and nobody goes on with. A service manager may
     have it open still, so nobody can connect to its sockets any more, or wait for them."""
+    _close(fds, shuts_down=True)
+
+
+def _close(fds: Collection[int], *, shuts_down: bool) -> None:
+    dangerous = []
     for fd in fds:
-        with suppress(OSError):  # most are no sockets
-            shut_down(fd)
-    close(fds)
+        if fd < 0:
+            continue
+        if is_eventfd(fd):
+            os.close(fd)
+        else:
+            dangerous.append(fd)
+    if dangerous:
+        _close_elsewhere(dangerous, shuts_down=shuts_down)
 
 
-def _close_elsewhere(fds: Sequence[int]) -> None:
+def _close_elsewhere(fds: Sequence[int], *, shuts_down: bool) -> None:
     """In a child, which main reaps like any that it does not know."""
     try:
         with without_stop_signals():
             pid, pidfd = clone()
             if pid == 0:
-                for fd in fds:
-                    with suppress(OSError):
-                        os.close(fd)
-                os._exit(0)
+                _close_all(fds, shuts_down=shuts_down)
         os.close(pidfd)
     except OSError as error:  # too many processes, for now
         log.debug("copies of descriptors stay open: %s", error)
+
+
+def _close_all(fds: Sequence[int], *, shuts_down: bool) -> NoReturn:
+    """In the child."""
+    try:
+        for fd in fds if shuts_down else ():
+            with suppress(OSError):  # most are no sockets
+                shut_down(fd)
+        for fd in fds:
+            with suppress(OSError):
+                os.close(fd)
+    finally:
+        os._exit(0)

@@ -111,7 +111,7 @@ class Exports:
 
     def _open_meeting_place(self, names: list[bytes]) -> Driver:
         with state_dir.opened(self._config.state_dir) as folder:
-            fd = self._keep(open_meeting_place(folder, _key(self._config), names))
+            fd = self._keep(open_meeting_place(folder, state_key(self._config), names))
         export = self._make(fd, readonly=True)
         return LocalDriver(export, fd, readonly=True)
 
@@ -135,9 +135,9 @@ def _throttle(export: Export, at: Throttling) -> None:
     export.set_throttle([(each.avg, each.max, each.length) for each in limits], at.iops_size)
 
 
-def _key(config: DeviceConfig) -> str:
-    """State belongs to a pair of exports and tag, so that two guests of one tree do not disturb
-    each other."""
+def state_key(config: DeviceConfig) -> str:
+    """Returns the name of a device's state. It belongs to a pair of exports and tag, so that two
+    guests of one tree do not disturb each other."""
     paths = [os.path.realpath(each.path) for each in config.exports]
     return "\0".join((*paths, config.tag, str(config.socket)))
 
@@ -145,4 +145,4 @@ def _key(config: DeviceConfig) -> str:
 def _open_state(config: DeviceConfig) -> StateFile:
     """Opens the file that preserves the exports' identities over a restart of the daemon."""
     with state_dir.opened(config.state_dir) as folder:
-        return StateFile(folder, _key(config))
+        return StateFile(folder, state_key(config))

@@ -34,8 +34,11 @@ def _identity(fd: int) -> str:
     compares more strictly. Raises OSError."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
         fields = dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
+    if "ino" not in fields:
+        return str(fd)
+    access = int(fields["flags"], 8) & os.O_ACCMODE  # a pipe has two ends
     names = ("mnt_id", "ino", "eventfd-id")
-    return " ".join(fields.get(name, "").strip() for name in names) if "ino" in fields else str(fd)
+    return " ".join((str(access), *(fields.get(name, "").strip() for name in names)))
 
 
 class Kept(NamedTuple):
@@ -74,10 +77,19 @@ class FdStore:
 
     def keep(self, written: dict[str, Any], fds: Collection[int]) -> None:
         """From now on these are stored: what main knows, and the descriptors that are named there.
-        If the manager has no room, `retries_at` says when to call it again. Raises OSError."""
+        If the manager has no room, or this process no descriptors, `retries_at` says when to call
+        it again."""
         self.retries_at = None
         if not self.manager.is_there:
             return
+        try:
+            self._keep(written, fds)
+        except OSError as error:
+            log.debug("what the service manager keeps is out of date: %s", error)
+            self._retry_later()
+
+    def _keep(self, written: dict[str, Any], fds: Collection[int]) -> None:
+        """Raises OSError."""
         names: dict[int, int] = {}
         wanted: set[str] = set()
         for fd in fds:
@@ -116,8 +128,11 @@ class FdStore:
     def _send(self, text: str, fds: Collection[int] = ()) -> bool:
         if self.manager.send(text, fds):
             return True
-        self.retries_at = time.monotonic() + RETRY_S
+        self._retry_later()
         return False
+
+    def _retry_later(self) -> None:
+        self.retries_at = time.monotonic() + RETRY_S
 
     def _remove(self) -> None:
         while self._obsolete and self._send(f"FDSTOREREMOVE=1\nFDNAME={self._obsolete[0]}"):

@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from vhost9p import memory_file
@@ -71,6 +72,12 @@ class Inventory:
         struct.pack_into(f"={len(fds)}i", self._memory, at + _HEAD.size, *fds)
         _HEAD.pack_into(self._memory, at, (generation + 1) % 2**64, len(fds))
         os.eventfd_write(self.bell, 1)
+
+    def silence(self) -> None:
+        """In main, before it looks: the bell rings for later changes only. Never blocks, even if a
+        worker has read the bell's count, and made its descriptor one that blocks."""
+        with suppress(BlockingIOError):
+            os.preadv(self.bell, [bytearray(8)], -1, os.RWF_NOWAIT)
 
     def close(self) -> None:
         """In main, when the VM has ended."""

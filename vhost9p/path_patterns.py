@@ -82,12 +82,14 @@ def _name(text: bytes) -> Name:
         raise ValueError("has two slashes in a row; between them a name is expected")
     if text in (b".", b".."):
         raise ValueError(f"has {text.decode()} as a component, which is the name of no file")
-    if b"**" in text.replace(b"\\*", b""):
-        raise ValueError("has ** within a name; it stands alone between slashes, * within a name")
     tokens: list[Token] = []
     at = 0
     while at < len(text):
         token, at = _token(text, at)
+        if token == STAR and tokens[-1:] == [STAR]:
+            raise ValueError(
+                "has ** within a name; it stands alone between slashes, * within a name"
+            )
         tokens.append(token)
     return tuple(tokens)
 

@@ -17,6 +17,9 @@ from vhost9p.vm import HANG, Vm
 
 log = logging.getLogger(__name__)
 
+_SHARED = "report", "progress", "inventory", "bell"
+"""Descriptors that every VM has."""
+
 # ---- another version -----------------------------------------------------------------------------
 
 
@@ -56,9 +59,11 @@ def vms_of(kept: Kept) -> list[Vm]:
     """Returns the VMs that go on after the death of the main process before; the others are
     refused, which is said."""
     vms = []
+    # A worker can have listed any descriptor that it has, also one of the VM's own.
+    taken = {number for each in kept.written["vms"] for number in _own(each, kept.numbers)}
     for written in kept.written["vms"]:
         try:
-            vms.append(_vm_of(written, kept.numbers))
+            vms.append(_vm_of(written, kept.numbers, taken))
         except (OSError, Unreadable) as error:
             log.error("%s cannot go on: %s: %s", written.get("name"), error, HANG)
     used = {fd for vm in vms for fd in (*vm.descriptors, *vm.copies.fds)}
@@ -66,10 +71,18 @@ def vms_of(kept: Kept) -> list[Vm]:
     return vms
 
 
-def _vm_of(written: dict[str, Any], numbers: Mapping[int, int]) -> Vm:
-    """Raises OSError, Unreadable."""
+def _own(written: Mapping[str, Any], numbers: Mapping[int, int]) -> set[int]:
+    """The descriptors of a VM but for its copies, as far as they were kept."""
+    one = [written.get(key, -1) for key in (*_SHARED, "log")]
+    sockets = [each["fd"] for each in written.get("sockets", ())]
+    each = (*one, *written.get("states", ()), *sockets)
+    return {numbers[fd] for fd in each if fd in numbers}
+
+
+def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int]) -> Vm:
+    """`taken` are the descriptors that something has already. Raises OSError, Unreadable."""
     try:
-        one = {key: numbers[written[key]] for key in ("report", "progress", "inventory", "bell")}
+        one = {key: numbers[written[key]] for key in _SHARED}
         more: dict[str, Any] = {
             "states": [numbers[fd] for fd in written["states"]],
             "sockets": [{**each, "fd": numbers[each["fd"]]} for each in written["sockets"]],
@@ -78,7 +91,7 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int]) -> Vm:
         for fd in more["states"]:
             SavedState.open(fd)  # before anything is taken over
         vm = Vm.read({**written, **one, **more, "keeper": 0})
-        vm.copies.read(written["copies"], numbers)
+        vm.copies.read(written["copies"], numbers, taken)
     except KeyError as error:
         raise Unreadable(f"descriptor {error} was not kept") from None
     vm.succeed_keeper()

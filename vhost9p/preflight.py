@@ -17,6 +17,7 @@ the place of its directory, and the roots of all mounts below it.
 """
 
 import os
+import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
@@ -27,7 +28,7 @@ from vhost9p.config import Config, DeviceConfig, ExportConfig, cpus_problem, dir
 from vhost9p.errors import UserError
 from vhost9p.policy import export_options, rights
 from vhost9p.policy.forbid import why_not_forbid
-from vhost9p.policy.mounts import MountTable
+from vhost9p.policy.mounts import MountLine, MountTable
 from vhost9p.policy.spelling import why_not_hide
 from vhost9p.policy.state_dir import state_problem
 from vhost9p.vhost_user.listener import descriptor_problem, path_problem
@@ -43,6 +44,27 @@ MODELS = (
     "choose none (what the daemon may not give away belongs to its own user), mapped-xattr or "
     "mapped-file (the guest's owners are kept beside the files), or run it as root"
 )
+
+
+class Problem(NamedTuple):
+    """Why serving cannot begin. The line of it has the remedy, if that is not obvious;
+    `otherwise` is the one of a report."""
+
+    origin: str
+    subject: str
+    text: str
+    remedy: str = ""
+    otherwise: str = ""
+
+    def __str__(self) -> str:
+        return self.origin + "; ".join(filter(None, (self.text, self.remedy)))
+
+
+def with_remedy(origin: str, subject: str, line: str, otherwise: str = "") -> Problem:
+    """Returns a problem whose line has the remedy, if any, behind its first semicolon that is not
+    in brackets."""
+    text, *rest = re.split(r"; (?![^()]*\))", line, maxsplit=1)
+    return Problem(origin, subject, text, "".join(rest), otherwise)
 
 
 class Place(NamedTuple):
@@ -83,16 +105,24 @@ class _Host:
     def shown(self, export: str) -> list[Place]:
         """All places whose files an export shows."""
         real = os.path.realpath(os.fsencode(export))
-        return [
-            self.place(export),
-            *(
-                Place(mount.st_dev, mount.root)
-                for mount in self._mounts.values()
-                if mount.point != real
-                and _is_within(mount.point, real)
-                and mount.fs_type not in KERNEL_TYPES
-            ),
-        ]
+        below = _below(self._mounts, real)
+        return [self.place(export), *(Place(mount.st_dev, mount.root) for mount in below)]
+
+
+def _below(mounts: dict[int, MountLine], real: bytes) -> list[MountLine]:
+    """The mounts below a directory that hold data."""
+    return [
+        mount
+        for mount in mounts.values()
+        if mount.point != real
+        and _is_within(mount.point, real)
+        and mount.fs_type not in KERNEL_TYPES
+    ]
+
+
+def mounts_below(table: MountTable, path: str) -> list[MountLine]:
+    """Returns the mounts below a directory that hold data."""
+    return _below(table.read(), os.path.realpath(os.fsencode(path)))
 
 
 def _open_nearest(path: bytes) -> int:
@@ -131,24 +161,29 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
         yield "configuration", config.file
 
 
-def _check_sockets(config: Config, beside: Collection[Config]) -> Iterator[str]:
+def _check_sockets(config: Config, beside: Collection[Config]) -> Iterator[Problem]:
     """Whether another VM has the socket. An attempt to connect would look like a frontend to it."""
     taken = {each.socket for other in beside for each in other.devices}
     for device in config.devices:
         if device.socket is not None and device.socket in taken:
-            yield f"{device.origin}{device.socket} is in use: it is another VM's"
+            text = f"{device.socket} is in use: it is another VM's"
+            yield Problem(device.origin, device.socket, text, otherwise="choose another socket")
 
 
-def _check_device(device: DeviceConfig) -> Iterator[str]:
+def _check_device(device: DeviceConfig) -> Iterator[Problem]:
+    subject = device.place
     for wrong in _check_place(device):
-        yield device.origin + wrong
+        otherwise = "choose another socket, or change its directory or owner"
+        yield Problem(device.origin, subject, wrong, otherwise=otherwise)
     if device.keeps_state and (problem := state_problem(device.state_dir)):
-        yield device.origin + problem
+        otherwise = "choose another directory, or change the rights of this one"
+        yield Problem(device.origin, device.state_dir, problem, otherwise=otherwise)
     for export in device.exports:
         for wrong in _check_export(export, device):
-            yield export.origin + wrong
+            yield with_remedy(export.origin, export.path, wrong, "change the export")
     if problem := cpus_problem(device.cpus):
-        yield f"{device.origin}cpus: {problem}"
+        otherwise = "name CPUs that are there, and that the service may use"
+        yield Problem(device.origin, subject, f"cpus: {problem}", otherwise=otherwise)
 
 
 def _check_place(device: DeviceConfig) -> Iterator[str]:
@@ -211,7 +246,7 @@ def _check_model(export: ExportConfig) -> Iterator[str]:
         )
 
 
-def settle(export: ExportConfig) -> ExportConfig:
+def _settle_export(export: ExportConfig) -> ExportConfig:
     """Returns the export with its real path and a security model, by the daemon's rights if none
     is set. With an id_map these rights have been checked already."""
     export = replace(export, path=os.path.realpath(export.path))
@@ -221,7 +256,9 @@ def settle(export: ExportConfig) -> ExportConfig:
     return replace(export, security_model="passthrough" if owners else "none")
 
 
-def _check_own_files(host: _Host, configs: Iterable[Config], export: ExportConfig) -> Iterator[str]:
+def _check_own_files(
+    host: _Host, configs: Iterable[Config], export: ExportConfig
+) -> Iterator[Problem]:
     shown = host.shown(export.path)
     own = (each for config in configs for each in _own_files(config))
     for what, path in dict.fromkeys(own):
@@ -229,15 +266,16 @@ def _check_own_files(host: _Host, configs: Iterable[Config], export: ExportConfi
         if any(each.contains(place) for each in shown):
             everything = os.path.realpath(export.path) == "/"
             way_out = "export a directory below /" if everything else "move the one or the other"
-            yield (
-                f"{export.origin}{export.path}: the export contains the daemon's {what} "
-                f"{path}, which no guest should reach; {way_out}, {ADVICE}"
+            text = (
+                f"{export.path}: the export contains the daemon's {what} {path}, which no guest "
+                "should reach"
             )
+            yield Problem(export.origin, export.path, text, f"{way_out}, {ADVICE}")
 
 
 def _check_overlaps(
     host: _Host, devices: Iterable[DeviceConfig], others: Collection[DeviceConfig]
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Two writable exports: of `devices`, which are in question, or of one of them and one of
     the `others`."""
     exports = [
@@ -257,17 +295,14 @@ def _check_overlaps(
                     if device is other_device
                     else "both guests could write there while each trusts what it has cached"
                 )
-                yield (
-                    f"{one.origin}{one.path} and {other.path}: the exports overlap, and {why}; "
-                    f"make one read-only, {ADVICE}"
-                )
+                text = f"{one.path} and {other.path}: the exports overlap, and {why}"
+                yield Problem(one.origin, one.path, text, f"make one read-only, {ADVICE}")
 
 
-def check(config: Config, beside: Collection[Config] = ()) -> Config:
-    """Returns the configuration with real paths, and security models chosen. `beside` are other
-    VMs', which are served already. Raises UserError with all errors, OSError if /proc is
-    missing."""
-    problems = [text for each in config.devices for text in _check_device(each)]
+def find_problems(config: Config, beside: Collection[Config] = ()) -> list[Problem]:
+    """Returns why the configuration cannot be served. `beside` are other VMs', which are served
+    already. Raises OSError if /proc is missing."""
+    problems = [problem for each in config.devices for problem in _check_device(each)]
     problems += _check_sockets(config, beside)
     with closing(MountTable()) as table:
         host = _Host(table)
@@ -276,12 +311,23 @@ def check(config: Config, beside: Collection[Config] = ()) -> Config:
             problems += _check_own_files(host, (config, *beside), export)
         others = [device for each in beside for device in each.devices if not device.force]
         problems += _check_overlaps(host, careful, others)
-    if problems:
-        raise UserError(*problems)
+    return problems
+
+
+def check(config: Config, beside: Collection[Config] = ()) -> Config:
+    """Returns the configuration with real paths, and security models chosen. Raises UserError with
+    all problems, OSError if /proc is missing."""
+    if problems := find_problems(config, beside):
+        raise UserError(*map(str, problems))
+    return settle(config)
+
+
+def settle(config: Config) -> Config:
+    """Returns a configuration without problems with real paths, and security models chosen."""
     devices = (
         replace(
             device,
-            exports=tuple(map(settle, device.exports)),
+            exports=tuple(map(_settle_export, device.exports)),
             state_dir=os.path.realpath(device.state_dir),
         )
         for device in config.devices

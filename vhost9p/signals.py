@@ -42,6 +42,9 @@ NOT_IGNORED = frozenset(
     }
 )
 
+ignored: set[int] = set()
+"""Signals that this process ignores of its own accord, so a program that it starts should not."""
+
 
 def leave_on_stop() -> None:
     """Until the daemon handles the signals to stop, they end the process at once: there is nothing
@@ -60,3 +63,4 @@ def ignore() -> None:
     for number in signal.valid_signals() - NOT_IGNORED:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)
+            ignored.add(number)

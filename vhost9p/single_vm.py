@@ -12,6 +12,7 @@ from vhost9p.native.process import set_name
 from vhost9p.notify import take_manager
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
+from vhost9p.progress import Progress
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener, ListenError
 from vhost9p.vm import Vm
@@ -60,8 +61,9 @@ def go_on() -> int:
     return _serve(daemon)
 
 
-def run(config: Config) -> int:
-    """Serves one VM until the end, and returns the exit code."""
+def run(config: Config, progress: Progress | None = None) -> int:
+    """Serves one VM until the end, and returns the exit code. `progress` shows another process
+    when it serves."""
     occupy_standard_streams()
     set_name("vhost9p")
     store = FdStore(take_manager())
@@ -72,7 +74,8 @@ def run(config: Config) -> int:
         daemon.adopt(vms_of(kept), {name: config})
     try:
         if name not in daemon.vms:
-            daemon.add(Vm(name, config, listen(config), speaks=False))
+            vm = Vm(name, config, listen(config), speaks=False, progress=progress)
+            daemon.add(vm)
     except ListenError as error:
         say(str(error))
         return EXIT_FAILURE

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from vhost9p.config import DeviceConfig, ExportConfig
-from vhost9p.exports import HIDDEN, MODELS
+from vhost9p.exports import MODELS
 from vhost9p.native.export import GID, UID, Attr, Export
 from vhost9p.native.fids import Facts, facts_of
 from vhost9p.native.qidmap import DeviceFlag, QidMap
@@ -148,13 +148,7 @@ class _Export:
         limits = self.config.quota
         if not limits:
             return None
-        used = usage.peek(
-            device.state_dir,
-            os.path.realpath(self.config.path),
-            root_fd=self.root_fd,
-            btime=self.native.probe(self.root_fd).btime,
-            hidden=HIDDEN.get(self.config.model, ()),
-        )
+        used = usage.peek(device.state_dir, os.path.realpath(self.config.path))
         if used and limits.bytes is not None and used.bytes >= limits.bytes:
             return reasons.quota_used_up(self.config, inodes=False)
         if used and inodes and limits.inodes is not None and used.inodes >= limits.inodes:
@@ -282,7 +276,7 @@ class Inspector:
 
     def _why_no_step(self, here: _Place, name: bytes, error: OSError) -> str:
         where, code = self._path(name), error.errno or 0
-        if code == errno.ENOENT and _exists(here.fd, name):
+        if code == errno.ENOENT and here.export.native.hides(here.fd, name):
             return f"{where}: {reasons.HIDDEN}"
         if code != errno.ENOENT:
             return f"{where}: {reasons.host_refuses(code, self._daemon, here.facts, Act.SEARCH)}"
@@ -437,14 +431,6 @@ def _words(code: int | None) -> str:
 
 def _shown(name: bytes) -> str:
     return repr(os.fsdecode(name))
-
-
-def _exists(fd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
 
 
 def lines(answer: Answer) -> Iterator[str]:

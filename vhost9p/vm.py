@@ -11,6 +11,7 @@ has written down (`written_down`). The keeper, which is still the old version's,
 one that goes on with its VM (takeover.py), or stays what it is if that fails.
 """
 
+import errno
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ from vhost9p.vhost_user.listener import Listener
 log = logging.getLogger(__name__)
 
 EXIT_USAGE = 2
+LACKING = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN
+"""Errors that say that the host has not enough descriptors, memory or processes for now."""
 HANG = "mounts of a connected VM hang from now on"
 
 
@@ -101,8 +104,9 @@ class Vm:
         self.next_start = None
         self.awaits_worker = False
         if self._goes_on:
+            goes_on = self._start_again(stop_fd)
             self._goes_on = False
-            if self._start_again(stop_fd):
+            if goes_on:
                 return
         self._start_anew()
 
@@ -235,7 +239,7 @@ class Vm:
 
     def _start_again(self, stop_fd: int) -> bool:
         """Starts a keeper that goes on with the state of the one that has died. Returns whether
-        that was possible."""
+        that was possible. Raises OSError: what the host lacks for now, it may have later."""
         log_pipe = LogPipe()
         self._limit(log_pipe)
         try:
@@ -247,6 +251,8 @@ class Vm:
             )
         except (Failed, OSError, Unreadable) as error:
             log_pipe.close()
+            if isinstance(error, OSError) and error.errno in LACKING:
+                raise
             why = (isinstance(error, OSError) and error.strerror) or error
             log.error("%s cannot go on: %s: %s", self.name, why, HANG)
             return False

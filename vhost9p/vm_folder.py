@@ -24,6 +24,7 @@ from vhost9p.notify import take_manager
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Preparation, Prepared
+from vhost9p.saved_state import Unreadable
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm import Vm
@@ -33,6 +34,15 @@ log = logging.getLogger(__name__)
 SUFFIX = ".yaml"
 PATIENCE_S = 10.0
 """Seconds in which a file has to be read and checked, and its sockets bound."""
+
+
+def names_of_files(folder: str) -> list[str]:
+    """Returns the paths of the configurations in a folder, in order. Raises OSError."""
+    return [
+        os.path.join(folder, file)
+        for file in sorted(os.listdir(folder))
+        if file.endswith(SUFFIX) and not file.startswith(".")
+    ]
 
 
 class FolderDaemon(Daemon):
@@ -116,8 +126,12 @@ class FolderDaemon(Daemon):
         self.take_over(vms, written["version"])
 
     def go_on_after_death(self, vms: Collection[Vm], written: dict[str, Any]) -> None:
-        """Serves the VMs of a main process that has died."""
-        self._take_read(written)
+        """Serves the VMs of a main process that has died. If what their files said is not known,
+        as if another version had written it down, or one without a folder, they have changed."""
+        try:
+            self._take_read({"read": {}, **written})
+        except Unreadable as error:
+            log.warning("what the files said is not known any more: %s", error)
         self.adopt(vms)
 
     def _take_read(self, written: dict[str, Any]) -> None:
@@ -132,17 +146,13 @@ class FolderDaemon(Daemon):
         if self.stopping:
             return
         try:
-            files = sorted(os.listdir(self._folder))
+            files = names_of_files(self._folder)
         except OSError as error:
             log.error("%s: cannot be read, and nothing changes: %s", self._folder, error.strerror)
             return
         self._drop_preparation()
         self._again.clear()
-        names = [
-            file.removesuffix(SUFFIX)
-            for file in files
-            if file.endswith(SUFFIX) and not file.startswith(".")
-        ]
+        names = [os.path.basename(file).removesuffix(SUFFIX) for file in files]
         self._waiting = sorted(names, key=self.vms.__contains__)  # new ones first
         for name in set(self.vms) - set(self._waiting):
             if self.vms[name].stopped_at is None:
@@ -196,7 +206,7 @@ class FolderDaemon(Daemon):
             self._report(done.name, prepared.problems)
         elif prepared.config:
             self._begin(done.name, prepared, listeners)
-        elif done.name in self.vms and prepared.read != self._read[done.name]:
+        elif done.name in self.vms and prepared.read != self._read.get(done.name):
             log.warning("%s: its file has changed, which its VM ignores until it ends", done.name)
         self._go_on()
 

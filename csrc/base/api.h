@@ -58,6 +58,9 @@ struct v9_refusal {
 /* Divides the descriptors that the limit of open files leaves among the devices; once, after all
  * devices exist. Returns 0, or the limit that would be needed to serve them all. */
 int v9_budget_begin(void);
+/* The limit of open files that so many devices need in a process which has open what this one has,
+ * and whose limit is `limit` so far. */
+uint32_t v9_budget_needed(uint32_t devices, uint32_t limit);
 /* The number of descriptors that a device may always hold. */
 uint32_t v9_budget_share(void);
 /* Closes a descriptor, whichever call has opened it. */

@@ -81,17 +81,29 @@ static uint32_t count_open(void)
     return count;
 }
 
+/* What no request can have, beside what is open. */
+static uint32_t set_aside(uint32_t devices, uint32_t limit)
+{
+    uint32_t reserve = limit / RESERVE_PART;
+
+    reserve = reserve < RESERVE_MIN ? RESERVE_MIN : reserve > RESERVE_MAX ? RESERVE_MAX : reserve;
+    return OWN + OWN_DEVICE * devices + reserve;
+}
+
+uint32_t v9_budget_needed(uint32_t devices, uint32_t limit)
+{
+    return count_open() + set_aside(devices, limit) + 2 * SHARE_MIN * devices;
+}
+
 int v9_budget_begin(void)
 {
     const uint32_t own = count_open();
-    uint32_t reserve, needed;
+    uint32_t needed;
 
     if (!owners_count)
         return 0; /* no limit */
-    reserve = owners_count / RESERVE_PART;
-    reserve = reserve < RESERVE_MIN ? RESERVE_MIN : reserve > RESERVE_MAX ? RESERVE_MAX : reserve;
     pthread_mutex_lock(&budget.lock);
-    needed = own + OWN + OWN_DEVICE * budget.devices + reserve;
+    needed = own + set_aside(budget.devices, owners_count);
     budget.capacity = owners_count > needed ? owners_count - needed : 1;
     divide();
     needed += 2 * SHARE_MIN * budget.devices;

@@ -201,6 +201,14 @@ void v9_hidden_paths_free(v9_hidden_paths *paths);
 int v9_hidden_paths_hide(const v9_hidden_paths *paths, const char *path);
 /* From now on they are hidden; `paths` outlive the export. Once, before the export is served. */
 void v9_export_hide(v9_export *ex, const v9_hidden_paths *paths);
+/*
+ * Whether this entry of directory `dir_fd` is hidden from the guest, if there is one or not, and as
+ * what (export/hidden_names.h). V9_IS_METADATA: under mapped-file, a name of its metadata, or
+ * another spelling of one that the host's file system accepts. V9_IS_HIDDEN: a path that the
+ * operator hides, or in a directory that is not inside the export any more. Or -errno if the
+ * directory's path is not known, -ENAMETOOLONG if it is too long.
+ */
+int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
 
 /* ---- mounts.c: which entries of a directory may lie on another device ------------------------ */
 

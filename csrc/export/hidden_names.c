@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "base/refusal.h"
 #include "export/hidden_paths.h"
 
 static const char *const hidden[] = {
@@ -96,7 +97,9 @@ int v9_export_check_name(v9_export *ex, int32_t dir_fd, const char *name, int hi
 {
     const int is = v9_export_hides(ex, dir_fd, name);
 
-    return is == V9_IS_METADATA ? -EINVAL : is == V9_IS_HIDDEN ? -hidden : is;
+    if (is <= 0)
+        return is;
+    return v9_refuse(is == V9_IS_METADATA ? EINVAL : hidden, V9_REFUSED_HIDDEN, 0);
 }
 
 int v9_export_hides_directory(v9_export *ex, int32_t fd)
@@ -104,7 +107,7 @@ int v9_export_hides_directory(v9_export *ex, int32_t fd)
     struct v9_hidden_state state;
     const int is = ex->hidden ? state_of(ex, fd, &state) : V9_VISIBLE;
 
-    return is == V9_IS_HIDDEN ? -ENOENT : is;
+    return is == V9_IS_HIDDEN ? v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0) : is;
 }
 
 /* The state of an entry, if it is a directory. */
@@ -135,8 +138,10 @@ int v9_export_may_move(v9_export *ex, int32_t old_dir, const char *old, int32_t 
     if (!is)
         is = state_of_entry(ex, new_dir, new, &after);
     if (is)
-        return is == V9_IS_HIDDEN ? -ENOENT : is;
-    return v9_hidden_paths_are_same(ex->hidden, &before, &after) ? 0 : -EACCES;
+        return is == V9_IS_HIDDEN ? v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0) : is;
+    if (v9_hidden_paths_are_same(ex->hidden, &before, &after))
+        return 0;
+    return v9_refuse(EACCES, V9_REFUSED_HIDDEN, 0);
 }
 
 /* ---- paths of requests ----------------------------------------------------------------------- */

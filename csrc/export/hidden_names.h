@@ -10,7 +10,7 @@
  *    is checked in its directory (v9_export_hides). This assumes that the directory itself is not
  *    hidden, which holds for a fid that was just looked up by its name (p9/lookup.c).
  *  - A directory whose fid is open, or has no name, stays what it is when the host moves it. So it
- * is checked whenever it is used (v9_export_hides_directory).
+ *    is checked whenever it is used (v9_export_hides_directory).
  *  - A directory that ".." or a path has led to is checked likewise.
  *  - The guest could change what is hidden below a directory by renaming that: it could reveal what
  *    is there, or fill a hidden place. So it may not rename a directory to a place where other
@@ -29,15 +29,8 @@
 
 enum { V9_VISIBLE = 0, V9_IS_METADATA = 1, V9_IS_HIDDEN = 2 };
 
-/*
- * Whether this entry of directory `dir_fd` is hidden from the guest, and as what. V9_IS_METADATA:
- * under mapped-file, one of the names above, or another spelling of one that the host's file system
- * accepts. V9_IS_HIDDEN: a path that the operator hides, or in a directory that is not inside the
- * export any more. Or -errno if the directory's path is not known, -ENAMETOOLONG if it is too long.
- */
-int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name);
-/* The same for a request that changes a name: 0 if it is visible; -EINVAL for metadata, -`hidden`
- * for a hidden path. */
+/* v9_export_hides (export/api.h) for a request that changes a name: 0 if it is visible; -EINVAL for
+ * metadata, -`hidden` for a hidden path. */
 int v9_export_check_name(v9_export *ex, int32_t dir_fd, const char *name, int hidden);
 /* Whether a directory is, or lies below, a path that is hidden: 0, -ENOENT, or -errno as above. */
 int v9_export_hides_directory(v9_export *ex, int32_t fd);

@@ -119,7 +119,7 @@ static int step_to_cached(struct v9_fids *fids, const struct place *at, const ch
     bool is_same;
 
     if (err)
-        return err < 0 ? err : -ENOENT;
+        return err < 0 ? err : v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0);
     err = v9_host_stat(at->fd, name, attr);
     if (err)
         return err == -ENOENT ? err : -EAGAIN; /* opening it reports what has failed */

@@ -1,11 +1,12 @@
 """`make demo`: a daemon, a guest, a mount, and what a person would want to see.
 
 A sample tree holds two file systems whose files have equal inode numbers (where this user may
-mount: root in a mount namespace of its own, others in a user namespace). One daemon exports it
-twice, with multidevs remap and with warn; one guest mounts both.
+mount: root in a mount namespace of its own, others in a user namespace). `vhost9p run` exports it
+twice, with multidevs remap and with warn, to one guest that mounts both.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,15 @@ from tests.guest import fetch
 from tests.guest.apt import FetchError
 from tests.guest.image import Image
 from tests.guest.vm import VM
+from vhost9p.config import DeviceConfig, ExportConfig
+from vhost9p.qemu import guest
 
 ROOT = Path(__file__).resolve().parents[2]
 INSIDE = "VHOST9P_DEMO_NAMESPACE"
 """Set in the process that has a mount namespace of its own."""
 KERNEL = "6.12"
+HOST0 = DeviceConfig((ExportConfig(str(ROOT / "docs")),))
+"""What the user's own guest gets."""
 
 
 @contextmanager
@@ -68,32 +73,11 @@ def write_config(folder: Path, tree: Path) -> Path:
         f"state_dir: {folder}/state\n"
         "devices:\n"
         + "".join(
-            f"  - socket: {folder}/{policy}.sock\n"
-            f"    tag: {policy}\n"
-            f"    path: {tree}\n"
-            f"    multidevs: {policy}\n"
-            "    force: true\n"
+            f"  - tag: {policy}\n    path: {tree}\n    multidevs: {policy}\n    force: true\n"
             for policy in ("remap", "warn")
         )
     )
     return config
-
-
-@contextmanager
-def daemon(config: Path, sockets: list[Path]) -> Iterator[None]:
-    """`vhost9p --config`, until the block ends."""
-    command = [sys.executable, "-m", "vhost9p", "--config", str(config), "--log-level", "warning"]
-    print("    $ vhost9p --config demo.yaml")
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        while not all(path.exists() for path in sockets):
-            if process.poll() is not None:
-                raise SystemExit("the daemon has ended")
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def on_host(command: str, cwd: Path) -> None:
@@ -140,21 +124,31 @@ def run(folder: Path) -> None:
     """The demo, with its files in `folder`."""
     start = time.monotonic()
     image = Image.build(fetch.kernel(KERNEL), "mini")
-    sockets = [folder / "remap.sock", folder / "warn.sock"]
     with ExitStack() as running:
-        with step("The daemon"):
+        with step("The configuration"):
             tree = make_tree(folder)
             config = write_config(folder, tree)
             show(config.read_text())
-            running.enter_context(daemon(config, sockets))
-        with step("A guest boots (emulated: it needs no KVM)"):
-            vm = running.enter_context(VM(image, sockets))
+        with step("The daemon and a guest (emulated: it needs no KVM)"):
+            print("    $ vhost9p run demo.yaml -- qemu-system-x86_64 …", flush=True)
+            vm = running.enter_context(VM(image, run=config))
         with step("It mounts both"):
             for policy in ("remap", "warn"):
                 print(f"    guest# mount -t 9p -o trans=virtio,version=9p2000.L {policy} /{policy}")
                 vm.mount(policy, f"/{policy}")
         look_around(vm, tree)
     print(f"Done in {time.monotonic() - start:.0f} s.")
+    print(f"Your turn (exit ends it): {your_turn(image)}")
+    print(f"and in the guest: {guest.mount_line(HOST0)}")
+
+
+def your_turn(image: Image) -> str:
+    """A line for a shell: a guest on the terminal, with a directory of the host."""
+    qemu = [*fetch.qemu().command, "-accel", "tcg", "-cpu", "max", "-m", "512M", "-nographic"]
+    kernel = ["-kernel", str(image.kernel.image), "-initrd", str(image.initrd)]
+    append = ["-append", "console=ttyS0 quiet -- shell"]
+    run = [f"{sys.prefix}/bin/vhost9p", "run", "--path", str(ROOT / "docs"), "--"]
+    return shlex.join([*run, *qemu, *kernel, *append])
 
 
 def prepare() -> None:

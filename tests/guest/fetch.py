@@ -32,12 +32,10 @@ from pathlib import Path
 
 from tests.guest import cache
 from tests.guest.apt import Archive, FetchError
+from vhost9p.qemu import options
 
 KERNELS = {"6.1": "bookworm", "6.12": "trixie", "newest": "trixie-backports"}
 """The names of the guest kernels and the suite that each comes from."""
-
-FRONTEND_DEVICE = "vhost-user-test-device-pci"
-"""The QEMU device that connects a guest to a vhost-user socket; user-creatable since 10.2."""
 
 USERLAND = (
     *("acl", "attr", "bash", "coreutils", "dash", "diffutils", "e2fsprogs", "findutils", "git"),
@@ -113,7 +111,7 @@ def qemu() -> Program:
     Raises FetchError when there is none and none can be fetched.
     """
     installed = shutil.which("qemu-system-x86_64")
-    if installed and FRONTEND_DEVICE in _output((installed, "-device", "help")):
+    if installed and options.FRONTEND in _output((installed, "-device", "help")):
         return Program((installed,), _qemu_version((installed,)))
     root = _packages("qemu", "trixie-backports", ("qemu-system-x86",))
     share = f"{root}/usr/share"
@@ -139,6 +137,16 @@ def tools() -> Path:
 def userland() -> Path:
     """A root folder with the programs of USERLAND and their libraries, merged into /usr."""
     return _packages("userland", "trixie", USERLAND, trim=True)
+
+
+@once
+def libvirt_schemas() -> Path:
+    """The folder with the RELAX NG schemas of libvirt's XML, by which libvirt validates it."""
+
+    def make(target: Path) -> None:
+        open_archive("trixie").unpack("trixie", ["libvirt-common"], target, "libvirt's schemas")
+
+    return cache.entry("libvirt-common", make) / "usr/share/libvirt/schemas"
 
 
 @once

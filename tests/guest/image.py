@@ -56,7 +56,9 @@ $b mount -t tmpfs -o mode=1777 shm /dev/shm
 $b ln -s /proc/self/fd /dev/fd
 $b mknod /dev/loop-control c 10 237
 for m in MODULES; do $b modprobe $m; done
-exec /agent
+[ "$1" = shell ] || exec /agent
+$b setsid $b cttyhack $b sh
+exec $b poweroff -f
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.frontend.daemon import Daemon
 from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, mounted, scratch_export
+from vhost9p.qemu.options import chardev_id
 
 pytestmark = pytest.mark.guest
 
@@ -125,13 +126,13 @@ def test_a_planned_restart_of_the_daemon(boot: Boot) -> None:
             vm.run("echo before > /mnt/f")
             vm.umount("/mnt")
             vm.unplug(0)
-            vm.qmp.execute("chardev-remove", id="c0")
+            vm.qmp.execute("chardev-remove", id=chardev_id(0))
             first.wait_line("disconnected")
             first.stop()
             assert "hangs from now on" not in first.output
         with Daemon("--path", str(export), *MODEL) as second:
             backend["data"]["addr"]["data"] = {"path": second.socket}  # type: ignore[index]
-            vm.qmp.execute("chardev-add", id="c0", backend=backend)
+            vm.qmp.execute("chardev-add", id=chardev_id(0), backend=backend)
             vm.plug(0)
             vm.run(f"until grep -q host0 {DRIVER}/virtio*/mount_tag; do sleep 0.1; done")
             vm.mount("host0", "/mnt")

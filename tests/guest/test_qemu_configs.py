@@ -2,14 +2,17 @@
 .cfg file, and a guest mounts what the comment in it says.
 
 Both run in a copy of the folder, as that comment has it, so that the names of sockets and
-directories need no change.
+directories need no change. Some guests are started as `vhost9p qemu` prints it, or by `vhost9p
+run`, instead: what is shipped is the same text (`test_what_is_shipped_is_what_is_printed`).
 """
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -20,10 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.daemon import ROOT, Daemon
+from tests.frontend.daemon import ROOT, Daemon, run_cli
 from tests.guest.fetch import Kernel
 from tests.guest.image import Image
-from tests.guest.vm import VM
+from tests.guest.vm import VM, served
 from vhost9p.cli import CAPABILITIES
 from vhost9p.config_file import load
 
@@ -33,6 +36,11 @@ MEMORY_OPTIONS = ("-machine", "-m", "-object")
 """What the configuration says instead of the harness."""
 HUGE_PAGES = 256
 OVERCOMMIT = Path("/proc/sys/vm/nr_overcommit_hugepages")
+
+WAYS = {"one-export": "shell", "read-only": "readconfig", "two-exports": "run"}
+"""How QEMU gets its options where it is not from the .cfg file."""
+ODD = "v9-config, é 'x-"
+"""What the name of a folder begins with that has to be quoted everywhere."""
 
 UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-Urm")
 MOUNT = """
@@ -46,10 +54,11 @@ exec "$@"
 
 
 class ConfiguredVM(VM):
-    """A guest whose machine, memory and devices come from a .cfg file in `folder`."""
+    """A guest of the configuration `name` in `folder`, whose memory and devices come from what is
+    shipped, printed or added."""
 
     def __init__(self, image: Image, folder: Path, name: str) -> None:
-        super().__init__(image, log=folder / "log")
+        super().__init__(image)
         words = iter(self.command)
         kept: list[str] = []
         for word in words:
@@ -57,8 +66,24 @@ class ConfiguredVM(VM):
                 next(words)
             else:
                 kept.append(word)
-        # The names of sockets in the file are relative to where QEMU is started.
-        self.command = ("env", "-C", str(folder), *kept, "-readconfig", f"{name}.cfg")
+        self.command = ("env", "-C", str(folder), *_configured(kept, folder, name))
+
+
+def _configured(qemu: list[str], folder: Path, name: str) -> list[str]:
+    """The command that starts QEMU in `folder`: names of sockets in what is shipped are relative to
+    it."""
+    way = WAYS.get(name)
+    if way == "run":
+        run = served(folder / f"{name}.yaml")
+        return ["env", f"XDG_STATE_HOME={folder}/state", *run, *qemu, "-m", "512M"]
+    if way is None:
+        return [*qemu, "-readconfig", f"{name}.cfg"]
+    printed = run_cli("qemu", f"{folder}/{name}.yaml", "--memory", "512M", "--format", way)
+    assert printed.returncode == 0, printed.stderr
+    if way == "shell":
+        return ["sh", "-c", f"exec {shlex.join(qemu)} {printed.stdout}"]
+    (folder / "printed.cfg").write_text(printed.stdout)
+    return [*qemu, "-readconfig", "printed.cfg"]
 
 
 def said_in(name: str, command: str) -> list[list[str]]:
@@ -69,40 +94,60 @@ def said_in(name: str, command: str) -> list[list[str]]:
 
 
 class Example:
-    """A running daemon and the guest that has mounted all of its devices."""
+    """A guest that has mounted all of its devices, and the daemon, if that was started by
+    itself."""
 
-    def __init__(self, daemon: Daemon, vm: VM, folder: Path) -> None:
-        self.daemon = daemon
+    def __init__(self, daemon: Daemon | None, vm: VM, folder: Path) -> None:
+        self._daemon = daemon
         self.vm = vm
         self.folder = folder
+
+    @property
+    def daemon(self) -> Daemon:
+        assert self._daemon
+        return self._daemon
 
 
 @contextmanager
 def started(name: str, kernel: Kernel) -> Iterator[Example]:
     """Does what the comment of a configuration says. /tmp has short names, as sockets need."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="v9-config-")))
+        prefix = ODD if name in WAYS else "v9-config-"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
         shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
         for _, _, *directories in said_in(name, "mkdir -p"):
             for directory in directories:
                 (folder / directory).mkdir(parents=True)
         mounts = said_in(name, "mount -t tmpfs")
         wrapper = (*UNSHARE, "sh", "-c", MOUNT, "sh") if mounts else ()
-        (command,) = said_in(name, "vhost9p")
-        daemon = Daemon(*command[1:-1], socket=False, cwd=folder, wrapper=wrapper)
-        config = load(str(folder / f"{name}.yaml"))
-        daemon.start(wait=False)
-        stack.callback(daemon.kill)
-        for device in config.devices:
-            daemon.wait_line(rf"serving .* as '{device.tag}' on {device.socket}")
+        daemon = None
+        if WAYS.get(name) != "run":
+            daemon = stack.enter_context(serving(name, folder, wrapper))
         vm = stack.enter_context(ConfiguredVM(Image.build(kernel), folder, name))
         for *mount, tag, where in said_in(name, "mount -t 9p"):
             vm.run(("mkdir", "-p", where))
             vm.run((*mount, tag, where))
         yield Example(daemon, vm, folder)
         vm.close()
-        daemon.stop()
+        if daemon:
+            daemon.stop()
         assert not list(folder.glob("*.sock")), "a socket was left behind"
+
+
+@contextmanager
+def serving(name: str, folder: Path, wrapper: tuple[str, ...]) -> Iterator[Daemon]:
+    """The daemon as the comment starts it, until the block ends at the latest."""
+    (command,) = said_in(name, "vhost9p")
+    daemon = Daemon(*command[1:-1], socket=False, cwd=folder, wrapper=wrapper)
+    config = load(str(folder / f"{name}.yaml"))
+    daemon.start(wait=False)
+    try:
+        for device in config.devices:
+            socket = re.escape(device.socket or "")
+            daemon.wait_line(rf"serving .* as '{device.tag}' on {socket}")
+        yield daemon
+    finally:
+        daemon.kill()
 
 
 def shares(vm: VM, folder: Path, mounted: dict[str, str]) -> None:
@@ -221,6 +266,33 @@ def test_every_configuration_boots_and_mounts(name: str, kernel: Kernel) -> None
 
 def test_every_configuration_has_both_files_and_a_check() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(NAMES) == set(CHECKS)
+
+
+def sections(text: str) -> dict[str, dict[str, str]]:
+    """A configuration file of QEMU's, with sockets relative to it."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    found = {title: dict(parser[title]) for title in parser.sections()}
+    for pairs in found.values():
+        if "path" in pairs:
+            pairs["path"] = os.path.basename(pairs["path"].strip('"'))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_shipped_is_what_is_printed(name: str, tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path, dirs_exist_ok=True)
+    for _, _, *directories in said_in(name, "mkdir -p"):
+        for directory in directories:
+            (tmp_path / directory).mkdir(parents=True)
+    file = str(tmp_path / f"{name}.yaml")
+    printed = run_cli("qemu", file, "--memory", "512M", "--format", "readconfig")
+    shipped = sections((CONFIGS / f"{name}.cfg").read_text())
+    expected = sections(printed.stdout)
+    if name == "hugepages":
+        more = {"hugetlb": '"on"', "hugetlbsize": '"2M"', "prealloc": '"on"'}
+        expected['object "vhost9p-mem"'].update(more)
+    assert shipped == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,7 @@
 """A guest: QEMU with an image, its console, its monitor and its agent.
 
-Belongs here: QEMU's command line and life. Which image runs is image.py's business, how commands
-reach the guest is channel.py's.
+Belongs here: QEMU's command line and life. What connects it to a daemon is vhost9p.qemu's, which
+image runs is image.py's business, how commands reach the guest is channel.py's.
 
     with VM(Image.build(fetch.kernel("6.12")), sockets=[path]) as vm:
         vm.mount("host0", "/mnt")
@@ -23,6 +23,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tests.children import ending_with_tests
+from tests.frontend.daemon import environment
 from tests.guest import cache, fetch
 from tests.guest.channel import Channel, GuestLost, Process, Result
 from tests.guest.image import Image
 from tests.guest.qmp import Qmp, QmpError
+from vhost9p.qemu import options
 
 BOOT_SECONDS = 180.0
 """How long a boot may take on a busy machine under emulation."""
@@ -82,12 +86,14 @@ class VM:
         args: Sequence[str] = (),
         append: str = "",
         log: Path | None = None,
+        run: Path | None = None,
     ) -> None:
-        """A guest with one vhost-user 9p device for each of `sockets` (v9p0, v9p1, …).
+        """A guest with one vhost-user 9p device for each of `sockets`.
 
         `memory` in QEMU's notation; `hotplug` puts each device behind a port of its own, so that
         device_del works; `args` and `append` are added to QEMU's and the kernel's arguments;
         `log` is the folder in which console.log and qemu.log stay (else they go with the guest).
+        `run` is a configuration that is served as long as the guest runs, by `vhost9p run`.
         """
         self.image = image
         self._folder = Path(tempfile.mkdtemp(prefix="vm-"))
@@ -95,13 +101,15 @@ class VM:
         log.mkdir(parents=True, exist_ok=True)
         self.console_log = log / "console.log"
         self._qemu_log = log / "qemu.log"
-        self._devices = [_device(i, hotplug) for i in range(len(sockets))]
+        devices = [
+            [*options.device(i, str(path), pluggable=hotplug)] for i, path in enumerate(sockets)
+        ]
+        self._devices = [_for_qmp(each[-1]) for each in devices]
         self.command: tuple[str, ...] = (
+            *(served(run) if run else ()),
             *fetch.qemu().command,
             *_machine(memory, cpus, self._folder, self.console_log),
-            *(word for i in range(len(sockets)) if hotplug for word in _port(i)),
-            *(word for i, path in enumerate(sockets) for word in _chardev(i, path)),
-            *(word for device in self._devices for word in ("-device", _property_list(device))),
+            *(word for each in devices for option in each for word in option.words),
             *(word for i, export in enumerate(virtfs) for word in _virtfs(i, export)),
             *("-kernel", str(image.kernel.image), "-initrd", str(image.initrd)),
             *("-append", f"{_KERNEL_ARGUMENTS} {append}".rstrip()),
@@ -313,54 +321,38 @@ def _machine(memory: str, cpus: int, folder: Path, console: Path) -> tuple[str, 
     kvm = os.environ.get("VHOST9P_KVM") == "1"
     return (
         *("-accel", "kvm" if kvm else "tcg", "-cpu", "host" if kvm else "max"),
-        *("-machine", "q35,memory-backend=mem", "-m", memory, "-smp", str(cpus)),
-        *("-object", f"memory-backend-memfd,id=mem,size={memory},share=on"),
+        *(word for option in options.machine("q35", memory) for word in option.words),
+        *("-smp", str(cpus)),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-run-with", "exit-with-parent=on"),
-        *("-serial", f"file:{_escaped(console)}"),
-        *("-qmp", f"unix:{_escaped(folder / 'qmp')},server=on,wait=off"),
-        *("-chardev", f"socket,id=agent,path={_escaped(folder / 'agent')},server=on,wait=off"),
+        *("-serial", f"file:{options.escaped(str(console))}"),
+        *("-qmp", f"unix:{options.escaped(str(folder / 'qmp'))},server=on,wait=off"),
+        *(
+            "-chardev",
+            f"socket,id=agent,path={options.escaped(str(folder / 'agent'))},server=on,wait=off",
+        ),
         *("-device", "virtio-serial-pci"),
         *("-device", "virtserialport,chardev=agent,name=org.vhost9p.agent"),
     )
 
 
-def _port(index: int) -> tuple[str, str]:
-    return "-device", f"pcie-root-port,id=port{index},chassis={index + 1},slot={index + 1}"
+def served(config: Path) -> list[str]:
+    """The words before QEMU's by which a configuration is served as long as it runs."""
+    words = [sys.executable, "-m", "vhost9p", "run", str(config), "--"]
+    return ["env", f"PYTHONPATH={environment({})['PYTHONPATH']}", *ending_with_tests(words)]
 
 
-def _chardev(index: int, path: Path) -> tuple[str, str]:
-    return "-chardev", f"socket,id=c{index},path={_escaped(path)}"
-
-
-def _device(index: int, hotplug: bool) -> dict[str, str | int]:
-    device: dict[str, str | int] = {
-        "driver": fetch.FRONTEND_DEVICE,
-        "id": f"v9p{index}",
-        "chardev": f"c{index}",
-        "virtio-id": 9,
-        "num_vqs": 1,
-        "vq_size": 128,
-        "config_size": 256,
-    }
-    return device | ({"bus": f"port{index}"} if hotplug else {})
+def _for_qmp(device: options.Option) -> dict[str, str | int]:
+    """A device as device_add takes it, where numbers are no text."""
+    pairs = {key: int(text) if text.isdigit() else text for key, text in device.pairs}
+    return {"driver": device.head, **pairs}
 
 
 def _virtfs(index: int, export: Virtfs) -> tuple[str, ...]:
     share = (
-        f"local,id=virtfs{index},path={_escaped(export.path)},"
+        f"local,id=virtfs{index},path={options.escaped(str(export.path))},"
         f"security_model={export.security_model},multidevs={export.multidevs},"
         f"readonly={'on' if export.readonly else 'off'}{export.options}"
     )
     device = f"virtio-9p-pci,fsdev=virtfs{index},mount_tag={export.tag}"
     return "-fsdev", share, "-device", device
-
-
-def _property_list(device: Mapping[str, str | int]) -> str:
-    named = [f"{key}={value}" for key, value in device.items() if key != "driver"]
-    return ",".join((str(device["driver"]), *named))
-
-
-def _escaped(path: Path) -> str:
-    """A path inside one of QEMU's comma-separated options."""
-    return str(path).replace(",", ",,")

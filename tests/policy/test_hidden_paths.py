@@ -50,9 +50,11 @@ def expression(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(b"".join(parts), re.DOTALL)
 
 
-DOTS = (b".", b"..")
+DOTS: tuple[bytes, ...] = (b".", b"..")
 BYTE = st.sampled_from([b"a", b"b", b"c", b".", b"-", b"\xff", b"\xc3\xa4"])
-NAME = st.lists(BYTE, min_size=1, max_size=4).map(b"".join).filter(lambda name: name not in DOTS)
+NAME: st.SearchStrategy[bytes] = (
+    st.lists(BYTE, min_size=1, max_size=4).map(b"".join).filter(lambda name: name not in DOTS)
+)
 GLOB = (
     st.lists(
         st.one_of(
@@ -99,6 +101,8 @@ def test_what_is_hidden_is_what_the_whole_paths_match(
         (b"*.key", [b"key", b"a.keys"], [b".key", b"a.key", b"\xff\xfe.key", b"d/a.key"]),
         (b"?", [b"ab", "ä".encode()], [b"a", b"\xff"]),
         (rb"\*", [b"a"], [b"*"]),
+        (rb"*\**", [b"a"], [b"*", b"a*b"]),
+        (b"[**]", [b"a", b"**"], [b"*"]),
         (rb"\!a", [b"a"], [b"!a"]),
         (b"[]]", [b"a"], [b"]"]),
         (b"[a-]", [b"b"], [b"a", b"-"]),
@@ -128,6 +132,7 @@ def test_a_name_that_nearly_matches_takes_no_time() -> None:
         (b".", "has . as a component"),
         (b"!a", "begins with !"),
         (b"a**", "has \\*\\* within a name"),
+        (rb"\\**", "has \\*\\* within a name"),
         (b"[a", "has a \\[ without a \\]"),
         (b"[]", "has a \\[ without a \\]"),
         (b"[b-a]", "end is before its beginning"),

@@ -52,7 +52,7 @@ def test_others_ids(ids: IdMap, said: str) -> None:
 def test_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the capability, what counts is what the namespace has; here 0 to 99, from two lines."""
     monkeypatch.setattr(rights, "lacking_capabilities", list)
-    monkeypatch.setattr(rights, "_namespace", lambda kind: [(0, 99)])
+    monkeypatch.setattr(rights, "namespace", lambda kind: [(0, 99)])
     assert not list(rights.why_not_own(IdMap(uid=(IdRange(5, 0, 100),), squash_gid=99)))
     (problem,) = rights.why_not_own(IdMap(uid=(IdRange(5, 1, 100),)))
     assert problem == (

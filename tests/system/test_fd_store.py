@@ -55,6 +55,14 @@ def wait_for_store(daemon: Daemon, systemd: Systemd) -> None:
     wait_for_idle(systemd)
 
 
+def change_text(systemd: Systemd, old: bytes, new: bytes) -> None:
+    """Changes what main has written down."""
+    (text,) = [fd for name, fd in systemd.stored if "text" in name]
+    data = re.sub(old, new, os.pread(text, 1 << 20, 0), count=1)
+    os.ftruncate(text, 0)
+    os.pwrite(text, data, 0)
+
+
 def lose_main(daemon: Daemon, systemd: Systemd) -> None:
     """Kills main, and starts it as systemd would."""
     wait_for_store(daemon, systemd)
@@ -153,6 +161,28 @@ def test_several_vms_go_on(scratch: Path, systemd: Systemd) -> None:
         daemon.wait_line("^vhost9p: c: serving ")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [(rb'"read": ', b'"unread": '), (rb'"read": {"a": {', b'"read": {"a": {"new": 1, ')],
+)
+def test_what_files_said_may_be_lost(
+    change: tuple[bytes, bytes], scratch: Path, systemd: Systemd
+) -> None:
+    """The main process before was of another version, or served a single VM."""
+    folder = Folder(scratch)
+    folder.add("a")
+    daemon = folder.daemon
+    daemon.env.update(systemd.environment)
+    with daemon:
+        daemon.wait_line("^vhost9p: a: serving ")
+        wait_for_idle(systemd)
+        daemon.process.kill()
+        daemon.wait()
+        change_text(systemd, *change)
+        systemd.start(daemon)
+        daemon.wait_line("a: its file has changed, which its VM ignores until it ends")
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 
@@ -190,10 +220,7 @@ def test_another_format_is_refused(
 ) -> None:
     wait_for_idle(systemd)
     daemon.die()
-    (text,) = [fd for name, fd in systemd.stored if "text" in name]
-    data = re.sub(*change, os.pread(text, 1 << 20, 0), count=1)
-    os.ftruncate(text, 0)
-    os.pwrite(text, data, 0)
+    change_text(systemd, *change)
     systemd.start(daemon)
     begins_anew(daemon, systemd, export, why)
 

@@ -317,11 +317,11 @@ FAULTS_AT_FIRST = """
 import mmap
 from vhost9p import worker
 page, work = mmap.mmap(-1, 1), worker.Device
-def faulty(*args):
+def faulty(*args, **more):
     page[0] += 1
     if page[0] <= 4:
         raise ZeroDivisionError("a fault of the new version")
-    return work(*args)
+    return work(*args, **more)
 worker.Device = faulty
 """
 

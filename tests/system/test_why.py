@@ -167,6 +167,21 @@ def test_names_that_are_hidden(place: Place) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "config"),
+    [
+        ("/.env", "hide: [.env]\n"),
+        ("/dir/key", "hide: [dir/key]\n"),
+        ("/.virtfs_metadata", "security_model: mapped-file\n"),
+    ],
+)
+def test_a_hidden_name_may_not_be_created(place: Place, path: str, config: str) -> None:
+    """There is no such file, and none can be made."""
+    assert place.verdicts(path, config=config) == [
+        f"not reached: '{path}': the name is hidden from the guest"
+    ]
+
+
 def test_a_mapped_model_shows_what_the_guest_sees(place: Place) -> None:
     for key, value in (("uid", 7), ("gid", 8), ("mode", 0o100600)):
         os.setxattr(place.export / "file", f"user.virtfs.{key}", value.to_bytes(4, "little"))

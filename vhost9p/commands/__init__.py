@@ -14,6 +14,9 @@ from vhost9p.errors import UserError
 
 # In the order of the help. One line each, so that changes of several do not meet.
 NAMES = (
+    "check",
+    "qemu",
+    "run",
     "upgrade",
     "why",
 )  # fmt: skip
@@ -56,7 +59,7 @@ def parser(name: str) -> Parser:
     return found
 
 
-def run(name: str, words: list[str]) -> int:
+def execute(name: str, words: list[str]) -> int:
     """Runs a command with the words that follow its name; returns the exit code. Raises UserError
     and OSError."""
     if name not in NAMES:

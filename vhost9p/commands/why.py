@@ -4,7 +4,7 @@
 import argparse
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from vhost9p.cli_parser import typed
 from vhost9p.config_values import ID_MAX, parse_number
@@ -35,14 +35,13 @@ def run(options: argparse.Namespace) -> int:
     """Prints the answer; returns the exit code."""
     from vhost9p import config_file, preflight, verdicts
 
-    config = config_file.load(options.config, socket_needed=False)
+    config = preflight.settle(config_file.load(options.config, socket_needed=False))
     devices = [each for each in config.devices if options.tag in (None, each.tag)]
     if len(devices) != 1:
         tags = ", ".join(each.tag for each in config.devices)
         what = "has several devices" if devices else f"has no device with the tag {options.tag!r}"
         raise UserError(f"{options.config}: {what}; choose one by --tag: {tags}")
     (device,) = devices
-    device = replace(device, exports=tuple(preflight.settle(each) for each in device.exports))
     inspector = verdicts.Inspector(device, options.uid, options.gid)
     answer = inspector.ask(os.fsencode(options.path))
     if options.json:

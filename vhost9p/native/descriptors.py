@@ -14,6 +14,11 @@ def share() -> int:
     return int(lib.v9_budget_share())
 
 
+def needed(devices: int, limit: int) -> int:
+    """Returns the limit of open files that so many devices need, if it is `limit` so far."""
+    return int(lib.v9_budget_needed(devices, min(limit, 2**31 - 1)))
+
+
 def divide() -> int:
     """Divides the remaining limit of open files among the devices; called once, after they are
     created. Returns 0, or the limit that would be needed to serve them all."""

@@ -218,6 +218,10 @@ class Export:
         self._hidden = paths  # C keeps no copy
         lib.v9_export_hide(self.native, paths.native)
 
+    def hides(self, fd: int, name: bytes) -> bool:
+        """Whether an entry of directory `fd` is hidden from the guest, if there is one or not."""
+        return check(lib.v9_export_hides(self.native, fd, name)) > 0
+
     def step(self, fd: int, name: bytes) -> int:
         """Opens one component of directory `fd` with O_PATH, never following a symlink. EXDEV if it
         is in another export."""

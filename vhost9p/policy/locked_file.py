@@ -21,16 +21,6 @@ def file_name(key: bytes, suffix: str) -> str:
     return xxh3_128_hexdigest(key) + suffix
 
 
-def peek(folder: str, name: str, size: int) -> bytes:
-    """Returns the beginning of a file, which a daemon may have locked; nothing if it is missing, or
-    this user may not read it."""
-    try:
-        with open(os.path.join(folder, name), "rb") as file:
-            return file.read(size)
-    except OSError:
-        return b""
-
-
 def open_locked(dir_fd: int, name: str, key: bytes) -> int:
     """Opens and locks the file `name` in a directory, for reading and writing. If it is missing,
     creates it with mode 0600.
@@ -54,6 +44,20 @@ def open_locked(dir_fd: int, name: str, key: bytes) -> int:
         # Another daemon may have replaced the file before it ended and released the lock.
         if _is_named(dir_fd, name, fd):
             return fd
+        os.close(fd)
+
+
+def look_into(folder: str, name: str, size: int) -> bytes:
+    """Returns the first bytes of a file, which another daemon may have locked; empty if it cannot
+    be read."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(os.path.join(folder, name), flags)
+    except OSError:
+        return b""
+    try:
+        return os.pread(fd, size, 0) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
         os.close(fd)
 
 

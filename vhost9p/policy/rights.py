@@ -210,16 +210,23 @@ def why_not_write(path: str) -> str | None:
 
 def why_not_xattrs(path: str, *, readonly: bool) -> str | None:
     """Returns why a directory cannot be exported with mapped-xattr: its file system has no user.*
-    attributes. Tries them on an unnamed file, which leaves nothing behind."""
+    attributes."""
+    if has_xattrs(path, readonly=readonly):
+        return None
+    return (
+        f"{path} is on a file system without user.* attributes, in which security_model "
+        "mapped-xattr keeps owners and modes; set security_model to mapped-file"
+    )
+
+
+def has_xattrs(path: str, *, readonly: bool) -> bool:
+    """Whether the file system of a directory has user.* attributes, as far as can be seen. Tries
+    them on an unnamed file, which leaves nothing behind; with `readonly` only looks."""
     try:
         _probe(path, readonly=readonly)
     except OSError as error:
-        if error.errno in UNSUPPORTED:
-            return (
-                f"{path} is on a file system without user.* attributes, in which security_model "
-                "mapped-xattr keeps owners and modes; set security_model to mapped-file"
-            )
-    return None
+        return error.errno not in UNSUPPORTED
+    return True
 
 
 def _probe(path: str, *, readonly: bool) -> None:

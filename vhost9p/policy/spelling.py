@@ -12,7 +12,10 @@ from contextlib import closing, suppress
 
 from vhost9p.policy.mounts import MountTable
 
-IGNORES_CASE = frozenset(b"vfat msdos exfat ntfs ntfs3 fuseblk cifs smb3 hfs hfsplus".split())
+IGNORES_CASE = frozenset(
+    b"vfat msdos exfat ntfs ntfs3 fuseblk cifs smb3 smbfs vboxsf hfs hfsplus hpfs affs jfs "
+    b"iso9660".split()
+)
 """File system types on which names have, or may have, several spellings."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 FS_IOC_GETFLAGS = 0x80086601

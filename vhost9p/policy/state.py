@@ -84,6 +84,11 @@ def _decode(data: bytes, position: int) -> Record | None:
     return Record(*BODY.unpack(body))
 
 
+def state_name(key: str) -> str:
+    """Returns the name of the state file of a key."""
+    return file_name(key.encode(errors="surrogateescape"), ".state")
+
+
 class StateFile:
     """An open, locked state file. Not thread-safe: the policy's lock protects it."""
 
@@ -94,7 +99,7 @@ class StateFile:
         """
         self._key = key.encode(errors="surrogateescape")
         self._boot = host.boot_id() if boot is None else boot
-        self.name = file_name(self._key, ".state")
+        self.name = state_name(key)
         self.damaged = 0
         self._count = 0
         self._fd = -1

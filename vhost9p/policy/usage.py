@@ -30,8 +30,7 @@ from xxhash import xxh3_128_digest
 
 from vhost9p import host
 from vhost9p.native.quota import FILE_SIZE, USAGE_OFFSET
-from vhost9p.policy import locked_file
-from vhost9p.policy.locked_file import file_name, open_locked
+from vhost9p.policy.locked_file import file_name, look_into, open_locked
 
 log = logging.getLogger(__name__)
 
@@ -172,21 +171,6 @@ def _digest(key: bytes, root_fd: int, btime: int, hidden: Collection[bytes], boo
     return xxh3_128_digest(repr(what).encode())
 
 
-def peek(
-    folder: str, path: str, *, root_fd: int, btime: int, hidden: Collection[bytes] = ()
-) -> Usage | None:
-    """Returns the numbers that a daemon keeps, or has left, in the folder; None if there are none
-    for this export, or this user may not read them."""
-    key = os.fsencode(path)
-    page = locked_file.peek(folder, file_name(key, ".usage"), FILE_SIZE)
-    if len(page) < FILE_SIZE or not page.startswith(
-        _digest(key, root_fd, btime, hidden, host.boot_id())
-    ):
-        return None
-    count, inodes, _ = NUMBERS.unpack_from(page, USAGE_OFFSET)
-    return Usage(count, inodes)
-
-
 class UsageFile:
     """The page with the numbers, open and locked for as long as this daemon serves the export."""
 
@@ -208,7 +192,7 @@ class UsageFile:
         key = os.fsencode(path)
         boot = host.boot_id() if boot is None else boot
         self._digest = _digest(key, root_fd, btime, hidden, boot)
-        self.name = file_name(key, ".usage")
+        self.name = usage_name(path)
         self.fd = open_locked(dir_fd, self.name, key)
 
     def close(self) -> None:
@@ -222,8 +206,7 @@ class UsageFile:
         page = os.pread(self.fd, FILE_SIZE, 0)
         if len(page) < FILE_SIZE or not page.startswith(self._digest):
             return None
-        count, inodes, changing = NUMBERS.unpack_from(page, USAGE_OFFSET)
-        return None if changing else Usage(count, inodes)
+        return _numbers(page)
 
     def write(self, usage: Usage) -> None:
         """Starts with these numbers. Raises OSError (ENOSPC)."""
@@ -233,6 +216,24 @@ class UsageFile:
         os.ftruncate(self.fd, 0)
         if os.pwrite(self.fd, page, 0) != FILE_SIZE:
             raise OSError(errno.ENOSPC, f"no space for the state file {self.name}")
+
+
+def usage_name(path: str) -> str:
+    """Returns the name of the file with an export's usage."""
+    return file_name(os.fsencode(path), ".usage")
+
+
+def peek(folder: str, path: str) -> Usage | None:
+    """Returns the usage of the export at `path` as it was last written, without the file's lock;
+    None if it is not known."""
+    page = look_into(folder, usage_name(path), FILE_SIZE)
+    return _numbers(page) if len(page) == FILE_SIZE else None
+
+
+def _numbers(page: bytes) -> Usage | None:
+    """The numbers of a page; None if a change was under way."""
+    count, inodes, changing = NUMBERS.unpack_from(page, USAGE_OFFSET)
+    return None if changing else Usage(count, inodes)
 
 
 def ensure_counted(

@@ -19,7 +19,10 @@ def _values(shape: Shape) -> str:
         words = _code(*shape.parse.choices) or shape.parse.words
         default = default if shape.default is None else _code(default)
         return f"{words} ({default})" if default else words
-    assert isinstance(shape, Items) and isinstance(shape.item, Group)
+    assert isinstance(shape, Items)
+    if isinstance(shape.item, Leaf):
+        return f"list of {shape.noun}"
+    assert isinstance(shape.item, Group)
     own = {key: inner for key, inner in shape.item.keys.items() if key not in DEVICE.keys}
     parts = ", ".join(_part(key, inner) for key, inner in own.items())
     others = " and the keys of an export" if len(own) < len(shape.item.keys) else ""

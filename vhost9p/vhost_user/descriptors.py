@@ -23,6 +23,7 @@ from vhost9p import threads
 from vhost9p.procfs import proc_path
 from vhost9p.vhost_user.messages import VhostUserError
 
+_EVENTFD = "anon_inode:[eventfd]"
 MAX_THREADS = 8
 """Threads of one Closer."""
 MAX_PENDING = 64
@@ -41,7 +42,7 @@ def _target(fd: int) -> str:
 
 
 def _is_event(target: str) -> bool:
-    return target == "anon_inode:[eventfd]" or target.startswith("pipe:[")
+    return target == _EVENTFD or target.startswith("pipe:[")
 
 
 def _is_memory(fd: int) -> bool:
@@ -108,6 +109,11 @@ def _adopt_socket(fd: int, valid: str) -> None:
         raise VhostUserError(problem, error.errno or errno.EINVAL) from error
     finally:
         sock.detach()
+
+
+def is_eventfd(fd: int) -> bool:
+    """Whether a descriptor is an eventfd. Never blocks."""
+    return _target(fd) == _EVENTFD
 
 
 def is_harmless(fd: int) -> bool:

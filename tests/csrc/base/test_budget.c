@@ -84,6 +84,19 @@ TEST(a_device_has_its_share_and_borrows_from_the_pool)
 }
 
 /* Descriptors opened for eviction may exceed the share, and do not change what counts as a loan. */
+TEST(what_devices_need_grows_with_them_and_with_what_is_open)
+{
+    const uint32_t one = v9_budget_needed(1, 1024);
+    int fds[8];
+
+    CHECK(v9_budget_needed(2, 1024) > one);
+    v9_budget_charge(0);
+    CHECK(open_many(fds, 8) == 8 && v9_budget_needed(1, 1024) == one + 8);
+    close_many(fds, 8);
+    CHECK(v9_budget_begin() == 0); /* a limit that suffices */
+    CHECK(v9_budget_needed(DEVICES, 1 << 20) < 1 << 20);
+}
+
 TEST(opening_for_eviction_goes_beyond_the_share)
 {
     const uint32_t one = accounts[0];

@@ -238,7 +238,7 @@ static inline void linked(void)
     must(P9_TLINK, body, link_new(body));
 }
 
-static inline void unlinked(void)
+static inline void name_removed(void)
 {
     uint8_t body[ROOM];
 
@@ -312,8 +312,8 @@ static const struct kind kinds_of_names_seen[] = {
     {"rmdir of what was removed", a_file, emptied, {{P9_TUNLINKAT, rmdir_new}}},
     {"link of what is there", a_file, linked, {{P9_TLINK, link_new}}},
     {"unlink of a link", a_file, linked, {{P9_TUNLINKAT, unlink_new}}},
-    {"link of what was removed", a_file, unlinked, {{P9_TLINK, link_new}}},
-    {"unlink of what was removed", a_file, unlinked, {{P9_TUNLINKAT, unlink_new}}},
+    {"link of what was removed", a_file, name_removed, {{P9_TLINK, link_new}}},
+    {"unlink of what was removed", a_file, name_removed, {{P9_TUNLINKAT, unlink_new}}},
     {"rename back", a_file, moved, {{P9_TRENAMEAT, renameat_back}}},
     {"rename of what has moved", a_file, moved, {{P9_TRENAMEAT, renameat_new}}},
 };

@@ -1,0 +1,98 @@
+"""Main's copies of what a VM needs to outlive its keeper."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from vhost9p.copies import Copies
+from vhost9p.inventory import Inventory
+
+
+def _fail(*unused: object) -> None:
+    raise TimeoutError("it blocks")
+
+
+@pytest.fixture
+def inventory() -> Iterator[Inventory]:
+    inventory = Inventory(2)
+    yield inventory
+    inventory.close()
+
+
+def test_a_worker_cannot_block_main_by_the_bell(inventory: Inventory) -> None:
+    """It has the same file description as main: it has made it blocking, and read the count."""
+    os.set_blocking(inventory.bell, True)
+    pidfd = os.pidfd_open(os.getpid())
+    copies = Copies("vm", inventory)
+    handler = signal.signal(signal.SIGALRM, _fail)
+    signal.alarm(5)
+    try:
+        assert copies.take(os.getpid(), pidfd)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        copies.drop()
+        os.close(pidfd)
+
+
+def test_the_connection_of_a_device_that_had_changed_ends(inventory: Inventory) -> None:
+    """Main has no copies of it any more, and its frontend hears of it at once, even if a service
+    manager has it open still."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    stored = os.dup(pairs[1][0].fileno())
+    pidfd = os.pidfd_open(os.getpid())
+    copies = Copies("vm", inventory)
+    for number, (ours, _) in enumerate(pairs):
+        inventory.write(number, [ours.fileno()], anew=True)
+    assert copies.take(os.getpid(), pidfd)
+    inventory.write(1, [pairs[1][0].fileno()], anew=True)
+    for ours, _ in pairs:
+        ours.close()
+    assert [bool(each) for each in copies.loss().devices] == [True, False]
+    pairs[1][1].settimeout(30)
+    assert pairs[1][1].recv(1) == b""
+    pairs[0][1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        pairs[0][1].recv(1)
+    copies.drop()
+    for fd in (pidfd, stored):
+        os.close(fd)
+    for _, theirs in pairs:
+        theirs.close()
+
+
+def test_main_does_not_wait_for_the_writer_of_a_pipe(inventory: Inventory) -> None:
+    """Who writes to a pipe may hang in that, and whoever closes the pipe waits for it."""
+    pidfd, (read, write) = os.pidfd_open(os.getpid()), os.pipe()
+    copies = Copies("vm", inventory)
+    inventory.write(0, [read], anew=True)
+    copies.take(os.getpid(), pidfd)
+    (copy,) = [fd for fd in copies.fds if fd not in copies.namespaces.values()]
+    closed: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "close", closed.append)
+        copies.drop()
+    assert copy not in closed
+    for fd in (*closed, pidfd, read, write):
+        os.close(fd)
+
+
+def test_what_others_have_is_not_taken_from_them(inventory: Inventory) -> None:
+    """After main's death: workers of two VMs had listed the same file, and one of main's own."""
+    own, shared = os.eventfd(0), os.eventfd(0)
+    numbers, taken = {7: own, 8: shared}, {own}
+    device = {"generation": 2, "fds": [5, 6], "copies": [7, 8]}
+    written = {"namespaces": None, "devices": [device, None], "given": [None, None]}
+    vms = [Copies(name, inventory) for name in "ab"]
+    for copies in vms:
+        copies.read(written, numbers, taken)
+    fds = [fd for copies in vms for fd in copies.fds]
+    assert len({*fds}) == 4 and own not in fds
+    for copies in vms:
+        copies.drop()
+    os.close(own)
