@@ -19,6 +19,7 @@ a pipe waits for who writes to it, and the last close of memory frees all of it.
 
 import logging
 import os
+import select
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,8 @@ from vhost9p.vhost_user.descriptors import is_eventfd
 
 log = logging.getLogger(__name__)
 
+REFUSING_S = 1.0
+"""Seconds in which what nobody goes on with is closed, unless its close hangs."""
 PAUSE_S = 0.05
 """Between two looks at an inventory: a worker cannot keep main busy."""
 
@@ -181,7 +184,8 @@ def close(fds: Collection[int]) -> None:
 
 def refuse(fds: Collection[int]) -> None:
     """Closes what a main process before has left and nobody goes on with. A service manager may
-    have it open still, so nobody can connect to its sockets any more, or wait for them."""
+    have it open still, so nobody can connect to its sockets any more, or wait for them. Returns
+    when that is so, since they may have to be listened on anew; after REFUSING_S at the latest."""
     _close(fds, shuts_down=True)
 
 
@@ -205,6 +209,10 @@ def _close_elsewhere(fds: Sequence[int], *, shuts_down: bool) -> None:
             pid, pidfd = clone()
             if pid == 0:
                 _close_all(fds, shuts_down=shuts_down)
+        if shuts_down:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            poller.poll(REFUSING_S * 1000)
         os.close(pidfd)
     except OSError as error:  # too many processes, for now
         log.debug("copies of descriptors stay open: %s", error)
