@@ -73,7 +73,7 @@ def start(path: Path, uid: int, gid: int) -> str:
     ids += [f"--forbid-{kind}=1:4294967294" for kind in ("uid", "gid")]
     done = subprocess.run(
         [
-            *(AS_USER if IS_ROOT else ()),
+            *AS_USER,
             *(sys.executable, "-m", "vhost9p"),
             *(f"--socket={path}/none/s", "--path=/usr", *ids),
         ],

@@ -14,6 +14,7 @@ import pytest
 
 from tests.children import ending_with_tests
 from tests.frontend.daemon import ROOT, environment
+from tests.ordinary_user import as_ordinary_user
 from tests.sandbox.attacks import ATTACKS
 from tests.system.share import IS_ROOT
 
@@ -92,7 +93,7 @@ class Host:
     outside: Path
     pid: int
     port: int
-    user: tuple[str, ...]
+    user: list[str]
 
     @property
     def is_root(self) -> bool:
@@ -119,9 +120,9 @@ class Host:
             yield name, said
 
 
-USERS = {
-    "root": (),
-    "user": ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if IS_ROOT else (),
+USERS: dict[str, list[str]] = {
+    "root": [],
+    "user": as_ordinary_user(65534, 65534),
 }
 
 

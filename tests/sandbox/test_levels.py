@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.daemon import Daemon
-from tests.system.share import AS_USER, IS_ROOT, SECURITY, as_user, mounted, needs_root
+from tests.system.share import AS_USER, SECURITY, as_user, mounted, needs_root
 
 NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
 WITHOUT_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
@@ -98,7 +98,7 @@ def test_chroot_needs_a_directory_in_common(export: Path) -> None:
 
 def test_an_ordinary_user_has_no_chroot(export: Path) -> None:
     args = ("--path", str(export), "--security-model", "none", "--readonly", "--sandbox", "chroot")
-    daemon = Daemon(*args, wrapper=AS_USER if IS_ROOT else ())
+    daemon = Daemon(*args, wrapper=AS_USER)
     os.chmod(daemon.directory, 0o777)
     try:
         daemon.start(wait=False)

@@ -22,6 +22,7 @@ from tests.frontend.client import Client, P9Errno
 from tests.frontend.daemon import Daemon
 from tests.frontend.layout import Layout
 from tests.frontend.machine import QEMU_PROTOCOL, Machine
+from tests.ordinary_user import as_ordinary_user
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
@@ -31,7 +32,7 @@ SECURITY = ("--security-model", "passthrough" if IS_ROOT else "none")
 
 # An ordinary user: nobody, where the tests are root's, else who runs them.
 USER, USER_GROUP = (65534, 65534) if IS_ROOT else (os.geteuid(), os.getegid())
-AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER_GROUP}", "--clear-groups"]
+AS_USER = as_ordinary_user(USER, USER_GROUP)
 
 # A mount namespace of its own, by root's rights or in a user namespace. As on a host with systemd,
 # what is mounted there later appears in the namespaces that are made from it: a keeper's.
@@ -116,7 +117,7 @@ def mounted(
 def as_user(*args: str) -> Iterator[Share]:
     """A guest of an ordinary user's daemon, in which its root has attached."""
     export = Path(tempfile.mkdtemp(prefix="v9-user-"))
-    daemon = Daemon("--path", str(export), *args, wrapper=AS_USER if IS_ROOT else ())
+    daemon = Daemon("--path", str(export), *args, wrapper=AS_USER)
     try:
         for path in (export, daemon.directory):
             os.chown(path, USER, USER_GROUP)

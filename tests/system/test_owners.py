@@ -14,16 +14,13 @@ import pytest
 from tests.frontend.client import SET_GID, SET_MODE, SET_UID
 from tests.frontend.daemon import Daemon
 from tests.frontend.wire import NOFID
+from tests.ordinary_user import as_ordinary_user
 from tests.system.share import IS_ROOT, Share, mounted, needs_root
 
 ANN, BOB = 1000, 2000
 TEAM = 3000
 NOBODY = 12345
-
-# Another user's process that may still read Python itself, wherever root has installed it.
-CAPABILITY = "-all,+dac_read_search"
-AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-AS_NOBODY += [f"--inh-caps={CAPABILITY}", f"--ambient-caps={CAPABILITY}"]
+AS_NOBODY = as_ordinary_user(NOBODY, NOBODY)
 
 
 def attach(share: Share, uid: int) -> int:
@@ -151,7 +148,7 @@ def unprivileged() -> Iterator[Share]:
     try:
         daemon = Daemon(
             "--path", str(export), "--security-model", "none",
-            wrapper=AS_NOBODY if IS_ROOT else (),
+            wrapper=AS_NOBODY,
         )  # fmt: skip
         if IS_ROOT:
             os.chown(export, NOBODY, NOBODY)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.daemon import Daemon, environment
+from tests.ordinary_user import as_ordinary_user
 from tests.system.idmapped import UNSUPPORTED
 from tests.system.share import AS_USER, IS_ROOT, USER, USER_GROUP, needs_root
 from tests.system.share import mounted as mount
@@ -46,8 +47,8 @@ class Who:
 
 def _with_caps(*caps: str) -> tuple[str, ...]:
     said = ",".join(("-all", *(f"+{each}" for each in caps)))
-    return ("setpriv", f"--reuid={USER}", f"--regid={USER_GROUP}", "--clear-groups",
-            f"--inh-caps={said}", f"--ambient-caps={said}")  # fmt: skip
+    caps = (f"--inh-caps={said}", f"--ambient-caps={said}")
+    return tuple(as_ordinary_user(USER, USER_GROUP, *caps))
 
 
 def _without(cap: str) -> tuple[str, ...]:
@@ -57,7 +58,7 @@ def _without(cap: str) -> tuple[str, ...]:
 ALL = "the daemon lacks CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETGID and CAP_SETUID;"
 SELF = (os.geteuid(), os.getegid())
 WHO = {
-    "user": Who(tuple(AS_USER) if IS_ROOT else (), (USER, USER_GROUP), "none", ALL),
+    "user": Who(tuple(AS_USER), (USER, USER_GROUP), "none", ALL),
     "in a user namespace": Who(
         ("unshare", "--map-root-user"), SELF, "none",
         "the daemon's user namespace has no uid but its own (/proc/self/uid_map);",

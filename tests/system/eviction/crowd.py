@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.client import Client
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon
+from tests.ordinary_user import as_ordinary_user
 from tests.system.share import (
     IS_ROOT,
     Share,
@@ -27,7 +25,7 @@ from tests.system.share import (
 
 USER = 12345
 # Without any capability: CAP_DAC_READ_SEARCH would open files by handle.
-AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+AS_USER = as_ordinary_user(USER, USER)
 WITHOUT_HANDLES = ["setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-dac_read_search"]
 if not IS_ROOT:
     WITHOUT_HANDLES = []
@@ -81,13 +79,6 @@ def serving(
             daemon.check_output()
     finally:
         shutil.rmtree(export, ignore_errors=True)
-
-
-@functools.cache
-def user_can_run() -> bool:
-    """Whether another user may read Python and this package, wherever root has put them."""
-    command = [*AS_USER, sys.executable, "-c", "import vhost9p.daemon"]
-    return subprocess.run(command, cwd="/", env=environment({}), check=False).returncode == 0
 
 
 def own(share: Share, *names: str) -> None:

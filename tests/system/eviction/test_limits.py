@@ -27,7 +27,6 @@ from tests.system.eviction.crowd import (
     serving,
 )
 from tests.system.share import (
-    IS_ROOT,
     Share,
     mounted,
 )
@@ -36,7 +35,7 @@ from tests.system.share import (
 def limit_files(share: Share, place: Place, limit: int) -> None:
     """Sets the daemon's limit; its user may, where root needs a capability for it (prlimit(2))."""
     command = ["prlimit", f"--pid={share.daemon.worker}", f"--nofile={limit}:"]
-    user = AS_USER if IS_ROOT and not place.privileged else []
+    user = [] if place.privileged else AS_USER
     subprocess.run([*user, *command], cwd="/", check=True)
 
 

@@ -66,7 +66,7 @@ def served(
     stage: Stage, *args: str, preload: str = "", files: int = 0
 ) -> Iterator[tuple[Guest, list[str]]]:
     """A guest of a daemon that serves the stage, and what runs a command in the daemon's mounts."""
-    other_user = AS_USER if IS_ROOT and stage.owner[0] else []
+    other_user = AS_USER if stage.owner[0] else []
     wrapper = [*UNSHARE, *IN_A_SHARED_MOUNT, str(stage.top), *other_user] if IS_ROOT else []
     wrapper += ["prlimit", f"--nofile={files}"] if files else []
     path = ["--path", str(stage.export), "--security-model", stage.model]
