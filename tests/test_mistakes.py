@@ -154,7 +154,7 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
      ["--fd and --socket exclude each other: name one",
       "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
       "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
-      "--sandbox, --seccomp, --log-level and --log-failures",
+      "--sandbox, --seccomp, --log-level, --log-failures, --control-socket and --metrics",
       "@/none.yaml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
 

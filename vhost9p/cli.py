@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 
 from vhost9p import cli_config, cli_device, cli_options, commands, handover
 from vhost9p import config as c
@@ -30,7 +31,8 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     if names:
         problems.add(
             f"--config-dir excludes {', '.join(names)}: each VM has a file of its own. Allowed "
-            "with it are --force, --state-dir, --sandbox, --seccomp, --log-level and --log-failures"
+            "with it are --force, --state-dir, --sandbox, --seccomp, --log-level, --log-failures, "
+            "--control-socket and --metrics"
         )
     with problems.collect():
         if options.state_dir is not None:
@@ -48,11 +50,14 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
         found = Problems()
         with found.collect():
             config = cli_config.from_file(file, options, {}, found)
+        for key in ("control_socket", "metrics"):
+            if getattr(config, key) is not None:
+                found.add(f"{file}: {key}: is the daemon's: give it {cli_device.option(key)}")
         found.raise_all()
-        return cli_config.with_overrides(config, options)
+        return replace(cli_config.with_overrides(config, options), control_socket=None)
 
     start_log(options.log_level or c.Config(()).log_level)
-    return vm_folder.run(folder, load)
+    return vm_folder.run(folder, load, options.control_socket, options.metrics)
 
 
 def _print_limits(config: c.Config | None) -> int:

@@ -99,7 +99,8 @@ def build_config(
         problems.add(
             f"--config excludes {names}: set it in the file. Allowed with --config are --socket, "
             "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
-            "--sandbox, --seccomp, --log-level and --log-failures"
+            "--sandbox, --seccomp, --log-level, --log-failures, --control-socket "
+            "and --metrics"
         )
     for key in ("socket", "state_dir"):
         if (path := getattr(options, key)) is not None:
@@ -129,7 +130,6 @@ def build_config(
 
 def with_overrides(config: c.Config, options: argparse.Namespace) -> c.Config:
     """The same, with the options for the whole process that are given."""
-    overrides = {
-        key: getattr(options, key) for key in ("log_level", "log_failures", "sandbox", "seccomp")
-    }
+    keys = "log_level", "log_failures", "sandbox", "seccomp", "control_socket", "metrics"
+    overrides = {key: getattr(options, key) for key in keys}
     return c.with_overrides(config, **overrides)

@@ -49,6 +49,8 @@ SOCKET_MODE = 0o600
 """Of a socket of which nothing else is said."""
 EXPORTS_MAX = 255
 """Named exports of a device; V9_EXPORTS_MAX (csrc/export/api.h) counts what they appear in, too."""
+OFF = "off"
+"""Instead of a path, of what there shall not be."""
 STATE_DIR = "/var/lib/vhost9p"
 """Where root's daemons keep identities."""
 
@@ -80,6 +82,11 @@ def socket_problem(path: str) -> str | None:
     if (size := len(os.fsencode(path))) > SOCKET_SIZE_MAX:
         return f"{path} has {size} bytes; a socket's path has at most {SOCKET_SIZE_MAX} bytes"
     return None
+
+
+def control_problem(path: str) -> str | None:
+    """What is wrong with the place of the control socket."""
+    return None if path == OFF else socket_problem(path)
 
 
 def directory_problem(path: str) -> str | None:
@@ -287,8 +294,17 @@ class Config:
     seccomp: Seccomp = Seccomp.KILL
     log_failures: bool = False
     """Log each request of a guest that fails, and why (failures.py)."""
+    control_socket: str | None = None
+    """Of the daemon, not of one VM (control/place.py); None: the default place, "off": none."""
+    metrics: str | None = None
+    """Of the daemon, too: where metrics are served (metrics/); None or "off": nowhere."""
     file: str | None = None
     """Where it was read from."""
+
+    @property
+    def serves_metrics(self) -> bool:
+        """Whether there are metrics."""
+        return self.metrics not in (None, OFF)
 
 
 def with_overrides(config: Config, **changes: Any) -> Config:

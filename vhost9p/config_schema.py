@@ -30,6 +30,7 @@ from vhost9p.config import (
     SecurityModel,
     Throttling,
     XattrRules,
+    control_problem,
     directory_problem,
     socket_problem,
 )
@@ -458,5 +459,19 @@ TOP_KEYS: dict[str, Leaf] = {
         "With XDG_STATE_HOME it is vhost9p in there.",
         absent=f"{STATE_DIR} of root, ~/.local/state/vhost9p of others",
         is_path=True,
+    ),
+    "control_socket": Leaf(
+        v.parse_control,
+        "answer commands such as vhost9p status on this unix socket",
+        "Only root and the daemon's user can connect. Commands find it by themselves.",
+        absent="PID.sock in RUNTIME_DIRECTORY, XDG_RUNTIME_DIR/vhost9p, or /run/vhost9p of root",
+        check=control_problem,
+    ),
+    "metrics": Leaf(
+        v.parse_metrics,
+        "serve metrics for Prometheus on this unix socket, or port of the loopback interface",
+        "Needs prometheus_client. How long requests take is counted only with it.",
+        absent="off",
+        check=control_problem,
     ),
 }

@@ -10,6 +10,7 @@ how valid values are described, in words and as JSON Schema, from which the refe
 import difflib
 import errno
 import grp
+import ipaddress
 import os
 import pwd
 import re
@@ -206,6 +207,52 @@ def parse_socket(value: Any) -> str:
     if path.endswith("/"):
         raise ValueError("is the name of a directory; a socket's is expected")
     return path
+
+
+_CONTROL = either(
+    {"type": "string", "pattern": f"^[/~][^{CONTROLS}]*[^{CONTROLS}/]$"}, {"enum": ["off", False]}
+)
+
+
+@described("PATH", "the path of a socket from the root on, or off", _CONTROL, completes="file")
+def parse_control(value: Any) -> str:
+    """Parses the path of the control socket, or "off", which YAML takes for a truth value."""
+    if value is False or value == "off":
+        return "off"
+    if isinstance(value, str) and not value.startswith(("/", "~")):
+        raise ValueError("is neither the path of a socket from the root on, nor off")
+    return str(parse_socket(value))
+
+
+_METRICS = either(
+    {"type": "string", "pattern": f"^[/~][^{CONTROLS}]*[^{CONTROLS}/]$"},
+    {"type": "string", "pattern": r"^(127(\.[0-9]{1,3}){3}|\[::1\]):[0-9]{1,5}$"},
+    {"enum": ["off", False]},
+)
+
+
+@described("PLACE", "the path of a socket from the root on, 127.0.0.1:PORT, or off", _METRICS)
+def parse_metrics(value: Any) -> str:
+    """Parses where metrics are served."""
+    if value is False or value == "off":
+        return "off"
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        return str(parse_socket(value))
+    found = isinstance(value, str) and re.fullmatch(
+        r"(127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})", value
+    )
+    if not found or not 1 <= int(found[2]) <= 65535 or not _is_address(found[1].strip("[]")):
+        raise ValueError(
+            "is neither the path of a socket, nor 127.0.0.1:PORT or [::1]:PORT, nor off"
+        )
+    return str(value)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 _TAG = {"type": "string", "pattern": f"^[^{CONTROLS}/]+$", "maxLength": TAG_SIZE_MAX}

@@ -27,8 +27,11 @@ from typing import Any
 from vhost9p import __version__, signals, upgrade
 from vhost9p.birth import ASKED_TO_END, Failed
 from vhost9p.config import Config
+from vhost9p.control.server import Server
 from vhost9p.copies import refuse
 from vhost9p.fd_store import FdStore
+from vhost9p.metrics.process import Place
+from vhost9p.metrics.process import Process as Metrics
 from vhost9p.native.process import Signals, handle_stop_signals
 from vhost9p.notify import Manager
 from vhost9p.output import never_wait
@@ -90,6 +93,9 @@ class Daemon:
         """Whether the service manager has heard that this process serves."""
         self._changed: dict[str, Vm] = {}
         """VMs whose descriptors are to be copied, by name."""
+        self._control: Server | None = None
+        """Of commands, if they are answered."""
+        self._metrics: Metrics | None = None
         self._logged = Signals(signals.LOGGED)
         self._ends = Signals({signal.SIGCHLD})
         self._selector = selectors.DefaultSelector()
@@ -99,6 +105,29 @@ class Daemon:
 
     def _watch(self, fd: int, ready: Callable[[], Any]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def take_commands(self, server: Server) -> None:
+        """From now on commands are answered. Raises OSError."""
+        self._control = server
+        self._status.announce(server.listener.path)
+        self._watch(server.fileno(), server.step)
+
+    def serve_metrics(self, place: Place) -> None:
+        """From now on metrics are served; after `take_commands`."""
+        assert self._control, "it answers what they consist of"
+        self._metrics = Metrics(place, self._control)
+        self._start_metrics()
+
+    def _start_metrics(self) -> None:
+        if self._metrics:
+            self._metrics.start()
+            if self._metrics.pidfd >= 0:
+                self._watch(self._metrics.pidfd, self._metrics_ended)
+
+    def _metrics_ended(self) -> None:
+        if self._metrics:
+            self._selector.unregister(self._metrics.pidfd)
+            self._metrics.ended()
 
     def add(self, vm: Vm) -> None:
         """Begins to serve a VM. Raises OSError."""
@@ -197,6 +226,10 @@ class Daemon:
             yield self._trial_ends, self._give_up_trial
         if self._store.retries_at is not None:
             yield self._store.retries_at, self._keep
+        if self._control and self._control.looks_at is not None:
+            yield self._control.looks_at, self._control.step
+        if self._metrics and self._metrics.next_start is not None and not self.stopping:
+            yield self._metrics.next_start, self._start_metrics
         if self._outcome:
             yield self._outcome.looks_at, self._look_at_outcome
         for vm in self._changed.values():
@@ -273,6 +306,10 @@ class Daemon:
     def end(self) -> None:
         """All VMs have ended: the service manager keeps nothing."""
         self._store.clear()
+        if self._metrics:
+            self._metrics.place.close()
+        if self._control:
+            self._control.close()
 
     # ---- upgrade ----------------------------------------------------------------------------
 
@@ -284,7 +321,8 @@ class Daemon:
             self._refuse(why)
             return
         try:
-            self._trial = Trial(self.written_down(), self._descriptors_of_vms())
+            fds = [*self._own_descriptors(), *self._descriptors_of_vms()]
+            self._trial = Trial(self.written_down(), fds)
         except OSError as error:
             self._refuse(f"the new version cannot be started: {error.strerror}")
             return
@@ -309,6 +347,8 @@ class Daemon:
             "version": __version__,
             "status": self._status.fd,
             "codes": sorted(self.codes),
+            "control": self._control and self._control.listener.written_down(),
+            "metrics": self._metrics and self._metrics.place.written_down(),
             "manager": self._store.manager.address,
             "store": self._store.written_down(),
             "log_level": logging.getLevelName(logging.getLogger().level),
@@ -318,6 +358,10 @@ class Daemon:
     def _left(self) -> list[Vm]:
         """The VMs that another process goes on with."""
         return [vm for vm in self.vms.values() if not vm.killed]
+
+    def _own_descriptors(self) -> list[int]:
+        fds = [self._control.listener.fileno()] if self._control else []
+        return [*fds, self._metrics.place.socket.fileno()] if self._metrics else fds
 
     def _descriptors_of_vms(self) -> list[int]:
         return [fd for vm in self._left() for fd in vm.descriptors]
@@ -333,7 +377,7 @@ class Daemon:
         for vm in self.vms.values():
             vm.copies.drop()  # to close them may hang, so not by execve(2)
         try:
-            fds = [self._status.fd, *self._descriptors_of_vms()]
+            fds = [self._status.fd, *self._own_descriptors(), *self._descriptors_of_vms()]
             upgrade.execute(self.written_down(), fds, self._must_stop)
             self._refuse(ASKED_TO_END)
         except OSError as error:

@@ -69,6 +69,7 @@ class Device:
         locks: mmap.mmap | None = None,
         *,
         log_failures: bool = False,
+        times_requests: bool = False,
     ) -> None:
         """One of so many devices in the process. `area` and `locks` have the state that outlives
         the process; it goes on with what they hold. With `log_failures` requests that fail are
@@ -81,6 +82,7 @@ class Device:
         self._config_space = config_space(os.fsencode(config.tag))
         self._undo = ExitStack()
         self._log_failures = log_failures
+        self._times_requests = times_requests
         try:
             self._open(config, memory_bytes(config, devices), area, locks)
         except BaseException:
@@ -105,6 +107,7 @@ class Device:
             mem_bytes=mem_bytes,
             cpus=config.cpus,
             poll_us=config.poll_us,
+            times_requests=self._times_requests,
             area=area,
         )
         undo.callback(self._native.close)

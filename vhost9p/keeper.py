@@ -131,6 +131,7 @@ class Keeper:
             killed = cause is Cause.OTHER and end.si_code != os.CLD_EXITED
             pause = self._back_off.died(served=served, at_most=FIRST_S if killed else None)
             why_last = self._why_last()
+            self._progress.died(how_it_ended(end, cause))
             log.error("%s", self._describe(how_it_ended(end, cause), pause, why_last))
             if why_last:
                 return EXIT_FAILURE

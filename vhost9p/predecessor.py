@@ -3,6 +3,8 @@ process (upgrade.py), or one that has died, if a service manager has kept what i
 (fd_store.py)."""
 
 import logging
+import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from vhost9p.native.process import set_name
 from vhost9p.notify import Manager
 from vhost9p.output import start_log
 from vhost9p.saved_state import SavedState, Unreadable
+from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm import HANG, Vm
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,15 @@ def read_vms(received: Handover) -> list[Vm]:
 def store_of(written: Mapping[str, Any]) -> FdStore:
     """Returns the store of the version before, which may have had none. Raises OSError."""
     return FdStore(Manager(written.get("manager", "")), written.get("store"))
+
+
+def listener_of(written: Mapping[str, Any]) -> Listener | None:
+    """Returns the control socket of the version before; None if it had none. Raises OSError."""
+    if not (control := written.get("control")):
+        return None
+    listener = Listener.read(socket.socket(fileno=control["fd"]), control)
+    os.set_inheritable(listener.fileno(), False)
+    return listener
 
 
 # ---- one that has died ---------------------------------------------------------------------------

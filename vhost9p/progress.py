@@ -3,13 +3,29 @@
 It is a file in memory, whose descriptor only main keeps, and outlives each of them. A worker writes
 it, and who starts the next one reads it: a VM that has never served is not tried again. A worker
 that an attacker controls can write here, too: it can end its own VM by that, as it can anyway, or
-have it tried again.
+have it tried again; and it can say what it likes about deaths, so whoever shows that checks it.
 """
 
 import mmap
 import os
+import struct
+import time
+from dataclasses import dataclass
 
 from vhost9p import memory_file
+
+_DEATHS = struct.Struct("=Qd128s")
+"""How many workers have died; when the last one did (time.time()); how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """Of workers, since the VM began. Anything may be there: a worker can write it."""
+
+    count: int
+    at: float
+    how: bytes
+    """How the last one ended, in words."""
 
 
 class Progress:
@@ -18,8 +34,10 @@ class Progress:
     def __init__(self, devices: int, fd: int = -1) -> None:
         """That of the file `fd`, which is owned from now on, or a new one. Raises OSError."""
         self.fd = memory_file.create("vhost9p-progress") if fd < 0 else fd
-        os.ftruncate(self.fd, 2 + devices)
-        self._page = mmap.mmap(self.fd, 2 + devices)
+        self._anew = 1 + devices
+        self._deaths = 2 + devices  # older versions end before
+        os.ftruncate(self.fd, self._deaths + _DEATHS.size)
+        self._page = mmap.mmap(self.fd, self._deaths + _DEATHS.size)
 
     @property
     def has_served(self) -> bool:
@@ -28,16 +46,16 @@ class Progress:
 
     def serves(self) -> None:
         """A worker serves."""
-        self._page[0] = self._page[-1] = 1
+        self._page[0] = self._page[self._anew] = 1
 
     def begin_anew(self) -> None:
         """A keeper takes the place of another one, whose worker has ended."""
-        self._page[-1] = 0
+        self._page[self._anew] = 0
 
     @property
     def serves_anew(self) -> bool:
         """Whether a worker of that keeper has served."""
-        return bool(self._page[-1])
+        return bool(self._page[self._anew])
 
     def finish(self, device: int) -> None:
         """The only connection of a device has ended."""
@@ -46,7 +64,19 @@ class Progress:
     @property
     def all_finished(self) -> bool:
         """Whether nobody can connect to any device any more."""
-        return all(self._page[1:-1])
+        return all(self._page[1 : self._anew])
+
+    def died(self, how: str) -> None:
+        """A worker has died."""
+        count, _, _ = _DEATHS.unpack_from(self._page, self._deaths)
+        text = how.encode(errors="replace")
+        _DEATHS.pack_into(self._page, self._deaths, (count + 1) % 2**64, time.time(), text)
+
+    @property
+    def deaths(self) -> Deaths:
+        """How many workers have died, and how the last one did."""
+        count, at, how = _DEATHS.unpack_from(self._page, self._deaths)
+        return Deaths(count, at, how.rstrip(b"\0"))
 
     def close(self) -> None:
         """In main, when the VM has ended."""

@@ -3,7 +3,7 @@
 import os
 from contextlib import ExitStack
 
-from vhost9p import handover
+from vhost9p import answers, handover
 from vhost9p.config import SOCKET_MODE, Config, DeviceConfig
 from vhost9p.daemon import Daemon
 from vhost9p.fd_store import FdStore
@@ -58,6 +58,7 @@ def go_on() -> int:
     daemon = Daemon(StatusFile(received.written["status"]), store_of(received.written))
     daemon.codes.update(received.written["codes"])
     daemon.take_over(vms, received.written["version"])
+    answers.go_on(daemon, vms[0].config.control_socket, received.written)
     return _serve(daemon)
 
 
@@ -73,11 +74,13 @@ def run(config: Config, progress: Progress | None = None) -> int:
     if kept:
         daemon.adopt(vms_of(kept), {name: config})
     try:
+        answers.begin(daemon, config.control_socket, config.metrics, is_needed=not kept)
         if name not in daemon.vms:
             vm = Vm(name, config, listen(config), speaks=False, progress=progress)
             daemon.add(vm)
     except ListenError as error:
         say(str(error))
+        daemon.end()
         return EXIT_FAILURE
     return _serve(daemon)
 

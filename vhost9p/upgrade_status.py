@@ -1,7 +1,8 @@
-"""How the upgrades of a daemon went, for the command that asks for one (commands/upgrade.py).
+"""By what commands find the daemons that run: how the upgrades of each went, for the command that
+asks for one (commands/upgrade.py), and where its control socket is (control/).
 
 Main keeps a file in memory, which whoever may look into the process finds by its name below
-/proc/PID/fd. A daemon has no socket for commands, so there is none to be guarded.
+/proc/PID/fd. So nobody has to know how a daemon was started, nor of what version it is.
 
 Whoever reads it may be root, and the process anybody's: its descriptors may be anything. So each is
 opened without effect first (O_PATH of open(2)). It is read only if the kernel keeps it where it
@@ -24,6 +25,8 @@ TEXT_MAX = 512
 """Characters, of which JSON makes up to 12 bytes each."""
 SIZE = 8192
 """Bytes, which are written at once. A reader who sees a part of old and new reads again."""
+PATH_SIZE = 256
+"""Bytes behind that, for the path of the control socket; older versions end before."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class StatusFile:
         self._status = Status(self._status.count + 1, succeeded, text[:TEXT_MAX])
         self._write()
 
+    def announce(self, path: str) -> None:
+        """The control socket is there. Raises OSError."""
+        os.pwrite(self.fd, os.fsencode(path).ljust(PATH_SIZE, b"\0"), SIZE)
+
     def _write(self) -> None:
         os.pwrite(self.fd, json.dumps(asdict(self._status)).encode().ljust(SIZE), 0)
 
@@ -64,6 +71,31 @@ def find(pid: int) -> int:
             if _is_status(fd, owners):
                 return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     return -1
+
+
+def find_all() -> list[int]:
+    """Returns the daemons that see the same files (mount namespace), and that this user may look
+    into."""
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/mnt") != os.stat("/proc/self/ns/mnt"):
+                continue
+            if (fd := find(pid)) >= 0:
+                os.close(fd)
+                found.append(pid)
+    # A process that a daemon has just created has its descriptors for a moment.
+    return sorted(pid for pid in found if parent_of(pid) not in {-1, *found})
+
+
+def control_of(pid: int) -> str:
+    """Returns where the control socket of a daemon is; empty if it has none. Raises OSError."""
+    if (fd := find(pid)) < 0:
+        return ""
+    try:
+        return os.fsdecode(os.pread(fd, PATH_SIZE, SIZE).partition(b"\0")[0])
+    finally:
+        os.close(fd)
 
 
 def _owner(pid: int) -> int:

@@ -42,6 +42,7 @@ from vhost9p.progress import Progress
 from vhost9p.saved_state import FIRST_ADDRESS, SavedState, Unreadable
 from vhost9p.shared_state import SharedState
 from vhost9p.vhost_user.listener import Listener
+from vhost9p.vm_facts import VmFacts
 
 log = logging.getLogger(__name__)
 
@@ -316,6 +317,7 @@ class Vm:
             self.code = EXIT_FAILURE
             return True
         self._expect_keeper()
+        self._progress.died(f"keeper {how_it_ended(end)}")
         log.error("the keeper of %s %s: %s", self.name, how_it_ended(end), self.outlook)
         can_connect = self._goes_on or all(each.is_listening for each in self.listeners)
         if not can_connect or self._progress.all_finished:
@@ -480,6 +482,14 @@ class Vm:
         self.end_log()
         log.close_write_end()
         self.log = log
+
+    @property
+    def facts(self) -> VmFacts:
+        """What main can tell of it."""
+        keeper = 0 if self.next_start is not None else self.pid
+        return VmFacts(
+            self.name, self.config, keeper, self._states, self._progress, self._read_report()
+        )
 
     @property
     def has_served(self) -> bool:

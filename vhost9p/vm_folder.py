@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
-from vhost9p import handover, plain, preflight
+from vhost9p import answers, handover, plain, preflight
 from vhost9p.config import Config
 from vhost9p.daemon import Daemon
-from vhost9p.errors import UserError
+from vhost9p.errors import EXIT_FAILURE, UserError
 from vhost9p.fd_store import FdStore
 from vhost9p.native.process import set_name
 from vhost9p.notify import take_manager
@@ -26,7 +26,7 @@ from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Preparation, Prepared
 from vhost9p.saved_state import Unreadable
 from vhost9p.upgrade_status import StatusFile
-from vhost9p.vhost_user.listener import Listener
+from vhost9p.vhost_user.listener import Listener, ListenError
 from vhost9p.vm import Vm
 
 log = logging.getLogger(__name__)
@@ -248,20 +248,28 @@ class FolderDaemon(Daemon):
             self._preparation = None
 
 
-def run(folder: str, load: Callable[[str], Config]) -> int:
-    """Serves until a signal to stop arrives, and returns the exit code. Raises Unreadable,
-    OSError."""
+def run(
+    folder: str, load: Callable[[str], Config], control: str | None, metrics: str | None
+) -> int:
+    """Serves until a signal to stop arrives, and returns the exit code. `control` and `metrics` are
+    those of a Config. Raises Unreadable, UserError, OSError."""
     if received := handover.received():
         vms = read_vms(received)
         status, store = StatusFile(received.written["status"]), store_of(received.written)
         daemon = FolderDaemon(folder, load, status, store)
         daemon.go_on(vms, received.written)
+        answers.go_on(daemon, control, received.written)
     else:
         occupy_standard_streams()
         set_name("vhost9p")
         store = FdStore(take_manager())
         kept = receive(store)
         daemon = FolderDaemon(folder, load, store=store)
+        try:
+            answers.begin(daemon, control, metrics, is_needed=not kept)
+        except ListenError as error:
+            say(str(error))
+            return EXIT_FAILURE
         if kept:
             daemon.go_on_after_death(vms_of(kept), kept.written)
         daemon.look()

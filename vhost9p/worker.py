@@ -122,7 +122,9 @@ class Worker:
         self._inventory = inventory
         self._served: list[tuple[Device, SharedState, DeviceConfig]] = []
         devices = len(config.devices)
-        make = partial(Device, log_failures=config.log_failures)
+        make = partial(
+            Device, log_failures=config.log_failures, times_requests=config.serves_metrics
+        )
         for number, (each, state) in enumerate(zip(config.devices, states, strict=True)):
             with attempts.taking_over(number):
                 device = _unless_stopped(

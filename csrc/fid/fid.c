@@ -199,6 +199,14 @@ void v9_fids_release(struct v9_fids *fids, struct v9_fid *fid)
     v9_fids_finish(fids, &deferred);
 }
 
+/* This thread's request: the session of a table that it belongs to. */
+static _Thread_local struct {
+    const struct v9_fids *fids;
+    uint64_t session;
+    uint64_t *changes;
+    uint32_t export; /* of the file that it has pinned last */
+} serving;
+
 /* Adds a pin to the fid that has a number; NULL: none has it. The lock is held. */
 static struct v9_fid *add_pin(struct v9_fids *fids, uint32_t number)
 {
@@ -214,6 +222,7 @@ static struct v9_fid *add_pin(struct v9_fids *fids, uint32_t number)
     if (inode) {
         inode->pins++;
         inode->used_lately = true;
+        serving.export = inode->export;
     }
     return fid;
 }
@@ -285,18 +294,17 @@ int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_
 
 /* ---- sessions -------------------------------------------------------------------------------- */
 
-/* The session that this thread's request belongs to, of a table. */
-static _Thread_local struct {
-    const struct v9_fids *fids;
-    uint64_t session;
-    uint64_t *changes;
-} serving;
-
 void v9_fids_begin_request(struct v9_fids *fids, uint64_t *changes)
 {
     serving.fids = fids;
     serving.session = __atomic_load_n(&fids->session, __ATOMIC_RELAXED);
     serving.changes = changes;
+    serving.export = 0;
+}
+
+uint32_t v9_fids_pinned_export(void)
+{
+    return serving.export;
 }
 
 void v9_fids_will_change(const struct v9_fids *fids, const struct v9_fid *fid)

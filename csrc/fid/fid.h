@@ -104,6 +104,8 @@ int v9_fids_clear(struct v9_fids *fids);
  * the request enters, opens, marks or removes a fid, that fid's handle is stored in *changes, so
  * that a successor of this process can tell whether it was done (NULL: nowhere). */
 void v9_fids_begin_request(struct v9_fids *fids, uint64_t *changes);
+/* The index of the export of the file that it has pinned last; 0: it has pinned none. */
+uint32_t v9_fids_pinned_export(void);
 /* The calling thread's request is about to change a fid as one store that makes the difference. The
  * lock is held. */
 void v9_fids_will_change(const struct v9_fids *fids, const struct v9_fid *fid);

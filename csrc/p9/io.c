@@ -425,6 +425,7 @@ int v9_p9_write(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     v9_fids_unpin(&dev->fids, t.fid);
     if (put < 0)
         return put;
+    r->written = (uint32_t)put;
     v9_put_header(reply, sizeof(reply), P9_TWRITE + 1, r->tag);
     v9_put(reply + P9_HEADER_SIZE, (uint64_t)put, 4);
     return v9_request_reply(r, reply, sizeof(reply));

@@ -13,12 +13,13 @@ struct v9_device_conf {
     uint32_t threads;   /* running serving threads, 1..64 */
     uint32_t msize_max; /* cap of msize, bytes */
     uint32_t max_fids;
-    uint32_t max_xattr;    /* values of extended attributes that fids may have; 0: any number */
-    uint32_t mem_regions;  /* of guest memory, 1..V9_MEM_REGIONS */
-    uint64_t mem_bytes;    /* of guest memory, in all regions */
-    uint32_t awaits_start; /* nothing begins before v9_device_begin, save a trial */
-    uint32_t poll_us;      /* how long an idle thread polls for requests before it sleeps */
-    uint64_t cpus[16];     /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
+    uint32_t max_xattr;      /* values of extended attributes that fids may have; 0: any number */
+    uint32_t mem_regions;    /* of guest memory, 1..V9_MEM_REGIONS */
+    uint64_t mem_bytes;      /* of guest memory, in all regions */
+    uint32_t awaits_start;   /* nothing begins before v9_device_begin, save a trial */
+    uint32_t poll_us;        /* how long an idle thread polls for requests before it sleeps */
+    uint32_t times_requests; /* whether how long they take is counted (request/counts.h) */
+    uint64_t cpus[16];       /* bit n: serving threads may run on CPU n; none: on any (cpu_set_t) */
 };
 
 enum {
@@ -82,6 +83,29 @@ struct v9_failure_conf {
 /* From now on v9_up_failure reports failed requests of the device whose first export this is. Once,
  * before it is served. -ENOMEM. */
 int v9_export_report_failures(v9_export *ex, const struct v9_failure_conf *conf);
+
+/* ---- counts.h: what a device has done ------------------------------------------------------- */
+
+enum {
+    V9_COUNTED_TYPES = 64,      /* by the number of a T-message, halved; 0: no such message */
+    V9_LATENCY_BUCKETS = 21,    /* the last one has no bound */
+    V9_LATENCY_FIRST_NS = 1000, /* bound of the first one; each other's is twice the one before */
+};
+struct v9_type_counts {
+    uint64_t requests; /* answered, also with an error */
+    uint64_t ns;       /* that those took whose time was taken, */
+    uint64_t buckets[V9_LATENCY_BUCKETS];
+};
+/* Of an export by its index; requests that have no file count for the mount's own root, 0. */
+struct v9_export_counts {
+    uint64_t read, written;        /* bytes of files */
+    uint64_t throttled, delays_ns; /* requests that had to wait for a rate limit, and how long */
+    uint64_t errors[V9_ERRNO_MAX]; /* replies by errno; 0: another one */
+    struct v9_type_counts types[V9_COUNTED_TYPES];
+};
+struct v9_counts {
+    struct v9_export_counts exports[V9_EXPORTS_MAX];
+};
 
 /* ---- suspects.c: a request that ended processes ---------------------------------------------- */
 

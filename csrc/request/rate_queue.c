@@ -112,7 +112,9 @@ void v9_rate_queue_enter(v9_device *dev, struct v9_request *r)
     *queue->last = r;
     queue->last = &r->next;
     dev->rate_limited++;
-    set_timer(dev, now_ns());
+    dev->counts->exports[r->export].throttled++;
+    r->waits_ns = now_ns();
+    set_timer(dev, r->waits_ns);
 }
 
 void v9_rate_queue_leave(v9_device *dev, struct v9_request *r)
@@ -164,6 +166,7 @@ struct v9_request *v9_rate_queue_next(v9_device *dev)
     if (r) {
         v9_rate_queue_leave(dev, r);
         r->admitted = true;
+        dev->counts->exports[r->export].delays_ns += (uint64_t)(now - r->waits_ns);
     }
     set_timer(dev, now);
     return r;

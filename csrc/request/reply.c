@@ -11,6 +11,7 @@ int v9_request_reply(struct v9_request *r, const void *data, uint32_t size)
 {
     if (size > r->chain.writable_size)
         return v9_request_error(r, EMSGSIZE);
+    r->failed = 0;
     v9_iov_scatter(r->chain.iov + r->chain.readable_count, r->chain.writable_count, 0, data, size);
     return (int)size;
 }
@@ -64,6 +65,7 @@ int v9_request_error(struct v9_request *r, int error)
     uint8_t reply[P9_RERROR_MAX];
     uint32_t size = P9_RLERROR_SIZE;
 
+    r->failed = (uint8_t)error;
     if (r->dialect == V9_9P2000U)
         size = put_rerror(r, error, reply);
     else

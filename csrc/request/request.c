@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/commit.h"
+#include "request/counts.h"
 #include "request/notify.h"
 #include "request/rate_queue.h"
 #include "request/reply.h"
@@ -244,6 +245,7 @@ static struct v9_request *pop(struct v9_device *dev)
         parse(dev, r);
         v9_request_enter_tag(dev, r);
         r->order = ++dev->requests;
+        v9_counts_begin(dev, r);
         dev->pop_deaths = 0;
         V9_COMMIT();
         r->state = V9_RUNNING;
@@ -364,6 +366,7 @@ static bool push(struct v9_device *dev, struct v9_request *r, uint32_t size)
     r->push_at = v9_virtqueue_push_place(&dev->ring);
     r->reply_size = size;
     dev->answered++;
+    v9_counts_end(dev, r, (int)size);
     V9_COMMIT();
     dev->pushing = r->slot + 1;
     V9_COMMIT();

@@ -82,6 +82,12 @@ struct v9_request {
     uint8_t deaths;              /* of processes that it may have ended (request/suspects.h) */
     bool overdue;                /* a trial has ended before it did */
     bool convicted;              /* in the last recovery: it has an error from then on */
+    /* request/counts.h */
+    uint8_t failed;    /* errno of the reply */
+    uint8_t export;    /* index of the export of its file */
+    uint32_t written;  /* bytes, by a Twrite */
+    int64_t popped_ns; /* CLOCK_MONOTONIC; 0: its time is not taken */
+    int64_t waits_ns;  /* since when it waits in a rate queue */
     struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
@@ -180,6 +186,7 @@ struct v9_device {
     pthread_cond_t watchdog, spare, gone;
 
     uint64_t requests, answered, upcalls, signals;
+    struct v9_counts *counts; /* request/counts.h */
 };
 
 /* Whether requests that wait may not begin. [locked] */

@@ -186,6 +186,24 @@ struct v9_device_stats {
 };
 void v9_device_stats(v9_device *dev, struct v9_device_stats *out);
 
+/*
+ * What another process sees of a device, which reads the memory without the lock: from a copy of
+ * its first v9_device_view_size() bytes. A process that an attacker controls may have written it,
+ * so any number may be wrong. The counts of an export are v9_device_counts_at(index) bytes behind
+ * the beginning.
+ */
+struct v9_device_view {
+    uint64_t requests, answered, upcalls, signals;
+    uint64_t values_bytes, guest_memory;
+    uint32_t fids, inodes, evicted, values; /* as of v9_device_stats; values of xattrs */
+    uint32_t inflight, rate_limited, dead;  /* requests */
+    uint32_t threads, regions;
+    uint32_t msize, dialect, started, broken, ring_size;
+};
+uint32_t v9_device_view_size(void);
+void v9_device_view(const void *copy, struct v9_device_view *out);
+uint64_t v9_device_counts_at(uint32_t index);
+
 /* Memory table; descriptors are duplicated. -EINVAL, -EEXIST (overlap), -ENOSPC (mem_regions),
  * -ENOMEM (mem_bytes). */
 int v9_device_mem_add(v9_device *dev, uint64_t gpa, uint64_t size, uint64_t uva,

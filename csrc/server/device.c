@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -49,11 +50,12 @@ int v9_init(void)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-/* A device and its slots; its fid table's memory follows. Sparse: a slot takes no memory before its
- * first use. */
+/* A device, its slots and counts; its fid table's memory follows. Sparse: a slot takes no memory
+ * before its first use. */
 struct area {
     struct v9_device device;
     _Alignas(4096) struct v9_request slots[V9_SLOTS];
+    _Alignas(4096) struct v9_counts counts;
 };
 
 /* Where the parts are; not believed after a death, like anything that can be told without. */
@@ -62,6 +64,7 @@ static void locate(struct v9_device *dev, uint32_t max_fids)
     struct area *area = (struct area *)dev;
 
     dev->slots = area->slots;
+    dev->counts = &area->counts;
     dev->fids.map = area + 1;
     dev->fids.max = max_fids;
 }
@@ -282,6 +285,47 @@ void v9_device_stats(v9_device *dev, struct v9_device_stats *out)
     out->inodes = dev->fids.inodes.count;
     out->evicted = dev->fids.inodes.recipes.count;
     pthread_mutex_unlock(&dev->fids.lock);
+}
+
+/* ---- as others see it ------------------------------------------------------------------------ */
+
+uint64_t v9_device_counts_at(uint32_t index)
+{
+    return offsetof(struct area, counts.exports) + index * sizeof(struct v9_export_counts);
+}
+
+uint32_t v9_device_view_size(void)
+{
+    return sizeof(struct v9_device);
+}
+
+void v9_device_view(const void *copy, struct v9_device_view *out)
+{
+    const struct v9_device *dev = copy; /* whose pointers lead nowhere */
+
+    *out = (struct v9_device_view){
+        .requests = dev->requests,
+        .answered = dev->answered,
+        .upcalls = dev->upcalls,
+        .signals = dev->signals,
+        .values_bytes = dev->fids.values.bytes,
+        .fids = dev->fids.count,
+        .inodes = dev->fids.inodes.count,
+        .evicted = dev->fids.inodes.recipes.count,
+        .values = dev->fids.values.count,
+        .inflight = dev->inflight,
+        .rate_limited = dev->rate_limited,
+        .dead = dev->dead,
+        .threads = dev->thread_count,
+        .regions = dev->mem.count,
+        .msize = dev->msize,
+        .dialect = dev->dialect,
+        .started = dev->started,
+        .broken = dev->ring.broken != NULL,
+        .ring_size = dev->setup.num,
+    };
+    for (uint32_t i = 0; i < out->regions && i < V9_MEM_REGIONS; i++)
+        out->guest_memory += dev->mem.regions[i].size;
 }
 
 /* ---- draining -------------------------------------------------------------------------------- */

@@ -441,6 +441,7 @@ void fuzz_begins(void)
     v9_budget_init();
     qidmap = v9_qidmap_new();
     dev.slots = calloc(V9_SLOTS, sizeof(*dev.slots));
+    dev.counts = calloc(1, sizeof(*dev.counts));
     dev.conf.msize_max = REQUEST_MAX;
     dev.started = dev.enabled = true;
     dev.kick_fd = -1;

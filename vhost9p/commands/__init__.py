@@ -17,6 +17,7 @@ NAMES = (
     "check",
     "qemu",
     "run",
+    "status",
     "upgrade",
     "why",
 )  # fmt: skip

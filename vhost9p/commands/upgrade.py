@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 from vhost9p import upgrade_status
 from vhost9p.cli_parser import typed
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Asks the daemons, and waits for the outcomes; returns the exit code."""
     pids = options.pid
     asked, codes = [], [0]
-    for pid in pids or _all():
+    for pid in pids or upgrade_status.find_all():
         try:
             asked.append(_Asked(pid))
         except ProcessLookupError as error:
@@ -60,20 +59,6 @@ def run(options: argparse.Namespace) -> int:
             say(f"{pid}: {error.strerror or error}")
             codes.append(EXIT_USAGE)
     return max(*codes, *_outcomes(asked))
-
-
-def _all() -> list[int]:
-    """Daemons that see the same files."""
-    found = []
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        with suppress(OSError):
-            if os.stat(f"/proc/{pid}/ns/mnt") != os.stat("/proc/self/ns/mnt"):
-                continue
-            if (fd := upgrade_status.find(pid)) >= 0:
-                os.close(fd)
-                found.append(pid)
-    # A process that a daemon has just created has its descriptors for a moment.
-    return sorted(pid for pid in found if upgrade_status.parent_of(pid) not in {-1, *found})
 
 
 class _Asked:

@@ -380,6 +380,7 @@ class Device:
         mem_bytes: int,
         cpus: Sequence[int] = (),
         poll_us: int = 0,
+        times_requests: bool = False,
         area: Area | None = None,
     ) -> None:
         """Raises OSError."""
@@ -401,6 +402,7 @@ class Device:
             "mem_bytes": mem_bytes,
             "awaits_start": 1,
             "poll_us": poll_us,
+            "times_requests": times_requests,
         }
         conf = ffi.new("struct v9_device_conf *", values)
         for cpu in cpus:

@@ -351,6 +351,13 @@ def confine(
     return tuple(lacks)
 
 
+def drop_rights() -> None:
+    """Takes all capabilities from this process, and the right to gain any by execve(2). Raises
+    OSError."""
+    check(lib.v9_caps_keep(0))
+    check(lib.v9_caps_forbid_gain())
+
+
 def _restrict_files(files: Collection[tuple[str, bool]]) -> None:
     texts = [ffi.new("char[]", os.fsencode(path)) for path, _ in files]
     native = ffi.new("struct v9_landlock_path[]", len(texts))

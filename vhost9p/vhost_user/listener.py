@@ -112,6 +112,15 @@ class Listener:
         """The socket's descriptor."""
         return self._socket.fileno()
 
+    @property
+    def path(self) -> str:
+        """Where it was bound, from the root on; empty if it was inherited."""
+        return self._path or ""
+
+    def accept(self) -> socket.socket:
+        """Returns a connection, outside of `serve`. Raises OSError."""
+        return self._socket.accept()[0]
+
     def close(self) -> None:
         """Stops listening, and removes the path if it is still this socket's. Call it after `serve`
         or its event loop has ended."""

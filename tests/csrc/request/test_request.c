@@ -18,6 +18,7 @@ enum { COUNT = 3, READ_AT = 0, REPLY_AT = 0x8000, ROOM = 128 };
 
 static struct v9_device dev;
 static struct v9_request slots[V9_SLOTS];
+static struct v9_counts counts;
 static struct v9_scratch scratch;
 static int flushed; /* reports of flushes to Python */
 
@@ -142,6 +143,7 @@ static void start_device(void)
     begin(false);
     memset(&dev, 0, sizeof(dev));
     dev.slots = slots;
+    dev.counts = &counts;
     memset(slots, 0, sizeof(slots));
     dev.mem = mem;
     dev.ring = ring;

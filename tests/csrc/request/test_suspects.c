@@ -13,6 +13,7 @@ enum { MANY = 6 };
 
 static struct v9_device dev;
 static struct v9_request slots[V9_SLOTS];
+static struct v9_counts counts;
 
 /* Requests in these states; the others' slots are free. */
 static void in_flight(const enum v9_state *states, uint32_t count)
@@ -20,6 +21,7 @@ static void in_flight(const enum v9_state *states, uint32_t count)
     memset(&dev, 0, sizeof(dev));
     memset(slots, 0, sizeof(slots));
     dev.slots = slots;
+    dev.counts = &counts;
     dev.slots_used = count;
     for (uint32_t i = 0; i < count; i++) {
         slots[i].slot = i;
