@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 
 from vhost9p import cli_config, cli_device, cli_options, commands, handover
 from vhost9p import config as c
@@ -84,7 +85,7 @@ def _serve(words: list[str]) -> int:
         return _serve_folder(options, problems)
     if handover.is_due():
         problems.raise_all()
-        return _go_on()
+        return _go_on(words)
     config = None
     with problems.collect():
         config = cli_config.build_config(options, wrong, problems)
@@ -99,14 +100,27 @@ def _serve(words: list[str]) -> int:
     problems.raise_all()
     assert config is not None, "it is None only after an error"
     start_log(config.log_level)
-    return single_vm.run(config)
+    return single_vm.run(config, partial(_load, words))
 
 
-def _go_on() -> int:
-    """Goes on with the VM of the version before, with the configuration that it has."""
+def _load(words: list[str]) -> c.Config:
+    """Reads the configuration again that the options name. Raises UserError."""
+    problems = Problems()
+    options, wrong = cli_options.build_parser(commands.summaries).read(words, problems)
+    config = None
+    with problems.collect():
+        config = cli_config.build_config(options, wrong, problems)
+    problems.raise_all()
+    assert config is not None, "it is None only after an error"
+    return config
+
+
+def _go_on(words: list[str] | None = None) -> int:
+    """Goes on with the VM of the version before, with the configuration that it has, which was made
+    of these words; None: a command has made it."""
     from vhost9p import single_vm
 
-    return single_vm.go_on()
+    return single_vm.go_on(None if words is None else partial(_load, words))
 
 
 def main(argv: list[str] | None = None) -> int:

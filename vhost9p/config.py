@@ -219,6 +219,10 @@ class ExportConfig:
     """Patterns of paths that the guest neither sees nor uses (path_patterns.py)."""
     place: str = ""
     """Where the directory is if the daemon's root directory is not the host's any more."""
+    index: int | None = None
+    """Which one it is to the guest's files, for as long as the VM runs; None: by its position."""
+    mount: int | None = None
+    """Which one of the VM's mounts it is (confinement.py); None: by its position."""
     origin: str = ""
     """Where a file has the export, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
@@ -267,6 +271,8 @@ class DeviceConfig:
     """Serve although an export overlaps another, or contains the daemon's own files."""
     state_dir: str = field(default_factory=default_state_dir)
     """Where identities outlive the daemon (multidevs=remap)."""
+    state_key: str = ""
+    """The name of its state there; empty: that of its exports (exports.py)."""
     origin: str = ""
     """Where a file has the device, for messages: "vm.yaml:3:5: "; empty for the command line."""
 
@@ -276,6 +282,14 @@ class DeviceConfig:
         if self.socket is not None:
             return self.socket
         return f"the device {self.tag!r}" if self.fd is None else f"--fd {self.fd}"
+
+    @property
+    def indexed(self) -> dict[int, ExportConfig]:
+        """The exports by their index. With names, 0 is the directory in which they appear."""
+        return {
+            (i if each.name else 0) if each.index is None else each.index: each
+            for i, each in enumerate(self.exports, 1)
+        }
 
     @property
     def keeps_state(self) -> bool:

@@ -52,7 +52,7 @@ def _id(text: str) -> Leaf:
 
 
 def _flag(text: str, default: bool, more: str = "") -> Leaf:
-    return Leaf(v.parse_bool, text, more, default)
+    return Leaf(v.parse_bool, text, more, default, at_once=True)
 
 
 _RATES = (
@@ -95,6 +95,7 @@ THROTTLING = Group(
     "how fast the guest may read and write",
     check=checks.throttling,
     absent="without limits",
+    at_once=True,
 )
 
 ID_RANGE = Group(
@@ -210,12 +211,13 @@ QUOTA = Group(
     "what the export may hold",
     needed=(("bytes", "inodes"),),
     absent="no limit",
+    at_once=True,
 )
 
 
 def _mode(what: str, default: int) -> Leaf:
     text = f"permissions, on the host, of {what} that a mapped model creates"
-    return Leaf(v.parse_mode, text, default=default, as_text=True)
+    return Leaf(v.parse_mode, text, default=default, as_text=True, at_once=True)
 
 
 EXPORT_KEYS: dict[str, Shape] = {
@@ -240,6 +242,7 @@ EXPORT_KEYS: dict[str, Shape] = {
         "start writing the guest's data to disk at once",
         "Little of it then stays in the host's page cache.",
         absent="the host's kernel decides",
+        at_once=True,
     ),
     "throttling": THROTTLING,
     "id_map": ID_MAP,
@@ -251,6 +254,7 @@ EXPORT_KEYS: dict[str, Shape] = {
         "hide what a pattern matches, and all below it, from the guest",
         ".env or *.key at any depth, .git/config from the export's root on. Nothing that is hidden "
         "is listed, reached or made.",
+        at_once=True,
     ),
 }
 EXPORT = Group(
@@ -374,6 +378,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "values of extended attributes that a guest may hold open",
         "0: as many as fit into 64 MiB.",
         _DEVICE.max_xattr,
+        at_once=True,
     ),
     "max_guest_memory": Leaf(
         v.parse_size(1, v.COUNT_MAX),
@@ -381,16 +386,19 @@ OWN_KEYS: dict[str, Leaf] = {
         "A VMM that shares more is refused. What the daemon writes to is the host's memory, even "
         "if the VMM has not touched it.",
         absent="as much as there are addresses for",
+        at_once=True,
     ),
     "threads": Leaf(
         v.parse_number(1, 32),
         "requests that are served at a time, while none hangs",
         default=_DEVICE.threads,
+        at_once=True,
     ),
     "cpus": Leaf(
         v.parse_cpus,
         "CPUs that the serving threads may run on",
         absent="all that the daemon may run on",
+        at_once=True,
     ),
     "poll_us": Leaf(
         v.parse_number(0, 1000, "microseconds"),
@@ -398,6 +406,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "It polls as long as experience says that it pays, if a wake-up is worth five eighths of "
         "this. 0: it sleeps at once.",
         _DEVICE.poll_us,
+        at_once=True,
     ),
     "ring": Leaf(
         v.parse_choice("packed", "split", metavar="LAYOUT"),
@@ -421,6 +430,7 @@ DEVICE = Group(
             "exports",
             EXPORT,
             "several directories instead of path, each under a name in the mount's root",
+            at_once=True,
         ),
     },
     needed=(("path", "exports"),),
@@ -434,6 +444,7 @@ TOP_KEYS: dict[str, Leaf] = {
         v.parse_choice(*LOG_LEVELS, metavar="LEVEL"),
         "the least important messages that are logged",
         default=_CONFIG.log_level,
+        at_once=True,
     ),
     "log_failures": _flag(
         "log each request of a guest that fails, and why",
@@ -452,6 +463,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "what becomes of a system call that serving does not take",
         "kill: the process ends. log: the kernel logs it.",
         _CONFIG.seccomp,
+        at_once=True,
     ),
     "state_dir": Leaf(
         v.path_of("directory"),

@@ -30,6 +30,8 @@ class Leaf(NamedTuple):
     """What is wrong with an absolute path."""
     as_text: bool = False
     """A number is parsed as it is written."""
+    at_once: bool = False
+    """Whether a reload changes it while the guest runs (reload.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Group:
     """The keys that it looks at; None: all."""
     more: str = ""
     absent: str = ""
+    at_once: bool = False
+    """As that of a leaf."""
 
     def can_be_checked(self, wrong: Set[str]) -> bool:
         """Whether the check ignores the keys in `wrong`, which are left out."""
@@ -64,6 +68,7 @@ class Items:
     text: str
     more: str = ""
     absent: str = ""
+    at_once: bool = False
 
 
 Shape = Leaf | Group | Items

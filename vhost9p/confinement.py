@@ -27,6 +27,7 @@ __all__ = [
     "enter",
     "fork",
     "fork_in",
+    "mounts",
     "prepare",
     "seen_inside",
     "settle",
@@ -57,7 +58,7 @@ def enter(config: Config) -> tuple[Config, Entered]:
         if device.keeps_state:
             with state_dir.opened(device.state_dir):
                 pass
-    entered = sandbox.enter(config.sandbox, list(_mounts(config)))
+    entered = sandbox.enter(config.sandbox, list(mounts(config)))
     return seen_inside(config, entered), entered
 
 
@@ -93,7 +94,7 @@ def _places(config: Config) -> Iterator[tuple[ExportConfig, str]]:
     """The exports, and where each is mounted."""
     exports = (each for device in config.devices for each in device.exports)
     for i, export in enumerate(exports):
-        yield export, f"{EXPORTS}/{i}"
+        yield export, f"{EXPORTS}/{i if export.mount is None else export.mount}"
 
 
 def _states(config: Config) -> dict[str, None]:
@@ -101,7 +102,8 @@ def _states(config: Config) -> dict[str, None]:
     return dict.fromkeys(each.state_dir for each in config.devices if each.keeps_state)
 
 
-def _mounts(config: Config) -> Iterator[Mount]:
+def mounts(config: Config) -> Iterator[Mount]:
+    """Yields what is mounted in the daemon's root directory, if it has one of its own."""
     for export, place in _places(config):
         yield Mount(export.path, place, export.readonly)
     for path in _states(config):

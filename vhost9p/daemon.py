@@ -151,6 +151,21 @@ class Daemon:
         if vm.log:
             self._watch(vm.log.fileno(), partial(self._relay, vm))
 
+    def around_replacement(self, vm: Vm, replace: Callable[[], None]) -> None:
+        """Calls `replace`, which replaces the keeper of a VM, or raises and does not. What was
+        watched of the old one is not watched any more then."""
+        self._selector.unregister(vm.pidfd)
+        if not self._changed.pop(vm.name, None):
+            self._selector.unregister(vm.bell)
+        if vm.log:
+            self._selector.unregister(vm.log.fileno())
+        try:
+            replace()
+        finally:
+            self._watch_vm(vm)
+            self._copy_anew(vm)
+            self._store_is_due = True
+
     def _relay(self, vm: Vm) -> None:
         if vm.log and not vm.log.relay():
             self._end_log(vm)

@@ -96,7 +96,7 @@ class Device:
         undo = self._undo
         self.exports = Exports(config)
         undo.callback(self.exports.close)
-        failures.enable(self.exports.natives, always=self._log_failures)
+        failures.enable(self.exports.natives[0], always=self._log_failures)
         self._native = NativeDevice(
             self,
             threads=config.threads,

@@ -30,14 +30,15 @@ HIDDEN: dict[SecurityModel, tuple[bytes, ...]] = {"mapped-file": (META_DIR, META
 
 
 class Exports:
-    """What one guest sees. `tree` is for the server, `natives` for C."""
+    """What one guest sees. `tree` is for the server, `natives` for C, by index."""
 
     def __init__(self, config: DeviceConfig) -> None:
         """Raises OSError, StateError."""
         self._config = config
-        self.natives: list[Export] = []
-        drivers: list[Driver] = []
-        names = {os.fsencode(each.name): i for i, each in enumerate(config.exports, 1) if each.name}
+        self.natives: dict[int, Export] = {}
+        drivers: dict[int, Driver] = {}
+        indexed = config.indexed
+        names = {os.fsencode(each.name): index for index, each in indexed.items() if each.name}
         with ExitStack() as undo:
             self._undo = undo
             self._qidmap = QidMap()
@@ -46,8 +47,9 @@ class Exports:
             if self.listing:
                 undo.callback(self.listing.close)
             if names:
-                drivers.append(self._open_meeting_place(list(names)))
-            drivers += [self._open(each) for each in config.exports]
+                drivers[0] = self._open_meeting_place(list(names))
+            for index, each in indexed.items():
+                drivers[index] = self._open(index, each)
             self._open_policy()
             self.tree = Tree(drivers, names)
             self._undo = undo.pop_all()
@@ -60,7 +62,9 @@ class Exports:
         self._undo.callback(os.close, fd)
         return fd
 
-    def _make(self, fd: int, *, readonly: bool, config: ExportConfig | None = None) -> Export:
+    def _make(
+        self, index: int, fd: int, *, readonly: bool, config: ExportConfig | None = None
+    ) -> Export:
         model = config.model if config else "none"
         modes = {"fmode": config.fmode, "dmode": config.dmode} if config else {}
         export = Export(
@@ -78,14 +82,14 @@ class Exports:
         self._undo.callback(export.close)
         if not self.natives:
             self._root_dev = os.fstat(fd).st_dev
-        self.natives.append(export)
+        self.natives[index] = export
         return export
 
-    def _open(self, config: ExportConfig) -> Driver:
+    def _open(self, index: int, config: ExportConfig) -> Driver:
         fd = self._keep(
             os.open(config.place or config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         )
-        export = self._make(fd, readonly=config.readonly, config=config)
+        export = self._make(index, fd, readonly=config.readonly, config=config)
         if config.throttling:
             _throttle(export, config.throttling)
         if config.name:
@@ -112,7 +116,7 @@ class Exports:
     def _open_meeting_place(self, names: list[bytes]) -> Driver:
         with state_dir.opened(self._config.state_dir) as folder:
             fd = self._keep(open_meeting_place(folder, state_key(self._config), names))
-        export = self._make(fd, readonly=True)
+        export = self._make(0, fd, readonly=True)
         return LocalDriver(export, fd, readonly=True)
 
     def _open_policy(self) -> None:
@@ -125,7 +129,7 @@ class Exports:
             _open_state(self._config) if self._config.multidevs == "remap" else None,
         )
         self._undo.callback(self.policy.close)
-        for export in self.natives:
+        for export in self.natives.values():
             export.policy = self.policy
 
 
@@ -137,7 +141,10 @@ def _throttle(export: Export, at: Throttling) -> None:
 
 def state_key(config: DeviceConfig) -> str:
     """Returns the name of a device's state. It belongs to a pair of exports and tag, so that two
-    guests of one tree do not disturb each other."""
+    guests of one tree do not disturb each other; and it stays if a running guest's exports
+    change."""
+    if config.state_key:
+        return config.state_key
     paths = [os.path.realpath(each.path) for each in config.exports]
     return "\0".join((*paths, config.tag, str(config.socket)))
 

@@ -66,12 +66,12 @@ ACTS = {
 """What a request does to the file of its fid."""
 
 
-def enable(exports: list[Export], *, always: bool) -> None:
-    """Has failures of a device's requests reported if they are to be logged: always, or at level
-    debug. Once, before the exports are served."""
+def enable(first: Export, *, always: bool) -> None:
+    """Has failures of a device's requests reported, by its export 0, if they are to be logged:
+    always, or at level debug. Once, before the exports are served."""
     debug = log.isEnabledFor(logging.DEBUG)
     if always or debug:
-        exports[0].report_failures(LINES_PER_SECOND, BURST, () if debug else ORDINARY)
+        first.report_failures(LINES_PER_SECOND, BURST, () if debug else ORDINARY)
 
 
 def _act(asked: Asked) -> Act:
@@ -127,10 +127,7 @@ class Failures:
     def _export(self, index: int) -> ExportConfig | None:
         """The configuration of the export with this index; None for the directory in which several
         exports appear."""
-        exports = self._config.exports
-        if not exports[0].name:
-            return exports[0]
-        return exports[index - 1] if index else None
+        return self._config.indexed.get(index)
 
     def _path(self, view: View | None, name: bytes | None = None) -> str:
         """The guest's path of a fid, or of a name in its directory."""

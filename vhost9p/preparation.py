@@ -1,8 +1,10 @@
-"""What comes before a VM of a folder begins, in a child of main, since each step may hang: its file
-is read, the host is checked, and sockets are bound in directories that others may lock.
+"""What comes before a VM of a folder begins, or a VM is reloaded, in a child of main: each step may
+hang. Its file is read, the host is checked, and sockets are bound in directories that others may
+lock, or copies are made of directories that are to be mounted.
 
 The child returns the result to main through a socket, as a pickle with the descriptors of the
-listening sockets. Main waits for it as for any event, and kills it when its time is up.
+listening sockets or the copies. Main waits for it as for any event, and kills it when its time is
+up.
 """
 
 import logging
@@ -18,8 +20,11 @@ from typing import NoReturn
 from vhost9p.config import Config
 from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
+from vhost9p.native import sandbox
 from vhost9p.native.process import close_others, end_with
-from vhost9p.single_vm import listen
+from vhost9p.policy import state_dir
+from vhost9p.reload import Plan
+from vhost9p.sockets import listen
 from vhost9p.stop_signals import STOP
 from vhost9p.vhost_user.listener import Listener, ListenError
 
@@ -31,11 +36,12 @@ FDS_MAX = 200
 
 @dataclass(frozen=True)
 class Prepared:
-    """What main takes up: what the file says, and with which configuration its VM is served, or
-    None if it is not to begin. Or the `problems` instead."""
+    """What main takes up: what the file says, and with which configuration its VM is to begin, or
+    how the VM that runs is to change. Or the `problems` instead."""
 
     read: Config = field(default=Config(()))
     config: Config | None = None
+    plan: Plan | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -70,21 +76,22 @@ class Preparation:
         self._fds += fds
         return not data
 
-    def result(self) -> tuple[Prepared, list[Listener]]:
-        """Returns what was prepared, and the listeners of what is to begin. Call it once, after
-        `receive` has returned True."""
+    def result(self) -> tuple[Prepared, list[Listener], list[int]]:
+        """Returns what was prepared; the listeners of what is to begin; and the copies of what is
+        to be mounted (reloading.py). Call it once, after `receive` has returned True."""
         self._socket.close()
         try:
             prepared: Prepared = pickle.loads(self._data)
         except (EOFError, pickle.UnpicklingError):  # it was killed, or met a fault, which it logged
             self._close_all()
-            return Prepared(problems=(f"{self.name}: the check of its file has died",)), []
+            return Prepared(problems=(f"{self.name}: the check of its file has died",)), [], []
+        if prepared.plan:
+            return prepared, [], self._fds
         devices = prepared.config.devices if prepared.config else ()
         sockets = [socket.socket(fileno=fd) for fd in self._fds]
         paths = [each.socket or "" for each in devices]
-        return prepared, [
-            Listener(sock, path, path) for sock, path in zip(sockets, paths, strict=True)
-        ]
+        listeners = [Listener(sock, path, path) for sock, path in zip(sockets, paths, strict=True)]
+        return prepared, listeners, []
 
     def kill(self) -> None:
         """Ends it, or leaves it to the kernel if it hangs; there is no result."""
@@ -108,8 +115,10 @@ def _be_child(main: int, out: socket.socket, name: str, work: Callable[[], Prepa
         end_with(main)
         close_others((0, 1, 2, out.fileno()))  # else the sockets of other VMs outlive these
         prepared, listeners = _prepare(name, work)
-        data = pickle.dumps(prepared)
         fds = [each.fileno() for each in listeners]
+        if prepared.plan:
+            prepared, fds = _copy(name, prepared, prepared.plan)
+        data = pickle.dumps(prepared)
         while fds:
             socket.send_fds(out, [data[:1]], fds[:FDS_MAX])
             data, fds = data[1:], fds[FDS_MAX:]
@@ -130,4 +139,25 @@ def _prepare(name: str, work: Callable[[], Prepared]) -> tuple[Prepared, list[Li
         return Prepared(problems=(f"{name}: {error}",)), []
     except OSError as error:
         text = f"{name}: {error.filename or 'serving cannot begin'}: {error.strerror or error}"
+        return Prepared(problems=(text,)), []
+
+
+def _copy(name: str, prepared: Prepared, plan: Plan) -> tuple[Prepared, list[int]]:
+    """Returns copies of the directories that are to be mounted."""
+    try:
+        for device in plan.config.devices:
+            if device.keeps_state and any(each.source == device.state_dir for each in plan.added):
+                with state_dir.opened(device.state_dir):
+                    pass
+        if plan.added:
+            sandbox.enter_to_copy()
+        return prepared, [sandbox.copy_tree(each) for each in plan.added]
+    except UserError as error:
+        return Prepared(problems=tuple(error.problems)), []
+    except OSError as error:
+        what = ", ".join(each.source for each in plan.added)
+        text = (
+            f"{name}: {what} cannot be mounted while the VM runs: {error.strerror}; restart VM and "
+            "daemon instead"
+        )
         return Prepared(problems=(text,)), []

@@ -22,10 +22,12 @@ What ends worker after worker by a fault must come to an end itself:
 import errno
 import logging
 import mmap
+import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from vhost9p.attempts import DEATHS, Attempts
+from vhost9p.config import DeviceConfig
 from vhost9p.ends import Cause
 from vhost9p.fs import lock_records
 from vhost9p.fs.locks import LockTable
@@ -33,6 +35,7 @@ from vhost9p.inventory import Loss
 from vhost9p.native.connection import Connection
 from vhost9p.native.device import Area, Blame
 from vhost9p.native.process import close_others
+from vhost9p.policy.export_options import hidden_paths
 from vhost9p.saved_state import SavedState
 from vhost9p.vhost_user.listener import Listener
 
@@ -48,13 +51,18 @@ class SharedState(NamedTuple):
     locks: mmap.mmap
     at_home: bool
     """Whether code that was loaded anew can go on with it."""
+    config: DeviceConfig
+    """What is served now, which may be less than before."""
 
     @classmethod
-    def map(cls, listener: Listener, saved: SavedState, *, is_new: bool) -> Self:
+    def map(
+        cls, listener: Listener, saved: SavedState, config: DeviceConfig, *, is_new: bool
+    ) -> Self:
         """Maps the saved state of a device. Raises OSError."""
         parts = saved.map(anywhere=is_new)
         area = Area(saved.header.max_fids, parts.device)
-        return cls(listener, Connection(parts.connection), area, parts.locks, parts.at_home)
+        connection = Connection(parts.connection)
+        return cls(listener, connection, area, parts.locks, parts.at_home, config)
 
     @property
     def frontend(self) -> int:
@@ -63,6 +71,7 @@ class SharedState(NamedTuple):
 
     def recover(self) -> list[int]:
         """Makes the state good again. Returns the descriptors that it owns. Raises OSError."""
+        self._forget_exports()
         if not self.area.recover():
             if not self.connection.has_ended:
                 self.connection.forget()
@@ -87,6 +96,14 @@ class SharedState(NamedTuple):
             *self.area.descriptors(),
             *LockTable.descriptors_in(self.locks),
         ]
+
+    def _forget_exports(self) -> None:
+        """What is not served any more is lost to the guest. Raises OSError."""
+        for index, export in self.config.indexed.items():
+            if export.hide:
+                root = os.fsencode(export.place or export.path)
+                self.area.hide(index, root, hidden_paths(export))
+        self.area.keep_exports(self.config.indexed)
 
     def lose_descriptors(self, numbers: tuple[list[int], list[int]] | None) -> None:
         """All descriptors are lost but those of the session, which had numbers and have others now

@@ -1,10 +1,12 @@
-"""Serves the VM of one configuration: the only one of the process."""
+"""Serves the VM of one configuration: the only one of the process. At a reload the configuration is
+read again, if it is in a file."""
 
 import os
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable
 
 from vhost9p import answers, handover
-from vhost9p.config import SOCKET_MODE, Config, DeviceConfig
+from vhost9p.config import Config
 from vhost9p.daemon import Daemon
 from vhost9p.fd_store import FdStore
 from vhost9p.keeper import EXIT_FAILURE
@@ -12,33 +14,13 @@ from vhost9p.native.process import set_name
 from vhost9p.notify import take_manager
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
+from vhost9p.preparation import Prepared
 from vhost9p.progress import Progress
+from vhost9p.reloading_daemon import ReloadingDaemon
+from vhost9p.sockets import listen
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener, ListenError
 from vhost9p.vm import Vm
-
-
-def _listen(config: DeviceConfig) -> Listener:
-    if config.fd is not None:
-        return Listener.inherit(config.fd)
-    assert config.socket is not None
-    return Listener.bind(
-        config.socket,
-        SOCKET_MODE if config.socket_mode is None else config.socket_mode,
-        -1 if config.socket_owner is None else config.socket_owner,
-        -1 if config.socket_group is None else config.socket_group,
-    )
-
-
-def listen(config: Config) -> list[Listener]:
-    """Returns a listener for each device. Raises ListenError."""
-    with ExitStack() as undo:
-        listeners = []
-        for each in config.devices:
-            listeners.append(_listen(each))
-            undo.callback(listeners[-1].close)
-        undo.pop_all()
-        return listeners
 
 
 def name_of(config: Config) -> str:
@@ -49,27 +31,81 @@ def name_of(config: Config) -> str:
     return device.socket or f"--fd {device.fd}"
 
 
-def go_on() -> int:
+Load = Callable[[], Config]
+"""Reads the configuration anew. Raises UserError, OSError."""
+
+
+class SingleDaemon(ReloadingDaemon):
+    """Serves one VM. `load` reads its configuration again; None: it cannot be read again."""
+
+    def __init__(
+        self,
+        load: Load | None,
+        status: StatusFile | None = None,
+        store: FdStore | None = None,
+    ) -> None:
+        """Raises OSError."""
+        super().__init__(status, store)
+        self._load = load
+        self._waits = False
+        """Whether the VM is yet to be taken up in this round."""
+
+    @property
+    def can_reload(self) -> bool:
+        """See ReloadingDaemon."""
+        return self._load is not None and any(each.config.file for each in self.vms.values())
+
+    def take(self, number: signal.Signals) -> None:
+        """SIGHUP: reloads; see Daemon."""
+        if number == signal.SIGHUP and self.can_reload:
+            self.reload()
+        else:
+            super().take(number)
+
+    def begin_round(self) -> None:
+        """See ReloadingDaemon."""
+        self._waits = True
+        self.take_up_next()
+
+    def take_up_next(self) -> None:
+        """See ReloadingDaemon."""
+        waits, self._waits = self._waits, False
+        if not waits or not self._take_up():
+            self.end_round()
+
+    def _take_up(self) -> bool:
+        """Returns whether the file is being prepared."""
+        vm = next(iter(self.vms.values()), None)
+        return bool(vm and self._load and self.prepare_change(vm, self._load, None))
+
+    def take_prepared(self, name: str, prepared: Prepared, listeners: list[Listener]) -> None:
+        """See ReloadingDaemon."""
+        for text in prepared.problems:
+            self.report(text)
+
+
+def go_on(load: Load | None = None) -> int:
     """Serves the VM of the version before until the end, and returns the exit code. Raises
     Unreadable, OSError."""
     received = handover.received()
     assert received, "the caller has looked"
     vms = read_vms(received)
-    daemon = Daemon(StatusFile(received.written["status"]), store_of(received.written))
+    status, store = StatusFile(received.written["status"]), store_of(received.written)
+    daemon = SingleDaemon(load, status, store)
     daemon.codes.update(received.written["codes"])
     daemon.take_over(vms, received.written["version"])
     answers.go_on(daemon, vms[0].config.control_socket, received.written)
     return _serve(daemon)
 
 
-def run(config: Config, progress: Progress | None = None) -> int:
-    """Serves one VM until the end, and returns the exit code. `progress` shows another process
-    when it serves."""
+def run(config: Config, load: Load | None = None, progress: Progress | None = None) -> int:
+    """Serves one VM until the end, and returns the exit code. `load` reads its configuration again.
+    `progress` shows another process when it serves."""
     occupy_standard_streams()
     set_name("vhost9p")
     store = FdStore(take_manager())
     kept = receive(store)
-    daemon = Daemon(store=store)
+    daemon = SingleDaemon(load, store=store)
     name = name_of(config)
     if kept:
         daemon.adopt(vms_of(kept), {name: config})

@@ -201,18 +201,20 @@ class Vm:
         except OSError as error:
             say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
             raise Refused(EXIT_FAILURE) from error
-        states = self._map(is_new=True)
+        states = self._map(config, is_new=True)
         at_home = all(each.at_home for each in states)
         report = json.dumps({"entered": plain.to_plain(entered), "at_home": at_home})
         os.pwrite(self._report, report.encode(), 0)
         admit(os.getppid())
         return self._task(config, entered, states)
 
-    def _map(self, *, is_new: bool) -> list[SharedState]:
-        """Raises OSError."""
+    def _map(self, config: Config, *, is_new: bool) -> list[SharedState]:
+        """`config` is as it is in the processes that serve. Raises OSError."""
         return [
-            SharedState.map(listener, saved, is_new=is_new)
-            for listener, saved in zip(self.listeners, self._states, strict=True)
+            SharedState.map(listener, saved, device, is_new=is_new)
+            for listener, saved, device in zip(
+                self.listeners, self._states, config.devices, strict=True
+            )
         ]
 
     def _task(
@@ -244,7 +246,7 @@ class Vm:
         log_pipe = LogPipe()
         self._limit(log_pipe)
         try:
-            entered, loss = self._read_entered(), self.copies.loss()
+            entered, loss = self.read_entered(), self.copies.loss()
             self.pid, self.pidfd = give_birth(
                 Waits(stop_fd),
                 partial(confinement.fork_in, self.copies.namespaces, entered),
@@ -267,7 +269,7 @@ class Vm:
         newborn.begin(out)
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
-        states = self._map(is_new=False)
+        states = self._map(config, is_new=False)
         task = partial(self._task, config, entered, states, loss=loss)
         begin = partial(self._begin_in_place, newborn, entered, task)
         needed = (newborn.channel, *loss.fds)
@@ -457,11 +459,12 @@ class Vm:
         if self.why_left_out:
             return
         if self.pid:
-            self._read_entered()
+            self.read_entered()
         for each in self._states:
             each.try_map()
 
-    def _read_entered(self) -> Entered:
+    def read_entered(self) -> Entered:
+        """Returns how far its keeper is confined. Raises Unreadable."""
         return plain.from_plain(Entered, self._read_report().get("entered"))
 
     def take_over(self, stop_fd: int) -> None:
@@ -469,7 +472,7 @@ class Vm:
         old one goes on. `stop_fd` becomes readable after a signal to stop, which ends it."""
         if why := self.why_left_out:
             raise Failed(why)
-        entered = self._read_entered()
+        entered = self.read_entered()
         log = LogPipe()
         self._limit(log)
         with ExitStack() as undo:
@@ -505,7 +508,7 @@ class Vm:
         """In the new keeper, which is where the old one was, and has not begun."""
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
-        states = self._map(is_new=False)
+        states = self._map(config, is_new=False)
         sockets = [each.fileno() for each in self.listeners]
         log_fd, self._inventory.bell = successor.copy(sockets, (log_fd, self._inventory.bell))
         task = partial(self._task, config, entered, states, successor)

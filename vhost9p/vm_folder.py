@@ -1,29 +1,28 @@
 """Serves the VMs that a folder describes, one file for each (--config-dir).
 
-At the start, and at each SIGHUP, files that are new begin to be served, and the VMs of those that
-are gone end. A file with errors is reported, and no other VM suffers from it: it is read again at
-the next SIGHUP. So is the file of a VM that has ended by itself. A file that has changed takes
-effect when its VM begins anew.
+At the start, and at each reload, files that are new begin to be served, the VMs of those that are
+gone end, and those of files that have changed are changed (reload.py). A file with errors is
+reported, and no other VM suffers from it: it is read again at the next reload. So is the file of a
+VM that has ended by itself.
 """
 
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
 from vhost9p import answers, handover, plain, preflight
 from vhost9p.config import Config
-from vhost9p.daemon import Daemon
 from vhost9p.errors import EXIT_FAILURE, UserError
 from vhost9p.fd_store import FdStore
 from vhost9p.native.process import set_name
 from vhost9p.notify import take_manager
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
-from vhost9p.preparation import Preparation, Prepared
+from vhost9p.preparation import Prepared
+from vhost9p.reloading_daemon import ReloadingDaemon
 from vhost9p.saved_state import Unreadable
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener, ListenError
@@ -32,8 +31,6 @@ from vhost9p.vm import Vm
 log = logging.getLogger(__name__)
 
 SUFFIX = ".yaml"
-PATIENCE_S = 10.0
-"""Seconds in which a file has to be read and checked, and its sockets bound."""
 
 
 def names_of_files(folder: str) -> list[str]:
@@ -45,7 +42,7 @@ def names_of_files(folder: str) -> list[str]:
     ]
 
 
-class FolderDaemon(Daemon):
+class FolderDaemon(ReloadingDaemon):
     """Serves what the files of a folder describe. `load` reads one of them, and raises UserError
     with its errors."""
 
@@ -64,54 +61,46 @@ class FolderDaemon(Daemon):
         """What the files of the VMs said when these began."""
         self._waiting: list[str] = []
         """Names of files that are yet to be taken up."""
-        self._again: set[str] = set()
+        self._later: set[str] = set()
         """Names of files that are taken up again when a VM that is about to end has ended."""
         self._ended_meanwhile = False
         """Whether a VM has ended since the preparation began."""
-        self._preparation: Preparation | None = None
-        self._deadline = 0.0
-        """When the time of the preparation is up."""
 
     # ---- events
 
     def take(self, number: signal.Signals) -> None:
         """SIGHUP: looks again; see Daemon."""
         if number == signal.SIGHUP:
-            self.look()
+            self.reload()
         else:
             super().take(number)
 
     def stop(self) -> None:
         """See Daemon."""
         self._waiting.clear()
-        self._drop_preparation()
         super().stop()
 
     def forget(self, vm: Vm) -> None:
         """See Daemon."""
-        super().forget(vm)
         self._ended_meanwhile = True
-        if self._again and not self.stopping:
-            self._waiting += sorted(self._again)
-            self._again.clear()
-            self._go_on()
-
-    def due(self) -> Iterator[tuple[float, Callable[[], None]]]:
-        """See Daemon."""
-        yield from super().due()
-        if self._preparation:
-            yield self._deadline, self._give_up
+        super().forget(vm)
+        if self._later and not self.stopping:
+            self._waiting += sorted(self._later)
+            self._later.clear()
+            if not self._in_round:
+                self._in_round = True
+                self.take_up_next()
 
     @property
     def is_ready(self) -> bool:
         """See Daemon. A VM that does not serve yet holds up no other."""
-        return not self._preparation
+        return not self._in_round
 
     # ---- upgrade
 
     def why_not_now(self) -> str:
         """See Daemon."""
-        if self._preparation or self._waiting or self._again:
+        if self._later:
             return "files are being taken up: try again"
         return super().why_not_now()
 
@@ -141,111 +130,88 @@ class FolderDaemon(Daemon):
 
     # ---- files
 
-    def look(self) -> None:
+    def begin_round(self) -> None:
         """Takes up which files there are."""
-        if self.stopping:
-            return
         try:
             files = names_of_files(self._folder)
         except OSError as error:
-            log.error("%s: cannot be read, and nothing changes: %s", self._folder, error.strerror)
+            self.report(f"{self._folder}: cannot be read, and nothing changes: {error.strerror}")
+            self.end_round()
             return
-        self._drop_preparation()
-        self._again.clear()
+        self._later.clear()
         names = [os.path.basename(file).removesuffix(SUFFIX) for file in files]
         self._waiting = sorted(names, key=self.vms.__contains__)  # new ones first
         for name in set(self.vms) - set(self._waiting):
             if self.vms[name].stopped_at is None:
-                log.info("%s: its file is gone, so its VM ends", name)
+                self.note(f"{name}: its file is gone, so its VM ends")
                 self.vms[name].stop(signal.SIGTERM)
-        self._go_on()
+        self.take_up_next()
 
-    def _go_on(self) -> None:
-        """Begins with the next file, unless one is being prepared."""
-        while not self._preparation:
-            if not self._waiting:
-                log.info("%s: %d VMs", self._folder, len(self.vms))
+    def take_up_next(self) -> None:
+        """Begins with the next file."""
+        while self._waiting:
+            if self._take_up(self._waiting.pop(0)):
                 return
-            self._take_up(self._waiting.pop(0))
+        log.info("%s: %d VMs", self._folder, len(self.vms))
+        self.end_round()
 
-    def _take_up(self, name: str) -> None:
-        """There is a file of this name."""
+    def _take_up(self, name: str) -> bool:
+        """There is a file of this name. Returns whether it is being prepared."""
         vm = self.vms.get(name)
         if vm and vm.stopped_at is not None:
-            self._again.add(name)
-            return
-        beside = [each.config for each in self.vms.values()]
-        try:
-            self._preparation = Preparation(
-                name, partial(self._prepare, name, beside, is_new=vm is None)
-            )
-        except OSError as error:  # too many processes or open files, for now
-            say(f"{name}: serving cannot begin: {error.strerror}")
-            return
+            self._later.add(name)
+            return False
         self._ended_meanwhile = False
-        self._deadline = time.monotonic() + PATIENCE_S
-        self._watch(self._preparation.fileno(), self._prepared)
-
-    def _prepare(self, name: str, beside: list[Config], *, is_new: bool) -> Prepared:
-        """Runs in a child. Raises UserError, OSError."""
         file = os.path.join(self._folder, name + SUFFIX)
+        if vm:
+            return self.prepare_change(vm, partial(self._load_file, file), self._read.get(name))
+        return self.prepare(name, partial(self._prepare, file, [*self._configs()]))
+
+    def _configs(self) -> Iterator[Config]:
+        return (each.config for each in self.vms.values())
+
+    def _load_file(self, file: str) -> Config:
+        """Runs in a child. Raises UserError, OSError."""
         if os.path.exists(file) and not os.path.isfile(file):
             raise UserError(f"{file}: is no regular file")
-        read = self._load(file)
-        return Prepared(read, preflight.check(read, beside) if is_new else None)
+        return self._load(file)
 
-    def _prepared(self) -> None:
-        """The child has returned a part of its result, or all."""
-        done = self._preparation
-        if not done or not done.receive():
-            return
-        self._selector.unregister(done.fileno())
-        self._preparation = None
-        prepared, listeners = done.result()
+    def _prepare(self, file: str, beside: list[Config]) -> Prepared:
+        """Runs in a child. Raises UserError, OSError."""
+        read = self._load_file(file)
+        return Prepared(read, preflight.check(read, beside))
+
+    def take_prepared(self, name: str, prepared: Prepared, listeners: list[Listener]) -> None:
+        """See ReloadingDaemon."""
         if prepared.problems:
-            self._report(done.name, prepared.problems)
+            self._take_problems(name, prepared.problems)
         elif prepared.config:
-            self._begin(done.name, prepared, listeners)
-        elif done.name in self.vms and prepared.read != self._read.get(done.name):
-            log.warning("%s: its file has changed, which its VM ignores until it ends", done.name)
-        self._go_on()
+            self._begin(name, prepared, prepared.config, listeners)
 
-    def _report(self, name: str, problems: Collection[str]) -> None:
+    def has_reloaded(self, vm: Vm, read: Config) -> None:
+        """See ReloadingDaemon."""
+        self._read[vm.name] = read
+
+    def _take_problems(self, name: str, problems: Collection[str]) -> None:
         """Reports problems, unless what is in the way may have ended, or be about to end, as the VM
         of a renamed file is."""
         if any(each.stopped_at is not None for each in self.vms.values()):
-            self._again.add(name)
+            self._later.add(name)
             return
         if self._ended_meanwhile:
             self._waiting.insert(0, name)
             return
         for text in problems:
-            say(text)
+            self.report(text)
 
-    def _begin(self, name: str, prepared: Prepared, listeners: list[Listener]) -> None:
-        assert prepared.config, "it is to begin"
+    def _begin(
+        self, name: str, prepared: Prepared, config: Config, listeners: list[Listener]
+    ) -> None:
         try:
-            self.add(Vm(name, prepared.config, listeners, speaks=True))
+            self.add(Vm(name, config, listeners, speaks=True))
             self._read[name] = prepared.read
         except OSError as error:
-            say(f"{name}: serving cannot begin: {error.strerror or error}")
-
-    def _give_up(self) -> None:
-        """The time of the preparation is up."""
-        if not self._preparation or time.monotonic() < self._deadline:
-            return  # what was due before has begun another one
-        say(
-            f"{self._preparation.name}: what it names cannot be checked within {PATIENCE_S:g} s, "
-            "as if a file system hung: it is left out until the next SIGHUP"
-        )
-        self._drop_preparation()
-        self._go_on()
-
-    def _drop_preparation(self) -> None:
-        if self._preparation:
-            self._selector.unregister(self._preparation.fileno())
-            self._preparation.kill()
-            self._preparation = None
+            self.report(f"{name}: serving cannot begin: {error.strerror or error}")
 
 
 def run(
@@ -272,7 +238,7 @@ def run(
             return EXIT_FAILURE
         if kept:
             daemon.go_on_after_death(vms_of(kept), kept.written)
-        daemon.look()
+        daemon.reload()
     while daemon.vms or not daemon.stopping:
         daemon.step()
     daemon.end()

@@ -187,7 +187,7 @@ static bool can_reopen(v9_export *ex, const struct v9_fid *fid, bool was_read, b
     if (fstat(fid->io_fd, &st) < 0 || (was_read && !positions_last(fid->io_fd)))
         return false;
     *has_name = st.st_nlink > 0;
-    fd = v9_export_open(ex, fid->io_fd, v9_fid_reopen_flags(fid));
+    fd = v9_export_open(ex, fid->io_fd, v9_fid_reopen_flags(ex, fid));
     if (fd >= 0)
         v9_budget_close(fd);
     return fd >= 0;

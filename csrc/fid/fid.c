@@ -78,7 +78,9 @@ int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags)
 
     pthread_mutex_lock(&fids->lock);
     fid = v9_fids_entered(fids, handle);
-    if (fid && fid->io_fd != -1) {
+    if (fid && fid->inode && v9_inode_is_lost(v9_inode_at(&fids->inodes, fid->inode))) {
+        err = -ESTALE;
+    } else if (fid && fid->io_fd != -1) {
         __atomic_store_n(&fid->flags, fid->flags | flags, __ATOMIC_RELEASE);
         err = 0;
     }

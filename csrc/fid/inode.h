@@ -112,6 +112,12 @@ static inline bool v9_inodes_has_export(const struct v9_inodes *inodes, uint32_t
     return export < V9_EXPORTS_MAX && (!inodes->exports || export < inodes->exports);
 }
 
+/* Whether an inode cannot be reopened, ever (fid/lost.h). */
+static inline bool v9_inode_is_lost(const struct v9_inode *inode)
+{
+    return inode->path_fd < 0 && inode->recipe == V9_RECIPE_NONE;
+}
+
 /* `entries` are `max` zeros, `heads` as many as the hash table's buckets. */
 void v9_inodes_init(struct v9_inodes *inodes, struct v9_inode *entries, uint32_t max,
                     uint32_t *heads, uint32_t buckets);

@@ -1,9 +1,12 @@
 #define _GNU_SOURCE
 #include "fid/lost.h"
 
+#include <limits.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/commit.h"
+#include "base/proc.h"
 
 /* The death is that long ago at most, in ns, when it is recovered from. */
 enum { DEATH_AGO = 1000000000 };
@@ -37,6 +40,94 @@ void v9_lost_forget_descriptors(struct v9_fids *fids)
     for (uint32_t i = 0; i < fids->inodes.used && i < fids->inodes.max; i++)
         evict_inode(&fids->inodes.entries[i]);
     v9_recipes_lose_descriptors(&fids->inodes.recipes);
+}
+
+/* ---- exports that are not served any more ------------------------------------------------------
+ */
+
+static bool is_foreign(const struct v9_inodes *inodes, uint32_t index,
+                       const bool served[V9_EXPORTS_MAX])
+{
+    const struct v9_inode *inode;
+
+    if (!index || index > inodes->used || index > inodes->max)
+        return false;
+    inode = v9_inode_at(inodes, index);
+    return inode->export >= V9_EXPORTS_MAX || !served[inode->export];
+}
+
+/* Idempotent, and in this order, since the export says that it is due. */
+static void lose_inode(struct v9_inode *inode)
+{
+    inode->meta_fd = -1;
+    inode->recipe = V9_RECIPE_NONE;
+    inode->shared = inode->btime_conclusive = false;
+    V9_COMMIT();
+    inode->path_fd = -1;
+    V9_COMMIT();
+    inode->export = 0;
+}
+
+/* A fid of such a file has no name, so nothing of the export's names is reached any more. */
+static void lose_file(struct v9_fids *fids, struct v9_fid *fid, const bool served[V9_EXPORTS_MAX])
+{
+    if (!is_foreign(&fids->inodes, fid->inode, served))
+        return;
+    evict_fid(fid);
+    fid->dentry = 0;
+}
+
+void v9_lost_forget_exports(struct v9_fids *fids, const bool served[V9_EXPORTS_MAX])
+{
+    v9_fid_table_recover(fids); /* to find its parts */
+    for (uint32_t i = 0; i < fids->homes; i++)
+        lose_file(fids, &fids->entries[i], served);
+    for (uint32_t i = fids->unused > fids->homes ? fids->unused : fids->homes; i < fids->max; i++)
+        lose_file(fids, &fids->entries[i], served);
+    V9_COMMIT();
+    for (uint32_t index = 1; index <= fids->inodes.used && index <= fids->inodes.max; index++)
+        if (is_foreign(&fids->inodes, index, served))
+            lose_inode(v9_inode_at(&fids->inodes, index));
+    for (uint32_t export = 0; export < V9_EXPORTS_MAX; export ++)
+        if (!served[export])
+            fids->dentries.roots[export] = 0;
+}
+
+/* ---- paths that are hidden now ------------------------------------------------------------------
+ */
+
+/* The path of a descriptor below a directory, or NULL. */
+static const char *path_below(int32_t fd, const char *root, char path[PATH_MAX])
+{
+    const size_t length = strcmp(root, "/") == 0 ? 0 : strlen(root);
+    char link[V9_PROC_PATH];
+    ssize_t size;
+
+    v9_proc_path(fd, link);
+    size = readlink(link, path, PATH_MAX - 1);
+    if (size <= 0)
+        return NULL;
+    path[size] = 0;
+    return strncmp(path, root, length) == 0 && path[length] == '/' ? &path[length + 1] : NULL;
+}
+
+static bool is_hidden(const struct v9_inode *inode, const char *root, const v9_hidden_paths *paths)
+{
+    char path[PATH_MAX];
+    const char *below = inode->path_fd >= 0 ? path_below(inode->path_fd, root, path) : NULL;
+
+    return below && v9_hidden_paths_hide(paths, below);
+}
+
+void v9_lost_forget_hidden(struct v9_fids *fids, uint32_t export, const char *root,
+                           const v9_hidden_paths *paths)
+{
+    v9_fid_table_recover(fids); /* to find its parts */
+    for (uint32_t index = 1; index <= fids->inodes.used && index <= fids->inodes.max; index++) {
+        struct v9_inode *inode = v9_inode_at(&fids->inodes, index);
+        if (inode->export == export && is_hidden(inode, root, paths))
+            inode->export = V9_EXPORTS_MAX; /* of none that is served */
+    }
 }
 
 /* ---- recipes --------------------------------------------------------------------------------- */
@@ -169,12 +260,7 @@ void v9_lost_settle(struct v9_fids *fids)
 
 static bool is_lost(const struct v9_fids *fids, const struct v9_fid *fid)
 {
-    const struct v9_inode *inode;
-
-    if (!fid->refs || !fid->inode)
-        return false;
-    inode = v9_inode_at(&fids->inodes, fid->inode);
-    return inode->path_fd < 0 && inode->recipe == V9_RECIPE_NONE;
+    return fid->refs && fid->inode && v9_inode_is_lost(v9_inode_at(&fids->inodes, fid->inode));
 }
 
 uint32_t v9_lost_count(const struct v9_fids *fids)

@@ -17,6 +17,10 @@
  *  - errors of write-back that nobody has reported yet (fid/lost_writes.h).
  *
  * No number of a descriptor in this memory is believed: it may mean anything in another process.
+ *
+ * An export that the operator has taken away while the guest runs is lost in the same way, with its
+ * descriptors, names and locks. Its index may come to mean another export later, so its inodes are
+ * handed over to export 0, where nothing leads to their files.
  */
 #ifndef V9_FID_LOST_H
 #define V9_FID_LOST_H
@@ -25,6 +29,12 @@
 
 /* Before recovery (fid/recover.h). Done again, it changes nothing. */
 void v9_lost_forget_descriptors(struct v9_fids *fids);
+/* Likewise, of all exports but those in `served`, by their index. Export 0 is always served. */
+void v9_lost_forget_exports(struct v9_fids *fids, const bool served[V9_EXPORTS_MAX]);
+/* Before that: files of an export that the operator hides by now are of none. `root` is the
+ * export's directory. What is evicted is looked at when it is restored (fid/restore.c). */
+void v9_lost_forget_hidden(struct v9_fids *fids, uint32_t export, const char *root,
+                           const v9_hidden_paths *paths);
 /* The end of recovery: gives inodes recipes that need one, if there are such. */
 void v9_lost_settle(struct v9_fids *fids);
 /* How many fids stand for files that cannot be reopened. No other thread uses the table. */

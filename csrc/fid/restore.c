@@ -2,6 +2,7 @@
 #include "fid/restore.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -19,6 +20,23 @@ static void finish_unlocked(struct v9_fids *fids, const struct v9_deferred *defe
 }
 
 /* ---- inodes ---------------------------------------------------------------------------------- */
+
+/* Whether the operator hides a file by now, which the guest has reached before. */
+static bool is_hidden(v9_export *ex, int32_t fd)
+{
+    char path[PATH_MAX];
+
+    return ex->hidden && v9_export_path(ex, fd, "", path) > 0 &&
+           v9_hidden_paths_hide(ex->hidden, path);
+}
+
+static int unless_hidden(v9_export *ex, int32_t fd)
+{
+    if (fd < 0 || !is_hidden(ex, fd))
+        return fd;
+    v9_budget_close(fd);
+    return -ESTALE;
+}
 
 /*
  * An inode that is not shared stands for one name of its file. A handle leads to the file and to
@@ -101,7 +119,8 @@ static int reopen(struct v9_fids *fids, const struct v9_inode *inode, int32_t io
         }
         v9_recipes_get(&fids->inodes.recipes, inode->recipe, inode->export, &recipe);
         pthread_mutex_unlock(&fids->lock);
-        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : open_recipe(ex, inode, &recipe, anchor_fd);
+        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd)
+                        : unless_hidden(ex, open_recipe(ex, inode, &recipe, anchor_fd));
         *meta_fd = fd >= 0 ? v9_mapped_find(ex, fd) : -1;
         settled = !patient || !v9_seqcount_read_retry(&ex->moves, begun);
         if (fd == -ESTALE && !settled)
@@ -163,7 +182,7 @@ static int restore_io(struct v9_fids *fids, struct v9_fid *fid)
         }
         fid->io_restoring = true;
         pthread_mutex_unlock(&fids->lock);
-        fd = v9_export_open(ex, inode->path_fd, v9_fid_reopen_flags(fid));
+        fd = v9_export_open(ex, inode->path_fd, v9_fid_reopen_flags(ex, fid));
         pthread_mutex_lock(&fids->lock);
         fid->io_restoring = false;
         pthread_cond_broadcast(&fids->restored);

@@ -15,9 +15,11 @@
 #include "fid/fid_table.h"
 
 /* open(2) flags to reopen a fid's file, which is neither made nor emptied once more. */
-static inline int v9_fid_reopen_flags(const struct v9_fid *fid)
+static inline int v9_fid_reopen_flags(const v9_export *ex, const struct v9_fid *fid)
 {
-    return fid->io_flags & ~(O_TRUNC | O_CREAT | O_EXCL);
+    const int flags = fid->io_flags & ~(O_TRUNC | O_CREAT | O_EXCL);
+
+    return ex->conf.readonly ? (flags & ~O_ACCMODE) | O_RDONLY : flags; /* it may be so by now */
 }
 /* Restores what a pinned fid stands for. 0, -ESTALE, or why the file cannot be opened. */
 int v9_restore_fid(struct v9_fids *fids, struct v9_fid *fid);

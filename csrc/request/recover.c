@@ -42,6 +42,18 @@ void v9_requests_lose_descriptors(struct v9_device *dev)
     each(dev, lose_descriptors);
 }
 
+void v9_requests_leave_exports(struct v9_device *dev, const bool served[V9_EXPORTS_MAX])
+{
+    for (uint32_t i = 0; i < dev->slots_used && i < V9_SLOTS; i++) {
+        struct v9_request *r = &dev->slots[i];
+        if (r->created_in < V9_EXPORTS_MAX && served[r->created_in])
+            continue;
+        v9_created_forget(&r->created); /* its descriptors are nobody's now */
+        V9_COMMIT();
+        r->created_in = 0;
+    }
+}
+
 /* ---- what was done --------------------------------------------------------------------------- */
 
 /* Whether the fid that a request was the last to change is what the request makes of it. */

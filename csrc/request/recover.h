@@ -26,6 +26,8 @@ void v9_requests_recover(struct v9_device *dev);
 void v9_requests_fail(struct v9_device *dev);
 /* Before all of that: no descriptor of the process that died is left. */
 void v9_requests_lose_descriptors(struct v9_device *dev);
+/* Likewise: nothing is left of what was created in exports that are not in `served`, by index. */
+void v9_requests_leave_exports(struct v9_device *dev, const bool served[V9_EXPORTS_MAX]);
 /* Calls `owns` for each descriptor that a request has. */
 void v9_requests_list_descriptors(const struct v9_device *dev,
                                   void (*owns)(void *context, int32_t fd), void *context);

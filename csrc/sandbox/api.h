@@ -48,7 +48,19 @@ enum { V9_PROC_OWN, V9_PROC_HOST };
  * failure -errno, with what failed in `*step`.
  */
 int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const char **step);
-/* Where that has returned V9_PROC_OWN, in a process that was born into another pid namespace since:
+/*
+ * Changes of such a root while it is in use. `v9_root_copy_tree` returns a descriptor of a detached
+ * copy of a directory of the host, with the attributes of those above; the others are called in the
+ * root's mount namespace, with the rights that made it. They return 0 or -errno.
+ */
+int v9_root_copy_tree(const char *path, uint32_t readonly);
+/* Mounts such a copy at `target` (absolute), where nothing is mounted. */
+int v9_root_attach(int32_t tree, const char *target);
+/* Takes away what is mounted at a target, if anything is, whoever still uses it. */
+int v9_root_detach(const char *target);
+/* -EBUSY where a file is open for writing that is not to be writable any more. */
+int v9_root_set_readonly(const char *target, uint32_t readonly);
+/* Where v9_root_pivot has returned V9_PROC_OWN, in a process that was born into another pid namespace since:
  * a new /proc of that, as a descriptor, which is mounted nowhere yet. */
 int v9_root_create_proc(void);
 /* It takes the place of /proc, for all processes of this mount namespace. On failure the old one

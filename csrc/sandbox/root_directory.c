@@ -166,6 +166,83 @@ int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const c
     return kind < 0 ? -err : kind;
 }
 
+/* ---- changes of a root that is in use -------------------------------------------------------- */
+
+int v9_root_copy_tree(const char *path, uint32_t readonly)
+{
+    /* Mounts of the host still appear below it, and none made below it appears on the host. */
+    struct mount_attr attr = {.attr_set = STRICT | (readonly ? MOUNT_ATTR_RDONLY : 0),
+                              .propagation = MS_SLAVE};
+    const int fd = copy_tree(path, 0);
+    int err;
+
+    if (fd < 0)
+        return -errno;
+    if (mount_setattr(fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) == 0)
+        return fd;
+    err = errno;
+    close(fd);
+    return -err;
+}
+
+/* The root's own file system, writable here alone: the root itself stays read-only. -1 with errno.
+ */
+static int writable_root(void)
+{
+    struct mount_attr attr = {.attr_clr = MOUNT_ATTR_RDONLY};
+    const int fd = open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    int err;
+
+    if (fd < 0 || mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) == 0)
+        return fd;
+    err = errno;
+    close(fd);
+    errno = err;
+    return -1;
+}
+
+int v9_root_attach(int32_t tree, const char *target)
+{
+    const int root = writable_root();
+    int err = 0;
+
+    if (root < 0)
+        return -errno;
+    if (create_directories(root, target) < 0 ||
+        move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+        err = -errno;
+    close(root);
+    return err;
+}
+
+int v9_root_detach(const char *target)
+{
+    int root, err = 0;
+
+    if (umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
+        return -errno;
+    root = writable_root();
+    if (root < 0)
+        return -errno;
+    if (unlinkat(root, target + 1, AT_REMOVEDIR) < 0 && errno != ENOENT)
+        err = -errno;
+    close(root);
+    return err;
+}
+
+int v9_root_set_readonly(const char *target, uint32_t readonly)
+{
+    struct mount_attr attr = {.attr_set = readonly ? MOUNT_ATTR_RDONLY : 0,
+                              .attr_clr = readonly ? 0 : MOUNT_ATTR_RDONLY};
+
+    /* Mounts below may be read-only on the host as well: they stay it. */
+    return mount_setattr(AT_FDCWD, target, readonly ? AT_RECURSIVE : 0, &attr, sizeof(attr)) < 0
+               ? -errno
+               : 0;
+}
+
+/* ---- others ---------------------------------------------------------------------------------- */
+
 int v9_root_create_proc(void)
 {
     int proc = new_proc();

@@ -271,6 +271,18 @@ uint32_t v9_device_session_descriptors(v9_device *dev, int32_t *fds, uint32_t ro
  */
 int v9_device_lose_descriptors(v9_device *dev, uint32_t max_fids, const int32_t *known,
                                const int32_t *instead, uint32_t count);
+/*
+ * After a death, before it is recovered, if the operator may have taken exports away: the device
+ * has those with these indexes, and the first one. Fids of all others lose their files and names
+ * (fid/lost.h). Their indexes may be used again once the device was recovered. Done again, it
+ * changes nothing.
+ */
+int v9_device_keep_exports(v9_device *dev, uint32_t max_fids, const uint32_t *indexes,
+                           uint32_t count);
+/* Before that: the files of an export that `paths` hide are of none, so their fids lose them, too.
+ * `root` is the export's directory as this process has it. */
+void v9_device_hide(v9_device *dev, uint32_t max_fids, uint32_t index, const char *root,
+                    const v9_hidden_paths *paths);
 /* Of a device that was recovered after that: how many fids stand for files that cannot be reopened.
  */
 uint32_t v9_device_lost_fids(v9_device *dev);

@@ -236,6 +236,31 @@ int v9_device_lose_descriptors(v9_device *dev, uint32_t max_fids, const int32_t 
     return 0;
 }
 
+void v9_device_hide(v9_device *dev, uint32_t max_fids, uint32_t index, const char *root,
+                    const v9_hidden_paths *paths)
+{
+    if (v9_device_locate(dev, max_fids))
+        v9_lost_forget_hidden(&dev->fids, index, root, paths);
+}
+
+int v9_device_keep_exports(v9_device *dev, uint32_t max_fids, const uint32_t *indexes,
+                           uint32_t count)
+{
+    bool served[V9_EXPORTS_MAX] = {true};
+
+    if (!v9_device_locate(dev, max_fids))
+        return 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (indexes[i] < V9_EXPORTS_MAX)
+            served[indexes[i]] = true;
+    v9_lost_forget_exports(&dev->fids, served);
+    v9_requests_leave_exports(dev, served);
+    for (uint32_t i = 0; i < V9_EXPORTS_MAX; i++)
+        if (!served[i])
+            dev->throttles[i] = (struct v9_token_bucket){0};
+    return 0;
+}
+
 uint32_t v9_device_lost_fids(v9_device *dev)
 {
     return v9_lost_count(&dev->fids);

@@ -51,7 +51,7 @@ def tree(tmp_path: Path, folder: int) -> Iterator[tuple[Tree, list[Export]]]:
             export.policy = policy
         for name, export in zip((b"src", b"out"), exports[1:], strict=True):
             exports[0].join(name, export)
-        yield Tree(drivers, {b"src": 1, b"out": 2}), exports
+        yield Tree(dict(enumerate(drivers)), {b"src": 1, b"out": 2}), exports
 
 
 def test_attach_leads_to_the_root_an_export_or_below_one(

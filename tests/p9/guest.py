@@ -263,7 +263,7 @@ def serving(
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
         driver = LocalDriver(export, root_fd, readonly=readonly)
-        device.set_exports([export])
+        device.set_exports({0: export})
         fids = WatchedFids(device)
         msizes: list[int] = []
         dialects: list[Dialect] = []
@@ -274,7 +274,7 @@ def serving(
 
         server = Server(
             fids,
-            Tree([driver]),
+            Tree({0: driver}),
             msize_max=65536,
             set_msize=msizes.append,
             set_dialect=set_dialect,

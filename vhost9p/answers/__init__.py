@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from vhost9p.answers import counts, listing, status
+from vhost9p.answers import counts, listing, reload, status
 from vhost9p.config import OFF
 from vhost9p.control import Object, place
 from vhost9p.control.server import Answer, Client, Server
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[[Daemon, Object, Client], Answer]] = {
     "counts": counts.answer,
     "list": listing.answer,
     "status": status.answer,
+    "reload": reload.answer,
 }
 
 

@@ -16,6 +16,7 @@ from vhost9p.errors import UserError
 NAMES = (
     "check",
     "qemu",
+    "reload",
     "run",
     "status",
     "upgrade",

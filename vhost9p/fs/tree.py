@@ -19,7 +19,9 @@ class Tree:
     """Drivers by the index of their export; `names` are the names of the others in the first one's
     root."""
 
-    def __init__(self, drivers: Sequence[Driver], names: Mapping[bytes, int] | None = None) -> None:
+    def __init__(
+        self, drivers: Mapping[int, Driver], names: Mapping[bytes, int] | None = None
+    ) -> None:
         self._drivers = drivers
         self._names = names or {}
 

@@ -9,7 +9,7 @@ import errno
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -19,6 +19,7 @@ from vhost9p.device_log import log_fault
 from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
+from vhost9p.native.hidden_paths import HiddenPaths
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.refusals import Refusal, refusal_of
 
@@ -329,6 +330,16 @@ class Area:
         """The same of all: nobody has served the device."""
         lib.v9_device_lose_all(self.native, self.max_fids)
 
+    def keep_exports(self, indexes: Collection[int]) -> None:
+        """After a death, before `recover`: the device has the exports with these indexes. What the
+        guest has of others is lost. Raises OSError."""
+        count, native = len(indexes), self.native
+        check(lib.v9_device_keep_exports(native, self.max_fids, list(indexes), count))
+
+    def hide(self, index: int, root: bytes, paths: HiddenPaths) -> None:
+        """The same, before `keep_exports`, of what an export at `root` hides."""
+        lib.v9_device_hide(self.native, self.max_fids, index, root, paths.native)
+
     def session_descriptors(self) -> list[int]:
         """The descriptors that the frontend has set up; -1: none."""
         count = lib.v9_device_session_descriptors(self.native, ffi.NULL, 0)
@@ -433,9 +444,9 @@ class Device:
 
     # ---- set-up -----------------------------------------------------------------------------
 
-    def set_exports(self, exports: Sequence[Export]) -> None:
-        """Sets the exports of the device; the first holds the root of the guest's mount."""
-        for index in reversed(range(len(exports))):
+    def set_exports(self, exports: Mapping[int, Export]) -> None:
+        """Sets the exports of the device, by their index; 0 holds the root of the guest's mount."""
+        for index in sorted(exports, reverse=True):
             check(lib.v9_device_set_export(self._native, index, exports[index].native))
 
     def set_features(self, features: int) -> None:

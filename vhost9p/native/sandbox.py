@@ -325,6 +325,49 @@ def _enter_chroot(level: Level, sources: list[str], lacks: tuple[str, ...]) -> E
     return Entered(Level.NONE, (*lacks, f"chroot ({why})"))
 
 
+# ---- changes of files that are in use -----------------------------------------------------------
+
+
+def enter_to_copy() -> None:
+    """Gives this process, which has one thread, the right to call `copy_tree`, if it lacks it and
+    may have it. Raises OSError."""
+    if not has_capabilities(1 << CAP_SYS_ADMIN):
+        _enter_user_namespace()
+        check(lib.v9_namespaces_unshare(lib.V9_NEW_MOUNTS))
+
+
+def copy_tree(mount: Mount) -> int:
+    """Returns a descriptor of a copy of a mount's source, which is mounted nowhere yet. Raises
+    OSError."""
+    return check(lib.v9_root_copy_tree(os.fsencode(mount.source), mount.readonly))
+
+
+def join_files(pid: int, pidfd: int) -> None:
+    """Moves this process, which has one thread, to the files of another one, with the rights that
+    made them: for `attach`, `detach` and `set_readonly`, where namespaces were entered. Raises
+    OSError."""
+    other = [
+        name for name in ("user", "mnt") if _namespace("self", name) != _namespace(str(pid), name)
+    ]
+    check(lib.v9_namespaces_join(pidfd, sum(_NAMESPACES[name] for name in other)))
+
+
+def attach(tree: int, target: str) -> None:
+    """Mounts what `copy_tree` has returned. Raises OSError."""
+    check(lib.v9_root_attach(tree, os.fsencode(target)))
+
+
+def detach(target: str) -> None:
+    """Takes away what is mounted at a target, if anything is. Raises OSError."""
+    check(lib.v9_root_detach(os.fsencode(target)))
+
+
+def set_readonly(target: str, readonly: bool) -> None:
+    """Changes whether files of a mount can be changed. Raises OSError EBUSY where one is open for
+    that."""
+    check(lib.v9_root_set_readonly(os.fsencode(target), readonly))
+
+
 # ---- what serves ---------------------------------------------------------------------------------
 
 

@@ -24,8 +24,12 @@ def install(export: Export, config: ExportConfig) -> None:
         uids.install(export, UID)
         gids.install(export, GID)
     if config.hide:
-        patterns = [path_patterns.parse(os.fsencode(each)) for each in config.hide]
-        export.hide(HiddenPaths(patterns))
+        export.hide(hidden_paths(config))
+
+
+def hidden_paths(config: ExportConfig) -> HiddenPaths:
+    """Returns what an export hides, for C."""
+    return HiddenPaths(path_patterns.parse(os.fsencode(each)) for each in config.hide)
 
 
 def xattr_rules_of(config: ExportConfig) -> tuple[Rule, ...]:
