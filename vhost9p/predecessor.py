@@ -85,7 +85,7 @@ def vms_of(kept: Kept) -> list[Vm]:
 
 def _own(written: Mapping[str, Any], numbers: Mapping[int, int]) -> set[int]:
     """The descriptors of a VM but for its copies, as far as they were kept."""
-    one = [written.get(key, -1) for key in (*_SHARED, "log")]
+    one = [written.get(key, -1) for key in (*_SHARED, "trace", "log")]
     sockets = [each["fd"] for each in written.get("sockets", ())]
     each = (*one, *written.get("states", ()), *sockets)
     return {numbers[fd] for fd in each if fd in numbers}
@@ -99,6 +99,7 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int])
             "states": [numbers[fd] for fd in written["states"]],
             "sockets": [{**each, "fd": numbers[each["fd"]]} for each in written["sockets"]],
             "log": numbers[written["log"]] if written["log"] >= 0 else -1,
+            "trace": numbers.get(written.get("trace", -1), -1),  # older versions have none
         }
         for fd in more["states"]:
             SavedState.open(fd)  # before anything is taken over

@@ -24,7 +24,7 @@ import logging
 import mmap
 import os
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from vhost9p.attempts import DEATHS, Attempts
 from vhost9p.config import DeviceConfig
@@ -56,11 +56,18 @@ class SharedState(NamedTuple):
 
     @classmethod
     def map(
-        cls, listener: Listener, saved: SavedState, config: DeviceConfig, *, is_new: bool
+        cls,
+        listener: Listener,
+        saved: SavedState,
+        config: DeviceConfig,
+        trace: Any = None,
+        *,
+        is_new: bool,
     ) -> Self:
-        """Maps the saved state of a device. Raises OSError."""
+        """Maps the saved state of a device, whose requests are recorded in the memory `trace`.
+        Raises OSError."""
         parts = saved.map(anywhere=is_new)
-        area = Area(saved.header.max_fids, parts.device)
+        area = Area(saved.header.max_fids, parts.device, trace)
         connection = Connection(parts.connection)
         return cls(listener, connection, area, parts.locks, parts.at_home, config)
 

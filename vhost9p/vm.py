@@ -41,6 +41,7 @@ from vhost9p.output import say, speak_for
 from vhost9p.progress import Progress
 from vhost9p.saved_state import FIRST_ADDRESS, SavedState, Unreadable
 from vhost9p.shared_state import SharedState
+from vhost9p.trace.memory import TraceMemory
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm_facts import VmFacts
 
@@ -65,6 +66,7 @@ class Vm:
         speaks: bool,
         progress: Progress | None = None,
         inventory: Inventory | None = None,
+        trace: TraceMemory | None = None,
     ) -> None:
         """Takes ownership of the listeners, one for each device. Raises OSError."""
         self.name = name
@@ -89,6 +91,7 @@ class Vm:
         self._progress = progress or Progress(len(listeners))
         self._inventory = inventory or Inventory(len(listeners))
         self.copies = Copies(name, self._inventory)
+        self.trace = trace or TraceMemory(len(listeners))
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
@@ -179,7 +182,7 @@ class Vm:
             self._kept,
             self._confine,
             self._progress,
-            (self._report, *(each.fd for each in self._states)),
+            (self._report, self.trace.fd, *(each.fd for each in self._states)),
         )
 
     @property
@@ -211,9 +214,9 @@ class Vm:
     def _map(self, config: Config, *, is_new: bool) -> list[SharedState]:
         """`config` is as it is in the processes that serve. Raises OSError."""
         return [
-            SharedState.map(listener, saved, device, is_new=is_new)
-            for listener, saved, device in zip(
-                self.listeners, self._states, config.devices, strict=True
+            SharedState.map(*each, is_new=is_new)
+            for each in zip(
+                self.listeners, self._states, config.devices, self.trace.map(), strict=True
             )
         ]
 
@@ -344,6 +347,7 @@ class Vm:
         self._close_states()
         self.copies.drop()
         self._inventory.close()
+        self.trace.close()
         self._progress.close()
         for each in self.listeners:
             each.close()
@@ -380,7 +384,7 @@ class Vm:
         sockets = [each.fileno() for each in self.listeners]
         logs = [self.log.fileno()] if self.log else []
         shared = self._report, self._progress.fd, self._inventory.fd, self._inventory.bell
-        return [*sockets, *states, *shared, *logs]
+        return [*sockets, *states, *shared, self.trace.fd, *logs]
 
     def written_down(self) -> dict[str, Any]:
         """What the next version has to know of the VM, for JSON."""
@@ -395,6 +399,7 @@ class Vm:
             "progress": self._progress.fd,
             "inventory": self._inventory.fd,
             "bell": self._inventory.bell,
+            "trace": self.trace.fd,
             "log": self.log.fileno() if self.log else -1,
         }
 
@@ -429,6 +434,7 @@ class Vm:
         vm = cls(
             written["name"], config, listeners, speaks=written["speaks"],
             progress=progress, inventory=inventory,
+            trace=TraceMemory(len(listeners), written.get("trace", -1)),
         )  # fmt: skip
         vm._states = [SavedState.open(fd) for fd in written["states"]]
         vm._report = written["report"]

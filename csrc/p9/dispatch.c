@@ -11,6 +11,7 @@
 #include "p9/lookup.h"
 #include "request/failure.h"
 #include "request/reply.h"
+#include "request/trace.h"
 #include "request/upcall.h"
 
 static v9_handler *const handlers[256] = {
@@ -84,6 +85,8 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
     v9_handler *handler = (r->dialect == V9_9P2000U ? handlers_u : handlers)[r->type];
     int result = r->error;
 
+    if (v9_trace_is_on(dev))
+        v9_trace_begin(dev, r);
     if (r->done)
         return (int)r->reply_size;
     if (v9_failures_are_reported(dev))

@@ -84,6 +84,67 @@ struct v9_failure_conf {
  * before it is served. -ENOMEM. */
 int v9_export_report_failures(v9_export *ex, const struct v9_failure_conf *conf);
 
+/* ---- trace.c: requests that somebody watches ------------------------------------------------- */
+
+enum {
+    V9_TRACE_FORMAT = 1, /* of all below, and of where it is; another one for each change */
+    V9_TRACE_PAGE = 4096,
+    V9_TRACE_RING = 8 << 20,     /* bytes */
+    V9_TRACE_PATH_MAX = 1024,    /* of a path; of a longer one, the end is recorded */
+    V9_TRACE_DATA_MAX = 1 << 16, /* of what a request reads or writes */
+    V9_TRACE_RECORD_MAX = 160 << 10,
+};
+
+/* The first page. */
+struct v9_trace_control {
+    uint32_t on;    /* whether requests are recorded; set by main */
+    uint32_t data;  /* bytes recorded of what a request reads or writes, at most; set by main */
+    uint32_t ready; /* whether a process serves that can record; set by that */
+};
+
+/* The second page. Where the records are in the ring: counts of bytes that only grow, modulo
+ * V9_TRACE_RING. */
+struct v9_trace_progress {
+    uint64_t claimed; /* how far it is, or is about to be, overwritten */
+    uint64_t written; /* where the last record ends that is whole */
+    uint64_t records; /* how many there ever were */
+};
+
+enum {
+    V9_TRACE_PATH_NONE,  /* there is no such fid, or it is no file's */
+    V9_TRACE_PATH_KNOWN, /* from the root of the export on; the root's is empty */
+    V9_TRACE_PATH_CUT,   /* the end of one */
+    V9_TRACE_PATH_GONE,  /* the file has no name any more */
+};
+
+/* Both paths, request and reply follow it. */
+struct v9_trace_record {
+    uint32_t size;                       /* of all, bytes */
+    uint32_t request_size, request_held; /* bytes of the message, and how many follow */
+    uint32_t reply_size, reply_held;
+    uint32_t uid;     /* n_uname of the Tattach of its fid */
+    uint64_t number;  /* counted from 1 */
+    int64_t began;    /* CLOCK_REALTIME in ns; 0: before anybody watched */
+    int64_t ended;    /* the same */
+    int64_t took;     /* ns, on a clock that nobody sets */
+    uint32_t dialect; /* V9_9P2000* */
+    uint16_t path_size[2];
+    uint8_t path_state[2];  /* V9_TRACE_PATH_* */
+    uint8_t path_export[2]; /* index of the export that the path is in */
+    uint32_t reserved;
+};
+
+/* Bytes of memory for the trace of a device. */
+uint64_t v9_trace_size(void);
+/* Takes the next record at *position, which moves on, out of memory that others write: its size, 0
+ * if there is none yet, or -ESTALE if it was overwritten, or is damaged: the position is then
+ * behind the last record. `out` has room for V9_TRACE_RECORD_MAX bytes. */
+int v9_trace_read(const void *memory, uint64_t *position, uint8_t *out);
+/* The position behind the last record, and how many there ever were. */
+void v9_trace_end_of(const void *memory, uint64_t *position, uint64_t *records);
+/* From now on the device records into such memory, which outlives it. Once, before it serves. */
+void v9_device_set_trace(v9_device *dev, void *memory);
+
 /* ---- counts.h: what a device has done ------------------------------------------------------- */
 
 enum {

@@ -11,6 +11,7 @@
 #include "request/notify.h"
 #include "request/rate_queue.h"
 #include "request/reply.h"
+#include "request/trace.h"
 #include "virtio/iov.h"
 
 static void break_ring(struct v9_device *dev, const char *reason)
@@ -363,6 +364,8 @@ static bool push(struct v9_device *dev, struct v9_request *r, uint32_t size)
 {
     if (!v9_virtqueue_is_live(&dev->ring))
         return false;
+    if (v9_trace_is_on(dev))
+        v9_trace_end(dev, r, size);
     r->push_at = v9_virtqueue_push_place(&dev->ring);
     r->reply_size = size;
     dev->answered++;

@@ -126,6 +126,8 @@ struct v9_notify {
     uint64_t count, seen; /* writes begun; the same at the watchdog's last check */
 };
 
+struct v9_trace;
+
 /* Lies in memory that a successor of the process has, too. */
 struct v9_device {
     struct v9_device_conf conf;
@@ -142,8 +144,9 @@ struct v9_device {
     bool changing;                 /* the memory table changes: nothing begins */
     int kick_fd;
     struct v9_notify notify;
-    bool unheard;   /* there was no call descriptor for completions */
-    bool poll_ring; /* the frontend gave no kick descriptor */
+    struct v9_trace *trace; /* memory for records (request/trace.h); NULL: none */
+    bool unheard;           /* there was no call descriptor for completions */
+    bool poll_ring;         /* the frontend gave no kick descriptor */
     uint32_t unsignalled;
     bool report_due; /* v9_upcall_report has work: cancelled V9_LATER requests, or broken_unreported
                       */

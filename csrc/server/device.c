@@ -126,6 +126,7 @@ static void begin_process(struct v9_device *dev, const struct v9_device_conf *co
     dev->mem.limit = conf->mem_regions;
     dev->mem.limit_bytes = conf->mem_bytes;
     memset(dev->exports, 0, sizeof(dev->exports));
+    dev->trace = NULL;
     pthread_mutex_init(&dev->lock, NULL);
     v9_cond_init(&dev->idle);
 }

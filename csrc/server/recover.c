@@ -173,6 +173,7 @@ int v9_device_recover(v9_device *dev, uint32_t max_fids)
         return 0;
     memset(dev->exports, 0, sizeof(dev->exports));
     dev->retired = NULL;
+    dev->trace = NULL;
     err = v9_fids_recover(&dev->fids);
     if (err)
         return err;

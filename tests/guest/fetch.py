@@ -157,6 +157,17 @@ def rsync() -> Program:
 
 
 @once
+def tshark() -> Program:
+    """Wireshark for the terminal: the one on PATH, else Debian's."""
+    installed = shutil.which("tshark")
+    if installed:
+        command: tuple[str, ...] = (installed,)
+    else:
+        command = _foreign(_packages("tshark", "trixie", ("tshark",)), "usr/bin/tshark")
+    return Program(command, _output((*command, "--version")).partition("\n")[0])
+
+
+@once
 def databases() -> Path:
     """A root folder with LMDB's Python module, Redis and PostgreSQL, and all their libraries."""
     return _packages("databases", "trixie", ("postgresql-17", "python3-lmdb", "redis-server"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from vhost9p.answers import counts, listing, reload, status
+from vhost9p.answers import counts, listing, reload, status, tracing
 from vhost9p.config import OFF
 from vhost9p.control import Object, place
 from vhost9p.control.server import Answer, Client, Server
@@ -26,8 +26,9 @@ COMMANDS: dict[str, Callable[[Daemon, Object, Client], Answer]] = {
     # One line each, so that changes of several do not meet.
     "counts": counts.answer,
     "list": listing.answer,
-    "status": status.answer,
     "reload": reload.answer,
+    "status": status.answer,
+    "trace": tracing.answer,
 }
 
 

@@ -17,8 +17,10 @@ NAMES = (
     "check",
     "qemu",
     "reload",
+    "replay",
     "run",
     "status",
+    "trace",
     "upgrade",
     "why",
 )  # fmt: skip

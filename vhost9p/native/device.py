@@ -270,9 +270,10 @@ class Area:
     own. A process that is cloned from this one has it, too: it can go on with the device after the
     process that served it has died."""
 
-    def __init__(self, max_fids: int, memory: Any = None) -> None:
-        """Raises OSError."""
+    def __init__(self, max_fids: int, memory: Any = None, trace: Any = None) -> None:
+        """`trace` is memory for records of requests (trace/memory.py). Raises OSError."""
         self.max_fids = max_fids
+        self.trace = trace
         self.is_taken_over = False
         """Whether `recover` has found a device that a process has left."""
         self.native: Any = (
@@ -421,6 +422,8 @@ class Device:
         if err := lib.v9_device_start(native, conf):
             del _devices[self._number]
         check(err)
+        if area and area.trace:
+            lib.v9_device_set_trace(native, area.trace)
         self._native = native
         self.account = int(lib.v9_device_account(self._native))
         """Descriptors opened for the device count against it (csrc/base/budget.h)."""

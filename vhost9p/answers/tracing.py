@@ -1,0 +1,45 @@
+"""Answers "trace": lets a client watch the requests of a VM, until it hangs up.
+
+The answer is one object with a descriptor, of memory that the client can only read, and to which
+the VM's worker writes (trace/memory.py). Main itself does not look at what is in there. It switches
+recording on, and off as soon as the connection of the last client has ended, however that comes.
+"""
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vhost9p.control import Object
+from vhost9p.control.server import Client
+from vhost9p.errors import UserError
+from vhost9p.trace.memory import DATA_MAX, FORMAT
+
+if TYPE_CHECKING:
+    from vhost9p.daemon import Daemon
+    from vhost9p.vm import Vm
+
+
+def answer(daemon: "Daemon", request: Object, client: Client) -> None:
+    """Begins the answer. Raises UserError, OSError."""
+    vm = daemon.vms.get(str(request.get("vm")))
+    data = request.get("data", 0)
+    if vm is None:
+        raise UserError(f"there is no VM {str(request.get('vm'))!r:.200}")
+    if type(data) is not int or not 0 <= data <= DATA_MAX:
+        raise UserError(f"data: {data!r:.40} is no number from 0 to {DATA_MAX}")
+    if not vm.trace.is_ready:
+        raise UserError(f"{vm.name} cannot be traced: it does not serve, or by an older version")
+    fd = vm.trace.open_readonly()
+    try:
+        client.send({"format": FORMAT, "devices": _devices(vm)}, [fd])
+    finally:
+        os.close(fd)
+    vm.trace.watch(client, data, client.end)
+    client.ended.append(partial(vm.trace.leave, client))
+
+
+def _devices(vm: "Vm") -> list[Object]:
+    return [
+        {"tag": each.tag, "exports": [export.name or "" for export in each.exports]}
+        for each in vm.config.devices
+    ]

@@ -1,0 +1,144 @@
+"""Watches a running VM: asks its daemon, and takes events until somebody ends it.
+
+The connection to the daemon stays open, and its end is what switches recording off. If it is the
+daemon that has ended it, another version may be taking over (upgrade.py), or a service manager may
+start another main process: then it is asked again, under the same name of the VM. What the guest
+has asked meanwhile is not recorded, which is said.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vhost9p.control import Object
+from vhost9p.control.client import ControlError, Target, ask, daemons, find_vm, only_vm
+from vhost9p.trace.events import Event, Source, event_of
+from vhost9p.trace.memory import FORMAT, SIZE
+from vhost9p.trace.reader import Lost, Reader
+
+PAUSE_S = 0.02
+"""Between two looks at memory in which nothing has come."""
+RETRY_S = 5.0
+"""For how long a daemon is asked again that has ended the connection."""
+
+
+class Gap(NamedTuple):
+    """For so many seconds nothing was recorded."""
+
+    seconds: float
+
+
+Seen = Event | Gap | tuple[Source, Lost]
+
+
+class _Connection:
+    """A daemon that answers: `ended` is set once it does so no longer."""
+
+    def __init__(self, target: Target, data: int) -> None:
+        """Raises ControlError."""
+        request = {"command": "trace", "vm": target.vm, "data": data}
+        self._answer = ask(target.place, request, is_stream=True)
+        self.ended = threading.Event()
+        self.broke = False
+        """Whether the connection has broken: else the VM has ended."""
+        first = next(self._answer, {})
+        fds = first.get("descriptors") or []
+        if first.get("format") != FORMAT or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            raise ControlError(f"{target.place} traces in another way: upgrade it, or this command")
+        (self.fd,) = fds
+        self.sources = [_source(each) for each in first["devices"]]
+        if os.fstat(self.fd).st_size < SIZE * len(self.sources):
+            raise ControlError(f"{target.place} has sent less memory than the VM has devices")
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        try:
+            for _ in self._answer:
+                pass
+        except ControlError:
+            self.broke = True
+        self.ended.set()
+
+
+def _source(device: Object) -> Source:
+    return Source(str(device["tag"]), tuple(map(str, device["exports"])))
+
+
+class Tracer:
+    """Watches a VM from now on: `which` is its name, its configuration or a socket, or None for
+    the only one. `data` is how many bytes of what a request reads or writes are recorded."""
+
+    def __init__(self, which: str | None, data: int) -> None:
+        """Raises ControlError, OSError."""
+        places = daemons()
+        self._target = only_vm(places) if which is None else find_vm(which, places)
+        self._data = data
+        self._connection = _Connection(self._target, data)
+        self._file = 0
+        self._readers: list[tuple[Source, Reader]] = []
+        self._open()
+
+    @property
+    def vm(self) -> str:
+        """The VM's name."""
+        return self._target.vm
+
+    @property
+    def sources(self) -> list[Source]:
+        """Its devices."""
+        return self._connection.sources
+
+    def _open(self) -> None:
+        """Reads what the connection has brought, unless it is what is read already."""
+        fd = self._connection.fd
+        file = os.fstat(fd).st_ino
+        if file != self._file:
+            for _, reader in self._readers:
+                reader.close()
+            sources = enumerate(self.sources)
+            self._readers = [(source, Reader(fd, i)) for i, source in sources]
+        self._file = file
+        os.close(fd)
+
+    def events(self) -> Iterator[Seen | None]:
+        """Yields what happens, and None whenever there is nothing more for now, until the VM or
+        the daemon has ended. Raises ControlError, OSError."""
+        while True:
+            ends = self._connection.ended.is_set()
+            yield from self._take()
+            if ends and not self._connection.broke:
+                return
+            if ends:
+                began = time.monotonic()
+                self._attach_again()
+                yield Gap(time.monotonic() - began)
+            yield None
+            self._connection.ended.wait(PAUSE_S)
+
+    def _take(self) -> Iterator[Seen]:
+        for source, reader in self._readers:
+            for found in reader.read():
+                yield (source, found) if isinstance(found, Lost) else event_of(source, found)
+
+    def lost_at_end(self) -> Iterator[tuple[Source, int]]:
+        """Yields how many requests of each device were recorded, and have not been taken."""
+        for source, reader in self._readers:
+            if count := reader.lost_at_end():
+                yield source, count
+
+    def _attach_again(self) -> None:
+        deadline = time.monotonic() + RETRY_S
+        while True:
+            try:
+                target = find_vm(self._target.vm, daemons())
+                self._connection = _Connection(target, self._data)
+                break
+            except ControlError as error:
+                if time.monotonic() > deadline:
+                    raise ControlError(f"the daemon of {self.vm} has ended: {error}") from None
+                time.sleep(PAUSE_S)
+        self._open()
