@@ -197,8 +197,8 @@ REFUSED = [
         ["--config", "vm.yaml", "--path", ".", "--readonly"],
         "--config excludes --path, --readonly: set it in the file. Allowed with --config are "
         "--socket, --fd, --socket-mode, --socket-owner, --socket-group, --once, --force, "
-        "--state-dir, --sandbox, --seccomp, --log-level, --log-failures, --control-socket and "
-        "--metrics",
+        "--state-dir, --sandbox, --seccomp, --log-level, --log-format, --log-time, "
+        "--log-failures, --control-socket and --metrics",
     ),
     (["--socket"], "argument --socket/--socket-path: expected one argument (vhost9p --help lists"),
     (["--sock", SOCKET], "unknown option --sock; did you mean '--socket'? (vhost9p --help"),

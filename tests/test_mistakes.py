@@ -154,7 +154,8 @@ OPTIONS: list[tuple[list[str], list[str]]] = [
      ["--fd and --socket exclude each other: name one",
       "--config excludes --tag: set it in the file. Allowed with --config are --socket, --fd, "
       "--socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
-      "--sandbox, --seccomp, --log-level, --log-failures, --control-socket and --metrics",
+      "--sandbox, --seccomp, --log-level, --log-format, --log-time, --log-failures, "
+      "--control-socket and --metrics",
       "@/none.yaml: cannot be read: No such file or directory"]),
 ]  # fmt: skip
 

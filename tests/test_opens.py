@@ -28,6 +28,10 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # Modules of the control plane that open directories of their own (state, sockets, /proc, the
 # configuration), and no file that a guest reaches.
 OWN_FILES = {
+    "commands/replay.py",
+    "commands/trace.py",
+    "replay/served.py",
+    "trace/memory.py",
     "config_file.py",
     "fd_store.py",
     "examine_exports.py",
@@ -48,6 +52,7 @@ OWN_FILES = {
     "policy/state.py",
     "policy/state_dir.py",
     "vhost_user/listener.py",
+    "vm_facts.py",
     "fs/tree.py",
 }
 

@@ -27,7 +27,7 @@ def test_a_session_waits_for_what_the_host_lacks(monkeypatch: pytest.MonkeyPatch
         return 1, -1
 
     monkeypatch.setattr(module, "give_birth", give_birth)
-    monkeypatch.setattr(Vm, "_read_entered", lambda _: None)
+    monkeypatch.setattr(Vm, "read_entered", lambda _: None)
     monkeypatch.setattr(Vm, "_start_anew", lambda _: pytest.fail("the session is lost"))
     config = cast(Config, SimpleNamespace(log_level="debug"))
     vm: Any = Vm("vm", config, [Listener(ours, "socket")], speaks=False)

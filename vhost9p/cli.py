@@ -18,7 +18,8 @@ from functools import partial
 from vhost9p import cli_config, cli_device, cli_options, commands, handover
 from vhost9p import config as c
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, Problems, UserError
-from vhost9p.output import say, start_log
+from vhost9p.log_format import journal_problem
+from vhost9p.output import choose_form, say, start_log
 from vhost9p.saved_state import Unreadable
 
 CAPABILITIES = {"type": "9p", "features": []}
@@ -32,8 +33,8 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     if names:
         problems.add(
             f"--config-dir excludes {', '.join(names)}: each VM has a file of its own. Allowed "
-            "with it are --force, --state-dir, --sandbox, --seccomp, --log-level, --log-failures, "
-            "--control-socket and --metrics"
+            "with it are --force, --state-dir, --sandbox, --seccomp, --log-level, --log-format, "
+            "--log-time, --log-failures, --control-socket and --metrics"
         )
     with problems.collect():
         if options.state_dir is not None:
@@ -44,6 +45,8 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
                 os.listdir(folder)
         except OSError as error:
             problems.add(f"--config-dir: {folder} cannot be read: {error.strerror}")
+    if options.log_format == "journald" and (why := journal_problem()):
+        problems.add(f"--log-format: {why}")
     problems.raise_all()
     from vhost9p import vm_folder
 
@@ -51,14 +54,21 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
         found = Problems()
         with found.collect():
             config = cli_config.from_file(file, options, {}, found)
-        for key in ("control_socket", "metrics"):
-            if getattr(config, key) is not None:
-                found.add(f"{file}: {key}: is the daemon's: give it {cli_device.option(key)}")
+            for key in cli_config.OF_THE_DAEMON:
+                if getattr(config, key) != getattr(c.Config(()), key):
+                    found.add(f"{file}: {key}: is the daemon's: give it {cli_device.option(key)}")
         found.raise_all()
-        return replace(cli_config.with_overrides(config, options), control_socket=None)
+        config = cli_config.with_overrides(config, options)
+        return replace(
+            config, **{key: getattr(c.Config(()), key) for key in cli_config.OF_THE_DAEMON}
+        )
 
-    start_log(options.log_level or c.Config(()).log_level)
+    start_log(options.log_level or c.Config(()).log_level, *_form(options))
     return vm_folder.run(folder, load, options.control_socket, options.metrics)
+
+
+def _form(options: argparse.Namespace) -> tuple[c.LogFormat, c.LogTime]:
+    return options.log_format or "auto", options.log_time or "auto"
 
 
 def _print_limits(config: c.Config | None) -> int:
@@ -81,6 +91,11 @@ def _serve(words: list[str]) -> int:
 
         print(schema.text(), end="")
         return 0
+    if not handover.is_due():  # else a trial, whose output another process reads
+        # What is wrong with the options answers who has typed them, now.
+        choose_form(
+            _form(options)[0], options.log_time or ("auto" if options.log_format else "never")
+        )
     if options.config_dir is not None:
         return _serve_folder(options, problems)
     if handover.is_due():
@@ -99,7 +114,7 @@ def _serve(words: list[str]) -> int:
         config = config and preflight.check(config)
     problems.raise_all()
     assert config is not None, "it is None only after an error"
-    start_log(config.log_level)
+    start_log(config.log_level, config.log_format, config.log_time)
     return single_vm.run(config, partial(_load, words))
 
 

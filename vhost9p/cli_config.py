@@ -1,6 +1,7 @@
 """The configuration that the options of the command line describe, with or without a file."""
 
 import argparse
+import logging
 import os
 from dataclasses import replace
 from typing import Any
@@ -56,7 +57,10 @@ def _from_options(
         with problems.collect():
             tree["path"] = _current_directory()
             if not problems.texts:
-                say(f"no --path: exporting the current directory, {tree['path']}")
+                say(
+                    f"no --path: exporting the current directory, {tree['path']}",
+                    logging.WARNING,
+                )
     with problems.collect():
         _make_pathsabsolute(tree)
     shape = DEVICE if whole else replace(DEVICE, needed=(), check=nothing)
@@ -99,8 +103,8 @@ def build_config(
         problems.add(
             f"--config excludes {names}: set it in the file. Allowed with --config are --socket, "
             "--fd, --socket-mode, --socket-owner, --socket-group, --once, --force, --state-dir, "
-            "--sandbox, --seccomp, --log-level, --log-failures, --control-socket "
-            "and --metrics"
+            "--sandbox, --seccomp, --log-level, --log-format, --log-time, --log-failures, "
+            "--control-socket and --metrics"
         )
     for key in ("socket", "state_dir"):
         if (path := getattr(options, key)) is not None:
@@ -118,7 +122,7 @@ def build_config(
     if file is None and options.socket is not None and not (given or wrong):
         file = find_config(options.socket)
         if file:
-            say(f"using {file}")
+            say(f"using {file}", logging.INFO)
     config = None
     with problems.collect():
         if file:
@@ -128,8 +132,12 @@ def build_config(
     return config and with_overrides(config, options)
 
 
+OF_THE_DAEMON = "log_format", "log_time", "control_socket", "metrics"
+"""Keys that are none of a VM that has others beside it."""
+
+
 def with_overrides(config: c.Config, options: argparse.Namespace) -> c.Config:
     """The same, with the options for the whole process that are given."""
-    keys = "log_level", "log_failures", "sandbox", "seccomp", "control_socket", "metrics"
+    keys = "log_level", "log_failures", "sandbox", "seccomp", *OF_THE_DAEMON
     overrides = {key: getattr(options, key) for key in keys}
     return c.with_overrides(config, **overrides)

@@ -209,7 +209,8 @@ def build_parser(end: Callable[[], str] = str) -> Parser:
     _add_ids(_Section(parser, "users and groups (instead of --config)"))
     _add_limits(_Section(parser, "limits (instead of --config)"))
     how = _Section(parser, "how")
-    how.keys("once", "force", "state_dir", "sandbox", "seccomp", "log_level", "log_failures")
+    how.keys("once", "force", "state_dir", "sandbox", "seccomp")
+    how.keys("log_level", "log_format", "log_time", "log_failures")
     how.keys("control_socket", "metrics")
     for name, what in (
         ("capabilities", "the backend's type as JSON, as management tools expect"),

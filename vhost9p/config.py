@@ -20,6 +20,11 @@ MULTIDEVS: tuple[Multidevs, ...] = get_args(Multidevs)
 XattrAction = Literal["store", "refuse", "hide", "keep"]
 """What a rule for extended attributes does (policy/xattrs.py)."""
 XATTR_ACTIONS: tuple[XattrAction, ...] = get_args(XattrAction)
+LogFormat = Literal["auto", "text", "journald", "json"]
+LOG_FORMATS: tuple[LogFormat, ...] = get_args(LogFormat)
+LogTime = Literal["auto", "always", "never"]
+"""How lines of the log are written (log_format.py)."""
+LOG_TIMES: tuple[LogTime, ...] = get_args(LogTime)
 
 
 class Level(StrEnum):
@@ -308,6 +313,8 @@ class Config:
     seccomp: Seccomp = Seccomp.KILL
     log_failures: bool = False
     """Log each request of a guest that fails, and why (failures.py)."""
+    log_format: LogFormat = "auto"
+    log_time: LogTime = "auto"
     control_socket: str | None = None
     """Of the daemon, not of one VM (control/place.py); None: the default place, "off": none."""
     metrics: str | None = None
@@ -319,6 +326,23 @@ class Config:
     def serves_metrics(self) -> bool:
         """Whether there are metrics."""
         return self.metrics not in (None, OFF)
+
+
+def as_read(config: Config) -> Config:
+    """The same without what a VM that runs has made of it, and without places in the file."""
+    devices = (
+        replace(
+            device,
+            exports=tuple(
+                replace(each, index=None, mount=None, origin="")
+                for each in sorted(device.exports, key=lambda each: each.name)
+            ),
+            state_key="",
+            origin="",
+        )
+        for device in config.devices
+    )
+    return replace(config, devices=tuple(devices))
 
 
 def with_overrides(config: Config, **changes: Any) -> Config:

@@ -15,6 +15,8 @@ from vhost9p import config_checks as checks
 from vhost9p import config_values as v
 from vhost9p.config import (
     EXPORTS_MAX,
+    LOG_FORMATS,
+    LOG_TIMES,
     MULTIDEVS,
     SECURITY_MODELS,
     SOCKET_MODE,
@@ -445,6 +447,20 @@ TOP_KEYS: dict[str, Leaf] = {
         "the least important messages that are logged",
         default=_CONFIG.log_level,
         at_once=True,
+    ),
+    "log_format": Leaf(
+        v.parse_choice(*LOG_FORMATS, metavar="FORM"),
+        "how the log is written",
+        "auto: to journald if standard error leads there, else text on standard error. json: an "
+        "object per line. --config-dir has one for all its VMs.",
+        _CONFIG.log_format,
+    ),
+    "log_time": Leaf(
+        v.parse_choice(*LOG_TIMES, metavar="WHEN"),
+        "whether lines of the log begin with the time",
+        "auto: in JSON, and as text in a file; who reads a pipe can add it. journald adds it "
+        "itself, whatever this says. --config-dir has one for all its VMs.",
+        _CONFIG.log_time,
     ),
     "log_failures": _flag(
         "log each request of a guest that fails, and why",

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from vhost9p.forking import without_stop_signals
 from vhost9p.inventory import Inventory, Listed, Loss
+from vhost9p.log_record import about
 from vhost9p.native.process import clone, take_descriptor
 from vhost9p.native.sandbox import open_namespaces
 from vhost9p.vhost_user.channel import shut_down
@@ -49,7 +50,8 @@ class Copies:
         self._devices: list[tuple[Listed, list[int]] | None] = [None] * inventory.devices
         """For each device the list, and the copies of what it names."""
         self._given: list[list[int] | None] = [None] * inventory.devices
-        """Which numbers the copies have in the present keeper, if it has begun with them."""
+        """Which numbers the copies have in the present keeper, if it has begun with them, or with
+        the descriptors of the one before."""
         self.namespaces: dict[str, int] = {}
         """By name, those that are not main's own: descriptors of them (namespaces(7))."""
         self._has_namespaces = False
@@ -83,9 +85,11 @@ class Copies:
             self._is_impossible = True
             self.drop()
             log.warning(
-                "%s: descriptors of its keeper may not be copied, so mounts hang if that dies: %s",
-                self._name, error.strerror,
-            )  # fmt: skip
+                "%s: descriptors of its keeper may not be copied, so mounts hang if that dies: "
+                "allow pidfd_getfd(2): %s",
+                *(self._name, error.strerror),
+                extra=about(vm=self._name),
+            )
         except OSError as error:  # too many open files, or the worker has gone on
             log.debug("%s: descriptors of its keeper are not copied: %s", self._name, error)
         return changed
@@ -135,6 +139,15 @@ class Copies:
         self._devices = current
         self._given = [each and each[1] for each in current]
         return Loss([each and (each[0].fds, each[1]) for each in current])
+
+    def keep_numbers(self) -> None:
+        """A new keeper has the descriptors of the one before under the same numbers (takeover.py),
+        so its first worker lists the same once more."""
+        for device, copied in enumerate(self._devices):
+            listed = self._inventory.read(device)
+            if copied and listed and listed.fds == copied[0].fds:
+                again = Listed(copied[0].generation + 2, listed.fds)
+                self._given[device] = listed.fds if listed in (copied[0], again) else None
 
     def drop(self) -> None:
         """Closes all of them."""

@@ -26,15 +26,16 @@ from typing import Any
 
 from vhost9p import __version__, signals, upgrade
 from vhost9p.birth import ASKED_TO_END, Failed
-from vhost9p.config import Config
+from vhost9p.config import Config, as_read
 from vhost9p.control.server import Server
 from vhost9p.copies import refuse
 from vhost9p.fd_store import FdStore
+from vhost9p.log_record import about
 from vhost9p.metrics.process import Place
 from vhost9p.metrics.process import Process as Metrics
 from vhost9p.native.process import Signals, handle_stop_signals
 from vhost9p.notify import Manager
-from vhost9p.output import never_wait
+from vhost9p.output import never_wait, wanted_form
 from vhost9p.saved_state import Unreadable
 from vhost9p.upgrade import Trial
 from vhost9p.upgrade_status import StatusFile
@@ -281,7 +282,12 @@ class Daemon:
         elif vm.stopped_at is not None:
             self.forget(vm)
         elif vm.log:
-            log.warning("%s: a worker outlives its keeper, so the next keeper waits", vm.name)
+            log.warning(
+                "%s: a worker outlives its keeper, so the next keeper waits: it hangs, mostly on a "
+                "file system whose server is gone",
+                vm.name,
+                extra=about(vm=vm.name),
+            )
             vm.awaits_worker = True
         else:
             self._try_to_start(vm)
@@ -290,7 +296,11 @@ class Daemon:
         try:
             self._start(vm)
         except OSError as error:  # too many processes, for now
-            log.error("the keeper of %s cannot be started: %s", vm.name, error.strerror)
+            log.error(
+                "the keeper of %s cannot be started, and is tried again: %s",
+                *(vm.name, error.strerror),
+                extra=about(vm=vm.name),
+            )
             vm.wait_for_start()
 
     # ---- signals
@@ -316,7 +326,9 @@ class Daemon:
         if number == signal.SIGUSR2:
             self.upgrade()
             return
-        log.warning("%s is ignored: the daemon continues; SIGTERM ends it", number.name)
+        log.warning(
+            "%s is ignored: the daemon continues; SIGTERM ends it", number.name, extra=about()
+        )
 
     def end(self) -> None:
         """All VMs have ended: the service manager keeps nothing."""
@@ -367,6 +379,7 @@ class Daemon:
             "manager": self._store.manager.address,
             "store": self._store.written_down(),
             "log_level": logging.getLevelName(logging.getLogger().level),
+            "log_form": wanted_form(),
             "vms": [vm.written_down() for vm in self._left()],
         }
 
@@ -416,7 +429,7 @@ class Daemon:
 
     def _refuse(self, why: str) -> None:
         text = f"the upgrade is refused, and version {__version__} goes on: {why}"
-        log.error("%s", text)
+        log.error("%s", text, extra=about())
         self._status.report(succeeded=False, text=text)
 
     # ---- after the death of the main process before -----------------------------------------
@@ -426,14 +439,22 @@ class Daemon:
         given, where another configuration has no effect yet."""
         for vm in vms:
             if configs is not None and vm.name not in configs:
-                log.error("%s is configured no more: %s", vm.name, HANG)
+                log.error("%s is configured no more: %s", vm.name, HANG, extra=about(vm=vm.name))
                 sockets = [os.dup(each.fileno()) for each in vm.listeners]
                 vm.close()
                 refuse(sockets)
                 continue
-            if configs is not None and configs[vm.name] != vm.config:
-                log.warning("%s: its configuration has changed, which it ignores", vm.name)
-            log.error("the daemon has died with %s: %s", vm.name, vm.outlook)
+            if configs is not None and as_read(configs[vm.name]) != as_read(vm.config):
+                log.warning(
+                    "%s: its configuration has changed, which it ignores until it is reloaded",
+                    vm.name,
+                    extra=about(vm=vm.name),
+                )
+            log.error(
+                "the daemon has died with %s: %s",
+                *(vm.name, vm.outlook),
+                extra=about(vm=vm.name),
+            )
             self.vms[vm.name] = vm
             self._watch_vm(vm)
         self._store_is_due = True
@@ -447,7 +468,7 @@ class Daemon:
                 vm.supervise()
             except OSError as error:
                 outcome.failed += 1
-                log.error("%s begins anew: %s", vm.name, error.strerror)
+                log.error("%s begins anew: %s", vm.name, error.strerror, extra=about(vm=vm.name))
                 vm.wait_for_start()
             try:
                 if self._must_stop():
@@ -458,7 +479,11 @@ class Daemon:
                 outcome.replaced += 1
             except (Failed, OSError, Unreadable) as error:
                 outcome.failed += 1
-                log.error("%s goes on with version %s: %s", vm.name, before, error)
+                log.error(
+                    "%s goes on with version %s: %s",
+                    *(vm.name, before, error),
+                    extra=about(vm=vm.name),
+                )
             self._watch_vm(vm)
             self._copy_anew(vm)
         outcome.deadline = time.monotonic() + upgrade.SERVE_PATIENCE_S
@@ -475,6 +500,7 @@ class Daemon:
         if not outcome.is_final:
             outcome.looks_at = time.monotonic() + upgrade.LOOK_S
             return
-        log.log(logging.INFO if outcome.succeeded else logging.ERROR, "%s", outcome)
+        level = logging.INFO if outcome.succeeded else logging.ERROR
+        log.log(level, "%s", outcome, extra=about())
         self._status.report(succeeded=outcome.succeeded, text=str(outcome))
         self._outcome = None

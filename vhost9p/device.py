@@ -15,9 +15,10 @@ from contextlib import ExitStack
 
 from vhost9p import failures, host
 from vhost9p.config import DeviceConfig
-from vhost9p.device_log import DeviceLog
+from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
 from vhost9p.failures import Failures
+from vhost9p.log_record import concerning
 from vhost9p.native import sys
 from vhost9p.native.device import Area, Request, Stats, address_space
 from vhost9p.native.device import Device as NativeDevice
@@ -76,7 +77,7 @@ class Device:
         logged whatever the log's level is. Raises OSError, StateError: what `area` holds
         is then for the next process, and this one has to end."""
         self.name = config.tag
-        self._log = DeviceLog(log, config.tag)
+        self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
@@ -84,7 +85,8 @@ class Device:
         self._log_failures = log_failures
         self._times_requests = times_requests
         try:
-            self._open(config, memory_bytes(config, devices), area, locks)
+            with concerning(device=config.tag):
+                self._open(config, memory_bytes(config, devices), area, locks)
         except BaseException:
             if area is None:
                 self._undo.close()
@@ -167,16 +169,24 @@ class Device:
 
     def question_device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """See Handler."""
-        self.exports.policy.device(st_dev, mnt_id, fd)
+        with concerning(device=self.name):
+            self.exports.policy.device(st_dev, mnt_id, fd)
 
     def question_group(self, device: int, st_ino: int) -> None:
         """See Handler."""
-        self.exports.policy.group(device, st_ino)
+        with concerning(device=self.name):
+            self.exports.policy.group(device, st_ino)
 
     def question_mount(self, mnt_id: int, generation: int, fd: int) -> None:
         """See Handler."""
         if self.exports.listing:
-            self.exports.listing.mount(mnt_id, generation, fd)
+            with concerning(device=self.name):
+                self.exports.listing.mount(mnt_id, generation, fd)
+
+    def fault(self, error: BaseException) -> None:
+        """See Handler."""
+        with concerning(device=self.name):
+            log_fault(log, "unexpected error in a request, which gets EIO: a bug, report it", error)
 
     def broken(self, reason: str) -> None:
         """See Handler."""

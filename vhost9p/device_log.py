@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from vhost9p.line_rate import LineRate
+from vhost9p.log_record import about
 
 LINES_PER_SECOND = 10
 BURST = 100
@@ -24,10 +25,16 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
     `clock` is for tests."""
 
     def __init__(
-        self, logger: logging.Logger, name: str, clock: Callable[[], float] = time.monotonic
+        self,
+        logger: logging.Logger,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        **concerns: str,
     ) -> None:
+        """`name` stands before each line, which concerns some of log_record.FIELDS."""
         super().__init__(logger, {})
         self._device = name
+        self._about = about(**concerns)
         self._lock = threading.Lock()
         self._rate = LineRate(LINES_PER_SECOND, BURST, clock)
 
@@ -35,7 +42,7 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
         """See LoggerAdapter."""
-        return f"{self._device}: {msg}", kwargs
+        return f"{self._device}: {msg}", {**kwargs, "extra": self._about}
 
     def log(
         self,

@@ -16,6 +16,7 @@ from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
 from vhost9p.fs.tree import Tree, open_meeting_place
+from vhost9p.log_record import concerning
 from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
 from vhost9p.native.qidmap import QidMap
 from vhost9p.policy import export_options, state_dir
@@ -101,7 +102,10 @@ class Exports:
         return driver
 
     def _open_quota(self, config: ExportConfig, limits: Limits, export: Export, fd: int) -> None:
-        with state_dir.opened(self._config.state_dir) as folder:
+        with (
+            state_dir.opened(self._config.state_dir) as folder,
+            concerning(export=config.name or config.path),
+        ):
             open_quota(
                 limits,
                 export,

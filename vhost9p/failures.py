@@ -17,6 +17,7 @@ import os
 
 from vhost9p.config import DeviceConfig, ExportConfig
 from vhost9p.fs.tree import Tree
+from vhost9p.log_record import about
 from vhost9p.native.export import Export
 from vhost9p.native.fids import Facts, FidTable, View
 from vhost9p.native.refusals import Refusal
@@ -100,8 +101,8 @@ class Failures:
         log.log(
             self._level,
             "%s: %d failed requests before this one were dropped by the rate limit",
-            self._config.tag,
-            count,
+            *(self._config.tag, count),
+            extra=about(device=self._config.tag),
         )
 
     def log(self, data: bytes, code: int, refusal: Refusal, said: OSError | None) -> None:
@@ -119,6 +120,12 @@ class Failures:
             "%s: %s%s%s%s: %s: %s",
             *(self._config.tag, asked.name, where, named, who, name),
             self._reason(asked, view, code, refusal, said, config),
+            extra=about(
+                device=self._config.tag,
+                request=asked.name,
+                errno=str(code),
+                **({"export": config.name or config.path} if config else {}),
+            ),
         )
 
     def _look(self, fid: int | None) -> View | None:

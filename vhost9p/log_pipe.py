@@ -2,9 +2,11 @@
 
 The processes of a VM have the pipe in the place of standard output and standard error, so they
 share no file with the daemon's terminal, journal or the other VMs. Whatever comes is cut into
-lines, and unprintable characters are escaped: the worker is not trusted. Nor may it fill a disk:
-lines beyond a rate are dropped, and counted. That also holds for a guest that has its worker die
-again and again, with a new DeviceLog in each.
+lines, which are records (log_record.py) or else text, and unprintable characters are escaped: the
+worker is not trusted. So it is main that enters which VM a record concerns, and what else it
+concerns has to be the VM's. Nor may a worker fill a disk: lines beyond a rate are dropped, and
+counted. That also holds for a guest that has its worker die again and again, with a new DeviceLog
+in each.
 
 A keeper and its workers are the only ones that have the write end. So the end of the log is when
 the last of them has ended, even one that the kernel cannot kill yet.
@@ -12,9 +14,14 @@ the last of them has ended, even one that the kernel cannot kill yet.
 
 import fcntl
 import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from vhost9p.config import Config
 from vhost9p.line_rate import LineRate
-from vhost9p.output import one_line, say, write_line
+from vhost9p.log_record import RECORD, Record, one_line
+from vhost9p.output import write
 
 PIECE = 65536
 LINE_MAX = 65536
@@ -26,23 +33,72 @@ LINE_UNIT = 1024
 """Bytes that count as a line."""
 
 
+_OTHERS = {
+    "request": re.compile(r"T[a-z]{2,15}|type [0-9]{1,3}"),
+    "errno": re.compile("[0-9]{1,5}"),
+}
+"""Fields of records that are no part of the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The VM whose processes write into a pipe."""
+
+    name: str
+    config: Callable[[], Config]
+    """Returns what is configured now."""
+    speaks: bool = False
+    """Whether its name stands before the text, since there are other VMs."""
+
+    def sign(self, record: Record) -> Record:
+        """Enters which VM, device and socket it concerns, and leaves out what the VM has not."""
+        told = record.fields
+        fields = {"vm": self.name}
+        devices = [
+            each
+            for each in self.config().devices
+            if told.get("socket", each.place) == each.place
+            and told.get("device", each.tag) == each.tag
+        ]
+        if len(devices) == 1:
+            fields |= {"device": devices[0].tag, "socket": devices[0].place}
+            exports = [each.name or each.path for each in devices[0].exports]
+            only = exports[0] if len(exports) == 1 else ""
+            if (export := told.get("export", only)) in exports:
+                fields["export"] = export
+        fields |= {
+            name: told[name] for name, form in _OTHERS.items() if form.fullmatch(told.get(name, ""))
+        }
+        return replace(record, fields=fields, speaker=self.name if self.speaks else "")
+
+    def text(self, line: str) -> Record:
+        """The record of a line that is none, such as the last words of an interpreter. A keeper of
+        an older version writes the names itself."""
+        text = line.removeprefix("vhost9p: ").removeprefix(f"{self.name}: ")
+        return self.sign(Record("warning", one_line(text), is_said=True))
+
+
 class LogPipe:
     """A pipe: processes write into `write_end`, main reads."""
 
-    def __init__(self, read_end: int = -1) -> None:
-        """The one of this descriptor, which others write into already, or a new one. Raises
-        OSError."""
+    def __init__(self, origin: Origin, read_end: int = -1, rest: str = "") -> None:
+        """The one of this descriptor, which others write into already, and of which `rest` was
+        read before; or a new one. Raises OSError."""
         self._read_end, self.write_end = read_end, -1
         if read_end < 0:
             self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read_end, False)
-        self._rest = b""
-        self._name = ""
+        self._rest = rest.encode("latin-1")
+        self._origin = origin
         self._rate: LineRate | None = None
 
-    def limit(self, name: str, devices: int) -> None:
+    @property
+    def rest(self) -> str:
+        """What has arrived of a line that has not ended; a character for each byte."""
+        return self._rest.decode("latin-1")
+
+    def limit(self, devices: int) -> None:
         """From now on lines are dropped beyond what a VM with so many devices may write."""
-        self._name = name
         self._rate = LineRate(LINES_PER_SECOND * devices, BURST * devices)
 
     def fileno(self) -> int:
@@ -76,11 +132,22 @@ class LogPipe:
             if omitted is None:
                 continue
             self._report(omitted)
-            write_line(one_line(line.decode(errors="backslashreplace")))
+            self._write_one(line.decode(errors="backslashreplace"))
+
+    def _write_one(self, line: str) -> None:
+        """A record may follow what another process has not ended."""
+        text, *records = line.split(RECORD)
+        if text:
+            write(self._origin.text(text))
+        for each in records:
+            record = Record.from_line(each)
+            write(self._origin.sign(record) if record else self._origin.text(each))
 
     def _report(self, omitted: int) -> None:
         if omitted:
-            say(f"{self._name}: {omitted} lines were dropped by the rate limit")
+            text = f"{self._origin.name}: {omitted} lines were dropped by the rate limit"
+            fields = {"vm": self._origin.name}
+            write(Record("warning", text, fields, is_said=True))
 
     def close(self) -> None:
         """Writes what is left, no more than the pipe holds, and closes both ends."""

@@ -1,7 +1,8 @@
-"""Writes to standard error, one line per message. A process of one of several VMs puts the VM's
-name before each.
+"""Writes the log to standard error or to journald, one record at a time (log_record.py,
+log_format.py). The processes of a VM write to a pipe instead, which main reads (log_pipe.py): main
+alone decides on the form.
 
-A line may contain names from a guest, a frontend or the host: descriptors, files, programs.
+A record may contain names from a guest, a frontend or the host: descriptors, files, programs.
 Unprintable characters are escaped, so that they cannot add lines or send commands to a terminal. A
 failed write never ends the daemon.
 
@@ -17,53 +18,75 @@ import select
 import sys
 from contextlib import suppress
 
+from vhost9p import log_format
+from vhost9p.config import LogFormat, LogTime
+from vhost9p.log_format import Form
+from vhost9p.log_record import Record, level_name, one_line
 
-def one_line(text: str) -> str:
-    """Returns the text with unprintable characters escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-_speaker = "vhost9p"
-
-
-def speak_for(vm: str) -> None:
-    """From now on each line begins with the name of a VM, too."""
-    global _speaker  # noqa: PLW0603
-    _speaker = one_line(f"vhost9p: {vm}")
+STDERR = 2
 
 
-def say(text: str) -> None:
-    """Writes one line, if standard error is open."""
-    write_line(f"{_speaker}: {one_line(text)}")
+class _State:
+    """Where records go to."""
+
+    def __init__(self) -> None:
+        self.form: Form | None = Form()
+        """None: main decides, which reads standard error."""
+        self.wanted: tuple[LogFormat, LogTime] = "auto", "auto"
+        self.waits = True
+        self.lost = 0
+        """Lines, since the last one that was written."""
 
 
-_waits = True
-_lost = 0
-"""Lines, since the last one that was written."""
+_state = _State()
+
+
+def say(text: str, level: int = logging.ERROR, **concerns: str) -> None:
+    """Logs one line whatever the log's level is, without its own level before it: most are errors
+    that end a command. It may concern some of log_record.FIELDS."""
+    fields = {name: one_line(value) for name, value in concerns.items()}
+    write(Record(level_name(level), one_line(text), fields, is_said=True))
 
 
 def never_wait() -> None:
     """From now on lines are lost for which standard error has no room."""
-    global _waits  # noqa: PLW0603
-    _waits = False
+    _state.waits = False
 
 
-def write_line(line: str) -> None:
-    """Writes a line as it is, if standard error is open."""
-    global _lost  # noqa: PLW0603
+def write(record: Record) -> None:
+    """Writes a record, if standard error is open."""
     with suppress(OSError, ValueError):
-        if not sys.stderr:
-            return
-        if _waits:
-            print(line, file=sys.stderr, flush=True)
-            return
-        if _lost and _write(f"{_speaker}: {_lost} lines were lost: nobody read the log"):
-            _lost = 0
-        _lost += not _write(line)
+        if _state.lost:
+            text = f"{_state.lost} lines were lost: nobody read the log"
+            if _put(Record("warning", text, is_said=True)):
+                _state.lost = 0
+        _state.lost += not _put(record)
 
 
-def _write(line: str) -> bool:
-    """Writes a line as far as there is room; whether that was enough. Raises OSError."""
+def _put(record: Record) -> bool:
+    """Whether there was room. Raises OSError."""
+    form = _state.form
+    if form is None:
+        return write_line(record.to_line())
+    if form.format == "journald":
+        try:
+            log_format.send(record)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            form = Form()  # journald is not there; what it has given as standard error may be
+    return all(write_line(line) for line in form.lines(record))
+
+
+def write_line(line: str) -> bool:
+    """Writes a line to standard error as it is; whether there was room, or standard error is
+    closed. Raises OSError."""
+    if not sys.stderr:
+        return True
+    if _state.waits:
+        print(line, file=sys.stderr, flush=True)
+        return True
     data = f"{line}\n".encode(errors="backslashreplace")
     poller = select.poll()
     poller.register(sys.stderr.fileno(), select.POLLOUT)
@@ -88,25 +111,33 @@ def flush() -> None:
                 stream.flush()
 
 
-class _Formatter(logging.Formatter):
-    """Escapes messages; tracebacks, which are ours, stay as they are."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return one_line(f"{_speaker}: {super().formatMessage(record)}")
-
-
 class _Handler(logging.Handler):
-    """Writes records to standard error."""
+    """Writes what loggers are given."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            write_line(self.format(record))
+            write(Record.of(record))
         except Exception:
             self.handleError(record)
 
 
-def start_log(level: str) -> None:
-    """Sends the log, from this level up, to standard error."""
-    handler = _Handler()
-    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+def start_log(level: str, wanted: LogFormat = "auto", time: LogTime = "auto") -> None:
+    """Logs from this level up, in this form."""
+    choose_form(wanted, time)
+    logging.basicConfig(level=level.upper(), handlers=[_Handler()])
+
+
+def choose_form(wanted: LogFormat, time: LogTime) -> None:
+    """From now on records have this form."""
+    _state.wanted = wanted, time
+    _state.form = Form.choose(wanted, time, STDERR)
+
+
+def wanted_form() -> tuple[LogFormat, LogTime]:
+    """Returns what `choose_form` was given."""
+    return _state.wanted
+
+
+def leave_form_to_main() -> None:
+    """In a process of a VM: standard error is the pipe to main."""
+    _state.form = None

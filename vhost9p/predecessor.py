@@ -11,6 +11,7 @@ from typing import Any
 from vhost9p import copies
 from vhost9p.fd_store import FdStore, Kept
 from vhost9p.handover import Handover
+from vhost9p.log_record import about
 from vhost9p.native.process import set_name
 from vhost9p.notify import Manager
 from vhost9p.output import start_log
@@ -34,7 +35,7 @@ def read_vms(received: Handover) -> list[Vm]:
         for vm in vms:
             vm.rehearse()
         received.answer()
-    start_log(received.written["log_level"])
+    start_log(received.written["log_level"], *received.written.get("log_form", ()))
     set_name("vhost9p")
     return vms
 
@@ -62,7 +63,9 @@ def receive(store: FdStore) -> Kept | None:
     try:
         return store.receive()
     except Unreadable as error:
-        log.error("what the service manager has kept is refused: %s: %s", error, HANG)
+        log.error(
+            "what the service manager has kept is refused: %s: %s", error, HANG, extra=about()
+        )
         store.clear()
         return None
 
@@ -77,7 +80,8 @@ def vms_of(kept: Kept) -> list[Vm]:
         try:
             vms.append(_vm_of(written, kept.numbers, taken))
         except (OSError, Unreadable) as error:
-            log.error("%s cannot go on: %s: %s", written.get("name"), error, HANG)
+            name = str(written.get("name"))
+            log.error("%s cannot go on: %s: %s", name, error, HANG, extra=about(vm=name))
     used = {fd for vm in vms for fd in (*vm.descriptors, *vm.copies.fds)}
     copies.refuse({*kept.numbers.values()} - used)
     return vms

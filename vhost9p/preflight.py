@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig, cpus_problem, directory_problem
 from vhost9p.errors import UserError
+from vhost9p.log_format import journal_problem
 from vhost9p.policy import export_options, rights
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import MountLine, MountTable
@@ -304,6 +305,8 @@ def find_problems(config: Config, beside: Collection[Config] = ()) -> list[Probl
     already. Raises OSError if /proc is missing."""
     problems = [problem for each in config.devices for problem in _check_device(each)]
     problems += _check_sockets(config, beside)
+    if config.log_format == "journald" and (why := journal_problem()):
+        problems.append(Problem("", "log", f"log_format: {why}"))
     with closing(MountTable()) as table:
         host = _Host(table)
         careful = [_with_directories(device) for device in config.devices if not device.force]

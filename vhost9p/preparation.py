@@ -20,6 +20,7 @@ from typing import NoReturn
 from vhost9p.config import Config
 from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
+from vhost9p.log_record import about
 from vhost9p.native import sandbox
 from vhost9p.native.process import close_others, end_with
 from vhost9p.policy import state_dir
@@ -124,7 +125,12 @@ def _be_child(main: int, out: socket.socket, name: str, work: Callable[[], Prepa
             data, fds = data[1:], fds[FDS_MAX:]
         out.sendall(data)
     except BaseException:
-        log.critical("the check of a file ends by an error of its own", exc_info=True)
+        log.critical(
+            "%s: the check of its file ends by an error of its own: a bug, report it",
+            name,
+            exc_info=True,
+            extra=about(vm=name),
+        )
     finally:
         os._exit(0)
 

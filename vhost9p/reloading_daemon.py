@@ -8,8 +8,10 @@ since a file may have been read already, as soon as no VM is just being changed.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +20,9 @@ from vhost9p.birth import Failed
 from vhost9p.config import Config
 from vhost9p.confinement import Entered
 from vhost9p.daemon import Daemon
+from vhost9p.errors import UserError
 from vhost9p.fd_store import FdStore
+from vhost9p.log_record import about
 from vhost9p.output import say
 from vhost9p.preparation import Preparation, Prepared
 from vhost9p.reload import plan
@@ -103,6 +107,7 @@ class ReloadingDaemon(Daemon):
         self._in_round = True
         self._again = self._reloading is not None
         if not self._again:
+            self._lines, self._has_failed = [], False
             self._drop_preparation()
             self.begin_round()
 
@@ -115,15 +120,15 @@ class ReloadingDaemon(Daemon):
         for each in askers:
             each(succeeded, lines)
 
-    def report(self, text: str) -> None:
-        """A problem, which is said and fails the round."""
-        say(text)
+    def report(self, text: str, **concerns: str) -> None:
+        """A problem, which is said and fails the round. It may concern log_record.FIELDS."""
+        say(text, **concerns)
         self._lines.append(text)
         self._has_failed = True
 
-    def note(self, text: str) -> None:
-        """What has become of a file, which is logged."""
-        log.info("%s", text)
+    def note(self, text: str, vm: str) -> None:
+        """What has become of a VM's file, which is logged."""
+        log.info("%s", text, extra=about(vm=vm))
         self._lines.append(text)
 
     # ---- events -----------------------------------------------------------------------------
@@ -138,7 +143,7 @@ class ReloadingDaemon(Daemon):
         """See Daemon."""
         super().forget(vm)
         if self._reloading and self._reloading.vm is vm:
-            self.report(f"{vm.name}: has ended while it was reloaded")
+            self.report(f"{vm.name}: has ended while it was reloaded", vm=vm.name)
             self._end_change()
 
     def due(self) -> Iterator[tuple[float, Callable[[], None]]]:
@@ -161,7 +166,7 @@ class ReloadingDaemon(Daemon):
         try:
             self._preparation = Preparation(name, work)
         except OSError as error:  # too many processes or open files, for now
-            self.report(f"{name}: its file cannot be taken up: {error.strerror}")
+            self.report(f"{name}: its file cannot be taken up: {error.strerror}", vm=name)
             return False
         self._deadline = time.monotonic() + PATIENCE_S
         self._watch(self._preparation.fileno(), self._prepared)
@@ -170,17 +175,17 @@ class ReloadingDaemon(Daemon):
     def prepare_change(self, vm: Vm, load: Callable[[], Config], before: Config | None) -> bool:
         """Prepares the reload of a VM, unless its file says what it has said `before`; else like
         `prepare`."""
-        try:
+        entered = None
+        with suppress(Unreadable):
             entered = vm.read_entered()
-        except Unreadable:
-            self.report(f"{vm.name}: it has not begun to serve yet: try again")
-            return False
         beside = [each.config for each in self.vms.values() if each is not vm]
 
         def work() -> Prepared:
             read = load()
             if read == before:
                 return Prepared(read)
+            if not entered:
+                raise UserError(f"{vm.name}: has not begun to serve yet: try again")
             return changed(read, vm.config, entered, beside)
 
         return self.prepare(vm.name, work)
@@ -201,6 +206,8 @@ class ReloadingDaemon(Daemon):
             )
             self._go_on_reloading()
             return
+        for fd in trees:
+            os.close(fd)
         self.take_prepared(done.name, prepared, listeners)
         self.take_up_next()
 
@@ -210,7 +217,8 @@ class ReloadingDaemon(Daemon):
             return  # what was due before has begun another one
         self.report(
             f"{self._preparation.name}: what it names cannot be checked within {PATIENCE_S:g} s, "
-            "as if a file system hung: it is left out until the next SIGHUP"
+            "as if a file system hung: it is left out until the next SIGHUP",
+            vm=self._preparation.name,
         )
         self._drop_preparation()
         self.take_up_next()
@@ -225,15 +233,18 @@ class ReloadingDaemon(Daemon):
 
     def _go_on_reloading(self) -> None:
         change = self._reloading
-        assert change, "it is due"
+        if not change:
+            return  # what was due before has ended it
         try:
             if not change.go_on():
                 return
             changes = "; ".join(change.plan.changes)
-            self.note(f"{change.vm.name}: reloaded: {changes or 'nothing has changed'}")
+            name = change.vm.name
+            self.note(f"{name}: reloaded: {changes or 'nothing has changed'}", name)
             self.has_reloaded(change.vm, self._read_anew)
         except Failed as failed:
-            self.report(f"{change.vm.name}: the reload has failed, so nothing changes: {failed}")
+            name = change.vm.name
+            self.report(f"{name}: the reload has failed, so nothing changes: {failed}", vm=name)
         self._store_is_due = True
         self._end_change()
 

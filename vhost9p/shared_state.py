@@ -32,6 +32,7 @@ from vhost9p.ends import Cause
 from vhost9p.fs import lock_records
 from vhost9p.fs.locks import LockTable
 from vhost9p.inventory import Loss
+from vhost9p.log_record import about
 from vhost9p.native.connection import Connection
 from vhost9p.native.device import Area, Blame
 from vhost9p.native.process import close_others
@@ -72,6 +73,11 @@ class SharedState(NamedTuple):
         return cls(listener, connection, area, parts.locks, parts.at_home, config)
 
     @property
+    def _about(self) -> dict[str, Any]:
+        """What lines of the log concern."""
+        return about(socket=self.listener.name)
+
+    @property
     def frontend(self) -> int:
         """The descriptor that becomes readable when the frontend speaks, or one connects."""
         return self.connection.fd if self.connection.is_live else self.listener.fileno()
@@ -84,7 +90,11 @@ class SharedState(NamedTuple):
                 self.connection.forget()
             return []
         if not self.connection.recover():
-            log.error("%s: the state of the connection is damaged: it ends", self.listener.name)
+            log.error(
+                "%s: the state of the connection is damaged: it ends",
+                self.listener.name,
+                extra=self._about,
+            )
         self.listener.adopt(self.connection)
         for each in self.area.poisons():
             log.error(
@@ -97,6 +107,7 @@ class SharedState(NamedTuple):
                 each.tag,
                 each.size,
                 each.head.hex(),
+                extra=self._about,
             )
         return [
             *self.connection.descriptors(),
@@ -128,9 +139,17 @@ class SharedState(NamedTuple):
         held = lock_records.count_held(lock_records.words_of(self.locks))
         self.locks.madvise(mmap.MADV_REMOVE)
         if held:
-            log.warning("%s: %d locks of the guest are lost", name, held)
+            log.warning(
+                "%s: %d locks of the guest are lost: restart what held them",
+                *(name, held),
+                extra=self._about,
+            )
         if ends:
-            log.error("%s: changed in the instant of the death: the connection ends", name)
+            log.error(
+                "%s: changed in the instant of the death: the connection ends",
+                name,
+                extra=self._about,
+            )
         if ends or not numbers:
             self.area.lose_all()
             self.connection.forget()
@@ -146,7 +165,11 @@ class SharedState(NamedTuple):
         else:
             self.area.lose_fids()
             text = "open files and locks of the guest are lost, until it mounts again"
-        log.error("%s: the state is damaged, and is given up: %s", self.listener.name, text)
+        log.error(
+            "%s: the state is damaged, and is given up: %s",
+            *(self.listener.name, text),
+            extra=self._about,
+        )
 
 
 def take_over(
@@ -174,9 +197,11 @@ def take_over(
             owned.update(state.recover())
         if lost and state.area.is_taken_over and (count := state.area.lost_fids):
             log.warning(
-                "%s: %d fids are lost, whose files have no name or are too young",
-                state.listener.name, count,
-            )  # fmt: skip
+                "%s: %d fids are lost, whose files have no name or are too young: programs get "
+                "ESTALE, and have to open them again",
+                *(state.listener.name, count),
+                extra=state._about,
+            )
     close_others({*kept, *owned})
 
 

@@ -1,6 +1,7 @@
 """Serves the VM of one configuration: the only one of the process. At a reload the configuration is
 read again, if it is in a file."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -77,6 +78,10 @@ class SingleDaemon(ReloadingDaemon):
         """Returns whether the file is being prepared."""
         vm = next(iter(self.vms.values()), None)
         return bool(vm and self._load and self.prepare_change(vm, self._load, None))
+
+    def has_reloaded(self, vm: Vm, read: Config) -> None:
+        """See ReloadingDaemon."""
+        logging.getLogger().setLevel(vm.config.log_level.upper())
 
     def take_prepared(self, name: str, prepared: Prepared, listeners: list[Listener]) -> None:
         """See ReloadingDaemon."""

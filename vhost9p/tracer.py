@@ -10,17 +10,19 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from vhost9p.control import Object
-from vhost9p.control.client import ControlError, Target, ask, daemons, find_vm, only_vm
+from vhost9p.control.client import ControlError, Target, ask, find_vm, only_vm, places
 from vhost9p.trace.events import Event, Source, event_of
 from vhost9p.trace.memory import FORMAT, SIZE
 from vhost9p.trace.reader import Lost, Reader
 
 PAUSE_S = 0.02
 """Between two looks at memory in which nothing has come."""
-RETRY_S = 5.0
+RETRY_PAUSE_S = 0.1
+RETRY_S = 10.0
 """For how long a daemon is asked again that has ended the connection."""
 
 
@@ -68,14 +70,23 @@ def _source(device: Object) -> Source:
     return Source(str(device["tag"]), tuple(map(str, device["exports"])))
 
 
+def _find(which: str) -> Target:
+    """Returns the VM that is named. Raises ControlError. A daemon that does not answer, since it
+    ends or is replaced just now, is no reason not to find it with another one."""
+    found = list[Target]()
+    for place in (asked := places(None)):
+        with suppress(ControlError):
+            found.append(find_vm(which, [place]))
+    return found[0] if len(found) == 1 else find_vm(which, asked)
+
+
 class Tracer:
     """Watches a VM from now on: `which` is its name, its configuration or a socket, or None for
     the only one. `data` is how many bytes of what a request reads or writes are recorded."""
 
     def __init__(self, which: str | None, data: int) -> None:
         """Raises ControlError, OSError."""
-        places = daemons()
-        self._target = only_vm(places) if which is None else find_vm(which, places)
+        self._target = only_vm(places(None)) if which is None else _find(which)
         self._data = data
         self._connection = _Connection(self._target, data)
         self._file = 0
@@ -114,7 +125,7 @@ class Tracer:
                 return
             if ends:
                 began = time.monotonic()
-                self._attach_again()
+                yield from self._attach_again()
                 yield Gap(time.monotonic() - began)
             yield None
             self._connection.ended.wait(PAUSE_S)
@@ -130,15 +141,16 @@ class Tracer:
             if count := reader.lost_at_end():
                 yield source, count
 
-    def _attach_again(self) -> None:
+    def _attach_again(self) -> Iterator[None]:
+        """Yields between attempts. Raises ControlError, OSError."""
         deadline = time.monotonic() + RETRY_S
         while True:
             try:
-                target = find_vm(self._target.vm, daemons())
-                self._connection = _Connection(target, self._data)
+                self._connection = _Connection(_find(self._target.vm), self._data)
                 break
             except ControlError as error:
                 if time.monotonic() > deadline:
                     raise ControlError(f"the daemon of {self.vm} has ended: {error}") from None
-                time.sleep(PAUSE_S)
+            yield None
+            time.sleep(RETRY_PAUSE_S)
         self._open()

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhost9p import __version__, handover
-from vhost9p.output import one_line
+from vhost9p.log_record import about
 from vhost9p.stop_signals import STOP
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Trial:
         if lines and lines[-1] == handover.READY:
             return ""
         for line in lines:
-            log.warning("the new version says: %s", one_line(line))
+            log.warning("the new version says: %s", line, extra=about())
         return lines[-1] if lines else "it ends without a word"
 
     def end(self) -> None:

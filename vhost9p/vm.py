@@ -35,9 +35,10 @@ from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
 from vhost9p.inventory import Inventory, Loss
 from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
-from vhost9p.log_pipe import LogPipe
+from vhost9p.log_pipe import LogPipe, Origin
+from vhost9p.log_record import about
 from vhost9p.native.process import admit
-from vhost9p.output import say, speak_for
+from vhost9p.output import leave_form_to_main, say
 from vhost9p.progress import Progress
 from vhost9p.saved_state import FIRST_ADDRESS, SavedState, Unreadable
 from vhost9p.shared_state import SharedState
@@ -118,8 +119,7 @@ class Vm:
         self.copies.drop()
         self._close_states()
         self._create_states()
-        log = LogPipe()
-        self._limit(log)
+        log = self._create_log()
         try:
             self._fork(log)
         except OSError:
@@ -128,9 +128,12 @@ class Vm:
         log.close_write_end()
         self.log = log
 
-    def _limit(self, log: LogPipe) -> None:
+    def _create_log(self, *left: Any) -> LogPipe:
+        """A pipe for the log, or the one that another version has `left`. Raises OSError."""
+        pipe = LogPipe(Origin(self.name, lambda: self.config, self._speaks), *left)
         if self.config.log_level != "debug":
-            log.limit(self.name, len(self.listeners))
+            pipe.limit(len(self.listeners))
+        return pipe
 
     def _create_states(self) -> None:
         """Raises OSError."""
@@ -171,8 +174,7 @@ class Vm:
     def _begin_to_speak(self) -> None:
         """In the keeper."""
         logging.getLogger().setLevel(self.config.log_level.upper())
-        if self._speaks:
-            speak_for(self.name)
+        leave_form_to_main()
 
     def _become_keeper(self, log_fd: int) -> None:
         self._begin_to_speak()
@@ -246,8 +248,7 @@ class Vm:
     def _start_again(self, stop_fd: int) -> bool:
         """Starts a keeper that goes on with the state of the one that has died. Returns whether
         that was possible. Raises OSError: what the host lacks for now, it may have later."""
-        log_pipe = LogPipe()
-        self._limit(log_pipe)
+        log_pipe = self._create_log()
         try:
             entered, loss = self.read_entered(), self.copies.loss()
             self.pid, self.pidfd = give_birth(
@@ -260,7 +261,7 @@ class Vm:
             if isinstance(error, OSError) and error.errno in LACKING:
                 raise
             why = (isinstance(error, OSError) and error.strerror) or error
-            log.error("%s cannot go on: %s: %s", self.name, why, HANG)
+            log.error("%s cannot go on: %s: %s", self.name, why, HANG, extra=about(vm=self.name))
             return False
         log_pipe.close_write_end()
         self.log = log_pipe
@@ -318,12 +319,20 @@ class Vm:
             self.code = end.si_status if self.stopped_at is None else 0
             return True
         if not self._progress.has_served:
-            log.error("the keeper of %s %s before it served", self.name, how_it_ended(end))
+            log.error(
+                "the keeper of %s %s before it served",
+                *(self.name, how_it_ended(end)),
+                extra=about(vm=self.name),
+            )
             self.code = EXIT_FAILURE
             return True
         self._expect_keeper()
         self._progress.died(f"keeper {how_it_ended(end)}")
-        log.error("the keeper of %s %s: %s", self.name, how_it_ended(end), self.outlook)
+        log.error(
+            "the keeper of %s %s: %s",
+            *(self.name, how_it_ended(end), self.outlook),
+            extra=about(vm=self.name),
+        )
         can_connect = self._goes_on or all(each.is_listening for each in self.listeners)
         if not can_connect or self._progress.all_finished:
             self.code = EXIT_FAILURE
@@ -401,6 +410,7 @@ class Vm:
             "bell": self._inventory.bell,
             "trace": self.trace.fd,
             "log": self.log.fileno() if self.log else -1,
+            "log_rest": self.log.rest if self.log else "",
         }
 
     def written_for_store(self) -> dict[str, Any]:
@@ -409,6 +419,7 @@ class Vm:
 
     def succeed_keeper(self) -> None:
         """The keeper has died with the main process before: the next one is due."""
+        self.trace.begin_anew()
         self._expect_keeper()
         self.wait_for_start()
 
@@ -439,8 +450,7 @@ class Vm:
         vm._states = [SavedState.open(fd) for fd in written["states"]]
         vm._report = written["report"]
         if written["log"] >= 0:
-            vm.log = LogPipe(written["log"])
-            vm._limit(vm.log)
+            vm.log = vm._create_log(written["log"], written.get("log_rest", ""))
         vm.pid = written["keeper"]
         for fd in vm.descriptors:
             os.set_inheritable(fd, False)
@@ -454,6 +464,7 @@ class Vm:
     def supervise(self) -> None:
         """Goes on with the keeper that the version before has started, or with none if that has
         died. Raises OSError: then it is killed, and the next one begins anew."""
+        self.trace.begin_anew()
         if self.pid:
             self._supervise()
         else:
@@ -479,8 +490,7 @@ class Vm:
         if why := self.why_left_out:
             raise Failed(why)
         entered = self.read_entered()
-        log = LogPipe()
-        self._limit(log)
+        log = self._create_log()
         with ExitStack() as undo:
             undo.callback(log.close)
             succeed = partial(self._succeed, log.write_end, entered)
@@ -488,6 +498,7 @@ class Vm:
             undo.pop_all()
         os.close(self.pidfd)
         self.pidfd = pidfd
+        self.copies.keep_numbers()
         self.end_log()
         log.close_write_end()
         self.log = log

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vhost9p.config import Config
+from vhost9p.log_record import one_line
 from vhost9p.native import device_view
 from vhost9p.native.device_view import DeviceView, ExportCounts
-from vhost9p.output import one_line
 from vhost9p.progress import Progress
 from vhost9p.saved_state import PAGE, SavedState
 

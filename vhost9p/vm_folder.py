@@ -17,6 +17,7 @@ from vhost9p import answers, handover, plain, preflight
 from vhost9p.config import Config
 from vhost9p.errors import EXIT_FAILURE, UserError
 from vhost9p.fd_store import FdStore
+from vhost9p.log_record import about
 from vhost9p.native.process import set_name
 from vhost9p.notify import take_manager
 from vhost9p.output import occupy_standard_streams, say
@@ -120,7 +121,12 @@ class FolderDaemon(ReloadingDaemon):
         try:
             self._take_read({"read": {}, **written})
         except Unreadable as error:
-            log.warning("what the files said is not known any more: %s", error)
+            log.warning(
+                "%s: what the files said is not known any more, so changes of them are ignored "
+                "until the daemon is restarted in order: %s",
+                *(self._folder, error),
+                extra=about(),
+            )
         self.adopt(vms)
 
     def _take_read(self, written: dict[str, Any]) -> None:
@@ -143,7 +149,7 @@ class FolderDaemon(ReloadingDaemon):
         self._waiting = sorted(names, key=self.vms.__contains__)  # new ones first
         for name in set(self.vms) - set(self._waiting):
             if self.vms[name].stopped_at is None:
-                self.note(f"{name}: its file is gone, so its VM ends")
+                self.note(f"{name}: its file is gone, so its VM ends", name)
                 self.vms[name].stop(signal.SIGTERM)
         self.take_up_next()
 
@@ -202,7 +208,7 @@ class FolderDaemon(ReloadingDaemon):
             self._waiting.insert(0, name)
             return
         for text in problems:
-            self.report(text)
+            self.report(text, vm=name)
 
     def _begin(
         self, name: str, prepared: Prepared, config: Config, listeners: list[Listener]
@@ -211,7 +217,7 @@ class FolderDaemon(ReloadingDaemon):
             self.add(Vm(name, config, listeners, speaks=True))
             self._read[name] = prepared.read
         except OSError as error:
-            self.report(f"{name}: serving cannot begin: {error.strerror or error}")
+            self.report(f"{name}: serving cannot begin: {error.strerror or error}", vm=name)
 
 
 def run(

@@ -32,6 +32,7 @@ from vhost9p.device import Device
 from vhost9p.ends import Cause
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
 from vhost9p.inventory import Inventory, Loss
+from vhost9p.log_record import about
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
 from vhost9p.native.process import take_stop_signals
@@ -136,8 +137,8 @@ class Worker:
             log.warning(
                 "the limit of open files is too low for %d devices, and their requests may fail: "
                 "set it to %d at least (ulimit -n)",
-                devices,
-                needed,
+                *(devices, needed),
+                extra=about(),
             )
         for device, state, _ in self._served:
             if state.area.is_taken_over:
@@ -169,9 +170,17 @@ class Worker:
         lacks = f"; not confined by {', '.join(self._lacks)}" if self._lacks else ""
         for _, state, config in self._served:
             if again:
-                log.info("serving %r on %s again", config.tag, state.listener.name)
+                log.info(
+                    "serving %r on %s again",
+                    *(config.tag, state.listener.name),
+                    extra=about(device=config.tag),
+                )
             else:
-                say(describe(config, state.listener.name) + lacks)
+                say(
+                    describe(config, state.listener.name) + lacks,
+                    logging.INFO,
+                    device=config.tag,
+                )
 
     async def _serve_one(
         self, number: int, device: Device, state: SharedState, config: DeviceConfig
@@ -208,15 +217,15 @@ class Worker:
         for tag, name in hanging:
             log.warning(
                 "%s while a VM is connected: its mount of %r on %s hangs from now on",
-                number.name,
-                tag,
-                name,
+                *(number.name, tag, name),
+                extra=about(device=tag),
             )
         if hanging:
             log.warning(
                 "QEMU aborts when such a VM is reset or reboots next. To restart the daemon "
                 "without that, umount in the guest and unplug the device first: see "
-                "docs/troubleshooting.md"
+                "docs/troubleshooting.md",
+                extra=about(**({"device": hanging[0][0]} if len(hanging) == 1 else {})),
             )
 
 

@@ -160,7 +160,7 @@ struct v9_type_counts {
 /* Of an export by its index; requests that have no file count for the mount's own root, 0. */
 struct v9_export_counts {
     uint64_t read, written;        /* bytes of files */
-    uint64_t throttled, delays_ns; /* requests that had to wait for a rate limit, and how long */
+    uint64_t throttled, waited_ns; /* requests that had to wait for a rate limit, and how long */
     uint64_t errors[V9_ERRNO_MAX]; /* replies by errno; 0: another one */
     struct v9_type_counts types[V9_COUNTED_TYPES];
 };

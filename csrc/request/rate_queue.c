@@ -166,7 +166,7 @@ struct v9_request *v9_rate_queue_next(v9_device *dev)
     if (r) {
         v9_rate_queue_leave(dev, r);
         r->admitted = true;
-        dev->counts->exports[r->export].delays_ns += (uint64_t)(now - r->waits_ns);
+        dev->counts->exports[r->export].waited_ns += (uint64_t)(now - r->waits_ns);
     }
     set_timer(dev, now);
     return r;

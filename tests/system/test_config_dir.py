@@ -179,7 +179,7 @@ def test_sighup_takes_up_what_has_changed(folder: Folder) -> None:
             folder.hang_up()
             folder.is_served("c")
             folder.daemon.wait_line("INFO: a: its file is gone, so its VM ends")
-            folder.daemon.wait_line("WARNING: b: its file has changed, which its VM ignores")
+            folder.daemon.wait_line("INFO: b: reloaded: readonly from false to true")
             folder.daemon.wait_line("vhost9p: a: WARNING: SIGTERM while a VM is connected: ")
         folder.daemon.wait_until(lambda: len(folder.daemon.keepers) == 2, "a did not end")
         folder.daemon.wait_until(lambda: not os.path.exists(folder.socket("a")), "it was left")
@@ -229,7 +229,7 @@ def test_a_socket_in_use_stops_nobody_else(folder: Folder) -> None:
 
 CHECK_HANGS = """
 import sys, time
-from vhost9p import preflight, vm_folder
+from vhost9p import preflight, reloading_daemon
 from vhost9p.__main__ import main
 
 check = preflight.check
@@ -241,7 +241,7 @@ def hanging(config, beside=()):
     return check(config, beside)
 
 preflight.check = hanging
-vm_folder.PATIENCE_S = 3
+reloading_daemon.PATIENCE_S = 3
 sys.argv[1:] = sys.argv[sys.argv.index("vhost9p") + 1 :]
 sys.exit(main())
 """

@@ -57,8 +57,8 @@ def place_of(daemon: Daemon) -> str:
     return str(daemon.directory / "metrics")
 
 
-def series(daemon: Daemon) -> dict[str, float]:
-    return scrape(Connection(place_of(daemon)))
+def series(place: str) -> dict[str, float]:
+    return scrape(Connection(place))
 
 
 @pytest.fixture
@@ -78,14 +78,14 @@ def test_what_a_guest_does_is_counted(daemon: Daemon, export: Path) -> None:
     (export / "file").write_bytes(b"x" * 1000)
     with mounted(daemon, export) as share:
         fid = share.client.open(share.top, b"file", os.O_RDWR)
-        before = series(daemon)
+        before = series(place_of(daemon))
         for _ in range(3):
             share.client.read(fid, 0, 1000)
         share.client.write(fid, 0, b"y" * 100)
         for _ in range(2):
             with pytest.raises(P9Errno):
                 share.client.walk_to(share.top, b"none")
-        after = series(daemon)
+        after = series(place_of(daemon))
     grown = {name: after[name] - before.get(name, 0) for name in after}
     assert grown["vhost9p_requests_total{Tread}"] == 3
     assert grown["vhost9p_requests_total{Twrite}"] == 1
@@ -102,18 +102,18 @@ def test_counts_go_on_after_deaths_and_an_upgrade(daemon: Daemon, export: Path) 
     name = "vhost9p_requests_total{Tgetattr}"
     with mounted(daemon, export) as share:
         for end in ("death", "upgrade", ""):
-            before = series(daemon).get(name, 0)
+            before = series(place_of(daemon)).get(name, 0)
             if end == "death":
                 kill(daemon.worker)
             elif end:
                 upgraded(daemon)
             share.client.getattr(share.top)
             daemon.wait_until(lambda: bool(children(daemon.pid, "vhost9p-metrics")), "no metrics")
-            assert series(daemon)[name] == before + 1
-        assert series(daemon)["vhost9p_worker_deaths_total"] == 1
+            assert series(place_of(daemon))[name] == before + 1
+        assert series(place_of(daemon))["vhost9p_worker_deaths_total"] == 1
 
 
-def test_delays_are_counted(export: Path) -> None:
+def test_waits_for_a_rate_limit_are_counted(export: Path) -> None:
     (export / "file").write_bytes(b"x" * 8192)
     daemon = serve(export, "--throttling", "iops-total=20")
     daemon.args += ["--metrics", place_of(daemon)]
@@ -121,9 +121,9 @@ def test_delays_are_counted(export: Path) -> None:
         fid = share.client.open(share.top, b"file", os.O_RDONLY)
         for _ in range(5):
             share.client.read(fid, 0, 100)
-        found = series(daemon)
+        found = series(place_of(daemon))
     assert found["vhost9p_throttled_requests_total"] > 0
-    assert found["vhost9p_throttle_delay_seconds_total"] > 0
+    assert found["vhost9p_throttle_wait_seconds_total"] > 0
 
 
 def test_the_process_has_no_rights_and_is_replaced_if_it_dies(daemon: Daemon) -> None:
@@ -137,7 +137,7 @@ def test_the_process_has_no_rights_and_is_replaced_if_it_dies(daemon: Daemon) ->
         assert status["Uid"].split() == ["65534"] * 4
     os.kill(pid, signal.SIGKILL)
     daemon.wait_until(lambda: children(daemon.pid, "vhost9p-metrics") not in ([], [pid]), "none")
-    assert series(daemon)["vhost9p_serving"] == 1
+    assert series(place_of(daemon))["vhost9p_serving"] == 1
 
 
 def test_it_has_no_descriptor_of_the_daemon(daemon: Daemon) -> None:
@@ -160,7 +160,7 @@ def test_clients_that_say_nothing_hold_up_no_scrape_for_long(daemon: Daemon) -> 
 
 def can_scrape(daemon: Daemon) -> bool:
     try:
-        return series(daemon)["vhost9p_serving"] == 1
+        return series(place_of(daemon))["vhost9p_serving"] == 1
     except (http.client.HTTPException, OSError):
         time.sleep(0.1)
         return False

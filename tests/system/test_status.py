@@ -138,11 +138,11 @@ def test_memory_that_a_worker_has_overwritten_is_only_shown(daemon: Daemon, expo
 
 
 def test_tables_are_narrow_and_show_the_end_of_what_is_long() -> None:
-    rows = [("a" * 100, "x", "", ""), ("b", "", "", 5)]
+    rows = [("a" * 300, "x", "", ""), ("b", "", "", 5)]
     assert [*status.table(("ONE", "TWO", "THREE", "N"), rows, right=[3])] == [
-        f"{'ONE'.ljust(60)}  TWO  THREE  N",
-        f"…{'a' * 59}  x",
-        f"{'b'.ljust(60)}              5",
+        f"{'ONE'.ljust(200)}  TWO  THREE  N",
+        f"…{'a' * 199}  x",
+        f"{'b'.ljust(200)}              5",
     ]
 
 

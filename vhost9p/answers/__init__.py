@@ -16,6 +16,7 @@ from vhost9p.control import Object, place
 from vhost9p.control.server import Answer, Client, Server
 from vhost9p.daemon import Daemon
 from vhost9p.errors import UserError
+from vhost9p.log_record import about
 from vhost9p.metrics.process import Place, check_library
 from vhost9p.predecessor import listener_of
 from vhost9p.vhost_user.listener import Listener, ListenError
@@ -44,7 +45,11 @@ def serve(
     except ListenError as error:
         if is_needed and path is not None:
             raise
-        log.warning("no control socket: %s", error)
+        log.warning(
+            "no control socket until the daemon is restarted: %s",
+            error,
+            extra=about(),
+        )
         return False
     handlers = {name: partial(handler, daemon) for name, handler in COMMANDS.items()}
     daemon.take_commands(Server(listener, handlers))
@@ -66,7 +71,7 @@ def begin(daemon: Daemon, control: str | None, metrics: str | None, *, is_needed
         if is_needed:
             daemon.end()
             raise
-        log.error("%s", error)
+        log.error("no metrics until the daemon is restarted: %s", error, extra=about())
 
 
 def go_on(daemon: Daemon, control: str | None, written: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ NAMES = (
     "replay",
     "run",
     "status",
+    "top",
     "trace",
     "upgrade",
     "why",

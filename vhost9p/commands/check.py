@@ -17,7 +17,7 @@ from vhost9p import config_file
 from vhost9p.cli_config import absolute
 from vhost9p.errors import Problems, UserError
 from vhost9p.findings import Finding, as_lines, as_plain, error, exit_code, ok
-from vhost9p.output import one_line
+from vhost9p.log_record import one_line
 
 SUMMARY = "report whether a configuration can be served, and what to expect"
 DETAILS = (

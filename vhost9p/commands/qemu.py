@@ -14,7 +14,8 @@ from vhost9p.cli_parser import typed
 from vhost9p.config import Config
 from vhost9p.config_file import load
 from vhost9p.errors import UserError
-from vhost9p.output import one_line, write_line
+from vhost9p.log_record import one_line
+from vhost9p.output import write_line
 from vhost9p.qemu import access, formats, guest, options
 
 SUMMARY = "print QEMU arguments for a configuration, and mounts for its guest"

@@ -17,8 +17,7 @@ DETAILS = (
     "changed as the guest has changed its own: take a copy. Data that the trace lacks is written "
     "as zeros. Exits with 1 if replies differ, and with 2 if the trace or the directory is no use."
 )
-EXAMPLE = """vhost9p trace vm.yaml --pcap trace.pcapng
-vhost9p replay trace.pcapng /tmp/copy -- --security-model mapped-xattr"""
+EXAMPLE = "vhost9p replay trace.pcapng /tmp/copy -- --security-model mapped-xattr"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +51,10 @@ def run(options: argparse.Namespace) -> int:
             return EXIT_FAILURE
     table = session.table
     print(*table.lines(), sep="\n")
-    print(f"{table.repeated} requests repeated, {table.differences} replies differ")
+    print(
+        f"{table.repeated} requests repeated, {table.skipped} skipped, "
+        f"{table.differences} replies differ"
+    )
     return EXIT_FAILURE if table.differences else 0
 
 

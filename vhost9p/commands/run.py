@@ -7,6 +7,7 @@ same the next time.
 
 import argparse
 import hashlib
+import logging
 import os
 import shlex
 import stat
@@ -70,10 +71,10 @@ def _run(config: c.Config, command: list[str]) -> int:
 
     added = command_line.needed(command, options.sockets(config))
     config = preflight.check(config)
-    start_log(config.log_level)
+    start_log(config.log_level, config.log_format, config.log_time)
     words = [word for option in added for word in option.words]
     if words:
-        say(f"QEMU gets {shlex.join(words)}")
+        say(f"QEMU gets {shlex.join(words)}", logging.INFO)
     command = [*command, *words]
     code = supervisor.run(config, [*command, *supervisor.END_WITH_PARENT])
     if code == EXIT_FAILURE and (why := program.why_no_frontend(command[0])):

@@ -12,7 +12,8 @@ from typing import Any
 from vhost9p.control import Object, client
 from vhost9p.control.client import ControlError
 from vhost9p.errors import EXIT_FAILURE
-from vhost9p.output import one_line, say
+from vhost9p.log_record import one_line
+from vhost9p.output import say
 
 SUMMARY = "show what daemons serve, to whom, and how they fare"
 DETAILS = (
@@ -22,7 +23,7 @@ DETAILS = (
 EXAMPLE = "vhost9p status vm1\nvhost9p status --json"
 SMALL_MSIZE = 128 * 1024
 """Bytes; below that each request carries so little that reading and writing are slow."""
-CELL_MAX = 60
+CELL_MAX = 200
 """Characters of a cell, of which the end says most."""
 
 

@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from vhost9p import config_values as v
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
     from vhost9p.trace.reader import Lost
     from vhost9p.tracer import Tracer
 
-SUMMARY = "show the requests of a running VM, decoded, or write them to a capture"
-DETAILS = (
-    "Ends with --count, Ctrl-C or the VM. PATTERN is a shell's, for a path or a directory above."
-)
+SUMMARY = "show the requests of a running VM, with the guest's paths"
+DETAILS = "Ends with --count, Ctrl-C or the VM. PATTERN is a shell's, for a path or one above."
 EXAMPLE = "vhost9p trace vm.yaml --path '/home/*' --errno any"
 REQUEST_MAX = 2**32 - 1
 SECONDS_MAX = 86400
@@ -110,11 +107,10 @@ def run(options: argparse.Namespace) -> int:
         if options.device not in (None, *tags):
             known = ", ".join(tags)
             raise UserError(f"{tracer.vm} has no device {options.device!r}; there are: {known}")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        say(f"watching {tracer.vm}: {', '.join(tags)}")
+        stop = _Stop()
         with _Output(options, tracer.sources) as output:
-            _show(tracer, options, output)
+            say(f"watching {tracer.vm}: {', '.join(tags)}")
+            _show(tracer, options, output, stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
     except ControlError as error:
@@ -123,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output") -> None:
+def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output", stop: "_Stop") -> None:
     """Raises ControlError, OSError."""
     from vhost9p.trace.events import Event, Filter
     from vhost9p.tracer import Gap
@@ -132,20 +128,34 @@ def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output") -> N
         options.path, frozenset(options.fid), options.type, options.errno, options.slower
     )
     left = options.count or -1
-    with suppress(KeyboardInterrupt):
-        for seen in tracer.events():
-            if seen is None:
-                output.flush()
-            elif isinstance(seen, Gap):
-                say(f"the daemon was replaced: {seen.seconds:.1f} s were not recorded")
-            elif not isinstance(seen, Event):
-                output.lost(*seen)
-            elif options.device in (None, seen.source.tag) and wanted.takes(seen):
-                output.write(seen, options.data)
-                left -= 1
-            if not left:
-                return
-        say(f"{tracer.vm} has ended")
+    for seen in tracer.events():
+        if seen is None:
+            output.flush()
+        elif isinstance(seen, Gap):
+            say(f"the daemon was replaced: {seen.seconds:.1f} s were not recorded")
+        elif not isinstance(seen, Event):
+            output.lost(*seen)
+        elif options.device in (None, seen.source.tag) and wanted.takes(seen):
+            output.write(seen)
+            left -= 1
+        if stop.is_asked or not left:
+            return
+    say(f"{tracer.vm} has ended")
+
+
+class _Stop:
+    """Takes the signals to stop. The first one ends the trace between two requests, so that a
+    capture is whole; one more, as while nobody reads the output, ends the process at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, *_: object) -> None:
+        if self.is_asked:
+            os._exit(EXIT_FAILURE)
+        self.is_asked = True
 
 
 class _Output:
@@ -177,7 +187,7 @@ class _Output:
         if self._file and self._file is not sys.stdout.buffer:
             self._file.close()
 
-    def write(self, event: "Event", data: int) -> None:
+    def write(self, event: "Event") -> None:
         """Shows an event. Raises OSError."""
         from vhost9p.trace import lines
 

@@ -17,7 +17,8 @@ from vhost9p import upgrade_status
 from vhost9p.cli_parser import typed
 from vhost9p.config_values import parse_number
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE
-from vhost9p.output import one_line, say
+from vhost9p.log_record import one_line
+from vhost9p.output import say
 
 SIGNAL = signal.SIGUSR2
 PATIENCE_S = 120.0

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from vhost9p.cli_parser import typed
 from vhost9p.config_values import ID_MAX, parse_number
 from vhost9p.errors import EXIT_FAILURE, UserError
-from vhost9p.output import one_line
+from vhost9p.log_record import one_line
 
 SUMMARY = "say what a guest may do with a path, and why not"
 DETAILS = (

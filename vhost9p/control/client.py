@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -16,10 +17,11 @@ from typing import NamedTuple
 from vhost9p import upgrade_status
 from vhost9p.control import DESCRIPTORS_MAX, Object
 from vhost9p.control.server import peer
-from vhost9p.output import one_line
+from vhost9p.log_record import one_line
 
 PATIENCE_S = 10.0
 """Seconds in which a daemon has to begin to answer."""
+PAUSE_S = 0.05
 OBJECT_MAX = 16 * 1024 * 1024
 """Bytes of a line of the answer."""
 
@@ -46,7 +48,7 @@ def ask(place: Place, request: Object, *, is_stream: bool = False) -> Iterator[O
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(PATIENCE_S)
         try:
-            sock.connect(place.path)
+            _connect(sock, place.path)
             _check_server(sock, place)
             _send(sock, request)
             if is_stream:
@@ -61,6 +63,19 @@ def ask(place: Place, request: Object, *, is_stream: bool = False) -> Iterator[O
             raise ControlError(f"{place} cannot be asked: {text}") from None
         except OSError as error:
             raise ControlError(f"{place} cannot be asked: {error.strerror or error}") from None
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connects, even if many others are about to. Raises OSError."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:  # no room in the backlog, for which only a socket that blocks waits
+            if time.monotonic() >= deadline:
+                raise TimeoutError from None
+            time.sleep(PAUSE_S)
 
 
 def ask_on(sock: socket.socket, place: Place, request: Object) -> Iterator[Object]:

@@ -11,6 +11,7 @@ Main calls `step` when `fileno` is readable, and when `looks_at` has come.
 import json
 import logging
 import os
+import select
 import selectors
 import socket
 import struct
@@ -23,6 +24,7 @@ from functools import partial
 from vhost9p import __version__
 from vhost9p.control import DESCRIPTORS_MAX, DONE, LINE_MAX, Object
 from vhost9p.errors import UserError
+from vhost9p.log_record import about
 from vhost9p.vhost_user.listener import Listener
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ class Client:
 
     @property
     def events(self) -> int:
-        """What to wait for (selectors)."""
+        """What to wait for (selectors); 0: a handler's answer."""
         goes_on = self._queue or self._source or self._has_request
         return selectors.EVENT_READ * (not self._no_more) | selectors.EVENT_WRITE * bool(goes_on)
 
@@ -118,7 +120,7 @@ class Client:
             self._send()
         except OSError:
             return False
-        if self._queue or self._source or self._has_request:
+        if self._queue or self._is_busy or self._has_request:
             return True
         return not (self._no_more or self._ends)
 
@@ -149,6 +151,8 @@ class Client:
             return
         self._received += data
         self._no_more = not data
+        if self._no_more and _has_hung_up(self.socket):
+            raise BrokenPipeError
         if not self._is_busy:
             self._deadline = time.monotonic() + PATIENCE_S
 
@@ -188,7 +192,11 @@ class Client:
         except OSError as error:
             self.fail(error.strerror or str(error))
         except Exception:
-            log.error("a command on the control socket has failed", exc_info=True)
+            log.error(
+                "a command on the control socket has failed: a bug, report it",
+                exc_info=True,
+                extra=about(),
+            )
             self.fail("the daemon has failed to answer: its log says more")
 
     def _fill(self) -> None:
@@ -250,6 +258,13 @@ class Client:
             each()
 
 
+def _has_hung_up(sock: socket.socket) -> bool:
+    """Whether the other end is closed, and not only for writing (shutdown(2))."""
+    poller = select.poll()
+    poller.register(sock, 0)
+    return any(events & select.POLLHUP for _, events in poller.poll(0))
+
+
 def _close(fds: Collection[int]) -> None:
     for fd in fds:
         os.close(fd)
@@ -302,8 +317,12 @@ class Server:
         """Waits for what a client needs next."""
         if client not in self.clients:
             return
-        key = self._selector.get_key(client.socket)
-        if client.events and key.events != client.events:
+        key = self._selector.get_map().get(client.socket)
+        if key and not client.events:
+            self._selector.unregister(client.socket)
+        elif client.events and not key:
+            self._register(client)
+        elif key and key.events != client.events:
             self._selector.modify(client.socket, client.events, key.data)
 
     def add(self, sock: socket.socket) -> None:
@@ -312,7 +331,11 @@ class Server:
 
     def _serve(self, client: Client) -> None:
         self.clients.add(client)
-        self._selector.register(client.socket, selectors.EVENT_READ, partial(self._advance, client))
+        self._register(client)
+
+    def _register(self, client: Client) -> None:
+        ready = partial(self._advance, client)
+        self._selector.register(client.socket, client.events, ready)
 
     def close(self) -> None:
         """Ends all connections, and removes the socket."""
@@ -355,7 +378,8 @@ class Server:
 
     def _drop(self, client: Client) -> None:
         self.clients.discard(client)
-        self._selector.unregister(client.socket)
+        if client.socket in self._selector.get_map():
+            self._selector.unregister(client.socket)
         client.close()
 
 

@@ -161,7 +161,9 @@ class LockFiles:
         file = found.file
         holders = [*file.holders, *file.former]
         if any(holder in self._files for holder in holders):
-            log.warning("a guest's lock is lost, since its process has another record")
+            log.warning(
+                "a guest's lock is lost, since its process has another record: restart that"
+            )
             file.record.end()
             return False
         self._files.update(dict.fromkeys(holders, file))

@@ -102,7 +102,9 @@ def find(records: LockRecords) -> Iterator[Found]:
     """Yields the lock files of all records that are right, and drops the others. Raises OSError if
     /proc cannot be read."""
     if layout.is_damaged(records.words):
-        log.warning("the records of locks are damaged; the guest's locks are lost")
+        log.warning(
+            "the records of locks are damaged; the guest's locks are lost: restart what held them"
+        )
     seen = set[int]()
     for record in records.take_over():
         try:
@@ -110,7 +112,10 @@ def find(records: LockRecords) -> Iterator[Found]:
             if found.file.fd in seen:
                 raise _DamageError("its descriptor has another record")
         except _DamageError as damage:
-            log.warning("a guest's lock is lost, since its record is damaged: %s", damage)
+            log.warning(
+                "a guest's lock is lost, since its record is damaged (%s): restart what held it",
+                damage,
+            )
             record.end()
             continue
         if not found.file.fids:  # given up; it was to be closed

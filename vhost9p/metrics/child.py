@@ -17,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from vhost9p.log_record import about
 from vhost9p.metrics.families import Metrics
 from vhost9p.metrics.source import Main
 from vhost9p.native.process import close_others, end_with, set_name
@@ -98,7 +99,9 @@ def run(listening: socket.socket, connection: socket.socket, parent: int) -> NoR
     except ProcessLookupError:
         pass  # main has ended
     except BaseException:
-        log.critical("metrics end by an error of their own", exc_info=True)
+        log.critical(
+            "metrics end by an error of their own: a bug, report it", exc_info=True, extra=about()
+        )
     finally:
         os._exit(0)
 

@@ -41,7 +41,7 @@ OF_DEVICE: dict[str, tuple[str, str]] = {
     "files_evicted": ("evicted", "Files among them without descriptors"),
     "xattr_values": ("values", "Values of extended attributes that are read or written"),
     "requests_in_flight": ("inflight", "Requests that are not answered yet"),
-    "requests_delayed": ("rate_limited", "Requests that wait for a rate limit now"),
+    "requests_rate_limited": ("rate_limited", "Requests that wait for a rate limit now"),
     "requests_hung": ("dead", "Requests that were given up, and hang in the host"),
     "serving_threads": ("threads", "Threads that serve, those that hang included"),
     "guest_memory_bytes": ("guest_memory", "Memory of the guest that is mapped"),
@@ -57,7 +57,7 @@ OF_EXPORT: dict[str, tuple[str, str]] = {
     "read_bytes": ("read", "Bytes of files that were read"),
     "written_bytes": ("written", "Bytes of files that were written"),
     "throttled_requests": ("throttled", "Requests that had to wait for a rate limit"),
-    "throttle_delay_seconds": ("delays", "How long they have waited"),
+    "throttle_wait_seconds": ("waited", "How long they have waited"),
 }
 
 

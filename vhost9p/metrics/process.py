@@ -12,6 +12,7 @@ from vhost9p.back_off import BackOff
 from vhost9p.control.server import Server
 from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
+from vhost9p.log_record import about
 from vhost9p.vhost_user.listener import Listener, ListenError
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,11 @@ class Process:
                 self.pidfd = os.pidfd_open(pid)
                 self._server.add(own.dup())
         except OSError as error:  # too many processes or open files, for now
-            log.error("metrics cannot be served now: %s", error.strerror)
+            log.error(
+                "metrics cannot be served now, and are tried again: %s",
+                error.strerror,
+                extra=about(),
+            )
             self._wait()
 
     def ended(self) -> None:

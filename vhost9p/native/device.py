@@ -7,7 +7,6 @@ Late replies to a closed device fail with ESTALE and touch no freed memory.
 
 import errno
 import itertools
-import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,12 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
-from vhost9p.device_log import log_fault
 from vhost9p.native import descriptors
 from vhost9p.native.export import Export
 from vhost9p.native.fids import FidTable
 from vhost9p.native.hidden_paths import HiddenPaths
 from vhost9p.native.library import check, ffi, lib
 from vhost9p.native.refusals import Refusal, refusal_of
-
-log = logging.getLogger(__name__)
 
 
 def initialise() -> None:
@@ -93,6 +89,9 @@ class Handler(Protocol):
     def flush(self, key: tuple[int, int]) -> None:
         """Reports that a request with a later reply was flushed."""
 
+    def fault(self, error: BaseException) -> None:
+        """Another method has raised what nobody expected."""
+
     def broken(self, reason: str) -> None:
         """The ring is broken."""
 
@@ -122,7 +121,8 @@ _numbers = itertools.count(1)
 
 def _failed(kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
     """Handles an unexpected exception of an upcall: the guest gets EIO."""
-    log_fault(log, "unexpected error in a request", error)
+    number = trace.tb_frame.f_locals["number"]  # the upcall's own, as all of them name it
+    _devices[number].handler.fault(error)
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_failed)  # type: ignore[untyped-decorator]

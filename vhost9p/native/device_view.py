@@ -94,7 +94,7 @@ class ExportCounts(NamedTuple):
     read: int
     written: int
     throttled: int
-    delays: float
+    waited: float
     """Seconds."""
     errors: dict[int, int]
     """Replies by errno; 0: another one."""
@@ -107,7 +107,7 @@ def counts(copy: bytes) -> ExportCounts:
     errors = {code: count for code, count in enumerate(found.errors) if count}
     types = list(_types(found))
     return ExportCounts(
-        found.read, found.written, found.throttled, found.delays_ns / 1e9, errors, types
+        found.read, found.written, found.throttled, found.waited_ns / 1e9, errors, types
     )
 
 

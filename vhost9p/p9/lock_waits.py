@@ -27,6 +27,7 @@ from vhost9p import threads
 from vhost9p.device_log import log_fault
 from vhost9p.fs.lock_file import FileId, LockFile
 from vhost9p.fs.locks import Cancel, LockTable
+from vhost9p.log_record import concerning, concerns
 from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
@@ -170,6 +171,7 @@ class LockWaits:
     def __init__(self, table: LockTable, wake_signal: int) -> None:
         self._table = table
         self._wake_signal = wake_signal
+        self._concerns = concerns()
         self._lock = threading.Lock()
         self._waits: dict[tuple[int, int], _Wait] = {}
         self._queue: dict[tuple[int, int], _Wait] = {}
@@ -252,7 +254,8 @@ class LockWaits:
         except OSError as error:
             reply = m.Rlerror(error.errno or errno.EIO)
         except Exception as error:
-            log_fault(log, "unexpected error while waiting for a lock", error)
+            with concerning(**self._concerns):
+                log_fault(log, "unexpected error while waiting for a lock: a bug, report it", error)
             reply = m.Rlerror(errno.EIO)
         try:
             self._table.done(wait.file)

@@ -55,7 +55,11 @@ def open_quota(
         (usage.inodes, limits.inodes, "inodes"),
     ):
         if limit is not None and number > limit:
-            log.warning("%s: has %d %s, more than its quota of %d", path, number, noun, limit)
+            log.warning(
+                "%s: has %d %s, more than its quota of %d: nothing can be added until files are "
+                "removed or the quota is raised",
+                *(path, number, noun, limit),
+            )
     quota = Quota(
         usage_file.fd,
         bytes=limits.bytes,

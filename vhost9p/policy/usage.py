@@ -257,7 +257,8 @@ def ensure_counted(
     )
     if usage.unreadable:
         log.warning(
-            "%s: %d files or directories could not be read, and are not in the quota's usage",
+            "%s: %d files or directories could not be read, and are not in the quota's usage: "
+            "make them readable, and set rescan",
             path,
             usage.unreadable,
         )

@@ -6,7 +6,10 @@ from vhost9p.config_schema import DEVICE, TOP_KEYS
 from vhost9p.config_shapes import Group, Items, Leaf, Shape, without
 from vhost9p.reference import texts
 
-HEAD = "| key | option | QEMU's | values (default) | meaning |\n|---|---|---|---|---|\n"
+HEAD = (
+    "| key | option | QEMU's | values (default) | meaning | reload |\n|---|---|---|---|---|---|\n"
+)
+_ALL: dict[str, Shape] = {**DEVICE.keys, **TOP_KEYS}
 
 
 def _code(*words: str) -> str:
@@ -43,6 +46,7 @@ def _row(path: str, shape: Shape) -> str:
         qemus and _code(qemus),
         _values(shape),
         texts.meaning(shape),
+        "at once" if _ALL[path.partition(".")[0]].at_once else "",
     )
     return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells) + "\n"
 

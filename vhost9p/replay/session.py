@@ -21,7 +21,7 @@ from vhost9p.p9.messages import Tattach, Tversion
 from vhost9p.replay.compare import Table, difference
 from vhost9p.replay.frontend import MESSAGE_MAX, Frontend
 from vhost9p.trace.capture import Captured
-from vhost9p.trace.notation import REQUESTS, Message, read
+from vhost9p.trace.notation import LAYOUTS, REQUESTS, Message, read
 
 MSIZE = 512000
 NOTAG = 0xFFFF
@@ -258,4 +258,6 @@ def why_not(each: Captured, request: Message) -> str:
         len(each.request) < each.request_size and request.name != "Twrite"
     ):
         return "it was not recorded as a whole"
+    if len(request.fields) < len(LAYOUTS[request.type].fields):
+        return "it is too short"
     return ""

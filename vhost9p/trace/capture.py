@@ -61,7 +61,11 @@ def escape(path: str) -> str:
     """Returns a path as a comment has it: one line of UTF-8."""
     data = path.replace("\\", "\\\\").encode(errors="surrogateescape")
     text = data.decode(errors="backslashreplace")
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode())
 
 
 def unescape(text: str) -> str:
@@ -216,8 +220,8 @@ def read(file: BinaryIO) -> Iterator[Captured]:
 
 
 def _captured(device: str, request: _Part, reply: _Part) -> Captured:
-    lines = [each.partition(": ") for each in request.comment.splitlines()]
-    uid = next((value for key, _, value in lines if key == "uid" and value.isdecimal()), None)
+    lines = [each.partition(": ") for each in request.comment.split("\n")]
+    uid = next((value for key, _, value in lines if key == "uid" and _is_number(value)), None)
     return Captured(
         device, request.at, max(reply.at - request.at, 0), request.data, request.size,
         reply.data, reply.size,
@@ -225,12 +229,17 @@ def _captured(device: str, request: _Part, reply: _Part) -> Captured:
         {
             int(key[4:]): unescape(value)
             for key, _, value in lines
-            if key.startswith("fid ") and key[4:].isdecimal()
+            if key.startswith("fid ") and _is_number(key[4:])
         },
-        None if uid is None else int(uid) % 2**32,
+        None if uid is None else int(uid),
         ("dialect", ": ", "9P2000.u") in lines,
         request.lost,
     )  # fmt: skip
+
+
+def _is_number(text: str) -> bool:
+    """Of 32 bits."""
+    return len(text) <= 10 and text.isdecimal() and int(text) < 2**32
 
 
 def _messages(parts: Iterator[_Part]) -> Iterator[_Part]:

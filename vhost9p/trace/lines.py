@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from vhost9p.output import one_line
+from vhost9p.log_record import one_line
 from vhost9p.p9.codec import Qid
 from vhost9p.trace.events import ENTRIES, Event
 from vhost9p.trace.notation import Message

@@ -49,7 +49,6 @@ class TraceMemory:
         if fd < 0:
             fd = memory_file.create_sealed("vhost9p-trace", SIZE * devices)
         self.fd = fd
-        self._switch()  # who has watched before has to ask this process
 
     # ---- in main ----------------------------------------------------------------------------
 
@@ -78,6 +77,10 @@ class TraceMemory:
     def watchers(self) -> int:
         """How many there are."""
         return len(self._watchers)
+
+    def begin_anew(self) -> None:
+        """This process is main now: whoever has watched before has to ask it."""
+        self._switch()
 
     def _switch(self) -> None:
         data = max((each.data for each in self._watchers.values()), default=0)

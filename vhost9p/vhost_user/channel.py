@@ -78,7 +78,7 @@ class Channel:
         except OSError as error:
             self._log.info("connection lost: %s", error.strerror or error)
         except Exception:
-            self._log.exception("the connection failed")
+            self._log.exception("the connection failed: a bug, report it")
         except asyncio.CancelledError:
             await self._finish()
             raise
@@ -102,7 +102,7 @@ class Channel:
             self._log.info("connection lost: %s", error.strerror or error)
             self._end(os.close)
         except Exception:
-            self._log.exception("the end of the connection failed")
+            self._log.exception("the end of the connection failed: a bug, report it")
         finally:
             self._thread.shutdown(wait=False)
         self._log.info("disconnected")

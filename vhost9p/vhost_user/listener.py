@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from vhost9p import procfs
 from vhost9p.device_log import DeviceLog
+from vhost9p.log_record import about
 from vhost9p.procfs import proc_path
 from vhost9p.vhost_user.channel import Channel, is_abandoned, shut_down, until_ready
 from vhost9p.vhost_user.connection import Connection
@@ -53,7 +54,7 @@ class Listener:
         self.channel: Channel | None = None
         self.is_listening = _is_listening(sock)
         """Whether frontends can connect; else the socket is the one connection."""
-        self._log = DeviceLog(log, name)
+        self._log = DeviceLog(log, name, socket=name)
         self._closer = Closer()
         self._socket = sock
         self._socket.setblocking(False)
@@ -129,7 +130,11 @@ class Listener:
             try:
                 os.unlink(self._path)
             except OSError as error:
-                log.warning("%s: cannot be removed: %s", self._path, error.strerror)
+                log.warning(
+                    "%s: cannot be removed, so remove it yourself: %s",
+                    *(self._path, error.strerror),
+                    extra=about(socket=self._path),
+                )
         self._path = None
 
     async def serve(
@@ -300,7 +305,7 @@ def _clear(path: str) -> None:
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        log.info("%s: replacing a socket that nobody listens on", path)
+        log.info("%s: replacing a socket that nobody listens on", path, extra=about(socket=path))
         os.unlink(path)
         return
     except BlockingIOError:

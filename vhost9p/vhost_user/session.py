@@ -194,7 +194,7 @@ class Session:
             self._log.warning("%s refused: %s", message.name, error)
         except Exception:  # a bug of the daemon: the VM can continue
             reply, code = b"", errno.EIO
-            self._log.exception("%s failed", message.name)
+            self._log.exception("%s failed: a bug, report it", message.name)
         request = Request.find(message.number)
         if request and request.has_reply:
             return encode_reply(message.number, reply)
@@ -208,7 +208,7 @@ class Session:
         try:
             self._backend.reset()
         except Exception:
-            self._log.exception("the device could not be reset")
+            self._log.exception("the device could not be reset: a bug, report it")
 
     @property
     def _acknowledges(self) -> bool:
