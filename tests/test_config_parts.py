@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests import json_schema
-from vhost9p import cli_device, cli_options, config_file
+from tests.config_files import loader
+from vhost9p import cli_device, cli_options
 from vhost9p.config import (
     EXPORTS_MAX,
     DeviceConfig,
@@ -35,16 +35,11 @@ REST = 2**32 - 2
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Reads a file of these lines, with a socket as the first, beside "one" and "two". What is
-    right by the reader is right by the JSON Schema."""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
+    """Reads a file of these lines, with a socket as the first: one device."""
+    read = loader(tmp_path)
 
     def write_and_read(text: str) -> DeviceConfig:
-        file = tmp_path / "vm.yaml"
-        file.write_text(f"socket: s\n{text}\n")
-        (device,) = config_file.load(str(file)).devices
-        assert json_schema.problems(file.read_text()) == []
+        (device,) = read(f"socket: s\n{text}\n").devices
         return device
 
     return write_and_read

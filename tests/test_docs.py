@@ -8,6 +8,7 @@ source.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -378,6 +379,7 @@ def joined(node: ast.AST) -> str | None:
     return None
 
 
+@functools.cache
 def strings_of_the_source() -> list[str]:
     """The strings of the daemon's Python, without docstrings, and of its C."""
     found = []
@@ -400,9 +402,6 @@ def quoted_messages() -> list[str]:
     return found
 
 
-SOURCE = strings_of_the_source()
-
-
 @pytest.mark.parametrize("message", quoted_messages())
 def test_a_quoted_message_is_the_daemons(message: str) -> None:
     """Each piece between two `…` is in a string of the source. What one string says in several
@@ -410,7 +409,7 @@ def test_a_quoted_message_is_the_daemons(message: str) -> None:
     pieces = [piece.strip() for piece in message.split(ANYTHING)]
     assert max(map(len, pieces)) >= 8, "too little to be looked for"
     for piece in filter(None, pieces):
-        assert any(piece in text for text in SOURCE), piece
+        assert any(piece in text for text in strings_of_the_source()), piece
 
 
 def test_there_are_quoted_messages() -> None:

@@ -20,9 +20,10 @@ from vhost9p.exports import Exports
 from vhost9p.failures import Failures
 from vhost9p.log_record import concerning
 from vhost9p.native import sys
-from vhost9p.native.device import Area, Request, Stats, address_space
+from vhost9p.native.device import Area, Stats, address_space
 from vhost9p.native.device import Device as NativeDevice
 from vhost9p.native.refusals import Refusal
+from vhost9p.native.upcalls import Request
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
 from vhost9p.vhost_user.descriptors import adopt_notified, check_event, check_memory

@@ -122,7 +122,7 @@ class ReloadingDaemon(Daemon):
 
     def report(self, text: str, **concerns: str) -> None:
         """A problem, which is said and fails the round. It may concern log_record.FIELDS."""
-        say(text, **concerns)
+        say(text, logging.ERROR, **concerns)
         self._lines.append(text)
         self._has_failed = True
 

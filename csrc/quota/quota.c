@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/refusal.h"
+#include "quota/fitting.h"
 #include "quota/usage.h"
 
 enum {
@@ -389,53 +390,6 @@ void v9_quota_settle_claim(v9_quota *q, uint32_t account, int fd, uint64_t claim
 
 /* ---- writes ---------------------------------------------------------------------------------- */
 
-static uint64_t round_up(uint64_t number, uint64_t unit)
-{
-    return (number + unit - 1) / unit * unit;
-}
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-/*
- * How much of a write, from its beginning, takes `left` bytes of new blocks at most; *claim is what
- * it takes. Holes end at block boundaries, other than the one behind the file's end: the rest of
- * its last block is there already.
- */
-static uint64_t fitting(const struct v9_quota_write *write, uint64_t start, uint64_t block,
-                        uint64_t left, uint64_t *claim)
-{
-    const uint64_t end = start + write->count;
-    uint64_t at = start / block * block;
-
-    *claim = 0;
-    while (at < end) {
-        const off_t data = lseek(write->fd, (off_t)at, SEEK_DATA);
-        const uint64_t until = round_up(least(data < 0 ? end : (uint64_t)data, end), block);
-        const uint64_t hole = until - at;
-        if (data < 0 && errno != ENXIO)
-            return 0;
-        if (data >= 0 && (uint64_t)data <= at) {
-            const off_t next = lseek(write->fd, (off_t)at, SEEK_HOLE);
-            if (next <= (off_t)at)
-                return 0;
-            at = round_up((uint64_t)next, block);
-            continue;
-        }
-        if (hole > left) {
-            *claim += left / block * block;
-            at += left / block * block;
-            break;
-        }
-        *claim += hole;
-        left -= hole;
-        at = until;
-    }
-    return at <= start ? 0 : least(at, end) - start;
-}
-
 /* A write that may take more than there is. */
 static int64_t admit_closely(v9_quota *q, const struct v9_quota_write *write, uint64_t *claim)
 {
@@ -453,7 +407,7 @@ static int64_t admit_closely(v9_quota *q, const struct v9_quota_write *write, ui
         pthread_mutex_lock(&q->lock);
         left = room(q->conf.bytes, q->usage->bytes, q->claimed_bytes);
         pthread_mutex_unlock(&q->lock);
-        count = fitting(write, start, q->conf.block, left, claim);
+        count = v9_quota_fitting(write, start, q->conf.block, left, claim);
         pthread_mutex_lock(&q->lock);
         taken = count && take(q, *claim, 0);
         again = !taken && wait_for_others(q, &until);
@@ -488,14 +442,14 @@ void v9_quota_statfs(v9_quota *q, struct statfs *st)
     v9_quota_read(q, &usage);
     if (q->conf.bytes != UINT64_MAX) {
         left = room(q->conf.bytes, usage.bytes, 0) / unit;
-        st->f_bfree = least(left, st->f_bfree);
-        st->f_bavail = least(st->f_bfree, st->f_bavail);
-        st->f_blocks = round_up((uint64_t)usage.bytes, unit) / unit + st->f_bfree;
+        st->f_bfree = v9_quota_least(left, st->f_bfree);
+        st->f_bavail = v9_quota_least(st->f_bfree, st->f_bavail);
+        st->f_blocks = v9_quota_round_up((uint64_t)usage.bytes, unit) / unit + st->f_bfree;
     }
     if (q->conf.inodes != UINT64_MAX) {
         left = room(q->conf.inodes, usage.inodes, 0);
         /* No number of inodes: as many as there are blocks for. */
-        st->f_ffree = st->f_files ? least(left, st->f_ffree) : left;
+        st->f_ffree = st->f_files ? v9_quota_least(left, st->f_ffree) : left;
         st->f_files = (uint64_t)usage.inodes + st->f_ffree;
     }
 }

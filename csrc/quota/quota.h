@@ -25,8 +25,7 @@
  * the usage. A new account would begin with what it finds.
  *
  * Near a limit, the most that a write may take is more than there is. Then the holes that it would
- * fill are counted: allocated blocks are written at no charge, and of the rest as much as fits. The
- * write waits for claims of others that may be given back.
+ * fill are counted (quota/fitting.h). The write waits for claims of others that may be given back.
  */
 #ifndef V9_QUOTA_QUOTA_H
 #define V9_QUOTA_QUOTA_H
@@ -36,6 +35,7 @@
 #include <sys/statfs.h>
 
 #include "quota/api.h"
+#include "quota/fitting.h"
 
 /* The usage now. */
 void v9_quota_read(v9_quota *quota, struct v9_quota_usage *out);
@@ -60,11 +60,6 @@ int v9_quota_hold_file(v9_quota *quota, int32_t fd, bool created);
 void v9_quota_settle(v9_quota *quota, uint32_t account, int32_t fd, bool gone);
 void v9_quota_release(v9_quota *quota, uint32_t account);
 
-struct v9_quota_write {
-    int fd;
-    bool append; /* O_APPEND: at the file's end, wherever `offset` is */
-    uint64_t offset, count;
-};
 /*
  * Begins a write: how many bytes of it may be written (not 0), or -errno. On success *claim is for
  * v9_quota_settle_claim, which has to follow.

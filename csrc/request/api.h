@@ -36,7 +36,7 @@ enum {
 };
 
 /*
- * Python implements these functions (vhost9p/native/device.py). Several serving threads may call
+ * Python implements these functions (vhost9p/native/upcalls.py). Several serving threads may call
  * them at a time, each for its own request, and never with a lock held, since they wait for the
  * interpreter. `device` is conf.id of v9_device_new.
  */

@@ -219,6 +219,7 @@ def test_mistakes_are_no_wrong_replies(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.guest
+@pytest.mark.full
 def test_every_job_runs_in_a_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every job does its work on every server's mount."""
     try:

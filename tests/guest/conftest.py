@@ -1,7 +1,8 @@
 """Fixtures for tests that boot real guests.
 
 `kernel` runs a test once for each guest kernel. In the usual run that is 6.12, and the newest
-kernel too for what is marked `newest`; the full matrix runs everything on all of fetch.KERNELS.
+kernel too for what is marked `newest`: what any kernel could break, in guests that tests share. The
+full matrix runs everything on all of fetch.KERNELS.
 VHOST9P_KERNELS=6.1,newest in the environment names the kernels instead.
 
 `boot` starts guests that end with the test; `boot_shared` starts guests that end with the module,
@@ -57,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _HERE in item.path.parents and "kernel" in getattr(item, "fixturenames", ()):
+        if "kernel" in getattr(item, "fixturenames", ()) and _HERE in item.path.parents:
             item.add_marker(pytest.mark.guest)
 
 

@@ -44,7 +44,6 @@ os.close(fd)
 REWRITTEN = b"MMMM" + b"x" * 96 + b"y" * 100 + b"z" * 3896 + b"NNNN" + b"z" * 1100
 
 
-@pytest.mark.newest
 def test_appending_in_every_cache_mode(boot: Boot) -> None:
     with mounted(boot) as share:
         for cache in ("none", "mmap", "loose"):
@@ -80,7 +79,6 @@ echo $i
 """
 
 
-@pytest.mark.newest
 def test_two_guests_append_to_one_file(boot: Boot) -> None:
     """Neither stops before both have written a lot, so they do write at the same time."""
     with ExitStack() as stack:

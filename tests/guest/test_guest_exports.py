@@ -67,7 +67,6 @@ def test_two_directories_are_one_mount(share: Mounted) -> None:
     assert os.listdir(share.export / "b") == []
 
 
-@pytest.mark.newest
 def test_one_of_them_by_its_name(share: Mounted) -> None:
     share.remount(options="aname=out")
     share.sh("echo mine > file; test ! -e src; cd ..; ls -a mnt")

@@ -47,7 +47,6 @@ def owners(folder: Path) -> set[tuple[int, int]]:
             for entry in os.scandir(folder)}  # fmt: skip
 
 
-@pytest.mark.newest
 def test_users_of_a_guest_are_others_on_the_host(boot: Boot) -> None:
     """Root and two users are mapped, owners and groups differently; the third user is not."""
     maps = [

@@ -157,7 +157,6 @@ def waiters(file: Path) -> int:
     return sum("->" in line and inode in line for line in lines)
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize("kind", ["flock", "fcntl"])
 def test_the_host_waits_for_a_guest(guests: Guests, file: Path, kind: str) -> None:
     holder = guests.locker(0, kind, "ex")

@@ -87,7 +87,6 @@ def check_listings(share: Mounted) -> None:
     share.sh(LISTED)
 
 
-@pytest.mark.newest
 def test_remap_keeps_files_of_several_devices_apart(boot: Boot) -> None:
     with share_of_three(boot, "remap") as share:
         share.sh(FILL)

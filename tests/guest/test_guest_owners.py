@@ -35,7 +35,6 @@ def owners(share: Mounted, folder: str, user: int) -> set[tuple[int, int]]:
     return found
 
 
-@pytest.mark.newest
 def test_files_belong_to_the_users_and_groups_of_the_guest(share: Mounted) -> None:
     share.sh("mkdir -m 1777 open; mkdir team; chown 0:5000 team; chmod 2770 team")
     for user in (ALICE, BOB, 0):

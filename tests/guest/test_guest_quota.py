@@ -64,7 +64,6 @@ def kept(state: Path) -> set[tuple[int, int]]:
     return {struct.unpack_from("<qq", page, USAGE_OFFSET) for page in pages}
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize("cache", ["none", "mmap"])
 def test_df_follows_filling_and_emptying_under_a_quota(
     share: Mounted, tmp_path: Path, cache: str

@@ -200,7 +200,6 @@ def test_extra_files_are_there_after_a_reboot(boot: Boot, tmp_path: Path) -> Non
     assert (share / "count").read_text() == "once\nonce\n"
 
 
-@pytest.mark.newest
 def test_a_panic_ends_the_waiting(boot: Boot) -> None:
     vm = boot()
     process = vm.popen("read line; echo c > /proc/sysrq-trigger; sleep 1000", stdin=None)

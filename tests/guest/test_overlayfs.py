@@ -121,7 +121,6 @@ def served(stack: ExitStack, kind: Kind, user: bool) -> tuple[Path, Path]:
     return export, Path(stack.enter_context(daemon).socket)
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize("kinds", [ROOTS, MAPPED], ids=["root", "mapped"])
 def test_all_layers_on_the_mount(boot: Boot, kinds: tuple[Kind, ...]) -> None:
     with ExitStack() as stack:

@@ -91,7 +91,7 @@ def main() -> None:
     (device,) = config.devices
     exports = tuple(replace(each, path=str(export)) for each in device.exports)
     config = replace(config, devices=(replace(device, exports=exports),))
-    states = [SharedState.map(listener, SavedState.open(file), is_new=False)]
+    states = [SharedState.map(listener, SavedState.open(file), config.devices[0], is_new=False)]
     progress = Progress(1)
     progress.serves()
     start_log("info")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
 from tests.frontend.wire import T
 from tests.system.mixed_load import Crowd, fill
-from tests.system.share import AS_USER, IS_ROOT, SECURITY, mounted, needs_root, serve
+from tests.system.replaced import check_an_inherited_connection, check_confinement
+from tests.system.share import IS_ROOT, mounted, needs_root, serve
 from tests.system.test_worker_restart import is_empty, is_served
 
 OLD_S = 1.3
@@ -249,48 +249,15 @@ def test_a_load_of_everything_survives(export: Path) -> None:
     ],
 )
 def test_the_confinement_is_the_same(level: str, user: bool, scratch: Path) -> None:
-    from tests.system.test_upgrade import confinement
+    def replace(daemon: Daemon) -> None:
+        time.sleep(OLD_S)
+        lose_keeper(daemon)
 
-    export = scratch / f"confined-{level}-{user}"
-    export.mkdir()
-    (export / "file").write_bytes(b"data")
-    (export / "folder").mkdir()
-    for path in (export, export / "file", export / "folder"):
-        path.chmod(0o777)
-    model = "none" if user else SECURITY[1]
-    args = ("--path", str(export), "--security-model", model, "--sandbox", level)
-    daemon = Daemon(*args, wrapper=AS_USER if user else ())
-    daemon.directory.chmod(0o777)
-    with daemon:
-        before = confinement(daemon)
-        with mounted(daemon, export, n_uname=0) as share:
-            folder = share.client.walk_to(share.top, b"folder")
-            fid = share.client.open(share.top, b"file")
-            time.sleep(OLD_S)
-            lose_keeper(daemon)
-            assert share.client.read(fid, 0, 10) == b"data"
-            share.client.renameat(share.top, b"file", folder, b"file")
-            share.client.renameat(folder, b"file", share.client.walk_to(share.top), b"file")
-        assert confinement(daemon) == before
+    check_confinement(scratch / f"orphaned-{level}-{user}", level, user, replace)
 
 
 def test_an_inherited_connection_goes_on(export: Path) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        daemon = Daemon(
-            "--fd", str(theirs.fileno()), "--path", str(export), *SECURITY,
-            socket=False, pass_fds=[theirs.fileno()],
-        ).start()  # fmt: skip
-    try:
-        with Machine(sock=ours) as machine:
-            client = Client(machine.boot())
-            client.version()
-            lose_keeper(daemon)
-            client.attach(1)
-            client.clunk(1)
-        assert daemon.wait() == 0
-    finally:
-        daemon.kill()
+    check_an_inherited_connection(export, lose_keeper)
 
 
 def test_a_worker_dies_next(daemon: Daemon, export: Path) -> None:

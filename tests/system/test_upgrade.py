@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,8 +24,8 @@ from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
 from tests.frontend.wire import T
 from tests.system.mixed_load import Crowd, fill
+from tests.system.replaced import check_an_inherited_connection, check_confinement
 from tests.system.share import (
-    AS_USER,
     IS_ROOT,
     SECURITY,
     UNSHARE,
@@ -244,58 +243,11 @@ def test_workers_die_meanwhile(daemon: Daemon, export: Path) -> None:
     ],
 )
 def test_the_confinement_is_the_same(level: str, user: bool, scratch: Path) -> None:
-    """By its namespaces and its root directory: and files of before and after can be mixed."""
-    export = scratch / f"confined-{level}-{user}"
-    export.mkdir()
-    (export / "file").write_bytes(b"data")
-    (export / "folder").mkdir()
-    for path in (export, export / "file", export / "folder"):
-        path.chmod(0o777)
-    wrapper = AS_USER if user else ()
-    model = "none" if user else SECURITY[1]
-    args = ("--path", str(export), "--security-model", model, "--sandbox", level)
-    daemon = Daemon(*args, wrapper=wrapper)
-    daemon.directory.chmod(0o777)
-    with daemon:
-        before = confinement(daemon)
-        with mounted(daemon, export, n_uname=0) as share:
-            folder = share.client.walk_to(share.top, b"folder")
-            upgraded(daemon)
-            share.client.renameat(share.top, b"file", folder, b"file")
-            share.client.renameat(folder, b"file", share.client.walk_to(share.top), b"file")
-        assert confinement(daemon) == before
-
-
-def confinement(daemon: Daemon) -> dict[str, object]:
-    worker, (keeper,) = daemon.worker, daemon.keepers
-    names = ("user", "mnt", "net", "ipc", "uts")
-    spaces = {name: os.readlink(f"/proc/{worker}/ns/{name}") for name in names}
-    status = Path(f"/proc/{worker}/status").read_text()
-    lines = [line for line in status.splitlines() if line.startswith(("Cap", "NoNew", "Seccomp:"))]
-    own_pids = os.readlink(f"/proc/{worker}/ns/pid") != os.readlink("/proc/self/ns/pid")
-    keeps = [line for line in Path(f"/proc/{keeper}/status").read_text().splitlines()
-             if line.startswith("Cap")]  # fmt: skip
-    root = os.stat(f"/proc/{worker}/root")
-    return {**spaces, "status": lines, "pids": own_pids, "keeper": keeps, "root": root.st_ino}
+    check_confinement(scratch / f"upgraded-{level}-{user}", level, user, upgraded)
 
 
 def test_an_inherited_connection_goes_on(export: Path) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        daemon = Daemon(
-            "--fd", str(theirs.fileno()), "--path", str(export), *SECURITY,
-            socket=False, pass_fds=[theirs.fileno()],
-        ).start()  # fmt: skip
-    try:
-        with Machine(sock=ours) as machine:
-            client = Client(machine.boot())
-            client.version()
-            upgraded(daemon)
-            client.attach(1)
-            client.clunk(1)
-        assert daemon.wait() == 0
-    finally:
-        daemon.kill()
+    check_an_inherited_connection(export, upgraded)
 
 
 def test_all_devices_of_a_vm_go_on(scratch: Path) -> None:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import select
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import IO
 
 import pytest
 
-from tests.frontend.client import AT_REMOVEDIR, LOCK_SUCCESS, UNLCK, WRLCK, Client
+from tests.frontend.client import AT_REMOVEDIR, LOCK_SUCCESS, UNLCK, WRLCK
 from tests.frontend.daemon import Daemon, children, name_of, worker_of
 from tests.frontend.deaths import deaths, kill
 from tests.frontend.machine import Machine
 from tests.frontend.vhost_user import HEADER, U64, Frontend, Request
 from tests.frontend.wire import T
 from tests.system.mixed_load import OWN, Crowd, fill
+from tests.system.replaced import check_an_inherited_connection
 from tests.system.share import IS_ROOT, SECURITY, Share, mounted, serve
 
 
@@ -252,22 +252,7 @@ def test_a_worker_that_is_stopped_holds_up_nobody(daemon: Daemon) -> None:
 
 
 def test_an_inherited_connection_goes_on(export: Path) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        daemon = Daemon(
-            "--fd", str(theirs.fileno()), "--path", str(export), *SECURITY,
-            socket=False, pass_fds=[theirs.fileno()],
-        ).start()  # fmt: skip
-    try:
-        with Machine(sock=ours) as machine:
-            client = Client(machine.boot())
-            client.version()
-            kill(daemon.worker)
-            client.attach(1)
-            client.clunk(1)
-        assert daemon.wait() == 0
-    finally:
-        daemon.kill()
+    check_an_inherited_connection(export, lambda daemon: kill(daemon.worker))
 
 
 def test_the_only_connection_of_once_goes_on(export: Path) -> None:

@@ -9,7 +9,8 @@ from vhost9p.cli_parser import typed
 from vhost9p.config_values import parse_number
 from vhost9p.control.client import ControlError, Place, ask, daemons
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE
-from vhost9p.output import one_line, say
+from vhost9p.log_record import one_line
+from vhost9p.output import say
 
 PID_MAX = 2**31 - 1
 """Of pid_t, an int."""

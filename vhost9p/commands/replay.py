@@ -5,7 +5,8 @@ import os
 from typing import TYPE_CHECKING
 
 from vhost9p.errors import EXIT_FAILURE, UserError
-from vhost9p.output import one_line, say
+from vhost9p.log_record import one_line
+from vhost9p.output import say
 
 if TYPE_CHECKING:
     from vhost9p.trace.capture import Captured

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from vhost9p.errors import UserError
-from vhost9p.output import one_line
+from vhost9p.log_record import one_line
 from vhost9p.replay.frontend import PATIENCE_S, Frontend, NoReply
 
 

@@ -46,11 +46,16 @@ PLACES = [
     pytest.param(
         Place(parent, privileged),
         id=f"{os.path.basename(parent)}-{'root' if privileged else 'user'}",
-        marks=pytest.mark.skipif(privileged and not IS_ROOT, reason="needs root"),
+        marks=[
+            pytest.mark.skipif(privileged and not IS_ROOT, reason="needs root"),
+            *([pytest.mark.full] if parent == "/dev/shm" and privileged else []),
+        ],
     )
     for parent in (tempfile.gettempdir(), "/dev/shm")
     for privileged in (True, False)
 ]
+"""Both file systems are served by a user, who reopens by paths; by handles, as root does, both are
+reopened alike, so that one is for the full matrix."""
 
 
 @contextlib.contextmanager

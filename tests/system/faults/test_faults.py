@@ -33,6 +33,13 @@ ERRORS = (errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS)
 MORE_ERRORS = (errno.ENOMEM, errno.ESTALE)
 LASTS = {errno.ENOSPC: (Lasts.ALL,), errno.EMFILE: (Lasts.ONCE, Lasts.REPEATED)}
 Look = tuple[Tree, bool]
+USUAL = (
+    *((model, False, False) for model in MODELS),
+    *((model, False, True) for model in ("passthrough", "mapped-file")),
+    ("mapped-file", True, False),
+)
+"""The scenes of every run, by model, quota and dialect u: each model, and a quota and the dialect
+with that which has most to undo. The full matrix has all scenes."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,8 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             (model, quota, cases is CASES_U),
             case,
             id=f"{model}{'-quota' * quota}-{case.name}",
-            # To a quota none is what passthrough is, and a dialect what the other is.
-            marks=[pytest.mark.full] if quota and (model == "none" or cases is CASES_U) else [],
+            marks=[] if (model, quota, cases is CASES_U) in USUAL else [pytest.mark.full],
         )
         for model, quota, cases in kinds
         for case in cases
