@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ import pytest
 from vhost9p import __version__, cli, cli_config, errors, preflight
 from vhost9p.config import Config, DeviceConfig, ExportConfig, Level, Seccomp, SecurityModel
 from vhost9p.errors import UserError
+from vhost9p.notify import HandedOver
+from vhost9p.single_vm import Load
 
 SOCKET = "/tmp/v9-test-cli.sock"
 RUN_EXIT = 7
@@ -33,7 +35,7 @@ class Cli:
         self.served: Config | None = None
         self.out = self.err = ""
 
-    def run(self, config: Config) -> int:
+    def run(self, config: Config, kept: Sequence[HandedOver], load: Load) -> int:
         """Stands in for vhost9p.single_vm.run."""
         self.served = config
         return RUN_EXIT

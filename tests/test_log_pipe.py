@@ -227,3 +227,16 @@ def test_the_next_version_goes_on_within_a_line(capsys: pytest.CaptureFixture[st
     successor.relay()
     assert capsys.readouterr().err == "vhost9p: ERROR: wörd\n"
     pipe.close()
+
+
+def test_each_record_of_a_line_counts(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe.limit(1)
+    said = relayed(pipe, capsys, (RECORD * 60000 + "\n").encode())
+    assert len(said.splitlines()) <= 2 * BURST
+
+
+def test_the_name_of_a_vm_adds_no_line() -> None:
+    origin = Origin("vm\nvhost9p: other: ERROR", lambda: Config((ONE,)), speaks=True)
+    (line,) = Form("text").lines(origin.text("text"))
+    assert line == "vhost9p: vm\\nvhost9p: other: ERROR: text"
+    assert all(each.isprintable() for each in origin.text("text").fields.values())

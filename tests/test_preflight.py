@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,10 +49,10 @@ class Host:
         )
         return replace(device, **changes)  # type: ignore[arg-type]
 
-    def refused(self, *devices: DeviceConfig, file: str | None = None) -> list[str]:
+    def refused(self, *devices: DeviceConfig, **more: Any) -> list[str]:
         """What is wrong, with the directory's name left out."""
         try:
-            check(Config(devices, file=file))
+            check(Config(devices, **more))
         except UserError as error:
             return [each.replace(f"{self.top}/", "") for each in error.problems]
         return []
@@ -183,6 +184,16 @@ def test_an_export_that_contains_the_configuration_is_refused(host: Host) -> Non
     (found,) = host.refused(host.device("a", origin="vm.yaml:1:1: "), file=str(file))
     assert found.startswith("vm.yaml:1:1: a: the export contains the daemon's configuration a/vm")
     assert not host.refused(host.device("b"), file=str(file))
+
+
+@pytest.mark.parametrize("key,what", [("control_socket", "control socket"), ("metrics", "metrics")])
+def test_an_export_that_contains_a_socket_of_the_daemon_is_refused(
+    host: Host, key: str, what: str
+) -> None:
+    for place, count in ((f"{host.top}/a/s", 1), (f"{host.top}/s", 0), ("off", 0)):
+        found = host.refused(host.device("a"), **{key: place})
+        assert len(found) == count
+        assert all(f"the daemon's {what}" in each for each in found)
 
 
 def test_exporting_the_root_directory_is_refused(host: Host) -> None:

@@ -102,8 +102,18 @@ def test_all_fits(names: int, width: int, height: int) -> None:
     assert all(line.isprintable() for line in lines)
     if height >= 23:
         text = "\n".join(lines)
-        for part in ("! daemon 1 has ended", "QUEUE", "HOT FILES", "/dir/file0", "SLOWEST"):
+        for part in ("! daemon 1 has ended", "QLEN", "HOT FILES", "/dir/file0", "SLOWEST"):
             assert part in text
+
+
+def test_a_busy_device_with_long_names_fits_into_80_characters() -> None:
+    busy = vm("/run/user/1000/a-long-name.sock", 9999, slow=5000, errors={"2": 999})
+    busy["devices"][0].update(tag="a-long-tag", inflight=1024, fids=999_999)
+    (rate,) = sample.rates(taken(0), taken(1, busy))
+    rate.read = rate.written = 999.4 * 1024**3
+    rate.restarts = 9999
+    (line,) = view.lines(Shown([rate], Seen(), (), 1.0), "name", 0, 0)[1:2]
+    assert len(line) <= 80 and line.endswith(" 9999"), line
 
 
 @pytest.mark.parametrize("sort", view.SORTS)

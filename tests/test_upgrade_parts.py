@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from dataclasses import asdict, fields
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vhost9p import plain, upgrade_status
+from vhost9p.commands import upgrade as upgrade_command
 from vhost9p.config import (
     Config,
     DeviceConfig,
@@ -161,3 +163,9 @@ def test_a_file_that_only_has_the_name_is_not_opened(
         fd = os.open(tmp_path / each, os.O_PATH)
         assert not upgrade_status._is_status(fd, {os.geteuid()})
         os.close(fd)
+
+
+def test_an_upgrade_of_no_daemon_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package is installed where nothing runs."""
+    monkeypatch.setattr("vhost9p.commands.upgrade._all", list)
+    assert upgrade_command.run(argparse.Namespace(pid=[])) == 0

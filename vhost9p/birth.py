@@ -61,7 +61,7 @@ class Newborn:
     """In the new keeper: its way to main, until it goes on alone."""
 
     def __init__(self) -> None:
-        self._out = socket.socket()
+        self._out = socket.socket(socket.AF_UNIX)
         """Leads to main."""
         self.own = -1, -1, -1
         """See keeper.open_own."""

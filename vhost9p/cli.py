@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from functools import partial
 
 from vhost9p import cli_config, cli_device, cli_options, commands, handover
@@ -20,9 +19,9 @@ from vhost9p import config as c
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, Problems, UserError
 from vhost9p.log_format import journal_problem
 from vhost9p.output import choose_form, say, start_log
+from vhost9p.reference.descriptor import CAPABILITIES
 from vhost9p.saved_state import Unreadable
 
-CAPABILITIES = {"type": "9p", "features": []}
 FOLDER_EXCLUDES = ("config", *cli_device.PLACE, *cli_device.WHAT)
 
 
@@ -58,16 +57,15 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
                 if getattr(config, key) != getattr(c.Config(()), key):
                     found.add(f"{file}: {key}: is the daemon's: give it {cli_device.option(key)}")
         found.raise_all()
-        config = cli_config.with_overrides(config, options)
-        return replace(
-            config, **{key: getattr(c.Config(()), key) for key in cli_config.OF_THE_DAEMON}
-        )
+        return cli_config.with_overrides(config, options)
 
     start_log(options.log_level or c.Config(()).log_level, *_form(options))
     return vm_folder.run(folder, load, options.control_socket, options.metrics)
 
 
 def _form(options: argparse.Namespace) -> tuple[c.LogFormat, c.LogTime]:
+    if handover.is_due():  # maybe a trial, whose output another process reads
+        return "text", "never"
     return options.log_format or "auto", options.log_time or "auto"
 
 
@@ -91,19 +89,23 @@ def _serve(words: list[str]) -> int:
 
         print(schema.text(), end="")
         return 0
-    if not handover.is_due():  # else a trial, whose output another process reads
-        # What is wrong with the options answers who has typed them, now.
-        choose_form(
-            _form(options)[0], options.log_time or ("auto" if options.log_format else "never")
-        )
+    # What is wrong with the options answers who has typed them, now.
+    choose_form(_form(options)[0], options.log_time or ("auto" if options.log_format else "never"))
     if options.config_dir is not None:
         return _serve_folder(options, problems)
     if handover.is_due():
         problems.raise_all()
         return _go_on(words)
+    from vhost9p import activation
+
+    sockets, kept = activation.take()
     config = None
     with problems.collect():
-        config = cli_config.build_config(options, wrong, problems)
+        config = cli_config.build_config(
+            options, wrong, problems, socket_needed=not activation.can_place(sockets)
+        )
+    if config and not problems.texts:
+        config = activation.place(config, sockets)
     if options.print_limits:
         problems.raise_all()
         return _print_limits(config)
@@ -115,16 +117,17 @@ def _serve(words: list[str]) -> int:
     problems.raise_all()
     assert config is not None, "it is None only after an error"
     start_log(config.log_level, config.log_format, config.log_time)
-    return single_vm.run(config, partial(_load, words))
+    return single_vm.run(config, kept, partial(_load, words))
 
 
 def _load(words: list[str]) -> c.Config:
-    """Reads the configuration again that the options name. Raises UserError."""
+    """Reads the configuration again that the options name. Devices may lack a socket, since they
+    have one. Raises UserError."""
     problems = Problems()
     options, wrong = cli_options.build_parser(commands.summaries).read(words, problems)
     config = None
     with problems.collect():
-        config = cli_config.build_config(options, wrong, problems)
+        config = cli_config.build_config(options, wrong, problems, socket_needed=False)
     problems.raise_all()
     assert config is not None, "it is None only after an error"
     return config

@@ -16,21 +16,28 @@ from vhost9p.output import say
 
 
 def find_config(socket: str) -> str | None:
-    """Returns the path of the configuration file named after a socket, the user's before the
-    system's; None if there is none."""
+    """Returns the path of the configuration file named after a socket, the service's before the
+    user's, and that before the system's; None if there is none."""
     name = os.path.splitext(os.path.basename(socket))[0] + ".yaml"
-    for folder in (c.xdg_folder("XDG_CONFIG_HOME", "~/.config"), "/etc"):
-        if folder and os.path.isfile(file := os.path.join(folder, "vhost9p", name)):
+    homes = c.xdg_folder("XDG_CONFIG_HOME", "~/.config"), "/etc"
+    folders = [os.path.join(home, "vhost9p") for home in homes if home]
+    for folder in (c.service_folder("CONFIGURATION_DIRECTORY"), *folders):
+        if folder and os.path.isfile(file := os.path.join(folder, name)):
             return file
     return None
 
 
 def from_file(
-    file: str, options: argparse.Namespace, place: dict[str, Any], problems: Problems
+    file: str,
+    options: argparse.Namespace,
+    place: dict[str, Any],
+    problems: Problems,
+    *,
+    socket_needed: bool = True,
 ) -> c.Config:
     """Reads a configuration file, and applies the options that are allowed with it."""
     elsewhere = "socket" in place or "fd" in place
-    config = config_file.read(file, problems, socket_needed=not elsewhere)
+    config = config_file.read(file, problems, socket_needed=socket_needed and not elsewhere)
     if place and len(config.devices) != 1:
         names = ", ".join(map(cli_device.option, place))
         problems.add(f"{file}: has several devices, so {names} would not say for which")
@@ -90,10 +97,14 @@ def _make_pathsabsolute(tree: Tree) -> None:
 
 
 def build_config(
-    options: argparse.Namespace, wrong: set[str], problems: Problems
+    options: argparse.Namespace,
+    wrong: set[str],
+    problems: Problems,
+    *,
+    socket_needed: bool = True,
 ) -> c.Config | None:
     """Builds the configuration from the options, without the `wrong` ones; None if that is
-    impossible. Adds errors to `problems`."""
+    impossible. Adds errors to `problems`. Devices may lack a socket if none is needed."""
     given = cli_device.given(options)
     if options.socket is not None and options.fd is not None:
         problems.add("--fd and --socket exclude each other: name one")
@@ -115,7 +126,8 @@ def build_config(
         options.socket = None
     place = cli_device.given(options, cli_device.PLACE)
     file = options.config
-    if not {"socket", "fd", "config", "config_dir"} & {*place, *wrong} and file is None:
+    named = {"socket", "fd", "config", "config_dir"} & {*place, *wrong} or file is not None
+    if socket_needed and not named:
         problems.add("name a --socket to listen on, an --fd, or a --config (vhost9p --help)")
     if "config" in wrong:
         return None
@@ -126,7 +138,7 @@ def build_config(
     config = None
     with problems.collect():
         if file:
-            config = from_file(file, options, place, problems)
+            config = from_file(file, options, place, problems, socket_needed=socket_needed)
         else:
             config = _from_options(options, wrong, place, problems)
     return config and with_overrides(config, options)

@@ -61,7 +61,9 @@ STATE_DIR = "/var/lib/vhost9p"
 
 
 def default_state_dir() -> str:
-    """Where identities are kept: of the system for root, else of the user."""
+    """Where identities are kept: of the service, of the system for root, else of the user."""
+    if folder := service_folder("STATE_DIRECTORY"):
+        return folder
     home = xdg_folder("XDG_STATE_HOME", "" if os.geteuid() == 0 else "~/.local/state")
     return os.path.join(home, "vhost9p") if home else STATE_DIR
 
@@ -73,6 +75,13 @@ def xdg_folder(variable: str, default: str) -> str | None:
         if os.path.isabs(folder):
             return folder
     return None
+
+
+def service_folder(variable: str) -> str | None:
+    """The first directory of a kind that a service manager has made for this service, as its
+    environment names them (systemd.exec(5), RuntimeDirectory=); None if there is none."""
+    folder = os.environ.get(variable, "").partition(":")[0]
+    return folder if os.path.isabs(folder) else None
 
 
 def absolute(path: str, base: str) -> str:
@@ -244,7 +253,7 @@ class DeviceConfig:
     exports: tuple[ExportConfig, ...]
     """One without a name, or any number with names of their own."""
     socket: str | None = None
-    """Where the VMM connects; None with `fd`."""
+    """Where the VMM connects; None with `fd`, unless that was found by this path."""
     fd: int | None = None
     """An inherited socket, listening or connected."""
     socket_mode: int | None = None
@@ -287,6 +296,11 @@ class DeviceConfig:
         if self.socket is not None:
             return self.socket
         return f"the device {self.tag!r}" if self.fd is None else f"--fd {self.fd}"
+
+    @property
+    def place_is_open(self) -> bool:
+        """Whether nothing says where the VMM connects."""
+        return self.socket is None and self.fd is None
 
     @property
     def indexed(self) -> dict[int, ExportConfig]:
@@ -337,6 +351,7 @@ def as_read(config: Config) -> Config:
                 replace(each, index=None, mount=None, origin="")
                 for each in sorted(device.exports, key=lambda each: each.name)
             ),
+            fd=None,
             state_key="",
             origin="",
         )

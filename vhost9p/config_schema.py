@@ -484,7 +484,7 @@ TOP_KEYS: dict[str, Leaf] = {
     "state_dir": Leaf(
         v.path_of("directory"),
         "where identities of files and the usage of quotas are kept",
-        "With XDG_STATE_HOME it is vhost9p in there.",
+        "With XDG_STATE_HOME it is vhost9p in there, in a service of systemd its StateDirectory.",
         absent=f"{STATE_DIR} of root, ~/.local/state/vhost9p of others",
         is_path=True,
     ),

@@ -118,6 +118,12 @@ class Copies:
             each and each[0].fds[:1] not in ([], [-1]) for each in self._current()
         )
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a frontend is connected to a device, as the worker says."""
+        listed = map(self._inventory.read, range(self._inventory.devices))
+        return any(each and each.fds[:1] not in ([], [-1]) for each in listed)
+
     def _current(self) -> list[tuple[Listed, list[int]] | None]:
         return [self._current_of(device) for device in range(self._inventory.devices)]
 
@@ -172,7 +178,12 @@ class Copies:
     def read(self, written: Mapping[str, Any], numbers: Mapping[int, int], taken: set[int]) -> None:
         """Those that another process has written down; `numbers` says which number here each
         descriptor has that it names. One number may stand for several: who comes first takes it,
-        unless it is in `taken`, and the others get copies. Raises KeyError, OSError."""
+        unless it is in `taken`, and the others get copies. Raises KeyError before anything is
+        taken, if one is missing; OSError."""
+        lists = [each["copies"] for each in written["devices"] if each]
+        for fd in (*(written["namespaces"] or {}).values(), *(fd for each in lists for fd in each)):
+            if fd >= 0 and fd not in numbers:
+                raise KeyError(fd)
 
         def take(fd: int) -> int:
             if fd < 0:

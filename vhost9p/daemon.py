@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from vhost9p import __version__, signals, upgrade
+from vhost9p.announcer import Announcer
 from vhost9p.birth import ASKED_TO_END, Failed
 from vhost9p.config import Config, as_read
 from vhost9p.control.server import Server
@@ -90,8 +91,7 @@ class Daemon:
         """Of the upgrade to this version, until it is reported."""
         self._store = store or FdStore(Manager(""))
         self._store_is_due = False
-        self._is_announced = False
-        """Whether the service manager has heard that this process serves."""
+        self._announcer = Announcer(self._store.manager)
         self._changed: dict[str, Vm] = {}
         """VMs whose descriptors are to be copied, by name."""
         self._control: Server | None = None
@@ -217,9 +217,9 @@ class Daemon:
                 act()
         if self._store_is_due:
             self._keep()
-        if not self._is_announced and self.is_ready:
-            self._is_announced = True
-            self._store.manager.send(f"READY=1\nSTATUS=serving {len(self.vms)} VMs")
+        if not self.stopping:
+            connected = sum(vm.copies.is_connected for vm in self.vms.values())
+            self._announcer.update(len(self.vms), connected, is_ready=self.is_ready)
 
     def _keep(self) -> None:
         """Has the service manager keep what another main process needs if this one dies."""
@@ -229,7 +229,8 @@ class Daemon:
             return
         vms = [vm for vm in self.vms.values() if vm.stopped_at is None]
         written = {**self.written_down(), "vms": [vm.written_for_store() for vm in vms]}
-        self._store.keep(written, [fd for vm in vms for fd in (*vm.descriptors, *vm.copies.fds)])
+        own = [fd for vm in vms for fd in vm.descriptors]
+        self._store.keep(written, [*own, *(fd for vm in vms for fd in vm.copies.fds)])
 
     @property
     def is_ready(self) -> bool:
@@ -246,6 +247,8 @@ class Daemon:
             yield self._control.looks_at, self._control.step
         if self._metrics and self._metrics.next_start is not None and not self.stopping:
             yield self._metrics.next_start, self._start_metrics
+        if self._announcer.is_due_at is not None:
+            yield self._announcer.is_due_at, self._announcer.act
         if self._outcome:
             yield self._outcome.looks_at, self._look_at_outcome
         for vm in self._changed.values():
@@ -310,7 +313,7 @@ class Daemon:
         self._selector.unregister(self._stop_fd)
         self.stopping = True
         self._store.clear()
-        self._store.manager.send("STOPPING=1")
+        self._announcer.stopping()
         number = os.eventfd_read(self._stop_fd)
         if self._trial:
             self._end_trial(ASKED_TO_END)
@@ -377,6 +380,7 @@ class Daemon:
             "control": self._control and self._control.listener.written_down(),
             "metrics": self._metrics and self._metrics.place.written_down(),
             "manager": self._store.manager.address,
+            "watchdog_s": self._store.manager.watchdog_s,
             "store": self._store.written_down(),
             "log_level": logging.getLevelName(logging.getLogger().level),
             "log_form": wanted_form(),
@@ -389,7 +393,8 @@ class Daemon:
 
     def _own_descriptors(self) -> list[int]:
         fds = [self._control.listener.fileno()] if self._control else []
-        return [*fds, self._metrics.place.socket.fileno()] if self._metrics else fds
+        fds += [self._metrics.place.socket.fileno()] if self._metrics else []
+        return [*fds, self._store.text_fd] if self._store.text_fd >= 0 else fds
 
     def _descriptors_of_vms(self) -> list[int]:
         return [fd for vm in self._left() for fd in vm.descriptors]
@@ -484,6 +489,7 @@ class Daemon:
                     *(vm.name, before, error),
                     extra=about(vm=vm.name),
                 )
+            self._announcer.act()
             self._watch_vm(vm)
             self._copy_anew(vm)
         outcome.deadline = time.monotonic() + upgrade.SERVE_PATIENCE_S

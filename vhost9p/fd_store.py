@@ -7,8 +7,13 @@ keeper (vm.py).
 
 Descriptors have names there, with numbers that are never used again. A manager takes one that it
 has already for stored, under the old name, so main knows what each is by what the kernel says about
-it, and stores nothing twice. The text names them. A new text is stored after all that it names, and
-before what it does not name is removed: so whenever main dies, the newest text is complete.
+it, and stores nothing twice. The text names them. It changes after all that it names is stored, and
+before what it does not name is removed: so whenever main dies, the text is complete.
+
+A manager whose store is full says nothing, and keeps what it has. So the text is a file in memory
+that is stored first, once, and rewritten in place (kept_text.py); then come the descriptors that a
+VM cannot go on without, and then what its worker has listed, which may be too many: that VM is lost
+if main dies, and no other.
 """
 
 import logging
@@ -17,9 +22,9 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from vhost9p import handover
+from vhost9p import kept_text
 from vhost9p.copies import close, refuse
-from vhost9p.notify import Manager, take_kept
+from vhost9p.notify import HandedOver, Manager
 from vhost9p.saved_state import Unreadable
 
 log = logging.getLogger(__name__)
@@ -60,6 +65,10 @@ class FdStore:
         """The number in the name of what is stored, by its identity."""
         self._text: int = written.get("text", 0)
         """The number in the name of the text; 0: there is none."""
+        self.text_fd: int = written.get("text_fd", -1)
+        """The text; -1: there is none."""
+        if self.text_fd >= 0:
+            os.set_inheritable(self.text_fd, False)
         self._next: int = written.get("next", 1)
         self._obsolete: list[str] = list(written.get("obsolete", ()))
         """Names of what is to be removed."""
@@ -71,14 +80,15 @@ class FdStore:
         return {
             "stored": self._stored,
             "text": self._text,
+            "text_fd": self.text_fd,
             "next": self._next,
             "obsolete": self._obsolete,
         }
 
     def keep(self, written: dict[str, Any], fds: Collection[int]) -> None:
-        """From now on these are stored: what main knows, and the descriptors that are named there.
-        If the manager has no room, or this process no descriptors, `retries_at` says when to call
-        it again."""
+        """From now on these are stored: what main knows, and the descriptors that are named there,
+        the most important first. If the manager has no room, or this process no descriptors,
+        `retries_at` says when to call it again."""
         self.retries_at = None
         if not self.manager.is_there:
             return
@@ -90,6 +100,8 @@ class FdStore:
 
     def _keep(self, written: dict[str, Any], fds: Collection[int]) -> None:
         """Raises OSError."""
+        if self.text_fd < 0 and not self._store_text():
+            return
         names: dict[int, int] = {}
         wanted: set[str] = set()
         for fd in fds:
@@ -101,23 +113,21 @@ class FdStore:
                 self._stored[identity] = self._next
                 self._next += 1
             names[fd] = self._stored[identity]
-        if not self._keep_text({**written, "names": names}):
-            return
+        kept_text.write(self.text_fd, {**written, "names": names})
         for identity in [*self._stored]:
             if identity not in wanted:
                 self._obsolete.append(f"{PREFIX}{self._stored.pop(identity)}")
         self._remove()
 
-    def _keep_text(self, written: dict[str, Any]) -> bool:
-        fd = handover.write(written)
-        try:
-            if not self._store(f"{TEXT_PREFIX}{self._next}", fd):
-                return False
-        finally:
+    def _store_text(self) -> bool:
+        """Raises OSError."""
+        fd = kept_text.create()
+        if not self._store(f"{TEXT_PREFIX}{self._next}", fd):
             os.close(fd)
+            return False
         if self._text:
             self._obsolete.append(f"{TEXT_PREFIX}{self._text}")
-        self._text = self._next
+        self.text_fd, self._text = fd, self._next
         self._next += 1
         return True
 
@@ -144,16 +154,16 @@ class FdStore:
         self._obsolete += [f"{PREFIX}{number}" for number in self._stored.values()]
         if self._text:
             self._obsolete.append(f"{TEXT_PREFIX}{self._text}")
-        self._stored, self._text = {}, 0
+            os.close(self.text_fd)
+        self._stored, self._text, self.text_fd = {}, 0, -1
         self._remove()
 
-    def receive(self) -> Kept | None:
-        """Returns what the process before has left; None if that is nothing. Raises Unreadable,
-        OSError: then `clear` removes it."""
-        kept = {name: fd for name, fd in take_kept().items() if name.startswith(PREFIX)}
+    def receive(self, kept: Collection[HandedOver]) -> Kept | None:
+        """Takes ownership of what was `kept`. Returns what the process before has left; None if
+        that is nothing. Raises Unreadable, OSError: then `clear` removes it."""
         texts: dict[int, int] = {}
         by_number: dict[int, int] = {}
-        for name, fd in kept.items():
+        for name, fd in kept:
             os.set_inheritable(fd, False)
             digits = name.removeprefix(TEXT_PREFIX).removeprefix(PREFIX)
             if digits.isdigit():
@@ -163,12 +173,15 @@ class FdStore:
         if not texts:
             refuse(by_number.values())
             return None
-        self._text = max(texts)
-        for number in [*texts]:
-            if number != self._text:
-                self._obsolete.append(f"{TEXT_PREFIX}{number}")
+        # Where one main process was about to replace the text of another one, the old one is whole.
+        written = {number: fd for number, fd in texts.items() if not kept_text.is_empty(fd)}
+        self._text = max(written or texts)
+        self.text_fd = texts.pop(self._text)
+        for number, fd in texts.items():
+            os.close(fd)
+            self._obsolete.append(f"{TEXT_PREFIX}{number}")
         try:
-            return _read(texts[self._text], by_number)
+            return _read(self.text_fd, by_number)
         except (Unreadable, OSError):
             refuse(by_number.values())
             raise
@@ -176,8 +189,7 @@ class FdStore:
 
 def _read(text: int, by_number: Mapping[int, int]) -> Kept:
     """Raises Unreadable, OSError."""
-    with os.fdopen(text, encoding="utf-8") as file:
-        written = handover.read(file)
+    written = kept_text.read(text)
     numbers = {
         int(fd): by_number[number] for fd, number in written["names"].items() if number in by_number
     }

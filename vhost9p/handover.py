@@ -9,8 +9,9 @@ line: first in a child, which only tries whether it can go on (upgrade.py), then
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from vhost9p import memory_file
 from vhost9p.saved_state import Unreadable
@@ -40,7 +41,7 @@ def write(main: dict[str, Any]) -> int:
     """Writes what main knows. Returns the descriptor. Raises OSError."""
     fd = memory_file.create("vhost9p-handover")
     with os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **main}, file)
+        file.write(text(main))
     return fd
 
 
@@ -67,15 +68,20 @@ def received() -> Handover | None:
         return None
     purpose, _, number = value.partition(" ")
     with os.fdopen(int(number), encoding="utf-8") as file:
-        written = read(file)
+        file.seek(0)
+        written = parse(file.read())
     return Handover(purpose == "try", written)
 
 
-def read(file: TextIO) -> dict[str, Any]:
-    """Reads what `write` has written. Raises Unreadable, OSError."""
-    file.seek(0)
+def text(main: Mapping[str, Any]) -> str:
+    """Returns what main knows as text."""
+    return json.dumps({"format": FORMAT, **main})
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Reads what `text` has returned. Raises Unreadable."""
     try:
-        written = dict(json.load(file))
+        written = dict(json.loads(text))
     except ValueError:
         raise Unreadable("what the process before has written down is no JSON") from None
     if written.get("format") != FORMAT:

@@ -52,24 +52,25 @@ class Origin:
 
     def sign(self, record: Record) -> Record:
         """Enters which VM, device and socket it concerns, and leaves out what the VM has not."""
-        told = record.fields
+        said = record.fields
         fields = {"vm": self.name}
         devices = [
             each
             for each in self.config().devices
-            if told.get("socket", each.place) == each.place
-            and told.get("device", each.tag) == each.tag
+            if said.get("socket", each.place) == each.place
+            and said.get("device", each.tag) == each.tag
         ]
         if len(devices) == 1:
             fields |= {"device": devices[0].tag, "socket": devices[0].place}
             exports = [each.name or each.path for each in devices[0].exports]
             only = exports[0] if len(exports) == 1 else ""
-            if (export := told.get("export", only)) in exports:
+            if (export := said.get("export", only)) in exports:
                 fields["export"] = export
         fields |= {
-            name: told[name] for name, form in _OTHERS.items() if form.fullmatch(told.get(name, ""))
+            name: said[name] for name, form in _OTHERS.items() if form.fullmatch(said.get(name, ""))
         }
-        return replace(record, fields=fields, speaker=self.name if self.speaks else "")
+        fields = {name: one_line(value) for name, value in fields.items()}
+        return replace(record, fields=fields, speaker=fields["vm"] if self.speaks else "")
 
     def text(self, line: str) -> Record:
         """The record of a line that is none, such as the last words of an interpreter. A keeper of
@@ -127,21 +128,22 @@ class LogPipe:
         self._write(lines)
 
     def _write(self, lines: list[bytes]) -> None:
-        for line in filter(None, lines):
-            omitted = self._rate.admit(1 + len(line) // LINE_UNIT) if self._rate else 0
-            if omitted is None:
-                continue
-            self._report(omitted)
-            self._write_one(line.decode(errors="backslashreplace"))
+        for line in lines:
+            # A record may follow what another process has not ended. Each counts for itself.
+            text, *records = line.split(RECORD.encode())
+            if text:
+                self._write_one(text, is_record=False)
+            for each in records:
+                self._write_one(each, is_record=True)
 
-    def _write_one(self, line: str) -> None:
-        """A record may follow what another process has not ended."""
-        text, *records = line.split(RECORD)
-        if text:
-            write(self._origin.text(text))
-        for each in records:
-            record = Record.from_line(each)
-            write(self._origin.sign(record) if record else self._origin.text(each))
+    def _write_one(self, line: bytes, *, is_record: bool) -> None:
+        omitted = self._rate.admit(1 + len(line) // LINE_UNIT) if self._rate else 0
+        if omitted is None:
+            return
+        self._report(omitted)
+        text = line.decode(errors="backslashreplace")
+        record = Record.from_line(text) if is_record else None
+        write(self._origin.sign(record) if record else self._origin.text(text))
 
     def _report(self, omitted: int) -> None:
         if omitted:

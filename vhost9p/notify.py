@@ -1,9 +1,10 @@
 """What a service manager such as systemd is told, and what it has kept (sd_notify(3),
 sd_listen_fds(3)).
 
-It names a socket for datagrams in the environment. It can keep descriptors under names, and hands
-them to the next process of the service. None of that is inherited by children: the variables are
-removed.
+It names a socket for datagrams in the environment, and how often it wants to hear of a service that
+is alive. It hands descriptors over under names: of sockets that it listens on for the service
+(sockets_of_service.py), and what the process before has had it keep (fd_store.py). None of that is
+inherited by children: the variables are removed.
 """
 
 import errno
@@ -12,21 +13,34 @@ import select
 import socket
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import zip_longest
+from typing import NamedTuple
 
 SOCKET = "NOTIFY_SOCKET"
 FIRST = 3
 """The first descriptor that is handed over (SD_LISTEN_FDS_START)."""
+HANDED_OVER_MAX = 65536
 PATIENCE_MS = 20
 """How long the manager may take to receive what was sent before, so that there is room again."""
-_KEPT = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_HANDED_OVER = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_WATCHDOG = ("WATCHDOG_PID", "WATCHDOG_USEC")
+
+
+class HandedOver(NamedTuple):
+    """A descriptor, and the name that the manager has for it; empty if it has none."""
+
+    name: str
+    fd: int
 
 
 class Manager:
     """The service manager at an address; at none, everything is sent to nobody."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, watchdog_s: float = 0) -> None:
         """Raises OSError."""
         self.address = address
+        self.watchdog_s = watchdog_s
+        """Seconds without WATCHDOG=1 after which it takes the process for hung; 0: never."""
         self._socket: socket.socket | None = None
         if address:
             name = "\0" + address[1:] if address.startswith("@") else address
@@ -64,14 +78,17 @@ class Manager:
 
 def take_manager() -> Manager:
     """Returns the manager that the environment names, from which it is removed. Raises OSError."""
-    return Manager(os.environ.pop(SOCKET, ""))
+    pid, usec = (os.environ.pop(name, "") for name in _WATCHDOG)
+    is_ours = pid in ("", str(os.getpid())) and usec.isdigit()
+    return Manager(os.environ.pop(SOCKET, ""), int(usec) / 1e6 if is_ours else 0)
 
 
-def take_kept() -> dict[str, int]:
-    """Returns the descriptors that the environment says were kept, by name, and removes that from
-    the environment. Those without a name are left alone."""
-    pid, count, names = (os.environ.pop(name, "") for name in _KEPT)
+def take_handed_over() -> list[HandedOver]:
+    """Returns the descriptors that the environment says were handed over, and removes that from
+    it."""
+    pid, count, names = (os.environ.pop(name, "") for name in _HANDED_OVER)
     if pid != str(os.getpid()) or not count.isdigit():
-        return {}
-    named = zip(names.split(":"), range(FIRST, FIRST + int(count)), strict=False)
-    return {name: fd for name, fd in named if name}
+        return []
+    fds = range(FIRST, FIRST + min(int(count), HANDED_OVER_MAX))
+    named = zip_longest(names.split(":")[: len(fds)], fds, fillvalue="")
+    return [HandedOver(name, int(fd)) for name, fd in named]

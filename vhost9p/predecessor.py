@@ -5,7 +5,7 @@ process (upgrade.py), or one that has died, if a service manager has kept what i
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vhost9p import copies
@@ -13,7 +13,7 @@ from vhost9p.fd_store import FdStore, Kept
 from vhost9p.handover import Handover
 from vhost9p.log_record import about
 from vhost9p.native.process import set_name
-from vhost9p.notify import Manager
+from vhost9p.notify import HandedOver, Manager
 from vhost9p.output import start_log
 from vhost9p.saved_state import SavedState, Unreadable
 from vhost9p.vhost_user.listener import Listener
@@ -42,7 +42,8 @@ def read_vms(received: Handover) -> list[Vm]:
 
 def store_of(written: Mapping[str, Any]) -> FdStore:
     """Returns the store of the version before, which may have had none. Raises OSError."""
-    return FdStore(Manager(written.get("manager", "")), written.get("store"))
+    manager = Manager(written.get("manager", ""), written.get("watchdog_s", 0))
+    return FdStore(manager, written.get("store"))
 
 
 def listener_of(written: Mapping[str, Any]) -> Listener | None:
@@ -57,11 +58,11 @@ def listener_of(written: Mapping[str, Any]) -> Listener | None:
 # ---- one that has died ---------------------------------------------------------------------------
 
 
-def receive(store: FdStore) -> Kept | None:
-    """Returns what a main process has left that has died; None if there is none, or it is refused,
-    which is said. Raises OSError."""
+def receive(store: FdStore, kept: Collection[HandedOver]) -> Kept | None:
+    """Returns what a main process has left that has died, of which the service manager has `kept`
+    this; None if there is none, or it is refused, which is said. Raises OSError."""
     try:
-        return store.receive()
+        return store.receive(kept)
     except Unreadable as error:
         log.error(
             "what the service manager has kept is refused: %s: %s", error, HANG, extra=about()
@@ -108,8 +109,15 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int])
         for fd in more["states"]:
             SavedState.open(fd)  # before anything is taken over
         vm = Vm.read({**written, **one, **more, "keeper": 0})
-        vm.copies.read(written["copies"], numbers, taken)
     except KeyError as error:
         raise Unreadable(f"descriptor {error} was not kept") from None
+    try:
+        vm.copies.read(written["copies"], numbers, taken)
+    except KeyError as error:  # the manager's store is full: the VM begins anew, with its sockets
+        log.error(
+            "%s: descriptor %s of its session was not kept",
+            *(vm.name, error),
+            extra=about(vm=vm.name),
+        )
     vm.succeed_keeper()
     return vm

@@ -24,7 +24,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
 
-from vhost9p.config import Config, DeviceConfig, ExportConfig, cpus_problem, directory_problem
+from vhost9p.config import (
+    OFF,
+    Config,
+    DeviceConfig,
+    ExportConfig,
+    cpus_problem,
+    directory_problem,
+)
 from vhost9p.errors import UserError
 from vhost9p.log_format import journal_problem
 from vhost9p.policy import export_options, rights
@@ -160,6 +167,10 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
             yield "state directory", device.state_dir
     if config.file:
         yield "configuration", config.file
+    if config.control_socket not in (None, OFF):
+        yield "control socket", config.control_socket
+    if config.metrics and config.metrics.startswith("/"):
+        yield "metrics socket", config.metrics
 
 
 def _check_sockets(config: Config, beside: Collection[Config]) -> Iterator[Problem]:
@@ -190,11 +201,14 @@ def _check_device(device: DeviceConfig) -> Iterator[Problem]:
 def _check_place(device: DeviceConfig) -> Iterator[str]:
     """Where the VMM connects."""
     if device.fd is not None:
-        if problem := descriptor_problem(device.fd):
+        if problem := descriptor_problem(device.fd, device.place):
             yield problem
+        by = "is set by the unit of the socket"
+        if device.socket is None:
+            by = "is set by the creator of the --fd socket"
         for key in ("socket_mode", "socket_owner", "socket_group"):
             if getattr(device, key) is not None:
-                yield f"{key}: is set by the creator of the --fd socket; leave it out"
+                yield f"{key}: {by}; leave it out"
         return
     if device.socket and (problem := path_problem(device.socket)):
         yield problem

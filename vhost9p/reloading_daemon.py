@@ -107,6 +107,7 @@ class ReloadingDaemon(Daemon):
         self._in_round = True
         self._again = self._reloading is not None
         if not self._again:
+            self._announcer.reloading()
             self._lines, self._has_failed = [], False
             self._drop_preparation()
             self.begin_round()
@@ -153,6 +154,11 @@ class ReloadingDaemon(Daemon):
             yield self._deadline, self._give_up
         if self._reloading:
             yield self._reloading.looks_at, self._go_on_reloading
+
+    @property
+    def is_ready(self) -> bool:
+        """See Daemon."""
+        return not self._in_round and super().is_ready
 
     def why_not_now(self) -> str:
         """See Daemon."""

@@ -4,15 +4,16 @@ read again, if it is in a file."""
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vhost9p import answers, handover
+from vhost9p.activation import keep_places
 from vhost9p.config import Config
 from vhost9p.daemon import Daemon
 from vhost9p.fd_store import FdStore
 from vhost9p.keeper import EXIT_FAILURE
 from vhost9p.native.process import set_name
-from vhost9p.notify import take_manager
+from vhost9p.notify import HandedOver, take_manager
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Prepared
@@ -77,7 +78,10 @@ class SingleDaemon(ReloadingDaemon):
     def _take_up(self) -> bool:
         """Returns whether the file is being prepared."""
         vm = next(iter(self.vms.values()), None)
-        return bool(vm and self._load and self.prepare_change(vm, self._load, None))
+        if not vm or not self._load:
+            return False
+        load, served = self._load, vm.config
+        return self.prepare_change(vm, lambda: keep_places(load(), served), None)
 
     def has_reloaded(self, vm: Vm, read: Config) -> None:
         """See ReloadingDaemon."""
@@ -103,20 +107,28 @@ def go_on(load: Load | None = None) -> int:
     return _serve(daemon)
 
 
-def run(config: Config, load: Load | None = None, progress: Progress | None = None) -> int:
-    """Serves one VM until the end, and returns the exit code. `load` reads its configuration again.
-    `progress` shows another process when it serves."""
+def run(
+    config: Config,
+    kept: Sequence[HandedOver] = (),
+    load: Load | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Serves one VM until the end, and returns the exit code. `kept` is what the service manager
+    has kept. `load` reads its configuration again. `progress` shows another process when it
+    serves."""
     occupy_standard_streams()
     set_name("vhost9p")
     store = FdStore(take_manager())
-    kept = receive(store)
+    left = receive(store, kept)
     daemon = SingleDaemon(load, store=store)
     name = name_of(config)
-    if kept:
-        daemon.adopt(vms_of(kept), {name: config})
+    if left:
+        daemon.adopt(vms_of(left), {name: config})
     try:
-        answers.begin(daemon, config.control_socket, config.metrics, is_needed=not kept)
-        if name not in daemon.vms:
+        answers.begin(daemon, config.control_socket, config.metrics, is_needed=not left)
+        if name in daemon.vms:
+            _drop_handed_over(config)
+        else:
             vm = Vm(name, config, listen(config), speaks=False, progress=progress)
             daemon.add(vm)
     except ListenError as error:
@@ -124,6 +136,13 @@ def run(config: Config, load: Load | None = None, progress: Progress | None = No
         daemon.end()
         return EXIT_FAILURE
     return _serve(daemon)
+
+
+def _drop_handed_over(config: Config) -> None:
+    """The VM goes on with its sockets: those of the service manager are the same once more."""
+    for device in config.devices:
+        if device.fd is not None:
+            os.close(device.fd)
 
 
 def _serve(daemon: Daemon) -> int:

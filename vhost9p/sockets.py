@@ -8,7 +8,7 @@ from vhost9p.vhost_user.listener import Listener
 
 def _listen(config: DeviceConfig) -> Listener:
     if config.fd is not None:
-        return Listener.inherit(config.fd)
+        return Listener.inherit(config.fd, config.place)
     assert config.socket is not None
     return Listener.bind(
         config.socket,

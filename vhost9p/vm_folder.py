@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
-from vhost9p import answers, handover, plain, preflight
+from vhost9p import activation, answers, handover, plain, preflight
 from vhost9p.config import Config
 from vhost9p.errors import EXIT_FAILURE, UserError
 from vhost9p.fd_store import FdStore
@@ -234,16 +234,20 @@ def run(
     else:
         occupy_standard_streams()
         set_name("vhost9p")
+        sockets, kept = activation.take()
+        if sockets:
+            names = ", ".join(each.name or "one without a name" for each in sockets)
+            raise UserError(f"--config-dir takes no sockets of the service manager: {names}")
         store = FdStore(take_manager())
-        kept = receive(store)
+        left = receive(store, kept)
         daemon = FolderDaemon(folder, load, store=store)
         try:
-            answers.begin(daemon, control, metrics, is_needed=not kept)
+            answers.begin(daemon, control, metrics, is_needed=not left)
         except ListenError as error:
             say(str(error))
             return EXIT_FAILURE
-        if kept:
-            daemon.go_on_after_death(vms_of(kept), kept.written)
+        if left:
+            daemon.go_on_after_death(vms_of(left), left.written)
         daemon.reload()
     while daemon.vms or not daemon.stopping:
         daemon.step()

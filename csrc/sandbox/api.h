@@ -60,8 +60,8 @@ int v9_root_attach(int32_t tree, const char *target);
 int v9_root_detach(const char *target);
 /* -EBUSY where a file is open for writing that is not to be writable any more. */
 int v9_root_set_readonly(const char *target, uint32_t readonly);
-/* Where v9_root_pivot has returned V9_PROC_OWN, in a process that was born into another pid namespace since:
- * a new /proc of that, as a descriptor, which is mounted nowhere yet. */
+/* Where v9_root_pivot has returned V9_PROC_OWN, in a process that was born into another pid
+ * namespace since: a new /proc of that, as a descriptor, which is mounted nowhere yet. */
 int v9_root_create_proc(void);
 /* It takes the place of /proc, for all processes of this mount namespace. On failure the old one
  * stays, or there is none. */

@@ -35,9 +35,11 @@ os.execvp(command[0], command)
 
 
 class Systemd:
-    """A manager of one service. As a context manager it listens inside."""
+    """A manager of one service. As a context manager it listens inside. It keeps `store_max`
+    descriptors, and drops others without a word (FileDescriptorStoreMax=)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store_max: int = 1 << 16) -> None:
+        self._store_max = store_max
         self._path = str(folder / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._path)
@@ -77,7 +79,9 @@ class Systemd:
                         os.close(fd)
             is_stored = fields.get("FDSTORE") == "1"
             for fd in fds:
-                if not is_stored or any(_is_same(fd, other) for _, other in self.stored):
+                is_full = len(self.stored) >= self._store_max
+                known = (_is_same(fd, other) for _, other in self.stored)
+                if not is_stored or is_full or any(known):
                     os.close(fd)
                 else:
                     self.stored.append((fields["FDNAME"], fd))

@@ -27,8 +27,9 @@ from tests.frontend.daemon import ROOT, Daemon, run_cli
 from tests.guest.fetch import Kernel
 from tests.guest.image import Image
 from tests.guest.vm import VM, served
-from vhost9p.cli import CAPABILITIES
 from vhost9p.config_file import load
+from vhost9p.reference import descriptor
+from vhost9p.reference.descriptor import CAPABILITIES
 
 CONFIGS = ROOT / "qemu-configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.cfg"))
@@ -316,8 +317,8 @@ def test_the_comment_is_right(name: str) -> None:
 
 def test_the_backend_descriptor_names_the_program() -> None:
     """What management software reads from share/qemu/vhost-user to find backends."""
-    descriptor = json.loads((CONFIGS / "50-vhost9p.json").read_text())
-    assert descriptor["type"] == CAPABILITIES["type"]
-    assert descriptor["description"]
-    assert os.path.isabs(descriptor["binary"])
-    assert os.path.basename(descriptor["binary"]) == "vhost9p"
+    found = json.loads(descriptor.text())
+    assert found["type"] == CAPABILITIES["type"]
+    assert found["description"]
+    assert os.path.isabs(found["binary"])
+    assert os.path.basename(found["binary"]) == "vhost9p"

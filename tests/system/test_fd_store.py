@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -58,9 +60,9 @@ def wait_for_store(daemon: Daemon, systemd: Systemd) -> None:
 def change_text(systemd: Systemd, old: bytes, new: bytes) -> None:
     """Changes what main has written down."""
     (text,) = [fd for name, fd in systemd.stored if "text" in name]
-    data = re.sub(old, new, os.pread(text, 1 << 20, 0), count=1)
-    os.ftruncate(text, 0)
-    os.pwrite(text, data, 0)
+    offset, size = struct.unpack("=QQ", os.pread(text, 16, 0))
+    data = re.sub(old, new, os.pread(text, size, offset), count=1)
+    os.pwrite(text, struct.pack("=QQ", 16, len(data)) + data, 0)
 
 
 def lose_main(daemon: Daemon, systemd: Systemd) -> None:
@@ -92,7 +94,8 @@ def test_a_guest_goes_on(daemon: Daemon, systemd: Systemd, export: Path) -> None
 
 
 def test_the_manager_hears_of_start_and_end(daemon: Daemon, systemd: Systemd) -> None:
-    daemon.wait_until(lambda: "READY=1\nSTATUS=serving 1 VMs" in systemd.texts, "it is not ready")
+    ready = "READY=1\nSTATUS=serving 1 VM, 0 guests connected"
+    daemon.wait_until(lambda: ready in systemd.texts, "it is not ready")
     wait = len(systemd.texts)
     assert wait and systemd.stored
     daemon.stop()
@@ -181,6 +184,71 @@ def test_what_files_said_may_be_lost(
         change_text(systemd, *change)
         systemd.start(daemon)
         daemon.wait_line("a: its file has changed, which its VM ignores until it ends")
+
+
+def test_the_manager_hears_of_guests_and_that_main_lives(export: Path, systemd: Systemd) -> None:
+    """Before and after an upgrade."""
+    env = {**systemd.environment, "WATCHDOG_USEC": "300000"}
+    with Daemon("--path", str(export), *SECURITY, env=env) as daemon:
+
+        def hears(text: str, since: int) -> None:
+            daemon.wait_until(
+                lambda: any(text in each for each in systemd.texts[since:]), f"no {text}"
+            )
+
+        for _ in range(2):
+            with mounted(daemon, export):
+                hears("STATUS=serving 1 VM, 1 guest connected", 0)
+                hears("WATCHDOG=1", len(systemd.texts))
+                count = len(systemd.texts)
+            hears("STATUS=serving 1 VM, 0 guests connected", count)
+            upgraded(daemon)
+
+
+def test_the_manager_hears_that_files_are_taken_up(scratch: Path, systemd: Systemd) -> None:
+    folder = Folder(scratch)
+    folder.add("a")
+    daemon = folder.daemon
+    daemon.env.update(systemd.environment)
+    with daemon:
+        daemon.wait_line("^vhost9p: a: serving ")
+        daemon.wait_until(lambda: any("READY=1" in each for each in systemd.texts), "not ready")
+        folder.add("b")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_line("^vhost9p: b: serving ")
+        daemon.wait_until(lambda: "STATUS=serving 2 VMs" in "".join(systemd.texts), "not said")
+    said = [each for each in systemd.texts if "READY" in each or "RELOADING" in each]
+    assert said[0].startswith("READY=1")
+    assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=[0-9]+", said[1])
+    assert said[2].startswith("READY=1") and len(said) == 3
+
+
+def test_a_full_store_loses_only_what_did_not_fit(scratch: Path, tmp_path: Path) -> None:
+    """It has room for what the VMs need, and not for what the guest's session needs."""
+    folder = Folder(scratch)
+    for name in "ab":
+        folder.add(name)
+    (tmp_path / "small").mkdir()
+    with Systemd(tmp_path / "small", store_max=17) as systemd:
+        daemon = folder.daemon
+        daemon.env.update(systemd.environment)
+        with daemon, Machine(folder.socket("a")) as machine:
+            for name in "ab":
+                daemon.wait_line(f"^vhost9p: {name}: serving ")
+            Client(machine.boot()).version()
+            wait_for_idle(systemd)
+            inode = os.stat(folder.socket("b")).st_ino
+            pids = [os.pidfd_open(pid) for pid in daemon.keepers]
+            daemon.process.kill()
+            daemon.wait()
+            for pidfd in pids:
+                os.close(pidfd)
+            systemd.start(daemon)
+            daemon.wait_line("a: descriptor .* of its session was not kept")
+            daemon.wait_line("the daemon has died with b")
+            assert os.stat(folder.socket("b")).st_ino == inode
+            with Machine(folder.socket("b")) as other:
+                Client(other.boot()).version()
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -442,3 +442,25 @@ def test_reloads_among_deaths(site: Site) -> None:
     assert site.names() == [b"a", b"b"]
     assert mounts_of(site.daemon) == ["a", "b"]
     assert client.read(kept, 0, 9) == b"b"
+
+
+def test_what_cannot_be_served_after_all_is_taken_back(site: Site) -> None:
+    """Another daemon keeps the usage of an export, which no check has noticed."""
+    client = site.client
+    kept = client.open(ROOT, (b"b", b"file"), os.O_RDWR)
+    assert client.lock(kept, WRLCK) == LOCK_SUCCESS
+    other = site.base / "other.yaml"
+    other.write_text(
+        f"socket: {site.base}/other.sock\npath: {site.base}/c\nstate_dir: {site.base}/state\n"
+        f"security_model: {SECURITY[1]}\nquota: {{bytes: 1MiB}}\n"
+    )
+    with Daemon("--config", str(other), socket=False):
+        site.write("b", "c, quota: {bytes: 1MiB}")
+        done = command(str(site.daemon.pid))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "vm: the reload has failed, so nothing changes: it is not served" in done.stderr
+    assert site.names() == [b"a", b"b"]
+    assert client.read(kept, 0, 9) == b"b"
+    assert is_locked(site.base / "b/file")
+    assert site.read(b"a", b"file") == b"a"
+    assert mounts_of(site.daemon) == ["a", "b"]

@@ -66,7 +66,7 @@ def everything(share: Share) -> None:
     client.read(fid, 0, 100)
     client.read(fid, 199_990, 100)
     client.write(fid, 10, b"new")
-    client.write(fid, 0, b"x" * 70_000)
+    client.write(fid, 0, b"x" * 60_000)
     client.lock(fid, WRLCK, proc_id=1, flags=LOCK_BLOCK)
     client.lock(fid, UNLCK, proc_id=1)
     client.fsync(fid)

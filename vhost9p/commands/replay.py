@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _load(path: str, device: str | None) -> "list[Captured]":
-    """Raises UserError, OSError."""
+    """Raises UserError."""
     from vhost9p.trace.capture import CaptureError, read
 
     try:
@@ -68,6 +68,8 @@ def _load(path: str, device: str | None) -> "list[Captured]":
             captured = list(read(file))
     except CaptureError as error:
         raise UserError(f"{path} {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     tags = sorted({each.device for each in captured})
     if device is not None and device not in tags:
         raise UserError(f"{path} has no device {device!r}; there are: {', '.join(tags)}")

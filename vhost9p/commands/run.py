@@ -89,7 +89,7 @@ def _run(config: c.Config, command: list[str]) -> int:
 def private_sockets(config: c.Config) -> Iterator[c.Config]:
     """Yields the configuration with a socket for each device; afterwards those that it lacked are
     gone. Raises UserError if the directory of these is somebody else's, OSError."""
-    if all(each.socket is not None or each.fd is not None for each in config.devices):
+    if not any(each.place_is_open for each in config.devices):
         yield config
         return
     folder = os.path.join(_runtime_folder(), f"vhost9p-{_digest(config)}")

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             say(f"{pid}: {error.strerror or error}")
             codes.append(EXIT_USAGE)
-    return max(*codes, *_outcomes(asked))
+    return max([*codes, *_outcomes(asked)])
 
 
 class _Asked:

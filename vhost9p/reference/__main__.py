@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vhost9p.cli_parser import Parser
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
 from vhost9p.output import say
-from vhost9p.reference import completion, man, schema, table
+from vhost9p.reference import completion, descriptor, man, schema, table
 
 OUTPUTS: dict[str, Callable[[], str]] = {
     "man1": lambda: man.page("man1"),
@@ -17,6 +17,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "zsh": completion.zsh,
     "fish": completion.fish,
     "table": table.text,
+    "descriptor": descriptor.text,
 }
 
 
@@ -25,7 +26,8 @@ def main(words: list[str]) -> int:
     parser = Parser(
         prog="python -m vhost9p.reference",
         description="Prints a manual page, the JSON Schema of the YAML file, the completions of a "
-        "shell, or the tables of the documentation.",
+        "shell, the tables of the documentation, or the descriptor by which management software "
+        "finds the backend.",
     )
     parser.add_argument("output", choices=OUTPUTS, help="what to print")
     try:

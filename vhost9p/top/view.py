@@ -18,12 +18,13 @@ SORTS: dict[str, Callable[[DeviceRate], Any]] = {
     "name": lambda each: (each.vm, each.tag),
 }
 """By what devices are sorted."""
-TITLES = ("VM", "TAG", "STATE", "REQ/s", "READ/s", "WRITE/s", "MED", "99%", "ERR/s", "QUEUE",
-          "FIDS", "DEATHS")  # fmt: skip
+TITLES = ("VM", "TAG", "STATE", "REQ/s", "READ", "WRITE", "MED", "99%", "ERR", "QLEN", "FIDS",
+          "DIED")  # fmt: skip
+"""Bytes and errors are those of a second, too. All of it fits into 80 characters."""
 HEADINGS = ("VM ", "REQUEST ", "REQ ", "TOOK ")
 """How lines with titles begin."""
-NAME_MAX = 14
-"""Characters of a name in a table."""
+NAME_MAX, TAG_MAX = 12, 8
+"""Characters of a VM's name and a tag in a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def lines(shown: Shown, sort: str, width: int, height: int) -> list[str]:
 
 def _device(each: DeviceRate) -> tuple[str, ...]:
     return (
-        *(_end_of(each.vm), _end_of(each.tag), each.state),
+        *(_end_of(each.vm), _end_of(each.tag, TAG_MAX), each.state),
         *(number(each.requests), size(each.read), size(each.written)),
         *_latencies(each.latencies),
         *(number(each.failed), str(each.queue), number(each.fids), str(each.restarts)),
@@ -100,7 +101,11 @@ def _hot(seen: Seen, room: int) -> list[str]:
     part = f" of {seen.requests + seen.omitted}" if seen.omitted else ""
     title = f"HOT FILES (of {seen.requests}{part} requests)"
     rows = [
-        (f"{count}", size(seen.bytes[key]), f"{_end_of(key[0])}:{_end_of(key[1])} {key[2]}")
+        (
+            f"{count}",
+            size(seen.bytes[key]),
+            f"{_end_of(key[0])}:{_end_of(key[1], TAG_MAX)} {key[2]}",
+        )
         for key, count in seen.files.most_common(max(room - 2, 1))
     ]
     return ["", *_table(("REQ", "BYTES", title), rows, left=0, last=True)][:room] if rows else []
@@ -109,7 +114,7 @@ def _hot(seen: Seen, room: int) -> list[str]:
 def _slowest(seen: Seen, room: int) -> list[str]:
     rows = [
         (duration(each.seconds), each.request, each.error,
-         f"{_end_of(each.vm)}:{_end_of(each.tag)} {each.path}")
+         f"{_end_of(each.vm)}:{_end_of(each.tag, TAG_MAX)} {each.path}")
         for each in seen.slowest[: max(room - 2, 1)]
     ]  # fmt: skip
     titles = "TOOK", "SLOWEST", "", "FILE"
@@ -148,9 +153,9 @@ def _beside(blocks: Sequence[Sequence[str]], rows: int) -> list[str]:
     ]
 
 
-def _end_of(name: str) -> str:
+def _end_of(name: str, most: int = NAME_MAX) -> str:
     """A name, or its end: a path's says most."""
-    return name if len(name) <= NAME_MAX else "…" + name[-NAME_MAX + 1 :]
+    return name if len(name) <= most else "…" + name[-most + 1 :]
 
 
 def cut(line: str, width: int) -> str:

@@ -84,13 +84,15 @@ class Listener:
             return listener
 
     @classmethod
-    def inherit(cls, fd: int) -> Self:
-        """Takes ownership of a listening or connected unix stream socket. Raises ListenError."""
-        if problem := descriptor_problem(fd):
+    def inherit(cls, fd: int, name: str = "") -> Self:
+        """Takes ownership of a listening or connected unix stream socket; `name` is for the log,
+        by default that of the option. Raises ListenError."""
+        name = name or f"--fd {fd}"
+        if problem := descriptor_problem(fd, name):
             raise ListenError(problem)
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
-        return cls(sock, f"--fd {fd}")
+        return cls(sock, name)
 
     @classmethod
     def read(cls, sock: socket.socket, written: dict[str, Any]) -> Self:
@@ -238,9 +240,9 @@ def path_problem(path: str) -> str | None:
     return None
 
 
-def descriptor_problem(fd: int) -> str | None:
-    """Returns why an inherited descriptor cannot be served; None if it can."""
-    name = f"--fd {fd}"
+def descriptor_problem(fd: int, name: str) -> str | None:
+    """Returns why an inherited descriptor cannot be served, of which messages speak as `name`; None
+    if it can."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return f"{name} is not a socket"

@@ -49,6 +49,14 @@ class Disk:
         yield
         filler.unlink()
 
+    @contextmanager
+    def loses(self, fid: int) -> Iterator[None]:
+        """The guest writes DATA by this fid, which the host cannot write back."""
+        with self.full():
+            self.share.client.write(fid, 0, DATA)
+            subprocess.run(["sync", "--file-system", self.share.host], check=False)
+            yield
+
     def is_lost(self) -> bool:
         """Whether the host itself learns of the error by an fsync of file f, as the first."""
         fd = os.open(self.share.path("f"), os.O_RDONLY)
@@ -81,9 +89,7 @@ def test_the_next_fsync_reports_a_lost_write(disk: Disk, evicted: bool, seen: bo
     client, top = disk.share.client, disk.share.top
     fid = client.create(top, b"f", os.O_RDWR)
     client.fsync(fid)
-    with disk.full():
-        client.write(fid, 0, DATA)
-        subprocess.run(["sync", "--file-system", disk.share.host], check=False)
+    with disk.loses(fid):
         if seen:
             assert disk.is_lost()
         if evicted:
@@ -101,9 +107,7 @@ def test_it_is_reported_after_the_worker_has_died(disk: Disk, evicted: bool) -> 
     client, top = disk.share.client, disk.share.top
     fid = client.create(top, b"f", os.O_RDWR)
     client.fsync(fid)
-    with disk.full():
-        client.write(fid, 0, DATA)
-        subprocess.run(["sync", "--file-system", disk.share.host], check=False)
+    with disk.loses(fid):
         if evicted:
             evict(client, disk.share, disk.injector, b"f")
     os.kill(disk.share.daemon.worker, signal.SIGKILL)

@@ -15,7 +15,16 @@ from pathlib import Path
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import ORDWR, DialectUClient
-from tests.system.share import IS_ROOT, SECURITY, Share, entering, fails, seen_by_main
+from tests.system.share import (
+    IS_ROOT,
+    SECURITY,
+    UNSHARE,
+    Share,
+    entering,
+    fails,
+    mounted,
+    seen_by_main,
+)
 
 MODELS = (SECURITY[1], "mapped-xattr", "mapped-file")
 GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -31,6 +40,16 @@ def covered(daemon: Daemon, directory: Path) -> Iterator[Path]:
         yield seen_by_main(daemon, directory)
     finally:
         subprocess.run([*host, "umount", "--lazy", directory], check=True)
+
+
+@contextmanager
+def mount_point(export: Path, multidevs: str) -> Iterator[Share]:
+    """A guest in an export with a directory m, to be covered, in which a file f has the text 1."""
+    (export / "m").mkdir(exist_ok=True)
+    (export / "m" / "f").write_bytes(b"1")
+    args = ("--path", str(export), *SECURITY, "--multidevs", multidevs)
+    with Daemon(*args, wrapper=UNSHARE) as daemon, mounted(daemon, export) as share:
+        yield share
 
 
 @dataclass

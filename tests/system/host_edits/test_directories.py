@@ -12,8 +12,8 @@ import pytest
 from tests.frontend.client import AT_REMOVEDIR
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DialectUClient
-from tests.system.host_edits.edits import GONE, Edits, covered
-from tests.system.share import SECURITY, UNSHARE, fails, mounted, needs_root
+from tests.system.host_edits.edits import GONE, Edits, covered, mount_point
+from tests.system.share import SECURITY, fails, mounted, needs_root
 
 
 def test_a_directory_created_again_is_the_new_one(edits: Edits) -> None:
@@ -206,15 +206,8 @@ def test_a_file_system_that_the_host_mounts_and_unmounts_is_followed(
     export: Path, multidevs: str
 ) -> None:
     """A file system that the host mounts, and unmounts again, while the guest is there."""
-    (export / "m").mkdir(exist_ok=True)
-    (export / "m" / "f").write_bytes(b"1")
-    with (
-        Daemon(
-            "--path", str(export), *SECURITY, "--multidevs", multidevs, wrapper=UNSHARE
-        ) as daemon,
-        mounted(daemon, export) as share,
-    ):
-        client = share.client
+    with mount_point(export, multidevs) as share:
+        client, daemon = share.client, share.daemon
         above = client.walk_to(share.root, b"m")
         fid = client.walk_to(above, b"f")
         for turn in range(3):

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DialectUClient
-from tests.system.host_edits.edits import GONE, Edits, covered, guest_removes, guest_renames
-from tests.system.share import SECURITY, UNSHARE, fails, mounted, needs_root
+from tests.system.host_edits.edits import (
+    GONE,
+    Edits,
+    covered,
+    guest_removes,
+    guest_renames,
+    mount_point,
+)
+from tests.system.share import fails, needs_root
 
 
 def test_what_the_guest_unlinked_stays_what_it_is(edits: Edits) -> None:
@@ -178,15 +184,8 @@ def test_removing_and_renaming_by_fid_spares_what_the_host_moved(edits: Edits) -
 def test_removing_and_renaming_by_fid_spares_what_a_mount_covers(
     export: Path, multidevs: str
 ) -> None:
-    (export / "m").mkdir(exist_ok=True)
-    (export / "m" / "f").write_bytes(b"1")
-    with (
-        Daemon(
-            "--path", str(export), *SECURITY, "--multidevs", multidevs, wrapper=UNSHARE
-        ) as daemon,
-        mounted(daemon, export) as share,
-    ):
-        client = share.client
+    with mount_point(export, multidevs) as share:
+        client, daemon = share.client, share.daemon
         above = client.walk_to(share.root, b"m")
         one, two = (client.walk_to(above, b"f") for _ in range(2))
         with covered(daemon, export / "m"):

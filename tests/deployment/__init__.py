@@ -1,0 +1,1 @@
+"""What packaging/ makes, installed and used: units under a real systemd, Debian's package."""
