@@ -17,7 +17,7 @@ C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.
            $(wildcard tests/system/host_attacks/*.c) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: help build lint test test-all fuzz demo bench bench-upcalls profile bench-scale bench-idle bench-guest dist clean
+.PHONY: help build lint test test-all fuzz demo guest bench bench-upcalls profile bench-scale bench-idle bench-guest dist clean
 
 # Fetches what guests need before there are workers that would wait for each other, each with a line
 # of progress. Where it fails, the tests say so.
@@ -71,6 +71,9 @@ fuzz: build $(VENV)/.fuzz-made  ## coverage-guided fuzzing; keeps what it finds 
 
 demo: build  ## set-up, then the daemon, a guest, a mount, and what there is to see
 	$(BIN)/python -m tests.guest.demo
+
+guest: build  ## a QEMU, a kernel and an initramfs in build/guest, for a guest that is started by hand
+	@$(BIN)/python -m tests.guest.guest_files
 
 bench: build  ## vhost9p beside its peers: speed, latency, CPU time (a quarter of an hour)
 	$(BIN)/python -m tests.bench.run $(BENCH)

@@ -27,10 +27,10 @@ GENERATED = "build/_native.c"
 FLAGS = (
     *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
     *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),
-    # A request makes dozens of calls, and looks at what its thread holds. No function but cffi's is
-    # asked for by name, and so little of a thread's memory finds room when the library is loaded:
-    # neither has to be looked up at each use.
-    *("-fvisibility=hidden", "-fno-plt", "-ftls-model=initial-exec"),
+    # A request makes many calls, and looks at what its thread holds. Functions are bound, and so
+    # little of a thread's memory finds room, when the library is loaded: neither has to be looked
+    # up at each use.
+    *("-fno-plt", "-ftls-model=initial-exec"),
 )
 WHOLE = ("-O2", "-flto=auto", "-fno-semantic-interposition")
 """With gcc: calls between files, of which a request makes dozens, are inlined."""

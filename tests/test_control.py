@@ -15,7 +15,7 @@ import pytest
 
 from tests.frontend import PATIENCE
 from vhost9p.control import Object, client, server
-from vhost9p.control.client import ControlError, Place, ask
+from vhost9p.control.client import ControlError, Place, ask, ask_on
 from vhost9p.control.server import Client, Server
 from vhost9p.errors import UserError
 from vhost9p.vhost_user.listener import Listener
@@ -247,3 +247,14 @@ def test_a_server_that_answers_anything_gets_one_line(data: bytes, said: str) ->
     ours.close()
     thread.join()
     assert str(caught.value).endswith(said)
+
+
+def test_a_process_of_mains_own_may_ask_for_what_it_needs_only(main: Main) -> None:
+    own, its = socket.socketpair()
+    main.act(lambda: main.server.add(own, {"count"}))
+    place = Place("main")
+    assert [*ask_on(its, place, {"command": "count", "to": 2})] == [{"number": 0}, {"number": 1}]
+    with pytest.raises(ControlError, match="does not know 'later'"):
+        [*ask_on(its, place, {"command": "later"})]
+    assert not main.waiting
+    its.close()

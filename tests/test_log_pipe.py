@@ -240,3 +240,10 @@ def test_the_name_of_a_vm_adds_no_line() -> None:
     (line,) = Form("text").lines(origin.text("text"))
     assert line == "vhost9p: vm\\nvhost9p: other: ERROR: text"
     assert all(each.isprintable() for each in origin.text("text").fields.values())
+
+
+def test_each_line_of_a_traceback_counts(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe.limit(1)
+    trace = sent(text=GROUP * 60000).encode() + b"\n"
+    said = relayed(pipe, capsys, *[trace] * 3)
+    assert len(said.splitlines()) <= 60001

@@ -20,7 +20,7 @@ from vhost9p.native import device_view
 parse: Any = parser.text_string_to_metric_families
 ROOT = Path(__file__).parents[1]
 DASHBOARD = json.loads((ROOT / "docs/grafana-dashboard.json").read_text(encoding="utf-8"))
-OPERATION = (ROOT / "docs/operation.md").read_text(encoding="utf-8")
+WATCHING = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
 SERIES = re.compile(r"\b(vhost9p_\w+)(\{[^}]*\})?")
 
 
@@ -126,7 +126,7 @@ def test_the_panels_do_not_overlap() -> None:
 def test_the_documents_list_each_metric() -> None:
     for family in parse(exposed(objects())):
         name = family.name + ("_total" if family.type == "counter" else "")
-        assert f"`{name}`" in OPERATION, name
+        assert f"`{name}`" in WATCHING, name
 
 
 PLACES = ["127.0.0.1:9564", "[::1]:1", "127.1.2.3:65535", "/run/x", "off"]

@@ -29,7 +29,6 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # configuration), and no file that a guest reaches.
 OWN_FILES = {
     "commands/replay.py",
-    "commands/top.py",
     "commands/trace.py",
     "replay/served.py",
     "trace/memory.py",

@@ -167,5 +167,5 @@ def test_a_file_that_only_has_the_name_is_not_opened(
 
 def test_an_upgrade_of_no_daemon_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package is installed where nothing runs."""
-    monkeypatch.setattr("vhost9p.commands.upgrade._all", list)
+    monkeypatch.setattr("vhost9p.upgrade_status.find_all", lambda **_: [])
     assert upgrade_command.run(argparse.Namespace(pid=[])) == 0

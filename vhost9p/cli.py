@@ -11,6 +11,7 @@ The first word is the name of a command (commands/), unless it begins with a das
 import argparse
 import json
 import os
+import signal
 import sys
 from functools import partial
 
@@ -18,7 +19,7 @@ from vhost9p import cli_config, cli_device, cli_options, commands, handover
 from vhost9p import config as c
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, Problems, UserError
 from vhost9p.log_format import journal_problem
-from vhost9p.output import choose_form, say, start_log
+from vhost9p.output import choose_form, is_stdout_broken, say, silence_stdout, start_log
 from vhost9p.reference.descriptor import CAPABILITIES
 from vhost9p.saved_state import Unreadable
 
@@ -157,5 +158,8 @@ def main(argv: list[str] | None = None) -> int:
         say(str(error))
         return EXIT_FAILURE
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and is_stdout_broken():
+            silence_stdout()  # who has read it needs no more, as `head`
+            return 128 + signal.SIGPIPE  # as a shell says it
         say(f"{error.filename or 'error'}: {error.strerror or error}")
         return EXIT_FAILURE

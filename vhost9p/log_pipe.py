@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from vhost9p.config import Config
 from vhost9p.line_rate import LineRate
-from vhost9p.log_record import RECORD, Record, one_line
+from vhost9p.log_record import GROUP, RECORD, Record, one_line
 from vhost9p.output import write
 
 PIECE = 65536
@@ -137,7 +137,8 @@ class LogPipe:
                 self._write_one(each, is_record=True)
 
     def _write_one(self, line: bytes, *, is_record: bool) -> None:
-        omitted = self._rate.admit(1 + len(line) // LINE_UNIT) if self._rate else 0
+        count = 1 + line.count(GROUP.encode()) + len(line) // LINE_UNIT
+        omitted = self._rate.admit(count) if self._rate else 0
         if omitted is None:
             return
         self._report(omitted)
@@ -147,9 +148,9 @@ class LogPipe:
 
     def _report(self, omitted: int) -> None:
         if omitted:
-            text = f"{self._origin.name}: {omitted} lines were dropped by the rate limit"
-            fields = {"vm": self._origin.name}
-            write(Record("warning", text, fields, is_said=True))
+            name = one_line(self._origin.name)
+            text = f"{name}: {omitted} lines were dropped by the rate limit"
+            write(Record("warning", text, {"vm": name}, is_said=True))
 
     def close(self) -> None:
         """Writes what is left, no more than the pipe holds, and closes both ends."""

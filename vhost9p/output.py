@@ -12,6 +12,7 @@ room for PIPE_BUF bytes (pipe(7)), so lines are written in pieces. Another write
 in between: then this one waits for the reader after all.
 """
 
+import io
 import logging
 import os
 import select
@@ -23,7 +24,7 @@ from vhost9p.config import LogFormat, LogTime
 from vhost9p.log_format import Form
 from vhost9p.log_record import Record, level_name, one_line
 
-STDERR = 2
+STDOUT, STDERR = 1, 2
 
 
 class _State:
@@ -101,6 +102,30 @@ def occupy_standard_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+def prepare_stdout() -> None:
+    """For a command, whose output may go anywhere: to nobody, or to where not all characters can
+    be written."""
+    if sys.stdout is None:
+        occupy_standard_streams()
+        sys.stdout = os.fdopen(STDOUT, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def is_stdout_broken() -> bool:
+    """Whether standard output is a pipe, or the like, that nobody reads any more."""
+    poller = select.poll()
+    poller.register(STDOUT, 0)
+    return bool(poller.poll(0))
+
+
+def silence_stdout() -> None:
+    """Nothing more is written, nor flushed as the process ends."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, STDOUT)
+    os.close(null)
 
 
 def flush() -> None:

@@ -30,6 +30,7 @@ from vhost9p.native.sandbox import Mount
 from vhost9p.reload import Plan
 from vhost9p.saved_state import Unreadable
 from vhost9p.vm import Vm
+from vhost9p.vm_facts import forget_counts
 
 BEGIN_PATIENCE_S = 10.0
 """Seconds within which a VM whose keeper or worker is just being replaced has to serve."""
@@ -95,6 +96,7 @@ class Reloading:
         try:
             if self._has_own_files:
                 self._in_files(self._attach)
+            self._forget_counts()
             self._replace(self.plan.config)
         except (Failed, OSError, Unreadable) as error:
             self._clear()
@@ -122,13 +124,23 @@ class Reloading:
         raise Failed(why)
 
     def _replace(self, config: Config) -> None:
-        """Raises Failed, OSError, Unreadable: the old keeper goes on."""
+        """A keeper that is started after a death begins with it. Raises Failed, OSError,
+        Unreadable: the old keeper goes on."""
         before, self.vm.config = self.vm.config, config
         try:
-            self._around(partial(self.vm.take_over, self._stop_fd))
+            if self.vm.pid:
+                self._around(partial(self.vm.take_over, self._stop_fd))
         except BaseException:
             self.vm.config = before
             raise
+        self.vm.trace.renew()
+
+    def _forget_counts(self) -> None:
+        """An export that is added begins at 0. Raises OSError."""
+        devices = zip(self.vm.config.devices, self.plan.config.devices, strict=True)
+        for state, (before, after) in zip(self.vm.facts.states, devices, strict=True):
+            for index in after.indexed.keys() - before.indexed.keys():
+                forget_counts(state, index)
 
     # ---- mounts -----------------------------------------------------------------------------
 
@@ -141,7 +153,7 @@ class Reloading:
         so, as far as nothing is open that was to be written. No failure of that is one of the
         reload."""
         with suppress(Failed, OSError, Unreadable):
-            if self._has_own_files:
+            if self.vm.pid and self._has_own_files:
                 self._in_files(self._detach)
 
     def _attach(self) -> None:

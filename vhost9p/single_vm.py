@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from vhost9p import answers, handover
+from vhost9p import answers, config_file, handover
 from vhost9p.activation import keep_places
 from vhost9p.config import Config
 from vhost9p.daemon import Daemon
@@ -35,6 +36,14 @@ def name_of(config: Config) -> str:
 
 Load = Callable[[], Config]
 """Reads the configuration anew. Raises UserError, OSError."""
+
+
+def reading(config: Config) -> Load | None:
+    """Returns what reads the file again that a configuration is from, without options of a command
+    line, such as `vhost9p run` serves it; None if it is from none."""
+    if not config.file:
+        return None
+    return partial(config_file.load, config.file, socket_needed=False)
 
 
 class SingleDaemon(ReloadingDaemon):
@@ -94,13 +103,13 @@ class SingleDaemon(ReloadingDaemon):
 
 
 def go_on(load: Load | None = None) -> int:
-    """Serves the VM of the version before until the end, and returns the exit code. Raises
-    Unreadable, OSError."""
+    """Serves the VM of the version before until the end, and returns the exit code. `load` reads
+    its configuration again, if options have a say in it. Raises Unreadable, OSError."""
     received = handover.received()
     assert received, "the caller has looked"
     vms = read_vms(received)
     status, store = StatusFile(received.written["status"]), store_of(received.written)
-    daemon = SingleDaemon(load, status, store)
+    daemon = SingleDaemon(load or reading(vms[0].config), status, store)
     daemon.codes.update(received.written["codes"])
     daemon.take_over(vms, received.written["version"])
     answers.go_on(daemon, vms[0].config.control_socket, received.written)

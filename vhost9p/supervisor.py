@@ -109,7 +109,7 @@ def _be_daemon(config: Config, progress: Progress, parent: int, mask: set[int]) 
         signals.ignore()
         signals.leave_on_stop()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        code = single_vm.run(config, progress=progress)
+        code = single_vm.run(config, load=single_vm.reading(config), progress=progress)
     except OSError as error:
         say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
     except BaseException:

@@ -10,13 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from vhost9p.control import Object
 from vhost9p.control.client import ControlError, Target, ask, find_vm, only_vm, places
 from vhost9p.trace.events import Event, Source, event_of
-from vhost9p.trace.memory import FORMAT, SIZE
+from vhost9p.trace.memory import FORMAT
 from vhost9p.trace.reader import Lost, Reader
 
 PAUSE_S = 0.02
@@ -46,51 +45,50 @@ class _Connection:
         self.broke = False
         """Whether the connection has broken: else the VM has ended."""
         first = next(self._answer, {})
-        fds = first.get("descriptors") or []
+        fds = first.get("descriptors", [])
         if first.get("format") != FORMAT or len(fds) != 1:
             for fd in fds:
                 os.close(fd)
             raise ControlError(f"{target.place} traces in another way: upgrade it, or this command")
         (self.fd,) = fds
-        self.sources = [_source(each) for each in first["devices"]]
-        if os.fstat(self.fd).st_size < SIZE * len(self.sources):
-            raise ControlError(f"{target.place} has sent less memory than the VM has devices")
+        self.sources = _sources(first)
         threading.Thread(target=self._wait, daemon=True).start()
 
     def _wait(self) -> None:
         try:
-            for _ in self._answer:
-                pass
+            for found in self._answer:
+                if len(sources := _sources(found)) == len(self.sources):
+                    self.sources = sources
         except ControlError:
             self.broke = True
-        self.ended.set()
+        finally:
+            self.ended.set()
 
 
-def _source(device: Object) -> Source:
-    return Source(str(device["tag"]), tuple(map(str, device["exports"])))
-
-
-def _find(which: str) -> Target:
-    """Returns the VM that is named. Raises ControlError. A daemon that does not answer, since it
-    ends or is replaced just now, is no reason not to find it with another one."""
-    found = list[Target]()
-    for place in (asked := places(None)):
-        with suppress(ControlError):
-            found.append(find_vm(which, [place]))
-    return found[0] if len(found) == 1 else find_vm(which, asked)
+def _sources(answer: Object) -> list[Source]:
+    """Raises ControlError."""
+    try:
+        return [
+            Source(str(each["tag"]), tuple(map(str, each["exports"]))) for each in answer["devices"]
+        ]
+    except (LookupError, TypeError):
+        raise ControlError("a daemon answers with something else than devices") from None
 
 
 class Tracer:
     """Watches a VM from now on: `which` is its name, its configuration or a socket, or None for
-    the only one. `data` is how many bytes of what a request reads or writes are recorded."""
+    the only one. `data` is how many bytes of what a request reads or writes are recorded. It asks
+    the daemon at the control socket, or all."""
 
-    def __init__(self, which: str | None, data: int) -> None:
+    def __init__(self, which: str | None, data: int, control_socket: str | None = None) -> None:
         """Raises ControlError, OSError."""
-        self._target = only_vm(places(None)) if which is None else _find(which)
+        self._control_socket = control_socket
+        asked = places(control_socket)
+        self._target = only_vm(asked) if which is None else find_vm(which, asked)
         self._data = data
         self._connection = _Connection(self._target, data)
         self._file = 0
-        self._readers: list[tuple[Source, Reader]] = []
+        self._readers: list[Reader] = []
         self._open()
 
     @property
@@ -108,10 +106,9 @@ class Tracer:
         fd = self._connection.fd
         file = os.fstat(fd).st_ino
         if file != self._file:
-            for _, reader in self._readers:
+            for reader in self._readers:
                 reader.close()
-            sources = enumerate(self.sources)
-            self._readers = [(source, Reader(fd, i)) for i, source in sources]
+            self._readers = [Reader(fd, i) for i in range(len(self.sources))]
         self._file = file
         os.close(fd)
 
@@ -130,14 +127,17 @@ class Tracer:
             yield None
             self._connection.ended.wait(PAUSE_S)
 
+    def _read_from(self) -> Iterator[tuple[Source, Reader]]:
+        return zip(self.sources, self._readers, strict=True)
+
     def _take(self) -> Iterator[Seen]:
-        for source, reader in self._readers:
+        for source, reader in self._read_from():
             for found in reader.read():
                 yield (source, found) if isinstance(found, Lost) else event_of(source, found)
 
     def lost_at_end(self) -> Iterator[tuple[Source, int]]:
         """Yields how many requests of each device were recorded, and have not been taken."""
-        for source, reader in self._readers:
+        for source, reader in self._read_from():
             if count := reader.lost_at_end():
                 yield source, count
 
@@ -146,7 +146,8 @@ class Tracer:
         deadline = time.monotonic() + RETRY_S
         while True:
             try:
-                self._connection = _Connection(_find(self._target.vm), self._data)
+                target = find_vm(self._target.vm, places(self._control_socket))
+                self._connection = _Connection(target, self._data)
                 break
             except ControlError as error:
                 if time.monotonic() > deadline:

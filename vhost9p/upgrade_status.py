@@ -73,13 +73,14 @@ def find(pid: int) -> int:
     return -1
 
 
-def find_all() -> list[int]:
-    """Returns the daemons that see the same files (mount namespace), and that this user may look
-    into."""
+def find_all(*, with_same_files: bool) -> list[int]:
+    """Returns the daemons that this user may look into; if asked for, only those that see the same
+    files (mount namespace)."""
     found = []
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):
-            if os.stat(f"/proc/{pid}/ns/mnt") != os.stat("/proc/self/ns/mnt"):
+            other = os.stat(f"/proc/{pid}/ns/mnt") != os.stat("/proc/self/ns/mnt")
+            if with_same_files and other:
                 continue
             if (fd := find(pid)) >= 0:
                 os.close(fd)

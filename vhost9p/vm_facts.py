@@ -70,10 +70,10 @@ class VmFacts:
         if number >= len(self.states):
             return
         state = self.states[number]
-        names = ["", *(each.name for each in self.config.devices[number].exports if each.name)]
-        for index, name in enumerate(names):
-            at = PAGE + state.header.offsets[2] + device_view.counts_at(index)
-            copy = os.pread(state.fd, device_view.COUNTS_SIZE, at)
+        exports = self.config.devices[number].indexed.items()
+        names = {0: "", **{index: each.name or "" for index, each in exports}}
+        for index, name in names.items():
+            copy = os.pread(state.fd, device_view.COUNTS_SIZE, _counts_at(state, index))
             if len(copy) == device_view.COUNTS_SIZE:
                 yield name, device_view.counts(copy)
 
@@ -99,7 +99,7 @@ class VmFacts:
         """The worker; None: there is none now."""
         if not self.keeper:
             return None
-        with suppress(OSError, ValueError, IndexError):
+        with suppress(OSError, ValueError, LookupError):  # a zombie has no memory
             with open(f"/proc/{self.keeper}/task/{self.keeper}/children", encoding="ascii") as file:
                 pid = int(file.read(64).split()[0])
             with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
@@ -109,3 +109,14 @@ class VmFacts:
             shared = int(fields["RssShmem"].split()[0]) * 1024
             return Worker(pid, size or None, memory, shared)
         return None
+
+
+def forget_counts(state: SavedState, index: int) -> None:
+    """What was counted for an export that is not served any more, or not yet, is forgotten, since
+    another one gets its index. Raises OSError."""
+    os.pwrite(state.fd, bytes(device_view.COUNTS_SIZE), _counts_at(state, index))
+
+
+def _counts_at(state: SavedState, index: int) -> int:
+    """Where the counts of an export are in a device's file."""
+    return PAGE + state.header.offsets[2] + device_view.counts_at(index)

@@ -117,13 +117,12 @@ class FolderDaemon(ReloadingDaemon):
 
     def go_on_after_death(self, vms: Collection[Vm], written: dict[str, Any]) -> None:
         """Serves the VMs of a main process that has died. If what their files said is not known,
-        as if another version had written it down, or one without a folder, they have changed."""
+        as if another version had written it down, or one without a folder, all are reloaded."""
         try:
             self._take_read({"read": {}, **written})
         except Unreadable as error:
             log.warning(
-                "%s: what the files said is not known any more, so changes of them are ignored "
-                "until the daemon is restarted in order: %s",
+                "%s: what the files said is not known any more, so each is taken for changed: %s",
                 *(self._folder, error),
                 extra=about(),
             )

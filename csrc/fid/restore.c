@@ -119,8 +119,8 @@ static int reopen(struct v9_fids *fids, const struct v9_inode *inode, int32_t io
         }
         v9_recipes_get(&fids->inodes.recipes, inode->recipe, inode->export, &recipe);
         pthread_mutex_unlock(&fids->lock);
-        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd)
-                        : unless_hidden(ex, open_recipe(ex, inode, &recipe, anchor_fd));
+        fd = io_fd >= 0 ? v9_export_reopen(ex, io_fd) : open_recipe(ex, inode, &recipe, anchor_fd);
+        fd = unless_hidden(ex, fd);
         *meta_fd = fd >= 0 ? v9_mapped_find(ex, fd) : -1;
         settled = !patient || !v9_seqcount_read_retry(&ex->moves, begun);
         if (fd == -ESTALE && !settled)

@@ -1,5 +1,5 @@
 /*
- * counts: what a device has done, for whoever operates it (docs/operation.md, metrics).
+ * counts: what a device has done, for whoever operates it (docs/watching.md, metrics).
  *
  * The counts lie in memory that outlives the process, and that main reads (struct v9_counts), so
  * they only ever grow. They change under the device's lock, which whoever ends a request holds

@@ -2,7 +2,8 @@
 
 A sample tree holds two file systems whose files have equal inode numbers (where this user may
 mount: root in a mount namespace of its own, others in a user namespace). `vhost9p run` exports it
-twice, with multidevs remap and with warn, to one guest that mounts both.
+twice, with multidevs remap and with warn, to one guest that mounts both. A third mount gets an
+export while the guest runs.
 """
 
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.frontend.daemon import environment
 from tests.guest import fetch
 from tests.guest.apt import FetchError
 from tests.guest.image import Image
@@ -61,21 +63,26 @@ def make_tree(folder: Path) -> Path:
         (project / "data.txt").write_text(f"All about {name}.\n")
         os.link(project / "data.txt", project / "same.txt")
     (tree / "from-the-host.txt").write_text("Hello, guest!\n")
+    for name in ("music", "photos"):
+        (folder / name).mkdir()
+        (folder / name / f"some-{name}.txt").write_text(f"Imagine {name}.\n")
     return tree
 
 
 def write_config(folder: Path, tree: Path) -> Path:
-    """One VM with two devices: the tree under remap, and under warn."""
+    """One VM with three devices: the tree under remap, and under warn, and several directories."""
     config = folder / "demo.yaml"
     config.write_text(
         "# Two exports of one tree overlap: a guest's caches of them disagree. Here that is\n"
         "# wanted, to compare the policies.\n"
         f"state_dir: {folder}/state\n"
+        f"control_socket: {folder}/control.sock\n"
         "devices:\n"
         + "".join(
             f"  - tag: {policy}\n    path: {tree}\n    multidevs: {policy}\n    force: true\n"
             for policy in ("remap", "warn")
         )
+        + f"  - tag: several\n    exports:\n      - {{name: music, path: {folder}/music}}\n"
     )
     return config
 
@@ -120,6 +127,28 @@ def look_around(vm: VM, tree: Path) -> None:
             print("    them up. remap gives every file an identity of its own.")
 
 
+def change(vm: VM, config: Path) -> None:
+    """What an operator does while the guest runs."""
+    with step("One more export under the running guest: a line of the configuration, a reload"):
+        in_guest(vm, "ls /several")
+        line = f"      - {{name: photos, path: {config.parent}/photos}}"
+        on_host(f"echo '{line}' >> demo.yaml", config.parent)
+        vhost9p("reload --config demo.yaml", config.parent)
+        in_guest(vm, "ls /several/*")
+    with step("What the daemon says of the guest"):
+        vhost9p("status demo.yaml", config.parent)
+
+
+def vhost9p(words: str, cwd: Path) -> None:
+    """Runs a command of vhost9p on the host and shows it."""
+    print(f"    host$ vhost9p {words}", flush=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "vhost9p", *shlex.split(words)],
+        cwd=cwd, capture_output=True, text=True, check=True, env=environment({}),
+    )  # fmt: skip
+    show(result.stdout + result.stderr)
+
+
 def run(folder: Path) -> None:
     """The demo, with its files in `folder`."""
     start = time.monotonic()
@@ -132,11 +161,12 @@ def run(folder: Path) -> None:
         with step("The daemon and a guest (emulated: it needs no KVM)"):
             print("    $ vhost9p run demo.yaml -- qemu-system-x86_64 …", flush=True)
             vm = running.enter_context(VM(image, run=config))
-        with step("It mounts both"):
-            for policy in ("remap", "warn"):
-                print(f"    guest# mount -t 9p -o trans=virtio,version=9p2000.L {policy} /{policy}")
-                vm.mount(policy, f"/{policy}")
+        with step("It mounts all three"):
+            for tag in ("remap", "warn", "several"):
+                print(f"    guest# mount -t 9p -o trans=virtio,version=9p2000.L {tag} /{tag}")
+                vm.mount(tag, f"/{tag}")
         look_around(vm, tree)
+        change(vm, config)
     print(f"Done in {time.monotonic() - start:.0f} s.")
     print(f"Your turn (exit ends it): {your_turn(image)}")
     print(f"and in the guest: {guest.mount_line(HOST0)}")

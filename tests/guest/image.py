@@ -56,10 +56,18 @@ $b mount -t tmpfs -o mode=1777 shm /dev/shm
 $b ln -s /proc/self/fd /dev/fd
 $b mknod /dev/loop-control c 10 237
 for m in MODULES; do $b modprobe $m; done
-[ "$1" = shell ] || exec /agent
-$b setsid $b cttyhack $b sh
+share() { $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000$2 "$1" /mnt; }
+case "$1" in
+shell) $b setsid $b cttyhack $b sh ;;
+run) share "$2" && cd /mnt && { "$3"; echo $? > code; } ; cd /; $b umount /mnt ;;
+root) $b umount /dev/pts /dev/shm; share "$2" ,cache=mmap && exec $b switch_root /mnt "$3" ;;
+*) exec /agent ;;
+esac
 exec $b poweroff -f
 """
+"""Without arguments (behind `--` at the end of the kernel's command line) it is the agent's.
+Otherwise a guest is started by hand: `shell` gives one, `run TAG PROGRAM` runs a program of a share
+and leaves its exit code there as `code`, and `root TAG INIT` has the share as its root."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ These requests had been taken from the ring and were not answered when the worke
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from unittest.mock import patch
@@ -26,7 +27,8 @@ def take_over(self: Device) -> None:
 
 def cut_off(lines: Sequence[str]) -> list[int]:
     """How many requests each death has cut off, by what the daemon has printed."""
-    return [int(line.split()[0]) for line in lines if line.endswith(CUT_OFF)]
+    counts = [re.search(rf"(\d+) {CUT_OFF}$", line) for line in lines]
+    return [int(found[1]) for found in counts if found]
 
 
 if __name__ == "__main__":

@@ -245,6 +245,10 @@ def test_a_vm_is_found_by_each_of_its_names(scratch: Path) -> None:
             assert find_vm(name, places).vm == "b"
         with pytest.raises(ControlError, match=r"no daemon has a VM 'c'; there are: a, b$"):
             find_vm("c", places)
+        ended = Place(str(scratch / "nobody.sock"))
+        assert find_vm("b", [ended, *places]).vm == "b"
+        with pytest.raises(ControlError, match=r"nobody\.sock: no daemon listens there"):
+            find_vm("c", [ended, *places])
 
 
 def test_an_ordinary_users_daemon_has_one() -> None:

@@ -183,7 +183,7 @@ def test_what_files_said_may_be_lost(
         daemon.wait()
         change_text(systemd, *change)
         systemd.start(daemon)
-        daemon.wait_line("a: its file has changed, which its VM ignores until it ends")
+        daemon.wait_line("a: reloaded: nothing has changed")
 
 
 def test_the_manager_hears_of_guests_and_that_main_lives(export: Path, systemd: Systemd) -> None:

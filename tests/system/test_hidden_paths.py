@@ -419,11 +419,11 @@ def test_evicted_directories_hide_the_same(export: Path) -> None:
         daemon.check_output()
 
 
-def test_each_export_has_its_own_paths(scratch: Path) -> None:
+def test_each_export_has_its_own_paths(export: Path) -> None:
     """Relative to its root; the device's patterns are for those without their own."""
-    first, second = scratch / "first", scratch / "second"
-    for export in (first, second):
-        plant(export)
+    first, second = export / "first", export / "second"
+    for each in (first, second):
+        plant(each)
     exports = (
         f"name=one,path={first},hide=.git/HEAD,hide=./f",
         f"name=two,path={second}",

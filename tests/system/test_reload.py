@@ -21,6 +21,9 @@ from tests.frontend.dialect_u import ORDWR, DialectUClient
 from tests.frontend.machine import Machine
 from tests.system.share import AS_USER, IS_ROOT, SECURITY, fails, needs_root
 from tests.system.test_upgrade import upgraded
+from vhost9p.control.client import ask, daemons
+from vhost9p.trace.events import Event
+from vhost9p.tracer import Tracer
 
 ROOT = 0
 
@@ -138,6 +141,40 @@ def test_exports_come_and_go(site: Site) -> None:
     assert (site.base / "b/file").read_text() == "B"
     client.clunk(gone)
     client.clunk(folder)
+
+
+def test_counts_and_traces_name_the_exports_that_there_are(site: Site) -> None:
+    """The indexes of exports do not follow from their order any more."""
+    site.read(b"a", b"file")
+    site.reload("c", "b")
+    (place,) = (each for each in daemons() if each.pid == site.daemon.pid)
+
+    def counted() -> dict[str, int]:
+        answer = ask(place, {"command": "counts"})
+        return {each["export"]: each["counts"]["read"] for each in answer if "counts" in each}
+
+    tracer = Tracer(str(site.file), 0)
+    before = counted()
+    assert before.keys() == {"", "b", "c"}
+    site.read(b"c", b"file")
+    after = counted()
+    assert {name: after[name] - before[name] for name in after} == {"": 0, "b": 0, "c": 1}
+    assert "/c/file" in paths_seen(tracer)
+    site.reload("d", "b")
+    site.read(b"d", b"file")
+    assert counted() == {"": 0, "b": 0, "d": 1}
+    assert paths_seen(tracer) >= {"/d/file"}
+
+
+def paths_seen(tracer: Tracer) -> set[str]:
+    """What has been read, once that has been seen."""
+    found = set()
+    for each in tracer.events():
+        if isinstance(each, Event):
+            found |= {each.path} if each.request.name == "Tread" else set()
+        elif found:
+            break
+    return found
 
 
 def test_a_removed_export_keeps_nothing(site: Site) -> None:
@@ -383,9 +420,12 @@ def test_the_command_says_what_has_become_of_it(site: Site) -> None:
 def test_whom_the_command_does_not_find(site: Site) -> None:
     done = command("--config", "/etc/none.yaml")
     assert done.returncode == 2
-    assert done.stderr.startswith("vhost9p: no daemon serves a VM by /etc/none.yaml")
+    assert done.stderr.startswith("vhost9p: no daemon that you may ask serves a VM by '/etc")
     done = command("1")
     assert (done.returncode, done.stderr) == (2, "vhost9p: 1: no daemon that you may ask\n")
+    done = command("1", "--control-socket", "/run/it.sock")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "exclude each other" in done.stderr
 
 
 def test_options_alone_cannot_be_read_again(base: Path) -> None:

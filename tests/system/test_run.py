@@ -80,7 +80,7 @@ class Place:
         """Its exit code and what was printed, after its end; nothing is left behind."""
         with self.start(script, *before) as process:
             out, _ = process.communicate(stdin, timeout=PATIENCE)
-        assert os.listdir(self.folder / "run") == []
+        assert not self.sockets()
         assert "Traceback" not in out
         return process.returncode, out
 
@@ -92,6 +92,11 @@ class Place:
         """What QEMU has written, once it has."""
         wait(lambda: (self.folder / name).exists() and (self.folder / name).read_text())
         return (self.folder / name).read_text().strip()
+
+    def sockets(self) -> list[Path]:
+        """What is left in the runtime directory, but for the folder of control sockets."""
+        folder = self.folder / "run"
+        return [each for each in folder.rglob("*") if each != folder / "vhost9p"]
 
     def daemon(self) -> int:
         """The main process of the daemon, by the socket that it has made."""
@@ -174,7 +179,7 @@ def test_a_signal_of_a_process_reaches_qemu(place: Place) -> None:
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out.count("got TERM")) == (9, 1)
-    assert os.listdir(place.folder / "run") == []
+    assert not place.sockets()
 
 
 def test_the_terminals_interrupt_reaches_qemu_once_and_the_daemon_goes_on(place: Place) -> None:
@@ -204,7 +209,7 @@ def test_the_terminals_interrupt_reaches_qemu_once_and_the_daemon_goes_on(place:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(terminal)
     assert (code, said.count(b"got INT")) == (4, 1)
-    assert os.listdir(place.folder / "run") == []
+    assert not place.sockets()
 
 
 def test_a_daemon_that_dies_is_reported_and_qemu_goes_on(place: Place) -> None:
@@ -232,6 +237,22 @@ def test_the_daemon_ends_if_the_command_is_killed(place: Place) -> None:
         os.kill(qemu, signal.SIGKILL)
 
 
+def test_the_configuration_can_be_read_again_also_after_an_upgrade(place: Place) -> None:
+    with place.start(WAITS) as process:
+        place.read("socket")
+        place.parents = (process.pid,)
+        text = place.config.read_text()
+        for readonly, said in (("true", "from false to true"), ("false", "from true to false")):
+            place.config.write_text(f"{text}readonly: {readonly}\n")
+            done = run_cli("reload", "--config", str(place.config))
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == f"vm: reloaded: readonly {said}\n"
+            assert run_cli("upgrade", str(place.daemon())).returncode == 0
+        (place.folder / "end").touch()
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 4
+
+
 def test_the_daemon_can_be_upgraded_and_qemu_goes_on(place: Place) -> None:
     with place.start(WAITS) as process:
         place.read("socket")
@@ -246,7 +267,7 @@ def test_the_daemon_can_be_upgraded_and_qemu_goes_on(place: Place) -> None:
     assert process.returncode == 4
     assert "the daemon has ended" not in out
     assert (place.folder / "arguments").stat().st_mtime_ns == started, "QEMU began once"
-    assert os.listdir(place.folder / "run") == []
+    assert not place.sockets()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +281,7 @@ def test_a_qemu_that_cannot_be_started(qemu: str, code: int, why: str, place: Pl
     )
     assert done.returncode == code
     assert f"vhost9p: {qemu} cannot be started: {why}\n" in done.stderr
-    assert os.listdir(place.folder / "run") == []
+    assert not place.sockets()
 
 
 def test_a_qemu_that_is_too_old(place: Place) -> None:

@@ -42,8 +42,8 @@ def test_nobody_can_change_its_size(memory: TraceMemory) -> None:
 
 def test_it_is_on_while_somebody_watches(memory: TraceMemory) -> None:
     assert switches(memory) == [(0, 0)] * 2
-    memory.watch("one", 10, lambda: None)
-    memory.watch("other", 3, lambda: None)
+    memory.watch("one", 10, lambda: None, lambda: None)
+    memory.watch("other", 3, lambda: None, lambda: None)
     assert switches(memory) == [(1, 10)] * 2
     memory.leave("one")
     memory.leave("one")
@@ -53,7 +53,7 @@ def test_it_is_on_while_somebody_watches(memory: TraceMemory) -> None:
 
 
 def test_its_pages_go_back_when_nobody_watches(memory: TraceMemory) -> None:
-    memory.watch("one", 0, lambda: None)
+    memory.watch("one", 0, lambda: None, lambda: None)
     os.pwrite(memory.fd, bytes(1 << 20), SIZE // 2)
     assert os.fstat(memory.fd).st_blocks * 512 > 1 << 20
     memory.leave("one")
@@ -67,13 +67,13 @@ def test_who_watches_hears_of_the_end() -> None:
         ended.append("one")
         memory.leave("one")  # as the end of a client's answer does
 
-    memory.watch("one", 0, end)
+    memory.watch("one", 0, lambda: None, end)
     memory.close()
     assert ended == ["one"]
 
 
 def test_another_main_process_begins_with_nobody(memory: TraceMemory) -> None:
-    memory.watch("one", 0, lambda: None)
+    memory.watch("one", 0, lambda: None, lambda: None)
     other = TraceMemory(2, memory.fd)
     assert switches(memory) == [(1, 0)] * 2, "it may only try to take over"
     other.begin_anew()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import struct
+import threading
+
+import pytest
 
 from vhost9p.trace import lines
 from vhost9p.trace.events import Filter, Source, event_of
@@ -17,7 +20,7 @@ PROGRESS = 4096
 def test_no_memory_harms_a_reader() -> None:
     """It shows something, or nothing, and comes to an end."""
     memory, damage, seen = TraceMemory(1), random.Random(1), 0
-    source = Source("host0", ("a", "b"))
+    source = Source("host0", ("", "a", "b"))
     ring = SIZE - (8 << 20)
     for _ in range(200):
         reader = Reader(memory.fd, 0)
@@ -42,3 +45,38 @@ def test_no_memory_harms_a_reader() -> None:
         reader.close()
     memory.close()
     assert seen > 50
+
+
+def test_memory_that_could_become_shorter_is_not_read() -> None:
+    """Whoever has sent it could kill the reader by that (mmap(2), SIGBUS)."""
+    fd = os.memfd_create("any", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, SIZE)
+    with pytest.raises(OSError, match="may become shorter"):
+        Reader(fd, 0)
+    os.close(fd)
+    memory = TraceMemory(1)
+    with pytest.raises(OSError, match="less memory"):
+        Reader(memory.fd, 1)
+    memory.close()
+
+
+def test_a_writer_that_never_makes_sense_holds_up_no_reader() -> None:
+    """The memory that it reads changes all the time."""
+    memory = TraceMemory(1)
+    reader = Reader(memory.fd, 0)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            os.pwrite(memory.fd, struct.pack("=QQQ", number, number, number), PROGRESS)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(100):
+        assert not [*reader.read()]
+    stop.set()
+    writer.join()
+    reader.close()
+    memory.close()

@@ -76,12 +76,17 @@ def begin(daemon: Daemon, control: str | None, metrics: str | None, *, is_needed
 
 def go_on(daemon: Daemon, control: str | None, written: Mapping[str, Any]) -> None:
     """Has a daemon that goes on with what the version before has `written` down do the same. Raises
-    OSError."""
+    OSError. The guests need none of it, so what this version lacks for it is logged."""
     answers = serve(daemon, control, listener_of(written))
-    if written.get("metrics"):
-        place = Place.read(written["metrics"])
+    if not written.get("metrics"):
+        return
+    place = Place.read(written["metrics"])
+    try:
         if not answers:
-            place.close()
-            return
+            raise UserError("there is no control socket")
         check_library()
-        daemon.serve_metrics(place)
+    except UserError as error:
+        place.close()
+        log.error("no metrics until the daemon is restarted: %s", error, extra=about())
+        return
+    daemon.serve_metrics(place)

@@ -1,14 +1,17 @@
 """Answers "trace": lets a client watch the requests of a VM, until it hangs up.
 
 The answer is one object with a descriptor, of memory that the client can only read, and to which
-the VM's worker writes (trace/memory.py). Main itself does not look at what is in there. It switches
+the VM's worker writes (trace/memory.py). Others follow with the names of exports that a reload has
+brought. Main itself does not look at what is in there. It switches
 recording on, and off as soon as the connection of the last client has ended, however that comes.
 """
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vhost9p.config import DeviceConfig
 from vhost9p.control import Object
 from vhost9p.control.server import Client
 from vhost9p.errors import UserError
@@ -34,12 +37,20 @@ def answer(daemon: "Daemon", request: Object, client: Client) -> None:
         client.send({"format": FORMAT, "devices": _devices(vm)}, [fd])
     finally:
         os.close(fd)
-    vm.trace.watch(client, data, client.end)
     client.ended.append(partial(vm.trace.leave, client))
+
+    def renew() -> None:
+        client.send({"devices": _devices(vm)})
+
+    vm.trace.watch(client, data, renew, client.end)
 
 
 def _devices(vm: "Vm") -> list[Object]:
-    return [
-        {"tag": each.tag, "exports": [export.name or "" for export in each.exports]}
-        for each in vm.config.devices
-    ]
+    return [{"tag": each.tag, "exports": [*_names(each)]} for each in vm.config.devices]
+
+
+def _names(device: DeviceConfig) -> Iterator[str]:
+    """Yields the names of exports, in the order of their indexes; empty where there is none."""
+    exports = device.indexed
+    for index in range(max(exports) + 1):
+        yield exports[index].name if index in exports else ""

@@ -5,9 +5,11 @@ all of them for `vhost9p --help`, so a module imports what takes long to load in
 """
 
 import argparse
+import sys
 from importlib import import_module
 from typing import Protocol, cast
 
+from vhost9p import output
 from vhost9p.cli_parser import Parser
 from vhost9p.config_values import guess
 from vhost9p.errors import UserError
@@ -72,7 +74,10 @@ def execute(name: str, words: list[str]) -> int:
         raise UserError(
             f"unknown command {name!r}{hint} (vhost9p --help lists the commands and options)"
         )
-    return load(name).run(parser(name).parse(words))
+    output.prepare_stdout()
+    code = load(name).run(parser(name).parse(words))
+    sys.stdout.flush()
+    return code
 
 
 def summaries() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from vhost9p.control import Object, client
+from vhost9p.control import Object, client, shapes
 from vhost9p.control.client import ControlError
 from vhost9p.errors import EXIT_FAILURE
 from vhost9p.log_record import one_line
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     code, found = 0, []
     for place in places:
         try:
-            found.append(list(client.ask(place, {"command": "status", **only})))
+            found.append(_status(place, only))
         except ControlError as error:
             say(str(error))
             code = EXIT_FAILURE
@@ -61,6 +61,14 @@ def run(options: argparse.Namespace) -> int:
     elif found:
         print("\n\n".join("\n".join(_lines(head, vms)) for head, *vms in found))
     return code
+
+
+def _status(place: client.Place, only: Object) -> list[Object]:
+    """Returns the object of the daemon and those of its VMs. Raises ControlError."""
+    head, *vms = [*client.ask(place, {"command": "status", **only})] or [{}]
+    if not shapes.daemon(head) or not all(map(shapes.vm, vms)):
+        raise ControlError(f"{place} does not say first which daemon it is")
+    return [head, *vms]
 
 
 def _add_usage(vm: Object) -> None:

@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import os
 import signal
-import sys
 import time
 from contextlib import suppress
 
 from vhost9p.cli_parser import typed
 from vhost9p.control import client
 from vhost9p.errors import EXIT_FAILURE, UserError
-from vhost9p.output import say
+from vhost9p.output import say, silence_stdout
 
 SUMMARY = "show what guests ask for most, and how long they wait"
 DETAILS = (
@@ -60,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             return _lines(options) if options.once or options.json else _live(options)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            silence_stdout()
     return 0
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from vhost9p import config_values as v
 from vhost9p.cli_parser import typed
+from vhost9p.control import client
 from vhost9p.errors import EXIT_FAILURE, UserError
-from vhost9p.output import say
+from vhost9p.output import say, silence_stdout
 
 if TYPE_CHECKING:
     from vhost9p.trace.events import Event, Source
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vhost9p.tracer import Tracer
 
 SUMMARY = "show the requests of a running VM, with the guest's paths"
-DETAILS = "Ends with --count, Ctrl-C or the VM. PATTERN is a shell's, for a path or one above."
+DETAILS = "Ctrl-C ends it."
 EXAMPLE = "vhost9p trace vm.yaml --path '/home/*' --errno any"
 REQUEST_MAX = 2**32 - 1
 SECONDS_MAX = 86400
@@ -34,8 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "vhost9p trace [options] [VM]"
     number = typed(v.parse_number(0, REQUEST_MAX))
     parser.add_argument("vm", nargs="?", metavar="VM", help="its configuration, socket or name")
+    client.add_place_option(parser)
     add = parser.add_argument
-    add("--path", metavar="PATTERN", help="only requests about such paths")
+    add("--path", metavar="PATTERN", help="only such paths (pattern of a shell), and below")
     add("--fid", type=number, action="append", default=[], help="only of this fid")
     add("--type", type=typed(parse_types), default=(), help="only these: Twalk,Tlopen,...")
     add("--errno", type=typed(parse_errnos), default=(), help="ENOENT,EACCES,..., or any")
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json and options.pcap == "-":
         raise UserError("--json and --pcap - both write to standard output: choose one")
     try:
-        tracer = Tracer(options.vm, options.data)
+        tracer = Tracer(options.vm, options.data, options.control_socket)
         tags = [each.tag for each in tracer.sources]
         if options.device not in (None, *tags):
             known = ", ".join(tags)
@@ -112,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
             say(f"watching {tracer.vm}: {', '.join(tags)}")
             _show(tracer, options, output, stop)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        silence_stdout()
     except ControlError as error:
         say(str(error))
         return EXIT_FAILURE

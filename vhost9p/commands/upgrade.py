@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Asks the daemons, and waits for the outcomes; returns the exit code."""
     pids = options.pid
     asked, codes = [], [0]
-    for pid in pids or upgrade_status.find_all():
+    for pid in pids or upgrade_status.find_all(with_same_files=True):
         try:
             asked.append(_Asked(pid))
         except ProcessLookupError as error:

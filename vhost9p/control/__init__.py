@@ -12,6 +12,7 @@ most that one gets, and main waits for none of them.
 - place.py: where the socket is, and which daemons there are
 - server.py: main's end
 - client.py: the other one
+- shapes.py: what the objects of answers look like
 
 What is answered to which command is above main, in answers/.
 """

@@ -11,11 +11,11 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from vhost9p import upgrade_status
-from vhost9p.control import DESCRIPTORS_MAX, Object
+from vhost9p.control import DESCRIPTORS_MAX, Object, shapes
 from vhost9p.control.server import peer
 from vhost9p.log_record import one_line
 
@@ -48,7 +48,7 @@ def ask(place: Place, request: Object, *, is_stream: bool = False) -> Iterator[O
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(PATIENCE_S)
         try:
-            _connect(sock, place.path)
+            _connect(sock, place)
             _check_server(sock, place)
             _send(sock, request)
             if is_stream:
@@ -65,17 +65,24 @@ def ask(place: Place, request: Object, *, is_stream: bool = False) -> Iterator[O
             raise ControlError(f"{place} cannot be asked: {error.strerror or error}") from None
 
 
-def _connect(sock: socket.socket, path: str) -> None:
+def _connect(sock: socket.socket, place: Place) -> None:
     """Connects, even if many others are about to. Raises OSError."""
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            sock.connect(path)
-            return
-        except BlockingIOError:  # no room in the backlog, for which only a socket that blocks waits
-            if time.monotonic() >= deadline:
-                raise TimeoutError from None
-            time.sleep(PAUSE_S)
+    with ExitStack() as opened:
+        path = place.path
+        if place.pid:
+            # As the daemon sees files, and by a name that is short enough for sun_path (unix(7)).
+            fd = os.open(f"/proc/{place.pid}/root{path}", os.O_PATH | os.O_CLOEXEC)
+            opened.callback(os.close, fd)
+            path = f"/proc/self/fd/{fd}"
+        while True:
+            try:
+                sock.connect(path)
+                return
+            except BlockingIOError:  # no room in the backlog: only a socket that blocks waits
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                time.sleep(PAUSE_S)
 
 
 def ask_on(sock: socket.socket, place: Place, request: Object) -> Iterator[Object]:
@@ -112,9 +119,15 @@ def _answer(sock: socket.socket, place: Place, request: Object) -> Iterator[Obje
                 return
             if "error" in found:
                 raise ControlError(_refusal(found, place, request))
-            if (count := found.get("descriptors")) is not None:
-                if not isinstance(count, int) or not 0 < count <= len(fds):
-                    raise ControlError(f"{place} has not sent the descriptors that it speaks of")
+            count = found.get("descriptors")
+            if count is not None and not (isinstance(count, int) and 0 < count <= len(fds)):
+                raise ControlError(f"{place} has not sent the descriptors that it speaks of")
+            if not shapes.fits(request["command"], found):
+                raise ControlError(
+                    f"{place} answers {request['command']!r} in a form that is not known here: it "
+                    "is of another version than this command, or no daemon"
+                )
+            if count is not None:
                 found["descriptors"], fds[:count] = fds[:count], []
             yield found
     finally:
@@ -155,12 +168,12 @@ def _lines(sock: socket.socket, place: Place, fds: list[int]) -> Iterator[bytes]
 # ---- which daemon --------------------------------------------------------------------------------
 
 
-def add_place_option(parser: argparse.ArgumentParser) -> None:
+def add_place_option(parser: argparse.ArgumentParser, default: str = "all that run") -> None:
     """Adds the option that names a daemon."""
     parser.add_argument(
         "--control-socket",
-        metavar="PATH",
-        help="ask the daemon at this socket (default: all that run)",
+        metavar="AT",
+        help=f"ask the daemon at this socket (default: {default})",
     )
 
 
@@ -174,9 +187,10 @@ def places(control_socket: str | None) -> list[Place]:
 
 
 def daemons() -> list[Place]:
-    """Returns the daemons that this user may ask: root those of everybody."""
+    """Returns the daemons that this user may ask: root those of everybody, also those of services
+    and containers, which have mounts of their own."""
     found = []
-    for pid in upgrade_status.find_all():
+    for pid in upgrade_status.find_all(with_same_files=False):
         with suppress(OSError):
             if path := upgrade_status.control_of(pid):
                 found.append(Place(path, pid))
@@ -191,32 +205,50 @@ class Target(NamedTuple):
 
 
 def find_vm(which: str, places: list[Place]) -> Target:
-    """Returns the VM that is named: by its name, its configuration file, or a socket. Raises
+    """Returns the VM that is named: by its name, its configuration file, or a socket. A daemon that
+    does not answer, perhaps since it is about to end, matters only if no other has the VM. Raises
     ControlError: there is none, or there are several."""
     path = os.path.realpath(which)
-    found, others = list[Target](), list[Target]()
-    for place in places:
-        for each in ask(place, {"command": "list"}):
-            names = (each.get("config"), *each.get("sockets", ()))
-            paths = {os.path.realpath(name) for name in names if isinstance(name, str)}
-            here = Target(place, str(each.get("vm")))
-            (found if which == here.vm or path in paths else others).append(here)
+    listed, silent = _list(places)
+    found = []
+    for target, each in listed:
+        names = each["config"], *each["sockets"]
+        if which == target.vm or path in {os.path.realpath(name) for name in names if name}:
+            found.append(target)
     if len(found) > 1:
         raise ControlError(f"{which!r} stands for several VMs: name one by a socket of it")
     if not found:
-        known = ", ".join(sorted({one_line(each.vm) for each in others})) or "none"
-        raise ControlError(f"no daemon has a VM {which!r}; there are: {known}")
+        known = _names(listed) or "none"
+        raise silent or ControlError(f"no daemon has a VM {which!r}; there are: {known}")
     return found[0]
 
 
 def only_vm(places: list[Place]) -> Target:
     """Returns the only VM that there is. Raises ControlError."""
-    found = [
-        Target(place, str(each.get("vm")))
-        for place in places
-        for each in ask(place, {"command": "list"})
-    ]
-    if len(found) != 1:
-        known = ", ".join(sorted({one_line(each.vm) for each in found}))
-        raise ControlError(f"name a VM: {known}" if found else "no daemon runs that you may ask")
-    return found[0]
+    listed, silent = _list(places)
+    if not listed:
+        raise silent or ControlError("no daemon that you may ask has a VM")
+    if len(listed) > 1:
+        raise ControlError(f"name a VM: {_names(listed)}")
+    return listed[0][0]
+
+
+_Listed = list[tuple[Target, Object]]
+
+
+def _list(places: list[Place]) -> tuple[_Listed, ControlError | None]:
+    """Returns the VMs that there are, with their names, and why a daemon does not answer. That one
+    ends, is replaced just now, or is none, is no reason not to find a VM of another one."""
+    listed, silent = _Listed(), None
+    for place in places:
+        try:
+            found = [*ask(place, {"command": "list"})]
+        except ControlError as error:
+            silent = error
+        else:
+            listed += [(Target(place, each["vm"]), each) for each in found]
+    return listed, silent
+
+
+def _names(listed: _Listed) -> str:
+    return ", ".join(sorted({one_line(target.vm) for target, _ in listed}))

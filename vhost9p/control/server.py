@@ -47,9 +47,17 @@ Answer = Iterator[Object] | None
 class Client:
     """Who has connected, and its request. For handlers: `send`, `end`, `fail`, `ended`."""
 
-    def __init__(self, server: "Server", sock: socket.socket, *, is_patient: bool = False) -> None:
-        """Takes ownership of the socket. If it `is_patient`, requests may come at any time."""
-        self._is_patient = is_patient
+    def __init__(
+        self, server: "Server", sock: socket.socket, commands: Collection[str] | None = None
+    ) -> None:
+        """Takes ownership of the socket. If there are `commands`, it is a process of main's own,
+        whose requests may come at any time, and may be these only."""
+        self._is_patient = commands is not None
+        self._handlers = {
+            name: handler
+            for name, handler in server.handlers.items()
+            if commands is None or name in commands
+        }
         sock.setblocking(False)
         self.socket = sock
         self.ended: list[Callable[[], None]] = []
@@ -174,8 +182,8 @@ class Client:
         if not isinstance(request, dict) or not isinstance(request.get("command"), str):
             self.fail('a request is a JSON object with a "command"')
             return
-        if not (handler := self._server.handlers.get(request["command"])):
-            known = sorted(self._server.handlers)
+        if not (handler := self._handlers.get(request["command"])):
+            known = sorted(self._handlers)
             self.fail(f"unknown command {request['command']!r:.100}", commands=known)
             return
         self._try(lambda: self._set_source(handler(request, self)))
@@ -325,9 +333,10 @@ class Server:
         elif key and key.events != client.events:
             self._selector.modify(client.socket, client.events, key.data)
 
-    def add(self, sock: socket.socket) -> None:
-        """Serves a process of main's own, at the other end of a socket, which it owns."""
-        self._serve(Client(self, sock, is_patient=True))
+    def add(self, sock: socket.socket, commands: Collection[str]) -> None:
+        """Serves a process of main's own, at the other end of a socket, which it owns. An attacker
+        may have taken it over, so it has no other commands than it needs."""
+        self._serve(Client(self, sock, commands))
 
     def _serve(self, client: Client) -> None:
         self.clients.add(client)

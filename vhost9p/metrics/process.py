@@ -94,7 +94,7 @@ class Process:
                 if pid == 0:
                     child.run(self.place.socket, its, parent)
                 self.pidfd = os.pidfd_open(pid)
-                self._server.add(own.dup())
+                self._server.add(own.dup(), {"counts"})
         except OSError as error:  # too many processes or open files, for now
             log.error(
                 "metrics cannot be served now, and are tried again: %s",

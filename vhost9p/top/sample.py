@@ -45,7 +45,7 @@ def take(control_socket: str | None, which: str | None) -> Sample:
     for place in places:
         try:
             answers = client.ask(place, {"command": "counts"})
-            found = _vms(answers)
+            found = _vms(place, answers)
             vms += [(place, each) for each in found if which is None or is_named(each, which)]
         except ControlError as error:
             problems.append(str(error))
@@ -54,13 +54,15 @@ def take(control_socket: str | None, which: str | None) -> Sample:
     return Sample(time.monotonic(), vms, problems)
 
 
-def _vms(answers: Iterable[Object]) -> list[Object]:
-    """Returns the VMs, with what was counted entered with each device."""
+def _vms(place: Place, answers: Iterable[Object]) -> list[Object]:
+    """Returns the VMs, with what was counted entered with each device. Raises ControlError."""
     found: dict[str, Object] = {}
     for each in answers:
         if "devices" in each:
             found[each["vm"]] = each
-        elif "counts" in each and each["vm"] in found:
+        elif any(len(one["buckets"]) != len(BOUNDS_S) + 1 for one in each["counts"]["types"]):
+            raise ControlError(f"{place} counts times in other steps: it is of another version")
+        elif each["vm"] in found:
             for device in found[each["vm"]]["devices"]:
                 if device["tag"] == each["tag"]:
                     device.setdefault("counts", {})[each["export"]] = each["counts"]

@@ -89,7 +89,7 @@ class Writer:
         self._out = out
         self._sequences = [[1, 1] for _ in sources]
         """Of each device: of the guest's stream, and of the host's."""
-        self._numbers = {source: i for i, source in enumerate(sources)}
+        self._numbers = {source.tag: i for i, source in enumerate(sources)}
         self._lost = 0
         out.write(_block(SECTION, _SECTION.pack(MAGIC, 1, 0, -1) + _options(
             (PROGRAM, f"vhost9p {__version__}".encode())
@@ -107,7 +107,7 @@ class Writer:
 
     def write(self, event: Event) -> None:
         """Adds a request and its reply. Raises OSError."""
-        record, number = event.record, self._numbers[event.source]
+        record, number = event.record, self._numbers[event.source.tag]
         began = record.began or record.ended
         comment = "\n".join(_comment(event)).encode(errors="replace")
         options = [(COMMENT, comment)] if comment else []

@@ -32,7 +32,7 @@ class Source(NamedTuple):
     tag: str
     """Its mount tag."""
     exports: tuple[str, ...]
-    """Their names; of a single export without one, an empty text."""
+    """Their names, by index; empty where there is none, as of a single export."""
 
 
 class Event(NamedTuple):
@@ -110,8 +110,8 @@ def _text(source: Source, path: Path | None) -> str:
     name = os.fsdecode(path.name)
     if path.is_cut:
         return f"...{name}"
-    if source.exports != ("",) and 0 < path.export <= len(source.exports):
-        name = f"/{source.exports[path.export - 1]}{name}"
+    if path.export < len(source.exports) and source.exports[path.export]:
+        name = f"/{source.exports[path.export]}{name}"
     return name or "/"
 
 

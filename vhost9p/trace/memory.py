@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from vhost9p import memory_file
@@ -36,6 +37,7 @@ class _Wish(NamedTuple):
     """Of somebody who watches."""
 
     data: int
+    renew: Callable[[], None]
     end: Callable[[], None]
 
 
@@ -59,11 +61,22 @@ class TraceMemory:
         ready = (os.pread(self.fd, 4, SIZE * i + _READY) for i in range(self.devices))
         return all(any(each) for each in ready)
 
-    def watch(self, watcher: Hashable, data: int, end: Callable[[], None]) -> None:
-        """From now on somebody watches, who wants so many bytes of the data of each request, and
-        whom `end` tells that the VM has ended."""
-        self._watchers[watcher] = _Wish(data, end)
+    def watch(
+        self,
+        watcher: Hashable,
+        data: int,
+        renew: Callable[[], None],
+        end: Callable[[], None],
+    ) -> None:
+        """From now on somebody watches, who wants so many bytes of the data of each request, whom
+        `renew` tells that exports have other names, and `end` that the VM has ended."""
+        self._watchers[watcher] = _Wish(data, renew, end)
         self._switch()
+
+    def renew(self) -> None:
+        """The exports have changed."""
+        for each in [*self._watchers.values()]:
+            each.renew()
 
     def leave(self, watcher: Hashable) -> None:
         """Somebody watches no longer. Does nothing if he did not."""
@@ -88,10 +101,12 @@ class TraceMemory:
             os.pwrite(self.fd, _CONTROL.pack(bool(self._watchers), data), SIZE * i)
 
     def _release(self) -> None:
-        """Returns the memory of the records to the kernel."""
-        for i in range(self.devices):
-            with mmap.mmap(self.fd, SIZE, offset=SIZE * i) as whole:
-                whole.madvise(mmap.MADV_REMOVE, _KEPT, SIZE - _KEPT)
+        """Returns the memory of the records to the kernel. Where the host has no room to map it, it
+        is returned when the next watcher has left."""
+        with suppress(OSError):
+            for i in range(self.devices):
+                with mmap.mmap(self.fd, SIZE, offset=SIZE * i) as whole:
+                    whole.madvise(mmap.MADV_REMOVE, _KEPT, SIZE - _KEPT)
 
     def open_readonly(self) -> int:
         """Returns a descriptor of the file that cannot write it. Raises OSError."""

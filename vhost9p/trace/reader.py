@@ -5,7 +5,9 @@ memory says is believed by nobody: a record is data to be shown.
 """
 
 import errno
+import fcntl
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,7 +63,12 @@ class Reader:
     """Reads the records of one device from now on."""
 
     def __init__(self, fd: int, device: int) -> None:
-        """`fd` is the file of the VM, which is not kept. Raises OSError."""
+        """`fd` is the file of the VM, which is not kept. Who has sent it may be anybody: its memory
+        has to stay, and no file system of theirs is asked for it. Raises OSError."""
+        if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise OSError(errno.EINVAL, "the memory of the records may become shorter")
+        if os.fstat(fd).st_size < SIZE * (device + 1):
+            raise OSError(errno.EINVAL, "there is less memory for records than devices")
         self._map = mmap.mmap(fd, SIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=SIZE * device)
         self._memory = ffi.from_buffer(self._map)
         self._position = ffi.new("uint64_t *")
@@ -79,7 +86,7 @@ class Reader:
         """Yields what has come since the last time."""
         while (size := lib.v9_trace_read(self._memory, self._position, self._out)) != 0:
             if size == -errno.ESTALE:
-                continue  # the number of the next record says how many there were
+                return  # the number of the next record says how many there were
             record = _record(bytes(ffi.buffer(self._out, size)))
             if record.number > self._seen + 1:
                 yield Lost(record.number - self._seen - 1)

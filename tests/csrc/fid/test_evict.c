@@ -230,6 +230,29 @@ TEST(an_open_descriptor_restores_the_inode_of_an_unlinked_file)
     v9_fids_clear(&fids);
 }
 
+/* An open file that is hidden by now, and only its open descriptor was kept. */
+TEST(an_open_descriptor_restores_no_hidden_file)
+{
+    static const struct v9_hidden_component component = {4, 1};
+    static const uint16_t tokens[] = {'o', 'p', 'e', 'n'};
+    static const uint8_t sets[V9_HIDDEN_SET_BYTES]; /* of none */
+    const struct v9_hidden_patterns patterns = {&component, tokens, sets, 1, 4, 0};
+    v9_hidden_paths *hidden = v9_hidden_paths_new(&patterns);
+    struct v9_fid *fid;
+
+    create_file("open");
+    age();
+    CHECK(hidden && enter(1, "open", O_RDONLY) == 0);
+    for (int i = 0; i < 2 && fids.inodes.open.count; i++)
+        v9_evict_ops.evict(&fids.shrinker, 1);
+    CHECK(fids.inodes.open.count == 0 && fids.open_io.count == 1);
+    v9_export_hide(export, hidden);
+    CHECK(v9_fids_pin(&fids, 1, &fid) == -ESTALE);
+    v9_export_hide(export, NULL);
+    v9_fids_clear(&fids);
+    v9_hidden_paths_free(hidden);
+}
+
 /* A file is read while its fid is clunked: the descriptor is the reader's until the end. */
 TEST(a_clunked_fid_in_use_stays_open)
 {
