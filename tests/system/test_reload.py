@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.frontend import PATIENCE
 from tests.frontend.client import LOCK_SUCCESS, WRLCK, Client
 from tests.frontend.daemon import Daemon, environment
 from tests.frontend.dialect_u import ORDWR, DialectUClient
@@ -22,6 +24,8 @@ from tests.frontend.machine import Machine
 from tests.system.share import AS_USER, IS_ROOT, SECURITY, fails, needs_root
 from tests.system.test_upgrade import upgraded
 from vhost9p.control.client import ask, daemons
+from vhost9p.trace.events import Event
+from vhost9p.tracer import Gap, Tracer
 
 ROOT = 0
 
@@ -141,7 +145,7 @@ def test_exports_come_and_go(site: Site) -> None:
     client.clunk(folder)
 
 
-def test_counts_name_the_exports_that_there_are(site: Site) -> None:
+def test_counts_and_traces_name_the_exports_that_there_are(site: Site) -> None:
     """The indexes of exports do not follow from their order any more."""
     site.read(b"a", b"file")
     site.reload("c", "b")
@@ -151,14 +155,30 @@ def test_counts_name_the_exports_that_there_are(site: Site) -> None:
         answer = ask(place, {"command": "counts"})
         return {each["export"]: each["counts"]["read"] for each in answer if "counts" in each}
 
+    tracer = Tracer(str(site.file), 0)
     before = counted()
     assert before.keys() == {"", "b", "c"}
     site.read(b"c", b"file")
     after = counted()
     assert {name: after[name] - before[name] for name in after} == {"": 0, "b": 0, "c": 1}
+    assert "/c/file" in paths_seen(tracer)
     site.reload("d", "b")
     site.read(b"d", b"file")
     assert counted() == {"": 0, "b": 0, "d": 1}
+    assert paths_seen(tracer) >= {"/d/file"}
+
+
+def paths_seen(tracer: Tracer) -> set[str]:
+    """What has been read, once that has been seen."""
+    found, deadline = set(), time.monotonic() + PATIENCE
+    for each in tracer.events():
+        assert not isinstance(each, Gap), "the trace goes on"
+        assert time.monotonic() < deadline, "a read is recorded"
+        if isinstance(each, Event):
+            found |= {each.path} if each.request.name == "Tread" else set()
+        elif found:
+            break
+    return found
 
 
 def test_a_removed_export_keeps_nothing(site: Site) -> None:

@@ -1,9 +1,10 @@
 """Answers "trace": lets a client watch the requests of a VM, until it hangs up.
 
-The answer is one object with a descriptor, of memory that the client can only read, and to which
-the VM's worker writes (trace/memory.py). Others follow with the names of exports that a reload has
-brought. Main itself does not look at what is in there. It switches
-recording on, and off as soon as the connection of the last client has ended, however that comes.
+The first object of the answer has the format of records, and a descriptor, of memory that the
+client can only read, and to which the VM's worker writes (trace/memory.py). Each reload is followed
+by another one with the names that exports have then. Main itself does not look at what is in there.
+It switches recording on, and off as soon as the connection of the last client has ended, however
+that comes.
 """
 
 import os

@@ -125,7 +125,7 @@ ANSWERS: dict[str, tuple[Shape, ...]] = {
     "list": (VM_NAMES,),
     "reload": (an(line=text), an(succeeded=flag)),
     "status": (daemon, vm),
-    "trace": (an(format=whole, devices=each(an(tag=text, exports=each(text)))),),
+    "trace": (an({"format": whole}, devices=each(an(tag=text, exports=each(text)))),),
 }
 """What the objects may be that answer a command."""
 
