@@ -54,8 +54,10 @@ def home(loud: Loud) -> Iterator[Path]:
 
 def environment(home: Path) -> dict[str, str]:
     """Of somebody who has done the first steps of the tutorial, but for what is fetched."""
+    # Below `make`, another one would print more.
+    inherited = {k: text for k, text in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     return {
-        **os.environ,
+        **inherited,
         "HOME": str(home),
         "XDG_CACHE_HOME": str(cache.folder().parent),
         "XDG_RUNTIME_DIR": str(home / "run"),

@@ -247,8 +247,10 @@ def test_a_vm_is_found_by_each_of_its_names(scratch: Path) -> None:
             find_vm("c", places)
         ended = Place(str(scratch / "nobody.sock"))
         assert find_vm("b", [ended, *places]).vm == "b"
-        with pytest.raises(ControlError, match=r"nobody\.sock: no daemon listens there"):
+        with pytest.raises(ControlError, match=r"there are: a, b; .*nobody\.sock: no daemon lis"):
             find_vm("c", [ended, *places])
+        with pytest.raises(ControlError, match=r"^[^;]*nobody\.sock: no daemon listens there$"):
+            find_vm("c", [ended])
 
 
 def test_an_ordinary_users_daemon_has_one() -> None:

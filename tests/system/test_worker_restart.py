@@ -218,7 +218,7 @@ def test_a_keeper_that_cannot_be_started_is_tried_again(export: Path) -> None:
     with Daemon("--path", str(export), *SECURITY, wrapper=wrapper) as daemon:
         kill(daemon.keepers[0])
         is_served(daemon, export)
-        said = [line for line in daemon.lines if "cannot be started: Resource temp" in line]
+        said = [line for line in daemon.lines if "is tried again: Resource temp" in line]
         assert len(said) == 2
 
 
@@ -418,7 +418,7 @@ def test_no_keeper_is_left_without_supervision(export: Path) -> None:
     wrapper = [sys.executable, "-c", PIDFD_FAILS_ONCE]
     with Daemon("--path", str(export), *SECURITY, wrapper=wrapper) as daemon:
         kill(daemon.keepers[0])
-        daemon.wait_line("cannot be started: Too many open files")
+        daemon.wait_line("is tried again: Too many open files")
         daemon.wait_line("there is the next keeper")
         is_served(daemon, export)
         assert len(daemon.keepers) == 1

@@ -218,8 +218,10 @@ def find_vm(which: str, places: list[Place]) -> Target:
     if len(found) > 1:
         raise ControlError(f"{which!r} stands for several VMs: name one by a socket of it")
     if not found:
-        known = _names(listed) or "none"
-        raise silent or ControlError(f"no daemon has a VM {which!r}; there are: {known}")
+        if silent and not listed:
+            raise silent
+        text = f"no daemon has a VM {which!r}; there are: {_names(listed) or 'none'}"
+        raise ControlError(f"{text}; {silent}" if silent else text)
     return found[0]
 
 
