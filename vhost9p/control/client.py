@@ -156,7 +156,7 @@ def _refusal(found: Object, place: Place, request: Object) -> str:
 def _lines(sock: socket.socket, place: Place, fds: list[int]) -> Iterator[bytes]:
     """Yields lines. Descriptors, which come no later than the end of their line, are added to
     `fds`. Raises ControlError, OSError."""
-    rest = b""
+    rest = bytearray()
     end = math.inf if sock.gettimeout() is None else time.monotonic() + ANSWER_S
     while True:
         if time.monotonic() > end:
@@ -165,10 +165,11 @@ def _lines(sock: socket.socket, place: Place, fds: list[int]) -> Iterator[bytes]
         fds += more
         if not data:
             raise ControlError(f"{place} has ended, or is being upgraded: try again")
-        *lines, rest = (rest + data).split(b"\n")
+        rest += data
+        *lines, rest = rest.split(b"\n") if b"\n" in data else [rest]
         if len(rest) > OBJECT_MAX or len(fds) > 2 * DESCRIPTORS_MAX:
             raise ControlError(f"{place} answers with more than an object may have")
-        yield from lines
+        yield from map(bytes, lines)
 
 
 # ---- which daemon --------------------------------------------------------------------------------
