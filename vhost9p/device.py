@@ -101,7 +101,7 @@ class Device:
         self, config: DeviceConfig, mem_bytes: int, area: Area | None, locks: mmap.mmap | None
     ) -> None:
         undo = self._undo
-        self.exports = Exports(config)
+        self.exports = Exports(config, self.changes)
         undo.callback(self.exports.close)
         failures.enable(self.exports.natives[0], always=self._log_failures)
         self._native = NativeDevice(
@@ -129,6 +129,7 @@ class Device:
             set_dialect=lambda dialect: self._native.set_dialect(dialect_u=dialect is Dialect.U),
             wake_signal=sys.wake_signal(),
             locks=locks,
+            changes=self.changes,
         )
         undo.callback(self._server.close)
         self.try_lock = self._server.try_lock

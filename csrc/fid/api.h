@@ -29,6 +29,7 @@ enum {
     V9_STREAM_CUT = 2,    /* the line before it is not whole */
     V9_STREAM_SHORT = 4,  /* the last reply had less than was asked for: the client asks again */
     V9_STREAM_INSIDE = 8, /* it ended inside a line */
+    V9_STREAM_WAITS = 16, /* a read waits for lines: it was opened without O_NONBLOCK */
 };
 
 /* Bytes of the longest name of a file that is reported. */

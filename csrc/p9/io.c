@@ -90,9 +90,13 @@ static int promise_open(struct v9_request *r, const struct v9_inode *inode)
 }
 
 /* Whoever opens the stream reads what comes from now on. */
-static void begin_stream(struct v9_device *dev, const struct v9_fid *fid, const v9_export *ex)
+static void begin_stream(struct v9_device *dev, const struct v9_fid *fid, const v9_export *ex,
+                         uint32_t flags)
 {
-    const struct v9_stream fresh = {.start = __atomic_load_n(ex->stream_end, __ATOMIC_ACQUIRE)};
+    const struct v9_stream fresh = {
+        .start = __atomic_load_n(ex->stream_end, __ATOMIC_ACQUIRE),
+        .more = flags & P9_NONBLOCK ? 0 : V9_STREAM_WAITS,
+    };
 
     pthread_mutex_lock(&dev->fids.lock);
     *v9_fids_stream(&dev->fids, fid) = fresh;
@@ -122,7 +126,7 @@ static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *
     if (fd < 0)
         return fd;
     if (v9_notices_stream(ex, inode->st_ino))
-        begin_stream(dev, fid, ex);
+        begin_stream(dev, fid, ex, flags);
     size = promise_open(r, inode);
     err = v9_fids_open(&dev->fids, fid, fd, host);
     if (err)
