@@ -1,9 +1,9 @@
 /*
  * What each kind of change takes, in an order in which nobody who is woken finds something stale.
  *
- * A name that the host has and the guest has not is one that the guest's kernel remembers as missing
- * (Linux 7.3 and later, cache=loose): its directory is forgotten. A directory that has got or lost
- * names is refreshed itself, once for all its lines that follow each other.
+ * A name that the host has and the guest has not is one that the guest's kernel remembers as
+ * missing (Linux 7.3 and later, cache=loose): its directory is forgotten. A directory that has got
+ * or lost names is refreshed itself, once for all its lines that follow each other.
  */
 #define _GNU_SOURCE
 #include "agent.h"

@@ -1,18 +1,19 @@
 /*
  * What makes the guest's kernel look again.
  *
- * Times: setting a file's mtime to that of `refresh` or `forget` changes nothing on the host. In the
- * guest it is a change like any other, so inotify fires (IN_ATTRIB if the atime is set, too,
- * IN_MODIFY if it is not), and the attributes are asked for again. After `forget` the file's name is
- * looked up again, too, and leads to an inode without stale data; whoever has it open keeps the old.
+ * Times: setting a file's mtime to that of `refresh` or `forget` changes nothing on the host. In
+ * the guest it is a change like any other, so inotify fires (IN_ATTRIB if the atime is set, too,
+ * IN_MODIFY if it is not), and the attributes are asked for again. After `forget` the file's name
+ * is looked up again, too, and leads to an inode without stale data; whoever has it open keeps the
+ * old.
  *
  * Sizes: with cache=loose the client never takes another size for an inode that it has. truncate(2)
  * does that, and vhost9p changes nothing if it comes from REFRESH_UID. So an open file shows the
  * new data, and a watch of it goes on.
  *
  * Who can write in the export may put a symlink in a path's place while the agent, which is root,
- * goes along it. So a path is opened first, and never left (openat2(2)); what is done is done to the
- * descriptor.
+ * goes along it. So a path is opened first, and never left (openat2(2)); what is done is done to
+ * the descriptor.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -61,7 +62,8 @@ void agent_look(const struct mount *mount, const char *path)
         close(file);
 }
 
-/* The kernel prunes all unused names of a file system that is remounted, even if nothing changes. */
+/* The kernel prunes all unused names of a file system that is remounted, even if nothing changes.
+ */
 static void prune_names(const struct mount *mount)
 {
     int context = (int)syscall(SYS_fspick, mount->root, "", 8 /* FSPICK_EMPTY_PATH */);

@@ -76,10 +76,9 @@ static void take_options(struct mount *mount, const char *options, const char *s
     const char *cache = option(superblock, "cache");
     unsigned long bits = cache ? strtoul(cache, NULL, 0) : 0;
     mount->read_only = option(options, "ro") || option(superblock, "ro");
-    mount->caches_names =
-        (bits & 10) || is_word(cache, "loose") || is_word(cache, "fscache");
-    mount->caches_pages = mount->caches_names || (bits & 1) || is_word(cache, "mmap") ||
-                          is_word(cache, "readahead");
+    mount->caches_names = (bits & 10) || is_word(cache, "loose") || is_word(cache, "fscache");
+    mount->caches_pages =
+        mount->caches_names || (bits & 1) || is_word(cache, "mmap") || is_word(cache, "readahead");
 }
 
 bool agent_mounted(int id)
@@ -106,8 +105,7 @@ int agent_mount(struct mount *mount, const char *directory)
         mount->events = open(path, O_RDONLY | O_CLOEXEC);
     if ((size_t)snprintf(path, sizeof path, "%s/..", directory) < sizeof path)
         mount->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (mount->events < 0 || mount->root < 0 ||
-        !times_of(directory, "refresh", &mount->refresh) ||
+    if (mount->events < 0 || mount->root < 0 || !times_of(directory, "refresh", &mount->refresh) ||
         !times_of(directory, "forget", &mount->forget)) {
         agent_say("%s: %s; it has to be the .vhost9p in the root of a mount", directory,
                   strerror(errno));

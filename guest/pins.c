@@ -2,10 +2,10 @@
  * Directories that are held open, so that watches of them work.
  *
  * Without cache=loose the guest's kernel makes a new inode for a directory at each use, unless
- * something holds its name. A watch is one of an inode: if nothing held the directory when the watch
- * was set, it never fires, not even for what the guest does itself. So all directories are held from
- * the start, up to a limit, those near the root first: a descriptor each, which opens nothing on the
- * host (O_PATH), and a fid there.
+ * something holds its name. A watch is one of an inode: if nothing held the directory when the
+ * watch was set, it never fires, not even for what the guest does itself. So all directories are
+ * held from the start, up to a limit, those near the root first: a descriptor each, which opens
+ * nothing on the host (O_PATH), and a fid there.
  */
 #define _GNU_SOURCE
 #include "agent.h"
