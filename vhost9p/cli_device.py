@@ -15,7 +15,7 @@ from vhost9p.errors import Problems
 
 PLAIN = (
     *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr"),
-    *("max_guest_memory", "threads", "cpus", "poll_us", "ring"),
+    *("max_guest_memory", "threads", "cpus", "poll_us", "ring", "notify"),
     *("security_model", "readonly", "fmode", "dmode", "writeout", "hide"),
 )
 QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)

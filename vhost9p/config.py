@@ -279,6 +279,8 @@ class DeviceConfig:
     """Microseconds that an idle thread polls at most, before it sleeps."""
     ring: Literal["packed", "split"] = "packed"
     """The newest layout of the virtqueue that the guest is offered; split always is."""
+    notify: bool = False
+    """Report to the guest what the host changes."""
     once: bool = False
     """End after the first VMM has left."""
     force: bool = False

@@ -417,6 +417,12 @@ OWN_KEYS: dict[str, Leaf] = {
         "understands that.",
         _DEVICE.ring,
     ),
+    "notify": Leaf(
+        v.parse_bool,
+        "report to the guest what the host changes",
+        "The guest's kernel learns nothing by itself: an agent in the guest reads the reports.",
+        _DEVICE.notify,
+    ),
     "once": _flag("exit after the first VMM has left", _DEVICE.once),
     "force": _flag(
         "serve exports that overlap, contain the daemon's own files, or are not writable",

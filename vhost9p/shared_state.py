@@ -27,6 +27,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 from vhost9p.attempts import DEATHS, Attempts
+from vhost9p.changes.ring import Ring
 from vhost9p.config import DeviceConfig
 from vhost9p.ends import Cause
 from vhost9p.fs import lock_records
@@ -54,6 +55,8 @@ class SharedState(NamedTuple):
     """Whether code that was loaded anew can go on with it."""
     config: DeviceConfig
     """What is served now, which may be less than before."""
+    changes: Ring | None
+    """What is reported to the guest, if anything is."""
 
     @classmethod
     def map(
@@ -62,6 +65,7 @@ class SharedState(NamedTuple):
         saved: SavedState,
         config: DeviceConfig,
         trace: Any = None,
+        changes: Ring | None = None,
         *,
         is_new: bool,
     ) -> Self:
@@ -70,7 +74,7 @@ class SharedState(NamedTuple):
         parts = saved.map(anywhere=is_new)
         area = Area(saved.header.max_fids, parts.device, trace)
         connection = Connection(parts.connection)
-        return cls(listener, connection, area, parts.locks, parts.at_home, config)
+        return cls(listener, connection, area, parts.locks, parts.at_home, config, changes)
 
     @property
     def _about(self) -> dict[str, Any]:
