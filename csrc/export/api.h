@@ -244,6 +244,7 @@ struct v9_dir_note {
     uint32_t number; /* of its mark, until v9_dir_marks_drop */
     uint32_t export; /* index */
     int32_t error;   /* why it has no mark; 0: it has one */
+    uint32_t above;  /* the number of the directory that it is in; 0: that has none */
     uint32_t is_root;
     uint32_t id_size;
     uint8_t id[V9_DIR_ID_MAX]; /* what events have for it (fanotify(7)): fsid and file handle */

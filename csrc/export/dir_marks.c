@@ -231,6 +231,25 @@ static uint32_t find(const struct v9_dir_marks *marks, uint32_t export, const st
     return number;
 }
 
+/* Reads where the directory is: its path, and the number of the directory above; whether that is
+ * elsewhere than before. */
+static bool read_place(struct v9_dir_marks *marks, v9_export *ex, int32_t fd,
+                       struct v9_dir_note *note)
+{
+    const uint32_t above = note->above;
+    struct v9_attr attr;
+    const bool known = v9_host_stat(fd, "..", &attr) == 0;
+    const bool moved = read_path(ex, fd, note);
+
+    note->above = 0;
+    if (!known || note->is_root)
+        return moved;
+    pthread_mutex_lock(&marks->lock);
+    note->above = find(marks, note->export, &attr);
+    pthread_mutex_unlock(&marks->lock);
+    return moved || note->above != above;
+}
+
 /* Enters a directory that is not set yet; 0: there is no room. The lock is held. */
 static uint32_t enter(struct v9_dir_marks *marks, uint32_t export, const struct v9_attr *attr)
 {
@@ -300,10 +319,10 @@ static int set(const struct v9_dir_marks *marks, int32_t fd)
 }
 
 /* A name may have changed before there was a mark: its directory's event came before the note. */
-static void settle_path(struct v9_dir_marks *marks, v9_export *ex, int32_t fd,
-                        struct v9_dir_note *note)
+static void settle_place(struct v9_dir_marks *marks, v9_export *ex, int32_t fd,
+                         struct v9_dir_note *note)
 {
-    for (int i = 0; i < SETTLE && read_path(ex, fd, note); i++) {
+    for (int i = 0; i < SETTLE && read_place(marks, ex, fd, note); i++) {
         pthread_mutex_lock(&marks->lock);
         append(marks, note);
         pthread_mutex_unlock(&marks->lock);
@@ -332,15 +351,15 @@ void v9_dir_marks_add(v9_export *ex, int32_t fd, const struct v9_attr *attr)
         return;
     note.export = ex->index;
     note.error = 0;
-    note.path_size = note.id_size = 0;
+    note.path_size = note.id_size = note.above = 0;
     err = read_id(fd, &note);
-    read_path(ex, fd, &note);
+    read_place(marks, ex, fd, &note);
     note.number = obtain(marks, &note, attr); /* another thread may have entered it meanwhile */
     if (!note.number)
         return;
     err = err ? err : set(marks, fd);
     if (!err)
-        settle_path(marks, ex, fd, &note);
+        settle_place(marks, ex, fd, &note);
     settle(marks, &note, err);
 }
 

@@ -9,10 +9,10 @@
  * marked by then: a walk passes them.
  *
  * The group reports which directory it was by the file handle, and the entry by its name. So each
- * new mark is noted with the directory's handle, in the form of events, and its path, for Python to
- * make paths of events (vhost9p/changes/marked.py). A note is there before the mark is, hence
- * before any event. A rename meanwhile is seen when the path is read again after the mark was set;
- * later ones are events.
+ * new mark is noted with the directory's handle, in the form of events, its name, and the number of
+ * the directory above, for Python to make paths of events (vhost9p/marked/). A note is there before
+ * the mark is, hence before any event. A rename meanwhile is seen when the place is read again
+ * after the mark was set; later ones are events.
  *
  * The kernel tells an ordinary user the pid of an event only if it is the reader's own. That is
  * enough to leave out what the guest has done itself, of which only changes of the tree of
