@@ -26,7 +26,8 @@ _HEAD = struct.Struct("=IBBHQii")
 _VERSION = 3
 _INFO = struct.Struct("=BxH")
 """info_type, len."""
-_FSID = 8
+FSID_SIZE = 8
+"""Bytes of the file system's id at the beginning of a directory."""
 _HANDLE = struct.Struct("=Ii")
 """struct file_handle: how many bytes follow, and their type."""
 _DFID_NAME, _OLD, _NEW = 2, 10, 12
@@ -44,12 +45,12 @@ class Entry(NamedTuple):
     @property
     def file_system(self) -> bytes:
         """The id of its file system (f_fsid of statfs(2))."""
-        return self.directory[:_FSID]
+        return self.directory[:FSID_SIZE]
 
     @property
     def handle(self) -> bytes:
         """The directory's struct file_handle."""
-        return self.directory[_FSID:]
+        return self.directory[FSID_SIZE:]
 
 
 class Event(NamedTuple):
@@ -93,7 +94,7 @@ def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[int, Entry]]:
             raise ValueError("an entry of a record of fanotify is damaged")
         if kind in (_DFID_NAME, _OLD, _NEW):
             begin = at + _INFO.size
-            length, _ = _HANDLE.unpack_from(data, begin + _FSID)
-            name = begin + _FSID + _HANDLE.size + length
+            length, _ = _HANDLE.unpack_from(data, begin + FSID_SIZE)
+            name = begin + FSID_SIZE + _HANDLE.size + length
             yield kind, Entry(data[begin:name], data[name : at + size].split(b"\0", 1)[0])
         at += size
