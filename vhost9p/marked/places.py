@@ -157,7 +157,10 @@ class Places:
     def renamed(self, what: bytes | None, old: Entry | None, new: Entry | None) -> None:
         """A directory with this id (None: not known) was renamed; an entry is None if its directory
         has no mark. Raises Unclear."""
-        for directory in self._what(what, old):
+        found = self._what(what, old)
+        if len({each.export for each in found}) < len(found):
+            raise Unclear  # it is seen in several places
+        for directory in found:
             above = [
                 each
                 for each in self._ids.get(new.directory if new else b"", ())
