@@ -101,13 +101,8 @@ static bool act_as(unsigned uid)
     return !syscall(SYS_capset, &header, data);
 }
 
-bool agent_resize(const struct mount *mount, int file, off_t size)
+static bool resize(const char *path, off_t size)
 {
-    char path[PROC_PATH];
-    struct stat status;
-    if (!mount->resizes || size < 0 || fstat(file, &status) || !S_ISREG(status.st_mode))
-        return false;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
     bool done = act_as(REFRESH_UID) && !truncate(path, size);
     act_as(geteuid());
     return done;
@@ -116,35 +111,38 @@ bool agent_resize(const struct mount *mount, int file, off_t size)
 /*
  * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
  * nothing: behind the size at which the inode was made, but for what has been in the cache and left
- * it. So the last byte is read before all pages are dropped.
+ * it. So the last byte is read before all pages are dropped. Nothing of that waits for the host:
+ * who is woken by the new size finds the new data.
  */
-void agent_drop_pages(int file, off_t size)
+static void drop_pages(int data, off_t size)
 {
-    char path[PROC_PATH], byte;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    int data = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (data < 0)
-        return;
+    char byte;
     ssize_t read = size > 0 ? pread(data, &byte, 1, size - 1) : 0;
     (void)read;
     posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
-    close(data);
+}
+
+bool agent_renew(const struct mount *mount, int file, off_t size)
+{
+    char path[PROC_PATH];
+    struct stat status;
+    if (fstat(file, &status) || !S_ISREG(status.st_mode))
+        return false; /* where names are not cached, fstat has set the size */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    bool renewed = mount->caches_names ? mount->resizes && size >= 0 && resize(path, size) : true;
+    if (data >= 0) {
+        drop_pages(data, mount->caches_names ? size : status.st_size);
+        close(data);
+    }
+    return renewed;
 }
 
 /* `refresh` can be cut and filled by an agent, and by nobody else. */
-bool agent_can_resize(const struct mount *mount, const char *directory)
+bool agent_can_resize(const char *directory)
 {
-    struct mount probe = *mount;
-    probe.resizes = true;
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
         return false;
-    int file = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (file < 0)
-        return false;
-    bool can = agent_resize(&probe, file, 1);
-    if (can)
-        agent_resize(&probe, file, 0);
-    close(file);
-    return can;
+    return resize(path, 1) && resize(path, 0);
 }
