@@ -133,7 +133,7 @@ def test_every_option_is_read(run: Cli, share: str, tmp_path: Path) -> None:
         f"--socket-path={SOCKET}", "--socket-mode=0666", f"--socket-owner={os.geteuid()}",
         f"--socket-group={os.getegid()}", f"--path={share}", "--tag=work", "--security-model=none",
         "--multidevs=remap", "--readonly", "--msize-max=512KiB", "--max-fids=1000", "--threads=4",
-        "--cpus=1", "--poll-us=70",
+        "--cpus=1", "--poll-us=70", "--notify",
         "--ring=split", "--once", "--force", f"--state-dir={tmp_path}/state", "--log-level=error",
         "--sandbox=namespace", "--seccomp=log",
     )  # fmt: skip
@@ -152,6 +152,7 @@ def test_every_option_is_read(run: Cli, share: str, tmp_path: Path) -> None:
                 threads=4,
                 cpus=(1,),
                 poll_us=70,
+                notify=True,
                 ring="split",
                 once=True,
                 force=True,

@@ -59,6 +59,7 @@ devices:
     cpus: 0,2-3
     poll_us: 0
     ring: split
+    notify: yes
     once: yes
     force: on
   - {socket: data.sock, path: ./two/../two, tag: "5"}
@@ -84,6 +85,7 @@ devices:
         cpus=(0, 2, 3),
         poll_us=0,
         ring="split",
+        notify=True,
         once=True,
         force=True,
         state_dir=f"{tmp_path}/state",

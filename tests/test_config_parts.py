@@ -287,7 +287,7 @@ EXPORTS = [
     ("exports: [{name: a, path: one}, {name: a, path: two}]",
      ["2:34: exports: name: 'a' is another export's already"]),
     *((f"exports: [{{name: {name}, path: one}}]",
-       [f"2:18: exports: name: '{shown}' is no name for an export: a directory's name is expected"])
+       [f"2:18: exports: name: '{shown}' is no name for a directory"])
       for name, shown in (("''", ""), (".", "."), ("..", ".."), ("a/b", "a/b"),
                           (".virtfs_metadata", ".virtfs_metadata"), ("b" * 256, "b" * 80 + "…"))),
     ("fmode: 0600\nexports: [{name: a, path: one}]",

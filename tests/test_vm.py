@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from vhost9p import vm as module
-from vhost9p.config import Config
+from vhost9p.config import Config, DeviceConfig
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm import Vm
 
@@ -29,7 +28,7 @@ def test_a_session_waits_for_what_the_host_lacks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "give_birth", give_birth)
     monkeypatch.setattr(Vm, "read_entered", lambda _: None)
     monkeypatch.setattr(Vm, "_start_anew", lambda _: pytest.fail("the session is lost"))
-    config = cast(Config, SimpleNamespace(log_level="debug"))
+    config = Config((DeviceConfig(()),), log_level="debug")
     vm: Any = Vm("vm", config, [Listener(ours, "socket")], speaks=False)
     vm._goes_on = True
     stop_fd = os.eventfd(0)

@@ -41,6 +41,7 @@ from vhost9p.saved_state import Unreadable
 from vhost9p.upgrade import Trial
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vm import HANG, Vm
+from vhost9p.watcher.process import Watchers
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Daemon:
         self._logged = Signals(signals.LOGGED)
         self._ends = Signals({signal.SIGCHLD})
         self._selector = selectors.DefaultSelector()
+        self.watchers = Watchers(self._watch, self._selector.unregister)
         self._watch(self._stop_fd, self.stop)
         self._watch(self._logged.fileno(), self._take_logged)
         self._watch(self._ends.fileno(), self._ends.read)
@@ -187,6 +189,7 @@ class Daemon:
     def _take_copies(self, vm: Vm) -> None:
         del self._changed[vm.name]
         self._store_is_due |= vm.copies.take(vm.pid, vm.pidfd)
+        self.watchers.serves(vm)
         self._watch(vm.bell, partial(self._note_change, vm))
 
     def _keeper_ended(self, vm: Vm) -> None:
@@ -199,6 +202,7 @@ class Daemon:
     def forget(self, vm: Vm) -> None:
         """A VM has ended."""
         self._end_log(vm)
+        self.watchers.forget(vm)
         vm.close()
         self.codes.add(vm.code)
         del self.vms[vm.name]
@@ -247,6 +251,8 @@ class Daemon:
             yield self._control.looks_at, self._control.step
         if self._metrics and self._metrics.next_start is not None and not self.stopping:
             yield self._metrics.next_start, self._start_metrics
+        if not self.stopping:
+            yield from self.watchers.due()
         if self._announcer.is_due_at is not None:
             yield self._announcer.is_due_at, self._announcer.act
         if self._outcome:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from vhost9p import failures, host
+from vhost9p.changes.ring import Ring
 from vhost9p.config import DeviceConfig
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
@@ -69,19 +70,22 @@ class Device:
         devices: int = 1,
         area: Area | None = None,
         locks: mmap.mmap | None = None,
+        changes: Ring | None = None,
         *,
         log_failures: bool = False,
         times_requests: bool = False,
     ) -> None:
         """One of so many devices in the process. `area` and `locks` have the state that outlives
-        the process; it goes on with what they hold. With `log_failures` requests that fail are
-        logged whatever the log's level is. Raises OSError, StateError: what `area` holds
-        is then for the next process, and this one has to end."""
+        the process; it goes on with what they hold. `changes` is what is reported to the guest, if
+        anything is. With `log_failures` requests that fail are logged whatever the log's level is.
+        Raises OSError, StateError: what `area` holds is then for the next process, and this one has
+        to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
+        self.changes = changes
         self._undo = ExitStack()
         self._log_failures = log_failures
         self._times_requests = times_requests
@@ -97,7 +101,7 @@ class Device:
         self, config: DeviceConfig, mem_bytes: int, area: Area | None, locks: mmap.mmap | None
     ) -> None:
         undo = self._undo
-        self.exports = Exports(config)
+        self.exports = Exports(config, self.changes)
         undo.callback(self.exports.close)
         failures.enable(self.exports.natives[0], always=self._log_failures)
         self._native = NativeDevice(
@@ -125,6 +129,7 @@ class Device:
             set_dialect=lambda dialect: self._native.set_dialect(dialect_u=dialect is Dialect.U),
             wake_signal=sys.wake_signal(),
             locks=locks,
+            changes=self.changes,
         )
         undo.callback(self._server.close)
         self.try_lock = self._server.try_lock

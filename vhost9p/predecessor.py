@@ -92,7 +92,8 @@ def _own(written: Mapping[str, Any], numbers: Mapping[int, int]) -> set[int]:
     """The descriptors of a VM but for its copies, as far as they were kept."""
     one = [written.get(key, -1) for key in (*_SHARED, "trace", "log")]
     sockets = [each["fd"] for each in written.get("sockets", ())]
-    each = (*one, *written.get("states", ()), *sockets)
+    rings = [fd for each in written.get("rings", ()) if each for fd in each]
+    each = (*one, *written.get("states", ()), *sockets, *rings)
     return {numbers[fd] for fd in each if fd in numbers}
 
 
@@ -105,6 +106,7 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int])
             "sockets": [{**each, "fd": numbers[each["fd"]]} for each in written["sockets"]],
             "log": numbers[written["log"]] if written["log"] >= 0 else -1,
             "trace": numbers.get(written.get("trace", -1), -1),  # older versions have none
+            "rings": [each and [numbers[fd] for fd in each] for each in written.get("rings", ())],
         }
         for fd in more["states"]:
             SavedState.open(fd)  # before anything is taken over

@@ -36,16 +36,10 @@ from vhost9p.errors import UserError
 from vhost9p.log_format import journal_problem
 from vhost9p.policy import export_options, rights
 from vhost9p.policy.forbid import why_not_forbid
-from vhost9p.policy.mounts import MountLine, MountTable
+from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable
 from vhost9p.policy.spelling import why_not_hide
 from vhost9p.policy.state_dir import state_problem
 from vhost9p.vhost_user.listener import descriptor_problem, path_problem
-
-KERNEL_TYPES = frozenset(
-    b"bpf cgroup cgroup2 debugfs devpts devtmpfs mqueue proc securityfs sysfs tracefs".split()
-)
-"""File systems that are interfaces to the kernel. Every root file system has mounts of them, and
-they hold no data that two exports could share."""
 
 ADVICE = "or force it (--force; in a file, force: true)"
 MODELS = (

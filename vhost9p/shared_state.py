@@ -27,6 +27,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 from vhost9p.attempts import DEATHS, Attempts
+from vhost9p.changes.ring import Ring
 from vhost9p.config import DeviceConfig
 from vhost9p.ends import Cause
 from vhost9p.fs import lock_records
@@ -35,6 +36,7 @@ from vhost9p.inventory import Loss
 from vhost9p.log_record import about
 from vhost9p.native.connection import Connection
 from vhost9p.native.device import Area, Blame
+from vhost9p.native.export import NOTICES
 from vhost9p.native.process import close_others
 from vhost9p.policy.export_options import hidden_paths
 from vhost9p.saved_state import SavedState
@@ -54,6 +56,8 @@ class SharedState(NamedTuple):
     """Whether code that was loaded anew can go on with it."""
     config: DeviceConfig
     """What is served now, which may be less than before."""
+    changes: Ring | None
+    """What is reported to the guest, if anything is."""
 
     @classmethod
     def map(
@@ -62,6 +66,7 @@ class SharedState(NamedTuple):
         saved: SavedState,
         config: DeviceConfig,
         trace: Any = None,
+        changes: Ring | None = None,
         *,
         is_new: bool,
     ) -> Self:
@@ -70,7 +75,7 @@ class SharedState(NamedTuple):
         parts = saved.map(anywhere=is_new)
         area = Area(saved.header.max_fids, parts.device, trace)
         connection = Connection(parts.connection)
-        return cls(listener, connection, area, parts.locks, parts.at_home, config)
+        return cls(listener, connection, area, parts.locks, parts.at_home, config, changes)
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -121,7 +126,8 @@ class SharedState(NamedTuple):
             if export.hide:
                 root = os.fsencode(export.place or export.path)
                 self.area.hide(index, root, hidden_paths(export))
-        self.area.keep_exports(self.config.indexed)
+        notices = [NOTICES] if self.changes else []
+        self.area.keep_exports([*self.config.indexed, *notices])
 
     def lose_descriptors(self, numbers: tuple[list[int], list[int]] | None) -> None:
         """All descriptors are lost but those of the session, which had numbers and have others now

@@ -27,6 +27,7 @@ from vhost9p import confinement, memory_file, plain, takeover, worker
 from vhost9p.attempts import Attempts
 from vhost9p.back_off import BackOff
 from vhost9p.birth import Failed, Newborn, Waits, give_birth
+from vhost9p.changes.ring import Ring
 from vhost9p.config import Config
 from vhost9p.confinement import Entered, SandboxError
 from vhost9p.copies import Copies
@@ -68,6 +69,7 @@ class Vm:
         progress: Progress | None = None,
         inventory: Inventory | None = None,
         trace: TraceMemory | None = None,
+        rings: Sequence[Ring | None] | None = None,
     ) -> None:
         """Takes ownership of the listeners, one for each device. Raises OSError."""
         self.name = name
@@ -93,6 +95,8 @@ class Vm:
         self._inventory = inventory or Inventory(len(listeners))
         self.copies = Copies(name, self._inventory)
         self.trace = trace or TraceMemory(len(listeners))
+        self.rings = rings or [Ring() if each.notify else None for each in config.devices]
+        """For each device what is reported to its guest, if anything is."""
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
@@ -190,7 +194,8 @@ class Vm:
     @property
     def _kept(self) -> list[int]:
         """Descriptors of the keeper, by main's numbers."""
-        return [self._inventory.bell, *(each.fileno() for each in self.listeners)]
+        bells = [each.bell for each in self.rings if each]
+        return [self._inventory.bell, *bells, *(each.fileno() for each in self.listeners)]
 
     def _confine(self) -> Task:
         """Confines the keeper. Returns what its workers do. Raises Refused."""
@@ -218,7 +223,8 @@ class Vm:
         return [
             SharedState.map(*each, is_new=is_new)
             for each in zip(
-                self.listeners, self._states, config.devices, self.trace.map(), strict=True
+                *(self.listeners, self._states, config.devices, self.trace.map(), self.rings),
+                strict=True,
             )
         ]
 
@@ -357,6 +363,8 @@ class Vm:
         self.copies.drop()
         self._inventory.close()
         self.trace.close()
+        for ring in filter(None, self.rings):
+            ring.close()
         self._progress.close()
         for each in self.listeners:
             each.close()
@@ -393,7 +401,8 @@ class Vm:
         sockets = [each.fileno() for each in self.listeners]
         logs = [self.log.fileno()] if self.log else []
         shared = self._report, self._progress.fd, self._inventory.fd, self._inventory.bell
-        return [*sockets, *states, *shared, self.trace.fd, *logs]
+        rings = [fd for each in self.rings if each for fd in (each.fd, each.bell)]
+        return [*sockets, *states, *shared, self.trace.fd, *logs, *rings]
 
     def written_down(self) -> dict[str, Any]:
         """What the next version has to know of the VM, for JSON."""
@@ -409,6 +418,7 @@ class Vm:
             "inventory": self._inventory.fd,
             "bell": self._inventory.bell,
             "trace": self.trace.fd,
+            "rings": [each and [each.fd, each.bell] for each in self.rings],
             "log": self.log.fileno() if self.log else -1,
             "log_rest": self.log.rest if self.log else "",
         }
@@ -446,6 +456,7 @@ class Vm:
             written["name"], config, listeners, speaks=written["speaks"],
             progress=progress, inventory=inventory,
             trace=TraceMemory(len(listeners), written.get("trace", -1)),
+            rings=[each and Ring(*each) for each in written.get("rings", ())],
         )  # fmt: skip
         vm._states = [SavedState.open(fd) for fd in written["states"]]
         vm._report = written["report"]
@@ -527,7 +538,10 @@ class Vm:
         config = confinement.seen_inside(self.config, entered)
         states = self._map(config, is_new=False)
         sockets = [each.fileno() for each in self.listeners]
-        log_fd, self._inventory.bell = successor.copy(sockets, (log_fd, self._inventory.bell))
+        ringing: list[Inventory | Ring] = [self._inventory, *filter(None, self.rings)]
+        log_fd, *bells = successor.copy(sockets, (log_fd, *(each.bell for each in ringing)))
+        for each, bell in zip(ringing, bells, strict=True):
+            each.bell = bell
         task = partial(self._task, config, entered, states, successor)
         begin = partial(self._begin_in_place, successor, entered, task)
         needed = (successor.channel, *successor.left)

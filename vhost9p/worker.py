@@ -129,7 +129,7 @@ class Worker:
         for number, (each, state) in enumerate(zip(config.devices, states, strict=True)):
             with attempts.taking_over(number):
                 device = _unless_stopped(
-                    stop_fd, partial(make, each, devices, state.area, state.locks)
+                    stop_fd, partial(make, each, devices, state.area, state.locks, state.changes)
                 )
             self._served.append((device, state, each))
         attempts.succeeded()

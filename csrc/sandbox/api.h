@@ -76,6 +76,8 @@ uint64_t v9_caps_effective(void);
 /* Gives up all capabilities of this thread but those in `kept`, for good: nothing that it does, and
  * no program that it executes, gains others. Supplementary groups go too, if they may. */
 int v9_caps_keep(uint64_t kept);
+/* Becomes another user and group, and keeps the capabilities. */
+int v9_caps_become(uint32_t uid, uint32_t gid);
 /* no_new_privs, and no core dumps: a core would hold the guest's data. */
 int v9_caps_forbid_gain(void);
 

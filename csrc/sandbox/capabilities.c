@@ -79,6 +79,21 @@ int v9_caps_keep(uint64_t kept)
     return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
 }
 
+int v9_caps_become(uint32_t uid, uint32_t gid)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    int err;
+
+    if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || setresgid(gid, gid, gid) < 0 ||
+        setresuid(uid, uid, uid) < 0)
+        return -errno;
+    err = read_caps(data);
+    for (int i = 0; i < 2; i++)
+        data[i].effective = data[i].permitted;
+    return err ? err : syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+}
+
 /* An ordinary user's process stays open to its own /proc (the watchdog reads there). With a limit
  * of 1 the kernel starts no program that takes cores either (core(5)), other than with 0. */
 int v9_caps_forbid_gain(void)

@@ -394,6 +394,12 @@ def confine(
     return tuple(lacks)
 
 
+def become(uid: int, gid: int) -> None:
+    """Makes this process, which has one thread, another user's, with the capabilities that it has.
+    Raises OSError."""
+    check(lib.v9_caps_become(uid, gid))
+
+
 def drop_rights() -> None:
     """Takes all capabilities from this process, and the right to gain any by execve(2). Raises
     OSError."""

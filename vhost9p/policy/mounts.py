@@ -21,6 +21,12 @@ from typing import NamedTuple
 from vhost9p import procfs, threads
 from vhost9p.native.qidmap import FileKey
 
+KERNEL_TYPES = frozenset(
+    b"bpf cgroup cgroup2 debugfs devpts devtmpfs mqueue proc securityfs sysfs tracefs".split()
+)
+"""File systems that are interfaces to the kernel. Every root file system has mounts of them, and
+they hold no data that two exports could share."""
+
 Probe = Callable[[int], FileKey]
 """Reads the key of an open file (O_PATH is enough); raises OSError."""
 

@@ -1,0 +1,69 @@
+"""The C library's calls for fanotify(7) and file handles, which Python's os module lacks.
+
+Groups are for events that name directories by file handles (changes/records.py). What of them a
+process may do depends on CAP_SYS_ADMIN: with it, whole file systems can be marked, and events say
+whose they are.
+"""
+
+import ctypes
+import errno
+import os
+
+from vhost9p.changes.records import ATTRIB
+
+_CLOEXEC, _NONBLOCK, _REPORT_DIR_FID, _REPORT_NAME = 0x1, 0x2, 0x400, 0x800
+"""Of fanotify_init(2)."""
+_MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
+"""Of fanotify_mark(2)."""
+
+_library = ctypes.CDLL(None, use_errno=True)
+_init = _library.fanotify_init
+_init.argtypes = ctypes.c_uint, ctypes.c_uint
+_mark = _library.fanotify_mark
+_mark.argtypes = ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p
+_open_by_handle = _library.open_by_handle_at
+_open_by_handle.argtypes = ctypes.c_int, ctypes.c_char_p, ctypes.c_int
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def open_group() -> int:
+    """Returns the descriptor of a new group, which does not wait when it is read. Raises
+    OSError."""
+    flags = _CLOEXEC | _NONBLOCK | _REPORT_DIR_FID | _REPORT_NAME
+    return _check(_init(flags, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def mark_file_system(group: int, mask: int, folder: int) -> None:
+    """From now on the group gets the events of `mask` (changes/records.py) from anywhere in the
+    file system of an open directory. Raises OSError: EPERM without CAP_SYS_ADMIN; ENODEV, EXDEV,
+    EOPNOTSUPP where the file system has no handles or ids that events could say; EINVAL for an
+    event that the kernel does not know."""
+    _check(_mark(group, _MARK_ADD | _MARK_FILESYSTEM, mask, folder, b"."))
+
+
+def may_mark_file_systems() -> bool:
+    """Whether this process may, on this kernel; in a user namespace only on file systems that were
+    mounted there, so not on the root."""
+    try:
+        group = open_group()
+    except OSError:
+        return False
+    try:
+        _check(_mark(group, _MARK_ADD | _MARK_FILESYSTEM, ATTRIB, -1, b"/"))
+    except OSError as error:
+        return error.errno not in (errno.EPERM, errno.EINVAL)
+    finally:
+        os.close(group)
+    return True
+
+
+def open_by_handle(mount: int, handle: bytes) -> int:
+    """Returns an O_PATH descriptor of what a struct file_handle means in the file system of
+    `mount`, which is open for reading. Raises OSError ESTALE if it is gone."""
+    return _check(_open_by_handle(mount, handle, os.O_PATH | os.O_CLOEXEC))

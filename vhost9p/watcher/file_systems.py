@@ -1,0 +1,155 @@
+"""Which file systems a VM's exports consist of, and the group that has all their events.
+
+These are the file system of each export's directory, and those that are mounted below it, as far
+as the guest sees them. Each is marked as a whole, so a directory costs nothing, however many there
+are; events from elsewhere in it are told apart later (places.py).
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from vhost9p.changes import records
+from vhost9p.changes.records import MOVED_FROM, MOVED_TO, RENAME
+from vhost9p.changes.report import View
+from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.exports import HIDDEN
+from vhost9p.native import fanotify
+from vhost9p.policy.export_options import hidden_paths
+from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable
+from vhost9p.watcher.places import Mount, Place, Places
+
+LACKS_MAX = 16
+"""Places that are named as not watched, for each device."""
+_UNWATCHED = KERNEL_TYPES | {b"autofs"}
+"""What is no data; what is mounted by autofs has a line of its own."""
+_EVENTS = records.MODIFY | records.ATTRIB | records.CREATE | records.DELETE | records.ONDIR
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_REASONS = dict.fromkeys(
+    (errno.ENODEV, errno.EOPNOTSUPP, errno.EXDEV),
+    "the kernel reports no changes of this file system",
+)
+
+
+class FileSystems:
+    """Those of the devices for which `wanted` says so. Paths in `config` are those of this
+    process's mount namespace, whose mounts `table` has."""
+
+    def __init__(self, config: Config, wanted: Sequence[bool], table: MountTable) -> None:
+        """Raises OSError: nothing can be watched."""
+        self._table = table
+        self.lacks: dict[int, list[str]] = {}
+        """By device, what is not watched, and why."""
+        self.group = fanotify.open_group()
+        """The open fanotify group, which does not wait when it is read."""
+        devices = enumerate(zip(config.devices, wanted, strict=True))
+        self.places = Places(
+            [
+                place
+                for number, (device, is_wanted) in devices
+                if is_wanted
+                for place in self._open(number, device)
+            ]
+        )
+        self._mounts = self._list()
+        for (number, point), places in self._mounts.items():
+            self._watch(number, point, places)
+
+    @property
+    def have_changed(self) -> bool:
+        """Whether mounts have come or gone, so that others are to be watched. Raises OSError."""
+        return self._list() != self._mounts
+
+    @property
+    def mounts_change(self) -> int:
+        """The descriptor on which poll(2) reports POLLPRI when any mount of the host comes or
+        goes."""
+        return self._table.watched
+
+    def _open(self, device: int, config: DeviceConfig) -> Iterator[Place]:
+        for export in config.exports:
+            path = export.place or export.path
+            try:
+                root = os.open(path, _DIRECTORY)
+            except OSError as error:
+                self._lack(device, export.path, error)
+                continue
+            has_others = config.multidevs != "forbid"
+            yield Place(device, _view(export), root, os.fsencode(path), has_others)
+
+    def _list(self) -> dict[tuple[int, bytes], tuple[int, ...]]:
+        """Returns the mounts at and below the exports, by number and path, with the places that
+        show each. Raises OSError."""
+        found: dict[tuple[int, bytes], list[int]] = {}
+        lines = self._table.read().values()
+        for i, place in enumerate(self.places.all):
+            found.setdefault((self._table.number_of(place.root), place.path), []).append(i)
+            for line in _below(place.path, lines) if place.has_others else ():
+                found.setdefault((line.number, line.point), []).append(i)
+        return {mount: tuple(places) for mount, places in found.items()}
+
+    def _watch(self, number: int, point: bytes, places: Collection[int]) -> None:
+        """Raises OSError: the process lacks something."""
+        try:
+            fd = os.open(point, _DIRECTORY)
+        except NotADirectoryError:
+            return  # a single file
+        except OSError as error:
+            self._lack_all(places, point, error)
+            return
+        if self._table.number_of(fd) != number:
+            os.close(fd)  # another mount covers it
+            return
+        try:
+            _mark(self.group, fd)
+        except OSError as error:
+            os.close(fd)
+            self._lack_all(places, point, error)
+            return
+        self.places.add(_id_of(fd), Mount(fd, tuple(places)))
+
+    def _lack_all(self, places: Iterable[int], point: bytes, error: OSError) -> None:
+        for place in (self.places.all[i] for i in places):
+            self._lack(place.device, os.fsdecode(place.view.base + _rest(place, point)), error)
+
+    def _lack(self, device: int, what: str, error: OSError) -> None:
+        lacks = self.lacks.setdefault(device, [])
+        if len(lacks) < LACKS_MAX:
+            lacks.append(f"{what}: {_REASONS.get(error.errno or 0, error.strerror)}")
+
+
+def _rest(place: Place, point: bytes) -> bytes:
+    """The path of a mount point below the export."""
+    return point[len(place.path.rstrip(b"/")) + 1 :]
+
+
+def _view(config: ExportConfig) -> View:
+    base = os.fsencode(config.name) + b"/" if config.name else b""
+    meta_dir, meta_root = HIDDEN.get(config.model, (b"", b""))
+    if not config.hide:
+        return View(base, meta_dir=meta_dir, meta_root=meta_root)
+    return View(base, hidden_paths(config).hide, meta_dir, meta_root)
+
+
+def _below(path: bytes, lines: Iterable[MountLine]) -> Iterator[MountLine]:
+    prefix = path.rstrip(b"/") + b"/"
+    for line in lines:
+        if line.point.startswith(prefix) and line.fs_type not in _UNWATCHED:
+            yield line
+
+
+def _mark(group: int, folder: int) -> None:
+    """Raises OSError."""
+    try:
+        fanotify.mark_file_system(group, _EVENTS | RENAME, folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 5.17
+            raise
+        fanotify.mark_file_system(group, _EVENTS | MOVED_FROM | MOVED_TO, folder)
+
+
+def _id_of(folder: int) -> bytes:
+    """Returns the id of a file system as events have it. Raises OSError."""
+    number = os.fstatvfs(folder).f_fsid
+    return struct.pack("=II", number & 0xFFFF_FFFF, number >> 32)

@@ -1,0 +1,115 @@
+"""Where in the guest's mounts a directory is that the kernel names by a file handle.
+
+A handle is opened through a mount that the guest sees, and the kernel says the directory's path
+there (proc_pid_fd(5)). What lies below an export's root has that root's path as its beginning, by
+whatever name both go at the moment; so the paths that are found are those of now, and not of when
+the event happened.
+
+What was found is remembered, also that a directory is in no export, until some directory of the
+host gets another name or place.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vhost9p import procfs
+from vhost9p.changes.records import FSID_SIZE
+from vhost9p.changes.report import View
+from vhost9p.native.fanotify import open_by_handle
+
+KNOWN_MAX = 16384
+"""Directories that are remembered."""
+_DELETED = b" (deleted)"
+
+
+class Place(NamedTuple):
+    """An export."""
+
+    device: int
+    """By its number."""
+    view: View
+    root: int
+    """A descriptor of its directory."""
+    path: bytes
+    """Where this process has found that."""
+    has_others: bool
+    """Whether the guest sees other file systems below it."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount of a file system at, around or below exports."""
+
+    fd: int
+    """Its root, or the export's that it is around, open for reading."""
+    places: tuple[int, ...]
+    """The exports, by their position in `Places.all`."""
+
+
+class Places:
+    """Those of a VM."""
+
+    def __init__(self, all: Sequence[Place]) -> None:
+        self.all = all
+        self._mounts: dict[bytes, list[Mount]] = {}
+        """By the file system's id, as events have it."""
+        self._known: dict[bytes, dict[int, bytes]] = {}
+
+    def add(self, file_system: bytes, mount: Mount) -> None:
+        """Events of this file system are about files of this mount, too."""
+        self._mounts.setdefault(file_system, []).append(mount)
+
+    def find(self, directory: bytes) -> dict[int, bytes]:
+        """Returns the path of a directory (Entry.directory) below each of the exports that it is
+        in, by the export's position: empty for its root, else with a slash at the end. Raises
+        OSError."""
+        found = self._known.get(directory)
+        if found is None:
+            found = self._find(directory)
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[directory] = found
+        return found
+
+    def forget(self) -> None:
+        """Directories have other names, or places."""
+        self._known.clear()
+
+    def open(self, directory: bytes) -> int:
+        """Returns an O_PATH descriptor of a directory. Raises OSError."""
+        (mount, *_) = self._mounts[directory[:FSID_SIZE]]
+        return open_by_handle(mount.fd, directory[FSID_SIZE:])
+
+    def _find(self, directory: bytes) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        for mount in self._mounts.get(directory[:FSID_SIZE], ()):
+            try:
+                fd = open_by_handle(mount.fd, directory[FSID_SIZE:])
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    continue  # it was removed
+                raise
+            try:
+                path = _path(fd)
+            finally:
+                os.close(fd)
+            found.update(self._below(mount, path))
+        return found
+
+    def _below(self, mount: Mount, path: bytes) -> Iterator[tuple[int, bytes]]:
+        for number in mount.places:
+            root = _path(self.all[number].root)
+            if path.startswith(root):
+                yield number, path[len(root) :]
+
+
+def _path(fd: int) -> bytes:
+    """Returns the path of an open directory, with a slash at the end; the last one that it had, if
+    it was removed. Raises OSError."""
+    path = os.readlink(os.fsencode(procfs.proc_path(fd)))
+    if path.endswith(_DELETED) and os.fstat(fd).st_nlink == 0:
+        path = path.removesuffix(_DELETED)
+    return path.rstrip(b"/") + b"/"

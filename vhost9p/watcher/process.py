@@ -1,0 +1,166 @@
+"""Main's part: a process that watches for each VM that wants it, from when its worker serves until
+its keeper ends. One that dies is followed by another (back_off.py)."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from vhost9p.back_off import BackOff
+from vhost9p.forking import without_stop_signals
+from vhost9p.log_record import about, one_line
+from vhost9p.native.fanotify import may_mark_file_systems
+from vhost9p.saved_state import Unreadable
+from vhost9p.vm import Vm
+from vhost9p.watcher import child
+from vhost9p.watcher.child import Job
+
+log = logging.getLogger(__name__)
+
+MESSAGE_MAX = 65536
+PAUSE_S = 0.1
+"""Seconds between two processes at least."""
+
+
+class Watchers:
+    """Those of all VMs, by name. `watch` and `unwatch` are main's: what it calls when a descriptor
+    is readable."""
+
+    def __init__(
+        self, watch: Callable[[int, Callable[[], Any]], None], unwatch: Callable[[int], Any]
+    ) -> None:
+        self._watch, self._unwatch = watch, unwatch
+        self._all: dict[str, _Watcher] = {}
+
+    def serves(self, vm: Vm) -> None:
+        """A worker of this VM has begun to serve, or serves still."""
+        if vm.name not in self._all and any(vm.rings) and may_mark_file_systems():
+            self._all[vm.name] = _Watcher(vm)
+
+    def forget(self, vm: Vm) -> None:
+        """The VM has ended."""
+        if watcher := self._all.pop(vm.name, None):
+            self._end(watcher)
+
+    def due(self) -> Iterator[tuple[float, Callable[[], None]]]:
+        """Yields when a process is to be started, and what does it."""
+        for each in self._all.values():
+            if each.next_start is not None and each.is_needed:
+                yield each.next_start, partial(self._start, each)
+
+    def _start(self, watcher: "_Watcher") -> None:
+        watcher.start()
+        if watcher.channel:
+            self._watch(watcher.channel.fileno(), partial(self._hear, watcher))
+
+    def _hear(self, watcher: "_Watcher") -> None:
+        if not watcher.hear():
+            self._end(watcher)
+
+    def _end(self, watcher: "_Watcher") -> None:
+        if watcher.channel:
+            self._unwatch(watcher.channel.fileno())
+            watcher.ended()
+
+    def lacks(self, name: str, device: int) -> list[str] | None:
+        """Returns what of a device's exports is not watched, each with the reason; None: nothing is
+        watched now."""
+        watcher = self._all.get(name)
+        return watcher.lacks.get(device, []) if watcher and watcher.lacks is not None else None
+
+
+class _Watcher:
+    """That of one VM."""
+
+    def __init__(self, vm: Vm) -> None:
+        self.next_start: float | None = 0.0
+        """When the next process is to be started; None: there is one."""
+        self.channel: socket.socket | None = None
+        """To the process, which ends when this is closed."""
+        self.lacks: dict[int, list[str]] | None = None
+        """By device, what the process does not watch, and why; None: it watches nothing yet."""
+        self._vm = vm
+        self._pidfd = -1
+        self._back_off = BackOff()
+        self._said: set[str] = set()
+        """What was logged already."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is something to be watched now."""
+        return self._vm.pid != 0 and self._vm.stopped_at is None and self._vm.serves_anew
+
+    def start(self) -> None:
+        """Starts the process; if the host has no room for it now, `next_start` says when to try
+        again."""
+        self._back_off.started()
+        vm, parent = self._vm, os.getpid()
+        try:
+            job = Job(vm.name, vm.config, vm.read_entered(), vm.pid, vm.pidfd, vm.rings)
+            self.channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with its, without_stop_signals():
+                pid = os.fork()
+                if pid == 0:
+                    child.run(job, its, parent)
+                self._pidfd = os.pidfd_open(pid)
+            self.next_start = None
+        except (OSError, Unreadable) as error:  # too many processes or open files, for now
+            self._fail(str(error))
+            self.ended()
+
+    def hear(self) -> bool:
+        """Takes what the process says, which has read what anybody has written. Returns whether it
+        goes on."""
+        assert self.channel, "somebody has heard it"
+        try:
+            said = json.loads(self.channel.recv(MESSAGE_MAX))
+            if failure := said.get("failure"):
+                self._fail(str(failure))
+            self.lacks = {
+                device: [one_line(str(each)) for each in said["lacks"].get(str(device), ())]
+                for device in range(len(self._vm.rings))
+            }
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            return False
+        for device, lacks in self.lacks.items():
+            for each in lacks:
+                self._warn(device, each)
+        return True
+
+    def _fail(self, why: str) -> None:
+        if why not in self._said:
+            self._said.add(why)
+            log.error(
+                "%s: changes by the host are not watched, which is tried again: %s",
+                *(self._vm.name, why),
+                extra=about(vm=self._vm.name),
+            )
+
+    def _warn(self, device: int, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            tag = self._vm.config.devices[device].tag
+            log.warning(
+                "%s: changes by the host are not reported to the guest: %s",
+                *(tag, what),
+                extra=about(vm=self._vm.name, device=tag),
+            )
+
+    def ended(self) -> None:
+        """The process has ended, or has to."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self.channel:
+            self.channel.close()
+            self.channel = None
+        self.lacks = None
+        self.next_start = time.monotonic() + max(self._back_off.died(), PAUSE_S)

@@ -1,0 +1,158 @@
+"""Watching: reads events, and appends lines to the rings of the devices whose guests see what has
+changed and have not done it themselves.
+
+What a guest does, the worker of its VM does, which is a child of the keeper. The kernel says of
+each event which process it is of, but maybe only when that has ended. So a worker counts as such
+until all events have been read that were there when it was last seen.
+
+After each batch of events the watch rests for a moment, in which the kernel puts events of the same
+file together; so who writes without a pause costs a line per batch, and not one per write(2). The
+kernel keeps as many events as fs.fanotify.max_queued_events says, and reports it if it loses some.
+"""
+
+import os
+import select
+import time
+from collections.abc import Collection, Sequence
+from contextlib import closing, suppress
+
+from vhost9p.changes import records
+from vhost9p.changes.lines import OVERFLOW
+from vhost9p.changes.records import Entry, Event
+from vhost9p.changes.report import report
+from vhost9p.changes.ring import Ring
+from vhost9p.watcher.file_systems import FileSystems
+from vhost9p.watcher.places import Places
+
+REST_S = 0.01
+"""Seconds between two batches."""
+BATCH = 256 * 1024
+"""Bytes of events that are taken at a time."""
+FOLDERS_MAX = 64
+"""Directories that are open at a time."""
+_NAMES = b"created", b"removed", b"renamed"
+_MOVES = records.MOVED_FROM | records.MOVED_TO | records.RENAME
+
+
+class Watch:
+    """Watches `file_systems`; `rings` are those of the VM's devices. `children` is the keeper's
+    open list of its children (proc_pid_children(5))."""
+
+    def __init__(
+        self, file_systems: FileSystems, rings: Sequence[Ring | None], children: int
+    ) -> None:
+        self._file_systems = file_systems
+        self._places = file_systems.places
+        self._rings = [ring for ring in rings if ring]
+        of_places = [rings[each.device] for each in self._places.all]
+        self._ring_of = [ring for ring in of_places if ring]
+        """By place."""
+        self._children = children
+        self._own = self._workers()
+
+    def until(self, ends: Collection[int]) -> None:
+        """Watches until one of these descriptors is ready, or other file systems are to be watched.
+        Raises OSError."""
+        poller = select.poll()
+        poller.register(self._file_systems.group, select.POLLIN)
+        poller.register(self._file_systems.mounts_change, select.POLLPRI)
+        for fd in ends:
+            poller.register(fd, select.POLLIN)
+        self._overflow()  # what was before, nobody has seen
+        while True:
+            ready = {fd for fd, _ in poller.poll()}
+            if ready & {*ends}:
+                return
+            if self._file_systems.mounts_change in ready and self._file_systems.have_changed:
+                return
+            if self._file_systems.group in ready:
+                self._read()
+                time.sleep(REST_S)
+
+    def _overflow(self) -> None:
+        for ring in self._rings:
+            ring.append(OVERFLOW)
+
+    def _read(self) -> None:
+        """Takes a batch of events."""
+        alive = self._workers()
+        try:
+            data = os.read(self._file_systems.group, BATCH)
+        except BlockingIOError:
+            data = b""
+        self._own |= alive
+        with closing(Batch(self._places)) as batch:
+            for event in records.parse(data):
+                self._take(event, batch)
+        for ring, lines in batch.lines.items():
+            ring.append(b"".join(lines))
+        if len(data) < BATCH // 2:  # there were no more
+            self._own = alive
+
+    def _workers(self) -> set[int]:
+        """Returns the pids of the VM's processes that serve. Raises OSError."""
+        return {int(each) for each in os.pread(self._children, 4096, 0).split()}
+
+    def _take(self, event: Event, batch: "Batch") -> None:
+        if event.mask & records.ONDIR and event.mask & _MOVES:
+            self._places.forget()
+        if event.mask & records.Q_OVERFLOW:
+            self._places.forget()
+            batch.overflow(self._rings)
+        elif event.entry and event.pid not in self._own:
+            try:
+                self._report(event, event.entry, batch)
+            except OSError:  # nobody knows where it was
+                batch.overflow(self._rings)
+
+    def _report(self, event: Event, entry: Entry, batch: "Batch") -> None:
+        """Raises OSError."""
+        where = self._places.find(entry.directory)
+        to = self._places.find(event.to.directory) if event.to else {}
+        for i in sorted(where.keys() | to.keys()):
+            view, ring = self._places.all[i].view, self._ring_of[i]
+            for line in report(view, event, where.get(i), to.get(i), batch.look):
+                batch.add(ring, line)
+
+
+class Batch:
+    """What one batch of events becomes."""
+
+    def __init__(self, places: Places) -> None:
+        self.lines: dict[Ring, list[bytes]] = {}
+        self._places = places
+        self._folders: dict[bytes, int] = {}
+        self._said: dict[Ring, set[bytes]] = {}
+        """Lines that say the same if they come once more."""
+
+    def add(self, ring: Ring, line: bytes) -> None:
+        """Adds a line, unless it says nothing new."""
+        said = self._said.setdefault(ring, set())
+        if line.startswith(_NAMES):
+            said.clear()
+        elif line in said:
+            return
+        said.add(line)
+        self.lines.setdefault(ring, []).append(line)
+
+    def overflow(self, rings: Sequence[Ring]) -> None:
+        """Lines are lost for all of them."""
+        for ring in rings:
+            self.add(ring, OVERFLOW)
+
+    def look(self, entry: Entry) -> os.stat_result | None:
+        """Returns what an entry is now, without following it; None if it is gone."""
+        with suppress(OSError):
+            folder = self._folders.get(entry.directory)
+            if folder is None:
+                if len(self._folders) >= FOLDERS_MAX:
+                    self.close()
+                folder = self._folders[entry.directory] = self._places.open(entry.directory)
+            return os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+        return None
+
+    def close(self) -> None:
+        """Closes the directories that were looked into."""
+        for fd in self._folders.values():
+            os.close(fd)
+        self._folders.clear()
