@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
@@ -108,18 +109,37 @@ static bool resize(const char *path, off_t size)
     return done;
 }
 
-/*
- * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
- * nothing: behind the size at which the inode was made, but for what has been in the cache and left
- * it. So the last byte is read before all pages are dropped. Nothing of that waits for the host:
- * who is woken by the new size finds the new data.
- */
-static void drop_pages(int data, off_t size)
+static void read_last(int data, off_t size)
 {
     char byte;
     ssize_t read = size > 0 ? pread(data, &byte, 1, size - 1) : 0;
     (void)read;
+}
+
+/*
+ * Drops the pages of a file that has `size` bytes now.
+ *
+ * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
+ * nothing: behind the size at which the inode was made, but for what has been in the cache and left
+ * it. So the last byte is read before that.
+ */
+static void drop_pages(int data, off_t size)
+{
+    read_last(data, size);
     posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* Sets the size and drops the pages, before whoever the new size wakes can read: the page of the
+ * old end is read beforehand, so that nothing waits for the host if the new end is in it, too. */
+static bool resize_and_drop(const char *path, int data, off_t old_size, off_t size)
+{
+    const struct sched_param first = {.sched_priority = 1}, usual = {0};
+    read_last(data, old_size);
+    sched_setscheduler(0, SCHED_FIFO, &first);
+    bool done = resize(path, size);
+    drop_pages(data, size);
+    sched_setscheduler(0, SCHED_OTHER, &usual);
+    return done;
 }
 
 bool agent_renew(const struct mount *mount, int file, off_t size)
@@ -127,14 +147,17 @@ bool agent_renew(const struct mount *mount, int file, off_t size)
     char path[PROC_PATH];
     struct stat status;
     if (fstat(file, &status) || !S_ISREG(status.st_mode))
-        return false; /* where names are not cached, fstat has set the size */
+        return false;
     snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    bool renewed = !mount->caches_names;
     int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
-    bool renewed = mount->caches_names ? mount->resizes && size >= 0 && resize(path, size) : true;
-    if (data >= 0) {
-        drop_pages(data, mount->caches_names ? size : status.st_size);
-        close(data);
-    }
+    if (data < 0)
+        return renewed;
+    if (!mount->caches_names)
+        drop_pages(data, status.st_size); /* fstat has asked the host */
+    else if (mount->resizes && size >= 0)
+        renewed = resize_and_drop(path, data, status.st_size, size);
+    close(data);
     return renewed;
 }
 
