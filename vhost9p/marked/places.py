@@ -4,7 +4,8 @@ Events name a directory by an *id*. A note (native/dir_marks.py) says which dire
 in which one it lies by then; later renames are events themselves. Notes may be ahead of events:
 what a note says is of the time when the mark was set, and events of earlier times may still come.
 So a directory is placed in the directory that it was found in, and not below a path: if that moves,
-it moves along. A rename that the note has seen already puts the directory where it is.
+it moves along. And a rename counts only if it begins where the directory is by now: the note has
+seen the others.
 
 A directory that has left what is seen, or lost its place to another one, is *lost*: it has no path,
 and what is below it has none, until an event or another note says where it is.
@@ -15,7 +16,6 @@ from typing import Self
 
 from vhost9p.changes.records import ITSELF, Entry
 from vhost9p.native.dir_marks import Note
-
 
 LOST_MAX = 1024
 """Lost directories that are remembered."""
@@ -62,6 +62,11 @@ class _Directory:
             if not self.entry(each.name):
                 each.detach()
                 self.enter(each.name, each)
+
+    def is_elsewhere(self, entry: Entry) -> bool:
+        """Whether it is known to have another name than this one, or in another directory."""
+        above = self.above
+        return above is not None and above.id != b"" and (above.id, self.name) != entry
 
     def all(self) -> Iterator[Self]:
         """It, and all below it."""
@@ -117,7 +122,9 @@ class Places:
 
     def note(self, note: Note) -> None:
         """A directory is where the note says. Raises Unclear."""
-        directory = self._numbers.get(note.number) or self._identify(note)
+        directory = self._numbers.get(note.number)
+        if not directory or (directory.number, directory.id) != (note.number, note.id):
+            directory = self._identify(note)
         if note.is_root:
             self._set_root(note.export, directory)
         elif note.path:
@@ -172,10 +179,7 @@ class Places:
 
     def _lose(self, directory: _Directory) -> None:
         directory.detach()
-        if directory.number:
-            del self._numbers[directory.number]
-            self._drop(directory.number)
-            directory.number = 0
+        self._drop_number(directory)
         self._lost[directory] = None
         if len(self._lost) > LOST_MAX:
             self._remove(next(iter(self._lost)))
@@ -187,6 +191,8 @@ class Places:
         if len({each.export for each in found}) < len(found):
             raise Unclear  # it is seen in several places
         for directory in found:
+            if old and directory.is_elsewhere(old):
+                continue
             above = [
                 each
                 for each in self._ids.get(new.directory if new else b"", ())
@@ -208,11 +214,15 @@ class Places:
         directory.detach()
         for each in directory.all():
             self._lost.pop(each, None)
-            if each.number:
-                del self._numbers[each.number]
-                self._drop(each.number)
+            self._drop_number(each)
             if each.id:
                 self._unlist(each)
+
+    def _drop_number(self, directory: _Directory) -> None:
+        """Until another directory has it, notes that were made before may mean this one."""
+        if directory.number:
+            self._drop(directory.number)
+            directory.number = 0
 
     def _unlist(self, directory: _Directory) -> None:
         same = self._ids[directory.id]
