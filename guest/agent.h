@@ -55,9 +55,9 @@ void agent_fire_attributes(const struct mount *mount, int file, bool forget); /*
 void agent_fire_contents(const struct mount *mount, int file, bool forget);   /* IN_MODIFY */
 void agent_look(const struct mount *mount, const char *path); /* has the kernel ask for it now */
 void agent_forget_directory(const struct mount *mount, const char *path);
-bool agent_resize(const struct mount *mount, int file, off_t size);
-void agent_drop_pages(int file, off_t size);
-bool agent_can_resize(const struct mount *mount, const char *directory);
+/* Who has a file open sees the host's data, of `size` bytes. False if it has to be forgotten. */
+bool agent_renew(const struct mount *mount, int file, off_t size);
+bool agent_can_resize(const char *directory);
 
 /* changes.c */
 void agent_change(const struct mount *mount, const struct line *line);

@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
@@ -101,50 +102,70 @@ static bool act_as(unsigned uid)
     return !syscall(SYS_capset, &header, data);
 }
 
-bool agent_resize(const struct mount *mount, int file, off_t size)
+static bool resize(const char *path, off_t size)
 {
-    char path[PROC_PATH];
-    struct stat status;
-    if (!mount->resizes || size < 0 || fstat(file, &status) || !S_ISREG(status.st_mode))
-        return false;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
     bool done = act_as(REFRESH_UID) && !truncate(path, size);
     act_as(geteuid());
     return done;
 }
 
-/*
- * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
- * nothing: behind the size at which the inode was made, but for what has been in the cache and left
- * it. So the last byte is read before all pages are dropped.
- */
-void agent_drop_pages(int file, off_t size)
+static void read_last(int data, off_t size)
 {
-    char path[PROC_PATH], byte;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    int data = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (data < 0)
-        return;
+    char byte;
     ssize_t read = size > 0 ? pread(data, &byte, 1, size - 1) : 0;
     (void)read;
+}
+
+/*
+ * Drops the pages of a file that has `size` bytes now.
+ *
+ * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
+ * nothing: behind the size at which the inode was made, but for what has been in the cache and left
+ * it. So the last byte is read before that.
+ */
+static void drop_pages(int data, off_t size)
+{
+    read_last(data, size);
     posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* Sets the size and drops the pages, before whoever the new size wakes can read: the page of the
+ * old end is read beforehand, so that nothing waits for the host if the new end is in it, too. */
+static bool resize_and_drop(const char *path, int data, off_t old_size, off_t size)
+{
+    const struct sched_param first = {.sched_priority = 1}, usual = {0};
+    read_last(data, old_size);
+    sched_setscheduler(0, SCHED_FIFO, &first);
+    bool done = resize(path, size);
+    drop_pages(data, size);
+    sched_setscheduler(0, SCHED_OTHER, &usual);
+    return done;
+}
+
+bool agent_renew(const struct mount *mount, int file, off_t size)
+{
+    char path[PROC_PATH];
+    struct stat status;
+    if (fstat(file, &status) || !S_ISREG(status.st_mode))
+        return false;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    bool renewed = !mount->caches_names;
+    int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    if (data < 0)
+        return renewed;
+    if (!mount->caches_names)
+        drop_pages(data, status.st_size); /* fstat has asked the host */
+    else if (mount->resizes && size >= 0)
+        renewed = resize_and_drop(path, data, status.st_size, size);
     close(data);
+    return renewed;
 }
 
 /* `refresh` can be cut and filled by an agent, and by nobody else. */
-bool agent_can_resize(const struct mount *mount, const char *directory)
+bool agent_can_resize(const char *directory)
 {
-    struct mount probe = *mount;
-    probe.resizes = true;
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
         return false;
-    int file = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (file < 0)
-        return false;
-    bool can = agent_resize(&probe, file, 1);
-    if (can)
-        agent_resize(&probe, file, 0);
-    close(file);
-    return can;
+    return resize(path, 1) && resize(path, 0);
 }
