@@ -15,7 +15,9 @@
 #include "base/refusal.h"
 #include "base/sightings.h"
 #include "base/sys.h"
+#include "export/dir_marks.h"
 #include "export/hidden_names.h"
+#include "export/notices.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -99,13 +101,15 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
     err = v9_p9_attr(next->ex, r, next->fd, next->meta_fd, attr);
     if (err)
         release_place(NULL, next);
+    else
+        v9_dir_marks_reached(next->ex, next->fd, attr);
     return err;
 }
 
 /* Whether a step may lead to a cached inode, and should cache the one that it creates. */
 static bool may_be_cached(const struct v9_fids *fids, const struct place *at, const char *name)
 {
-    return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&
+    return !at->ex->overrides && strcmp(name, "..") && !v9_export_joins(at->ex, name) &&
            v9_inodes_worth_lookup(&fids->inodes, at->ex->index, at->path, name);
 }
 
