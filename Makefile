@@ -12,7 +12,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
-C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c tests/fuzz/*.h) \
+C_FILES := $(shell find csrc guest tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c tests/fuzz/*.h) \
            $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/system/host_attacks/*.c) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)

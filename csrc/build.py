@@ -5,7 +5,7 @@ pyproject.toml cannot say in every setuptools that is served (Debian 12 has 66: 
 knows neither extension modules nor an SPDX licence, so both are given to setup() here). cffi turns
 the declarations of the folders' api.h, which vhost9p.h includes, into build/_native.c, which is
 compiled with the rest of csrc/ as one extension module. They go through the C preprocessor, so that
-nothing is declared twice.
+nothing is declared twice. guest/ is not part of it, but a program that guests run.
 """
 
 import os
@@ -35,6 +35,9 @@ FLAGS = (
 WHOLE = ("-O2", "-flto=auto", "-fno-semantic-interposition")
 """With gcc: calls between files, of which a request makes dozens, are inlined."""
 LICENSE = "Apache-2.0"
+AGENT_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s")
+OTHER_NAMES = {"arm": "armv7l", "i386": "i686", "powerpc64le": "ppc64le"}
+"""Machines that `uname -m` names otherwise than gcc."""
 
 
 def csrc(*suffixes: str) -> list[str]:
@@ -53,6 +56,24 @@ def whole_program() -> list[str]:
     the linker's plugin."""
     about = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True)
     return [*WHOLE] if "Free Software Foundation" in about.stdout else []
+
+
+def build_agent(folder: Path) -> None:
+    """Compiles guest/ into the folder, as agent-MACHINE (`uname -m`), for guests of any Linux.
+
+    Where nothing can be linked statically it says so, and guests have the script alone.
+    """
+    about = subprocess.run(
+        [*compiler(), "-dumpmachine"], capture_output=True, text=True, check=True
+    )
+    machine = about.stdout.partition("-")[0]
+    target = folder / f"agent-{OTHER_NAMES.get(machine, machine)}"
+    sources = sorted(map(str, (ROOT / "guest").glob("*.c")))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run([*compiler(), *AGENT_FLAGS, "-o", str(target), *sources], check=True)
+    except subprocess.CalledProcessError:
+        print(f"vhost9p: {target.name} is left out: it cannot be linked statically")
 
 
 def demand_compiler() -> None:
@@ -87,12 +108,13 @@ class BuildExtension(build_ext):
     """Generates the source before it is compiled; names what a source distribution contains."""
 
     def run(self) -> None:
-        """Compiles the extension."""
+        """Compiles the extension, and the program for guests."""
         generate()
         for extension in self.extensions:
             extension.extra_compile_args += whole_program()
             extension.extra_link_args += whole_program()
         super().run()
+        build_agent(Path(self.get_ext_fullpath("vhost9p._native")).parent / "guest")
 
     def get_source_files(self) -> list[str]:
         """All that the extension is built from, this file included."""

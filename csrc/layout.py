@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 HEADERS = ("request/state.h", "fid/dentry.h", "fid/xattr_value.h", "server/connection.h")
 ROOTS = (
-    *("v9_device", "v9_request", "v9_fid", "v9_fid_dir", "v9_inode", "v9_dentry"),
+    *("v9_device", "v9_request", "v9_fid", "v9_fid_more", "v9_inode", "v9_dentry"),
     *("v9_xattr_value", "v9_shared_connection", "v9_counts"),
 )
 WITHOUT = ("_Alignas(x)=", "__extension__=", "__attribute__(x)=", "__int128=int")

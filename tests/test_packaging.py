@@ -129,6 +129,7 @@ def test_a_source_distribution_has_csrc_and_documents_and_nothing_generated(
     wanted = [
         *(p for p in tree.glob("csrc/**/*.*") if p.suffix != ".pyc"),
         *tree.glob("docs/*"),
+        *tree.glob("guest/*"),
         *tree.glob("*.md"),
         *(p for p in tree.glob("packaging/**/*") if p.is_file()),
         *tree.glob("qemu-configs/*"),
@@ -176,6 +177,29 @@ def test_a_wheel_says_that_it_is_for_every_newer_python(wheel: Path) -> None:
     assert wheel.name.endswith(f"-cp311-abi3-linux_{os.uname().machine}.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert "vhost9p/_native.abi3.so" in archive.namelist()
+
+
+def test_a_wheel_has_both_agents_and_guests_may_run_the_program(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        agents = {i.filename: i for i in archive.infolist() if "/guest/" in i.filename}
+    program = f"vhost9p/guest/agent-{os.uname().machine}"
+    assert set(agents) == {"vhost9p/guest/agent", program}
+    assert agents[program].external_attr >> 16 & 0o111 == 0o111
+
+
+def test_without_a_static_library_there_is_the_script_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\n[ "$*" = -dumpmachine ] && exec cc -dumpmachine\nexit 1\n')
+    compiler.chmod(0o755)
+    code = "import sys; sys.path.insert(0, 'csrc'); import build; from pathlib import Path; "
+    code += f"build.build_agent(Path({str(tmp_path)!r}))"
+    monkeypatch.setenv("CC", str(compiler))
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    said = capfd.readouterr().out
+    assert said == f"vhost9p: agent-{os.uname().machine} is left out: it cannot be linked statically\n"
+    assert list(tmp_path.iterdir()) == [compiler]
 
 
 def test_a_wheel_names_its_licence_and_carries_the_text(wheel: Path) -> None:

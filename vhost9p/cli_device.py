@@ -15,7 +15,8 @@ from vhost9p.errors import Problems
 
 PLAIN = (
     *("path", "exports", "tag", "multidevs", "msize_max", "max_fids", "max_xattr"),
-    *("max_guest_memory", "threads", "cpus", "poll_us", "ring", "notify"),
+    *("max_guest_memory", "threads", "cpus", "poll_us", "ring"),
+    *("notify", "notify_name", "notify_listed"),
     *("security_model", "readonly", "fmode", "dmode", "writeout", "hide"),
 )
 QUOTA_OPTIONS = tuple(f"quota_{key}" for key in QUOTA.keys)

@@ -263,7 +263,7 @@ def _add_what(what: _Section) -> None:
         between=": ",
     )
     what.keys("tag", "multidevs", "msize_max", "max_fids", "max_xattr", "max_guest_memory")
-    what.keys("threads", "cpus", "poll_us", "ring", "notify")
+    what.keys("threads", "cpus", "poll_us", "ring", "notify", "notify_name", "notify_listed")
 
 
 def _add_files(files: _Section) -> None:

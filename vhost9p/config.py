@@ -281,6 +281,10 @@ class DeviceConfig:
     """The newest layout of the virtqueue that the guest is offered; split always is."""
     notify: bool = False
     """Report to the guest what the host changes."""
+    notify_name: str = ".vhost9p"
+    """The directory in the mount's root through which that is done."""
+    notify_listed: bool = False
+    """Have it in the guest's listings, too."""
     once: bool = False
     """End after the first VMM has left."""
     force: bool = False
@@ -316,7 +320,7 @@ class DeviceConfig:
     def keeps_state(self) -> bool:
         """Whether something of it is kept in the state directory."""
         named = any(each.name or each.quota for each in self.exports)
-        return self.multidevs == "remap" or named
+        return self.multidevs == "remap" or named or self.notify
 
 
 @dataclass(frozen=True, slots=True)

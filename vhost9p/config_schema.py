@@ -281,6 +281,9 @@ def _check_device(tree: Tree) -> Iterator[Problem]:
     """What a device and its exports say."""
     yield from _check_modes(tree)
     yield from _check_patterns(tree)
+    for key in ("notify_name", "notify_listed"):
+        if key in tree and not tree.get("notify"):
+            yield Problem((key,), "is for a device with notify only; set notify, or leave it out")
     if "exports" not in tree:
         return
     if (count := len(tree["exports"])) > EXPORTS_MAX:
@@ -294,7 +297,11 @@ def _check_device(tree: Tree) -> Iterator[Problem]:
             "own; leave it out",
         )
     seen: set[str] = set()
+    notices = tree.get("notify_name", _DEVICE.notify_name) if tree.get("notify") else None
     for i, each in enumerate(tree["exports"]):
+        if each["name"] == notices:
+            text = f"{notices!r} is where notify reports changes; choose another notify_name"
+            yield Problem(("exports", i, "name"), text)
         if each["name"] in seen:
             yield Problem(("exports", i, "name"), f"{each['name']!r} is another export's already")
         seen.add(each["name"])
@@ -423,6 +430,18 @@ OWN_KEYS: dict[str, Leaf] = {
         "The guest's kernel learns nothing by itself: an agent in the guest reads the reports.",
         _DEVICE.notify,
     ),
+    "notify_name": Leaf(
+        v.parse_name,
+        "the directory in the mount's root through which notify does that",
+        "It is not on the host, and the guest cannot change it.",
+        _DEVICE.notify_name,
+    ),
+    "notify_listed": Leaf(
+        v.parse_bool,
+        "list that directory, too",
+        "Without, only who knows its name finds it.",
+        _DEVICE.notify_listed,
+    ),
     "once": _flag("exit after the first VMM has left", _DEVICE.once),
     "force": _flag(
         "serve exports that overlap, contain the daemon's own files, or are not writable",
@@ -445,6 +464,7 @@ DEVICE = Group(
     check=_check_device,
     together=frozenset(
         {"path", "exports", "security_model", "multidevs", "fmode", "dmode", "hide"}
+        | {"notify", "notify_name", "notify_listed"}
     ),
 )
 TOP_KEYS: dict[str, Leaf] = {

@@ -276,11 +276,11 @@ _NAME = {
 
 @described("NAME", f"1 to {NAME_SIZE_MAX} bytes without /", _NAME)
 def parse_name(value: Any) -> str:
-    """Parses the name under which an export appears in the mount's root."""
+    """Parses the name of a directory in the mount's root: an export's, or that of notices."""
     if name_error(os.fsencode(parse_text(value)), errno.EEXIST) or value == METADATA_DIR:
         raise ValueError(
-            f"is no name for an export: a directory's name is expected, of 1 to {NAME_SIZE_MAX} "
-            f"bytes without /, and not ., .. or {METADATA_DIR}"
+            f"is no name for a directory, which has 1 to {NAME_SIZE_MAX} bytes without /, and is "
+            f"not ., .. or {METADATA_DIR}"
         )
     return str(value)
 

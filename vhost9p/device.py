@@ -109,7 +109,7 @@ class Device:
         undo = self._undo
         if self._marks:
             undo.callback(self._marks.close)
-        self.exports = Exports(config)
+        self.exports = Exports(config, self.changes)
         undo.callback(self.exports.close)
         failures.enable(self.exports.natives[0], always=self._log_failures)
         self._native = NativeDevice(
@@ -137,6 +137,7 @@ class Device:
             set_dialect=lambda dialect: self._native.set_dialect(dialect_u=dialect is Dialect.U),
             wake_signal=sys.wake_signal(),
             locks=locks,
+            changes=self.changes,
         )
         undo.callback(self._server.close)
         self.try_lock = self._server.try_lock

@@ -4,7 +4,8 @@ Each export has a C `Export` for C's requests, and a driver for Python's. All ex
 are one tree to the guest, so they share one qid map and one multidevs policy.
 
 A device with one export shows it as the mount's root. With several, export 0 is a directory that
-holds nothing but their names, and cannot be changed by the guest.
+holds nothing but their names, and cannot be changed by the guest. Where the host's changes are
+reported, the mount's root has one directory more: the one of notices (fs/notices.py).
 """
 
 import os
@@ -12,13 +13,23 @@ from contextlib import ExitStack
 
 from vhost9p import host
 from vhost9p.changes.report import View
+from vhost9p.changes.ring import Ring
 from vhost9p.config import DeviceConfig, ExportConfig, SecurityModel, Throttling
 from vhost9p.config import Quota as Limits
 from vhost9p.fs.driver import Driver
 from vhost9p.fs.local import LocalDriver
+from vhost9p.fs.notices import open_notices
 from vhost9p.fs.tree import Tree, open_meeting_place
 from vhost9p.log_record import concerning
-from vhost9p.native.export import META_DIR, META_ROOT, MODEL_FILE, MODEL_HOST, MODEL_XATTR, Export
+from vhost9p.native.export import (
+    META_DIR,
+    META_ROOT,
+    MODEL_FILE,
+    MODEL_HOST,
+    MODEL_XATTR,
+    NOTICES,
+    Export,
+)
 from vhost9p.native.qidmap import QidMap
 from vhost9p.policy import export_options, state_dir
 from vhost9p.policy.listing import ListingPolicy
@@ -34,9 +45,11 @@ HIDDEN: dict[SecurityModel, tuple[bytes, ...]] = {"mapped-file": (META_DIR, META
 class Exports:
     """What one guest sees. `tree` is for the server, `natives` for C, by index."""
 
-    def __init__(self, config: DeviceConfig) -> None:
-        """Raises OSError, StateError."""
+    def __init__(self, config: DeviceConfig, changes: Ring | None = None) -> None:
+        """`changes` has what is reported to the guest, if anything is. Raises OSError,
+        StateError."""
         self._config = config
+        self._changes = changes
         self.natives: dict[int, Export] = {}
         self.views = {index: view_of(each) for index, each in config.indexed.items()}
         drivers: dict[int, Driver] = {}
@@ -53,6 +66,9 @@ class Exports:
                 drivers[0] = self._open_meeting_place(list(names))
             for index, each in indexed.items():
                 drivers[index] = self._open(index, each)
+            if changes:
+                drivers[NOTICES] = self._open_notices(changes)
+                names[os.fsencode(config.notify_name)] = NOTICES
             self._open_policy()
             self.tree = Tree(drivers, names)
             self._undo = undo.pop_all()
@@ -66,21 +82,28 @@ class Exports:
         return fd
 
     def _make(
-        self, index: int, fd: int, *, readonly: bool, config: ExportConfig | None = None
+        self,
+        index: int,
+        fd: int,
+        *,
+        readonly: bool,
+        config: ExportConfig | None = None,
+        stat_entries: bool = False,
     ) -> Export:
         model = config.model if config else "none"
         modes = {"fmode": config.fmode, "dmode": config.dmode} if config else {}
         export = Export(
             fd,
             readonly=readonly,
-            stat_entries=self.listing is not None,
+            stat_entries=stat_entries or self.listing is not None,
             model=MODELS.get(model, MODEL_HOST),
             writeout=config is not None and config.writeout == "immediate",
             owners_matter=model == "passthrough",
             unlabelled=not host.has_selinux(),
+            notifies=self._changes is not None,
             **modes,
             qidmap=self._qidmap,
-            mounts=self.listing.views if self.listing else None,
+            mounts=self.listing.views if self.listing and not stat_entries else None,
         )
         self._undo.callback(export.close)
         if not self.natives:
@@ -123,6 +146,16 @@ class Exports:
         with state_dir.opened(self._config.state_dir) as folder:
             fd = self._keep(open_meeting_place(folder, state_key(self._config), names))
         export = self._make(0, fd, readonly=True)
+        return LocalDriver(export, fd, readonly=True)
+
+    def _open_notices(self, changes: Ring) -> Driver:
+        with state_dir.opened(self._config.state_dir) as folder:
+            directory = open_notices(folder, state_key(self._config))
+        fd = self._keep(directory.fd)
+        export = self._make(NOTICES, fd, readonly=True, stat_entries=True)
+        listed = self._config.notify_listed
+        export.set_notices(directory.events, changes.end_memory, listed=listed)
+        self.natives[0].join(os.fsencode(self._config.notify_name), export)
         return LocalDriver(export, fd, readonly=True)
 
     def _open_policy(self) -> None:

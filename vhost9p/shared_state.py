@@ -36,6 +36,7 @@ from vhost9p.inventory import Loss
 from vhost9p.log_record import about
 from vhost9p.native.connection import Connection
 from vhost9p.native.device import Area, Blame
+from vhost9p.native.export import NOTICES
 from vhost9p.native.process import close_others
 from vhost9p.policy.export_options import hidden_paths
 from vhost9p.saved_state import SavedState
@@ -125,7 +126,8 @@ class SharedState(NamedTuple):
             if export.hide:
                 root = os.fsencode(export.place or export.path)
                 self.area.hide(index, root, hidden_paths(export))
-        self.area.keep_exports(self.config.indexed)
+        notices = [NOTICES] if self.changes else []
+        self.area.keep_exports([*self.config.indexed, *notices])
 
     def lose_descriptors(self, numbers: tuple[list[int], list[int]] | None) -> None:
         """All descriptors are lost but those of the session, which had numbers and have others now

@@ -70,6 +70,8 @@ enum {
 
 #define P9_NOFID UINT32_MAX
 
+enum { P9_NONBLOCK = 04000 }; /* in Tlopen's flags (Linux: P9_DOTL_NONBLOCK) */
+
 struct v9_in {
     const uint8_t *at, *end;
     bool bad;

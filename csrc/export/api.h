@@ -14,7 +14,10 @@ typedef struct v9_xattr_names v9_xattr_names;
 typedef struct v9_hidden_paths v9_hidden_paths;
 typedef struct v9_dir_marks v9_dir_marks;
 
-enum { V9_EXPORTS_MAX = 256 }; /* of a device */
+enum {
+    V9_EXPORTS_MAX = 257,            /* of a device: the first one, 255 with names, and this one: */
+    V9_NOTICES = V9_EXPORTS_MAX - 1, /* the index of the directory of notices */
+};
 
 /* ---- qidmap.c: (host device, inode) -> qid.path ---------------------------------------------- */
 
@@ -56,6 +59,7 @@ struct v9_export_conf {
     uint32_t owners_matter; /* creating fails if the owner cannot be set (passthrough, not none) */
     uint32_t fmode, dmode;  /* of files and directories of the mapped models on the host */
     uint32_t unlabelled;    /* the host has no SELinux, so its files have no labels (fs/xattr.h) */
+    uint32_t notifies;      /* its device has a directory of notices (export/notices.h) */
 };
 
 /* Where owner, mode, type and device number of the guest's files are kept (mapped/mapped.h). */
@@ -71,6 +75,23 @@ void v9_export_free(v9_export *ex);
 /* Joins `ex`: its root appears as directory `name` of the root of `above`, and hides that entry.
  * Before both are served. */
 int v9_export_join(v9_export *above, const char *name, v9_export *ex);
+/* The export `ex` is the directory of notices (export/notices.h), whose file with the inode number
+ * `events` is the stream, which ends at the position *end now. Where `listed` is set, listings have
+ * the directory. `end` outlives the export. Before it is served. */
+void v9_export_set_notices(v9_export *ex, uint64_t events, const uint64_t *end, uint32_t listed);
+/* Whether a guest's user may use the export: 0, or -EPERM if its map of ids forbids him. */
+int v9_export_admits(const v9_export *ex, uint32_t uid);
+/*
+ * What makes the guest's kernel look at a file again, and changes nothing on the host
+ * (export/notices.h): setting the time of modification to one of these seconds, or any attribute by
+ * a fid of this user.
+ */
+enum { V9_REFRESH_MTIME = 113990117, V9_FORGET_MTIME = 113990119, V9_REFRESH_UID = 1986541936 };
+/*
+ * What this user writes, or the beginning of it, to tell his own kernel where a file ends: no byte
+ * reaches the file. His kernel may take his fid for other users' data; that is an error (EIO).
+ */
+#define V9_REFRESH_DATA "vhost9p refresh\n"
 /*
  * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
  * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the

@@ -15,6 +15,7 @@
 #include "base/shrinker.h"
 #include "base/sys.h"
 #include "export/hidden_names.h"
+#include "export/notices.h"
 
 enum {
     RACES = 8,   /* how often a path is read again that has changed before it was followed */
@@ -178,22 +179,10 @@ static int hold_root(const struct v9_export *ex)
     return v9_sys_dup(ex->conf.root_fd);
 }
 
-/* The export that is joined to another one's root by this name; NULL: none, or not that root. */
-static v9_export *find_joined(const struct v9_export *ex, int fd, const char *name)
-{
-    v9_export *joined = ex->below;
-    struct stat st;
-
-    while (joined && strcmp(joined->name, name))
-        joined = joined->aside;
-    return joined && fstat(fd, &st) == 0 && v9_export_is_root(ex, &st) ? joined : NULL;
-}
-
 /* A user's step to the root of another export, which has to admit him. */
 static int enter(v9_export **where, uint32_t uid, v9_export *other)
 {
-    uint32_t host;
-    int err = v9_idmap_host(&other->ids[V9_UID], uid, &host);
+    const int err = v9_export_admits(other, uid);
 
     if (err)
         return v9_refuse(-err, V9_REFUSED_USER, uid);
@@ -234,12 +223,12 @@ int v9_export_step(v9_export **where, uint32_t uid, int32_t fd, const char *name
 
     if (!strcmp(name, ".."))
         return step_up(where, uid, fd);
+    joined = v9_export_joined(*where, fd, name);
+    if (joined)
+        return enter(where, uid, joined);
     err = v9_export_hides(*where, fd, name);
     if (err)
         return err < 0 ? err : v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0);
-    joined = find_joined(*where, fd, name);
-    if (joined)
-        return enter(where, uid, joined);
     return v9_sys_resolve(fd, name, 0, RESOLVE_BENEATH);
 }
 

@@ -25,13 +25,16 @@ struct v9_export {
     v9_mounts *mounts; /* likewise; NULL: listings stat every entry, or none */
     uint32_t index;    /* in its device */
     char name[V9_NAME_SIZE];
-    v9_export *above;         /* its root appears as directory `name` there; NULL: nowhere */
-    v9_export *below, *aside; /* the first that is joined to it; the next joined to the same */
-    int32_t proc_fd;          /* /proc/self/fd, to reopen O_PATH descriptors */
-    struct v9_seqcount names; /* a name and its metadata file change apart (mapped/mapped.h) */
-    struct v9_seqcount moves; /* files lose names, or get other ones (fid/renames.c) */
-    struct v9_seqcount texts; /* a metadata file is written */
-    bool texts_are_synced;    /* none was written since the last sync, on root_dev; atomic */
+    v9_export *above;           /* its root appears as directory `name` there; NULL: nowhere */
+    v9_export *below, *aside;   /* the first that is joined to it; the next joined to the same */
+    uint64_t stream_ino;        /* of the directory of notices: its stream, */
+    const uint64_t *stream_end; /* and where that ends, atomic; NULL: it is another export */
+    bool listed;                /* a directory of notices that listings have */
+    int32_t proc_fd;            /* /proc/self/fd, to reopen O_PATH descriptors */
+    struct v9_seqcount names;   /* a name and its metadata file change apart (mapped/mapped.h) */
+    struct v9_seqcount moves;   /* files lose names, or get other ones (fid/renames.c) */
+    struct v9_seqcount texts;   /* a metadata file is written */
+    bool texts_are_synced;      /* none was written since the last sync, on root_dev; atomic */
     struct v9_metadata_cache *metadata_cache; /* NULL: metadata are read each time */
     /* Metadata are read, changed and written as one; lock order: docs/architecture.md */
     pthread_mutex_t metadata_lock;

@@ -10,6 +10,7 @@
 
 #include "base/refusal.h"
 #include "export/hidden_paths.h"
+#include "export/notices.h"
 
 static const char *const hidden[] = {
     [V9_META_DIR] = V9_META_DIR_NAME,
@@ -95,8 +96,11 @@ int v9_export_hides(v9_export *ex, int32_t dir_fd, const char *name)
 
 int v9_export_check_name(v9_export *ex, int32_t dir_fd, const char *name, int hidden)
 {
-    const int is = v9_export_hides(ex, dir_fd, name);
+    int is;
 
+    if (v9_export_joined(ex, dir_fd, name))
+        return v9_refuse(hidden == ENOENT ? EBUSY : EEXIST, V9_REFUSED_NOTICES, 0);
+    is = v9_export_hides(ex, dir_fd, name);
     if (is <= 0)
         return is;
     return v9_refuse(is == V9_IS_METADATA ? EINVAL : hidden, V9_REFUSED_HIDDEN, 0);

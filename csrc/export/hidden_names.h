@@ -30,7 +30,8 @@
 enum { V9_VISIBLE = 0, V9_IS_METADATA = 1, V9_IS_HIDDEN = 2 };
 
 /* v9_export_hides (export/api.h) for a request that changes a name: 0 if it is visible; -EINVAL for
- * metadata, -`hidden` for a hidden path. */
+ * metadata, -`hidden` for a hidden path: EACCES if the name is to be made, ENOENT if it is to go.
+ * By one that another export is joined by there is something, which stays: -EEXIST, -EBUSY. */
 int v9_export_check_name(v9_export *ex, int32_t dir_fd, const char *name, int hidden);
 /* Whether a directory is, or lies below, a path that is hidden: 0, -ENOENT, or -errno as above. */
 int v9_export_hides_directory(v9_export *ex, int32_t fd);

@@ -56,7 +56,8 @@ static inline struct v9_fid *v9_fids_of(struct v9_fids *fids, uint64_t handle)
 }
 /* The handle of an entered fid, which stays evicted if it is; -EBADF. */
 int v9_fids_find(struct v9_fids *fids, uint32_t number, uint64_t *handle);
-/* Adds flags: V9_FID_LOCKS. -EBADF where the fid is not entered any more, or is not open. */
+/* Adds flags: V9_FID_LOCKS, V9_FID_STREAM. -EBADF where the fid is not entered any more, or is not
+ * open. */
 int v9_fids_mark(struct v9_fids *fids, uint64_t handle, uint32_t flags);
 /* Has a pinned fid of a file stand for a value to be written, which it takes over on success.
  * -EBADF where it is not entered any more, or in use for something else; -ENOSPC for too many

@@ -32,7 +32,7 @@ static uint32_t buckets_for(uint32_t max)
 /* What lies in the arena. It is sparse: pages that no fid has touched cost nothing. Every inode has
  * a fid or a walk; cached ones make room. */
 struct layout {
-    size_t heads, entries, inodes, dirs, recipes, values; /* their sizes in bytes */
+    size_t heads, entries, inodes, more, recipes, values; /* their sizes in bytes */
 };
 
 static size_t lay_out(uint32_t max, struct layout *sizes)
@@ -40,10 +40,10 @@ static size_t lay_out(uint32_t max, struct layout *sizes)
     sizes->heads = round_up(buckets_for(max) * sizeof(uint32_t));
     sizes->entries = round_up((size_t)max * sizeof(struct v9_fid));
     sizes->inodes = round_up(((size_t)max + WALKS) * sizeof(struct v9_inode));
-    sizes->dirs = round_up((size_t)max * sizeof(struct v9_fid_dir));
+    sizes->more = round_up((size_t)max * sizeof(struct v9_fid_more));
     sizes->recipes = round_up((size_t)max * RECIPE_BYTES);
     sizes->values = V9_XATTR_VALUES_ROOM;
-    return 3 * sizes->heads + sizes->entries + sizes->inodes + sizes->dirs + sizes->recipes +
+    return 3 * sizes->heads + sizes->entries + sizes->inodes + sizes->more + sizes->recipes +
            sizes->values;
 }
 
@@ -66,8 +66,8 @@ static void furnish(struct v9_fids *fids, const struct layout *sizes, bool again
     at += sizes->entries;
     v9_inodes_init(&fids->inodes, (struct v9_inode *)at, fids->max + WALKS, files, buckets);
     at += sizes->inodes;
-    fids->dirs = (struct v9_fid_dir *)at;
-    at += sizes->dirs;
+    fids->more = (struct v9_fid_more *)at;
+    at += sizes->more;
     if (again) {
         v9_arena_place(arena, at, sizes->recipes);
         v9_arena_place(&fids->values.arena, at + sizes->recipes, sizes->values);
@@ -223,7 +223,7 @@ void v9_fid_table_trim(struct v9_fids *fids)
 
     lay_out(fids->max, &sizes);
     v9_inodes_trim(&fids->inodes);
-    v9_memory_return(fids->dirs, (uint8_t *)fids->dirs + sizes.dirs);
+    v9_memory_return(fids->more, (uint8_t *)fids->more + sizes.more);
     v9_arena_trim(&fids->inodes.recipes.arena);
     v9_xattr_values_trim(&fids->values);
 }

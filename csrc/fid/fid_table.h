@@ -43,6 +43,7 @@ struct v9_fid {
     bool entered : 1;        /* its number leads to it */
     bool stray : 1;          /* found by the hash */
     bool listed : 1;         /* in the free list: perhaps taken as a home since */
+    bool forgotten : 1;      /* its next Tgetattr finds nothing: fid/forget.h */
     uint8_t lost_writes : 2; /* what its next sync reports: fid/lost_writes.h */
     uint8_t walked_fids;     /* how many it counts for: fid/known_size.h */
     uint32_t life;           /* counts the fids that this entry was */
@@ -51,11 +52,19 @@ struct v9_fid {
 };
 _Static_assert(sizeof(struct v9_fid) == 64, "a fid is one cache line");
 
-/* More of a fid that has a directory open; of others it is not touched, and takes no memory. */
 struct v9_fid_dir {
     /* lseek and getdents64 belong together; lock order: docs/architecture.md */
     pthread_mutex_t lock;
     uint64_t offset; /* d_off where io_fd stands */
+};
+
+/* More of a fid that has a directory or the stream open; of others it is not touched, and takes no
+ * memory. */
+struct v9_fid_more {
+    union {
+        struct v9_fid_dir dir;
+        struct v9_stream stream;
+    };
 };
 
 struct v9_fids {
@@ -73,7 +82,7 @@ struct v9_fids {
     struct v9_hash strays; /* by number */
     uint64_t key;          /* odd and random: no guest knows which numbers share a bucket */
     struct v9_fid *entries;
-    struct v9_fid_dir *dirs; /* by the entry's index */
+    struct v9_fid_more *more; /* by the entry's index */
     void *map;
     size_t map_size;
     v9_export *const *exports; /* by index; NULL: nothing is evicted */
@@ -130,7 +139,12 @@ void v9_fid_table_set_free(struct v9_fids *fids, struct v9_fid *fid);
 /* The rest of a fid that has a directory open. */
 static inline struct v9_fid_dir *v9_fids_dir(struct v9_fids *fids, const struct v9_fid *fid)
 {
-    return &fids->dirs[fid - fids->entries];
+    return &fids->more[fid - fids->entries].dir;
+}
+/* The rest of one that has the stream open. With the lock held. */
+static inline struct v9_stream *v9_fids_stream(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return &fids->more[fid - fids->entries].stream;
 }
 /* The file that a pinned fid stands for, or NULL. Needs no lock. */
 static inline struct v9_inode *v9_fids_inode(struct v9_fids *fids, const struct v9_fid *fid)

@@ -66,6 +66,12 @@ static inline void v9_known_size_resized(struct v9_inode *inode, uint64_t size)
     v9_known_size_changed_nothing(inode);
 }
 
+/* It may have set any size, which the host does not have. */
+static inline void v9_known_size_pretended(struct v9_inode *inode)
+{
+    __atomic_store_n(&inode->known_size, 0, __ATOMIC_SEQ_CST);
+}
+
 /* What is known before the host is asked for a size. */
 struct v9_known_size {
     uint64_t size; /* + 1; 0: not known */

@@ -7,6 +7,7 @@
 #include "base/ctime.h"
 #include "base/host_stat.h"
 #include "base/sys.h"
+#include "export/notices.h"
 #include "fs/stat_override.h"
 #include "mapped/mapped.h"
 #include "mapped/metadata_cache.h"
@@ -30,7 +31,11 @@ static int complete(v9_export *ex, const struct v9_mapped *mapped, struct v9_att
     attr->uid = v9_idmap_guest(&ex->ids[V9_UID], attr->uid);
     attr->gid = v9_idmap_guest(&ex->ids[V9_GID], attr->gid);
     attr->qid.type = S_ISDIR(attr->mode) ? QTDIR : S_ISLNK(attr->mode) ? QTSYMLINK : 0;
-    attr->qid.version = qid_version(attr);
+    attr->qid.version = v9_notices_version(ex, attr, qid_version(attr));
+    if (v9_notices_are(ex)) {
+        v9_notices_own(attr);
+        return 0;
+    }
     return v9_qidmap_lookup(ex->qidmap, attr->st_dev, attr->mnt_id, attr->st_ino, &attr->device,
                             &attr->qid.path);
 }

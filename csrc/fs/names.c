@@ -25,6 +25,7 @@
 #include "export/containment.h"
 #include "export/export.h"
 #include "export/hidden_names.h"
+#include "export/notices.h"
 #include "mapped/sidecar.h"
 #include "quota/change.h"
 #include "quota/quota.h"
@@ -168,7 +169,8 @@ int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, 
 int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir,
                       const char *new)
 {
-    if (ex->quota || ex->conf.model == V9_MODEL_FILE || ex->hidden)
+    if (ex->quota || ex->conf.model == V9_MODEL_FILE || ex->hidden || v9_export_joins(ex, old) ||
+        v9_export_joins(ex, new))
         return -EEXIST;
     if (v9_evidence_moved(old_dir, old, new_dir, new))
         return 0;

@@ -2,8 +2,8 @@
  * io: Tread, Twrite, Tlopen, Topen, Tgetattr, Tstatfs, Tclunk: handlers for one file.
  *
  * preadv and pwritev on the chain's own segments move data between the file and guest memory.
- * Those of an extended attribute's fid are in p9/xattr.c; Python answers reads of directories in
- * 9P2000.u.
+ * Those of an extended attribute's fid are in p9/xattr.c; Python answers reads of the stream
+ * (export/notices.h), and of directories in 9P2000.u.
  */
 #define _GNU_SOURCE
 #include "base/refusal.h"
@@ -17,6 +17,8 @@
 
 #include "base/evidence.h"
 #include "export/containment.h"
+#include "export/notices.h"
+#include "fid/forget.h"
 #include "fid/known_size.h"
 #include "mapped/mapped.h"
 #include "p9/lookup.h"
@@ -87,6 +89,20 @@ static int promise_open(struct v9_request *r, const struct v9_inode *inode)
     return v9_request_promise(r, reply, sizeof(reply));
 }
 
+/* Whoever opens the stream reads what comes from now on. */
+static void begin_stream(struct v9_device *dev, const struct v9_fid *fid, const v9_export *ex,
+                         uint32_t flags)
+{
+    const struct v9_stream fresh = {
+        .start = __atomic_load_n(ex->stream_end, __ATOMIC_ACQUIRE),
+        .more = flags & P9_NONBLOCK ? 0 : V9_STREAM_WAITS,
+    };
+
+    pthread_mutex_lock(&dev->fids.lock);
+    *v9_fids_stream(&dev->fids, fid) = fresh;
+    pthread_mutex_unlock(&dev->fids.lock);
+}
+
 /* Returns the size of the reply. */
 static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
                     const struct v9_inode *inode, uint32_t flags)
@@ -96,6 +112,8 @@ static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* checked before a truncation; v9_fids_open checks again */
+    if (v9_notices_refreshes(ex, fid->uid))
+        host = (host & ~(O_ACCMODE | O_TRUNC | O_APPEND)) | O_RDONLY;
     if (ex->conf.readonly && ((host & O_ACCMODE) != O_RDONLY || host & O_TRUNC))
         return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     if (S_ISLNK(inode->mode))
@@ -109,6 +127,8 @@ static int open_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *
     fd = reopen(ex, inode, &host);
     if (fd < 0)
         return fd;
+    if (v9_notices_stream(ex, inode->st_ino))
+        begin_stream(dev, fid, ex, flags);
     size = promise_open(r, inode);
     err = v9_fids_open(&dev->fids, fid, fd, host);
     if (err)
@@ -186,7 +206,11 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     bool sizeless;
     int err;
 
-    err = v9_in_is_done(in) ? v9_p9_use_attr(dev, r, number, &use) : -EINVAL;
+    if (!v9_in_is_done(in))
+        return -EINVAL;
+    if (dev->exports[0]->conf.notifies && v9_fids_take_forgotten(&dev->fids, number))
+        return -ENOENT;
+    err = v9_p9_use_attr(dev, r, number, &use);
     if (err)
         return err;
     err = leave_size_out(v9_inode_export(dev, use.inode), r, use.inode, mask, a, &sizeless);
@@ -255,7 +279,8 @@ static int read_fid(struct v9_device *dev, struct v9_request *r, const struct tr
 
     if (v9_p9_is_xattr(t->fid))
         return v9_p9_xattr_read(r, t->fid, t->offset, t->count);
-    if (r->dialect == V9_9P2000U && S_ISDIR(inode->mode))
+    if ((r->dialect == V9_9P2000U && S_ISDIR(inode->mode)) ||
+        v9_notices_stream(v9_inode_export(dev, inode), inode->st_ino))
         return -V9_NOT_OURS;
     err = v9_rate_queue_admit(dev, v9_inode_export(dev, inode), r, t->count);
     return err ? err : get_data(r, t, slice);
@@ -390,6 +415,21 @@ static int put_within_quota(v9_export *ex, const struct v9_request *r, struct tr
     return put;
 }
 
+/* A write that has the client's kernel believe in the size that it leaves behind. */
+static int pretend_write(const struct v9_request *r, const struct transfer *t,
+                         struct v9_inode *inode)
+{
+    char data[sizeof(V9_REFRESH_DATA) - 1];
+
+    if (t->count > sizeof(data))
+        return -EIO;
+    v9_iov_gather(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, data, t->count);
+    if (memcmp(data, V9_REFRESH_DATA, t->count) != 0)
+        return -EIO;
+    v9_known_size_pretended(inode);
+    return (int)t->count;
+}
+
 /* Writes to what a fid has. Returns the number of bytes, or a handler's other results. */
 static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfer *t,
                      struct v9_scratch *scratch)
@@ -403,6 +443,8 @@ static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfe
     if (v9_p9_is_xattr(t->fid))
         return v9_p9_xattr_write(r, t->fid, t->offset, t->count, scratch);
     ex = v9_inode_export(dev, inode);
+    if (v9_notices_refreshes(ex, t->fid->uid))
+        return pretend_write(r, t, inode);
     if (ex->conf.readonly)
         return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     err = v9_rate_queue_admit(dev, ex, r, t->count);

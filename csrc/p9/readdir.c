@@ -6,6 +6,9 @@
  * takes no system call; else its attributes are read. If mounts change during a listing, it is made
  * again with all attributes.
  *
+ * The directory of notices is no entry on the host. If it is listed, it comes last, at a position
+ * of its own; whatever has its name on the host is left out, since no step leads there.
+ *
  * Each getdents64 asks for no more entries than fit into the reply, so that none is read twice:
  * seeking in a directory is slow on some file systems.
  */
@@ -15,6 +18,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,6 +27,7 @@
 #include "base/sys.h"
 #include "export/hidden_names.h"
 #include "export/mounts.h"
+#include "export/notices.h"
 #include "mapped/mapped.h"
 #include "p9/api.h"
 #include "p9/lookup.h"
@@ -44,6 +49,7 @@ struct listing {
     const struct v9_inode *inode;
     struct v9_view *view;      /* entries to stat (export/mounts.h); NULL: all, or none */
     struct v9_qid_group group; /* of the directory's own device, as last used */
+    const v9_export *notices;  /* the directory of notices, if it is here; NULL */
     int32_t meta_dir;          /* with its files' metadata (mapped/mapped.h); -1: none */
     uint8_t *start, *at, *end;
     uint64_t offset; /* d_off of the last entry that was packed or left out */
@@ -60,6 +66,9 @@ enum {
     DIRENT_MAX = 1024,  /* the largest of a name of 255 characters */
     ASK_MAX = 2,        /* questions about mounts, if they change before the answer arrives */
 };
+/* Behind the directory of notices, which comes last. No file system has it: ext4 ends at INT64_MAX,
+ * and others count from 0. */
+static const uint64_t BEHIND_NOTICES = INT64_MAX - 1;
 
 /* ---- one entry ------------------------------------------------------------------------------- */
 
@@ -108,7 +117,7 @@ static bool path_from_dirent(struct listing *list, const struct v9_dirent *entry
 static int read_entry(struct listing *list, struct v9_request *r, const struct v9_dirent *entry,
                       size_t length, struct v9_qid *qid, uint8_t *type)
 {
-    const bool there = list->ex->below || !strcmp(entry->d_name, "..");
+    const bool there = v9_export_joins(list->ex, entry->d_name) || !strcmp(entry->d_name, "..");
     const struct v9_inode *inode = list->inode;
     struct v9_attr attr;
     int err, mode;
@@ -181,11 +190,29 @@ static int pack_entry(struct listing *list, struct v9_request *r, const struct v
 
 /* ---- a directory ----------------------------------------------------------------------------- */
 
+/* The directory of notices, if this is the directory that it is joined to. */
+static v9_export *notices_in(const struct listing *list)
+{
+    v9_export *joined = list->ex->below;
+
+    while (joined && !v9_notices_are(joined))
+        joined = joined->aside;
+    return joined ? v9_export_joined(list->ex, list->inode->path_fd, joined->name) : NULL;
+}
+
+/* Whether an entry is left out. */
+static int is_left_out(const struct listing *list, const char *name)
+{
+    if (list->notices && !strcmp(name, list->notices->name))
+        return true;
+    return v9_export_hides(list->ex, list->inode->path_fd, name);
+}
+
 static int pack_all(struct listing *list, struct v9_request *r, const uint8_t *dents, long size)
 {
     for (long at = 0; at < size && !list->full;) {
         const struct v9_dirent *entry = (const void *)(dents + at);
-        int err = v9_export_hides(list->ex, list->inode->path_fd, entry->d_name);
+        int err = is_left_out(list, entry->d_name);
         if (err > 0)
             list->offset = (uint64_t)entry->d_off;
         else if (!err)
@@ -209,6 +236,20 @@ static int pack_dents(struct listing *list, struct v9_request *r, const uint8_t 
     if (list->meta_dir >= 0)
         v9_budget_close(list->meta_dir);
     return err;
+}
+
+/* After the last entry. */
+static int pack_notices(struct listing *list, struct v9_request *r)
+{
+    union {
+        struct v9_dirent entry;
+        char room[offsetof(struct v9_dirent, d_name) + V9_NAME_SIZE];
+    } made = {.entry = {.d_off = (int64_t)BEHIND_NOTICES, .d_type = DT_DIR}};
+
+    if (!list->notices || !list->notices->listed)
+        return 0;
+    strcpy(made.entry.d_name, list->notices->name);
+    return pack_entry(list, r, &made.entry);
 }
 
 /* How many bytes of entries to read at once; 0: the reply is nearly full. */
@@ -252,11 +293,11 @@ static int list_from(struct listing *list, struct v9_request *r, struct v9_fid_d
             break; /* the next one does not fit */
         if (size < 0)
             return -errno;
-        if (size == 0)
-            break;
-        err = pack_dents(list, r, scratch->dents, size);
+        err = size ? pack_dents(list, r, scratch->dents, size) : pack_notices(list, r);
         if (err)
             return err;
+        if (!size)
+            break;
     }
     if (!list->full)
         dir->offset = list->offset;
@@ -272,7 +313,7 @@ static int view_mounts(struct listing *list, struct v9_request *r)
     const v9_export *ex = list->ex;
     uint64_t generation;
 
-    if (!ex->mounts || ex->below || ex->overrides || !list->inode->mnt_id)
+    if (!ex->mounts || ex->overrides || !list->inode->mnt_id)
         return 0;
     list->view = v9_mounts_view(ex->mounts, list->inode->mnt_id, &generation);
     if (list->view || r->asked >= ASK_MAX)
@@ -290,10 +331,14 @@ static int fill(struct listing *list, struct v9_request *r, struct v9_fid_dir *d
                 struct v9_scratch *scratch)
 {
     struct v9_view *view;
-    int err = view_mounts(list, r);
+    int err;
 
+    if (offset == BEHIND_NOTICES)
+        return 0;
+    err = view_mounts(list, r);
     if (err)
         return err;
+    list->notices = notices_in(list);
     view = list->view;
     err = list_from(list, r, dir, offset, scratch);
     if (!view)

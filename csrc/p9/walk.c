@@ -17,6 +17,7 @@
 #include "base/sys.h"
 #include "export/dir_marks.h"
 #include "export/hidden_names.h"
+#include "export/notices.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -108,7 +109,7 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
 /* Whether a step may lead to a cached inode, and should cache the one that it creates. */
 static bool may_be_cached(const struct v9_fids *fids, const struct place *at, const char *name)
 {
-    return !at->ex->below && !at->ex->overrides && strcmp(name, "..") &&
+    return !at->ex->overrides && strcmp(name, "..") && !v9_export_joins(at->ex, name) &&
            v9_inodes_worth_lookup(&fids->inodes, at->ex->index, at->path, name);
 }
 

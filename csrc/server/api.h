@@ -332,9 +332,13 @@ int v9_fid_add(v9_device *dev, uint32_t fid, int32_t path_fd, uint32_t export, u
 struct v9_created;
 int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,
                   const struct v9_attr *attr);
-/* Adds flags, V9_FID_LOCKS: from now on, only Python clunks the fid. Python stores its state for
- * the fid, by the handle, before this call. -EBADF: the fid has lost its number, or is not open. */
+/* Adds flags, V9_FID_LOCKS or V9_FID_STREAM: from now on, only Python clunks the fid. Python stores
+ * its state for the fid, by the handle, before this call. -EBADF: the fid has lost its number, or
+ * is not open. */
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags);
+/* Of a pinned fid of the stream, which is open; -EBADF for any other. */
+int v9_fid_get_stream(v9_device *dev, uint64_t handle, struct v9_stream *out);
+void v9_fid_set_stream(v9_device *dev, uint64_t handle, const struct v9_stream *to);
 /* v9_lock_open for the file of a pinned fid, which is open: a descriptor, or -errno. */
 int v9_fid_open_for_locks(v9_device *dev, uint64_t handle, int32_t *access);
 /* Changes attributes of a pinned fid's file, for the guest: errors as of v9_setattr; -EROFS. */

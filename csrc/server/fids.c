@@ -12,6 +12,7 @@
 #include "export/containment.h"
 #include "export/dir_marks.h"
 #include "export/file_locks.h"
+#include "export/notices.h"
 #include "fid/enter.h"
 #include "fid/mark_dirs.h"
 #include "p9/fsync.h"
@@ -121,6 +122,27 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)
 {
     return v9_fids_mark(&dev->fids, handle, flags);
+}
+
+int v9_fid_get_stream(v9_device *dev, uint64_t handle, struct v9_stream *out)
+{
+    const struct v9_fid *fid = v9_fids_of(&dev->fids, handle);
+    const struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
+
+    if (!inode || v9_fid_io(fid) < 0 ||
+        !v9_notices_stream(v9_inode_export(dev, inode), inode->st_ino))
+        return -EBADF;
+    pthread_mutex_lock(&dev->fids.lock);
+    *out = *v9_fids_stream(&dev->fids, fid);
+    pthread_mutex_unlock(&dev->fids.lock);
+    return 0;
+}
+
+void v9_fid_set_stream(v9_device *dev, uint64_t handle, const struct v9_stream *to)
+{
+    pthread_mutex_lock(&dev->fids.lock);
+    *v9_fids_stream(&dev->fids, v9_fids_of(&dev->fids, handle)) = *to;
+    pthread_mutex_unlock(&dev->fids.lock);
 }
 
 int v9_fid_open_for_locks(v9_device *dev, uint64_t handle, int32_t *access)

@@ -51,6 +51,11 @@ class Ring:
         """The position behind the last line."""
         return self._head[_END]
 
+    @property
+    def end_memory(self) -> memoryview:
+        """Eight bytes of the memory, in which that is."""
+        return self._head[_END : _END + 1]
+
     def append(self, lines: bytes) -> None:
         """Appends whole lines, and rings. Those that do not fit at all become an overflow."""
         if not lines:
@@ -67,6 +72,10 @@ class Ring:
         self._memory[_HEAD : _HEAD + len(lines) - first] = lines[first:]
         _order()
         self._head[_END] = end
+        self.ring()
+
+    def ring(self) -> None:
+        """Wakes who waits for the bell."""
         with suppress(BlockingIOError):  # it rings already
             os.eventfd_write(self.bell, 1)
 

@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 
 from vhost9p.native.descriptors import close as close_fd
 from vhost9p.native.export import Attr
-from vhost9p.native.fids import Entry, SetAttr
+from vhost9p.native.fids import Entry, SetAttr, Stream
 from vhost9p.native.sys import name_error, open_mode
 
 __all__ = ["OWN_ID", "Attr", "Created", "Driver", "Entry"]
-__all__ += ["Owner", "SetAttr", "close_fd", "name_error", "open_mode"]
+__all__ += ["Owner", "SetAttr", "Stream", "close_fd", "name_error", "open_mode"]
 
 OWN_ID = 0xFFFFFFFF
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from vhost9p.fs.driver import Created, Owner
 from vhost9p.native import descriptors, sys
-from vhost9p.native.export import MODEL_HOST, UID, Attr, Export
+from vhost9p.native.export import MODEL_HOST, Attr, Export
 from vhost9p.procfs import proc_path
 
 
@@ -65,7 +65,7 @@ class LocalDriver:
 
     def admit(self, uid: int) -> None:
         """See Driver. The export's map of ids may forbid users."""
-        self.export.host_id(UID, uid)
+        self.export.admits(uid)
 
     def attach(self, path: bytes) -> tuple[int, Attr]:
         """See Driver. The path is resolved below the export, without symlinks. All components but

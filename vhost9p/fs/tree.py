@@ -7,8 +7,8 @@ refer to their export by its index; C crosses from one export to another when a 
 
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from xxhash import xxh3_128_hexdigest
 
@@ -50,14 +50,12 @@ class Tree:
         return export, *driver.attach(b"/".join(components))
 
 
-def open_meeting_place(folder_fd: int, key: str, names: Sequence[bytes]) -> int:
-    """Opens (O_PATH) the directory in which several exports appear: it has an empty directory for
-    each name and nothing else.
-
-    It is in the folder `folder_fd`, one for each key, so that the guest finds the same one after a
-    restart of the daemon. Raises OSError; ENOTEMPTY if it contains other files.
-    """
-    name = xxh3_128_hexdigest(key.encode(errors="surrogateescape")) + ".exports"
+@contextmanager
+def own_directory(folder_fd: int, key: str, suffix: str) -> Iterator[int]:
+    """Yields a descriptor of a directory of the daemon's own, which every user may read: the one
+    for the key in the folder `folder_fd`, so that the guest finds the same one after a restart of
+    the daemon. Raises OSError."""
+    name = xxh3_128_hexdigest(key.encode(errors="surrogateescape")) + suffix
     with suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=folder_fd)
     fd = os.open(
@@ -65,11 +63,18 @@ def open_meeting_place(folder_fd: int, key: str, names: Sequence[bytes]) -> int:
     )
     try:
         os.fchmod(fd, 0o755)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_meeting_place(folder_fd: int, key: str, names: Sequence[bytes]) -> int:
+    """Opens (O_PATH) the directory in which several exports appear: it has an empty directory for
+    each name and nothing else. Raises OSError; ENOTEMPTY if it contains other files."""
+    with own_directory(folder_fd, key, ".exports") as fd:
         there = {os.fsencode(entry) for entry in os.listdir(fd)}
         for stale in there - set(names):
             os.rmdir(stale, dir_fd=fd)
         for missing in set(names) - there:
             os.mkdir(missing, 0o755, dir_fd=fd)
         return os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=fd)
-    finally:
-        os.close(fd)

@@ -26,6 +26,11 @@ META_ROOT: bytes = ffi.string(lib.v9_hidden_name(lib.V9_META_ROOT))
 """Names of mapped-file's metadata: of a directory's files, and of the export's root."""
 UID: int = lib.V9_UID
 GID: int = lib.V9_GID
+NOTICES: int = lib.V9_NOTICES
+"""The index of the directory of notices among a device's exports."""
+REFRESH_MTIME: int = lib.V9_REFRESH_MTIME
+FORGET_MTIME: int = lib.V9_FORGET_MTIME
+"""Times of modification, in seconds, that change nothing on the host (csrc/export/notices.h)."""
 PATH_MAX = 4096
 NO_ID = 0xFFFFFFFF
 """V9_NO_ID: no user or group."""
@@ -99,7 +104,8 @@ class Export:
     `mounts`, which must outlive the export, of those that may lie on another device. With
     `owners_matter` creation fails if a file cannot get its owner. The mapped models create files
     and directories on the host with modes `fmode` and `dmode`. If the host is `unlabelled`, the
-    guest is told that SELinux's labels are not supported, unless a file has one.
+    guest is told that SELinux's labels are not supported, unless a file has one. `notifies`: its
+    device has a directory of notices.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class Export:
         fmode: int = 0o600,
         dmode: int = 0o700,
         unlabelled: bool = False,
+        notifies: bool = False,
         qidmap: QidMap | None = None,
         mounts: MountViews | None = None,
     ) -> None:
@@ -129,6 +136,7 @@ class Export:
                 "fmode": fmode,
                 "dmode": dmode,
                 "unlabelled": unlabelled,
+                "notifies": notifies,
             },
         )
         err = ffi.new("int32_t *")
@@ -155,6 +163,17 @@ class Export:
     def join(self, name: bytes, export: Self) -> None:
         """Makes another export's root appear as this directory of the root."""
         check(lib.v9_export_join(self.native, name, export.native))
+
+    def set_notices(self, events: int, end: memoryview, *, listed: bool) -> None:
+        """Makes it the directory of notices, whose file with the inode number `events` is the
+        stream: `end` are eight bytes with the position where that ends. `listed`: the guest's
+        listings have the directory. Once, before it is served."""
+        self._end = ffi.from_buffer("uint64_t[]", end)  # C keeps no copy
+        lib.v9_export_set_notices(self.native, events, self._end, listed)
+
+    def admits(self, uid: int) -> None:
+        """Raises OSError EPERM if a user of the guest may not use it."""
+        check(lib.v9_export_admits(self.native, uid))
 
     def set_ids(
         self,

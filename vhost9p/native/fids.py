@@ -36,6 +36,59 @@ class SetAttr(NamedTuple):
     mtime_nsec: int = 0
 
 
+class Stream(NamedTuple):
+    """What is known of a fid that has the stream open (struct v9_stream)."""
+
+    start: int
+    """The position at offset 0, modulo 2**64."""
+    lost: int = 0
+    """The offset at which lines are missing, if `is_lost`."""
+    end: int = 0
+    """The offset behind the last reply."""
+    flags: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether lines are missing."""
+        return bool(self.flags & lib.V9_STREAM_LOST)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the line before them is not whole."""
+        return bool(self.flags & lib.V9_STREAM_CUT)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the client goes on asking for the rest of what it wanted."""
+        return bool(self.flags & lib.V9_STREAM_SHORT)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the last reply has ended inside a line."""
+        return bool(self.flags & lib.V9_STREAM_INSIDE)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a read waits for lines."""
+        return bool(self.flags & lib.V9_STREAM_WAITS)
+
+    def with_flags(self, **flags: bool) -> Self:
+        """The same, with some of these properties changed."""
+        value = self.flags
+        for name, is_set in flags.items():
+            bit = _STREAM_FLAGS[name]
+            value = value | bit if is_set else value & ~bit
+        return self._replace(flags=value)
+
+
+_STREAM_FLAGS: dict[str, int] = {
+    "is_lost": lib.V9_STREAM_LOST,
+    "is_cut": lib.V9_STREAM_CUT,
+    "is_short": lib.V9_STREAM_SHORT,
+    "is_inside": lib.V9_STREAM_INSIDE,
+}
+
+
 class Fid:
     """A pinned fid: its descriptors stay open until the end of a `with` block, whatever the guest
     does. -1 stands for no descriptor."""
@@ -210,6 +263,16 @@ class FidTable:
     def mark(self, handle: int, flags: int) -> None:
         """Adds FID_* flags; OSError EBADF if the fid has lost its number, or is not open."""
         check(lib.v9_fid_mark(self._device, handle, flags))
+
+    def stream(self, fid: Fid) -> Stream:
+        """What is known of a fid that has the stream open; OSError EBADF for any other."""
+        out = ffi.new("struct v9_stream *")
+        check(lib.v9_fid_get_stream(self._device, fid.handle, out))
+        return Stream(out.start, out.lost, out.end, out.more)
+
+    def set_stream(self, fid: Fid, to: Stream) -> None:
+        """Stores that."""
+        lib.v9_fid_set_stream(self._device, fid.handle, ffi.new("struct v9_stream *", to))
 
     def open_for_locks(self, handle: int) -> tuple[int, int]:
         """Opens a separate descriptor of a pinned fid's file, which is open: for writing too if the

@@ -10,10 +10,12 @@ run.
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from vhost9p.fs.driver import Attr, Entry, SetAttr
+from vhost9p.fs.driver import Attr, Entry, SetAttr, Stream
 
 FID_LOCKS = 2
 """Python answers Tclunk of the fid: it has taken locks."""
+FID_STREAM = 8
+"""The same: a read of it, which is of the stream, has waited."""
 
 
 class Fid(Protocol):
@@ -82,7 +84,7 @@ class Fid(Protocol):
 class FidTable(Protocol):
     """Maps the guest's fids to files. Every method may raise OSError and is thread-safe.
 
-    `become` and `read_dir` take a fid from `get`.
+    `become`, `stream`, `set_stream` and `read_dir` take a fid from `get`.
     """
 
     def get(self, number: int) -> AbstractContextManager[Fid]:
@@ -113,6 +115,12 @@ class FidTable(Protocol):
 
     def mark(self, handle: int, flags: int) -> None:
         """Adds FID_* flags. EBADF if the fid has lost its number, or is not open."""
+
+    def stream(self, fid: Any) -> Stream:
+        """What is known of a fid that has the stream open. EBADF for any other."""
+
+    def set_stream(self, fid: Any, to: Stream) -> None:
+        """Stores that."""
 
     def open_for_locks(self, handle: int) -> tuple[int, int]:
         """Opens a separate descriptor of a pinned fid's file, which is open. Returns it and its

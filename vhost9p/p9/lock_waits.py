@@ -12,8 +12,7 @@ asks again). The patrol then signals the thread until its system call has ended,
 arrives before the call is lost. Only a stop of the ring waits for that, and briefly, since a file
 system may block all signals during a call.
 
-At most `max` requests of a device wait, so that waiting requests never take all the room that
-others need, such as the one that unlocks.
+So many requests of a device wait at most as its waiting room has room for.
 """
 
 import errno
@@ -32,6 +31,7 @@ from vhost9p.p9 import constants as c
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message
 from vhost9p.p9.context import Request
+from vhost9p.p9.waiting import WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ each time, and the longest."""
 PATIENCE = 1.0
 """Seconds that a stop waits for cancelled waits to end."""
 
-WAITS_MAX = 512
-"""Requests of a device that may wait: half of those that may be in flight (V9_SLOTS)."""
 FILES_MAX = 4096
 """Files whose releases a patrol gets one by one, while it is busy; beyond that it tries all
 its locks."""
@@ -166,10 +164,12 @@ class _Wait:
 
 
 class LockWaits:
-    """The waits of one device (see the module). `wake_signal` interrupts a waiting system call."""
+    """The waits of one device (see the module), in its waiting room. `wake_signal` interrupts a
+    waiting system call."""
 
-    def __init__(self, table: LockTable, wake_signal: int) -> None:
+    def __init__(self, table: LockTable, wake_signal: int, room: WaitingRoom) -> None:
         self._table = table
+        self._room = room
         self._wake_signal = wake_signal
         self._concerns = concerns()
         self._lock = threading.Lock()
@@ -180,7 +180,6 @@ class LockWaits:
         self._patrolled = False
         self._bell = Bell()
         self._draining = False
-        self.max = 0
         RELEASES.count(1)
 
     def close(self) -> None:
@@ -192,7 +191,7 @@ class LockWaits:
         requests for the same lock on a file."""
         wait = _Wait(request, file, what, take)
         with self._lock:
-            if self._draining or len(self._waits) >= self.max:
+            if self._draining or not self._room.enter():
                 return False
             if self._threads < RELEASES.threads() and self._spawn("lock-wait", self._block, wait):
                 self._threads += 1
@@ -200,6 +199,7 @@ class LockWaits:
                 self._queue[request.key] = wait
                 self._bell.ring(file.file_id)  # for a lock released before the queue had this wait
             else:
+                self._room.leave()
                 return False
             self._waits[request.key] = wait
         return True
@@ -262,6 +262,7 @@ class LockWaits:
             with self._lock:
                 del self._waits[wait.request.key]
                 self._queue.pop(wait.request.key, None)
+            self._room.leave()
             wait.request.reply(reply.encode(wait.request.tag))
         finally:
             wait.end()

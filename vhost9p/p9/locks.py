@@ -21,6 +21,7 @@ from vhost9p.p9.codec import Message, P9Error
 from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.fids import FID_LOCKS, Fid
 from vhost9p.p9.lock_waits import RELEASES, LockWaits
+from vhost9p.p9.waiting import WaitingRoom
 
 
 def _holder(fid: Fid, t: m.Tlock | m.Tgetlock) -> Holder:
@@ -34,7 +35,13 @@ class LockFamily:
     """See the module. `waits` are the waiting requests; `wake_signal` interrupts their system
     calls."""
 
-    def __init__(self, context: Context, wake_signal: int, memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        wake_signal: int,
+        room: WaitingRoom,
+        memory: Memory | None = None,
+    ) -> None:
         self._fids = context.fids
         self._table = LockTable(
             RELEASES.released,
@@ -42,7 +49,7 @@ class LockFamily:
             lambda handle: context.fids.mark(handle, FID_LOCKS),
             memory,
         )
-        self.waits = LockWaits(self._table, wake_signal)
+        self.waits = LockWaits(self._table, wake_signal, room)
 
     def handlers(self) -> dict[type[Message], Handler]:
         """The requests of this family."""

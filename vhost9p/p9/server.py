@@ -12,8 +12,11 @@ dialect_u_reading for 9P2000.u.
 
 import errno
 import mmap
+import os
+import stat
 from collections.abc import Callable
 
+from vhost9p.changes.ring import Ring
 from vhost9p.fs.tree import Tree
 from vhost9p.p9 import messages as m
 from vhost9p.p9.codec import Message, P9Error, decode
@@ -22,9 +25,10 @@ from vhost9p.p9.context import LATER, Context, Handler, Request
 from vhost9p.p9.dialect_u import DialectUFamily
 from vhost9p.p9.dialect_u_reading import ReadingFamily
 from vhost9p.p9.fids import FidTable
-from vhost9p.p9.lock_waits import WAITS_MAX
 from vhost9p.p9.locks import LockFamily
+from vhost9p.p9.notices import NoticesFamily
 from vhost9p.p9.session import SessionFamily
+from vhost9p.p9.waiting import WaitingRoom
 
 __all__ = ["Request", "Server"]
 
@@ -43,13 +47,17 @@ class Server:
         set_dialect: Callable[[Dialect], None],
         wake_signal: int,
         locks: mmap.mmap | None = None,
+        changes: Ring | None = None,
     ) -> None:
-        """`locks` is the memory of the lock table, if that is to outlive the process."""
+        """`locks` is the memory of the lock table, if that is to outlive the process; `changes` has
+        the lines of the stream, if there is one."""
         self._fids = fids
         context = Context(fids, tree, msize_max, set_msize, self._begin, msize_max)
         self._context = context
         self._set_dialect = set_dialect
-        self._locks = LockFamily(context, wake_signal, locks)
+        self._room = WaitingRoom()
+        self._locks = LockFamily(context, wake_signal, self._room, locks)
+        self._notices = NoticesFamily(context, changes, self._room) if changes else None
         self.try_lock = self._locks.try_lock
         self._reading = ReadingFamily(context)
         session: dict[type[Message], Handler] = {
@@ -61,11 +69,13 @@ class Server:
             Dialect.L: {
                 **session,
                 **self._locks.handlers(),
+                m.Tread: self._read_stream,
             },
             Dialect.U: {
                 **session,
                 **DialectUFamily(context).handlers(),
                 **self._reading.handlers(),
+                m.Tread: self._read,
             },
         }
         self._handlers = self._tables[Dialect.L]
@@ -93,6 +103,18 @@ class Server:
         reply = handler(request, message)
         return None if reply is LATER else reply.encode(tag)
 
+    def _read(self, request: Request, t: m.Tread) -> m.Rread | None:
+        """Reads a directory, or the stream; C reads other files."""
+        with self._fids.get(t.fid) as fid:
+            is_directory = fid.path_fd >= 0 and stat.S_ISDIR(os.stat(fid.path_fd).st_mode)
+        return self._reading.read(request, t) if is_directory else self._read_stream(request, t)
+
+    def _read_stream(self, request: Request, t: m.Tread) -> m.Rread | None:
+        """Reads the stream."""
+        if self._notices is None:
+            raise P9Error(errno.EBADF, "the device has no stream of changes")
+        return self._notices.read(request, t)
+
     def _clunk(self, request: Request, t: m.Tclunk) -> m.Rclunk:
         """Clunks a fid for which Python stores data; C clunks the others."""
         self._drop(self._fids.find(t.fid))
@@ -118,6 +140,8 @@ class Server:
             self._fids.clunk(handle)
         finally:
             self._locks.clunk(handle)
+            if self._notices:
+                self._notices.clunk(handle)
 
     def _forget(self) -> None:
         """Drops all data stored for fids, after the fids are gone."""
@@ -127,25 +151,31 @@ class Server:
     # ---- the device's life ------------------------------------------------------------------
 
     def set_ring_size(self, size: int) -> None:
-        """Lets requests for a quarter of the ring's entries wait for locks, WAITS_MAX at most."""
-        self._locks.waits.max = min(size // 4, WAITS_MAX)
+        """Lets requests wait for a quarter of the ring's entries."""
+        self._room.set_ring_size(size)
 
     def flush(self, key: tuple[int, int]) -> None:
         """Ends a wait with EINTR, after the guest has flushed its request."""
         self._locks.waits.flush(key)
+        if self._notices:
+            self._notices.flush(key)
 
     def cancel_waits(self) -> None:
         """Answers all waiting requests before the ring stops. Nothing waits until
         `resume_waits`."""
+        if self._notices:
+            self._notices.stop()
         self._locks.waits.stop()
 
     def resume_waits(self) -> None:
         """Allows waits again, when the ring runs."""
         self._locks.waits.resume()
+        if self._notices:
+            self._notices.resume()
 
     def reset(self) -> None:
         """Drops the guest's fids and locks. Nothing waits until `resume_waits`."""
-        self._locks.waits.stop()
+        self.cancel_waits()
         self._fids.clear()
         self._forget()
         self._context.begin(Dialect.L)
@@ -154,3 +184,5 @@ class Server:
         """Ends the server for good."""
         self.reset()
         self._locks.waits.close()
+        if self._notices:
+            self._notices.close()

@@ -1,0 +1,157 @@
+/*
+ * What each kind of change takes, in an order in which nobody who is woken finds something stale.
+ *
+ * A name that the host has and the guest has not is one that the guest's kernel remembers as
+ * missing (Linux 7.3 and later, cache=loose): its directory is forgotten. A directory that has got
+ * or lost names is refreshed itself, once for all its lines that follow each other.
+ */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static char changed_directory[PATH_MAX];
+/* That is to be refreshed. */
+
+static void parent_of(const char *path, char parent[PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+    snprintf(parent, PATH_MAX, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+}
+
+void agent_changes_end(const struct mount *mount)
+{
+    if (!*changed_directory)
+        return;
+    int directory = agent_open(mount, changed_directory);
+    if (directory >= 0) {
+        agent_fire_attributes(mount, directory, false);
+        close(directory);
+        if (mount->caches_names)
+            agent_look(mount, changed_directory);
+    }
+    *changed_directory = '\0';
+}
+
+static void note_parent(const struct mount *mount, const char *path)
+{
+    char parent[PATH_MAX];
+    parent_of(path, parent);
+    if (strcmp(parent, changed_directory))
+        agent_changes_end(mount);
+    strcpy(changed_directory, parent);
+}
+
+/* Opens what the host has; -1 if that is not there. */
+static int open_known(const struct mount *mount, const char *path)
+{
+    char parent[PATH_MAX];
+    int file = agent_open(mount, path);
+    if (file >= 0 || errno != ENOENT || !mount->caches_names)
+        return file;
+    parent_of(path, parent);
+    agent_forget_directory(mount, parent);
+    return agent_open(mount, path);
+}
+
+static void change_contents(const struct mount *mount, const char *path, off_t size)
+{
+    int file = open_known(mount, path);
+    if (file < 0)
+        return;
+    agent_fire_contents(mount, file, !agent_renew(mount, file, size));
+    close(file);
+    if (mount->caches_names)
+        agent_look(mount, path);
+}
+
+static void change_attributes(const struct mount *mount, const char *path)
+{
+    int file = open_known(mount, path);
+    if (file < 0)
+        return;
+    agent_fire_attributes(mount, file, false);
+    close(file);
+    if (mount->caches_names)
+        agent_look(mount, path);
+}
+
+static void create(const struct mount *mount, const char *path, bool directory)
+{
+    if (directory && !mount->caches_names)
+        agent_pin(mount, path);
+    int file = open_known(mount, path);
+    if (file >= 0) {
+        agent_fire_attributes(mount, file, true);
+        close(file);
+    }
+    file = agent_open(mount, path); /* another inode, perhaps */
+    if (file >= 0) {
+        if (!mount->caches_names)
+            agent_renew(mount, file, -1); /* it has taken the place of one that is open, perhaps */
+        agent_fire_contents(mount, file, false);
+        close(file);
+        if (mount->caches_names)
+            agent_look(mount, path);
+    }
+    note_parent(mount, path);
+}
+
+static void remove_name(const struct mount *mount, const char *path, bool directory)
+{
+    int file = agent_open(mount, path);
+    if (file >= 0) {
+        agent_fire_attributes(mount, file, true);
+        close(file);
+        if (mount->caches_names)
+            agent_look(mount, path);
+    }
+    if (directory)
+        agent_unpin(path);
+    note_parent(mount, path);
+}
+
+static void refresh_directory(const struct mount *mount, int directory)
+{
+    agent_fire_attributes(mount, directory, false);
+}
+
+/* Lines were lost: drops what is cached, and has whoever watches a directory look at it. */
+static void look_everywhere(const struct mount *mount)
+{
+    agent_say("%s: changes were lost; all directories are refreshed", mount->name);
+    if (mount->caches_names)
+        agent_forget_directory(mount, ".");
+    agent_each_directory(mount, refresh_directory);
+}
+
+void agent_change(const struct mount *mount, const struct line *line)
+{
+    switch (line->kind) {
+    case CHANGED:
+        change_contents(mount, line->path, line->size);
+        break;
+    case ATTRIBUTES:
+        change_attributes(mount, line->path);
+        break;
+    case CREATED:
+        create(mount, line->path, line->directory);
+        break;
+    case REMOVED:
+        remove_name(mount, line->path, line->directory);
+        break;
+    case RENAMED:
+        remove_name(mount, line->path, line->directory);
+        create(mount, line->to, line->directory);
+        break;
+    case OVERFLOW:
+        look_everywhere(mount);
+        break;
+    case KINDS:
+        break;
+    }
+}

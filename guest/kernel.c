@@ -1,0 +1,169 @@
+/*
+ * What makes the guest's kernel look again.
+ *
+ * Times: setting a file's mtime to that of `refresh` or `forget` changes nothing on the host. In
+ * the guest it is a change like any other, so inotify fires (IN_ATTRIB if the atime is set, too,
+ * IN_MODIFY if it is not), and the attributes are asked for again. After `forget` the file's name
+ * is looked up again, too, and leads to an inode without stale data; whoever has it open keeps the
+ * old.
+ *
+ * Writes: with cache=loose the client never takes another size for an inode that it has. A write
+ * does that, and vhost9p changes nothing if it comes from REFRESH_UID. So an open file shows the
+ * new data, and a watch of it goes on. The write is a direct one, which leaves no page behind.
+ *
+ * Who can write in the export may put a symlink in a path's place while the agent, which is root,
+ * goes along it. So a path is opened first, and never left (openat2(2)); what is done is done to
+ * the descriptor.
+ */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <sys/fsuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PROC_PATH 40
+
+int agent_open(const struct mount *mount, const char *path)
+{
+    struct open_how how = {
+        .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
+    };
+    return (int)syscall(SYS_openat2, mount->root, path, &how, sizeof how);
+}
+
+static const struct timespec *times_of(const struct mount *mount, bool forget)
+{
+    return forget && mount->caches_names ? &mount->forget : &mount->refresh;
+}
+
+void agent_fire_attributes(const struct mount *mount, int file, bool forget)
+{
+    const struct timespec *time = times_of(mount, forget);
+    utimensat(file, "", (struct timespec[]){*time, *time}, AT_EMPTY_PATH);
+}
+
+void agent_fire_contents(const struct mount *mount, int file, bool forget)
+{
+    const struct timespec omitted = {.tv_nsec = UTIME_OMIT};
+    utimensat(file, "", (struct timespec[]){omitted, *times_of(mount, forget)}, AT_EMPTY_PATH);
+}
+
+void agent_look(const struct mount *mount, const char *path)
+{
+    int file = agent_open(mount, path);
+    if (file >= 0)
+        close(file);
+}
+
+/* The kernel prunes all unused names of a file system that is remounted, even if nothing changes.
+ */
+static void prune_names(const struct mount *mount)
+{
+    int context = (int)syscall(SYS_fspick, mount->root, "", 8 /* FSPICK_EMPTY_PATH */);
+    if (context < 0)
+        return;
+    syscall(SYS_fsconfig, context, 7 /* FSCONFIG_CMD_RECONFIGURE */, NULL, NULL, 0);
+    close(context);
+}
+
+void agent_forget_directory(const struct mount *mount, const char *path)
+{
+    int directory = agent_open(mount, path);
+    bool root = path[0] == '.' && !path[1]; /* which is never looked up */
+    if (directory >= 0 && !root) {
+        agent_fire_attributes(mount, directory, true);
+        agent_look(mount, path);
+    }
+    if (directory >= 0)
+        close(directory);
+    if (root)
+        prune_names(mount);
+}
+
+/* Becomes REFRESH_UID towards file systems, with a superuser's rights, or returns from that. */
+static bool act_as(unsigned uid)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    setfsuid(uid);
+    if ((unsigned)setfsuid((uid_t)-1) != uid)
+        return false;
+    if (syscall(SYS_capget, &header, data))
+        return false;
+    data[0].effective = data[0].permitted; /* leaving root has taken those for files away */
+    return !syscall(SYS_capset, &header, data);
+}
+
+/*
+ * Has the kernel believe that this program has just written the end of the file: it takes the size,
+ * drops the pages, and fires IN_OPEN, IN_MODIFY and IN_CLOSE_WRITE. What is smaller is cut first.
+ */
+static bool pretend_write(const char *path, off_t old_size, off_t size)
+{
+    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
+    bool done = act_as(REFRESH_UID) && (size >= old_size || !truncate(path, size));
+    int out = done ? open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC) : -1;
+    if (out >= 0) {
+        done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
+        close(out);
+    }
+    act_as(geteuid());
+    return done && out >= 0;
+}
+
+static void drop_pages(int data)
+{
+    if (data >= 0)
+        posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/*
+ * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
+ * nothing: behind the size at which the inode was made, but for what was written, or has been in
+ * the cache and left it.
+ */
+static void read_last(int data, off_t size)
+{
+    char byte;
+    ssize_t read = data >= 0 && size > 0 ? pread(data, &byte, 1, size - 1) : 0;
+    (void)read;
+}
+
+bool agent_renew(const struct mount *mount, int file, off_t size)
+{
+    char path[PROC_PATH];
+    struct stat status;
+    if (fstat(file, &status) || !S_ISREG(status.st_mode))
+        return false;
+    if (!mount->caches_names)
+        size = status.st_size; /* the host has been asked */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    drop_pages(data);
+    /* A program cannot be started while it is open for writing. */
+    bool may_run = status.st_mode & 0111;
+    bool told =
+        mount->pretends && !may_run && size >= 0 && pretend_write(path, status.st_size, size);
+    if (!told && !mount->caches_names)
+        read_last(data, size);
+    drop_pages(data);
+    if (data >= 0)
+        close(data);
+    return told || !mount->caches_names;
+}
+
+/* `refresh` can be written by REFRESH_UID alone, and only if the host knows what that means. */
+bool agent_can_pretend(const char *directory)
+{
+    char path[4096];
+    if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
+        return false;
+    return pretend_write(path, 0, 1) && pretend_write(path, 1, 0);
+}

@@ -1,0 +1,497 @@
+"""The directory of notices: what a guest sees of it, how its stream is read, and refreshes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.changes import ring_of
+from tests.frontend.client import AT_REMOVEDIR, WRLCK, Client, P9Errno, Ticket
+from tests.frontend.daemon import Daemon
+from tests.frontend.deaths import kill
+from tests.frontend.dialect_u import DialectUClient
+from tests.frontend.wire import T, U
+from tests.system.share import IS_ROOT, SECURITY, Share, fails, mounted, remount, serve
+from tests.system.test_keeper_death import OLD_S, lose_keeper
+from vhost9p.changes.ring import CAPACITY, Ring
+from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
+
+NAME = b".vhost9p"
+REFRESH_UID = 1986541936
+MODE, SIZE, ATIME, MTIME, CTIME, ATIME_SET, MTIME_SET = 0x1, 0x8, 0x10, 0x20, 0x40, 0x80, 0x100
+TOUCH = ATIME | MTIME | CTIME | ATIME_SET | MTIME_SET
+TOUCH_M = MTIME | CTIME | MTIME_SET
+LINE = b"created file\n"
+
+
+@pytest.fixture
+def daemon(export: Path, tmp_path: Path) -> Iterator[Daemon]:
+    (export / "file").write_bytes(b"data")
+    with serve(export, "--notify", f"--state-dir={tmp_path}/state") as daemon:
+        yield daemon
+        daemon.check_output()
+
+
+@pytest.fixture
+def share(daemon: Daemon, export: Path) -> Iterator[Share]:
+    with mounted(daemon, export) as share:
+        yield share
+
+
+@pytest.fixture
+def ring(daemon: Daemon) -> Iterator[Ring]:
+    with ring_of(daemon) as ring:
+        settle(daemon, ring)
+        yield ring
+
+
+def settle(daemon: Daemon, ring: Ring) -> None:
+    """The watcher's first line is written: nobody else writes lines while the host is at rest."""
+    if IS_ROOT:
+        daemon.wait_until(lambda: ring.end > 0, "nobody watches")
+
+
+def events(client: Client, root: int, flags: int = os.O_RDONLY) -> int:
+    """A fid that has the stream open."""
+    return client.open(root, [NAME, b"events"], flags)
+
+
+def submit_read(client: Client, fid: int, offset: int, count: int = 4096) -> Ticket:
+    return client.submit(T.READ, fid, offset, count)
+
+
+def data_of(client: Client, ticket: Ticket) -> bytes:
+    data: bytes = client.wait(ticket).fields[0]
+    return data
+
+
+def waits(share: Share, ticket: Ticket) -> bool:
+    """Whether a request is unanswered after everything that was sent later has been."""
+    share.client.getattr(share.top)
+    share.client.getattr(share.top)
+    return ticket.reply is None
+
+
+# ---- the directory -------------------------------------------------------------------------------
+
+
+def test_the_directory_has_what_a_guest_needs(share: Share) -> None:
+    client = share.client
+    listing = client.listing(share.top, NAME)
+    assert {b"events", b"refresh", b"forget", b"agent"} <= set(listing)
+    for name, entry in listing.items():
+        (qid,) = client.walk(client.walk_to(share.top, NAME), client.new_fid(), name)
+        assert qid.path == entry.qid.path
+        attr = client.getattr(client.walk_to(share.top, NAME, name))
+        assert (attr.uid, attr.gid, attr.mode & 0o222) == (0, 0, 0)
+        assert (qid.version == 0) == (attr.size == 0) == (not name.startswith(b"agent"))
+    times = [client.getattr(client.walk_to(share.top, NAME, name)) for name in TIMES]
+    assert [attr.mtime_sec for attr in times] == [REFRESH_MTIME, FORGET_MTIME]
+
+
+TIMES = (b"refresh", b"forget")
+
+
+def test_it_is_not_listed_and_nobody_can_change_it(share: Share) -> None:
+    client, top = share.client, share.top
+    assert set(client.listing(top)) == {b"file"}
+    with fails(errno.EEXIST):
+        client.mkdir(top, NAME)
+    with fails(errno.EEXIST):
+        client.create(top, NAME)
+    with fails(errno.EEXIST):
+        client.symlink(top, NAME, b"file")
+    with fails(errno.EEXIST):
+        client.link(top, client.walk_to(top, b"file"), NAME)
+    with fails(errno.EEXIST):
+        client.renameat(top, b"file", top, NAME)
+    with fails(errno.EBUSY):
+        client.renameat(top, NAME, top, b"other")
+    with fails(errno.EBUSY):
+        client.unlinkat(top, NAME, AT_REMOVEDIR)
+    inside = client.walk_to(top, NAME)
+    with fails(errno.EROFS):
+        client.create(inside, b"new")
+    with fails(errno.EROFS):
+        client.unlinkat(inside, b"events")
+    with fails(errno.EROFS):
+        client.open(top, [NAME, b"events"], os.O_RDWR)
+    with fails(errno.EROFS):
+        client.setattr(client.walk_to(top, NAME, b"events"), MODE, mode=0o777)
+    with fails(errno.EROFS, errno.EBUSY):
+        client.remove(client.walk_to(top, NAME))
+    assert sorted(os.listdir(share.host)) == ["file"]
+
+
+def test_dotdot_leads_back(share: Share) -> None:
+    client = share.client
+    (there,) = client.walk(share.top, client.new_fid(), NAME)
+    up = client.walk(share.top, client.new_fid(), NAME, b"..", b"file")
+    assert len(up) == 3
+    assert up[1].path != there.path
+    assert up[1].path == client.getattr(share.top).qid.path
+
+
+def test_what_the_host_has_by_its_name_is_covered(share: Share) -> None:
+    (share.host / os.fsdecode(NAME)).mkdir()
+    (share.host / os.fsdecode(NAME) / "own").touch()
+    client = share.client
+    assert set(client.listing(share.top)) == {b"file"}
+    assert b"own" not in client.listing(share.top, NAME)
+    elsewhere = share.host / "dir" / os.fsdecode(NAME)
+    elsewhere.mkdir(parents=True)
+    assert set(client.listing(share.top, b"dir")) == {NAME}
+    client.unlinkat(client.walk_to(share.top, b"dir"), NAME, AT_REMOVEDIR)
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("count", [8192, 40])
+def test_it_is_listed_if_that_is_asked_for(export: Path, tmp_path: Path, count: int) -> None:
+    for name in ("a", "b", ".other"):
+        (export / name).mkdir(exist_ok=True)
+    args = ("--notify", "--notify-listed", "--notify-name=.other", f"--state-dir={tmp_path}/s")
+    with serve(export, *args) as daemon, mounted(daemon, export) as share:
+        client = share.client
+        fid = client.open(share.top, [], os.O_RDONLY | os.O_DIRECTORY)
+        entries = list(client.entries(fid, count))
+        names = [entry.name for entry in entries]
+        assert sorted(names) == [b".", b"..", b".other", b"a", b"b"]
+        assert names[-1] == b".other"
+        assert entries[-1].qid.path == client.walk(share.top, client.new_fid(), b".other")[0].path
+        assert client.readdir(fid, entries[-1].offset) == []
+        assert b"events" in client.listing(share.top, b".other")
+
+
+def test_it_is_beside_the_exports_if_there_are_several(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    exports = [f"--export=name={name},path={tmp_path}/{name}" for name in ("one", "two")]
+    args = (*exports, *SECURITY, "--notify", "--notify-listed", f"--state-dir={tmp_path}/state")
+    with Daemon(*args) as daemon, mounted(daemon, tmp_path) as share:
+        client = share.client
+        assert set(client.listing(share.top)) == {b"one", b"two", NAME}
+        assert b"events" in client.listing(share.top, NAME)
+        assert client.attach(client.new_fid(), aname=NAME).type == 0x80
+        with ring_of(daemon) as ring:
+            settle(daemon, ring)
+            fid = events(client, share.top)
+            ring.append(LINE)
+            assert client.read(fid, 0, 100) == LINE
+
+
+def test_without_notify_there_is_no_such_directory(export: Path) -> None:
+    (export / "file").touch()
+    with serve(export) as daemon, mounted(daemon, export) as share:
+        with fails(errno.ENOENT):
+            share.client.walk_to(share.top, NAME)
+        share.client.mkdir(share.top, NAME)
+        file = share.client.walk_to(share.top, b"file")
+        share.client.setattr(file, TOUCH, mtime=(REFRESH_MTIME, 0))
+        assert (export / "file").stat().st_mtime == REFRESH_MTIME
+
+
+# ---- the stream ----------------------------------------------------------------------------------
+
+
+def test_a_read_waits_for_the_next_line(share: Share, ring: Ring) -> None:
+    client = share.client
+    ring.append(b"changed before 0\n")
+    fid = events(client, share.top)
+    ring.append(LINE)
+    assert client.read(fid, 0, 4096) == LINE
+    assert client.read(fid, len(LINE), 4096) == b"", "the rest of the same read(2)"
+    ticket = submit_read(client, fid, len(LINE))
+    assert waits(share, ticket)
+    ring.append(LINE + LINE)
+    assert data_of(client, ticket) == LINE + LINE
+
+
+def test_each_reader_has_its_own_position(share: Share, ring: Ring) -> None:
+    client = share.client
+    one, other = events(client, share.top), events(client, share.top)
+    tickets = [submit_read(client, fid, 0) for fid in (one, other)]
+    assert waits(share, tickets[0])
+    ring.append(LINE)
+    assert [data_of(client, ticket) for ticket in tickets] == [LINE, LINE]
+    late = submit_read(client, events(client, share.top), 0)
+    assert waits(share, late)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, len(LINE), len(LINE) + 1])
+def test_a_small_buffer_loses_nothing(share: Share, ring: Ring, count: int) -> None:
+    """As Linux's client reads: until a reply is empty, or the buffer is full."""
+    client = share.client
+    fid = events(client, share.top)
+    ring.append(LINE + LINE)
+    got = b""
+    while len(got) < 2 * len(LINE):
+        room = count
+        while room and (part := client.read(fid, len(got), room)):
+            got += part
+            room -= len(part)
+    assert got == LINE + LINE
+    ticket = submit_read(client, fid, len(got), count)
+    if count > 1 and not waits(share, ticket):
+        assert data_of(client, ticket) == b""
+        ticket = submit_read(client, fid, len(got), count)
+    assert waits(share, ticket)
+
+
+def test_seeking_back_reads_again(share: Share, ring: Ring) -> None:
+    client = share.client
+    fid = events(client, share.top)
+    ring.append(LINE + b"removed file\n")
+    assert client.read(fid, 0, 4096) == LINE + b"removed file\n"
+    assert client.read(fid, len(LINE), 4096) == b"removed file\n"
+
+
+def test_a_descriptor_that_does_not_block_gets_nothing(share: Share, ring: Ring) -> None:
+    client = share.client
+    fid = events(client, share.top, os.O_RDONLY | os.O_NONBLOCK)
+    assert client.read(fid, 0, 4096) == b""
+    ring.append(LINE)
+    assert client.read(fid, 0, 4096) == LINE
+    assert client.read(fid, len(LINE), 4096) == b""
+
+
+def test_a_reader_that_is_too_slow_finds_an_overflow(share: Share, ring: Ring) -> None:
+    client = share.client
+    fid = events(client, share.top)
+    ring.append(LINE)
+    assert client.read(fid, 0, 4) == LINE[:3]
+    assert client.read(fid, 3, 1) == b""
+    for _ in range(5):
+        ring.append(LINE * (CAPACITY // 4 // len(LINE)))
+    stead = b"\noverflow\n"
+    got = b"".join(client.read(fid, 3 + i, 1) for i in range(len(stead)))
+    assert got == stead
+    ticket = submit_read(client, fid, 3 + len(stead))
+    assert waits(share, ticket)
+    ring.append(LINE)
+    assert data_of(client, ticket) == LINE
+    assert client.read(fid, 1, 100) == b"overflow\n", "what was before is gone, too"
+
+
+def test_a_flushed_read_ends(share: Share, ring: Ring) -> None:
+    client = share.client
+    fid = events(client, share.top)
+    ticket = submit_read(client, fid, 0)
+    assert waits(share, ticket)
+    client.flush(ticket)
+    assert ticket.reply is not None
+    ring.append(LINE)
+    assert client.read(fid, 0, 100) == LINE
+
+
+def test_a_clunk_ends_the_reads_of_its_fid(share: Share) -> None:
+    client = share.client
+    fid, other = events(client, share.top), events(client, share.top)
+    tickets = [submit_read(client, each, 0) for each in (fid, other)]
+    assert waits(share, tickets[0])
+    client.clunk(fid)
+    with fails(errno.EBADF):
+        client.wait(tickets[0])
+    assert waits(share, tickets[1])
+    with fails(errno.EROFS):
+        client.remove(other)
+    with fails(errno.EBADF):
+        client.wait(tickets[1])
+
+
+def test_a_new_session_ends_all(share: Share, ring: Ring) -> None:
+    client = share.client
+    ticket = submit_read(client, events(client, share.top), 0)
+    assert waits(share, ticket)
+    remount(share)
+    assert ticket.reply is not None
+    ring.append(LINE)
+    fid = events(client, share.top)
+    ring.append(LINE)
+    assert client.read(fid, 0, 100) == LINE
+
+
+def test_a_ring_that_stops_interrupts_reads(share: Share, ring: Ring) -> None:
+    client = share.client
+    fid = events(client, share.top)
+    ticket = submit_read(client, fid, 0)
+    assert waits(share, ticket)
+    share.machine.stop()
+    with fails(errno.EINTR):
+        client.wait(ticket)
+    share.machine.start()
+    ticket = submit_read(client, fid, 0)
+    assert waits(share, ticket)
+    ring.append(LINE)
+    assert data_of(client, ticket) == LINE
+
+
+def test_a_quarter_of_the_ring_may_wait(daemon: Daemon, export: Path, ring: Ring) -> None:
+    with mounted(daemon, export, ring_size=16) as share:
+        client = share.client
+        fid = events(client, share.top)
+        tickets = [submit_read(client, fid, 0) for _ in range(4)]
+        with fails(errno.EAGAIN):
+            client.read(fid, 0, 4096)
+        file = client.open(share.top, b"file", os.O_RDWR)
+        client.lock(file, WRLCK, 0, 10, proc_id=1)
+        blocked = client.wait(client.submit_lock(file, WRLCK, 0, 10, proc_id=2))
+        assert blocked.fields == (1,), "LOCK_BLOCKED: locks share the room"
+        ring.append(LINE)
+        assert [data_of(client, each) for each in tickets] == [LINE] * 4
+
+
+def test_a_killed_worker_is_not_noticed(daemon: Daemon, share: Share, ring: Ring) -> None:
+    client = share.client
+    fid, other = events(client, share.top), events(client, share.top)
+    ring.append(LINE)
+    assert client.read(fid, 0, 4096) == LINE
+    kill(daemon.worker)
+    assert client.read(fid, len(LINE), 4096) == b""
+    ticket = submit_read(client, fid, len(LINE))
+    assert waits(share, ticket)
+    for number in range(3):
+        kill(daemon.worker)
+        assert waits(share, ticket), number
+    ring.append(b"removed file\n")
+    assert data_of(client, ticket) == b"removed file\n"
+    assert client.read(other, 0, 4096) == LINE + b"removed file\n"
+
+
+def test_a_keeper_that_dies_takes_nothing_along(daemon: Daemon, share: Share, ring: Ring) -> None:
+    client = share.client
+    fid = events(client, share.top)
+    ticket = submit_read(client, fid, 0)
+    assert waits(share, ticket)
+    time.sleep(OLD_S)
+    lose_keeper(daemon)
+    ring.append(LINE)
+    assert data_of(client, ticket) == LINE
+
+
+def test_dialect_u_reads_it_too(daemon: Daemon, export: Path, ring: Ring) -> None:
+    with mounted(daemon, export, speaks=DialectUClient) as share:
+        client = share.client
+        fid = client.walk_to(share.top, NAME, b"events")
+        client.call(U.OPEN, fid, 0)
+        ticket = submit_read(client, fid, 0)
+        ring.append(LINE)
+        assert data_of(client, ticket) == LINE
+        client.clunk(fid)
+        with pytest.raises(P9Errno):
+            client.walk_to(share.top, NAME, b"nothing")
+
+
+# ---- refresh and forget --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("valid", [TOUCH, TOUCH_M])
+@pytest.mark.parametrize("seconds", [REFRESH_MTIME, FORGET_MTIME])
+def test_a_touch_with_their_times_changes_nothing(share: Share, valid: int, seconds: int) -> None:
+    client, path = share.client, share.host / "file"
+    fid = client.walk_to(share.top, b"file")
+    before = path.stat()
+    client.setattr(fid, valid, atime=(seconds, 0), mtime=(seconds, 0))
+    assert path.stat() == before
+    path.unlink()
+    client.setattr(fid, valid, atime=(seconds, 0), mtime=(seconds, 0))
+    with fails(errno.ENOENT):
+        client.setattr(fid, valid, atime=(seconds, 0), mtime=(seconds + 1, 0))
+
+
+def test_other_changes_are_none(share: Share) -> None:
+    client, path = share.client, share.host / "file"
+    fid = client.walk_to(share.top, b"file")
+    client.setattr(fid, TOUCH | SIZE, size=2, mtime=(REFRESH_MTIME, 0))
+    assert path.stat().st_size == 2, "a size is set, whatever the time"
+    client.setattr(fid, MTIME, mtime=(REFRESH_MTIME, 0))
+    client.setattr(fid, TOUCH, mtime=(REFRESH_MTIME + 1, 0))
+    assert path.stat().st_mtime == REFRESH_MTIME + 1
+
+
+def test_a_forgotten_fid_finds_nothing_once(share: Share) -> None:
+    client = share.client
+    fid, opened = client.walk_to(share.top, b"file"), client.open(share.top, b"file")
+    other, clone = client.walk_to(share.top, b"file"), client.new_fid()
+    client.walk(fid, clone)
+    client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
+    later = client.walk_to(share.top, b"file")
+    for forgotten in (fid, other):
+        with fails(errno.ENOENT):
+            client.getattr(forgotten)
+        assert client.getattr(forgotten).size == 4
+    for known in (opened, clone, later, share.top):
+        assert client.getattr(known).size in (4, os.stat(share.host).st_size)
+
+
+def test_what_was_replaced_is_forgotten_by_its_name(share: Share) -> None:
+    """The fid stands for the old file until it is used; other fids of the name may not any more."""
+    client = share.client
+    old, new = client.walk_to(share.top, b"file"), client.walk_to(share.top, b"file")
+    (share.host / "next").write_bytes(b"another")
+    (share.host / "next").rename(share.host / "file")
+    assert client.getattr(new).size == 7
+    client.setattr(old, TOUCH, mtime=(FORGET_MTIME, 0))
+    for fid in (old, new):
+        with fails(errno.ENOENT):
+            client.getattr(fid)
+        assert client.getattr(fid).size == 7
+
+
+def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
+    client, path = share.client, share.host / "file"
+    root, before = client.new_fid(), path.stat()
+    client.attach(root, REFRESH_UID)
+    fid = client.walk_to(root, b"file")
+    client.setattr(fid, SIZE | MTIME | CTIME, size=1000)
+    client.setattr(fid, MODE, mode=0o777)
+    client.setattr(client.walk_to(root, NAME, b"refresh"), SIZE, size=1)
+    with fails(errno.EROFS):
+        client.setattr(client.walk_to(share.top, NAME, b"refresh"), SIZE, size=1)
+    assert path.stat() == before
+
+
+def test_a_readonly_export_is_refreshed_too(export: Path, tmp_path: Path) -> None:
+    (export / "file").touch()
+    args = ("--notify", "--readonly", f"--state-dir={tmp_path}/state")
+    with serve(export, *args) as daemon, mounted(daemon, export) as share:
+        client = share.client
+        fid = client.walk_to(share.top, b"file")
+        client.setattr(fid, TOUCH, mtime=(REFRESH_MTIME, 0))
+        with fails(errno.EROFS):
+            client.setattr(fid, TOUCH, mtime=(REFRESH_MTIME + 1, 0))
+        root = client.new_fid()
+        client.attach(root, REFRESH_UID)
+        client.setattr(client.walk_to(root, b"file"), SIZE, size=7)
+
+
+def test_a_map_of_ids_admits_the_refresher(export: Path, tmp_path: Path) -> None:
+    own = f"{os.geteuid()}:{os.geteuid()}:1"
+    group = f"{os.getegid()}:{os.getegid()}:1"
+    others = "1:4294967294" if os.geteuid() == 0 else "0:1"
+    ids = [f"--map-uid={own}", f"--map-gid={group}"]
+    ids += [f"--forbid-{kind}={others}" for kind in ("uid", "gid")]
+    (export / "file").touch()
+    daemon = serve(export, "--notify", *ids, f"--state-dir={tmp_path}/state")
+    with daemon, mounted(daemon, export, n_uname=os.geteuid()) as share:
+        client, root = share.client, share.client.new_fid()
+        with fails(errno.EPERM):
+            client.attach(client.new_fid(), REFRESH_UID + 1)
+        client.attach(root, REFRESH_UID)
+        client.setattr(client.walk_to(root, b"file"), SIZE, size=7)
+
+
+def test_directories_have_one_version(share: Share) -> None:
+    client = share.client
+    (share.host / "dir").mkdir()
+    before = client.walk(share.top, client.new_fid(), b"dir")
+    (share.host / "dir" / "file").touch()
+    assert client.walk(share.top, client.new_fid(), b"dir") == before
+    file = client.walk(share.top, client.new_fid(), b"dir", b"file")
+    (share.host / "dir" / "file").write_bytes(b"more")
+    after = client.walk(share.top, client.new_fid(), b"dir", b"file")
+    assert after[1].version != file[1].version
