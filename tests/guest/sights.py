@@ -25,12 +25,16 @@ class Sights:
     """Those of a program: FOLDER is `top`; `names` are looked up though a listing lacks them, so
     that the kernel remembers that they are not there."""
 
-    def __init__(self, top: str, names: Iterable[str] = ()) -> None:
+    def __init__(self, top: str, names: Iterable[str] = (), *, old: bool = True) -> None:
+        """`old`: what is held is looked at, too, where its name stands for something else now, or
+        for nothing: as far as it went when it was opened."""
         self._top = top
+        self._old = old
         self._names = [*names]
         self._held: dict[str, int] = {}
         self._path_of: dict[str, str] = {}
-        self._directories: set[str] = set()
+        self._size_of: dict[str, int] = {}
+        """In bytes, when it was opened; 0 for a directory."""
 
     def look(self, named: Collection[str]) -> Sight:
         """What is seen now: by path, and by key."""
@@ -42,8 +46,8 @@ class Sights:
             try:
                 if key in named:
                     found[f"held {key}"] = seen_of(os.fstat(fd)) + content_of(fd)
-                elif key not in self._directories:
-                    found[f"held {key}"] = content_of(fd)
+                elif self._old and self._size_of[key]:
+                    found[f"held {key}"] = content_of(fd, self._size_of[key])
             except OSError as error:
                 found[f"held {key}"] = ["error", error.errno]
         return found
@@ -56,14 +60,13 @@ class Sights:
         """Keeps a file or a directory open. Raises OSError."""
         self._held[key] = os.open(os.path.join(self._top, path), os.O_RDONLY)
         self._path_of[key] = path
-        if stat.S_ISDIR(os.fstat(self._held[key]).st_mode):
-            self._directories.add(key)
+        status = os.fstat(self._held[key])
+        self._size_of[key] = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
 
     def release(self, key: str) -> None:
         """Closes it."""
         os.close(self._held.pop(key))
         del self._path_of[key]
-        self._directories.discard(key)
 
     def _is(self, path: str, fd: int) -> bool:
         try:
@@ -102,11 +105,11 @@ def seen_of(status: os.stat_result) -> list[object]:
     return seen if stat.S_ISDIR(status.st_mode) else [*seen, status.st_size, status.st_nlink]
 
 
-def content_of(fd: int) -> list[object]:
-    """The text of a file, shortened, or the names in a directory."""
+def content_of(fd: int, size: int = 1 << 20) -> list[object]:
+    """The text of a file up to a size, shortened, or the names in a directory."""
     data = b""
     try:
-        while chunk := os.pread(fd, 1 << 16, len(data)):
+        while chunk := os.pread(fd, size - len(data), len(data)):
             data += chunk
     except IsADirectoryError:
         return [sorted(name for name in os.listdir(fd) if not name.startswith("."))]
@@ -118,9 +121,9 @@ def digest_of(sight: Sight) -> str:
     return hashlib.sha1(json.dumps(sight, sort_keys=True).encode()).hexdigest()
 
 
-def main(top: str, names: list[str]) -> None:
+def main(top: str, old: str, *names: str) -> None:
     """Obeys until there are no more orders."""
-    sights = Sights(top, names)
+    sights = Sights(top, names, old=old == "old")
     for line in sys.stdin:
         word, *rest = line.split()
         answer = "done"
@@ -136,4 +139,4 @@ def main(top: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

@@ -32,15 +32,15 @@ PATIENCE = 20.0
 HELD = 6
 
 
-def rounds(guest: Following, seed: int, number: int, links: bool = True) -> list[float]:
+def rounds(guest: Following, seed: int, number: int, links: bool = True, old: bool = True) -> list[float]:
     """So many changes; how long each took until the guest saw all of it, in s."""
     choice = random.Random(seed)
     top = guest.export / "top"
     top.mkdir()
     upheaval = Upheaval(top, seed, links=links)
     names = [*stock()]
-    ours = Sights(str(top), names)
-    theirs = Program(guest, Path(sights.__file__), f"{MOUNT}/top", *names)
+    ours = Sights(str(top), names, old=old)
+    theirs = Program(guest, Path(sights.__file__), f"{MOUNT}/top", "old" if old else "new", *names)
     waits = []
     done = []
     held: list[str] = []
@@ -54,6 +54,11 @@ def rounds(guest: Following, seed: int, number: int, links: bool = True) -> list
             if time.monotonic() > begin + PATIENCE:
                 seen, there = json.loads(theirs.ask(f"tell {' '.join(keys)}")), json.loads(json.dumps(ours.look(keys)))
                 wrong = {k: (seen.get(k), there.get(k)) for k in {**seen, **there} if seen.get(k) != there.get(k)}
+                if "DEBUG" in os.environ:
+                    for name in wrong:
+                        name=name.split(":")[-1].removeprefix("held ")
+                        print(guest.guest.run(f"cd /sys/kernel/tracing; echo > trace; echo 1 > events/9p/enable; ls -la {MOUNT}/top/{name}; cat {MOUNT}/top/{name} | head -c 100 ; echo 0 > events/9p/enable; grep -v '#' trace|grep dump -A7; cat {MOUNT}/.vhost9p/../top/$(dirname {name})/. ; exit 0").text[:8000])
+                    print((guest.shared/"agent.out"), guest.agent.stdout[-1500:].decode(), guest.agent.stderr.decode())
                 pytest.fail(f"seed {seed}, turn {turn}, {done}: seen, there: {wrong}")
         waits.append(time.monotonic() - begin)
         if (path := upheaval.one()):
@@ -75,5 +80,5 @@ def test_nothing_stays_stale(cache: str, tmp_path: Path) -> None:
         export = Path(folder)
         export.chmod(0o755)
         with following(export, cache) as guest:
-            waits = rounds(guest, int(os.environ.get("SEED", "1")), int(os.environ.get("N", "40")), links=cache != "loose")
+            waits = rounds(guest, int(os.environ.get("SEED", "1")), int(os.environ.get("N", "40")), links=cache != "loose", old=cache != "mmap")
     print(f"cache={cache}: until it was right: median {statistics.median(waits) * 1000:.1f} ms, longest {max(waits) * 1000:.1f} ms")
