@@ -311,9 +311,9 @@ def test_wrong_exports_are_reported(load: Load, text: str, said: list[str]) -> N
 
 
 def test_the_number_of_exports_is_bounded(load: Load) -> None:
-    """As many as C has room for, beside the directory that they appear in."""
+    """As many as C has room for, beside the directory that they appear in, and that of notices."""
     entries = [f"{{name: e{i}, path: one}}" for i in range(EXPORTS_MAX + 1)]
-    assert len(load(f"exports: [{', '.join(entries[1:])}]").exports) == lib.V9_EXPORTS_MAX - 1
+    assert len(load(f"exports: [{', '.join(entries[1:])}]").exports) == lib.V9_NOTICES - 1
     (problem,) = problems(load, f"exports: [{', '.join(entries)}]")
     assert problem == "2:1: exports: has 256; a device has at most 255"
 

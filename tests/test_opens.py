@@ -54,6 +54,7 @@ OWN_FILES = {
     "vhost_user/listener.py",
     "vm_facts.py",
     "fs/tree.py",
+    "fs/notices.py",
 }
 
 

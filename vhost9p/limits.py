@@ -14,7 +14,7 @@ from vhost9p.device import memory_bytes, memory_slots
 from vhost9p.fs import lock_files, lock_records, locked_ranges
 from vhost9p.fs.locks import MEMORY_SIZE
 from vhost9p.native import memory
-from vhost9p.p9 import dialect_u_reading, lock_waits
+from vhost9p.p9 import dialect_u_reading, lock_waits, waiting
 from vhost9p.policy import remap
 from vhost9p.policy.quota import REMEMBERED
 from vhost9p.vhost_user import descriptors
@@ -89,7 +89,8 @@ def _of_locks() -> Iterator[Limit]:
     yield Limit(what, links, "ENOLCK", MEMORY_SIZE + lock_records.LINKS * LOCK_LINK_BYTES)
     yield Limit("locked ranges", pieces, "ENOLCK", pieces * RANGE_BYTES)
     yield Limit("locked ranges of one file", locked_ranges.FILE_PIECES_MAX, "ENOLCK")
-    yield Limit("requests that wait for a lock", lock_waits.WAITS_MAX, "the client asks again")
+    what = "requests that wait for a lock, or for changes"
+    yield Limit(what, waiting.WAITS_MAX, "the client asks again, or EAGAIN")
     yield Limit("threads that wait for locks", lock_waits.THREADS, "locks wait without one")
 
 

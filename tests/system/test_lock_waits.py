@@ -21,7 +21,7 @@ from tests.frontend.wire import T
 from tests.system.host_locks import HostProcess
 from tests.system.share import Share, mounted, remount
 from vhost9p.native import memory
-from vhost9p.p9.lock_waits import WAITS_MAX
+from vhost9p.p9.waiting import WAITS_MAX
 
 
 def waiting(share: Share, ticket: Ticket) -> bool:

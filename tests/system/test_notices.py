@@ -16,8 +16,8 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T, U
-from tests.system.test_keeper_death import OLD_S, lose_keeper
 from tests.system.share import IS_ROOT, SECURITY, Share, fails, mounted, remount, serve
+from tests.system.test_keeper_death import OLD_S, lose_keeper
 from vhost9p.changes.ring import CAPACITY, Ring
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
 
@@ -259,7 +259,7 @@ def test_a_descriptor_that_does_not_block_gets_nothing(share: Share, ring: Ring)
     assert client.read(fid, len(LINE), 4096) == b""
 
 
-def test_a_reader_that_is_too_slow_is_told(share: Share, ring: Ring) -> None:
+def test_a_reader_that_is_too_slow_finds_an_overflow(share: Share, ring: Ring) -> None:
     client = share.client
     fid = events(client, share.top)
     ring.append(LINE)
@@ -476,14 +476,13 @@ def test_a_map_of_ids_admits_the_refresher(export: Path, tmp_path: Path) -> None
     ids = [f"--map-uid={own}", f"--map-gid={group}"]
     ids += [f"--forbid-{kind}={others}" for kind in ("uid", "gid")]
     (export / "file").touch()
-    with serve(export, "--notify", *ids, f"--state-dir={tmp_path}/state") as daemon:
-        with mounted(daemon, export, n_uname=os.geteuid()) as share:
-            client = share.client
-            with fails(errno.EPERM):
-                client.attach(client.new_fid(), REFRESH_UID + 1)
-            root = client.new_fid()
-            client.attach(root, REFRESH_UID)
-            client.setattr(client.walk_to(root, b"file"), SIZE, size=7)
+    daemon = serve(export, "--notify", *ids, f"--state-dir={tmp_path}/state")
+    with daemon, mounted(daemon, export, n_uname=os.geteuid()) as share:
+        client, root = share.client, share.client.new_fid()
+        with fails(errno.EPERM):
+            client.attach(client.new_fid(), REFRESH_UID + 1)
+        client.attach(root, REFRESH_UID)
+        client.setattr(client.walk_to(root, b"file"), SIZE, size=7)
 
 
 def test_directories_have_one_version(share: Share) -> None:

@@ -38,7 +38,7 @@ class _Read(NamedTuple):
     """Of its fid, which had the handle when it began to wait."""
     handle: int
     offset: int
-    count: int
+    size: int
 
 
 class NoticesFamily:
@@ -75,7 +75,7 @@ class NoticesFamily:
             if fid.handle != read.handle:
                 raise P9Error(errno.EBADF, "the fid stands for another file by now")
             before = self._fids.stream(fid)
-            data, after = stream.read(self._ring, before, read.offset, read.count)
+            data, after = stream.read(self._ring, before, read.offset, read.size)
             if after != before:
                 self._fids.set_stream(fid, after)
         return data
