@@ -7,9 +7,9 @@
  * is looked up again, too, and leads to an inode without stale data; whoever has it open keeps the
  * old.
  *
- * Sizes: with cache=loose the client never takes another size for an inode that it has. truncate(2)
+ * Writes: with cache=loose the client never takes another size for an inode that it has. A write
  * does that, and vhost9p changes nothing if it comes from REFRESH_UID. So an open file shows the
- * new data, and a watch of it goes on.
+ * new data, and a watch of it goes on. The write is a direct one, which leaves no page behind.
  *
  * Who can write in the export may put a symlink in a path's place while the agent, which is root,
  * goes along it. So a path is opened first, and never left (openat2(2)); what is done is done to
@@ -22,7 +22,6 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/openat2.h>
-#include <sched.h>
 #include <stdio.h>
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
@@ -102,44 +101,48 @@ static bool act_as(unsigned uid)
     return !syscall(SYS_capset, &header, data);
 }
 
-static bool resize(const char *path, off_t size)
+static bool write_end(const char *path, off_t size)
 {
-    bool done = act_as(REFRESH_UID) && !truncate(path, size);
+    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
+    int out = open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC);
+    if (out < 0)
+        return false;
+    bool done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
+    close(out);
+    return done;
+}
+
+/*
+ * Has the kernel believe that this program has just written the end of the file: it takes the size,
+ * drops the pages, and fires IN_OPEN, IN_MODIFY and IN_CLOSE_WRITE. What is smaller is cut first.
+ */
+static bool pretend(enum pretence pretence, const char *path, off_t old_size, off_t size)
+{
+    bool done = act_as(REFRESH_UID);
+    if (done && (pretence == TRUNCATIONS || size < old_size))
+        done = !truncate(path, size);
+    if (done && pretence == WRITES)
+        done = write_end(path, size);
     act_as(geteuid());
     return done;
 }
 
-static void read_last(int data, off_t size)
+static void drop_pages(int data)
 {
-    char byte;
-    ssize_t read = size > 0 ? pread(data, &byte, 1, size - 1) : 0;
-    (void)read;
+    if (data >= 0)
+        posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 /*
- * Drops the pages of a file that has `size` bytes now.
- *
  * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
- * nothing: behind the size at which the inode was made, but for what has been in the cache and left
- * it. So the last byte is read before that.
+ * nothing: behind the size at which the inode was made, but for what was written, or has been in
+ * the cache and left it.
  */
-static void drop_pages(int data, off_t size)
+static void read_last(int data, off_t size)
 {
-    read_last(data, size);
-    posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
-}
-
-/* Sets the size and drops the pages, before whoever the new size wakes can read: the page of the
- * old end is read beforehand, so that nothing waits for the host if the new end is in it, too. */
-static bool resize_and_drop(const char *path, int data, off_t old_size, off_t size)
-{
-    const struct sched_param first = {.sched_priority = 1}, usual = {0};
-    read_last(data, old_size);
-    sched_setscheduler(0, SCHED_FIFO, &first);
-    bool done = resize(path, size);
-    drop_pages(data, size);
-    sched_setscheduler(0, SCHED_OTHER, &usual);
-    return done;
+    char byte;
+    ssize_t read = data >= 0 && size > 0 ? pread(data, &byte, 1, size - 1) : 0;
+    (void)read;
 }
 
 bool agent_renew(const struct mount *mount, int file, off_t size)
@@ -148,24 +151,33 @@ bool agent_renew(const struct mount *mount, int file, off_t size)
     struct stat status;
     if (fstat(file, &status) || !S_ISREG(status.st_mode))
         return false;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    bool renewed = !mount->caches_names;
-    int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
-    if (data < 0)
-        return renewed;
     if (!mount->caches_names)
-        drop_pages(data, status.st_size); /* fstat has asked the host */
-    else if (mount->resizes && size >= 0)
-        renewed = resize_and_drop(path, data, status.st_size, size);
-    close(data);
-    return renewed;
+        size = status.st_size; /* the host has been asked */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    drop_pages(data);
+    /* A program cannot be started while it is open for writing. */
+    bool may_run = status.st_mode & 0111;
+    bool told = mount->pretence && !may_run && size >= 0 &&
+                pretend(mount->pretence, path, status.st_size, size);
+    if (!told && !mount->caches_names)
+        read_last(data, size);
+    drop_pages(data);
+    if (data >= 0)
+        close(data);
+    return told || !mount->caches_names;
 }
 
-/* `refresh` can be cut and filled by an agent, and by nobody else. */
-bool agent_can_resize(const char *directory)
+/* `refresh` can be changed by REFRESH_UID alone. Before Linux 6.4 cache=loose also opens what is
+ * written as root, which cannot; nothing reads zeros there, and a truncation is enough. */
+enum pretence agent_can_pretend(const char *directory)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
-        return false;
-    return resize(path, 1) && resize(path, 0);
+        return NOTHING;
+    if (!pretend(TRUNCATIONS, path, 0, 1))
+        return NOTHING;
+    enum pretence most = pretend(WRITES, path, 1, 1) ? WRITES : TRUNCATIONS;
+    pretend(TRUNCATIONS, path, 1, 0);
+    return most;
 }

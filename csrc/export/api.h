@@ -88,6 +88,11 @@ int v9_export_admits(const v9_export *ex, uint32_t uid);
  */
 enum { V9_REFRESH_MTIME = 113990117, V9_FORGET_MTIME = 113990119, V9_REFRESH_UID = 1986541936 };
 /*
+ * What this user writes, or the beginning of it, to tell his own kernel where a file ends: no byte
+ * reaches the file. His kernel may take his fid for other users' data; that is an error (EIO).
+ */
+#define V9_REFRESH_DATA "vhost9p refresh\n"
+/*
  * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
  * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the
  * one that the new descriptor belongs to. ".." is clamped at the root of an export that is joined

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.frontend.daemon import Daemon
 from vhost9p.changes.ring import Ring
@@ -14,13 +13,19 @@ from vhost9p.native import process
 
 @contextmanager
 def ring_of(daemon: Daemon) -> Iterator[Ring]:
-    """That of the daemon's only device: main's bell has the number after the memory's."""
-    folder = Path(f"/proc/{daemon.pid}/fd")
-    memory = min(
-        int(fd.name) for fd in folder.iterdir() if "memfd:vhost9p-changes" in os.readlink(fd)
-    )  # mmap(3) of Python has another one
+    """That of the daemon's only device. Main opens the memory, which mmap(2) of Python duplicates,
+    and then the bell."""
+    folder = f"/proc/{daemon.pid}/fd"
+    memory = min(fd for fd in map(int, os.listdir(folder)) if _is_memory(f"{folder}/{fd}"))
     pidfd = os.pidfd_open(daemon.pid)
     ring = Ring(*(process.take_descriptor(pidfd, memory + more) for more in (0, 1)))
     os.close(pidfd)
     yield ring
     ring.close()
+
+
+def _is_memory(path: str) -> bool:
+    try:
+        return "memfd:vhost9p-changes" in os.readlink(path)
+    except FileNotFoundError:
+        return False  # it was closed meanwhile
