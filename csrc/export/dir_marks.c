@@ -294,22 +294,6 @@ static uint32_t obtain(struct v9_dir_marks *marks, struct v9_dir_note *note,
     return number;
 }
 
-/* Enters what has become of a mark. If the user may have no more, nothing else is tried. */
-static void settle(struct v9_dir_marks *marks, struct v9_dir_note *note, int err)
-{
-    pthread_mutex_lock(&marks->lock);
-    if (err == -ENOSPC) {
-        marks->full = true;
-    } else if (err) {
-        note->error = -err;
-        append(marks, note);
-    }
-    if (err)
-        eventfd_write(marks->bell, 1);
-    marks->marks[note->number - 1].is_set = true;
-    pthread_mutex_unlock(&marks->lock);
-}
-
 static int set(const struct v9_dir_marks *marks, int32_t fd)
 {
     const int err =
@@ -318,15 +302,40 @@ static int set(const struct v9_dir_marks *marks, int32_t fd)
     return err < 0 ? -errno : 0;
 }
 
+/* Whether the directory still has the number of its note. The lock is held. */
+static bool is_entered(const struct v9_dir_marks *marks, const struct v9_dir_note *note,
+                       const struct v9_attr *attr)
+{
+    return find(marks, note->export, attr) == note->number;
+}
+
 /* A name may have changed before there was a mark: its directory's event came before the note. */
 static void settle_place(struct v9_dir_marks *marks, v9_export *ex, int32_t fd,
-                         struct v9_dir_note *note)
+                         const struct v9_attr *attr, struct v9_dir_note *note)
 {
     for (int i = 0; i < SETTLE && read_place(marks, ex, fd, note); i++) {
         pthread_mutex_lock(&marks->lock);
-        append(marks, note);
+        if (is_entered(marks, note, attr))
+            append(marks, note);
         pthread_mutex_unlock(&marks->lock);
     }
+}
+
+/* Enters what has become of a mark. If the user may have no more, nothing else is tried. */
+static void settle(struct v9_dir_marks *marks, struct v9_dir_note *note, const struct v9_attr *attr,
+                   int err)
+{
+    pthread_mutex_lock(&marks->lock);
+    if (is_entered(marks, note, attr)) {
+        marks->marks[note->number - 1].is_set = true;
+        note->error = -err;
+        if (err && err != -ENOSPC)
+            append(marks, note);
+    }
+    marks->full |= err == -ENOSPC;
+    if (err)
+        eventfd_write(marks->bell, 1);
+    pthread_mutex_unlock(&marks->lock);
 }
 
 static bool is_set(struct v9_dir_marks *marks, uint32_t export, const struct v9_attr *attr)
@@ -359,8 +368,8 @@ void v9_dir_marks_add(v9_export *ex, int32_t fd, const struct v9_attr *attr)
         return;
     err = err ? err : set(marks, fd);
     if (!err)
-        settle_place(marks, ex, fd, &note);
-    settle(marks, &note, err);
+        settle_place(marks, ex, fd, attr, &note);
+    settle(marks, &note, attr, err);
 }
 
 /* ---- what the reader does -------------------------------------------------------------------- */

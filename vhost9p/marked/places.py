@@ -4,10 +4,11 @@ Events name a directory by an *id*. A note (native/dir_marks.py) says which dire
 in which one it lies by then; later renames are events themselves. Notes may be ahead of events:
 what a note says is of the time when the mark was set, and events of earlier times may still come.
 So a directory is placed in the directory that it was found in, and not below a path: if that moves,
-it moves along. A rename that the note has seen already puts the directory where it is.
+it moves along. And a rename counts only if it begins where the directory is by now: the note has
+seen the others.
 
-A directory that has left what is seen, or lost its place to another one, is *detached*: it has no
-path, and what is below it has none, until an event says where it is.
+A directory that has left what is seen, or lost its place to another one, is *lost*: it has no path,
+and what is below it has none, until an event or another note says where it is.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,19 +17,23 @@ from typing import Self
 from vhost9p.changes.records import ITSELF, Entry
 from vhost9p.native.dir_marks import Note
 
+LOST_MAX = 1024
+"""Lost directories that are remembered."""
+
 
 class Unclear(Exception):
     """Nobody can tell where the directories are now."""
 
 
 class _Directory:
-    """A directory. One without a number is known by its name only: it could not be identified."""
+    """A directory. One without an id is known by its name only. One without a number will be noted
+    when the guest looks at it next."""
 
     __slots__ = ("_below", "above", "export", "id", "name", "number")
 
-    def __init__(self, export: int, number: int = 0, ident: bytes = b"") -> None:
+    def __init__(self, export: int, ident: bytes = b"") -> None:
         self.export = export
-        self.number = number
+        self.number = 0
         self.id = ident
         self.name = b""
         self.above: Self | None = None
@@ -39,12 +44,7 @@ class _Directory:
         return self._below.get(name) if self._below else None
 
     def enter(self, name: bytes, other: Self) -> None:
-        """Gives a directory without a place one here, in the place of any other."""
-        before = self.entry(name)
-        if before:
-            before.detach()
-            if not before.number:
-                other._adopt(before)
+        """Gives a directory without a place one here that is free."""
         if self._below is None:
             self._below = {}
         self._below[name] = other
@@ -56,11 +56,17 @@ class _Directory:
             del self.above._below[self.name]
         self.above = None
 
-    def _adopt(self, other: Self) -> None:
+    def adopt(self, other: Self) -> None:
+        """What is below the other one is below this one."""
         for each in list((other._below or {}).values()):
             if not self.entry(each.name):
                 each.detach()
                 self.enter(each.name, each)
+
+    def is_elsewhere(self, entry: Entry) -> bool:
+        """Whether it is known to have another name than this one, or in another directory."""
+        above = self.above
+        return above is not None and above.id != b"" and (above.id, self.name) != entry
 
     def all(self) -> Iterator[Self]:
         """It, and all below it."""
@@ -91,9 +97,10 @@ class Places:
         self._roots: dict[int, _Directory] = {}
         self._numbers: dict[int, _Directory] = {}
         self._ids: dict[bytes, list[_Directory]] = {}
+        self._lost: dict[_Directory, None] = {}
 
     def __contains__(self, ident: bytes) -> bool:
-        return ident in self._ids
+        return any(each.number for each in self._ids.get(ident, ()))
 
     def find(self, ident: bytes) -> list[tuple[int, bytes]]:
         """Returns the exports that a directory is in, by their index, each with the path below it:
@@ -114,12 +121,10 @@ class Places:
         return b"/".join(reversed(names)) if self._roots.get(at.export) is at else None
 
     def note(self, note: Note) -> None:
-        """A directory is where the note says."""
+        """A directory is where the note says. Raises Unclear."""
         directory = self._numbers.get(note.number)
-        if not directory:
-            directory = _Directory(note.export, note.number, note.id)
-            self._numbers[note.number] = directory
-            self._ids.setdefault(note.id, []).append(directory)
+        if not directory or (directory.number, directory.id) != (note.number, note.id):
+            directory = self._identify(note)
         if note.is_root:
             self._set_root(note.export, directory)
         elif note.path:
@@ -127,12 +132,23 @@ class Places:
             place = self._numbers.get(note.above) or self._by_path(note.export, above)
             self._move(directory, place, name)
         else:
-            directory.detach()
+            self._lose(directory)
+
+    def _identify(self, note: Note) -> _Directory:
+        """The directory of a number that is new."""
+        same = self._ids.setdefault(note.id, [])
+        known = [each for each in same if each.export == note.export and not each.number]
+        directory = known[0] if known else _Directory(note.export, note.id)
+        if not known:
+            same.append(directory)
+        directory.number = note.number
+        self._numbers[note.number] = directory
+        return directory
 
     def _set_root(self, export: int, directory: _Directory) -> None:
         before = self._roots.get(export)
         if before and before is not directory:
-            directory._adopt(before)
+            directory.adopt(before)
         self._roots[export] = directory
 
     def _by_path(self, export: int, path: bytes) -> _Directory:
@@ -145,14 +161,28 @@ class Places:
             at = below
         return at
 
-    @staticmethod
-    def _move(directory: _Directory, above: _Directory, name: bytes) -> None:
-        if above.entry(name) is directory:
+    def _move(self, directory: _Directory, above: _Directory, name: bytes) -> None:
+        before = above.entry(name)
+        if before is directory:
             return
         if above.is_below(directory):
             raise Unclear
         directory.detach()
+        self._lost.pop(directory, None)
+        if before:
+            before.detach()
+            if before.id:
+                self._lose(before)
+            else:
+                directory.adopt(before)
         above.enter(name, directory)
+
+    def _lose(self, directory: _Directory) -> None:
+        directory.detach()
+        self._drop_number(directory)
+        self._lost[directory] = None
+        if len(self._lost) > LOST_MAX:
+            self._remove(next(iter(self._lost)))
 
     def renamed(self, what: bytes | None, old: Entry | None, new: Entry | None) -> None:
         """A directory with this id (None: not known) was renamed; an entry is None if its directory
@@ -161,13 +191,15 @@ class Places:
         if len({each.export for each in found}) < len(found):
             raise Unclear  # it is seen in several places
         for directory in found:
+            if old and directory.is_elsewhere(old):
+                continue
             above = [
                 each
                 for each in self._ids.get(new.directory if new else b"", ())
                 if each.export == directory.export
             ]
             if not above or not new:
-                directory.detach()
+                self._lose(directory)
             elif len(above) == 1:
                 self._move(directory, above[0], new.name)
             else:
@@ -176,9 +208,27 @@ class Places:
     def removed(self, what: bytes | None, entry: Entry | None) -> None:
         """A directory is gone."""
         for directory in self._what(what, entry):
-            directory.detach()
-            for each in directory.all():
-                self._forget(each)
+            self._remove(directory)
+
+    def _remove(self, directory: _Directory) -> None:
+        directory.detach()
+        for each in directory.all():
+            self._lost.pop(each, None)
+            self._drop_number(each)
+            if each.id:
+                self._unlist(each)
+
+    def _drop_number(self, directory: _Directory) -> None:
+        """Until another directory has it, notes that were made before may mean this one."""
+        if directory.number:
+            self._drop(directory.number)
+            directory.number = 0
+
+    def _unlist(self, directory: _Directory) -> None:
+        same = self._ids[directory.id]
+        same.remove(directory)
+        if not same:
+            del self._ids[directory.id]
 
     def _what(self, what: bytes | None, entry: Entry | None) -> list[_Directory]:
         """The directories with an id; without that, those by a name."""
@@ -186,14 +236,4 @@ class Places:
             return list(self._ids[what])
         above = self._ids.get(entry.directory, ()) if entry and entry.name != ITSELF else ()
         found = [each.entry(entry.name) for each in above if entry]
-        return [each for each in found if each and not (what and each.number)]
-
-    def _forget(self, directory: _Directory) -> None:
-        if not directory.number:
-            return
-        del self._numbers[directory.number]
-        same = self._ids[directory.id]
-        same.remove(directory)
-        if not same:
-            del self._ids[directory.id]
-        self._drop(directory.number)
+        return [each for each in found if each and not (what and each.id)]

@@ -9,6 +9,7 @@ overflow, since nobody has watched in between. A worker that follows another one
 way.
 """
 
+import errno
 import logging
 import os
 import select
@@ -31,6 +32,7 @@ from vhost9p.marked.places import Places, Unclear
 from vhost9p.native import descriptors
 from vhost9p.native.dir_marks import DirMarks, Note
 from vhost9p.native.export import Export
+from vhost9p.native.fanotify import may_mark_file_systems
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,25 @@ def make_marks(tag: str, devices: int) -> DirMarks | None:
             extra=about(device=tag),
         )
         return None
+
+
+def why_not_notify() -> str | None:
+    """Returns why this process can learn of no changes at all; None if it can."""
+    if may_mark_file_systems():
+        return None
+    try:
+        DirMarks(1).close()
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            return (
+                "this user has too many groups of fanotify(7); end something, or raise "
+                "fs.fanotify.max_user_groups"
+            )
+        return (
+            f"the kernel reports no changes to this user (fanotify_init: {error.strerror}); leave "
+            "notify out, or use Linux 5.13 or newer"
+        )
+    return None
 
 
 class Reader:
