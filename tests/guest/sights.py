@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 Sight = dict[str, list[object]]
 
@@ -25,43 +25,46 @@ class Sights:
     """Those of a program: FOLDER is `top`; `names` are looked up though a listing lacks them, so
     that the kernel remembers that they are not there."""
 
-    def __init__(self, top: str, names: Iterable[str] = (), *, old: bool = True) -> None:
-        """`old`: what is held is looked at, too, where its name stands for something else now, or
-        for nothing: as far as it went when it was opened."""
+    def __init__(self, top: str, names: Iterable[str] = ()) -> None:
         self._top = top
-        self._old = old
         self._names = [*names]
         self._held: dict[str, int] = {}
         self._path_of: dict[str, str] = {}
-        self._size_of: dict[str, int] = {}
-        """In bytes, when it was opened; 0 for a directory."""
 
-    def look(self, named: Collection[str]) -> Sight:
-        """What is seen now: by path, and by key."""
+    def look(self, held: Iterable[str]) -> Sight:
+        """What is seen now: by path, and by key, for such keys as `keys` returns."""
         found: Sight = {}
         for name in self._names:
             self._see(name, found)
         self._see("", found)
-        for key, fd in self._held.items():
+        for word in held:
+            key, _, size = word.partition("=")
+            fd = self._held[key]
             try:
-                if key in named:
+                if size:
+                    found[f"held {key}"] = content_of(fd, int(size))
+                else:
                     found[f"held {key}"] = seen_of(os.fstat(fd)) + content_of(fd)
-                elif self._old and self._size_of[key]:
-                    found[f"held {key}"] = content_of(fd, self._size_of[key])
             except OSError as error:
                 found[f"held {key}"] = ["error", error.errno]
         return found
 
-    def named(self) -> list[str]:
-        """The keys of what still has the name under which it was opened."""
-        return [key for key, path in self._path_of.items() if self._is(path, self._held[key])]
+    def keys(self, *, old: bool) -> list[str]:
+        """Those of what still has the name under which it was opened; with `old` of other files,
+        too, with their sizes: only their contents are looked at."""
+        found = []
+        for key, fd in self._held.items():
+            status = os.fstat(fd)
+            if self._is(self._path_of[key], fd):
+                found.append(key)
+            elif old and stat.S_ISREG(status.st_mode):
+                found.append(f"{key}={status.st_size}")
+        return found
 
     def hold(self, key: str, path: str) -> None:
         """Keeps a file or a directory open. Raises OSError."""
         self._held[key] = os.open(os.path.join(self._top, path), os.O_RDONLY)
         self._path_of[key] = path
-        status = os.fstat(self._held[key])
-        self._size_of[key] = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
 
     def release(self, key: str) -> None:
         """Closes it."""
@@ -121,9 +124,9 @@ def digest_of(sight: Sight) -> str:
     return hashlib.sha1(json.dumps(sight, sort_keys=True).encode()).hexdigest()
 
 
-def main(top: str, old: str, *names: str) -> None:
+def main(top: str, *names: str) -> None:
     """Obeys until there are no more orders."""
-    sights = Sights(top, names, old=old == "old")
+    sights = Sights(top, names)
     for line in sys.stdin:
         word, *rest = line.split()
         answer = "done"

@@ -32,15 +32,15 @@ PATIENCE = 20.0
 HELD = 6
 
 
-def rounds(guest: Following, seed: int, number: int, links: bool = True, old: bool = True) -> list[float]:
+def rounds(guest: Following, seed: int, number: int, links: bool, old: bool) -> list[float]:
     """So many changes; how long each took until the guest saw all of it, in s."""
     choice = random.Random(seed)
     top = guest.export / "top"
     top.mkdir()
     upheaval = Upheaval(top, seed, links=links)
     names = [*stock()]
-    ours = Sights(str(top), names, old=old)
-    theirs = Program(guest, Path(sights.__file__), f"{MOUNT}/top", "old" if old else "new", *names)
+    ours = Sights(str(top), names)
+    theirs = Program(guest, Path(sights.__file__), f"{MOUNT}/top", *names)
     waits = []
     done = []
     held: list[str] = []
@@ -48,12 +48,16 @@ def rounds(guest: Following, seed: int, number: int, links: bool = True, old: bo
         done = [upheaval.change() for _ in range(choice.choice((1, 1, 2, 4)))]
         begin = time.monotonic()
         looks = 0
-        keys = ours.named()
+        keys = ours.keys(old=old)
         while theirs.ask(f"look {' '.join(keys)}") != digest_of(ours.look(keys)):
             looks += 1
             if time.monotonic() > begin + PATIENCE:
                 seen, there = json.loads(theirs.ask(f"tell {' '.join(keys)}")), json.loads(json.dumps(ours.look(keys)))
-                wrong = {k: (seen.get(k), there.get(k)) for k in {**seen, **there} if seen.get(k) != there.get(k)}
+                wrong = {
+                    k: (seen.get(k), there.get(k))
+                    for k in {**seen, **there}
+                    if seen.get(k) != there.get(k)
+                }
                 if "DEBUG" in os.environ:
                     for name in wrong:
                         name=name.split(":")[-1].removeprefix("held ")
@@ -80,5 +84,5 @@ def test_nothing_stays_stale(cache: str, tmp_path: Path) -> None:
         export = Path(folder)
         export.chmod(0o755)
         with following(export, cache) as guest:
-            waits = rounds(guest, int(os.environ.get("SEED", "1")), int(os.environ.get("N", "40")), links=cache != "loose", old=cache != "mmap")
+            waits = rounds(guest, int(os.environ.get("SEED", "1")), int(os.environ.get("N", "40")), links=cache == "none", old=cache == "none")
     print(f"cache={cache}: until it was right: median {statistics.median(waits) * 1000:.1f} ms, longest {max(waits) * 1000:.1f} ms")
