@@ -73,7 +73,7 @@ class FileSystems:
                 self._lack(device, export.path, error)
                 continue
             has_others = config.multidevs != "forbid"
-            yield Place(device, view_of(export), root, has_others)
+            yield Place(device, view_of(config, export), root, has_others)
 
     def _list(self) -> dict[tuple[int, bytes], tuple[int, ...]]:
         """Returns the mounts at and below the exports, by number and path, with the places that
