@@ -19,6 +19,8 @@
 
 /* The user whose requests vhost9p takes for those of an agent: they change nothing on the host. */
 #define REFRESH_UID 1986541936
+/* What that user writes to set a file's size here; it reaches no file. */
+#define REFRESH_DATA "vhost9p refresh\n"
 
 struct mount {
     const char *name;  /* of its .vhost9p, for messages */
@@ -27,7 +29,7 @@ struct mount {
     bool caches_names; /* cache=loose or fscache: names and attributes are not asked for again */
     bool caches_pages; /* any mode but none */
     bool read_only;    /* nothing can fire inotify */
-    bool resizes;      /* the host takes REFRESH_UID for an agent, so sizes can be set here alone */
+    bool pretends;     /* the host takes REFRESH_UID for an agent, so files can be `written` */
     struct timespec refresh, forget; /* mtimes that change nothing on the host */
 };
 
@@ -55,9 +57,9 @@ void agent_fire_attributes(const struct mount *mount, int file, bool forget); /*
 void agent_fire_contents(const struct mount *mount, int file, bool forget);   /* IN_MODIFY */
 void agent_look(const struct mount *mount, const char *path); /* has the kernel ask for it now */
 void agent_forget_directory(const struct mount *mount, const char *path);
-bool agent_resize(const struct mount *mount, int file, off_t size);
-void agent_drop_pages(int file, off_t size);
-bool agent_can_resize(const struct mount *mount, const char *directory);
+/* Who has a file open sees the host's data, of `size` bytes. False if it has to be forgotten. */
+bool agent_renew(const struct mount *mount, int file, off_t size);
+bool agent_can_pretend(const char *directory);
 
 /* changes.c */
 void agent_change(const struct mount *mount, const struct line *line);

@@ -63,10 +63,7 @@ static void change_contents(const struct mount *mount, const char *path, off_t s
     int file = open_known(mount, path);
     if (file < 0)
         return;
-    bool resized = agent_resize(mount, file, size);
-    if (mount->caches_pages && (resized || !mount->caches_names))
-        agent_drop_pages(file, size);
-    agent_fire_contents(mount, file, !resized);
+    agent_fire_contents(mount, file, !agent_renew(mount, file, size));
     close(file);
     if (mount->caches_names)
         agent_look(mount, path);
@@ -94,6 +91,8 @@ static void create(const struct mount *mount, const char *path, bool directory)
     }
     file = agent_open(mount, path); /* another inode, perhaps */
     if (file >= 0) {
+        if (!mount->caches_names)
+            agent_renew(mount, file, -1); /* it has taken the place of one that is open, perhaps */
         agent_fire_contents(mount, file, false);
         close(file);
         if (mount->caches_names)

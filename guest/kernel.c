@@ -7,9 +7,9 @@
  * is looked up again, too, and leads to an inode without stale data; whoever has it open keeps the
  * old.
  *
- * Sizes: with cache=loose the client never takes another size for an inode that it has. truncate(2)
+ * Writes: with cache=loose the client never takes another size for an inode that it has. A write
  * does that, and vhost9p changes nothing if it comes from REFRESH_UID. So an open file shows the
- * new data, and a watch of it goes on.
+ * new data, and a watch of it goes on. The write is a direct one, which leaves no page behind.
  *
  * Who can write in the export may put a symlink in a path's place while the agent, which is root,
  * goes along it. So a path is opened first, and never left (openat2(2)); what is done is done to
@@ -101,50 +101,69 @@ static bool act_as(unsigned uid)
     return !syscall(SYS_capset, &header, data);
 }
 
-bool agent_resize(const struct mount *mount, int file, off_t size)
+/*
+ * Has the kernel believe that this program has just written the end of the file: it takes the size,
+ * drops the pages, and fires IN_OPEN, IN_MODIFY and IN_CLOSE_WRITE. What is smaller is cut first.
+ */
+static bool pretend_write(const char *path, off_t old_size, off_t size)
 {
-    char path[PROC_PATH];
-    struct stat status;
-    if (!mount->resizes || size < 0 || fstat(file, &status) || !S_ISREG(status.st_mode))
-        return false;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    bool done = act_as(REFRESH_UID) && !truncate(path, size);
+    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
+    bool done = act_as(REFRESH_UID) && (size >= old_size || !truncate(path, size));
+    int out = done ? open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC) : -1;
+    if (out >= 0) {
+        done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
+        close(out);
+    }
     act_as(geteuid());
-    return done;
+    return done && out >= 0;
+}
+
+static void drop_pages(int data)
+{
+    if (data >= 0)
+        posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 /*
  * Network file systems of Linux 6.8 and later read zeros where they believe that the host has
- * nothing: behind the size at which the inode was made, but for what has been in the cache and left
- * it. So the last byte is read before all pages are dropped.
+ * nothing: behind the size at which the inode was made, but for what was written, or has been in
+ * the cache and left it.
  */
-void agent_drop_pages(int file, off_t size)
+static void read_last(int data, off_t size)
 {
-    char path[PROC_PATH], byte;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    int data = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (data < 0)
-        return;
-    ssize_t read = size > 0 ? pread(data, &byte, 1, size - 1) : 0;
+    char byte;
+    ssize_t read = data >= 0 && size > 0 ? pread(data, &byte, 1, size - 1) : 0;
     (void)read;
-    posix_fadvise(data, 0, 0, POSIX_FADV_DONTNEED);
-    close(data);
 }
 
-/* `refresh` can be cut and filled by an agent, and by nobody else. */
-bool agent_can_resize(const struct mount *mount, const char *directory)
+bool agent_renew(const struct mount *mount, int file, off_t size)
 {
-    struct mount probe = *mount;
-    probe.resizes = true;
+    char path[PROC_PATH];
+    struct stat status;
+    if (fstat(file, &status) || !S_ISREG(status.st_mode))
+        return false;
+    if (!mount->caches_names)
+        size = status.st_size; /* the host has been asked */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    drop_pages(data);
+    /* A program cannot be started while it is open for writing. */
+    bool may_run = status.st_mode & 0111;
+    bool told =
+        mount->pretends && !may_run && size >= 0 && pretend_write(path, status.st_size, size);
+    if (!told && !mount->caches_names)
+        read_last(data, size);
+    drop_pages(data);
+    if (data >= 0)
+        close(data);
+    return told || !mount->caches_names;
+}
+
+/* `refresh` can be written by REFRESH_UID alone, and only if the host knows what that means. */
+bool agent_can_pretend(const char *directory)
+{
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
         return false;
-    int file = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (file < 0)
-        return false;
-    bool can = agent_resize(&probe, file, 1);
-    if (can)
-        agent_resize(&probe, file, 0);
-    close(file);
-    return can;
+    return pretend_write(path, 0, 1) && pretend_write(path, 1, 0);
 }

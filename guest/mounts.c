@@ -116,6 +116,6 @@ int agent_mount(struct mount *mount, const char *directory)
         agent_say("%s: its mount is not in /proc/self/mountinfo", directory);
         return -1;
     }
-    mount->resizes = agent_can_resize(mount, directory);
+    mount->pretends = agent_can_pretend(directory);
     return 0;
 }

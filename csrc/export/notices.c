@@ -45,7 +45,7 @@ int v9_export_admits(const v9_export *ex, uint32_t uid)
 {
     uint32_t host;
 
-    if (ex->conf.notifies && uid == V9_REFRESH_UID)
+    if (v9_notices_refreshes(ex, uid))
         return 0;
     return v9_idmap_host(&ex->ids[V9_UID], uid, &host);
 }

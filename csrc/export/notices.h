@@ -12,8 +12,8 @@
  * Directories of all exports of such a device have one constant version. So a directory that the
  * guest has forgotten and looks up again is the same to it, and what watches it goes on.
  *
- * Some requests have the guest's kernel look again, and nothing else (p9/refresh.c): they are told
- * by a time of modification, or by the user of the fid, that no other request has.
+ * Some requests have the guest's kernel look again, and nothing else (p9/setattr.c, p9/io.c): they
+ * are told by a time of modification, or by the user of the fid, that no other request has.
  */
 #ifndef V9_EXPORT_NOTICES_H
 #define V9_EXPORT_NOTICES_H
@@ -31,6 +31,11 @@ static inline bool v9_notices_are(const struct v9_export *ex)
 static inline bool v9_notices_stream(const struct v9_export *ex, uint64_t st_ino)
 {
     return v9_notices_are(ex) && st_ino == ex->stream_ino;
+}
+/* Whether a user's requests only refresh. */
+static inline bool v9_notices_refreshes(const struct v9_export *ex, uint32_t uid)
+{
+    return ex->conf.notifies && uid == V9_REFRESH_UID;
 }
 /* Gives the attributes of a file in it, as the host has them, the owner and the qid.path that the
  * guest sees. */

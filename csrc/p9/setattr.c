@@ -13,6 +13,7 @@
 #include <fcntl.h>
 
 #include "base/refusal.h"
+#include "export/notices.h"
 #include "fid/forget.h"
 #include "fid/known_size.h"
 #include "p9/handler.h"
@@ -42,7 +43,7 @@ static bool is_refresh(const v9_export *ex, const struct v9_fid *fid, const stru
 
     if (!ex->conf.notifies)
         return false;
-    return fid->uid == V9_REFRESH_UID ||
+    return v9_notices_refreshes(ex, fid->uid) ||
            ((to->valid & ~beside) == (V9_SETATTR_MTIME | V9_SETATTR_MTIME_SET) &&
             (to->mtime_sec == V9_REFRESH_MTIME || is_forget(to)));
 }
