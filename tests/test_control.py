@@ -249,6 +249,24 @@ def test_a_server_that_answers_anything_gets_one_line(data: bytes, said: str) ->
     assert str(caught.value).endswith(said)
 
 
+def test_a_server_that_drips_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.2)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(PATIENCE)
+
+    def drip() -> None:
+        with suppress(OSError), theirs:
+            while True:
+                theirs.sendall(b" ")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    with ours, pytest.raises(ControlError, match=r"it has not answered completely in 0\.2 s"):
+        list(client.ask_on(ours, Place("it"), {"command": "list"}))
+    ours.close()
+    thread.join()
+
+
 def test_a_process_of_mains_own_may_ask_for_what_it_needs_only(main: Main) -> None:
     own, its = socket.socketpair()
     main.act(lambda: main.server.add(own, {"count"}))

@@ -105,6 +105,19 @@ def test_a_text_is_whole_whenever_its_writer_is_killed(texts: list[str]) -> None
     os.close(fd)
 
 
+def test_a_text_that_there_is_no_room_for_leaves_the_old_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fd = kept_text.create()
+    kept_text.write(fd, {"said": "old"})
+    pwrite = os.pwrite
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("vhost9p.kept_text.os.pwrite", lambda fd, data, at: pwrite(fd, data[:5], at))
+        kept_text.write(fd, {"said": "new"})
+    assert kept_text.read(fd)["said"] == "old"
+    os.close(fd)
+
+
 @pytest.mark.parametrize("head", [(16, 1 << 40), (1 << 63, 1 << 63), (0, 5), (16, 0)])
 def test_a_damaged_text_is_refused(head: tuple[int, int]) -> None:
     fd = kept_text.create()

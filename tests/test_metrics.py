@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest, parser
 
 from vhost9p import config_values as v
+from vhost9p.metrics import child
 from vhost9p.metrics.families import Metrics
 from vhost9p.native import device_view
 
@@ -144,3 +148,24 @@ def test_a_place_that_others_could_reach_is_refused(text: str) -> None:
         ValueError, match=r"is neither the path of a socket, nor 127\.0\.0\.1:PORT or"
     ):
         v.parse_metrics(text)
+
+
+def test_a_client_that_drips_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "SCRAPE_S", 0.2)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(tmp_path / "m"))
+    listening.listen()
+    server = child._Server(listening)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(tmp_path / "m"))
+        with pytest.raises(BrokenPipeError):
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.01)
+    server.shutdown()
+    server.server_close()
+    thread.join()

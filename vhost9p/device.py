@@ -20,9 +20,11 @@ from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
 from vhost9p.failures import Failures
 from vhost9p.log_record import concerning
+from vhost9p.marked.reader import Reader
 from vhost9p.native import sys
 from vhost9p.native.device import Area, Stats, address_space
 from vhost9p.native.device import Device as NativeDevice
+from vhost9p.native.dir_marks import DirMarks
 from vhost9p.native.refusals import Refusal
 from vhost9p.native.upcalls import Request
 from vhost9p.p9.constants import Dialect
@@ -71,21 +73,25 @@ class Device:
         area: Area | None = None,
         locks: mmap.mmap | None = None,
         changes: Ring | None = None,
+        marks: DirMarks | None = None,
         *,
         log_failures: bool = False,
         times_requests: bool = False,
     ) -> None:
         """One of so many devices in the process. `area` and `locks` have the state that outlives
         the process; it goes on with what they hold. `changes` is what is reported to the guest, if
-        anything is. With `log_failures` requests that fail are logged whatever the log's level is.
-        Raises OSError, StateError: what `area` holds is then for the next process, and this one has
-        to end."""
+        anything is; with `marks`, which are owned from now on, the process itself watches what the
+        guest looks at. With `log_failures` requests that fail are logged whatever the log's level
+        is. Raises OSError, StateError: what `area` holds is then for the next process, and this one
+        has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
         self.withheld = 0 if config.ring == "packed" else 1 << RING_PACKED_BIT
         self._config_space = config_space(os.fsencode(config.tag))
         self.changes = changes
+        self._marks = marks
+        self._reader: Reader | None = None
         self._undo = ExitStack()
         self._log_failures = log_failures
         self._times_requests = times_requests
@@ -101,6 +107,8 @@ class Device:
         self, config: DeviceConfig, mem_bytes: int, area: Area | None, locks: mmap.mmap | None
     ) -> None:
         undo = self._undo
+        if self._marks:
+            undo.callback(self._marks.close)
         self.exports = Exports(config, self.changes)
         undo.callback(self.exports.close)
         failures.enable(self.exports.natives[0], always=self._log_failures)
@@ -135,7 +143,18 @@ class Device:
         self.try_lock = self._server.try_lock
         if area and area.is_taken_over:
             self._take_over()
+        if self._marks and self.changes:
+            self._mark(self._marks, self.changes)
         self._native.set_exports(self.exports.natives)
+
+    def _mark(self, marks: DirMarks, changes: Ring) -> None:
+        exports = self.exports
+        for each in exports.natives.values():
+            marks.install(each)
+        self._reader = Reader(
+            marks, changes, exports.natives, exports.views, self._native.mark_dirs, self._log
+        )
+        self._undo.callback(self._reader.stop)
 
     def _take_over(self) -> None:
         """Goes on with the session of a process that died."""
@@ -152,8 +171,10 @@ class Device:
         self._native.try_suspects()
 
     def begin(self) -> None:
-        """Serves from now on."""
+        """Serves from now on. Raises OSError."""
         self._native.begin()
+        if self._reader:
+            self._reader.start()
 
     def close(self) -> None:
         """Stops serving and frees everything."""

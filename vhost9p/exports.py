@@ -12,6 +12,7 @@ import os
 from contextlib import ExitStack
 
 from vhost9p import host
+from vhost9p.changes.report import View
 from vhost9p.changes.ring import Ring
 from vhost9p.config import DeviceConfig, ExportConfig, SecurityModel, Throttling
 from vhost9p.config import Quota as Limits
@@ -50,6 +51,7 @@ class Exports:
         self._config = config
         self._changes = changes
         self.natives: dict[int, Export] = {}
+        self.views = {index: view_of(each) for index, each in config.indexed.items()}
         drivers: dict[int, Driver] = {}
         indexed = config.indexed
         names = {os.fsencode(each.name): index for index, each in indexed.items() if each.name}
@@ -168,6 +170,15 @@ class Exports:
         self._undo.callback(self.policy.close)
         for export in self.natives.values():
             export.policy = self.policy
+
+
+def view_of(config: ExportConfig) -> View:
+    """Returns how the guest sees an export, for lines about its changes."""
+    base = os.fsencode(config.name) + b"/" if config.name else b""
+    meta_dir, meta_root = HIDDEN.get(config.model, (b"", b""))
+    if not config.hide:
+        return View(base, meta_dir=meta_dir, meta_root=meta_root)
+    return View(base, export_options.hidden_paths(config).hide, meta_dir, meta_root)
 
 
 def _throttle(export: Export, at: Throttling) -> None:

@@ -27,6 +27,16 @@ def max_map_count() -> int:
 
 
 @functools.cache
+def max_user_marks() -> int:
+    """Returns how many marks a user may have in all of his groups (fanotify(7))."""
+    try:
+        with open("/proc/sys/fs/fanotify/max_user_marks", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 8192
+
+
+@functools.cache
 def has_selinux() -> bool:
     """Returns whether the kernel labels files."""
     return os.path.exists(SELINUX)
@@ -36,4 +46,5 @@ def remember() -> None:
     """Asks everything. Raises OSError."""
     boot_id()
     max_map_count()
+    max_user_marks()
     has_selinux()

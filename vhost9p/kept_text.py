@@ -5,6 +5,7 @@ The file begins with where the text is, and how long. A new text is written besi
 then the beginning, by one pwrite(2) within a page, which no signal interrupts.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ def write(fd: int, main: Mapping[str, Any]) -> None:
     data = handover.text(main).encode()
     offset, size = _where(fd)
     begin = _WHERE.size if _WHERE.size + len(data) <= offset else max(offset + size, _WHERE.size)
-    os.pwrite(fd, data, begin)
+    if os.pwrite(fd, data, begin) != len(data):  # the new text is not named yet, the old one is
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.pwrite(fd, _WHERE.pack(begin, len(data)), 0)
     os.ftruncate(fd, begin + len(data))
 

@@ -34,6 +34,7 @@ from vhost9p.config import (
 )
 from vhost9p.errors import UserError
 from vhost9p.log_format import journal_problem
+from vhost9p.marked.reader import why_not_notify
 from vhost9p.policy import export_options, rights
 from vhost9p.policy.forbid import why_not_forbid
 from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable
@@ -190,6 +191,9 @@ def _check_device(device: DeviceConfig) -> Iterator[Problem]:
     if problem := cpus_problem(device.cpus):
         otherwise = "name CPUs that are there, and that the service may use"
         yield Problem(device.origin, subject, f"cpus: {problem}", otherwise=otherwise)
+    if device.notify and (problem := why_not_notify()):
+        otherwise = "leave notify out, or let Linux 5.13 or a newer kernel run the daemon"
+        yield with_remedy(device.origin, subject, f"notify: {problem}", otherwise)
 
 
 def _check_place(device: DeviceConfig) -> Iterator[str]:

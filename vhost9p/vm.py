@@ -38,6 +38,7 @@ from vhost9p.inventory import Inventory, Loss
 from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
 from vhost9p.log_pipe import LogPipe, Origin
 from vhost9p.log_record import about
+from vhost9p.native.fanotify import may_mark_file_systems
 from vhost9p.native.process import admit
 from vhost9p.output import leave_form_to_main, say
 from vhost9p.progress import Progress
@@ -97,6 +98,8 @@ class Vm:
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
+        self._marks_dirs = any(self.rings) and not may_mark_file_systems()
+        """Whether workers watch themselves what their guests look at (vhost9p/marked)."""
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
@@ -242,7 +245,9 @@ class Vm:
         left = successor.left if successor else loss.fds if loss else ()
         shared = attempts, self._progress, self._inventory
         return Task(
-            work=partial(worker.run, config, states, *shared, entered.lacks, loss),
+            work=partial(
+                worker.run, config, states, *shared, self._marks_dirs, entered.lacks, loss
+            ),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),

@@ -33,8 +33,10 @@ from vhost9p.ends import Cause
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
 from vhost9p.inventory import Inventory, Loss
 from vhost9p.log_record import about
+from vhost9p.marked.reader import make_marks
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
+from vhost9p.native.dir_marks import DirMarks
 from vhost9p.native.process import take_stop_signals
 from vhost9p.output import say
 from vhost9p.policy.state import StateError
@@ -112,9 +114,11 @@ class Worker:
         progress: Progress,
         inventory: Inventory,
         stop_fd: int,
+        marks: Sequence[DirMarks | None],
         lacks: Collection[str] = (),
     ) -> None:
-        """Opens exports, and has suspects tried before anything is served. `lacks` is what of the
+        """Opens exports, and has suspects tried before anything is served. `marks` are the devices'
+        marks of directories, owned from now on. `lacks` is what of the
         confinement is not to be had. `stop_fd` becomes readable after a signal to stop. Raises
         OSError, StateError, UserError, _Stopped."""
         self._stop_fd = stop_fd
@@ -126,11 +130,11 @@ class Worker:
         make = partial(
             Device, log_failures=config.log_failures, times_requests=config.serves_metrics
         )
-        for number, (each, state) in enumerate(zip(config.devices, states, strict=True)):
+        all_of = zip(config.devices, states, marks, strict=True)
+        for number, (each, state, marked) in enumerate(all_of):
             with attempts.taking_over(number):
-                device = _unless_stopped(
-                    stop_fd, partial(make, each, devices, state.area, state.locks, state.changes)
-                )
+                shared = state.area, state.locks, state.changes, marked
+                device = _unless_stopped(stop_fd, partial(make, each, devices, *shared))
             self._served.append((device, state, each))
         attempts.succeeded()
         if needed := descriptors.divide():
@@ -229,29 +233,38 @@ class Worker:
             )
 
 
+def _marks_of(states: Sequence[SharedState]) -> list[DirMarks | None]:
+    """Returns marks for the devices that report changes."""
+    devices = sum(bool(each.changes) for each in states)
+    return [make_marks(state.config.tag, devices) if state.changes else None for state in states]
+
+
 def run(
     config: Config,
     states: Sequence[SharedState],
     attempts: Attempts,
     progress: Progress,
     inventory: Inventory,
+    marks_dirs: bool,
     lacks: Collection[str],
     loss: Loss | None,
     kept: Collection[int],
     cause: Cause,
 ) -> int:
-    """Serves until the end, and returns the exit code. `lacks` is what the keeper's confinement
+    """Serves until the end, and returns the exit code. `marks_dirs`: nobody else watches what is
+    reported to the guests (vhost9p/marked). `lacks` is what the keeper's confinement
     lacks, `loss` is what was lost with the keeper before, `kept` are the keeper's descriptors,
     `cause` is why the worker before ended. The signals to stop are blocked. Raises what nobody
     expected."""
     try:
         with _memory_as_errno():
             take_over(states, attempts, kept, cause, loss)
+            marks = _marks_of(states) if marks_dirs else [None] * len(states)
             lacks = (*lacks, *confinement.confine(config))  # before the first thread
             stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             take_stop_signals(stop_fd, STOP_PATIENCE_S)
             initialise()
-            worker = Worker(config, states, attempts, progress, inventory, stop_fd, lacks)
+            worker = Worker(*(config, states, attempts, progress, inventory, stop_fd), marks, lacks)
     except _Stopped:
         return 0
     except UserError as error:

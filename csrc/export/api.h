@@ -12,6 +12,7 @@ typedef struct v9_qidmap v9_qidmap;
 typedef struct v9_mounts v9_mounts;
 typedef struct v9_xattr_names v9_xattr_names;
 typedef struct v9_hidden_paths v9_hidden_paths;
+typedef struct v9_dir_marks v9_dir_marks;
 
 enum {
     V9_EXPORTS_MAX = 257,            /* of a device: the first one, 255 with names, and this one: */
@@ -254,6 +255,48 @@ int v9_mounts_set(v9_mounts *mounts, uint64_t mnt_id, uint64_t generation, uint3
 /* With stat_entries: from now on not every entry's attributes are read. `mounts` outlives the
  * export. Once, before the export is served. */
 int v9_export_set_mounts(v9_export *ex, v9_mounts *mounts);
+
+/* ---- dir_marks.c: directories that a guest has looked at, and what others change there --------
+ */
+
+/* A directory that was marked, or could not be. */
+enum { V9_DIR_ID_MAX = 144, V9_DIR_PATH = 4096 };
+struct v9_dir_note {
+    uint32_t number; /* of its mark, until v9_dir_marks_drop */
+    uint32_t export; /* index */
+    int32_t error;   /* why it has no mark; 0: it has one */
+    uint32_t above;  /* the number of the directory that it is in; 0: that has none */
+    uint32_t is_root;
+    uint32_t id_size;
+    uint8_t id[V9_DIR_ID_MAX]; /* what events have for it (fanotify(7)): fsid and file handle */
+    uint32_t path_size;        /* 0: it has none, unless it is the export's root */
+    char path[V9_DIR_PATH];    /* below the export's root; a NUL follows */
+};
+/*
+ * A notification group for ordinary users, and at most `max` marks. The eventfd `bell`, which stays
+ * the caller's, is written to where a directory cannot be marked. NULL: *err is -ENOMEM, or that of
+ * fanotify_init(2): -ENOSYS, -EINVAL and -EPERM on kernels without it, -EMFILE where the user has
+ * too many groups. Called before system calls are limited.
+ */
+v9_dir_marks *v9_dir_marks_new(int32_t bell, uint32_t max, int32_t *err);
+void v9_dir_marks_free(v9_dir_marks *marks);
+/* The group's descriptor, readable when there are events. */
+int v9_dir_marks_group(const v9_dir_marks *marks);
+/* From now on directories are marked; `marks` outlive the export. Once, before it is served. */
+void v9_export_set_dir_marks(v9_export *ex, v9_dir_marks *marks);
+/* Takes the next note: 1; 0: there is none. A directory whose path has changed while it was marked
+ * has one more. Notes come before the events that need them. */
+int v9_dir_marks_next(v9_dir_marks *marks, struct v9_dir_note *out);
+/* Reads events, without what this process itself has done other than to the tree of directories:
+ * the bytes of those that are left; -errno. 0: none are left. Does not wait. */
+int v9_dir_marks_read(v9_dir_marks *marks, uint8_t *buffer, uint32_t size);
+/* The directory is gone, and so is its mark. */
+void v9_dir_marks_drop(v9_dir_marks *marks, uint32_t number);
+/* There are no marks, and no notes. */
+int v9_dir_marks_clear(v9_dir_marks *marks);
+/* How many there are, and whether one was refused since the last v9_dir_marks_clear: from then on
+ * no other is tried. */
+void v9_dir_marks_view(v9_dir_marks *marks, uint32_t *count, uint8_t *full);
 
 /* ---- file_locks.c ---------------------------------------------------------------------------- */
 

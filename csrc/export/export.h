@@ -50,6 +50,7 @@ struct v9_export {
      * limits together; lock order: docs/architecture.md */
     pthread_mutex_t xattr_lock;
     const v9_hidden_paths *hidden;      /* not its own; NULL: none (export/hidden_names.h) */
+    v9_dir_marks *dir_marks;            /* not its own; NULL: none (export/dir_marks.h) */
     v9_quota *quota;                    /* not its own; NULL: none */
     struct v9_rate_queues *rate_queues; /* NULL: not throttled */
     struct v9_failures *failures;       /* request/failure.h; NULL: they are not reported */

@@ -32,6 +32,7 @@
 #include "base/ctime.h"
 #include "base/evidence.h"
 #include "base/sys.h"
+#include "export/dir_marks.h"
 #include "fid/enter.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
@@ -176,11 +177,12 @@ static int step(struct lookup *lookup, uint32_t at)
         found.meta_fd = v9_mapped_stepped(where, lookup->fd, lookup->name, found.path_fd, seq);
         err = v9_p9_attr(where, lookup->r, found.path_fd, found.meta_fd, &lookup->use->attr);
     }
-    if (!err)
-        err = bind(lookup, at, &found);
-    else
+    if (err) {
         v9_found_close(&found);
-    return err;
+        return err;
+    }
+    v9_dir_marks_reached(where, found.path_fd, &lookup->use->attr);
+    return bind(lookup, at, &found);
 }
 
 /* The name leads to another file, or the check has failed: takes a step if that may help. */

@@ -15,6 +15,7 @@
 #include "base/refusal.h"
 #include "base/sightings.h"
 #include "base/sys.h"
+#include "export/dir_marks.h"
 #include "export/hidden_names.h"
 #include "export/notices.h"
 #include "fid/enter.h"
@@ -100,6 +101,8 @@ static int step(struct v9_request *r, const struct place *at, const char *name, 
     err = v9_p9_attr(next->ex, r, next->fd, next->meta_fd, attr);
     if (err)
         release_place(NULL, next);
+    else
+        v9_dir_marks_reached(next->ex, next->fd, attr);
     return err;
 }
 

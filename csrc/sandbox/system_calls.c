@@ -83,6 +83,7 @@ static const int allowed[] = {
     SYS_unlinkat, SYS_renameat2, SYS_fchmodat, SYS_fchownat, SYS_utimensat, SYS_truncate,
     SYS_getxattr, SYS_lgetxattr, SYS_setxattr, SYS_lsetxattr, SYS_listxattr, SYS_llistxattr,
     SYS_removexattr, SYS_lremovexattr, SYS_name_to_handle_at, SYS_open_by_handle_at, FCHMODAT2,
+    SYS_fanotify_mark,
     SETXATTRAT, SETXATTRAT + 1, SETXATTRAT + 2, SETXATTRAT + 3,
     /* events, and the connection to the frontend */
     SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_ppoll,

@@ -10,9 +10,11 @@
 
 #include "base/refusal.h"
 #include "export/containment.h"
+#include "export/dir_marks.h"
 #include "export/file_locks.h"
 #include "export/notices.h"
 #include "fid/enter.h"
+#include "fid/mark_dirs.h"
 #include "p9/fsync.h"
 #include "p9/handler.h"
 #include "p9/names.h"
@@ -96,7 +98,13 @@ int v9_fid_add(v9_device *dev, uint32_t number, int32_t path_fd, uint32_t export
     const struct v9_fid_new as = {number, uid, 0, -1, 0, has_name ? &route : NULL, handle};
     const struct v9_found file = {path_fd, -1, export, attr};
 
+    v9_dir_marks_reached(dev->exports[export], path_fd, attr);
     return v9_fids_enter(&dev->fids, &as, &file, NULL);
+}
+
+void v9_device_mark_dirs(v9_device *dev)
+{
+    v9_fids_mark_dirs(&dev->fids);
 }
 
 int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struct v9_created *made,

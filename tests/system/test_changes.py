@@ -3,15 +3,12 @@ out, and what outlives what. Where main may watch file systems (vhost9p/watcher)
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.system.reported import Reported, reported, watchers
+from tests.system.reported import Reported, reported
 from tests.system.share import Share, mounted, needs_root, serve
 
 pytestmark = needs_root

@@ -49,3 +49,29 @@ def removed(path: bytes) -> bytes:
 def renamed(before: bytes, after: bytes) -> bytes:
     """A name has become another one."""
     return b"renamed %s %s\n" % (escape(before), escape(after))
+
+
+_NAMES = b"created", b"removed", b"renamed"
+
+
+class Lines:
+    """Those of a moment, without such as say nothing new."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._said: set[bytes] = set()
+        """Those that say the same if they come once more."""
+
+    def add(self, line: bytes) -> None:
+        """Adds one, unless it says nothing new."""
+        if line.startswith(_NAMES):
+            self._said.clear()
+        elif line in self._said:
+            return
+        self._said.add(line)
+        self._lines.append(line)
+
+    @property
+    def text(self) -> bytes:
+        """All of them."""
+        return b"".join(self._lines)

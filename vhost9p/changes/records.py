@@ -30,8 +30,8 @@ FSID_SIZE = 8
 """Bytes of the file system's id at the beginning of a directory."""
 _HANDLE = struct.Struct("=Ii")
 """struct file_handle: how many bytes follow, and their type."""
-_DFID_NAME, _OLD, _NEW = 2, 10, 12
-"""FAN_EVENT_INFO_TYPE_DFID_NAME, and of FAN_RENAME _OLD_DFID_NAME, _NEW_DFID_NAME."""
+_FID, _DFID_NAME, _OLD, _NEW = 1, 2, 10, 12
+"""FAN_EVENT_INFO_TYPE_FID and _DFID_NAME, and of FAN_RENAME _OLD_DFID_NAME, _NEW_DFID_NAME."""
 ITSELF = b"."
 
 
@@ -63,6 +63,9 @@ class Event(NamedTuple):
     """None: the record names none."""
     to: Entry | None
     """The new name, of a RENAME."""
+    what: bytes | None = None
+    """What the entry stands for, as Entry.directory, if the group asks for that
+    (FAN_REPORT_TARGET_FID)."""
 
 
 def parse(data: bytes) -> Iterator[Event]:
@@ -76,13 +79,15 @@ def parse(data: bytes) -> Iterator[Event]:
             raise ValueError("a record of fanotify is cut off") from None
         if version != _VERSION or not _HEAD.size <= head <= size <= len(data) - at:
             raise ValueError(f"a record of fanotify is damaged, or of version {version}")
-        entry = to = None
+        entry = to = what = None
         for kind, found in _entries(data, at + head, at + size):
             if kind == _NEW:
                 to = found
+            elif kind == _FID:
+                what = found.directory
             else:
                 entry = found
-        yield Event(mask, pid, entry, to)
+        yield Event(mask, pid, entry, to, what)
         at += size
 
 
@@ -92,7 +97,7 @@ def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[int, Entry]]:
         kind, size = _INFO.unpack_from(data, at)
         if size < _INFO.size or size > end - at:
             raise ValueError("an entry of a record of fanotify is damaged")
-        if kind in (_DFID_NAME, _OLD, _NEW):
+        if kind in (_FID, _DFID_NAME, _OLD, _NEW):
             begin = at + _INFO.size
             length, _ = _HANDLE.unpack_from(data, begin + FSID_SIZE)
             name = begin + FSID_SIZE + _HANDLE.size + length

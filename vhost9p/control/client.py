@@ -7,6 +7,7 @@ sent to it.
 
 import argparse
 import json
+import math
 import os
 import socket
 import time
@@ -21,6 +22,8 @@ from vhost9p.log_record import one_line
 
 PATIENCE_S = 10.0
 """Seconds in which a daemon has to begin to answer."""
+ANSWER_S = 60.0
+"""Seconds in which it has to answer completely: one that drips would hold up who asks for ever."""
 PAUSE_S = 0.05
 OBJECT_MAX = 16 * 1024 * 1024
 """Bytes of a line of the answer."""
@@ -153,16 +156,20 @@ def _refusal(found: Object, place: Place, request: Object) -> str:
 def _lines(sock: socket.socket, place: Place, fds: list[int]) -> Iterator[bytes]:
     """Yields lines. Descriptors, which come no later than the end of their line, are added to
     `fds`. Raises ControlError, OSError."""
-    rest = b""
+    rest = bytearray()
+    end = math.inf if sock.gettimeout() is None else time.monotonic() + ANSWER_S
     while True:
+        if time.monotonic() > end:
+            raise ControlError(f"{place} has not answered completely in {ANSWER_S:g} s")
         data, more, _, _ = socket.recv_fds(sock, 1 << 16, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         fds += more
         if not data:
             raise ControlError(f"{place} has ended, or is being upgraded: try again")
-        *lines, rest = (rest + data).split(b"\n")
+        rest += data
+        *lines, rest = rest.split(b"\n") if b"\n" in data else [rest]
         if len(rest) > OBJECT_MAX or len(fds) > 2 * DESCRIPTORS_MAX:
             raise ControlError(f"{place} answers with more than an object may have")
-        yield from lines
+        yield from map(bytes, lines)
 
 
 # ---- which daemon --------------------------------------------------------------------------------

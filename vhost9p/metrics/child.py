@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
 """Seconds in which a request has to come, and its answer to be taken."""
+SCRAPE_S = 10.0
+"""Seconds after which a client is disconnected."""
 SCRAPES_MAX = 4
 """At a time; others are disconnected."""
 DESCRIPTORS_MAX = 64
@@ -68,14 +70,23 @@ class _Server(ThreadingMixIn, WSGIServer):
         return self._free.acquire(blocking=False)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answers on a thread of its own."""
+        """Answers on a thread of its own. A client that drips keeps it no longer than others."""
+        end = threading.Timer(SCRAPE_S, _disconnect, (request,))
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores it: the client has gone, or was too slow."""
+
+
+def _disconnect(client: socket.socket) -> None:
+    with suppress(OSError):  # it has gone
+        client.shutdown(socket.SHUT_RDWR)
 
 
 def run(listening: socket.socket, connection: socket.socket, parent: int) -> NoReturn:

@@ -261,6 +261,11 @@ class Device:
         """Serves from now on."""
         lib.v9_device_begin(self._native)
 
+    def mark_dirs(self) -> None:
+        """Marks the directories that the guest's fids stand for, where marks are installed and
+        there are none."""
+        lib.v9_device_mark_dirs(self._native)
+
     # ---- set-up -----------------------------------------------------------------------------
 
     def set_exports(self, exports: Mapping[int, Export]) -> None:

@@ -12,11 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from vhost9p.changes import records
 from vhost9p.changes.records import MOVED_FROM, MOVED_TO, RENAME
-from vhost9p.changes.report import View
-from vhost9p.config import Config, DeviceConfig, ExportConfig
-from vhost9p.exports import HIDDEN
+from vhost9p.config import Config, DeviceConfig
+from vhost9p.exports import view_of
 from vhost9p.native import fanotify
-from vhost9p.policy.export_options import hidden_paths
 from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable
 from vhost9p.watcher.places import Mount, Place, Places
 
@@ -76,7 +74,7 @@ class FileSystems:
                 self._lack(device, export.path, error)
                 continue
             has_others = config.multidevs != "forbid"
-            yield Place(device, _view(export), root, os.fsencode(path), has_others)
+            yield Place(device, view_of(export), root, os.fsencode(path), has_others)
 
     def _list(self) -> dict[tuple[int, bytes], tuple[int, ...]]:
         """Returns the mounts at and below the exports, by number and path, with the places that
@@ -122,14 +120,6 @@ class FileSystems:
 def _rest(place: Place, point: bytes) -> bytes:
     """The path of a mount point below the export."""
     return point[len(place.path.rstrip(b"/")) + 1 :]
-
-
-def _view(config: ExportConfig) -> View:
-    base = os.fsencode(config.name) + b"/" if config.name else b""
-    meta_dir, meta_root = HIDDEN.get(config.model, (b"", b""))
-    if not config.hide:
-        return View(base, meta_dir=meta_dir, meta_root=meta_root)
-    return View(base, hidden_paths(config).hide, meta_dir, meta_root)
 
 
 def _below(path: bytes, lines: Iterable[MountLine]) -> Iterator[MountLine]:

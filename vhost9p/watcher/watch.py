@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from contextlib import closing, suppress
 
 from vhost9p.changes import records
-from vhost9p.changes.lines import OVERFLOW
+from vhost9p.changes.lines import OVERFLOW, Lines
 from vhost9p.changes.records import Entry, Event
 from vhost9p.changes.report import report
 from vhost9p.changes.ring import Ring
@@ -30,7 +30,6 @@ BATCH = 256 * 1024
 """Bytes of events that are taken at a time."""
 FOLDERS_MAX = 64
 """Directories that are open at a time."""
-_NAMES = b"created", b"removed", b"renamed"
 _MOVES = records.MOVED_FROM | records.MOVED_TO | records.RENAME
 
 
@@ -85,7 +84,7 @@ class Watch:
             for event in records.parse(data):
                 self._take(event, batch)
         for ring, lines in batch.lines.items():
-            ring.append(b"".join(lines))
+            ring.append(lines.text)
         if len(data) < BATCH // 2:  # there were no more
             self._own = alive
 
@@ -119,21 +118,13 @@ class Batch:
     """What one batch of events becomes."""
 
     def __init__(self, places: Places) -> None:
-        self.lines: dict[Ring, list[bytes]] = {}
+        self.lines: dict[Ring, Lines] = {}
         self._places = places
         self._folders: dict[bytes, int] = {}
-        self._said: dict[Ring, set[bytes]] = {}
-        """Lines that say the same if they come once more."""
 
     def add(self, ring: Ring, line: bytes) -> None:
         """Adds a line, unless it says nothing new."""
-        said = self._said.setdefault(ring, set())
-        if line.startswith(_NAMES):
-            said.clear()
-        elif line in said:
-            return
-        said.add(line)
-        self.lines.setdefault(ring, []).append(line)
+        self.lines.setdefault(ring, Lines()).add(line)
 
     def overflow(self, rings: Sequence[Ring]) -> None:
         """Lines are lost for all of them."""

@@ -1,0 +1,268 @@
+"""Reading the events of marked directories: a thread of the worker, for each device that has marks.
+
+The guest itself does what this process does; the kernel says of no other process which it is. After
+each batch of events the reader rests, in which the kernel puts events of the same file together.
+
+If events were lost, if a rename is unclear, or if there may be no more marks, the reader *begins
+anew*: all marks go, the directories that the guest has by now are marked, and the guest hears of an
+overflow, since nobody has watched in between. A worker that follows another one begins in the same
+way.
+"""
+
+import errno
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import zip_longest
+
+from vhost9p import host, threads
+from vhost9p.changes import records
+from vhost9p.changes.lines import OVERFLOW, Lines
+from vhost9p.changes.records import Entry, Event
+from vhost9p.changes.report import View, report
+from vhost9p.changes.ring import Ring
+from vhost9p.device_log import DeviceLog, log_fault
+from vhost9p.log_record import about
+from vhost9p.marked.places import Places, Unclear
+from vhost9p.native import descriptors
+from vhost9p.native.dir_marks import DirMarks, Note
+from vhost9p.native.export import Export
+from vhost9p.native.fanotify import may_mark_file_systems
+
+log = logging.getLogger(__name__)
+
+REST_S = 0.02
+"""Seconds between two batches."""
+ANEW_REST_S = 1.0
+"""Seconds after it has begun anew, until it does once more at the earliest."""
+FULL_REST_S = 600.0
+"""The same if the guest has more directories than there may be marks."""
+MARKS_MAX = 32768
+"""Of a device."""
+_USER_SHARE = 4
+"""The devices of a VM together get this part of what the user may have."""
+_MOVES = records.MOVED_FROM | records.MOVED_TO
+
+
+def make_marks(tag: str, devices: int) -> DirMarks | None:
+    """Returns marks for one of so many devices of the VM; None if there can be none now, which the
+    log says. Called before the process is confined."""
+    most = min(MARKS_MAX, host.max_user_marks() // _USER_SHARE // devices)
+    try:
+        return DirMarks(max(most, 1))
+    except OSError as error:
+        log.warning(
+            "%s: changes by the host are not reported to the guest: %s",
+            *(tag, error.strerror),
+            extra=about(device=tag),
+        )
+        return None
+
+
+def why_not_notify() -> str | None:
+    """Returns why this process can learn of no changes at all; None if it can."""
+    if may_mark_file_systems():
+        return None
+    try:
+        DirMarks(1).close()
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            return (
+                "this user has too many groups of fanotify(7); end something, or raise "
+                "fs.fanotify.max_user_groups"
+            )
+        return (
+            f"the kernel reports no changes to this user (fanotify_init: {error.strerror}); leave "
+            "notify out, or use Linux 5.13 or newer"
+        )
+    return None
+
+
+class Reader:
+    """Reads what `marks` report, and appends lines to `ring`. `exports` and `views` are the
+    device's, by index; `mark_all` marks what the guest has (Device.mark_dirs of native/device.py).
+    """
+
+    def __init__(
+        self,
+        marks: DirMarks,
+        ring: Ring,
+        exports: Mapping[int, Export],
+        views: Mapping[int, View],
+        mark_all: Callable[[], None],
+        device_log: DeviceLog,
+    ) -> None:
+        self._marks = marks
+        self._ring = ring
+        self._exports = exports
+        self._views = views
+        self._mark_all = mark_all
+        self._log = device_log
+        self._places = Places(marks.drop)
+        self._is_due = True
+        """Whether it has to begin anew."""
+        self._next = 0.0
+        """When it may do so."""
+        self._said: set[int] = set()
+        """Of which errors the log has a line."""
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """The device serves from now on. Raises OSError."""
+        thread = threading.Thread(target=self._run, name="changes", daemon=True)
+        threads.start(thread)
+        self._thread = thread
+
+    def stop(self) -> None:
+        """Ends the thread, if it was started."""
+        if self._thread:
+            os.eventfd_write(self._stop, 1)
+            self._thread.join()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        try:
+            self._read_all()
+        except Exception as error:
+            log_fault(log, "changes by the host are reported no more: a bug, report it", error)
+            self._ring.append(OVERFLOW)
+
+    def _read_all(self) -> None:
+        poll = select.poll()
+        for fd in (self._stop, self._marks.bell, self._marks.group):
+            poll.register(fd, select.POLLIN)
+        while True:
+            wait = max(0.0, self._next - time.monotonic()) if self._is_due else None
+            ready = {fd for fd, _ in poll.poll(None if wait is None else wait * 1000 + 1)}
+            if self._stop in ready:
+                return
+            if self._marks.bell in ready:
+                self._hear()
+            if self._is_due and time.monotonic() >= self._next:
+                self._begin_anew()
+            elif self._marks.group in ready:
+                self._read()
+                time.sleep(REST_S)
+
+    def _begin_anew(self) -> None:
+        self._marks.clear()
+        self._places.clear()
+        self._is_due = False
+        self._mark_all()
+        self._take_notes()
+        self._next = time.monotonic() + ANEW_REST_S
+        if self._marks.is_full:
+            self._is_due = True
+            self._next += FULL_REST_S
+            self._warn(0, "the guest uses more directories than may be watched")
+        self._ring.append(OVERFLOW)
+
+    def _hear(self) -> None:
+        """Some directory could not be marked."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._marks.bell)
+        self._take_notes()
+        self._is_due |= self._marks.is_full
+
+    def _take_notes(self) -> None:
+        for note in self._marks.notes():
+            if note.error:
+                self._refused(note)
+            elif note.id:
+                self._try(partial(self._places.note, note))
+
+    def _refused(self, note: Note) -> None:
+        view = self._views.get(note.export, View())
+        path = os.fsdecode(view.base + note.path or b".")
+        self._warn(note.error, f"{path}: {os.strerror(note.error)}")
+
+    def _warn(self, error: int, why: str) -> None:
+        if error not in self._said:
+            self._said.add(error)
+            self._log.warning("changes by the host are not reported to the guest: %s", why)
+
+    def _try(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except Unclear:
+            self._is_due = True
+
+    # ---- events -----------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Takes a batch of events."""
+        lines = Lines()
+        try:
+            for event in records.parse(self._marks.read()):
+                self._take(event, lines)
+        except (OSError, ValueError):
+            self._is_due = True
+        self._ring.append(lines.text)
+
+    def _take(self, event: Event, lines: Lines) -> None:
+        if event.mask & records.Q_OVERFLOW:
+            self._is_due = True
+            return
+        is_dir = bool(event.mask & records.ONDIR)
+        self._learn(event, is_dir=is_dir)
+        if event.pid != os.getpid():
+            for line in self._lines(event):
+                lines.add(line)
+        if is_dir:
+            self._try(partial(self._follow, event))
+
+    def _learn(self, event: Event, *, is_dir: bool) -> None:
+        """Takes notes if they may have what the event needs."""
+        needed = [entry.directory for entry in (event.entry, event.to) if entry]
+        if is_dir and event.what:
+            needed.append(event.what)
+        if not all(each in self._places for each in needed):
+            self._take_notes()
+
+    def _lines(self, event: Event) -> Iterator[bytes]:
+        """Yields what the guest sees of an event, for each place where it sees it."""
+        where, to = self._where(event.entry), self._where(event.to)
+        for export in sorted(where.keys() | to.keys()):
+            view = self._views.get(export)
+            for old, new in zip_longest(where.get(export, ()), to.get(export, ())):
+                if view:
+                    yield from report(view, event, old, new, self._looker(export))
+
+    def _where(self, entry: Entry | None) -> dict[int, list[bytes]]:
+        """The paths of an entry's directory, by export."""
+        found: dict[int, list[bytes]] = {}
+        for export, path in self._places.find(entry.directory) if entry else ():
+            found.setdefault(export, []).append(path)
+        return found
+
+    def _looker(self, export: int) -> Callable[[Entry], os.stat_result | None]:
+        def look(entry: Entry) -> os.stat_result | None:
+            for path in self._where(entry).get(export, ()):
+                with suppress(OSError):
+                    return self._stat(self._exports[export], path, entry.name)
+            return None
+
+        return look
+
+    @staticmethod
+    def _stat(export: Export, path: bytes, name: bytes) -> os.stat_result:
+        folder = export.descend(path.rstrip(b"/") or b".")
+        try:
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        finally:
+            descriptors.close(folder)
+
+    def _follow(self, event: Event) -> None:
+        """Follows a change of the tree of directories. Raises Unclear."""
+        if event.mask & records.RENAME:
+            self._places.renamed(event.what, event.entry, event.to)
+        elif event.mask & _MOVES:
+            raise Unclear  # before Linux 5.17: which one was moved is not said
+        if event.mask & records.DELETE:
+            self._places.removed(event.what, event.entry)
