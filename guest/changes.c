@@ -124,6 +124,7 @@ static void refresh_directory(const struct mount *mount, int directory)
 static void look_everywhere(const struct mount *mount)
 {
     agent_say("%s: changes were lost; all directories are refreshed", mount->name);
+    sleep(1); /* more may follow, and they come together then */
     if (mount->caches_names)
         agent_forget_directory(mount, ".");
     agent_each_directory(mount, refresh_directory);
