@@ -195,6 +195,21 @@ def test_without_notify_there_is_no_such_directory(export: Path) -> None:
         assert (export / "file").stat().st_mtime == REFRESH_MTIME
 
 
+def test_the_log_says_why_its_name_is_refused(export: Path, tmp_path: Path) -> None:
+    (export / "file").touch()
+    args = ("--notify", "--log-failures", f"--state-dir={tmp_path}/state", "--log-level=debug")
+    with serve(export, *args) as daemon, mounted(daemon, export) as share:
+        client = share.client
+        with fails(errno.EEXIST):
+            client.mkdir(share.top, NAME)
+        daemon.wait_line("Tmkdir '/.vhost9p'.*: EEXIST: it is the directory of notices")
+        fid = client.walk_to(share.top, b"file")
+        client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
+        with fails(errno.ENOENT):
+            client.getattr(fid)
+        daemon.wait_line("Tgetattr '/file'.*: ENOENT: the guest has asked to forget it")
+
+
 # ---- the stream ----------------------------------------------------------------------------------
 
 
