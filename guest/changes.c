@@ -65,7 +65,7 @@ static void change_contents(const struct mount *mount, const char *path, off_t s
     int file = open_known(mount, path);
     if (file < 0)
         return;
-    agent_fire_contents(mount, file, !agent_renew(mount, file, size));
+    agent_fire_written(mount, file, size);
     close(file);
     if (mount->caches_names)
         agent_look(mount, path);
@@ -91,15 +91,8 @@ static void create(const struct mount *mount, const char *path, bool directory)
         agent_fire_attributes(mount, file, true);
         close(file);
     }
-    file = agent_open(mount, path); /* another inode, perhaps */
-    if (file >= 0) {
-        if (!mount->caches_names)
-            agent_renew(mount, file, -1); /* it has taken the place of one that is open, perhaps */
-        agent_fire_contents(mount, file, false);
-        close(file);
-        if (mount->caches_names)
-            agent_look(mount, path);
-    }
+    if (!directory)
+        change_contents(mount, path, -1); /* of another inode, perhaps */
     note_parent(mount, path);
 }
 

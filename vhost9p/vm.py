@@ -98,7 +98,7 @@ class Vm:
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
-        self._marks_dirs = any(self.rings) and not may_mark_file_systems()
+        self.marks_dirs = any(self.rings) and not may_mark_file_systems()
         """Whether workers watch themselves what their guests look at (vhost9p/marked)."""
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
@@ -245,9 +245,7 @@ class Vm:
         left = successor.left if successor else loss.fds if loss else ()
         shared = attempts, self._progress, self._inventory
         return Task(
-            work=partial(
-                worker.run, config, states, *shared, self._marks_dirs, entered.lacks, loss
-            ),
+            work=partial(worker.run, config, states, *shared, self.marks_dirs, entered.lacks, loss),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),

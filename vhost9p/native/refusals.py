@@ -31,6 +31,7 @@ class Why(Enum):
     USER = lib.V9_REFUSED_USER
     NOTICES = lib.V9_REFUSED_NOTICES
     FORGOTTEN = lib.V9_REFUSED_FORGOTTEN
+    REFRESHER = lib.V9_REFUSED_REFRESHER
 
 
 @dataclass(frozen=True, slots=True)

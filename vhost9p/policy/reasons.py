@@ -254,6 +254,7 @@ PLAIN = {
     Why.MOVED: "the host has moved its directory away",
     Why.NOTICES: NOTICES,
     Why.FORGOTTEN: "the guest has asked to forget it, and looks it up again",
+    Why.REFRESHER: "a user who only refreshes files, and changes none (notify)",
 }
 
 

@@ -22,6 +22,7 @@ from vhost9p.native.fanotify import open_by_handle
 
 KNOWN_MAX = 16384
 """Directories that are remembered."""
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DELETED = b" (deleted)"
 
 
@@ -33,8 +34,6 @@ class Place(NamedTuple):
     view: View
     root: int
     """A descriptor of its directory."""
-    path: bytes
-    """Where this process has found that."""
     has_others: bool
     """Whether the guest sees other file systems below it."""
 
@@ -44,9 +43,18 @@ class Mount:
     """A mount of a file system at, around or below exports."""
 
     fd: int
-    """Its root, or the export's that it is around, open for reading."""
+    """A directory in it, open for reading; -1: it is opened each time, so that the host can unmount
+    it."""
+    path: bytes
+    """Where that directory is."""
+    st_dev: int
+    """Of that directory."""
     places: tuple[int, ...]
     """The exports, by their position in `Places.all`."""
+
+
+class Gone(Exception):
+    """A mount is not where it was."""
 
 
 class Places:
@@ -65,7 +73,7 @@ class Places:
     def find(self, directory: bytes) -> dict[int, bytes]:
         """Returns the path of a directory (Entry.directory) below each of the exports that it is
         in, by the export's position: empty for its root, else with a slash at the end. Raises
-        OSError."""
+        OSError, Gone."""
         found = self._known.get(directory)
         if found is None:
             found = self._find(directory)
@@ -79,21 +87,21 @@ class Places:
         self._known.clear()
 
     def open(self, directory: bytes) -> int:
-        """Returns an O_PATH descriptor of a directory. Raises OSError."""
+        """Returns an O_PATH descriptor of a directory. Raises OSError, Gone."""
         (mount, *_) = self._mounts[directory[:FSID_SIZE]]
-        return open_by_handle(mount.fd, directory[FSID_SIZE:])
+        return _open(mount, directory[FSID_SIZE:])
 
     def _find(self, directory: bytes) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         for mount in self._mounts.get(directory[:FSID_SIZE], ()):
             try:
-                fd = open_by_handle(mount.fd, directory[FSID_SIZE:])
+                fd = _open(mount, directory[FSID_SIZE:])
             except OSError as error:
                 if error.errno == errno.ESTALE:
                     continue  # it was removed
                 raise
             try:
-                path = _path(fd)
+                path = path_of(fd)
             finally:
                 os.close(fd)
             found.update(self._below(mount, path))
@@ -101,12 +109,28 @@ class Places:
 
     def _below(self, mount: Mount, path: bytes) -> Iterator[tuple[int, bytes]]:
         for number in mount.places:
-            root = _path(self.all[number].root)
+            root = path_of(self.all[number].root)
             if path.startswith(root):
                 yield number, path[len(root) :]
 
 
-def _path(fd: int) -> bytes:
+def _open(mount: Mount, handle: bytes) -> int:
+    """Opens a directory through a mount. Raises OSError, Gone."""
+    if mount.fd >= 0:
+        return open_by_handle(mount.fd, handle)
+    try:
+        fd = os.open(mount.path, DIRECTORY)
+    except FileNotFoundError:
+        raise Gone from None
+    try:
+        if os.fstat(fd).st_dev != mount.st_dev:
+            raise Gone
+        return open_by_handle(fd, handle)
+    finally:
+        os.close(fd)
+
+
+def path_of(fd: int) -> bytes:
     """Returns the path of an open directory, with a slash at the end; the last one that it had, if
     it was removed. Raises OSError."""
     path = os.readlink(os.fsencode(procfs.proc_path(fd)))

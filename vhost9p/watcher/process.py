@@ -15,7 +15,6 @@ from typing import Any
 from vhost9p.back_off import BackOff
 from vhost9p.forking import without_stop_signals
 from vhost9p.log_record import about, one_line
-from vhost9p.native.fanotify import may_mark_file_systems
 from vhost9p.saved_state import Unreadable
 from vhost9p.vm import Vm
 from vhost9p.watcher import child
@@ -40,7 +39,7 @@ class Watchers:
 
     def serves(self, vm: Vm) -> None:
         """A worker of this VM has begun to serve, or serves still."""
-        if vm.name not in self._all and any(vm.rings) and may_mark_file_systems():
+        if vm.name not in self._all and any(vm.rings) and not vm.marks_dirs:
             self._all[vm.name] = _Watcher(vm)
 
     def forget(self, vm: Vm) -> None:

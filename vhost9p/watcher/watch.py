@@ -22,7 +22,7 @@ from vhost9p.changes.records import Entry, Event
 from vhost9p.changes.report import report
 from vhost9p.changes.ring import Ring
 from vhost9p.watcher.file_systems import FileSystems
-from vhost9p.watcher.places import Places
+from vhost9p.watcher.places import Gone, Places
 
 REST_S = 0.01
 """Seconds between two batches."""
@@ -65,7 +65,10 @@ class Watch:
             if self._file_systems.mounts_change in ready and self._file_systems.have_changed:
                 return
             if self._file_systems.group in ready:
-                self._read()
+                try:
+                    self._read()
+                except Gone:
+                    return
                 time.sleep(REST_S)
 
     def _overflow(self) -> None:
@@ -73,7 +76,7 @@ class Watch:
             ring.append(OVERFLOW)
 
     def _read(self) -> None:
-        """Takes a batch of events."""
+        """Takes a batch of events. Raises OSError, Gone."""
         alive = self._workers()
         try:
             data = os.read(self._file_systems.group, BATCH)
@@ -105,7 +108,7 @@ class Watch:
                 batch.overflow(self._rings)
 
     def _report(self, event: Event, entry: Entry, batch: "Batch") -> None:
-        """Raises OSError."""
+        """Raises OSError, Gone."""
         where = self._places.find(entry.directory)
         to = self._places.find(event.to.directory) if event.to else {}
         for i in sorted(where.keys() | to.keys()):
@@ -132,7 +135,7 @@ class Batch:
             self.add(ring, OVERFLOW)
 
     def look(self, entry: Entry) -> os.stat_result | None:
-        """Returns what an entry is now, without following it; None if it is gone."""
+        """Returns what an entry is now, without following it; None if it is gone. Raises Gone."""
         with suppress(OSError):
             folder = self._folders.get(entry.directory)
             if folder is None:
