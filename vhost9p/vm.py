@@ -98,8 +98,9 @@ class Vm:
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
-        self._marks_dirs = any(self.rings) and not may_mark_file_systems()
-        """Whether workers watch themselves what their guests look at (vhost9p/marked)."""
+        self.marks_dirs = any(self.rings) and not may_mark_file_systems()
+        """Whether workers watch themselves what their guests look at (vhost9p/marked). It stays
+        so, since nobody else may write to the rings then."""
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
@@ -246,7 +247,7 @@ class Vm:
         shared = attempts, self._progress, self._inventory
         return Task(
             work=partial(
-                worker.run, config, states, *shared, self._marks_dirs, entered.lacks, loss
+                worker.run, config, states, *shared, self.marks_dirs, entered.lacks, loss
             ),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
