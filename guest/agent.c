@@ -75,6 +75,9 @@ static void follow(const struct mount *mount, pid_t parent)
     size_t kept = 0;
     if (!mount->caches_names)
         agent_pin(mount, ".");
+    if (verbose)
+        puts("ready");
+    fflush(stdout);
     for (;;) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* which each change of the user undoes */
         if (getppid() != parent)

@@ -22,6 +22,9 @@
 /* What that user writes to set a file's size here; it reaches no file. */
 #define REFRESH_DATA "vhost9p refresh\n"
 
+/* What vhost9p takes from REFRESH_UID for an agent's, which changes nothing on the host. */
+enum pretence { NOTHING, TRUNCATIONS, WRITES };
+
 struct mount {
     const char *name;  /* of its .vhost9p, for messages */
     int root, events;  /* descriptors: O_PATH of the root; the open `events` */
@@ -29,7 +32,7 @@ struct mount {
     bool caches_names; /* cache=loose or fscache: names and attributes are not asked for again */
     bool caches_pages; /* any mode but none */
     bool read_only;    /* nothing can fire inotify */
-    bool pretends;     /* the host takes REFRESH_UID for an agent, so files can be `written` */
+    enum pretence pretence;
     struct timespec refresh, forget; /* mtimes that change nothing on the host */
 };
 
@@ -59,7 +62,7 @@ void agent_look(const struct mount *mount, const char *path); /* has the kernel 
 void agent_forget_directory(const struct mount *mount, const char *path);
 /* Who has a file open sees the host's data, of `size` bytes. False if it has to be forgotten. */
 bool agent_renew(const struct mount *mount, int file, off_t size);
-bool agent_can_pretend(const char *directory);
+enum pretence agent_can_pretend(const char *directory);
 
 /* changes.c */
 void agent_change(const struct mount *mount, const struct line *line);

@@ -101,21 +101,30 @@ static bool act_as(unsigned uid)
     return !syscall(SYS_capset, &header, data);
 }
 
+static bool write_end(const char *path, off_t size)
+{
+    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
+    int out = open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC);
+    if (out < 0)
+        return false;
+    bool done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
+    close(out);
+    return done;
+}
+
 /*
  * Has the kernel believe that this program has just written the end of the file: it takes the size,
  * drops the pages, and fires IN_OPEN, IN_MODIFY and IN_CLOSE_WRITE. What is smaller is cut first.
  */
-static bool pretend_write(const char *path, off_t old_size, off_t size)
+static bool pretend(enum pretence pretence, const char *path, off_t old_size, off_t size)
 {
-    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
-    bool done = act_as(REFRESH_UID) && (size >= old_size || !truncate(path, size));
-    int out = done ? open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC) : -1;
-    if (out >= 0) {
-        done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
-        close(out);
-    }
+    bool done = act_as(REFRESH_UID);
+    if (done && (pretence == TRUNCATIONS || size < old_size))
+        done = !truncate(path, size);
+    if (done && pretence == WRITES)
+        done = write_end(path, size);
     act_as(geteuid());
-    return done && out >= 0;
+    return done;
 }
 
 static void drop_pages(int data)
@@ -149,8 +158,8 @@ bool agent_renew(const struct mount *mount, int file, off_t size)
     drop_pages(data);
     /* A program cannot be started while it is open for writing. */
     bool may_run = status.st_mode & 0111;
-    bool told =
-        mount->pretends && !may_run && size >= 0 && pretend_write(path, status.st_size, size);
+    bool told = mount->pretence && !may_run && size >= 0 &&
+                pretend(mount->pretence, path, status.st_size, size);
     if (!told && !mount->caches_names)
         read_last(data, size);
     drop_pages(data);
@@ -159,11 +168,16 @@ bool agent_renew(const struct mount *mount, int file, off_t size)
     return told || !mount->caches_names;
 }
 
-/* `refresh` can be written by REFRESH_UID alone, and only if the host knows what that means. */
-bool agent_can_pretend(const char *directory)
+/* `refresh` can be changed by REFRESH_UID alone. Before Linux 6.4 cache=loose also opens what is
+ * written as root, which cannot; nothing reads zeros there, and a truncation is enough. */
+enum pretence agent_can_pretend(const char *directory)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
-        return false;
-    return pretend_write(path, 0, 1) && pretend_write(path, 1, 0);
+        return NOTHING;
+    if (!pretend(TRUNCATIONS, path, 0, 1))
+        return NOTHING;
+    enum pretence most = pretend(WRITES, path, 1, 1) ? WRITES : TRUNCATIONS;
+    pretend(TRUNCATIONS, path, 1, 0);
+    return most;
 }

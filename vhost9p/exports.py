@@ -121,7 +121,7 @@ class Exports:
             _throttle(export, config.throttling)
         if config.name:
             self.natives[0].join(os.fsencode(config.name), export)
-        driver = LocalDriver(export, fd, readonly=config.readonly)
+        driver = LocalDriver(export, fd)
         if config.quota is not None:
             self._open_quota(config, config.quota, export, fd)
         export_options.install(export, config)
@@ -147,7 +147,7 @@ class Exports:
         with state_dir.opened(self._config.state_dir) as folder:
             fd = self._keep(open_meeting_place(folder, state_key(self._config), names))
         export = self._make(0, fd, readonly=True)
-        return LocalDriver(export, fd, readonly=True)
+        return LocalDriver(export, fd)
 
     def _open_notices(self, changes: Ring) -> Driver:
         with state_dir.opened(self._config.state_dir) as folder:
@@ -157,7 +157,7 @@ class Exports:
         listed = self._config.notify_listed
         export.set_notices(directory.events, changes.end_memory, listed=listed)
         self.natives[0].join(os.fsencode(self._config.notify_name), export)
-        return LocalDriver(export, fd, readonly=True)
+        return LocalDriver(export, fd)
 
     def _open_policy(self) -> None:
         first = self.natives[0]

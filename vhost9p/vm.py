@@ -246,9 +246,7 @@ class Vm:
         left = successor.left if successor else loss.fds if loss else ()
         shared = attempts, self._progress, self._inventory
         return Task(
-            work=partial(
-                worker.run, config, states, *shared, self.marks_dirs, entered.lacks, loss
-            ),
+            work=partial(worker.run, config, states, *shared, self.marks_dirs, entered.lacks, loss),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),

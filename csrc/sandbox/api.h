@@ -108,5 +108,7 @@ enum { V9_SYSCALLS_KILL, V9_SYSCALLS_LOG };
  * Others end the process (V9_SYSCALLS_KILL), or go into the kernel's log and are carried out
  * (V9_SYSCALLS_LOG). Loads libseccomp if it is not loaded. */
 int v9_syscalls_limit(uint32_t action);
+/* Before that: the process may mark directories for groups that it has (fanotify_mark(2)). */
+void v9_syscalls_allow_marks(void);
 
 #endif

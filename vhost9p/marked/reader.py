@@ -30,7 +30,7 @@ from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.log_record import about
 from vhost9p.marked.places import Places, Unclear
 from vhost9p.native import descriptors
-from vhost9p.native.dir_marks import DirMarks, Note
+from vhost9p.native.dir_marks import DirMarks, Note, allow_marking
 from vhost9p.native.export import Export
 from vhost9p.native.fanotify import may_mark_file_systems
 
@@ -54,7 +54,7 @@ def make_marks(tag: str, devices: int) -> DirMarks | None:
     log says. Called before the process is confined."""
     most = min(MARKS_MAX, host.max_user_marks() // _USER_SHARE // devices)
     try:
-        return DirMarks(max(most, 1))
+        marks = DirMarks(max(most, 1))
     except OSError as error:
         log.warning(
             "%s: changes by the host are not reported to the guest: %s",
@@ -62,6 +62,8 @@ def make_marks(tag: str, devices: int) -> DirMarks | None:
             extra=about(device=tag),
         )
         return None
+    allow_marking()
+    return marks
 
 
 def why_not_notify() -> str | None:
