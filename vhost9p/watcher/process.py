@@ -116,9 +116,11 @@ class _Watcher:
             self.ended()
 
     def hear(self) -> bool:
-        """Takes what the process says, which has read what anybody has written. Returns whether it
-        goes on."""
+        """Takes what the process says, which has read what anybody has written; once, so that it
+        cannot keep main busy. Returns whether it goes on."""
         assert self.channel, "somebody has heard it"
+        if self.lacks is not None:
+            return False
         try:
             said = json.loads(self.channel.recv(MESSAGE_MAX))
             if failure := said.get("failure"):
