@@ -98,9 +98,6 @@ class Vm:
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
-        self.marks_dirs = any(self.rings) and not may_mark_file_systems()
-        """Whether workers watch themselves what their guests look at (vhost9p/marked). It stays
-        so, since nobody else may write to the rings then."""
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
