@@ -1,8 +1,8 @@
 """What an event (records.py) is in a guest's eyes: lines (lines.py), or nothing.
 
-A *view* is an export as the guest sees it. Hidden paths are no part of it, nor is what the host
-has where the guest sees the directory of notices. Under mapped-file the names that hold metadata are none either: a change of a file's metadata is a change of the file's
-attributes.
+A *view* is an export as the guest sees it. Hidden paths are no part of it, nor is what the host has
+where the guest sees the directory of notices. Under mapped-file the names that hold metadata are
+none either: a change of a file's metadata is a change of the file's attributes.
 """
 
 import os

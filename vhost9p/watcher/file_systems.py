@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from vhost9p import procfs
 from vhost9p.changes import records
 from vhost9p.changes.records import MOVED_FROM, MOVED_TO, RENAME
 from vhost9p.config import Config, DeviceConfig
@@ -47,16 +48,24 @@ class FileSystems:
                 for number, (device, is_wanted) in devices
                 if is_wanted
                 for place in self._open(number, device)
-            ]
+            ],
+            self._covers,
         )
         self._mounts = self._list()
         for (number, point), places in self._mounts.items():
             self._watch(number, point, places)
+        self._marks = self._count_marks()
 
     @property
     def have_changed(self) -> bool:
         """Whether mounts have come or gone, so that others are to be watched. Raises OSError."""
-        return self._list() != self._mounts
+        return self._list() != self._mounts or self._count_marks() != self._marks
+
+    def _count_marks(self) -> int:
+        """Returns how many file systems are watched. Each mark goes with its file system, and what
+        is mounted next may have the same numbers. Raises OSError."""
+        with open(procfs.path(f"self/fdinfo/{self.group}"), "rb") as file:
+            return sum(line.startswith(b"fanotify sdev:") for line in file)
 
     @property
     def mounts_change(self) -> int:
@@ -87,6 +96,15 @@ class FileSystems:
                 found.setdefault((line.number, line.point), []).append(i)
         return {mount: tuple(places) for mount, places in found.items()}
 
+    def _covers(self) -> dict[int, list[bytes]]:
+        """Returns what Places needs. Raises OSError."""
+        roots = tuple(path_of(place.root) for place in self.places.all)
+        found: dict[int, list[bytes]] = {}
+        for line in self._table.read(anew=True).values():
+            if line.point.startswith(roots):
+                found.setdefault(line.parent, []).append(line.point + b"/")
+        return found
+
     def _watch(self, number: int, path: bytes, places: Collection[int]) -> None:
         """Raises OSError: the process lacks something."""
         here = (self.places.all[i].root for i in places)
@@ -103,7 +121,7 @@ class FileSystems:
                 return  # another mount covers it
             _mark(self.group, fd)
             st_dev = os.fstat(fd).st_dev
-            self.places.add(_id_of(fd), Mount(kept, path, st_dev, tuple(places)))
+            self.places.add(_id_of(fd), Mount(kept, number, path, st_dev, tuple(places)))
         except OSError as error:
             self._lack_all(places, path, error)
         finally:

@@ -23,6 +23,8 @@ from vhost9p.watcher.child import Job
 log = logging.getLogger(__name__)
 
 MESSAGE_MAX = 65536
+SAID_MAX = 256
+"""Different lines that are logged about a VM."""
 PAUSE_S = 0.1
 """Seconds between two processes at least."""
 
@@ -88,7 +90,7 @@ class _Watcher:
         self._pidfd = -1
         self._back_off = BackOff()
         self._said: set[str] = set()
-        """What was logged already."""
+        """What was logged already, and is not repeated."""
 
     @property
     def is_needed(self) -> bool:
@@ -134,9 +136,14 @@ class _Watcher:
                 self._warn(device, each)
         return True
 
+    def _is_news(self, what: str) -> bool:
+        if what in self._said or len(self._said) >= SAID_MAX:
+            return False
+        self._said.add(what)
+        return True
+
     def _fail(self, why: str) -> None:
-        if why not in self._said:
-            self._said.add(why)
+        if self._is_news(why):
             log.error(
                 "%s: changes by the host are not watched, which is tried again: %s",
                 *(self._vm.name, why),
@@ -144,8 +151,7 @@ class _Watcher:
             )
 
     def _warn(self, device: int, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+        if self._is_news(what):
             tag = self._vm.config.devices[device].tag
             log.warning(
                 "%s: changes by the host are not reported to the guest: %s",

@@ -15,6 +15,7 @@ import select
 import time
 from collections.abc import Collection, Sequence
 from contextlib import closing, suppress
+from itertools import zip_longest
 
 from vhost9p.changes import records
 from vhost9p.changes.lines import OVERFLOW, Lines
@@ -62,8 +63,10 @@ class Watch:
             ready = {fd for fd, _ in poller.poll()}
             if ready & {*ends}:
                 return
-            if self._file_systems.mounts_change in ready and self._file_systems.have_changed:
-                return
+            if self._file_systems.mounts_change in ready:
+                if self._file_systems.have_changed:
+                    return
+                self._places.forget_mounts()
             if self._file_systems.group in ready:
                 try:
                     self._read()
@@ -113,8 +116,9 @@ class Watch:
         to = self._places.find(event.to.directory) if event.to else {}
         for i in sorted(where.keys() | to.keys()):
             view, ring = self._places.all[i].view, self._ring_of[i]
-            for line in report(view, event, where.get(i), to.get(i), batch.look):
-                batch.add(ring, line)
+            for old, new in zip_longest(where.get(i, ()), to.get(i, ())):
+                for line in report(view, event, old, new, batch.look):
+                    batch.add(ring, line)
 
 
 class Batch:
