@@ -53,6 +53,9 @@ bool agent_line(char *text, struct line *line);
 /* True if both say the same of the same path, so that the later one is enough. */
 bool agent_line_repeats(const struct line *line, const struct line *later);
 
+/* Whether the kernel has all that this needs. */
+bool agent_kernel_suits(void);
+
 /* kernel.c: each takes a path below the root, which no symlink and no other mount may lead out of
  */
 int agent_open(const struct mount *mount, const char *path); /* O_PATH; -1 with errno */

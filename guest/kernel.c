@@ -29,6 +29,18 @@
 
 #define PROC_PATH 40
 
+bool agent_kernel_suits(void)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC};
+    const struct timespec now[2] = {{0}};
+    int root = (int)syscall(SYS_openat2, AT_FDCWD, "/", &how, sizeof how);
+    if (root < 0)
+        return false;
+    close(root);
+    /* Before Linux 5.8 the flag is refused before the descriptor is. */
+    return utimensat(-1, "", now, AT_EMPTY_PATH) < 0 && errno == EBADF;
+}
+
 int agent_open(const struct mount *mount, const char *path)
 {
     struct open_how how = {
