@@ -197,8 +197,6 @@ int main(int count, char **words)
             usage("this is no option");
     }
     allow_pins(pins);
-    if (geteuid())
-        agent_say("without root only your own files are refreshed");
     int mounts = count - optind;
     if (mounts > MOST_MOUNTS)
         usage("too many mounts");
