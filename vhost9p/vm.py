@@ -545,13 +545,13 @@ class Vm:
         """In the new keeper, which is where the old one was, and has not begun."""
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
-        states = self._map(config, is_new=False)
+        states, marks_dirs = self._map(config, is_new=False), self.marks_dirs
         sockets = [each.fileno() for each in self.listeners]
         ringing: list[Inventory | Ring] = [self._inventory, *filter(None, self.rings)]
         log_fd, *bells = successor.copy(sockets, (log_fd, *(each.bell for each in ringing)))
         for each, bell in zip(ringing, bells, strict=True):
             each.bell = bell
-        task = partial(self._task, config, entered, states, self.marks_dirs, successor)
+        task = partial(self._task, config, entered, states, marks_dirs, successor)
         begin = partial(self._begin_in_place, successor, entered, task)
         needed = (successor.channel, *successor.left)
         become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, successor.own)
