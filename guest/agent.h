@@ -60,11 +60,11 @@ bool agent_kernel_suits(void);
  */
 int agent_open(const struct mount *mount, const char *path); /* O_PATH; -1 with errno */
 void agent_fire_attributes(const struct mount *mount, int file, bool forget); /* IN_ATTRIB */
-void agent_fire_contents(const struct mount *mount, int file, bool forget);   /* IN_MODIFY */
 void agent_look(const struct mount *mount, const char *path); /* has the kernel ask for it now */
 void agent_forget_directory(const struct mount *mount, const char *path);
-/* Who has a file open sees the host's data, of `size` bytes. False if it has to be forgotten. */
-bool agent_renew(const struct mount *mount, int file, off_t size);
+/* IN_MODIFY, and IN_CLOSE_WRITE where that can be had. Who has the file open sees the host's data,
+ * of `size` bytes, unless it has to be forgotten; -1: as many as were found when it was opened. */
+void agent_fire_written(const struct mount *mount, int file, off_t size);
 enum pretence agent_can_pretend(const char *directory);
 
 /* changes.c */

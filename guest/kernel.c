@@ -61,7 +61,7 @@ void agent_fire_attributes(const struct mount *mount, int file, bool forget)
     utimensat(file, "", (struct timespec[]){*time, *time}, AT_EMPTY_PATH);
 }
 
-void agent_fire_contents(const struct mount *mount, int file, bool forget)
+static void fire_contents(const struct mount *mount, int file, bool forget)
 {
     const struct timespec omitted = {.tv_nsec = UTIME_OMIT};
     utimensat(file, "", (struct timespec[]){omitted, *times_of(mount, forget)}, AT_EMPTY_PATH);
@@ -157,27 +157,30 @@ static void read_last(int data, off_t size)
     (void)read;
 }
 
-bool agent_renew(const struct mount *mount, int file, off_t size)
+void agent_fire_written(const struct mount *mount, int file, off_t size)
 {
     char path[PROC_PATH];
     struct stat status;
-    if (fstat(file, &status) || !S_ISREG(status.st_mode))
-        return false;
-    if (!mount->caches_names)
+    if (fstat(file, &status) || !S_ISREG(status.st_mode)) {
+        fire_contents(mount, file, true);
+        return;
+    }
+    if (!mount->caches_names || size < 0)
         size = status.st_size; /* the host has been asked */
     snprintf(path, sizeof path, "/proc/self/fd/%d", file);
     int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
     drop_pages(data);
     /* A program cannot be started while it is open for writing. */
     bool may_run = status.st_mode & 0111;
-    bool told = mount->pretence && !may_run && size >= 0 &&
-                pretend(mount->pretence, path, status.st_size, size);
+    bool told = mount->pretence && !may_run && pretend(mount->pretence, path, status.st_size, size);
     if (!told && !mount->caches_names)
         read_last(data, size);
     drop_pages(data);
     if (data >= 0)
         close(data);
-    return told || !mount->caches_names;
+    /* The pretended write has set the time of modification, here. */
+    if (!told || !size || mount->caches_names)
+        fire_contents(mount, file, !told);
 }
 
 /* `refresh` can be changed by REFRESH_UID alone. Before Linux 6.4 cache=loose also opens what is

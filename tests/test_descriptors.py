@@ -27,6 +27,7 @@ CLOSES = {
     "base/budget.c",
     "virtio/guest_memory.c",
     "export/mounts.c",
+    "export/dir_marks.c",
     "base/shrinker.c",
     "export/qidmap.c",
     "sandbox/landlock.c",

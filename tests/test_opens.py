@@ -53,6 +53,7 @@ OWN_FILES = {
     "policy/state_dir.py",
     "vhost_user/listener.py",
     "vm_facts.py",
+    "watcher/child.py",
     "fs/tree.py",
     "fs/notices.py",
 }

@@ -10,6 +10,7 @@ reported, the mount's root has one directory more: the one of notices (fs/notice
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 
 from vhost9p import host
 from vhost9p.changes.report import View
@@ -51,7 +52,7 @@ class Exports:
         self._config = config
         self._changes = changes
         self.natives: dict[int, Export] = {}
-        self.views = {index: view_of(each) for index, each in config.indexed.items()}
+        self.views = {index: view_of(config, each) for index, each in config.indexed.items()}
         drivers: dict[int, Driver] = {}
         indexed = config.indexed
         names = {os.fsencode(each.name): index for index, each in indexed.items() if each.name}
@@ -172,13 +173,13 @@ class Exports:
             export.policy = self.policy
 
 
-def view_of(config: ExportConfig) -> View:
-    """Returns how the guest sees an export, for lines about its changes."""
+def view_of(device: DeviceConfig, config: ExportConfig) -> View:
+    """Returns how the guest sees an export of a device, for lines about its changes."""
     base = os.fsencode(config.name) + b"/" if config.name else b""
     meta_dir, meta_root = HIDDEN.get(config.model, (b"", b""))
-    if not config.hide:
-        return View(base, meta_dir=meta_dir, meta_root=meta_root)
-    return View(base, export_options.hidden_paths(config).hide, meta_dir, meta_root)
+    notices = b"" if base else os.fsencode(device.notify_name)
+    view = View(base, meta_dir=meta_dir, meta_root=meta_root, notices=notices)
+    return replace(view, hides=export_options.hidden_paths(config).hide) if config.hide else view
 
 
 def _throttle(export: Export, at: Throttling) -> None:

@@ -13,6 +13,7 @@ from vhost9p.config import Config, DeviceConfig
 from vhost9p.device import memory_bytes, memory_slots
 from vhost9p.fs import lock_files, lock_records, locked_ranges
 from vhost9p.fs.locks import MEMORY_SIZE
+from vhost9p.marked import reader
 from vhost9p.native import memory
 from vhost9p.p9 import dialect_u_reading, lock_waits, waiting
 from vhost9p.policy import remap
@@ -28,6 +29,9 @@ ENTRY_BYTES = 16
 """Times the size of a directory's entry: what it takes while Python answers a Tread."""
 UPCALL_MESSAGES = 4
 """Messages of msize bytes that a request may have in Python at a time."""
+
+MARK_BYTES = 1024
+"""Of a marked directory: its key, its place in the tree, its note until that is read."""
 
 
 class Limit(NamedTuple):
@@ -69,6 +73,10 @@ def of_device(config: DeviceConfig, devices: int) -> Iterator[Limit]:
         known = remap.MAX_GROUPS + remap.MAX_FILES
         what = "groups of files, and files without one, that remap knows"
         yield Limit(what, known, "ENFILE", memory.of_qidmap(known))
+    if config.notify:
+        marks, size = reader.MARKS_MAX, reader.MARKS_MAX * MARK_BYTES
+        what = "directories that are marked, where the daemon may not watch file systems"
+        yield Limit(what, marks, "the guest hears of an overflow", size)
     slots, size = memory_slots(devices), memory_bytes(config, devices)
     yield Limit("regions of guest memory", slots, "the message is refused")
     yield Limit("bytes of guest memory", size, "the message is refused")

@@ -83,9 +83,14 @@ int v9_caps_forbid_gain(void);
 
 /* ---- landlock.c ------------------------------------------------------------------------------ */
 
+enum {
+    V9_LANDLOCK_READ = 0,
+    V9_LANDLOCK_CHANGE = 1,
+    V9_LANDLOCK_LIST = 2, /* directories only */
+};
 struct v9_landlock_path {
     const char *path;
-    uint32_t writable;
+    uint32_t access; /* V9_LANDLOCK_* */
 };
 /*
  * Restricts this thread to the files below these paths, to no network, and to no signals or
@@ -103,5 +108,7 @@ enum { V9_SYSCALLS_KILL, V9_SYSCALLS_LOG };
  * Others end the process (V9_SYSCALLS_KILL), or go into the kernel's log and are carried out
  * (V9_SYSCALLS_LOG). Loads libseccomp if it is not loaded. */
 int v9_syscalls_limit(uint32_t action);
+/* Before that: the process may mark directories for groups that it has (fanotify_mark(2)). */
+void v9_syscalls_allow_marks(void);
 
 #endif

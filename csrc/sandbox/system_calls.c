@@ -83,7 +83,6 @@ static const int allowed[] = {
     SYS_unlinkat, SYS_renameat2, SYS_fchmodat, SYS_fchownat, SYS_utimensat, SYS_truncate,
     SYS_getxattr, SYS_lgetxattr, SYS_setxattr, SYS_lsetxattr, SYS_listxattr, SYS_llistxattr,
     SYS_removexattr, SYS_lremovexattr, SYS_name_to_handle_at, SYS_open_by_handle_at, FCHMODAT2,
-    SYS_fanotify_mark,
     SETXATTRAT, SETXATTRAT + 1, SETXATTRAT + 2, SETXATTRAT + 3,
     /* events, and the connection to the frontend */
     SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_ppoll,
@@ -114,6 +113,8 @@ static const int allowed[] = {
 #endif
 };
 /* clang-format on */
+
+static bool marks_allowed;
 
 /* Answered with an errno. */
 static const struct {
@@ -186,6 +187,11 @@ static void add_conditional(struct filter *filter)
     allow_if(filter, SYS_ioctl, 1, low, TCGETS);
 }
 
+void v9_syscalls_allow_marks(void)
+{
+    marks_allowed = true;
+}
+
 int v9_syscalls_limit(uint32_t action)
 {
     const bool logs = action == V9_SYSCALLS_LOG;
@@ -199,6 +205,8 @@ int v9_syscalls_limit(uint32_t action)
     for (unsigned i = 0; i < sizeof(allowed) / sizeof(*allowed); i++)
         add(&filter, SECCOMP_RET_ALLOW, allowed[i], 0, NULL);
     add_conditional(&filter);
+    if (marks_allowed)
+        add(&filter, SECCOMP_RET_ALLOW, SYS_fanotify_mark, 0, NULL);
     for (unsigned i = 0; i < sizeof(refused) / sizeof(*refused); i++)
         add(&filter, SECCOMP_RET_ERRNO | (unsigned)refused[i].error, refused[i].number, 0, NULL);
     for (int i = 1; i <= NEWER; i++)

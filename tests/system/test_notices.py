@@ -16,7 +16,7 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T, U
-from tests.system.share import IS_ROOT, SECURITY, Share, fails, mounted, remount, serve
+from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
 from tests.system.test_keeper_death import OLD_S, lose_keeper
 from vhost9p.changes.ring import CAPACITY, Ring
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
@@ -46,14 +46,7 @@ def share(daemon: Daemon, export: Path) -> Iterator[Share]:
 @pytest.fixture
 def ring(daemon: Daemon) -> Iterator[Ring]:
     with ring_of(daemon) as ring:
-        settle(daemon, ring)
         yield ring
-
-
-def settle(daemon: Daemon, ring: Ring) -> None:
-    """The watcher's first line is written: nobody else writes lines while the host is at rest."""
-    if IS_ROOT:
-        daemon.wait_until(lambda: ring.end > 0, "nobody watches")
 
 
 def events(client: Client, root: int, flags: int = os.O_RDONLY) -> int:
@@ -178,7 +171,6 @@ def test_it_is_beside_the_exports_if_there_are_several(tmp_path: Path) -> None:
         assert b"events" in client.listing(share.top, NAME)
         assert client.attach(client.new_fid(), aname=NAME).type == 0x80
         with ring_of(daemon) as ring:
-            settle(daemon, ring)
             fid = events(client, share.top)
             ring.append(LINE)
             assert client.read(fid, 0, 100) == LINE

@@ -26,13 +26,14 @@ from vhost9p.changes.lines import OVERFLOW, Lines
 from vhost9p.changes.records import Entry, Event
 from vhost9p.changes.report import View, report
 from vhost9p.changes.ring import Ring
+from vhost9p.config import Config
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.log_record import about
 from vhost9p.marked.places import Places, Unclear
 from vhost9p.native import descriptors
-from vhost9p.native.dir_marks import DirMarks, Note
+from vhost9p.native.dir_marks import DirMarks, Note, allow_marking
 from vhost9p.native.export import Export
-from vhost9p.native.fanotify import may_mark_file_systems
+from vhost9p.native.fanotify import can_mark_file_system, may_mark_file_systems
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def make_marks(tag: str, devices: int) -> DirMarks | None:
     log says. Called before the process is confined."""
     most = min(MARKS_MAX, host.max_user_marks() // _USER_SHARE // devices)
     try:
-        return DirMarks(max(most, 1))
+        marks = DirMarks(max(most, 1))
     except OSError as error:
         log.warning(
             "%s: changes by the host are not reported to the guest: %s",
@@ -62,6 +63,20 @@ def make_marks(tag: str, devices: int) -> DirMarks | None:
             extra=about(device=tag),
         )
         return None
+    allow_marking()
+    return marks
+
+
+def needs_marks(config: Config) -> bool:
+    """Whether what changes in the exports whose changes are reported cannot be watched otherwise:
+    this process may not mark file systems, or one of them cannot be marked. Paths in `config` are
+    as this process sees them."""
+    return not all(
+        can_mark_file_system(export.place or export.path)
+        for device in config.devices
+        if device.notify
+        for export in device.exports
+    )
 
 
 def why_not_notify() -> str | None:
@@ -115,7 +130,7 @@ class Reader:
 
     def start(self) -> None:
         """The device serves from now on. Raises OSError."""
-        thread = threading.Thread(target=self._run, name="changes", daemon=True)
+        thread = threading.Thread(target=self._run, name="marks", daemon=True)
         threads.start(thread)
         self._thread = thread
 

@@ -31,6 +31,11 @@ class Note(NamedTuple):
     """Below the export's root; empty for the root, and if it is not known."""
 
 
+def allow_marking() -> None:
+    """When the system calls of this process are limited, it may go on to mark directories."""
+    lib.v9_syscalls_allow_marks()
+
+
 class DirMarks:
     """At most so many marks of one device, and the notification group that they are for."""
 
