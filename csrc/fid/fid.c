@@ -279,6 +279,34 @@ int v9_fids_pin_evicted(struct v9_fids *fids, uint32_t number, struct v9_fid **f
     return *fid ? 0 : -EBADF;
 }
 
+static bool can_write(const struct v9_fid *fid)
+{
+    return fid->entered && fid->io_fd != -1 && !fid->flags &&
+           (fid->io_flags & O_ACCMODE) != O_RDONLY && !(fid->io_flags & O_APPEND);
+}
+
+int v9_fids_pin_writer(struct v9_fids *fids, const struct v9_fid *like, uint32_t uid,
+                       struct v9_fid **fid)
+{
+    int err = -EBADF;
+
+    *fid = NULL;
+    pthread_mutex_lock(&fids->lock);
+    for (uint32_t index = 0; index < fids->max && !*fid; index++) {
+        const struct v9_fid *other = &fids->entries[index];
+        if (index == fids->homes && index < fids->unused)
+            index = fids->unused - 1; /* none was handed out between them */
+        else if (can_write(other) && other->inode == like->inode && other->uid != uid)
+            *fid = add_pin(fids, other->number);
+    }
+    if (*fid)
+        err = restore(fids, *fid);
+    pthread_mutex_unlock(&fids->lock);
+    if (err && *fid)
+        v9_fids_unpin(fids, *fid);
+    return err;
+}
+
 int v9_fids_open(struct v9_fids *fids, struct v9_fid *fid, int32_t io_fd, int32_t io_flags)
 {
     int err = -EBADF;

@@ -43,6 +43,10 @@ int v9_fids_pin_settled(struct v9_fids *fids, uint32_t number, uint64_t now, str
                         uint64_t *settled);
 /* As v9_fids_pin, but what is evicted stays so. */
 int v9_fids_pin_evicted(struct v9_fids *fids, uint32_t number, struct v9_fid **fid);
+/* Pins a fid by which the file of a pinned one can be written at any offset, unless it is the user
+ * `uid`'s; -EBADF: there is none. Takes no longer than a look at all fids. */
+int v9_fids_pin_writer(struct v9_fids *fids, const struct v9_fid *like, uint32_t uid,
+                       struct v9_fid **fid);
 void v9_fids_unpin(struct v9_fids *fids, struct v9_fid *fid);
 /* Identifies an entered fid for ever; its number comes to mean others. */
 static inline uint64_t v9_fids_handle(const struct v9_fids *fids, const struct v9_fid *fid)

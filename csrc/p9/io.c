@@ -430,6 +430,27 @@ static int pretend_write(const struct v9_request *r, const struct transfer *t,
     return (int)t->count;
 }
 
+static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfer *t,
+                     struct v9_scratch *scratch);
+
+/*
+ * Other data than a refresher's that comes by its fid. Linux's client writes what is dirty in its
+ * cache by any fid of the file that is open for writing (v9fs_begin_writeback), the youngest first;
+ * so it goes to the host by another one of these.
+ */
+static int write_back(struct v9_device *dev, struct v9_request *r, struct transfer *t,
+                      struct v9_scratch *scratch)
+{
+    struct transfer other = *t;
+    int put;
+
+    if (v9_fids_pin_writer(&dev->fids, t->fid, V9_REFRESH_UID, &other.fid))
+        return -EIO;
+    put = write_fid(dev, r, &other, scratch);
+    v9_fids_unpin(&dev->fids, other.fid);
+    return put;
+}
+
 /* Writes to what a fid has. Returns the number of bytes, or a handler's other results. */
 static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfer *t,
                      struct v9_scratch *scratch)
@@ -443,8 +464,10 @@ static int write_fid(struct v9_device *dev, struct v9_request *r, struct transfe
     if (v9_p9_is_xattr(t->fid))
         return v9_p9_xattr_write(r, t->fid, t->offset, t->count, scratch);
     ex = v9_inode_export(dev, inode);
-    if (v9_notices_refreshes(ex, t->fid->uid))
-        return pretend_write(r, t, inode);
+    if (v9_notices_refreshes(ex, t->fid->uid)) {
+        err = pretend_write(r, t, inode);
+        return err == -EIO ? write_back(dev, r, t, scratch) : err;
+    }
     if (ex->conf.readonly)
         return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
     err = v9_rate_queue_admit(dev, ex, r, t->count);

@@ -488,6 +488,31 @@ def test_a_refresher_only_pretends_to_write(
     assert (export / "file").read_bytes() == b"kept"
 
 
+def test_what_a_client_writes_back_by_a_refreshers_fid_is_written(
+    export: Path, tmp_path: Path
+) -> None:
+    """By any fid of the file that is open for writing, as the client might have done itself."""
+    (export / "file").write_bytes(b"kept")
+    with (
+        serve(export, "--notify", f"--state-dir={tmp_path}/state") as daemon,
+        mounted(daemon, export) as share,
+    ):
+        client, root = share.client, share.client.new_fid()
+        fids = [client.walk_to(share.top, b"file") for _ in range(3)]
+        for fid, flags in zip(
+            fids, (os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR), strict=True
+        ):
+            client.lopen(fid, flags)
+        client.attach(root, REFRESH_UID)
+        refresher = client.walk_to(root, b"file")
+        client.lopen(refresher, os.O_WRONLY)
+        assert client.write(refresher, 2, b"data") == 4
+        assert (export / "file").read_bytes() == b"kedata"
+        client.clunk(fids[-1])
+        with fails(errno.EIO):
+            client.write(refresher, 0, b"data")
+
+
 def test_a_readonly_export_is_refreshed_too(export: Path, tmp_path: Path) -> None:
     (export / "file").touch()
     args = ("--notify", "--readonly", f"--state-dir={tmp_path}/state")
