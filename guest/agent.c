@@ -186,7 +186,7 @@ int main(int count, char **words)
     opterr = 0;
     for (int option; (option = getopt(count, words, "tvp:")) != -1;) {
         if (option == 't') /* does this run here? */
-            return 0;
+            return !agent_kernel_suits();
         verbose = verbose || option == 'v';
         if (option == 'p') {
             pins = strtoul(optarg, &end, 10);
@@ -196,9 +196,9 @@ int main(int count, char **words)
         if (option == '?')
             usage("this is no option");
     }
+    if (!agent_kernel_suits())
+        usage("this needs Linux 5.8 or later (-s does not)");
     allow_pins(pins);
-    if (geteuid())
-        agent_say("without root only your own files are refreshed");
     int mounts = count - optind;
     if (mounts > MOST_MOUNTS)
         usage("too many mounts");

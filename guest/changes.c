@@ -16,6 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MOST_LEVELS 256 /* of directories, each of which takes some kilobytes of the stack */
+
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
 
@@ -65,7 +67,7 @@ static void change_contents(const struct mount *mount, const char *path, off_t s
     int file = open_known(mount, path);
     if (file < 0)
         return;
-    agent_fire_contents(mount, file, !agent_renew(mount, file, size));
+    agent_fire_written(mount, file, size);
     close(file);
     if (mount->caches_names)
         agent_look(mount, path);
@@ -88,24 +90,17 @@ static void create(const struct mount *mount, const char *path, bool directory)
         agent_pin(mount, path);
     int file = open_known(mount, path);
     if (file >= 0) {
-        agent_fire_attributes(mount, file, true);
+        agent_forget(mount, file, path);
         close(file);
     }
-    file = agent_open(mount, path); /* another inode, perhaps */
-    if (file >= 0) {
-        if (!mount->caches_names)
-            agent_renew(mount, file, -1); /* it has taken the place of one that is open, perhaps */
-        agent_fire_contents(mount, file, false);
-        close(file);
-        if (mount->caches_names)
-            agent_look(mount, path);
-    }
+    if (!directory)
+        change_contents(mount, path, -1); /* of another inode, perhaps */
     note_parent(mount, path);
 }
 
 /* What is open below a directory has come along with it, or is what had these names before: the
  * fids that the guest's kernel has of it have other names, and the pages are another file's. */
-static void renew_below(const struct mount *mount, const char *path)
+static void renew_below(const struct mount *mount, const char *path, int levels)
 {
     char below[PATH_MAX];
     int directory = agent_open(mount, path);
@@ -121,15 +116,15 @@ static void renew_below(const struct mount *mount, const char *path)
             continue;
         int file = agent_open(mount, below);
         if (file >= 0 && mount->caches_names)
-            agent_fire_attributes(mount, file, true);
+            agent_forget(mount, file, below);
         else if (file >= 0)
-            agent_renew(mount, file, -1);
+            agent_renew(mount, file);
         if (file >= 0)
             close(file);
         if (mount->caches_names)
             agent_look(mount, below);
-        if (entry->d_type == DT_DIR)
-            renew_below(mount, below);
+        if (entry->d_type == DT_DIR && levels)
+            renew_below(mount, below, levels - 1);
     }
     if (stream)
         closedir(stream);
@@ -139,10 +134,8 @@ static void remove_name(const struct mount *mount, const char *path, bool direct
 {
     int file = agent_open(mount, path);
     if (file >= 0) {
-        agent_fire_attributes(mount, file, true);
+        agent_forget(mount, file, path);
         close(file);
-        if (mount->caches_names)
-            agent_look(mount, path);
     }
     if (directory)
         agent_unpin(path);
@@ -183,7 +176,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         remove_name(mount, line->path, line->directory);
         create(mount, line->to, line->directory);
         if (line->directory)
-            renew_below(mount, line->to);
+            renew_below(mount, line->to, MOST_LEVELS);
         break;
     case OVERFLOW:
         look_everywhere(mount);

@@ -92,19 +92,42 @@ static bool times_of(const char *directory, const char *name, struct timespec *t
     return true;
 }
 
+/* Nobody can write in a .vhost9p but REFRESH_UID; in a directory like it, that somebody else has
+ * made, nothing that an agent does would leave the host's files alone. */
+static bool is_made_by_another(const char *directory)
+{
+    char path[4096];
+    if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
+        return true;
+    int file = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (file >= 0)
+        close(file);
+    return file >= 0;
+}
+
+/* Direct: before Linux 6.4, cache=loose caches this file, too, whose size is 0. */
+static int open_events(const char *path)
+{
+    int file = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    return file < 0 && errno == EINVAL ? open(path, O_RDONLY | O_CLOEXEC) : file;
+}
+
 int agent_mount(struct mount *mount, const char *directory)
 {
     char path[4096];
     *mount = (struct mount){.name = directory, .root = -1, .events = -1};
     if ((size_t)snprintf(path, sizeof path, "%s/events", directory) < sizeof path)
-        /* Direct: before Linux 6.4, cache=loose caches this file, too, whose size is 0. */
-        mount->events = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+        mount->events = open_events(path);
     if ((size_t)snprintf(path, sizeof path, "%s/..", directory) < sizeof path)
         mount->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (mount->events < 0 || mount->root < 0 || !times_of(directory, "refresh", &mount->refresh) ||
         !times_of(directory, "forget", &mount->forget)) {
-        agent_say("%s: %s; it has to be the .vhost9p in the root of a mount", directory,
-                  strerror(errno));
+        agent_say("%s: %s; it has to be the .vhost9p in the root of a mount, and is for root",
+                  directory, strerror(errno));
+        return -1;
+    }
+    if (is_made_by_another(directory)) {
+        agent_say("%s can be changed: vhost9p has not made it", directory);
         return -1;
     }
     mount->id = mount_of(mount->root);

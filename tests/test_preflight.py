@@ -6,6 +6,7 @@ there, `python -m tests.test_preflight CASE DIRECTORY`.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -19,6 +20,8 @@ import pytest
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.config_schema import EXPORT_KEYS
 from vhost9p.errors import UserError
+from vhost9p.marked import reader
+from vhost9p.native.dir_marks import DirMarks
 from vhost9p.policy import spelling
 from vhost9p.policy.mounts import parse_mountinfo
 from vhost9p.preflight import check
@@ -94,6 +97,30 @@ def test_cpus_that_the_daemon_may_not_use(host: Host, monkeypatch: pytest.Monkey
 
 
 # ---- the daemon's own files ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (0, None),
+        (errno.ENOSYS, "the kernel reports no changes to this user (fanotify_init: Function not"),
+        (errno.EMFILE, "this user has too many groups of fanotify(7); end something, or raise"),
+    ],
+)
+def test_notify_takes_a_kernel_that_reports_changes(
+    host: Host, monkeypatch: pytest.MonkeyPatch, error: int, reason: str | None
+) -> None:
+    """To who may not watch file systems."""
+
+    def refuse(_: int) -> DirMarks:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(reader, "may_mark_file_systems", lambda: False)
+    if error:
+        monkeypatch.setattr(reader, "DirMarks", refuse)
+    found = host.refused(host.device("a", notify=True), host.device("b"))
+    assert len(found) == (reason is not None)
+    assert all(each.startswith(f"notify: {reason}") for each in found)
 
 
 def test_file_systems_without_user_attributes(host: Host) -> None:

@@ -66,6 +66,12 @@ class Sights:
         self._held[key] = os.open(os.path.join(self._top, path), os.O_RDONLY)
         self._path_of[key] = path
 
+    def lose(self, moved: Iterable[str]) -> None:
+        """These names have been taken away, though they may be back."""
+        for key, path in self._path_of.items():
+            if any(f"{path}/".startswith(f"{each}/") for each in moved):
+                self._path_of[key] = "lost"
+
     def release(self, key: str) -> None:
         """Closes it."""
         os.close(self._held.pop(key))

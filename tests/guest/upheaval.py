@@ -20,6 +20,7 @@ def stock(prefix: str = "", depth: int = DEPTH) -> Iterator[str]:
     """All names that there may be."""
     for number in range(FILES):
         yield f"{prefix}f{number}"
+        yield f"{prefix}s{number}"
     for number in range(DIRECTORIES if depth else 0):
         yield f"{prefix}d{number}"
         yield from stock(f"{prefix}d{number}/", depth - 1)
@@ -28,15 +29,20 @@ def stock(prefix: str = "", depth: int = DEPTH) -> Iterator[str]:
 class Upheaval:
     """Changes below `top`, chosen by `seed`."""
 
-    def __init__(self, top: Path, seed: int, *, links: bool = True) -> None:
+    def __init__(self, top: Path, seed: int, *, links: bool, types: bool) -> None:
+        """With `links` files get second names; with `types` a name may lead to a file, then to a
+        symlink."""
         self._top = top
         self._random = random.Random(seed)
         self._turn = 0
+        self._symlink = "f" if types else "s"
+        self.moved: set[str] = set()
+        """The names that files or directories have had, and lost by a rename."""
         self.kinds: list[Callable[[], object]] = [
             *(self.append, self.overwrite, self.truncate, self.empty, self.rewrite, self.grow),
             *(self.replace, self.save_with_backup, self.remove, self.create, self.move),
             *(self.make_directory, self.remove_directory, self.move_directory),
-            *(self.replace_directory, self.chmod, self.touch, self.symlink),
+            *(self.replace_directory, self.chmod, self.chmod_directory, self.touch, self.symlink),
             *((self.link,) if links else ()),
         ]
         for _ in range(10):
@@ -50,7 +56,7 @@ class Upheaval:
             if kind() is not False:
                 return kind.__name__
 
-    def one(self, kind: type[Path] | None = None) -> str | None:
+    def one(self) -> str | None:
         """The path of something that there is below the top; None if there is nothing."""
         found = [*self._files(), *self._directories()]
         return str(self._random.choice(found).relative_to(self._top)) if found else None
@@ -114,17 +120,21 @@ class Upheaval:
 
     # ---- names ------------------------------------------------------------------------------
 
+    def _move(self, path: Path, to: Path) -> None:
+        self.moved.add(str(path.relative_to(self._top)))
+        path.rename(to)
+
     def replace(self) -> None:
         """An editor: writes beside, and renames over."""
         path = self._file()
         beside = path.with_name(".beside")
         beside.write_bytes(self._text())
-        beside.rename(path)
+        self._move(beside, path)
 
     def save_with_backup(self) -> None:
         """Another editor: moves the old file away first."""
         path = self._file()
-        path.rename(path.with_name("f0"))
+        self._move(path, path.with_name("f0"))
         path.write_bytes(self._text())
 
     def remove(self) -> None:
@@ -141,7 +151,7 @@ class Upheaval:
         name = f"f{self._random.randrange(FILES)}"
         if (folder / name).is_dir():
             return
-        path.rename(folder / name)
+        self._move(path, folder / name)
 
     def link(self) -> bool:
         path = self._new("f")
@@ -150,9 +160,9 @@ class Upheaval:
         return path is not None
 
     def symlink(self) -> bool:
-        path = self._new("f")
+        path = self._new(self._symlink)
         if path:
-            path.symlink_to(f"f{self._random.randrange(FILES)}")
+            path.symlink_to(f"release-{self._turn}")
         return path is not None
 
     # ---- directories ------------------------------------------------------------------------
@@ -180,7 +190,7 @@ class Upheaval:
         deep = any(each.is_dir() for each in path.iterdir())
         if new.is_relative_to(path) or (deep and new.parent != self._top):
             return False
-        path.rename(new)
+        self._move(path, new)
         return True
 
     def replace_directory(self) -> bool:
@@ -191,17 +201,18 @@ class Upheaval:
         beside, old = path.with_name(".new"), path.with_name(".old")
         beside.mkdir()
         (beside / "f2").write_bytes(self._text())
-        path.rename(old)
-        beside.rename(path)
+        self._move(path, old)
+        self._move(beside, path)
         shutil.rmtree(old)
         return True
 
     # ---- attributes -------------------------------------------------------------------------
 
     def chmod(self) -> None:
-        (self._random.choice((self._file, self._directory))()).chmod(
-            self._random.choice((0o700, 0o755, 0o777))
-        )
+        self._file().chmod(self._random.choice((0o600, 0o640, 0o666)))
+
+    def chmod_directory(self) -> None:
+        self._directory().chmod(self._random.choice((0o700, 0o750, 0o777)))
 
     def touch(self) -> None:
         """A moment long ago."""

@@ -13,7 +13,8 @@ from tests.frontend.client import AT_REMOVEDIR, Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DMDIR, ORDWR, OREAD, OTRUNC, DialectUClient
 from tests.system.share import Share, fails, mounted, serve
-from tests.system.test_notices import FORGET_MTIME, NAME, REFRESH_MTIME, REFRESH_UID
+from tests.system.test_notices import NAME, REFRESH_UID
+from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
 
 Change = Callable[[Client, int], object]
 CHANGES: dict[str, Change] = {

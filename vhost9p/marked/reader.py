@@ -130,7 +130,7 @@ class Reader:
 
     def start(self) -> None:
         """The device serves from now on. Raises OSError."""
-        thread = threading.Thread(target=self._run, name="changes", daemon=True)
+        thread = threading.Thread(target=self._run, name="marks", daemon=True)
         threads.start(thread)
         self._thread = thread
 
