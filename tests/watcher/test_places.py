@@ -26,12 +26,13 @@ class Site:
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        self.covers: dict[int, list[bytes]] = {}
         (base / "a/b/c").mkdir(parents=True)
         (base / "elsewhere").mkdir()
         self.group = fanotify.open_group()
         roots = [os.open(base / name, DIRECTORY) for name in ("a", "a/b")]
         fanotify.mark_file_system(self.group, EVENTS, roots[0])
-        self.places = Places([Place(0, View(), root, True) for root in roots], dict)
+        self.places = Places([Place(0, View(), root, True) for root in roots], lambda: self.covers)
         self.places.add(FSID, Mount(roots[0], 1, b"", 0, (0, 1)))
 
     def directory(self, path: str) -> bytes:
@@ -81,6 +82,20 @@ def test_it_is_where_it_is_now(site: Site) -> None:
     (site.base / "renamed/d").rename(site.base / "elsewhere/d")
     site.places.forget()
     assert site.places.find(known) == {}
+
+
+def test_what_something_is_mounted_over(site: Site) -> None:
+    """On this mount, and not over the export itself: the guest has what was there before."""
+    known = site.directory("a/b/c")
+    below = os.fsencode(site.base) + b"/a/b/"
+    site.covers = {2: [below]}
+    assert site.places.find(known) == {0: [b"b/c/"], 1: [b"c/"]}
+    site.covers = {1: [below]}
+    site.places.forget_mounts()
+    assert site.places.find(known) == {1: [b"c/"]}
+    site.covers = {1: [below + b"d/"]}
+    site.places.forget()
+    assert site.places.find(known) == {0: [b"b/c/"], 1: [b"c/"]}
 
 
 def test_names_that_look_like_the_kernels_notes(site: Site) -> None:
