@@ -200,7 +200,7 @@ int main(int count, char **words)
         usage("this needs Linux 5.8 or later (-s does not)");
     allow_pins(pins);
     if (geteuid())
-        agent_say("without root, neither events nor files of others are open to it");
+        agent_say("without root only your own files are refreshed");
     int mounts = count - optind;
     if (mounts > MOST_MOUNTS)
         usage("too many mounts");

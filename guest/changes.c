@@ -116,7 +116,7 @@ static void renew_below(const struct mount *mount, const char *path)
         if (file >= 0 && mount->caches_names)
             agent_fire_attributes(mount, file, true);
         else if (file >= 0)
-            agent_renew(mount, file, -1);
+            agent_fire_written(mount, file, -1);
         if (file >= 0)
             close(file);
         if (mount->caches_names)
