@@ -199,8 +199,6 @@ int main(int count, char **words)
     if (!agent_kernel_suits())
         usage("this needs Linux 5.8 or later (-s does not)");
     allow_pins(pins);
-    if (geteuid())
-        agent_say("without root only your own files are refreshed");
     int mounts = count - optind;
     if (mounts > MOST_MOUNTS)
         usage("too many mounts");

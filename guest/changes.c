@@ -16,6 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MOST_LEVELS 256 /* of directories, each of which takes some kilobytes of the stack */
+
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
 
@@ -98,7 +100,7 @@ static void create(const struct mount *mount, const char *path, bool directory)
 
 /* What is open below a directory has come along with it, or is what had these names before: the
  * fids that the guest's kernel has of it have other names, and the pages are another file's. */
-static void renew_below(const struct mount *mount, const char *path)
+static void renew_below(const struct mount *mount, const char *path, int levels)
 {
     char below[PATH_MAX];
     int directory = agent_open(mount, path);
@@ -121,8 +123,8 @@ static void renew_below(const struct mount *mount, const char *path)
             close(file);
         if (mount->caches_names)
             agent_look(mount, below);
-        if (entry->d_type == DT_DIR)
-            renew_below(mount, below);
+        if (entry->d_type == DT_DIR && levels)
+            renew_below(mount, below, levels - 1);
     }
     if (stream)
         closedir(stream);
@@ -176,7 +178,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         remove_name(mount, line->path, line->directory);
         create(mount, line->to, line->directory);
         if (line->directory)
-            renew_below(mount, line->to);
+            renew_below(mount, line->to, MOST_LEVELS);
         break;
     case OVERFLOW:
         look_everywhere(mount);

@@ -122,8 +122,8 @@ int agent_mount(struct mount *mount, const char *directory)
         mount->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (mount->events < 0 || mount->root < 0 || !times_of(directory, "refresh", &mount->refresh) ||
         !times_of(directory, "forget", &mount->forget)) {
-        agent_say("%s: %s; it has to be the .vhost9p in the root of a mount", directory,
-                  strerror(errno));
+        agent_say("%s: %s; it has to be the .vhost9p in the root of a mount, and is for root",
+                  directory, strerror(errno));
         return -1;
     }
     if (is_made_by_another(directory)) {

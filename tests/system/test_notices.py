@@ -23,6 +23,7 @@ from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
 
 NAME = b".vhost9p"
 REFRESH_UID = 1986541936
+REFRESH_DATA = b"vhost9p refresh\n"
 MODE, SIZE, ATIME, MTIME, CTIME, ATIME_SET, MTIME_SET = 0x1, 0x8, 0x10, 0x20, 0x40, 0x80, 0x100
 TOUCH = ATIME | MTIME | CTIME | ATIME_SET | MTIME_SET
 TOUCH_M = MTIME | CTIME | MTIME_SET
@@ -460,6 +461,31 @@ def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
     with fails(errno.EROFS):
         client.setattr(client.walk_to(share.top, NAME, b"refresh"), SIZE, size=1)
     assert path.stat() == before
+
+
+@pytest.mark.parametrize("readonly", [[], ["--readonly"]], ids=["writable", "readonly"])
+def test_a_refresher_only_pretends_to_write(
+    export: Path, tmp_path: Path, readonly: list[str]
+) -> None:
+    """Any other data, which a guest's kernel may send by his fid, is not lost silently."""
+    (export / "file").write_bytes(b"kept")
+    before = (export / "file").stat()
+    with (
+        serve(export, "--notify", *readonly, f"--state-dir={tmp_path}/state") as daemon,
+        mounted(daemon, export) as share,
+    ):
+        client, root = share.client, share.client.new_fid()
+        client.attach(root, REFRESH_UID)
+        fid = client.walk_to(root, b"file")
+        client.lopen(fid, os.O_WRONLY | os.O_TRUNC)
+        assert client.write(fid, 1000, REFRESH_DATA) == len(REFRESH_DATA)
+        assert client.write(fid, 0, REFRESH_DATA[:1]) == 1
+        for data in (b"data", REFRESH_DATA + b"data"):
+            with fails(errno.EIO):
+                client.write(fid, 0, data)
+    after = (export / "file").stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+    assert (export / "file").read_bytes() == b"kept"
 
 
 def test_a_readonly_export_is_refreshed_too(export: Path, tmp_path: Path) -> None:
