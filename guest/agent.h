@@ -61,10 +61,14 @@ bool agent_kernel_suits(void);
 int agent_open(const struct mount *mount, const char *path); /* O_PATH; -1 with errno */
 void agent_fire_attributes(const struct mount *mount, int file, bool forget); /* IN_ATTRIB */
 void agent_look(const struct mount *mount, const char *path); /* has the kernel ask for it now */
+/* Has the name looked up anew; where names are not cached it fires IN_ATTRIB alone. */
+void agent_forget(const struct mount *mount, int file, const char *path);
 void agent_forget_directory(const struct mount *mount, const char *path);
 /* IN_MODIFY, and IN_CLOSE_WRITE where that can be had. Who has the file open sees the host's data,
  * of `size` bytes, unless it has to be forgotten; -1: as many as were found when it was opened. */
 void agent_fire_written(const struct mount *mount, int file, off_t size);
+/* Drops a file's pages, and fires nothing; where names are not cached its size is the host's. */
+void agent_renew(const struct mount *mount, int file);
 enum pretence agent_can_pretend(const char *directory);
 
 /* changes.c */

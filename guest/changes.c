@@ -90,7 +90,7 @@ static void create(const struct mount *mount, const char *path, bool directory)
         agent_pin(mount, path);
     int file = open_known(mount, path);
     if (file >= 0) {
-        agent_fire_attributes(mount, file, true);
+        agent_forget(mount, file, path);
         close(file);
     }
     if (!directory)
@@ -116,9 +116,9 @@ static void renew_below(const struct mount *mount, const char *path, int levels)
             continue;
         int file = agent_open(mount, below);
         if (file >= 0 && mount->caches_names)
-            agent_fire_attributes(mount, file, true);
+            agent_forget(mount, file, below);
         else if (file >= 0)
-            agent_fire_written(mount, file, -1);
+            agent_renew(mount, file);
         if (file >= 0)
             close(file);
         if (mount->caches_names)
@@ -134,10 +134,8 @@ static void remove_name(const struct mount *mount, const char *path, bool direct
 {
     int file = agent_open(mount, path);
     if (file >= 0) {
-        agent_fire_attributes(mount, file, true);
+        agent_forget(mount, file, path);
         close(file);
-        if (mount->caches_names)
-            agent_look(mount, path);
     }
     if (directory)
         agent_unpin(path);

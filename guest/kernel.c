@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define PROC_PATH 40
+#define FORGET_TRIES 4
 
 bool agent_kernel_suits(void)
 {
@@ -74,6 +75,23 @@ void agent_look(const struct mount *mount, const char *path)
         close(file);
 }
 
+/*
+ * A reply to somebody else's request for the attributes may be on its way meanwhile. The kernel
+ * takes it for the newest, and does not ask: then the times are not those of `forget` any more.
+ */
+void agent_forget(const struct mount *mount, int file, const char *path)
+{
+    struct stat status;
+    for (int tries = 0; tries < FORGET_TRIES; tries++) {
+        agent_fire_attributes(mount, file, true);
+        if (!mount->caches_names)
+            return;
+        agent_look(mount, path);
+        if (fstat(file, &status) || status.st_mtim.tv_sec == mount->forget.tv_sec)
+            return;
+    }
+}
+
 /* The kernel prunes all unused names of a file system that is remounted, even if nothing changes.
  */
 static void prune_names(const struct mount *mount)
@@ -89,10 +107,8 @@ void agent_forget_directory(const struct mount *mount, const char *path)
 {
     int directory = agent_open(mount, path);
     bool root = path[0] == '.' && !path[1]; /* which is never looked up */
-    if (directory >= 0 && !root) {
-        agent_fire_attributes(mount, directory, true);
-        agent_look(mount, path);
-    }
+    if (directory >= 0 && !root)
+        agent_forget(mount, directory, path);
     if (directory >= 0)
         close(directory);
     if (root)
@@ -181,6 +197,22 @@ void agent_fire_written(const struct mount *mount, int file, off_t size)
     /* The pretended write has set the time of modification, here. */
     if (!told || !size || mount->caches_names)
         fire_contents(mount, file, !told);
+}
+
+void agent_renew(const struct mount *mount, int file)
+{
+    char path[PROC_PATH];
+    struct stat status;
+    if (!mount->caches_pages || fstat(file, &status) || !S_ISREG(status.st_mode))
+        return;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int data = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (data < 0)
+        return;
+    drop_pages(data);
+    read_last(data, status.st_size);
+    drop_pages(data);
+    close(data);
 }
 
 /* `refresh` can be changed by REFRESH_UID alone. Before Linux 6.4 cache=loose also opens what is

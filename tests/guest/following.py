@@ -112,7 +112,7 @@ def following(
         device = Device(Path(daemon.socket), NINEP)
         with Uml([device], Path(shared), cpu=where.driver) as guest:
             guest.run(f"mkdir {MOUNT} && mount -t 9p -o {OPTIONS},cache={cache} host0 {MOUNT}")
-            process = guest.popen(["sh", f"{MOUNT}/.vhost9p/agent", "-v", *agent])
+            process = guest.popen(["sh", f"{MOUNT}/.vhost9p/agent", *agent])
             found = Following(export, daemon, guest, Path(shared), process)
             found.await_change()
             yield found

@@ -56,7 +56,7 @@ class Upheaval:
             if kind() is not False:
                 return kind.__name__
 
-    def one(self, kind: type[Path] | None = None) -> str | None:
+    def one(self) -> str | None:
         """The path of something that there is below the top; None if there is nothing."""
         found = [*self._files(), *self._directories()]
         return str(self._random.choice(found).relative_to(self._top)) if found else None

@@ -12,7 +12,7 @@ import pytest
 
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.vm import Vm
-from vhost9p.watcher.process import PAUSE_S, Watchers
+from vhost9p.watcher.process import PAUSE_S, SAID_MAX, Watchers
 
 GARBAGE = [
     b"",
@@ -121,3 +121,13 @@ def test_a_host_that_lacks_something_is_asked_again(
         start()
     assert not main.watched and len(caplog.records) == 1
     assert "which is tried again: [Errno 11]" in caplog.records[0].message
+
+
+def test_processes_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    main, vm = Main(), vm_of(DeviceConfig((), tag="one", notify=True))
+    for number in range(10):
+        with main.begin(vm) as its:
+            its.send(json.dumps({"lacks": {"0": [f"{number}/{i}" for i in range(100)]}}).encode())
+            main.step()
+            main.watchers._end(main.watchers._all["vm"])
+    assert len(caplog.records) == SAID_MAX

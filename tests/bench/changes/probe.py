@@ -17,7 +17,6 @@ guest has, so it imports nothing of ours.
 import ctypes
 import os
 import select
-import struct
 import sys
 import time
 from collections.abc import Callable
