@@ -70,11 +70,14 @@ def build_agent(folder: Path) -> None:
     target = folder / f"agent-{OTHER_NAMES.get(machine, machine)}"
     sources = sorted(map(str, (ROOT / "guest").glob("*.c")))
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        subprocess.run([*compiler(), *AGENT_FLAGS, "-o", str(target), *sources], check=True)
-    except subprocess.CalledProcessError:
-        target.unlink(missing_ok=True)  # that of an earlier build
+    target.unlink(missing_ok=True)  # it is never older than what it is made of
+    program = ["-x", "c", "-o", str(target), "-"]
+    empty = "int main(void) { return 0; }\n"
+    tried = [*compiler(), *AGENT_FLAGS, *program]
+    if subprocess.run(tried, input=empty, text=True, check=False).returncode:
         print(f"vhost9p: {target.name} is left out: it cannot be linked statically")
+        return
+    subprocess.run([*compiler(), *AGENT_FLAGS, "-o", str(target), *sources], check=True)
 
 
 def demand_compiler() -> None:

@@ -204,6 +204,23 @@ def test_without_a_static_library_there_is_the_script_alone(
     assert list(tmp_path.iterdir()) == [compiler]
 
 
+def test_an_error_in_the_program_ends_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else guests would have an older one, or none, and nobody would notice."""
+    program = tmp_path / f"agent-{os.uname().machine}"
+    program.write_text("an older one")
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\ncase $* in *guest*) exit 1 ;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    code = "import sys; sys.path.insert(0, 'csrc'); import build; from pathlib import Path; "
+    code += f"build.build_agent(Path({str(tmp_path)!r}))"
+    monkeypatch.setenv("CC", str(compiler))
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True)
+    assert ran.returncode != 0
+    assert program.read_bytes() != b"an older one"
+
+
 def test_a_wheel_names_its_licence_and_carries_the_text(wheel: Path) -> None:
     said = metadata(wheel)
     assert "Apache-2.0" in (said["License-Expression"], said["License"])

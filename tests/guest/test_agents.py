@@ -269,7 +269,7 @@ def test_after_lost_changes_everything_is_looked_at(place: Place, agent: str) ->
 
 
 @pytest.mark.parametrize("agent", ["script", "program"])
-def test_an_ordinary_user_is_told_why_not(place: Place, agent: str) -> None:
+def test_an_ordinary_user_reads_why_it_does_not_run(place: Place, agent: str) -> None:
     with place.mounted():
         result = place.vm.run(command(agent), uid=1000, check=False)
     assert result.returncode in (1, 2)
