@@ -17,7 +17,7 @@ C_FILES := $(shell find csrc guest tests/csrc -name "*.[ch]") $(wildcard tests/f
            $(wildcard tests/system/host_attacks/*.c) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
 
-.PHONY: help build lint test test-all fuzz demo guest bench bench-upcalls profile bench-scale bench-idle bench-guest dist clean
+.PHONY: help build lint test test-all fuzz demo guest bench bench-upcalls profile bench-scale bench-idle bench-guest bench-changes dist clean
 
 # Fetches what guests need before there are workers that would wait for each other, each with a line
 # of progress. Where it fails, the tests say so.
@@ -93,6 +93,10 @@ bench-idle: build  ## what VMs cost that do nothing
 bench-guest: build  ## real programs in real guests: under emulation, and natively (half an hour)
 	$(BIN)/python -m tests.bench.guest $(BENCH)
 	$(BIN)/python -m tests.bench.uml $(BENCH)
+	$(BIN)/python -m tests.bench.changes
+
+bench-changes: build  ## how soon a guest sees what the host changes (a quarter of an hour)
+	$(BIN)/python -m tests.bench.changes $(BENCH)
 
 # The wheel is built from the source distribution, which nothing from earlier builds is in.
 dist: build  ## source distribution, wheel, manual pages, schema and completions, in dist/

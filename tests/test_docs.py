@@ -172,11 +172,13 @@ NATIVE_RUN = """- a kernel
 | --- | --- |
 """
 REQUESTS = "- a kernel\n\n| job | requests |\n| --- | --- |\n"
+CHANGES = "- a kernel\n\n| cache | inotify |\n| --- | --- |\n"
 RUNS = {
     "bench.md": RUN,
     "guest.md": f"- a guest\n\n{GUEST_RUN}",
     "uml.md": NATIVE_RUN,
     "uml-requests.md": REQUESTS,
+    "changes.md": CHANGES,
 }
 
 
@@ -190,7 +192,7 @@ def runs(folder: Path) -> Path:
 
 def test_runs_are_published(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    documents = ("README.md", "docs/bench.md", "docs/performance.md")
+    documents = ("README.md", "docs/bench.md", "docs/performance.md", "docs/changes.md")
     for name in documents:
         (tmp_path / name).write_text("Before.\n<!-- measured -->\nold\n<!-- end -->\nAfter.\n")
     publish.publish(runs(tmp_path), tmp_path)
@@ -204,7 +206,8 @@ def test_runs_are_published(tmp_path: Path) -> None:
         f"{RUN}\nIn a guest under emulation:\n\n{RUNS['guest.md']}\n"
         f"In a native guest:\n\n{NATIVE_RUN.strip()}"
     )
-    for name, block in zip(documents, (excerpt, all_times, REQUESTS.strip()), strict=True):
+    blocks = (excerpt, all_times, REQUESTS.strip(), CHANGES.strip())
+    for name, block in zip(documents, blocks, strict=True):
         expected = f"Before.\n<!-- measured -->\n{block}\n<!-- end -->\nAfter.\n"
         assert (tmp_path / name).read_text() == expected
     assert publish.excerpt(all_times) == excerpt

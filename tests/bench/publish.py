@@ -3,7 +3,8 @@
 
 Between `<!-- measured -->` and `<!-- end -->` docs/bench.md gets the times of all, the README the
 machine, the programs, and the first table of `make bench` and of the native guest, and
-docs/performance.md the native guest's requests; docs/bench-tmpfs.svg is the chart. Belongs here:
+docs/performance.md the native guest's requests, and docs/changes.md how soon guests see changes by
+the host; docs/bench-tmpfs.svg is the chart. Belongs here:
 where the figures go. What they are, and how they look, is the business of report.py, guest.py and
 uml/.
 """
@@ -65,9 +66,9 @@ def fill(document: str, text: str) -> str:
 
 
 def whole(folder: Path) -> list[str]:
-    """The runs of a folder: `make bench`, the guest under emulation, the native guest, and its
-    requests; ends where one is missing or not whole."""
-    names = ("bench.md", "guest.md", "uml.md", "uml-requests.md")
+    """The runs of a folder: `make bench`, the guest under emulation, the native guest, its
+    requests, and the host's changes; ends where one is missing or not whole."""
+    names = ("bench.md", "guest.md", "uml.md", "uml-requests.md", "changes.md")
     for name in names:
         command = "make bench" if name == names[0] else "make bench-guest"
         if not (folder / name).exists():
@@ -82,9 +83,14 @@ def whole(folder: Path) -> list[str]:
 def publish(folder: Path, root: Path = ROOT) -> None:
     """Takes the runs from their folder into the documents of a tree; ends where they are not
     whole."""
-    bench, emulated, native, requests = whole(folder)
+    bench, emulated, native, requests, changes = whole(folder)
     run = "\n\n".join((bench, EMULATED, emulated, NATIVE, native))
-    texts = {"README.md": excerpt(run), "docs/bench.md": run, "docs/performance.md": requests}
+    texts = {
+        "README.md": excerpt(run),
+        "docs/bench.md": run,
+        "docs/performance.md": requests,
+        "docs/changes.md": changes,
+    }
     for name, text in texts.items():
         document = root / name
         document.write_text(fill(document.read_text(), text))

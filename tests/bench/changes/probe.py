@@ -1,17 +1,17 @@
 """What a program in the guest sees of the host's changes, and when:
-`python3 changes_probe.py FOLDER`, with an order on each line of standard input.
+`python3 probe.py FOLDER PATIENCE`, with an order on each line of standard input.
 
     clock                       tells the time
-    watch                       waits until inotify reports something of FOLDER, which it watches
+    ready                       waits until inotify has nothing more to report
+    watch PATH                  waits until inotify reports something of the file in FOLDER
     name PATH TEXT              waits until the file of this name has this text and size
-    open PATH                   keeps the file open for
-    descriptor PATH TEXT        waits until the open file has this text and size
+    open PATH, close PATH       opens a file, and closes it
+    descriptor PATH TEXT        waits until the file that is open has this text and size
     all DIRECTORIES FILES TEXT  waits until all files of FOLDER/dN/fN have this text
-    give up                     tells who waits to end that (a line beside: `SECONDS` before each)
 
 Belongs here: the orders. It answers each with a line: the time when it saw that (CLOCK_MONOTONIC of
-the guest, in ns), or 0 if it has not seen it within PATIENCE. It runs under whatever Python the
-guest has, so it imports nothing of ours.
+the guest, in ns), or 0 if it has not seen it within PATIENCE seconds. It runs under whatever Python
+the guest has, so it imports nothing of ours.
 """
 
 import ctypes
@@ -23,6 +23,9 @@ from collections.abc import Callable
 
 PAUSE_S = 0.0002
 """Seconds between two looks, in which the agent can run: the guest has one CPU."""
+QUIET_S = 0.1
+ALL_PATIENCE_S = 120.0
+"""Seconds for all files."""
 IN_MODIFY, IN_ATTRIB, IN_MOVED_TO, IN_CREATE = 0x2, 0x4, 0x80, 0x100
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -48,15 +51,17 @@ class Probe:
         return time.monotonic_ns()
 
     def do_ready(self) -> int:
-        """Forgets what inotify has reported so far."""
-        while select.select([self.inotify], [], [], 0.05)[0]:
+        while select.select([self.inotify], [], [], QUIET_S)[0]:
             os.read(self.inotify, 65536)
         return 0
 
-    def do_watch(self) -> int:
-        if not select.select([self.inotify], [], [], self.patience)[0]:
-            return 0
-        return time.monotonic_ns()
+    def do_watch(self, path: str) -> int:
+        end = time.monotonic() + self.patience
+        while select.select([self.inotify], [], [], max(0.0, end - time.monotonic()))[0]:
+            seen = time.monotonic_ns()
+            if path.encode() + b"\0" in os.read(self.inotify, 65536):
+                return seen
+        return 0
 
     def do_name(self, path: str, text: str) -> int:
         return self.until(lambda: has_by_name(path, text))
@@ -80,11 +85,11 @@ class Probe:
             left[:] = [path for path in left if not has_by_name(path, text)]
             return not left
 
-        return self.until(see)
+        return self.until(see, ALL_PATIENCE_S)
 
-    def until(self, seen: Callable[[], bool]) -> int:
+    def until(self, seen: Callable[[], bool], patience: float | None = None) -> int:
         """Looks until it is seen."""
-        end = time.monotonic() + self.patience
+        end = time.monotonic() + (patience or self.patience)
         while not seen():
             if time.monotonic() > end:
                 return 0

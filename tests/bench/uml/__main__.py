@@ -76,9 +76,8 @@ def _measure_all(arguments: argparse.Namespace, shared: Path) -> None:
     jobs.prepare(shared, size)
     where = placement.choose(os.sched_getaffinity(0))
     options = shlex.split(arguments.options)
-    setup = Setup(
-        arguments.tmpfs, where, shared, options, arguments.against and arguments.against.resolve()
-    )
+    against = arguments.against and arguments.against.resolve()
+    setup = Setup(arguments.tmpfs, where, shared, options, against, arguments.agent)
     parts = {"tree": jobs.tree(size), "programs": jobs.real(size)}
     wanted = [job for part in arguments.jobs for job in parts[part]]
     left_out = jobs.left_out(wanted)
@@ -135,6 +134,7 @@ def _parts(arguments: argparse.Namespace) -> list[str]:
         "--jobs": len(arguments.jobs) < 2,
         "--no-count": arguments.no_count,
         "--options": arguments.options,
+        "--agent": arguments.agent,
     }
     given = [option for option, is_given in found.items() if is_given]
     return [f"PARTS: {', '.join(given)}"] if given else []
@@ -161,6 +161,11 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", action="append", choices=PAIRS, help="only this; repeatable")
     parser.add_argument(
         "--jobs", action="append", choices=("tree", "programs"), help="only these; repeatable"
+    )
+    parser.add_argument(
+        "--agent",
+        action="store_true",
+        help="with `notify` and the agent; `--against .` has the same without",
     )
     parser.add_argument("--no-count", action="store_true", help="times alone")
     parser.add_argument("--options", default="", metavar="WORDS", help="more of vhost9p's options")

@@ -49,6 +49,8 @@ class Setup:
     """Of vhost9p."""
     against: Path | None = None
     """Another checkout of it."""
+    agent: bool = False
+    """This checkout has `notify`, and its agent runs in the guest."""
 
     @property
     def servers(self) -> list[str]:
@@ -62,7 +64,12 @@ class Setup:
         if server == PEER:
             return servers.virtiofsd_process(export, PAIRS[cache], tag="fs")
         checkout = self.against if server == OTHER and self.against else servers.ROOT
-        return servers.vhost9p_process(export, options=self.options, checkout=checkout)
+        options = [*self.options, *(["--notify"] if self.has_agent(server) else [])]
+        return servers.vhost9p_process(export, options=options, checkout=checkout)
+
+    def has_agent(self, server: str) -> bool:
+        """Whether an agent runs in the guest of this server."""
+        return self.agent and server == OURS
 
 
 @dataclass(frozen=True)
@@ -116,4 +123,6 @@ def served(setup: Setup, server: str, cache: str) -> Iterator[Served]:
             device = Device(socket, VIRTIOFS if server == PEER else NINEP)
             with Uml([device], setup.shared, cpu=setup.where.driver) as guest:
                 guest.run(f"mkdir {MOUNT} {ENVIRONMENT['HOME']} && {mount}")
+                if setup.has_agent(server):
+                    guest.popen(["sh", f"{MOUNT}/.vhost9p/agent"])
                 yield Served(guest, pid)

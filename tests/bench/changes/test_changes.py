@@ -1,0 +1,43 @@
+"""The benchmark of changes by the host runs, and its figures say when something was not seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.bench.changes import __main__ as bench
+from tests.bench.changes.measure import Times
+from tests.guest import uml_kernel
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
+built = pytest.mark.skipif(
+    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
+)
+
+
+@needs_root
+@built
+@pytest.mark.guest
+@pytest.mark.parametrize(
+    "cache",
+    ["loose", *(pytest.param(name, marks=pytest.mark.full) for name in ("none", "mmap"))],
+)
+def test_all_is_measured(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--edits", "1", "--files", "100", "--burst", "100", "--cache", cache]
+    assert bench.main([*words, "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    text = (tmp_path / "changes.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "never" not in text
+    lines = {line.split(" | ")[0]: line for line in text.splitlines()}
+    for agent in ("program", "script"):
+        line = lines[f"| {cache}, passthrough, {agent}, 1"]
+        kept = cache == "loose" and agent == "script"  # what is open: only a write could renew it
+        assert line.count("not seen") == kept, line
+        assert f"| {cache}, {agent}" in lines
+
+
+def test_what_was_not_seen_is_no_time() -> None:
+    assert str(Times([3.0, None, 1.0, 2.0])) == "2.0 / 3.0, 1 of 4 not seen"
+    assert str(Times([None])) == "not seen"
