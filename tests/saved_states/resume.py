@@ -98,7 +98,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     inventory = Inventory(1, moved(os.memfd_create("inventory")), moved(os.eventfd(0)))
     shared = Attempts(1), progress, inventory
-    task = Task(partial(worker.run, config, states, *shared, (), None), left=left)
+    task = Task(partial(worker.run, config, states, *shared, False, (), None), left=left)
     kept = [listener.fileno(), inventory.bell]
     become_keeper("fixture", 2, kept, lambda: task, progress, left)
 
