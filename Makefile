@@ -39,7 +39,7 @@ $(VENV)/.venv-made: pyproject.toml tests/prerequisites.sh
 	    $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.venv-made $(shell find csrc -name "*.[ch]" -o -name "*.py") pyproject.toml
+$(VENV)/.built: $(VENV)/.venv-made $(shell find csrc guest -name "*.[ch]" -o -name "*.py") pyproject.toml
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 

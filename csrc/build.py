@@ -73,6 +73,7 @@ def build_agent(folder: Path) -> None:
     try:
         subprocess.run([*compiler(), *AGENT_FLAGS, "-o", str(target), *sources], check=True)
     except subprocess.CalledProcessError:
+        target.unlink(missing_ok=True)  # that of an earlier build
         print(f"vhost9p: {target.name} is left out: it cannot be linked statically")
 
 

@@ -75,6 +75,9 @@ static void follow(const struct mount *mount, pid_t parent)
     size_t kept = 0;
     if (!mount->caches_names)
         agent_pin(mount, ".");
+    if (verbose)
+        puts("ready");
+    fflush(stdout);
     for (;;) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* which each change of the user undoes */
         if (getppid() != parent)
@@ -183,7 +186,7 @@ int main(int count, char **words)
     opterr = 0;
     for (int option; (option = getopt(count, words, "tvp:")) != -1;) {
         if (option == 't') /* does this run here? */
-            return 0;
+            return !agent_kernel_suits();
         verbose = verbose || option == 'v';
         if (option == 'p') {
             pins = strtoul(optarg, &end, 10);
@@ -193,9 +196,9 @@ int main(int count, char **words)
         if (option == '?')
             usage("this is no option");
     }
+    if (!agent_kernel_suits())
+        usage("this needs Linux 5.8 or later (-s does not)");
     allow_pins(pins);
-    if (geteuid())
-        agent_say("without root only your own files are refreshed");
     int mounts = count - optind;
     if (mounts > MOST_MOUNTS)
         usage("too many mounts");

@@ -22,6 +22,9 @@
 /* What that user writes to set a file's size here; it reaches no file. */
 #define REFRESH_DATA "vhost9p refresh\n"
 
+/* What vhost9p takes from REFRESH_UID for an agent's, which changes nothing on the host. */
+enum pretence { NOTHING, TRUNCATIONS, WRITES };
+
 struct mount {
     const char *name;  /* of its .vhost9p, for messages */
     int root, events;  /* descriptors: O_PATH of the root; the open `events` */
@@ -29,7 +32,7 @@ struct mount {
     bool caches_names; /* cache=loose or fscache: names and attributes are not asked for again */
     bool caches_pages; /* any mode but none */
     bool read_only;    /* nothing can fire inotify */
-    bool pretends;     /* the host takes REFRESH_UID for an agent, so files can be `written` */
+    enum pretence pretence;
     struct timespec refresh, forget; /* mtimes that change nothing on the host */
 };
 
@@ -50,16 +53,23 @@ bool agent_line(char *text, struct line *line);
 /* True if both say the same of the same path, so that the later one is enough. */
 bool agent_line_repeats(const struct line *line, const struct line *later);
 
+/* Whether the kernel has all that this needs. */
+bool agent_kernel_suits(void);
+
 /* kernel.c: each takes a path below the root, which no symlink and no other mount may lead out of
  */
 int agent_open(const struct mount *mount, const char *path); /* O_PATH; -1 with errno */
 void agent_fire_attributes(const struct mount *mount, int file, bool forget); /* IN_ATTRIB */
-void agent_fire_contents(const struct mount *mount, int file, bool forget);   /* IN_MODIFY */
 void agent_look(const struct mount *mount, const char *path); /* has the kernel ask for it now */
+/* Has the name looked up anew; where names are not cached it fires IN_ATTRIB alone. */
+void agent_forget(const struct mount *mount, int file, const char *path);
 void agent_forget_directory(const struct mount *mount, const char *path);
-/* Who has a file open sees the host's data, of `size` bytes. False if it has to be forgotten. */
-bool agent_renew(const struct mount *mount, int file, off_t size);
-bool agent_can_pretend(const char *directory);
+/* IN_MODIFY, and IN_CLOSE_WRITE where that can be had. Who has the file open sees the host's data,
+ * of `size` bytes, unless it has to be forgotten; -1: as many as were found when it was opened. */
+void agent_fire_written(const struct mount *mount, int file, off_t size);
+/* Drops a file's pages, and fires nothing; where names are not cached its size is the host's. */
+void agent_renew(const struct mount *mount, int file);
+enum pretence agent_can_pretend(const char *directory);
 
 /* changes.c */
 void agent_change(const struct mount *mount, const struct line *line);

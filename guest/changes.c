@@ -8,11 +8,15 @@
 #define _GNU_SOURCE
 #include "agent.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#define MOST_LEVELS 256 /* of directories, each of which takes some kilobytes of the stack */
 
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
@@ -63,7 +67,7 @@ static void change_contents(const struct mount *mount, const char *path, off_t s
     int file = open_known(mount, path);
     if (file < 0)
         return;
-    agent_fire_contents(mount, file, !agent_renew(mount, file, size));
+    agent_fire_written(mount, file, size);
     close(file);
     if (mount->caches_names)
         agent_look(mount, path);
@@ -86,29 +90,52 @@ static void create(const struct mount *mount, const char *path, bool directory)
         agent_pin(mount, path);
     int file = open_known(mount, path);
     if (file >= 0) {
-        agent_fire_attributes(mount, file, true);
+        agent_forget(mount, file, path);
         close(file);
     }
-    file = agent_open(mount, path); /* another inode, perhaps */
-    if (file >= 0) {
-        if (!mount->caches_names)
-            agent_renew(mount, file, -1); /* it has taken the place of one that is open, perhaps */
-        agent_fire_contents(mount, file, false);
-        close(file);
-        if (mount->caches_names)
-            agent_look(mount, path);
-    }
+    if (!directory)
+        change_contents(mount, path, -1); /* of another inode, perhaps */
     note_parent(mount, path);
+}
+
+/* What is open below a directory has come along with it, or is what had these names before: the
+ * fids that the guest's kernel has of it have other names, and the pages are another file's. */
+static void renew_below(const struct mount *mount, const char *path, int levels)
+{
+    char below[PATH_MAX];
+    int directory = agent_open(mount, path);
+    int list = directory < 0 ? -1 : openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *stream = list < 0 ? NULL : fdopendir(list);
+    if (!stream && list >= 0)
+        close(list);
+    if (directory >= 0)
+        close(directory);
+    for (struct dirent *entry; stream && (entry = readdir(stream));) {
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
+            snprintf(below, sizeof below, "%s/%s", path, entry->d_name) >= (int)sizeof below)
+            continue;
+        int file = agent_open(mount, below);
+        if (file >= 0 && mount->caches_names)
+            agent_forget(mount, file, below);
+        else if (file >= 0)
+            agent_renew(mount, file);
+        if (file >= 0)
+            close(file);
+        if (mount->caches_names)
+            agent_look(mount, below);
+        if (entry->d_type == DT_DIR && levels)
+            renew_below(mount, below, levels - 1);
+    }
+    if (stream)
+        closedir(stream);
 }
 
 static void remove_name(const struct mount *mount, const char *path, bool directory)
 {
     int file = agent_open(mount, path);
     if (file >= 0) {
-        agent_fire_attributes(mount, file, true);
+        agent_forget(mount, file, path);
         close(file);
-        if (mount->caches_names)
-            agent_look(mount, path);
     }
     if (directory)
         agent_unpin(path);
@@ -124,6 +151,7 @@ static void refresh_directory(const struct mount *mount, int directory)
 static void look_everywhere(const struct mount *mount)
 {
     agent_say("%s: changes were lost; all directories are refreshed", mount->name);
+    sleep(1); /* more may follow, and they come together then */
     if (mount->caches_names)
         agent_forget_directory(mount, ".");
     agent_each_directory(mount, refresh_directory);
@@ -147,6 +175,8 @@ void agent_change(const struct mount *mount, const struct line *line)
     case RENAMED:
         remove_name(mount, line->path, line->directory);
         create(mount, line->to, line->directory);
+        if (line->directory)
+            renew_below(mount, line->to, MOST_LEVELS);
         break;
     case OVERFLOW:
         look_everywhere(mount);

@@ -28,6 +28,19 @@
 #include <unistd.h>
 
 #define PROC_PATH 40
+#define FORGET_TRIES 4
+
+bool agent_kernel_suits(void)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC};
+    const struct timespec now[2] = {{0}};
+    int root = (int)syscall(SYS_openat2, AT_FDCWD, "/", &how, sizeof how);
+    if (root < 0)
+        return false;
+    close(root);
+    /* Before Linux 5.8 the flag is refused before the descriptor is. */
+    return utimensat(-1, "", now, AT_EMPTY_PATH) < 0 && errno == EBADF;
+}
 
 int agent_open(const struct mount *mount, const char *path)
 {
@@ -49,7 +62,7 @@ void agent_fire_attributes(const struct mount *mount, int file, bool forget)
     utimensat(file, "", (struct timespec[]){*time, *time}, AT_EMPTY_PATH);
 }
 
-void agent_fire_contents(const struct mount *mount, int file, bool forget)
+static void fire_contents(const struct mount *mount, int file, bool forget)
 {
     const struct timespec omitted = {.tv_nsec = UTIME_OMIT};
     utimensat(file, "", (struct timespec[]){omitted, *times_of(mount, forget)}, AT_EMPTY_PATH);
@@ -60,6 +73,23 @@ void agent_look(const struct mount *mount, const char *path)
     int file = agent_open(mount, path);
     if (file >= 0)
         close(file);
+}
+
+/*
+ * A reply to somebody else's request for the attributes may be on its way meanwhile. The kernel
+ * takes it for the newest, and does not ask: then the times are not those of `forget` any more.
+ */
+void agent_forget(const struct mount *mount, int file, const char *path)
+{
+    struct stat status;
+    for (int tries = 0; tries < FORGET_TRIES; tries++) {
+        agent_fire_attributes(mount, file, true);
+        if (!mount->caches_names)
+            return;
+        agent_look(mount, path);
+        if (fstat(file, &status) || status.st_mtim.tv_sec == mount->forget.tv_sec)
+            return;
+    }
 }
 
 /* The kernel prunes all unused names of a file system that is remounted, even if nothing changes.
@@ -77,10 +107,8 @@ void agent_forget_directory(const struct mount *mount, const char *path)
 {
     int directory = agent_open(mount, path);
     bool root = path[0] == '.' && !path[1]; /* which is never looked up */
-    if (directory >= 0 && !root) {
-        agent_fire_attributes(mount, directory, true);
-        agent_look(mount, path);
-    }
+    if (directory >= 0 && !root)
+        agent_forget(mount, directory, path);
     if (directory >= 0)
         close(directory);
     if (root)
@@ -101,21 +129,30 @@ static bool act_as(unsigned uid)
     return !syscall(SYS_capset, &header, data);
 }
 
+static bool write_end(const char *path, off_t size)
+{
+    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
+    int out = open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC);
+    if (out < 0)
+        return false;
+    bool done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
+    close(out);
+    return done;
+}
+
 /*
  * Has the kernel believe that this program has just written the end of the file: it takes the size,
  * drops the pages, and fires IN_OPEN, IN_MODIFY and IN_CLOSE_WRITE. What is smaller is cut first.
  */
-static bool pretend_write(const char *path, off_t old_size, off_t size)
+static bool pretend(enum pretence pretence, const char *path, off_t old_size, off_t size)
 {
-    const off_t most = sizeof REFRESH_DATA - 1, count = size < most ? size : most;
-    bool done = act_as(REFRESH_UID) && (size >= old_size || !truncate(path, size));
-    int out = done ? open(path, O_WRONLY | O_DIRECT | O_NONBLOCK | O_CLOEXEC) : -1;
-    if (out >= 0) {
-        done = !count || pwrite(out, REFRESH_DATA, (size_t)count, size - count) == count;
-        close(out);
-    }
+    bool done = act_as(REFRESH_UID);
+    if (done && (pretence == TRUNCATIONS || size < old_size))
+        done = !truncate(path, size);
+    if (done && pretence == WRITES)
+        done = write_end(path, size);
     act_as(geteuid());
-    return done && out >= 0;
+    return done;
 }
 
 static void drop_pages(int data)
@@ -136,34 +173,58 @@ static void read_last(int data, off_t size)
     (void)read;
 }
 
-bool agent_renew(const struct mount *mount, int file, off_t size)
+void agent_fire_written(const struct mount *mount, int file, off_t size)
 {
     char path[PROC_PATH];
     struct stat status;
-    if (fstat(file, &status) || !S_ISREG(status.st_mode))
-        return false;
-    if (!mount->caches_names)
+    if (fstat(file, &status) || !S_ISREG(status.st_mode)) {
+        fire_contents(mount, file, true);
+        return;
+    }
+    if (!mount->caches_names || size < 0)
         size = status.st_size; /* the host has been asked */
     snprintf(path, sizeof path, "/proc/self/fd/%d", file);
     int data = mount->caches_pages ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
     drop_pages(data);
     /* A program cannot be started while it is open for writing. */
     bool may_run = status.st_mode & 0111;
-    bool told =
-        mount->pretends && !may_run && size >= 0 && pretend_write(path, status.st_size, size);
+    bool told = mount->pretence && !may_run && pretend(mount->pretence, path, status.st_size, size);
     if (!told && !mount->caches_names)
         read_last(data, size);
     drop_pages(data);
     if (data >= 0)
         close(data);
-    return told || !mount->caches_names;
+    /* The pretended write has set the time of modification, here. */
+    if (!told || !size || mount->caches_names)
+        fire_contents(mount, file, !told);
 }
 
-/* `refresh` can be written by REFRESH_UID alone, and only if the host knows what that means. */
-bool agent_can_pretend(const char *directory)
+void agent_renew(const struct mount *mount, int file)
+{
+    char path[PROC_PATH];
+    struct stat status;
+    if (!mount->caches_pages || fstat(file, &status) || !S_ISREG(status.st_mode))
+        return;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int data = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (data < 0)
+        return;
+    drop_pages(data);
+    read_last(data, status.st_size);
+    drop_pages(data);
+    close(data);
+}
+
+/* `refresh` can be changed by REFRESH_UID alone. Before Linux 6.4 cache=loose also opens what is
+ * written as root, which cannot; nothing reads zeros there, and a truncation is enough. */
+enum pretence agent_can_pretend(const char *directory)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
-        return false;
-    return pretend_write(path, 0, 1) && pretend_write(path, 1, 0);
+        return NOTHING;
+    if (!pretend(TRUNCATIONS, path, 0, 1))
+        return NOTHING;
+    enum pretence most = pretend(WRITES, path, 1, 1) ? WRITES : TRUNCATIONS;
+    pretend(TRUNCATIONS, path, 1, 0);
+    return most;
 }

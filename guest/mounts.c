@@ -64,21 +64,16 @@ static const char *option(const char *options, const char *name)
     return NULL;
 }
 
-static bool is_word(const char *value, const char *word)
-{
-    size_t length = strlen(word);
-    return value && !strncmp(value, word, length) && strchr(",", value[length]);
-}
-
-/* cache= is a word before Linux 6.4, and bits since: 1 data, 2 attributes and names, 8 loose. */
+/* The cache is a word of its own before Linux 6.4, and cache=BITS since: 1 data, 2 attributes and
+ * names, 8 loose. */
 static void take_options(struct mount *mount, const char *options, const char *superblock)
 {
     const char *cache = option(superblock, "cache");
     unsigned long bits = cache ? strtoul(cache, NULL, 0) : 0;
     mount->read_only = option(options, "ro") || option(superblock, "ro");
-    mount->caches_names = (bits & 10) || is_word(cache, "loose") || is_word(cache, "fscache");
-    mount->caches_pages =
-        mount->caches_names || (bits & 1) || is_word(cache, "mmap") || is_word(cache, "readahead");
+    mount->caches_names =
+        (bits & 10) || option(superblock, "loose") || option(superblock, "fscache");
+    mount->caches_pages = mount->caches_names || (bits & 1) || option(superblock, "mmap");
 }
 
 bool agent_mounted(int id)
@@ -97,18 +92,42 @@ static bool times_of(const char *directory, const char *name, struct timespec *t
     return true;
 }
 
+/* Nobody can write in a .vhost9p but REFRESH_UID; in a directory like it, that somebody else has
+ * made, nothing that an agent does would leave the host's files alone. */
+static bool is_made_by_another(const char *directory)
+{
+    char path[4096];
+    if ((size_t)snprintf(path, sizeof path, "%s/refresh", directory) >= sizeof path)
+        return true;
+    int file = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (file >= 0)
+        close(file);
+    return file >= 0;
+}
+
+/* Direct: before Linux 6.4, cache=loose caches this file, too, whose size is 0. */
+static int open_events(const char *path)
+{
+    int file = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    return file < 0 && errno == EINVAL ? open(path, O_RDONLY | O_CLOEXEC) : file;
+}
+
 int agent_mount(struct mount *mount, const char *directory)
 {
     char path[4096];
     *mount = (struct mount){.name = directory, .root = -1, .events = -1};
     if ((size_t)snprintf(path, sizeof path, "%s/events", directory) < sizeof path)
-        mount->events = open(path, O_RDONLY | O_CLOEXEC);
+        mount->events = open_events(path);
     if ((size_t)snprintf(path, sizeof path, "%s/..", directory) < sizeof path)
         mount->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (mount->events < 0 || mount->root < 0 || !times_of(directory, "refresh", &mount->refresh) ||
         !times_of(directory, "forget", &mount->forget)) {
-        agent_say("%s: %s; it has to be the .vhost9p in the root of a mount", directory,
-                  strerror(errno));
+        agent_say("%s: %s; it has to be the .vhost9p in the root of a mount, and is for root",
+                  directory, strerror(errno));
+        return -1;
+    }
+    if (is_made_by_another(directory)) {
+        agent_say("%s can be changed: vhost9p has not made it", directory);
         return -1;
     }
     mount->id = mount_of(mount->root);
@@ -116,6 +135,6 @@ int agent_mount(struct mount *mount, const char *directory)
         agent_say("%s: its mount is not in /proc/self/mountinfo", directory);
         return -1;
     }
-    mount->pretends = agent_can_pretend(directory);
+    mount->pretence = agent_can_pretend(directory);
     return 0;
 }

@@ -198,7 +198,9 @@ def test_without_a_static_library_there_is_the_script_alone(
     monkeypatch.setenv("CC", str(compiler))
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     said = capfd.readouterr().out
-    assert said == f"vhost9p: agent-{os.uname().machine} is left out: it cannot be linked statically\n"
+    assert (
+        said == f"vhost9p: agent-{os.uname().machine} is left out: it cannot be linked statically\n"
+    )
     assert list(tmp_path.iterdir()) == [compiler]
 
 

@@ -10,6 +10,7 @@ reported, the mount's root has one directory more: the one of notices (fs/notice
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 
 from vhost9p import host
 from vhost9p.changes.report import View
@@ -51,7 +52,7 @@ class Exports:
         self._config = config
         self._changes = changes
         self.natives: dict[int, Export] = {}
-        self.views = {index: view_of(each) for index, each in config.indexed.items()}
+        self.views = {index: view_of(config, each) for index, each in config.indexed.items()}
         drivers: dict[int, Driver] = {}
         indexed = config.indexed
         names = {os.fsencode(each.name): index for index, each in indexed.items() if each.name}
@@ -120,7 +121,7 @@ class Exports:
             _throttle(export, config.throttling)
         if config.name:
             self.natives[0].join(os.fsencode(config.name), export)
-        driver = LocalDriver(export, fd, readonly=config.readonly)
+        driver = LocalDriver(export, fd)
         if config.quota is not None:
             self._open_quota(config, config.quota, export, fd)
         export_options.install(export, config)
@@ -146,7 +147,7 @@ class Exports:
         with state_dir.opened(self._config.state_dir) as folder:
             fd = self._keep(open_meeting_place(folder, state_key(self._config), names))
         export = self._make(0, fd, readonly=True)
-        return LocalDriver(export, fd, readonly=True)
+        return LocalDriver(export, fd)
 
     def _open_notices(self, changes: Ring) -> Driver:
         with state_dir.opened(self._config.state_dir) as folder:
@@ -156,7 +157,7 @@ class Exports:
         listed = self._config.notify_listed
         export.set_notices(directory.events, changes.end_memory, listed=listed)
         self.natives[0].join(os.fsencode(self._config.notify_name), export)
-        return LocalDriver(export, fd, readonly=True)
+        return LocalDriver(export, fd)
 
     def _open_policy(self) -> None:
         first = self.natives[0]
@@ -172,13 +173,13 @@ class Exports:
             export.policy = self.policy
 
 
-def view_of(config: ExportConfig) -> View:
-    """Returns how the guest sees an export, for lines about its changes."""
+def view_of(device: DeviceConfig, config: ExportConfig) -> View:
+    """Returns how the guest sees an export of a device, for lines about its changes."""
     base = os.fsencode(config.name) + b"/" if config.name else b""
     meta_dir, meta_root = HIDDEN.get(config.model, (b"", b""))
-    if not config.hide:
-        return View(base, meta_dir=meta_dir, meta_root=meta_root)
-    return View(base, export_options.hidden_paths(config).hide, meta_dir, meta_root)
+    notices = b"" if base else os.fsencode(device.notify_name)
+    view = View(base, meta_dir=meta_dir, meta_root=meta_root, notices=notices)
+    return replace(view, hides=export_options.hidden_paths(config).hide) if config.hide else view
 
 
 def _throttle(export: Export, at: Throttling) -> None:

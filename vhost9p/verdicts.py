@@ -186,6 +186,7 @@ class Inspector:
 
     def _walk(self, names: deque[bytes]) -> None:
         exports = {os.fsencode(each.name): each for each in self._device.exports}
+        self._require_no_notices(names)
         if b"" not in exports:
             while names and names[0] == b"..":
                 names.popleft()
@@ -221,6 +222,11 @@ class Inspector:
             names.extendleft(
                 each for each in reversed(target.split(b"/")) if each not in (b"", b".")
             )
+
+    def _require_no_notices(self, names: deque[bytes]) -> None:
+        notices = os.fsencode(self._device.notify_name)
+        if self._device.notify and names and names[0] == notices:
+            raise _NoMoreError(f"{_shown(b'/' + notices)}: {reasons.NOTICES}")
 
     def _enter(self, config: ExportConfig, name: bytes) -> None:
         export = _Export(config, self._device, self._undo)

@@ -38,7 +38,7 @@ from vhost9p.inventory import Inventory, Loss
 from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
 from vhost9p.log_pipe import LogPipe, Origin
 from vhost9p.log_record import about
-from vhost9p.native.fanotify import may_mark_file_systems
+from vhost9p.marked.reader import needs_marks
 from vhost9p.native.process import admit
 from vhost9p.output import leave_form_to_main, say
 from vhost9p.progress import Progress
@@ -98,8 +98,6 @@ class Vm:
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
-        self._marks_dirs = any(self.rings) and not may_mark_file_systems()
-        """Whether workers watch themselves what their guests look at (vhost9p/marked)."""
         self._goes_on = False
         """Whether the next keeper begins with the copies."""
         self._states: list[SavedState] = []
@@ -216,10 +214,11 @@ class Vm:
             raise Refused(EXIT_FAILURE) from error
         states = self._map(config, is_new=True)
         at_home = all(each.at_home for each in states)
-        report = json.dumps({"entered": plain.to_plain(entered), "at_home": at_home})
-        os.pwrite(self._report, report.encode(), 0)
+        marks_dirs = needs_marks(config)
+        report = {"entered": plain.to_plain(entered), "at_home": at_home, "marks_dirs": marks_dirs}
+        os.pwrite(self._report, json.dumps(report).encode(), 0)
         admit(os.getppid())
-        return self._task(config, entered, states)
+        return self._task(config, entered, states, marks_dirs)
 
     def _map(self, config: Config, *, is_new: bool) -> list[SharedState]:
         """`config` is as it is in the processes that serve. Raises OSError."""
@@ -236,6 +235,7 @@ class Vm:
         config: Config,
         entered: Entered,
         states: Sequence[SharedState],
+        marks_dirs: bool,
         successor: takeover.Successor | None = None,
         loss: Loss | None = None,
     ) -> Task:
@@ -245,9 +245,7 @@ class Vm:
         left = successor.left if successor else loss.fds if loss else ()
         shared = attempts, self._progress, self._inventory
         return Task(
-            work=partial(
-                worker.run, config, states, *shared, self._marks_dirs, entered.lacks, loss
-            ),
+            work=partial(worker.run, config, states, *shared, marks_dirs, entered.lacks, loss),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),
@@ -285,7 +283,7 @@ class Vm:
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
         states = self._map(config, is_new=False)
-        task = partial(self._task, config, entered, states, loss=loss)
+        task = partial(self._task, config, entered, states, self.marks_dirs, loss=loss)
         begin = partial(self._begin_in_place, newborn, entered, task)
         needed = (newborn.channel, *loss.fds)
         become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, newborn.own)
@@ -398,6 +396,12 @@ class Vm:
         """What the keeper has said; nothing if it has not come so far."""
         data = os.pread(self._report, 65536, 0)
         return dict(json.loads(data)) if data else {}
+
+    @property
+    def marks_dirs(self) -> bool:
+        """Whether workers watch themselves what their guests look at (vhost9p/marked). The first
+        keeper has decided it."""
+        return bool(self._read_report().get("marks_dirs"))
 
     @property
     def descriptors(self) -> list[int]:
@@ -541,13 +545,13 @@ class Vm:
         """In the new keeper, which is where the old one was, and has not begun."""
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
-        states = self._map(config, is_new=False)
+        states, marks_dirs = self._map(config, is_new=False), self.marks_dirs
         sockets = [each.fileno() for each in self.listeners]
         ringing: list[Inventory | Ring] = [self._inventory, *filter(None, self.rings)]
         log_fd, *bells = successor.copy(sockets, (log_fd, *(each.bell for each in ringing)))
         for each, bell in zip(ringing, bells, strict=True):
             each.bell = bell
-        task = partial(self._task, config, entered, states, successor)
+        task = partial(self._task, config, entered, states, marks_dirs, successor)
         begin = partial(self._begin_in_place, successor, entered, task)
         needed = (successor.channel, *successor.left)
         become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, successor.own)

@@ -33,6 +33,8 @@ enum {
     V9_REFUSED_MOVED = 15,      /* it was moved out of the export, or away from where it was */
     V9_REFUSED_USER = 16,       /* the export's id_map admits no such user: `value` */
     V9_REFUSED_NOTICES = 17,    /* the name is that of the directory of notices */
+    V9_REFUSED_FORGOTTEN = 18,  /* the guest has asked for that, to look it up again */
+    V9_REFUSED_REFRESHER = 19,  /* the user's requests refresh, and change nothing */
 };
 
 /* What is known of a file of the host without asking a server for it. */

@@ -81,6 +81,9 @@ int v9_export_join(v9_export *above, const char *name, v9_export *ex);
 void v9_export_set_notices(v9_export *ex, uint64_t events, const uint64_t *end, uint32_t listed);
 /* Whether a guest's user may use the export: 0, or -EPERM if its map of ids forbids him. */
 int v9_export_admits(const v9_export *ex, uint32_t uid);
+/* Whether a guest's user may change names, contents and extended attributes in it: 0; -EROFS if it
+ * is read-only, or he is the one that only refreshes. */
+int v9_export_allows_changes(const v9_export *ex, uint32_t uid);
 /*
  * What makes the guest's kernel look at a file again, and changes nothing on the host
  * (export/notices.h): setting the time of modification to one of these seconds, or any attribute by

@@ -1,7 +1,10 @@
 #define _GNU_SOURCE
 #include "export/notices.h"
 
+#include <errno.h>
 #include <sys/stat.h>
+
+#include "base/refusal.h"
 
 enum { CONSTANT = 1 }; /* the version of each directory */
 
@@ -48,4 +51,11 @@ int v9_export_admits(const v9_export *ex, uint32_t uid)
     if (v9_notices_refreshes(ex, uid))
         return 0;
     return v9_idmap_host(&ex->ids[V9_UID], uid, &host);
+}
+
+int v9_export_allows_changes(const v9_export *ex, uint32_t uid)
+{
+    if (ex->conf.readonly)
+        return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
+    return v9_notices_refreshes(ex, uid) ? v9_refuse(EROFS, V9_REFUSED_REFRESHER, 0) : 0;
 }

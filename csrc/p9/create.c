@@ -22,7 +22,7 @@
 #include "p9/lookup.h"
 #include "request/reply.h"
 
-/* Pins the fid of a directory that the request changes; -EROFS in a read-only export. */
+/* Pins the fid of a directory that the request changes; -EROFS where its user may not. */
 static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t number,
                          struct v9_fid **fid, struct v9_inode **inode)
 {
@@ -30,10 +30,10 @@ static int pin_directory(struct v9_device *dev, struct v9_request *r, uint32_t n
 
     if (err)
         return err;
-    if (!v9_inode_export(dev, *inode)->conf.readonly)
-        return 0;
-    v9_fids_unpin(&dev->fids, *fid);
-    return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
+    err = v9_export_allows_changes(v9_inode_export(dev, *inode), (*fid)->uid);
+    if (err)
+        v9_fids_unpin(&dev->fids, *fid);
+    return err;
 }
 
 /* Reads the attributes of the new file, of which the request has a descriptor. */

@@ -209,7 +209,7 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     if (!v9_in_is_done(in))
         return -EINVAL;
     if (dev->exports[0]->conf.notifies && v9_fids_take_forgotten(&dev->fids, number))
-        return -ENOENT;
+        return v9_refuse(ENOENT, V9_REFUSED_FORGOTTEN, 0);
     err = v9_p9_use_attr(dev, r, number, &use);
     if (err)
         return err;

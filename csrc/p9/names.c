@@ -23,14 +23,14 @@ static int check(struct v9_device *dev, const struct v9_fid *fid, const struct v
 {
     const struct v9_inode *inode = v9_fids_inode(&dev->fids, fid);
     const struct v9_inode *beside = v9_fids_inode(&dev->fids, other);
+    int err;
 
     if (!inode || !beside)
         return -EBADF;
     if (inode->export != beside->export)
         return v9_refuse(EXDEV, V9_REFUSED_EXPORTS, 0);
-    if (v9_inode_export(dev, inode)->conf.readonly)
-        return v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
-    return 0;
+    err = v9_export_allows_changes(v9_inode_export(dev, inode), fid->uid);
+    return err ? err : v9_export_allows_changes(v9_inode_export(dev, beside), other->uid);
 }
 
 int v9_p9_add_name(struct v9_device *dev, const struct v9_fid *fid, const struct v9_fid *into,

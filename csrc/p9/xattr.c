@@ -153,11 +153,10 @@ int v9_p9_xattrcreate(struct v9_device *dev, struct v9_request *r, struct v9_in 
     err = v9_in_is_done(in) ? v9_p9_file(dev, r, number, &fid, &inode) : -EINVAL;
     if (err)
         return err;
-    if (v9_inode_export(dev, inode)->conf.readonly)
-        err = v9_refuse(EROFS, V9_REFUSED_READONLY, 0);
-    else if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
+    err = v9_export_allows_changes(v9_inode_export(dev, inode), fid->uid);
+    if (!err && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
         err = -EBADF;
-    else
+    if (!err)
         err = copy_name(bytes, length, name);
     if (!err)
         err = announce(dev, r, fid, name, size, flags);

@@ -83,9 +83,14 @@ int v9_caps_forbid_gain(void);
 
 /* ---- landlock.c ------------------------------------------------------------------------------ */
 
+enum {
+    V9_LANDLOCK_READ = 0,
+    V9_LANDLOCK_CHANGE = 1,
+    V9_LANDLOCK_LIST = 2, /* directories only */
+};
 struct v9_landlock_path {
     const char *path;
-    uint32_t writable;
+    uint32_t access; /* V9_LANDLOCK_* */
 };
 /*
  * Restricts this thread to the files below these paths, to no network, and to no signals or

@@ -46,10 +46,17 @@ static uint64_t files_of(int abi)
            (abi >= ABI_IOCTL_DEV ? IOCTL_DEV : 0);
 }
 
+static uint64_t access_of(const struct v9_landlock_path *path, uint64_t files)
+{
+    if (path->access == V9_LANDLOCK_CHANGE)
+        return files & ~(uint64_t)LANDLOCK_ACCESS_FS_EXECUTE;
+    return path->access == V9_LANDLOCK_LIST ? LANDLOCK_ACCESS_FS_READ_DIR : READING;
+}
+
 static int allow(int ruleset, const struct v9_landlock_path *path, uint64_t files)
 {
     struct landlock_path_beneath_attr rule = {
-        .allowed_access = path->writable ? files & ~(uint64_t)LANDLOCK_ACCESS_FS_EXECUTE : READING,
+        .allowed_access = access_of(path, files),
         .parent_fd = open(path->path, O_PATH | O_CLOEXEC),
     };
     int err = 0;

@@ -29,6 +29,16 @@ def test_no_name_can_end_a_line_or_a_field() -> None:
     assert not [byte for byte in line[:-1] if byte < 32 or byte == 127]
 
 
+def test_the_last_size_counts() -> None:
+    """A line is left out only if it repeats what was said of the file last."""
+    found = lines.Lines()
+    for size in (1, 1, 2, 2, 1):
+        found.add(lines.changed(b"f", size))
+        found.add(lines.changed(b"g", 5))
+    sizes = [1, 5, 2, 1]
+    assert [int(each.split()[2]) for each in found.text.splitlines()] == sizes
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_shells_decode_a_path(shell: str) -> None:
     """With digits behind each byte, which must not be taken for its own."""

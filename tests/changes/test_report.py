@@ -104,6 +104,17 @@ def test_hidden_paths_are_no_part_of_it() -> None:
     assert renamed(b"f.key", b"f", b"", b"", view) == [b"created f\n"]
 
 
+def test_what_the_directory_of_notices_covers_is_no_part_of_it() -> None:
+    view = View(meta_dir=META_DIR, meta_root=META_ROOT, notices=b".vhost9p")
+    assert happened(CREATE | ONDIR, b".vhost9p", view=view) == []
+    assert happened(CREATE, b"f", b".vhost9p/a/", view) == []
+    assert happened(ATTRIB | ONDIR, ITSELF, b".vhost9p/", view) == []
+    assert happened(MODIFY, b".vhost9p", META_DIR + b"/", view) == []
+    assert happened(CREATE, b".vhost9p", b"a/", view) == [b"created a/.vhost9p\n"]
+    assert happened(CREATE, b".vhost9p2", view=view) == [b"created .vhost9p2\n"]
+    assert renamed(b"f", b"g", b".vhost9p/", b"", view) == [b"created g\n"]
+
+
 def test_metadata_are_attributes_of_their_file() -> None:
     view = View(meta_dir=META_DIR, meta_root=META_ROOT)
     where = b"a/" + META_DIR + b"/"

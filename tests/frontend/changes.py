@@ -13,13 +13,16 @@ from vhost9p.native import process
 
 @contextmanager
 def ring_of(daemon: Daemon) -> Iterator[Ring]:
-    """That of the daemon's only device. Main opens the memory, which mmap(2) of Python duplicates,
-    and then the bell."""
+    """That of the daemon's only device, once the watcher has written its first line: while the host
+    is at rest, nobody writes another one. Main opens the memory, which mmap(2) of Python
+    duplicates, and then the bell."""
     folder = f"/proc/{daemon.pid}/fd"
     memory = min(fd for fd in map(int, os.listdir(folder)) if _is_memory(f"{folder}/{fd}"))
     pidfd = os.pidfd_open(daemon.pid)
     ring = Ring(*(process.take_descriptor(pidfd, memory + more) for more in (0, 1)))
     os.close(pidfd)
+    if os.geteuid() == 0:  # others have no watcher
+        daemon.wait_until(lambda: ring.end > 0, "nobody watches")
     yield ring
     ring.close()
 

@@ -33,11 +33,10 @@ class SynthDriver(LocalDriver):
         export: Export,
         root_fd: int,
         *,
-        readonly: bool,
         numbers: Mapping[bytes, Numbers],
     ) -> None:
         """Raises OSError where a path does not exist."""
-        super().__init__(export, root_fd, readonly=readonly)
+        super().__init__(export, root_fd)
         for path, appearance in numbers.items():
             self.override_stat(path, appearance)
 

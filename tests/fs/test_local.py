@@ -46,7 +46,7 @@ def driver_of(
     matter = security_model == "passthrough"
     export = Export(root_fd, readonly=readonly, stat_entries=False, owners_matter=matter)
     export.policy = make_policy("warn", export.qidmap, os.stat(path).st_dev, export.probe, None)
-    driver = LocalDriver(export, root_fd, readonly=readonly)
+    driver = LocalDriver(export, root_fd)
     old = os.umask(0)
     yield driver, root_fd
     os.umask(old)

@@ -44,7 +44,7 @@ def tree(tmp_path: Path, folder: int) -> Iterator[tuple[Tree, list[Export]]]:
             export = Export(fd, readonly=False, stat_entries=True, qidmap=qidmap)
             stack.callback(export.close)
             exports.append(export)
-            drivers.append(LocalDriver(export, fd, readonly=False))
+            drivers.append(LocalDriver(export, fd))
         policy = make_policy("remap", qidmap, 0, exports[0].probe, None)
         stack.callback(policy.close)
         for export in exports:

@@ -108,6 +108,22 @@ class Process:
             failed = Result(f"{self.command} ({wanted})", self.stdout, self.stderr, self.returncode)
             raise CommandFailed(failed)
 
+    def line(self, start: int, timeout: float = 120.0) -> bytes:
+        """Wait for the line of its standard output that begins at `start`.
+
+        Raises CommandTimeout, CommandFailed when it ends without having written that, GuestLost.
+        """
+        self._until(
+            lambda: b"\n" in self.stdout[start:] or self.returncode is not None,
+            timeout,
+            "has not answered",
+        )
+        end = self.stdout.find(b"\n", start) + 1
+        if not end:
+            assert self.returncode is not None
+            raise CommandFailed(Result(self.command, self.stdout, self.stderr, self.returncode))
+        return self.stdout[start:end]
+
     def poll(self) -> int | None:
         """Its return code, None while it runs."""
         return self.returncode

@@ -50,9 +50,8 @@ def in_time(share: Mounted, condition: str) -> None:
 def read_all(share: Mounted, ring: Ring, readers: dict[str, str]) -> None:
     """Each reader gets the lines while it waits for more, and over a death of the worker."""
     for name, command in readers.items():
-        share.vm.run(
-            f"cd /mnt; ({command}) > /tmp/{name} 2> /tmp/{name}.said & echo $! >> /tmp/pids"
-        )
+        begin = f"({command}) > /tmp/{name} 2> /tmp/{name}.said"
+        share.vm.run(f"cd /mnt; {begin} & echo $! >> /tmp/pids")
     in_time(share, f"[ $(ls -l /proc/[0-9]*/fd | grep -c vhost9p/events) -ge {len(readers)} ]")
     for number, lines in enumerate(LINES, 1):
         ring.append(lines)
@@ -60,9 +59,8 @@ def read_all(share: Mounted, ring: Ring, readers: dict[str, str]) -> None:
             got = b"".join(LINES[: 1 if name == "head" else number]).decode()
             in_time(share, f'[ "$(cat /tmp/{name})" = "$(printf %b {got!r})" ]')
         kill(share.daemon.worker)
-    share.vm.run(
-        "kill $(cat /tmp/pids); rm /tmp/pids; killall cat dd bash dash busybox", check=False
-    )
+    ends = "kill $(cat /tmp/pids); rm /tmp/pids; killall cat dd bash dash busybox"
+    share.vm.run(ends, check=False)
     ring.append(LINES[0])  # whoever ignores signals sees a closed pipe or the end of its input
     in_time(share, "! ls -l /proc/[0-9]*/fd | grep -q vhost9p/events")
 

@@ -29,7 +29,7 @@ from types import TracebackType
 
 from tests.children import ending_with_tests
 from tests.guest import image, uml_kernel
-from tests.guest.channel import Channel, GuestLost, Result
+from tests.guest.channel import Channel, GuestLost, Process, Result
 
 NINEP, VIRTIOFS = 9, 26
 """Device numbers of virtio."""
@@ -143,9 +143,20 @@ class Uml:
         cwd: str = "/",
         env: Mapping[str, str] | None = None,
     ) -> Result:
-        """Runs a command in the guest to its end; see Channel.spawn and Process.wait."""
+        """Runs a command in the guest to its end; see Process.wait."""
+        return self.popen(command, cwd=cwd, env=env).wait(timeout)
+
+    def popen(
+        self,
+        command: str | Sequence[str | bytes],
+        *,
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = b"",
+    ) -> Process:
+        """Starts a command in the guest; see Channel.spawn."""
         assert self._channel is not None, "the guest has not been started"
-        return self._channel.spawn(command, cwd=cwd, env=env).wait(timeout)
+        return self._channel.spawn(command, cwd=cwd, env=env, stdin=stdin)
 
     def _console(self) -> str:
         return "\n" + self._log.read_bytes()[-4000:].decode(errors="replace")

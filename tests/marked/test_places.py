@@ -203,8 +203,7 @@ class Host:
             return
         event = self.events.popleft()
         needed = [each.directory for each in (event.entry, event.to) if each]
-        assert event.what, "the group asks for it"
-        if not all(each in self.places for each in (*needed, event.what)):
+        if not all(each in self.places for each in filter(None, (*needed, event.what))):
             self.take_notes()
         if event.mask & RENAME:
             self.attempt(self.places.renamed, event.what, event.entry, event.to)

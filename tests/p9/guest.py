@@ -262,7 +262,7 @@ def serving(
         stack.callback(export.close)
         policy = make_policy("warn", export.qidmap, os.stat(root).st_dev, export.probe, None)
         export.policy = policy
-        driver = LocalDriver(export, root_fd, readonly=readonly)
+        driver = LocalDriver(export, root_fd)
         device.set_exports({0: export})
         fids = WatchedFids(device)
         msizes: list[int] = []

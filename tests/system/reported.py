@@ -46,7 +46,7 @@ class Reported:
 def rings_of(daemon: Daemon) -> list[Ring]:
     """The rings of a daemon's devices, in their order."""
     folder = f"/proc/{daemon.pid}/fd"
-    found = {}
+    found: dict[int, str] = {}
     for name in sorted(os.listdir(folder), key=int):
         with suppress(FileNotFoundError):
             if os.readlink(f"{folder}/{name}") == RING:

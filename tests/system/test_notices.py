@@ -16,13 +16,14 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T, U
-from tests.system.share import IS_ROOT, SECURITY, Share, fails, mounted, remount, serve
+from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
 from tests.system.test_keeper_death import OLD_S, lose_keeper
 from vhost9p.changes.ring import CAPACITY, Ring
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
 
 NAME = b".vhost9p"
 REFRESH_UID = 1986541936
+REFRESH_DATA = b"vhost9p refresh\n"
 MODE, SIZE, ATIME, MTIME, CTIME, ATIME_SET, MTIME_SET = 0x1, 0x8, 0x10, 0x20, 0x40, 0x80, 0x100
 TOUCH = ATIME | MTIME | CTIME | ATIME_SET | MTIME_SET
 TOUCH_M = MTIME | CTIME | MTIME_SET
@@ -46,14 +47,7 @@ def share(daemon: Daemon, export: Path) -> Iterator[Share]:
 @pytest.fixture
 def ring(daemon: Daemon) -> Iterator[Ring]:
     with ring_of(daemon) as ring:
-        settle(daemon, ring)
         yield ring
-
-
-def settle(daemon: Daemon, ring: Ring) -> None:
-    """The watcher's first line is written: nobody else writes lines while the host is at rest."""
-    if IS_ROOT:
-        daemon.wait_until(lambda: ring.end > 0, "nobody watches")
 
 
 def events(client: Client, root: int, flags: int = os.O_RDONLY) -> int:
@@ -178,7 +172,6 @@ def test_it_is_beside_the_exports_if_there_are_several(tmp_path: Path) -> None:
         assert b"events" in client.listing(share.top, NAME)
         assert client.attach(client.new_fid(), aname=NAME).type == 0x80
         with ring_of(daemon) as ring:
-            settle(daemon, ring)
             fid = events(client, share.top)
             ring.append(LINE)
             assert client.read(fid, 0, 100) == LINE
@@ -193,6 +186,21 @@ def test_without_notify_there_is_no_such_directory(export: Path) -> None:
         file = share.client.walk_to(share.top, b"file")
         share.client.setattr(file, TOUCH, mtime=(REFRESH_MTIME, 0))
         assert (export / "file").stat().st_mtime == REFRESH_MTIME
+
+
+def test_the_log_says_why_its_name_is_refused(export: Path, tmp_path: Path) -> None:
+    (export / "file").touch()
+    args = ("--notify", "--log-failures", f"--state-dir={tmp_path}/state", "--log-level=debug")
+    with serve(export, *args) as daemon, mounted(daemon, export) as share:
+        client = share.client
+        with fails(errno.EEXIST):
+            client.mkdir(share.top, NAME)
+        daemon.wait_line("Tmkdir '/.vhost9p'.*: EEXIST: it is the directory of notices")
+        fid = client.walk_to(share.top, b"file")
+        client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
+        with fails(errno.ENOENT):
+            client.getattr(fid)
+        daemon.wait_line("Tgetattr '/file'.*: ENOENT: the guest has asked to forget it")
 
 
 # ---- the stream ----------------------------------------------------------------------------------
@@ -453,6 +461,31 @@ def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
     with fails(errno.EROFS):
         client.setattr(client.walk_to(share.top, NAME, b"refresh"), SIZE, size=1)
     assert path.stat() == before
+
+
+@pytest.mark.parametrize("readonly", [[], ["--readonly"]], ids=["writable", "readonly"])
+def test_a_refresher_only_pretends_to_write(
+    export: Path, tmp_path: Path, readonly: list[str]
+) -> None:
+    """Any other data, which a guest's kernel may send by his fid, is not lost silently."""
+    (export / "file").write_bytes(b"kept")
+    before = (export / "file").stat()
+    with (
+        serve(export, "--notify", *readonly, f"--state-dir={tmp_path}/state") as daemon,
+        mounted(daemon, export) as share,
+    ):
+        client, root = share.client, share.client.new_fid()
+        client.attach(root, REFRESH_UID)
+        fid = client.walk_to(root, b"file")
+        client.lopen(fid, os.O_WRONLY | os.O_TRUNC)
+        assert client.write(fid, 1000, REFRESH_DATA) == len(REFRESH_DATA)
+        assert client.write(fid, 0, REFRESH_DATA[:1]) == 1
+        for data in (b"data", REFRESH_DATA + b"data"):
+            with fails(errno.EIO):
+                client.write(fid, 0, data)
+    after = (export / "file").stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+    assert (export / "file").read_bytes() == b"kept"
 
 
 def test_a_readonly_export_is_refreshed_too(export: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def answer(daemon: "Daemon", request: Object, client: Client) -> Iterator[Object]:
     """Yields the status of each VM, and then an object for each export of each of its devices."""
     for vm in [*daemon.vms.values()]:
-        yield status.status_of(vm)
+        yield status.status_of(daemon, vm)
         for number, device in enumerate(vm.config.devices):
             for name, each in vm.facts.counts(number):
                 types = [one._asdict() for one in each.types]

@@ -23,10 +23,10 @@ def answer(daemon: "Daemon", request: Object, client: Client) -> Iterator[Object
     yield {"daemon": os.getpid(), "version": __version__, "vms": len(daemon.vms)}
     for vm in [*daemon.vms.values()]:
         if name in (None, vm.name):
-            yield status_of(vm)
+            yield status_of(daemon, vm)
 
 
-def status_of(vm: "Vm") -> Object:
+def status_of(daemon: "Daemon", vm: "Vm") -> Object:
     """Returns what there is to say of a VM."""
     facts = vm.facts
     worker, deaths = facts.worker(), facts.progress.deaths
@@ -37,7 +37,10 @@ def status_of(vm: "Vm") -> Object:
         "worker": worker and worker._asdict(),
         "deaths": {"count": deaths.count, "at": deaths.at, "last": facts.why_last},
         "confinement": {"level": facts.confinement, "lacks": facts.lacks},
-        "devices": [_device(facts, i, each) for i, each in enumerate(facts.config.devices)],
+        "devices": [
+            {**_device(facts, i, each), "notify": _notify(daemon, vm, i)}
+            for i, each in enumerate(facts.config.devices)
+        ],
     }
 
 
@@ -65,6 +68,16 @@ def _device(facts: VmFacts, number: int, config: DeviceConfig) -> Object:
     view = {**asdict(found.view), "dialect": found.view.dialect_name}
     mounted = found.is_connected and found.view.fids > 0
     return {**described, "connected": found.is_connected, "mounted": mounted, **view}
+
+
+def _notify(daemon: "Daemon", vm: "Vm", number: int) -> Object | None:
+    """Returns how the host's changes are watched for a device; None: they are not reported."""
+    if not vm.rings[number]:
+        return None
+    if vm.marks_dirs:
+        return {"watched": "directories", "lacks": []}
+    lacks = daemon.watchers.lacks(vm.name, number)
+    return {"watched": "nothing" if lacks is None else "file systems", "lacks": lacks or []}
 
 
 def _export(config: ExportConfig) -> Object:

@@ -59,16 +59,17 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
-        self._said: set[bytes] = set()
-        """Those that say the same if they come once more."""
+        self._said: dict[bytes, bytes] = {}
+        """By kind and path, those that say nothing new if they come once more."""
 
     def add(self, line: bytes) -> None:
         """Adds one, unless it says nothing new."""
         if line.startswith(_NAMES):
             self._said.clear()
-        elif line in self._said:
+        subject = b" ".join(line.split(b" ", 2)[:2])
+        if self._said.get(subject) == line:
             return
-        self._said.add(line)
+        self._said[subject] = line
         self._lines.append(line)
 
     @property

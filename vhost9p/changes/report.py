@@ -1,8 +1,8 @@
 """What an event (records.py) is in a guest's eyes: lines (lines.py), or nothing.
 
-A *view* is an export as the guest sees it. Hidden paths are no part of it. Under mapped-file the
-names that hold metadata are none either: a change of a file's metadata is a change of the file's
-attributes.
+A *view* is an export as the guest sees it. Hidden paths are no part of it, nor is what the host has
+where the guest sees the directory of notices. Under mapped-file the names that hold metadata are
+none either: a change of a file's metadata is a change of the file's attributes.
 """
 
 import os
@@ -43,6 +43,15 @@ class View:
     """The name of the directories that hold metadata of the files beside them; empty: none do."""
     meta_root: bytes = b""
     """The name of the file in the export's root that holds the root's; empty: none does."""
+    notices: bytes = b""
+    """What the directory of notices is called in the export's root; empty: it is elsewhere."""
+
+    def shows(self, path: bytes) -> bool:
+        """Whether the guest sees a path below the export, which may end with a slash."""
+        path = path.rstrip(b"/")
+        if not path:
+            return True
+        return path.split(b"/", 1)[0] != self.notices and not self.hides(path)
 
 
 class _Shown(NamedTuple):
@@ -112,7 +121,7 @@ def _show(
         if owner is None and not {view.meta_dir, view.meta_root}.isdisjoint(path.split(b"/")):
             return None
         path, is_metadata = path if owner is None else owner, owner is not None
-    if path and view.hides(path.rstrip(b"/")):
+    if not view.shows(path):
         return None
     return _Shown(view.base + path or lines.ROOT, is_metadata)
 

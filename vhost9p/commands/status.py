@@ -23,6 +23,7 @@ DETAILS = (
 EXAMPLE = "vhost9p status vm1\nvhost9p status --json"
 SMALL_MSIZE = 128 * 1024
 """Bytes; below that each request carries so little that reading and writing are slow."""
+DEVICE_TITLES = "VM TAG GUEST DIALECT MSIZE FIDS RUNNING OPEN MEMORY DEATHS WATCHED"
 CELL_MAX = 200
 """Characters of a cell, of which the end says most."""
 
@@ -94,7 +95,7 @@ def _lines(head: Object, vms: Sequence[Object]) -> Iterator[str]:
         return
     yield ""
     yield from table(
-        ("VM", "TAG", "GUEST", "DIALECT", "MSIZE", "FIDS", "RUNNING", "OPEN", "MEMORY", "DEATHS"),
+        tuple(DEVICE_TITLES.split()),
         [_device_row(vm, device) for vm in vms for device in vm["devices"]],
         right=range(4, 10),
     )
@@ -124,6 +125,7 @@ def _device_row(vm: Object, device: Object) -> tuple[Any, ...]:
         worker.get("descriptors") or "",
         size(worker["memory"]) if worker else "",
         vm["deaths"]["count"] or "",
+        (device.get("notify") or {}).get("watched", ""),
     )
 
 
@@ -152,6 +154,11 @@ def _notes(vm: Object) -> Iterator[str]:
             yield f"{device['tag']}: the ring is broken: restart the guest (the log says more)"
         if device.get("dead"):
             yield f"{device['tag']}: {device['dead']} requests hang in a file system of the host"
+        notify = device.get("notify") or {"watched": "", "lacks": []}
+        if notify["watched"] == "nothing":
+            yield f"{device['tag']}: changes by the host are not watched now (the log says more)"
+        for lack in notify["lacks"]:
+            yield f"{device['tag']}: changes by the host are not reported to the guest: {lack}"
     deaths = vm["deaths"]
     if deaths["count"]:
         times = "once" if deaths["count"] == 1 else f"{deaths['count']} times"

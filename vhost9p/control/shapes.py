@@ -73,8 +73,9 @@ _EXPORT = an(
 )
 _VIEW = dict.fromkeys(("msize", "fids", "inflight", "dead"), whole)
 _MOUNTED = an(dialect=text, **_VIEW)
+_NOTIFY = an(watched=text, lacks=each(text))
 _ANY_DEVICE = an(
-    {**_VIEW, "broken": flag},
+    {**_VIEW, "broken": flag, "notify": maybe(_NOTIFY)},
     tag=text,
     state_dir=text,
     msize_max=whole,

@@ -40,11 +40,13 @@ class Created(NamedTuple):
 class Driver(Protocol):
     """One exported tree."""
 
-    readonly: bool
-
     def admit(self, uid: int) -> None:
         """Allows a user to attach (0xFFFFFFFF: an unnamed user). EPERM if the export does not know
         the user."""
+
+    def require_changes(self, uid: int) -> None:
+        """Allows a user of the guest to change something. EROFS for a read-only export, and for the
+        user whose requests only refresh."""
 
     def attach(self, path: bytes) -> tuple[int, Attr]:
         """An O_PATH descriptor of the root, or of a directory below it."""

@@ -46,9 +46,8 @@ UNOWNABLE = (errno.EPERM, errno.EINVAL, errno.EOVERFLOW)
 class LocalDriver:
     """Serves `export`."""
 
-    def __init__(self, export: Export, root_fd: int, *, readonly: bool) -> None:
+    def __init__(self, export: Export, root_fd: int) -> None:
         self.export = export
-        self.readonly = readonly
         self._root_fd = root_fd
 
     # ---- reaching files ---------------------------------------------------------------------
@@ -66,6 +65,10 @@ class LocalDriver:
     def admit(self, uid: int) -> None:
         """See Driver. The export's map of ids may forbid users."""
         self.export.admits(uid)
+
+    def require_changes(self, uid: int) -> None:
+        """See Driver."""
+        self.export.allows_changes(uid)
 
     def attach(self, path: bytes) -> tuple[int, Attr]:
         """See Driver. The path is resolved below the export, without symlinks. All components but

@@ -3,9 +3,13 @@
 It has `events`, an empty file whose reads are the stream; `refresh` and `forget`, empty files for
 touch(1) with -r, whose times mean what they are named after; and the agents for the guest, which
 are files of this package. Whatever else lies there is removed.
+
+The stream is for the guest's root alone: it has names from directories that other users of the
+guest may not look into, and readers share the room in which requests wait.
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +36,8 @@ def open_notices(folder_fd: int, key: str) -> NoticesDirectory:
     with own_directory(folder_fd, key, ".notices") as fd:
         for name in set(os.listdir(fd)) - {EVENTS, *TIMES, *AGENTS}:
             os.unlink(name, dir_fd=fd)
-        for name in (EVENTS, *TIMES):
+        _write(fd, EVENTS, b"", 0o400)
+        for name in TIMES:
             _write(fd, name, b"", 0o444)
         for name, seconds in TIMES.items():
             os.utime(name, (seconds, seconds), dir_fd=fd, follow_symlinks=False)
@@ -44,7 +49,7 @@ def open_notices(folder_fd: int, key: str) -> NoticesDirectory:
 
 def _write(dir_fd: int, name: str, content: bytes, mode: int) -> None:
     """Makes a file what it should be, whole at any time, unless it is that already."""
-    if _read(dir_fd, name) == content:
+    if _read(dir_fd, name) == (content, mode):
         return
     new = f".{name}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
@@ -54,10 +59,11 @@ def _write(dir_fd: int, name: str, content: bytes, mode: int) -> None:
     os.rename(new, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
-def _read(dir_fd: int, name: str) -> bytes | None:
+def _read(dir_fd: int, name: str) -> tuple[bytes, int] | None:
+    """Returns content and mode of a file; None if it is not there."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
-        return file.read()
+        return file.read(), stat.S_IMODE(os.fstat(fd).st_mode)

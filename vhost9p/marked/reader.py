@@ -27,13 +27,14 @@ from vhost9p.changes.lines import OVERFLOW, Lines
 from vhost9p.changes.records import Entry, Event
 from vhost9p.changes.report import View, report
 from vhost9p.changes.ring import Ring
+from vhost9p.config import Config
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.log_record import about
 from vhost9p.marked.places import Places, Unclear
 from vhost9p.native import descriptors
 from vhost9p.native.dir_marks import DirMarks, Note, allow_marking
 from vhost9p.native.export import Export
-from vhost9p.native.fanotify import may_mark_file_systems
+from vhost9p.native.fanotify import can_mark_file_system, may_mark_file_systems
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,18 @@ def make_marks(tag: str, devices: int) -> DirMarks | None:
         return None
     allow_marking()
     return marks
+
+
+def needs_marks(config: Config) -> bool:
+    """Whether what changes in the exports whose changes are reported cannot be watched otherwise:
+    this process may not mark file systems, or one of them cannot be marked. Paths in `config` are
+    as this process sees them."""
+    return not all(
+        can_mark_file_system(export.place or export.path)
+        for device in config.devices
+        if device.notify
+        for export in device.exports
+    )
 
 
 def why_not_notify() -> str | None:

@@ -175,6 +175,10 @@ class Export:
         """Raises OSError EPERM if a user of the guest may not use it."""
         check(lib.v9_export_admits(self.native, uid))
 
+    def allows_changes(self, uid: int) -> None:
+        """Raises OSError EROFS if a user of the guest may not change anything in it."""
+        check(lib.v9_export_allows_changes(self.native, uid))
+
     def set_ids(
         self,
         kind: int,

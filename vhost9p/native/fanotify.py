@@ -48,19 +48,27 @@ def mark_file_system(group: int, mask: int, folder: int) -> None:
 
 
 def may_mark_file_systems() -> bool:
-    """Whether this process may, on this kernel; in a user namespace only on file systems that were
-    mounted there, so not on the root."""
+    """Whether this process may, on this kernel; in a user namespace only file systems that were
+    mounted there, so not the root."""
+    return _try_to_mark("/") not in (errno.EPERM, errno.EINVAL)
+
+
+def can_mark_file_system(folder: str) -> bool:
+    """Whether this process can mark that of a directory."""
+    return _try_to_mark(folder) == 0
+
+
+def _try_to_mark(folder: str) -> int:
+    """Returns the errno, or 0."""
     try:
         group = open_group()
-    except OSError:
-        return False
-    try:
-        _check(_mark(group, _MARK_ADD | _MARK_FILESYSTEM, ATTRIB, -1, b"/"))
+        try:
+            _check(_mark(group, _MARK_ADD | _MARK_FILESYSTEM, ATTRIB, -1, os.fsencode(folder)))
+        finally:
+            os.close(group)
     except OSError as error:
-        return error.errno not in (errno.EPERM, errno.EINVAL)
-    finally:
-        os.close(group)
-    return True
+        return error.errno or errno.EIO
+    return 0
 
 
 def open_by_handle(mount: int, handle: bytes) -> int:

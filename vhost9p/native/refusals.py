@@ -29,6 +29,9 @@ class Why(Enum):
     KIND = lib.V9_REFUSED_KIND
     MOVED = lib.V9_REFUSED_MOVED
     USER = lib.V9_REFUSED_USER
+    NOTICES = lib.V9_REFUSED_NOTICES
+    FORGOTTEN = lib.V9_REFUSED_FORGOTTEN
+    REFRESHER = lib.V9_REFUSED_REFRESHER
 
 
 @dataclass(frozen=True, slots=True)

@@ -372,17 +372,21 @@ def set_readonly(target: str, readonly: bool) -> None:
 
 
 def confine(
-    capabilities: Collection[int], files: Collection[tuple[str, bool]], seccomp: Seccomp
+    capabilities: Collection[int],
+    files: Collection[tuple[str, bool]],
+    seccomp: Seccomp,
+    folders: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Takes from this process all but `capabilities` (numbers), all files but those below the paths
-    in `files`, each with whether it may be changed (none: files stay as they are), the network,
-    other processes, core dumps, and all system calls that serving does not take. Returns what
-    lacks. Raises OSError if capabilities cannot be dropped."""
+    in `files`, each with whether it may be changed, and but the directories below those in
+    `folders` (no path at all: files stay as they are), the network, other processes, core dumps,
+    and all system calls that serving does not take. Returns what lacks. Raises OSError if
+    capabilities cannot be dropped."""
     check(lib.v9_caps_keep(sum(1 << each for each in capabilities)))
     check(lib.v9_caps_forbid_gain())
     lacks = []
     try:
-        _restrict_files(files)
+        _restrict_files(files, folders)
     except OSError as error:
         lacks.append(f"landlock ({_reason(error)})")
     try:
@@ -392,6 +396,11 @@ def confine(
         why = "libseccomp.so.2 is not installed" if is_missing else _reason(error)
         lacks.append(f"seccomp ({why})")
     return tuple(lacks)
+
+
+def load() -> None:
+    """Loads what `confine` needs, before the files of this process change."""
+    lib.v9_syscalls_load()
 
 
 def become(uid: int, gid: int) -> None:
@@ -407,11 +416,14 @@ def drop_rights() -> None:
     check(lib.v9_caps_forbid_gain())
 
 
-def _restrict_files(files: Collection[tuple[str, bool]]) -> None:
-    texts = [ffi.new("char[]", os.fsencode(path)) for path, _ in files]
+def _restrict_files(files: Collection[tuple[str, bool]], folders: Collection[str]) -> None:
+    may_change = {False: lib.V9_LANDLOCK_READ, True: lib.V9_LANDLOCK_CHANGE}
+    paths = [(path, may_change[writable]) for path, writable in files]
+    paths += [(path, lib.V9_LANDLOCK_LIST) for path in folders]
+    texts = [ffi.new("char[]", os.fsencode(path)) for path, _ in paths]
     native = ffi.new("struct v9_landlock_path[]", len(texts))
-    for each, text, (_, writable) in zip(native, texts, files, strict=True):
-        each.path, each.writable = text, writable
+    for each, text, (_, access) in zip(native, texts, paths, strict=True):
+        each.path, each.access = text, access
     check(lib.v9_landlock(native, len(native)))
 
 

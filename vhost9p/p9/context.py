@@ -10,7 +10,6 @@ from vhost9p.fs.tree import Tree
 from vhost9p.p9.codec import Message, P9Error, Qid
 from vhost9p.p9.constants import NONUNAME, Dialect
 from vhost9p.p9.fids import Fid, FidTable
-from vhost9p.policy.reasons import READONLY
 
 ID_DIGITS = 10
 
@@ -52,10 +51,9 @@ class Context:
         return self.tree.driver(fid.export)
 
     def writable(self, fid: Fid) -> Driver:
-        """The driver of a fid's export, for a change. EROFS if the export is read-only."""
+        """The driver of a fid's export, for a change. EROFS if its user may not change it."""
         driver = self.tree.driver(fid.export)
-        if driver.readonly:
-            raise P9Error(errno.EROFS, READONLY)
+        driver.require_changes(fid.uid)
         return driver
 
 

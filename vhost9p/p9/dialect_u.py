@@ -136,7 +136,7 @@ class DialectUFamily:
             return u.Rwstat()
         name = check_name(t.stat.name, errno.EBUSY) if t.stat.name else b""
         with self._fids.get(t.fid) as fid:
-            driver = self._context.writable(fid)
+            driver = self._context.driver(fid)
             attr = driver.attr(file_fd(fid.path_fd), meta_fd=fid.meta_fd)
             _change(fid, _changes(t.stat, attr))
             if name:
@@ -202,9 +202,10 @@ def _changes(wanted: u.Stat, now: Attr) -> SetAttr:
     fixed = (wanted.type, wanted.dev, wanted.qid, wanted.extension)
     if fixed != (ALONE16, ALONE32, ANY_QID, b""):
         raise P9Error(errno.EPERM, "type, dev, qid and extension cannot be changed")
+    owner, group = _id(wanted.n_uid, wanted.uid), _id(wanted.n_gid, wanted.gid)
     valid = (
-        c.SETATTR_UID
-        | c.SETATTR_GID
+        (c.SETATTR_UID if owner != OWN_ID else 0)
+        | (c.SETATTR_GID if group != OWN_ID else 0)
         | (c.SETATTR_MODE if wanted.mode != ALONE32 else 0)
         | (c.SETATTR_SIZE if wanted.length != ALONE64 else 0)
         | (c.SETATTR_ATIME | c.SETATTR_ATIME_SET if wanted.atime != ALONE32 else 0)
@@ -213,8 +214,8 @@ def _changes(wanted: u.Stat, now: Attr) -> SetAttr:
     return SetAttr(
         valid,
         _chmod(wanted.mode, now) if wanted.mode != ALONE32 else 0,
-        _id(wanted.n_uid, wanted.uid),
-        _id(wanted.n_gid, wanted.gid),
+        owner,
+        group,
         wanted.length,
         atime_sec=wanted.atime,
         mtime_sec=wanted.mtime,

@@ -106,8 +106,8 @@ class Server:
     def _read(self, request: Request, t: m.Tread) -> m.Rread | None:
         """Reads a directory, or the stream; C reads other files."""
         with self._fids.get(t.fid) as fid:
-            is_directory = fid.path_fd >= 0 and stat.S_ISDIR(os.stat(fid.path_fd).st_mode)
-        return self._reading.read(request, t) if is_directory else self._read_stream(request, t)
+            is_stream = self._notices and stat.S_ISREG(os.stat(fid.path_fd).st_mode)
+        return self._read_stream(request, t) if is_stream else self._reading.read(request, t)
 
     def _read_stream(self, request: Request, t: m.Tread) -> m.Rread | None:
         """Reads the stream."""

@@ -129,11 +129,12 @@ class MountTable:
         while self._fds:
             os.close(self._fds.pop())
 
-    def read(self) -> dict[int, MountLine]:
+    def read(self, *, anew: bool = False) -> dict[int, MountLine]:
         """Returns all mounts by number; do not change the result. Paths of mount points date from
-        the last mount or unmount, even if a directory above was renamed since."""
+        the last mount or unmount, even if a directory above was renamed since, unless they are to
+        be read `anew`."""
         with self._lock:
-            if self._changes.poll(0) or self._lines is None:
+            if self._changes.poll(0) or self._lines is None or anew:
                 self._lines = self._read()
             return self._lines
 

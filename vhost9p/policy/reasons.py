@@ -208,6 +208,7 @@ def size(number: int) -> str:
 READONLY = "readonly export"
 DEVICE = "it is on another file system of the host (multidevs: forbid)"
 HIDDEN = "the name is hidden from the guest"
+NOTICES = "it is the directory of notices (notify_name), which the guest can only read"
 
 
 def forbidden(number: int) -> str:
@@ -251,6 +252,9 @@ PLAIN = {
     Why.EXPORTS: "from one export to another",
     Why.KIND: "a device node, FIFO or socket of the host is never opened",
     Why.MOVED: "the host has moved its directory away",
+    Why.NOTICES: NOTICES,
+    Why.FORGOTTEN: "the guest has asked to forget it, and looks it up again",
+    Why.REFRESHER: "a user who only refreshes files, and changes none (notify)",
 }
 
 

@@ -104,6 +104,7 @@ def _settle(job: Job, channel: socket.socket) -> None:
 
 def _join(job: Job) -> None:
     """Sees the VM's files, but the /proc of main. Raises OSError."""
+    sandbox.load()
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if job.entered.level is Level.NAMESPACE:
         sandbox.join_files(job.keeper, job.pidfd)
@@ -116,4 +117,5 @@ def _give_up_rights(config: Config, parent: int) -> None:
     """Takes from this process what it does not need. Raises OSError."""
     sandbox.become(NOBODY, NOBODY)
     end_with(parent)
-    sandbox.confine({CAP_DAC_READ_SEARCH}, (("/proc", False),), config.seccomp)
+    proc = procfs.path("."), False
+    sandbox.confine({CAP_DAC_READ_SEARCH}, (proc,), config.seccomp, folders=("/",))

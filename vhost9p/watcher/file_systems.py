@@ -10,20 +10,20 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from vhost9p import procfs
 from vhost9p.changes import records
 from vhost9p.changes.records import MOVED_FROM, MOVED_TO, RENAME
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.exports import view_of
 from vhost9p.native import fanotify
 from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable
-from vhost9p.watcher.places import Mount, Place, Places
+from vhost9p.watcher.places import DIRECTORY, Mount, Place, Places, path_of
 
 LACKS_MAX = 16
 """Places that are named as not watched, for each device."""
 _UNWATCHED = KERNEL_TYPES | {b"autofs"}
 """What is no data; what is mounted by autofs has a line of its own."""
 _EVENTS = records.MODIFY | records.ATTRIB | records.CREATE | records.DELETE | records.ONDIR
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REASONS = dict.fromkeys(
     (errno.ENODEV, errno.EOPNOTSUPP, errno.EXDEV),
     "the kernel reports no changes of this file system",
@@ -48,16 +48,24 @@ class FileSystems:
                 for number, (device, is_wanted) in devices
                 if is_wanted
                 for place in self._open(number, device)
-            ]
+            ],
+            self._covers,
         )
         self._mounts = self._list()
         for (number, point), places in self._mounts.items():
             self._watch(number, point, places)
+        self._marks = self._count_marks()
 
     @property
     def have_changed(self) -> bool:
         """Whether mounts have come or gone, so that others are to be watched. Raises OSError."""
-        return self._list() != self._mounts
+        return self._list() != self._mounts or self._count_marks() != self._marks
+
+    def _count_marks(self) -> int:
+        """Returns how many file systems are watched. Each mark goes with its file system, and what
+        is mounted next may have the same numbers. Raises OSError."""
+        with open(procfs.path(f"self/fdinfo/{self.group}"), "rb") as file:
+            return sum(line.startswith(b"fanotify sdev:") for line in file)
 
     @property
     def mounts_change(self) -> int:
@@ -69,12 +77,12 @@ class FileSystems:
         for export in config.exports:
             path = export.place or export.path
             try:
-                root = os.open(path, _DIRECTORY)
+                root = os.open(path, DIRECTORY)
             except OSError as error:
                 self._lack(device, export.path, error)
                 continue
             has_others = config.multidevs != "forbid"
-            yield Place(device, view_of(export), root, os.fsencode(path), has_others)
+            yield Place(device, view_of(config, export), root, has_others)
 
     def _list(self) -> dict[tuple[int, bytes], tuple[int, ...]]:
         """Returns the mounts at and below the exports, by number and path, with the places that
@@ -82,30 +90,42 @@ class FileSystems:
         found: dict[tuple[int, bytes], list[int]] = {}
         lines = self._table.read().values()
         for i, place in enumerate(self.places.all):
-            found.setdefault((self._table.number_of(place.root), place.path), []).append(i)
-            for line in _below(place.path, lines) if place.has_others else ():
+            path = path_of(place.root)
+            found.setdefault((self._table.number_of(place.root), path), []).append(i)
+            for line in _below(path, lines) if place.has_others else ():
                 found.setdefault((line.number, line.point), []).append(i)
         return {mount: tuple(places) for mount, places in found.items()}
 
-    def _watch(self, number: int, point: bytes, places: Collection[int]) -> None:
+    def _covers(self) -> dict[int, list[bytes]]:
+        """Returns what Places needs. Raises OSError."""
+        roots = tuple(path_of(place.root) for place in self.places.all)
+        found: dict[int, list[bytes]] = {}
+        for line in self._table.read(anew=True).values():
+            if line.point.startswith(roots):
+                found.setdefault(line.parent, []).append(line.point + b"/")
+        return found
+
+    def _watch(self, number: int, path: bytes, places: Collection[int]) -> None:
         """Raises OSError: the process lacks something."""
+        here = (self.places.all[i].root for i in places)
+        kept = next((root for root in here if path_of(root) == path), -1)
         try:
-            fd = os.open(point, _DIRECTORY)
+            fd = os.open(path, DIRECTORY)
         except NotADirectoryError:
             return  # a single file
         except OSError as error:
-            self._lack_all(places, point, error)
-            return
-        if self._table.number_of(fd) != number:
-            os.close(fd)  # another mount covers it
+            self._lack_all(places, path, error)
             return
         try:
+            if self._table.number_of(fd) != number:
+                return  # another mount covers it
             _mark(self.group, fd)
+            st_dev = os.fstat(fd).st_dev
+            self.places.add(_id_of(fd), Mount(kept, number, path, st_dev, tuple(places)))
         except OSError as error:
+            self._lack_all(places, path, error)
+        finally:
             os.close(fd)
-            self._lack_all(places, point, error)
-            return
-        self.places.add(_id_of(fd), Mount(fd, tuple(places)))
 
     def _lack_all(self, places: Iterable[int], point: bytes, error: OSError) -> None:
         for place in (self.places.all[i] for i in places):
@@ -117,15 +137,14 @@ class FileSystems:
             lacks.append(f"{what}: {_REASONS.get(error.errno or 0, error.strerror)}")
 
 
-def _rest(place: Place, point: bytes) -> bytes:
-    """The path of a mount point below the export."""
-    return point[len(place.path.rstrip(b"/")) + 1 :]
+def _rest(place: Place, path: bytes) -> bytes:
+    """The path of a mount below the export."""
+    return path[len(path_of(place.root)) :]
 
 
 def _below(path: bytes, lines: Iterable[MountLine]) -> Iterator[MountLine]:
-    prefix = path.rstrip(b"/") + b"/"
     for line in lines:
-        if line.point.startswith(prefix) and line.fs_type not in _UNWATCHED:
+        if line.point.startswith(path) and line.fs_type not in _UNWATCHED:
             yield line
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from vhost9p.back_off import BackOff
 from vhost9p.forking import without_stop_signals
 from vhost9p.log_record import about, one_line
-from vhost9p.native.fanotify import may_mark_file_systems
 from vhost9p.saved_state import Unreadable
 from vhost9p.vm import Vm
 from vhost9p.watcher import child
@@ -24,6 +23,8 @@ from vhost9p.watcher.child import Job
 log = logging.getLogger(__name__)
 
 MESSAGE_MAX = 65536
+SAID_MAX = 256
+"""Different lines that are logged about a VM."""
 PAUSE_S = 0.1
 """Seconds between two processes at least."""
 
@@ -40,7 +41,7 @@ class Watchers:
 
     def serves(self, vm: Vm) -> None:
         """A worker of this VM has begun to serve, or serves still."""
-        if vm.name not in self._all and any(vm.rings) and may_mark_file_systems():
+        if vm.name not in self._all and any(vm.rings) and not vm.marks_dirs:
             self._all[vm.name] = _Watcher(vm)
 
     def forget(self, vm: Vm) -> None:
@@ -89,7 +90,7 @@ class _Watcher:
         self._pidfd = -1
         self._back_off = BackOff()
         self._said: set[str] = set()
-        """What was logged already."""
+        """What was logged already, and is not repeated."""
 
     @property
     def is_needed(self) -> bool:
@@ -115,9 +116,11 @@ class _Watcher:
             self.ended()
 
     def hear(self) -> bool:
-        """Takes what the process says, which has read what anybody has written. Returns whether it
-        goes on."""
+        """Takes what the process says, which has read what anybody has written; once, so that it
+        cannot keep main busy. Returns whether it goes on."""
         assert self.channel, "somebody has heard it"
+        if self.lacks is not None:
+            return False
         try:
             said = json.loads(self.channel.recv(MESSAGE_MAX))
             if failure := said.get("failure"):
@@ -126,16 +129,21 @@ class _Watcher:
                 device: [one_line(str(each)) for each in said["lacks"].get(str(device), ())]
                 for device in range(len(self._vm.rings))
             }
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             return False
         for device, lacks in self.lacks.items():
             for each in lacks:
                 self._warn(device, each)
         return True
 
+    def _is_news(self, what: str) -> bool:
+        if what in self._said or len(self._said) >= SAID_MAX:
+            return False
+        self._said.add(what)
+        return True
+
     def _fail(self, why: str) -> None:
-        if why not in self._said:
-            self._said.add(why)
+        if self._is_news(why):
             log.error(
                 "%s: changes by the host are not watched, which is tried again: %s",
                 *(self._vm.name, why),
@@ -143,8 +151,7 @@ class _Watcher:
             )
 
     def _warn(self, device: int, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+        if self._is_news(what):
             tag = self._vm.config.devices[device].tag
             log.warning(
                 "%s: changes by the host are not reported to the guest: %s",

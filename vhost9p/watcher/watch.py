@@ -15,6 +15,7 @@ import select
 import time
 from collections.abc import Collection, Sequence
 from contextlib import closing, suppress
+from itertools import zip_longest
 
 from vhost9p.changes import records
 from vhost9p.changes.lines import OVERFLOW, Lines
@@ -22,7 +23,7 @@ from vhost9p.changes.records import Entry, Event
 from vhost9p.changes.report import report
 from vhost9p.changes.ring import Ring
 from vhost9p.watcher.file_systems import FileSystems
-from vhost9p.watcher.places import Places
+from vhost9p.watcher.places import Gone, Places
 
 REST_S = 0.01
 """Seconds between two batches."""
@@ -62,10 +63,15 @@ class Watch:
             ready = {fd for fd, _ in poller.poll()}
             if ready & {*ends}:
                 return
-            if self._file_systems.mounts_change in ready and self._file_systems.have_changed:
-                return
+            if self._file_systems.mounts_change in ready:
+                if self._file_systems.have_changed:
+                    return
+                self._places.forget_mounts()
             if self._file_systems.group in ready:
-                self._read()
+                try:
+                    self._read()
+                except Gone:
+                    return
                 time.sleep(REST_S)
 
     def _overflow(self) -> None:
@@ -73,7 +79,7 @@ class Watch:
             ring.append(OVERFLOW)
 
     def _read(self) -> None:
-        """Takes a batch of events."""
+        """Takes a batch of events. Raises OSError, Gone."""
         alive = self._workers()
         try:
             data = os.read(self._file_systems.group, BATCH)
@@ -105,13 +111,14 @@ class Watch:
                 batch.overflow(self._rings)
 
     def _report(self, event: Event, entry: Entry, batch: "Batch") -> None:
-        """Raises OSError."""
+        """Raises OSError, Gone."""
         where = self._places.find(entry.directory)
         to = self._places.find(event.to.directory) if event.to else {}
         for i in sorted(where.keys() | to.keys()):
             view, ring = self._places.all[i].view, self._ring_of[i]
-            for line in report(view, event, where.get(i), to.get(i), batch.look):
-                batch.add(ring, line)
+            for old, new in zip_longest(where.get(i, ()), to.get(i, ())):
+                for line in report(view, event, old, new, batch.look):
+                    batch.add(ring, line)
 
 
 class Batch:
@@ -132,7 +139,7 @@ class Batch:
             self.add(ring, OVERFLOW)
 
     def look(self, entry: Entry) -> os.stat_result | None:
-        """Returns what an entry is now, without following it; None if it is gone."""
+        """Returns what an entry is now, without following it; None if it is gone. Raises Gone."""
         with suppress(OSError):
             folder = self._folders.get(entry.directory)
             if folder is None:

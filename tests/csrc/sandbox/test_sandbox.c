@@ -235,6 +235,24 @@ TEST(capabilities_are_given_up)
     CHECK(child(drop_all_but_one) == 0);
 }
 
+static int become_nobody(void)
+{
+    if (v9_caps_become(65534, 65533) < 0 || getuid() != 65534 || getegid() != 65533)
+        return 1;
+    if (!(v9_caps_effective() >> CAP_CHOWN & 1) || v9_caps_keep(1u << CAP_FOWNER) < 0)
+        return 2;
+    if (v9_caps_effective() != 1u << CAP_FOWNER)
+        return 3;
+    return prctl(PR_CAPBSET_READ, CAP_CHOWN) == 0 ? 0 : 4;
+}
+
+TEST(another_user_keeps_the_capabilities_until_they_are_given_up)
+{
+    if (geteuid())
+        SKIP("needs root");
+    CHECK(child(become_nobody) == 0);
+}
+
 static int forbid_gain(void)
 {
     struct rlimit core;
@@ -251,12 +269,24 @@ TEST(nothing_is_gained_and_no_core_is_dumped)
 
 static int see_one_folder(void)
 {
-    const struct v9_landlock_path paths[] = {{"/usr", 0}};
+    const struct v9_landlock_path paths[] = {{"/usr", V9_LANDLOCK_READ}};
 
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (v9_landlock(paths, 1) < 0)
         return 77;
     if (open("/usr", O_RDONLY) < 0)
+        return 1;
+    return open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES ? 0 : 2;
+}
+
+static int list_all_folders(void)
+{
+    const struct v9_landlock_path paths[] = {{"/usr", V9_LANDLOCK_READ}, {"/", V9_LANDLOCK_LIST}};
+
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (v9_landlock(paths, 2) < 0)
+        return 77;
+    if (open("/etc", O_RDONLY | O_DIRECTORY) < 0)
         return 1;
     return open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES ? 0 : 2;
 }
@@ -275,7 +305,7 @@ TEST(landlock_leaves_one_folder)
 
     if (found == 77)
         SKIP("the kernel has no Landlock");
-    CHECK(found == 0 && child(see_files_as_before) == 0);
+    CHECK(found == 0 && child(list_all_folders) == 0 && child(see_files_as_before) == 0);
 }
 
 static int create_socket(void)

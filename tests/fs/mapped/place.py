@@ -74,7 +74,7 @@ def serving(path: Path, model: str, *, fmode: int = 0o600, dmode: int = 0o700) -
         dmode=dmode,
     )
     export.policy = make_policy("warn", export.qidmap, os.stat(path).st_dev, export.probe, None)
-    driver = LocalDriver(export, root_fd, readonly=False)
+    driver = LocalDriver(export, root_fd)
     old = os.umask(0)
     try:
         yield Place(driver, root_fd, path, model)

@@ -1,0 +1,132 @@
+"""What the guest does not see is not reported to it either, and what somebody does elsewhere in the
+same file system makes no noise (vhost9p/watcher)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.daemon import Daemon
+from tests.system.reported import Reported, reported, watchers
+from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
+from tests.system.test_listed_mounts import Inside
+
+pytestmark = needs_root
+
+
+@contextmanager
+def watched(export: Path, *args: str) -> Iterator[tuple[Share, Reported]]:
+    """A guest, and what is reported to it."""
+    daemon = serve(export, "--notify", *args)
+    with daemon, mounted(daemon, export) as share, reported(daemon) as (lines,):
+        yield share, lines
+
+
+def all_until_now(lines: Reported, export: Path) -> list[bytes]:
+    """The lines of all changes so far."""
+    (export / "fence").unlink(missing_ok=True)
+    lines.lines = [line for line in lines.read() if b"fence" not in line]
+    (export / "fence").write_bytes(b"")
+    return [line for line in lines.until(b"created fence") if b"fence" not in line]
+
+
+def change(script: str, folder: Path) -> None:
+    """Another process of the host changes something."""
+    subprocess.run(["sh", "-ec", script], cwd=folder, check=True)
+
+
+def test_what_the_directory_of_notices_covers(export: Path) -> None:
+    (export / ".vhost9p").mkdir()
+    with watched(export) as (_, lines):
+        change("touch .vhost9p/f; mkdir d; mv .vhost9p/f d/f; chmod 700 .vhost9p", export)
+        change("mv .vhost9p d/.vhost9p; touch d/.vhost9p/g", export)
+        seen = [b"created d/", b"created d/f", b"created d/.vhost9p/", b"created d/.vhost9p/g"]
+        assert all_until_now(lines, export) == seen
+
+
+def test_paths_that_are_too_long(export: Path) -> None:
+    """Elsewhere, where any user may make one: that is no reason for an overflow."""
+    outside = export.with_name("outside")
+    with watched(export) as (_, lines), inside_of_a_long_path(outside) as folder:
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        assert all_until_now(lines, export) == []
+
+
+@contextmanager
+def inside_of_a_long_path(at: Path) -> Iterator[int]:
+    """A directory whose path is longer than the kernel can say."""
+    at.mkdir()
+    folder = os.open(at, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("x" * 200, dir_fd=folder)
+        below = os.open("x" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def watched_apart(export: Path, *args: str) -> Iterator[tuple[Inside, Reported, Daemon]]:
+    """The same, with mounts of its own, which a shell makes."""
+    options = "--multidevs", "remap", "--notify", *args
+    daemon = Daemon("--path", str(export), *SECURITY, *options, wrapper=UNSHARE)
+    with daemon, mounted(daemon, export) as share, Inside(share) as inside, reported(daemon) as all:
+        (lines,) = all
+        yield inside, lines, daemon
+
+
+@pytest.mark.parametrize("level", ["namespace", "chroot", "none"])
+def test_what_a_mount_covers(export: Path, level: str) -> None:
+    (export / level / "m").mkdir(parents=True)
+    covered = os.open(export / level / "m", os.O_RDONLY)
+    with watched_apart(export, "--sandbox", level) as (inside, lines, _):
+        inside.mount(f"{level}/m")
+        lines.until(b"overflow")
+        lines.forget()
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=covered))
+        assert all_until_now(lines, export) == []
+        (export / level).rename(export / f"{level}-moved")
+        os.close(os.open("g", os.O_CREAT | os.O_WRONLY, dir_fd=covered))
+        moved = b"renamed %s/ %s-moved/" % (level.encode(), level.encode())
+        assert all_until_now(lines, export) == [moved]
+    os.close(covered)
+
+
+def test_a_directory_that_is_seen_twice(export: Path) -> None:
+    (export / "a/d").mkdir(parents=True)
+    (export / "b").mkdir()
+    with watched_apart(export) as (inside, lines, _):
+        inside.run("mount", "--bind", "a", "b")
+        lines.until(b"overflow")
+        inside.run("touch", "a/d/f")
+        lines.until(b"created a/d/f", b"created b/d/f")
+        inside.run("mv", "b/d/f", "b/g")
+        lines.until(b"renamed a/d/f a/g", b"renamed b/d/f b/g")
+
+
+def test_another_file_system_in_the_same_place(export: Path) -> None:
+    """The kernel gives its mount the numbers that the other one had."""
+    (export / "m").mkdir()
+    with watched_apart(export) as (inside, lines, daemon):
+        inside.mount("m")
+        lines.until(b"overflow")
+        inside.run("touch", "m/f")
+        lines.until(b"created m/f")
+        (watcher,) = watchers(daemon)
+        os.kill(watcher, signal.SIGSTOP)
+        inside.umount("m")
+        inside.mount("m")
+        lines.forget()
+        os.kill(watcher, signal.SIGCONT)
+        lines.until(b"overflow")
+        inside.run("touch", "m/f")
+        lines.until(b"created m/f")

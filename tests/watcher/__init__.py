@@ -1,0 +1,1 @@
+"""The process that watches file systems, and main's part of it."""
