@@ -11,10 +11,12 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/hash_table.h"
 #include "base/host_stat.h"
 
 enum {
+    LEVELS = 256,                       /* marked above a directory */
     SETTLE = 8,                         /* reads of a path that changes all the time */
     BY_FID_ONLY = 0x200,                /* AT_HANDLE_FID, newer than the headers of some hosts */
     MARKS_MAX = 1 << 24,                /* entries at most: a power of two */
@@ -350,26 +352,51 @@ static bool is_set(struct v9_dir_marks *marks, uint32_t export, const struct v9_
     return set_or_full;
 }
 
-void v9_dir_marks_add(v9_export *ex, int32_t fd, const struct v9_attr *attr)
+static void add_one(v9_export *ex, int32_t fd, const struct v9_attr *attr)
 {
     struct v9_dir_marks *marks = ex->dir_marks;
     struct v9_dir_note note;
     int err;
 
-    if (is_set(marks, ex->index, attr))
-        return;
     note.export = ex->index;
     note.error = 0;
     note.path_size = note.id_size = note.above = 0;
     err = read_id(fd, &note);
     read_place(marks, ex, fd, &note);
-    note.number = obtain(marks, &note, attr); /* another thread may have entered it meanwhile */
+    note.number = obtain(marks, &note, attr);
     if (!note.number)
-        return;
+        return; /* there may be no more */
     err = err ? err : set(marks, fd);
     if (!err)
         settle_place(marks, ex, fd, attr, &note);
     settle(marks, &note, attr, err);
+}
+
+/* Those above come first. Mostly they are marked: a walk has passed them. But the host may have
+ * moved the directory since, or it is not a walk that has come here. */
+static void add(v9_export *ex, int32_t fd, const struct v9_attr *attr, int levels)
+{
+    const bool is_root = attr->st_dev == ex->root_dev && attr->st_ino == ex->root_ino;
+    struct v9_attr above;
+    v9_export *where = ex;
+    int32_t above_fd;
+
+    if (is_set(ex->dir_marks, ex->index, attr))
+        return;
+    if (!is_root && levels && !v9_host_stat(fd, "..", &above) &&
+        !is_set(ex->dir_marks, ex->index, &above)) {
+        above_fd = v9_export_step(&where, V9_NO_ID, fd, "..");
+        if (above_fd >= 0 && where == ex && !v9_host_stat(above_fd, "", &above))
+            add(ex, above_fd, &above, levels - 1);
+        if (above_fd >= 0)
+            v9_budget_close(above_fd);
+    }
+    add_one(ex, fd, attr);
+}
+
+void v9_dir_marks_add(v9_export *ex, int32_t fd, const struct v9_attr *attr)
+{
+    add(ex, fd, attr, LEVELS);
 }
 
 /* ---- what the reader does -------------------------------------------------------------------- */

@@ -29,7 +29,7 @@
 
 #include "export/export.h"
 
-/* Marks the directory `fd` unless it is marked already; what fails is noted. */
+/* Marks the directory `fd`, and those above it; what fails is noted. */
 void v9_dir_marks_add(v9_export *ex, int32_t fd, const struct v9_attr *attr);
 
 /* The same of any file `fd` that was just reached: it may be no directory, and the export may have

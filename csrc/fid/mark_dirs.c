@@ -5,30 +5,15 @@
 
 #include "base/host_stat.h"
 #include "export/dir_marks.h"
-#include "fid/fid.h"
 #include "fid/fid_names.h"
 #include "fid/restore.h"
 
-enum { DEPTH = PATH_MAX / 2 }; /* of a directory below its export's root */
-
-/* Marks a directory, and those above it up to the export's root. */
-static void mark_upwards(v9_export *ex, int32_t fd)
+static void mark(v9_export *ex, int32_t fd)
 {
     struct v9_attr attr;
-    int32_t at = fd;
 
-    for (int i = 0; i < DEPTH && at >= 0 && !v9_host_stat(at, "", &attr); i++) {
-        v9_export *where = ex;
-        const int32_t below = at;
-        v9_dir_marks_reached(ex, at, &attr);
-        at = attr.st_dev == ex->root_dev && attr.st_ino == ex->root_ino
-                 ? -1
-                 : v9_export_step(&where, V9_NO_ID, at, "..");
-        if (below != fd)
-            v9_budget_close(below);
-    }
-    if (at >= 0 && at != fd)
-        v9_budget_close(at);
+    if (!v9_host_stat(fd, "", &attr))
+        v9_dir_marks_reached(ex, fd, &attr);
 }
 
 /* The directory that an entry stands for, pinned and restored; false: none. */
@@ -53,8 +38,6 @@ void v9_fids_mark_dirs(struct v9_fids *fids)
 {
     uint32_t used;
 
-    while (v9_fids_drop_cached(fids, 0))
-        ;
     pthread_mutex_lock(&fids->lock);
     used = fids->inodes.used; /* what is entered from now on is marked when it is reached */
     pthread_mutex_unlock(&fids->lock);
@@ -63,7 +46,7 @@ void v9_fids_mark_dirs(struct v9_fids *fids)
         if (!pin_directory(fids, index))
             continue;
         if (inode->path_fd >= 0)
-            mark_upwards(fids->exports[inode->export], inode->path_fd);
+            mark(fids->exports[inode->export], inode->path_fd);
         v9_fids_release_inode(fids, index);
     }
 }

@@ -1,9 +1,6 @@
 /*
- * mark dirs: marks all directories of a fid table (export/dir_marks.h), where there are no marks:
- * after a death, or where too many were wanted.
- *
- * The directories above are marked with them, since the path of one depends on the names of all.
- * Cached inodes are dropped, since a walk to one passes no step that would mark it.
+ * mark dirs: marks the directories of a fid table that have no marks (export/dir_marks.h): after a
+ * death, where too many were wanted, or where nobody knows any more where a directory is.
  */
 #ifndef V9_FID_MARK_DIRS_H
 #define V9_FID_MARK_DIRS_H

@@ -134,8 +134,10 @@ static int step_to_cached(struct v9_fids *fids, const struct place *at, const ch
     next->fd = fids->inodes.entries[next->inode - 1].path_fd;
     is_same = !v9_attr_complete(at->ex, next->fd, now, attr) &&
               !((attr->mode ^ fids->inodes.entries[next->inode - 1].mode) & S_IFMT);
-    if (is_same)
+    if (is_same) {
+        v9_dir_marks_reached(at->ex, next->fd, attr);
         return 0;
+    }
     /* Python has to be asked about it, or it is denied, or its metadata have another type. */
     v9_fids_release_inode(fids, next->inode);
     return -EAGAIN;

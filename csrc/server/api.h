@@ -165,8 +165,8 @@ int v9_device_free(v9_device *dev);
 /* Adds an export. Index 0 is the one that Tattach without a name attaches. Setting it makes the
  * device serve, so it is set last. -ENOSPC at V9_EXPORTS_MAX. */
 int v9_device_set_export(v9_device *dev, uint32_t index, v9_export *ex);
-/* Marks the directories that the guest's fids stand for (export/dir_marks.c), where there are no
- * marks. */
+/* Marks the directories that the guest's fids stand for (export/dir_marks.c), unless they are
+ * marked already. */
 void v9_device_mark_dirs(v9_device *dev);
 /* Returns to the state after v9_device_new: the ring is stopped, fids are removed, and so is memory
  * unless `memory_stays`. */

@@ -102,6 +102,11 @@ class Places:
     def __contains__(self, ident: bytes) -> bool:
         return any(each.number for each in self._ids.get(ident, ()))
 
+    @property
+    def lost(self) -> int:
+        """How many directories are lost."""
+        return len(self._lost)
+
     def find(self, ident: bytes) -> list[tuple[int, bytes]]:
         """Returns the exports that a directory is in, by their index, each with the path below it:
         empty for the root, else with a slash at the end."""

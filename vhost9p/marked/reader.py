@@ -3,6 +3,7 @@
 The guest itself does what this process does; the kernel says of no other process which it is. After
 each batch of events the reader rests, in which the kernel puts events of the same file together.
 
+A directory that is lost (places.py) may be one that the guest has: the reader looks for it soon.
 If events were lost, if a rename is unclear, or if there may be no more marks, the reader *begins
 anew*: all marks go, the directories that the guest has by now are marked, and the guest hears of an
 overflow, since nobody has watched in between. A worker that follows another one begins in the same
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 REST_S = 0.02
 """Seconds between two batches."""
 ANEW_REST_S = 1.0
-"""Seconds after it has begun anew, until it does once more at the earliest."""
+"""Seconds after it has begun anew, or looked for lost directories, until it does once more at the
+earliest."""
 FULL_REST_S = 600.0
 """The same if the guest has more directories than there may be marks."""
 MARKS_MAX = 32768
@@ -121,8 +123,10 @@ class Reader:
         self._places = Places(marks.drop)
         self._is_due = True
         """Whether it has to begin anew."""
+        self._has_lost = False
+        """Whether it has to look for lost directories (places.py)."""
         self._next = 0.0
-        """When it may do so."""
+        """When it may do either."""
         self._said: set[int] = set()
         """Of which errors the log has a line."""
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -153,22 +157,40 @@ class Reader:
         for fd in (self._stop, self._marks.bell, self._marks.group):
             poll.register(fd, select.POLLIN)
         while True:
-            wait = max(0.0, self._next - time.monotonic()) if self._is_due else None
-            ready = {fd for fd, _ in poll.poll(None if wait is None else wait * 1000 + 1)}
+            rest = max(0.0, self._next - time.monotonic())
+            is_due = self._is_due or self._has_lost
+            ready = {fd for fd, _ in poll.poll(rest * 1000 + 1 if is_due else None)}
             if self._stop in ready:
                 return
             if self._marks.bell in ready:
                 self._hear()
-            if self._is_due and time.monotonic() >= self._next:
-                self._begin_anew()
+            if is_due and time.monotonic() >= self._next:
+                self._renew()
             elif self._marks.group in ready:
                 self._read()
                 time.sleep(REST_S)
 
+    def _renew(self) -> None:
+        if self._is_due:
+            self._begin_anew()
+        else:
+            self._find_lost()
+
+    def _find_lost(self) -> None:
+        """The guest may have looked at a directory where it is now before the reader knew that it
+        has been moved, and will not do so again."""
+        lost = self._places.lost
+        self._has_lost = False
+        self._mark_all()
+        self._take_notes()
+        self._next = time.monotonic() + ANEW_REST_S
+        if self._places.lost < lost:
+            self._ring.append(OVERFLOW)
+
     def _begin_anew(self) -> None:
         self._marks.clear()
         self._places.clear()
-        self._is_due = False
+        self._is_due = self._has_lost = False
         self._mark_all()
         self._take_notes()
         self._next = time.monotonic() + ANEW_REST_S
@@ -212,12 +234,13 @@ class Reader:
 
     def _read(self) -> None:
         """Takes a batch of events."""
-        lines = Lines()
+        lines, lost = Lines(), self._places.lost
         try:
             for event in records.parse(self._marks.read()):
                 self._take(event, lines)
         except (OSError, ValueError):
             self._is_due = True
+        self._has_lost |= self._places.lost > lost
         self._ring.append(lines.text)
 
     def _take(self, event: Event, lines: Lines) -> None:

@@ -262,8 +262,7 @@ class Device:
         lib.v9_device_begin(self._native)
 
     def mark_dirs(self) -> None:
-        """Marks the directories that the guest's fids stand for, where marks are installed and
-        there are none."""
+        """Marks the directories that the guest's fids stand for, unless they are marked already."""
         lib.v9_device_mark_dirs(self._native)
 
     # ---- set-up -----------------------------------------------------------------------------
