@@ -7,6 +7,7 @@ Exports are on a tmpfs, so that nobody else changes anything on their file syste
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -231,6 +232,14 @@ def test_a_directory_is_no_mount_of_ours(place: Place, agent: str) -> None:
     assert "vhost9p agent: /tmp" in result.stderr.decode()
 
 
+def test_agent_and_daemon_mean_the_same_by_their_constants() -> None:
+    said = [
+        set(re.findall(r'REFRESH_UID\W+(\d+)|REFRESH_DATA (".*")', (ROOT / path).read_text()))
+        for path in ("guest/agent.h", "csrc/export/api.h")
+    ]
+    assert said[0] == said[1] and len(said[0]) == 2
+
+
 @pytest.mark.parametrize("agent", ["script", "program"])
 def test_lines_lead_nowhere_else(place: Place, agent: str) -> None:
     """Symlinks, mounts and .. are not followed, and what is no line is skipped."""
@@ -269,7 +278,7 @@ def test_after_lost_changes_everything_is_looked_at(place: Place, agent: str) ->
 
 
 @pytest.mark.parametrize("agent", ["script", "program"])
-def test_an_ordinary_user_is_told_why_not(place: Place, agent: str) -> None:
+def test_an_ordinary_user_gets_one_line_of_why_not(place: Place, agent: str) -> None:
     with place.mounted():
         result = place.vm.run(command(agent), uid=1000, check=False)
     assert result.returncode in (1, 2)
