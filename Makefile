@@ -12,7 +12,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
-C_FILES := $(shell find csrc guest tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c tests/fuzz/*.h) \
+C_FILES := $(shell find csrc tests/csrc -name "*.[ch]") $(wildcard tests/fuzz/*.c tests/fuzz/*.h) \
            $(wildcard tests/bench/*.c tests/bench/*.h) \
            $(wildcard tests/system/host_attacks/*.c) \
            $(wildcard tests/guest/*.c tests/guest/posix/*.c tests/guest/posix/*.h)
@@ -39,7 +39,7 @@ $(VENV)/.venv-made: pyproject.toml tests/prerequisites.sh
 	    $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.venv-made $(shell find csrc guest -name "*.[ch]" -o -name "*.py") pyproject.toml
+$(VENV)/.built: $(VENV)/.venv-made $(shell find csrc -name "*.[ch]" -o -name "*.py") pyproject.toml
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 

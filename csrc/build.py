@@ -5,7 +5,7 @@ pyproject.toml cannot say in every setuptools that is served (Debian 12 has 66: 
 knows neither extension modules nor an SPDX licence, so both are given to setup() here). cffi turns
 the declarations of the folders' api.h, which vhost9p.h includes, into build/_native.c, which is
 compiled with the rest of csrc/ as one extension module. They go through the C preprocessor, so that
-nothing is declared twice. guest/ is not part of it, but a program that guests run.
+nothing is declared twice. csrc/guest/ is not part of it, but a program that guests run.
 """
 
 import os
@@ -46,6 +46,11 @@ def csrc(*suffixes: str) -> list[str]:
     return sorted(str(file.relative_to(ROOT)) for file in files if file.suffix in suffixes)
 
 
+def agent() -> list[str]:
+    """Those of the agent, which is a program of its own."""
+    return [each for each in csrc(".c") if each.startswith("csrc/guest/")]
+
+
 def compiler() -> list[str]:
     """The C compiler's command."""
     return os.environ.get("CC", "cc").split()
@@ -59,7 +64,7 @@ def whole_program() -> list[str]:
 
 
 def build_agent(folder: Path) -> None:
-    """Compiles guest/ into the folder, as agent-MACHINE (`uname -m`), for guests of any Linux.
+    """Compiles csrc/guest/ into the folder, as agent-MACHINE (`uname -m`), for guests of any Linux.
 
     Where nothing can be linked statically it says so, and guests have the script alone.
     """
@@ -68,7 +73,7 @@ def build_agent(folder: Path) -> None:
     )
     machine = about.stdout.partition("-")[0]
     target = folder / f"agent-{OTHER_NAMES.get(machine, machine)}"
-    sources = sorted(map(str, (ROOT / "guest").glob("*.c")))
+    sources = [str(ROOT / each) for each in agent()]
     folder.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)  # it is never older than what it is made of
     program = ["-x", "c", "-o", str(target), "-"]
@@ -135,7 +140,7 @@ class Backend(build_meta._BuildMetaBackend):
             ext_modules=[
                 Extension(
                     "vhost9p._native",
-                    [GENERATED, *csrc(".c")],
+                    [GENERATED, *(each for each in csrc(".c") if each not in agent())],
                     include_dirs=["csrc"],
                     extra_compile_args=[*FLAGS],
                     py_limited_api=True,

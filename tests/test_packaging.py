@@ -129,7 +129,6 @@ def test_a_source_distribution_has_csrc_and_documents_and_nothing_generated(
     wanted = [
         *(p for p in tree.glob("csrc/**/*.*") if p.suffix != ".pyc"),
         *tree.glob("docs/*"),
-        *tree.glob("guest/*"),
         *tree.glob("*.md"),
         *(p for p in tree.glob("packaging/**/*") if p.is_file()),
         *tree.glob("qemu-configs/*"),
