@@ -16,8 +16,10 @@ import json
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterable
 
+TRIES = 1000
 Sight = dict[str, list[object]]
 
 
@@ -62,8 +64,17 @@ class Sights:
         return found
 
     def hold(self, key: str, path: str) -> None:
-        """Keeps a file or a directory open. Raises OSError."""
-        self._held[key] = os.open(os.path.join(self._top, path), os.O_RDONLY)
+        """Keeps a file or a directory open, which may be missing for a moment, while an agent has
+        its name looked up anew. Raises OSError."""
+        tries = 0
+        while key not in self._held:
+            try:
+                self._held[key] = os.open(os.path.join(self._top, path), os.O_RDONLY)
+            except FileNotFoundError:
+                tries += 1
+                if tries > TRIES:
+                    raise
+                time.sleep(0.01)
         self._path_of[key] = path
 
     def lose(self, moved: Iterable[str]) -> None:

@@ -141,7 +141,7 @@ class Upheaval:
         self._file().unlink()
 
     def create(self) -> Path:
-        path = self._new("f") or self._top / "f0"
+        path = self._new("f") or self._top / "f-more"
         path.write_bytes(self._text())
         return path
 
