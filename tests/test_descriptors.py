@@ -22,9 +22,7 @@ OWN = {
     "server/workers.c": 1,  # whether a thread sleeps, for a moment
 }
 """How many descriptors are opened elsewhere: the process's own, which v9_budget_begin has seen."""
-SOURCES = [
-    path for path in sorted((ROOT / "csrc").rglob("*.c")) if path.parent.name != "guest"
-]
+SOURCES = [path for path in sorted((ROOT / "csrc").rglob("*.c")) if path.parent.name != "guest"]
 """The daemon's: the guest's agent is no part of it."""
 CLOSES = {
     "base/budget.c",
