@@ -81,13 +81,15 @@ void agent_look(const struct mount *mount, const char *path)
  */
 void agent_forget(const struct mount *mount, int file, const char *path)
 {
-    struct stat status;
+    struct stat status, named;
     for (int tries = 0; tries < FORGET_TRIES; tries++) {
         agent_fire_attributes(mount, file, true);
-        if (!mount->caches_names)
+        int now = mount->caches_names ? agent_open(mount, path) : -1;
+        if (now < 0)
             return;
-        agent_look(mount, path);
-        if (fstat(file, &status) || status.st_mtim.tv_sec == mount->forget.tv_sec)
+        bool same = !fstat(file, &status) && !fstat(now, &named) && status.st_ino == named.st_ino;
+        close(now);
+        if (!same || status.st_mtim.tv_sec == mount->forget.tv_sec)
             return;
     }
 }
