@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
-
 from vhost9p.config import Config
-from vhost9p.progress import Deaths, Progress
+from vhost9p.progress import Progress
 from vhost9p.vm_facts import VmFacts
 
 
@@ -36,13 +34,3 @@ def test_a_worker_that_has_died_and_was_not_reaped_is_none() -> None:
         os.close(reading)
         os.close(writing)
         progress.close()
-
-
-def test_a_time_of_death_that_is_no_number_is_none() -> None:
-    """A worker that was taken over writes what it likes."""
-    progress = Progress(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vhost9p.progress.time.time", lambda: float("nan"))
-        progress.died("by its own hand")
-    assert progress.deaths == Deaths(1, 0.0, b"by its own hand")
-    progress.close()

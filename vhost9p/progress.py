@@ -6,7 +6,6 @@ that an attacker controls can write here, too: it can end its own VM by that, as
 have it tried again; and it can say what it likes about deaths, so whoever shows that checks it.
 """
 
-import math
 import mmap
 import os
 import struct
@@ -25,7 +24,6 @@ class Deaths:
 
     count: int
     at: float
-    """Finite."""
     how: bytes
     """How the last one ended, in words."""
 
@@ -78,7 +76,7 @@ class Progress:
     def deaths(self) -> Deaths:
         """How many workers have died, and how the last one did."""
         count, at, how = _DEATHS.unpack_from(self._page, self._deaths)
-        return Deaths(count, at if math.isfinite(at) else 0.0, how.rstrip(b"\0"))
+        return Deaths(count, at, how.rstrip(b"\0"))
 
     def close(self) -> None:
         """In main, when the VM has ended."""
