@@ -92,7 +92,7 @@ int v9_export_allows_changes(const v9_export *ex, uint32_t uid);
 enum { V9_REFRESH_MTIME = 113990117, V9_FORGET_MTIME = 113990119, V9_REFRESH_UID = 1986541936 };
 /*
  * What this user writes, or the beginning of it, to tell his own kernel where a file ends: no byte
- * reaches the file. His kernel may take his fid for other users' data; that is an error (EIO).
+ * reaches the file. His kernel may take his fid for other users' data, too (p9/io.c).
  */
 #define V9_REFRESH_DATA "vhost9p refresh\n"
 /*
