@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import pytest
 
 from tests.frontend import PATIENCE
 from tests.frontend.client import LOCK_SUCCESS, WRLCK, Client
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, run_cli
 from tests.frontend.dialect_u import ORDWR, DialectUClient
 from tests.frontend.machine import Machine
 from tests.system.share import AS_USER, IS_ROOT, SECURITY, fails, needs_root
@@ -395,10 +394,7 @@ def test_a_daemon_of_an_ordinary_user(base: Path) -> None:
 
 
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vhost9p", "reload", *words],
-        capture_output=True, text=True, timeout=120, check=False, env=environment(env),
-    )  # fmt: skip
+    return run_cli("reload", *words, env=env)
 
 
 def test_the_command_says_what_has_become_of_it(site: Site) -> None:
