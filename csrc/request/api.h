@@ -129,7 +129,7 @@ struct v9_trace_record {
     int64_t took;     /* ns, on a clock that nobody sets */
     uint32_t dialect; /* V9_9P2000* */
     uint16_t path_size[2];
-    uint8_t path_state[2];  /* V9_TRACE_PATH_* */
+    uint8_t path_state[2];   /* V9_TRACE_PATH_* */
     uint16_t path_export[2]; /* index of the export that the path is in */
     uint16_t reserved;
 };
