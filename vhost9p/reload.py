@@ -22,7 +22,8 @@ from typing import Any
 
 from vhost9p import confinement
 from vhost9p.config import EXPORTS_MAX, Config, DeviceConfig, ExportConfig, Level
-from vhost9p.config_schema import EXPORT_KEYS, OWN_KEYS, TOP_KEYS
+from vhost9p.config_export import EXPORT_KEYS
+from vhost9p.config_schema import OWN_KEYS, TOP_KEYS
 from vhost9p.config_shapes import Leaf, Shape
 from vhost9p.confinement import Entered
 from vhost9p.errors import UserError
