@@ -131,6 +131,7 @@ ID_MAP = Group(
     check=checks.id_map,
     more="Each id of the guest is in one range, squashed or forbidden.",
     absent="ids are the same",
+    at_once=True,
 )
 
 RULE = Group(
@@ -169,6 +170,7 @@ XATTRS = Group(
     "which extended attributes there are, and under which names",
     more="Its limits apply only to exports that have this key.",
     absent="names are the same, without limits",
+    at_once=True,
 )
 
 QUOTA = Group(
@@ -207,12 +209,15 @@ EXPORT_KEYS: dict[str, Shape] = {
         absent="the current one, with options alone",
         is_path=True,
         check=directory_problem,
+        fixed="the guest has mounted that directory; give other ones names, as exports",
     ),
     "security_model": Leaf(
         v.parse_choice(*SECURITY_MODELS, metavar="MODEL", mapped="mapped-xattr"),
         "who owns what the guest creates, and where its owners and modes are stored",
         "mapped is another name of mapped-xattr.",
         absent="passthrough where the daemon may set owners, or with an id_map; else none",
+        fixed="owners and modes of the files that there are stay where it has put them; add the "
+        "directory as an export of another name",
     ),
     "readonly": flag("refuse all changes (EROFS)", _EXPORT.readonly),
     "fmode": _mode("files", _EXPORT.fmode),

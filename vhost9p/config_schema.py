@@ -17,6 +17,7 @@ from vhost9p.config import (
     EXPORTS_MAX,
     LOG_FORMATS,
     LOG_TIMES,
+    MSIZE_MAX,
     MULTIDEVS,
     SOCKET_MODE,
     STATE_DIR,
@@ -99,6 +100,7 @@ _SOCKET = Leaf(
     "Each device has its own. A stale socket is replaced, a live one refused.",
     is_path=True,
     check=socket_problem,
+    fixed="the VMM is connected there",
 )
 OWN_KEYS: dict[str, Leaf] = {
     "socket": _SOCKET,
@@ -109,6 +111,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "can connect, and are refused with --fd.",
         absent=v.parse_mode.write(SOCKET_MODE),
         as_text=True,
+        fixed="the socket is there already; chmod changes it",
     ),
     "socket_owner": Leaf(
         v.parse_user,
@@ -116,6 +119,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "Another user than the daemon's needs CAP_CHOWN.",
         absent="the daemon's",
         as_text=True,
+        fixed="the socket is there already; chown changes it",
     ),
     "socket_group": Leaf(
         v.parse_group,
@@ -123,9 +127,14 @@ OWN_KEYS: dict[str, Leaf] = {
         "Without CAP_CHOWN the daemon has to be in it.",
         absent="the daemon's",
         as_text=True,
+        fixed="the socket is there already; chgrp changes it",
     ),
     "tag": Leaf(
-        v.parse_tag, "the mount tag that the guest names", "Each device has its own.", _DEVICE.tag
+        v.parse_tag,
+        "the mount tag that the guest names",
+        "Each device has its own.",
+        _DEVICE.tag,
+        fixed="the guest's driver has read it when it found the device",
     ),
     "multidevs": Leaf(
         v.parse_choice(*MULTIDEVS, metavar="POLICY"),
@@ -133,16 +142,20 @@ OWN_KEYS: dict[str, Leaf] = {
         "remap gives each file a number of its own, warn logs the first file on another file "
         "system, forbid refuses such files (ENODEV). With exports it is always remap.",
         _DEVICE.multidevs,
+        fixed="the guest knows files by the numbers that follow from it",
     ),
     "msize_max": Leaf(
-        v.parse_size(4096, 16 * 1024 * 1024),
+        v.parse_size(4096, MSIZE_MAX),
         "the largest msize that a guest may negotiate",
-        default=_DEVICE.msize_max,
+        "A reload changes it for the next mount.",
+        _DEVICE.msize_max,
+        at_once=True,
     ),
     "max_fids": Leaf(
         v.parse_number(16, 16_000_000),
         "fids that a guest may hold at a time",
         default=_DEVICE.max_fids,
+        fixed="the memory for fids is as large as it said when the VM began",
     ),
     "max_xattr": Leaf(
         v.parse_number(0, 2**32 - 1),
@@ -185,24 +198,28 @@ OWN_KEYS: dict[str, Leaf] = {
         "Every guest knows split. User Mode Linux starts a packed ring at base 0; the daemon "
         "understands that.",
         _DEVICE.ring,
+        fixed="the guest's driver has taken one of the layouts that were offered",
     ),
     "notify": Leaf(
         v.parse_bool,
         "report to the guest what the host changes",
         "The guest's kernel learns nothing by itself: an agent in the guest reads the reports.",
         _DEVICE.notify,
+        fixed="what reports changes is made when the VM begins",
     ),
     "notify_name": Leaf(
         v.parse_name,
         "the directory in the mount's root through which notify does that",
         "It is not on the host, and the guest cannot change it.",
         _DEVICE.notify_name,
+        fixed="programs of the guest use it by that name",
     ),
     "notify_listed": Leaf(
         v.parse_bool,
         "list that directory, too",
         "Without, only who knows its name finds it.",
         _DEVICE.notify_listed,
+        fixed="the guest has listed the root by it",
     ),
     "once": flag("exit after the first VMM has left", _DEVICE.once),
     "force": flag(
@@ -242,6 +259,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "auto: to journald if standard error leads there, else text on standard error. json: an "
         "object per line. --config-dir has one for all its VMs.",
         _CONFIG.log_format,
+        at_once=True,
     ),
     "log_time": Leaf(
         v.parse_choice(*LOG_TIMES, metavar="WHEN"),
@@ -249,6 +267,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "auto: in JSON, and as text in a file; who reads a pipe can add it. journald adds it "
         "itself, whatever this says. --config-dir has one for all its VMs.",
         _CONFIG.log_time,
+        at_once=True,
     ),
     "log_failures": flag(
         "log each request of a guest that fails, and why",
@@ -261,6 +280,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "auto: as far as the host allows. namespace: with all of it, or the daemon does not "
         "start. chroot: without namespaces. none: not at all.",
         _CONFIG.sandbox,
+        fixed="the VM's processes are confined already, or not",
     ),
     "seccomp": Leaf(
         v.parse_member(Seccomp, "ACTION"),
@@ -275,6 +295,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "With XDG_STATE_HOME it is vhost9p in there, in a service of systemd its StateDirectory.",
         absent=f"{STATE_DIR} of root, ~/.local/state/vhost9p of others",
         is_path=True,
+        fixed="the state of this VM is in use there",
     ),
     "control_socket": Leaf(
         v.parse_control,
@@ -282,6 +303,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "Only root and the daemon's user can connect. Commands find it by themselves.",
         absent="PID.sock in RUNTIME_DIRECTORY, XDG_RUNTIME_DIR/vhost9p, or /run/vhost9p of root",
         check=control_problem,
+        fixed="it is the main process's, which goes on",
     ),
     "metrics": Leaf(
         v.parse_metrics,
@@ -289,6 +311,7 @@ TOP_KEYS: dict[str, Leaf] = {
         "Needs prometheus_client. How long requests take is counted only with it.",
         absent="off",
         check=control_problem,
+        fixed="they are the main process's, which goes on",
     ),
 }
 OF_THE_DAEMON = "log_format", "log_time", "control_socket", "metrics"

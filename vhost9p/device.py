@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from vhost9p import failures, host
 from vhost9p.changes.ring import Ring
-from vhost9p.config import DeviceConfig
+from vhost9p.config import MSIZE_MAX, DeviceConfig
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
 from vhost9p.failures import Failures
@@ -56,6 +56,13 @@ def memory_bytes(config: DeviceConfig, devices: int) -> int:
     because a sparse file of any size costs its creator nothing."""
     most = address_space() // 4 // devices
     return most if config.max_guest_memory is None else min(config.max_guest_memory, most)
+
+
+def _msize_max(config: DeviceConfig, area: Area | None) -> int:
+    """How large messages can be, in bytes: a session may have begun under another limit."""
+    if area and area.is_taken_over:
+        return min(max(config.msize_max, area.msize), MSIZE_MAX)
+    return config.msize_max
 
 
 def config_space(tag: bytes) -> bytes:
@@ -115,7 +122,7 @@ class Device:
         self._native = NativeDevice(
             self,
             threads=config.threads,
-            msize_max=config.msize_max,
+            msize_max=_msize_max(config, area),
             max_fids=config.max_fids,
             max_xattr=config.max_xattr,
             mem_regions=self.memory_slots,

@@ -98,6 +98,14 @@ class Area:
         """How many requests of the guest were answered, by all processes."""
         return int(lib.v9_device_answered(self.native))
 
+    @property
+    def msize(self) -> int:
+        """Bytes; the message size that the guest has negotiated with who has served it. Anything
+        may be there."""
+        found = ffi.new("struct v9_device_view *")
+        lib.v9_device_view(self.native, found)
+        return int(found.msize)
+
     def recover(self) -> bool:
         """After a death: makes the device good again, so that `Device` goes on with it. False if
         nobody has served it yet. Raises OSError."""
