@@ -76,6 +76,7 @@ class Device:
     def __init__(
         self,
         config: DeviceConfig,
+        exports: Exports,
         devices: int = 1,
         area: Area | None = None,
         locks: mmap.mmap | None = None,
@@ -85,12 +86,12 @@ class Device:
         log_failures: bool = False,
         times_requests: bool = False,
     ) -> None:
-        """One of so many devices in the process. `area` and `locks` have the state that outlives
-        the process; it goes on with what they hold. `changes` is what is reported to the guest, if
-        anything is; with `marks`, which are owned from now on, the process itself watches what the
-        guest looks at. With `log_failures` requests that fail are logged whatever the log's level
-        is. Raises OSError, StateError: what `area` holds is then for the next process, and this one
-        has to end."""
+        """One of so many devices in the process; `exports` are its own from now on. `area` and
+        `locks` have the state that outlives the process; it goes on with what they hold. `changes`
+        is what is reported to the guest, if anything is; with `marks`, which are owned from now on,
+        the process itself watches what the guest looks at. With `log_failures` requests that fail
+        are logged whatever the log's level is. Raises OSError: what `area` holds is then for the
+        next process, and this one has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
@@ -99,6 +100,7 @@ class Device:
         self.changes = changes
         self._marks = marks
         self._reader: Reader | None = None
+        self.exports = exports
         self._undo = ExitStack()
         self._log_failures = log_failures
         self._times_requests = times_requests
@@ -116,7 +118,6 @@ class Device:
         undo = self._undo
         if self._marks:
             undo.callback(self._marks.close)
-        self.exports = Exports(config, self.changes)
         undo.callback(self.exports.close)
         failures.enable(self.exports.natives[0], always=self._log_failures)
         self._native = NativeDevice(
