@@ -135,10 +135,12 @@ class RestartingDaemon(Daemon):
             vm.stop(self._stop_number)
 
     def _part_with(self, vm: Vm) -> None:
-        """Knows nothing of a VM any more. Its processes end with this one."""
+        """Ends what is left of a VM's processes, and knows nothing of it any more."""
         what = "its open files and locks stay" if vm.packed else REOPENED
         log.info("%s is left to the next daemon: %s", vm.name, what, extra=about(vm=vm.name))
         self.unwatch(vm)
+        if vm.pid:
+            vm.kill()
         del self.vms[vm.name]
 
     # ---- this process follows another one ---------------------------------------------------

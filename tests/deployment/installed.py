@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.deployment import debian, systemd_container
 from tests.deployment.debian import Layer
 from tests.deployment.systemd_container import Container
@@ -45,8 +43,3 @@ def host(release: str, folder: Path, config: str = "multidevs: remap\n") -> Iter
     (layer.upper / CONFIG[1:]).write_text(f"path: {EXPORT}\n{config}")
     with Container(layer) as container:
         yield container
-
-
-@pytest.fixture(params=debian.RELEASES)
-def release(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
