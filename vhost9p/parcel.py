@@ -6,8 +6,7 @@ stays open, also when its sender has ended, as long as somebody has the other en
 the manager gets: a few ends of sockets.
 
 A message has up to FDS_MAX descriptors, and their numbers in the keeper; they come in ascending
-order. The last message has END, so that who unpacks knows that nothing is missing. A parcel is
-empty once it was unpacked, so nobody finds in it what has become old.
+order. A parcel is empty once it was unpacked, so nobody finds in it what has become old.
 """
 
 import errno
@@ -29,20 +28,21 @@ FDS_MAX = 250
 """Descriptors of a message: below the kernel's limit (SCM_MAX_FD, 253)."""
 MESSAGES_MAX = 64
 """Messages of a socket: they fit where nobody has made the usual buffers smaller (socket(7))."""
-END = b"end"
 _NUMBER = struct.Struct("=i")
+_FLAGS = socket.MSG_CMSG_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """Sockets with descriptors in their queues, all below `end`."""
+    """Sockets with so many descriptors in their queues, all below `end`."""
 
     fds: Sequence[int]
+    count: int
     end: int
 
     def written_down(self) -> dict[str, Any]:
         """What another process has to know, for JSON."""
-        return {"fds": [*self.fds], "end": self.end}
+        return {"fds": [*self.fds], "count": self.count, "end": self.end}
 
 
 class Packing:
@@ -77,11 +77,11 @@ class Packing:
         os.set_blocking(self._done, False)
         data = b""
         with suppress(BlockingIOError):
-            data = os.read(self._done, len(END))
+            data = os.read(self._done, _NUMBER.size)
         os.close(self._done)
-        parcel = Parcel(self._fds, max(self._numbers, default=2) + 1)
-        if data == END:
-            return parcel
+        if data:
+            (count,) = _NUMBER.unpack(data)
+            return Parcel(self._fds, count, max(self._numbers, default=2) + 1)
         with suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
         return None
@@ -97,9 +97,7 @@ def _pack(
         taken = [pair for number in numbers if (pair := _take(pidfd, number))]
         for i, batch in enumerate(_batches(taken)):
             _send(senders[i // MESSAGES_MAX], batch)
-        for sender in senders:
-            sender.send(END)
-        os.write(done, END)
+        os.write(done, _NUMBER.pack(len(taken)))
     finally:
         os._exit(0)
 
@@ -147,22 +145,19 @@ class Heir(Newborn):
         for fd in moved[4:rest]:
             with socket.socket(fileno=fd) as sock:
                 self._receive(sock)
+        if len(self.left) != parcel.count:
+            raise OSError(errno.ENODATA, "descriptors of its keeper are missing")
         return moved[rest:]
 
     def _receive(self, sock: socket.socket) -> None:
         """Raises OSError."""
         sock.setblocking(False)
-        while True:
-            size = FDS_MAX * _NUMBER.size
-            text, fds, flags, _ = socket.recv_fds(sock, size, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
-            if text == END:
-                return
+        size = FDS_MAX * _NUMBER.size
+        while text := (message := socket.recv_fds(sock, size, FDS_MAX, _FLAGS))[0]:
             numbers = [number for (number,) in _NUMBER.iter_unpack(text)]
-            if not fds or len(fds) != len(numbers) or flags & socket.MSG_CTRUNC:
-                raise OSError(errno.ENODATA, "descriptors of its keeper are missing")
             # What was free was used from the lowest number on, so each has its own or a lower one.
-            for number, fd in sorted(zip(numbers, fds, strict=True), reverse=True):
+            for number, fd in sorted(zip(numbers, message[1], strict=False), reverse=True):
                 if fd != number:
                     os.dup2(fd, number, inheritable=False)
                     os.close(fd)
-            self.left += numbers
+                self.left.append(number)

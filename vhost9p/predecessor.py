@@ -132,4 +132,4 @@ def _parcel_of(written: Mapping[str, Any], numbers: Mapping[int, int]) -> Parcel
     parcel = written.get("parcel")  # older versions leave none
     if not parcel or any(fd not in numbers for fd in parcel["fds"]):
         return None
-    return Parcel([numbers[fd] for fd in parcel["fds"]], parcel["end"])
+    return Parcel([numbers[fd] for fd in parcel["fds"]], parcel["count"], parcel["end"])

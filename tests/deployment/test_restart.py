@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -13,10 +14,13 @@ from tests.deployment.systemd_container import Container
 from tests.frontend.client import LOCK_SUCCESS, WRLCK, Client
 from tests.frontend.machine import Machine
 from tests.guest.conftest import Boot
+from tests.guest.killed_workers import COMMON, END, PROGRAMS, TIMEOUT
+from tests.guest.mounted import MOUNT
+from tests.system.host_locks import is_locked
 
 JOURNAL = f"journalctl --no-pager -o cat -u {UNIT}"
 GOES_ON = "the daemon has been restarted with vm1: it goes on with its open files and locks"
-VERBS = ("restart", "try-restart", "reload-or-restart")
+VERBS = ("restart", "try-restart", "restart")
 EXPOSURE = 3.4
 
 pytestmark = [
@@ -88,8 +92,10 @@ def test_a_configuration_that_has_changed_is_taken_up(running: Container) -> Non
         file.write_text(before + "readonly: true\n")
         running.run(f"systemctl restart {UNIT}")
         assert client.getattr(1).nlink
-        running.wait_for(JOURNAL, "vm1: reloaded: ")
-    file.write_text(before)
+        running.wait_for(JOURNAL, "vm1: reloaded: readonly from false to true")
+        file.write_text(before)
+        running.run(f"systemctl reload {UNIT}")
+        running.wait_for(JOURNAL, "vm1: reloaded: readonly from true to false")
 
 
 def test_what_systemd_says_of_the_units(running: Container) -> None:
@@ -102,29 +108,24 @@ def test_what_systemd_says_of_the_units(running: Container) -> None:
 
 @pytest.mark.guest
 def test_a_real_guest_works_on(running: Container, boot: Boot) -> None:
-    """It writes, reads and verifies; a process has a lock, and a file without a name."""
+    """It holds locks, and verifies what it has written, listed, and removed from the names."""
     vm = boot("full", [running.path(SOCKET)], hotplug=True)
-    vm.mount("host0", "/mnt")
-    vm.run("cd /mnt; seq 3000 > /tmp/g; seq 100000 > data; cp data gone; touch log")
-    checksum = vm.run("sha256sum < /mnt/data").text
-    holder = vm.popen(
-        "cd /mnt; exec 3<gone 4>>log; rm gone; flock -x 4; touch ready;"
-        "while [ ! -e end ]; do sleep 0.1; done; sha256sum <&3; echo last >&4"
-    )
-    load = vm.popen(
-        "cd /mnt; n=0; while [ ! -e end ]; do n=$((n + 1)); mkdir w && cp /tmp/g w/f && "
-        "mv w/f w/g && cmp w/g /tmp/g && rm -r w || exit 1; done; echo $n"
-    )
-    vm.run("cd /mnt; while [ ! -e ready ]; do sleep 0.1; done", timeout=60)
+    vm.mount("host0", MOUNT)
+    programs = [
+        vm.popen(["python3", "-c", COMMON + text + END], cwd=MOUNT) for text in PROGRAMS.values()
+    ]
+    export = running.path(EXPORT)
     wait_for_guest(running)
-    for _ in range(4):
+    running.wait_for(f"ls {EXPORT}", "locked")
+    whole = os.open(export / "whole", os.O_RDWR)
+    for _ in range(5):
         running.run(f"systemctl restart {UNIT}")
-        assert vm.run("sha256sum < /mnt/data").text == checksum
-        assert vm.run("flock -n -x /mnt/log true", check=False).returncode == 1
+        assert is_locked(whole, 0, 0)
         wait_for_guest(running)
-    vm.run("touch /mnt/end")
-    assert holder.wait(timeout=120).text == checksum
-    assert int(load.wait(timeout=120).text) > 4
-    assert (running.path(EXPORT) / "log").read_text() == "last\n"
+        for each in programs:
+            assert each.poll() is None, each.wait(check=False)
+    os.close(whole)
+    (export / "end").touch()
+    assert all(json.loads(each.wait(TIMEOUT).text)[0] for each in programs)
     assert "are lost" not in running.run(JOURNAL)
     vm.kill()

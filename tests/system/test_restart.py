@@ -138,49 +138,40 @@ def test_a_parcel_of_many_descriptors(daemon: Daemon, systemd: Service, export: 
         assert abs(daemon.fd_count() - before) < 20
 
 
-def keep_restarting(
-    daemon: Daemon, systemd: Service, ends: threading.Event, errors: list[BaseException]
-) -> None:
+def change(share: Share, ends: threading.Event, failed: list[BaseException]) -> None:
+    """Makes changes that fail if they are done twice."""
+    client, top = share.client, share.top
+    log = client.create(top, b"log", os.O_WRONLY | os.O_APPEND)
+    rounds, written = 0, b""
     try:
-        for _ in range(4):
-            time.sleep(0.3)
-            restart(daemon, systemd)
-            daemon.wait_line("INFO: serving .* again")
+        while not ends.is_set():
+            client.mkdir(top, b"made")
+            client.renameat(top, b"made", top, b"moved")
+            client.symlink(top, b"link", b"target")
+            client.unlinkat(top, b"link")
+            client.unlinkat(top, b"moved", 0x200)
+            line = b"%08d\n" % rounds
+            assert client.write(log, 0, line) == len(line)
+            written += line
+            rounds += 1
+        assert rounds > 4 and share.get("log") == written
+        client.unlinkat(top, b"log")
     except BaseException as error:
-        errors.append(error)
-    finally:
-        ends.set()
-
-
-def under_restarts(daemon: Daemon, systemd: Service, share: Share) -> int:
-    """Makes changes that fail if they are done twice; how many rounds of them."""
-    ends, rounds = threading.Event(), 0
-    errors: list[BaseException] = []
-    thread = threading.Thread(target=keep_restarting, args=(daemon, systemd, ends, errors))
-    thread.start()
-    written = b""
-    log = share.client.create(share.top, b"log", os.O_WRONLY | os.O_APPEND)
-    while not ends.is_set():
-        name = b"%d" % rounds
-        share.client.mkdir(share.top, name)
-        share.client.renameat(share.top, name, share.top, b"moved")
-        share.client.symlink(share.top, b"link", b"target")
-        share.client.unlinkat(share.top, b"link")
-        share.client.unlinkat(share.top, b"moved", 0x200)
-        line = b"%08d\n" % rounds
-        assert share.client.write(log, 0, line) == len(line)
-        written += line
-        rounds += 1
-    thread.join()
-    assert not errors, errors
-    assert share.get("log") == written
-    share.client.unlinkat(share.top, b"log")
-    return rounds
+        failed.append(error)
 
 
 def test_requests_are_done_once(daemon: Daemon, systemd: Service, export: Path) -> None:
     with mounted(daemon, export) as share:
-        assert under_restarts(daemon, systemd, share) > 4
+        ends, failed = threading.Event(), list[BaseException]()
+        thread = threading.Thread(target=change, args=(share, ends, failed))
+        thread.start()
+        for _ in range(4):
+            time.sleep(0.3)
+            restart(daemon, systemd)
+            daemon.wait_line("INFO: serving .* again")
+        ends.set()
+        thread.join()
+        assert not failed, failed
     (export / "file").unlink()
     is_empty(export)
 
@@ -259,6 +250,7 @@ def test_without_a_guest_it_begins_anew(daemon: Daemon, systemd: Service, export
     wait_for_idle(systemd)
     assert not systemd.stored and not os.path.exists(daemon.socket)
     systemd.start(daemon)
+    daemon.wait_line("^vhost9p: serving ")
     is_served(daemon, export)
     assert "restarted" not in daemon.output
 
