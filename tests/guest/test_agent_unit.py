@@ -88,7 +88,9 @@ def booted(folder: Path, watch_program: Path, *words: str) -> Iterator[VM]:
     config = folder / "vm.yaml"
     config.write_text(CONFIG.replace("ROOT", str(debian.root("trixie", debian.SYSTEM))))
     run = [*words, str(config)]
-    with VM(image, run=run, log=folder / "logs", append="rdinit=/start", patience=BOOT_SECONDS) as vm:
+    with VM(
+        image, run=run, log=folder / "logs", append="rdinit=/start", patience=BOOT_SECONDS
+    ) as vm:
         yield vm
 
 

@@ -2,7 +2,8 @@
 
 The unit follows all devices with `notify`. A tag that the guest mounts by itself is followed where
 that is, be it the root; others are mounted as `vhost9p qemu` says. The agent lies in the mount, so
-the guest needs systemd, and findmnt(8), which comes with mount(8).
+the guest needs systemd, and findmnt(8), which comes with mount(8). What is ordered behind the unit
+finds the mounts in their places, and its watches held.
 
 SMBIOS strings (type 11) hand it over: systemd takes them as credentials, and makes a unit of one
 whose name begins with systemd.extra-unit, which nothing starts by itself, and a drop-in of one with
@@ -28,6 +29,8 @@ Description=Passes on what others change in files that vhost9p serves
 After=local-fs.target remote-fs.target
 
 [Service]
+Type=notify
+NotifyAccess=all
 ExecStart=/bin/sh -c '{script}'
 Restart=on-failure
 RestartSec=5
