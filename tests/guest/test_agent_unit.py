@@ -7,9 +7,6 @@ guest's fstab(5) mounts one.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +17,7 @@ import pytest
 from tests.deployment import debian
 from tests.guest import fetch
 from tests.guest.channel import Process
-from tests.guest.image import Image, agent
+from tests.guest.image import Image
 from tests.guest.test_agents import PROGRAM
 from tests.guest.vm import VM
 

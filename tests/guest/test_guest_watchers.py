@@ -120,9 +120,7 @@ def test_watchers_see_what_the_host_changes(
 @pytest.mark.parametrize("cache", ["none", "mmap", "loose"])
 def test_chokidar_watches_what_is_new(cache: str, loud: Loud) -> None:
     """Directories, too, and files in them."""
-    found = [
-        loud(lambda version=version: watchers.chokidar(version)) for version in watchers.CHOKIDAR
-    ]
+    found: list[Watcher] = [loud(get) for name, get in WATCHERS.items() if "chokidar" in name]
     with guest(cache, "passthrough", "one export") as following, ExitStack() as stack:
         running = [stack.enter_context(started(following, each)) for each in found]
         new = following.export / SOURCES / "new"

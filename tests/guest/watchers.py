@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache as once
+from functools import partial
 from pathlib import Path
 
 from tests.guest import cache, fetch
@@ -83,7 +84,7 @@ def inotifywait() -> Watcher:
 
 
 WATCHERS: dict[str, Callable[[], Watcher]] = {
-    **{f"chokidar {version}": lambda version=version: chokidar(version) for version in CHOKIDAR},
+    **{f"chokidar {version}": partial(chokidar, version) for version in CHOKIDAR},
     "watchdog": watchdog,
     "inotifywait": inotifywait,
 }

@@ -38,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=typed(v.parse_choice(*FORMATS)),
         default=FORMATS[0],
         metavar="FORMAT",
-        help="shell (default), readconfig (a file for -readconfig), libvirt (a domain), fstab "
-        "(the guest's), or unit (what runs the agent in the guest)",
+        help="shell (default), readconfig (for -readconfig), libvirt (a domain), fstab, or unit "
+        "(the guest's, for its agent)",
     )
     parser.add_argument(
         "--memory",

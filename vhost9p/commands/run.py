@@ -32,7 +32,7 @@ DETAILS = (
 )
 USAGE = "vhost9p run VM.yaml -- QEMU…"
 EXAMPLE = """vhost9p run vm.yaml -- qemu-system-x86_64 -m 4G -accel kvm -hda disk.qcow2
-vhost9p run --agent --path /srv/data -- qemu-system-x86_64 -m 4G -hda disk.qcow2"""
+vhost9p run --agent --path /srv/data -- qemu-system-x86_64 -hda disk.qcow2"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
