@@ -45,7 +45,8 @@ def outcomes(*steps: Callable[[], Outcome]) -> list[Outcome | OSError]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(apart, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(apart, "LEAST_S", 1.5)
 
 
 def test_each_step_has_its_outcome_whatever_becomes_of_others() -> None:
