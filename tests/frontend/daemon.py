@@ -184,10 +184,14 @@ class Daemon:
     @property
     def worker(self) -> int:
         """The process that serves the only VM. A version of one process is that itself."""
-        if not self.keepers:
-            return self.pid
+        return worker_of(self.keeper) if self.keepers else self.pid
+
+    @property
+    def keeper(self) -> int:
+        """The keeper of the only VM. One that was replaced may take its time to end."""
+        self.wait_until(lambda: len(self.keepers) == 1, "one keeper")
         (keeper,) = self.keepers
-        return worker_of(keeper)
+        return keeper
 
     @property
     def alive(self) -> bool:
