@@ -324,7 +324,7 @@ static inline bool is_chosen(const struct kind *kind)
 }
 
 /* Whether it is the turn of a point (`one_in`). */
-static inline bool is_due(const struct stops *stops, uint32_t point)
+static inline bool is_tried(const struct stops *stops, uint32_t point)
 {
     static uint32_t turn;
 
@@ -345,7 +345,7 @@ static inline uint32_t die_once(const struct kind *kind)
     stops = outcome->stops;
     for (uint32_t point = 0; point + 1 < stops.count; point++) {
         fate.points[0] = (int)point;
-        if (is_due(&stops, point))
+        if (is_tried(&stops, point))
             wrong += !ends_as(kind, &fate, expected);
     }
     if (getenv("V9_SHOW"))

@@ -97,7 +97,7 @@ static void die_for_the_third_time_in(const struct kind *kind)
     CHECK(ends_well(kind, TO_THE_END, expected, most, &errors));
     stops = outcome->stops;
     for (uint32_t point = 0; point + 1 < stops.count; point++)
-        if (is_due(&stops, point))
+        if (is_tried(&stops, point))
             CHECK(ends_well(kind, (int)point, expected, most, &errors));
     CHECK(errors > 0);
 }
