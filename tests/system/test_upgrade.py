@@ -59,7 +59,8 @@ def upgraded(daemon: Daemon) -> None:
     done = upgrade(daemon.pid)
     assert (done.returncode, done.stderr) == (0, ""), daemon.output
     assert f"{daemon.pid}: upgraded from version " in done.stdout
-    assert len(keepers) == len(daemon.keepers) and not keepers & set(daemon.keepers)
+    daemon.wait_until(lambda: not keepers & set(daemon.keepers), "the old keepers end")
+    assert len(keepers) == len(daemon.keepers)
 
 
 @contextmanager
