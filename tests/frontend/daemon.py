@@ -121,11 +121,14 @@ class Daemon:
     `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
     added to the environment; `wrapper` is a command that ends in executing the words behind it
     (as another user, in a namespace); `command` is an installed vhost9p instead of this tree's.
-    Without a wrapper and a command it begins with its modules loaded (warm.py). As a context
+    Without a wrapper and a command it begins with its modules loaded, if `warm`. As a context
     manager it is running inside, and at the end it is stopped and has to exit with 0. It never
     outlives the tests, nor, if it is executed, the thread that starts it (tests/children.py).
     """
 
+    warm: ClassVar[bool] = False
+    """Whether to begin with modules loaded where that is possible (warm.py): in tests, but not in
+    benchmarks, since such daemons share memory."""
     started: ClassVar[list[Daemon]] = []
     """Those whose logs a failure shows: they run, or have ended during this test."""
 
@@ -225,7 +228,7 @@ class Daemon:
 
     def _begin(self) -> subprocess.Popen[str] | Warm:
         plain = self.command == ending_with_tests(COMMAND) and not self.pass_fds
-        if plain and can_be_warm(self.env):
+        if self.warm and plain and can_be_warm(self.env):
             reading, writing = os.pipe()
             process = Warm(self.args, self.env, self.cwd, writing, writing)
             os.close(writing)
@@ -366,7 +369,7 @@ def run_cli(
     a `wrapper` that may execute it, with `env` added to the environment."""
     words = [*map(str, args)]
     env = environment(env or {})
-    if wrapper or not can_be_warm(env):
+    if wrapper or not Daemon.warm or not can_be_warm(env):
         return subprocess.run(
             ending_with_tests([*COMMAND, *words], wrapper),
             capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=cwd, env=env,
