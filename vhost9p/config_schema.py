@@ -441,6 +441,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "list that directory, too",
         "Without, only who knows its name finds it.",
         _DEVICE.notify_listed,
+        at_once=True,
     ),
     "once": _flag("exit after the first VMM has left", _DEVICE.once),
     "force": _flag(

@@ -1,5 +1,5 @@
-"""Which directories a device's exports are, for the process that watches them: the worker says so in
-the head of the device's ring (ring.py).
+"""Which directories a device's exports are, for the process that watches them: the worker says so
+in the head of the device's ring (ring.py).
 
 A path may lead elsewhere by now, where the exports are not mounts of the VM's own. So the watcher
 takes the worker's descriptors, which are in the keeper's table, too. A worker that an attacker

@@ -74,8 +74,9 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
         _join(job)
         wanted = [bool(ring) for ring in job.rings]
         roots = Roots(job.config, job.rings)
+        config, held = job.config, list[int]()
         if job.entered.level is Level.NAMESPACE:
-            config, held = confinement.seen_inside(job.config, job.entered), []
+            config = confinement.seen_inside(config, job.entered)
         else:
             config, held = roots.take(job.pidfd)
         with closing(MountTable()) as table:
