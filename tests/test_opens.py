@@ -42,6 +42,7 @@ OWN_FILES = {
     "output.py",
     "qemu/command_line.py",
     "supervisor.py",
+    "old_keeper.py",
     "takeover.py",
     "upgrade_status.py",
     "exports.py",
