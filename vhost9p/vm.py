@@ -321,7 +321,7 @@ class Vm:
 
     def _read_report(self) -> dict[str, Any]:
         """What the keeper has said; nothing if it has not come so far."""
-        data = os.pread(self._report, 65536, 0)
+        data = os.pread(self._report, 65536, 0) if self._report >= 0 else b""
         return dict(json.loads(data)) if data else {}
 
     @property
@@ -479,9 +479,12 @@ class Vm:
 
     @property
     def has_served(self) -> bool:
-        """Whether a worker has ever served. No worker can undo that, once main has seen it."""
-        self._has_served = self._has_served or self._progress.has_served
-        return self._has_served
+        """Whether a worker has ever served."""
+        return self._has_served or self._progress.has_served
+
+    def note_progress(self) -> None:
+        """From now on no worker can deny that one has served."""
+        self._has_served = self.has_served
 
     @property
     def serves_anew(self) -> bool:
