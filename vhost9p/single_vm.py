@@ -17,7 +17,7 @@ from vhost9p.keeper import EXIT_FAILURE
 from vhost9p.log_record import about
 from vhost9p.native.process import set_name
 from vhost9p.notify import HandedOver, take_manager
-from vhost9p.output import occupy_standard_streams, say, start_log
+from vhost9p.output import choose_form, occupy_standard_streams, say, start_log
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Prepared
 from vhost9p.progress import Progress
@@ -99,6 +99,7 @@ class SingleDaemon(ReloadingDaemon):
     def has_reloaded(self, vm: Vm, read: Config) -> None:
         """See ReloadingDaemon."""
         logging.getLogger().setLevel(vm.config.log_level.upper())
+        choose_form(vm.config.log_format, vm.config.log_time)
 
     def take_prepared(self, name: str, prepared: Prepared, listeners: list[Listener]) -> None:
         """See ReloadingDaemon."""

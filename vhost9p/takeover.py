@@ -38,16 +38,22 @@ reported."""
 
 
 def replace(
-    pid: int, pidfd: int, stop_fd: int, succeed: Callable[["Successor"], None]
+    pid: int,
+    pidfd: int,
+    stop_fd: int,
+    may: Callable[[], None],
+    succeed: Callable[["Successor"], None],
 ) -> tuple[int, int]:
-    """Replaces a keeper, a child of this process. `succeed` runs in the new one, whose pid and
-    pidfd are returned. Raises Failed, OSError: nothing has changed. It fails as soon as `stop_fd`
-    is readable."""
+    """Replaces a keeper, a child of this process. `may` is called when it has no worker any more,
+    and raises Failed if it is not to be replaced after all. `succeed` runs in the new one, whose
+    pid and pidfd are returned. Raises Failed, OSError: nothing has changed. It fails as soon as
+    `stop_fd` is readable."""
     waits = Waits(stop_fd)
     old = OldKeeper(pid, pidfd, waits)
     try:
         old.freeze()
         old.end_worker()
+        may()
         return _fork(old, waits, succeed)
     except BaseException:
         old.thaw()

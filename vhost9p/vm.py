@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
@@ -450,9 +450,10 @@ class Vm:
         """Returns how far its keeper is confined. Raises Unreadable."""
         return plain.from_plain(Entered, self._read_report().get("entered"))
 
-    def take_over(self, stop_fd: int) -> None:
+    def take_over(self, stop_fd: int, may: Callable[[], None] = lambda: None) -> None:
         """Replaces the keeper by one of this version. Raises Failed, OSError, Unreadable: the
-        old one goes on. `stop_fd` becomes readable after a signal to stop, which ends it."""
+        old one goes on. `stop_fd` becomes readable after a signal to stop, which ends it. `may` is
+        called when no worker runs any more, and may raise Failed."""
         if why := self.why_left_out:
             raise Failed(why)
         entered = self.read_entered()
@@ -460,7 +461,7 @@ class Vm:
         with ExitStack() as undo:
             undo.callback(log.close)
             succeed = partial(self._beginning().succeed, log.write_end, entered)
-            self.pid, pidfd = takeover.replace(self.pid, self.pidfd, stop_fd, succeed)
+            self.pid, pidfd = takeover.replace(self.pid, self.pidfd, stop_fd, may, succeed)
             undo.pop_all()
         os.close(self.pidfd)
         self.pidfd = pidfd
@@ -485,6 +486,15 @@ class Vm:
     def note_progress(self) -> None:
         """From now on no worker can deny that one has served."""
         self._has_served = self.has_served
+
+    @property
+    def has_opened(self) -> bool:
+        """Whether a worker has opened all that a new configuration names; see Progress."""
+        return self._progress.has_opened
+
+    def has_not_opened(self) -> None:
+        """See Progress."""
+        self._progress.has_not_opened()
 
     @property
     def serves_anew(self) -> bool:

@@ -277,10 +277,10 @@ uint32_t v9_device_session_descriptors(v9_device *dev, int32_t *fds, uint32_t ro
 int v9_device_lose_descriptors(v9_device *dev, uint32_t max_fids, const int32_t *known,
                                const int32_t *instead, uint32_t count);
 /*
- * After a death, before it is recovered, if the operator may have taken exports away: the device
- * has those with these indexes, and the first one. Fids of all others lose their files and names
- * (fid/lost.h). Their indexes may be used again once the device was recovered. Done again, it
- * changes nothing.
+ * Of a device that was recovered, before it is started, if the operator may have taken exports
+ * away: the device has those with these indexes, and the first one. Fids of all others lose their
+ * files and names (fid/lost.h), and the descriptors are nobody's. Their indexes may be used again.
+ * Done again, it changes nothing. 1 if anything was lost, else 0.
  */
 int v9_device_keep_exports(v9_device *dev, uint32_t max_fids, const uint32_t *indexes,
                            uint32_t count);
