@@ -3,13 +3,15 @@ out, and what outlives what. Where main may watch file systems (vhost9p/watcher)
 
 from __future__ import annotations
 
+import mmap
 import os
+import random
 import select
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,8 @@ from tests.system.test_keeper_death import lose_keeper
 from tests.system.test_listed_mounts import Inside
 from tests.system.test_reload import Site
 from tests.system.test_upgrade import upgraded
+from vhost9p.changes.ring import Ring
+from vhost9p.native import process
 
 pytestmark = needs_root
 
@@ -194,8 +198,10 @@ def test_a_worker_that_has_died_was_the_guest(export: Path) -> None:
         assert all_until_now(lines, export) == []
 
 
-def test_devices_of_one_vm_are_one_guest_and_other_vms_are_not(export: Path) -> None:
-    """Three devices share a directory, two of them one VM."""
+@contextmanager
+def two_vms(export: Path) -> Iterator[tuple[Daemon, str, list[Reported]]]:
+    """A daemon, the socket of its first device, and what is reported of three devices that share a
+    directory, two of them of one VM."""
     with tempfile.TemporaryDirectory(prefix="v9-") as name:
         folder, rest = Path(name), f"path: {export}, force: true, notify: true"
         (folder / "vms").mkdir()
@@ -206,15 +212,63 @@ def test_devices_of_one_vm_are_one_guest_and_other_vms_are_not(export: Path) -> 
         daemon.ready = "theirs: serving "
         with daemon:
             daemon.wait_until(lambda: len(watchers(daemon)) == 2, "not all are watched")
-            with reported(daemon) as (first, second, other):
-                with Machine(str(folder / "a")) as machine:
-                    client = Client(machine.boot())
-                    client.version()
-                    client.attach(0)
-                    client.clunk(client.create(0, b"f"))
-                other.until(b"created f")
-                for lines in (first, second):
-                    assert all_until_now(lines, export) == []
+            with reported(daemon) as all:
+                yield daemon, str(folder / "a"), all
+
+
+def bell_of(daemon: Daemon, ring: Ring) -> int:
+    """A copy of the bell of a ring; main has opened it next to the memory."""
+    folder, wanted = Path(f"/proc/{daemon.pid}/fd"), os.fstat(ring.fd)
+    memory = min(
+        int(each.name) for each in folder.iterdir() if os.path.samestat(each.stat(), wanted)
+    )
+    pidfd = os.pidfd_open(daemon.pid)
+    try:
+        return process.take_descriptor(pidfd, memory + 1)
+    finally:
+        os.close(pidfd)
+
+
+def test_devices_of_one_vm_are_one_guest_and_other_vms_are_not(export: Path) -> None:
+    with two_vms(export) as (_, socket, (first, second, other)):
+        with Machine(socket) as machine:
+            client = Client(machine.boot())
+            client.version()
+            client.attach(0)
+            client.clunk(client.create(0, b"f"))
+        other.until(b"created f")
+        for lines in (first, second):
+            assert all_until_now(lines, export) == []
+
+
+def test_what_a_worker_writes_to_its_rings_harms_nobody_else(export: Path) -> None:
+    """It was taken over, and writes anything at any time, and makes the bell wait."""
+    chance = random.Random(9)
+    with two_vms(export) as (daemon, _, (first, second, other)):
+        before = watchers(daemon)
+        size = os.fstat(first.ring.fd).st_size
+        with mmap.mmap(first.ring.fd, size) as memory:
+            for number in range(300):
+                if number % 10 == 0:
+                    memory[mmap.PAGESIZE :] = chance.randbytes(size - mmap.PAGESIZE)
+                positions = chance.choice([chance.randbytes(16), b"\xff" * 16, bytes(16)])
+                memory[: len(positions)] = positions
+                (export / f"f{number}").touch()
+        other.until(*(b"created f%d" % number for number in range(300)))
+        assert watchers(daemon) == before
+        first.forget()
+        (export / "later").touch()
+        for lines in (first, second, other):
+            lines.until(b"created later")
+        bell = bell_of(daemon, second.ring)
+        with suppress(BlockingIOError):
+            os.eventfd_read(bell)
+        os.set_blocking(bell, True)
+        os.eventfd_write(bell, 2**64 - 2)
+        os.close(bell)
+        (export / "last").touch()
+        other.until(b"created last")
+        daemon.check_output()
 
 
 # ---- exports -------------------------------------------------------------------------------------
