@@ -121,8 +121,8 @@ class Daemon:
     added to the environment; `wrapper` is a command that ends in executing the words behind it
     (as another user, in a namespace); `command` is an installed vhost9p instead of this tree's.
     Without a wrapper and a command it begins with its modules loaded (warm.py), unless `warm` is
-    False. As a context manager it is running inside, and at the end it is stopped and has to exit with 0.
-    It never outlives the thread that starts it (tests/children.py).
+    False. As a context manager it is running inside, and at the end it is stopped and has to exit
+    with 0. It never outlives the thread that starts it (tests/children.py).
     """
 
     started: ClassVar[list[Daemon]] = []

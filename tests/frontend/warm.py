@@ -52,7 +52,7 @@ class Warm:
         finally:
             os.close(writing)
             os.close(status)
-        self.stdout: IO[str] = open(reading, encoding="utf-8", errors="backslashreplace")
+        self.stdout: IO[str] = os.fdopen(reading, encoding="utf-8", errors="backslashreplace")
 
     def poll(self) -> int | None:
         """As that of Popen."""

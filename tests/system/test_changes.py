@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -138,7 +139,9 @@ def test_an_export_that_the_host_renames(export: Path) -> None:
 def test_hidden_paths_are_not_reported(export: Path) -> None:
     (export / "secrets").mkdir()
     with watched(export, "--hide", "*.key", "--hide", "secrets") as (_, lines):
-        change("touch a.key secrets/f g; mv a.key shown; mv g h.key; chmod 700 secrets", export)
+        change(
+            ": >a.key; : >secrets/f; : >g; mv a.key shown; mv g h.key; chmod 700 secrets", export
+        )
         assert all_until_now(lines, export) == [b"created g", b"created shown", b"removed g"]
 
 
@@ -196,6 +199,35 @@ def test_a_worker_that_has_died_was_the_guest(export: Path) -> None:
             kill(share.daemon.worker)
             client.clunk(client.create(share.root, b"g%d" % number))
         assert all_until_now(lines, export) == []
+
+
+def create_as(pid: int, path: Path) -> bool:
+    """Whether a process with this pid was to be had, which has created a file."""
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    for _ in range(20):
+        last.write_text(str(pid - 1))
+        child = os.fork()
+        if child == 0:
+            if os.getpid() == pid:
+                path.touch()
+            os._exit(0)
+        os.waitpid(child, 0)
+        if child == pid:
+            return True
+    return False
+
+
+def test_a_process_that_gets_the_pid_of_a_worker_that_died_is_not_the_guest(export: Path) -> None:
+    with watched(export) as (share, lines):
+        client, worker = share.client, share.daemon.worker
+        client.clunk(client.create(share.root, b"f"))
+        assert all_until_now(lines, export) == []
+        kill(worker)
+        client.getattr(share.root)
+        time.sleep(0.5)  # until the watcher has heard of it
+        if not create_as(worker, export / "g"):
+            pytest.skip("the pid is taken")
+        lines.until(b"created g")
 
 
 @contextmanager

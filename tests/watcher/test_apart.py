@@ -45,11 +45,20 @@ def outcomes(*steps: Callable[[], Outcome]) -> list[Outcome | OSError]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(apart, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(apart, "LEAST_S", 1.5)
 
 
 def test_each_step_has_its_outcome_whatever_becomes_of_others() -> None:
-    steps = [partial(say, 1), fail, hang, partial(say, 2), die, hang, partial(say, [3])]
+    steps: list[Callable[[], Outcome]] = [
+        partial(say, 1),
+        fail,
+        hang,
+        partial(say, 2),
+        die,
+        hang,
+        partial(say, [3]),
+    ]
     found = [
         each.errno if isinstance(each, OSError) else json.dumps(each[0])
         for each in outcomes(*steps)

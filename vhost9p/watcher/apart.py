@@ -17,9 +17,9 @@ from typing import Any, NoReturn, Self
 
 from vhost9p.native.process import close_others, end_with
 
-PATIENCE_S = 2.0
-"""Seconds for a step, where none has hung; else this divided by one more than have hung, so that
-many cost little more than a few."""
+PATIENCE_S, LEAST_S = 2.0, 0.5
+"""Seconds for a step, where none has hung; else the first is divided by one more than have hung, so
+that many cost little more than a few, but not below the second."""
 MESSAGE_MAX = 4096
 FDS_MAX = 1
 
@@ -44,7 +44,7 @@ def try_each(
     while done < len(steps):
         with _Child(steps[done:], needed) as child:
             while done < len(steps):
-                outcome = child.wait(PATIENCE_S / (1 + hung))
+                outcome = child.wait(max(PATIENCE_S / (1 + hung), LEAST_S))
                 done += 1
                 hung += child.hangs
                 yield outcome

@@ -79,7 +79,7 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
             _take_turn(job)
             channel.send(json.dumps({"lacks": found.lacks}).encode())
             watch = Watch(found, job.rings, children)
-            if watch.until((channel.fileno(), job.pidfd), job.rest):
+            if watch.until(channel, job.pidfd, job.rest):
                 channel.send(MOUNTS_HAVE_CHANGED)
     except (ProcessLookupError, FileNotFoundError, BrokenPipeError):
         pass  # main or the keeper has ended

@@ -24,6 +24,7 @@ from vhost9p.saved_state import Unreadable
 from vhost9p.vm import Vm
 from vhost9p.watcher import child
 from vhost9p.watcher.child import MOUNTS_HAVE_CHANGED, Job
+from vhost9p.watcher.watch import A_WORKER_SERVES
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ class Watchers:
 
     def serves(self, vm: Vm) -> None:
         """A worker of this VM has begun to serve, or serves still."""
-        if vm.name not in self._all and any(vm.rings) and not vm.marks_dirs:
+        if watcher := self._all.get(vm.name):
+            watcher.tell_that_a_worker_serves()
+        elif any(vm.rings) and not vm.marks_dirs:
             self._all[vm.name] = _Watcher(vm)
 
     def forget(self, vm: Vm) -> None:
@@ -165,6 +168,12 @@ class _Watcher:
             for each in lacks:
                 self._warn(device, each)
         return True
+
+    def tell_that_a_worker_serves(self) -> None:
+        """It may be another one than before. Waits for nobody."""
+        if self.channel:
+            with suppress(OSError):  # it has ended, or hangs
+                self.channel.send(A_WORKER_SERVES, socket.MSG_DONTWAIT)
 
     def say_that_it_is_late(self) -> None:
         """The process does not watch yet."""

@@ -3,7 +3,8 @@ changed and have not done it themselves.
 
 What a guest does, the worker of its VM does, which is a child of the keeper. The kernel says of
 each event which process it is of, but maybe only when that has ended. So a worker counts as such
-until all events have been read that were there when it was last seen.
+until all events have been read that were there when it was last seen. Main says when another one
+serves, so that this is soon, whatever happens in the exports: any process may get its pid later.
 
 After each batch of events the watch rests for a moment, in which the kernel puts events of the same
 file together; so who writes without a pause costs a line per batch, and not one per write(2). The
@@ -13,8 +14,9 @@ kernel keeps as many events as fs.fanotify.max_queued_events says, and reports i
 import os
 import select
 import signal
+import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from itertools import zip_longest
 
@@ -26,6 +28,8 @@ from vhost9p.changes.ring import Ring
 from vhost9p.watcher.file_systems import FileSystems
 from vhost9p.watcher.places import Gone, Places
 
+A_WORKER_SERVES = b"a worker serves"
+"""What main says."""
 REST_S = 0.01
 """Seconds between two batches."""
 BATCH = 256 * 1024
@@ -56,11 +60,12 @@ class Watch:
         self._children = children
         self._own = self._workers()
 
-    def until(self, ends: Collection[int], rest: float) -> bool:
-        """Watches until one of these descriptors is ready, which returns False; or, after `rest`
-        seconds at the earliest, other file systems are to be watched. Raises OSError."""
+    def until(self, main: socket.socket, keeper: int, rest: float) -> bool:
+        """Watches until main closes its end, or the pidfd of the keeper is ready, which returns
+        False; or, after `rest` seconds at the earliest, other file systems are to be watched.
+        Raises OSError."""
         poller = select.poll()
-        for fd in (self._file_systems.group, *ends):
+        for fd in (self._file_systems.group, main.fileno(), keeper):
             poller.register(fd, select.POLLIN)
         poller.register(self._file_systems.mounts_change, select.POLLPRI)
         mounts = MountChanges(self._file_systems, time.monotonic() + rest)
@@ -69,11 +74,12 @@ class Watch:
             signal.setitimer(signal.ITIMER_REAL, 0)
             ready = {fd for fd, _ in poller.poll(mounts.timeout)}
             signal.setitimer(signal.ITIMER_REAL, HANG_S)
-            if ready & {*ends}:
+            hears = main.fileno() in ready
+            if keeper in ready or (hears and main.recv(len(A_WORKER_SERVES)) != A_WORKER_SERVES):
                 return False
             if mounts.call_for_another(changed=self._file_systems.mounts_change in ready):
                 return True
-            if self._file_systems.group in ready:
+            if hears or self._file_systems.group in ready:
                 try:
                     self._read()
                 except Gone:
