@@ -21,7 +21,7 @@ from tests.bench.changes.measure import FILE, FOLDER, WAYS, Burst, Eyes
 from tests.bench.uml.report import markdown
 from tests.guest import uml_kernel
 from tests.guest.apt import FetchError
-from tests.guest.channel import CommandFailed
+from tests.guest.channel import CommandFailed, CommandTimeout, GuestLost
 from tests.guest.following import Following, following
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,7 +121,7 @@ def main(words: Sequence[str] | None = None) -> int:
             f" medians / 99th percentiles of {arguments.edits} edits"
         )
         parts = [head, measure_edits(arguments), measure_bursts(arguments)]
-    except (CommandFailed, FetchError) as error:
+    except (CommandFailed, CommandTimeout, FetchError, GuestLost) as error:
         print(f"FAILED {error}", file=sys.stderr)
         return 1
     text = "\n\n".join(parts) + "\n"

@@ -81,7 +81,7 @@ class Eyes:
 
     def ask(self, order: str) -> float | None:
         """When it was done, in ms of the host's clock; None if it was not."""
-        done = int(self._program.ask(order))
+        done = int(self._program.ask(order, 2 * probe.ALL_PATIENCE_S))
         return (done - self._ahead) / 1e6 if done else None
 
 

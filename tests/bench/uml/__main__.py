@@ -30,7 +30,7 @@ from tests.bench.uml.report import Counted, Samples
 from tests.bench.uml.setup import PAIRS, Setup, served
 from tests.guest import uml_kernel
 from tests.guest.apt import FetchError
-from tests.guest.channel import CommandFailed
+from tests.guest.channel import CommandFailed, CommandTimeout, GuestLost
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="vhost9p-bench-", dir=arguments.tmpfs) as shared:
             _measure_all(arguments, Path(shared))
-    except (CommandFailed, FetchError) as error:
+    except (CommandFailed, CommandTimeout, FetchError, GuestLost) as error:
         print(f"FAILED {error}", file=sys.stderr)
         return 1
     return 0
