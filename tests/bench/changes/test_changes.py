@@ -32,10 +32,12 @@ def test_all_is_measured(cache: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "never" not in text
     lines = {line.split(" | ")[0]: line for line in text.splitlines()}
     for agent in ("program", "script"):
-        line = lines[f"| {cache}, passthrough, {agent}, 1"]
+        line = lines[f"| {cache}, passthrough, {agent}, 1, 1"]
         kept = cache == "loose" and agent == "script"  # what is open: only a write could renew it
         assert line.count("not seen") == kept, line
         assert f"| {cache}, {agent}" in lines
+    for other in (f"{cache}, mapped-xattr, program, 1, 1", f"{cache}, passthrough, program, 2, 1"):
+        assert "not seen" not in lines[f"| {other}"]
 
 
 def test_what_was_not_seen_is_no_time() -> None:
