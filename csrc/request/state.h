@@ -71,7 +71,7 @@ struct v9_request {
     bool overdue;                   /* a trial has ended before it did */
     bool convicted;                 /* in the last recovery: it has an error from then on */
     uint8_t failed;                 /* errno of the reply (request/counts.h) */
-    uint8_t export;                 /* index of the export of its file */
+    uint16_t export;                /* index of the export of its file */
     int error;                      /* found while parsing the header, -errno */
     uint32_t size;                  /* size[4] of the message */
     uint32_t data_size;             /* bytes of it in data */
