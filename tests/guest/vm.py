@@ -46,6 +46,10 @@ _FATAL = re.compile(
     rb"Kernel panic|Oops: |kernel BUG at|general protection fault|"
     rb"BUG: (?!soft lockup|workqueue lockup)[^\n]*"
 )
+# TCG carries out a string instruction byte by byte, walks each level of a page table, and leaves
+# its block of code at each STAC: Linux does without these if the processor has not got them.
+_SLOW_IF_EMULATED = ("erms", "fsrm", "fsrs", "la57", "smap", "pku")
+_EMULATED = ",".join(("max", *(f"-{feature}" for feature in _SLOW_IF_EMULATED)))
 # All this saves work that is slow under emulation: clearing memory when it is allocated (Linux's 9P
 # client allocates a whole msize for many a message), rewriting code at boot, testing the kernel's
 # own cryptography, reading certificates.
@@ -322,7 +326,7 @@ class VM:
 def _machine(memory: str, cpus: int, folder: Path, console: Path) -> tuple[str, ...]:
     kvm = os.environ.get("VHOST9P_KVM") == "1"
     return (
-        *("-accel", "kvm" if kvm else "tcg", "-cpu", "host" if kvm else "max"),
+        *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg", "-cpu", _EMULATED)),
         *(word for option in options.machine("q35", memory) for word in option.words),
         *("-smp", str(cpus)),
         *("-nodefaults", "-no-user-config", "-display", "none"),
