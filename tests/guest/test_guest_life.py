@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,17 @@ DRIVER = "/sys/bus/virtio/drivers/9pnet_virtio"
 MODEL = ("--security-model", "passthrough" if os.geteuid() == 0 else "none")
 
 
-@pytest.fixture
-def share(boot: Boot) -> Iterator[Mounted]:
-    with mounted(boot, *MODEL) as share:
+@pytest.fixture(scope="module")
+def lasting_share(boot_shared: Boot) -> Iterator[Mounted]:
+    with mounted(boot_shared, *MODEL) as share:
         yield share
+
+
+@pytest.fixture
+def share(lasting_share: Mounted) -> Iterator[Mounted]:
+    """A guest that the tests share, with an empty export."""
+    yield lasting_share
+    subprocess.run(["find", lasting_share.export, "-mindepth", "1", "-delete"], check=True)
 
 
 GROWTH_KIB = 1024
