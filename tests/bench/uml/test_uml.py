@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -15,17 +14,13 @@ from tests.bench.uml import counting, jobs, report, request_trace
 from tests.bench.uml.counting import Count, Requests
 from tests.bench.uml.jobs import Job
 from tests.bench.uml.setup import PAIRS, Sample
-from tests.guest import fetch, uml_kernel
+from tests.guest import fetch
 from tests.guest.apt import FetchError
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
-built = pytest.mark.skipif(
-    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
-)
+from tests.marks import needs_root, needs_uml
 
 
 @needs_root
-@built
+@needs_uml
 @pytest.mark.guest
 @pytest.mark.parametrize(
     ("cache", "part"),
@@ -78,7 +73,7 @@ def test_every_job_runs_natively(
 
 
 @needs_root
-@built
+@needs_uml
 @pytest.mark.guest
 @pytest.mark.full
 def test_what_an_agent_costs_is_measured(
