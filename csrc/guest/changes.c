@@ -18,8 +18,12 @@
 
 #define MOST_LEVELS 256 /* of directories, each of which takes some kilobytes of the stack */
 
+#define TRIES 4
+
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
+static char forgotten_directory[PATH_MAX];
+/* Since the lines were read: what is missing below it is not on the host any more. */
 
 static void parent_of(const char *path, char parent[PATH_MAX])
 {
@@ -27,7 +31,7 @@ static void parent_of(const char *path, char parent[PATH_MAX])
     snprintf(parent, PATH_MAX, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
 }
 
-void agent_changes_end(const struct mount *mount)
+static void end_directory(const struct mount *mount)
 {
     if (!*changed_directory)
         return;
@@ -41,34 +45,70 @@ void agent_changes_end(const struct mount *mount)
     *changed_directory = '\0';
 }
 
+void agent_changes_end(const struct mount *mount)
+{
+    end_directory(mount);
+    *forgotten_directory = '\0';
+}
+
 static void note_parent(const struct mount *mount, const char *path)
 {
     char parent[PATH_MAX];
     parent_of(path, parent);
     if (strcmp(parent, changed_directory))
-        agent_changes_end(mount);
+        end_directory(mount);
     strcpy(changed_directory, parent);
 }
 
-/* Opens what the host has; -1 if that is not there. */
-static int open_known(const struct mount *mount, const char *path)
+/* Opens what has a name in a directory that is known, also where the kernel remembers that there
+ * was none; -1 if that is not there. */
+static int open_entry(const struct mount *mount, const char *path)
 {
     char parent[PATH_MAX];
     int file = agent_open(mount, path);
-    if (file >= 0 || errno != ENOENT || !mount->caches_names)
-        return file;
     parent_of(path, parent);
+    if (file >= 0 || errno != ENOENT ||
+        (*forgotten_directory && agent_is_below(parent, forgotten_directory)))
+        return file;
     agent_forget_directory(mount, parent);
+    strcpy(forgotten_directory, parent);
     return agent_open(mount, path);
 }
 
+/* Opens what the host has; -1 if that is not there. Any directory above may be missing, too: the
+ * line about that comes later. */
+static int open_known(const struct mount *mount, const char *path)
+{
+    char part[PATH_MAX];
+    int file = agent_open(mount, path);
+    if (file >= 0 || errno != ENOENT || !mount->caches_names)
+        return file;
+    for (size_t end = strcspn(path, "/");; end += 1 + strcspn(path + end + 1, "/")) {
+        snprintf(part, sizeof part, "%.*s", (int)end, path);
+        file = open_entry(mount, part);
+        if (file < 0 || !path[end])
+            return file;
+        close(file);
+    }
+}
+
+/* Until the name leads to the file whose contents have been renewed. */
 static void change_contents(const struct mount *mount, const char *path, off_t size)
 {
-    int file = open_known(mount, path);
-    if (file < 0)
-        return;
-    agent_fire_written(mount, file, size);
-    close(file);
+    for (int tries = 1, done = false; !done; tries++) {
+        int file = open_known(mount, path);
+        if (file < 0) {
+            if (mount->caches_names)
+                agent_missed(path);
+            return;
+        }
+        enum written written = agent_fire_written(mount, file, size);
+        done = !mount->caches_names || tries == TRIES ||
+               (agent_leads_to(mount, path, file) && written == TOLD) || written == FORGOTTEN;
+        if (done && written == FAILED)
+            agent_forget(mount, file, path);
+        close(file);
+    }
     if (mount->caches_names)
         agent_look(mount, path);
 }
@@ -78,21 +118,15 @@ static void change_attributes(const struct mount *mount, const char *path)
     int file = open_known(mount, path);
     if (file < 0)
         return;
-    agent_fire_attributes(mount, file, false);
+    agent_ask(mount, file, path);
     close(file);
-    if (mount->caches_names)
-        agent_look(mount, path);
 }
 
 static void create(const struct mount *mount, const char *path, bool directory)
 {
     if (directory && !mount->caches_names)
         agent_pin(mount, path);
-    int file = open_known(mount, path);
-    if (file >= 0) {
-        agent_forget(mount, file, path);
-        close(file);
-    }
+    change_attributes(mount, path);
     if (!directory)
         change_contents(mount, path, -1); /* of another inode, perhaps */
     note_parent(mount, path);
@@ -116,13 +150,11 @@ static void renew_below(const struct mount *mount, const char *path, int levels)
             continue;
         int file = agent_open(mount, below);
         if (file >= 0 && mount->caches_names)
-            agent_forget(mount, file, below);
+            agent_ask(mount, file, below);
         else if (file >= 0)
             agent_renew(mount, file);
         if (file >= 0)
             close(file);
-        if (mount->caches_names)
-            agent_look(mount, below);
         if (entry->d_type == DT_DIR && levels)
             renew_below(mount, below, levels - 1);
     }
@@ -134,12 +166,17 @@ static void remove_name(const struct mount *mount, const char *path, bool direct
 {
     int file = agent_open(mount, path);
     if (file >= 0) {
-        agent_forget(mount, file, path);
+        agent_ask(mount, file, path);
         close(file);
     }
     if (directory)
         agent_unpin(path);
     note_parent(mount, path);
+}
+
+static void change_missed(const struct mount *mount, const char *path)
+{
+    change_contents(mount, path, -1);
 }
 
 static void refresh_directory(const struct mount *mount, int directory)
@@ -154,6 +191,7 @@ static void look_everywhere(const struct mount *mount)
     sleep(1); /* more may follow, and they come together then */
     if (mount->caches_names)
         agent_forget_directory(mount, ".");
+    agent_not_missed(".");
     agent_each_directory(mount, refresh_directory);
 }
 
@@ -170,6 +208,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         create(mount, line->path, line->directory);
         break;
     case REMOVED:
+        agent_not_missed(line->path);
         remove_name(mount, line->path, line->directory);
         break;
     case RENAMED:
@@ -177,6 +216,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         create(mount, line->to, line->directory);
         if (line->directory)
             renew_below(mount, line->to, MOST_LEVELS);
+        agent_missed_renamed(mount, line->path, line->to, change_missed);
         break;
     case OVERFLOW:
         look_everywhere(mount);

@@ -232,14 +232,6 @@ def test_a_directory_is_no_mount_of_ours(place: Place, agent: str) -> None:
     assert "vhost9p agent: /tmp" in result.stderr.decode()
 
 
-def test_agent_and_daemon_mean_the_same_by_their_constants() -> None:
-    said = [
-        set(re.findall(r'REFRESH_UID\W+(\d+)|REFRESH_DATA (".*")', (ROOT / path).read_text()))
-        for path in ("csrc/guest/agent.h", "csrc/export/api.h")
-    ]
-    assert said[0] == said[1] and len(said[0]) == 2
-
-
 @pytest.mark.parametrize("agent", ["script", "program"])
 def test_lines_lead_nowhere_else(place: Place, agent: str) -> None:
     """Symlinks, mounts and .. are not followed, and what is no line is skipped."""

@@ -19,7 +19,7 @@ from tests.frontend.wire import T, U
 from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
 from tests.system.test_keeper_death import OLD_S, lose_keeper
 from vhost9p.changes.ring import CAPACITY, Ring
-from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
+from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME, RENEW_MTIME
 
 NAME = b".vhost9p"
 REFRESH_UID = 1986541936
@@ -77,7 +77,7 @@ def waits(share: Share, ticket: Ticket) -> bool:
 def test_the_directory_has_what_a_guest_needs(share: Share) -> None:
     client = share.client
     listing = client.listing(share.top, NAME)
-    assert {b"events", b"refresh", b"forget", b"agent"} <= set(listing)
+    assert {b"events", *TIMES, b"agent"} <= set(listing)
     for name, entry in listing.items():
         (qid,) = client.walk(client.walk_to(share.top, NAME), client.new_fid(), name)
         assert qid.path == entry.qid.path
@@ -85,10 +85,10 @@ def test_the_directory_has_what_a_guest_needs(share: Share) -> None:
         assert (attr.uid, attr.gid, attr.mode & 0o222) == (0, 0, 0)
         assert (qid.version == 0) == (attr.size == 0) == (not name.startswith(b"agent"))
     times = [client.getattr(client.walk_to(share.top, NAME, name)) for name in TIMES]
-    assert [attr.mtime_sec for attr in times] == [REFRESH_MTIME, FORGET_MTIME]
+    assert [attr.mtime_sec for attr in times] == [REFRESH_MTIME, FORGET_MTIME, RENEW_MTIME]
 
 
-TIMES = (b"refresh", b"forget")
+TIMES = (b"refresh", b"forget", b"renew")
 
 
 def test_it_is_not_listed_and_nobody_can_change_it(share: Share) -> None:
@@ -196,11 +196,11 @@ def test_the_log_says_why_its_name_is_refused(export: Path, tmp_path: Path) -> N
         with fails(errno.EEXIST):
             client.mkdir(share.top, NAME)
         daemon.wait_line("Tmkdir '/.vhost9p'.*: EEXIST: it is the directory of notices")
-        fid = client.walk_to(share.top, b"file")
+        fid = known(share)
         client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
         with fails(errno.ENOENT):
             client.getattr(fid)
-        daemon.wait_line("Tgetattr '/file'.*: ENOENT: the guest has asked to forget it")
+        daemon.wait_line("Tgetattr '/file'.*: ENOENT: the guest has asked to look its name up again")
 
 
 # ---- the stream ----------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_dialect_u_reads_it_too(daemon: Daemon, export: Path, ring: Ring) -> Non
 
 
 @pytest.mark.parametrize("valid", [TOUCH, TOUCH_M])
-@pytest.mark.parametrize("seconds", [REFRESH_MTIME, FORGET_MTIME])
+@pytest.mark.parametrize("seconds", [REFRESH_MTIME, FORGET_MTIME, RENEW_MTIME])
 def test_a_touch_with_their_times_changes_nothing(share: Share, valid: int, seconds: int) -> None:
     client, path = share.client, share.host / "file"
     fid = client.walk_to(share.top, b"file")
@@ -421,25 +421,33 @@ def test_other_changes_are_none(share: Share) -> None:
     assert path.stat().st_mtime == REFRESH_MTIME + 1
 
 
+def known(share: Share, name: bytes = b"file") -> int:
+    """A fid whose attributes a guest has got."""
+    fid = share.client.walk_to(share.top, name)
+    share.client.getattr(fid)
+    return fid
+
+
 def test_a_forgotten_fid_finds_nothing_once(share: Share) -> None:
     client = share.client
-    fid, opened = client.walk_to(share.top, b"file"), client.open(share.top, b"file")
-    other, clone = client.walk_to(share.top, b"file"), client.new_fid()
+    fid, opened = known(share), client.open(share.top, b"file")
+    other, clone = known(share), client.new_fid()
     client.walk(fid, clone)
+    walking = client.walk_to(share.top, b"file")
     client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
     later = client.walk_to(share.top, b"file")
     for forgotten in (fid, other):
         with fails(errno.ENOENT):
             client.getattr(forgotten)
         assert client.getattr(forgotten).size == 4
-    for known in (opened, clone, later, share.top):
-        assert client.getattr(known).size in (4, os.stat(share.host).st_size)
+    for right in (opened, clone, walking, later, share.top):
+        assert client.getattr(right).size in (4, os.stat(share.host).st_size)
 
 
 def test_what_was_replaced_is_forgotten_by_its_name(share: Share) -> None:
     """The fid stands for the old file until it is used; other fids of the name may not any more."""
     client = share.client
-    old, new = client.walk_to(share.top, b"file"), client.walk_to(share.top, b"file")
+    old, new = known(share), known(share)
     (share.host / "next").write_bytes(b"another")
     (share.host / "next").rename(share.host / "file")
     assert client.getattr(new).size == 7
@@ -448,6 +456,36 @@ def test_what_was_replaced_is_forgotten_by_its_name(share: Share) -> None:
         with fails(errno.ENOENT):
             client.getattr(fid)
         assert client.getattr(fid).size == 7
+
+
+def test_a_file_keeps_its_version_until_it_is_forgotten(share: Share) -> None:
+    """So that a guest's kernel, which has its inodes by version, has one for a file."""
+    client, path = share.client, share.host / "file"
+    fid = known(share)
+    before = client.getattr(fid).qid.version
+    path.write_bytes(b"longer than before")
+    other = client.walk_to(share.top, b"file")
+    assert {client.getattr(each).qid.version for each in (fid, other)} == {before}
+    client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
+    assert client.getattr(client.walk_to(share.top, b"file")).qid.version != before
+
+
+def test_a_session_may_renew_its_names(share: Share) -> None:
+    """A fid follows its name to another file, or finds nothing. The guest's root says which."""
+    client = share.client
+
+    def replaced() -> int:
+        fid = known(share)
+        (share.host / "next").write_bytes(b"next")
+        (share.host / "next").rename(share.host / "file")
+        return fid
+
+    client.setattr(known(share), TOUCH, mtime=(RENEW_MTIME, 0))
+    client.getattr(replaced())
+    client.setattr(client.walk_to(share.top, NAME, b"renew"), TOUCH, mtime=(RENEW_MTIME, 0))
+    with fails(errno.ENOENT):
+        client.getattr(replaced())
+    client.getattr(known(share))
 
 
 def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
