@@ -439,7 +439,7 @@ int v9_fids_clear(struct v9_fids *fids)
     current = !v9_fids_is_straggler(fids);
     if (current) {
         __atomic_store_n(&fids->session, fids->session + 1, __ATOMIC_RELAXED);
-        fids->renews = false;
+        __atomic_store_n(&fids->renews, false, __ATOMIC_RELAXED);
     }
     session = fids->session;
     homes = fids->homes;

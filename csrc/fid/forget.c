@@ -1,8 +1,6 @@
 #define _GNU_SOURCE
 #include "fid/forget.h"
 
-#include <sys/stat.h>
-
 #include "fid/fid.h"
 
 /* Whether two fids are of one file, or of one name. */
@@ -55,7 +53,7 @@ void v9_fids_forget(struct v9_fids *fids, const struct v9_fid *fid)
 void v9_fids_renew(struct v9_fids *fids)
 {
     pthread_mutex_lock(&fids->lock);
-    fids->renews = true;
+    __atomic_store_n(&fids->renews, true, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&fids->lock);
 }
 

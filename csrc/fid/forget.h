@@ -11,13 +11,16 @@
  * another inode if the contents have changed. After that it is a fid like any other.
  *
  * A session can be one that *renews* its names: then each fid whose name has come to lead to
- * another file gets ENOENT, too, so that an inode never stands for two files.
+ * another file gets ENOENT, too, and keeps its own where it is opened, so that an inode never
+ * stands for two files.
  *
  * Else a file keeps the qid.version that was reported first, while there are fids of it. So whoever
  * walks to it finds the inode that others have open.
  */
 #ifndef V9_FID_FORGET_H
 #define V9_FID_FORGET_H
+
+#include <sys/stat.h>
 
 #include "fid/fid_table.h"
 
@@ -30,6 +33,12 @@ void v9_fids_renew(struct v9_fids *fids);
 /* Whether the attributes of a pinned fid may be reported; else it finds nothing. `qid` is the
  * file's as it is now, and becomes the one to report. */
 bool v9_fids_report(struct v9_fids *fids, struct v9_fid *fid, struct v9_qid *qid);
+/* Whether a pinned fid that is not open, and its clones, keep their file, whatever has its name. */
+static inline bool v9_fids_keeps_file(const struct v9_fids *fids, const struct v9_fid *fid)
+{
+    return __atomic_load_n(&fids->renews, __ATOMIC_RELAXED) && fid->inode &&
+           S_ISREG(v9_inode_at(&fids->inodes, fid->inode)->mode);
+}
 /* A fid has come to stand for another file, as `now`. The lock is held. */
 static inline void v9_fids_moved(struct v9_fid *now, const struct v9_fid *before)
 {

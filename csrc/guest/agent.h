@@ -78,10 +78,10 @@ enum pretence agent_can_pretend(const char *directory);
 /* Has vhost9p report names as missing, once, that have come to lead to another file. */
 void agent_renew_names(const char *directory);
 
-/* missed.c: paths of files whose contents have changed, and which were not there */
-bool agent_is_below(const char *path, const char *directory); /* or it is that */
-void agent_missed(const char *path);
-void agent_not_missed(const char *path); /* nor what is below */
+/* missed.c */
+/* The contents of a file have changed that was not there any more; takes over `file` (-1: none). */
+void agent_missed(const struct mount *mount, const char *path, int file);
+void agent_missed_removed(const struct mount *mount, const char *path);
 /* Has what was there, or below, changed where it is now. */
 void agent_missed_renamed(const struct mount *mount, const char *from, const char *to,
                           void (*change)(const struct mount *mount, const char *path));

@@ -22,8 +22,6 @@
 
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
-static char forgotten_directory[PATH_MAX];
-/* Since the lines were read: what is missing below it is not on the host any more. */
 
 static void parent_of(const char *path, char parent[PATH_MAX])
 {
@@ -31,7 +29,7 @@ static void parent_of(const char *path, char parent[PATH_MAX])
     snprintf(parent, PATH_MAX, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
 }
 
-static void end_directory(const struct mount *mount)
+void agent_changes_end(const struct mount *mount)
 {
     if (!*changed_directory)
         return;
@@ -45,72 +43,62 @@ static void end_directory(const struct mount *mount)
     *changed_directory = '\0';
 }
 
-void agent_changes_end(const struct mount *mount)
-{
-    end_directory(mount);
-    *forgotten_directory = '\0';
-}
-
 static void note_parent(const struct mount *mount, const char *path)
 {
     char parent[PATH_MAX];
     parent_of(path, parent);
     if (strcmp(parent, changed_directory))
-        end_directory(mount);
+        agent_changes_end(mount);
     strcpy(changed_directory, parent);
 }
 
-/* Opens what has a name in a directory that is known, also where the kernel remembers that there
- * was none; -1 if that is not there. */
-static int open_entry(const struct mount *mount, const char *path)
+/* Opens what the host has; -1 if that is not there. */
+static int open_known(const struct mount *mount, const char *path)
 {
     char parent[PATH_MAX];
     int file = agent_open(mount, path);
-    parent_of(path, parent);
-    if (file >= 0 || errno != ENOENT ||
-        (*forgotten_directory && agent_is_below(parent, forgotten_directory)))
+    if (file >= 0 || errno != ENOENT || !mount->caches_names)
         return file;
+    parent_of(path, parent);
     agent_forget_directory(mount, parent);
-    strcpy(forgotten_directory, parent);
     return agent_open(mount, path);
 }
 
-/* Opens what the host has; -1 if that is not there. Any directory above may be missing, too: the
- * line about that comes later. */
-static int open_known(const struct mount *mount, const char *path)
+/* Where names are cached: until the name leads to the file whose contents have been renewed. */
+static void change_cached(const struct mount *mount, const char *path, off_t size)
 {
-    char part[PATH_MAX];
-    int file = agent_open(mount, path);
-    if (file >= 0 || errno != ENOENT || !mount->caches_names)
-        return file;
-    for (size_t end = strcspn(path, "/");; end += 1 + strcspn(path + end + 1, "/")) {
-        snprintf(part, sizeof part, "%.*s", (int)end, path);
-        file = open_entry(mount, part);
-        if (file < 0 || !path[end])
-            return file;
-        close(file);
-    }
-}
-
-/* Until the name leads to the file whose contents have been renewed. */
-static void change_contents(const struct mount *mount, const char *path, off_t size)
-{
-    for (int tries = 1, done = false; !done; tries++) {
-        int file = open_known(mount, path);
+    int file = -1;
+    enum written written = FAILED;
+    for (int tries = 0; tries < TRIES && written == FAILED; tries++) {
+        int before = file;
+        file = open_known(mount, path);
         if (file < 0) {
-            if (mount->caches_names)
-                agent_missed(path);
+            agent_missed(mount, path, before);
             return;
         }
-        enum written written = agent_fire_written(mount, file, size);
-        done = !mount->caches_names || tries == TRIES ||
-               (agent_leads_to(mount, path, file) && written == TOLD) || written == FORGOTTEN;
-        if (done && written == FAILED)
-            agent_forget(mount, file, path);
-        close(file);
+        if (before >= 0)
+            close(before);
+        written = agent_fire_written(mount, file, size);
+        if (!agent_leads_to(mount, path, file))
+            written = FAILED;
     }
-    if (mount->caches_names)
-        agent_look(mount, path);
+    if (written == FAILED)
+        agent_forget(mount, file, path);
+    close(file);
+    agent_look(mount, path);
+}
+
+static void change_contents(const struct mount *mount, const char *path, off_t size)
+{
+    if (mount->caches_names) {
+        change_cached(mount, path, size);
+        return;
+    }
+    int file = agent_open(mount, path);
+    if (file < 0)
+        return;
+    agent_fire_written(mount, file, size);
+    close(file);
 }
 
 static void change_attributes(const struct mount *mount, const char *path)
@@ -133,10 +121,13 @@ static void create(const struct mount *mount, const char *path, bool directory)
 }
 
 /* What is open below a directory has come along with it, or is what had these names before: the
- * fids that the guest's kernel has of it have other names, and the pages are another file's. */
+ * fids that the guest's kernel has of it have other names, and the pages are another file's. By a
+ * directory's old fid it may have found nothing meanwhile, and remember that. */
 static void renew_below(const struct mount *mount, const char *path, int levels)
 {
     char below[PATH_MAX];
+    if (mount->caches_names)
+        agent_forget_directory(mount, path);
     int directory = agent_open(mount, path);
     int list = directory < 0 ? -1 : openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *stream = list < 0 ? NULL : fdopendir(list);
@@ -191,7 +182,6 @@ static void look_everywhere(const struct mount *mount)
     sleep(1); /* more may follow, and they come together then */
     if (mount->caches_names)
         agent_forget_directory(mount, ".");
-    agent_not_missed(".");
     agent_each_directory(mount, refresh_directory);
 }
 
@@ -208,7 +198,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         create(mount, line->path, line->directory);
         break;
     case REMOVED:
-        agent_not_missed(line->path);
+        agent_missed_removed(mount, line->path);
         remove_name(mount, line->path, line->directory);
         break;
     case RENAMED:

@@ -7,7 +7,6 @@ Exports are on a tmpfs, so that nobody else changes anything on their file syste
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile

@@ -200,7 +200,9 @@ def test_the_log_says_why_its_name_is_refused(export: Path, tmp_path: Path) -> N
         client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
         with fails(errno.ENOENT):
             client.getattr(fid)
-        daemon.wait_line("Tgetattr '/file'.*: ENOENT: the guest has asked to look its name up again")
+        daemon.wait_line(
+            "Tgetattr '/file'.*: ENOENT: the guest has asked to look its name up again"
+        )
 
 
 # ---- the stream ----------------------------------------------------------------------------------
@@ -480,12 +482,23 @@ def test_a_session_may_renew_its_names(share: Share) -> None:
         (share.host / "next").rename(share.host / "file")
         return fid
 
+    def opened(fid: int) -> int:
+        """The file that is opened by a clone, as Linux's client opens files."""
+        clone = client.new_fid()
+        client.walk(fid, clone)
+        client.lopen(clone, os.O_RDONLY)
+        return client.getattr(clone).qid.path
+
     client.setattr(known(share), TOUCH, mtime=(RENEW_MTIME, 0))
-    client.getattr(replaced())
+    fid = replaced()
+    assert opened(fid) == opened(known(share)) == client.getattr(fid).qid.path
     client.setattr(client.walk_to(share.top, NAME, b"renew"), TOUCH, mtime=(RENEW_MTIME, 0))
+    before = opened(known(share))
+    fid = replaced()
+    assert opened(fid) == before != opened(known(share))
     with fails(errno.ENOENT):
-        client.getattr(replaced())
-    client.getattr(known(share))
+        client.getattr(fid)
+    assert opened(fid) == before
 
 
 def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
