@@ -7,7 +7,7 @@
  * mount (vhost9p/guest/, which has the same for a shell).
  *
  * A file's room: lines.c takes the text of `events` apart; kernel.c is what makes the guest's
- * kernel look again; changes.c says what a change takes; missed.c has those of files that were not
+ * kernel look again; changes.c says what a change takes; missed.c has those of what was not
  * there; pins.c holds directories, where the kernel would forget their watches; mounts.c finds out
  * what is mounted; agent.c has the processes.
  */
@@ -79,7 +79,7 @@ enum pretence agent_can_pretend(const char *directory);
 void agent_renew_names(const char *directory);
 
 /* missed.c */
-/* The contents of a file have changed that was not there any more; takes over `file` (-1: none). */
+/* Something has changed that is not there; takes over `file` (-1: none). */
 void agent_missed(const struct mount *mount, const char *path, int file);
 void agent_missed_removed(const struct mount *mount, const char *path);
 /* Has what was there, or below, changed where it is now. */

@@ -153,12 +153,28 @@ static void renew_below(const struct mount *mount, const char *path, int levels)
         closedir(stream);
 }
 
+/* Whether the guest's kernel has a name; it need not be true. */
+static bool has_name(const struct mount *mount, const char *path)
+{
+    int file = agent_open(mount, path);
+    if (file >= 0)
+        close(file);
+    return file >= 0;
+}
+
+/* A line may have the name that a directory above has got, before the line about that: what the
+ * kernel has open of it will come along with the directory. */
 static void remove_name(const struct mount *mount, const char *path, bool directory)
 {
+    char parent[PATH_MAX];
     int file = agent_open(mount, path);
     if (file >= 0) {
         agent_ask(mount, file, path);
         close(file);
+    } else if (mount->caches_names) {
+        parent_of(path, parent);
+        if (!has_name(mount, parent))
+            agent_missed(mount, path, -1);
     }
     if (directory)
         agent_unpin(path);
@@ -167,6 +183,7 @@ static void remove_name(const struct mount *mount, const char *path, bool direct
 
 static void change_missed(const struct mount *mount, const char *path)
 {
+    change_attributes(mount, path);
     change_contents(mount, path, -1);
 }
 

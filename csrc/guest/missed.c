@@ -1,8 +1,8 @@
 /*
- * Changes of contents that came too late: the file had lost its name when its line was read. If it
- * has been renamed, or a directory above it, the line about that follows, and says where it is now:
- * then it is changed there, and whoever has it open sees that. Else it is forgotten, so that the
- * guest's kernel takes it for another one if it comes by another name.
+ * Changes of what the guest's kernel did not find: it had lost its name when its line was read, or
+ * had not got it yet. If it has been renamed, or a directory above it, the line about that follows,
+ * and says where it is now: then it is changed there, and whoever has it open sees that. Else it is
+ * forgotten, so that the guest's kernel takes it for another one if it comes by another name.
  *
  * The newest are remembered, and for each a descriptor of the file, if the kernel had its name.
  */
