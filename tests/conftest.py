@@ -58,6 +58,14 @@ def no_garbage_of_other_files() -> None:
     gc.collect()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What the collection has made stays until the end of the run, and is much: no search for
+    garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @functools.cache
 def _shares_guests(file: str) -> bool:
     return _SHARED.search((_TOP / file).read_text()) is not None

@@ -11,16 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.config_files import KEYS, ONE, TOP, Load, loader, problems
-from vhost9p.config_schema import (
-    DEVICE,
-    ID_MAP,
-    ID_RANGE,
-    QUOTA,
-    RULE,
-    THROTTLING,
-    TOP_KEYS,
-    XATTRS,
-)
+from vhost9p.config_export import ID_MAP, ID_RANGE, QUOTA, RULE, THROTTLING, XATTRS
+from vhost9p.config_schema import DEVICE, TOP_KEYS
 from vhost9p.errors import UserError
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
-from vhost9p.config_schema import EXPORT_KEYS
+from vhost9p.config_export import EXPORT_KEYS
 from vhost9p.errors import UserError
 from vhost9p.marked import reader
 from vhost9p.native.dir_marks import DirMarks

@@ -58,6 +58,12 @@ def test_a_key_says_what_it_means(path: tuple[str, ...]) -> None:
         assert shape.default is None or not shape.absent, "one of them"
 
 
+@pytest.mark.parametrize("key", [*TOP_KEYS, *DEVICE.keys])
+def test_a_key_that_no_reload_changes_says_why(key: str) -> None:
+    shape = KEYS[(key,)]
+    assert shape.at_once != bool(shape.fixed)
+
+
 def tree(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """A device with a key, and what it cannot be without."""
     found: dict[str, Any] = {"path": "/p", "quota": {"bytes": 1}, "xattrs": {}, "throttling": {}}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import signal
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vhost9p.birth import Failed
-from vhost9p.config import Config
+from vhost9p.config import Config, Level
 from vhost9p.reload import Plan
 from vhost9p.reloading import Reloading
 
@@ -22,7 +27,7 @@ def test_without_a_keeper_at_the_end_the_next_one_has_the_old_configuration(
         config=old, pid=1, pidfd=-1, stopped_at=None, why_left_out="", serves_anew=True,
         read_entered=lambda: SimpleNamespace(level=None),
         trace=SimpleNamespace(renew=lambda: None), take_over=lambda: None,
-        facts=SimpleNamespace(states=()),
+        facts=SimpleNamespace(states=()), has_opened=False, has_not_opened=lambda: None,
     )  # fmt: skip
 
     def around(replace: Any) -> None:
@@ -37,3 +42,65 @@ def test_without_a_keeper_at_the_end_the_next_one_has_the_old_configuration(
     with pytest.raises(Failed, match="not served with it"):
         change.go_on()
     assert vm.config is old
+
+
+@pytest.fixture
+def confined() -> Any:
+    """A VM that serves, and has mounts of its own."""
+    return SimpleNamespace(
+        config=Config(()), pid=os.getpid(), pidfd=-1, stopped_at=None, why_left_out="",
+        serves_anew=True, has_opened=False,
+        read_entered=lambda: SimpleNamespace(level=Level.NAMESPACE),
+    )  # fmt: skip
+
+
+def test_main_does_not_wait_for_mounts_that_hang(
+    confined: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks again later; and leaves it when it has to."""
+    monkeypatch.setattr("vhost9p.native.sandbox.join_files", lambda *_: time.sleep(10000))
+    monkeypatch.setattr("vhost9p.reloading.MOUNT_PATIENCE_S", math.inf)
+    change = Reloading(confined, Plan(Config(()), ("log_level",)), [], -1, lambda replace: None)
+    assert not change.go_on()
+    assert not change.go_on()
+    change.end()
+    _, status = os.wait()
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def test_a_failure_among_the_mounts_changes_nothing(
+    confined: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr("vhost9p.native.sandbox.join_files", fail)
+    change = Reloading(confined, Plan(Config(()), ("log_level",)), [], -1, lambda replace: None)
+    with pytest.raises(Failed, match="mounts cannot be changed: Operation not permitted"):
+        while not change.go_on():
+            pass
+
+
+def test_what_the_guest_may_have_lost_is_not_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has opened everything at the last moment: before, or when it was ended."""
+    new = Config((), log_level="debug")
+    for when in ("before", "meanwhile"):
+        vm: Any = SimpleNamespace(
+            config=Config(()), pid=1, pidfd=-1, stopped_at=None, why_left_out="", serves_anew=True,
+            read_entered=lambda: SimpleNamespace(level=None),
+            trace=SimpleNamespace(renew=lambda: None), has_opened=False,
+            facts=SimpleNamespace(states=()), has_not_opened=lambda: None,
+        )  # fmt: skip
+
+        def take_over(_: int, may: Any, vm: Any = vm, when: str = when) -> None:
+            if vm.config is not new:
+                vm.has_opened = when == "meanwhile"
+            may()
+
+        vm.take_over = take_over
+        monkeypatch.setattr("vhost9p.reloading.SERVE_PATIENCE_S", 0)
+        change = Reloading(vm, Plan(new, ("log_level",)), [], -1, lambda replace: replace())
+        assert not change.go_on()
+        vm.serves_anew, vm.has_opened = False, when == "before"
+        assert change.go_on()
+        assert vm.config is new

@@ -53,10 +53,7 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
     def load(file: str) -> c.Config:
         found = Problems()
         with found.collect():
-            config = cli_config.from_file(file, options, {}, found)
-            for key in cli_config.OF_THE_DAEMON:
-                if getattr(config, key) != getattr(c.Config(()), key):
-                    found.add(f"{file}: {key}: is the daemon's: give it {cli_device.option(key)}")
+            config = cli_config.from_file(file, options, {}, found, in_folder=True)
         found.raise_all()
         return cli_config.with_overrides(config, options)
 

@@ -9,7 +9,7 @@ from typing import Any
 from vhost9p import cli_device, config_file
 from vhost9p import config as c
 from vhost9p.config_checks import Tree, nothing
-from vhost9p.config_schema import DEVICE
+from vhost9p.config_schema import DEVICE, OF_THE_DAEMON
 from vhost9p.config_tree import find_problems, make_device, sound
 from vhost9p.errors import Problems, UserError
 from vhost9p.output import say
@@ -34,10 +34,13 @@ def from_file(
     problems: Problems,
     *,
     socket_needed: bool = True,
+    in_folder: bool = False,
 ) -> c.Config:
     """Reads a configuration file, and applies the options that are allowed with it."""
     elsewhere = "socket" in place or "fd" in place
-    config = config_file.read(file, problems, socket_needed=socket_needed and not elsewhere)
+    config = config_file.read(
+        file, problems, socket_needed=socket_needed and not elsewhere, in_folder=in_folder
+    )
     if place and len(config.devices) != 1:
         names = ", ".join(map(cli_device.option, place))
         problems.add(f"{file}: has several devices, so {names} would not say for which")
@@ -142,10 +145,6 @@ def build_config(
         else:
             config = _from_options(options, wrong, place, problems)
     return config and with_overrides(config, options)
-
-
-OF_THE_DAEMON = "log_format", "log_time", "control_socket", "metrics"
-"""Keys that are none of a VM that has others beside it."""
 
 
 def with_overrides(config: c.Config, options: argparse.Namespace) -> c.Config:

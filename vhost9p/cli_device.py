@@ -10,7 +10,7 @@ from collections.abc import Collection
 from vhost9p import virtfs
 from vhost9p.cli_options import fill
 from vhost9p.config_checks import Tree
-from vhost9p.config_schema import QUOTA, THROTTLING
+from vhost9p.config_export import QUOTA, THROTTLING
 from vhost9p.errors import Problems
 
 PLAIN = (

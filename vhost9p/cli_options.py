@@ -10,7 +10,8 @@ from vhost9p import config_values as v
 from vhost9p.cli_parser import Parser, typed
 from vhost9p.config import XATTR_ACTIONS
 from vhost9p.config_checks import Tree
-from vhost9p.config_schema import DEVICE, EXPORT, FORBIDDEN, ID_RANGE, QUOTA, THROTTLING, TOP_KEYS
+from vhost9p.config_export import EXPORT, FORBIDDEN, ID_RANGE, QUOTA, THROTTLING
+from vhost9p.config_schema import DEVICE, TOP_KEYS
 from vhost9p.config_shapes import Group, Items, Leaf, Shape, shape_at, without
 
 Function = Callable[[str], Any]

@@ -52,6 +52,8 @@ SOCKET_SIZE_MAX = 107
 """Bytes of a unix socket's path (unix(7))."""
 SOCKET_MODE = 0o600
 """Of a socket of which nothing else is said."""
+MSIZE_MAX = 16 * 1024 * 1024
+"""Bytes; the most that msize_max can be."""
 EXPORTS_MAX = 255
 """Named exports of a device; V9_EXPORTS_MAX (csrc/export/api.h) counts what they appear in, too."""
 OFF = "off"

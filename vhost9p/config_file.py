@@ -17,7 +17,7 @@ import yaml
 from vhost9p import hints
 from vhost9p.config import Config, absolute
 from vhost9p.config_checks import Path, Tree
-from vhost9p.config_schema import DEVICE, TOP_KEYS
+from vhost9p.config_schema import DEVICE, OF_THE_DAEMON, TOP_KEYS
 from vhost9p.config_shapes import Group, Leaf, Shape
 from vhost9p.config_tree import MAKERS, make_device, missing
 from vhost9p.config_values import closest
@@ -337,19 +337,26 @@ class _Reader:
         """Returns a function from a path in a device to its place in the file."""
         return lambda path: self.place(entry.nearest(path))
 
-    def top(self, root: yaml.MappingNode) -> dict[str, Any]:
+    def top(self, root: yaml.MappingNode, *, in_folder: bool) -> dict[str, Any]:
         """What is said of all devices."""
         found: dict[str, Any] = {}
         for key_node, node in root.value:
             key = key_node.value
-            if isinstance(key, str) and key in TOP_KEYS and key not in found:
-                found[key] = self.value(_label((key,)), node, TOP_KEYS[key])
+            if not isinstance(key, str) or key not in TOP_KEYS or key in found:
+                continue
+            found[key] = self.value(_label((key,)), node, TOP_KEYS[key])
+            if in_folder and key in OF_THE_DAEMON:
+                option = "--" + key.replace("_", "-")
+                self.complain(key_node.start_mark, f"{key}: is the daemon's: give it {option}")
         return found
 
 
-def read(file: str, problems: Problems, *, socket_needed: bool = True) -> Config:
+def read(
+    file: str, problems: Problems, *, socket_needed: bool = True, in_folder: bool = False
+) -> Config:
     """Reads a configuration. Mistakes are noted, and what is wrong is left out; raises UserError
-    where nothing can be read. Devices may lack a socket where the caller has one for them."""
+    where nothing can be read. Devices may lack a socket where the caller has one for them.
+    `in_folder`: the file's VM has others beside it in its daemon."""
     reader = _Reader(file, _read(file), socket_needed=socket_needed)
     root = reader.compose()
     if root is None:
@@ -359,7 +366,8 @@ def read(file: str, problems: Problems, *, socket_needed: bool = True) -> Config
         raise UserError(*reader.texts())
     entries = reader.entries(root)
     reader.check_distinct(entries)
-    top = {key: value for key, value in reader.top(root).items() if value is not None}
+    said = reader.top(root, in_folder=in_folder)
+    top = {key: value for key, value in said.items() if value is not None}
     problems.add(*reader.texts())
     shared = {"state_dir": top.pop("state_dir")} if "state_dir" in top else {}
     devices = (make_device(entry.values, reader.origins(entry), **shared) for entry in entries)

@@ -32,6 +32,8 @@ class Leaf(NamedTuple):
     """A number is parsed as it is written."""
     at_once: bool = False
     """Whether a reload changes it while the guest runs (reload.py)."""
+    fixed: str = ""
+    """Else why not, and what helps, as it follows the key and its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Group:
     more: str = ""
     absent: str = ""
     at_once: bool = False
-    """As that of a leaf."""
+    """As that of a leaf, of which the next is, too."""
+    fixed: str = ""
 
     def can_be_checked(self, wrong: Set[str]) -> bool:
         """Whether the check ignores the keys in `wrong`, which are left out."""
@@ -69,6 +72,7 @@ class Items:
     more: str = ""
     absent: str = ""
     at_once: bool = False
+    fixed: str = ""
 
 
 Shape = Leaf | Group | Items

@@ -20,7 +20,8 @@ from vhost9p.config import (
     XattrRules,
 )
 from vhost9p.config_checks import Path, Problem, Tree
-from vhost9p.config_schema import OWN_KEYS, exports_of
+from vhost9p.config_export import exports_of
+from vhost9p.config_schema import OWN_KEYS
 from vhost9p.config_shapes import Group, Items, Shape
 
 

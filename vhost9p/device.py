@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from vhost9p import failures, host
 from vhost9p.changes.ring import Ring
-from vhost9p.config import DeviceConfig
+from vhost9p.config import MSIZE_MAX, DeviceConfig
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
 from vhost9p.failures import Failures
@@ -58,6 +58,13 @@ def memory_bytes(config: DeviceConfig, devices: int) -> int:
     return most if config.max_guest_memory is None else min(config.max_guest_memory, most)
 
 
+def _msize_max(config: DeviceConfig, area: Area | None) -> int:
+    """How large messages can be, in bytes: a session may have begun under another limit."""
+    if area and area.is_taken_over:
+        return min(max(config.msize_max, area.msize), MSIZE_MAX)
+    return config.msize_max
+
+
 def config_space(tag: bytes) -> bytes:
     """virtio 1.3, section 5.14.4: tag_len[2] and the tag; padded with zeros."""
     return (struct.pack("<H", len(tag)) + tag).ljust(MAX_CONFIG, b"\0")
@@ -69,6 +76,7 @@ class Device:
     def __init__(
         self,
         config: DeviceConfig,
+        exports: Exports,
         devices: int = 1,
         area: Area | None = None,
         locks: mmap.mmap | None = None,
@@ -78,12 +86,12 @@ class Device:
         log_failures: bool = False,
         times_requests: bool = False,
     ) -> None:
-        """One of so many devices in the process. `area` and `locks` have the state that outlives
-        the process; it goes on with what they hold. `changes` is what is reported to the guest, if
-        anything is; with `marks`, which are owned from now on, the process itself watches what the
-        guest looks at. With `log_failures` requests that fail are logged whatever the log's level
-        is. Raises OSError, StateError: what `area` holds is then for the next process, and this one
-        has to end."""
+        """One of so many devices in the process; `exports` are its own from now on. `area` and
+        `locks` have the state that outlives the process; it goes on with what they hold. `changes`
+        is what is reported to the guest, if anything is; with `marks`, which are owned from now on,
+        the process itself watches what the guest looks at. With `log_failures` requests that fail
+        are logged whatever the log's level is. Raises OSError: what `area` holds is then for the
+        next process, and this one has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
@@ -92,6 +100,7 @@ class Device:
         self.changes = changes
         self._marks = marks
         self._reader: Reader | None = None
+        self.exports = exports
         self._undo = ExitStack()
         self._log_failures = log_failures
         self._times_requests = times_requests
@@ -109,13 +118,12 @@ class Device:
         undo = self._undo
         if self._marks:
             undo.callback(self._marks.close)
-        self.exports = Exports(config, self.changes)
         undo.callback(self.exports.close)
         failures.enable(self.exports.natives[0], always=self._log_failures)
         self._native = NativeDevice(
             self,
             threads=config.threads,
-            msize_max=config.msize_max,
+            msize_max=_msize_max(config, area),
             max_fids=config.max_fids,
             max_xattr=config.max_xattr,
             mem_regions=self.memory_slots,

@@ -12,6 +12,7 @@ from vhost9p import procfs
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.exports import state_key
 from vhost9p.findings import Finding, ok, warning
+from vhost9p.native import fanotify
 from vhost9p.policy import rights
 from vhost9p.policy.mounts import MountLine, MountTable
 from vhost9p.policy.state import state_name
@@ -40,6 +41,9 @@ def examine(asked: Config, settled: Config, table: MountTable) -> Iterator[Findi
             yield _model(written, export)
             yield from _attributes(export)
             yield from _file_systems(as_served, export, table)
+            yield _handles(export)
+            if device.notify:
+                yield _notices(export)
             yield from _quota(as_served, export)
 
 
@@ -204,6 +208,38 @@ def _collision(mounts: list[MountLine]) -> str:
                 points = f"{os.fsdecode(other.point)} and {os.fsdecode(mount.point)}"
                 return f"; {points} have the same inode number, {number}"
     return ""
+
+
+def _handles(export: ExportConfig) -> Finding:
+    if fanotify.has_handles(export.path):
+        return ok(export.path, "its files have handles (name_to_handle_at(2))")
+    return warning(
+        export.path,
+        "the file system has no file handles (name_to_handle_at(2))",
+        "files that the daemon has closed to spare descriptors are found again by their path only: "
+        "those that the host has moved answer ESTALE",
+        "export a directory of a file system with handles, as ext4, XFS, Btrfs and tmpfs have "
+        "them, if the host moves files while the guest uses them",
+    )
+
+
+def _notices(export: ExportConfig) -> Finding:
+    """Asks as whoever runs the check; a daemon of another user may get another answer."""
+    if fanotify.can_mark_file_system(export.path):
+        return ok(export.path, "notify reports all changes of its file system")
+    if fanotify.can_mark_directory(export.path):
+        return ok(
+            export.path,
+            "notify reports changes in directories that the guest has looked at (the user may not "
+            "watch the file system as a whole, or it cannot be)",
+        )
+    return warning(
+        export.path,
+        "the kernel reports no changes of its file system",
+        "notify reports nothing of what the host changes there",
+        "export a directory of a file system with file handles, as ext4, XFS, Btrfs and tmpfs "
+        "have them",
+    )
 
 
 def _quota(device: DeviceConfig, export: ExportConfig) -> Iterator[Finding]:

@@ -36,8 +36,9 @@ class Progress:
         self.fd = memory_file.create("vhost9p-progress") if fd < 0 else fd
         self._anew = 1 + devices
         self._deaths = 2 + devices  # older versions end before
-        os.ftruncate(self.fd, self._deaths + _DEATHS.size)
-        self._page = mmap.mmap(self.fd, self._deaths + _DEATHS.size)
+        self._opened = self._deaths + _DEATHS.size  # and these
+        os.ftruncate(self.fd, self._opened + 1)
+        self._page = mmap.mmap(self.fd, self._opened + 1)
 
     @property
     def has_served(self) -> bool:
@@ -56,6 +57,20 @@ class Progress:
     def serves_anew(self) -> bool:
         """Whether a worker of that keeper has served."""
         return bool(self._page[self._anew])
+
+    def has_not_opened(self) -> None:
+        """In main, while no worker runs: the next one has another configuration."""
+        self._page[self._opened] = 0
+
+    def opens(self) -> None:
+        """A worker has opened all that its configuration names."""
+        self._page[self._opened] = 1
+
+    @property
+    def has_opened(self) -> bool:
+        """Whether a worker has opened all that since `has_not_opened`: what it does not serve any
+        more may be lost to the guest from now on."""
+        return bool(self._page[self._opened])
 
     def finish(self, device: int) -> None:
         """The only connection of a device has ended."""

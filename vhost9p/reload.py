@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vhost9p import confinement
-from vhost9p.config import EXPORTS_MAX, Config, DeviceConfig, ExportConfig, Level
-from vhost9p.config_schema import EXPORT_KEYS, OWN_KEYS, TOP_KEYS
+from vhost9p.config import EXPORTS_MAX, Config, DeviceConfig, ExportConfig, IdMap, Level
+from vhost9p.config_export import EXPORT_KEYS
+from vhost9p.config_schema import OWN_KEYS, TOP_KEYS
 from vhost9p.config_shapes import Leaf, Shape
 from vhost9p.confinement import Entered
 from vhost9p.errors import UserError
@@ -97,7 +98,23 @@ def _compare(
         if old == new:
             continue
         text = f"{whose}{key}{_values(shape, old, new)}"
-        (changes if shape.at_once else refused).append(text)
+        if shape.at_once:
+            changes.append(text)
+        else:
+            refused.append(f"{text} ({shape.fixed})")
+
+
+def _refuse_users(whose: str, old: IdMap | None, new: IdMap | None, refused: list[str]) -> None:
+    """Users whom a map forbids may not enter (policy/idmap.py), but some may be there already."""
+    before = IdMap() if old is None else old
+    after = IdMap() if new is None else new
+    for first, count in after.forbid_uid:
+        if not any(start <= first and first + count <= start + n for start, n in before.forbid_uid):
+            last = first + count - 1
+            refused.append(
+                f"{whose}id_map.forbid.uid: {first} to {last} (users who were not forbidden before "
+                "may have files open)"
+            )
 
 
 def _values(shape: Shape, old: Any, new: Any) -> str:
@@ -138,7 +155,7 @@ def _devices(
             del keys["multidevs"]  # which follows from that
         _compare(whose, device, new, keys, changes, refused)
         if device.state_dir != new.state_dir and (device.keeps_state or new.keeps_state):
-            refused.append(f"{whose}state_dir")
+            refused.append(f"{whose}state_dir ({TOP_KEYS['state_dir'].fixed})")
         exports = _exports(whose, numbered, new.exports, taken, changes, refused)
         yield replace(new, exports=exports, state_key=state_key(device), state_dir=device.state_dir)
 
@@ -188,10 +205,11 @@ def _exports(
         old = known.get(export.name)
         name = f"{whose}export {export.name}: " if export.name else whose
         if old and not export.name and old.path != export.path:
-            refused.append(f"{name}path")
+            refused.append(f"{name}path ({EXPORT_KEYS['path'].fixed})")
         if old and old.path == export.path:
             keys = {key: shape for key, shape in EXPORT_KEYS.items() if key != "path"}
             _compare(name, old, export, keys, changes, refused)
+            _refuse_users(name, old.id_map, export.id_map, refused)
             found.append(replace(export, index=old.index, mount=old.mount))
         elif export.name:
             number = _lowest_free(indexes, 1)

@@ -8,21 +8,27 @@ decided before (reload.py).
    one goes on, and nothing has changed.
 3. Its worker has to serve. It may not: the host lacks something that the check has not seen, or
    counting the files of a new quota takes long, while the guest waits. When time is up, the keeper
-   is replaced by one with the old configuration.
+   is replaced by one with the old configuration. Nothing is lost by that: a worker takes nothing
+   from the guest before it has opened all that it needs, and says so (`Progress.opens`); from then
+   on nothing is taken back.
 4. What nobody uses any more is unmounted: last, so that the third step can be undone. A mount that
    is left because main has died meanwhile goes with the next reload.
+
+Main does not wait for a process that touches mounts, which hang with their servers: it looks again
+after a while (`go_on`).
 """
 
 import errno
 import os
+import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 
 from vhost9p import confinement
-from vhost9p.birth import Failed, Waits
+from vhost9p.birth import Failed
 from vhost9p.config import Config, Level
 from vhost9p.forking import without_stop_signals
 from vhost9p.native import sandbox
@@ -38,6 +44,11 @@ SERVE_PATIENCE_S = 10.0
 """Seconds within which the VM has to serve with the new configuration."""
 MOUNT_PATIENCE_S = 5.0
 LOOK_S = 0.02
+NOT_SERVED = f"it is not served with it within {SERVE_PATIENCE_S:g} s"
+
+
+class _TooLateError(Failed):
+    """The guest may have lost something already."""
 
 
 class Reloading:
@@ -59,9 +70,7 @@ class Reloading:
         self._before = vm.config
         self._trees = trees
         self._stop_fd = stop_fd
-        self._waits = Waits(stop_fd)
-        self._deadline = time.monotonic() + BEGIN_PATIENCE_S
-        self._has_begun = False
+        self._steps = self._work()
         self.looks_at = 0.0
         """When `go_on` is due."""
 
@@ -70,66 +79,90 @@ class Reloading:
         and the VM is served as before, or has ended."""
         self.looks_at = time.monotonic() + LOOK_S
         try:
-            return self._serves() if self._has_begun else self._begin()
+            if self.plan.changes and self.vm.stopped_at is not None:
+                raise Failed("it is about to end")
+            next(self._steps)
+        except StopIteration:
+            self.end()
+            return True
         except Failed:
             self.end()
             raise
+        return False
 
     def end(self) -> None:
         """Gives it up, or has finished it."""
+        self._steps.close()
+        self._close_trees()
+
+    def _close_trees(self) -> None:
         for fd in self._trees:
             os.close(fd)
         self._trees = []
 
     # ---- the steps --------------------------------------------------------------------------
 
-    def _begin(self) -> bool:
-        """Returns whether there is nothing to be done."""
+    def _work(self) -> Generator[None]:
+        """Yields where it has to be looked at again later. Raises Failed."""
         if not self.plan.changes:
-            return True
-        if self.vm.stopped_at is not None:
-            raise Failed("it is about to end")
-        if not self.vm.pid or self.vm.why_left_out or not self.vm.serves_anew:
-            if time.monotonic() >= self._deadline:
-                raise Failed(self.vm.why_left_out or "no worker of it serves")
-            return False
+            return
+        yield from self._wait_for_worker()
+        keeper = self.vm.pid
         try:
             if self._has_own_files:
-                self._in_files(self._attach)
+                yield from self._in_files(self._attach)
+            if self.vm.pid != keeper:
+                raise Failed("its keeper has ended meanwhile")
             self._forget_counts()
-            self._replace(self.plan.config)
+            self._replace(self.plan.config, self.vm.has_not_opened)
         except (Failed, OSError, Unreadable) as error:
-            self._clear()
+            yield from self._clear()
             raise Failed(_text(error)) from error
-        self.end()
-        self._has_begun = True
-        self._deadline = time.monotonic() + SERVE_PATIENCE_S
-        return False
+        self._close_trees()
+        deadline = time.monotonic() + SERVE_PATIENCE_S
+        yield
+        while not self.vm.serves_anew:
+            if time.monotonic() < deadline:
+                yield
+                continue
+            if self._takes_back():
+                yield from self._clear()
+                raise Failed(NOT_SERVED)
+            break
+        yield from self._clear()
 
-    def _serves(self) -> bool:
-        """Whether a worker serves with the new configuration."""
-        if self.vm.stopped_at is not None:
-            raise Failed("it is about to end")
-        if self.vm.serves_anew:
-            self._clear()
-            return True
-        if time.monotonic() < self._deadline:
-            return False
-        why = f"it is not served with it within {SERVE_PATIENCE_S:g} s"
+    def _wait_for_worker(self) -> Generator[None]:
+        """Until a worker serves that was there before."""
+        deadline = time.monotonic() + BEGIN_PATIENCE_S
+        while not self.vm.pid or self.vm.why_left_out or not self.vm.serves_anew:
+            if time.monotonic() >= deadline:
+                raise Failed(self.vm.why_left_out or "no worker of it serves")
+            yield
+
+    def _takes_back(self) -> bool:
+        """Whether the VM has its old configuration again; not if a worker has come so far that the
+        guest loses what is not served any more. Raises Failed."""
         try:
-            self._replace(self._before)
+            self._require_not_opened()
+            self._replace(self._before, self._require_not_opened)
+        except _TooLateError:
+            return False
         except (Failed, OSError, Unreadable) as error:
-            raise Failed(f"{why}, and cannot be served as before: {_text(error)}") from error
-        self._clear()
-        raise Failed(why)
+            text = f"{NOT_SERVED}, and cannot be served as before: {_text(error)}"
+            raise Failed(text) from error
+        return True
 
-    def _replace(self, config: Config) -> None:
-        """A keeper that is started after a death begins with it. Raises Failed, OSError,
-        Unreadable: the old keeper goes on."""
+    def _require_not_opened(self) -> None:
+        if self.vm.has_opened:
+            raise _TooLateError
+
+    def _replace(self, config: Config, may: Callable[[], None]) -> None:
+        """A keeper that is started after a death begins with it. `may` is called when no worker
+        runs. Raises Failed, OSError, Unreadable: the old keeper goes on."""
         before, self.vm.config = self.vm.config, config
         try:
             if self.vm.pid:
-                self._around(partial(self.vm.take_over, self._stop_fd))
+                self._around(partial(self.vm.take_over, self._stop_fd, may))
         except BaseException:
             self.vm.config = before
             raise
@@ -148,13 +181,13 @@ class Reloading:
     def _has_own_files(self) -> bool:
         return self.vm.read_entered().level is Level.NAMESPACE
 
-    def _clear(self) -> None:
+    def _clear(self) -> Generator[None]:
         """What the VM's configuration does not have is unmounted; and what was only to be read is
         so, as far as nothing is open that was to be written. No failure of that is one of the
         reload."""
         with suppress(Failed, OSError, Unreadable):
             if self.vm.pid and self._has_own_files:
-                self._in_files(self._detach)
+                yield from self._in_files(self._detach)
 
     def _attach(self) -> None:
         """In the VM's mount namespace."""
@@ -180,34 +213,68 @@ class Reloading:
     def _changes(self, mount: Mount) -> bool:
         return any(each.target == mount.target for each in self.plan.readonly)
 
-    def _in_files(self, work: Callable[[], None]) -> None:
-        """Runs `work` in a child in the VM's mount namespace. Raises Failed, OSError."""
-        with without_stop_signals():
-            pid = os.fork()
-            if pid == 0:
-                _be_inside(self.vm.pid, self.vm.pidfd, work)
-        if not self._waits.true(MOUNT_PATIENCE_S, partial(_has_ended, pid)):
-            os.kill(pid, signal.SIGKILL)  # main reaps it like any child that it does not know
-            raise Failed("its mounts cannot be changed: the kernel hangs")
-        if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-            raise Failed(f"its mounts cannot be changed: {os.strerror(abs(code))}")
+    def _in_files(self, work: Callable[[], None]) -> Generator[None]:
+        """Runs `work` in a child in the VM's mount namespace, which may hang: main does not wait
+        for it. Raises Failed, OSError."""
+        deadline = time.monotonic() + MOUNT_PATIENCE_S
+        child = _Child(partial(_be_inside, self.vm.pid, self.vm.pidfd, work))
+        try:
+            while (code := child.code()) is None:
+                if time.monotonic() >= deadline:
+                    raise Failed("its mounts cannot be changed: the kernel hangs")
+                yield
+        finally:
+            child.close()
+        if code:
+            raise Failed(f"its mounts cannot be changed: {os.strerror(code)}")
 
 
-def _has_ended(pid: int) -> bool:
-    return bool(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+class _Child:
+    """A process that runs `work`, which returns an errno or 0. If it is killed and hangs, main
+    reaps it later, like any child that it does not know."""
+
+    def __init__(self, work: Callable[[], int]) -> None:
+        """Raises OSError."""
+        self._out, theirs = os.pipe()
+        try:
+            with without_stop_signals():
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        os.write(theirs, bytes([work()]))
+                    finally:
+                        os._exit(0)
+            self._pidfd = os.pidfd_open(pid)
+        except BaseException:
+            os.close(self._out)
+            raise
+        finally:
+            os.close(theirs)
+
+    def code(self) -> int | None:
+        """Returns what `work` has returned, or EIO if it has died; None: it has not ended."""
+        if not select.select([self._pidfd], [], [], 0)[0]:
+            return None
+        with suppress(ChildProcessError):  # main may have been faster
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        return (os.read(self._out, 1) or bytes([errno.EIO]))[0]
+
+    def close(self) -> None:
+        """Ends it."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        os.close(self._pidfd)
+        os.close(self._out)
 
 
-def _be_inside(pid: int, pidfd: int, work: Callable[[], None]) -> None:
-    """The child. It ends here, with an errno as its exit code."""
-    code = errno.EIO
+def _be_inside(pid: int, pidfd: int, work: Callable[[], None]) -> int:
+    """In the child."""
     try:
         sandbox.join_files(pid, pidfd)
         work()
-        code = 0
     except OSError as error:
-        code = error.errno or errno.EIO
-    finally:
-        os._exit(code)
+        return error.errno or errno.EIO
+    return 0
 
 
 def _text(error: Exception) -> str:

@@ -7,7 +7,9 @@ worker goes on, and neither frontend nor guest notices.
 
 The next worker takes over before it opens anything: it makes the state good again, wherever the one
 before was killed, and closes all descriptors that nobody owns (the *sweep*): they were about to be
-recorded or to be closed.
+recorded or to be closed. What an operator has taken away meanwhile is lost to the guest only when
+everything else that a worker needs is there (`leave_exports`): until then, a reload can be taken
+back.
 
 What ends worker after worker by a fault must come to an end itself:
 
@@ -89,7 +91,6 @@ class SharedState(NamedTuple):
 
     def recover(self) -> list[int]:
         """Makes the state good again. Returns the descriptors that it owns. Raises OSError."""
-        self._forget_exports()
         if not self.area.recover():
             if not self.connection.has_ended:
                 self.connection.forget()
@@ -120,14 +121,20 @@ class SharedState(NamedTuple):
             *LockTable.descriptors_in(self.locks),
         ]
 
-    def _forget_exports(self) -> None:
-        """What is not served any more is lost to the guest. Raises OSError."""
+    def leave_exports(self) -> None:
+        """What is not served any more is lost to the guest. The device was recovered, and is not
+        started yet. Raises OSError."""
+        if not self.area.is_taken_over:
+            return
+        before = set(self.area.descriptors())
         for index, export in self.config.indexed.items():
             if export.hide:
                 root = os.fsencode(export.place or export.path)
                 self.area.hide(index, root, hidden_paths(export))
         notices = [NOTICES] if self.changes else []
-        self.area.keep_exports([*self.config.indexed, *notices])
+        if self.area.keep_exports([*self.config.indexed, *notices]):
+            for fd in before.difference(self.area.descriptors(), (-1,)):
+                os.close(fd)
 
     def lose_descriptors(self, numbers: tuple[list[int], list[int]] | None) -> None:
         """All descriptors are lost but those of the session, which had numbers and have others now

@@ -15,7 +15,7 @@ from vhost9p.fd_store import FdStore
 from vhost9p.keeper import EXIT_FAILURE
 from vhost9p.native.process import set_name
 from vhost9p.notify import HandedOver, take_manager
-from vhost9p.output import occupy_standard_streams, say
+from vhost9p.output import choose_form, occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Prepared
 from vhost9p.progress import Progress
@@ -95,6 +95,7 @@ class SingleDaemon(ReloadingDaemon):
     def has_reloaded(self, vm: Vm, read: Config) -> None:
         """See ReloadingDaemon."""
         logging.getLogger().setLevel(vm.config.log_level.upper())
+        choose_form(vm.config.log_format, vm.config.log_time)
 
     def take_prepared(self, name: str, prepared: Prepared, listeners: list[Listener]) -> None:
         """See ReloadingDaemon."""
@@ -131,12 +132,16 @@ def run(
     left = receive(store, kept)
     daemon = SingleDaemon(load, store=store)
     name = name_of(config)
+    has_changed = False
     if left:
-        daemon.adopt(vms_of(left), {name: config})
+        restarts = bool(left.written.get("restarts"))
+        has_changed = daemon.adopt(vms_of(left), {name: config}, restarts=restarts)
     try:
         answers.begin(daemon, config.control_socket, config.metrics, is_needed=not left)
         if name in daemon.vms:
             _drop_handed_over(config)
+            if has_changed:
+                daemon.reload()
         else:
             vm = Vm(name, config, listen(config), speaks=False, progress=progress)
             daemon.add(vm)

@@ -20,7 +20,8 @@ from typing import Any
 
 from vhost9p import config_values as v
 from vhost9p.config_checks import Tree
-from vhost9p.config_schema import DEVICE, THROTTLING
+from vhost9p.config_export import THROTTLING
+from vhost9p.config_schema import DEVICE
 from vhost9p.config_shapes import Leaf
 
 DRIVER = "local"

@@ -31,8 +31,9 @@ from vhost9p.confinement import SandboxError
 from vhost9p.device import Device
 from vhost9p.ends import Cause
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
+from vhost9p.exports import Exports
 from vhost9p.inventory import Inventory, Loss
-from vhost9p.log_record import about
+from vhost9p.log_record import about, concerning
 from vhost9p.marked.reader import make_marks
 from vhost9p.native import descriptors
 from vhost9p.native.device import initialise
@@ -103,6 +104,12 @@ def _options(export: ExportConfig, *more: str) -> list[str]:
     return [export.model, *more, *(["read-only"] if export.readonly else [])]
 
 
+def _open(state: SharedState) -> Exports:
+    """Opens what a device exports. Raises OSError, StateError."""
+    with concerning(device=state.config.tag):
+        return Exports(state.config, state.changes)
+
+
 class Worker:
     """Serves all devices of one VM, each from its own listener."""
 
@@ -130,11 +137,14 @@ class Worker:
         make = partial(
             Device, log_failures=config.log_failures, times_requests=config.serves_metrics
         )
-        all_of = zip(config.devices, states, marks, strict=True)
-        for number, (each, state, marked) in enumerate(all_of):
+        opened = [_unless_stopped(stop_fd, partial(_open, each)) for each in states]
+        progress.opens()
+        all_of = zip(config.devices, opened, states, marks, strict=True)
+        for number, (each, exports, state, marked) in enumerate(all_of):
             with attempts.taking_over(number):
+                state.leave_exports()
                 shared = state.area, state.locks, state.changes, marked
-                device = _unless_stopped(stop_fd, partial(make, each, devices, *shared))
+                device = _unless_stopped(stop_fd, partial(make, each, exports, devices, *shared))
             self._served.append((device, state, each))
         attempts.succeeded()
         if needed := descriptors.divide():

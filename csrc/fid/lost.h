@@ -29,8 +29,9 @@
 
 /* Before recovery (fid/recover.h). Done again, it changes nothing. */
 void v9_lost_forget_descriptors(struct v9_fids *fids);
-/* Likewise, of all exports but those in `served`, by their index. Export 0 is always served. */
-void v9_lost_forget_exports(struct v9_fids *fids, const bool served[V9_EXPORTS_MAX]);
+/* Likewise, of all exports but those in `served`, by their index; and of what is hidden by now.
+ * Export 0 is always served. Returns whether there was anything, which then has to be recovered. */
+bool v9_lost_forget_exports(struct v9_fids *fids, const bool served[V9_EXPORTS_MAX]);
 /* Before that: files of an export that the operator hides by now are of none. `root` is the
  * export's directory. What is evicted is looked at when it is restored (fid/restore.c). */
 void v9_lost_forget_hidden(struct v9_fids *fids, uint32_t export, const char *root,

@@ -7,9 +7,9 @@
  * mount (vhost9p/guest/, which has the same for a shell).
  *
  * A file's room: lines.c takes the text of `events` apart; kernel.c is what makes the guest's
- * kernel look again; changes.c says what a change takes; missed.c has those of what was not
- * there; pins.c holds directories, where the kernel would forget their watches; mounts.c finds out
- * what is mounted; agent.c has the processes.
+ * kernel look again; changes.c says what a change takes; missed.c has those of what was not there;
+ * pins.c holds directories, where the kernel would forget their watches; mounts.c finds out what is
+ * mounted; ready.c tells a service manager; agent.c has the processes.
  */
 #ifndef AGENT_H
 #define AGENT_H
@@ -34,6 +34,11 @@ struct mount {
     enum pretence pretence;
     struct timespec refresh, forget; /* mtimes that change nothing on the host */
 };
+
+/* ready.c: before there are processes; by each of them; by the first, which waits for them */
+void agent_ready_begin(void);
+void agent_ready(void);
+void agent_ready_await(void);
 
 /* lines.c */
 enum kind { CHANGED, ATTRIBUTES, CREATED, REMOVED, RENAMED, OVERFLOW, KINDS };

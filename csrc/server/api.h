@@ -20,6 +20,8 @@ int v9_stop_start(int32_t fd, uint32_t patience_ms);
 /* The same for a process that starts no threads: handlers take the signals, which are unblocked
  * from now on. */
 int v9_stop_handle(int32_t fd, uint32_t patience_ms);
+/* In such a process, after the signal: it ends so many milliseconds from now instead. */
+void v9_stop_postpone(uint32_t patience_ms);
 
 /* ---- process.c: keepers and workers ---------------------------------------------------------- */
 
@@ -275,10 +277,10 @@ uint32_t v9_device_session_descriptors(v9_device *dev, int32_t *fds, uint32_t ro
 int v9_device_lose_descriptors(v9_device *dev, uint32_t max_fids, const int32_t *known,
                                const int32_t *instead, uint32_t count);
 /*
- * After a death, before it is recovered, if the operator may have taken exports away: the device
- * has those with these indexes, and the first one. Fids of all others lose their files and names
- * (fid/lost.h). Their indexes may be used again once the device was recovered. Done again, it
- * changes nothing.
+ * Of a device that was recovered, before it is started, if the operator may have taken exports
+ * away: the device has those with these indexes, and the first one. Fids of all others lose their
+ * files and names (fid/lost.h), and the descriptors are nobody's. Their indexes may be used again.
+ * Done again, it changes nothing. 1 if anything was lost, else 0.
  */
 int v9_device_keep_exports(v9_device *dev, uint32_t max_fids, const uint32_t *indexes,
                            uint32_t count);

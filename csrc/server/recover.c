@@ -165,12 +165,22 @@ static bool is_kick(int fd)
     return fd >= 0 && fstat(fd, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
 }
 
+/* A process may have died while it hid files: they are of no export then. */
+static void forget_hidden(struct v9_device *dev)
+{
+    bool served[V9_EXPORTS_MAX];
+
+    memset(served, true, sizeof(served));
+    v9_lost_forget_exports(&dev->fids, served);
+}
+
 int v9_device_recover(v9_device *dev, uint32_t max_fids)
 {
     int err;
 
     if (!v9_device_locate(dev, max_fids))
         return 0;
+    forget_hidden(dev);
     memset(dev->exports, 0, sizeof(dev->exports));
     dev->retired = NULL;
     dev->trace = NULL;
@@ -248,18 +258,21 @@ int v9_device_keep_exports(v9_device *dev, uint32_t max_fids, const uint32_t *in
                            uint32_t count)
 {
     bool served[V9_EXPORTS_MAX] = {true};
+    int err;
 
     if (!v9_device_locate(dev, max_fids))
         return 0;
     for (uint32_t i = 0; i < count; i++)
         if (indexes[i] < V9_EXPORTS_MAX)
             served[indexes[i]] = true;
-    v9_lost_forget_exports(&dev->fids, served);
-    v9_requests_leave_exports(dev, served);
     for (uint32_t i = 0; i < V9_EXPORTS_MAX; i++)
         if (!served[i])
             dev->throttles[i] = (struct v9_token_bucket){0};
-    return 0;
+    v9_requests_leave_exports(dev, served);
+    if (!v9_lost_forget_exports(&dev->fids, served))
+        return 0;
+    err = v9_fids_recover(&dev->fids);
+    return err ? err : 1;
 }
 
 uint32_t v9_device_lost_fids(v9_device *dev)

@@ -27,8 +27,10 @@ from typing import ClassVar
 
 from tests.children import ending_with_tests
 from tests.frontend import PATIENCE
+from tests.frontend.warm import Warm, can_be_warm
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "vhost9p")
 
 
 class DaemonError(Exception):
@@ -118,8 +120,9 @@ class Daemon:
     `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
     added to the environment; `wrapper` is a command that ends in executing the words behind it
     (as another user, in a namespace); `command` is an installed vhost9p instead of this tree's.
-    As a context manager it is running inside, and at the end it is stopped and has to exit with 0.
-    It never outlives the thread that starts it (tests/children.py).
+    Without a wrapper and a command it begins with its modules loaded (warm.py), unless `warm` is
+    False. As a context manager it is running inside, and at the end it is stopped and has to exit
+    with 0. It never outlives the thread that starts it (tests/children.py).
     """
 
     started: ClassVar[list[Daemon]] = []
@@ -138,7 +141,8 @@ class Daemon:
         cwd: str | Path | None = None,
         pass_fds: Sequence[int] = (),
         wrapper: Sequence[str] = (),
-        command: Sequence[str] = (sys.executable, "-m", "vhost9p"),
+        command: Sequence[str] = COMMAND,
+        warm: bool = True,
     ) -> None:
         # A unix socket's path holds 107 bytes: pytest's own directories are too deep.
         self.directory = Path(tempfile.mkdtemp(prefix="v9-"))
@@ -155,15 +159,16 @@ class Daemon:
         self.cwd = cwd
         self.pass_fds = pass_fds
         self.command = ending_with_tests(command, wrapper)
+        self.warm = warm
         self.lines: list[str] = []
         self.ready = "vhost9p: serving "  # what it says when it serves
         self._news = threading.Condition()
         self._silent = False  # its output has ended
         self._reader: threading.Thread | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | Warm | None = None
 
     @property
-    def process(self) -> subprocess.Popen[str]:
+    def process(self) -> subprocess.Popen[str] | Warm:
         assert self._process is not None, "the daemon has not been started"
         return self._process
 
@@ -180,10 +185,14 @@ class Daemon:
     @property
     def worker(self) -> int:
         """The process that serves the only VM. A version of one process is that itself."""
-        if not self.keepers:
-            return self.pid
+        return worker_of(self.keeper) if self.keepers else self.pid
+
+    @property
+    def keeper(self) -> int:
+        """The keeper of the only VM. One that was replaced may take its time to end."""
+        self.wait_until(lambda: len(self.keepers) == 1, "one keeper")
         (keeper,) = self.keepers
-        return worker_of(keeper)
+        return keeper
 
     @property
     def alive(self) -> bool:
@@ -206,7 +215,20 @@ class Daemon:
 
     def start(self, wait: bool = True) -> Daemon:
         """Starts it and waits until it says what it serves."""
-        self._process = subprocess.Popen(
+        self._process = self._begin()
+        Daemon.started.append(self)
+        self._silent = False
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+        if wait:
+            self.wait_line(self.ready)
+        return self
+
+    def _begin(self) -> subprocess.Popen[str] | Warm:
+        plain = self.command == ending_with_tests(COMMAND) and not self.pass_fds
+        if self.warm and plain and can_be_warm(self.env):
+            return Warm(self.args, self.env, self.cwd)
+        return subprocess.Popen(
             [*self.command, *self.args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -217,13 +239,6 @@ class Daemon:
             cwd=self.cwd,
             pass_fds=self.pass_fds,
         )
-        Daemon.started.append(self)
-        self._silent = False
-        self._reader = threading.Thread(target=self._read_lines, daemon=True)
-        self._reader.start()
-        if wait:
-            self.wait_line(self.ready)
-        return self
 
     def _read_lines(self) -> None:
         assert self.process.stdout is not None

@@ -15,6 +15,7 @@ import pytest
 from tests.frontend.daemon import Daemon
 from tests.system.reported import Reported, reported, watchers
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
+from tests.system.test_hung_files import hanging
 from tests.system.test_listed_mounts import Inside
 
 pytestmark = needs_root
@@ -131,3 +132,34 @@ def test_another_file_system_in_the_same_place(export: Path) -> None:
         lines.until(b"overflow")
         inside.run("touch", "m/f")
         lines.until(b"created m/f")
+
+
+def test_a_file_system_that_hangs_is_left_out(export: Path) -> None:
+    """Its server is gone when the watcher begins. The log names it, and all else is watched."""
+    with hanging(export, None, "--notify", what="opening") as hung:
+        daemon = hung.share.daemon
+        with reported(daemon) as (lines,):
+            daemon.wait_line("not reported to the guest: gone: it hangs")
+            (export / "f").write_bytes(b"")
+            lines.until(b"created f")
+            (watcher,) = watchers(daemon)
+            os.kill(watcher, signal.SIGKILL)
+            lines.until(b"overflow")
+            (export / "g").write_bytes(b"")
+            lines.until(b"created g")
+
+
+def test_mounts_that_come_and_go_without_a_pause(export: Path) -> None:
+    """They bring few overflows, and what else is watched is reported meanwhile."""
+    (export / "m").mkdir()
+    with watched_apart(export) as (inside, lines, _):
+        script = "for i in $(seq 200); do mount -t tmpfs m m; umount m; done; touch f"
+        inside.run("sh", "-c", script)
+        lines.until(b"created f")
+        inside.mount("m")
+        inside.run("touch", "m/g")
+        lines.until(b"overflow")
+        inside.run("sh", "-c", "until test -e stop; do touch m/h; rm m/h; sleep 0.1; done &")
+        lines.until(b"created m/h")
+        (export / "stop").touch()
+        assert lines.lines.count(b"overflow") < 50

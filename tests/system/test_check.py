@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ import pytest
 from tests.children import ending_with_tests
 from tests.frontend.daemon import Daemon, environment
 from tests.system.share import AS_USER, IS_ROOT, UNSHARE, USER, USER_GROUP, mounted, needs_root
+from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.examine_exports import examine
+from vhost9p.findings import Level
+from vhost9p.native import fanotify
+from vhost9p.policy.mounts import MountTable
 
 GOOD = """socket: own/s
 path: share
@@ -362,6 +368,53 @@ def test_bad_input_gets_one_line(words: list[str], said: str, place: Place) -> N
     done = place.run(*words)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
+
+
+def overlay(place: Place) -> Report:
+    """A check where the export is an overlay, which has no file handles."""
+    for name in ("lower", "upper", "work"):
+        (place.folder / name).mkdir()
+    mount = (
+        "mount -t tmpfs over upper && mkdir upper/u upper/w && mount -t overlay over share -o "
+        'lowerdir=lower,upperdir=upper/u,workdir=upper/w,index=off && exec "$@"'
+    )
+    wrapper = [*UNSHARE, "sh", "-c", mount, "sh"]
+    if place.run("--help", wrapper=wrapper).returncode:
+        pytest.skip("no overlay can be mounted here")
+    return place.check(wrapper=wrapper)
+
+
+def test_a_file_system_with_handles(place: Place) -> None:
+    assert place.check().one("its files have handles")["level"] == "ok"
+
+
+def test_a_file_system_without_handles(place: Place) -> None:
+    found = overlay(place).one("the file system has no file handles")
+    assert found["level"] == "warning"
+    assert "ESTALE" in found["consequence"]
+    assert "ext4" in found["remedy"]
+
+
+def test_what_notify_reports(place: Place) -> None:
+    assert not [each for each in place.check().findings if "notify" in each["text"]]
+    place.write(GOOD + "notify: true\n")
+    assert place.check().one("notify reports")["level"] == "ok"
+
+
+def test_a_file_system_whose_changes_nobody_reports(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels before 6.6 have some."""
+    for name in ("can_mark_file_system", "can_mark_directory"):
+        monkeypatch.setattr(fanotify, name, lambda folder: False)
+    export = ExportConfig(str(place.folder / "share"), security_model="none")
+    device = DeviceConfig((export,), notify=True, state_dir=str(place.folder / "own/state"))
+    config = Config((device,))
+    with closing(MountTable()) as table:
+        findings = examine(config, config, table)
+        (found,) = (each for each in findings if "reports no changes of" in each.text)
+    assert found.level is Level.WARNING
+    assert "notify reports nothing" in found.consequence
 
 
 def test_root_finds_files_by_handle(place: Place) -> None:

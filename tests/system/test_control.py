@@ -223,7 +223,7 @@ def test_a_file_in_a_folder_of_vms_names_no_place(scratch: Path) -> None:
     folder.add("b")
     with folder.daemon as daemon:
         daemon.wait_line(
-            "vhost9p: .*/a.yaml: control_socket: is the daemon's: give it --control-socket$"
+            r"vhost9p: .*/a.yaml:\d+:1: control_socket: is the daemon's: give it --control-socket$"
         )
         assert vms(daemon) == ["b"]
 

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.frontend.client import P9Errno
 from tests.frontend.daemon import Daemon, environment
 from tests.frontend.deaths import kill
@@ -94,10 +96,12 @@ def test_journald_gets_the_log(scratch: Path) -> None:
         assert folder.daemon.lines == []
 
 
-def test_a_file_of_config_dir_has_no_log_of_its_own(scratch: Path) -> None:
+@pytest.mark.parametrize("form", ["json", "auto"])
+def test_a_file_of_config_dir_has_no_log_of_its_own(scratch: Path, form: str) -> None:
+    """Not even where it says what holds anyway."""
     folder = Folder(scratch)
-    folder.add("a", "log_format: json\n")
+    folder.add("a", f"log_format: {form}\n")
     folder.add("b")
     with folder.daemon:
-        folder.daemon.wait_line("a.yaml: log_format: is the daemon's: give it --log-format")
+        folder.daemon.wait_line(r"a.yaml:\d+:1: log_format: is the daemon's: give it --log-format")
         folder.is_served("b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,11 @@ from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T, U
 from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
+from tests.system.test_control import place_of
 from tests.system.test_keeper_death import OLD_S, lose_keeper
+from tests.system.watching import traced
 from vhost9p.changes.ring import CAPACITY, Ring
+from vhost9p.control.client import ask
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME, RENEW_MTIME
 
 NAME = b".vhost9p"
@@ -298,6 +302,7 @@ def test_a_flushed_read_ends(share: Share, ring: Ring) -> None:
     assert client.read(fid, 0, 100) == LINE
 
 
+@pytest.mark.usefixtures("ring")
 def test_a_clunk_ends_the_reads_of_its_fid(share: Share) -> None:
     client = share.client
     fid, other = events(client, share.top), events(client, share.top)
@@ -370,6 +375,44 @@ def test_a_killed_worker_is_not_noticed(daemon: Daemon, share: Share, ring: Ring
     ring.append(b"removed file\n")
     assert data_of(client, ticket) == b"removed file\n"
     assert client.read(other, 0, 4096) == LINE + b"removed file\n"
+
+
+def test_its_requests_are_shown_and_counted_by_its_name(
+    daemon: Daemon, share: Share, ring: Ring, tmp_path: Path
+) -> None:
+    client = share.client
+    with traced(daemon, tmp_path) as tracer:
+        fid = events(client, share.top)
+        ring.append(LINE)
+        assert client.read(fid, 0, 4096) == LINE
+        tracer.wait_for(lambda: "Tread" in tracer.text)
+    assert "'/.vhost9p/events' offset 0" in tracer.text
+    answer = [*ask(place_of(daemon), {"command": "counts"})]
+    read = {each["export"]: each["counts"]["read"] for each in answer if "counts" in each}
+    assert read == {"": 0, ".vhost9p": len(LINE)}
+
+
+def test_a_reader_gets_what_it_has_read_although_the_worker_dies(
+    export: Path, tmp_path: Path
+) -> None:
+    """The client has lines, and asks for more in the same read(2). It has to hear that there is
+    nothing, also by a worker that follows one which was about to say so; and only once."""
+    die = tmp_path / "die"
+    wrapper = [sys.executable, "-m", "tests.system.dying_reader", str(die)]
+    args = "--path", str(export), *SECURITY, "--notify", "--sandbox=none"
+    daemon = Daemon(*args, f"--state-dir={tmp_path}/state", wrapper=wrapper)
+    with daemon, mounted(daemon, export) as share, ring_of(daemon) as ring:
+        client = share.client
+        fid = events(client, share.top)
+        ring.append(LINE)
+        assert client.read(fid, 0, 4096) == LINE
+        die.touch()
+        assert client.read(fid, len(LINE), 4096) == b""
+        assert not die.exists()
+        ticket = submit_read(client, fid, len(LINE))
+        assert waits(share, ticket)
+        ring.append(LINE)
+        assert data_of(client, ticket) == LINE
 
 
 def test_a_keeper_that_dies_takes_nothing_along(daemon: Daemon, share: Share, ring: Ring) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend import PATIENCE
-from tests.frontend.client import LOCK_SUCCESS, WRLCK, Client
+from tests.frontend.client import LOCK_SUCCESS, SET_UID, WRLCK, Client
 from tests.frontend.daemon import Daemon, environment
 from tests.frontend.dialect_u import ORDWR, DialectUClient
 from tests.frontend.machine import Machine
@@ -40,11 +41,12 @@ class Site:
         *args: str,
         speaks: type[Client] = Client,
         more: str = "",
+        model: str = "",
         wrapper: Sequence[str] = (),
     ) -> None:
         self.base = base
         self.more = more
-        self.model = "none" if wrapper else SECURITY[1]
+        self.model = model or ("none" if wrapper else SECURITY[1])
         self.file = base / "vm.yaml"
         self.socket = base / "9p.sock"
         for name in "abcd":
@@ -311,18 +313,80 @@ def test_what_cannot_change_is_refused_by_name(site: Site) -> None:
     client = site.client
     held = client.open(ROOT, (b"a", b"file"), os.O_RDWR)
     keeper = site.daemon.keepers
-    site.write("a, security_model: mapped-xattr", "c", more="sandbox: none\nmsize_max: 65536\n")
+    site.write("a, security_model: mapped-xattr", "c", more="sandbox: none\nmax_fids: 65536\n")
     file = site.file.read_text().replace("tag: both", "tag: other")
     site.file.write_text(file)
     line = site.hang_up("cannot change while the guest runs")
     for what in (
-        "sandbox from auto to none", "tag from both to other", "msize_max from 1MiB to 64KiB",
-        "export a: security_model", "Set it back",
-    ):  # fmt: skip
+        "sandbox from auto to none (the VM's processes are confined already, or not)",
+        "tag from both to other (the guest's driver has read it",
+        "max_fids from 1000000 to 65536 (the memory for fids is as large",
+        " to mapped-xattr (owners and modes of the files that there are stay",
+        "Set it back",
+    ):
         assert what in line, what
     assert site.daemon.keepers == keeper
     assert site.names() == [b"a", b"b"]
     client.write(held, 0, b"A")
+
+
+def test_a_larger_or_smaller_msize_is_for_the_next_mount(site: Site) -> None:
+    """The session goes on with what it has negotiated."""
+    client = site.client
+    (site.base / "b/file").write_bytes(bytes(2**20))
+    fid = client.open(ROOT, (b"b", b"file"))
+    most = client.msize - 11
+    assert len(client.read(fid, 0, most)) == most
+    assert "msize_max from 1MiB to 64KiB" in site.reload("a", "b", more="msize_max: 64KiB\n")
+    assert len(client.read(fid, 0, most)) == most
+    assert client.version() == (65536, b"9P2000.L")
+    client.attach(ROOT)
+    assert "msize_max from 64KiB to 2MiB" in site.reload("a", "b", more="msize_max: 2MiB\n")
+    assert client.version(2**22) == (2**21, b"9P2000.L")
+
+
+@needs_root
+def test_ids_and_attributes_have_other_names_at_once(base: Path) -> None:
+    """An id_map and rules for xattrs come, change and go, also those that take more rights."""
+    with Site(base, model="passthrough") as site:
+        client, file = site.client, site.base / "b/file"
+        os.chown(file, 1000, 1000)
+        os.setxattr(file, "trusted.one", b"1")
+        fid = client.walk_to(ROOT, b"b", b"file")
+        line = site.reload(
+            "a",
+            "b, id_map: {uid: [{guest: 5, host: 1000}], gid: [{guest: 6, host: 1000}], "
+            "squash_to: {uid: 0, gid: 0}}, "
+            "xattrs: {rules: [{match: user.t., store: trusted.}]}",
+        )
+        assert "export b: id_map; export b: xattrs" in line
+        now = client.getattr(fid)
+        assert (now.uid, now.gid) == (5, 6)
+        assert client.getxattr(fid, b"user.t.one") == b"1"
+        client.setattr(fid, SET_UID, uid=7)
+        assert file.stat().st_uid == 0
+        site.reload("a", "b")
+        os.chown(file, 1000, 1000)
+        assert client.getattr(fid).uid == 1000
+
+
+@needs_root
+def test_a_user_who_may_have_files_open_is_not_forbidden(base: Path) -> None:
+    with Site(base, model="passthrough") as site:
+        squash = "squash_to: {uid: 0, gid: 0}"
+        site.reload("a", f"c, id_map: {{{squash}, forbid: {{uid: [{{guest: 10, count: 5}}]}}}}")
+        site.write("a", f"c, id_map: {{{squash}, forbid: {{uid: [{{guest: 12, count: 5}}]}}}}")
+        line = site.hang_up("cannot change while the guest runs")
+        assert "export c: id_map.forbid.uid: 12 to 16 (users who were not forbidden before" in line
+        site.reload("a", f"c, id_map: {{{squash}, forbid: {{uid: [{{guest: 11, count: 2}}]}}}}")
+
+
+def test_the_log_has_another_form_at_once(site: Site) -> None:
+    line = site.reload("a", "b", more="log_format: json\nlog_time: never\n")
+    assert "log_format from auto to json; log_time from auto to never" in line
+    assert json.loads(site.hang_up("nothing has changed"))["level"] == "info"
+    site.reload("a", "b")
+    assert site.hang_up("nothing has changed").startswith("vhost9p: INFO: ")
 
 
 def test_a_broken_file_changes_nothing(site: Site) -> None:
@@ -411,10 +475,10 @@ def test_the_command_says_what_has_become_of_it(site: Site) -> None:
     assert site.names() == [b"b", b"c"]
     done = command(str(site.daemon.pid))
     assert (done.returncode, done.stdout) == (0, "vm: reloaded: nothing has changed\n")
-    site.write("b, id_map: {squash_to: {uid: 1, gid: 1}}", "c")
+    site.write("b, security_model: mapped-file", "c")
     done = command(str(site.daemon.pid))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "cannot change while the guest runs, so nothing changes: export b: id_map" in done.stderr
+    assert "cannot change while the guest runs, so nothing changes: export b: secu" in done.stderr
     site.write("b", "none")
     done = command(str(site.daemon.pid))
     assert done.returncode == 1
@@ -457,8 +521,7 @@ def test_a_reload_after_deaths_and_an_upgrade(site: Site) -> None:
     assert site.names() == [b"b", b"c"]
     site.reload("d", "b", "c")
     assert site.read(b"d", b"file") == b"d"
-    (keeper,) = site.daemon.keepers
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(site.daemon.keeper, signal.SIGKILL)
     site.daemon.wait_line("the keeper of vm died of SIGKILL: files are reopened")
     assert site.names() == [b"b", b"c", b"d"]
     assert client.read(kept, 0, 9) == b"b"
@@ -489,22 +552,36 @@ def test_reloads_among_deaths(site: Site) -> None:
 
 
 def test_what_cannot_be_served_after_all_is_taken_back(site: Site) -> None:
-    """Another daemon keeps the usage of an export, which no check has noticed."""
+    """Another daemon keeps the usage of an export, which no check has noticed. Nothing of what was
+    to be removed or hidden is lost: no open file, no lock, no directory."""
     client = site.client
+    (site.base / "b/secret").write_text("secret")
     kept = client.open(ROOT, (b"b", b"file"), os.O_RDWR)
     assert client.lock(kept, WRLCK) == LOCK_SUCCESS
+    removed = client.open(ROOT, (b"a", b"file"), os.O_RDWR)
+    assert client.lock(removed, WRLCK) == LOCK_SUCCESS
+    folder = client.walk_to(ROOT, b"a")
+    (site.base / "a/unlinked").write_text("unlinked")
+    unlinked = client.open(ROOT, (b"a", b"unlinked"))
+    client.unlinkat(folder, b"unlinked")
+    hidden = client.open(ROOT, (b"b", b"secret"))
     other = site.base / "other.yaml"
     other.write_text(
         f"socket: {site.base}/other.sock\npath: {site.base}/c\nstate_dir: {site.base}/state\n"
         f"security_model: {SECURITY[1]}\nquota: {{bytes: 1MiB}}\n"
     )
     with Daemon("--config", str(other), socket=False):
-        site.write("b", "c, quota: {bytes: 1MiB}")
+        site.write("b, hide: [secret]", "c, quota: {bytes: 1MiB}")
         done = command(str(site.daemon.pid))
         assert (done.returncode, done.stdout) == (1, "")
         assert "vm: the reload has failed, so nothing changes: it is not served" in done.stderr
     assert site.names() == [b"a", b"b"]
     assert client.read(kept, 0, 9) == b"b"
     assert is_locked(site.base / "b/file")
+    assert is_locked(site.base / "a/file")
     assert site.read(b"a", b"file") == b"a"
+    assert client.read(removed, 0, 9) == b"a"
+    assert client.read(unlinked, 0, 9) == b"unlinked"
+    assert client.read(hidden, 0, 9) == b"secret"
+    client.walk(folder, client.new_fid(), b"file")
     assert mounts_of(site.daemon) == ["a", "b"]

@@ -182,9 +182,12 @@ def test_nothing_is_left_behind(daemon: Daemon, export: Path) -> None:
 
 
 def test_everything_else_goes_on_as_before(daemon: Daemon, export: Path) -> None:
-    pid, command = daemon.pid, Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+    def command() -> bytes:
+        return Path(f"/proc/{daemon.pid}/cmdline").read_bytes().rstrip(b"\0")
+
+    pid, before = daemon.pid, command()
     upgraded(daemon)
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == command
+    assert command() == before
     assert Path(f"/proc/{pid}/comm").read_text() == "vhost9p\n"
     is_served(daemon, export)
     kill(daemon.worker)

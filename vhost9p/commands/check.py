@@ -87,7 +87,7 @@ def _of_file(file: str, beside: list[c.Config], *, alone: bool) -> Iterator[Find
     problems = Problems()
     config = None
     with problems.collect():
-        config = config_file.read(file, problems, socket_needed=not alone)
+        config = config_file.read(file, problems, socket_needed=not alone, in_folder=not alone)
     wrong = [preflight.with_remedy("", file, text, "correct the file") for text in problems.texts]
     if config:
         found = preflight.find_problems(config, beside)

@@ -98,6 +98,14 @@ class Area:
         """How many requests of the guest were answered, by all processes."""
         return int(lib.v9_device_answered(self.native))
 
+    @property
+    def msize(self) -> int:
+        """Bytes; the message size that the guest has negotiated with who has served it. Anything
+        may be there."""
+        found = ffi.new("struct v9_device_view *")
+        lib.v9_device_view(self.native, found)
+        return int(found.msize)
+
     def recover(self) -> bool:
         """After a death: makes the device good again, so that `Device` goes on with it. False if
         nobody has served it yet. Raises OSError."""
@@ -142,11 +150,12 @@ class Area:
         """The same of all: nobody has served the device."""
         lib.v9_device_lose_all(self.native, self.max_fids)
 
-    def keep_exports(self, indexes: Collection[int]) -> None:
-        """After a death, before `recover`: the device has the exports with these indexes. What the
-        guest has of others is lost. Raises OSError."""
+    def keep_exports(self, indexes: Collection[int]) -> bool:
+        """Of a device that was recovered, before `Device` goes on with it: it has the exports with
+        these indexes. What the guest has of others is lost, and their descriptors are nobody's.
+        Returns whether anything was. Raises OSError."""
         count, native = len(indexes), self.native
-        check(lib.v9_device_keep_exports(native, self.max_fids, list(indexes), count))
+        return bool(check(lib.v9_device_keep_exports(native, self.max_fids, list(indexes), count)))
 
     def hide(self, index: int, root: bytes, paths: HiddenPaths) -> None:
         """The same, before `keep_exports`, of what an export at `root` hides."""

@@ -15,12 +15,20 @@ _CLOEXEC, _NONBLOCK, _REPORT_DIR_FID, _REPORT_NAME = 0x1, 0x2, 0x400, 0x800
 """Of fanotify_init(2)."""
 _MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
 """Of fanotify_mark(2)."""
+_AT_FDCWD = -100
+_HANDLE_MAX = 128
+"""MAX_HANDLE_SZ (name_to_handle_at(2))."""
 
 _library = ctypes.CDLL(None, use_errno=True)
 _init = _library.fanotify_init
 _init.argtypes = ctypes.c_uint, ctypes.c_uint
 _mark = _library.fanotify_mark
 _mark.argtypes = ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p
+_name_to_handle = _library.name_to_handle_at
+_name_to_handle.argtypes = (
+    *(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p),
+    *(ctypes.POINTER(ctypes.c_int), ctypes.c_int),
+)
 _open_by_handle = _library.open_by_handle_at
 _open_by_handle.argtypes = ctypes.c_int, ctypes.c_char_p, ctypes.c_int
 
@@ -58,17 +66,31 @@ def can_mark_file_system(folder: str) -> bool:
     return _try_to_mark(folder) == 0
 
 
-def _try_to_mark(folder: str) -> int:
+def can_mark_directory(folder: str) -> bool:
+    """Whether this process can mark a directory alone."""
+    return _try_to_mark(folder, 0) == 0
+
+
+def _try_to_mark(folder: str, what: int = _MARK_FILESYSTEM) -> int:
     """Returns the errno, or 0."""
     try:
         group = open_group()
         try:
-            _check(_mark(group, _MARK_ADD | _MARK_FILESYSTEM, ATTRIB, -1, os.fsencode(folder)))
+            _check(_mark(group, _MARK_ADD | what, ATTRIB, -1, os.fsencode(folder)))
         finally:
             os.close(group)
     except OSError as error:
         return error.errno or errno.EIO
     return 0
+
+
+def has_handles(folder: str) -> bool:
+    """Whether the files of a directory's file system have file handles, by which they can be
+    opened."""
+    handle = (ctypes.c_uint * (2 + _HANDLE_MAX // 4))(_HANDLE_MAX)
+    mount = ctypes.c_int()
+    path = os.fsencode(folder)
+    return bool(_name_to_handle(_AT_FDCWD, path, handle, ctypes.byref(mount), 0) == 0)
 
 
 def open_by_handle(mount: int, handle: bytes) -> int:

@@ -18,7 +18,8 @@ from importlib.resources import files
 
 from vhost9p import __version__, cli_options, commands
 from vhost9p.cli_parser import Parser
-from vhost9p.config_schema import DEVICE, EXPORT, TOP_KEYS
+from vhost9p.config_export import EXPORT
+from vhost9p.config_schema import DEVICE, TOP_KEYS
 from vhost9p.config_shapes import Group, Items, Leaf, Shape
 from vhost9p.reference import texts
 

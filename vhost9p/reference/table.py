@@ -46,7 +46,7 @@ def _row(path: str, shape: Shape) -> str:
         qemus and _code(qemus),
         _values(shape),
         texts.meaning(shape),
-        "at once" if _ALL[path.partition(".")[0]].at_once else "",
+        "at once" if (key := _ALL[path.partition(".")[0]]).at_once else f"no: {key.fixed}",
     )
     return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells) + "\n"
 

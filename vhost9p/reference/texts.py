@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from vhost9p import virtfs
 from vhost9p.cli_options import build_parser, names_of
-from vhost9p.config_schema import EXPORT_KEYS, OWN_KEYS, TOP_KEYS
+from vhost9p.config_export import EXPORT_KEYS
+from vhost9p.config_schema import OWN_KEYS, TOP_KEYS
 from vhost9p.config_shapes import Group, Items, Leaf, Shape, without
 
 OTHER_OPTIONS = {"socket": ("--fd",)}

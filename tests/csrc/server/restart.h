@@ -122,6 +122,20 @@ static inline void kill_at(const struct kind *kind, int point, uint16_t answered
 
 /* ---- a run ----------------------------------------------------------------------------------- */
 
+/* The device, in memory that is known to be all zero where it was never used. */
+static inline void keep_device(void)
+{
+    const uint64_t size = v9_device_size(conf.max_fids);
+    void *map;
+
+    kept.fd = memfd_create("device", MFD_CLOEXEC);
+    CHECK(ftruncate(kept.fd, (off_t)size) == 0);
+    map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, kept.fd, 0);
+    CHECK(map != MAP_FAILED);
+    kept.map = map;
+    dev = v9_device_at(map, conf.max_fids);
+}
+
 static inline void set_up(const struct kind *kind)
 {
     alarm(10);
@@ -138,9 +152,9 @@ static inline void set_up(const struct kind *kind)
     go_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
     command_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
     create_memory();
-    dev = v9_device_reserve(conf.max_fids);
+    keep_device();
     memcpy(keeper_fds,
-           (int[16]){kick_fd, call_fd, ready_fd, memory_fd, waits_fd, go_fd, command_fd,
+           (int[16]){kick_fd, call_fd, ready_fd, memory_fd, waits_fd, go_fd, command_fd, kept.fd,
                      begin_usage()},
            sizeof(keeper_fds));
     start_worker();
