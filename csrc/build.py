@@ -82,7 +82,8 @@ def build_agent(folder: Path) -> None:
     if subprocess.run(tried, input=empty, text=True, check=False).returncode:
         print(f"vhost9p: {target.name} is left out: it cannot be linked statically")
         return
-    subprocess.run([*compiler(), *AGENT_FLAGS, "-o", str(target), *sources], check=True)
+    flags = (*AGENT_FLAGS, "-I", str(ROOT / "csrc"))
+    subprocess.run([*compiler(), *flags, "-o", str(target), *sources], check=True)
 
 
 def demand_compiler() -> None:

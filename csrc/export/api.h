@@ -5,6 +5,7 @@
 #define V9_EXPORT_API_H
 
 #include "base/api.h"
+#include "export/refresher.h"
 #include "quota/api.h"
 
 typedef struct v9_export v9_export;
@@ -87,14 +88,9 @@ int v9_export_allows_changes(const v9_export *ex, uint32_t uid);
 /*
  * What makes the guest's kernel look at a file again, and changes nothing on the host
  * (export/notices.h): setting the time of modification to one of these seconds, or any attribute by
- * a fid of this user.
+ * a fid of V9_REFRESH_UID (export/refresher.h).
  */
-enum { V9_REFRESH_MTIME = 113990117, V9_FORGET_MTIME = 113990119, V9_REFRESH_UID = 1986541936 };
-/*
- * What this user writes, or the beginning of it, to tell his own kernel where a file ends: no byte
- * reaches the file. His kernel may take his fid for other users' data, too (p9/io.c).
- */
-#define V9_REFRESH_DATA "vhost9p refresh\n"
+enum { V9_REFRESH_MTIME = 113990117, V9_FORGET_MTIME = 113990119, V9_RENEW_MTIME = 113990121 };
 /*
  * Opens `name` (one component, validated by the caller) of directory `fd` as an O_PATH descriptor;
  * a symlink is opened, never followed. *where is the export that `fd` belongs to, and becomes the

@@ -7,6 +7,7 @@
 #include "base/commit.h"
 #include "base/refusal.h"
 #include "base/wire.h"
+#include "fid/forget.h"
 #include "fid/known_size.h"
 #include "quota/quota.h"
 
@@ -229,6 +230,8 @@ int v9_fids_move(struct v9_fids *fids, struct v9_fid *fid)
     inode = v9_dentry_at(&fids->dentries, fid->dentry)->inode;
     if (!v9_dentry_is(&fids->dentries, fid->dentry, fid->inode)) {
         err = inode ? enter_again(fids, &as, inode, fid->dentry, fid, &deferred) : -ENOENT;
+        if (!err)
+            v9_fids_moved(&fids->entries[v9_fid_table_find(fids, fid->number) - 1], fid);
         err = err ? err : 1;
     }
     pthread_mutex_unlock(&fids->lock);

@@ -437,8 +437,10 @@ int v9_fids_clear(struct v9_fids *fids)
 
     pthread_mutex_lock(&fids->lock);
     current = !v9_fids_is_straggler(fids);
-    if (current)
+    if (current) {
         __atomic_store_n(&fids->session, fids->session + 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&fids->renews, false, __ATOMIC_RELAXED);
+    }
     session = fids->session;
     homes = fids->homes;
     unused = fids->unused;

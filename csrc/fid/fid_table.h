@@ -43,7 +43,9 @@ struct v9_fid {
     bool entered : 1;        /* its number leads to it */
     bool stray : 1;          /* found by the hash */
     bool listed : 1;         /* in the free list: perhaps taken as a home since */
-    bool forgotten : 1;      /* its next Tgetattr finds nothing: fid/forget.h */
+    bool reported : 1;       /* its client has got its attributes: fid/forget.h */
+    bool moved : 1;          /* since then its name has come to lead to another file */
+    bool forgotten : 1;      /* its next Tgetattr finds nothing */
     uint8_t lost_writes : 2; /* what its next sync reports: fid/lost_writes.h */
     uint8_t walked_fids;     /* how many it counts for: fid/known_size.h */
     uint32_t life;           /* counts the fids that this entry was */
@@ -74,6 +76,7 @@ struct v9_fids {
     uint32_t max;          /* capacity of entries */
     uint32_t count;        /* entered numbers */
     uint64_t session;      /* how often the table was cleared */
+    bool renews;           /* the session drops the names of what was replaced: fid/forget.h */
     uint32_t live;         /* entries with references */
     uint32_t homes;        /* no entry with a greater index was ever at home */
     uint32_t free;         /* index + 1 of the first entry that was handed out and is free again */

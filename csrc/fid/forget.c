@@ -11,7 +11,7 @@ static bool are_related(const struct v9_fid *one, const struct v9_fid *other)
 
 static void forget(struct v9_fid *fid)
 {
-    fid->forgotten = fid->walked_fids && fid->io_fd == -1 && !fid->flags;
+    fid->forgotten = fid->reported && fid->walked_fids && fid->io_fd == -1 && !fid->flags;
 }
 
 /* Whether no other fid is related to it: the references are its own, and the name's. */
@@ -39,6 +39,8 @@ static void forget_among(struct v9_fids *fids, const struct v9_fid *like, uint32
 void v9_fids_forget(struct v9_fids *fids, const struct v9_fid *fid)
 {
     pthread_mutex_lock(&fids->lock);
+    if (fid->inode)
+        v9_fids_inode(fids, fid)->keeps_version = false;
     if (is_alone(fids, fid)) {
         forget(&fids->entries[v9_fid_index(fids, fid) - 1]);
     } else {
@@ -48,17 +50,29 @@ void v9_fids_forget(struct v9_fids *fids, const struct v9_fid *fid)
     pthread_mutex_unlock(&fids->lock);
 }
 
-bool v9_fids_take_forgotten(struct v9_fids *fids, uint32_t number)
+void v9_fids_renew(struct v9_fids *fids)
 {
-    uint32_t index;
-    bool forgotten = false;
+    pthread_mutex_lock(&fids->lock);
+    __atomic_store_n(&fids->renews, true, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&fids->lock);
+}
+
+bool v9_fids_report(struct v9_fids *fids, struct v9_fid *fid, struct v9_qid *qid)
+{
+    struct v9_inode *inode = v9_fids_inode(fids, fid);
+    bool may_report;
 
     pthread_mutex_lock(&fids->lock);
-    index = v9_fid_table_find(fids, number);
-    if (index) {
-        forgotten = fids->entries[index - 1].forgotten;
-        fids->entries[index - 1].forgotten = false;
+    may_report = !fid->forgotten && !(fid->moved && fids->renews && v9_fid_is_by_name(fid));
+    if (fid->forgotten)
+        inode->keeps_version = false; /* the walk that follows renews it */
+    fid->forgotten = false;
+    if (may_report) {
+        fid->reported = true;
+        v9_inode_renew_version(inode, qid->version);
+        inode->keeps_version = S_ISREG(inode->mode);
+        *qid = v9_inode_qid(inode);
     }
     pthread_mutex_unlock(&fids->lock);
-    return forgotten;
+    return may_report;
 }

@@ -107,6 +107,7 @@ static void refer(struct v9_inodes *inodes, uint32_t index)
         v9_list_remove(&inodes->cached, index);
         v9_list_append(&inodes->open, index);
         inode->walked_fids = 0;
+        inode->keeps_version = false;
     }
     inode->refs++;
     inode->used_lately = true;

@@ -59,6 +59,7 @@ struct v9_inode {
     bool used_lately;             /* used since the eviction clock passed it */
     bool evicting : 1;            /* a thread is evicting it */
     bool restoring : 1;           /* a thread is reopening it */
+    bool keeps_version : 1;       /* the client knows it by qid.version (fid/forget.h) */
     bool openable;                /* path_fd is known to be a regular file or a directory */
     bool cacheable;               /* a walk would find it, and it has lost no name since */
     uint32_t refs;                /* fids, and walks that are at it; 0: cached */
@@ -194,7 +195,8 @@ static inline struct v9_qid v9_inode_qid(const struct v9_inode *inode)
 /* With the lock held. */
 static inline void v9_inode_renew_version(struct v9_inode *inode, uint32_t version)
 {
-    __atomic_store_n(&inode->qid.version, version, __ATOMIC_RELAXED);
+    if (!inode->keeps_version)
+        __atomic_store_n(&inode->qid.version, version, __ATOMIC_RELAXED);
 }
 static inline struct v9_identity v9_inode_identity(const struct v9_inode *inode)
 {

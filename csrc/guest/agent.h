@@ -2,13 +2,14 @@
  * The agent: a program that runs in a guest and passes on to its kernel what others change in files
  * that vhost9p serves. It fires inotify there, and drops what the kernel caches.
  *
- * It uses nothing of csrc/: it is linked statically, for any guest of the machine that built it,
- * and reaches the guest as a file of the mount (vhost9p/guest/, which has the same for a shell).
+ * It uses nothing of csrc/ but what both have to agree upon (export/refresher.h): it is linked
+ * statically, for any guest of the machine that built it, and reaches the guest as a file of the
+ * mount (vhost9p/guest/, which has the same for a shell).
  *
  * A file's room: lines.c takes the text of `events` apart; kernel.c is what makes the guest's
- * kernel look again; changes.c says what a change takes; pins.c holds directories, where the kernel
- * would forget their watches; mounts.c finds out what is mounted; ready.c tells a service
- * manager; agent.c has the processes.
+ * kernel look again; changes.c says what a change takes; missed.c has those of what was not there;
+ * pins.c holds directories, where the kernel would forget their watches; mounts.c finds out what is
+ * mounted; ready.c tells a service manager; agent.c has the processes.
  */
 #ifndef AGENT_H
 #define AGENT_H
@@ -18,12 +19,9 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* The user whose requests vhost9p takes for those of an agent: they change nothing on the host. */
-#define REFRESH_UID 1986541936
-/* What that user writes to set a file's size here; it reaches no file. */
-#define REFRESH_DATA "vhost9p refresh\n"
+#include "export/refresher.h"
 
-/* What vhost9p takes from REFRESH_UID for an agent's, which changes nothing on the host. */
+/* What vhost9p takes from V9_REFRESH_UID for an agent's, which changes nothing on the host. */
 enum pretence { NOTHING, TRUNCATIONS, WRITES };
 
 struct mount {
@@ -67,15 +65,31 @@ bool agent_kernel_suits(void);
 int agent_open(const struct mount *mount, const char *path); /* O_PATH; -1 with errno */
 void agent_fire_attributes(const struct mount *mount, int file, bool forget); /* IN_ATTRIB */
 void agent_look(const struct mount *mount, const char *path); /* has the kernel ask for it now */
-/* Has the name looked up anew; where names are not cached it fires IN_ATTRIB alone. */
+/* IN_ATTRIB; has the kernel find out which file has the name. */
+void agent_ask(const struct mount *mount, int file, const char *path);
+/* Whether a name leads to a file's inode, after the kernel has asked. */
+bool agent_leads_to(const struct mount *mount, const char *path, int file);
+/* Has the name looked up anew, and leads to another inode if the contents have changed. */
 void agent_forget(const struct mount *mount, int file, const char *path);
 void agent_forget_directory(const struct mount *mount, const char *path);
-/* IN_MODIFY, and IN_CLOSE_WRITE where that can be had. Who has the file open sees the host's data,
- * of `size` bytes, unless it has to be forgotten; -1: as many as were found when it was opened. */
-void agent_fire_written(const struct mount *mount, int file, off_t size);
+/* IN_MODIFY, and IN_CLOSE_WRITE where that can be had. TOLD: who has the file open sees the host's
+ * data, of some `size` bytes (-1: not known); FAILED: not yet; FORGOTTEN: only who opens it anew.
+ */
+enum written { TOLD, FAILED, FORGOTTEN };
+enum written agent_fire_written(const struct mount *mount, int file, off_t size);
 /* Drops a file's pages, and fires nothing; where names are not cached its size is the host's. */
 void agent_renew(const struct mount *mount, int file);
 enum pretence agent_can_pretend(const char *directory);
+/* Has vhost9p report names as missing, once, that have come to lead to another file. */
+void agent_renew_names(const char *directory);
+
+/* missed.c */
+/* Something has changed that is not there; takes over `file` (-1: none). */
+void agent_missed(const struct mount *mount, const char *path, int file);
+void agent_missed_removed(const struct mount *mount, const char *path);
+/* Has what was there, or below, changed where it is now. */
+void agent_missed_renamed(const struct mount *mount, const char *from, const char *to,
+                          void (*change)(const struct mount *mount, const char *path));
 
 /* changes.c */
 void agent_change(const struct mount *mount, const struct line *line);

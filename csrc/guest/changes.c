@@ -18,6 +18,8 @@
 
 #define MOST_LEVELS 256 /* of directories, each of which takes some kilobytes of the stack */
 
+#define TRIES 4
+
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
 
@@ -62,15 +64,41 @@ static int open_known(const struct mount *mount, const char *path)
     return agent_open(mount, path);
 }
 
+/* Where names are cached: until the name leads to the file whose contents have been renewed. */
+static void change_cached(const struct mount *mount, const char *path, off_t size)
+{
+    int file = -1;
+    enum written written = FAILED;
+    for (int tries = 0; tries < TRIES && written == FAILED; tries++) {
+        int before = file;
+        file = open_known(mount, path);
+        if (file < 0) {
+            agent_missed(mount, path, before);
+            return;
+        }
+        if (before >= 0)
+            close(before);
+        written = agent_fire_written(mount, file, size);
+        if (!agent_leads_to(mount, path, file))
+            written = FAILED;
+    }
+    if (written == FAILED)
+        agent_forget(mount, file, path);
+    close(file);
+    agent_look(mount, path);
+}
+
 static void change_contents(const struct mount *mount, const char *path, off_t size)
 {
-    int file = open_known(mount, path);
+    if (mount->caches_names) {
+        change_cached(mount, path, size);
+        return;
+    }
+    int file = agent_open(mount, path);
     if (file < 0)
         return;
     agent_fire_written(mount, file, size);
     close(file);
-    if (mount->caches_names)
-        agent_look(mount, path);
 }
 
 static void change_attributes(const struct mount *mount, const char *path)
@@ -78,31 +106,28 @@ static void change_attributes(const struct mount *mount, const char *path)
     int file = open_known(mount, path);
     if (file < 0)
         return;
-    agent_fire_attributes(mount, file, false);
+    agent_ask(mount, file, path);
     close(file);
-    if (mount->caches_names)
-        agent_look(mount, path);
 }
 
 static void create(const struct mount *mount, const char *path, bool directory)
 {
     if (directory && !mount->caches_names)
         agent_pin(mount, path);
-    int file = open_known(mount, path);
-    if (file >= 0) {
-        agent_forget(mount, file, path);
-        close(file);
-    }
+    change_attributes(mount, path);
     if (!directory)
         change_contents(mount, path, -1); /* of another inode, perhaps */
     note_parent(mount, path);
 }
 
 /* What is open below a directory has come along with it, or is what had these names before: the
- * fids that the guest's kernel has of it have other names, and the pages are another file's. */
+ * fids that the guest's kernel has of it have other names, and the pages are another file's. By a
+ * directory's old fid it may have found nothing meanwhile, and remember that. */
 static void renew_below(const struct mount *mount, const char *path, int levels)
 {
     char below[PATH_MAX];
+    if (mount->caches_names)
+        agent_forget_directory(mount, path);
     int directory = agent_open(mount, path);
     int list = directory < 0 ? -1 : openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *stream = list < 0 ? NULL : fdopendir(list);
@@ -116,13 +141,11 @@ static void renew_below(const struct mount *mount, const char *path, int levels)
             continue;
         int file = agent_open(mount, below);
         if (file >= 0 && mount->caches_names)
-            agent_forget(mount, file, below);
+            agent_ask(mount, file, below);
         else if (file >= 0)
             agent_renew(mount, file);
         if (file >= 0)
             close(file);
-        if (mount->caches_names)
-            agent_look(mount, below);
         if (entry->d_type == DT_DIR && levels)
             renew_below(mount, below, levels - 1);
     }
@@ -130,16 +153,38 @@ static void renew_below(const struct mount *mount, const char *path, int levels)
         closedir(stream);
 }
 
-static void remove_name(const struct mount *mount, const char *path, bool directory)
+/* Whether the guest's kernel has a name; it need not be true. */
+static bool has_name(const struct mount *mount, const char *path)
 {
     int file = agent_open(mount, path);
-    if (file >= 0) {
-        agent_forget(mount, file, path);
+    if (file >= 0)
         close(file);
+    return file >= 0;
+}
+
+/* A line may have the name that a directory above has got, before the line about that: what the
+ * kernel has open of it will come along with the directory. */
+static void remove_name(const struct mount *mount, const char *path, bool directory)
+{
+    char parent[PATH_MAX];
+    int file = agent_open(mount, path);
+    if (file >= 0) {
+        agent_ask(mount, file, path);
+        close(file);
+    } else if (mount->caches_names) {
+        parent_of(path, parent);
+        if (!has_name(mount, parent))
+            agent_missed(mount, path, -1);
     }
     if (directory)
         agent_unpin(path);
     note_parent(mount, path);
+}
+
+static void change_missed(const struct mount *mount, const char *path)
+{
+    change_attributes(mount, path);
+    change_contents(mount, path, -1);
 }
 
 static void refresh_directory(const struct mount *mount, int directory)
@@ -170,6 +215,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         create(mount, line->path, line->directory);
         break;
     case REMOVED:
+        agent_missed_removed(mount, line->path);
         remove_name(mount, line->path, line->directory);
         break;
     case RENAMED:
@@ -177,6 +223,7 @@ void agent_change(const struct mount *mount, const struct line *line)
         create(mount, line->to, line->directory);
         if (line->directory)
             renew_below(mount, line->to, MOST_LEVELS);
+        agent_missed_renamed(mount, line->path, line->to, change_missed);
         break;
     case OVERFLOW:
         look_everywhere(mount);

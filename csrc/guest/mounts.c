@@ -92,7 +92,7 @@ static bool times_of(const char *directory, const char *name, struct timespec *t
     return true;
 }
 
-/* Nobody can write in a .vhost9p but REFRESH_UID; in a directory like it, that somebody else has
+/* Nobody can write in a .vhost9p but V9_REFRESH_UID; in a directory like it, that somebody else has
  * made, nothing that an agent does would leave the host's files alone. */
 static bool is_made_by_another(const char *directory)
 {
@@ -136,5 +136,7 @@ int agent_mount(struct mount *mount, const char *directory)
         return -1;
     }
     mount->pretence = agent_can_pretend(directory);
+    if (mount->caches_names)
+        agent_renew_names(directory);
     return 0;
 }

@@ -50,23 +50,27 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     uint64_t mask = v9_in_u64(in); /* ignored otherwise: the reply has all that one statx returns */
     struct v9_use use;
     struct v9_attr *const a = &use.attr;
+    struct v9_qid qid;
     bool sizeless;
     int err;
 
     if (!v9_in_is_done(in))
         return -EINVAL;
-    if (dev->exports[0]->conf.notifies && v9_fids_take_forgotten(&dev->fids, number))
-        return v9_refuse(ENOENT, V9_REFUSED_FORGOTTEN, 0);
     err = v9_p9_use_attr(dev, r, number, &use);
     if (err)
         return err;
-    err = leave_size_out(v9_inode_export(dev, use.inode), r, use.inode, mask, a, &sizeless);
+    qid = a->qid;
+    if (dev->exports[0]->conf.notifies &&
+        (use.replaced || !v9_fids_report(&dev->fids, use.fid, &qid)))
+        err = v9_refuse(ENOENT, V9_REFUSED_FORGOTTEN, 0);
+    else
+        err = leave_size_out(v9_inode_export(dev, use.inode), r, use.inode, mask, a, &sizeless);
     v9_fids_unpin(&dev->fids, use.fid);
     if (err)
         return err;
     at = v9_put_header(at, sizeof(reply), P9_TGETATTR + 1, r->tag);
     at = v9_put(at, (sizeless ? basic & ~size : basic) | (a->has_btime ? btime | gen : 0), 8);
-    at = v9_put_qid(at, &a->qid);
+    at = v9_put_qid(at, &qid);
     at = v9_put(v9_put(v9_put(at, a->mode, 4), a->uid, 4), a->gid, 4);
     at = v9_put(v9_put(v9_put(at, a->nlink, 8), a->rdev, 8), a->size, 8);
     at = v9_put(v9_put(at, a->blksize, 8), a->blocks, 8);

@@ -19,7 +19,10 @@
  * after an unlink, fids still stand for the unlinked file; after a rename, they have the new name.
  * During such a change, a name may be missing because it is moving; the check is then repeated.
  *
- * Open fids, and fids of extended attributes that are being transferred, keep their file.
+ * Open fids, and fids of extended attributes that are being transferred, keep their file. Where the
+ * client has asked for it (fid/forget.h), the fid of a file does so for Tgetattr, which finds
+ * nothing then, and for Twalk, whose clone is to be opened: pages that are read by it are the same
+ * file's.
  */
 #define _GNU_SOURCE
 #include "p9/lookup.h"
@@ -34,6 +37,7 @@
 #include "base/sys.h"
 #include "export/dir_marks.h"
 #include "fid/enter.h"
+#include "fid/forget.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
 
@@ -313,6 +317,12 @@ static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t num
         err = check_name(dev, r, use->fid, use->now, use);
     if (!err && !__atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED) &&
         __atomic_load_n(&dentry->inode, __ATOMIC_RELAXED) != use->fid->inode) {
+        use->replaced = (r->type == P9_TWALK || (r->type == P9_TGETATTR && use->fid->reported)) &&
+                        v9_fids_keeps_file(&dev->fids, use->fid);
+        if (use->replaced) {
+            use->seen = false; /* attributes of the other */
+            return 0;
+        }
         err = v9_fids_move(&dev->fids, use->fid);
         if (err > 0)
             return pin_again(dev, number, use);
@@ -327,7 +337,7 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
     uint64_t settled;
     int err;
 
-    use->seen = false;
+    use->seen = use->replaced = false;
     use->now = v9_dentry_now();
     err = v9_fids_pin_settled(&dev->fids, number, use->now, &use->fid, &settled);
     if (err == -ESTALE) { /* evicted and not found: another file may have its name */

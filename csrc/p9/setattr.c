@@ -31,9 +31,12 @@ static int32_t writable_io(const struct v9_fid *fid)
     return io_fd >= 0 && (fid->io_flags & O_ACCMODE) != O_RDONLY ? io_fd : -1;
 }
 
-static bool is_forget(const struct v9_setattr *to)
+/* Whether the time of modification is set to one of these seconds. */
+static bool is_time_of_refresh(const struct v9_setattr *to)
 {
-    return to->mtime_sec == V9_FORGET_MTIME;
+    return to->valid & V9_SETATTR_MTIME_SET &&
+           (to->mtime_sec == V9_REFRESH_MTIME || to->mtime_sec == V9_RENEW_MTIME ||
+            to->mtime_sec == V9_FORGET_MTIME);
 }
 
 /* Whether a change by a fid is none, but a refresh. */
@@ -45,7 +48,7 @@ static bool is_refresh(const v9_export *ex, const struct v9_fid *fid, const stru
         return false;
     return v9_notices_refreshes(ex, fid->uid) ||
            ((to->valid & ~beside) == (V9_SETATTR_MTIME | V9_SETATTR_MTIME_SET) &&
-            (to->mtime_sec == V9_REFRESH_MTIME || is_forget(to)));
+            is_time_of_refresh(to));
 }
 
 static void refresh(struct v9_device *dev, const struct v9_fid *fid, struct v9_inode *inode,
@@ -53,8 +56,12 @@ static void refresh(struct v9_device *dev, const struct v9_fid *fid, struct v9_i
 {
     if (to->valid & V9_SETATTR_SIZE)
         v9_known_size_pretended(inode);
-    if (to->valid & V9_SETATTR_MTIME_SET && is_forget(to))
+    if (!is_time_of_refresh(to))
+        return;
+    if (to->mtime_sec == V9_FORGET_MTIME)
         v9_fids_forget(&dev->fids, fid);
+    if (to->mtime_sec == V9_RENEW_MTIME && v9_notices_are(v9_inode_export(dev, inode)))
+        v9_fids_renew(&dev->fids);
 }
 
 /* Pins the fid that is to be changed: for a refresh, whatever has become of its file. */

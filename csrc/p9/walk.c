@@ -19,6 +19,7 @@
 #include "export/hidden_names.h"
 #include "export/notices.h"
 #include "fid/enter.h"
+#include "fid/forget.h"
 #include "mapped/mapped.h"
 #include "p9/handler.h"
 #include "p9/lookup.h"
@@ -286,6 +287,7 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     if (named < 0)
         return named;
     if (walk->count == 0) {
+        named = named && !v9_fids_keeps_file(&dev->fids, fid);
         size = promise_walk(r, NULL, 0);
         err = v9_fids_clone(&dev->fids, fid, walk->newfid, named);
         return err ? err : size;

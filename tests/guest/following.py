@@ -7,6 +7,7 @@ the guest that answer questions, a line each.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -27,7 +28,8 @@ SHARED = "/mnt"
 """Where a guest finds the host's folder (tests/guest/uml.py)."""
 PATIENCE = 120.0
 """Seconds for an answer."""
-_SIGN = "sign-of-life"
+_signs = itertools.count()
+"""Another one each time: the removal of the last one may be on its way."""
 
 # Waits for anything in a directory. It is held, so that its watch works in each cache mode.
 _AWAIT = """
@@ -89,9 +91,9 @@ class Following:
         """Returns when a change of the host has reached the guest. Raises CommandFailed,
         CommandTimeout, GuestLost."""
         below = self.exports[0] if self.exports else ""
-        waits = self.guest.popen(["python3", "-c", _AWAIT, f"{MOUNT}/{below}", _SIGN])
+        sign = self.export / below / f"sign-of-life-{next(_signs)}"
+        waits = self.guest.popen(["python3", "-c", _AWAIT, f"{MOUNT}/{below}", sign.name])
         waits.expect(b"watches")
-        sign = self.export / below / _SIGN
         while waits.poll() is None:
             sign.write_text(sign.read_text() + "." if sign.exists() else ".")
             time.sleep(0.05)

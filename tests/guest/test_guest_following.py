@@ -39,7 +39,7 @@ class Mode(NamedTuple):
     links: bool
     """Second names of a file. The host's kernel reports a change under the name by which it was
     made; the others are not asked for (__v9fs_lookup_revalidate), and pages are those of the name
-    that is in use."""
+    that is in use (mmap), or the number of links is what it was (loose)."""
     types: bool
     """A symlink in the place of a file that is open: the dentry in use stays, since
     v9fs_dentry_operations has no d_revalidate, and v9fs_refresh_inode_dotl leaves an inode of

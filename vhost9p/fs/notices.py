@@ -1,8 +1,8 @@
 """The directory of notices (csrc/export/notices.h) as it lies on the host, in the state directory.
 
-It has `events`, an empty file whose reads are the stream; `refresh` and `forget`, empty files for
-touch(1) with -r, whose times mean what they are named after; and the agents for the guest, which
-are files of this package. Whatever else lies there is removed.
+It has `events`, an empty file whose reads are the stream; `refresh`, `forget` and `renew`, empty
+files for touch(1) with -r, whose times mean what they are named after; and the agents for the
+guest, which are files of this package. Whatever else lies there is removed.
 
 The stream is for the guest's root alone: it has names from directories that other users of the
 guest may not look into, and readers share the room in which requests wait.
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vhost9p.fs.tree import own_directory
-from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
+from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME, RENEW_MTIME
 
 EVENTS = "events"
-TIMES = {"refresh": REFRESH_MTIME, "forget": FORGET_MTIME}
+TIMES = {"refresh": REFRESH_MTIME, "forget": FORGET_MTIME, "renew": RENEW_MTIME}
 GUEST = Path(__file__).parent.parent / "guest"
 AGENTS = {path.name: path.read_bytes() for path in sorted(GUEST.glob("agent*"))}
 """The agents' contents by name. They are read here, since no process that serves has the files."""

@@ -30,6 +30,7 @@ NOTICES: int = lib.V9_NOTICES
 """The index of the directory of notices among a device's exports."""
 REFRESH_MTIME: int = lib.V9_REFRESH_MTIME
 FORGET_MTIME: int = lib.V9_FORGET_MTIME
+RENEW_MTIME: int = lib.V9_RENEW_MTIME
 """Times of modification, in seconds, that change nothing on the host (csrc/export/notices.h)."""
 PATH_MAX = 4096
 NO_ID = 0xFFFFFFFF

@@ -253,7 +253,7 @@ PLAIN = {
     Why.KIND: "a device node, FIFO or socket of the host is never opened",
     Why.MOVED: "the host has moved its directory away",
     Why.NOTICES: NOTICES,
-    Why.FORGOTTEN: "the guest has asked to forget it, and looks it up again",
+    Why.FORGOTTEN: "the guest has asked to look its name up again",
     Why.REFRESHER: "a user who only refreshes files, and changes none (notify)",
 }
 

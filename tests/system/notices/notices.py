@@ -17,6 +17,13 @@ TOUCH_M = MTIME | CTIME | MTIME_SET
 LINE = b"created file\n"
 
 
+def known(share: Share, name: bytes = b"file") -> int:
+    """A fid whose attributes a guest has got."""
+    fid = share.client.walk_to(share.top, name)
+    share.client.getattr(fid)
+    return fid
+
+
 def events(client: Client, root: int, flags: int = os.O_RDONLY) -> int:
     """A fid that has the stream open."""
     return client.open(root, [NAME, b"events"], flags)

@@ -23,6 +23,7 @@ from tests.system.notices.notices import (
     TOUCH,
     data_of,
     events,
+    known,
     submit_read,
     waits,
 )
@@ -32,7 +33,7 @@ from tests.system.test_keeper_death import OLD_S, lose_keeper
 from tests.system.watching import traced
 from vhost9p.changes.ring import CAPACITY, Ring
 from vhost9p.control.client import ask
-from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
+from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME, RENEW_MTIME
 
 # ---- the directory -------------------------------------------------------------------------------
 
@@ -40,7 +41,7 @@ from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
 def test_the_directory_has_what_a_guest_needs(share: Share) -> None:
     client = share.client
     listing = client.listing(share.top, NAME)
-    assert {b"events", b"refresh", b"forget", b"agent"} <= set(listing)
+    assert {b"events", *TIMES, b"agent"} <= set(listing)
     for name, entry in listing.items():
         (qid,) = client.walk(client.walk_to(share.top, NAME), client.new_fid(), name)
         assert qid.path == entry.qid.path
@@ -48,10 +49,10 @@ def test_the_directory_has_what_a_guest_needs(share: Share) -> None:
         assert (attr.uid, attr.gid, attr.mode & 0o222) == (0, 0, 0)
         assert (qid.version == 0) == (attr.size == 0) == (not name.startswith(b"agent"))
     times = [client.getattr(client.walk_to(share.top, NAME, name)) for name in TIMES]
-    assert [attr.mtime_sec for attr in times] == [REFRESH_MTIME, FORGET_MTIME]
+    assert [attr.mtime_sec for attr in times] == [REFRESH_MTIME, FORGET_MTIME, RENEW_MTIME]
 
 
-TIMES = (b"refresh", b"forget")
+TIMES = (b"refresh", b"forget", b"renew")
 
 
 def test_it_is_not_listed_and_nobody_can_change_it(share: Share) -> None:
@@ -159,11 +160,13 @@ def test_the_log_says_why_its_name_is_refused(export: Path, tmp_path: Path) -> N
         with fails(errno.EEXIST):
             client.mkdir(share.top, NAME)
         daemon.wait_line("Tmkdir '/.vhost9p'.*: EEXIST: it is the directory of notices")
-        fid = client.walk_to(share.top, b"file")
+        fid = known(share)
         client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
         with fails(errno.ENOENT):
             client.getattr(fid)
-        daemon.wait_line("Tgetattr '/file'.*: ENOENT: the guest has asked to forget it")
+        daemon.wait_line(
+            "Tgetattr '/file'.*: ENOENT: the guest has asked to look its name up again"
+        )
 
 
 # ---- the stream ----------------------------------------------------------------------------------

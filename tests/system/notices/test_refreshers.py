@@ -22,9 +22,10 @@ from tests.system.notices.notices import (
     SIZE,
     TOUCH,
     TOUCH_M,
+    known,
 )
 from tests.system.share import Share, fails, mounted, serve
-from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
+from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME, RENEW_MTIME
 
 Change = Callable[[Client, int], object]
 CHANGES: dict[str, Change] = {
@@ -61,7 +62,7 @@ def refresher(share: Share) -> int:
 
 
 @pytest.mark.parametrize("valid", [TOUCH, TOUCH_M])
-@pytest.mark.parametrize("seconds", [REFRESH_MTIME, FORGET_MTIME])
+@pytest.mark.parametrize("seconds", [REFRESH_MTIME, FORGET_MTIME, RENEW_MTIME])
 def test_a_touch_with_their_times_changes_nothing(share: Share, valid: int, seconds: int) -> None:
     client, path = share.client, share.host / "file"
     fid = client.walk_to(share.top, b"file")
@@ -86,23 +87,24 @@ def test_other_changes_are_none(share: Share) -> None:
 
 def test_a_forgotten_fid_finds_nothing_once(share: Share) -> None:
     client = share.client
-    fid, opened = client.walk_to(share.top, b"file"), client.open(share.top, b"file")
-    other, clone = client.walk_to(share.top, b"file"), client.new_fid()
+    fid, opened = known(share), client.open(share.top, b"file")
+    other, clone = known(share), client.new_fid()
     client.walk(fid, clone)
+    walking = client.walk_to(share.top, b"file")
     client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
     later = client.walk_to(share.top, b"file")
     for forgotten in (fid, other):
         with fails(errno.ENOENT):
             client.getattr(forgotten)
         assert client.getattr(forgotten).size == 4
-    for known in (opened, clone, later, share.top):
-        assert client.getattr(known).size in (4, os.stat(share.host).st_size)
+    for right in (opened, clone, walking, later, share.top):
+        assert client.getattr(right).size in (4, os.stat(share.host).st_size)
 
 
 def test_what_was_replaced_is_forgotten_by_its_name(share: Share) -> None:
     """The fid stands for the old file until it is used; other fids of the name may not any more."""
     client = share.client
-    old, new = client.walk_to(share.top, b"file"), client.walk_to(share.top, b"file")
+    old, new = known(share), known(share)
     (share.host / "next").write_bytes(b"another")
     (share.host / "next").rename(share.host / "file")
     assert client.getattr(new).size == 7
@@ -111,6 +113,47 @@ def test_what_was_replaced_is_forgotten_by_its_name(share: Share) -> None:
         with fails(errno.ENOENT):
             client.getattr(fid)
         assert client.getattr(fid).size == 7
+
+
+def test_a_file_keeps_its_version_until_it_is_forgotten(share: Share) -> None:
+    """So that a guest's kernel, which has its inodes by version, has one for a file."""
+    client, path = share.client, share.host / "file"
+    fid = known(share)
+    before = client.getattr(fid).qid.version
+    path.write_bytes(b"longer than before")
+    other = client.walk_to(share.top, b"file")
+    assert {client.getattr(each).qid.version for each in (fid, other)} == {before}
+    client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
+    assert client.getattr(client.walk_to(share.top, b"file")).qid.version != before
+
+
+def test_a_session_may_renew_its_names(share: Share) -> None:
+    """A fid follows its name to another file, or finds nothing. The guest's root says which."""
+    client = share.client
+
+    def replaced() -> int:
+        fid = known(share)
+        (share.host / "next").write_bytes(b"next")
+        (share.host / "next").rename(share.host / "file")
+        return fid
+
+    def opened(fid: int) -> int:
+        """The file that is opened by a clone, as Linux's client opens files."""
+        clone = client.new_fid()
+        client.walk(fid, clone)
+        client.lopen(clone, os.O_RDONLY)
+        return client.getattr(clone).qid.path
+
+    client.setattr(known(share), TOUCH, mtime=(RENEW_MTIME, 0))
+    fid = replaced()
+    assert opened(fid) == opened(known(share)) == client.getattr(fid).qid.path
+    client.setattr(client.walk_to(share.top, NAME, b"renew"), TOUCH, mtime=(RENEW_MTIME, 0))
+    before = opened(known(share))
+    fid = replaced()
+    assert opened(fid) == before != opened(known(share))
+    with fails(errno.ENOENT):
+        client.getattr(fid)
+    assert opened(fid) == before
 
 
 def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
