@@ -219,6 +219,18 @@ def test_bad_input_gets_one_line(place: Place) -> None:
     assert "--uid" in line
 
 
+def test_a_name_that_is_no_utf8_can_be_asked_for_as_it_is_shown(place: Place) -> None:
+    os.mkdir(os.fsencode(place.export) + b"/\xff'\\")
+    shown = r"/\xff\x27\\"
+    code, said = place.ask(shown)
+    assert code == 0, said
+    assert any(line.startswith(f"'{shown}': directory") for line in said)
+    raw = os.fsdecode(b"/\xff\\x27\\\\")
+    assert place.ask(raw) == (code, said)
+    _, printed = place.ask(shown, "--json")
+    assert json.loads("\n".join(printed))["steps"][-1]["path"] == f"'{shown}'"
+
+
 def test_a_quota_that_a_daemon_counts(place: Place) -> None:
     quota = "quota: {inodes: 2}\nmultidevs: warn\n"
     (place.folder / "state").mkdir()
