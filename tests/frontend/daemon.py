@@ -372,7 +372,7 @@ def run_cli(
     if wrapper or not Daemon.warm or not can_be_warm(env):
         return subprocess.run(
             ending_with_tests([*COMMAND, *words], wrapper),
-            capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=cwd, env=env,
+            capture_output=True, text=True, timeout=2 * PATIENCE, check=False, cwd=cwd, env=env,
         )  # fmt: skip
     pipes = [os.pipe(), os.pipe()]
     process = Warm(words, env, cwd, *(writing for _, writing in pipes))
@@ -381,7 +381,7 @@ def run_cli(
     with ThreadPoolExecutor() as pool:
         printed = pool.map(_read, (reading for reading, _ in pipes))
         try:
-            code = process.wait(PATIENCE)
+            code = process.wait(2 * PATIENCE)
         finally:
             process.kill()
     return subprocess.CompletedProcess([*COMMAND, *words], code, *printed)
