@@ -23,11 +23,11 @@ from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon, is_alive
 from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
+from tests.system.reloads.site import Site
 from tests.system.reported import Reported, reported, watchers
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_keeper_death import lose_keeper
 from tests.system.test_listed_mounts import Inside
-from tests.system.test_reload import Site
 from tests.system.test_upgrade import upgraded
 from vhost9p.changes.ring import Ring
 from vhost9p.native import process
