@@ -10,7 +10,7 @@ import logging
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from vhost9p import failures, host
@@ -29,6 +29,7 @@ from vhost9p.native.refusals import Refusal
 from vhost9p.native.upcalls import Request
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
+from vhost9p.progress import Identities
 from vhost9p.vhost_user.descriptors import adopt_notified, check_event, check_memory
 from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_BIT, MemoryRegion
 
@@ -83,15 +84,17 @@ class Device:
         changes: Ring | None = None,
         marks: DirMarks | None = None,
         *,
+        identified: Callable[[Identities], None],
         log_failures: bool = False,
         times_requests: bool = False,
     ) -> None:
         """One of so many devices in the process; `exports` are its own from now on. `area` and
         `locks` have the state that outlives the process; it goes on with what they hold. `changes`
         is what is reported to the guest, if anything is; with `marks`, which are owned from now on,
-        the process itself watches what the guest looks at. With `log_failures` requests that fail
-        are logged whatever the log's level is. Raises OSError: what `area` holds is then for the
-        next process, and this one has to end."""
+        the process itself watches what the guest looks at. `identified` hears how many identities
+        of files are used, whenever there are more. With `log_failures` requests that fail are
+        logged whatever the log's level is. Raises OSError: what `area` holds is then for the next
+        process, and this one has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
@@ -102,6 +105,7 @@ class Device:
         self._reader: Reader | None = None
         self.exports = exports
         self._undo = ExitStack()
+        self._identified = identified
         self._log_failures = log_failures
         self._times_requests = times_requests
         try:
@@ -178,8 +182,13 @@ class Device:
         of the process serves."""
         self._native.try_suspects()
 
+    def _identify(self) -> None:
+        sizes = self.exports.policy.sizes()
+        self._identified(Identities(sizes["groups"], sizes["files"]))
+
     def begin(self) -> None:
         """Serves from now on. Raises OSError."""
+        self._identify()
         self._native.begin()
         if self._reader:
             self._reader.start()
@@ -211,6 +220,7 @@ class Device:
         """See Handler."""
         with concerning(device=self.name):
             self.exports.policy.group(device, st_ino)
+        self._identify()
 
     def question_mount(self, mnt_id: int, generation: int, fd: int) -> None:
         """See Handler."""

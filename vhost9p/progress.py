@@ -11,11 +11,25 @@ import os
 import struct
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vhost9p import memory_file
 
 _DEATHS = struct.Struct("=Qd128s")
 """How many workers have died; when the last one did (time.time()); how."""
+
+
+_IDENTITIES = struct.Struct("=II")
+"""See Identities."""
+
+
+class Identities(NamedTuple):
+    """What a device's policy for several file systems has used (policy/remap.py)."""
+
+    groups: int
+    """Groups of inodes, with a suffix of their qid.path."""
+    files: int
+    """Files that are numbered one by one, since no group was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +51,10 @@ class Progress:
         self._anew = 1 + devices
         self._deaths = 2 + devices  # older versions end before
         self._opened = self._deaths + _DEATHS.size  # and these
-        os.ftruncate(self.fd, self._opened + 1)
-        self._page = mmap.mmap(self.fd, self._opened + 1)
+        self._identities = self._opened + 1
+        size = self._identities + devices * _IDENTITIES.size
+        os.ftruncate(self.fd, size)
+        self._page = mmap.mmap(self.fd, size)
 
     @property
     def has_served(self) -> bool:
@@ -71,6 +87,16 @@ class Progress:
         """Whether a worker has opened all that since `has_not_opened`: what it does not serve any
         more may be lost to the guest from now on."""
         return bool(self._page[self._opened])
+
+    def identify(self, device: int, identities: Identities) -> None:
+        """A worker's device has used so many."""
+        at = self._identities + device * _IDENTITIES.size
+        _IDENTITIES.pack_into(self._page, at, *identities)
+
+    def identities(self, device: int) -> Identities:
+        """Returns that. Anything may be there, as with `deaths`."""
+        at = self._identities + device * _IDENTITIES.size
+        return Identities(*_IDENTITIES.unpack_from(self._page, at))
 
     def finish(self, device: int) -> None:
         """The only connection of a device has ended."""

@@ -144,7 +144,9 @@ class Worker:
             with attempts.taking_over(number):
                 state.leave_exports()
                 shared = state.area, state.locks, state.changes, marked
-                device = _unless_stopped(stop_fd, partial(make, each, exports, devices, *shared))
+                identified = partial(progress.identify, number)
+                begin = partial(make, each, exports, devices, *shared, identified=identified)
+                device = _unless_stopped(stop_fd, begin)
             self._served.append((device, state, each))
         attempts.succeeded()
         if needed := descriptors.divide():
