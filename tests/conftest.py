@@ -29,6 +29,8 @@ from tests.frontend.daemon import Daemon
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+Daemon.warm = True
+
 _TOP = Path(__file__).parents[1]
 _KERNEL = re.compile(r"[\[-](\d+\.\d+|newest)[\]-]")
 _SHARED = re.compile(r'scope="module"|boot_shared')
@@ -56,6 +58,14 @@ def no_garbage_of_other_files() -> None:
     file, which may count descriptors: else it goes in the middle of them, and its descriptors with
     it."""
     gc.collect()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What the collection has made stays until the end of the run, and is much: no search for
+    garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @functools.cache

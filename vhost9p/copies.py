@@ -119,6 +119,11 @@ class Copies:
         )
 
     @property
+    def has_namespaces(self) -> bool:
+        """Whether a keeper can be created where the VM's are."""
+        return self._has_namespaces
+
+    @property
     def is_connected(self) -> bool:
         """Whether a frontend is connected to a device, as the worker says."""
         listed = map(self._inventory.read, range(self._inventory.devices))

@@ -7,29 +7,26 @@ VM, and what becomes of one whose keeper dies, is in vm.py.
 
 SIGTERM and SIGINT end the process within a second, even if a VM hangs: each keeper passes the
 signal on to its worker, whose end it waits for. When main's time is up it ends anyway
-(csrc/server/stop.c), and the kernel kills the others. SIGUSR2 has it replaced by the code that is
-installed now (upgrade.py). No other signal ends it (signals.py).
+(csrc/server/stop.c), and the kernel kills the others. If the service is restarted, main leaves its
+VMs to the next process instead (restarting_daemon.py). SIGUSR2 has it replaced by the code that is
+installed now (upgrading_daemon.py). No other signal ends it (signals.py).
 """
 
 import gc
 import logging
 import os
 import resource
-import select
 import selectors
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from vhost9p import __version__, signals, upgrade
+from vhost9p import __version__, signals
 from vhost9p.announcer import Announcer
-from vhost9p.birth import ASKED_TO_END, Failed
-from vhost9p.config import Config, as_read
 from vhost9p.control.server import Server
-from vhost9p.copies import refuse
 from vhost9p.fd_store import FdStore
 from vhost9p.log_record import about
 from vhost9p.metrics.process import Place
@@ -37,10 +34,8 @@ from vhost9p.metrics.process import Process as Metrics
 from vhost9p.native.process import Signals, handle_stop_signals
 from vhost9p.notify import Manager
 from vhost9p.output import never_wait, wanted_form
-from vhost9p.saved_state import Unreadable
-from vhost9p.upgrade import Trial
 from vhost9p.upgrade_status import StatusFile
-from vhost9p.vm import HANG, Vm
+from vhost9p.vm import Vm
 from vhost9p.watcher.process import Watchers
 
 log = logging.getLogger(__name__)
@@ -84,12 +79,6 @@ class Daemon:
         """Exit codes of the VMs that have ended."""
         self.stopping = False
         self._status = status or StatusFile()
-        self._trial: Trial | None = None
-        """Of the code that is to take over."""
-        self._trial_ends = 0.0
-        """When its time is up."""
-        self._outcome: upgrade.Outcome | None = None
-        """Of the upgrade to this version, until it is reported."""
         self._store = store or FdStore(Manager(""))
         self._store_is_due = False
         self._announcer = Announcer(self._store.manager)
@@ -154,14 +143,19 @@ class Daemon:
         if vm.log:
             self._watch(vm.log.fileno(), partial(self._relay, vm))
 
+    def unwatch(self, vm: Vm) -> None:
+        """Nothing of a VM is watched any more."""
+        if vm.pid:
+            self._selector.unregister(vm.pidfd)
+            if not self._changed.pop(vm.name, None):
+                self._selector.unregister(vm.bell)
+        if vm.log:
+            self._selector.unregister(vm.log.fileno())
+
     def around_replacement(self, vm: Vm, replace: Callable[[], None]) -> None:
         """Calls `replace`, which replaces the keeper of a VM, or raises and does not. What was
         watched of the old one is not watched any more then."""
-        self._selector.unregister(vm.pidfd)
-        if not self._changed.pop(vm.name, None):
-            self._selector.unregister(vm.bell)
-        if vm.log:
-            self._selector.unregister(vm.log.fileno())
+        self.unwatch(vm)
         try:
             replace()
         finally:
@@ -220,20 +214,32 @@ class Daemon:
             if at <= time.monotonic():
                 act()
         if self._store_is_due:
-            self._keep()
+            self.keep()
         if not self.stopping:
             connected = sum(vm.copies.is_connected for vm in self.vms.values())
             self._announcer.update(len(self.vms), connected, is_ready=self.is_ready)
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         """Has the service manager keep what another main process needs if this one dies."""
         self._store_is_due = False
         if self.stopping:
-            self._store.clear()
-            return
-        vms = [vm for vm in self.vms.values() if vm.stopped_at is None]
-        written = {**self.written_down(), "vms": [vm.written_for_store() for vm in vms]}
+            self.keep_nothing()
+        else:
+            self.keep_these([vm for vm in self.vms.values() if vm.stopped_at is None])
+
+    def keep_nothing(self) -> None:
+        """No other main process is to go on with anything."""
+        self._store.clear()
+
+    def keep_these(self, vms: Collection[Vm], *, restarts: bool = False) -> None:
+        """The same, of these VMs; `restarts`: another main process follows at once."""
+        written = {
+            **self.written_down(),
+            "vms": [vm.written_for_store() for vm in vms],
+            "restarts": restarts,
+        }
         own = [fd for vm in vms for fd in vm.descriptors]
+        own += [fd for vm in vms if vm.packed for fd in vm.packed.fds]
         self._store.keep(written, [*own, *(fd for vm in vms for fd in vm.copies.fds)])
 
     @property
@@ -243,10 +249,8 @@ class Daemon:
 
     def due(self) -> Iterator[tuple[float, Callable[[], None]]]:
         """Yields when something has to be done without an event, and what."""
-        if self._trial:
-            yield self._trial_ends, self._give_up_trial
         if self._store.retries_at is not None:
-            yield self._store.retries_at, self._keep
+            yield self._store.retries_at, self.keep
         if self._control and self._control.looks_at is not None:
             yield self._control.looks_at, self._control.step
         if self._metrics and self._metrics.next_start is not None and not self.stopping:
@@ -255,8 +259,6 @@ class Daemon:
             yield from self.watchers.due()
         if self._announcer.is_due_at is not None:
             yield self._announcer.is_due_at, self._announcer.act
-        if self._outcome:
-            yield self._outcome.looks_at, self._look_at_outcome
         for vm in self._changed.values():
             yield vm.copies.looks_at, partial(self._take_copies, vm)
         for vm in self.vms.values():
@@ -318,11 +320,12 @@ class Daemon:
         """A signal to stop has arrived."""
         self._selector.unregister(self._stop_fd)
         self.stopping = True
-        self._store.clear()
+        self.begin_to_stop(os.eventfd_read(self._stop_fd))
+
+    def begin_to_stop(self, number: int) -> None:
+        """All VMs end in order: their keepers get the signal, and nothing is kept."""
+        self.keep_nothing()
         self._announcer.stopping()
-        number = os.eventfd_read(self._stop_fd)
-        if self._trial:
-            self._end_trial(ASKED_TO_END)
         for vm in self.vms.values():
             vm.stop(number)
 
@@ -332,50 +335,19 @@ class Daemon:
 
     def take(self, number: signal.Signals) -> None:
         """A signal of `signals.LOGGED` has arrived."""
-        if number == signal.SIGUSR2:
-            self.upgrade()
-            return
         log.warning(
             "%s is ignored: the daemon continues; SIGTERM ends it", number.name, extra=about()
         )
 
     def end(self) -> None:
-        """All VMs have ended: the service manager keeps nothing."""
-        self._store.clear()
+        """All VMs have ended."""
+        self.keep_nothing()
         if self._metrics:
             self._metrics.place.close()
         if self._control:
             self._control.close()
 
-    # ---- upgrade ----------------------------------------------------------------------------
-
-    def upgrade(self) -> None:
-        """Begins to replace the code of this process by what is installed now."""
-        if self._trial or self._outcome or self.stopping:
-            return  # one outcome for all who ask meanwhile
-        if why := self.why_not_now():
-            self._refuse(why)
-            return
-        try:
-            fds = [*self._own_descriptors(), *self._descriptors_of_vms()]
-            self._trial = Trial(self.written_down(), fds)
-        except OSError as error:
-            self._refuse(f"the new version cannot be started: {error.strerror}")
-            return
-        self._trial_ends = time.monotonic() + upgrade.PATIENCE_S
-        self._watch(self._trial.fileno(), self._take_trial)
-
-    def why_not_now(self) -> str:
-        """Returns why no other version can take over now; empty if one can. VMs that are left out
-        are no reason, unless there are no others."""
-        whys = []
-        for vm in self.vms.values():
-            if vm.is_about_to_end:
-                return f"{vm.name} is about to end: try again"
-            if vm.killed:
-                continue
-            whys.append(vm.why_left_out and f"{vm.name}: {vm.why_left_out}")
-        return whys[0] if whys and all(whys) else ""
+    # ---- what others have to know -------------------------------------------------------------
 
     def written_down(self) -> dict[str, Any]:
         """What the next version has to know, for JSON."""
@@ -396,123 +368,3 @@ class Daemon:
     def _left(self) -> list[Vm]:
         """The VMs that another process goes on with."""
         return [vm for vm in self.vms.values() if not vm.killed]
-
-    def _own_descriptors(self) -> list[int]:
-        fds = [self._control.listener.fileno()] if self._control else []
-        fds += [self._metrics.place.socket.fileno()] if self._metrics else []
-        return [*fds, self._store.text_fd] if self._store.text_fd >= 0 else fds
-
-    def _descriptors_of_vms(self) -> list[int]:
-        return [fd for vm in self._left() for fd in vm.descriptors]
-
-    def _take_trial(self) -> None:
-        if not self._trial or not self._trial.receive():
-            return
-        self._selector.unregister(self._trial.fileno())
-        trial, self._trial = self._trial, None
-        if why := trial.result() or self.why_not_now():
-            self._refuse(why)
-            return
-        for vm in self.vms.values():
-            vm.copies.drop()  # to close them may hang, so not by execve(2)
-        try:
-            fds = [self._status.fd, *self._own_descriptors(), *self._descriptors_of_vms()]
-            upgrade.execute(self.written_down(), fds, self._must_stop)
-            self._refuse(ASKED_TO_END)
-        except OSError as error:
-            self._refuse(f"the new version cannot be executed: {error.strerror}")
-        for vm in self.vms.values():
-            self._copy_anew(vm)
-
-    def _must_stop(self) -> bool:
-        return bool(select.select([self._stop_fd], [], [], 0)[0])
-
-    def _give_up_trial(self) -> None:
-        if time.monotonic() >= self._trial_ends:
-            self._end_trial(f"the new version has said nothing for {upgrade.PATIENCE_S:g} s")
-
-    def _end_trial(self, why: str) -> None:
-        assert self._trial, "the caller has looked"
-        self._selector.unregister(self._trial.fileno())
-        self._trial.end()
-        self._trial = None
-        self._refuse(why)
-
-    def _refuse(self, why: str) -> None:
-        text = f"the upgrade is refused, and version {__version__} goes on: {why}"
-        log.error("%s", text, extra=about())
-        self._status.report(succeeded=False, text=text)
-
-    # ---- after the death of the main process before -----------------------------------------
-
-    def adopt(self, vms: Collection[Vm], configs: Mapping[str, Config] | None = None) -> None:
-        """Goes on with the VMs of a main process that has died; with those in `configs`, if it is
-        given, where another configuration has no effect yet."""
-        for vm in vms:
-            if configs is not None and vm.name not in configs:
-                log.error("%s is configured no more: %s", vm.name, HANG, extra=about(vm=vm.name))
-                sockets = [os.dup(each.fileno()) for each in vm.listeners]
-                vm.close()
-                refuse(sockets)
-                continue
-            if configs is not None and as_read(configs[vm.name]) != as_read(vm.config):
-                log.warning(
-                    "%s: its configuration has changed, which it ignores until it is reloaded",
-                    vm.name,
-                    extra=about(vm=vm.name),
-                )
-            log.error(
-                "the daemon has died with %s: %s",
-                *(vm.name, vm.outlook),
-                extra=about(vm=vm.name),
-            )
-            self.vms[vm.name] = vm
-            self._watch_vm(vm)
-        self._store_is_due = True
-
-    def take_over(self, vms: Collection[Vm], before: str) -> None:
-        """Replaces the keepers of the version before."""
-        outcome = self._outcome = upgrade.Outcome(before)
-        for vm in vms:
-            self.vms[vm.name] = vm
-            try:
-                vm.supervise()
-            except OSError as error:
-                outcome.failed += 1
-                log.error("%s begins anew: %s", vm.name, error.strerror, extra=about(vm=vm.name))
-                vm.wait_for_start()
-            try:
-                if self._must_stop():
-                    raise Failed(ASKED_TO_END)
-                if vm.pid:
-                    vm.take_over(self._stop_fd)
-                    outcome.awaited.add(vm.name)
-                outcome.replaced += 1
-            except (Failed, OSError, Unreadable) as error:
-                outcome.failed += 1
-                log.error(
-                    "%s goes on with version %s: %s",
-                    *(vm.name, before, error),
-                    extra=about(vm=vm.name),
-                )
-            self._announcer.act()
-            self._watch_vm(vm)
-            self._copy_anew(vm)
-        outcome.deadline = time.monotonic() + upgrade.SERVE_PATIENCE_S
-        self._look_at_outcome()
-
-    def _look_at_outcome(self) -> None:
-        """Reports how the upgrade went, if that is clear."""
-        outcome = self._outcome
-        if not outcome:
-            return
-        for name in [*outcome.awaited]:
-            if name in self.vms and self.vms[name].serves_anew:
-                outcome.awaited.remove(name)
-        if not outcome.is_final:
-            outcome.looks_at = time.monotonic() + upgrade.LOOK_S
-            return
-        level = logging.INFO if outcome.succeeded else logging.ERROR
-        log.log(level, "%s", outcome, extra=about())
-        self._status.report(succeeded=outcome.succeeded, text=str(outcome))
-        self._outcome = None

@@ -61,6 +61,19 @@ class Manager:
             return True
         return self._try(text, fds) or (self._has_room() and self._try(text, fds))
 
+    def wait_for_barrier(self, seconds: float) -> bool:
+        """Waits until the manager has taken all that was sent before (sd_notify_barrier(3)), so
+        many seconds at most. Returns whether it has. Raises OSError."""
+        here, there = os.pipe2(os.O_CLOEXEC)
+        try:
+            sent = self.send("BARRIER=1", [there])
+            os.close(there)
+            poller = select.poll()
+            poller.register(here, 0)
+            return sent and bool(poller.poll(seconds * 1000))
+        finally:
+            os.close(here)
+
     def _has_room(self) -> bool:
         assert self._socket, "the caller has looked"
         poller = select.poll()

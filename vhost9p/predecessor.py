@@ -15,6 +15,7 @@ from vhost9p.log_record import about
 from vhost9p.native.process import set_name
 from vhost9p.notify import HandedOver, Manager
 from vhost9p.output import start_log
+from vhost9p.parcel import Parcel
 from vhost9p.saved_state import SavedState, Unreadable
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm import HANG, Vm
@@ -83,7 +84,7 @@ def vms_of(kept: Kept) -> list[Vm]:
         except (OSError, Unreadable) as error:
             name = str(written.get("name"))
             log.error("%s cannot go on: %s: %s", name, error, HANG, extra=about(vm=name))
-    used = {fd for vm in vms for fd in (*vm.descriptors, *vm.copies.fds)}
+    used = {fd for vm in vms for fd in vm.all_descriptors}
     copies.refuse({*kept.numbers.values()} - used)
     return vms
 
@@ -93,7 +94,8 @@ def _own(written: Mapping[str, Any], numbers: Mapping[int, int]) -> set[int]:
     one = [written.get(key, -1) for key in (*_SHARED, "trace", "log")]
     sockets = [each["fd"] for each in written.get("sockets", ())]
     rings = [fd for each in written.get("rings", ()) if each for fd in each]
-    each = (*one, *written.get("states", ()), *sockets, *rings)
+    parcel = (written.get("parcel") or {"fds": ()})["fds"]
+    each = (*one, *written.get("states", ()), *sockets, *rings, *parcel)
     return {numbers[fd] for fd in each if fd in numbers}
 
 
@@ -121,5 +123,13 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int])
             *(vm.name, error),
             extra=about(vm=vm.name),
         )
-    vm.succeed_keeper()
+    vm.succeed_keeper(_parcel_of(written, numbers))
     return vm
+
+
+def _parcel_of(written: Mapping[str, Any], numbers: Mapping[int, int]) -> Parcel | None:
+    """Returns what has been left of the keeper's descriptors; None if that is not all there."""
+    parcel = written.get("parcel")  # older versions leave none
+    if not parcel or any(fd not in numbers for fd in parcel["fds"]):
+        return None
+    return Parcel([numbers[fd] for fd in parcel["fds"]], parcel["count"], parcel["end"])

@@ -19,7 +19,6 @@ from vhost9p import preflight
 from vhost9p.birth import Failed
 from vhost9p.config import Config
 from vhost9p.confinement import Entered
-from vhost9p.daemon import Daemon
 from vhost9p.errors import UserError
 from vhost9p.fd_store import FdStore
 from vhost9p.log_record import about
@@ -29,6 +28,7 @@ from vhost9p.reload import plan
 from vhost9p.reloading import Reloading
 from vhost9p.saved_state import Unreadable
 from vhost9p.upgrade_status import StatusFile
+from vhost9p.upgrading_daemon import UpgradingDaemon
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm import Vm
 
@@ -57,7 +57,7 @@ def changed(read: Config, served: Config, entered: Entered, beside: Collection[C
     return Prepared(read, plan=plan(served, wanted, entered))
 
 
-class ReloadingDaemon(Daemon):
+class ReloadingDaemon(UpgradingDaemon):
     """What daemons have in common that reload."""
 
     def __init__(self, status: StatusFile | None = None, store: FdStore | None = None) -> None:

@@ -132,12 +132,16 @@ def run(
     left = receive(store, kept)
     daemon = SingleDaemon(load, store=store)
     name = name_of(config)
+    has_changed = False
     if left:
-        daemon.adopt(vms_of(left), {name: config})
+        restarts = bool(left.written.get("restarts"))
+        has_changed = daemon.adopt(vms_of(left), {name: config}, restarts=restarts)
     try:
         answers.begin(daemon, config.control_socket, config.metrics, is_needed=not left)
         if name in daemon.vms:
             _drop_handed_over(config)
+            if has_changed:
+                daemon.reload()
         else:
             vm = Vm(name, config, listen(config), speaks=False, progress=progress)
             daemon.add(vm)

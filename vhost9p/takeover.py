@@ -4,8 +4,8 @@ To the VM it is one more death of its worker, which may die at any instant anywa
 belongs to a new keeper, which main forks. The old keeper takes no part in it, so it may be of any
 version:
 
-1. It is stopped (SIGSTOP), so that it starts no worker. So is its worker, and then killed: a
-   thread that does not stop hangs in the kernel, and would not die either.
+1. It is stopped (SIGSTOP), so that it starts no worker. So is its worker, and then killed, unless
+   a thread hangs in the kernel, which would not die either (old_keeper.py).
 2. A new keeper is born where the old one is: in its user, mount, network and IPC namespaces, since
    the guest's directories cannot be mixed with those of other mounts in a rename. Its pid
    namespace is a new one, since the old one ends with its init.
@@ -22,20 +22,16 @@ it later, like any child that it does not know. A signal to stop ends each wait.
 """
 
 import os
-import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import count
 
 from vhost9p.birth import Failed, Newborn, Waits, give_birth
 from vhost9p.native import sandbox
 from vhost9p.native.process import close_others, take_descriptor
+from vhost9p.old_keeper import OldKeeper
 
-END_PATIENCE_S = 3.0
-"""How long the old keeper may take to stop, and its worker to die: which in an uninterruptible
-sleep takes longer."""
 LEAVE_PATIENCE_S = 0.5
 """How long the end of the old keeper is waited for, so that mostly the upgrade is over when it is
 reported."""
@@ -53,7 +49,7 @@ def replace(
     pid and pidfd are returned. Raises Failed, OSError: nothing has changed. It fails as soon as
     `stop_fd` is readable."""
     waits = Waits(stop_fd)
-    old = _OldKeeper(pid, pidfd, waits)
+    old = OldKeeper(pid, pidfd, waits)
     try:
         old.freeze()
         old.end_worker()
@@ -64,74 +60,7 @@ def replace(
         raise
 
 
-class _OldKeeper:
-    """A keeper that is to be replaced."""
-
-    def __init__(self, pid: int, pidfd: int, waits: Waits) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self._waits = waits
-
-    def freeze(self) -> None:
-        """Raises Failed."""
-        os.kill(self.pid, signal.SIGSTOP)
-        if not self._waits.true(END_PATIENCE_S, self._has_stopped):
-            raise Failed("its keeper cannot be stopped")
-
-    def _has_stopped(self) -> bool:
-        """Raises Failed."""
-        end = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if end and end.si_code != os.CLD_STOPPED:
-            raise Failed("its keeper has just ended")
-        return bool(end and os.waitid(os.P_PID, self.pid, os.WSTOPPED))
-
-    def thaw(self) -> None:
-        """It goes on."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
-
-    def end_worker(self) -> None:
-        """Kills its worker, if it has one. Raises Failed, OSError."""
-        # The option that lets workers be cloned (server/process.c) brings this file along.
-        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
-            children = file.read().split()
-        for pid in map(int, children):
-            pidfd = os.pidfd_open(pid)
-            try:
-                self._end(pid, pidfd)
-            except BaseException:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-                raise
-            finally:
-                os.close(pidfd)
-
-    def _end(self, pid: int, pidfd: int) -> None:
-        """Raises Failed: the worker is stopped, unless it was killed already."""
-        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
-        if not self._waits.true(END_PATIENCE_S, partial(_are_stopped, pid)):
-            raise Failed("its worker hangs in a system call")
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if not self._waits.readable(END_PATIENCE_S, pidfd):
-            raise Failed("its worker hangs in a system call and does not die")
-
-    def end(self) -> None:
-        """The point of no return."""
-        os.kill(self.pid, signal.SIGKILL)
-
-
-def _are_stopped(pid: int) -> bool:
-    """Whether all threads of a process have stopped, or ended (proc_pid_stat(5))."""
-    folder = f"/proc/{pid}/task"
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for thread in os.listdir(folder):
-            with open(f"{folder}/{thread}/stat", "rb") as file:
-                if file.read().rpartition(b") ")[2][:1] not in b"TtZX":
-                    return False
-    return True
-
-
-def _fork(old: _OldKeeper, waits: Waits, succeed: Callable[["Successor"], None]) -> tuple[int, int]:
+def _fork(old: OldKeeper, waits: Waits, succeed: Callable[["Successor"], None]) -> tuple[int, int]:
     """Creates the new keeper, and ends the old one when it is ready. Raises Failed, OSError."""
     successor = Successor(old.pidfd)
 

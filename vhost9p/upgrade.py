@@ -14,7 +14,6 @@ succeeded when a worker of each new keeper has served.
 import logging
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 
 from vhost9p import __version__, handover
 from vhost9p.log_record import about
+from vhost9p.program import Program
 from vhost9p.stop_signals import STOP
 
 log = logging.getLogger(__name__)
@@ -31,60 +31,29 @@ PATIENCE_S = 20.0
 SERVE_PATIENCE_S = 10.0
 """Seconds in which a worker of each new keeper has to serve."""
 LOOK_S = 0.02
-OUTPUT_MAX = 65536
-"""Bytes of what it says."""
 
 
-class Trial:
+class Trial(Program):
     """A child with the new code, which tries whether it can go on. It inherits `fds`."""
 
     def __init__(self, main: dict[str, Any], fds: Collection[int]) -> None:
         """Raises OSError."""
         written = handover.write(main)
         try:
-            self._process = subprocess.Popen(
-                handover.command(),
-                env=handover.environment(written, only_tries=True),
-                pass_fds=[*fds, written],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
+            env = handover.environment(written, only_tries=True)
+            super().__init__(handover.command(), env, [*fds, written])
         finally:
             os.close(written)
-        self._output = b""
-        os.set_blocking(self.fileno(), False)
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable."""
-        assert self._process.stdout, "it is a pipe"
-        return self._process.stdout.fileno()
-
-    def receive(self) -> bool:
-        """Takes what the new code says. Returns whether that was all."""
-        try:
-            data = os.read(self.fileno(), OUTPUT_MAX)
-        except BlockingIOError:
-            return False
-        self._output = (self._output + data)[-OUTPUT_MAX:]
-        return not data
 
     def result(self) -> str:
         """Returns why the new code cannot go on; empty if it can. After `receive` returned True."""
-        lines = self._output.decode(errors="backslashreplace").splitlines()
+        lines = self.lines
         self.end()
         if lines and lines[-1] == handover.READY:
             return ""
         for line in lines:
             log.warning("the new version says: %s", line, extra=about())
         return lines[-1] if lines else "it ends without a word"
-
-    def end(self) -> None:
-        """Ends the child, if it has not ended."""
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
 
 
 def execute(main: dict[str, Any], fds: Collection[int], is_stopping: Callable[[], bool]) -> None:

@@ -1,10 +1,11 @@
 """A VM as main sees it: its sockets, its saved state, and its keeper.
 
-Main forks the keeper (keeper.py), and takes the next one's start upon itself when it dies. That
-comes after the end of all processes of the VM, which is the end of their log (log_pipe.py): a
+Main creates the keeper (keeper_start.py), and takes the next one's start upon itself when it dies.
+That comes after the end of all processes of the VM, which is the end of their log (log_pipe.py): a
 worker that hangs in a system call may outlive its keeper, and what it still does must not meet the
 next one's work. The next keeper goes on with the state of the devices, and with main's copies of
-what cannot be reopened (copies.py); where there are none, with a new state.
+what cannot be reopened (copies.py), or with all descriptors that another main process has left
+(parcel.py); where there are none, with a new state.
 
 After an upgrade, main is another version of the code, and knows the VM from what the version before
 has written down (`written_down`). The keeper, which is still the old version's, is then replaced by
@@ -23,37 +24,33 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
-from vhost9p import confinement, memory_file, plain, takeover, worker
-from vhost9p.attempts import Attempts
+from vhost9p import confinement, memory_file, plain, takeover
 from vhost9p.back_off import BackOff
-from vhost9p.birth import Failed, Newborn, Waits, give_birth
+from vhost9p.birth import Failed, Waits, give_birth
 from vhost9p.changes.ring import Ring
 from vhost9p.config import Config
-from vhost9p.confinement import Entered, SandboxError
-from vhost9p.copies import Copies
+from vhost9p.confinement import Entered
+from vhost9p.copies import Copies, close
 from vhost9p.ends import how_it_ended
-from vhost9p.errors import UserError
 from vhost9p.forking import without_stop_signals
-from vhost9p.inventory import Inventory, Loss
-from vhost9p.keeper import EXIT_FAILURE, ORDERLY, Refused, Task, become_keeper
+from vhost9p.inventory import Inventory
+from vhost9p.keeper import EXIT_FAILURE, ORDERLY
+from vhost9p.keeper_start import KeeperStart
 from vhost9p.log_pipe import LogPipe, Origin
 from vhost9p.log_record import about
-from vhost9p.marked.reader import needs_marks
-from vhost9p.native.process import admit
-from vhost9p.output import leave_form_to_main, say
+from vhost9p.parcel import Parcel
 from vhost9p.progress import Progress
 from vhost9p.saved_state import FIRST_ADDRESS, SavedState, Unreadable
-from vhost9p.shared_state import SharedState
 from vhost9p.trace.memory import TraceMemory
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm_facts import VmFacts
 
 log = logging.getLogger(__name__)
 
-EXIT_USAGE = 2
 LACKING = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN
 """Errors that say that the host has not enough descriptors, memory or processes for now."""
 HANG = "mounts of a connected VM hang from now on"
+REOPENED = "files are reopened, and locks are lost"
 
 
 class Vm:
@@ -93,13 +90,19 @@ class Vm:
         self._speaks = speaks
         self._back_off = BackOff()
         self._progress = progress or Progress(len(listeners))
+        self._has_served = False
         self._inventory = inventory or Inventory(len(listeners))
         self.copies = Copies(name, self._inventory)
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
         self._goes_on = False
-        """Whether the next keeper begins with the copies."""
+        """Whether the next keeper goes on with the state of the one before."""
+        self._parcel: Parcel | None = None
+        """What the next keeper begins with, if another main process has left that."""
+        self.packed: Parcel | None = None
+        """What is left to another main process of the descriptors of the keeper, which has
+        stopped for good."""
         self._states: list[SavedState] = []
         """Of the devices, since the keeper's start."""
         self._report = -1
@@ -114,7 +117,7 @@ class Vm:
         self.next_start = None
         self.awaits_worker = False
         if self._goes_on:
-            goes_on = self._start_again(stop_fd)
+            goes_on = self._goes_on_with(stop_fd)
             self._goes_on = False
             if goes_on:
                 return
@@ -161,7 +164,7 @@ class Vm:
             self.pid = confinement.fork(self.config)
             if self.pid == 0:
                 try:
-                    self._become_keeper(log.write_end)
+                    self._beginning().begin(log.write_end)
                 finally:  # it never comes back here
                     os._exit(EXIT_FAILURE)
             self._supervise()
@@ -176,129 +179,53 @@ class Vm:
             self.pid = 0
             raise
 
-    def _begin_to_speak(self) -> None:
-        """In the keeper."""
-        logging.getLogger().setLevel(self.config.log_level.upper())
-        leave_form_to_main()
-
-    def _become_keeper(self, log_fd: int) -> None:
-        self._begin_to_speak()
-        become_keeper(
-            self.name,
-            log_fd,
-            self._kept,
-            self._confine,
-            self._progress,
-            (self._report, self.trace.fd, *(each.fd for each in self._states)),
-        )
-
-    @property
-    def _kept(self) -> list[int]:
-        """Descriptors of the keeper, by main's numbers."""
-        bells = [each.bell for each in self.rings if each]
-        return [self._inventory.bell, *bells, *(each.fileno() for each in self.listeners)]
-
-    def _confine(self) -> Task:
-        """Confines the keeper. Returns what its workers do. Raises Refused."""
-        try:
-            config, entered = confinement.enter(self.config)
-        except UserError as error:
-            for problem in error.problems:
-                say(problem)
-            raise Refused(EXIT_USAGE) from error
-        except SandboxError as error:
-            say(str(error))
-            raise Refused(EXIT_USAGE) from error
-        except OSError as error:
-            say(f"{error.filename or 'serving cannot begin'}: {error.strerror or error}")
-            raise Refused(EXIT_FAILURE) from error
-        states = self._map(config, is_new=True)
-        at_home = all(each.at_home for each in states)
-        marks_dirs = needs_marks(config)
-        report = {"entered": plain.to_plain(entered), "at_home": at_home, "marks_dirs": marks_dirs}
-        os.pwrite(self._report, json.dumps(report).encode(), 0)
-        admit(os.getppid())
-        return self._task(config, entered, states, marks_dirs)
-
-    def _map(self, config: Config, *, is_new: bool) -> list[SharedState]:
-        """`config` is as it is in the processes that serve. Raises OSError."""
-        return [
-            SharedState.map(*each, is_new=is_new)
-            for each in zip(
-                *(self.listeners, self._states, config.devices, self.trace.map(), self.rings),
-                strict=True,
-            )
-        ]
-
-    def _task(
-        self,
-        config: Config,
-        entered: Entered,
-        states: Sequence[SharedState],
-        marks_dirs: bool,
-        successor: takeover.Successor | None = None,
-        loss: Loss | None = None,
-    ) -> Task:
-        """`successor` is given if this keeper has taken over from one of another version, `loss` if
-        the one before has died."""
-        attempts = Attempts(len(states), is_upgrade=successor is not None)
-        left = successor.left if successor else loss.fds if loss else ()
-        shared = attempts, self._progress, self._inventory
-        return Task(
-            work=partial(worker.run, config, states, *shared, marks_dirs, entered.lacks, loss),
-            answered=lambda: sum(each.area.answered for each in states),
-            frontends=lambda: [each.frontend for each in states],
-            is_awaited=lambda: any(each.connection.is_awaited for each in states),
-            left=left,
-        )
-
     # ---- start after a death ----------------------------------------------------------------
 
-    def _start_again(self, stop_fd: int) -> bool:
-        """Starts a keeper that goes on with the state of the one that has died. Returns whether
-        that was possible. Raises OSError: what the host lacks for now, it may have later."""
+    def _goes_on_with(self, stop_fd: int) -> bool:
+        """Starts a keeper that goes on with the state of the one before. Returns whether that was
+        possible. Raises OSError: what the host lacks for now, it may have later."""
+        if self._parcel:
+            inherits = self._start_again(stop_fd, self._parcel)
+            self._drop_parcel()
+            if inherits:
+                self.copies.keep_numbers()
+                return True
+        return self.copies.has_sessions() and self._start_again(stop_fd)
+
+    def _drop_parcel(self) -> None:
+        if self._parcel:
+            close(self._parcel.fds)
+            self._parcel = None
+
+    def _start_again(self, stop_fd: int, parcel: Parcel | None = None) -> bool:
+        """The keeper has what is in the parcel, or main's copies. Raises OSError, see above."""
         log_pipe = self._create_log()
         try:
-            entered, loss = self.read_entered(), self.copies.loss()
-            self.pid, self.pidfd = give_birth(
-                Waits(stop_fd),
-                partial(confinement.fork_in, self.copies.namespaces, entered),
-                partial(self._live_again, log_pipe.write_end, entered, loss),
-            )
+            entered, start = self.read_entered(), self._beginning()
+            if parcel:
+                live = partial(start.inherit, log_pipe.write_end, entered, parcel)
+            else:
+                live = partial(start.live_again, log_pipe.write_end, entered, self.copies.loss())
+            enter = partial(confinement.fork_in, self.copies.namespaces, entered)
+            self.pid, self.pidfd = give_birth(Waits(stop_fd), enter, live)
         except (Failed, OSError, Unreadable) as error:
             log_pipe.close()
             if isinstance(error, OSError) and error.errno in LACKING:
                 raise
             why = (isinstance(error, OSError) and error.strerror) or error
-            log.error("%s cannot go on: %s: %s", self.name, why, HANG, extra=about(vm=self.name))
+            means = REOPENED if parcel and self.copies.has_sessions() else HANG
+            log.error("%s cannot go on: %s: %s", self.name, why, means, extra=about(vm=self.name))
             return False
         log_pipe.close_write_end()
         self.log = log_pipe
         return True
 
-    def _live_again(self, log_fd: int, entered: Entered, loss: Loss, out: socket.socket) -> None:
-        """In the new keeper, which is where the one before was."""
-        newborn = Newborn()
-        newborn.begin(out)
-        self._begin_to_speak()
-        config = confinement.seen_inside(self.config, entered)
-        states = self._map(config, is_new=False)
-        task = partial(self._task, config, entered, states, self.marks_dirs, loss=loss)
-        begin = partial(self._begin_in_place, newborn, entered, task)
-        needed = (newborn.channel, *loss.fds)
-        become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, newborn.own)
-
-    def _begin_in_place(self, newborn: Newborn, entered: Entered, task: Callable[[], Task]) -> Task:
-        """In a keeper in the namespaces of another one: the last steps."""
-        try:
-            prepared = confinement.prepare(entered)
-        except OSError as error:
-            newborn.fail(error)
-        admit(os.getppid())
-        self._progress.begin_anew()
-        newborn.take_leave()
-        confinement.settle(prepared)
-        return task()
+    def _beginning(self) -> KeeperStart:
+        """What a keeper begins with that is created now."""
+        return KeeperStart(
+            self.name, self.config, self.listeners, self._states, self._progress, self._inventory,
+            self.trace, self.rings, self._report, self.marks_dirs,
+        )  # fmt: skip
 
     # ---- end --------------------------------------------------------------------------------
 
@@ -327,7 +254,7 @@ class Vm:
         if self.stopped_at is not None or is_orderly:
             self.code = end.si_status if self.stopped_at is None else 0
             return True
-        if not self._progress.has_served:
+        if not self.has_served:
             log.error(
                 "the keeper of %s %s before it served",
                 *(self.name, how_it_ended(end)),
@@ -363,6 +290,7 @@ class Vm:
         """Removes the sockets, and writes what is left of the log."""
         self.end_log()
         self._close_states()
+        self._drop_parcel()
         self.copies.drop()
         self._inventory.close()
         self.trace.close()
@@ -382,11 +310,10 @@ class Vm:
 
     @property
     def why_left_out(self) -> str:
-        """Why its keeper cannot be replaced now; empty if it can, or there is none. A worker that
-        an attacker controls can bring that about, but holds up no other VM by it."""
+        """Why its keeper cannot be replaced now; empty if it can, or there is none."""
         if not self.pid:
             return ""  # its next keeper will be of the new version
-        if not self._progress.has_served or not (report := self._read_report()):
+        if not self.has_served or not (report := self._read_report()):
             return "it has not begun to serve yet: try again"
         if not report["at_home"]:
             return "the memory of its state is not where other processes can map it"
@@ -424,6 +351,7 @@ class Vm:
             "states": [each.fd for each in self._states],
             "report": self._report,
             "progress": self._progress.fd,
+            "has_served": self.has_served,
             "inventory": self._inventory.fd,
             "bell": self._inventory.bell,
             "trace": self.trace.fd,
@@ -434,22 +362,39 @@ class Vm:
 
     def written_for_store(self) -> dict[str, Any]:
         """What another main process has to know of the VM if this one dies, for JSON."""
-        return {**self.written_down(), "keeper": 0, "copies": self.copies.written_down()}
+        copies, packed = self.copies.written_down(), self.packed and self.packed.written_down()
+        return {**self.written_down(), "keeper": 0, "copies": copies, "parcel": packed}
 
-    def succeed_keeper(self) -> None:
-        """The keeper has died with the main process before: the next one is due."""
+    def succeed_keeper(self, parcel: Parcel | None) -> None:
+        """The keeper has ended with the main process before, which has left its descriptors, or
+        has died: the next one is due."""
         self.trace.begin_anew()
+        self._parcel = parcel if self.copies.has_namespaces else None
         self._expect_keeper()
         self.wait_for_start()
 
     def _expect_keeper(self) -> None:
-        """The keeper has died."""
-        self._goes_on = self.copies.has_sessions() and bool(self._read_report().get("at_home"))
+        """There is no keeper any more."""
+        has_session = bool(self._parcel) or self.copies.has_sessions()
+        self._goes_on = has_session and bool(self._read_report().get("at_home"))
+
+    @property
+    def all_descriptors(self) -> list[int]:
+        """Those, the copies, and what another main process has left for the next keeper."""
+        parcel = self._parcel.fds if self._parcel else ()
+        return [*self.descriptors, *parcel, *self.copies.fds]
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the next keeper begins with all that the one before had."""
+        return self._goes_on and self._parcel is not None
 
     @property
     def outlook(self) -> str:
-        """What the death of the keeper means to the guest."""
-        return "files are reopened, and locks are lost" if self._goes_on else HANG
+        """What the end of the keeper means to the guest."""
+        if not self._goes_on:
+            return HANG
+        return "it goes on with its open files and locks" if self._parcel else REOPENED
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Self:
@@ -469,6 +414,7 @@ class Vm:
         )  # fmt: skip
         vm._states = [SavedState.open(fd) for fd in written["states"]]
         vm._report = written["report"]
+        vm._has_served = written.get("has_served", False)  # older versions do not say
         if written["log"] >= 0:
             vm.log = vm._create_log(written["log"], written.get("log_rest", ""))
         vm.pid = written["keeper"]
@@ -514,7 +460,7 @@ class Vm:
         log = self._create_log()
         with ExitStack() as undo:
             undo.callback(log.close)
-            succeed = partial(self._succeed, log.write_end, entered)
+            succeed = partial(self._beginning().succeed, log.write_end, entered)
             self.pid, pidfd = takeover.replace(self.pid, self.pidfd, stop_fd, may, succeed)
             undo.pop_all()
         os.close(self.pidfd)
@@ -534,8 +480,9 @@ class Vm:
 
     @property
     def has_served(self) -> bool:
-        """Whether a worker has ever served."""
-        return self._progress.has_served
+        """Whether a worker has ever served. No worker can undo that, once main has seen it."""
+        self._has_served = self._has_served or self._progress.has_served
+        return self._has_served
 
     @property
     def has_opened(self) -> bool:
@@ -550,18 +497,3 @@ class Vm:
     def serves_anew(self) -> bool:
         """Whether a worker of the new keeper has served."""
         return self._progress.serves_anew
-
-    def _succeed(self, log_fd: int, entered: Entered, successor: takeover.Successor) -> None:
-        """In the new keeper, which is where the old one was, and has not begun."""
-        self._begin_to_speak()
-        config = confinement.seen_inside(self.config, entered)
-        states, marks_dirs = self._map(config, is_new=False), self.marks_dirs
-        sockets = [each.fileno() for each in self.listeners]
-        ringing: list[Inventory | Ring] = [self._inventory, *filter(None, self.rings)]
-        log_fd, *bells = successor.copy(sockets, (log_fd, *(each.bell for each in ringing)))
-        for each, bell in zip(ringing, bells, strict=True):
-            each.bell = bell
-        task = partial(self._task, config, entered, states, marks_dirs, successor)
-        begin = partial(self._begin_in_place, successor, entered, task)
-        needed = (successor.channel, *successor.left)
-        become_keeper(self.name, log_fd, self._kept, begin, self._progress, needed, successor.own)

@@ -15,6 +15,7 @@ from vhost9p.config import Config
 from vhost9p.log_record import one_line
 from vhost9p.native import device_view
 from vhost9p.native.device_view import DeviceView, ExportCounts
+from vhost9p.native.export import NOTICES
 from vhost9p.progress import Progress
 from vhost9p.saved_state import PAGE, SavedState
 
@@ -66,12 +67,14 @@ class VmFacts:
 
     def counts(self, number: int) -> Iterator[tuple[str, ExportCounts]]:
         """Yields what was counted for each export of a device, by the name of the export; empty for
-        the mount's own root."""
+        the mount's own root. The directory of notices counts as one."""
         if number >= len(self.states):
             return
         state = self.states[number]
-        exports = self.config.devices[number].indexed.items()
-        names = {0: "", **{index: each.name or "" for index, each in exports}}
+        device = self.config.devices[number]
+        names = {0: "", **{index: each.name or "" for index, each in device.indexed.items()}}
+        if device.notify:
+            names[NOTICES] = device.notify_name
         for index, name in names.items():
             copy = os.pread(state.fd, device_view.COUNTS_SIZE, _counts_at(state, index))
             if len(copy) == device_view.COUNTS_SIZE:

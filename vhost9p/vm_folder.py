@@ -126,7 +126,7 @@ class FolderDaemon(ReloadingDaemon):
                 *(self._folder, error),
                 extra=about(),
             )
-        self.adopt(vms)
+        self.adopt(vms, restarts=bool(written.get("restarts")))
 
     def _take_read(self, written: dict[str, Any]) -> None:
         self._read = {

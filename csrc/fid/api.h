@@ -22,6 +22,7 @@ struct v9_stream {
     uint64_t start; /* the position at offset 0, modulo 2^64 */
     uint64_t lost;  /* the offset at which lines are missing, and their stead begins; 0: none */
     uint64_t end;   /* the offset behind the last reply */
+    uint64_t last;  /* the request that got nothing after a reply that was short; 0: none */
     uint32_t more;  /* V9_STREAM_* */
 };
 enum {

@@ -78,6 +78,7 @@ static void follow(const struct mount *mount, pid_t parent)
     if (verbose)
         puts("ready");
     fflush(stdout);
+    agent_ready();
     for (;;) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* which each change of the user undoes */
         if (getppid() != parent)
@@ -199,6 +200,7 @@ int main(int count, char **words)
     if (!agent_kernel_suits())
         usage("this needs Linux 5.8 or later (-s does not)");
     allow_pins(pins);
+    agent_ready_begin();
     int mounts = count - optind;
     if (mounts > MOST_MOUNTS)
         usage("too many mounts");
@@ -206,6 +208,7 @@ int main(int count, char **words)
         start(&followers[0], own_directory());
     for (int i = 0; i < mounts; i++)
         start(&followers[i], words[optind + i]);
+    agent_ready_await();
     wait_for_end(followers, mounts ? mounts : 1);
     return 1;
 }

@@ -7,7 +7,8 @@
  *
  * A file's room: lines.c takes the text of `events` apart; kernel.c is what makes the guest's
  * kernel look again; changes.c says what a change takes; pins.c holds directories, where the kernel
- * would forget their watches; mounts.c finds out what is mounted; agent.c has the processes.
+ * would forget their watches; mounts.c finds out what is mounted; ready.c tells a service
+ * manager; agent.c has the processes.
  */
 #ifndef AGENT_H
 #define AGENT_H
@@ -35,6 +36,11 @@ struct mount {
     enum pretence pretence;
     struct timespec refresh, forget; /* mtimes that change nothing on the host */
 };
+
+/* ready.c: before there are processes; by each of them; by the first, which waits for them */
+void agent_ready_begin(void);
+void agent_ready(void);
+void agent_ready_await(void);
 
 /* lines.c */
 enum kind { CHANGED, ATTRIBUTES, CREATED, REMOVED, RENAMED, OVERFLOW, KINDS };

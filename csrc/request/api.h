@@ -89,7 +89,7 @@ int v9_export_report_failures(v9_export *ex, const struct v9_failure_conf *conf)
 /* ---- trace.c: requests that somebody watches ------------------------------------------------- */
 
 enum {
-    V9_TRACE_FORMAT = 1, /* of all below, and of where it is; another one for each change */
+    V9_TRACE_FORMAT = 2, /* of all below, and of where it is; another one for each change */
     V9_TRACE_PAGE = 4096,
     V9_TRACE_RING = 8 << 20,     /* bytes */
     V9_TRACE_PATH_MAX = 1024,    /* of a path; of a longer one, the end is recorded */
@@ -131,9 +131,9 @@ struct v9_trace_record {
     int64_t took;     /* ns, on a clock that nobody sets */
     uint32_t dialect; /* V9_9P2000* */
     uint16_t path_size[2];
-    uint8_t path_state[2];  /* V9_TRACE_PATH_* */
-    uint8_t path_export[2]; /* index of the export that the path is in */
-    uint32_t reserved;
+    uint8_t path_state[2];   /* V9_TRACE_PATH_* */
+    uint16_t path_export[2]; /* index of the export that the path is in */
+    uint16_t reserved;
 };
 
 /* Bytes of memory for the trace of a device. */

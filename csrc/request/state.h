@@ -84,7 +84,7 @@ struct v9_request {
     bool convicted;              /* in the last recovery: it has an error from then on */
     /* request/counts.h */
     uint8_t failed;    /* errno of the reply */
-    uint8_t export;    /* index of the export of its file */
+    uint16_t export;   /* index of the export of its file */
     uint32_t written;  /* bytes, by a Twrite */
     int64_t popped_ns; /* CLOCK_MONOTONIC; 0: its time is not taken */
     int64_t waits_ns;  /* since when it waits in a rate queue */

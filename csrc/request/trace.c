@@ -71,7 +71,7 @@ static void note_path(struct v9_device *dev, uint32_t number, struct v9_trace_no
     inode = v9_fids_inode(&dev->fids, fid);
     size = v9_fids_path(&dev->fids, fid, path, &known, &cut);
     note->uid = fid->uid;
-    out->export = inode ? (uint8_t)inode->export : 0;
+    out->export = inode ? (uint16_t)inode->export : 0;
     v9_fids_unpin(&dev->fids, fid);
     out->size = (uint16_t)(size < V9_TRACE_PATH_MAX ? size : V9_TRACE_PATH_MAX);
     memcpy(out->text, path + size - out->size, out->size);

@@ -22,7 +22,7 @@
 
 struct v9_trace_path {
     uint8_t state; /* V9_TRACE_PATH_* */
-    uint8_t export;
+    uint16_t export;
     uint16_t size;
     char text[V9_TRACE_PATH_MAX];
 };

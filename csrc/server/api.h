@@ -20,6 +20,8 @@ int v9_stop_start(int32_t fd, uint32_t patience_ms);
 /* The same for a process that starts no threads: handlers take the signals, which are unblocked
  * from now on. */
 int v9_stop_handle(int32_t fd, uint32_t patience_ms);
+/* In such a process, after the signal: it ends so many milliseconds from now instead. */
+void v9_stop_postpone(uint32_t patience_ms);
 
 /* ---- process.c: keepers and workers ---------------------------------------------------------- */
 

@@ -86,18 +86,22 @@ static void on_alarm(int number)
         _exit(0);
 }
 
+void v9_stop_postpone(uint32_t patience_ms)
+{
+    const struct itimerval at = {{0, 0}, {patience_ms / 1000, patience_ms % 1000 * 1000L}};
+
+    end_ms = now_ms() + patience_ms;
+    is_stopping = 1;
+    setitimer(ITIMER_REAL, &at, NULL);
+}
+
 static void on_signal(int number)
 {
-    const struct itimerval at = {{0, 0},
-                                 {handled.patience_ms / 1000, handled.patience_ms % 1000 * 1000L}};
     const uint64_t got = (uint64_t)number;
     const int err = errno;
 
-    if (!is_stopping && write(handled.fd, &got, sizeof(got)) == sizeof(got)) {
-        end_ms = now_ms() + handled.patience_ms;
-        is_stopping = 1;
-        setitimer(ITIMER_REAL, &at, NULL);
-    }
+    if (!is_stopping && write(handled.fd, &got, sizeof(got)) == sizeof(got))
+        v9_stop_postpone(handled.patience_ms);
     errno = err;
 }
 

@@ -105,7 +105,7 @@ static bool execute(struct v9_device *dev, struct v9_request *r, struct thread *
     v9_evidence_begin(&r->evidence, r->again);
     pthread_mutex_unlock(&dev->lock);
     result = v9_p9_run(dev, r, scratch);
-    r->export = (uint8_t)v9_fids_pinned_export();
+    r->export = (uint16_t)v9_fids_pinned_export();
     pthread_mutex_lock(&dev->lock);
     if (!r->dead)
         dev->busy--;

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for unit in UNITS.iterdir():
         shutil.copy(unit, folder)
-    for program in ("usr/bin/vhost9p", "bin/kill"):
+    for program in ("usr/bin/vhost9p", "bin/sh"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

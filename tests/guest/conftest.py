@@ -13,6 +13,7 @@ tests are skipped and say why; under CI (CI=true in the environment) they fail.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -155,3 +156,12 @@ def boot_shared(
     start = Boot(kernel, tmp_path_factory.mktemp("guests"), loud)
     yield start
     start.close()
+
+
+@pytest.fixture(scope="session")
+def watch_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A static program that prints what inotify reports of files and directories (watch.c)."""
+    target = tmp_path_factory.mktemp("watch") / "watch"
+    command = ("cc", "-O2", "-static", "-s", "-Wall", "-o", target, _HERE / "watch.c")
+    subprocess.run(command, check=True)
+    return target

@@ -160,7 +160,7 @@ def run(folder: Path) -> None:
             show(config.read_text())
         with step("The daemon and a guest (emulated: it needs no KVM)"):
             print("    $ vhost9p run demo.yaml -- qemu-system-x86_64 …", flush=True)
-            vm = running.enter_context(VM(image, run=config))
+            vm = running.enter_context(VM(image, run=[str(config)]))
         with step("It mounts all three"):
             for tag in ("remap", "warn", "several"):
                 print(f"    guest# mount -t 9p -o trans=virtio,version=9p2000.L {tag} /{tag}")

@@ -157,6 +157,22 @@ def rsync() -> Program:
 
 
 @once
+def inotifywait() -> Program:
+    """Of inotify-tools."""
+    command = _foreign(
+        _packages("inotify-tools", "trixie", ("inotify-tools",)), "usr/bin/inotifywait"
+    )
+    return Program(command, _output((*command, "--help")).partition("\n")[0])
+
+
+@once
+def vim() -> Program:
+    """Debian's smallest vim."""
+    command = _foreign(_packages("vim", "trixie", ("vim-tiny",)), "usr/bin/vim.tiny")
+    return Program(command, _output((*command, "--version")).partition("\n")[0])
+
+
+@once
 def tshark() -> Program:
     """Wireshark for the terminal: the one on PATH, else Debian's."""
     installed = shutil.which("tshark")

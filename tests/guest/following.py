@@ -29,10 +29,11 @@ PATIENCE = 120.0
 """Seconds for an answer."""
 _SIGN = "sign-of-life"
 
-# Waits for anything in the mount's root, whose watch works in each cache mode.
+# Waits for anything in a directory. It is held, so that its watch works in each cache mode.
 _AWAIT = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
+held = os.open(sys.argv[1], os.O_PATH)
 notices = libc.inotify_init1(0)
 libc.inotify_add_watch(notices, sys.argv[1].encode(), 0x102)
 print("watches", flush=True)
@@ -81,13 +82,16 @@ class Following:
     guest: Uml
     shared: Path
     agent: Process
+    exports: Sequence[str] = ()
+    """Directories below `export`; if there are none it is the only export itself."""
 
     def await_change(self) -> None:
         """Returns when a change of the host has reached the guest. Raises CommandFailed,
         CommandTimeout, GuestLost."""
-        waits = self.guest.popen(["python3", "-c", _AWAIT, MOUNT, _SIGN])
+        below = self.exports[0] if self.exports else ""
+        waits = self.guest.popen(["python3", "-c", _AWAIT, f"{MOUNT}/{below}", _SIGN])
         waits.expect(b"watches")
-        sign = self.export / _SIGN
+        sign = self.export / below / _SIGN
         while waits.poll() is None:
             sign.write_text(sign.read_text() + "." if sign.exists() else ".")
             time.sleep(0.05)
@@ -101,18 +105,22 @@ def following(
     cache: str,
     *options: str,
     agent: Sequence[str] = (),
+    exports: Sequence[str] = (),
     where: Placement = ANYWHERE,
 ) -> Iterator[Following]:
-    """All of it, on a directory; `options` are vhost9p's, `agent` the agent's."""
+    """All of it, on a directory, or on several below it; `options` are vhost9p's, `agent` the
+    agent's."""
+    each = [word for name in exports for word in ("--export", f"name={name},path={export}/{name}")]
+    served = each or ["--path", str(export)]
     with (
         tempfile.TemporaryDirectory(prefix="vhost9p-shared-") as shared,
-        Daemon("--path", str(export), "--multidevs", "remap", "--notify", *options) as daemon,
+        Daemon(*served, "--multidevs", "remap", "--notify", *options) as daemon,
     ):
         placement.pin(daemon.worker, where.server)
         device = Device(Path(daemon.socket), NINEP)
         with Uml([device], Path(shared), cpu=where.driver) as guest:
             guest.run(f"mkdir {MOUNT} && mount -t 9p -o {OPTIONS},cache={cache} host0 {MOUNT}")
             process = guest.popen(["sh", f"{MOUNT}/.vhost9p/agent", *agent])
-            found = Following(export, daemon, guest, Path(shared), process)
+            found = Following(export, daemon, guest, Path(shared), process, exports)
             found.await_change()
             yield found

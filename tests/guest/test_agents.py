@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -89,14 +88,6 @@ def command(agent: str, directory: str = "", shell: str = "sh") -> str:
         "script": f"{shell} {MOUNT}/.vhost9p/agent -s -v {directory}",
     }[agent]
     return f"exec {start}"
-
-
-@pytest.fixture(scope="module")
-def watch_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("watch") / "watch"
-    source = ROOT / "tests/guest/watch.c"
-    subprocess.run(("cc", "-O2", "-static", "-s", "-Wall", "-o", target, source), check=True)
-    return target
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def _configured(qemu: list[str], folder: Path, name: str) -> list[str]:
     it."""
     way = WAYS.get(name)
     if way == "run":
-        run = served(folder / f"{name}.yaml")
+        run = served(str(folder / f"{name}.yaml"))
         return ["env", f"XDG_STATE_HOME={folder}/state", *run, *qemu, "-m", "512M"]
     if way is None:
         return [*qemu, "-readconfig", f"{name}.cfg"]

@@ -86,14 +86,16 @@ class VM:
         args: Sequence[str] = (),
         append: str = "",
         log: Path | None = None,
-        run: Path | None = None,
+        run: Sequence[str] = (),
+        patience: float = BOOT_SECONDS,
     ) -> None:
         """A guest with one vhost-user 9p device for each of `sockets`.
 
         `memory` in QEMU's notation; `hotplug` puts each device behind a port of its own, so that
         device_del works; `args` and `append` are added to QEMU's and the kernel's arguments;
         `log` is the folder in which console.log and qemu.log stay (else they go with the guest).
-        `run` is a configuration that is served as long as the guest runs, by `vhost9p run`.
+        `run` are the words of a `vhost9p run` that serves as long as the guest runs; a boot may
+        take `patience` seconds.
         """
         self.image = image
         self._folder = Path(tempfile.mkdtemp(prefix="vm-"))
@@ -106,7 +108,7 @@ class VM:
         ]
         self._devices = [_for_qmp(each[-1]) for each in devices]
         self.command: tuple[str, ...] = (
-            *(served(run) if run else ()),
+            *(served(*run) if run else ()),
             *fetch.qemu().command,
             *_machine(memory, cpus, self._folder, self.console_log),
             *(word for each in devices for option in each for word in option.words),
@@ -115,6 +117,7 @@ class VM:
             *("-append", f"{_KERNEL_ARGUMENTS} {append}".rstrip()),
             *args,
         )
+        self._patience = patience
         self._console_read = 0
         self._console_tail = b""
         self._fatal = b""
@@ -232,14 +235,15 @@ class VM:
         """Unmount what is mounted at `where`."""
         self.run(("umount", where))
 
-    def reboot(self, timeout: float = BOOT_SECONDS) -> None:
+    def reboot(self, timeout: float | None = None) -> None:
         """Reset the machine as its reset button would, and wait until it has booted again."""
         boots = self.channel.boots
         self.qmp.execute("system_reset")
         self.wait_boot(boots, timeout)
 
-    def wait_boot(self, after: int = 0, timeout: float = BOOT_SECONDS) -> None:
+    def wait_boot(self, after: int = 0, timeout: float | None = None) -> None:
         """Wait until the guest has booted more than `after` times (Channel.boots counts)."""
+        timeout = self._patience if timeout is None else timeout
         channel = self.channel
         with cache.Progress(f"booting Linux {self.image.kernel.release}"):
             if not channel.wait_for(lambda: channel.boots > after, timeout):
@@ -336,9 +340,10 @@ def _machine(memory: str, cpus: int, folder: Path, console: Path) -> tuple[str, 
     )
 
 
-def served(config: Path) -> list[str]:
-    """The words before QEMU's by which a configuration is served as long as it runs."""
-    words = [sys.executable, "-m", "vhost9p", "run", str(config), "--"]
+def served(*words: str) -> list[str]:
+    """The words before QEMU's by which it is served as long as it runs; `words` are those of
+    `vhost9p run`."""
+    words = (sys.executable, "-m", "vhost9p", "run", *words, "--")
     return ["env", f"PYTHONPATH={environment({})['PYTHONPATH']}", *ending_with_tests(words)]
 
 

@@ -4,7 +4,8 @@
 own, mounts a FUSE file system and runs COMMAND. Its directory has one file, `hung`, of SIZE bytes
 b"h". Opening and stating it works. With `requests` as WHAT reads, writes, fsync and truncation are
 not answered until a byte comes on the descriptor CONTROL, and all of them are from then on; with
-`close` it is the close of a descriptor that is not.
+`close` it is the close of a descriptor that is not, and with `opening` the opening of directories
+and statfs.
 
 Reads and writes go through the page cache: with FUSE's direct I/O the kernel would hold on to the
 caller's pages themselves, which no change of mappings takes away.
@@ -32,7 +33,11 @@ ROOT, HUNG = 1, 2
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, STATFS = 1, 2, 3, 4, 14, 15, 16, 17
 RELEASE, FSYNC, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR = 18, 20, 25, 26, 27, 28, 29
 INTERRUPT, BATCH_FORGET = 36, 42
-HANGING = {"requests": (READ, WRITE, FSYNC, SETATTR), "close": (FLUSH,)}
+HANGING = {
+    "requests": (READ, WRITE, FSYNC, SETATTR),
+    "close": (FLUSH,),
+    "opening": (OPENDIR, STATFS),
+}
 UNANSWERED = (FORGET, BATCH_FORGET, INTERRUPT)
 
 IN_HEADER = struct.Struct("=IIQQIIII")

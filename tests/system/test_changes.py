@@ -3,13 +3,17 @@ out, and what outlives what. Where main may watch file systems (vhost9p/watcher)
 
 from __future__ import annotations
 
+import mmap
 import os
+import random
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,12 +23,14 @@ from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon, is_alive
 from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
+from tests.system.reloads.site import Site
 from tests.system.reported import Reported, reported, watchers
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_keeper_death import lose_keeper
 from tests.system.test_listed_mounts import Inside
-from tests.system.test_reload import Site
 from tests.system.test_upgrade import upgraded
+from vhost9p.changes.ring import Ring
+from vhost9p.native import process
 
 pytestmark = needs_root
 
@@ -134,7 +140,9 @@ def test_an_export_that_the_host_renames(export: Path) -> None:
 def test_hidden_paths_are_not_reported(export: Path) -> None:
     (export / "secrets").mkdir()
     with watched(export, "--hide", "*.key", "--hide", "secrets") as (_, lines):
-        change("touch a.key secrets/f g; mv a.key shown; mv g h.key; chmod 700 secrets", export)
+        change(
+            ": >a.key; : >secrets/f; : >g; mv a.key shown; mv g h.key; chmod 700 secrets", export
+        )
         assert all_until_now(lines, export) == [b"created g", b"created shown", b"removed g"]
 
 
@@ -194,8 +202,39 @@ def test_a_worker_that_has_died_was_the_guest(export: Path) -> None:
         assert all_until_now(lines, export) == []
 
 
-def test_devices_of_one_vm_are_one_guest_and_other_vms_are_not(export: Path) -> None:
-    """Three devices share a directory, two of them one VM."""
+def create_as(pid: int, path: Path) -> bool:
+    """Whether a process with this pid was to be had, which has created a file."""
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    for _ in range(20):
+        last.write_text(str(pid - 1))
+        child = os.fork()
+        if child == 0:
+            if os.getpid() == pid:
+                path.touch()
+            os._exit(0)
+        os.waitpid(child, 0)
+        if child == pid:
+            return True
+    return False
+
+
+def test_a_process_that_gets_the_pid_of_a_worker_that_died_is_not_the_guest(export: Path) -> None:
+    with watched(export) as (share, lines):
+        client, worker = share.client, share.daemon.worker
+        client.clunk(client.create(share.root, b"f"))
+        assert all_until_now(lines, export) == []
+        kill(worker)
+        client.getattr(share.root)
+        time.sleep(0.5)  # until the watcher has heard of it
+        if not create_as(worker, export / "g"):
+            pytest.skip("the pid is taken")
+        lines.until(b"created g")
+
+
+@contextmanager
+def two_vms(export: Path) -> Iterator[tuple[Daemon, str, list[Reported]]]:
+    """A daemon, the socket of its first device, and what is reported of three devices that share a
+    directory, two of them of one VM."""
     with tempfile.TemporaryDirectory(prefix="v9-") as name:
         folder, rest = Path(name), f"path: {export}, force: true, notify: true"
         (folder / "vms").mkdir()
@@ -206,15 +245,63 @@ def test_devices_of_one_vm_are_one_guest_and_other_vms_are_not(export: Path) -> 
         daemon.ready = "theirs: serving "
         with daemon:
             daemon.wait_until(lambda: len(watchers(daemon)) == 2, "not all are watched")
-            with reported(daemon) as (first, second, other):
-                with Machine(str(folder / "a")) as machine:
-                    client = Client(machine.boot())
-                    client.version()
-                    client.attach(0)
-                    client.clunk(client.create(0, b"f"))
-                other.until(b"created f")
-                for lines in (first, second):
-                    assert all_until_now(lines, export) == []
+            with reported(daemon) as all:
+                yield daemon, str(folder / "a"), all
+
+
+def bell_of(daemon: Daemon, ring: Ring) -> int:
+    """A copy of the bell of a ring; main has opened it next to the memory."""
+    folder, wanted = Path(f"/proc/{daemon.pid}/fd"), os.fstat(ring.fd)
+    memory = min(
+        int(each.name) for each in folder.iterdir() if os.path.samestat(each.stat(), wanted)
+    )
+    pidfd = os.pidfd_open(daemon.pid)
+    try:
+        return process.take_descriptor(pidfd, memory + 1)
+    finally:
+        os.close(pidfd)
+
+
+def test_devices_of_one_vm_are_one_guest_and_other_vms_are_not(export: Path) -> None:
+    with two_vms(export) as (_, socket, (first, second, other)):
+        with Machine(socket) as machine:
+            client = Client(machine.boot())
+            client.version()
+            client.attach(0)
+            client.clunk(client.create(0, b"f"))
+        other.until(b"created f")
+        for lines in (first, second):
+            assert all_until_now(lines, export) == []
+
+
+def test_what_a_worker_writes_to_its_rings_harms_nobody_else(export: Path) -> None:
+    """It was taken over, and writes anything at any time, and makes the bell wait."""
+    chance = random.Random(9)
+    with two_vms(export) as (daemon, _, (first, second, other)):
+        before = watchers(daemon)
+        size = os.fstat(first.ring.fd).st_size
+        with mmap.mmap(first.ring.fd, size) as memory:
+            for number in range(300):
+                if number % 10 == 0:
+                    memory[mmap.PAGESIZE :] = chance.randbytes(size - mmap.PAGESIZE)
+                positions = chance.choice([chance.randbytes(16), b"\xff" * 16, bytes(16)])
+                memory[: len(positions)] = positions
+                (export / f"f{number}").touch()
+        other.until(*(b"created f%d" % number for number in range(300)))
+        assert watchers(daemon) == before
+        first.forget()
+        (export / "later").touch()
+        for lines in (first, second, other):
+            lines.until(b"created later")
+        bell = bell_of(daemon, second.ring)
+        with suppress(BlockingIOError):
+            os.eventfd_read(bell)
+        os.set_blocking(bell, True)
+        os.eventfd_write(bell, 2**64 - 2)
+        os.close(bell)
+        (export / "last").touch()
+        other.until(b"created last")
+        daemon.check_output()
 
 
 # ---- exports -------------------------------------------------------------------------------------
@@ -241,6 +328,42 @@ def test_a_reload_adds_and_removes_exports(base: Path) -> None:
         lines.forget()
         (base / "a/f").write_text("")
         assert all_until_now(lines, base / "b", b"b/") == []
+
+
+def test_a_reload_lists_the_directory_of_notices_but_cannot_rename_it(base: Path) -> None:
+    """Nor can it begin or end reports (docs/changes.md)."""
+    with Site(base, more="notify: true\n") as site:
+        assert b".vhost9p" not in site.names()
+        site.reload("a", "b", more="notify: true\nnotify_listed: true\n")
+        assert b".vhost9p" in site.names()
+        for more in ("", "notify: true\nnotify_name: other\n"):
+            site.write("a", "b", more=more)
+            site.hang_up("cannot change while the guest runs")
+
+
+@pytest.mark.parametrize("level", ["namespace", "chroot", "none"])
+def test_a_path_that_leads_elsewhere_by_now(export: Path, level: str) -> None:
+    """What is watched is what the guest sees, also by the next watcher, and by the next worker."""
+    moved = export.with_name("moved")
+    with watched(export, "--sandbox", level) as (share, lines):
+        export.rename(moved)
+        export.mkdir(mode=0o777)
+        (watcher,) = watchers(share.daemon)
+        kill(watcher)
+        lines.until(b"overflow")
+        (export / "wrong").touch()
+        (moved / "right").touch()
+        lines.until(b"created right")
+        assert b"created wrong" not in lines.lines
+        lines.forget()
+        kill(share.daemon.worker)
+        share.client.getattr(share.root)
+        if level != "namespace":
+            lines.until(b"overflow")
+        served = moved if level == "namespace" else export
+        (served / "also right").touch()
+        lines.until(b"created also\\0040right")
+        shutil.rmtree(moved)
 
 
 @pytest.mark.parametrize("level", ["namespace", "chroot", "none"])

@@ -136,6 +136,15 @@ def test_qemu_gets_what_it_needs_and_its_exit_code_is_returned(place: Place) -> 
     assert "QEMU gets -object memory-backend-memfd" in out
 
 
+def test_a_guest_gets_the_unit_of_its_agent(place: Place) -> None:
+    """And `notify`, for which there is no key where no file is."""
+    code, out = place.ended("exit 5", "--agent", "--path", "share")
+    assert code == 5
+    assert "value=io.systemd.credential.binary:systemd.extra-unit." in place.read("arguments")
+    assert "the guest gets vhost9p-agent.service\n" in out
+    assert "smbios" not in out
+
+
 def test_identities_survive_since_the_socket_is_the_same_next_time(place: Place) -> None:
     place.ended("exit 0")
     first = place.read("socket")

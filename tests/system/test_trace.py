@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.client import LOCK_BLOCK, WRLCK, Client, P9Errno
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, environment, run_cli
 from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T
@@ -274,10 +274,7 @@ def test_the_reader_of_a_pipe_may_go(share: Share) -> None:
 
 def refused(*words: str, wrapper: tuple[str, ...] = ()) -> str:
     """The one line with which the command ends."""
-    done = subprocess.run(
-        [*wrapper, sys.executable, "-m", "vhost9p", "trace", *words],
-        capture_output=True, text=True, timeout=60, check=False, env=environment({}),
-    )  # fmt: skip
+    done = run_cli("trace", *words, wrapper=wrapper)
     assert done.returncode in (1, 2) and done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr

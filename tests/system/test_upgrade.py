@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.client import LOCK_SUCCESS, UNLCK, WRLCK, Client
-from tests.frontend.daemon import Daemon, children, environment
+from tests.frontend.daemon import Daemon, children, run_cli
 from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
 from tests.frontend.wire import T
@@ -50,10 +50,7 @@ def daemon(export: Path) -> Iterator[Daemon]:
 
 def upgrade(*pids: int, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Runs the command."""
-    return subprocess.run(
-        [*wrapper, sys.executable, "-m", "vhost9p", "upgrade", *map(str, pids)],
-        capture_output=True, text=True, timeout=120, check=False, env=environment({}),
-    )  # fmt: skip
+    return run_cli("upgrade", *map(str, pids), wrapper=wrapper)
 
 
 def upgraded(daemon: Daemon) -> None:
@@ -62,7 +59,8 @@ def upgraded(daemon: Daemon) -> None:
     done = upgrade(daemon.pid)
     assert (done.returncode, done.stderr) == (0, ""), daemon.output
     assert f"{daemon.pid}: upgraded from version " in done.stdout
-    assert len(keepers) == len(daemon.keepers) and not keepers & set(daemon.keepers)
+    daemon.wait_until(lambda: not keepers & set(daemon.keepers), "the old keepers end")
+    assert len(keepers) == len(daemon.keepers)
 
 
 @contextmanager
@@ -182,9 +180,12 @@ def test_nothing_is_left_behind(daemon: Daemon, export: Path) -> None:
 
 
 def test_everything_else_goes_on_as_before(daemon: Daemon, export: Path) -> None:
-    pid, command = daemon.pid, Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+    def command() -> bytes:
+        return Path(f"/proc/{daemon.pid}/cmdline").read_bytes().rstrip(b"\0")
+
+    pid, before = daemon.pid, command()
     upgraded(daemon)
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == command
+    assert command() == before
     assert Path(f"/proc/{pid}/comm").read_text() == "vhost9p\n"
     is_served(daemon, export)
     kill(daemon.worker)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, run_cli
 from tests.system.share import (
     AS_USER,
     IS_ROOT,
@@ -48,14 +47,7 @@ class Place:
         self, path: str, *options: str, config: str = "", wrapper: Sequence[str] = ()
     ) -> tuple[int, list[str]]:
         """The exit code and the lines that are printed."""
-        words = ["-m", "vhost9p", "why", str(self.configure(config)), path, *options]
-        done = subprocess.run(
-            [*wrapper, sys.executable, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment({}),
-        )
+        done = run_cli("why", self.configure(config), path, *options, wrapper=wrapper)
         assert "Traceback" not in done.stderr
         return done.returncode, [*done.stdout.splitlines(), *done.stderr.splitlines()]
 

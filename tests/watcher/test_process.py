@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ import pytest
 
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.vm import Vm
-from vhost9p.watcher.process import PAUSE_S, SAID_MAX, Watchers
+from vhost9p.watcher.child import MOUNTS_HAVE_CHANGED
+from vhost9p.watcher.process import PAUSE_S, REST_S, SAID_MAX, SLOW_S, Watchers
 
 GARBAGE = [
     b"",
@@ -51,6 +53,21 @@ class Main:
         each.next_start = None
         self.watched[each.channel.fileno()] = lambda: self.watchers._hear(each)
         return its
+
+    def end(self, vm: Vm, *said: bytes) -> float:
+        """A process that begins to watch, has something more to say, and ends. Returns in how many
+        seconds the next one is due."""
+        with self.begin(vm) as its:
+            watcher = self.watchers._all[vm.name]
+            watcher._started = time.monotonic()
+            watcher._back_off.started()
+            watcher._changes.started()
+            for each in (b'{"lacks": {}}', *said):
+                its.send(each)
+        while self.watched:
+            self.step()
+        ((at, _),) = self.watchers.due()
+        return at - time.monotonic()
 
     def step(self) -> None:
         (ready,) = self.watched.values()
@@ -131,3 +148,27 @@ def test_processes_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None
             main.step()
             main.watchers._end(main.watchers._all["vm"])
     assert len(caplog.records) == SAID_MAX
+
+
+def test_mounts_that_change_again_and_again_are_no_deaths() -> None:
+    """The next process follows soon, and watches longer and longer before it may be replaced."""
+    main, vm = Main(), vm_of(DeviceConfig((), notify=True))
+    rests = []
+    for _ in range(20):
+        main.watchers.serves(vm)
+        rests.append(main.watchers._all["vm"]._rest)
+        assert main.end(vm, MOUNTS_HAVE_CHANGED) <= max(PAUSE_S, rests[-1])
+    assert rests[:2] == [0.0, 0.0] and rests == sorted(rests) and rests[-1] == REST_S
+    assert main.end(vm) <= PAUSE_S, "this is the first death"
+
+
+def test_a_process_that_never_watches_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    main, vm = Main(), vm_of(DeviceConfig((), notify=True))
+    with main.begin(vm):
+        watcher = main.watchers._all["vm"]
+        watcher.is_late_at = SLOW_S
+        ((at, say),) = main.watchers.due()
+        say()
+        assert at == SLOW_S and not [*main.watchers.due()]
+    (record,) = caplog.records
+    assert record.message.endswith("which is tried again: the process that is to watch hangs")

@@ -16,6 +16,7 @@ from vhost9p.config import DeviceConfig
 from vhost9p.control import Object
 from vhost9p.control.server import Client
 from vhost9p.errors import UserError
+from vhost9p.native.export import NOTICES
 from vhost9p.trace.memory import DATA_MAX, FORMAT
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def _devices(vm: "Vm") -> list[Object]:
 
 
 def _names(device: DeviceConfig) -> Iterator[str]:
-    """Yields the names of exports, in the order of their indexes; empty where there is none."""
-    exports = device.indexed
-    for index in range(max(exports) + 1):
-        yield exports[index].name if index in exports else ""
+    """Yields the names of exports, and of the directory of notices, in the order of their indexes;
+    empty where there is none."""
+    names = {index: each.name for index, each in device.indexed.items()}
+    if device.notify:
+        names[NOTICES] = device.notify_name
+    for index in range(max(names) + 1):
+        yield names.get(index, "")

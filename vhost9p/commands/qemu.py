@@ -16,7 +16,7 @@ from vhost9p.config_file import load
 from vhost9p.errors import UserError
 from vhost9p.log_record import one_line
 from vhost9p.output import write_line
-from vhost9p.qemu import access, formats, guest, options
+from vhost9p.qemu import access, agent_unit, formats, guest, options
 
 SUMMARY = "print QEMU arguments for a configuration, and mounts for its guest"
 DETAILS = (
@@ -25,7 +25,7 @@ DETAILS = (
 )
 EXAMPLE = """vhost9p qemu vm.yaml
 vhost9p qemu vm.yaml --format readconfig --memory 4G > vm.cfg"""
-FORMATS = ("shell", "readconfig", "libvirt", "fstab")
+FORMATS = ("shell", "readconfig", "libvirt", "fstab", "unit")
 MEMORY_MAX = 2**46
 """Bytes."""
 
@@ -38,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=typed(v.parse_choice(*FORMATS)),
         default=FORMATS[0],
         metavar="FORMAT",
-        help="shell (default), readconfig (a file for -readconfig), libvirt (a domain), or fstab "
-        "(the guest's)",
+        help="shell (default), readconfig (for -readconfig), libvirt (a domain), fstab, or unit "
+        "(the guest's, for its agent)",
     )
     parser.add_argument(
         "--memory",
@@ -98,6 +98,8 @@ def _text(config: Config, chosen: argparse.Namespace) -> str:
     """What another program reads."""
     if chosen.format == "fstab":
         return "".join(f"{guest.fstab_line(each)}\n" for each in config.devices)
+    if chosen.format == "unit":
+        return agent_unit.unit(config)
     wanted = options.of_config(config, chosen.memory, chosen.machine, pluggable=chosen.pluggable)
     if chosen.format == "readconfig":
         return formats.readconfig(wanted)
@@ -112,6 +114,10 @@ def _advice(config: Config, format_name: str) -> Iterator[str]:
     """The lines for a person."""
     if format_name == "libvirt":
         yield from access.advice(options.sockets(config))
+    if format_name == "unit":
+        yield f"# In the guest, /etc/systemd/system/{agent_unit.NAME}; then, as root:"
+        yield f"systemctl enable --now {agent_unit.NAME}"
+        return
     if format_name != "fstab":
         yield "# In the guest, as root:"
         yield from (guest.mount_line(each) for each in config.devices)

@@ -21,7 +21,8 @@ from vhost9p.cli_config import absolute
 from vhost9p.config_file import load
 from vhost9p.errors import EXIT_FAILURE, UserError
 from vhost9p.output import say, start_log
-from vhost9p.qemu import command_line, options, program
+from vhost9p.qemu import agent_unit, command_line, options, program
+from vhost9p.qemu.options import Option
 
 SUMMARY = "serve a configuration and run its VM, until QEMU ends"
 DETAILS = (
@@ -31,12 +32,18 @@ DETAILS = (
 )
 USAGE = "vhost9p run VM.yaml -- QEMU…"
 EXAMPLE = """vhost9p run vm.yaml -- qemu-system-x86_64 -m 4G -accel kvm -hda disk.qcow2
-vhost9p run --path /srv/data -- qemu-system-x86_64 -m 4G -hda disk.qcow2"""
+vhost9p run --agent --path /srv/data -- qemu-system-x86_64 -hda disk.qcow2"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options to a parser."""
-    parser.usage = "vhost9p run [-h] (VM.yaml | --path DIR) -- QEMU…"
+    parser.usage = "vhost9p run [-h] [--agent] (VM.yaml | --path DIR) -- QEMU…"
+    parser.add_argument(
+        "--agent",
+        action="store_true",
+        help="have the guest's systemd (257 or newer) mount what it does not mount itself, and run "
+        "the agent of devices with notify; --path gets it",
+    )
     parser.add_argument(
         "--path", metavar="DIR", help="a directory to serve as host0, instead of a file's"
     )
@@ -61,12 +68,15 @@ def run(chosen: argparse.Namespace) -> int:
         config = load(file, socket_needed=False)
     else:
         export = c.ExportConfig(absolute(chosen.path))
-        config = c.Config((c.DeviceConfig((export,)),))
+        config = c.Config((c.DeviceConfig((export,), notify=chosen.agent),))
+    unit = [*agent_unit.smbios(config)] if chosen.agent else []
+    if unit:
+        command_line.check_smbios(command)
     with private_sockets(config) as complete:
-        return _run(complete, command)
+        return _run(complete, command, unit)
 
 
-def _run(config: c.Config, command: list[str]) -> int:
+def _run(config: c.Config, command: list[str], unit: list[Option]) -> int:
     from vhost9p import preflight, supervisor
 
     added = command_line.needed(command, options.sockets(config))
@@ -75,7 +85,9 @@ def _run(config: c.Config, command: list[str]) -> int:
     words = [word for option in added for word in option.words]
     if words:
         say(f"QEMU gets {shlex.join(words)}", logging.INFO)
-    command = [*command, *words]
+    if unit:
+        say(f"the guest gets {agent_unit.NAME}", logging.INFO)
+    command = [*command, *words, *(word for option in unit for word in option.words)]
     code = supervisor.run(config, [*command, *supervisor.END_WITH_PARENT])
     if code == EXIT_FAILURE and (why := program.why_no_frontend(command[0])):
         say(why)

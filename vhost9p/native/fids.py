@@ -45,6 +45,8 @@ class Stream(NamedTuple):
     """The offset at which lines are missing, if `is_lost`."""
     end: int = 0
     """The offset behind the last reply."""
+    last: int = 0
+    """The request that got nothing after a reply that was short (stream.read of p9)."""
     flags: int = 0
 
     @property
@@ -268,7 +270,7 @@ class FidTable:
         """What is known of a fid that has the stream open; OSError EBADF for any other."""
         out = ffi.new("struct v9_stream *")
         check(lib.v9_fid_get_stream(self._device, fid.handle, out))
-        return Stream(out.start, out.lost, out.end, out.more)
+        return Stream(out.start, out.lost, out.end, out.last, out.more)
 
     def set_stream(self, fid: Fid, to: Stream) -> None:
         """Stores that."""

@@ -95,3 +95,9 @@ def take_stop_signals(fd: int, patience: float) -> None:
 def handle_stop_signals(fd: int, patience: float) -> None:
     """The same in a process without threads; unblocks them."""
     check(lib.v9_stop_handle(fd, round(patience * 1000)))
+
+
+def postpone_end(patience: float) -> None:
+    """After a signal that `handle_stop_signals` handles: the process ends so many seconds from now
+    instead."""
+    lib.v9_stop_postpone(round(patience * 1000))

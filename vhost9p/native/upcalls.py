@@ -30,7 +30,8 @@ class Request:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Identifies the request while it is in flight."""
+        """Identifies the request while it is in flight, also when it runs again in another
+        worker."""
         return self.slot, self.seq
 
     def reply(self, data: bytes) -> None:

@@ -23,7 +23,8 @@ class Request(Protocol):
 
     @property
     def key(self) -> tuple[int, int]:
-        """Identifies the request while it is in flight."""
+        """Identifies the request while it is in flight, also when it runs again in another
+        worker: slot and sequence number, which is not 0."""
 
     def reply(self, data: bytes) -> None:
         """Sends a whole R-message after the handler has returned. May be called from any thread."""

@@ -73,7 +73,10 @@ class NoticesFamily:
             if fid.handle != read.handle:
                 raise P9Error(errno.EBADF, "the fid stands for another file by now")
             before = self._fids.stream(fid)
-            data, after = stream.read(self._ring, before, read.offset, read.size)
+            slot, seq = read.request.key
+            data, after = stream.read(
+                self._ring, before, read.offset, read.size, request=seq << 32 | slot
+            )
             if after != before:
                 self._fids.set_stream(fid, after)
         return data

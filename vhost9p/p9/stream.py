@@ -11,6 +11,9 @@ the last one has brought. So a reply is shorter than what was asked for, by a by
 the Tread that continues it gets nothing, once. A reply of the only byte that was asked for is
 whole, and nothing continues it. A descriptor that is not to block gets nothing whenever there is
 nothing.
+
+If the worker dies before that once is published, the same Tread runs again in the next one. It gets
+nothing again: what it continues would be kept back until the next line.
 """
 
 from typing import NamedTuple
@@ -31,12 +34,12 @@ class Reply(NamedTuple):
     stream: Stream
 
 
-def read(ring: Ring, stream: Stream, offset: int, count: int) -> Reply:
-    """Answers a Tread of `count` bytes."""
+def read(ring: Ring, stream: Stream, offset: int, count: int, request: int) -> Reply:
+    """Answers a Tread of `count` bytes, whose request has a number that names it, and is not 0."""
     if not count:
         return Reply(b"", stream)
-    if stream.is_short and offset == stream.end:
-        return Reply(b"", stream.with_flags(is_short=False))
+    if offset == stream.end and (stream.is_short or stream.last == request):
+        return Reply(b"", stream._replace(last=request).with_flags(is_short=False))
     data, stream = _data(ring, stream, offset, max(count - 1, 1))
     if not data:
         return Reply(None if stream.waits else b"", stream)

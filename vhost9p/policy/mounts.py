@@ -150,11 +150,9 @@ class MountTable:
         """Returns the mount number of an open file (proc_pid_fdinfo(5))."""
         info = os.open(str(fd), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fdinfo)
         try:
-            text = os.read(info, 4096)
+            return _number_in(os.read(info, 4096))
         finally:
             os.close(info)
-        found = re.search(rb"^mnt_id:\s*(\d+)$", text, re.MULTILINE)
-        return int(found[1]) if found else 0
 
     def identify(self, mnt_id: int, fd: int, probe: Probe) -> Mount:
         """Returns the mount that the open file `fd` is on; `mnt_id` is from `probe`.
@@ -203,6 +201,18 @@ class MountTable:
     def watch(self, changed: Callable[[], None]) -> "MountWatch":
         """Calls `changed` on a separate thread after each mount or unmount."""
         return MountWatch(self.watched, changed)
+
+
+def number_of(fd: int) -> int:
+    """The same as MountTable.number_of, in a process that may open files of /proc. Raises
+    OSError."""
+    with open(procfs.path(f"self/fdinfo/{fd}"), "rb") as info:
+        return _number_in(info.read(4096))
+
+
+def _number_in(fdinfo: bytes) -> int:
+    found = re.search(rb"^mnt_id:\s*(\d+)$", fdinfo, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 class MountWatch:

@@ -27,6 +27,7 @@ from vhost9p.qemu.options import (
 
 GROUPS = {word: group for group in HEADS for word in (WORDS.get(group, group),)} | {"M": "machine"}
 """Options that are read, and the groups that they are in."""
+NO_SMBIOS = ("microvm", "isapc")
 SHARED = ("memory-backend-memfd", "memory-backend-shm")
 """Backends that are shared unless they say otherwise."""
 TITLE = re.compile(r'\s*\[([\w-]+)(?:\s+"([^"]*)")?\]')
@@ -39,6 +40,8 @@ Pairs = dict[str, str]
 class CommandLine:
     """What the options say."""
 
+    machine: str | None = None
+    """The type of the machine."""
     memory: str | None = None
     """The size of the guest's memory, as QEMU has it."""
     backend: str | None = None
@@ -111,6 +114,7 @@ def _sections(file: str) -> Iterator[tuple[str, Pairs]]:
 
 def _take(line: CommandLine, group: str, pairs: Pairs) -> None:
     if group == "machine":
+        line.machine = pairs.get("type", line.machine)
         line.backend = pairs.get("memory-backend", line.backend)
     elif group == "memory":
         line.memory = pairs.get("size", line.memory)
@@ -136,6 +140,16 @@ def needed(words: Sequence[str], sockets: Sequence[str]) -> list[Option]:
         if socket not in line.sockets:
             options += device(number, socket)
     return options
+
+
+def check_smbios(words: Sequence[str]) -> None:
+    """Raises UserError if a guest of this machine finds no strings of SMBIOS."""
+    machine = read(words).machine
+    if machine in NO_SMBIOS:
+        raise UserError(
+            f"-machine {machine}: it has no SMBIOS, by which --agent reaches the guest; take q35, "
+            "or put the unit into the guest (vhost9p qemu --format unit)"
+        )
 
 
 def _memory(line: CommandLine) -> Iterator[Option]:

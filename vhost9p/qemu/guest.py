@@ -15,10 +15,10 @@ CACHES = (
 
 def options(device: DeviceConfig) -> str:
     """Returns the mount's options. The cache is the one that is right however many write: see
-    docs/guests.md for the others."""
+    docs/guests.md for the others. In a read-only mount no agent fires inotify."""
     words = ["trans=virtio", "version=9p2000.L", f"msize={min(device.msize_max, MSIZE_MAX)}"]
-    read_only = ["ro"] if all(each.readonly for each in device.exports) else []
-    return ",".join([*read_only, *words, "cache=none"])
+    read_only = not device.notify and all(each.readonly for each in device.exports)
+    return ",".join([*(["ro"] if read_only else []), *words, "cache=none"])
 
 
 def mount_point(device: DeviceConfig) -> str:

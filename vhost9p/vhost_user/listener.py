@@ -115,6 +115,12 @@ class Listener:
         """The socket's descriptor."""
         return self._socket.fileno()
 
+    def has_moved(self, fd: int) -> None:
+        """The socket has another descriptor now."""
+        self._socket.detach()
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+
     @property
     def path(self) -> str:
         """Where it was bound, from the root on; empty if it was inherited."""

@@ -1,14 +1,17 @@
 """The process that watches: what it opens and gives up first, and what it does then.
 
 It sees the files that the VM's processes see, so it joins their mount namespace, and opens the
-exports and the mounts below them. Then it has one group for all of their file systems, becomes a
-user who owns nothing, and keeps of root's rights only the one to open directories by handles. What
-it reads comes from the kernel: names of files, which anybody may have chosen.
+exports and the mounts below them. Where exports are not mounts of that namespace, it takes what the
+worker has open (roots.py). What hangs is left out (apart.py). Then it has one group for all of
+their file systems, becomes a user who owns nothing, and keeps of root's rights only the one to open
+directories by handles. What it reads comes from the kernel: names of files, which anybody may have
+chosen.
 
-Nothing of this changes while it runs. If the VM's keeper ends, or mounts come or go below an
-export, the process ends, and main starts the next one: that begins with an overflow for the guest,
-since nobody has watched in between. One at a time writes to a ring: the next one waits for the end
-of the one before.
+Nothing of this changes while it runs. If the VM's keeper ends, mounts come or go below an export,
+or another worker has opened other directories, the process ends, and main starts the next one: that
+begins with an overflow for the guest, since nobody has watched in between. Where mounts change
+again and again, it goes on with what it has for a while (`Job.rest`). One at a time writes to a
+ring: the next one waits for the end of the one before.
 """
 
 import fcntl
@@ -32,10 +35,13 @@ from vhost9p.policy.mounts import MountTable
 from vhost9p.policy.rights import CAP_DAC_READ_SEARCH
 from vhost9p.stop_signals import STOP
 from vhost9p.watcher.file_systems import FileSystems
+from vhost9p.watcher.roots import Roots
 from vhost9p.watcher.watch import Watch
 
 log = logging.getLogger(__name__)
 
+MOUNTS_HAVE_CHANGED = b"mounts have changed"
+"""The last word of a process that ends for this reason."""
 NOBODY = 65534
 """The user and the group that own nothing (overflowuid of proc_sys_kernel(5))."""
 
@@ -53,6 +59,8 @@ class Job(NamedTuple):
     """Of the keeper."""
     rings: Sequence[Ring | None]
     """Of the devices."""
+    rest: float
+    """Seconds that it watches at least before mounts that come or go end it."""
 
 
 def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
@@ -64,14 +72,23 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
             f"/proc/{job.keeper}/task/{job.keeper}/children", os.O_RDONLY | os.O_CLOEXEC
         )
         _join(job)
-        config = job.config
+        wanted = [bool(ring) for ring in job.rings]
+        roots = Roots(job.config, job.rings)
+        config, held = job.config, list[int]()
         if job.entered.level is Level.NAMESPACE:
             config = confinement.seen_inside(config, job.entered)
+        else:
+            config, held = roots.take(job.pidfd)
         with closing(MountTable()) as table:
-            found = FileSystems(config, [bool(ring) for ring in job.rings], table)
+            found = FileSystems(config, wanted, table, held)
+            for fd in held:
+                os.close(fd)
             _give_up_rights(config, parent)
+            _take_turn(job)
             channel.send(json.dumps({"lacks": found.lacks}).encode())
-            Watch(found, job.rings, children).until((channel.fileno(), job.pidfd))
+            watch = Watch(found, job.rings, children, roots)
+            if watch.until(channel, job.pidfd, job.rest):
+                channel.send(MOUNTS_HAVE_CHANGED)
     except (ProcessLookupError, FileNotFoundError, BrokenPipeError):
         pass  # main or the keeper has ended
     except OSError as error:
@@ -92,13 +109,17 @@ def _settle(job: Job, channel: socket.socket) -> None:
     """Takes what the process inherits, and no more. Raises OSError."""
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)  # it ends with main, which ends last
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # main's timer
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends a system call, and the process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP, signal.SIGALRM})
     set_name("vhost9p-watcher", f"vhost9p: watcher of {job.name}")
     rings = [ring for ring in job.rings if ring]
     own = [fd for ring in rings for fd in (ring.fd, ring.bell)]
     close_others((0, 1, 2, channel.fileno(), job.pidfd, *own))
-    for ring in rings:
+
+
+def _take_turn(job: Job) -> None:
+    """Waits for the end of the process before, if that still writes. Raises OSError."""
+    for ring in filter(None, job.rings):
         fcntl.lockf(ring.fd, fcntl.LOCK_EX)
 
 

@@ -9,14 +9,17 @@ import errno
 import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 
 from vhost9p import procfs
 from vhost9p.changes import records
 from vhost9p.changes.records import MOVED_FROM, MOVED_TO, RENAME
-from vhost9p.config import Config, DeviceConfig
+from vhost9p.config import Config
 from vhost9p.exports import view_of
 from vhost9p.native import fanotify
-from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable
+from vhost9p.policy.mounts import KERNEL_TYPES, MountLine, MountTable, number_of
+from vhost9p.watcher import apart
+from vhost9p.watcher.apart import Outcome
 from vhost9p.watcher.places import DIRECTORY, Mount, Place, Places, path_of
 
 LACKS_MAX = 16
@@ -32,28 +35,25 @@ _REASONS = dict.fromkeys(
 
 class FileSystems:
     """Those of the devices for which `wanted` says so. Paths in `config` are those of this
-    process's mount namespace, whose mounts `table` has."""
+    process's mount namespace, whose mounts `table` has, or lead through its descriptors `held`."""
 
-    def __init__(self, config: Config, wanted: Sequence[bool], table: MountTable) -> None:
+    def __init__(
+        self,
+        config: Config,
+        wanted: Sequence[bool],
+        table: MountTable,
+        held: Collection[int] = (),
+    ) -> None:
         """Raises OSError: nothing can be watched."""
         self._table = table
+        self._held = held
         self.lacks: dict[int, list[str]] = {}
         """By device, what is not watched, and why."""
         self.group = fanotify.open_group()
         """The open fanotify group, which does not wait when it is read."""
-        devices = enumerate(zip(config.devices, wanted, strict=True))
-        self.places = Places(
-            [
-                place
-                for number, (device, is_wanted) in devices
-                if is_wanted
-                for place in self._open(number, device)
-            ],
-            self._covers,
-        )
+        self.places = Places([*self._open(config, wanted)], self._covers)
         self._mounts = self._list()
-        for (number, point), places in self._mounts.items():
-            self._watch(number, point, places)
+        self._watch()
         self._marks = self._count_marks()
 
     @property
@@ -73,16 +73,22 @@ class FileSystems:
         goes."""
         return self._table.watched
 
-    def _open(self, device: int, config: DeviceConfig) -> Iterator[Place]:
-        for export in config.exports:
-            path = export.place or export.path
-            try:
-                root = os.open(path, DIRECTORY)
-            except OSError as error:
-                self._lack(device, export.path, error)
+    def _open(self, config: Config, wanted: Sequence[bool]) -> Iterator[Place]:
+        """Raises OSError."""
+        exports = [
+            (number, device, export)
+            for number, device in enumerate(config.devices)
+            if wanted[number]
+            for export in device.exports
+        ]
+        steps = [partial(_open, each.place or each.path) for _, _, each in exports]
+        roots = apart.try_each(steps, self._held)
+        for (number, device, export), root in zip(exports, roots, strict=True):
+            if isinstance(root, OSError):
+                self._lack(number, export.path, root)
                 continue
-            has_others = config.multidevs != "forbid"
-            yield Place(device, view_of(config, export), root, has_others)
+            has_others = device.multidevs != "forbid"
+            yield Place(number, view_of(device, export), root[1][0], has_others)
 
     def _list(self) -> dict[tuple[int, bytes], tuple[int, ...]]:
         """Returns the mounts at and below the exports, by number and path, with the places that
@@ -105,27 +111,20 @@ class FileSystems:
                 found.setdefault(line.parent, []).append(line.point + b"/")
         return found
 
-    def _watch(self, number: int, path: bytes, places: Collection[int]) -> None:
+    def _watch(self) -> None:
         """Raises OSError: the process lacks something."""
-        here = (self.places.all[i].root for i in places)
-        kept = next((root for root in here if path_of(root) == path), -1)
-        try:
-            fd = os.open(path, DIRECTORY)
-        except NotADirectoryError:
-            return  # a single file
-        except OSError as error:
-            self._lack_all(places, path, error)
-            return
-        try:
-            if self._table.number_of(fd) != number:
-                return  # another mount covers it
-            _mark(self.group, fd)
-            st_dev = os.fstat(fd).st_dev
-            self.places.add(_id_of(fd), Mount(kept, number, path, st_dev, tuple(places)))
-        except OSError as error:
-            self._lack_all(places, path, error)
-        finally:
-            os.close(fd)
+        roots = [place.root for place in self.places.all]
+        kept = {(self._table.number_of(root), path_of(root)): root for root in roots}
+        steps = [partial(_mark, self.group, *each, kept.get(each, -1)) for each in self._mounts]
+        outcomes = apart.try_each(steps, [self.group, *roots])
+        for (each, places), found in zip(self._mounts.items(), outcomes, strict=True):
+            number, path = each
+            if isinstance(found, OSError):
+                self._lack_all(places, path, found)
+            elif found[0]:
+                file_system, st_dev = found[0]
+                mount = Mount(kept.get(each, -1), number, path, st_dev, places)
+                self.places.add(bytes.fromhex(file_system), mount)
 
     def _lack_all(self, places: Iterable[int], point: bytes, error: OSError) -> None:
         for place in (self.places.all[i] for i in places):
@@ -148,7 +147,30 @@ def _below(path: bytes, lines: Iterable[MountLine]) -> Iterator[MountLine]:
             yield line
 
 
-def _mark(group: int, folder: int) -> None:
+def _open(path: str) -> Outcome:
+    """A step: opens an export."""
+    return None, [os.open(path, DIRECTORY)]
+
+
+def _mark(group: int, number: int, path: bytes, kept: int) -> Outcome:
+    """A step: marks the file system of a mount, which is at a path, or which has a descriptor
+    `kept`. Returns its id, as events have it, in hex, and the st_dev of that directory; None if it
+    is not to be watched."""
+    try:
+        fd = kept if kept >= 0 else os.open(path, DIRECTORY)
+    except NotADirectoryError:
+        return None, []  # a single file
+    try:
+        if number_of(fd) != number:
+            return None, []  # another mount covers it
+        _mark_file_system(group, fd)
+        return (_id_of(fd).hex(), os.fstat(fd).st_dev), []
+    finally:
+        if fd != kept:
+            os.close(fd)
+
+
+def _mark_file_system(group: int, folder: int) -> None:
     """Raises OSError."""
     try:
         fanotify.mark_file_system(group, _EVENTS | RENAME, folder)

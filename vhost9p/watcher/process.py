@@ -1,5 +1,10 @@
 """Main's part: a process that watches for each VM that wants it, from when its worker serves until
-its keeper ends. One that dies is followed by another (back_off.py)."""
+its keeper ends. One that dies is followed by another (back_off.py).
+
+One that ends since mounts have changed has not died. The next one follows at once, and gets a time
+that it has to watch before it may end for the same reason: none if that was the first change for a
+while, and up to a second if mounts change without a pause.
+"""
 
 import json
 import logging
@@ -18,7 +23,8 @@ from vhost9p.log_record import about, one_line
 from vhost9p.saved_state import Unreadable
 from vhost9p.vm import Vm
 from vhost9p.watcher import child
-from vhost9p.watcher.child import Job
+from vhost9p.watcher.child import MOUNTS_HAVE_CHANGED, Job
+from vhost9p.watcher.watch import A_WORKER_SERVES
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +33,10 @@ SAID_MAX = 256
 """Different lines that are logged about a VM."""
 PAUSE_S = 0.1
 """Seconds between two processes at least."""
+REST_S = 1.0
+"""Seconds that a process watches at least before mounts end it, where they change all the time."""
+SLOW_S = 60.0
+"""Seconds until a process that does not watch yet is reported."""
 
 
 class Watchers:
@@ -41,7 +51,9 @@ class Watchers:
 
     def serves(self, vm: Vm) -> None:
         """A worker of this VM has begun to serve, or serves still."""
-        if vm.name not in self._all and any(vm.rings) and not vm.marks_dirs:
+        if watcher := self._all.get(vm.name):
+            watcher.tell_that_a_worker_serves()
+        elif any(vm.rings) and not vm.marks_dirs:
             self._all[vm.name] = _Watcher(vm)
 
     def forget(self, vm: Vm) -> None:
@@ -54,6 +66,8 @@ class Watchers:
         for each in self._all.values():
             if each.next_start is not None and each.is_needed:
                 yield each.next_start, partial(self._start, each)
+            elif each.is_late_at is not None:
+                yield each.is_late_at, each.say_that_it_is_late
 
     def _start(self, watcher: "_Watcher") -> None:
         watcher.start()
@@ -84,11 +98,18 @@ class _Watcher:
         """When the next process is to be started; None: there is one."""
         self.channel: socket.socket | None = None
         """To the process, which ends when this is closed."""
+        self.is_late_at: float | None = None
+        """When it is to be reported that the process does not watch yet."""
         self.lacks: dict[int, list[str]] | None = None
         """By device, what the process does not watch, and why; None: it watches nothing yet."""
         self._vm = vm
         self._pidfd = -1
-        self._back_off = BackOff()
+        self._back_off, self._changes = BackOff(), BackOff()
+        self._started = 0.0
+        self._rest = 0.0
+        """Seconds that the process watches at least before mounts end it."""
+        self._have_mounts_changed = False
+        """Whether that is why it ends."""
         self._said: set[str] = set()
         """What was logged already, and is not repeated."""
 
@@ -101,9 +122,11 @@ class _Watcher:
         """Starts the process; if the host has no room for it now, `next_start` says when to try
         again."""
         self._back_off.started()
+        self._changes.started()
+        self._started = time.monotonic()
         vm, parent = self._vm, os.getpid()
         try:
-            job = Job(vm.name, vm.config, vm.read_entered(), vm.pid, vm.pidfd, vm.rings)
+            job = Job(vm.name, vm.config, vm.read_entered(), vm.pid, vm.pidfd, vm.rings, self._rest)
             self.channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with its, without_stop_signals():
                 pid = os.fork()
@@ -111,30 +134,51 @@ class _Watcher:
                     child.run(job, its, parent)
                 self._pidfd = os.pidfd_open(pid)
             self.next_start = None
+            self.is_late_at = self._started + SLOW_S
         except (OSError, Unreadable) as error:  # too many processes or open files, for now
             self._fail(str(error))
             self.ended()
 
     def hear(self) -> bool:
-        """Takes what the process says, which has read what anybody has written; once, so that it
-        cannot keep main busy. Returns whether it goes on."""
+        """Takes what the process says, which has read what anybody has written: once when it begins
+        to watch, and once when it ends, so that it cannot keep main busy. Returns whether it goes
+        on."""
         assert self.channel, "somebody has heard it"
-        if self.lacks is not None:
-            return False
+        said = b""
+        with suppress(OSError):
+            said = self.channel.recv(MESSAGE_MAX)
+        if self.lacks is None:
+            return self._hear_first(said)
+        self._have_mounts_changed = said == MOUNTS_HAVE_CHANGED
+        return False
+
+    def _hear_first(self, said: bytes) -> bool:
         try:
-            said = json.loads(self.channel.recv(MESSAGE_MAX))
-            if failure := said.get("failure"):
+            message = json.loads(said)
+            if failure := message.get("failure"):
                 self._fail(str(failure))
             self.lacks = {
-                device: [one_line(str(each)) for each in said["lacks"].get(str(device), ())]
+                device: [one_line(str(each)) for each in message["lacks"].get(str(device), ())]
                 for device in range(len(self._vm.rings))
             }
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             return False
+        self.is_late_at = None
         for device, lacks in self.lacks.items():
             for each in lacks:
                 self._warn(device, each)
         return True
+
+    def tell_that_a_worker_serves(self) -> None:
+        """It may be another one than before. Waits for nobody."""
+        if self.channel:
+            with suppress(OSError):  # it has ended, or hangs
+                self.channel.send(A_WORKER_SERVES, socket.MSG_DONTWAIT)
+
+    def say_that_it_is_late(self) -> None:
+        """The process does not watch yet."""
+        self.is_late_at = None
+        self._fail("the process that is to watch hangs")
 
     def _is_news(self, what: str) -> bool:
         if what in self._said or len(self._said) >= SAID_MAX:
@@ -169,5 +213,14 @@ class _Watcher:
         if self.channel:
             self.channel.close()
             self.channel = None
-        self.lacks = None
-        self.next_start = time.monotonic() + max(self._back_off.died(), PAUSE_S)
+        self.lacks = self.is_late_at = None
+        self.next_start = max(self._earliest(), self._started + PAUSE_S)
+
+    def _earliest(self) -> float:
+        """When the next process may start; and how long that one has to watch, in `_rest`."""
+        if not self._have_mounts_changed:
+            return time.monotonic() + self._back_off.died()
+        self._have_mounts_changed = False
+        at = self._started + self._rest
+        self._rest = self._changes.died(at_most=REST_S)
+        return at

@@ -3,7 +3,8 @@ changed and have not done it themselves.
 
 What a guest does, the worker of its VM does, which is a child of the keeper. The kernel says of
 each event which process it is of, but maybe only when that has ended. So a worker counts as such
-until all events have been read that were there when it was last seen.
+until all events have been read that were there when it was last seen. Main says when another one
+serves, so that this is soon, whatever happens in the exports: any process may get its pid later.
 
 After each batch of events the watch rests for a moment, in which the kernel puts events of the same
 file together; so who writes without a pause costs a line per batch, and not one per write(2). The
@@ -12,8 +13,10 @@ kernel keeps as many events as fs.fanotify.max_queued_events says, and reports i
 
 import os
 import select
+import signal
+import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from itertools import zip_longest
 
@@ -24,11 +27,19 @@ from vhost9p.changes.report import report
 from vhost9p.changes.ring import Ring
 from vhost9p.watcher.file_systems import FileSystems
 from vhost9p.watcher.places import Gone, Places
+from vhost9p.watcher.roots import Roots
 
+A_WORKER_SERVES = b"a worker serves"
+"""What main says."""
 REST_S = 0.01
 """Seconds between two batches."""
 BATCH = 256 * 1024
 """Bytes of events that are taken at a time."""
+HANG_S = 30.0
+"""Seconds for a batch. A process that takes longer hangs in a file system, and is ended by SIGALRM
+(setitimer(2)); the next one finds out which it is (apart.py)."""
+LOOKS = 9
+"""So many times as long as a look at the mounts takes, nobody looks at them."""
 FOLDERS_MAX = 64
 """Directories that are open at a time."""
 _MOVES = records.MOVED_FROM | records.MOVED_TO | records.RENAME
@@ -36,12 +47,17 @@ _MOVES = records.MOVED_FROM | records.MOVED_TO | records.RENAME
 
 class Watch:
     """Watches `file_systems`; `rings` are those of the VM's devices. `children` is the keeper's
-    open list of its children (proc_pid_children(5))."""
+    open list of its children (proc_pid_children(5)), `roots` what the worker has open."""
 
     def __init__(
-        self, file_systems: FileSystems, rings: Sequence[Ring | None], children: int
+        self,
+        file_systems: FileSystems,
+        rings: Sequence[Ring | None],
+        children: int,
+        roots: Roots,
     ) -> None:
         self._file_systems = file_systems
+        self._roots = roots
         self._places = file_systems.places
         self._rings = [ring for ring in rings if ring]
         of_places = [rings[each.device] for each in self._places.all]
@@ -50,28 +66,31 @@ class Watch:
         self._children = children
         self._own = self._workers()
 
-    def until(self, ends: Collection[int]) -> None:
-        """Watches until one of these descriptors is ready, or other file systems are to be watched.
+    def until(self, main: socket.socket, keeper: int, rest: float) -> bool:
+        """Watches until main closes its end, or the pidfd of the keeper is ready, which returns
+        False; or, after `rest` seconds at the earliest, other file systems are to be watched.
         Raises OSError."""
         poller = select.poll()
-        poller.register(self._file_systems.group, select.POLLIN)
-        poller.register(self._file_systems.mounts_change, select.POLLPRI)
-        for fd in ends:
+        for fd in (self._file_systems.group, main.fileno(), keeper):
             poller.register(fd, select.POLLIN)
+        poller.register(self._file_systems.mounts_change, select.POLLPRI)
+        mounts = MountChanges(self._file_systems, time.monotonic() + rest)
         self._overflow()  # what was before, nobody has seen
         while True:
-            ready = {fd for fd, _ in poller.poll()}
-            if ready & {*ends}:
-                return
-            if self._file_systems.mounts_change in ready:
-                if self._file_systems.have_changed:
-                    return
-                self._places.forget_mounts()
-            if self._file_systems.group in ready:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            ready = {fd for fd, _ in poller.poll(mounts.timeout)}
+            signal.setitimer(signal.ITIMER_REAL, HANG_S)
+            hears = main.fileno() in ready
+            if keeper in ready or (hears and main.recv(len(A_WORKER_SERVES)) != A_WORKER_SERVES):
+                return False
+            mounts.are_others |= hears and self._roots.have_changed
+            if mounts.call_for_another(changed=self._file_systems.mounts_change in ready):
+                return True
+            if hears or self._file_systems.group in ready:
                 try:
                     self._read()
                 except Gone:
-                    return
+                    mounts.are_others = True
                 time.sleep(REST_S)
 
     def _overflow(self) -> None:
@@ -86,8 +105,11 @@ class Watch:
         except BlockingIOError:
             data = b""
         self._own |= alive
+        events = [*records.parse(data)]
+        if any(map(_moves_directories, events)):
+            self._places.forget()  # what is found from now on is where it was moved to
         with closing(Batch(self._places)) as batch:
-            for event in records.parse(data):
+            for event in events:
                 self._take(event, batch)
         for ring, lines in batch.lines.items():
             ring.append(lines.text)
@@ -99,10 +121,7 @@ class Watch:
         return {int(each) for each in os.pread(self._children, 4096, 0).split()}
 
     def _take(self, event: Event, batch: "Batch") -> None:
-        if event.mask & records.ONDIR and event.mask & _MOVES:
-            self._places.forget()
         if event.mask & records.Q_OVERFLOW:
-            self._places.forget()
             batch.overflow(self._rings)
         elif event.entry and event.pid not in self._own:
             try:
@@ -119,6 +138,45 @@ class Watch:
             for old, new in zip_longest(where.get(i, ()), to.get(i, ())):
                 for line in report(view, event, old, new, batch.look):
                     batch.add(ring, line)
+
+
+def _moves_directories(event: Event) -> bool:
+    """Whether paths of directories may have changed."""
+    mask = event.mask
+    return bool((mask & records.ONDIR and mask & _MOVES) or mask & records.Q_OVERFLOW)
+
+
+class MountChanges:
+    """Whether mounts that have come or gone call for another watcher, `not_before` some time. The
+    table of mounts may be long, and change without a pause: it is read for a small part of the
+    time."""
+
+    def __init__(self, file_systems: FileSystems, not_before: float) -> None:
+        self.are_others = False
+        """Whether others are to be watched."""
+        self._file_systems = file_systems
+        self._not_before = not_before
+        self._next_look = 0.0
+        self._looks_at: float | None = None
+        """When the mounts are looked at; None: they have not changed."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Milliseconds until `call_for_another` is to be called, if nothing else happens."""
+        at = self._not_before if self.are_others else self._looks_at
+        return None if at is None else max(0.0, at - time.monotonic()) * 1000 + 1
+
+    def call_for_another(self, *, changed: bool) -> bool:
+        """Looks, if it is time. `changed`: poll(2) has reported a change. Raises OSError."""
+        now = time.monotonic()
+        if changed and self._looks_at is None:
+            self._looks_at = self._next_look
+        if self._looks_at is not None and self._looks_at <= now and not self.are_others:
+            self._looks_at = None
+            self.are_others = self._file_systems.have_changed
+            self._file_systems.places.forget_mounts()
+            self._next_look = time.monotonic() + LOOKS * (time.monotonic() - now)
+        return self.are_others and now >= self._not_before
 
 
 class Batch:

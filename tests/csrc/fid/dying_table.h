@@ -251,8 +251,10 @@ static bool has_changed(void)
     bool changed = false;
 
     for (int i = 0; i < 2; i++) {
-        changed |= memcmp(parts[i].last, parts[i].at, parts[i].used) != 0;
+        if (!memcmp(parts[i].last, parts[i].at, parts[i].used))
+            continue; /* as after nearly every instruction */
         memcpy(parts[i].last, parts[i].at, parts[i].used);
+        changed = true;
     }
     return changed;
 }

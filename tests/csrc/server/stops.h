@@ -23,14 +23,18 @@
 #include <linux/futex.h>
 #include <linux/ptrace.h>
 
-enum { STOPS_MAX = 4000, PAGE = 4096, AREAS_MAX = 4 };
+enum { STOPS_MAX = 4000, AREAS_MAX = 4 };
 
 struct stops {
     uint32_t count;
     bool is_new[STOPS_MAX];
 };
 
-/* Memory that outlives a process. */
+/* Memory that outlives a process: a file without a name, and those parts of it that count. */
+static struct {
+    int fd;
+    const uint8_t *map;
+} kept;
 static struct area {
     const void *at, *end;
 } areas[AREAS_MAX];
@@ -60,27 +64,32 @@ static inline bool is_fleeting(long call)
     return false;
 }
 
-static inline uint64_t hash_words(uint64_t hash, uintptr_t at, uintptr_t end)
+/* Each word by itself, so that the processor takes several at a time. */
+static inline uint64_t hash_words(const uint8_t *at, const uint8_t *end)
 {
-    for (; at + sizeof(uint64_t) <= end; at += sizeof(uint64_t))
-        hash = (hash ^ *(const uint64_t *)at) * 0x9E3779B97F4A7C15ull; /* NOLINT */
-    return hash ^ hash >> 32;
+    uint64_t sum = 0;
+
+    for (; at + sizeof(uint64_t) <= end; at += sizeof(uint64_t)) {
+        const uint64_t word = (*(const uint64_t *)at + (uintptr_t)at) * 0x9E3779B97F4A7C15ull;
+        sum += word ^ word >> 32;
+    }
+    return sum;
 }
 
-/* Calls a function for each part of the areas that was ever used; sums up. */
-static inline uint64_t each_part(uint64_t (*visit)(uint64_t sum, uintptr_t at, uintptr_t end),
-                                 uint64_t sum)
+/* Hashes the parts of the areas that were ever used. Most were not, and the file knows where they
+ * are (lseek(2)). */
+static inline uint64_t hash_areas(void)
 {
-    static uint8_t used[1 << 17];
+    uint64_t sum = 1;
 
     for (int i = 0; i < AREAS_MAX && areas[i].at; i++) {
-        const uintptr_t at = (uintptr_t)areas[i].at, end = (uintptr_t)areas[i].end;
-        const uintptr_t first = at / PAGE * PAGE;
-        if (mincore((void *)first, end - first, used) < 0)
-            continue;
-        for (uintptr_t page = first; page < end; page += PAGE)
-            if (used[(page - first) / PAGE] & 1)
-                sum = visit(sum, page < at ? at : page, page + PAGE < end ? page + PAGE : end);
+        const off_t end = (const uint8_t *)areas[i].end - kept.map;
+        off_t at = (const uint8_t *)areas[i].at - kept.map;
+        while ((at = lseek(kept.fd, at, SEEK_DATA)) >= 0 && at < end) {
+            const off_t hole = lseek(kept.fd, at, SEEK_HOLE), to = hole < end ? hole : end;
+            sum += hash_words(kept.map + at, kept.map + to);
+            at = hole;
+        }
     }
     return sum;
 }
@@ -114,7 +123,7 @@ static inline void go_on(pid_t tid, int signal)
 static inline void note_stop(struct stops *stops, const struct ptrace_syscall_info *info, long call)
 {
     const bool ended = info->op == PTRACE_SYSCALL_INFO_EXIT && !info->exit.is_error;
-    const uint64_t now = each_part(hash_words, 1);
+    const uint64_t now = hash_areas();
 
     lasting.changes |= ended && !is_fleeting(call);
     if (stops->count < STOPS_MAX)

@@ -110,6 +110,24 @@ TEST(a_stray_alarm_does_not_end_a_process_before_the_time_is_up)
     close(reported);
 }
 
+TEST(the_end_can_be_postponed)
+{
+    const int reported = eventfd(0, EFD_CLOEXEC);
+    int status = -1;
+    const pid_t child = fork();
+
+    if (child == 0) {
+        if (v9_stop_handle(reported, FOR_EVER))
+            _exit(1);
+        raise(SIGTERM);
+        v9_stop_postpone(AT_ONCE);
+        for (;;)
+            pause();
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    close(reported);
+}
+
 /* Whoever starts the daemon may have blocked them, which is inherited. */
 TEST(blocked_signals_end_a_process_too)
 {

@@ -1,0 +1,338 @@
+"""A restart of the service: the next main process goes on with all that the one before had."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.frontend import PATIENCE
+from tests.frontend.client import LOCK_SUCCESS, WRLCK, Client
+from tests.frontend.daemon import Daemon
+from tests.frontend.machine import Machine
+from tests.frontend.systemd import Systemd
+from tests.system.mixed_load import Crowd, fill
+from tests.system.share import SECURITY, Share, mounted
+from tests.system.test_config_dir import Folder
+from tests.system.test_fd_store import change_text, wait_for_idle, wait_for_store
+from tests.system.test_keeper_death import lose_keeper
+from tests.system.test_upgrade import upgraded
+from tests.system.test_worker_restart import is_empty, is_served
+from vhost9p.parcel import FDS_MAX
+
+RESTARTED = "the daemon has been restarted with .*: it goes on with its open files and locks"
+JOB = "echo '  7 other.service stop waiting'; echo ' 12 vm.service {} running'"
+
+
+class Service(Systemd):
+    """A manager whose answer the shell says that is in the file `job`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.job = folder / "job"
+        self.says(JOB.format("restart"))
+
+    def says(self, script: str) -> None:
+        self.job.write_text(script)
+
+    @contextmanager
+    def running(self, daemon: Daemon) -> Iterator[Daemon]:
+        """The daemon is its service, and is stopped at the end."""
+        daemon.env.update(self.environment)
+        program = [sys.executable, "-m", "tests.system.restarted_daemon", f"sh {self.job}"]
+        at = daemon.command.index(sys.executable)
+        daemon.command = [*daemon.command[:at], *program, *daemon.command[at:]]
+        with daemon:
+            yield daemon
+            self.says(JOB.format("stop"))
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    with service:
+        yield service
+
+
+@pytest.fixture
+def daemon(export: Path, systemd: Service) -> Iterator[Daemon]:
+    (export / "file").write_bytes(b"data")
+    with systemd.running(Daemon("--path", str(export), *SECURITY)) as daemon:
+        yield daemon
+
+
+def end(daemon: Daemon) -> None:
+    """SIGTERM; main ends in order, and so do the processes of its VMs."""
+    pidfds = [os.pidfd_open(pid) for pid in daemon.keepers]
+    daemon.process.terminate()
+    assert daemon.wait() == 0
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], PATIENCE)[0]
+        os.close(pidfd)
+
+
+def restart(daemon: Daemon, systemd: Service) -> None:
+    end(daemon)
+    daemon.check_output()
+    wait_for_idle(systemd)
+    systemd.start(daemon)
+
+
+# ---- what the guest notices ----------------------------------------------------------------------
+
+
+def test_nothing_is_lost(daemon: Daemon, systemd: Service, export: Path) -> None:
+    """A file without a name, locks, positions, a value that is being written, young files."""
+    (export / "many").mkdir()
+    for i in range(300):
+        (export / "many" / str(i)).touch()
+    with mounted(daemon, export) as share, open(export / "file", "r+b") as file:
+        client, top = share.client, share.top
+        gone = client.create(top, b"gone", os.O_RDWR)
+        client.write(gone, 0, b"nameless")
+        client.unlinkat(top, b"gone")
+        fid = client.open(top, b"file", os.O_RDWR)
+        assert client.lock(fid, WRLCK) == LOCK_SUCCESS
+        listing = client.open(top, b"many", os.O_RDONLY)
+        seen = client.readdir(listing, 0, 2000)
+        for _ in range(3):
+            restart(daemon, systemd)
+            assert client.read(gone, 0, 100) == b"nameless"
+            assert client.write(fid, 0, b"data") == 4
+            with pytest.raises(BlockingIOError):
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen += client.readdir(listing, seen[-1].offset, 2000)
+            daemon.wait_line(RESTARTED)
+            assert "are lost" not in daemon.output
+        while rest := client.readdir(listing, seen[-1].offset, 2000):
+            seen += rest
+        assert len(seen) == len({entry.name for entry in seen}) == 302
+        client.clunk(fid)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    is_served(daemon, export)
+
+
+def test_a_parcel_of_many_descriptors(daemon: Daemon, systemd: Service, export: Path) -> None:
+    """Of several messages."""
+    with mounted(daemon, export) as share:
+        fids = []
+        for i in range(2 * FDS_MAX):
+            fid = share.client.create(share.top, b"%d" % i, os.O_RDWR)
+            share.client.write(fid, 0, b"%d" % i)
+            share.client.unlinkat(share.top, b"%d" % i)
+            fids.append(fid)
+        before = daemon.fd_count()
+        restart(daemon, systemd)
+        for i, fid in enumerate(fids):
+            assert share.client.read(fid, 0, 10) == b"%d" % i
+        assert abs(daemon.fd_count() - before) < 20
+
+
+def change(share: Share, ends: threading.Event, failed: list[BaseException]) -> None:
+    """Makes changes that fail if they are done twice."""
+    client, top = share.client, share.top
+    log = client.create(top, b"log", os.O_WRONLY | os.O_APPEND)
+    rounds, written = 0, b""
+    try:
+        while not ends.is_set():
+            client.mkdir(top, b"made")
+            client.renameat(top, b"made", top, b"moved")
+            client.symlink(top, b"link", b"target")
+            client.unlinkat(top, b"link")
+            client.unlinkat(top, b"moved", 0x200)
+            line = b"%08d\n" % rounds
+            assert client.write(log, 0, line) == len(line)
+            written += line
+            rounds += 1
+        assert rounds > 4 and share.get("log") == written
+        client.unlinkat(top, b"log")
+    except BaseException as error:
+        failed.append(error)
+
+
+def test_requests_are_done_once(daemon: Daemon, systemd: Service, export: Path) -> None:
+    with mounted(daemon, export) as share:
+        ends, failed = threading.Event(), list[BaseException]()
+        thread = threading.Thread(target=change, args=(share, ends, failed))
+        thread.start()
+        for _ in range(4):
+            time.sleep(0.3)
+            restart(daemon, systemd)
+            daemon.wait_line("INFO: serving .* again")
+        ends.set()
+        thread.join()
+        assert not failed, failed
+    (export / "file").unlink()
+    is_empty(export)
+
+
+def test_a_load_of_everything_survives(export: Path, systemd: Service) -> None:
+    fill(str(export))
+    with systemd.running(Daemon("--path", str(export), *SECURITY)) as daemon:
+        with Machine(daemon.socket) as machine:
+            Client(machine.boot()).version()
+            restart(daemon, systemd)
+        crowd = Crowd(daemon.socket, 1, dialect_u=False, packed=True)
+        crowd.run(1)
+        assert crowd.answered > 100
+
+
+def test_other_ends_follow(daemon: Daemon, systemd: Service, export: Path) -> None:
+    """A death of the keeper, an upgrade, and a death of main: then files are reopened."""
+    with mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file", os.O_RDWR)
+        time.sleep(1.3)
+        for _ in range(2):
+            restart(daemon, systemd)
+            assert share.client.read(fid, 0, 10) == b"data"
+            lose_keeper(daemon)
+            assert share.client.read(fid, 0, 10) == b"data"
+            upgraded(daemon)
+            assert share.client.read(fid, 0, 10) == b"data"
+            wait_for_store(daemon, systemd)
+            daemon.die()
+            systemd.start(daemon)
+            assert share.client.read(fid, 0, 10) == b"data"
+            wait_for_store(daemon, systemd)
+
+
+def test_what_is_kept_does_not_become_more(daemon: Daemon, systemd: Service, export: Path) -> None:
+    with mounted(daemon, export):
+        counts = []
+        for _ in range(3):
+            wait_for_store(daemon, systemd)
+            restart(daemon, systemd)
+            daemon.wait_line("INFO: serving .* again")
+            wait_for_store(daemon, systemd)
+            counts.append((len(os.listdir(f"/proc/{daemon.pid}/fd")), len(systemd.stored)))
+        assert counts[2][0] <= counts[0][0] + 2 and counts[2][1] <= counts[0][1] + 2
+
+
+# ---- what is a restart ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [JOB.format("stop"), "true"])
+def test_a_stop_is_a_stop(answer: str, daemon: Daemon, systemd: Service, export: Path) -> None:
+    """Also if there is no job: somebody has sent the signal."""
+    systemd.says(answer)
+    with mounted(daemon, export):
+        wait_for_store(daemon, systemd)
+        daemon.stop()
+        assert "SIGTERM while a VM is connected: its mount" in daemon.output
+        wait_for_idle(systemd)
+        assert not systemd.stored
+
+
+@pytest.mark.parametrize("answer", ["echo no bus >&2; exit 1", "exec sleep 100"])
+def test_where_nobody_knows_all_is_left(
+    answer: str, daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    systemd.says(answer)
+    with mounted(daemon, export) as share:
+        wait_for_store(daemon, systemd)
+        restart(daemon, systemd)
+        assert share.client.getattr(share.top).nlink
+        daemon.wait_line(RESTARTED)
+
+
+def test_without_a_guest_it_begins_anew(daemon: Daemon, systemd: Service, export: Path) -> None:
+    end(daemon)
+    wait_for_idle(systemd)
+    assert not systemd.stored and not os.path.exists(daemon.socket)
+    systemd.start(daemon)
+    daemon.wait_line("^vhost9p: serving ")
+    is_served(daemon, export)
+    assert "restarted" not in daemon.output
+
+
+# ---- what may go wrong ---------------------------------------------------------------------------
+
+
+def test_without_the_parcel_files_are_reopened(
+    daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    """As after the death of main; so it is if the store is full."""
+    with mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file", os.O_RDWR)
+        time.sleep(1.3)
+        wait_for_store(daemon, systemd)
+        end(daemon)
+        wait_for_idle(systemd)
+        change_text(systemd, rb'"parcel": {"fds": \[', b'"parcel": {"fds": [9999, ')
+        systemd.start(daemon)
+        assert share.client.read(fid, 0, 10) == b"data"
+        daemon.wait_line("been restarted with .*: files are reopened, and locks are lost")
+
+
+def test_an_incomplete_parcel_is_not_used(daemon: Daemon, systemd: Service, export: Path) -> None:
+    with mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file", os.O_RDWR)
+        time.sleep(1.3)
+        wait_for_store(daemon, systemd)
+        end(daemon)
+        wait_for_idle(systemd)
+        (number,) = re.findall(rb'"parcel": {"fds": \[([0-9]+)\]', text_of(systemd))
+        empty_parcel(systemd, int(number))
+        systemd.start(daemon)
+        assert share.client.read(fid, 0, 10) == b"data"
+        daemon.wait_line("cannot go on: descriptors of its keeper are missing: files are reopened")
+
+
+def text_of(systemd: Service) -> bytes:
+    (text,) = [fd for name, fd in systemd.stored if "text" in name]
+    return os.pread(text, os.fstat(text).st_size, 0)
+
+
+def empty_parcel(systemd: Service, number: int) -> None:
+    """Receives what is in it."""
+    (name,) = re.findall(rb'"names": {.*"%d": ([0-9]+)[,}]' % number, text_of(systemd))
+    (fd,) = [fd for each, fd in systemd.stored if each == f"vhost9p-{int(name)}"]
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        for each in socket.recv_fds(sock, 4096, FDS_MAX)[1]:
+            os.close(each)
+
+
+def test_several_vms_go_on(scratch: Path, systemd: Service) -> None:
+    """One has no guest, and ends; one has another configuration, which is taken up."""
+    folder = Folder(scratch)
+    for name in "ab":
+        folder.add(name)
+    with systemd.running(folder.daemon) as daemon, Machine(folder.socket("a")) as machine:
+        for name in "ab":
+            daemon.wait_line(f"^vhost9p: {name}: serving ")
+        client = Client(machine.boot())
+        client.version()
+        client.attach(1)
+        wait_for_idle(systemd)
+        restart(daemon, systemd)
+        daemon.wait_line("^vhost9p: b: serving ")
+        assert client.getattr(1).nlink
+        daemon.wait_line("been restarted with a: it goes on")
+
+
+def test_another_configuration_is_taken_up(scratch: Path, systemd: Service) -> None:
+    """As by a reload."""
+    export = scratch / "taken up"
+    export.mkdir()
+    (export / "file").touch()
+    file = scratch / "vm.yaml"
+    text = f"path: {export}\nsecurity_model: {SECURITY[1]}\n"
+    file.write_text(text)
+    running = systemd.running(Daemon("--config", str(file)))
+    with running as daemon, mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file", os.O_RDONLY)
+        wait_for_store(daemon, systemd)
+        file.write_text(text + "readonly: true\n")
+        restart(daemon, systemd)
+        daemon.wait_line("reloaded: .*readonly")
+        assert share.client.read(fid, 0, 1) == b""
