@@ -188,6 +188,7 @@ class Device:
 
     def begin(self) -> None:
         """Serves from now on. Raises OSError."""
+        self.exports.policy.changed = self._identify
         self._identify()
         self._native.begin()
         if self._reader:
@@ -220,7 +221,6 @@ class Device:
         """See Handler."""
         with concerning(device=self.name):
             self.exports.policy.group(device, st_ino)
-        self._identify()
 
     def question_mount(self, mnt_id: int, generation: int, fd: int) -> None:
         """See Handler."""
