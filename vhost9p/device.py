@@ -19,6 +19,7 @@ from vhost9p.config import MSIZE_MAX, DeviceConfig
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
 from vhost9p.failures import Failures
+from vhost9p.identities import Identities
 from vhost9p.log_record import concerning
 from vhost9p.marked.reader import Reader
 from vhost9p.native import sys
@@ -29,7 +30,6 @@ from vhost9p.native.refusals import Refusal
 from vhost9p.native.upcalls import Request
 from vhost9p.p9.constants import Dialect
 from vhost9p.p9.server import Server
-from vhost9p.progress import Identities
 from vhost9p.vhost_user.descriptors import adopt_notified, check_event, check_memory
 from vhost9p.vhost_user.messages import MAX_CONFIG, MAX_MEM_SLOTS, RING_PACKED_BIT, MemoryRegion
 

@@ -11,7 +11,6 @@ import os
 import struct
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from vhost9p import memory_file
 
@@ -19,17 +18,8 @@ _DEATHS = struct.Struct("=Qd128s")
 """How many workers have died; when the last one did (time.time()); how."""
 
 
-_IDENTITIES = struct.Struct("=II")
-"""See Identities."""
-
-
-class Identities(NamedTuple):
-    """What a device's policy for several file systems has used (policy/remap.py)."""
-
-    groups: int
-    """Groups of inodes, with a suffix of their qid.path."""
-    files: int
-    """Files that are numbered one by one, since no group was left."""
+SIDE = 8
+"""Bytes of each device for what no keeper reads (identities.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +41,11 @@ class Progress:
         self._anew = 1 + devices
         self._deaths = 2 + devices  # older versions end before
         self._opened = self._deaths + _DEATHS.size  # and these
-        self._identities = self._opened + 1
-        size = self._identities + devices * _IDENTITIES.size
+        size = self._opened + 1 + devices * SIDE
         os.ftruncate(self.fd, size)
         self._page = mmap.mmap(self.fd, size)
+        self.identities = memoryview(self._page)[self._opened + 1 :]
+        """Of the devices (identities.py)."""
 
     @property
     def has_served(self) -> bool:
@@ -88,16 +79,6 @@ class Progress:
         more may be lost to the guest from now on."""
         return bool(self._page[self._opened])
 
-    def identify(self, device: int, identities: Identities) -> None:
-        """A worker's device has used so many."""
-        at = self._identities + device * _IDENTITIES.size
-        _IDENTITIES.pack_into(self._page, at, *identities)
-
-    def identities(self, device: int) -> Identities:
-        """Returns that. Anything may be there, as with `deaths`."""
-        at = self._identities + device * _IDENTITIES.size
-        return Identities(*_IDENTITIES.unpack_from(self._page, at))
-
     def finish(self, device: int) -> None:
         """The only connection of a device has ended."""
         self._page[1 + device] = 1
@@ -121,5 +102,6 @@ class Progress:
 
     def close(self) -> None:
         """In main, when the VM has ended."""
+        self.identities.release()
         self._page.close()
         os.close(self.fd)

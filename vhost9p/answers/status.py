@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from vhost9p import __version__
+from vhost9p import __version__, identities
 from vhost9p.answers import listing
 from vhost9p.config import DeviceConfig, ExportConfig
 from vhost9p.control import Object
@@ -65,7 +65,7 @@ def _device(facts: VmFacts, number: int, config: DeviceConfig) -> Object:
         "exports": [_export(each) for each in config.exports],
     }
     if config.multidevs == "remap":
-        used = facts.progress.identities(number)
+        used = identities.read(facts.progress.identities, number)
         described["qid_groups"], described["qid_groups_limit"] = used.groups, MAX_GROUPS
         described["qid_single_files"] = used.files
     if not found:
