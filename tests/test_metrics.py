@@ -34,6 +34,7 @@ def objects(seed: int = 0) -> list[dict[str, Any]]:
     view = device_view.view(chance.randbytes(device_view.view_size()))
     counts = device_view.counts(chance.randbytes(device_view.COUNTS_SIZE))
     device = {"tag": "host0", "connected": True, "mounted": True, "max_fids": 5}
+    device |= {"qid_groups": 2, "qid_groups_limit": 65535, "qid_single_files": 0}
     device |= {name: getattr(view, name) for name in view.__slots__}
     worker = {"memory": 1, "shared": 2, "descriptors": 3}
     vm = {"vm": "a\n", "state": "serving", "worker": worker, "deaths": {"count": 3}}

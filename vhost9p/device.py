@@ -10,7 +10,7 @@ import logging
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from vhost9p import failures, host
@@ -19,6 +19,7 @@ from vhost9p.config import MSIZE_MAX, DeviceConfig
 from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.exports import Exports
 from vhost9p.failures import Failures
+from vhost9p.identities import Identities
 from vhost9p.log_record import concerning
 from vhost9p.marked.reader import Reader
 from vhost9p.native import sys
@@ -83,15 +84,17 @@ class Device:
         changes: Ring | None = None,
         marks: DirMarks | None = None,
         *,
+        identified: Callable[[Identities], None],
         log_failures: bool = False,
         times_requests: bool = False,
     ) -> None:
         """One of so many devices in the process; `exports` are its own from now on. `area` and
         `locks` have the state that outlives the process; it goes on with what they hold. `changes`
         is what is reported to the guest, if anything is; with `marks`, which are owned from now on,
-        the process itself watches what the guest looks at. With `log_failures` requests that fail
-        are logged whatever the log's level is. Raises OSError: what `area` holds is then for the
-        next process, and this one has to end."""
+        the process itself watches what the guest looks at. `identified` hears how many identities
+        of files are used, whenever there are more. With `log_failures` requests that fail are
+        logged whatever the log's level is. Raises OSError: what `area` holds is then for the next
+        process, and this one has to end."""
         self.name = config.tag
         self._log = DeviceLog(log, config.tag, device=config.tag)
         self.memory_slots = memory_slots(devices)
@@ -102,6 +105,7 @@ class Device:
         self._reader: Reader | None = None
         self.exports = exports
         self._undo = ExitStack()
+        self._identified = identified
         self._log_failures = log_failures
         self._times_requests = times_requests
         try:
@@ -178,8 +182,14 @@ class Device:
         of the process serves."""
         self._native.try_suspects()
 
+    def _identify(self) -> None:
+        sizes = self.exports.policy.sizes()
+        self._identified(Identities(sizes["groups"], sizes["files"]))
+
     def begin(self) -> None:
         """Serves from now on. Raises OSError."""
+        self.exports.policy.changed = self._identify
+        self._identify()
         self._native.begin()
         if self._reader:
             self._reader.start()

@@ -18,6 +18,10 @@ _DEATHS = struct.Struct("=Qd128s")
 """How many workers have died; when the last one did (time.time()); how."""
 
 
+SIDE = 8
+"""Bytes of each device for what no keeper reads (identities.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deaths:
     """Of workers, since the VM began. Anything may be there: a worker can write it."""
@@ -37,8 +41,11 @@ class Progress:
         self._anew = 1 + devices
         self._deaths = 2 + devices  # older versions end before
         self._opened = self._deaths + _DEATHS.size  # and these
-        os.ftruncate(self.fd, self._opened + 1)
-        self._page = mmap.mmap(self.fd, self._opened + 1)
+        size = self._opened + 1 + devices * SIDE
+        os.ftruncate(self.fd, size)
+        self._page = mmap.mmap(self.fd, size)
+        self.identities = memoryview(self._page)[self._opened + 1 :]
+        """Of the devices (identities.py)."""
 
     @property
     def has_served(self) -> bool:
@@ -95,5 +102,6 @@ class Progress:
 
     def close(self) -> None:
         """In main, when the VM has ended."""
+        self.identities.release()
         self._page.close()
         os.close(self.fd)

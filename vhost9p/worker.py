@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from vhost9p import confinement, threads
+from vhost9p import confinement, identities, threads
 from vhost9p.attempts import Attempts
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.confinement import SandboxError
@@ -144,7 +144,9 @@ class Worker:
             with attempts.taking_over(number):
                 state.leave_exports()
                 shared = state.area, state.locks, state.changes, marked
-                device = _unless_stopped(stop_fd, partial(make, each, exports, devices, *shared))
+                identified = partial(identities.write, progress.identities, number)
+                begin = partial(make, each, exports, devices, *shared, identified=identified)
+                device = _unless_stopped(stop_fd, begin)
             self._served.append((device, state, each))
         attempts.succeeded()
         if needed := descriptors.divide():

@@ -72,6 +72,8 @@ void v9_up_failure(uint32_t device, const char *data, uint32_t size, int32_t err
 /* Answers a request later, with a whole R-message; if that does not fit the guest's buffer, with
  * EMSGSIZE. -ESTALE if the ring was stopped meanwhile: nothing is published, which is no error. */
 int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size);
+/* The same with an errno, in the request's dialect; reported like any failure. */
+int v9_reply_error(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error);
 
 /* ---- failure.c: which failed requests are reported ------------------------------------------- */
 

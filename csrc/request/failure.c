@@ -86,3 +86,13 @@ void v9_failure_report(struct v9_device *dev, const struct v9_request *r, int re
     v9_up_failure(dev->conf.id, (const char *)r->data, r->data_size, error, &refusal, omitted);
     __atomic_store_n(&worker->in_python, false, __ATOMIC_RELAXED);
 }
+
+void v9_failure_report_later(struct v9_device *dev, const uint8_t *data, uint32_t size, int error)
+{
+    struct v9_failures *failures = dev->exports[0]->failures;
+    const struct v9_refusal refusal = {0}; /* what has waited is refused by the host */
+    uint32_t omitted;
+
+    if (is_reported(failures, error, &refusal) && admit(dev, failures, &omitted))
+        v9_up_failure(dev->conf.id, (const char *)data, size, error, &refusal, omitted);
+}

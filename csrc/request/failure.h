@@ -23,5 +23,7 @@ static inline bool v9_failures_are_reported(const struct v9_device *dev)
  * cuts short. Takes the device's lock. */
 void v9_failure_report(struct v9_device *dev, const struct v9_request *r, int result,
                        struct v9_worker *worker);
+/* The same of one that was to be answered later, by its message, on a thread of Python's. */
+void v9_failure_report_later(struct v9_device *dev, const uint8_t *data, uint32_t size, int error);
 
 #endif

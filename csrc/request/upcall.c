@@ -153,7 +153,8 @@ void v9_upcall_report(struct v9_device *dev, struct v9_worker *worker)
 
 /* ---- on any thread, for Python --------------------------------------------------------------- */
 
-int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
+static int reply(struct v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data,
+                 int32_t result)
 {
     struct v9_request *r;
     int err = -ESTALE;
@@ -162,10 +163,41 @@ int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, u
     r = find_upcall(dev, slot, seq);
     if (r) {
         err = r->dead ? -ESTALE : 0;
-        end(dev, r, data, (int32_t)size);
+        end(dev, r, data, result);
         v9_device_signal(dev);
     }
     pthread_mutex_unlock(&dev->lock);
     v9_device_wake(dev);
     return err;
+}
+
+int v9_reply(v9_device *dev, uint32_t slot, uint32_t seq, const uint8_t *data, uint32_t size)
+{
+    return reply(dev, slot, seq, data, (int32_t)size);
+}
+
+/* The message of a request that may end meanwhile; its size, or 0. */
+static uint32_t copy_message(struct v9_device *dev, uint32_t slot, uint32_t seq, uint8_t *data)
+{
+    const struct v9_request *r;
+    uint32_t size = 0;
+
+    pthread_mutex_lock(&dev->lock);
+    r = find_upcall(dev, slot, seq);
+    if (r && !r->dead) {
+        size = r->data_size;
+        memcpy(data, r->data, size);
+    }
+    pthread_mutex_unlock(&dev->lock);
+    return size;
+}
+
+int v9_reply_error(v9_device *dev, uint32_t slot, uint32_t seq, int32_t error)
+{
+    uint8_t data[V9_REQUEST_DATA];
+    uint32_t size;
+
+    if (v9_failures_are_reported(dev) && (size = copy_message(dev, slot, seq, data)))
+        v9_failure_report_later(dev, data, size, error);
+    return reply(dev, slot, seq, NULL, -error);
 }

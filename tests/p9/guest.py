@@ -86,6 +86,9 @@ class FakeRequest:
     def reply(self, data: bytes) -> None:
         self.replies.put(data)
 
+    def fail(self, code: int) -> None:
+        self.reply(m.Rlerror(code).encode(self.tag))
+
     @property
     def waits(self) -> bool:
         return self.replies.empty()

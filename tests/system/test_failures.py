@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.frontend.client import SET_MODE, SET_SIZE, SET_UID, Client, P9Errno
+from tests.frontend.client import SET_MODE, SET_SIZE, SET_UID, WRLCK, Client, P9Errno
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DMDIR, OWRITE, DialectUClient
 from tests.system.share import AS_USER, SECURITY, USER, Share, mounted, needs_root
+from vhost9p.control.client import ask, daemons
 
 MODELS = ("passthrough", "none", "mapped-xattr", "mapped-file")
 LOGGED = "vhost9p: WARNING: host0: "
@@ -297,6 +300,26 @@ def test_a_guest_cannot_flood_the_log(scratch: Path) -> None:
             attempt(lambda: share.client.mkdir(share.root, b"new"))
         logged_lines = lines(share.daemon)
     assert 100 <= sum(line.startswith("Tmkdir") for line in logged_lines) < 900
+
+
+def test_a_lock_that_is_refused_after_a_wait(scratch: Path) -> None:
+    """It is counted as an error, too."""
+    export = scratch / "waits"
+    export.mkdir()
+    (export / "file").touch()
+    wrapper = [sys.executable, "-m", "tests.system.refused_waits"]
+    options = ("--path", str(export), *SECURITY, "--log-failures")
+    with Daemon(*options, wrapper=wrapper) as daemon:
+        with mounted(daemon, export) as share, (export / "file").open("r+") as ours:
+            fcntl.lockf(ours, fcntl.LOCK_EX)
+            fid = share.client.open(share.root, b"file", os.O_RDWR)
+            with pytest.raises(P9Errno, match="No locks available"):
+                share.client.wait(share.client.submit_lock(fid, WRLCK))
+            (place,) = (each for each in daemons() if each.pid == daemon.pid)
+            counts = [each for each in ask(place, {"command": "counts"}) if "counts" in each]
+            assert counts[0]["counts"]["errors"] == {str(errno.ENOLCK): 1}
+        (line,) = lines(daemon)
+        assert line.startswith("Tlock '/file': ENOLCK: ")
 
 
 def test_names_of_a_guest_add_no_lines(scratch: Path) -> None:

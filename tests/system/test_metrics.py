@@ -98,6 +98,17 @@ def test_what_a_guest_does_is_counted(daemon: Daemon, export: Path) -> None:
     assert after["vhost9p_fids"] >= 3
 
 
+def test_how_many_groups_of_inodes_are_numbered(export: Path) -> None:
+    daemon = serve(export, "--multidevs", "remap")
+    daemon.args += ["--metrics", place_of(daemon)]
+    with daemon, mounted(daemon, export) as share:
+        share.client.getattr(share.top)
+        found = series(place_of(daemon))
+        assert found["vhost9p_qid_groups"] >= 1
+        assert found["vhost9p_qid_groups_limit"] == 65535
+        assert found["vhost9p_qid_single_files"] == 0
+
+
 def test_counts_go_on_after_deaths_and_an_upgrade(daemon: Daemon, export: Path) -> None:
     name = "vhost9p_requests_total{Tgetattr}"
     with mounted(daemon, export) as share:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from vhost9p import __version__
+from vhost9p import __version__, identities
 from vhost9p.answers import listing
 from vhost9p.config import DeviceConfig, ExportConfig
 from vhost9p.control import Object
 from vhost9p.control.server import Client
+from vhost9p.policy.remap import MAX_GROUPS
 from vhost9p.vm_facts import VmFacts
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def _device(facts: VmFacts, number: int, config: DeviceConfig) -> Object:
         "state_dir": config.state_dir,
         "exports": [_export(each) for each in config.exports],
     }
+    if config.multidevs == "remap":
+        used = identities.read(facts.progress.identities, number)
+        described["qid_groups"], described["qid_groups_limit"] = used.groups, MAX_GROUPS
+        described["qid_single_files"] = used.files
     if not found:
         return {**described, "connected": False, "mounted": False}
     view = {**asdict(found.view), "dialect": found.view.dialect_name}

@@ -261,6 +261,12 @@ class Device:
             if self._native:
                 lib.v9_reply(self._native, slot, seq, data, len(data))
 
+    def fail(self, slot: int, seq: int, code: int) -> None:
+        """The same with an errno."""
+        with self._answering:
+            if self._native:
+                lib.v9_reply_error(self._native, slot, seq, code)
+
     def try_suspects(self) -> None:
         """Runs the requests that may have ended the process before, one at a time. All exports are
         set, and no other device of the process serves."""

@@ -17,7 +17,8 @@ from vhost9p.native.refusals import Refusal, refusal_of
 
 
 class Request:
-    """A request of the guest. A later reply is sent once, with `reply`, from any thread."""
+    """A request of the guest. A later reply is sent once, with `reply` or
+    `fail`, from any thread."""
 
     __slots__ = ("_device", "seq", "slot", "tag")
 
@@ -36,6 +37,10 @@ class Request:
     def reply(self, data: bytes) -> None:
         """Sends a later reply. It is no error if the request was aborted meanwhile."""
         self._device.reply(self.slot, self.seq, data)
+
+    def fail(self, code: int) -> None:
+        """The same with an errno, which is logged and counted as any failure."""
+        self._device.fail(self.slot, self.seq, code)
 
 
 class Handler(Protocol):
@@ -94,6 +99,9 @@ class Served(Protocol):
 
     def reply(self, slot: int, seq: int, data: bytes) -> None:
         """Sends a later reply to a request, if it and the device are still there."""
+
+    def fail(self, slot: int, seq: int, code: int) -> None:
+        """The same with an errno."""
 
 
 # ---- the devices -----------------------------------------------------------------------------

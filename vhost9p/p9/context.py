@@ -29,6 +29,9 @@ class Request(Protocol):
     def reply(self, data: bytes) -> None:
         """Sends a whole R-message after the handler has returned. May be called from any thread."""
 
+    def fail(self, code: int) -> None:
+        """The same with an errno, in the session's dialect."""
+
 
 @dataclass
 class Context:

@@ -241,7 +241,8 @@ class LockWaits:
     def _settle(self, wait: _Wait, cancel: Cancel | None) -> bool:
         """Takes a lock and answers the request. Returns False if it is held and there is no
         `cancel`."""
-        reply: Message
+        reply: Message | None = None
+        code = 0
         try:
             if wait.cancel.is_set():
                 raise InterruptedError(errno.EINTR, "the wait was cancelled")
@@ -250,20 +251,26 @@ class LockWaits:
         except BlockingIOError:
             return False
         except InterruptedError:
-            reply = m.Rlerror(errno.EINTR) if wait.flushed else m.Rlock(c.LOCK_BLOCKED)
+            if wait.flushed:
+                code = errno.EINTR
+            else:
+                reply = m.Rlock(c.LOCK_BLOCKED)
         except OSError as error:
-            reply = m.Rlerror(error.errno or errno.EIO)
+            code = error.errno or errno.EIO
         except Exception as error:
             with concerning(**self._concerns):
                 log_fault(log, "unexpected error while waiting for a lock: a bug, report it", error)
-            reply = m.Rlerror(errno.EIO)
+            code = errno.EIO
         try:
             self._table.done(wait.file)
             with self._lock:
                 del self._waits[wait.request.key]
                 self._queue.pop(wait.request.key, None)
             self._room.leave()
-            wait.request.reply(reply.encode(wait.request.tag))
+            if reply:
+                wait.request.reply(reply.encode(wait.request.tag))
+            else:
+                wait.request.fail(code)
         finally:
             wait.end()
         return True

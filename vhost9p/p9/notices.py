@@ -9,7 +9,6 @@ the request runs again, and goes on waiting in the next one; where its fid stand
 
 import errno
 import logging
-import os
 import select
 import threading
 from typing import NamedTuple
@@ -19,10 +18,9 @@ from vhost9p.changes.ring import Ring
 from vhost9p.device_log import log_fault
 from vhost9p.log_record import concerning, concerns
 from vhost9p.p9 import constants as c
-from vhost9p.p9 import dialect_u_messages as u
 from vhost9p.p9 import messages as m
 from vhost9p.p9 import stream
-from vhost9p.p9.codec import Message, P9Error
+from vhost9p.p9.codec import P9Error
 from vhost9p.p9.context import LATER, Context, Request
 from vhost9p.p9.fids import FID_STREAM
 from vhost9p.p9.waiting import WaitingRoom
@@ -147,10 +145,7 @@ class NoticesFamily:
         with self._lock:
             if not self._take(read):
                 return
-        reply: Message = m.Rlerror(code)
-        if self._context.dialect is c.Dialect.U:
-            reply = u.Rerror(os.strerror(code).encode(), code)
-        read.request.reply(reply.encode(read.request.tag))
+        read.request.fail(code)
 
     # ---- calling off ------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ fits no group. The policy installs its answer in the qid map.
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 class MultidevsPolicy(Protocol):
     """The interface of all policies. Thread-safe."""
+
+    changed: Callable[[], None]
+    """Is called when `sizes` have changed."""
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """Installs what (st_dev, mnt_id) stands for; the open file `fd` (O_PATH is enough) is on
@@ -61,6 +65,7 @@ class PlainPolicy:
         self._deny = deny
         self._lock = threading.Lock()
         self._reported = False
+        self.changed: Callable[[], None] = lambda: None
 
     def device(self, st_dev: int, mnt_id: int, fd: int) -> None:
         """See MultidevsPolicy."""

@@ -33,7 +33,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -139,6 +139,7 @@ class RemapPolicy:
         self._by_index: dict[int, Device] = {}
         self._by_key: dict[tuple[int, int], list[Device]] = {}
         self._devices = self._groups = self._files = 0
+        self.changed: Callable[[], None] = lambda: None
         if state:
             self._restore(state)
 
@@ -216,6 +217,7 @@ class RemapPolicy:
                 self._add_group(device, ino)
             else:
                 self._add_file(device, ino)
+        self.changed()
 
     def _add_group(self, device: int, ino: int) -> None:
         n = self._groups + 1
