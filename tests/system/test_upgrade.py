@@ -20,7 +20,7 @@ import pytest
 
 from tests.frontend.client import LOCK_SUCCESS, UNLCK, WRLCK, Client
 from tests.frontend.copied import wait_for_copies
-from tests.frontend.daemon import Daemon, children, environment
+from tests.frontend.daemon import Daemon, children, run_cli
 from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
 from tests.frontend.wire import T
@@ -51,10 +51,7 @@ def daemon(export: Path) -> Iterator[Daemon]:
 
 def upgrade(*pids: int, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Runs the command."""
-    return subprocess.run(
-        [*wrapper, sys.executable, "-m", "vhost9p", "upgrade", *map(str, pids)],
-        capture_output=True, text=True, timeout=120, check=False, env=environment({}),
-    )  # fmt: skip
+    return run_cli("upgrade", *map(str, pids), wrapper=wrapper)
 
 
 def upgraded(daemon: Daemon) -> None:
@@ -63,7 +60,8 @@ def upgraded(daemon: Daemon) -> None:
     done = upgrade(daemon.pid)
     assert (done.returncode, done.stderr) == (0, ""), daemon.output
     assert f"{daemon.pid}: upgraded from version " in done.stdout
-    assert len(keepers) == len(daemon.keepers) and not keepers & set(daemon.keepers)
+    daemon.wait_until(lambda: not keepers & set(daemon.keepers), "the old keepers end")
+    assert len(keepers) == len(daemon.keepers)
 
 
 @contextmanager
