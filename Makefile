@@ -93,10 +93,10 @@ bench-idle: build  ## what VMs cost that do nothing
 bench-guest: build  ## real programs in real guests: under emulation, and natively (half an hour)
 	$(BIN)/python -m tests.bench.guest $(BENCH)
 	$(BIN)/python -m tests.bench.uml $(BENCH)
-	$(BIN)/python -m tests.bench.changes
 
-bench-changes: build  ## how soon a guest sees what the host changes (a quarter of an hour)
+bench-changes: build  ## how soon a guest sees what the host changes, and what that costs (a quarter of an hour)
 	$(BIN)/python -m tests.bench.changes $(BENCH)
+	$(BIN)/python -m tests.bench.uml --agent --cache loose --jobs tree
 
 # The wheel is built from the source distribution, which nothing from earlier builds is in.
 dist: build  ## source distribution, wheel, manual pages, schema and completions, in dist/

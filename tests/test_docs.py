@@ -173,12 +173,14 @@ NATIVE_RUN = """- a kernel
 """
 REQUESTS = "- a kernel\n\n| job | requests |\n| --- | --- |\n"
 CHANGES = "- a kernel\n\n| cache | inotify |\n| --- | --- |\n"
+AGENT = "- a kernel\n\n| job, ms | other |\n| --- | --- |\n"
 RUNS = {
     "bench.md": RUN,
     "guest.md": f"- a guest\n\n{GUEST_RUN}",
     "uml.md": NATIVE_RUN,
     "uml-requests.md": REQUESTS,
     "changes.md": CHANGES,
+    "agent.md": AGENT,
 }
 
 
@@ -192,7 +194,8 @@ def runs(folder: Path) -> Path:
 
 def test_runs_are_published(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    documents = ("README.md", "docs/bench.md", "docs/performance.md", "docs/changes.md")
+    documents = ["README.md"]
+    documents += [f"docs/{name}.md" for name in ("bench", "performance", "changes", "guests")]
     for name in documents:
         (tmp_path / name).write_text("Before.\n<!-- measured -->\nold\n<!-- end -->\nAfter.\n")
     publish.publish(runs(tmp_path), tmp_path)
@@ -206,12 +209,23 @@ def test_runs_are_published(tmp_path: Path) -> None:
         f"{RUN}\nIn a guest under emulation:\n\n{RUNS['guest.md']}\n"
         f"In a native guest:\n\n{NATIVE_RUN.strip()}"
     )
-    blocks = (excerpt, all_times, REQUESTS.strip(), CHANGES.strip())
+    blocks = (excerpt, all_times, REQUESTS.strip(), CHANGES.strip(), AGENT.strip())
     for name, block in zip(documents, blocks, strict=True):
         expected = f"Before.\n<!-- measured -->\n{block}\n<!-- end -->\nAfter.\n"
         assert (tmp_path / name).read_text() == expected
     assert publish.excerpt(all_times) == excerpt
     assert (tmp_path / "docs" / publish.CHART).read_text() == "chart"
+
+
+def test_runs_of_one_kind_are_published_alone(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("changes", "guests"):
+        (tmp_path / f"docs/{name}.md").write_text("<!-- measured -->\n<!-- end -->\n")
+        (tmp_path / {"changes": "changes.md", "guests": "agent.md"}[name]).write_text(name)
+    publish.publish(tmp_path, tmp_path)
+    for name in ("changes", "guests"):
+        filled = f"<!-- measured -->\n{name}\n<!-- end -->\n"
+        assert (tmp_path / f"docs/{name}.md").read_text() == filled
 
 
 @pytest.mark.parametrize(

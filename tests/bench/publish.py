@@ -3,8 +3,9 @@
 
 Between `<!-- measured -->` and `<!-- end -->` docs/bench.md gets the times of all, the README the
 machine, the programs, and the first table of `make bench` and of the native guest, and
-docs/performance.md the native guest's requests, and docs/changes.md how soon guests see changes by
-the host; docs/bench-tmpfs.svg is the chart. Belongs here:
+docs/performance.md the native guest's requests; docs/bench-tmpfs.svg is the chart. Of `make
+bench-changes`, docs/changes.md gets how soon guests see changes by the host, and docs/guests.md
+what that costs them. Belongs here:
 where the figures go. What they are, and how they look, is the business of report.py, guest.py and
 uml/.
 """
@@ -12,6 +13,7 @@ uml/.
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +67,9 @@ def fill(document: str, text: str) -> str:
     return filled
 
 
-def whole(folder: Path) -> list[str]:
-    """The runs of a folder: `make bench`, the guest under emulation, the native guest, its
-    requests, and the host's changes; ends where one is missing or not whole."""
-    names = ("bench.md", "guest.md", "uml.md", "uml-requests.md", "changes.md")
+def whole(folder: Path, names: Sequence[str], command: str) -> list[str]:
+    """Runs of a folder that belong together; ends where one is missing or not whole."""
     for name in names:
-        command = "make bench" if name == names[0] else "make bench-guest"
         if not (folder / name).exists():
             sys.exit(f"{folder / name} is missing: {command} has not run")
     texts = [(folder / name).read_text().strip() for name in names]
@@ -80,21 +79,37 @@ def whole(folder: Path) -> list[str]:
     return texts
 
 
-def publish(folder: Path, root: Path = ROOT) -> None:
-    """Takes the runs from their folder into the documents of a tree; ends where they are not
-    whole."""
-    bench, emulated, native, requests, changes = whole(folder)
+def speed(texts: Sequence[str]) -> dict[str, str]:
+    """What goes where of `make bench` and `make bench-guest`."""
+    bench, emulated, native, requests = texts
     run = "\n\n".join((bench, EMULATED, emulated, NATIVE, native))
-    texts = {
-        "README.md": excerpt(run),
-        "docs/bench.md": run,
-        "docs/performance.md": requests,
-        "docs/changes.md": changes,
-    }
+    return {"README.md": excerpt(run), "docs/bench.md": run, "docs/performance.md": requests}
+
+
+def changes(texts: Sequence[str]) -> dict[str, str]:
+    """What goes where of `make bench-changes`."""
+    seen, cost = texts
+    return {"docs/changes.md": seen, "docs/guests.md": cost}
+
+
+SPEED = ("bench.md", "guest.md", "uml.md", "uml-requests.md")
+CHANGES = ("changes.md", "agent.md")
+"""The files of each."""
+
+
+def publish(folder: Path, root: Path = ROOT) -> None:
+    """Takes the runs from their folder into the documents of a tree: those of speed, those of the
+    host's changes, or both. Ends where they are not whole."""
+    texts: dict[str, str] = {}
+    found = [any((folder / name).exists() for name in names) for names in (SPEED, CHANGES)]
+    if found[1]:
+        texts |= changes(whole(folder, CHANGES, "make bench-changes"))
+    if found[0] or not found[1]:
+        texts |= speed(whole(folder, SPEED, "make bench, or make bench-guest,"))
+        shutil.copyfile(folder / CHART, root / "docs" / CHART)
     for name, text in texts.items():
         document = root / name
         document.write_text(fill(document.read_text(), text))
-    shutil.copyfile(folder / CHART, root / "docs" / CHART)
 
 
 if __name__ == "__main__":

@@ -52,18 +52,18 @@ class Program:
         )
         self._taken = 0
 
-    def ask(self, question: str) -> str:
-        """A question, and its answer. Raises CommandFailed when the program fails."""
+    def ask(self, question: str, patience: float = PATIENCE) -> str:
+        """A question, and its answer. Raises as `answer`."""
         self.tell(question)
-        return self.answer()
+        return self.answer(patience)
 
     def tell(self, question: str) -> None:
         """A question whose answer is fetched later."""
         self._process.write(question.encode(errors="surrogateescape") + b"\n")
 
-    def answer(self) -> str:
+    def answer(self, patience: float = PATIENCE) -> str:
         """The next answer. Raises CommandFailed, CommandTimeout, GuestLost."""
-        line = self._process.line(self._taken, PATIENCE)
+        line = self._process.line(self._taken, patience)
         self._taken += len(line)
         return line[:-1].decode(errors="surrogateescape")
 

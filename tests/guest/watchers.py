@@ -65,7 +65,7 @@ def lacking() -> str:
 
 def chokidar(version: str) -> Watcher:
     """What most of Node.js's tools watch with. Raises FetchError."""
-    code = _CHOKIDAR.replace("FOLDER", str(_node_modules())).replace("VERSION", version)
+    code = _CHOKIDAR.replace("FOLDER", str(_npm_packages())).replace("VERSION", version)
     return Watcher(("node", "-e", code, "--"), "change {}", "add {}", "unlink {}")
 
 
@@ -91,7 +91,7 @@ WATCHERS: dict[str, Callable[[], Watcher]] = {
 
 
 @once
-def _node_modules() -> Path:
+def _npm_packages() -> Path:
     """A folder with node_modules in it."""
 
     def make(target: Path) -> None:

@@ -21,7 +21,7 @@ from tests.bench.changes.measure import FILE, FOLDER, WAYS, Burst, Eyes
 from tests.bench.uml.report import markdown
 from tests.guest import uml_kernel
 from tests.guest.apt import FetchError
-from tests.guest.channel import CommandFailed
+from tests.guest.channel import CommandFailed, CommandTimeout, GuestLost
 from tests.guest.following import Following, following
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,38 +30,60 @@ MODELS = ("passthrough", "mapped-xattr")
 AGENTS = {"program": (), "script": ("-s",)}
 FILES = 100
 """In a directory."""
+SEVERAL = (FOLDER, "other")
+"""Exports in one mount."""
 
 
 @contextmanager
 def guest(
-    arguments: argparse.Namespace, cache: str, model: str, agent: str, files: int
+    arguments: argparse.Namespace,
+    cache: str,
+    model: str,
+    agent: str,
+    files: int,
+    exports: Sequence[str] = (),
 ) -> Iterator[tuple[Following, Eyes]]:
     """One, whose export has so many files."""
     where = placement.choose(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="vhost9p-bench-", dir=arguments.tmpfs) as name:
         export = Path(name)
         export.chmod(0o755)
-        (export / FOLDER).mkdir()
+        for folder in SEVERAL:
+            (export / folder).mkdir()
         (export / FOLDER / FILE).write_text("old")
         for number in range(files // FILES):
             (export / FOLDER / f"d{number}").mkdir()
             for each in range(FILES):
                 (export / FOLDER / f"d{number}" / f"f{each}").write_text("old")
-        options = ("--security-model", model)
-        with following(export, cache, *options, agent=AGENTS[agent], where=where) as found:
+        with following(
+            export,
+            cache,
+            *("--security-model", model),
+            agent=AGENTS[agent],
+            exports=exports,
+            where=where,
+        ) as found:
             yield found, Eyes(found)
 
 
 def measure_edits(arguments: argparse.Namespace) -> str:
     """The table of single edits."""
-    lines = [["cache, security model, agent, files", *(f"{way}, ms" for way in WAYS), "clocks, ms"]]
+    lines = [
+        [
+            "cache, security model, agent, exports, files",
+            *(f"{way}, ms" for way in WAYS),
+            "clocks, ms",
+        ]
+    ]
     for cache in arguments.cache:
-        kinds = [(model, "program", 0) for model in MODELS]
-        kinds += [("passthrough", "script", 0), ("passthrough", "program", arguments.files)]
-        for model, agent, files in kinds:
-            title = f"{cache}, {model}, {agent}, {files + 1:,}"
+        kinds: list[tuple[str, str, Sequence[str], int]]
+        kinds = [(model, "program", (), 0) for model in MODELS]
+        kinds += [("passthrough", "program", SEVERAL, 0), ("passthrough", "script", (), 0)]
+        kinds += [("passthrough", "program", (), arguments.files)]
+        for model, agent, exports, files in kinds:
+            title = f"{cache}, {model}, {agent}, {len(exports) or 1}, {files + 1:,}"
             _say(title)
-            with guest(arguments, cache, model, agent, files) as (_, eyes):
+            with guest(arguments, cache, model, agent, files, exports) as (_, eyes):
                 found = measure.edits(eyes, arguments.edits)
                 cells = [str(found[way]) for way in WAYS]
                 lines.append([title, *cells, f"± {eyes.uncertainty / 1e6:.1f}"])
@@ -99,7 +121,7 @@ def main(words: Sequence[str] | None = None) -> int:
             f" medians / 99th percentiles of {arguments.edits} edits"
         )
         parts = [head, measure_edits(arguments), measure_bursts(arguments)]
-    except (CommandFailed, FetchError) as error:
+    except (CommandFailed, CommandTimeout, FetchError, GuestLost) as error:
         print(f"FAILED {error}", file=sys.stderr)
         return 1
     text = "\n\n".join(parts) + "\n"

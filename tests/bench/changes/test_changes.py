@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.bench.changes import __main__ as bench
 from tests.bench.changes.measure import Times
-from tests.guest import uml_kernel
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
-built = pytest.mark.skipif(
-    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
-)
+from tests.marks import needs_root, needs_uml
 
 
 @needs_root
-@built
+@needs_uml
 @pytest.mark.guest
 @pytest.mark.parametrize(
     "cache",
@@ -32,10 +26,12 @@ def test_all_is_measured(cache: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "never" not in text
     lines = {line.split(" | ")[0]: line for line in text.splitlines()}
     for agent in ("program", "script"):
-        line = lines[f"| {cache}, passthrough, {agent}, 1"]
+        line = lines[f"| {cache}, passthrough, {agent}, 1, 1"]
         kept = cache == "loose" and agent == "script"  # what is open: only a write could renew it
         assert line.count("not seen") == kept, line
         assert f"| {cache}, {agent}" in lines
+    for other in (f"{cache}, mapped-xattr, program, 1, 1", f"{cache}, passthrough, program, 2, 1"):
+        assert "not seen" not in lines[f"| {other}"]
 
 
 def test_what_was_not_seen_is_no_time() -> None:

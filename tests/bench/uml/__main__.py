@@ -5,6 +5,9 @@ has a server, an export and a guest of its own, and does all jobs (jobs.py): rou
 beginning with another server. The guest has one CPU, the server another one. The last round counts
 the requests, and samples the server, for the tables that say where the time goes; its times are not
 among the others.
+
+With `--agent` vhost9p takes turns with itself instead: with `notify` and an agent in the guest, and
+without. Nothing is counted then.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from tests.bench.uml.report import Counted, Samples
 from tests.bench.uml.setup import PAIRS, Setup, served
 from tests.guest import uml_kernel
 from tests.guest.apt import FetchError
-from tests.guest.channel import CommandFailed
+from tests.guest.channel import CommandFailed, CommandTimeout, GuestLost
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -64,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="vhost9p-bench-", dir=arguments.tmpfs) as shared:
             _measure_all(arguments, Path(shared))
-    except (CommandFailed, FetchError) as error:
+    except (CommandFailed, CommandTimeout, FetchError, GuestLost) as error:
         print(f"FAILED {error}", file=sys.stderr)
         return 1
     return 0
@@ -76,7 +79,7 @@ def _measure_all(arguments: argparse.Namespace, shared: Path) -> None:
     jobs.prepare(shared, size)
     where = placement.choose(os.sched_getaffinity(0))
     options = shlex.split(arguments.options)
-    against = arguments.against and arguments.against.resolve()
+    against = arguments.against.resolve() if arguments.against else None
     setup = Setup(arguments.tmpfs, where, shared, options, against, arguments.agent)
     parts = {"tree": jobs.tree(size), "programs": jobs.real(size)}
     wanted = [job for part in arguments.jobs for job in parts[part]]
@@ -89,14 +92,28 @@ def _measure_all(arguments: argparse.Namespace, shared: Path) -> None:
             counted[cache] = count(setup, cache, work)
     about = [f"{_placed(where)}; medians of {arguments.rounds}", *_parts(arguments)]
     about += [f"{title} was left out: {why}" for title, why in left_out.items()]
-    _write(arguments.out, about, samples, counted)
+    head = "\n".join(f"- {line}" for line in (_kernel(), *about))
+    if arguments.agent:
+        _write_agent(arguments.out, head, samples)
+    else:
+        _write(arguments.out, head, samples, counted)
+
+
+def _write_agent(folder: Path, head: str, samples: dict[str, Samples]) -> None:
+    """agent.md has the times."""
+    texts = [head]
+    for cache, found in samples.items():
+        texts += [report.agent_title(cache), report.times(found)]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(texts) + "\n"
+    (folder / "agent.md").write_text(text)
+    print(text)
 
 
 def _write(
-    folder: Path, about: list[str], samples: dict[str, Samples], counted: dict[str, Counted]
+    folder: Path, head: str, samples: dict[str, Samples], counted: dict[str, Counted]
 ) -> None:
     """uml.md has the times, uml-requests.md the requests, uml.json both."""
-    head = "\n".join(f"- {line}" for line in (_kernel(), *about))
     texts = [head, report.summary(samples)]
     for cache, found in samples.items():
         texts += [report.title(cache), report.times(found)]
@@ -130,11 +147,10 @@ def _parts(arguments: argparse.Namespace) -> list[str]:
     """A line with the options by which not everything is measured, if there are any."""
     found = {
         "--short": arguments.short,
-        "--cache": len(arguments.cache) < len(PAIRS),
-        "--jobs": len(arguments.jobs) < 2,
-        "--no-count": arguments.no_count,
+        "--cache": len(arguments.cache) < len(PAIRS) and not arguments.agent,
+        "--jobs": len(arguments.jobs) < 2 and not arguments.agent,
+        "--no-count": arguments.no_count and not arguments.agent,
         "--options": arguments.options,
-        "--agent": arguments.agent,
     }
     given = [option for option, is_given in found.items() if is_given]
     return [f"PARTS: {', '.join(given)}"] if given else []
@@ -165,7 +181,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--agent",
         action="store_true",
-        help="with `notify` and the agent; `--against .` has the same without",
+        help="with `notify` and the agent, beside `--against` (default: this tree) without",
     )
     parser.add_argument("--no-count", action="store_true", help="times alone")
     parser.add_argument("--options", default="", metavar="WORDS", help="more of vhost9p's options")
@@ -179,6 +195,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--against: {arguments.against} is no checkout in which make build has run")
     if arguments.short:
         arguments.rounds = 1
+    if arguments.agent:
+        arguments.no_count = True
+        arguments.against = arguments.against or ROOT
     arguments.cache = arguments.cache or list(PAIRS)
     arguments.jobs = arguments.jobs or ["tree", "programs"]
     return arguments

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import astuple
 
-from tests.bench.report import OURS, PEER
+from tests.bench.report import OTHER, OURS, PEER
 from tests.bench.uml.counting import Count, Requests
 from tests.bench.uml.setup import PAIRS, Sample
 
@@ -22,6 +22,14 @@ Counted = dict[str, dict[str, Count]]
 def title(cache: str) -> str:
     """The line above the tables of a pair of cache modes."""
     return f"{OURS} with `cache={cache}`, {PEER} with `--cache={PAIRS[cache]}`:"
+
+
+def agent_title(cache: str) -> str:
+    """The line above the times with an agent and without."""
+    return (
+        f"`cache={cache}`: `{OURS}` has `notify`, and its agent runs in the guest; `{OTHER}` has "
+        "neither:"
+    )
 
 
 def summary(found: dict[str, Samples]) -> str:

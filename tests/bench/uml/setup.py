@@ -55,7 +55,8 @@ class Setup:
     @property
     def servers(self) -> list[str]:
         """Which servers take turns."""
-        return [PEER, *([OTHER] if self.against else []), OURS]
+        others = [OTHER] if self.against else []
+        return [*others, OURS] if self.agent else [PEER, *others, OURS]
 
     def process(
         self, server: str, export: Path, cache: str

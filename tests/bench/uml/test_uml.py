@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.bench.report import OURS, PEER
+from tests.bench.report import OTHER, OURS, PEER
 from tests.bench.uml import __main__ as bench
 from tests.bench.uml import counting, jobs, report, request_trace
 from tests.bench.uml.counting import Count, Requests
 from tests.bench.uml.jobs import Job
 from tests.bench.uml.setup import PAIRS, Sample
-from tests.guest import fetch, uml_kernel
+from tests.guest import fetch
 from tests.guest.apt import FetchError
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
-built = pytest.mark.skipif(
-    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
-)
+from tests.marks import needs_root, needs_uml
 
 
 @needs_root
-@built
+@needs_uml
 @pytest.mark.guest
 @pytest.mark.parametrize(
     ("cache", "part"),
@@ -75,6 +70,23 @@ def test_every_job_runs_natively(
         text = (tmp_path / name).read_text()
         assert text in said
         assert all(f"\n| {title} |" in text for title in wanted)
+
+
+@needs_root
+@needs_uml
+@pytest.mark.guest
+@pytest.mark.full
+def test_what_an_agent_costs_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the same daemon without; the tables of the other runs stay."""
+    words = ["--agent", "--short", "--cache", "loose", "--jobs", "tree", "--out", str(tmp_path)]
+    assert bench.main(words) == 0, capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["agent.md"]
+    text = (tmp_path / "agent.md").read_text()
+    assert "- PARTS: --short\n" in text
+    assert f"| job, ms | {OTHER} | {OURS} | {OTHER}/{OURS} |" in text
+    assert all(f"\n| {job.title} |" in text for job in jobs.tree(jobs.SHORT))
 
 
 @needs_root
