@@ -30,13 +30,13 @@ from vhost9p.vm import HANG, REOPENED, Vm
 
 log = logging.getLogger(__name__)
 
-ANSWER_PATIENCE_S = 2.0
+ANSWER_PATIENCE_S = 4.0
 """Seconds in which systemd has to say what is to come. VMs are served meanwhile."""
-PACK_PATIENCE_S = 2.0
+PACK_PATIENCE_S = 8.0
 """Seconds for the ends of all workers, and again for packing all descriptors."""
-KEEP_PATIENCE_S = 1.0
+KEEP_PATIENCE_S = 2.0
 """Seconds for the manager to take what is left, and again until it says that it has."""
-LEAVE_PATIENCE_S = 7.0
+LEAVE_PATIENCE_S = 24.0
 """Seconds for all of this: less than systemd waits (TimeoutStopSec= of packaging/systemd)."""
 
 

@@ -169,6 +169,7 @@ def test_requests_are_done_once(daemon: Daemon, systemd: Service, export: Path) 
         for _ in range(4):
             time.sleep(0.3)
             restart(daemon, systemd)
+            daemon.wait_line(RESTARTED)
             daemon.wait_line("INFO: serving .* again")
         ends.set()
         thread.join()
