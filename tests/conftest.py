@@ -29,6 +29,8 @@ from tests.frontend.daemon import Daemon
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+Daemon.warm = True
+
 _TOP = Path(__file__).parents[1]
 _KERNEL = re.compile(r"[\[-](\d+\.\d+|newest)[\]-]")
 _SHARED = re.compile(r'scope="module"|boot_shared')

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -59,6 +60,18 @@ def pip(environment: Path, command: str, *arguments: str | Path) -> None:
     other = ("--python", environment / "bin" / "python")
     done = run(sys.executable, "-m", "pip", *other, command, "--quiet", *arguments)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A compiler that optimises little: to optimise all of csrc/ takes longer than all else here,
+    and `make build` has done it."""
+    program = tmp_path_factory.mktemp("compiler") / "cc"
+    program.write_text('#!/bin/sh\nexec cc "$@" -O1 -fno-lto\n')
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", str(program))
+        yield
 
 
 @pytest.fixture(scope="module")

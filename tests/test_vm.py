@@ -11,6 +11,7 @@ import pytest
 
 from vhost9p import vm as module
 from vhost9p.config import Config, DeviceConfig
+from vhost9p.copies import Copies
 from vhost9p.vhost_user.listener import Listener
 from vhost9p.vm import Vm
 
@@ -27,6 +28,7 @@ def test_a_session_waits_for_what_the_host_lacks(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "give_birth", give_birth)
     monkeypatch.setattr(Vm, "read_entered", lambda _: None)
+    monkeypatch.setattr(Copies, "has_sessions", lambda _: True)
     monkeypatch.setattr(Vm, "_start_anew", lambda _: pytest.fail("the session is lost"))
     config = Config((DeviceConfig(()),), log_level="debug")
     vm: Any = Vm("vm", config, [Listener(ours, "socket")], speaks=False)

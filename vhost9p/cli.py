@@ -102,8 +102,9 @@ def _serve(words: list[str]) -> int:
         config = cli_config.build_config(
             options, wrong, problems, socket_needed=not activation.can_place(sockets)
         )
-    if config and not problems.texts:
-        config = activation.place(config, sockets)
+    with problems.collect():
+        if config and not problems.texts:
+            config = activation.place(config, sockets)
     if options.print_limits:
         problems.raise_all()
         return _print_limits(config)
@@ -112,6 +113,8 @@ def _serve(words: list[str]) -> int:
 
     with problems.collect():
         config = config and preflight.check(config)
+    if problems.texts and kept:  # a mistake is no reason to end a VM that runs
+        return single_vm.go_on_unchanged(problems.texts, sockets, kept, partial(_load, words))
     problems.raise_all()
     assert config is not None, "it is None only after an error"
     start_log(config.log_level, config.log_format, config.log_time)

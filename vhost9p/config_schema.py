@@ -205,7 +205,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "report to the guest what the host changes",
         "The guest's kernel learns nothing by itself: an agent in the guest reads the reports.",
         _DEVICE.notify,
-        fixed="what reports changes is made when the VM begins",
+        fixed="all directories have another version (qid.version) by it",
     ),
     "notify_name": Leaf(
         v.parse_name,
@@ -219,7 +219,7 @@ OWN_KEYS: dict[str, Leaf] = {
         "list that directory, too",
         "Without, only who knows its name finds it.",
         _DEVICE.notify_listed,
-        fixed="the guest has listed the root by it",
+        at_once=True,
     ),
     "once": flag("exit after the first VMM has left", _DEVICE.once),
     "force": flag(

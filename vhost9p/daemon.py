@@ -182,6 +182,7 @@ class Daemon:
 
     def _take_copies(self, vm: Vm) -> None:
         del self._changed[vm.name]
+        vm.note_progress()
         self._store_is_due |= vm.copies.take(vm.pid, vm.pidfd)
         self.watchers.serves(vm)
         self._watch(vm.bell, partial(self._note_change, vm))

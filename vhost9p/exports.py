@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from vhost9p import host
+from vhost9p.changes import roots
 from vhost9p.changes.report import View
 from vhost9p.changes.ring import Ring
 from vhost9p.config import DeviceConfig, ExportConfig, SecurityModel, Throttling
@@ -53,6 +54,8 @@ class Exports:
         self._changes = changes
         self.natives: dict[int, Export] = {}
         self.views = {index: view_of(config, each) for index, each in config.indexed.items()}
+        self._roots: list[int] = []
+        """Descriptors of the exports' directories, in their order."""
         drivers: dict[int, Driver] = {}
         indexed = config.indexed
         names = {os.fsencode(each.name): index for index, each in indexed.items() if each.name}
@@ -68,6 +71,7 @@ class Exports:
             for index, each in indexed.items():
                 drivers[index] = self._open(index, each)
             if changes:
+                roots.write(changes, self._roots)
                 drivers[NOTICES] = self._open_notices(changes)
                 names[os.fsencode(config.notify_name)] = NOTICES
             self._open_policy()
@@ -116,6 +120,7 @@ class Exports:
         fd = self._keep(
             os.open(config.place or config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         )
+        self._roots.append(fd)
         export = self._make(index, fd, readonly=config.readonly, config=config)
         if config.throttling:
             _throttle(export, config.throttling)

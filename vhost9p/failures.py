@@ -16,6 +16,7 @@ import logging
 import os
 
 from vhost9p.config import DeviceConfig, ExportConfig
+from vhost9p.escapes import quoted
 from vhost9p.fs.tree import Tree
 from vhost9p.log_record import about
 from vhost9p.native.export import Export
@@ -83,7 +84,7 @@ def _act(asked: Asked) -> Act:
 
 def _quoted(path: bytes) -> str:
     text = os.fsdecode(path)
-    return repr(text if len(text) <= PATH_MAX else "..." + text[-PATH_MAX:])
+    return quoted(text if len(text) <= PATH_MAX else "..." + text[-PATH_MAX:])
 
 
 class Failures:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
 
+from vhost9p.escapes import escape_char
+
 FIELDS = ("vm", "device", "socket", "export", "request", "errno")
 """What a record can concern: a VM by its name, a device by its tag, its socket, an export by its
 name, or by its path if it has none, a request by its type, and the error that the guest gets."""
@@ -34,8 +36,12 @@ _NAMES = {number: name for name, number in LEVELS.items()}
 
 
 def one_line(text: str) -> str:
-    """Returns the text with unprintable characters escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    """Returns the text with unprintable characters, and bytes that are no UTF-8, escaped."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return escape_char(char) if "\udc80" <= char <= "\udcff" else repr(char)[1:-1]
 
 
 @dataclass(frozen=True, slots=True)

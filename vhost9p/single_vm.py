@@ -11,11 +11,13 @@ from vhost9p import answers, config_file, handover
 from vhost9p.activation import keep_places
 from vhost9p.config import Config
 from vhost9p.daemon import Daemon
+from vhost9p.errors import UserError
 from vhost9p.fd_store import FdStore
 from vhost9p.keeper import EXIT_FAILURE
+from vhost9p.log_record import about
 from vhost9p.native.process import set_name
 from vhost9p.notify import HandedOver, take_manager
-from vhost9p.output import choose_form, occupy_standard_streams, say
+from vhost9p.output import choose_form, occupy_standard_streams, say, start_log
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Prepared
 from vhost9p.progress import Progress
@@ -24,6 +26,8 @@ from vhost9p.sockets import listen
 from vhost9p.upgrade_status import StatusFile
 from vhost9p.vhost_user.listener import Listener, ListenError
 from vhost9p.vm import Vm
+
+log = logging.getLogger(__name__)
 
 
 def name_of(config: Config) -> str:
@@ -149,6 +153,33 @@ def run(
         say(str(error))
         daemon.end()
         return EXIT_FAILURE
+    return _serve(daemon)
+
+
+def go_on_unchanged(
+    problems: Sequence[str], sockets: Sequence[HandedOver], kept: Sequence[HandedOver], load: Load
+) -> int:
+    """Serves the VM that another main process has left, although its configuration has `problems`,
+    until the end, and returns the exit code. `sockets` are the service manager's, which the VM has.
+    Raises UserError with the problems if there is no such VM; OSError."""
+    occupy_standard_streams()
+    store = FdStore(take_manager())
+    left = receive(store, kept)
+    vms = vms_of(left) if left else []
+    if not left or not vms:
+        store.clear()
+        raise UserError(*problems)
+    start_log(left.written["log_level"], *left.written.get("log_form", ()))
+    set_name("vhost9p")
+    for text in problems:
+        say(text, logging.ERROR)
+    log.error("the VM goes on as it was: mend this, and reload the daemon", extra=about())
+    for each in sockets:
+        os.close(each.fd)
+    daemon = SingleDaemon(load, store=store)
+    daemon.adopt(vms, restarts=bool(left.written.get("restarts")))
+    config = vms[0].config
+    answers.begin(daemon, config.control_socket, config.metrics, is_needed=False)
     return _serve(daemon)
 
 

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from vhost9p.config import DeviceConfig, ExportConfig
+from vhost9p.escapes import quoted
 from vhost9p.exports import MODELS
 from vhost9p.native.export import GID, UID, Attr, Export
 from vhost9p.native.fids import Facts, facts_of
@@ -197,7 +198,7 @@ class Inspector:
                 )
             if names[0] not in exports:
                 raise _NoMoreError(
-                    f"{_shown(names[0])} is no export of the device; it has "
+                    f"{quoted(names[0])} is no export of the device; it has "
                     f"{', '.join(map(os.fsdecode, exports))}"
                 )
         name = b"" if b"" in exports else names.popleft()
@@ -216,7 +217,7 @@ class Inspector:
                 raise _NoMoreError(f"more than {SYMLINKS_MAX} symlinks ({_words(errno.ELOOP)})")
             if target.startswith(b"/"):
                 raise _NoMoreError(
-                    f"the symlink leads to {_shown(target)} of the guest's own tree: ask for that "
+                    f"the symlink leads to {quoted(target)} of the guest's own tree: ask for that "
                     "path, if it is in this mount"
                 )
             names.extendleft(
@@ -226,7 +227,7 @@ class Inspector:
     def _require_no_notices(self, names: deque[bytes]) -> None:
         notices = os.fsencode(self._device.notify_name)
         if self._device.notify and names and names[0] == notices:
-            raise _NoMoreError(f"{_shown(b'/' + notices)}: {reasons.NOTICES}")
+            raise _NoMoreError(f"{quoted(b'/' + notices)}: {reasons.NOTICES}")
 
     def _enter(self, config: ExportConfig, name: bytes) -> None:
         export = _Export(config, self._device, self._undo)
@@ -265,7 +266,7 @@ class Inspector:
             notes.append(f"mount point (device {os.major(attr.st_dev)}:{os.minor(attr.st_dev)})")
         target = export.native.read_link(fd) if stat.S_ISLNK(attr.mode) else None
         if target is not None:
-            notes.append(f"leads to {_shown(target)}")
+            notes.append(f"leads to {quoted(target)}")
             self._undo.callback(os.close, fd)
             self._note(self._path(name), attr, facts_of(fd), notes)
             return target
@@ -321,7 +322,7 @@ class Inspector:
 
     def _path(self, more: bytes = b"") -> str:
         names = [each.name for each in (*self._above, self._here) if each.name]
-        return _shown(b"/" + b"/".join([*names, more] if more else names))
+        return quoted(b"/" + b"/".join([*names, more] if more else names))
 
     # ---- verdicts ---------------------------------------------------------------------------
 
@@ -433,10 +434,6 @@ def _verdict(why: str | None) -> Verdict:
 
 def _words(code: int | None) -> str:
     return os.strerror(code or 0)
-
-
-def _shown(name: bytes) -> str:
-    return repr(os.fsdecode(name))
 
 
 def lines(answer: Answer) -> Iterator[str]:

@@ -212,7 +212,7 @@ class Vm:
             log_pipe.close()
             if isinstance(error, OSError) and error.errno in LACKING:
                 raise
-            why = (isinstance(error, OSError) and error.strerror) or error
+            why = getattr(error, "strerror", None) or error
             means = REOPENED if parcel and self.copies.has_sessions() else HANG
             log.error("%s cannot go on: %s: %s", self.name, why, means, extra=about(vm=self.name))
             return False
@@ -321,7 +321,7 @@ class Vm:
 
     def _read_report(self) -> dict[str, Any]:
         """What the keeper has said; nothing if it has not come so far."""
-        data = os.pread(self._report, 65536, 0)
+        data = os.pread(self._report, 65536, 0) if self._report >= 0 else b""
         return dict(json.loads(data)) if data else {}
 
     @property
@@ -392,9 +392,8 @@ class Vm:
     @property
     def outlook(self) -> str:
         """What the end of the keeper means to the guest."""
-        if not self._goes_on:
-            return HANG
-        return "it goes on with its open files and locks" if self._parcel else REOPENED
+        lasts = "it goes on with its open files and locks" if self._parcel else REOPENED
+        return lasts if self._goes_on else HANG
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Self:
@@ -474,15 +473,17 @@ class Vm:
     def facts(self) -> VmFacts:
         """What main can tell of it."""
         keeper = 0 if self.next_start is not None else self.pid
-        return VmFacts(
-            self.name, self.config, keeper, self._states, self._progress, self._read_report()
-        )
+        known = self.name, self.config, keeper, self._states, self._progress
+        return VmFacts(*known, self._read_report())
 
     @property
     def has_served(self) -> bool:
-        """Whether a worker has ever served. No worker can undo that, once main has seen it."""
-        self._has_served = self._has_served or self._progress.has_served
-        return self._has_served
+        """Whether a worker has ever served."""
+        return self._has_served or self._progress.has_served
+
+    def note_progress(self) -> None:
+        """From now on no worker can deny that one has served."""
+        self._has_served = self.has_served
 
     @property
     def has_opened(self) -> bool:

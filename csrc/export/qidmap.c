@@ -15,6 +15,9 @@
  * sparse memory file without any pointer in it, so a successor process can map it again, wherever
  * this one died: an entry counts once its kind is set, which is stored last, and a table that has
  * grown counts once the header names it. The lock is not in the file.
+ *
+ * A thread remembers the device and the group of its last file, to which the next one belongs as a
+ * rule, and takes neither lock nor table then. Whatever is installed ends that, in all maps.
  */
 #define _GNU_SOURCE
 #include "export/qidmap.h"
@@ -54,6 +57,17 @@ struct v9_qidmap {
     uint64_t size;
     uint64_t used, devices; /* entries of any kind; of kind DEVICE */
 };
+
+/* What a thread has found last, while `changes` is the same. */
+static _Thread_local struct {
+    const v9_qidmap *map;
+    uint64_t changes, st_dev, mnt_id;
+    uint32_t device;
+    struct v9_qid_group group;
+} recent;
+
+/* How often something was installed in a map, or a map began. */
+static uint64_t changes;
 
 #define MAGIC 0x3170616d64697139ull /* "9qidmap1" in memory */
 #define FIRST_TABLE 4096ull
@@ -263,6 +277,7 @@ v9_qidmap *v9_qidmap_attach(int fd, int *err)
     }
     count(map);
     init_lock(&map->lock);
+    __atomic_add_fetch(&changes, 1, __ATOMIC_RELEASE); /* another map was at this address */
     *err = 0;
     return map;
 fail_errno:
@@ -300,6 +315,12 @@ void v9_qidmap_free(v9_qidmap *map)
 
 /* ---- installing ------------------------------------------------------------------------------ */
 
+static void begin_change(v9_qidmap *map)
+{
+    pthread_rwlock_wrlock(&map->lock);
+    __atomic_add_fetch(&changes, 1, __ATOMIC_RELEASE);
+}
+
 int v9_qidmap_set_device(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint32_t device,
                          uint32_t flags)
 {
@@ -307,7 +328,7 @@ int v9_qidmap_set_device(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint3
 
     if (flags & ~(uint32_t)(V9_DEV_IDENTITY | V9_DEV_DENY))
         return -EINVAL;
-    pthread_rwlock_wrlock(&map->lock);
+    begin_change(map);
     if (map->devices >= MAX_DEVICES && !find(map, DEVICE, st_dev, mnt_id))
         err = rebuild(map, table_order(map), true);
     if (!err)
@@ -320,7 +341,7 @@ int v9_qidmap_forget_devices(v9_qidmap *map)
 {
     int err;
 
-    pthread_rwlock_wrlock(&map->lock);
+    begin_change(map);
     err = map->devices ? rebuild(map, table_order(map), true) : 0;
     pthread_rwlock_unlock(&map->lock);
     return err;
@@ -339,7 +360,7 @@ int v9_qidmap_add_group(v9_qidmap *map, uint32_t device, uint32_t bits, uint64_t
 
     if (bits < 1 || bits > 63 || top >> bits || suffix >> bits)
         return -EINVAL;
-    pthread_rwlock_wrlock(&map->lock);
+    begin_change(map);
     err = put(map, GROUP, group_key(device, bits), top, suffix);
     if (!err) {
         lengths = find(map, LENGTHS, device, 0);
@@ -353,7 +374,7 @@ int v9_qidmap_add_file(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t p
 {
     int err;
 
-    pthread_rwlock_wrlock(&map->lock);
+    begin_change(map);
     err = put(map, SINGLE, device, ino, path);
     pthread_rwlock_unlock(&map->lock);
     return err;
@@ -407,29 +428,58 @@ int v9_qidmap_find(v9_qidmap *map, uint32_t device, uint64_t ino, uint64_t *path
     return err;
 }
 
+static bool is_recent(const v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino)
+{
+    return recent.map == map && recent.st_dev == st_dev && recent.mnt_id == mnt_id &&
+           recent.changes == __atomic_load_n(&changes, __ATOMIC_ACQUIRE) &&
+           v9_qid_group_fits(&recent.group, ino);
+}
+
+/* Looks in the tables, and notes the group in `recent`. The lock is held. */
+static int find_near(const v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino,
+                     uint32_t *device, uint64_t *path)
+{
+    const struct entry *entry = find(map, DEVICE, st_dev, mnt_id);
+    struct v9_qid_group group = {0};
+    uint32_t flags;
+    int err = 0;
+
+    if (!entry)
+        return -V9_NO_DEVICE;
+    *device = (uint32_t)entry->value;
+    flags = (uint32_t)(entry->value >> 32);
+    if (flags & V9_DEV_DENY)
+        return v9_refuse(ENODEV, V9_REFUSED_DEVICE, 0);
+    if (flags & V9_DEV_IDENTITY) {
+        group.known = true;
+        *path = ino;
+    } else {
+        err = find_path(map, *device, ino, path, &group);
+    }
+    recent.map = map;
+    recent.changes = __atomic_load_n(&changes, __ATOMIC_RELAXED);
+    recent.st_dev = st_dev;
+    recent.mnt_id = mnt_id;
+    recent.device = *device;
+    recent.group = group;
+    return err;
+}
+
 int v9_qidmap_near(v9_qidmap *map, uint64_t st_dev, uint64_t mnt_id, uint64_t ino, uint32_t *device,
                    uint64_t *path, struct v9_qid_group *group)
 {
-    const struct entry *entry;
-    uint32_t flags;
-    int err = -V9_NO_DEVICE;
+    int err = 0;
 
-    pthread_rwlock_rdlock(&map->lock);
-    entry = find(map, DEVICE, st_dev, mnt_id);
-    if (entry) {
-        *device = (uint32_t)entry->value;
-        flags = (uint32_t)(entry->value >> 32);
-        if (flags & V9_DEV_DENY) {
-            err = v9_refuse(ENODEV, V9_REFUSED_DEVICE, 0);
-        } else if (flags & V9_DEV_IDENTITY) {
-            *group = (struct v9_qid_group){.known = true};
-            *path = ino;
-            err = 0;
-        } else {
-            err = find_path(map, *device, ino, path, group);
-        }
+    if (is_recent(map, st_dev, mnt_id, ino)) {
+        *device = recent.device;
+        *path = v9_qid_group_path(&recent.group, ino);
+    } else {
+        pthread_rwlock_rdlock(&map->lock);
+        err = find_near(map, st_dev, mnt_id, ino, device, path);
+        pthread_rwlock_unlock(&map->lock);
     }
-    pthread_rwlock_unlock(&map->lock);
+    if (!err && recent.group.known)
+        *group = recent.group;
     return err;
 }
 

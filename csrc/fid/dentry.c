@@ -110,13 +110,9 @@ static uint32_t make(struct v9_dentries *dentries, uint32_t parent, const char *
     if (!at)
         return 0;
     dentry = v9_dentry_at(dentries, at);
-    *dentry = (struct v9_dentry){
-        .parent = parent,
-        .refs = 1,
-        .size = (uint16_t)size,
-        .room = (uint16_t)size,
-        .export = parent ? v9_dentry_at(dentries, parent)->export : 0,
-    };
+    *dentry = (struct v9_dentry){.parent = parent, .refs = 1, .size = (uint16_t)size};
+    dentry->room = dentry->size;
+    dentry->export = parent ? v9_dentry_at(dentries, parent)->export : 0;
     memcpy(dentry->text, text, size);
     dentry->text[size] = 0;
     dentries->count++;
@@ -336,9 +332,11 @@ void v9_dentry_split_all(struct v9_dentries *dentries)
 
 void v9_dentry_lose(struct v9_dentries *dentries, uint32_t parent, const char *name, bool gone)
 {
+    const size_t size = strlen(name);
+    const uint32_t hash = hash_of(dentries, parent, name, size);
     uint32_t at;
 
-    while ((at = v9_dentry_find(dentries, parent, name))) {
+    while ((at = find_hashed(dentries, hash, parent, name, size))) {
         v9_dentry_at(dentries, at)->gone = gone;
         V9_COMMIT();
         fix(dentries, at);
@@ -355,13 +353,15 @@ static bool is_below(const struct v9_dentries *dentries, uint32_t at, uint32_t a
 void v9_dentry_move(struct v9_dentries *dentries, uint32_t parent, const char *old, uint32_t into,
                     const char *name, bool again)
 {
-    uint32_t at = v9_dentry_find(dentries, parent, old), more = 0;
+    const size_t size = strlen(old);
+    const uint32_t hash = hash_of(dentries, parent, old, size);
+    uint32_t at = find_hashed(dentries, hash, parent, old, size), more = 0;
 
     if ((parent == into && !strcmp(old, name)) || (again && !at))
         return;
     v9_dentry_lose(dentries, into, name, true);
     /* They leave the table before any enters it anew. */
-    while ((at = v9_dentry_find(dentries, parent, old))) {
+    for (; at; at = find_hashed(dentries, hash, parent, old, size)) {
         take_out(dentries, at);
         v9_dentry_at(dentries, at)->link.next = more;
         more = at;

@@ -77,38 +77,34 @@ static void lose_file(struct v9_fids *fids, struct v9_fid *fid, const bool serve
     fid->dentry = 0;
 }
 
-/* Returns whether there were any. */
-static bool lose_inodes(struct v9_inodes *inodes, const bool served[V9_EXPORTS_MAX])
+static bool is_any_foreign(const struct v9_fids *fids, const bool served[V9_EXPORTS_MAX])
 {
-    bool any = false;
-
-    for (uint32_t index = 1; index <= inodes->used && index <= inodes->max; index++) {
-        if (!is_foreign(inodes, index, served))
-            continue;
-        lose_inode(v9_inode_at(inodes, index));
-        any = true;
-    }
-    return any;
+    for (uint32_t export = 0; export < V9_EXPORTS_MAX; export ++)
+        if (!served[export] && fids->dentries.roots[export])
+            return true;
+    for (uint32_t index = 1; index <= fids->inodes.used && index <= fids->inodes.max; index++)
+        if (is_foreign(&fids->inodes, index, served))
+            return true;
+    return false;
 }
 
 bool v9_lost_forget_exports(struct v9_fids *fids, const bool served[V9_EXPORTS_MAX])
 {
-    bool any;
-
+    if (!is_any_foreign(fids, served))
+        return false;
     v9_fid_table_recover(fids); /* to find its parts */
     for (uint32_t i = 0; i < fids->homes; i++)
         lose_file(fids, &fids->entries[i], served);
     for (uint32_t i = fids->unused > fids->homes ? fids->unused : fids->homes; i < fids->max; i++)
         lose_file(fids, &fids->entries[i], served);
     V9_COMMIT();
-    any = lose_inodes(&fids->inodes, served);
-    for (uint32_t export = 0; export < V9_EXPORTS_MAX; export ++) {
-        if (served[export])
-            continue;
-        any |= fids->dentries.roots[export] != 0;
-        fids->dentries.roots[export] = 0;
-    }
-    return any;
+    for (uint32_t index = 1; index <= fids->inodes.used && index <= fids->inodes.max; index++)
+        if (is_foreign(&fids->inodes, index, served))
+            lose_inode(v9_inode_at(&fids->inodes, index));
+    for (uint32_t export = 0; export < V9_EXPORTS_MAX; export ++)
+        if (!served[export])
+            fids->dentries.roots[export] = 0;
+    return true;
 }
 
 /* ---- paths that are hidden now ------------------------------------------------------------------
@@ -140,7 +136,6 @@ static bool is_hidden(const struct v9_inode *inode, const char *root, const v9_h
 void v9_lost_forget_hidden(struct v9_fids *fids, uint32_t export, const char *root,
                            const v9_hidden_paths *paths)
 {
-    v9_fid_table_recover(fids); /* to find its parts */
     for (uint32_t index = 1; index <= fids->inodes.used && index <= fids->inodes.max; index++) {
         struct v9_inode *inode = v9_inode_at(&fids->inodes, index);
         if (inode->export == export && is_hidden(inode, root, paths))

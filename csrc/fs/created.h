@@ -4,6 +4,7 @@
 #ifndef V9_FS_CREATED_H
 #define V9_FS_CREATED_H
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/commit.h"
@@ -22,6 +23,12 @@ static inline void v9_created_forget(struct v9_created *created)
     created->io_flags = created->is_new = 0;
     memset(&created->metadata, 0, sizeof(created->metadata));
     V9_COMMIT();
+}
+
+/* Whether there are descriptors. */
+static inline bool v9_created_is_open(const struct v9_created *created)
+{
+    return created->path_fd >= 0 || created->meta_fd >= 0 || created->io_fd >= 0;
 }
 
 /* Forgets the descriptors, and closes them. */

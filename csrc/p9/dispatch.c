@@ -98,7 +98,8 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
     if (result == -V9_NOT_OURS || result == -V9_IS_FLUSH || result == -V9_NOT_YET)
         return result;
     /* Here, not under the lock: closing a host file may hang. */
-    v9_created_close(&r->created);
+    if (v9_created_is_open(&r->created))
+        v9_created_close(&r->created);
     v9_evidence_end(&r->evidence);
     if (r->question.fd >= 0)
         v9_budget_close(r->question.fd);

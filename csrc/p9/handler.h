@@ -10,8 +10,8 @@
 
 #include "request/state.h"
 
-/* p9/io.c, p9/walk.c, p9/readdir.c, p9/create.c, p9/names.c, p9/setattr.c, p9/xattr.c, p9/fsync.c,
- * p9/lock.c */
+/* p9/io.c, p9/open.c, p9/getattr.c, p9/walk.c, p9/readdir.c, p9/create.c, p9/names.c,
+ * p9/setattr.c, p9/xattr.c, p9/fsync.c, p9/lock.c */
 typedef int v9_handler(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
                        struct v9_scratch *scratch);
 v9_handler v9_p9_statfs, v9_p9_lopen, v9_p9_getattr, v9_p9_read, v9_p9_write;

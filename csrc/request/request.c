@@ -117,17 +117,17 @@ static void free_slot(struct v9_device *dev, struct v9_request *r)
 }
 
 /* Copies the message (only the header of a Twrite) and checks what all messages have in common.
- * Stores an error in r->error; the guest receives it as Rlerror. */
+ * Stores an error in r->error; the guest receives it as Rlerror. Each byte is read once, since the
+ * guest may change it any time. */
 static void parse(struct v9_device *dev, struct v9_request *r)
 {
     const struct v9_chain *chain = &r->chain;
-    struct v9_in in = {r->data, r->data, false};
+    /* All of the most frequent messages, and more than the header of any. */
+    const uint32_t first =
+        (uint32_t)v9_iov_gather(chain->iov, chain->readable_count, 0, r->data, P9_TWRITE_SIZE);
+    struct v9_in in = {r->data, r->data + first, false};
 
-    r->tag = 0xffff;
-    r->type = 0;
-    r->data_size =
-        (uint32_t)v9_iov_gather(chain->iov, chain->readable_count, 0, r->data, P9_HEADER_SIZE);
-    in.end += r->data_size;
+    r->data_size = first < P9_HEADER_SIZE ? first : P9_HEADER_SIZE;
     r->size = v9_in_u32(&in);
     r->type = (uint8_t)v9_in_number(&in, 1);
     r->tag = v9_in_u16(&in);
@@ -144,10 +144,9 @@ static void parse(struct v9_device *dev, struct v9_request *r)
     if (r->error)
         return;
     r->data_size = r->type == P9_TWRITE && r->size > P9_TWRITE_SIZE ? P9_TWRITE_SIZE : r->size;
-    v9_iov_gather(chain->iov, chain->readable_count, 0, r->data, r->data_size);
-    /* From here on only the copy counts: the guest may have changed the original between the two
-     * reads. */
-    v9_put_header(r->data, r->size, r->type, r->tag);
+    if (r->data_size > first)
+        v9_iov_gather(chain->iov, chain->readable_count, first, r->data + first,
+                      r->data_size - first);
 }
 
 /* Finds the request that a Tflush names. A Tflush is never found: it ends before its own flush

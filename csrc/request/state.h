@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -51,7 +52,9 @@ struct v9_question {
 };
 
 struct v9_request {
-    enum v9_state state;
+    /* Three cache lines, with the beginnings of `created` and `evidence`: all but a few requests
+     * touch nothing else before the chain. */
+    _Alignas(64) enum v9_state state;
     uint32_t slot, seq;
     bool dead;           /* cut off: its thread, or Python, publishes nothing */
     bool flush_reported; /* V9_LATER: Python knows that it is cancelled */
@@ -61,36 +64,40 @@ struct v9_request {
     bool admitted;   /* it has left its rate queue */
     uint8_t asked;   /* questions about mounts, so far */
     uint16_t tag;
-    uint16_t tag_before, tag_after;     /* slot + 1: neighbours in its list of dev->tags */
-    int error;                          /* found while parsing the header, -errno */
-    uint32_t size;                      /* size[4] of the message */
-    uint32_t data_size;                 /* bytes of it in data */
+    uint16_t tag_before, tag_after; /* slot + 1: neighbours in its list of dev->tags */
+    bool again;                     /* a process that died had begun it (request/recover.h) */
+    bool done;                      /* and had done it: its reply is written */
+    uint8_t deaths;                 /* of processes that it may have ended (request/suspects.h) */
+    bool overdue;                   /* a trial has ended before it did */
+    bool convicted;                 /* in the last recovery: it has an error from then on */
+    uint8_t failed;                 /* errno of the reply (request/counts.h) */
+    uint16_t export;                /* index of the export of its file */
+    int error;                      /* found while parsing the header, -errno */
+    uint32_t size;                  /* size[4] of the message */
+    uint32_t data_size;             /* bytes of it in data */
+    uint32_t reply_size;            /* written already, when `changes` makes it come true */
+    uint32_t written;               /* bytes, by a Twrite */
+    struct v9_request *next;        /* in the free list, or in a rate queue */
+
+    uint64_t order;                  /* counts requests, by when they were popped */
+    struct v9_place pop_at, push_at; /* where in the ring it was popped and is pushed */
+    uint64_t changes;                /* handle of the fid that it was the last to change (fid.h) */
+    int64_t popped_ns;               /* CLOCK_MONOTONIC; 0: its time is not taken */
+    struct v9_question question;     /* V9_UP_DEVICE, _GROUP, _MOUNT: its handler's */
+
+    struct v9_created created;   /* p9/create.c: created, but not reported yet */
+    struct v9_evidence evidence; /* of names that it changes */
+
+    uint32_t created_in;                /* index of the export that `created` belongs to */
     uint32_t target, target_seq;        /* V9_FLUSHING: the request that was flushed */
     uint32_t bytes;                     /* that its transfer asks for */
     struct v9_rate_queues *rate_queues; /* of its export (request/rate_queue.c) */
-    struct v9_request *next, **link;    /* in the free list (next), or in a rate queue */
-    struct v9_question question;        /* V9_UP_DEVICE, _GROUP, _MOUNT: its handler's */
-    struct v9_created created;          /* p9/create.c: created, but not reported yet */
-    uint32_t created_in;                /* index of the export that `created` belongs to */
-    uint64_t order;                     /* counts requests, by when they were popped */
-    struct v9_place pop_at, push_at;    /* where in the ring it was popped and is pushed */
-    uint32_t reply_size;                /* written already, when `changes` makes it come true */
-    uint64_t changes;            /* handle of the fid that it was the last to change (fid/fid.h) */
-    struct v9_evidence evidence; /* of names that it changes */
-    bool again;                  /* a process that died had begun it (request/recover.h) */
-    bool done;                   /* and had done it: its reply is written */
-    uint8_t deaths;              /* of processes that it may have ended (request/suspects.h) */
-    bool overdue;                /* a trial has ended before it did */
-    bool convicted;              /* in the last recovery: it has an error from then on */
-    /* request/counts.h */
-    uint8_t failed;    /* errno of the reply */
-    uint16_t export;   /* index of the export of its file */
-    uint32_t written;  /* bytes, by a Twrite */
-    int64_t popped_ns; /* CLOCK_MONOTONIC; 0: its time is not taken */
-    int64_t waits_ns;  /* since when it waits in a rate queue */
-    struct v9_chain chain;
+    struct v9_request **link;           /* in a rate queue */
+    int64_t waits_ns;                   /* since when it waits there */
+    _Alignas(64) struct v9_chain chain;
     uint8_t data[V9_REQUEST_DATA];
 };
+_Static_assert(offsetof(struct v9_request, evidence.append_at) == 192, "three cache lines");
 
 /* A serving thread, as the watchdog sees it (server/workers.c). */
 struct v9_worker {

@@ -10,7 +10,7 @@ struct walk {
 };
 
 /* The next piece, at most len bytes of it; 0 at the end. */
-static size_t next_piece(struct walk *walk, size_t len, uint8_t **piece)
+static inline size_t next_piece(struct walk *walk, size_t len, uint8_t **piece)
 {
     size_t here;
 

@@ -3,10 +3,15 @@
 The programs are the test_*.c below this folder. Each begins with the csrc files
 that it is made of, and its cases are its lines `TEST(name)` (see check.h); those of
 `LONG_TEST(name)` run in the full matrix only. All are built with the address and
-undefined-behaviour sanitizers and as they ship; those with threads, in the full matrix, with the
-thread sanitizer as well. Those that kill a process at every point are built for that instead. What
-is built is shared by all processes of a test run: each object and each program is compiled once per
-variant, by the first that needs it.
+undefined-behaviour sanitizers and as they ship; those with threads with the thread sanitizer as
+well. Those that kill a process at every point are built for that instead.
+
+Outside of the full matrix a program runs with the sanitizers, which see what it does as it ships
+and more. Only what depends on how fast the code is (threads), and what takes instructions one by
+one, runs as it ships there.
+
+What is built is shared by all processes of a test run: each object and each program is compiled
+once per variant, by the first that needs it, and an object that is the same in two variants once.
 """
 
 import fcntl
@@ -23,6 +28,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+INCLUDED = (ROOT / "csrc", HERE, ROOT / "tests")
 WARNINGS = (
     *("-std=c11", "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror"),
     *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),  # as csrc/build.py
@@ -36,11 +42,11 @@ VARIANTS = {
 }
 TESTED = tuple(VARIANTS)
 # For programs that kill processes (POINTS), and for tests/fuzz.
-VARIANTS["points"] = ("-O1", "-DV9_POINTS")  # csrc/base/commit.h
+VARIANTS["points"] = (*VARIANTS["optimised"], "-DV9_POINTS")  # csrc/base/commit.h
 VARIANTS["fuzzed"] = (*VARIANTS["sanitized"], "-fsanitize-coverage=trace-pc,trace-cmp")
 PROGRAMS = sorted(HERE.rglob("test_*.c"))
 SKIPPED = 77  # check.h's
-STEPPED = ("test_recover",)  # instruction by instruction, which takes long
+STEPPED = ("test_recover", "test_lost")  # instruction by instruction, which takes long
 
 POINTS = ("server/restart.h", "server/kinds_of_")  # what kills at them
 THREADS = ("pthread_create", "server/served.h")  # what starts some
@@ -56,13 +62,25 @@ def cases_of(program: Path, *, kind: str = "(?:LONG_)?TEST") -> list[str]:
     return re.findall(rf"^{kind}\((\w+)\)$", program.read_text(), re.MULTILINE)
 
 
+def is_threaded(program: Path) -> bool:
+    return any(word in program.read_text() for word in THREADS)
+
+
 @functools.cache
 def variants_of(program: Path) -> list[str]:
-    text = program.read_text()
-    if any(word in text for word in POINTS):
+    if any(word in program.read_text() for word in POINTS):
         return ["points"]
-    threaded = any(word in text for word in THREADS) and program.stem not in NOT_FOR_RACES
-    return [variant for variant in TESTED if variant != "races" or threaded]
+    races = is_threaded(program) and program.stem not in NOT_FOR_RACES
+    return [variant for variant in TESTED if variant != "races" or races]
+
+
+@functools.cache
+def quick_variants_of(program: Path) -> list[str]:
+    """Those outside of the full matrix."""
+    if program.stem in STEPPED:
+        return ["optimised"]
+    left_out = ("races",) if is_threaded(program) else ("races", "optimised")
+    return [variant for variant in variants_of(program) if variant not in left_out]
 
 
 def builds() -> list[tuple[Path, str]]:
@@ -72,8 +90,8 @@ def builds() -> list[tuple[Path, str]]:
 def as_test(program: Path, variant: str, *case: str) -> object:
     """The parameters of one test, with a name that -k finds by its room, program and case."""
     long = any(name in cases_of(program, kind="LONG_TEST") for name in case)
-    slow = variant == "sanitized" and program.stem in STEPPED
-    marks = [pytest.mark.full] if variant == "races" or long or slow else []
+    quick = variant in quick_variants_of(program) and not long
+    marks = [] if quick else [pytest.mark.full]
     name = "-".join((program.parent.name, program.stem, *case, variant))
     return pytest.param(program, variant, *case, id=name, marks=marks)
 
@@ -97,11 +115,26 @@ def compile_into(target: Path, *arguments: str) -> None:
     unfinished.rename(target)
 
 
+@functools.cache
+def mentions(source: Path, word: str) -> bool:
+    """Whether a file, or one that it includes, has a word."""
+    text = source.read_text()
+    included = (
+        path
+        for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE)
+        for path in (source.parent / name, *(top / name for top in INCLUDED))
+        if path.is_file()
+    )
+    return word in text or any(mentions(path, word) for path in included)
+
+
 def object_of(source: Path, variant: str, folder: Path) -> Path:
+    if variant == "points" and not mentions(source, "V9_POINTS"):
+        variant = "optimised"
     target = (folder / variant / source.relative_to(ROOT)).with_suffix(".o")
     with made_once(target) as missing:
         if missing:
-            includes = (f"-I{ROOT / 'csrc'}", f"-I{HERE}", f"-I{ROOT / 'tests'}")
+            includes = (f"-I{top}" for top in INCLUDED)
             compile_into(target, *VARIANTS[variant], *includes, "-pthread", "-c", str(source))
     return target
 
@@ -124,7 +157,8 @@ def build(program: Path, variant: str, folder: Path) -> Path:
     with made_once(target) as missing:
         if missing:
             objects = [str(object_of(source, variant, folder)) for source in sources_of(program)]
-            compile_into(target, *VARIANTS[variant], "-pthread", *objects)
+            # Bound at once: most programs go on in many children, each of which would do it again.
+            compile_into(target, *VARIANTS[variant], "-pthread", "-Wl,-z,now", *objects)
     return target
 
 
@@ -164,6 +198,6 @@ def test_case(program: Path, variant: str, case: str, build_folder: Path) -> Non
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_case_of_a_program_is_collected(program: Path, build_folder: Path) -> None:
-    variant = "points" if "points" in variants_of(program) else "optimised"
-    listed = run(build(program, variant, build_folder), "--list").stdout.split()
+    target = build(program, quick_variants_of(program)[0], build_folder)
+    listed = run(target, "--list").stdout.split()
     assert listed and listed == cases_of(program)

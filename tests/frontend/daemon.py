@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -120,11 +121,14 @@ class Daemon:
     `args` come after `--socket SOCKET`; `socket=False` leaves the socket to `args`. `env` is
     added to the environment; `wrapper` is a command that ends in executing the words behind it
     (as another user, in a namespace); `command` is an installed vhost9p instead of this tree's.
-    Without a wrapper and a command it begins with its modules loaded (warm.py), unless `warm` is
-    False. As a context manager it is running inside, and at the end it is stopped and has to exit
-    with 0. It never outlives the thread that starts it (tests/children.py).
+    Without a wrapper and a command it begins with its modules loaded, if `warm`. As a context
+    manager it is running inside, and at the end it is stopped and has to exit with 0. It never
+    outlives the tests, nor, if it is executed, the thread that starts it (tests/children.py).
     """
 
+    warm: ClassVar[bool] = False
+    """Whether to begin with modules loaded where that is possible (warm.py): in tests, but not in
+    benchmarks, since such daemons share memory."""
     started: ClassVar[list[Daemon]] = []
     """Those whose logs a failure shows: they run, or have ended during this test."""
 
@@ -142,7 +146,6 @@ class Daemon:
         pass_fds: Sequence[int] = (),
         wrapper: Sequence[str] = (),
         command: Sequence[str] = COMMAND,
-        warm: bool = True,
     ) -> None:
         # A unix socket's path holds 107 bytes: pytest's own directories are too deep.
         self.directory = Path(tempfile.mkdtemp(prefix="v9-"))
@@ -159,7 +162,6 @@ class Daemon:
         self.cwd = cwd
         self.pass_fds = pass_fds
         self.command = ending_with_tests(command, wrapper)
-        self.warm = warm
         self.lines: list[str] = []
         self.ready = "vhost9p: serving "  # what it says when it serves
         self._news = threading.Condition()
@@ -227,7 +229,11 @@ class Daemon:
     def _begin(self) -> subprocess.Popen[str] | Warm:
         plain = self.command == ending_with_tests(COMMAND) and not self.pass_fds
         if self.warm and plain and can_be_warm(self.env):
-            return Warm(self.args, self.env, self.cwd)
+            reading, writing = os.pipe()
+            process = Warm(self.args, self.env, self.cwd, writing, writing)
+            os.close(writing)
+            process.stdout = os.fdopen(reading, encoding="utf-8", errors="backslashreplace")
+            return process
         return subprocess.Popen(
             [*self.command, *self.args],
             stdin=subprocess.DEVNULL,
@@ -354,15 +360,33 @@ class Daemon:
 
 
 def run_cli(
-    *args: str, env: Mapping[str, str] | None = None, cwd: str | Path | None = None
+    *args: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    wrapper: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command that ends by itself (--version, a refused configuration)."""
-    return subprocess.run(
-        [sys.executable, "-m", "vhost9p", *args],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        cwd=cwd,
-        env=environment(env or {}),
-    )
+    """Runs a command that ends by itself (--version, a refused configuration, a subcommand), behind
+    a `wrapper` that may execute it, with `env` added to the environment."""
+    words = [*map(str, args)]
+    env = environment(env or {})
+    if wrapper or not Daemon.warm or not can_be_warm(env):
+        return subprocess.run(
+            ending_with_tests([*COMMAND, *words], wrapper),
+            capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=cwd, env=env,
+        )  # fmt: skip
+    pipes = [os.pipe(), os.pipe()]
+    process = Warm(words, env, cwd, *(writing for _, writing in pipes))
+    for _, writing in pipes:
+        os.close(writing)
+    with ThreadPoolExecutor() as pool:
+        printed = pool.map(_read, (reading for reading, _ in pipes))
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess([*COMMAND, *words], code, *printed)
+
+
+def _read(fd: int) -> str:
+    with os.fdopen(fd, encoding="utf-8") as file:
+        return file.read()

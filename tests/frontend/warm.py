@@ -21,10 +21,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from tests.children import ending_with_tests
+from tests.children import ROOT
 
 MESSAGE_MAX = 1 << 18
 BEFORE_PYTHON = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
@@ -34,25 +35,28 @@ ROOM = "-" * 1000
 
 
 class Warm:
-    """A process that was forked so: a subprocess.Popen, as far as the tests need one.
+    """A process that was forked so, which writes to two descriptors of the caller: what the tests
+    need of a subprocess.Popen."""
 
-    Raises OSError.
-    """
+    stdout: IO[str] | None = None
+    """Belongs to whoever reads what it prints."""
 
     def __init__(
-        self, words: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str] | None,
+        out: int,
+        err: int,
     ) -> None:
         self.args = ["vhost9p", *words]
         self.returncode: int | None = None
-        reading, writing = os.pipe()
         self._status, status = os.pipe()
         request = {"words": [*words], "env": dict(env), "cwd": os.fspath(cwd or os.getcwd())}
         try:
-            self.pid, self._pidfd = _forking().ask(request, [writing, writing, status])
+            self.pid, self._pidfd = _forking().ask(request, [out, err, status])
         finally:
-            os.close(writing)
             os.close(status)
-        self.stdout: IO[str] = os.fdopen(reading, encoding="utf-8", errors="backslashreplace")
 
     def poll(self) -> int | None:
         """As that of Popen."""
@@ -91,21 +95,24 @@ class Warm:
 
 
 class _Forking:
-    """The process that forks, for those of the tests."""
+    """The process that forks, for those of the tests. It ends when its socket is closed, by
+    whatever end of the tests, and what it has forked ends with it."""
 
     def __init__(self) -> None:
         self.tests = os.getpid()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()  # of a request and its answer
         words = [sys.executable, "-m", "tests.frontend.warm", str(theirs.fileno()), ROOM]
         self._process = subprocess.Popen(
-            ending_with_tests(words), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            words, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
         )
         theirs.close()
 
     def ask(self, request: dict[str, Any], fds: Sequence[int]) -> tuple[int, int]:
         """Returns the pid, and a pidfd."""
-        socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
-        answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 100, 1)
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
+            answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 100, 1)
         return int(answer), pidfd
 
 

@@ -49,8 +49,8 @@ def test_appending_in_every_cache_mode(boot: Boot) -> None:
         for cache in ("none", "mmap", "loose"):
             share.remount(cache=cache)
             share.sh(
-                f"""for i in $(seq 200); do echo $i >> {cache}; done
-                exec 5>>{cache}.open; for i in $(seq 3000); do echo line $i >&5; done; exec 5>&-
+                f"""for i in $(seq 50); do echo $i >> {cache}; done
+                exec 5>>{cache}.open; for i in $(seq 1000); do echo line $i >&5; done; exec 5>&-
                 printf head > {cache}.both; exec 6<>{cache}.both; exec 7>>{cache}.both
                 echo over >&6; echo tail >&7; exec 6>&- 7>&-; sync"""
             )
@@ -61,9 +61,9 @@ def test_appending_in_every_cache_mode(boot: Boot) -> None:
             share.vm.mount("host0", "/mnt")
             for mode in modes:
                 assert (share.export / f"{cache}.{mode}").read_bytes() == REWRITTEN
-            text = "".join(f"{i}\n" for i in range(1, 201))
+            text = "".join(f"{i}\n" for i in range(1, 51))
             assert (share.export / cache).read_text() == text
-            text = "".join(f"line {i}\n" for i in range(1, 3001))
+            text = "".join(f"line {i}\n" for i in range(1, 1001))
             assert (share.export / f"{cache}.open").read_text() == text
             assert (share.export / f"{cache}.both").read_text() == "over\ntail\n"
 

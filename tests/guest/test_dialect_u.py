@@ -186,7 +186,9 @@ def results(vm: VM, where: str, program: str) -> list[str]:
     return run.text.splitlines()
 
 
-@pytest.mark.parametrize("model", ["passthrough", "mapped-xattr"])
+@pytest.mark.parametrize(
+    "model", ["passthrough", pytest.param("mapped-xattr", marks=pytest.mark.full)]
+)
 def test_a_9p2000u_guest_sees_what_qemus_server_shows(boot: Boot, model: str) -> None:
     """With cache=loose the client misses some of its own changes, and QEMU's server others after a
     directory was renamed: there each result has to be QEMU's, or the one without a cache."""

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,18 +23,19 @@ exports:
 """
 
 
-@pytest.fixture
-def share(boot: Boot, tmp_path: Path) -> Iterator[Mounted]:
+@pytest.fixture(scope="module")
+def share(boot_shared: Boot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     """src (with a small tree, read-only) and out below one mount."""
     with scratch_export() as base:
         (base / "a/deep/er").mkdir(parents=True)
         (base / "a/deep/er/file").write_text("source")
         (base / "b").mkdir()
         socket = base.parent / f"{base.name}.sock"
-        (tmp_path / "vm.yaml").write_text(CONFIG.format(base=base, socket=socket))
-        args = ("--config", str(tmp_path / "vm.yaml"), "--log-failures")
+        config = tmp_path_factory.mktemp("config") / "vm.yaml"
+        config.write_text(CONFIG.format(base=base, socket=socket))
+        args = ("--config", str(config), "--log-failures")
         with Daemon(*args, socket=False) as daemon:
-            vm = boot("full", [socket], hotplug=True)
+            vm = boot_shared("full", [socket], hotplug=True)
             vm.mount("host0", MOUNT)
             yield Mounted(daemon, base, vm)
             vm.kill()

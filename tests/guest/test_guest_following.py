@@ -10,7 +10,6 @@ What Linux's client does not let anybody mend is left out, by cache mode (MODES)
 from __future__ import annotations
 
 import json
-import os
 import random
 import statistics
 import tempfile
@@ -20,18 +19,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.guest import sights, uml_kernel
+from tests.guest import sights
 from tests.guest.following import MOUNT, Following, Program, following
 from tests.guest.sights import Sight, Sights, digest_of
 from tests.guest.upheaval import Upheaval, stock
+from tests.marks import needs_root, needs_uml
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="guest root's files need a daemon of root"
-)
-built = pytest.mark.skipif(
-    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
-)
-pytestmark = [needs_root, built, pytest.mark.guest]
+pytestmark = [needs_root, needs_uml, pytest.mark.guest]
 
 SHORT, LONG = 24, 1000
 PATIENCE = 60.0

@@ -29,18 +29,23 @@ exports:
 """
 
 
-@pytest.fixture
-def share(boot: Boot, tmp_path: Path) -> Iterator[Mounted]:
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the daemon keeps what is used; its configuration is beside."""
+    return tmp_path_factory.mktemp("daemon") / "state"
+
+
+@pytest.fixture(scope="module")
+def share(boot_shared: Boot, state: Path) -> Iterator[Mounted]:
     """a and b below one mount."""
     with scratch_export() as base:
         (base / "a").mkdir()
         (base / "b").mkdir()
         socket = base.parent / f"{base.name}.sock"
-        (tmp_path / "vm.yaml").write_text(
-            CONFIG.format(base=base, socket=socket, state=tmp_path / "state")
-        )
-        with Daemon("--config", str(tmp_path / "vm.yaml"), socket=False):
-            vm = boot("full", [socket], hotplug=True)
+        config = state.with_name("vm.yaml")
+        config.write_text(CONFIG.format(base=base, socket=socket, state=state))
+        with Daemon("--config", str(config), socket=False):
+            vm = boot_shared("full", [socket], hotplug=True)
             vm.mount("host0", MOUNT)
             yield Mounted(Daemon(), base, vm)
             vm.kill()
@@ -66,7 +71,7 @@ def kept(state: Path) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("cache", ["none", "mmap"])
 def test_df_follows_filling_and_emptying_under_a_quota(
-    share: Mounted, tmp_path: Path, cache: str
+    share: Mounted, state: Path, cache: str
 ) -> None:
     share.remount(cache)
     root = os.stat(share.export / "a").st_blocks // 8
@@ -94,5 +99,6 @@ def test_df_follows_filling_and_emptying_under_a_quota(
     share.sh("rm -r a/* b/*; dd if=/dev/zero of=a/again bs=64k count=60 conv=fsync 2>&1")
     assert df(share, "a")[3:] == (30, 1, 29)
     share.vm.umount(MOUNT)
-    assert kept(tmp_path / "state") == found(share)
+    assert kept(state) == found(share)
     share.vm.mount("host0", MOUNT)
+    share.sh("rm a/again")

@@ -22,7 +22,7 @@ def share(boot: Boot) -> Iterator[Mounted]:
         yield share
 
 
-@pytest.mark.parametrize("deaths", [20, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("deaths", [8, pytest.param(200, marks=pytest.mark.full)])
 def test_a_guest_works_on_while_workers_die(share: Mounted, deaths: int) -> None:
     report = work(share.vm, share.daemon, share.export, deaths)
     assert report.deaths >= deaths, report

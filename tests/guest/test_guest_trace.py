@@ -23,9 +23,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def share(boot: Boot) -> Iterator[Mounted]:
-    with mounted(boot, *SECURITY) as share:
+@pytest.fixture(scope="module")
+def share(boot_shared: Boot) -> Iterator[Mounted]:
+    with mounted(boot_shared, *SECURITY) as share:
         (share.export / "dir").mkdir()
         (share.export / "dir/file").write_bytes(b"text\n" * 30000)
         yield share

@@ -33,7 +33,7 @@ def share(boot_shared: Boot) -> Iterator[Mounted]:
         yield share
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.full)])
 def test_a_guest_works_on(count: int, share: Mounted) -> None:
     """Open files that were removed, and locks, are there at the end; numbers of inodes stay."""
     share.sh("seq 1000 > f; echo kept > gone")

@@ -34,8 +34,9 @@ echo new > new; mkdir nd; echo x > nd/x; mv nd nd2; mv new new2; rm -r nd2/x
 rm gone d/gone; test ! -e gone; test ! -e d/gone
 echo again > gone; test "$(cat gone)" = again; rm gone
 chmod 600 kept; chown 5:6 kept; touch d/new; ln d/new d/hard
-test "$(stat -c %h d/hard)" = 2
-cp -a /usr/bin/git program; cmp /usr/bin/git program
+test "$(stat -c %h d/hard)" = 2"""
+
+PROGRAMS = """cp -a /usr/bin/git program; cmp /usr/bin/git program
 git init -q r; cd r; git config user.email a@b; git config user.name n
 for i in 1 2 3; do echo $i > f$i; git add f$i; git commit -qm $i; done; git fsck --strict; cd ..
 sqlite3 db 'create table t(a); insert into t values(1);'; test $(sqlite3 db 'select * from t') = 1
@@ -43,7 +44,9 @@ tar cf all.tar d kept changed; tar df all.tar"""
 
 AGAIN = """test "$(ls)" = "$(cd /seen; cat list)"; test "$(stat -c '%a %u %g' kept)" = '600 5 6'
 test "$(cat changed)" = "$(printf 'changed\\nmore')"; test ! -e gone; test ! -e d/gone
-echo back > gone; rm gone; cd r; git status --porcelain; git fsck --strict"""
+echo back > gone; rm gone"""
+
+PROGRAMS_AGAIN = "cd r; git status --porcelain; git fsck --strict"
 
 
 def mount(vm: VM, where: str, options: str) -> None:
@@ -52,19 +55,21 @@ def mount(vm: VM, where: str, options: str) -> None:
     vm.run(("mount", "-t", "overlay", *words, "overlay", f"{where}/m"))
 
 
-def use(vm: VM, where: str, options: str) -> None:
-    """Builds a lower layer, changes it through an overlay, and finds it so after a new mount."""
+def use(vm: VM, where: str, options: str, programs: bool) -> None:
+    """Builds a lower layer, changes it through an overlay, by `programs` too, and finds it so after
+    a new mount."""
     vm.run(f"set -e; cd {where}; {LOWER}")
     mount(vm, where, options)
-    vm.run(f"set -e; cd {where}/m; {USE}; mkdir -p /seen; ls > /seen/list", timeout=300)
+    first, second = (PROGRAMS, PROGRAMS_AGAIN) if programs else (":", ":")
+    vm.run(f"set -e; cd {where}/m; {USE}; {first}; mkdir -p /seen; ls > /seen/list", timeout=300)
     vm.run(("umount", f"{where}/m"))
     mount(vm, where, options)
-    vm.run(f"set -e; cd {where}/m; {AGAIN}", timeout=300)
+    vm.run(f"set -e; cd {where}/m; {AGAIN}; {second}", timeout=300)
     vm.run(("umount", f"{where}/m"))
     vm.run(f"set -e; cd {where}; test $(cat low/gone) = gone; test $(cat low/kept) = kept")
 
 
-def use_lower(vm: VM, where: str, cache: str) -> None:
+def use_lower(vm: VM, where: str, cache: str, programs: bool) -> None:
     """The lower layer of `use` on the mount, the others in the guest's memory: there overlayfs does
     all that it can."""
     vm.umount(where)
@@ -72,7 +77,8 @@ def use_lower(vm: VM, where: str, cache: str) -> None:
     vm.run("mount -t tmpfs tmpfs /mem; mkdir -p /mem/up /mem/work /mem/m", check=True)
     options = f"lowerdir={where}/low,upperdir=/mem/up,workdir=/mem/work"
     vm.run(("mount", "-t", "overlay", "-o", options, "overlay", "/mem/m"))
-    vm.run(f"set -e; cd /mem/m; {USE}; rm -r d; mkdir d; mv link link2; mv kept d/kept; ls d")
+    vm.run(f"set -e; cd /mem/m; {USE}; {PROGRAMS if programs else ':'}")
+    vm.run("set -e; cd /mem/m; rm -r d; mkdir d; mv link link2; mv kept d/kept; ls d")
     vm.run("umount /mem/m; umount /mem")
 
 
@@ -122,17 +128,22 @@ def served(stack: ExitStack, kind: Kind, user: bool) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("kinds", [ROOTS, MAPPED], ids=["root", "mapped"])
-def test_all_layers_on_the_mount(boot: Boot, kinds: tuple[Kind, ...]) -> None:
+@pytest.mark.parametrize(
+    "programs", ["programs once", pytest.param("programs always", marks=pytest.mark.full)]
+)
+def test_all_layers_on_the_mount(boot: Boot, kinds: tuple[Kind, ...], programs: str) -> None:
+    """git, SQLite and tar work on one of the mounts, or on each."""
+    always = programs == "programs always"
     with ExitStack() as stack:
         shares = [served(stack, kind, kinds is MAPPED) for kind in kinds]
         vm = boot("full", [socket for _, socket in shares])
         for kind, (export, _) in zip(kinds, shares, strict=True):
             vm.mount(kind.tag, f"/{kind.tag}", cache=kind.cache)
-            use(vm, f"/{kind.tag}", kind.options)
+            use(vm, f"/{kind.tag}", kind.options, always or kind is kinds[-1])
             check_upper(vm, f"/{kind.tag}")
             names = attributes(export / "up" / "d")
             assert {name for name in names if "overlay" in name} == {kind.prefix + "origin"}
         vm.run(("mkdir", "/mem"))
         for cache in ("none", "loose"):
-            use_lower(vm, f"/{kinds[0].tag}", cache)
+            use_lower(vm, f"/{kinds[0].tag}", cache, always)
         vm.kill()

@@ -58,6 +58,23 @@ def test_only_runs_what_is_asked_for(program: Path, tmp_path: Path) -> None:
     assert counts(result.stdout) == (2, 0, 0)
 
 
+def test_a_share_has_the_first_case_of_each_function_and_every_nth(program: Path) -> None:
+    def listed(*words: object) -> list[str]:
+        return run(program, "--list", *words).stdout.splitlines()
+
+    every = listed()
+    for share in (2, 13, 10**6):
+        some = listed("--every", share)
+        assert set(some) < set(every)
+        assert len(every) // share < len(some)
+        # The only case of its function, the first of many, and one of those that follow it.
+        assert {"permission/access-ids", "permission/file/owner/0"} <= set(some)
+    modes = [name for name in every if name.startswith("permission/file/")]
+    assert listed("--every", 7, "--only", "permission/file/") == [
+        name for name in modes if "root" not in name
+    ][::7] + [name for name in modes if "root" in name]
+
+
 def test_quiet_leaves_out_what_passed(program: Path, tmp_path: Path) -> None:
     result = run(program, tmp_path, "--quiet", "--only", "readdir/entry/f")
     assert result.stdout.splitlines() == ["2 passed, 0 failed, 0 skipped"]
@@ -94,7 +111,7 @@ def test_a_prefix_of_nothing_is_an_error(program: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_print_the_usage(program: Path, tmp_path: Path) -> None:
-    for words in ([], [tmp_path, "--unknown"], [tmp_path, "two"]):
+    for words in ([], [tmp_path, "--unknown"], [tmp_path, "two"], [tmp_path, "--every", "0"]):
         result = run(program, *words)
         assert result.returncode == 2
         assert "usage: posix DIR" in result.stderr

@@ -13,15 +13,13 @@ from tests.guest import uml_kernel
 from tests.guest.apt import FetchError
 from tests.guest.channel import CommandFailed, GuestLost
 from tests.guest.uml import Uml
-
-built = pytest.mark.skipif(
-    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
-)
+from tests.marks import needs_uml
 
 TESTS = """
 import sys, tempfile
 from pathlib import Path
 from tests.guest.uml import Uml
+from tests.marks import needs_uml
 
 with Uml([], Path(tempfile.mkdtemp())) as guest:
     print(guest.process.pid, flush=True)
@@ -36,7 +34,7 @@ def guest(tmp_path: Path) -> Iterator[Uml]:
         yield guest
 
 
-@built
+@needs_uml
 @pytest.mark.guest
 def test_a_guest_runs_the_hosts_programs_and_changes_nothing(guest: Uml, tmp_path: Path) -> None:
     assert guest.run("uname -r").text == uml_kernel.version(uml_kernel.kernel())
@@ -48,7 +46,7 @@ def test_a_guest_runs_the_hosts_programs_and_changes_nothing(guest: Uml, tmp_pat
     assert (tmp_path / "beside").read_text() == "the host's\n"
 
 
-@built
+@needs_uml
 @pytest.mark.guest
 def test_a_guest_that_ends_is_lost(guest: Uml) -> None:
     """And its console says why."""
@@ -56,7 +54,7 @@ def test_a_guest_that_ends_is_lost(guest: Uml) -> None:
         guest.run("echo c > /proc/sysrq-trigger")
 
 
-@built
+@needs_uml
 @pytest.mark.guest
 def test_a_guest_ends_with_killed_tests() -> None:
     assert ends_with_killed_tests(TESTS, timeout=PATIENCE)

@@ -50,9 +50,10 @@ def test_the_ring_is_packed(share: Mounted) -> None:
     assert RING_PACKED_BIT in share.features()
 
 
-def test_tar_of_two_thousand_files(share: Mounted) -> None:
+@pytest.mark.parametrize("folders", [8, pytest.param(40, marks=pytest.mark.full)])
+def test_tar_of_folders_of_fifty_files(share: Mounted, folders: int) -> None:
     tree = share.export / "tree"
-    for i in range(40):
+    for i in range(folders):
         folder = tree / f"d{i}"
         folder.mkdir(parents=True)
         for j in range(48):

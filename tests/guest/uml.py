@@ -140,23 +140,26 @@ class Uml:
         command: str | Sequence[str | bytes],
         *,
         timeout: float = 120.0,
+        check: bool = True,
+        uid: int = 0,
         cwd: str = "/",
         env: Mapping[str, str] | None = None,
     ) -> Result:
-        """Runs a command in the guest to its end; see Process.wait."""
-        return self.popen(command, cwd=cwd, env=env).wait(timeout)
+        """Runs a command in the guest to its end; see Channel.spawn and Process.wait."""
+        return self.popen(command, uid=uid, cwd=cwd, env=env).wait(timeout, check)
 
     def popen(
         self,
         command: str | Sequence[str | bytes],
         *,
+        uid: int = 0,
         cwd: str = "/",
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = b"",
     ) -> Process:
         """Starts a command in the guest; see Channel.spawn."""
         assert self._channel is not None, "the guest has not been started"
-        return self._channel.spawn(command, cwd=cwd, env=env, stdin=stdin)
+        return self._channel.spawn(command, uid=uid, cwd=cwd, env=env, stdin=stdin)
 
     def _console(self) -> str:
         return "\n" + self._log.read_bytes()[-4000:].decode(errors="replace")

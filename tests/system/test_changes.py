@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -22,11 +23,11 @@ from tests.frontend.client import Client
 from tests.frontend.daemon import Daemon, is_alive
 from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
+from tests.system.reloads.site import Site
 from tests.system.reported import Reported, reported, watchers
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_keeper_death import lose_keeper
 from tests.system.test_listed_mounts import Inside
-from tests.system.test_reload import Site
 from tests.system.test_upgrade import upgraded
 from vhost9p.changes.ring import Ring
 from vhost9p.native import process
@@ -327,6 +328,42 @@ def test_a_reload_adds_and_removes_exports(base: Path) -> None:
         lines.forget()
         (base / "a/f").write_text("")
         assert all_until_now(lines, base / "b", b"b/") == []
+
+
+def test_a_reload_lists_the_directory_of_notices_but_cannot_rename_it(base: Path) -> None:
+    """Nor can it begin or end reports (docs/changes.md)."""
+    with Site(base, more="notify: true\n") as site:
+        assert b".vhost9p" not in site.names()
+        site.reload("a", "b", more="notify: true\nnotify_listed: true\n")
+        assert b".vhost9p" in site.names()
+        for more in ("", "notify: true\nnotify_name: other\n"):
+            site.write("a", "b", more=more)
+            site.hang_up("cannot change while the guest runs")
+
+
+@pytest.mark.parametrize("level", ["namespace", "chroot", "none"])
+def test_a_path_that_leads_elsewhere_by_now(export: Path, level: str) -> None:
+    """What is watched is what the guest sees, also by the next watcher, and by the next worker."""
+    moved = export.with_name("moved")
+    with watched(export, "--sandbox", level) as (share, lines):
+        export.rename(moved)
+        export.mkdir(mode=0o777)
+        (watcher,) = watchers(share.daemon)
+        kill(watcher)
+        lines.until(b"overflow")
+        (export / "wrong").touch()
+        (moved / "right").touch()
+        lines.until(b"created right")
+        assert b"created wrong" not in lines.lines
+        lines.forget()
+        kill(share.daemon.worker)
+        share.client.getattr(share.root)
+        if level != "namespace":
+            lines.until(b"overflow")
+        served = moved if level == "namespace" else export
+        (served / "also right").touch()
+        lines.until(b"created also\\0040right")
+        shutil.rmtree(moved)
 
 
 @pytest.mark.parametrize("level", ["namespace", "chroot", "none"])

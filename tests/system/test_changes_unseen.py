@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,73 @@ def test_a_directory_that_is_seen_twice(export: Path) -> None:
         lines.until(b"created a/d/f", b"created b/d/f")
         inside.run("mv", "b/d/f", "b/g")
         lines.until(b"renamed a/d/f a/g", b"renamed b/d/f b/g")
+
+
+def test_exports_that_lie_in_each_other_and_one_that_is_seen_twice(scratch: Path) -> None:
+    """The guest hears of a change in each place where it sees it."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        base = Path(folder)
+        for name in ("one/sub/in", "two", "state"):
+            (base / name).mkdir(parents=True)
+        exports = {"top": "one", "nested": "one/sub", "bind": "two"}
+        entries = [f"{{name: {name}, path: {base}/{path}}}" for name, path in exports.items()]
+        (base / "vm.yaml").write_text(
+            f"{{socket: {base}/socket, notify: true, force: true, multidevs: remap, "
+            f"state_dir: {base}/state, exports: [{', '.join(entries)}]}}"
+        )
+        bind = f'mount --make-rshared / && mount --bind {base}/one {base}/two && exec "$@"'
+        wrapper = ["unshare", "--mount", "sh", "-c", bind, "sh"]
+        daemon = Daemon("--config", str(base / "vm.yaml"), socket=False, wrapper=wrapper)
+        with daemon, reported(daemon) as (lines,):
+            change(": >one/sub/in/f; : >one/g; mv one/g one/sub/g; rm one/sub/in/f", base)
+            (base / "one/fence").touch()
+            lines.until(b"created bind/fence")
+            assert [line for line in lines.lines if b"fence" not in line] == [
+                *(b"created top/sub/in/f", b"created nested/in/f", b"created bind/sub/in/f"),
+                *(b"created top/g", b"created bind/g"),
+                *(b"renamed top/g top/sub/g", b"created nested/g", b"renamed bind/g bind/sub/g"),
+                *(b"removed top/sub/in/f", b"removed nested/in/f", b"removed bind/sub/in/f"),
+            ]
+
+
+def test_names_never_show_that_are_hidden_before_or_after_a_rename(export: Path) -> None:
+    (export / "secret/d").mkdir(parents=True)
+    (export / "pub").mkdir()
+    hide = [f"--hide={pattern}" for pattern in ("*.key", "secret", "pub/inner")]
+    with watched(export, *hide) as (_, lines):
+        change(
+            ": >secret/f; mv secret/f pub/f; mv secret/d pub/d; mv pub/d pub/inner; : >pub/inner/q;"
+            "mv pub/inner/q pub/g; mv pub/g pub/g.key; echo x >pub/g.key; mv pub secret/pub;"
+            ": >secret/pub/n; mv secret/pub open; mv open x.key; : >x.key/s; mv x.key secret/x",
+            export,
+        )
+        found = all_until_now(lines, export)
+        assert found and not [
+            line
+            for line in found
+            if any(each in line for each in (b"secret", b".key", b"pub/inner"))
+        ]
+
+
+@pytest.mark.parametrize("option", ["index=off", "nfs_export=on,index=on"], ids=["plain", "nfs"])
+def test_an_overlay_is_watched_in_one_way_or_the_other(export: Path, option: str) -> None:
+    """As a whole if its files have handles, else as far as the guest has looked at it."""
+    script = (
+        f"mount --make-rshared / && cd {export} && mount -t tmpfs t . && cd {export} && "
+        "mkdir low up work m && : >low/f && mount -t overlay "
+        f'-o {option},lowerdir=low,upperdir=up,workdir=work o m && exec "$@"'
+    )
+    if subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", "true"], check=False
+    ).returncode:
+        pytest.skip("no overlayfs like this")
+    args = "--path", str(export / "m"), *SECURITY, "--multidevs", "remap", "--notify"
+    daemon = Daemon(*args, wrapper=["unshare", "--mount", "sh", "-c", script, "sh"])
+    with daemon, mounted(daemon, export) as share, Inside(share) as inside:
+        share.client.walk(share.root, share.client.new_fid())
+        with reported(daemon) as (lines,):
+            inside.run("sh", "-c", f"cd {export}/m; echo more >>f; : >g; mv g h")
+            lines.until(b"changed f 5", b"created g", b"renamed g h")
 
 
 def test_another_file_system_in_the_same_place(export: Path) -> None:

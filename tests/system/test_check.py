@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import ending_with_tests
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, run_cli
 from tests.system.share import AS_USER, IS_ROOT, UNSHARE, USER, USER_GROUP, mounted, needs_root
 from vhost9p.config import Config, DeviceConfig, ExportConfig
 from vhost9p.examine_exports import examine
@@ -78,15 +76,7 @@ class Place:
     def run(
         self, *words: str, wrapper: Sequence[str] = (), **env: str
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vhost9p", "check", *words]
-        return subprocess.run(
-            ending_with_tests(command, wrapper),
-            cwd=self.folder,
-            env=environment(env),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_cli("check", *words, wrapper=wrapper, env=env, cwd=self.folder)
 
     def check(self, *words: str, wrapper: Sequence[str] = ()) -> Report:
         """What is found out about vm.yaml, or what the words name."""

@@ -11,6 +11,7 @@ import os, sys
 from tests.frontend.daemon import Daemon
 from tests.system.share import USER, USER_GROUP
 
+Daemon.warm = True
 daemon = Daemon("--path", "/usr", "--readonly", "--force", wrapper=sys.argv[1:])
 os.chown(daemon.directory, USER, USER_GROUP)
 print(daemon.start().pid, flush=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.client import P9Errno
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, run_cli
 from tests.frontend.deaths import kill
 from tests.system.share import mounted, needs_root, serve
 from tests.system.test_config_dir import Folder
@@ -29,10 +27,7 @@ JOURNAL = (
 
 
 def upgrade(daemon: Daemon) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "vhost9p", "upgrade", str(daemon.pid)],
-        capture_output=True, text=True, timeout=120, check=False, env=environment({}),
-    )  # fmt: skip
+    done = run_cli("upgrade", str(daemon.pid))
     assert done.returncode == 0, done.stderr
 
 

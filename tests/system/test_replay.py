@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.frontend.client import LOCK_BLOCK, SET_MODE, UNLCK, WRLCK, Client, P9Errno
-from tests.frontend.daemon import environment
+from tests.frontend.daemon import run_cli
 from tests.frontend.dialect_u import OWRITE, DialectUClient
 from tests.frontend.wire import T
 from tests.system.share import SECURITY, Share, mounted, serve
@@ -22,10 +21,7 @@ Work = Callable[[Share], None]
 
 
 def replay(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vhost9p", "replay", *words],
-        capture_output=True, text=True, timeout=120, check=False, env=environment({}),
-    )  # fmt: skip
+    return run_cli("replay", *words)
 
 
 def fill(export: Path) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import select
+import signal
 import socket
 import sys
 import threading
@@ -30,7 +31,7 @@ from tests.system.test_upgrade import upgraded
 from tests.system.test_worker_restart import is_empty, is_served
 from vhost9p.parcel import FDS_MAX
 
-RESTARTED = "the daemon has been restarted with .*: it goes on with its open files and locks"
+RESTARTED = "the daemon was restarted under .*: it goes on with its open files and locks"
 JOB = "echo '  7 other.service stop waiting'; echo ' 12 vm.service {} running'"
 
 
@@ -271,7 +272,7 @@ def test_without_the_parcel_files_are_reopened(
         change_text(systemd, rb'"parcel": {"fds": \[', b'"parcel": {"fds": [9999, ')
         systemd.start(daemon)
         assert share.client.read(fid, 0, 10) == b"data"
-        daemon.wait_line("been restarted with .*: files are reopened, and locks are lost")
+        daemon.wait_line("was restarted under .*: files are reopened, and locks are lost")
 
 
 def test_an_incomplete_parcel_is_not_used(daemon: Daemon, systemd: Service, export: Path) -> None:
@@ -317,7 +318,7 @@ def test_several_vms_go_on(scratch: Path, systemd: Service) -> None:
         restart(daemon, systemd)
         daemon.wait_line("^vhost9p: b: serving ")
         assert client.getattr(1).nlink
-        daemon.wait_line("been restarted with a: it goes on")
+        daemon.wait_line("was restarted under a: it goes on")
 
 
 def test_another_configuration_is_taken_up(scratch: Path, systemd: Service) -> None:
@@ -336,3 +337,34 @@ def test_another_configuration_is_taken_up(scratch: Path, systemd: Service) -> N
         restart(daemon, systemd)
         daemon.wait_line("reloaded: .*readonly")
         assert share.client.read(fid, 0, 1) == b""
+
+
+def test_a_mistake_in_the_configuration_ends_no_vm(scratch: Path, systemd: Service) -> None:
+    """It goes on as it was, until the file is mended; without a guest the mistake is an end."""
+    export = scratch / "mistaken"
+    export.mkdir()
+    file = scratch / "vm.yaml"
+    text = f"path: {export}\nsecurity_model: {SECURITY[1]}\n"
+    file.write_text(text)
+    with systemd.running(Daemon("--config", str(file))) as daemon:
+        with mounted(daemon, export) as share:
+            wait_for_store(daemon, systemd)
+            file.write_text(text + "readonly: perhaps\n")
+            restart(daemon, systemd)
+            assert share.client.getattr(share.top).nlink
+            daemon.wait_line("readonly: 'perhaps' is text")
+            daemon.wait_line("the VM goes on as it was")
+            file.write_text(text + "readonly: true\n")
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_line("reloaded: readonly from false to true")
+            file.write_text(text + "readonly: perhaps\n")
+            restart(daemon, systemd)
+            daemon.wait_line("the VM goes on as it was")
+        systemd.says(JOB.format("stop"))
+        wait_for_idle(systemd)
+        end(daemon)
+        systemd.start(daemon)
+        assert daemon.wait() == 2
+        file.write_text(text)
+        systemd.start(daemon)
+        daemon.wait_line("^vhost9p: serving ")

@@ -24,7 +24,7 @@ import pytest
 
 from tests.frontend import PATIENCE
 from tests.frontend.client import P9Errno
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, environment, run_cli
 from tests.frontend.deaths import kill
 from tests.system.share import Share, mounted, serve
 from tests.system.test_logs import upgrade
@@ -63,10 +63,7 @@ def reading(share: Share) -> Iterator[None]:
 
 
 def top(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *args], capture_output=True, text=True, timeout=120, check=False,
-        env=environment(more),
-    )  # fmt: skip
+    return run_cli("top", *args, env=more)
 
 
 def test_one_interval_is_printed(daemon: Daemon, export: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.client import LOCK_BLOCK, WRLCK, Client, P9Errno
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, environment, run_cli
 from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
 from tests.frontend.wire import T
@@ -72,7 +72,7 @@ def test_paths_of_entries_and_of_renames(share: Share, tmp_path: Path) -> None:
     assert "Tlcreate" in text and "'/new' flags O_RDWR" in text
     assert "'/new' to '/newer'" in text and "'/newer' to '/dir/newest'" in text
     assert "Tunlinkat" in text and "'/dir/newest' flags 0 = done" in text
-    assert "'/odd \\\\ \\n name' newfid" in text, "it stays one line"
+    assert "'/odd \\\\ \\x0a name' newfid" in text, "it stays one line"
 
 
 def test_errors_have_names_and_can_be_asked_for(share: Share, tmp_path: Path) -> None:
@@ -112,6 +112,23 @@ def test_filters(share: Share, tmp_path: Path, options: list[str], types: list[s
             tracer.wait_for(lambda: types[-1] in tracer.text)
         tracer.end()
         assert [line.split()[3] for line in tracer.text.splitlines()] == types
+
+
+def until_unlinked(tracer: Tracer) -> list[str]:
+    tracer.wait_for(lambda: "Tunlinkat" in tracer.text)
+    return tracer.text.splitlines()
+
+
+def test_a_name_that_is_no_utf8(share: Share, tmp_path: Path) -> None:
+    """It is shown as escapes, by which it can be asked for; and JSON is UTF-8."""
+    client, root = share.client, share.root
+    for words in ([], ["--json"]):
+        with traced(share.daemon, tmp_path, "--path", r"/\xff*", *words) as tracer:
+            client.clunk(client.create(root, b"\xff"))
+            client.unlinkat(root, b"\xff")
+            lines = until_unlinked(tracer)
+        assert any(r"/\\xff" in line if words else r"'/\xff'" in line for line in lines)
+        assert not any("udcff" in line for line in lines)
 
 
 def test_json_has_all_fields(share: Share, tmp_path: Path) -> None:
@@ -257,10 +274,7 @@ def test_the_reader_of_a_pipe_may_go(share: Share) -> None:
 
 def refused(*words: str, wrapper: tuple[str, ...] = ()) -> str:
     """The one line with which the command ends."""
-    done = subprocess.run(
-        [*wrapper, sys.executable, "-m", "vhost9p", "trace", *words],
-        capture_output=True, text=True, timeout=60, check=False, env=environment({}),
-    )  # fmt: skip
+    done = run_cli("trace", *words, wrapper=wrapper)
     assert done.returncode in (1, 2) and done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon, run_cli
 from tests.system.share import (
     AS_USER,
     IS_ROOT,
@@ -48,14 +47,7 @@ class Place:
         self, path: str, *options: str, config: str = "", wrapper: Sequence[str] = ()
     ) -> tuple[int, list[str]]:
         """The exit code and the lines that are printed."""
-        words = ["-m", "vhost9p", "why", str(self.configure(config)), path, *options]
-        done = subprocess.run(
-            [*wrapper, sys.executable, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment({}),
-        )
+        done = run_cli("why", self.configure(config), path, *options, wrapper=wrapper)
         assert "Traceback" not in done.stderr
         return done.returncode, [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
@@ -225,6 +217,18 @@ def test_bad_input_gets_one_line(place: Place) -> None:
     code, (line,) = place.ask("/", "--uid", "-1")
     assert code == 2
     assert "--uid" in line
+
+
+def test_a_name_that_is_no_utf8_can_be_asked_for_as_it_is_shown(place: Place) -> None:
+    os.mkdir(os.fsencode(place.export) + b"/\xff'\\")
+    shown = r"/\xff\x27\\"
+    code, said = place.ask(shown)
+    assert code == 0, said
+    assert any(line.startswith(f"'{shown}': directory") for line in said)
+    raw = os.fsdecode(b"/\xff\\x27\\\\")
+    assert place.ask(raw) == (code, said)
+    _, printed = place.ask(shown, "--json")
+    assert json.loads("\n".join(printed))["steps"][-1]["path"] == f"'{shown}'"
 
 
 def test_a_quota_that_a_daemon_counts(place: Place) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trace.records import NOW, SOURCE, event, record
+from vhost9p.escapes import escape, unescape
 from vhost9p.p9.messages import Rread, Tread
-from vhost9p.trace.capture import Captured, CaptureError, Writer, escape, read, unescape
+from vhost9p.trace.capture import Captured, CaptureError, Writer, read
 from vhost9p.trace.events import Event, event_of
 
 

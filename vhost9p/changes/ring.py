@@ -45,6 +45,8 @@ class Ring:
         self._memory = mmap.mmap(self.fd, _SIZE)
         self._head = memoryview(self._memory)[: 2 * 8].cast("Q")
         """Eight bytes that are read or written at once."""
+        self.spare = memoryview(self._memory)[2 * 8 : _HEAD]
+        """The rest of the head, for roots.py."""
 
     @property
     def end(self) -> int:
@@ -110,6 +112,7 @@ class Ring:
 
     def close(self) -> None:
         """In main, when the VM has ended."""
+        self.spare.release()
         self._head.release()
         self._memory.close()
         os.close(self.fd)

@@ -5,7 +5,6 @@ expect, is found out beside (examine_exports.py, examine_host.py).
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from vhost9p import config as c
 from vhost9p import config_file
 from vhost9p.cli_config import absolute
 from vhost9p.errors import Problems, UserError
+from vhost9p.escapes import to_json
 from vhost9p.findings import Finding, as_lines, as_plain, error, exit_code, ok
 from vhost9p.log_record import one_line
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     alone = options.file is not None
     findings = [*_of_files(_files(options), alone=alone), examine_qemu(options.qemu)]
     if options.json:
-        print(json.dumps(as_plain(findings), indent=2))
+        print(to_json(as_plain(findings), indent=2))
     else:
         for line in as_lines(findings):
             print(one_line(line))

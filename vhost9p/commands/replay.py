@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from vhost9p.errors import EXIT_FAILURE, UserError
+from vhost9p.escapes import quoted
 from vhost9p.log_record import one_line
 from vhost9p.output import say
 
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         session = Session(frontend, captured)
         try:
             for each in session.run():
-                where = f" {each.path!r}" if each.path else ""
+                where = f" {quoted(each.path)}" if each.path else ""
                 print(one_line(f"request {each.number}: {each.request}{where}: {each.text}"))
         except NoReply as error:
             say(f"request {session.table.repeated + session.table.skipped + 1}: {error}")

@@ -3,7 +3,6 @@
 What a worker has written is only shown: cut and escaped, like all that a table prints."""
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 from vhost9p.control import Object, client, shapes
 from vhost9p.control.client import ControlError
 from vhost9p.errors import EXIT_FAILURE
+from vhost9p.escapes import to_json
 from vhost9p.log_record import one_line
 from vhost9p.output import say
 
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         for vm in daemon[1:]:
             _add_usage(vm)
     if options.json:
-        print(json.dumps([{**head, "vms": vms} for head, *vms in found], indent=2))
+        print(to_json([{**head, "vms": vms} for head, *vms in found], indent=2))
     elif found:
         print("\n\n".join("\n".join(_lines(head, vms)) for head, *vms in found))
     return code

@@ -1,7 +1,6 @@
 """`vhost9p top`: what guests ask for most, and how long they wait (top/)."""
 
 import argparse
-import json
 import signal
 import time
 from contextlib import suppress
@@ -9,6 +8,7 @@ from contextlib import suppress
 from vhost9p.cli_parser import typed
 from vhost9p.control import client
 from vhost9p.errors import EXIT_FAILURE, UserError
+from vhost9p.escapes import to_json
 from vhost9p.output import say, silence_stdout
 
 SUMMARY = "show what guests ask for most, and how long they wait"
@@ -77,7 +77,7 @@ def _lines(options: argparse.Namespace) -> int:
                 say(each)
             return EXIT_FAILURE
         if options.json:
-            print(json.dumps(view.as_plain(shown, options.sort)), flush=True)
+            print(to_json(view.as_plain(shown, options.sort)), flush=True)
         else:
             print("\n".join(view.lines(shown, options.sort, 0, 0)))
         if options.once:

@@ -16,6 +16,7 @@ from vhost9p import config_values as v
 from vhost9p.cli_parser import typed
 from vhost9p.control import client
 from vhost9p.errors import EXIT_FAILURE, UserError
+from vhost9p.escapes import unescape
 from vhost9p.output import say, silence_stdout
 
 if TYPE_CHECKING:
@@ -127,7 +128,11 @@ def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output", stop
     from vhost9p.tracer import Gap
 
     wanted = Filter(
-        options.path, frozenset(options.fid), options.type, options.errno, options.slower
+        options.path and unescape(options.path),
+        frozenset(options.fid),
+        options.type,
+        options.errno,
+        options.slower,
     )
     left = options.count or -1
     for seen in tracer.events():

@@ -2,13 +2,13 @@
 (verdicts.py)."""
 
 import argparse
-import json
 import os
 from dataclasses import asdict
 
 from vhost9p.cli_parser import typed
 from vhost9p.config_values import ID_MAX, parse_number
 from vhost9p.errors import EXIT_FAILURE, UserError
+from vhost9p.escapes import to_json, unescape
 from vhost9p.log_record import one_line
 
 SUMMARY = "say what a guest may do with a path, and why not"
@@ -24,7 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the configuration, the path and the user."""
     number = typed(parse_number(0, ID_MAX))
     parser.add_argument("config", metavar="FILE", help="configuration of the VM")
-    parser.add_argument("path", metavar="PATH", help="path below the guest's mount")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="path below the guest's mount, with escapes as in the log",
+    )
     parser.add_argument("--uid", type=number, default=0, help="user in the guest (default: 0)")
     parser.add_argument("--gid", type=number, default=0, help="group in the guest (default: 0)")
     parser.add_argument("--tag", help="mount tag of the device, if the VM has several")
@@ -43,10 +47,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.config}: {what}; choose one by --tag: {tags}")
     (device,) = devices
     inspector = verdicts.Inspector(device, options.uid, options.gid)
-    answer = inspector.ask(os.fsencode(options.path))
+    answer = inspector.ask(os.fsencode(unescape(options.path)))
     if options.json:
         said = {"tag": device.tag, "path": options.path, "uid": options.uid, "gid": options.gid}
-        print(json.dumps({**said, "allowed": answer.is_allowed, **asdict(answer)}, indent=2))
+        print(to_json({**said, "allowed": answer.is_allowed, **asdict(answer)}, indent=2))
     else:
         print(*map(one_line, verdicts.lines(answer)), sep="\n")
     return 0 if answer.is_allowed else EXIT_FAILURE

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from contextlib import closing
 
+from vhost9p.escapes import quoted
 from vhost9p.policy.mounts import MountTable
 
 LIMIT = 20_000
@@ -41,8 +42,8 @@ def why_not_forbid(root: bytes) -> str | None:
     if found is None:
         return None
     return (
-        f"multidevs: forbid cannot be used for {os.fsdecode(root)!r}: one {fs_type.decode()} file "
-        f"system shows several device numbers there ({os.fsdecode(found)!r} has another), so "
+        f"multidevs: forbid cannot be used for {quoted(root)}: one {fs_type.decode()} file "
+        f"system shows several device numbers there ({quoted(found)} has another), so "
         "forbid would deny its own files. Use remap"
     )
 

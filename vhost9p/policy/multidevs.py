@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from vhost9p.config import Multidevs
+from vhost9p.escapes import quoted
 from vhost9p.native.qidmap import DeviceFlag, QidMap
 from vhost9p.policy.mounts import MountTable, Probe
 from vhost9p.policy.remap import MAX_FILES, RemapPolicy
@@ -112,7 +113,7 @@ def _show(st_dev: int) -> str:
 def _name_of(fd: int) -> str:
     """The file's host path, for messages only."""
     try:
-        return repr(os.readlink(proc_path(fd)))
+        return quoted(os.readlink(proc_path(fd)))
     except OSError:
         return "a file"
 

@@ -25,11 +25,11 @@ The host's kernel drops a program's real capabilities when it is written, trunca
 """
 
 import errno
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vhost9p.config import SecurityModel, XattrAction
+from vhost9p.escapes import quoted
 from vhost9p.native.export import Export
 from vhost9p.native.xattr_names import XattrNames
 
@@ -106,7 +106,7 @@ def rules_problem(rules: Sequence[Rule], security_model: SecurityModel = "none")
     model's own; None if they cannot."""
     stored = [rule for rule in rules if rule.action == "store"]
     for i, rule in enumerate(stored):
-        where = f"the rule for {os.fsdecode(rule.match)!r} stores under {os.fsdecode(rule.store)!r}"
+        where = f"the rule for {quoted(rule.match)} stores under {quoted(rule.store)}"
         if b"." not in rule.store[1:]:
             return f"{where}, which is in no namespace; write it as 'user.guest.security.'"
         if security_model in MODELS and _related(rule.store, QEMU_PREFIX):
@@ -114,8 +114,8 @@ def rules_problem(rules: Sequence[Rule], security_model: SecurityModel = "none")
         for other in stored[:i]:
             if _related(rule.store, other.store):
                 return (
-                    f"{where}, and the one for {os.fsdecode(other.match)!r} under "
-                    f"{os.fsdecode(other.store)!r}: names of both would become one; "
+                    f"{where}, and the one for {quoted(other.match)} under "
+                    f"{quoted(other.store)}: names of both would become one; "
                     "no store prefix may begin another"
                 )
     return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vhost9p.escapes import escape
 from vhost9p.log_record import one_line
 from vhost9p.top.sample import DeviceRate, Latencies, TypeRate
 from vhost9p.top.watch import Seen
@@ -104,7 +105,7 @@ def _hot(seen: Seen, room: int) -> list[str]:
         (
             f"{count}",
             size(seen.bytes[key]),
-            f"{_end_of(key[0])}:{_end_of(key[1], TAG_MAX)} {key[2]}",
+            f"{_end_of(key[0])}:{_end_of(key[1], TAG_MAX)} {escape(key[2])}",
         )
         for key, count in seen.files.most_common(max(room - 2, 1))
     ]
@@ -114,7 +115,7 @@ def _hot(seen: Seen, room: int) -> list[str]:
 def _slowest(seen: Seen, room: int) -> list[str]:
     rows = [
         (duration(each.seconds), each.request, each.error,
-         f"{_end_of(each.vm)}:{_end_of(each.tag, TAG_MAX)} {each.path}")
+         f"{_end_of(each.vm)}:{_end_of(each.tag, TAG_MAX)} {escape(each.path)}")
         for each in seen.slowest[: max(room - 2, 1)]
     ]  # fmt: skip
     titles = "TOOK", "SLOWEST", "", "FILE"

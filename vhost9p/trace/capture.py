@@ -12,13 +12,12 @@ N: …" (where that was at the time), "uid: …" and "dialect: …". Requests th
 in the packet after them.
 """
 
-import os
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from vhost9p import __version__
+from vhost9p.escapes import escape, unescape
 from vhost9p.trace.events import Event, Source
 
 SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6
@@ -55,30 +54,6 @@ def _options(*pairs: tuple[int, bytes]) -> bytes:
 def _block(kind: int, body: bytes) -> bytes:
     size = _BLOCK.size + len(body) + 4
     return _BLOCK.pack(kind, size) + body + struct.pack("<I", size)
-
-
-def escape(path: str) -> str:
-    """Returns a path as a comment has it: one line of UTF-8."""
-    data = path.replace("\\", "\\\\").encode(errors="surrogateescape")
-    text = data.decode(errors="backslashreplace")
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
-def _escaped(char: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in char.encode())
-
-
-def unescape(text: str) -> str:
-    """Takes that back."""
-
-    def byte(found: re.Match[str]) -> bytes:
-        return b"\\" if found[0] == "\\\\" else bytes((int(found[0][2:], 16),))
-
-    pieces, at = [], 0
-    for found in re.finditer(r"\\\\|\\x[0-9a-f]{2}", text):
-        pieces += [text[at : found.start()].encode(), byte(found)]
-        at = found.end()
-    return os.fsdecode(b"".join([*pieces, text[at:].encode(errors="replace")]))
 
 
 class Writer:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from vhost9p.escapes import quoted, to_json
 from vhost9p.log_record import one_line
 from vhost9p.p9.codec import Qid
 from vhost9p.trace.events import ENTRIES, Event
@@ -44,7 +45,7 @@ def line(event: Event, *, several: bool) -> str:
     if event.fid is not None:
         words.append(f"fid {event.fid}")
     if event.paths:
-        words.append(" to ".join(map(repr, event.paths)))
+        words.append(" to ".join(map(quoted, event.paths)))
     words += _details(request)
     return one_line(" ".join([*words, "=", _result(event)]))
 
@@ -96,7 +97,7 @@ def _value(message: Message, name: str, value: Any) -> str:
     if isinstance(value, Qid):
         return _qid(value)
     if isinstance(value, bytes):
-        return repr(os.fsdecode(value))
+        return quoted(value)
     if name == "flags" and message.name in {"Tlopen", "Tlcreate"}:
         return _flags(value)
     if name == "valid" and message.name == "Tsetattr":
@@ -147,7 +148,7 @@ def as_json(event: Event) -> str:
         "request_size": record.request_size,
         "reply_size": record.reply_size,
     }
-    return json.dumps(found)
+    return to_json(found)
 
 
 def lost_as_json(tag: str, count: int) -> str:

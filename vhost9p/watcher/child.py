@@ -1,16 +1,17 @@
 """The process that watches: what it opens and gives up first, and what it does then.
 
 It sees the files that the VM's processes see, so it joins their mount namespace, and opens the
-exports and the mounts below them; what hangs there is left out (apart.py). Then it has one group
-for all of their file systems, becomes a user who owns nothing, and keeps of root's rights only the
-one to open directories by handles. What it reads comes from the kernel: names of files, which
-anybody may have chosen.
+exports and the mounts below them. Where exports are not mounts of that namespace, it takes what the
+worker has open (roots.py). What hangs is left out (apart.py). Then it has one group for all of
+their file systems, becomes a user who owns nothing, and keeps of root's rights only the one to open
+directories by handles. What it reads comes from the kernel: names of files, which anybody may have
+chosen.
 
-Nothing of this changes while it runs. If the VM's keeper ends, or mounts come or go below an
-export, the process ends, and main starts the next one: that begins with an overflow for the guest,
-since nobody has watched in between. Where mounts change again and again, it goes on with what it
-has for a while (`Job.rest`). One at a time writes to a ring: the next one waits for the end of the
-one before.
+Nothing of this changes while it runs. If the VM's keeper ends, mounts come or go below an export,
+or another worker has opened other directories, the process ends, and main starts the next one: that
+begins with an overflow for the guest, since nobody has watched in between. Where mounts change
+again and again, it goes on with what it has for a while (`Job.rest`). One at a time writes to a
+ring: the next one waits for the end of the one before.
 """
 
 import fcntl
@@ -34,6 +35,7 @@ from vhost9p.policy.mounts import MountTable
 from vhost9p.policy.rights import CAP_DAC_READ_SEARCH
 from vhost9p.stop_signals import STOP
 from vhost9p.watcher.file_systems import FileSystems
+from vhost9p.watcher.roots import Roots
 from vhost9p.watcher.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -70,15 +72,21 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
             f"/proc/{job.keeper}/task/{job.keeper}/children", os.O_RDONLY | os.O_CLOEXEC
         )
         _join(job)
-        config = job.config
+        wanted = [bool(ring) for ring in job.rings]
+        roots = Roots(job.config, job.rings)
+        config, held = job.config, list[int]()
         if job.entered.level is Level.NAMESPACE:
             config = confinement.seen_inside(config, job.entered)
+        else:
+            config, held = roots.take(job.pidfd)
         with closing(MountTable()) as table:
-            found = FileSystems(config, [bool(ring) for ring in job.rings], table)
+            found = FileSystems(config, wanted, table, held)
+            for fd in held:
+                os.close(fd)
             _give_up_rights(config, parent)
             _take_turn(job)
             channel.send(json.dumps({"lacks": found.lacks}).encode())
-            watch = Watch(found, job.rings, children)
+            watch = Watch(found, job.rings, children, roots)
             if watch.until(channel, job.pidfd, job.rest):
                 channel.send(MOUNTS_HAVE_CHANGED)
     except (ProcessLookupError, FileNotFoundError, BrokenPipeError):

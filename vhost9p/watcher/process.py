@@ -1,9 +1,9 @@
 """Main's part: a process that watches for each VM that wants it, from when its worker serves until
 its keeper ends. One that dies is followed by another (back_off.py).
 
-One that ends since mounts have changed has not died. The next one follows at once, and is told how
-long it has to watch before it may end for the same reason: not at all if that was the first change
-for a while, and up to a second if mounts change without a pause.
+One that ends since mounts have changed has not died. The next one follows at once, and gets a time
+that it has to watch before it may end for the same reason: none if that was the first change for a
+while, and up to a second if mounts change without a pause.
 """
 
 import json
@@ -154,11 +154,11 @@ class _Watcher:
 
     def _hear_first(self, said: bytes) -> bool:
         try:
-            told = json.loads(said)
-            if failure := told.get("failure"):
+            message = json.loads(said)
+            if failure := message.get("failure"):
                 self._fail(str(failure))
             self.lacks = {
-                device: [one_line(str(each)) for each in told["lacks"].get(str(device), ())]
+                device: [one_line(str(each)) for each in message["lacks"].get(str(device), ())]
                 for device in range(len(self._vm.rings))
             }
         except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
@@ -217,7 +217,7 @@ class _Watcher:
         self.next_start = max(self._earliest(), self._started + PAUSE_S)
 
     def _earliest(self) -> float:
-        """When the next process may start, which is told how long it has to watch."""
+        """When the next process may start; and how long that one has to watch, in `_rest`."""
         if not self._have_mounts_changed:
             return time.monotonic() + self._back_off.died()
         self._have_mounts_changed = False

@@ -27,6 +27,7 @@ from vhost9p.changes.report import report
 from vhost9p.changes.ring import Ring
 from vhost9p.watcher.file_systems import FileSystems
 from vhost9p.watcher.places import Gone, Places
+from vhost9p.watcher.roots import Roots
 
 A_WORKER_SERVES = b"a worker serves"
 """What main says."""
@@ -46,12 +47,17 @@ _MOVES = records.MOVED_FROM | records.MOVED_TO | records.RENAME
 
 class Watch:
     """Watches `file_systems`; `rings` are those of the VM's devices. `children` is the keeper's
-    open list of its children (proc_pid_children(5))."""
+    open list of its children (proc_pid_children(5)), `roots` what the worker has open."""
 
     def __init__(
-        self, file_systems: FileSystems, rings: Sequence[Ring | None], children: int
+        self,
+        file_systems: FileSystems,
+        rings: Sequence[Ring | None],
+        children: int,
+        roots: Roots,
     ) -> None:
         self._file_systems = file_systems
+        self._roots = roots
         self._places = file_systems.places
         self._rings = [ring for ring in rings if ring]
         of_places = [rings[each.device] for each in self._places.all]
@@ -77,6 +83,7 @@ class Watch:
             hears = main.fileno() in ready
             if keeper in ready or (hears and main.recv(len(A_WORKER_SERVES)) != A_WORKER_SERVES):
                 return False
+            mounts.are_others |= hears and self._roots.have_changed
             if mounts.call_for_another(changed=self._file_systems.mounts_change in ready):
                 return True
             if hears or self._file_systems.group in ready:

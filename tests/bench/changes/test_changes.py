@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.bench.changes import __main__ as bench
 from tests.bench.changes.measure import Times
-from tests.guest import uml_kernel
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
-built = pytest.mark.skipif(
-    not uml_kernel.is_built(), reason="User Mode Linux is not built; make test-all builds it"
-)
+from tests.marks import needs_root, needs_uml
 
 
 @needs_root
-@built
+@needs_uml
 @pytest.mark.guest
 @pytest.mark.parametrize(
     "cache",

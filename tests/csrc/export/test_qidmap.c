@@ -57,6 +57,42 @@ TEST(lookups_report_what_was_set)
     v9_qidmap_free(NULL);
 }
 
+/* A thread remembers what it has found last: of this map, until something is installed. */
+TEST(a_lookup_that_repeats_reports_what_is_so_now)
+{
+    v9_qidmap *map = v9_qidmap_new(), *other = v9_qidmap_new();
+    uint32_t device;
+    uint64_t path;
+
+    CHECK(v9_qidmap_set_device(map, 1, 10, 3, 0) == 0);
+    CHECK(v9_qidmap_add_group(map, 3, 1, 0, 1) == 0);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == 0 && path == 0xb);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 6, &device, &path) == 0 && path == 0xd && device == 3);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 1ull << 63, &device, &path) == -V9_NO_GROUP);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == 0 && path == 0xb);
+    CHECK(v9_qidmap_lookup(map, 1, 11, 5, &device, &path) == -V9_NO_DEVICE);
+    CHECK(v9_qidmap_lookup(map, 2, 10, 5, &device, &path) == -V9_NO_DEVICE);
+    CHECK(v9_qidmap_lookup(other, 1, 10, 5, &device, &path) == -V9_NO_DEVICE);
+
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == 0);
+    CHECK(v9_qidmap_set_device(map, 1, 10, 4, V9_DEV_IDENTITY) == 0);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == 0 && path == 5 && device == 4);
+    CHECK(v9_qidmap_set_device(map, 1, 10, 4, V9_DEV_DENY) == 0);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == -ENODEV);
+    CHECK(v9_qidmap_set_device(map, 1, 10, 3, 0) == 0);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == 0 && path == 0xb);
+    CHECK(v9_qidmap_forget_devices(map) == 0);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == -V9_NO_DEVICE);
+
+    CHECK(v9_qidmap_set_device(map, 1, 10, 3, 0) == 0);
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == 0);
+    v9_qidmap_free(map);
+    map = v9_qidmap_new(); /* perhaps at the same address */
+    CHECK(v9_qidmap_lookup(map, 1, 10, 5, &device, &path) == -V9_NO_DEVICE);
+    v9_qidmap_free(map);
+    v9_qidmap_free(other);
+}
+
 /* A group that fits returns the same as a lookup; one that does not fit returns nothing. */
 TEST(a_kept_group_agrees_with_lookups)
 {

@@ -1,4 +1,5 @@
-// sources: p9/io.c p9/ request/ fid/ fs/ mapped/ export/ quota/ base/ virtio/
+// sources: p9/io.c p9/open.c p9/getattr.c p9/ request/ fid/ fs/ mapped/ export/ quota/ base/
+// virtio/
 /*
  * Opening, reading and writing files, their attributes, and clunking.
  */

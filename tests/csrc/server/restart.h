@@ -41,6 +41,11 @@ struct fate {
     int deaths, points[DEATHS_MAX];
 };
 
+/* Of so many points that are new a worker dies at one, at another one from kind to kind;
+ * EVERYWHERE: at all, also where nothing has changed since the one before. */
+enum { EVERYWHERE = 0, SOME = 3 };
+static uint32_t one_in = 1;
+
 static void (*spoil)(void); /* done to the memory of a dead worker, before its successor looks */
 
 /* ---- points ---------------------------------------------------------------------------------- */
@@ -318,8 +323,16 @@ static inline bool is_chosen(const struct kind *kind)
     return !only || !strcmp(only, kind->name);
 }
 
-/* Has the worker die at each new point, or at each one at all; how many runs went wrong. */
-static inline uint32_t die_once(const struct kind *kind, bool everywhere)
+/* Whether it is the turn of a point (`one_in`). */
+static inline bool is_tried(const struct stops *stops, uint32_t point)
+{
+    static uint32_t turn;
+
+    return one_in == EVERYWHERE || (stops->is_new[point] && turn++ % one_in == 0);
+}
+
+/* Has the worker die at one point after the other; how many runs went wrong. */
+static inline uint32_t die_once(const struct kind *kind)
 {
     struct fate fate = {1, {TO_THE_END, 0}};
     char expected[OUTCOME];
@@ -332,7 +345,7 @@ static inline uint32_t die_once(const struct kind *kind, bool everywhere)
     stops = outcome->stops;
     for (uint32_t point = 0; point + 1 < stops.count; point++) {
         fate.points[0] = (int)point;
-        if (everywhere || stops.is_new[point])
+        if (is_tried(&stops, point))
             wrong += !ends_as(kind, &fate, expected);
     }
     if (getenv("V9_SHOW"))

@@ -12,7 +12,7 @@ static void die_in_each(const struct kind *kinds, size_t count)
 {
     python_answers = answer_as_python;
     for (size_t i = 0; i < count; i++)
-        CHECK(!is_chosen(&kinds[i]) || !die_once(&kinds[i], false));
+        CHECK(!is_chosen(&kinds[i]) || !die_once(&kinds[i]));
 }
 
 TEST(what_python_answers_is_done_once)
@@ -27,6 +27,13 @@ LONG_TEST(what_python_answers_is_done_once_with_metadata_in_attributes)
 }
 
 TEST(what_python_answers_is_done_once_with_metadata_in_files)
+{
+    one_in = SOME;
+    model = V9_MODEL_FILE;
+    die_in_each(kinds_of_python, COUNT(kinds_of_python));
+}
+
+LONG_TEST(what_python_answers_is_done_once_at_each_point_with_metadata_in_files)
 {
     model = V9_MODEL_FILE;
     die_in_each(kinds_of_python, COUNT(kinds_of_python));
@@ -46,10 +53,21 @@ LONG_TEST(what_dialect_u_asks_for_is_done_once_with_metadata_in_attributes)
     die_in_each(kinds_of_dialect_u, COUNT(kinds_of_dialect_u));
 }
 
-TEST(what_dialect_u_asks_for_is_done_once_with_metadata_in_files)
+static void die_of_dialect_u_with_files(void)
 {
     dialect_u = true;
     model = V9_MODEL_FILE;
     die_in_each(kinds_of_dialect_u, COUNT(kinds_of_dialect_u));
     die_in_each(kinds_of_python, COUNT(kinds_of_python));
+}
+
+TEST(what_dialect_u_asks_for_is_done_once_with_metadata_in_files)
+{
+    one_in = SOME;
+    die_of_dialect_u_with_files();
+}
+
+LONG_TEST(what_dialect_u_asks_for_is_done_once_at_each_point_with_metadata_in_files)
+{
+    die_of_dialect_u_with_files();
 }

@@ -11,7 +11,7 @@ static void die_in_each(void)
 {
     with_quota = true;
     for (size_t i = 0; i < COUNT(kinds_of_quota); i++)
-        CHECK(!is_chosen(&kinds_of_quota[i]) || !die_once(&kinds_of_quota[i], false));
+        CHECK(!is_chosen(&kinds_of_quota[i]) || !die_once(&kinds_of_quota[i]));
 }
 
 TEST(a_death_leaves_the_usage_as_it_is)
@@ -26,6 +26,13 @@ LONG_TEST(a_death_leaves_the_usage_as_it_is_with_metadata_in_attributes)
 }
 
 TEST(a_death_leaves_the_usage_as_it_is_with_metadata_in_files)
+{
+    one_in = SOME;
+    model = V9_MODEL_FILE;
+    die_in_each();
+}
+
+LONG_TEST(a_death_at_each_point_leaves_the_usage_as_it_is_with_metadata_in_files)
 {
     model = V9_MODEL_FILE;
     die_in_each();

@@ -60,7 +60,7 @@ static const struct kind kinds[] = {
 static void die_in_each(void)
 {
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
-        CHECK(!is_chosen(&kinds[i]) || !die_once(&kinds[i], false));
+        CHECK(!is_chosen(&kinds[i]) || !die_once(&kinds[i]));
 }
 
 TEST(requests_of_a_split_ring_are_answered_once)

@@ -123,12 +123,12 @@ static void die_in_each(void)
             continue;
         CHECK(expect(&kinds[i], expected) && strstr(expected, "reply -5 of"));
         CHECK(!strstr(expected, "/new"));
-        CHECK(!die_once(&kinds[i], false));
+        CHECK(!die_once(&kinds[i]));
     }
     unreadable = "inner";
     CHECK(expect(&truncation, expected) && strstr(expected, "reply -5 of"));
     CHECK(strstr(expected, "'inner'"));
-    CHECK(!die_once(&truncation, false));
+    CHECK(!die_once(&truncation));
 }
 
 TEST(what_a_failed_request_has_created_is_removed)
@@ -159,7 +159,7 @@ TEST(what_a_failed_request_has_created_is_removed_without_privilege)
     unprivileged = geteuid() == 0;
     unreadable = "new";
     for (size_t i = 0; i < COUNT(kinds_without_privilege); i++)
-        CHECK(!die_once(&kinds_without_privilege[i], false));
+        CHECK(!die_once(&kinds_without_privilege[i]));
 }
 
 TEST(what_fails_once_is_done_or_undone)

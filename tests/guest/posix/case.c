@@ -149,13 +149,29 @@ static void run_here(case_fn *fn, const struct arg *a)
     report(outcome);
 }
 
+/* Whether --every leaves this case in: the 1st, N+1st, 2N+1st, … call with the same function. */
+static bool is_due(case_fn *fn)
+{
+    static struct {
+        case_fn *fn;
+        unsigned calls;
+    } seen[512];
+    size_t i = 0;
+    while (i < COUNT(seen) && seen[i].fn && seen[i].fn != fn)
+        i++;
+    if (i == COUNT(seen))
+        return true;
+    seen[i].fn = fn;
+    return seen[i].calls++ % options.every == 0;
+}
+
 void run(case_fn *fn, struct arg a, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(case_name, sizeof(case_name), format, arguments);
     va_end(arguments);
-    if (strncmp(case_name, options.only, strlen(options.only)))
+    if (strncmp(case_name, options.only, strlen(options.only)) || !is_due(fn))
         return;
     if (options.list)
         puts(case_name);

@@ -9,9 +9,10 @@ struct options options;
 #define HOLD "--hold"
 
 static const char usage[] =
-    "usage: posix DIR [--only PREFIX] [--list] [--quiet] [--mmap] [--client-limits]\n"
+    "usage: posix DIR [--only PREFIX] [--every N] [--list] [--quiet] [--mmap] [--client-limits]\n"
     "Checks the file system that holds DIR against POSIX and Linux.\n"
     "  --only PREFIX    only the cases whose name begins so\n"
+    "  --every N        of each function's cases the first and then every Nth\n"
     "  --list           print the names of the cases and run none\n"
     "  --quiet          print failures, skipped cases and the summary only\n"
     "  --mmap           also shared writable mappings\n"
@@ -37,15 +38,23 @@ static int bad_usage(void)
 static int parse(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"only", required_argument, NULL, 'o'},    {"list", no_argument, NULL, 'l'},
-        {"quiet", no_argument, NULL, 'q'},         {"mmap", no_argument, NULL, 'm'},
-        {"client-limits", no_argument, NULL, 'c'}, {NULL, 0, NULL, 0},
+        {"only", required_argument, NULL, 'o'},
+        {"every", required_argument, NULL, 'e'},
+        {"list", no_argument, NULL, 'l'},
+        {"quiet", no_argument, NULL, 'q'},
+        {"mmap", no_argument, NULL, 'm'},
+        {"client-limits", no_argument, NULL, 'c'},
+        {NULL, 0, NULL, 0},
     };
     options.only = "";
+    options.every = 1;
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
         case 'o':
             options.only = optarg;
+            break;
+        case 'e':
+            options.every = (unsigned)strtoul(optarg, NULL, 10);
             break;
         case 'l':
             options.list = true;
@@ -63,7 +72,7 @@ static int parse(int argc, char **argv)
             return bad_usage();
         }
     }
-    if (optind + 1 != argc && !(options.list && optind == argc))
+    if (!options.every || (optind + 1 != argc && !(options.list && optind == argc)))
         return bad_usage();
     options.root = argv[optind];
     return 0;

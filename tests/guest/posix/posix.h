@@ -65,7 +65,11 @@ struct plain_case {
 
 /* case.c: running cases */
 
-/* Runs one case under the name that the format gives, unless the options leave it out. */
+/*
+ * Runs one case under the name that the format gives, unless the options leave it out. The cases of
+ * one function are told apart by their arguments: --every N takes the first of them, and then every
+ * Nth.
+ */
 void run(case_fn *fn, struct arg a, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Runs cases without arguments, as GROUP/NAME each. */
@@ -81,6 +85,7 @@ _Noreturn void fail(const char *file, int line, const char *what, const char *fo
 /* Runs the suites and prints the summary; the exit status. */
 struct options {
     const char *root, *only;
+    unsigned every;
     bool list, quiet, mmap, client_limits;
 };
 extern struct options options;

@@ -1,4 +1,4 @@
-"""The directory of notices: what a guest sees of it, how its stream is read, and refreshes."""
+"""What a guest sees of the directory, and how its stream is read."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.frontend.changes import ring_of
-from tests.frontend.client import AT_REMOVEDIR, WRLCK, Client, P9Errno, Ticket
+from tests.frontend.client import AT_REMOVEDIR, WRLCK, P9Errno
 from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill
 from tests.frontend.dialect_u import DialectUClient
-from tests.frontend.wire import T, U
+from tests.frontend.wire import U
+from tests.system.notices.notices import (
+    LINE,
+    MODE,
+    NAME,
+    TOUCH,
+    data_of,
+    events,
+    submit_read,
+    waits,
+)
 from tests.system.share import SECURITY, Share, fails, mounted, remount, serve
 from tests.system.test_control import place_of
 from tests.system.test_keeper_death import OLD_S, lose_keeper
@@ -24,56 +33,6 @@ from tests.system.watching import traced
 from vhost9p.changes.ring import CAPACITY, Ring
 from vhost9p.control.client import ask
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
-
-NAME = b".vhost9p"
-REFRESH_UID = 1986541936
-REFRESH_DATA = b"vhost9p refresh\n"
-MODE, SIZE, ATIME, MTIME, CTIME, ATIME_SET, MTIME_SET = 0x1, 0x8, 0x10, 0x20, 0x40, 0x80, 0x100
-TOUCH = ATIME | MTIME | CTIME | ATIME_SET | MTIME_SET
-TOUCH_M = MTIME | CTIME | MTIME_SET
-LINE = b"created file\n"
-
-
-@pytest.fixture
-def daemon(export: Path, tmp_path: Path) -> Iterator[Daemon]:
-    (export / "file").write_bytes(b"data")
-    with serve(export, "--notify", f"--state-dir={tmp_path}/state") as daemon:
-        yield daemon
-        daemon.check_output()
-
-
-@pytest.fixture
-def share(daemon: Daemon, export: Path) -> Iterator[Share]:
-    with mounted(daemon, export) as share:
-        yield share
-
-
-@pytest.fixture
-def ring(daemon: Daemon) -> Iterator[Ring]:
-    with ring_of(daemon) as ring:
-        yield ring
-
-
-def events(client: Client, root: int, flags: int = os.O_RDONLY) -> int:
-    """A fid that has the stream open."""
-    return client.open(root, [NAME, b"events"], flags)
-
-
-def submit_read(client: Client, fid: int, offset: int, count: int = 4096) -> Ticket:
-    return client.submit(T.READ, fid, offset, count)
-
-
-def data_of(client: Client, ticket: Ticket) -> bytes:
-    data: bytes = client.wait(ticket).fields[0]
-    return data
-
-
-def waits(share: Share, ticket: Ticket) -> bool:
-    """Whether a request is unanswered after everything that was sent later has been."""
-    share.client.getattr(share.top)
-    share.client.getattr(share.top)
-    return ticket.reply is None
-
 
 # ---- the directory -------------------------------------------------------------------------------
 
@@ -435,164 +394,3 @@ def test_dialect_u_reads_it_too(daemon: Daemon, export: Path, ring: Ring) -> Non
         client.clunk(fid)
         with pytest.raises(P9Errno):
             client.walk_to(share.top, NAME, b"nothing")
-
-
-# ---- refresh and forget --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("valid", [TOUCH, TOUCH_M])
-@pytest.mark.parametrize("seconds", [REFRESH_MTIME, FORGET_MTIME])
-def test_a_touch_with_their_times_changes_nothing(share: Share, valid: int, seconds: int) -> None:
-    client, path = share.client, share.host / "file"
-    fid = client.walk_to(share.top, b"file")
-    before = path.stat()
-    client.setattr(fid, valid, atime=(seconds, 0), mtime=(seconds, 0))
-    assert path.stat() == before
-    path.unlink()
-    client.setattr(fid, valid, atime=(seconds, 0), mtime=(seconds, 0))
-    with fails(errno.ENOENT):
-        client.setattr(fid, valid, atime=(seconds, 0), mtime=(seconds + 1, 0))
-
-
-def test_other_changes_are_none(share: Share) -> None:
-    client, path = share.client, share.host / "file"
-    fid = client.walk_to(share.top, b"file")
-    client.setattr(fid, TOUCH | SIZE, size=2, mtime=(REFRESH_MTIME, 0))
-    assert path.stat().st_size == 2, "a size is set, whatever the time"
-    client.setattr(fid, MTIME, mtime=(REFRESH_MTIME, 0))
-    client.setattr(fid, TOUCH, mtime=(REFRESH_MTIME + 1, 0))
-    assert path.stat().st_mtime == REFRESH_MTIME + 1
-
-
-def test_a_forgotten_fid_finds_nothing_once(share: Share) -> None:
-    client = share.client
-    fid, opened = client.walk_to(share.top, b"file"), client.open(share.top, b"file")
-    other, clone = client.walk_to(share.top, b"file"), client.new_fid()
-    client.walk(fid, clone)
-    client.setattr(fid, TOUCH, mtime=(FORGET_MTIME, 0))
-    later = client.walk_to(share.top, b"file")
-    for forgotten in (fid, other):
-        with fails(errno.ENOENT):
-            client.getattr(forgotten)
-        assert client.getattr(forgotten).size == 4
-    for known in (opened, clone, later, share.top):
-        assert client.getattr(known).size in (4, os.stat(share.host).st_size)
-
-
-def test_what_was_replaced_is_forgotten_by_its_name(share: Share) -> None:
-    """The fid stands for the old file until it is used; other fids of the name may not any more."""
-    client = share.client
-    old, new = client.walk_to(share.top, b"file"), client.walk_to(share.top, b"file")
-    (share.host / "next").write_bytes(b"another")
-    (share.host / "next").rename(share.host / "file")
-    assert client.getattr(new).size == 7
-    client.setattr(old, TOUCH, mtime=(FORGET_MTIME, 0))
-    for fid in (old, new):
-        with fails(errno.ENOENT):
-            client.getattr(fid)
-        assert client.getattr(fid).size == 7
-
-
-def test_a_refresher_changes_nothing(daemon: Daemon, share: Share) -> None:
-    client, path = share.client, share.host / "file"
-    root, before = client.new_fid(), path.stat()
-    client.attach(root, REFRESH_UID)
-    fid = client.walk_to(root, b"file")
-    client.setattr(fid, SIZE | MTIME | CTIME, size=1000)
-    client.setattr(fid, MODE, mode=0o777)
-    client.setattr(client.walk_to(root, NAME, b"refresh"), SIZE, size=1)
-    with fails(errno.EROFS):
-        client.setattr(client.walk_to(share.top, NAME, b"refresh"), SIZE, size=1)
-    assert path.stat() == before
-
-
-@pytest.mark.parametrize("readonly", [[], ["--readonly"]], ids=["writable", "readonly"])
-def test_a_refresher_only_pretends_to_write(
-    export: Path, tmp_path: Path, readonly: list[str]
-) -> None:
-    """Any other data, which a guest's kernel may send by his fid, is not lost silently."""
-    (export / "file").write_bytes(b"kept")
-    before = (export / "file").stat()
-    with (
-        serve(export, "--notify", *readonly, f"--state-dir={tmp_path}/state") as daemon,
-        mounted(daemon, export) as share,
-    ):
-        client, root = share.client, share.client.new_fid()
-        client.attach(root, REFRESH_UID)
-        fid = client.walk_to(root, b"file")
-        client.lopen(fid, os.O_WRONLY | os.O_TRUNC)
-        assert client.write(fid, 1000, REFRESH_DATA) == len(REFRESH_DATA)
-        assert client.write(fid, 0, REFRESH_DATA[:1]) == 1
-        for data in (b"data", REFRESH_DATA + b"data"):
-            with fails(errno.EIO):
-                client.write(fid, 0, data)
-    after = (export / "file").stat()
-    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
-    assert (export / "file").read_bytes() == b"kept"
-
-
-def test_what_a_client_writes_back_by_a_refreshers_fid_is_written(
-    export: Path, tmp_path: Path
-) -> None:
-    """By any fid of the file that is open for writing, as the client might have done itself."""
-    (export / "file").write_bytes(b"kept")
-    with (
-        serve(export, "--notify", f"--state-dir={tmp_path}/state") as daemon,
-        mounted(daemon, export) as share,
-    ):
-        client, root = share.client, share.client.new_fid()
-        fids = [client.walk_to(share.top, b"file") for _ in range(3)]
-        for fid, flags in zip(
-            fids, (os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR), strict=True
-        ):
-            client.lopen(fid, flags)
-        client.attach(root, REFRESH_UID)
-        refresher = client.walk_to(root, b"file")
-        client.lopen(refresher, os.O_WRONLY)
-        assert client.write(refresher, 2, b"data") == 4
-        assert (export / "file").read_bytes() == b"kedata"
-        client.clunk(fids[-1])
-        with fails(errno.EIO):
-            client.write(refresher, 0, b"data")
-
-
-def test_a_readonly_export_is_refreshed_too(export: Path, tmp_path: Path) -> None:
-    (export / "file").touch()
-    args = ("--notify", "--readonly", f"--state-dir={tmp_path}/state")
-    with serve(export, *args) as daemon, mounted(daemon, export) as share:
-        client = share.client
-        fid = client.walk_to(share.top, b"file")
-        client.setattr(fid, TOUCH, mtime=(REFRESH_MTIME, 0))
-        with fails(errno.EROFS):
-            client.setattr(fid, TOUCH, mtime=(REFRESH_MTIME + 1, 0))
-        root = client.new_fid()
-        client.attach(root, REFRESH_UID)
-        client.setattr(client.walk_to(root, b"file"), SIZE, size=7)
-
-
-def test_a_map_of_ids_admits_the_refresher(export: Path, tmp_path: Path) -> None:
-    own = f"{os.geteuid()}:{os.geteuid()}:1"
-    group = f"{os.getegid()}:{os.getegid()}:1"
-    others = "1:4294967294" if os.geteuid() == 0 else "0:1"
-    ids = [f"--map-uid={own}", f"--map-gid={group}"]
-    ids += [f"--forbid-{kind}={others}" for kind in ("uid", "gid")]
-    (export / "file").touch()
-    daemon = serve(export, "--notify", *ids, f"--state-dir={tmp_path}/state")
-    with daemon, mounted(daemon, export, n_uname=os.geteuid()) as share:
-        client, root = share.client, share.client.new_fid()
-        with fails(errno.EPERM):
-            client.attach(client.new_fid(), REFRESH_UID + 1)
-        client.attach(root, REFRESH_UID)
-        client.setattr(client.walk_to(root, b"file"), SIZE, size=7)
-
-
-def test_directories_have_one_version(share: Share) -> None:
-    client = share.client
-    (share.host / "dir").mkdir()
-    before = client.walk(share.top, client.new_fid(), b"dir")
-    (share.host / "dir" / "file").touch()
-    assert client.walk(share.top, client.new_fid(), b"dir") == before
-    file = client.walk(share.top, client.new_fid(), b"dir", b"file")
-    (share.host / "dir" / "file").write_bytes(b"more")
-    after = client.walk(share.top, client.new_fid(), b"dir", b"file")
-    assert after[1].version != file[1].version

@@ -1,126 +1,26 @@
-"""The configuration is read again under a running guest: what changes, and what is refused."""
+"""What changes at a reload, and what is refused."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.frontend import PATIENCE
 from tests.frontend.client import LOCK_SUCCESS, SET_UID, WRLCK, Client
-from tests.frontend.daemon import Daemon, environment
+from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import ORDWR, DialectUClient
 from tests.frontend.machine import Machine
-from tests.system.share import AS_USER, IS_ROOT, SECURITY, fails, needs_root
-from tests.system.test_upgrade import upgraded
+from tests.system.reloads.site import ROOT, Site, is_locked, mounts_of
+from tests.system.share import AS_USER, IS_ROOT, fails, needs_root
 from vhost9p.control.client import ask, daemons
 from vhost9p.trace.events import Event
 from vhost9p.tracer import Gap, Tracer
-
-ROOT = 0
-
-
-class Site:
-    """Directories, a configuration that names some of them, the daemon, and a guest that has
-    attached all of them as fid ROOT."""
-
-    def __init__(
-        self,
-        base: Path,
-        *args: str,
-        speaks: type[Client] = Client,
-        more: str = "",
-        model: str = "",
-        wrapper: Sequence[str] = (),
-    ) -> None:
-        self.base = base
-        self.more = more
-        self.model = model or ("none" if wrapper else SECURITY[1])
-        self.file = base / "vm.yaml"
-        self.socket = base / "9p.sock"
-        for name in "abcd":
-            (base / name).mkdir()
-            (base / name / "file").write_text(name)
-        self.write("a", "b")
-        self.daemon = Daemon("--config", str(self.file), *args, socket=False, wrapper=wrapper)
-        self.speaks = speaks
-
-    def __enter__(self) -> Site:
-        self.daemon.__enter__()
-        self.machine = Machine(str(self.socket)).__enter__()
-        self.machine.boot()
-        self.client = self.speaks(self.machine)
-        self.client.version()
-        self.client.attach(ROOT)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.machine.__exit__(None, None, None)
-        self.daemon.__exit__(None, None, None)
-
-    def write(self, *exports: str, more: str | None = None) -> None:
-        """Writes the configuration; each export is a name, perhaps with more keys behind it."""
-        lines = [
-            f"  - {{name: {each[0]}, path: {self.base / each[0]}{each[1:]}}}" for each in exports
-        ]
-        self.file.write_text(
-            f"socket: {self.socket}\ntag: both\nstate_dir: {self.base}/state\n"
-            f"security_model: {self.model}\n{self.more if more is None else more}exports:\n"
-            + "\n".join(lines)
-            + "\n"
-        )
-
-    def hang_up(self, expected: str) -> str:
-        """Has the daemon reload, and returns the first line after that which matches."""
-        before = len(self.daemon.output)
-        self.daemon.process.send_signal(signal.SIGHUP)
-        self.daemon.wait_until(
-            lambda: any(expected in line for line in self.daemon.output[before:].splitlines()),
-            f"{expected!r} after a reload",
-        )
-        lines = self.daemon.output[before:].splitlines()
-        return next(line for line in lines if expected in line)
-
-    def reload(self, *exports: str, more: str | None = None) -> str:
-        self.write(*exports, more=more)
-        return self.hang_up(": reloaded: ")
-
-    def names(self) -> list[bytes]:
-        fid = self.client.open(ROOT, (), os.O_RDONLY | os.O_DIRECTORY)
-        found = sorted(each.name for each in self.client.entries(fid))
-        self.client.clunk(fid)
-        return found[2:]
-
-    def read(self, *path: bytes) -> bytes:
-        fid = self.client.open(ROOT, path)
-        data = self.client.read(fid, 0, 100)
-        self.client.clunk(fid)
-        return data
-
-
-@pytest.fixture
-def base(scratch: Path) -> Iterator[Path]:
-    """An empty directory."""
-    with tempfile.TemporaryDirectory(dir=scratch) as name:
-        Path(name).chmod(0o777)
-        yield Path(name)
-
-
-@pytest.fixture
-def site(base: Path) -> Iterator[Site]:
-    with Site(base) as site:
-        yield site
 
 
 def test_exports_come_and_go(site: Site) -> None:
@@ -202,23 +102,6 @@ def test_a_removed_export_keeps_nothing(site: Site) -> None:
     assert client.lock(again, WRLCK) == LOCK_SUCCESS
     client.clunk(held)
     assert is_locked(file)
-
-
-def is_locked(file: Path) -> bool:
-    """Whether somebody else holds a lock of a file."""
-    with file.open("r+") as ours:
-        try:
-            fcntl.lockf(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
-def mounts_of(daemon: Daemon) -> list[str]:
-    """The names of the directories that are mounted for a worker."""
-    lines = Path(f"/proc/{daemon.worker}/mountinfo").read_text(encoding="utf-8").splitlines()
-    words = [line.split() for line in lines]
-    return sorted(os.path.basename(each[3]) for each in words if each[4].startswith("/exports/"))
 
 
 def test_many_reloads_leave_nothing_behind(site: Site) -> None:
@@ -453,135 +336,3 @@ def test_a_daemon_of_an_ordinary_user(base: Path) -> None:
         assert mounts_of(site.daemon) == ["b", "c"]
         site.reload("b")
         assert mounts_of(site.daemon) == ["b"]
-
-
-# ---- the command -------------------------------------------------------------------------------
-
-
-def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vhost9p", "reload", *words],
-        capture_output=True, text=True, timeout=120, check=False, env=environment(env),
-    )  # fmt: skip
-
-
-def test_the_command_says_what_has_become_of_it(site: Site) -> None:
-    site.write("b", "c")
-    done = command("--config", str(site.file))
-    assert (done.returncode, done.stderr) == (0, ""), done
-    assert done.stdout == (
-        f"vm: reloaded: export c ({site.base}/c) added; export a ({site.base}/a) removed\n"
-    )
-    assert site.names() == [b"b", b"c"]
-    done = command(str(site.daemon.pid))
-    assert (done.returncode, done.stdout) == (0, "vm: reloaded: nothing has changed\n")
-    site.write("b, security_model: mapped-file", "c")
-    done = command(str(site.daemon.pid))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "cannot change while the guest runs, so nothing changes: export b: secu" in done.stderr
-    site.write("b", "none")
-    done = command(str(site.daemon.pid))
-    assert done.returncode == 1
-    assert f"{site.base}/none cannot be exported" in done.stderr
-
-
-def test_whom_the_command_does_not_find(site: Site) -> None:
-    done = command("--config", "/etc/none.yaml")
-    assert done.returncode == 2
-    assert done.stderr.startswith("vhost9p: no daemon that you may ask serves a VM by '/etc")
-    done = command("1")
-    assert (done.returncode, done.stderr) == (2, "vhost9p: 1: no daemon that you may ask\n")
-    done = command("1", "--control-socket", "/run/it.sock")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "exclude each other" in done.stderr
-
-
-def test_options_alone_cannot_be_read_again(base: Path) -> None:
-    with Daemon("--path", str(base)) as daemon:
-        done = command(str(daemon.pid))
-        assert done.returncode == 1
-        assert "there is no file that could be read again" in done.stderr
-        daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_line("SIGHUP is ignored")
-        daemon.check_output()
-
-
-# ---- at the same time as others ----------------------------------------------------------------
-
-
-def test_a_reload_after_deaths_and_an_upgrade(site: Site) -> None:
-    """What a reload has changed holds for each process that follows."""
-    client = site.client
-    kept = client.open(ROOT, (b"b", b"file"), os.O_RDWR)
-    gone = client.open(ROOT, (b"a", b"file"), os.O_RDWR)
-    site.reload("c", "b")
-    os.kill(site.daemon.worker, signal.SIGKILL)
-    assert site.read(b"c", b"file") == b"c"
-    upgraded(site.daemon)
-    assert site.names() == [b"b", b"c"]
-    site.reload("d", "b", "c")
-    assert site.read(b"d", b"file") == b"d"
-    os.kill(site.daemon.keeper, signal.SIGKILL)
-    site.daemon.wait_line("the keeper of vm died of SIGKILL: files are reopened")
-    assert site.names() == [b"b", b"c", b"d"]
-    assert client.read(kept, 0, 9) == b"b"
-    with fails(errno.ESTALE):
-        client.read(gone, 0, 9)
-    site.reload("b", "c")
-    assert site.names() == [b"b", b"c"]
-    assert mounts_of(site.daemon) == ["b", "c"]
-
-
-def test_reloads_among_deaths(site: Site) -> None:
-    """Reloads, some at the same time, while workers and keepers are killed."""
-    client = site.client
-    kept = client.open(ROOT, (b"b", b"file"), os.O_RDWR)
-    for names in 3 * (("b", "c"), ("d", "b"), ("b",)):
-        site.write(*names)
-        site.daemon.process.send_signal(signal.SIGHUP)
-        with suppress(ValueError, ProcessLookupError):
-            os.kill(site.daemon.worker, signal.SIGKILL)
-        site.daemon.process.send_signal(signal.SIGHUP)
-        assert client.read(kept, 0, 9) == b"b"
-    site.write("a", "b")
-    done = command(str(site.daemon.pid))
-    assert done.returncode == 0, done
-    assert site.names() == [b"a", b"b"]
-    assert mounts_of(site.daemon) == ["a", "b"]
-    assert client.read(kept, 0, 9) == b"b"
-
-
-def test_what_cannot_be_served_after_all_is_taken_back(site: Site) -> None:
-    """Another daemon keeps the usage of an export, which no check has noticed. Nothing of what was
-    to be removed or hidden is lost: no open file, no lock, no directory."""
-    client = site.client
-    (site.base / "b/secret").write_text("secret")
-    kept = client.open(ROOT, (b"b", b"file"), os.O_RDWR)
-    assert client.lock(kept, WRLCK) == LOCK_SUCCESS
-    removed = client.open(ROOT, (b"a", b"file"), os.O_RDWR)
-    assert client.lock(removed, WRLCK) == LOCK_SUCCESS
-    folder = client.walk_to(ROOT, b"a")
-    (site.base / "a/unlinked").write_text("unlinked")
-    unlinked = client.open(ROOT, (b"a", b"unlinked"))
-    client.unlinkat(folder, b"unlinked")
-    hidden = client.open(ROOT, (b"b", b"secret"))
-    other = site.base / "other.yaml"
-    other.write_text(
-        f"socket: {site.base}/other.sock\npath: {site.base}/c\nstate_dir: {site.base}/state\n"
-        f"security_model: {SECURITY[1]}\nquota: {{bytes: 1MiB}}\n"
-    )
-    with Daemon("--config", str(other), socket=False):
-        site.write("b, hide: [secret]", "c, quota: {bytes: 1MiB}")
-        done = command(str(site.daemon.pid))
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "vm: the reload has failed, so nothing changes: it is not served" in done.stderr
-    assert site.names() == [b"a", b"b"]
-    assert client.read(kept, 0, 9) == b"b"
-    assert is_locked(site.base / "b/file")
-    assert is_locked(site.base / "a/file")
-    assert site.read(b"a", b"file") == b"a"
-    assert client.read(removed, 0, 9) == b"a"
-    assert client.read(unlinked, 0, 9) == b"unlinked"
-    assert client.read(hidden, 0, 9) == b"secret"
-    client.walk(folder, client.new_fid(), b"file")
-    assert mounts_of(site.daemon) == ["a", "b"]
