@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_what_an_agent_costs_is_measured(
 
 
 @needs_root
-@built
+@needs_uml
 @pytest.mark.guest
 @pytest.mark.parametrize("part", ["script", "check"])
 def test_a_wrong_result_is_noticed(
