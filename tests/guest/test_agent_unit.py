@@ -44,6 +44,13 @@ devices:
       - {name: a, path: a}
       - {name: b, path: b, readonly: true}
 """
+UNUSED = (
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount"),
+    *(f"sys-kernel-{name}.mount" for name in ("config", "debug", "tracing")),
+    *(f"systemd-{name}.service" for name in ("logind", "modules-load", "random-seed")),
+    *("getty.target", "timers.target"),
+)
+"""Units that only make the boot longer."""
 START = r"""#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -62,6 +69,7 @@ $b cp /agent /new/usr/local/bin/tests
 $b cp /watch /new/usr/local/bin/watch
 $b cp /tests.service /new/etc/systemd/system/
 $b ln -s ../tests.service /new/etc/systemd/system/multi-user.target.wants/
+for unit in UNUSED; do $b ln -s /dev/null /new/etc/systemd/system/$unit; done
 exec $b switch_root /new /lib/systemd/systemd
 """
 TESTS = """[Unit]
@@ -76,7 +84,7 @@ ExecStart=/usr/local/bin/tests
 @contextmanager
 def booted(folder: Path, watch_program: Path, *words: str) -> Iterator[VM]:
     """A guest whose configuration is served by `vhost9p run`."""
-    files = {"/start": START, "/tests.service": TESTS}
+    files = {"/start": START.replace("UNUSED", " ".join(UNUSED)), "/tests.service": TESTS}
     for name, text in files.items():
         (folder / name[1:]).write_text(text)
         (folder / name[1:]).chmod(0o755)
