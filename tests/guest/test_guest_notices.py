@@ -33,9 +33,9 @@ UNCACHED_SINCE = (6, 4)
 """Since this version of Linux a qid.version of 0 makes a file uncached, whatever the mount says."""
 
 
-@pytest.fixture(scope="module")
-def share(boot_shared: Boot) -> Iterator[Mounted]:
-    with mounted(boot_shared, "--notify") as share:
+@pytest.fixture
+def share(boot: Boot) -> Iterator[Mounted]:
+    with mounted(boot, "--notify") as share:
         yield share
 
 

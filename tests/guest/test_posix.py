@@ -156,7 +156,7 @@ def test_posix_holds(setup: Setup, qemu: Program, loud: Loud, export: Path, tmp_
         guest.run(f"mkdir /tmp/9p && mount -t 9p -o {options} host0 /tmp/9p")
         failed = conform(guest, "/mnt/posix", "/tmp/9p/here", setup)
     if failed:
-        kernel = loud(lambda: fetch.kernel("6.12"))
+        kernel = loud(lambda: fetch.kernel("newest"))  # of which User Mode Linux is
         image = loud(lambda: Image.build(kernel, extra={"/opt/posix": build_posix()}))
         with VM(image, virtfs=[Virtfs(qemus, "peer", setup.model)]) as vm:
             vm.mount("peer", "/peer")
