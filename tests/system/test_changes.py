@@ -287,7 +287,8 @@ def test_what_a_worker_writes_to_its_rings_harms_nobody_else(export: Path) -> No
                 positions = chance.choice([chance.randbytes(16), b"\xff" * 16, bytes(16)])
                 memory[: len(positions)] = positions
                 (export / f"f{number}").touch()
-        other.until(*(b"created f%d" % number for number in range(300)))
+        for lines in (second, other):
+            lines.until(*(b"created f%d" % number for number in range(300)))
         assert watchers(daemon) == before
         first.forget()
         (export / "later").touch()
