@@ -265,7 +265,7 @@ def test_nothing_unprintable_is_printed(
         raise UserError("a\nb\x1b\udcffé")
 
     monkeypatch.setattr(preflight, "check", fail)
-    assert run.refused("--socket", SOCKET, "--path", share) == "a\\nb\\x1b\\udcffé"
+    assert run.refused("--socket", SOCKET, "--path", share) == "a\\nb\\x1b\\xffé"
 
 
 # ---- --socket alone ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ LEVELS = {"warning", "error", "critical", "exception", "log"}
 OF_A_DEVICE = {"fs", "native", "p9", "policy"}
 """Packages that serve one device and log within `concerning`."""
 OF_THE_DAEMON = re.compile(
-    r"(answers|control|metrics)/|(daemon|predecessor|upgrade|vm_folder|worker)\.py"
+    r"(answers|control|metrics)/|(daemon|predecessor|single_vm|upgrade|upgrading_daemon|vm_folder|worker)\.py"
 )
 """Files with messages that concern all VMs: they say `extra=about()`."""
 OF_A_KEEPER = "keeper.py"

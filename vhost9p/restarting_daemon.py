@@ -171,13 +171,13 @@ class RestartingDaemon(Daemon):
                         vm.name,
                         extra=about(vm=vm.name),
                     )
-            concerns = about(vm=vm.name)
             if restarts:
                 level = logging.INFO if vm.inherits else logging.ERROR
                 text = "the daemon was restarted under %s: %s"
-                log.log(level, text, vm.name, vm.outlook, extra=concerns)
+                log.log(level, text, vm.name, vm.outlook, extra=about(vm=vm.name))
             else:
-                log.error("the daemon has died with %s: %s", vm.name, vm.outlook, extra=concerns)
+                text = "the daemon has died with %s: %s"
+                log.error(text, vm.name, vm.outlook, extra=about(vm=vm.name))
             self.vms[vm.name] = vm
             self._watch_vm(vm)
         self.keep()  # whoever follows this process must not find what is unpacked now

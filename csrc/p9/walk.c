@@ -262,6 +262,17 @@ static int promise_walk(struct v9_request *r, const struct v9_qid *qids, uint16_
     return v9_request_promise(r, reply, size);
 }
 
+/* A walk of no names: another fid of the same file. Returns the size of the reply. */
+static int clone_fid(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
+                     uint32_t newfid, int named)
+{
+    const bool by_name = named && !v9_fids_keeps_file(&dev->fids, fid);
+    const int size = promise_walk(r, NULL, 0);
+    const int err = v9_fids_clone(&dev->fids, fid, newfid, by_name);
+
+    return err ? err : size;
+}
+
 /* Returns the size of the reply. */
 static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct walk *walk,
                     const struct v9_use *use)
@@ -286,12 +297,8 @@ static int walk_fid(struct v9_device *dev, struct v9_request *r, const struct wa
     named = v9_p9_has_name(dev, r, fid);
     if (named < 0)
         return named;
-    if (walk->count == 0) {
-        named = named && !v9_fids_keeps_file(&dev->fids, fid);
-        size = promise_walk(r, NULL, 0);
-        err = v9_fids_clone(&dev->fids, fid, walk->newfid, named);
-        return err ? err : size;
-    }
+    if (walk->count == 0)
+        return clone_fid(dev, r, fid, walk->newfid, named);
     if (walk->newfid == walk->fid && (v9_fid_io(fid) >= 0 || v9_fid_flags(fid)))
         return -EBADF; /* an open fid keeps its file, for its locks and more */
     done = walk_names(&dev->fids, r, walk, &start, qids, &attr, &end, &trail, &err);
