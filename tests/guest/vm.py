@@ -58,7 +58,7 @@ _UNUSED_AT_BOOT = (
     "trace_eval_init",
 )
 _KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off init_on_alloc=0 noreplace-smp "
+    "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off noreplace-smp "
     "cryptomgr.notests "
     f"initcall_blacklist={','.join(_UNUSED_AT_BOOT)}"
 )
