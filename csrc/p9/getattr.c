@@ -51,7 +51,7 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     struct v9_use use;
     struct v9_attr *const a = &use.attr;
     struct v9_qid qid;
-    bool sizeless;
+    bool sizeless = false;
     int err;
 
     if (!v9_in_is_done(in))
