@@ -27,12 +27,12 @@ GENERATED = "build/_native.c"
 FLAGS = (
     *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
     *("-Wno-unused-parameter", "-Wno-missing-field-initializers"),
-    # A request makes many calls, and looks at what its thread holds. Functions of others are bound,
-    # and so little of a thread's memory finds room, when the library is loaded: neither has to be
-    # looked up at each use. Nobody else calls ours, but Python, by cffi's table.
-    *("-fno-plt", "-ftls-model=initial-exec", "-fvisibility=hidden"),
+    # A request makes many calls, and looks at what its thread holds. Functions are bound, and so
+    # little of a thread's memory finds room, when the library is loaded: neither has to be looked
+    # up at each use.
+    *("-fno-plt", "-ftls-model=initial-exec"),
 )
-WHOLE = ("-O2", "-flto=auto")
+WHOLE = ("-O2", "-flto=auto", "-fno-semantic-interposition")
 """With gcc: calls between files, of which a request makes dozens, are inlined."""
 LICENSE = "Apache-2.0"
 AGENT_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s")

@@ -86,7 +86,8 @@ def write_line(line: str) -> bool:
     if not sys.stderr:
         return True
     if _state.waits:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # at once: other processes write there, too
+        sys.stderr.flush()
         return True
     data = f"{line}\n".encode(errors="backslashreplace")
     poller = select.poll()

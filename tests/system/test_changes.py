@@ -97,8 +97,8 @@ def test_names_of_any_bytes(export: Path) -> None:
 
 def test_what_comes_from_elsewhere_and_goes_there(export: Path) -> None:
     """Within one file system."""
-    outside = export.with_name("outside")
-    outside.mkdir(exist_ok=True)
+    outside = export.with_name(f"elsewhere-{export.name}")
+    outside.mkdir()
     (outside / "f").write_text("x")
     with watched(export) as (_, lines):
         (outside / "g").write_text("not reported")

@@ -235,6 +235,7 @@ def test_a_full_store_loses_only_what_did_not_fit(scratch: Path, tmp_path: Path)
         with daemon, Machine(folder.socket("a")) as machine:
             for name in "ab":
                 daemon.wait_line(f"^vhost9p: {name}: serving ")
+            wait_for_idle(systemd)
             Client(machine.boot()).version()
             wait_for_idle(systemd)
             inode = os.stat(folder.socket("b")).st_ino
