@@ -50,16 +50,17 @@ _FATAL = re.compile(
 # its block of code at each STAC: Linux does without these if the processor has not got them.
 _SLOW_IF_EMULATED = ("erms", "fsrm", "fsrs", "la57", "smap", "pku")
 _EMULATED = ",".join(("max", *(f"-{feature}" for feature in _SLOW_IF_EMULATED)))
-# All this saves work that is slow under emulation: clearing memory when it is allocated (Linux's 9P
-# client allocates a whole msize for many a message), rewriting code at boot, testing the kernel's
-# own cryptography, reading certificates.
+# All this saves work that is slow under emulation: rewriting code at boot, testing the kernel's own
+# cryptography, reading certificates. But memory has to be cleared when it is allocated: TCG keeps
+# what it has translated until the guest itself writes there, and what a device of another process
+# writes it does not notice. Programs of the mount would run into other programs' code.
 _UNUSED_AT_BOOT = (
     *("crypto_kdf108_init", "init_encrypted", "jent_mod_init", "load_system_certificate_list"),
     "trace_eval_init",
 )
 _KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off noreplace-smp "
-    "cryptomgr.notests "
+    "console=ttyS0 quiet loglevel=5 panic=0 mitigations=off noreplace-smp cryptomgr.notests "
+    "init_on_alloc=1 "
     f"initcall_blacklist={','.join(_UNUSED_AT_BOOT)}"
 )
 

@@ -26,7 +26,7 @@ from tests.system.mixed_load import Crowd, fill
 from tests.system.share import SECURITY, Share, mounted
 from tests.system.test_config_dir import Folder
 from tests.system.test_fd_store import change_text, wait_for_idle, wait_for_store
-from tests.system.test_keeper_death import lose_keeper
+from tests.system.test_keeper_death import OLD_S, lose_keeper
 from tests.system.test_upgrade import upgraded
 from tests.system.test_worker_restart import is_empty, is_served
 from vhost9p.parcel import FDS_MAX
@@ -193,7 +193,7 @@ def test_other_ends_follow(daemon: Daemon, systemd: Service, export: Path) -> No
     """A death of the keeper, an upgrade, and a death of main: then files are reopened."""
     with mounted(daemon, export) as share:
         fid = share.client.open(share.top, b"file", os.O_RDWR)
-        time.sleep(1.3)
+        time.sleep(OLD_S)
         for _ in range(2):
             restart(daemon, systemd)
             assert share.client.read(fid, 0, 10) == b"data"
@@ -260,33 +260,36 @@ def test_without_a_guest_it_begins_anew(daemon: Daemon, systemd: Service, export
 # ---- what may go wrong ---------------------------------------------------------------------------
 
 
+@contextmanager
+def left(daemon: Daemon, systemd: Service, export: Path) -> Iterator[tuple[Client, int]]:
+    """A guest of a daemon that has left it to the next one; and a fid by which it has a file open
+    that is old enough to be reopened."""
+    with mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file", os.O_RDWR)
+        time.sleep(OLD_S)
+        wait_for_store(daemon, systemd)
+        end(daemon)
+        wait_for_idle(systemd)
+        yield share.client, fid
+
+
 def test_without_the_parcel_files_are_reopened(
     daemon: Daemon, systemd: Service, export: Path
 ) -> None:
     """As after the death of main; so it is if the store is full."""
-    with mounted(daemon, export) as share:
-        fid = share.client.open(share.top, b"file", os.O_RDWR)
-        time.sleep(1.3)
-        wait_for_store(daemon, systemd)
-        end(daemon)
-        wait_for_idle(systemd)
+    with left(daemon, systemd, export) as (client, fid):
         change_text(systemd, rb'"parcel": {"fds": \[', b'"parcel": {"fds": [9999, ')
         systemd.start(daemon)
-        assert share.client.read(fid, 0, 10) == b"data"
+        assert client.read(fid, 0, 10) == b"data"
         daemon.wait_line("was restarted under .*: files are reopened, and locks are lost")
 
 
 def test_an_incomplete_parcel_is_not_used(daemon: Daemon, systemd: Service, export: Path) -> None:
-    with mounted(daemon, export) as share:
-        fid = share.client.open(share.top, b"file", os.O_RDWR)
-        time.sleep(1.3)
-        wait_for_store(daemon, systemd)
-        end(daemon)
-        wait_for_idle(systemd)
+    with left(daemon, systemd, export) as (client, fid):
         (number,) = re.findall(rb'"parcel": {"fds": \[([0-9]+)\]', text_of(systemd))
         empty_parcel(systemd, int(number))
         systemd.start(daemon)
-        assert share.client.read(fid, 0, 10) == b"data"
+        assert client.read(fid, 0, 10) == b"data"
         daemon.wait_line("cannot go on: descriptors of its keeper are missing: files are reopened")
 
 
