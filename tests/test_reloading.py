@@ -58,13 +58,22 @@ def test_main_does_not_wait_for_mounts_that_hang(
     confined: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks again later; and leaves it when it has to."""
-    monkeypatch.setattr("vhost9p.native.sandbox.join_files", lambda *_: time.sleep(10000))
+    reading, writing = os.pipe()
+
+    def hang(*_: object) -> None:
+        os.write(writing, b"%d" % os.getpid())
+        time.sleep(10000)
+
+    monkeypatch.setattr("vhost9p.native.sandbox.join_files", hang)
     monkeypatch.setattr("vhost9p.reloading.MOUNT_PATIENCE_S", math.inf)
     change = Reloading(confined, Plan(Config(()), ("log_level",)), [], -1, lambda replace: None)
     assert not change.go_on()
     assert not change.go_on()
+    pid = int(os.read(reading, 20))
+    for fd in (reading, writing):
+        os.close(fd)
     change.end()
-    _, status = os.wait()
+    _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 

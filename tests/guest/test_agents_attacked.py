@@ -62,9 +62,9 @@ class Place:
         """Has it take lines, and waits until it has."""
         sentinel = self.inside / "sentinel"
         sentinel.touch()
-        with open(self.outside / "events", "wb") as events:
+        # To be read, too: an agent may close what it has opened, and open it again.
+        with open(self.outside / "events", "r+b", buffering=0) as events:
             events.write(b"".join(text) + lines.attributes(b"sentinel"))
-            events.flush()
             end = time.monotonic() + PATIENCE
             while sentinel.stat().st_mtime != REFRESH_MTIME:
                 assert self.agent.poll() is None
