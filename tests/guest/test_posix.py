@@ -65,7 +65,7 @@ class Setup:
 
 ROOT = Setup("passthrough")
 MAPPED = Setup("mapped-file", as_user=True)
-ORDINARY = Setup("passthrough", as_user=True, uid=USER)
+ORDINARY = Setup("none", as_user=True, uid=USER)
 SETUPS = {
     "passthrough": ROOT,
     "none": Setup("none"),
@@ -191,4 +191,4 @@ def test_all_of_posix_holds_in_qemu(boot: Boot, export: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="is for tests that an ordinary user runs")
 @pytest.mark.newest
 def test_posix_holds_for_the_testers_own_files(boot: Boot, export: Path) -> None:
-    held(boot, export, Setup("passthrough", uid=os.geteuid()), EVERY)
+    held(boot, export, Setup("none", uid=os.geteuid()), EVERY)

@@ -5,29 +5,32 @@
  * Its workers have the library, too, since they are clones. They must be confined by no filter of
  * system calls, which would not let the threads be watched. Whoever asks for faults shares a page
  * with it (FAULTS names the file), and tests/system/faults/ injector.py has the other end. A
- * serving thread is one that waits for requests in epoll_wait(2), which is replaced here to find
- * them; a process's first thread waits there, too, but serves none. From then on the kernel turns
- * each system call of that thread into SIGSYS while the selector in the page says so (Syscall User
- * Dispatch, Linux 5.11): whoever makes the call, libc, the interpreter or syscall(2). The handler
- * counts the calls that may fail with the wanted errno and lets the n-th fail. All others are made
- * here, in a function that the kernel lets pass.
+ * serving thread asks for its CPU clock when it begins (csrc/server/workers.c), and nobody else
+ * does: pthread_getcpuclockid(3) is replaced here. From then on the kernel turns each system call
+ * of that thread into SIGSYS while the selector in the page says so (Syscall User Dispatch, Linux
+ * 5.11): whoever makes the call, libc, the interpreter or syscall(2). The handler counts the calls
+ * that may fail with the wanted errno and lets the n-th fail. All others are made here, in a
+ * function that the kernel lets pass. What threads ask about each other, in /proc, belongs to no
+ * request and is not counted.
  *
  * close(2) is made even if it is to fail, since the descriptor is gone then, too.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -297,6 +300,17 @@ static bool must_fail(const struct call *call)
     return true;
 }
 
+/* What a thread reads of another one, which it opens, reads and closes. */
+static __thread long looked_at = -1;
+
+static bool looks_at_thread(const struct call *call)
+{
+    if (call->number == SYS_openat)
+        return strstr((const char *)call->arguments[1], "self/task/");
+    return (call->number == SYS_read || call->number == SYS_close) &&
+           call->arguments[0] == looked_at;
+}
+
 /* Whether a call cannot be made by the handler, on whose stack it would return. */
 static bool needs_own_stack(long number)
 {
@@ -316,7 +330,8 @@ static void on_call(int signal, siginfo_t *info, void *context)
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     long arguments[] = {r[REG_RDI], r[REG_RSI], r[REG_RDX], r[REG_R10], r[REG_R8], r[REG_R9]};
     const struct call call = {info->si_syscall, arguments};
-    const bool fails = must_fail(&call);
+    const bool looks = looks_at_thread(&call);
+    const bool fails = !looks && must_fail(&call);
     long result = 0;
 
     (void)signal;
@@ -328,12 +343,16 @@ static void on_call(int signal, siginfo_t *info, void *context)
     if (!fails || call.number == SYS_close)
         result = v9_pass(call.number, arguments[0], arguments[1], arguments[2], arguments[3],
                          arguments[4], arguments[5]);
+    if (looks && call.number != SYS_read)
+        looked_at = call.number == SYS_openat ? result : -1;
     r[REG_RAX] = fails ? -(long)page->error : result;
     if (call.number == SYS_rt_sigprocmask)
         keep_mask(context);
 }
 
 /* ---- finding the threads --------------------------------------------------------------------- */
+
+static int (*get_clock)(pthread_t, clockid_t *); /* libc's */
 
 /* libc's sigaction(2) would have the handler return by a call that the kernel does not let pass. */
 static void handle_calls(void)
@@ -364,6 +383,7 @@ __attribute__((constructor)) static void begin(void)
     const char *name = getenv("FAULTS");
     const int fd = name ? open(name, O_RDWR | O_CLOEXEC) : -1;
 
+    get_clock = (int (*)(pthread_t, clockid_t *))dlsym(RTLD_NEXT, "pthread_getcpuclockid");
     if (fd < 0)
         return;
     page = mmap(NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -373,13 +393,9 @@ __attribute__((constructor)) static void begin(void)
     handle_calls();
 }
 
-int epoll_wait(int fd, struct epoll_event *events, int max, int timeout)
+int pthread_getcpuclockid(pthread_t thread, clockid_t *clock)
 {
-    static __thread bool is_watched;
-
-    if (page && !is_watched && gettid() != getpid()) {
-        is_watched = true;
+    if (page)
         watch_this_thread();
-    }
-    return (int)syscall(SYS_epoll_pwait, fd, events, max, timeout, NULL, 0);
+    return get_clock(thread, clock);
 }
