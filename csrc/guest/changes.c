@@ -2,8 +2,11 @@
  * What each kind of change takes, in an order in which nobody who is woken finds something stale.
  *
  * A name that the host has and the guest has not is one that the guest's kernel remembers as
- * missing (Linux 7.3 and later, cache=loose): its directory is forgotten. A directory that has got
- * or lost names is refreshed itself, once for all its lines that follow each other.
+ * missing (Linux 7.3 and later, cache=loose): its directory is forgotten. That costs the kernel all
+ * names below, and what is missing is mostly gone by now. So the lines that were read at once have
+ * a directory forgotten once: they are older, and what the kernel misses afterwards is missing. A
+ * directory that has got or lost names is refreshed itself, once for all its lines that follow each
+ * other.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -22,6 +25,10 @@
 
 static char changed_directory[PATH_MAX];
 /* That is to be refreshed. */
+static struct {
+    char path[PATH_MAX]; /* empty: none */
+    ino_t inode;
+} forgotten; /* The directory that was forgotten last since lines were read. */
 
 static void parent_of(const char *path, char parent[PATH_MAX])
 {
@@ -29,7 +36,7 @@ static void parent_of(const char *path, char parent[PATH_MAX])
     snprintf(parent, PATH_MAX, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
 }
 
-void agent_changes_end(const struct mount *mount)
+static void refresh_changed(const struct mount *mount)
 {
     if (!*changed_directory)
         return;
@@ -43,13 +50,43 @@ void agent_changes_end(const struct mount *mount)
     *changed_directory = '\0';
 }
 
+void agent_changes_end(const struct mount *mount)
+{
+    refresh_changed(mount);
+    *forgotten.path = '\0';
+}
+
 static void note_parent(const struct mount *mount, const char *path)
 {
     char parent[PATH_MAX];
     parent_of(path, parent);
     if (strcmp(parent, changed_directory))
-        agent_changes_end(mount);
+        refresh_changed(mount);
     strcpy(changed_directory, parent);
+}
+
+/* 0: there is none. */
+static ino_t inode_of(const struct mount *mount, const char *path)
+{
+    struct stat status = {.st_ino = 0};
+    int file = agent_open(mount, path);
+    if (file < 0)
+        return 0;
+    fstat(file, &status);
+    close(file);
+    return status.st_ino;
+}
+
+/* Has the kernel look up anew what it has found missing in a directory; false if it has done so
+ * already since the lines were read. */
+static bool forget_missing(const struct mount *mount, const char *directory)
+{
+    if (!strcmp(directory, forgotten.path) && inode_of(mount, directory) == forgotten.inode)
+        return false;
+    agent_forget_directory(mount, directory);
+    strcpy(forgotten.path, directory);
+    forgotten.inode = inode_of(mount, directory);
+    return true;
 }
 
 /* Opens what the host has; -1 if that is not there. */
@@ -60,8 +97,7 @@ static int open_known(const struct mount *mount, const char *path)
     if (file >= 0 || errno != ENOENT || !mount->caches_names)
         return file;
     parent_of(path, parent);
-    agent_forget_directory(mount, parent);
-    return agent_open(mount, path);
+    return forget_missing(mount, parent) ? agent_open(mount, path) : -1;
 }
 
 /* Where names are cached: until the name leads to the file whose contents have been renewed. */

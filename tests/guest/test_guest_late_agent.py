@@ -7,6 +7,7 @@ Each test has a directory of its own. The agent is stopped where the order matte
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from tests.frontend.changes import ring_of
 from tests.guest import uml_kernel
 from tests.guest.channel import Process
 from tests.guest.following import MOUNT, Following, following
+from tests.system.watching import traced
+from vhost9p.changes.ring import Ring
+from vhost9p.native.export import FORGET_MTIME
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to watch whole file systems"),
@@ -34,6 +38,14 @@ def guest() -> Iterator[Following]:
         Path(folder).chmod(0o755)
         with following(Path(folder), "loose") as found:
             yield found
+
+
+LINES = 100
+STANDS_STILL = """
+until [ "$(cat $(printf '/proc/%s/status ' $(pgrep agent-)) | grep -c '^State:.T')" = 2 ]; do
+    sleep 0.01
+done
+"""
 
 
 class Place:
@@ -67,17 +79,27 @@ class Place:
 
     @contextmanager
     def late(self) -> Iterator[None]:
-        """The agent comes to what is done meanwhile at the end."""
+        """The agent comes to what is done meanwhile at the end. It stands still in between: a
+        signal does not interrupt its read, and a line about another file ends that."""
         self.guest.guest.run("pkill -STOP agent-")
+        (self.host / "another").touch()
+        self.guest.guest.run(STANDS_STILL)
         yield
         self.guest.guest.run("pkill -CONT agent-")
         self.guest.await_change()
 
     def tell(self, *lines: str) -> None:
-        """Has the agent read lines that the host did not cause."""
+        """Has the agent read lines that the host did not cause. Only one process may write at a
+        time: the watcher has nothing to say after the end of a sign of life."""
         with ring_of(self.guest.daemon) as ring:
+            self.guest.daemon.wait_until(lambda: _has_said_all(ring), "the watcher has said all")
             ring.append("".join(f"{line}\n" for line in lines).encode())
         self.guest.await_change()
+
+
+def _has_said_all(ring: Ring) -> bool:
+    end, last = ring.end, 64
+    return re.search(rb"removed sign-of-life-\d+\n$", ring.read(end - last, last)[0]) is not None
 
 
 @pytest.fixture
@@ -113,12 +135,39 @@ def test_what_is_opened_by_a_stale_name_is_one_file(place: Place) -> None:
     """Its pages are read by whoever has the file's inode, perhaps by another name by now."""
     place.write("file", "old")
     with place.late():
+        assert place.read("file") == "old", "the guest's kernel may have dropped the name"
         (place.host / "file").rename(place.host / "other")
         (place.host / "file").write_text("new")
         program = place.opened("file")
     assert what_it_reads(program) == "old"
     assert place.read("other") == "old"
     assert place.read("file") == "new"
+
+
+def test_what_is_opened_by_a_name_that_was_dropped_is_one_file(place: Place) -> None:
+    """As where a line about what is gone has the agent forget the directory."""
+    place.write("file", "old")
+    place.tell(f"created {place.name}/gone")
+    with place.late():
+        (place.host / "file").rename(place.host / "other")
+        (place.host / "file").write_text("new")
+        program = place.opened("file")
+    assert what_it_reads(program) == "new"
+    assert place.read("other") == "old"
+    assert place.read("file") == "new"
+
+
+def test_lines_about_what_is_gone_take_the_names_of_a_directory_together(
+    place: Place, tmp_path: Path
+) -> None:
+    """The guest's kernel then looks up anew what is below: once for each read of the agent."""
+    with traced(place.guest.daemon, tmp_path) as tracer:
+        place.tell(*(f"created {place.name}/gone{number}" for number in range(LINES)))
+        assert not place.guest.guest.run(f"ls {MOUNT}/end", check=False).text
+        tracer.wait_for(lambda: "'/end'" in tracer.text)
+    forgets = [line for line in tracer.text.splitlines() if f"mtime_sec {FORGET_MTIME}" in line]
+    assert all(f"'/{place.name}'" in line for line in forgets)
+    assert 0 < len(forgets) < LINES / 5
 
 
 def test_an_edit_is_seen_where_a_directory_was_moved_to(place: Place) -> None:
