@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/commit.h"
 #include "base/shrinker.h"
 #include "fid/api.h"
 #include "fid/dentry.h"
@@ -148,6 +149,26 @@ static inline struct v9_fid_dir *v9_fids_dir(struct v9_fids *fids, const struct 
 static inline struct v9_stream *v9_fids_stream(struct v9_fids *fids, const struct v9_fid *fid)
 {
     return &fids->more[fid - fids->entries].stream;
+}
+/*
+ * Stores what is known of a fid that has the stream open. The process may be killed on the way; the
+ * request then runs again (vhost9p/p9/stream.py), and gets the same lines, or an overflow. While
+ * `start` changes it leads nowhere: with the `lost` of another one it would lead into a line.
+ */
+static inline void v9_stream_store(struct v9_stream *at, const struct v9_stream *to)
+{
+    if (at->start != to->start)
+        at->start = to->start ^ (uint64_t)1 << 63;
+    V9_COMMIT();
+    at->lost = to->lost;
+    V9_COMMIT();
+    at->end = to->end;
+    V9_COMMIT();
+    at->last = to->last;
+    V9_COMMIT();
+    at->more = to->more;
+    V9_COMMIT();
+    at->start = to->start;
 }
 /* The file that a pinned fid stands for, or NULL. Needs no lock. */
 static inline struct v9_inode *v9_fids_inode(struct v9_fids *fids, const struct v9_fid *fid)

@@ -141,7 +141,7 @@ int v9_fid_get_stream(v9_device *dev, uint64_t handle, struct v9_stream *out)
 void v9_fid_set_stream(v9_device *dev, uint64_t handle, const struct v9_stream *to)
 {
     pthread_mutex_lock(&dev->fids.lock);
-    *v9_fids_stream(&dev->fids, v9_fids_of(&dev->fids, handle)) = *to;
+    v9_stream_store(v9_fids_stream(&dev->fids, v9_fids_of(&dev->fids, handle)), to);
     pthread_mutex_unlock(&dev->fids.lock);
 }
 
