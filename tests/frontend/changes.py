@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from tests.frontend.daemon import Daemon
+from tests.frontend.daemon import Daemon, children
 from vhost9p.changes.ring import Ring
 from vhost9p.native import process
 
@@ -25,6 +28,27 @@ def ring_of(daemon: Daemon) -> Iterator[Ring]:
         daemon.wait_until(lambda: ring.end > 0, "nobody watches")
     yield ring
     ring.close()
+
+
+@contextmanager
+def ring_alone(daemon: Daemon) -> Iterator[Ring]:
+    """The same, and nobody else writes, whatever happens on the host: the watcher is ended, and the
+    next one waits for its turn. An export's file system is rarely the test's own, and what is done
+    elsewhere on it may become an overflow."""
+    with ring_of(daemon) as ring:
+        while os.geteuid() == 0 and not _takes_turn(ring):
+            for watcher in children(daemon.pid, "vhost9p-watcher"):
+                with suppress(ProcessLookupError):
+                    os.kill(watcher, signal.SIGKILL)
+            time.sleep(0.01)
+        yield ring
+
+
+def _takes_turn(ring: Ring) -> bool:
+    with suppress(BlockingIOError, PermissionError):
+        fcntl.lockf(ring.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _is_memory(path: str) -> bool:

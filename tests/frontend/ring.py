@@ -149,6 +149,15 @@ class Ring:
                 raise TimeoutError(f"no chain came back within {timeout} s")
             self.signals += self._drain(self.call_fd)
 
+    def wait_at_most(self, seconds: float) -> list[Completion]:
+        """Returns chains that are back, or none after so many seconds. Their call may follow."""
+        done = self.poll()
+        if not done and not self._arm():
+            select.select([self.call_fd], [], [], seconds)
+            self.signals += self._drain(self.call_fd)
+            done = self.poll()
+        return done
+
     def called(self) -> int:
         """What the call descriptor has counted since the last look."""
         return self._drain(self.call_fd)

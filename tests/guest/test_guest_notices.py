@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.frontend.changes import ring_of
+from tests.frontend.changes import ring_alone
 from tests.frontend.deaths import kill
 from tests.guest.conftest import Boot
 from tests.guest.fetch import Kernel
@@ -66,7 +66,7 @@ def read_all(share: Mounted, ring: Ring, readers: dict[str, str]) -> None:
 
 
 def test_programs_read_the_stream(share: Mounted, kernel: Kernel) -> None:
-    with ring_of(share.daemon) as ring:
+    with ring_alone(share.daemon) as ring:
         for cache in CACHES:
             share.remount(cache)
             is_cached = cache == "loose" and version_of(kernel) < UNCACHED_SINCE

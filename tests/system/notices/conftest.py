@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.changes import ring_of
+from tests.frontend.changes import ring_alone
 from tests.frontend.daemon import Daemon
 from tests.system.share import Share, mounted, serve
 from vhost9p.changes.ring import Ring
@@ -29,5 +29,5 @@ def share(daemon: Daemon, export: Path) -> Iterator[Share]:
 
 @pytest.fixture
 def ring(daemon: Daemon) -> Iterator[Ring]:
-    with ring_of(daemon) as ring:
+    with ring_alone(daemon) as ring:
         yield ring

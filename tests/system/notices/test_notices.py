@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.changes import ring_of
+from tests.frontend.changes import ring_alone
 from tests.frontend.client import AT_REMOVEDIR, WRLCK, P9Errno
 from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill
@@ -135,7 +135,7 @@ def test_it_is_beside_the_exports_if_there_are_several(tmp_path: Path) -> None:
         assert set(client.listing(share.top)) == {b"one", b"two", NAME}
         assert b"events" in client.listing(share.top, NAME)
         assert client.attach(client.new_fid(), aname=NAME).type == 0x80
-        with ring_of(daemon) as ring:
+        with ring_alone(daemon) as ring:
             fid = events(client, share.top)
             ring.append(LINE)
             assert client.read(fid, 0, 100) == LINE
@@ -361,7 +361,7 @@ def test_a_reader_gets_what_it_has_read_although_the_worker_dies(
     wrapper = [sys.executable, "-m", "tests.system.dying_reader", str(die)]
     args = "--path", str(export), *SECURITY, "--notify", "--sandbox=none"
     daemon = Daemon(*args, f"--state-dir={tmp_path}/state", wrapper=wrapper)
-    with daemon, mounted(daemon, export) as share, ring_of(daemon) as ring:
+    with daemon, mounted(daemon, export) as share, ring_alone(daemon) as ring:
         client = share.client
         fid = events(client, share.top)
         ring.append(LINE)
