@@ -34,12 +34,12 @@ class Reader:
     def _submit(self) -> None:
         room = self._size - len(self._begun)
         offset = len(self.got) + len(self._begun)
-        self._ticket = submit_read(self._client, self._fid, offset, min(room, 4096))
+        self._asked = submit_read(self._client, self._fid, offset, min(room, 4096))
 
     def go_on(self) -> None:
-        if self._ticket.reply is None:
+        if self._asked.reply is None:
             return
-        data = data_of(self._client, self._ticket)
+        data = data_of(self._client, self._asked)
         self._begun += data
         assert self._begun, "the program takes that for the end of the file"
         if not data or len(self._begun) == self._size:
