@@ -8,7 +8,8 @@
  *
  * A file's room: lines.c takes the text of `events` apart; kernel.c is what makes the guest's
  * kernel look again; changes.c says what a change takes; missed.c has those of what was not there;
- * pins.c holds directories, where the kernel would forget their watches; mounts.c finds out what is
+ * pins.c holds directories, where the kernel would forget their watches; in_use.c finds what
+ * programs have open; mounts.c finds out what is
  * mounted; ready.c tells a service manager; agent.c has the processes.
  */
 #ifndef AGENT_H
@@ -77,6 +78,8 @@ void agent_forget_directory(const struct mount *mount, const char *path);
  */
 enum written { TOLD, FAILED, FORGOTTEN };
 enum written agent_fire_written(const struct mount *mount, int file, off_t size);
+/* Has the kernel ask for the attributes of what is open, if it has to. */
+void agent_look_at(int file);
 /* Drops a file's pages, and fires nothing; where names are not cached its size is the host's. */
 void agent_renew(const struct mount *mount, int file);
 enum pretence agent_can_pretend(const char *directory);
@@ -101,6 +104,10 @@ void agent_pin(const struct mount *mount, const char *path); /* with all directo
 void agent_unpin(const char *path);
 void agent_each_directory(const struct mount *mount,
                           void (*visit)(const struct mount *mount, int directory));
+
+/* in_use.c: each file of the mount's that a program has open or mapped */
+void agent_each_in_use(const struct mount *mount,
+                       void (*visit)(const struct mount *mount, int file));
 
 /* mounts.c */
 /* Finds the mount whose .vhost9p is `directory`; -1, after a message, if there is none. */

@@ -228,13 +228,28 @@ static void refresh_directory(const struct mount *mount, int directory)
     agent_fire_attributes(mount, directory, false);
 }
 
-/* Lines were lost: drops what is cached, and has whoever watches a directory look at it. */
+/* What was forgotten is not looked at: only who looks its name up may hear of that. */
+static void renew_in_use(const struct mount *mount, int file)
+{
+    enum written written = FAILED;
+    for (int tries = 0; tries < TRIES && written == FAILED; tries++)
+        written = agent_fire_written(mount, file, -1);
+    if (written == FAILED)
+        agent_fire_attributes(mount, file, true);
+    if (written == TOLD)
+        agent_look_at(file);
+}
+
+/* Lines were lost: drops what is cached, renews what is in use, and has whoever watches a directory
+ * look at it. */
 static void look_everywhere(const struct mount *mount)
 {
     agent_say("%s: changes were lost; all directories are refreshed", mount->name);
     sleep(1); /* more may follow, and they come together then */
     if (mount->caches_names)
         agent_forget_directory(mount, ".");
+    if (mount->caches_pages)
+        agent_each_in_use(mount, renew_in_use);
     agent_each_directory(mount, refresh_directory);
 }
 

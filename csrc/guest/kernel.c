@@ -79,6 +79,15 @@ void agent_look(const struct mount *mount, const char *path)
         close(file);
 }
 
+void agent_look_at(int file)
+{
+    char path[PROC_PATH];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int same = open(path, O_PATH | O_CLOEXEC);
+    if (same >= 0)
+        close(same);
+}
+
 /*
  * A reply to somebody else's request for the attributes may be on its way meanwhile. The kernel
  * takes it for the newest, and does not ask: then the times are not those of `refresh` any more.
