@@ -81,6 +81,9 @@ void agent_each_in_use(const struct mount *mount,
                        void (*visit)(const struct mount *mount, int file))
 {
     struct search search = {.mount = mount, .visit = visit};
+    struct statx events;
+    if (know(mount->events, &events))
+        is_new(&search, events.stx_ino); /* which nothing caches */
     DIR *stream = know(mount->root, &search.root) ? opendir("/proc") : NULL;
     for (struct dirent *entry; stream && (entry = readdir(stream));) {
         if (*entry->d_name < '1' || *entry->d_name > '9')
