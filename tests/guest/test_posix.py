@@ -28,6 +28,7 @@ from tests.frontend.daemon import Daemon
 from tests.guest import fetch, uml_kernel
 from tests.guest.conftest import Boot, Loud
 from tests.guest.fetch import Program
+from tests.guest.guest import Guest
 from tests.guest.image import Image
 from tests.guest.posix.build import build_posix
 from tests.guest.uml import NINEP, Device, Uml
@@ -112,7 +113,7 @@ def serving(setup: Setup, export: Path) -> Daemon:
     return daemon
 
 
-def conform(guest: VM | Uml, program: str, here: str, setup: Setup, every: int = 1) -> set[str]:
+def conform(guest: Guest, program: str, here: str, setup: Setup, every: int = 1) -> set[str]:
     """Runs the program in a directory of the mount; the names of the cases that have failed."""
     words = (program, here, "--every", str(every))
     result = guest.run(words, uid=setup.uid, check=False, timeout=1800)
@@ -170,7 +171,7 @@ def held(boot: Boot, export: Path, setup: Setup, every: int) -> None:
     ours.mkdir()
     with serving(setup, ours) as daemon:
         peer = Virtfs(qemus, "peer", "none" if setup.model == "passthrough" else setup.model)
-        vm = boot("mini", [Path(daemon.socket)], [peer], extra={"/opt/posix": build_posix()})
+        vm = boot.qemu("mini", [Path(daemon.socket)], [peer], extra={"/opt/posix": build_posix()})
         vm.mount("host0", "/mnt")
         failed = conform(vm, "/opt/posix", "/mnt/here", setup, every)
         if failed:
