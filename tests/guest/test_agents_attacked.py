@@ -211,10 +211,10 @@ def test_a_directory_that_vhost9p_has_not_made_is_refused(tmp_path: Path, prepar
     (tmp_path / "read-only").touch()
     bind = "mount --bind ../read-only ../read-only; mount -o remount,bind,ro ../read-only"
     script = f'cd "$1"; {bind}; {prepare} || exit 77; shift; exec timeout 20 "$@"'
-    words = ["sh", "-c", script, "sh", fake]
+    words = [*UNSHARE, "sh", "-c", script, "sh", str(fake)]
     for command in (AGENTS["dash"], AGENTS["program"]):
         ran = subprocess.run(
-            [*UNSHARE, *words, *command, fake], capture_output=True, text=True, check=False
+            [*words, *command, str(fake)], capture_output=True, text=True, check=False
         )
         subprocess.run(["chattr", "-i", fake / "refresh"], capture_output=True, check=False)
         if ran.returncode == 77:
