@@ -23,11 +23,12 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
 from tests.frontend.systemd import Systemd
 from tests.system.mixed_load import Crowd, fill
+from tests.system.replaced import log_kept_open
 from tests.system.share import SECURITY, Share, mounted
 from tests.system.test_config_dir import Folder
 from tests.system.test_fd_store import change_text, wait_for_idle, wait_for_store
 from tests.system.test_keeper_death import OLD_S, lose_keeper
-from tests.system.test_upgrade import upgraded
+from tests.system.test_upgrade import upgrade, upgraded
 from tests.system.test_worker_restart import is_empty, is_served
 from vhost9p.parcel import FDS_MAX
 
@@ -218,6 +219,28 @@ def test_what_is_kept_does_not_become_more(daemon: Daemon, systemd: Service, exp
             wait_for_store(daemon, systemd)
             counts.append((len(os.listdir(f"/proc/{daemon.pid}/fd")), len(systemd.stored)))
         assert counts[2][0] <= counts[0][0] + 2 and counts[2][1] <= counts[0][1] + 2
+
+
+def test_what_no_keeper_has_taken_is_left_once_more(
+    daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    """At the next restart, or in an upgrade, while a worker outlives its keeper."""
+    with mounted(daemon, export) as share:
+        gone = share.client.create(share.top, b"gone", os.O_RDWR)
+        share.client.write(gone, 0, b"nameless")
+        share.client.unlinkat(share.top, b"gone")
+        wait_for_store(daemon, systemd)
+        with log_kept_open(daemon):
+            for _ in range(2):
+                restart(daemon, systemd)
+                daemon.wait_line(RESTARTED)
+                assert not daemon.keepers
+            assert upgrade(daemon.pid).returncode == 0
+            assert not daemon.keepers
+        assert share.client.read(gone, 0, 100) == b"nameless"
+        restart(daemon, systemd)
+        assert share.client.read(gone, 0, 100) == b"nameless"
+        assert "are lost" not in daemon.output
 
 
 # ---- what is a restart ---------------------------------------------------------------------------
