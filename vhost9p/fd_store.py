@@ -116,8 +116,13 @@ class FdStore:
             identity = _identity(fd)
             wanted.add(identity)
             if identity not in self._stored:
-                if not self._store(f"{PREFIX}{self._next}", fd):
-                    return
+                try:
+                    if not self._store(f"{PREFIX}{self._next}", fd):
+                        return
+                except OSError as error:  # a frontend may bring that about for its own socket
+                    log.debug("a descriptor cannot be kept for now: %s", error)
+                    self._retry_later()
+                    continue
                 self._stored[identity] = self._next
                 self._next += 1
             names[fd] = self._stored[identity]
