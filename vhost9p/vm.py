@@ -73,6 +73,9 @@ class Vm:
         """Takes ownership of the listeners, one for each device. Raises OSError."""
         self.name = name
         self.config = config
+        self.config_before: Config | None = None
+        """Of a VM that is being reloaded: with which another main process goes on, until it is
+        served with `config`."""
         self.listeners = listeners
         self.code = 0
         self.pid = 0
@@ -345,7 +348,7 @@ class Vm:
         return {
             "name": self.name,
             "speaks": self._speaks,
-            "config": plain.to_plain(self.config),
+            "config": plain.to_plain(self.config_before or self.config),
             "keeper": self.pid,
             "sockets": [each.written_down() for each in self.listeners],
             "states": [each.fd for each in self._states],
