@@ -366,6 +366,42 @@ def test_another_configuration_is_taken_up(scratch: Path, systemd: Service) -> N
         assert share.client.read(fid, 0, 1) == b""
 
 
+@pytest.mark.parametrize("mistake", ["folder", "option"])
+def test_a_mistake_of_a_folders_daemon_ends_no_vm(
+    mistake: str, scratch: Path, systemd: Service
+) -> None:
+    """They go on as they were, until it is mended."""
+    folder = Folder(scratch)
+    folder.add("a")
+    with systemd.running(folder.daemon) as daemon, Machine(folder.socket("a")) as machine:
+        daemon.wait_line("^vhost9p: a: serving ")
+        client = Client(machine.boot())
+        client.version()
+        client.attach(1)
+        wait_for_idle(systemd)
+        away = folder.path.with_name("away")
+        if mistake == "folder":
+            folder.path.rename(away)
+        else:
+            daemon.args += ["--log-level", "nonsense"]
+        restart(daemon, systemd)
+        assert client.getattr(1).nlink
+        daemon.wait_line("was restarted under a: it goes on")
+        daemon.wait_line("cannot be read" if mistake == "folder" else "--log-level: 'nonsense'")
+        if mistake == "folder":
+            away.rename(folder.path)
+        else:
+            del daemon.args[-2:]
+        folder.add("b")
+        if mistake == "folder":
+            folder.hang_up()
+        else:
+            wait_for_idle(systemd)
+            restart(daemon, systemd)
+        daemon.wait_line("^vhost9p: b: serving ")
+        assert client.getattr(1).nlink
+
+
 def test_a_mistake_in_the_configuration_ends_no_vm(scratch: Path, systemd: Service) -> None:
     """It goes on as it was, until the file is mended; without a guest the mistake is an end."""
     export = scratch / "mistaken"
