@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -39,3 +43,33 @@ def test_what_could_not_be_packed_is_not_on_its_way(monkeypatch: pytest.MonkeyPa
     assert select.select([reader], [], [], PATIENCE)[0], "somebody has the other end"
     assert len(os.listdir("/proc/self/fd")) == before - len(copies)
     os.close(reader)
+
+
+def test_what_main_has_open_takes_no_room(daemon_like: int) -> None:
+    """A keeper may have as many descriptors as there may be; main has others."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    own = [os.dup(0) for _ in range(COUNT)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (COUNT + 300, limits[1]))
+    try:
+        found = packed(daemon_like)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found and found.count >= COUNT
+    for fd in (*own, *found.fds):
+        os.close(fd)
+
+
+COUNT = 600
+
+
+@pytest.fixture
+def daemon_like() -> Iterator[int]:
+    """A process with so many descriptors."""
+    program = f"import os; [os.dup(0) for _ in range({COUNT})]; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdout.readline()
+        yield process.pid
+        process.stdin.write(b"\n")

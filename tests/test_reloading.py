@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from vhost9p.birth import Failed
 from vhost9p import plain
+from vhost9p.birth import Failed
 from vhost9p.config import Config, DeviceConfig, Level
 from vhost9p.reload import Plan
 from vhost9p.reloading import Reloading

@@ -93,8 +93,10 @@ class Packing:
 def _pack(
     pidfd: int, numbers: Sequence[int], senders: Sequence[socket.socket], done: int
 ) -> NoReturn:
-    """The child. It closes nothing before it has done all."""
+    """The child. It makes room for what a keeper may have open, and closes none of that before it
+    has done all."""
     try:
+        close_others((0, 1, 2, pidfd, done, *(sender.fileno() for sender in senders)))
         for sender in senders:
             sender.setblocking(False)
         taken = [pair for number in numbers if (pair := _take(pidfd, number))]

@@ -9,8 +9,8 @@ what cannot be reopened (copies.py), or with all descriptors that another main p
 
 After an upgrade, main is another version of the code, and knows the VM from what the version before
 has written down (`written_down`). The keeper, which is still the old version's, is then replaced by
-one that goes on with its VM (takeover.py), or stays what it is if that fails. If there is none, since
-it has died, the next one has the copies of the version before.
+one that goes on with its VM (takeover.py), or stays what it is if that fails. If there is none,
+since it has died, the next one has the copies of the version before.
 """
 
 import errno
