@@ -47,8 +47,8 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
 
     sockets, kept = activation.take()
     if sockets:
-        names = ", ".join(each.name or "one without a name" for each in sockets)
-        problems.add(f"--config-dir takes no sockets of the service manager: {names}")
+        which = ", ".join(each.name or "one without a name" for each in sockets)
+        problems.add(f"--config-dir takes no sockets of the service manager: {which}")
     if not kept:  # a mistake is no reason to end VMs that run
         _demand_folder(folder, problems)
         problems.raise_all()

@@ -124,9 +124,7 @@ def test_a_socket_is_its_devices_by_path_or_by_name(folder: Path, sockets: Socke
 
 
 @pytest.mark.parametrize("name", ["vhost9p-vm.socket", "vhost9p-src", "vhost9p-text-vm"])
-def test_a_socket_may_be_named_after_the_program(
-    name: str, folder: Path, sockets: Sockets
-) -> None:
+def test_a_socket_may_be_named_after_the_program(name: str, folder: Path, sockets: Sockets) -> None:
     """It is not taken for what a main process has stored."""
     path = sockets.listen(name, "src.sock")
     file = write_config(folder, f"tag: src, path: {folder}/src")

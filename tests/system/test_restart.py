@@ -243,6 +243,29 @@ def test_what_no_keeper_has_taken_is_left_once_more(
         assert "are lost" not in daemon.output
 
 
+def test_a_socket_that_the_manager_has_made_anew_is_taken(
+    daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    """As when the unit of the socket was restarted, too: or the next VMM would wait for ever."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        with mounted(daemon, export) as share:
+            wait_for_store(daemon, systemd)
+            end(daemon)
+            wait_for_idle(systemd)
+            os.unlink(daemon.socket)
+            sock.bind(daemon.socket)
+            sock.listen()
+            unit = "vm.socket", os.dup(sock.fileno())
+            systemd.stored.append(unit)
+            systemd.start(daemon)
+            assert share.client.getattr(share.top).nlink
+            daemon.wait_line(RESTARTED)
+        is_served(daemon, export)
+        systemd.stored.remove(unit)
+        os.close(unit[1])
+        os.unlink(daemon.socket)
+
+
 # ---- what is a restart ---------------------------------------------------------------------------
 
 
