@@ -7,7 +7,7 @@ VHOST9P_KERNELS=6.1,newest in the environment names the kernels instead.
 
 `boot` starts guests that end with the test; `boot_shared` starts guests that end with the module,
 for tests that leave no trace in them. Where QEMU or a kernel is missing and cannot be fetched, the
-tests are skipped and say why; under CI (CI=true in the environment) they fail.
+tests are skipped (marks.fetched).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.guest import fetch
-from tests.guest.apt import FetchError
 from tests.guest.fetch import Kernel, Program
 from tests.guest.image import Image
 from tests.guest.vm import VM, Virtfs
+from tests.marks import fetched
 
 T = TypeVar("T")
 Loud = Callable[[Callable[[], Any]], Any]
@@ -113,13 +113,8 @@ def loud(pytestconfig: pytest.Config) -> Loud:
     capture: Any = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def run(get: Callable[[], T]) -> T:
-        try:
-            with capture.global_and_fixture_disabled():
-                return get()
-        except FetchError as error:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"cannot be fetched: {error}", pytrace=False)
-            pytest.skip(f"cannot be fetched: {error}")
+        with capture.global_and_fixture_disabled():
+            return fetched(get)
 
     return run
 
