@@ -98,7 +98,7 @@ def queries() -> Iterator[str]:
             yield target["expr"]
 
 
-@pytest.mark.parametrize("query", queries())
+@pytest.mark.parametrize("query", list(queries()))
 def test_the_dashboard_asks_for_what_there_is(query: str) -> None:
     known = labels()
     found = SERIES.findall(query)

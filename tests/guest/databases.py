@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tests.frontend.daemon import Daemon
 from tests.guest import fetch
+from tests.guest import guest as guests
 from tests.guest.image import Image
 from tests.guest.mounted import MOUNT, scratch_export
 from tests.guest.vm import VM
@@ -188,7 +189,7 @@ DATABASES = {
 class Guest:
     """A guest with an export, and the databases' programs beside it."""
 
-    def __init__(self, vm: VM, export: Path) -> None:
+    def __init__(self, vm: guests.Guest, export: Path) -> None:
         self.vm = vm
         self.export = export
         vm.run(("mkdir", "-p", MOUNT, "/tmp"))
@@ -224,7 +225,7 @@ class Guest:
 
 
 @contextmanager
-def guest(start: Callable[..., VM]) -> Iterator[Guest]:
+def guest(start: Callable[..., guests.Guest]) -> Iterator[Guest]:
     """Starts a guest by what starts VMs from sockets."""
     programs = fetch.databases()
     with (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.guest.channel import Process
-from tests.guest.vm import VM
+from tests.guest.guest import Guest
 
 MARK = b"version 0000000000"
 
@@ -269,7 +269,7 @@ class Workplace:
 class Holder:
     """The program in the guest."""
 
-    def __init__(self, vm: VM, top: str, *options: str) -> None:
+    def __init__(self, vm: Guest, top: str, *options: str) -> None:
         self.process: Process = vm.popen(["python3", "-c", HOLDER, top, *options], stdin=None)
         self.process.expect(b"ready\n")
         self.lines = 1

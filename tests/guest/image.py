@@ -1,4 +1,5 @@
-"""Guest images: an initramfs per kernel and flavour, and the modules in it.
+"""Guest images: an initramfs per kernel and flavour, and the modules in it; and root folders for
+guests that see the host's files.
 
 Belongs here: what is in a guest and how it starts. A guest has no disk: everything is an
 initramfs, unpacked into the guest's memory at boot. (Measured under emulation against an ext4
@@ -34,6 +35,7 @@ from tests.guest import cache, fetch
 from tests.guest.apt import FetchError
 from tests.guest.cpio import Writer
 from tests.guest.fetch import Kernel
+from tests.guest.folder import Folder
 
 FLAVOURS = ("mini", "full")
 USERS = {"root": 0, "alice": 1000, "bob": 1001, "carol": 1002, "nobody": 65534}
@@ -68,6 +70,38 @@ exec $b poweroff -f
 """Without arguments (behind `--` at the end of the kernel's command line) it is the agent's.
 Otherwise a guest is started by hand: `shell` gives one, `run TAG PROGRAM` runs a program of a share
 and leaves its exit code there as `code`, and `root TAG INIT` has the share as its root."""
+
+
+_NATIVE_INIT = """#!/bin/busybox sh
+b=/bin/busybox
+export PATH=/usr/bin:/usr/sbin:/usr/lib/busybox
+$b mount -t tmpfs -o mode=755 root /mnt
+cd /mnt
+$b mkdir -p dev proc sys run mnt usr tmp var/tmp old shared root
+$b chmod 1777 tmp var/tmp
+$b chmod 700 root
+for each in bin sbin lib lib64; do $b ln -s usr/$each $each; done
+$b cp -a /etc /agent .
+$b mount --bind /usr usr
+$b mount -t proc proc proc
+$b mount -t sysfs sysfs sys
+$b mount -t devtmpfs dev dev
+$b mkdir dev/pts dev/shm
+$b mount -t devpts devpts dev/pts
+$b mount -t tmpfs -o mode=1777 shm dev/shm
+$b ln -s /proc/self/fd dev/fd
+$b mount -t hostfs -o ro,$shared shared shared
+$b pivot_root . old
+cd /
+$b umount -l old
+. /shared/setup
+$b umount shared
+$b rmdir old shared
+unset shared each
+exec /agent /dev/ttyS0
+"""
+"""Of a guest whose root is a folder of the host: /usr stays there, and all else can be written.
+The folder `shared` of the host has a script that adds files."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +145,7 @@ class Image:
 
 def _base(kernel: Kernel, flavour: str) -> Path:
     """The image without extra files; its name says all that went into it."""
-    roots = [fetch.tools()] + ([fetch.userland()] if flavour == "full" else [])
-    digest = hashlib.sha256(repr([root.name for root in roots] + [kernel.release]).encode())
-    for source in ("image.py", "cpio.py", "agent.c"):
-        digest.update((_HERE / source).read_bytes())
+    digest = _digest(flavour, kernel.release)
 
     def make(target: Path) -> None:
         with (
@@ -123,16 +154,42 @@ def _base(kernel: Kernel, flavour: str) -> Path:
         ):
             writer = Writer(out)
             modules = _choose_modules(kernel)
-            _add_system(writer, flavour, [name for name in _AT_BOOT if name in modules])
+            at_boot = " ".join(name for name in _AT_BOOT if name in modules)
+            writer.character_device("dev/console", 0o600, 5, 1)
+            _add_system(writer, flavour, _INIT.replace("MODULES", at_boot))
             _add_modules(writer, kernel, modules)
             if flavour == "full":
                 writer.tree(fetch.userland())
             writer.close()
 
-    return cache.kept(f"images/{flavour}-{kernel.name}-{digest.hexdigest()[:16]}.cpio", make)
+    return cache.kept(f"images/{flavour}-{kernel.name}-{digest}.cpio", make)
 
 
-def _add_system(writer: Writer, flavour: str, at_boot: list[str]) -> None:
+def _digest(flavour: str, *more: str) -> str:
+    """Of all that goes into an image."""
+    roots = [fetch.tools()] + ([fetch.userland()] if flavour == "full" else [])
+    digest = hashlib.sha256(repr([root.name for root in roots] + [*more]).encode())
+    for source in ("image.py", "cpio.py", "folder.py", "agent.c"):
+        digest.update((_HERE / source).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def root_folder(flavour: str) -> Path:
+    """The same as a folder, for a guest without modules, whose kernel sees the host's files; from
+    the cache when it has been made before. Raises FetchError."""
+    name = f"root-{flavour}-{_digest(flavour)}"
+
+    def make(target: Path) -> None:
+        with cache.Progress(f"making the {flavour} root folder"):
+            writer = Folder(target)
+            if flavour == "full":
+                writer.tree(fetch.userland())
+            _add_system(writer, flavour, _NATIVE_INIT)
+
+    return cache.entry(name, make)
+
+
+def _add_system(writer: Writer | Folder, flavour: str, init: str) -> None:
     """Add folders, /init, the agent, busybox under all its names, and the users."""
     for name in ("dev", "proc", "sys", "run", "mnt", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"):
         writer.folder(name)
@@ -140,8 +197,7 @@ def _add_system(writer: Writer, flavour: str, at_boot: list[str]) -> None:
         writer.folder(name, 0o1777)
     for name in ("bin", "sbin", "lib", "lib64"):
         writer.link(name, f"usr/{name}")
-    writer.character_device("dev/console", 0o600, 5, 1)
-    writer.file("init", _INIT.replace("MODULES", " ".join(at_boot)).encode(), 0o755)
+    writer.file("init", init.encode(), 0o755)
     writer.file("agent", agent().read_bytes(), 0o755)
     busybox = fetch.tools() / "usr/bin/busybox"
     writer.file("usr/bin/busybox", busybox.read_bytes(), 0o755)

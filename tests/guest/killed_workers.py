@@ -23,6 +23,7 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill, kill_inside
 from tests.guest import fetch
 from tests.guest.channel import Process
+from tests.guest.guest import Guest
 from tests.guest.image import Image
 from tests.guest.mounted import MOUNT, scratch_export
 from tests.guest.vm import VM
@@ -149,7 +150,7 @@ class Report:
         )
 
 
-def work(vm: VM, daemon: Daemon, export: Path, deaths: int) -> Report:
+def work(vm: Guest, daemon: Daemon, export: Path, deaths: int) -> Report:
     """Has the guest work on its mount while so many workers are killed, half of them inside
     requests at least. Raises CommandFailed if a program fails."""
     programs = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.frontend.daemon import Daemon
 from tests.guest.channel import Result
 from tests.guest.conftest import Boot
+from tests.guest.guest import Guest
 from tests.guest.vm import VM
 
 MOUNT = "/mnt"
@@ -17,7 +18,7 @@ MOUNT = "/mnt"
 class Mounted:
     """One export, mounted at /mnt of one guest."""
 
-    def __init__(self, daemon: Daemon, export: Path, vm: VM) -> None:
+    def __init__(self, daemon: Daemon, export: Path, vm: Guest) -> None:
         self.daemon = daemon
         self.export = export
         self.vm = vm
@@ -46,6 +47,12 @@ class Mounted:
         self.vm.mount("host0", MOUNT, cache=cache, options=options)
 
 
+class MountedInQemu(Mounted):
+    """The same in a guest of QEMU."""
+
+    vm: VM
+
+
 @contextmanager
 def scratch_export() -> Iterator[Path]:
     """A directory on a real file system that everybody may reach."""
@@ -58,19 +65,42 @@ def scratch_export() -> Iterator[Path]:
 
 
 @contextmanager
+def _served(
+    args: Sequence[str], wrapper: Sequence[str], env: Mapping[str, str] | None
+) -> Iterator[tuple[Daemon, Path]]:
+    with (
+        scratch_export() as export,
+        Daemon("--path", str(export), *args, wrapper=wrapper, env=env) as daemon,
+    ):
+        yield daemon, export
+
+
+@contextmanager
 def mounted(
+    boot: Boot,
+    *args: str,
+    wrapper: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Mounted]:
+    """Everything, until the block ends; `args` and `env` are the daemon's, `wrapper` runs it."""
+    with _served(args, wrapper, env) as (daemon, export):
+        vm = boot("full", [Path(daemon.socket)])
+        vm.mount("host0", MOUNT)
+        yield Mounted(daemon, export, vm)
+        vm.kill()  # before the daemon: a guest may not survive its backend
+
+
+@contextmanager
+def mounted_in_qemu(
     boot: Boot,
     *args: str,
     cpus: int = 1,
     wrapper: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
-) -> Iterator[Mounted]:
-    """Everything, until the block ends; `args` and `env` are the daemon's, `wrapper` runs it."""
-    with (
-        scratch_export() as export,
-        Daemon("--path", str(export), *args, wrapper=wrapper, env=env) as daemon,
-    ):
-        vm = boot("full", [Path(daemon.socket)], cpus=cpus, hotplug=True)
+) -> Iterator[MountedInQemu]:
+    """The same in a guest of QEMU, whose device can be taken out."""
+    with _served(args, wrapper, env) as (daemon, export):
+        vm = boot.qemu("full", [Path(daemon.socket)], cpus=cpus, hotplug=True)
         vm.mount("host0", MOUNT)
-        yield Mounted(daemon, export, vm)
+        yield MountedInQemu(daemon, export, vm)
         vm.kill()  # before the daemon: QEMU does not survive its backend

@@ -19,13 +19,14 @@ from tests.frontend.changes import ring_of
 from tests.frontend.daemon import Daemon
 from tests.guest.channel import Process
 from tests.guest.conftest import Boot
-from tests.guest.vm import VM
+from tests.guest.guest import Guest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "vhost9p/guest" / f"agent-{os.uname().machine}"
 MOUNT = "/mnt"
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to watch whole file systems"),
     pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM.name} was not built"),
 ]
@@ -36,7 +37,7 @@ ODD = b"a b\\c\n\xff\x01-"
 class Place:
     """A guest with an export, which is mounted in one way at a time."""
 
-    def __init__(self, vm: VM, export: Path, daemon: Daemon) -> None:
+    def __init__(self, vm: Guest, export: Path, daemon: Daemon) -> None:
         self.vm = vm
         self.export = export
         self.daemon = daemon

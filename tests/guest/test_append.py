@@ -16,6 +16,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import mounted, scratch_export
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]

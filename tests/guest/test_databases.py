@@ -14,6 +14,7 @@ from tests.guest.conftest import Boot, Loud
 from tests.guest.mounted import MOUNT
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -29,7 +30,7 @@ FAILS = {
 @pytest.fixture(scope="module")
 def guest(boot_shared: Boot, loud: Loud) -> Iterator[databases.Guest]:
     loud(fetch.databases)
-    with databases.guest(partial(boot_shared, "full", memory="2G", cpus=2)) as guest:
+    with databases.guest(partial(boot_shared, "full", memory="2G")) as guest:
         yield guest
 
 

@@ -204,7 +204,7 @@ def test_a_9p2000u_guest_sees_what_qemus_server_shows(boot: Boot, model: str) ->
             if "ours" in tag
         ]
         virtfs = [Virtfs(exports[tag], tag, model) for tag in ("qemus", "qemus-loose")]
-        vm = boot("full", [Path(daemon.socket) for daemon in daemons], virtfs)
+        vm = boot.qemu("full", [Path(daemon.socket) for daemon in daemons], virtfs)
         stack.callback(vm.kill)  # before the daemons: QEMU does not survive its backend
         found = {}
         for tag in exports:

@@ -157,7 +157,7 @@ def both(boot_shared: Boot, request: pytest.FixtureRequest) -> Iterator[Both]:
             Daemon("--path", str(roots["qemu"]), *options, "--tag", "a") as one,
             Daemon("--path", str(roots["vhost9p"]), *options, "--tag", "b") as other,
         ):
-            vm = boot_shared(
+            vm = boot_shared.qemu(
                 "full",
                 [Path(one.socket), Path(other.socket)],
                 [Virtfs(roots["qemu"], "c", model), Virtfs(roots["vhost9p"], "d", model)],

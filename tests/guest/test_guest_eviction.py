@@ -10,7 +10,7 @@ import pytest
 from tests.guest.conftest import Boot
 from tests.guest.mounted import mounted
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.native, pytest.mark.guest]
 
 LIMIT = 256
 FOLDERS, FILES = 10, 100

@@ -10,6 +10,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import MOUNT, Mounted, scratch_export
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -35,7 +36,7 @@ def share(boot_shared: Boot, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         config.write_text(CONFIG.format(base=base, socket=socket))
         args = ("--config", str(config), "--log-failures")
         with Daemon(*args, socket=False) as daemon:
-            vm = boot_shared("full", [socket], hotplug=True)
+            vm = boot_shared("full", [socket])
             vm.mount("host0", MOUNT)
             yield Mounted(daemon, base, vm)
             vm.kill()

@@ -14,9 +14,10 @@ from tests.guest.conftest import Boot
 from tests.guest.edits import Holder, Workplace, differences
 from tests.guest.mounted import MOUNT, Mounted, mounted
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="guest root's files need a daemon of root"
-)
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
+]
 
 SHORT, LONG = 8, 1000
 MODES = {"none": (), "readahead": ("--no-files",), "mmap": ("--no-files",)}

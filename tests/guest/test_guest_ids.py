@@ -14,6 +14,7 @@ from tests.guest.mounted import MOUNT, Mounted, scratch_export
 from tests.guest.test_posix import AS_USER, USER
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users"),
 ]
@@ -35,7 +36,7 @@ def shared(boot: Boot, *args: str, user: bool = False) -> Iterator[Mounted]:
         for path in (export, daemon.directory):
             os.chown(path, USER if user else 0, USER if user else 0)
         with daemon:
-            vm = boot("full", [Path(daemon.socket)], hotplug=True)
+            vm = boot("full", [Path(daemon.socket)])
             vm.mount("host0", MOUNT, options="posixacl")
             yield Mounted(daemon, export, vm)
             vm.kill()

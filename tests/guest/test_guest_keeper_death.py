@@ -9,7 +9,7 @@ import pytest
 
 from tests.frontend.systemd import Systemd
 from tests.guest.conftest import Boot
-from tests.guest.mounted import mounted
+from tests.guest.mounted import mounted_in_qemu
 from tests.system.test_fd_store import lose_main
 from tests.system.test_keeper_death import OLD_S, lose_keeper
 
@@ -27,7 +27,7 @@ def test_the_mount_goes_on(boot: Boot, tmp_path: Path) -> None:
     """Files are written and read with verification; a process keeps one open throughout."""
     with (
         Systemd(tmp_path) as systemd,
-        mounted(boot, "--multidevs", "remap", env=systemd.environment) as share,
+        mounted_in_qemu(boot, "--multidevs", "remap", env=systemd.environment) as share,
     ):
         vm = share.vm
         share.sh("seq 100000 > data; echo first > log")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.frontend.daemon import Daemon
 from tests.guest.conftest import Boot
-from tests.guest.mounted import Mounted, mounted, scratch_export
+from tests.guest.mounted import MountedInQemu, mounted_in_qemu, scratch_export
 from vhost9p.qemu.options import chardev_id
 
 pytestmark = pytest.mark.guest
@@ -21,13 +21,13 @@ MODEL = ("--security-model", "passthrough" if os.geteuid() == 0 else "none")
 
 
 @pytest.fixture(scope="module")
-def lasting_share(boot_shared: Boot) -> Iterator[Mounted]:
-    with mounted(boot_shared, *MODEL) as share:
+def lasting_share(boot_shared: Boot) -> Iterator[MountedInQemu]:
+    with mounted_in_qemu(boot_shared, *MODEL) as share:
         yield share
 
 
 @pytest.fixture
-def share(lasting_share: Mounted) -> Iterator[Mounted]:
+def share(lasting_share: MountedInQemu) -> Iterator[MountedInQemu]:
     """A guest that the tests share, with an empty export."""
     yield lasting_share
     subprocess.run(["find", lasting_share.export, "-mindepth", "1", "-delete"], check=True)
@@ -72,7 +72,7 @@ def wait_for_departures(daemon: Daemon, count: int) -> None:
 
 
 @pytest.mark.parametrize("boots", [2, pytest.param(20, marks=pytest.mark.full)])
-def test_reboots_leak_nothing(share: Mounted, boots: int) -> None:
+def test_reboots_leak_nothing(share: MountedInQemu, boots: int) -> None:
     counts = None
     for i in range(boots):
         share.sh(f"echo {i} >> boots; mkdir d{i}; exec 5<boots; sync")
@@ -86,7 +86,7 @@ def test_reboots_leak_nothing(share: Mounted, boots: int) -> None:
     assert (share.export / "boots").read_text().split() == [str(i) for i in range(boots)]
 
 
-def test_a_guest_pauses_and_goes_on_under_load(share: Mounted) -> None:
+def test_a_guest_pauses_and_goes_on_under_load(share: MountedInQemu) -> None:
     load = share.vm.popen(LOAD)
     share.sh("while ! test -s load; do :; done")
     for i in range(5):
@@ -101,7 +101,7 @@ def test_a_guest_pauses_and_goes_on_under_load(share: Mounted) -> None:
     assert sorted(path.name for path in share.export.glob("f?")) == [f"f{i}" for i in range(5)]
 
 
-def test_the_driver_is_unbound_and_bound_again(share: Mounted) -> None:
+def test_the_driver_is_unbound_and_bound_again(share: MountedInQemu) -> None:
     share.sh("echo before > f")
     for i in range(3):
         share.vm.umount("/mnt")
@@ -113,7 +113,7 @@ def test_the_driver_is_unbound_and_bound_again(share: Mounted) -> None:
         assert share.sh(f"cat f; echo {i} > f") == ("before" if i == 0 else str(i - 1))
 
 
-def test_the_device_is_unplugged_and_plugged_again(share: Mounted) -> None:
+def test_the_device_is_unplugged_and_plugged_again(share: MountedInQemu) -> None:
     share.sh("echo before > f")
     for i in range(2):
         share.vm.umount("/mnt")
@@ -129,7 +129,7 @@ def test_a_planned_restart_of_the_daemon(boot: Boot) -> None:
     backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {}}, "server": False}}
     with scratch_export() as export:
         with Daemon("--path", str(export), *MODEL) as first:
-            vm = boot("full", [Path(first.socket)], hotplug=True)
+            vm = boot.qemu("full", [Path(first.socket)], hotplug=True)
             vm.mount("host0", "/mnt")
             vm.run("echo before > /mnt/f")
             vm.umount("/mnt")
@@ -157,7 +157,7 @@ def test_a_killed_qemu_and_its_successors(boot: Boot, guests: int) -> None:
         idle = daemon.fd_count()
         counts = None
         for i in range(guests):
-            vm = boot("mini", [Path(daemon.socket)])
+            vm = boot.qemu("mini", [Path(daemon.socket)])
             vm.mount("host0", "/mnt")
             vm.popen(LOAD)
             vm.run(f"cd /mnt; echo {i} > f{i}; while ! test -s load; do :; done")
@@ -177,7 +177,7 @@ def test_sigterm_under_load_ends_the_daemon(boot: Boot) -> None:
     with scratch_export() as export:
         daemon = Daemon("--path", str(export), *MODEL).start()
         try:
-            vm = boot("mini", [Path(daemon.socket)])
+            vm = boot.qemu("mini", [Path(daemon.socket)])
             vm.mount("host0", "/mnt")
             vm.popen(LOAD)
             vm.run("while ! test -s /mnt/load; do :; done")

@@ -275,7 +275,7 @@ def guest(boot_shared: Boot) -> Iterator[Guest]:
         file.write_bytes(bytes(100))
         tags = ("host0", "host1")
         daemons = [stack.enter_context(Daemon("--path", str(export), "--tag", tag)) for tag in tags]
-        vm = boot_shared("full", [Path(daemon.socket) for daemon in daemons], cpus=2)
+        vm = boot_shared.qemu("full", [Path(daemon.socket) for daemon in daemons], cpus=2)
         stack.callback(vm.kill)
         vm.mount("host0", "/mnt")
         vm.mount("host1", "/twice")

@@ -12,10 +12,11 @@ import pytest
 from tests.frontend.daemon import Daemon
 from tests.guest.channel import Process
 from tests.guest.conftest import Boot
+from tests.guest.guest import Guest
 from tests.guest.mounted import scratch_export
-from tests.guest.vm import VM
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -41,7 +42,7 @@ sys.stdin.read()
 class Guests:
     """Two guests of two daemons, with one export mounted in both."""
 
-    def __init__(self, export: Path, vms: list[VM], daemons: list[Daemon]) -> None:
+    def __init__(self, export: Path, vms: list[Guest], daemons: list[Daemon]) -> None:
         self.export = export
         self.vms = vms
         self.daemons = daemons

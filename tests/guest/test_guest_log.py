@@ -12,6 +12,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import MOUNT, scratch_export
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -29,7 +30,7 @@ def test_what_a_guest_may_not_do_names_the_export(boot: Boot, tmp_path: Path) ->
         daemon = Daemon("--config", str(config), socket=False)
         daemon.ready = '"serving src: '
         with daemon:
-            vm = boot("full", [socket], hotplug=True)
+            vm = boot("full", [socket])
             vm.mount("host0", MOUNT)
             vm.run(f"mkdir {MOUNT}/src/new", check=False)
             found = json.loads(daemon.wait_line('"request": "Tmkdir"'))

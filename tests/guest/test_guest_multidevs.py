@@ -17,7 +17,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, scratch_export
 from tests.system.share import IS_ROOT, UNSHARE, entering
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.native, pytest.mark.guest]
 
 MOUNTS = """
 set -e; cd "$1"; shift

@@ -9,7 +9,7 @@ import pytest
 
 from tests.frontend.deaths import no_worker
 from tests.guest.conftest import Boot
-from tests.guest.mounted import MOUNT, Mounted, mounted
+from tests.guest.mounted import MOUNT, MountedInQemu, mounted_in_qemu
 
 pytestmark = pytest.mark.guest
 
@@ -19,29 +19,29 @@ MODEL = ("--security-model", "passthrough" if os.geteuid() == 0 else "none")
 
 
 @pytest.fixture(scope="module")
-def share(boot_shared: Boot) -> Iterator[Mounted]:
-    with mounted(boot_shared, *MODEL) as share:
+def share(boot_shared: Boot) -> Iterator[MountedInQemu]:
+    with mounted_in_qemu(boot_shared, *MODEL) as share:
         share.sh("echo kept > kept")
         yield share
 
 
-def is_served(share: Mounted) -> None:
+def is_served(share: MountedInQemu) -> None:
     assert share.sh("cat kept; echo new > new; cat new; rm new").split() == ["kept", "new"]
     assert share.vm.process.poll() is None
 
 
-def mount_anew(share: Mounted) -> None:
+def mount_anew(share: MountedInQemu) -> None:
     share.vm.mount("host0", MOUNT)
     is_served(share)
 
 
-def wait_reset(share: Mounted, began: float) -> None:
+def wait_reset(share: MountedInQemu, began: float) -> None:
     """Until QEMU has reset all devices. The firmware resets the machine once more."""
     while share.vm.qmp.wait_event("RESET")["timestamp"]["seconds"] < int(began):
         pass
 
 
-def test_a_paused_guest_goes_on(share: Mounted) -> None:
+def test_a_paused_guest_goes_on(share: MountedInQemu) -> None:
     load = share.vm.popen(LOAD)
     share.sh("while ! test -s load; do :; done")
     with no_worker(share.daemon) as may:
@@ -57,7 +57,7 @@ def test_a_paused_guest_goes_on(share: Mounted) -> None:
     load.wait(check=False)
 
 
-def test_a_device_is_taken_out(share: Mounted) -> None:
+def test_a_device_is_taken_out(share: MountedInQemu) -> None:
     share.vm.umount(MOUNT)
     with no_worker(share.daemon) as may:
         share.vm.unplug(0)
@@ -69,7 +69,7 @@ def test_a_device_is_taken_out(share: Mounted) -> None:
     mount_anew(share)
 
 
-def test_a_guest_that_is_reset_comes_up(share: Mounted) -> None:
+def test_a_guest_that_is_reset_comes_up(share: MountedInQemu) -> None:
     share.vm.popen(LOAD)
     share.sh("while ! test -s load; do :; done")
     boots = share.vm.channel.boots
@@ -82,7 +82,7 @@ def test_a_guest_that_is_reset_comes_up(share: Mounted) -> None:
     mount_anew(share)
 
 
-def test_a_guest_that_reboots_comes_up(share: Mounted) -> None:
+def test_a_guest_that_reboots_comes_up(share: MountedInQemu) -> None:
     boots = share.vm.channel.boots
     with no_worker(share.daemon) as may:
         began = time.time()

@@ -13,6 +13,7 @@ from tests.guest.mounted import Mounted, mounted
 from vhost9p.changes.ring import Ring
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.newest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),

@@ -10,6 +10,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, mounted
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="files of several users need a daemon of root"),
 ]

@@ -14,6 +14,7 @@ from vhost9p.native.quota import USAGE_OFFSET
 from vhost9p.policy.usage import scan
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -45,7 +46,7 @@ def share(boot_shared: Boot, state: Path) -> Iterator[Mounted]:
         config = state.with_name("vm.yaml")
         config.write_text(CONFIG.format(base=base, socket=socket, state=state))
         with Daemon("--config", str(config), socket=False):
-            vm = boot_shared("full", [socket], hotplug=True)
+            vm = boot_shared("full", [socket])
             vm.mount("host0", MOUNT)
             yield Mounted(Daemon(), base, vm)
             vm.kill()

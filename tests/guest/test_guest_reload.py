@@ -12,6 +12,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import MOUNT, Mounted, scratch_export
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -32,7 +33,7 @@ def share(boot: Boot, tmp_path: Path) -> Iterator[Mounted]:
             (base / name / "file").write_text(f"from {name}\n")
         write(base, tmp_path / "vm.yaml", "a", "b")
         with Daemon("--config", str(tmp_path / "vm.yaml"), socket=False) as daemon:
-            vm = boot("full", [base.parent / f"{base.name}.sock"], hotplug=True)
+            vm = boot("full", [base.parent / f"{base.name}.sock"])
             vm.mount("host0", MOUNT)
             yield Mounted(daemon, base, vm)
             vm.kill()

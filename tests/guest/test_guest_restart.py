@@ -11,6 +11,7 @@ from tests.guest.mounted import Mounted, mounted
 from tests.system.counting_daemon import WRAPPER
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -18,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture
 def share(boot: Boot) -> Iterator[Mounted]:
-    with mounted(boot, "--multidevs", "remap", cpus=2, wrapper=WRAPPER) as share:
+    with mounted(boot, "--multidevs", "remap", wrapper=WRAPPER) as share:
         yield share
 
 

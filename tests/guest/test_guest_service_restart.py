@@ -41,7 +41,7 @@ def test_a_guest_works_on(release: str, boot: Boot, tmp_path: Path) -> None:
     """It holds locks, and verifies what it has written, listed, and removed from the names."""
     with host(release, tmp_path) as service:
         service.run(f"systemctl start {UNIT}")
-        vm = boot("full", [service.path(SOCKET)], hotplug=True)
+        vm = boot.qemu("full", [service.path(SOCKET)], hotplug=True)
         vm.mount("host0", MOUNT)
         programs = [
             vm.popen(["python3", "-c", COMMON + text + END], cwd=MOUNT)

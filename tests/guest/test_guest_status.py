@@ -11,7 +11,7 @@ from tests.guest.mounted import mounted
 from tests.system.test_control import place_of
 from tests.system.test_metrics import series
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.native, pytest.mark.guest]
 
 
 def test_what_a_guest_does_is_seen(boot: Boot) -> None:

@@ -35,7 +35,7 @@ def stopped_once(vm: VM, process: Process) -> bool:
 def test_life_of_a_throttled_mount(boot: Boot) -> None:
     args = ("--throttling", "bps-total=1", "--writeout", "immediate")
     with scratch_export() as export, Daemon("--path", str(export), *args) as daemon:
-        vm = boot("full", [Path(daemon.socket)])
+        vm = boot.qemu("full", [Path(daemon.socket)])
         vm.mount("host0", MOUNT)
         share = Mounted(daemon, export, vm)
         data = os.urandom(SIZE)

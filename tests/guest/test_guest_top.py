@@ -12,6 +12,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import MOUNT, scratch_export
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -22,7 +23,7 @@ def test_a_file_that_a_guest_reads_is_at_the_top(boot: Boot) -> None:
         (base / "busy").write_bytes(bytes(4096))
         socket = base.parent / f"{base.name}.sock"
         with Daemon("--socket", str(socket), "--path", str(base), socket=False) as daemon:
-            vm = boot("full", [socket], hotplug=True)
+            vm = boot("full", [socket])
             vm.mount("host0", MOUNT)
             reads = f"while cat {MOUNT}/busy; do :; done >/dev/null 2>&1 &"
             vm.run(["sh", "-c", reads])

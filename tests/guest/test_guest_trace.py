@@ -18,6 +18,7 @@ from tests.system.share import SECURITY
 from tests.system.watching import traced
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]

@@ -10,6 +10,7 @@ from tests.guest.mounted import Mounted, mounted
 from tests.system.test_upgrade import upgrades
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -29,7 +30,7 @@ rm -r tree out
 
 @pytest.fixture(scope="module")
 def share(boot_shared: Boot) -> Iterator[Mounted]:
-    with mounted(boot_shared, "--multidevs", "remap", cpus=2) as share:
+    with mounted(boot_shared, "--multidevs", "remap") as share:
         yield share
 
 

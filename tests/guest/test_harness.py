@@ -25,7 +25,7 @@ class Guest:
 @pytest.fixture(scope="module")
 def guest(boot_shared: Boot, tmp_path_factory: pytest.TempPathFactory) -> Guest:
     share = tmp_path_factory.mktemp("share")
-    return Guest(boot_shared("full", virtfs=[Virtfs(share, "share")]), share)
+    return Guest(boot_shared.qemu("full", virtfs=[Virtfs(share, "share")]), share)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_extra_files_are_there_after_a_reboot(boot: Boot, tmp_path: Path) -> Non
     tool.chmod(0o755)
     share = tmp_path / "with,comma"
     share.mkdir()
-    vm = boot("mini", virtfs=[Virtfs(share, "share")], extra={"/opt/test/tool": tool}, cpus=2)
+    vm = boot.qemu("mini", virtfs=[Virtfs(share, "share")], extra={"/opt/test/tool": tool}, cpus=2)
     assert vm.run("nproc; /opt/test/tool").text == "2\na tool of the test"
     for boots in (2, 3):
         vm.mount("share", "/mnt")
@@ -201,7 +201,7 @@ def test_extra_files_are_there_after_a_reboot(boot: Boot, tmp_path: Path) -> Non
 
 
 def test_a_panic_ends_the_waiting(boot: Boot) -> None:
-    vm = boot()
+    vm = boot.qemu()
     process = vm.popen("read line; echo c > /proc/sysrq-trigger; sleep 1000", stdin=None)
     process.write(b"\n")
     with pytest.raises(GuestLost, match=r"Kernel panic|sysrq"):
@@ -211,7 +211,7 @@ def test_a_panic_ends_the_waiting(boot: Boot) -> None:
 
 
 def test_a_killed_qemu_ends_the_waiting(boot: Boot) -> None:
-    vm = boot()
+    vm = boot.qemu()
     process = vm.popen("sleep 1000")
     vm.kill()
     with pytest.raises(GuestLost, match="QEMU has ended with -9"):
@@ -220,4 +220,4 @@ def test_a_killed_qemu_ends_the_waiting(boot: Boot) -> None:
 
 def test_a_qemu_that_does_not_start_says_why(boot: Boot, tmp_path: Path) -> None:
     with pytest.raises(GuestLost, match=r"absent\.sock"):
-        boot(sockets=[tmp_path / "absent.sock"])
+        boot.qemu(sockets=[tmp_path / "absent.sock"])

@@ -136,7 +136,7 @@ def test_all_layers_on_the_mount(boot: Boot, kinds: tuple[Kind, ...], programs: 
     always = programs == "programs always"
     with ExitStack() as stack:
         shares = [served(stack, kind, kinds is MAPPED) for kind in kinds]
-        vm = boot("full", [socket for _, socket in shares])
+        vm = boot.qemu("full", [socket for _, socket in shares])
         for kind, (export, _) in zip(kinds, shares, strict=True):
             vm.mount(kind.tag, f"/{kind.tag}", cache=kind.cache)
             use(vm, f"/{kind.tag}", kind.options, always or kind is kinds[-1])

@@ -1,9 +1,9 @@
 """POSIX conformance of a mount, as a guest sees it.
 
-The whole program runs in User Mode Linux, where nothing is emulated, in each security model; under
-QEMU the first and then every thirteenth case of each of the program's functions, with each kernel,
-and with `make test-all` the whole program once with each kernel. Where there is no User Mode Linux,
-QEMU's guests run every third case.
+The whole program runs in User Mode Linux, where nothing is emulated, in each setup; under QEMU the
+first and then every thirteenth case of each of the program's functions, in a few setups with each
+kernel, and with `make test-all` the whole program once with each kernel. Where there is no User
+Mode Linux, QEMU's guests run every third case, in each setup.
 
 Nothing may fail, but under the mapped models what is in their formats: QEMU's own server must then
 fail the same case. (Metadata count for the blocks of a file or for the directories in a directory.)
@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tests.frontend.daemon import Daemon
 from tests.guest import fetch, uml_kernel
 from tests.guest.conftest import Boot, Loud
 from tests.guest.fetch import Program
+from tests.guest.guest import Guest
 from tests.guest.image import Image
 from tests.guest.posix.build import build_posix
 from tests.guest.uml import NINEP, Device, Uml
@@ -77,13 +78,14 @@ SETUPS = {
 }
 
 
-def setups(*usual: Setup) -> pytest.MarkDecorator:
-    """A test in each setup; in `make test` in these."""
+def setups(*usual: Setup, all_of: Sequence[Setup] = ()) -> pytest.MarkDecorator:
+    """A test in each setup, or in each of `all_of`; in `make test` in these."""
     return pytest.mark.parametrize(
         "setup",
         [
             pytest.param(setup, id=name, marks=[] if setup in usual else [pytest.mark.full])
             for name, setup in SETUPS.items()
+            if setup in (all_of or SETUPS.values())
         ],
     )
 
@@ -112,7 +114,7 @@ def serving(setup: Setup, export: Path) -> Daemon:
     return daemon
 
 
-def conform(guest: VM | Uml, program: str, here: str, setup: Setup, every: int = 1) -> set[str]:
+def conform(guest: Guest, program: str, here: str, setup: Setup, every: int = 1) -> set[str]:
     """Runs the program in a directory of the mount; the names of the cases that have failed."""
     words = (program, here, "--every", str(every))
     result = guest.run(words, uid=setup.uid, check=False, timeout=1800)
@@ -170,7 +172,7 @@ def held(boot: Boot, export: Path, setup: Setup, every: int) -> None:
     ours.mkdir()
     with serving(setup, ours) as daemon:
         peer = Virtfs(qemus, "peer", "none" if setup.model == "passthrough" else setup.model)
-        vm = boot("mini", [Path(daemon.socket)], [peer], extra={"/opt/posix": build_posix()})
+        vm = boot.qemu("mini", [Path(daemon.socket)], [peer], extra={"/opt/posix": build_posix()})
         vm.mount("host0", "/mnt")
         failed = conform(vm, "/opt/posix", "/mnt/here", setup, every)
         if failed:
@@ -178,7 +180,7 @@ def held(boot: Boot, export: Path, setup: Setup, every: int) -> None:
             assert [case for case in failed if not qemu_fails(vm, case)] == []
 
 
-@setups(ROOT, MAPPED)
+@setups(ROOT, MAPPED, all_of=(ROOT, MAPPED, ORDINARY) if uml_kernel.is_built() else ())
 def test_a_share_of_posix_holds_in_qemu(boot: Boot, export: Path, setup: Setup) -> None:
     held(boot, export, setup, EVERY)
 

@@ -14,6 +14,7 @@ from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, mounted
 
 pytestmark = [
+    pytest.mark.native,
     pytest.mark.guest,
     pytest.mark.skipif(os.geteuid() != 0, reason="guest root's files need a daemon of root"),
 ]
@@ -21,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def share(boot_shared: Boot) -> Iterator[Mounted]:
-    with mounted(boot_shared, "--multidevs", "remap", cpus=2) as share:
+    with mounted(boot_shared, "--multidevs", "remap") as share:
         yield share
 
 

@@ -16,6 +16,7 @@ with its vhost-user devices. It ends with the thread that started it.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -25,11 +26,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from tests.children import ending_with_tests
 from tests.guest import image, uml_kernel
-from tests.guest.channel import Channel, GuestLost, Process, Result
+from tests.guest.channel import Channel, GuestLost
+from tests.guest.guest import Guest
 
 NINEP, VIRTIOFS = 9, 26
 """Device numbers of virtio."""
@@ -57,8 +58,8 @@ class Device:
     number: int
 
 
-class Uml:
-    """One guest with one CPU, as a context manager: entered when it has booted."""
+class Uml(Guest):
+    """One guest with one CPU."""
 
     def __init__(
         self,
@@ -67,9 +68,13 @@ class Uml:
         *,
         memory: str = "512M",
         cpu: int | None = None,
+        root: Path | None = None,
+        append: str = "",
     ) -> None:
-        """`cpu` is the host's CPU that all of it runs on; the agent is put into `shared`."""
-        self._folder = shared
+        """`cpu` is the host's CPU that all of it runs on. `root` is a root folder of image.py, in
+        the host's place: its init then prepares the guest by the script `setup` in `shared`, which
+        is at /shared meanwhile. Without it, the agent is put into `shared`. `append` is added to
+        the kernel's arguments."""
         self._state = Path(tempfile.mkdtemp(prefix="uml-"))
         self._log = self._state / "console.log"
         self._cpu = cpu
@@ -77,15 +82,22 @@ class Uml:
         self._channel: Channel | None = None
         self._words = [
             *(str(uml_kernel.kernel()), f"mem={memory}", "seccomp=auto", f"uml_dir={self._state}"),
-            *("rootfstype=hostfs", "rootflags=/", "ro", f"init={self._state}/init"),
+            *("rootfstype=hostfs", "ro", *(_tree(root, shared) if root else self._host(shared))),
             *(f"virtio_uml.device={device.socket}:{device.number}" for device in devices),
+            *append.split(),
         ]
 
-    def __enter__(self) -> Uml:
-        shutil.copy(image.agent(), self._folder / "agent")
+    def _host(self, shared: Path) -> tuple[str, str]:
+        """The host's root, with its kernel arguments."""
+        shutil.copy(image.agent(), shared / "agent")
         script = self._state / "init"
-        script.write_text(_INIT.replace("FOLDER", str(self._folder)))
+        script.write_text(_INIT.replace("FOLDER", str(shared)))
         script.chmod(0o755)
+        return ("rootflags=/", f"init={script}")
+
+    def start(self) -> None:
+        """Starts it and waits until it has booted. Raises GuestLost; nothing is left running
+        then."""
         ours, theirs = socket.socketpair()
         pinned = () if self._cpu is None else ("taskset", "-c", str(self._cpu))
         env = {name: value for name, value in os.environ.items() if name not in _TEMPORARY}
@@ -104,19 +116,10 @@ class Uml:
                 )
             channel = self._channel = Channel(ours, self._check)
             if not channel.wait_for(lambda: channel.boots > 0, BOOT_SECONDS):
-                raise GuestLost(f"the guest has not booted in {BOOT_SECONDS:g} s{self._console()}")
+                raise GuestLost(f"the guest has not booted in {BOOT_SECONDS:g} s\n{self.console()}")
         except BaseException:
             self.close()
             raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends it at once, as a crash would. Idempotent."""
@@ -135,39 +138,43 @@ class Uml:
             raise GuestLost("the guest has not been started")
         return self._process
 
-    def run(
-        self,
-        command: str | Sequence[str | bytes],
-        *,
-        timeout: float = 120.0,
-        check: bool = True,
-        uid: int = 0,
-        cwd: str = "/",
-        env: Mapping[str, str] | None = None,
-    ) -> Result:
-        """Runs a command in the guest to its end; see Channel.spawn and Process.wait."""
-        return self.popen(command, uid=uid, cwd=cwd, env=env).wait(timeout, check)
+    @property
+    def channel(self) -> Channel:
+        """The channel to the guest's agent. Raises GuestLost when it has not been started."""
+        if not self._channel:
+            raise GuestLost("the guest has not been started")
+        return self._channel
 
-    def popen(
-        self,
-        command: str | Sequence[str | bytes],
-        *,
-        uid: int = 0,
-        cwd: str = "/",
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = b"",
-    ) -> Process:
-        """Starts a command in the guest; see Channel.spawn."""
-        assert self._channel is not None, "the guest has not been started"
-        return self._channel.spawn(command, uid=uid, cwd=cwd, env=env, stdin=stdin)
+    def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        self.close()
 
-    def _console(self) -> str:
-        return "\n" + self._log.read_bytes()[-4000:].decode(errors="replace")
+    def console(self, size: int = 4000) -> str:
+        """The end of the guest's console."""
+        return self._log.read_bytes()[-size:].decode(errors="replace")
 
     def _check(self) -> None:
         """Raises GuestLost when it has ended, as it does when its kernel panics."""
         if self._process and self._process.poll() is not None:
-            raise GuestLost(f"the guest has ended with {self._process.returncode}{self._console()}")
+            raise GuestLost(
+                f"the guest has ended with {self._process.returncode}\n{self.console()}"
+            )
+
+
+def add_files(shared: Path, files: Mapping[str, Path]) -> None:
+    """Writes into `shared` what a root folder's init adds: files of the host at absolute guest
+    paths, with their modes."""
+    lines = []
+    for i, (name, path) in enumerate(files.items()):
+        shutil.copy(path, shared / str(i))
+        target = shlex.quote(name)
+        lines.append(f"mkdir -p {shlex.quote(os.path.dirname(name))}; cp -p /shared/{i} {target}\n")
+    (shared / "setup").write_text("".join(lines))
+
+
+def _tree(root: Path, shared: Path) -> tuple[str, str, str]:
+    """Kernel arguments for a root folder. Its init gets `shared` as an environment variable."""
+    return (f"rootflags={root}", "init=/init", f"shared={shared}")
 
 
 _TEMPORARY = ("TMPDIR", "TMP", "TEMP")
