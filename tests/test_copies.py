@@ -6,10 +6,12 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from vhost9p.copies import Copies
+from vhost9p import memory_file
+from vhost9p.copies import FOREIGN_MAX, Copies
 from vhost9p.inventory import Inventory
 
 
@@ -96,3 +98,24 @@ def test_what_others_have_is_not_taken_from_them(inventory: Inventory) -> None:
     for copies in vms:
         copies.drop()
     os.close(own)
+
+
+def test_a_file_of_a_file_system_is_not_copied(inventory: Inventory, tmp_path: Path) -> None:
+    """Its close may hang, in each process that main creates."""
+    pidfd, socks = os.pidfd_open(os.getpid()), socket.socketpair()
+    copies = Copies("vm", inventory)
+    session = [socks[0].fileno(), os.eventfd(0), *os.pipe(), memory_file.create("vhost9p-guest")]
+    with open(tmp_path / "file", "wb") as file:
+        for _ in range(FOREIGN_MAX):
+            inventory.write(0, session, anew=True)
+            assert copies.take(os.getpid(), pidfd) and len(copies.fds) == len(session)
+            copies.drop()
+            inventory.write(0, [*session, file.fileno()], anew=True)
+            copies.take(os.getpid(), pidfd)
+            assert not copies.fds
+    inventory.write(0, session, anew=True)
+    assert not copies.take(os.getpid(), pidfd) and not copies.fds
+    for fd in (pidfd, *session[1:]):
+        os.close(fd)
+    for sock in socks:
+        sock.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -61,6 +62,32 @@ def test_a_full_store_has_the_text_and_what_comes_first(tmp_path: Path) -> None:
         assert kept_text.read(systemd.stored[0][1])["said"] == "new"
         for fd in fds:
             os.close(fd)
+
+
+def test_what_the_kernel_does_not_send_keeps_back_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket with too many others in its queue: it is tried again, and the text is without it."""
+    fds = [os.eventfd(0) for _ in range(3)]
+    refused, send = {fds[1]}, socket.send_fds
+
+    def send_fds(sock: socket.socket, data: list[bytes], sent: list[int]) -> int:
+        if refused & {*sent}:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        return send(sock, data, sent)
+
+    monkeypatch.setattr(socket, "send_fds", send_fds)
+    with Systemd(tmp_path) as systemd:
+        store = FdStore(Manager(systemd.environment["NOTIFY_SOCKET"]))
+        store.keep({}, fds)
+        assert store.retries_at is not None
+        assert {*kept_text.read(store.text_fd)["names"]} == {str(fds[0]), str(fds[2])}
+        refused.clear()
+        store.keep({}, fds)
+        assert store.retries_at is None
+        assert {*kept_text.read(store.text_fd)["names"]} == {str(fd) for fd in fds}
+    for fd in fds:
+        os.close(fd)
 
 
 def wait_for_manager(systemd: Systemd) -> None:

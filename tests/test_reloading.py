@@ -6,16 +6,20 @@ import errno
 import math
 import os
 import signal
+import socket
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vhost9p import plain
 from vhost9p.birth import Failed
-from vhost9p.config import Config, Level
+from vhost9p.config import Config, DeviceConfig, Level
 from vhost9p.reload import Plan
 from vhost9p.reloading import Reloading
+from vhost9p.vhost_user.listener import Listener
+from vhost9p.vm import Vm
 
 
 def test_without_a_keeper_at_the_end_the_next_one_has_the_old_configuration(
@@ -37,11 +41,36 @@ def test_without_a_keeper_at_the_end_the_next_one_has_the_old_configuration(
     monkeypatch.setattr("vhost9p.reloading.SERVE_PATIENCE_S", 0)
     change = Reloading(vm, Plan(new, ("log_level",)), [], -1, around)
     assert not change.go_on()
-    assert vm.config is new
+    assert (vm.config, vm.config_before) == (new, old)
     vm.pid = 0
     with pytest.raises(Failed, match="not served with it"):
         change.go_on()
-    assert vm.config is old
+    assert (vm.config, vm.config_before) == (old, None)
+
+
+@pytest.mark.parametrize("serves", [False, True])
+def test_another_main_process_goes_on_with_what_was_served(serves: bool) -> None:
+    """Main ends before the change is over: before or after it is served."""
+    old, new = Config((), log_level="info"), Config((), log_level="debug")
+    ours, theirs = socket.socketpair()
+    vm: Any = Vm("vm", Config((DeviceConfig(()),)), [Listener(ours, "socket")], speaks=False)
+    vm.config = old
+    one: Any = SimpleNamespace(
+        config=old, pid=1, pidfd=-1, stopped_at=None, why_left_out="", serves_anew=True,
+        read_entered=lambda: SimpleNamespace(level=None),
+        trace=SimpleNamespace(renew=lambda: None), has_opened=True, take_over=lambda *_: None,
+        facts=SimpleNamespace(states=()), has_not_opened=lambda: None,
+    )  # fmt: skip
+    change = Reloading(one, Plan(new, ("log_level",)), [], -1, lambda replace: replace())
+    assert not change.go_on()
+    if serves:
+        assert change.go_on()
+    change.end()
+    vm.config, vm.config_before = one.config, one.config_before
+    written = vm.written_for_store()["config"]
+    assert plain.from_plain(Config, written) == (new if serves else old)
+    vm.close()
+    theirs.close()
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ def test_a_session_waits_for_what_the_host_lacks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Vm, "_start_anew", lambda _: pytest.fail("the session is lost"))
     config = Config((DeviceConfig(()),), log_level="debug")
     vm: Any = Vm("vm", config, [Listener(ours, "socket")], speaks=False)
-    vm._goes_on = True
+    vm.goes_on = True
     stop_fd = os.eventfd(0)
     for _ in range(2):
         with pytest.raises(OSError, match="too many"):
             vm.start(stop_fd)
     vm.start(stop_fd)
-    assert vm.pid == 1 and not vm._goes_on
+    assert vm.pid == 1 and not vm.goes_on
     vm.close()
     theirs.close()
     os.close(stop_fd)

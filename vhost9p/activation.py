@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from vhost9p.config import Config, DeviceConfig, service_folder
 from vhost9p.errors import UserError
-from vhost9p.fd_store import PREFIX
+from vhost9p.fd_store import is_kept
 from vhost9p.notify import HandedOver, take_handed_over
 
 ADVICE = (
@@ -28,11 +28,11 @@ def take() -> tuple[list[HandedOver], list[HandedOver]]:
     """Returns the sockets that were handed over, and what the manager has kept of the process
     before; neither is found again. Sockets are not inherited by children from now on."""
     everything = take_handed_over()
-    sockets = [each for each in everything if not each.name.startswith(PREFIX)]
+    sockets = [each for each in everything if not is_kept(each.name)]
     for each in sockets:
         with suppress(OSError):  # the manager has said too much, which is an error later
             os.set_inheritable(each.fd, False)
-    return sockets, [each for each in everything if each.name.startswith(PREFIX)]
+    return sockets, [each for each in everything if is_kept(each.name)]
 
 
 def can_place(sockets: Sequence[HandedOver]) -> bool:

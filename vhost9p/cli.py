@@ -36,29 +36,42 @@ def _serve_folder(options: argparse.Namespace, problems: Problems) -> int:
             "with it are --force, --state-dir, --sandbox, --seccomp, --log-level, --log-format, "
             "--log-time, --log-failures, --control-socket and --metrics"
         )
+    folder = options.config_dir
     with problems.collect():
         if options.state_dir is not None:
             options.state_dir = cli_config.absolute(options.state_dir)
-        folder = cli_config.absolute(options.config_dir)
-        try:
-            if not handover.is_due():
-                os.listdir(folder)
-        except OSError as error:
-            problems.add(f"--config-dir: {folder} cannot be read: {error.strerror}")
+        folder = cli_config.absolute(folder)
     if options.log_format == "journald" and (why := journal_problem()):
         problems.add(f"--log-format: {why}")
-    problems.raise_all()
-    from vhost9p import vm_folder
+    from vhost9p import activation, vm_folder
+
+    sockets, kept = activation.take()
+    if sockets:
+        which = ", ".join(each.name or "one without a name" for each in sockets)
+        problems.add(f"--config-dir takes no sockets of the service manager: {which}")
+    if not kept:  # a mistake is no reason to end VMs that run
+        _demand_folder(folder, problems)
+        problems.raise_all()
 
     def load(file: str) -> c.Config:
         found = Problems()
+        found.add(*problems.texts)
+        found.raise_all()
         with found.collect():
             config = cli_config.from_file(file, options, {}, found, in_folder=True)
         found.raise_all()
         return cli_config.with_overrides(config, options)
 
     start_log(options.log_level or c.Config(()).log_level, *_form(options))
-    return vm_folder.run(folder, load, options.control_socket, options.metrics)
+    return vm_folder.run(folder, load, options.control_socket, options.metrics, kept)
+
+
+def _demand_folder(folder: str, problems: Problems) -> None:
+    try:
+        if not handover.is_due():
+            os.listdir(folder)
+    except OSError as error:
+        problems.add(f"--config-dir: {folder} cannot be read: {error.strerror}")
 
 
 def _form(options: argparse.Namespace) -> tuple[c.LogFormat, c.LogTime]:

@@ -10,13 +10,19 @@ Main copies them when the worker says that they have changed (inventory.py). Bet
 the copy a millisecond passes, or PAUSE_S after the last one: a death in between ends the connection
 of that device.
 
-Main only holds the copies. They may be of any kind, since a frontend or a worker that was taken
-over may have brought them about: main never reads or writes one, nor asks what it is beyond what
-the kernel itself answers. Even to close one may hang, in the file system that it is of. So a child
-does it that shares main's table of descriptors (CLONE_FILES of clone(2)), unless it is an eventfd:
-a pipe waits for who writes to it, and the last close of memory frees all of it.
+Main only holds the copies. A frontend or a worker that was taken over may have brought them about:
+main never reads or writes one, nor asks what it is beyond what the kernel itself answers. Each
+process that main creates closes its duplicates of them, which asks the file system that a file is
+of (flush); one that hangs would hold up the process, and main where it waits for that. So main has
+copies of no other kinds than a session has. A number may have become another descriptor's since it
+was listed, but not many times: main copies no more of a worker that lists such things.
+
+Even those may hang at the last close: a pipe waits for who writes to it, a socket for what it has
+sent, and the last close of memory frees all of it. So a child does it that shares main's table of
+descriptors (CLONE_FILES of clone(2)), unless it is an eventfd.
 """
 
+import errno
 import logging
 import os
 import select
@@ -31,7 +37,7 @@ from vhost9p.log_record import about
 from vhost9p.native.process import clone, take_descriptor
 from vhost9p.native.sandbox import open_namespaces
 from vhost9p.vhost_user.channel import shut_down
-from vhost9p.vhost_user.descriptors import is_eventfd
+from vhost9p.vhost_user.descriptors import is_eventfd, is_of_session
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,8 @@ REFUSING_S = 1.0
 """Seconds in which what nobody goes on with is closed, unless its close hangs."""
 PAUSE_S = 0.05
 """Between two looks at an inventory: a worker cannot keep main busy."""
+FOREIGN_MAX = 8
+"""How often a list of a VM may have what no session has."""
 
 
 class Copies:
@@ -56,6 +64,8 @@ class Copies:
         """By name, those that are not main's own: descriptors of them (namespaces(7))."""
         self._has_namespaces = False
         self._is_impossible = False
+        self._foreign = 0
+        """How often a list had what no session has."""
         self.looks_at = 0.0
         """When the inventory may be looked at again (time.monotonic)."""
 
@@ -92,7 +102,19 @@ class Copies:
             )
         except OSError as error:  # too many open files, or the worker has gone on
             log.debug("%s: descriptors of its keeper are not copied: %s", self._name, error)
+            if self._foreign >= FOREIGN_MAX:
+                self._give_up()
         return changed
+
+    def _give_up(self) -> None:
+        self._is_impossible = True
+        self.drop()
+        log.warning(
+            "%s: its worker lists what no session has, as one that was taken over may: nothing is "
+            "copied any more, so mounts hang if its keeper dies",
+            self._name,
+            extra=about(vm=self._name),
+        )
 
     def _take_device(self, device: int, pidfd: int) -> bool:
         """Raises OSError."""
@@ -103,6 +125,9 @@ class Copies:
         try:
             for fd in listed.fds:
                 copied.append(take_descriptor(pidfd, fd) if fd >= 0 else -1)
+                if fd >= 0 and not is_of_session(copied[-1]):
+                    self._foreign += 1
+                    raise OSError(errno.EBADF, "one is not of a session")
         except OSError:
             close(copied)
             raise

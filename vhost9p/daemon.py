@@ -240,7 +240,7 @@ class Daemon:
             "restarts": restarts,
         }
         own = [fd for vm in vms for fd in vm.descriptors]
-        own += [fd for vm in vms if vm.packed for fd in vm.packed.fds]
+        own += [fd for vm in vms if vm.parcel for fd in vm.parcel.fds]
         self._store.keep(written, [*own, *(fd for vm in vms for fd in vm.copies.fds)])
 
     @property

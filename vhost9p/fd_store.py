@@ -18,6 +18,7 @@ if main dies, and no other.
 
 import logging
 import os
+import re
 import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from vhost9p.saved_state import Unreadable
 log = logging.getLogger(__name__)
 
 PREFIX, TEXT_PREFIX = "vhost9p-", "vhost9p-text-"
+_NAME = re.compile(f"(?:{TEXT_PREFIX}|{PREFIX})([0-9]+)")
 RETRY_S = 0.1
 """Pause, if the manager has no room for more messages."""
 
@@ -44,6 +46,12 @@ def _identity(fd: int) -> str:
     access = int(fields["flags"], 8) & os.O_ACCMODE  # a pipe has two ends
     names = ("mnt_id", "ino", "eventfd-id")
     return " ".join((str(access), *(fields.get(name, "").strip() for name in names)))
+
+
+def is_kept(name: str) -> bool:
+    """Whether a descriptor of this name is one that a main process has stored; else it is a socket
+    of a unit, which may be named after the program, too."""
+    return _NAME.fullmatch(name) is not None
 
 
 class Kept(NamedTuple):
@@ -108,8 +116,13 @@ class FdStore:
             identity = _identity(fd)
             wanted.add(identity)
             if identity not in self._stored:
-                if not self._store(f"{PREFIX}{self._next}", fd):
-                    return
+                try:
+                    if not self._store(f"{PREFIX}{self._next}", fd):
+                        return
+                except OSError as error:  # a frontend may bring that about for its own socket
+                    log.debug("a descriptor cannot be kept for now: %s", error)
+                    self._retry_later()
+                    continue
                 self._stored[identity] = self._next
                 self._next += 1
             names[fd] = self._stored[identity]
@@ -165,9 +178,8 @@ class FdStore:
         by_number: dict[int, int] = {}
         for name, fd in kept:
             os.set_inheritable(fd, False)
-            digits = name.removeprefix(TEXT_PREFIX).removeprefix(PREFIX)
-            if digits.isdigit():
-                (texts if name.startswith(TEXT_PREFIX) else by_number)[int(digits)] = fd
+            if found := _NAME.fullmatch(name):
+                (texts if name.startswith(TEXT_PREFIX) else by_number)[int(found[1])] = fd
         self._next = max((*texts, *by_number, self._next - 1)) + 1
         self._stored = {_identity(fd): number for number, fd in by_number.items()}
         if not texts:

@@ -56,7 +56,8 @@ class Manager:
 
     def send(self, text: str, fds: Collection[int] = ()) -> bool:
         """Sends assignments, one a line. Returns whether there was room within PATIENCE_MS.
-        What nobody receives is taken for sent."""
+        What nobody receives is taken for sent. Raises OSError if the kernel sends none of these
+        descriptors for now, since too many are on their way, or below one of them."""
         if not self._socket:
             return True
         return self._try(text, fds) or (self._has_room() and self._try(text, fds))
@@ -85,7 +86,9 @@ class Manager:
         try:
             socket.send_fds(self._socket, [text.encode()], [*fds])
         except OSError as error:
-            return error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
+            if error.errno == errno.ETOOMANYREFS:
+                raise
+            return error.errno not in (errno.EAGAIN, errno.ENOBUFS)
         return True
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from vhost9p.birth import Newborn
+from vhost9p.copies import close
 from vhost9p.forking import without_stop_signals
 from vhost9p.native.process import close_others, take_descriptor
 
@@ -73,7 +74,8 @@ class Packing:
         return self._done
 
     def result(self) -> Parcel | None:
-        """Returns what was packed; None if that has failed, or takes longer."""
+        """Returns what was packed; None if that has failed, or takes longer: then nothing of it
+        stays on its way, since the kernel lets an ordinary user have only so much there."""
         os.set_blocking(self._done, False)
         data = b""
         with suppress(BlockingIOError):
@@ -84,14 +86,17 @@ class Packing:
             return Parcel(self._fds, count, max(self._numbers, default=2) + 1)
         with suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
+        close(self._fds)
         return None
 
 
 def _pack(
     pidfd: int, numbers: Sequence[int], senders: Sequence[socket.socket], done: int
 ) -> NoReturn:
-    """The child. It closes nothing before it has done all."""
+    """The child. It makes room for what a keeper may have open, and closes none of that before it
+    has done all."""
     try:
+        close_others((0, 1, 2, pidfd, done, *(sender.fileno() for sender in senders)))
         for sender in senders:
             sender.setblocking(False)
         taken = [pair for number in numbers if (pair := _take(pidfd, number))]

@@ -31,7 +31,7 @@ _SHARED = "report", "progress", "inventory", "bell"
 def read_vms(received: Handover) -> list[Vm]:
     """Returns the VMs of the version before. If this process only tries, it ends here. Raises
     Unreadable, OSError."""
-    vms = [Vm.read(each) for each in received.written["vms"]]
+    vms = [_vm_before(each) for each in received.written["vms"]]
     if received.only_tries:
         for vm in vms:
             vm.rehearse()
@@ -39,6 +39,18 @@ def read_vms(received: Handover) -> list[Vm]:
     start_log(received.written["log_level"], *received.written.get("log_form", ()))
     set_name("vhost9p")
     return vms
+
+
+def _vm_before(written: dict[str, Any]) -> Vm:
+    """Raises OSError, Unreadable."""
+    vm = Vm.read(written)
+    if written.get("copies"):  # older versions leave none
+        same = {number: number for number in map(int, os.listdir("/proc/self/fd"))}
+        vm.copies.read(written["copies"], same, set())
+        vm.parcel = _parcel_of(written, same)
+        for fd in vm.all_descriptors:
+            os.set_inheritable(fd, False)
+    return vm
 
 
 def store_of(written: Mapping[str, Any]) -> FdStore:
@@ -112,7 +124,7 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int])
         }
         for fd in more["states"]:
             SavedState.open(fd)  # before anything is taken over
-        vm = Vm.read({**written, **one, **more, "keeper": 0})
+        vm = Vm.read({**written, **one, **more})
     except KeyError as error:
         raise Unreadable(f"descriptor {error} was not kept") from None
     try:
@@ -123,7 +135,8 @@ def _vm_of(written: dict[str, Any], numbers: Mapping[int, int], taken: set[int])
             *(vm.name, error),
             extra=about(vm=vm.name),
         )
-    vm.succeed_keeper(_parcel_of(written, numbers))
+    vm.parcel = _parcel_of(written, numbers) if vm.copies.has_namespaces else None
+    vm.supervise()
     return vm
 
 

@@ -7,6 +7,7 @@ listening sockets or the copies. Main waits for it as for any event, and kills i
 up.
 """
 
+import errno
 import logging
 import os
 import pickle
@@ -55,6 +56,8 @@ class Preparation:
         self.name = name
         self._data = b""
         self._fds: list[int] = []
+        self._is_whole = True
+        """Whether there was room for all descriptors."""
         self._socket, theirs = socket.socketpair()
         with theirs, without_stop_signals():
             main = os.getpid()
@@ -70,11 +73,14 @@ class Preparation:
     def receive(self) -> bool:
         """Takes what has arrived. Returns whether that was all. Raises OSError."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, 65536, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+            data, fds, flags, _ = socket.recv_fds(
+                self._socket, 65536, FDS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return False
         self._data += data
         self._fds += fds
+        self._is_whole &= not flags & socket.MSG_CTRUNC
         return not data
 
     def result(self) -> tuple[Prepared, list[Listener], list[int]]:
@@ -84,8 +90,9 @@ class Preparation:
         try:
             prepared: Prepared = pickle.loads(self._data)
         except (EOFError, pickle.UnpicklingError):  # it was killed, or met a fault, which it logged
-            self._close_all()
-            return Prepared(problems=(f"{self.name}: the check of its file has died",)), [], []
+            return self._failed("the check of its file has died")
+        if not self._is_whole:
+            return self._failed(f"its file cannot be taken up: {os.strerror(errno.EMFILE)}")
         if prepared.plan:
             return prepared, [], self._fds
         devices = prepared.config.devices if prepared.config else ()
@@ -93,6 +100,10 @@ class Preparation:
         paths = [each.socket or "" for each in devices]
         listeners = [Listener(sock, path, path) for sock, path in zip(sockets, paths, strict=True)]
         return prepared, listeners, []
+
+    def _failed(self, why: str) -> tuple[Prepared, list[Listener], list[int]]:
+        self._close_all()
+        return Prepared(problems=(f"{self.name}: {why}",)), [], []
 
     def kill(self) -> None:
         """Ends it, or leaves it to the kernel if it hangs; there is no result."""

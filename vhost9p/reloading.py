@@ -10,7 +10,7 @@ decided before (reload.py).
    counting the files of a new quota takes long, while the guest waits. When time is up, the keeper
    is replaced by one with the old configuration. Nothing is lost by that: a worker takes nothing
    from the guest before it has opened all that it needs, and says so (`Progress.opens`); from then
-   on nothing is taken back.
+   on nothing is taken back. If another main process follows meanwhile, it goes on with the old one.
 4. What nobody uses any more is unmounted: last, so that the third step can be undone. A mount that
    is left because main has died meanwhile goes with the next reload.
 
@@ -86,6 +86,7 @@ class Reloading:
             self.end()
             return True
         except Failed:
+            self.vm.config_before = None
             self.end()
             raise
         return False
@@ -118,6 +119,7 @@ class Reloading:
         except (Failed, OSError, Unreadable) as error:
             yield from self._clear()
             raise Failed(_text(error)) from error
+        self.vm.config_before = self._before
         self._close_trees()
         deadline = time.monotonic() + SERVE_PATIENCE_S
         yield
@@ -129,6 +131,7 @@ class Reloading:
                 yield from self._clear()
                 raise Failed(NOT_SERVED)
             break
+        self.vm.config_before = None
         yield from self._clear()
 
     def _wait_for_worker(self) -> Generator[None]:

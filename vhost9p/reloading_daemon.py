@@ -241,8 +241,10 @@ class ReloadingDaemon(UpgradingDaemon):
         change = self._reloading
         if not change:
             return  # what was due before has ended it
+        before = change.vm.config_before
         try:
             if not change.go_on():
+                self._store_is_due |= change.vm.config_before is not before
                 return
             changes = "; ".join(change.plan.changes)
             name = change.vm.name

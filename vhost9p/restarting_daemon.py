@@ -119,7 +119,7 @@ class RestartingDaemon(Daemon):
         left = [vm for vm in self.vms.values() if not vm.stopped_at and vm.copies.is_connected]
         _pack([vm for vm in left if vm.pid], Waits(self._stop_fd))
         for vm in left:
-            if vm.packed:
+            if vm.pid and vm.parcel:
                 vm.copies.take(vm.pid, vm.pidfd)
         self._has_left = True
         deadline = time.monotonic() + KEEP_PATIENCE_S
@@ -136,7 +136,7 @@ class RestartingDaemon(Daemon):
 
     def _part_with(self, vm: Vm) -> None:
         """Ends what is left of a VM's processes, and knows nothing of it any more."""
-        what = "its open files and locks stay" if vm.packed else REOPENED
+        what = "its open files and locks stay" if vm.parcel else REOPENED
         log.info("%s is left to the next daemon: %s", vm.name, what, extra=about(vm=vm.name))
         self.unwatch(vm)
         if vm.pid:
@@ -180,7 +180,7 @@ class RestartingDaemon(Daemon):
                 log.error(text, vm.name, vm.outlook, extra=about(vm=vm.name))
             self.vms[vm.name] = vm
             self._watch_vm(vm)
-        self.keep()  # whoever follows this process must not find what is unpacked now
+        self.keep()  # what is left is no restart's any more
         return has_changed and restarts
 
 
@@ -202,4 +202,4 @@ def _pack(vms: Collection[Vm], waits: Waits) -> None:
         if each := packing.get(vm.name):
             with suppress(Failed):
                 waits.readable(max(deadline - time.monotonic(), 0), each.fileno())
-            vm.packed = each.result()
+            vm.parcel = each.result()

@@ -4,12 +4,14 @@ read again, if it is in a file."""
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 
 from vhost9p import answers, config_file, handover
 from vhost9p.activation import keep_places
 from vhost9p.config import Config
+from vhost9p.copies import refuse
 from vhost9p.daemon import Daemon
 from vhost9p.errors import UserError
 from vhost9p.fd_store import FdStore
@@ -142,8 +144,8 @@ def run(
         has_changed = daemon.adopt(vms_of(left), {name: config}, restarts=restarts)
     try:
         answers.begin(daemon, config.control_socket, config.metrics, is_needed=not left)
-        if name in daemon.vms:
-            _drop_handed_over(config)
+        if vm := daemon.vms.get(name):
+            _take_handed_over(vm, [each.fd for each in config.devices if each.fd is not None])
             if has_changed:
                 daemon.reload()
         else:
@@ -174,8 +176,7 @@ def go_on_unchanged(
     for text in problems:
         say(text, logging.ERROR)
     log.error("the VM goes on as it was: mend this, and reload the daemon", extra=about())
-    for each in sockets:
-        os.close(each.fd)
+    _take_handed_over(vms[0], [each.fd for each in sockets])
     daemon = SingleDaemon(load, store=store)
     daemon.adopt(vms, restarts=bool(left.written.get("restarts")))
     config = vms[0].config
@@ -183,11 +184,20 @@ def go_on_unchanged(
     return _serve(daemon)
 
 
-def _drop_handed_over(config: Config) -> None:
-    """The VM goes on with its sockets: those of the service manager are the same once more."""
-    for device in config.devices:
-        if device.fd is not None:
-            os.close(device.fd)
+def _take_handed_over(vm: Vm, fds: Collection[int]) -> None:
+    """The VM goes on with its sockets: those of the service manager are the same once more, unless
+    it has made one anew, which takes the place of the old one."""
+    for fd in fds:
+        replaced = [each for each in vm.listeners if each.is_replaced_by(fd)]
+        if not replaced:
+            with suppress(OSError):  # the manager has said too much, which was reported
+                os.close(fd)
+            continue
+        old = replaced[0]
+        vm.listeners[vm.listeners.index(old)] = Listener.inherit(fd, old.name)
+        refused = os.dup(old.fileno())
+        old.close()
+        refuse([refused])
 
 
 def _serve(daemon: Daemon) -> int:

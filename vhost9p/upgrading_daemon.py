@@ -83,8 +83,6 @@ class UpgradingDaemon(RestartingDaemon):
                 return f"{vm.name} is about to end: try again"
             if vm.killed:
                 continue
-            if vm.inherits:
-                return f"{vm.name} is about to begin: try again"
             whys.append(vm.why_left_out and f"{vm.name}: {vm.why_left_out}")
         return whys[0] if whys and all(whys) else ""
 
@@ -94,7 +92,9 @@ class UpgradingDaemon(RestartingDaemon):
         return [*fds, self._store.text_fd] if self._store.text_fd >= 0 else fds
 
     def _descriptors_of_vms(self) -> list[int]:
-        return [fd for vm in self._left() for fd in vm.descriptors]
+        """A keeper that there is has more, of which copies are made anew."""
+        each = (vm.all_descriptors if vm.goes_on else vm.descriptors for vm in self._left())
+        return [fd for fds in each for fd in fds]
 
     def _take_trial(self) -> None:
         if not self._trial or not self._trial.receive():
@@ -105,7 +105,8 @@ class UpgradingDaemon(RestartingDaemon):
             self._refuse(why)
             return
         for vm in self.vms.values():
-            vm.copies.drop()  # to close them may hang, so not by execve(2)
+            if not vm.goes_on:
+                vm.copies.drop()  # to close them may hang, so not by execve(2)
         try:
             fds = [self._status.fd, *self._own_descriptors(), *self._descriptors_of_vms()]
             upgrade.execute(self.written_down(), fds, self._must_stop)

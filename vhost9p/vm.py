@@ -9,7 +9,8 @@ what cannot be reopened (copies.py), or with all descriptors that another main p
 
 After an upgrade, main is another version of the code, and knows the VM from what the version before
 has written down (`written_down`). The keeper, which is still the old version's, is then replaced by
-one that goes on with its VM (takeover.py), or stays what it is if that fails.
+one that goes on with its VM (takeover.py), or stays what it is if that fails. If there is none,
+since it has died, the next one has the copies of the version before.
 """
 
 import errno
@@ -72,6 +73,9 @@ class Vm:
         """Takes ownership of the listeners, one for each device. Raises OSError."""
         self.name = name
         self.config = config
+        self.config_before: Config | None = None
+        """Of a VM that is being reloaded: with which another main process goes on, until it is
+        served with `config`."""
         self.listeners = listeners
         self.code = 0
         self.pid = 0
@@ -96,13 +100,11 @@ class Vm:
         self.trace = trace or TraceMemory(len(listeners))
         self.rings = rings or [Ring() if each.notify else None for each in config.devices]
         """For each device what is reported to its guest, if anything is."""
-        self._goes_on = False
-        """Whether the next keeper goes on with the state of the one before."""
-        self._parcel: Parcel | None = None
-        """What the next keeper begins with, if another main process has left that."""
-        self.packed: Parcel | None = None
-        """What is left to another main process of the descriptors of the keeper, which has
-        stopped for good."""
+        self.goes_on = False
+        """Whether there is no keeper, and the next one goes on with the state of the one before."""
+        self.parcel: Parcel | None = None
+        """All descriptors of the keeper before, which the next one begins with; or of one that has
+        stopped for good, for the next main process."""
         self._states: list[SavedState] = []
         """Of the devices, since the keeper's start."""
         self._report = -1
@@ -116,14 +118,15 @@ class Vm:
         self._back_off.started()
         self.next_start = None
         self.awaits_worker = False
-        if self._goes_on:
+        if self.goes_on:
             goes_on = self._goes_on_with(stop_fd)
-            self._goes_on = False
+            self.goes_on = False
             if goes_on:
                 return
         self._start_anew()
 
     def _start_anew(self) -> None:
+        self._drop_parcel()
         self.copies.drop()
         self._close_states()
         self._create_states()
@@ -184,8 +187,8 @@ class Vm:
     def _goes_on_with(self, stop_fd: int) -> bool:
         """Starts a keeper that goes on with the state of the one before. Returns whether that was
         possible. Raises OSError: what the host lacks for now, it may have later."""
-        if self._parcel:
-            inherits = self._start_again(stop_fd, self._parcel)
+        if self.parcel:
+            inherits = self._start_again(stop_fd, self.parcel)
             self._drop_parcel()
             if inherits:
                 self.copies.keep_numbers()
@@ -193,9 +196,9 @@ class Vm:
         return self.copies.has_sessions() and self._start_again(stop_fd)
 
     def _drop_parcel(self) -> None:
-        if self._parcel:
-            close(self._parcel.fds)
-            self._parcel = None
+        if self.parcel:
+            close(self.parcel.fds)
+            self.parcel = None
 
     def _start_again(self, stop_fd: int, parcel: Parcel | None = None) -> bool:
         """The keeper has what is in the parcel, or main's copies. Raises OSError, see above."""
@@ -269,7 +272,7 @@ class Vm:
             *(self.name, how_it_ended(end), self.outlook),
             extra=about(vm=self.name),
         )
-        can_connect = self._goes_on or all(each.is_listening for each in self.listeners)
+        can_connect = self.goes_on or all(each.is_listening for each in self.listeners)
         if not can_connect or self._progress.all_finished:
             self.code = EXIT_FAILURE
             return True
@@ -345,7 +348,7 @@ class Vm:
         return {
             "name": self.name,
             "speaks": self._speaks,
-            "config": plain.to_plain(self.config),
+            "config": plain.to_plain(self.config_before or self.config),
             "keeper": self.pid,
             "sockets": [each.written_down() for each in self.listeners],
             "states": [each.fd for each in self._states],
@@ -358,46 +361,40 @@ class Vm:
             "rings": [each and [each.fd, each.bell] for each in self.rings],
             "log": self.log.fileno() if self.log else -1,
             "log_rest": self.log.rest if self.log else "",
+            "copies": self.copies.written_down() if self.goes_on else None,
+            "parcel": self.parcel and self.parcel.written_down(),
         }
 
     def written_for_store(self) -> dict[str, Any]:
         """What another main process has to know of the VM if this one dies, for JSON."""
-        copies, packed = self.copies.written_down(), self.packed and self.packed.written_down()
-        return {**self.written_down(), "keeper": 0, "copies": copies, "parcel": packed}
-
-    def succeed_keeper(self, parcel: Parcel | None) -> None:
-        """The keeper has ended with the main process before, which has left its descriptors, or
-        has died: the next one is due."""
-        self.trace.begin_anew()
-        self._parcel = parcel if self.copies.has_namespaces else None
-        self._expect_keeper()
-        self.wait_for_start()
+        return {**self.written_down(), "keeper": 0, "copies": self.copies.written_down()}
 
     def _expect_keeper(self) -> None:
         """There is no keeper any more."""
-        has_session = bool(self._parcel) or self.copies.has_sessions()
-        self._goes_on = has_session and bool(self._read_report().get("at_home"))
+        has_session = bool(self.parcel) or self.copies.has_sessions()
+        self.goes_on = has_session and bool(self._read_report().get("at_home"))
 
     @property
     def all_descriptors(self) -> list[int]:
-        """Those, the copies, and what another main process has left for the next keeper."""
-        parcel = self._parcel.fds if self._parcel else ()
+        """Those, and what the next keeper begins with."""
+        parcel = self.parcel.fds if self.parcel else ()
         return [*self.descriptors, *parcel, *self.copies.fds]
 
     @property
     def inherits(self) -> bool:
         """Whether the next keeper begins with all that the one before had."""
-        return self._goes_on and self._parcel is not None
+        return self.goes_on and self.parcel is not None
 
     @property
     def outlook(self) -> str:
         """What the end of the keeper means to the guest."""
-        lasts = "it goes on with its open files and locks" if self._parcel else REOPENED
-        return lasts if self._goes_on else HANG
+        lasts = "it goes on with its open files and locks" if self.parcel else REOPENED
+        return lasts if self.goes_on else HANG
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Self:
-        """A VM that another version has written down. Raises OSError, Unreadable."""
+        """A VM that another main process has written down, without what its next keeper begins
+        with. Raises OSError, Unreadable."""
         config = plain.from_plain(Config, written["config"])
         listeners = [
             Listener.read(socket.socket(fileno=each["fd"]), each) for each in written["sockets"]
@@ -427,12 +424,13 @@ class Vm:
         return self._inventory.bell
 
     def supervise(self) -> None:
-        """Goes on with the keeper that the version before has started, or with none if that has
-        died. Raises OSError: then it is killed, and the next one begins anew."""
+        """Goes on with the keeper that the main process before has started; if that has ended, the
+        next one is due. Raises OSError: then it is killed, and the next one begins anew."""
         self.trace.begin_anew()
         if self.pid:
             self._supervise()
         else:
+            self._expect_keeper()
             self.wait_for_start()
 
     def rehearse(self) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
-from vhost9p import activation, answers, handover, plain, preflight
+from vhost9p import answers, handover, plain, preflight
 from vhost9p.config import Config
 from vhost9p.errors import EXIT_FAILURE, UserError
 from vhost9p.fd_store import FdStore
 from vhost9p.log_record import about
 from vhost9p.native.process import set_name
-from vhost9p.notify import take_manager
+from vhost9p.notify import HandedOver, take_manager
 from vhost9p.output import occupy_standard_streams, say
 from vhost9p.predecessor import read_vms, receive, store_of, vms_of
 from vhost9p.preparation import Prepared
@@ -220,10 +220,15 @@ class FolderDaemon(ReloadingDaemon):
 
 
 def run(
-    folder: str, load: Callable[[str], Config], control: str | None, metrics: str | None
+    folder: str,
+    load: Callable[[str], Config],
+    control: str | None,
+    metrics: str | None,
+    kept: Collection[HandedOver] = (),
 ) -> int:
     """Serves until a signal to stop arrives, and returns the exit code. `control` and `metrics` are
-    those of a Config. Raises Unreadable, UserError, OSError."""
+    those of a Config. `kept` is what the service manager has kept. Raises Unreadable, UserError,
+    OSError."""
     if received := handover.received():
         vms = read_vms(received)
         status, store = StatusFile(received.written["status"]), store_of(received.written)
@@ -233,10 +238,6 @@ def run(
     else:
         occupy_standard_streams()
         set_name("vhost9p")
-        sockets, kept = activation.take()
-        if sockets:
-            names = ", ".join(each.name or "one without a name" for each in sockets)
-            raise UserError(f"--config-dir takes no sockets of the service manager: {names}")
         store = FdStore(take_manager())
         left = receive(store, kept)
         daemon = FolderDaemon(folder, load, store=store)

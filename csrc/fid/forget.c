@@ -57,6 +57,16 @@ void v9_fids_renew(struct v9_fids *fids)
     pthread_mutex_unlock(&fids->lock);
 }
 
+bool v9_fids_is_reported(struct v9_fids *fids, const struct v9_fid *fid)
+{
+    bool reported;
+
+    pthread_mutex_lock(&fids->lock);
+    reported = fid->reported;
+    pthread_mutex_unlock(&fids->lock);
+    return reported;
+}
+
 bool v9_fids_report(struct v9_fids *fids, struct v9_fid *fid, struct v9_qid *qid)
 {
     struct v9_inode *inode = v9_fids_inode(fids, fid);

@@ -33,6 +33,8 @@ void v9_fids_renew(struct v9_fids *fids);
 /* Whether the attributes of a pinned fid may be reported; else it finds nothing. `qid` is the
  * file's as it is now, and becomes the one to report. */
 bool v9_fids_report(struct v9_fids *fids, struct v9_fid *fid, struct v9_qid *qid);
+/* Whether the attributes of a pinned fid were reported. */
+bool v9_fids_is_reported(struct v9_fids *fids, const struct v9_fid *fid);
 /* Whether a pinned fid that is not open, and its clones, keep their file, whatever has its name. */
 static inline bool v9_fids_keeps_file(const struct v9_fids *fids, const struct v9_fid *fid)
 {

@@ -217,13 +217,15 @@ static int has_byte(int data, off_t at)
 /* How many bytes a file has on the host, some `guess`; -1: that cannot be found out. */
 static off_t size_on_host(int data, off_t guess)
 {
-    off_t low = 0, high = INT64_MAX, at = guess > 0 ? guess - 1 : 0;
-    for (off_t step = 1; low < high; step *= 2) {
+    off_t low = 0, high = INT64_MAX, at = guess > 0 ? guess - 1 : 0, step = 1;
+    while (low < high) {
         int has = has_byte(data, at);
         if (has < 0)
             return -1;
         *(has ? &low : &high) = has ? at + 1 : at;
-        at = high == INT64_MAX && step < INT64_MAX / 4 ? at + step : low + (high - low) / 2;
+        bool leap = high == INT64_MAX && step < high - low;
+        at = low + (leap ? step - 1 : (high - low) / 2);
+        step *= leap ? 2 : 1;
     }
     return low;
 }

@@ -93,7 +93,8 @@ static bool times_of(const char *directory, const char *name, struct timespec *t
 }
 
 /* Nobody can write in a .vhost9p but V9_REFRESH_UID; in a directory like it, that somebody else has
- * made, nothing that an agent does would leave the host's files alone. */
+ * made, nothing that an agent does would leave the host's files alone. That the file cannot be
+ * opened proves nothing, unless this is the reason: it may be a FIFO, or the host may refuse it. */
 static bool is_made_by_another(const char *directory)
 {
     char path[4096];
@@ -102,7 +103,7 @@ static bool is_made_by_another(const char *directory)
     int file = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (file >= 0)
         close(file);
-    return file >= 0;
+    return file >= 0 || errno != EROFS;
 }
 
 /* Direct: before Linux 6.4, cache=loose caches this file, too, whose size is 0. */
@@ -112,31 +113,43 @@ static int open_events(const char *path)
     return file < 0 && errno == EINVAL ? open(path, O_RDONLY | O_CLOEXEC) : file;
 }
 
-int agent_mount(struct mount *mount, const char *directory)
+/* The same, by a path that leads to the directory whatever becomes of its name. */
+static int find_out(struct mount *mount, const char *directory)
 {
-    char path[4096];
-    *mount = (struct mount){.name = directory, .root = -1, .events = -1};
-    if ((size_t)snprintf(path, sizeof path, "%s/events", directory) < sizeof path)
-        mount->events = open_events(path);
-    if ((size_t)snprintf(path, sizeof path, "%s/..", directory) < sizeof path)
-        mount->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    char path[64];
+    snprintf(path, sizeof path, "%s/events", directory);
+    mount->events = open_events(path);
+    snprintf(path, sizeof path, "%s/..", directory);
+    mount->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (mount->events < 0 || mount->root < 0 || !times_of(directory, "refresh", &mount->refresh) ||
         !times_of(directory, "forget", &mount->forget)) {
         agent_say("%s: %s; it has to be the .vhost9p in the root of a mount, and is for root",
-                  directory, strerror(errno));
+                  mount->name, strerror(errno));
         return -1;
     }
     if (is_made_by_another(directory)) {
-        agent_say("%s can be changed: vhost9p has not made it", directory);
+        agent_say("%s can be changed: vhost9p has not made it", mount->name);
         return -1;
     }
     mount->id = mount_of(mount->root);
     if (!find(mount->id, take_options, mount)) {
-        agent_say("%s: its mount is not in /proc/self/mountinfo", directory);
+        agent_say("%s: its mount is not in /proc/self/mountinfo", mount->name);
         return -1;
     }
     mount->pretence = agent_can_pretend(directory);
     if (mount->caches_names)
         agent_renew_names(directory);
     return 0;
+}
+
+int agent_mount(struct mount *mount, const char *directory)
+{
+    char path[40];
+    *mount = (struct mount){.name = directory, .root = -1, .events = -1};
+    int opened = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", opened);
+    int result = find_out(mount, path);
+    if (opened >= 0)
+        close(opened);
+    return result;
 }

@@ -31,18 +31,19 @@ void agent_pin_limit(unsigned most)
     limit = most;
 }
 
-static bool is_pinned(const char *path)
+/* Whether a path is that of one of the oldest. */
+static bool is_pinned(const char *path, unsigned oldest)
 {
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < oldest; i++)
         if (!strcmp(pins[i].path, path))
             return true;
     return false;
 }
 
-/* Adds one; nothing happens if it is there, or no directory, or there is no room. */
-static void add(const struct mount *mount, const char *path)
+/* Adds one; nothing happens if it is among the oldest, or no directory, or there is no room. */
+static void add(const struct mount *mount, const char *path, unsigned oldest)
 {
-    if (is_pinned(path))
+    if (is_pinned(path, oldest))
         return;
     if (count == limit) {
         if (!full)
@@ -67,8 +68,9 @@ static void add(const struct mount *mount, const char *path)
         close(directory);
 }
 
-/* The directories in a directory, whose own path may be freed while they are added. */
-static void add_children(const struct mount *mount, unsigned at)
+/* The directories in a directory, whose own path may be freed while they are added; but for those
+ * that are among the oldest. */
+static void add_children(const struct mount *mount, unsigned at, unsigned oldest)
 {
     char prefix[4096], path[4096 + 256];
     const char *parent = pins[at].path;
@@ -84,7 +86,7 @@ static void add_children(const struct mount *mount, unsigned at)
         if (entry->d_type != DT_DIR || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
             continue;
         snprintf(path, sizeof path, "%s%s", prefix, entry->d_name);
-        add(mount, path);
+        add(mount, path, oldest);
     }
     if (stream)
         closedir(stream);
@@ -94,9 +96,9 @@ void agent_pin(const struct mount *mount, const char *path)
 {
     unsigned first = count;
     full = full && count == limit;
-    add(mount, path);
+    add(mount, path, first);
     for (unsigned at = first; at < count; at++)
-        add_children(mount, at);
+        add_children(mount, at, first); /* each is read once, so none comes twice */
 }
 
 static bool is_below(const char *path, const char *top)
@@ -135,7 +137,7 @@ void agent_each_directory(const struct mount *mount,
         agent_pin(mount, ".");
     } else {
         for (unsigned at = 0, all = count; at < all; at++)
-            add_children(mount, at); /* directories that came unseen */
+            add_children(mount, at, all); /* directories that came unseen */
     }
     for (unsigned i = 0; i < count; i++)
         visit(mount, pins[i].directory);

@@ -60,8 +60,7 @@ int v9_p9_getattr(struct v9_device *dev, struct v9_request *r, struct v9_in *in,
     if (err)
         return err;
     qid = a->qid;
-    if (dev->exports[0]->conf.notifies &&
-        (use.replaced || !v9_fids_report(&dev->fids, use.fid, &qid)))
+    if (dev->exports[0]->conf.notifies && !v9_fids_report(&dev->fids, use.fid, &qid))
         err = v9_refuse(ENOENT, V9_REFUSED_FORGOTTEN, 0);
     else
         err = leave_size_out(v9_inode_export(dev, use.inode), r, use.inode, mask, a, &sizeless);

@@ -34,6 +34,7 @@
 
 #include "base/ctime.h"
 #include "base/evidence.h"
+#include "base/refusal.h"
 #include "base/sys.h"
 #include "export/dir_marks.h"
 #include "fid/enter.h"
@@ -305,6 +306,13 @@ static bool has_kept_name(struct v9_device *dev, struct v9_use *use, uint64_t se
     return use->seen;
 }
 
+/* Whether a request finds a fid with the file that it has, though another one has its name. */
+static bool keeps_file(struct v9_device *dev, const struct v9_request *r, const struct v9_fid *fid)
+{
+    return (r->type == P9_TWALK || r->type == P9_TGETATTR) && v9_fids_keeps_file(&dev->fids, fid) &&
+           (r->type == P9_TWALK || v9_fids_is_reported(&dev->fids, fid));
+}
+
 /* Brings a pinned fid that stands for a name up to date; `settled` as of v9_fids_pin_settled. On
  * failure it is unpinned. */
 static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t number,
@@ -317,11 +325,12 @@ static int follow_name(struct v9_device *dev, struct v9_request *r, uint32_t num
         err = check_name(dev, r, use->fid, use->now, use);
     if (!err && !__atomic_load_n(&dentry->fixed, __ATOMIC_RELAXED) &&
         __atomic_load_n(&dentry->inode, __ATOMIC_RELAXED) != use->fid->inode) {
-        use->replaced = (r->type == P9_TWALK || (r->type == P9_TGETATTR && use->fid->reported)) &&
-                        v9_fids_keeps_file(&dev->fids, use->fid);
-        if (use->replaced) {
+        if (keeps_file(dev, r, use->fid)) {
             use->seen = false; /* attributes of the other */
-            return 0;
+            if (r->type == P9_TWALK)
+                return 0;
+            v9_fids_unpin(&dev->fids, use->fid);
+            return v9_refuse(ENOENT, V9_REFUSED_FORGOTTEN, 0);
         }
         err = v9_fids_move(&dev->fids, use->fid);
         if (err > 0)
@@ -337,7 +346,7 @@ static int use_fid(struct v9_device *dev, struct v9_request *r, uint32_t number,
     uint64_t settled;
     int err;
 
-    use->seen = use->replaced = false;
+    use->seen = false;
     use->now = v9_dentry_now();
     err = v9_fids_pin_settled(&dev->fids, number, use->now, &use->fid, &settled);
     if (err == -ESTALE) { /* evicted and not found: another file may have its name */

@@ -12,7 +12,6 @@ struct v9_use {
     struct v9_inode *inode;
     uint64_t now;      /* v9_dentry_now() before its name was checked */
     bool wanted;       /* the caller wants attr */
-    bool replaced;     /* another file has its name, and it keeps its own */
     bool seen;         /* attr is the file's, read by v9_attr_stat at ctime_now */
     int64_t ctime_now; /* v9_ctime_now() before attr was read */
     struct v9_attr attr;

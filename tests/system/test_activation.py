@@ -123,6 +123,16 @@ def test_a_socket_is_its_devices_by_path_or_by_name(folder: Path, sockets: Socke
     assert os.path.exists(by_path) and os.path.exists(named)
 
 
+@pytest.mark.parametrize("name", ["vhost9p-vm.socket", "vhost9p-src", "vhost9p-text-vm"])
+def test_a_socket_may_be_named_after_the_program(name: str, folder: Path, sockets: Sockets) -> None:
+    """It is not taken for what a main process has stored."""
+    path = sockets.listen(name, "src.sock")
+    file = write_config(folder, f"tag: src, path: {folder}/src")
+    with sockets.daemon("--config", file) as daemon:
+        serves(daemon, path, folder / "src")
+        daemon.socket = str(folder / "none")  # the manager's stays
+
+
 def test_the_only_one_is_the_only_device_s(folder: Path, sockets: Sockets) -> None:
     (folder / "file").write_bytes(b"data")
     path = sockets.listen("", "any.sock")

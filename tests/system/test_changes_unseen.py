@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.system.reported import Reported, reported, watchers
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_hung_files import hanging
 from tests.system.test_listed_mounts import Inside
+from vhost9p.watcher.child import HUNG_REST_S
 
 pytestmark = needs_root
 
@@ -215,6 +217,33 @@ def test_a_file_system_that_hangs_is_left_out(export: Path) -> None:
             lines.until(b"overflow")
             (export / "g").write_bytes(b"")
             lines.until(b"created g")
+
+
+def test_what_hangs_leaves_no_process_behind_at_each_mount(export: Path) -> None:
+    """Nobody can end a process that hangs, so another one must not follow all the time."""
+    begun = time.monotonic()
+    with hanging(export, None, "--notify", what="opening") as hung:
+        (export / "m").mkdir()
+        with reported(hung.share.daemon) as (lines,), Inside(hung.share) as inside:
+            (watcher,) = watchers(hung.share.daemon)
+            title = title_of(watcher)  # which names the VM
+            for _ in range(8):
+                inside.mount("m")
+                time.sleep(0.5)  # in which a watcher would end, and another begin
+                inside.umount("m")
+            (export / "f").write_bytes(b"")
+            lines.until(b"created f")
+            pids = filter(str.isdigit, os.listdir("/proc"))
+            left = [each for each in pids if title_of(each) == title]
+            # Each has a child that hangs.
+            assert len(left) <= 2 * (1 + (time.monotonic() - begun) // HUNG_REST_S), left
+
+
+def title_of(process: int | str) -> bytes:
+    """Empty if there is no such process."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 def test_mounts_that_come_and_go_without_a_pause(export: Path) -> None:

@@ -14,17 +14,22 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.frontend import wire
+from tests.frontend import PATIENCE, wire
 from tests.frontend.client import SET_SIZE, Client, Ticket
+from tests.frontend.copied import wait_for_copies
 from tests.frontend.daemon import Daemon
 from tests.frontend.memory import GIB, MIB, PAGE
 from tests.frontend.wire import T, encode
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, remount, skip_without_namespaces
+from vhost9p.copies import PAUSE_S
+from vhost9p.inventory import Inventory
+from vhost9p.native.process import take_descriptor
 
 COUNT = 65536
 
@@ -161,6 +166,46 @@ def test_the_other_device_goes_on(two: tuple[Hung, Share], kind: str) -> None:
     hung.release()
     for ticket in tickets:
         hung.share.client.wait(ticket)
+
+
+def test_what_a_worker_lists_does_not_hold_up_main(scratch: Path) -> None:
+    """A worker that was taken over lists a file whose close hangs. Each process that main creates
+    closes main's descriptors."""
+    with hanging(scratch / "hung-listed", what="close") as hung:
+        daemon = hung.share.daemon
+        wait_for_copies(daemon)
+        hung.open()
+        numbers = [fd for fd, link in daemon.fds().items() if link.endswith("/gone/hung")]
+        with inventory_of(daemon) as inventory:
+            listed = inventory.read(0)
+            assert listed
+            said = "its worker lists what no session has"
+            deadline = time.monotonic() + PATIENCE
+            while said not in daemon.output and not has_hung(daemon.pid):
+                inventory.write(0, [*listed.fds, *numbers], anew=True)
+                time.sleep(PAUSE_S)
+                assert time.monotonic() < deadline
+        os.kill(daemon.pid, signal.SIGUSR2)
+        daemon.wait_line("INFO: upgraded from version ")
+        serves(hung.share)
+
+
+def has_hung(pid: int) -> bool:
+    links = [*Path(f"/proc/{pid}/fd").iterdir()]
+    return any(os.readlink(each).endswith("/hung") for each in links if each.is_symlink())
+
+
+@contextlib.contextmanager
+def inventory_of(daemon: Daemon) -> Iterator[Inventory]:
+    """That of the only VM, which has one device."""
+    links = {int(each.name): os.readlink(each) for each in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+    file = min(number for number, link in links.items() if "vhost9p-inventory" in link)
+    assert "eventfd" in links[file + 1], "the bell"
+    pidfd = os.pidfd_open(daemon.pid)
+    inventory = Inventory(1, take_descriptor(pidfd, file), take_descriptor(pidfd, file + 1))
+    yield inventory
+    inventory.close()
+    os.close(pidfd)
 
 
 def test_threads_that_stepped_in_go_again(hung: Hung) -> None:

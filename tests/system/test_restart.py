@@ -23,11 +23,12 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.machine import Machine
 from tests.frontend.systemd import Systemd
 from tests.system.mixed_load import Crowd, fill
+from tests.system.replaced import log_kept_open
 from tests.system.share import SECURITY, Share, mounted
 from tests.system.test_config_dir import Folder
 from tests.system.test_fd_store import change_text, wait_for_idle, wait_for_store
 from tests.system.test_keeper_death import OLD_S, lose_keeper
-from tests.system.test_upgrade import upgraded
+from tests.system.test_upgrade import upgrade, upgraded
 from tests.system.test_worker_restart import is_empty, is_served
 from vhost9p.parcel import FDS_MAX
 
@@ -220,6 +221,51 @@ def test_what_is_kept_does_not_become_more(daemon: Daemon, systemd: Service, exp
         assert counts[2][0] <= counts[0][0] + 2 and counts[2][1] <= counts[0][1] + 2
 
 
+def test_what_no_keeper_has_taken_is_left_once_more(
+    daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    """At the next restart, or in an upgrade, while a worker outlives its keeper."""
+    with mounted(daemon, export) as share:
+        gone = share.client.create(share.top, b"gone", os.O_RDWR)
+        share.client.write(gone, 0, b"nameless")
+        share.client.unlinkat(share.top, b"gone")
+        wait_for_store(daemon, systemd)
+        with log_kept_open(daemon):
+            for _ in range(2):
+                restart(daemon, systemd)
+                daemon.wait_line(RESTARTED)
+                assert not daemon.keepers
+            assert upgrade(daemon.pid).returncode == 0
+            assert not daemon.keepers
+        assert share.client.read(gone, 0, 100) == b"nameless"
+        restart(daemon, systemd)
+        assert share.client.read(gone, 0, 100) == b"nameless"
+        assert "are lost" not in daemon.output
+
+
+def test_a_socket_that_the_manager_has_made_anew_is_taken(
+    daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    """As when the unit of the socket was restarted, too: or the next VMM would wait for ever."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        with mounted(daemon, export) as share:
+            wait_for_store(daemon, systemd)
+            end(daemon)
+            wait_for_idle(systemd)
+            os.unlink(daemon.socket)
+            sock.bind(daemon.socket)
+            sock.listen()
+            unit = "vm.socket", os.dup(sock.fileno())
+            systemd.stored.append(unit)
+            systemd.start(daemon)
+            assert share.client.getattr(share.top).nlink
+            daemon.wait_line(RESTARTED)
+        is_served(daemon, export)
+        systemd.stored.remove(unit)
+        os.close(unit[1])
+        os.unlink(daemon.socket)
+
+
 # ---- what is a restart ---------------------------------------------------------------------------
 
 
@@ -341,6 +387,42 @@ def test_another_configuration_is_taken_up(scratch: Path, systemd: Service) -> N
         restart(daemon, systemd)
         daemon.wait_line("reloaded: .*readonly")
         assert share.client.read(fid, 0, 1) == b""
+
+
+@pytest.mark.parametrize("mistake", ["folder", "option"])
+def test_a_mistake_of_a_folders_daemon_ends_no_vm(
+    mistake: str, scratch: Path, systemd: Service
+) -> None:
+    """They go on as they were, until it is mended."""
+    folder = Folder(scratch)
+    folder.add("a")
+    with systemd.running(folder.daemon) as daemon, Machine(folder.socket("a")) as machine:
+        daemon.wait_line("^vhost9p: a: serving ")
+        client = Client(machine.boot())
+        client.version()
+        client.attach(1)
+        wait_for_idle(systemd)
+        away = folder.path.with_name("away")
+        if mistake == "folder":
+            folder.path.rename(away)
+        else:
+            daemon.args += ["--log-level", "nonsense"]
+        restart(daemon, systemd)
+        assert client.getattr(1).nlink
+        daemon.wait_line("was restarted under a: it goes on")
+        daemon.wait_line("cannot be read" if mistake == "folder" else "--log-level: 'nonsense'")
+        if mistake == "folder":
+            away.rename(folder.path)
+        else:
+            del daemon.args[-2:]
+        folder.add("b")
+        if mistake == "folder":
+            folder.hang_up()
+        else:
+            wait_for_idle(systemd)
+            restart(daemon, systemd)
+        daemon.wait_line("^vhost9p: b: serving ")
+        assert client.getattr(1).nlink
 
 
 def test_a_mistake_in_the_configuration_ends_no_vm(scratch: Path, systemd: Service) -> None:

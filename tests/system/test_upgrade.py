@@ -25,7 +25,11 @@ from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
 from tests.frontend.wire import T
 from tests.system.mixed_load import Crowd, fill
-from tests.system.replaced import check_an_inherited_connection, check_confinement
+from tests.system.replaced import (
+    check_an_inherited_connection,
+    check_confinement,
+    log_kept_open,
+)
 from tests.system.share import (
     IS_ROOT,
     SECURITY,
@@ -37,6 +41,7 @@ from tests.system.share import (
 )
 from tests.system.test_config_dir import Folder
 from tests.system.test_hung_files import HANGERS, hanging, serves
+from tests.system.test_keeper_death import OLD_S
 from tests.system.test_worker_restart import do_each_once, is_empty, is_locked, is_served
 
 UPGRADES = [3, pytest.param(20, marks=[pytest.mark.full, pytest.mark.long])]
@@ -375,6 +380,25 @@ def test_a_vm_whose_keeper_has_died_is_no_obstacle(scratch: Path) -> None:
         assert not daemon.keepers
         hung.release()
         daemon.wait_until(lambda: daemon.output.count(" serving ") == 2, "it is not served again")
+
+
+def test_a_session_goes_on_if_its_keeper_has_died(daemon: Daemon, export: Path) -> None:
+    """The new version has what the next keeper begins with."""
+    with mounted(daemon, export) as share:
+        fid = share.client.open(share.top, b"file", os.O_RDWR)
+        time.sleep(OLD_S)
+        wait_for_copies(daemon)
+        with log_kept_open(daemon):
+            kill(daemon.keeper)
+            daemon.wait_line("a worker outlives its keeper, so the next keeper waits")
+            for _ in range(2):
+                done = upgrade(daemon.pid)
+                assert (done.returncode, done.stderr) == (0, ""), daemon.output
+            assert not daemon.keepers
+        assert share.client.read(fid, 0, 10) == b"data"
+        upgraded(daemon)
+        assert share.client.read(fid, 0, 10) == b"data"
+    is_served(daemon, export)
 
 
 @pytest.mark.parametrize("pause", [0, 0.2, 0.5, 0.7, 0.9, 1.2])

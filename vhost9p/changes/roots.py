@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from vhost9p.changes.ring import Ring
 
-_ROOT = struct.Struct("=QII")
-"""st_ino, st_dev (the kernel's has 32 bits) and the descriptor; zeros: there is none."""
+_ROOT = struct.Struct("=QIi")
+"""st_ino, st_dev (the kernel's has 32 bits) and the descriptor, all of which anybody may have
+written; zeros: there is none."""
 
 
 class Root(NamedTuple):

@@ -3,7 +3,8 @@
 Offset 0 is where the ring ended when the fid was opened. From there the guest's offsets and the
 ring's positions (vhost9p/changes/ring.py) run in parallel, so that a shell can seek back to where
 it has taken a line. Where lines are missing, an overflow is in their stead, and the offset behind
-that is the ring's end.
+that is the ring's end. It begins a line of its own, and if nobody knows whether the one before is
+whole, an empty line comes first: a reader may have seeked, or the worker may have died.
 
 Linux's client makes of one read(2) as many Treads as it takes to fill the buffer, and ends where
 one has no data (net/9p/client.c, p9_client_read). A Tread that waited there would keep back what
@@ -68,12 +69,12 @@ def _data(ring: Ring, stream: Stream, offset: int, limit: int) -> tuple[bytes, S
 
 def _lose(end: int, stream: Stream, offset: int, limit: int) -> tuple[bytes, Stream]:
     """Goes on at the ring's end."""
-    cuts = stream.is_inside and offset == stream.end
-    stream = stream._replace(lost=offset).with_flags(is_lost=True, is_cut=cuts)
+    begins_line = not offset or (offset == stream.end and not stream.is_inside)
+    stream = stream._replace(lost=offset).with_flags(is_lost=True, is_cut=not begins_line)
     stead = _stead(stream)
     return stead[:limit], stream._replace(start=(end - offset - len(stead)) % _WRAP)
 
 
 def _stead(stream: Stream) -> bytes:
-    """What is in the stead of lines that are missing. It begins a line of its own."""
+    """What is in the stead of lines that are missing."""
     return b"\n" + OVERFLOW if stream.is_cut else OVERFLOW

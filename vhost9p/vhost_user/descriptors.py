@@ -121,6 +121,12 @@ def is_harmless(fd: int) -> bool:
     return _is_event(_target(fd)) or _is_memory(fd)
 
 
+def is_of_session(fd: int) -> bool:
+    """Whether a descriptor is of a kind that a session may keep, so that the close of a copy cannot
+    hang as long as another one is open: the kernel asks file systems only. Never blocks."""
+    return is_harmless(fd) or _target(fd).startswith("socket:[")
+
+
 class Closer:
     """Closes descriptors; those whose close may block, on threads of its own. Thread-safe."""
 

@@ -121,6 +121,16 @@ class Listener:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
 
+    def is_replaced_by(self, fd: int) -> bool:
+        """Whether a descriptor is another socket that listens where this one did."""
+        try:
+            if not self.is_listening or os.path.sameopenfile(fd, self.fileno()):
+                return False
+            with socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)) as sock:
+                return _is_listening(sock) and sock.getsockname() == self._socket.getsockname()
+        except OSError:  # it is no socket, or closed
+            return False
+
     @property
     def path(self) -> str:
         """Where it was bound, from the root on; empty if it was inherited."""

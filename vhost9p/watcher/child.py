@@ -10,8 +10,8 @@ chosen.
 Nothing of this changes while it runs. If the VM's keeper ends, mounts come or go below an export,
 or another worker has opened other directories, the process ends, and main starts the next one: that
 begins with an overflow for the guest, since nobody has watched in between. Where mounts change
-again and again, it goes on with what it has for a while (`Job.rest`). One at a time writes to a
-ring: the next one waits for the end of the one before.
+again and again, or something hangs, it goes on with what it has for a while (`Watch.until`). One at
+a time writes to a ring: the next one waits for the end of the one before.
 """
 
 import fcntl
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 MOUNTS_HAVE_CHANGED = b"mounts have changed"
 """The last word of a process that ends for this reason."""
+HUNG_REST_S = 60.0
+"""Seconds that a process watches at least before mounts end it, where something hangs: each one
+leaves a process behind for it, which nobody can end (apart.py)."""
 NOBODY = 65534
 """The user and the group that own nothing (overflowuid of proc_sys_kernel(5))."""
 
@@ -87,7 +90,8 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
             _take_turn(job)
             channel.send(json.dumps({"lacks": found.lacks}).encode())
             watch = Watch(found, job.rings, children, roots)
-            if watch.until(channel, job.pidfd, job.rest):
+            rest = max(job.rest, HUNG_REST_S) if found.hangs else job.rest
+            if watch.until(channel, job.pidfd, rest):
                 channel.send(MOUNTS_HAVE_CHANGED)
     except (ProcessLookupError, FileNotFoundError, BrokenPipeError):
         pass  # main or the keeper has ended

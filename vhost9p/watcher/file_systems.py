@@ -49,6 +49,8 @@ class FileSystems:
         self._held = held
         self.lacks: dict[int, list[str]] = {}
         """By device, what is not watched, and why."""
+        self.hangs = False
+        """Whether something is left out since it hangs."""
         self.group = fanotify.open_group()
         """The open fanotify group, which does not wait when it is read."""
         self.places = Places([*self._open(config, wanted)], self._covers)
@@ -131,6 +133,7 @@ class FileSystems:
             self._lack(place.device, os.fsdecode(place.view.base + _rest(place, point)), error)
 
     def _lack(self, device: int, what: str, error: OSError) -> None:
+        self.hangs |= isinstance(error, apart.Hangs)
         lacks = self.lacks.setdefault(device, [])
         if len(lacks) < LACKS_MAX:
             lacks.append(f"{what}: {_REASONS.get(error.errno or 0, error.strerror)}")

@@ -4,6 +4,7 @@
  * shows to a guest that goes on using its fids; what the guest itself removes stays what it was.
  */
 #define _GNU_SOURCE
+#include "fid/forget.h"
 #include "fid/renames.h"
 #include "p9/device.h"
 
@@ -188,6 +189,26 @@ TEST(what_the_guest_itself_removes_stays_the_file_that_it_was)
     CHECK(ino_of_fid(1) == ino);
     CHECK(ask(P9_TLOPEN, "44", 1, O_RDONLY) == 0 && ask(P9_TREAD, "484", 1, 0, 10) == 0);
     CHECK(!memcmp(reply + P9_IO_SIZE, "old", 3));
+}
+
+/* Of a session that renews its names, where the file that a fid has cannot be opened again. */
+TEST(a_file_that_was_evicted_and_replaced_is_not_found_by_a_fid_that_keeps_it)
+{
+    uint64_t ino;
+
+    dev.exports[0]->conf.notifies = true;
+    v9_fids_renew(&dev.fids);
+    host_writes("file", "old");
+    host_writes("other", "new");
+    ino = host_ino("other");
+    CHECK(walk_to(1, "file") == 0 && ino_of_fid(1) == host_ino("file"));
+    while (v9_evict_ops.evict(&dev.fids.shrinker, 16))
+        ;
+    host_renames("other", "file");
+    CHECK(ask(P9_TGETATTR, "48", 1, 0x7ff) == -ENOENT);
+    CHECK(ask(P9_TGETATTR, "48", 1, 0x7ff) == -ENOENT);
+    CHECK(ask(P9_TWALK, "442", 1, 2, 0) == -ESTALE);
+    CHECK(walk_to(3, "file") == 0 && ino_of_fid(3) == ino);
 }
 
 /* Whose directory the guest has only passed by: it has no fid of it. */
