@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhost9p.escapes import escape, quoted, to_json, unescape
+from vhost9p.escapes import escape, name_bytes, quoted, to_json, unescape
 from vhost9p.log_record import one_line
 
 NAMES = st.binary(max_size=40).map(os.fsdecode)
@@ -62,5 +62,23 @@ def test_json_is_utf8(one: str, other: str) -> None:
     assert text["number"] == 1
 
 
+@given(st.lists(st.binary(max_size=40)))
+def test_names_in_json_lead_back(names: list[bytes]) -> None:
+    """So two names are never written as one."""
+    found = json.loads(to_json(names))
+    assert [os.fsencode(unescape(each)) for each in found] == names
+    assert len({*found}) == len({*names})
+
+
+def test_json_tells_an_escape_from_a_name_that_looks_like_one() -> None:
+    assert json.loads(to_json([b"a\\xff", b"a\xff", "a\\b"])) == [r"a\\xff", r"a\xff", r"a\b"]
+
+
 def test_a_line_of_the_log_is_utf8() -> None:
     assert one_line("a\udcffb\n") == r"a\xffb\n"
+
+
+@given(st.text())
+def test_any_text_has_bytes(text: str) -> None:
+    """Also what no name can be, such as half of a pair of surrogates."""
+    name_bytes(text).decode(errors="surrogateescape")

@@ -7,11 +7,10 @@ import json
 import os
 import pwd
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from typing import Any
 import pytest
 
 from tests import json_schema
+from tests.guest import fetch
+from tests.guest.fetch import Program
+from tests.marks import fetched
 from vhost9p import cli, cli_options, commands, config_file
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.config_schema import DEVICE, TOP_KEYS
@@ -320,14 +322,6 @@ def test_the_schema_refuses_what_the_reader_refuses(text: str, tmp_path: Path) -
 # ---- manual pages and shells ---------------------------------------------------------------------
 
 
-def program(name: str) -> str:
-    """Where a program is; skips the test if it is not installed."""
-    found = shutil.which(name)
-    if not found:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
 def run(*command: str) -> str:
     """Returns what is printed, to either stream."""
     done = subprocess.run(
@@ -336,18 +330,20 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-LINTS = {
-    "groff": ("-man", "-ww", "-z", "-Tutf8"),
-    "mandoc": ("-Tlint", "-Wwarning"),
+LINTS: dict[Callable[[], Program], tuple[str, ...]] = {
+    fetch.groff: ("-man", "-ww", "-z", "-Tutf8"),
+    fetch.mandoc: ("-Tlint", "-Wwarning"),
 }
 
 
-@pytest.mark.parametrize("lint", LINTS)
+@pytest.mark.parametrize("lint", LINTS, ids=lambda get: get.__name__)
 @pytest.mark.parametrize("page", man.TITLES)
-def test_a_manual_page_is_formatted_without_warnings(page: str, lint: str, tmp_path: Path) -> None:
+def test_a_manual_page_is_formatted_without_warnings(
+    page: str, lint: Callable[[], Program], tmp_path: Path
+) -> None:
     file = tmp_path / page
     file.write_text(output(page))
-    assert run(program(lint), *LINTS[lint], str(file)) == ""
+    assert run(*fetched(lint).command, *LINTS[lint], str(file)) == ""
 
 
 def test_the_prose_names_options_that_exist() -> None:
@@ -390,7 +386,7 @@ def in_bash(words: list[str], folder: Path) -> set[str]:
     script.write_text(output("bash"))
     code = 'source "$1"; shift; COMP_WORDS=(vhost9p "$@"); COMP_CWORD=$#; _vhost9p; '
     code += 'printf "%s\\n" "${COMPREPLY[@]}"'
-    return set(run(program("bash"), "-c", code, "bash", str(script), *words).splitlines()) - {""}
+    return set(run("bash", "-c", code, "bash", str(script), *words).splitlines()) - {""}
 
 
 @pytest.mark.parametrize("line", COMPLETED)
@@ -414,9 +410,11 @@ def test_fish_completes(line: str, folder: Path) -> None:
     script = folder.parent / "completion.fish"
     script.write_text(output("fish"))
     code = f"source {script}; complete -C 'vhost9p {line}'"
-    text = run(program("fish"), "--no-config", "-c", code)
+    text = run(*fetched(fetch.fish).command, "--no-config", "-c", code)
     found = {each.split("\t")[0].rstrip("/").replace("\\ ", " ") for each in text.splitlines()}
-    assert found == COMPLETED[line]
+    word = line.rpartition(" ")[2]
+    begun = {each for each in found if each.startswith(word)}  # fish 4 offers others behind them
+    assert begun == COMPLETED[line]
 
 
 ZSH = r"""
@@ -434,14 +432,14 @@ _vhost9p_commands
 
 def test_zsh_gets_the_options_of_the_daemon_and_of_a_command(tmp_path: Path) -> None:
     """Functions that print what they are given stand in for zsh's own."""
-    zsh, script = program("zsh"), tmp_path / "_vhost9p"
+    zsh, script = fetched(fetch.zsh).command, tmp_path / "_vhost9p"
     script.write_text(output("zsh"))
-    assert run(zsh, "-f", "-n", str(script)) == ""
-    given = run(zsh, "-f", "-c", ZSH, "zsh", str(script), "--once", "--m").splitlines()
+    assert run(*zsh, "-f", "-n", str(script)) == ""
+    given = run(*zsh, "-f", "-c", ZSH, "zsh", str(script), "--once", "--m").splitlines()
     assert "--ring=[the newest layout of the virtqueue to offer]:LAYOUT:(packed split)" in given
     assert [line for line in given if line.startswith("*--export=[")]
     assert [line for line in given if line.startswith("upgrade:replace the code")]
-    given = run(zsh, "-f", "-c", ZSH, "zsh", str(script), "upgrade", "").splitlines()
+    given = run(*zsh, "-f", "-c", ZSH, "zsh", str(script), "upgrade", "").splitlines()
     assert "*:pid: " in given and "--once" not in "".join(given)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from vhost9p.commands import top as command
 from vhost9p.control.client import Place
+from vhost9p.escapes import to_json
 from vhost9p.native.device_view import BOUNDS_S
 from vhost9p.top import sample, view
 from vhost9p.top.sample import Latencies, Sample
@@ -124,7 +125,7 @@ def test_devices_are_sorted(sort: str) -> None:
 
 
 def test_json_has_all_of_it() -> None:
-    plain = json.loads(json.dumps(view.as_plain(shown(), "requests"), allow_nan=False))
+    plain = json.loads(to_json(view.as_plain(shown(), "requests")))
     assert [each["vm"] for each in plain["devices"]] == ["vm2", "vm1", "vm0"]
     assert plain["devices"][0]["errors"] == {"ENOENT": 2}
     assert plain["files"][0]["path"].startswith("/dir/file0")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.guest import fetch
-from tests.guest.apt import FetchError
+from tests.marks import fetched
 from vhost9p import virtfs
 from vhost9p.config_schema import DEVICE
 from vhost9p.config_tree import find_problems, make_device
@@ -122,10 +122,7 @@ Qemu = Callable[[str, str], bool]
 @pytest.fixture(scope="module")
 def qemu() -> Qemu:
     """Whether QEMU takes an option's argument: it starts, without a guest, and is told to end."""
-    try:
-        command = fetch.qemu().command
-    except FetchError as error:
-        pytest.skip(f"cannot be fetched: {error}")
+    command = fetched(fetch.qemu).command
 
     def takes(option: str, argument: str) -> bool:
         done = subprocess.run(

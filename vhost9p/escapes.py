@@ -6,7 +6,9 @@ what is between quotes as it is, and so does $'…' of bash. Commands take it wh
 path.
 
 In this program such bytes are surrogates (os.fsdecode). Text that goes out may have none: it would
-be no UTF-8, and no JSON to most readers.
+be no UTF-8, and no JSON to most readers. In JSON a name is written in the same way as elsewhere
+(`to_json` takes it as bytes), whether it needs that or not: else a reader could not know which
+backslashes are the name's.
 """
 
 import json
@@ -48,25 +50,29 @@ def unescape(text: str) -> str:
 
     pieces, at = [], 0
     for found in _ESCAPES.finditer(text):
-        pieces += [_bytes(text[at : found.start()]), byte(found)]
+        pieces += [name_bytes(text[at : found.start()]), byte(found)]
         at = found.end()
-    return os.fsdecode(b"".join([*pieces, _bytes(text[at:])]))
+    return os.fsdecode(b"".join([*pieces, name_bytes(text[at:])]))
 
 
-def _bytes(text: str) -> bytes:
-    """Of a part of what a person has typed, which may be any bytes itself."""
+def name_bytes(text: str) -> bytes:
+    """Returns the bytes of a name, or of a part of what a person has typed. Never fails."""
     try:
         return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # other surrogates: a damaged capture
+    except UnicodeEncodeError:  # other surrogates: a damaged capture, or a worker that lies
         return text.encode(errors="replace")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Returns JSON that is valid UTF-8: strings that are not are escaped."""
-    return json.dumps(_plain(value), indent=indent)
+    """Returns JSON that is valid UTF-8. Bytes are names, or other bytes of a guest: strings that
+    `unescape` takes back. Strings are text for people, in which nothing is escaped but what is no
+    UTF-8."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return escape(os.fsdecode(value))
     if isinstance(value, str):
         return escape(value) if _SURROGATES.search(value) else value
     if isinstance(value, dict):

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 20.0
 """Seconds in which the new code has to say that it can go on."""
-SERVE_PATIENCE_S = 10.0
-"""Seconds in which a worker of each new keeper has to serve."""
+SERVE_PATIENCE_S = 30.0
+"""Seconds in which a worker of each new keeper has to serve, which takes many where there is far
+more to do than there are CPUs for. Only the report waits for it."""
 LOOK_S = 0.02
 
 

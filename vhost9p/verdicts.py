@@ -6,7 +6,7 @@ the guest sees, and the host, by what the daemon's user may do. The daemon's own
 the configuration. The reasons are in the words of policy/reasons.py, like those of the log.
 
 What the guest's kernel knows and a daemon does not is left out: supplementary groups, capabilities
-of the user, ACLs in the guest.
+of the user, and whether it has mounted with `posixacl`, where it looks at ACLs as well.
 """
 
 import errno
@@ -24,7 +24,7 @@ from vhost9p.native.export import GID, UID, Attr, Export
 from vhost9p.native.fids import Facts, facts_of
 from vhost9p.native.qidmap import DeviceFlag, QidMap
 from vhost9p.native.sys import lacking_capabilities
-from vhost9p.policy import export_options, reasons, usage
+from vhost9p.policy import acl, export_options, reasons, usage, xattrs
 from vhost9p.policy.reasons import Act, Daemon
 from vhost9p.procfs import proc_path
 
@@ -295,6 +295,7 @@ class Inspector:
     def _take(self, name: bytes, export: _Export, fd: int, notes: list[str]) -> None:
         self._undo.callback(os.close, fd)
         attr, facts = export.native.attr(fd), facts_of(fd)
+        notes = [*notes, *_acls(fd, facts)]
         self._place = _Place(name, export, fd, attr, facts)
         self._note(self._path(), attr, facts, notes)
 
@@ -395,6 +396,7 @@ class Inspector:
             return (
                 f"the guest's user {self._uid} may not {act}: owner {owner[0]}:{owner[1]}, mode "
                 f"{stat.S_IMODE(here.attr.mode):04o}, as the guest sees it"
+                + self._what_posixacl_changes(here, act)
             )
         if act is Act.EXECUTE:
             if not here.attr.mode & 0o111:
@@ -404,6 +406,21 @@ class Inspector:
         if os.access(proc_path(here.fd), needed, effective_ids=True):
             return None
         return reasons.host_refuses(errno.EACCES, self._daemon, here.facts, act)
+
+    def _what_posixacl_changes(self, here: _Place, act: Act) -> str:
+        """Of the guest's kernel, which looks at ACLs with that mount option only."""
+        found, native = reasons.acl_of(here.facts), here.export.native
+        if not found or here.export.config.model in xattrs.MODELS:
+            return ""  # those keep the guest's ACLs elsewhere
+        try:
+            user, group = native.host_id(UID, self._uid), native.host_id(GID, self._gid)
+        except OSError:
+            return ""
+        owner = (here.facts.uid, here.facts.gid)
+        deciding = acl.applying(found, owner, user, frozenset({group}))
+        if not acl.allows(found, deciding, reasons.NEEDED[act]):
+            return ""
+        return f"; its ACL {acl.gives(found, deciding)}, if the guest mounts with posixacl"
 
     def _why_sticky(self, above: _Place, here: _Place) -> str | None:
         owners = (ROOT, above.attr.uid, here.attr.uid)
@@ -426,6 +443,19 @@ class Inspector:
             if needs_privilege and host not in own:
                 return reasons.no_owner(self._daemon, host)
         return None
+
+
+def _acls(fd: int, facts: Facts) -> Iterator[str]:
+    """The ACLs of a file, which the host keeps."""
+    if found := acl.parse(facts.acl or b""):
+        yield f"ACL {acl.words(found)}"
+    if stat.S_ISDIR(facts.mode):
+        try:
+            default = os.getxattr(proc_path(fd), acl.DEFAULT)
+        except OSError:
+            return
+        if found := acl.parse(default):
+            yield f"default ACL, which new files get: {acl.words(found)}"
 
 
 def _verdict(why: str | None) -> Verdict:

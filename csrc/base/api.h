@@ -37,14 +37,21 @@ enum {
     V9_REFUSED_REFRESHER = 19,  /* the user's requests refresh, and change nothing */
 };
 
+enum { V9_FILE_ACL = 4 + 32 * 8 }; /* linux/posix_acl_xattr.h: 32 entries */
+
 /* What is known of a file of the host without asking a server for it. */
 struct v9_file_facts {
     uint32_t known; /* 0: nothing is */
     uint32_t mode, uid, gid;
     uint64_t attributes; /* STATX_ATTR_* (statx(2)) */
+    int32_t acl_size;    /* of its access ACL; 0: it has none; -1: not known */
+    uint8_t acl[V9_FILE_ACL];
 };
 
-void v9_file_facts(int32_t fd, struct v9_file_facts *out);
+/* The ACL is read of files on the file system `asked` (st_dev), which may have to ask a server for
+ * it; 0: of none, V9_FACTS_ASK: of all. */
+#define V9_FACTS_ASK 0xffffffffffffffff
+void v9_file_facts(int32_t fd, uint64_t asked, struct v9_file_facts *out);
 
 /* Why the request of this thread fails. */
 struct v9_refusal {

@@ -13,11 +13,12 @@
 
 /* Notes what refuses, by V9_REFUSED_*, and returns -error. */
 int v9_refuse(int error, uint32_t why, uint64_t value);
-/* A request begins whose failure would be reported: nothing is noted yet. */
-void v9_refusal_begin(void);
+/* A request begins whose failure would be reported: nothing is noted yet. `denied`, which the
+ * thread keeps, is for v9_refusal_of_walk. */
+void v9_refusal_begin(struct v9_file_facts *denied);
 /* Its walk has followed so many names, and fails with an errno in this directory. Looks at the
- * directory, if the thread has ever begun a request that way. */
-void v9_refusal_of_walk(int error, uint32_t walked, int32_t dir_fd);
+ * directory, if the thread has ever begun a request that way; see v9_file_facts for `asked`. */
+void v9_refusal_of_walk(int error, uint32_t walked, int32_t dir_fd, uint64_t asked);
 /* The errno with which a walk has ended early, without an error in its reply; 0. */
 int v9_refusal_walk_error(void);
 /* What was noted for a request that fails with this errno. */

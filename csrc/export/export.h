@@ -69,6 +69,12 @@ void v9_export_unlock_names(v9_export *ex);
 void v9_export_names_begin(v9_export *ex);
 void v9_export_names_end(v9_export *ex);
 
+/* The st_dev of the files whose attributes can be read without asking a server; 0: of none. */
+static inline uint64_t v9_export_asks_nobody(const struct v9_export *ex)
+{
+    return ex && ex->ctime_is_reliable ? ex->root_dev : 0;
+}
+
 /* Whether a file of this st_dev, as its attributes report it, keeps the st_ino that it has, however
  * it is changed: elsewhere a link or a rename may give it another one. */
 static inline bool v9_export_keeps_numbers(const struct v9_export *ex, uint64_t st_dev)

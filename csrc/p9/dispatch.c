@@ -90,7 +90,7 @@ int v9_p9_run(struct v9_device *dev, struct v9_request *r, struct v9_scratch *sc
     if (r->done)
         return (int)r->reply_size;
     if (v9_failures_are_reported(dev))
-        v9_refusal_begin();
+        v9_refusal_begin(&scratch->denied);
     if (!result && r->type == P9_TFLUSH)
         result = r->size == P9_TFLUSH_SIZE ? -V9_IS_FLUSH : -EINVAL;
     else if (!result)

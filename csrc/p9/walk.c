@@ -220,7 +220,7 @@ static uint16_t walk_names(struct v9_fids *fids, struct v9_request *r, const str
                 v9_sightings_absent(here.fd, walk->names[done].bytes, now);
         }
         if (*err && *err != -ENOENT && *err > -V9_NO_DEVICE)
-            v9_refusal_of_walk(-*err, done, here.fd);
+            v9_refusal_of_walk(-*err, done, here.fd, v9_export_asks_nobody(here.ex));
         if (done)
             release_place(fids, &here);
         if (*err)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/api.h"
 #include "base/evidence.h"
 #include "base/outcome.h"
 #include "base/token_bucket.h"
@@ -113,7 +114,8 @@ struct v9_scratch {
     struct v9_worker worker;
     struct iovec slice[V9_CHAIN_MAX];
     uint8_t dents[32768];
-    uint8_t *reply; /* msize_max bytes */
+    uint8_t *reply;              /* msize_max bytes */
+    struct v9_file_facts denied; /* base/refusal.h */
 };
 
 /* A descriptor for notifications, which lives until its last user is done. */

@@ -72,7 +72,8 @@ int v9_fid_look(v9_device *dev, uint32_t number, struct v9_fid_view *out)
     out->path_size = v9_fids_path(&dev->fids, fid, out->path, &out->path_known, &out->path_cut);
     if (inode) {
         out->export = inode->export;
-        v9_file_facts(__atomic_load_n(&inode->path_fd, __ATOMIC_ACQUIRE), &out->facts);
+        v9_file_facts(__atomic_load_n(&inode->path_fd, __ATOMIC_ACQUIRE),
+                      v9_export_asks_nobody(dev->exports[inode->export]), &out->facts);
     }
     v9_fids_unpin(&dev->fids, fid);
     return 0;

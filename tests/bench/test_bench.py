@@ -18,7 +18,7 @@ from tests.bench import driver, guest, placement, plan, run, scale, servers
 from tests.bench.driver import Driver, Point, RefusedError, WrongReply
 from tests.bench.report import HOST
 from tests.guest import fetch
-from tests.guest.apt import FetchError
+from tests.marks import fetched
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: serves passthrough")
 
@@ -102,10 +102,7 @@ def test_driver_and_servers_have_cpus_of_their_own(
 def test_what_a_server_does_not_support_is_no_wrong_reply(program: Path, tmp_path: Path) -> None:
     """virtiofsd has no locks, and goes on."""
     driver.make_tree(program, tmp_path)
-    try:
-        servers.VIRTIOFSD.version()
-    except FetchError as error:
-        pytest.skip(f"virtiofsd cannot be had: {error}")
+    fetched(servers.VIRTIOFSD.version)
     with servers.virtiofsd(tmp_path) as queue, closing(Driver(program, tmp_path, queue)) as made:
         with pytest.raises(RefusedError) as caught:
             made.run(Point("lock", 2, "call"), 10, 1)
@@ -185,10 +182,7 @@ def test_wrong_replies_are_noticed(
 ) -> None:
     """What the files are is changed behind the driver's back; so right replies look wrong."""
     driver.make_tree(program, tmp_path)
-    try:
-        server.version()
-    except FetchError as error:
-        pytest.skip(f"{server.name} cannot be had: {error}")
+    fetched(server.version)
     with server.start(tmp_path) as queue, closing(Driver(program, tmp_path, queue)) as made:
         assert made.run(Point(workload, 2, "call"), 10, 1).ops
         spoil(tmp_path)
@@ -222,10 +216,7 @@ def test_mistakes_are_no_wrong_replies(program: Path, tmp_path: Path) -> None:
 @pytest.mark.full
 def test_every_job_runs_in_a_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every job does its work on every server's mount."""
-    try:
-        fetch.qemu(), fetch.kernel(guest.KERNEL)
-    except FetchError as error:
-        pytest.skip(f"no guest can be had: {error}")
+    fetched(lambda: (fetch.qemu(), fetch.kernel(guest.KERNEL)))
     assert guest.main(["--short", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
     times = json.loads((tmp_path / "guest.json").read_text())
     wanted = [*guest.jobs(guest.SHORT), *guest.bulk_jobs(guest.SHORT.cached, "cache=mmap")]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
 
+from tests.guest import fetch
+from tests.marks import fetched
 from vhost9p.changes import lines
 
 EVERY_BYTE = bytes(number for number in range(1, 256) if number != ord("/"))
@@ -42,10 +43,8 @@ def test_the_last_size_counts() -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_shells_decode_a_path(shell: str) -> None:
     """With digits behind each byte, which must not be taken for its own."""
-    if not shutil.which(shell):
-        pytest.skip(f"there is no {shell}")
     path = b"".join(bytes([byte]) + b"77" for byte in EVERY_BYTE)
-    command = [shell, "sh"] if shell == "busybox" else [shell]
+    command = [*fetched(fetch.busybox).command, "sh"] if shell == "busybox" else [shell]
     script = 'while read -r kind path; do printf "%b" "$path"; done'
     done = subprocess.run(
         [*command, "-c", script], input=lines.removed(path), capture_output=True, check=True

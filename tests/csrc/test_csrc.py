@@ -21,10 +21,12 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from tests import huge_pages
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -46,6 +48,8 @@ VARIANTS["points"] = (*VARIANTS["optimised"], "-DV9_POINTS")  # csrc/base/commit
 VARIANTS["fuzzed"] = (*VARIANTS["sanitized"], "-fsanitize-coverage=trace-pc,trace-cmp")
 PROGRAMS = sorted(HERE.rglob("test_*.c"))
 SKIPPED = 77  # check.h's
+HUGE_PAGES = {"half_a_huge_page_is_mapped": 2}
+"""Cases that need some, and how many."""
 STEPPED = ("test_recover", "test_lost")  # instruction by instruction, which takes long
 
 POINTS = ("server/restart.h", "server/kinds_of_")  # what kills at them
@@ -190,7 +194,11 @@ def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [as_test(*pair, case) for pair in builds() for case in cases_of(pair[0])],
 )
 def test_case(program: Path, variant: str, case: str, build_folder: Path) -> None:
-    result = run(build(program, variant, build_folder), case)
+    target = build(program, variant, build_folder)
+    with ExitStack() as stack:
+        with suppress(OSError):  # the case says so itself
+            stack.enter_context(huge_pages.available(HUGE_PAGES.get(case, 0)))
+        result = run(target, case)
     if result.returncode == SKIPPED:
         pytest.skip(result.stdout.strip())
     assert result.returncode == 0, result.stdout + result.stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import cache
+from tests.guest import cache, fetch
+from tests.marks import fetched
 
 RELEASES = {"bookworm": "12", "trixie": "13"}
 SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
@@ -39,8 +39,6 @@ def why_not() -> str:
     """Why there can be no roots; empty if there can."""
     if os.geteuid() != 0:
         return "needs root, to mount and to change the root directory"
-    if not shutil.which("mmdebstrap"):
-        return "mmdebstrap is not installed"
     return "" if _sources() else "apt of this machine has no archive of Debian"
 
 
@@ -59,6 +57,7 @@ def _sources() -> str:
 def root(release: str, packages: tuple[str, ...]) -> Path:
     """A root with these packages. Skips where it cannot be made."""
     name = "build" if packages == BUILD else "system"
+    mmdebstrap = fetched(fetch.mmdebstrap)
 
     def make(folder: Path) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=_suffix()) as sources:
@@ -66,7 +65,7 @@ def root(release: str, packages: tuple[str, ...]) -> Path:
             sources.flush()
             subprocess.run(
                 [
-                    *("mmdebstrap", "--variant=minbase", "--quiet", "--mode=root"),
+                    *(*mmdebstrap.command, "--variant=minbase", "--quiet", "--mode=root"),
                     *("--include=" + ",".join(packages), release, str(folder), sources.name),
                 ],
                 check=True,

@@ -9,7 +9,7 @@ names the kernels instead.
 
 `boot` starts guests that end with the test; `boot_shared` starts guests that end with the module,
 for tests that leave no trace in them. Where QEMU or a kernel is missing and cannot be fetched, the
-tests are skipped and say why; under CI (CI=true in the environment) they fail.
+tests are skipped (marks.fetched).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.guest import fetch, image, uml_kernel
-from tests.guest.apt import FetchError
 from tests.guest.fetch import Kernel, Program
 from tests.guest.guest import Guest
 from tests.guest.image import Image
 from tests.guest.uml import NINEP, Device, Uml, add_files
 from tests.guest.vm import VM, Virtfs
+from tests.marks import fetched
 
 NATIVE = "native"
 """The name of the kernel of uml_kernel.py."""
@@ -149,13 +149,8 @@ def loud(pytestconfig: pytest.Config) -> Loud:
     capture: Any = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def run(get: Callable[[], T]) -> T:
-        try:
-            with capture.global_and_fixture_disabled():
-                return get()
-        except FetchError as error:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"cannot be fetched: {error}", pytrace=False)
-            pytest.skip(f"cannot be fetched: {error}")
+        with capture.global_and_fixture_disabled():
+            return fetched(get)
 
     return run
 

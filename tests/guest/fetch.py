@@ -150,10 +150,18 @@ def libvirt_schemas() -> Path:
 
 
 @once
+def busybox() -> Program:
+    """busybox, which is static: the one on PATH, else Debian's."""
+    installed = shutil.which("busybox")
+    command = (installed or f"{tools()}/usr/bin/busybox",)
+    return Program(command, _first_line(command))
+
+
+@once
 def rsync() -> Program:
     """rsync, which many hosts lack."""
     command = _foreign(userland(), "usr/bin/rsync")
-    return Program(command, _output((*command, "--version")).partition("\n")[0])
+    return Program(command, _first_line(command, "--version"))
 
 
 @once
@@ -162,25 +170,76 @@ def inotifywait() -> Program:
     command = _foreign(
         _packages("inotify-tools", "trixie", ("inotify-tools",)), "usr/bin/inotifywait"
     )
-    return Program(command, _output((*command, "--help")).partition("\n")[0])
+    return Program(command, _first_line(command, "--help"))
 
 
 @once
 def vim() -> Program:
     """Debian's smallest vim."""
     command = _foreign(_packages("vim", "trixie", ("vim-tiny",)), "usr/bin/vim.tiny")
-    return Program(command, _output((*command, "--version")).partition("\n")[0])
+    return Program(command, _first_line(command, "--version"))
 
 
 @once
 def tshark() -> Program:
     """Wireshark for the terminal: the one on PATH, else Debian's."""
-    installed = shutil.which("tshark")
+    command = _installed_or_debians("tshark")
+    return Program(command, _first_line(command, "--version"))
+
+
+@once
+def fish() -> Program:
+    """The one on PATH, else Debian's, which finds its functions where they are."""
+    command = _installed_or_debians("fish")
+    if len(command) > 1:
+        functions = Path(command[-1]).parents[1] / "share/fish/functions"
+        command += ("--init-command", f"set --prepend fish_function_path {functions}")
+    return Program(command, _first_line(command, "--version"))
+
+
+@once
+def zsh() -> Program:
+    """The one on PATH, else Debian's, without the modules that it loads when it needs them."""
+    command = _installed_or_debians("zsh")
+    return Program(command, _first_line(command, "--version"))
+
+
+@once
+def groff() -> Program:
+    """groff, or Debian's troff, which groff starts and which understands the same options."""
+    installed = shutil.which("groff")
     if installed:
         command: tuple[str, ...] = (installed,)
     else:
-        command = _foreign(_packages("tshark", "trixie", ("tshark",)), "usr/bin/tshark")
-    return Program(command, _output((*command, "--version")).partition("\n")[0])
+        root = _packages("groff-base", "trixie", ("groff-base",))
+        share = _only(root, "usr/share/groff/1.*")
+        command = _foreign(root, "usr/bin/troff")
+        command += (f"-F{share}/font", f"-M{share}/tmac")
+    return Program(command, _first_line(command, "--version"))
+
+
+@once
+def mandoc() -> Program:
+    """The formatter of manual pages of that name: the one on PATH, else Debian's."""
+    return Program(_installed_or_debians("mandoc"), "")  # it does not say its version
+
+
+@once
+def mmdebstrap() -> Program:
+    """What makes root directories of Debian: the one on PATH, else Debian's. A script for the
+    host's own perl and apt."""
+
+    def make(target: Path) -> None:
+        open_archive("trixie").unpack("trixie", ["mmdebstrap"], target, "mmdebstrap")
+
+    installed, perl = shutil.which("mmdebstrap"), shutil.which("perl")
+    if installed:
+        command: tuple[str, ...] = (installed,)
+    elif perl:
+        command = (perl, str(cache.entry("mmdebstrap", make) / "usr/bin/mmdebstrap"))
+    else:
+        raise FetchError("mmdebstrap needs perl; install the package perl")
+    return Program(command, _first_line(command, "--version"))
 
 
 @once
@@ -281,6 +340,14 @@ def _foreign(root: Path, program: str) -> tuple[str, ...]:
     return (f"{libraries}/ld-linux-x86-64.so.2", "--library-path", libraries, f"{root}/{program}")
 
 
+def _installed_or_debians(name: str) -> tuple[str, ...]:
+    """The words that run a program of the package of its name: the one on PATH, else Debian's."""
+    installed = shutil.which(name)
+    if installed:
+        return (installed,)
+    return _foreign(_packages(name, "trixie", (name,)), f"usr/bin/{name}")
+
+
 def _only(root: Path, *patterns: str) -> Path:
     found = [path for pattern in patterns for path in root.glob(pattern)]
     if len(found) != 1:
@@ -290,6 +357,10 @@ def _only(root: Path, *patterns: str) -> Path:
 
 def _output(command: tuple[str, ...]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _first_line(command: tuple[str, ...], *arguments: str) -> str:
+    return _output((*command, *arguments)).partition("\n")[0]
 
 
 def _qemu_version(command: tuple[str, ...]) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest import fetch
+from tests.marks import fetched
 from tests.system.share import UNSHARE, needs_root
 from vhost9p.changes import lines
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
@@ -85,8 +87,8 @@ AGENTS = {
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     """Starts an agent, after commands that prepare its mount."""
     command = AGENTS[request.param]
-    if subprocess.run(["which", command[0]], capture_output=True, check=False).returncode:
-        pytest.skip(f"there is no {command[0]}")
+    if request.param == "busybox":
+        command = [*fetched(fetch.busybox).command, *command[1:]]
     agents: list[subprocess.Popen[bytes]] = []
 
     def begin(prepare: str) -> Place:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.frontend.daemon import environment
 from tests.guest import fetch
-from tests.guest.apt import FetchError
 from tests.guest.conftest import Boot
 from tests.guest.mounted import Mounted, mounted
+from tests.marks import fetched
 from tests.system.share import SECURITY
 from tests.system.watching import traced
 
@@ -69,10 +69,7 @@ def test_a_capture_is_read_by_wireshark_and_repeated(share: Mounted, tmp_path: P
     assert " 0 replies differ" in done.stdout
     assert (copy / "new/moved").read_bytes() == (share.export / "new/moved").read_bytes()
     shutil.rmtree(copy)
-    try:
-        tshark = fetch.tshark()
-    except FetchError as error:
-        pytest.skip(str(error))
+    tshark = fetched(fetch.tshark)
     decoded = subprocess.run(
         [*tshark.command, "-r", capture, "-T", "fields", "-e", "_ws.col.Protocol",
          "-e", "_ws.col.Info"],

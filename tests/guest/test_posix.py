@@ -66,7 +66,9 @@ class Setup:
 
 ROOT = Setup("passthrough")
 MAPPED = Setup("mapped-file", as_user=True)
-ORDINARY = Setup("none", as_user=True, uid=USER)
+ORDINARY = Setup("none", uid=os.geteuid()) if os.geteuid() else Setup("none", True, USER)
+USUAL = (ORDINARY,) if os.geteuid() else (ROOT, MAPPED)
+"""In `make test`: whoever is not root serves files of his own."""
 SETUPS = {
     "passthrough": ROOT,
     "none": Setup("none"),
@@ -143,7 +145,7 @@ def qemu_fails(vm: VM, case: str) -> bool:
 
 
 @needs_uml
-@setups(ROOT, MAPPED)
+@setups(*USUAL)
 def test_posix_holds(setup: Setup, qemu: Program, loud: Loud, export: Path, tmp_path: Path) -> None:
     """The whole program, for guest root and the users that it turns into, or for a user whose files
     a daemon of the same user serves, without any privilege."""
@@ -180,7 +182,7 @@ def held(boot: Boot, export: Path, setup: Setup, every: int) -> None:
             assert [case for case in failed if not qemu_fails(vm, case)] == []
 
 
-@setups(ROOT, MAPPED, all_of=(ROOT, MAPPED, ORDINARY) if uml_kernel.is_built() else ())
+@setups(*USUAL, all_of=(ROOT, MAPPED, ORDINARY) if uml_kernel.is_built() else ())
 def test_a_share_of_posix_holds_in_qemu(boot: Boot, export: Path, setup: Setup) -> None:
     held(boot, export, setup, EVERY)
 
@@ -188,9 +190,3 @@ def test_a_share_of_posix_holds_in_qemu(boot: Boot, export: Path, setup: Setup) 
 @pytest.mark.full
 def test_all_of_posix_holds_in_qemu(boot: Boot, export: Path) -> None:
     held(boot, export, ROOT, 1)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="is for tests that an ordinary user runs")
-@pytest.mark.newest
-def test_posix_holds_for_the_testers_own_files(boot: Boot, export: Path) -> None:
-    held(boot, export, Setup("none", uid=os.geteuid()), EVERY)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import huge_pages
 from tests.frontend.daemon import ROOT, Daemon, run_cli
 from tests.guest.fetch import Kernel
 from tests.guest.image import Image
@@ -36,7 +37,6 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.cfg"))
 MEMORY_OPTIONS = ("-machine", "-m", "-object")
 """What the configuration says instead of the harness."""
 HUGE_PAGES = 256
-OVERCOMMIT = Path("/proc/sys/vm/nr_overcommit_hugepages")
 
 WAYS = {"one-export": "shell", "read-only": "readconfig", "two-exports": "run"}
 """How QEMU gets its options where it is not from the .cfg file."""
@@ -227,34 +227,14 @@ CHECKS: dict[str, Callable[[Example], None]] = {
 }
 
 
-def free_huge_pages() -> int:
-    """Pages that may be taken without any being set aside."""
-    found = re.search(r"^HugePages_Free:\s+(\d+)$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
-@contextmanager
-def enough_huge_pages() -> Iterator[None]:
-    """Lets pages be made on demand while a guest runs, where none are set aside."""
-    if free_huge_pages() >= HUGE_PAGES:
-        yield
-        return
-    try:
-        before = OVERCOMMIT.read_text()
-        OVERCOMMIT.write_text(str(int(before) + HUGE_PAGES))
-    except OSError as error:
-        pytest.skip(f"needs {HUGE_PAGES} huge pages: {error}")
-    try:
-        yield
-    finally:
-        OVERCOMMIT.write_text(before)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configuration_boots_and_mounts(name: str, kernel: Kernel) -> None:
     with ExitStack() as stack:
         if name == "hugepages":
-            stack.enter_context(enough_huge_pages())
+            try:
+                stack.enter_context(huge_pages.available(HUGE_PAGES))
+            except OSError as error:
+                pytest.skip(f"needs {HUGE_PAGES} huge pages: {error}")
         if said_in(name, "mount -t tmpfs"):
             allowed = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
             if allowed.returncode:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.acls import MASK, OTHERS, OWNER, OWNING_GROUP, set_acl
+from tests.acls import USER as NAMED_USER
 from tests.frontend.client import SET_MODE, SET_SIZE, SET_UID, WRLCK, Client, P9Errno
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import DMDIR, OWRITE, DialectUClient
@@ -234,6 +236,26 @@ def test_what_the_mode_of_a_host_file_refuses(model: str, speaks: type[Client]) 
     with users("--security-model", model, speaks=speaks) as share:
         expected = refused(share)
         assert lines(share.daemon) == expected
+
+
+@needs_root
+@pytest.mark.parametrize("model", MODELS[1:])
+def test_what_the_acl_of_a_host_file_refuses(model: str) -> None:
+    """The host looks at the ACL: of a file that is opened, and of a directory on the way."""
+    entries = {OWNER: 7, OWNING_GROUP: 0, (NAMED_USER, USER): 6, MASK: 5, OTHERS: 7}
+    with users("--security-model", model) as share:
+        set_acl(share.host / "table", entries)
+        set_acl(share.host / "open", {**entries, MASK: 7})
+        table = share.client.walk_to(share.root, b"table")
+        attempt(lambda: share.client.lopen(table, os.O_RDWR))
+        share.client.lopen(table, os.O_RDONLY)
+        attempt(lambda: share.client.walk_to(share.root, b"open", b"entry"))
+        assert lines(share.daemon) == [
+            f"Tlopen '/table', uid 1000: EACCES: {MAY_NOT} read and write it: owner 0:0, mode "
+            f"0757, and its ACL gives user {USER} rw-, its mask leaves at most r-x",
+            f"Twalk '/open/entry', uid 1000: EACCES: {MAY_NOT} search the directory: owner 0:0, "
+            f"mode 0777, and its ACL gives user {USER} rw-",
+        ]
 
 
 @needs_root

@@ -18,6 +18,7 @@ from tests.frontend.daemon import Daemon, worker_of
 from tests.system.share import SECURITY, mounted
 from tests.system.test_upgrade import upgrade
 from tests.system.test_worker_restart import is_served
+from vhost9p.upgrade import SERVE_PATIENCE_S
 
 OTHER = """
 import os, sys
@@ -184,5 +185,5 @@ def test_success_is_reported_only_when_a_worker_has_served(export: Path) -> None
     with Daemon("--path", str(export), *SECURITY, wrapper=other(FAULTY, "go")) as daemon:
         done = upgrade(daemon.pid)
         assert done.returncode == 1
-        assert f": 1 VMs; not served after 10 s: {daemon.socket}" in done.stderr
+        assert f": 1 VMs; not served after {SERVE_PATIENCE_S:g} s: {daemon.socket}" in done.stderr
         daemon.wait_line("the worker ended with status 70, death 2")

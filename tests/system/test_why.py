@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.acls import GROUP, MASK, OTHERS, OWNER, OWNING_GROUP, set_acl
+from tests.acls import USER as NAMED_USER
 from tests.frontend.daemon import Daemon, run_cli
 from tests.system.share import (
     AS_USER,
     IS_ROOT,
     UNSHARE,
     USER,
+    USER_GROUP,
     needs_root,
     skip_without_namespaces,
 )
@@ -315,3 +318,102 @@ def test_what_is_immutable(place: Place) -> None:
         subprocess.run(["chattr", "-i", str(place.export / "file")], check=True)
     assert found[1] == "write: no: it is immutable on the host (chattr -i)"
     assert found[4] == "delete: no: it is immutable on the host (chattr -i)"
+
+
+# ---- ACLs of the host ----------------------------------------------------------------------------
+
+
+def asked_by_user(place: Place, path: str) -> list[str]:
+    """What an ordinary user's daemon would say of guest root."""
+    _, found = place.ask(path, wrapper=AS_USER, config="multidevs: remap\n")
+    return found
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({(NAMED_USER, USER): 4}, "its ACL gives user 65534 r--"),
+        (
+            {(NAMED_USER, USER): 6, MASK: 4},
+            "its ACL gives user 65534 rw-, its mask leaves at most r--",
+        ),
+        ({(GROUP, USER_GROUP): 4}, "its ACL gives group 65534 r--"),
+        ({(GROUP, 7): 6, OTHERS: 4}, "its ACL gives others r--"),
+    ],
+)
+def test_the_hosts_acl_refuses_the_daemon(
+    place: Place, entries: dict[tuple[int, int], int], said: str
+) -> None:
+    """What it gives, it gives: reading is allowed although the mode alone would not let others."""
+    file = place.export / "file"
+    set_acl(file, {OWNER: 6, OWNING_GROUP: 4, MASK: 6, OTHERS: 0, **entries})
+    mode = file.stat().st_mode & 0o777
+    found = asked_by_user(place, "/file")
+    assert "read: yes" in found
+    refused = f"write: no: the daemon's user {USER} may not write to it"
+    assert f"{refused}: owner 0:0, mode {mode:04o}, and {said}" in found
+
+
+@needs_root
+def test_an_acl_lets_who_is_in_several_of_its_groups_do_what_one_may(place: Place) -> None:
+    file = place.export / "file"
+    os.chown(file, 0, USER_GROUP)
+    set_acl(file, {OWNER: 6, OWNING_GROUP: 0, (GROUP, USER_GROUP): 6, MASK: 6, OTHERS: 0})
+    found = asked_by_user(place, "/file")
+    assert "read: yes" in found and "write: yes" in found
+
+
+@needs_root
+def test_an_acl_with_an_empty_mask_does_not_count(place: Place) -> None:
+    """Then the kernel goes by the mode, even for a user whom the ACL names."""
+    file = place.export / "file"
+    set_acl(file, {OWNER: 6, (NAMED_USER, USER): 6, OWNING_GROUP: 0, MASK: 0, OTHERS: 4})
+    found = asked_by_user(place, "/file")
+    assert "read: yes" in found
+    assert (
+        f"write: no: the daemon's user {USER} may not write to it: owner 0:0, mode 0604, and its "
+        "ACL does not count, since its mask is ---"
+    ) in found
+
+
+@needs_root
+def test_a_directorys_acl_decides_about_its_entries(place: Place) -> None:
+    set_acl(
+        place.export / "dir", {OWNER: 7, (NAMED_USER, USER): 0, OWNING_GROUP: 5, MASK: 5, OTHERS: 5}
+    )
+    (place.export / "dir" / "entry").write_bytes(b"")
+    assert asked_by_user(place, "/dir/entry")[-1] == (
+        f"not reached: '/dir': the daemon's user {USER} may not search the directory: owner 0:0, "
+        f"mode 0755, and its ACL gives user {USER} ---"
+    )
+
+
+def test_acls_are_shown_with_the_files_that_have_them(place: Place) -> None:
+    entries = {OWNER: 7, (NAMED_USER, 12): 5, OWNING_GROUP: 5, MASK: 5, OTHERS: 0}
+    set_acl(place.export / "dir", entries)
+    set_acl(place.export / "dir", {**entries, MASK: 1}, default=True)
+    _, found = place.ask("/dir")
+    assert found[1].endswith(
+        "; ACL owner rwx, user 12 r-x, owning group r-x, mask r-x, others ---; default ACL, which "
+        "new files get: owner rwx, user 12 r-x, owning group r-x, mask --x, others ---"
+    )
+
+
+def test_a_guest_with_posixacl_goes_by_the_acl(place: Place) -> None:
+    set_acl(
+        place.export / "file", {OWNER: 6, (NAMED_USER, 12): 6, OWNING_GROUP: 0, MASK: 4, OTHERS: 0}
+    )
+    refused = "the guest's user 12 may not {}: owner {}:{}, mode 0640, as the guest sees it"
+    own = ME, os.getegid()
+    read, write = place.verdicts("/file", "--uid", "12", "--gid", "99999")[:2]
+    assert read == "read: no: " + refused.format("read it", *own) + (
+        "; its ACL gives user 12 rw-, its mask leaves at most r--, if the guest mounts with "
+        "posixacl"
+    )
+    assert write == "write: no: " + refused.format("write to it", *own)
+
+
+def test_an_attribute_that_is_no_acl_is_not_shown(place: Place) -> None:
+    _, found = place.ask("/file")
+    assert "ACL" not in found[1]

@@ -11,7 +11,7 @@ from typing import Any
 from vhost9p.control import Object, client, shapes
 from vhost9p.control.client import ControlError
 from vhost9p.errors import EXIT_FAILURE
-from vhost9p.escapes import to_json
+from vhost9p.escapes import name_bytes, to_json
 from vhost9p.log_record import one_line
 from vhost9p.output import say
 
@@ -37,6 +37,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+NAMES = {"config", "socket", "sockets", "path"}
+"""Keys of names of files."""
+
+
+def _with_names(found: Any) -> Any:
+    """Makes bytes of what names files, for to_json."""
+    if isinstance(found, list):
+        return [*map(_with_names, found)]
+    if not isinstance(found, dict):
+        return found
+    return {
+        key: _as_bytes(value) if key in NAMES else _with_names(value)
+        for key, value in found.items()
+    }
+
+
+def _as_bytes(name: Any) -> Any:
+    if isinstance(name, list):
+        return [*map(_as_bytes, name)]
+    return name_bytes(name) if isinstance(name, str) else name
+
+
 def run(options: argparse.Namespace) -> int:
     """Prints what the daemons say; returns the exit code."""
     try:
@@ -58,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         for vm in daemon[1:]:
             _add_usage(vm)
     if options.json:
-        print(to_json([{**head, "vms": vms} for head, *vms in found], indent=2))
+        print(to_json([{**head, "vms": _with_names(vms)} for head, *vms in found], indent=2))
     elif found:
         print("\n\n".join("\n".join(_lines(head, vms)) for head, *vms in found))
     return code

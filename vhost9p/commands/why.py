@@ -2,13 +2,12 @@
 (verdicts.py)."""
 
 import argparse
-import os
 from dataclasses import asdict
 
 from vhost9p.cli_parser import typed
 from vhost9p.config_values import ID_MAX, parse_number
 from vhost9p.errors import EXIT_FAILURE, UserError
-from vhost9p.escapes import to_json, unescape
+from vhost9p.escapes import name_bytes, to_json, unescape
 from vhost9p.log_record import one_line
 
 SUMMARY = "say what a guest may do with a path, and why not"
@@ -47,9 +46,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.config}: {what}; choose one by --tag: {tags}")
     (device,) = devices
     inspector = verdicts.Inspector(device, options.uid, options.gid)
-    answer = inspector.ask(os.fsencode(unescape(options.path)))
+    path = name_bytes(unescape(options.path))
+    answer = inspector.ask(path)
     if options.json:
-        said = {"tag": device.tag, "path": options.path, "uid": options.uid, "gid": options.gid}
+        said = {"tag": device.tag, "path": path, "uid": options.uid, "gid": options.gid}
         print(to_json({**said, "allowed": answer.is_allowed, **asdict(answer)}, indent=2))
     else:
         print(*map(one_line, verdicts.lines(answer)), sep="\n")

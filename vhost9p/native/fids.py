@@ -142,6 +142,10 @@ class Fid:
         check(lib.v9_fid_sync(self._device, self.handle))
 
 
+FACTS_ASK = 2**64 - 1
+"""V9_FACTS_ASK."""
+
+
 class Facts(NamedTuple):
     """What is known of a file of the host without asking a server for it."""
 
@@ -151,18 +155,23 @@ class Facts(NamedTuple):
     gid: int = 0
     attributes: int = 0
     """STATX_ATTR_* (statx(2))."""
+    acl: bytes | None = None
+    """The attribute of its access ACL, empty without one; None: not known."""
 
     @classmethod
     def of(cls, native: Any) -> Self:
         """From the C struct."""
-        known, *others = (native.known, native.mode, native.uid, native.gid, native.attributes)
-        return cls(bool(known), *others)
+        if not native.known:
+            return cls(known=False)
+        size = native.acl_size
+        acl = None if size < 0 else bytes(ffi.buffer(native.acl, size))
+        return cls(True, native.mode, native.uid, native.gid, native.attributes, acl)
 
 
 def facts_of(fd: int) -> Facts:
-    """What is known of the file of a descriptor."""
+    """What is known of the file of a descriptor, and what its server has to be asked for."""
     out = ffi.new("struct v9_file_facts *")
-    lib.v9_file_facts(fd, out)
+    lib.v9_file_facts(fd, FACTS_ASK, out)
     return Facts.of(out)
 
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 from vhost9p.config import ExportConfig
 from vhost9p.native.fids import Facts
 from vhost9p.native.refusals import Refusal, Why
+from vhost9p.policy import acl
 from vhost9p.policy.rights import (
     CAP_DAC_OVERRIDE,
     CAP_DAC_READ_SEARCH,
@@ -72,6 +73,12 @@ def mode_allows(
     return _bits(mode, *owner, user, groups) & need == need
 
 
+def acl_of(file: Facts) -> acl.Acl | None:
+    """The ACL by which the host decides; None if it decides by the mode. So it does where the mask,
+    which the mode shows as the group's, is empty (acl_permission_check in Linux's fs/namei.c)."""
+    return acl.parse(file.acl) if file.acl and file.mode & stat.S_IRWXG else None
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """Who serves, as the host sees it."""
@@ -105,9 +112,15 @@ class Daemon:
         )
 
     def may(self, file: Facts, act: Act) -> bool:
-        """Whether the file's mode, or privilege, lets it act. ACLs and security modules of the host
-        may say otherwise."""
-        if mode_allows(file.mode, (file.uid, file.gid), self.uid, self.groups, act):
+        """Whether the file's ACL or mode, or privilege, lets it act. Security modules of the host
+        may say otherwise, and an ACL that is not known."""
+        owner = (file.uid, file.gid)
+        if found := acl_of(file):
+            if acl.allows(
+                found, acl.applying(found, owner, self.uid, self.groups), NEEDED.get(act, 0)
+            ):
+                return True
+        elif mode_allows(file.mode, owner, self.uid, self.groups, act):
             return True
         need, is_dir = NEEDED.get(act, 0), stat.S_ISDIR(file.mode)
         if self.has(CAP_DAC_OVERRIDE, file):
@@ -122,6 +135,16 @@ class Daemon:
         owner = "another user" if stranger else f"{file.uid}:{file.gid}"
         return f"owner {owner}, mode {stat.S_IMODE(file.mode):04o}"
 
+    def rights_of(self, file: Facts) -> str:
+        """The owner and the mode of a file, and what its ACL has to do with it."""
+        found, owner = acl_of(file), self.owner_of(file)
+        if file.acl and not file.mode & stat.S_IRWXG:
+            return f"{owner}, and its ACL does not count, since its mask is ---"
+        if not found or file.uid == self.uid:
+            return owner
+        deciding = acl.applying(found, (file.uid, file.gid), self.uid, self.groups)
+        return f"{owner}, and its ACL {acl.gives(found, deciding)}"
+
     def __str__(self) -> str:
         return f"the daemon's user {self.uid}"
 
@@ -133,11 +156,12 @@ def _no_access(daemon: Daemon, file: Facts, act: Act) -> str:
     if not file.known:
         return f"the host does not let {daemon} {act}"
     if daemon.may(file, act):
+        its_acl = "its ACL, at " if file.acl is None else ""
         return (
             f"the host does not let {daemon} {act}, although the {daemon.owner_of(file)} would: "
-            "look at its ACL, at security modules, and at the file server"
+            f"look at {its_acl}security modules, and at the file server"
         )
-    return f"{daemon} may not {act}: {daemon.owner_of(file)}"
+    return f"{daemon} may not {act}: {daemon.rights_of(file)}"
 
 
 def flags_problem(file: Facts, act: Act) -> str | None:

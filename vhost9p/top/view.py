@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vhost9p.escapes import escape
+from vhost9p.escapes import escape, name_bytes
 from vhost9p.log_record import one_line
 from vhost9p.top.sample import DeviceRate, Latencies, TypeRate
 from vhost9p.top.watch import Seen
@@ -203,11 +203,11 @@ def as_plain(shown: Shown, sort: str) -> dict[str, Any]:
         "devices": [_plain(each) for each in sorted(shown.devices, key=SORTS[sort])],
         "watched": {"requests": seen.requests, "omitted": seen.omitted},
         "files": [
-            {"vm": vm, "tag": tag, "path": path, "requests": count,
+            {"vm": vm, "tag": tag, "path": name_bytes(path), "requests": count,
              "bytes": seen.bytes[vm, tag, path]}
             for (vm, tag, path), count in seen.files.most_common(100)
         ],
-        "slowest": [each._asdict() for each in seen.slowest],
+        "slowest": [{**each._asdict(), "path": name_bytes(each.path)} for each in seen.slowest],
         "problems": [*shown.problems, *seen.problems],
     }  # fmt: skip
 

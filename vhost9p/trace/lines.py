@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from vhost9p.escapes import quoted, to_json
+from vhost9p.escapes import name_bytes, quoted, to_json
 from vhost9p.log_record import one_line
 from vhost9p.p9.codec import Qid
 from vhost9p.trace.events import ENTRIES, Event
@@ -141,7 +141,7 @@ def as_json(event: Event) -> str:
         "tag": event.request.tag,
         "fid": event.fid,
         "uid": record.uid,
-        "paths": event.paths,
+        "paths": [*map(name_bytes, event.paths)],
         "errno": event.error or None,
         "request": _plain(event.request),
         "reply": _plain(event.reply),
@@ -165,4 +165,4 @@ def _plain_value(value: Any) -> Any:
         return value._asdict()
     if isinstance(value, tuple):
         return [_plain_value(each) for each in value]
-    return os.fsdecode(value) if isinstance(value, bytes) else value
+    return value

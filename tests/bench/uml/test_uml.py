@@ -16,8 +16,7 @@ from tests.bench.uml.counting import Count, Requests
 from tests.bench.uml.jobs import Job
 from tests.bench.uml.setup import PAIRS, Sample
 from tests.guest import fetch
-from tests.guest.apt import FetchError
-from tests.marks import needs_root, needs_uml
+from tests.marks import fetched, needs_root, needs_uml
 
 
 @needs_root
@@ -43,10 +42,7 @@ def test_every_job_runs_natively(
 ) -> None:
     """On both servers, with every pair of cache modes; and its requests are counted. Outside of the
     full matrix one job stands for all."""
-    try:
-        fetch.virtiofsd(), fetch.rsync()
-    except FetchError as error:
-        pytest.skip(f"what the benchmark compares or runs cannot be had: {error}")
+    fetched(fetch.virtiofsd), fetched(fetch.rsync)
     if part == "create":
         part = "tree"
         alone = [job for job in jobs.tree(jobs.SHORT) if job.title == "create"]

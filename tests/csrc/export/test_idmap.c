@@ -1,4 +1,4 @@
-// sources: export/idmap.c base/refusal.c
+// sources: export/idmap.c base/proc.c base/refusal.c
 /*
  * Id maps: to whom on the host belongs what an id of the guest creates.
  */

@@ -1,4 +1,4 @@
-// sources: export/qidmap.c base/refusal.c
+// sources: export/qidmap.c base/proc.c base/refusal.c
 /*
  * The qid map: what lookups say, growth and its memory, forgetting devices, readers beside a
  * writer, and a successor that maps what a killed process has left.

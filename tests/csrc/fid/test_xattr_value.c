@@ -1,4 +1,4 @@
-// sources: fid/xattr_value.c base/arena.c base/refusal.c
+// sources: fid/xattr_value.c base/arena.c base/proc.c base/refusal.c
 /*
  * Values of extended attributes: read, written from front to back, and counted.
  */

@@ -1,4 +1,4 @@
-// sources: quota/quota.c quota/change.c quota/fitting.c quota/usage.c base/refusal.c
+// sources: quota/quota.c quota/change.c quota/fitting.c quota/usage.c base/proc.c base/refusal.c
 /*
  * Quotas: usage equals what the host says, whatever races; limits hold to the byte where the file
  * system allocates whole blocks and nothing else.

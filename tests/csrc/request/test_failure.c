@@ -1,4 +1,4 @@
-// sources: request/failure.c base/refusal.c base/token_bucket.c
+// sources: request/failure.c base/proc.c base/refusal.c base/token_bucket.c
 /*
  * Which failed requests are reported to Python, and how many.
  */
@@ -10,6 +10,8 @@
 
 #include "base/refusal.h"
 #include "check.h"
+
+static struct v9_file_facts denied;
 
 enum { BURST = 5 };
 
@@ -41,7 +43,7 @@ SET_UP()
     dev.exports[0] = &ex;
     CHECK(v9_export_report_failures(&ex, &conf) == 0);
     CHECK(v9_failures_are_reported(&dev));
-    v9_refusal_begin();
+    v9_refusal_begin(&denied);
 }
 
 TEAR_DOWN()
@@ -72,7 +74,7 @@ TEST(hidden_name_is_reported)
 
 TEST(walk_that_ends_early_is_reported)
 {
-    v9_refusal_of_walk(EACCES, 1, -1);
+    v9_refusal_of_walk(EACCES, 1, -1, 0);
     v9_failure_report(&dev, &r, 22, &worker);
     CHECK(reported.calls == 1 && reported.error == EACCES);
 }

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, Client
 from tests.frontend.daemon import Daemon
 from tests.frontend.dialect_u import ORDWR, DialectUClient
@@ -28,6 +30,8 @@ from tests.system.share import (
 
 MODELS = (SECURITY[1], "mapped-xattr", "mapped-file")
 GONE = (errno.ENOENT, errno.ENOTDIR)
+in_9p2000_l = pytest.mark.parametrize("edits", ["L"], indirect=True)
+"""For a test of what 9P2000.u has no request for."""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from tests.frontend.client import SET_MODE, SET_SIZE, UNLCK, WRLCK
 from tests.frontend.dialect_u import ORDWR, DialectUClient
-from tests.system.host_edits.edits import Edits
+from tests.system.host_edits.edits import Edits, in_9p2000_l
 from tests.system.share import fails
 
 
@@ -146,10 +146,9 @@ def test_setting_attributes_changes_the_file_that_has_the_name(edits: Edits) -> 
     assert os.stat(kept).st_size == 3
 
 
+@in_9p2000_l
 def test_links_xattrs_and_renames_reach_the_file_that_has_the_name(edits: Edits) -> None:
     client = edits.client
-    if isinstance(client, DialectUClient):
-        pytest.skip("9P2000.u has no such requests")
     edits.mkdir("d")
     edits.put("d/f", "one")
     above, fid = edits.walk("d"), edits.walk("d/f")
@@ -213,9 +212,8 @@ def test_a_created_file_stays_and_its_clone_follows_the_name(edits: Edits) -> No
     assert edits.cat(named) == "two"
 
 
+@in_9p2000_l
 def test_a_lock_stays_with_the_open_file(edits: Edits) -> None:
-    if isinstance(edits.client, DialectUClient):
-        pytest.skip("9P2000.u has no locks")
     client = edits.client
     edits.put("f", "one")
     opened = edits.open(edits.walk("f"), write=True)

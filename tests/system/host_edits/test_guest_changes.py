@@ -15,6 +15,7 @@ from tests.system.host_edits.edits import (
     covered,
     guest_removes,
     guest_renames,
+    in_9p2000_l,
     mount_point,
 )
 from tests.system.share import fails, needs_root
@@ -71,9 +72,8 @@ def test_a_fid_follows_the_guests_renames_of_directories_above(edits: Edits) -> 
         edits.is_gone(fid)
 
 
+@in_9p2000_l
 def test_a_fid_follows_the_guests_move_to_another_directory(edits: Edits) -> None:
-    if isinstance(edits.client, DialectUClient):
-        pytest.skip("9P2000.u has no such request")
     client = edits.client
     edits.mkdir("a")
     edits.mkdir("b")
