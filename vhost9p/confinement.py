@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from vhost9p import host
+from vhost9p import host, procfs
 from vhost9p.config import Config, DeviceConfig, ExportConfig, Level
 from vhost9p.native import sandbox
 from vhost9p.native.sandbox import Entered, Mount, SandboxError
@@ -138,4 +138,4 @@ def _files(config: Config) -> Iterator[tuple[str, bool]]:
             yield export.place or export.path, not export.readonly
         if device.keeps_state:
             yield device.state_dir, True
-    yield "/proc", False
+    yield procfs.path("."), False
