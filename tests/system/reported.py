@@ -59,6 +59,13 @@ def watchers(daemon: Daemon) -> list[int]:
     return children(daemon.pid, "vhost9p-watcher")
 
 
+def watcher_of(daemon: Daemon) -> int:
+    """The process that watches; waits until it alone is left, since another one follows where
+    mounts have changed. Raises DaemonError."""
+    daemon.wait_until(lambda: len(watchers(daemon)) == 1, "not one process watches")
+    return watchers(daemon)[0]
+
+
 @contextmanager
 def reported(daemon: Daemon) -> Iterator[list[Reported]]:
     """What is reported of each device with notify, from when it is watched."""

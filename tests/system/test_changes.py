@@ -24,7 +24,7 @@ from tests.frontend.daemon import Daemon, is_alive
 from tests.frontend.deaths import kill
 from tests.frontend.machine import Machine
 from tests.system.reloads.site import Site
-from tests.system.reported import Reported, reported, watchers
+from tests.system.reported import Reported, reported, watcher_of, watchers
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_keeper_death import lose_keeper
 from tests.system.test_listed_mounts import Inside
@@ -164,7 +164,7 @@ def test_a_write_without_end_costs_few_lines(export: Path) -> None:
 def test_events_that_the_kernel_has_lost(export: Path) -> None:
     """While the watcher cannot read: the guest hears of it, and nothing later is lost."""
     with watched(export) as (share, lines):
-        (watcher,) = watchers(share.daemon)
+        watcher = watcher_of(share.daemon)
         limit = int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text())
         os.kill(watcher, signal.SIGSTOP)
         try:
@@ -349,7 +349,7 @@ def test_a_path_that_leads_elsewhere_by_now(export: Path, level: str) -> None:
     with watched(export, "--sandbox", level) as (share, lines):
         export.rename(moved)
         export.mkdir(mode=0o777)
-        (watcher,) = watchers(share.daemon)
+        watcher = watcher_of(share.daemon)
         kill(watcher)
         lines.until(b"overflow")
         (export / "wrong").touch()
@@ -393,7 +393,7 @@ def test_mounts_below_an_export(export: Path, level: str) -> None:
 def test_a_watcher_that_dies_is_followed_by_another(export: Path) -> None:
     with watched(export) as (share, lines):
         for _ in range(2):
-            (watcher,) = watchers(share.daemon)
+            watcher = watcher_of(share.daemon)
             kill(watcher)
             lines.until(b"overflow")
             lines.forget()
@@ -411,12 +411,12 @@ def test_a_keeper_that_dies(export: Path) -> None:
         lines.until(b"created f")
         share.client.clunk(share.client.create(share.root, b"g"))
         assert b"created g" not in all_until_now(lines, export)
-        assert len(watchers(share.daemon)) == 1
+        watcher_of(share.daemon)
 
 
 def test_an_upgrade_goes_on_with_the_same_ring(export: Path) -> None:
     with watched(export) as (share, lines):
-        (before,) = watchers(share.daemon)
+        before = watcher_of(share.daemon)
         upgraded(share.daemon)
         lines.until(b"overflow")
         assert not is_alive(before)
@@ -428,7 +428,7 @@ def test_it_ends_with_main(export: Path) -> None:
     daemon = serve(export, "--notify").start()
     try:
         with reported(daemon):
-            pidfd = os.pidfd_open(*watchers(daemon))
+            pidfd = os.pidfd_open(watcher_of(daemon))
         daemon.die()
         assert select.select([pidfd], [], [], PATIENCE)[0]
         os.close(pidfd)
@@ -441,7 +441,7 @@ def test_it_ends_with_main(export: Path) -> None:
 
 def test_the_watcher_keeps_one_right(export: Path) -> None:
     with watched(export) as (share, _):
-        (watcher,) = watchers(share.daemon)
+        watcher = watcher_of(share.daemon)
         status = dict(
             line.split(":\t", 1)
             for line in Path(f"/proc/{watcher}/status").read_text().splitlines()

@@ -17,7 +17,7 @@ import pytest
 
 from tests.frontend import PATIENCE
 from tests.frontend.daemon import Daemon
-from tests.system.reported import Reported, reported, watchers
+from tests.system.reported import Reported, reported, watcher_of
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_hung_files import hanging
 from tests.system.test_listed_mounts import Inside
@@ -195,7 +195,7 @@ def test_another_file_system_in_the_same_place(export: Path) -> None:
         lines.until(b"overflow")
         inside.run("touch", "m/f")
         lines.until(b"created m/f")
-        (watcher,) = watchers(daemon)
+        watcher = watcher_of(daemon)
         os.kill(watcher, signal.SIGSTOP)
         inside.umount("m")
         inside.mount("m")
@@ -214,7 +214,7 @@ def test_a_file_system_that_hangs_is_left_out(export: Path) -> None:
             daemon.wait_line("not reported to the guest: gone: it hangs")
             (export / "f").write_bytes(b"")
             lines.until(b"created f")
-            (watcher,) = watchers(daemon)
+            watcher = watcher_of(daemon)
             lines.forget()
             os.kill(watcher, signal.SIGKILL)
             lines.until(b"overflow")  # which stands for what comes before the next one watches
@@ -233,7 +233,7 @@ def test_what_hangs_leaves_no_process_behind_at_each_mount(export: Path) -> None
     with hanging(export, None, "--notify", what="opening") as hung:
         (export / "m").mkdir()
         with reported(hung.share.daemon) as (lines,), Inside(hung.share) as inside:
-            (watcher,) = watchers(hung.share.daemon)
+            watcher = watcher_of(hung.share.daemon)
             title = title_of(watcher)  # which names the VM
             for _ in range(8):
                 inside.mount("m")
