@@ -31,6 +31,7 @@ def test_too_many_open_files_are_a_problem_of_the_file(tmp_path: Path) -> None:
         prepared, listeners, trees = preparation.result()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert prepared.problems == ("vm: its file cannot be taken up: Too many open files",)
+    (problem,) = prepared.problems
+    assert problem.startswith("vm: its file cannot be taken up: Too many open files; raise ")
     assert not listeners and not trees
     assert os.listdir("/proc/self/fd") == before

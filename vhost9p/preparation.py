@@ -92,7 +92,8 @@ class Preparation:
         except (EOFError, pickle.UnpicklingError):  # it was killed, or met a fault, which it logged
             return self._failed("the check of its file has died")
         if not self._is_whole:
-            return self._failed(f"its file cannot be taken up: {os.strerror(errno.EMFILE)}")
+            why = f"{os.strerror(errno.EMFILE)}; raise ulimit -n (LimitNOFILE= in a service)"
+            return self._failed(f"its file cannot be taken up: {why}")
         if prepared.plan:
             return prepared, [], self._fds
         devices = prepared.config.devices if prepared.config else ()
