@@ -135,12 +135,6 @@ class Tracer:
             for found in reader.read():
                 yield (source, found) if isinstance(found, Lost) else event_of(source, found)
 
-    def lost_at_end(self) -> Iterator[tuple[Source, int]]:
-        """Yields how many requests of each device were recorded, and have not been taken."""
-        for source, reader in self._read_from():
-            if count := reader.lost_at_end():
-                yield source, count
-
     def _attach_again(self) -> Iterator[None]:
         """Yields between attempts. Raises ControlError, OSError."""
         deadline = time.monotonic() + RETRY_S

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.frontend import PATIENCE
 from tests.frontend.client import LOCK_BLOCK, WRLCK, Client, P9Errno
 from tests.frontend.daemon import Daemon, environment, run_cli
 from tests.frontend.deaths import kill
@@ -197,6 +198,18 @@ def test_nothing_is_recorded_after_the_tracer(share: Share, tmp_path: Path, numb
     with traced(share.daemon, tmp_path) as tracer:
         read_file(share)
         assert len(shown(share, tracer)) == 4
+
+
+def test_what_was_recorded_before_the_end_is_shown(share: Share, tmp_path: Path) -> None:
+    """A person who ends the trace has just seen the guest do it."""
+    with traced(share.daemon, tmp_path) as tracer:
+        tracer.process.send_signal(signal.SIGSTOP)
+        read_file(share)
+        tracer.process.send_signal(signal.SIGINT)
+        tracer.process.send_signal(signal.SIGCONT)
+        assert tracer.process.wait(PATIENCE) == 0
+    asked = [line.split()[3] for line in tracer.text.splitlines()]
+    assert asked == ["Twalk", "Tlopen", "Tread", "Tclunk"]
 
 
 def test_a_trace_goes_on_with_the_next_worker(share: Share, tmp_path: Path) -> None:

@@ -135,9 +135,13 @@ def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output", stop
         options.slower,
     )
     left = options.count or -1
+    is_last = False
     for seen in tracer.events():
         if seen is None:
             output.flush()
+            if is_last:
+                return
+            is_last = stop.is_asked
         elif isinstance(seen, Gap):
             say(f"the daemon was replaced: {seen.seconds:.1f} s were not recorded")
         elif not isinstance(seen, Event):
@@ -145,14 +149,15 @@ def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output", stop
         elif options.device in (None, seen.source.tag) and wanted.takes(seen):
             output.write(seen)
             left -= 1
-        if stop.is_asked or not left:
-            return
+            if not left:
+                return
     say(f"{tracer.vm} has ended")
 
 
 class _Stop:
-    """Takes the signals to stop. The first one ends the trace between two requests, so that a
-    capture is whole; one more, as while nobody reads the output, ends the process at once."""
+    """Takes the signals to stop. After the first one what was recorded before it is shown, so that
+    a capture has what a person has just seen the guest do; one more, as while nobody reads the
+    output, ends the process at once."""
 
     def __init__(self) -> None:
         self.is_asked = False

@@ -72,6 +72,7 @@ class Reader:
         self._map = mmap.mmap(fd, SIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=SIZE * device)
         self._memory = ffi.from_buffer(self._map)
         self._position = ffi.new("uint64_t *")
+        self._end = ffi.new("uint64_t *")
         self._out = ffi.new("uint8_t[]", lib.V9_TRACE_RECORD_MAX)
         self._records = ffi.new("uint64_t *")
         lib.v9_trace_end_of(self._memory, self._position, self._records)
@@ -83,8 +84,10 @@ class Reader:
         self._map.close()
 
     def read(self) -> Iterator[Record | Lost]:
-        """Yields what has come since the last time."""
-        while (size := lib.v9_trace_read(self._memory, self._position, self._out)) != 0:
+        """Yields what has come since the last time, and ends although more may come meanwhile."""
+        lib.v9_trace_end_of(self._memory, self._end, self._records)
+        while self._position[0] < self._end[0]:
+            size = lib.v9_trace_read(self._memory, self._position, self._out)
             if size == -errno.ESTALE:
                 return  # the number of the next record says how many there were
             record = _record(bytes(ffi.buffer(self._out, size)))
