@@ -26,13 +26,20 @@ from tests.system.pair import Pair, two_guests
 from tests.system.share import SECURITY, Share, mounted
 
 
-@pytest.fixture(scope="session")
-def scratch() -> Iterator[Path]:
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
     """A directory on a real file system, readable by all, away from pytest's own."""
     path = Path(tempfile.mkdtemp(prefix="v9-exports-"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def scratch() -> Iterator[Path]:
+    """A directory of the module's own: what a test leaves is in no other module's way."""
+    with directory() as path:
+        yield path
 
 
 @pytest.fixture
@@ -91,11 +98,12 @@ class Common:
 
 
 @pytest.fixture(scope="session")
-def common(scratch: Path) -> Iterator[Common]:
+def common() -> Iterator[Common]:
     """The daemon of the tests that need no options of their own."""
-    common = Common(scratch / "common", *SECURITY, "--multidevs", "remap")
-    yield common
-    common.stop()
+    with directory() as path:
+        common = Common(path / "common", *SECURITY, "--multidevs", "remap")
+        yield common
+        common.stop()
 
 
 @pytest.fixture
@@ -144,7 +152,7 @@ def frontend(bare: Machine) -> Frontend:
 
 
 @pytest.fixture
-def second(common: Common, scratch: Path, share: Share) -> Iterator[Share]:
+def second(common: Common, share: Share) -> Iterator[Share]:
     """A second guest on the same directory: another daemon that is told to share the export."""
     args = ["--path", str(common.export), *SECURITY, "--multidevs", "remap", "--force"]
     with Daemon(*args) as daemon, mounted(daemon, common.export, share.host.name) as other:

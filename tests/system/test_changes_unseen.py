@@ -59,7 +59,7 @@ def test_what_the_directory_of_notices_covers(export: Path) -> None:
 
 def test_paths_that_are_too_long(export: Path) -> None:
     """Elsewhere, where any user may make one: that is no reason for an overflow."""
-    outside = export.with_name("outside")
+    outside = export.with_name(f"{export.name}-outside")
     with watched(export) as (_, lines), inside_of_a_long_path(outside) as folder:
         os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
         assert all_until_now(lines, export) == []
