@@ -143,7 +143,7 @@ def test_a_line_for_journald_has_what_it_concerns(journald: socket.socket) -> No
     output.say("no room\n<3>forged", logging.WARNING, vm="web\nVM=other")
     fields = parsed(journald.recv(65536))
     assert fields["MESSAGE"] == "no room\\n<3>forged"
-    assert (fields["VM"], fields["PRIORITY"]) == ("web\\nVM=other", "4")
+    assert (fields["VM"], fields["PRIORITY"]) == ("web\\x0aVM=other", "4")
 
 
 def test_nobody_waits_for_a_journald_that_does_not_read(journald: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import select
@@ -12,9 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from vhost9p.config import Config, DeviceConfig, ExportConfig
+from vhost9p.escapes import unescape
 from vhost9p.log_format import Form
 from vhost9p.log_pipe import BURST, LINE_MAX, LINE_UNIT, LogPipe, Origin
-from vhost9p.log_record import GROUP, RECORD, UNIT, Record
+from vhost9p.log_record import GROUP, RECORD, UNIT, Record, about
 
 ONE = DeviceConfig((ExportConfig("/srv/one"),), socket="/run/one.sock", tag="one")
 TWO = DeviceConfig(
@@ -54,6 +56,18 @@ def test_the_log_ends_with_the_last_who_writes(pipe: LogPipe) -> None:
 def test_what_is_no_text_is_escaped(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:
     said = relayed(pipe, capsys, b"\x1b[31mred\rx\xff \\x1b y\n")
     assert said == "vhost9p: \\x1b[31mred\\rx\\xff \\x1b y\n"
+
+
+def test_names_in_fields_lead_back_to_their_bytes() -> None:
+    paths = [os.fsdecode(path) for path in (b"/srv/\xff", b"/srv/\\xff")]
+    device = DeviceConfig(tuple(map(ExportConfig, paths)), socket="/run/\\x41", tag="one")
+    for path in paths:
+        log_record = logging.makeLogRecord({"msg": "text", "levelno": 30, **about(export=path)})
+        said = Record.from_line(Record.of(log_record).to_line().removeprefix(RECORD))
+        assert said
+        signed = Origin("vm", lambda: Config((device,))).sign(said)
+        assert unescape(signed.fields["export"]) == path
+        assert unescape(signed.fields["socket"]) == device.socket
 
 
 def test_a_line_without_an_end_is_broken(pipe: LogPipe, capsys: pytest.CaptureFixture[str]) -> None:

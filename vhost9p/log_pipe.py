@@ -17,8 +17,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from vhost9p.config import Config
+from vhost9p.config import Config, DeviceConfig
+from vhost9p.escapes import escape
 from vhost9p.line_rate import LineRate
 from vhost9p.log_record import GROUP, RECORD, Record, one_line
 from vhost9p.output import write
@@ -53,30 +55,40 @@ class Origin:
     def sign(self, record: Record) -> Record:
         """Enters which VM, device and socket it concerns, and leaves out what the VM has not."""
         said = record.fields
-        fields = {"vm": self.name}
+        fields = {"vm": escape(self.name)}
         devices = [
-            each
-            for each in self.config().devices
-            if said.get("socket", each.place) == each.place
-            and said.get("device", each.tag) == each.tag
+            names
+            for names in map(_names_of, self.config().devices)
+            if all(said.get(field, name) == name for field, name in names.fields.items())
         ]
         if len(devices) == 1:
-            fields |= {"device": devices[0].tag, "socket": devices[0].place}
-            exports = [each.name or each.path for each in devices[0].exports]
-            only = exports[0] if len(exports) == 1 else ""
-            if (export := said.get("export", only)) in exports:
+            (device,) = devices
+            fields |= device.fields
+            only = device.exports[0] if len(device.exports) == 1 else ""
+            if (export := said.get("export", only)) in device.exports:
                 fields["export"] = export
         fields |= {
             name: said[name] for name, form in _OTHERS.items() if form.fullmatch(said.get(name, ""))
         }
-        fields = {name: one_line(value) for name, value in fields.items()}
-        return replace(record, fields=fields, speaker=fields["vm"] if self.speaks else "")
+        return replace(record, fields=fields, speaker=one_line(self.name) if self.speaks else "")
 
     def text(self, line: str) -> Record:
         """The record of a line that is none, such as the last words of an interpreter. A keeper of
         an older version writes the names itself."""
         text = line.removeprefix("vhost9p: ").removeprefix(f"{self.name}: ")
         return self.sign(Record("warning", one_line(text), is_said=True))
+
+
+class _Names(NamedTuple):
+    """What a device has, as it stands in fields of records."""
+
+    fields: dict[str, str]
+    exports: list[str]
+
+
+def _names_of(device: DeviceConfig) -> _Names:
+    names = {"device": escape(device.tag), "socket": escape(device.place)}
+    return _Names(names, [escape(each.name or each.path) for each in device.exports])
 
 
 class LogPipe:

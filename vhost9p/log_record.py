@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
 
-from vhost9p.escapes import escape_char
+from vhost9p.escapes import escape, escape_char
 
 FIELDS = ("vm", "device", "socket", "export", "request", "errno")
 """What a record can concern: a VM by its name, a device by its tag, its socket, an export by its
@@ -52,7 +52,7 @@ class Record:
     """One of LEVELS."""
     text: str
     fields: Mapping[str, str] = field(default_factory=dict)
-    """What it concerns; see FIELDS."""
+    """What it concerns; see FIELDS. Names are escaped, and can be led back (escapes.py)."""
     is_said: bool = False
     """Whether the text speaks for itself, without the level before it."""
     more: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Record:
         return cls(
             level_name(log_record.levelno),
             one_line(text),
-            {name: one_line(value) for name, value in (fields or {}).items()},
+            {name: escape(value) for name, value in (fields or {}).items()},
             more=tuple(map(one_line, trace.splitlines())),
         )
 

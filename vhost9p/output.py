@@ -21,6 +21,7 @@ from contextlib import suppress
 
 from vhost9p import log_format
 from vhost9p.config import LogFormat, LogTime
+from vhost9p.escapes import escape
 from vhost9p.log_format import Form
 from vhost9p.log_record import Record, level_name, one_line
 
@@ -45,7 +46,7 @@ _state = _State()
 def say(text: str, level: int = logging.ERROR, **concerns: str) -> None:
     """Logs one line whatever the log's level is, without its own level before it: most are errors
     that end a command. It may concern some of log_record.FIELDS."""
-    fields = {name: one_line(value) for name, value in concerns.items()}
+    fields = {name: escape(value) for name, value in concerns.items()}
     write(Record(level_name(level), one_line(text), fields, is_said=True))
 
 
