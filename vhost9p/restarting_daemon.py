@@ -38,6 +38,8 @@ KEEP_PATIENCE_S = 2.0
 """Seconds for the manager to take what is left, and again until it says that it has."""
 LEAVE_PATIENCE_S = 24.0
 """Seconds for all of this: less than systemd waits (TimeoutStopSec= of packaging/systemd)."""
+IF_KEPT = "if FileDescriptorStoreMax= of the service has room for them"
+"""A manager does not say what it has thrown away."""
 
 
 class RestartingDaemon(Daemon):
@@ -136,7 +138,7 @@ class RestartingDaemon(Daemon):
 
     def _part_with(self, vm: Vm) -> None:
         """Ends what is left of a VM's processes, and knows nothing of it any more."""
-        what = "its open files and locks stay" if vm.parcel else REOPENED
+        what = f"its open files and locks stay, {IF_KEPT}" if vm.parcel else REOPENED
         log.info("%s is left to the next daemon: %s", vm.name, what, extra=about(vm=vm.name))
         self.unwatch(vm)
         if vm.pid:
