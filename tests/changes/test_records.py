@@ -60,3 +60,22 @@ def test_a_damaged_read_is_an_error(cut: int) -> None:
 def test_another_version_is_an_error() -> None:
     with pytest.raises(ValueError, match="version 4"):
         list(records.parse(record(records.MODIFY, version=4)))
+
+
+def test_only_what_is_wanted_is_taken_apart() -> None:
+    """And only that has to make sense, but where a record ends."""
+    senseless = struct.pack("=BxH", DFID_NAME, 1)
+    data = record(records.CREATE, senseless, pid=8) + record(records.DELETE, info(DFID, 1, b"."))
+    asked = []
+
+    def wants(mask: int, pid: int) -> bool:
+        asked.append((mask, pid))
+        return pid != 8
+
+    (event,) = records.parse(data, wants)
+    assert event.mask == records.DELETE
+    assert asked == [(records.CREATE, 8), (records.DELETE, 7)]
+    with pytest.raises(ValueError, match="fanotify"):
+        list(records.parse(data))
+    with pytest.raises(ValueError, match="fanotify"):
+        list(records.parse(data[:-4], wants))

@@ -7,7 +7,7 @@ directory's struct file_handle) and a name in it, which is `.` for the directory
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 MODIFY, ATTRIB = 0x2, 0x4
@@ -33,6 +33,8 @@ _HANDLE = struct.Struct("=Ii")
 _FID, _DFID_NAME, _OLD, _NEW = 1, 2, 10, 12
 """FAN_EVENT_INFO_TYPE_FID and _DFID_NAME, and of FAN_RENAME _OLD_DFID_NAME, _NEW_DFID_NAME."""
 ITSELF = b"."
+Wants = Callable[[int, int], bool]
+"""Whether a record with this mask is wanted, of a change that this process has made."""
 
 
 class Entry(NamedTuple):
@@ -68,8 +70,9 @@ class Event(NamedTuple):
     (FAN_REPORT_TARGET_FID)."""
 
 
-def parse(data: bytes) -> Iterator[Event]:
-    """Yields what one read(2) has returned. Raises ValueError for records of another version of the
+def parse(data: bytes, wants: Wants = lambda mask, pid: True) -> Iterator[Event]:
+    """Yields what one read(2) has returned, as far as it is wanted: most of it may be what a guest
+    does itself, and that costs little here. Raises ValueError for records of another version of the
     interface, or damaged ones."""
     at = 0
     while at < len(data):
@@ -79,16 +82,22 @@ def parse(data: bytes) -> Iterator[Event]:
             raise ValueError("a record of fanotify is cut off") from None
         if version != _VERSION or not _HEAD.size <= head <= size <= len(data) - at:
             raise ValueError(f"a record of fanotify is damaged, or of version {version}")
-        entry = to = what = None
-        for kind, found in _entries(data, at + head, at + size):
-            if kind == _NEW:
-                to = found
-            elif kind == _FID:
-                what = found.directory
-            else:
-                entry = found
-        yield Event(mask, pid, entry, to, what)
+        if wants(mask, pid):
+            yield _event(mask, pid, data, at + head, at + size)
         at += size
+
+
+def _event(mask: int, pid: int, data: bytes, at: int, end: int) -> Event:
+    """Raises ValueError."""
+    entry = to = what = None
+    for kind, found in _entries(data, at, end):
+        if kind == _NEW:
+            to = found
+        elif kind == _FID:
+            what = found.directory
+        else:
+            entry = found
+    return Event(mask, pid, entry, to, what)
 
 
 def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[int, Entry]]:

@@ -105,8 +105,8 @@ class Watch:
         except BlockingIOError:
             data = b""
         self._own |= alive
-        events = [*records.parse(data)]
-        if any(map(_moves_directories, events)):
+        events = [*records.parse(data, self._wants)]
+        if any(_moves_directories(event.mask) for event in events):
             self._places.forget()  # what is found from now on is where it was moved to
         with closing(Batch(self._places)) as batch:
             for event in events:
@@ -119,6 +119,9 @@ class Watch:
     def _workers(self) -> set[int]:
         """Returns the pids of the VM's processes that serve. Raises OSError."""
         return {int(each) for each in os.pread(self._children, 4096, 0).split()}
+
+    def _wants(self, mask: int, pid: int) -> bool:
+        return pid not in self._own or _moves_directories(mask)
 
     def _take(self, event: Event, batch: "Batch") -> None:
         if event.mask & records.Q_OVERFLOW:
@@ -140,9 +143,8 @@ class Watch:
                     batch.add(ring, line)
 
 
-def _moves_directories(event: Event) -> bool:
+def _moves_directories(mask: int) -> bool:
     """Whether paths of directories may have changed."""
-    mask = event.mask
     return bool((mask & records.ONDIR and mask & _MOVES) or mask & records.Q_OVERFLOW)
 
 
