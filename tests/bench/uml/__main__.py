@@ -1,13 +1,14 @@
 """The benchmark in a native guest: `python -m tests.bench.uml`.
 
-Belongs here: vhost9p and virtiofsd under Linux's own clients in User Mode Linux, in turns. Each run
-has a server, an export and a guest of its own, and does all jobs (jobs.py): round after round, each
-beginning with another server. The guest has one CPU, the server another one. The last round counts
-the requests, and samples the server, for the tables that say where the time goes; its times are not
-among the others.
+Belongs here: vhost9p and virtiofsd under Linux's own clients in User Mode Linux. In each round all
+servers have an export and a guest of their own, and do each job (jobs.py) right after one another,
+beginning with another one each time: a machine that is slow for a while is so for all. All guests
+have one CPU, all servers another one. The last round counts the requests, and samples the server,
+for the tables that say where the time goes; its times are not among the others.
 
 With `--agent` vhost9p takes turns with itself instead: with `notify` and an agent in the guest, and
-without. Nothing is counted then.
+without. Their exports are file systems of their own, since the kernel makes events for all who
+change one that is watched. Nothing is counted then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
@@ -40,12 +42,13 @@ def measure(setup: Setup, cache: str, work: Sequence[Job], rounds: int) -> Sampl
     names = setup.servers
     samples: Samples = {job.title: {name: [] for name in names} for job in work}
     for turn in range(rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            _say(f"cache={cache}, round {turn + 1} of {rounds}, {name}")
-            with served(setup, name, cache) as running:
-                for job in work:
-                    samples[job.title][name].append(running.run(job))
+        _say(f"cache={cache}, round {turn + 1} of {rounds}")
+        with ExitStack() as stack:
+            running = {name: stack.enter_context(served(setup, name, cache)) for name in names}
+            for i, job in enumerate(work):
+                first = (turn + i) % len(names)
+                for name in names[first:] + names[:first]:
+                    samples[job.title][name].append(running[name].run(job))
     return samples
 
 

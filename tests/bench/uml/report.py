@@ -14,6 +14,8 @@ from tests.bench.report import OTHER, OURS, PEER
 from tests.bench.uml.counting import Count, Requests
 from tests.bench.uml.setup import PAIRS, Sample
 
+QUARTILES_MIN = 4
+"""Fewer figures have none."""
 Samples = dict[str, dict[str, list[Sample]]]
 """By job and server."""
 Counted = dict[str, dict[str, Count]]
@@ -36,9 +38,7 @@ def summary(found: dict[str, Samples]) -> str:
     """The ratio of the times of each pair of cache modes."""
     lines = [[f"time: {PEER}/{OURS}", *(f"{mode} ~ {PAIRS[mode]}" for mode in found)]]
     for job in next(iter(found.values())):
-        ratios = [
-            _elapsed(found[mode][job], PEER) / _elapsed(found[mode][job], OURS) for mode in found
-        ]
+        ratios = [statistics.median(_ratios(found[mode][job], PEER)) for mode in found]
         lines.append([job, *(f"{ratio:.2f}" for ratio in ratios)])
     return markdown(lines)
 
@@ -47,17 +47,32 @@ def _elapsed(runs: dict[str, list[Sample]], name: str) -> float:
     return statistics.median(sample.elapsed for sample in runs[name])
 
 
+def _ratios(runs: dict[str, list[Sample]], name: str) -> list[float]:
+    """Of a server's time to ours, in each round."""
+    pairs = zip(runs[name], runs[OURS], strict=True)
+    return [other.elapsed / ours.elapsed for other, ours in pairs]
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, and between which quartiles it is."""
+    middle = f"{statistics.median(ratios):.2f}"
+    if len(ratios) < QUARTILES_MIN:
+        return middle
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle} ({low:.2f}-{high:.2f})"
+
+
 def times(samples: Samples) -> str:
-    """Medians in ms: the time, and the server's CPU time."""
+    """Medians in ms: the time, and the server's CPU time; of the ratios also the quartiles."""
     names = list(next(iter(samples.values())))
     others = [name for name in names if name != OURS]
-    head = ["job, ms", *names, *(f"{name}/{OURS}" for name in others)]
+    head = ["job, ms", *names, *(f"{name}/{OURS} (quartiles)" for name in others)]
     lines = [[*head, *(f"CPU: {name}" for name in names)]]
     for job, found in samples.items():
         elapsed = {name: _elapsed(found, name) for name in names}
         cpu = {name: statistics.median(s.cpu for s in found[name]) for name in names}
         cells = [job, *(f"{elapsed[name] / 1000:,.1f}" for name in names)]
-        cells += [f"{elapsed[name] / elapsed[OURS]:.2f}" for name in others]
+        cells += [spread(_ratios(found, name)) for name in others]
         cells += [f"{cpu[name] / 1000:,.1f}" for name in names]
         lines.append(cells)
     return markdown(lines)

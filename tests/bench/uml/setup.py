@@ -25,6 +25,8 @@ PAIRS = {"none": "never", "mmap": "auto", "loose": "always"}
 MOUNT = "/tmp/export"
 NINEP_OPTIONS = "trans=virtio,version=9p2000.L,msize=512000"
 ENVIRONMENT = {"HOME": "/tmp/home", "PATH": "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin"}
+ON_A_TMPFS = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"')
+"""Runs a command to which the directory that follows is a file system of its own."""
 PATIENCE = 900.0
 """Seconds for a job."""
 
@@ -66,7 +68,8 @@ class Setup:
             return servers.virtiofsd_process(export, PAIRS[cache], tag="fs")
         checkout = self.against if server == OTHER and self.against else servers.ROOT
         options = [*self.options, *(["--notify"] if self.has_agent(server) else [])]
-        return servers.vhost9p_process(export, options=options, checkout=checkout)
+        wrapper = [*ON_A_TMPFS, str(export)] if self.agent else []
+        return servers.vhost9p_process(export, options=options, wrapper=wrapper, checkout=checkout)
 
     def has_agent(self, server: str) -> bool:
         """Whether an agent runs in the guest of this server."""

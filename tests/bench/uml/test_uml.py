@@ -82,7 +82,7 @@ def test_what_an_agent_costs_is_measured(
     assert os.listdir(tmp_path) == ["agent.md"]
     text = (tmp_path / "agent.md").read_text()
     assert "- PARTS: --short\n" in text
-    assert f"| job, ms | {OTHER} | {OURS} | {OTHER}/{OURS} |" in text
+    assert f"| job, ms | {OTHER} | {OURS} | {OTHER}/{OURS} (quartiles) |" in text
     assert all(f"\n| {job.title} |" in text for job in jobs.tree(jobs.SHORT))
 
 
@@ -149,10 +149,15 @@ def test_a_jobs_time_is_divided_without_a_rest() -> None:
 
 
 def test_ratios_are_above_one_where_vhost9p_is_ahead() -> None:
-    samples = {"create": {PEER: [Sample(3000, 1)], OURS: [Sample(1000, 2), Sample(2000, 4)]}}
-    assert report.summary({"none": samples}).splitlines()[-1] == "| create | 2.00 |"
+    """By the median of what each round shows."""
+    peer, ours = (3000, 4000, 9000), (1000, 2000, 3000)
+    samples = {
+        "create": {PEER: [Sample(t, 1) for t in peer], OURS: [Sample(t, 2000) for t in ours]}
+    }
+    assert report.summary({"none": samples}).splitlines()[-1] == "| create | 3.00 |"
     last = report.times(samples).splitlines()[-1]
-    assert last == "| create | 3.0 | 1.5 | 2.00 | 0.0 | 0.0 |"
+    assert last == "| create | 4.0 | 2.0 | 3.00 | 0.0 | 2.0 |"
+    assert report.spread([1.0, 1.1, 1.2, 1.3, 1.4]) == "1.20 (1.10-1.30)"
 
 
 def test_round_trips_have_their_cpu_time_and_types() -> None:
