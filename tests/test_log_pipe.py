@@ -65,7 +65,8 @@ def test_names_in_fields_lead_back_to_their_bytes() -> None:
         log_record = logging.makeLogRecord({"msg": "text", "levelno": 30, **about(export=path)})
         said = Record.from_line(Record.of(log_record).to_line().removeprefix(RECORD))
         assert said
-        signed = Origin("vm", lambda: Config((device,))).sign(said)
+        signed = Origin("v\\x41m\n", lambda: Config((device,))).sign(said)
+        assert unescape(signed.fields["vm"]) == "v\\x41m\n"
         assert unescape(signed.fields["export"]) == path
         assert unescape(signed.fields["socket"]) == device.socket
 

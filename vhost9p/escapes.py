@@ -22,6 +22,8 @@ _ESCAPES = re.compile(r"\\\\|\\x[0-9a-f]{2}")
 
 def escape(name: str) -> str:
     """Returns a name, or a path, as one line of UTF-8."""
+    if name.isprintable() and "\\" not in name:
+        return name
     return "".join(map(_shown, name))
 
 

@@ -17,7 +17,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.escapes import escape
@@ -57,15 +56,17 @@ class Origin:
         said = record.fields
         fields = {"vm": escape(self.name)}
         devices = [
-            names
-            for names in map(_names_of, self.config().devices)
-            if all(said.get(field, name) == name for field, name in names.fields.items())
+            (each, names)
+            for each in self.config().devices
+            for names in [_names(each)]
+            if all(said.get(field, name) == name for field, name in names.items())
         ]
         if len(devices) == 1:
-            (device,) = devices
-            fields |= device.fields
-            only = device.exports[0] if len(device.exports) == 1 else ""
-            if (export := said.get("export", only)) in device.exports:
+            ((device, names),) = devices
+            fields |= names
+            exports = [escape(each.name or each.path) for each in device.exports]
+            only = exports[0] if len(exports) == 1 else ""
+            if (export := said.get("export", only)) in exports:
                 fields["export"] = export
         fields |= {
             name: said[name] for name, form in _OTHERS.items() if form.fullmatch(said.get(name, ""))
@@ -79,16 +80,9 @@ class Origin:
         return self.sign(Record("warning", one_line(text), is_said=True))
 
 
-class _Names(NamedTuple):
-    """What a device has, as it stands in fields of records."""
-
-    fields: dict[str, str]
-    exports: list[str]
-
-
-def _names_of(device: DeviceConfig) -> _Names:
-    names = {"device": escape(device.tag), "socket": escape(device.place)}
-    return _Names(names, [escape(each.name or each.path) for each in device.exports])
+def _names(device: DeviceConfig) -> dict[str, str]:
+    """The fields of records that name a device."""
+    return {"device": escape(device.tag), "socket": escape(device.place)}
 
 
 class LogPipe:
@@ -160,9 +154,9 @@ class LogPipe:
 
     def _report(self, omitted: int) -> None:
         if omitted:
-            name = one_line(self._origin.name)
-            text = f"{name}: {omitted} lines were dropped by the rate limit"
-            write(Record("warning", text, {"vm": name}, is_said=True))
+            name = self._origin.name
+            text = one_line(f"{name}: {omitted} lines were dropped by the rate limit")
+            write(Record("warning", text, {"vm": escape(name)}, is_said=True))
 
     def close(self) -> None:
         """Writes what is left, no more than the pipe holds, and closes both ends."""

@@ -31,8 +31,10 @@ def directory() -> Iterator[Path]:
     """A directory on a real file system, readable by all, away from pytest's own."""
     path = Path(tempfile.mkdtemp(prefix="v9-exports-"))
     path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,16 @@ import os
 import random
 import struct
 import threading
+from itertools import islice
+from typing import Any
 
 import pytest
 
+from vhost9p.native.library import lib
 from vhost9p.trace import lines
 from vhost9p.trace.events import Filter, Source, event_of
 from vhost9p.trace.memory import SIZE, TraceMemory
-from vhost9p.trace.reader import Reader, Record
+from vhost9p.trace.reader import Lost, Reader, Record
 
 PROGRESS = 4096
 
@@ -75,8 +78,48 @@ def test_a_writer_that_never_makes_sense_holds_up_no_reader() -> None:
     writer = threading.Thread(target=write)
     writer.start()
     for _ in range(100):
-        assert not [*reader.read()]
+        assert not any(isinstance(each, Record) for each in reader.read())
     stop.set()
     writer.join()
+    reader.close()
+    memory.close()
+
+
+class Lying:
+    """The library, in whose memory another end stands whenever it is looked for."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.ends: list[int] = []
+
+    def v9_trace_end_of(self, *words: object) -> None:
+        before = os.pread(self.fd, 24, PROGRESS)
+        os.pwrite(self.fd, struct.pack("=3Q", *[self.ends.pop(0)] * 3), PROGRESS)
+        lib.v9_trace_end_of(*words)
+        os.pwrite(self.fd, before, PROGRESS)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(lib, name)
+
+
+def test_an_end_that_is_another_one_each_time_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = TraceMemory(1)
+    reader = Reader(memory.fd, 0)
+    lying = Lying(memory.fd)
+    monkeypatch.setattr("vhost9p.trace.reader.lib", lying)
+    lying.ends = [1000, 2**64 - 1, 0, 5, 2**64 - 1, 0]
+    while lying.ends:
+        assert not any(isinstance(each, Record) for each in islice(reader.read(), 100))
+    reader.close()
+    memory.close()
+
+
+def test_what_was_overwritten_is_counted_at_once() -> None:
+    """There may be no next record, whose number would tell."""
+    memory = TraceMemory(1)
+    reader = Reader(memory.fd, 0)
+    os.pwrite(memory.fd, struct.pack("=3Q", 9 << 20, 9 << 20, 77), PROGRESS)
+    assert [*reader.read()] == [Lost(77)]
+    assert [*reader.read()] == []
     reader.close()
     memory.close()

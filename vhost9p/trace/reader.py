@@ -84,20 +84,29 @@ class Reader:
         self._map.close()
 
     def read(self) -> Iterator[Record | Lost]:
-        """Yields what has come since the last time, and ends although more may come meanwhile."""
+        """Yields what has come since the last time, and ends although more may come meanwhile, or
+        the memory says something else each time."""
         lib.v9_trace_end_of(self._memory, self._end, self._records)
-        while self._position[0] < self._end[0]:
+        records, goes_on = int(self._records[0]), True
+        while goes_on and self._position[0] != self._end[0]:
             size = lib.v9_trace_read(self._memory, self._position, self._out)
-            if size == -errno.ESTALE:
-                return  # the number of the next record says how many there were
+            if size <= 0:  # they were overwritten; what came after them is read the next time
+                yield from self._miss(records)
+                return
+            goes_on = self._position[0] < self._end[0]
             record = _record(bytes(ffi.buffer(self._out, size)))
-            if record.number > self._seen + 1:
-                yield Lost(record.number - self._seen - 1)
+            yield from self._miss(record.number - 1)
             self._seen = record.number
             yield record
 
+    def _miss(self, number: int) -> Iterator[Lost]:
+        """What was not seen, up to the record of this number, never will be."""
+        if number > self._seen:
+            yield Lost(number - self._seen)
+            self._seen = number
+
     def lost_at_end(self) -> int:
-        """How many records there are that `read` has not come to."""
+        """How many records there are that `read` has not come to. It comes to them no more."""
         lib.v9_trace_end_of(self._memory, self._position, self._records)
         return max(int(self._records[0]) - self._seen, 0)
 
