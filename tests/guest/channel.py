@@ -247,6 +247,7 @@ class Channel:
             with self._sending:
                 self._socket.sendall(_HEADER.pack(len(payload), number, kind) + payload)
         except OSError as error:
+            self._closed = True  # the reader may not have seen it yet
             self.explain(f"the channel to the guest broke: {error}")
 
     def _read(self) -> None:
