@@ -69,3 +69,21 @@ def test_a_build_names_the_packages_that_it_lacks(
     with pytest.raises(FetchError, match=r"apt-get install its-package$"):
         uml_kernel.kernel()
     assert not uml_kernel.is_built()
+
+
+def test_only_a_source_that_can_be_mended_is_built(tmp_path: Path) -> None:
+    """Or that needs it no more."""
+    folder = tmp_path / "arch/um/os-Linux"
+    folder.mkdir(parents=True)
+    timer, signals = folder / "time.c", folder / "signal.c"
+    signals.write_text("return !!(signals_pending & SIGALRM_MASK);")
+    timer.write_text("sigaddset(&set, SIGALRM);\nsigaddset(&set, SIGALRM);")
+    uml_kernel._mend(tmp_path)
+    assert timer.read_text().count("sigaddset(&set, SIGIO);") == 2
+    assert "SIGALRM_MASK | SIGIO_MASK" in signals.read_text()
+    signals.write_text("SIGIO_MASK and more")
+    uml_kernel._mend(tmp_path)
+    assert signals.read_text() == "SIGIO_MASK and more"
+    signals.write_text("nothing")
+    with pytest.raises(FetchError, match=r"signal\.c has nothing of"):
+        uml_kernel._mend(tmp_path)

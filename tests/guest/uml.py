@@ -89,7 +89,8 @@ class Uml(Guest):
 
     def _host(self, shared: Path) -> tuple[str, str]:
         """The host's root, with its kernel arguments."""
-        shutil.copy(image.agent(), shared / "agent")
+        if not (shared / "agent").exists():  # other guests of this folder run it
+            shutil.copy(image.agent(), shared / "agent")
         script = self._state / "init"
         script.write_text(_INIT.replace("FOLDER", str(shared)))
         script.chmod(0o755)

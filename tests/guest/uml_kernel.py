@@ -124,9 +124,14 @@ def _source(work: Path) -> Path:
 
 
 def _mend(source: Path) -> None:
+    """Raises FetchError where neither those words are nor what they lack."""
     for name, (old, new) in _MENDED.items():
         file = source / name
-        file.write_text(file.read_text().replace(old, new.format(old)))
+        text = file.read_text() if file.exists() else ""
+        if old in text:
+            file.write_text(text.replace(old, new.format(old)))
+        elif "SIGIO" not in text:
+            raise FetchError(f"{source.name}: {name} has nothing of {old!r}, which is to be mended")
 
 
 def _configure(source: Path) -> None:
