@@ -161,8 +161,8 @@ def _parts(arguments: argparse.Namespace) -> list[str]:
 
 def _placed(where: Placement) -> str:
     if where.driver is None:
-        return "nothing is pinned: guest and servers share one CPU"
-    return f"pinned: the guest to CPU {where.driver}, each server to CPU {where.server}"
+        return "nothing is pinned: guests and servers share one CPU"
+    return f"pinned: the guests to CPU {where.driver}, the servers to CPU {where.server}"
 
 
 def _say(text: str) -> None:

@@ -66,7 +66,9 @@ def times(samples: Samples) -> str:
     """Medians in ms: the time, and the server's CPU time; of the ratios also the quartiles."""
     names = list(next(iter(samples.values())))
     others = [name for name in names if name != OURS]
-    head = ["job, ms", *names, *(f"{name}/{OURS} (quartiles)" for name in others)]
+    rounds = len(next(iter(samples.values()))[OURS])
+    what = f"/{OURS}" if rounds < QUARTILES_MIN else f"/{OURS} (quartiles)"
+    head = ["job, ms", *names, *(f"{name}{what}" for name in others)]
     lines = [[*head, *(f"CPU: {name}" for name in names)]]
     for job, found in samples.items():
         elapsed = {name: _elapsed(found, name) for name in names}

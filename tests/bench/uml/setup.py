@@ -1,4 +1,4 @@
-"""A server, an export and a native guest that has it mounted, for one run.
+"""A server, an export and a native guest that has it mounted, for a round.
 
 Belongs here: how the three are started and pinned, how a job is done in the guest, and what is
 measured of it. What the jobs are is the business of jobs.py.
@@ -84,10 +84,11 @@ class Served:
     pid: int
 
     def run(self, job: Job) -> Sample:
-        """Does a job. Raises CommandFailed where it goes wrong."""
+        """Does a job, and what it has left to do later. Raises CommandFailed where it goes
+        wrong."""
         self.prepare(job)
         sample = self.measure(job)
-        self.shell(job.check)
+        self.shell(f"{job.check}\nsync")
         return sample
 
     def prepare(self, job: Job) -> None:
