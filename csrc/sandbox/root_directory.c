@@ -250,10 +250,11 @@ int v9_root_create_proc(void)
     return proc < 0 ? -errno : proc;
 }
 
-/* Not over the old one, or each would stay for ever. */
+/* Not over the old one, or each would stay for ever. There is none (EINVAL) where a process was
+ * killed between both steps, of which the first one may take a while. */
 int v9_root_replace_proc(int32_t proc)
 {
-    if (umount2("/proc", MNT_DETACH) < 0 ||
+    if ((umount2("/proc", MNT_DETACH) < 0 && errno != EINVAL) ||
         move_mount(proc, "", AT_FDCWD, "/proc", MOVE_MOUNT_F_EMPTY_PATH) < 0)
         return -errno;
     return 0;

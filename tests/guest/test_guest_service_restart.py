@@ -16,6 +16,7 @@ from tests.guest.mounted import MOUNT
 from tests.system.host_locks import is_locked
 
 RESTARTS = 5
+LOG = f"journalctl --no-pager -o cat -u {UNIT}"
 
 pytestmark = [
     *(pytest.mark.guest, pytest.mark.full, pytest.mark.long),
@@ -52,13 +53,13 @@ def test_a_guest_works_on(release: str, boot: Boot, tmp_path: Path) -> None:
         whole = os.open(export / "whole", os.O_RDWR)
         for _ in range(RESTARTS):
             service.run(f"systemctl restart {UNIT}")
-            assert is_locked(whole, 0, 0)
+            assert is_locked(whole, 0, 0), service.run(LOG)
             service.wait_for(f"systemctl show -P StatusText {UNIT}", "1 guest connected")
             go_on(programs)
         os.close(whole)
         (export / "end").touch()
         assert all(json.loads(each.wait(TIMEOUT).text)[0] for each in programs)
-        said = service.run(f"journalctl --no-pager -o cat -u {UNIT}")
+        said = service.run(LOG)
         assert said.count("it goes on with its open files and locks") == RESTARTS
         assert "are lost" not in said
         vm.kill()

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -141,7 +142,14 @@ static int see_its_own_proc(void)
     if (proc < 0 || v9_root_replace_proc(proc) < 0 ||
         readlink("/proc/self", link, sizeof(link)) != 1)
         return 2;
-    return link[0] == '1' && open("/proc/self/comm", O_WRONLY) < 0 ? 0 : 3;
+    if (link[0] != '1' || open("/proc/self/comm", O_WRONLY) >= 0)
+        return 3;
+    proc = v9_root_create_proc();
+    if (proc < 0 || umount2("/proc", MNT_DETACH) < 0)
+        return 4;
+    /* A process that is killed between both steps leaves none to the next one. */
+    return v9_root_replace_proc(proc) == 0 && readlink("/proc/self", link, sizeof(link)) == 1 ? 0
+                                                                                              : 5;
 }
 
 static int join_and_fork(int pidfd)
