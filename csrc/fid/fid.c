@@ -130,12 +130,18 @@ static void drop_dentry(struct v9_fids *fids, uint32_t dentry, struct v9_deferre
         deferred->dentry = above;
 }
 
+/* Under the lock, but others look without it (v9_known_size_may_know). */
+static void count_open(struct v9_inode *inode, int32_t more)
+{
+    __atomic_store_n(&inode->open_fids, inode->open_fids + (uint32_t)more, __ATOMIC_RELAXED);
+}
+
 void v9_fids_set_open(struct v9_fids *fids, struct v9_fid *fid)
 {
     struct v9_inode *inode = v9_fids_inode(fids, fid);
 
     fid->io_used_lately = true;
-    inode->open_fids++;
+    count_open(inode, 1);
     if (S_ISDIR(inode->mode)) {
         struct v9_fid_dir *dir = v9_fids_dir(fids, fid);
         dir->offset = 0;
@@ -148,7 +154,7 @@ static void set_closed(struct v9_fids *fids, const struct v9_fid *fid)
 {
     struct v9_inode *inode = v9_fids_inode(fids, fid);
 
-    inode->open_fids--;
+    count_open(inode, -1);
     if (S_ISDIR(inode->mode))
         pthread_mutex_destroy(&v9_fids_dir(fids, fid)->lock);
 }

@@ -367,7 +367,7 @@ static bool push(struct v9_device *dev, struct v9_request *r, uint32_t size)
         v9_trace_end(dev, r, size);
     r->push_at = v9_virtqueue_push_place(&dev->ring);
     r->reply_size = size;
-    dev->answered++;
+    __atomic_store_n(&dev->answered, dev->answered + 1, __ATOMIC_RELAXED);
     v9_counts_end(dev, r, (int)size);
     V9_COMMIT();
     dev->pushing = r->slot + 1;
