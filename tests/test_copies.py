@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+import vhost9p.copies
 from vhost9p import memory_file
 from vhost9p.copies import FOREIGN_MAX, Copies
 from vhost9p.inventory import Inventory
@@ -119,3 +122,25 @@ def test_a_file_of_a_file_system_is_not_copied(inventory: Inventory, tmp_path: P
         os.close(fd)
     for sock in socks:
         sock.close()
+
+
+def test_main_has_let_go_of_what_it_does_not_copy(
+    inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process that main creates would close it too, and may hang. The child that closes it may
+    be late."""
+    late = vhost9p.copies._close_all
+
+    def close_all(fds: Sequence[int], *, shuts_down: bool) -> NoReturn:
+        time.sleep(0.1)
+        late(fds, shuts_down=shuts_down)
+
+    monkeypatch.setattr(vhost9p.copies, "_close_all", close_all)
+    pidfd, copies = os.pidfd_open(os.getpid()), Copies("vm", inventory)
+    with open(tmp_path / "file", "wb") as file:
+        inventory.write(0, [file.fileno()], anew=True)
+        before = {*os.listdir("/proc/self/fd")}
+        copies.take(os.getpid(), pidfd)
+        copies.drop()
+        assert {*os.listdir("/proc/self/fd")} == before
+    os.close(pidfd)

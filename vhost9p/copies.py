@@ -14,8 +14,9 @@ Main only holds the copies. A frontend or a worker that was taken over may have 
 main never reads or writes one, nor asks what it is beyond what the kernel itself answers. Each
 process that main creates closes its duplicates of them, which asks the file system that a file is
 of (flush); one that hangs would hold up the process, and main where it waits for that. So main has
-copies of no other kinds than a session has. A number may have become another descriptor's since it
-was listed, but not many times: main copies no more of a worker that lists such things.
+copies of no other kinds than a session has: it creates no process until such a copy has left its
+table. A number may have become another descriptor's since it was listed, but not many times: main
+copies no more of a worker that lists such things.
 
 Even those may hang at the last close: a pipe waits for who writes to it, a socket for what it has
 sent, and the last close of memory frees all of it. So a child does it that shares main's table of
@@ -23,12 +24,13 @@ descriptors (CLONE_FILES of clone(2)), unless it is an eventfd.
 """
 
 import errno
+import fcntl
 import logging
 import os
 import select
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from vhost9p.forking import without_stop_signals
@@ -43,6 +45,8 @@ log = logging.getLogger(__name__)
 
 REFUSING_S = 1.0
 """Seconds in which what nobody goes on with is closed, unless its close hangs."""
+LOOK_S = 0.001
+"""Seconds between two looks whether a child has closed something."""
 PAUSE_S = 0.05
 """Between two looks at an inventory: a worker cannot keep main busy."""
 FOREIGN_MAX = 8
@@ -127,6 +131,7 @@ class Copies:
                 copied.append(take_descriptor(pidfd, fd) if fd >= 0 else -1)
                 if fd >= 0 and not is_of_session(copied[-1]):
                     self._foreign += 1
+                    _let_go(copied.pop())
                     raise OSError(errno.EBADF, "one is not of a session")
         except OSError:
             close(copied)
@@ -253,23 +258,46 @@ def _close(fds: Collection[int], *, shuts_down: bool) -> None:
         else:
             dangerous.append(fd)
     if dangerous:
-        _close_elsewhere(dangerous, shuts_down=shuts_down)
+        with _closing(dangerous, shuts_down=shuts_down) as has_ended:
+            if shuts_down:
+                has_ended(REFUSING_S)
 
 
-def _close_elsewhere(fds: Sequence[int], *, shuts_down: bool) -> None:
-    """In a child, which main reaps like any that it does not know."""
+def _let_go(fd: int) -> None:
+    """Closes what no session has. Returns when main has it no longer: close(2) takes it out of the
+    table first, and asks the file system then."""
+    with _closing([fd]) as has_ended:
+        while _is_open(fd) and not has_ended(LOOK_S):
+            pass
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _closing(fds: Sequence[int], *, shuts_down: bool = False) -> Iterator[Callable[[float], bool]]:
+    """A child that closes them, which main reaps like any that it does not know. Yields what waits
+    some seconds for its end, and returns whether it has ended."""
     try:
         with without_stop_signals():
             pid, pidfd = clone()
             if pid == 0:
                 _close_all(fds, shuts_down=shuts_down)
-        if shuts_down:
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)
-            poller.poll(REFUSING_S * 1000)
-        os.close(pidfd)
     except OSError as error:  # too many processes, for now
         log.debug("copies of descriptors stay open: %s", error)
+        yield lambda _: True
+        return
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    try:
+        yield lambda seconds: bool(poller.poll(seconds * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def _close_all(fds: Sequence[int], *, shuts_down: bool) -> NoReturn:

@@ -175,24 +175,36 @@ def test_what_a_worker_lists_does_not_hold_up_main(scratch: Path) -> None:
         daemon = hung.share.daemon
         wait_for_copies(daemon)
         hung.open()
-        numbers = [fd for fd, link in daemon.fds().items() if link.endswith("/gone/hung")]
+        hung_fds = [fd for fd in daemon.fds() if hangs_at_close(daemon.worker, fd)]
+        assert hung_fds
         with inventory_of(daemon) as inventory:
             listed = inventory.read(0)
             assert listed
             said = "its worker lists what no session has"
             deadline = time.monotonic() + PATIENCE
-            while said not in daemon.output and not has_hung(daemon.pid):
-                inventory.write(0, [*listed.fds, *numbers], anew=True)
+            while said not in daemon.output:
+                inventory.write(0, [*listed.fds, *hung_fds], anew=True)
                 time.sleep(PAUSE_S)
                 assert time.monotonic() < deadline
+        assert not any(hangs_at_close(daemon.pid, fd) for fd in fds_of(daemon.pid))
         os.kill(daemon.pid, signal.SIGUSR2)
         daemon.wait_line("INFO: upgraded from version ")
         serves(hung.share)
 
 
-def has_hung(pid: int) -> bool:
-    links = [*Path(f"/proc/{pid}/fd").iterdir()]
-    return any(os.readlink(each).endswith("/hung") for each in links if each.is_symlink())
+def fds_of(pid: int) -> list[int]:
+    return [int(each) for each in os.listdir(f"/proc/{pid}/fd")]
+
+
+def hangs_at_close(pid: int, fd: int) -> bool:
+    """Whether it is the hanging file, and no O_PATH descriptor of it, whose close asks nobody."""
+    try:
+        info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+        link = os.readlink(f"/proc/{pid}/fd/{fd}")
+    except FileNotFoundError:
+        return False
+    flags = int(info.split("flags:\t")[1].split()[0], 8)
+    return link.endswith("/hung") and not flags & os.O_PATH
 
 
 @contextlib.contextmanager
