@@ -1,7 +1,8 @@
 """Where /proc is, and what this process uses below it (proc_pid_fd(5)). csrc/base/proc.h is the
 same for C.
 
-A root directory that was changed may have no /proc; then it is the current directory.
+A root directory that was changed may have no /proc; then it is the current directory, or that is in
+it (native/descriptors.py, `go_to`).
 """
 
 _root = "/proc/"
@@ -11,6 +12,12 @@ def is_here() -> None:
     """From now on /proc is the current directory."""
     global _root  # noqa: PLW0603
     _root = ""
+
+
+def fds_are_here() -> None:
+    """From now on the directory of this process's descriptors is the current one."""
+    global _root  # noqa: PLW0603
+    _root = "../../"
 
 
 def path(below: str) -> str:

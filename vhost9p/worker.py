@@ -272,6 +272,7 @@ def run(
         with _memory_as_errno():
             take_over(states, attempts, kept, cause, loss)
             marks = _marks_of(states) if marks_dirs else [None] * len(states)
+            descriptors.go_to()
             lacks = (*lacks, *confinement.confine(config))  # before the first thread
             stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             take_stop_signals(stop_fd, STOP_PATIENCE_S)

@@ -76,6 +76,12 @@ uint32_t v9_budget_share(void);
 /* Closes a descriptor, whichever call has opened it. */
 void v9_budget_close(int32_t fd);
 
+/* ---- proc.c: what this process uses below /proc ---------------------------------------------- */
+
+/* Makes the directory of this process's descriptors the current one, from which the files of
+ * descriptors are reached soonest. */
+int v9_proc_go_to_fds(void);
+
 /* ---- name.c ---------------------------------------------------------------------------------- */
 
 enum { V9_NAME_DOTS = 1 };

@@ -6,12 +6,12 @@
 #include <linux/openat2.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/api.h"
+#include "base/proc.h"
 #include "base/shrinker.h"
 
 enum { RACES = 64 }; /* renames that a resolution with ".." may meet (openat2(2), EAGAIN) */
@@ -73,7 +73,7 @@ int v9_sys_resolve(int dir_fd, const char *path, int more_flags, uint64_t scope)
 
 int v9_sys_open_file(int proc_fd, int fd, bool known, int flags)
 {
-    char number[16];
+    char number[V9_PROC_NUMBER];
     struct stat st;
     int opened;
 
@@ -81,7 +81,7 @@ int v9_sys_open_file(int proc_fd, int fd, bool known, int flags)
         return -errno;
     if (!known && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
         return S_ISLNK(st.st_mode) ? -ELOOP : -ENXIO;
-    snprintf(number, sizeof(number), "%d", fd);
+    v9_proc_number(fd, number);
     V9_OPEN(opened, openat(proc_fd, number, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
     return opened;
 }
@@ -96,10 +96,10 @@ int v9_sys_dup(int32_t fd)
 
 int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX])
 {
-    char number[16];
+    char number[V9_PROC_NUMBER];
     ssize_t size;
 
-    snprintf(number, sizeof(number), "%d", fd);
+    v9_proc_number(fd, number);
     size = readlinkat(proc_fd, number, path, PATH_MAX);
     if (size < 0)
         return -errno;
@@ -111,9 +111,9 @@ int v9_sys_path(int proc_fd, int fd, char path[PATH_MAX])
 
 int v9_sys_link(int proc_fd, int fd, int dir_fd, const char *name)
 {
-    char number[16];
+    char number[V9_PROC_NUMBER];
 
-    snprintf(number, sizeof(number), "%d", fd);
+    v9_proc_number(fd, number);
     return linkat(proc_fd, number, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
@@ -157,7 +157,7 @@ int v9_sys_wake_signal(void)
 int v9_sys_chmod(int proc_fd, int fd, uint32_t mode)
 {
     static bool is_missing;
-    char number[16];
+    char number[V9_PROC_NUMBER];
 
     if (!__atomic_load_n(&is_missing, __ATOMIC_RELAXED)) {
         if (syscall(SYS_fchmodat2, fd, "", mode, AT_EMPTY_PATH) == 0)
@@ -167,6 +167,6 @@ int v9_sys_chmod(int proc_fd, int fd, uint32_t mode)
         else if (errno != EPERM) /* which seccomp filters return for unknown calls */
             return -errno;
     }
-    snprintf(number, sizeof(number), "%d", fd);
+    v9_proc_number(fd, number);
     return fchmodat(proc_fd, number, mode, 0) < 0 ? -errno : 0;
 }

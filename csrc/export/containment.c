@@ -5,12 +5,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/evidence.h"
+#include "base/proc.h"
 #include "base/refusal.h"
 #include "base/shrinker.h"
 #include "base/sys.h"
@@ -29,10 +29,10 @@ _Static_assert(PATH_MAX / 2 >= 8 * (NAME_MAX + 1), "EIGHT_UP");
 
 int v9_export_reopen(v9_export *ex, int32_t fd)
 {
-    char number[16];
+    char number[V9_PROC_NUMBER];
     int opened;
 
-    snprintf(number, sizeof(number), "%d", fd);
+    v9_proc_number(fd, number);
     V9_OPEN(opened, openat(ex->proc_fd, number, O_PATH | O_CLOEXEC));
     return opened;
 }
