@@ -3,14 +3,17 @@ out, and what outlives what. Where main may watch file systems (vhost9p/watcher)
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import random
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,6 +89,45 @@ def test_each_change_of_the_host(export: Path) -> None:
         lines.until(b"removed b/d/h", b"removed b/d/")
         change("chmod 700 .", export)
         lines.until(b"attributes ./")
+
+
+def test_the_kernel_makes_no_events_of_what_a_guest_writes(export: Path) -> None:
+    """Each would cost the guest's request, to be thrown away later."""
+    (export / "f").write_text("x")
+    with watched(export) as (share, lines):
+        client = share.client
+        fid = client.open(share.top, b"f", os.O_RDWR)
+        all_until_now(lines, export)
+        pid = watcher_of(share.daemon)
+        group = fanotify_group(pid)
+        os.kill(pid, signal.SIGSTOP)
+        client.write(fid, 0, b"guest")
+        assert queued(group) == 0
+        change("echo host >f", export)
+        assert queued(group) > 0
+        os.kill(pid, signal.SIGCONT)
+        lines.until(b"changed f 5")
+        os.close(group)
+
+
+def fanotify_group(pid: int) -> int:
+    """A descriptor of that of another process."""
+    found = (int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir() if is_group(each))
+    pidfd = os.pidfd_open(pid)
+    try:
+        return process.take_descriptor(pidfd, next(found))
+    finally:
+        os.close(pidfd)
+
+
+def is_group(link: Path) -> bool:
+    return "fanotify" in os.readlink(link)
+
+
+def queued(group: int) -> int:
+    """How many bytes of events there are (fanotify(7))."""
+    size = struct.pack("i", 0)
+    return int(struct.unpack("i", fcntl.ioctl(group, termios.FIONREAD, size))[0])
 
 
 def test_names_of_any_bytes(export: Path) -> None:

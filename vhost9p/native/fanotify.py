@@ -14,6 +14,8 @@ from vhost9p.changes.records import ATTRIB
 _CLOEXEC, _NONBLOCK, _REPORT_DIR_FID, _REPORT_NAME = 0x1, 0x2, 0x400, 0x800
 """Of fanotify_init(2)."""
 _MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
+_IGNORE_MOUNT = 0x10 | 0x20 | 0x40
+"""FAN_MARK_MOUNT, FAN_MARK_IGNORED_MASK and FAN_MARK_IGNORED_SURV_MODIFY."""
 """Of fanotify_mark(2)."""
 _AT_FDCWD = -100
 _HANDLE_MAX = 128
@@ -53,6 +55,13 @@ def mark_file_system(group: int, mask: int, folder: int) -> None:
     EOPNOTSUPP where the file system has no handles or ids that events could say; EINVAL for an
     event that the kernel does not know."""
     _check(_mark(group, _MARK_ADD | _MARK_FILESYSTEM, mask, folder, b"."))
+
+
+def ignore_mount(group: int, mask: int, folder: int) -> None:
+    """From now on the group gets no events of `mask` of what is done through the mount of an open
+    directory. That works for events of open files alone: others do not say through which mount.
+    Raises OSError."""
+    _check(_mark(group, _MARK_ADD | _IGNORE_MOUNT, mask, folder, b"."))
 
 
 def may_mark_file_systems() -> bool:

@@ -78,12 +78,13 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
         wanted = [bool(ring) for ring in job.rings]
         roots = Roots(job.config, job.rings)
         config, held = job.config, list[int]()
-        if job.entered.level is Level.NAMESPACE:
+        has_mounts = job.entered.level is Level.NAMESPACE
+        if has_mounts:
             config = confinement.seen_inside(config, job.entered)
         else:
             config, held = roots.take(job.pidfd)
         with closing(MountTable()) as table:
-            found = FileSystems(config, wanted, table, held)
+            found = FileSystems(config, wanted, table, held, has_mounts=has_mounts)
             for fd in held:
                 os.close(fd)
             _give_up_rights(config, parent)

@@ -3,6 +3,10 @@
 These are the file system of each export's directory, and those that are mounted below it, as far
 as the guest sees them. Each is marked as a whole, so a directory costs nothing, however many there
 are; events from elsewhere in it are told apart later (places.py).
+
+What a guest does itself is left out later, too (watch.py), but for writes, of which there are most:
+where the VM has mounts of its own, the kernel makes no event of a write through these. That halves
+what `notify` adds to a guest that writes.
 """
 
 import errno
@@ -35,7 +39,8 @@ _REASONS = dict.fromkeys(
 
 class FileSystems:
     """Those of the devices for which `wanted` says so. Paths in `config` are those of this
-    process's mount namespace, whose mounts `table` has, or lead through its descriptors `held`."""
+    process's mount namespace, whose mounts `table` has, or lead through its descriptors `held`. The
+    VM `has_mounts`: nobody else uses those of this namespace."""
 
     def __init__(
         self,
@@ -43,10 +48,13 @@ class FileSystems:
         wanted: Sequence[bool],
         table: MountTable,
         held: Collection[int] = (),
+        *,
+        has_mounts: bool,
     ) -> None:
         """Raises OSError: nothing can be watched."""
         self._table = table
         self._held = held
+        self._has_mounts = has_mounts
         self.lacks: dict[int, list[str]] = {}
         """By device, what is not watched, and why."""
         self.hangs = False
@@ -117,7 +125,8 @@ class FileSystems:
         """Raises OSError: the process lacks something."""
         roots = [place.root for place in self.places.all]
         kept = {(self._table.number_of(root), path_of(root)): root for root in roots}
-        steps = [partial(_mark, self.group, *each, kept.get(each, -1)) for each in self._mounts]
+        mark = partial(_mark, self.group, is_of_vm=self._has_mounts)
+        steps = [partial(mark, *each, kept.get(each, -1)) for each in self._mounts]
         outcomes = apart.try_each(steps, [self.group, *roots])
         for (each, places), found in zip(self._mounts.items(), outcomes, strict=True):
             number, path = each
@@ -155,10 +164,10 @@ def _open(path: str) -> Outcome:
     return None, [os.open(path, DIRECTORY)]
 
 
-def _mark(group: int, number: int, path: bytes, kept: int) -> Outcome:
+def _mark(group: int, number: int, path: bytes, kept: int, *, is_of_vm: bool) -> Outcome:
     """A step: marks the file system of a mount, which is at a path, or which has a descriptor
-    `kept`. Returns its id, as events have it, in hex, and the st_dev of that directory; None if it
-    is not to be watched."""
+    `kept`, and which nobody but the VM uses if it `is_of_vm`. Returns its id, as events have it, in
+    hex, and the st_dev of that directory; None if it is not to be watched."""
     try:
         fd = kept if kept >= 0 else os.open(path, DIRECTORY)
     except NotADirectoryError:
@@ -167,6 +176,8 @@ def _mark(group: int, number: int, path: bytes, kept: int) -> Outcome:
         if number_of(fd) != number:
             return None, []  # another mount covers it
         _mark_file_system(group, fd)
+        if is_of_vm:
+            fanotify.ignore_mount(group, records.MODIFY, fd)
         return (_id_of(fd).hex(), os.fstat(fd).st_dev), []
     finally:
         if fd != kept:
