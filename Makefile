@@ -96,7 +96,7 @@ bench-guest: build  ## real programs in real guests: under emulation, and native
 
 bench-changes: build  ## how soon a guest sees what the host changes, and what that costs (25 minutes)
 	$(BIN)/python -m tests.bench.changes $(BENCH)
-	$(BIN)/python -m tests.bench.uml --agent --cache loose --jobs tree --rounds 9
+	$(BIN)/python -m tests.bench.uml --agent --cache loose --jobs tree --rounds 13
 
 # The wheel is built from the source distribution, which nothing from earlier builds is in.
 dist: build  ## source distribution, wheel, manual pages, schema and completions, in dist/
