@@ -13,6 +13,7 @@ import errno
 import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from vhost9p import procfs
@@ -177,7 +178,8 @@ def _mark(group: int, number: int, path: bytes, kept: int, *, is_of_vm: bool) ->
             return None, []  # another mount covers it
         _mark_file_system(group, fd)
         if is_of_vm:
-            fanotify.ignore_mount(group, records.MODIFY, fd)
+            with suppress(OSError):  # these are left out later, too
+                fanotify.ignore_mount(group, records.MODIFY, fd)
         return (_id_of(fd).hex(), os.fstat(fd).st_dev), []
     finally:
         if fd != kept:
