@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import NoReturn
 import pytest
 
 import vhost9p.copies
+import vhost9p.native.process
 from vhost9p import memory_file
 from vhost9p.copies import FOREIGN_MAX, Copies
 from vhost9p.inventory import Inventory
@@ -141,6 +143,31 @@ def test_main_has_let_go_of_what_it_does_not_copy(
         inventory.write(0, [file.fileno()], anew=True)
         before = {*os.listdir("/proc/self/fd")}
         copies.take(os.getpid(), pidfd)
+        copies.drop()
+        assert {*os.listdir("/proc/self/fd")} == before
+    os.close(pidfd)
+
+
+def test_main_tries_again_where_it_can_create_no_process(
+    inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may have used up all that there may be, for a moment."""
+    refused = [True, True]
+    clone = vhost9p.native.process.clone
+
+    def refuses_first() -> tuple[int, int]:
+        if refused:
+            refused.pop()
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return clone()
+
+    monkeypatch.setattr(vhost9p.copies, "clone", refuses_first)
+    pidfd, copies = os.pidfd_open(os.getpid()), Copies("vm", inventory)
+    with open(tmp_path / "file", "wb") as file:
+        inventory.write(0, [file.fileno()], anew=True)
+        before = {*os.listdir("/proc/self/fd")}
+        copies.take(os.getpid(), pidfd)
+        assert not refused
         copies.drop()
         assert {*os.listdir("/proc/self/fd")} == before
     os.close(pidfd)

@@ -14,9 +14,9 @@ Main only holds the copies. A frontend or a worker that was taken over may have 
 main never reads or writes one, nor asks what it is beyond what the kernel itself answers. Each
 process that main creates closes its duplicates of them, which asks the file system that a file is
 of (flush); one that hangs would hold up the process, and main where it waits for that. So main has
-copies of no other kinds than a session has: it creates no process until such a copy has left its
-table. A number may have become another descriptor's since it was listed, but not many times: main
-copies no more of a worker that lists such things.
+copies of no other kinds than a session has: one of another kind leaves its table before it creates
+a process. A number may have become another descriptor's since it was listed, but not many times:
+main copies no more of a worker that lists such things.
 
 Even those may hang at the last close: a pipe waits for who writes to it, a socket for what it has
 sent, and the last close of memory frees all of it. So a child does it that shares main's table of
@@ -44,7 +44,8 @@ from vhost9p.vhost_user.descriptors import is_eventfd, is_of_session
 log = logging.getLogger(__name__)
 
 REFUSING_S = 1.0
-"""Seconds in which what nobody goes on with is closed, unless its close hangs."""
+"""Seconds in which what nobody goes on with is closed, unless its close hangs, or no process can be
+created for it."""
 LOOK_S = 0.001
 """Seconds between two looks whether a child has closed something."""
 PAUSE_S = 0.05
@@ -265,10 +266,15 @@ def _close(fds: Collection[int], *, shuts_down: bool) -> None:
 
 def _let_go(fd: int) -> None:
     """Closes what no session has. Returns when main has it no longer: close(2) takes it out of the
-    table first, and asks the file system then."""
-    with _closing([fd]) as has_ended:
-        while _is_open(fd) and not has_ended(LOOK_S):
-            pass
+    table first, and asks the file system then. Where main can create no process, it tries for
+    REFUSING_S, and keeps it."""
+    deadline = time.monotonic() + REFUSING_S
+    while _is_open(fd) and time.monotonic() < deadline:
+        with _closing([fd]) as has_ended:
+            while _is_open(fd) and not has_ended(LOOK_S):
+                pass
+        if _is_open(fd):
+            time.sleep(LOOK_S)
 
 
 def _is_open(fd: int) -> bool:

@@ -14,9 +14,9 @@ from vhost9p.changes.records import ATTRIB
 _CLOEXEC, _NONBLOCK, _REPORT_DIR_FID, _REPORT_NAME = 0x1, 0x2, 0x400, 0x800
 """Of fanotify_init(2)."""
 _MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
+"""Of fanotify_mark(2)."""
 _IGNORE_MOUNT = 0x10 | 0x20 | 0x40
 """FAN_MARK_MOUNT, FAN_MARK_IGNORED_MASK and FAN_MARK_IGNORED_SURV_MODIFY."""
-"""Of fanotify_mark(2)."""
 _AT_FDCWD = -100
 _HANDLE_MAX = 128
 """MAX_HANDLE_SZ (name_to_handle_at(2))."""
