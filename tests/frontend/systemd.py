@@ -39,7 +39,7 @@ class Systemd:
     descriptors, and drops others without a word (FileDescriptorStoreMax=)."""
 
     def __init__(self, folder: Path, store_max: int = 1 << 16) -> None:
-        self._store_max = store_max
+        self.store_max = store_max
         self._path = str(folder / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self._path)
@@ -79,7 +79,7 @@ class Systemd:
                         os.close(fd)
             is_stored = fields.get("FDSTORE") == "1"
             for fd in fds:
-                is_full = len(self.stored) >= self._store_max
+                is_full = len(self.stored) >= self.store_max
                 known = (_is_same(fd, other) for _, other in self.stored)
                 if not is_stored or is_full or any(known):
                     os.close(fd)

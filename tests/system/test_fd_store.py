@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -57,11 +58,17 @@ def wait_for_store(daemon: Daemon, systemd: Systemd) -> None:
     wait_for_idle(systemd)
 
 
-def change_text(systemd: Systemd, old: bytes, new: bytes) -> None:
-    """Changes what main has written down."""
+def text_of(systemd: Systemd) -> tuple[int, bytes]:
+    """A descriptor of what main has written down, and its content."""
     (text,) = [fd for name, fd in systemd.stored if "text" in name]
     offset, size = struct.unpack("=QQ", os.pread(text, 16, 0))
-    data = re.sub(old, new, os.pread(text, size, offset), count=1)
+    return text, os.pread(text, size, offset)
+
+
+def change_text(systemd: Systemd, old: bytes, new: bytes) -> None:
+    """Changes what main has written down."""
+    text, data = text_of(systemd)
+    data = re.sub(old, new, data, count=1)
     os.pwrite(text, struct.pack("=QQ", 16, len(data)) + data, 0)
 
 
@@ -223,19 +230,28 @@ def test_the_manager_hears_that_files_are_taken_up(scratch: Path, systemd: Syste
     assert said[2].startswith("READY=1") and len(said) == 3
 
 
+def has_begun(systemd: Systemd, vms: int) -> bool:
+    """Whether all is kept that so many VMs have before a guest uses them."""
+    written = json.loads(text_of(systemd)[1])
+    begun = [each for each in written["vms"] if each["copies"]["namespaces"]]
+    return len(begun) == vms
+
+
 def test_a_full_store_loses_only_what_did_not_fit(scratch: Path, tmp_path: Path) -> None:
     """It has room for what the VMs need, and not for what the guest's session needs."""
     folder = Folder(scratch)
     for name in "ab":
         folder.add(name)
     (tmp_path / "small").mkdir()
-    with Systemd(tmp_path / "small", store_max=17) as systemd:
+    with Systemd(tmp_path / "small") as systemd:
         daemon = folder.daemon
         daemon.env.update(systemd.environment)
         with daemon, Machine(folder.socket("a")) as machine:
             for name in "ab":
                 daemon.wait_line(f"^vhost9p: {name}: serving ")
+            daemon.wait_until(lambda: has_begun(systemd, 2), "not all is kept")
             wait_for_idle(systemd)
+            systemd.store_max = len(systemd.stored)
             Client(machine.boot()).version()
             wait_for_idle(systemd)
             inode = os.stat(folder.socket("b")).st_ino
