@@ -309,8 +309,9 @@ static bool has_kept_name(struct v9_device *dev, struct v9_use *use, uint64_t se
 /* Whether a request finds a fid with the file that it has, though another one has its name. */
 static bool keeps_file(struct v9_device *dev, const struct v9_request *r, const struct v9_fid *fid)
 {
-    return (r->type == P9_TWALK || r->type == P9_TGETATTR) && v9_fids_keeps_file(&dev->fids, fid) &&
-           (r->type == P9_TWALK || v9_fids_is_reported(&dev->fids, fid));
+    if (!v9_fids_keeps_file(&dev->fids, fid))
+        return false;
+    return r->type == P9_TWALK || (r->type == P9_TGETATTR && v9_fids_is_reported(&dev->fids, fid));
 }
 
 /* Brings a pinned fid that stands for a name up to date; `settled` as of v9_fids_pin_settled. On
