@@ -126,6 +126,26 @@ def test_a_file_of_a_file_system_is_not_copied(inventory: Inventory, tmp_path: P
         sock.close()
 
 
+def open_fds() -> set[int]:
+    """Those of this process, but for the one that the listing itself takes."""
+    folder = Path("/proc/self/fd")
+    return {int(name) for name in os.listdir(folder) if (folder / name).is_symlink()}
+
+
+def leaves_nothing(inventory: Inventory, folder: Path) -> bool:
+    """Whether a list with a file of a file system leaves main's table as it was."""
+    pidfd, copies = os.pidfd_open(os.getpid()), Copies("vm", inventory)
+    with open(folder / "file", "wb") as file:
+        inventory.write(0, [file.fileno()], anew=True)
+        before = open_fds()
+        copies.take(os.getpid(), pidfd)
+        copies.drop()
+        left = open_fds() - before
+    for fd in (pidfd, *left):
+        os.close(fd)
+    return not left
+
+
 def test_main_has_let_go_of_what_it_does_not_copy(
     inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,36 +158,35 @@ def test_main_has_let_go_of_what_it_does_not_copy(
         late(fds, shuts_down=shuts_down)
 
     monkeypatch.setattr(vhost9p.copies, "_close_all", close_all)
-    pidfd, copies = os.pidfd_open(os.getpid()), Copies("vm", inventory)
-    with open(tmp_path / "file", "wb") as file:
-        inventory.write(0, [file.fileno()], anew=True)
-        before = {*os.listdir("/proc/self/fd")}
-        copies.take(os.getpid(), pidfd)
-        copies.drop()
-        assert {*os.listdir("/proc/self/fd")} == before
-    os.close(pidfd)
+    assert leaves_nothing(inventory, tmp_path)
+
+
+def refuses() -> tuple[int, int]:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def test_main_tries_again_where_it_can_create_no_process(
     inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker may have used up all that there may be, for a moment."""
-    refused = [True, True]
-    clone = vhost9p.native.process.clone
+    refusals = [refuses, refuses]
 
-    def refuses_first() -> tuple[int, int]:
-        if refused:
-            refused.pop()
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return clone()
+    def clone() -> tuple[int, int]:
+        return (refusals.pop() if refusals else vhost9p.native.process.clone)()
 
-    monkeypatch.setattr(vhost9p.copies, "clone", refuses_first)
-    pidfd, copies = os.pidfd_open(os.getpid()), Copies("vm", inventory)
-    with open(tmp_path / "file", "wb") as file:
-        inventory.write(0, [file.fileno()], anew=True)
-        before = {*os.listdir("/proc/self/fd")}
-        copies.take(os.getpid(), pidfd)
-        assert not refused
-        copies.drop()
-        assert {*os.listdir("/proc/self/fd")} == before
-    os.close(pidfd)
+    monkeypatch.setattr(vhost9p.copies, "clone", clone)
+    assert leaves_nothing(inventory, tmp_path)
+    assert not refusals
+
+
+def test_main_copies_no_more_of_a_worker_whose_file_it_cannot_close(
+    inventory: Inventory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """For each one it would wait, and keep it."""
+    monkeypatch.setattr(vhost9p.copies, "clone", refuses)
+    monkeypatch.setattr(vhost9p.copies, "REFUSING_S", 0.01)
+    assert not leaves_nothing(inventory, tmp_path)
+    assert "nothing is copied any more" in caplog.text

@@ -131,8 +131,7 @@ class Copies:
             for fd in listed.fds:
                 copied.append(take_descriptor(pidfd, fd) if fd >= 0 else -1)
                 if fd >= 0 and not is_of_session(copied[-1]):
-                    self._foreign += 1
-                    _let_go(copied.pop())
+                    self._foreign += 1 if _let_go(copied.pop()) else FOREIGN_MAX
                     raise OSError(errno.EBADF, "one is not of a session")
         except OSError:
             close(copied)
@@ -264,10 +263,10 @@ def _close(fds: Collection[int], *, shuts_down: bool) -> None:
                 has_ended(REFUSING_S)
 
 
-def _let_go(fd: int) -> None:
+def _let_go(fd: int) -> bool:
     """Closes what no session has. Returns when main has it no longer: close(2) takes it out of the
     table first, and asks the file system then. Where main can create no process, it tries for
-    REFUSING_S, and keeps it."""
+    REFUSING_S; False: main has it still."""
     deadline = time.monotonic() + REFUSING_S
     while _is_open(fd) and time.monotonic() < deadline:
         with _closing([fd]) as has_ended:
@@ -275,6 +274,7 @@ def _let_go(fd: int) -> None:
                 pass
         if _is_open(fd):
             time.sleep(LOOK_S)
+    return not _is_open(fd)
 
 
 def _is_open(fd: int) -> bool:
