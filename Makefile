@@ -94,7 +94,7 @@ bench-guest: build  ## real programs in real guests: under emulation, and native
 	$(BIN)/python -m tests.bench.guest $(BENCH)
 	$(BIN)/python -m tests.bench.uml $(BENCH)
 
-bench-changes: build  ## how soon a guest sees what the host changes, and what that costs (25 minutes)
+bench-changes: build  ## how soon a guest sees what the host changes, and what that costs (half an hour)
 	$(BIN)/python -m tests.bench.changes $(BENCH)
 	$(BIN)/python -m tests.bench.uml --agent --cache loose --jobs tree --rounds 13
 

@@ -3,8 +3,8 @@
  *
  * A root directory that was changed may have no /proc; then it is the current directory
  * (sandbox/root_directory.c). A process that serves goes on to the directory of its descriptors
- * (v9_proc_go_to_fds, base/api.h): a path to one has a single name there, and the kernel takes a
- * quarter less for each call by such a path.
+ * (v9_proc_go_to_fds, base/api.h): a path to one has a single name there, which the kernel follows
+ * sooner than four.
  */
 #ifndef V9_BASE_PROC_H
 #define V9_BASE_PROC_H

@@ -137,7 +137,7 @@ def footnotes(rows: Iterable[Row]) -> str:
     )
 
 
-def mapped_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
+def pair_table(rows: Iterable[Row], ours: str, theirs: str) -> str:
     """The rows that compare two servers."""
     lines = [["workload", "depth", "wait", theirs, ours, "ratio"], ["---"] * 6]
     for row in rows:

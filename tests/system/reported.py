@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from tests.frontend import PATIENCE
@@ -45,7 +45,12 @@ class Reported:
 
 def rings_of(daemon: Daemon) -> list[Ring]:
     """The rings of a daemon's devices, in their order."""
-    folder = f"/proc/{daemon.pid}/fd"
+    return rings_in(daemon.pid)
+
+
+def rings_in(pid: int) -> list[Ring]:
+    """The same, of a process that has them open."""
+    folder = f"/proc/{pid}/fd"
     found: dict[int, str] = {}
     for name in sorted(os.listdir(folder), key=int):
         with suppress(FileNotFoundError):
@@ -66,14 +71,19 @@ def watcher_of(daemon: Daemon) -> int:
     return watchers(daemon)[0]
 
 
-@contextmanager
-def reported(daemon: Daemon) -> Iterator[list[Reported]]:
-    """What is reported of each device with notify, from when it is watched."""
-    rings = rings_of(daemon)
+def wait_until_watched(rings: Collection[Ring]) -> None:
+    """Returns when changes are reported to all of these: who watches begins with an overflow."""
     deadline = time.monotonic() + PATIENCE
     while not all(ring.end >= len(OVERFLOW) for ring in rings):
         assert time.monotonic() < deadline, "nobody watches"
         time.sleep(0.01)
+
+
+@contextmanager
+def reported(daemon: Daemon) -> Iterator[list[Reported]]:
+    """What is reported of each device with notify, from when it is watched."""
+    rings = rings_of(daemon)
+    wait_until_watched(rings)
     try:
         yield [Reported(ring) for ring in rings]
     finally:

@@ -5,8 +5,8 @@ as the guest sees them. Each is marked as a whole, so a directory costs nothing,
 are; events from elsewhere in it are told apart later (places.py).
 
 What a guest does itself is left out later, too (watch.py), but for writes, of which there are most:
-where the VM has mounts of its own, the kernel makes no event of a write through these. That halves
-what `notify` adds to a guest that writes.
+where the VM has mounts of its own, the kernel makes no event of a write through these, which would
+cost the guest's request.
 """
 
 import errno
