@@ -192,6 +192,15 @@ class Client:
             raise ReplyError(f"reply of type {reply.type} to a request of type {ticket.kind}")
         return reply
 
+    def wait_for(self, count: int, tickets: list[Ticket]) -> tuple[list[Ticket], list[Ticket]]:
+        """Waits until at least `count` of these requests are back: which of them, several threads
+        decide. Returns those that are back, and the others."""
+        while True:
+            back = [each for each in tickets if each.reply is not None]
+            if len(back) >= count:
+                return back, [each for each in tickets if each.reply is None]
+            self.reap()
+
     def call(self, kind: Kind, *fields: Any, layout: Layout | None = None) -> tuple[Any, ...]:
         """Sends a request, waits for it, and returns the reply's fields."""
         return self.wait(self.submit(kind, *fields, layout=layout)).fields

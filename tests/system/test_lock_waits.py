@@ -113,18 +113,12 @@ def test_quarter_of_the_ring_may_wait(share: Share, fid: int, host: HostProcess)
     with mounted(daemon, export, name, ring_size=16) as small:
         client = small.client
         opened = client.open(small.top, b"file", os.O_RDWR)
-        tickets = [client.submit_lock(opened, WRLCK, i, 1, proc_id=i) for i in range(8)]
-        while sum(ticket.reply is not None for ticket in tickets) < 4:
-            client.reap()
-        for ticket in tickets:
-            if ticket.reply is not None:
-                assert client.wait(ticket).fields == (LOCK_BLOCKED,)
-        assert sum(ticket.reply is None for ticket in tickets) == 4
-        assert waiting(small, next(ticket for ticket in tickets if ticket.reply is None))
+        locks = [client.submit_lock(opened, WRLCK, i, 1, proc_id=i) for i in range(8)]
+        blocked, others = client.wait_for(4, locks)
+        assert [client.wait(ticket).fields for ticket in blocked] == [(LOCK_BLOCKED,)] * 4
+        assert waiting(small, others[0])
         host.fcntl("u")
-        for ticket in tickets:
-            if ticket.reply is None:
-                assert client.wait(ticket).fields == (LOCK_SUCCESS,)
+        assert [client.wait(ticket).fields for ticket in others] == [(LOCK_SUCCESS,)] * 4
 
 
 def test_many_waits_take_few_threads(share: Share, fid: int, host: HostProcess) -> None:
@@ -163,10 +157,10 @@ def test_waits_leave_room_in_a_large_ring(share: Share, fid: int) -> None:
         opened = client.open(large.top, b"file", os.O_RDWR)
         assert client.lock(opened, WRLCK, proc_id=1) == LOCK_SUCCESS
         tickets = [client.submit_lock(opened, WRLCK, 0, 9, proc_id=2) for _ in range(WAITS_MAX + 9)]
-        for ticket in tickets[WAITS_MAX:]:
-            assert client.wait(ticket).fields == (LOCK_BLOCKED,)
+        blocked, others = client.wait_for(9, tickets)
+        assert [client.wait(ticket).fields for ticket in blocked] == [(LOCK_BLOCKED,)] * 9
         assert client.lock(opened, UNLCK, proc_id=1) == LOCK_SUCCESS
-        for ticket in tickets[:WAITS_MAX]:
+        for ticket in others:
             assert client.wait(ticket).fields == (LOCK_SUCCESS,)
 
 

@@ -309,9 +309,9 @@ def test_a_quarter_of_the_ring_may_wait(daemon: Daemon, export: Path, ring: Ring
     with mounted(daemon, export, ring_size=16) as share:
         client = share.client
         fid = events(client, share.top)
-        tickets = [submit_read(client, fid, 0) for _ in range(4)]
+        (refused,), tickets = client.wait_for(1, [submit_read(client, fid, 0) for _ in range(5)])
         with fails(errno.EAGAIN):
-            client.read(fid, 0, 4096)
+            client.wait(refused)
         file = client.open(share.top, b"file", os.O_RDWR)
         client.lock(file, WRLCK, 0, 10, proc_id=1)
         blocked = client.wait(client.submit_lock(file, WRLCK, 0, 10, proc_id=2))
