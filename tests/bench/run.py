@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from tests.bench import driver, notify, placement, plan, report, servers
+from tests.bench import driver, options, placement, plan, report, servers
 from tests.bench.driver import Driver, DriverError, Point, RefusedError, Sample
 from tests.bench.placement import ANYWHERE, Placement
 from tests.bench.plan import Effort, Workload
@@ -182,7 +182,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--against", type=Path, metavar="DIR", help="compare with another checkout, which is built"
     )
     parser.add_argument("--no-mapped", action="store_true", help="passthrough alone")
-    parser.add_argument("--no-notify", action="store_true", help="not what notify costs")
+    parser.add_argument("--no-options", action="store_true", help="not what options cost")
     parser.add_argument("--short", action="store_true", help="a few seconds, to check replies")
     arguments = parser.parse_args(words)
     names = {workload.name for workload in plan.WORKLOADS}
@@ -208,7 +208,7 @@ def _parts(arguments: argparse.Namespace) -> list[str]:
         "--short": arguments.short,
         "--workload": arguments.workload,
         "--no-mapped": arguments.no_mapped,
-        "--no-notify": arguments.no_notify,
+        "--no-options": arguments.no_options,
         "--tmpfs ''": not arguments.tmpfs,
         "--disk ''": not arguments.disk,
     }
@@ -265,25 +265,25 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> str:
         ours, theirs = MAPPED[1].name, MAPPED[0].name
         texts.append("Under mapped-xattr, on tmpfs:")
         texts.append(report.pair_table(bench.rows[rows:], ours, theirs))
-    if arguments.tmpfs and not arguments.no_notify:
-        texts += _measure_notify(bench, arguments, workloads)
+    if arguments.tmpfs and not arguments.no_options:
+        texts += _measure_options(bench, arguments, workloads)
     if arguments.against:
         texts += ["Beside the other checkout:", report.other_table(bench.rows)]
     return "\n\n".join(filter(None, texts)) + "\n"
 
 
-def _measure_notify(
+def _measure_options(
     bench: Bench, arguments: argparse.Namespace, workloads: Sequence[Workload]
 ) -> list[str]:
-    kept = [w for w in workloads if w.name in notify.WORKLOADS and not w.think_us]
+    kept = [w for w in workloads if w.name in options.WORKLOADS and not w.think_us]
     effort = arguments.where, arguments.rounds, arguments.milliseconds
-    with measured_tree(bench.program, arguments.tmpfs) as tree:
-        rows = notify.measure(bench, tree, kept, *effort)
-    bench.say("tmpfs: notify")
-    if not rows:
-        return []
-    table = report.pair_table(rows, notify.ON, notify.OFF)
-    return ["Without `notify` and with it, on tmpfs, when the host changes nothing:", table]
+    texts: list[str] = []
+    for option in options.OPTIONS if kept else ():
+        with measured_tree(bench.program, arguments.tmpfs) as tree:
+            rows = options.measure(bench, option, tree, kept, *effort)
+        texts += [option.title, report.pair_table(rows, options.ON, options.OFF)]
+    bench.say("tmpfs: options")
+    return texts
 
 
 def _report(bench: Bench, where: Placement) -> list[str]:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import driver, guest, placement, plan, run, scale, servers
+from tests.bench import driver, guest, options, placement, plan, run, scale, servers
 from tests.bench.driver import Driver, Point, RefusedError, WrongReply
 from tests.bench.report import HOST
 from tests.guest import fetch
@@ -118,13 +118,15 @@ def test_two_builds_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert table.count("getattr on a fid") == sum(len(depths) for _, depths in plan.SHORT)
 
 
-def test_what_notify_costs_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_options_cost_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--short", "--workload", "write4k", "--no-mapped", "--out", str(tmp_path)]
     assert run.main(words) == 0, capsys.readouterr().err
-    *_, table = (tmp_path / "bench.md").read_text().split("Without `notify` and with it")
-    (row,) = [line for line in table.splitlines() if line.startswith("| write, 4 KiB | 32 | poll")]
-    without, with_it, ratio = (float(each.replace(",", "")) for each in row.split("|")[4:7])
-    assert without > 0 and with_it > 0 and ratio > 0
+    text = (tmp_path / "bench.md").read_text()
+    for option in options.OPTIONS:
+        table = text.partition(option.title)[2].split("Without")[0]
+        (row,) = [each for each in table.splitlines() if each.startswith("| write, 4 KiB | 32 |")]
+        without, with_it, ratio = (float(each.replace(",", "")) for each in row.split("|")[4:7])
+        assert without > 0 and with_it > 0 and ratio > 0
 
 
 def test_a_checkout_that_is_not_built_is_refused(
