@@ -21,7 +21,7 @@ from tests.system.reported import Reported, reported, watcher_of
 from tests.system.share import SECURITY, UNSHARE, Share, mounted, needs_root, serve
 from tests.system.test_hung_files import hanging
 from tests.system.test_listed_mounts import Inside
-from vhost9p.watcher.child import HUNG_REST_S
+from vhost9p.watcher.process import HUNG_REST_S
 
 pytestmark = needs_root
 

@@ -14,7 +14,15 @@ import pytest
 from vhost9p.config import Config, DeviceConfig
 from vhost9p.vm import Vm
 from vhost9p.watcher.child import MOUNTS_HAVE_CHANGED
-from vhost9p.watcher.process import PAUSE_S, REST_S, SAID_MAX, SLOW_S, Watchers
+from vhost9p.watcher.process import (
+    HUNG_REST_MAX_S,
+    HUNG_REST_S,
+    PAUSE_S,
+    REST_S,
+    SAID_MAX,
+    SLOW_S,
+    Watchers,
+)
 
 GARBAGE = [
     b"",
@@ -54,7 +62,7 @@ class Main:
         self.watched[each.channel.fileno()] = lambda: self.watchers._hear(each)
         return its
 
-    def end(self, vm: Vm, *said: bytes) -> float:
+    def end(self, vm: Vm, *said: bytes, first: bytes = b'{"lacks": {}}') -> float:
         """A process that begins to watch, has something more to say, and ends. Returns in how many
         seconds the next one is due."""
         with self.begin(vm) as its:
@@ -62,7 +70,7 @@ class Main:
             watcher._started = time.monotonic()
             watcher._back_off.started()
             watcher._changes.started()
-            for each in (b'{"lacks": {}}', *said):
+            for each in (first, *said):
                 its.send(each)
         while self.watched:
             self.step()
@@ -160,6 +168,19 @@ def test_mounts_that_change_again_and_again_are_no_deaths() -> None:
         assert main.end(vm, MOUNTS_HAVE_CHANGED) <= max(PAUSE_S, rests[-1])
     assert rests[:2] == [0.0, 0.0] and rests == sorted(rests) and rests[-1] == REST_S
     assert main.end(vm) <= PAUSE_S, "this is the first death"
+
+
+def test_what_hangs_is_found_out_less_and_less_often() -> None:
+    """Each process that does so leaves one behind."""
+    main, vm = Main(), vm_of(DeviceConfig((), notify=True))
+    rests = []
+    for _ in range(20):
+        main.end(vm, MOUNTS_HAVE_CHANGED, first=b'{"lacks": {}, "hangs": true}')
+        rests.append(main.watchers._all["vm"].hung_rest)
+    assert rests[:2] == [2 * HUNG_REST_S, 4 * HUNG_REST_S] and rests == sorted(rests)
+    assert rests[-1] == HUNG_REST_MAX_S
+    main.end(vm, MOUNTS_HAVE_CHANGED)
+    assert main.watchers._all["vm"].hung_rest == HUNG_REST_S, "nothing hangs any more"
 
 
 def test_a_process_that_never_watches_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -42,9 +42,6 @@ log = logging.getLogger(__name__)
 
 MOUNTS_HAVE_CHANGED = b"mounts have changed"
 """The last word of a process that ends for this reason."""
-HUNG_REST_S = 60.0
-"""Seconds that a process watches at least before mounts end it, where something hangs: each one
-leaves a process behind for it, which nobody can end (apart.py)."""
 NOBODY = 65534
 """The user and the group that own nothing (overflowuid of proc_sys_kernel(5))."""
 
@@ -64,6 +61,8 @@ class Job(NamedTuple):
     """Of the devices."""
     rest: float
     """Seconds that it watches at least before mounts that come or go end it."""
+    hung_rest: float
+    """The same where something hangs."""
 
 
 def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
@@ -89,9 +88,9 @@ def run(job: Job, channel: socket.socket, parent: int) -> NoReturn:
                 os.close(fd)
             _give_up_rights(config, parent)
             _take_turn(job)
-            channel.send(json.dumps({"lacks": found.lacks}).encode())
+            channel.send(json.dumps({"lacks": found.lacks, "hangs": found.hangs}).encode())
             watch = Watch(found, job.rings, children, roots)
-            rest = max(job.rest, HUNG_REST_S) if found.hangs else job.rest
+            rest = job.hung_rest if found.hangs else job.rest
             if watch.until(channel, job.pidfd, rest):
                 channel.send(MOUNTS_HAVE_CHANGED)
     except (ProcessLookupError, FileNotFoundError, BrokenPipeError):

@@ -3,7 +3,9 @@ its keeper ends. One that dies is followed by another (back_off.py).
 
 One that ends since mounts have changed has not died. The next one follows at once, and gets a time
 that it has to watch before it may end for the same reason: none if that was the first change for a
-while, and up to a second if mounts change without a pause.
+while, and up to a second if mounts change without a pause. Where something hangs it is a minute,
+and twice as much each time, up to ten: each process leaves one behind then, which nobody can end
+(apart.py).
 """
 
 import json
@@ -35,6 +37,8 @@ PAUSE_S = 0.1
 """Seconds between two processes at least."""
 REST_S = 1.0
 """Seconds that a process watches at least before mounts end it, where they change all the time."""
+HUNG_REST_S, HUNG_REST_MAX_S = 60.0, 600.0
+"""The same where something hangs: the first time, and at most."""
 SLOW_S = 60.0
 """Seconds until a process that does not watch yet is reported."""
 
@@ -108,6 +112,8 @@ class _Watcher:
         self._started = 0.0
         self._rest = 0.0
         """Seconds that the process watches at least before mounts end it."""
+        self._hung = 0
+        """How many processes one after the other have found that something hangs."""
         self._have_mounts_changed = False
         """Whether that is why it ends."""
         self._said: set[str] = set()
@@ -126,7 +132,8 @@ class _Watcher:
         self._started = time.monotonic()
         vm, parent = self._vm, os.getpid()
         try:
-            job = Job(vm.name, vm.config, vm.read_entered(), vm.pid, vm.pidfd, vm.rings, self._rest)
+            own = vm.name, vm.config, vm.read_entered(), vm.pid, vm.pidfd, vm.rings
+            job = Job(*own, self._rest, self.hung_rest)
             self.channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with its, without_stop_signals():
                 pid = os.fork()
@@ -138,6 +145,11 @@ class _Watcher:
         except (OSError, Unreadable) as error:  # too many processes or open files, for now
             self._fail(str(error))
             self.ended()
+
+    @property
+    def hung_rest(self) -> float:
+        """Seconds that the next process watches at least, if something hangs."""
+        return min(HUNG_REST_S * 2.0 ** min(self._hung, 10), HUNG_REST_MAX_S)
 
     def hear(self) -> bool:
         """Takes what the process says, which has read what anybody has written: once when it begins
@@ -161,6 +173,7 @@ class _Watcher:
                 device: [one_line(str(each)) for each in message["lacks"].get(str(device), ())]
                 for device in range(len(self._vm.rings))
             }
+            self._hung = self._hung + 1 if message.get("hangs") else 0
         except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             return False
         self.is_late_at = None
