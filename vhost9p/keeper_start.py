@@ -75,6 +75,15 @@ class KeeperStart:
         """Descriptors of the keeper."""
         return [*(each.bell for each in self._ringing), *(each.fileno() for each in self.listeners)]
 
+    def _have_moved(self, numbers: Sequence[int]) -> None:
+        """What is in `_kept` has made way for the descriptors of the keeper before, to which any
+        number may belong; these are the new ones."""
+        bells = len(self._ringing)
+        for each, bell in zip(self._ringing, numbers[:bells], strict=True):
+            each.bell = bell
+        for listener, fd in zip(self.listeners, numbers[bells:], strict=True):
+            listener.has_moved(fd)
+
     @property
     def _ringing(self) -> list[Inventory | Ring]:
         """What has a bell."""
@@ -152,16 +161,11 @@ class KeeperStart:
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
         states = self._map(config, is_new=False)
-        bells = [each.bell for each in self._ringing]
-        sockets = [each.fileno() for each in self.listeners]
         try:
-            log_fd, *moved = heir.unpack(parcel, (log_fd, *bells, *sockets))
+            log_fd, *moved = heir.unpack(parcel, (log_fd, *self._kept))
         except OSError as error:
             heir.fail(error)
-        for each, bell in zip(self._ringing, moved, strict=False):
-            each.bell = bell
-        for listener, fd in zip(self.listeners, moved[len(bells) :], strict=True):
-            listener.has_moved(fd)
+        self._have_moved(moved)
         task = partial(self._task, config, entered, states, self.marks_dirs, heir.left)
         self._go_on(log_fd, heir, entered, task, heir.left)
 
@@ -170,11 +174,8 @@ class KeeperStart:
         self._begin_to_speak()
         config = confinement.seen_inside(self.config, entered)
         states = self._map(config, is_new=False)
-        sockets = [each.fileno() for each in self.listeners]
-        bells = [each.bell for each in self._ringing]
-        log_fd, *bells = successor.copy(sockets, (log_fd, *bells))
-        for each, bell in zip(self._ringing, bells, strict=True):
-            each.bell = bell
+        log_fd, *moved = successor.copy((log_fd, *self._kept))
+        self._have_moved(moved)
         task = partial(self._task, config, entered, states, self.marks_dirs, successor.left)
         self._go_on(log_fd, successor, entered, task, successor.left)
 

@@ -90,11 +90,10 @@ class Successor(Newborn):
         self.left: list[int] = []
         """The copies."""
 
-    def copy(self, kept: Collection[int], own: Sequence[int]) -> list[int]:
-        """Copies the old keeper's descriptors to the same numbers, but for those in `kept`. All
-        others of this process are closed, save `own`, which get new numbers that are returned.
-        Raises OSError."""
-        kept = {0, 1, 2, *kept}
+    def copy(self, own: Sequence[int]) -> list[int]:
+        """Copies all of the old keeper's descriptors to the same numbers. All others of this
+        process are closed, save `own`, which get new numbers that are returned. Raises OSError."""
+        kept = {0, 1, 2}
         self.left = sorted(set(self.numbers) - kept)
         mine = (self._out.detach(), self._old, *self.own, *own)
         close_others({*kept, *mine})

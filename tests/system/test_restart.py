@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -207,6 +207,49 @@ def test_other_ends_follow(daemon: Daemon, systemd: Service, export: Path) -> No
             systemd.start(daemon)
             assert share.client.read(fid, 0, 10) == b"data"
             wait_for_store(daemon, systemd)
+
+
+NAMES = "abcdefgh"
+
+
+def nameless_files(folder: Folder, share: ExitStack) -> Iterator[tuple[Client, int, bytes]]:
+    """Has a guest of each VM open files that have no name any more: the fids, and what is in."""
+    for name in NAMES:
+        machine = share.enter_context(Machine(folder.socket(name)))
+        client = Client(machine.boot())
+        client.version()
+        client.attach(1)
+        for i in range(20):
+            fid, data = client.create(1, b"%d" % i, os.O_RDWR), b"%s %d" % (name.encode(), i)
+            client.write(fid, 0, data)
+            client.unlinkat(1, b"%d" % i)
+            yield client, fid, data
+
+
+@pytest.mark.parametrize("how", ["upgrade", "reload"])
+def test_a_keeper_that_has_inherited_is_replaced(how: str, scratch: Path, systemd: Service) -> None:
+    """Its guests' files have numbers that main's own descriptors may have by now."""
+    folder = Folder(scratch)
+    for name in NAMES:
+        folder.add(name)
+    with systemd.running(folder.daemon) as daemon, ExitStack() as share:
+        for name in NAMES:
+            daemon.wait_line(f"^vhost9p: {name}: serving ")
+        files = [*nameless_files(folder, share)]
+        restart(daemon, systemd)
+        for name in NAMES:
+            daemon.wait_line(f"^vhost9p: {name}: INFO: serving .* again")
+        if how == "upgrade":
+            upgraded(daemon)
+        else:
+            for name in NAMES:
+                folder.add(name, "msize_max: 65536\n")
+            folder.hang_up()
+            for name in NAMES:
+                daemon.wait_line(f"{name}: reloaded: msize_max")
+        for client, fid, data in files:
+            assert client.read(fid, 0, 100) == data
+        assert "ERROR" not in daemon.output
 
 
 def test_what_is_kept_does_not_become_more(daemon: Daemon, systemd: Service, export: Path) -> None:
