@@ -23,32 +23,40 @@ START_PATIENCE_S = 10.0
 """How long a step of the new keeper may take, on a host with much to do."""
 PAUSE_S = 0.001
 MESSAGE_MAX = 4096
-ASKED_TO_END = "the daemon was told to end"
 
 
 class Failed(Exception):
     """There is no new keeper; the text says why."""
 
 
+class AskedToEnd(Failed):
+    """A signal to stop has arrived."""
+
+    def __init__(self) -> None:
+        super().__init__("the daemon was told to end")
+
+
 class Waits:
     """Waits of main, which a signal to stop ends."""
 
-    def __init__(self, stop_fd: int) -> None:
-        """`stop_fd` becomes readable then."""
+    def __init__(self, stop_fd: int | None) -> None:
+        """`stop_fd` becomes readable then; without it, these waits are not ended."""
         self._stop_fd = stop_fd
 
     def readable(self, seconds: float, fd: int | None = None) -> bool:
-        """Waits so long until a descriptor is readable. Returns whether it is. Raises Failed."""
+        """Waits so long until a descriptor is readable. Returns whether it is. Raises
+        AskedToEnd."""
         poller = select.poll()
-        for each in (self._stop_fd, *([] if fd is None else [fd])):
-            poller.register(each, select.POLLIN)
+        for each in (self._stop_fd, fd):
+            if each is not None:
+                poller.register(each, select.POLLIN)
         ready = {each for each, _ in poller.poll(seconds * 1000)}
         if self._stop_fd in ready:
-            raise Failed(ASKED_TO_END)
+            raise AskedToEnd
         return fd in ready
 
     def true(self, seconds: float, condition: Callable[[], bool]) -> bool:
-        """Waits so long for a condition. Returns whether it is met. Raises Failed."""
+        """Waits so long for a condition. Returns whether it is met. Raises AskedToEnd."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() >= deadline:

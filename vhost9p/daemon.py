@@ -16,6 +16,7 @@ import gc
 import logging
 import os
 import resource
+import select
 import selectors
 import signal
 import time
@@ -180,6 +181,11 @@ class Daemon:
         if vm.pid and not vm.why_left_out and vm.name not in self._changed:
             self._note_change(vm)
 
+    def _copy_at_once(self, vm: Vm) -> None:
+        self._copy_anew(vm)
+        if vm.name in self._changed:
+            self._take_copies(vm)
+
     def _take_copies(self, vm: Vm) -> None:
         del self._changed[vm.name]
         vm.note_progress()
@@ -301,12 +307,14 @@ class Daemon:
                 extra=about(vm=vm.name),
             )
             vm.awaits_worker = True
-        else:
+        elif not self.must_stop():  # or the signal comes first, which says what becomes of it
             self._try_to_start(vm)
 
     def _try_to_start(self, vm: Vm) -> None:
         try:
             self._start(vm)
+        except InterruptedError:
+            vm.wait_for_start()
         except OSError as error:  # too many processes, for now
             log.error(
                 "the keeper of %s cannot be started, and is tried again: %s",
@@ -316,6 +324,10 @@ class Daemon:
             vm.wait_for_start()
 
     # ---- signals
+
+    def must_stop(self) -> bool:
+        """Whether a signal to stop has arrived that `stop` does not know of yet."""
+        return not self.stopping and bool(select.select([self._stop_fd], [], [], 0)[0])
 
     def stop(self) -> None:
         """A signal to stop has arrived."""

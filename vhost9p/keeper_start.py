@@ -51,6 +51,8 @@ class KeeperStart:
     """A file in memory, where the first keeper says how far it is confined."""
     marks_dirs: bool
     """What the first keeper has said there of that."""
+    code_is_new: bool
+    """Whether another version of the code has served it, and this one has not yet."""
 
     # ---- the first one ----------------------------------------------------------------------
 
@@ -127,19 +129,19 @@ class KeeperStart:
         entered: Entered,
         states: Sequence[SharedState],
         marks_dirs: bool,
-        left: Collection[int] | None = None,
+        left: Collection[int] = (),
         loss: Loss | None = None,
     ) -> Task:
-        """`left` are the descriptors of the keeper before if it was of another main process, `loss`
-        is given if the one before has died."""
-        attempts = Attempts(len(states), is_upgrade=left is not None)
+        """`left` are the descriptors of the keeper before, if there are, `loss` is given if it has
+        died with them."""
+        attempts = Attempts(len(states), is_upgrade=self.code_is_new)
         shared = attempts, self.progress, self.inventory
         return Task(
             work=partial(worker.run, config, states, *shared, marks_dirs, entered.lacks, loss),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),
-            left=loss.fds if loss else left or (),
+            left=loss.fds if loss else left,
         )
 
     # ---- where another one was --------------------------------------------------------------

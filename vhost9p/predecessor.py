@@ -8,7 +8,7 @@ import socket
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from vhost9p import copies
+from vhost9p import __version__, copies
 from vhost9p.fd_store import FdStore, Kept
 from vhost9p.handover import Handover
 from vhost9p.log_record import about
@@ -32,6 +32,8 @@ def read_vms(received: Handover) -> list[Vm]:
     """Returns the VMs of the version before. If this process only tries, it ends here. Raises
     Unreadable, OSError."""
     vms = [_vm_before(each) for each in received.written["vms"]]
+    for vm in vms:
+        vm.code_is_new = True
     if received.only_tries:
         for vm in vms:
             vm.rehearse()
@@ -92,7 +94,9 @@ def vms_of(kept: Kept) -> list[Vm]:
     taken = {number for each in kept.written["vms"] for number in _own(each, kept.numbers)}
     for written in kept.written["vms"]:
         try:
-            vms.append(_vm_of(written, kept.numbers, taken))
+            vm = _vm_of(written, kept.numbers, taken)
+            vm.code_is_new = kept.written.get("version") != __version__
+            vms.append(vm)
         except (OSError, Unreadable) as error:
             name = str(written.get("name"))
             log.error("%s cannot go on: %s: %s", name, error, HANG, extra=about(vm=name))

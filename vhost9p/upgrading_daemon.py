@@ -2,13 +2,13 @@
 tries it, and reports how it went."""
 
 import logging
-import select
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from vhost9p import __version__, upgrade
-from vhost9p.birth import ASKED_TO_END, Failed
+from vhost9p.birth import AskedToEnd, Failed
 from vhost9p.fd_store import FdStore
 from vhost9p.log_record import about
 from vhost9p.restarting_daemon import RestartingDaemon
@@ -46,7 +46,7 @@ class UpgradingDaemon(RestartingDaemon):
     def stop(self) -> None:
         """See Daemon."""
         if self._trial:
-            self._end_trial(ASKED_TO_END)
+            self._end_trial(str(AskedToEnd()))
         super().stop()
 
     def take(self, number: signal.Signals) -> None:
@@ -109,15 +109,12 @@ class UpgradingDaemon(RestartingDaemon):
                 vm.copies.drop()  # to close them may hang, so not by execve(2)
         try:
             fds = [self._status.fd, *self._own_descriptors(), *self._descriptors_of_vms()]
-            upgrade.execute(self.written_down(), fds, self._must_stop)
-            self._refuse(ASKED_TO_END)
+            upgrade.execute(self.written_down(), fds, self.must_stop)
+            self._refuse(str(AskedToEnd()))
         except OSError as error:
             self._refuse(f"the new version cannot be executed: {error.strerror}")
         for vm in self.vms.values():
             self._copy_anew(vm)
-
-    def _must_stop(self) -> bool:
-        return bool(select.select([self._stop_fd], [], [], 0)[0])
 
     def _give_up_trial(self) -> None:
         if time.monotonic() >= self._trial_ends:
@@ -138,7 +135,8 @@ class UpgradingDaemon(RestartingDaemon):
     # ---- this version replaces one ----------------------------------------------------------
 
     def take_over(self, vms: Collection[Vm], before: str) -> None:
-        """Replaces the keepers of the version before."""
+        """Replaces the keepers of the version before. Each VM is supervised first, since any keeper
+        may die while another one is replaced."""
         outcome = self._outcome = upgrade.Outcome(before)
         for vm in vms:
             self.vms[vm.name] = vm
@@ -148,11 +146,15 @@ class UpgradingDaemon(RestartingDaemon):
                 outcome.failed += 1
                 log.error("%s begins anew: %s", vm.name, error.strerror, extra=about(vm=vm.name))
                 vm.wait_for_start()
+            self._watch_vm(vm)
+            self._copy_at_once(vm)
+        for vm in vms:
             try:
-                if self._must_stop():
-                    raise Failed(ASKED_TO_END)
+                if self.must_stop():
+                    raise AskedToEnd
                 if vm.pid:
-                    vm.take_over(self._stop_fd)
+                    self.around_replacement(vm, partial(vm.take_over, self._stop_fd))
+                    self._copy_at_once(vm)
                     outcome.awaited.add(vm.name)
                 outcome.replaced += 1
             except (Failed, OSError, Unreadable) as error:
@@ -163,8 +165,6 @@ class UpgradingDaemon(RestartingDaemon):
                     extra=about(vm=vm.name),
                 )
             self._announcer.act()
-            self._watch_vm(vm)
-            self._copy_anew(vm)
         outcome.deadline = time.monotonic() + upgrade.SERVE_PATIENCE_S
         self._look_at_outcome()
 

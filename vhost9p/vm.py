@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from vhost9p import confinement, memory_file, plain, takeover
 from vhost9p.back_off import BackOff
-from vhost9p.birth import Failed, Waits, give_birth
+from vhost9p.birth import AskedToEnd, Failed, Waits, give_birth
 from vhost9p.changes.ring import Ring
 from vhost9p.config import Config
 from vhost9p.confinement import Entered
@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 
 LACKING = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN
 """Errors that say that the host has not enough descriptors, memory or processes for now."""
+TRIES_S = 30.0
+"""Seconds in which to go on after a keeper's death is tried."""
 HANG = "mounts of a connected VM hang from now on"
 REOPENED = "files are reopened, and locks are lost"
 
@@ -109,6 +111,12 @@ class Vm:
         """Of the devices, since the keeper's start."""
         self._report = -1
         """A file in memory, where the keeper says how far it is confined."""
+        self.code_is_new = False
+        """Whether another version of the code has served it, and this one has not yet."""
+        self._has_own_keeper = False
+        """Whether this process has created a keeper of it."""
+        self._fails_since: float | None = None
+        """When the first of several attempts to go on has failed; None: the last has not."""
 
     # ---- start ------------------------------------------------------------------------------
 
@@ -186,21 +194,22 @@ class Vm:
 
     def _goes_on_with(self, stop_fd: int) -> bool:
         """Starts a keeper that goes on with the state of the one before. Returns whether that was
-        possible. Raises OSError: what the host lacks for now, it may have later."""
+        possible. Raises InterruptedError: a signal to stop has arrived; OSError: it may be
+        possible later. Then nothing is lost."""
         if self.parcel:
-            inherits = self._start_again(stop_fd, self.parcel)
+            inherits = self._start_again(self.parcel, Waits(None))  # or the parcel would be lost
             self._drop_parcel()
             if inherits:
                 self.copies.keep_numbers()
                 return True
-        return self.copies.has_sessions() and self._start_again(stop_fd)
+        return self.copies.has_sessions() and self._start_again(None, Waits(stop_fd))
 
     def _drop_parcel(self) -> None:
         if self.parcel:
             close(self.parcel.fds)
             self.parcel = None
 
-    def _start_again(self, stop_fd: int, parcel: Parcel | None = None) -> bool:
+    def _start_again(self, parcel: Parcel | None, waits: Waits) -> bool:
         """The keeper has what is in the parcel, or main's copies. Raises OSError, see above."""
         log_pipe = self._create_log()
         try:
@@ -210,24 +219,44 @@ class Vm:
             else:
                 live = partial(start.live_again, log_pipe.write_end, entered, self.copies.loss())
             enter = partial(confinement.fork_in, self.copies.namespaces, entered)
-            self.pid, self.pidfd = give_birth(Waits(stop_fd), enter, live)
+            self.pid, self.pidfd = give_birth(waits, enter, live)
+        except AskedToEnd as error:
+            log_pipe.close()
+            raise InterruptedError(errno.EINTR, str(error)) from error
         except (Failed, OSError, Unreadable) as error:
             log_pipe.close()
             if isinstance(error, OSError) and error.errno in LACKING:
                 raise
             why = getattr(error, "strerror", None) or error
+            if not parcel and not isinstance(error, Unreadable) and self._is_tried_again():
+                raise OSError(errno.EAGAIN, str(why)) from error
             means = REOPENED if parcel and self.copies.has_sessions() else HANG
             log.error("%s cannot go on: %s: %s", self.name, why, means, extra=about(vm=self.name))
             return False
         log_pipe.close_write_end()
         self.log = log_pipe
+        self._has_begun()
         return True
+
+    def _is_tried_again(self) -> bool:
+        """Whether to go on with main's copies, of which nothing is lost, is tried once more: what
+        has ended a new keeper may be what has ended the one before, such as want of memory."""
+        now = time.monotonic()
+        self._fails_since = self._fails_since or now
+        return now - self._fails_since < TRIES_S
+
+    def _has_begun(self) -> None:
+        """There is a keeper of this code."""
+        self._fails_since = None
+        self._has_own_keeper = True
 
     def _beginning(self) -> KeeperStart:
         """What a keeper begins with that is created now."""
+        if self._has_own_keeper and self.serves_anew:
+            self.code_is_new = False
         return KeeperStart(
             self.name, self.config, self.listeners, self._states, self._progress, self._inventory,
-            self.trace, self.rings, self._report, self.marks_dirs,
+            self.trace, self.rings, self._report, self.marks_dirs, self.code_is_new,
         )  # fmt: skip
 
     # ---- end --------------------------------------------------------------------------------
@@ -460,6 +489,7 @@ class Vm:
             succeed = partial(self._beginning().succeed, log.write_end, entered)
             self.pid, pidfd = takeover.replace(self.pid, self.pidfd, stop_fd, may, succeed)
             undo.pop_all()
+        self._has_begun()
         os.close(self.pidfd)
         self.pidfd = pidfd
         self.copies.keep_numbers()

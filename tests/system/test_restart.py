@@ -226,6 +226,26 @@ def nameless_files(folder: Folder, share: ExitStack) -> Iterator[tuple[Client, i
             yield client, fid, data
 
 
+def test_keepers_may_die_while_others_are_replaced(scratch: Path, systemd: Service) -> None:
+    """Their VMs have copies all the time."""
+    folder = Folder(scratch)
+    for name in "ab":
+        folder.add(name)
+    folder.daemon.env["WHEN"] = "upgrade"
+    with systemd.running(folder.daemon) as daemon, ExitStack() as share:
+        clients = []
+        for name in "ab":
+            daemon.wait_line(f"^vhost9p: {name}: serving ")
+            clients.append(Client(share.enter_context(Machine(folder.socket(name))).boot()))
+            clients[-1].version()
+            clients[-1].attach(1)
+        wait_for_idle(systemd)
+        upgrade(daemon.pid)
+        for client in clients:
+            assert client.getattr(1).nlink
+        daemon.wait_line("the keeper of b died of SIGKILL: files are reopened")
+
+
 @pytest.mark.parametrize("how", ["upgrade", "reload"])
 def test_a_keeper_that_has_inherited_is_replaced(how: str, scratch: Path, systemd: Service) -> None:
     """Its guests' files have numbers that main's own descriptors may have by now."""
@@ -380,6 +400,24 @@ def test_an_incomplete_parcel_is_not_used(daemon: Daemon, systemd: Service, expo
         systemd.start(daemon)
         assert client.read(fid, 0, 10) == b"data"
         daemon.wait_line("cannot go on: descriptors of its keeper are missing: files are reopened")
+
+
+@pytest.mark.parametrize("with_parcel", [True, False])
+def test_a_stop_while_a_keeper_is_created(
+    with_parcel: bool, daemon: Daemon, systemd: Service, export: Path
+) -> None:
+    """The next main process gets all that this one had."""
+    with left(daemon, systemd, export) as (client, fid):
+        if not with_parcel:
+            change_text(systemd, rb'"parcel": {"fds": \[', b'"parcel": {"fds": [9999, ')
+        daemon.env["WHEN"] = "birth"
+        systemd.start(daemon)
+        assert daemon.wait() == 0
+        del daemon.env["WHEN"]
+        wait_for_idle(systemd)
+        systemd.start(daemon)
+        assert client.read(fid, 0, 10) == b"data"
+        daemon.wait_line(RESTARTED if with_parcel else "files are reopened, and locks are lost")
 
 
 def text_of(systemd: Service) -> bytes:
