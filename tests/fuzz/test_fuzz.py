@@ -15,7 +15,7 @@ import pytest
 from tests.csrc.test_csrc import build_folder, compile_into  # noqa: F401 (a fixture)
 from tests.fuzz import run
 
-SECONDS = 30 // len(run.TARGETS)
+SECONDS = 60 // len(run.TARGETS)
 SEED = "-seed=1"
 CORPORA_MAX = 300_000
 """Bytes of all inputs in the repository."""
