@@ -259,6 +259,7 @@ def test_a_keeper_that_has_inherited_is_replaced(how: str, scratch: Path, system
         restart(daemon, systemd)
         for name in NAMES:
             daemon.wait_line(f"^vhost9p: {name}: INFO: serving .* again")
+        daemon.wait_line(daemon.ready)  # the files have been taken up
         if how == "upgrade":
             upgraded(daemon)
         else:
