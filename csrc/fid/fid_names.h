@@ -37,7 +37,8 @@ void v9_fids_name_renamed(struct v9_fids *fids, const struct v9_fid *fid, const 
 
 /* The directory that a dentry is in, which is neither fixed nor of several components: its
  * descriptor, and the name there. *inode is its inode, pinned, to be released, also where this
- * fails; 0: none, the export's root. The lock is held, but released meanwhile. */
+ * fails; 0: none, the export's root. The lock is held, but released meanwhile: then the guest may
+ * change names, and dentries end to which the caller has no reference. */
 int32_t v9_fids_acquire_parent(struct v9_fids *fids, uint32_t at, char name[V9_NAME_SIZE],
                                uint32_t *inode);
 /* The same of a pinned fid's own name, without the lock. -ENOENT where the guest has removed it,

@@ -59,7 +59,6 @@ struct lookup {
     uint32_t moves;          /* seqcount of ex->moves */
     uint32_t rebound;        /* dentries.rebound before the parent was acquired */
     uint32_t above;          /* inode of the parent directory, pinned; 0: the root */
-    uint32_t lost;           /* dentry of a parent that cannot be reopened; or 0 */
     int32_t fd;              /* the parent's descriptor */
     char name[V9_NAME_SIZE]; /* the name in it */
 };
@@ -98,6 +97,22 @@ static uint32_t collect(const struct lookup *lookup, uint32_t at, uint32_t level
     return count;
 }
 
+/* Whether the guest changed names during the check. */
+static bool names_changed(const struct lookup *lookup)
+{
+    return v9_seqcount_read_retry(&lookup->ex->moves, lookup->moves);
+}
+
+/* The parent's pinned file cannot be reopened: its dentry forgets it, for the name to be walked to
+ * again, unless another thread has found another file by it meanwhile. The lock is held. */
+static void forget_parent(const struct lookup *lookup, uint32_t above)
+{
+    V9_DEFERRED(none); /* the check has a reference too */
+
+    if (dentry_at(lookup, above)->inode == lookup->above)
+        v9_dentry_bind(&lookup->dev->fids.dentries, above, 0, 0, &none);
+}
+
 /* Acquires the parent directory of a dentry, and copies the dentry's name. The lock is held, and
  * may be released meanwhile. */
 static int acquire_parent(struct lookup *lookup, uint32_t at)
@@ -108,11 +123,14 @@ static int acquire_parent(struct lookup *lookup, uint32_t at)
     if (dentry->fixed || dentry->compound || dentry->size >= sizeof(lookup->name))
         return AGAIN;
     lookup->fd = v9_fids_acquire_parent(&lookup->dev->fids, at, lookup->name, &lookup->above);
-    if (lookup->fd == -ESTALE && !dentry_at(lookup, above)->fixed) {
-        lookup->lost = above;
-        return AGAIN;
-    }
-    return lookup->fd < 0 ? lookup->fd : 0;
+    if (lookup->fd != -ESTALE)
+        return lookup->fd < 0 ? lookup->fd : 0;
+    if (names_changed(lookup))
+        return AGAIN; /* the parent's dentry, which only its children hold, may be gone */
+    if (dentry_at(lookup, above)->fixed)
+        return -ESTALE;
+    forget_parent(lookup, above);
+    return AGAIN;
 }
 
 /* Stores the ctime of a file that was just checked by name. */
@@ -136,12 +154,6 @@ static bool is_unchanged(struct lookup *lookup, uint32_t at)
     __atomic_store_n(&dentry_at(lookup, at)->checked, lookup->now, __ATOMIC_RELAXED);
     note_ctime(lookup, dentry_at(lookup, at));
     return true;
-}
-
-/* Whether the guest changed names during the check. */
-static bool names_changed(const struct lookup *lookup)
-{
-    return v9_seqcount_read_retry(&lookup->ex->moves, lookup->moves);
 }
 
 /* Binds the name to the file that a step has led to. */
@@ -195,8 +207,6 @@ static int rebind(struct lookup *lookup, uint32_t at, int err)
 {
     if (!err || err == -ESTALE)
         err = step(lookup, at);
-    if (lookup->lost)
-        v9_fids_invalidate_name(&lookup->dev->fids, lookup->lost);
     if (lookup->above)
         v9_fids_release_inode(&lookup->dev->fids, lookup->above);
     return err < 0 && err > -V9_NO_DEVICE && names_changed(lookup) ? AGAIN : err;
@@ -209,7 +219,7 @@ static int check_level(struct lookup *lookup, uint32_t at)
     V9_DEFERRED(none); /* the dentry has a reference too */
     int err;
 
-    lookup->above = lookup->lost = 0;
+    lookup->above = 0;
     lookup->use->ctime_now = lookup->ex->ctime_is_reliable ? v9_ctime_now() : 0;
     lookup->rebound = fids->dentries.rebound;
     err = acquire_parent(lookup, at);

@@ -4,9 +4,37 @@
  * shows to a guest that goes on using its fids; what the guest itself removes stays what it was.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/syscall.h>
+
 #include "fid/forget.h"
 #include "fid/renames.h"
 #include "p9/device.h"
+
+/* What happens as soon as a file is looked for by the path of its recipe. */
+static void (*meanwhile)(void);
+static const char *looked_for;
+
+/* All that is called by number. Few calls have as many arguments as are passed on. */
+__attribute__((no_sanitize_address)) long syscall(long number, ...)
+{
+    static long (*next)(long, ...);
+    void (*const then)(void) = meanwhile;
+    va_list rest;
+    long with[6];
+
+    va_start(rest, number);
+    for (int i = 0; i < 6; i++)
+        with[i] = va_arg(rest, long);
+    va_end(rest);
+    if (!next)
+        *(void **)&next = dlsym(RTLD_NEXT, "syscall");
+    if (then && number == SYS_openat2 && !strcmp((const char *)with[1], looked_for)) {
+        meanwhile = NULL;
+        then();
+    }
+    return next(number, with[0], with[1], with[2], with[3], with[4], with[5]);
+}
 
 static void host_renames(const char *from, const char *to)
 {
@@ -230,4 +258,87 @@ TEST(a_removal_by_python_finds_a_fids_own_name_right_after_the_walk)
     CHECK(st.st_ino == host_ino("dir") && !strcmp(name, "file"));
     v9_budget_close(directory);
     v9_fids_unpin(&dev.fids, fid);
+}
+
+/* ---- parents that cannot be reopened -----------------------------------------------------------
+ */
+
+/* Evicts what nobody has pinned; it is found by its path alone, and something happens then. */
+static void evict_until_looked_for(const char *path, void (*then)(void))
+{
+    struct v9_recipe_store *store = &dev.fids.inodes.recipes;
+
+    nanosleep(&(struct timespec){0, 120000000}, NULL); /* old enough to be told from later ones */
+    for (int round = 0; round < 3; round++)            /* what was used lately is spared at first */
+        while (v9_evict_ops.evict(&dev.fids.shrinker, 16))
+            ;
+    for (struct v9_anchor *each = store->anchors; each < store->anchors + V9_ANCHORS_MAX; each++)
+        each->by_handle = false;
+    looked_for = path;
+    meanwhile = then;
+}
+
+static struct v9_fid *pinned(uint32_t number)
+{
+    struct v9_fid *fid = NULL;
+
+    CHECK(v9_fids_pin(&dev.fids, number, &fid) == 0);
+    return fid;
+}
+
+static void swap_directories(void)
+{
+    CHECK(renameat2(AT_FDCWD, host("a"), AT_FDCWD, host("b"), RENAME_EXCHANGE) == 0);
+}
+
+TEST(a_parent_that_is_replaced_before_it_is_reopened_is_looked_up_again)
+{
+    struct v9_fid *fid;
+    uint64_t ino;
+
+    host_makes_directory("a");
+    host_makes_directory("b");
+    host_writes("a/file", "old");
+    host_writes("b/file", "new");
+    ino = host_ino("b/file");
+    CHECK(walk_to(1, "a") == 0 && ask(P9_TWALK, "442s", 1, 1, 1, "file") == 0);
+    fid = pinned(1);
+    evict_until_looked_for("a", swap_directories);
+    CHECK(ino_of_fid(1) == ino && !meanwhile);
+    v9_fids_unpin(&dev.fids, fid);
+}
+
+static struct v9_fid *from, *into;
+
+/* The host renames the directory above; the guest moves the file away, and clunks its directory,
+ * so that nothing refers to either any more. */
+static void move_away(void)
+{
+    CHECK(rename(host("a"), host("c")) == 0);
+    CHECK(v9_renames_entry(&dev.fids, from, "file", into, "file") == 0);
+    v9_fids_unpin(&dev.fids, from);
+    CHECK(v9_fids_remove(&dev.fids, 1) == 0);
+}
+
+TEST(a_parent_that_ends_before_it_is_reopened_is_released_once)
+{
+    const uint32_t inodes = dev.fids.inodes.count, names = dev.fids.dentries.count;
+    struct v9_fid *file;
+
+    host_makes_directory("a");
+    host_makes_directory("a/b");
+    host_makes_directory("x");
+    host_writes("a/b/file", "text");
+    CHECK(walk_to(1, "a") == 0 && ask(P9_TWALK, "442s", 1, 1, 1, "b") == 0);
+    CHECK(walk_to(2, "x") == 0 && ask(P9_TWALK, "442s", 1, 3, 1, "file") == 0);
+    from = pinned(1);
+    into = pinned(2);
+    file = pinned(3);
+    evict_until_looked_for("a", move_away);
+    CHECK(ino_of_fid(3) == host_ino("x/file") && !meanwhile);
+    v9_fids_unpin(&dev.fids, into);
+    v9_fids_unpin(&dev.fids, file);
+    CHECK(dev.fids.inodes.count == inodes + 2 && dev.fids.dentries.count == names + 2);
+    CHECK(ask(P9_TCLUNK, "4", 2) == 0 && ask(P9_TCLUNK, "4", 3) == 0);
+    CHECK(dev.fids.inodes.count == inodes && dev.fids.dentries.count == names);
 }
