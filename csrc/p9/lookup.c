@@ -205,7 +205,7 @@ static int step(struct lookup *lookup, uint32_t at)
 /* The name leads to another file, or the check has failed: takes a step if that may help. */
 static int rebind(struct lookup *lookup, uint32_t at, int err)
 {
-    if (!err || err == -ESTALE)
+    if (!err || (err == -ESTALE && lookup->fd >= 0))
         err = step(lookup, at);
     if (lookup->above)
         v9_fids_release_inode(&lookup->dev->fids, lookup->above);

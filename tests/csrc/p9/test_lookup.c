@@ -342,3 +342,23 @@ TEST(a_parent_that_ends_before_it_is_reopened_is_released_once)
     CHECK(ask(P9_TCLUNK, "4", 2) == 0 && ask(P9_TCLUNK, "4", 3) == 0);
     CHECK(dev.fids.inodes.count == inodes && dev.fids.dentries.count == names);
 }
+
+static void move_directory(void)
+{
+    CHECK(rename(host("a"), host("c")) == 0);
+}
+
+/* The guest has renamed it, to where it is not known. */
+TEST(a_name_in_a_directory_that_is_lost_is_stale)
+{
+    struct v9_fid *fid;
+
+    host_makes_directory("a");
+    host_writes("a/file", "text");
+    CHECK(walk_to(1, "a") == 0 && ask(P9_TWALK, "442s", 1, 1, 1, "file") == 0);
+    v9_dentry_lose(&dev.fids.dentries, dev.fids.dentries.roots[0], "a", false);
+    fid = pinned(1);
+    evict_until_looked_for("a", move_directory);
+    CHECK(ask(P9_TGETATTR, "48", 1, 0x7ff) == -ESTALE && !meanwhile);
+    v9_fids_unpin(&dev.fids, fid);
+}
