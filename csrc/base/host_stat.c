@@ -79,3 +79,18 @@ int v9_host_identify(int32_t fd, const char *name, struct v9_identity *is, uint3
     *nlink = attr.nlink;
     return 0;
 }
+
+/* The first name is looked at again, after the other: a file that somebody renames from the first
+ * one to the other meanwhile would else be seen by both. */
+int v9_host_are_one_file(int32_t one_dir, const char *one, int32_t other_dir, const char *other)
+{
+    struct stat first, second;
+
+    if (fstatat(one_dir, one, &first, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    if (fstatat(other_dir, other, &second, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    if (fstatat(one_dir, one, &first, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}

@@ -21,6 +21,10 @@ struct v9_identity {
 int v9_host_identify(int32_t fd, const char *name, struct v9_identity *is, uint32_t *mode,
                      uint64_t *nlink);
 
+/* Whether two names lead to one file: 1, 0, or -errno where the first one leads to none, which
+ * takes a single system call to find out. */
+int v9_host_are_one_file(int32_t one_dir, const char *one, int32_t other_dir, const char *other);
+
 static inline uint64_t v9_attr_btime(const struct v9_attr *attr)
 {
     return attr->has_btime ? attr->btime_sec * 1000000000u + attr->btime_nsec : 0;

@@ -2,7 +2,6 @@
 #include "fid/renames.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #include "base/budget.h"
@@ -147,12 +146,18 @@ static int prepare(const struct rename *it, struct paths *paths)
     return v9_sys_has_failed(from) ? from : v9_sys_has_failed(to) ? to : 0;
 }
 
-/* rename(2) does nothing where both names are of one file. */
+/*
+ * Whether a rename that succeeded has moved the file: rename(2) does nothing where both names are
+ * of one file, which then still are. If the old name is there, but leads to another file, somebody
+ * else has made that since, and fids must not follow the old name to it.
+ *
+ * The names are compared as they are now: before the call that costs more, others may change them
+ * until it is made, and after a death this request itself has made it already. In doubt the file
+ * has moved: fids then stand for what has the name that the guest gave it.
+ */
 static bool has_moved(const struct rename *it)
 {
-    struct stat st;
-
-    return fstatat(it->old_dir, it->old, &st, AT_SYMLINK_NOFOLLOW) < 0;
+    return v9_host_are_one_file(it->old_dir, it->old, it->new_dir, it->new) <= 0;
 }
 
 /* Renames over a file that may be there; *moved: its name has changed. */

@@ -69,3 +69,13 @@ TEST(device_numbers_have_the_kernels_encoding)
     CHECK(v9_host_rdev(8, 1) == 0x801);
     CHECK(v9_host_rdev(259, 0x12345) == (0x45u | 259u << 8 | 0x123u << 20));
 }
+
+TEST(two_names_are_of_one_file_or_not)
+{
+    CHECK(linkat(top, "file", top, "other", 0) == 0);
+    CHECK(v9_host_are_one_file(top, "file", top, "other") == 1);
+    CHECK(v9_host_are_one_file(top, "file", top, "link") == 0);
+    CHECK(unlinkat(top, "other", 0) == 0);
+    CHECK(v9_host_are_one_file(top, "file", top, "other") == 0);
+    CHECK(v9_host_are_one_file(top, "other", top, "file") == -ENOENT);
+}

@@ -36,6 +36,21 @@ int renameat2(int from, const char *old, int to, const char *new, unsigned flags
     return renamed((int)syscall(SYS_renameat2, from, old, to, new, flags));
 }
 
+/* What happens before a name is looked at. */
+static void (*before_look)(void);
+static const char *looked_at;
+
+int fstatat(int dir, const char *name, struct stat *st, int flags)
+{
+    void (*const then)(void) = before_look;
+
+    if (then && !strcmp(name, looked_at)) {
+        before_look = NULL;
+        then();
+    }
+    return (int)syscall(SYS_newfstatat, dir, name, st, flags);
+}
+
 /* ---- the guest ---------------------------------------------------------------------------------
  */
 
@@ -195,6 +210,56 @@ TEST(a_rename_to_another_name_of_the_file_moves_none)
     reach(2, "two");
     CHECK(renames(ROOT, "one", ROOT, "two") == 0 && renames(1, "", -1, "one") == 0);
     CHECK(is_at(1, "", "one") == 1 && is_at(2, "", "two") == 1);
+}
+
+/* ---- others take the old name ------------------------------------------------------------------
+ */
+
+static void write_old(void)
+{
+    host_writes("old", "another's");
+}
+
+static void rename_again(void)
+{
+    CHECK(rename(host("old"), host("new")) == 0);
+}
+
+static void write_and_rename(void)
+{
+    write_old();
+    looked_at = "new";
+    before_look = rename_again;
+}
+
+/* Whether a fid that was reached by a name has the one that it was renamed to, and by that the
+ * file that is there now. */
+static bool has_new_name(int number)
+{
+    names_grow_old();
+    return ino_of_fid(number) == host_ino("new") && host_has("old", "another's");
+}
+
+TEST(a_fid_does_not_stand_for_what_somebody_else_gives_its_old_name)
+{
+    host_writes("old", "text");
+    host_writes("new", "text");
+    reach(1, "old");
+    after_rename = write_old;
+    CHECK(renames(ROOT, "old", ROOT, "new") == 0 && !after_rename);
+    CHECK(is_at(1, "", "new") == 1 && has_new_name(1));
+}
+
+/* Several save a file by way of the same other name. */
+TEST(a_fid_does_not_stand_for_what_somebody_else_renames_next)
+{
+    host_writes("old", "text");
+    host_writes("new", "text");
+    reach(1, "old");
+    after_rename = write_and_rename;
+    CHECK(renames(ROOT, "old", ROOT, "new") == 0 && !after_rename && !before_look);
+    write_old();
+    CHECK(has_new_name(1));
 }
 
 /* ---- before a name is lost ---------------------------------------------------------------------
