@@ -11,6 +11,7 @@
 
 #include "base/budget.h"
 #include "base/evidence.h"
+#include "base/host_stat.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "export/hidden_names.h"
@@ -365,11 +366,20 @@ static void go_back(struct rename *it)
     it->set_aside = it->moved = false;
 }
 
+/* Whether the metadata of a renamed file still have its old name, too, and no right to it: nothing
+ * has the name now, or another file, which somebody has made since, maybe with its own metadata. */
+static bool have_old_name(const struct rename *it)
+{
+    const int is_new = v9_host_are_one_file(it->old_dir, it->old, it->new_dir, it->new);
+
+    return is_new < 0 || (!is_new && v9_host_are_one_file(it->from, it->old, it->to, it->new) > 0);
+}
+
 /* The names of a renamed file have changed: its metadata lose the old name. */
 static void finish(const struct rename *it)
 {
     forget(it->to, SPARE, 0); /* what stays is metadata of nothing */
-    if (it->from >= 0 && look(it->old_dir, it->old))
+    if (it->from >= 0 && have_old_name(it))
         forget(it->from, it->old, 0);
 }
 

@@ -31,7 +31,8 @@ static struct {
     bool full;                   /* nothing can be written */
     bool no_paths;               /* no descriptors for names, as where there are too many already */
     bool no_links;               /* file systems on which a file has one name */
-    void (*before_rename)(void); /* what somebody else does first */
+    void (*before_rename)(void); /* what somebody else does first, */
+    void (*after_rename)(void);  /* and next */
     const char *bad;             /* an entry that comes last, and cannot be read */
     long left; /* calls that change something, until the process ends; -1: it does not */
 } host = {.left = -1};
@@ -81,10 +82,15 @@ int linkat(int from, const char *old, int to, const char *new, int flags)
 
 int renameat(int from, const char *old, int to, const char *new)
 {
+    int result;
+
     if (host.before_rename)
         host.before_rename();
     change();
-    return (int)syscall(SYS_renameat2, from, old, to, new, 0);
+    result = (int)syscall(SYS_renameat2, from, old, to, new, 0);
+    if (!result && host.after_rename)
+        host.after_rename();
+    return result;
 }
 
 int unlinkat(int dir, const char *path, int flags)
@@ -178,7 +184,7 @@ static inline void begin(void)
 static inline void end(v9_export *ex)
 {
     host.no_tmpfile = host.always_there = host.full = host.no_paths = host.no_links = false;
-    host.before_rename = NULL;
+    host.before_rename = host.after_rename = NULL;
     v9_export_free(ex);
     close(top);
 }

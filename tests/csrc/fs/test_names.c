@@ -158,6 +158,53 @@ TEST(a_file_without_metadata_gets_none_of_the_file_that_it_replaces)
     end(ex);
 }
 
+/* As soon as the guest's file has lost its name. */
+static void write_a(void)
+{
+    if (is_there("a"))
+        return;
+    host.after_rename = NULL;
+    close(openat(top, "a", O_CREAT | O_WRONLY, 0640));
+}
+
+TEST(a_file_that_takes_the_name_of_a_renamed_one_gets_none_of_its_metadata)
+{
+    begin();
+    ex = export_of(V9_MODEL_FILE);
+    create(top, "a", V9_NEW_FILE, 1);
+    create(top, "b", V9_NEW_FILE, 2);
+    host.after_rename = write_a;
+    CHECK(rename_to("a", "b") == 0 && !host.after_rename);
+    CHECK(owner(top, "b") == 1 && is_there("a") && !is_there(META "/a"));
+    end(ex);
+}
+
+/* By another daemon. */
+static void create_a(void)
+{
+    v9_export *const own = ex;
+
+    if (is_there("a"))
+        return;
+    host.after_rename = NULL;
+    ex = export_of(V9_MODEL_FILE);
+    create(top, "a", V9_NEW_FILE, 3);
+    v9_export_free(ex);
+    ex = own;
+}
+
+TEST(a_guests_file_that_takes_the_name_of_a_renamed_one_keeps_its_metadata)
+{
+    begin();
+    ex = export_of(V9_MODEL_FILE);
+    create(top, "a", V9_NEW_FILE, 1);
+    create(top, "b", V9_NEW_FILE, 2);
+    host.after_rename = create_a;
+    CHECK(rename_to("a", "b") == 0 && !host.after_rename);
+    CHECK(owner(top, "b") == 1 && owner(top, "a") == 3);
+    end(ex);
+}
+
 /* What a daemon that ended half way has left. */
 TEST(metadata_that_were_set_aside_are_in_nobodys_way)
 {
