@@ -6,7 +6,8 @@
 
 #include "base/commit.h"
 #include "base/refusal.h"
-#include "export/xattr_ids.h"
+
+enum { UNUSED = 4 }; /* bytes behind each value, which saved states have */
 
 void v9_xattr_values_init(struct v9_xattr_values *values, void *base)
 {
@@ -23,7 +24,7 @@ void v9_xattr_values_destroy(struct v9_xattr_values *values)
 /* A value with `more` bytes behind it. */
 static struct v9_xattr_value *allocate(struct v9_xattr_values *values, uint32_t size, size_t more)
 {
-    const size_t room = sizeof(struct v9_xattr_value) + size + V9_XATTR_IDS_MORE + more;
+    const size_t room = sizeof(struct v9_xattr_value) + size + UNUSED + more;
     struct v9_xattr_value *value;
     uint32_t at;
 
@@ -56,7 +57,7 @@ struct v9_xattr_value *v9_xattr_value_announce(struct v9_xattr_values *values, c
     if (!value)
         return NULL;
     value->flags = flags;
-    value->name = strcpy((char *)value->data + size + V9_XATTR_IDS_MORE, name);
+    value->name = strcpy((char *)value->data + size + UNUSED, name);
     return value;
 }
 
@@ -154,8 +155,8 @@ void v9_xattr_values_recover(struct v9_xattr_values *values)
 /* Whether its parts lie in the room that it has. Of one that is written, the name is the rest. */
 static bool is_whole(const struct v9_xattr_value *value)
 {
-    const uint64_t least = sizeof(*value) + (uint64_t)value->size + V9_XATTR_IDS_MORE;
-    const char *name = (const char *)value->data + value->size + V9_XATTR_IDS_MORE;
+    const uint64_t least = sizeof(*value) + (uint64_t)value->size + UNUSED;
+    const char *name = (const char *)value->data + value->size + UNUSED;
 
     if (value->room < least || value->written > value->size)
         return false;

@@ -28,7 +28,7 @@ struct v9_xattr_value {
     char *name;       /* the guest's, of one that is written; NULL: it is read */
     /* Of one that is written: guards `written` and data; lock order: docs/architecture.md */
     pthread_mutex_t lock;
-    uint8_t data[]; /* has room for V9_XATTR_IDS_MORE bytes more */
+    uint8_t data[]; /* never changes once it is whole: after a death it is set once more */
 };
 
 /* A thousand of the largest values. A guest that leaks more gets ENOSPC. */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
 
@@ -208,15 +209,13 @@ int v9_xattr_remove(v9_export *ex, int32_t fd, const char *name)
     return err < 0 ? err : remove_found(ex, &at, name);
 }
 
-int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, void *value, size_t size, int flags)
+/* Sets a value that is the host's. */
+static int set_mapped(v9_export *ex, int32_t fd, const char *name, const void *value, size_t size,
+                      int flags)
 {
     struct attribute at;
-    int err = v9_xattr_map_ids(ex, V9_XATTR_TO_HOST, name, value, size);
+    int err = find(ex, fd, name, EPERM, &at);
 
-    if (err < 0)
-        return err;
-    size = (size_t)err;
-    err = find(ex, fd, name, EPERM, &at);
     if (err < 0)
         return err;
     if (!size && v9_xattr_is_acl(name))
@@ -226,5 +225,22 @@ int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, void *value, size_
     err = set_within_limits(ex, &at, name, value, size, flags);
     if (!err && !strcmp(at.name, ex->caps.name))
         v9_caps_changed(&ex->caps);
+    return err;
+}
+
+/* The guest's value may outlive this process: after a death it is mapped once more. */
+int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, const void *value, size_t size,
+                 int flags)
+{
+    uint8_t *mapped = malloc(size + V9_XATTR_IDS_MORE);
+    int err;
+
+    if (!mapped)
+        return -ENOMEM;
+    memcpy(mapped, value, size);
+    err = v9_xattr_map_ids(ex, V9_XATTR_TO_HOST, name, mapped, size);
+    if (err >= 0)
+        err = set_mapped(ex, fd, name, mapped, (size_t)err, flags);
+    free(mapped);
     return err;
 }

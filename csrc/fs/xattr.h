@@ -25,12 +25,12 @@ int v9_xattr_get(const v9_export *ex, int32_t fd, const char *name, void *value,
  * bytes; -E2BIG if they exceed the XATTR_LIST_MAX bytes that listxattr(2) can return. */
 int v9_xattr_list(const v9_export *ex, int32_t fd, char *names, size_t room);
 /*
- * Sets a value with the flags of setxattr(2). `value` has room for V9_XATTR_IDS_MORE bytes more,
- * and is changed. Setting an empty ACL removes it, as in the kernel (acl(5)). -EPERM for a name
- * that is refused, or an id that the guest may not use; -E2BIG, -ENOSPC beyond a limit; -ENOSPC,
- * -EDQUOT beyond a quota.
+ * Sets a value with the flags of setxattr(2). Setting an empty ACL removes it, as in the kernel
+ * (acl(5)). -EPERM for a name that is refused, or an id that the guest may not use; -E2BIG, -ENOSPC
+ * beyond a limit; -ENOSPC, -EDQUOT beyond a quota.
  */
-int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, void *value, size_t size, int flags);
+int v9_xattr_set(v9_export *ex, int32_t fd, const char *name, const void *value, size_t size,
+                 int flags);
 /* Removes an attribute; removing the ACL of a file without one succeeds. */
 int v9_xattr_remove(v9_export *ex, int32_t fd, const char *name);
 

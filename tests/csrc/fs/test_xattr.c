@@ -109,7 +109,7 @@ static void limit(uint32_t value, uint32_t count, uint64_t total)
 /* Sets a value of so many bytes. */
 static int set_bytes(const char *name, size_t size, int flags)
 {
-    uint8_t *value = calloc(1, size + V9_XATTR_IDS_MORE);
+    void *value = calloc(1, size + 1);
     const int err = v9_xattr_set(ex, file, name, value, size, flags);
 
     free(value);
@@ -119,10 +119,7 @@ static int set_bytes(const char *name, size_t size, int flags)
 /* Sets a text, without its NUL. */
 static int set(const char *name, const char *text)
 {
-    char value[64];
-
-    strcpy(value, text);
-    return v9_xattr_set(ex, file, name, value, strlen(text), 0);
+    return v9_xattr_set(ex, file, name, text, strlen(text), 0);
 }
 
 /* Whether the guest reads this text. */
@@ -347,8 +344,7 @@ TEST(ids_in_values_are_mapped_by_the_guests_name)
         SKIP("no user attributes in /var/tmp");
     rule(mapped, 5);
     CHECK(!v9_export_set_ids(ex, V9_UID, &conf) && !v9_export_set_ids(ex, V9_GID, &conf));
-    memcpy(value, acl, sizeof(acl));
-    CHECK(v9_xattr_set(ex, file, ACL, value, sizeof(acl), 0) == 0);
+    CHECK(v9_xattr_set(ex, file, ACL, acl, sizeof(acl), 0) == 0);
     CHECK(getxattr(file_path, STORED ACL, host, sizeof(host)) == 12);
     CHECK(host[8] == 0xd0 && host[9] == 7); /* 2000 */
     CHECK(v9_xattr_get(ex, file, ACL, value, sizeof(value)) == 12 && !memcmp(value, acl, 12));

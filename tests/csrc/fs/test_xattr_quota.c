@@ -37,7 +37,7 @@ int setxattr(const char *at, const char *name, const void *value, size_t size, i
 
 static void *set(void *unused)
 {
-    uint8_t *value = calloc(1, VALUE + V9_XATTR_IDS_MORE);
+    uint8_t *value = calloc(1, VALUE);
 
     __atomic_add_fetch(&begun, 1, __ATOMIC_RELEASE);
     v9_xattr_set(ex, file, "user.a", value, VALUE, 0);

@@ -97,13 +97,19 @@ static inline uint32_t getattr_file(uint8_t *body)
     return (uint32_t)(v9_put(v9_put(body, FID, 4), UINT64_MAX, 8) - body);
 }
 
-static inline uint32_t fill_xattr(uint8_t *body, uint32_t size, uint32_t flags)
+static inline uint32_t fill_xattrcreate(uint8_t *body, const char *name, uint32_t size,
+                                        uint32_t flags)
 {
-    uint8_t *at = begin_message(body, FID, "user.name");
+    uint8_t *at = begin_message(body, FID, name);
 
     put(&at, size, 8);
     put(&at, flags, 4);
     return (uint32_t)(at - body);
+}
+
+static inline uint32_t fill_xattr(uint8_t *body, uint32_t size, uint32_t flags)
+{
+    return fill_xattrcreate(body, "user.name", size, flags);
 }
 
 static inline uint32_t xattr_create(uint8_t *body)
@@ -254,6 +260,53 @@ static inline void xattr_there(void)
     must(P9_TWRITE, body, fill_write(body, FID, 0, "data"));
 }
 
+/* A value in which the guest's user 1 is named, or its root. */
+static inline void value_written(const char *name, const void *value, uint32_t size)
+{
+    uint8_t body[ROOM];
+    const uint32_t head = fill_write(body, FID, 0, "");
+
+    walked();
+    must(P9_TXATTRCREATE, body, fill_xattrcreate(body, name, size, 0));
+    CHECK(fill_write(body, FID, 0, "") == head);
+    v9_put(body + head - 4, size, 4);
+    memcpy(body + head, value, size);
+    must(P9_TWRITE, body, head + size);
+}
+
+static inline void acl_written(void)
+{
+    const uint8_t acl[] = {2, 0, 0, 0, 2, 0, 7, 0, 1, 0, 0, 0};
+
+    value_written("system.posix_acl_access", acl, sizeof(acl));
+}
+
+static inline void caps_written(void)
+{
+    const uint8_t caps[20] = {0, 0, 0, 2}; /* revision 2 */
+
+    value_written("security.capability", caps, sizeof(caps));
+}
+
+/* ---- after ----------------------------------------------------------------------------------- */
+
+static inline void show_value(const char *name)
+{
+    uint8_t value[64];
+    const ssize_t size = getxattr(host("file"), name, value, sizeof(value));
+
+    add_text("%s", name);
+    for (ssize_t i = 0; i < size; i++)
+        add_text(" %02x", value[i]);
+    add_text("\n");
+}
+
+static inline void show_values(void)
+{
+    show_value("user.guest.system.posix_acl_access");
+    show_value("user.guest.security.capability");
+}
+
 static const struct kind kinds_of_files[] = {
     {"walk", a_file, NULL, {{P9_TWALK, walk_one}}},
     {"clone", a_file, walked, {{P9_TWALK, walk_none}}},
@@ -284,6 +337,12 @@ static const struct kind kinds_of_files[] = {
     {"xattr removed", named_value, xattr_removed, {{P9_TCLUNK, number}}},
     {"xattr not created", named_value, xattr_there, {{P9_TCLUNK, number}}},
     {"xattr read", named_value, walked, {{P9_TXATTRWALK, xattr_walk}}},
+};
+
+/* Their attributes are stored, with ids that are mapped: what is set is not what was written. */
+static const struct kind kinds_of_ids[] = {
+    {"ACL set", a_file, acl_written, {{P9_TCLUNK, number}}, show_values},
+    {"capabilities set", a_file, caps_written, {{P9_TCLUNK, number}}, show_values},
 };
 
 #endif

@@ -65,6 +65,29 @@ TEST(what_a_request_does_to_files_is_done_once_with_metadata_in_files)
     die_in_each(kinds_of_files, COUNT(kinds_of_files));
 }
 
+/* A guest's id 1 is the host's 1001; were it mapped once more, it would be 2001. */
+static void map_ids(v9_export *ex)
+{
+    static const struct v9_xattr_rule rules[] = {
+        {"system.", "user.guest.system.", V9_XATTR_STORE},
+        {"security.", "user.guest.security.", V9_XATTR_STORE}};
+    static const struct v9_id_range range = {0, 1000, 5000};
+    const struct v9_id_conf ids = {&range, NULL, 1, 0, NOBODY, NOBODY};
+
+    v9_export_set_xattr_names(ex, v9_xattr_names_new(rules, COUNT(rules)));
+    CHECK(!v9_export_set_ids(ex, V9_UID, &ids) && !v9_export_set_ids(ex, V9_GID, &ids));
+}
+
+TEST(ids_in_a_value_are_mapped_once)
+{
+    char expected[OUTCOME];
+
+    configure = map_ids;
+    CHECK(expect(&kinds_of_ids[0], expected) && strstr(expected, " 07 00 e9 03 00 00\n"));
+    CHECK(expect(&kinds_of_ids[1], expected) && strstr(expected, " 00 e8 03 00 00\n"));
+    die_in_each(kinds_of_ids, COUNT(kinds_of_ids));
+}
+
 TEST(a_request_of_one_of_two_exports_is_done_once)
 {
     two_exports = true;

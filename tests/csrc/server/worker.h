@@ -19,8 +19,9 @@ enum { OTHER = 3, NOBODY = 65534 }; /* the fid of the second export's root; a us
 
 static uint32_t model = V9_MODEL_HOST;
 static bool unprivileged, two_exports, no_sweep, dialect_u;
-static bool tries;                    /* deaths are faults, and suspects are tried */
-static void (*spoil_recovered)(void); /* done to the memory of a dead worker */
+static bool tries;                       /* deaths are faults, and suspects are tried */
+static void (*spoil_recovered)(void);    /* done to the memory of a dead worker */
+static void (*configure)(v9_export *ex); /* done to an export before it is served */
 static pid_t worker_pid;
 static int ready_fd, go_fd, command_fd, keeper_fds[16];
 
@@ -82,6 +83,8 @@ static inline void open_export(uint32_t index, const char *name)
         v9_qidmap_set_device(qidmap, attr.st_dev, attr.mnt_id, STAT_DEVICE, V9_DEV_IDENTITY);
     if (opened && with_quota)
         limit(opened);
+    if (opened && configure)
+        configure(opened);
     if (!opened || v9_device_set_export(dev, index, opened))
         _exit(4);
 }
