@@ -95,27 +95,37 @@ static int enter(struct v9_fids *fids, const struct v9_fid_new *as, uint32_t ino
     return 0;
 }
 
-/* An account of the quota for a file, by what was known of it if it cannot be looked at now: a
- * request that has truncated it must not fail here. 0 or -EMFILE where there is no room. */
-static int acquire_account(v9_quota *quota, const struct v9_found *file)
+/* An account of the quota for a file, by what was known of it if it cannot be looked at now. 0
+ * without a quota, -EMFILE where there is no room. */
+static int acquire_account(const struct v9_fids *fids, const struct v9_found *file)
 {
-    const int held = v9_quota_acquire(quota, file->path_fd);
+    v9_quota *quota = fids->inodes.quotas[file->export];
+    int held = quota ? v9_quota_acquire(quota, file->path_fd) : 0;
 
     if (held >= 0 || held == -EMFILE)
         return held;
-    return (int)v9_quota_hold(quota, file->attr->st_dev, file->attr->st_ino, !file->attr->nlink);
+    held = (int)v9_quota_hold(quota, file->attr->st_dev, file->attr->st_ino, !file->attr->nlink);
+    return held ? held : -EMFILE;
 }
 
-int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
-                  struct v9_fid *instead)
+static void release_account(const struct v9_fids *fids, const struct v9_found *file,
+                            uint32_t account)
+{
+    if (account)
+        v9_quota_release(fids->inodes.quotas[file->export], account);
+}
+
+/* Enters a fid for a file, whose account is `held` or could not be acquired: that takes over the
+ * account. So many entries were `reserved` for it. */
+static int enter_for(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
+                     struct v9_fid *instead, int held, uint32_t reserved)
 {
     V9_DEFERRED(deferred);
-    v9_quota *quota = file ? fids->inodes.quotas[file->export] : NULL;
-    const int held = quota ? acquire_account(quota, file) : 0;
     uint32_t inode = 0, account = held > 0 ? (uint32_t)held : 0;
     int err = -EBADF;
 
     pthread_mutex_lock(&fids->lock);
+    fids->live -= reserved;
     if (is_vacant(fids, as->number, instead)) {
         err = fids->live < fids->max ? 0 : refuse_fid(fids);
         if (!err && file) {
@@ -128,21 +138,56 @@ int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struc
             err = enter(fids, as, inode, 0, instead, &deferred);
     }
     pthread_mutex_unlock(&fids->lock);
-    if (account) /* not needed */
-        v9_quota_release(quota, account);
+    release_account(fids, file, account); /* not needed */
     v9_fids_finish(fids, &deferred);
     return err;
 }
 
-int v9_fids_become(struct v9_fids *fids, struct v9_fid *directory, const char *name,
-                   const struct v9_created *made, uint32_t export, const struct v9_attr *attr)
+int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
+                  struct v9_fid *instead)
 {
+    return enter_for(fids, as, file, instead, file ? acquire_account(fids, file) : 0, 0);
+}
+
+/* An entry that is reserved counts as live, and is none yet: after a death there is none. */
+int v9_fids_reserve(struct v9_fids *fids, struct v9_fid *directory, const struct v9_created *made,
+                    uint32_t export, const struct v9_attr *attr, struct v9_fid_room *room)
+{
+    const struct v9_found file = {made->path_fd, made->meta_fd, export, attr};
+    const int held = acquire_account(fids, &file);
+    int err = held < 0 ? held : 0;
+
+    *room = (struct v9_fid_room){directory, file, held > 0 ? (uint32_t)held : 0};
+    pthread_mutex_lock(&fids->lock);
+    if (!is_vacant(fids, directory->number, directory))
+        err = -EBADF;
+    else if (!err && fids->live == fids->max)
+        err = refuse_fid(fids);
+    if (!err)
+        fids->live++;
+    pthread_mutex_unlock(&fids->lock);
+    if (err)
+        release_account(fids, &file, room->account);
+    return err;
+}
+
+int v9_fids_become(struct v9_fids *fids, const struct v9_fid_room *room, const char *name,
+                   const struct v9_created *made)
+{
+    const struct v9_fid *directory = room->directory;
     const struct v9_route route = {directory->dentry, -1, 0, (uint32_t)strlen(name), name, 0};
     const struct v9_fid_new as = {directory->number, directory->uid, 0,   made->io_fd,
                                   made->io_flags,    &route,         NULL};
-    const struct v9_found file = {made->path_fd, made->meta_fd, export, attr};
 
-    return v9_fids_enter(fids, &as, &file, directory);
+    return enter_for(fids, &as, &room->file, room->directory, (int)room->account, 1);
+}
+
+void v9_fids_leave_room(struct v9_fids *fids, const struct v9_fid_room *room)
+{
+    pthread_mutex_lock(&fids->lock);
+    fids->live--;
+    pthread_mutex_unlock(&fids->lock);
+    release_account(fids, &room->file, room->account);
 }
 
 uint32_t v9_fids_acquire_inode(struct v9_fids *fids, const struct v9_found *found)

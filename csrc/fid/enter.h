@@ -35,11 +35,24 @@ struct v9_fid_new {
  */
 int v9_fids_enter(struct v9_fids *fids, const struct v9_fid_new *as, const struct v9_found *file,
                   struct v9_fid *instead);
-/* The number of a pinned fid of a directory comes to stand for the file that was made there as
- * `name`, whose attributes are given: as v9_fids_enter, instead of that fid, in the export of this
- * index. Takes over the descriptors of `made` on success. */
-int v9_fids_become(struct v9_fids *fids, struct v9_fid *directory, const char *name,
-                   const struct v9_created *made, uint32_t export, const struct v9_attr *attr);
+/* Room for the fid of a file that was made in a directory, or was there. */
+struct v9_fid_room {
+    struct v9_fid *directory;
+    struct v9_found file;
+    uint32_t account; /* that the file has in a quota; 0: none */
+};
+/*
+ * The number of a pinned fid of a directory comes to stand for a file of that name: as
+ * v9_fids_enter, instead of that fid. What cannot be taken back is done between v9_fids_reserve,
+ * which fails if the other would, and v9_fids_become, which then fails only if the number is the
+ * directory's no more. `made` is in the export of this index, and has the attributes `attr`.
+ * v9_fids_become takes over its descriptors on success, and needs no v9_fids_leave_room.
+ */
+int v9_fids_reserve(struct v9_fids *fids, struct v9_fid *directory, const struct v9_created *made,
+                    uint32_t export, const struct v9_attr *attr, struct v9_fid_room *room);
+int v9_fids_become(struct v9_fids *fids, const struct v9_fid_room *room, const char *name,
+                   const struct v9_created *made);
+void v9_fids_leave_room(struct v9_fids *fids, const struct v9_fid_room *room);
 /*
  * The inode of a file that a walk has come to, pinned (v9_fids_release_inode); 0 where the table is
  * full. It may be cached later. Takes over the descriptors of `found` on success.

@@ -88,7 +88,7 @@ static void forget_undone(struct v9_request *r, const struct v9_inode *dir, cons
         v9_created_close(&r->created);
 }
 
-/* A file that was there already loses its content once nothing else can fail. */
+/* A file that was there already loses its content. */
 static int truncate_found(v9_export *ex, const struct v9_created *found, const struct v9_new *as)
 {
     const struct v9_setattr to = {.valid = V9_SETATTR_SIZE};
@@ -99,6 +99,26 @@ static int truncate_found(v9_export *ex, const struct v9_created *found, const s
     return v9_setattr(ex, found->path_fd, found->meta_fd, writes ? found->io_fd : -1, &to);
 }
 
+/* Has the fid of the directory stand for the file, which loses its content once nothing else can
+ * fail. Returns the size of the reply. */
+static int become(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid, const char *name,
+                  const struct v9_new *as, const struct v9_attr *attr)
+{
+    struct v9_fid_room room;
+    int size, err = v9_fids_reserve(&dev->fids, fid, &r->created, r->created_in, attr, &room);
+
+    if (err)
+        return err;
+    err = truncate_found(dev->exports[r->created_in], &r->created, as);
+    if (err) {
+        v9_fids_leave_room(&dev->fids, &room);
+        return err;
+    }
+    size = promise_create(r, attr);
+    err = v9_fids_become(&dev->fids, &room, name, &r->created);
+    return err ? err : size;
+}
+
 /* Returns the size of the reply. */
 static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fid,
                   const struct v9_inode *inode, const char *name, const struct v9_new *as)
@@ -106,7 +126,7 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     v9_export *ex = v9_inode_export(dev, inode);
     struct v9_created made;
     struct v9_attr attr;
-    int err = 0, size = 0;
+    int err = 0;
 
     if (v9_fid_io(fid) >= 0 || v9_fid_flags(fid))
         return -EBADF; /* open, or in use for xattrs or locks */
@@ -123,16 +143,12 @@ static int create(struct v9_device *dev, struct v9_request *r, struct v9_fid *fi
     if (!err && r->created.is_new)
         note_seen(ex, inode, name, &attr);
     if (!err)
-        err = truncate_found(ex, &r->created, as);
-    if (!err) {
-        size = promise_create(r, &attr);
-        err = v9_fids_become(&dev->fids, fid, name, &r->created, r->created_in, &attr);
-    }
-    if (!err)
+        err = become(dev, r, fid, name, as, &attr);
+    if (err > 0)
         v9_created_forget(&r->created);
     else if (!is_question(err) && r->created_in == inode->export)
         v9_create_undo(ex, inode->path_fd, name, V9_NEW_FILE, &r->created);
-    return err ? err : size;
+    return err;
 }
 
 int v9_p9_lcreate(struct v9_device *dev, struct v9_request *r, struct v9_in *in,

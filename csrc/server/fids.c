@@ -114,10 +114,14 @@ int v9_fid_become(v9_device *dev, uint64_t handle, const char *name, const struc
     struct v9_fid *directory = v9_fids_of(&dev->fids, handle);
     const uint32_t export = v9_fids_inode(&dev->fids, directory)->export;
     uint8_t reply[P9_QID_SIZE + 4];
+    struct v9_fid_room room;
+    int err = v9_fids_reserve(&dev->fids, directory, made, export, attr, &room);
 
+    if (err)
+        return err;
     v9_put(v9_put_qid(reply, &attr->qid), 0, 4); /* iounit 0: as much as msize allows */
     v9_upcall_promise(dev, 0, P9_TCREATE + 1, reply, sizeof(reply));
-    return v9_fids_become(&dev->fids, directory, name, made, export, attr);
+    return v9_fids_become(&dev->fids, &room, name, made);
 }
 
 int v9_fid_mark(v9_device *dev, uint64_t handle, uint32_t flags)

@@ -3,7 +3,17 @@
  * Tlcreate, Tmkdir, Tmknod and Tsymlink: what they make, and which names and fids they refuse.
  */
 #define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "p9/device.h"
+
+static int truncates; /* with this result, instead of the system call */
+
+int ftruncate(int fd, off_t size)
+{
+    return truncates ? (errno = -truncates, -1) : (int)syscall(SYS_ftruncate, fd, size);
+}
 
 enum { QID_INO_AT = P9_HEADER_SIZE + 5 };
 
@@ -102,6 +112,30 @@ TEST(a_readonly_export_does_not_change)
     CHECK(create(1, "new", O_RDWR) == -EROFS && create_directory("new") == -EROFS);
     CHECK(create_link("new", "x") == -EROFS && create_special("new", S_IFIFO) == -EROFS);
     CHECK(!host_mode("new") && host_has("file", "text"));
+}
+
+TEST(a_file_that_cannot_be_opened_for_lack_of_fids_keeps_its_content)
+{
+    int fid = 1;
+
+    host_writes("file", "text");
+    while (ask(P9_TWALK, "442", ROOT, fid, 0) == 0)
+        fid++;
+    CHECK(create(1, "file", O_RDWR | O_TRUNC) == -EMFILE && host_has("file", "text"));
+    CHECK(ino_of_fid(1) == host_ino("") && dev.fids.live == FIDS);
+    CHECK(ask(P9_TCLUNK, "4", 2) == 0);
+    CHECK(create(1, "file", O_RDWR | O_TRUNC) == 0 && host_has("file", ""));
+    CHECK(ino_of_fid(1) == host_ino("file") && dev.fids.live == FIDS - 1);
+}
+
+/* A truncation that fails leaves room for others. */
+TEST(a_file_that_cannot_be_truncated_is_not_opened)
+{
+    host_writes("file", "text");
+    clone_root(1);
+    truncates = -EIO;
+    CHECK(create(1, "file", O_RDWR | O_TRUNC) == -EIO && host_has("file", "text"));
+    CHECK(ino_of_fid(1) == host_ino("") && dev.fids.live == 2);
 }
 
 /* Python's refusal comes when the file is there: what is held for the request is closed with it. */
