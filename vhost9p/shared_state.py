@@ -7,7 +7,8 @@ worker goes on, and neither frontend nor guest notices.
 
 The next worker takes over before it opens anything: it makes the state good again, wherever the one
 before was killed, and closes all descriptors that nobody owns (the *sweep*): they were about to be
-recorded or to be closed. What an operator has taken away meanwhile is lost to the guest only when
+recorded or to be closed. Before that, requests get back what they have created, once it is known
+what all devices own. What an operator has taken away meanwhile is lost to the guest only when
 everything else that a worker needs is there (`leave_exports`): until then, a reload can be taken
 back.
 
@@ -121,6 +122,12 @@ class SharedState(NamedTuple):
             *LockTable.descriptors_in(self.locks),
         ]
 
+    def adopt_orphans(self, owned: set[int]) -> None:
+        """Gives the requests back what they have created and not recorded: descriptors that nobody
+        has `owned`, to which it adds them. All devices were recovered."""
+        if self.area.is_taken_over and self.area.adopt_orphans(owned):
+            owned.update(self.area.descriptors())
+
     def leave_exports(self) -> None:
         """What is not served any more is lost to the guest. The device was recovered, and is not
         started yet. Raises OSError."""
@@ -204,7 +211,7 @@ def take_over(
         for state, numbers in zip(states, loss.devices, strict=True):
             state.lose_descriptors(numbers)
         loss.settled()
-    owned: set[int] = set()
+    owned = set(kept)
     for number, state in enumerate(states):
         with attempts.taking_over(number):
             owned.update(state.recover())
@@ -215,7 +222,10 @@ def take_over(
                 *(state.listener.name, count),
                 extra=state._about,
             )
-    close_others({*kept, *owned})
+    for number, state in enumerate(states):
+        with attempts.taking_over(number):
+            state.adopt_orphans(owned)
+    close_others(owned)
 
 
 def blame(states: Iterable[SharedState], cause: Cause) -> None:

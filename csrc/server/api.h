@@ -294,6 +294,9 @@ uint32_t v9_device_lost_fids(v9_device *dev);
 /* Lists the descriptors that it has then: how many, of which at most `room` are stored. All others
  * were about to be used or closed by the process that died. */
 uint32_t v9_device_descriptors(const v9_device *dev, int32_t *fds, uint32_t room);
+/* Before those are closed: its requests get back what they have created and opened, unless it is
+ * among what others own, any device or the keeper. How many more descriptors it has then. */
+uint32_t v9_device_adopt_orphans(v9_device *dev, const int32_t *owned, uint32_t count);
 
 /* ---- fids.c: a device's fids ----------------------------------------------------------------- */
 struct v9_fid_info {

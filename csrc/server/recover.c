@@ -9,7 +9,7 @@
  * A file may have been created and opened by a request that did not come so far as to say so. Its
  * descriptor is an *orphan*: it is in the table, and nobody owns it. It may be all that opens the
  * file, whose mode can deny that to everybody. So the request gets it back, before orphans are
- * closed.
+ * closed. All devices of a VM have one table: what nobody owns is known once all are recovered.
  *
  * Whoever recovers the device blames the death before, and has suspects tried once the device is
  * started and before it begins (request/suspects.h). What ends process after process before they
@@ -70,11 +70,12 @@ uint32_t v9_device_descriptors(const v9_device *dev, int32_t *fds, uint32_t room
     return list.count;
 }
 
-static int compare(const void *one, const void *other)
+static bool is_in(const struct list *list, int32_t fd)
 {
-    const int32_t a = *(const int32_t *)one, b = *(const int32_t *)other;
-
-    return a < b ? -1 : a > b;
+    for (uint32_t i = 0; i < list->count; i++)
+        if (list->fds[i] == fd)
+            return true;
+    return false;
 }
 
 /* ---- orphans --------------------------------------------------------------------------------- */
@@ -112,7 +113,7 @@ static int access_to(const struct stat *file, int fd)
 }
 
 /* The descriptor of a file that allows most, among those that nobody owns; -1: there is none. */
-static int find_orphan(const struct stat *file, const int32_t *owned, uint32_t count)
+static int find_orphan(const struct stat *file, const struct list *owned)
 {
     char path[V9_PROC_PATH];
     const struct dirent *entry;
@@ -124,7 +125,7 @@ static int find_orphan(const struct stat *file, const int32_t *owned, uint32_t c
     while (all && (entry = readdir(all))) {
         const int32_t fd = atoi(entry->d_name);
         const int access = fd > 2 ? access_to(file, fd) : -1;
-        if (access <= most || bsearch(&fd, owned, count, sizeof(*owned), compare))
+        if (access <= most || is_in(owned, fd))
             continue;
         most = access;
         found = fd;
@@ -134,25 +135,30 @@ static int find_orphan(const struct stat *file, const int32_t *owned, uint32_t c
     return found;
 }
 
-/* Gives a request the orphan of the file that it has created. */
-static void adopt_orphan(struct v9_device *dev, struct v9_request *r)
+/* Gives a request the orphan of the file that it has created, which is owned from then on. */
+static void adopt_orphan(struct v9_request *r, struct list *owned)
 {
-    const uint32_t count = v9_device_descriptors(dev, NULL, 0);
     struct stat file;
-    int32_t *owned;
-    int fd;
+    const int fd = find_created(r, &file) ? find_orphan(&file, owned) : -1;
 
-    if (!find_created(r, &file))
+    if (fd < 0)
         return;
-    owned = calloc(count + 1, sizeof(*owned));
-    if (!owned)
-        return; /* it is opened again by its name */
-    v9_device_descriptors(dev, owned, count);
-    qsort(owned, count, sizeof(*owned), compare);
-    fd = find_orphan(&file, owned, count);
-    free(owned);
-    if (fd >= 0)
-        v9_evidence_adopt(&r->evidence, fd);
+    v9_evidence_adopt(&r->evidence, fd);
+    add(owned, fd);
+}
+
+uint32_t v9_device_adopt_orphans(v9_device *dev, const int32_t *owned, uint32_t count)
+{
+    const uint32_t room = count + V9_SLOTS; /* one for each request */
+    struct list list = {malloc(room * sizeof(*owned)), count, room};
+
+    if (!list.fds)
+        return 0; /* the files are opened again by their names */
+    memcpy(list.fds, owned, count * sizeof(*owned));
+    for (struct v9_request *r = dev->again; r; r = r->next)
+        adopt_orphan(r, &list);
+    free(list.fds);
+    return list.count - count;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
@@ -198,8 +204,6 @@ int v9_device_recover(v9_device *dev, uint32_t max_fids)
     if (dev->dialect > V9_9P2000U)
         dev->dialect = V9_9P2000L;
     v9_requests_recover(dev);
-    for (struct v9_request *r = dev->again; r; r = r->next)
-        adopt_orphan(dev, r);
     return 1;
 }
 

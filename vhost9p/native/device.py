@@ -189,6 +189,12 @@ class Area:
         lib.v9_device_descriptors(self.native, fds, count)
         return list(fds)
 
+    def adopt_orphans(self, owned: Collection[int]) -> bool:
+        """After `recover`: the requests get back what they have created and opened, unless it is
+        `owned`, by any device or the keeper. Whether the device has more descriptors now."""
+        fds = ffi.new("int32_t[]", list(owned))
+        return bool(lib.v9_device_adopt_orphans(self.native, fds, len(fds)))
+
 
 class Device:
     """One virtio-9p device: memory, ring, fids, serving threads.

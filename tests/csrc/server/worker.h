@@ -38,6 +38,18 @@ static inline bool is_pidfd(const char *number)
     return readlink(path, target, sizeof(target) - 1) > 0 && !strcmp(target, "anon_inode:[pidfd]");
 }
 
+/* What the requests have created, but for what the device has or the keeper. */
+static inline void adopt_orphans(void)
+{
+    enum { KEPT = sizeof(keeper_fds) / sizeof(*keeper_fds) };
+    int32_t owned[256];
+    const uint32_t count = v9_device_descriptors(dev, owned + KEPT, 256 - KEPT);
+
+    CHECK(count <= 256 - KEPT);
+    memcpy(owned, keeper_fds, sizeof(keeper_fds));
+    v9_device_adopt_orphans(dev, owned, KEPT + count);
+}
+
 static inline void sweep(void)
 {
     int32_t owned[256];
@@ -145,6 +157,8 @@ static inline void be_worker(bool waits)
     conf.awaits_start = tries;
     v9_device_blame(dev, conf.max_fids, tries ? V9_BLAME_ONE : V9_BLAME_NOBODY);
     recovered = v9_device_recover(dev, conf.max_fids);
+    if (recovered > 0)
+        adopt_orphans();
     if (recovered && spoil_recovered)
         spoil_recovered();
     if (recovered && !no_sweep)
