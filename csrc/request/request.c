@@ -396,7 +396,7 @@ void v9_request_finish(struct v9_device *dev, struct v9_request *r, int result)
         v9_device_wake(dev);
     }
     free_slot(dev, r);
-    if (flushers)
+    if (!dead)
         finish_flushers(dev, slot, seq, flushers);
     if (next_version(dev))
         v9_device_wake(dev);
@@ -416,6 +416,8 @@ static void leave_again(struct v9_device *dev, const struct v9_request *r)
 
 static void kill_request(struct v9_device *dev, struct v9_request *r)
 {
+    const uint32_t slot = r->slot, seq = r->seq, flushers = r->flushers;
+
     if (push(dev, r, (uint32_t)v9_request_error(r, EIO)))
         dev->unsignalled++;
     dev->inflight--;
@@ -431,22 +433,24 @@ static void kill_request(struct v9_device *dev, struct v9_request *r)
         v9_rate_queue_leave(dev, r);
     if (r->state == V9_AGAIN)
         leave_again(dev, r);
-    if (r->state == V9_RATE_LIMITED || r->state == V9_FLUSHING || r->state == V9_BARRIER ||
-        r->state == V9_AGAIN)
+    if (r->state == V9_RATE_LIMITED || r->state == V9_BARRIER || r->state == V9_AGAIN)
         free_slot(dev, r); /* a thread or Python frees the others */
+    finish_flushers(dev, slot, seq, flushers);
 }
 
 /*
  * Answers EIO to the requests in flight (all of them, or only those whose threads may be writing
- * into guest memory) and cuts them off from the guest's memory. A read that is still running does
- * not touch the first 11 bytes of its buffer, so its data cannot overwrite an Rlerror. They may
- * overwrite the text and the number of an Rerror, which remains an error.
+ * into guest memory) and cuts them off from the guest's memory. A Tflush is answered after the
+ * request that it waits for. A read that is still running does not touch the first 11 bytes of its
+ * buffer, so its data cannot overwrite an Rlerror. They may overwrite the text and the number of an
+ * Rerror, which remains an error.
  */
 void v9_device_kill(struct v9_device *dev, bool all)
 {
     for (uint32_t i = 0; i < dev->slots_used; i++) {
         struct v9_request *r = &dev->slots[i];
-        if (r->state != V9_FREE && !r->dead && (all || r->state == V9_RUNNING))
+        if (r->state != V9_FREE && r->state != V9_FLUSHING && !r->dead &&
+            (all || r->state == V9_RUNNING))
             kill_request(dev, r);
     }
     v9_device_signal(dev);

@@ -266,6 +266,53 @@ TEST(flushes_are_answered_after_the_request_that_waits)
     CHECK(fail(0, slots[0].seq, EINTR) == -ESTALE);
 }
 
+/* The head of a chain that was returned. */
+static uint32_t returned(uint16_t at)
+{
+    uint32_t head;
+
+    memcpy(&head, used + 2 + 4 * at, sizeof(head));
+    return head;
+}
+
+/* A request hangs in its thread, and is flushed; the Tflush has a slot before it. */
+static void cut_off_what_is_flushed(bool all)
+{
+    struct v9_request *r;
+
+    start_device();
+    send(0, 30, 52, 4, 0);
+    CHECK(serve_one());
+    send(2, 30, 52, 5, 0);
+    r = v9_request_next(&dev);
+    CHECK(fail(0, slots[0].seq, EINTR) == 0 && used[1] == 1);
+    send(4, P9_TFLUSH_SIZE, P9_TFLUSH, 6, 5);
+    send(6, P9_TFLUSH_SIZE, P9_TFLUSH, 7, 5);
+    CHECK(serve_one() && serve_one() && slots[0].state == V9_FLUSHING && used[1] == 1);
+    v9_device_kill(&dev, all);
+    mem = dev.mem;
+    guest = v9_mem_gpa(&mem, GPA, MEMORY); /* where it was, threads may still write */
+    lay_out();
+    CHECK(used[1] == 4 && returned(1) == 2 && returned(2) == 4 && returned(3) == 6);
+    CHECK(guest[DATA_AT + REPLY_AT + 2 * ROOM + 4] == P9_RLERROR);
+    CHECK(guest[DATA_AT + REPLY_AT + 4 * ROOM + 4] == P9_TFLUSH + 1);
+    CHECK(guest[DATA_AT + REPLY_AT + 6 * ROOM + 4] == P9_TFLUSH + 1);
+    CHECK(dev.inflight == 0 && dev.dead == 1);
+    v9_device_attach(&dev);
+    v9_request_finish(&dev, r, v9_request_error(r, EINTR)); /* its thread is back */
+    CHECK(used[1] == 4 && dev.dead == 0 && dev.busy == 0);
+}
+
+TEST(flushes_of_a_request_that_is_cut_off_are_answered_after_it)
+{
+    cut_off_what_is_flushed(false);
+}
+
+TEST(flushes_are_answered_after_their_requests_when_all_are_cut_off)
+{
+    cut_off_what_is_flushed(true);
+}
+
 /* Tags that share a hash list are distinguished, in whatever order their requests end. */
 TEST(tags_of_one_hash_list_are_distinguished)
 {
