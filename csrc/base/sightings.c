@@ -24,7 +24,7 @@ enum { THREADS = (1 << 16) - 1, COMING = (1 << 16) + 1 }; /* in `state` */
 /* How often descriptors were closed whose number is this one, or that one plus DESCRIPTORS. */
 static uint32_t closed[DESCRIPTORS];
 
-static uint32_t hash_of(const char *name)
+uint32_t v9_sightings_hash(const char *name)
 {
     uint32_t hash = 2166136261u; /* FNV-1a */
 
@@ -68,7 +68,7 @@ static void leave(struct slot *slot, uint64_t state, uint64_t dir, uint32_t name
 
 void v9_sightings_absent(int32_t dir_fd, const char *name, uint64_t at)
 {
-    const uint32_t hash = hash_of(name);
+    const uint32_t hash = v9_sightings_hash(name);
     const struct v9_sighting none = {.at = at};
     struct slot *slot = slot_of(hash);
     uint64_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
@@ -83,7 +83,7 @@ void v9_sightings_absent(int32_t dir_fd, const char *name, uint64_t at)
 bool v9_sightings_begin(int32_t dir_fd, const char *name, struct v9_name_change *change,
                         struct v9_sighting *seen)
 {
-    const uint32_t hash = hash_of(name);
+    const uint32_t hash = v9_sightings_hash(name);
     struct slot *slot = slot_of(hash);
     const uint64_t before = __atomic_fetch_add(&slot->state, COMING, __ATOMIC_ACQ_REL);
 
@@ -92,6 +92,15 @@ bool v9_sightings_begin(int32_t dir_fd, const char *name, struct v9_name_change 
         return false;
     *seen = slot->seen;
     return v9_ticks_now() - seen->at < V9_SIGHTING_LASTS;
+}
+
+bool v9_sightings_are_unchanged(const struct v9_name_change *change, uint64_t since)
+{
+    const struct slot *slot = slot_of(change->name);
+    const uint64_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+
+    /* Who has left has noted before when that was. */
+    return (state & THREADS) == 1 && __atomic_load_n(&slot->ended, __ATOMIC_RELAXED) < since;
 }
 
 void v9_sightings_end(const struct v9_name_change *change, const struct v9_sighting *left)

@@ -43,11 +43,15 @@ struct v9_name_change {
     uint32_t name;
 };
 
+/* What stands for a name here. */
+uint32_t v9_sightings_hash(const char *name);
 /* A look that began at `at` has found no file by this name. */
 void v9_sightings_absent(int32_t dir_fd, const char *name, uint64_t at);
 /* Before a name is changed. Whether it is known what it leads to: *seen. */
 bool v9_sightings_begin(int32_t dir_fd, const char *name, struct v9_name_change *change,
                         struct v9_sighting *seen);
+/* Whether no other thread has changed the name since, or does. */
+bool v9_sightings_are_unchanged(const struct v9_name_change *change, uint64_t since);
 /* `left`: what the name leads to after the change; NULL: that is not known. */
 void v9_sightings_end(const struct v9_name_change *change, const struct v9_sighting *left);
 /* Before a descriptor's number is free, or comes to be of another file. */

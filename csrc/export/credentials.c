@@ -159,10 +159,10 @@ int v9_cred_mkdir(const struct v9_cred *cred, int dir_fd, const char *name, uint
         return 0;
     result = enter(cred, 0, &own);
     if (result)
-        return result;
+        return v9_evidence_outcome(result);
     result = mkdirat(dir_fd, name, mode) < 0 ? -errno : 0;
     leave(&own);
-    return result;
+    return v9_evidence_outcome(result);
 }
 
 int v9_cred_mknod(const struct v9_cred *cred, int dir_fd, const char *name, uint32_t mode,
@@ -175,10 +175,10 @@ int v9_cred_mknod(const struct v9_cred *cred, int dir_fd, const char *name, uint
         return 0;
     result = enter(cred, 1u << CAP_MKNOD, &own);
     if (result)
-        return result;
+        return v9_evidence_outcome(result);
     result = mknodat(dir_fd, name, mode, makedev(major, minor)) < 0 ? -errno : 0;
     leave(&own);
-    return result;
+    return v9_evidence_outcome(result);
 }
 
 int v9_cred_symlink(const struct v9_cred *cred, const char *target, int dir_fd, const char *name)
@@ -190,8 +190,8 @@ int v9_cred_symlink(const struct v9_cred *cred, const char *target, int dir_fd, 
         return 0;
     result = enter(cred, 0, &own);
     if (result)
-        return result;
+        return v9_evidence_outcome(result);
     result = symlinkat(target, dir_fd, name) < 0 ? -errno : 0;
     leave(&own);
-    return result;
+    return v9_evidence_outcome(result);
 }

@@ -7,6 +7,7 @@
 #include "base/budget.h"
 #include "base/evidence.h"
 #include "base/host_stat.h"
+#include "base/sightings.h"
 #include "base/sys.h"
 #include "export/containment.h"
 #include "fid/fid_names.h"
@@ -49,6 +50,7 @@ static void end(struct v9_fids *fids, uint32_t export)
  * more. Whether it is a directory; -errno where the host has failed, and the name must stay. */
 static int before_loss(struct v9_fids *fids, int fd, const char *name)
 {
+    const uint64_t at = v9_ticks_now();
     struct v9_identity is;
     uint64_t nlink;
     uint32_t mode;
@@ -57,7 +59,7 @@ static int before_loss(struct v9_fids *fids, int fd, const char *name)
     err = v9_host_identify(fd, name, &is, &mode, &nlink);
     if (err)
         return v9_sys_has_failed(err) ? err : 0;
-    v9_evidence_seen(fd, name, is.st_dev, is.st_ino);
+    v9_evidence_seen(fd, name, &(struct v9_sighting){at, is.st_dev, is.st_ino});
     pthread_mutex_lock(&fids->lock);
     err = v9_restore_before_loss(fids, is.st_dev, is.st_ino);
     pthread_mutex_unlock(&fids->lock);

@@ -167,6 +167,7 @@ static int create_new(v9_export *ex, int dir_fd, const char *name, const struct 
         do
             created->io_fd = v9_cred_create(&cred, dir_fd, name, host, as->mode);
         while (try_as_self(&cred, created->io_fd));
+        v9_evidence_outcome(created->io_fd);
         created->is_new = created->io_fd >= 0;
     }
     if (created->io_fd < 0)

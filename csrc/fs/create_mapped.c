@@ -66,15 +66,13 @@ static int take_made(v9_export *ex, int dir_fd, const char *name, int flags,
     return err ? err : fd;
 }
 
-/* A new file with its content and metadata, open for writing with `flags`: a descriptor. */
-static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
-                       const struct v9_mapped *mapped, const char *content)
+/* One that nobody has made yet. */
+static int make(v9_export *ex, int dir_fd, const char *name, int flags,
+                const struct v9_mapped *mapped, const char *content)
 {
     int fd, err;
     bool named;
 
-    if (v9_evidence_made(dir_fd, name))
-        return take_made(ex, dir_fd, name, flags, mapped, content);
     fd = v9_sys_tmpfile(dir_fd, flags, ex->conf.fmode);
     named = fd < 0 && has_no_tmpfile(-fd);
     if (named)
@@ -90,6 +88,15 @@ static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
     if (named)
         unlinkat(dir_fd, name, 0);
     return err;
+}
+
+/* A new file with its content and metadata, open for writing with `flags`: a descriptor. */
+static int create_file(v9_export *ex, int dir_fd, const char *name, int flags,
+                       const struct v9_mapped *mapped, const char *content)
+{
+    if (v9_evidence_made(dir_fd, name))
+        return take_made(ex, dir_fd, name, flags, mapped, content);
+    return v9_evidence_outcome(make(ex, dir_fd, name, flags, mapped, content));
 }
 
 /* The same, under a name that has its metadata. */
@@ -133,8 +140,8 @@ static int create_dir(v9_export *ex, int dir_fd, const char *name, const struct 
 {
     int fd, err = 0;
 
-    if (!v9_evidence_made(dir_fd, name) && mkdirat(dir_fd, name, ex->conf.dmode) < 0)
-        err = -errno;
+    if (!v9_evidence_made(dir_fd, name))
+        err = v9_evidence_outcome(mkdirat(dir_fd, name, ex->conf.dmode) < 0 ? -errno : 0);
     if (err || ex->conf.model != V9_MODEL_XATTR)
         return err;
     fd = v9_sys_reach(dir_fd, name, O_DIRECTORY);

@@ -38,7 +38,8 @@ static int link_file(v9_export *ex, int fd, int meta_fd, int dir_fd, const char 
 
     if (err)
         return err;
-    err = v9_evidence_made(dir_fd, name) ? 0 : v9_sys_link(ex->proc_fd, fd, dir_fd, name);
+    if (!v9_evidence_made(dir_fd, name))
+        err = v9_evidence_outcome(v9_sys_link(ex->proc_fd, fd, dir_fd, name));
     v9_sidecar_placed(meta_dir, name, err);
     return err;
 }
@@ -72,14 +73,17 @@ int v9_link_file(v9_export *ex, int32_t fd, int32_t meta_fd, int32_t dir_fd, con
 
 int v9_unlink_entry(v9_export *ex, int dir_fd, const char *name, bool directory)
 {
+    int err;
+
     if (ex->conf.model == V9_MODEL_FILE)
         return v9_sidecar_remove(ex, dir_fd, name, directory);
     if (v9_evidence_removed(dir_fd, name))
         return 0;
-    if (unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0)
-        return -errno;
-    v9_evidence_leads(dir_fd, name, 0, 0);
-    return 0;
+    err =
+        v9_evidence_outcome(unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0);
+    if (!err)
+        v9_evidence_leads(dir_fd, name, 0, 0);
+    return err;
 }
 
 static int unlink_counted(v9_export *ex, int dir_fd, const char *name, bool directory)
@@ -119,7 +123,7 @@ static int rename_entry(v9_export *ex, int old_dir, const char *old, int new_dir
         return v9_sidecar_rename(ex, old_dir, old, new_dir, new);
     if (v9_evidence_moved(old_dir, old, new_dir, new))
         return 0;
-    return renameat(old_dir, old, new_dir, new) < 0 ? -errno : 0;
+    return v9_evidence_outcome(renameat(old_dir, old, new_dir, new) < 0 ? -errno : 0);
 }
 
 /* Whether a directory has lost its name to another one: a rename to its own name leaves it. */
@@ -169,13 +173,16 @@ int v9_rename(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir, 
 int v9_rename_to_free(v9_export *ex, int32_t old_dir, const char *old, int32_t new_dir,
                       const char *new)
 {
+    int err;
+
     if (ex->quota || ex->conf.model == V9_MODEL_FILE || ex->hidden || v9_export_joins(ex, old) ||
         v9_export_joins(ex, new))
         return -EEXIST;
     if (v9_evidence_moved(old_dir, old, new_dir, new))
         return 0;
-    if (renameat2(old_dir, old, new_dir, new, RENAME_NOREPLACE) < 0)
-        return -errno;
-    v9_evidence_has_moved(old_dir, old, new_dir, new, ex->ctime_is_reliable ? ex->root_dev : 0);
-    return 0;
+    err = v9_evidence_outcome(renameat2(old_dir, old, new_dir, new, RENAME_NOREPLACE) < 0 ? -errno
+                                                                                          : 0);
+    if (!err)
+        v9_evidence_has_moved(old_dir, old, new_dir, new, ex->ctime_is_reliable ? ex->root_dev : 0);
+    return err;
 }

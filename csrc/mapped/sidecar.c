@@ -42,7 +42,19 @@ static int look(int dir_fd, const char *name)
     return fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-/* -EEXIST for a name in use; metadata that lie there for another file are removed. */
+/* Removes the metadata that lie there for another file. */
+static int clear_metadata(v9_export *ex, const char *name, int meta_dir)
+{
+    int err = look(meta_dir, name);
+    if (err)
+        return err == -ENOENT ? 0 : err;
+    v9_mapped_changing(ex, true);
+    err = forget(meta_dir, name, 0);
+    v9_mapped_changing(ex, false);
+    return err;
+}
+
+/* -EEXIST for a name in use. Metadata that lie there for another file are removed. */
 static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
 {
     int err;
@@ -50,15 +62,11 @@ static int clear_name(v9_export *ex, int dir_fd, const char *name, int meta_dir)
     if (v9_evidence_made(dir_fd, name))
         return 0; /* the name was made, and before it its metadata */
     err = look(dir_fd, name);
-    if (err != -ENOENT)
-        return err ? err : -EEXIST;
-    err = look(meta_dir, name);
-    if (err)
-        return err == -ENOENT ? 0 : err;
-    v9_mapped_changing(ex, true);
-    err = forget(meta_dir, name, 0);
-    v9_mapped_changing(ex, false);
-    return err;
+    if (err == -ENOENT)
+        err = clear_metadata(ex, name, meta_dir);
+    else if (!err)
+        err = -EEXIST;
+    return v9_evidence_outcome(err);
 }
 
 /* A new metadata file with its text: a descriptor. */
@@ -73,7 +81,8 @@ static int create_meta(v9_export *ex, int meta_dir, const char *name,
     if (v9_evidence_made(meta_dir, name))
         fd = v9_export_take_made(ex, meta_dir, name, O_RDWR);
     else
-        fd = v9_cred_create(&v9_cred_daemon, meta_dir, name, O_RDWR, META_FMODE);
+        fd = v9_evidence_outcome(
+            v9_cred_create(&v9_cred_daemon, meta_dir, name, O_RDWR, META_FMODE));
     if (fd < 0)
         return fd;
     put = pwrite(fd, text, size, 0);
@@ -166,7 +175,7 @@ int v9_sidecar_share(v9_export *ex, int fd, int meta_fd, int dir_fd, const char 
     *meta_dir = open_place(ex, dir_fd, name);
     err = *meta_dir < 0 ? *meta_dir : 0;
     if (!err && !v9_evidence_made(*meta_dir, name))
-        err = v9_sys_link(ex->proc_fd, meta, *meta_dir, name);
+        err = v9_evidence_outcome(v9_sys_link(ex->proc_fd, meta, *meta_dir, name));
     if (err && *meta_dir >= 0)
         v9_budget_close(*meta_dir);
     if (meta != meta_fd)
@@ -277,7 +286,8 @@ static int remove_host(int dir_fd, const char *name, bool directory)
 {
     if (v9_evidence_removed(dir_fd, name))
         return 0;
-    return unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
+    return v9_evidence_outcome(unlinkat(dir_fd, name, directory ? AT_REMOVEDIR : 0) < 0 ? -errno
+                                                                                        : 0);
 }
 
 int v9_sidecar_remove(v9_export *ex, int dir_fd, const char *name, bool directory)
@@ -434,29 +444,34 @@ static int complete(v9_export *ex, struct rename *it)
     return err;
 }
 
-int v9_sidecar_rename(v9_export *ex, int old_dir, const char *old, int new_dir, const char *new)
+/* One that was not made yet. */
+static int rename_now(v9_export *ex, struct rename *it)
 {
-    struct rename it = {.old_dir = old_dir, .new_dir = new_dir, .old = old, .new = new};
     struct stat from, to;
     bool replaces;
     int err = 0;
 
-    it.again = v9_evidence_loss_is_noted();
-    it.done = v9_evidence_moved(old_dir, old, new_dir, new);
-    if (it.done)
-        return complete(ex, &it);
-    if (fstatat(old_dir, old, &from, AT_SYMLINK_NOFOLLOW) < 0)
+    if (fstatat(it->old_dir, it->old, &from, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
-    replaces = fstatat(new_dir, new, &to, AT_SYMLINK_NOFOLLOW) == 0;
+    replaces = fstatat(it->new_dir, it->new, &to, AT_SYMLINK_NOFOLLOW) == 0;
     if (!replaces && errno != ENOENT)
         return -errno;
     if (replaces && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
-        return move(old_dir, old, new_dir, new); /* which does nothing (rename(2)) */
+        return move(it->old_dir, it->old, it->new_dir, it->new); /* does nothing (rename(2)) */
     v9_mapped_changing(ex, true);
     if (replaces && S_ISDIR(from.st_mode) && S_ISDIR(to.st_mode))
-        err = clear(ex, new_dir, new);
+        err = clear(ex, it->new_dir, it->new);
     if (!err)
-        err = rename_with_metadata(&it);
+        err = rename_with_metadata(it);
     v9_mapped_changing(ex, false);
     return err;
+}
+
+int v9_sidecar_rename(v9_export *ex, int old_dir, const char *old, int new_dir, const char *new)
+{
+    struct rename it = {.old_dir = old_dir, .new_dir = new_dir, .old = old, .new = new};
+
+    it.again = v9_evidence_loss_is_noted();
+    it.done = v9_evidence_moved(old_dir, old, new_dir, new);
+    return it.done ? complete(ex, &it) : v9_evidence_outcome(rename_now(ex, &it));
 }

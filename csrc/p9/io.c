@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/evidence.h"
+#include "base/key_lock.h"
 #include "export/containment.h"
 #include "export/notices.h"
 #include "fid/known_size.h"
@@ -151,20 +152,43 @@ static int write_out(const struct transfer *t, int put)
     return put;
 }
 
-static ssize_t write_slice(const struct transfer *t, const struct iovec *slice, int pieces)
+/*
+ * Appends. What the evidence shows are the open file's position and the file's size, which every
+ * append to the file changes: so one at a time is made, until the evidence has what has become of
+ * it. One that hangs holds up those to the same file, as it would in the host's kernel.
+ */
+static ssize_t append(const struct transfer *t, const struct v9_inode *inode,
+                      const struct iovec *slice, int pieces)
 {
-    const bool append = t->fid->io_flags & O_APPEND;
-    ssize_t put = append ? v9_evidence_grown(t->fid->io_fd, t->count) : 0;
+    struct v9_key_lock lock = {.key = {(uintptr_t)inode, V9_KEY_APPEND}};
+    ssize_t put;
 
-    if (put)
-        return put;
-    if (append)
+    v9_key_lock(&lock, 1);
+    put = v9_evidence_grown(t->fid->io_fd, t->count);
+    if (!put) {
         v9_evidence_append(t->fid->io_fd);
-    do
-        put = append ? writev(t->fid->io_fd, slice, pieces)
-                     : pwritev(t->fid->io_fd, slice, pieces, (off_t)t->offset);
-    while (put < 0 && errno == EINTR);
+        do
+            put = writev(t->fid->io_fd, slice, pieces);
+        while (put < 0 && errno == EINTR);
+        put = put < 0 ? -errno : put;
+    }
+    v9_evidence_append_ends(put);
+    v9_key_unlock(&lock, 1);
     return put;
+}
+
+/* Returns the number of bytes, or -errno. */
+static ssize_t write_slice(const struct transfer *t, const struct v9_inode *inode,
+                           const struct iovec *slice, int pieces)
+{
+    ssize_t put;
+
+    if (t->fid->io_flags & O_APPEND)
+        return append(t, inode, slice, pieces);
+    do
+        put = pwritev(t->fid->io_fd, slice, pieces, (off_t)t->offset);
+    while (put < 0 && errno == EINTR);
+    return put < 0 ? -errno : put;
 }
 
 /* Writes a request's data. Returns the number of bytes, or -errno. */
@@ -181,11 +205,10 @@ static int put_data(v9_export *ex, const struct v9_request *r, const struct tran
         return err;
     pieces = v9_iov_slice(r->chain.iov, r->chain.readable_count, P9_TWRITE_SIZE, t->count, slice);
     v9_known_size_changing(inode);
-    put = write_slice(t, slice, (int)pieces);
+    put = write_slice(t, inode, slice, (int)pieces);
     if (put < 0) {
-        err = -errno;
         v9_known_size_changed_nothing(inode);
-        return err;
+        return (int)put;
     }
     v9_known_size_written(inode, t->offset + (uint64_t)put);
     return put && ex->conf.writeout ? write_out(t, (int)put) : (int)put;

@@ -198,10 +198,14 @@ int v9_p9_xattr_write(const struct v9_request *r, const struct v9_fid *fid, uint
 static bool was_done(const v9_export *ex, const struct v9_inode *inode, const char *name)
 {
     uint8_t few[SHORT];
-    const int size = v9_xattr_get(ex, inode->path_fd, name, few, sizeof(few));
+    int size;
 
-    if (size < 0 && size != -ERANGE && size != -ENODATA)
+    v9_evidence_toggle(inode->path_fd, name);
+    size = v9_xattr_get(ex, inode->path_fd, name, few, sizeof(few));
+    if (size < 0 && size != -ERANGE && size != -ENODATA) {
+        v9_evidence_outcome(0);
         return false; /* nobody knows */
+    }
     return v9_evidence_toggled(size != -ENODATA);
 }
 
@@ -217,8 +221,9 @@ static int set_value(struct v9_device *dev, const struct v9_fid *fid)
     if (value->flags && was_done(ex, inode, value->name))
         return 0;
     if (!value->size && value->flags == XATTR_REPLACE)
-        return v9_xattr_remove(ex, inode->path_fd, value->name);
-    return v9_xattr_set(ex, inode->path_fd, value->name, value->data, value->size, value->flags);
+        return v9_evidence_outcome(v9_xattr_remove(ex, inode->path_fd, value->name));
+    return v9_evidence_outcome(
+        v9_xattr_set(ex, inode->path_fd, value->name, value->data, value->size, value->flags));
 }
 
 int v9_p9_xattr_clunk(struct v9_device *dev, struct v9_request *r, uint32_t number)

@@ -238,6 +238,7 @@ static void run_again(struct v9_device *dev, struct v9_request *r)
     r->asked = 0;
     r->rate_queues = NULL;
     r->question.fd = -1;
+    v9_evidence_recover(&r->evidence);
     dev->inflight++;
 }
 

@@ -99,6 +99,8 @@ static struct v9_request *take_slot(struct v9_device *dev)
 static void free_slot(struct v9_device *dev, struct v9_request *r)
 {
     leave_tag(dev, r);
+    if (r->again)
+        v9_evidence_forget(&r->evidence);
     if (r->dead)
         dev->dead--;
     else
