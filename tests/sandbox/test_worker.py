@@ -66,6 +66,14 @@ def status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def test_a_worker_may_open_as_many_files_as_is_allowed(tmp_path: Path) -> None:
+    """The hard limit, whatever the soft one is."""
+    wrapper = ("prlimit", "--nofile=300:2000")
+    with Daemon("--path", str(tmp_path), *SECURITY, wrapper=wrapper) as daemon:
+        limits = Path(f"/proc/{daemon.worker}/limits").read_text(encoding="ascii")
+    assert "Max open files            2000                 2000" in limits
+
+
 def test_nothing_outside_its_mounts_is_open(vms: tuple[int, int]) -> None:
     """A directory would be a way out, also for who sees none by a path."""
     for pid in vms:

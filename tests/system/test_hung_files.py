@@ -32,6 +32,8 @@ from vhost9p.inventory import Inventory
 from vhost9p.native.process import take_descriptor
 
 COUNT = 65536
+THREADS_MAX = 64
+"""Of a device that serve (V9_THREADS_MAX)."""
 
 
 class Hung:
@@ -252,8 +254,12 @@ def test_a_hundred_reads_that_hang_are_answered_later(hung: Hung) -> None:
     """More than there may be threads: then nothing goes on, and nothing is lost."""
     client = hung.share.client
     fid = hung.open()
+    daemon = hung.share.daemon
+    others = daemon.threads()
     tickets = [client.submit(T.READ, fid, 4096 * i, 4096) for i in range(100)]
     tickets.append(client.submit(T.GETATTR, fid, 0x7FF))
+    daemon.wait_until(lambda: daemon.threads() >= THREADS_MAX, "no threads take over")
+    assert daemon.threads() < others + THREADS_MAX
     hung.release()
     for ticket in tickets:
         client.wait(ticket)
