@@ -86,6 +86,11 @@ def test_a_session_does_not_wait_for_ever(
     births(monkeypatch, Failed("the new keeper died"))
     vm.start(stop_fd)
     assert begun == [vm] and "cannot go on: the new keeper died" in caplog.text
+    monkeypatch.setattr(module, "TRIES_S", 30.0)
+    births(monkeypatch, Failed("the new keeper died"))
+    vm.goes_on = True
+    with pytest.raises(OSError, match="the new keeper died"):
+        vm.start(stop_fd)  # its time begins anew
 
 
 def test_code_is_new_until_it_has_served(vm: Any) -> None:

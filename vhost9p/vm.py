@@ -230,6 +230,7 @@ class Vm:
             why = getattr(error, "strerror", None) or error
             if not parcel and not isinstance(error, Unreadable) and self._is_tried_again():
                 raise OSError(errno.EAGAIN, str(why)) from error
+            self._fails_since = None
             means = REOPENED if parcel and self.copies.has_sessions() else HANG
             log.error("%s cannot go on: %s: %s", self.name, why, means, extra=about(vm=self.name))
             return False

@@ -325,6 +325,12 @@ static bool is_visible(const struct v9_step *step, const struct v9_step *now)
     return has_left(step, now, !now->existed);
 }
 
+/* A bit for what a step does to its name, which one step at most has done where that shows. */
+static uint32_t effect_of(const struct v9_step *step)
+{
+    return kind_of(step) == MOVE ? 1u << REMOVE : 1u << kind_of(step);
+}
+
 /*
  * Before a request changes a name: decides what the steps of others at that name have done, which
  * would show wrongly after the change. Of several that would have done the same, one has at most:
@@ -333,6 +339,8 @@ static bool is_visible(const struct v9_step *step, const struct v9_step *now)
  */
 static void decide_others(const struct v9_step *now, const struct v9_step *mine)
 {
+    uint32_t done = mine ? effect_of(mine) : 0;
+
     if (!__atomic_load_n(&recovered.first, __ATOMIC_RELAXED))
         return;
     pthread_mutex_lock(&recovered.lock);
@@ -342,10 +350,9 @@ static void decide_others(const struct v9_step *now, const struct v9_step *mine)
             struct v9_step *step = &other->steps[i];
             if (!is_open(step, now))
                 continue;
-            if (is_visible(step, now) && !(mine && kind_of(mine) == kind_of(step)))
-                step->kind |= DONE;
-            else
-                step->kind |= UNDONE;
+            step->kind |= is_visible(step, now) && !(done & effect_of(step)) ? DONE : UNDONE;
+            if (step->kind & DONE)
+                done |= effect_of(step);
         }
     }
     V9_COMMIT();

@@ -572,6 +572,15 @@ TEST(one_request_has_made_removed_or_moved_a_name_at_most)
     CHECK(rename(host("old"), host("new")) == 0 && count_done(was_moved) == 1);
 }
 
+TEST(of_several_requests_one_has_made_a_name_that_another_one_removes)
+{
+    leave_others(2, will_make);
+    host_writes("new", "");
+    CHECK(!v9_evidence_removed(dir, "new"));
+    CHECK(unlink(host("new")) == 0 && v9_evidence_outcome(0) == 0);
+    CHECK(count_done(was_made) == 1);
+}
+
 TEST(a_value_of_another_name_is_toggled_by_itself)
 {
     v9_evidence_toggle(dir, "user.one");
