@@ -22,6 +22,18 @@ def _kinds(pid: int) -> dict[int, str]:
     return found
 
 
+def _ringing(pid: int) -> set[str]:
+    """The eventfds of main that nobody has read since they were written, as _kinds has them."""
+    found = set()
+    for number, kind in _kinds(pid).items():
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="ascii")
+            counts = [line.split()[1] for line in text.splitlines() if line.startswith("eventfd-c")]
+            if any(int(each, 16) for each in counts):
+                found.add(kind)
+    return found
+
+
 def _listed(pid: int) -> list[int]:
     """The descriptors in the inventory of a daemon's only VM."""
     folder = Path(f"/proc/{pid}/fd")
@@ -35,13 +47,16 @@ def _listed(pid: int) -> list[int]:
 
 
 def has_copies(daemon: Daemon) -> bool:
-    """Whether main has copied all that a keeper's successor would need."""
+    """Whether main has copied all that a keeper's successor would need, and knows of the last
+    change: no worker's bell rings."""
     try:
         theirs, ours = _kinds(daemon.worker), {*_kinds(daemon.pid).values()}
         listed = _listed(daemon.pid)
+        ringing = _ringing(daemon.pid)
     except FileNotFoundError:  # main has just closed some
         return False
-    return len(listed) > 3 and {theirs.get(fd, "?") for fd in listed} <= ours
+    needed = {theirs.get(fd, "?") for fd in listed}
+    return len(listed) > 3 and needed <= ours and ringing <= needed
 
 
 def wait_for_copies(daemon: Daemon) -> None:
