@@ -134,10 +134,11 @@ def test_one_that_somebody_kills_is_followed_soon(tmp_path: Path) -> None:
     ]
 
 
-def test_one_that_has_served_is_not_if_it_faults(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 11)", "return 1"])
+def test_one_that_has_served_is_not_if_it_faults_or_gives_up(tmp_path: Path, how: str) -> None:
     done = run(
         tmp_path,
-        "if turn() < 4: os.kill(os.getpid(), 11)\nreturn 0",
+        f"if turn() < 4: {how}\nreturn 0",
         requests="lambda: os.fstat(turns).st_size",
     )
     assert [line.split(": ")[-1] for line in done.stderr.splitlines()[:3]] == [

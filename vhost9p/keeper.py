@@ -127,8 +127,8 @@ class Keeper:
             if self._stopping:
                 return 0
             cause = cause_of(end, oom_kills=count_oom_kills(self._oom_kills) - oom_kills)
-            served = cause is Cause.OTHER and self._task.answered() != answered
             killed = cause is Cause.OTHER and end.si_code != os.CLD_EXITED
+            served = killed and self._task.answered() != answered
             pause = self._back_off.died(served=served, at_most=FIRST_S if killed else None)
             why_last = self._why_last()
             self._progress.died(how_it_ended(end, cause))
