@@ -8,6 +8,11 @@ it creates, the third by each process that serves.
 
 Each export is a mount of its own below /exports, whatever its path on the host, so that `..` ends
 there and one export in another is no mount within it. State directories keep their paths.
+
+What keeps the host's other files away is the root directory in a mount namespace of its own, which
+nothing leads out of. Without one, /proc is outside of the root directory, and leads on to all of
+the host for whoever has taken over the process: then Landlock has to keep them away. It refuses
+what is opened by handle, so that is given up.
 """
 
 import os
@@ -74,20 +79,28 @@ def settle(prepared: int) -> None:
     sandbox.settle(prepared)
 
 
-def confine(config: Config) -> tuple[str, ...]:
-    """Takes from this process, which has one thread, what serving does not need. `config` is what
-    `enter` returned. Returns what lacks. Raises SandboxError if something lacks under
-    Level.NAMESPACE, OSError if capabilities cannot be dropped."""
+def confine(config: Config, entered: Entered) -> tuple[str, ...]:
+    """Takes from this process, which has one thread, what serving does not need. `config` and
+    `entered` are what `enter` returned. Returns all that lacks. Raises SandboxError if something
+    lacks under Level.NAMESPACE, OSError if capabilities cannot be dropped."""
     if config.sandbox is Level.NONE:
-        return ()
+        return entered.lacks
     exports = [each for device in config.devices for each in device.exports]
     capabilities = rights.capabilities(exports)
-    by_handle = sandbox.has_capabilities(1 << rights.CAP_DAC_READ_SEARCH)
-    files = () if by_handle else tuple(_files(config))
+    if entered.level is not Level.NAMESPACE:
+        capabilities = rights.without_handles(capabilities)
+    files = () if opens_by_handle(config, entered.level) else tuple(_files(config))
     lacks = sandbox.confine(capabilities, files, config.seccomp)
     if lacks and config.sandbox is Level.NAMESPACE:
         raise SandboxError(f"sandbox: namespace lacks {', '.join(lacks)}")
-    return lacks
+    return (*entered.lacks, *lacks)
+
+
+def opens_by_handle(config: Config, level: Level) -> bool:
+    """Whether this process, if it is confined so far, opens files by handle; before `confine`."""
+    if level is not Level.NAMESPACE and config.sandbox is not Level.NONE:
+        return False
+    return sandbox.has_capabilities(1 << rights.CAP_DAC_READ_SEARCH)
 
 
 def _places(config: Config) -> Iterator[tuple[ExportConfig, str]]:

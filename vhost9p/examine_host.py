@@ -8,7 +8,7 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -41,15 +41,17 @@ CONSEQUENCE = "a worker that is taken over reaches more of the host (docs/threat
 
 def examine(config: Config) -> Iterator[Finding]:
     """Yields what is found out; `config` is settled and has no errors. Raises OSError."""
-    yield from _sandbox(config)
+    level = yield from _sandbox(config)
     yield _open_files(len(config.devices))
-    yield _handles()
+    if level is not None:
+        yield _handles(config, level)
 
 
 # ---- sandbox -------------------------------------------------------------------------------------
 
 
-def _sandbox(config: Config) -> Iterator[Finding]:
+def _sandbox(config: Config) -> Generator[Finding, None, Level | None]:
+    """Returns the level that is reached; None: the daemon does not start."""
     if config.sandbox is Level.NONE:
         yield warning(
             SANDBOX,
@@ -57,23 +59,25 @@ def _sandbox(config: Config) -> Iterator[Finding]:
             CONSEQUENCE,
             "leave sandbox out: auto confines it as far as this host allows",
         )
-        return
-    level, lacks, why = _rehearsed(config)
+        return Level.NONE
+    name, lacks, why = _rehearsed(config)
     if why:
         remedy = "do what it says, or set sandbox: auto"
         yield error(SANDBOX, why, "serving does not begin", remedy)
-        return
+        return None
+    level = Level(name)
     reached = {
         Level.NAMESPACE: "the daemon gets namespaces of its own, with the exports as only files",
         Level.CHROOT: "the daemon gets another root directory (chroot)",
         Level.NONE: "the daemon keeps the host's files",
     }
-    yield ok(SANDBOX, reached[Level(level)])
+    yield ok(SANDBOX, reached[level])
     for each in lacks:
         remedy = next((REMEDIES[key] for key in REMEDIES if each.startswith(key)), "")
         yield warning(
             SANDBOX, f"it lacks {each}", CONSEQUENCE, remedy or "see docs/threat-model.md"
         )
+    return level
 
 
 def _rehearsed(config: Config) -> tuple[str, list[str], str]:
@@ -107,7 +111,7 @@ def _rehearse(config: Config, write_end: int) -> None:
     try:
         config, entered = confinement.enter(config)
         level = entered.level.value
-        lacks = (*entered.lacks, *confinement.confine(config))
+        lacks = confinement.confine(config, entered)
     except SandboxError as problem:
         why = str(problem)
     except OSError as problem:
@@ -149,15 +153,17 @@ def _open_files(devices: int) -> Finding:
     )
 
 
-def _handles() -> Finding:
-    if sandbox.has_capabilities(1 << CAP_DAC_READ_SEARCH):
+def _handles(config: Config, level: Level) -> Finding:
+    if confinement.opens_by_handle(config, level):
         return ok(
             OPEN_FILES, "CAP_DAC_READ_SEARCH is there: what was closed is found again by its handle"
         )
+    why = "CAP_DAC_READ_SEARCH lacks, as it does without root"
+    if sandbox.has_capabilities(1 << CAP_DAC_READ_SEARCH):
+        why = "CAP_DAC_READ_SEARCH is given up, since there are no namespaces"
     return ok(
         OPEN_FILES,
-        "CAP_DAC_READ_SEARCH lacks, as it does without root: what was closed is found again by its "
-        "path, or ESTALE if the host has moved it",
+        f"{why}: what was closed is found again by its path, or ESTALE if the host has moved it",
     )
 
 

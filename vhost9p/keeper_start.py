@@ -137,7 +137,7 @@ class KeeperStart:
         attempts = Attempts(len(states), is_upgrade=self.code_is_new)
         shared = attempts, self.progress, self.inventory
         return Task(
-            work=partial(worker.run, config, states, *shared, marks_dirs, entered.lacks, loss),
+            work=partial(worker.run, config, states, *shared, marks_dirs, entered, loss),
             answered=lambda: sum(each.area.answered for each in states),
             frontends=lambda: [each.frontend for each in states],
             is_awaited=lambda: any(each.connection.is_awaited for each in states),

@@ -27,7 +27,7 @@ import uvloop
 from vhost9p import confinement, identities, threads
 from vhost9p.attempts import Attempts
 from vhost9p.config import Config, DeviceConfig, ExportConfig
-from vhost9p.confinement import SandboxError
+from vhost9p.confinement import Entered, SandboxError
 from vhost9p.device import Device
 from vhost9p.ends import Cause
 from vhost9p.errors import EXIT_FAILURE, EXIT_USAGE, UserError
@@ -258,22 +258,22 @@ def run(
     progress: Progress,
     inventory: Inventory,
     marks_dirs: bool,
-    lacks: Collection[str],
+    entered: Entered,
     loss: Loss | None,
     kept: Collection[int],
     cause: Cause,
 ) -> int:
     """Serves until the end, and returns the exit code. `marks_dirs`: nobody else watches what is
-    reported to the guests (vhost9p/marked). `lacks` is what the keeper's confinement
-    lacks, `loss` is what was lost with the keeper before, `kept` are the keeper's descriptors,
-    `cause` is why the worker before ended. The signals to stop are blocked. Raises what nobody
+    reported to the guests (vhost9p/marked). `entered` is how far the keeper is confined,
+    `loss` is what was lost with the keeper before, `kept` are the keeper's descriptors, `cause` is
+    why the worker before ended. The signals to stop are blocked. Raises what nobody
     expected."""
     try:
         with _memory_as_errno():
             take_over(states, attempts, kept, cause, loss)
             marks = _marks_of(states) if marks_dirs else [None] * len(states)
             descriptors.go_to()
-            lacks = (*lacks, *confinement.confine(config))  # before the first thread
+            lacks = confinement.confine(config, entered)  # before the first thread
             stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             take_stop_signals(stop_fd, STOP_PATIENCE_S)
             initialise()

@@ -3,10 +3,11 @@
 `python -m tests.sandbox.attacks HOW EXPORT OUTSIDE PID PORT NAME...` runs attacks, each in a
 process of its own, and prints lines of the name and what came of it: `done`, the name of an errno,
 or that of the signal that ended the process. A number as NAME is the system call of that number,
-with arguments of -1. HOW is `free`, for processes that are not confined; `kill`, for those that
-are; and `log`, for those whose system calls are allowed, so that the other layers show what they
-stop by themselves. EXPORT is what is served, OUTSIDE a directory beside it, PID a process of the
-same user, PORT a TCP port of this host on which somebody listens.
+with arguments of -1. HOW is `free`, for processes that are not confined, or a level of the sandbox
+and what becomes of system calls that are not listed: `namespace-kill` for a worker as it is,
+`namespace-log` for one whose other layers show what they stop by themselves. EXPORT is what is
+served, OUTSIDE a directory beside it, PID a process of the same user, PORT a TCP port of this host
+on which somebody listens.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vhost9p import confinement
+from vhost9p import confinement, procfs
 from vhost9p.config import Config, DeviceConfig, ExportConfig, Level, Seccomp
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -66,6 +67,26 @@ class Place:
     """An internet socket of the host; and `socket` in the export is one for datagrams."""
     given: int
     """A descriptor of the host's root directory."""
+    proc: int
+    """That of /proc which a worker has."""
+
+    def read(self, name: str) -> bytes:
+        """Reads from a file below /proc."""
+        with self._open(name, os.O_RDONLY) as fd:
+            return os.read(fd, 1 << 16)
+
+    def write(self, name: str, text: bytes) -> None:
+        """Writes to one."""
+        with self._open(name, os.O_WRONLY) as fd:
+            os.write(fd, text)
+
+    @contextlib.contextmanager
+    def _open(self, name: str, flags: int) -> Iterator[int]:
+        fd = os.open(name, flags, dir_fd=self.proc)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def read_passwd(at: Place) -> None:
@@ -88,7 +109,7 @@ def stat_sibling(at: Place) -> None:
 
 
 def list_processes(at: Place) -> None:
-    Path(f"/proc/{at.pid}/cmdline").read_bytes()
+    at.read(f"{at.pid}/cmdline")
 
 
 def open_device(at: Place) -> None:
@@ -107,8 +128,7 @@ def make_device(at: Place) -> None:
 
 def change_sysctl(at: Place) -> None:
     """Writes what is there already."""
-    text = Path("/proc/sys/kernel/core_pattern").read_text()
-    Path("/proc/sys/kernel/core_pattern").write_text(text)
+    at.write("sys/kernel/core_pattern", at.read("sys/kernel/core_pattern"))
 
 
 def inet_socket(at: Place) -> None:
@@ -165,7 +185,7 @@ def own_signals(at: Place) -> None:
 def read_memory(at: Place) -> None:
     where = 4096
     with contextlib.suppress(OSError):  # then it fails for another reason than the address
-        where = int(Path(f"/proc/{at.pid}/maps").read_text().partition("-")[0], 16)
+        where = int(at.read(f"{at.pid}/maps").partition(b"-")[0], 16)
     buffer = ctypes.create_string_buffer(8)
     ours = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), 8)
     theirs = (ctypes.c_size_t * 2)(where, 8)
@@ -174,21 +194,25 @@ def read_memory(at: Place) -> None:
 
 def open_descriptor(at: Place) -> None:
     """One that another process has open."""
-    os.close(os.open(f"/proc/{at.pid}/fd/0", os.O_RDONLY))
+    at.read(f"{at.pid}/fd/0")
 
 
 def reach_keeper(at: Place) -> None:
     """The memory of the process that has started this one."""
-    os.close(os.open(f"/proc/{os.getppid()}/mem", os.O_RDONLY))
+    os.close(os.open(f"{os.getppid()}/mem", os.O_RDONLY, dir_fd=at.proc))
 
 
 def change_oom_score(at: Place) -> None:
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    at.write("self/oom_score_adj", b"1000")
 
 
 def use_directory_of_a_frontend(at: Place) -> None:
     """Which a frontend has sent over its connection (SCM_RIGHTS)."""
     os.close(os.open("etc/passwd", os.O_RDONLY, dir_fd=at.given))
+
+
+def leave_by_proc(at: Place) -> None:
+    at.read("../etc/passwd")
 
 
 def dump_core(at: Place) -> None:
@@ -283,6 +307,7 @@ ATTACKS: dict[str, Callable[[Place], None]] = {
         reach_keeper,
         change_oom_score,
         use_directory_of_a_frontend,
+        leave_by_proc,
         dump_core,
         mount,
         user_namespace,
@@ -330,32 +355,40 @@ def in_child(name: str, at: Place, confine: Callable[[], object]) -> str:
     return said if status == 0 else f"exit code {os.waitstatus_to_exitcode(status)}"
 
 
-def run_confined(names: Sequence[str], seccomp: Seccomp, at: Place) -> None:
+def run_confined(names: Sequence[str], level: Level, seccomp: Seccomp, at: Place) -> None:
     """Runs each attack in a child of a child, which are confined as a keeper and its worker that
     serve `at.export`."""
     export = ExportConfig(path=at.export, security_model="passthrough")
     device = DeviceConfig((export,), socket="/none", state_dir="/none")
-    config = Config((device,), sandbox=Level.NAMESPACE, seccomp=seccomp)
+    config = Config((device,), sandbox=level, seccomp=seccomp)
     pid = confinement.fork(config)
     if pid == 0:
-        config, _ = confinement.enter(config)
+        config, entered = confinement.enter(config)
         at.export = config.devices[0].exports[0].place
+        at.proc = open_proc()
         for name in names:
-            print(name, in_child(name, at, lambda: confinement.confine(config)), flush=True)
+            print(
+                name, in_child(name, at, lambda: confinement.confine(config, entered)), flush=True
+            )
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def open_proc() -> int:
+    return os.open(procfs.path("."), os.O_PATH | os.O_DIRECTORY)
 
 
 def main() -> None:
     how, export, outside, process, port, *names = sys.argv[1:]
     shutil.copy("/bin/echo", export)
     given = os.open("/", os.O_PATH | os.O_DIRECTORY)
-    at = Place(export, outside, int(process), int(port), given)
+    at = Place(export, outside, int(process), int(port), given, open_proc())
     if how == "free":
         for name in names:
             print(name, in_child(name, at, lambda: None), flush=True)
     else:
-        run_confined(names, Seccomp(how), at)
+        level, seccomp = how.split("-")
+        run_confined(names, Level(level), Seccomp(seccomp), at)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from pathlib import Path
 from tests.saved_states import Descriptor, Fixture, fill_pages, identity
 from vhost9p import plain, worker
 from vhost9p.attempts import Attempts
-from vhost9p.config import Config
+from vhost9p.config import Config, Level
+from vhost9p.confinement import Entered
 from vhost9p.inventory import Inventory
 from vhost9p.keeper import Task, become_keeper
 from vhost9p.output import start_log
@@ -98,7 +99,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     inventory = Inventory(1, moved(os.memfd_create("inventory")), moved(os.eventfd(0)))
     shared = Attempts(1), progress, inventory
-    task = Task(partial(worker.run, config, states, *shared, False, (), None), left=left)
+    entered = Entered(Level.NONE)
+    task = Task(partial(worker.run, config, states, *shared, False, entered, None), left=left)
     kept = [listener.fileno(), inventory.bell]
     become_keeper("fixture", 2, kept, lambda: task, progress, left)
 

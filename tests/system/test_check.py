@@ -411,3 +411,10 @@ def test_root_finds_files_by_handle(place: Place) -> None:
     report = place.check()
     found = report.one("CAP_DAC_READ_SEARCH")
     assert ("is there" in found["text"]) == IS_ROOT
+
+
+@needs_root
+def test_without_namespaces_it_does_not(place: Place) -> None:
+    place.write(GOOD + "sandbox: chroot\n")
+    found = place.check().one("what was closed")
+    assert "is given up, since there are no namespaces" in found["text"]

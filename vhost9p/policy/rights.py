@@ -59,6 +59,12 @@ def capabilities(exports: Iterable[ExportConfig]) -> frozenset[int]:
     return frozenset(needed)
 
 
+def without_handles(needed: frozenset[int]) -> frozenset[int]:
+    """Returns capabilities with which no file is opened by handle, and else as much is reached as
+    with these, where something else keeps it from being changed."""
+    return needed - {CAP_DAC_READ_SEARCH} | {CAP_DAC_OVERRIDE}
+
+
 def _for_xattrs(export: ExportConfig) -> Iterator[int]:
     """Attributes that only privilege reaches on the host (xattr(7)), where no rule keeps the guest
     from them."""
