@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +28,7 @@ from vhost9p.marked.reader import needs_marks
 from vhost9p.native.process import admit
 from vhost9p.output import leave_form_to_main, say
 from vhost9p.parcel import Heir, Parcel
+from vhost9p.policy import locked_file
 from vhost9p.progress import Progress
 from vhost9p.saved_state import SavedState
 from vhost9p.shared_state import SharedState
@@ -134,6 +136,10 @@ class KeeperStart:
     ) -> Task:
         """`left` are the descriptors of the keeper before, if there are, `loss` is given if it has
         died with them."""
+        for device in config.devices:
+            if left and device.keeps_state:
+                with suppress(OSError):  # a worker that finds it locked tries again
+                    locked_file.unlock(left, device.state_dir)
         attempts = Attempts(len(states), is_upgrade=self.code_is_new)
         shared = attempts, self.progress, self.inventory
         return Task(

@@ -43,6 +43,7 @@ from tests.system.test_config_dir import Folder
 from tests.system.test_hung_files import HANGERS, hanging, serves
 from tests.system.test_keeper_death import OLD_S
 from tests.system.test_worker_restart import do_each_once, is_empty, is_locked, is_served
+from vhost9p.native.process import take_descriptor
 
 UPGRADES = [3, pytest.param(20, marks=[pytest.mark.full, pytest.mark.long])]
 
@@ -372,6 +373,21 @@ def test_an_old_keeper_that_hangs_at_its_end_holds_up_nothing(sandbox: str, scra
             lambda: keeper not in children(daemon.pid, "vhost9p-keeper"), "nobody reaps it"
         )
         upgraded(daemon)
+
+
+@needs_root
+def test_files_that_the_old_keeper_has_not_closed_hold_up_nothing(
+    daemon: Daemon, export: Path
+) -> None:
+    """The kernel closes them in its own time. Meanwhile the state is not locked by them."""
+    with mounted(daemon, export) as share, ExitStack() as stack:
+        pidfd = os.pidfd_open(daemon.keeper)
+        stack.callback(os.close, pidfd)
+        for number in os.listdir(f"/proc/{daemon.keeper}/fd"):
+            stack.callback(os.close, take_descriptor(pidfd, int(number)))
+        upgraded(daemon)
+        serves(share)
+        assert "is in use" not in daemon.output
 
 
 def test_a_vm_whose_keeper_has_died_is_no_obstacle(scratch: Path) -> None:

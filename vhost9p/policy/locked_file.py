@@ -1,15 +1,20 @@
 """Files of a policy in the state directory: opened safely, by one daemon at a time.
 
 Such a file holds the state of one key (an export, or an export as one guest sees it). Its name is
-the key's hash. The daemon that serves the key locks the file; the lock ends with the process.
+the key's hash. The daemon that serves the key locks the file; the lock ends with the process. Where
+another process goes on with copies of its descriptors, the lock lasts until both have closed them,
+and the kernel takes its time over those of one that was killed: so `unlock` comes first.
 """
 
 import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterable
 
 from xxhash import xxh3_128_hexdigest
+
+from vhost9p import procfs
 
 
 class StateError(Exception):
@@ -45,6 +50,15 @@ def open_locked(dir_fd: int, name: str, key: bytes) -> int:
         if _is_named(dir_fd, name, fd):
             return fd
         os.close(fd)
+
+
+def unlock(fds: Iterable[int], folder: str) -> None:
+    """Unlocks those files of a directory that are among `fds`, descriptors of a process that serves
+    no more or copies of them. The others may hang, so they are told by their paths, for which
+    nobody asks their file systems. Raises OSError."""
+    for fd in fds:
+        if os.path.dirname(os.readlink(procfs.proc_path(fd))) == folder:
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def look_into(folder: str, name: str, size: int) -> bytes:
