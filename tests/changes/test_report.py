@@ -41,10 +41,17 @@ def happened(
 
 
 def renamed(
-    old: bytes, new: bytes, where: bytes | None, to: bytes | None, view: View = VIEW, mask: int = 0
+    old: bytes,
+    new: bytes,
+    where: bytes | None,
+    to: bytes | None,
+    view: View = VIEW,
+    mask: int = 0,
+    found: os.stat_result | None = None,
 ) -> list[bytes]:
+    """`found` has the old name by now."""
     event = Event(RENAME | mask, 1, Entry(b"one", old), Entry(b"two", new))
-    return list(report(view, event, where, to, lambda _: FILE))
+    return list(report(view, event, where, to, lambda entry: found if entry.name == old else FILE))
 
 
 @pytest.mark.parametrize(
@@ -56,8 +63,6 @@ def renamed(
         (CREATE, [b"created a/f\n"]),
         (MOVED_TO, [b"created a/f\n"]),
         (CREATE | MODIFY | ATTRIB, [b"created a/f\n"]),
-        (DELETE, [b"removed a/f\n"]),
-        (MOVED_FROM, [b"removed a/f\n"]),
         (CREATE | DELETE, [b"removed a/f\n", b"created a/f\n"]),
         (CREATE | ONDIR, [b"created a/f/\n"]),
     ],
@@ -67,9 +72,25 @@ def test_each_event_has_its_line(mask: int, expected: list[bytes]) -> None:
     assert happened(mask, b"f", None) == []
 
 
-def test_what_is_gone_has_no_size() -> None:
+def test_what_is_gone() -> None:
     assert happened(MODIFY, b"f", found=None) == [b"changed f -\n"]
-    assert happened(CREATE | DELETE, b"f", found=None) == [b"removed f\n"]
+    for mask in (DELETE, MOVED_FROM, CREATE | DELETE):
+        assert happened(mask, b"f", found=None) == [b"removed f\n"]
+        assert happened(mask, b"f", None, found=None) == []
+    assert happened(DELETE | ONDIR, b"d", found=None) == [b"removed d/\n"]
+
+
+def test_what_has_a_name_again_is_there_after_the_line_that_takes_it_away() -> None:
+    """Its own record may have been put together with an earlier one."""
+    assert happened(DELETE, b"f") == [b"removed f\n", b"created f\n"]
+    assert happened(DELETE, b"f", found=FOLDER) == [b"removed f\n", b"created f/\n"]
+    assert happened(DELETE | ONDIR, b"f", found=FILE) == [b"removed f/\n", b"created f\n"]
+    again = renamed(b"f", b"g", b"a/", b"", found=FILE)
+    assert again == [b"renamed a/f g\n", b"created a/f\n"]
+    again = renamed(b"d", b"e", b"", None, mask=ONDIR, found=FOLDER)
+    assert again == [b"removed d/\n", b"created d/\n"]
+    view = View(hides=lambda path: path.endswith(b".key"))
+    assert renamed(b"f.key", b"f", b"", b"", view, found=FILE) == [b"created f\n"]
 
 
 def test_what_passes_through_a_pipe_is_no_change() -> None:

@@ -141,6 +141,18 @@ def queued(group: int) -> int:
     return int(struct.unpack("i", fcntl.ioctl(group, termios.FIONREAD, size))[0])
 
 
+def test_a_name_that_is_there_again_has_its_line_at_the_end(export: Path) -> None:
+    """Whoever reads later than all this happens: the kernel has put the shell's events together."""
+    for name in "fg":
+        (export / name).write_text("x")
+    with watched(export) as (share, lines):
+        with stopped(watcher_of(share.daemon)):
+            change("echo a >f; mv f old; echo b >f; echo a >g; (rm g; true); echo b >g", export)
+        found = all_until_now(lines, export)
+        assert b"created f" in found[found.index(b"renamed f old") :]
+        assert b"created g" in found[found.index(b"removed g") :]
+
+
 def test_names_of_any_bytes(export: Path) -> None:
     name = b" \n\t\\\x7f\xff\xc3\xa4-"
     with watched(export) as (_, lines):

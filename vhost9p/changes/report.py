@@ -3,6 +3,11 @@
 A *view* is an export as the guest sees it. Hidden paths are no part of it, nor is what the host has
 where the guest sees the directory of notices. Under mapped-file the names that hold metadata are
 none either: a change of a file's metadata is a change of the file's attributes.
+
+The kernel puts an event together with an earlier one of the same name and process that waits to be
+read: of a file that is written, moved away and made anew, the first record has the new file, and
+the move comes behind it. So what is there after all, where a name was taken away, is created once
+more.
 """
 
 import os
@@ -70,6 +75,8 @@ def report(
     before = _show(view, where, event.entry, look, is_dir=is_dir)
     if event.mask & RENAME:
         yield from _renamed(before, _show(view, to, event.to, look, is_dir=is_dir))
+        if before and event.entry and not before.is_metadata:
+            yield from _is_there(before.path, event.entry, look)
     elif before and event.entry:
         yield from _happened(event.mask, before, event.entry, look)
 
@@ -96,7 +103,8 @@ def _happened(mask: int, shown: _Shown, entry: Entry, look: Look) -> Iterator[by
         return
     if mask & GOES:
         yield lines.removed(path)
-    if mask & APPEARS and not (mask & GOES and not look(entry)):
+        yield from _is_there(path, entry, look)
+    elif mask & APPEARS:
         yield lines.created(path)
     if mask & (APPEARS | GOES):
         return
@@ -106,6 +114,13 @@ def _happened(mask: int, shown: _Shown, entry: Entry, look: Look) -> Iterator[by
             yield lines.changed(path, found.st_size if found else None)
     if mask & ATTRIB:
         yield lines.attributes(path)
+
+
+def _is_there(path: bytes, entry: Entry, look: Look) -> Iterator[bytes]:
+    """What has a name that something else has lost."""
+    if found := look(entry):
+        slash = b"/" if stat.S_ISDIR(found.st_mode) else b""
+        yield lines.created(path.rstrip(b"/") + slash)
 
 
 def _show(
