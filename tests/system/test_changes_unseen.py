@@ -120,6 +120,25 @@ def test_a_directory_that_is_seen_twice(export: Path) -> None:
         lines.until(b"renamed a/d/f a/g", b"renamed b/d/f b/g")
 
 
+def test_where_other_file_systems_are_forbidden_their_mounts_are_not_reported(export: Path) -> None:
+    """Others of the export's own are: the guest sees them."""
+    (export / "top/same").mkdir(parents=True)
+    (export / "top/other").mkdir()
+    (export / "elsewhere").mkdir()
+    script = f"""
+        mount --make-rshared / && cd {export}/top && mount --bind ../elsewhere same &&
+        mount -t tmpfs other other && exec "$@"
+    """
+    args = "--path", str(export / "top"), *SECURITY, "--multidevs", "forbid", "--notify"
+    daemon = Daemon(*args, wrapper=["unshare", "--mount", "sh", "-c", script, "sh"])
+    top = export / "top"
+    with daemon, mounted(daemon, top) as share, Inside(share) as inside, reported(daemon) as all:
+        (lines,) = all
+        inside.run("touch", "other/f", "same/f", "fence")
+        lines.until(b"created same/f", b"created fence")
+        assert not [line for line in lines.lines if b"other" in line]
+
+
 def test_exports_that_lie_in_each_other_and_one_that_is_seen_twice(scratch: Path) -> None:
     """The guest hears of a change in each place where it sees it."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:

@@ -105,12 +105,14 @@ class FileSystems:
         """Returns the mounts at and below the exports, by number and path, with the places that
         show each. Raises OSError."""
         found: dict[tuple[int, bytes], list[int]] = {}
-        lines = self._table.read().values()
+        lines = self._table.read()
         for i, place in enumerate(self.places.all):
-            path = path_of(place.root)
-            found.setdefault((self._table.number_of(place.root), path), []).append(i)
-            for line in _below(path, lines) if place.has_others else ():
-                found.setdefault((line.number, line.point), []).append(i)
+            path, number = path_of(place.root), self._table.number_of(place.root)
+            found.setdefault((number, path), []).append(i)
+            own = lines.get(number)
+            for line in _below(path, lines.values()):
+                if place.has_others or (own and line.st_dev == own.st_dev):
+                    found.setdefault((line.number, line.point), []).append(i)
         return {mount: tuple(places) for mount, places in found.items()}
 
     def _covers(self) -> dict[int, list[bytes]]:
