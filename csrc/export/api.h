@@ -286,6 +286,8 @@ void v9_export_set_dir_marks(v9_export *ex, v9_dir_marks *marks);
 /* Takes the next note: 1; 0: there is none. A directory whose path has changed while it was marked
  * has one more. Notes come before the events that need them. */
 int v9_dir_marks_next(v9_dir_marks *marks, struct v9_dir_note *out);
+/* What events have for a directory, as in its note: the size in bytes; -errno. */
+int v9_dir_id(int32_t fd, uint8_t id[V9_DIR_ID_MAX]);
 /* Reads events, without what this process itself has done other than to the tree of directories:
  * the bytes of those that are left; -errno. 0: none are left. Does not wait. */
 int v9_dir_marks_read(v9_dir_marks *marks, uint8_t *buffer, uint32_t size);

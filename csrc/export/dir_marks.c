@@ -185,8 +185,7 @@ static bool read_path(v9_export *ex, int32_t fd, struct v9_dir_note *note)
     return true;
 }
 
-/* Reads what events have for the directory: file system and handle. */
-static int read_id(int32_t fd, struct v9_dir_note *note)
+int v9_dir_id(int32_t fd, uint8_t id[V9_DIR_ID_MAX])
 {
     union {
         struct file_handle head;
@@ -200,12 +199,11 @@ static int read_id(int32_t fd, struct v9_dir_note *note)
         err = name_to_handle_at(fd, "", &handle.head, &mount, AT_EMPTY_PATH | BY_FID_ONLY);
     if (err < 0 || fstatfs(fd, &st) < 0)
         return errno == EINVAL ? -EOPNOTSUPP : -errno;
-    memcpy(note->id, &st.f_fsid, FSID);
-    memcpy(note->id + FSID, &handle.head.handle_bytes, sizeof(uint32_t));
-    memcpy(note->id + FSID + sizeof(uint32_t), &handle.head.handle_type, sizeof(int));
-    memcpy(note->id + HEAD, handle.head.f_handle, handle.head.handle_bytes);
-    note->id_size = HEAD + handle.head.handle_bytes;
-    return 0;
+    memcpy(id, &st.f_fsid, FSID);
+    memcpy(id + FSID, &handle.head.handle_bytes, sizeof(uint32_t));
+    memcpy(id + FSID + sizeof(uint32_t), &handle.head.handle_type, sizeof(int));
+    memcpy(id + HEAD, handle.head.f_handle, handle.head.handle_bytes);
+    return HEAD + (int)handle.head.handle_bytes;
 }
 
 /* ---- marks ----------------------------------------------------------------------------------- */
@@ -360,8 +358,10 @@ static void add_one(v9_export *ex, int32_t fd, const struct v9_attr *attr)
 
     note.export = ex->index;
     note.error = 0;
-    note.path_size = note.id_size = note.above = 0;
-    err = read_id(fd, &note);
+    note.path_size = note.above = 0;
+    err = v9_dir_id(fd, note.id);
+    note.id_size = err < 0 ? 0 : (uint32_t)err;
+    err = err < 0 ? err : 0;
     read_place(marks, ex, fd, &note);
     note.number = obtain(marks, &note, attr);
     if (!note.number)

@@ -65,6 +65,25 @@ def test_what_has_left_is_noted_again() -> None:
     assert found.find(B.id) == [(0, b"d/b/")]
 
 
+def test_what_has_left_unseen() -> None:
+    found, dropped = made(ROOT, A, B)
+    found.leave(A.id, lambda _, path: path == b"a/")
+    assert found.find(B.id) == [(0, b"a/b/")]
+    found.leave(A.id, lambda _, path: path != b"a/")
+    assert found.find(A.id) == found.find(B.id) == []
+    assert dropped == [A.number]
+
+
+def test_a_directory_is_followed_if_all_above_have_events() -> None:
+    found, _ = made(ROOT, A, B, note(5, b"d/e"))
+    assert found.is_followed(B.id)
+    assert not found.is_followed(b"id of 5")
+    found.has_no_events(B.number)
+    assert found.is_followed(B.id)
+    found.has_no_events(A.number)
+    assert not found.is_followed(B.id)
+
+
 def test_what_is_removed_is_forgotten_with_all_below() -> None:
     found, dropped = made(ROOT, A, B)
     found.removed(A.id, Entry(ROOT.id, b"a"))

@@ -18,7 +18,18 @@ from tests.frontend.daemon import Daemon
 from tests.frontend.deaths import kill
 from tests.system import few_marks
 from tests.system.reported import Reported, reported
-from tests.system.share import AS_USER, IS_ROOT, USER, USER_GROUP, Share, mounted, remount
+from tests.system.share import (
+    AS_USER,
+    IS_ROOT,
+    UNSHARE,
+    USER,
+    USER_GROUP,
+    Share,
+    mounted,
+    remount,
+    skip_without_namespaces,
+)
+from tests.system.test_listed_mounts import Inside
 
 WITHOUT_ADMIN = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
 """Root, as it is in a container."""
@@ -205,10 +216,67 @@ def test_a_directory_that_the_daemon_may_not_read() -> None:
         assert not [line for line in now(share, lines) if b"a/f" in line]
 
 
+def test_a_directory_that_leaves_the_export_unseen() -> None:
+    """No event says so where the daemon may not read the directory above."""
+    with tempfile.TemporaryDirectory(prefix="v9-marked-") as outside, marked() as (share, lines):
+        change(share, "mkdir -p a/b/c && chmod 777 a/b a/b/c && chmod 111 a")
+        look_at(share, b"a", b"b", b"c")
+        change(share, "touch a/b/f a/b/c/f")
+        lines.until(b"created a/b/f", b"created a/b/c/f")
+        lines.forget()
+        change(share, f"mv a/b {outside} && cd {outside}/b && touch secret c/secret")
+        lines.until(b"overflow")
+        change(share, f"touch {outside}/b/more {outside}/b/c/more; rm {outside}/b/secret")
+        assert {*now(share, lines)} == {b"overflow"}
+        lines.forget()
+        change(share, f"mv {outside}/b a/d && touch a/d/g")
+        look_at(share, b"a", b"d", b"c")
+        change(share, "touch a/d/back a/d/c/back")
+        lines.until(b"created a/d/back", b"created a/d/c/back")
+
+
+def test_a_mount_that_is_gone() -> None:
+    """The guest sees no more of what was mounted below the export."""
+    skip_without_namespaces()
+    with tempfile.TemporaryDirectory(prefix="v9-marked-") as name:
+        base = Path(name)
+        (base / "elsewhere/d").mkdir(parents=True)
+        (base / "export/m").mkdir(parents=True)
+        for path in (base, *base.rglob("*")):
+            os.chown(path, USER, USER_GROUP)
+        bind = f'mount --bind {base}/elsewhere {base}/export/m && exec "$@"'
+        args = "--path", f"{base}/export", "--security-model", "none", "--notify"
+        daemon = Daemon(*args, wrapper=[*UNSHARE, "sh", "-c", bind, "sh", *AS_USER])
+        os.chown(daemon.directory, USER, USER_GROUP)
+        with (
+            daemon,
+            mounted(daemon, base / "export", n_uname=0) as share,
+            Inside(share) as inside,
+            reported(daemon) as (lines,),
+        ):
+            look_at(share, b"m", b"d")
+            change(share, "touch ../elsewhere/d/before")
+            lines.until(b"created m/d/before")
+            inside.run("umount", "-l", "./m")
+            change(share, "touch ../elsewhere/secret ../elsewhere/d/secret")
+            lines.until(b"overflow")
+            assert not [line for line in now(share, lines) if b"secret" in line]
+
+
 def test_hidden_paths_are_not_reported() -> None:
     with marked("--hide", "*.key", "--hide", "secrets") as (share, lines):
         change(share, "mkdir secrets && touch a.key f && mv a.key shown && mv f b.key")
         assert now(share, lines) == [b"created f", b"created shown", b"removed f"]
+
+
+def test_a_directory_that_gets_a_hidden_name() -> None:
+    with marked("--hide", "*.key") as (share, lines):
+        change(share, "mkdir -p a/b && chmod -R 777 a")
+        look_at(share, b"a", b"b")
+        now(share, lines)
+        lines.forget()
+        change(share, "mv a a.key; touch a.key/b/f a.key/f; mv a.key/f f")
+        assert now(share, lines) == [b"removed a/", b"created f"]
 
 
 def test_several_exports() -> None:

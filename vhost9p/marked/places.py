@@ -7,6 +7,9 @@ So a directory is placed in the directory that it was found in, and not below a 
 it moves along. And a rename counts only if it begins where the directory is by now: the note has
 seen the others.
 
+No event says that a directory has moved whose parent has no mark, nor that a mount has gone. So
+whoever tells of a directory looks whether it is there, and says if it has left.
+
 A directory that has left what is seen, or lost its place to another one, is *lost*: it has no path,
 and what is below it has none, until an event or another note says where it is.
 """
@@ -29,11 +32,13 @@ class _Directory:
     """A directory. One without an id is known by its name only. One without a number will be noted
     when the guest looks at it next."""
 
-    __slots__ = ("_below", "above", "export", "id", "name", "number")
+    __slots__ = ("_below", "above", "export", "has_events", "id", "name", "number")
 
     def __init__(self, export: int, ident: bytes = b"") -> None:
         self.export = export
         self.number = 0
+        self.has_events = True
+        """Whether the kernel reports what happens to its entries, if it has a number."""
         self.id = ident
         self.name = b""
         self.above: Self | None = None
@@ -146,7 +151,7 @@ class Places:
         directory = known[0] if known else _Directory(note.export, note.id)
         if not known:
             same.append(directory)
-        directory.number = note.number
+        directory.number, directory.has_events = note.number, True
         self._numbers[note.number] = directory
         return directory
 
@@ -188,6 +193,29 @@ class Places:
         self._lost[directory] = None
         if len(self._lost) > LOST_MAX:
             self._remove(next(iter(self._lost)))
+
+    def has_no_events(self, number: int) -> None:
+        """A directory could not be marked."""
+        if directory := self._numbers.get(number):
+            directory.has_events = False
+
+    def is_followed(self, ident: bytes) -> bool:
+        """Whether there is an event if a directory moves, or one above it."""
+        return all(map(self._is_followed, self._ids.get(ident, ())))
+
+    @staticmethod
+    def _is_followed(directory: _Directory) -> bool:
+        at = directory.above
+        while at and at.number and at.has_events:
+            at = at.above
+        return at is None
+
+    def leave(self, ident: bytes, is_there: Callable[[int, bytes], bool]) -> None:
+        """A directory has left each place, by export and path, where it is not any more."""
+        for each in list(self._ids.get(ident, ())):
+            path = self._path(each)
+            if path is not None and not is_there(each.export, path):
+                self._lose(each)
 
     def renamed(self, what: bytes | None, old: Entry | None, new: Entry | None) -> None:
         """A directory with this id (None: not known) was renamed; an entry is None if its directory

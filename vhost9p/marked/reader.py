@@ -3,6 +3,10 @@
 The guest itself does what this process does; the kernel says of no other process which it is. After
 each batch of events the reader rests, in which the kernel puts events of the same file together.
 
+Before the guest hears of a batch, the reader looks whether the directories that it names are there.
+Where one is not, although all events have been read, somebody has moved it unseen, and maybe out of
+the export: the guest hears of an overflow instead.
+
 A directory that is lost (places.py) may be one that the guest has: the reader looks for it soon.
 If events were lost, if a rename is unclear, or if there may be no more marks, the reader *begins
 anew*: all marks go, the directories that the guest has by now are marked, and the guest hears of an
@@ -32,7 +36,7 @@ from vhost9p.device_log import DeviceLog, log_fault
 from vhost9p.log_record import about
 from vhost9p.marked.places import Places, Unclear
 from vhost9p.native import descriptors
-from vhost9p.native.dir_marks import DirMarks, Note, allow_marking
+from vhost9p.native.dir_marks import DirMarks, Note, allow_marking, id_of
 from vhost9p.native.export import Export
 from vhost9p.native.fanotify import can_mark_file_system, may_mark_file_systems
 
@@ -47,6 +51,8 @@ FULL_REST_S = 600.0
 """The same if the guest has more directories than there may be marks."""
 MARKS_MAX = 32768
 """Of a device."""
+READS = 32
+"""Of events, for one batch."""
 _USER_SHARE = 4
 """The devices of a VM together get this part of what the user may have."""
 _MOVES = records.MOVED_FROM | records.MOVED_TO
@@ -127,6 +133,8 @@ class Reader:
         """Whether it has to look for lost directories (places.py)."""
         self._next = 0.0
         """When it may do either."""
+        self._named: set[bytes] = set()
+        """The directories that the lines of the batch name."""
         self._said: set[int] = set()
         """Of which errors the log has a line."""
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -218,6 +226,7 @@ class Reader:
         view = self._views.get(note.export, View())
         path = os.fsdecode(view.base + note.path or b".")
         self._warn(note.error, f"{path}: {os.strerror(note.error)}")
+        self._places.has_no_events(note.number)
 
     def _warn(self, error: int, why: str) -> None:
         if error not in self._said:
@@ -235,13 +244,59 @@ class Reader:
     def _read(self) -> None:
         """Takes a batch of events."""
         lines, lost = Lines(), self._places.lost
+        self._named.clear()
         try:
-            for event in records.parse(self._marks.read()):
-                self._take(event, lines)
+            self._take_all(self._marks.read(), lines)
+            lines = self._settled(lines)
         except (OSError, ValueError):
-            self._is_due = True
+            lines, self._is_due = Lines(), True
         self._has_lost |= self._places.lost > lost
         self._ring.append(lines.text)
+
+    def _settled(self, lines: Lines) -> Lines:
+        """Returns the lines of the batch, with those of all events until now if need be; an
+        overflow if they name a directory that is elsewhere. Raises OSError, ValueError."""
+        if all(map(self._is_right, self._named)):
+            return lines
+        self._catch_up(lines)
+        astray = [each for each in self._named if not self._is_right(each)]
+        for each in astray:
+            self._places.leave(each, partial(self._is_there, each))
+        if astray:
+            lines = Lines()
+            lines.add(OVERFLOW)
+        return lines
+
+    def _take_all(self, data: bytes, lines: Lines) -> None:
+        """Raises ValueError."""
+        for event in records.parse(data):
+            self._take(event, lines)
+
+    def _catch_up(self, lines: Lines) -> None:
+        """Takes all events until now. Raises OSError, ValueError."""
+        group = select.poll()
+        group.register(self._marks.group, select.POLLIN)
+        for _ in range(READS):
+            if not group.poll(0):
+                break
+            self._take_all(self._marks.read(), lines)
+
+    def _is_right(self, ident: bytes) -> bool:
+        """Whether a directory is in all places where the guest sees it."""
+        return all(self._is_there(ident, *place) for place in self._places.find(ident))
+
+    def _is_there(self, ident: bytes, export: int, path: bytes) -> bool:
+        view = self._views.get(export)
+        if not path or not view or not view.shows(path):
+            return True  # a root does not move; of what is hidden nothing is told
+        try:
+            folder = self._exports[export].descend(path.rstrip(b"/"))
+        except OSError as error:  # maybe the daemon must not look there any more
+            return error.errno == errno.EACCES and self._places.is_followed(ident)
+        try:
+            return id_of(folder) == ident
+        finally:
+            descriptors.close(folder)
 
     def _take(self, event: Event, lines: Lines) -> None:
         if event.mask & records.Q_OVERFLOW:
@@ -275,6 +330,8 @@ class Reader:
     def _where(self, entry: Entry | None) -> dict[int, list[bytes]]:
         """The paths of an entry's directory, by export."""
         found: dict[int, list[bytes]] = {}
+        if entry:
+            self._named.add(entry.directory)
         for export, path in self._places.find(entry.directory) if entry else ():
             found.setdefault(export, []).append(path)
         return found

@@ -36,6 +36,13 @@ def allow_marking() -> None:
     lib.v9_syscalls_allow_marks()
 
 
+def id_of(folder: int) -> bytes:
+    """Returns what events have for an open directory (Note.id); O_PATH is enough. Raises
+    OSError."""
+    ident = ffi.new("uint8_t[]", lib.V9_DIR_ID_MAX)
+    return bytes(ffi.buffer(ident, check(lib.v9_dir_id(folder, ident))))
+
+
 class DirMarks:
     """At most so many marks of one device, and the notification group that they are for."""
 

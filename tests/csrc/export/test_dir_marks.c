@@ -169,6 +169,21 @@ TEST(what_others_change_is_reported_by_the_id_that_was_noted)
     CHECK(read_events(NULL, NULL) == 0);
 }
 
+TEST(a_directory_has_the_id_that_was_noted)
+{
+    struct v9_dir_note note;
+    uint8_t id[V9_DIR_ID_MAX];
+    int fd;
+
+    NEEDS_MARKS();
+    dir("a");
+    CHECK(v9_dir_marks_next(marks, &note) == 1 && v9_dir_marks_next(marks, &note) == 1);
+    fd = open(host("a"), O_PATH | O_CLOEXEC);
+    CHECK(v9_dir_id(fd, id) == (int)note.id_size && !memcmp(id, note.id, note.id_size));
+    close(fd);
+    CHECK(v9_dir_id(-1, id) == -EBADF);
+}
+
 TEST(own_changes_are_left_out_but_for_the_tree)
 {
     NEEDS_MARKS();
