@@ -7,6 +7,7 @@ file shows, and gets lines that a host would send. Its .vhost9p is read-only, as
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from tests.marks import fetched
 from tests.system.share import UNSHARE, needs_root
 from vhost9p.changes import lines
 from vhost9p.native.export import FORGET_MTIME, REFRESH_MTIME
+from vhost9p.native.process import take_descriptor
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "vhost9p/guest/agent"
@@ -187,6 +189,37 @@ def test_fifos_and_devices_are_not_opened(start: Start) -> None:
     wait_for(place.outside / "ready")
     place.send(*map(all_kinds, (b"fifo", b"d/fifo", b"device")), lines.OVERFLOW)
     assert (place.inside / "fifo").is_fifo()
+
+
+@needs_root
+def test_reads_for_which_there_is_no_room_are_tried_again(start: Start) -> None:
+    """EAGAIN: any user of the guest may have so many locks wait that no read may."""
+    place = start("touch ready")
+    wait_for(place.outside / "ready")
+    place.send(lines.attributes(b"d"))
+    with open(place.outside / "events", "r+b", buffering=0) as events:
+        for flag in (os.O_NONBLOCK, 0):
+            set_flag_of_events(place.agent.pid, flag)
+            events.write(lines.attributes(b"d"))  # so that the read ends that waits
+            time.sleep(1.5)
+            assert place.agent.poll() is None
+    os.utime(place.inside / "sentinel", (OLD, OLD))
+    place.send(lines.attributes(b"d"))
+
+
+def set_flag_of_events(agent: int, flag: int) -> None:
+    """Has reads of `events` wait or not, as the agent or its child has it open."""
+    below = Path(f"/proc/{agent}/task/{agent}/children").read_text(encoding="ascii").split()
+    for pid in (agent, *map(int, below)):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if os.readlink(link).endswith("/events"):
+                pidfd = os.pidfd_open(pid)
+                file = take_descriptor(pidfd, int(link.name))
+                os.close(pidfd)
+                fcntl.fcntl(file, fcntl.F_SETFL, os.O_LARGEFILE | flag)
+                os.close(file)
+                return
+    raise AssertionError("nobody has events open")
 
 
 FAKES = {
