@@ -192,6 +192,29 @@ def test_fifos_and_devices_are_not_opened(start: Start) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("shell", [name for name in AGENTS if name != "program"])
+def test_the_script_is_found_by_a_relative_path_whatever_cdpath_says(
+    tmp_path: Path, shell: str
+) -> None:
+    """Where cd(1) finds a directory by that, it prints which one."""
+    (tmp_path / ".vhost9p").mkdir()
+    (tmp_path / ".vhost9p/agent").symlink_to(SCRIPT)
+    command = [*AGENTS[shell][:-2], ".vhost9p/agent", "-s"]
+    if shell == "busybox":
+        command = [*fetched(fetch.busybox).command, *command[1:]]
+    found = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "CDPATH": f"{tmp_path}:/"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = f"vhost9p agent: {tmp_path}/.vhost9p has no events and refresh;"
+    assert found.stderr.startswith(expected)
+
+
+@needs_root
 def test_reads_for_which_there_is_no_room_are_tried_again(start: Start) -> None:
     """EAGAIN: any user of the guest may have so many locks wait that no read may."""
     place = start("touch ready")
