@@ -206,6 +206,28 @@ def test_an_overlay_is_watched_in_one_way_or_the_other(export: Path, option: str
             lines.until(b"changed f 5", b"created g", b"renamed g h")
 
 
+def test_unwatched_mounts_with_long_paths_do_not_keep_others_from_being_watched(
+    export: Path,
+) -> None:
+    """Who may mount below an export, by FUSE for example, chooses them."""
+    deep = "/".join(["\1" * 250] * 14)
+    script = f"""
+        mount --make-rshared / && cd {export} && mount -t tmpfs t . && cd {export} &&
+        mkdir -p low up '{deep}' && for i in $(seq 20); do mkdir '{deep}/'$i &&
+        mount -t overlay -o lowerdir=low:up,index=off o '{deep}/'$i || exit; done && exec "$@"
+    """
+    wrapper = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    if subprocess.run([*wrapper, "true"], check=False).returncode:
+        pytest.skip("no overlayfs")
+    args = "--path", str(export), *SECURITY, "--multidevs", "remap", "--notify"
+    daemon = Daemon(*args, wrapper=wrapper)
+    with daemon, mounted(daemon, export) as share, Inside(share) as inside, reported(daemon) as all:
+        (lines,) = all
+        inside.run("touch", "f")
+        lines.until(b"created f")
+        daemon.wait_line("are not reported to the guest: ")
+
+
 def test_another_file_system_in_the_same_place(export: Path) -> None:
     """The kernel gives its mount the numbers that the other one had."""
     (export / "m").mkdir()

@@ -10,6 +10,7 @@ cost the guest's request.
 """
 
 import errno
+import json
 import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,7 +29,11 @@ from vhost9p.watcher.apart import Outcome
 from vhost9p.watcher.places import DIRECTORY, Mount, Place, Places, path_of
 
 LACKS_MAX = 16
-"""Places that are named as not watched, for each device."""
+"""Places that are named as not watched, for each device,"""
+LACKS_SIZE = 32768
+"""and bytes of these, as JSON, for all of them: they are one message to main."""
+LACK_SIZE = 200
+"""Characters of the path of each."""
 _UNWATCHED = KERNEL_TYPES | {b"autofs"}
 """What is no data; what is mounted by autofs has a line of its own."""
 _EVENTS = records.MODIFY | records.ATTRIB | records.CREATE | records.DELETE | records.ONDIR
@@ -58,6 +63,7 @@ class FileSystems:
         self._has_mounts = has_mounts
         self.lacks: dict[int, list[str]] = {}
         """By device, what is not watched, and why."""
+        self._room = LACKS_SIZE
         self.hangs = False
         """Whether something is left out since it hangs."""
         self.group = fanotify.open_group()
@@ -147,8 +153,12 @@ class FileSystems:
     def _lack(self, device: int, what: str, error: OSError) -> None:
         self.hangs |= isinstance(error, apart.Hangs)
         lacks = self.lacks.setdefault(device, [])
-        if len(lacks) < LACKS_MAX:
-            lacks.append(f"{what}: {_REASONS.get(error.errno or 0, error.strerror)}")
+        shown = what if len(what) <= LACK_SIZE else f"{what[: LACK_SIZE - 1]}…"
+        text = f"{shown}: {_REASONS.get(error.errno or 0, error.strerror)}"
+        size = len(json.dumps(text))
+        if len(lacks) < LACKS_MAX and size <= self._room:
+            self._room -= size
+            lacks.append(text)
 
 
 def _rest(place: Place, path: bytes) -> bytes:
