@@ -87,18 +87,16 @@ class Watch:
             if mounts.call_for_another(changed=self._file_systems.mounts_change in ready):
                 return True
             if hears or self._file_systems.group in ready:
-                try:
-                    self._read()
-                except Gone:
-                    mounts.are_others = True
+                mounts.are_others |= self._read()
                 time.sleep(REST_S)
 
     def _overflow(self) -> None:
         for ring in self._rings:
             ring.append(OVERFLOW)
 
-    def _read(self) -> None:
-        """Takes a batch of events. Raises OSError, Gone."""
+    def _read(self) -> bool:
+        """Takes a batch of events. Returns whether a mount is gone, which may become known here
+        first. Raises OSError."""
         alive = self._workers()
         try:
             data = os.read(self._file_systems.group, BATCH)
@@ -115,6 +113,7 @@ class Watch:
             ring.append(lines.text)
         if len(data) < BATCH // 2:  # there were no more
             self._own = alive
+        return batch.lacks_mount
 
     def _workers(self) -> set[int]:
         """Returns the pids of the VM's processes that serve. Raises OSError."""
@@ -129,6 +128,9 @@ class Watch:
         elif event.entry and event.pid not in self._own:
             try:
                 self._report(event, event.entry, batch)
+            except Gone:
+                batch.lacks_mount = True
+                batch.overflow(self._rings)
             except OSError:  # nobody knows where it was
                 batch.overflow(self._rings)
 
@@ -186,6 +188,8 @@ class Batch:
 
     def __init__(self, places: Places) -> None:
         self.lines: dict[Ring, Lines] = {}
+        self.lacks_mount = False
+        """Whether one is gone of which there are events."""
         self._places = places
         self._folders: dict[bytes, int] = {}
 
