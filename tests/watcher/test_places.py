@@ -84,6 +84,24 @@ def test_it_is_where_it_is_now(site: Site) -> None:
     assert site.places.find(known) == {}
 
 
+def test_a_rename_above_both_while_their_paths_are_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = site.directory("a/b/c")
+    below = os.open(site.base / "a/b/c", DIRECTORY)
+    inode, read = os.fstat(below).st_ino, module.path_of
+
+    def path_of(fd: int) -> bytes:
+        path = read(fd)
+        if os.fstat(fd).st_ino == inode and (site.base / "a").exists():
+            (site.base / "a").rename(site.base / "renamed")
+        return path
+
+    monkeypatch.setattr(module, "path_of", path_of)
+    assert site.places.find(known) == {0: [b"b/c/"], 1: [b"c/"]}
+    os.close(below)
+
+
 def test_what_something_is_mounted_over(site: Site) -> None:
     """On this mount, and not over the export itself: the guest has what was there before."""
     known = site.directory("a/b/c")

@@ -24,6 +24,8 @@ from vhost9p.native.fanotify import open_by_handle
 
 KNOWN_MAX = 16384
 """Directories that are remembered."""
+RACES = 64
+"""How often paths are read again that have changed meanwhile."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DELETED = b" (deleted)"
 
@@ -129,10 +131,9 @@ class Places:
         return found
 
     def _below(self, mount: Mount, fd: int) -> Iterator[tuple[int, bytes]]:
-        path = path_of(fd)
         for number in mount.places:
             place = self.all[number]
-            root = path_of(place.root)
+            path, root = _paths_of(fd, place.root)
             if not path.startswith(root) or self._is_covered(mount, path, root):
                 continue
             # What is not below the mount's root has the path of the process's root.
@@ -162,6 +163,18 @@ def _open(mount: Mount, handle: bytes) -> int:
         return open_by_handle(fd, handle)
     finally:
         os.close(fd)
+
+
+def _paths_of(fd: int, root: int) -> tuple[bytes, bytes]:
+    """Returns the paths of two directories as they are at the same time, though the host may rename
+    one above both. Raises OSError, also if it does so again and again."""
+    before = path_of(root)
+    for _ in range(RACES):
+        path, after = path_of(fd), path_of(root)
+        if after == before:
+            return path, after
+        before = after
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def path_of(fd: int) -> bytes:
