@@ -97,6 +97,17 @@ def test_what_passes_through_a_pipe_is_no_change() -> None:
     assert happened(MODIFY, b"f", found=PIPE) == []
 
 
+def test_what_has_no_name() -> None:
+    """The kernel calls it by its inode number, as anybody may call a file."""
+    view = View(meta_dir=META_DIR, meta_root=META_ROOT)
+    for mask in (MODIFY, ATTRIB, MODIFY | ATTRIB):
+        assert happened(mask, b"#123", found=None) == []
+        assert happened(mask, b"#123", META_DIR + b"/", view, found=None) == []
+        assert happened(mask, b"#123a", found=None) != []
+    assert happened(MODIFY, b"#123") == [b"changed #123 42\n"]
+    assert happened(DELETE, b"#123", found=None) == [b"removed #123\n"]
+
+
 def test_directories_themselves() -> None:
     assert happened(ATTRIB | ONDIR, ITSELF) == [b"attributes ./\n"]
     assert happened(ATTRIB | ONDIR, ITSELF, b"a/") == [b"attributes a/\n"]

@@ -153,6 +153,17 @@ def test_a_name_that_is_there_again_has_its_line_at_the_end(export: Path) -> Non
         assert b"created g" in found[found.index(b"removed g") :]
 
 
+def test_a_file_that_has_no_name_yet(export: Path) -> None:
+    with watched(export) as (_, lines):
+        file = os.open(export, os.O_TMPFILE | os.O_RDWR, 0o600)
+        os.write(file, b"text")
+        os.fchmod(file, 0o644)
+        assert all_until_now(lines, export) == []
+        os.link(f"/proc/self/fd/{file}", export / "f", src_dir_fd=file)  # has it follow the link
+        assert all_until_now(lines, export) == [b"created f"]
+        os.close(file)
+
+
 def test_names_of_any_bytes(export: Path) -> None:
     name = b" \n\t\\\x7f\xff\xc3\xa4-"
     with watched(export) as (_, lines):

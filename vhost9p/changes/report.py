@@ -11,6 +11,7 @@ more.
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from vhost9p.changes.records import (
 )
 
 APPEARS, GOES = CREATE | MOVED_TO, DELETE | MOVED_FROM
+_NAMELESS = re.compile(rb"#[0-9]+")
+"""What the kernel calls files without a name; others may be called so, too."""
 Look = Callable[[Entry], os.stat_result | None]
 """Returns what an entry is now, without following it; None if it is gone."""
 
@@ -77,8 +80,15 @@ def report(
         yield from _renamed(before, _show(view, to, event.to, look, is_dir=is_dir))
         if before and event.entry and not before.is_metadata:
             yield from _is_there(before.path, event.entry, look)
-    elif before and event.entry:
+    elif before and event.entry and not _is_nameless(event.mask, event.entry, look):
         yield from _happened(event.mask, before, event.entry, look)
+
+
+def _is_nameless(mask: int, entry: Entry, look: Look) -> bool:
+    """Whether something has happened to a file that has no name (O_TMPFILE)."""
+    if mask & (APPEARS | GOES) or not _NAMELESS.fullmatch(entry.name):
+        return False
+    return look(entry) is None
 
 
 def _renamed(before: _Shown | None, after: _Shown | None) -> Iterator[bytes]:
