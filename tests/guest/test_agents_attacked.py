@@ -230,6 +230,42 @@ def test_reads_for_which_there_is_no_room_are_tried_again(start: Start) -> None:
     place.send(lines.attributes(b"d"))
 
 
+TWO_MOUNTS = """
+set -e
+cd "$1"
+mkdir bin
+printf '#!/bin/sh\\necho "$@" >>%s/told\\n' "$1" >bin/systemd-notify
+chmod 755 bin/systemd-notify
+for each in one two; do
+    mkdir $each
+    mount -t tmpfs $each $each
+    mkdir $each/.vhost9p
+    mount --bind $each/.vhost9p $each/.vhost9p
+    touch $each/.vhost9p/refresh $each/.vhost9p/forget
+    $2 $each/.vhost9p/events
+    mount -o remount,bind,ro $each/.vhost9p
+done
+shift 2
+export NOTIFY_SOCKET=none PATH="$PWD/bin:$PATH"
+exec timeout 60 "$@" $PWD/one/.vhost9p $PWD/two/.vhost9p
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("shell", [name for name in AGENTS if name != "program"])
+def test_a_script_that_follows_several_mounts_is_ready_once_and_ends_with_an_error(
+    tmp_path: Path, shell: str
+) -> None:
+    command = AGENTS[shell]
+    if shell == "busybox":
+        command = [*fetched(fetch.busybox).command, *command[1:]]
+    words = ["sh", "-c", TWO_MOUNTS, "sh", str(tmp_path), "mkdir"]  # which cannot be read
+    ran = subprocess.run([*UNSHARE, *words, *command], capture_output=True, text=True, check=False)
+    assert (tmp_path / "told").read_text() == "--ready\n"
+    assert ran.returncode == 1, ran
+    assert ran.stderr.count("no more changes can be read") == 2
+
+
 def set_flag_of_events(agent: int, flag: int) -> None:
     """Has reads of `events` wait or not, as the agent or its child has it open."""
     below = Path(f"/proc/{agent}/task/{agent}/children").read_text(encoding="ascii").split()
