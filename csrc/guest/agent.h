@@ -114,6 +114,10 @@ void agent_each_in_use(const struct mount *mount,
 int agent_mount(struct mount *mount, const char *directory);
 bool agent_mounted(int id);
 
+/* mount_points.c */
+/* Whether another mount lies on a file, or below a directory: its name must not be dropped. */
+bool agent_holds_mounts(const struct mount *mount, int file);
+
 /* agent.c */
 void agent_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -55,21 +55,27 @@ int agent_open(const struct mount *mount, const char *path)
     return (int)syscall(SYS_openat2, mount->root, path, &how, sizeof how);
 }
 
-static const struct timespec *times_of(const struct mount *mount, bool forget)
+static bool may_forget(const struct mount *mount, int file)
 {
-    return forget && mount->caches_names ? &mount->forget : &mount->refresh;
+    return mount->caches_names && !agent_holds_mounts(mount, file);
+}
+
+static const struct timespec *times_of(const struct mount *mount, int file, bool forget)
+{
+    return forget && may_forget(mount, file) ? &mount->forget : &mount->refresh;
 }
 
 void agent_fire_attributes(const struct mount *mount, int file, bool forget)
 {
-    const struct timespec *time = times_of(mount, forget);
+    const struct timespec *time = times_of(mount, file, forget);
     utimensat(file, "", (struct timespec[]){*time, *time}, AT_EMPTY_PATH);
 }
 
 static void fire_contents(const struct mount *mount, int file, bool forget)
 {
     const struct timespec omitted = {.tv_nsec = UTIME_OMIT};
-    utimensat(file, "", (struct timespec[]){omitted, *times_of(mount, forget)}, AT_EMPTY_PATH);
+    utimensat(file, "", (struct timespec[]){omitted, *times_of(mount, file, forget)},
+              AT_EMPTY_PATH);
 }
 
 void agent_look(const struct mount *mount, const char *path)
@@ -148,11 +154,12 @@ void agent_forget_directory(const struct mount *mount, const char *path)
 {
     int directory = agent_open(mount, path);
     bool root = path[0] == '.' && !path[1]; /* which is never looked up */
+    bool prunes = root || (directory >= 0 && agent_holds_mounts(mount, directory));
     if (directory >= 0 && !root)
         agent_forget(mount, directory, path);
     if (directory >= 0)
         close(directory);
-    if (root)
+    if (prunes)
         prune_names(mount);
 }
 

@@ -7,6 +7,7 @@ Exports are on a tmpfs, so that nobody else changes anything on their file syste
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ class Place:
         finally:
             process.kill()
             process.wait(check=False)
+
+    def settle(self, agent: Process) -> None:
+        """Waits until an agent has dealt with all changes so far."""
+        (self.export / "d/last").touch()
+        agent.expect(b"created d/last")
+        with self.watched("d") as watch:
+            (self.export / "d/last").unlink()
+            watch.expect(b"attrib")
 
     def watched(self, path: str) -> AbstractContextManager[Process]:
         return self.running(f"exec /watch {MOUNT}/{path}")
@@ -238,16 +247,12 @@ def test_lines_lead_nowhere_else(place: Place, agent: str) -> None:
     with place.followed("loose", agent) as running:
         (place.export / "link").symlink_to("/tmp")
         (place.export / "covered").mkdir()
-        running.expect(b"created covered/")
+        place.settle(running)
         place.sh("mount -t tmpfs tmpfs covered; echo kept | tee covered/f > /tmp/f")
         before = place.sh("stat -c '%y %s' covered/f /tmp/f /tmp")
         with ring_of(place.daemon) as ring:
             ring.append("\n".join([*lines, "unheard of", "renamed d", "changed", ""]).encode())
-        (place.export / "d/last").touch()
-        running.expect(b"created d/last")
-        with place.watched("d") as watch:  # what came before has been dealt with
-            (place.export / "d/last").unlink()
-            watch.expect(b"attrib")
+        place.settle(running)
         assert place.sh("stat -c '%y %s' covered/f /tmp/f /tmp") == before
         place.sh("umount covered")
 
@@ -283,3 +288,35 @@ def test_a_readonly_export_is_followed(boot: Boot, watch_program: Path) -> None:
             watch.expect(b"top modify")
             place.shows("top", "new and longer")
         vm.kill()  # before the daemon: QEMU does not survive its backend
+
+
+MOUNTS = """
+mount -t tmpfs tmpfs "d/a b"; echo kept >"d/a b/f"; mount --bind "d/a b/f" d/f; echo ready
+until [ -e /tmp/look ]; do sleep 0.1; done
+cat "d/a b/f" d/f
+"""
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("namespace", ["own", "other"])
+@pytest.mark.parametrize("agent", ["script", "program"])
+def test_mounts_on_what_changes_stay(place: Place, agent: str, namespace: str) -> None:
+    """The kernel takes them away, in containers, too, if it drops the name of what they lie on, or
+    of a directory above: after that they would be the host's files that are written."""
+    script = f"cd {MOUNT}; {MOUNTS}"
+    alone = "" if namespace == "own" else "unshare -m "
+    with place.followed("loose", agent) as running:
+        place.sh('rm -f /tmp/look; mkdir "d/a b"; ! [ -e d/new ]')
+        place.settle(running)
+        with place.running(f"exec {alone}sh -c {shlex.quote(script)}") as looking:
+            (place.export / "d/new").write_text("new")
+            place.shows("d/new", "new")
+            (place.export / "d/f").write_text("other")
+            os.utime(place.export / "d", (1, 1))
+            with ring_of(place.daemon) as ring:
+                ring.append(b"created d/\nremoved d/\ncreated d/f\noverflow\n")
+            place.settle(running)
+            place.sh("touch /tmp/look")
+            found = looking.wait(check=False).text
+        place.sh('umount d/f "d/a b" || :')
+        assert found == "ready\nkept\nkept"
