@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,48 @@ def test_the_other_dialect_is_repeated(export: Path, tmp_path: Path) -> None:
     done = replay(capture, copy, "--", *SECURITY)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert (copy / "dir/file").read_bytes()[:4] == b"newa"
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A directory on a tmpfs, where the last name that was made is listed first."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
+def test_a_list_in_the_other_dialect_may_have_another_order(
+    export: Path, tmp_path: Path, in_memory: Path
+) -> None:
+    """It is compared as a whole, as in 9P2000.L: by what all of its entries have."""
+    for i in range(1, 200, 5):
+        (export / ("n" * i)).touch()
+
+    def before(share: Share) -> None:
+        share.client.walk_to(share.root)
+        fids.append(walk_open(share))
+
+    def walk_open(share: Share) -> int:
+        assert isinstance(share.client, DialectUClient)
+        return share.client.walk_open(share.root)
+
+    def work(share: Share) -> None:
+        assert isinstance(share.client, DialectUClient)
+        for fid in (*fids, walk_open(share)):
+            assert len([*share.client.stats(fid, 2000)]) == 44
+        assert len([*share.client.stats(fid, 4000)]) == 44
+
+    fids: list[int] = []
+    capture, copy = recorded(export, tmp_path, work, before, speaks=DialectUClient)
+    other = in_memory
+    for path in sorted(copy.iterdir(), reverse=True):
+        subprocess.run(["cp", "-a", path, other], check=True)
+    done = replay(capture, other, "--", *SECURITY)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert " 0 replies differ" in done.stdout
+    (other / "one more").touch()
+    done = replay(capture, other, "--", *SECURITY)
+    assert done.returncode == 1
+    assert "bytes of entries when recorded" in done.stdout
 
 
 def test_differences_are_named(export: Path, tmp_path: Path) -> None:

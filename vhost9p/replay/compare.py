@@ -20,8 +20,9 @@ COMPARED = frozenset({"count", "status", "target", "size", "version", "mode"})
 S_IFMT, S_IFREG = 0o170000, 0o100000
 
 
-def difference(recorded: Message, now: Message) -> str:
-    """Says how a reply differs from the recorded one; empty if it does not."""
+def difference(recorded: Message, now: Message, *, is_list: bool = False) -> str:
+    """Says how a reply differs from the recorded one; empty if it does not. One that `is_list`, of
+    a directory's entries, has other ones."""
     if recorded.error != now.error:
         return f"{_outcome(recorded)} when recorded, {_outcome(now)} now"
     if recorded.error:
@@ -29,6 +30,8 @@ def difference(recorded: Message, now: Message) -> str:
     if recorded.type != now.type:
         return f"{recorded.name} when recorded, {now.name} now"
     for name, value in recorded.fields.items():
+        if is_list and name == "count":
+            continue
         before, after = _comparable(recorded, name, value), now.fields.get(name)
         if before is not None and before != (later := _comparable(now, name, after)):
             return f"{_words(name, before)} when recorded, {_words(name, later)} now"
@@ -45,7 +48,7 @@ def _comparable(reply: Message, name: str, value: Any) -> Any:
         return value.type
     if name == "qids" and value is not None:
         return tuple(qid.type for qid in value)
-    if name not in COMPARED or reply.name == "Rreaddir":
+    if name not in COMPARED:
         return None
     mode = reply.fields.get("mode")
     if name == "mode" and value is not None and value & S_IFMT != S_IFREG:

@@ -7,7 +7,7 @@ there; it is opened if it is read or written before it is opened. A fid whose pl
 of an attribute's value, is left out with all its requests, and so is what a Tflush has cancelled.
 
 What the trace does not hold of data that is written is zeros. Positions in directories are the
-host's: a read that goes on does so where the one before has ended.
+host's: a read that goes on does so where the one before has ended. In 9P2000.u that is a Tread.
 """
 
 import errno
@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from vhost9p.p9.codec import Qid
 from vhost9p.p9.constants import HEADER_SIZE, LOCK_FLAGS_BLOCK, NOFID, NONUNAME, Dialect
 from vhost9p.p9.messages import Tattach, Tversion
 from vhost9p.replay.compare import Table, difference
@@ -34,6 +35,7 @@ OPENING = frozenset({"Tlopen", "Topen", "Tlcreate", "Tcreate"})
 ENDING = frozenset({"Tclunk", "Tremove"})
 _OFFSET = HEADER_SIZE + 4
 """Of a Tread's, Twrite's and Treaddir's offset."""
+QTDIR = 0x80
 _LOCK_FLAGS = HEADER_SIZE + 5
 
 
@@ -83,6 +85,8 @@ class Session:
         self._fids: set[int] = set()
         self._left_out: set[int] = set()
         """Fids that the guest had, and that are not to be had here."""
+        self._directories: set[int] = set()
+        """Fids of directories that are open."""
         self._roots: dict[int, int] = {}
         """By user."""
         self._positions: dict[int, dict[int, int]] = {}
@@ -102,8 +106,10 @@ class Session:
                 continue
             reply, took = self._ask(self._adapted(each, request), request)
             recorded, now = read(each.reply), read(reply)
-            text = difference(recorded, now) if each.reply else ""
-            text = text or self._list(request, recorded, now, reply)
+            lists = self._lists(request)
+            text = difference(recorded, now, is_list=lists) if each.reply else ""
+            if lists and not text:
+                text = self._list(request, recorded, now, reply)
             self._note(request, recorded, now)
             self.table.add(request.name, each.took, took, differs=bool(text))
             if text:
@@ -169,9 +175,10 @@ class Session:
 
     def _open(self, fid: int, flags: int, *, is_u: bool) -> None:
         if is_u:
-            self._own("Topen", struct.pack("<IB", fid, flags))
+            reply = self._own("Topen", struct.pack("<IB", fid, flags))
         else:
-            self._own("Tlopen", struct.pack("<II", fid, flags))
+            reply = self._own("Tlopen", struct.pack("<II", fid, flags))
+        self._note_opened(fid, reply)
 
     def _own(self, name: str, body: bytes) -> Message:
         """A request that is not in the trace."""
@@ -181,50 +188,61 @@ class Session:
     def _adapted(self, each: Captured, request: Message) -> bytes:
         """The message as it is sent here: whole, and with our positions."""
         data = bytearray(each.request.ljust(each.request_size, b"\0"))
-        if request.name == "Treaddir":
+        if self._lists(request):
             struct.pack_into("<Q", data, _OFFSET, self._position(request))
         elif request.name == "Tlock":
             data[_LOCK_FLAGS] &= ~LOCK_FLAGS_BLOCK  # what it has waited for has happened
         return bytes(data)
 
+    def _lists(self, request: Message) -> bool:
+        """Whether a request reads a directory."""
+        is_read = request.name == "Tread" and request.fields["fid"] in self._directories
+        return is_read or request.name == "Treaddir"
+
     def _position(self, request: Message) -> int:
+        """Where we read on; the reply's entries end behind that."""
         fid, offset = request.fields["fid"], request.fields["offset"]
         if not offset:
-            self._positions[fid] = {}
+            self._positions[fid] = {0: 0}
             self._listed[fid] = 0, 0
-            return 0
-        return self._positions.setdefault(fid, {}).setdefault(offset, self._ends.get(fid, offset))
+        known = self._positions.setdefault(fid, {})
+        self._ends[fid] = known.setdefault(offset, self._ends.get(fid, offset))
+        return self._ends[fid]
 
     # ---- after it ---------------------------------------------------------------------------
 
     def _list(self, request: Message, recorded: Message, now: Message, reply: bytes) -> str:
         """Reads a directory to the end if the guest has; returns how that differs."""
-        if request.name != "Treaddir" or now.error or recorded.error:
+        if now.error or recorded.error:
             return ""
         fid = request.fields["fid"]
         before, after = self._listed.get(fid, (0, 0))
         before += recorded.fields.get("count", 0)
-        after += self._end(fid, reply)
+        after += self._end(fid, request.name, reply)
         if not recorded.fields.get("count"):
-            while count := self._end(fid, self._next_entries(fid)):
+            while count := self._end(fid, request.name, self._next_entries(fid, request.name)):
                 after += count
         self._listed[fid] = before, after
         if recorded.fields.get("count") or before == after:
             return ""
         return f"{before} bytes of entries when recorded, {after} now"
 
-    def _next_entries(self, fid: int) -> bytes:
+    def _next_entries(self, fid: int, name: str) -> bytes:
         body = struct.pack("<IQI", fid, self._ends.get(fid, 0), self._msize - HEADER_SIZE - 4)
-        data = struct.pack("<IBH", HEADER_SIZE + len(body), REQUESTS["Treaddir"], 1) + body
+        data = struct.pack("<IBH", HEADER_SIZE + len(body), REQUESTS[name], 1) + body
         return self._frontend.ask(data, self._msize)[0]
 
-    def _end(self, fid: int, reply: bytes) -> int:
-        """Notes where a Rreaddir ends; returns its bytes of entries."""
+    def _end(self, fid: int, name: str, reply: bytes) -> int:
+        """Notes where the reply to a request that lists ends; returns its bytes of entries."""
         at, end = HEADER_SIZE + 4, len(reply)
+        size = max(end - at, 0)
+        if name == "Tread":  # the position is that of a byte
+            self._ends[fid] += size
+            return size
         while at + 24 <= end:  # qid[13] offset[8] type[1] name[s]
             (self._ends[fid],) = struct.unpack_from("<Q", reply, at + 13)
             at += 24 + int.from_bytes(reply[at + 22 : at + 24], "little")
-        return max(end - HEADER_SIZE - 4, 0)
+        return size
 
     def _note(self, request: Message, recorded: Message, now: Message) -> None:
         """Which fids there are now; those that the guest has got, and we have not, are left out."""
@@ -232,14 +250,23 @@ class Session:
         if name == "Tversion":
             self._msize = int(now.fields.get("msize", MSIZE))
             self._fids, self._left_out, self._roots = set(), set(), {}
+            self._directories = set()
         new = fields.get("fid") if name == "Tattach" else fields.get("newfid")
         if new is not None:
             (self._fids if _gives_fid(request, now) else self._left_out).add(new)
             if not _gives_fid(request, recorded):
                 self._left_out.discard(new)
+        if name in OPENING:
+            self._note_opened(fields["fid"], now)
         if name in ENDING:
             self._fids.discard(fields["fid"])
             self._left_out.discard(fields["fid"])
+            self._directories.discard(fields["fid"])
+
+    def _note_opened(self, fid: int, reply: Message) -> None:
+        qid = reply.fields.get("qid")
+        if isinstance(qid, Qid) and qid.type & QTDIR:
+            self._directories.add(fid)
 
 
 def _gives_fid(request: Message, reply: Message) -> bool:
