@@ -35,6 +35,7 @@ enum {
     V9_REFUSED_NOTICES = 17,    /* the name is that of the directory of notices */
     V9_REFUSED_FORGOTTEN = 18,  /* the guest has asked for that, to look it up again */
     V9_REFUSED_REFRESHER = 19,  /* the user's requests refresh, and change nothing */
+    V9_REFUSED_BELOW = 20,      /* other paths below the directory would be hidden */
 };
 
 enum { V9_FILE_ACL = 4 + 32 * 8 }; /* linux/posix_acl_xattr.h: 32 entries */

@@ -145,7 +145,7 @@ int v9_export_may_move(v9_export *ex, int32_t old_dir, const char *old, int32_t 
         return is == V9_IS_HIDDEN ? v9_refuse(ENOENT, V9_REFUSED_HIDDEN, 0) : is;
     if (v9_hidden_paths_are_same(ex->hidden, &before, &after))
         return 0;
-    return v9_refuse(EACCES, V9_REFUSED_HIDDEN, 0);
+    return v9_refuse(EACCES, V9_REFUSED_BELOW, 0);
 }
 
 /* ---- paths of requests ----------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /*
  * hidden paths: patterns of paths below an export's root that no guest may see or use, and their
- * comparison with names and paths. Python compiles them (vhost9p/policy/hidden.py); which requests
+ * comparison with names and paths. Python compiles them (vhost9p/path_patterns.py); which requests
  * they concern is in export/hidden_names.h.
  *
  * A pattern is a list of components, of which each matches one name, but `**`, which matches any

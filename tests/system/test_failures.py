@@ -160,6 +160,33 @@ def test_what_an_option_refuses(scratch: Path, model: str) -> None:
         logged(share, attempts)
 
 
+def test_what_hidden_paths_refuse(scratch: Path) -> None:
+    """A directory is not renamed to where other paths below it are hidden, whatever its name."""
+    hidden = "the name is hidden from the guest"
+    below = "other paths below the directory would be hidden then"
+    with served(scratch, *SECURITY, "--hide", ".git/config") as share:
+        client = share.client
+        client.mkdir(share.root, b".git")
+        git = client.walk_to(share.root, b".git")
+        logged(
+            share,
+            [
+                (
+                    f"Tmkdir '/.git/config', uid 0 gid 0: EACCES: {hidden}",
+                    lambda s, f: client.mkdir(git, b"config"),
+                ),
+                (
+                    f"Trenameat '/.git' to '/git', uid 0: EACCES: {below}",
+                    lambda s, f: client.renameat(s.root, b".git", s.root, b"git"),
+                ),
+                (
+                    f"Trename '/.git' to '/git', uid 0: EACCES: {below}",
+                    lambda s, f: client.rename(git, s.root, b"git"),
+                ),
+            ],
+        )
+
+
 # ---- what the host refuses ----------------------------------------------------------------------
 
 

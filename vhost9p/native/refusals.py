@@ -32,6 +32,7 @@ class Why(Enum):
     NOTICES = lib.V9_REFUSED_NOTICES
     FORGOTTEN = lib.V9_REFUSED_FORGOTTEN
     REFRESHER = lib.V9_REFUSED_REFRESHER
+    BELOW = lib.V9_REFUSED_BELOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,6 +278,7 @@ PLAIN = {
     Why.MOVED: "the host has moved its directory away",
     Why.NOTICES: NOTICES,
     Why.FORGOTTEN: "the guest has asked to look its name up again",
+    Why.BELOW: "other paths below the directory would be hidden then",
     Why.REFRESHER: "a user who only refreshes files, and changes none (notify)",
 }
 
