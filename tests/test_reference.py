@@ -23,6 +23,7 @@ from tests.guest.fetch import Program
 from tests.marks import fetched
 from vhost9p import cli, cli_options, commands, config_file
 from vhost9p.config import Config, DeviceConfig
+from vhost9p.config_export import EXPORT
 from vhost9p.config_schema import DEVICE, TOP_KEYS
 from vhost9p.config_shapes import Group, Items, Leaf, Shape
 from vhost9p.config_tree import make_device
@@ -44,6 +45,13 @@ def within(shape: Shape, *path: str) -> Iterator[tuple[tuple[str, ...], Shape]]:
 
 
 KEYS = dict(within(Group("a file", {**TOP_KEYS, **DEVICE.keys})))
+LISTS = {
+    path: shape.item
+    for path, shape in KEYS.items()
+    if isinstance(shape, Items)
+    and isinstance(shape.item, Group)
+    and (path == ("exports",) or path[0] != "exports")
+}
 PARSER = cli_options.build_parser()
 OPTIONS = sorted(PARSER._option_string_actions)
 
@@ -151,6 +159,16 @@ def test_every_key_is_in_the_manual_page_the_table_and_the_schema(path: tuple[st
         part = resolved(part.get("items", part))
         part = part.get("properties", part)[each]
     assert resolved(part)["description"].startswith(texts.sentence(shape.text))
+
+
+@pytest.mark.parametrize("path", LISTS, ids=".".join)
+def test_the_row_of_a_list_has_the_keys_of_an_entry(path: tuple[str, ...]) -> None:
+    """An export has keys that a device has, too, which have rows of their own."""
+    item = LISTS[path]
+    rows = [line.split("|") for line in output("table").splitlines()]
+    (row,) = {cells[4] for cells in rows if len(cells) > 4 and cells[1] == f" `{'.'.join(path)}` "}
+    assert all(f"`{key}`" in row for key in (["name"] if item is EXPORT else item.keys))
+    assert ("the keys of an export" in row) == (item is EXPORT)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from vhost9p.config_export import EXPORT
 from vhost9p.config_schema import DEVICE, TOP_KEYS
 from vhost9p.config_shapes import Group, Items, Leaf, Shape, without
 from vhost9p.reference import texts
@@ -26,9 +27,11 @@ def _values(shape: Shape) -> str:
     if isinstance(shape.item, Leaf):
         return f"list of {shape.noun}"
     assert isinstance(shape.item, Group)
-    own = {key: inner for key, inner in shape.item.keys.items() if key not in DEVICE.keys}
+    own, others = shape.item.keys, ""
+    if shape.item is EXPORT:
+        own = {key: inner for key, inner in own.items() if key not in DEVICE.keys}
+        others = " and the keys of an export"
     parts = ", ".join(_part(key, inner) for key, inner in own.items())
-    others = " and the keys of an export" if len(own) < len(shape.item.keys) else ""
     return f"list of {parts}{others}{default and f' ({default})'}"
 
 
