@@ -30,6 +30,7 @@ from vhost9p.procfs import proc_path
 
 SYMLINKS_MAX = 40
 """Followed on one path (path_resolution(7))."""
+OUTSIDE = "the path leads out of the mount, to the guest's own tree"
 ROOT = 0
 KINDS = {
     stat.S_IFREG: "file",
@@ -189,8 +190,8 @@ class Inspector:
         exports = {os.fsencode(each.name): each for each in self._device.exports}
         self._require_no_notices(names)
         if b"" not in exports:
-            while names and names[0] == b"..":
-                names.popleft()
+            if names and names[0] == b"..":
+                raise _NoMoreError(OUTSIDE)
             if not names:
                 raise _NoMoreError(
                     "the root shows the exports of the device and nothing else; it cannot be "
@@ -244,6 +245,8 @@ class Inspector:
             self._place = self._above.pop()
         elif self._device.exports[0].name:
             raise _NoMoreError("the path leads out of the export, to the root of the exports")
+        else:
+            raise _NoMoreError(OUTSIDE)
 
     def _step(self, name: bytes) -> bytes | None:
         """Goes to an entry. Returns a symlink's target, and stays where it is."""
@@ -340,12 +343,13 @@ class Inspector:
         }
 
     def _access(self, here: _Place, act: Act) -> Verdict:
-        return _verdict(self._why_special(here) or self._why_not(here, act))
+        if act is Act.EXECUTE and not here.attr.mode & 0o111:
+            return Verdict(None, "it is no program: nobody may execute it")
+        return self._of_its_kind(here, act) or _verdict(self._why_not(here, act))
 
     def _write(self, here: _Place) -> Verdict:
-        return _verdict(
+        return self._of_its_kind(here, Act.WRITE) or _verdict(
             self._why_frozen(here)
-            or self._why_special(here)
             or reasons.flags_problem(here.facts, Act.WRITE)
             or self._why_not(here, Act.WRITE)
             or here.export.why_full(self._device, inodes=False)
@@ -379,28 +383,33 @@ class Inspector:
             return reasons.OF_HOST[errno.EROFS]
         return None
 
-    def _why_special(self, here: _Place) -> str | None:
-        """A file that the guest's kernel opens by itself, as its own device."""
+    def _of_its_kind(self, here: _Place, act: Act) -> Verdict | None:
+        """The verdict on a file that the guest's kernel opens by itself, as its own device, so that
+        nobody but that kernel refuses it; None for other files."""
         kind = stat.S_IFMT(here.attr.mode)
         if kind in {stat.S_IFREG, stat.S_IFDIR}:
             return None
-        return f"a {KINDS.get(kind, 'file')} is the guest's own: its kernel never asks the daemon"
+        if why := self._why_guest_refuses(here, act):
+            return Verdict(False, why)
+        what = KINDS.get(kind, "file")
+        return Verdict(None, f"a {what} is the guest's own: its kernel never asks the daemon")
+
+    def _why_guest_refuses(self, here: _Place, act: Act) -> str | None:
+        owner = (here.attr.uid, here.attr.gid)
+        groups = frozenset({self._gid})
+        if self._uid == ROOT or reasons.mode_allows(here.attr.mode, owner, self._uid, groups, act):
+            return None
+        return (
+            f"the guest's user {self._uid} may not {act}: owner {owner[0]}:{owner[1]}, mode "
+            f"{stat.S_IMODE(here.attr.mode):04o}, as the guest sees it"
+            + self._what_posixacl_changes(here, act)
+        )
 
     def _why_not(self, here: _Place, act: Act) -> str | None:
         """Why one of both kernels refuses access; None if none does."""
-        owner = (here.attr.uid, here.attr.gid)
-        groups = frozenset({self._gid})
-        if self._uid != ROOT and not reasons.mode_allows(
-            here.attr.mode, owner, self._uid, groups, act
-        ):
-            return (
-                f"the guest's user {self._uid} may not {act}: owner {owner[0]}:{owner[1]}, mode "
-                f"{stat.S_IMODE(here.attr.mode):04o}, as the guest sees it"
-                + self._what_posixacl_changes(here, act)
-            )
+        if why := self._why_guest_refuses(here, act):
+            return why
         if act is Act.EXECUTE:
-            if not here.attr.mode & 0o111:
-                return "it is no program: nobody may execute it"
             act = Act.READ  # all that the daemon does for it
         needed = reasons.NEEDED[act]
         if os.access(proc_path(here.fd), needed, effective_ids=True):

@@ -83,12 +83,36 @@ def test_all_that_root_may(place: Place) -> None:
         f"'/file': file, {own} 0640",
         "read: yes",
         "write: yes",
-        "execute: no: it is no program: nobody may execute it",
+        "execute: does not apply: it is no program: nobody may execute it",
         "create: does not apply: no directory",
         "delete: yes",
     ]
-    assert code == 1
+    assert code == 0
     assert place.ask("/dir")[0] == 0
+
+
+def test_a_program(place: Place) -> None:
+    (place.export / "file").chmod(0o744)
+    assert "execute: yes" in place.verdicts("file")
+    code, found = place.ask("file", "--uid", "12345", "--gid", "12345")
+    assert code == 1
+    assert any(line.startswith("execute: no: the guest's user 12345 may") for line in found)
+
+
+def test_a_file_that_the_guest_opens_without_the_daemon(place: Place) -> None:
+    """Nothing but its kernel refuses it, also in an export that is read-only."""
+    os.mkfifo(place.export / "fifo")
+    (place.export / "fifo").chmod(0o600)
+    own = "does not apply: a FIFO is the guest's own: its kernel never asks the daemon"
+    code, found = place.ask("fifo")
+    assert found[2:4] == [f"read: {own}", f"write: {own}"]
+    assert code == 0
+    assert place.verdicts("fifo", config="readonly: true\n")[:2] == [
+        f"read: {own}",
+        f"write: {own}",
+    ]
+    refused = place.verdicts("fifo", "--uid", "12345", "--gid", "12345")[0]
+    assert refused.startswith("read: no: the guest's user 12345 may not read it")
 
 
 def test_a_user_of_the_guest_by_what_the_guest_sees(place: Place) -> None:
@@ -97,7 +121,7 @@ def test_a_user_of_the_guest_by_what_the_guest_sees(place: Place) -> None:
     assert place.verdicts("file", "--uid", "12345", "--gid", "12345") == [
         f"read: no: {who} read it: {owner}, mode 0640, as the guest sees it",
         f"write: no: {who} write to it: {owner}, mode 0640, as the guest sees it",
-        f"execute: no: {who} execute it: {owner}, mode 0640, as the guest sees it",
+        "execute: does not apply: it is no program: nobody may execute it",
         "create: does not apply: no directory",
         f"delete: no: {who} remove entries of the directory: {owner}, mode 0755, as the guest "
         "sees it",
@@ -135,6 +159,11 @@ def test_symlinks_are_followed_and_said(place: Place) -> None:
         "not reached: the symlink leads to '/etc/passwd' of the guest's own tree: ask for that "
         "path, if it is in this mount"
     ]
+    (place.export / "above").symlink_to("dir/../../file")
+    for path in ("/above", "/dir/../../file"):
+        assert place.verdicts(path) == [
+            "not reached: the path leads out of the mount, to the guest's own tree"
+        ]
     assert place.verdicts("/loop") == [
         "not reached: more than 40 symlinks (Too many levels of symbolic links)"
     ]
@@ -197,6 +226,10 @@ def test_several_exports_and_devices(place: Place) -> None:
         ["not reached: 'other' is no export of the device; it has src"],
     )
     assert place.ask("/", config=exports)[0] == 1
+    assert place.ask("/../src", config=exports) == (
+        1,
+        ["not reached: the path leads out of the mount, to the guest's own tree"],
+    )
     code, (line,) = place.ask("/file", "--tag", "x")
     assert (code, line) == (
         2,
