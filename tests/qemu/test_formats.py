@@ -123,7 +123,8 @@ def test_what_a_file_for_readconfig_cannot_express(tmp_path: Path, name: str) ->
     [
         ([], "name the configuration: vhost9p qemu VM.yaml"),
         (["x.yaml", "--format", "xml"], "argument --format: 'xml' is not one of shell, readconfig"),
-        (["x.yaml", "--memory", "0"], "argument --memory: '0' is no size"),
+        (["x.yaml", "--memory", "0"], "argument --memory: '0' is no size from 1MiB to 64TiB"),
+        (["x.yaml", "--memory", "1x"], "write it as 4G, or 512 for as many MiB"),
         (["x.yaml", "--memory", "1.5G"], "argument --memory: '1.5G' is no size"),
         (["x.yaml", "--memory", "1025KiB"], "is no whole number of MiB"),
         (["x.yaml", "--machine", "q35,x=y"], "argument --machine: 'q35,x=y' is no type of machine"),

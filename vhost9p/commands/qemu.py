@@ -68,7 +68,13 @@ def parse_memory(text: str) -> int:
     words = f"{text}M" if text.isdigit() else text
     if words[-1:].upper() in ("M", "G", "T"):
         words = f"{words[:-1]}{words[-1].upper()}iB"
-    size: int = v.parse_size(options.MIB, MEMORY_MAX)(words)
+    try:
+        size: int = v.parse_size(options.MIB, MEMORY_MAX)(words)
+    except ValueError:
+        most = v.write_size(MEMORY_MAX)
+        raise ValueError(
+            f"is no size from 1MiB to {most}; write it as 4G, or 512 for as many MiB"
+        ) from None
     if size % options.MIB:
         raise ValueError("is no whole number of MiB")
     return size
