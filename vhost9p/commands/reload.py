@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _chosen(options: argparse.Namespace, places: list[Place]) -> list[Place]:
     """Raises ControlError."""
+    if options.pid and options.config is not None:
+        raise ControlError("a pid and --config exclude each other: name one daemon")
     if options.config is not None:
         wanted = os.path.realpath(options.config)
         found = [each for each in places if wanted in _files(each)]

@@ -35,9 +35,10 @@ def test_whom_the_command_does_not_find(site: Site) -> None:
     assert done.stderr.startswith("vhost9p: no daemon that you may ask serves a VM by '/etc")
     done = command("1")
     assert (done.returncode, done.stderr) == (2, "vhost9p: 1: no daemon that you may ask\n")
-    done = command("1", "--control-socket", "/run/it.sock")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "exclude each other" in done.stderr
+    for option in ("--control-socket", "--config"):
+        done = command(str(site.daemon.pid), option, str(site.file))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"a pid and {option} exclude each other" in done.stderr
 
 
 def test_options_alone_cannot_be_read_again(base: Path) -> None:
