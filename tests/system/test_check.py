@@ -346,6 +346,17 @@ def test_a_directory_of_configurations(place: Place) -> None:
     assert {each["subject"].partition(": ")[0] for each in report.findings} == {"a", "b", "./qemu"}
 
 
+def test_a_directory_without_configurations(place: Place) -> None:
+    """Files of other names are none."""
+    (place.folder / "vms").mkdir()
+    place.write(GOOD, "vms/a.yml")
+    report = place.check("--config-dir", "vms", "--qemu", "./qemu", "--strict")
+    assert report.code == 1
+    found = report.one("there is no file *.yaml in it")
+    assert (found["subject"], found["level"]) == ("vms", "warning")
+    assert found["remedy"] == "name the configuration of each VM NAME.yaml"
+
+
 BAD = [
     ([], "name either a configuration or a --config-dir"),
     (["vm.yaml", "--config-dir", "."], "name either a configuration or a --config-dir"),

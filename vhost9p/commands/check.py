@@ -16,7 +16,7 @@ from vhost9p import config_file
 from vhost9p.cli_config import absolute
 from vhost9p.errors import Problems, UserError
 from vhost9p.escapes import to_json
-from vhost9p.findings import Finding, as_lines, as_plain, error, exit_code, ok
+from vhost9p.findings import Finding, as_lines, as_plain, error, exit_code, ok, warning
 from vhost9p.log_record import one_line
 
 SUMMARY = "report whether a configuration can be served, and what to expect"
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
     alone = options.file is not None
     findings = [*_of_files(_files(options), alone=alone), examine_qemu(options.qemu)]
+    if not alone:
+        findings = [*_of_folder(options.config_dir), *findings]
     if options.json:
         print(to_json(as_plain(findings), indent=2))
     else:
@@ -65,6 +67,19 @@ def _files(options: argparse.Namespace) -> list[str]:
         return names_of_files(folder)
     except OSError as problem:
         raise UserError(f"--config-dir: {folder} cannot be read: {problem.strerror}") from None
+
+
+def _of_folder(folder: str) -> Iterator[Finding]:
+    """Says if nothing is served of a directory: its files may have other names. Raises OSError."""
+    from vhost9p.vm_folder import SUFFIX, names_of_files
+
+    if not names_of_files(absolute(folder)):
+        yield warning(
+            folder,
+            f"there is no file *{SUFFIX} in it",
+            "no VM is served until one is there, and the daemon reloads",
+            f"name the configuration of each VM NAME{SUFFIX}",
+        )
 
 
 def _of_files(files: list[str], *, alone: bool) -> Iterator[Finding]:
