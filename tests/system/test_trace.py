@@ -93,6 +93,7 @@ def test_errors_have_names_and_can_be_asked_for(share: Share, tmp_path: Path) ->
     ("options", "types"),
     [
         (["--path", "/dir"], ["Twalk", "Tlopen", "Tread", "Tclunk"]),
+        (["--path", "dir/file"], ["Twalk", "Tlopen", "Tread", "Tclunk"]),
         (["--path", "*ile", "--type", "tread,Tlopen"], ["Tlopen", "Tread"]),
         (["--path", "/file"], []),
         (["--type", "clunk"], ["Tclunk"]),

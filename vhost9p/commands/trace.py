@@ -97,6 +97,12 @@ def parse_data(text: str) -> int:
     return int(v.parse_number(0, DATA_MAX)(text))
 
 
+def rooted(pattern: str) -> str:
+    """Returns a pattern that begins where paths do: at the mount's root, or, of a path that is cut,
+    anywhere."""
+    return pattern if pattern.startswith(("/", "*", "?", "[", "...")) else f"/{pattern}"
+
+
 def run(options: argparse.Namespace) -> int:
     """Shows requests until the end; returns the exit code. Raises UserError, OSError."""
     from vhost9p.control.client import ControlError
@@ -128,7 +134,7 @@ def _show(tracer: "Tracer", options: argparse.Namespace, output: "_Output", stop
     from vhost9p.tracer import Gap
 
     wanted = Filter(
-        options.path and unescape(options.path),
+        options.path and rooted(unescape(options.path)),
         frozenset(options.fid),
         options.type,
         options.errno,
