@@ -16,7 +16,8 @@ what is opened by handle, so that is given up.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from vhost9p import host, procfs
@@ -24,6 +25,7 @@ from vhost9p.config import Config, DeviceConfig, ExportConfig, Level
 from vhost9p.native import sandbox
 from vhost9p.native.sandbox import Entered, Mount, SandboxError
 from vhost9p.policy import rights, state_dir
+from vhost9p.policy.mounts import MountLine, parse_mountinfo
 
 __all__ = [
     "Entered",
@@ -34,6 +36,7 @@ __all__ = [
     "fork_in",
     "mounts",
     "prepare",
+    "replaced",
     "seen_inside",
     "settle",
 ]
@@ -121,6 +124,48 @@ def mounts(config: Config) -> Iterator[Mount]:
         yield Mount(export.path, place, export.readonly)
     for path in _states(config):
         yield Mount(path, path)
+
+
+def replaced(config: Config, entered: Entered, pid: int) -> frozenset[str]:
+    """Returns the paths of exports with names at which another directory is now than the one that
+    is mounted for this process, which has `entered`: it was renamed or removed, or is covered by a
+    mount. File systems are asked only where the tables of mounts differ, since they may hang."""
+    if entered.level is not Level.NAMESPACE:
+        return frozenset()  # the next worker opens what is there
+    exports = [(each, place) for each, place in _places(config) if each.name]
+    with suppress(OSError):  # the process has ended
+        inside = {line.point: line for line in _mount_lines(str(pid))}
+        outside = {line.point: line for line in _mount_lines("self")}
+        return frozenset(
+            each.path
+            for each, place in exports
+            if _where(outside, each.path) != _where(inside, place)
+            and _leads_elsewhere(each.path, f"/proc/{pid}/root{place}")
+        )
+    return frozenset()
+
+
+def _mount_lines(pid: str) -> Iterable[MountLine]:
+    """Raises OSError."""
+    with open(procfs.path(f"{pid}/mountinfo"), "rb") as table:
+        return parse_mountinfo(table.read()).values()
+
+
+def _where(mounted: Mapping[bytes, MountLine], path: str) -> tuple[int, bytes]:
+    """Returns the file system on which a path leads to a directory, and its path in that, by the
+    table of mounts."""
+    point, rest = os.fsencode(path), b""
+    while point not in mounted and point != b"/":
+        point, name = os.path.split(point)
+        rest = os.path.join(name, rest)
+    line = mounted.get(point)
+    return (line.st_dev, os.path.join(line.root, rest).rstrip(b"/")) if line else (0, b"")
+
+
+def _leads_elsewhere(path: str, mounted: str) -> bool:
+    with suppress(OSError):  # there is no directory: then what is mounted stays
+        return not os.path.samestat(os.stat(path), os.stat(mounted))
+    return False
 
 
 def seen_inside(config: Config, entered: Entered) -> Config:

@@ -8,9 +8,9 @@ of each key whether it can (`at_once`), and everything here follows that.
 
 An export keeps its *index*, by which the guest's fids refer to it, and its place in the daemon's
 root directory, whatever is added before it or removed. It is the same export if it has the same
-name and path. What is added gets an index that none of the others has, nor one that is removed at
-the same time, since the saved state still refers to that until a worker has taken it over. For the
-same reason the device's own state keeps its name.
+name and path, and that still leads to the same directory. What is added gets an index that none of
+the others has, nor one that is removed at the same time, since the saved state still refers to that
+until a worker has taken it over. For the same reason the device's own state keeps its name.
 
 This module decides, and changes nothing (reloading.py does).
 """
@@ -47,14 +47,15 @@ class Plan:
     """Mounts whose attribute changes."""
 
 
-def plan(served: Config, wanted: Config, entered: Entered) -> Plan:
+def plan(served: Config, wanted: Config, entered: Entered, replaced: Collection[str] = ()) -> Plan:
     """Returns how a VM that is served with one checked configuration comes to be served with
-    another, where its processes have `entered`. Raises UserError with one line that names what
-    cannot change while the guest runs."""
+    another, where its processes have `entered`. `replaced` are the paths of exports at which
+    another directory is by now. Raises UserError with one line that names what cannot change while
+    the guest runs."""
     changes: list[str] = []
     refused: list[str] = []
     _compare("", served, wanted, TOP_KEYS, changes, refused)
-    devices = tuple(_devices(served, wanted, changes, refused))
+    devices = tuple(_devices(served, wanted, replaced, changes, refused))
     config = replace(wanted, devices=devices)
     if not refused:
         refused += _unreachable(served, config, entered)
@@ -133,7 +134,11 @@ def _place(device: DeviceConfig) -> tuple[str | None, int | None]:
 
 
 def _devices(
-    served: Config, wanted: Config, changes: list[str], refused: list[str]
+    served: Config,
+    wanted: Config,
+    replaced: Collection[str],
+    changes: list[str],
+    refused: list[str],
 ) -> Iterator[DeviceConfig]:
     """Yields the devices in the order in which they are served."""
     asked = {_place(each): each for each in wanted.devices}
@@ -156,7 +161,7 @@ def _devices(
         _compare(whose, device, new, keys, changes, refused)
         if device.state_dir != new.state_dir and (device.keeps_state or new.keeps_state):
             refused.append(f"{whose}state_dir ({TOP_KEYS['state_dir'].fixed})")
-        exports = _exports(whose, numbered, new.exports, taken, changes, refused)
+        exports = _exports(whose, numbered, new.exports, replaced, taken, changes, refused)
         yield replace(new, exports=exports, state_key=state_key(device), state_dir=device.state_dir)
 
 
@@ -189,6 +194,7 @@ def _exports(
     whose: str,
     before: Collection[ExportConfig],
     after: Collection[ExportConfig],
+    replaced: Collection[str],
     taken: set[int | None],
     changes: list[str],
     refused: list[str],
@@ -199,33 +205,43 @@ def _exports(
     if ("" in known) != any(not each.name for each in after):
         refused.append(f"{whose}exports: {SHAPE}")
         return tuple(before)
-    indexes = {each.index for each in before}
+    indexes: set[int | None] = {each.index for each in before}
     found = []
     for export in after:
         old = known.get(export.name)
         name = f"{whose}export {export.name}: " if export.name else whose
         if old and not export.name and old.path != export.path:
             refused.append(f"{name}path ({EXPORT_KEYS['path'].fixed})")
-        if old and old.path == export.path:
+        is_listed = old is not None and old.path == export.path
+        if old and is_listed and export.path not in replaced:
             keys = {key: shape for key, shape in EXPORT_KEYS.items() if key != "path"}
             _compare(name, old, export, keys, changes, refused)
             _refuse_users(name, old.id_map, export.id_map, refused)
             found.append(replace(export, index=old.index, mount=old.mount))
-        elif export.name:
-            number = _lowest_free(indexes, 1)
-            if number > EXPORTS_MAX:
-                refused.append(f"{name}there is no room for it until the next reload")
-                continue
-            place = _lowest_free(taken, 0)
-            indexes.add(number)
-            taken.add(place)
-            found.append(replace(export, index=number, mount=place))
-            changes.append(f"{whose}export {export.name} ({export.path}) added")
-    kept = {each.index for each in found}
+        elif export.name and (new := _numbered_anew(export, indexes, taken)) is None:
+            refused.append(f"{name}there is no room for it until the next reload")
+        elif export.name and new:
+            found.append(new)
+            what = f"export {export.name} ({export.path}) added"
+            other = f"export {export.name}: another directory is at {export.path} now"
+            changes.append(f"{whose}{other if is_listed else what}")
+    listed = {(each.name, each.path) for each in found}
     for old in before:
-        if old.name and old.index not in kept:
+        if old.name and (old.name, old.path) not in listed:
             changes.append(f"{whose}export {old.name} ({old.path}) removed")
     return tuple(found)
+
+
+def _numbered_anew(
+    export: ExportConfig, indexes: set[int | None], taken: set[int | None]
+) -> ExportConfig | None:
+    """Returns a new export with numbers, which are taken then; None: none is free."""
+    index, place = _lowest_free(indexes, 1), _lowest_free(taken, 0)
+    if index > EXPORTS_MAX:
+        return None
+    indexes.add(index)
+    taken.add(place)
+    return replace(export, index=index, mount=place)
 
 
 def _lowest_free(taken: Collection[int | None], first: int) -> int:

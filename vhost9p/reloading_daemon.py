@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from vhost9p import preflight
+from vhost9p import confinement, preflight
 from vhost9p.birth import Failed
 from vhost9p.config import Config
 from vhost9p.confinement import Entered
@@ -42,7 +42,13 @@ Answer = Callable[[bool, Collection[str]], None]
 changed or why not."""
 
 
-def changed(read: Config, served: Config, entered: Entered, beside: Collection[Config]) -> Prepared:
+def changed(
+    read: Config,
+    served: Config,
+    entered: Entered,
+    replaced: Collection[str],
+    beside: Collection[Config],
+) -> Prepared:
     """Returns how a VM comes to be served as its file says now. Runs in a child, since it may hang.
     Raises UserError, OSError."""
     # Sockets that were inherited are main's alone.
@@ -54,7 +60,7 @@ def changed(read: Config, served: Config, entered: Entered, beside: Collection[C
         for each, before in zip(checked.devices, read.devices, strict=True)
     )
     wanted = replace(checked, devices=tuple(devices))
-    return Prepared(read, plan=plan(served, wanted, entered))
+    return Prepared(read, plan=plan(served, wanted, entered, replaced))
 
 
 class ReloadingDaemon(UpgradingDaemon):
@@ -179,8 +185,8 @@ class ReloadingDaemon(UpgradingDaemon):
         return True
 
     def prepare_change(self, vm: Vm, load: Callable[[], Config], before: Config | None) -> bool:
-        """Prepares the reload of a VM, unless its file says what it has said `before`; else like
-        `prepare`."""
+        """Prepares the reload of a VM, unless its file says what it has said `before` and means the
+        same directories; else like `prepare`."""
         entered = None
         with suppress(Unreadable):
             entered = vm.read_entered()
@@ -188,11 +194,12 @@ class ReloadingDaemon(UpgradingDaemon):
 
         def work() -> Prepared:
             read = load()
-            if read == before:
+            replaced = confinement.replaced(vm.config, entered, vm.pid) if entered else ()
+            if read == before and not replaced:
                 return Prepared(read)
             if not entered:
                 raise UserError(f"{vm.name}: has not begun to serve yet: try again")
-            return changed(read, vm.config, entered, beside)
+            return changed(read, vm.config, entered, replaced, beside)
 
         return self.prepare(vm.name, work)
 

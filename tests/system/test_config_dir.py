@@ -189,6 +189,22 @@ def test_sighup_takes_up_what_has_changed(folder: Folder) -> None:
         folder.is_served("b")
 
 
+def test_sighup_takes_up_another_directory_of_a_file_that_has_not_changed(folder: Folder) -> None:
+    path = folder.exports / "b"
+    (folder.path / "b.yaml").write_text(
+        f"socket: {folder.socket('b')}\nsecurity_model: {SECURITY[1]}\n"
+        f"exports:\n  - {{name: one, path: {path}}}\n"
+    )
+    with folder.daemon:
+        folder.is_served("b")
+        path.rename(folder.exports / "old")
+        path.mkdir()
+        folder.hang_up()
+        line = f"INFO: b: reloaded: export one: another directory is at {path} now"
+        folder.daemon.wait_line(re.escape(line))
+        folder.is_served("b")
+
+
 def test_a_vm_that_hangs_at_its_end_stops_nobody_else(folder: Folder) -> None:
     with folder.daemon:
         for name in "ab":

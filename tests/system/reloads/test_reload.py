@@ -47,6 +47,30 @@ def test_exports_come_and_go(site: Site) -> None:
     client.clunk(folder)
 
 
+def test_another_directory_at_the_same_path_is_another_export(site: Site) -> None:
+    """It was removed and made again, or something is mounted there: the guest is not left with what
+    nobody finds any more."""
+    client = site.client
+    gone = client.open(ROOT, (b"a", b"file"), os.O_RDWR)
+    kept = client.open(ROOT, (b"b", b"file"), os.O_RDWR)
+    (site.base / "a").rename(site.base / "old")
+    (site.base / "a").mkdir()
+    (site.base / "a/file").write_text("new")
+    assert site.read(b"a", b"file") == b"a"
+    line = site.hang_up(": reloaded: ")
+    assert line.endswith(f"reloaded: export a: another directory is at {site.base}/a now")
+    assert site.names() == [b"a", b"b"]
+    assert site.read(b"a", b"file") == b"new"
+    with fails(errno.ESTALE):
+        client.read(gone, 0, 10)
+    assert client.read(kept, 0, 10) == b"b"
+    assert mounts_of(site.daemon) == ["a", "b"]
+    assert "nothing has changed" in site.hang_up(": reloaded: ")
+    (site.base / "a").rename(site.base / "older")
+    assert f"{site.base}/a cannot be exported" in site.hang_up("cannot be exported")
+    assert site.read(b"a", b"file") == b"new"
+
+
 def test_counts_and_traces_name_the_exports_that_there_are(site: Site) -> None:
     """The indexes of exports do not follow from their order any more."""
     site.read(b"a", b"file")
