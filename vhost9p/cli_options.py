@@ -7,7 +7,7 @@ from typing import Any
 
 from vhost9p import __version__, virtfs
 from vhost9p import config_values as v
-from vhost9p.cli_parser import Parser, typed
+from vhost9p.cli_parser import Once, Parser, typed
 from vhost9p.config import XATTR_ACTIONS
 from vhost9p.config_checks import Tree
 from vhost9p.config_export import EXPORT, FORBIDDEN, ID_RANGE, QUOTA, THROTTLING
@@ -27,6 +27,8 @@ NAMES = {
     },
 }
 """Options of keys with names of their own."""
+SERVED = frozenset({"socket", "path"})
+"""Keys that say what is served, and where. Of other options the last one counts."""
 
 
 def names_of(path: str) -> tuple[str, ...]:
@@ -160,7 +162,9 @@ class _Section:
 
     def add(self, name: str, metavar: str, parse: Function, help: str, between: str = " ") -> None:
         """Adds an option that no key of the file has."""
-        self._group.add_argument(name, metavar=metavar, type=typed(parse, between), help=help)
+        self._group.add_argument(
+            name, metavar=metavar, type=typed(parse, between), action=Once, help=help
+        )
 
     def keys(self, *paths: str) -> None:
         """Adds the options of keys with one value."""
@@ -176,6 +180,7 @@ class _Section:
                     *names_of(path),
                     metavar=leaf.parse.metavar,
                     type=typed(leaf.parse),
+                    action=Once if path in SERVED else "store",
                     help=_help(leaf),
                 )
 

@@ -38,6 +38,26 @@ def typed(parse: Callable[[str], Any], between: str = " ") -> Typed:
     return Typed(parse, between)
 
 
+class Once(argparse.Action):
+    """Stores a value, and refuses a second one: who gives two wants both, and would get one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Raises ArgumentError."""
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(
+                self,
+                "is given twice; several directories take --export each, several devices a "
+                "--config, several VMs a --config-dir",
+            )
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are UserErrors. `end` returns what the help ends with."""
 
