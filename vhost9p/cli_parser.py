@@ -94,14 +94,15 @@ class Parser(argparse.ArgumentParser):
     def parse(self, words: list[str]) -> argparse.Namespace:
         """Returns the options and arguments. Raises UserError with one line, at the first error."""
         problems = Problems()
+        more = "" if "--" in words else self._missing_dashes()
         for word in itertools.takewhile(lambda word: word != "--", words):
             if word.startswith("--") and not self.key(word):
-                self._unknown(word, problems)  # before arguments that are missing
+                self._unknown(word, problems, more)  # before arguments that are missing
                 problems.raise_all()
         options, rest = self.parse_known_args(words)
         for word in rest[:1]:
             if word.startswith("-"):
-                self._unknown(word, problems)
+                self._unknown(word, problems, more)
             else:
                 problems.add(f"{word!r} is one argument too many {self._hint}")
         problems.raise_all()
@@ -126,12 +127,17 @@ class Parser(argparse.ArgumentParser):
                 problems.add(f"{word!r} belongs to no option {self._hint}")
         return options, wrong - {""}
 
-    def _unknown(self, word: str, problems: Problems) -> str:
-        """Reports an unknown option. Returns the key of the option that was probably meant; empty
-        if none is similar."""
+    def _missing_dashes(self) -> str:
+        """What to say of an option where words belong behind --, which is not there."""
+        behind = (self.usage or "").partition("-- ")[2].rstrip("]")
+        return behind and f"; put -- before {behind}"
+
+    def _unknown(self, word: str, problems: Problems, more: str = "") -> str:
+        """Reports an unknown option, and what `more` there is to say. Returns the key of the option
+        that was probably meant; empty if none is similar."""
         name = word.partition("=")[0]
         hint, meant = hints.for_option(name, self._option_string_actions)
-        problems.add(f"unknown option {name}{hint} {self._hint}")
+        problems.add(f"unknown option {name}{hint}{more} {self._hint}")
         return (meant and self.key(meant)) or ""
 
 

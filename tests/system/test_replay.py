@@ -223,5 +223,7 @@ def test_bad_traces_get_one_line(export: Path, tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "none", copy)
     assert "is no directory" in refused(capture, tmp_path / "none")
     assert "has no device 'x'; there are: host0" in refused(capture, copy, "--device", "x")
+    lacks = "unknown option --security-model; put -- before OPTIONS…"
+    assert lacks in refused(capture, copy, "--security-model", "none")
     assert "unknown option --nonsense" in refused(capture, copy, "--", "--nonsense")
     shutil.rmtree(copy)

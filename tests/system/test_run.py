@@ -347,6 +347,10 @@ def test_qemu_is_not_started_if_the_socket_is_in_use(place: Place) -> None:
     [
         ([], "name a configuration or a --path"),
         (["vm.yaml"], "name the command that starts QEMU, after --"),
+        (["vm.yaml", "qemu", "-m", "4G"], "unknown option -m; put -- before QEMU…"),
+        (["vm.yaml", "qemu", "--version"], "unknown option --version; put -- before QEMU…"),
+        (["--none", "vm.yaml", "--", "qemu"], "unknown option --none (vhost9p run --help"),
+        (["--path", ".", "vm.yaml", "--", "qemu"], "(vm.yaml) and --path exclude each other"),
         (["vm.yaml", "--", "qemu", "-daemonize"], "-daemonize: QEMU would leave"),
     ],
 )

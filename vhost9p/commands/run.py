@@ -31,6 +31,7 @@ DETAILS = (
     "signal's number: QEMU was ended by it), or with 1 or 2 if serving cannot begin."
 )
 USAGE = "vhost9p run VM.yaml -- QEMU…"
+FILE_SUFFIXES = (".yaml", ".yml")
 EXAMPLE = """vhost9p run vm.yaml -- qemu-system-x86_64 -m 4G -accel kvm -hda disk.qcow2
 vhost9p run --agent --path /srv/data -- qemu-system-x86_64 -hda disk.qcow2"""
 
@@ -62,6 +63,8 @@ def run(chosen: argparse.Namespace) -> int:
         file, *command = command or [None]
         if file is None:
             raise UserError(f"name a configuration or a --path; {USAGE}")
+    elif command and command[0].endswith(FILE_SUFFIXES):
+        raise UserError(f"a configuration ({command[0]}) and --path exclude each other; {USAGE}")
     if not command:
         raise UserError(f"name the command that starts QEMU, after --; {USAGE}")
     if chosen.path is None:
