@@ -57,8 +57,8 @@ COUNTED: dict[str, tuple[str, str]] = {
 }
 """The same, of counters."""
 OF_EXPORT: dict[str, tuple[str, str]] = {
-    "read_bytes": ("read", "Bytes of files that were read"),
-    "written_bytes": ("written", "Bytes of files that were written"),
+    "read_bytes": ("read", "Bytes of files, and of values of attributes, that were read"),
+    "written_bytes": ("written", "Bytes of files, and of values of attributes, that were written"),
     "throttled_requests": ("throttled", "Requests that had to wait for a rate limit"),
     "throttle_wait_seconds": ("waited", "How long they have waited"),
 }
