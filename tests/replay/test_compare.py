@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from vhost9p.p9 import dialect_u_messages
 from vhost9p.p9.codec import Qid
 from vhost9p.p9.messages import Rattach, Rclunk, Rlerror, Rlock, Rread
 from vhost9p.replay.compare import Table, difference
@@ -17,12 +18,24 @@ def getattr_of(mode: int, size: int, inode: int) -> Message:
     return read(struct.pack("<IBH", 7 + len(body), 25, 1) + body)
 
 
+def stat_of(mode: int, length: int, qid_type: int = 0) -> dialect_u_messages.Rstat:
+    texts = (b"name", b"0", b"0", b"", b"")
+    return dialect_u_messages.Rstat(
+        dialect_u_messages.Stat(0, 0, Qid(qid_type, 1, 2), mode, 3, 4, length, *texts, 0, 0, 0)
+    )
+
+
 SAME = [
+    (stat_of(0o644, 5), stat_of(0o644, 5)),
+    (stat_of(0x800001ED, 4096, 128), stat_of(0x800001C0, 100, 128)),
     (Rattach(Qid(128, 1, 2)), Rattach(Qid(128, 9, 9))),
     (Rlerror(2), Rlerror(2)),
     (Rread(b"one"), Rread(b"two")),
 ]
 DIFFERENT = [
+    (stat_of(0o644, 5), stat_of(0o644, 6), "size 5 when recorded, size 6 now"),
+    (stat_of(0o644, 5), stat_of(0o600, 5), "mode 100644 when recorded, mode 100600 now"),
+    (stat_of(0o644, 5), stat_of(0x800001ED, 5, 128), "qid 0 when recorded, qid 128 now"),
     (Rattach(Qid(128, 1, 2)), Rattach(Qid(0, 1, 2)), "qid 128 when recorded, qid 0 now"),
     (Rlerror(2), Rlerror(13), "ENOENT when recorded, EACCES now"),
     (Rclunk(), Rlerror(5), "success when recorded, EIO now"),

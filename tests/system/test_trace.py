@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,12 +153,20 @@ def test_the_other_dialect_is_taken_apart_too(export: Path, tmp_path: Path) -> N
         client = other.client
         assert isinstance(client, DialectUClient)
         with traced(daemon, tmp_path) as tracer:
-            client.open_fid(client.walk_to(other.root, b"dir", b"file"), 0)
+            fid = client.walk_to(other.root, b"dir", b"file")
+            client.wstat(fid, mode=0o640, length=5)
+            client.stat(fid)
+            client.wstat(fid, name=b"moved")
+            client.wstat(fid, name=b"file")
+            client.open_fid(fid, 0)
             with pytest.raises(P9Errno):
                 client.walk_to(other.root, b"none")
             tracer.wait_for(lambda: "ENOENT" in tracer.text)
-    walk, opened, failed = tracer.text.splitlines()
-    assert "Topen" in opened and "'/dir/file' mode 0000 = qid file" in opened
+    walk, changed, stat, renamed, _, opened, failed = tracer.text.splitlines()
+    assert "'/dir/file' stat mode 0640 length 5 = done" in changed
+    assert re.search("= stat qid file 0x.* mode 0640 .*length 5 name 'file' uid '", stat)
+    assert "'/dir/file' to '/dir/moved' stat name 'moved' = done" in renamed
+    assert "Topen" in opened and "'/dir/file' mode OREAD = qid file" in opened
     assert "'/none'" in failed and failed.endswith("= ENOENT")
     assert "2 of 2 names" in walk
 

@@ -18,6 +18,8 @@ from vhost9p.trace.notation import Message
 COMPARED = frozenset({"count", "status", "target", "size", "version", "mode"})
 """Fields of replies whose values are compared. A qid is compared by its type."""
 S_IFMT, S_IFREG = 0o170000, 0o100000
+PERMISSIONS_U = 0x000D0FFF
+"""Of a mode of 9P2000.u, with set-id and sticky bits: what it has of a regular file."""
 
 
 def difference(recorded: Message, now: Message, *, is_list: bool = False) -> str:
@@ -29,30 +31,40 @@ def difference(recorded: Message, now: Message, *, is_list: bool = False) -> str
         return ""
     if recorded.type != now.type:
         return f"{recorded.name} when recorded, {now.name} now"
-    for name, value in recorded.fields.items():
+    before, after = _fields(recorded), _fields(now)
+    for name in before:
         if is_list and name == "count":
             continue
-        before, after = _comparable(recorded, name, value), now.fields.get(name)
-        if before is not None and before != (later := _comparable(now, name, after)):
-            return f"{_words(name, before)} when recorded, {_words(name, later)} now"
+        one, other = _comparable(before, name), _comparable(after, name)
+        if one is not None and one != other:
+            return f"{_words(name, one)} when recorded, {_words(name, other)} now"
     return ""
+
+
+def _fields(reply: Message) -> dict[str, Any]:
+    """The fields, as those of Rgetattr if it is its counterpart in 9P2000.u."""
+    if reply.name != "Rstat" or not (stat := reply.fields.get("stat")):
+        return reply.fields
+    is_regular = not stat["mode"] & ~PERMISSIONS_U
+    mode = stat["mode"] | S_IFREG if is_regular else stat["mode"] & ~S_IFMT
+    return {"qid": stat["qid"], "mode": mode, "size": stat["length"]}
 
 
 def _outcome(reply: Message) -> str:
     return error_name(reply.error) if reply.error else "success"
 
 
-def _comparable(reply: Message, name: str, value: Any) -> Any:
+def _comparable(fields: dict[str, Any], name: str) -> Any:
     """What of a field is compared; None: nothing."""
+    value, mode = fields.get(name), fields.get("mode")
     if isinstance(value, Qid):
         return value.type
     if name == "qids" and value is not None:
         return tuple(qid.type for qid in value)
     if name not in COMPARED:
         return None
-    mode = reply.fields.get("mode")
-    if name == "mode" and value is not None and value & S_IFMT != S_IFREG:
-        return value & S_IFMT
+    if name == "mode" and mode is not None and mode & S_IFMT != S_IFREG:
+        return mode & S_IFMT
     if name == "size" and mode is not None and mode & S_IFMT != S_IFREG:
         return None
     return value

@@ -95,6 +95,8 @@ def _paths(source: Source, known: Sequence[Path | None], request: Message) -> li
         return [first, _join(second, [name])]
     if not first:
         return []
+    if request.name == "Twstat" and (new := fields.get("stat", {}).get("name")):
+        return [first, _join(posixpath.dirname(first), [os.fsdecode(new)])]
     if request.name == "Twalk":
         return [_join(first, [os.fsdecode(each) for each in fields.get("names", ())])]
     if request.name in ENTRIES and name:

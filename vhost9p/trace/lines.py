@@ -20,6 +20,9 @@ _FLAGS = {
     0o1000000: "O_NOATIME", 0o2000000: "O_CLOEXEC", 0o4000000: "O_SYNC",
 }  # fmt: skip
 """Of Tlopen and Tlcreate (Linux: include/net/9p/9p.h)."""
+_MODES = ("OREAD", "OWRITE", "ORDWR", "OEXEC")
+_MORE = {0x10: "OTRUNC", 0x20: "OCEXEC", 0x40: "ORCLOSE", 0x80: "OAPPEND", 0x1000: "OEXCL"}
+"""Of Topen and Tcreate."""
 _KINDS = ((0x80, "directory"), (0x40, "append"), (0x20, "exclusive"), (0x02, "symlink"))
 _LOCKS = ("F_RDLCK", "F_WRLCK", "F_UNLCK")
 _STATUS = ("success", "blocked", "error", "grace")
@@ -98,6 +101,10 @@ def _value(message: Message, name: str, value: Any) -> str:
         return _qid(value)
     if isinstance(value, bytes):
         return quoted(value)
+    if isinstance(value, dict):
+        return " ".join(_set_in(message, value)) or "no change"
+    if name == "mode" and message.name in {"Topen", "Tcreate"}:
+        return _open_mode(value)
     if name == "flags" and message.name in {"Tlopen", "Tlcreate"}:
         return _flags(value)
     if name == "valid" and message.name == "Tsetattr":
@@ -113,6 +120,19 @@ def _value(message: Message, name: str, value: Any) -> str:
     if value in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF):
         return "-1"
     return str(value)
+
+
+def _set_in(message: Message, attributes: dict[str, Any]) -> Iterator[str]:
+    """What a stat structure says: all ones, or an empty string, are nothing, and so is what says
+    the same for another system."""
+    for name, value in attributes.items():
+        ones = value in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) or name in {"size", "type", "dev"}
+        if value != b"" and not ones and not (isinstance(value, Qid) and value.type == 0xFF):
+            yield f"{name} {_value(message, name, value)}"
+
+
+def _open_mode(value: int) -> str:
+    return "|".join([_MODES[value & 3], *(text for bit, text in _MORE.items() if value & bit)])
 
 
 def _flags(value: int) -> str:
@@ -163,6 +183,8 @@ def _plain(message: Message) -> dict[str, Any]:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Qid):
         return value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain_value(each) for name, each in value.items()}
     if isinstance(value, tuple):
         return [_plain_value(each) for each in value]
     return value

@@ -8,6 +8,7 @@ Source: intro(5) of Plan 9 from User Space, diod's protocol.md, Linux's include/
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from vhost9p.p9.codec import Qid
@@ -80,13 +81,21 @@ mtime_nsec[8]
 122 Tremove fid[4]
 123 Rremove
 124 Tstat fid[4]
-125 Rstat stat[d]
-126 Twstat fid[4] stat[d]
+125 Rstat stat[n]
+126 Twstat fid[4] stat[n]
 127 Rwstat
 """
 """A line for each type. A number in brackets is the size of a number, 13 that of a qid; s is a
-string, d the bytes up to the end, * a list with its length in 16 bits before it. The fid that a
-request is about is called so whatever the documents say (Tmknod: dfid)."""
+string, d the bytes up to the end, n a stat structure behind its size, * a list with its length in
+16 bits before it. The fid that a request is about is called so whatever the documents say (Tmknod:
+dfid)."""
+
+
+_STAT = (
+    "size[2] type[2] dev[4] qid[13] mode[4] atime[4] mtime[4] length[8] name[s] uid[s] gid[s] "
+    "muid[s] extension[s] n_uid[4] n_gid[4] n_muid[4]"
+)
+"""The stat structure of 9P2000.u."""
 
 
 class Layout(NamedTuple):
@@ -96,10 +105,13 @@ class Layout(NamedTuple):
     fields: tuple[tuple[str, str], ...]
 
 
+def _pairs(fields: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((field.partition("[")[0], field.partition("[")[2][:-1]) for field in fields)
+
+
 def _parse(line: str) -> tuple[int, Layout]:
     number, name, *fields = line.split()
-    pairs = tuple((field.partition("[")[0], field.partition("[")[2][:-1]) for field in fields)
-    return int(number), Layout(name, pairs)
+    return int(number), Layout(name, _pairs(fields))
 
 
 LAYOUTS = dict(map(_parse, _TEXT.strip().splitlines()))
@@ -109,6 +121,7 @@ REQUESTS = {each.name: number for number, each in LAYOUTS.items() if each.name[0
 ERRORS = frozenset({7, 107})
 """Types of replies that are errors."""
 
+STAT = _pairs(_STAT.split())
 _NUMBERS = {"1": "<B", "2": "<H", "4": "<I", "8": "<Q"}
 
 
@@ -121,7 +134,7 @@ class Message(NamedTuple):
     size: int
     """Of the whole message."""
     fields: dict[str, Any]
-    """Numbers, strings and data as bytes, Qid, or tuples of them."""
+    """Numbers, strings and data as bytes, Qid, tuples of them, or a dict for a structure."""
 
     @property
     def error(self) -> int:
@@ -155,6 +168,9 @@ class _Bytes:
             return Qid(self.number("1"), self.number("4"), self.number("8"))
         if kind == "s":
             return self.take(self.number("2"))
+        if kind == "n":
+            self.number("2")
+            return {name: self.value(inner) for name, inner in STAT}
         if kind == "d":
             return self.take(len(self._data) - self._at)
         return self.number(kind)
