@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -86,18 +87,29 @@ static int attach(int root, int tree, const char *target)
     return move_mount(tree, "", root, target + 1, MOVE_MOUNT_F_EMPTY_PATH);
 }
 
-static int bind(int root, const struct v9_sandbox_mount *mount)
+/* Copies of all that is to be mounted. A copy of "/" has what lies over it, too, so they are made
+ * before the new root does. */
+static int copy_all(const struct v9_sandbox_mount *mounts, uint32_t count, int *trees,
+                    const char **step)
 {
-    int tree = copy_tree(mount->source, STRICT | (mount->readonly ? MOUNT_ATTR_RDONLY : 0));
-    int result, err;
+    for (uint32_t i = 0; i < count; i++) {
+        *step = mounts[i].source;
+        trees[i] = copy_tree(*step, STRICT | (mounts[i].readonly ? MOUNT_ATTR_RDONLY : 0));
+        if (trees[i] < 0)
+            return -1;
+    }
+    return 0;
+}
 
-    if (tree < 0)
-        return -1;
-    result = attach(root, tree, mount->target);
-    err = errno;
-    close(tree);
-    errno = err;
-    return result;
+static int attach_all(int root, const struct v9_sandbox_mount *mounts, uint32_t count,
+                      const int *trees, const char **step)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        *step = mounts[i].source;
+        if (attach(root, trees[i], mounts[i].target) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static int new_proc(void)
@@ -127,17 +139,17 @@ static int mount_proc(int root)
 }
 
 /* The new root lies over the old one, which absolute paths still begin at, until it is the root. */
-static int fill(int root, const struct v9_sandbox_mount *mounts, uint32_t count, const char **step)
+static int fill(int root, const struct v9_sandbox_mount *mounts, uint32_t count, int *trees,
+                const char **step)
 {
     int kind;
 
-    if (move_mount(root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0)
+    if (copy_all(mounts, count, trees, step) < 0)
         return -1;
-    for (uint32_t i = 0; i < count; i++) {
-        *step = mounts[i].source;
-        if (bind(root, &mounts[i]) < 0)
-            return -1;
-    }
+    *step = "tmpfs";
+    if (move_mount(root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
+        attach_all(root, mounts, count, trees, step) < 0)
+        return -1;
     *step = "/proc";
     kind = mount_proc(root);
     *step = "pivot_root";
@@ -149,20 +161,30 @@ static int fill(int root, const struct v9_sandbox_mount *mounts, uint32_t count,
     return kind;
 }
 
+static void close_all(int root, const int *trees, uint32_t count)
+{
+    for (uint32_t i = 0; trees && i < count; i++)
+        if (trees[i] > 0)
+            close(trees[i]);
+    if (root >= 0)
+        close(root);
+}
+
 int v9_root_pivot(const struct v9_sandbox_mount *mounts, uint32_t count, const char **step)
 {
-    int root, kind = -1, err;
+    int root, kind = -1, err, *trees;
 
     *step = "mount propagation";
     if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         return -errno;
     *step = "tmpfs";
     root = new_mount("tmpfs", "size", "1m", STRICT);
-    if (root >= 0)
-        kind = fill(root, mounts, count, step);
+    trees = calloc(count + 1, sizeof(*trees));
+    if (root >= 0 && trees)
+        kind = fill(root, mounts, count, trees, step);
     err = errno;
-    if (root >= 0)
-        close(root);
+    close_all(root, trees, count);
+    free(trees);
     return kind < 0 ? -err : kind;
 }
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.client import AT_REMOVEDIR, SET_MODE, SET_SIZE, P9Errno
-from tests.system.share import IS_ROOT, Share, as_user, fails
+from tests.frontend.daemon import Daemon
+from tests.system.share import IS_ROOT, Share, as_user, fails, mounted
 
 
 @pytest.fixture(params=["root", "user"] if IS_ROOT else ["user"])
@@ -36,6 +37,24 @@ def outside(scratch: Path) -> Iterator[Path]:
     (path / "secret").chmod(0o666)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("what", ["path", "exports"])
+def test_the_hosts_root_can_be_exported(scratch: Path, what: str) -> None:
+    """It is the host's, and not that of the daemon, with its own /proc and all exports."""
+    other = scratch / "other"
+    other.mkdir(exist_ok=True)
+    exports = [word for each in ("a,path=/", f"b,path={other}", "c,path=/") for word in (
+        "--export", f"name={each},readonly=on"
+    )]  # fmt: skip
+    words = ["--path", "/", "--readonly"] if what == "path" else exports
+    options = ["--multidevs", "remap", "--security-model", "none", "--force"]
+    with Daemon(*words, *options) as daemon, mounted(daemon, Path("/")) as share:
+        for names in [[]] if what == "path" else [[b"a"], [b"c"]]:
+            found = set(share.client.listing(share.root, *names))
+            assert found == set(map(os.fsencode, os.listdir("/")))
+            with fails(errno.ENOENT):
+                share.client.walk_to(share.root, *names, b"exports")
 
 
 @pytest.mark.parametrize("target", ["absolute", "relative", "up", "proc"])
