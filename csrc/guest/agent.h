@@ -9,8 +9,8 @@
  * A file's room: lines.c takes the text of `events` apart; kernel.c is what makes the guest's
  * kernel look again; changes.c says what a change takes; missed.c has those of what was not there;
  * pins.c holds directories, where the kernel would forget their watches; in_use.c finds what
- * programs have open; mounts.c finds out what is
- * mounted; ready.c tells a service manager; agent.c has the processes.
+ * programs have open; mounts.c finds out what is mounted, mount_points.c what lies on what it
+ * leads to; ready.c tells a service manager; agent.c has the processes.
  */
 #ifndef AGENT_H
 #define AGENT_H
