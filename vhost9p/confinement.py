@@ -16,7 +16,7 @@ what is opened by handle, so that is given up.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from vhost9p.config import Config, DeviceConfig, ExportConfig, Level
 from vhost9p.native import sandbox
 from vhost9p.native.sandbox import Entered, Mount, SandboxError
 from vhost9p.policy import rights, state_dir
-from vhost9p.policy.mounts import MountLine, parse_mountinfo
+from vhost9p.policy.mounts import MountLine, mounts_by_point
 
 __all__ = [
     "Entered",
@@ -134,8 +134,7 @@ def replaced(config: Config, entered: Entered, pid: int) -> frozenset[str]:
         return frozenset()  # the next worker opens what is there
     exports = [(each, place) for each, place in _places(config) if each.name]
     with suppress(OSError):  # the process has ended
-        inside = {line.point: line for line in _mount_lines(str(pid))}
-        outside = {line.point: line for line in _mount_lines("self")}
+        inside, outside = mounts_by_point(str(pid)), mounts_by_point("self")
         return frozenset(
             each.path
             for each, place in exports
@@ -143,12 +142,6 @@ def replaced(config: Config, entered: Entered, pid: int) -> frozenset[str]:
             and _leads_elsewhere(each.path, f"/proc/{pid}/root{place}")
         )
     return frozenset()
-
-
-def _mount_lines(pid: str) -> Iterable[MountLine]:
-    """Raises OSError."""
-    with open(procfs.path(f"{pid}/mountinfo"), "rb") as table:
-        return parse_mountinfo(table.read()).values()
 
 
 def _where(mounted: Mapping[bytes, MountLine], path: str) -> tuple[int, bytes]:

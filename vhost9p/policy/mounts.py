@@ -65,6 +65,13 @@ def parse_mountinfo(text: bytes) -> dict[int, MountLine]:
     return lines
 
 
+def mounts_by_point(process: str) -> dict[bytes, MountLine]:
+    """Returns the mounts that a process sees, of several at one point the uppermost. Raises
+    OSError."""
+    with open(procfs.path(f"{process}/mountinfo"), "rb") as table:
+        return {line.point: line for line in parse_mountinfo(table.read()).values()}
+
+
 def _unescape(field: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
 
