@@ -61,12 +61,12 @@ class Place:
             process.kill()
             process.wait(check=False)
 
-    def settle(self) -> None:
-        """Waits until the agent has dealt with all changes so far."""
-        with self.watched(".") as watch:
-            (self.export / "settled").touch()
-            watch.expect(b"settled attrib")
-            (self.export / "settled").unlink()
+    def settle(self, agent: Process, name: str) -> None:
+        """Waits until an agent has dealt with all changes so far: it reads on afterwards. `name` is
+        a new one."""
+        for each in (f"{name}1", f"{name}2"):
+            (self.export / each).touch()
+            agent.expect(f"created {each}".encode())
 
     def watched(self, path: str) -> AbstractContextManager[Process]:
         return self.running(f"exec /watch {MOUNT}/{path}")
@@ -243,15 +243,15 @@ def test_lines_lead_nowhere_else(place: Place, agent: str) -> None:
         for path in ("link/f", "covered/f", "../tmp/f", "link", "\\0000", "")
         for kind, more in (("changed", " 0"), ("attributes", ""), ("created", ""), ("removed", ""))
     ]
-    with place.followed("loose", agent):
+    with place.followed("loose", agent) as running:
         (place.export / "link").symlink_to("/tmp")
         (place.export / "covered").mkdir()
-        place.settle()
+        place.settle(running, "before")
         place.sh("mount -t tmpfs tmpfs covered; echo kept | tee covered/f > /tmp/f")
         before = place.sh("stat -c '%y %s' covered/f /tmp/f /tmp")
         with ring_of(place.daemon) as ring:
             ring.append("\n".join([*lines, "unheard of", "renamed d", "changed", ""]).encode())
-        place.settle()
+        place.settle(running, "behind")
         assert place.sh("stat -c '%y %s' covered/f /tmp/f /tmp") == before
         place.sh("umount covered")
 
@@ -304,9 +304,9 @@ def test_mounts_on_what_changes_stay(place: Place, agent: str, namespace: str) -
     of a directory above: after that they would be the host's files that are written."""
     script = f"cd {MOUNT}; {MOUNTS}"
     alone = "" if namespace == "own" else "unshare -m "
-    with place.followed("loose", agent):
+    with place.followed("loose", agent) as running:
         place.sh('rm -f /tmp/look; mkdir "d/a b"; ! [ -e d/new ]')
-        place.settle()
+        place.settle(running, "before")
         with place.running(f"exec {alone}sh -c {shlex.quote(script)}") as looking:
             (place.export / "d/new").write_text("new")
             place.shows("d/new", "new")
@@ -314,7 +314,7 @@ def test_mounts_on_what_changes_stay(place: Place, agent: str, namespace: str) -
             os.utime(place.export / "d", (1, 1))
             with ring_of(place.daemon) as ring:
                 ring.append(b"created d/\nremoved d/\ncreated d/f\noverflow\n")
-            place.settle()
+            place.settle(running, "behind")
             place.sh("touch /tmp/look")
             found = looking.wait(check=False).text
         place.sh('umount d/f "d/a b" || :')

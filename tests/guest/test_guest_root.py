@@ -35,10 +35,16 @@ os.execv(f"/.vhost9p/agent-{os.uname().machine}", ["agent", "-v"])
 """
 # Prints a file's contents, by name and through what is open, until both are what is wanted.
 LOOK = """
-import os, sys, time
+import errno, os, sys, time
 held = open("file")
 print("open", held.read(), flush=True)
-while held.seek(0) or {held.read(), open("file").read()} != {sys.argv[1]}:
+def shows(text):
+    held.seek(0)
+    try:
+        return {held.read(), open("file").read()} == {text}
+    except OSError as error:  # where it is empty for a moment: it has less than the guest knows
+        return error.errno != errno.ENODATA and sys.exit(str(error))
+while not shows(sys.argv[1]):
     time.sleep(0.05)
 """
 
