@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -136,10 +135,8 @@ class KeeperStart:
     ) -> Task:
         """`left` are the descriptors of the keeper before, if there are, `loss` is given if it has
         died with them."""
-        for device in config.devices:
-            if left and device.keeps_state:
-                with suppress(OSError):  # a worker that finds it locked tries again
-                    locked_file.unlock(left, device.state_dir)
+        for folder in {each.state_dir for each in config.devices if left and each.keeps_state}:
+            locked_file.unlock(left, folder)
         attempts = Attempts(len(states), is_upgrade=self.code_is_new)
         shared = attempts, self.progress, self.inventory
         return Task(

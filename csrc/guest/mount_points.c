@@ -12,7 +12,9 @@
 #include "agent.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +31,7 @@ struct line_of_table {
 };
 
 struct seen {
-    ino_t namespaces[MOST_SEEN], roots[MOST_SEEN];
+    uint64_t namespaces[MOST_SEEN], roots[MOST_SEEN];
     size_t count;
 };
 
@@ -155,18 +157,19 @@ static void add_points(const char *process, const struct stat *status, const cha
     free(ours.items);
 }
 
-static ino_t inode_of(const char *process, const char *name)
+/* As the kernel knows it: the server of a process's root may hang, and be that process's own. */
+static uint64_t inode_of(const char *process, const char *name)
 {
     char path[48 + NAME_MAX];
-    struct stat status;
+    struct statx status;
     snprintf(path, sizeof path, "/proc/%s/%s", process, name);
-    return stat(path, &status) ? 0 : status.st_ino;
+    return statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, &status) ? 0 : status.stx_ino;
 }
 
 /* Whether no table was read yet that says the same: it has what is below the process's root. */
 static bool is_new(struct seen *seen, const char *process)
 {
-    const ino_t namespace = inode_of(process, "ns/mnt"), root = inode_of(process, "root");
+    const uint64_t namespace = inode_of(process, "ns/mnt"), root = inode_of(process, "root");
     for (size_t i = 0; i < seen->count; i++)
         if (seen->namespaces[i] == namespace && seen->roots[i] == root)
             return false;

@@ -296,14 +296,16 @@ def create_as(pid: int, path: Path) -> bool:
 
 def test_a_process_that_gets_the_pid_of_a_worker_that_died_is_not_the_guest(export: Path) -> None:
     with watched(export) as (share, lines):
-        client, worker = share.client, share.daemon.worker
+        client = share.client
         client.clunk(client.create(share.root, b"f"))
         assert all_until_now(lines, export) == []
-        kill(worker)
-        client.getattr(share.root)
-        time.sleep(0.5)  # until the watcher has heard of it
-        if not create_as(worker, export / "g"):
-            pytest.skip("the pid is taken")
+        for _ in range(10):
+            worker = share.daemon.worker
+            kill(worker)
+            client.getattr(share.root)
+            time.sleep(0.5)  # until the watcher has heard of it
+            if create_as(worker, export / "g"):
+                break  # else another process has got the pid: the next worker has another one
         lines.until(b"created g")
 
 

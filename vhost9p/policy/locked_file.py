@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 
 from xxhash import xxh3_128_hexdigest
 
@@ -55,10 +56,11 @@ def open_locked(dir_fd: int, name: str, key: bytes) -> int:
 def unlock(fds: Iterable[int], folder: str) -> None:
     """Unlocks those files of a directory that are among `fds`, descriptors of a process that serves
     no more or copies of them. The others may hang, so they are told by their paths, for which
-    nobody asks their file systems. Raises OSError."""
+    nobody asks their file systems. Who finds one locked that could not be unlocked tries again."""
     for fd in fds:
-        if os.path.dirname(os.readlink(procfs.proc_path(fd))) == folder:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+        with suppress(OSError):
+            if os.path.dirname(os.readlink(procfs.proc_path(fd))) == folder:
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def look_into(folder: str, name: str, size: int) -> bytes:
